@@ -1,0 +1,1 @@
+"""The write side and the delivery side of Everput; imports neither api nor projections."""

@@ -1,0 +1,241 @@
+"""The events: what happened, in the past tense, as written to the log.
+
+For: every event's fields, wire name and version; encode and decode. A class may be renamed, its wire name and
+fields never: a change of fields is a new version with an upcaster, and a golden record in tests/golden.
+Not for: what an event changes (broker/core/directory.py) or where it is stored (broker/kafka/topics.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, get_args
+
+import msgspec
+import orjson
+
+from broker.errors import UnknownEvent
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """A recorded fact.
+
+    at_ms: when it was recorded, milliseconds since the UTC epoch, by the writer's clock.
+    organization_id: whose event it is. actor: who did it: `key:<id>`, `account:<id>` or `worker`.
+    request_id: the request that caused it, empty when none did.
+    """
+
+    at_ms: int
+    organization_id: str
+    actor: str = ""
+    request_id: str = ""
+    v: int = 1
+
+
+class OrganizationCreated(Event, frozen=True, kw_only=True, tag="organization.created"):
+    name: str
+
+
+class KeyCreated(Event, frozen=True, kw_only=True, tag="key.created"):
+    """secret_sha256: hex SHA-256 of the whole key; the key itself is in no event. prefix: its first characters, to recognise it."""
+
+    key_id: str
+    name: str
+    prefix: str
+    secret_sha256: str
+    scopes: tuple[str, ...]
+
+
+class KeyRevoked(Event, frozen=True, kw_only=True, tag="key.revoked"):
+    key_id: str
+
+
+class QueueCreated(Event, frozen=True, kw_only=True, tag="queue.created"):
+    queue_id: str
+    name: str
+
+
+class QueueRenamed(Event, frozen=True, kw_only=True, tag="queue.renamed"):
+    queue_id: str
+    name: str
+
+
+class QueueDeleted(Event, frozen=True, kw_only=True, tag="queue.deleted"):
+    queue_id: str
+
+
+class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a listener wants its deliveries. All optional in a request; these are the defaults.
+
+    max_in_flight: requests under way at once, over all workers. rate_per_s: None for no limit. timeout_ms: for one attempt.
+    max_attempts: None for no limit. max_age_s: deliveries older than this are parked. headers: added to each request.
+    """
+
+    max_in_flight: int = 64
+    rate_per_s: float | None = None
+    timeout_ms: int = 15_000
+    max_attempts: int | None = None
+    max_age_s: int = 72 * 3600
+    headers: dict[str, str] = {}
+
+
+class ListenerCreated(Event, frozen=True, kw_only=True, tag="listener.created"):
+    """sealed_secret: the signing secret, encrypted (broker/sealing.py).
+
+    start_offsets: by partition of `messages`, the first offset this listener gets.
+    """
+
+    listener_id: str
+    queue_id: str
+    name: str
+    notify_url: str
+    liveness_url: str
+    sealed_secret: str
+    start_offsets: tuple[int, ...]
+    settings: ListenerSettings = ListenerSettings()
+
+
+class ListenerUpdated(Event, frozen=True, kw_only=True, tag="listener.updated"):
+    """All values as they are from now on."""
+
+    listener_id: str
+    name: str
+    notify_url: str
+    liveness_url: str
+    settings: ListenerSettings
+
+
+class ListenerPaused(Event, frozen=True, kw_only=True, tag="listener.paused"):
+    """reason: in words for people, such as `the listener answered 410 Gone`."""
+
+    listener_id: str
+    reason: str
+
+
+class ListenerResumed(Event, frozen=True, kw_only=True, tag="listener.resumed"):
+    listener_id: str
+
+
+class ListenerDeleted(Event, frozen=True, kw_only=True, tag="listener.deleted"):
+    listener_id: str
+
+
+class MessagePut(Event, frozen=True, kw_only=True, tag="message.put"):
+    """key: the ordering key; messages of one key are delivered one at a time, in order."""
+
+    message_id: str
+    queue_id: str
+    name: str
+    data: str
+    key: str | None = None
+
+
+class DeliveriesSettled(Event, frozen=True, kw_only=True, tag="deliveries.settled"):
+    """First attempts that succeeded, gathered per stream and checkpoint.
+
+    partition: of `messages`; rows: (offset, at_ms, status, took_ms), each a delivery taken at attempt 1.
+    """
+
+    listener_id: str
+    queue_id: str
+    partition: int
+    rows: tuple[tuple[int, int, int, int], ...]
+
+
+class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempted"):
+    """One attempt that failed, or that succeeded after others had failed.
+
+    offset: the message's, in its partition of `messages`. number: 1 for the first. status: None when there was no answer;
+    error: why not, in a word (`refused`, `timeout`, …). next_at_ms: when the next attempt is due; None when there is none.
+    outcome: `delivered`, `failed` or `parked`.
+    """
+
+    listener_id: str
+    queue_id: str
+    message_id: str
+    partition: int
+    offset: int
+    number: int
+    outcome: str
+    status: int | None
+    error: str | None
+    took_ms: int
+    next_at_ms: int | None
+
+
+ControlEvent = (
+    OrganizationCreated
+    | KeyCreated
+    | KeyRevoked
+    | QueueCreated
+    | QueueRenamed
+    | QueueDeleted
+    | ListenerCreated
+    | ListenerUpdated
+    | ListenerPaused
+    | ListenerResumed
+    | ListenerDeleted
+)
+AnyEvent = ControlEvent | MessagePut | DeliveriesSettled | DeliveryAttempted
+
+Fields = dict[str, Any]
+Upcaster = Callable[[Fields], Fields]
+
+# (wire name, version) -> what makes it the next version. Old versions are read for ever and never written.
+UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {}
+
+
+def wire_name(kind: type[Event]) -> str:
+    """The type as it stands in the log, such as `queue.created`."""
+    return str(kind.__struct_config__.tag)
+
+
+CLASSES: Final[Mapping[str, type[Event]]] = {wire_name(kind): kind for kind in get_args(AnyEvent)}
+
+
+def version_of(kind: type[Event]) -> int:
+    """The version this program writes: the default of the class's field `v`."""
+    return next(int(field.default) for field in msgspec.structs.fields(kind) if field.name == "v")
+
+
+VERSIONS: Final[Mapping[str, int]] = {name: version_of(kind) for name, kind in CLASSES.items()}
+
+_encoder = msgspec.json.Encoder()
+_message_put = msgspec.json.Decoder(MessagePut)
+
+
+def encode(event: Event) -> bytes:
+    """The event as it is stored: one JSON object, `type` first."""
+    return _encoder.encode(event)
+
+
+def decode(value: bytes) -> Event:
+    """The event of a stored record, brought up to today's version.
+
+    Raises UnknownEvent for a type or version that only a newer program knows, and for what is no event at all.
+    """
+    try:
+        fields = orjson.loads(value)
+        name, version = fields["type"], fields["v"]
+        kind = CLASSES[name]
+        while version < VERSIONS[name]:
+            fields = UPCASTERS[name, version](fields)
+            version = fields["v"]
+        if version > VERSIONS[name]:
+            raise UnknownEvent(f"{name} version {version} is newer than this program")
+        return msgspec.convert(fields, kind)
+    except (KeyError, TypeError, ValueError) as error:  # ValueError: orjson's and msgspec's errors derive from it
+        raise UnknownEvent(f"not an event this program knows: {error}") from error
+
+
+def decode_message(value: bytes) -> MessagePut:
+    """decode() for the hot path: a record of the `messages` topic."""
+    try:
+        event = _message_put.decode(value)
+    except msgspec.MsgspecError:
+        event = None  # type: ignore[assignment]
+    if event is not None and event.v == VERSIONS["message.put"]:
+        return event
+    other = decode(value)
+    if not isinstance(other, MessagePut):
+        raise UnknownEvent(f"{wire_name(type(other))} does not belong in the messages topic")
+    return other

@@ -1,0 +1,1 @@
+"""The shell around the core that brings messages to listeners over HTTP."""

@@ -1,0 +1,71 @@
+"""The one error tree. For: what a caller may catch. Not for: HTTP status codes (api/problems.py knows those)."""
+
+from __future__ import annotations
+
+
+class BrokerError(Exception):
+    """Everput could not do what was asked."""
+
+    code = "broker-error"
+
+
+class Refused(BrokerError):
+    """The command was understood and is not acceptable.
+
+    pointer: the RFC 6901 place in the request body that is at fault, None when it is no one field.
+    """
+
+    code = "refused"
+
+    def __init__(self, detail: str, *, pointer: str | None = None) -> None:
+        super().__init__(detail)
+        self.pointer = pointer
+
+
+class NameTaken(Refused):
+    """The name is in use already."""
+
+    code = "name-taken"
+
+
+class NotFound(BrokerError):
+    """Nothing of this id exists, or it belongs to another organization."""
+
+    code = "not-found"
+
+
+class Unavailable(BrokerError):
+    """Everput can't answer now; nothing was stored. retry_after_s: when to come again, in seconds."""
+
+    code = "unavailable"
+    retry_after_s = 1
+
+
+class LogUnavailable(Unavailable):
+    """Kafka can't be reached or has no leader; nothing was stored."""
+
+    code = "log-unavailable"
+
+
+class InDoubt(Unavailable):
+    """Kafka did not acknowledge in time: the event may have been stored all the same."""
+
+    code = "in-doubt"
+
+
+class ViewBehind(Unavailable):
+    """The projection has not caught up with the log in time."""
+
+    code = "view-behind"
+
+
+class ConfigurationError(BrokerError):
+    """A setting, a file or a Kafka cluster is not as it must be; the message says what to change."""
+
+    code = "configuration"
+
+
+class UnknownEvent(BrokerError):
+    """The log holds an event of a type or version that this program does not know; a newer one wrote it."""
+
+    code = "unknown-event"

@@ -1,0 +1,64 @@
+"""The topics: what each holds, how it is created, and whether an existing one would lose data.
+
+For: the table of design section 3. Not for: reading or writing them (log.py), what the events mean (broker/core)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker.settings import KafkaSettings
+
+_FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+_COMPACTED = {"cleanup.policy": "compact"}
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """name: with the prefix. partitions: how many. config: the topic settings that must hold."""
+
+    name: str
+    partitions: int
+    config: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """All of them, by what they hold."""
+
+    control: Topic
+    messages: Topic
+    changes: Topic
+    deliveries: Topic
+    outstanding: Topic
+
+    def all(self) -> tuple[Topic, ...]:
+        return self.control, self.messages, self.changes, self.deliveries, self.outstanding
+
+
+def topics(kafka: KafkaSettings) -> Topics:
+    """The table for these settings."""
+    common = {"min.insync.replicas": str(kafka.min_insync), "unclean.leader.election.enable": "false"}
+    if kafka.flush_each_batch:
+        common["flush.messages"] = "1"
+
+    def topic(name: str, partitions: int, kept: dict[str, str]) -> Topic:
+        return Topic(kafka.topic_prefix + name, partitions, {**kept, **common})
+
+    many = kafka.partitions
+    return Topics(
+        control=topic("control", 1, _FOR_EVER),
+        messages=topic("messages", many, {**_FOR_EVER, "max.message.bytes": str(8 << 20)}),
+        changes=topic("changes", many, {**_FOR_EVER, "max.message.bytes": str(8 << 20)}),
+        deliveries=topic("deliveries", many, _FOR_EVER),
+        outstanding=topic("outstanding", many, {**_COMPACTED, "max.message.bytes": str(8 << 20)}),
+    )
+
+
+def workers_group(kafka: KafkaSettings) -> str:
+    """The consumer group of the workers: who owns which partition."""
+    return kafka.topic_prefix + "workers"
+
+
+def listener_group(kafka: KafkaSettings, listener_id: str) -> str:
+    """The group whose committed offsets are this listener's cursors."""
+    return f"{kafka.topic_prefix}listener.{listener_id}"

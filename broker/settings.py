@@ -1,0 +1,54 @@
+"""What every process is told at its start; each setting is one sentence.
+
+For: the values, after the command line and the environment were read. Not for: reading them (cli/options.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KafkaSettings:
+    """How Kafka is reached, and what its topics must be like.
+
+    bootstrap: `host:port,host:port`. security_protocol: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.
+    sasl_mechanism: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512. ca_file, cert_file, key_file: PEM, for SSL.
+    topic_prefix: before every topic's and group's name. partitions: of all topics but `control`.
+    replication, min_insync: what new topics get, and the least an existing one may have.
+    flush_each_batch: fsync before a record is acknowledged (`flush.messages=1`): for a single broker.
+    """
+
+    bootstrap: str
+    security_protocol: str = "PLAINTEXT"
+    sasl_mechanism: str | None = None
+    sasl_username: str | None = None
+    sasl_password: str | None = field(default=None, repr=False)
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    topic_prefix: str = "everput."
+    partitions: int = 16
+    replication: int = 3
+    min_insync: int = 2
+    flush_each_batch: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """kafka: where the log is. allow_networks: addresses that listeners may have although they are not public.
+
+    sealing_key: a Fernet key (url-safe base64) that encrypts the listeners' signing secrets in the log.
+    public_url: what `_links` start with; None: the address the request came to.
+    append_timeout_ms: how long a request waits for Kafka's acknowledgement. body_bytes_max: of one request.
+    """
+
+    kafka: KafkaSettings
+    sealing_key: str = field(repr=False)
+    allow_networks: tuple[Network, ...] = ()
+    public_url: str | None = None
+    append_timeout_ms: int = 10_000
+    body_bytes_max: int = 8 << 20

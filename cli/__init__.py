@@ -1,0 +1,1 @@
+"""The `everput` command; the only place that wires broker, projections and api together."""
