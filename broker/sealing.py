@@ -33,5 +33,5 @@ class Sealer:
             return self._fernet.decrypt(sealed).decode()
         except InvalidToken:
             raise ConfigurationError(
-                "a signing secret in the log was sealed with another key: start with the sealing key that was used before"
+                "a signing secret in the log was sealed with another key: start with the sealing key used before"
             ) from None

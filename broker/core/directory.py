@@ -82,7 +82,7 @@ class Directory:
         return (queue for queue in self.queues.values() if queue.organization_id == organization_id)
 
     def apply(self, event: Event) -> None:
-        """Fold one event; never refuses. What no longer makes sense (a taken name, an id that is gone) changes nothing."""
+        """Fold one event; never refuses: what makes no sense any more (a taken name, an id that is gone) changes nothing."""
         match event:
             case ev.OrganizationCreated():
                 self.organizations.setdefault(

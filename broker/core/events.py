@@ -36,7 +36,7 @@ class OrganizationCreated(Event, frozen=True, kw_only=True, tag="organization.cr
 
 
 class KeyCreated(Event, frozen=True, kw_only=True, tag="key.created"):
-    """secret_sha256: hex SHA-256 of the whole key; the key itself is in no event. prefix: its first characters, to recognise it."""
+    """secret_sha256: hex SHA-256 of the whole key, which itself is in no event. prefix: its first characters."""
 
     key_id: str
     name: str
@@ -66,7 +66,8 @@ class QueueDeleted(Event, frozen=True, kw_only=True, tag="queue.deleted"):
 class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How a listener wants its deliveries. All optional in a request; these are the defaults.
 
-    max_in_flight: requests under way at once, over all workers. rate_per_s: None for no limit. timeout_ms: for one attempt.
+    max_in_flight: requests under way at once, over all workers. rate_per_s: None for no limit.
+    timeout_ms: for one attempt.
     max_attempts: None for no limit. max_age_s: deliveries older than this are parked. headers: added to each request.
     """
 
@@ -144,8 +145,8 @@ class DeliveriesSettled(Event, frozen=True, kw_only=True, tag="deliveries.settle
 class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempted"):
     """One attempt that failed, or that succeeded after others had failed.
 
-    offset: the message's, in its partition of `messages`. number: 1 for the first. status: None when there was no answer;
-    error: why not, in a word (`refused`, `timeout`, …). next_at_ms: when the next attempt is due; None when there is none.
+    offset: the message's, in its partition of `messages`. number: 1 for the first. status: None when there was no
+    answer; error: why not, in a word (`refused`, `timeout`, …). next_at_ms: when the next attempt is due, if any is.
     outcome: `delivered`, `failed` or `parked`.
     """
 
@@ -232,7 +233,7 @@ def decode_message(value: bytes) -> MessagePut:
     try:
         event = _message_put.decode(value)
     except msgspec.MsgspecError:
-        event = None  # type: ignore[assignment]
+        event = None
     if event is not None and event.v == VERSIONS["message.put"]:
         return event
     other = decode(value)
