@@ -1,0 +1,62 @@
+"""How every Kafka client of this program connects.
+
+For: turning KafkaSettings into aiokafka's keyword arguments, the same for producer, consumer, admin and raw client.
+Not for: what a producer or a consumer adds (log.py, cursors.py), the topics (topics.py, admin.py)."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any, Final
+
+from broker.errors import ConfigurationError
+from broker.settings import KafkaSettings
+
+SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+SASL_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+
+
+def client_options(kafka: KafkaSettings) -> dict[str, Any]:
+    """bootstrap_servers, security_protocol, ssl_context and sasl_*, as aiokafka's clients take them.
+
+    ConfigurationError: an unknown protocol or mechanism, SASL without name or password, a PEM file that can't be read.
+    """
+    protocol = kafka.security_protocol
+    if protocol not in SECURITY_PROTOCOLS:
+        raise ConfigurationError(
+            f"{protocol!r} is no security protocol of Kafka; use one of {', '.join(SECURITY_PROTOCOLS)}"
+        )
+    servers = [server for server in (part.strip() for part in kafka.bootstrap.split(",")) if server]
+    if not servers:
+        raise ConfigurationError("no Kafka server is given; name at least one as host:port")
+    options: dict[str, Any] = {"bootstrap_servers": servers, "security_protocol": protocol}
+    if protocol.startswith("SASL_"):
+        options |= _sasl(kafka)
+    if protocol.endswith("SSL"):
+        options["ssl_context"] = _ssl_context(kafka)
+    return options
+
+
+def _sasl(kafka: KafkaSettings) -> dict[str, Any]:
+    if kafka.sasl_mechanism not in SASL_MECHANISMS:
+        raise ConfigurationError(
+            f"{kafka.security_protocol} needs a SASL mechanism: one of {', '.join(SASL_MECHANISMS)}"
+        )
+    if not kafka.sasl_username or not kafka.sasl_password:
+        raise ConfigurationError(f"{kafka.security_protocol} needs a SASL user name and password")
+    return {
+        "sasl_mechanism": kafka.sasl_mechanism,
+        "sasl_plain_username": kafka.sasl_username,
+        "sasl_plain_password": kafka.sasl_password,
+    }
+
+
+def _ssl_context(kafka: KafkaSettings) -> ssl.SSLContext:
+    """Host names are checked; without ca_file the system's authorities are trusted."""
+    try:
+        context = ssl.create_default_context(cafile=kafka.ca_file)
+        if kafka.cert_file is not None:
+            context.load_cert_chain(kafka.cert_file, kafka.key_file)
+    except (OSError, ssl.SSLError) as error:
+        files = ", ".join(str(file) for file in (kafka.ca_file, kafka.cert_file, kafka.key_file) if file is not None)
+        raise ConfigurationError(f"the TLS files for Kafka ({files}) can't be used: {error}") from error
+    return context
