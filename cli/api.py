@@ -1,0 +1,63 @@
+"""`everput api`: one API process.
+
+For: wiring the log, the projections and the Starlette app, and serving it until told to stop.
+Not for: what is answered (api/)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+
+import click
+
+from api.app import make_app
+from broker.kafka.log import KafkaLog
+from broker.sealing import Sealer
+from cli import files
+from cli.first_start import first_start
+from cli.listen import address, bind, inherited
+from cli.options import Options, shared_options
+from cli.process import CATCH_UP_S, Process, run
+from cli.server import Server
+from projections.app import Projections
+
+
+@click.command("api")
+@shared_options
+def command(options: Options) -> None:
+    """Run one API process against an existing Kafka (--kafka). Prints `ready http://HOST:PORT`."""
+
+    async def work(process: Process) -> None:
+        await _serve(process, options)
+
+    run("api", options, work)
+
+
+async def _serve(process: Process, options: Options) -> None:
+    settings = process.settings
+    async with contextlib.AsyncExitStack() as stack:
+        log = KafkaLog(settings.kafka, append_timeout_ms=settings.append_timeout_ms)
+        await log.start()
+        stack.push_async_callback(log.stop)
+        projections = Projections(settings.kafka, log.control)
+        await projections.start(timeout_s=CATCH_UP_S)
+        stack.push_async_callback(projections.stop)
+        view = projections.directory
+        if os.environ.get("EVERPUT_FIRST_START"):
+            await first_start(log, view, files.api_key_file(options.data_dir))
+        app = make_app(settings, log=log, view=view, sealer=Sealer(settings.sealing_key))
+        descriptor = os.environ.get("EVERPUT_LISTEN_FD")
+        listening = bind(options.host, options.port) if descriptor is None else inherited(int(descriptor))
+        where = address(listening, options.host)
+        server = Server(app, accepts=lambda: process.ready(where))
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        crashed = asyncio.create_task(projections.crashed())
+        stopped = asyncio.create_task(process.stop.wait())
+        await asyncio.wait([serving, crashed, stopped], return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        await serving
+        stopped.cancel()
+        if crashed.done() and not process.stop.is_set():
+            raise RuntimeError("the projections ended") from crashed.result()
+        crashed.cancel()

@@ -1,0 +1,68 @@
+"""The `everput` command.
+
+For: the group, which command is in which module, and how an error is shown. Not for: what a command does.
+A command's module is imported when it is called, so that `everput put` does not wait for Kafka's client."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import IO, Any, Final
+
+import click
+
+from broker.errors import ConfigurationError
+
+# In the order in which `--help` shows them; the words are here so that it imports none of them.
+_COMMANDS: Final = {
+    "serve": ("cli.serve", "Run everything on this machine: Kafka, the API and the workers."),
+    "api": ("cli.api", "Run one API process against an existing Kafka."),
+    "worker": ("cli.worker", "Run one worker against an existing Kafka."),
+    "init": ("cli.init", "Make an organization and a key, and print the key."),
+    "put": ("cli.put", "Put each line of a file on a queue."),
+    "demo": ("cli.demo", "Show it all: messages put, listeners that fail, a worker that is killed."),
+}
+
+
+class _OneLine(click.ClickException):
+    """An error whose message says all there is to say."""
+
+    exit_code = 2
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo("everput: " + " ".join(self.message.split()), file=file, err=True)
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(_COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - likewise
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, words) for name, (_, words) in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfigurationError as error:
+            raise _OneLine(str(error)) from error
+
+
+@click.command(cls=_Commands)
+@click.version_option(package_name="everput", message="%(package)s %(version)s")
+def everput() -> None:
+    """Everput: put a message over REST; every listener of its queue gets it over HTTP; nothing is lost."""
+
+
+def main() -> None:
+    """The console script."""
+    everput(prog_name="everput")
+
+
+if __name__ == "__main__":
+    main()

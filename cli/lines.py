@@ -1,0 +1,85 @@
+"""The lines of a file or a pipe, read as they come and in bounded memory.
+
+For: cutting bytes into numbered lines; a line that is too long or no UTF-8 is one too, with its fault.
+Not for: what a line becomes (cli/publish.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import IO, Final
+
+LINE_BYTES_MAX: Final = 4 << 20  # more than any message may hold: the server says what it does not take
+_CHUNK_BYTES: Final = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """number: from 1, as editors count. text: without its end. fault: why it can't be a message, None when it can."""
+
+    number: int
+    text: str
+    fault: str | None = None
+
+
+class Lines:
+    """Iterate over it once. skipped: empty lines passed over so far. size: in bytes, None where it is not known."""
+
+    def __init__(self, source: IO[bytes]) -> None:
+        self._source = source
+        status = os.fstat(source.fileno())
+        self._regular = stat.S_ISREG(status.st_mode)
+        self.size: int | None = status.st_size if self._regular else None
+        self.bytes_read = 0
+        self.skipped = 0
+        self._number = 0
+
+    async def __aiter__(self) -> AsyncIterator[Line]:
+        held = bytearray()
+        too_long = False  # the line that `held` begins is beyond the limit; its rest is thrown away
+        async for chunk in self._chunks():
+            self.bytes_read += len(chunk)
+            held += chunk
+            if b"\n" in chunk:
+                *whole, rest = held.split(b"\n")
+                held = rest
+                for raw in whole:
+                    if (line := self._line(raw, too_long=too_long)) is not None:
+                        yield line
+                    too_long = False
+            if len(held) > LINE_BYTES_MAX:
+                too_long = True
+                held.clear()
+        if (held or too_long) and (line := self._line(held, too_long=too_long)) is not None:
+            yield line
+
+    def _line(self, raw: bytearray, *, too_long: bool) -> Line | None:
+        self._number += 1
+        if too_long or len(raw) > LINE_BYTES_MAX:
+            return Line(self._number, "", f"longer than {LINE_BYTES_MAX} bytes")
+        try:
+            text = raw.removesuffix(b"\r").decode()
+        except UnicodeDecodeError:
+            return Line(self._number, "", "not UTF-8")
+        if not text:
+            self.skipped += 1
+            return None
+        return Line(self._number, text)
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        if self._regular:
+            while chunk := await asyncio.to_thread(os.read, self._source.fileno(), _CHUNK_BYTES):
+                yield chunk
+            return
+        # A pipe may be silent for long; a thread waiting in read() could not be interrupted.
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=_CHUNK_BYTES)
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self._source)
+        try:
+            while chunk := await reader.read(_CHUNK_BYTES):
+                yield chunk
+        finally:
+            transport.close()

@@ -1,0 +1,56 @@
+"""The socket between the supervisor and each process it started, seen from the process.
+
+For: `go` with Kafka's address from the supervisor, `ready` or why not from the process, and the end of the process
+when the supervisor is gone, however it went. Lines of JSON. Not for: the supervisor's end (cli/children.py)."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from concurrent.futures import Future
+
+VARIABLE = "EVERPUT_SUPERVISOR_FD"
+
+
+class Link:
+    """The process's end."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._socket.setblocking(True)
+        self._socket.set_inheritable(False)
+        self._go: Future[str] = Future()
+        # A thread, so that it also ends a process whose event loop is busy or not there yet.
+        threading.Thread(target=self._listen, name="link", daemon=True).start()
+
+    @classmethod
+    def from_environment(cls) -> Link | None:
+        """None when no supervisor started this process."""
+        descriptor = os.environ.pop(VARIABLE, None)
+        return None if descriptor is None else cls(int(descriptor))
+
+    def wait_for_go(self) -> str:
+        """Block until Kafka is there; its address."""
+        return self._go.result()
+
+    def ready(self) -> None:
+        self._send({"ready": True})
+
+    def failed(self, message: str) -> None:
+        """Tell why this process can't start; the supervisor shows it."""
+        self._send({"error": message})
+
+    def _send(self, message: dict[str, object]) -> None:
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def _listen(self) -> None:
+        try:
+            with self._socket.makefile("rb") as lines:
+                for text in lines:
+                    self._go.set_result(json.loads(text)["kafka"])
+        except OSError:
+            pass
+        # At once and without tidying up: Kafka goes down together with its supervisor, so there is nothing to tidy.
+        os._exit(1)

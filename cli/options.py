@@ -1,0 +1,204 @@
+"""The options that the commands share, each also an `EVERPUT_…` environment variable.
+
+For: reading them, making `Settings` of them, and handing them on to child processes. Not for: what they do
+(docs/operations.md says it for people, broker/settings.py for the code). Secrets are never options: they would be
+seen in the process list. They come by environment or from a file."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from broker.errors import ConfigurationError
+from broker.settings import KafkaSettings, Network, Settings
+from cli import logs
+
+PARTITIONS_EMBEDDED: Final = 16
+PARTITIONS_CLUSTER: Final = 64
+REPLICATION: Final = 3
+MIN_INSYNC: Final = 2
+SASL_PASSWORD: Final = "EVERPUT_KAFKA_SASL_PASSWORD"  # noqa: S105 - the variable's name
+
+PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+
+
+class _Network(click.ParamType):
+    """`10.0.0.0/8` or one address; in the environment several, with spaces or commas between them."""
+
+    name = "cidr"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return ip_network(value, strict=False)
+        except ValueError:
+            self.fail(f"{value!r} is not a network such as 10.0.0.0/8 or fd00::/8", param, ctx)
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        return [part for part in re.split(r"[\s,]+", rv) if part]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The shared options as given; a field for each, None where there is no answer."""
+
+    data_dir: Path
+    host: str
+    port: int
+    kafka: str | None
+    allow_network: tuple[Network, ...]
+    public_url: str | None
+    body_bytes_max: int
+    append_timeout_ms: int
+    log_level: str
+    topic_prefix: str
+    partitions: int | None
+    replication: int | None
+    min_insync: int | None
+    flush_each_batch: bool | None
+    kafka_security_protocol: str
+    kafka_sasl_mechanism: str | None
+    kafka_sasl_username: str | None
+    kafka_ca_file: Path | None
+    kafka_cert_file: Path | None
+    kafka_key_file: Path | None
+
+    def settings(self, *, sealing_key: str, embedded: str | None = None) -> Settings:
+        """What the parts are told (ConfigurationError when options do not go together).
+
+        embedded: the address of an embedded Kafka, which then has its own defaults: one broker, synced at each batch.
+        """
+        return Settings(
+            kafka=self.kafka_settings(embedded),
+            sealing_key=sealing_key,
+            allow_networks=self.allow_network,
+            public_url=self.public_url,
+            append_timeout_ms=self.append_timeout_ms,
+            body_bytes_max=self.body_bytes_max,
+        )
+
+    def kafka_settings(self, embedded: str | None = None) -> KafkaSettings:
+        """Settings.kafka, as for settings()."""
+        if embedded is not None:
+            return KafkaSettings(
+                bootstrap=embedded,
+                topic_prefix=self.topic_prefix,
+                partitions=self.partitions or PARTITIONS_EMBEDDED,
+                replication=1,
+                min_insync=1,
+                flush_each_batch=self.flush_each_batch is not False,
+            )
+        if self.kafka is None:
+            raise ConfigurationError("which Kafka? Give --kafka HOST:PORT or set EVERPUT_KAFKA")
+        replication = self.replication or REPLICATION
+        sasl = self.kafka_security_protocol.startswith("SASL")
+        password = os.environ.get(SASL_PASSWORD)
+        if sasl and not (self.kafka_sasl_username and password):
+            raise ConfigurationError(f"{self.kafka_security_protocol} needs --kafka-sasl-username and {SASL_PASSWORD}")
+        return KafkaSettings(
+            bootstrap=self.kafka,
+            security_protocol=self.kafka_security_protocol,
+            sasl_mechanism=(self.kafka_sasl_mechanism or "PLAIN") if sasl else None,
+            sasl_username=self.kafka_sasl_username if sasl else None,
+            sasl_password=password if sasl else None,
+            ca_file=self.kafka_ca_file,
+            cert_file=self.kafka_cert_file,
+            key_file=self.kafka_key_file,
+            topic_prefix=self.topic_prefix,
+            partitions=self.partitions or PARTITIONS_CLUSTER,
+            replication=replication,
+            min_insync=self.min_insync or min(MIN_INSYNC, replication),
+            flush_each_batch=bool(self.flush_each_batch),
+        )
+
+    def environment(self) -> dict[str, str]:
+        """The same options as variables, for a child process."""
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {variable(name): _text(value) for name, value in values if value is not None}
+
+
+def variable(name: str) -> str:
+    """The environment variable of an option: `data_dir` -> `EVERPUT_DATA_DIR`."""
+    return "EVERPUT_" + name.upper()
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(str(one) for one in value)
+    return str(value)
+
+
+_file = click.Path(path_type=Path, exists=True, dir_okay=False)
+_count = click.IntRange(min=1)
+
+_ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
+    "data_dir": {
+        "type": click.Path(path_type=Path, file_okay=False),
+        "default": Path("data"),
+        "metavar": "DIR",
+        "help": "Where the keys and the embedded Kafka's log are.",
+    },
+    "host": {"default": "127.0.0.1", "help": "Address to listen on."},
+    "port": {"type": click.IntRange(0, 65535), "default": 8080, "help": "Port to listen on; 0 picks a free one."},
+    "kafka": {"metavar": "HOST:PORT,…", "help": "An existing Apache Kafka cluster."},
+    "allow_network": {
+        "type": _Network(),
+        "multiple": True,
+        "metavar": "CIDR",
+        "help": "Listeners may be in this network although it is not public. May be repeated.",
+    },
+    "public_url": {"metavar": "URL", "help": "What the links in answers start with, when behind a proxy."},
+    "body_bytes_max": {"type": _count, "default": 8 << 20, "help": "The largest request body."},
+    "append_timeout_ms": {"type": _count, "default": 10_000, "help": "How long a request waits for Kafka."},
+    "log_level": {"type": click.Choice(logs.LEVELS), "default": "info", "help": "The least that is logged."},
+    "topic_prefix": {"default": "everput.", "help": "Before the name of every topic and group."},
+    "partitions": {
+        "type": click.IntRange(1, 4096),
+        "help": f"Of new topics; {PARTITIONS_EMBEDDED} embedded, {PARTITIONS_CLUSTER} on a cluster. Can't be changed.",
+        "show_default": False,
+    },
+    "replication": {"type": _count, "help": f"Copies of each topic; default {REPLICATION}."},
+    "min_insync": {"type": _count, "help": f"Copies that must acknowledge; default {MIN_INSYNC}."},
+    "flush_each_batch": {
+        "is_flag": True,
+        "default": None,
+        "help": "fsync before acknowledging (flush.messages=1), for a single broker.",
+    },
+    "kafka_security_protocol": {"type": click.Choice(PROTOCOLS), "default": "PLAINTEXT"},
+    "kafka_sasl_mechanism": {"type": click.Choice(MECHANISMS)},
+    "kafka_sasl_username": {"help": f"The password comes by {SASL_PASSWORD}."},
+    "kafka_ca_file": {"type": _file, "help": "PEM."},
+    "kafka_cert_file": {"type": _file, "help": "PEM."},
+    "kafka_key_file": {"type": _file, "help": "PEM."},
+}
+
+
+def _declaration(name: str) -> str:
+    dashed = "--" + name.replace("_", "-")
+    return f"{dashed}/--no-{dashed[2:]}" if _ARGUMENTS[name].get("is_flag") else dashed
+
+
+def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: the command is called with `options`, an Options, in place of one argument for each."""
+
+    @functools.wraps(command)
+    def with_options(**values: Any) -> Any:
+        mine = {field.name: values.pop(field.name) for field in fields(Options)}
+        return command(options=Options(**mine), **values)
+
+    decorated: Callable[..., Any] = with_options
+    for name in reversed(list(_ARGUMENTS)):
+        given = {"show_default": True, "show_envvar": True, "envvar": variable(name), **_ARGUMENTS[name]}
+        given.pop("is_flag", None)
+        decorated = click.option(_declaration(name), name, **given)(decorated)
+    return decorated

@@ -1,0 +1,122 @@
+"""What an API process and a worker have in common.
+
+For: waiting for Kafka, the event loop, signals, file descriptors, the garbage collector, telling that it is ready, and
+what its end means. Not for: the work itself (cli/api.py, cli/worker.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import resource
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import uvloop
+
+from broker.errors import ConfigurationError, Unavailable
+from broker.kafka.admin import ensure_topics
+from broker.kafka.topics import topics
+from broker.settings import Settings
+from cli import files, logs
+from cli.link import Link
+from cli.logs import Logger
+from cli.options import Options
+
+WAIT_FOR_KAFKA_S: Final = 0.25
+CATCH_UP_S: Final = 120.0  # for a start to fold all of `control`: about 15,000 events a second
+
+_log = Logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """What the work is told. stop: set by SIGTERM or SIGINT. ready: call it once, with what to print after `ready`."""
+
+    settings: Settings
+    stop: asyncio.Event
+    ready: Callable[[str], None]
+
+
+def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]]) -> None:
+    """Do the work until it returns, which it does after `stop` is set (ConfigurationError when it can't start).
+
+    An error in the work ends the process with exit code 1: the supervisor, or systemd, starts it again.
+    """
+    logs.set_up(os.environ.get("EVERPUT_PROCESS", name), options.log_level)
+    link = Link.from_environment()
+    try:
+        # Everything is imported by now. Embedded Kafka may still be starting; its address comes with `go`.
+        bootstrap = link.wait_for_go() if link is not None else None
+        embedded = bootstrap if options.kafka is None else None
+        settings = options.settings(sealing_key=files.sealing_key(options.data_dir), embedded=embedded)
+        _raise_limits()
+        # A policy, not a loop factory: faust asks the policy for its loop.
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+        asyncio.run(_run(settings, link, work))
+    except ConfigurationError as error:
+        if link is None:
+            raise
+        link.failed(str(error))
+        sys.exit(2)
+    except Exception as error:  # noqa: BLE001 - the last place that can log it
+        _log.error("process.failed", error)
+        sys.exit(1)
+
+
+async def _run(settings: Settings, link: Link | None, work: Callable[[Process], Awaitable[None]]) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+    def ready(what: str) -> None:
+        _settle_garbage()
+        if link is None:
+            print(f"ready {what}", flush=True)
+        else:
+            link.ready()
+
+    topics_there = asyncio.create_task(_ensure_topics(settings))
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait([topics_there, stopped], return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not topics_there.done():
+        topics_there.cancel()
+        with suppress(asyncio.CancelledError):
+            await topics_there
+        return
+    await topics_there
+    await work(Process(settings=settings, stop=stop, ready=ready))
+
+
+async def _ensure_topics(settings: Settings) -> None:
+    """All topics exist before anything reads them; Kafka is waited for, however long it takes."""
+    waiting = False
+    while True:
+        try:
+            await ensure_topics(settings.kafka, topics(settings.kafka))
+        except Unavailable as error:
+            if not waiting:
+                _log.warning("kafka.awaited", address=settings.kafka.bootstrap, reason=error)
+            waiting = True
+            await asyncio.sleep(WAIT_FOR_KAFKA_S)
+        else:
+            return
+
+
+def _raise_limits() -> None:
+    """As many sockets as the system lets us have; the soft limit is often 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # macOS refuses its own "unlimited"
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _settle_garbage() -> None:
+    """Modules and long-lived objects are never looked at again, and collections are rare: their pauses are the p99."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)

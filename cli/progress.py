@@ -1,0 +1,56 @@
+"""The progress bar of `everput put`, on stderr and only on a terminal. Not for: counting (cli/publish.py)."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+
+class Progress:
+    """total_bytes: of the file, None where it is not known (the bar then only moves). shown: False for none at all."""
+
+    def __init__(self, *, total_bytes: int | None, shown: bool) -> None:
+        console = Console(stderr=True)
+        self._bar = Bar(
+            SpinnerColumn(),
+            TextColumn("{task.fields[put]:,} put"),
+            BarColumn(),
+            TextColumn("{task.fields[rate]:,.0f}/s"),
+            TextColumn("{task.fields[refused]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not (shown and console.is_terminal),
+        )
+        self._task = self._bar.add_task("put", total=total_bytes, put=0, rate=0.0, refused="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, put: int, refused: int, bytes_read: int) -> None:
+        """The counts as they are now."""
+        elapsed_s = self._bar.tasks[0].elapsed or 0.0
+        self._bar.update(
+            self._task,
+            completed=bytes_read,
+            put=put,
+            rate=put / elapsed_s if elapsed_s else 0.0,
+            refused=f"{refused} refused" if refused else "",
+        )
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        if self._bar.disable:
+            click.echo(text, err=True)
+        else:
+            self._bar.console.print(text, markup=False, highlight=False)

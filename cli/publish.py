@@ -1,0 +1,220 @@
+"""Puts messages over the REST API, many at a time.
+
+For: finding or making the queue, sending, sending again what was not answered, and counting. Used by `put` and `demo`.
+Not for: where the lines come from (cli/lines.py), how it is shown (cli/put.py, cli/demo.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, Final, Self
+from uuid import UUID
+
+import httpx
+import orjson
+
+from broker.errors import ConfigurationError
+from cli.lines import Line
+
+CONNECTIONS_EACH: Final = 4  # per client: httpx looks at every connection of a client at every request
+PAUSE_S_MIN: Final = 0.1
+PAUSE_S_MAX: Final = 5.0
+TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
+AGAIN: Final = frozenset({429, 502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """status: None when there was no answer, or the line was not sent at all."""
+
+    status: int | None
+    detail: str
+
+    def __str__(self) -> str:
+        return self.detail if self.status is None else f"{self.status} {self.detail}"
+
+
+@dataclass(slots=True)
+class Tally:
+    """put: answered 200. refused: not. skipped: empty lines. again: requests sent again."""
+
+    put: int = 0
+    refused: int = 0
+    skipped: int = 0
+    again: int = 0
+    started_s: float = field(default_factory=time.monotonic)
+
+    def settled(self, refusal: Refusal | None) -> None:
+        if refusal is None:
+            self.put += 1
+        else:
+            self.refused += 1
+
+    def summary(self) -> str:
+        took_s = time.monotonic() - self.started_s
+        parts = [f"{self.put:,} put in {took_s:.1f} s ({self.put / took_s if took_s else 0:,.0f}/s)"]
+        if self.refused:
+            parts.append(f"{self.refused:,} refused")
+        if self.skipped:
+            parts.append(f"{self.skipped:,} empty lines skipped")
+        if self.again:
+            parts.append(f"{self.again:,} sent again")
+        return ", ".join(parts)
+
+
+Settled = Callable[[Line, Refusal | None], None]
+
+
+class Publisher:
+    """url: of the API. concurrency: requests under way at once. give_up_after_s: for one message.
+
+    Use it as an async context manager. again: requests that were sent again.
+    """
+
+    def __init__(self, url: str, key: str, *, concurrency: int = 32, give_up_after_s: float = 60.0) -> None:
+        self.again = 0
+        self.concurrency = concurrency
+        self._give_up_after_s = give_up_after_s
+        limits = httpx.Limits(max_connections=CONNECTIONS_EACH, max_keepalive_connections=CONNECTIONS_EACH)
+        headers = {"x-api-key": key, "content-type": "application/json"}
+        self._stack = AsyncExitStack()
+        try:
+            self._clients = [
+                httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=TIMEOUT, trust_env=False)
+                for _ in range(-(-concurrency // CONNECTIONS_EACH))
+            ]
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ConfigurationError(f"{url} is no URL: {error}") from error
+
+    async def __aenter__(self) -> Self:
+        for client in self._clients:
+            await self._stack.enter_async_context(client)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def request(
+        self, method: str, path: str, body: object = None, *, number: int = 0
+    ) -> tuple[int | None, dict[str, Any]]:
+        """(status, JSON of the answer); the status is None and `detail` says why when there was none in time.
+
+        number: requests of the same number modulo the number of clients share connections.
+        """
+        client = self._clients[number % len(self._clients)]
+        content = None if body is None else orjson.dumps(body)
+        deadline_s = time.monotonic() + self._give_up_after_s
+        pause_s = PAUSE_S_MIN
+        while True:
+            status: int | None = None
+            asked_s = 0.0
+            try:
+                response = await client.request(method, path, content=content)
+                status, answer = response.status_code, _json(response)
+                asked_s = _retry_after_s(response)
+            except httpx.UnsupportedProtocol as error:
+                raise ConfigurationError(f"{client.base_url} is no URL: {error}") from error
+            except httpx.TransportError as error:
+                answer = {"detail": f"{type(error).__name__}: {error}"}
+            if status is not None and status not in AGAIN:
+                return status, answer
+            wait_s = max(asked_s, random.uniform(0, pause_s))  # noqa: S311 - jitter
+            if time.monotonic() + wait_s > deadline_s:
+                return status, {**answer, "detail": f"given up after {self._give_up_after_s:g} s: {_detail(answer)}"}
+            self.again += 1
+            await asyncio.sleep(wait_s)
+            pause_s = min(pause_s * 2, PAUSE_S_MAX)
+
+    async def put(self, queue_id: str, data: str, *, number: int = 0) -> str | Refusal:
+        """The id of the message, or why it was refused."""
+        path = f"/v1/queues/{queue_id}/messages"
+        status, answer = await self.request("PUT", path, {"data": data}, number=number)
+        if status == HTTPStatus.OK:
+            return str(answer["message"]["id"])
+        return Refusal(status, _detail(answer))
+
+    async def put_all(self, queue_id: str, lines: AsyncIterator[Line] | Any, settled: Settled) -> None:
+        """Put them all; settled is told of each. The order is not kept."""
+        waiting: asyncio.Queue[Line | None] = asyncio.Queue(maxsize=2 * self.concurrency)
+
+        async def send(number: int) -> None:
+            while (line := await waiting.get()) is not None:
+                if line.fault is not None:
+                    settled(line, Refusal(None, line.fault))
+                    continue
+                answer = await self.put(queue_id, line.text, number=number)
+                settled(line, answer if isinstance(answer, Refusal) else None)
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(self.concurrency):
+                group.create_task(send(number))
+            async for line in lines:
+                await waiting.put(line)
+            for _ in range(self.concurrency):
+                await waiting.put(None)
+
+
+async def find_queue(publisher: Publisher, queue: str, *, create: bool) -> str:
+    """The id of the queue of this id or name (ConfigurationError when there is none and it is not to be made)."""
+    if _is_uuid(queue):
+        status, _ = await _ask(publisher, "GET", f"/v1/queues/{queue}")
+        if status == HTTPStatus.OK:
+            return queue
+    path: str | None = str(httpx.URL("/v1/queues", params={"name": queue}))
+    while path is not None:
+        _, answer = await _ask(publisher, "GET", path)
+        for found in answer.get("queues", ()):
+            if found["name"] == queue:
+                return str(found["id"])
+        path = answer.get("_links", {}).get("next", {}).get("href")
+    if not create:
+        raise ConfigurationError(f"no queue has the name or id {queue}: --create makes it")
+    status, answer = await _ask(publisher, "PUT", "/v1/queues", {"name": queue})
+    if status == HTTPStatus.OK:
+        return str(answer["queue"]["id"])
+    raise ConfigurationError(f"the queue {queue} was refused: {_detail(answer)}")
+
+
+async def _ask(publisher: Publisher, method: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
+    status, answer = await publisher.request(method, path, body)
+    if status is None or status in AGAIN:
+        raise ConfigurationError(f"the API does not answer: {_detail(answer)}")
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        raise ConfigurationError(f"the API key was refused: {status} {_detail(answer)}")
+    return status, answer
+
+
+def _json(response: httpx.Response) -> dict[str, Any]:
+    try:
+        answer = orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        answer = None
+    return answer if isinstance(answer, dict) else {"title": response.reason_phrase}
+
+
+def _detail(answer: dict[str, Any]) -> str:
+    faults = "; ".join(f"{fault.get('pointer', '')}: {fault.get('detail', '')}" for fault in answer.get("errors", ()))
+    text = str(answer.get("detail") or answer.get("title") or "no reason given")
+    return f"{text} ({faults})" if faults else text
+
+
+def _retry_after_s(response: httpx.Response) -> float:
+    try:
+        return max(0.0, float(response.headers.get("retry-after", "0")))
+    except ValueError:
+        return 0.0
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text.lower()
+    except ValueError:
+        return False

@@ -1,0 +1,130 @@
+"""`everput put`: each line of a file becomes a message.
+
+For: the command, its progress bar and its summary. Not for: sending (cli/publish.py), reading lines
+(cli/lines.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import IO
+
+import click
+
+from broker.errors import ConfigurationError
+from cli import files
+from cli.lines import Line, Lines
+from cli.progress import Progress
+from cli.publish import Publisher, Refusal, Tally, find_queue
+
+REFUSALS_SHOWN = 20
+
+
+@click.command("put")
+@click.argument("queue")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), default="-")
+@click.option(
+    "--url",
+    default="http://127.0.0.1:8080",
+    envvar="EVERPUT_URL",
+    show_default=True,
+    show_envvar=True,
+    help="Where the API is.",
+)
+@click.option(
+    "--key",
+    envvar="EVERPUT_API_KEY",
+    show_envvar=True,
+    help="The API key; without it, what is in DIR/api-key.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("data"),
+    envvar="EVERPUT_DATA_DIR",
+    show_default=True,
+    show_envvar=True,
+    metavar="DIR",
+    help="Where the server keeps its api-key.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 1024),
+    default=32,
+    show_default=True,
+    envvar="EVERPUT_CONCURRENCY",
+    help="Requests under way at once.",
+)
+@click.option(
+    "--give-up-after-s",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    envvar="EVERPUT_GIVE_UP_AFTER_S",
+    help="How long one message is tried again, in seconds.",
+)
+@click.option("--create", is_flag=True, help="Make the queue if it is missing.")
+@click.option("--quiet", is_flag=True, help="No progress bar and no summary.")
+def command(
+    *,
+    queue: str,
+    file: Path,
+    url: str,
+    key: str | None,
+    data_dir: Path,
+    concurrency: int,
+    give_up_after_s: float,
+    create: bool,
+    quiet: bool,
+) -> None:
+    """Put each line of FILE (or of standard input) on QUEUE, which is a queue's name or id.
+
+    The order is not kept: many requests are under way at once. A request that was answered 503 or 429, or not at all,
+    is sent again; if the first one was stored nevertheless, the message is there twice. Empty lines are skipped and
+    counted. The exit code is 1 if any line was refused; each is shown with its number and the reason.
+    """
+    key = key or files.read_secret(files.api_key_file(data_dir))
+    if key is None:
+        raise ConfigurationError(
+            f"no API key: give --key, set EVERPUT_API_KEY, or start where {files.api_key_file(data_dir)} is"
+        )
+    publisher = Publisher(url, key, concurrency=concurrency, give_up_after_s=give_up_after_s)
+    with _open(file) as source:
+        tally = asyncio.run(_put(publisher, queue, source, create=create, quiet=quiet))
+    if not quiet:
+        click.echo(tally.summary(), err=True)
+    if tally.refused:
+        sys.exit(1)
+
+
+def _open(file: Path) -> IO[bytes]:
+    if str(file) == "-":
+        return click.get_binary_stream("stdin")
+    try:
+        return file.open("rb", buffering=0)
+    except OSError as error:
+        raise ConfigurationError(f"can't read {file}: {error.strerror}") from error
+
+
+async def _put(publisher: Publisher, queue: str, source: IO[bytes], *, create: bool, quiet: bool) -> Tally:
+    tally = Tally()
+    lines = Lines(source)
+    with Progress(total_bytes=lines.size, shown=not quiet) as progress:
+
+        def settled(line: Line, refusal: Refusal | None) -> None:
+            tally.settled(refusal)
+            progress.update(tally.put, tally.refused, lines.bytes_read)
+            if refusal is not None and tally.refused <= REFUSALS_SHOWN:
+                progress.say(f"line {line.number}: {refusal}")
+
+        async with publisher:
+            queue_id = await find_queue(publisher, queue, create=create)
+            try:
+                await publisher.put_all(queue_id, lines, settled)
+            finally:
+                tally.skipped = lines.skipped
+                tally.again = publisher.again
+    if tally.refused > REFUSALS_SHOWN:
+        click.echo(f"and {tally.refused - REFUSALS_SHOWN} more were refused", err=True)
+    return tally

@@ -1,0 +1,192 @@
+"""`everput serve`: the supervisor of the embedded Kafka, the API processes and the workers.
+
+For: which processes there are, in which order they start and stop, and the one line `ready`.
+Not for: keeping one of them running (cli/children.py), what they do (cli/api.py, cli/worker.py).
+It imports no Kafka client and holds no state of its own: killing it loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from contextlib import suppress
+from typing import Final
+
+import click
+
+from broker.errors import BrokerError
+from broker.kafka.embedded import EmbeddedKafka
+from cli import files, logs
+from cli.children import Child, Pauses
+from cli.link import Link
+from cli.listen import address, bind
+from cli.logs import Logger
+from cli.options import Options, shared_options
+
+# Together under the 30 s in which `serve` ends.
+API_STOP_S: Final = 9.0
+WORKER_STOP_S: Final = 10.0
+KAFKA_STOP_S: Final = 9.0
+
+_log = Logger(__name__)
+
+
+@click.command("serve")
+@shared_options
+@click.option(
+    "--api-processes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    envvar="EVERPUT_API_PROCESSES",
+    show_envvar=True,
+    help="How many share the port.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    envvar="EVERPUT_WORKERS",
+    show_envvar=True,
+    help="How many share the deliveries.",
+)
+def command(options: Options, api_processes: int, workers: int) -> None:
+    """Run everything on this machine: Kafka (unless --kafka names one), the API and the workers.
+
+    The first start writes an API key to DIR/api-key. When all of it is ready, `ready http://HOST:PORT` is printed.
+    """
+    logs.set_up("serve", options.log_level)
+    Link.from_environment()  # `everput demo` started it: end when that ends
+    files.make_data_dir(options.data_dir)
+    with files.lock(options.data_dir):
+        asyncio.run(Supervisor(options, api_processes=api_processes, workers=workers).run())
+
+
+class Supervisor:
+    """Construct it inside the running event loop's program and await run() once."""
+
+    def __init__(self, options: Options, *, api_processes: int, workers: int) -> None:
+        self._options = options
+        self._counts = {"api": api_processes, "worker": workers}
+        self._children: dict[str, list[Child]] = {"api": [], "worker": []}
+        self._kafka: EmbeddedKafka | None = None
+
+    async def run(self) -> None:
+        """Until a signal ends it (ConfigurationError when it can't start)."""
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, stop)
+        if self._options.kafka is not None:
+            self._options.kafka_settings()  # what is wrong with it is said before anything is started
+        environment = self._environment()
+        bootstrap: asyncio.Future[str] = loop.create_future()
+        with bind(self._options.host, self._options.port) as listening:
+            self._make_children(environment, bootstrap, listening.fileno())
+            tasks = [asyncio.create_task(child.keep()) for child in self._all()]
+            if self._options.kafka is None:
+                self._kafka = EmbeddedKafka(self._options.data_dir / "kafka")
+                tasks.append(asyncio.create_task(self._keep_kafka(self._kafka, bootstrap)))
+            else:
+                bootstrap.set_result(self._options.kafka)
+            announce = asyncio.create_task(self._announce(address(listening, self._options.host)))
+            stopped = asyncio.create_task(stop.wait())
+            try:
+                done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+                for task in done - {stopped}:
+                    task.result()  # they never return by themselves: this raises
+            finally:
+                for task in (announce, stopped):
+                    task.cancel()
+                await self._stop_all(tasks)
+                bootstrap.cancel()
+
+    def _environment(self) -> dict[str, str]:
+        options = self._options
+        key = files.sealing_key(options.data_dir, make=True)
+        return {**os.environ, **options.environment(), files.SEALING_KEY_VARIABLE: key}
+
+    def _make_children(self, environment: dict[str, str], bootstrap: asyncio.Future[str], listening: int) -> None:
+        for number in range(self._counts["api"]):
+            extra = {"EVERPUT_LISTEN_FD": str(listening)}
+            if number == 0 and not files.api_key_file(self._options.data_dir).exists():
+                extra["EVERPUT_FIRST_START"] = "1"
+            self._children["api"].append(
+                Child(
+                    f"api-{number + 1}",
+                    ["api"],
+                    environment={**environment, **extra, "EVERPUT_PROCESS": f"api-{number + 1}"},
+                    kafka=bootstrap,
+                    pass_fds=[listening],
+                )
+            )
+        for number in range(self._counts["worker"]):
+            name = f"worker-{number + 1}"
+            self._children["worker"].append(
+                Child(name, ["worker"], environment={**environment, "EVERPUT_PROCESS": name}, kafka=bootstrap)
+            )
+
+    def _all(self) -> list[Child]:
+        return [child for children in self._children.values() for child in children]
+
+    async def _announce(self, url: str) -> None:
+        while not all(child.ready.is_set() for child in self._all()):  # one may die while another is awaited
+            for child in self._all():
+                await child.ready.wait()
+        _log.info("api-key", path=files.api_key_file(self._options.data_dir))
+        print(f"ready {url}", flush=True)
+
+    async def _keep_kafka(self, kafka: EmbeddedKafka, bootstrap: asyncio.Future[str]) -> None:
+        """Start it, and again whenever it died, on the same port."""
+        loop = asyncio.get_running_loop()
+        pauses = Pauses()
+        await kafka.start()
+        while True:
+            started_s = loop.time()
+            _log.info("process.started", process="kafka", pid=kafka.pid, address=kafka.bootstrap)
+            if not bootstrap.done():
+                bootstrap.set_result(kafka.bootstrap)
+            await kafka.wait()
+            again = False
+            while not again:
+                pause_s = pauses.after(loop.time() - started_s)
+                _log.error("process.died", process="kafka", again_in_s=pause_s)
+                await asyncio.sleep(pause_s)
+                started_s = loop.time()
+                try:
+                    await kafka.restart()
+                    again = True
+                except (BrokerError, OSError) as error:
+                    _log.error("kafka.did-not-start", reason=error)
+
+    async def _stop_all(self, tasks: list[asyncio.Task[None]]) -> None:
+        """First who takes work in, then who works it off, then where it is kept."""
+        _log.info("stopping")
+        await asyncio.gather(*(child.stop(timeout_s=API_STOP_S) for child in self._children["api"]))
+        await asyncio.gather(*(child.stop(timeout_s=WORKER_STOP_S) for child in self._children["worker"]))
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        if self._kafka is not None:
+            try:
+                await asyncio.wait_for(self._kafka.stop(), KAFKA_STOP_S)
+                _log.info("process.stopped", process="kafka")
+            except TimeoutError:
+                self._kafka.kill()
+                _log.warning("process.killed", process="kafka", reason=f"did not stop within {KAFKA_STOP_S:g} s")
+        _log.info("stopped")
+
+    def _signalled(self, stop: asyncio.Event) -> None:
+        if not stop.is_set():
+            stop.set()
+            return
+        _log.warning("stopping-at-once", reason="a second signal")
+        for child in self._all():
+            child.kill()
+        if self._kafka is not None:
+            with suppress(ProcessLookupError):
+                self._kafka.kill()
+        sys.stderr.flush()
+        os._exit(1)

@@ -1,0 +1,51 @@
+"""`everput worker`: one worker process.
+
+For: wiring the log, the projections and the deliveries, until told to stop. Not for: delivering (broker/delivery)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import click
+
+from broker.delivery.worker import Worker
+from broker.kafka.log import KafkaLog
+from cli.options import Options, shared_options
+from cli.process import CATCH_UP_S, Process, run
+from projections.app import Projections
+
+
+@click.command("worker")
+@shared_options
+def command(options: Options) -> None:
+    """Run one worker against an existing Kafka (--kafka). Prints `ready worker`."""
+    run("worker", options, _work)
+
+
+async def _work(process: Process) -> None:
+    settings = process.settings
+    async with contextlib.AsyncExitStack() as stack:
+        log = KafkaLog(settings.kafka, append_timeout_ms=settings.append_timeout_ms)
+        await log.start()
+        stack.push_async_callback(log.stop)
+        projections = Projections(settings.kafka, log.control)
+        await projections.start(timeout_s=CATCH_UP_S)
+        stack.push_async_callback(projections.stop)
+        worker = Worker(settings, log, projections)
+        await worker.start()
+        stack.push_async_callback(worker.stop)
+        process.ready("worker")
+        ends = {
+            asyncio.create_task(process.stop.wait()): "told to stop",
+            asyncio.create_task(projections.crashed()): "the projections ended",
+            asyncio.create_task(worker.failed()): "the deliveries ended",
+        }
+        done, running = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for task in running:
+            task.cancel()
+        if process.stop.is_set():
+            return
+        for task in done:
+            reason = task.result()
+            raise RuntimeError(ends[task]) from (reason if isinstance(reason, BaseException) else None)
