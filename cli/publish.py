@@ -74,10 +74,18 @@ Settled = Callable[[Line, Refusal | None], None]
 class Publisher:
     """url: of the API. concurrency: requests under way at once. give_up_after_s: for one message.
 
-    Use it as an async context manager. again: requests that were sent again.
+    transport: in place of the network, for tests. again: requests that were sent again. An async context manager.
     """
 
-    def __init__(self, url: str, key: str, *, concurrency: int = 32, give_up_after_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        concurrency: int = 32,
+        give_up_after_s: float = 60.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
         self.again = 0
         self.concurrency = concurrency
         self._give_up_after_s = give_up_after_s
@@ -86,7 +94,9 @@ class Publisher:
         self._stack = AsyncExitStack()
         try:
             self._clients = [
-                httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=TIMEOUT, trust_env=False)
+                httpx.AsyncClient(
+                    base_url=url, headers=headers, limits=limits, timeout=TIMEOUT, trust_env=False, transport=transport
+                )
                 for _ in range(-(-concurrency // CONNECTIONS_EACH))
             ]
         except (httpx.InvalidURL, ValueError) as error:

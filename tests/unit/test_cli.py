@@ -1,0 +1,210 @@
+"""Options, environment, files, logs, lines, pauses: what the commands do before anything is started."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from ipaddress import ip_network
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from broker.errors import ConfigurationError
+from broker.sealing import Sealer
+from cli import files, logs
+from cli.app import everput
+from cli.children import Pauses
+from cli.lines import LINE_BYTES_MAX, Line, Lines
+from cli.options import Options, shared_options
+
+
+def read_options(*arguments: str, **environment: str) -> Options:
+    given: list[Options] = []
+
+    @click.command()
+    @shared_options
+    def command(options: Options) -> None:
+        given.append(options)
+
+    result = CliRunner().invoke(command, arguments, env=environment, standalone_mode=False)
+    if result.exception is not None:
+        raise result.exception
+    return given[0]
+
+
+def test_an_option_and_its_variable_say_the_same():
+    assert read_options("--port", "9", "--topic-prefix", "x.") == read_options(
+        EVERPUT_PORT="9", EVERPUT_TOPIC_PREFIX="x."
+    )
+
+
+def test_the_command_line_wins_over_the_environment():
+    assert read_options("--port", "9", EVERPUT_PORT="8").port == 9
+
+
+@pytest.mark.parametrize("value", ["10.0.0.0/8 ::1/128", "10.0.0.0/8,::1/128", " 10.0.0.0/8 , ::1/128 "])
+def test_networks_in_the_environment_are_separated_by_spaces_or_commas(value: str):
+    expected = (ip_network("10.0.0.0/8"), ip_network("::1/128"))
+    assert read_options(EVERPUT_ALLOW_NETWORK=value).allow_network == expected
+
+
+def test_what_is_no_network_is_refused_by_name():
+    with pytest.raises(click.BadParameter, match="'localhost' is not a network"):
+        read_options("--allow-network", "localhost")
+
+
+def test_options_reach_a_child_unchanged_through_its_environment():
+    arguments = ["--data-dir", "/somewhere", "--host", "::1", "--port", "0", "--kafka", "a:1,b:2", "--partitions", "8"]
+    arguments += ["--allow-network", "10.0.0.0/8", "--allow-network", "fd00::/8", "--no-flush-each-batch"]
+    options = read_options(*arguments)
+    assert read_options(**options.environment()) == options
+
+
+def test_embedded_kafka_is_one_broker_that_syncs_each_batch():
+    kafka = read_options().kafka_settings(embedded="127.0.0.1:5")
+    assert (kafka.bootstrap, kafka.replication, kafka.min_insync, kafka.flush_each_batch, kafka.partitions) == (
+        "127.0.0.1:5",
+        1,
+        1,
+        True,
+        16,
+    )
+
+
+def test_a_cluster_has_three_copies_of_which_two_acknowledge():
+    kafka = read_options("--kafka", "a:1").kafka_settings()
+    assert (kafka.replication, kafka.min_insync, kafka.flush_each_batch, kafka.partitions) == (3, 2, False, 64)
+
+
+def test_one_copy_needs_one_acknowledgement():
+    assert read_options("--kafka", "a:1", "--replication", "1").kafka_settings().min_insync == 1
+
+
+def test_sasl_without_a_password_is_refused():
+    options = read_options("--kafka", "a:1", "--kafka-security-protocol", "SASL_SSL", "--kafka-sasl-username", "u")
+    with pytest.raises(ConfigurationError, match="EVERPUT_KAFKA_SASL_PASSWORD"):
+        options.kafka_settings()
+
+
+def test_the_sasl_password_comes_by_the_environment_and_is_not_shown(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EVERPUT_KAFKA_SASL_PASSWORD", "hush-hush")
+    options = read_options("--kafka", "a:1", "--kafka-security-protocol", "SASL_SSL", "--kafka-sasl-username", "u")
+    kafka = options.kafka_settings()
+    assert kafka.sasl_password == "hush-hush"
+    assert kafka.sasl_mechanism == "PLAIN"
+    assert "hush-hush" not in repr(kafka)
+
+
+def test_no_kafka_is_an_error_that_names_the_option():
+    with pytest.raises(ConfigurationError, match="--kafka"):
+        read_options().kafka_settings()
+
+
+def test_help_names_every_command_and_imports_none():
+    result = CliRunner().invoke(everput, ["--help"])
+    assert result.exit_code == 0
+    assert all(name in result.output for name in ("serve", "api", "worker", "init", "put", "demo"))
+
+
+def test_a_configuration_error_is_one_line_and_exit_code_2(tmp_path: Path):
+    result = CliRunner().invoke(everput, ["put", "q", "--data-dir", str(tmp_path)], env={"EVERPUT_API_KEY": ""})
+    assert result.exit_code == 2
+    assert result.stderr.startswith("everput: no API key")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_secret_is_written_for_its_owner_only_and_read_again(tmp_path: Path):
+    path = tmp_path / "api-key"
+    files.write_secret(path, "one")
+    files.write_secret(path, "two")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert files.read_secret(path) == "two"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_sealing_key_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv(files.SEALING_KEY_VARIABLE, raising=False)
+    with pytest.raises(ConfigurationError, match="no sealing key"):
+        files.sealing_key(tmp_path)
+    made = files.sealing_key(tmp_path, make=True)
+    assert files.sealing_key(tmp_path, make=True) == made
+    assert Sealer(made).open(Sealer(made).seal("x")) == "x"
+    assert stat.S_IMODE(files.sealing_key_file(tmp_path).stat().st_mode) == 0o600
+
+
+def test_the_sealing_key_of_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(files.SEALING_KEY_VARIABLE, "nonsense")
+    with pytest.raises(ConfigurationError, match="not 32 bytes"):
+        files.sealing_key(tmp_path)
+
+
+def test_a_data_directory_has_one_server(tmp_path: Path):
+    with files.lock(tmp_path), pytest.raises(ConfigurationError, match="another `everput serve`"):
+        files.lock(tmp_path)
+    with files.lock(tmp_path):
+        pass
+
+
+def test_a_data_directory_that_is_a_file_is_a_clear_error(tmp_path: Path):
+    (tmp_path / "data").write_text("")
+    with pytest.raises(ConfigurationError, match="can't make the data directory"):
+        files.make_data_dir(tmp_path / "data")
+
+
+def test_a_process_that_keeps_dying_is_started_ever_later_up_to_five_seconds():
+    pauses = Pauses()
+    assert [pauses.after(1.0) for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    assert pauses.after(60.0) == 0.1
+
+
+def test_a_log_line_is_an_event_with_fields():
+    assert (
+        logs.line("process.died", process="worker-1", exit=-9, reason=None) == "process.died process=worker-1 exit=-9"
+    )
+    assert logs.line("x", reason='it said "no"') == "x reason=\"it said 'no'\""
+
+
+def test_a_log_record_of_several_lines_is_one_line(capsys: pytest.CaptureFixture[str]):
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        logs.set_up("worker-1", "info")
+        logging.getLogger("x").info("one\ntwo")
+    finally:
+        root.handlers, root.level = before
+    assert capsys.readouterr().err.endswith("Z INFO worker-1 one two\n")
+
+
+async def collect(lines: Lines) -> list[Line]:
+    return [line async for line in lines]
+
+
+async def test_lines_keep_their_numbers_and_empty_ones_are_counted(tmp_path: Path):
+    (tmp_path / "lines").write_bytes("one\n\ntwo\r\n\nthree ü".encode())
+    with (tmp_path / "lines").open("rb") as file:
+        lines = Lines(file)
+        assert await collect(lines) == [Line(1, "one"), Line(3, "two"), Line(5, "three ü")]
+        assert lines.skipped == 2
+
+
+async def test_a_line_that_can_be_no_message_says_why_and_does_not_end_the_rest(tmp_path: Path):
+    (tmp_path / "lines").write_bytes(b"a" * (LINE_BYTES_MAX + 1) + b"\n\xff\nfine\n" + b"b" * (2 * LINE_BYTES_MAX))
+    with (tmp_path / "lines").open("rb") as file:
+        found = await collect(Lines(file))
+    assert [(line.number, line.fault is None) for line in found] == [(1, False), (2, False), (3, True), (4, False)]
+    assert found[2].text == "fine"
+
+
+async def test_lines_come_from_a_pipe_as_they_are_written():
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb", buffering=0) as source:
+        lines = aiter(Lines(source))
+        os.write(writing, b"one\ntw")
+        assert await anext(lines) == Line(1, "one")
+        os.write(writing, b"o\n")
+        assert await anext(lines) == Line(2, "two")
+        os.close(writing)
+        assert await anext(lines, None) is None

@@ -1,0 +1,140 @@
+"""`everput put` without a network: what is sent again, what is refused, and how a queue is found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+
+import httpx
+import pytest
+
+from broker.errors import ConfigurationError
+from cli import publish
+from cli.lines import Line
+from cli.publish import Publisher, Refusal, Tally, find_queue
+
+QUEUE_ID = "0180994c-b6b2-4d0e-b7ad-414716e83386"
+Answer = httpx.Response | Exception
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(publish, "PAUSE_S_MIN", 0.0)
+
+
+def publisher(handler: Callable[[httpx.Request], httpx.Response], *, give_up_after_s: float = 5.0) -> Publisher:
+    return Publisher(
+        "http://api.test", "key", concurrency=4, give_up_after_s=give_up_after_s, transport=httpx.MockTransport(handler)
+    )
+
+
+def answering(*answers: Answer) -> Callable[[httpx.Request], httpx.Response]:
+    """One after the other; the last one for ever."""
+    left: Iterator[Answer] = iter(answers)
+    last = [answers[-1]]
+
+    def handler(_request: httpx.Request) -> httpx.Response:
+        answer = next(left, last[0])
+        if isinstance(answer, Exception):
+            raise answer
+        return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
+
+    return handler
+
+
+def problem(status: int, detail: str, **headers: str) -> httpx.Response:
+    return httpx.Response(status, json={"title": "t", "status": status, "detail": detail}, headers=headers)
+
+
+OK = httpx.Response(200, json={"message": {"id": "m1", "name": "n"}})
+
+
+@pytest.mark.parametrize(
+    "first", [problem(503, "no"), problem(429, "no"), httpx.ConnectError("no"), httpx.ReadError("no")]
+)
+async def test_what_was_not_answered_for_good_is_sent_again(first: Answer):
+    async with publisher(answering(first, first, OK)) as sending:
+        assert await sending.put(QUEUE_ID, "x") == "m1"
+        assert sending.again == 2
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 415, 422, 500])
+async def test_what_was_refused_is_not_sent_again(status: int):
+    async with publisher(answering(problem(status, "because"))) as sending:
+        assert await sending.put(QUEUE_ID, "x") == Refusal(status, "because")
+        assert sending.again == 0
+
+
+async def test_after_a_while_it_is_given_up_and_the_last_reason_told():
+    async with publisher(answering(problem(503, "Kafka is away")), give_up_after_s=0.05) as sending:
+        refusal = await sending.put(QUEUE_ID, "x")
+    assert isinstance(refusal, Refusal)
+    assert str(refusal) == "503 given up after 0.05 s: Kafka is away"
+
+
+async def test_a_retry_after_beyond_the_deadline_is_not_waited_for():
+    async with publisher(answering(problem(503, "later", **{"retry-after": "60"}))) as sending:
+        assert isinstance(await sending.put(QUEUE_ID, "x"), Refusal)
+        assert sending.again == 0
+
+
+async def test_the_field_at_fault_is_named():
+    answer = httpx.Response(422, json={"title": "t", "errors": [{"pointer": "/data", "detail": "too long"}]})
+    async with publisher(answering(answer)) as sending:
+        assert str(await sending.put(QUEUE_ID, "x")) == "422 t (/data: too long)"
+
+
+async def lines(*given: Line):
+    for line in given:
+        yield line
+
+
+async def test_every_line_is_settled_once_with_its_own_answer():
+    def handler(request: httpx.Request) -> httpx.Response:
+        data = json.loads(request.content)["data"]
+        assert request.headers["x-api-key"] == "key"
+        return problem(422, "no") if data == "bad" else OK
+
+    settled: list[tuple[int, bool]] = []
+    given = [Line(n, "bad" if n % 10 == 0 else "good") for n in range(1, 101)] + [Line(101, "", "not UTF-8")]
+    async with publisher(handler) as sending:
+        await sending.put_all(QUEUE_ID, lines(*given), lambda line, no: settled.append((line.number, no is None)))
+    assert sorted(settled) == [(n, n % 10 != 0 and n != 101) for n in range(1, 102)]
+
+
+def queues(names: Sequence[str]) -> Callable[[httpx.Request], httpx.Response]:
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.method == "PUT":
+            return httpx.Response(200, json={"queue": {"id": "made", "name": json.loads(request.content)["name"]}})
+        if request.url.path == f"/v1/queues/{QUEUE_ID}":
+            return httpx.Response(200, json={"queue": {"id": QUEUE_ID}})
+        page = int(request.url.params.get("cursor", "0"))
+        found = [{"id": f"id-{name}", "name": name} for name in names[page : page + 1]]
+        links = {"next": {"href": f"http://api.test/v1/queues?cursor={page + 1}"}} if page + 1 < len(names) else {}
+        return httpx.Response(200, json={"queues": found, "_links": links})
+
+    return handler
+
+
+async def test_a_queue_is_found_by_its_id_by_its_name_on_a_later_page_or_made():
+    async with publisher(queues(["a", "b", "c"])) as sending:
+        assert await find_queue(sending, QUEUE_ID, create=False) == QUEUE_ID
+        assert await find_queue(sending, "c", create=False) == "id-c"
+        assert await find_queue(sending, "d", create=True) == "made"
+        with pytest.raises(ConfigurationError, match="--create"):
+            await find_queue(sending, "d", create=False)
+
+
+async def test_a_refused_key_and_an_absent_api_are_said_in_a_line():
+    async with publisher(answering(problem(401, "no such key"))) as sending:
+        with pytest.raises(ConfigurationError, match="the API key was refused: 401 no such key"):
+            await find_queue(sending, "q", create=False)
+    async with publisher(answering(httpx.ConnectError("refused")), give_up_after_s=0.02) as sending:
+        with pytest.raises(ConfigurationError, match="the API does not answer"):
+            await find_queue(sending, "q", create=False)
+
+
+def test_a_summary_counts_everything():
+    summary = Tally(put=1200, refused=1, skipped=2, again=3).summary()
+    assert summary.startswith("1,200 put in ")
+    assert summary.endswith(", 1 refused, 2 empty lines skipped, 3 sent again")
