@@ -46,7 +46,7 @@ class Pin:
         return f"{artifact}-{version}.jar"
 
 
-# Brings the jar of a pin into a new file below the empty directory and reports bytes as they come (OSError, RuntimeError).
+# Brings the jar of a pin into a new file below the empty directory, reports bytes as they come (OSError, RuntimeError).
 Fetch = Callable[[Pin, Path, Callable[[int], None]], Path]
 
 

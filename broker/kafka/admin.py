@@ -1,0 +1,161 @@
+"""Brings the topics into being, and refuses a cluster that would lose what is written to it.
+
+For: waiting for the cluster, creating, asking what is there. Not for: the rules (safety.py), the table (topics.py).
+Nothing that exists is altered: what to change is said, and whoever runs the cluster decides."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, for_code
+
+from broker.errors import ConfigurationError, LogUnavailable
+from broker.kafka import safety
+from broker.kafka.client import client_options
+from broker.kafka.topics import Topic, Topics
+from broker.settings import KafkaSettings
+
+_log = logging.getLogger(__name__)
+
+_CLUSTER_WITHIN_S: Final = 30.0
+_BROKERS_WITHIN_S: Final = 10.0
+_RETRY_S: Final = 0.2
+_REQUEST_TIMEOUT_MS: Final = 10_000
+_EXISTS: Final = "TopicAlreadyExistsError"
+
+
+async def ensure_topics(kafka: KafkaSettings, topics: Topics) -> None:
+    """Return when every topic exists, has leaders, and neither they nor the cluster would lose data.
+
+    Any number of processes may do it at once. LogUnavailable: no answer within 30 s.
+    ConfigurationError: all that has to be changed, in one message.
+    """
+    options = client_options(kafka)
+    try:
+        async with asyncio.timeout(_CLUSTER_WITHIN_S), _admin(options) as admin:
+            brokers = await _enough_brokers(admin, kafka)
+            _refuse(list(safety.copies(kafka, brokers)))
+            found = await _created(admin, kafka, topics)
+            _refuse(safety.problems(kafka, topics, await _cluster(admin, topics, found)))
+    except TimeoutError:
+        raise LogUnavailable(
+            f"Kafka at {kafka.bootstrap} did not answer, or its topics had no leaders, within {_CLUSTER_WITHIN_S:.0f} s"
+        ) from None
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise ConfigurationError("this Kafka cluster can't be used as it is:\n- " + "\n- ".join(problems))
+
+
+@asynccontextmanager
+async def _admin(options: dict[str, Any]) -> AsyncIterator[AIOKafkaAdminClient]:
+    """A connected client; tries until it is cancelled."""
+    while True:
+        admin = AIOKafkaAdminClient(**options, request_timeout_ms=_REQUEST_TIMEOUT_MS)
+        try:
+            await admin.start()
+            break
+        except (KafkaError, OSError) as error:
+            _log.info("kafka.waiting error=%s", error)
+            await admin.close()
+            await asyncio.sleep(_RETRY_S)
+        except BaseException:
+            await admin.close()
+            raise
+    try:
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def _enough_brokers(admin: AIOKafkaAdminClient, kafka: KafkaSettings) -> int:
+    """How many there are; a cluster that is just starting gets a moment to become as many as needed."""
+    brokers = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_BROKERS_WITHIN_S):
+            while True:
+                with suppress(KafkaError, OSError):
+                    brokers = len((await admin.describe_cluster())["brokers"])
+                    if brokers >= kafka.replication:
+                        break
+                await asyncio.sleep(_RETRY_S)
+    return brokers
+
+
+async def _created(admin: AIOKafkaAdminClient, kafka: KafkaSettings, topics: Topics) -> Mapping[str, Any]:
+    """The metadata of all topics of the cluster, once ours are among them and all have leaders."""
+    while True:
+        with suppress(KafkaError, OSError):
+            # All topics are listed: asking for one that does not exist would create it on many clusters.
+            found = {one["topic"]: one for one in await admin.describe_topics()}
+            missing = [topic for topic in topics.all() if topic.name not in found]
+            if missing:
+                await _create(admin, kafka, missing)
+            elif all(_is_led(found[topic.name]) for topic in topics.all()):
+                return found
+        await asyncio.sleep(_RETRY_S)
+
+
+def _is_led(topic: Mapping[str, Any]) -> bool:
+    return topic["error_code"] == 0 and all(
+        one["error_code"] == 0 and one["leader"] >= 0 for one in topic["partitions"]
+    )
+
+
+async def _create(admin: AIOKafkaAdminClient, kafka: KafkaSettings, missing: list[Topic]) -> None:
+    wanted = [NewTopic(one.name, one.partitions, kafka.replication, topic_configs=one.config) for one in missing]
+    answer = await admin.create_topics(wanted, timeout_ms=_REQUEST_TIMEOUT_MS)
+    for name, code, message in answer.topic_errors:
+        error = for_code(code)
+        if code == 0:
+            _log.info("topic.created name=%s", name)
+        elif error.__name__ != _EXISTS and not getattr(error, "retriable", False):  # another process may be quicker
+            raise ConfigurationError(f"Kafka does not create topic {name}: {message or error.__name__}")
+
+
+async def _cluster(admin: AIOKafkaAdminClient, topics: Topics, found: Mapping[str, Any]) -> safety.Cluster:
+    """The facts that safety.problems judges."""
+    names = [topic.name for topic in topics.all()]
+    brokers = [one["node_id"] for one in (await admin.describe_cluster())["brokers"]]
+    configs = await _configs(admin, names, brokers)
+    kept = {*names, safety.OFFSETS_TOPIC}
+    return safety.Cluster(
+        brokers={node: configs.get(str(node), {}) for node in brokers},
+        topics={
+            name: safety.FoundTopic(
+                partitions=len(topic["partitions"]),
+                replication=min(len(one["replicas"]) for one in topic["partitions"]),
+                config=configs.get(name, {}),
+            )
+            for name, topic in found.items()
+            if name in kept
+        },
+    )
+
+
+async def _configs(admin: AIOKafkaAdminClient, names: list[str], brokers: list[int]) -> dict[str, dict[str, str]]:
+    """By topic name or node id; without those that this user may not read, which is logged."""
+    wanted = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+    asked = dict.fromkeys(safety.BROKER_SETTINGS, "")
+    wanted += [ConfigResource(ConfigResourceType.BROKER, str(node), asked) for node in brokers]
+    while True:
+        try:
+            answers = await admin.describe_configs(wanted)
+            break
+        except (KafkaError, OSError) as error:
+            _log.info("kafka.waiting error=%s", error)
+            await asyncio.sleep(_RETRY_S)
+    configs: dict[str, dict[str, str]] = {}
+    for code, message, _kind, name, entries in (resource for answer in answers for resource in answer.resources):
+        if code != 0:
+            _log.warning("kafka.unchecked resource=%s error=%s", name, message or for_code(code).__name__)
+            continue
+        configs[name] = {entry[0]: entry[1] for entry in entries if entry[1] is not None}
+    return configs

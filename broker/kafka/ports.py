@@ -1,0 +1,29 @@
+"""Free ports on loopback for the embedded Kafka.
+
+For: picking one that stays usable. Not for: keeping it reserved: whoever binds it first has it."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from typing import Final
+
+from broker.errors import ConfigurationError
+
+# Below every system's ephemeral ports. While Kafka is down for a moment, a client that connects to an ephemeral port of
+# its own machine can be given that same port as its source, meet itself, and keep Kafka from getting it back.
+_PORTS: Final = range(20_000, 32_000)
+
+
+def free_port() -> int:
+    """A loopback port that nothing listens on now."""
+    for _ in range(100):
+        port = _PORTS[secrets.randbelow(len(_PORTS))]
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise ConfigurationError(f"no free port on 127.0.0.1 between {_PORTS.start} and {_PORTS.stop - 1}")

