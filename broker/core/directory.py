@@ -71,110 +71,175 @@ class Directory:
         self.queues: dict[str, Queue] = {}
         self.queues_by_name: dict[tuple[str, str], Queue] = {}
         self.listeners: dict[str, Listener] = {}
+        self.listeners_by_name: dict[tuple[str, str], Listener] = {}
+        self._queues_of: dict[str, dict[str, Queue]] = {}
 
     def queue(self, organization_id: str, queue_id: str) -> Queue | None:
         """The queue, if it is this organization's."""
         found = self.queues.get(queue_id)
         return found if found is not None and found.organization_id == organization_id else None
 
+    def listener(self, organization_id: str, listener_id: str) -> Listener | None:
+        """The listener, if it is this organization's."""
+        found = self.listeners.get(listener_id)
+        return found if found is not None and found.organization_id == organization_id else None
+
     def queues_of(self, organization_id: str) -> Iterator[Queue]:
         """In the order they were created."""
-        return (queue for queue in self.queues.values() if queue.organization_id == organization_id)
+        return iter(self._queues_of.get(organization_id, {}).values())
 
-    def apply(self, event: Event) -> None:
-        """Fold one event; never refuses: what makes no sense any more (a taken name, an id that is gone) changes nothing."""
+    def apply(self, event: Event) -> bool:
+        """Fold one event; never refuses: what makes no sense any more (a taken name, an id that is gone) changes nothing.
+
+        False when the event was passed over in that way.
+        """
         match event:
             case ev.OrganizationCreated():
-                self.organizations.setdefault(
-                    event.organization_id, Organization(id=event.organization_id, name=event.name)
-                )
+                return self._organization_created(event)
             case ev.KeyCreated():
-                if event.key_id not in self.keys and event.organization_id in self.organizations:
-                    key = Key(
-                        id=event.key_id,
-                        organization_id=event.organization_id,
-                        name=event.name,
-                        prefix=event.prefix,
-                        secret_sha256=event.secret_sha256,
-                        scopes=event.scopes,
-                        created_at_ms=event.at_ms,
-                    )
-                    self.keys[key.id] = self.keys_by_sha256[key.secret_sha256] = key
+                return self._key_created(event)
             case ev.KeyRevoked():
-                if (revoked := self.keys.pop(event.key_id, None)) is not None:
-                    del self.keys_by_sha256[revoked.secret_sha256]
+                return self._key_revoked(event)
             case ev.QueueCreated():
-                name = (event.organization_id, event.name)
-                if name not in self.queues_by_name and event.queue_id not in self.queues:
-                    queue = Queue(
-                        id=event.queue_id,
-                        organization_id=event.organization_id,
-                        name=event.name,
-                        created_at_ms=event.at_ms,
-                    )
-                    self.queues[queue.id] = self.queues_by_name[name] = queue
+                return self._queue_created(event)
             case ev.QueueRenamed():
-                renamed = self.queue(event.organization_id, event.queue_id)
-                name = (event.organization_id, event.name)
-                if renamed is not None and name not in self.queues_by_name:
-                    del self.queues_by_name[renamed.organization_id, renamed.name]
-                    renamed.name = event.name
-                    self.queues_by_name[name] = renamed
+                return self._queue_renamed(event)
             case ev.QueueDeleted():
-                if self.queue(event.organization_id, event.queue_id) is not None:
-                    gone = self.queues.pop(event.queue_id)
-                    del self.queues_by_name[gone.organization_id, gone.name]
-                    for listener_id in gone.listeners:
-                        del self.listeners[listener_id]
+                return self._queue_deleted(event)
             case ev.ListenerCreated():
-                self._listener_created(event)
+                return self._listener_created(event)
             case ev.ListenerUpdated():
-                self._listener_changed(
-                    event.listener_id,
-                    name=event.name,
-                    notify_url=event.notify_url,
-                    liveness_url=event.liveness_url,
-                    settings=event.settings,
-                )
+                return self._listener_updated(event)
             case ev.ListenerPaused():
-                self._listener_changed(event.listener_id, paused=event.reason)
+                return self._listener_paused(event, event.reason)
             case ev.ListenerResumed():
-                self._listener_changed(event.listener_id, paused=None)
+                return self._listener_paused(event, None)
             case ev.ListenerDeleted():
-                if (ended := self.listeners.pop(event.listener_id, None)) is not None:
-                    del self.queues[ended.queue_id].listeners[ended.id]
+                return self._listener_deleted(event)
             case _:
-                pass
+                return False
 
-    def _listener_created(self, event: ev.ListenerCreated) -> None:
-        queue = self.queue(event.organization_id, event.queue_id)
-        if queue is None or event.listener_id in self.listeners:
-            return
-        if any(other.name == event.name for other in queue.listeners.values()):
-            return
-        listener = Listener(
-            id=event.listener_id,
+    def _organization_created(self, event: ev.OrganizationCreated) -> bool:
+        if event.organization_id in self.organizations:
+            return False
+        self.organizations[event.organization_id] = Organization(id=event.organization_id, name=event.name)
+        return True
+
+    def _key_created(self, event: ev.KeyCreated) -> bool:
+        taken = event.key_id in self.keys or event.secret_sha256 in self.keys_by_sha256
+        if taken or event.organization_id not in self.organizations:
+            return False
+        key = Key(
+            id=event.key_id,
             organization_id=event.organization_id,
-            queue_id=event.queue_id,
             name=event.name,
-            notify_url=event.notify_url,
-            liveness_url=event.liveness_url,
-            sealed_secret=event.sealed_secret,
-            start_offsets=event.start_offsets,
-            settings=event.settings,
+            prefix=event.prefix,
+            secret_sha256=event.secret_sha256,
+            scopes=event.scopes,
             created_at_ms=event.at_ms,
         )
-        queue.listeners[listener.id] = self.listeners[listener.id] = listener
+        self.keys[key.id] = self.keys_by_sha256[key.secret_sha256] = key
+        return True
 
-    def _listener_changed(self, listener_id: str, **values: object) -> None:
-        listener = self.listeners.get(listener_id)
+    def _key_revoked(self, event: ev.KeyRevoked) -> bool:
+        key = self.keys.get(event.key_id)
+        if key is None or key.organization_id != event.organization_id:
+            return False
+        del self.keys[key.id], self.keys_by_sha256[key.secret_sha256]
+        return True
+
+    def _queue_created(self, event: ev.QueueCreated) -> bool:
+        name = (event.organization_id, event.name)
+        if name in self.queues_by_name or event.queue_id in self.queues:
+            return False
+        queue = Queue(
+            id=event.queue_id,
+            organization_id=event.organization_id,
+            name=event.name,
+            created_at_ms=event.at_ms,
+        )
+        self.queues[queue.id] = self.queues_by_name[name] = queue
+        self._queues_of.setdefault(queue.organization_id, {})[queue.id] = queue
+        return True
+
+    def _queue_renamed(self, event: ev.QueueRenamed) -> bool:
+        queue = self.queue(event.organization_id, event.queue_id)
+        name = (event.organization_id, event.name)
+        if queue is None or self.queues_by_name.get(name, queue) is not queue:
+            return False
+        del self.queues_by_name[queue.organization_id, queue.name]
+        queue.name = event.name
+        self.queues_by_name[name] = queue
+        return True
+
+    def _queue_deleted(self, event: ev.QueueDeleted) -> bool:
+        queue = self.queue(event.organization_id, event.queue_id)
+        if queue is None:
+            return False
+        del self.queues[queue.id], self.queues_by_name[queue.organization_id, queue.name]
+        del self._queues_of[queue.organization_id][queue.id]
+        for listener in queue.listeners.values():
+            del self.listeners[listener.id], self.listeners_by_name[queue.id, listener.name]
+        return True
+
+    def _listener_created(self, event: ev.ListenerCreated) -> bool:
+        queue = self.queue(event.organization_id, event.queue_id)
+        taken = event.listener_id in self.listeners or (event.queue_id, event.name) in self.listeners_by_name
+        if queue is None or taken:
+            return False
+        self._put_listener(
+            Listener(
+                id=event.listener_id,
+                organization_id=event.organization_id,
+                queue_id=event.queue_id,
+                name=event.name,
+                notify_url=event.notify_url,
+                liveness_url=event.liveness_url,
+                sealed_secret=event.sealed_secret,
+                start_offsets=event.start_offsets,
+                settings=event.settings,
+                created_at_ms=event.at_ms,
+            )
+        )
+        return True
+
+    def _listener_updated(self, event: ev.ListenerUpdated) -> bool:
+        listener = self.listener(event.organization_id, event.listener_id)
         if listener is None:
-            return
-        siblings = self.queues[listener.queue_id].listeners
-        name = values.get("name", listener.name)
-        if any(other.name == name and other.id != listener_id for other in siblings.values()):
-            return
-        siblings[listener_id] = self.listeners[listener_id] = replace(listener, **values)  # type: ignore[arg-type]
+            return False
+        holder = self.listeners_by_name.get((listener.queue_id, event.name), listener)
+        if holder is not listener:
+            return False
+        del self.listeners_by_name[listener.queue_id, listener.name]
+        self._put_listener(
+            replace(
+                listener,
+                name=event.name,
+                notify_url=event.notify_url,
+                liveness_url=event.liveness_url,
+                settings=event.settings,
+            )
+        )
+        return True
+
+    def _listener_paused(self, event: ev.ListenerPaused | ev.ListenerResumed, reason: str | None) -> bool:
+        listener = self.listener(event.organization_id, event.listener_id)
+        if listener is None:
+            return False
+        self._put_listener(replace(listener, paused=reason))
+        return True
+
+    def _listener_deleted(self, event: ev.ListenerDeleted) -> bool:
+        listener = self.listener(event.organization_id, event.listener_id)
+        if listener is None:
+            return False
+        del self.listeners[listener.id], self.listeners_by_name[listener.queue_id, listener.name]
+        del self.queues[listener.queue_id].listeners[listener.id]
+        return True
+
+    def _put_listener(self, listener: Listener) -> None:
+        self.queues[listener.queue_id].listeners[listener.id] = listener
+        self.listeners[listener.id] = self.listeners_by_name[listener.queue_id, listener.name] = listener
 
     def state_hash(self) -> str:
         """SHA-256 over everything, in a canonical order: equal folds have equal hashes."""

@@ -163,6 +163,26 @@ class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempte
     next_at_ms: int | None
 
 
+class DeliveryParked(Event, frozen=True, kw_only=True, tag="delivery.parked"):
+    """No attempt is left; kept in `outstanding`, with the message, until it is redriven or cancelled.
+
+    number: attempts made. status, error: of the last one.
+    """
+
+    listener_id: str
+    queue_id: str
+    message_id: str
+    partition: int
+    offset: int
+    number: int
+    status: int | None
+    error: str | None
+    put_at_ms: int
+    name: str
+    data: str
+    key: str | None = None
+
+
 ControlEvent = (
     OrganizationCreated
     | KeyCreated
@@ -176,7 +196,7 @@ ControlEvent = (
     | ListenerResumed
     | ListenerDeleted
 )
-AnyEvent = ControlEvent | MessagePut | DeliveriesSettled | DeliveryAttempted
+AnyEvent = ControlEvent | MessagePut | DeliveriesSettled | DeliveryAttempted | DeliveryParked
 
 Fields = dict[str, Any]
 Upcaster = Callable[[Fields], Fields]

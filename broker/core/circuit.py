@@ -1,0 +1,70 @@
+"""Whether a listener is let alone: closed (attempts flow), open (only its liveness_url is asked), probation.
+
+For: the decision, from answers and probes, with the clock passed in. Not for: asking (broker/delivery/liveness.py).
+
+    closed --[TRIP_AFTER faults in a row]--> open --[a good probe]--> probation --[enough successes]--> closed
+                                              ^------------[a fault]-----'
+
+While it is open no attempt is spent. Probation lets few attempts through and doubles with each success. A listener
+whose liveness_url answers well and whose notify_url fails all the same is probed less and less often.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+TRIP_AFTER: Final = 5
+PROBE_MS_FIRST: Final = 500
+PROBE_MS_MAX: Final = 10_000
+PROBATION_FIRST: Final = 2
+PROBATION_DONE: Final = 16
+
+
+class State(Enum):
+    CLOSED = "closed"
+    OPEN = "open"
+    PROBATION = "probation"
+
+
+class Circuit:
+    """allowance: attempts that may be under way at once; None: as the flow allows. probe_at_ms: the next probe."""
+
+    __slots__ = ("allowance", "faults", "probe_at_ms", "relapses", "state")
+
+    def __init__(self) -> None:
+        self.state = State.CLOSED
+        self.faults = 0
+        self.relapses = 0
+        self.probe_at_ms = 0
+        self.allowance: int | None = None
+
+    def succeeded(self) -> None:
+        """An attempt was answered, and not with the listener's fault."""
+        self.faults = 0
+        if self.state is State.PROBATION and self.allowance is not None:
+            self.allowance *= 2
+            if self.allowance >= PROBATION_DONE:
+                self.state, self.allowance, self.relapses = State.CLOSED, None, 0
+
+    def failed(self, at_ms: int) -> bool:
+        """An attempt failed by the listener's fault. Whether the circuit has opened by it."""
+        self.faults += 1
+        if self.state is State.OPEN or (self.state is State.CLOSED and self.faults < TRIP_AFTER):
+            return False
+        if self.state is State.PROBATION:
+            self.relapses += 1
+        self.state, self.allowance = State.OPEN, 0
+        self.probe_at_ms = at_ms + min(PROBE_MS_MAX, PROBE_MS_FIRST << min(self.relapses, 10))
+        return True
+
+    def probed(self, *, alive: bool, at_ms: int, interval_ms: int) -> bool:
+        """The liveness_url was asked. interval_ms: until it is asked again. Whether attempts may flow again."""
+        if self.state is not State.OPEN:
+            return False
+        if alive:
+            self.state, self.allowance, self.faults = State.PROBATION, PROBATION_FIRST, 0
+            return True
+        self.relapses = 0  # it is down for good reason: serve it at once when it is back
+        self.probe_at_ms = at_ms + interval_ms
+        return False

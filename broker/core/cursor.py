@@ -1,0 +1,103 @@
+"""A stream's cursor as it is kept in Kafka: an offset that every Kafka tool understands, and metadata that says more.
+
+For: the two, back and forth. The committed offset is the lowest that is not settled, so a reader that knows nothing
+of the metadata repeats some deliveries and skips none. Not for: storing it (broker/kafka/cursors.py).
+
+Metadata, version 1: `1 <open> <pending> <oldest_at_ms> <state> <error>`, with `-` for what there is none of.
+<open> is unpadded url-safe base64 of unsigned LEB128 varints: top - offset, then the open offsets, each as the
+distance to the one before (the first to the committed offset). OPEN_MAX of them fit Kafka's 4,096 bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import Final
+
+OPEN_MAX: Final = 512
+METADATA_BYTES_MAX: Final = 4096  # Kafka's offset.metadata.max.bytes, at its default
+_VERSION: Final = "1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cursor:
+    """top: every own offset below it was taken. open: those of them that are not settled, ascending, all below top.
+
+    pending: own messages known to wait, open ones included. oldest_at_ms: since when the oldest does.
+    state: `live` or `down`. error: the last attempt's, in a word, None when the last one succeeded.
+    """
+
+    top: int
+    open: tuple[int, ...] = ()
+    pending: int = 0
+    oldest_at_ms: int | None = None
+    state: str = "live"
+    error: str | None = None
+
+    @property
+    def offset(self) -> int:
+        """What is committed: every offset below it is settled."""
+        return self.open[0] if self.open else self.top
+
+    def settled(self, offset: int) -> bool:
+        """Whether the message at this offset is settled, if it is this stream's at all."""
+        return offset < self.top and offset not in self.open
+
+    def metadata(self) -> str:
+        """At most METADATA_BYTES_MAX bytes when there are at most OPEN_MAX open offsets."""
+        numbers = [self.top - self.offset]
+        before = self.offset
+        for offset in self.open:
+            numbers.append(offset - before)
+            before = offset
+        packed = base64.urlsafe_b64encode(b"".join(map(_varint, numbers))).rstrip(b"=").decode()
+        oldest = "-" if self.oldest_at_ms is None else str(self.oldest_at_ms)
+        return f"{_VERSION} {packed} {self.pending} {oldest} {self.state} {self.error or '-'}"
+
+    @classmethod
+    def from_metadata(cls, offset: int, text: str) -> Cursor:
+        """The cursor again. Metadata that is not ours (a tool reset the offset) counts for nothing."""
+        try:
+            version, packed, pending, oldest, state, error = text.split(" ")
+            if version != _VERSION:
+                return cls(top=offset)
+            to_top, *distances = _numbers(base64.b64decode(packed + "=" * (-len(packed) % 4), b"-_", validate=True))
+        except (ValueError, binascii.Error):
+            return cls(top=offset)
+        opened: list[int] = []
+        at = offset
+        for distance in distances:
+            at += distance
+            opened.append(at)
+        return cls(
+            top=offset + to_top,
+            open=tuple(opened),
+            pending=int(pending),
+            oldest_at_ms=None if oldest == "-" else int(oldest),
+            state=state,
+            error=None if error == "-" else error,
+        )
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _numbers(packed: bytes) -> list[int]:
+    numbers: list[int] = []
+    number = shift = 0
+    for byte in packed:
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            numbers.append(number)
+            number = shift = 0
+    if shift or not numbers:
+        raise ValueError("the varints end in the middle")
+    return numbers

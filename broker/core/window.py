@@ -1,0 +1,139 @@
+"""One stream's place in its partition: what is taken, what is settled, what waits to be read.
+
+For: which offsets a stream takes, from the tail or from a catch-up reader, and what its cursor may say. Pure; the
+deliveries themselves are opaque. Not for: sending, retrying, or when there is room (broker/delivery/courier.py).
+
+A partition's offsets, for one stream (own offsets only; another queue's do not count):
+
+    settled, or open | behind: noted, not taken | not known: must be scanned | not written yet
+    .................|..........................|...........................|
+                     top                        scan_from                   the tail
+
+Rule 1: an own offset is settled, open, behind, or at or after scan_from. Nothing is ever between the chairs.
+Rule 2: every open offset is below every one behind, and those are below scan_from.
+Rule 3: a stream with nothing behind and no scan_from is *attached*: the tail tells it of every own offset. Any other
+        one is told by catch-up readers, which begin at wanted() and never read past the tail.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Final, Generic, TypeVar
+
+from broker.core.cursor import OPEN_MAX, Cursor
+
+BEHIND_MAX: Final = 4096  # offsets noted per stream; beyond, the log is scanned again
+
+D = TypeVar("D")
+
+
+class Window(Generic[D]):
+    """open: by offset, the deliveries taken and not settled. begin: own offsets below it are not this stream's.
+
+    missing: open offsets whose message must be read again. behind, scan_from: see the picture above.
+    """
+
+    __slots__ = ("begin", "behind", "missing", "open", "scan_from")
+
+    def __init__(self, *, begin: int = 0, scan_from: int | None = None) -> None:
+        self.begin = begin
+        self.scan_from = scan_from
+        self.open: dict[int, D] = {}
+        self.behind: deque[int] = deque()
+        self.missing: set[int] = set()
+
+    def restore(self, cursor: Cursor, tail: int, opened: Iterable[tuple[int, D]]) -> None:
+        """Stand where a cursor says, with the tail reader at this offset. opened: a delivery per open offset."""
+        self.open = dict(opened)
+        self.missing = set(self.open)
+        if cursor.top < tail:
+            self.scan_from = cursor.top
+        else:
+            self.begin = cursor.top
+
+    @property
+    def attached(self) -> bool:
+        return self.scan_from is None and not self.behind
+
+    def idle(self, tail: int) -> bool:
+        """Whether the tail's place says all there is to say of this stream."""
+        return not self.open and not self.behind and self.scan_from is None and self.begin <= tail
+
+    @property
+    def full(self) -> bool:
+        """Whether the cursor could not name one more open offset."""
+        return len(self.open) >= OPEN_MAX
+
+    def seen(self, offset: int, delivery: D | None) -> bool:
+        """The tail is at an own offset. delivery: None when there is no room. Whether the stream took it."""
+        if offset < self.begin or self.scan_from is not None:
+            return False
+        if delivery is not None and not self.behind:
+            self.open[offset] = delivery
+            return True
+        if len(self.behind) < BEHIND_MAX:
+            self.behind.append(offset)
+        else:
+            self.scan_from = offset
+        return False
+
+    def wanted(self) -> int | None:
+        """Where a catch-up reader should read for this stream; None when it lacks nothing."""
+        if self.missing:
+            return min(self.missing)
+        return self.behind[0] if self.behind else self.scan_from
+
+    def may_take(self, offset: int) -> bool:
+        """Whether fed() would put this own offset among the open ones, if there is room."""
+        if self.behind:
+            return offset == self.behind[0]
+        return self.scan_from is not None and offset >= self.scan_from
+
+    def take(self, offset: int, delivery: D) -> None:
+        """A catch-up reader brings an own offset that may_take() allows."""
+        if self.behind:
+            self.behind.popleft()
+        else:
+            self.scan_from = offset + 1
+        self.open[offset] = delivery
+
+    def passed(self, start: int, end: int, tail: int) -> None:
+        """A catch-up reader has brought all own offsets in [start, end), and each was taken, or had been before."""
+        if self.scan_from is not None and start <= self.scan_from:
+            self.scan_from = max(self.scan_from, end)
+            if self.scan_from >= tail:
+                self.scan_from = None
+
+    def gone(self, offset: int) -> None:
+        """The log does not hold this own offset any more: there is nothing to deliver."""
+        self.missing.discard(offset)
+        if self.behind and self.behind[0] == offset:
+            self.behind.popleft()
+        self.open.pop(offset, None)
+
+    def found(self, offset: int) -> D | None:
+        """A catch-up reader brings an own offset: the open delivery that was missing its message, if there is one."""
+        if offset not in self.missing:
+            return None
+        self.missing.remove(offset)
+        return self.open[offset]
+
+    def forget(self, offsets: Iterable[int]) -> None:
+        """These open offsets' messages were let go, to save memory; they must be read again."""
+        self.missing.update(offsets)
+
+    def settle(self, offset: int) -> D | None:
+        """The delivery is delivered, parked or cancelled; None when it was not open (a late answer)."""
+        self.missing.discard(offset)
+        return self.open.pop(offset, None)
+
+    def top(self, tail: int) -> int:
+        """Every own offset below it was taken, with the tail reader at this offset."""
+        if self.behind:
+            return self.behind[0]
+        return max(tail, self.begin) if self.scan_from is None else self.scan_from
+
+    def opened(self) -> tuple[int, ...]:
+        """The open offsets, ascending."""
+        return tuple(sorted(self.open))

@@ -1,0 +1,512 @@
+"""A courier: what one worker keeps for one listener, over all the partitions it owns.
+
+For: its ready deliveries, the attempts under way, its connections, limit and circuit, and what an answer means. It
+holds a bounded number of messages; a stream it has no room for is *lagging* and is brought back by a catch-up reader.
+Not for: reading the log (readers.py), the cursor's arithmetic (broker/core/window.py), probing (liveness.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import random
+from typing import Final
+
+from broker.core.circuit import Circuit, State
+from broker.core.cursor import Cursor
+from broker.core.directory import Listener, Queue
+from broker.core.events import DeliveriesSettled, DeliveryAttempted, Event
+from broker.core.flow import Flow
+from broker.core.retry import RetryPolicy, next_at_ms
+from broker.core.signing import signature
+from broker.core.window import Window
+from broker.delivery.guard import Resolver, Target, parse_url
+from broker.delivery.http import ConnectFailed, Connection, connect
+from broker.delivery.message import Message
+from broker.errors import UnknownEvent
+
+log = logging.getLogger(__name__)
+
+HELD_MAX: Final = 512  # messages a courier holds, ready, under way or waiting for a retry
+HELD_BYTES_MAX: Final = 4 << 20
+_REFILL_BELOW: Final = HELD_MAX // 2
+_IDLE_CONNECTIONS_S: Final = 30.0
+_PUSH_BACK_S_MAX: Final = 60
+_HEADERS_OURS: Final = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})
+
+
+class Delivery:
+    """The duty to bring one message to one listener. message: None while it must be read again.
+
+    number: attempts begun. again: it went again at once, on a new connection. turn: it is the one of its ordering key.
+    """
+
+    __slots__ = ("again", "message", "number", "offset", "stream", "turn")
+
+    def __init__(self, stream: Stream, offset: int, message: Message | None) -> None:
+        self.stream = stream
+        self.offset = offset
+        self.message = message
+        self.number = 0
+        self.again = False
+        self.turn = False
+
+
+class Stream:
+    """The delivery of one partition's messages to one listener.
+
+    rows: first attempts that succeeded, for the next checkpoint (DeliveriesSettled.rows). attempts: all others.
+    dirty: changed since the last checkpoint. requested: a catch-up reader will come. alive: the partition is owned.
+    """
+
+    __slots__ = ("alive", "attempts", "courier", "dirty", "partition", "requested", "rows", "window")
+
+    def __init__(self, courier: Courier, partition: int, window: Window[Delivery]) -> None:
+        self.courier = courier
+        self.partition = partition
+        self.window = window
+        self.rows: list[tuple[int, int, int, int]] = []
+        self.attempts: list[DeliveryAttempted] = []
+        self.dirty = False
+        self.requested = False
+        self.alive = True
+
+    def cursor(self, tail: int) -> Cursor:
+        """Where the stream is, with the tail reader of its partition at this offset."""
+        window = self.window
+        oldest = min((d.message.put_at_ms for d in window.open.values() if d.message is not None), default=None)
+        return Cursor(
+            top=window.top(tail),
+            open=window.opened(),
+            pending=len(window.open) + len(window.behind),
+            oldest_at_ms=oldest,
+            state="down" if self.courier.circuit.state is State.OPEN else "live",
+            error=self.courier.error,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Depot:
+    """What a courier needs of its worker.
+
+    touched: a stream became dirty. lagging: a stream needs a catch-up reader. active: a courier wants its tick().
+    park: no attempt is left. gone: the listener answered 410.
+    """
+
+    resolver: Resolver
+    tls: ssl.SSLContext
+    touched: Callable[[Stream], None]
+    lagging: Callable[[Stream], None]
+    active: Callable[[Courier], None]
+    park: Callable[[Delivery, int | None, str | None], None]
+    gone: Callable[[Listener], None]
+
+
+def now_ms() -> int:
+    """Milliseconds since the UTC epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class Courier:
+    """One per listener and worker. key: the signing secret's bytes. Is the Owner of its connections."""
+
+    def __init__(self, depot: Depot, queue: Queue, listener: Listener, key: bytes, *, share: float) -> None:
+        self.depot = depot
+        self.queue = queue
+        self.listener = listener
+        self.streams: dict[int, Stream] = {}
+        self.behind: set[Stream] = set()
+        self.circuit = Circuit()
+        self.flow = Flow(listener.settings.max_in_flight)
+        self.error: str | None = None
+        self.sending = True  # False: hand-over or shut-down; what is under way may finish
+        self._key = key
+        self._ready: deque[Delivery] = deque()
+        self._retries: list[tuple[int, int, Delivery]] = []
+        self._turns: dict[str, deque[Delivery]] = {}  # by ordering key: who waits for the one whose turn it is
+        self._active = False
+        self._under_way: dict[Connection, None] = {}  # in the order they were sent
+        self._connecting: dict[asyncio.Task[None], Delivery] = {}
+        self._idle: list[Connection] = []
+        self._held = 0
+        self._held_bytes = 0
+        self._pushed_back_until_ms = 0
+        self._loop = asyncio.get_running_loop()
+        self.update(listener, share=share)
+
+    def update(self, listener: Listener, *, share: float) -> None:
+        """The listener's settings, or this worker's share of the partitions (0 to 1), have changed."""
+        settings = listener.settings
+        paused_before, self.listener = self.listener.paused, listener
+        self._target: Target = parse_url(listener.notify_url)
+        self._timeout_s = settings.timeout_ms / 1000
+        self._policy = RetryPolicy(max_attempts=settings.max_attempts, max_age_ms=settings.max_age_s * 1000)
+        self.flow.resize(max(1, round(settings.max_in_flight * share)))
+        extra = "".join(
+            f"{name}: {value}\r\n" for name, value in settings.headers.items() if name.lower() not in _HEADERS_OURS
+        )
+        self._head = (
+            f"POST {self._target.target} HTTP/1.1\r\nhost: {self._target.authority}\r\nuser-agent: everput\r\n"
+            f"content-type: application/json\r\n{extra}"
+        ).encode("latin-1")
+        for connection in self._idle:
+            connection.close()  # it may lead to the old address
+        self._idle.clear()
+        if listener.paused is not None:
+            self.stand_down()
+        elif paused_before is not None:
+            self.wake()
+
+    # What it has room for
+
+    def room(self) -> bool:
+        """Whether it can take one more message now."""
+        return (
+            self._held < HELD_MAX
+            and self._held_bytes < HELD_BYTES_MAX
+            and self.circuit.state is not State.OPEN
+            and self.listener.paused is None
+        )
+
+    def accept(self, delivery: Delivery, message: Message) -> None:
+        """Take a message; room() was True. It is sent as soon as the limits allow."""
+        delivery.message = message
+        self._held += 1
+        self._held_bytes += message.size
+        self._ready.append(delivery)
+        if not self._active:
+            self._active = True
+            self.depot.active(self)
+        if len(self._under_way) + len(self._connecting) < self.flow.limit:
+            self.pump()
+
+    def pump(self) -> None:
+        """Begin as many attempts as the limits allow."""
+        if not self.sending or self.circuit.state is State.OPEN or self._pushed_back_until_ms:
+            return
+        limit = self.flow.limit
+        if self.circuit.allowance is not None:
+            limit = min(limit, self.circuit.allowance)
+        while self._ready and len(self._under_way) + len(self._connecting) < limit:
+            delivery = self._ready.popleft()
+            if not self._may_go(delivery):
+                continue
+            if self._idle:
+                self._send(self._idle.pop(), delivery)
+            else:
+                task = self._loop.create_task(self._connect(delivery))
+                self._connecting[task] = delivery
+                task.add_done_callback(self._connecting.pop)
+
+    def _may_go(self, delivery: Delivery) -> bool:
+        """Its turn among the messages of its ordering key; an undecodable message is settled here, loudly."""
+        message = delivery.message
+        if message is None or not delivery.stream.alive:
+            return False
+        try:
+            message.body(self.queue)
+        except UnknownEvent:
+            log.exception("delivery.undecodable listener=%s message=%s", self.listener.id, message.id.decode())
+            self.depot.park(delivery, None, "undecodable")
+            return False
+        if message.key is None or delivery.turn:
+            return True
+        waiting = self._turns.get(message.key)
+        if waiting is not None:
+            waiting.append(delivery)
+            return False
+        self._turns[message.key] = deque()
+        delivery.turn = True
+        return True
+
+    async def _connect(self, delivery: Delivery) -> None:
+        try:
+            connection = await connect(self, self._target, self.depot.resolver, self.depot.tls)
+        except ConnectFailed as error:
+            delivery.number += 1
+            self._failed(delivery, None, str(error), 0, None)
+        else:
+            self._send(connection, delivery)
+        finally:
+            self._loop.call_soon(self.pump)
+
+    def _send(self, connection: Connection, delivery: Delivery) -> None:
+        message = delivery.message
+        if message is None:
+            self._idle.append(connection)
+            return
+        delivery.number += 1
+        body = message.body(self.queue)
+        timestamp = b"%d" % time.time()
+        signed = signature(self._key, message_id=message.id, timestamp=timestamp, body=body)
+        self._under_way[connection] = None
+        connection.send(
+            b"%bwebhook-id: %b\r\nwebhook-timestamp: %b\r\nwebhook-signature: %b\r\neverput-attempt: %d\r\n"
+            b"content-length: %d\r\n\r\n%b"
+            % (self._head, message.id, timestamp, signed, delivery.number, len(body), body),
+            delivery,
+            self._loop.time(),
+        )
+
+    # What its connections tell (http.Owner)
+
+    def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None:
+        delivery: Delivery = connection.work
+        took_ms = int((self._loop.time() - connection.at) * 1000)
+        if not 200 <= status < 300:
+            self._failed(delivery, status, None, took_ms, retry_after_s)
+            return
+        stream = delivery.stream
+        if delivery.number == 1:
+            stream.rows.append((delivery.offset, now_ms(), status, took_ms))
+        else:
+            self._record(delivery, "delivered", status, None, took_ms, None)
+        self.flow.succeeded()
+        circuit = self.circuit
+        if circuit.faults or circuit.allowance is not None:
+            circuit.succeeded()
+        self.error = None
+        self.settle(delivery)
+
+    def failed(self, connection: Connection, error: str) -> None:
+        delivery: Delivery = connection.work
+        if error == "closed" and connection.used and connection.fresh and not delivery.again:
+            # The listener closed an idle connection while the request was on its way: not its fault, go again at once.
+            delivery.again = True
+            delivery.number -= 1
+            self._ready.appendleft(delivery)
+            return
+        self._failed(delivery, None, error, int((self._loop.time() - connection.at) * 1000), None)
+
+    def released(self, connection: Connection) -> None:
+        self._under_way.pop(connection, None)
+        self._idle.append(connection)
+        connection.at = self._loop.time()
+        self.pump()
+        if self.behind and self._held < _REFILL_BELOW:
+            self.refill()
+
+    def lost(self, connection: Connection) -> None:
+        if connection in self._under_way:
+            del self._under_way[connection]
+            self._loop.call_soon(self.pump)
+        elif connection in self._idle:
+            self._idle.remove(connection)
+
+    # What follows
+
+    def settle(self, delivery: Delivery) -> None:
+        """The delivery is delivered, parked or cancelled."""
+        stream = delivery.stream
+        message, delivery.message = delivery.message, None
+        if message is not None:
+            self._held -= 1
+            self._held_bytes -= message.size
+            if message.key is not None and delivery.turn:
+                self._next_turn(message.key)
+        if stream.alive and stream.window.settle(delivery.offset) is not None and not stream.dirty:
+            self.depot.touched(stream)
+
+    def _next_turn(self, key: str) -> None:
+        waiting = self._turns.get(key)
+        if waiting:
+            following = waiting.popleft()
+            following.turn = True
+            self._ready.appendleft(following)
+        elif waiting is not None:
+            del self._turns[key]
+
+    def _failed(
+        self, delivery: Delivery, status: int | None, error: str | None, took_ms: int, retry_after_s: int | None
+    ) -> None:
+        at_ms = now_ms()
+        message = delivery.message
+        if message is None or not delivery.stream.alive:
+            return
+        self.error = error or str(status)
+        pushed_back = status in (429, 503) or error in ("timeout", "connect-timeout")
+        if pushed_back:
+            self.flow.pushed_back(at_ms)
+        opened = False
+        if status is None or status >= 500:
+            opened = self.circuit.failed(at_ms)
+        else:
+            self.circuit.succeeded()
+        due_ms = next_at_ms(
+            self._policy,
+            delivery.number,
+            put_at_ms=message.put_at_ms,
+            at_ms=at_ms,
+            retry_after_s=retry_after_s,
+            jitter=random(),  # noqa: S311 - it spreads retries, it guards nothing
+        )
+        self._record(delivery, "failed" if due_ms is not None else "parked", status, error, took_ms, due_ms)
+        if status == 410 and self.listener.paused is None:
+            self.depot.gone(self.listener)
+        if due_ms is None:
+            self.depot.park(delivery, status, error)
+        else:
+            heapq.heappush(self._retries, (due_ms, id(delivery), delivery))
+        if status in (429, 503) and retry_after_s:
+            self._pushed_back_until_ms = at_ms + min(retry_after_s, _PUSH_BACK_S_MAX) * 1000
+        if opened:
+            log.warning("circuit.opened listener=%s error=%s", self.listener.id, self.error)
+        if self.circuit.state is State.OPEN or self.listener.paused is not None:
+            self.stand_down()
+        if not delivery.stream.dirty:
+            self.depot.touched(delivery.stream)
+
+    def _record(
+        self,
+        delivery: Delivery,
+        outcome: str,
+        status: int | None,
+        error: str | None,
+        took_ms: int,
+        due_ms: int | None,
+    ) -> None:
+        message = delivery.message
+        if message is None:
+            return
+        attempt = DeliveryAttempted(
+            at_ms=now_ms(),
+            organization_id=self.listener.organization_id,
+            actor="worker",
+            listener_id=self.listener.id,
+            queue_id=self.listener.queue_id,
+            message_id=message.id.decode(),
+            partition=delivery.stream.partition,
+            offset=delivery.offset,
+            number=delivery.number,
+            outcome=outcome,
+            status=status,
+            error=error,
+            took_ms=took_ms,
+            next_at_ms=due_ms,
+        )
+        delivery.stream.attempts.append(attempt)
+        if outcome != "delivered":
+            log.info(
+                "attempt.failed message=%s listener=%s number=%d status=%s error=%s took_ms=%d next_at_ms=%s",
+                attempt.message_id,
+                attempt.listener_id,
+                attempt.number,
+                status,
+                error,
+                took_ms,
+                due_ms,
+            )
+
+    def stand_down(self) -> None:
+        """Let go of every message that is not under way: the listener is down or paused, and may be so for long."""
+        idle = [*self._ready, *(delivery for _, _, delivery in self._retries)]
+        idle += [delivery for waiting in self._turns.values() for delivery in waiting]
+        self._ready.clear()
+        self._retries.clear()
+        self._turns.clear()
+        for delivery in (*(connection.work for connection in self._under_way), *self._connecting.values()):
+            if delivery.turn and delivery.message is not None and delivery.message.key is not None:
+                self._turns[delivery.message.key] = deque()
+        for delivery in idle:
+            delivery.turn = False
+            if delivery.message is not None:
+                self._held -= 1
+                self._held_bytes -= delivery.message.size
+                delivery.message = None
+            stream = delivery.stream
+            if stream.alive and delivery.offset in stream.window.open:
+                stream.window.forget((delivery.offset,))
+                self.behind.add(stream)
+
+    def wake(self) -> None:
+        """Attempts may flow again, after a good probe or a resume."""
+        self.refill()
+        self.pump()
+
+    def refill(self) -> None:
+        """Have the lagging streams' messages brought, as far as there is room."""
+        if not self.sending or not self.room():
+            return
+        for stream in list(self.behind):
+            if stream.window.wanted() is None or not stream.alive:
+                self.behind.discard(stream)
+            elif not stream.requested:
+                self.depot.lagging(stream)
+
+    def tick(self, at_ms: int) -> bool:
+        """Time-outs, retries that are due, idle connections. Called several times a second, until it returns False."""
+        now = self._loop.time()
+        while self._under_way:
+            connection = next(iter(self._under_way))
+            if connection.at + self._timeout_s > now:
+                break
+            del self._under_way[connection]
+            connection.expire()
+            self._loop.call_soon(self.pump)
+        if self._pushed_back_until_ms and self._pushed_back_until_ms <= at_ms:
+            self._pushed_back_until_ms = 0
+            self.pump()
+        if self._retries and self._retries[0][0] <= at_ms:
+            while self._retries and self._retries[0][0] <= at_ms:
+                self._ready.append(heapq.heappop(self._retries)[2])
+            self.pump()
+        while self._idle and self._idle[0].at + _IDLE_CONNECTIONS_S < now:
+            self._idle.pop(0).close()
+        if self.behind:
+            self.refill()
+        self._active = bool(self._held or self._idle or self.behind or self._pushed_back_until_ms)
+        return self._active
+
+    @property
+    def busy(self) -> bool:
+        """Whether an attempt is under way."""
+        return bool(self._under_way or self._connecting)
+
+    def drop(self, stream: Stream) -> None:
+        """The partition is no longer owned, or the listener has ended: late answers of this stream are ignored."""
+        stream.alive = False
+        self.streams.pop(stream.partition, None)
+        self.behind.discard(stream)
+        for delivery in stream.window.open.values():
+            if delivery.message is not None:
+                self._held -= 1
+                self._held_bytes -= delivery.message.size
+                delivery.message = None
+
+    def close(self) -> None:
+        """The listener has ended: no more attempts, no more connections."""
+        for stream in list(self.streams.values()):
+            self.drop(stream)
+        self._ready.clear()
+        self._retries.clear()
+        for task in list(self._connecting):
+            task.cancel()
+        for connection in (*self._idle, *self._under_way):
+            connection.close()
+
+
+def attempt_events(stream: Stream, at_ms: int) -> list[Event]:
+    """What a checkpoint writes to `deliveries` for this stream, taken out of it."""
+    rows, stream.rows = stream.rows, []
+    attempts, stream.attempts = stream.attempts, []
+    events: list[Event] = list(attempts)
+    if rows:
+        listener = stream.courier.listener
+        events.append(
+            DeliveriesSettled(
+                at_ms=at_ms,
+                organization_id=listener.organization_id,
+                actor="worker",
+                listener_id=listener.id,
+                queue_id=listener.queue_id,
+                partition=stream.partition,
+                rows=tuple(rows),
+            )
+        )
+    return events

@@ -1,0 +1,157 @@
+"""Keeps listeners' URLs away from addresses that are nobody's to name: SSRF.
+
+For: what a URL may be (at PUT, without DNS) and which addresses may be connected to (at every connect, after DNS).
+Not for: connecting (http.py); it uses the very addresses that were checked here, so a name can't change in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from broker.settings import Network
+
+URL_CHARS_MAX: Final = 2048
+_CACHE_S: Final = 10.0
+_CACHED_MAX: Final = 4096
+
+Address = IPv4Address | IPv6Address
+
+# Beyond what `is_global` knows. Transition prefixes lead to an IPv4 address that somebody else chooses.
+_REFUSED: Final = tuple(
+    map(
+        ip_network,
+        (
+            "0.0.0.0/8",  # this host
+            "100.64.0.0/10",  # CGNAT, RFC 6598; and a cloud's metadata
+            "168.63.129.16/32",  # a cloud's host agent, on a public address
+            "192.0.0.0/24",  # IETF protocol assignments, RFC 6890
+            "192.88.99.0/24",  # 6to4 relays, RFC 7526
+            "198.18.0.0/15",  # benchmarks, RFC 2544
+            "240.0.0.0/4",  # reserved, and broadcast
+            "::/96",  # unspecified, loopback and IPv4-compatible, RFC 4291
+            "64:ff9b::/96",  # NAT64, RFC 6052
+            "64:ff9b:1::/48",  # NAT64, RFC 8215
+            "100::/64",  # discard, RFC 6666
+            "2001::/23",  # IETF, Teredo among them, RFC 2928
+            "2002::/16",  # 6to4, RFC 3056
+            "3fff::/20",  # documentation, RFC 9637
+            "5f00::/16",  # segment routing, RFC 9602
+            "fec0::/10",  # site-local, RFC 3879
+        ),
+    )
+)
+
+
+class Refused(Exception):
+    """The listener's host has no address that may be connected to."""
+
+
+class Target(NamedTuple):
+    """A URL, taken apart for an HTTP/1.1 client. authority: the Host header. target: path and query."""
+
+    tls: bool
+    host: str
+    port: int
+    authority: str
+    target: str
+
+
+def address_allowed(address: Address, allow: Sequence[Network]) -> bool:
+    """Whether a listener may be at this address. allow: networks that are allowed although they are not public."""
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    if any(address in network for network in allow if network.version == address.version):
+        return True
+    if not address.is_global or address.is_multicast:
+        return False
+    return not any(address in network for network in _REFUSED if network.version == address.version)
+
+
+def parse_url(url: str) -> Target:
+    """The URL's parts (ValueError with a reason for people when it is no plain http or https URL)."""
+    if len(url) > URL_CHARS_MAX:
+        raise ValueError(f"is longer than {URL_CHARS_MAX} characters")
+    if not url.isascii() or any(char <= " " or char in '\\"<>^`{|}\x7f' for char in url):
+        raise ValueError("has characters that a URL must percent-encode")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError("is not a URL") from None
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("must start with http:// or https://")
+    if parts.username is not None or parts.password is not None or "@" in parts.netloc:
+        raise ValueError("must not have a user name or password")
+    if "#" in url:
+        raise ValueError("must not have a fragment")
+    host = parts.hostname or ""
+    if not host or "%" in host or port == 0:
+        raise ValueError("has no proper host and port")
+    tls = parts.scheme == "https"
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Target(tls, host, port or (443 if tls else 80), parts.netloc, target)
+
+
+def literal_address(host: str) -> Address | None:
+    """The address that a host names without DNS, in any form a resolver takes (127.1, 0x7f000001, 017700000001, …)."""
+    try:
+        return ip_address(host)
+    except ValueError:
+        pass
+    try:
+        return IPv4Address(socket.inet_aton(host)) if host[-1:].isalnum() and host[0].isdigit() else None
+    except OSError:
+        return None
+
+
+def refuse_url(url: str, allow: Sequence[Network]) -> str | None:
+    """Why a listener can't have this URL, as the end of a sentence about it; None when it can. Asks no DNS."""
+    try:
+        target = parse_url(url)
+    except ValueError as error:
+        return str(error)
+    address = literal_address(target.host)
+    if address is None:
+        if (
+            target.host.rstrip(".").rsplit(".", 1)[-1] in ("localhost", "local", "internal", "localdomain")
+            and not allow
+        ):
+            return "names a host that is not public"
+        return None
+    return None if address_allowed(address, allow) else "has an address that is not allowed"
+
+
+class Resolver:
+    """Names to allowed addresses, kept for a few seconds, asked once for all who wait."""
+
+    def __init__(self, allow: Sequence[Network]) -> None:
+        self._allow = allow
+        self._cache: dict[str, tuple[float, asyncio.Task[list[str]]]] = {}
+
+    async def addresses(self, host: str) -> list[str]:
+        """Addresses that may be connected to (Refused when there is none, OSError when DNS has no answer)."""
+        literal = literal_address(host)
+        if literal is not None:
+            return self._allowed(host, [str(literal)])
+        loop = asyncio.get_running_loop()
+        cached = self._cache.get(host)
+        if cached is None or cached[0] < loop.time():
+            if len(self._cache) >= _CACHED_MAX:
+                self._cache.clear()
+            cached = self._cache[host] = (loop.time() + _CACHE_S, loop.create_task(self._ask(host)))
+        return self._allowed(host, await asyncio.shield(cached[1]))
+
+    async def _ask(self, host: str) -> list[str]:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        return [str(sockaddr[0]) for *_, sockaddr in found]
+
+    def _allowed(self, host: str, found: Sequence[str]) -> list[str]:
+        allowed = [text for text in found if address_allowed(ip_address(text.partition("%")[0]), self._allow)]
+        if not allowed:
+            raise Refused(f"{host} has no address that is allowed")
+        return allowed

@@ -1,0 +1,174 @@
+"""HTTP/1.1 connections to listeners: one request at a time each, parsed by httptools.
+
+For: connecting (TLS, pinned addresses), writing a request, and telling its owner the answer's status, the connection's
+release and its end. Not for: what is sent when and what an answer means (courier.py, liveness.py).
+
+The status line is the answer. What follows is read, up to BODY_BYTES_MAX, only to use the connection again: a listener
+that answers 200 and then never ends has taken the message, and keeps one connection of its own busy until its time-out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Any, Final, Protocol
+
+import httptools
+
+from broker.delivery.guard import Refused, Resolver, Target
+
+HEAD_BYTES_MAX: Final = 64 << 10
+BODY_BYTES_MAX: Final = 64 << 10
+CONNECT_TIMEOUT_S: Final = 5.0
+RETRY_AFTER_DIGITS_MAX: Final = 9
+
+
+class Owner(Protocol):
+    """Who uses a connection. Each request ends with answered() or failed(), never both; then released() or lost()."""
+
+    def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None: ...
+
+    def failed(self, connection: Connection, error: str) -> None: ...
+
+    def released(self, connection: Connection) -> None: ...
+
+    def lost(self, connection: Connection) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """used: requests finished on it before. work: what the owner sends, until it is answered. at: when it was sent."""
+
+    __slots__ = ("_answered", "_bytes", "_owner", "_parser", "_retry_after_s", "_transport", "at", "used", "work")
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._transport: Any = None
+        self._parser: Any = None
+        self._bytes = 0
+        self._answered = True
+        self._retry_after_s: int | None = None
+        self.work: Any = None
+        self.at = 0.0
+        self.used = 0
+
+    def send(self, request: bytes, work: Any, at: float) -> None:
+        """Write one request. at: the loop's time, seconds."""
+        self.work = work
+        self.at = at
+        self._answered = False
+        self._bytes = 0
+        self._retry_after_s = None
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
+        self._transport.write(request)
+
+    def close(self) -> None:
+        """At once; lost() follows."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def expire(self) -> None:
+        """The owner has waited long enough."""
+        self._fail("timeout")
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the listener has said nothing yet to the request under way."""
+        return self._bytes == 0
+
+    # asyncio calls these
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self.work is None:  # nothing was asked
+            self.close()
+            return
+        self._bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail("garbage")
+        except httptools.HttpParserError:
+            self._fail("garbage")
+        else:
+            if self._bytes > (BODY_BYTES_MAX if self._answered else HEAD_BYTES_MAX) and self.work is not None:
+                self._fail("too-large")
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        if self.work is not None and not self._answered:
+            self._answered = True
+            self._owner.failed(self, "closed")
+        self._transport = None
+        self.work = None
+        self._owner.lost(self)
+
+    # httptools calls these
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(name) == 11 and name.lower() == b"retry-after" and value.isdigit():
+            self._retry_after_s = int(value[:RETRY_AFTER_DIGITS_MAX])
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status >= 200 and not self._answered:
+            self._answered = True
+            self._owner.answered(self, status, self._retry_after_s)
+
+    def on_message_complete(self) -> None:
+        if not self._answered:  # 1xx: the answer is still to come
+            return
+        self.used += 1
+        if self._parser.should_keep_alive():
+            self.work = None
+            self._owner.released(self)
+        else:
+            self.close()
+
+    def _fail(self, error: str) -> None:
+        if not self._answered:
+            self._answered = True
+            self._owner.failed(self, error)
+        self.close()
+
+
+def tls_context() -> ssl.SSLContext:
+    """The system's authorities, host names checked."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+async def connect(owner: Owner, target: Target, resolver: Resolver, tls: ssl.SSLContext) -> Connection:
+    """A connection to an address that was checked (ConnectFailed)."""
+    loop = asyncio.get_running_loop()
+    error = "refused"
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            for address in await resolver.addresses(target.host):
+                try:
+                    _, connection = await loop.create_connection(
+                        lambda: Connection(owner),
+                        address,
+                        target.port,
+                        ssl=tls if target.tls else None,
+                        server_hostname=target.host if target.tls else None,
+                    )
+                except ssl.SSLError:
+                    error = "tls"
+                except OSError:
+                    error = "refused"
+                else:
+                    return connection
+    except TimeoutError:
+        error = "connect-timeout"
+    except Refused:
+        error = "address-not-allowed"
+    except OSError:
+        error = "dns"
+    raise ConnectFailed(error)
+
+
+class ConnectFailed(Exception):
+    """There is no connection; the message is why, in a word."""

@@ -1,0 +1,105 @@
+"""Asks the liveness_url of listeners that are down, and lets their deliveries flow again when it answers 2xx.
+
+For: when to ask and asking. Not for: when a listener counts as down (broker/core/circuit.py).
+
+One probe per listener and worker, every half second while few are down. So that thousands of dead listeners cost
+little, a worker makes at most PROBES_PER_S and asks each less often instead, down to once in ten seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from functools import partial
+from random import random
+from typing import Final
+
+from broker.core.circuit import PROBE_MS_FIRST, PROBE_MS_MAX, State
+from broker.delivery.courier import Courier, now_ms
+from broker.delivery.guard import Resolver, parse_url
+from broker.delivery.http import ConnectFailed, Connection, connect
+
+log = logging.getLogger(__name__)
+
+PROBES_PER_S: Final = 500
+PROBE_TIMEOUT_S: Final = 3.0
+_JITTER: Final = 0.2
+
+
+class _Probe:
+    """The owner of one probe's connection; done holds the status, None when there was no proper answer."""
+
+    def __init__(self) -> None:
+        self.done: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+
+    def answered(self, _connection: Connection, status: int, _retry_after_s: int | None) -> None:
+        self._set(status)
+
+    def failed(self, _connection: Connection, _error: str) -> None:
+        self._set(None)
+
+    def released(self, connection: Connection) -> None:
+        connection.close()
+
+    def lost(self, _connection: Connection) -> None:
+        self._set(None)
+
+    def _set(self, status: int | None) -> None:
+        if not self.done.done():
+            self.done.set_result(status)
+
+
+async def alive(url: str, resolver: Resolver, tls: ssl.SSLContext) -> bool:
+    """Whether a GET of the liveness_url is answered 2xx in time. The connection is not kept."""
+    target = parse_url(url)
+    probe = _Probe()
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            connection = await connect(probe, target, resolver, tls)
+            try:
+                head = f"GET {target.target} HTTP/1.1\r\nhost: {target.authority}\r\nuser-agent: everput\r\n"
+                connection.send(f"{head}connection: close\r\n\r\n".encode("latin-1"), probe, 0.0)
+                status = await probe.done
+            finally:
+                connection.close()
+    except (TimeoutError, ConnectFailed):
+        return False
+    return status is not None and 200 <= status < 300
+
+
+class Liveness:
+    """The listeners of one worker that are down."""
+
+    def __init__(self, resolver: Resolver, tls: ssl.SSLContext) -> None:
+        self._resolver = resolver
+        self._tls = tls
+        self._asking: dict[Courier, asyncio.Task[None]] = {}
+
+    def tick(self, down: set[Courier]) -> None:
+        """Ask those whose probe is due. down: couriers whose circuit was open; those that no longer are leave it."""
+        at_ms = now_ms()
+        interval_ms = min(PROBE_MS_MAX, max(PROBE_MS_FIRST, 1000 * len(down) // PROBES_PER_S))
+        for courier in list(down):
+            if courier.circuit.state is not State.OPEN or courier.listener.paused is not None:
+                down.discard(courier)
+            elif courier.circuit.probe_at_ms <= at_ms and courier not in self._asking:
+                task = asyncio.create_task(self._ask(courier, interval_ms))
+                self._asking[courier] = task
+                task.add_done_callback(partial(self._asked, courier))
+
+    def _asked(self, courier: Courier, _task: asyncio.Task[None]) -> None:
+        self._asking.pop(courier, None)
+
+    async def _ask(self, courier: Courier, interval_ms: int) -> None:
+        answer = await alive(courier.listener.liveness_url, self._resolver, self._tls)
+        spread_ms = int(interval_ms * (1 - _JITTER * random()))  # noqa: S311 - it spreads probes, it guards nothing
+        if courier.circuit.probed(alive=answer, at_ms=now_ms(), interval_ms=spread_ms):
+            log.warning("circuit.probation listener=%s", courier.listener.id)
+            courier.wake()
+
+    async def stop(self) -> None:
+        tasks = list(self._asking.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

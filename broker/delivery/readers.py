@@ -1,0 +1,211 @@
+"""Brings the log's messages to the streams: one tail for all that keep up, shared catch-up readers for the others.
+
+For: Partition (its routes, the ring of recent messages, the tail's place) and CatchUp (a small pool of readers).
+Not for: which offsets a stream takes (broker/core/window.py), the Kafka requests themselves (broker/kafka).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from typing import Final, Protocol
+
+from broker.core.window import Window
+from broker.delivery.courier import Courier, Delivery, Stream
+from broker.delivery.message import Message
+from broker.errors import LogUnavailable
+
+log = logging.getLogger(__name__)
+
+RING_MAX: Final = 4096  # messages kept per partition for streams that lag a little
+RING_BYTES_MAX: Final = 4 << 20  # and their bytes, per partition
+_READERS: Final = 2
+_STUCK_PAUSE_S: Final = 0.05
+_offset = attrgetter("offset")
+
+
+class Source(Protocol):
+    """Reads a stretch of one partition of `messages`."""
+
+    async def stretch(self, partition: int, offset: int) -> tuple[Sequence[Message], int]:
+        """The messages from this offset on, and the offset to read on from (LogUnavailable)."""
+
+
+class Partition:
+    """An owned partition. tail: the next offset the tail reader will bring. routes: couriers by queue id."""
+
+    def __init__(self, number: int, tail: int) -> None:
+        self.number = number
+        self.tail = tail
+        self.alive = True
+        self.routes: dict[str, list[Courier]] = {}
+        self._ring: list[Message] = []
+        self._ring_bytes = 0
+        self._ring_from = tail
+
+    def feed(self, messages: Iterable[Message]) -> None:
+        """The tail reader brings what comes next."""
+        number, routes, ring = self.number, self.routes, self._ring
+        for message in messages:
+            offset = message.offset
+            if offset < self.tail:
+                continue
+            self.tail = offset + 1
+            ring.append(message)
+            self._ring_bytes += message.size
+            couriers = routes.get(message.queue_id)
+            if couriers is None:
+                continue
+            for courier in couriers:
+                stream = courier.streams.get(number)
+                if stream is None:
+                    stream = courier.streams[number] = Stream(courier, number, Window())
+                window = stream.window
+                if courier.room() and not window.full:
+                    delivery = Delivery(stream, offset, message)
+                    if window.seen(offset, delivery):
+                        courier.accept(delivery, message)
+                    elif not window.attached:
+                        courier.behind.add(stream)
+                else:
+                    window.seen(offset, None)
+                    courier.behind.add(stream)
+                if not stream.dirty:
+                    courier.depot.touched(stream)
+        if len(ring) > RING_MAX or self._ring_bytes > RING_BYTES_MAX:
+            self._trim()
+
+    def _trim(self) -> None:
+        """Keep the newer half, so that trimming is rare."""
+        ring = self._ring
+        while len(ring) > RING_MAX or self._ring_bytes > RING_BYTES_MAX:
+            cut = (len(ring) + 1) // 2
+            self._ring_bytes -= sum(message.size for message in ring[:cut])
+            del ring[:cut]
+            self._ring_from = ring[0].offset if ring else self.tail
+
+    def from_ring(self, stream: Stream) -> bool:
+        """Bring the stream what it lacks, if the ring still has it. Whether it had."""
+        wanted = stream.window.wanted()
+        if wanted is None or wanted < self._ring_from:
+            return False
+        at = bisect_left(self._ring, wanted, key=_offset)
+        self.bring(stream, self._ring[at:], wanted, self.tail)
+        return True
+
+    def bring(self, stream: Stream, messages: Iterable[Message], start: int, end: int) -> None:
+        """A catch-up reader has read [start, end), end being no more than the tail; the stream takes what it can."""
+        window, courier = stream.window, stream.courier
+        queue_id = courier.listener.queue_id
+        for message in messages:
+            if message.queue_id != queue_id:
+                continue
+            offset = message.offset
+            if offset >= end:
+                break
+            missing = offset in window.missing
+            if not missing and not window.may_take(offset):
+                continue
+            if not courier.room() or (window.full and not missing):
+                return
+            if missing:
+                found = window.found(offset)
+                if found is not None:
+                    courier.accept(found, message)
+                continue
+            delivery = Delivery(stream, offset, message)
+            window.take(offset, delivery)
+            courier.accept(delivery, message)
+        window.passed(start, end, self.tail)
+        if not stream.dirty:
+            courier.depot.touched(stream)
+        if window.wanted() is None:
+            courier.behind.discard(stream)
+
+
+class CatchUp:
+    """A few readers that serve a worker's lagging streams in turn: what one read brings goes to all that lack it."""
+
+    def __init__(self, source: Source, partitions: dict[int, Partition]) -> None:
+        self._source = source
+        self._partitions = partitions
+        self._waiting: asyncio.Queue[Stream] = asyncio.Queue()
+        self._lagging: dict[int, set[Stream]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(self._run()) for _ in range(_READERS)]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def request(self, stream: Stream) -> None:
+        """A stream has room and lacks messages: from the ring at once, else it waits its turn."""
+        partition = self._partitions.get(stream.partition)
+        if partition is None or not stream.alive:
+            return
+        if partition.from_ring(stream):
+            return
+        if not stream.requested:
+            stream.requested = True
+            self._lagging.setdefault(stream.partition, set()).add(stream)
+            self._waiting.put_nowait(stream)
+
+    async def _run(self) -> None:
+        while True:
+            stream = await self._waiting.get()
+            if not stream.requested:
+                continue  # another stream's read has served it
+            try:
+                await self._serve(stream)
+            except LogUnavailable as error:
+                log.warning("catch_up.waits partition=%d error=%s", stream.partition, error)
+                await asyncio.sleep(_STUCK_PAUSE_S)
+                self._waiting.put_nowait(stream)
+            except Exception:
+                log.exception("catch_up.failed partition=%d", stream.partition)
+                stream.requested = False
+
+    async def _serve(self, stream: Stream) -> None:
+        partition = self._partitions.get(stream.partition)
+        start = stream.window.wanted()
+        if partition is None or start is None or not stream.alive:
+            self._done(stream)
+            return
+        messages, next_offset = await self._source.stretch(stream.partition, start)
+        end = min(next_offset, partition.tail)
+        if not partition.alive:
+            self._done(stream)
+            return
+        for other in list(self._lagging.get(stream.partition, ())):
+            wanted = other.window.wanted()
+            if wanted is None or start <= wanted < end or not other.alive:
+                self._done(other)
+                if other.alive and wanted is not None:
+                    partition.bring(other, messages, start, end)
+                    self._report_gone(other, wanted, messages, end)
+                    other.courier.refill()
+        if stream.requested:  # nothing of it was read: it wants what the tail has not brought yet
+            await asyncio.sleep(_STUCK_PAUSE_S)
+            self._done(stream)
+
+    def _done(self, stream: Stream) -> None:
+        stream.requested = False
+        self._lagging.get(stream.partition, set()).discard(stream)
+
+    @staticmethod
+    def _report_gone(stream: Stream, wanted: int, messages: Sequence[Message], end: int) -> None:
+        """A message that must be there and is not: deleted from the log behind our back. Say so; don't wait for it."""
+        window = stream.window
+        noted = wanted in window.missing or (bool(window.behind) and window.behind[0] == wanted)
+        if noted and window.wanted() == wanted and wanted < end and all(m.offset != wanted for m in messages):
+            log.error(
+                "message.gone listener=%s partition=%d offset=%d", stream.courier.listener.id, stream.partition, wanted
+            )
+            window.gone(wanted)
+            stream.courier.depot.touched(stream)

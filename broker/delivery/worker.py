@@ -1,0 +1,439 @@
+"""The worker: owns a share of the partitions and delivers their messages to every listener.
+
+For: ownership, couriers following the directory, the tail loop, checkpoints, and an orderly end.
+Not for: one listener's deliveries (courier.py), reading (readers.py), wiring a process (cli/).
+
+A checkpoint writes the outcomes to `deliveries` and then commits the cursors that were taken at the same moment; what a
+crash repeats is what was settled after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from broker.core.cursor import Cursor
+from broker.core.directory import Directory, Listener
+from broker.core.events import DeliveryParked, Event, ListenerPaused, QueueDeleted, encode
+from broker.core.signing import secret_bytes
+from broker.core.window import Window
+from broker.delivery.courier import Courier, Delivery, Depot, Stream, attempt_events, now_ms
+from broker.delivery.guard import Resolver
+from broker.delivery.http import tls_context
+from broker.delivery.liveness import Liveness
+from broker.delivery.message import Message, messages
+from broker.delivery.readers import CatchUp, Partition
+from broker.errors import BrokerError, LogUnavailable
+from broker.kafka.cursors import KafkaCursors
+from broker.kafka.log import KafkaLog
+from broker.kafka.tail import Tail
+from broker.kafka.topics import topics
+from broker.sealing import Sealer
+from broker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_S: Final = 1.0
+IDLE_CHECKPOINT_S: Final = 60.0  # how stale an idle listener's committed offset may be; it also keeps it from expiring
+TICK_S: Final = 0.05
+DRAIN_S: Final = 5.0  # how long attempts under way may take to finish at a hand-over or at the end
+TAIL_BACKLOG_MAX: Final = 10_000  # a stream further behind than this does not hold the tail back: it catches up
+_LOAD_PAUSE_S: Final = 0.5
+
+
+class DirectoryFeed(Protocol):
+    """The directory, and a call after each change."""
+
+    @property
+    def directory(self) -> Any: ...
+
+    def on_change(self, callback: Any) -> None: ...
+
+
+class Worker:
+    """One per process. projections: the directory as folded here, caught up before start()."""
+
+    def __init__(self, settings: Settings, kafka_log: KafkaLog, projections: DirectoryFeed, sealer: Sealer) -> None:
+        self._settings = settings
+        self._log = kafka_log
+        self._sealer = sealer
+        self._projections = projections
+        self._topic = topics(settings.kafka).messages.name
+        self._cursors = KafkaCursors(settings.kafka, kafka_log.requests)
+        self._tail = Tail(settings.kafka, gained=self._gained, given_up=self._given_up)
+        self._partitions: dict[int, Partition] = {}
+        self._couriers: dict[str, Courier] = {}
+        self._catch_up = CatchUp(self, self._partitions)
+        resolver, tls = Resolver(settings.allow_networks), tls_context()
+        self._liveness = Liveness(resolver, tls)
+        self._down: set[Courier] = set()
+        self._active: list[Courier] = []
+        self._dirty: set[Stream] = set()
+        self._changed: set[str] = set()  # ids of listeners that the directory has changed
+        self._change = asyncio.Event()
+        self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._background: set[asyncio.Task[None]] = set()
+        self._loaded = asyncio.Event()
+        self._checkpointing = asyncio.Lock()
+        self._ownership = 0  # counts hand-overs: what was begun in an earlier one is not finished in a later one
+        self._depot = Depot(
+            resolver=resolver,
+            tls=tls,
+            touched=self._touched,
+            lagging=self._catch_up.request,
+            active=self._active.append,
+            park=self._park,
+            gone=self._gone,
+        )
+
+    async def start(self) -> None:
+        """Join the group, load the cursors of what it was given, begin to deliver (LogUnavailable)."""
+        self._projections.on_change(self._note_change)
+        self._catch_up.start()
+        await self._tail.start()
+        loops = (self._follow_directory, self._follow_tail, self._checkpoints, self._ticks, self._idle_checkpoints)
+        self._tasks = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
+        await self._loaded.wait()
+
+    async def failed(self) -> None:
+        """Ends, with the error, when a loop of the worker has: the process must end then, and be started again."""
+        done, _ = await asyncio.wait([*self._tasks, self._broken], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    async def stop(self) -> None:
+        """Begin no more attempts, let those under way finish (bounded), checkpoint, leave the group."""
+        await self._drain()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._background, return_exceptions=True)
+        await self._liveness.stop()
+        await self._catch_up.stop()
+        await self._tail.stop()  # gives the partitions up, with a last checkpoint
+        for courier in self._couriers.values():
+            courier.close()
+
+    # Ownership
+
+    def _gained(self, partitions: Collection[int]) -> None:
+        """Called when the group has agreed on who owns what; everything of before was given up."""
+        self._ownership += 1
+        log.info("worker.gained partitions=%s", sorted(partitions))
+        self._run(self._take_over(list(partitions), self._ownership))
+
+    async def _given_up(self, partitions: Collection[int]) -> None:
+        """Called before anybody else may own them."""
+        self._ownership += 1
+        if not partitions:
+            return
+        await self._drain()
+        with contextlib.suppress(LogUnavailable):  # what is not committed is repeated
+            await self._checkpoint()
+        log.info("worker.gave_up partitions=%s", sorted(partitions))
+        for partition in self._partitions.values():
+            partition.alive = False
+        self._partitions.clear()
+        for courier in self._couriers.values():
+            for stream in list(courier.streams.values()):
+                courier.drop(stream)
+        self._dirty.clear()
+
+    async def _drain(self) -> None:
+        for courier in self._couriers.values():
+            courier.sending = False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                while any(courier.busy for courier in self._couriers.values()):
+                    await asyncio.sleep(TICK_S)
+
+    async def _take_over(self, partitions: list[int], ownership: int) -> None:
+        """Load the cursors of all listeners on these partitions and begin to read."""
+        share = len(partitions) / self._settings.kafka.partitions
+        while ownership == self._ownership:
+            try:
+                listeners = list(self._directory.listeners.values())
+                cursors = await self._cursors.load([listener.id for listener in listeners], partitions)
+                ends = await self._log.messages.end_offsets()
+            except LogUnavailable as error:
+                log.warning("worker.waits_for_cursors error=%s", error)
+                await asyncio.sleep(_LOAD_PAUSE_S)
+                continue
+            break
+        else:
+            return
+        if ownership != self._ownership:
+            return
+        tails = {}
+        for number in partitions:
+            tops = [_start(listener, cursors.get(listener.id, {}), number).top for listener in listeners]
+            near = [top for top in tops if ends[number] - TAIL_BACKLOG_MAX <= top <= ends[number]]
+            tails[number] = min(near, default=ends[number])
+            self._partitions[number] = Partition(number, tails[number])
+        for courier in self._couriers.values():
+            courier.sending = True
+        for listener in listeners:
+            self._employ(listener, share)
+            self._place(listener, cursors.get(listener.id, {}), partitions)
+        self._tail.begin(tails)
+        self._changed.update(self._directory.listeners.keys() ^ self._couriers.keys())  # while the cursors were read
+        self._change.set()
+        self._loaded.set()
+
+    # Couriers follow the directory
+
+    @property
+    def _directory(self) -> Directory:
+        state: Directory = self._projections.directory.state
+        return state
+
+    def _note_change(self, event: Event) -> None:
+        listener_id = getattr(event, "listener_id", None)
+        if listener_id is not None:
+            self._changed.add(listener_id)
+        elif isinstance(event, QueueDeleted):
+            self._changed.update(c.listener.id for c in self._couriers.values() if c.queue.id == event.queue_id)
+        self._change.set()
+
+    async def _follow_directory(self) -> None:
+        while True:
+            await self._change.wait()
+            self._change.clear()
+            changed, self._changed = self._changed, set()
+            await self._reconcile(changed)
+
+    async def _reconcile(self, changed: Iterable[str]) -> None:
+        """Make the couriers of these listeners what the directory says: employ, update, dismiss."""
+        share = len(self._partitions) / self._settings.kafka.partitions
+        arrived: list[Listener] = []
+        for listener_id in changed:
+            listener, courier = self._directory.listeners.get(listener_id), self._couriers.get(listener_id)
+            if listener is None and courier is not None:
+                self._dismiss(self._couriers.pop(listener_id))
+            elif listener is not None and courier is not None:
+                courier.update(listener, share=share)
+            elif listener is not None:
+                arrived.append(listener)
+        if not arrived or not self._partitions:
+            return
+        ownership = self._ownership
+        partitions = list(self._partitions)
+        try:
+            cursors = await self._cursors.load([listener.id for listener in arrived], partitions)
+        except LogUnavailable:
+            await asyncio.sleep(_LOAD_PAUSE_S)
+            self._changed.update(listener.id for listener in arrived)
+            self._change.set()
+            return
+        if ownership != self._ownership:
+            return
+        for listener in arrived:
+            if listener.id in self._directory.listeners and listener.id not in self._couriers:
+                self._employ(listener, share)
+                self._place(listener, cursors.get(listener.id, {}), partitions)
+
+    def _employ(self, listener: Listener, share: float) -> None:
+        courier = self._couriers.get(listener.id)
+        if courier is not None:
+            courier.update(listener, share=share)
+            return
+        try:
+            key = secret_bytes(self._sealer.open(listener.sealed_secret))
+        except (BrokerError, ValueError):
+            log.exception("listener.secret_unusable listener=%s", listener.id)
+            raise
+        queue = self._directory.queues[listener.queue_id]
+        self._couriers[listener.id] = Courier(self._depot, queue, listener, key, share=share)
+
+    def _place(self, listener: Listener, cursors: Mapping[int, Cursor], partitions: Iterable[int]) -> None:
+        """Put the listener's streams where their cursors say and route the queue's messages to it."""
+        courier = self._couriers[listener.id]
+        for number in partitions:
+            partition = self._partitions[number]
+            cursor = _start(listener, cursors, number)
+            if cursor.top != partition.tail or cursor.open:
+                window: Window[Delivery] = Window()
+                stream = courier.streams[number] = Stream(courier, number, window)
+                opened = [(offset, Delivery(stream, offset, None)) for offset in cursor.open]
+                window.restore(cursor, partition.tail, opened)
+                if window.wanted() is not None:
+                    courier.behind.add(stream)
+            route = partition.routes.setdefault(listener.queue_id, [])
+            if courier not in route:
+                route.append(courier)
+        courier.refill()
+
+    def _dismiss(self, courier: Courier) -> None:
+        for partition in self._partitions.values():
+            route = partition.routes.get(courier.listener.queue_id, [])
+            if courier in route:
+                route.remove(courier)
+        courier.close()
+
+    # The log
+
+    async def _follow_tail(self) -> None:
+        while True:
+            for number, records in (await self._tail.read()).items():
+                partition = self._partitions.get(number)
+                if partition is not None:
+                    partition.feed(messages(records))
+            await asyncio.sleep(0)  # records that are there already must not keep the answers waiting
+
+    async def stretch(self, partition: int, offset: int) -> tuple[Sequence[Message], int]:
+        """For the catch-up readers (readers.Source)."""
+        stretch = await self._log.requests.read(self._topic, partition, offset)
+        return list(messages(stretch.records)), stretch.next_offset
+
+    # Checkpoints
+
+    def _touched(self, stream: Stream) -> None:
+        stream.dirty = True
+        self._dirty.add(stream)
+
+    async def _checkpoints(self) -> None:
+        while True:
+            await asyncio.sleep(CHECKPOINT_S)
+            try:
+                await self._checkpoint()
+            except LogUnavailable as error:
+                log.warning("checkpoint.failed error=%s", error)
+
+    async def _checkpoint(self) -> None:
+        async with self._checkpointing:
+            dirty, self._dirty = self._dirty, set()
+            at_ms = now_ms()
+            outcomes: dict[int, list[tuple[bytes, bytes]]] = {}
+            cursors: dict[str, dict[int, Cursor]] = {}
+            streams = []
+            for stream in dirty:
+                stream.dirty = False
+                partition = self._partitions.get(stream.partition)
+                if partition is None or not stream.alive:
+                    continue
+                streams.append(stream)
+                for event in attempt_events(stream, at_ms):
+                    key = getattr(event, "message_id", stream.courier.listener.id)
+                    outcomes.setdefault(stream.partition, []).append((key.encode(), encode(event)))
+                cursors.setdefault(stream.courier.listener.id, {})[stream.partition] = stream.cursor(partition.tail)
+            try:
+                if outcomes:
+                    await self._log.deliveries.append(outcomes)
+                if cursors:
+                    await self._cursors.store(cursors)
+            except LogUnavailable:
+                for stream in streams:
+                    if stream.alive and not stream.dirty:
+                        self._touched(stream)
+                raise
+            for stream in streams:
+                partition = self._partitions.get(stream.partition)
+                if partition is not None and not stream.dirty and stream.window.idle(partition.tail):
+                    stream.courier.streams.pop(stream.partition, None)
+
+    async def _idle_checkpoints(self) -> None:
+        """Commit the tail's place for streams that have nothing open: some listeners a second, all within a minute."""
+        rounds = int(IDLE_CHECKPOINT_S / CHECKPOINT_S)
+        turn = 0
+        while True:
+            await asyncio.sleep(CHECKPOINT_S)
+            turn = (turn + 1) % rounds
+            cursors: dict[str, dict[int, Cursor]] = {}
+            for courier in list(self._couriers.values())[turn::rounds]:
+                idle = {
+                    number: Cursor(top=partition.tail, error=courier.error)
+                    for number, partition in self._partitions.items()
+                    if number not in courier.streams
+                }
+                if idle:
+                    cursors[courier.listener.id] = idle
+            with contextlib.suppress(LogUnavailable):  # an older commit stands, and the next round is a minute off
+                await self._cursors.store(cursors)
+
+    # Time, and what happens seldom
+
+    async def _ticks(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            at_ms = now_ms()
+            still = []
+            for courier in self._active:
+                if courier.tick(at_ms):
+                    still.append(courier)
+                if courier.circuit.allowance == 0:
+                    self._down.add(courier)
+            self._active[:] = still
+            self._liveness.tick(self._down)
+
+    def _park(self, delivery: Delivery, status: int | None, error: str | None) -> None:
+        self._run(self._park_now(delivery, status, error))
+
+    async def _park_now(self, delivery: Delivery, status: int | None, error: str | None) -> None:
+        """Write the delivery to `outstanding`, and only then let the cursor pass it."""
+        message, listener = delivery.message, delivery.stream.courier.listener
+        if message is None:
+            return
+        name, data = message.name_and_data()
+        parked = DeliveryParked(
+            at_ms=now_ms(),
+            organization_id=listener.organization_id,
+            actor="worker",
+            listener_id=listener.id,
+            queue_id=listener.queue_id,
+            message_id=message.id.decode(),
+            partition=delivery.stream.partition,
+            offset=delivery.offset,
+            number=delivery.number,
+            status=status,
+            error=error,
+            put_at_ms=message.put_at_ms,
+            name=name,
+            data=data,
+            key=message.key,
+        )
+        key = f"{listener.id}:{parked.message_id}".encode()
+        while delivery.stream.alive:
+            try:
+                await self._log.outstanding.append({delivery.stream.partition: [(key, encode(parked))]})
+            except LogUnavailable:
+                await asyncio.sleep(_LOAD_PAUSE_S)
+            else:
+                log.warning("delivery.parked message=%s listener=%s", parked.message_id, listener.id)
+                delivery.stream.courier.settle(delivery)
+                return
+
+    def _gone(self, listener: Listener) -> None:
+        self._run(self._pause(listener))
+
+    async def _pause(self, listener: Listener) -> None:
+        event = ListenerPaused(
+            at_ms=now_ms(),
+            organization_id=listener.organization_id,
+            actor="worker",
+            listener_id=listener.id,
+            reason="the listener answered 410 Gone",
+        )
+        with contextlib.suppress(BrokerError):  # its next 410 tries again
+            await self._log.control.append(event)
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._ran)
+
+    def _ran(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._broken.done():
+            self._broken.set_exception(error)
+
+
+def _start(listener: Listener, cursors: Mapping[int, Cursor], partition: int) -> Cursor:
+    """Where a stream stands: at its committed cursor, else where its listener began."""
+    cursor = cursors.get(partition)
+    if cursor is not None:
+        return cursor
+    return Cursor(top=listener.start_offsets[partition] if partition < len(listener.start_offsets) else 0)

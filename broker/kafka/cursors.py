@@ -1,0 +1,53 @@
+"""The cursors: where every stream is, kept in Kafka as committed offsets of a group per listener.
+
+For: reading and storing them. Not for: what a cursor means and how its metadata is written (broker/core/cursor.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from broker.core.cursor import Cursor
+from broker.kafka.requests import KafkaRequests
+from broker.kafka.topics import listener_group, topics
+from broker.settings import KafkaSettings
+
+_UNDER_WAY_MAX: Final = 256  # requests pipelined to the coordinators at once
+
+
+class KafkaCursors:
+    """A listener's cursors are the offsets of the group `<prefix>listener.<id>` in the topic `messages`."""
+
+    def __init__(self, kafka: KafkaSettings, requests: KafkaRequests) -> None:
+        self._kafka = kafka
+        self._requests = requests
+        self._topic = topics(kafka).messages.name
+        self._turns = asyncio.Semaphore(_UNDER_WAY_MAX)
+
+    async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> dict[str, dict[int, Cursor]]:
+        """By listener and partition, what was stored last; nothing where nothing was (LogUnavailable)."""
+        wanted = list(partitions)
+
+        async def one(listener_id: str) -> tuple[str, dict[int, Cursor]]:
+            async with self._turns:
+                rows = await self._requests.committed(listener_group(self._kafka, listener_id), self._topic, wanted)
+            return listener_id, {
+                partition: Cursor.from_metadata(offset, text) for partition, (offset, text) in rows.items()
+            }
+
+        return dict(await asyncio.gather(*(one(listener_id) for listener_id in listener_ids)))
+
+    async def store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
+        """Commit, one request a listener (LogUnavailable; some may be stored all the same, which does no harm)."""
+
+        async def one(listener_id: str, rows: Mapping[int, Cursor]) -> None:
+            async with self._turns:
+                await self._requests.commit(
+                    listener_group(self._kafka, listener_id),
+                    self._topic,
+                    {partition: (cursor.offset, cursor.metadata()) for partition, cursor in rows.items()},
+                )
+
+        await asyncio.gather(*(one(listener_id, rows) for listener_id, rows in cursors.items()))

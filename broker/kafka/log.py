@@ -1,0 +1,374 @@
+"""The log: append events to Kafka and find messages in it again.
+
+For: the ordered append to `control`, the group commit to `messages`, outcomes to `deliveries`, and look-ups.
+Not for: what the events say (broker/core/events.py), folding them (projections/), the tail (broker/delivery/tail.py).
+
+Group commit: all messages that arrive while earlier batches are under way become one record batch for one
+partition, so that one fsync covers them all. Two batches may be under way, never two to one partition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import zlib
+from collections import deque
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import Any, Final
+
+from aiokafka import AIOKafkaProducer
+from aiokafka import errors as kafka_errors
+
+from broker.core.events import ControlEvent, encode
+from broker.errors import InDoubt, LogUnavailable
+from broker.kafka.client import client_options
+from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
+from broker.kafka.topics import topics
+from broker.ports import BuildRecord
+from broker.settings import KafkaSettings
+
+log = logging.getLogger(__name__)
+
+QUEUE_HEADER: Final = "queue"
+_BATCH_BYTES_MAX: Final = 1 << 20
+_RECORD_BYTES_MAX: Final = 8 << 20
+_BATCHES_UNDER_WAY: Final = 2
+_WAITING_MAX: Final = 20_000  # appends that wait for a batch; beyond, Kafka is too slow and new ones are refused
+_SWEEP_S: Final = 0.1
+_RENEW_PAUSE_S: Final = 0.2
+# A message is looked for from its own time on, so far: the clocks of the API processes may differ by as much.
+_CLOCK_SKEW_MS: Final = 10 * 60_000
+
+
+class KafkaLog:
+    """Everything a process writes to Kafka. append_timeout_ms: how long an append waits for the acknowledgement."""
+
+    def __init__(self, kafka: KafkaSettings, *, append_timeout_ms: int = 5_000) -> None:
+        names = topics(kafka)
+        self.requests = KafkaRequests(kafka)
+        self._topics = [topic.name for topic in names.all()]
+        self._producer = _Producer(kafka)
+        self.control = ControlTopic(self._producer, self.requests, names.control.name, append_timeout_ms / 1000)
+        self.messages = MessagesTopic(
+            self._producer, self.requests, names.messages.name, names.messages.partitions, append_timeout_ms / 1000
+        )
+        self.deliveries = OutcomesTopic(self._producer, names.deliveries.name)
+        self.outstanding = OutcomesTopic(self._producer, names.outstanding.name)
+
+    async def start(self) -> None:
+        """Connect (LogUnavailable)."""
+        await self.requests.start(self._topics)
+        await self._producer.start()
+        self.messages.start()
+
+    async def stop(self) -> None:
+        """Finish what is under way, then disconnect."""
+        await self.messages.stop()
+        await self._producer.stop()
+        await self.requests.stop()
+
+
+class _Producer:
+    """An idempotent aiokafka producer, made anew when Kafka's answer has ended it (a lost sequence, a lost id)."""
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self._kafka = kafka
+        self._current: Any = None
+        self._renewal: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        producer = AIOKafkaProducer(
+            **client_options(self._kafka),
+            acks="all",
+            enable_idempotence=True,
+            max_batch_size=_BATCH_BYTES_MAX,
+            max_request_size=_RECORD_BYTES_MAX,
+        )
+        try:
+            await producer.start()
+        except (kafka_errors.KafkaError, OSError) as error:
+            await producer.stop()
+            raise LogUnavailable(f"Kafka can't be reached: {error}") from error
+        self._current = producer
+
+    async def stop(self) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
+        if self._current is not None:
+            with contextlib.suppress(kafka_errors.KafkaError, asyncio.TimeoutError):
+                await asyncio.wait_for(self._current.stop(), 5)
+
+    def get(self) -> Any:
+        return self._current
+
+    def failed(self, producer: Any, error: kafka_errors.KafkaError) -> None:
+        """Have this producer replaced if the error ended it, unless that is under way already."""
+        renewing = self._renewal is not None and not self._renewal.done()
+        if not error.retriable and producer is self._current and not renewing:
+            self._renewal = asyncio.create_task(self._renew(producer))
+
+    async def _renew(self, broken: Any) -> None:
+        log.warning("log.producer_renewed")
+        with contextlib.suppress(Exception):  # it is broken: whatever it says at its end does not matter
+            await asyncio.wait_for(broken.stop(), 1)
+        while self._current is broken:
+            try:
+                await self.start()
+            except LogUnavailable:
+                await asyncio.sleep(_RENEW_PAUSE_S)
+
+    def send_all(self, topic: str, partition: int, records: Iterable[tuple[bytes, bytes]]) -> list[Awaitable[Any]]:
+        """Send (key, value) records as whole batches; one awaitable a batch."""
+        sends: list[Awaitable[Any]] = []
+        batch = None
+        for key, value in records:
+            if batch is None or batch.append(key=key, value=value, timestamp=None) is None:
+                if batch is not None:
+                    sends.append(self._send(batch, topic, partition))
+                batch = self._current.create_batch()
+                batch.append(key=key, value=value, timestamp=None)
+        if batch is not None:
+            sends.append(self._send(batch, topic, partition))
+        return sends
+
+    async def _send(self, batch: Any, topic: str, partition: int) -> None:
+        batch.close()
+        await (await self._current.send_batch(batch, topic, partition=partition))
+
+
+class ControlTopic:
+    """Ordered appends to `control` (ports.ControlLog)."""
+
+    def __init__(self, producer: _Producer, requests: KafkaRequests, topic: str, timeout_s: float) -> None:
+        self._producer = producer
+        self._requests = requests
+        self._topic = topic
+        self._timeout_s = timeout_s
+
+    async def append(self, event: ControlEvent) -> int:
+        """Its offset, once all in-sync replicas have it (InDoubt when that is not known in time)."""
+        producer = self._producer.get()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                done = await producer.send(
+                    self._topic, key=event.organization_id.encode(), value=encode(event), partition=0
+                )
+                offset = int((await asyncio.shield(done)).offset)
+        except TimeoutError:
+            raise InDoubt("Kafka did not acknowledge in time; the change may have been stored") from None
+        except kafka_errors.KafkaError as error:
+            self._producer.failed(producer, error)
+            raise InDoubt(f"Kafka did not acknowledge ({type(error).__name__}); the change may be stored") from error
+        if offset < 0:  # Kafka knew it as a repeat and no longer knows where it is: it is somewhere before the end
+            return await self.end_offset() - 1
+        return offset
+
+    async def end_offset(self) -> int:
+        """One past the newest event (LogUnavailable)."""
+        return (await self._requests.offsets(self._topic, {0: LATEST}))[0]
+
+
+class _Append:
+    __slots__ = ("build", "deadline", "done")
+
+    def __init__(self, build: BuildRecord, done: asyncio.Future[tuple[int, int]], deadline: float) -> None:
+        self.build = build
+        self.done = done
+        self.deadline = deadline
+
+
+class MessagesTopic:
+    """Group commit to `messages`, and messages read back by id (ports.MessageLog)."""
+
+    def __init__(
+        self, producer: _Producer, requests: KafkaRequests, topic: str, partitions: int, timeout_s: float
+    ) -> None:
+        self._producer = producer
+        self._requests = requests
+        self._topic = topic
+        self._partitions = partitions
+        self._timeout_s = timeout_s
+        self._unkeyed: deque[_Append] = deque()
+        self._keyed: dict[int, deque[_Append]] = {}  # by partition; a partition without waiting appends is not there
+        self._busy: set[int] = set()
+        self._under_way: dict[int, list[_Append]] = {}
+        self._turn = 0
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stalled = False
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(self._run()) for _ in range(_BATCHES_UNDER_WAY)]
+        self._tasks.append(asyncio.create_task(self._sweep()))
+
+    async def stop(self) -> None:
+        """Wait, bounded, for the appends already taken."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout_s):
+                while self._unkeyed or self._keyed or self._under_way:
+                    await asyncio.sleep(0.01)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def append(self, build: BuildRecord, *, key: str | None = None) -> Awaitable[tuple[int, int]]:
+        """See ports.MessageLog.append. Raises LogUnavailable at once while Kafka acknowledges nothing."""
+        if self._stalled or len(self._unkeyed) >= _WAITING_MAX:
+            raise LogUnavailable("Kafka acknowledges nothing at the moment; the message was not stored")
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[tuple[int, int]] = loop.create_future()
+        item = _Append(build, done, loop.time() + self._timeout_s)
+        if key is None:
+            self._unkeyed.append(item)
+        else:
+            self._keyed.setdefault(zlib.crc32(key.encode()) % self._partitions, deque()).append(item)
+        self._wake.set()
+        return done
+
+    async def end_offsets(self) -> tuple[int, ...]:
+        """By partition, one past the newest message (LogUnavailable)."""
+        found = await self._requests.offsets(self._topic, dict.fromkeys(range(self._partitions), LATEST))
+        return tuple(found[partition] for partition in range(self._partitions))
+
+    async def offsets_at(self, at_ms: int) -> tuple[int, ...]:
+        """By partition, the first offset at or after a time, else the end; time 0 is the log's beginning."""
+        moment = at_ms if at_ms > 0 else EARLIEST
+        # The ends first: what is put in between is then after them, and not lost between the two answers.
+        ends = await self.end_offsets()
+        found = await self._requests.offsets(self._topic, dict.fromkeys(range(self._partitions), moment))
+        return tuple(end if found[partition] < 0 else found[partition] for partition, end in enumerate(ends))
+
+    async def find(self, *, partition: int, at_ms: int, message_id: str) -> tuple[int, bytes] | None:
+        """(offset, value) of a message; None when its partition has no such id from its time on (LogUnavailable)."""
+        if partition >= self._partitions:
+            return None
+        key = message_id.encode()
+        offset = (await self._requests.offsets(self._topic, {partition: at_ms}))[partition]
+        while offset >= 0:
+            stretch = await self._requests.read(self._topic, partition, offset)
+            for record in stretch.records:
+                if record.key == key and record.value is not None:
+                    return record.offset, record.value
+                if record.timestamp > at_ms + _CLOCK_SKEW_MS:
+                    return None
+            if stretch.next_offset == offset or stretch.next_offset >= stretch.end_offset:
+                return None
+            offset = stretch.next_offset
+        return None
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            partition, items, batch = self._next_batch()
+            if batch is None:
+                self._wake.clear()
+                continue
+            producer = self._producer.get()
+            try:
+                metadata = await (await producer.send_batch(batch, self._topic, partition=partition))
+            except kafka_errors.KafkaError as error:
+                doubt = InDoubt(f"Kafka did not acknowledge ({type(error).__name__}); the message may be stored")
+                _fail(items, doubt)
+                self._producer.failed(producer, error)
+            else:
+                offset = metadata.offset
+                for item in items:
+                    if not item.done.done():
+                        item.done.set_result((partition, offset))
+                    offset += 1
+            finally:
+                self._busy.discard(partition)
+                self._under_way.pop(partition, None)
+                self._stalled = False
+                if self._keyed or self._unkeyed:
+                    self._wake.set()
+
+    def _next_batch(self) -> tuple[int, list[_Append], Any]:
+        """What waits, as one batch for a partition that has none under way; (…, None) when there is none to make."""
+        partition = self._choose_partition()
+        if partition < 0:
+            return partition, [], None
+        producer = self._producer.get()
+        batch = producer.create_batch()
+        items: list[_Append] = []
+        keyed = self._keyed.get(partition)
+        for waiting in (keyed, self._unkeyed) if keyed else (self._unkeyed,):
+            while waiting:
+                item = waiting[0]
+                if item.done.done():  # its request is gone, or the sweep was faster
+                    waiting.popleft()
+                    continue
+                try:
+                    key, value, queue = item.build(partition)
+                except Exception as error:  # noqa: BLE001 - one event that can't be made must not end the group commit
+                    _fail([waiting.popleft()], error)
+                    continue
+                if batch.append(key=key, value=value, timestamp=None, headers=[(QUEUE_HEADER, queue)]) is None:
+                    break
+                items.append(waiting.popleft())
+        if keyed is not None and not keyed:
+            del self._keyed[partition]
+        if not items:
+            return partition, items, None
+        batch.close()
+        self._busy.add(partition)
+        self._under_way[partition] = items
+        return partition, items, batch
+
+    def _choose_partition(self) -> int:
+        """One with keyed appends waiting, else the next in turn that has a leader; -1: there is nothing to do."""
+        for partition in self._keyed:
+            if partition not in self._busy:
+                return partition
+        if not self._unkeyed:
+            return -1
+        usable = self._requests.partitions_with_leader(self._topic) or range(self._partitions)
+        for _ in range(len(usable)):
+            self._turn += 1
+            partition = usable[self._turn % len(usable)]
+            if partition not in self._busy:
+                return partition
+        return -1
+
+    async def _sweep(self) -> None:
+        """Answer those who have waited too long: not stored if no batch has them yet, else in doubt."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now = loop.time()
+            for waiting in (self._unkeyed, *self._keyed.values()):
+                while waiting and (waiting[0].done.done() or waiting[0].deadline < now):
+                    _fail([waiting.popleft()], LogUnavailable("Kafka acknowledges nothing; nothing was stored"))
+            for items in self._under_way.values():
+                if items[0].deadline < now:
+                    self._stalled = True
+                    _fail(items, InDoubt("Kafka did not acknowledge in time; the message may have been stored"))
+
+
+def _fail(items: Sequence[_Append], error: Exception) -> None:
+    for item in items:
+        if not item.done.done():
+            item.done.set_exception(error)
+
+
+class OutcomesTopic:
+    """What happened to deliveries: appends to `deliveries` and `outstanding`."""
+
+    def __init__(self, producer: _Producer, topic: str) -> None:
+        self._producer = producer
+        self.name = topic
+
+    async def append(self, outcomes: dict[int, list[tuple[bytes, bytes]]]) -> None:
+        """Write (key, value) records by partition and wait for all of them (LogUnavailable)."""
+        producer = self._producer.get()
+        sends = [
+            send
+            for partition, records in outcomes.items()
+            for send in self._producer.send_all(self.name, partition, records)
+        ]
+        try:
+            await asyncio.gather(*sends)
+        except kafka_errors.KafkaError as error:
+            self._producer.failed(producer, error)
+            raise LogUnavailable(f"Kafka did not take the outcomes: {type(error).__name__}") from error

@@ -1,0 +1,210 @@
+"""Single Kafka requests that need no consumer: read a stretch of a partition, look offsets up, keep cursors.
+
+For: one request, one answer, with the leader or coordinator found, and found again when it moved. Not for: a tail
+that waits for new records (delivery uses a consumer for that), nor for what the records and metadata mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple, TypeVar
+
+from aiokafka import errors as kafka_errors
+from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
+from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.protocol.offset import OffsetRequest
+from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.structs import TopicPartition
+
+from broker.errors import LogUnavailable
+from broker.kafka.client import client_options
+from broker.settings import KafkaSettings
+
+EARLIEST: Final = -2
+LATEST: Final = -1
+_NO_GENERATION: Final = (
+    -1
+)  # a commit from outside the group's membership: Kafka takes it while the group has no members
+_RETRY_PAUSE_S: Final = 0.05
+
+T = TypeVar("T")
+
+
+class Record(NamedTuple):
+    """One record, its fields named as aiokafka's are. timestamp: milliseconds. headers: (name, value) pairs."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+
+
+class Stretch(NamedTuple):
+    """What one fetch brought. next_offset: where to read on; end_offset: one past the newest record there is."""
+
+    records: list[Record]
+    next_offset: int
+    end_offset: int
+
+
+class OffsetTooOld(LogUnavailable):
+    """The log no longer begins where a reader wanted to read."""
+
+    code = "offset-too-old"
+
+
+class KafkaRequests:
+    """A client of its own, shared by all who need a single request. timeout_ms: for a call with all its retries."""
+
+    def __init__(self, kafka: KafkaSettings, *, timeout_ms: int = 5_000) -> None:
+        self._kafka = kafka
+        self._timeout_ms = timeout_ms
+        self._client: Any = None
+        self._coordinators: dict[str, int] = {}
+
+    async def start(self, topics: Iterable[str]) -> None:
+        """Connect, and keep the metadata of these topics (LogUnavailable)."""
+        self._client = AIOKafkaClient(**client_options(self._kafka), request_timeout_ms=self._timeout_ms)
+        try:
+            await self._client.bootstrap()
+            await self._client.set_topics(list(topics))
+        except (kafka_errors.KafkaError, OSError) as error:
+            await self._client.close()
+            raise LogUnavailable(f"Kafka can't be reached: {error}") from error
+
+    async def stop(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+    def partitions_with_leader(self, topic: str) -> list[int]:
+        """The partitions that can be written to now, as far as this client has heard."""
+        return sorted(self._client.cluster.available_partitions_for_topic(topic) or ())
+
+    async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
+        """By partition, the first offset at or after a time; EARLIEST and LATEST are times too. -1: there is none."""
+
+        async def ask() -> dict[int, int]:
+            by_leader: dict[int, list[tuple[int, int]]] = {}
+            for partition, moment in at_ms.items():
+                by_leader.setdefault(self._leader(topic, partition), []).append((partition, moment))
+            answers = await asyncio.gather(
+                *(
+                    self._client.send(node, OffsetRequest(-1, 0, [(topic, wanted)]))
+                    for node, wanted in by_leader.items()
+                )
+            )
+            found = {}
+            for answer in answers:
+                for _, partitions in answer.topics:
+                    for partition, code, _, offset in partitions:
+                        _check(code)
+                        found[partition] = offset
+            return found
+
+        return await self._retried(ask)
+
+    async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int = 1 << 20) -> Stretch:
+        """The records from this offset on, as many as fit into bytes_max but at least one if there is any."""
+
+        async def ask() -> Stretch:
+            request = FetchRequest(0, 0, max(bytes_max, 1), 0, [(topic, [(partition, offset, bytes_max)])])
+            answer = await self._client.send(self._leader(topic, partition), request)
+            _, partitions = answer.topics[0]
+            _, code, end_offset, *_, raw = partitions[0]
+            if kafka_errors.for_code(code) is kafka_errors.OffsetOutOfRangeError:
+                raise OffsetTooOld(f"{topic}/{partition} can't be read from offset {offset}")
+            _check(code)
+            return _parse(raw, offset, end_offset)
+
+        return await self._retried(ask)
+
+    async def commit(self, group: str, topic: str, cursors: Mapping[int, tuple[int, str]]) -> None:
+        """Store (offset, metadata) by partition for a group that has no members."""
+        wanted = [(topic, [(partition, offset, text) for partition, (offset, text) in cursors.items()])]
+
+        async def ask() -> None:
+            request = OffsetCommitRequest(group, _NO_GENERATION, "", -1, wanted)
+            answer = await self._client.send(
+                await self._coordinator(group), request, group=ConnectionGroup.COORDINATION
+            )
+            for _, partitions in answer.topics:
+                for _, code in partitions:
+                    _check(code)
+
+        await self._retried(ask, group=group)
+
+    async def committed(self, group: str, topic: str, partitions: Iterable[int]) -> dict[int, tuple[int, str]]:
+        """By partition, the (offset, metadata) last stored; nothing for a partition without."""
+        wanted = [(topic, list(partitions))]
+
+        async def ask() -> dict[int, tuple[int, str]]:
+            answer = await self._client.send(
+                await self._coordinator(group), OffsetFetchRequest(group, wanted), group=ConnectionGroup.COORDINATION
+            )
+            _check(getattr(answer, "error_code", 0))
+            found = {}
+            for _, rows in answer.topics:
+                for partition, offset, text, code in rows:
+                    _check(code)
+                    if offset >= 0:
+                        found[partition] = (offset, text or "")
+            return found
+
+        return await self._retried(ask, group=group)
+
+    def _leader(self, topic: str, partition: int) -> int:
+        leader = self._client.cluster.leader_for_partition(TopicPartition(topic, partition))
+        if leader is None or leader == -1:
+            raise kafka_errors.LeaderNotAvailableError
+        return int(leader)
+
+    async def _coordinator(self, group: str) -> int:
+        node = self._coordinators.get(group)
+        if node is None:
+            brokers = self._client.cluster.brokers()
+            if len(brokers) == 1 and self._coordinators:  # the first look-up makes Kafka create its offsets topic
+                return int(next(iter(brokers)).nodeId)
+            node = self._coordinators[group] = int(await self._client.coordinator_lookup(CoordinationType.GROUP, group))
+        return node
+
+    async def _retried(self, ask: Callable[[], Awaitable[T]], *, group: str | None = None) -> T:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout_ms / 1000
+        while True:
+            try:
+                return await ask()
+            except (kafka_errors.KafkaError, OSError, IndexError) as error:
+                if isinstance(error, kafka_errors.KafkaError) and not error.retriable:
+                    raise LogUnavailable(f"Kafka refused: {type(error).__name__}") from error
+                if loop.time() >= deadline:
+                    raise LogUnavailable(f"Kafka did not answer: {type(error).__name__}") from error
+            if group is not None:
+                self._coordinators.pop(group, None)
+            await asyncio.sleep(_RETRY_PAUSE_S)
+            await self._client.force_metadata_update()
+
+
+def _check(code: int) -> None:
+    error = kafka_errors.for_code(code)
+    if error is not kafka_errors.NoError:
+        raise error
+
+
+def _parse(raw: bytes, offset: int, end_offset: int) -> Stretch:
+    records: list[Record] = []
+    next_offset = offset
+    batches = MemoryRecords(raw)
+    while batches.has_next():
+        batch = batches.next_batch()
+        next_offset = max(next_offset, batch.next_offset)
+        if batch.is_control_batch:
+            continue
+        records += [
+            Record(record.offset, record.timestamp, record.key, record.value, tuple(record.headers))
+            for record in batch
+            if record.offset >= offset  # a batch may begin before the offset asked for
+        ]
+    return Stretch(records, next_offset, end_offset)
