@@ -1,0 +1,68 @@
+# Every target sets up what it needs in .venv; nothing else on the machine is touched but the user's caches.
+# PYTHON chooses the interpreter (3.11 or newer) of a new .venv.
+
+BIN := .venv/bin
+READY := .venv/.installed
+
+.PHONY: help demo test check soak bench lock format clean
+
+help:
+	@echo "make demo    put messages, watch them arrive at listeners that fail and come back"
+	@echo "make test    the tests, with a real Kafka"
+	@echo "make check   formatting, lint, types, imports"
+	@echo "make format  put the formatting right"
+	@echo "make soak    the fault runs of minutes"
+	@echo "make bench   how fast it is, beside its limits"
+	@echo "make lock    choose the newest dependencies and pin their hashes"
+	@echo "make clean   remove .venv and the tools' caches"
+
+demo: $(READY)
+	$(BIN)/everput demo $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+soak: $(READY)
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+format: $(READY)
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+# The stamp is older than the lock: install exactly what it says, then the project itself, editable.
+$(READY): requirements-dev.lock pyproject.toml | .venv/bin/pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/bin/pip:
+	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			echo "Making .venv with $$("$$python" --version)"; \
+			exec "$$python" -m venv .venv; \
+		fi; \
+	done; \
+	echo "Python 3.11 or newer is needed; name it with make PYTHON=/path/to/python3" >&2; exit 1
+
+# uv resolves for Linux and macOS and all supported versions of Python at once. It lives beside the environment.
+UV := .venv/lock/bin/uv
+COMPILE := $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--custom-compile-command "make lock"
+
+lock: | .venv/bin/pip
+	@test -x $(UV) || { $(BIN)/python -m venv .venv/lock && .venv/lock/bin/pip install --quiet uv; }
+	$(COMPILE) pyproject.toml --group dev --output-file requirements-dev.lock
+	$(COMPILE) pyproject.toml --constraint requirements-dev.lock --output-file requirements.lock
+	echo hatchling | $(COMPILE) - --constraint requirements-dev.lock --output-file requirements-build.lock
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
