@@ -29,7 +29,7 @@ class _OneLine(click.ClickException):
     exit_code = 2
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo("everput: " + " ".join(self.message.split()), file=file, err=True)
+        click.echo(f"everput: {self.message}", file=file, err=True)
 
 
 class _Commands(click.Group):

@@ -11,6 +11,7 @@ import click
 
 from broker.delivery.worker import Worker
 from broker.kafka.log import KafkaLog
+from broker.sealing import Sealer
 from cli.options import Options, shared_options
 from cli.process import CATCH_UP_S, Process, run
 from projections.app import Projections
@@ -32,7 +33,7 @@ async def _work(process: Process) -> None:
         projections = Projections(settings.kafka, log.control)
         await projections.start(timeout_s=CATCH_UP_S)
         stack.push_async_callback(projections.stop)
-        worker = Worker(settings, log, projections)
+        worker = Worker(settings, log, projections, Sealer(settings.sealing_key))
         await worker.start()
         stack.push_async_callback(worker.stop)
         process.ready("worker")
