@@ -5,10 +5,11 @@ Not for: any implementation."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from broker.core.directory import Directory
+from broker.core.directory import Directory, Listener
 from broker.core.events import ControlEvent, Event
 
 
@@ -20,6 +21,12 @@ class DirectoryView(Protocol):
 
     async def seen(self, offset: int, *, timeout_s: float = 2.0) -> None:
         """Wait until the event at this offset of `control` is folded (ViewBehind when it takes longer)."""
+
+    def passed_over(self, offset: int) -> bool:
+        """Whether the fold changed nothing at this offset (a lost race for a name, an id that was gone).
+
+        Only offsets seen lately are known; ask right after seen().
+        """
 
     async def caught_up(self, *, timeout_s: float = 2.0) -> None:
         """Wait until everything that is in `control` now is folded (ViewBehind, LogUnavailable)."""
@@ -51,8 +58,70 @@ class MessageLog(Protocol):
     async def end_offsets(self) -> tuple[int, ...]:
         """By partition, one past the newest message (LogUnavailable)."""
 
+    async def offsets_at(self, at_ms: int) -> tuple[int, ...]:
+        """By partition, the first offset at or after a time, else the end; 0 is the beginning (LogUnavailable)."""
+
     async def find(self, *, partition: int, at_ms: int, message_id: str) -> tuple[int, bytes] | None:
         """(offset, value) of a message, read from its partition and time; None when there is none (LogUnavailable)."""
+
+
+class Log(Protocol):
+    """What a process writes to."""
+
+    @property
+    def control(self) -> ControlLog: ...
+
+    @property
+    def messages(self) -> MessageLog: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One HTTP request. number: from 1. status: None when there was no answer; error: then why, in a word."""
+
+    number: int
+    at_ms: int
+    status: int | None
+    took_ms: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryState:
+    """state: pending, retrying, parked, delivered or cancelled. attempts: as far as they are known, oldest first."""
+
+    state: str
+    attempts: tuple[Attempt, ...] = ()
+    next_attempt_at_ms: int | None = None
+
+
+class Deliveries(Protocol):
+    """Where a message is, as read from the cursors and the outcomes."""
+
+    async def states(
+        self, partition: int, offset: int, listeners: Sequence[Listener], at_ms: int
+    ) -> Mapping[str, DeliveryState]:
+        """By listener id, for the message at this place of `messages` (LogUnavailable).
+
+        at_ms: when it was put. A listener that began after the message is not in the answer.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerCondition:
+    """state: live, down or paused. lag: messages not settled. oldest_pending_at_ms: None when nothing is pending."""
+
+    state: str
+    lag: int
+    oldest_pending_at_ms: int | None = None
+    last_error: str | None = None
+
+
+class ListenerStatus(Protocol):
+    """How a listener is doing."""
+
+    async def condition(self, listener: Listener) -> ListenerCondition:
+        """As of now (LogUnavailable)."""
 
 
 class Cursor(Protocol):

@@ -7,12 +7,13 @@ Not for: reading the log (projections/), writing to it (broker/commands.py)."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import msgspec
 
 from broker.core import events as ev
+from broker.core.cursor import Cursor
 from broker.core.events import Event, ListenerSettings
 
 
@@ -48,6 +49,10 @@ class Listener:
     settings: ListenerSettings
     created_at_ms: int
     paused: str | None = None
+
+    def stands_at(self, cursors: Mapping[int, Cursor], partition: int) -> Cursor:
+        """Where its stream of a partition stands: at the committed cursor, else where the listener began."""
+        return cursors.get(partition) or Cursor(top=self.start_offsets[partition])
 
 
 @dataclass(slots=True, kw_only=True)

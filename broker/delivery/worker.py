@@ -169,7 +169,7 @@ class Worker:
             return
         tails = {}
         for number in partitions:
-            tops = [_start(listener, cursors.get(listener.id, {}), number).top for listener in listeners]
+            tops = [listener.stands_at(cursors.get(listener.id, {}), number).top for listener in listeners]
             near = [top for top in tops if ends[number] - TAIL_BACKLOG_MAX <= top <= ends[number]]
             tails[number] = min(near, default=ends[number])
             self._partitions[number] = Partition(number, tails[number])
@@ -253,7 +253,7 @@ class Worker:
         courier = self._couriers[listener.id]
         for number in partitions:
             partition = self._partitions[number]
-            cursor = _start(listener, cursors, number)
+            cursor = listener.stands_at(cursors, number)
             if cursor.top != partition.tail or cursor.open:
                 window: Window[Delivery] = Window()
                 stream = courier.streams[number] = Stream(courier, number, window)
@@ -429,11 +429,3 @@ class Worker:
         error = None if task.cancelled() else task.exception()
         if error is not None and not self._broken.done():
             self._broken.set_exception(error)
-
-
-def _start(listener: Listener, cursors: Mapping[int, Cursor], partition: int) -> Cursor:
-    """Where a stream stands: at its committed cursor, else where its listener began."""
-    cursor = cursors.get(partition)
-    if cursor is not None:
-        return cursor
-    return Cursor(top=listener.start_offsets[partition] if partition < len(listener.start_offsets) else 0)

@@ -1,0 +1,142 @@
+"""Where a message is, and how a listener is doing: read from the cursors and the outcomes, stored nowhere twice.
+
+For: ports.Deliveries and ports.ListenerStatus. Not for: writing either (broker/delivery/worker.py).
+
+What is below a listener's cursor and not open is settled; how, and after which attempts, stands in `deliveries`, in the
+message's own partition, from the message's time on. Both lag at most one checkpoint behind the deliveries themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from broker.core.directory import Listener
+from broker.core.events import DeliveriesSettled, DeliveryAttempted, decode
+from broker.errors import UnknownEvent
+from broker.kafka.cursors import KafkaCursors
+from broker.kafka.requests import LATEST, KafkaRequests, Record
+from broker.kafka.topics import topics
+from broker.ports import Attempt, DeliveryState, ListenerCondition
+from broker.settings import KafkaSettings
+
+_READS_MAX: Final = 64  # of a MiB each, per message asked for
+_LAG_READS_MAX: Final = 4  # per partition; a longer backlog is answered as "at least"
+
+
+class KafkaDeliveries:
+    """Reads with single requests; keeps nothing."""
+
+    def __init__(self, kafka: KafkaSettings, requests: KafkaRequests) -> None:
+        names = topics(kafka)
+        self._messages, self._deliveries = names.messages, names.deliveries
+        self._requests = requests
+        self._cursors = KafkaCursors(kafka, requests)
+
+    async def states(
+        self, partition: int, offset: int, listeners: Sequence[Listener], at_ms: int
+    ) -> Mapping[str, DeliveryState]:
+        """See ports.Deliveries."""
+        concerned = {listener.id: listener for listener in listeners if listener.start_offsets[partition] <= offset}
+        cursors = await self._cursors.load(concerned, [partition])
+        settled = {
+            listener.id: listener.stands_at(cursors[listener.id], partition).settled(offset)
+            for listener in concerned.values()
+        }
+        attempts = await self._attempts(partition, offset, at_ms, settled)
+        return {listener_id: _state(settled[listener_id], attempts[listener_id]) for listener_id in concerned}
+
+    async def _attempts(
+        self, partition: int, offset: int, at_ms: int, settled: Mapping[str, bool]
+    ) -> dict[str, list[tuple[str, Attempt, int | None]]]:
+        """By listener, (outcome, attempt, next_at_ms) of every attempt recorded, up to the last one of each."""
+        found: dict[str, list[tuple[str, Attempt, int | None]]] = {listener_id: [] for listener_id in settled}
+        if not found:
+            return found
+        topic = self._deliveries.name
+        at = (await self._requests.offsets(topic, {partition: at_ms}))[partition]
+        for _ in range(_READS_MAX):
+            if at < 0 or all(rows and rows[-1][0] != "failed" for rows in found.values()):
+                break
+            stretch = await self._requests.read(topic, partition, at)
+            for record in stretch.records:
+                _collect(record, offset, found)
+            if stretch.next_offset <= at or stretch.next_offset >= stretch.end_offset:
+                break
+            at = stretch.next_offset
+        return found
+
+    async def condition(self, listener: Listener) -> ListenerCondition:
+        """See ports.ListenerStatus."""
+        everywhere = range(self._messages.partitions)
+        cursors, ends = await asyncio.gather(
+            self._cursors.load([listener.id], everywhere),
+            self._requests.offsets(self._messages.name, dict.fromkeys(everywhere, LATEST)),
+        )
+        places = {number: listener.stands_at(cursors[listener.id], number) for number in everywhere}
+        behind = await asyncio.gather(
+            *(self._behind(listener, number, place.top, ends[number]) for number, place in places.items())
+        )
+        lag, oldest = 0, []
+        for place, (count, since_ms) in zip(places.values(), behind, strict=True):
+            lag += max(place.pending, len(place.open) + count)
+            if place.open and place.oldest_at_ms is not None:
+                oldest.append(place.oldest_at_ms)
+            if since_ms is not None:
+                oldest.append(since_ms)
+        state = "live"
+        if lag and any(place.state == "down" for place in places.values()):
+            state = "down"
+        return ListenerCondition(
+            state="paused" if listener.paused is not None else state,
+            lag=lag,
+            oldest_pending_at_ms=min(oldest, default=None),
+            last_error=next((place.error for place in places.values() if place.error is not None), None),
+        )
+
+    async def _behind(self, listener: Listener, partition: int, top: int, end: int) -> tuple[int, int | None]:
+        """How many of the queue's messages are in [top, end), as far as _LAG_READS_MAX reads show, and since when."""
+        queue_id = listener.queue_id.encode()
+        count, since_ms = 0, None
+        for _ in range(_LAG_READS_MAX):
+            if top >= end:
+                break
+            stretch = await self._requests.read(self._messages.name, partition, top)
+            for record in stretch.records:
+                if record.offset < end and record.headers and record.headers[0][1] == queue_id:
+                    count += 1
+                    since_ms = record.timestamp if since_ms is None else since_ms
+            if stretch.next_offset <= top:
+                break
+            top = stretch.next_offset
+        return count, since_ms
+
+
+def _collect(record: Record, offset: int, found: dict[str, list[tuple[str, Attempt, int | None]]]) -> None:
+    try:
+        event = decode(record.value or b"")
+    except UnknownEvent:
+        return
+    if isinstance(event, DeliveriesSettled) and event.listener_id in found:
+        for at, at_ms, status, took_ms in event.rows:
+            if at == offset:
+                attempt = Attempt(number=1, at_ms=at_ms, status=status, took_ms=took_ms, error=None)
+                found[event.listener_id].append(("delivered", attempt, None))
+    elif isinstance(event, DeliveryAttempted) and event.offset == offset and event.listener_id in found:
+        attempt = Attempt(
+            number=event.number, at_ms=event.at_ms, status=event.status, took_ms=event.took_ms, error=event.error
+        )
+        found[event.listener_id].append((event.outcome, attempt, event.next_at_ms))
+
+
+def _state(settled: bool, rows: Sequence[tuple[str, Attempt, int | None]]) -> DeliveryState:
+    attempts = tuple(attempt for _, attempt, _ in rows)
+    outcome, next_at_ms = (rows[-1][0], rows[-1][2]) if rows else ("", None)
+    if outcome in ("delivered", "parked"):
+        return DeliveryState(state=outcome, attempts=attempts)
+    if settled:  # its outcome is older than what was read, or no longer kept
+        return DeliveryState(state="delivered", attempts=attempts)
+    return DeliveryState(
+        state="retrying" if outcome == "failed" else "pending", attempts=attempts, next_attempt_at_ms=next_at_ms
+    )
