@@ -94,7 +94,7 @@ class Directory:
         return iter(self._queues_of.get(organization_id, {}).values())
 
     def apply(self, event: Event) -> bool:
-        """Fold one event; never refuses: what makes no sense any more (a taken name, an id that is gone) changes nothing.
+        """Fold one event; never refuses: what makes no sense any more (a taken name, a lost id) changes nothing.
 
         False when the event was passed over in that way.
         """

@@ -1,0 +1,173 @@
+"""The embedded Faust app of one process.
+
+For: starting it in the running event loop, stopping it, saying that it crashed. Each start has an app id, and with it a
+consumer group, of its own: the agents never commit, so each start folds from the beginning and leaves nothing behind.
+Not for: the folds (agents.py, directory.py), creating topics: they must exist, or Faust finds them minutes later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import ssl
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+import faust
+from faust.contrib.asgi import bind_to_running_loop
+
+from broker.core.events import Event
+from broker.errors import LogUnavailable
+from broker.kafka.client import client_options
+from broker.kafka.topics import topics
+from broker.ports import ControlLog, DirectoryView
+from broker.settings import KafkaSettings
+from projections.agents import fold_control
+from projections.directory import DirectoryProjection
+
+log = logging.getLogger(__name__)
+
+_STOP_S: Final = 5.0
+
+# Faust tells each service's start and stop, about sixty lines, at INFO.
+for _name in ("faust", "mode"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+class Projections:
+    """What this process has folded from the log, kept up to date while it runs."""
+
+    def __init__(self, kafka: KafkaSettings, control: ControlLog) -> None:
+        self._kafka = kafka
+        self._directory = DirectoryProjection(control)
+        self._app: Any = None
+        self._folder: Path | None = None
+        self._assigned: asyncio.Event = asyncio.Event()
+        self._ended: asyncio.Future[BaseException | None] | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def directory(self) -> DirectoryView:
+        return self._directory
+
+    @property
+    def position(self) -> int:
+        """The next offset of `control` to fold."""
+        return self._directory.position
+
+    def on_change(self, callback: Callable[[Event], None]) -> None:
+        """Call back with each event of `control` right after it was folded, from the first one on. Before start()."""
+        self._directory.on_change(callback)
+
+    async def start(self, *, timeout_s: float = 30.0) -> None:
+        """Begin to read, and return once everything in `control` is folded (LogUnavailable, ViewBehind)."""
+        self._ended = asyncio.get_running_loop().create_future()
+        # Faust makes its directories whether it needs them or not; nothing of ours is ever in them.
+        self._folder = Path(tempfile.mkdtemp(prefix="everput-faust-"))
+        self._app = app = _faust_app(self._kafka, self._folder)
+        control = app.topic(
+            topics(self._kafka).control.name, key_serializer="raw", value_serializer="raw", value_type=bytes
+        )
+        app.agent(control, name="control")(fold_control(self._directory, self._failed))
+        app.on_partitions_assigned.connect(self._on_assigned)
+        try:
+            async with asyncio.timeout(timeout_s):
+                bind_to_running_loop(app)
+                app.finalize()
+                await app.start()
+                self._watch = asyncio.create_task(self._watch_app())
+                await self._first_of(self._assigned.wait())
+        except TimeoutError:
+            await self.stop()
+            raise LogUnavailable("Kafka did not hand the `control` topic to the projections in time") from None
+        except BaseException:
+            await self.stop()
+            raise
+        await self._directory.caught_up(timeout_s=timeout_s)
+
+    async def stop(self) -> None:
+        """Stop reading. Afterwards there is no consumer group and no file left."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        app, self._app = self._app, None
+        if app is not None:
+            stopping = asyncio.ensure_future(app.stop())
+            await asyncio.wait(
+                [stopping], timeout=_STOP_S
+            )  # not wait_for, which waits on for what ignores its cancelling
+            if not stopping.done():
+                stopping.cancel()
+                log.warning("projections.stop_unfinished after_s=%s", _STOP_S)
+            elif stopping.exception() is not None:
+                log.warning("projections.stop_failed error=%r", stopping.exception())
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    async def crashed(self) -> BaseException | None:
+        """Ends when the projections can't go on, and the process must end: the reason; None after stop()."""
+        if self._ended is None:
+            raise RuntimeError("the projections were not started")
+        return await asyncio.shield(self._ended)
+
+    def _failed(self, reason: BaseException) -> None:
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(reason)
+
+    async def _watch_app(self) -> None:
+        """An embedded app that crashes does not end its process, so someone has to look."""
+        app = self._app
+        await app.wait_for_stopped(asyncio.get_running_loop().create_future())
+        self._failed(app.crash_reason or RuntimeError("Faust stopped by itself"))
+
+    async def _first_of(self, waiting: Any) -> None:
+        """Wait for something, or raise what ended the projections before it came."""
+        task = asyncio.ensure_future(waiting)
+        if self._ended is None:
+            raise RuntimeError("the projections were not started")
+        await asyncio.wait([task, self._ended], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+            raise LogUnavailable(f"the projections ended while starting: {self._ended.result()!r}")
+
+    async def _on_assigned(self, *_app_and_partitions: Any, **_more: Any) -> None:
+        self._assigned.set()
+
+
+def _faust_app(kafka: KafkaSettings, folder: Path) -> Any:
+    options = client_options(kafka)
+    return faust.App(
+        f"{kafka.topic_prefix}projections.{uuid4()}",
+        broker=";".join(f"kafka://{server}" for server in options["bootstrap_servers"]),
+        broker_credentials=_credentials(options),
+        broker_session_timeout=10,
+        broker_heartbeat_interval=3,
+        consumer_auto_offset_reset="earliest",
+        datadir=folder,
+        autodiscover=False,
+        web_enabled=False,
+        topic_allow_declare=False,  # broker/kafka/admin.py creates them, with the settings that keep what is in them
+        topic_disable_leader=True,
+        store="memory://",
+        stream_wait_empty=False,  # it waits for acknowledgements, and ours are never given: a stop would hang
+        worker_redirect_stdouts=False,
+    )
+
+
+def _credentials(options: dict[str, Any]) -> Any:
+    context: ssl.SSLContext | None = options.get("ssl_context")
+    if "sasl_mechanism" in options:
+        return faust.SASLCredentials(
+            username=options["sasl_plain_username"],
+            password=options["sasl_plain_password"],
+            ssl_context=context,
+            mechanism=options["sasl_mechanism"],
+        )
+    return None if context is None else faust.SSLCredentials(context)

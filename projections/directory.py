@@ -1,0 +1,103 @@
+"""The directory as folded in this process, and waiting for the fold to pass an offset.
+
+For: the state, how far it is, read-your-writes. Waiters are woken by the fold; nothing polls.
+Not for: reading `control` (agents.py) or what an event changes (broker/core/directory.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from broker.core.directory import Directory
+from broker.core.events import Event
+from broker.errors import ViewBehind
+from broker.ports import ControlLog
+
+log = logging.getLogger(__name__)
+
+_PASSED_OVER_MAX: Final = 10_000  # a writer asks within milliseconds of its append
+
+
+class DirectoryProjection:
+    """Implements ports.DirectoryView. position: the next offset of `control` to fold."""
+
+    def __init__(self, control: ControlLog) -> None:
+        self.state = Directory()
+        self.position = 0
+        self._control = control
+        self._callbacks: list[Callable[[Event], None]] = []
+        self._order = itertools.count()
+        self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._passed_over: set[int] = set()
+        self._passed_over_order: deque[int] = deque()
+        self._end_lookup: asyncio.Task[int] | None = None
+        self._next_end_lookup: asyncio.Task[int] | None = None
+
+    def on_change(self, callback: Callable[[Event], None]) -> None:
+        """Call back with each event right after it was folded, in log order. What it raises is logged."""
+        self._callbacks.append(callback)
+
+    def fold(self, offset: int, event: Event | None) -> None:
+        """Fold the event at this offset; None moves the position only. An offset folded before changes nothing."""
+        if offset < self.position:
+            return  # Kafka handed the partition out anew and the reading began again
+        if event is not None:
+            if not self.state.apply(event):
+                self._remember_passed_over(offset)
+            for callback in self._callbacks:
+                try:
+                    callback(event)
+                except Exception:
+                    log.exception("projection.callback_failed offset=%d", offset)
+        self.position = offset + 1
+        while self._waiters and self._waiters[0][0] <= offset:
+            waiter = heapq.heappop(self._waiters)[2]
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def passed_over(self, offset: int) -> bool:
+        return offset in self._passed_over
+
+    async def seen(self, offset: int, *, timeout_s: float = 2.0) -> None:
+        if offset < self.position:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiters, (offset, next(self._order), waiter))
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiter
+        except TimeoutError:
+            raise ViewBehind(f"the directory is at {self.position} of `control` and not yet past {offset}") from None
+
+    async def caught_up(self, *, timeout_s: float = 2.0) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                end = await self._end_offset()
+        except TimeoutError:
+            raise ViewBehind("the end of `control` was not found in time") from None
+        await self.seen(end - 1, timeout_s=timeout_s)
+
+    async def _end_offset(self) -> int:
+        """The end as of now or later. Many may ask at once: they share a look-up that began after they asked."""
+        if self._end_lookup is None or self._end_lookup.done():
+            self._end_lookup = asyncio.create_task(self._control.end_offset())
+            return await asyncio.shield(self._end_lookup)
+        if self._next_end_lookup is None or self._next_end_lookup.done():
+            self._next_end_lookup = asyncio.create_task(self._end_offset_after(self._end_lookup))
+        return await asyncio.shield(self._next_end_lookup)
+
+    async def _end_offset_after(self, earlier: asyncio.Task[int]) -> int:
+        await asyncio.wait([earlier])
+        self._end_lookup, self._next_end_lookup = self._next_end_lookup, None
+        return await self._control.end_offset()
+
+    def _remember_passed_over(self, offset: int) -> None:
+        self._passed_over.add(offset)
+        self._passed_over_order.append(offset)
+        if len(self._passed_over_order) > _PASSED_OVER_MAX:
+            self._passed_over.discard(self._passed_over_order.popleft())
