@@ -1,1 +1,310 @@
-"""Commands: what a client asks for, checked against the projection, appended, and answered when it is folded."""
+"""Commands: what a client asks for, checked against the projection, appended, and answered when it is folded.
+
+For: all changes of the directory. Each waits until this process has folded its own event and then looks whether the
+fold took it: of two writers who want one name the first in the log has it, and the other is told here.
+Not for: messages (broker/puts.py), what an event changes (broker/core/directory.py), who may ask (api/auth.py).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import uuid4
+
+from broker.core import events as ev
+from broker.core import keys, signing
+from broker.core.directory import Key, Listener, Organization, Queue
+from broker.core.events import ControlEvent, ListenerSettings
+from broker.core.names import refuse_name
+from broker.delivery.guard import refuse_url
+from broker.errors import InDoubt, NameTaken, NotFound, Refused, ViewBehind
+from broker.ports import ControlLog, DirectoryView, Log
+from broker.sealing import Sealer
+from broker.settings import Network
+
+# read: see everything but secrets. put: put messages. manage: change queues and listeners.
+# keys: make and revoke keys. audit: read the organization's log.
+SCOPES: Final = ("read", "put", "manage", "keys", "audit")
+SCOPES_DEFAULT: Final = ("read", "put", "manage")
+_SIGNING_BYTES: Final = 32
+_FOLD_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """Who asks. actor: `key:<id>`, `account:<id>` or `worker`. at_ms: when, by this process's clock."""
+
+    organization_id: str
+    actor: str
+    request_id: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerWishes:
+    """What a request says about a listener. None: not said. begin_at_ms: 0 is the beginning of the log, None is now."""
+
+    name: str | None = None
+    notify_url: str | None = None
+    liveness_url: str | None = None
+    settings: ListenerSettings | None = None
+    secret: str | None = None
+    begin_at_ms: int | None = None
+
+
+def now_ms() -> int:
+    """Milliseconds since the UTC epoch, by this machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+async def create_organization(control: ControlLog, view: DirectoryView, *, name: str) -> Organization:
+    """A new tenant (Refused: the name is none)."""
+    _check_name(name)
+    event = ev.OrganizationCreated(at_ms=now_ms(), organization_id=str(uuid4()), name=name)
+    await _record(control, view, event)
+    return view.state.organizations[event.organization_id]
+
+
+async def create_key(
+    control: ControlLog,
+    view: DirectoryView,
+    *,
+    organization_id: str,
+    name: str,
+    scopes: Sequence[str] = SCOPES,
+    actor: str = "",
+    request_id: str = "",
+) -> tuple[Key, str]:
+    """A new key and its secret, which is shown this once (Refused: no name, unknown scope; NotFound: organization)."""
+    _check_name(name)
+    for index, scope in enumerate(scopes):
+        if scope not in SCOPES:
+            raise Refused(f"{scope!r} is no scope; use some of {', '.join(SCOPES)}", pointer=f"/scopes/{index}")
+    secret = keys.key_text(os.urandom(keys.RANDOM_BYTES))
+    event = ev.KeyCreated(
+        at_ms=now_ms(),
+        organization_id=organization_id,
+        actor=actor,
+        request_id=request_id,
+        key_id=str(uuid4()),
+        name=name,
+        prefix=keys.key_prefix(secret),
+        secret_sha256=keys.key_sha256(secret),
+        scopes=tuple(dict.fromkeys(scopes)),
+    )
+    if not await _record(control, view, event):
+        raise NotFound("no organization has this id")
+    return view.state.keys[event.key_id], secret
+
+
+async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -> Queue:
+    """The queue (NotFound). A miss is checked: another process may have made it a moment ago."""
+    queue = view.state.queue(organization_id, queue_id)
+    if queue is None:
+        await view.caught_up()
+        queue = view.state.queue(organization_id, queue_id)
+    if queue is None:
+        raise NotFound("no queue has this id")
+    return queue
+
+
+async def find_listener(view: DirectoryView, organization_id: str, queue_id: str, listener_id: str) -> Listener:
+    """The queue's listener (NotFound). A miss is checked, as in find_queue()."""
+    listener = view.state.listener(organization_id, listener_id)
+    if listener is None:
+        await view.caught_up()
+        listener = view.state.listener(organization_id, listener_id)
+    if listener is None or listener.queue_id != queue_id:
+        raise NotFound("no listener of this queue has this id")
+    return listener
+
+
+class Commands:
+    """The commands on queues and listeners. allow_networks: addresses that listeners may have though not public."""
+
+    def __init__(self, log: Log, view: DirectoryView, sealer: Sealer, *, allow_networks: Sequence[Network]) -> None:
+        self._log = log
+        self._view = view
+        self._sealer = sealer
+        self._allow_networks = allow_networks
+
+    async def create_queue(self, context: Context, *, name: str) -> Queue:
+        """A new queue (Refused, NameTaken)."""
+        _check_name(name)
+        await self._check_queue_name_free(context.organization_id, name, None)
+        event = ev.QueueCreated(**_by(context), queue_id=str(uuid4()), name=name)
+        if not await self._record(event):
+            raise NameTaken(f"a queue is named {name!r} already", pointer="/name")
+        return self._queue_now(context, event.queue_id)
+
+    async def rename_queue(self, context: Context, queue_id: str, *, name: str) -> Queue:
+        """The queue, renamed (Refused, NameTaken, NotFound)."""
+        _check_name(name)
+        queue = await find_queue(self._view, context.organization_id, queue_id)
+        if queue.name == name:
+            return queue
+        await self._check_queue_name_free(context.organization_id, name, queue_id)
+        taken = not await self._record(ev.QueueRenamed(**_by(context), queue_id=queue_id, name=name))
+        queue = self._queue_now(context, queue_id)
+        if taken:
+            raise NameTaken(f"a queue is named {name!r} already", pointer="/name")
+        return queue
+
+    async def delete_queue(self, context: Context, queue_id: str) -> None:
+        """End the queue and its listeners (NotFound)."""
+        await find_queue(self._view, context.organization_id, queue_id)
+        if not await self._record(ev.QueueDeleted(**_by(context), queue_id=queue_id)):
+            raise NotFound("no queue has this id")
+
+    async def create_listener(self, context: Context, queue_id: str, wishes: ListenerWishes) -> tuple[Listener, str]:
+        """A new listener and its signing secret (Refused, NameTaken, NotFound)."""
+        name, notify_url, liveness_url = wishes.name or "", wishes.notify_url or "", wishes.liveness_url or ""
+        _check_name(name)
+        self._check_url("/notify_url", notify_url)
+        self._check_url("/liveness_url", liveness_url)
+        secret = _signing_secret(wishes.secret)
+        queue = await find_queue(self._view, context.organization_id, queue_id)
+        await self._check_listener_name_free(queue, name, None)
+        messages = self._log.messages
+        begin_at_ms = wishes.begin_at_ms
+        offsets = await (messages.end_offsets() if begin_at_ms is None else messages.offsets_at(begin_at_ms))
+        event = ev.ListenerCreated(
+            **_by(context),
+            listener_id=str(uuid4()),
+            queue_id=queue_id,
+            name=name,
+            notify_url=notify_url,
+            liveness_url=liveness_url,
+            sealed_secret=self._sealer.seal(secret),
+            start_offsets=offsets,
+            settings=wishes.settings or ListenerSettings(),
+        )
+        if not await self._record(event):
+            self._queue_now(context, queue_id)
+            raise NameTaken(f"a listener of this queue is named {name!r} already", pointer="/name")
+        return self._listener_now(context, event.listener_id), secret
+
+    async def update_listener(
+        self, context: Context, queue_id: str, listener_id: str, wishes: ListenerWishes
+    ) -> Listener:
+        """The listener, with what was said changed and the rest as it was (Refused, NameTaken, NotFound)."""
+        if wishes.name is not None:
+            _check_name(wishes.name)
+        if wishes.notify_url is not None:
+            self._check_url("/notify_url", wishes.notify_url)
+        if wishes.liveness_url is not None:
+            self._check_url("/liveness_url", wishes.liveness_url)
+        listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
+        name = listener.name if wishes.name is None else wishes.name
+        await self._check_listener_name_free(self._queue_now(context, queue_id), name, listener_id)
+        event = ev.ListenerUpdated(
+            **_by(context),
+            listener_id=listener_id,
+            name=name,
+            notify_url=listener.notify_url if wishes.notify_url is None else wishes.notify_url,
+            liveness_url=listener.liveness_url if wishes.liveness_url is None else wishes.liveness_url,
+            settings=listener.settings if wishes.settings is None else wishes.settings,
+        )
+        taken = not await self._record(event)
+        listener = self._listener_now(context, listener_id)
+        if taken:
+            raise NameTaken(f"a listener of this queue is named {name!r} already", pointer="/name")
+        return listener
+
+    async def delete_listener(self, context: Context, queue_id: str, listener_id: str) -> None:
+        """End the listener; its deliveries are cancelled (NotFound)."""
+        await find_listener(self._view, context.organization_id, queue_id, listener_id)
+        if not await self._record(ev.ListenerDeleted(**_by(context), listener_id=listener_id)):
+            raise NotFound("no listener of this queue has this id")
+
+    async def pause_listener(self, context: Context, queue_id: str, listener_id: str, *, reason: str) -> Listener:
+        """The listener, which gets nothing from now on; no event if it is paused already (NotFound)."""
+        listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
+        if listener.paused is None:
+            await self._record(ev.ListenerPaused(**_by(context), listener_id=listener_id, reason=reason))
+        return self._listener_now(context, listener_id)
+
+    async def resume_listener(self, context: Context, queue_id: str, listener_id: str) -> Listener:
+        """The listener, which gets its deliveries again; no event if it is not paused (NotFound)."""
+        listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
+        if listener.paused is not None:
+            await self._record(ev.ListenerResumed(**_by(context), listener_id=listener_id))
+        return self._listener_now(context, listener_id)
+
+    async def _record(self, event: ControlEvent) -> bool:
+        return await _record(self._log.control, self._view, event)
+
+    async def _check_queue_name_free(self, organization_id: str, name: str, own_id: str | None) -> None:
+        """Refuse a taken name early, but only when this process is not behind: it may have become free elsewhere."""
+        for checked in (False, True):
+            holder = self._view.state.queues_by_name.get((organization_id, name))
+            if holder is None or holder.id == own_id:
+                return
+            if not checked:
+                await self._view.caught_up()
+        raise NameTaken(f"a queue is named {name!r} already", pointer="/name")
+
+    async def _check_listener_name_free(self, queue: Queue, name: str, own_id: str | None) -> None:
+        for checked in (False, True):
+            holder = self._view.state.listeners_by_name.get((queue.id, name))
+            if holder is None or holder.id == own_id:
+                return
+            if not checked:
+                await self._view.caught_up()
+        raise NameTaken(f"a listener of this queue is named {name!r} already", pointer="/name")
+
+    def _check_url(self, pointer: str, url: str) -> None:
+        reason = refuse_url(url, self._allow_networks)
+        if reason is not None:
+            raise Refused(f"the URL {reason}", pointer=pointer)
+
+    def _queue_now(self, context: Context, queue_id: str) -> Queue:
+        """It was there a moment ago: no look at the log."""
+        queue = self._view.state.queue(context.organization_id, queue_id)
+        if queue is None:
+            raise NotFound("no queue has this id")
+        return queue
+
+    def _listener_now(self, context: Context, listener_id: str) -> Listener:
+        listener = self._view.state.listener(context.organization_id, listener_id)
+        if listener is None:
+            raise NotFound("no listener of this queue has this id")
+        return listener
+
+
+async def _record(control: ControlLog, view: DirectoryView, event: ControlEvent) -> bool:
+    """Append, wait until this process has folded it, and say whether the fold took it (LogUnavailable, InDoubt)."""
+    offset = await control.append(event)
+    try:
+        await view.seen(offset, timeout_s=_FOLD_S)
+    except ViewBehind as error:
+        raise InDoubt("the change is in the log, but this process can't yet say what became of it") from error
+    return not view.passed_over(offset)
+
+
+def _by(context: Context) -> ev.Fields:
+    return {
+        "at_ms": context.at_ms,
+        "organization_id": context.organization_id,
+        "actor": context.actor,
+        "request_id": context.request_id,
+    }
+
+
+def _check_name(name: str) -> None:
+    reason = refuse_name(name)
+    if reason is not None:
+        raise Refused(f"the name {reason}", pointer="/name")
+
+
+def _signing_secret(asked: str | None) -> str:
+    if asked is None:
+        return signing.secret_text(os.urandom(_SIGNING_BYTES))
+    try:
+        signing.secret_bytes(asked)
+    except ValueError as error:
+        raise Refused(str(error), pointer="/secret") from None
+    return asked

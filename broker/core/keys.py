@@ -1,0 +1,59 @@
+"""API keys: their form, and what the log holds of one.
+
+For: making a key's text from random bytes, refusing a malformed one without a look-up, its SHA-256.
+Not for: drawing the bytes (broker/commands.py) or finding whose key it is (broker/core/directory.py).
+
+`evp_`, 43 base62 digits of 256 random bits, 6 base62 digits of the CRC-32 of all before them. The first eight digits
+are shown as the key's prefix, which leaves 208 bits that nobody has seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from typing import Final
+
+PREFIX: Final = "evp_"
+RANDOM_BYTES: Final = 32
+_ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_RANDOM_DIGITS: Final = 43
+_CHECK_DIGITS: Final = 6
+_LENGTH: Final = len(PREFIX) + _RANDOM_DIGITS + _CHECK_DIGITS
+_SHOWN: Final = len(PREFIX) + 8
+
+
+def key_text(random: bytes) -> str:
+    """The key of these random bytes (ValueError when they are not RANDOM_BYTES)."""
+    if len(random) != RANDOM_BYTES:
+        raise ValueError(f"a key is made of {RANDOM_BYTES} random bytes, not {len(random)}")
+    body = PREFIX + _base62(int.from_bytes(random), _RANDOM_DIGITS)
+    return body + _check_digits(body)
+
+
+def is_key(text: str) -> bool:
+    """Whether this has the form of a key: anything else is refused without looking it up."""
+    if len(text) != _LENGTH or not text.startswith(PREFIX) or not text.isascii():
+        return False
+    return text[-_CHECK_DIGITS:] == _check_digits(text[:-_CHECK_DIGITS])
+
+
+def key_sha256(text: str) -> str:
+    """Hex SHA-256 of the whole key: what the log holds. 256 random bits need neither salt nor stretching."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def key_prefix(text: str) -> str:
+    """The part that may be shown, so that people can tell their keys apart."""
+    return text[:_SHOWN]
+
+
+def _check_digits(body: str) -> str:
+    return _base62(zlib.crc32(body.encode()), _CHECK_DIGITS)
+
+
+def _base62(value: int, digits: int) -> str:
+    text = ""
+    for _ in range(digits):
+        value, digit = divmod(value, len(_ALPHABET))
+        text = _ALPHABET[digit] + text
+    return text
