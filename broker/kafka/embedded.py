@@ -21,7 +21,7 @@ import filelock
 from broker.errors import ConfigurationError
 from broker.kafka import archive
 from broker.kafka.jars import kafka_jars
-from broker.kafka.ports import free_port
+from broker.kafka.ports import free_port, is_free
 from broker.kafka.process import KafkaProcess
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,6 @@ class EmbeddedKafka:
         self, data_dir: Path, *, port: int | None = None, heap_mib: int = _HEAP_MIB, progress: bool = True
     ) -> None:
         self.data_dir = data_dir.absolute()
-        self._chosen_port = port
         self._port = port
         self._options = (f"-Xmx{heap_mib}m",)
         self._progress = progress
@@ -92,16 +91,19 @@ class EmbeddedKafka:
         await self._start(jars, archive.existing(jars))
 
     async def stop(self) -> None:
-        """End Kafka cleanly, by force after 15 s, and let go of the directory; repeating it does nothing."""
-        if self._kafka is not None:
-            await self._kafka.stop()
+        """End Kafka cleanly, by force after 8 s, and let go of the directory; repeating it does nothing."""
+        try:
+            if self._kafka is not None:
+                await self._kafka.stop()
+                self._pid_file.unlink(missing_ok=True)
+        finally:
             self._kafka = None
-            self._pid_file.unlink(missing_ok=True)
-        self._lock.release()
+            self._lock.release()
 
     def kill(self) -> None:
-        """SIGKILL, as a crash would be. For tests; wait() tells when it is dead."""
-        os.kill(self.pid, signal.SIGKILL)
+        """SIGKILL, as a crash would be; wait() tells when it is dead. Nothing, when it does not run."""
+        if self._kafka is not None and self._kafka.running.returncode is None:
+            self._kafka.running.kill()
 
     @property
     def _running(self) -> KafkaProcess:
@@ -116,28 +118,28 @@ class EmbeddedKafka:
     async def _start(self, jars: Sequence[Path], saved: Path | None) -> None:
         """A port that was free may be taken by now, and a saved archive may be bad: neither is the end."""
         started = time.monotonic()
+        suspect = None
         for number in range(1, _START_TRIES + 1):
-            if self._port is None:
-                self._port = free_port()
+            port, controller_port = self._port or free_port(), free_port()
+            if not is_free(port):
+                raise ConfigurationError(f"port {port} on 127.0.0.1 is taken by another program")
             options = (*self._options, *archive.use(saved))
-            kafka = KafkaProcess(
-                self.data_dir, jars=jars, port=self._port, controller_port=free_port(), options=options
-            )
+            kafka = KafkaProcess(self.data_dir, jars=jars, port=port, controller_port=controller_port, options=options)
             try:
                 await kafka.start()
             except ConfigurationError as error:
-                if number == _START_TRIES:
+                robbed = not (is_free(port) and is_free(controller_port))
+                if number == _START_TRIES or (saved is None and not robbed):
                     raise
                 _log.warning("kafka.start-failed number=%d error=%s", number, error)
-                archive.discard(saved)
-                saved = None
-                if self._kafka is None:  # nobody knows the port yet
-                    self._port = self._chosen_port
+                if not robbed:
+                    suspect, saved = saved, None
                 continue
-            self._kafka = kafka
+            archive.discard(suspect)
+            self._kafka, self._port = kafka, port
             self._pid_file.write_text(f"{self.pid}\n", encoding="ascii")
             took_ms = round((time.monotonic() - started) * 1000)
-            _log.info("kafka.started pid=%d port=%d took_ms=%d", self.pid, self._port, took_ms)
+            _log.info("kafka.started pid=%d port=%d took_ms=%d", self.pid, port, took_ms)
             return
 
 

@@ -19,11 +19,17 @@ def free_port() -> int:
     """A loopback port that nothing listens on now."""
     for _ in range(100):
         port = _PORTS[secrets.randbelow(len(_PORTS))]
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+        if is_free(port):
             return port
     raise ConfigurationError(f"no free port on 127.0.0.1 between {_PORTS.start} and {_PORTS.stop - 1}")
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen there now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,98 @@
+"""ensure_topics on a real Kafka: it makes what is missing, touches nothing else, and refuses what would lose data."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, ConfigResource
+
+from broker.errors import ConfigurationError, LogUnavailable
+from broker.kafka import admin
+from broker.kafka.admin import ensure_topics
+from broker.kafka.client import client_options
+from broker.kafka.ports import free_port
+from broker.kafka.topics import topics
+
+
+def configs(kafka_settings, names):
+    """As another client sees them."""
+    client = AdminClient({"bootstrap.servers": kafka_settings.bootstrap})
+    wanted = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in names]
+    described = {one.name: future.result(10) for one, future in client.describe_configs(wanted).items()}
+    return {name: {key: entry.value for key, entry in found.items()} for name, found in described.items()}
+
+
+async def create(kafka_settings, *new: NewTopic) -> None:
+    client = AIOKafkaAdminClient(**client_options(kafka_settings))
+    await client.start()
+    try:
+        answer = await client.create_topics(list(new))
+        assert all(code == 0 for _name, code, _message in answer.topic_errors)
+    finally:
+        await client.close()
+
+
+async def test_the_topics_have_the_settings_of_the_table(kafka_settings):
+    settings = replace(kafka_settings, flush_each_batch=True)
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    found = await asyncio.to_thread(configs, settings, [topic.name for topic in table.all()])
+    for topic in table.all():
+        assert topic.config.items() <= found[topic.name].items()
+        assert found[topic.name]["flush.messages"] == "1"
+    listed = AdminClient({"bootstrap.servers": settings.bootstrap}).list_topics(timeout=10).topics
+    assert [len(listed[topic.name].partitions) for topic in table.all()] == [1, 4, 4, 4, 4]
+
+
+async def test_many_processes_may_create_them_at_once(kafka_settings, topics):
+    await asyncio.gather(*(ensure_topics(kafka_settings, topics) for _ in range(5)))
+    await ensure_topics(kafka_settings, topics)
+
+
+async def test_a_topic_that_would_lose_data_is_refused_and_left_as_it_is(kafka_settings, topics):
+    bad = {"retention.ms": "604800000", "max.message.bytes": "1048588"}
+    await create(kafka_settings, NewTopic(topics.messages.name, 4, 1, topic_configs=bad))
+    with pytest.raises(ConfigurationError) as refused:
+        await ensure_topics(kafka_settings, topics)
+    said = str(refused.value)
+    assert f"{topics.messages.name} has retention.ms=604800000" in said
+    assert "max.message.bytes=1048588" in said  # both in one go
+    assert topics.changes.name not in said
+    found = await asyncio.to_thread(configs, kafka_settings, [topics.messages.name])
+    assert found[topics.messages.name]["retention.ms"] == "604800000"
+
+
+async def test_another_number_of_partitions_is_refused(kafka_settings, ready_topics):
+    more = replace(kafka_settings, partitions=5)
+    with pytest.raises(ConfigurationError, match="set --partitions 4"):
+        await ensure_topics(more, topics(more))
+
+
+async def test_missing_fsync_is_refused(kafka_settings, ready_topics):
+    synced = replace(kafka_settings, flush_each_batch=True)
+    with pytest.raises(ConfigurationError, match=r"flush\.messages=1"):
+        await ensure_topics(synced, topics(synced))
+
+
+async def test_three_copies_on_one_broker_are_refused_before_anything_is_made(kafka_settings, monkeypatch):
+    monkeypatch.setattr(admin, "_BROKERS_WITHIN_S", 0.5)
+    wanted = replace(kafka_settings, replication=3, min_insync=2)
+    with pytest.raises(ConfigurationError, match="--replication 1 --min-insync 1"):
+        await ensure_topics(wanted, topics(wanted))
+    listed = await asyncio.to_thread(
+        AdminClient({"bootstrap.servers": kafka_settings.bootstrap}).list_topics, timeout=10
+    )
+    assert not [name for name in listed.topics if name.startswith(kafka_settings.topic_prefix)]
+
+
+async def test_a_kafka_that_does_not_answer_is_waited_for_and_then_named(kafka_settings, topics, monkeypatch):
+    monkeypatch.setattr(admin, "_CLUSTER_WITHIN_S", 1.0)
+    nowhere = f"127.0.0.1:{free_port()}"
+    started = time.monotonic()
+    with pytest.raises(LogUnavailable, match=nowhere):
+        await ensure_topics(replace(kafka_settings, bootstrap=nowhere), topics)
+    assert time.monotonic() - started < 10

@@ -1,0 +1,193 @@
+"""Embedded Kafka: one owner, one port, no orphan, and what was acknowledged outlives kill -9."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from broker.errors import ConfigurationError
+from broker.kafka.admin import ensure_topics
+from broker.kafka.embedded import EmbeddedKafka
+from broker.kafka.topics import topics
+from broker.settings import KafkaSettings
+
+
+@pytest.fixture
+async def kafka(tmp_path):
+    """One of the test's own, which it may kill."""
+    kafka = EmbeddedKafka(tmp_path / "data", heap_mib=256, progress=False)
+    await kafka.start()
+    yield kafka
+    await kafka.stop()
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs: a zombie does not."""
+    try:
+        return b"kafka.Kafka" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return False
+
+
+async def until_gone(pid: int) -> None:
+    async with asyncio.timeout(10):
+        while alive(pid):
+            await asyncio.sleep(0.05)
+
+
+async def test_what_was_acknowledged_is_there_after_kill_9_and_restart_on_the_same_port(kafka):
+    settings = KafkaSettings(
+        bootstrap=kafka.bootstrap, partitions=2, replication=1, min_insync=1, flush_each_batch=True
+    )
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, acks="all") as producer:
+        for number in range(100):
+            await producer.send_and_wait(table.messages.name, b"%d" % number, partition=number % 2)
+    before = kafka.bootstrap, kafka.pid
+
+    kafka.kill()
+    assert await kafka.wait() == -signal.SIGKILL
+    await kafka.restart()
+
+    assert kafka.bootstrap == before[0]
+    assert kafka.pid != before[1]
+    partitions = [TopicPartition(table.messages.name, number) for number in range(2)]
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, auto_offset_reset="earliest", group_id=None)
+    await consumer.start()
+    try:
+        consumer.assign(partitions)
+        values: list[bytes] = []
+        async with asyncio.timeout(20):
+            while len(values) < 100:
+                records = await consumer.getmany(timeout_ms=500)
+                values += [record.value for batch in records.values() for record in batch]
+    finally:
+        await consumer.stop()
+    assert sorted(values) == sorted(b"%d" % number for number in range(100))
+
+
+async def test_a_second_one_on_the_same_directory_is_refused_by_name(kafka):
+    with pytest.raises(ConfigurationError, match=r"another server uses the data directory .*data"):
+        await EmbeddedKafka(kafka.data_dir).start()
+    assert alive(kafka.pid)
+
+
+async def test_it_listens_on_loopback_only_and_keeps_its_log_to_itself(kafka, capfd):
+    listening = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True, check=False).stdout
+    mine = [line.split()[3] for line in listening.splitlines() if f"pid={kafka.pid}," in line]
+    if mine:  # `ss` may be missing
+        assert all("127.0.0.1" in address for address in mine)
+    assert (kafka.data_dir / "kafka.log").stat().st_size > 0
+    assert capfd.readouterr() == ("", "")
+    assert kafka.data_dir.stat().st_mode & 0o777 == 0o700
+
+
+async def test_stop_ends_it_and_lets_go_of_the_directory(tmp_path):
+    kafka = EmbeddedKafka(tmp_path, heap_mib=256, progress=False)
+    await kafka.start()
+    pid, bootstrap = kafka.pid, kafka.bootstrap
+    waiting = asyncio.create_task(kafka.wait())
+    await kafka.stop()
+    await kafka.stop()
+    assert not alive(pid)
+    await asyncio.wait_for(waiting, 5)
+    await kafka.start()
+    assert kafka.bootstrap == bootstrap
+    await kafka.stop()
+
+
+def start_in_another_process(directory: Path) -> subprocess.Popen[str]:
+    """Prints Kafka's pid when it is up, then waits."""
+    program = f"""
+        import asyncio, pathlib
+        from broker.kafka.embedded import EmbeddedKafka
+
+        async def main():
+            kafka = EmbeddedKafka(pathlib.Path({str(directory)!r}), heap_mib=256, progress=False)
+            await kafka.start()
+            print(kafka.pid, flush=True)
+            await asyncio.sleep(600)
+
+        asyncio.run(main())
+    """
+    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the next start ends it")
+async def test_it_dies_with_its_parent_even_by_kill_9(tmp_path):
+    with start_in_another_process(tmp_path) as parent:
+        pid = int(await asyncio.to_thread(parent.stdout.readline))
+        assert alive(pid)
+        parent.kill()
+    await until_gone(pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_the_kafka_that_an_earlier_server_left_behind_is_ended_first(tmp_path):
+    marker = ["-c", "import time; time.sleep(600)", "kafka.Kafka", str(tmp_path)]
+    orphan = subprocess.Popen([sys.executable, *marker])
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        (tmp_path / "kafka.pid").write_text(f"{orphan.pid}\n")
+        kafka = EmbeddedKafka(tmp_path, heap_mib=256, progress=False)
+        await kafka.start()
+        assert orphan.wait(5) == -signal.SIGKILL
+        await kafka.stop()
+
+        # A pid that another program has by now is none of our business.
+        (tmp_path / "kafka.pid").write_text(f"{other.pid}\n")
+        await kafka.start()
+        await kafka.stop()
+        assert other.poll() is None
+    finally:
+        for process in (orphan, other):
+            process.kill()
+            process.wait()
+
+
+async def test_a_start_that_was_interrupted_while_formatting_is_repeated(tmp_path):
+    (tmp_path / "kafka.new").mkdir()
+    (tmp_path / "kafka.new" / "meta.properties").write_text("half of")
+    kafka = EmbeddedKafka(tmp_path, heap_mib=256, progress=False)
+    await kafka.start()
+    await kafka.stop()
+    assert not (tmp_path / "kafka.new").exists()
+
+
+async def test_a_kafka_that_cannot_run_says_where_to_look_and_leaves_nothing(tmp_path):
+    (tmp_path / "kafka").mkdir()
+    (tmp_path / "kafka" / "meta.properties").write_text("version=1\ncluster.id=x\nnode.id=7\n")
+    kafka = EmbeddedKafka(tmp_path, heap_mib=256, progress=False)
+    with pytest.raises(ConfigurationError, match=r"ended with code .*kafka\.log"):
+        await kafka.start()
+    with contextlib.suppress(ChildProcessError):
+        assert os.waitpid(-1, os.WNOHANG)[0] == 0
+    await asyncio.to_thread((tmp_path / "kafka" / "meta.properties").unlink)
+    (tmp_path / "kafka").rename(tmp_path / "aside")
+    await kafka.start()  # the directory was let go of
+    await kafka.stop()
+
+
+async def test_a_damaged_archive_only_makes_the_start_slower(tmp_path, monkeypatch):
+    from broker.kafka import archive
+
+    bad = tmp_path / "bad.aot"
+    bad.write_bytes(b"\0" * 100_000)
+
+    async def damaged(*_args, **_options):
+        return bad
+
+    monkeypatch.setattr(archive, "ensure", damaged)
+    kafka = EmbeddedKafka(tmp_path / "data", heap_mib=256, progress=False)
+    await kafka.start()
+    await kafka.stop()

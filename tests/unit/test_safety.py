@@ -1,0 +1,109 @@
+"""The rules by which an existing Kafka is refused, one by one: each says what to change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from broker.kafka.safety import OFFSETS_TOPIC, Cluster, FoundTopic, problems
+from broker.kafka.topics import topics
+from broker.settings import KafkaSettings
+
+SETTINGS = KafkaSettings(bootstrap="kafka:9092", partitions=8)
+TABLE = topics(SETTINGS)
+SAFE_BROKER = {"offsets.retention.minutes": "2147483647", "offsets.topic.replication.factor": "3"}
+MESSAGES = TABLE.messages.name
+
+
+def cluster(*, brokers: int = 3, broker: dict[str, str] | None = None, **changed) -> Cluster:
+    """A safe one, but for the changes to the topic `messages`."""
+    found = {one.name: FoundTopic(one.partitions, 3, dict(one.config)) for one in TABLE.all()}
+    config = {**found[MESSAGES].config, **changed.pop("config", {})}
+    found[MESSAGES] = replace(found[MESSAGES], config=config, **changed)
+    return Cluster({node: {**SAFE_BROKER, **(broker or {})} for node in range(1, brokers + 1)}, found)
+
+
+def the_problem(settings: KafkaSettings, now: Cluster) -> str:
+    found = problems(settings, topics(settings), now)
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_a_safe_cluster_has_no_problems():
+    assert problems(SETTINGS, TABLE, cluster()) == []
+
+
+def test_more_than_is_asked_for_is_safe_too():
+    config = {"min.insync.replicas": "3", "max.message.bytes": "99999999"}
+    assert problems(SETTINGS, TABLE, cluster(replication=4, config=config)) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "wanted"),
+    [
+        ("retention.ms", "604800000", "-1"),
+        ("retention.bytes", "1000000000", "-1"),
+        ("cleanup.policy", "compact,delete", "delete"),
+        ("cleanup.policy", "compact", "delete"),
+        ("unclean.leader.election.enable", "true", "false"),
+        ("min.insync.replicas", "1", "2"),
+        ("max.message.bytes", "1048588", str(8 << 20)),
+    ],
+)
+def test_a_topic_setting_that_would_lose_data_is_named_with_the_command_that_changes_it(setting, value, wanted):
+    said = the_problem(SETTINGS, cluster(config={setting: value}))
+    assert f"{setting}={value}" in said
+    assert f"--topic {MESSAGES} --add-config {setting}={wanted}" in said
+
+
+def test_too_few_copies_of_a_topic():
+    assert "--replication 1" in the_problem(SETTINGS, cluster(replication=1))
+
+
+def test_another_number_of_partitions_says_which_to_set():
+    assert "set --partitions 12" in the_problem(SETTINGS, cluster(partitions=12))
+
+
+def test_no_fsync_where_one_is_needed():
+    settings = replace(SETTINGS, flush_each_batch=True)
+    synced = {
+        name: replace(one, config={**one.config, "flush.messages": "1"}) for name, one in cluster().topics.items()
+    }
+    assert problems(settings, topics(settings), Cluster(cluster().brokers, synced)) == []
+    synced[MESSAGES] = replace(synced[MESSAGES], config={"flush.messages": "9223372036854775807"})
+    assert "--add-config flush.messages=1" in the_problem(settings, Cluster(cluster().brokers, synced))
+
+
+def test_cursors_that_would_expire_are_named_for_every_broker():
+    found = problems(SETTINGS, TABLE, cluster(broker={"offsets.retention.minutes": "10080"}))
+    assert len(found) == 3
+    assert all("offsets.retention.minutes=10080" in one and "2147483647" in one for one in found)
+
+
+def test_cursors_with_too_few_copies():
+    assert len(problems(SETTINGS, TABLE, cluster(broker={"offsets.topic.replication.factor": "1"}))) == 3
+    made = cluster()
+    made = Cluster(made.brokers, {**made.topics, OFFSETS_TOPIC: FoundTopic(50, 1)})
+    assert OFFSETS_TOPIC in the_problem(SETTINGS, made)
+
+
+def test_a_single_broker_says_to_accept_a_single_copy():
+    now = Cluster({1: SAFE_BROKER}, {})
+    assert "1 broker " in the_problem(SETTINGS, now)
+    assert "--replication 1 --min-insync 1" in the_problem(SETTINGS, now)
+
+
+def test_more_acknowledgements_than_copies_can_never_be_given():
+    settings = replace(SETTINGS, replication=2, min_insync=3)
+    assert "lower --min-insync" in the_problem(settings, Cluster({1: SAFE_BROKER, 2: SAFE_BROKER}, {}))
+
+
+def test_what_may_not_be_read_is_not_judged():
+    now = Cluster({1: {}, 2: {}, 3: {}}, {one.name: FoundTopic(one.partitions, 3) for one in TABLE.all()})
+    assert problems(SETTINGS, TABLE, now) == []
+
+
+def test_all_problems_are_told_at_once():
+    now = cluster(partitions=3, replication=1, config={"retention.ms": "1", "retention.bytes": "1"})
+    assert len(problems(SETTINGS, TABLE, now)) == 4
