@@ -45,7 +45,7 @@ async def _serve(process: Process, options: Options) -> None:
         stack.push_async_callback(projections.stop)
         view = projections.directory
         if os.environ.get("EVERPUT_FIRST_START"):
-            await first_start(log, view, files.api_key_file(options.data_dir))
+            await first_start(log.control, view, files.api_key_file(options.data_dir))
         app = make_app(settings, log=log, view=view, sealer=Sealer(settings.sealing_key))
         descriptor = os.environ.get("EVERPUT_LISTEN_FD")
         listening = bind(options.host, options.port) if descriptor is None else inherited(int(descriptor))

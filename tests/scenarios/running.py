@@ -1,0 +1,138 @@
+"""An `everput serve` as users start it: a process of its own, known by what it prints and by what runs.
+
+For: scenarios that need a whole server. Not for: what they check."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self, TypeVar
+
+WAIT_S = 60.0
+T = TypeVar("T")
+
+
+def wait_until(condition: Callable[[], T], *, what: str, within_s: float = WAIT_S) -> T:
+    deadline = time.monotonic() + within_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
+        time.sleep(0.05)
+    return found
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and it is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("EVERPUT_")}
+    if "EVERPUT_CACHE_DIR" in os.environ:
+        kept["EVERPUT_CACHE_DIR"] = os.environ["EVERPUT_CACHE_DIR"]
+    return {**kept, **more}
+
+
+def everput(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command that ends by itself."""
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "cli.app", *arguments],
+        capture_output=True,
+        text=True,
+        env=clean_environment(**environment),
+        timeout=150,
+        check=False,
+    )
+
+
+class Running:
+    """One server. Use it as a context manager: nothing of it is left behind."""
+
+    def __init__(self, data_dir: Path, *arguments: str) -> None:
+        self.data_dir = data_dir
+        self.stderr: list[str] = []
+        self.stdout: list[str] = []
+        command = [sys.executable, "-P", "-m", "cli.app", "serve", "--data-dir", str(data_dir), "--port", "0"]
+        self.process = subprocess.Popen(
+            [*command, "--allow-network", "127.0.0.0/8", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=clean_environment(),
+            start_new_session=True,
+        )
+        self._threads = [
+            threading.Thread(target=self._read, args=pair, daemon=True)
+            for pair in ((self.process.stdout, self.stdout), (self.process.stderr, self.stderr))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        for thread in self._threads:
+            thread.join(10)
+        for pipe in (self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+        wait_until(lambda: not self.alive(), what="its processes are gone")
+
+    @staticmethod
+    def _read(pipe, lines: list[str]) -> None:
+        for text in pipe:
+            lines.append(text.rstrip("\n"))  # noqa: PERF401 - others look at it meanwhile
+
+    @property
+    def url(self) -> str:
+        """Once it is ready."""
+
+        def ready() -> str | None:
+            assert self.process.poll() is None, "\n".join(self.stderr)
+            return next((text.removeprefix("ready ") for text in self.stdout if text.startswith("ready ")), None)
+
+        return wait_until(ready, what="ready\n" + "\n".join(self.stderr))
+
+    @property
+    def api_key(self) -> str:
+        return (self.data_dir / "api-key").read_text().strip()
+
+    def events(self, name: str, **fields: str) -> list[str]:
+        """The lines of stderr about an event with these fields."""
+        wanted = [f"{key}={value}" for key, value in fields.items()]
+        return [text for text in self.stderr if name in text.split() and all(one in text.split() for one in wanted)]
+
+    def pid_of(self, process: str) -> int:
+        """Of its newest incarnation."""
+        found = re.search(r"pid=(\d+)", self.events("process.started", process=process)[-1])
+        assert found is not None
+        return int(found[1])
+
+    def alive(self) -> list[int]:
+        """Those of all processes it ever started that still run."""
+        pids = [int(pid) for text in self.stderr for pid in re.findall(r"process\.started .*pid=(\d+)", text)]
+        return [pid for pid in pids if is_running(pid)]
+
+    def kill(self, process: str) -> None:
+        """SIGKILL, and wait until another one is ready (Kafka: started)."""
+        again = "process.started" if process == "kafka" else "process.ready"
+        before = len(self.events(again, process=process))
+        os.kill(self.pid_of(process), signal.SIGKILL)
+        wait_until(lambda: len(self.events(again, process=process)) > before, what=f"{process} is back")
+
+    def stop(self) -> int:
+        """SIGTERM; its exit code."""
+        self.process.terminate()
+        return self.process.wait(30)

@@ -1,0 +1,141 @@
+"""`everput serve` for real: ready, one server to a directory, what dies comes back, nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from running import Running, everput, is_running, wait_until
+
+READY_WITHIN_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with Running(tmp_path_factory.mktemp("serve") / "data", "--api-processes", "2") as running:
+        assert running.url
+        yield running
+
+
+def put_queue(server: Running, name: str) -> httpx.Response:
+    return httpx.put(f"{server.url}/v1/queues", json={"name": name}, headers={"x-api-key": server.api_key}, timeout=20)
+
+
+def puts_again(server: Running, name: str) -> bool:
+    """Whether a queue can be put: 200, or 422 when an earlier try was stored though its answer was lost."""
+    try:
+        return put_queue(server, name).status_code in (200, 422)
+    except httpx.TransportError:
+        return False
+
+
+def test_ready_is_the_only_line_on_stdout_and_the_api_answers(server: Running):
+    assert server.stdout == [f"ready {server.url}"]
+    assert put_queue(server, "first").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["api-key", "sealing-key"])
+def test_the_keys_are_their_owners_alone_and_in_no_log_line(server: Running, name: str):
+    path = server.data_dir / name
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not any(path.read_text().strip() in text for text in server.stderr)
+    assert server.events("api-key", path=str(server.data_dir / "api-key"))
+
+
+def test_no_secret_is_on_a_command_line(server: Running):
+    secrets = [(server.data_dir / name).read_text().strip() for name in ("api-key", "sealing-key")]
+    for pid in server.alive():
+        command = Path(f"/proc/{pid}/cmdline").read_text()
+        assert not any(secret in command for secret in secrets)
+
+
+def test_a_second_server_on_the_same_directory_is_a_clear_error(server: Running):
+    second = everput("serve", "--data-dir", str(server.data_dir), "--port", "0")
+    assert second.returncode == 2
+    assert second.stdout == ""
+    assert "another `everput serve` is running" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_a_killed_api_process_comes_back_and_the_other_answers_meanwhile(server: Running):
+    server.kill("api-1")
+    for number in range(10):
+        assert put_queue(server, f"after the api {number}").status_code == 200
+
+
+def test_a_killed_worker_comes_back(server: Running):
+    server.kill("worker-1")
+    assert server.process.poll() is None
+
+
+def test_a_killed_kafka_comes_back_on_the_same_port_with_everything_in_it(server: Running):
+    assert put_queue(server, "before kafka").status_code == 200
+    address = server.events("process.started", process="kafka")[-1].rpartition("address=")[2]
+    server.kill("kafka")
+    assert server.events("process.started", process="kafka")[-1].rpartition("address=")[2] == address
+    wait_until(lambda: puts_again(server, "after kafka"), what="queues can be put again")
+    assert put_queue(server, "before kafka").status_code == 422
+
+
+def test_start_stop_and_start_again(tmp_path: Path):
+    data_dir = tmp_path / "data"
+    started_s = time.monotonic()
+    with Running(data_dir) as first:
+        assert first.url
+        took_s = time.monotonic() - started_s
+        key = first.api_key
+        assert put_queue(first, "kept").status_code == 200
+        assert first.stop() == 0
+        assert not first.alive()
+    with Running(data_dir) as second:
+        assert second.url
+        assert second.api_key == key
+        assert put_queue(second, "kept").status_code == 422
+
+        pids = second.alive()
+        assert len(pids) == 3
+        second.process.kill()
+        second.process.wait()
+        wait_until(lambda: not any(is_running(pid) for pid in pids), what="all ended with the supervisor", within_s=5)
+    # Last, so that a slow machine fails this line only.
+    assert took_s < READY_WITHIN_S
+
+
+def test_sigterm_before_it_is_ready_leaves_nothing_behind(tmp_path: Path):
+    with Running(tmp_path / "data") as server:
+        wait_until(lambda: server.events("process.started", process="worker-1"), what="the worker was started")
+        assert server.stop() == 0
+        assert not server.alive()
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path):
+    with Running(tmp_path / "data") as server:
+        wait_until(lambda: server.events("process.started", process="worker-1"), what="the worker was started")
+        server.process.terminate()
+        wait_until(lambda: server.events("stopping") or server.process.poll() is not None, what="stopping")
+        os.kill(server.process.pid, signal.SIGINT)
+        assert server.process.wait(5) in (0, 1)
+        wait_until(lambda: not server.alive(), what="nothing is left", within_s=5)
+
+
+def test_a_port_in_use_is_a_clear_error(tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = everput("serve", "--data-dir", str(tmp_path / "data"), "--port", str(port))
+    assert ended.returncode == 2
+    assert f"everput: can't listen on 127.0.0.1 port {port}" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_what_keeps_a_process_from_starting_ends_the_server_with_the_reason(tmp_path: Path):
+    ended = everput("serve", "--data-dir", str(tmp_path / "data"), "--port", "0", EVERPUT_SEALING_KEY="nonsense")
+    assert ended.returncode == 2
+    assert "the sealing key is not 32 bytes" in ended.stderr
+    assert "Traceback" not in ended.stderr
