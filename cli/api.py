@@ -12,6 +12,7 @@ import os
 import click
 
 from api.app import make_app
+from broker.kafka.deliveries import KafkaDeliveries
 from broker.kafka.log import KafkaLog
 from broker.sealing import Sealer
 from cli import files
@@ -46,7 +47,9 @@ async def _serve(process: Process, options: Options) -> None:
         view = projections.directory
         if os.environ.get("EVERPUT_FIRST_START"):
             await first_start(log.control, view, files.api_key_file(options.data_dir))
-        app = make_app(settings, log=log, view=view, sealer=Sealer(settings.sealing_key))
+        deliveries = KafkaDeliveries(settings.kafka, log.requests)
+        sealer = Sealer(settings.sealing_key)
+        app = make_app(settings, log=log, view=view, sealer=sealer, deliveries=deliveries, status=deliveries)
         descriptor = os.environ.get("EVERPUT_LISTEN_FD")
         listening = bind(options.host, options.port) if descriptor is None else inherited(int(descriptor))
         where = address(listening, options.host)

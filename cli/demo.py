@@ -158,7 +158,7 @@ class Demo:
                 return
             await asyncio.sleep(TICK_S)
 
-    def _course(self, putting: asyncio.Task[None]) -> Iterator[object]:
+    def _course(self, putting: asyncio.Task[None]) -> Iterator[None]:
         """What goes wrong, and when; resumed at each tick."""
         server, listeners, view = self._server, self._listeners, self._view
         while len(self._put) < REFUSE_FROM * len(self._messages) and not putting.done():

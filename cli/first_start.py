@@ -10,7 +10,7 @@ from typing import Final
 
 from broker.commands import create_key, create_organization
 from broker.ports import ControlLog, DirectoryView
-from cli.files import write_secret
+from cli.files import read_secret, write_secret
 
 ORGANIZATION: Final = "default"
 KEY: Final = "first"
@@ -31,5 +31,5 @@ async def new_key(control: ControlLog, view: DirectoryView, *, organization: str
 
 async def first_start(control: ControlLog, view: DirectoryView, key_file: Path) -> None:
     """Have a key in this file, unless there is one."""
-    if not key_file.exists():
+    if read_secret(key_file) is None:
         write_secret(key_file, await new_key(control, view))

@@ -104,6 +104,11 @@ def test_start_stop_and_start_again(tmp_path: Path):
         second.process.kill()
         second.process.wait()
         wait_until(lambda: not any(is_running(pid) for pid in pids), what="all ended with the supervisor", within_s=5)
+    third = everput("serve", "--data-dir", str(data_dir), "--port", "0", "--partitions", "8")
+    assert third.returncode == 2, "what a child can't start with ends the server"
+    assert "everput: " in third.stderr
+    assert "partitions" in third.stderr
+    assert "Traceback" not in third.stderr
     # Last, so that a slow machine fails this line only.
     assert took_s < READY_WITHIN_S
 

@@ -1,0 +1,70 @@
+"""`everput demo`, as a newcomer runs it, with few messages."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from running import clean_environment, everput, wait_until
+
+BUNDLED = Path(__file__).parents[2] / "cli" / "demo-messages.jsonl"
+
+
+def test_nothing_is_missing_although_a_listener_refused_and_a_worker_was_killed(tmp_path: Path):
+    done = everput("demo", "--messages", "60", "--pace-s", "2", TMPDIR=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    for happened in ("mail refuses from now on", "kill -9 ", "started another worker", "mail is back"):
+        assert happened in done.stdout
+    for name in ("crm", "mail"):
+        assert f"{name}: 60 put, 60 received, " in done.stdout
+    assert "nothing is missing" in done.stdout
+    assert "everput serve" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_leaves_neither_a_process_nor_a_file(tmp_path: Path):
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "cli.app", "demo", "--messages", "1000", "--pace-s", "30"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environment(TMPDIR=str(tmp_path)),
+    )
+    assert process.stdout is not None
+    for text in process.stdout:
+        if "ready: " in text:
+            break
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=40)
+    assert process.returncode != 0
+    assert "Traceback" not in stderr
+    assert list(tmp_path.iterdir()) == []
+    wait_until(lambda: not processes_about(tmp_path), what="its processes are gone", within_s=5)
+
+
+def processes_about(folder: Path) -> list[str]:
+    """The command lines of processes that name this folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in command:
+            found.append(command)
+    return found
+
+
+def test_a_file_without_messages_is_a_clear_error(tmp_path: Path):
+    (tmp_path / "empty").write_text("\n\n")
+    done = everput("demo", str(tmp_path / "empty"))
+    assert done.returncode == 2
+    assert "holds no messages" in done.stderr
+
+
+def test_the_bundled_messages_are_two_thousand_different_requests():
+    lines = BUNDLED.read_text().splitlines()
+    assert len(set(lines)) == len(lines) == 2000
+    assert all('"request": "delete-account"' in text and '"userId": "' in text for text in lines)

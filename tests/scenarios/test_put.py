@@ -1,0 +1,125 @@
+"""`everput put` against a real server: what was put is there, what was refused is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+from running import Running, clean_environment, everput, wait_until
+
+TOPIC = "everput.messages"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with Running(tmp_path_factory.mktemp("put") / "data") as running:
+        assert running.url
+        yield running
+
+
+def put(server: Running, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return everput("put", *arguments, "--data-dir", str(server.data_dir), EVERPUT_URL=server.url)
+
+
+def messages_of(server: Running, queue: str) -> list[str]:
+    """The data of all messages of the queue, read from the log itself with another Kafka client."""
+    queues = httpx.get(
+        f"{server.url}/v1/queues", params={"name": queue}, headers={"x-api-key": server.api_key}, timeout=20
+    ).json()["queues"]
+    if not queues:
+        return []
+    address = server.events("process.started", process="kafka")[-1].rpartition("address=")[2]
+    consumer = Consumer({"bootstrap.servers": address, "group.id": "reads-only", "enable.auto.commit": False})
+    try:
+        found = []
+        for partition in consumer.list_topics(TOPIC, timeout=20).topics[TOPIC].partitions:
+            low, high = consumer.get_watermark_offsets(TopicPartition(TOPIC, partition), timeout=20)
+            consumer.assign([TopicPartition(TOPIC, partition, low)])
+            while low < high:
+                for record in consumer.consume(1000, timeout=0.2):
+                    event = json.loads(record.value())
+                    low = record.offset() + 1
+                    if event["queue_id"] == queues[0]["id"]:
+                        found.append(event["data"])
+        return found
+    finally:
+        consumer.close()
+
+
+def test_every_line_is_put_once_and_empty_ones_are_counted(server: Running, tmp_path: Path):
+    lines = [json.dumps({"userId": str(number)}) for number in range(500)]
+    (tmp_path / "lines").write_text("\n\n".join(lines))
+    done = put(server, "--create", "all of them", str(tmp_path / "lines"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("500 put in ")
+    assert "499 empty lines skipped" in done.stderr
+    assert sorted(messages_of(server, "all of them")) == sorted(lines)
+
+
+def test_a_refused_line_is_named_and_the_others_are_put(server: Running, tmp_path: Path):
+    (tmp_path / "lines").write_bytes(b"one\n\xff\n" + b"x" * (3 << 20) + b"\nfour\n")
+    done = put(server, "--create", "some of them", str(tmp_path / "lines"))
+    assert done.returncode == 1
+    assert "line 2: not UTF-8" in done.stderr
+    assert "line 3: 4" in done.stderr  # 413 or 422, and why
+    assert "2 put in " in done.stderr
+    assert "2 refused" in done.stderr
+    assert sorted(messages_of(server, "some of them")) == ["four", "one"]
+
+
+def test_lines_come_from_standard_input(server: Running):
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "cli.app", "put", "--create", "piped", "--quiet"],
+        stdin=subprocess.PIPE,
+        text=True,
+        env=clean_environment(EVERPUT_URL=server.url, EVERPUT_API_KEY=server.api_key),
+    )
+    process.communicate("one\ntwo\n", timeout=60)
+    assert process.returncode == 0
+    assert sorted(messages_of(server, "piped")) == ["one", "two"]
+
+
+def test_a_queue_that_is_not_there_is_a_clear_error(server: Running, tmp_path: Path):
+    (tmp_path / "lines").write_text("one\n")
+    done = put(server, "nowhere", str(tmp_path / "lines"))
+    assert done.returncode == 2
+    assert done.stderr == "everput: no queue has the name or id nowhere: --create makes it\n"
+
+
+def test_a_wrong_key_is_a_clear_error(server: Running, tmp_path: Path):
+    (tmp_path / "lines").write_text("one\n")
+    done = put(server, "--key", "wrong", "all of them", str(tmp_path / "lines"))
+    assert done.returncode == 2
+    assert "the API key was refused: 401" in done.stderr
+
+
+def test_an_api_that_is_killed_on_the_way_costs_no_message(server: Running, tmp_path: Path):
+    lines = [f"message {number}" for number in range(3000)]
+    (tmp_path / "lines").write_text("\n".join(lines))
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "cli.app", "put", "--create", "killed", str(tmp_path / "lines")],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environment(EVERPUT_URL=server.url, EVERPUT_API_KEY=server.api_key),
+    )
+
+    def some_are_there() -> bool:
+        return len(messages_of(server, "killed")) > 100
+
+    wait_until(some_are_there, what="some messages are put")
+    os.kill(server.pid_of("api-1"), signal.SIGKILL)
+    killed_s = time.monotonic()
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert time.monotonic() - killed_s < 60
+    assert set(messages_of(server, "killed")) == set(lines)
