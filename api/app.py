@@ -1,0 +1,110 @@
+"""The Starlette application: which path is which resource.
+
+For: routes, and the problems of paths that are none. Everything it needs is passed in, so that tests run it without a
+server. Not for: starting what it needs, or serving it (cli/api.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from api.auth import Keys
+from api.calls import Call, Method, Resource, Service, answer_problem
+from api.listeners import Listeners
+from api.messages import Messages
+from api.problems import MEDIA_TYPE, NoSuchPath, Problem, framework_problem, problem
+from api.queues import Queues
+from broker.commands import Commands
+from broker.ports import Deliveries, DirectoryView, ListenerStatus, Log
+from broker.sealing import Sealer
+from broker.settings import Settings
+
+
+def make_app(
+    settings: Settings,
+    *,
+    log: Log,
+    view: DirectoryView,
+    sealer: Sealer,
+    deliveries: Deliveries | None = None,
+    status: ListenerStatus | None = None,
+) -> Starlette:
+    """The REST API over a started log and a started projection.
+
+    deliveries, status: None leaves a message's deliveries and a listener's condition out of the answers.
+    """
+    commands = Commands(log, view, sealer, allow_networks=settings.allow_networks)
+    queues = Queues(commands, view)
+    listeners = Listeners(commands, view, status)
+    messages = Messages(log.messages, view, deliveries)
+    public_url = None if settings.public_url is None else settings.public_url.rstrip("/")
+    service = Service(Keys(view), public_url, settings.body_bytes_max)
+
+    def at(path: str, **methods: Method) -> Route:
+        return Route(path, Resource(service, methods))
+
+    queue, listener = "/v1/queues/{queue_id}", "/v1/queues/{queue_id}/listeners/{listener_id}"
+    app = Starlette(
+        routes=[
+            at(f"{queue}/messages", PUT=Method(messages.put, "put")),  # first: it is asked for most
+            at(f"{queue}/messages/{{message_id}}", GET=Method(messages.get, "read")),
+            at("/v1/queues", GET=Method(queues.list, "read"), PUT=Method(queues.create, "manage")),
+            at(
+                queue,
+                GET=Method(queues.get, "read"),
+                PUT=Method(queues.rename, "manage"),
+                DELETE=Method(queues.delete, "manage"),
+            ),
+            at(
+                f"{queue}/listeners",
+                GET=Method(listeners.list, "read"),
+                PUT=Method(listeners.create, "manage"),
+            ),
+            at(
+                listener,
+                GET=Method(listeners.get, "read"),
+                PUT=Method(listeners.update, "manage"),
+                DELETE=Method(listeners.delete, "manage"),
+            ),
+            at(f"{listener}/pause", POST=Method(listeners.pause, "manage")),
+            at(f"{listener}/resume", POST=Method(listeners.resume, "manage")),
+        ],
+        exception_handlers={HTTPException: _framework_refused, Exception: _failed},
+    )
+    app.router.redirect_slashes = False  # a path with a slash too many is another path, and so unknown
+    app.router.default = _NoPath(service)
+    return app
+
+
+class _NoPath:
+    """What is at every path that is none."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":  # a WebSocket: closing it before it was accepted answers 403
+            await send({"type": "websocket.close", "code": 1000, "reason": ""})
+            return
+        request_id = Call(scope, receive, self._service).request_id
+        await answer_problem(send, scope, NoSuchPath("Nothing is at this path."), request_id)
+
+
+async def _framework_refused(_request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 400
+    return _response(framework_problem(status, str(getattr(error, "detail", ""))))
+
+
+async def _failed(_request: Request, error: Exception) -> Response:
+    return _response(problem(error))
+
+
+def _response(told: Problem) -> Response:
+    headers: dict[str, Any] = {name.decode(): value.decode() for name, value in told.headers}
+    return Response(told.body, told.status, headers, media_type=MEDIA_TYPE.decode())

@@ -1,0 +1,212 @@
+"""One request: what every handler needs of it, and what happens around a handler.
+
+For: a resource's methods, the key and its scope, the body within its limit, the answer, the problem, the request id.
+Not for: what a handler does (queues.py, listeners.py, messages.py). Plain ASGI, no Request and no Response objects: a
+put of a message goes through here thousands of times a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, NamedTuple, TypeVar
+from urllib.parse import parse_qsl
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from api.auth import Keys, check_scope
+from api.problems import MEDIA_TYPE, Headers, Malformed, MethodNotAllowed, NotJson, TooLarge, problem
+from api.shapes import parse
+from broker.commands import Context, now_ms
+from broker.core.directory import Key
+from broker.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+_JSON: Final = b"application/json"
+_REQUEST_ID = re.compile(rb"[0-9A-Za-z._:/+=-]{1,128}")
+T = TypeVar("T")
+
+
+class Disconnected(Exception):
+    """The client went away before it had sent its request."""
+
+
+class Service(NamedTuple):
+    """What all resources share. public_url: what links start with, None for the address the request came to."""
+
+    keys: Keys
+    public_url: str | None
+    body_bytes_max: int
+
+
+class Call:
+    """One request under way. key: who asks; set before a handler is called."""
+
+    __slots__ = (
+        "_body_bytes_max",
+        "_content_type",
+        "_host",
+        "_length",
+        "_public_url",
+        "_receive",
+        "key",
+        "key_text",
+        "request_id",
+        "scope",
+    )
+
+    key: Key
+
+    def __init__(self, scope: Scope, receive: Receive, service: Service) -> None:
+        self.scope = scope
+        self._receive = receive
+        self._public_url = service.public_url
+        self._body_bytes_max = service.body_bytes_max
+        self.key_text = self._content_type = self._host = b""
+        self._length = b"0"
+        given = b""
+        for name, value in scope["headers"]:
+            if name == b"x-api-key":
+                self.key_text = value
+            elif name == b"content-type":
+                self._content_type = value
+            elif name == b"content-length":
+                self._length = value
+            elif name == b"host":
+                self._host = value
+            elif name == b"x-request-id":
+                given = value
+        self.request_id = given if given and _REQUEST_ID.fullmatch(given) else os.urandom(8).hex().encode()
+
+    @property
+    def actor(self) -> str:
+        return f"key:{self.key.id}"
+
+    def context(self) -> Context:
+        """Who asks, for a command."""
+        return Context(
+            organization_id=self.key.organization_id,
+            actor=self.actor,
+            request_id=self.request_id.decode(),
+            at_ms=now_ms(),
+        )
+
+    def path(self, name: str) -> str:
+        """A parameter of the path."""
+        return str(self.scope["path_params"][name])
+
+    def query(self) -> dict[str, str]:
+        """The query's parameters; of one given twice the last."""
+        try:
+            text = self.scope["query_string"].decode()
+            return dict(parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=100))
+        except (UnicodeDecodeError, ValueError):
+            raise Malformed("The query is not percent-encoded UTF-8.") from None
+
+    def href(self, path: str) -> str:
+        """An absolute link to a path that starts with /v1."""
+        if self._public_url is not None:
+            return self._public_url + path
+        host = self._host.decode("latin-1")
+        if not host:
+            name, port = self.scope.get("server") or ("localhost", None)
+            host = name if port is None else f"{name}:{port}"
+        return f"{self.scope['scheme']}://{host}{path}"
+
+    async def json(self, shape: type[T]) -> T:
+        """The body as this shape (NotJson, TooLarge, Malformed, Refused)."""
+        kind = self._content_type
+        if kind != _JSON and not _is_json(kind):
+            raise NotJson("Send the body as application/json.")
+        return parse(await self.body(), shape)
+
+    async def body(self) -> bytes:
+        """The body (TooLarge as soon as that is known)."""
+        limit = self._body_bytes_max
+        if self._length.isdigit() and int(self._length) > limit:
+            raise TooLarge(f"The body may have at most {limit} bytes.")
+        chunks: list[bytes] = []
+        size = 0
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > limit:
+                raise TooLarge(f"The body may have at most {limit} bytes.")
+            chunks.append(chunk)
+            more = message.get("more_body", False)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+Handler = Callable[[Call], Awaitable[Any]]
+
+
+class Method(NamedTuple):
+    """A handler, and the scope a key needs for it. The handler returns what becomes the JSON of a 200."""
+
+    handler: Handler
+    scope: str
+
+
+class Resource:
+    """An ASGI application for one path. methods: GET, PUT, POST, DELETE; HEAD and OPTIONS come by themselves."""
+
+    def __init__(self, service: Service, methods: Mapping[str, Method]) -> None:
+        self._service = service
+        self._methods = dict(methods)
+        if "GET" in self._methods:
+            self._methods["HEAD"] = self._methods["GET"]
+        self._allow = ", ".join(sorted([*self._methods, "OPTIONS"]))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = Call(scope, receive, self._service)
+        method = self._methods.get(scope["method"])
+        try:
+            if method is None:
+                if scope["method"] == "OPTIONS":
+                    await answer(send, 204, [(b"allow", self._allow.encode())], None, b"", call.request_id)
+                    return
+                raise MethodNotAllowed(f"This resource has no {scope['method']}.", allow=self._allow)  # noqa: TRY301
+            call.key = await self._service.keys.find(call.key_text)
+            check_scope(call.key, method.scope)
+            body = orjson.dumps(await method.handler(call))
+        except Disconnected:
+            return
+        except Exception as error:  # noqa: BLE001 - told apart by problem(); a stack trace goes to the log only
+            await answer_problem(send, scope, error, call.request_id)
+            return
+        await answer(send, 200, [], _JSON, b"" if scope["method"] == "HEAD" else body, call.request_id)
+
+
+async def answer(send: Send, status: int, headers: Headers, kind: bytes | None, body: bytes, request_id: bytes) -> None:
+    """Send a whole response."""
+    if kind is not None:
+        headers.append((b"content-type", kind))
+    if status != 204:
+        headers.append((b"content-length", b"%d" % len(body)))
+    headers.append((b"x-request-id", request_id))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def answer_problem(send: Send, scope: Scope, error: BaseException, request_id: bytes) -> None:
+    """Send what went wrong, and log it where it is ours."""
+    status, headers, body = problem(error)
+    if status == 500:
+        log.error("request.failed id=%s path=%s", request_id.decode(), scope["path"], exc_info=error)
+    elif isinstance(error, Unavailable):
+        log.warning("request.unavailable id=%s path=%s reason=%s", request_id.decode(), scope["path"], error)
+    await answer(send, status, headers, MEDIA_TYPE, b"" if scope["method"] == "HEAD" else body, request_id)
+
+
+def _is_json(kind: bytes) -> bool:
+    media, *parameters = kind.lower().split(b";")
+    charsets = (p.split(b"=", 1)[1].strip(b' "') for p in parameters if p.strip().startswith(b"charset="))
+    return media.strip() == _JSON and all(charset in (b"utf-8", b"utf8") for charset in charsets)

@@ -1,0 +1,169 @@
+"""The listeners resource: its requests and answers. Not for: what a command does (broker/commands.py)."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import msgspec
+from msgspec import UNSET
+
+from api.calls import Call
+from api.pages import moment, optional_moment, page
+from api.shapes import ListenerBody, ListenerSettingsBody, NewListenerBody
+from broker.commands import Commands, ListenerWishes, find_listener, find_queue
+from broker.core.directory import Listener
+from broker.core.events import ListenerSettings
+from broker.errors import Refused
+from broker.ports import DirectoryView, ListenerStatus
+
+_HEADERS_MAX: Final = 32
+_HEADER_VALUE_CHARS_MAX: Final = 1024
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")  # RFC 9110, 5.6.2
+_HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?|")  # RFC 9110, 5.5, without obs-text
+# Ours to set, or such that setting them would change where a request ends.
+_HEADERS_OURS: Final = frozenset(
+    [
+        *("connection", "content-encoding", "content-length", "content-type", "expect", "host", "keep-alive"),
+        *("te", "trailer", "transfer-encoding", "upgrade", "user-agent"),
+    ]
+)
+_HEADER_PREFIXES_OURS: Final = ("webhook-", "everput-", "proxy-")
+
+
+class Listeners:
+    """Handlers for /v1/queues/{queue_id}/listeners and below. status: None leaves a listener's condition out."""
+
+    def __init__(self, commands: Commands, view: DirectoryView, status: ListenerStatus | None) -> None:
+        self._commands = commands
+        self._view = view
+        self._status = status
+
+    async def create(self, call: Call) -> Any:
+        """The only answer that holds the signing secret unasked."""
+        body = await call.json(NewListenerBody)
+        wishes = ListenerWishes(
+            name=body.name,
+            notify_url=body.notify_url,
+            liveness_url=body.liveness_url,
+            settings=_settings(ListenerSettings(), body),
+            secret=body.secret,
+            begin_at_ms=_begin_at_ms(body.begin),
+        )
+        listener, secret = await self._commands.create_listener(call.context(), call.path("queue_id"), wishes)
+        return _answer(call, listener, {"secret": secret})
+
+    async def list(self, call: Call) -> Any:
+        query = call.query()
+        queue = await find_queue(self._view, call.key.organization_id, call.path("queue_id"))
+        shown, cursor = page(queue.listeners.values(), query)
+        links = {"self": {"href": call.href(_listing(queue.id, query))}}
+        if cursor is not None:
+            links["next"] = {"href": call.href(_listing(queue.id, {**query, "cursor": cursor}))}
+        return {"listeners": [listener_fields(listener) for listener in shown], "_links": links}
+
+    async def get(self, call: Call) -> Any:
+        listener = await self._find(call)
+        if self._status is None:
+            return _answer(call, listener, {})
+        condition = await self._status.condition(listener)
+        now = {
+            "state": condition.state,
+            "lag": condition.lag,
+            "oldest_pending_at": optional_moment(condition.oldest_pending_at_ms),
+            "last_error": condition.last_error,
+        }
+        return _answer(call, listener, now)
+
+    async def update(self, call: Call) -> Any:
+        body = await call.json(ListenerBody)
+        listener = await self._find(call)
+        wishes = ListenerWishes(
+            name=body.name,
+            notify_url=body.notify_url,
+            liveness_url=body.liveness_url,
+            settings=_settings(listener.settings, body),
+        )
+        listener = await self._commands.update_listener(call.context(), listener.queue_id, listener.id, wishes)
+        return _answer(call, listener, {})
+
+    async def delete(self, call: Call) -> Any:
+        """The answer shows the listener as it was."""
+        listener = await self._find(call)
+        await self._commands.delete_listener(call.context(), listener.queue_id, listener.id)
+        return _answer(call, listener, {})
+
+    async def pause(self, call: Call) -> Any:
+        ids = call.path("queue_id"), call.path("listener_id")
+        return _answer(call, await self._commands.pause_listener(call.context(), *ids, reason="asked for"), {})
+
+    async def resume(self, call: Call) -> Any:
+        ids = call.path("queue_id"), call.path("listener_id")
+        return _answer(call, await self._commands.resume_listener(call.context(), *ids), {})
+
+    async def _find(self, call: Call) -> Listener:
+        return await find_listener(
+            self._view, call.key.organization_id, call.path("queue_id"), call.path("listener_id")
+        )
+
+
+def listener_fields(listener: Listener) -> dict[str, Any]:
+    """A listener in an answer. paused: why, null when it is not."""
+    return {
+        "id": listener.id,
+        "name": listener.name,
+        "notify_url": listener.notify_url,
+        "liveness_url": listener.liveness_url,
+        **msgspec.structs.asdict(listener.settings),
+        "paused": listener.paused,
+        "created_at": moment(listener.created_at_ms),
+    }
+
+
+def _answer(call: Call, listener: Listener, more: dict[str, Any]) -> dict[str, Any]:
+    href = call.href(f"/v1/queues/{listener.queue_id}/listeners/{listener.id}")
+    return {"listener": {**listener_fields(listener), **more}, "_links": {"self": {"href": href}}}
+
+
+def _listing(queue_id: str, query: dict[str, str]) -> str:
+    return f"/v1/queues/{queue_id}/listeners" + (f"?{urlencode(query)}" if query else "")
+
+
+def _settings(before: ListenerSettings, body: ListenerSettingsBody) -> ListenerSettings:
+    """As before, but for what the body says (Refused: a header that is ours, or none)."""
+    fields = {name: getattr(body, name) for name in ListenerSettingsBody.__struct_fields__}
+    said = {name: value for name, value in fields.items() if value is not UNSET}
+    _check_headers(said.get("headers", {}))
+    return msgspec.structs.replace(before, **said)
+
+
+def _check_headers(headers: dict[str, str]) -> None:
+    if len(headers) > _HEADERS_MAX:
+        raise Refused(f"at most {_HEADERS_MAX} headers may be added", pointer="/headers")
+    for name, value in headers.items():
+        pointer = "/headers/" + name.replace("~", "~0").replace("/", "~1")
+        if not _HEADER_NAME.fullmatch(name):
+            raise Refused("this is no name of an HTTP header", pointer=pointer)
+        if name.lower() in _HEADERS_OURS or name.lower().startswith(_HEADER_PREFIXES_OURS):
+            raise Refused("this header is set by Everput", pointer=pointer)
+        if len(value) > _HEADER_VALUE_CHARS_MAX or not _HEADER_VALUE.fullmatch(value):
+            raise Refused(
+                f"a header's value is at most {_HEADER_VALUE_CHARS_MAX} printable ASCII characters", pointer=pointer
+            )
+
+
+def _begin_at_ms(begin: str) -> int | None:
+    """The field `from`, as ListenerWishes has it."""
+    if begin == "now":
+        return None
+    if begin == "beginning":
+        return 0
+    try:
+        at = datetime.fromisoformat(begin)
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is None or "T" not in begin.upper():
+        raise Refused("from must be now, beginning, or a time such as 2026-01-31T12:00:00Z", pointer="/from")
+    return max(0, int(at.timestamp() * 1000))

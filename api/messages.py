@@ -1,0 +1,96 @@
+"""The messages resource: its requests and answers. Not for: how a put is made (broker/puts.py) or a message found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from api.calls import Call
+from api.pages import moment, optional_moment
+from api.shapes import MessageBody
+from broker.commands import find_queue
+from broker.core.directory import Listener
+from broker.core.events import decode_message
+from broker.core.ids import parse_message_id
+from broker.errors import NotFound, UnknownEvent
+from broker.ports import Deliveries, DeliveryState, DirectoryView, MessageLog
+from broker.puts import put_message
+
+
+class Messages:
+    """Handlers for /v1/queues/{queue_id}/messages and below. deliveries: None leaves the listeners out."""
+
+    def __init__(self, log: MessageLog, view: DirectoryView, deliveries: Deliveries | None) -> None:
+        self._log = log
+        self._view = view
+        self._deliveries = deliveries
+
+    async def put(self, call: Call) -> Any:
+        queue_id = call.path("queue_id")
+        organization_id = call.key.organization_id
+        queue = self._view.state.queue(organization_id, queue_id)
+        if queue is None:
+            queue = await find_queue(self._view, organization_id, queue_id)
+        body = await call.json(MessageBody)
+        put = await put_message(
+            self._log,
+            queue,
+            data=body.data,
+            name=body.name,
+            key=body.key,
+            actor=call.actor,
+            request_id=call.request_id.decode(),
+        )
+        return {
+            "message": {"id": put.id, "name": put.name},
+            "_links": {"self": {"href": call.href(f"/v1/queues/{queue_id}/messages/{put.id}")}},
+        }
+
+    async def get(self, call: Call) -> Any:
+        queue = await find_queue(self._view, call.key.organization_id, call.path("queue_id"))
+        message_id = call.path("message_id")
+        parts = parse_message_id(message_id)
+        if parts is None:
+            raise NotFound("no message of this queue has this id")
+        at_ms, partition = parts
+        found = await self._log.find(partition=partition, at_ms=at_ms, message_id=message_id)
+        if found is None:
+            raise NotFound("no message of this queue has this id")
+        offset, value = found
+        try:
+            message = decode_message(value)
+        except UnknownEvent:
+            raise NotFound("this message was written by a newer program") from None
+        if message.queue_id != queue.id or message.organization_id != queue.organization_id:
+            raise NotFound("no message of this queue has this id")
+        fields: dict[str, Any] = {
+            "id": message.message_id,
+            "name": message.name,
+            "data": message.data,
+            "key": message.key,
+            "created_at": moment(message.at_ms),
+        }
+        if self._deliveries is not None:
+            listeners = list(queue.listeners.values())
+            states = await self._deliveries.states(partition, offset, listeners, message.at_ms)
+            fields["listeners"] = [_delivery(one, states[one.id]) for one in listeners if one.id in states]
+        href = call.href(f"/v1/queues/{queue.id}/messages/{message_id}")
+        return {"message": fields, "_links": {"self": {"href": href}}}
+
+
+def _delivery(listener: Listener, state: DeliveryState) -> dict[str, Any]:
+    return {
+        "id": listener.id,
+        "name": listener.name,
+        "state": state.state,
+        "attempts": [
+            {
+                "number": attempt.number,
+                "at": moment(attempt.at_ms),
+                "status": attempt.status,
+                "took_ms": attempt.took_ms,
+                "error": attempt.error,
+            }
+            for attempt in state.attempts
+        ],
+        "next_attempt_at": optional_moment(state.next_attempt_at_ms),
+    }

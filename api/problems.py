@@ -1,0 +1,142 @@
+"""Problem details (RFC 9457): what an error looks like over HTTP. The only place with status codes.
+
+For: turning an error of the tree into status, headers and body, and the errors that only a request can have.
+Not for: raising (the handlers and the commands do) or logging (calls.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from broker import errors
+
+# Our own table: the phrases of Python's http.HTTPStatus change with its version (422 is "Content" from 3.13 on).
+_TITLES: Final = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    413: "Content Too Large",
+    415: "Unsupported Media Type",
+    422: "Unprocessable Entity",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
+MEDIA_TYPE: Final = b"application/problem+json"
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Malformed(errors.BrokerError):
+    """The request's body is not JSON."""
+
+    code = "malformed"
+
+
+class Unauthenticated(errors.BrokerError):
+    """There is no valid API key in the header X-API-KEY."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(errors.BrokerError):
+    """The API key lacks a scope."""
+
+    code = "forbidden"
+
+
+class NoSuchPath(errors.NotFound):
+    """Nothing is at this path."""
+
+
+class MethodNotAllowed(errors.BrokerError):
+    """The resource has no such method. allow: those it has."""
+
+    code = "method-not-allowed"
+
+    def __init__(self, detail: str, *, allow: str) -> None:
+        super().__init__(detail)
+        self.allow = allow
+
+
+class TooLarge(errors.BrokerError):
+    """The request's body is longer than allowed."""
+
+    code = "too-large"
+
+
+class NotJson(errors.BrokerError):
+    """The request's content type is not JSON."""
+
+    code = "not-json"
+
+
+class BadParameter(errors.Refused):
+    """A parameter of the query is not acceptable. parameter: its name."""
+
+    code = "bad-parameter"
+
+    def __init__(self, detail: str, *, parameter: str) -> None:
+        super().__init__(detail)
+        self.parameter = parameter
+
+
+# Looked up along an error's ancestors; what is not here is our fault: 500, and says nothing about itself.
+_STATUS: Final[dict[type, int]] = {
+    Malformed: 400,
+    Unauthenticated: 401,
+    Forbidden: 403,
+    errors.NotFound: 404,
+    MethodNotAllowed: 405,
+    TooLarge: 413,
+    NotJson: 415,
+    errors.Refused: 422,
+    errors.Unavailable: 503,
+}
+
+
+class Problem(NamedTuple):
+    """An answer that tells of an error."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+def problem(error: BaseException) -> Problem:
+    """The answer to a request that ended with this error."""
+    status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
+    if status == 500 or not isinstance(error, errors.BrokerError):
+        return _problem(500, "internal", "Something went wrong here; the request's id finds it in the log.", (), [])
+    headers: Headers = []
+    if isinstance(error, Unauthenticated):
+        headers.append((b"www-authenticate", b'ApiKey realm="everput"'))
+    elif isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", error.allow.encode()))
+    elif isinstance(error, errors.Unavailable):
+        headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    detail = str(error) or (type(error).__doc__ or "").partition("\n")[0]
+    return _problem(status, error.code, detail, _places(error, detail), headers)
+
+
+def framework_problem(status: int, detail: str) -> Problem:
+    """The answer to what Starlette itself refused."""
+    status = status if status in _TITLES else 400
+    return _problem(status, _TITLES[status].lower().replace(" ", "-"), detail, (), [])
+
+
+def _places(error: errors.BrokerError, detail: str) -> Iterable[dict[str, str]]:
+    if isinstance(error, BadParameter):
+        yield {"parameter": error.parameter, "detail": detail}
+    elif isinstance(error, errors.Refused) and error.pointer is not None:
+        yield {"pointer": error.pointer, "detail": detail}
+
+
+def _problem(status: int, code: str, detail: str, places: Iterable[dict[str, str]], headers: Headers) -> Problem:
+    body: dict[str, Any] = {"type": f"/problems/{code}", "title": _TITLES[status], "status": status, "detail": detail}
+    if where := list(places):
+        body["errors"] = where
+    return Problem(status, headers, orjson.dumps(body))

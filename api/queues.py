@@ -1,0 +1,66 @@
+"""The queues resource: its requests and answers. Not for: what a command does (broker/commands.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from api.calls import Call
+from api.pages import page
+from api.shapes import NameBody
+from broker.commands import Commands, find_queue
+from broker.core.directory import Queue
+from broker.ports import DirectoryView
+
+
+class Queues:
+    """Handlers for /v1/queues and /v1/queues/{queue_id}."""
+
+    def __init__(self, commands: Commands, view: DirectoryView) -> None:
+        self._commands = commands
+        self._view = view
+
+    async def create(self, call: Call) -> Any:
+        body = await call.json(NameBody)
+        return _answer(call, await self._commands.create_queue(call.context(), name=body.name))
+
+    async def list(self, call: Call) -> Any:
+        """name: only the queue of exactly this name."""
+        query = call.query()
+        state, organization_id = self._view.state, call.key.organization_id
+        if "name" in query:
+            named = state.queues_by_name.get((organization_id, query["name"]))
+            shown, cursor = page([] if named is None else [named], query)
+        else:
+            shown, cursor = page(state.queues_of(organization_id), query)
+        links = {"self": {"href": call.href(_listing(query))}}
+        if cursor is not None:
+            links["next"] = {"href": call.href(_listing({**query, "cursor": cursor}))}
+        return {"queues": [queue_fields(queue) for queue in shown], "_links": links}
+
+    async def get(self, call: Call) -> Any:
+        return _answer(call, await find_queue(self._view, call.key.organization_id, call.path("queue_id")))
+
+    async def rename(self, call: Call) -> Any:
+        body = await call.json(NameBody)
+        return _answer(call, await self._commands.rename_queue(call.context(), call.path("queue_id"), name=body.name))
+
+    async def delete(self, call: Call) -> Any:
+        """The answer shows the queue as it was."""
+        queue = await find_queue(self._view, call.key.organization_id, call.path("queue_id"))
+        await self._commands.delete_queue(call.context(), queue.id)
+        return _answer(call, queue)
+
+
+def queue_fields(queue: Queue) -> dict[str, Any]:
+    """A queue in an answer; its listeners by id and name."""
+    listeners = [{"id": listener.id, "name": listener.name} for listener in queue.listeners.values()]
+    return {"id": queue.id, "name": queue.name, "listeners": listeners}
+
+
+def _answer(call: Call, queue: Queue) -> dict[str, Any]:
+    return {"queue": queue_fields(queue), "_links": {"self": {"href": call.href(f"/v1/queues/{queue.id}")}}}
+
+
+def _listing(query: dict[str, str]) -> str:
+    return f"/v1/queues?{urlencode(query)}" if query else "/v1/queues"

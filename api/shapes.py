@@ -1,0 +1,95 @@
+"""The shapes of request bodies, and how a body becomes one of them.
+
+For: JSON to a checked struct; where it does not fit, the RFC 6901 pointer to the place. Not for: rules that go beyond
+a value's type and range (broker/commands.py, broker/puts.py), answers (queues.py, listeners.py, messages.py)."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+import orjson
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from api.problems import Malformed
+from broker.errors import Refused
+
+_DAY_S: Final = 86_400
+_FIELD = re.compile(r"field `([^`]*)`")
+_STEP = re.compile(r"\.([^.\[]+)|\[([^\]]*)\]")
+_PATH = re.compile(r"^(.*?)(?: - at `(?:key in )?\$([^`]*)`)?$", re.DOTALL)
+
+T = TypeVar("T")
+
+
+class NameBody(Struct, forbid_unknown_fields=True):
+    """PUT of a queue, new or renamed."""
+
+    name: str
+
+
+class ListenerSettingsBody(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What may be said about a listener's deliveries. Not said: the default, or as it was. null: no limit."""
+
+    max_in_flight: Annotated[int, Meta(ge=1, le=10_000)] | UnsetType = UNSET
+    rate_per_s: Annotated[float, Meta(ge=0.001, le=1000000)] | UnsetType | None = UNSET
+    timeout_ms: Annotated[int, Meta(ge=100, le=120_000)] | UnsetType = UNSET
+    max_attempts: Annotated[int, Meta(ge=1, le=1000000)] | UnsetType | None = UNSET
+    max_age_s: Annotated[int, Meta(ge=1, le=366 * _DAY_S)] | UnsetType = UNSET
+    headers: dict[str, str] | UnsetType = UNSET
+
+
+class NewListenerBody(ListenerSettingsBody, forbid_unknown_fields=True, kw_only=True):
+    """PUT of a new listener. begin: the field `from`."""
+
+    name: str
+    notify_url: str
+    liveness_url: str
+    secret: str | None = None
+    begin: str = msgspec.field(default="now", name="from")
+
+
+class ListenerBody(ListenerSettingsBody, forbid_unknown_fields=True, kw_only=True):
+    """PUT of an existing listener, in full or in part."""
+
+    name: str | None = None
+    notify_url: str | None = None
+    liveness_url: str | None = None
+
+
+class MessageBody(Struct, forbid_unknown_fields=True):
+    """PUT of a message."""
+
+    data: str
+    name: str | None = None
+    key: str | None = None
+
+
+def parse(body: bytes, shape: type[T]) -> T:
+    """The body as this shape (Malformed, Refused with the pointer).
+
+    orjson first: it takes no lone surrogates, no invalid UTF-8, no NaN and no endless nesting, and reads to the end.
+    """
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Malformed(f"The body is not JSON: {error}") from None
+    try:
+        return msgspec.convert(fields, shape)
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error)) from None
+
+
+def _refusal(message: str) -> Refused:
+    """msgspec's `Expected `str`, got `int` - at `$.data`` as a detail and a pointer."""
+    found = _PATH.match(message)
+    detail, path = (found[1], found[2] or "") if found is not None else (message, "")
+    pointer = "".join("/" + _escaped(step[1] or step[2]) for step in _STEP.finditer(path) if step[2] != "...")
+    if (field := _FIELD.search(detail)) is not None:  # missing or unknown: the place is the field's own
+        pointer += "/" + _escaped(field[1])
+    return Refused(detail, pointer=pointer)
+
+
+def _escaped(step: str) -> str:
+    return step.replace("~", "~0").replace("/", "~1")

@@ -1,0 +1,85 @@
+"""A log and a view in memory: the API without Kafka.
+
+For: tests of what is asked and answered. Not for: order among several writers, or anything a real log may do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+from broker.core.directory import Directory
+from broker.core.events import ControlEvent, decode, encode
+from broker.errors import BrokerError
+from broker.ports import BuildRecord
+
+
+class MemoryControl:
+    """ports.ControlLog, and the fold right behind it (ports.DirectoryView). failing: raised by the next appends."""
+
+    def __init__(self) -> None:
+        self.state = Directory()
+        self.records: list[bytes] = []
+        self.failing: BrokerError | None = None
+        self._passed_over: set[int] = set()
+
+    async def append(self, event: ControlEvent) -> int:
+        if self.failing is not None:
+            raise self.failing
+        offset = len(self.records)
+        self.records.append(encode(event))
+        if not self.state.apply(decode(self.records[offset])):
+            self._passed_over.add(offset)
+        return offset
+
+    async def end_offset(self) -> int:
+        return len(self.records)
+
+    def passed_over(self, offset: int) -> bool:
+        return offset in self._passed_over
+
+    async def seen(self, offset: int, *, timeout_s: float = 2.0) -> None:
+        assert offset < len(self.records)
+
+    async def caught_up(self, *, timeout_s: float = 2.0) -> None:
+        """It always is."""
+
+
+class MemoryMessages:
+    """ports.MessageLog with two partitions in turn. failing: raised by the next appends."""
+
+    def __init__(self) -> None:
+        self.records: list[list[tuple[bytes, bytes, bytes]]] = [[], []]
+        self.failing: BrokerError | None = None
+        self._turn = 0
+
+    def append(self, build: BuildRecord, *, key: str | None = None) -> Awaitable[tuple[int, int]]:
+        done: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        if self.failing is not None:
+            raise self.failing
+        self._turn += 1
+        partition = 0 if key is not None else self._turn % 2
+        self.records[partition].append(build(partition))
+        done.set_result((partition, len(self.records[partition]) - 1))
+        return done
+
+    async def end_offsets(self) -> tuple[int, ...]:
+        return tuple(len(records) for records in self.records)
+
+    async def offsets_at(self, at_ms: int) -> tuple[int, ...]:
+        return tuple(0 if at_ms == 0 else len(records) for records in self.records)
+
+    async def find(self, *, partition: int, at_ms: int, message_id: str) -> tuple[int, bytes] | None:
+        if partition >= len(self.records):
+            return None
+        for offset, (key, value, _) in enumerate(self.records[partition]):
+            if key == message_id.encode():
+                return offset, value
+        return None
+
+
+class MemoryLog:
+    """ports.Log."""
+
+    def __init__(self) -> None:
+        self.control = MemoryControl()
+        self.messages = MemoryMessages()
