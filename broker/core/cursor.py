@@ -11,8 +11,8 @@ distance to the one before (the first to the committed offset). OPEN_MAX of them
 from __future__ import annotations
 
 import base64
-import binascii
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Final
 
 OPEN_MAX: Final = 512
@@ -45,7 +45,7 @@ class Cursor:
         return offset < self.top and offset not in self.open
 
     def metadata(self) -> str:
-        """At most METADATA_BYTES_MAX bytes when there are at most OPEN_MAX open offsets."""
+        """At most METADATA_BYTES_MAX bytes. OPEN_MAX open offsets fit; what does not is left out from the end."""
         numbers = [self.top - self.offset]
         before = self.offset
         for offset in self.open:
@@ -53,31 +53,33 @@ class Cursor:
             before = offset
         packed = base64.urlsafe_b64encode(b"".join(map(_varint, numbers))).rstrip(b"=").decode()
         oldest = "-" if self.oldest_at_ms is None else str(self.oldest_at_ms)
-        return f"{_VERSION} {packed} {self.pending} {oldest} {self.state} {self.error or '-'}"
+        text = f"{_VERSION} {packed} {self.pending} {oldest} {self.state} {self.error or '-'}"
+        if len(text) > METADATA_BYTES_MAX and self.open:  # say less: what is above a lower top is delivered again
+            fewer = len(self.open) // 2
+            return replace(self, top=self.open[fewer], open=self.open[:fewer]).metadata()
+        return text
 
     @classmethod
     def from_metadata(cls, offset: int, text: str) -> Cursor:
         """The cursor again. Metadata that is not ours (a tool reset the offset) counts for nothing."""
         try:
             version, packed, pending, oldest, state, error = text.split(" ")
-            if version != _VERSION:
-                return cls(top=offset)
             to_top, *distances = _numbers(base64.b64decode(packed + "=" * (-len(packed) % 4), b"-_", validate=True))
-        except (ValueError, binascii.Error):
+            opened = tuple(accumulate(distances, initial=offset))[1:]
+            cursor = cls(
+                top=offset + to_top,
+                open=opened,
+                pending=int(pending),
+                oldest_at_ms=None if oldest == "-" else int(oldest),
+                state=state,
+                error=None if error == "-" else error,
+            )
+        except ValueError:
             return cls(top=offset)
-        opened: list[int] = []
-        at = offset
-        for distance in distances:
-            at += distance
-            opened.append(at)
-        return cls(
-            top=offset + to_top,
-            open=tuple(opened),
-            pending=int(pending),
-            oldest_at_ms=None if oldest == "-" else int(oldest),
-            state=state,
-            error=None if error == "-" else error,
-        )
+        # What makes no sense as a cursor must not be believed: a top that is too high would skip messages.
+        ascending = all(low < high for low, high in pairwise((*opened, cursor.top)))
+        ours = version == _VERSION and state in ("live", "down") and cursor.pending >= 0
+        return cursor if ours and ascending and cursor.offset == offset else cls(top=offset)
 
 
 def _varint(number: int) -> bytes:

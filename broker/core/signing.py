@@ -19,7 +19,7 @@ def secret_bytes(secret: str) -> bytes:
         raise ValueError(f"a signing secret starts with {PREFIX}")
     try:
         key = base64.b64decode(secret[len(PREFIX) :], validate=True)
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one
         raise ValueError(f"a signing secret is base64 after {PREFIX}") from None
     if not 24 <= len(key) <= 64:
         raise ValueError("a signing secret holds 24 to 64 bytes")

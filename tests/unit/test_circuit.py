@@ -1,0 +1,140 @@
+"""The circuit against a model: when it opens, that nothing flows while it is open, that it is never stuck."""
+
+from __future__ import annotations
+
+from copy import copy
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from broker.core.circuit import (
+    PROBATION_DONE,
+    PROBATION_FIRST,
+    PROBE_MS_FIRST,
+    PROBE_MS_MAX,
+    TRIP_AFTER,
+    Circuit,
+    State,
+)
+
+
+class CircuitMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.circuit = Circuit()
+        self.at_ms = 1_700_000_000_000
+        self.in_a_row = 0  # faults since the last success, while closed
+        self.relapses = 0
+
+    @rule(ms=st.integers(1, 20_000))
+    def time_passes(self, ms):
+        self.at_ms += ms
+
+    @rule()
+    def an_attempt_succeeds(self):
+        before, allowance = self.circuit.state, self.circuit.allowance
+        self.circuit.succeeded()
+        self.in_a_row = 0
+        if before is State.PROBATION:
+            if allowance * 2 >= PROBATION_DONE:
+                assert self.circuit.state is State.CLOSED
+                self.relapses = 0
+            else:
+                assert self.circuit.allowance == allowance * 2
+        else:
+            assert self.circuit.state is before
+
+    @rule()
+    def an_attempt_fails(self):
+        before, probe_at_ms = self.circuit.state, self.circuit.probe_at_ms
+        opened = self.circuit.failed(self.at_ms)
+        self.in_a_row += 1
+        if before is State.CLOSED:
+            assert opened == (self.in_a_row >= TRIP_AFTER)
+        elif before is State.PROBATION:
+            assert opened
+            self.relapses += 1
+        else:
+            assert not opened
+            assert self.circuit.probe_at_ms == probe_at_ms  # late failures don't put the probe off
+        if opened:
+            wait = self.circuit.probe_at_ms - self.at_ms
+            assert wait == min(PROBE_MS_MAX, PROBE_MS_FIRST * 2**self.relapses)
+
+    @rule(alive=st.booleans(), interval_ms=st.integers(PROBE_MS_FIRST, PROBE_MS_MAX))
+    def its_liveness_url_is_asked(self, alive, interval_ms):
+        before = self.circuit.state
+        flows = self.circuit.probed(alive=alive, at_ms=self.at_ms, interval_ms=interval_ms)
+        assert flows == (before is State.OPEN and alive)
+        if flows:
+            assert self.circuit.state is State.PROBATION
+            assert self.circuit.allowance == PROBATION_FIRST
+            self.in_a_row = 0
+        elif before is State.OPEN:
+            assert self.circuit.probe_at_ms == self.at_ms + interval_ms
+            self.relapses = 0
+
+    @precondition(lambda self: self.circuit.state is State.PROBATION)
+    @rule()
+    def it_relapses_at_the_first_fault(self):
+        assert self.circuit.failed(self.at_ms)
+        assert self.circuit.state is State.OPEN
+        self.in_a_row += 1
+        self.relapses += 1
+
+    @invariant()
+    def nothing_flows_while_it_is_open_and_everything_while_it_is_closed(self):
+        expected = {State.OPEN: {0}, State.CLOSED: {None}, State.PROBATION: set(range(1, PROBATION_DONE))}
+        assert self.circuit.allowance in expected[self.circuit.state]
+
+    @invariant()
+    def the_next_probe_is_never_further_off_than_the_longest_pause(self):
+        if self.circuit.state is State.OPEN:
+            assert self.circuit.probe_at_ms - self.at_ms <= PROBE_MS_MAX
+
+    @invariant()
+    def it_is_never_stuck_a_good_probe_and_a_few_successes_close_it(self):
+        circuit = copy(self.circuit)
+        circuit.probed(alive=True, at_ms=self.at_ms, interval_ms=PROBE_MS_FIRST)
+        for _ in range(PROBATION_DONE):
+            circuit.succeeded()
+        assert circuit.state is State.CLOSED
+
+
+TestCircuit = CircuitMachine.TestCase
+TestCircuit.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_faults_that_are_not_in_a_row_never_open_it():
+    circuit = Circuit()
+    for _ in range(10):
+        for _ in range(TRIP_AFTER - 1):
+            assert not circuit.failed(0)
+        circuit.succeeded()
+    assert circuit.state is State.CLOSED
+
+
+def test_a_listener_that_relapses_again_and_again_is_probed_less_and_less_often():
+    circuit = Circuit()
+    for _ in range(TRIP_AFTER):
+        circuit.failed(0)
+    waits = [circuit.probe_at_ms]
+    for _ in range(8):
+        circuit.probed(alive=True, at_ms=0, interval_ms=PROBE_MS_FIRST)
+        circuit.failed(0)
+        waits.append(circuit.probe_at_ms)
+    assert waits == [500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000, 10_000, 10_000]
+
+
+def test_a_listener_that_was_really_down_in_between_is_probed_often_again():
+    circuit = Circuit()
+    for _ in range(TRIP_AFTER):
+        circuit.failed(0)
+    for _ in range(4):
+        circuit.probed(alive=True, at_ms=0, interval_ms=PROBE_MS_FIRST)
+        circuit.failed(0)
+    circuit.probed(alive=False, at_ms=0, interval_ms=PROBE_MS_FIRST)
+    circuit.probed(alive=True, at_ms=0, interval_ms=PROBE_MS_FIRST)
+    circuit.failed(0)
+    assert circuit.probe_at_ms == 2 * PROBE_MS_FIRST
