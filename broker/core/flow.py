@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Final
 
-FIRST: Final = 16
+FIRST: Final = 8
 _DECREASE: Final = 0.5
 _DECREASE_PAUSE_MS: Final = 1_000  # answers to attempts begun before a decrease must not decrease again
 

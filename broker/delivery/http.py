@@ -10,6 +10,7 @@ that answers 200 and then never ends has taken the message, and keeps one connec
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from typing import Any, Final, Protocol
 
@@ -20,7 +21,8 @@ from broker.delivery.guard import Refused, Resolver, Target
 HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
 CONNECT_TIMEOUT_S: Final = 5.0
-RETRY_AFTER_DIGITS_MAX: Final = 9
+# Looked for only where it counts: a callback for each header of each answer would cost more than all else here.
+_RETRY_AFTER: Final = re.compile(rb"\r?\nretry-after:[ \t]*(\d{1,9})[ \t]*\r?\n", re.IGNORECASE)
 
 
 class Owner(Protocol):
@@ -38,7 +40,7 @@ class Owner(Protocol):
 class Connection(asyncio.Protocol):
     """used: requests finished on it before. work: what the owner sends, until it is answered. at: when it was sent."""
 
-    __slots__ = ("_answered", "_bytes", "_owner", "_parser", "_retry_after_s", "_transport", "at", "used", "work")
+    __slots__ = ("_answered", "_bytes", "_head", "_owner", "_parser", "_transport", "at", "used", "work")
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
@@ -46,7 +48,7 @@ class Connection(asyncio.Protocol):
         self._parser: Any = None
         self._bytes = 0
         self._answered = True
-        self._retry_after_s: int | None = None
+        self._head = b""
         self.work: Any = None
         self.at = 0.0
         self.used = 0
@@ -57,7 +59,7 @@ class Connection(asyncio.Protocol):
         self.at = at
         self._answered = False
         self._bytes = 0
-        self._retry_after_s = None
+        self._head = b""
         if self._parser is None:
             self._parser = httptools.HttpResponseParser(self)
         self._transport.write(request)
@@ -86,6 +88,8 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         self._bytes += len(data)
+        if not self._answered:
+            self._head = self._head + data if self._head else data
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -106,15 +110,11 @@ class Connection(asyncio.Protocol):
 
     # httptools calls these
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if len(name) == 11 and name.lower() == b"retry-after" and value.isdigit():
-            self._retry_after_s = int(value[:RETRY_AFTER_DIGITS_MAX])
-
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status >= 200 and not self._answered:
             self._answered = True
-            self._owner.answered(self, status, self._retry_after_s)
+            self._owner.answered(self, status, retry_after_s(self._head) if status in (429, 503) else None)
 
     def on_message_complete(self) -> None:
         if not self._answered:  # 1xx: the answer is still to come
@@ -131,6 +131,12 @@ class Connection(asyncio.Protocol):
             self._answered = True
             self._owner.failed(self, error)
         self.close()
+
+
+def retry_after_s(head: bytes) -> int | None:
+    """The seconds of a Retry-After header (RFC 9110, 10.2.3); None when there is none, or a date."""
+    found = _RETRY_AFTER.search(head)
+    return int(found[1]) if found else None
 
 
 def tls_context() -> ssl.SSLContext:

@@ -1,0 +1,109 @@
+"""The listeners: one process that takes every POST, counts what arrives by path and number, and how long it took.
+
+`python -m benchmarks.sink PORT`. GET /stats answers what was received, GET /reset forgets it, any other GET is a
+liveness answer. Paths: /ok… answers 200, /slow… after a second, /dead… 503 (liveness too), /hang… never.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections import defaultdict
+
+import httptools
+import orjson
+import uvloop
+
+from benchmarks.marks import MARK, percentiles
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
+
+
+class Received:
+    """by_path: numbers received. latency_ms: put to delivered, of the healthy paths."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.by_path: defaultdict[bytes, set[int]] = defaultdict(set)
+        self.posts = 0
+        self.first_at = self.last_at = 0.0
+        self.latency_ms: list[float] = []
+
+    def take(self, path: bytes, body: bytes) -> None:
+        mark = MARK.search(body)
+        now = time.time_ns()
+        self.posts += 1
+        if mark is None:
+            return
+        self.by_path[path].add(int(mark[1]))
+        self.latency_ms.append((now - int(mark[2])) / 1e6)
+        self.last_at = now / 1e9
+        self.first_at = self.first_at or self.last_at
+
+    def stats(self) -> bytes:
+        unique = sum(map(len, self.by_path.values()))
+        return orjson.dumps(
+            {
+                "unique": unique,
+                "duplicates": self.posts - unique,
+                "seconds": self.last_at - self.first_at,
+                "e2e_ms": percentiles(self.latency_ms),
+            }
+        )
+
+
+class Listener(asyncio.Protocol):
+    def __init__(self, received: Received) -> None:
+        self.received = received
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.parser = httptools.HttpRequestParser(self)
+        self.body: list[bytes] = []
+
+    def data_received(self, data: bytes) -> None:
+        self.parser.feed_data(data)
+
+    def on_url(self, url: bytes) -> None:
+        self.path = url
+
+    def on_body(self, body: bytes) -> None:
+        self.body.append(body)
+
+    def on_message_complete(self) -> None:
+        body, self.body = b"".join(self.body), []
+        if self.parser.get_method() == b"GET":
+            self._get()
+        elif self.path.startswith(b"/dead"):
+            self.transport.write(UNAVAILABLE)
+        elif self.path.startswith(b"/slow"):
+            asyncio.get_running_loop().call_later(1, self.transport.write, OK)
+        elif not self.path.startswith(b"/hang"):
+            self.received.take(self.path, body)
+            self.transport.write(OK)
+
+    def _get(self) -> None:
+        answer = b""
+        if self.path == b"/stats":
+            answer = self.received.stats()
+        elif self.path == b"/reset":
+            self.received.reset()
+        elif self.path.startswith(b"/dead"):
+            self.transport.write(UNAVAILABLE)
+            return
+        self.transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(answer), answer))
+
+
+async def main(port: int) -> None:
+    received = Received()
+    server = await asyncio.get_running_loop().create_server(lambda: Listener(received), "127.0.0.1", port, backlog=4096)
+    print("ready", flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(int(sys.argv[1])))
