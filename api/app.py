@@ -5,7 +5,7 @@ server. Not for: starting what it needs, or serving it (cli/api.py)."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -24,6 +24,10 @@ from broker.commands import Commands
 from broker.ports import Deliveries, DirectoryView, ListenerStatus, Log
 from broker.sealing import Sealer
 from broker.settings import Settings
+
+_PUT_BEFORE: Final = "/v1/queues/"
+_PUT_AFTER: Final = "/messages"
+_PUT_SLASHES: Final = 4
 
 
 def make_app(
@@ -50,9 +54,11 @@ def make_app(
         return Route(path, Resource(service, methods))
 
     queue, listener = "/v1/queues/{queue_id}", "/v1/queues/{queue_id}/listeners/{listener_id}"
-    app = Starlette(
+    puts = Resource(service, {"PUT": Method(messages.put, "put")})
+    app = _App(
+        puts,
         routes=[
-            at(f"{queue}/messages", PUT=Method(messages.put, "put")),  # first: it is asked for most
+            Route(f"{queue}/messages", puts),
             at(f"{queue}/messages/{{message_id}}", GET=Method(messages.get, "read")),
             at("/v1/queues", GET=Method(queues.list, "read"), PUT=Method(queues.create, "manage")),
             at(
@@ -80,6 +86,26 @@ def make_app(
     app.router.redirect_slashes = False  # a path with a slash too many is another path, and so unknown
     app.router.default = _NoPath(service)
     return app
+
+
+class _App(Starlette):
+    """Starlette, but for the put of a message: that goes to its resource without the way through middleware and routes.
+
+    It is the request that comes thousands of times a second, and the way is a third of what it costs (decision 0023).
+    """
+
+    def __init__(self, puts: Resource, **options: Any) -> None:
+        super().__init__(**options)
+        self._puts = puts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "PUT":
+            path = scope["path"]
+            if path.endswith(_PUT_AFTER) and path.startswith(_PUT_BEFORE) and path.count("/") == _PUT_SLASHES:
+                scope["path_params"] = {"queue_id": path[len(_PUT_BEFORE) : -len(_PUT_AFTER)]}
+                await self._puts(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
 
 
 class _NoPath:

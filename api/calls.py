@@ -8,7 +8,6 @@ put of a message goes through here thousands of times a second.
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
@@ -23,6 +22,7 @@ from api.shapes import parse
 from broker.commands import Context, now_ms
 from broker.core.directory import Key
 from broker.errors import Unavailable
+from broker.puts import random_bits
 
 log = logging.getLogger(__name__)
 
@@ -66,21 +66,16 @@ class Call:
         self._receive = receive
         self._public_url = service.public_url
         self._body_bytes_max = service.body_bytes_max
-        self.key_text = self._content_type = self._host = b""
-        self._length = b"0"
-        given = b""
-        for name, value in scope["headers"]:
-            if name == b"x-api-key":
-                self.key_text = value
-            elif name == b"content-type":
-                self._content_type = value
-            elif name == b"content-length":
-                self._length = value
-            elif name == b"host":
-                self._host = value
-            elif name == b"x-request-id":
-                given = value
-        self.request_id = given if given and _REQUEST_ID.fullmatch(given) else os.urandom(8).hex().encode()
+        headers = dict(scope["headers"])  # of one sent twice the last
+        self.key_text = headers.get(b"x-api-key", b"")
+        self._content_type = headers.get(b"content-type", b"")
+        self._length = headers.get(b"content-length", b"0")
+        self._host = headers.get(b"host", b"")
+        given = headers.get(b"x-request-id")
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            self.request_id = given
+        else:
+            self.request_id = b"%016x" % random_bits()
 
     @property
     def actor(self) -> str:

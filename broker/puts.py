@@ -9,7 +9,9 @@ A put touches no projection but to look its queue up, and waits for nothing but 
 from __future__ import annotations
 
 import os
+import struct
 import time
+from collections.abc import Iterator
 from typing import Final
 
 from broker.core.directory import Queue
@@ -25,21 +27,20 @@ _SHORT_ID_DIGITS: Final = 7
 _POOL_BYTES: Final = 4096
 
 
-class RandomBits:
-    """Random integers of 64 bits, drawn from the system by the page: a call for each would cost more than the id."""
+class _RandomBits:
+    """Random integers of 64 bits, drawn from the system by the page: a call for each costs more than the whole id."""
 
     def __init__(self) -> None:
-        self._pool = b""
-        self._next = 0
+        self._pool: Iterator[tuple[int]] = iter(())
 
     def draw(self) -> int:
-        if self._next >= len(self._pool):
-            self._pool, self._next = os.urandom(_POOL_BYTES), 0
-        self._next += 8
-        return int.from_bytes(self._pool[self._next - 8 : self._next])
+        for (bits,) in self._pool:
+            return bits
+        self._pool = struct.iter_unpack("=Q", os.urandom(_POOL_BYTES))
+        return self.draw()
 
 
-_random = RandomBits()
+random_bits = _RandomBits().draw
 
 
 class Put:
@@ -60,7 +61,7 @@ class Put:
     def build(self, partition: int) -> tuple[bytes, bytes, bytes]:
         """ports.BuildRecord: the id can't be made before the partition is chosen."""
         queue = self._queue
-        self.id = made = message_id(at_ms=self._at_ms, partition=partition, random_bits=_random.draw())
+        self.id = made = message_id(at_ms=self._at_ms, partition=partition, random_bits=random_bits())
         if not self.name:
             self.name = f"{queue.name}-message-{made[-_SHORT_ID_DIGITS:]}"
         event = MessagePut(
