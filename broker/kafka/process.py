@@ -152,7 +152,7 @@ class KafkaProcess:
             self.running.send_signal(number)
 
     async def _until_it_answers(self, process: asyncio.subprocess.Process) -> None:
-        while not await _answers(self.port):
+        while not await answers(self.port):
             if process.returncode is not None:
                 raise self._failure(f"ended with code {process.returncode} while starting")
             await asyncio.sleep(_POLL_S)
@@ -272,7 +272,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-async def _answers(port: int) -> bool:
+async def answers(port: int) -> bool:
     """Whether a broker there answers a Metadata request (version 1, no topics) and names at least one broker."""
     body = struct.pack(">hhihi", 3, 1, 0, -1, 0)  # api, version, correlation id, no client id, no topics
     try:

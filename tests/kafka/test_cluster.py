@@ -1,0 +1,97 @@
+"""Three real brokers with the settings of compose.yaml: they pass our check, and any one of them may die."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from aiokafka import AIOKafkaProducer
+
+from broker.kafka.admin import ensure_topics
+from broker.kafka.jars import kafka_jars
+from broker.kafka.ports import free_port
+from broker.kafka.process import answers, finished, java, spawn
+from broker.kafka.topics import topics
+from broker.settings import KafkaSettings
+
+SERVICES = yaml.safe_load((Path(__file__).parents[2] / "compose.yaml").read_text())["services"]
+NAMES = [name for name in SERVICES if name.startswith("kafka-")]
+
+
+@dataclass
+class Broker:
+    port: int
+    process: asyncio.subprocess.Process
+
+
+def properties(environment: dict[str, object], *, ports: dict[str, tuple[int, int]], name: str, log_dir: Path) -> str:
+    """server.properties as the image makes it of the environment, but on loopback and with ports of our own."""
+    found = {
+        key.removeprefix("KAFKA_").lower().replace("_", "."): str(value)
+        for key, value in environment.items()
+        if key.startswith("KAFKA_") and key != "KAFKA_HEAP_OPTS"
+    }
+    voters = ",".join(f"{number}@127.0.0.1:{ports[one][1]}" for number, one in enumerate(NAMES, 1))
+    port, controller_port = ports[name]
+    found |= {
+        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+        "controller.quorum.voters": voters,
+        "log.dirs": str(log_dir),
+    }
+    return "".join(f"{key}={value}\n" for key, value in found.items())
+
+
+async def start(name: str, directory: Path, ports: dict[str, tuple[int, int]]) -> Broker:
+    directory.mkdir()
+    environment = SERVICES[name]["environment"]
+    path = directory / "server.properties"
+    path.write_text(properties(environment, ports=ports, name=name, log_dir=directory / "log"))
+    command = java(directory, jars=kafka_jars(), options=("-Xmx256m", "-XX:TieredStopAtLevel=1"))
+    tool = ("kafka.tools.StorageTool", "format", "-t", environment["CLUSTER_ID"], "-c", str(path))
+    assert await finished(await spawn((*command, *tool), directory=directory), within_s=60) == 0
+    return Broker(ports[name][0], await spawn((*command, "kafka.Kafka", str(path)), directory=directory))
+
+
+@pytest.fixture
+async def cluster(tmp_path):
+    ports = {name: (free_port(), free_port()) for name in NAMES}
+    brokers = await asyncio.gather(*(start(name, tmp_path / name, ports) for name in NAMES))
+    try:
+        async with asyncio.timeout(60):
+            for broker in brokers:
+                while not await answers(broker.port):
+                    assert broker.process.returncode is None
+                    await asyncio.sleep(0.1)
+        yield brokers
+    finally:
+        for broker in brokers:
+            if broker.process.returncode is None:
+                broker.process.kill()
+            await broker.process.wait()
+
+
+@pytest.mark.slow  # three brokers: half a minute
+async def test_the_cluster_is_found_safe_and_goes_on_acknowledging_when_one_broker_of_three_dies(cluster):
+    settings = KafkaSettings(
+        bootstrap=",".join(f"127.0.0.1:{broker.port}" for broker in cluster),
+        partitions=3,
+        replication=3,
+        min_insync=2,
+        flush_each_batch=True,
+    )
+    await ensure_topics(settings, topics(settings))  # nothing to complain about
+    topic = topics(settings).messages.name
+    async with AIOKafkaProducer(
+        bootstrap_servers=settings.bootstrap, acks="all", enable_idempotence=True, request_timeout_ms=5000
+    ) as producer:
+        for partition in range(3):
+            await producer.send_and_wait(topic, b"three", partition=partition)
+        cluster[0].process.kill()
+        await cluster[0].process.wait()
+        async with asyncio.timeout(60):
+            for partition in range(3):
+                await producer.send_and_wait(topic, b"two", partition=partition)
