@@ -70,7 +70,12 @@ class DemoServer:
             self._process = process = await _spawn(
                 *("cli.app", "serve", "--data-dir", str(self._data_dir), "--port", "0"),
                 *("--allow-network", "127.0.0.0/8", "--allow-network", "::1/128"),
-                environment={**_environment(), link.VARIABLE: str(theirs.fileno())},
+                # What a killed process leaves in the temporary folder is to go with the demo's own.
+                environment={
+                    **_environment(),
+                    link.VARIABLE: str(theirs.fileno()),
+                    "TMPDIR": str(self._data_dir.parent),
+                },
                 pass_fds=(theirs.fileno(),),
                 stderr=asyncio.subprocess.PIPE,
             )
