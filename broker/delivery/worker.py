@@ -107,13 +107,15 @@ class Worker:
 
     async def stop(self) -> None:
         """Begin no more attempts, let those under way finish (bounded), checkpoint, leave the group."""
-        await self._drain()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._background, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._given_up(list(self._partitions))
+        for task in self._background:
+            task.cancel()
         await self._liveness.stop()
         await self._catch_up.stop()
-        await self._tail.stop()  # gives the partitions up, with a last checkpoint
+        await self._tail.stop()
         for courier in self._couriers.values():
             courier.close()
 

@@ -1,0 +1,103 @@
+"""The delivery side on a real Kafka, in the test's own process: log, projections, commands, workers.
+
+For: tests that look inside while real messages flow. Not for: processes that die (tests/scenarios)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from typing import Any
+
+from broker.commands import Commands, Context, ListenerWishes, create_organization, now_ms
+from broker.core.directory import Listener, Queue
+from broker.core.events import ListenerSettings
+from broker.delivery.worker import Worker
+from broker.kafka.deliveries import KafkaDeliveries
+from broker.kafka.log import KafkaLog
+from broker.puts import put_message
+from broker.sealing import Sealer, new_sealing_key
+from broker.settings import KafkaSettings, Settings
+from projections.app import Projections
+from tests.listeners import Listeners
+
+
+@dataclass
+class Rig:
+    """One organization's API side, and any number of workers."""
+
+    settings: Settings
+    log: KafkaLog
+    projections: Projections
+    commands: Commands
+    organization_id: str
+    listeners: Listeners
+    workers: dict[Worker, Projections] = field(default_factory=dict)
+
+    @property
+    def context(self) -> Context:
+        return Context(organization_id=self.organization_id, actor="key:test", request_id="r", at_ms=now_ms())
+
+    async def queue(self, name: str = "orders") -> Queue:
+        return await self.commands.create_queue(self.context, name=name)
+
+    async def listen(self, queue: Queue, path: str, *, begin_at_ms: int | None = None, **settings: Any) -> Listener:
+        wishes = ListenerWishes(
+            name=path,
+            notify_url=self.listeners.url(path),
+            liveness_url=self.listeners.url(path),
+            begin_at_ms=begin_at_ms,
+            settings=ListenerSettings(**settings),
+        )
+        return (await self.commands.create_listener(self.context, queue.id, wishes))[0]
+
+    async def put(self, queue: Queue, *data: str, key: str | None = None) -> list[str]:
+        """Their ids, once each is acknowledged."""
+        return [
+            (
+                await put_message(
+                    self.log.messages, queue, data=one, name=None, key=key, actor="key:test", request_id="r"
+                )
+            ).id
+            for one in data
+        ]
+
+    async def work(self) -> Worker:
+        """Start one more worker, with projections of its own."""
+        projections = Projections(self.settings.kafka, self.log.control)
+        await projections.start()
+        worker = Worker(self.settings, self.log, projections, Sealer(self.settings.sealing_key))
+        await worker.start()
+        self.workers[worker] = projections
+        return worker
+
+    async def end(self, worker: Worker) -> None:
+        projections = self.workers.pop(worker)
+        await worker.stop()
+        await projections.stop()
+
+    @property
+    def where(self) -> KafkaDeliveries:
+        return KafkaDeliveries(self.settings.kafka, self.log.requests)
+
+
+@contextlib.asynccontextmanager
+async def running(kafka: KafkaSettings) -> AsyncIterator[Rig]:
+    settings = Settings(kafka=kafka, sealing_key=new_sealing_key(), allow_networks=(ip_network("127.0.0.0/8"),))
+    log = KafkaLog(kafka)
+    await log.start()
+    projections = Projections(kafka, log.control)
+    await projections.start()
+    view = projections.directory
+    commands = Commands(log, view, Sealer(settings.sealing_key), allow_networks=settings.allow_networks)
+    organization = await create_organization(log.control, view, name="test")
+    async with Listeners() as listeners:
+        rig = Rig(settings, log, projections, commands, organization.id, listeners)
+        try:
+            yield rig
+        finally:
+            for worker in list(rig.workers):
+                await rig.end(worker)
+            await projections.stop()
+            await log.stop()
