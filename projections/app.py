@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import ssl
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
@@ -45,7 +42,6 @@ class Projections:
         self._kafka = kafka
         self._directory = DirectoryProjection(control)
         self._app: Any = None
-        self._folder: Path | None = None
         self._assigned: asyncio.Event = asyncio.Event()
         self._ended: asyncio.Future[BaseException | None] | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -66,9 +62,7 @@ class Projections:
     async def start(self, *, timeout_s: float = 30.0) -> None:
         """Begin to read, and return once everything in `control` is folded (LogUnavailable, ViewBehind)."""
         self._ended = asyncio.get_running_loop().create_future()
-        # Faust makes its directories whether it needs them or not; nothing of ours is ever in them.
-        self._folder = Path(tempfile.mkdtemp(prefix="everput-faust-"))
-        self._app = app = _faust_app(self._kafka, self._folder)
+        self._app = app = _faust_app(self._kafka)
         control = app.topic(
             topics(self._kafka).control.name, key_serializer="raw", value_serializer="raw", value_type=bytes
         )
@@ -107,9 +101,6 @@ class Projections:
                 log.warning("projections.stop_failed error=%r", stopping.exception())
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
 
     async def crashed(self) -> BaseException | None:
         """Ends when the projections can't go on, and the process must end: the reason; None after stop()."""
@@ -141,16 +132,20 @@ class Projections:
         self._assigned.set()
 
 
-def _faust_app(kafka: KafkaSettings, folder: Path) -> Any:
+class _App(faust.App):  # type: ignore[misc]
+    def _create_directories(self) -> None:
+        """Faust makes a data directory in the working directory; there are no tables, so nothing would be in it."""
+
+
+def _faust_app(kafka: KafkaSettings) -> Any:
     options = client_options(kafka)
-    return faust.App(
+    return _App(
         f"{kafka.topic_prefix}projections.{uuid4()}",
         broker=";".join(f"kafka://{server}" for server in options["bootstrap_servers"]),
         broker_credentials=_credentials(options),
         broker_session_timeout=10,
         broker_heartbeat_interval=3,
         consumer_auto_offset_reset="earliest",
-        datadir=folder,
         autodiscover=False,
         web_enabled=False,
         topic_allow_declare=False,  # broker/kafka/admin.py creates them, with the settings that keep what is in them

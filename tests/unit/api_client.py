@@ -1,0 +1,73 @@
+"""The API over a log in memory, and a client that has a key.
+
+For: the tests named test_api_*. Not for: a server or Kafka (tests/kafka)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+from memory import MemoryLog
+
+from api.app import make_app
+from broker.commands import create_key, create_organization
+from broker.sealing import Sealer, new_sealing_key
+from broker.settings import KafkaSettings, Settings
+
+
+class Api:
+    """bare: a client that sends no key; the methods send this organization's."""
+
+    def __init__(self, log: Any, app: Any, settings: Settings, organization_id: str, key: str) -> None:
+        self.log = log
+        self.settings = settings
+        self.organization_id = organization_id
+        self.key = key
+        self.first_queue_id: str | None = None
+        self.bare = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api.example.com")
+
+    async def request(
+        self, method: str, path: str, headers: dict[str, str] | None = None, **more: Any
+    ) -> httpx.Response:
+        sent = {"x-api-key": self.key, **(headers or {})}
+        if "content" in more:
+            sent.setdefault("content-type", "application/json")
+        return await self.bare.request(method, path, headers=sent, **more)
+
+    async def put(self, path: str, **more: Any) -> httpx.Response:
+        return await self.request("PUT", path, **more)
+
+    async def get(self, path: str, **more: Any) -> httpx.Response:
+        return await self.request("GET", path, **more)
+
+    async def queue(self, name: str = "queue") -> str:
+        """The id of a new queue."""
+        queue_id = (await self.put("/v1/queues", json={"name": name})).json()["queue"]["id"]
+        self.first_queue_id = self.first_queue_id or queue_id
+        return queue_id
+
+    async def listener(self, queue_id: str, **more: Any) -> str:
+        """The id of a new listener."""
+        body = {"name": "listener", "notify_url": "https://8.8.8.8/n", "liveness_url": "https://8.8.8.8/l", **more}
+        return (await self.put(f"/v1/queues/{queue_id}/listeners", json=body)).json()["listener"]["id"]
+
+    async def another_organization(self) -> str:
+        """The key of a new organization."""
+        control = self.log.control
+        organization = await create_organization(control, control, name="another")
+        return (await create_key(control, control, organization_id=organization.id, name="theirs"))[1]
+
+
+async def make_api(*, public_url: str | None = None, **parts: Any) -> Api:
+    """parts: what make_app takes besides, such as deliveries."""
+    log = MemoryLog()
+    organization = await create_organization(log.control, log.control, name="acme")
+    _, key = await create_key(log.control, log.control, organization_id=organization.id, name="first")
+    settings = Settings(
+        kafka=KafkaSettings(bootstrap="unused"),
+        sealing_key=new_sealing_key(),
+        public_url=public_url,
+        body_bytes_max=2 << 20,
+    )
+    app = make_app(settings, log=log, view=log.control, sealer=Sealer(settings.sealing_key), **parts)
+    return Api(log, app, settings, organization.id, key)

@@ -1,0 +1,233 @@
+"""Queues, listeners and messages over the API: what is asked and what is answered."""
+
+from __future__ import annotations
+
+import re
+from uuid import UUID
+
+import pytest
+from api_client import Api, make_api
+
+from broker.core.events import decode_message
+from broker.core.ids import parse_message_id
+from broker.ports import Attempt, DeliveryState, ListenerCondition
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+@pytest.fixture
+async def api() -> Api:
+    return await make_api()
+
+
+async def test_a_new_queue_is_answered_as_getting_started_shows_it(api):
+    answer = await api.put("/v1/queues", json={"name": "myapp.io/deletion-request-queue"})
+    assert answer.status_code == 200
+    body = answer.json()
+    queue_id = body["queue"]["id"]
+    assert str(UUID(queue_id)) == queue_id
+    assert body == {
+        "queue": {"id": queue_id, "name": "myapp.io/deletion-request-queue", "listeners": []},
+        "_links": {"self": {"href": f"http://api.example.com/v1/queues/{queue_id}"}},
+    }
+
+
+async def test_links_start_with_the_public_url_when_there_is_one():
+    api = await make_api(public_url="https://broker.example/")
+    body = (await api.put("/v1/queues", json={"name": "a"})).json()
+    assert body["_links"]["self"]["href"] == f"https://broker.example/v1/queues/{body['queue']['id']}"
+
+
+async def test_a_queue_shows_its_listeners(api):
+    queue_id = await api.queue("orders")
+    listener_id = await api.listener(queue_id)
+    body = (await api.get(f"/v1/queues/{queue_id}")).json()
+    assert body["queue"] == {"id": queue_id, "name": "orders", "listeners": [{"id": listener_id, "name": "listener"}]}
+
+
+async def test_a_renamed_queue_keeps_its_id_and_frees_its_name(api):
+    queue_id = await api.queue("old")
+    answer = await api.put(f"/v1/queues/{queue_id}", json={"name": "new"})
+    assert answer.json()["queue"] == {"id": queue_id, "name": "new", "listeners": []}
+    assert (await api.put("/v1/queues", json={"name": "old"})).status_code == 200
+    assert (await api.put(f"/v1/queues/{queue_id}", json={"name": "old"})).status_code == 422
+    assert (await api.put(f"/v1/queues/{queue_id}", json={"name": "new"})).status_code == 200
+
+
+async def test_a_deleted_queue_is_gone_with_its_listeners(api):
+    queue_id = await api.queue()
+    listener_id = await api.listener(queue_id)
+    assert (await api.request("DELETE", f"/v1/queues/{queue_id}")).json()["queue"]["id"] == queue_id
+    assert (await api.get(f"/v1/queues/{queue_id}")).status_code == 404
+    assert (await api.get(f"/v1/queues/{queue_id}/listeners/{listener_id}")).status_code == 404
+    assert (await api.put("/v1/queues", json={"name": "queue"})).status_code == 200
+
+
+async def test_pages_of_a_list_hold_everything_once(api):
+    made = {await api.queue(f"queue {number}") for number in range(7)}
+    found: list[str] = []
+    path = "/v1/queues?limit=3"
+    while path:
+        body = (await api.get(path)).json()
+        assert len(body["queues"]) <= 3
+        found += [queue["id"] for queue in body["queues"]]
+        path = body["_links"].get("next", {}).get("href")
+    assert len(found) == 7
+    assert set(found) == made
+
+
+async def test_a_list_is_searched_by_name(api):
+    queue_id = await api.queue("a&b=c")
+    await api.queue("other")
+    body = (await api.get("/v1/queues", params={"name": "a&b=c"})).json()
+    assert [queue["id"] for queue in body["queues"]] == [queue_id]
+    assert (await api.get("/v1/queues?name=none")).json()["queues"] == []
+
+
+async def test_a_new_listener_is_answered_with_its_id_its_name_and_a_link(api):
+    queue_id = await api.queue()
+    body = {
+        "name": "myapp.io/deletion-request-listener",
+        "notify_url": "https://8.8.8.8/deletion/listener",
+        "liveness_url": "https://8.8.8.8/live",
+    }
+    answer = await api.put(f"/v1/queues/{queue_id}/listeners", json=body)
+    assert answer.status_code == 200
+    listener = answer.json()["listener"]
+    assert body.items() <= listener.items()
+    assert listener["secret"].startswith("whsec_")
+    assert listener["max_in_flight"] == 64
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", listener["created_at"])
+    href = f"http://api.example.com/v1/queues/{queue_id}/listeners/{listener['id']}"
+    assert answer.json()["_links"] == {"self": {"href": href}}
+
+
+async def test_the_signing_secret_is_in_no_other_answer_and_not_in_the_log(api):
+    queue_id = await api.queue()
+    listener_id = await api.listener(queue_id, secret=SECRET)
+    listener = await api.get(f"/v1/queues/{queue_id}/listeners/{listener_id}")
+    listed = await api.get(f"/v1/queues/{queue_id}/listeners")
+    assert "secret" not in listener.text
+    assert "secret" not in listed.text
+    records = b"".join(api.log.control.records)
+    assert SECRET.encode() not in records
+    assert api.key.encode() not in records
+
+
+async def test_a_listener_begins_now_or_at_the_beginning(api):
+    queue_id = await api.queue()
+    for _ in range(3):
+        await api.put(f"/v1/queues/{queue_id}/messages", json={"data": "x"})
+    now = await api.listener(queue_id, name="now")
+    beginning = await api.listener(queue_id, name="beginning", **{"from": "beginning"})
+    later = await api.listener(queue_id, name="later", **{"from": "2026-01-31T12:00:00+01:00"})
+    listeners = api.log.control.state.listeners
+    assert listeners[now].start_offsets == listeners[later].start_offsets == (1, 2)
+    assert listeners[beginning].start_offsets == (0, 0)
+
+
+async def test_an_update_changes_what_it_says_and_keeps_the_rest(api):
+    queue_id = await api.queue()
+    listener_id = await api.listener(queue_id, rate_per_s=5, headers={"authorization": "x"})
+    path = f"/v1/queues/{queue_id}/listeners/{listener_id}"
+    before = (await api.get(path)).json()["listener"]
+    answer = await api.put(path, json={"notify_url": "https://9.9.9.9/", "rate_per_s": None, "max_attempts": 3})
+    changed = {"notify_url": "https://9.9.9.9/", "rate_per_s": None, "max_attempts": 3}
+    assert answer.json()["listener"] == {**before, **changed}
+    assert (await api.get(path)).json()["listener"] == {**before, **changed}
+
+
+async def test_a_paused_listener_says_so_until_it_is_resumed(api):
+    queue_id = await api.queue()
+    path = f"/v1/queues/{queue_id}/listeners/{await api.listener(queue_id)}"
+    for _ in range(2):
+        assert (await api.request("POST", f"{path}/pause")).json()["listener"]["paused"] == "asked for"
+    for _ in range(2):
+        assert (await api.request("POST", f"{path}/resume")).json()["listener"]["paused"] is None
+    assert len([record for record in api.log.control.records if b"listener.paused" in record]) == 1
+
+
+async def test_a_listeners_condition_is_shown_when_it_is_known():
+    class Status:
+        async def condition(self, listener):
+            return ListenerCondition(state="down", lag=3, oldest_pending_at_ms=0, last_error="refused")
+
+    api = await make_api(status=Status())
+    queue_id = await api.queue()
+    listener = (await api.get(f"/v1/queues/{queue_id}/listeners/{await api.listener(queue_id)}")).json()["listener"]
+    assert listener["state"] == "down"
+    assert listener["lag"] == 3
+    assert listener["oldest_pending_at"] == "1970-01-01T00:00:00.000Z"
+    assert listener["last_error"] == "refused"
+
+
+async def test_a_put_message_is_answered_with_its_id_and_a_made_name(api):
+    queue_id = await api.queue("myapp.io/delete-user")
+    answer = await api.put(f"/v1/queues/{queue_id}/messages", json={"data": '{ "userId": "481512342" }'})
+    assert answer.status_code == 200
+    message = answer.json()["message"]
+    assert list(message) == ["id", "name"]
+    assert re.fullmatch(r"myapp\.io/delete-user-message-[0-9a-f]{7}", message["name"])
+    href = f"http://api.example.com/v1/queues/{queue_id}/messages/{message['id']}"
+    assert answer.json()["_links"] == {"self": {"href": href}}
+
+
+async def test_a_message_id_tells_the_partition_that_holds_the_message(api):
+    queue_id = await api.queue()
+    for _ in range(4):
+        message_id = (await api.put(f"/v1/queues/{queue_id}/messages", json={"data": "x"})).json()["message"]["id"]
+        _, partition = parse_message_id(message_id)
+        key, value, header = api.log.messages.records[partition][-1]
+        assert key.decode() == message_id
+        assert header.decode() == queue_id
+        assert decode_message(value).message_id == message_id
+
+
+@pytest.mark.parametrize("data", ["", "x" * (1 << 20), "ü" * (1 << 19), "\u0000\u001f\u2028🦊", '{"a":"b"}'])
+async def test_any_string_up_to_a_mebibyte_comes_back_as_it_was_put(api, data):
+    queue_id = await api.queue()
+    put = await api.put(f"/v1/queues/{queue_id}/messages", json={"data": data, "name": "mine", "key": "k"})
+    message = (await api.get(f"/v1/queues/{queue_id}/messages/{put.json()['message']['id']}")).json()["message"]
+    assert message["data"] == data
+    assert message["name"] == "mine"
+    assert message["key"] == "k"
+    assert "listeners" not in message
+
+
+async def test_a_message_shows_each_listeners_delivery():
+    class Deliveries:
+        async def states(self, partition, offset, listeners, at_ms):
+            attempt = Attempt(number=1, at_ms=1500, status=None, took_ms=20, error="timeout")
+            return {listeners[0].id: DeliveryState(state="retrying", attempts=(attempt,), next_attempt_at_ms=2500)}
+
+    api = await make_api(deliveries=Deliveries())
+    queue_id = await api.queue()
+    listener_id = await api.listener(queue_id)
+    await api.listener(queue_id, name="began later")
+    message_id = (await api.put(f"/v1/queues/{queue_id}/messages", json={"data": "x"})).json()["message"]["id"]
+    message = (await api.get(f"/v1/queues/{queue_id}/messages/{message_id}")).json()["message"]
+    at = "1970-01-01T00:00:01.500Z"
+    assert message["listeners"] == [
+        {
+            "id": listener_id,
+            "name": "listener",
+            "state": "retrying",
+            "attempts": [{"number": 1, "at": at, "status": None, "took_ms": 20, "error": "timeout"}],
+            "next_attempt_at": "1970-01-01T00:00:02.500Z",
+        }
+    ]
+
+
+async def test_who_did_it_and_which_request_stand_in_the_events(api):
+    await api.put("/v1/queues", json={"name": "a"}, headers={"x-request-id": "r-1"})
+    assert b'"request_id":"r-1"' in api.log.control.records[-1]
+    assert b'"actor":"key:' in api.log.control.records[-1]
+
+
+async def test_a_revoked_key_is_refused_at_once(api):
+    from broker.core.events import KeyRevoked
+
+    assert (await api.get("/v1/queues")).status_code == 200
+    key_id = next(iter(api.log.control.state.keys))
+    await api.log.control.append(KeyRevoked(at_ms=1, organization_id=api.organization_id, key_id=key_id))
+    assert (await api.get("/v1/queues")).status_code == 401

@@ -1,0 +1,146 @@
+"""The fold of the directory: whatever is in the log, in whatever order."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.core import events as ev
+from broker.core.directory import Directory
+from broker.core.events import Event, decode, encode
+
+# Few of each, so that events meet: the same name, an id that is gone, another organization's id.
+organizations = st.sampled_from(["o1", "o2"])
+queue_ids = st.sampled_from(["q1", "q2", "q3"])
+listener_ids = st.sampled_from(["l1", "l2", "l3"])
+key_ids = st.sampled_from(["k1", "k2"])
+names = st.sampled_from(["a", "b"])
+at = st.integers(0, 5)
+
+
+def of(kind: type[Event], **fields) -> st.SearchStrategy[Event]:
+    return st.builds(kind, at_ms=at, organization_id=organizations, **fields)
+
+
+urls = {"notify_url": st.just("https://n.example"), "liveness_url": st.just("https://l.example")}
+control_events = st.one_of(
+    of(ev.OrganizationCreated, name=names),
+    of(
+        ev.KeyCreated,
+        key_id=key_ids,
+        name=names,
+        prefix=names,
+        secret_sha256=st.sampled_from(["s1", "s2"]),
+        scopes=st.just(("read",)),
+    ),
+    of(ev.KeyRevoked, key_id=key_ids),
+    of(ev.QueueCreated, queue_id=queue_ids, name=names),
+    of(ev.QueueRenamed, queue_id=queue_ids, name=names),
+    of(ev.QueueDeleted, queue_id=queue_ids),
+    of(
+        ev.ListenerCreated,
+        listener_id=listener_ids,
+        queue_id=queue_ids,
+        name=names,
+        sealed_secret=st.just("sealed"),
+        start_offsets=st.just((0, 1)),
+        **urls,
+    ),
+    of(ev.ListenerUpdated, listener_id=listener_ids, name=names, settings=st.just(ev.ListenerSettings()), **urls),
+    of(ev.ListenerPaused, listener_id=listener_ids, reason=names),
+    of(ev.ListenerResumed, listener_id=listener_ids),
+    of(ev.ListenerDeleted, listener_id=listener_ids),
+)
+logs = st.lists(control_events, max_size=60)
+
+
+def fold(log: list[Event]) -> Directory:
+    directory = Directory()
+    for event in log:
+        directory.apply(event)
+    return directory
+
+
+def seen_by(directory: Directory, organization_id: str) -> object:
+    """All that belongs to one organization."""
+    return (
+        directory.organizations.get(organization_id),
+        [key for key in directory.keys.values() if key.organization_id == organization_id],
+        [
+            (queue.id, queue.name, queue.created_at_ms, list(queue.listeners.values()))
+            for queue in directory.queues_of(organization_id)
+        ],
+    )
+
+
+@given(logs)
+def test_folding_the_log_again_gives_the_same_state(log):
+    assert fold(log).state_hash() == fold([decode(encode(event)) for event in log]).state_hash()
+
+
+@given(logs)
+def test_a_name_is_there_once_in_an_organization_and_once_in_a_queue(log):
+    directory = fold(log)
+    queues = Counter((queue.organization_id, queue.name) for queue in directory.queues.values())
+    listeners = Counter((listener.queue_id, listener.name) for listener in directory.listeners.values())
+    assert all(count == 1 for count in [*queues.values(), *listeners.values()])
+
+
+@given(logs)
+def test_every_index_says_the_same(log):
+    directory = fold(log)
+    queues, listeners = directory.queues.values(), directory.listeners.values()
+    assert {(queue.organization_id, queue.name): queue for queue in queues} == directory.queues_by_name
+    assert {(one.queue_id, one.name): one for one in listeners} == directory.listeners_by_name
+    assert {one.id: one for queue in queues for one in queue.listeners.values()} == directory.listeners
+    assert {key.secret_sha256: key for key in directory.keys.values()} == directory.keys_by_sha256
+    of_organizations = [queue.id for organization in ("o1", "o2") for queue in directory.queues_of(organization)]
+    assert sorted(of_organizations) == sorted(directory.queues)
+
+
+@given(logs, control_events)
+def test_an_event_of_one_organization_changes_nothing_of_another(log, event):
+    directory = fold(log)
+    other = "o2" if event.organization_id == "o1" else "o1"
+    before = seen_by(directory, other)
+    directory.apply(event)
+    assert seen_by(directory, other) == before
+
+
+@given(logs, control_events)
+def test_an_event_that_was_passed_over_changed_nothing(log, event):
+    directory = fold(log)
+    before = directory.state_hash()
+    if not directory.apply(event):
+        assert directory.state_hash() == before
+
+
+@given(logs)
+def test_the_same_events_in_another_process_are_passed_over_alike(log):
+    one, other = Directory(), Directory()
+    assert [one.apply(event) for event in log] == [other.apply(event) for event in log]
+
+
+def test_of_two_queues_that_want_one_name_the_first_in_the_log_has_it():
+    directory = Directory()
+    assert directory.apply(ev.QueueCreated(at_ms=2, organization_id="o", queue_id="first", name="orders"))
+    assert not directory.apply(ev.QueueCreated(at_ms=1, organization_id="o", queue_id="second", name="orders"))
+    assert list(directory.queues) == ["first"]
+
+
+def test_a_name_is_free_again_after_a_rename_and_after_a_deletion():
+    directory = Directory()
+    directory.apply(ev.QueueCreated(at_ms=1, organization_id="o", queue_id="1", name="orders"))
+    directory.apply(ev.QueueRenamed(at_ms=2, organization_id="o", queue_id="1", name="old-orders"))
+    assert directory.apply(ev.QueueCreated(at_ms=3, organization_id="o", queue_id="2", name="orders"))
+    directory.apply(ev.QueueDeleted(at_ms=4, organization_id="o", queue_id="2"))
+    assert directory.apply(ev.QueueCreated(at_ms=5, organization_id="o", queue_id="3", name="orders"))
+
+
+def test_the_hash_of_a_given_log_never_changes():
+    directory = Directory()
+    directory.apply(ev.OrganizationCreated(at_ms=1, organization_id="o", name="acme"))
+    directory.apply(ev.QueueCreated(at_ms=2, organization_id="o", queue_id="q", name="orders"))
+    assert directory.state_hash() == "d35c1ab7c359784d9501c0a0c1894a55a5c4ad74946f91a4bac4e359050f3731"
