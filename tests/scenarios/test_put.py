@@ -107,7 +107,7 @@ def test_a_wrong_key_is_a_clear_error(server: Running, tmp_path: Path):
 
 
 def test_an_api_that_is_killed_on_the_way_costs_no_message(server: Running, tmp_path: Path):
-    lines = [f"message {number}" for number in range(1500)]
+    lines = [f"message {number}" for number in range(800)]
     (tmp_path / "lines").write_text("\n".join(lines))
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "cli.app", "put", "--create", "killed", str(tmp_path / "lines")],

@@ -6,13 +6,18 @@ import os
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
-from running import Running, everput, is_running, wait_until
+from running import Running, clean_environment, everput, is_running, wait_until
+
+from broker.sealing import new_sealing_key
 
 READY_WITHIN_S = 10.0
 
@@ -73,6 +78,41 @@ def test_a_killed_api_process_comes_back_and_the_other_answers_meanwhile(server:
 def test_a_killed_worker_comes_back(server: Running):
     server.kill("worker-1")
     assert server.process.poll() is None
+
+
+def test_each_process_also_runs_alone_on_an_existing_kafka(server: Running, tmp_path: Path):
+    address = server.events("process.started", process="kafka")[-1].rpartition("address=")[2]
+    options = ["--kafka", address, "--topic-prefix", "alone.", "--partitions", "2", "--replication", "1"]
+    options += ["--data-dir", str(tmp_path), "--flush-each-batch"]
+    assert "no sealing key" in everput("worker", *options).stderr
+
+    made = everput("init", *options)
+    assert made.returncode == 0, made.stderr
+    sealed = {"EVERPUT_SEALING_KEY": new_sealing_key()}
+    with alone("worker", *options, **sealed) as worker, alone("api", "--port", "0", *options, **sealed) as api:
+        assert said(worker) == "ready worker"
+        url = said(api).removeprefix("ready ")
+        headers = {"x-api-key": made.stdout.strip()}
+        assert httpx.put(f"{url}/v1/queues", json={"name": "alone"}, headers=headers, timeout=20).status_code == 200
+        for process in (api, worker):
+            process.terminate()
+            assert process.wait(20) == 0
+
+
+@contextmanager
+def alone(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-P", "-m", "cli.app", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean_environment(**environment))
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
 
 
 def test_a_killed_kafka_comes_back_on_the_same_port_with_everything_in_it(server: Running):
