@@ -208,3 +208,7 @@ async def test_lines_come_from_a_pipe_as_they_are_written():
         assert await anext(lines) == Line(2, "two")
         os.close(writing)
         assert await anext(lines, None) is None
+
+
+def test_an_empty_variable_says_nothing():
+    assert read_options(EVERPUT_ALLOW_NETWORK="", EVERPUT_KAFKA="", EVERPUT_PARTITIONS="") == read_options()
