@@ -5,10 +5,10 @@ Not for: anything that must work: every failure here only means a slower start."
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -29,6 +29,7 @@ from broker.settings import KafkaSettings
 _log = logging.getLogger(__name__)
 
 _UNUSED_FOR_S: Final = 30 * 86_400.0
+_AFTER_S: Final = 10.0  # the processes that need Kafka start first
 _STEP_WITHIN_S: Final = 120.0
 _SILENT: Final = "-Xlog:aot*=error"
 # Recorded with the quick compiler only: the archive is smaller, made and loaded sooner. Kafka itself runs with both.
@@ -38,37 +39,34 @@ _ALIKE: Final = ("-Xmx512m", "-XX:TieredStopAtLevel=1", _SILENT)
 def existing(jars: Sequence[Path]) -> Path | None:
     """The archive for these jars and this Java, when it has been made."""
     path = _path(jars)
-    return path if path.exists() else None
+    if not path.exists():
+        return None
+    with suppress(OSError):
+        os.utime(path)  # _prune sees that it is in use
+    return path
 
 
-async def ensure(jars: Sequence[Path], *, progress: bool) -> Path | None:
-    """The archive, made now if need be (about 10 s, once); None when it can't be made.
+async def make(jars: Sequence[Path]) -> None:
+    """Make it, in the background and with what processor time nobody else wants (about 10 s of it, once).
 
-    progress: say so on stderr. Another process that makes it is not waited for.
+    Another process that is at it already is left to it. What goes wrong is only logged. To be cancelled at any time.
     """
+    await asyncio.sleep(_AFTER_S)
     path = _path(jars)
-    if path.exists():
-        with suppress(OSError):
-            os.utime(path)  # seen to be in use by _prune
-        return path
     try:
         lock = filelock.FileLock(path.with_suffix(".lock"), thread_local=False)
         lock.acquire(timeout=0)
     except (filelock.Timeout, OSError):
-        return None
+        return
+    started = time.monotonic()
     try:
-        if progress:
-            sys.stderr.write("Preparing Kafka for fast starts, once …\n")
-        started = time.monotonic()
         await _make(jars, path)
         _prune(path)
         _log.info("archive.made path=%s took_ms=%d", path, round((time.monotonic() - started) * 1000))
     except (BrokerError, OSError, TimeoutError) as error:
-        _log.warning("archive.failed error=%s", error)
-        return None
+        _log.info("archive.failed error=%s", error)
     finally:
         lock.release()
-    return path
 
 
 def use(path: Path | None) -> tuple[str, ...]:
@@ -100,8 +98,9 @@ async def _make(jars: Sequence[Path], path: Path) -> None:
         directory = Path(name)
         recording = f"-XX:AOTConfiguration={directory / 'recorded'}"
         ports = {"port": free_port(), "controller_port": free_port()}
-        await KafkaProcess(directory, jars=jars, options=_ALIKE, **ports).format()
-        kafka = KafkaProcess(directory, jars=jars, options=(*_ALIKE, "-XX:AOTMode=record", recording), **ports)
+        await KafkaProcess(directory, jars=jars, options=_ALIKE, idle=True, **ports).format()
+        options = (*_ALIKE, "-XX:AOTMode=record", recording)
+        kafka = KafkaProcess(directory, jars=jars, options=options, idle=True, **ports)
         await kafka.start()
         try:
             settings = KafkaSettings(bootstrap=kafka.bootstrap, partitions=1, replication=1, min_insync=1)
@@ -110,7 +109,7 @@ async def _make(jars: Sequence[Path], path: Path) -> None:
             await kafka.stop(within_s=_STEP_WITHIN_S)
         try:
             creating = (*_ALIKE, "-XX:AOTMode=create", recording, f"-XX:AOTCache={made}")
-            process = await spawn(java(directory, jars=jars, options=creating), directory=directory)
+            process = await spawn(java(directory, jars=jars, options=creating), directory=directory, idle=True)
             code = await finished(process, within_s=_STEP_WITHIN_S)
             if code != 0:
                 raise BrokerError(f"Java made no archive (code {code})")

@@ -47,6 +47,7 @@ class EmbeddedKafka:
         self._progress = progress
         self._lock = filelock.FileLock(self.data_dir / ".lock", thread_local=False)
         self._kafka: KafkaProcess | None = None
+        self._making: asyncio.Task[None] | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -74,8 +75,10 @@ class EmbeddedKafka:
         try:
             await asyncio.to_thread(_end_orphan, self._pid_file, str(self.data_dir))
             jars = await asyncio.to_thread(kafka_jars, progress=self._progress)
-            saved = await archive.ensure(jars, progress=self._progress)
+            saved = archive.existing(jars)
             await self._start(jars, saved)
+            if saved is None:
+                self._making = asyncio.create_task(archive.make(jars))
         except BaseException:
             self._lock.release()
             raise
@@ -93,6 +96,10 @@ class EmbeddedKafka:
     async def stop(self) -> None:
         """End Kafka cleanly, by force after 8 s, and let go of the directory; repeating it does nothing."""
         try:
+            if self._making is not None:
+                self._making.cancel()
+                await asyncio.wait([self._making])
+                self._making = None
             if self._kafka is not None:
                 await self._kafka.stop()
                 self._pid_file.unlink(missing_ok=True)

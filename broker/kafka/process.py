@@ -24,6 +24,7 @@ _FORMAT_WITHIN_S: Final = 60.0
 STOP_WITHIN_S: Final = 8.0  # what Kafka has acknowledged is safe without a clean end; that only starts faster
 _POLL_S: Final = 0.02
 _ANSWER_WITHIN_S: Final = 5.0
+_IDLE: Final = 19  # as in nice(1)
 _TETHER: Final = Path(__file__).with_name("tether.py")
 
 JAVA_OPTIONS: Final = (
@@ -93,16 +94,24 @@ rootLogger.appenderRef.file.ref=file
 class KafkaProcess:
     """A broker and its controller in one Java process, with everything it writes below one directory.
 
-    directory: exists. port, controller_port: on 127.0.0.1. options: Java options beside JAVA_OPTIONS.
+    directory: exists. port, controller_port: on 127.0.0.1. options: Java options beside JAVA_OPTIONS. idle: as spawn().
     Files: kafka/ (the log), kafka.log (bounded), kafka.out (what Java itself says), kafka.properties.
     """
 
     def __init__(
-        self, directory: Path, *, jars: Sequence[Path], port: int, controller_port: int, options: Sequence[str]
+        self,
+        directory: Path,
+        *,
+        jars: Sequence[Path],
+        port: int,
+        controller_port: int,
+        options: Sequence[str],
+        idle: bool = False,
     ) -> None:
         self.directory = directory
         self.port = port
         self._controller_port = controller_port
+        self._idle = idle
         self._java = java(directory, jars=jars, options=options)
         self._process: asyncio.subprocess.Process | None = None
 
@@ -126,7 +135,9 @@ class KafkaProcess:
         await self.format()
         (self.directory / "kafka-log4j2.properties").write_text(_LOGGING, encoding="utf-8")
         properties = self._write_properties(self.directory / "kafka")
-        self._process = await spawn((*self._java, "kafka.Kafka", str(properties)), directory=self.directory)
+        self._process = await spawn(
+            (*self._java, "kafka.Kafka", str(properties)), directory=self.directory, idle=self._idle
+        )
         try:
             async with asyncio.timeout(READY_WITHIN_S):
                 await self._until_it_answers(self._process)
@@ -170,7 +181,7 @@ class KafkaProcess:
         )  # a leading `-` is taken for an option
         command = ("kafka.tools.StorageTool", "format", "--cluster-id", cluster_id, "--config", str(properties))
         try:
-            process = await spawn((*self._java, *command), directory=self.directory)
+            process = await spawn((*self._java, *command), directory=self.directory, idle=self._idle)
             code = await finished(process, within_s=_FORMAT_WITHIN_S)
         except TimeoutError:
             raise self._failure(f"could not format its directory within {_FORMAT_WITHIN_S:.0f} s") from None
@@ -217,19 +228,24 @@ def java(directory: Path, *, jars: Sequence[Path], options: Sequence[str]) -> tu
     )
 
 
-async def spawn(command: Sequence[str], *, directory: Path) -> asyncio.subprocess.Process:
-    """Run it in the directory, tethered to this thread (tether.py), its own words in kafka.out."""
+async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) -> asyncio.subprocess.Process:
+    """Run it in the directory, tethered to this thread (tether.py), its own words in kafka.out.
+
+    idle: it gets only the processor time that nobody else wants.
+    """
     ignored = {"JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"}  # another program's, as a rule
     with (directory / "kafka.out").open("wb") as out:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(_TETHER), str(os.getpid())),
+            *(sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), str(_IDLE if idle else 0)),
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=out,
             stderr=out,
             cwd=directory,
             env={name: value for name, value in os.environ.items() if name not in ignored},
-            start_new_session=True,  # Ctrl-C in the terminal is for the parent, which ends Kafka last
+            # Ctrl-C in the terminal is for the parent, which ends Kafka last. What is idle stays in the parent's
+            # session: Linux shares the processor among sessions first, and only then by priority.
+            start_new_session=not idle,
         )
 
 

@@ -1,4 +1,4 @@
-"""Runs a command that dies with its parent: `python tether.py PARENT_PID COMMAND…`.
+"""Runs a command that dies with its parent: `python tether.py PARENT_PID NICE COMMAND…`.
 
 For: being executed, not imported: between fork and exec nothing of the (threaded) parent runs, and the pid stays the
 same. Linux ends the command when the parent's *thread* that started it ends, whatever ended it. Elsewhere it is only
@@ -14,7 +14,8 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:
-    parent, *command = sys.argv[1:]
+    parent, nice, *command = sys.argv[1:]
+    os.nice(int(nice))
     if sys.platform == "linux":
         import ctypes
 

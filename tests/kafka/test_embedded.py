@@ -15,6 +15,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from broker.errors import ConfigurationError
+from broker.kafka import archive
 from broker.kafka.admin import ensure_topics
 from broker.kafka.embedded import EmbeddedKafka
 from broker.kafka.topics import topics
@@ -179,15 +180,36 @@ async def test_a_kafka_that_cannot_run_says_where_to_look_and_leaves_nothing(tmp
 
 
 async def test_a_damaged_archive_only_makes_the_start_slower(tmp_path, monkeypatch):
-    from broker.kafka import archive
-
     bad = tmp_path / "bad.aot"
     bad.write_bytes(b"\0" * 100_000)
-
-    async def damaged(*_args, **_options):
-        return bad
-
-    monkeypatch.setattr(archive, "ensure", damaged)
+    monkeypatch.setattr(archive, "existing", lambda _jars: bad)
     kafka = EmbeddedKafka(tmp_path / "data", heap_mib=256, progress=False)
     await kafka.start()
     await kafka.stop()
+
+
+@pytest.mark.slow  # idle priority: on a busy machine it takes its time
+async def test_an_archive_that_is_missing_is_made_in_the_background_and_then_used(tmp_path, monkeypatch):
+    made = tmp_path / "kafka-test.aot"
+    monkeypatch.setattr(archive, "_path", lambda _jars: made)
+    monkeypatch.setattr(archive, "_AFTER_S", 0.0)
+    kafka = EmbeddedKafka(tmp_path / "data", heap_mib=256, progress=False)
+    await kafka.start()
+    async with asyncio.timeout(150):
+        while not made.exists():
+            await asyncio.sleep(0.1)
+    await kafka.restart()
+    assert str(made) in Path(f"/proc/{kafka.pid}/cmdline").read_text()
+    await kafka.stop()
+
+
+async def test_stop_gives_up_an_archive_that_is_only_half_made(tmp_path, monkeypatch):
+    made = tmp_path / "cache" / "kafka-test.aot"
+    made.parent.mkdir()
+    monkeypatch.setattr(archive, "_path", lambda _jars: made)
+    monkeypatch.setattr(archive, "_AFTER_S", 0.0)
+    kafka = EmbeddedKafka(tmp_path / "data", heap_mib=256, progress=False)
+    await kafka.start()
+    await asyncio.sleep(1)
+    await asyncio.wait_for(kafka.stop(), 10)
+    assert [path.name for path in made.parent.iterdir()] in ([], ["kafka-test.lock"])
