@@ -18,6 +18,7 @@ _QUIETER = {
     "aiokafka": logging.CRITICAL,
     "faust": logging.ERROR,
     "mode": logging.ERROR,
+    "projections.app": logging.WARNING,  # the module of our faust.App, which tells its start and stop there
     "uvicorn": logging.WARNING,
     "httpx": logging.WARNING,
     "httpcore": logging.WARNING,
