@@ -99,8 +99,11 @@ class Window(Generic[D]):
         self.open[offset] = delivery
 
     def passed(self, start: int, end: int, tail: int) -> None:
-        """A catch-up reader has brought all own offsets in [start, end), and each was taken, or had been before."""
-        if self.scan_from is not None and start <= self.scan_from:
+        """A catch-up reader has brought all own offsets in [start, end), and each was taken, or had been before.
+
+        While one is still behind (the log did not hold it) none at or after scan_from could be taken.
+        """
+        if self.scan_from is not None and not self.behind and start <= self.scan_from:
             self.scan_from = max(self.scan_from, end)
             if self.scan_from >= tail:
                 self.scan_from = None

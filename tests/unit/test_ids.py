@@ -70,7 +70,7 @@ GOOD = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f"
         f"{GOOD}\n",
         GOOD[:-1],
         GOOD + "0",
-        GOOD.replace("0", "٠"),  # a digit, but not that one
+        GOOD.replace("0", "\u0660"),  # a digit, but not that one
         GOOD.replace("7cc3", "4cc3"),  # version 4
         GOOD.replace("7cc3", "8cc3"),  # version 8
         GOOD.replace("98c4", "18c4"),  # NCS variant
