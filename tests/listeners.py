@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import httptools
 import orjson
@@ -52,7 +52,7 @@ class Got:
 class Listeners:
     """One server for any number of listeners, each at a path of its own.
 
-    status: what a path answers, 200 if it says nothing; `hold` paths answer when released. down: refuse all, liveness too.
+    status: what a path answers, 200 if it says nothing. down: paths that answer 503, to probes too.
     """
 
     got: list[Got] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Listeners:
     port: int = 0
     _server: Any = None
 
-    async def __aenter__(self) -> Listeners:
+    async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", self.port, backlog=1024)
         self.port = self._server.sockets[0].getsockname()[1]
