@@ -33,15 +33,12 @@ _REFUSED: Final = tuple(
             "192.88.99.0/24",  # 6to4 relays, RFC 7526
             "198.18.0.0/15",  # benchmarks, RFC 2544
             "240.0.0.0/4",  # reserved, and broadcast
-            "::/96",  # unspecified, loopback and IPv4-compatible, RFC 4291
-            "64:ff9b::/96",  # NAT64, RFC 6052
-            "64:ff9b:1::/48",  # NAT64, RFC 8215
-            "100::/64",  # discard, RFC 6666
+            "::/3",  # not global unicast, RFC 4291: IPv4-compatible, -mapped and -translated, NAT64, discard
             "2001::/23",  # IETF, Teredo among them, RFC 2928
             "2002::/16",  # 6to4, RFC 3056
             "3fff::/20",  # documentation, RFC 9637
-            "5f00::/16",  # segment routing, RFC 9602
-            "fec0::/10",  # site-local, RFC 3879
+            "4000::/2",  # not global unicast, and so on up to the multicast addresses
+            "8000::/1",
         ),
     )
 )
@@ -90,15 +87,22 @@ def parse_url(url: str) -> Target:
     if "#" in url:
         raise ValueError("must not have a fragment")
     host = parts.hostname or ""
-    if not host or "%" in host or port == 0:
+    if "%" in host or port == 0 or not (":" in host or _is_name(host)):
         raise ValueError("has no proper host and port")
     tls = parts.scheme == "https"
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(tls, host, port or (443 if tls else 80), parts.netloc, target)
 
 
+def _is_name(host: str) -> bool:
+    """Whether DNS could know it, by the lengths of RFC 1035; anything longer makes a resolver raise."""
+    name = host.removesuffix(".")
+    return len(name) <= 253 and all(1 <= len(label) <= 63 for label in name.split("."))
+
+
 def literal_address(host: str) -> Address | None:
     """The address that a host names without DNS, in any form a resolver takes (127.1, 0x7f000001, 017700000001, …)."""
+    host = host.removesuffix(".")
     try:
         return ip_address(host)
     except ValueError:

@@ -171,7 +171,7 @@ async def connect(owner: Owner, target: Target, resolver: Resolver, tls: ssl.SSL
         error = "connect-timeout"
     except Refused:
         error = "address-not-allowed"
-    except OSError:
+    except (OSError, UnicodeError):  # UnicodeError: a name that can't be written in DNS
         error = "dns"
     raise ConnectFailed(error)
 

@@ -1,4 +1,4 @@
-"""The window, step by step: each picture of its docstring once. All orders of steps: tests/stateful/test_window_machine.py."""
+"""The window, step by step: each picture of its docstring once. In any order: tests/stateful."""
 
 from __future__ import annotations
 
