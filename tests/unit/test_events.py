@@ -1,0 +1,280 @@
+"""Events on the wire: what was written once is read for ever, byte for byte, and nothing else is taken for an event.
+
+A golden record per type and version is in tests/golden; a new one is written by hand or with write_golden() below, an
+existing one never changes.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from broker.core import events as ev
+from broker.core.events import CLASSES, UPCASTERS, VERSIONS, ListenerSettings, decode, decode_message, encode, wire_name
+from broker.errors import UnknownEvent
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+FILES = sorted(GOLDEN.glob("*.json"))
+BY = {"at_ms": 1_767_225_630_123, "organization_id": "0b8f3c1e-6d0a-4b7e-9f55-0a3c2c9d7e11", "actor": "key:k-1"}
+QUEUE = {"queue_id": "5f0e6f0a-33c1-4a8e-8f1d-b5b9f6f0c001"}
+LISTENER = {"listener_id": "2d7f1a44-9f0b-4c61-8a5e-7d1c0e9b3002"}
+MESSAGE = {"message_id": "019b76d9-05ab-7003-8123-456789abcdef"}
+SETTINGS = ListenerSettings(
+    max_in_flight=8, rate_per_s=2.5, timeout_ms=3_000, max_attempts=12, max_age_s=3_600, headers={"x-team": "größe"}
+)
+
+SAMPLES: list[ev.Event] = [
+    ev.OrganizationCreated(**BY, request_id="r-1", name="Acme"),
+    ev.KeyCreated(
+        **BY, key_id="k-2", name="deploy", prefix="ep_abcdef", secret_sha256="ab" * 32, scopes=("read", "put")
+    ),
+    ev.KeyRevoked(**BY, key_id="k-2"),
+    ev.QueueCreated(**BY, **QUEUE, request_id="r-2", name="account-deletions"),
+    ev.QueueRenamed(**BY, **QUEUE, name="Löschungen"),
+    ev.QueueDeleted(**BY, **QUEUE),
+    ev.ListenerCreated(
+        **BY,
+        **QUEUE,
+        **LISTENER,
+        name="billing",
+        notify_url="https://billing.example/hook?x=1",
+        liveness_url="https://billing.example/alive",
+        sealed_secret="gAAAAABsealed",
+        start_offsets=(0, 17, 4_294_967_296, 3),
+        settings=SETTINGS,
+    ),
+    ev.ListenerUpdated(
+        **BY,
+        **LISTENER,
+        name="billing",
+        notify_url="https://billing.example/v2",
+        liveness_url="https://billing.example/alive",
+        settings=ListenerSettings(),
+    ),
+    ev.ListenerPaused(**BY, **LISTENER, reason="the listener answered 410 Gone"),
+    ev.ListenerResumed(**BY, **LISTENER),
+    ev.ListenerDeleted(**BY, **LISTENER),
+    ev.MessagePut(**BY, **QUEUE, **MESSAGE, name="delete", data='{"user": "ü", "quote": "\\""}', key="user-7"),
+    ev.DeliveriesSettled(
+        **BY, **QUEUE, **LISTENER, partition=3, rows=((41, 1_767_225_630_200, 200, 12), (44, 1_767_225_630_201, 204, 3))
+    ),
+    ev.DeliveryAttempted(
+        **BY,
+        **QUEUE,
+        **LISTENER,
+        **MESSAGE,
+        partition=3,
+        offset=42,
+        number=2,
+        outcome="failed",
+        status=None,
+        error="timeout",
+        took_ms=15_001,
+        next_at_ms=1_767_225_640_000,
+    ),
+    ev.DeliveryParked(
+        **BY,
+        **QUEUE,
+        **LISTENER,
+        **MESSAGE,
+        partition=3,
+        offset=43,
+        number=12,
+        status=500,
+        error=None,
+        put_at_ms=1_767_225_600_000,
+        name="delete",
+        data="{}",
+        key=None,
+    ),
+]
+
+
+def golden_name(event: ev.Event) -> str:
+    return f"{wire_name(type(event))}.v{event.v}.json"
+
+
+def write_golden() -> None:
+    """Add the records that are missing, and leave the others as they are."""
+    for event in SAMPLES:
+        path = GOLDEN / golden_name(event)
+        if not path.exists():
+            path.write_bytes(encode(event))
+
+
+@pytest.mark.parametrize("kind", CLASSES.values(), ids=CLASSES)
+def test_every_event_has_a_golden_record_of_each_of_its_versions(kind):
+    name = wire_name(kind)
+    assert sorted(path.name for path in FILES if re.fullmatch(re.escape(name) + r"\.v\d+\.json", path.name)) == sorted(
+        f"{name}.v{version}.json" for version in range(1, VERSIONS[name] + 1)
+    )
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_golden_record_is_read_as_the_event_it_names(path):
+    event = decode(path.read_bytes())
+    name, version = re.fullmatch(r"(.+)\.v(\d+)", path.stem).groups()
+    assert type(event) is CLASSES[name]
+    assert int(version) <= event.v == VERSIONS[name]
+
+
+@pytest.mark.parametrize("event", SAMPLES, ids=golden_name)
+def test_todays_version_is_written_byte_for_byte_as_it_was(event):
+    stored = (GOLDEN / golden_name(event)).read_bytes()
+    assert decode(stored) == event
+    assert encode(event) == stored
+
+
+def test_every_event_type_is_among_the_samples():
+    assert {wire_name(type(event)) for event in SAMPLES} == set(CLASSES)
+
+
+# Any event
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+NUMBERS = st.integers(-(2**63), 2**63 - 1)
+PLAIN = {
+    str: TEXT,
+    int: NUMBERS,
+    str | None: st.none() | TEXT,
+    int | None: st.none() | NUMBERS,
+    float | None: st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    tuple[str, ...]: st.lists(TEXT, max_size=3).map(tuple),
+    tuple[int, ...]: st.lists(NUMBERS, max_size=3).map(tuple),
+    tuple[tuple[int, int, int, int], ...]: st.lists(st.tuples(*[NUMBERS] * 4), max_size=3).map(tuple),
+    dict[str, str]: st.dictionaries(TEXT, TEXT, max_size=3),
+}
+
+
+def any_of(kind: type) -> st.SearchStrategy:
+    fields = msgspec.structs.fields(kind)
+    return st.builds(
+        kind,
+        **{
+            field.name: any_of(field.type) if field.type is ListenerSettings else PLAIN[field.type]
+            for field in fields
+            if field.name != "v"
+        },
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@pytest.mark.parametrize("kind", CLASSES.values(), ids=CLASSES)
+@given(data=st.data())
+def test_every_event_comes_back_as_it_was_written(kind, data):
+    event = data.draw(any_of(kind))
+    stored = encode(event)
+    assert stored.startswith(b'{"type":"%b",' % wire_name(kind).encode())
+    assert decode(stored) == event
+    if kind is ev.MessagePut:
+        assert decode_message(stored) == event
+
+
+# What is no event that this program knows
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"1",
+        b'"queue.created"',
+        b"{}",
+        b'{"type":"queue.created"}',
+        b'{"type":"queue.created","v":1}',
+        b'{"v":1,"at_ms":1,"organization_id":"o","queue_id":"q","name":"n"}',
+        b'{"type":"queue.exploded","v":1,"at_ms":1,"organization_id":"o"}',
+        b'{"type":["queue.created"],"v":1}',
+        b'{"type":{},"v":1}',
+        b'{"type":"queue.created","v":0,"at_ms":1,"organization_id":"o","queue_id":"q","name":"n"}',
+        b'{"type":"queue.created","v":99,"at_ms":1,"organization_id":"o","queue_id":"q","name":"n"}',
+        b'{"type":"queue.created","v":"1","at_ms":1,"organization_id":"o","queue_id":"q","name":"n"}',
+        b'{"type":"queue.created","v":null,"at_ms":1,"organization_id":"o","queue_id":"q","name":"n"}',
+        b'{"type":"queue.created","v":1,"at_ms":"1","organization_id":"o","queue_id":"q","name":"n"}',
+        b'{"type":"queue.created","v":1,"at_ms":1,"organization_id":"o","queue_id":"q","name":null}',
+        b'{"type":"queue.created","v":1,"at_ms":1,"organization_id":"o","queue_id":"q","name":"\xff"}',
+        b"[" * 10_000,
+    ],
+)
+def test_what_this_program_does_not_know_is_an_unknown_event(value):
+    with pytest.raises(UnknownEvent):
+        decode(value)
+    with pytest.raises(UnknownEvent):
+        decode_message(value)
+
+
+@given(st.binary(max_size=200))
+@example(b"\0\1\2")
+def test_no_bytes_raise_anything_but_unknown_event(value):
+    with pytest.raises(UnknownEvent):
+        decode(value)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if not path.name.startswith("message.put.")], ids=lambda path: path.stem
+)
+def test_only_a_message_is_taken_from_the_messages_topic(path):
+    with pytest.raises(UnknownEvent, match="does not belong in the messages topic"):
+        decode_message(path.read_bytes())
+
+
+def test_a_field_that_a_newer_program_added_is_passed_over():
+    stored = encode(SAMPLES[0])
+    assert decode(stored[:-1] + b',"colour":"blue"}') == SAMPLES[0]
+
+
+# Upcasters
+
+
+def test_a_record_of_an_old_version_comes_up_to_date_step_by_step(monkeypatch):
+    def seconds_became_milliseconds(fields):
+        seconds = fields.pop("at_s")
+        return fields | {"at_ms": seconds * 1_000, "v": 2}
+
+    def title_became_name(fields):
+        title = fields.pop("title")
+        return fields | {"name": title, "v": 3}
+
+    monkeypatch.setitem(UPCASTERS, ("queue.created", 1), seconds_became_milliseconds)
+    monkeypatch.setitem(UPCASTERS, ("queue.created", 2), title_became_name)
+    monkeypatch.setitem(VERSIONS, "queue.created", 3)
+    expected = ev.QueueCreated(at_ms=7_000, organization_id="o", queue_id="q", name="n", v=3)
+
+    assert (
+        decode(b'{"type":"queue.created","v":1,"at_s":7,"organization_id":"o","queue_id":"q","title":"n"}') == expected
+    )
+    assert (
+        decode(b'{"type":"queue.created","v":2,"at_ms":7000,"organization_id":"o","queue_id":"q","title":"n"}')
+        == expected
+    )
+    assert decode(encode(expected)) == expected
+
+
+def test_an_old_message_is_upcast_on_the_hot_path_too(monkeypatch):
+    def text_became_data(fields):
+        text = fields.pop("text")
+        return fields | {"data": text, "v": 2}
+
+    monkeypatch.setitem(UPCASTERS, ("message.put", 1), text_became_data)
+    monkeypatch.setitem(VERSIONS, "message.put", 2)
+    old = b'{"type":"message.put","v":1,"at_ms":7,"organization_id":"o","message_id":"m","queue_id":"q","name":"n","text":"t"}'
+    event = decode_message(old)
+    assert (event.data, event.v) == ("t", 2)
+
+
+def test_a_version_without_its_upcaster_is_an_unknown_event(monkeypatch):
+    monkeypatch.setitem(VERSIONS, "queue.created", 2)
+    with pytest.raises(UnknownEvent):
+        decode(encode(ev.QueueCreated(at_ms=1, organization_id="o", queue_id="q", name="n")))
+
+
+if __name__ == "__main__":
+    write_golden()
