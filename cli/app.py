@@ -10,7 +10,7 @@ from typing import IO, Any, Final
 
 import click
 
-from broker.errors import ConfigurationError
+from broker.errors import BrokerError, ConfigurationError
 
 # In the order in which `--help` shows them; the words are here so that it imports none of them.
 _COMMANDS: Final = {
@@ -26,7 +26,9 @@ _COMMANDS: Final = {
 class _OneLine(click.ClickException):
     """An error whose message says all there is to say."""
 
-    exit_code = 2
+    def __init__(self, error: BrokerError) -> None:
+        super().__init__(str(error))
+        self.exit_code = 2 if isinstance(error, ConfigurationError) else 1
 
     def show(self, file: IO[Any] | None = None) -> None:
         click.echo(f"everput: {self.message}", file=file, err=True)
@@ -49,8 +51,8 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except ConfigurationError as error:
-            raise _OneLine(str(error)) from error
+        except BrokerError as error:
+            raise _OneLine(error) from error
 
 
 @click.command(cls=_Commands)

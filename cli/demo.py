@@ -65,7 +65,10 @@ def command(*, file: Path, messages: int | None, pace_s: float) -> None:
         raise ConfigurationError(f"{file} holds no messages")
     total = messages or len(lines)
     with tempfile.TemporaryDirectory(prefix="everput-demo-") as folder:
-        complete = asyncio.run(_run(Path(folder), list(itertools.islice(itertools.cycle(lines), total)), pace_s))
+        try:
+            complete = asyncio.run(_run(Path(folder), list(itertools.islice(itertools.cycle(lines), total)), pace_s))
+        except asyncio.CancelledError:
+            sys.exit(128 + signal.SIGTERM)
     if not complete:
         sys.exit(1)
 
@@ -213,6 +216,8 @@ class Demo:
                 + (f", {unknown:,} stored although the put was not answered" if unknown else "")
                 + (f", {forged:,} with a wrong signature" if forged else "")
             )
+        if any(sum(received.values()) > len(received) for received in everything.values()):
+            say("duplicates: sent again after the kill -9, with the same webhook-id; a second's worth at most")
         say("nothing is missing" if complete else "NOT everything arrived")
         self._view.console.print(NEXT, markup=False, highlight=False, soft_wrap=True)
         return complete
