@@ -1,0 +1,65 @@
+"""The projections while Kafka is away, and when it is back."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+
+import pytest
+
+from broker.core import events as ev
+from broker.errors import BrokerError, LogUnavailable, ViewBehind
+from broker.kafka.admin import ensure_topics
+from broker.kafka.embedded import EmbeddedKafka
+from broker.kafka.log import KafkaLog
+from broker.kafka.topics import topics
+from broker.settings import KafkaSettings
+from projections.app import Projections
+
+
+def organization(name: str) -> ev.OrganizationCreated:
+    return ev.OrganizationCreated(at_ms=1, organization_id=name, name=name)
+
+
+async def append(log: KafkaLog, event: ev.OrganizationCreated) -> int:
+    """Again and again until it is there: an event that is in the log twice is folded once."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return await log.control.append(event)
+        except BrokerError:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.2)
+
+
+async def test_the_fold_goes_on_where_it_was_when_kafka_is_back_after_kill_9(tmp_path):
+    kafka = EmbeddedKafka(tmp_path / "data", heap_mib=256, progress=False)
+    await kafka.start()
+    settings = KafkaSettings(
+        bootstrap=kafka.bootstrap, partitions=2, replication=1, min_insync=1, flush_each_batch=True
+    )
+    await ensure_topics(settings, topics(settings))
+    log = KafkaLog(settings)
+    await log.start()
+    heard: list[str] = []
+    projections = Projections(settings, log.control)
+    projections.on_change(lambda event: heard.append(event.organization_id))
+    await projections.start()
+    await projections.directory.seen(await append(log, organization("before")))
+
+    for outage in range(2):
+        kafka.kill()
+        assert await kafka.wait() == -signal.SIGKILL
+        with pytest.raises((LogUnavailable, ViewBehind)):
+            await projections.directory.caught_up(timeout_s=1)
+        await asyncio.sleep(3)
+        await kafka.restart()
+        offset = await append(log, organization(f"after {outage}"))
+        await projections.directory.seen(offset, timeout_s=30)
+
+    assert list(dict.fromkeys(heard)) == ["before", "after 0", "after 1"]
+    assert not asyncio.ensure_future(projections.crashed()).done()
+    await projections.stop()
+    await log.stop()
+    await kafka.stop()
