@@ -477,6 +477,8 @@ class Courier:
             if delivery.message is not None:
                 self._held -= 1
                 self._held_bytes -= delivery.message.size
+                if delivery.turn and delivery.message.key is not None:  # who waits for it is of the same partition
+                    self._turns.pop(delivery.message.key, None)
                 delivery.message = None
 
     def close(self) -> None:

@@ -78,6 +78,10 @@ class Partition:
         if len(ring) > RING_MAX or self._ring_bytes > RING_BYTES_MAX:
             self._trim()
 
+    def routed(self, courier: Courier) -> bool:
+        """Whether this partition's messages of the courier's queue go to it: its place here is known."""
+        return courier in self.routes.get(courier.listener.queue_id, ())
+
     def _trim(self) -> None:
         """Keep the newer half, so that trimming is rare."""
         ring = self._ring

@@ -1,10 +1,7 @@
 """The worker: owns a share of the partitions and delivers their messages to every listener.
 
-For: ownership, couriers following the directory, the tail loop, checkpoints, and an orderly end.
-Not for: one listener's deliveries (courier.py), reading (readers.py), wiring a process (cli/).
-
-A checkpoint writes the outcomes to `deliveries` and then commits the cursors that were taken at the same moment; what a
-crash repeats is what was settled after it.
+For: ownership, couriers following the directory, the tail loop, and an orderly end.
+Not for: one listener's deliveries (courier.py), reading (readers.py), checkpoints.py, wiring a process (cli/).
 """
 
 from __future__ import annotations
@@ -20,7 +17,8 @@ from broker.core.directory import Directory, Listener
 from broker.core.events import DeliveryParked, Event, ListenerPaused, QueueDeleted, encode
 from broker.core.signing import secret_bytes
 from broker.core.window import Window
-from broker.delivery.courier import Courier, Delivery, Depot, Stream, attempt_events, now_ms
+from broker.delivery.checkpoints import Checkpoints
+from broker.delivery.courier import Courier, Delivery, Depot, Stream, now_ms
 from broker.delivery.guard import Resolver
 from broker.delivery.http import tls_context
 from broker.delivery.liveness import Liveness
@@ -36,8 +34,6 @@ from broker.settings import Settings
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_S: Final = 1.0
-IDLE_CHECKPOINT_S: Final = 60.0  # how stale an idle listener's committed offset may be; it also keeps it from expiring
 TICK_S: Final = 0.05
 DRAIN_S: Final = 5.0  # how long attempts under way may take to finish at a hand-over or at the end
 TAIL_BACKLOG_MAX: Final = 10_000  # a stream further behind than this does not hold the tail back: it catches up
@@ -71,19 +67,20 @@ class Worker:
         self._liveness = Liveness(resolver, tls)
         self._down: set[Courier] = set()
         self._active: list[Courier] = []
-        self._dirty: set[Stream] = set()
+        self._checkpoints = Checkpoints(
+            KafkaCursors(settings.kafka, kafka_log.requests), kafka_log.deliveries, self._partitions, self._couriers
+        )
         self._changed: set[str] = set()  # ids of listeners that the directory has changed
         self._change = asyncio.Event()
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Task[None]] = set()
         self._loaded = asyncio.Event()
-        self._checkpointing = asyncio.Lock()
         self._ownership = 0  # counts hand-overs: what was begun in an earlier one is not finished in a later one
         self._depot = Depot(
             resolver=resolver,
             tls=tls,
-            touched=self._touched,
+            touched=self._checkpoints.touched,
             lagging=self._catch_up.request,
             active=self._active.append,
             park=self._park,
@@ -95,7 +92,8 @@ class Worker:
         self._projections.on_change(self._note_change)
         self._catch_up.start()
         await self._tail.start()
-        loops = (self._follow_directory, self._follow_tail, self._checkpoints, self._ticks, self._idle_checkpoints)
+        checkpoints = self._checkpoints
+        loops = (self._follow_directory, self._follow_tail, self._ticks, checkpoints.run, checkpoints.run_idle)
         self._tasks = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
         await self._loaded.wait()
 
@@ -133,8 +131,9 @@ class Worker:
         if not partitions:
             return
         await self._drain()
-        with contextlib.suppress(LogUnavailable):  # what is not committed is repeated
-            await self._checkpoint()
+        with contextlib.suppress(LogUnavailable, TimeoutError):  # what is not committed is repeated
+            async with asyncio.timeout(DRAIN_S):
+                await self._checkpoints.checkpoint()
         log.info("worker.gave_up partitions=%s", sorted(partitions))
         for partition in self._partitions.values():
             partition.alive = False
@@ -142,7 +141,7 @@ class Worker:
         for courier in self._couriers.values():
             for stream in list(courier.streams.values()):
                 courier.drop(stream)
-        self._dirty.clear()
+        self._checkpoints.forget()
 
     async def _drain(self) -> None:
         for courier in self._couriers.values():
@@ -289,71 +288,6 @@ class Worker:
         """For the catch-up readers (readers.Source)."""
         stretch = await self._log.requests.read(self._topic, partition, offset)
         return list(messages(stretch.records)), stretch.next_offset
-
-    # Checkpoints
-
-    def _touched(self, stream: Stream) -> None:
-        stream.dirty = True
-        self._dirty.add(stream)
-
-    async def _checkpoints(self) -> None:
-        while True:
-            await asyncio.sleep(CHECKPOINT_S)
-            try:
-                await self._checkpoint()
-            except LogUnavailable as error:
-                log.warning("checkpoint.failed error=%s", error)
-
-    async def _checkpoint(self) -> None:
-        async with self._checkpointing:
-            dirty, self._dirty = self._dirty, set()
-            at_ms = now_ms()
-            outcomes: dict[int, list[tuple[bytes, bytes]]] = {}
-            cursors: dict[str, dict[int, Cursor]] = {}
-            streams = []
-            for stream in dirty:
-                stream.dirty = False
-                partition = self._partitions.get(stream.partition)
-                if partition is None or not stream.alive:
-                    continue
-                streams.append(stream)
-                for event in attempt_events(stream, at_ms):
-                    key = getattr(event, "message_id", stream.courier.listener.id)
-                    outcomes.setdefault(stream.partition, []).append((key.encode(), encode(event)))
-                cursors.setdefault(stream.courier.listener.id, {})[stream.partition] = stream.cursor(partition.tail)
-            try:
-                if outcomes:
-                    await self._log.deliveries.append(outcomes)
-                if cursors:
-                    await self._cursors.store(cursors)
-            except LogUnavailable:
-                for stream in streams:
-                    if stream.alive and not stream.dirty:
-                        self._touched(stream)
-                raise
-            for stream in streams:
-                partition = self._partitions.get(stream.partition)
-                if partition is not None and not stream.dirty and stream.window.idle(partition.tail):
-                    stream.courier.streams.pop(stream.partition, None)
-
-    async def _idle_checkpoints(self) -> None:
-        """Commit the tail's place for streams that have nothing open: some listeners a second, all within a minute."""
-        rounds = int(IDLE_CHECKPOINT_S / CHECKPOINT_S)
-        turn = 0
-        while True:
-            await asyncio.sleep(CHECKPOINT_S)
-            turn = (turn + 1) % rounds
-            cursors: dict[str, dict[int, Cursor]] = {}
-            for courier in list(self._couriers.values())[turn::rounds]:
-                idle = {
-                    number: Cursor(top=partition.tail, error=courier.error)
-                    for number, partition in self._partitions.items()
-                    if number not in courier.streams
-                }
-                if idle:
-                    cursors[courier.listener.id] = idle
-            with contextlib.suppress(LogUnavailable):  # an older commit stands, and the next round is a minute off
-                await self._cursors.store(cursors)
 
     # Time, and what happens seldom
 

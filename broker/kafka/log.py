@@ -14,7 +14,7 @@ import contextlib
 import logging
 import zlib
 from collections import deque
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
@@ -31,6 +31,7 @@ from broker.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 QUEUE_HEADER: Final = "queue"
+KeyAndValue = tuple[bytes, bytes | None]
 _BATCH_BYTES_MAX: Final = 1 << 20
 _RECORD_BYTES_MAX: Final = 8 << 20
 _BATCHES_UNDER_WAY: Final = 2
@@ -118,7 +119,7 @@ class _Producer:
             except LogUnavailable:
                 await asyncio.sleep(_RENEW_PAUSE_S)
 
-    def send_all(self, topic: str, partition: int, records: Iterable[tuple[bytes, bytes]]) -> list[Awaitable[Any]]:
+    def send_all(self, topic: str, partition: int, records: Iterable[KeyAndValue]) -> list[Awaitable[Any]]:
         """Send (key, value) records as whole batches; one awaitable a batch."""
         sends: list[Awaitable[Any]] = []
         batch = None
@@ -359,8 +360,8 @@ class OutcomesTopic:
         self._producer = producer
         self.name = topic
 
-    async def append(self, outcomes: dict[int, list[tuple[bytes, bytes]]]) -> None:
-        """Write (key, value) records by partition and wait for all of them (LogUnavailable)."""
+    async def append(self, outcomes: Mapping[int, Sequence[KeyAndValue]]) -> None:
+        """Write (key, value) records by partition, all of them (LogUnavailable). No value: a tombstone."""
         producer = self._producer.get()
         sends = [
             send

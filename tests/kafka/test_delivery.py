@@ -66,7 +66,7 @@ async def test_a_message_refused_at_first_is_delivered_by_a_later_attempt(rig: R
     (message_id,) = await rig.put(queue, "m")
     await until(lambda: rig.listeners.taken("a"), what="the delivery")
     assert attempts == ["1", "2", "3"]
-    await worker._checkpoint()
+    await worker._checkpoints.checkpoint()
     found = await rig.log.messages.find(**_place(message_id), message_id=message_id)
     assert found is not None
     at_ms = _place(message_id)["at_ms"]
@@ -84,7 +84,7 @@ async def test_a_listener_that_was_down_gets_everything_when_it_is_back(rig: Rig
     ids = await rig.put(queue, *(f"m{number}" for number in range(300)))
     await until(lambda: len(rig.listeners.taken("b")) == 300, what="the healthy listener has all")
     await until(lambda: rig.listeners.probes["a"] >= 2, what="the dead one is probed")
-    await worker._checkpoint()
+    await worker._checkpoints.checkpoint()
     condition = await rig.where.condition(listener)
     assert (condition.state, condition.lag) == ("down", 300)
     attempts_while_down = sum(worker._couriers[listener.id].circuit.faults for _ in "1")
@@ -118,7 +118,7 @@ async def test_the_cursor_is_the_group_s_offset_for_any_kafka_client(rig: Rig):
     worker = await rig.work()
     await rig.put(queue, *(f"m{number}" for number in range(100)))
     await until(lambda: len(rig.listeners.taken("a")) == 100, what="all delivered")
-    await worker._checkpoint()
+    await worker._checkpoints.checkpoint()
     topic = f"{rig.settings.kafka.topic_prefix}messages"
     group = f"{rig.settings.kafka.topic_prefix}listener.{listener.id}"
     ends = await rig.log.messages.end_offsets()

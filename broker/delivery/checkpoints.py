@@ -1,0 +1,121 @@
+"""Checkpoints: what happened is written to `deliveries`, then the cursors of the same moment are committed.
+
+For: the order of the two, and what is repeated when one fails. Not for: what a cursor says (broker/core/cursor.py).
+
+A crash repeats what was settled after the last checkpoint. One that fails loses nothing: the streams stay dirty and
+the outcomes stay here for the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Final
+
+from broker.core.cursor import Cursor
+from broker.core.events import encode
+from broker.delivery.courier import Courier, Stream, attempt_events, now_ms
+from broker.delivery.readers import Partition
+from broker.errors import LogUnavailable
+from broker.kafka.cursors import KafkaCursors
+from broker.kafka.log import OutcomesTopic
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_S: Final = 1.0
+IDLE_CHECKPOINT_S: Final = 60.0  # how stale an idle listener's committed offset may be; it also keeps it from expiring
+
+
+class Checkpoints:
+    """Of one worker. partitions, couriers: the worker's own, as they are at each moment."""
+
+    def __init__(
+        self,
+        cursors: KafkaCursors,
+        deliveries: OutcomesTopic,
+        partitions: dict[int, Partition],
+        couriers: dict[str, Courier],
+    ) -> None:
+        self._cursors = cursors
+        self._deliveries = deliveries
+        self._partitions = partitions
+        self._couriers = couriers
+        self._dirty: set[Stream] = set()
+        self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}  # taken from their streams, not yet written
+        self._one_at_a_time = asyncio.Lock()
+
+    def touched(self, stream: Stream) -> None:
+        """The stream has changed since its last checkpoint."""
+        stream.dirty = True
+        self._dirty.add(stream)
+
+    def forget(self) -> None:
+        """The partitions are given up: what is not committed by now is repeated by the next owner."""
+        self._dirty.clear()
+
+    async def run(self) -> None:
+        """One checkpoint a second, for ever."""
+        while True:
+            await asyncio.sleep(CHECKPOINT_S)
+            try:
+                await self.checkpoint()
+            except LogUnavailable as error:
+                log.warning("checkpoint.failed error=%s", error)
+
+    async def checkpoint(self) -> None:
+        """All streams that have changed (LogUnavailable)."""
+        async with self._one_at_a_time:
+            streams, cursors = self._collect()
+            try:
+                if self._outcomes:
+                    await self._deliveries.append(self._outcomes)
+                    self._outcomes = {}
+                if cursors:
+                    await self._cursors.store(cursors)
+            except LogUnavailable:
+                for stream in streams:
+                    if stream.alive and not stream.dirty:
+                        self.touched(stream)
+                raise
+            for stream in streams:
+                partition = self._partitions.get(stream.partition)
+                if partition is not None and not stream.dirty and stream.window.idle(partition.tail):
+                    stream.courier.streams.pop(stream.partition, None)
+
+    def _collect(self) -> tuple[list[Stream], dict[str, dict[int, Cursor]]]:
+        dirty, self._dirty = self._dirty, set()
+        at_ms = now_ms()
+        streams: list[Stream] = []
+        cursors: dict[str, dict[int, Cursor]] = {}
+        for stream in dirty:
+            stream.dirty = False
+            partition = self._partitions.get(stream.partition)
+            if partition is None or not stream.alive:
+                continue
+            streams.append(stream)
+            listener_id = stream.courier.listener.id
+            for event in attempt_events(stream, at_ms):
+                key = getattr(event, "message_id", listener_id)
+                self._outcomes.setdefault(stream.partition, []).append((key.encode(), encode(event)))
+            cursors.setdefault(listener_id, {})[stream.partition] = stream.cursor(partition.tail)
+        return streams, cursors
+
+    async def run_idle(self) -> None:
+        """Commit the tail's place for streams that have nothing open: some listeners a second, all within a minute."""
+        rounds = int(IDLE_CHECKPOINT_S / CHECKPOINT_S)
+        turn = 0
+        while True:
+            await asyncio.sleep(CHECKPOINT_S)
+            turn = (turn + 1) % rounds
+            cursors: dict[str, dict[int, Cursor]] = {}
+            for courier in list(self._couriers.values())[turn::rounds]:
+                idle = {
+                    number: Cursor(top=partition.tail, error=courier.error)
+                    for number, partition in self._partitions.items()
+                    if number not in courier.streams and partition.routed(courier)
+                }
+                if idle:
+                    cursors[courier.listener.id] = idle
+            with contextlib.suppress(LogUnavailable):  # an older commit stands, and the next round is a minute off
+                await self._cursors.store(cursors)
