@@ -10,8 +10,8 @@ import heapq
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from broker.core.directory import Directory
 from broker.core.events import Event
@@ -85,10 +85,10 @@ class DirectoryProjection:
     async def _end_offset(self) -> int:
         """The end as of now or later. Many may ask at once: they share a look-up that began after they asked."""
         if self._end_lookup is None or self._end_lookup.done():
-            self._end_lookup = asyncio.create_task(self._control.end_offset())
+            self._end_lookup = _shared(self._control.end_offset())
             return await asyncio.shield(self._end_lookup)
         if self._next_end_lookup is None or self._next_end_lookup.done():
-            self._next_end_lookup = asyncio.create_task(self._end_offset_after(self._end_lookup))
+            self._next_end_lookup = _shared(self._end_offset_after(self._end_lookup))
         return await asyncio.shield(self._next_end_lookup)
 
     async def _end_offset_after(self, earlier: asyncio.Task[int]) -> int:
@@ -101,3 +101,10 @@ class DirectoryProjection:
         self._passed_over_order.append(offset)
         if len(self._passed_over_order) > _PASSED_OVER_MAX:
             self._passed_over.discard(self._passed_over_order.popleft())
+
+
+def _shared(lookup: Coroutine[Any, Any, int]) -> asyncio.Task[int]:
+    """A task whose error is nobody's when all who waited for it have given up."""
+    task = asyncio.create_task(lookup)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task

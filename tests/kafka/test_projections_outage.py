@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -33,33 +34,45 @@ async def append(log: KafkaLog, event: ev.OrganizationCreated) -> int:
             await asyncio.sleep(0.2)
 
 
-async def test_the_fold_goes_on_where_it_was_when_kafka_is_back_after_kill_9(tmp_path):
+@pytest.fixture
+async def kafka(tmp_path) -> AsyncIterator[EmbeddedKafka]:
+    """One of the test's own, which it may kill."""
     kafka = EmbeddedKafka(tmp_path / "data", heap_mib=256, progress=False)
     await kafka.start()
+    yield kafka
+    await kafka.stop()
+
+
+@pytest.fixture
+async def log(kafka: EmbeddedKafka) -> AsyncIterator[KafkaLog]:
     settings = KafkaSettings(
         bootstrap=kafka.bootstrap, partitions=2, replication=1, min_insync=1, flush_each_batch=True
     )
     await ensure_topics(settings, topics(settings))
     log = KafkaLog(settings)
     await log.start()
+    yield log
+    await log.stop()
+
+
+async def test_the_fold_goes_on_where_it_was_when_kafka_is_back_after_kill_9(kafka, log):
     heard: list[str] = []
-    projections = Projections(settings, log.control)
+    projections = Projections(KafkaSettings(bootstrap=kafka.bootstrap), log.control)
     projections.on_change(lambda event: heard.append(event.organization_id))
     await projections.start()
-    await projections.directory.seen(await append(log, organization("before")))
-
-    for outage in range(2):
-        kafka.kill()
-        assert await kafka.wait() == -signal.SIGKILL
-        with pytest.raises((LogUnavailable, ViewBehind)):
-            await projections.directory.caught_up(timeout_s=1)
-        await asyncio.sleep(3)
-        await kafka.restart()
-        offset = await append(log, organization(f"after {outage}"))
-        await projections.directory.seen(offset, timeout_s=30)
-
-    assert list(dict.fromkeys(heard)) == ["before", "after 0", "after 1"]
-    assert not asyncio.ensure_future(projections.crashed()).done()
-    await projections.stop()
-    await log.stop()
-    await kafka.stop()
+    crashed = asyncio.ensure_future(projections.crashed())
+    try:
+        await projections.directory.seen(await append(log, organization("before")))
+        for outage in range(2):
+            kafka.kill()
+            assert await kafka.wait() == -signal.SIGKILL
+            with pytest.raises((LogUnavailable, ViewBehind)):
+                await projections.directory.caught_up(timeout_s=1)
+            await asyncio.sleep(3)
+            await kafka.restart()
+            await projections.directory.seen(await append(log, organization(f"after {outage}")), timeout_s=30)
+        assert list(dict.fromkeys(heard)) == ["before", "after 0", "after 1"]
+        assert not crashed.done()
+    finally:
+        await projections.stop()
+    assert await crashed is None
