@@ -86,7 +86,8 @@ async def test_a_look_up_that_began_before_one_asked_does_not_count():
     control = Control()
     view = DirectoryProjection(control)
     early = asyncio.create_task(view.caught_up())
-    await asyncio.sleep(0)
+    while not control.asked:
+        await asyncio.sleep(0)
     late = asyncio.create_task(view.caught_up(timeout_s=0.2))
     control.end = 1
     await early
