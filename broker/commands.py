@@ -8,6 +8,7 @@ Not for: messages (broker/puts.py), what an event changes (broker/core/directory
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ SCOPES: Final = ("read", "put", "manage", "keys", "audit")
 SCOPES_DEFAULT: Final = ("read", "put", "manage")
 _SIGNING_BYTES: Final = 32
 _FOLD_S: Final = 2.0
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +105,7 @@ async def create_key(
 async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -> Queue:
     """The queue (NotFound). A miss is checked: another process may have made it a moment ago."""
     queue = view.state.queue(organization_id, queue_id)
-    if queue is None:
+    if queue is None and _UUID.fullmatch(queue_id):
         await view.caught_up()
         queue = view.state.queue(organization_id, queue_id)
     if queue is None:
@@ -114,7 +116,7 @@ async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -
 async def find_listener(view: DirectoryView, organization_id: str, queue_id: str, listener_id: str) -> Listener:
     """The queue's listener (NotFound). A miss is checked, as in find_queue()."""
     listener = view.state.listener(organization_id, listener_id)
-    if listener is None:
+    if listener is None and _UUID.fullmatch(listener_id):
         await view.caught_up()
         listener = view.state.listener(organization_id, listener_id)
     if listener is None or listener.queue_id != queue_id:
