@@ -180,11 +180,14 @@ class Courier:
         self._held += 1
         self._held_bytes += message.size
         self._ready.append(delivery)
+        self._activate()
+        if len(self._under_way) + len(self._connecting) < self.flow.limit:
+            self.pump()
+
+    def _activate(self) -> None:
         if not self._active:
             self._active = True
             self.depot.active(self)
-        if len(self._under_way) + len(self._connecting) < self.flow.limit:
-            self.pump()
 
     def pump(self) -> None:
         """Begin as many attempts as the limits allow."""
@@ -315,12 +318,13 @@ class Courier:
 
     def _next_turn(self, key: str) -> None:
         waiting = self._turns.get(key)
-        if waiting:
+        while waiting:
             following = waiting.popleft()
-            following.turn = True
-            self._ready.appendleft(following)
-        elif waiting is not None:
-            del self._turns[key]
+            if following.message is not None:  # its stream is still here
+                following.turn = True
+                self._ready.appendleft(following)
+                return
+        self._turns.pop(key, None)
 
     def _failed(
         self, delivery: Delivery, status: int | None, error: str | None, took_ms: int, retry_after_s: int | None
@@ -410,11 +414,12 @@ class Courier:
         self._ready.clear()
         self._retries.clear()
         self._turns.clear()
+        for delivery in idle:  # before the others: the one that has just failed still has its connection
+            delivery.turn = False
         for delivery in (*(connection.work for connection in self._under_way), *self._connecting.values()):
             if delivery.turn and delivery.message is not None and delivery.message.key is not None:
                 self._turns[delivery.message.key] = deque()
         for delivery in idle:
-            delivery.turn = False
             if delivery.message is not None:
                 self._held -= 1
                 self._held_bytes -= delivery.message.size
@@ -426,6 +431,7 @@ class Courier:
 
     def wake(self) -> None:
         """Attempts may flow again, after a good probe or a resume."""
+        self._activate()  # resumed with its circuit open, it must be probed
         self.refill()
         self.pump()
 
@@ -460,7 +466,7 @@ class Courier:
             self._idle.pop(0).close()
         if self.behind:
             self.refill()
-        self._active = bool(self._held or self._idle or self.behind or self._pushed_back_until_ms)
+        self._active = bool(self._held or self._idle or self.behind or self._pushed_back_until_ms or self.busy)
         return self._active
 
     @property

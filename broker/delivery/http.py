@@ -40,7 +40,7 @@ class Owner(Protocol):
 class Connection(asyncio.Protocol):
     """used: requests finished on it before. work: what the owner sends, until it is answered. at: when it was sent."""
 
-    __slots__ = ("_answered", "_bytes", "_head", "_owner", "_parser", "_transport", "at", "used", "work")
+    __slots__ = ("_answered", "_bytes", "_ended", "_head", "_owner", "_parser", "_transport", "at", "used", "work")
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
@@ -48,6 +48,7 @@ class Connection(asyncio.Protocol):
         self._parser: Any = None
         self._bytes = 0
         self._answered = True
+        self._ended = 0  # answers that ended, or began too many, in the data at hand
         self._head = b""
         self.work: Any = None
         self.at = 0.0
@@ -99,6 +100,12 @@ class Connection(asyncio.Protocol):
         else:
             if self._bytes > (BODY_BYTES_MAX if self._answered else HEAD_BYTES_MAX) and self.work is not None:
                 self._fail("too-large")
+            elif self._ended == 1:  # only now: were there more, it would be taken for the next request's answer
+                self._ended = 0
+                self.work = None
+                self._owner.released(self)
+            elif self._ended:
+                self.close()
 
     def connection_lost(self, _exc: Exception | None) -> None:
         if self.work is not None and not self._answered:
@@ -112,7 +119,9 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if status >= 200 and not self._answered:
+        if self._ended:
+            self._ended += 1
+        elif status >= 200 and not self._answered:
             self._answered = True
             self._owner.answered(self, status, retry_after_s(self._head) if status in (429, 503) else None)
 
@@ -121,8 +130,7 @@ class Connection(asyncio.Protocol):
             return
         self.used += 1
         if self._parser.should_keep_alive():
-            self.work = None
-            self._owner.released(self)
+            self._ended += 1
         else:
             self.close()
 

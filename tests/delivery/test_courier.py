@@ -1,0 +1,335 @@
+"""A courier over time: turns of ordering keys, standing down and waking, circuits, room, hand-over. Real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+
+import pytest
+from conftest import OK, paused, until
+
+from broker.core.circuit import State
+from broker.core.window import Window
+from broker.delivery import courier as courier_module
+from broker.delivery import readers
+from broker.delivery.courier import Delivery, Stream
+
+FAIL = b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n"
+BUSY = b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n"
+
+
+class Moody:
+    """A listener that can be made to fail, or to keep its answers back; it knows what it has taken, in order."""
+
+    def __init__(self) -> None:
+        self.well = True
+        self.free = asyncio.Event()
+        self.free.set()
+        self.kept_back = 0
+        self.fails: dict[str, int] = defaultdict(int)  # by message id, how often yet
+        self.at_once: set[str] = set()
+        self.taken: list[str] = []
+        self.failed_while: list[State] = []
+
+    async def __call__(self, request, writer):
+        self.at_once.add(request.message_id)
+        if not self.free.is_set():
+            self.kept_back += 1
+            await self.free.wait()
+            self.kept_back -= 1
+        self.at_once.discard(request.message_id)
+        if not self.well:
+            writer.write(BUSY)
+        elif self.fails[request.message_id] > 0:
+            self.fails[request.message_id] -= 1
+            writer.write(FAIL)
+        else:
+            self.taken.append(request.message_id)
+            writer.write(OK)
+
+
+def ids(offsets) -> list[str]:
+    return [f"m-{offset}" for offset in offsets]
+
+
+# Ordering keys
+
+
+async def test_one_keys_messages_go_one_at_a_time_in_order_even_with_failures(serve, open_office):
+    moody = Moody()
+    overlaps: list[set[str]] = []
+
+    async def watching(request, writer):
+        overlaps.append(moody.at_once & keyed)
+        await moody(request, writer)
+
+    server = await serve(watching)
+    office = await open_office(server)
+    keyed: set[str] = set()
+    for turn in range(12):
+        keyed.update(ids(office.put(1, key="a")))
+        office.put(1)
+        if turn % 3 == 0:
+            moody.fails[f"m-{2 * turn}"] = 1
+            moody.fails[f"m-{2 * turn + 1}"] = 1
+    await office.all_settled()
+    office.check_books()
+    assert [message for message in moody.taken if message in keyed] == ids(range(0, 24, 2))
+    assert all(
+        len(under_way) == 0
+        for under_way, request in zip(overlaps, server.posts, strict=True)
+        if request.message_id in keyed
+    )
+
+
+async def test_a_key_that_waits_holds_up_no_other_key(serve, open_office):
+    async def stuck_on_a(request, writer):
+        if request.message_id == "m-0":
+            await free.wait()
+        writer.write(OK)
+
+    free = asyncio.Event()
+    server = await serve(stuck_on_a)
+    office = await open_office(server, timeout_ms=5_000)
+    office.put(5, key="a")
+    office.put(5, key="b")
+    office.put(5)
+    await until(lambda: len(server.posts) == 11)
+    assert [request.message_id for request in server.posts if int(request.message_id[2:]) in range(5)] == ["m-0"]
+    free.set()
+    await office.all_settled()
+    office.check_books()
+    order = [request.message_id for request in server.posts]
+    assert [message for message in order if message in ids(range(5))] == ids(range(5))
+    assert [message for message in order if message in ids(range(5, 10))] == ids(range(5, 10))
+
+
+@pytest.mark.parametrize("trouble", ["refused", "503"])
+async def test_a_key_goes_on_after_the_circuit_had_opened(serve, open_office, trouble):
+    moody = Moody()
+    server = await serve(moody)
+    if trouble == "refused":
+        await server.stop()
+    else:
+        moody.well, server.alive = False, BUSY
+    office = await open_office(server)
+    office.put(8, key="a")
+    office.put(8, key="b")
+    await until(lambda: office.courier.circuit.state is State.OPEN)
+    if trouble == "refused":
+        await server.start()
+    else:
+        moody.well, server.alive = True, OK
+    await office.all_settled()
+    office.check_books()
+    assert [message for message in moody.taken if message in ids(range(8))] == ids(range(8))
+    assert [message for message in moody.taken if message in ids(range(8, 16))] == ids(range(8, 16))
+
+
+async def test_a_key_goes_on_after_a_pause(serve, open_office):
+    moody = Moody()
+    moody.free.clear()
+    server = await serve(moody)
+    office = await open_office(server, timeout_ms=5_000)
+    office.put(4, key="a")
+    await until(lambda: moody.kept_back == 1)
+    office.courier.update(paused(office.courier.listener, "by hand"), share=1.0)
+    moody.free.set()
+    await until(lambda: not office.courier.busy)
+    assert moody.taken == ["m-0"]
+    office.courier.update(paused(office.courier.listener, None), share=1.0)
+    await office.all_settled()
+    office.check_books()
+    assert moody.taken == ids(range(4))
+
+
+async def test_a_key_goes_on_after_its_partition_was_given_up_and_gained_again(serve, open_office):
+    moody = Moody()
+    moody.free.clear()
+    server = await serve(moody)
+    office = await open_office(server, timeout_ms=5_000)
+    office.put(4, key="a")
+    await until(lambda: moody.kept_back == 1)
+    courier = office.courier
+    stream = courier.streams[0]
+    cursor = stream.cursor(office.partition.tail)
+    courier.drop(stream)
+    assert (courier._held, courier._held_bytes) == (0, 0)
+
+    window: Window[Delivery] = Window()
+    again = courier.streams[0] = Stream(courier, 0, window)
+    window.restore(cursor, office.partition.tail, [(offset, Delivery(again, offset, None)) for offset in cursor.open])
+    courier.behind.add(again)
+    moody.free.set()
+    courier.wake()
+    await office.all_settled()
+    assert moody.taken == ["m-0", *ids(range(4))]  # the first was under way when the partition was given up
+    assert [rows[-1][1] for rows in office.outcomes.values()] == ["delivered"] * 4
+
+
+# Down, paused, back again
+
+
+async def test_a_listener_that_is_down_is_let_alone_and_served_when_it_is_back(serve, open_office):
+    moody = Moody()
+    server = await serve(moody)
+    moody.well, server.alive = False, BUSY
+    office = await open_office(server)
+    office.put(40)
+    await until(lambda: office.courier.circuit.state is State.OPEN and not office.courier.busy)
+    attempts = len(server.posts)
+    assert office.courier._held == 0
+    office.put(10)
+    await until(lambda: len(server.probes) >= 2)
+    assert len(server.posts) == attempts  # no attempt is spent while it is down
+    assert office.parked == []
+    moody.well, server.alive = True, OK
+    await office.all_settled()
+    office.check_books()
+    assert sorted(moody.taken, key=lambda message: int(message[2:])) == ids(range(50))
+    assert office.courier.circuit.state is State.CLOSED
+
+
+async def test_a_listener_that_answers_probes_and_fails_messages_is_probed_less_often(serve, open_office):
+    moody = Moody()
+    moody.well = False
+    server = await serve(moody)
+    office = await open_office(server)
+    office.put(10)
+    await until(lambda: office.courier.circuit.relapses >= 2)
+    assert office.courier.circuit.probe_at_ms - courier_module.now_ms() > 1_000
+    assert len(server.posts) <= 5 + 16 + 2 * 2
+    moody.well = True
+    await office.all_settled()
+    office.check_books()
+
+
+async def test_paused_it_holds_nothing_and_resumed_it_delivers_everything_once(serve, open_office):
+    moody = Moody()
+    moody.free.clear()
+    server = await serve(moody)
+    office = await open_office(server, timeout_ms=5_000, max_in_flight=4)
+    office.put(30)
+    await until(lambda: moody.kept_back == 4)
+    office.courier.update(paused(office.courier.listener, "by hand"), share=1.0)
+    assert office.courier._held == 4  # what is under way may finish
+    office.put(30)
+    moody.free.set()
+    await until(lambda: not office.courier.busy)
+    assert (office.courier._held, office.courier._held_bytes) == (0, 0)
+    assert len(moody.taken) == 4
+    office.courier.update(paused(office.courier.listener, None), share=1.0)
+    await office.all_settled()
+    office.check_books()
+    assert sorted(moody.taken, key=lambda message: int(message[2:])) == ids(range(60))
+
+
+async def test_standing_down_and_waking_again_and_again_loses_and_repeats_nothing(serve, open_office):
+    moody = Moody()
+    server = await serve(moody)
+    office = await open_office(server, max_in_flight=3)
+    for turn in range(20):
+        office.put(3)
+        office.put(2, key=f"k{turn % 2}")
+        moody.fails[f"m-{5 * turn}"] = 1
+        office.courier.stand_down()
+        await asyncio.sleep(0)
+        office.courier.wake()
+    await office.all_settled()
+    office.check_books()
+    assert sorted(moody.taken, key=lambda message: int(message[2:])) == ids(range(100))
+
+
+async def test_resumed_with_its_circuit_open_and_nothing_left_it_is_still_probed(serve, open_office):
+    moody = Moody()
+    server = await serve(moody)
+    moody.well, server.alive = False, BUSY
+    office = await open_office(server, max_attempts=1, max_in_flight=8)
+    office.put(5)
+    await office.all_settled()
+    courier = office.courier
+    assert courier.circuit.state is State.OPEN
+    assert len(office.parked) == 5
+    courier.update(paused(courier.listener, "by hand"), share=1.0)
+    await until(lambda: not office.down and not office.active)
+    courier.update(paused(courier.listener, None), share=1.0)
+    office.put(1)
+    moody.well, server.alive = True, OK
+    await office.all_settled()
+    assert moody.taken == ["m-5"]
+
+
+# Bounds
+
+
+async def test_no_more_are_under_way_than_the_setting_and_the_workers_share_allow(serve, open_office):
+    moody = Moody()
+    moody.free.clear()
+    server = await serve(moody)
+    office = await open_office(server, office={"share": 0.25}, max_in_flight=8, timeout_ms=5_000)
+    office.put(20)
+    await until(lambda: moody.kept_back == 2)
+    assert len(server.posts) == server.open == 2
+    office.courier.update(office.courier.listener, share=0.5)
+    moody.free.set()
+    await office.all_settled()
+    office.check_books()
+
+
+async def test_a_backlog_beyond_what_it_may_hold_is_delivered_whole(serve, open_office, monkeypatch):
+    monkeypatch.setattr(courier_module, "HELD_MAX", 10)
+    monkeypatch.setattr(courier_module, "_REFILL_BELOW", 5)
+    monkeypatch.setattr(readers, "RING_MAX", 20)
+    moody = Moody()
+    server = await serve(moody)
+    office = await open_office(server, max_in_flight=4)
+    office.put(200)
+    assert office.courier._held <= 10
+    await office.all_settled()
+    office.check_books()
+    assert sorted(moody.taken, key=lambda message: int(message[2:])) == ids(range(200))
+
+
+async def test_a_hanging_listener_costs_its_own_window_only(serve, open_office):
+    async def hangs(request, _writer):
+        await until(request.given_up)
+
+    bad, good = await serve(hangs), await serve(Moody())
+    hung, fine = await open_office(bad, timeout_ms=200), await open_office(good)
+    for _ in range(10):
+        hung.put(10)
+        fine.put(10)
+    await fine.all_settled()
+    fine.check_books()
+    assert bad.connections <= 16
+    await until(lambda: hung.courier.circuit.state is State.OPEN)
+
+
+async def test_closed_it_leaves_neither_connections_nor_tasks(serve, open_office):
+    moody = Moody()
+    moody.free.clear()
+    server = await serve(moody)
+    office = await open_office(server, timeout_ms=5_000, max_in_flight=4)
+    office.put(10)
+    await until(lambda: moody.kept_back == 4)
+    office.courier.close()
+    moody.free.set()
+    await until(lambda: server.open == 0)
+    assert (office.courier._held, office.courier._held_bytes, office.courier.busy) == (0, 0, False)
+
+
+async def test_at_a_hand_over_what_is_under_way_finishes_and_nothing_new_begins(serve, open_office):
+    moody = Moody()
+    moody.free.clear()
+    server = await serve(moody)
+    office = await open_office(server, timeout_ms=5_000, max_in_flight=4)
+    office.put(10)
+    await until(lambda: moody.kept_back == 4)
+    office.courier.sending = False
+    moody.free.set()
+    await until(lambda: not office.courier.busy)
+    assert len(moody.taken) == len(server.posts) == 4
+    office.courier.sending = True
+    office.courier.wake()
+    await office.all_settled()
+    office.check_books()

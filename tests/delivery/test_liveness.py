@@ -1,0 +1,72 @@
+"""Asking a liveness_url: only a 2xx in time counts, and no question is left open."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from ipaddress import ip_network
+
+import pytest
+from conftest import OK
+
+from broker.delivery import liveness
+from broker.delivery.guard import Resolver
+from broker.delivery.liveness import alive
+
+LOOPBACK = (ip_network("127.0.0.0/8"),)
+
+
+async def ask(url: str, allow=LOOPBACK) -> bool:
+    return await alive(url, Resolver(allow), ssl.create_default_context())
+
+
+async def never(_request, _writer):
+    raise AssertionError("a probe is a GET")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (OK, True),
+        (b"HTTP/1.1 204 None\r\n\r\n", True),
+        (b"HTTP/1.0 200 OK\r\n\r\nfine", True),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, True),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nthe rest does not come", True),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 200_000, True),
+        (b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n", False),
+        (b"HTTP/1.1 301 Moved\r\nlocation: /\r\ncontent-length: 0\r\n\r\n", False),
+        (b"HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n", False),
+        (b"\x00\x01garbage\r\n\r\n", False),
+        (b"", False),
+        (b"HTTP/1.1 200", False),
+    ],
+)
+async def test_only_a_2xx_in_time_means_alive(serve, monkeypatch, answer, expected):
+    monkeypatch.setattr(liveness, "PROBE_TIMEOUT_S", 0.3)
+    server = await serve(never, alive=answer)
+    assert await ask(server.url) is expected
+    (probe,) = server.probes
+    assert (probe.target, probe.headers["host"]) == ("/hook?x=1", f"127.0.0.1:{server.port}")
+
+
+async def test_nobody_listening_is_not_alive(serve):
+    server = await serve(never)
+    await server.stop()
+    assert await ask(server.url) is False
+
+
+async def test_an_address_that_is_not_allowed_is_not_asked(serve):
+    server = await serve(never)
+    assert await ask(server.url, allow=()) is False
+    assert server.connections == 0
+
+
+async def test_a_probe_that_is_cancelled_closes_its_connection(serve):
+    server = await serve(never, alive=b"")
+    asking = asyncio.create_task(ask(server.url))
+    async with asyncio.timeout(5):
+        while not server.probes:
+            await asyncio.sleep(0.005)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert asking.cancelled()
