@@ -263,7 +263,8 @@ class MessagesTopic:
             await self._wake.wait()
             partition, items, batch = self._next_batch()
             if batch is None:
-                self._wake.clear()
+                if partition < 0:  # else nobody waited for that one any more: look at the others
+                    self._wake.clear()
                 continue
             producer = self._producer.get()
             try:
