@@ -6,7 +6,7 @@ import base64
 from itertools import accumulate
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from broker.core.cursor import METADATA_BYTES_MAX, OPEN_MAX, Cursor
@@ -31,6 +31,7 @@ def cursors(draw: st.DrawFn, *, distance_max: int = 2**35 - 1) -> Cursor:
     )
 
 
+@settings(deadline=None)
 @given(cursors())
 def test_a_cursor_comes_back_from_its_offset_and_metadata_as_it_was(cursor: Cursor):
     text = cursor.metadata()
@@ -38,6 +39,7 @@ def test_a_cursor_comes_back_from_its_offset_and_metadata_as_it_was(cursor: Curs
     assert Cursor.from_metadata(cursor.offset, text) == cursor
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, OFFSET_MAX - 1), min_size=1, max_size=OPEN_MAX, unique=True))
 @example(list(range(0, 2**62, 2**53)))
 @example(list(range(0, 2**63 - 1, 2**54)))
@@ -65,6 +67,7 @@ def test_the_fullest_window_fits_with_distances_of_thousands_of_millions():
     assert Cursor.from_metadata(cursor.offset, cursor.metadata()) == cursor
 
 
+@settings(deadline=None)
 @given(st.integers(0, OFFSET_MAX), st.text(max_size=200))
 @example(0, "")
 @example(5, "1 AA 0 - live")
@@ -83,6 +86,7 @@ def test_metadata_that_is_not_ours_counts_for_nothing_and_never_raises(offset: i
     assert Cursor.from_metadata(offset, text) == Cursor(top=offset)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**40), st.lists(st.integers(0, 2**20), min_size=1, max_size=20))
 def test_numbers_that_make_no_cursor_count_for_nothing(offset: int, numbers: list[int]):
     packed = b"".join(bytes(_leb128(number)) for number in numbers)
@@ -97,11 +101,13 @@ def _leb128(number: int) -> list[int]:
     return [number] if number < 128 else [number % 128 | 128, *_leb128(number // 128)]
 
 
+@settings(deadline=None)
 @given(cursors(distance_max=9))
 def test_what_is_committed_is_the_lowest_open_offset_else_the_top(cursor: Cursor):
     assert cursor.offset == min(cursor.open, default=cursor.top)
 
 
+@settings(deadline=None)
 @given(cursors(distance_max=9), st.data())
 def test_settled_is_what_is_below_the_top_and_not_open(cursor: Cursor, data: st.DataObject):
     offset = data.draw(st.integers(max(0, cursor.offset - 2), cursor.top + 2))

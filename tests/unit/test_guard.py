@@ -7,7 +7,7 @@ import socket
 from ipaddress import ip_address, ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.delivery.guard import (
@@ -250,6 +250,7 @@ def test_a_good_url_is_taken_apart(url, target):
     assert refuse_url(url, ()) is None
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_no_text_makes_it_raise(text):
     for url in (text, f"http://{text}/", f"https://example.com{text}", f"http://[{text}]/"):

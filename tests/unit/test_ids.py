@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import RFC_4122, UUID, uuid1, uuid4
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from broker.core.ids import PARTITIONS_MAX, message_id, parse_message_id
@@ -15,6 +15,7 @@ PARTITIONS = st.integers(0, PARTITIONS_MAX - 1)
 RANDOM = st.integers(0, 2**64 - 1)
 
 
+@settings(deadline=None)
 @given(TIMES, PARTITIONS, RANDOM)
 @example(0, 0, 0)
 @example(2**48 - 1, PARTITIONS_MAX - 1, 2**64 - 1)
@@ -23,6 +24,7 @@ def test_time_and_partition_come_out_of_the_id(at_ms, partition, random_bits):
     assert parse_message_id(text) == (at_ms, partition)
 
 
+@settings(deadline=None)
 @given(TIMES, PARTITIONS, RANDOM)
 def test_an_id_is_a_uuid_of_version_7_as_the_rfc_lays_it_out(at_ms, partition, random_bits):
     text = message_id(at_ms=at_ms, partition=partition, random_bits=random_bits)
@@ -35,6 +37,7 @@ def test_an_id_is_a_uuid_of_version_7_as_the_rfc_lays_it_out(at_ms, partition, r
     assert uuid.int & 2**62 - 1 == random_bits & 2**62 - 1  # rand_b
 
 
+@settings(deadline=None)
 @given(TIMES, TIMES, PARTITIONS, PARTITIONS, RANDOM, RANDOM)
 def test_ids_sort_by_time(early, late, one, other, some, more):
     first = message_id(at_ms=min(early, late), partition=one, random_bits=some)
@@ -85,6 +88,7 @@ def test_what_is_not_a_version_7_uuid_in_its_canonical_form_is_no_message_id(tex
     assert parse_message_id(text) is None
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_no_text_makes_it_raise(text):
     assert parse_message_id(text) is None

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.core.directory import Queue
@@ -23,6 +23,7 @@ def message(*, name: str = "delete", data: str = "{}", key: str | None = None) -
     return Message(7, b"m-1", "q-1", 1, encode(event))
 
 
+@settings(deadline=None)
 @given(TEXT, TEXT)
 def test_the_body_is_what_the_listener_was_promised(name, data):
     assert orjson.loads(message(name=name, data=data).body(QUEUE)) == {
@@ -42,6 +43,7 @@ def test_the_ordering_key_is_known_once_the_body_is():
     assert held.key == "user-7"
 
 
+@settings(deadline=None)
 @given(TEXT, TEXT)
 def test_what_was_put_can_be_had_again_for_parking(name, data):
     held = message(name=name, data=data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.core.retry import RetryPolicy, delay_ms, next_at_ms
@@ -21,12 +21,14 @@ POLICIES = st.builds(
 ASKED = st.one_of(st.none(), st.integers(0, 10**9))
 
 
+@settings(deadline=None)
 @given(POLICIES, st.integers(1, 10**6), ASKED, JITTER)
 def test_a_wait_is_never_shorter_than_the_least_nor_longer_than_the_most(policy, number, asked, jitter):
     wait = delay_ms(policy, number, retry_after_s=asked, jitter=jitter)
     assert policy.delay_ms_min <= wait <= max(policy.delay_ms_min, policy.delay_ms_max)
 
 
+@settings(deadline=None)
 @given(POLICIES, st.integers(1, 100), JITTER)
 def test_the_jitter_is_full_it_spreads_over_everything_below_the_bound(policy, number, jitter):
     bound = min(policy.delay_ms_max, policy.delay_ms_first * 2 ** (number - 1))
@@ -46,6 +48,7 @@ def test_retry_after_is_waited_for_up_to_the_longest_wait(asked, least):
     assert delay_ms(policy, 1, retry_after_s=asked, jitter=0.0) == least
 
 
+@settings(deadline=None)
 @given(POLICIES, st.integers(1, 50), st.integers(0, 10**6), JITTER)
 def test_retry_after_never_makes_a_wait_shorter(policy, number, asked, jitter):
     without = delay_ms(policy, number, retry_after_s=None, jitter=jitter)
@@ -58,6 +61,7 @@ def test_attempts_are_numbered_from_1(number):
         delay_ms(RetryPolicy(), number, retry_after_s=None, jitter=0.5)
 
 
+@settings(deadline=None)
 @given(POLICIES, st.integers(1, 30), st.integers(0, 2 * 10**9), ASKED, JITTER)
 def test_an_attempt_is_left_exactly_while_neither_the_number_nor_the_age_is_used_up(policy, number, age, asked, jitter):
     at_ms = 1_700_000_000_000

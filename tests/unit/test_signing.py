@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.core.signing import secret_bytes, secret_text, signature
@@ -31,6 +31,7 @@ def test_every_part_is_signed(part):
     assert signature(bytes(24), **parts) != before
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=24, max_size=64))
 def test_a_secret_of_24_to_64_bytes_goes_to_text_and_back(key):
     assert secret_bytes(secret_text(key)) == key
