@@ -52,7 +52,8 @@ class MessageLog(Protocol):
     def append(self, build: BuildRecord, *, key: str | None = None) -> Awaitable[tuple[int, int]]:
         """(partition, offset), once all in-sync replicas have it (LogUnavailable, InDoubt).
 
-        build: called once, when the batch and with it the partition is chosen. key: orders, fixes the partition.
+        build: called when the batch, and with it the partition, is chosen; again if it did not fit.
+        key: an ordering key, fixes the partition.
         """
 
     async def end_offsets(self) -> tuple[int, ...]:

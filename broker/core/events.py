@@ -163,6 +163,27 @@ class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempte
     next_at_ms: int | None
 
 
+class DeliverySetAside(Event, frozen=True, kw_only=True, tag="delivery.set_aside"):
+    """It fails for longer than its stream can wait; kept in `outstanding`, with the message, and tried from there.
+
+    number: attempts made. status, error: of the last one. next_at_ms: when the next one is due.
+    """
+
+    listener_id: str
+    queue_id: str
+    message_id: str
+    partition: int
+    offset: int
+    number: int
+    status: int | None
+    error: str | None
+    put_at_ms: int
+    name: str
+    data: str
+    next_at_ms: int
+    key: str | None = None
+
+
 class DeliveryParked(Event, frozen=True, kw_only=True, tag="delivery.parked"):
     """No attempt is left; kept in `outstanding`, with the message, until it is redriven or cancelled.
 
@@ -196,7 +217,7 @@ ControlEvent = (
     | ListenerResumed
     | ListenerDeleted
 )
-AnyEvent = ControlEvent | MessagePut | DeliveriesSettled | DeliveryAttempted | DeliveryParked
+AnyEvent = ControlEvent | MessagePut | DeliveriesSettled | DeliveryAttempted | DeliverySetAside | DeliveryParked
 
 Fields = dict[str, Any]
 Upcaster = Callable[[Fields], Fields]

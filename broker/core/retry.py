@@ -16,7 +16,7 @@ class RetryPolicy:
     """
 
     delay_ms_first: int = 1_000
-    delay_ms_max: int = 60_000
+    delay_ms_max: int = 3_600_000
     delay_ms_min: int = 100
     max_attempts: int | None = None
     max_age_ms: int = 72 * 3_600_000

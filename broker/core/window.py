@@ -128,7 +128,8 @@ class Window(Generic[D]):
 
     def settle(self, offset: int) -> D | None:
         """The delivery is delivered, parked or cancelled; None when it was not open (a late answer)."""
-        self.missing.discard(offset)
+        if self.missing:
+            self.missing.discard(offset)
         return self.open.pop(offset, None)
 
     def top(self, tail: int) -> int:

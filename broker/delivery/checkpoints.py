@@ -16,6 +16,7 @@ from typing import Final
 from broker.core.cursor import Cursor
 from broker.core.events import encode
 from broker.delivery.courier import Courier, Stream, attempt_events, now_ms
+from broker.delivery.outstanding import Outstanding
 from broker.delivery.readers import Partition
 from broker.errors import LogUnavailable
 from broker.kafka.cursors import KafkaCursors
@@ -34,11 +35,13 @@ class Checkpoints:
         self,
         cursors: KafkaCursors,
         deliveries: OutcomesTopic,
+        outstanding: Outstanding,
         partitions: dict[int, Partition],
         couriers: dict[str, Courier],
     ) -> None:
         self._cursors = cursors
         self._deliveries = deliveries
+        self._outstanding = outstanding
         self._partitions = partitions
         self._couriers = couriers
         self._dirty: set[Stream] = set()
@@ -71,6 +74,7 @@ class Checkpoints:
                 if self._outcomes:
                     await self._deliveries.append(self._outcomes)
                     self._outcomes = {}
+                await self._outstanding.flush()
                 if cursors:
                     await self._cursors.store(cursors)
             except LogUnavailable:
@@ -80,7 +84,13 @@ class Checkpoints:
                 raise
             for stream in streams:
                 partition = self._partitions.get(stream.partition)
-                if partition is not None and not stream.dirty and stream.window.idle(partition.tail):
+                if (
+                    partition is not None
+                    and not stream.dirty
+                    and not stream.owed
+                    and stream.window.idle(partition.tail)
+                ):
+                    stream.alive = False  # should anything still know it: another may stand in its place by then
                     stream.courier.streams.pop(stream.partition, None)
 
     def _collect(self) -> tuple[list[Stream], dict[str, dict[int, Cursor]]]:

@@ -35,9 +35,12 @@ log = logging.getLogger(__name__)
 
 HELD_MAX: Final = 512  # messages a courier holds, ready, under way or waiting for a retry
 HELD_BYTES_MAX: Final = 4 << 20
+SET_ASIDE_AFTER_MS: Final = 60_000  # a delivery that still fails then leaves the window: it must not hold the cursor
 _REFILL_BELOW: Final = HELD_MAX // 2
 _IDLE_CONNECTIONS_S: Final = 30.0
 _PUSH_BACK_S_MAX: Final = 60
+_RATE_BURST_S: Final = 0.1
+_RATE_MIN: Final = 0.001
 _HEADERS_OURS: Final = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})
 
 
@@ -45,9 +48,11 @@ class Delivery:
     """The duty to bring one message to one listener. message: None while it must be read again.
 
     number: attempts begun. again: it went again at once, on a new connection. turn: it is the one of its ordering key.
+    owed: what `outstanding` knows of it, when it comes from there and not from the window. first_at_ms: of its first
+    attempt here.
     """
 
-    __slots__ = ("again", "message", "number", "offset", "stream", "turn")
+    __slots__ = ("again", "first_at_ms", "message", "number", "offset", "owed", "stream", "turn")
 
     def __init__(self, stream: Stream, offset: int, message: Message | None) -> None:
         self.stream = stream
@@ -56,6 +61,8 @@ class Delivery:
         self.number = 0
         self.again = False
         self.turn = False
+        self.owed: object | None = None
+        self.first_at_ms = 0
 
 
 class Stream:
@@ -63,9 +70,10 @@ class Stream:
 
     rows: first attempts that succeeded, for the next checkpoint (DeliveriesSettled.rows). attempts: all others.
     dirty: changed since the last checkpoint. requested: a catch-up reader will come. alive: the partition is owned.
+    owed: deliveries from `outstanding` that its courier has now.
     """
 
-    __slots__ = ("alive", "attempts", "courier", "dirty", "partition", "requested", "rows", "window")
+    __slots__ = ("alive", "attempts", "courier", "dirty", "owed", "partition", "requested", "rows", "window")
 
     def __init__(self, courier: Courier, partition: int, window: Window[Delivery]) -> None:
         self.courier = courier
@@ -76,6 +84,7 @@ class Stream:
         self.dirty = False
         self.requested = False
         self.alive = True
+        self.owed: set[Delivery] = set()
 
     def cursor(self, tail: int) -> Cursor:
         """Where the stream is, with the tail reader of its partition at this offset."""
@@ -96,7 +105,9 @@ class Depot:
     """What a courier needs of its worker.
 
     touched: a stream became dirty. lagging: a stream needs a catch-up reader. active: a courier wants its tick().
-    park: no attempt is left. gone: the listener answered 410.
+    put_aside: a delivery leaves the window, to be tried at a time (ms), or parked when that is None; settle() follows.
+    is_owed: it left the window already. delivered, returned: one from `outstanding` was taken, or can't be tried now.
+    gone: the listener answered 410.
     """
 
     resolver: Resolver
@@ -104,7 +115,10 @@ class Depot:
     touched: Callable[[Stream], None]
     lagging: Callable[[Stream], None]
     active: Callable[[Courier], None]
-    park: Callable[[Delivery, int | None, str | None], None]
+    put_aside: Callable[[Delivery, int | None, str | None, int | None], None]
+    is_owed: Callable[[Delivery], bool]
+    delivered: Callable[[Delivery], None]
+    returned: Callable[[Delivery], None]
     gone: Callable[[Listener], None]
 
 
@@ -131,6 +145,8 @@ class Courier:
         self._retries: list[tuple[int, int, Delivery]] = []
         self._turns: dict[str, deque[Delivery]] = {}  # by ordering key: who waits for the one whose turn it is
         self._active = False
+        self._said_gone = False
+        self._rate_free_at = 0.0  # when the next attempt is within rate_per_s; loop time
         self._under_way: dict[Connection, None] = {}  # in the order they were sent
         self._connecting: dict[asyncio.Task[None], Delivery] = {}
         self._idle: list[Connection] = []
@@ -144,8 +160,10 @@ class Courier:
         """The listener's settings, or this worker's share of the partitions (0 to 1), have changed."""
         settings = listener.settings
         paused_before, self.listener = self.listener.paused, listener
+        self._said_gone = False
         self._target: Target = parse_url(listener.notify_url)
         self._timeout_s = settings.timeout_ms / 1000
+        self._rate_per_s = None if settings.rate_per_s is None else max(settings.rate_per_s * share, _RATE_MIN)
         self._policy = RetryPolicy(max_attempts=settings.max_attempts, max_age_ms=settings.max_age_s * 1000)
         self.flow.resize(max(1, round(settings.max_in_flight * share)))
         extra = "".join(
@@ -174,6 +192,13 @@ class Courier:
             and self.listener.paused is None
         )
 
+    def stream(self, partition: int) -> Stream:
+        """Its stream of a partition that is routed to it; a new one is where the tail is."""
+        stream = self.streams.get(partition)
+        if stream is None:
+            stream = self.streams[partition] = Stream(self, partition, Window())
+        return stream
+
     def accept(self, delivery: Delivery, message: Message) -> None:
         """Take a message; room() was True. It is sent as soon as the limits allow."""
         delivery.message = message
@@ -197,6 +222,8 @@ class Courier:
         if self.circuit.allowance is not None:
             limit = min(limit, self.circuit.allowance)
         while self._ready and len(self._under_way) + len(self._connecting) < limit:
+            if self._rate_per_s is not None and not self._within_rate(self._rate_per_s):
+                return
             delivery = self._ready.popleft()
             if not self._may_go(delivery):
                 continue
@@ -207,16 +234,28 @@ class Courier:
                 self._connecting[task] = delivery
                 task.add_done_callback(self._connecting.pop)
 
+    def _within_rate(self, rate_per_s: float) -> bool:
+        """Count one attempt against rate_per_s, if it may begin now; a tick's worth may begin at once."""
+        now = self._loop.time()
+        if self._rate_free_at > now + _RATE_BURST_S:
+            return False
+        self._rate_free_at = max(self._rate_free_at, now) + 1 / rate_per_s
+        return True
+
     def _may_go(self, delivery: Delivery) -> bool:
         """Its turn among the messages of its ordering key; an undecodable message is settled here, loudly."""
         message = delivery.message
         if message is None or not delivery.stream.alive:
+            self._let_go(delivery)
+            return False
+        if delivery.number == 0 and self.depot.is_owed(delivery):  # a crash came between the record and the cursor
+            self.settle(delivery)
             return False
         try:
             message.body(self.queue)
         except UnknownEvent:
             log.exception("delivery.undecodable listener=%s message=%s", self.listener.id, message.id.decode())
-            self.depot.park(delivery, None, "undecodable")
+            self.depot.put_aside(delivery, None, "undecodable", None)
             return False
         if message.key is None or delivery.turn:
             return True
@@ -232,6 +271,7 @@ class Courier:
         try:
             connection = await connect(self, self._target, self.depot.resolver, self.depot.tls)
         except ConnectFailed as error:
+            delivery.first_at_ms = delivery.first_at_ms or now_ms()
             delivery.number += 1
             self._failed(delivery, None, str(error), 0, None)
         else:
@@ -244,6 +284,8 @@ class Courier:
         if message is None:
             self._idle.append(connection)
             return
+        if not delivery.first_at_ms:
+            delivery.first_at_ms = now_ms()
         delivery.number += 1
         body = message.body(self.queue)
         timestamp = b"%d" % time.time()
@@ -275,6 +317,8 @@ class Courier:
         if circuit.faults or circuit.allowance is not None:
             circuit.succeeded()
         self.error = None
+        if delivery.owed is not None:
+            self.depot.delivered(delivery)
         self.settle(delivery)
 
     def failed(self, connection: Connection, error: str) -> None:
@@ -305,16 +349,25 @@ class Courier:
     # What follows
 
     def settle(self, delivery: Delivery) -> None:
-        """The delivery is delivered, parked or cancelled."""
+        """The delivery is delivered, cancelled, or kept in `outstanding`."""
         stream = delivery.stream
+        self._let_go(delivery)
+        if delivery.owed is not None:
+            stream.owed.discard(delivery)
+        elif stream.window.settle(delivery.offset) is None:
+            return
+        if stream.alive and not stream.dirty:
+            self.depot.touched(stream)
+
+    def _let_go(self, delivery: Delivery) -> None:
+        """Hold its message no more; the next of its ordering key has the turn."""
         message, delivery.message = delivery.message, None
         if message is not None:
             self._held -= 1
             self._held_bytes -= message.size
-            if message.key is not None and delivery.turn:
+            if delivery.turn and message.key is not None:
+                delivery.turn = False
                 self._next_turn(message.key)
-        if stream.alive and stream.window.settle(delivery.offset) is not None and not stream.dirty:
-            self.depot.touched(stream)
 
     def _next_turn(self, key: str) -> None:
         waiting = self._turns.get(key)
@@ -332,6 +385,7 @@ class Courier:
         at_ms = now_ms()
         message = delivery.message
         if message is None or not delivery.stream.alive:
+            self._let_go(delivery)
             return
         self.error = error or str(status)
         pushed_back = status in (429, 503) or error in ("timeout", "connect-timeout")
@@ -351,10 +405,12 @@ class Courier:
             jitter=random(),  # noqa: S311 - it spreads retries, it guards nothing
         )
         self._record(delivery, "failed" if due_ms is not None else "parked", status, error, took_ms, due_ms)
-        if status == 410 and self.listener.paused is None:
+        if status == 410 and self.listener.paused is None and not self._said_gone:
+            self._said_gone = True
             self.depot.gone(self.listener)
-        if due_ms is None:
-            self.depot.park(delivery, status, error)
+        too_long = at_ms - delivery.first_at_ms >= SET_ASIDE_AFTER_MS and message.key is None
+        if due_ms is None or delivery.owed is not None or too_long:
+            self.depot.put_aside(delivery, status, error, due_ms)
         else:
             heapq.heappush(self._retries, (due_ms, id(delivery), delivery))
         if status in (429, 503) and retry_after_s:
@@ -420,12 +476,12 @@ class Courier:
             if delivery.turn and delivery.message is not None and delivery.message.key is not None:
                 self._turns[delivery.message.key] = deque()
         for delivery in idle:
-            if delivery.message is not None:
-                self._held -= 1
-                self._held_bytes -= delivery.message.size
-                delivery.message = None
+            self._let_go(delivery)
             stream = delivery.stream
-            if stream.alive and delivery.offset in stream.window.open:
+            if delivery.owed is not None:
+                stream.owed.discard(delivery)
+                self.depot.returned(delivery)
+            elif stream.alive and delivery.offset in stream.window.open:
                 stream.window.forget((delivery.offset,))
                 self.behind.add(stream)
 
@@ -458,6 +514,8 @@ class Courier:
         if self._pushed_back_until_ms and self._pushed_back_until_ms <= at_ms:
             self._pushed_back_until_ms = 0
             self.pump()
+        if self._ready and self._rate_per_s is not None:
+            self.pump()
         if self._retries and self._retries[0][0] <= at_ms:
             while self._retries and self._retries[0][0] <= at_ms:
                 self._ready.append(heapq.heappop(self._retries)[2])
@@ -479,13 +537,12 @@ class Courier:
         stream.alive = False
         self.streams.pop(stream.partition, None)
         self.behind.discard(stream)
-        for delivery in stream.window.open.values():
-            if delivery.message is not None:
-                self._held -= 1
-                self._held_bytes -= delivery.message.size
-                if delivery.turn and delivery.message.key is not None:  # who waits for it is of the same partition
-                    self._turns.pop(delivery.message.key, None)
-                delivery.message = None
+        for delivery in (*stream.window.open.values(), *stream.owed):
+            if delivery.turn and delivery.message is not None and delivery.message.key is not None:
+                self._turns.pop(delivery.message.key, None)  # who waits for it is of the same partition
+            delivery.turn = False
+            self._let_go(delivery)
+        stream.owed.clear()
 
     def close(self) -> None:
         """The listener has ended: no more attempts, no more connections."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
+import time
+from email.utils import parsedate_to_datetime
 from typing import Any, Final, Protocol
 
 import httptools
@@ -22,7 +24,8 @@ HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
 CONNECT_TIMEOUT_S: Final = 5.0
 # Looked for only where it counts: a callback for each header of each answer would cost more than all else here.
-_RETRY_AFTER: Final = re.compile(rb"\r?\nretry-after:[ \t]*(\d{1,9})[ \t]*\r?\n", re.IGNORECASE)
+_RETRY_AFTER: Final = re.compile(rb"\r?\nretry-after:[ \t]*([^\r\n]{1,40}?)[ \t]*\r?\n", re.IGNORECASE)
+_SECONDS: Final = re.compile(rb"\d{1,9}")
 
 
 class Owner(Protocol):
@@ -123,7 +126,9 @@ class Connection(asyncio.Protocol):
             self._ended += 1
         elif status >= 200 and not self._answered:
             self._answered = True
-            self._owner.answered(self, status, retry_after_s(self._head) if status in (429, 503) else None)
+            self._owner.answered(
+                self, status, retry_after_s(self._head, at_s=time.time()) if status in (429, 503) else None
+            )
 
     def on_message_complete(self) -> None:
         if not self._answered:  # 1xx: the answer is still to come
@@ -141,10 +146,20 @@ class Connection(asyncio.Protocol):
         self.close()
 
 
-def retry_after_s(head: bytes) -> int | None:
-    """The seconds of a Retry-After header (RFC 9110, 10.2.3); None when there is none, or a date."""
-    found = _RETRY_AFTER.search(head)
-    return int(found[1]) if found else None
+def retry_after_s(head: bytes, *, at_s: float) -> int | None:
+    """The seconds that a Retry-After header asks for (RFC 9110, 10.2.3: seconds or a date); None when there is none.
+
+    head: the answer from its first byte on; what follows the header section is not looked at. at_s: now, UTC epoch.
+    """
+    found = _RETRY_AFTER.search(head.partition(b"\r\n\r\n")[0] + b"\r\n")
+    if found is None:
+        return None
+    if _SECONDS.fullmatch(found[1]):
+        return int(found[1])
+    try:
+        return max(0, round(parsedate_to_datetime(found[1].decode("ascii")).timestamp() - at_s))
+    except (ValueError, OverflowError):
+        return None
 
 
 def tls_context() -> ssl.SSLContext:

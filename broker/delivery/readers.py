@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Final, Protocol
 
-from broker.core.window import Window
 from broker.delivery.courier import Courier, Delivery, Stream
 from broker.delivery.message import Message
 from broker.errors import LogUnavailable
@@ -31,7 +30,10 @@ class Source(Protocol):
     """Reads a stretch of one partition of `messages`."""
 
     async def stretch(self, partition: int, offset: int) -> tuple[Sequence[Message], int]:
-        """The messages from this offset on, and the offset to read on from (LogUnavailable)."""
+        """The messages from this offset on, and the offset to read on from (LogUnavailable).
+
+        Where the log begins after the offset, the messages from its beginning on.
+        """
 
 
 class Partition:
@@ -62,7 +64,7 @@ class Partition:
             for courier in couriers:
                 stream = courier.streams.get(number)
                 if stream is None:
-                    stream = courier.streams[number] = Stream(courier, number, Window())
+                    stream = courier.stream(number)
                 window = stream.window
                 if courier.room() and not window.full:
                     delivery = Delivery(stream, offset, message)

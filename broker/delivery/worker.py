@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from broker.core.cursor import Cursor
 from broker.core.directory import Directory, Listener
-from broker.core.events import DeliveryParked, Event, ListenerPaused, QueueDeleted, encode
+from broker.core.events import Event, ListenerPaused, QueueDeleted
 from broker.core.signing import secret_bytes
 from broker.core.window import Window
 from broker.delivery.checkpoints import Checkpoints
@@ -23,10 +23,12 @@ from broker.delivery.guard import Resolver
 from broker.delivery.http import tls_context
 from broker.delivery.liveness import Liveness
 from broker.delivery.message import Message, messages
+from broker.delivery.outstanding import Outstanding
 from broker.delivery.readers import CatchUp, Partition
 from broker.errors import BrokerError, LogUnavailable
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.log import KafkaLog
+from broker.kafka.requests import EARLIEST, OffsetTooOld
 from broker.kafka.tail import Tail
 from broker.kafka.topics import topics
 from broker.sealing import Sealer
@@ -67,8 +69,9 @@ class Worker:
         self._liveness = Liveness(resolver, tls)
         self._down: set[Courier] = set()
         self._active: list[Courier] = []
+        self._outstanding = Outstanding(kafka_log.outstanding, kafka_log.requests, self._partitions, self._couriers)
         self._checkpoints = Checkpoints(
-            KafkaCursors(settings.kafka, kafka_log.requests), kafka_log.deliveries, self._partitions, self._couriers
+            self._cursors, kafka_log.deliveries, self._outstanding, self._partitions, self._couriers
         )
         self._changed: set[str] = set()  # ids of listeners that the directory has changed
         self._change = asyncio.Event()
@@ -83,7 +86,10 @@ class Worker:
             touched=self._checkpoints.touched,
             lagging=self._catch_up.request,
             active=self._active.append,
-            park=self._park,
+            put_aside=self._put_aside,
+            is_owed=self._outstanding.is_owed,
+            delivered=self._outstanding.delivered,
+            returned=self._outstanding.returned,
             gone=self._gone,
         )
 
@@ -93,7 +99,14 @@ class Worker:
         self._catch_up.start()
         await self._tail.start()
         checkpoints = self._checkpoints
-        loops = (self._follow_directory, self._follow_tail, self._ticks, checkpoints.run, checkpoints.run_idle)
+        loops = (
+            self._follow_directory,
+            self._follow_tail,
+            self._ticks,
+            self._serve_outstanding,
+            checkpoints.run,
+            checkpoints.run_idle,
+        )
         self._tasks = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
         await self._loaded.wait()
 
@@ -142,6 +155,7 @@ class Worker:
             for stream in list(courier.streams.values()):
                 courier.drop(stream)
         self._checkpoints.forget()
+        self._outstanding.forget()
 
     async def _drain(self) -> None:
         for courier in self._couriers.values():
@@ -159,6 +173,7 @@ class Worker:
                 listeners = list(self._directory.listeners.values())
                 cursors = await self._cursors.load([listener.id for listener in listeners], partitions)
                 ends = await self._log.messages.end_offsets()
+                owed = await asyncio.gather(*(self._outstanding.read(number) for number in partitions))
             except LogUnavailable as error:
                 log.warning("worker.waits_for_cursors error=%s", error)
                 await asyncio.sleep(_LOAD_PAUSE_S)
@@ -169,7 +184,8 @@ class Worker:
         if ownership != self._ownership:
             return
         tails = {}
-        for number in partitions:
+        for number, found in zip(partitions, owed, strict=True):
+            self._outstanding.take_over(number, found)
             tops = [listener.stands_at(cursors.get(listener.id, {}), number).top for listener in listeners]
             near = [top for top in tops if ends[number] - TAIL_BACKLOG_MAX <= top <= ends[number]]
             tails[number] = min(near, default=ends[number])
@@ -286,7 +302,12 @@ class Worker:
 
     async def stretch(self, partition: int, offset: int) -> tuple[Sequence[Message], int]:
         """For the catch-up readers (readers.Source)."""
-        stretch = await self._log.requests.read(self._topic, partition, offset)
+        requests = self._log.requests
+        try:
+            stretch = await requests.read(self._topic, partition, offset)
+        except OffsetTooOld:
+            begin = (await requests.offsets(self._topic, {partition: EARLIEST}))[partition]
+            stretch = await requests.read(self._topic, partition, max(begin, offset))
         return list(messages(stretch.records)), stretch.next_offset
 
     # Time, and what happens seldom
@@ -304,42 +325,20 @@ class Worker:
             self._active[:] = still
             self._liveness.tick(self._down)
 
-    def _park(self, delivery: Delivery, status: int | None, error: str | None) -> None:
-        self._run(self._park_now(delivery, status, error))
+    def _put_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
+        self._run(self._put_aside_now(delivery, status, error, due_ms))
 
-    async def _park_now(self, delivery: Delivery, status: int | None, error: str | None) -> None:
+    async def _put_aside_now(
+        self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None
+    ) -> None:
         """Write the delivery to `outstanding`, and only then let the cursor pass it."""
-        message, listener = delivery.message, delivery.stream.courier.listener
-        if message is None:
-            return
-        name, data = message.name_and_data()
-        parked = DeliveryParked(
-            at_ms=now_ms(),
-            organization_id=listener.organization_id,
-            actor="worker",
-            listener_id=listener.id,
-            queue_id=listener.queue_id,
-            message_id=message.id.decode(),
-            partition=delivery.stream.partition,
-            offset=delivery.offset,
-            number=delivery.number,
-            status=status,
-            error=error,
-            put_at_ms=message.put_at_ms,
-            name=name,
-            data=data,
-            key=message.key,
-        )
-        key = f"{listener.id}:{parked.message_id}".encode()
-        while delivery.stream.alive:
-            try:
-                await self._log.outstanding.append({delivery.stream.partition: [(key, encode(parked))]})
-            except LogUnavailable:
-                await asyncio.sleep(_LOAD_PAUSE_S)
-            else:
-                log.warning("delivery.parked message=%s listener=%s", parked.message_id, listener.id)
-                delivery.stream.courier.settle(delivery)
-                return
+        if await self._outstanding.put_aside(delivery, status, error, due_ms):
+            delivery.stream.courier.settle(delivery)
+
+    async def _serve_outstanding(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            await self._outstanding.serve_due()
 
     def _gone(self, listener: Listener) -> None:
         self._run(self._pause(listener))

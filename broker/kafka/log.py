@@ -54,8 +54,8 @@ class KafkaLog:
         self.messages = MessagesTopic(
             self._producer, self.requests, names.messages.name, names.messages.partitions, append_timeout_ms / 1000
         )
-        self.deliveries = OutcomesTopic(self._producer, names.deliveries.name)
-        self.outstanding = OutcomesTopic(self._producer, names.outstanding.name)
+        self.deliveries = OutcomesTopic(self._producer, names.deliveries.name, append_timeout_ms / 1000)
+        self.outstanding = OutcomesTopic(self._producer, names.outstanding.name, append_timeout_ms / 1000)
 
     async def start(self) -> None:
         """Connect (LogUnavailable)."""
@@ -119,9 +119,9 @@ class _Producer:
             except LogUnavailable:
                 await asyncio.sleep(_RENEW_PAUSE_S)
 
-    def send_all(self, topic: str, partition: int, records: Iterable[KeyAndValue]) -> list[Awaitable[Any]]:
-        """Send (key, value) records as whole batches; one awaitable a batch."""
-        sends: list[Awaitable[Any]] = []
+    def send_all(self, topic: str, partition: int, records: Iterable[KeyAndValue]) -> list[Awaitable[int]]:
+        """Send (key, value) records as whole batches; for each batch, its first record's offset."""
+        sends: list[Awaitable[int]] = []
         batch = None
         for key, value in records:
             if batch is None or batch.append(key=key, value=value, timestamp=None) is None:
@@ -133,9 +133,10 @@ class _Producer:
             sends.append(self._send(batch, topic, partition))
         return sends
 
-    async def _send(self, batch: Any, topic: str, partition: int) -> None:
+    async def _send(self, batch: Any, topic: str, partition: int) -> int:
         batch.close()
-        await (await self._current.send_batch(batch, topic, partition=partition))
+        metadata = await (await self._current.send_batch(batch, topic, partition=partition))
+        return int(metadata.offset)
 
 
 class ControlTopic:
@@ -269,10 +270,13 @@ class MessagesTopic:
             producer = self._producer.get()
             try:
                 metadata = await (await producer.send_batch(batch, self._topic, partition=partition))
-            except kafka_errors.KafkaError as error:
+            except Exception as error:  # whatever it is, the group commit must go on
                 doubt = InDoubt(f"Kafka did not acknowledge ({type(error).__name__}); the message may be stored")
                 _fail(items, doubt)
-                self._producer.failed(producer, error)
+                if isinstance(error, kafka_errors.KafkaError):
+                    self._producer.failed(producer, error)
+                else:
+                    log.exception("log.append_failed")
             else:
                 offset = metadata.offset
                 for item in items:
@@ -357,20 +361,42 @@ def _fail(items: Sequence[_Append], error: Exception) -> None:
 class OutcomesTopic:
     """What happened to deliveries: appends to `deliveries` and `outstanding`."""
 
-    def __init__(self, producer: _Producer, topic: str) -> None:
+    def __init__(self, producer: _Producer, topic: str, timeout_s: float) -> None:
         self._producer = producer
+        self._timeout_s = timeout_s
         self.name = topic
 
     async def append(self, outcomes: Mapping[int, Sequence[KeyAndValue]]) -> None:
         """Write (key, value) records by partition, all of them (LogUnavailable). No value: a tombstone."""
+        await self._bounded(
+            asyncio.gather(
+                *(
+                    send
+                    for partition, records in outcomes.items()
+                    for send in self._producer.send_all(self.name, partition, records)
+                )
+            )
+        )
+
+    async def append_one(self, partition: int, key: bytes, value: bytes) -> int:
+        """The record's offset, -1 when Kafka knows it as a repeat and no longer where it is (LogUnavailable)."""
+        (offset,) = await self._bounded(asyncio.gather(*self._producer.send_all(self.name, partition, [(key, value)])))
+        return offset
+
+    async def _bounded(self, sends: asyncio.Future[list[int]]) -> list[int]:
+        """aiokafka tries for ever; we don't wait for ever. What it still has may be written later, and twice."""
         producer = self._producer.get()
-        sends = [
-            send
-            for partition, records in outcomes.items()
-            for send in self._producer.send_all(self.name, partition, records)
-        ]
         try:
-            await asyncio.gather(*sends)
+            async with asyncio.timeout(self._timeout_s):
+                return await asyncio.shield(sends)
+        except TimeoutError:
+            sends.add_done_callback(_drop_result)
+            raise LogUnavailable("Kafka did not take the outcomes in time") from None
         except kafka_errors.KafkaError as error:
             self._producer.failed(producer, error)
             raise LogUnavailable(f"Kafka did not take the outcomes: {type(error).__name__}") from error
+
+
+def _drop_result(sends: asyncio.Future[list[int]]) -> None:
+    if not sends.cancelled():
+        sends.exception()

@@ -27,7 +27,7 @@ from broker.core import window as window_module
 from broker.core.circuit import State
 from broker.core.cursor import Cursor
 from broker.core.window import Window
-from broker.delivery import readers
+from broker.delivery import courier, readers
 from broker.delivery.courier import Delivery, Stream
 from broker.delivery.message import Message
 from broker.delivery.readers import CatchUp, Partition
@@ -50,6 +50,8 @@ class ModelCourier:
         self.behind: set[Stream] = set()
         self.held: dict[int, Delivery] = {}
         self.settled: set[int] = set()
+
+    stream = courier.Courier.stream
 
     def room(self) -> bool:
         return len(self.held) < self.world.room
@@ -76,7 +78,7 @@ class WindowMachine(RuleBasedStateMachine):
             patch.object(window_module, "OPEN_MAX", 4),
             patch.object(window_module, "BEHIND_MAX", 3),
             patch.object(readers, "RING_MAX", 6),
-            patch.object(readers, "Window", self.window_class),
+            patch.object(courier, "Window", self.window_class),
         ]
         for each in self.patches:
             each.start()

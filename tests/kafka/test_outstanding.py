@@ -1,0 +1,145 @@
+"""Deliveries that leave their window: kept in `outstanding`, tried from there, parked there, found after a crash."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from broker.core.events import DeliveryParked, DeliverySetAside, decode
+from broker.delivery import courier as courier_module
+from broker.delivery.worker import Worker
+from broker.kafka.topics import Topics
+from broker.settings import KafkaSettings
+from tests.kafka.rig import Rig, running
+from tests.listeners import Got, until
+
+
+@pytest.fixture
+async def rig(kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 0)  # the first failure is long enough
+    async with running(kafka_settings) as made:
+        yield made
+
+
+async def kept(rig: Rig) -> dict[bytes, DeliverySetAside | DeliveryParked]:
+    """What `outstanding` holds, by key, tombstones taken off."""
+    topic = f"{rig.settings.kafka.topic_prefix}outstanding"
+    found: dict[bytes, DeliverySetAside | DeliveryParked] = {}
+    for partition in range(rig.settings.kafka.partitions):
+        for record in (await rig.log.requests.read(topic, partition, 0)).records:
+            assert record.key is not None
+            found.pop(record.key, None)
+            if record.value is not None:
+                event = decode(record.value)
+                assert isinstance(event, DeliverySetAside | DeliveryParked)
+                found[record.key] = event
+    return found
+
+
+def refusing(rig: Rig, *stuck: str) -> None:
+    rig.listeners.decide = lambda got: 422 if got.data in stuck else 200
+
+
+async def gone_on(rig: Rig, worker: Worker) -> bool:
+    await worker._checkpoints.checkpoint()
+    (courier,) = worker._couriers.values()
+    return not any(stream.window.open for stream in courier.streams.values())
+
+
+async def test_what_fails_for_long_lets_the_cursor_pass_and_arrives_in_the_end(rig: Rig):
+    queue = await rig.queue()
+    await rig.listen(queue, "a")
+    worker = await rig.work()
+    refusing(rig, "stuck")
+    ids = await rig.put(queue, "m1", "stuck", "m2")
+    await until(lambda: kept(rig), what="it is kept in outstanding")
+    await until(lambda: gone_on(rig, worker), what="the cursor has passed it")
+    (event,) = (await kept(rig)).values()
+    assert isinstance(event, DeliverySetAside)
+    assert (event.data, event.status, event.number) == ("stuck", 422, 1)
+    rig.listeners.decide = None
+    await until(lambda: len(rig.listeners.taken("a")) == 3, what="it arrives")
+    assert rig.listeners.ids("a") == Counter(ids)
+    assert [got.headers["everput-attempt"] for got in rig.listeners.taken("a") if got.data == "stuck"] != ["1"]
+
+    async def cleared() -> bool:
+        await worker._checkpoints.checkpoint()
+        return not await kept(rig)
+
+    await until(cleared, what="nothing is kept any more")
+
+
+async def test_a_worker_that_takes_over_goes_on_with_what_is_kept(rig: Rig):
+    queue = await rig.queue()
+    await rig.listen(queue, "a")
+    first = await rig.work()
+    refusing(rig, "stuck")
+    ids = await rig.put(queue, "m1", "stuck", "m2")
+    await until(lambda: kept(rig), what="it is kept in outstanding")
+    await until(lambda: gone_on(rig, first), what="the cursor has passed it")
+    await rig.end(first)
+    rig.listeners.decide = None
+    await rig.work()
+    await until(lambda: len(rig.listeners.taken("a")) == 3, what="it arrives")
+    assert rig.listeners.ids("a") == Counter(ids)
+
+
+async def test_a_crash_between_the_record_and_the_cursor_delivers_once(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    queue = await rig.queue()
+    await rig.listen(queue, "a")
+    first = await rig.work()
+    refusing(rig, "stuck")
+    await rig.put(queue, "stuck")
+
+    async def never(*_: object) -> None:
+        """The worker dies before it has committed anything."""
+
+    monkeypatch.setattr(first._cursors, "store", never)
+    await until(lambda: kept(rig), what="it is kept in outstanding")
+    await rig.end(first)
+    attempts: Counter[str] = Counter()
+
+    def count(got: Got) -> int:
+        attempts[got.headers["everput-attempt"]] += 1
+        return 200
+
+    rig.listeners.decide = count
+    await rig.work()
+    await until(lambda: rig.listeners.taken("a"), what="it arrives")
+    await rig.put(queue, "after")
+    await until(lambda: len(rig.listeners.taken("a")) == 2, what="what comes after it, too")
+    assert sum(attempts.values()) == 2
+
+
+async def test_after_the_last_attempt_it_is_parked_with_its_message_and_its_error(rig: Rig):
+    queue = await rig.queue()
+    await rig.listen(queue, "a", max_attempts=2)
+    worker = await rig.work()
+    refusing(rig, "stuck")
+    await rig.put(queue, "m1", "stuck", "m2")
+
+    async def parked() -> list[DeliveryParked]:
+        return [event for event in (await kept(rig)).values() if isinstance(event, DeliveryParked)]
+
+    (event,) = await until(parked, what="it is parked")
+    assert (event.data, event.number, event.status) == ("stuck", 2, 422)
+    await until(lambda: gone_on(rig, worker), what="the cursor has passed it")
+    assert {got.data for got in rig.listeners.taken("a")} == {"m1", "m2"}
+
+
+async def test_a_listener_that_is_down_spends_no_attempt_on_what_is_kept(rig: Rig):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a")
+    worker = await rig.work()
+    refusing(rig, "stuck")
+    ids = await rig.put(queue, "stuck")
+    await until(lambda: kept(rig), what="it is kept in outstanding")
+    rig.listeners.decide = None
+    rig.listeners.down.add("a")
+    ids += await rig.put(queue, *(f"m{number}" for number in range(20)))
+    await until(lambda: rig.listeners.probes["a"], what="the listener is down")
+    rig.listeners.down.clear()
+    await until(lambda: len(rig.listeners.taken("a")) >= 21, what="all of it")
+    assert rig.listeners.ids("a") == Counter(ids)
+    assert worker._couriers[listener.id]._held == 0
