@@ -54,32 +54,32 @@ def make_app(
         return Route(path, Resource(service, methods))
 
     queue, listener = "/v1/queues/{queue_id}", "/v1/queues/{queue_id}/listeners/{listener_id}"
-    puts = Resource(service, {"PUT": Method(messages.put, "put")})
+    puts = Resource(service, {"PUT": Method(messages.put, "messages")})
     app = _App(
         puts,
         routes=[
             Route(f"{queue}/messages", puts),
-            at(f"{queue}/messages/{{message_id}}", GET=Method(messages.get, "read")),
-            at("/v1/queues", GET=Method(queues.list, "read"), PUT=Method(queues.create, "manage")),
+            at(f"{queue}/messages/{{message_id}}", GET=Method(messages.get, "messages")),
+            at("/v1/queues", GET=Method(queues.list, "queues"), PUT=Method(queues.create, "queues")),
             at(
                 queue,
-                GET=Method(queues.get, "read"),
-                PUT=Method(queues.rename, "manage"),
-                DELETE=Method(queues.delete, "manage"),
+                GET=Method(queues.get, "queues"),
+                PUT=Method(queues.rename, "queues"),
+                DELETE=Method(queues.delete, "queues"),
             ),
             at(
                 f"{queue}/listeners",
-                GET=Method(listeners.list, "read"),
-                PUT=Method(listeners.create, "manage"),
+                GET=Method(listeners.list, "queues"),
+                PUT=Method(listeners.create, "queues"),
             ),
             at(
                 listener,
-                GET=Method(listeners.get, "read"),
-                PUT=Method(listeners.update, "manage"),
-                DELETE=Method(listeners.delete, "manage"),
+                GET=Method(listeners.get, "queues"),
+                PUT=Method(listeners.update, "queues"),
+                DELETE=Method(listeners.delete, "queues"),
             ),
-            at(f"{listener}/pause", POST=Method(listeners.pause, "manage")),
-            at(f"{listener}/resume", POST=Method(listeners.resume, "manage")),
+            at(f"{listener}/pause", POST=Method(listeners.pause, "queues")),
+            at(f"{listener}/resume", POST=Method(listeners.resume, "queues")),
         ],
         exception_handlers={HTTPException: _framework_refused, Exception: _failed},
     )

@@ -26,10 +26,10 @@ from broker.ports import ControlLog, DirectoryView, Log
 from broker.sealing import Sealer
 from broker.settings import Network
 
-# read: see everything but secrets. put: put messages. manage: change queues and listeners.
-# keys: make and revoke keys. audit: read the organization's log.
-SCOPES: Final = ("read", "put", "manage", "keys", "audit")
-SCOPES_DEFAULT: Final = ("read", "put", "manage")
+# queues: make, see and change queues and listeners. messages: put and see messages. keys: make and revoke keys.
+# audit: read the organization's log.
+SCOPES: Final = ("queues", "messages", "keys", "audit")
+SCOPES_DEFAULT: Final = ("queues", "messages")
 _SIGNING_BYTES: Final = 32
 _FOLD_S: Final = 2.0
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -76,7 +76,7 @@ async def create_key(
     *,
     organization_id: str,
     name: str,
-    scopes: Sequence[str] = SCOPES,
+    scopes: Sequence[str] = SCOPES_DEFAULT,
     actor: str = "",
     request_id: str = "",
 ) -> tuple[Key, str]:

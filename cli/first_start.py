@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from broker.commands import create_key, create_organization
+from broker.commands import SCOPES, create_key, create_organization
 from broker.ports import ControlLog, DirectoryView
 from cli.files import read_secret, write_secret
 
@@ -25,7 +25,7 @@ async def new_key(control: ControlLog, view: DirectoryView, *, organization: str
     found = next((one for one in known if organization is None or one.name == organization), None)
     if found is None:
         found = await create_organization(control, view, name=organization or ORGANIZATION)
-    _, secret = await create_key(control, view, organization_id=found.id, name=KEY)
+    _, secret = await create_key(control, view, organization_id=found.id, name=KEY, scopes=SCOPES)
     return secret
 
 

@@ -33,7 +33,7 @@ control_events = st.one_of(
         name=names,
         prefix=names,
         secret_sha256=st.sampled_from(["s1", "s2"]),
-        scopes=st.just(("read",)),
+        scopes=st.just(("queues",)),
     ),
     of(ev.KeyRevoked, key_id=key_ids),
     of(ev.QueueCreated, queue_id=queue_ids, name=names),

@@ -31,7 +31,7 @@ SETTINGS = ListenerSettings(
 SAMPLES: list[ev.Event] = [
     ev.OrganizationCreated(**BY, request_id="r-1", name="Acme"),
     ev.KeyCreated(
-        **BY, key_id="k-2", name="deploy", prefix="ep_abcdef", secret_sha256="ab" * 32, scopes=("read", "put")
+        **BY, key_id="k-2", name="deploy", prefix="ep_abcdef", secret_sha256="ab" * 32, scopes=("queues", "messages")
     ),
     ev.KeyRevoked(**BY, key_id="k-2"),
     ev.QueueCreated(**BY, **QUEUE, request_id="r-2", name="account-deletions"),
