@@ -1,6 +1,7 @@
-"""How many attempts to one listener may be under way at once: additive increase, multiplicative decrease.
+"""How many attempts to one listener may be under way at once, and how many may begin in a second.
 
-For: the limit, from the answers. Not for: the circuit of a listener that is down (circuit.py)."""
+For: the limit, from the answers (additive increase, multiplicative decrease), and the pace.
+Not for: the circuit of a listener that is down (circuit.py)."""
 
 from __future__ import annotations
 
@@ -39,3 +40,21 @@ class Flow:
         self.max_in_flight = max_in_flight
         self._exact = min(self._exact, float(max_in_flight))
         self.limit = int(self._exact)
+
+
+class Pace:
+    """At most rate_per_s attempts, evenly; burst_s worth of them at once (the generic cell rate algorithm)."""
+
+    __slots__ = ("_burst_s", "_free_at_s", "rate_per_s")
+
+    def __init__(self, rate_per_s: float, *, burst_s: float) -> None:
+        self.rate_per_s = rate_per_s
+        self._burst_s = burst_s
+        self._free_at_s = 0.0
+
+    def begin(self, at_s: float) -> bool:
+        """Count one attempt, if it may begin at this moment (seconds, of any clock that only goes forward)."""
+        if self._free_at_s > at_s + self._burst_s:
+            return False
+        self._free_at_s = max(self._free_at_s, at_s) + 1 / self.rate_per_s
+        return True

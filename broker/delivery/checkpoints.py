@@ -15,9 +15,10 @@ from typing import Final
 
 from broker.core.cursor import Cursor
 from broker.core.events import encode
-from broker.delivery.courier import Courier, Stream, attempt_events, now_ms
+from broker.delivery.courier import Courier
 from broker.delivery.outstanding import Outstanding
 from broker.delivery.readers import Partition
+from broker.delivery.stream import Stream, attempt_events, now_ms
 from broker.errors import LogUnavailable
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.log import OutcomesTopic

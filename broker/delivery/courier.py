@@ -19,16 +19,16 @@ from random import random
 from typing import Final
 
 from broker.core.circuit import Circuit, State
-from broker.core.cursor import Cursor
 from broker.core.directory import Listener, Queue
-from broker.core.events import DeliveriesSettled, DeliveryAttempted, Event
-from broker.core.flow import Flow
+from broker.core.flow import Flow, Pace
 from broker.core.retry import RetryPolicy, next_at_ms
 from broker.core.signing import signature
+from broker.core.turns import Turns
 from broker.core.window import Window
 from broker.delivery.guard import Resolver, Target, parse_url
 from broker.delivery.http import ConnectFailed, Connection, connect
 from broker.delivery.message import Message
+from broker.delivery.stream import Delivery, Stream, now_ms
 from broker.errors import UnknownEvent
 
 log = logging.getLogger(__name__)
@@ -42,62 +42,6 @@ _PUSH_BACK_S_MAX: Final = 60
 _RATE_BURST_S: Final = 0.1
 _RATE_MIN: Final = 0.001
 _HEADERS_OURS: Final = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})
-
-
-class Delivery:
-    """The duty to bring one message to one listener. message: None while it must be read again.
-
-    number: attempts begun. again: it went again at once, on a new connection. turn: it is the one of its ordering key.
-    owed: what `outstanding` knows of it, when it comes from there and not from the window. first_at_ms: of its first
-    attempt here.
-    """
-
-    __slots__ = ("again", "first_at_ms", "message", "number", "offset", "owed", "stream", "turn")
-
-    def __init__(self, stream: Stream, offset: int, message: Message | None) -> None:
-        self.stream = stream
-        self.offset = offset
-        self.message = message
-        self.number = 0
-        self.again = False
-        self.turn = False
-        self.owed: object | None = None
-        self.first_at_ms = 0
-
-
-class Stream:
-    """The delivery of one partition's messages to one listener.
-
-    rows: first attempts that succeeded, for the next checkpoint (DeliveriesSettled.rows). attempts: all others.
-    dirty: changed since the last checkpoint. requested: a catch-up reader will come. alive: the partition is owned.
-    owed: deliveries from `outstanding` that its courier has now.
-    """
-
-    __slots__ = ("alive", "attempts", "courier", "dirty", "owed", "partition", "requested", "rows", "window")
-
-    def __init__(self, courier: Courier, partition: int, window: Window[Delivery]) -> None:
-        self.courier = courier
-        self.partition = partition
-        self.window = window
-        self.rows: list[tuple[int, int, int, int]] = []
-        self.attempts: list[DeliveryAttempted] = []
-        self.dirty = False
-        self.requested = False
-        self.alive = True
-        self.owed: set[Delivery] = set()
-
-    def cursor(self, tail: int) -> Cursor:
-        """Where the stream is, with the tail reader of its partition at this offset."""
-        window = self.window
-        oldest = min((d.message.put_at_ms for d in window.open.values() if d.message is not None), default=None)
-        return Cursor(
-            top=window.top(tail),
-            open=window.opened(),
-            pending=len(window.open) + len(window.behind),
-            oldest_at_ms=oldest,
-            state="down" if self.courier.circuit.state is State.OPEN else "live",
-            error=self.courier.error,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +66,6 @@ class Depot:
     gone: Callable[[Listener], None]
 
 
-def now_ms() -> int:
-    """Milliseconds since the UTC epoch."""
-    return time.time_ns() // 1_000_000
-
-
 class Courier:
     """One per listener and worker. key: the signing secret's bytes. Is the Owner of its connections."""
 
@@ -143,10 +82,10 @@ class Courier:
         self._key = key
         self._ready: deque[Delivery] = deque()
         self._retries: list[tuple[int, int, Delivery]] = []
-        self._turns: dict[str, deque[Delivery]] = {}  # by ordering key: who waits for the one whose turn it is
+        self._turns: Turns[Delivery] = Turns()
         self._active = False
         self._said_gone = False
-        self._rate_free_at = 0.0  # when the next attempt is within rate_per_s; loop time
+        self._pace: Pace | None = None
         self._under_way: dict[Connection, None] = {}  # in the order they were sent
         self._connecting: dict[asyncio.Task[None], Delivery] = {}
         self._idle: list[Connection] = []
@@ -163,7 +102,11 @@ class Courier:
         self._said_gone = False
         self._target: Target = parse_url(listener.notify_url)
         self._timeout_s = settings.timeout_ms / 1000
-        self._rate_per_s = None if settings.rate_per_s is None else max(settings.rate_per_s * share, _RATE_MIN)
+        rate_per_s = None if settings.rate_per_s is None else max(settings.rate_per_s * share, _RATE_MIN)
+        if rate_per_s is None:
+            self._pace = None
+        elif self._pace is None or self._pace.rate_per_s != rate_per_s:
+            self._pace = Pace(rate_per_s, burst_s=_RATE_BURST_S)
         self._policy = RetryPolicy(max_attempts=settings.max_attempts, max_age_ms=settings.max_age_s * 1000)
         self.flow.resize(max(1, round(settings.max_in_flight * share)))
         extra = "".join(
@@ -222,7 +165,7 @@ class Courier:
         if self.circuit.allowance is not None:
             limit = min(limit, self.circuit.allowance)
         while self._ready and len(self._under_way) + len(self._connecting) < limit:
-            if self._rate_per_s is not None and not self._within_rate(self._rate_per_s):
+            if self._pace is not None and not self._pace.begin(self._loop.time()):
                 return
             delivery = self._ready.popleft()
             if not self._may_go(delivery):
@@ -233,14 +176,6 @@ class Courier:
                 task = self._loop.create_task(self._connect(delivery))
                 self._connecting[task] = delivery
                 task.add_done_callback(self._connecting.pop)
-
-    def _within_rate(self, rate_per_s: float) -> bool:
-        """Count one attempt against rate_per_s, if it may begin now; a tick's worth may begin at once."""
-        now = self._loop.time()
-        if self._rate_free_at > now + _RATE_BURST_S:
-            return False
-        self._rate_free_at = max(self._rate_free_at, now) + 1 / rate_per_s
-        return True
 
     def _may_go(self, delivery: Delivery) -> bool:
         """Its turn among the messages of its ordering key; an undecodable message is settled here, loudly."""
@@ -259,13 +194,8 @@ class Courier:
             return False
         if message.key is None or delivery.turn:
             return True
-        waiting = self._turns.get(message.key)
-        if waiting is not None:
-            waiting.append(delivery)
-            return False
-        self._turns[message.key] = deque()
-        delivery.turn = True
-        return True
+        delivery.turn = self._turns.take(message.key, delivery)
+        return delivery.turn
 
     async def _connect(self, delivery: Delivery) -> None:
         try:
@@ -311,7 +241,7 @@ class Courier:
         if delivery.number == 1:
             stream.rows.append((delivery.offset, now_ms(), status, took_ms))
         else:
-            self._record(delivery, "delivered", status, None, took_ms, None)
+            stream.record(delivery, "delivered", status, None, took_ms, None)
         self.flow.succeeded()
         circuit = self.circuit
         if circuit.faults or circuit.allowance is not None:
@@ -370,14 +300,12 @@ class Courier:
                 self._next_turn(message.key)
 
     def _next_turn(self, key: str) -> None:
-        waiting = self._turns.get(key)
-        while waiting:
-            following = waiting.popleft()
-            if following.message is not None:  # its stream is still here
-                following.turn = True
-                self._ready.appendleft(following)
-                return
-        self._turns.pop(key, None)
+        following = self._turns.next(key)
+        while following is not None and following.message is None:  # its stream is gone
+            following = self._turns.next(key)
+        if following is not None:
+            following.turn = True
+            self._ready.appendleft(following)
 
     def _failed(
         self, delivery: Delivery, status: int | None, error: str | None, took_ms: int, retry_after_s: int | None
@@ -404,7 +332,7 @@ class Courier:
             retry_after_s=retry_after_s,
             jitter=random(),  # noqa: S311 - it spreads retries, it guards nothing
         )
-        self._record(delivery, "failed" if due_ms is not None else "parked", status, error, took_ms, due_ms)
+        delivery.stream.record(delivery, "failed" if due_ms is not None else "parked", status, error, took_ms, due_ms)
         if status == 410 and self.listener.paused is None and not self._said_gone:
             self._said_gone = True
             self.depot.gone(self.listener)
@@ -422,59 +350,16 @@ class Courier:
         if not delivery.stream.dirty:
             self.depot.touched(delivery.stream)
 
-    def _record(
-        self,
-        delivery: Delivery,
-        outcome: str,
-        status: int | None,
-        error: str | None,
-        took_ms: int,
-        due_ms: int | None,
-    ) -> None:
-        message = delivery.message
-        if message is None:
-            return
-        attempt = DeliveryAttempted(
-            at_ms=now_ms(),
-            organization_id=self.listener.organization_id,
-            actor="worker",
-            listener_id=self.listener.id,
-            queue_id=self.listener.queue_id,
-            message_id=message.id.decode(),
-            partition=delivery.stream.partition,
-            offset=delivery.offset,
-            number=delivery.number,
-            outcome=outcome,
-            status=status,
-            error=error,
-            took_ms=took_ms,
-            next_at_ms=due_ms,
-        )
-        delivery.stream.attempts.append(attempt)
-        if outcome != "delivered":
-            log.info(
-                "attempt.failed message=%s listener=%s number=%d status=%s error=%s took_ms=%d next_at_ms=%s",
-                attempt.message_id,
-                attempt.listener_id,
-                attempt.number,
-                status,
-                error,
-                took_ms,
-                due_ms,
-            )
-
     def stand_down(self) -> None:
         """Let go of every message that is not under way: the listener is down or paused, and may be so for long."""
         idle = [*self._ready, *(delivery for _, _, delivery in self._retries)]
-        idle += [delivery for waiting in self._turns.values() for delivery in waiting]
         self._ready.clear()
         self._retries.clear()
-        self._turns.clear()
         for delivery in idle:  # before the others: the one that has just failed still has its connection
             delivery.turn = False
-        for delivery in (*(connection.work for connection in self._under_way), *self._connecting.values()):
-            if delivery.turn and delivery.message is not None and delivery.message.key is not None:
-                self._turns[delivery.message.key] = deque()
+        under_way = (*(connection.work for connection in self._under_way), *self._connecting.values())
+        keys = [delivery.message.key for delivery in under_way if delivery.turn and delivery.message is not None]
+        idle += self._turns.restart(key for key in keys if key is not None)
         for delivery in idle:
             self._let_go(delivery)
             stream = delivery.stream
@@ -514,7 +399,7 @@ class Courier:
         if self._pushed_back_until_ms and self._pushed_back_until_ms <= at_ms:
             self._pushed_back_until_ms = 0
             self.pump()
-        if self._ready and self._rate_per_s is not None:
+        if self._ready and self._pace is not None:
             self.pump()
         if self._retries and self._retries[0][0] <= at_ms:
             while self._retries and self._retries[0][0] <= at_ms:
@@ -539,7 +424,7 @@ class Courier:
         self.behind.discard(stream)
         for delivery in (*stream.window.open.values(), *stream.owed):
             if delivery.turn and delivery.message is not None and delivery.message.key is not None:
-                self._turns.pop(delivery.message.key, None)  # who waits for it is of the same partition
+                self._turns.drop(delivery.message.key)  # who waits for it is of the same partition
             delivery.turn = False
             self._let_go(delivery)
         stream.owed.clear()
@@ -554,24 +439,3 @@ class Courier:
             task.cancel()
         for connection in (*self._idle, *self._under_way):
             connection.close()
-
-
-def attempt_events(stream: Stream, at_ms: int) -> list[Event]:
-    """What a checkpoint writes to `deliveries` for this stream, taken out of it."""
-    rows, stream.rows = stream.rows, []
-    attempts, stream.attempts = stream.attempts, []
-    events: list[Event] = list(attempts)
-    if rows:
-        listener = stream.courier.listener
-        events.append(
-            DeliveriesSettled(
-                at_ms=at_ms,
-                organization_id=listener.organization_id,
-                actor="worker",
-                listener_id=listener.id,
-                queue_id=listener.queue_id,
-                partition=stream.partition,
-                rows=tuple(rows),
-            )
-        )
-    return events

@@ -16,9 +16,10 @@ from random import random
 from typing import Final
 
 from broker.core.circuit import PROBE_MS_FIRST, PROBE_MS_MAX, State
-from broker.delivery.courier import Courier, now_ms
+from broker.delivery.courier import Courier
 from broker.delivery.guard import Resolver, parse_url
 from broker.delivery.http import ConnectFailed, Connection, connect
+from broker.delivery.stream import now_ms
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,10 @@ import logging
 from typing import Any, Final
 
 from broker.core.events import DeliveryParked, DeliverySetAside, MessagePut, decode, encode
-from broker.delivery.courier import Courier, Delivery, now_ms
+from broker.delivery.courier import Courier
 from broker.delivery.message import Message
 from broker.delivery.readers import Partition
+from broker.delivery.stream import Delivery, now_ms
 from broker.errors import LogUnavailable, UnknownEvent
 from broker.kafka.log import OutcomesTopic
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Final, Protocol
 
-from broker.delivery.courier import Courier, Delivery, Stream
+from broker.delivery.courier import Courier
 from broker.delivery.message import Message
+from broker.delivery.stream import Delivery, Stream
 from broker.errors import LogUnavailable
 
 log = logging.getLogger(__name__)

@@ -18,13 +18,14 @@ from broker.core.events import Event, ListenerPaused, QueueDeleted
 from broker.core.signing import secret_bytes
 from broker.core.window import Window
 from broker.delivery.checkpoints import Checkpoints
-from broker.delivery.courier import Courier, Delivery, Depot, Stream, now_ms
+from broker.delivery.courier import Courier, Depot
 from broker.delivery.guard import Resolver
 from broker.delivery.http import tls_context
 from broker.delivery.liveness import Liveness
 from broker.delivery.message import Message, messages
 from broker.delivery.outstanding import Outstanding
 from broker.delivery.readers import CatchUp, Partition
+from broker.delivery.stream import Delivery, Stream, now_ms
 from broker.errors import BrokerError, LogUnavailable
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.log import KafkaLog

@@ -15,11 +15,12 @@ import pytest
 from broker.core.directory import Listener, Queue
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, ListenerSettings, MessagePut, encode
 from broker.delivery import courier as courier_module
-from broker.delivery.courier import Courier, Delivery, Depot, Stream, attempt_events, now_ms
+from broker.delivery.courier import Courier, Depot
 from broker.delivery.guard import Resolver
 from broker.delivery.liveness import Liveness
 from broker.delivery.message import Message
 from broker.delivery.readers import CatchUp, Partition
+from broker.delivery.stream import Delivery, Stream, attempt_events, now_ms
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"

@@ -12,7 +12,7 @@ from broker.core.circuit import State
 from broker.core.window import Window
 from broker.delivery import courier as courier_module
 from broker.delivery import readers
-from broker.delivery.courier import Delivery, Stream
+from broker.delivery.stream import Delivery, Stream
 
 FAIL = b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n"
 BUSY = b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n"

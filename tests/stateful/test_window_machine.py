@@ -28,9 +28,9 @@ from broker.core.circuit import State
 from broker.core.cursor import Cursor
 from broker.core.window import Window
 from broker.delivery import courier, readers
-from broker.delivery.courier import Delivery, Stream
 from broker.delivery.message import Message
 from broker.delivery.readers import CatchUp, Partition
+from broker.delivery.stream import Delivery, Stream
 
 PARTITION = 0
 OWN, OTHER = "own", "other"

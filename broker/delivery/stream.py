@@ -1,0 +1,146 @@
+"""A stream, the delivery of one partition's messages to one listener, and the deliveries in it.
+
+For: what is known of each, where the stream stands, what a checkpoint writes of it. Not for: which offsets it takes
+(broker/core/window.py), sending (courier.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from broker.core.circuit import State
+from broker.core.cursor import Cursor
+from broker.core.events import DeliveriesSettled, DeliveryAttempted, Event
+from broker.core.window import Window
+from broker.delivery.message import Message
+
+if TYPE_CHECKING:
+    from broker.delivery.courier import Courier
+
+log = logging.getLogger(__name__)
+
+
+class Delivery:
+    """The duty to bring one message to one listener. message: None while it must be read again.
+
+    number: attempts begun. again: it went again at once, on a new connection. turn: it is the one of its ordering key.
+    owed: what `outstanding` knows of it, when it comes from there and not from the window. first_at_ms: of its first
+    attempt here.
+    """
+
+    __slots__ = ("again", "first_at_ms", "message", "number", "offset", "owed", "stream", "turn")
+
+    def __init__(self, stream: Stream, offset: int, message: Message | None) -> None:
+        self.stream = stream
+        self.offset = offset
+        self.message = message
+        self.number = 0
+        self.again = False
+        self.turn = False
+        self.owed: object | None = None
+        self.first_at_ms = 0
+
+
+class Stream:
+    """The delivery of one partition's messages to one listener.
+
+    rows: first attempts that succeeded, for the next checkpoint (DeliveriesSettled.rows). attempts: all others.
+    dirty: changed since the last checkpoint. requested: a catch-up reader will come. alive: the partition is owned.
+    owed: deliveries from `outstanding` that its courier has now.
+    """
+
+    __slots__ = ("alive", "attempts", "courier", "dirty", "owed", "partition", "requested", "rows", "window")
+
+    def __init__(self, courier: Courier, partition: int, window: Window[Delivery]) -> None:
+        self.courier = courier
+        self.partition = partition
+        self.window = window
+        self.rows: list[tuple[int, int, int, int]] = []
+        self.attempts: list[DeliveryAttempted] = []
+        self.dirty = False
+        self.requested = False
+        self.alive = True
+        self.owed: set[Delivery] = set()
+
+    def cursor(self, tail: int) -> Cursor:
+        """Where the stream is, with the tail reader of its partition at this offset."""
+        window = self.window
+        oldest = min((d.message.put_at_ms for d in window.open.values() if d.message is not None), default=None)
+        return Cursor(
+            top=window.top(tail),
+            open=window.opened(),
+            pending=len(window.open) + len(window.behind),
+            oldest_at_ms=oldest,
+            state="down" if self.courier.circuit.state is State.OPEN else "live",
+            error=self.courier.error,
+        )
+
+    def record(
+        self,
+        delivery: Delivery,
+        outcome: str,
+        status: int | None,
+        error: str | None,
+        took_ms: int,
+        due_ms: int | None,
+    ) -> None:
+        """Keep what an attempt came to, for the next checkpoint; one that failed is logged now."""
+        message, listener = delivery.message, self.courier.listener
+        if message is None:
+            return
+        attempt = DeliveryAttempted(
+            at_ms=now_ms(),
+            organization_id=listener.organization_id,
+            actor="worker",
+            listener_id=listener.id,
+            queue_id=listener.queue_id,
+            message_id=message.id.decode(),
+            partition=self.partition,
+            offset=delivery.offset,
+            number=delivery.number,
+            outcome=outcome,
+            status=status,
+            error=error,
+            took_ms=took_ms,
+            next_at_ms=due_ms,
+        )
+        self.attempts.append(attempt)
+        if outcome != "delivered":
+            log.info(
+                "attempt.failed message=%s listener=%s number=%d status=%s error=%s took_ms=%d next_at_ms=%s",
+                attempt.message_id,
+                attempt.listener_id,
+                attempt.number,
+                status,
+                error,
+                took_ms,
+                due_ms,
+            )
+
+
+def now_ms() -> int:
+    """Milliseconds since the UTC epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def attempt_events(stream: Stream, at_ms: int) -> list[Event]:
+    """What a checkpoint writes to `deliveries` for this stream, taken out of it."""
+    rows, stream.rows = stream.rows, []
+    attempts, stream.attempts = stream.attempts, []
+    events: list[Event] = list(attempts)
+    if rows:
+        listener = stream.courier.listener
+        events.append(
+            DeliveriesSettled(
+                at_ms=at_ms,
+                organization_id=listener.organization_id,
+                actor="worker",
+                listener_id=listener.id,
+                queue_id=listener.queue_id,
+                partition=stream.partition,
+                rows=tuple(rows),
+            )
+        )
+    return events
