@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
 import pytest
@@ -250,7 +251,8 @@ async def test_a_listener_far_behind_is_caught_up_from_the_log_in_order_of_offse
     worker = await rig.work()
     ids: list[str] = []
     for _ in range(6):
-        ids += await rig.put(queue, *("x" * 4000 for _ in range(1000)))
+        puts = await asyncio.gather(*(rig.put(queue, "x" * 4000) for _ in range(1000)))
+        ids += [one for (one,) in puts]
     await until(lambda: len(rig.listeners.taken("quick")) == 6000, what="the quick one has all")
     held = worker._couriers[listener.id]._held
     assert held <= 64
