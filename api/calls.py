@@ -27,6 +27,7 @@ from broker.puts import random_bits
 log = logging.getLogger(__name__)
 
 _JSON: Final = b"application/json"
+_QUERY_FIELDS_MAX: Final = 100
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z._:/+=-]{1,128}")
 T = TypeVar("T")
 
@@ -48,6 +49,7 @@ class Call:
 
     __slots__ = (
         "_body_bytes_max",
+        "_content_encoding",
         "_content_type",
         "_host",
         "_length",
@@ -69,6 +71,7 @@ class Call:
         headers = dict(scope["headers"])  # of one sent twice the last
         self.key_text = headers.get(b"x-api-key", b"")
         self._content_type = headers.get(b"content-type", b"")
+        self._content_encoding = headers.get(b"content-encoding", b"")
         self._length = headers.get(b"content-length", b"0")
         self._host = headers.get(b"host", b"")
         given = headers.get(b"x-request-id")
@@ -98,9 +101,9 @@ class Call:
         """The query's parameters; of one given twice the last."""
         try:
             text = self.scope["query_string"].decode()
-            return dict(parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=100))
+            return dict(parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_QUERY_FIELDS_MAX))
         except (UnicodeDecodeError, ValueError):
-            raise Malformed("The query is not percent-encoded UTF-8.") from None
+            raise Malformed(f"The query is not percent-encoded UTF-8 of at most {_QUERY_FIELDS_MAX} fields.") from None
 
     def href(self, path: str) -> str:
         """An absolute link to a path that starts with /v1."""
@@ -117,6 +120,8 @@ class Call:
         kind = self._content_type
         if kind != _JSON and not _is_json(kind):
             raise NotJson("Send the body as application/json.")
+        if self._content_encoding not in (b"", b"identity"):
+            raise NotJson("Send the body as it is, without a content-encoding.")
         return parse(await self.body(), shape)
 
     async def body(self) -> bytes:
@@ -166,7 +171,7 @@ class Resource:
         try:
             if method is None:
                 if scope["method"] == "OPTIONS":
-                    await answer(send, 204, [(b"allow", self._allow.encode())], None, b"", call.request_id)
+                    await answer(send, scope, 204, [(b"allow", self._allow.encode())], None, b"", call.request_id)
                     return
                 raise MethodNotAllowed(f"This resource has no {scope['method']}.", allow=self._allow)  # noqa: TRY301
             call.key = await self._service.keys.find(call.key_text)
@@ -177,18 +182,20 @@ class Resource:
         except Exception as error:  # noqa: BLE001 - told apart by problem(); a stack trace goes to the log only
             await answer_problem(send, scope, error, call.request_id)
             return
-        await answer(send, 200, [], _JSON, b"" if scope["method"] == "HEAD" else body, call.request_id)
+        await answer(send, scope, 200, [], _JSON, body, call.request_id)
 
 
-async def answer(send: Send, status: int, headers: Headers, kind: bytes | None, body: bytes, request_id: bytes) -> None:
-    """Send a whole response."""
+async def answer(
+    send: Send, scope: Scope, status: int, headers: Headers, kind: bytes | None, body: bytes, request_id: bytes
+) -> None:
+    """Send a whole response; to a HEAD all but the body."""
     if kind is not None:
         headers.append((b"content-type", kind))
     if status != 204:
         headers.append((b"content-length", b"%d" % len(body)))
     headers.append((b"x-request-id", request_id))
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
 
 async def answer_problem(send: Send, scope: Scope, error: BaseException, request_id: bytes) -> None:
@@ -198,7 +205,7 @@ async def answer_problem(send: Send, scope: Scope, error: BaseException, request
         log.error("request.failed id=%s path=%s", request_id.decode(), scope["path"], exc_info=error)
     elif isinstance(error, Unavailable):
         log.warning("request.unavailable id=%s path=%s reason=%s", request_id.decode(), scope["path"], error)
-    await answer(send, status, headers, MEDIA_TYPE, b"" if scope["method"] == "HEAD" else body, request_id)
+    await answer(send, scope, status, headers, MEDIA_TYPE, body, request_id)
 
 
 def _is_json(kind: bytes) -> bool:

@@ -19,9 +19,11 @@ _TITLES: Final = {
     403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
+    408: "Request Timeout",
     413: "Content Too Large",
     415: "Unsupported Media Type",
     422: "Unprocessable Entity",
+    431: "Request Header Fields Too Large",
     500: "Internal Server Error",
     503: "Service Unavailable",
 }
@@ -69,7 +71,7 @@ class TooLarge(errors.BrokerError):
 
 
 class NotJson(errors.BrokerError):
-    """The request's content type is not JSON."""
+    """The request's content type is not JSON, or it is encoded."""
 
     code = "not-json"
 
@@ -123,7 +125,7 @@ def problem(error: BaseException) -> Problem:
 
 
 def framework_problem(status: int, detail: str) -> Problem:
-    """The answer to what Starlette itself refused."""
+    """The answer to what Starlette or the server refused without asking a resource."""
     status = status if status in _TITLES else 400
     return _problem(status, _TITLES[status].lower().replace(" ", "-"), detail, (), [])
 

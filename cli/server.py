@@ -1,31 +1,45 @@
-"""An HTTP server on a socket that is bound already: uvicorn with our settings.
+"""An HTTP server on a socket that is bound already: uvicorn with our settings, and bounds on what a client may do.
 
 For: the API processes and the listeners of `everput demo`. Not for: signals (the process has its own) or the app."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import Any, Final
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from api.problems import MEDIA_TYPE, framework_problem
 from cli.listen import BACKLOG
 
 KEEP_ALIVE_S: Final = 75  # longer than the 60 s after which common proxies drop their side
 FINISH_S: Final = 7  # for running requests, after should_exit
+HEAD_BYTES_MAX: Final = 32 << 10
+REQUEST_S: Final = 60.0
+_LOOK_TICKS: Final = 20  # of 100 ms
+
+# At WARNING it tells of each client that speaks no HTTP, and anybody may send those by the thousand.
+logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
 
 class Server(uvicorn.Server):
-    """app: ASGI. accepts: called once when requests are taken. Await serve(sockets=[…]); set should_exit to end it."""
+    """app: ASGI. accepts: called once when requests are taken. Await serve(sockets=[…]); set should_exit to end it.
 
-    def __init__(self, app: Any, *, accepts: Callable[[], None] = lambda: None) -> None:
+    request_s: how long a client may take to send a request, or to begin its first one.
+    """
+
+    def __init__(self, app: Any, *, accepts: Callable[[], None] = lambda: None, request_s: float = REQUEST_S) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="none",
-                http="httptools",
+                http=_Connection,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -38,11 +52,89 @@ class Server(uvicorn.Server):
             )
         )
         self._accepts = accepts
+        self._request_s = request_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._accepts()
 
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _LOOK_TICKS == 0:
+            before = asyncio.get_running_loop().time() - self._request_s
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, _Connection):
+                    connection.close_if_waiting_since(before)
+        return await super().on_tick(counter)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+class _Connection(HttpToolsProtocol):
+    """One client. What uvicorn leaves open: a head without end, a request that never comes, errors as plain text."""
+
+    _waiting_since: float | None = None  # for the rest of a request; None: there is none under way
+    _head_bytes = 0  # of an unfinished head, after the read in which it began; below 0 in that read
+    _read_bytes = 0  # in this read
+    _in_head = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._waiting_since = self.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        self._read_bytes = len(data)
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
+                self._refuse_head()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        self._head_bytes = -self._read_bytes
+        self._waiting_since = self.loop.time()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        if self._read_bytes > HEAD_BYTES_MAX or self._head_bytes >= 0:  # a head in one small read needs no counting
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > HEAD_BYTES_MAX:
+                self._refuse_head()
+                return
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self.transport.is_closing():
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._waiting_since = None
+        if not self.transport.is_closing():
+            super().on_message_complete()
+
+    def close_if_waiting_since(self, before: float) -> None:
+        """Close when the client has owed the rest of a request for longer."""
+        if self._waiting_since is None or self._waiting_since > before or self.transport.is_closing():
+            return
+        if self._in_head or (self.cycle is not None and not self.cycle.response_started):
+            self._refuse(408, "The request took too long to arrive.")
+        else:
+            self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        if not self.transport.is_closing():
+            self._refuse(400, msg)
+
+    def _refuse_head(self) -> None:
+        self._refuse(431, f"The request's line and headers may have at most {HEAD_BYTES_MAX} bytes.")
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Answer without the app, and close."""
+        told = framework_problem(status, detail)
+        lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode()), b"content-type: " + MEDIA_TYPE]
+        lines += [b"content-length: %d" % len(told.body), b"connection: close", b"", told.body]
+        self.transport.write(b"\r\n".join(lines))
+        self.transport.close()

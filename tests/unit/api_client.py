@@ -20,6 +20,7 @@ class Api:
 
     def __init__(self, log: Any, app: Any, settings: Settings, organization_id: str, key: str) -> None:
         self.log = log
+        self.app = app
         self.settings = settings
         self.organization_id = organization_id
         self.key = key

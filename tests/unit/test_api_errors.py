@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import orjson
 import pytest
 from api_client import Api, make_api
@@ -177,6 +179,13 @@ async def test_a_content_type_other_than_json_is_415(api, kind):
     problem(answer, 415, "not-json")
 
 
+async def test_an_encoded_body_is_415(api):
+    for headers in ({"content-encoding": "gzip"}, {"content-encoding": "br, identity"}):
+        problem(await api.put("/v1/queues", content=gzip.compress(b'{"name":"a"}'), headers=headers), 415, "not-json")
+    headers = {"content-encoding": "identity"}
+    assert (await api.put("/v1/queues", content=b'{"name":"a"}', headers=headers)).status_code == 200
+
+
 @pytest.mark.parametrize(
     "kind", ["application/json", "Application/JSON; charset=UTF-8", 'application/json;charset="utf-8"']
 )
@@ -343,6 +352,7 @@ async def test_head_is_get_without_the_body(api):
     answer = await api.request("HEAD", "/v1/queues")
     assert answer.status_code == 200
     assert answer.content == b""
+    assert answer.headers["content-length"] == (await api.get("/v1/queues")).headers["content-length"]
 
 
 json_values = st.recursive(
