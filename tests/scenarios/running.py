@@ -27,12 +27,13 @@ def wait_until(condition: Callable[[], T], *, what: str, within_s: float = WAIT_
     return found
 
 
-def is_running(pid: int) -> bool:
-    """Whether there is such a process, and it is no zombie."""
+def is_running(pid: int, *, parent: int | None = None) -> bool:
+    """Whether there is such a process, and it is no zombie. parent: and whether this one has started it."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        state, started_by, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return False
+    return state != "Z" and parent in (None, int(started_by))
 
 
 def clean_environment(**more: str) -> dict[str, str]:
@@ -124,6 +125,13 @@ class Running:
         """Those of all processes it ever started that still run."""
         pids = [int(pid) for text in self.stderr for pid in re.findall(r"process\.started .*pid=(\d+)", text)]
         return [pid for pid in pids if is_running(pid)]
+
+    def running(self, process: str) -> int | None:
+        """The pid of its newest incarnation, if that runs now."""
+        if not self.events("process.started", process=process):
+            return None
+        pid = self.pid_of(process)
+        return pid if is_running(pid, parent=self.process.pid) else None
 
     def kill(self, process: str) -> None:
         """SIGKILL, and wait until another one is ready (Kafka: started)."""

@@ -1,0 +1,121 @@
+"""A bad network: a TCP proxy that delays, swallows, resets and half-closes, as its dice decide.
+
+For: standing between two of the processes of a run. Not for: what goes through it; it knows bytes only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+import struct
+from collections import Counter
+from typing import Any, Self
+
+_CHUNK = 1 << 16
+
+
+class Proxy:
+    """From a port of its own on 127.0.0.1 to another one.
+
+    trouble: the chance that a connection gets into trouble, which then happens somewhere in its first `within` bytes,
+    to one of its directions. troubles: what has happened so far, by kind:
+
+    delay    all bytes wait for a moment, once
+    swallow  nothing more comes through in this direction, and the connection stays
+    reset    both ends are told that the other has reset it
+    half     this direction ends in order, the other goes on
+    """
+
+    def __init__(self, target: int, dice: random.Random, *, trouble: float, within: int) -> None:
+        self.target = target
+        self.trouble = trouble
+        self.troubles: Counter[str] = Counter()
+        self.port = 0
+        self._dice = dice
+        self._within = within
+        self._open: set[asyncio.Task[Any]] = set()
+        self._server: Any = None
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self.port, backlog=1024)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        self.cut()
+        await asyncio.gather(*self._open, return_exceptions=True)
+
+    def cut(self) -> None:
+        """End every connection there is."""
+        for task in self._open:
+            task.cancel()
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.add(task)
+        writers = [writer]
+        try:
+            there, thither = await asyncio.open_connection("127.0.0.1", self.target)
+            writers.append(thither)
+            kind, direction, after = "", 0, 0
+            if self._dice.random() < self.trouble:
+                kind = self._dice.choice(("delay", "swallow", "reset", "half"))
+                direction, after = self._dice.randrange(2), self._dice.randrange(self._within)
+            pumps = [
+                self._pump(reader, thither, kind if direction == 0 else "", after),
+                self._pump(there, writer, kind if direction == 1 else "", after),
+            ]
+            async with asyncio.TaskGroup() as group:
+                for pump in pumps:
+                    group.create_task(pump)
+        except* (OSError, _Reset):
+            for one in writers:
+                _reset(one)
+        except* asyncio.CancelledError:
+            pass
+        finally:
+            for one in writers:
+                one.transport.abort()
+            self._open.discard(task)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kind: str, after: int) -> None:
+        """Until this direction ends. after: how many bytes before the trouble."""
+        left = after
+        while data := await reader.read(_CHUNK):
+            if kind and len(data) > left:
+                writer.write(data[:left])
+                self.troubles[kind] += 1
+                if kind == "delay":
+                    await asyncio.sleep(self._dice.uniform(0.05, 3))
+                elif kind == "swallow":
+                    await _swallow(reader)
+                    return
+                elif kind == "reset":
+                    raise _Reset
+                else:
+                    break
+                data, kind = data[left:], ""
+            left -= len(data)
+            writer.write(data)
+            await writer.drain()
+        with contextlib.suppress(OSError):
+            writer.write_eof()
+        await _swallow(reader)
+
+
+class _Reset(Exception):
+    """The dice want this connection to be reset."""
+
+
+async def _swallow(reader: asyncio.StreamReader) -> None:
+    while await reader.read(_CHUNK):
+        pass
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Close so that the other end gets RST instead of FIN."""
+    with contextlib.suppress(OSError):
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
