@@ -13,6 +13,8 @@ Rule 1: an own offset is settled, open, behind, or at or after scan_from. Nothin
 Rule 2: every open offset is below every one behind, and those are below scan_from.
 Rule 3: a stream with nothing behind and no scan_from is *attached*: the tail tells it of every own offset. Any other
         one is told by catch-up readers, which begin at wanted() and never read past the tail.
+Rule 4: nothing is taken from the tail while the message of an earlier offset is missing: what has the same ordering
+        key must not overtake it.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ class Window(Generic[D]):
         """The tail is at an own offset. delivery: None when there is no room. Whether the stream took it."""
         if offset < self.begin or self.scan_from is not None:
             return False
-        if delivery is not None and not self.behind:
+        if delivery is not None and not self.behind and not self.missing:
             self.open[offset] = delivery
             return True
         if len(self.behind) < BEHIND_MAX:

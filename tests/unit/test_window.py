@@ -65,11 +65,23 @@ def test_a_cursor_above_the_tail_is_not_delivered_again_when_the_tail_comes_by()
     assert window.wanted() == 4
     assert not window.seen(4, "a")
     assert not window.seen(9, "b")
-    assert window.seen(10, "c")
     assert window.top(5) == 10
     assert window.found(4) == "again"
     assert window.found(4) is None
+    assert window.seen(10, "c")
     assert window.opened() == (4, 10)
+
+
+def test_nothing_overtakes_an_earlier_message_that_must_be_read_again():
+    window: Window[str] = Window()
+    window.restore(Cursor(top=10, open=(4,)), 10, [(4, "again")])
+    assert not window.seen(10, "of the same ordering key")
+    assert (window.wanted(), window.top(11)) == (4, 10)
+    assert window.found(4) == "again"
+    assert window.may_take(10)
+    window.take(10, "of the same ordering key")
+    assert window.attached
+    assert window.seen(11, "and now the tail's")
 
 
 def test_a_cursor_below_the_tail_is_caught_up_from_its_top():
