@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from typing import Final
 
 from broker.core.cursor import Cursor
@@ -22,11 +23,17 @@ from broker.delivery.stream import Stream, attempt_events, now_ms
 from broker.errors import LogUnavailable
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.log import OutcomesTopic
+from broker.kafka.tail import SESSION_TIMEOUT_MS
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_S: Final = 1.0
+SUSPENDED_S: Final = SESSION_TIMEOUT_MS / 1000 - CHECKPOINT_S  # after it, others may own what we think is ours
 IDLE_CHECKPOINT_S: Final = 60.0  # how stale an idle listener's committed offset may be; it also keeps it from expiring
+
+
+class Suspended(Exception):
+    """The process did not run for so long that its partitions may be another worker's; it must begin anew."""
 
 
 class Checkpoints:
@@ -48,6 +55,7 @@ class Checkpoints:
         self._dirty: set[Stream] = set()
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}  # taken from their streams, not yet written
         self._one_at_a_time = asyncio.Lock()
+        self._suspended = False
 
     def touched(self, stream: Stream) -> None:
         """The stream has changed since its last checkpoint."""
@@ -59,17 +67,28 @@ class Checkpoints:
         self._dirty.clear()
 
     async def run(self) -> None:
-        """One checkpoint a second, for ever."""
+        """One checkpoint a second, for ever (Suspended)."""
         while True:
-            await asyncio.sleep(CHECKPOINT_S)
+            await self._pause()
             try:
                 await self.checkpoint()
             except LogUnavailable as error:
                 log.warning("checkpoint.failed error=%s", error)
 
+    async def _pause(self) -> None:
+        """Until the next checkpoint (Suspended: there is none any more, for what we know is out of date)."""
+        before = time.monotonic()
+        await asyncio.sleep(CHECKPOINT_S)
+        stood_still_s = time.monotonic() - before
+        if stood_still_s > SUSPENDED_S:
+            self._suspended = True
+            raise Suspended(f"this process stood still for {stood_still_s:.0f} s")
+
     async def checkpoint(self) -> None:
         """All streams that have changed (LogUnavailable)."""
         async with self._one_at_a_time:
+            if self._suspended:
+                return
             streams, cursors = self._collect()
             try:
                 if self._outcomes:
@@ -117,7 +136,7 @@ class Checkpoints:
         rounds = int(IDLE_CHECKPOINT_S / CHECKPOINT_S)
         turn = 0
         while True:
-            await asyncio.sleep(CHECKPOINT_S)
+            await self._pause()
             turn = (turn + 1) % rounds
             cursors: dict[str, dict[int, Cursor]] = {}
             for courier in list(self._couriers.values())[turn::rounds]:

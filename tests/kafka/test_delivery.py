@@ -10,6 +10,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from broker.core.cursor import Cursor
+from broker.delivery import checkpoints as checkpoints_module
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
@@ -259,6 +260,22 @@ async def test_a_listener_far_behind_is_caught_up_from_the_log_in_order_of_offse
     rig.listeners.down.clear()
     await until(lambda: len(rig.listeners.taken("behind")) >= 6000, what="the other one has caught up")
     assert rig.listeners.ids("behind") == Counter(ids)
+
+
+async def test_a_worker_that_stood_still_for_a_session_ends_without_moving_a_cursor(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a")
+    worker = await rig.work()
+    monkeypatch.setattr(checkpoints_module, "SUSPENDED_S", -1.0)  # any pause is too long
+    await rig.put(queue, "m")
+    with pytest.raises(checkpoints_module.Suspended):
+        await worker.failed()
+    before = await cursors(rig, listener.id)
+    await until(lambda: rig.listeners.taken("a"), what="the delivery")
+    await rig.end(worker)
+    assert await cursors(rig, listener.id) == before
 
 
 def _place(message_id: str) -> dict[str, int]:
