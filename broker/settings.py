@@ -50,5 +50,5 @@ class Settings:
     sealing_key: str = field(repr=False)
     allow_networks: tuple[Network, ...] = ()
     public_url: str | None = None
-    append_timeout_ms: int = 10_000
+    append_timeout_ms: int = 5_000
     body_bytes_max: int = 8 << 20

@@ -159,7 +159,7 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     },
     "public_url": {"metavar": "URL", "help": "What the links in answers start with, when behind a proxy."},
     "body_bytes_max": {"type": _count, "default": 8 << 20, "help": "The largest request body."},
-    "append_timeout_ms": {"type": _count, "default": 10_000, "help": "How long a request waits for Kafka."},
+    "append_timeout_ms": {"type": _count, "default": 5_000, "help": "How long a request waits for Kafka."},
     "log_level": {"type": click.Choice(logs.LEVELS), "default": "info", "help": "The least that is logged."},
     "topic_prefix": {"default": "everput.", "help": "Before the name of every topic and group."},
     "partitions": {

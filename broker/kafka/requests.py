@@ -24,9 +24,7 @@ from broker.settings import KafkaSettings
 
 EARLIEST: Final = -2
 LATEST: Final = -1
-_NO_GENERATION: Final = (
-    -1
-)  # a commit from outside the group's membership: Kafka takes it while the group has no members
+_NO_GENERATION: Final = -1  # of a commit from outside the group: Kafka takes it while the group has no members
 _RETRY_PAUSE_S: Final = 0.05
 
 T = TypeVar("T")
@@ -171,20 +169,23 @@ class KafkaRequests:
         return node
 
     async def _retried(self, ask: Callable[[], Awaitable[T]], *, group: str | None = None) -> T:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._timeout_ms / 1000
-        while True:
-            try:
-                return await ask()
-            except (kafka_errors.KafkaError, OSError, IndexError) as error:
-                if isinstance(error, kafka_errors.KafkaError) and not error.retriable:
-                    raise LogUnavailable(f"Kafka refused: {type(error).__name__}") from error
-                if loop.time() >= deadline:
-                    raise LogUnavailable(f"Kafka did not answer: {type(error).__name__}") from error
-            if group is not None:
-                self._coordinators.pop(group, None)
-            await asyncio.sleep(_RETRY_PAUSE_S)
-            await self._client.force_metadata_update()
+        last: Exception | None = None
+        try:
+            async with asyncio.timeout(self._timeout_ms / 1000):
+                while True:
+                    try:
+                        return await ask()
+                    except (kafka_errors.KafkaError, OSError, IndexError) as error:
+                        if isinstance(error, kafka_errors.KafkaError) and not error.retriable:
+                            raise LogUnavailable(f"Kafka refused: {type(error).__name__}") from error
+                        last = error
+                    if group is not None:
+                        self._coordinators.pop(group, None)
+                    await asyncio.sleep(_RETRY_PAUSE_S)
+                    await self._client.force_metadata_update()  # which waits as long as a request
+        except TimeoutError:
+            why = "" if last is None else f": {type(last).__name__}"
+            raise LogUnavailable(f"Kafka did not answer in time{why}") from last
 
 
 def _check(code: int) -> None:

@@ -241,6 +241,10 @@ async def test_an_outage_is_told_in_time_and_what_was_acknowledged_is_there_afte
             with pytest.raises(LogUnavailable):  # said at once: nothing is acknowledged at the moment
                 await log.messages.append(record(111))
             assert time.monotonic() - began < 1.5
+            began = time.monotonic()
+            with pytest.raises(LogUnavailable):
+                await log.messages.end_offsets()
+            assert time.monotonic() - began < 6  # all tries together
     finally:
         if outage == "stands still":
             os.kill(kafka.pid, signal.SIGCONT)
