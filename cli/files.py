@@ -6,6 +6,7 @@ Not for: what is in the embedded Kafka's own folder (broker/kafka/embedded.py)."
 from __future__ import annotations
 
 import os
+import secrets
 from contextlib import suppress
 from pathlib import Path
 
@@ -64,6 +65,16 @@ def make_data_dir(data_dir: Path) -> None:
         raise ConfigurationError(f"can't make the data directory {data_dir}: {error.strerror}") from error
     if not os.access(data_dir, os.W_OK | os.X_OK):
         raise ConfigurationError(f"can't write to the data directory {data_dir}")
+
+
+def server_id(data_dir: Path) -> str:
+    """What tells this data directory's server from all others; made by the first call."""
+    path = data_dir / "server-id"
+    found = read_secret(path)
+    if found is None:
+        found = secrets.token_hex(8)
+        write_secret(path, found)
+    return found
 
 
 def lock(data_dir: Path) -> FileLock:

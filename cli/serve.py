@@ -122,10 +122,12 @@ class Supervisor:
                     pass_fds=[listening],
                 )
             )
+        server_id = files.server_id(self._options.data_dir)
         for number in range(self._counts["worker"]):
             name = f"worker-{number + 1}"
+            names = {"EVERPUT_PROCESS": name, "EVERPUT_WORKER_NAME": f"everput-{server_id}-{name}"}
             self._children["worker"].append(
-                Child(name, ["worker"], environment={**environment, "EVERPUT_PROCESS": name}, kafka=bootstrap)
+                Child(name, ["worker"], environment={**environment, **names}, kafka=bootstrap)
             )
 
     def _all(self) -> list[Child]:

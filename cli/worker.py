@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 
 import click
 
@@ -33,7 +34,8 @@ async def _work(process: Process) -> None:
         projections = Projections(settings.kafka, log.control)
         await projections.start(timeout_s=CATCH_UP_S)
         stack.push_async_callback(projections.stop)
-        worker = Worker(settings, log, projections, Sealer(settings.sealing_key))
+        name = os.environ.get("EVERPUT_WORKER_NAME")
+        worker = Worker(settings, log, projections, Sealer(settings.sealing_key), name=name)
         await worker.start()
         stack.push_async_callback(worker.stop)
         process.ready("worker")

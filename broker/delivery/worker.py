@@ -53,16 +53,24 @@ class DirectoryFeed(Protocol):
 
 
 class Worker:
-    """One per process. projections: the directory as folded here, caught up before start()."""
+    """One per process. projections: the directory as folded here, caught up before start(). name: as for Tail."""
 
-    def __init__(self, settings: Settings, kafka_log: KafkaLog, projections: DirectoryFeed, sealer: Sealer) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        kafka_log: KafkaLog,
+        projections: DirectoryFeed,
+        sealer: Sealer,
+        *,
+        name: str | None = None,
+    ) -> None:
         self._settings = settings
         self._log = kafka_log
         self._sealer = sealer
         self._projections = projections
         self._topic = topics(settings.kafka).messages.name
         self._cursors = KafkaCursors(settings.kafka, kafka_log.requests)
-        self._tail = Tail(settings.kafka, gained=self._gained, given_up=self._given_up)
+        self._tail = Tail(settings.kafka, kafka_log.requests, name=name, gained=self._gained, given_up=self._given_up)
         self._partitions: dict[int, Partition] = {}
         self._couriers: dict[str, Courier] = {}
         self._catch_up = CatchUp(self, self._partitions)

@@ -12,8 +12,10 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
+from aiokafka.protocol.admin import DescribeGroupsRequest
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
@@ -125,9 +127,7 @@ class KafkaRequests:
 
         async def ask() -> None:
             request = OffsetCommitRequest(group, _NO_GENERATION, "", -1, wanted)
-            answer = await self._client.send(
-                await self._coordinator(group), request, group=ConnectionGroup.COORDINATION
-            )
+            answer = await self._ask_coordinator(group, request)
             for _, partitions in answer.topics:
                 for _, code in partitions:
                     _check(code)
@@ -139,9 +139,7 @@ class KafkaRequests:
         wanted = [(topic, list(partitions))]
 
         async def ask() -> dict[int, tuple[int, str]]:
-            answer = await self._client.send(
-                await self._coordinator(group), OffsetFetchRequest(group, wanted), group=ConnectionGroup.COORDINATION
-            )
+            answer = await self._ask_coordinator(group, OffsetFetchRequest(group, wanted))
             _check(getattr(answer, "error_code", 0))
             found = {}
             for _, rows in answer.topics:
@@ -152,6 +150,28 @@ class KafkaRequests:
             return found
 
         return await self._retried(ask, group=group)
+
+    async def expel(self, group: str, client_id: str) -> int:
+        """Have the members of a group that have this client id leave it at once; how many there were (LogUnavailable).
+
+        One that lives all the same joins again by itself.
+        """
+
+        async def ask() -> int:
+            answer = await self._ask_coordinator(group, DescribeGroupsRequest([group]))
+            code, *_, members = answer.groups[0][:6]
+            _check(code)
+            found = [member[0] for member in members if member[1] == client_id]
+            for member_id in found:
+                code = (await self._ask_coordinator(group, LeaveGroupRequest(group, member_id))).error_code
+                if kafka_errors.for_code(code) is not kafka_errors.UnknownMemberIdError:  # it went by itself
+                    _check(code)
+            return len(found)
+
+        return await self._retried(ask, group=group)
+
+    async def _ask_coordinator(self, group: str, request: Any) -> Any:
+        return await self._client.send(await self._coordinator(group), request, group=ConnectionGroup.COORDINATION)
 
     def _leader(self, topic: str, partition: int) -> int:
         leader = self._client.cluster.leader_for_partition(TopicPartition(topic, partition))

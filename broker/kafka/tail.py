@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final
 
@@ -19,10 +20,13 @@ from aiokafka.structs import TopicPartition
 
 from broker.errors import LogUnavailable
 from broker.kafka.client import client_options
+from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import topics, workers_group
 from broker.settings import KafkaSettings
 
-SESSION_TIMEOUT_MS: Final = 10_000  # how long a killed worker's partitions stand still
+log = logging.getLogger(__name__)
+
+SESSION_TIMEOUT_MS: Final = 10_000  # how long a killed worker's partitions stand still, if none takes its place
 _HEARTBEAT_MS: Final = 1_000
 _POLL_MS: Final = 500
 _RECORDS_MAX: Final = 1_000
@@ -32,19 +36,31 @@ GivenUp = Callable[[Collection[int]], Awaitable[None]]
 
 
 class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
-    """gained: told at once; nothing is read before begin(). given_up: awaited before others may own them."""
+    """gained: told at once; nothing is read before begin(). given_up: awaited before others may own them.
 
-    def __init__(self, kafka: KafkaSettings, *, gained: Gained, given_up: GivenUp) -> None:
+    name: whoever else has it is dead, and this one stands in its place. None: it stands in nobody's.
+    """
+
+    def __init__(
+        self, kafka: KafkaSettings, requests: KafkaRequests, *, name: str | None, gained: Gained, given_up: GivenUp
+    ) -> None:
         self._topic = topics(kafka).messages.name
         self._gained = gained
         self._given_up = given_up
         self._kafka = kafka
+        self._requests = requests
+        self._name = name
         self._consumer: Any = None
 
     async def start(self) -> None:
         """Join the group; gained() follows (LogUnavailable)."""
+        named = {} if self._name is None else {"client_id": self._name}
+        if self._name is not None and await self._requests.expel(workers_group(self._kafka), self._name):
+            # Else all partitions would stand still until the session of the dead one has timed out.
+            log.info("worker.replaces name=%s", self._name)
         self._consumer = AIOKafkaConsumer(
             **client_options(self._kafka),
+            **named,
             group_id=workers_group(self._kafka),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
