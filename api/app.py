@@ -54,7 +54,7 @@ def make_app(
         return Route(path, Resource(service, methods))
 
     queue, listener = "/v1/queues/{queue_id}", "/v1/queues/{queue_id}/listeners/{listener_id}"
-    puts = Resource(service, {"PUT": Method(messages.put, "messages")})
+    puts = Resource(service, {"PUT": Method(messages.put, "messages"), "GET": Method(messages.list, "messages")})
     app = _App(
         puts,
         routes=[

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -11,7 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from api.calls import Call
-from api.pages import moment, optional_moment, page
+from api.pages import moment, moment_ms, optional_moment, page
 from api.shapes import ListenerBody, ListenerSettingsBody, NewListenerBody
 from broker.commands import Commands, ListenerWishes, find_listener, find_queue
 from broker.core.directory import Listener
@@ -161,9 +160,7 @@ def _begin_at_ms(begin: str) -> int | None:
     if begin == "beginning":
         return 0
     try:
-        at = datetime.fromisoformat(begin)
+        return moment_ms(begin)
     except ValueError:
-        at = None
-    if at is None or at.tzinfo is None or "T" not in begin.upper():
-        raise Refused("from must be now, beginning, or a time such as 2026-01-31T12:00:00Z", pointer="/from")
-    return max(0, int(at.timestamp() * 1000))
+        detail = "from must be now, beginning, or a time such as 2026-01-31T12:00:00Z"
+        raise Refused(detail, pointer="/from") from None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from api.calls import Call
-from api.pages import moment, optional_moment
+from api.pages import Span, moment, optional_moment, page_limit, span, time_parameter
 from api.shapes import MessageBody
 from broker.commands import find_queue
 from broker.core.directory import Listener
-from broker.core.events import decode_message
+from broker.core.events import MessagePut, decode_message
 from broker.core.ids import parse_message_id
 from broker.errors import NotFound, UnknownEvent
 from broker.ports import Deliveries, DeliveryState, DirectoryView, MessageLog
@@ -45,6 +46,29 @@ class Messages:
             "_links": {"self": {"href": call.href(f"/v1/queues/{queue_id}/messages/{put.id}")}},
         }
 
+    async def list(self, call: Call) -> Any:
+        """Newest first. A page may be short, or empty, while `next` says that there is more."""
+        queue = await find_queue(self._view, call.key.organization_id, call.path("queue_id"))
+        query = call.query()
+        limit = page_limit(query)
+        begin_ms, end_ms = time_parameter(query, "from"), time_parameter(query, "to")
+        if "cursor" in query:
+            asked = span(query["cursor"], len(await self._log.end_offsets()))
+        else:
+            begin = await self._log.offsets_at(begin_ms or 0)
+            end = await (self._log.end_offsets() if end_ms is None else self._log.offsets_at(end_ms))
+            asked = Span(begin, end)
+        values, rest = await self._log.newest(queue.id, begin=asked.begin, end=asked.end, limit=limit)
+        path = f"/v1/queues/{queue.id}/messages"
+        links = {"self": {"href": call.href(path + (f"?{urlencode(query)}" if query else ""))}}
+        if any(begin < end for begin, end in zip(asked.begin, rest, strict=True)):
+            more = {**query, "cursor": Span(asked.begin, tuple(rest)).cursor()}
+            links["next"] = {"href": call.href(f"{path}?{urlencode(more)}")}
+        return {
+            "messages": [_fields(message) for value in values if (message := _decoded(value)) is not None],
+            "_links": links,
+        }
+
     async def get(self, call: Call) -> Any:
         queue = await find_queue(self._view, call.key.organization_id, call.path("queue_id"))
         message_id = call.path("message_id")
@@ -62,19 +86,31 @@ class Messages:
             raise NotFound("this message was written by a newer program") from None
         if message.queue_id != queue.id or message.organization_id != queue.organization_id:
             raise NotFound("no message of this queue has this id")
-        fields: dict[str, Any] = {
-            "id": message.message_id,
-            "name": message.name,
-            "data": message.data,
-            "key": message.key,
-            "created_at": moment(message.at_ms),
-        }
+        fields = _fields(message)
         if self._deliveries is not None:
             listeners = list(queue.listeners.values())
             states = await self._deliveries.states(partition, offset, listeners, message.at_ms)
             fields["listeners"] = [_delivery(one, states[one.id]) for one in listeners if one.id in states]
         href = call.href(f"/v1/queues/{queue.id}/messages/{message_id}")
         return {"message": fields, "_links": {"self": {"href": href}}}
+
+
+def _decoded(value: bytes) -> MessagePut | None:
+    """None for what a newer program wrote: a list shows what it can."""
+    try:
+        return decode_message(value)
+    except UnknownEvent:
+        return None
+
+
+def _fields(message: MessagePut) -> dict[str, Any]:
+    return {
+        "id": message.message_id,
+        "name": message.name,
+        "data": message.data,
+        "key": message.key,
+        "created_at": moment(message.at_ms),
+    }
 
 
 def _delivery(listener: Listener, state: DeliveryState) -> dict[str, Any]:

@@ -9,12 +9,17 @@ import base64
 import binascii
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Final, Protocol, TypeVar
+from itertools import chain
+from typing import Final, NamedTuple, Protocol, TypeVar
+
+import msgspec
+import orjson
 
 from api.problems import BadParameter
 
 _LIMIT_DEFAULT: Final = 100
 _LIMIT_MAX: Final = 1000
+_OFFSET_MAX: Final = 2**63 - 1
 
 
 class Listed(Protocol):
@@ -35,7 +40,7 @@ def page(items: Iterable[T], query: Mapping[str, str]) -> tuple[list[T], str | N
 
     A cursor names a place, not a thing: deleting what it was made from does not break it.
     """
-    limit = _limit(query.get("limit"))
+    limit = page_limit(query)
     after = _place(query["cursor"]) if "cursor" in query else None
     placed = sorted(items, key=lambda item: (item.created_at_ms, item.id))
     if after is not None:
@@ -44,9 +49,49 @@ def page(items: Iterable[T], query: Mapping[str, str]) -> tuple[list[T], str | N
     return shown, _cursor(shown[-1]) if len(placed) > limit else None
 
 
+class Span(NamedTuple):
+    """Which messages a list is of: offsets [begin, end) by partition."""
+
+    begin: tuple[int, ...]
+    end: tuple[int, ...]
+
+    def cursor(self) -> str:
+        return base64.urlsafe_b64encode(orjson.dumps([self.begin, self.end])).decode().rstrip("=")
+
+
+def span(cursor: str, partitions: int) -> Span:
+    """The span of a cursor that a list of messages gave (BadParameter)."""
+    try:
+        made = msgspec.json.decode(base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True), type=Span)
+    except (binascii.Error, ValueError):
+        raise BadParameter("cursor must be one that a list gave", parameter="cursor") from None
+    sizes = {len(made.begin), len(made.end)}
+    if sizes != {partitions} or any(not 0 <= at <= _OFFSET_MAX for at in chain(*made)):
+        raise BadParameter("cursor must be one that a list gave", parameter="cursor")
+    return made
+
+
+def time_parameter(query: Mapping[str, str], name: str) -> int | None:
+    """A time of the query in milliseconds since the UTC epoch, None when it is not there (BadParameter)."""
+    if name not in query:
+        return None
+    try:
+        return moment_ms(query[name])
+    except ValueError:
+        raise BadParameter(f"{name} must be a time such as 2026-01-31T12:00:00Z", parameter=name) from None
+
+
 def moment(at_ms: int) -> str:
     """RFC 3339, UTC, with milliseconds."""
     return f"{datetime.fromtimestamp(at_ms // 1000, UTC):%Y-%m-%dT%H:%M:%S}.{at_ms % 1000:03d}Z"
+
+
+def moment_ms(text: str) -> int:
+    """The milliseconds of an RFC 3339 time, 0 for one before 1970 (ValueError when it is none, or has no zone)."""
+    at = datetime.fromisoformat(text)
+    if at.tzinfo is None or "T" not in text.upper():
+        raise ValueError("a time has a date, a T, and a zone")
+    return max(0, int(at.timestamp() * 1000))
 
 
 def optional_moment(at_ms: int | None) -> str | None:
@@ -54,7 +99,9 @@ def optional_moment(at_ms: int | None) -> str | None:
     return None if at_ms is None else moment(at_ms)
 
 
-def _limit(text: str | None) -> int:
+def page_limit(query: Mapping[str, str]) -> int:
+    """How many a page may have (BadParameter)."""
+    text = query.get("limit")
     if text is None:
         return _LIMIT_DEFAULT
     if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= _LIMIT_MAX):

@@ -65,6 +65,14 @@ class MessageLog(Protocol):
     async def find(self, *, partition: int, at_ms: int, message_id: str) -> tuple[int, bytes] | None:
         """(offset, value) of a message, read from its partition and time; None when there is none (LogUnavailable)."""
 
+    async def newest(
+        self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int
+    ) -> tuple[list[bytes], list[int]]:
+        """A queue's messages in [begin, end) by partition: up to limit values, newest first, and where the rest ends.
+
+        There may be fewer than limit, even none, while there is more (LogUnavailable).
+        """
+
 
 class Log(Protocol):
     """What a process writes to."""

@@ -21,6 +21,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
 
 from broker.core.events import ControlEvent, encode
+from broker.core.paging import Chunk, Found, newest
 from broker.errors import InDoubt, LogUnavailable
 from broker.kafka.client import client_options
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
@@ -37,6 +38,7 @@ _RECORD_BYTES_MAX: Final = 8 << 20
 _BATCHES_UNDER_WAY: Final = 2
 _WAITING_MAX: Final = 20_000  # appends that wait for a batch; beyond, Kafka is too slow and new ones are refused
 _SWEEP_S: Final = 0.1
+_CHUNK: Final = 200  # records of a partition that a page of a list looks at
 _RENEW_PAUSE_S: Final = 0.2
 # A message is looked for from its own time on, so far: the clocks of the API processes may differ by as much.
 _CLOCK_SKEW_MS: Final = 10 * 60_000
@@ -258,6 +260,34 @@ class MessagesTopic:
                 return None
             offset = stretch.next_offset
         return None
+
+    async def newest(
+        self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int
+    ) -> tuple[list[bytes], list[int]]:
+        """See ports.MessageLog.newest."""
+        chunks = await asyncio.gather(
+            *(self._chunk(number, queue_id, *bounds) for number, bounds in enumerate(zip(begin, end, strict=True)))
+        )
+        return newest(chunks, limit)
+
+    async def _chunk(self, partition: int, queue_id: str, begin: int, end: int) -> Chunk[bytes]:
+        """The last _CHUNK records before end."""
+        start = at = max(begin, end - _CHUNK)
+        found: list[Found[bytes]] = []
+        oldest_at_ms: int | None = None
+        queue = queue_id.encode()
+        while at < end:
+            stretch = await self._requests.read(self._topic, partition, at)
+            for record in stretch.records:
+                if record.offset >= end:
+                    break
+                oldest_at_ms = record.timestamp if oldest_at_ms is None else oldest_at_ms
+                if record.value is not None and record.headers and record.headers[0][1] == queue:
+                    found.append(Found(record.timestamp, record.offset, record.value))
+            if stretch.next_offset <= at:
+                break
+            at = stretch.next_offset
+        return Chunk(begin, start, end, oldest_at_ms, found)
 
     async def _run(self) -> None:
         while True:

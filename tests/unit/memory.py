@@ -5,10 +5,11 @@ For: tests of what is asked and answered. Not for: order among several writers, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 
 from broker.core.directory import Directory
 from broker.core.events import ControlEvent, decode, encode
+from broker.core.paging import Chunk, Found, newest
 from broker.errors import BrokerError
 from broker.ports import BuildRecord
 
@@ -75,6 +76,25 @@ class MemoryMessages:
             if key == message_id.encode():
                 return offset, value
         return None
+
+    async def newest(
+        self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int
+    ) -> tuple[list[bytes], list[int]]:
+        chunks = [
+            Chunk(
+                begin[number],
+                begin[number],
+                end[number],
+                None,
+                [
+                    Found(decode(value).at_ms, offset, value)
+                    for offset, (_, value, queue) in enumerate(records)
+                    if begin[number] <= offset < end[number] and queue == queue_id.encode()
+                ],
+            )
+            for number, records in enumerate(self.records)
+        ]
+        return newest(chunks, limit)
 
 
 class MemoryLog:

@@ -1,0 +1,54 @@
+"""A page of a queue's messages, newest first, out of partitions that are each read backwards a chunk at a time.
+
+For: which of the records read may be shown, and where the next page goes on. Not for: reading (broker/kafka/log.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class Found(NamedTuple, Generic[T]):
+    """One of the queue's records in a chunk."""
+
+    at_ms: int
+    offset: int
+    record: T
+
+
+class Chunk(NamedTuple, Generic[T]):
+    """What was read of one partition: [start, end), and where the partition begins.
+
+    oldest_at_ms: the time of the chunk's first record, of whichever queue; None when it holds none.
+    """
+
+    begin: int
+    start: int
+    end: int
+    oldest_at_ms: int | None
+    found: Sequence[Found[T]]
+
+
+def newest(chunks: Sequence[Chunk[T]], limit: int) -> tuple[list[T], list[int]]:
+    """Up to limit records, newest first, and by partition where what is older ends.
+
+    A record is held back while a partition might still have a newer one before its chunk: the page is then short. The
+    partition whose chunk begins latest gives all it has, so that the next page is nearer the beginning.
+    """
+    unread = [chunk for chunk in chunks if chunk.start > chunk.begin]
+    floor_ms = max((chunk.oldest_at_ms for chunk in unread if chunk.oldest_at_ms is not None), default=None)
+    candidates = sorted(
+        ((one.at_ms, number, one.offset, one) for number, chunk in enumerate(chunks) for one in chunk.found),
+        key=lambda candidate: candidate[:3],
+        reverse=True,
+    )
+    shown = [c for c in candidates if floor_ms is None or c[0] >= floor_ms][:limit]
+    taken = {(number, offset) for _, number, offset, _ in shown}
+    ends = []
+    for number, chunk in enumerate(chunks):
+        left = [one.offset for one in chunk.found if (number, one.offset) not in taken]
+        ends.append(max(left) + 1 if left else chunk.start)
+    return [one.record for *_, one in shown], ends

@@ -1,0 +1,32 @@
+"""A queue's messages listed from a real log: by time, newest first, a page at a time."""
+
+from __future__ import annotations
+
+import asyncio
+
+from broker.core.events import decode_message
+from broker.kafka.topics import Topics
+from broker.settings import KafkaSettings
+from tests.kafka.rig import running
+
+
+async def test_the_pages_of_a_queue_are_all_its_messages_newest_first(
+    kafka_settings: KafkaSettings, ready_topics: Topics
+):
+    async with running(kafka_settings) as rig:
+        queue, other = await rig.queue("orders"), await rig.queue("others")
+        ids: set[str] = set()
+        for _ in range(5):
+            puts = await asyncio.gather(*(rig.put(one, "m") for one in [queue, other] * 200))
+            ids |= {made for (made,) in puts[::2]}
+        messages = rig.log.messages
+        begin, end = await messages.offsets_at(0), list(await messages.end_offsets())
+        listed = []
+        while any(at < to for at, to in zip(begin, end, strict=True)):
+            values, end = await messages.newest(queue.id, begin=begin, end=end, limit=70)
+            assert len(values) <= 70
+            listed += [decode_message(value) for value in values]
+        assert len(listed) == len(ids) == 1000
+        assert {message.message_id for message in listed} == ids
+        times = [message.at_ms for message in listed]
+        assert times == sorted(times, reverse=True)
