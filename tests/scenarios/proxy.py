@@ -19,12 +19,13 @@ class Proxy:
     """From a port of its own on 127.0.0.1 to another one.
 
     trouble: the chance that a connection gets into trouble, which then happens somewhere in its first `within` bytes,
-    to one of its directions. troubles: what has happened so far, by kind:
+    early more often than late, to one of its directions. troubles: what has happened so far, by kind:
 
     delay    all bytes wait for a moment, once
     swallow  nothing more comes through in this direction, and the connection stays
     reset    both ends are told that the other has reset it
     half     this direction ends in order, the other goes on
+    cut      the test ended it, by cut()
     """
 
     def __init__(self, target: int, dice: random.Random, *, trouble: float, within: int) -> None:
@@ -49,6 +50,7 @@ class Proxy:
 
     def cut(self) -> None:
         """End every connection there is."""
+        self.troubles["cut"] += len(self._open)
         for task in self._open:
             task.cancel()
 
@@ -63,7 +65,7 @@ class Proxy:
             kind, direction, after = "", 0, 0
             if self._dice.random() < self.trouble:
                 kind = self._dice.choice(("delay", "swallow", "reset", "half"))
-                direction, after = self._dice.randrange(2), self._dice.randrange(self._within)
+                direction, after = self._dice.randrange(2), int(self._within ** self._dice.random())
             pumps = [
                 self._pump(reader, thither, kind if direction == 0 else "", after),
                 self._pump(there, writer, kind if direction == 1 else "", after),

@@ -212,7 +212,7 @@ async def test_a_worker_that_sleeps_past_its_session_neither_loses_nor_skips(ser
 
 
 async def test_a_bad_network_to_the_listeners_only_delays(server: Server, dice: random.Random):
-    async with Listeners() as listeners, Proxy(listeners.port, dice, trouble=0.3, within=20_000) as proxy:
+    async with Listeners() as listeners, Proxy(listeners.port, dice, trouble=0.9, within=20_000) as proxy:
         history = History(server.now.url, server.now.api_key, listeners, publishers=8, keyed=4, pace_s=0.035)
         await history.set_up("far", port=proxy.port, timeout_ms=1000)
         history.start()
@@ -222,16 +222,17 @@ async def test_a_bad_network_to_the_listeners_only_delays(server: Server, dice: 
             proxy.cut()
         await history.stop()
         proxy.trouble = 0.0
-        troubles = proxy.troubles.total()
-        await history.check("far", duplicates_max=IN_FLIGHT * troubles, within_s=BACK_WITHIN_S)
+        await history.arrived("far", within_s=BACK_WITHIN_S)
+        print(f"{len(history.accepted)} accepted, {dict(proxy.troubles)}")
+        # A connection has one request under way, whose answer may get lost.
+        await history.check("far", duplicates_max=proxy.troubles.total())
         await history.client.aclose()
-    print(f"{len(history.accepted)} accepted, {dict(proxy.troubles)}, {len(history.received('far').repeats)} repeated")
-    assert troubles > 10
+    assert {"delay", "swallow", "reset", "half", "cut"} <= proxy.troubles.keys()
 
 
 async def test_a_bad_network_to_kafka_loses_nothing(tmp_path: Path, dice: random.Random, monkeypatch):
     """Kafka's clients connect to the address that it tells them: the proxy's."""
-    async with Proxy(0, dice, trouble=0.0, within=200_000) as proxy:
+    async with Proxy(0, dice, trouble=0.0, within=1_000_000) as proxy:
         told = "advertised.listeners=PLAINTEXT://127.0.0.1:"
         monkeypatch.setattr(
             kafka_process, "_PROPERTIES", kafka_process._PROPERTIES.replace(told + "{port}", f"{told}{proxy.port}")
@@ -244,7 +245,7 @@ async def test_a_bad_network_to_kafka_loses_nothing(tmp_path: Path, dice: random
             with Server(tmp_path / "data", *arguments) as server:
                 await asyncio.to_thread(server.until_ready)
                 async with load(server, dice) as history:
-                    proxy.trouble = 0.5
+                    proxy.trouble = 0.7
                     ends_s = time.monotonic() + NETWORK_S
                     while time.monotonic() < ends_s:
                         await asyncio.sleep(dice.uniform(1, 8))
@@ -252,14 +253,14 @@ async def test_a_bad_network_to_kafka_loses_nothing(tmp_path: Path, dice: random
                     proxy.trouble = 0.0
                     proxy.cut()
                     await asyncio.to_thread(server.until_ready)
+                rebalances = len(server.now.events("worker.gave_up"))
+                print(f"{dict(proxy.troubles)}, {rebalances} times partitions given up")
                 for path in LISTENERS:
                     print(f"{path}: {len(history.received(path).repeats)} repeated")
-                    troubles = proxy.troubles.total()
-                    await history.check(path, duplicates_max=repeats_max(history, path, troubles))
+                    await history.check(path, duplicates_max=repeats_max(history, path, rebalances))
         finally:
             await kafka.stop()
-    print(f"{dict(proxy.troubles)}")
-    assert troubles > 3
+    assert {"delay", "swallow", "reset", "half", "cut"} <= proxy.troubles.keys()
 
 
 async def test_what_was_never_synced_may_go_and_every_answered_put_is_still_there(tmp_path: Path, monkeypatch):
