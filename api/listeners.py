@@ -14,7 +14,6 @@ from api.pages import moment, moment_ms, optional_moment, page
 from api.shapes import ListenerBody, ListenerSettingsBody, NewListenerBody
 from broker.commands import Commands, ListenerWishes, find_listener, find_queue
 from broker.core.directory import Listener
-from broker.core.events import ListenerSettings
 from broker.errors import Refused
 from broker.ports import DirectoryView, ListenerStatus
 
@@ -47,7 +46,7 @@ class Listeners:
             name=body.name,
             notify_url=body.notify_url,
             liveness_url=body.liveness_url,
-            settings=_settings(ListenerSettings(), body),
+            settings=_settings(body),
             secret=body.secret,
             begin_at_ms=_begin_at_ms(body.begin),
         )
@@ -78,15 +77,14 @@ class Listeners:
 
     async def update(self, call: Call) -> Any:
         body = await call.json(ListenerBody)
-        listener = await self._find(call)
         wishes = ListenerWishes(
             name=body.name,
             notify_url=body.notify_url,
             liveness_url=body.liveness_url,
-            settings=_settings(listener.settings, body),
+            settings=_settings(body),
         )
-        listener = await self._commands.update_listener(call.context(), listener.queue_id, listener.id, wishes)
-        return _answer(call, listener, {})
+        ids = call.path("queue_id"), call.path("listener_id")
+        return _answer(call, await self._commands.update_listener(call.context(), *ids, wishes), {})
 
     async def delete(self, call: Call) -> Any:
         """The answer shows the listener as it was."""
@@ -130,12 +128,12 @@ def _listing(queue_id: str, query: dict[str, str]) -> str:
     return f"/v1/queues/{queue_id}/listeners" + (f"?{urlencode(query)}" if query else "")
 
 
-def _settings(before: ListenerSettings, body: ListenerSettingsBody) -> ListenerSettings:
-    """As before, but for what the body says (Refused: a header that is ours, or none)."""
+def _settings(body: ListenerSettingsBody) -> dict[str, Any]:
+    """What the body says (Refused: a header that is ours, or none)."""
     fields = {name: getattr(body, name) for name in ListenerSettingsBody.__struct_fields__}
     said = {name: value for name, value in fields.items() if value is not UNSET}
     _check_headers(said.get("headers", {}))
-    return msgspec.structs.replace(before, **said)
+    return said
 
 
 def _check_headers(headers: dict[str, str]) -> None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 from uuid import uuid4
+
+import msgspec
 
 from broker.core import events as ev
 from broker.core import keys, signing
@@ -47,13 +49,16 @@ class Context:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerWishes:
-    """What a request says about a listener. None: not said. begin_at_ms: 0 is the beginning of the log, None is now."""
+    """What a request says about a listener. None: not said. begin_at_ms: 0 is the beginning of the log, None is now.
+
+    settings: those that are said, by the names that ListenerSettings has.
+    """
 
     name: str | None = None
     notify_url: str | None = None
     liveness_url: str | None = None
-    settings: ListenerSettings | None = None
-    secret: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    secret: str | None = field(default=None, repr=False)
     begin_at_ms: int | None = None
 
 
@@ -125,7 +130,11 @@ async def find_listener(view: DirectoryView, organization_id: str, queue_id: str
 
 
 class Commands:
-    """The commands on queues and listeners. allow_networks: addresses that listeners may have though not public."""
+    """The commands on queues and listeners. allow_networks: addresses that listeners may have though not public.
+
+    A command that depends on how something is, not only on its being there, catches up with the log first: the change
+    before it may have been made through another process.
+    """
 
     def __init__(self, log: Log, view: DirectoryView, sealer: Sealer, *, allow_networks: Sequence[Network]) -> None:
         self._log = log
@@ -145,6 +154,7 @@ class Commands:
     async def rename_queue(self, context: Context, queue_id: str, *, name: str) -> Queue:
         """The queue, renamed (Refused, NameTaken, NotFound)."""
         _check_name(name)
+        await self._view.caught_up()
         queue = await find_queue(self._view, context.organization_id, queue_id)
         if queue.name == name:
             return queue
@@ -182,7 +192,7 @@ class Commands:
             liveness_url=liveness_url,
             sealed_secret=self._sealer.seal(secret),
             start_offsets=offsets,
-            settings=wishes.settings or ListenerSettings(),
+            settings=msgspec.structs.replace(ListenerSettings(), **wishes.settings),
         )
         if not await self._record(event):
             self._queue_now(context, queue_id)
@@ -199,6 +209,7 @@ class Commands:
             self._check_url("/notify_url", wishes.notify_url)
         if wishes.liveness_url is not None:
             self._check_url("/liveness_url", wishes.liveness_url)
+        await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
         name = listener.name if wishes.name is None else wishes.name
         await self._check_listener_name_free(self._queue_now(context, queue_id), name, listener_id)
@@ -208,7 +219,7 @@ class Commands:
             name=name,
             notify_url=listener.notify_url if wishes.notify_url is None else wishes.notify_url,
             liveness_url=listener.liveness_url if wishes.liveness_url is None else wishes.liveness_url,
-            settings=listener.settings if wishes.settings is None else wishes.settings,
+            settings=msgspec.structs.replace(listener.settings, **wishes.settings),
         )
         taken = not await self._record(event)
         listener = self._listener_now(context, listener_id)
@@ -224,6 +235,7 @@ class Commands:
 
     async def pause_listener(self, context: Context, queue_id: str, listener_id: str, *, reason: str) -> Listener:
         """The listener, which gets nothing from now on; no event if it is paused already (NotFound)."""
+        await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
         if listener.paused is None:
             await self._record(ev.ListenerPaused(**_by(context), listener_id=listener_id, reason=reason))
@@ -231,6 +243,7 @@ class Commands:
 
     async def resume_listener(self, context: Context, queue_id: str, listener_id: str) -> Listener:
         """The listener, which gets its deliveries again; no event if it is not paused (NotFound)."""
+        await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
         if listener.paused is not None:
             await self._record(ev.ListenerResumed(**_by(context), listener_id=listener_id))

@@ -35,7 +35,7 @@ class NotFound(BrokerError):
 
 
 class Unavailable(BrokerError):
-    """Everput can't answer now; nothing was stored. retry_after_s: when to come again, in seconds."""
+    """Everput can't answer now. retry_after_s: when to come again, in seconds."""
 
     code = "unavailable"
     retry_after_s = 1

@@ -119,6 +119,26 @@ async def test_a_name_freed_through_one_process_can_be_taken_through_the_other_a
         assert (await one.client.delete(f"/v1/queues/{taken.json()['queue']['id']}")).status_code == 200
 
 
+async def test_a_change_through_one_process_is_not_undone_or_overlooked_through_the_other(two):
+    one, other = two
+    queue_id = (await one.create_queue("queue")).json()["queue"]["id"]
+    body = {"name": "listener", "notify_url": "https://8.8.8.8/", "liveness_url": "https://8.8.8.8/"}
+    path = f"/v1/queues/{queue_id}/listeners"
+    path += "/" + (await one.client.put(path, json=body)).json()["listener"]["id"]
+    for number in range(1, 21):
+        await one.client.put(path, json={"notify_url": f"https://8.8.8.8/{number}", "max_in_flight": number})
+        changed = (await other.client.put(path, json={"timeout_ms": 1000 + number})).json()["listener"]
+        assert (changed["notify_url"], changed["max_in_flight"]) == (f"https://8.8.8.8/{number}", number)
+        assert (await one.client.post(f"{path}/pause")).json()["listener"]["paused"] is not None
+        assert (await other.client.post(f"{path}/resume")).json()["listener"]["paused"] is None
+        for asker, name in ((one, "other name"), (other, "queue")):
+            assert (await asker.client.put(f"/v1/queues/{queue_id}", json={"name": name})).status_code == 200
+        await one.view.caught_up()
+        queue = one.view.state.queues[queue_id]
+        assert queue.name == "queue"
+        assert [listener.paused for listener in queue.listeners.values()] == [None]
+
+
 async def test_a_listener_gets_nothing_from_before_it_unless_it_asks(two):
     one, other = two
     queue_id = (await one.create_queue("queue")).json()["queue"]["id"]
