@@ -54,10 +54,10 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def start(self) -> None:
         """Join the group; gained() follows (LogUnavailable)."""
-        named = {} if self._name is None else {"client_id": self._name}
-        if self._name is not None and await self._requests.expel(workers_group(self._kafka), self._name):
-            # Else all partitions would stand still until the session of the dead one has timed out.
-            log.info("worker.replaces name=%s", self._name)
+        named = {}
+        if self._name is not None:
+            named["client_id"] = self._name
+            await self._replace(self._name)
         self._consumer = AIOKafkaConsumer(
             **client_options(self._kafka),
             **named,
@@ -77,6 +77,12 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         except (kafka_errors.KafkaError, OSError) as error:
             await self._consumer.stop()
             raise LogUnavailable(f"Kafka can't be reached: {error}") from error
+
+    async def _replace(self, name: str) -> None:
+        """Without it all partitions stand still until the dead one's session has timed out: docs/decisions/0032."""
+        with contextlib.suppress(LogUnavailable):
+            if await self._requests.expel(workers_group(self._kafka), name):
+                log.info("worker.replaces name=%s", name)
 
     async def stop(self) -> None:
         """Leave the group, so that others take the partitions over at once."""
