@@ -97,7 +97,7 @@ class Demo:
 
     async def run(self, stack: AsyncExitStack) -> bool:
         """Whether every message arrived everywhere."""
-        self._view.say("starting Kafka, the API, a worker and two listeners")
+        self._view.say("starting Kafka (the first time it is fetched, 45 MB), the API, a worker and two listeners")
         stack.push_async_callback(self._listeners.stop)
         stack.push_async_callback(self._server.stop)
         await asyncio.gather(self._server.start(), self._listeners.start())
