@@ -142,4 +142,4 @@ async def test_a_listener_that_is_down_spends_no_attempt_on_what_is_kept(rig: Ri
     rig.listeners.down.clear()
     await until(lambda: len(rig.listeners.taken("a")) >= 21, what="all of it")
     assert rig.listeners.ids("a") == Counter(ids)
-    assert worker._couriers[listener.id]._held == 0
+    await until(lambda: not worker._couriers[listener.id]._held, what="nothing is held any more")
