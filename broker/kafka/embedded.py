@@ -135,11 +135,11 @@ class EmbeddedKafka:
             try:
                 await kafka.start()
             except ConfigurationError as error:
-                robbed = not (is_free(port) and is_free(controller_port))
-                if number == _START_TRIES or (saved is None and not robbed):
+                bad_luck = kafka.was_killed or not (is_free(port) and is_free(controller_port))
+                if number == _START_TRIES or (saved is None and not bad_luck):
                     raise
                 _log.warning("kafka.start-failed number=%d error=%s", number, error)
-                if not robbed:
+                if not bad_luck:
                     suspect, saved = saved, None
                 continue
             archive.discard(suspect)

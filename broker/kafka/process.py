@@ -81,6 +81,7 @@ class KafkaProcess:
     """A broker and its controller in one Java process, with everything it writes below one directory.
 
     directory: exists. port, controller_port: on 127.0.0.1. options: Java options beside JAVA_OPTIONS. idle: as spawn().
+    was_killed: while it was starting, by somebody else.
     Files: kafka/ (the log), kafka.log (bounded), kafka.out (what Java itself says), kafka.properties.
     """
 
@@ -100,6 +101,7 @@ class KafkaProcess:
         self._idle = idle
         self._java = java(directory, jars=jars, options=options)
         self._process: asyncio.subprocess.Process | None = None
+        self.was_killed = False
 
     @property
     def bootstrap(self) -> str:
@@ -151,6 +153,7 @@ class KafkaProcess:
     async def _until_it_answers(self, process: asyncio.subprocess.Process) -> None:
         while not await answers(self.port):
             if process.returncode is not None:
+                self.was_killed = process.returncode == -signal.SIGKILL
                 raise self._failure(f"ended with code {process.returncode} while starting")
             await asyncio.sleep(_POLL_S)
 

@@ -188,6 +188,30 @@ async def test_a_damaged_archive_only_makes_the_start_slower(tmp_path, monkeypat
     await kafka.stop()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_a_kafka_killed_while_it_starts_is_started_again_and_its_archive_is_not_blamed(kafka, monkeypatch):
+    blamed: list[Path | None] = []
+    monkeypatch.setattr(archive, "discard", blamed.append)
+    kafka.kill()
+    await kafka.wait()
+    before = children()
+    restarting = asyncio.create_task(kafka.restart())
+    async with asyncio.timeout(20):
+        while not (started := children() - before):
+            await asyncio.sleep(0.01)
+    for pid in started:
+        os.kill(pid, signal.SIGKILL)
+    await restarting
+    assert alive(kafka.pid)
+    assert blamed == [None]
+
+
+def children() -> set[int]:
+    """Kafkas that this process has started."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    return {int(pid) for path in tasks for pid in path.read_text().split() if alive(int(pid))}
+
+
 @pytest.mark.slow  # idle priority: on a busy machine it takes its time
 async def test_an_archive_that_is_missing_is_made_in_the_background_and_then_used(tmp_path, monkeypatch):
     made = tmp_path / "kafka-test.aot"
