@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -204,6 +205,17 @@ async def test_a_kafka_killed_while_it_starts_is_started_again_and_its_archive_i
     await restarting
     assert alive(kafka.pid)
     assert blamed == [None]
+
+
+async def test_a_port_that_another_program_took_meanwhile_is_said_and_used_again_when_it_is_free(kafka):
+    port = int(kafka.bootstrap.rpartition(":")[2])
+    kafka.kill()
+    await kafka.wait()
+    taken = pytest.raises(ConfigurationError, match=f"port {port} on 127.0.0.1 is taken")
+    with socket.create_server(("127.0.0.1", port)), taken:
+        await kafka.restart()
+    await kafka.restart()
+    assert kafka.bootstrap.endswith(f":{port}")
 
 
 def children() -> set[int]:
