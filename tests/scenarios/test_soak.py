@@ -47,9 +47,10 @@ VICTIMS = (*PROCESSES, "supervisor")
 
 
 @pytest.fixture
-def dice() -> random.Random:
+def dice(capsys: pytest.CaptureFixture[str]) -> random.Random:
     seed = int(os.environ.get("EVERPUT_SOAK_SEED") or random.randrange(1 << 32))
-    print(f"EVERPUT_SOAK_SEED={seed}")
+    with capsys.disabled():
+        print(f" EVERPUT_SOAK_SEED={seed} ", end="", flush=True)
     return random.Random(seed)
 
 
