@@ -135,7 +135,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @contextlib.asynccontextmanager
 async def load(server: Server, dice: random.Random) -> AsyncIterator[History]:
-    """About 300 puts a second, 100 of them with an ordering key, to three listeners; all arrived at the end."""
+    """At most 300 puts a second, a third of them with an ordering key, to three listeners; all arrived at the end."""
     async with Listeners() as listeners:
         listeners.delay_s["slow"] = 0.1
         history = History(server.now.url, server.now.api_key, listeners, publishers=8, keyed=4, pace_s=0.035)
