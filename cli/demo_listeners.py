@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker.core.signing import secret_bytes, signature
+from broker.core.signing import secret_bytes, signature, signed_content
 from cli.listen import bind
 from cli.server import Server
 
@@ -64,7 +64,9 @@ class Listener:
         )
         if not timestamp.isdecimal() or abs(time.time() - int(timestamp)) > CLOCK_SKEW_S:
             return False
-        wanted = signature(self._key, message_id=message_id.encode(), timestamp=timestamp.encode(), body=body)
+        wanted = signature(
+            self._key, signed_content(message_id=message_id.encode(), timestamp=timestamp.encode(), body=body)
+        )
         return wanted.decode() in signatures.split(" ")
 
     def counts(self) -> dict[str, Any]:

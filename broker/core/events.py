@@ -163,29 +163,8 @@ class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempte
     next_at_ms: int | None
 
 
-class DeliverySetAside(Event, frozen=True, kw_only=True, tag="delivery.set_aside"):
-    """It fails for longer than its stream can wait; kept in `outstanding`, with the message, and tried from there.
-
-    number: attempts made. status, error: of the last one. next_at_ms: when the next one is due.
-    """
-
-    listener_id: str
-    queue_id: str
-    message_id: str
-    partition: int
-    offset: int
-    number: int
-    status: int | None
-    error: str | None
-    put_at_ms: int
-    name: str
-    data: str
-    next_at_ms: int
-    key: str | None = None
-
-
-class DeliveryParked(Event, frozen=True, kw_only=True, tag="delivery.parked"):
-    """No attempt is left; kept in `outstanding`, with the message, until it is redriven or cancelled.
+class KeptDelivery(Event, frozen=True, kw_only=True):
+    """What the events of `outstanding` share: the delivery, with its message. Is no event itself.
 
     number: attempts made. status, error: of the last one.
     """
@@ -202,6 +181,16 @@ class DeliveryParked(Event, frozen=True, kw_only=True, tag="delivery.parked"):
     name: str
     data: str
     key: str | None = None
+
+
+class DeliverySetAside(KeptDelivery, frozen=True, kw_only=True, tag="delivery.set_aside"):
+    """It fails for longer than its stream can wait, and is tried from `outstanding`, the next time at next_at_ms."""
+
+    next_at_ms: int
+
+
+class DeliveryParked(KeptDelivery, frozen=True, kw_only=True, tag="delivery.parked"):
+    """No attempt is left; it stays in `outstanding` until it is redriven or cancelled."""
 
 
 ControlEvent = (

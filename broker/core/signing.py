@@ -31,10 +31,14 @@ def secret_text(key: bytes) -> str:
     return PREFIX + base64.b64encode(key).decode()
 
 
-def signature(key: bytes, *, message_id: bytes, timestamp: bytes, body: bytes) -> bytes:
-    """The value of `webhook-signature` for one secret: `v1,` and the base64 HMAC-SHA256 of id, timestamp and body.
+def signed_content(*, message_id: bytes, timestamp: bytes, body: bytes) -> bytes:
+    """What is signed, the same for all listeners of a message.
 
     timestamp: seconds since the UTC epoch, in decimal digits, as in `webhook-timestamp`.
     """
-    digest = hmac.digest(key, b"%b.%b.%b" % (message_id, timestamp, body), "sha256")
-    return b"v1," + binascii.b2a_base64(digest, newline=False)
+    return b"%b.%b.%b" % (message_id, timestamp, body)
+
+
+def signature(key: bytes, content: bytes) -> bytes:
+    """The value of `webhook-signature` for one secret: `v1,` and the base64 HMAC-SHA256 of signed_content()."""
+    return b"v1," + binascii.b2a_base64(hmac.digest(key, content, "sha256"), newline=False)

@@ -201,7 +201,6 @@ class Courier:
         try:
             connection = await connect(self, self._target, self.depot.resolver, self.depot.tls)
         except ConnectFailed as error:
-            delivery.first_at_ms = delivery.first_at_ms or now_ms()
             delivery.number += 1
             self._failed(delivery, None, str(error), 0, None)
         else:
@@ -214,12 +213,10 @@ class Courier:
         if message is None:
             self._idle.append(connection)
             return
-        if not delivery.first_at_ms:
-            delivery.first_at_ms = now_ms()
         delivery.number += 1
         body = message.body(self.queue)
         timestamp = b"%d" % time.time()
-        signed = signature(self._key, message_id=message.id, timestamp=timestamp, body=body)
+        signed = signature(self._key, message.signed_content(timestamp, body))
         self._under_way[connection] = None
         connection.send(
             b"%bwebhook-id: %b\r\nwebhook-timestamp: %b\r\nwebhook-signature: %b\r\neverput-attempt: %d\r\n"
@@ -316,6 +313,7 @@ class Courier:
             self._let_go(delivery)
             return
         self.error = error or str(status)
+        delivery.first_at_ms = delivery.first_at_ms or at_ms - took_ms
         pushed_back = status in (429, 503) or error in ("timeout", "connect-timeout")
         if pushed_back:
             self.flow.pushed_back(at_ms)

@@ -13,7 +13,7 @@ import itertools
 import logging
 from typing import Any, Final
 
-from broker.core.events import DeliveryParked, DeliverySetAside, MessagePut, decode, encode
+from broker.core.events import DeliveryParked, DeliverySetAside, KeptDelivery, MessagePut, decode, encode
 from broker.delivery.courier import Courier
 from broker.delivery.message import Message
 from broker.delivery.readers import Partition
@@ -36,7 +36,7 @@ class Owed:
 
     __slots__ = ("due_ms", "key", "listener_id", "message", "number", "offset", "parked_at_ms", "partition", "taken")
 
-    def __init__(self, key: bytes, partition: int, offset: int, event: DeliverySetAside | DeliveryParked) -> None:
+    def __init__(self, key: bytes, partition: int, offset: int, event: KeptDelivery) -> None:
         self.key = key
         self.partition = partition
         self.offset = offset
@@ -86,7 +86,7 @@ class Outstanding:
                 except UnknownEvent:
                     log.exception("outstanding.undecodable partition=%d offset=%d", partition, record.offset)
                     continue
-                if isinstance(event, DeliverySetAside | DeliveryParked):
+                if isinstance(event, KeptDelivery):
                     owed[record.key] = Owed(record.key, partition, record.offset, event)
             if stretch.next_offset <= at:
                 break
@@ -218,7 +218,7 @@ class Outstanding:
             log.error("outstanding.record_gone partition=%d offset=%d", owed.partition, owed.offset)
             return None
         event = decode(record.value)
-        if not isinstance(event, DeliverySetAside | DeliveryParked):
+        if not isinstance(event, KeptDelivery):
             return None
         put = MessagePut(
             at_ms=event.put_at_ms,
@@ -242,7 +242,7 @@ def _key(listener_id: str, message_id: str) -> bytes:
 
 def _event(
     delivery: Delivery, message: Message, status: int | None, error: str | None, due_ms: int | None
-) -> DeliverySetAside | DeliveryParked:
+) -> KeptDelivery:
     listener = delivery.stream.courier.listener
     name, data = message.name_and_data()
     fields: dict[str, Any] = {

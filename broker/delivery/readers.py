@@ -21,7 +21,7 @@ from broker.errors import LogUnavailable
 log = logging.getLogger(__name__)
 
 RING_MAX: Final = 4096  # messages kept per partition for streams that lag a little
-RING_BYTES_MAX: Final = 4 << 20  # and their bytes, per partition
+RING_BYTES_MAX: Final = 2 << 20  # and their bytes in the log, per partition; decoded and signed they are twice that
 _READERS: Final = 2
 _STUCK_PAUSE_S: Final = 0.05
 _offset = attrgetter("offset")

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from broker.core.signing import signature
+from broker.core.signing import signature, signed_content
 from broker.delivery import http
 
 
@@ -173,7 +173,8 @@ async def test_the_request_is_what_was_promised_and_its_signature_is_right(serve
         "message": {"id": "m-0", "name": "n", "data": "{}"},
     }
     expected = signature(
-        b"k" * 32, message_id=b"m-0", timestamp=headers["webhook-timestamp"].encode(), body=request.body
+        b"k" * 32,
+        signed_content(message_id=b"m-0", timestamp=headers["webhook-timestamp"].encode(), body=request.body),
     )
     assert headers["webhook-id"] == "m-0"
     assert headers["webhook-signature"] == expected.decode()

@@ -12,7 +12,6 @@ from typing import Any
 
 from broker.commands import Commands, Context, ListenerWishes, create_organization, now_ms
 from broker.core.directory import Listener, Queue
-from broker.core.events import ListenerSettings
 from broker.delivery.worker import Worker
 from broker.kafka.deliveries import KafkaDeliveries
 from broker.kafka.log import KafkaLog
@@ -48,7 +47,7 @@ class Rig:
             notify_url=self.listeners.url(path),
             liveness_url=self.listeners.url(path),
             begin_at_ms=begin_at_ms,
-            settings=ListenerSettings(**settings),
+            settings=settings,
         )
         return (await self.commands.create_listener(self.context, queue.id, wishes))[0]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.core.signing import secret_bytes, secret_text, signature
+from broker.core.signing import secret_bytes, secret_text, signature, signed_content
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -16,9 +16,9 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 def test_the_vector_of_the_specification():
     signed = signature(
         secret_bytes(SECRET),
-        message_id=b"msg_p5jXN8AQM9LWM0D4loKWxJek",
-        timestamp=b"1614265330",
-        body=b'{"test": 2432232314}',
+        signed_content(
+            message_id=b"msg_p5jXN8AQM9LWM0D4loKWxJek", timestamp=b"1614265330", body=b'{"test": 2432232314}'
+        ),
     )
     assert signed == b"v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
@@ -26,9 +26,9 @@ def test_the_vector_of_the_specification():
 @pytest.mark.parametrize("part", ["message_id", "timestamp", "body"])
 def test_every_part_is_signed(part):
     parts = {"message_id": b"msg_1", "timestamp": b"1614265330", "body": b"{}"}
-    before = signature(secret_bytes(SECRET), **parts)
-    assert signature(secret_bytes(SECRET), **{**parts, part: parts[part] + b"0"}) != before
-    assert signature(bytes(24), **parts) != before
+    before = signature(secret_bytes(SECRET), signed_content(**parts))
+    assert signature(secret_bytes(SECRET), signed_content(**{**parts, part: parts[part] + b"0"})) != before
+    assert signature(bytes(24), signed_content(**parts)) != before
 
 
 @settings(deadline=None)
