@@ -48,7 +48,7 @@ def make_app(
     listeners = Listeners(commands, view, status)
     messages = Messages(log.messages, view, deliveries)
     public_url = None if settings.public_url is None else settings.public_url.rstrip("/")
-    service = Service(Keys(view), public_url, settings.body_bytes_max)
+    service = Service(Keys(view), view, public_url, settings.body_bytes_max)
 
     def at(path: str, **methods: Method) -> Route:
         return Route(path, Resource(service, methods))

@@ -21,13 +21,16 @@ from api.problems import MEDIA_TYPE, Headers, Malformed, MethodNotAllowed, NotJs
 from api.shapes import parse
 from broker.commands import Context, now_ms
 from broker.core.directory import Key
+from broker.core.keys import PREFIX
 from broker.errors import Unavailable
+from broker.ports import DirectoryView
 from broker.puts import random_bits
 
 log = logging.getLogger(__name__)
 
 _JSON: Final = b"application/json"
 _QUERY_FIELDS_MAX: Final = 100
+_KEY_MARK: Final = PREFIX.encode()  # a request id is logged and stored: no key may be in one
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z._:/+=-]{1,128}")
 T = TypeVar("T")
 
@@ -40,6 +43,7 @@ class Service(NamedTuple):
     """What all resources share. public_url: what links start with, None for the address the request came to."""
 
     keys: Keys
+    view: DirectoryView
     public_url: str | None
     body_bytes_max: int
 
@@ -75,7 +79,7 @@ class Call:
         self._length = headers.get(b"content-length", b"0")
         self._host = headers.get(b"host", b"")
         given = headers.get(b"x-request-id")
-        if given is not None and _REQUEST_ID.fullmatch(given):
+        if given is not None and _REQUEST_ID.fullmatch(given) and _KEY_MARK not in given:
             self.request_id = given
         else:
             self.request_id = b"%016x" % random_bits()
@@ -176,6 +180,8 @@ class Resource:
                 raise MethodNotAllowed(f"This resource has no {scope['method']}.", allow=self._allow)  # noqa: TRY301
             call.key = await self._service.keys.find(call.key_text)
             check_scope(call.key, method.scope)
+            if scope["method"] in ("GET", "HEAD"):  # what another process has changed by now is seen, or it is a 503
+                await self._service.view.caught_up()
             body = orjson.dumps(await method.handler(call))
         except Disconnected:
             return

@@ -49,11 +49,11 @@ BuildRecord = Callable[[int], tuple[bytes, bytes, bytes]]
 class MessageLog(Protocol):
     """The `messages` topic, as a writer sees it."""
 
-    def append(self, build: BuildRecord, *, key: str | None = None) -> Awaitable[tuple[int, int]]:
+    def append(self, build: BuildRecord, *, key: str | None = None, size: int = 0) -> Awaitable[tuple[int, int]]:
         """(partition, offset), once all in-sync replicas have it (LogUnavailable, InDoubt).
 
         build: called when the batch, and with it the partition, is chosen; again if it did not fit.
-        key: an ordering key, fixes the partition.
+        key: an ordering key, fixes the partition. size: about what it carries, bytes.
         """
 
     async def end_offsets(self) -> tuple[int, ...]:

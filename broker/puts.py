@@ -89,5 +89,5 @@ async def put_message(
     if key is not None and not 0 < len(key) <= NAME_CHARS_MAX:
         raise Refused(f"the ordering key must have 1 to {NAME_CHARS_MAX} characters", pointer="/key")
     put = Put(queue, data, name, key, actor, request_id)
-    await log.append(put.build, key=key)
+    await log.append(put.build, key=key, size=len(data))
     return put

@@ -6,23 +6,25 @@ For: which of the records read may be shown, and where the next page goes on. No
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
 
 class Found(NamedTuple, Generic[T]):
-    """One of the queue's records in a chunk."""
+    """One of the queue's records in a chunk. size: its bytes."""
 
     at_ms: int
     offset: int
     record: T
+    size: int = 0
 
 
 class Chunk(NamedTuple, Generic[T]):
     """What was read of one partition: [start, end), and where the partition begins.
 
-    oldest_at_ms: the time of the chunk's first record, of whichever queue; None when it holds none.
+    oldest_at_ms: no record before the chunk is newer than this; None when nothing was read.
     """
 
     begin: int
@@ -32,8 +34,10 @@ class Chunk(NamedTuple, Generic[T]):
     found: Sequence[Found[T]]
 
 
-def newest(chunks: Sequence[Chunk[T]], limit: int) -> tuple[list[T], list[int]]:
+def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = None) -> tuple[list[T], list[int]]:
     """Up to limit records, newest first, and by partition where what is older ends.
+
+    bytes_max: of all records together, but at least one is shown if there is any; None for no limit.
 
     A record is held back while a partition might still have a newer one before its chunk: the page is then short. The
     partition whose chunk begins latest gives all it has, so that the next page is nearer the beginning.
@@ -46,6 +50,10 @@ def newest(chunks: Sequence[Chunk[T]], limit: int) -> tuple[list[T], list[int]]:
         reverse=True,
     )
     shown = [c for c in candidates if floor_ms is None or c[0] >= floor_ms][:limit]
+    if bytes_max is not None:
+        shown = [
+            c for c, size in zip(shown, accumulate(c[3].size for c in shown), strict=True) if size <= bytes_max
+        ] or (shown[:1])
     taken = {(number, offset) for _, number, offset, _ in shown}
     ends = []
     for number, chunk in enumerate(chunks):

@@ -37,8 +37,12 @@ _BATCH_BYTES_MAX: Final = 1 << 20
 _RECORD_BYTES_MAX: Final = 8 << 20
 _BATCHES_UNDER_WAY: Final = 2
 _WAITING_MAX: Final = 20_000  # appends that wait for a batch; beyond, Kafka is too slow and new ones are refused
+_WAITING_BYTES_MAX: Final = 64 << 20  # and what they carry
 _SWEEP_S: Final = 0.1
 _CHUNK: Final = 200  # records of a partition that a page of a list looks at
+_CHUNK_BYTES_MAX: Final = 512 << 10  # and what it holds of them, but at least one
+_PAGE_BYTES_MAX: Final = 8 << 20  # of records in a page, but at least one
+_PAGES_AT_ONCE: Final = 2  # lists under way in this process: the others wait
 _RENEW_PAUSE_S: Final = 0.2
 # A message is looked for from its own time on, so far: the clocks of the API processes may differ by as much.
 _CLOCK_SKEW_MS: Final = 10 * 60_000
@@ -174,9 +178,10 @@ class ControlTopic:
 
 
 class _Append:
-    __slots__ = ("build", "deadline", "done")
+    __slots__ = ("build", "deadline", "done", "size")
 
-    def __init__(self, build: BuildRecord, done: asyncio.Future[tuple[int, int]], deadline: float) -> None:
+    def __init__(self, build: BuildRecord, done: asyncio.Future[tuple[int, int]], deadline: float, size: int) -> None:
+        self.size = size
         self.build = build
         self.done = done
         self.deadline = deadline
@@ -193,6 +198,8 @@ class MessagesTopic:
         self._topic = topic
         self._partitions = partitions
         self._timeout_s = timeout_s
+        self._waiting = self._waiting_bytes = 0
+        self._lists = asyncio.Semaphore(_PAGES_AT_ONCE)
         self._unkeyed: deque[_Append] = deque()
         self._keyed: dict[int, deque[_Append]] = {}  # by partition; a partition without waiting appends is not there
         self._busy: set[int] = set()
@@ -216,13 +223,15 @@ class MessagesTopic:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def append(self, build: BuildRecord, *, key: str | None = None) -> Awaitable[tuple[int, int]]:
+    def append(self, build: BuildRecord, *, key: str | None = None, size: int = 0) -> Awaitable[tuple[int, int]]:
         """See ports.MessageLog.append. Raises LogUnavailable at once while Kafka acknowledges nothing."""
-        if self._stalled or len(self._unkeyed) >= _WAITING_MAX:
+        if self._stalled or self._waiting >= _WAITING_MAX or self._waiting_bytes >= _WAITING_BYTES_MAX:
             raise LogUnavailable("Kafka acknowledges nothing at the moment; the message was not stored")
         loop = asyncio.get_running_loop()
         done: asyncio.Future[tuple[int, int]] = loop.create_future()
-        item = _Append(build, done, loop.time() + self._timeout_s)
+        item = _Append(build, done, loop.time() + self._timeout_s, size)
+        self._waiting += 1
+        self._waiting_bytes += size
         if key is None:
             self._unkeyed.append(item)
         else:
@@ -265,15 +274,18 @@ class MessagesTopic:
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int
     ) -> tuple[list[bytes], list[int]]:
         """See ports.MessageLog.newest."""
-        chunks = await asyncio.gather(
-            *(self._chunk(number, queue_id, *bounds) for number, bounds in enumerate(zip(begin, end, strict=True)))
-        )
-        return newest(chunks, limit)
+        async with self._lists:  # one partition after the other: what is held at once is bounded
+            chunks = [
+                await self._chunk(number, queue_id, *bounds)
+                for number, bounds in enumerate(zip(begin, end, strict=True))
+            ]
+        return newest(chunks, limit, bytes_max=_PAGE_BYTES_MAX)
 
     async def _chunk(self, partition: int, queue_id: str, begin: int, end: int) -> Chunk[bytes]:
-        """The last _CHUNK records before end."""
+        """The last _CHUNK records before end, or fewer, where the queue's are large."""
         start = at = max(begin, end - _CHUNK)
-        found: list[Found[bytes]] = []
+        found: deque[Found[bytes]] = deque()
+        held = 0
         oldest_at_ms: int | None = None
         queue = queue_id.encode()
         while at < end:
@@ -283,7 +295,12 @@ class MessagesTopic:
                     break
                 oldest_at_ms = record.timestamp if oldest_at_ms is None else oldest_at_ms
                 if record.value is not None and record.headers and record.headers[0][1] == queue:
-                    found.append(Found(record.timestamp, record.offset, record.value))
+                    found.append(Found(record.timestamp, record.offset, record.value, len(record.value)))
+                    held += len(record.value)
+                while held > _CHUNK_BYTES_MAX and len(found) > 1:  # the oldest is left for a later page
+                    dropped = found.popleft()
+                    held -= dropped.size
+                    start, oldest_at_ms = dropped.offset + 1, dropped.at_ms
             if stretch.next_offset <= at:
                 break
             at = stretch.next_offset
@@ -320,6 +337,12 @@ class MessagesTopic:
                 if self._keyed or self._unkeyed:
                     self._wake.set()
 
+    def _pop(self, waiting: deque[_Append]) -> _Append:
+        item = waiting.popleft()
+        self._waiting -= 1
+        self._waiting_bytes -= item.size
+        return item
+
     def _next_batch(self) -> tuple[int, list[_Append], Any]:
         """What waits, as one batch for a partition that has none under way; (…, None) when there is none to make."""
         partition = self._choose_partition()
@@ -333,16 +356,16 @@ class MessagesTopic:
             while waiting:
                 item = waiting[0]
                 if item.done.done():  # its request is gone, or the sweep was faster
-                    waiting.popleft()
+                    self._pop(waiting)
                     continue
                 try:
                     key, value, queue = item.build(partition)
                 except Exception as error:  # noqa: BLE001 - one event that can't be made must not end the group commit
-                    _fail([waiting.popleft()], error)
+                    _fail([self._pop(waiting)], error)
                     continue
                 if batch.append(key=key, value=value, timestamp=None, headers=[(QUEUE_HEADER, queue)]) is None:
                     break
-                items.append(waiting.popleft())
+                items.append(self._pop(waiting))
         if keyed is not None and not keyed:
             del self._keyed[partition]
         if not items:
@@ -375,7 +398,7 @@ class MessagesTopic:
             now = loop.time()
             for waiting in (self._unkeyed, *self._keyed.values()):
                 while waiting and (waiting[0].done.done() or waiting[0].deadline < now):
-                    _fail([waiting.popleft()], LogUnavailable("Kafka acknowledges nothing; nothing was stored"))
+                    _fail([self._pop(waiting)], LogUnavailable("Kafka acknowledges nothing; nothing was stored"))
             for items in self._under_way.values():
                 if items[0].deadline < now:
                     self._stalled = True

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from broker.core.events import decode_message
+from broker.kafka import log as log_module
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
 from tests.kafka.rig import running
@@ -30,3 +33,20 @@ async def test_the_pages_of_a_queue_are_all_its_messages_newest_first(
         assert {message.message_id for message in listed} == ids
         times = [message.at_ms for message in listed]
         assert times == sorted(times, reverse=True)
+
+
+async def test_large_messages_make_short_pages_and_none_is_left_out(
+    kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(log_module, "_PAGE_BYTES_MAX", 3 << 20)
+    async with running(kafka_settings) as rig:
+        queue = await rig.queue()
+        ids = [(await rig.put(queue, "x" * (900 << 10)))[0] for _ in range(24)]
+        messages = rig.log.messages
+        begin, end = await messages.offsets_at(0), list(await messages.end_offsets())
+        listed: list[str] = []
+        while any(at < to for at, to in zip(begin, end, strict=True)):
+            values, end = await messages.newest(queue.id, begin=begin, end=end, limit=1000)
+            assert sum(map(len, values)) <= 3 << 20
+            listed += [decode_message(value).message_id for value in values]
+        assert sorted(listed) == sorted(ids)

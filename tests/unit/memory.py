@@ -53,7 +53,7 @@ class MemoryMessages:
         self.failing: BrokerError | None = None
         self._turn = 0
 
-    def append(self, build: BuildRecord, *, key: str | None = None) -> Awaitable[tuple[int, int]]:
+    def append(self, build: BuildRecord, *, key: str | None = None, size: int = 0) -> Awaitable[tuple[int, int]]:
         done: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         if self.failing is not None:
             raise self.failing

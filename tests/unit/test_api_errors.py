@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker.commands import SCOPES, create_key
-from broker.errors import InDoubt, LogUnavailable
+from broker.errors import InDoubt, LogUnavailable, ViewBehind
 
 UNKNOWN = "0b57b1a2-6b8b-4b0e-9d4e-3a2f8f2b7a11"
 
@@ -375,3 +375,23 @@ async def test_no_body_whatever_is_a_500(api, body):
         assert answer.status_code in (200, 400, 422), (path, body, answer.text)
         if answer.status_code != 200:
             problem(answer, answer.status_code)
+
+
+async def test_a_key_sent_as_a_request_id_is_not_taken_for_one():
+    api = await make_api()
+    answer = await api.request("GET", "/v1/queues", headers={"x-request-id": f"id-{api.key}"})
+    assert answer.status_code == 200
+    assert api.key not in answer.headers["x-request-id"]
+
+
+async def test_what_can_t_be_known_to_be_current_is_a_503_and_not_shown(monkeypatch: pytest.MonkeyPatch):
+    api = await make_api()
+    queue_id = await api.queue()
+
+    async def behind(**_: object) -> None:
+        raise ViewBehind("not folded yet")
+
+    monkeypatch.setattr(api.log.control, "caught_up", behind)
+    for path in ("/v1/queues", f"/v1/queues/{queue_id}", f"/v1/queues/{queue_id}/listeners"):
+        answer = await api.request("GET", path)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")

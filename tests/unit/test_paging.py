@@ -46,3 +46,12 @@ def test_the_pages_together_are_all_of_the_queue_s_records_newest_first(
     ]
     assert sorted(shown) == sorted(everything)
     assert [at_ms for at_ms, *_ in shown] == sorted((at_ms for at_ms, *_ in everything), reverse=True)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 60))
+def test_a_page_holds_no_more_bytes_than_it_may_but_always_one_record(sizes: list[int], bytes_max: int):
+    found = [Found(number, number, size, size) for number, size in enumerate(sizes)]
+    shown, ends = newest([Chunk(0, 0, len(sizes), 0, found)], 100, bytes_max=bytes_max)
+    assert shown == sizes[::-1][: len(shown)]
+    assert len(shown) == 1 or sum(shown) <= bytes_max
+    assert ends == [len(sizes) - len(shown)]
