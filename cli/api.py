@@ -17,10 +17,10 @@ from broker.kafka.log import KafkaLog
 from broker.sealing import Sealer
 from cli import files
 from cli.first_start import first_start
-from cli.listen import address, bind, inherited
 from cli.options import Options, shared_options
 from cli.process import CATCH_UP_S, Process, run
 from cli.server import Server
+from cli.sockets import address, bind, inherited
 from projections.app import Projections
 
 

@@ -21,8 +21,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from broker.core.signing import secret_bytes, signature, signed_content
-from cli.listen import bind
 from cli.server import Server
+from cli.sockets import bind
 
 REPORT_S: Final = 0.2
 CLOCK_SKEW_S: Final = 300  # Standard Webhooks: refuse what is older or newer

@@ -20,9 +20,9 @@ from broker.kafka.embedded import EmbeddedKafka
 from cli import files, logs
 from cli.children import Child, Pauses
 from cli.link import Link
-from cli.listen import address, bind
 from cli.logs import Logger
 from cli.options import Options, shared_options
+from cli.sockets import address, bind
 
 # Together under the 30 s in which `serve` ends.
 API_STOP_S: Final = 9.0

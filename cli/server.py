@@ -16,7 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.problems import MEDIA_TYPE, framework_problem
-from cli.listen import BACKLOG
+from cli.sockets import BACKLOG
 
 KEEP_ALIVE_S: Final = 75  # longer than the 60 s after which common proxies drop their side
 FINISH_S: Final = 7  # for running requests, after should_exit

@@ -1,4 +1,4 @@
-"""The listening socket: bound once, shared by all API processes.
+"""Listening sockets: bound once; the API's is shared by all API processes.
 
 For: binding it, taking it over from the supervisor, and its URL. Not for: serving on it (cli/api.py).
 While one API process is replaced the others, or the kernel's backlog, hold the connections."""
