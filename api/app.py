@@ -59,6 +59,7 @@ def make_app(
         puts,
         routes=[
             Route(f"{queue}/messages", puts),
+            at(f"{queue}/messages/batch", POST=Method(messages.put_batch, "messages")),
             at(f"{queue}/messages/{{message_id}}", GET=Method(messages.get, "messages")),
             at("/v1/queues", GET=Method(queues.list, "queues"), PUT=Method(queues.create, "queues")),
             at(

@@ -119,18 +119,20 @@ class Call:
             host = name if port is None else f"{name}:{port}"
         return f"{self.scope['scheme']}://{host}{path}"
 
-    async def json(self, shape: type[T]) -> T:
-        """The body as this shape (NotJson, TooLarge, Malformed, Refused)."""
+    async def json(self, shape: type[T], *, times_bytes_max: int = 1) -> T:
+        """The body as this shape (NotJson, TooLarge, Malformed, Refused).
+
+        times_bytes_max: it may be so many times as large as other bodies.
+        """
         kind = self._content_type
         if kind != _JSON and not _is_json(kind):
             raise NotJson("Send the body as application/json.")
         if self._content_encoding not in (b"", b"identity"):
             raise NotJson("Send the body as it is, without a content-encoding.")
-        return parse(await self.body(), shape)
+        return parse(await self.body(self._body_bytes_max * times_bytes_max), shape)
 
-    async def body(self) -> bytes:
-        """The body (TooLarge as soon as that is known)."""
-        limit = self._body_bytes_max
+    async def body(self, limit: int) -> bytes:
+        """The body, of at most so many bytes (TooLarge as soon as that is known)."""
         if self._length.isdigit() and int(self._length) > limit:
             raise TooLarge(f"The body may have at most {limit} bytes.")
         chunks: list[bytes] = []

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from api.calls import Call
 from api.pages import Span, moment, optional_moment, page_limit, span, time_parameter
-from api.shapes import MessageBody
+from api.shapes import BatchBody, MessageBody
 from broker.commands import find_queue
 from broker.core.directory import Listener
 from broker.core.events import MessagePut, decode_message
 from broker.core.ids import parse_message_id
 from broker.errors import NotFound, UnknownEvent
 from broker.ports import Deliveries, DeliveryState, DirectoryView, MessageLog
-from broker.puts import put_message
+from broker.puts import Put, put_batch, put_message
+
+_BATCH_TIMES_BYTES_MAX: Final = 2  # a batch's body may be as large as two of other requests
 
 
 class Messages:
@@ -41,10 +43,15 @@ class Messages:
             actor=call.actor,
             request_id=call.request_id.decode(),
         )
-        return {
-            "message": {"id": put.id, "name": put.name},
-            "_links": {"self": {"href": call.href(f"/v1/queues/{queue_id}/messages/{put.id}")}},
-        }
+        return _put_answer(call, queue_id, put)
+
+    async def put_batch(self, call: Call) -> Any:
+        """All or, when one is refused, none; for each what a put of its own would have answered, in their order."""
+        queue = await find_queue(self._view, call.key.organization_id, call.path("queue_id"))
+        body = await call.json(BatchBody, times_bytes_max=_BATCH_TIMES_BYTES_MAX)
+        request_id = call.request_id.decode()
+        puts = await put_batch(self._log, queue, body.messages, actor=call.actor, request_id=request_id)
+        return {"messages": [_put_answer(call, queue.id, put) for put in puts]}
 
     async def list(self, call: Call) -> Any:
         """Newest first. A page may be short, or empty, while `next` says that there is more."""
@@ -93,6 +100,13 @@ class Messages:
             fields["listeners"] = [_delivery(one, states[one.id]) for one in listeners if one.id in states]
         href = call.href(f"/v1/queues/{queue.id}/messages/{message_id}")
         return {"message": fields, "_links": {"self": {"href": href}}}
+
+
+def _put_answer(call: Call, queue_id: str, put: Put) -> dict[str, Any]:
+    return {
+        "message": {"id": put.id, "name": put.name},
+        "_links": {"self": {"href": call.href(f"/v1/queues/{queue_id}/messages/{put.id}")}},
+    }
 
 
 def _decoded(value: bytes) -> MessagePut | None:

@@ -66,6 +66,12 @@ class MessageBody(Struct, forbid_unknown_fields=True):
     key: str | None = None
 
 
+class BatchBody(Struct, forbid_unknown_fields=True):
+    """POST of several messages."""
+
+    messages: Annotated[list[MessageBody], Meta(min_length=1, max_length=1000)]
+
+
 def parse(body: bytes, shape: type[T]) -> T:
     """The body as this shape (Malformed, Refused with the pointer).
 

@@ -56,6 +56,17 @@ class MessageLog(Protocol):
         key: an ordering key, fixes the partition. size: about what it carries, bytes.
         """
 
+    def append_together(
+        self, builds: Sequence[BuildRecord], *, partition: int | None = None, size: int = 0
+    ) -> Awaitable[None]:
+        """Several messages as one batch, as few as possible where they don't fit one (LogUnavailable, InDoubt).
+
+        partition: theirs; None: any. Of LogUnavailable nothing is stored, of InDoubt all, some, or nothing.
+        """
+
+    def partition_of(self, key: str) -> int:
+        """Where the messages of an ordering key are."""
+
     async def end_offsets(self) -> tuple[int, ...]:
         """By partition, one past the newest message (LogUnavailable)."""
 

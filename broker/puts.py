@@ -1,24 +1,26 @@
-"""Putting a message: the one command that is asked thousands of times a second.
+"""Putting messages: the one command that is asked thousands of times a second.
 
-For: checking it, its id, and its append to `messages`. Not for: the other commands (broker/commands.py), batching
-(broker/kafka/log.py), the request around it (api/messages.py).
+For: checking them, their ids, and their append to `messages`. Not for: the other commands (broker/commands.py),
+record batches (broker/kafka/group_commit.py), the request around it (api/messages.py).
 
 A put touches no projection but to look its queue up, and waits for nothing but Kafka's acknowledgement.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import struct
 import time
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Sequence
+from itertools import starmap
+from typing import Final, Protocol
 
 from broker.core.directory import Queue
 from broker.core.events import MessagePut, encode
 from broker.core.ids import message_id
 from broker.core.names import NAME_CHARS_MAX, refuse_name
-from broker.errors import Refused
+from broker.errors import InDoubt, LogUnavailable, Refused
 from broker.ports import MessageLog
 
 DATA_BYTES_MAX: Final = 1 << 20
@@ -78,16 +80,63 @@ class Put:
         return made.encode(), encode(event), queue.id.encode()
 
 
-async def put_message(
-    log: MessageLog, queue: Queue, *, data: str, name: str | None, key: str | None, actor: str, request_id: str
-) -> Put:
-    """The message, once all in-sync replicas have it (Refused, LogUnavailable, InDoubt)."""
+class NewMessage(Protocol):
+    """What a request says of a message."""
+
+    @property
+    def data(self) -> str: ...
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def key(self) -> str | None: ...
+
+
+def new_put(queue: Queue, data: str, name: str | None, key: str | None, actor: str, request_id: str) -> Put:
+    """A message that may be put (Refused)."""
     if len(data) * _UTF8_BYTES_A_CHAR_MAX > DATA_BYTES_MAX and len(data.encode()) > DATA_BYTES_MAX:
         raise Refused(f"the data is longer than {DATA_BYTES_MAX} bytes of UTF-8", pointer="/data")
     if name is not None and (reason := refuse_name(name)) is not None:
         raise Refused(f"the name {reason}", pointer="/name")
     if key is not None and not 0 < len(key) <= NAME_CHARS_MAX:
         raise Refused(f"the ordering key must have 1 to {NAME_CHARS_MAX} characters", pointer="/key")
-    put = Put(queue, data, name, key, actor, request_id)
+    return Put(queue, data, name, key, actor, request_id)
+
+
+async def put_message(
+    log: MessageLog, queue: Queue, *, data: str, name: str | None, key: str | None, actor: str, request_id: str
+) -> Put:
+    """The message, once all in-sync replicas have it (Refused, LogUnavailable, InDoubt)."""
+    put = new_put(queue, data, name, key, actor, request_id)
     await log.append(put.build, key=key, size=len(data))
     return put
+
+
+async def put_batch(
+    log: MessageLog, queue: Queue, messages: Sequence[NewMessage], *, actor: str, request_id: str
+) -> list[Put]:
+    """The messages in their order, once all in-sync replicas have all of them (Refused, LogUnavailable, InDoubt).
+
+    One that is refused refuses all; the pointer begins with its place: `/messages/3/data`.
+    Those without an ordering key are in one partition, and in one record batch if they fit.
+    """
+    puts = []
+    together: dict[int | None, list[tuple[Put, int]]] = {}
+    for number, message in enumerate(messages):
+        try:
+            put = new_put(queue, message.data, message.name, message.key, actor, request_id)
+        except Refused as error:
+            raise Refused(str(error), pointer=f"/messages/{number}{error.pointer}") from None
+        puts.append(put)
+        partition = None if message.key is None else log.partition_of(message.key)
+        together.setdefault(partition, []).append((put, len(message.data)))
+
+    async def append(partition: int | None, group: Sequence[tuple[Put, int]]) -> None:
+        size = sum(size for _, size in group)
+        await log.append_together([put.build for put, _ in group], partition=partition, size=size)
+
+    results = await asyncio.gather(*starmap(append, together.items()), return_exceptions=True)
+    failures = [result for result in results if isinstance(result, BaseException)]
+    if failures:
+        nothing = len(failures) == len(results) and all(isinstance(error, LogUnavailable) for error in failures)
+        raise failures[0] if nothing else InDoubt("some of the messages may have been stored") from failures[0]
+    return puts

@@ -1,6 +1,7 @@
 """A page of a queue's messages, newest first, out of partitions that are each read backwards a chunk at a time.
 
-For: which of the records read may be shown, and where the next page goes on. Not for: reading (broker/kafka/log.py).
+For: which of the records read may be shown, and where the next page goes on. Not for: reading them
+(broker/kafka/messages.py).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from broker.delivery.readers import Partition
 from broker.delivery.stream import Stream, attempt_events, now_ms
 from broker.errors import LogUnavailable
 from broker.kafka.cursors import KafkaCursors
-from broker.kafka.log import OutcomesTopic
+from broker.kafka.outcomes import OutcomesTopic
 from broker.kafka.tail import SESSION_TIMEOUT_MS
 
 log = logging.getLogger(__name__)

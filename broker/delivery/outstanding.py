@@ -19,7 +19,7 @@ from broker.delivery.message import Message
 from broker.delivery.readers import Partition
 from broker.delivery.stream import Delivery, now_ms
 from broker.errors import LogUnavailable, UnknownEvent
-from broker.kafka.log import OutcomesTopic
+from broker.kafka.outcomes import OutcomesTopic
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
 
 log = logging.getLogger(__name__)

@@ -11,13 +11,16 @@ from collections import defaultdict
 
 import pytest
 from aiokafka import errors as kafka_errors
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.record.memory_records import MemoryRecords
 
 from broker.core.events import QueueCreated, decode
 from broker.core.ids import message_id
 from broker.errors import InDoubt, LogUnavailable
 from broker.kafka.admin import ensure_topics
 from broker.kafka.embedded import EmbeddedKafka
-from broker.kafka.log import QUEUE_HEADER, KafkaLog
+from broker.kafka.group_commit import QUEUE_HEADER
+from broker.kafka.log import KafkaLog
 from broker.kafka.topics import topics as topic_table
 from broker.settings import KafkaSettings
 
@@ -154,6 +157,59 @@ async def test_an_event_that_cannot_be_made_fails_alone(kafka_log):
     waiting = [kafka_log.messages.append(impossible if number == 3 else record(number)) for number in range(6)]
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert [isinstance(result, RuntimeError) for result in results] == [number == 3 for number in range(6)]
+
+
+async def batches_of(log: KafkaLog, topic: str) -> list[list[bytes]]:
+    """The keys of each record batch, as Kafka has them."""
+    found: list[list[bytes]] = []
+    for partition, end in enumerate(await log.messages.end_offsets()):
+        if end:
+            request = FetchRequest(0, 0, 64 << 20, 0, [(topic, [(partition, 0, 64 << 20)])])
+            answer = await log.requests._client.send(log.requests._leader(topic, partition), request)
+            raw = answer.topics[0][1][0][-1]
+            batches = MemoryRecords(raw)
+            while batches.has_next():
+                found.append([one.key for one in batches.next_batch()])
+    return found
+
+
+async def test_messages_that_stay_together_are_one_record_batch_among_whatever_comes(kafka_log, ready_topics):
+    noise = [kafka_log.messages.append(record(number), key=str(number % 9)) for number in range(2_000, 2_500)]
+    groups = [
+        kafka_log.messages.append_together([record(number) for number in range(first, first + 200)])
+        for first in range(0, 2_000, 200)
+    ]
+    noise += [kafka_log.messages.append(record(number)) for number in range(2_500, 3_000)]
+    await asyncio.gather(*noise, *groups)
+    batches = await batches_of(kafka_log, ready_topics.messages.name)
+    assert sorted(key for batch in batches for key in batch) == sorted(b"m-%d" % number for number in range(3_000))
+    for first in range(0, 2_000, 200):
+        (whole,) = [batch for batch in batches if b"m-%d" % first in batch]
+        start = whole.index(b"m-%d" % first)
+        assert whole[start : start + 200] == [b"m-%d" % number for number in range(first, first + 200)]
+
+
+async def test_what_is_too_large_for_one_record_batch_goes_into_several_in_order(kafka_log, ready_topics):
+    large = b"x" * (200 << 10)
+    before = kafka_log.messages.append(record(100, large))
+    together = kafka_log.messages.append_together([record(number, large) for number in range(12)], partition=1)
+    await asyncio.gather(before, together)
+    found = await batches_of(kafka_log, ready_topics.messages.name)
+    theirs = [batch for batch in found if batch != [b"m-100"]]
+    assert [key for batch in theirs for key in batch] == [b"m-%d" % number for number in range(12)]
+    assert len(theirs) == 3
+
+
+async def test_a_group_with_an_event_that_cannot_be_made_is_not_written(kafka_log):
+    def impossible(_partition):
+        raise RuntimeError("no such thing")
+
+    bad = kafka_log.messages.append_together([record(1), impossible, record(2)])
+    good = kafka_log.messages.append(record(3))
+    with pytest.raises(RuntimeError):
+        await bad
+    await good
+    assert sum(await kafka_log.messages.end_offsets()) == 1
 
 
 async def test_what_nobody_waits_for_any_more_is_not_written_and_holds_nobody_up(kafka_log):

@@ -58,10 +58,22 @@ class MemoryMessages:
         if self.failing is not None:
             raise self.failing
         self._turn += 1
-        partition = 0 if key is not None else self._turn % 2
+        partition = self._turn % 2 if key is None else self.partition_of(key)
         self.records[partition].append(build(partition))
         done.set_result((partition, len(self.records[partition]) - 1))
         return done
+
+    async def append_together(
+        self, builds: Sequence[BuildRecord], *, partition: int | None = None, size: int = 0
+    ) -> None:
+        if self.failing is not None:
+            raise self.failing
+        self._turn += 1
+        number = self._turn % 2 if partition is None else partition
+        self.records[number] += [build(number) for build in builds]
+
+    def partition_of(self, key: str) -> int:
+        return 0
 
     async def end_offsets(self) -> tuple[int, ...]:
         return tuple(len(records) for records in self.records)

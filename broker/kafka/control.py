@@ -1,0 +1,47 @@
+"""The ordered append to `control` (ports.ControlLog).
+
+For: one event at a time, and where the log ends. Not for: folding it (projections/), what may be said
+(broker/commands.py)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiokafka import errors as kafka_errors
+
+from broker.core.events import ControlEvent, encode
+from broker.errors import InDoubt
+from broker.kafka.producer import Producer
+from broker.kafka.requests import LATEST, KafkaRequests
+
+
+class ControlTopic:
+    """Ordered appends to `control` (ports.ControlLog)."""
+
+    def __init__(self, producer: Producer, requests: KafkaRequests, topic: str, timeout_s: float) -> None:
+        self._producer = producer
+        self._requests = requests
+        self._topic = topic
+        self._timeout_s = timeout_s
+
+    async def append(self, event: ControlEvent) -> int:
+        """Its offset, once all in-sync replicas have it (InDoubt when that is not known in time)."""
+        producer = self._producer.get()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                done = await producer.send(
+                    self._topic, key=event.organization_id.encode(), value=encode(event), partition=0
+                )
+                offset = int((await asyncio.shield(done)).offset)
+        except TimeoutError:
+            raise InDoubt("Kafka did not acknowledge in time; the change may have been stored") from None
+        except kafka_errors.KafkaError as error:
+            self._producer.failed(producer, error)
+            raise InDoubt(f"Kafka did not acknowledge ({type(error).__name__}); the change may be stored") from error
+        if offset < 0:  # Kafka knew it as a repeat and no longer knows where it is: it is somewhere before the end
+            return await self.end_offset() - 1
+        return offset
+
+    async def end_offset(self) -> int:
+        """One past the newest event (LogUnavailable)."""
+        return (await self._requests.offsets(self._topic, {0: LATEST}))[0]

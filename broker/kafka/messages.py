@@ -1,0 +1,99 @@
+"""The `messages` topic: the group commit, and messages read back (ports.MessageLog).
+
+For: finding messages by id, a queue's newest ones, offsets of times and ends. Not for: how appends become batches
+(group_commit.py), the tail that workers read (tail.py)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from broker.core.paging import Chunk, Found, newest
+from broker.kafka.group_commit import GroupCommit
+from broker.kafka.producer import Producer
+from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
+from broker.kafka.topics import Topic
+
+_CHUNK: Final = 200  # records of a partition that a page of a list looks at
+_CHUNK_BYTES_MAX: Final = 512 << 10  # and what it holds of them, but at least one
+_PAGE_BYTES_MAX: Final = 8 << 20  # of records in a page, but at least one
+_PAGES_AT_ONCE: Final = 2  # lists under way in this process: the others wait
+# A message is looked for from its own time on, so far: the clocks of the API processes may differ by as much.
+_CLOCK_SKEW_MS: Final = 10 * 60_000
+
+
+class MessagesTopic(GroupCommit):
+    """timeout_s: how long an append waits for the acknowledgement."""
+
+    def __init__(self, producer: Producer, requests: KafkaRequests, topic: Topic, timeout_s: float) -> None:
+        super().__init__(producer, requests, topic, timeout_s)
+        self._lists = asyncio.Semaphore(_PAGES_AT_ONCE)
+
+    async def end_offsets(self) -> tuple[int, ...]:
+        """By partition, one past the newest message (LogUnavailable)."""
+        found = await self._requests.offsets(self._topic, dict.fromkeys(range(self._partitions), LATEST))
+        return tuple(found[partition] for partition in range(self._partitions))
+
+    async def offsets_at(self, at_ms: int) -> tuple[int, ...]:
+        """By partition, the first offset at or after a time, else the end; time 0 is the log's beginning."""
+        moment = at_ms if at_ms > 0 else EARLIEST
+        # The ends first: what is put in between is then after them, and not lost between the two answers.
+        ends = await self.end_offsets()
+        found = await self._requests.offsets(self._topic, dict.fromkeys(range(self._partitions), moment))
+        return tuple(end if found[partition] < 0 else found[partition] for partition, end in enumerate(ends))
+
+    async def find(self, *, partition: int, at_ms: int, message_id: str) -> tuple[int, bytes] | None:
+        """(offset, value) of a message; None when its partition has no such id from its time on (LogUnavailable)."""
+        if partition >= self._partitions:
+            return None
+        key = message_id.encode()
+        offset = (await self._requests.offsets(self._topic, {partition: at_ms}))[partition]
+        while offset >= 0:
+            stretch = await self._requests.read(self._topic, partition, offset)
+            for record in stretch.records:
+                if record.key == key and record.value is not None:
+                    return record.offset, record.value
+                if record.timestamp > at_ms + _CLOCK_SKEW_MS:
+                    return None
+            if stretch.next_offset == offset or stretch.next_offset >= stretch.end_offset:
+                return None
+            offset = stretch.next_offset
+        return None
+
+    async def newest(
+        self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int
+    ) -> tuple[list[bytes], list[int]]:
+        """See ports.MessageLog.newest."""
+        async with self._lists:  # one partition after the other: what is held at once is bounded
+            chunks = [
+                await self._chunk(number, queue_id, *bounds)
+                for number, bounds in enumerate(zip(begin, end, strict=True))
+            ]
+        return newest(chunks, limit, bytes_max=_PAGE_BYTES_MAX)
+
+    async def _chunk(self, partition: int, queue_id: str, begin: int, end: int) -> Chunk[bytes]:
+        """The last _CHUNK records before end, or fewer, where the queue's are large."""
+        start = at = max(begin, end - _CHUNK)
+        found: deque[Found[bytes]] = deque()
+        held = 0
+        oldest_at_ms: int | None = None
+        queue = queue_id.encode()
+        while at < end:
+            stretch = await self._requests.read(self._topic, partition, at)
+            for record in stretch.records:
+                if record.offset >= end:
+                    break
+                oldest_at_ms = record.timestamp if oldest_at_ms is None else oldest_at_ms
+                if record.value is not None and record.headers and record.headers[0][1] == queue:
+                    found.append(Found(record.timestamp, record.offset, record.value, len(record.value)))
+                    held += len(record.value)
+                while held > _CHUNK_BYTES_MAX and len(found) > 1:  # the oldest is left for a later page
+                    dropped = found.popleft()
+                    held -= dropped.size
+                    start, oldest_at_ms = dropped.offset + 1, dropped.at_ms
+            if stretch.next_offset <= at:
+                break
+            at = stretch.next_offset
+        return Chunk(begin, start, end, oldest_at_ms, found)

@@ -1,0 +1,57 @@
+"""Appends to `deliveries` and `outstanding`: what happened to deliveries.
+
+For: writing them by partition, bounded in time. Not for: what is written when (broker/delivery/checkpoints.py)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from aiokafka import errors as kafka_errors
+
+from broker.errors import LogUnavailable
+from broker.kafka.producer import KeyAndValue, Producer
+
+
+class OutcomesTopic:
+    """What happened to deliveries: appends to `deliveries` and `outstanding`."""
+
+    def __init__(self, producer: Producer, topic: str, timeout_s: float) -> None:
+        self._producer = producer
+        self._timeout_s = timeout_s
+        self.name = topic
+
+    async def append(self, outcomes: Mapping[int, Sequence[KeyAndValue]]) -> None:
+        """Write (key, value) records by partition, all of them (LogUnavailable). No value: a tombstone."""
+        await self._bounded(
+            asyncio.gather(
+                *(
+                    send
+                    for partition, records in outcomes.items()
+                    for send in self._producer.send_all(self.name, partition, records)
+                )
+            )
+        )
+
+    async def append_one(self, partition: int, key: bytes, value: bytes) -> int:
+        """The record's offset, -1 when Kafka knows it as a repeat and no longer where it is (LogUnavailable)."""
+        (offset,) = await self._bounded(asyncio.gather(*self._producer.send_all(self.name, partition, [(key, value)])))
+        return offset
+
+    async def _bounded(self, sends: asyncio.Future[list[int]]) -> list[int]:
+        """aiokafka tries for ever; we don't wait for ever. What it still has may be written later, and twice."""
+        producer = self._producer.get()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await asyncio.shield(sends)
+        except TimeoutError:
+            sends.add_done_callback(_drop_result)
+            raise LogUnavailable("Kafka did not take the outcomes in time") from None
+        except kafka_errors.KafkaError as error:
+            self._producer.failed(producer, error)
+            raise LogUnavailable(f"Kafka did not take the outcomes: {type(error).__name__}") from error
+
+
+def _drop_result(sends: asyncio.Future[list[int]]) -> None:
+    if not sends.cancelled():
+        sends.exception()

@@ -1,0 +1,94 @@
+"""The one producer of a process, idempotent, and made anew when Kafka's answer has ended it.
+
+For: sending, whole batches too. Not for: which records make a batch (group_commit.py), or what is in them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Iterable
+from typing import Any, Final
+
+from aiokafka import AIOKafkaProducer
+from aiokafka import errors as kafka_errors
+
+from broker.errors import LogUnavailable
+from broker.kafka.client import client_options
+from broker.settings import KafkaSettings
+
+log = logging.getLogger(__name__)
+
+KeyAndValue = tuple[bytes, bytes | None]
+BATCH_BYTES_MAX: Final = 1 << 20  # but a record that is larger is a batch of its own
+_RECORD_BYTES_MAX: Final = 8 << 20
+_RENEW_PAUSE_S: Final = 0.2
+
+
+class Producer:
+    """An idempotent aiokafka producer, made anew when Kafka's answer has ended it (a lost sequence, a lost id)."""
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self._kafka = kafka
+        self._current: Any = None
+        self._renewal: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        producer = AIOKafkaProducer(
+            **client_options(self._kafka),
+            acks="all",
+            enable_idempotence=True,
+            max_batch_size=BATCH_BYTES_MAX,
+            max_request_size=_RECORD_BYTES_MAX,
+        )
+        try:
+            await producer.start()
+        except (kafka_errors.KafkaError, OSError) as error:
+            await producer.stop()
+            raise LogUnavailable(f"Kafka can't be reached: {error}") from error
+        self._current = producer
+
+    async def stop(self) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
+        if self._current is not None:
+            with contextlib.suppress(kafka_errors.KafkaError, asyncio.TimeoutError):
+                await asyncio.wait_for(self._current.stop(), 5)
+
+    def get(self) -> Any:
+        return self._current
+
+    def failed(self, producer: Any, error: kafka_errors.KafkaError) -> None:
+        """Have this producer replaced if the error ended it, unless that is under way already."""
+        renewing = self._renewal is not None and not self._renewal.done()
+        if not error.retriable and producer is self._current and not renewing:
+            self._renewal = asyncio.create_task(self._renew(producer))
+
+    async def _renew(self, broken: Any) -> None:
+        log.warning("log.producer_renewed")
+        with contextlib.suppress(Exception):  # it is broken: whatever it says at its end does not matter
+            await asyncio.wait_for(broken.stop(), 1)
+        while self._current is broken:
+            try:
+                await self.start()
+            except LogUnavailable:
+                await asyncio.sleep(_RENEW_PAUSE_S)
+
+    def send_all(self, topic: str, partition: int, records: Iterable[KeyAndValue]) -> list[Awaitable[int]]:
+        """Send (key, value) records as whole batches; for each batch, its first record's offset."""
+        sends: list[Awaitable[int]] = []
+        batch = None
+        for key, value in records:
+            if batch is None or batch.append(key=key, value=value, timestamp=None) is None:
+                if batch is not None:
+                    sends.append(self._send(batch, topic, partition))
+                batch = self._current.create_batch()
+                batch.append(key=key, value=value, timestamp=None)
+        if batch is not None:
+            sends.append(self._send(batch, topic, partition))
+        return sends
+
+    async def _send(self, batch: Any, topic: str, partition: int) -> int:
+        batch.close()
+        metadata = await (await self._current.send_batch(batch, topic, partition=partition))
+        return int(metadata.offset)
