@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker.core.signing import secret_bytes, signature, signed_content
+from broker.core.signing import Signer, secret_bytes
 from cli.server import Server
 from cli.sockets import bind
 
@@ -37,7 +37,7 @@ class Listener:
         self.refusing = False
         self.received: Counter[str] = Counter()
         self.refused = self.again = self.forged = self.probes = 0
-        self._key = secret_bytes(secret)
+        self._signer = Signer(secret_bytes(secret))
         self.app = Starlette(
             routes=[Route("/notify", self._notify, methods=["POST"]), Route("/live", self._live, methods=["GET"])]
         )
@@ -64,9 +64,7 @@ class Listener:
         )
         if not timestamp.isdecimal() or abs(time.time() - int(timestamp)) > CLOCK_SKEW_S:
             return False
-        wanted = signature(
-            self._key, signed_content(message_id=message_id.encode(), timestamp=timestamp.encode(), body=body)
-        )
+        wanted = self._signer.sign(message_id.encode(), timestamp.encode(), body)
         return wanted.decode() in signatures.split(" ")
 
     def counts(self) -> dict[str, Any]:

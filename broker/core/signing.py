@@ -1,16 +1,19 @@
 """Signs the request of one attempt.
 
-For: the three headers and the order of the signed bytes (Standard Webhooks 1.0, "Signature scheme").
+For: the order of the signed bytes and the signature's form (Standard Webhooks 1.0, "Signature scheme").
 Not for: which secret is current (broker/core/directory.py) or sending (broker/delivery/http.py)."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import hmac
+import hashlib
 from typing import Final
 
 PREFIX: Final = "whsec_"
+_BLOCK_BYTES: Final = 64  # of SHA-256
+_INNER: Final = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER: Final = bytes(byte ^ 0x5C for byte in range(256))
 
 
 def secret_bytes(secret: str) -> bytes:
@@ -31,14 +34,29 @@ def secret_text(key: bytes) -> str:
     return PREFIX + base64.b64encode(key).decode()
 
 
-def signed_content(*, message_id: bytes, timestamp: bytes, body: bytes) -> bytes:
-    """What is signed, the same for all listeners of a message.
+class Signer:
+    """Signs with one secret.
 
-    timestamp: seconds since the UTC epoch, in decimal digits, as in `webhook-timestamp`.
+    HMAC-SHA256 (RFC 2104) from hash states that have taken the padded key already: hmac.digest() looks the algorithm
+    up and hashes the key anew each time, which doubles the time of a message of 1 KiB.
     """
-    return b"%b.%b.%b" % (message_id, timestamp, body)
 
+    __slots__ = ("_inner", "_outer")
 
-def signature(key: bytes, content: bytes) -> bytes:
-    """The value of `webhook-signature` for one secret: `v1,` and the base64 HMAC-SHA256 of signed_content()."""
-    return b"v1," + binascii.b2a_base64(hmac.digest(key, content, "sha256"), newline=False)
+    def __init__(self, key: bytes) -> None:
+        """key: up to 64 bytes, as secret_bytes() gives."""
+        padded = key.ljust(_BLOCK_BYTES, b"\0")
+        self._inner = hashlib.sha256(padded.translate(_INNER))
+        self._outer = hashlib.sha256(padded.translate(_OUTER))
+
+    def sign(self, message_id: bytes, timestamp: bytes, body: bytes) -> bytes:
+        """The value of `webhook-signature`: `v1,` and the base64 HMAC of `id.timestamp.body`.
+
+        timestamp: seconds since the UTC epoch, in decimal digits, as in `webhook-timestamp`.
+        """
+        inner = self._inner.copy()
+        inner.update(b"%b.%b." % (message_id, timestamp))
+        inner.update(body)
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return b"v1," + binascii.b2a_base64(outer.digest(), newline=False)

@@ -22,7 +22,7 @@ from broker.core.circuit import Circuit, State
 from broker.core.directory import Listener, Queue
 from broker.core.flow import Flow, Pace
 from broker.core.retry import RetryPolicy, next_at_ms
-from broker.core.signing import signature
+from broker.core.signing import Signer
 from broker.core.turns import Turns
 from broker.core.window import Window
 from broker.delivery.guard import Resolver, Target, parse_url
@@ -79,7 +79,7 @@ class Courier:
         self.flow = Flow(listener.settings.max_in_flight)
         self.error: str | None = None
         self.sending = True  # False: hand-over or shut-down; what is under way may finish
-        self._key = key
+        self._signer = Signer(key)
         self._ready: deque[Delivery] = deque()
         self._retries: list[tuple[int, int, Delivery]] = []
         self._turns: Turns[Delivery] = Turns()
@@ -216,7 +216,7 @@ class Courier:
         delivery.number += 1
         body = message.body(self.queue)
         timestamp = b"%d" % time.time()
-        signed = signature(self._key, message.signed_content(timestamp, body))
+        signed = self._signer.sign(message.id, timestamp, body)
         self._under_way[connection] = None
         connection.send(
             b"%bwebhook-id: %b\r\nwebhook-timestamp: %b\r\nwebhook-signature: %b\r\neverput-attempt: %d\r\n"

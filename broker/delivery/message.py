@@ -11,14 +11,13 @@ from typing import Any
 import orjson
 
 from broker.core.directory import Queue
-from broker.core.events import decode_message
-from broker.core.signing import signed_content
+from broker.core.events import message_texts
 
 
 class Message:
     """offset: in its partition. size: bytes of the record, what holding it costs."""
 
-    __slots__ = ("_body", "_signed", "_signed_at", "_value", "id", "key", "offset", "put_at_ms", "queue_id", "size")
+    __slots__ = ("_body", "_value", "id", "key", "offset", "put_at_ms", "queue_id", "size")
 
     def __init__(self, offset: int, message_id: bytes, queue_id: str, put_at_ms: int, value: bytes) -> None:
         self.offset = offset
@@ -28,30 +27,21 @@ class Message:
         self.size = len(value)
         self._value: bytes | None = value
         self._body = b""
-        self._signed_at = b""
-        self._signed = b""
         self.key: str | None = None
 
     def body(self, queue: Queue) -> bytes:
         """`{"queue":{"id","name"},"message":{"id","name","data"}}`, encoded at the first call (UnknownEvent)."""
         if self._value is not None:
-            event = decode_message(self._value)
-            self.key = event.key
-            self._body = orjson.dumps(
-                {
-                    "queue": {"id": queue.id, "name": queue.name},
-                    "message": {"id": event.message_id, "name": event.name, "data": event.data},
-                }
+            texts = message_texts(self._value)
+            self.key = texts.key
+            self._body = b'{"queue":%b,"message":{"id":"%b","name":%b,"data":%b}}' % (
+                orjson.dumps({"id": queue.id, "name": queue.name}),
+                self.id,
+                texts.name,
+                texts.data,
             )
             self._value = None
         return self._body
-
-    def signed_content(self, timestamp: bytes, body: bytes) -> bytes:
-        """What is signed at this second: made once for all listeners that get the message within it."""
-        if timestamp != self._signed_at:
-            self._signed_at = timestamp
-            self._signed = signed_content(message_id=self.id, timestamp=timestamp, body=body)
-        return self._signed
 
     def name_and_data(self) -> tuple[str, str]:
         """What was put; empty strings for a record that can't be decoded."""

@@ -33,8 +33,7 @@ _UNUSED_FOR_S: Final = 30 * 86_400.0
 _AFTER_S: Final = 10.0  # the processes that need Kafka start first
 _STEP_WITHIN_S: Final = 120.0
 _SILENT: Final = "-Xlog:aot*=error"
-# Recorded with the quick compiler only: the archive is smaller, made and loaded sooner. Kafka itself runs with both.
-_ALIKE: Final = ("-Xmx512m", "-XX:TieredStopAtLevel=1", _SILENT)
+_ALIKE: Final = ("-Xmx512m", _SILENT)
 
 
 def existing(jars: Sequence[Path]) -> Path | None:

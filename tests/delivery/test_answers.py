@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from broker.core.signing import signature, signed_content
+from broker.core.signing import Signer
 from broker.delivery import http
 
 
@@ -172,10 +172,7 @@ async def test_the_request_is_what_was_promised_and_its_signature_is_right(serve
         "queue": {"id": "q-1", "name": "orders"},
         "message": {"id": "m-0", "name": "n", "data": "{}"},
     }
-    expected = signature(
-        b"k" * 32,
-        signed_content(message_id=b"m-0", timestamp=headers["webhook-timestamp"].encode(), body=request.body),
-    )
+    expected = Signer(b"k" * 32).sign(b"m-0", headers["webhook-timestamp"].encode(), request.body)
     assert headers["webhook-id"] == "m-0"
     assert headers["webhook-signature"] == expected.decode()
 

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import base64
+import hmac
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.core.signing import secret_bytes, secret_text, signature, signed_content
+from broker.core.signing import Signer, secret_bytes, secret_text
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 def test_the_vector_of_the_specification():
-    signed = signature(
-        secret_bytes(SECRET),
-        signed_content(
-            message_id=b"msg_p5jXN8AQM9LWM0D4loKWxJek", timestamp=b"1614265330", body=b'{"test": 2432232314}'
-        ),
-    )
+    signed = Signer(secret_bytes(SECRET)).sign(b"msg_p5jXN8AQM9LWM0D4loKWxJek", b"1614265330", b'{"test": 2432232314}')
     assert signed == b"v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
 @pytest.mark.parametrize("part", ["message_id", "timestamp", "body"])
 def test_every_part_is_signed(part):
     parts = {"message_id": b"msg_1", "timestamp": b"1614265330", "body": b"{}"}
-    before = signature(secret_bytes(SECRET), signed_content(**parts))
-    assert signature(secret_bytes(SECRET), signed_content(**{**parts, part: parts[part] + b"0"})) != before
-    assert signature(bytes(24), signed_content(**parts)) != before
+    signer = Signer(secret_bytes(SECRET))
+    before = signer.sign(**parts)
+    assert signer.sign(**{**parts, part: parts[part] + b"0"}) != before
+    assert Signer(bytes(24)).sign(**parts) != before
+
+
+@settings(deadline=None)
+@given(st.binary(min_size=24, max_size=64), st.binary(max_size=300))
+def test_it_is_the_hmac_of_the_standard_library(key, body):
+    signed = Signer(key).sign(b"m", b"1", body)
+    assert base64.b64decode(signed.removeprefix(b"v1,")) == hmac.digest(key, b"m.1." + body, "sha256")
 
 
 @settings(deadline=None)
