@@ -19,6 +19,10 @@ class DirectoryView(Protocol):
     @property
     def state(self) -> Directory: ...
 
+    @property
+    def complete(self) -> bool:
+        """Whether this program knew every event so far; else something may exist that is not in the state."""
+
     async def seen(self, offset: int, *, timeout_s: float = 2.0) -> None:
         """Wait until the event at this offset of `control` is folded (ViewBehind when it takes longer)."""
 

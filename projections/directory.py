@@ -29,6 +29,7 @@ class DirectoryProjection:
     def __init__(self, control: ControlLog) -> None:
         self.state = Directory()
         self.position = 0
+        self.complete = True
         self._control = control
         self._callbacks: list[Callable[[Event], None]] = []
         self._order = itertools.count()
@@ -43,10 +44,15 @@ class DirectoryProjection:
         self._callbacks.append(callback)
 
     def fold(self, offset: int, event: Event | None) -> None:
-        """Fold the event at this offset; None moves the position only. An offset folded before changes nothing."""
+        """Fold the event at this offset, None for one that a newer program wrote.
+
+        An offset folded before changes nothing.
+        """
         if offset < self.position:
             return  # Kafka handed the partition out anew and the reading began again
-        if event is not None:
+        if event is None:
+            self.complete = False
+        else:
             if not self.state.apply(event):
                 self._remember_passed_over(offset)
             for callback in self._callbacks:

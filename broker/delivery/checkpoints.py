@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Iterable
 from typing import Final
 
 from broker.core.cursor import Cursor
@@ -54,7 +55,7 @@ class Checkpoints:
         self._couriers = couriers
         self._dirty: set[Stream] = set()
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}  # taken from their streams, not yet written
-        self._one_at_a_time = asyncio.Lock()
+        self.quiet = asyncio.Lock()  # whoever holds it knows that no cursor is being committed
         self._suspended = False
 
     def touched(self, stream: Stream) -> None:
@@ -86,7 +87,7 @@ class Checkpoints:
 
     async def checkpoint(self) -> None:
         """All streams that have changed (LogUnavailable)."""
-        async with self._one_at_a_time:
+        async with self.quiet:
             if self._suspended:
                 return
             streams, cursors = self._collect()
@@ -138,14 +139,19 @@ class Checkpoints:
         while True:
             await self._pause()
             turn = (turn + 1) % rounds
-            cursors: dict[str, dict[int, Cursor]] = {}
-            for courier in list(self._couriers.values())[turn::rounds]:
-                idle = {
-                    number: Cursor(top=partition.tail, error=courier.error)
-                    for number, partition in self._partitions.items()
-                    if number not in courier.streams and partition.routed(courier)
-                }
-                if idle:
-                    cursors[courier.listener.id] = idle
-            with contextlib.suppress(LogUnavailable):  # an older commit stands, and the next round is a minute off
-                await self._cursors.store(cursors)
+            async with self.quiet:
+                cursors = self._idle(list(self._couriers.values())[turn::rounds])
+                with contextlib.suppress(LogUnavailable):  # an older commit stands, and the next round is a minute off
+                    await self._cursors.store(cursors)
+
+    def _idle(self, couriers: Iterable[Courier]) -> dict[str, dict[int, Cursor]]:
+        cursors: dict[str, dict[int, Cursor]] = {}
+        for courier in couriers:
+            idle = {
+                number: Cursor(top=partition.tail, error=courier.error)
+                for number, partition in self._partitions.items()
+                if number not in courier.streams and partition.routed(courier)
+            }
+            if idle:
+                cursors[courier.listener.id] = idle
+        return cursors

@@ -11,6 +11,7 @@ import asyncio
 import heapq
 import itertools
 import logging
+from collections.abc import Container
 from typing import Any, Final
 
 from broker.core.events import DeliveryParked, DeliverySetAside, KeptDelivery, MessagePut, decode, encode
@@ -145,6 +146,16 @@ class Outstanding:
         if self._owed.get(owed.partition, {}).pop(owed.key, None) is not None:
             self._settled.setdefault(owed.partition, []).append((owed.key, None))
 
+    def listeners(self) -> set[str]:
+        """The ids of the listeners that deliveries here are for."""
+        return {one.listener_id for partition in self._owed.values() for one in partition.values()}
+
+    def bury(self, listeners: Container[str]) -> None:
+        """The deliveries of these listeners are cancelled. Their tombstones go out with the next flush()."""
+        for owed in [one for partition in self._owed.values() for one in partition.values()]:
+            if owed.listener_id in listeners:
+                self._bury(owed)
+
     def returned(self, delivery: Delivery) -> None:
         """A courier could not try it after all (its listener is down): it is due as soon as the courier has room."""
         owed = delivery.owed
@@ -181,10 +192,7 @@ class Outstanding:
             if owed.taken or owed.due_ms != due_ms or self._owed.get(owed.partition, {}).get(owed.key) is not owed:
                 continue
             courier, partition = self._couriers.get(owed.listener_id), self._partitions.get(owed.partition)
-            if courier is None:  # the listener has ended, and its deliveries with it
-                self._bury(owed)
-                continue
-            ready = partition is not None and partition.routed(courier) and courier.room()
+            ready = courier is not None and partition is not None and partition.routed(courier) and courier.room()
             (wanted if ready else waiting).append(owed)
         for owed in waiting:
             heapq.heappush(self._due, (at_ms + int(_PAUSE_S * 1000), next(self._order), owed))

@@ -14,11 +14,12 @@ from typing import Any, Final, Protocol
 
 from broker.core.cursor import Cursor
 from broker.core.directory import Directory, Listener
-from broker.core.events import Event, ListenerPaused, QueueDeleted
+from broker.core.events import Event, ListenerDeleted, ListenerPaused, QueueDeleted
 from broker.core.signing import secret_bytes
 from broker.core.window import Window
 from broker.delivery.checkpoints import Checkpoints
 from broker.delivery.courier import Courier, Depot
+from broker.delivery.endings import Endings
 from broker.delivery.guard import Resolver
 from broker.delivery.http import tls_context
 from broker.delivery.liveness import Liveness
@@ -82,6 +83,14 @@ class Worker:
         self._checkpoints = Checkpoints(
             self._cursors, kafka_log.deliveries, self._outstanding, self._partitions, self._couriers
         )
+        self._endings = Endings(
+            self._cursors,
+            projections.directory,
+            self._checkpoints,
+            self._outstanding,
+            self._partitions,
+            self._couriers,
+        )
         self._changed: set[str] = set()  # ids of listeners that the directory has changed
         self._change = asyncio.Event()
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -113,6 +122,7 @@ class Worker:
             self._follow_tail,
             self._ticks,
             self._serve_outstanding,
+            self._endings.run,
             checkpoints.run,
             checkpoints.run_idle,
         )
@@ -207,6 +217,7 @@ class Worker:
         self._tail.begin(tails)
         self._changed.update(self._directory.listeners.keys() ^ self._couriers.keys())  # while the cursors were read
         self._change.set()
+        self._endings.look()
         self._loaded.set()
 
     # Couriers follow the directory
@@ -222,6 +233,8 @@ class Worker:
             self._changed.add(listener_id)
         elif isinstance(event, QueueDeleted):
             self._changed.update(c.listener.id for c in self._couriers.values() if c.queue.id == event.queue_id)
+        if isinstance(event, ListenerDeleted | QueueDeleted):
+            self._endings.look()
         self._change.set()
 
     async def _follow_directory(self) -> None:

@@ -1,6 +1,7 @@
 """The cursors: where every stream is, kept in Kafka as committed offsets of a group per listener.
 
-For: reading and storing them. Not for: what a cursor means and how its metadata is written (broker/core/cursor.py).
+For: reading, storing and deleting them. Not for: what a cursor means and how its metadata is written
+(broker/core/cursor.py).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Final
 
 from broker.core.cursor import Cursor
 from broker.kafka.requests import KafkaRequests
-from broker.kafka.topics import listener_group, topics
+from broker.kafka.topics import group_listener, listener_group, topics
 from broker.settings import KafkaSettings
 
 _UNDER_WAY_MAX: Final = 256  # requests pipelined to the coordinators at once
@@ -51,3 +52,13 @@ class KafkaCursors:
                 )
 
         await asyncio.gather(*(one(listener_id, rows) for listener_id, rows in cursors.items()))
+
+    async def listeners(self) -> set[str]:
+        """The ids of all listeners that have cursors, those that ended included (LogUnavailable)."""
+        found = (group_listener(self._kafka, group) for group in await self._requests.groups())
+        return {listener_id for listener_id in found if listener_id is not None}
+
+    async def delete(self, listener_id: str) -> None:
+        """Forget a listener's cursors (LogUnavailable)."""
+        async with self._turns:
+            await self._requests.delete_group(listener_group(self._kafka, listener_id))

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
-from aiokafka.protocol.admin import DescribeGroupsRequest
+from aiokafka.protocol.admin import DeleteGroupsRequest, DescribeGroupsRequest, ListGroupsRequest
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.group import LeaveGroupRequest
@@ -169,6 +169,30 @@ class KafkaRequests:
             return len(found)
 
         return await self._retried(ask, group=group)
+
+    async def groups(self) -> set[str]:
+        """The names of all groups that the cluster has, whoever coordinates them (LogUnavailable)."""
+
+        async def ask() -> set[str]:
+            nodes = [broker.nodeId for broker in self._client.cluster.brokers()]
+            answers = await asyncio.gather(*(self._client.send(node, ListGroupsRequest()) for node in nodes))
+            for answer in answers:
+                _check(answer.error_code)
+            return {group[0] for answer in answers for group in answer.groups}
+
+        return await self._retried(ask)
+
+    async def delete_group(self, group: str) -> None:
+        """The group and its committed offsets are gone, or there was no such group (LogUnavailable)."""
+
+        async def ask() -> None:
+            answer = await self._ask_coordinator(group, DeleteGroupsRequest([group]))
+            for _, code in answer.results:
+                if kafka_errors.for_code(code) is not kafka_errors.GroupIdNotFound:
+                    _check(code)
+
+        await self._retried(ask, group=group)
+        self._coordinators.pop(group, None)
 
     async def _ask_coordinator(self, group: str, request: Any) -> Any:
         return await self._client.send(await self._coordinator(group), request, group=ConnectionGroup.COORDINATION)

@@ -4,12 +4,15 @@ For: the table of design section 3. Not for: reading or writing them (log.py), w
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Final
 
 from broker.settings import KafkaSettings
 
 _FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 _COMPACTED = {"cleanup.policy": "compact"}
+_UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +65,9 @@ def workers_group(kafka: KafkaSettings) -> str:
 def listener_group(kafka: KafkaSettings, listener_id: str) -> str:
     """The group whose committed offsets are this listener's cursors."""
     return f"{kafka.topic_prefix}listener.{listener_id}"
+
+
+def group_listener(kafka: KafkaSettings, group: str) -> str | None:
+    """Whose cursors a group holds: a listener's id; None when it is no such group of this installation."""
+    found = re.fullmatch(re.escape(listener_group(kafka, "")) + f"({_UUID})", group)
+    return None if found is None else found[1]

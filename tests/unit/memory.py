@@ -19,6 +19,7 @@ class MemoryControl:
 
     def __init__(self) -> None:
         self.state = Directory()
+        self.complete = True
         self.records: list[bytes] = []
         self.failing: BrokerError | None = None
         self._passed_over: set[int] = set()

@@ -1,0 +1,110 @@
+"""What is left of listeners that have ended, taken away: their cursors in Kafka, their records in `outstanding`.
+
+For: finding it by comparing what there is with the directory, at each ending and take-over and now and then besides,
+so that a listener that ended while no worker ran, or whose cursor another worker committed once more, is found as well.
+Not for: ending its deliveries (worker.py dismisses the courier).
+
+Rule 1: what there is is listed first, and the directory is caught up afterwards. So a listener that it does not know
+has ended, and is not one that this process has yet to fold.
+Rule 2: cursors are deleted while none is being committed, and only of a listener whose courier is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Collection
+from typing import Final, Protocol
+
+from broker.errors import LogUnavailable, ViewBehind
+from broker.ports import DirectoryView
+
+log = logging.getLogger(__name__)
+
+LOOK_S: Final = 60.0
+AGAIN_S: Final = 5.0  # after something was found, or could not be looked for: another worker may be behind
+_DELETES_CURSORS: Final = 0  # the owner of this partition of `messages` does it for all
+
+
+class Cursors(Protocol):
+    async def listeners(self) -> set[str]: ...
+
+    async def delete(self, listener_id: str) -> None: ...
+
+
+class Checkpoints(Protocol):
+    quiet: asyncio.Lock
+
+
+class Outstanding(Protocol):
+    def listeners(self) -> set[str]: ...
+
+    def bury(self, listeners: Collection[str]) -> None: ...
+
+
+class Endings:
+    """Of one worker. partitions, couriers: the worker's own, as they are at each moment."""
+
+    def __init__(
+        self,
+        cursors: Cursors,
+        view: DirectoryView,
+        checkpoints: Checkpoints,
+        outstanding: Outstanding,
+        partitions: Collection[int],
+        couriers: Collection[str],
+    ) -> None:
+        self._cursors = cursors
+        self._view = view
+        self._checkpoints = checkpoints
+        self._outstanding = outstanding
+        self._partitions = partitions
+        self._couriers = couriers
+        self._wake = asyncio.Event()
+
+    def look(self) -> None:
+        """Something may have ended."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._wake.wait()
+            self._wake.clear()
+            try:
+                again = await self.clear()
+            except (LogUnavailable, ViewBehind) as error:
+                log.warning("endings.wait error=%s", error)
+                again = True
+            if again:
+                await asyncio.sleep(AGAIN_S)
+                self.look()
+
+    async def clear(self) -> bool:
+        """Take away what is left. Whether there were cursors to delete (LogUnavailable, ViewBehind)."""
+        if not self._partitions:
+            return False
+        with_cursors = await self._cursors.listeners() if _DELETES_CURSORS in self._partitions else set()
+        with_records = self._outstanding.listeners()
+        await self._view.caught_up()
+        if not self._view.complete:  # what it does not know it must not delete
+            return False
+        known = self._view.state.listeners.keys()
+        self._outstanding.bury(with_records - known)
+        ended = with_cursors - known
+        for listener_id in ended:
+            await self._delete(listener_id)
+        return bool(ended)
+
+    async def _delete(self, listener_id: str) -> None:
+        async with self._checkpoints.quiet:
+            if listener_id in self._couriers:  # it is dismissed in a moment
+                return
+            try:
+                await self._cursors.delete(listener_id)
+            except LogUnavailable as error:  # also when somebody consumes as this group: the others must not wait
+                log.warning("endings.wait listener=%s error=%s", listener_id, error)
+            else:
+                log.info("listener.ended listener=%s", listener_id)

@@ -1,0 +1,125 @@
+"""A listener's end on a real Kafka: its group and its records go, and no late checkpoint brings the group back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from broker.core.cursor import Cursor
+from broker.delivery import checkpoints as checkpoints_module
+from broker.delivery import courier as courier_module
+from broker.delivery import endings as endings_module
+from broker.kafka.topics import Topics, listener_group
+from broker.settings import KafkaSettings
+from tests.kafka.rig import Rig, running
+from tests.kafka.test_outstanding import kept
+from tests.listeners import until
+
+
+@pytest.fixture
+async def rig(kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checkpoints_module, "IDLE_CHECKPOINT_S", checkpoints_module.CHECKPOINT_S)
+    async with running(kafka_settings) as made:
+        yield made
+
+
+async def groups(rig: Rig) -> set[str]:
+    """The listeners' groups, as another client sees them."""
+    client = AdminClient({"bootstrap.servers": rig.settings.kafka.bootstrap})
+    listed = await asyncio.to_thread(client.list_consumer_groups().result, 10)
+    return {one.group_id for one in listed.valid if one.group_id.startswith(listener_group(rig.settings.kafka, ""))}
+
+
+async def test_a_deleted_listener_s_group_goes_and_no_checkpoint_brings_it_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    queue = await rig.queue()
+    ends, stays = await rig.listen(queue, "ends"), await rig.listen(queue, "stays")
+    worker = await rig.work()
+    happened: list[tuple[str, str]] = []
+    store, delete = worker._cursors.store, worker._cursors.delete
+
+    async def slow_store(cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
+        """Each commit is long under way: time for its listener to end meanwhile."""
+        await asyncio.sleep(0.3)
+        await store(cursors)
+        happened.extend(("committed", listener_id) for listener_id in cursors)
+
+    async def told_delete(listener_id: str) -> None:
+        await delete(listener_id)
+        happened.append(("deleted", listener_id))
+
+    monkeypatch.setattr(worker._cursors, "store", slow_store)
+    monkeypatch.setattr(worker._cursors, "delete", told_delete)
+    await rig.put(queue, *(f"m{number}" for number in range(20)))
+    await until(lambda: ("committed", ends.id) in happened, what="both have cursors")
+    deleting = asyncio.create_task(rig.commands.delete_listener(rig.context, queue.id, ends.id))
+    await rig.put(queue, *(f"n{number}" for number in range(20)))
+    await deleting
+    await until(lambda: ("deleted", ends.id) in happened, what="its group is deleted")
+    after = len(happened)
+    await rig.put(queue, "last")
+    await until(lambda: happened[after:].count(("committed", stays.id)) >= 3, what="the other one's checkpoints go on")
+    assert ("committed", ends.id) not in happened[happened.index(("deleted", ends.id)) :]
+    assert await groups(rig) == {listener_group(rig.settings.kafka, stays.id)}
+
+
+async def test_what_ended_while_no_worker_ran_is_found_by_the_next_one(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 0)
+    queue, other = await rig.queue("ends"), await rig.queue("stays")
+    await rig.listen(queue, "a", max_attempts=1)
+    await rig.listen(queue, "b")
+    stays = await rig.listen(other, "c", max_attempts=1)
+    first = await rig.work()
+    rig.listeners.decide = lambda got: 422
+    await rig.put(queue, "parked at a, set aside at b")
+    await rig.put(other, "parked")
+
+    async def all_kept() -> bool:
+        return len(await kept(rig)) == 3
+
+    await until(all_kept, what="all three are in outstanding")
+    await rig.end(first)
+    assert len(await groups(rig)) == 3
+    await rig.commands.delete_queue(rig.context, queue.id)
+    assert len(await groups(rig)) == 3
+    second = await rig.work()
+
+    async def cleared() -> bool:
+        return await groups(rig) == {listener_group(rig.settings.kafka, stays.id)}
+
+    await until(cleared, what="the groups of the queue's listeners are gone")
+
+    async def buried() -> bool:
+        await second._checkpoints.checkpoint()
+        return [event.listener_id for event in (await kept(rig)).values()] == [stays.id]
+
+    await until(buried, what="their records are gone, the other listener's is not")
+
+
+async def test_a_cursor_that_a_worker_behind_the_log_committed_once_more_is_found(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(endings_module, "AGAIN_S", 0.2)
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a")
+    worker = await rig.work()
+    await rig.put(queue, "m")
+    await until(lambda: groups(rig), what="its cursor is committed")
+    delete = worker._cursors.delete
+
+    async def commit_again(listener_id: str) -> None:
+        monkeypatch.setattr(worker._cursors, "delete", delete)
+        await delete(listener_id)
+        await rig.where._cursors.store({listener_id: {0: Cursor(top=1)}})
+
+    monkeypatch.setattr(worker._cursors, "delete", commit_again)
+    await rig.commands.delete_listener(rig.context, queue.id, listener.id)
+
+    async def none() -> bool:
+        return worker._cursors.delete is delete and not await groups(rig)
+
+    await until(none, what="it is gone for good")
