@@ -14,12 +14,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from api.auth import Keys
+from api.accounts import Accounts
+from api.auth import Keys, Sessions
 from api.calls import Call, Method, Resource, Service, answer_problem
+from api.keys import OrganizationKeys
 from api.listeners import Listeners
 from api.messages import Messages
 from api.problems import MEDIA_TYPE, NoSuchPath, Problem, framework_problem, problem
 from api.queues import Queues
+from broker.accounts import AccountCommands
 from broker.commands import Commands
 from broker.ports import Deliveries, DirectoryView, ListenerStatus, Log
 from broker.sealing import Sealer
@@ -48,7 +51,16 @@ def make_app(
     listeners = Listeners(commands, view, status)
     messages = Messages(log.messages, view, deliveries)
     public_url = None if settings.public_url is None else settings.public_url.rstrip("/")
-    service = Service(Keys(view), view, public_url, settings.body_bytes_max)
+    keys, sessions = Keys(view, log.control), Sessions(view, public_url)
+    accounts = Accounts(
+        AccountCommands(log.control, view),
+        view,
+        sessions,
+        registration=settings.registration,
+        public_url=public_url,
+    )
+    organization_keys = OrganizationKeys(log.control, view, keys, sessions)
+    service = Service(keys, view, public_url, settings.body_bytes_max)
 
     def at(path: str, **methods: Method) -> Route:
         return Route(path, Resource(service, methods))
@@ -78,6 +90,28 @@ def make_app(
                 GET=Method(listeners.get, "queues"),
                 PUT=Method(listeners.update, "queues"),
                 DELETE=Method(listeners.delete, "queues"),
+            ),
+            at("/v1/accounts", PUT=Method(accounts.register, None)),
+            at(
+                "/v1/sessions",
+                GET=Method(accounts.session, None),
+                POST=Method(accounts.start_session, None),
+                DELETE=Method(accounts.end_session, None),
+            ),
+            at(
+                "/v1/organizations",
+                GET=Method(accounts.list_organizations, None),
+                PUT=Method(accounts.create_organization, None),
+            ),
+            at(
+                "/v1/organizations/{organization_id}/keys",
+                GET=Method(organization_keys.list, None),
+                PUT=Method(organization_keys.create, None),
+            ),
+            at(
+                "/v1/organizations/{organization_id}/keys/{key_id}",
+                GET=Method(organization_keys.get, None),
+                DELETE=Method(organization_keys.revoke, None),
             ),
             at(f"{listener}/pause", POST=Method(listeners.pause, "queues")),
             at(f"{listener}/resume", POST=Method(listeners.resume, "queues")),

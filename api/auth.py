@@ -1,25 +1,43 @@
-"""Who asks: the API key in the header X-API-KEY.
+"""Who asks: the API key in the header X-API-KEY, or the token of a session.
 
-For: finding the key (401) and checking its scopes (403). Not for: a key's form (broker/core/keys.py)."""
+For: finding the key or the session (401), checking a key's scopes and that a browser's request was meant (403), noting
+now and then that a key is used. Not for: a key's form (broker/core/keys.py) or what is asked."""
 
 from __future__ import annotations
 
-from typing import Final
+import asyncio
+import logging
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
-from api.problems import Forbidden, Unauthenticated
+from starlette.requests import cookie_parser
+from starlette.types import Scope
+
+from api.problems import Forbidden, NoSession, Unauthenticated
+from broker.commands import now_ms
+from broker.core.accounts import Session
 from broker.core.directory import Key
-from broker.core.keys import is_key, key_sha256
-from broker.ports import DirectoryView
+from broker.core.events import KeyUsed
+from broker.core.keys import SESSION_PREFIX, is_key, key_sha256
+from broker.errors import BrokerError
+from broker.ports import ControlLog, DirectoryView
 
+log = logging.getLogger(__name__)
+
+COOKIE: Final = "everput_session"
 _REMEMBERED_MAX: Final = 10_000
+_USE_NOTED_S: Final = 3600
+_BEARER: Final = "bearer "
 
 
 class Keys:
     """Finds keys by their text. Remembers only how a text is hashed: a key revoked in the log is gone at once."""
 
-    def __init__(self, view: DirectoryView) -> None:
+    def __init__(self, view: DirectoryView, control: ControlLog) -> None:
         self._view = view
+        self._control = control
         self._hashes: dict[bytes, str] = {}
+        self._noting: set[asyncio.Task[None]] = set()
 
     async def find(self, text: bytes) -> Key:
         """The key (Unauthenticated)."""
@@ -42,10 +60,80 @@ class Keys:
         if len(self._hashes) >= _REMEMBERED_MAX:
             self._hashes.clear()
         self._hashes[text] = sha256
+        self._used(key, text)
         return key
+
+    def _used(self, key: Key, text: bytes) -> None:
+        """Have its use recorded, unless some process did lately; forgotten after an hour, it is looked up again."""
+        asyncio.get_running_loop().call_later(_USE_NOTED_S, self._hashes.pop, text, None)
+        at_ms = now_ms()
+        if at_ms - (key.last_used_at_ms or 0) >= _USE_NOTED_S * 500:
+            task = asyncio.create_task(self._note(key, at_ms))
+            self._noting.add(task)
+            task.add_done_callback(self._noting.discard)
+
+    async def _note(self, key: Key, at_ms: int) -> None:
+        event = KeyUsed(at_ms=at_ms, organization_id=key.organization_id, actor=f"key:{key.id}", key_id=key.id)
+        try:
+            await self._control.append(event)
+        except BrokerError as error:  # its next use is noted
+            log.warning("key.use_not_noted key=%s error=%s", key.id, error)
 
 
 def check_scope(key: Key, scope: str) -> None:
     """Forbidden when the key lacks it."""
     if scope not in key.scopes:
         raise Forbidden(f"This API key lacks the scope {scope!r}.")
+
+
+class Token(NamedTuple):
+    """A session's token as it was sent. by_cookie: a browser added it by itself."""
+
+    text: str
+    by_cookie: bool
+
+
+def token_of(scope: Scope) -> Token | None:
+    """From the header Authorization (`Bearer evs_…`), else from the cookie."""
+    headers = dict(scope["headers"])
+    authorization = headers.get(b"authorization", b"").decode("latin-1")
+    if authorization.lower().startswith(_BEARER):
+        return Token(authorization[len(_BEARER) :].strip(), by_cookie=False)
+    text = cookie_parser(headers.get(b"cookie", b"").decode("latin-1")).get(COOKIE)
+    return None if text is None else Token(text, by_cookie=True)
+
+
+class Sessions:
+    """Finds sessions by their token. public_url: where browsers see the API, None for the address they connect to."""
+
+    def __init__(self, view: DirectoryView, public_url: str | None) -> None:
+        self._view = view
+        self._public_url = public_url
+
+    async def find(self, scope: Scope) -> Session:
+        """The session (NoSession; Forbidden when a browser sends it for another site)."""
+        token = token_of(scope)
+        if token is None:
+            raise NoSession("Send a session's token in the header Authorization, as `Bearer evs_…`.")
+        if token.by_cookie and scope["method"] not in ("GET", "HEAD") and not self._same_origin(scope):
+            raise Forbidden("A request with a session's cookie must come from this server's own pages.")
+        session = None
+        if is_key(token.text, prefix=SESSION_PREFIX):
+            sha256 = key_sha256(token.text)
+            await self._view.caught_up()  # it may have begun, or ended, in another process
+            session = self._view.state.accounts.sessions_by_sha256.get(sha256)
+        if session is None or session.expires_at_ms <= now_ms():
+            raise NoSession("This session is unknown or has ended.")
+        return session
+
+    def _same_origin(self, scope: Scope) -> bool:
+        """What the browser says of where the request comes from (docs/decisions/0041). Nothing is not enough."""
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        site = headers.get(b"sec-fetch-site")
+        if site is not None:
+            return site.decode("latin-1") == "same-origin"
+        origin = headers.get(b"origin", b"").decode("latin-1").lower()
+        if self._public_url is not None:
+            own = urlsplit(self._public_url.lower())
+            return origin == f"{own.scheme}://{own.netloc}"
+        return origin == f"{scope['scheme']}://{headers.get(b'host', b'').decode('latin-1').lower()}"

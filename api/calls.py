@@ -21,7 +21,7 @@ from api.problems import MEDIA_TYPE, Headers, Malformed, MethodNotAllowed, NotJs
 from api.shapes import parse
 from broker.commands import Context, now_ms
 from broker.core.directory import Key
-from broker.core.keys import PREFIX
+from broker.core.keys import PREFIX, SESSION_PREFIX
 from broker.errors import Unavailable
 from broker.ports import DirectoryView
 from broker.puts import random_bits
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 _JSON: Final = b"application/json"
 _QUERY_FIELDS_MAX: Final = 100
-_KEY_MARK: Final = PREFIX.encode()  # a request id is logged and stored: no key may be in one
+_SECRET = re.compile(rf"{PREFIX}|{SESSION_PREFIX}".encode())  # a request id is logged and stored: none may be in one
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z._:/+=-]{1,128}")
 T = TypeVar("T")
 
@@ -49,7 +49,10 @@ class Service(NamedTuple):
 
 
 class Call:
-    """One request under way. key: who asks; set before a handler is called."""
+    """One request under way. key: who asks; set before a handler is called, unless its method has no scope.
+
+    headers: what the answer has besides.
+    """
 
     __slots__ = (
         "_body_bytes_max",
@@ -59,6 +62,7 @@ class Call:
         "_length",
         "_public_url",
         "_receive",
+        "headers",
         "key",
         "key_text",
         "request_id",
@@ -69,6 +73,7 @@ class Call:
 
     def __init__(self, scope: Scope, receive: Receive, service: Service) -> None:
         self.scope = scope
+        self.headers: Headers = []
         self._receive = receive
         self._public_url = service.public_url
         self._body_bytes_max = service.body_bytes_max
@@ -79,10 +84,14 @@ class Call:
         self._length = headers.get(b"content-length", b"0")
         self._host = headers.get(b"host", b"")
         given = headers.get(b"x-request-id")
-        if given is not None and _REQUEST_ID.fullmatch(given) and _KEY_MARK not in given:
+        if given is not None and _REQUEST_ID.fullmatch(given) and not _SECRET.search(given):
             self.request_id = given
         else:
             self.request_id = b"%016x" % random_bits()
+
+    @property
+    def request_text(self) -> str:
+        return str(self.request_id, "ascii")
 
     @property
     def actor(self) -> str:
@@ -93,7 +102,7 @@ class Call:
         return Context(
             organization_id=self.key.organization_id,
             actor=self.actor,
-            request_id=self.request_id.decode(),
+            request_id=self.request_text,
             at_ms=now_ms(),
         )
 
@@ -155,10 +164,13 @@ Handler = Callable[[Call], Awaitable[Any]]
 
 
 class Method(NamedTuple):
-    """A handler, and the scope a key needs for it. The handler returns what becomes the JSON of a 200."""
+    """A handler, and the scope a key needs for it. The handler returns what becomes the JSON of a 200.
+
+    scope: None when the handler itself looks who asks, and catches up (accounts.py, keys.py).
+    """
 
     handler: Handler
-    scope: str
+    scope: str | None
 
 
 class Resource:
@@ -180,17 +192,18 @@ class Resource:
                     await answer(send, scope, 204, [(b"allow", self._allow.encode())], None, b"", call.request_id)
                     return
                 raise MethodNotAllowed(f"This resource has no {scope['method']}.", allow=self._allow)  # noqa: TRY301
-            call.key = await self._service.keys.find(call.key_text)
-            check_scope(call.key, method.scope)
-            if scope["method"] in ("GET", "HEAD"):  # what another process has changed by now is seen, or it is a 503
-                await self._service.view.caught_up()
+            if method.scope is not None:
+                call.key = await self._service.keys.find(call.key_text)
+                check_scope(call.key, method.scope)
+                if scope["method"] in ("GET", "HEAD"):  # what another process changed by now is seen, or it is a 503
+                    await self._service.view.caught_up()
             body = orjson.dumps(await method.handler(call))
         except Disconnected:
             return
         except Exception as error:  # noqa: BLE001 - told apart by problem(); a stack trace goes to the log only
             await answer_problem(send, scope, error, call.request_id)
             return
-        await answer(send, scope, 200, [], _JSON, body, call.request_id)
+        await answer(send, scope, 200, call.headers, _JSON, body, call.request_id)
 
 
 async def answer(

@@ -5,12 +5,14 @@ Not for: raising (the handlers and the commands do) or logging (calls.py)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from broker import errors
+from broker.accounts import WrongPassword
 
 # Our own table: the phrases of Python's http.HTTPStatus change with its version (422 is "Content" from 3.13 on).
 _TITLES: Final = {
@@ -23,6 +25,7 @@ _TITLES: Final = {
     413: "Content Too Large",
     415: "Unsupported Media Type",
     422: "Unprocessable Entity",
+    429: "Too Many Requests",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
     503: "Service Unavailable",
@@ -39,13 +42,20 @@ class Malformed(errors.BrokerError):
 
 
 class Unauthenticated(errors.BrokerError):
-    """There is no valid API key in the header X-API-KEY."""
+    """There is no valid API key in the header X-API-KEY. challenge: RFC 9110, 11.6.1."""
 
     code = "unauthenticated"
+    challenge = b'ApiKey realm="everput"'
+
+
+class NoSession(Unauthenticated):
+    """There is no token of a session that goes on."""
+
+    challenge = b'Bearer realm="everput"'
 
 
 class Forbidden(errors.BrokerError):
-    """The API key lacks a scope."""
+    """Who asks may not do this."""
 
     code = "forbidden"
 
@@ -70,6 +80,16 @@ class TooLarge(errors.BrokerError):
     code = "too-large"
 
 
+class TooManyRequests(errors.BrokerError):
+    """Who asks does so too often. retry_after_s: when to come again."""
+
+    code = "too-many-requests"
+
+    def __init__(self, detail: str, *, retry_after_s: float) -> None:
+        super().__init__(detail)
+        self.retry_after_s = math.ceil(retry_after_s)
+
+
 class NotJson(errors.BrokerError):
     """The request's content type is not JSON, or it is encoded."""
 
@@ -90,12 +110,14 @@ class BadParameter(errors.Refused):
 _STATUS: Final[dict[type, int]] = {
     Malformed: 400,
     Unauthenticated: 401,
+    WrongPassword: 401,
     Forbidden: 403,
     errors.NotFound: 404,
     MethodNotAllowed: 405,
     TooLarge: 413,
     NotJson: 415,
     errors.Refused: 422,
+    TooManyRequests: 429,
     errors.Unavailable: 503,
 }
 
@@ -115,10 +137,12 @@ def problem(error: BaseException) -> Problem:
         return _problem(500, "internal", "Something went wrong here; the request's id finds it in the log.", (), [])
     headers: Headers = []
     if isinstance(error, Unauthenticated):
-        headers.append((b"www-authenticate", b'ApiKey realm="everput"'))
+        headers.append((b"www-authenticate", error.challenge))
+    elif isinstance(error, WrongPassword):
+        headers.append((b"www-authenticate", NoSession.challenge))
     elif isinstance(error, MethodNotAllowed):
         headers.append((b"allow", error.allow.encode()))
-    elif isinstance(error, errors.Unavailable):
+    elif isinstance(error, (errors.Unavailable, TooManyRequests)):
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     detail = str(error) or (type(error).__doc__ or "").partition("\n")[0]
     return _problem(status, error.code, detail, _places(error, detail), headers)

@@ -29,6 +29,20 @@ class NameBody(Struct, forbid_unknown_fields=True):
     name: str
 
 
+class AccountBody(Struct, forbid_unknown_fields=True):
+    """PUT of an account, POST of a session."""
+
+    email: str
+    password: str
+
+
+class KeyBody(Struct, forbid_unknown_fields=True):
+    """PUT of a key. scopes: null for the default."""
+
+    name: str
+    scopes: tuple[str, ...] | None = None
+
+
 class ListenerSettingsBody(Struct, forbid_unknown_fields=True, kw_only=True):
     """What may be said about a listener's deliveries. Not said: the default, or as it was. null: no limit."""
 

@@ -1,8 +1,9 @@
 """Commands: what a client asks for, checked against the projection, appended, and answered when it is folded.
 
-For: all changes of the directory. Each waits until this process has folded its own event and then looks whether the
-fold took it: of two writers who want one name the first in the log has it, and the other is told here.
-Not for: messages (broker/puts.py), what an event changes (broker/core/directory.py), who may ask (api/auth.py).
+For: changes of queues and listeners, of organizations and keys. Each waits until this process has folded its own event
+and then looks whether the fold took it: of two writers who want one name the first in the log has it, and the other is
+told here. Not for: accounts (broker/accounts.py), messages (broker/puts.py), what an event changes
+(broker/core/directory.py), who may ask (api/auth.py).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from broker.core.directory import Key, Listener, Organization, Queue
 from broker.core.events import ControlEvent, ListenerSettings
 from broker.core.names import refuse_name
 from broker.delivery.guard import refuse_url
-from broker.errors import InDoubt, NameTaken, NotFound, Refused, ViewBehind
+from broker.errors import InDoubt, NameTaken, NotFound, QuotaReached, Refused, ViewBehind
 from broker.ports import ControlLog, DirectoryView, Log
 from broker.sealing import Sealer
 from broker.settings import Network
@@ -32,6 +33,7 @@ from broker.settings import Network
 # audit: read the organization's log.
 SCOPES: Final = ("queues", "messages", "keys", "audit")
 SCOPES_DEFAULT: Final = ("queues", "messages")
+KEYS_MAX: Final = 1_000  # of one organization
 _SIGNING_BYTES: Final = 32
 _FOLD_S: Final = 2.0
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -67,12 +69,14 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-async def create_organization(control: ControlLog, view: DirectoryView, *, name: str) -> Organization:
-    """A new tenant (Refused: the name is none)."""
-    _check_name(name)
-    event = ev.OrganizationCreated(at_ms=now_ms(), organization_id=str(uuid4()), name=name)
-    await _record(control, view, event)
-    return view.state.organizations[event.organization_id]
+async def create_organization(
+    control: ControlLog, view: DirectoryView, *, name: str, actor: str = "", request_id: str = ""
+) -> Organization:
+    """A new tenant, without members (Refused: the name is none)."""
+    check_name(name)
+    context = Context(organization_id=str(uuid4()), actor=actor, request_id=request_id, at_ms=now_ms())
+    await record(control, view, ev.OrganizationCreated(**by(context), name=name))
+    return view.state.organizations[context.organization_id]
 
 
 async def create_key(
@@ -86,10 +90,12 @@ async def create_key(
     request_id: str = "",
 ) -> tuple[Key, str]:
     """A new key and its secret, which is shown this once (Refused: no name, unknown scope; NotFound: organization)."""
-    _check_name(name)
+    check_name(name)
     for index, scope in enumerate(scopes):
         if scope not in SCOPES:
             raise Refused(f"{scope!r} is no scope; use some of {', '.join(SCOPES)}", pointer=f"/scopes/{index}")
+    if sum(1 for _ in view.state.keys_of(organization_id)) >= KEYS_MAX:
+        raise QuotaReached(f"an organization may have at most {KEYS_MAX} keys; revoke one")
     secret = keys.key_text(os.urandom(keys.RANDOM_BYTES))
     event = ev.KeyCreated(
         at_ms=now_ms(),
@@ -102,9 +108,15 @@ async def create_key(
         secret_sha256=keys.key_sha256(secret),
         scopes=tuple(dict.fromkeys(scopes)),
     )
-    if not await _record(control, view, event):
+    if not await record(control, view, event):
         raise NotFound("no organization has this id")
     return view.state.keys[event.key_id], secret
+
+
+async def revoke_key(control: ControlLog, view: DirectoryView, context: Context, key_id: str) -> None:
+    """End the key, in every process as soon as it has folded this (NotFound)."""
+    if not await record(control, view, ev.KeyRevoked(**by(context), key_id=key_id)):
+        raise NotFound("no key has this id")
 
 
 async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -> Queue:
@@ -144,22 +156,22 @@ class Commands:
 
     async def create_queue(self, context: Context, *, name: str) -> Queue:
         """A new queue (Refused, NameTaken)."""
-        _check_name(name)
+        check_name(name)
         await self._check_queue_name_free(context.organization_id, name, None)
-        event = ev.QueueCreated(**_by(context), queue_id=str(uuid4()), name=name)
+        event = ev.QueueCreated(**by(context), queue_id=str(uuid4()), name=name)
         if not await self._record(event):
             raise NameTaken(f"a queue is named {name!r} already", pointer="/name")
         return self._queue_now(context, event.queue_id)
 
     async def rename_queue(self, context: Context, queue_id: str, *, name: str) -> Queue:
         """The queue, renamed (Refused, NameTaken, NotFound)."""
-        _check_name(name)
+        check_name(name)
         await self._view.caught_up()
         queue = await find_queue(self._view, context.organization_id, queue_id)
         if queue.name == name:
             return queue
         await self._check_queue_name_free(context.organization_id, name, queue_id)
-        taken = not await self._record(ev.QueueRenamed(**_by(context), queue_id=queue_id, name=name))
+        taken = not await self._record(ev.QueueRenamed(**by(context), queue_id=queue_id, name=name))
         queue = self._queue_now(context, queue_id)
         if taken:
             raise NameTaken(f"a queue is named {name!r} already", pointer="/name")
@@ -168,13 +180,13 @@ class Commands:
     async def delete_queue(self, context: Context, queue_id: str) -> None:
         """End the queue and its listeners (NotFound)."""
         await find_queue(self._view, context.organization_id, queue_id)
-        if not await self._record(ev.QueueDeleted(**_by(context), queue_id=queue_id)):
+        if not await self._record(ev.QueueDeleted(**by(context), queue_id=queue_id)):
             raise NotFound("no queue has this id")
 
     async def create_listener(self, context: Context, queue_id: str, wishes: ListenerWishes) -> tuple[Listener, str]:
         """A new listener and its signing secret (Refused, NameTaken, NotFound)."""
         name, notify_url, liveness_url = wishes.name or "", wishes.notify_url or "", wishes.liveness_url or ""
-        _check_name(name)
+        check_name(name)
         self._check_url("/notify_url", notify_url)
         self._check_url("/liveness_url", liveness_url)
         secret = _signing_secret(wishes.secret)
@@ -184,7 +196,7 @@ class Commands:
         begin_at_ms = wishes.begin_at_ms
         offsets = await (messages.end_offsets() if begin_at_ms is None else messages.offsets_at(begin_at_ms))
         event = ev.ListenerCreated(
-            **_by(context),
+            **by(context),
             listener_id=str(uuid4()),
             queue_id=queue_id,
             name=name,
@@ -204,7 +216,7 @@ class Commands:
     ) -> Listener:
         """The listener, with what was said changed and the rest as it was (Refused, NameTaken, NotFound)."""
         if wishes.name is not None:
-            _check_name(wishes.name)
+            check_name(wishes.name)
         if wishes.notify_url is not None:
             self._check_url("/notify_url", wishes.notify_url)
         if wishes.liveness_url is not None:
@@ -214,7 +226,7 @@ class Commands:
         name = listener.name if wishes.name is None else wishes.name
         await self._check_listener_name_free(self._queue_now(context, queue_id), name, listener_id)
         event = ev.ListenerUpdated(
-            **_by(context),
+            **by(context),
             listener_id=listener_id,
             name=name,
             notify_url=listener.notify_url if wishes.notify_url is None else wishes.notify_url,
@@ -230,7 +242,7 @@ class Commands:
     async def delete_listener(self, context: Context, queue_id: str, listener_id: str) -> None:
         """End the listener; its deliveries are cancelled (NotFound)."""
         await find_listener(self._view, context.organization_id, queue_id, listener_id)
-        if not await self._record(ev.ListenerDeleted(**_by(context), listener_id=listener_id)):
+        if not await self._record(ev.ListenerDeleted(**by(context), listener_id=listener_id)):
             raise NotFound("no listener of this queue has this id")
 
     async def pause_listener(self, context: Context, queue_id: str, listener_id: str, *, reason: str) -> Listener:
@@ -238,7 +250,7 @@ class Commands:
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
         if listener.paused is None:
-            await self._record(ev.ListenerPaused(**_by(context), listener_id=listener_id, reason=reason))
+            await self._record(ev.ListenerPaused(**by(context), listener_id=listener_id, reason=reason))
         return self._listener_now(context, listener_id)
 
     async def resume_listener(self, context: Context, queue_id: str, listener_id: str) -> Listener:
@@ -246,11 +258,11 @@ class Commands:
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
         if listener.paused is not None:
-            await self._record(ev.ListenerResumed(**_by(context), listener_id=listener_id))
+            await self._record(ev.ListenerResumed(**by(context), listener_id=listener_id))
         return self._listener_now(context, listener_id)
 
     async def _record(self, event: ControlEvent) -> bool:
-        return await _record(self._log.control, self._view, event)
+        return await record(self._log.control, self._view, event)
 
     async def _check_queue_name_free(self, organization_id: str, name: str, own_id: str | None) -> None:
         """Refuse a taken name early, but only when this process is not behind: it may have become free elsewhere."""
@@ -290,7 +302,7 @@ class Commands:
         return listener
 
 
-async def _record(control: ControlLog, view: DirectoryView, event: ControlEvent) -> bool:
+async def record(control: ControlLog, view: DirectoryView, event: ControlEvent) -> bool:
     """Append, wait until this process has folded it, and say whether the fold took it (LogUnavailable, InDoubt)."""
     offset = await control.append(event)
     try:
@@ -300,7 +312,8 @@ async def _record(control: ControlLog, view: DirectoryView, event: ControlEvent)
     return not view.passed_over(offset)
 
 
-def _by(context: Context) -> ev.Fields:
+def by(context: Context) -> ev.Fields:
+    """The fields of an event that say who asked."""
     return {
         "at_ms": context.at_ms,
         "organization_id": context.organization_id,
@@ -309,7 +322,8 @@ def _by(context: Context) -> ev.Fields:
     }
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Refused when it is none."""
     reason = refuse_name(name)
     if reason is not None:
         raise Refused(f"the name {reason}", pointer="/name")

@@ -28,6 +28,12 @@ class NameTaken(Refused):
     code = "name-taken"
 
 
+class QuotaReached(Refused):
+    """There is as much of this as there may be."""
+
+    code = "quota-reached"
+
+
 class NotFound(BrokerError):
     """Nothing of this id exists, or it belongs to another organization."""
 

@@ -43,6 +43,7 @@ class Settings:
 
     sealing_key: a Fernet key (url-safe base64) that encrypts the listeners' signing secrets in the log.
     public_url: what `_links` start with; None: the address the request came to.
+    registration: whether anybody who reaches the API may make an account.
     append_timeout_ms: how long a request waits for Kafka's acknowledgement. body_bytes_max: of one request.
     """
 
@@ -50,5 +51,6 @@ class Settings:
     sealing_key: str = field(repr=False)
     allow_networks: tuple[Network, ...] = ()
     public_url: str | None = None
+    registration: bool = True
     append_timeout_ms: int = 5_000
     body_bytes_max: int = 8 << 20

@@ -17,7 +17,7 @@ _COMMANDS: Final = {
     "serve": ("cli.serve", "Run everything on this machine: Kafka, the API and the workers."),
     "api": ("cli.api", "Run one API process against an existing Kafka."),
     "worker": ("cli.worker", "Run one worker against an existing Kafka."),
-    "init": ("cli.init", "Make an organization and a key, and print the key."),
+    "init": ("cli.init", "Make an account, an organization and a key, and print the key."),
     "put": ("cli.put", "Put each line of a file on a queue."),
     "demo": ("cli.demo", "Show it all: messages put, listeners that fail, a worker that is killed."),
 }

@@ -1,13 +1,15 @@
-"""The first organization and key: made by the first start of `everput serve`, or by `everput init`.
+"""The first organization and key: made by the first start of `everput serve`, or by `everput init`, which can also make
+the account that they belong to.
 
 For: making them once and keeping the key's only copy safe (docs/decisions/0031). Not for: what makes a key
-(broker/commands.py)."""
+(broker/commands.py) or an account (broker/accounts.py)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Final
 
+from broker.accounts import AccountCommands
 from broker.commands import SCOPES, create_key, create_organization
 from broker.ports import ControlLog, DirectoryView
 from cli.files import read_secret, write_secret
@@ -16,15 +18,29 @@ ORGANIZATION: Final = "default"
 KEY: Final = "first"
 
 
-async def new_key(control: ControlLog, view: DirectoryView, *, organization: str | None = None) -> str:
+async def new_key(
+    control: ControlLog,
+    view: DirectoryView,
+    *,
+    organization: str | None = None,
+    owner: tuple[str, str] | None = None,
+) -> str:
     """A new key with all scopes: the whole key, which is nowhere else.
 
-    organization: by name, made if there is none; None: the oldest there is. Refused, LogUnavailable, InDoubt.
+    organization: by name, made if there is none; None: the oldest there is. owner: e-mail address and password of an
+    account, made if there is none, that becomes a member. Refused, WrongPassword, LogUnavailable, InDoubt.
     """
+    account = None
+    if owner is not None:
+        accounts = AccountCommands(control, view)
+        known_account = view.state.accounts.account(owner[0])
+        account = await (accounts.create_account if known_account is None else accounts.check_password)(*owner)
     known = view.state.organizations.values()
     found = next((one for one in known if organization is None or one.name == organization), None)
     if found is None:
         found = await create_organization(control, view, name=organization or ORGANIZATION)
+    if account is not None and account.id not in found.members:
+        await accounts.join(account.id, found.id)
     _, secret = await create_key(control, view, organization_id=found.id, name=KEY, scopes=SCOPES)
     return secret
 

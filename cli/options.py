@@ -58,6 +58,7 @@ class Options:
     kafka: str | None
     allow_network: tuple[Network, ...]
     public_url: str | None
+    registration: bool
     body_bytes_max: int
     append_timeout_ms: int
     log_level: str
@@ -83,6 +84,7 @@ class Options:
             sealing_key=sealing_key,
             allow_networks=self.allow_network,
             public_url=self.public_url,
+            registration=self.registration,
             append_timeout_ms=self.append_timeout_ms,
             body_bytes_max=self.body_bytes_max,
         )
@@ -158,6 +160,11 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
         "help": "Listeners may be in this network although it is not public. May be repeated.",
     },
     "public_url": {"metavar": "URL", "help": "What the links in answers start with, when behind a proxy."},
+    "registration": {
+        "is_flag": True,
+        "default": True,
+        "help": "Whether anybody who reaches the API may make an account.",
+    },
     "body_bytes_max": {"type": _count, "default": 8 << 20, "help": "The largest request body."},
     "append_timeout_ms": {"type": _count, "default": 5_000, "help": "How long a request waits for Kafka."},
     "log_level": {"type": click.Choice(logs.LEVELS), "default": "info", "help": "The least that is logged."},

@@ -1,8 +1,9 @@
-"""The directory: organizations, keys, queues and listeners, folded from the `control` topic.
+"""The directory: accounts, organizations, keys, queues and listeners, folded from the `control` topic.
 
 For: the state and the fold. The log's order decides: of two events that want one name the first counts and the
 fold passes over the second, the same way in every process; the writer of the second looks and sees it lost.
-Not for: reading the log (projections/), writing to it (broker/commands.py)."""
+Not for: accounts and sessions (broker/core/accounts.py), reading the log (projections/), writing to it
+(broker/commands.py)."""
 
 from __future__ import annotations
 
@@ -13,18 +14,24 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from broker.core import events as ev
+from broker.core.accounts import Accounts
 from broker.core.cursor import Cursor
 from broker.core.events import Event, ListenerSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Organization:
+    """members: the ids of its accounts, in the order in which they joined."""
+
     id: str
     name: str
+    members: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
+    """last_used_at_ms: up to an hour behind, None before its first use."""
+
     id: str
     organization_id: str
     name: str
@@ -32,6 +39,7 @@ class Key:
     secret_sha256: str
     scopes: tuple[str, ...]
     created_at_ms: int
+    last_used_at_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +78,7 @@ class Directory:
     """The state. Everything is found by id; a name is looked up within its organization or queue."""
 
     def __init__(self) -> None:
+        self.accounts = Accounts()
         self.organizations: dict[str, Organization] = {}
         self.keys: dict[str, Key] = {}
         self.keys_by_sha256: dict[str, Key] = {}
@@ -78,6 +87,8 @@ class Directory:
         self.listeners: dict[str, Listener] = {}
         self.listeners_by_name: dict[tuple[str, str], Listener] = {}
         self._queues_of: dict[str, dict[str, Queue]] = {}
+        self._keys_of: dict[str, dict[str, Key]] = {}
+        self._organizations_of: dict[str, dict[str, None]] = {}  # their ids by account id
 
     def queue(self, organization_id: str, queue_id: str) -> Queue | None:
         """The queue, if it is this organization's."""
@@ -93,18 +104,32 @@ class Directory:
         """In the order they were created."""
         return iter(self._queues_of.get(organization_id, {}).values())
 
+    def organizations_of(self, account_id: str) -> Iterator[Organization]:
+        """Those the account is a member of, in the order in which it joined them."""
+        return (self.organizations[each] for each in self._organizations_of.get(account_id, ()))
+
+    def keys_of(self, organization_id: str) -> Iterator[Key]:
+        """In the order they were created."""
+        return iter(self._keys_of.get(organization_id, {}).values())
+
     def apply(self, event: Event) -> bool:
         """Fold one event; never refuses: what makes no sense any more (a taken name, a lost id) changes nothing.
 
         False when the event was passed over in that way.
         """
         match event:
+            case ev.AccountCreated() | ev.SessionCreated() | ev.SessionEnded():
+                return self.accounts.apply(event)
             case ev.OrganizationCreated():
                 return self._organization_created(event)
+            case ev.OrganizationJoined():
+                return self._organization_joined(event)
             case ev.KeyCreated():
                 return self._key_created(event)
             case ev.KeyRevoked():
                 return self._key_revoked(event)
+            case ev.KeyUsed():
+                return self._key_used(event)
             case ev.QueueCreated():
                 return self._queue_created(event)
             case ev.QueueRenamed():
@@ -130,6 +155,17 @@ class Directory:
         self.organizations[event.organization_id] = Organization(id=event.organization_id, name=event.name)
         return True
 
+    def _organization_joined(self, event: ev.OrganizationJoined) -> bool:
+        organization = self.organizations.get(event.organization_id)
+        if organization is None or event.account_id in organization.members:
+            return False
+        if event.account_id not in self.accounts.by_id:
+            return False
+        members = (*organization.members, event.account_id)
+        self.organizations[organization.id] = replace(organization, members=members)
+        self._organizations_of.setdefault(event.account_id, {})[organization.id] = None
+        return True
+
     def _key_created(self, event: ev.KeyCreated) -> bool:
         taken = event.key_id in self.keys or event.secret_sha256 in self.keys_by_sha256
         if taken or event.organization_id not in self.organizations:
@@ -143,14 +179,25 @@ class Directory:
             scopes=event.scopes,
             created_at_ms=event.at_ms,
         )
-        self.keys[key.id] = self.keys_by_sha256[key.secret_sha256] = key
+        self._put_key(key)
         return True
+
+    def _key_used(self, event: ev.KeyUsed) -> bool:
+        key = self.keys.get(event.key_id)
+        if key is None or key.organization_id != event.organization_id or event.at_ms <= (key.last_used_at_ms or 0):
+            return False
+        self._put_key(replace(key, last_used_at_ms=event.at_ms))
+        return True
+
+    def _put_key(self, key: Key) -> None:
+        self.keys[key.id] = self.keys_by_sha256[key.secret_sha256] = key
+        self._keys_of.setdefault(key.organization_id, {})[key.id] = key
 
     def _key_revoked(self, event: ev.KeyRevoked) -> bool:
         key = self.keys.get(event.key_id)
         if key is None or key.organization_id != event.organization_id:
             return False
-        del self.keys[key.id], self.keys_by_sha256[key.secret_sha256]
+        del self.keys[key.id], self.keys_by_sha256[key.secret_sha256], self._keys_of[key.organization_id][key.id]
         return True
 
     def _queue_created(self, event: ev.QueueCreated) -> bool:
@@ -249,6 +296,7 @@ class Directory:
     def state_hash(self) -> str:
         """SHA-256 over everything, in a canonical order: equal folds have equal hashes."""
         everything = (
+            self.accounts.everything(),
             sorted(self.organizations.values(), key=lambda o: o.id),
             sorted(self.keys.values(), key=lambda k: k.id),
             [

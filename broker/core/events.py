@@ -20,7 +20,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """A recorded fact.
 
     at_ms: when it was recorded, milliseconds since the UTC epoch, by the writer's clock.
-    organization_id: whose event it is. actor: who did it: `key:<id>`, `account:<id>` or `worker`.
+    organization_id: whose event it is, empty for an account's.
+    actor: who did it: `key:<id>`, `account:<id>` or `worker`.
     request_id: the request that caused it, empty when none did.
     """
 
@@ -35,6 +36,33 @@ class OrganizationCreated(Event, frozen=True, kw_only=True, tag="organization.cr
     name: str
 
 
+class AccountCreated(Event, frozen=True, kw_only=True, tag="account.created"):
+    """email: as it was given. password_hash: argon2id in PHC form; the password itself is in no event."""
+
+    account_id: str
+    email: str
+    password_hash: str
+
+
+class SessionCreated(Event, frozen=True, kw_only=True, tag="session.created"):
+    """token_sha256: hex SHA-256 of the whole token, which itself is in no event."""
+
+    session_id: str
+    account_id: str
+    token_sha256: str
+    expires_at_ms: int
+
+
+class SessionEnded(Event, frozen=True, kw_only=True, tag="session.ended"):
+    session_id: str
+
+
+class OrganizationJoined(Event, frozen=True, kw_only=True, tag="organization.joined"):
+    """The account is a member of the organization from now on."""
+
+    account_id: str
+
+
 class KeyCreated(Event, frozen=True, kw_only=True, tag="key.created"):
     """secret_sha256: hex SHA-256 of the whole key, which itself is in no event. prefix: its first characters."""
 
@@ -46,6 +74,12 @@ class KeyCreated(Event, frozen=True, kw_only=True, tag="key.created"):
 
 
 class KeyRevoked(Event, frozen=True, kw_only=True, tag="key.revoked"):
+    key_id: str
+
+
+class KeyUsed(Event, frozen=True, kw_only=True, tag="key.used"):
+    """A request was made with it. Seldom recorded: at most about once an hour."""
+
     key_id: str
 
 
@@ -194,9 +228,14 @@ class DeliveryParked(KeptDelivery, frozen=True, kw_only=True, tag="delivery.park
 
 
 ControlEvent = (
-    OrganizationCreated
+    AccountCreated
+    | SessionCreated
+    | SessionEnded
+    | OrganizationCreated
+    | OrganizationJoined
     | KeyCreated
     | KeyRevoked
+    | KeyUsed
     | QueueCreated
     | QueueRenamed
     | QueueDeleted

@@ -1,6 +1,6 @@
-"""API keys: their form, and what the log holds of one.
+"""API keys and session tokens: their form, and what the log holds of one.
 
-For: making a key's text from random bytes, refusing a malformed one without a look-up, its SHA-256.
+For: making a text from random bytes, refusing a malformed one without a look-up, its SHA-256.
 Not for: drawing the bytes (broker/commands.py) or finding whose key it is (broker/core/directory.py).
 
 `evp_`, 43 base62 digits of 256 random bits, 6 base62 digits of the CRC-32 of all before them. The first eight digits
@@ -14,6 +14,7 @@ import zlib
 from typing import Final
 
 PREFIX: Final = "evp_"
+SESSION_PREFIX: Final = "evs_"  # as long
 RANDOM_BYTES: Final = 32
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _RANDOM_DIGITS: Final = 43
@@ -22,17 +23,17 @@ _LENGTH: Final = len(PREFIX) + _RANDOM_DIGITS + _CHECK_DIGITS
 _SHOWN: Final = len(PREFIX) + 8
 
 
-def key_text(random: bytes) -> str:
-    """The key of these random bytes (ValueError when they are not RANDOM_BYTES)."""
+def key_text(random: bytes, *, prefix: str = PREFIX) -> str:
+    """The key, or session token, of these random bytes (ValueError when they are not RANDOM_BYTES)."""
     if len(random) != RANDOM_BYTES:
         raise ValueError(f"a key is made of {RANDOM_BYTES} random bytes, not {len(random)}")
-    body = PREFIX + _base62(int.from_bytes(random), _RANDOM_DIGITS)
+    body = prefix + _base62(int.from_bytes(random), _RANDOM_DIGITS)
     return body + _check_digits(body)
 
 
-def is_key(text: str) -> bool:
+def is_key(text: str, *, prefix: str = PREFIX) -> bool:
     """Whether this has the form of a key: anything else is refused without looking it up."""
-    if len(text) != _LENGTH or not text.startswith(PREFIX) or not text.isascii():
+    if len(text) != _LENGTH or not text.startswith(prefix) or not text.isascii():
         return False
     return text[-_CHECK_DIGITS:] == _check_digits(text[:-_CHECK_DIGITS])
 

@@ -21,6 +21,7 @@ from broker.ports import DirectoryView
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings, Settings
 from projections.app import Projections
+from tests.listeners import until
 
 NAMES = 50
 
@@ -166,3 +167,23 @@ async def test_a_thousand_puts_at_once_are_all_found_again(two):
     for number in range(0, 1000, 50):
         found = await other.client.get(f"{path}/{ids[number]}")
         assert found.json()["message"]["data"] == str(number)
+
+
+async def test_accounts_sessions_and_keys_count_in_every_process_at_once(two):
+    one, other = two
+    who = {"email": "ann@example.com", "password": "correct horse battery"}
+    answers = await asyncio.gather(*(asker.client.put("/v1/accounts", json=who) for asker in two))
+    assert sorted(answer.status_code for answer in answers) == [200, 422]
+    session = await other.client.post("/v1/sessions", json=who)
+    headers = {"authorization": f"Bearer {session.json()['session']['token']}", "x-api-key": ""}
+    other.client.cookies.clear()
+    made = await one.client.put("/v1/organizations", json={"name": "Ann's"}, headers=headers)
+    path = f"/v1/organizations/{made.json()['organization']['id']}/keys"
+    key = (await other.client.put(path, json={"name": "k"}, headers=headers)).json()["key"]
+    with_key = {"x-api-key": key["secret"]}
+    assert (await one.client.get("/v1/queues", headers=with_key)).status_code == 200
+    assert (await other.client.delete(f"{path}/{key['id']}", headers=headers)).status_code == 200
+    await until(lambda: key["id"] not in one.view.state.keys, what="the other process knows it, too")
+    assert (await one.client.get("/v1/queues", headers=with_key)).status_code == 401
+    assert (await other.client.delete("/v1/sessions", headers=headers)).status_code == 200
+    assert (await one.client.get(path, headers=headers)).status_code == 401

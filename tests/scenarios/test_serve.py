@@ -86,14 +86,20 @@ def test_each_process_also_runs_alone_on_an_existing_kafka(server: Running, tmp_
     options += ["--data-dir", str(tmp_path), "--flush-each-batch"]
     assert "no sealing key" in everput("worker", *options).stderr
 
-    made = everput("init", *options)
+    who = {"email": "ann@example.com", "password": "correct horse battery"}
+    init = ("init", *options, "--email", who["email"])
+    made = everput(*init, EVERPUT_PASSWORD=who["password"])
     assert made.returncode == 0, made.stderr
+    assert "No account has" in everput(*init, EVERPUT_PASSWORD="something else").stderr
     sealed = {"EVERPUT_SEALING_KEY": new_sealing_key()}
     with alone("worker", *options, **sealed) as worker, alone("api", "--port", "0", *options, **sealed) as api:
         assert said(worker) == "ready worker"
         url = said(api).removeprefix("ready ")
         headers = {"x-api-key": made.stdout.strip()}
         assert httpx.put(f"{url}/v1/queues", json={"name": "alone"}, headers=headers, timeout=20).status_code == 200
+        token = httpx.post(f"{url}/v1/sessions", json=who, timeout=20).json()["session"]["token"]
+        found = httpx.get(f"{url}/v1/organizations", headers={"authorization": f"Bearer {token}"}, timeout=20)
+        assert [one["name"] for one in found.json()["organizations"]] == ["default"]
         for process in (api, worker):
             process.terminate()
             assert process.wait(20) == 0

@@ -52,6 +52,12 @@ class Api:
         body = {"name": "listener", "notify_url": "https://8.8.8.8/n", "liveness_url": "https://8.8.8.8/l", **more}
         return (await self.put(f"/v1/queues/{queue_id}/listeners", json=body)).json()["listener"]["id"]
 
+    async def key_with(self, scopes: tuple[str, ...]) -> str:
+        """A new key of this organization."""
+        control = self.log.control
+        made = create_key(control, control, organization_id=self.organization_id, name="with scopes", scopes=scopes)
+        return (await made)[1]
+
     async def another_organization(self) -> str:
         """The key of a new organization."""
         control = self.log.control
@@ -59,7 +65,7 @@ class Api:
         return (await create_key(control, control, organization_id=organization.id, name="theirs"))[1]
 
 
-async def make_api(*, public_url: str | None = None, **parts: Any) -> Api:
+async def make_api(*, public_url: str | None = None, registration: bool = True, **parts: Any) -> Api:
     """parts: what make_app takes besides, such as deliveries."""
     log = MemoryLog()
     organization = await create_organization(log.control, log.control, name="acme")
@@ -68,7 +74,22 @@ async def make_api(*, public_url: str | None = None, **parts: Any) -> Api:
         kafka=KafkaSettings(bootstrap="unused"),
         sealing_key=new_sealing_key(),
         public_url=public_url,
+        registration=registration,
         body_bytes_max=2 << 20,
     )
     app = make_app(settings, log=log, view=log.control, sealer=Sealer(settings.sealing_key), **parts)
     return Api(log, app, settings, organization.id, key)
+
+
+def problem(response: httpx.Response, status: int, code: str | None = None) -> dict:
+    """The answer, which must be a problem with this status and type."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["x-request-id"]
+    body = response.json()
+    assert body["status"] == status
+    assert body["title"]
+    assert body["type"].startswith("/problems/")
+    if code is not None:
+        assert body["type"] == f"/problems/{code}"
+    return body

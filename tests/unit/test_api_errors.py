@@ -6,7 +6,7 @@ import gzip
 
 import orjson
 import pytest
-from api_client import Api, make_api
+from api_client import Api, make_api, problem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,19 +19,6 @@ UNKNOWN = "0b57b1a2-6b8b-4b0e-9d4e-3a2f8f2b7a11"
 @pytest.fixture
 async def api() -> Api:
     return await make_api()
-
-
-def problem(response, status: int, code: str | None = None) -> dict:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    assert response.headers["x-request-id"]
-    body = response.json()
-    assert body["status"] == status
-    assert body["title"]
-    assert body["type"].startswith("/problems/")
-    if code is not None:
-        assert body["type"] == f"/problems/{code}"
-    return body
 
 
 def pointers(body: dict) -> list[str]:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core import events as ev
+from broker.core.accounts import SESSIONS_MAX
 from broker.core.directory import Directory
 from broker.core.events import Event, decode, encode
 
@@ -25,8 +26,25 @@ def of(kind: type[Event], **fields) -> st.SearchStrategy[Event]:
 
 
 urls = {"notify_url": st.just("https://n.example"), "liveness_url": st.just("https://l.example")}
+account_ids = st.sampled_from(["a1", "a2", "a3"])
+session_ids = st.sampled_from(["s1", "s2", "s3"])
 control_events = st.one_of(
+    of(
+        ev.AccountCreated,
+        account_id=account_ids,
+        email=st.sampled_from(["A@b.c", "a@b.c", "d@b.c"]),
+        password_hash=st.just("hash"),
+    ),
+    of(
+        ev.SessionCreated,
+        session_id=session_ids,
+        account_id=account_ids,
+        token_sha256=st.sampled_from(["t1", "t2", "t3"]),
+        expires_at_ms=st.integers(3, 8),
+    ),
+    of(ev.SessionEnded, session_id=session_ids),
     of(ev.OrganizationCreated, name=names),
+    of(ev.OrganizationJoined, account_id=account_ids),
     of(
         ev.KeyCreated,
         key_id=key_ids,
@@ -36,6 +54,7 @@ control_events = st.one_of(
         scopes=st.just(("queues",)),
     ),
     of(ev.KeyRevoked, key_id=key_ids),
+    of(ev.KeyUsed, key_id=key_ids),
     of(ev.QueueCreated, queue_id=queue_ids, name=names),
     of(ev.QueueRenamed, queue_id=queue_ids, name=names),
     of(ev.QueueDeleted, queue_id=queue_ids),
@@ -96,6 +115,10 @@ def test_every_index_says_the_same(log):
     assert {(one.queue_id, one.name): one for one in listeners} == directory.listeners_by_name
     assert {one.id: one for queue in queues for one in queue.listeners.values()} == directory.listeners
     assert {key.secret_sha256: key for key in directory.keys.values()} == directory.keys_by_sha256
+    assert {key.id: key for each in ("o1", "o2") for key in directory.keys_of(each)} == directory.keys
+    joined = {(each.id, member) for each in directory.organizations.values() for member in each.members}
+    of_accounts = {(each.id, one) for one in ("a1", "a2", "a3") for each in directory.organizations_of(one)}
+    assert joined == of_accounts
     of_organizations = [queue.id for organization in ("o1", "o2") for queue in directory.queues_of(organization)]
     assert sorted(of_organizations) == sorted(directory.queues)
 
@@ -130,6 +153,33 @@ def test_of_two_queues_that_want_one_name_the_first_in_the_log_has_it():
     assert list(directory.queues) == ["first"]
 
 
+@given(logs)
+def test_an_e_mail_address_has_one_account_in_whatever_case(log):
+    accounts = fold(log).accounts
+    emails = [account.email.lower() for account in accounts.by_id.values()]
+    assert len(emails) == len(set(emails))
+    assert all(accounts.account(account.email.upper()) is account for account in accounts.by_id.values())
+
+
+@given(logs)
+def test_a_session_is_found_by_its_token_and_is_an_accounts(log):
+    accounts = fold(log).accounts
+    assert {one.token_sha256: one for one in accounts.sessions.values()} == accounts.sessions_by_sha256
+    assert {one.account_id for one in accounts.sessions.values()} <= set(accounts.by_id)
+
+
+def test_an_account_holds_so_many_sessions_and_the_oldest_leaves_first():
+    directory = Directory()
+    directory.apply(ev.AccountCreated(at_ms=0, organization_id="", account_id="a", email="a@b.c", password_hash="h"))
+    for number in range(SESSIONS_MAX + 1):
+        fields = {"session_id": f"s{number}", "token_sha256": f"t{number}", "expires_at_ms": 1000}
+        directory.apply(ev.SessionCreated(at_ms=number, organization_id="", account_id="a", **fields))
+    assert list(directory.accounts.sessions) == [f"s{number}" for number in range(1, SESSIONS_MAX + 1)]
+    fields = {"session_id": "new", "token_sha256": "new", "expires_at_ms": 3000}
+    directory.apply(ev.SessionCreated(at_ms=1000, organization_id="", account_id="a", **fields))
+    assert list(directory.accounts.sessions) == ["new"]
+
+
 def test_a_name_is_free_again_after_a_rename_and_after_a_deletion():
     directory = Directory()
     directory.apply(ev.QueueCreated(at_ms=1, organization_id="o", queue_id="1", name="orders"))
@@ -143,4 +193,4 @@ def test_the_hash_of_a_given_log_never_changes():
     directory = Directory()
     directory.apply(ev.OrganizationCreated(at_ms=1, organization_id="o", name="acme"))
     directory.apply(ev.QueueCreated(at_ms=2, organization_id="o", queue_id="q", name="orders"))
-    assert directory.state_hash() == "d35c1ab7c359784d9501c0a0c1894a55a5c4ad74946f91a4bac4e359050f3731"
+    assert directory.state_hash() == "3e870c323fc81730dd7d18aebd7197b1735018b7b7002d5823a93ea03343801c"

@@ -28,12 +28,21 @@ SETTINGS = ListenerSettings(
     max_in_flight=8, rate_per_s=2.5, timeout_ms=3_000, max_attempts=12, max_age_s=3_600, headers={"x-team": "größe"}
 )
 
+ACCOUNT = {"account_id": "7a1f0c52-5d7c-4e0b-8f6e-2c4f5b9ad004"}
+NOBODYS = {**BY, "organization_id": ""}
+PASSWORD_HASH = "$argon2id$v=19$m=65536,t=3,p=4$vPPD4AsUjjyRXKsLwdy9qw$KhuI6wpWEBttSNS3y9qZwDf3rZn/NiNQwV18FcYwbAQ"
+
 SAMPLES: list[ev.Event] = [
+    ev.AccountCreated(**NOBODYS, **ACCOUNT, email="Ann@example.com", password_hash=PASSWORD_HASH),
+    ev.SessionCreated(**NOBODYS, **ACCOUNT, session_id="s-1", token_sha256="cd" * 32, expires_at_ms=1_767_830_430_123),
+    ev.SessionEnded(**NOBODYS, session_id="s-1"),
     ev.OrganizationCreated(**BY, request_id="r-1", name="Acme"),
+    ev.OrganizationJoined(**BY, **ACCOUNT),
     ev.KeyCreated(
         **BY, key_id="k-2", name="deploy", prefix="ep_abcdef", secret_sha256="ab" * 32, scopes=("queues", "messages")
     ),
     ev.KeyRevoked(**BY, key_id="k-2"),
+    ev.KeyUsed(**BY, key_id="k-2"),
     ev.QueueCreated(**BY, **QUEUE, request_id="r-2", name="account-deletions"),
     ev.QueueRenamed(**BY, **QUEUE, name="Löschungen"),
     ev.QueueDeleted(**BY, **QUEUE),

@@ -1,0 +1,115 @@
+"""Accounts, sessions and organizations: their requests and answers.
+
+For: onboarding, and how often somebody may try. Not for: what a command does (broker/accounts.py), keys (keys.py), who
+asks (auth.py)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from api.auth import COOKIE, Sessions
+from api.buckets import Buckets
+from api.calls import Call
+from api.pages import moment
+from api.problems import Forbidden, TooManyRequests
+from api.shapes import AccountBody, NameBody
+from broker.accounts import SESSION_S, AccountCommands, check_email
+from broker.core.accounts import Account, Session
+from broker.core.directory import Organization
+from broker.ports import DirectoryView
+
+_GUESSES_AT_ONCE: Final = 10  # for one e-mail address, right or wrong
+_GUESSES_PER_S: Final = 0.1
+_REGISTRATIONS_AT_ONCE: Final = 20  # in this process
+_REGISTRATIONS_PER_S: Final = 1.0
+
+
+class Accounts:
+    """Handlers for /v1/accounts, /v1/sessions and /v1/organizations. registration: whether anybody may register.
+
+    public_url: as in Sessions.
+    """
+
+    def __init__(
+        self,
+        commands: AccountCommands,
+        view: DirectoryView,
+        sessions: Sessions,
+        *,
+        registration: bool,
+        public_url: str | None,
+    ) -> None:
+        self._commands = commands
+        self._view = view
+        self._sessions = sessions
+        self._registration = registration
+        self._https = public_url is not None and public_url.lower().startswith("https:")
+        self._guesses = Buckets(_GUESSES_AT_ONCE, per_s=_GUESSES_PER_S)
+        self._registrations = Buckets(_REGISTRATIONS_AT_ONCE, per_s=_REGISTRATIONS_PER_S)
+
+    async def register(self, call: Call) -> Any:
+        if not self._registration:
+            raise Forbidden("Nobody may register here: an account is made with `everput init`.")
+        body = await call.json(AccountBody)
+        _take(self._registrations, "", "Too many accounts are being made at the moment.")
+        account = await self._commands.create_account(body.email, body.password, request_id=call.request_text)
+        return {"account": _account_fields(account)}
+
+    async def start_session(self, call: Call) -> Any:
+        """The only answer that holds the token, twice: for programs in the body, for browsers in a cookie."""
+        body = await call.json(AccountBody)
+        check_email(body.email)
+        _take(self._guesses, body.email.lower(), "There were too many attempts for this e-mail address.")
+        account = await self._commands.check_password(body.email, body.password)
+        session, token = await self._commands.start_session(account, request_id=call.request_text)
+        self._set_cookie(call, token, SESSION_S)
+        return {"session": {**_session_fields(session), "token": token}, "account": _account_fields(account)}
+
+    async def session(self, call: Call) -> Any:
+        session = await self._sessions.find(call.scope)
+        account = self._view.state.accounts.by_id[session.account_id]
+        return {"session": _session_fields(session), "account": _account_fields(account)}
+
+    async def end_session(self, call: Call) -> Any:
+        session = await self._sessions.find(call.scope)
+        await self._commands.end_session(session, request_id=call.request_text)
+        self._set_cookie(call, "", 0)
+        return {"session": _session_fields(session)}
+
+    async def create_organization(self, call: Call) -> Any:
+        session = await self._sessions.find(call.scope)
+        body = await call.json(NameBody)
+        organization = await self._commands.create_organization(
+            session.account_id, name=body.name, request_id=call.request_text
+        )
+        return {"organization": _organization_fields(organization)}
+
+    async def list_organizations(self, call: Call) -> Any:
+        """All of them: an account has few."""
+        session = await self._sessions.find(call.scope)
+        found = self._view.state.organizations_of(session.account_id)
+        return {"organizations": [_organization_fields(organization) for organization in found]}
+
+    def _set_cookie(self, call: Call, token: str, age_s: int) -> None:
+        secure = "; Secure" if self._https or call.scope["scheme"] == "https" else ""
+        cookie = f"{COOKIE}={token}; Path=/; Max-Age={age_s}; HttpOnly; SameSite=Lax{secure}"
+        call.headers += [(b"set-cookie", cookie.encode()), (b"cache-control", b"no-store")]
+
+
+def _take(buckets: Buckets, name: str, detail: str) -> None:
+    wait_s = buckets.take(name, asyncio.get_running_loop().time()).wait_s
+    if wait_s:
+        raise TooManyRequests(detail, retry_after_s=wait_s)
+
+
+def _account_fields(account: Account) -> dict[str, Any]:
+    return {"id": account.id, "email": account.email}
+
+
+def _session_fields(session: Session) -> dict[str, Any]:
+    return {"id": session.id, "expires_at": moment(session.expires_at_ms)}
+
+
+def _organization_fields(organization: Organization) -> dict[str, Any]:
+    return {"id": organization.id, "name": organization.name}

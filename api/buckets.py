@@ -1,0 +1,46 @@
+"""How often something may be done: so many at once, then so many a second, for each name apart.
+
+For: guesses of a password, registrations, requests of a key. Counted in this process alone, and forgotten at its end.
+Not for: what is answered to who comes too often (problems.py)."""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+NAMES_MAX: Final = 10_000
+
+
+class Allowance(NamedTuple):
+    """left: how many more may come at once. full_in_s: until all may again. wait_s: 0 when this one may pass."""
+
+    left: int
+    full_in_s: float
+    wait_s: float
+
+
+class Buckets:
+    """Generic cell rate algorithm: a name costs one number, and nothing is done while nobody comes."""
+
+    def __init__(self, size: int, *, per_s: float) -> None:
+        self.size = size
+        self.per_s = per_s
+        self._full_at_s: dict[str, float] = {}
+
+    def take(self, name: str, at_s: float) -> Allowance:
+        """Count one, unless it comes too soon. at_s: any clock that only goes forward."""
+        full_in_s = max(0.0, self._full_at_s.get(name, 0.0) - at_s) + 1 / self.per_s
+        wait_s = full_in_s - self.size / self.per_s
+        if wait_s > 1e-9:
+            return Allowance(0, full_in_s - 1 / self.per_s, wait_s)
+        if name not in self._full_at_s and len(self._full_at_s) >= NAMES_MAX:
+            self._forget(at_s)
+        self._full_at_s[name] = at_s + full_in_s
+        return Allowance(math.floor(self.size - full_in_s * self.per_s + 1e-9), full_in_s, 0.0)
+
+    def _forget(self, at_s: float) -> None:
+        """Those who may do all again; if nobody may, the half that came first."""
+        kept = {name: full_at_s for name, full_at_s in self._full_at_s.items() if full_at_s > at_s}
+        for name in list(kept)[: max(0, len(kept) - NAMES_MAX // 2)]:
+            del kept[name]
+        self._full_at_s = kept

@@ -1,0 +1,287 @@
+"""Accounts, sessions, organizations and keys over the API: what is asked, what is answered, what stands in the log."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from api_client import Api, make_api, problem
+
+from broker.accounts import ORGANIZATIONS_MAX
+from broker.commands import SCOPES, create_key
+from broker.core.events import KeyUsed, SessionCreated, decode
+from broker.passwords import Passwords
+
+EMAIL = "ann@example.com"
+PASSWORD = "correct horse battery"
+WHO = {"email": EMAIL, "password": PASSWORD}
+SAME = {"sec-fetch-site": "same-origin"}
+
+
+@pytest.fixture(autouse=True)
+def cheap_passwords(monkeypatch):
+    """Argon2 at its least: what it costs is not tested here."""
+    from argon2 import PasswordHasher
+
+    monkeypatch.setattr("broker.passwords.PasswordHasher", lambda: PasswordHasher(1, 8, 1))
+
+
+@pytest.fixture
+async def api() -> Api:
+    return await make_api()
+
+
+async def register(api: Api, email: str = EMAIL) -> str:
+    """The token of a new account's new session."""
+    assert (await api.bare.put("/v1/accounts", json={"email": email, "password": PASSWORD})).status_code == 200
+    answer = await api.bare.post("/v1/sessions", json={"email": email, "password": PASSWORD})
+    api.bare.cookies.clear()
+    return answer.json()["session"]["token"]
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"}
+
+
+async def organization(api: Api, token: str) -> str:
+    answer = await api.bare.put("/v1/organizations", json={"name": "Ann's"}, headers=bearer(token))
+    return answer.json()["organization"]["id"]
+
+
+async def test_from_an_account_to_a_key_that_puts_a_message(api):
+    answer = await api.bare.put("/v1/accounts", json=WHO)
+    assert (answer.status_code, answer.json()["account"]["email"]) == (200, EMAIL)
+    session = await api.bare.post("/v1/sessions", json=WHO)
+    assert session.json()["account"] == answer.json()["account"]
+    token = bearer(session.json()["session"]["token"])
+    made = await api.bare.put("/v1/organizations", json={"name": "Ann's"}, headers=token)
+    organization = made.json()["organization"]
+    assert organization["name"] == "Ann's"
+    assert (await api.bare.get("/v1/organizations", headers=token)).json() == {"organizations": [organization]}
+    path = f"/v1/organizations/{organization['id']}/keys"
+    answer = await api.bare.put(path, json={"name": "first"}, headers=token)
+    key = answer.json()["key"]
+    assert key.keys() >= {"id", "name", "prefix", "scopes", "secret"}
+    assert (key["scopes"], answer.headers["cache-control"]) == (["queues", "messages"], "no-store")
+    queue = await api.bare.put("/v1/queues", json={"name": "q"}, headers={"x-api-key": key["secret"]})
+    queue_id = queue.json()["queue"]["id"]
+    put = await api.bare.put(
+        f"/v1/queues/{queue_id}/messages", json={"data": "x"}, headers={"x-api-key": key["secret"]}
+    )
+    assert put.status_code == 200
+
+
+async def test_no_password_token_or_key_is_in_the_log_or_in_a_later_answer(api):
+    token = await register(api)
+    organization_id = await organization(api, token)
+    path = f"/v1/organizations/{organization_id}/keys"
+    secret = (await api.bare.put(path, json={"name": "k"}, headers=bearer(token))).json()["key"]["secret"]
+    records = b"".join(api.log.control.records)
+    for hidden in (PASSWORD, token, secret):
+        assert hidden.encode() not in records
+        assert hidden not in (await api.bare.get(path, headers=bearer(token))).text
+    assert b"$argon2id$" in records
+
+
+async def test_an_e_mail_address_is_taken_in_whatever_case(api):
+    await api.bare.put("/v1/accounts", json=WHO)
+    answer = await api.bare.put("/v1/accounts", json={**WHO, "email": EMAIL.upper()})
+    assert problem(answer, 422, "email-taken")["errors"][0]["pointer"] == "/email"
+
+
+async def test_of_two_who_register_one_address_at_once_one_has_it(api):
+    answers = await asyncio.gather(*(api.bare.put("/v1/accounts", json=WHO) for _ in range(2)))
+    assert sorted(answer.status_code for answer in answers) == [200, 422]
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"email": "x"}, "/email"),
+        ({"email": "a@b"}, "/email"),
+        ({"email": "a b@example.com"}, "/email"),
+        ({"email": "ü@example.com"}, "/email"),
+        ({"email": "a@" + "b" * 250 + ".com"}, "/email"),
+        ({"password": "short"}, "/password"),
+        ({"password": "x" * 1001}, "/password"),
+        ({"password": None}, "/password"),
+        ({"name": "x"}, "/name"),
+    ],
+)
+async def test_an_account_that_is_not_as_it_must_be_is_422(api, change, pointer):
+    answer = await api.bare.put("/v1/accounts", json={**WHO, **change})
+    assert problem(answer, 422)["errors"][0]["pointer"] == pointer
+
+
+async def test_registration_can_be_switched_off():
+    api = await make_api(registration=False)
+    problem(await api.bare.put("/v1/accounts", json=WHO), 403, "forbidden")
+
+
+async def test_a_wrong_password_and_an_unknown_address_are_answered_alike(api, monkeypatch):
+    await api.bare.put("/v1/accounts", json=WHO)
+    checked: list[str | None] = []
+    fits = Passwords._fits
+
+    def counted(self, password, password_hash):
+        checked.append(password_hash)
+        return fits(self, password, password_hash)
+
+    monkeypatch.setattr(Passwords, "_fits", counted)
+    wrong = await api.bare.post("/v1/sessions", json={**WHO, "password": PASSWORD + "?"})
+    unknown = await api.bare.post("/v1/sessions", json={**WHO, "email": "bob@example.com"})
+    assert problem(wrong, 401, "wrong-password") == problem(unknown, 401, "wrong-password")
+    assert len(checked) == 2  # a hash is computed for both
+    assert "set-cookie" not in wrong.headers
+
+
+async def test_guessing_is_slowed_down_for_one_address_and_not_for_another(api):
+    await api.bare.put("/v1/accounts", json=WHO)
+    await api.bare.put("/v1/accounts", json={**WHO, "email": "bob@example.com"})
+    wrong = {**WHO, "password": "a wrong password"}
+    answers = [await api.bare.post("/v1/sessions", json=wrong) for _ in range(12)]
+    assert [answer.status_code for answer in answers] == [401] * 10 + [429] * 2
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= 10
+    problem(await api.bare.post("/v1/sessions", json={**WHO, "email": EMAIL.upper()}), 429, "too-many-requests")
+    assert (await api.bare.post("/v1/sessions", json={**WHO, "email": "bob@example.com"})).status_code == 200
+
+
+async def test_accounts_are_not_made_by_the_thousand(api):
+    answers = [
+        await api.bare.put("/v1/accounts", json={**WHO, "email": f"{number}@example.com"}) for number in range(30)
+    ]
+    assert {answer.status_code for answer in answers} == {200, 429}
+
+
+async def test_the_cookie_is_for_browsers_and_for_https_where_there_is_https():
+    for public_url, secure in ((None, False), ("https://broker.example", True)):
+        api = await make_api(public_url=public_url)
+        await api.bare.put("/v1/accounts", json=WHO)
+        cookie = (await api.bare.post("/v1/sessions", json=WHO)).headers["set-cookie"]
+        assert cookie.startswith("everput_session=evs_")
+        assert "HttpOnly" in cookie
+        assert "SameSite=Lax" in cookie
+        assert ("Secure" in cookie) == secure
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"sec-fetch-site": "none"}, 403),
+        ({"sec-fetch-site": "cross-site", "origin": "http://api.example.com"}, 403),
+        ({"sec-fetch-site": "same-origin"}, 200),
+        ({"origin": "http://api.example.com"}, 200),
+        ({"origin": "https://api.example.com"}, 403),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+    ],
+)
+async def test_what_a_browser_sends_with_a_cookie_must_come_from_the_servers_own_pages(api, headers, status):
+    cookie = f"everput_session={await register(api)}"
+    answer = await api.bare.put("/v1/organizations", json={"name": "x"}, headers={**headers, "cookie": cookie})
+    assert answer.status_code == status
+    read = await api.bare.get("/v1/organizations", headers={**headers, "cookie": cookie})
+    assert read.status_code == 200
+
+
+@pytest.mark.parametrize("token", ["", "evs_nonsense", "evs_003aUlTJC7tjlCTQj2uNU3MFagCXG9LRKRcwGkBIDlf3LP1ya"])
+async def test_an_unknown_session_is_401_and_names_its_scheme(api, token):
+    answer = await api.bare.get("/v1/sessions", headers=bearer(token))
+    problem(answer, 401, "unauthenticated")
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_a_session_ends_when_it_is_asked_to_and_when_its_time_is_over(api):
+    token = await register(api)
+    assert (await api.bare.get("/v1/sessions", headers=bearer(token))).json()["account"]["email"] == EMAIL
+    ended = await api.bare.delete("/v1/sessions", headers=bearer(token))
+    assert "everput_session=; Path=/; Max-Age=0" in ended.headers["set-cookie"]
+    problem(await api.bare.get("/v1/sessions", headers=bearer(token)), 401)
+    answer = await api.bare.post("/v1/sessions", json=WHO)
+    token = answer.json()["session"]["token"]
+    created = next(event for event in map(decode, reversed(api.log.control.records)) if type(event) is SessionCreated)
+    session = api.log.control.state.accounts.sessions[created.session_id]
+    object.__setattr__(session, "expires_at_ms", 1)
+    problem(await api.bare.get("/v1/sessions", headers=bearer(token)), 401)
+
+
+async def test_an_organization_of_another_account_is_404(api):
+    mine, theirs = await register(api), await register(api, "bob@example.com")
+    path = f"/v1/organizations/{await organization(api, mine)}/keys"
+    key_id = (await api.bare.put(path, json={"name": "k"}, headers=bearer(mine))).json()["key"]["id"]
+    for headers in (bearer(theirs), {"x-api-key": await api.key_with(SCOPES)}):
+        for method, at in (("GET", path), ("PUT", path), ("GET", f"{path}/{key_id}"), ("DELETE", f"{path}/{key_id}")):
+            answer = await api.bare.request(method, at, json={"name": "k"}, headers=headers)
+            problem(answer, 404, "not-found")
+    problem(await api.bare.get("/v1/organizations/nonsense/keys", headers=bearer(mine)), 404)
+    problem(await api.bare.get(f"/v1/organizations/{api.organization_id}/keys", headers=bearer(mine)), 404)
+
+
+async def test_an_account_has_so_many_organizations(api):
+    token = await register(api)
+    for _ in range(ORGANIZATIONS_MAX):
+        await organization(api, token)
+    answer = await api.bare.put("/v1/organizations", json={"name": "one more"}, headers=bearer(token))
+    problem(answer, 422, "quota-reached")
+
+
+async def test_a_key_makes_keys_if_it_may_and_gives_away_no_more_than_it_has(api):
+    path = f"/v1/organizations/{api.organization_id}/keys"
+    problem(await api.put(path, json={"name": "k"}), 403)
+    manager = {"x-api-key": await api.key_with(("keys", "messages"))}
+    answer = await api.put(path, json={"name": "k", "scopes": ["messages"]}, headers=manager)
+    assert answer.json()["key"]["scopes"] == ["messages"]
+    problem(await api.put(path, json={"name": "k", "scopes": ["queues"]}, headers=manager), 403)
+    problem(await api.put(path, json={"name": "k"}, headers=manager), 403)
+    answer = await api.put(path, json={"name": "k", "scopes": ["keys", "everything"]}, headers=manager)
+    assert problem(answer, 422)["errors"][0]["pointer"] == "/scopes/1"
+
+
+async def test_a_revoked_key_is_refused_and_its_secret_is_in_no_list(api):
+    manager = {"x-api-key": await api.key_with(SCOPES)}
+    path = f"/v1/organizations/{api.organization_id}/keys"
+    made = (await api.put(path, json={"name": "k"}, headers=manager)).json()["key"]
+    asked = {"x-api-key": made["secret"]}
+    assert (await api.get("/v1/queues", headers=asked)).status_code == 200
+    listed = await api.get(path, headers=manager)
+    assert made["id"] in [key["id"] for key in listed.json()["keys"]]
+    assert "secret" not in listed.text
+    revoked = await api.request("DELETE", f"{path}/{made['id']}", headers=manager)
+    assert revoked.json()["key"]["id"] == made["id"]
+    problem(await api.get("/v1/queues", headers=asked), 401)
+    problem(await api.get(f"{path}/{made['id']}", headers=manager), 404)
+    problem(await api.request("DELETE", f"{path}/{made['id']}", headers=manager), 404)
+
+
+async def test_pages_of_keys_hold_each_once(api):
+    manager = {"x-api-key": await api.key_with(SCOPES)}
+    path = f"/v1/organizations/{api.organization_id}/keys"
+    for number in range(5):
+        await api.put(path, json={"name": f"k{number}"}, headers=manager)
+    found: list[str] = []
+    at: str | None = f"{path}?limit=2"
+    while at:
+        body = (await api.get(at, headers=manager)).json()
+        found += [key["name"] for key in body["keys"]]
+        at = body["_links"].get("next", {}).get("href")
+    assert sorted(found) == sorted(["first", "with scopes", *(f"k{number}" for number in range(5))])
+
+
+async def test_the_use_of_a_key_is_noted_once_and_shown(api):
+    manager = {"x-api-key": await api.key_with(SCOPES)}
+    path = f"/v1/organizations/{api.organization_id}/keys"
+    _, secret = await create_key(
+        api.log.control, api.log.control, organization_id=api.organization_id, name="k", scopes=SCOPES
+    )
+    shown = {key["name"]: key for key in (await api.get(path, headers=manager)).json()["keys"]}
+    assert shown["k"]["last_used_at"] is None
+    for _ in range(3):
+        await api.get("/v1/queues", headers={"x-api-key": secret})
+        await asyncio.sleep(0)  # it is noted beside the request
+    shown = {key["name"]: key for key in (await api.get(path, headers=manager)).json()["keys"]}
+    assert shown["k"]["last_used_at"] is not None
+    used = [event for event in map(decode, api.log.control.records) if isinstance(event, KeyUsed)]
+    assert len([event for event in used if event.key_id == shown["k"]["id"]]) == 1
