@@ -17,6 +17,7 @@ from broker.kafka.log import KafkaLog
 from broker.sealing import Sealer
 from cli import files
 from cli.first_start import first_start
+from cli.metrics import show_log
 from cli.options import Options, shared_options
 from cli.process import CATCH_UP_S, Process, run
 from cli.server import Server
@@ -45,6 +46,8 @@ async def _serve(process: Process, options: Options) -> None:
         await projections.start(timeout_s=CATCH_UP_S)
         stack.push_async_callback(projections.stop)
         view = projections.directory
+        process.health.view = view
+        show_log(process.health.registry, log)
         if os.environ.get("EVERPUT_FIRST_START"):
             await first_start(log.control, view, files.api_key_file(options.data_dir))
         deliveries = KafkaDeliveries(settings.kafka, log.requests)

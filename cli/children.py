@@ -57,6 +57,7 @@ class Child:
     ) -> None:
         self.name = name
         self.ready = asyncio.Event()
+        self.admin_url: str | None = None  # of the process that runs now
         self._arguments = arguments
         self._environment = environment
         self._kafka = kafka
@@ -100,6 +101,7 @@ class Child:
             talk = asyncio.create_task(self._talk(ours))
             code = await process.wait()
             self.ready.clear()
+            self.admin_url = None
             await asyncio.wait([talk], timeout=1)  # its last words
             talk.cancel()
             with suppress(asyncio.CancelledError):
@@ -145,6 +147,8 @@ class Child:
             self._was_ready = True
             self.ready.set()
             _log.info("process.ready", process=self.name)
+        elif "admin" in message:
+            self.admin_url = str(message["admin"])
         else:
             self._error = str(message["error"])
 

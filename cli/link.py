@@ -1,7 +1,8 @@
 """The socket between the supervisor and each process it started, seen from the process.
 
-For: `go` with Kafka's address from the supervisor, `ready` or why not from the process, and the end of the process
-when the supervisor is gone, however it went. Lines of JSON. Not for: the supervisor's end (cli/children.py)."""
+For: `go` with Kafka's address from the supervisor; the admin address, `ready`, or why not, from the process; and the
+end of the process when the supervisor is gone, however it went. Lines of JSON.
+Not for: the supervisor's end (cli/children.py)."""
 
 from __future__ import annotations
 
@@ -34,6 +35,10 @@ class Link:
     def wait_for_go(self) -> str:
         """Block until Kafka is there; its address."""
         return self._go.result()
+
+    def admin(self, url: str) -> None:
+        """Where this process's admin address is."""
+        self._send({"admin": url})
 
     def ready(self) -> None:
         self._send({"ready": True})

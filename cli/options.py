@@ -55,6 +55,8 @@ class Options:
     data_dir: Path
     host: str
     port: int
+    admin_host: str
+    admin_port: int
     kafka: str | None
     allow_network: tuple[Network, ...]
     public_url: str | None
@@ -152,6 +154,12 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     },
     "host": {"default": "127.0.0.1", "help": "Address to listen on."},
     "port": {"type": click.IntRange(0, 65535), "default": 8080, "help": "Port to listen on; 0 picks a free one."},
+    "admin_host": {"default": "127.0.0.1", "help": "Address for health and metrics; they ask for no key."},
+    "admin_port": {
+        "type": click.IntRange(0, 65535),
+        "default": 0,
+        "help": "Its port; 0 picks a free one, which the log names.",
+    },
     "kafka": {"metavar": "HOST:PORT,…", "help": "An existing Apache Kafka cluster."},
     "allow_network": {
         "type": _Network(),

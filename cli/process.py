@@ -23,6 +23,7 @@ from broker.kafka.admin import ensure_topics
 from broker.kafka.topics import topics
 from broker.settings import Settings
 from cli import files, logs
+from cli.admin import Health, process_app, serving
 from cli.link import Link
 from cli.logs import Logger
 from cli.options import Options
@@ -35,10 +36,14 @@ _log = Logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """What the work is told. stop: set by SIGTERM or SIGINT. ready: call it once, with what to print after `ready`."""
+    """What the work is told. stop: set by SIGTERM or SIGINT. ready: call it once, with what to print after `ready`.
+
+    health: to be given what the admin address shows.
+    """
 
     settings: Settings
     stop: asyncio.Event
+    health: Health
     ready: Callable[[str], None]
 
 
@@ -57,7 +62,7 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
         _raise_limits()
         # A policy, not a loop factory: faust asks the policy for its loop.
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-        asyncio.run(_run(settings, link, work))
+        asyncio.run(_run(settings, options, link, work))
     except ConfigurationError as error:
         if link is None:
             raise
@@ -68,13 +73,28 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
         sys.exit(1)
 
 
-async def _run(settings: Settings, link: Link | None, work: Callable[[Process], Awaitable[None]]) -> None:
+async def _run(
+    settings: Settings, options: Options, link: Link | None, work: Callable[[Process], Awaitable[None]]
+) -> None:
+    health = Health()
+    async with serving(process_app(health), options.admin_host, options.admin_port) as url:
+        if link is not None:
+            link.admin(url)
+        else:
+            _log.info("admin.listening", url=url)
+        await _run_work(settings, link, health, work)
+
+
+async def _run_work(
+    settings: Settings, link: Link | None, health: Health, work: Callable[[Process], Awaitable[None]]
+) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
     def ready(what: str) -> None:
         _settle_garbage()
+        health.ready = True
         if link is None:
             print(f"ready {what}", flush=True)
         else:
@@ -90,7 +110,7 @@ async def _run(settings: Settings, link: Link | None, work: Callable[[Process], 
             await topics_there
         return
     await topics_there
-    await work(Process(settings=settings, stop=stop, ready=ready))
+    await work(Process(settings=settings, stop=stop, health=health, ready=ready))
 
 
 async def _ensure_topics(settings: Settings) -> None:

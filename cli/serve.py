@@ -7,10 +7,10 @@ It imports no Kafka client and holds no state of its own: killing it loses nothi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
-from contextlib import suppress
 from typing import Final
 
 import click
@@ -18,10 +18,12 @@ import click
 from broker.errors import BrokerError
 from broker.kafka.embedded import EmbeddedKafka
 from cli import files, logs
+from cli.admin import serving
+from cli.admin_all import all_app
 from cli.children import Child, Pauses
 from cli.link import Link
 from cli.logs import Logger
-from cli.options import Options, shared_options
+from cli.options import Options, shared_options, variable
 from cli.sockets import address, bind
 
 # Together under the 30 s in which `serve` ends.
@@ -83,8 +85,12 @@ class Supervisor:
             self._options.kafka_settings()  # what is wrong with it is said before anything is started
         environment = self._environment()
         bootstrap: asyncio.Future[str] = loop.create_future()
-        with bind(self._options.host, self._options.port) as listening:
+        async with contextlib.AsyncExitStack() as stack:
+            listening = stack.enter_context(bind(self._options.host, self._options.port))
             self._make_children(environment, bootstrap, listening.fileno())
+            app = all_app(self._all())
+            admin = await stack.enter_async_context(serving(app, self._options.admin_host, self._options.admin_port))
+            _log.info("admin.listening", url=admin)
             tasks = [asyncio.create_task(child.keep()) for child in self._all()]
             if self._options.kafka is None:
                 self._kafka = EmbeddedKafka(self._options.data_dir / "kafka")
@@ -106,7 +112,9 @@ class Supervisor:
     def _environment(self) -> dict[str, str]:
         options = self._options
         key = files.sealing_key(options.data_dir, make=True)
-        return {**os.environ, **options.environment(), files.SEALING_KEY_VARIABLE: key}
+        # Each child has an admin address of its own, which it tells by its link.
+        own = {variable("admin_host"): "127.0.0.1", variable("admin_port"): "0"}
+        return {**os.environ, **options.environment(), **own, files.SEALING_KEY_VARIABLE: key}
 
     def _make_children(self, environment: dict[str, str], bootstrap: asyncio.Future[str], listening: int) -> None:
         for number in range(self._counts["api"]):
@@ -188,7 +196,7 @@ class Supervisor:
         for child in self._all():
             child.kill()
         if self._kafka is not None:
-            with suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError):
                 self._kafka.kill()
         sys.stderr.flush()
         os._exit(1)

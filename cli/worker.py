@@ -13,6 +13,7 @@ import click
 from broker.delivery.worker import Worker
 from broker.kafka.log import KafkaLog
 from broker.sealing import Sealer
+from cli.metrics import show_worker
 from cli.options import Options, shared_options
 from cli.process import CATCH_UP_S, Process, run
 from projections.app import Projections
@@ -36,6 +37,8 @@ async def _work(process: Process) -> None:
         stack.push_async_callback(projections.stop)
         name = os.environ.get("EVERPUT_WORKER_NAME")
         worker = Worker(settings, log, projections, Sealer(settings.sealing_key), name=name)
+        process.health.view = projections.directory
+        show_worker(process.health.registry, worker)
         await worker.start()
         stack.push_async_callback(worker.stop)
         process.ready("worker")

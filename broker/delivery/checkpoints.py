@@ -18,9 +18,10 @@ from typing import Final
 from broker.core.cursor import Cursor
 from broker.core.events import encode
 from broker.delivery.courier import Courier
+from broker.delivery.meters import Meters
 from broker.delivery.outstanding import Outstanding
 from broker.delivery.readers import Partition
-from broker.delivery.stream import Stream, attempt_events, now_ms
+from broker.delivery.stream import Stream, now_ms, outcome_events, take_outcomes
 from broker.errors import LogUnavailable
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.outcomes import OutcomesTopic
@@ -47,12 +48,14 @@ class Checkpoints:
         outstanding: Outstanding,
         partitions: dict[int, Partition],
         couriers: dict[str, Courier],
+        meters: Meters,
     ) -> None:
         self._cursors = cursors
         self._deliveries = deliveries
         self._outstanding = outstanding
         self._partitions = partitions
         self._couriers = couriers
+        self._meters = meters
         self._dirty: set[Stream] = set()
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}  # taken from their streams, not yet written
         self.quiet = asyncio.Lock()  # whoever holds it knows that no cursor is being committed
@@ -90,6 +93,7 @@ class Checkpoints:
         async with self.quiet:
             if self._suspended:
                 return
+            began = time.monotonic()
             streams, cursors = self._collect()
             try:
                 if self._outcomes:
@@ -99,10 +103,14 @@ class Checkpoints:
                 if cursors:
                     await self._cursors.store(cursors)
             except LogUnavailable:
+                self._meters.checkpoints_failed += 1
                 for stream in streams:
                     if stream.alive and not stream.dirty:
                         self.touched(stream)
                 raise
+            if streams:
+                self._meters.checkpoints.add((time.monotonic() - began) * 1000)
+                self._meters.cursors += sum(map(len, cursors.values()))
             for stream in streams:
                 partition = self._partitions.get(stream.partition)
                 if (
@@ -126,7 +134,9 @@ class Checkpoints:
                 continue
             streams.append(stream)
             listener_id = stream.courier.listener.id
-            for event in attempt_events(stream, at_ms):
+            rows, attempts = take_outcomes(stream)
+            self._meters.count(rows, attempts)
+            for event in outcome_events(stream, rows, attempts, at_ms):
                 key = getattr(event, "message_id", listener_id)
                 self._outcomes.setdefault(stream.partition, []).append((key.encode(), encode(event)))
             cursors.setdefault(listener_id, {})[stream.partition] = stream.cursor(partition.tail)
@@ -143,6 +153,7 @@ class Checkpoints:
                 cursors = self._idle(list(self._couriers.values())[turn::rounds])
                 with contextlib.suppress(LogUnavailable):  # an older commit stands, and the next round is a minute off
                     await self._cursors.store(cursors)
+                    self._meters.cursors += sum(map(len, cursors.values()))
 
     def _idle(self, couriers: Iterable[Courier]) -> dict[str, dict[int, Cursor]]:
         cursors: dict[str, dict[int, Cursor]] = {}

@@ -236,7 +236,9 @@ class Courier:
             return
         stream = delivery.stream
         if delivery.number == 1:
-            stream.rows.append((delivery.offset, now_ms(), status, took_ms))
+            message = delivery.message
+            put_at_ms = 0 if message is None else message.put_at_ms
+            stream.rows.append((delivery.offset, now_ms(), status, took_ms, put_at_ms))
         else:
             stream.record(delivery, "delivered", status, None, took_ms, None)
         self.flow.succeeded()
@@ -359,6 +361,8 @@ class Courier:
         keys = [delivery.message.key for delivery in under_way if delivery.turn and delivery.message is not None]
         idle += self._turns.restart(key for key in keys if key is not None)
         for delivery in idle:
+            if delivery.message is not None:
+                delivery.put_at_ms = delivery.message.put_at_ms
             self._let_go(delivery)
             stream = delivery.stream
             if delivery.owed is not None:
@@ -409,6 +413,23 @@ class Courier:
             self.refill()
         self._active = bool(self._held or self._idle or self.behind or self._pushed_back_until_ms or self.busy)
         return self._active
+
+    @property
+    def held(self) -> int:
+        """Messages it holds."""
+        return self._held
+
+    @property
+    def held_bytes(self) -> int:
+        return self._held_bytes
+
+    @property
+    def condition(self) -> str:
+        """`live`, `probation`, `down` or `paused`."""
+        if self.listener.paused is not None:
+            return "paused"
+        state = self.circuit.state
+        return "live" if state is State.CLOSED else "down" if state is State.OPEN else "probation"
 
     @property
     def busy(self) -> bool:

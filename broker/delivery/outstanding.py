@@ -130,6 +130,10 @@ class Outstanding:
             return True
         return False
 
+    def __len__(self) -> int:
+        """How many deliveries are owed, the parked ones too."""
+        return sum(map(len, self._owed.values()))
+
     def is_owed(self, delivery: Delivery) -> bool:
         """Whether a delivery of a window is here already: a crash came after its record and before the cursor."""
         owed, message = self._owed.get(delivery.stream.partition), delivery.message

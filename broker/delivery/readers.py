@@ -73,13 +73,24 @@ class Partition:
                         courier.accept(delivery, message)
                     elif not window.attached:
                         courier.behind.add(stream)
+                        stream.behind_since_ms = stream.behind_since_ms or message.put_at_ms
                 else:
                     window.seen(offset, None)
                     courier.behind.add(stream)
+                    stream.behind_since_ms = stream.behind_since_ms or message.put_at_ms
                 if not stream.dirty:
                     courier.depot.touched(stream)
         if len(ring) > RING_MAX or self._ring_bytes > RING_BYTES_MAX:
             self._trim()
+
+    @property
+    def recent(self) -> int:
+        """Messages kept for streams that lag a little."""
+        return len(self._ring)
+
+    @property
+    def recent_bytes(self) -> int:
+        return self._ring_bytes
 
     def routed(self, courier: Courier) -> bool:
         """Whether this partition's messages of the courier's queue go to it: its place here is known."""
@@ -117,6 +128,7 @@ class Partition:
             if not missing and not window.may_take(offset):
                 continue
             if not courier.room() or (window.full and not missing):
+                stream.behind_since_ms = message.put_at_ms
                 return
             if missing:
                 found = window.found(offset)
@@ -131,6 +143,7 @@ class Partition:
             courier.depot.touched(stream)
         if window.wanted() is None:
             courier.behind.discard(stream)
+            stream.behind_since_ms = 0
 
 
 class CatchUp:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from broker.core.circuit import State
@@ -21,16 +22,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Row = tuple[int, int, int, int, int]  # as in DeliveriesSettled.rows, and when the message was put
+
 
 class Delivery:
     """The duty to bring one message to one listener. message: None while it must be read again.
 
-    number: attempts begun. again: it went again at once, on a new connection. turn: it is the one of its ordering key.
+    put_at_ms: its put, kept when the message is let go; 0: not known. number: attempts begun. again: it went again at
+    once, on a new connection. turn: it is the one of its ordering key.
     owed: what `outstanding` knows of it, when it comes from there and not from the window. first_at_ms: of its first
     attempt here.
     """
 
-    __slots__ = ("again", "first_at_ms", "message", "number", "offset", "owed", "stream", "turn")
+    __slots__ = ("again", "first_at_ms", "message", "number", "offset", "owed", "put_at_ms", "stream", "turn")
 
     def __init__(self, stream: Stream, offset: int, message: Message | None) -> None:
         self.stream = stream
@@ -41,24 +45,38 @@ class Delivery:
         self.turn = False
         self.owed: object | None = None
         self.first_at_ms = 0
+        self.put_at_ms = 0
 
 
 class Stream:
     """The delivery of one partition's messages to one listener.
 
-    rows: first attempts that succeeded, for the next checkpoint (DeliveriesSettled.rows). attempts: all others.
+    rows: first attempts that succeeded, for the next checkpoint. attempts: all others. behind_since_ms: when the first
+    message that is behind was put, as far as is known; 0: nothing is, or it is not known.
     dirty: changed since the last checkpoint. requested: a catch-up reader will come. alive: the partition is owned.
     owed: deliveries from `outstanding` that its courier has now.
     """
 
-    __slots__ = ("alive", "attempts", "courier", "dirty", "owed", "partition", "requested", "rows", "window")
+    __slots__ = (
+        "alive",
+        "attempts",
+        "behind_since_ms",
+        "courier",
+        "dirty",
+        "owed",
+        "partition",
+        "requested",
+        "rows",
+        "window",
+    )
 
     def __init__(self, courier: Courier, partition: int, window: Window[Delivery]) -> None:
         self.courier = courier
         self.partition = partition
         self.window = window
-        self.rows: list[tuple[int, int, int, int]] = []
+        self.rows: list[Row] = []
         self.attempts: list[DeliveryAttempted] = []
+        self.behind_since_ms = 0
         self.dirty = False
         self.requested = False
         self.alive = True
@@ -67,15 +85,22 @@ class Stream:
     def cursor(self, tail: int) -> Cursor:
         """Where the stream is, with the tail reader of its partition at this offset."""
         window = self.window
-        oldest = min((d.message.put_at_ms for d in window.open.values() if d.message is not None), default=None)
+        opened = window.opened()
         return Cursor(
             top=window.top(tail),
-            open=window.opened(),
+            open=opened,
             pending=len(window.open) + len(window.behind),
-            oldest_at_ms=oldest,
+            oldest_at_ms=self.oldest_at_ms(opened),
             state="down" if self.courier.circuit.state is State.OPEN else "live",
             error=self.courier.error,
         )
+
+    def oldest_at_ms(self, opened: Sequence[int]) -> int | None:
+        """When the oldest message that waits was put, as far as is known. opened: the open offsets, ascending."""
+        if opened:
+            delivery = self.window.open[opened[0]]
+            return (delivery.put_at_ms if delivery.message is None else delivery.message.put_at_ms) or None
+        return self.behind_since_ms or None
 
     def record(
         self,
@@ -125,10 +150,17 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def attempt_events(stream: Stream, at_ms: int) -> list[Event]:
-    """What a checkpoint writes to `deliveries` for this stream, taken out of it."""
+def take_outcomes(stream: Stream) -> tuple[list[Row], list[DeliveryAttempted]]:
+    """What has happened since the last checkpoint, taken out of the stream."""
     rows, stream.rows = stream.rows, []
     attempts, stream.attempts = stream.attempts, []
+    return rows, attempts
+
+
+def outcome_events(
+    stream: Stream, rows: Sequence[Row], attempts: Sequence[DeliveryAttempted], at_ms: int
+) -> list[Event]:
+    """What a checkpoint writes of them to `deliveries`."""
     events: list[Event] = list(attempts)
     if rows:
         listener = stream.courier.listener
@@ -140,7 +172,7 @@ def attempt_events(stream: Stream, at_ms: int) -> list[Event]:
                 listener_id=listener.id,
                 queue_id=listener.queue_id,
                 partition=stream.partition,
-                rows=tuple(rows),
+                rows=tuple([row[:4] for row in rows]),
             )
         )
     return events

@@ -24,6 +24,7 @@ from broker.delivery.guard import Resolver
 from broker.delivery.http import tls_context
 from broker.delivery.liveness import Liveness
 from broker.delivery.message import Message, messages
+from broker.delivery.meters import Condition, Meters, condition
 from broker.delivery.outstanding import Outstanding
 from broker.delivery.readers import CatchUp, Partition
 from broker.delivery.stream import Delivery, Stream, now_ms
@@ -79,9 +80,10 @@ class Worker:
         self._liveness = Liveness(resolver, tls)
         self._down: set[Courier] = set()
         self._active: list[Courier] = []
+        self.meters = Meters()
         self._outstanding = Outstanding(kafka_log.outstanding, kafka_log.requests, self._partitions, self._couriers)
         self._checkpoints = Checkpoints(
-            self._cursors, kafka_log.deliveries, self._outstanding, self._partitions, self._couriers
+            self._cursors, kafka_log.deliveries, self._outstanding, self._partitions, self._couriers, self.meters
         )
         self._endings = Endings(
             self._cursors,
@@ -149,11 +151,16 @@ class Worker:
         for courier in self._couriers.values():
             courier.close()
 
+    def condition(self) -> Condition:
+        """As of now."""
+        return condition(self._couriers.values(), self._partitions, outstanding=len(self._outstanding))
+
     # Ownership
 
     def _gained(self, partitions: Collection[int]) -> None:
         """Called when the group has agreed on who owns what; everything of before was given up."""
         self._ownership += 1
+        self.meters.gained += 1
         log.info("worker.gained partitions=%s", sorted(partitions))
         self._run(self._take_over(list(partitions), self._ownership))
 
@@ -297,6 +304,8 @@ class Worker:
                 window: Window[Delivery] = Window()
                 stream = courier.streams[number] = Stream(courier, number, window)
                 opened = [(offset, Delivery(stream, offset, None)) for offset in cursor.open]
+                if opened:
+                    opened[0][1].put_at_ms = cursor.oldest_at_ms or 0
                 window.restore(cursor, partition.tail, opened)
                 if window.wanted() is not None:
                     courier.behind.add(stream)

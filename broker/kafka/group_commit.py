@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from aiokafka import errors as kafka_errors
 
+from broker.core.histogram import Histogram
 from broker.errors import InDoubt, LogUnavailable
 from broker.kafka.producer import BATCH_BYTES_MAX, Producer
 from broker.kafka.requests import KafkaRequests
@@ -94,7 +95,11 @@ class _Part(_Append):
 
 
 class GroupCommit:
-    """timeout_s: how long an append waits for the acknowledgement."""
+    """timeout_s: how long an append waits for the acknowledgement.
+
+    durable: from an append to the acknowledgement. in_doubt: appends whose acknowledgement did not come.
+    refused: appends that no batch took, or not in time.
+    """
 
     def __init__(self, producer: Producer, requests: KafkaRequests, topic: Topic, timeout_s: float) -> None:
         self._producer = producer
@@ -102,6 +107,8 @@ class GroupCommit:
         self._topic = topic.name
         self._partitions = topic.partitions
         self._timeout_s = timeout_s
+        self.durable = Histogram()
+        self.in_doubt = self.refused = 0
         self._waiting = self._waiting_bytes = 0
         self._unkeyed: deque[_Append] = deque()
         self._keyed: dict[int, deque[_Append]] = {}  # by partition; a partition without waiting appends is not there
@@ -127,6 +134,15 @@ class GroupCommit:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    @property
+    def waiting(self) -> int:
+        """Messages that no batch has yet."""
+        return self._waiting
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._waiting_bytes
+
     def partition_of(self, key: str) -> int:
         """Where the messages of an ordering key are."""
         return zlib.crc32(key.encode()) % self._partitions
@@ -134,6 +150,7 @@ class GroupCommit:
     def append(self, build: BuildRecord, *, key: str | None = None, size: int = 0) -> Awaitable[tuple[int, int]]:
         """See ports.MessageLog.append. Raises LogUnavailable at once while Kafka acknowledges nothing."""
         if self._stalled or self._waiting >= _WAITING_MAX or self._waiting_bytes >= _WAITING_BYTES_MAX:
+            self.refused += 1
             raise LogUnavailable(_NO_ROOM)
         loop = asyncio.get_running_loop()
         done: asyncio.Future[tuple[int, int]] = loop.create_future()
@@ -152,6 +169,7 @@ class GroupCommit:
     ) -> Awaitable[None]:
         """See ports.MessageLog.append_together. Raises LogUnavailable at once, as append() does."""
         if self._stalled or self._waiting >= _WAITING_MAX or self._waiting_bytes >= _WAITING_BYTES_MAX:
+            self.refused += 1
             raise LogUnavailable(_NO_ROOM)
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
@@ -176,7 +194,7 @@ class GroupCommit:
                 metadata = await (await producer.send_batch(batch, self._topic, partition=partition))
             except Exception as error:  # whatever it is, the group commit must go on
                 doubt = InDoubt(f"Kafka did not acknowledge ({type(error).__name__}); the message may be stored")
-                _fail(items, doubt)
+                self.in_doubt += _fail(items, doubt)
                 if isinstance(error, kafka_errors.KafkaError):
                     self._producer.failed(producer, error)
                 else:
@@ -187,6 +205,8 @@ class GroupCommit:
                     if not item.done.done():
                         item.done.set_result((partition, offset))
                     offset += item.count
+                begun = asyncio.get_running_loop().time() + self._timeout_s
+                self.durable.add_all([(begun - item.deadline) * 1000 for item in items])
             finally:
                 self._busy.discard(partition)
                 self._under_way.pop(partition, None)
@@ -290,15 +310,19 @@ class GroupCommit:
             now = loop.time()
             for waiting in (self._unkeyed, *self._keyed.values()):
                 while waiting and (waiting[0].done.done() or waiting[0].deadline < now):
-                    _fail([self._pop(waiting)], LogUnavailable("Kafka acknowledges nothing; nothing was stored"))
+                    late = LogUnavailable("Kafka acknowledges nothing; nothing was stored")
+                    self.refused += _fail([self._pop(waiting)], late)
             for items in self._under_way.values():
                 if items[0].deadline < now:
                     self._stalled = True
-                    _fail(items, InDoubt("Kafka did not acknowledge in time; the message may have been stored"))
+                    doubt = InDoubt("Kafka did not acknowledge in time; the message may have been stored")
+                    self.in_doubt += _fail(items, doubt)
 
 
-def _fail(items: Sequence[_Append], error: Exception) -> None:
-    for item in items:
-        if not item.done.done():
-            begun = item.together is not None and item.together.begun
-            item.done.set_exception(InDoubt("some of the messages may have been stored") if begun else error)
+def _fail(items: Sequence[_Append], error: Exception) -> int:
+    """How many of them had no answer yet."""
+    waiting = [item for item in items if not item.done.done()]
+    for item in waiting:
+        begun = item.together is not None and item.together.begun
+        item.done.set_exception(InDoubt("some of the messages may have been stored") if begun else error)
+    return len(waiting)

@@ -20,7 +20,7 @@ from broker.delivery.guard import Resolver
 from broker.delivery.liveness import Liveness
 from broker.delivery.message import Message
 from broker.delivery.readers import CatchUp, Partition
-from broker.delivery.stream import Delivery, Stream, attempt_events, now_ms
+from broker.delivery.stream import Delivery, Stream, now_ms, outcome_events, take_outcomes
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
@@ -194,7 +194,7 @@ class Office:
     def keep_books(self) -> None:
         for stream in self.dirty:
             stream.dirty = False
-            for event in attempt_events(stream, now_ms()):
+            for event in outcome_events(stream, *take_outcomes(stream), now_ms()):
                 if isinstance(event, DeliveriesSettled):
                     for offset, _, status, _ in event.rows:
                         self.outcomes[offset].append((1, "delivered", status))

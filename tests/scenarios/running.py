@@ -107,6 +107,10 @@ class Running:
         return wait_until(ready, what="ready\n" + "\n".join(self.stderr))
 
     @property
+    def admin_url(self) -> str:
+        return self.events("admin.listening")[-1].rpartition("url=")[2]
+
+    @property
     def api_key(self) -> str:
         return (self.data_dir / "api-key").read_text().strip()
 

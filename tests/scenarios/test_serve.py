@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from running import Running, clean_environment, everput, is_running, wait_until
 
 from broker.sealing import new_sealing_key
@@ -191,3 +192,51 @@ def test_what_keeps_a_process_from_starting_ends_the_server_with_the_reason(tmp_
     assert ended.returncode == 2
     assert "the sealing key is not 32 bytes" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def samples(server: Running, name: str) -> dict[tuple[tuple[str, str], ...], float]:
+    """By labels, from one scrape."""
+    text = httpx.get(server.admin_url + "/metrics", timeout=20).raise_for_status().text
+    return {
+        tuple(sorted(one.labels.items())): one.value
+        for family in text_string_to_metric_families(text)
+        for one in family.samples
+        if one.name == name
+    }
+
+
+def test_one_scrape_tells_of_puts_deliveries_and_the_listener_that_lags(server: Running):
+    queue = put_queue(server, "metered").json()["queue"]["id"]
+    url = f"{server.url}/v1/queues/{queue}"
+    headers = {"x-api-key": server.api_key}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        dead = f"http://127.0.0.1:{free.getsockname()[1]}/"
+    body = {"name": "dead", "notify_url": dead, "liveness_url": dead}
+    listener = httpx.put(f"{url}/listeners", json=body, headers=headers, timeout=20).json()["listener"]["id"]
+    for number in range(9):
+        httpx.put(f"{url}/messages", json={"data": str(number)}, headers=headers, timeout=20).raise_for_status()
+    labels = (("listener", listener), ("process", "worker-1"), ("queue", queue))
+    wait_until(lambda: samples(server, "everput_listener_lag_messages").get(labels) == 9, what="9 are behind")
+    wait_until(lambda: samples(server, "everput_listener_lag_seconds").get(labels, 0) > 0, what="and have an age")
+    wait_until(
+        lambda: (
+            samples(server, "everput_attempts_total").get(
+                (("answer", "none"), ("outcome", "failed"), ("process", "worker-1")), 0
+            )
+            >= 5
+        ),
+        what="the attempts are counted at a checkpoint",
+    )
+    wait_until(
+        lambda: samples(server, "everput_listeners")[("process", "worker-1"), ("state", "down")] == 1,
+        what="its circuit is open",
+    )
+    assert sum(samples(server, "everput_put_durable_seconds_count").values()) >= 9
+    assert samples(server, "everput_partitions_owned") == {(("process", "worker-1"),): 16}
+    assert samples(server, "everput_checkpoint_seconds_count")[(("process", "worker-1"),)] > 0
+    assert samples(server, "everput_up") == {(("process", one),): 1 for one in ("api-1", "api-2", "worker-1")}
+    resident = samples(server, "process_resident_memory_bytes")
+    assert all(1 << 20 < size < 200 << 20 for size in resident.values())
+    assert len(resident) == 3
+    assert httpx.get(server.admin_url + "/health/ready", timeout=20).status_code == 200
+    assert httpx.get(server.admin_url + "/health/live", timeout=20).status_code == 200

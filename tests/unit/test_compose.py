@@ -75,8 +75,14 @@ def test_nothing_starts_without_the_sealing_key_and_no_secret_is_in_the_file(ser
 def test_the_api_is_published_on_loopback_only_and_checked():
     assert SERVICES["api"]["ports"] == ["127.0.0.1:8080:8080"]
     assert SERVICES["api"]["environment"]["EVERPUT_PORT"] == 8080
-    program = SERVICES["api"]["healthcheck"]["test"][-1]
+
+
+@pytest.mark.parametrize("name", ["api", "worker"])
+def test_api_and_worker_are_asked_on_their_admin_address_whether_they_are_ready(name):
+    program = SERVICES[name]["healthcheck"]["test"][-1]
     compile(program, "healthcheck", "exec")
+    assert f'"127.0.0.1", {SERVICES[name]["environment"]["EVERPUT_ADMIN_PORT"]},' in program
+    assert "/health/ready" in program
 
 
 def test_processes_have_the_time_to_end_that_they_are_promised():

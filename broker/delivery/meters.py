@@ -1,0 +1,107 @@
+"""What a worker counts of its own work, and how its listeners are doing at a moment.
+
+For: plain numbers, counted where outcomes are gathered anyway: at the checkpoint, not at each delivery.
+Not for: making metrics of them (cli/metrics.py), what a client is told of a listener (broker/kafka/deliveries.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from broker.core.events import DeliveryAttempted
+from broker.core.histogram import Histogram
+from broker.core.ids import parse_message_id
+from broker.delivery.courier import Courier
+from broker.delivery.readers import Partition
+from broker.delivery.stream import Row
+
+
+class Meters:
+    """Since the process began. attempts: by (outcome, answer), the answer being `2xx` … `5xx` or `none`.
+
+    delivered: from the put to the answer that took the message. cursors: committed. gained: times that the group has
+    given this worker its partitions.
+    """
+
+    def __init__(self) -> None:
+        self.attempts: Counter[tuple[str, str]] = Counter()
+        self.delivered = Histogram()
+        self.checkpoints = Histogram()
+        self.checkpoints_failed = 0
+        self.cursors = 0
+        self.gained = 0
+
+    def count(self, rows: Sequence[Row], attempts: Iterable[DeliveryAttempted]) -> None:
+        """What a checkpoint has gathered of one stream."""
+        if rows:
+            self.attempts["delivered", "2xx"] += len(rows)
+            self.delivered.add_all([max(0, at_ms - put_at_ms) for _, at_ms, _, _, put_at_ms in rows])
+        for attempt in attempts:
+            answer = "none" if attempt.status is None else f"{attempt.status // 100}xx"
+            self.attempts[attempt.outcome, answer] += 1
+            put = parse_message_id(attempt.message_id) if attempt.outcome == "delivered" else None
+            if put is not None:
+                self.delivered.add(max(0, attempt.at_ms - put[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """messages: not settled, as far as this worker knows; where the log must still be read, its other messages count,
+    too. oldest_at_ms: when the oldest of them was put, None when that is not known."""
+
+    listener_id: str
+    queue_id: str
+    messages: int
+    oldest_at_ms: int | None
+
+
+@dataclass(slots=True)
+class Condition:
+    """A worker at a moment. listeners: how many, by `live`, `probation`, `down` and `paused`. lags: where not zero.
+
+    open: deliveries in windows. behind: offsets noted for later. held, held_bytes: messages that couriers hold.
+    recent, recent_bytes: messages kept for those that lag a little. lagging: streams that wait for a catch-up reader.
+    outstanding: deliveries that are retried later, or parked.
+    """
+
+    partitions: int = 0
+    listeners: Counter[str] = field(default_factory=Counter)
+    lags: list[Lag] = field(default_factory=list)
+    open: int = 0
+    behind: int = 0
+    held: int = 0
+    held_bytes: int = 0
+    recent: int = 0
+    recent_bytes: int = 0
+    lagging: int = 0
+    outstanding: int = 0
+
+
+def condition(couriers: Iterable[Courier], partitions: dict[int, Partition], *, outstanding: int) -> Condition:
+    """Looks at every courier: for one who asks now and then."""
+    now = Condition(partitions=len(partitions), outstanding=outstanding)
+    for partition in partitions.values():
+        now.recent += partition.recent
+        now.recent_bytes += partition.recent_bytes
+    for courier in couriers:
+        now.listeners[courier.condition] += 1
+        now.held += courier.held
+        now.held_bytes += courier.held_bytes
+        now.lagging += len(courier.behind)
+        messages = 0
+        oldest: list[int] = []
+        for number, stream in courier.streams.items():
+            window, partition_now = stream.window, partitions.get(number)
+            now.open += len(window.open)
+            now.behind += len(window.behind)
+            messages += len(window.open) + len(window.behind)
+            if window.scan_from is not None and partition_now is not None:
+                messages += max(0, partition_now.tail - window.scan_from)
+            since_ms = stream.oldest_at_ms(window.opened())
+            if since_ms is not None:
+                oldest.append(since_ms)
+        if messages:
+            now.lags.append(Lag(courier.listener.id, courier.listener.queue_id, messages, min(oldest, default=None)))
+    return now

@@ -1,0 +1,96 @@
+"""The admin address of a process: whether it lives, whether it does its work, and its metrics.
+
+For: `/health/live`, `/health/ready`, `/metrics`, on an address of their own, without a key: the default is loopback.
+Not for: which metrics there are (cli/metrics.py), the processes of a supervisor together (cli/admin_all.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from api.problems import MEDIA_TYPE, Problem, framework_problem, problem
+from broker.errors import BrokerError, Unavailable
+from broker.ports import DirectoryView
+from cli.metrics import new_registry
+from cli.server import Server
+from cli.sockets import address, bind
+
+
+class Health:
+    """How one process is. view, ready: set as it starts. registry: whoever has metrics registers them."""
+
+    def __init__(self) -> None:
+        self.registry: CollectorRegistry = new_registry()
+        self.view: DirectoryView | None = None
+        self.ready = False
+
+    async def check(self) -> None:
+        """Unavailable unless the process does its work, Kafka is reachable and the projections have caught up."""
+        if self.view is None or not self.ready:
+            raise Unavailable("this process is starting")
+        await self.view.caught_up()
+
+
+def make_app(check: Callable[[], Awaitable[None]], metrics: Callable[[], Awaitable[CollectorRegistry]]) -> Starlette:
+    """check: raises Unavailable with what is not ready."""
+
+    async def live(_request: Request) -> Response:
+        return JSONResponse({"status": "live"})
+
+    async def ready(_request: Request) -> Response:
+        try:
+            await check()
+        except BrokerError as error:
+            return _response(problem(error))
+        return JSONResponse({"status": "ready"})
+
+    async def show(_request: Request) -> Response:
+        return Response(generate_latest(await metrics()), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
+
+    routes = [Route("/health/live", live), Route("/health/ready", ready), Route("/metrics", show)]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _refused})
+    app.router.redirect_slashes = False
+    return app
+
+
+def process_app(health: Health) -> Starlette:
+    """Of one process."""
+
+    async def metrics() -> CollectorRegistry:
+        return health.registry
+
+    return make_app(health.check, metrics)
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Starlette, host: str, port: int) -> AsyncIterator[str]:
+    """Serve it meanwhile; its URL (ConfigurationError when the address can't be had)."""
+    with bind(host, port) as listening:
+        server = Server(app)
+        task = asyncio.create_task(server.serve(sockets=[listening]))
+        try:
+            yield address(listening, host)
+        finally:
+            server.should_exit = True
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    return _response(framework_problem(getattr(error, "status_code", 400), str(getattr(error, "detail", ""))))
+
+
+def _response(told: Problem) -> Response:
+    headers: dict[str, Any] = {name.decode(): value.decode() for name, value in told.headers}
+    return Response(told.body, told.status, headers, media_type=MEDIA_TYPE.decode())

@@ -1,0 +1,184 @@
+"""What /metrics and /health say, over a real socket: of one process, and of several together."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from types import SimpleNamespace
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from memory import MemoryControl
+from prometheus_client.parser import text_string_to_metric_families
+
+from broker.core.events import DeliveryAttempted
+from broker.core.histogram import BOUNDS_MS, Histogram
+from broker.core.ids import message_id
+from broker.delivery.meters import Condition, Lag, Meters
+from broker.errors import LogUnavailable
+from cli.admin import Health, process_app, serving
+from cli.admin_all import all_app
+from cli.metrics import LISTENERS_SHOWN, show_worker
+
+PUT_MS = 1_700_000_000_000
+
+
+class SomeWorker:
+    """A worker's meters and condition as a test wants them."""
+
+    def __init__(self) -> None:
+        self.meters = Meters()
+        self.now = Condition()
+
+    def condition(self) -> Condition:
+        return self.now
+
+
+def samples(text: str) -> dict[tuple, float]:
+    """By name and labels; a scrape that names one twice is refused."""
+    found: dict[tuple, float] = {}
+    for family in text_string_to_metric_families(text):
+        for one in family.samples:
+            key = (one.name, *sorted(one.labels.items()))
+            assert key not in found
+            found[key] = one.value
+    return found
+
+
+async def scrape(url: str) -> dict[tuple, float]:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return samples((await client.get(url + "/metrics")).raise_for_status().text)
+
+
+async def status(url: str) -> tuple[int, str]:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.get(url + "/health/ready")
+        return answer.status_code, answer.text
+
+
+@given(st.lists(st.floats(0, 1e8)))
+def test_a_histogram_counts_each_value_once_in_the_first_step_that_holds_it(values):
+    histogram, together = Histogram(), Histogram()
+    for value in values:
+        histogram.add(value)
+    together.add_all(values)
+    for step, count in enumerate(histogram.counts):
+        assert count == sum(bisect_left(BOUNDS_MS, value) == step for value in values)
+    assert together.counts == histogram.counts
+    assert histogram.total_ms == pytest.approx(sum(values))
+    assert together.total_ms == pytest.approx(sum(values))
+
+
+async def test_a_scrape_tells_attempts_and_the_time_from_put_to_delivery():
+    worker, health = SomeWorker(), Health()
+    show_worker(health.registry, worker)
+    put = message_id(at_ms=PUT_MS, partition=0, random_bits=1)
+    common = {"organization_id": "o", "listener_id": "l", "queue_id": "q", "message_id": put, "partition": 0}
+    common |= {"offset": 3, "error": None, "took_ms": 1, "next_at_ms": None}
+    worker.meters.count(
+        [(1, PUT_MS + 3, 200, 1, PUT_MS), (2, PUT_MS + 70, 204, 1, PUT_MS)],
+        [
+            DeliveryAttempted(at_ms=PUT_MS + 900, number=1, outcome="failed", status=503, **common),
+            DeliveryAttempted(at_ms=PUT_MS + 1500, number=2, outcome="failed", status=None, **common),
+            DeliveryAttempted(at_ms=PUT_MS + 4000, number=3, outcome="delivered", status=200, **common),
+        ],
+    )
+    async with serving(process_app(health), "127.0.0.1", 0) as url:
+        found = await scrape(url)
+    attempts = {key[1:]: value for key, value in found.items() if key[0] == "everput_attempts_total"}
+    assert attempts == {
+        (("answer", "2xx"), ("outcome", "delivered")): 3,
+        (("answer", "5xx"), ("outcome", "failed")): 1,
+        (("answer", "none"), ("outcome", "failed")): 1,
+    }
+    below = {key[1][1]: value for key, value in found.items() if key[0] == "everput_put_delivered_seconds_bucket"}
+    assert (below["0.002"], below["0.005"], below["0.1"], below["2.0"], below["5.0"]) == (0, 1, 2, 2, 3)
+    assert found[("everput_put_delivered_seconds_count",)] == below["+Inf"] == 3
+    assert found[("everput_put_delivered_seconds_sum",)] == pytest.approx(4.073)
+
+
+async def test_however_many_listeners_lag_only_the_worst_are_named():
+    worker, health = SomeWorker(), Health()
+    show_worker(health.registry, worker)
+    now_ms = int(time.time() * 1000)
+    worker.now.lags = [Lag(f"l{number}", "q", number, now_ms - 60_000) for number in range(1, 1001)]
+    worker.now.lags.append(Lag("old", "q", 1, now_ms - 3_600_000))
+    worker.now.lags.append(Lag("unknown", "q", 5000, None))
+    async with serving(process_app(health), "127.0.0.1", 0) as url:
+        found = await scrape(url)
+    named = {
+        dict(key[1:])["listener"]: value for key, value in found.items() if key[0].endswith("listener_lag_messages")
+    }
+    ages = {dict(key[1:])["listener"]: value for key, value in found.items() if key[0].endswith("listener_lag_seconds")}
+    assert len(named) <= 2 * LISTENERS_SHOWN
+    assert {"old", "unknown", "l1000", "l999"} <= named.keys()
+    assert named["unknown"] == 5000
+    assert ages["old"] == pytest.approx(3600, abs=60)
+    assert "unknown" not in ages
+    assert found[("everput_lag_messages",)] == sum(range(1, 1001)) + 1 + 5000
+    assert found[("everput_listeners_lagging",)] == 1002
+
+
+async def test_a_process_is_ready_once_it_said_so_and_while_its_projections_catch_up():
+    health, control = Health(), MemoryControl()
+    async with serving(process_app(health), "127.0.0.1", 0) as url:
+        assert (await status(url))[0] == 503
+        health.view = control
+        assert "starting" in (await status(url))[1]
+        health.ready = True
+        assert await status(url) == (200, '{"status":"ready"}')
+
+        async def away(*, timeout_s: float = 2.0) -> None:
+            raise LogUnavailable("Kafka can't be reached")
+
+        control.caught_up = away
+        code, body = await status(url)
+        assert (code, "Kafka can't be reached" in body) == (503, True)
+
+
+async def test_the_processes_together_are_told_apart_by_a_label_and_ready_when_all_are():
+    one, two = SomeWorker(), SomeWorker()
+    first, second = Health(), Health()
+    one.meters.gained, two.meters.gained = 1, 2
+    show_worker(first.registry, one)
+    show_worker(second.registry, two)
+    for health in (first, second):
+        health.view, health.ready = MemoryControl(), True
+    async with (
+        serving(process_app(first), "127.0.0.1", 0) as here,
+        serving(process_app(second), "127.0.0.1", 0) as there,
+    ):
+        children = [SimpleNamespace(name="worker-1", admin_url=here), SimpleNamespace(name="worker-2", admin_url=there)]
+        gone = SimpleNamespace(name="worker-3", admin_url=None)
+        async with serving(all_app(children), "127.0.0.1", 0) as url:
+            assert (await status(url))[0] == 200
+            second.ready = False
+            assert "not ready: worker-2" in (await status(url))[1]
+        async with serving(all_app([*children, gone]), "127.0.0.1", 0) as url:
+            found = await scrape(url)
+            assert "worker-3" in (await status(url))[1]
+    assert [found["everput_rebalances_total", ("process", f"worker-{number}")] for number in (1, 2)] == [1, 2]
+    assert [found["everput_up", ("process", f"worker-{number}")] for number in (1, 2, 3)] == [1, 1, 0]
+
+
+@pytest.mark.parametrize(("method", "path", "code"), [("GET", "/v1/queues", 404), ("POST", "/metrics", 405)])
+async def test_nothing_else_is_there(method: str, path: str, code: int):
+    async with serving(process_app(Health()), "127.0.0.1", 0) as url, httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.request(method, url + path)
+    assert (answer.status_code, answer.headers["content-type"]) == (code, "application/problem+json")
+
+
+async def test_a_histogram_of_the_worker_is_the_same_under_its_process():
+    worker, health = SomeWorker(), Health()
+    worker.meters.checkpoints.add(12)
+    show_worker(health.registry, worker)
+    async with serving(process_app(health), "127.0.0.1", 0) as own:
+        child = SimpleNamespace(name="worker-1", admin_url=own)
+        async with serving(all_app([child]), "127.0.0.1", 0) as url:
+            alone, together = await scrape(own), await scrape(url)
+    mine = {key: value for key, value in alone.items() if key[0].startswith("everput_checkpoint_")}
+    assert mine
+    for (name, *labels), value in mine.items():
+        assert together[(name, *sorted([*labels, ("process", "worker-1")]))] == value
