@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from broker.core.directory import Directory, Listener
-from broker.core.events import ControlEvent, Event
+from broker.core.events import ControlEvent
 
 
 class DirectoryView(Protocol):
@@ -146,13 +146,3 @@ class ListenerStatus(Protocol):
 
     async def condition(self, listener: Listener) -> ListenerCondition:
         """As of now (LogUnavailable)."""
-
-
-class Cursor(Protocol):
-    """Where one stream is. open: offsets below top that are not settled."""
-
-    top: int
-    open: Sequence[int]
-
-
-Changed = Callable[[Event], None]

@@ -165,11 +165,12 @@ class Courier:
         if self.circuit.allowance is not None:
             limit = min(limit, self.circuit.allowance)
         while self._ready and len(self._under_way) + len(self._connecting) < limit:
-            if self._pace is not None and not self._pace.begin(self._loop.time()):
-                return
             delivery = self._ready.popleft()
             if not self._may_go(delivery):
                 continue
+            if self._pace is not None and not self._pace.begin(self._loop.time()):
+                self._ready.appendleft(delivery)
+                return
             if self._idle:
                 self._send(self._idle.pop(), delivery)
             else:

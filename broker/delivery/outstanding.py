@@ -2,7 +2,8 @@
 
 For: keeping them in the topic `outstanding`, knowing when each is due, handing it to its courier then. The record is
 written, and acknowledged, before the cursor may pass the message; only its key, offset and time are held in memory.
-Not for: when an attempt is due (broker/core/retry.py), making it (courier.py), what waits in a window.
+Not for: the record itself (owed.py), when an attempt is due (broker/core/retry.py), making it (courier.py), what waits
+in a window.
 """
 
 from __future__ import annotations
@@ -11,42 +12,28 @@ import asyncio
 import heapq
 import itertools
 import logging
+from collections import deque
 from collections.abc import Container
-from typing import Any, Final
+from typing import Final
 
-from broker.core.events import DeliveryParked, DeliverySetAside, KeptDelivery, MessagePut, decode, encode
+from broker.core.events import KeptDelivery, decode, encode
 from broker.delivery.courier import Courier
 from broker.delivery.message import Message
+from broker.delivery.owed import Owed, kept_event, kept_message, owed_key
 from broker.delivery.readers import Partition
 from broker.delivery.stream import Delivery, now_ms
 from broker.errors import LogUnavailable, UnknownEvent
 from broker.kafka.outcomes import OutcomesTopic
-from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
+from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, OffsetTooOld
 
 log = logging.getLogger(__name__)
 
 _PAUSE_S: Final = 0.5
-_AT_ONCE_MAX: Final = 64  # records read for due deliveries in one go
-
-
-class Owed:
-    """A delivery in `outstanding`. offset: of its record there. due_ms: None when it is parked.
-
-    taken: a courier has it. message: kept only where the record's offset is not known.
-    """
-
-    __slots__ = ("due_ms", "key", "listener_id", "message", "number", "offset", "parked_at_ms", "partition", "taken")
-
-    def __init__(self, key: bytes, partition: int, offset: int, event: KeptDelivery) -> None:
-        self.key = key
-        self.partition = partition
-        self.offset = offset
-        self.listener_id = event.listener_id
-        self.number = event.number
-        self.due_ms = event.next_at_ms if isinstance(event, DeliverySetAside) else None
-        self.parked_at_ms = event.at_ms
-        self.taken = False
-        self.message: Message | None = None
+_DUE_MAX: Final = 1_000  # that become due in one go: after a long stop it may be very many
+_AT_ONCE_MAX: Final = 16  # records read at once, and so messages held besides the couriers'
+_AT_ONCE_EACH_MAX: Final = 8  # of one listener
+_RECORD_BYTES: Final = 1  # Kafka then answers with one batch, and that is the record
+_STRETCH_BYTES: Final = 1 << 20
 
 
 class Outstanding:
@@ -66,6 +53,7 @@ class Outstanding:
         self._owed: dict[int, dict[bytes, Owed]] = {}
         self._due: list[tuple[int, int, Owed]] = []
         self._order = itertools.count()
+        self._waiting: dict[str, deque[Owed]] = {}  # by listener, what is due: its courier has no room for it yet
         self._settled: dict[int, list[tuple[bytes, bytes | None]]] = {}
 
     async def read(self, partition: int) -> dict[bytes, Owed]:
@@ -82,12 +70,8 @@ class Outstanding:
                 owed.pop(record.key, None)
                 if record.value is None:
                     continue
-                try:
-                    event = decode(record.value)
-                except UnknownEvent:
-                    log.exception("outstanding.undecodable partition=%d offset=%d", partition, record.offset)
-                    continue
-                if isinstance(event, KeptDelivery):
+                event = _decoded(record.value, partition, record.offset)
+                if event is not None:
                     owed[record.key] = Owed(record.key, partition, record.offset, event)
             if stretch.next_offset <= at:
                 break
@@ -104,6 +88,7 @@ class Outstanding:
         """The partitions are given up; their next owner reads it all again."""
         self._owed.clear()
         self._due.clear()
+        self._waiting.clear()
         self._settled.clear()
 
     async def put_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> bool:
@@ -111,8 +96,8 @@ class Outstanding:
         message, stream = delivery.message, delivery.stream
         if message is None:
             return False
-        event = _event(delivery, message, status, error, due_ms)
-        key = _key(event.listener_id, event.message_id)
+        event = kept_event(delivery, message, status, error, due_ms)
+        key = owed_key(event.listener_id, event.message_id)
         while stream.alive:
             try:
                 offset = await self._topic.append_one(stream.partition, key, encode(event))
@@ -139,16 +124,12 @@ class Outstanding:
         owed, message = self._owed.get(delivery.stream.partition), delivery.message
         if not owed or message is None:
             return False
-        return _key(delivery.stream.courier.listener.id, message.id.decode()) in owed
+        return owed_key(delivery.stream.courier.listener.id, message.id.decode()) in owed
 
     def delivered(self, delivery: Delivery) -> None:
         """A delivery from here was taken by its listener. Its tombstone goes out with the next flush()."""
         if isinstance(delivery.owed, Owed):
             self._bury(delivery.owed)
-
-    def _bury(self, owed: Owed) -> None:
-        if self._owed.get(owed.partition, {}).pop(owed.key, None) is not None:
-            self._settled.setdefault(owed.partition, []).append((owed.key, None))
 
     def listeners(self) -> set[str]:
         """The ids of the listeners that deliveries here are for."""
@@ -159,13 +140,14 @@ class Outstanding:
         for owed in [one for partition in self._owed.values() for one in partition.values()]:
             if owed.listener_id in listeners:
                 self._bury(owed)
+        for listener_id in [one for one in self._waiting if one in listeners]:
+            del self._waiting[listener_id]
 
     def returned(self, delivery: Delivery) -> None:
         """A courier could not try it after all (its listener is down): it is due as soon as the courier has room."""
         owed = delivery.owed
         if isinstance(owed, Owed):
-            owed.taken = False
-            self._schedule(owed)
+            self._wait(owed)
 
     async def flush(self) -> None:
         """Write the tombstones (LogUnavailable: they go out with the next one)."""
@@ -178,102 +160,107 @@ class Outstanding:
                     self._settled.setdefault(partition, []).extend(records)
                 raise
 
-    def redrive(self, listener_id: str) -> None:
-        """All of a listener's deliveries are due now, the parked ones too."""
+    async def serve_due(self) -> bool:
+        """Hand what is due to the couriers that have room for it; the rest waits. Whether there may be more at once."""
         at_ms = now_ms()
-        for owed in [one for partition in self._owed.values() for one in partition.values()]:
-            if owed.listener_id == listener_id and not owed.taken:
-                owed.due_ms = at_ms
-                self._schedule(owed)
-
-    async def serve_due(self) -> None:
-        """Hand what is due to the couriers that have room for it; what they have not stays due."""
-        at_ms = now_ms()
-        wanted: list[Owed] = []
-        waiting: list[Owed] = []
-        while self._due and self._due[0][0] <= at_ms and len(wanted) < _AT_ONCE_MAX:
+        for _ in range(_DUE_MAX):
+            if not self._due or self._due[0][0] > at_ms:
+                break
             due_ms, _, owed = heapq.heappop(self._due)
-            if owed.taken or owed.due_ms != due_ms or self._owed.get(owed.partition, {}).get(owed.key) is not owed:
-                continue
-            courier, partition = self._couriers.get(owed.listener_id), self._partitions.get(owed.partition)
-            ready = courier is not None and partition is not None and partition.routed(courier) and courier.room()
-            (wanted if ready else waiting).append(owed)
-        for owed in waiting:
-            heapq.heappush(self._due, (at_ms + int(_PAUSE_S * 1000), next(self._order), owed))
-            owed.due_ms = at_ms + int(_PAUSE_S * 1000)
-        for owed in wanted:
-            owed.taken = True
-        for owed in wanted:
-            try:
-                message = owed.message or await self._read(owed)
-            except LogUnavailable:
-                owed.taken = False
-                self._schedule(owed)
-                continue
-            self._hand_over(owed, message)
+            if owed.due_ms == due_ms and not owed.taken and self._is_current(owed):
+                self._wait(owed)
+        chosen = self._choose()
+        served = await asyncio.gather(*(self._serve(owed) for owed in chosen))
+        return len(chosen) >= _AT_ONCE_MAX and all(served)
 
-    def _hand_over(self, owed: Owed, message: Message | None) -> None:
+    def _choose(self) -> list[Owed]:
+        """Some of those that wait: of each listener that has room a few, in turn."""
+        chosen: list[Owed] = []
+        for listener_id, waiting in list(self._waiting.items()):
+            courier = self._couriers.get(listener_id)
+            if courier is None or not courier.room():
+                continue
+            del self._waiting[listener_id]
+            for _ in range(min(len(waiting), _AT_ONCE_EACH_MAX)):
+                owed = waiting.popleft()
+                partition = self._partitions.get(owed.partition)
+                if partition is not None and partition.routed(courier):
+                    chosen.append(owed)
+                else:  # where its stream stands is not known yet
+                    waiting.append(owed)
+            if waiting:
+                self._waiting[listener_id] = waiting  # behind the others
+            if len(chosen) >= _AT_ONCE_MAX:
+                break
+        return chosen
+
+    async def _serve(self, owed: Owed) -> bool:
+        """Whether it left those that wait."""
+        try:
+            message = owed.message or await self._read(owed)
+        except LogUnavailable:
+            self._wait(owed)
+            return False
         courier = self._couriers.get(owed.listener_id)
-        if self._owed.get(owed.partition, {}).get(owed.key) is not owed or courier is None or message is None:
-            return
+        if not self._is_current(owed) or courier is None:
+            return True  # given up, or cancelled, meanwhile
+        if message is None:
+            log.error("outstanding.record_gone partition=%d offset=%d", owed.partition, owed.offset)
+            del self._owed[owed.partition][owed.key]
+            return True
+        if not courier.room():
+            self._wait(owed)
+            return False
         stream = courier.stream(owed.partition)
         delivery = Delivery(stream, message.offset, message)
         delivery.number = owed.number
         delivery.owed = owed
         stream.owed.add(delivery)
         courier.accept(delivery, message)
+        return True
 
     async def _read(self, owed: Owed) -> Message | None:
-        stretch = await self._requests.read(self._topic.name, owed.partition, owed.offset, bytes_max=1)
-        record = next((one for one in stretch.records if one.key == owed.key and one.value is not None), None)
-        if record is None or record.value is None:
-            log.error("outstanding.record_gone partition=%d offset=%d", owed.partition, owed.offset)
-            return None
-        event = decode(record.value)
-        if not isinstance(event, KeptDelivery):
-            return None
-        put = MessagePut(
-            at_ms=event.put_at_ms,
-            organization_id=event.organization_id,
-            message_id=event.message_id,
-            queue_id=event.queue_id,
-            name=event.name,
-            data=event.data,
-            key=event.key,
-        )
-        return Message(event.offset, event.message_id.encode(), event.queue_id, event.put_at_ms, encode(put))
+        """The message of its record, or of a later one of its key; None when there is none that can be decoded.
+
+        Where an append was tried twice the topic holds two, and compaction keeps the later one.
+        """
+        at, size = owed.offset, _RECORD_BYTES
+        while True:
+            try:
+                stretch = await self._requests.read(self._topic.name, owed.partition, at, bytes_max=size)
+            except OffsetTooOld:
+                return None
+            for record in stretch.records:
+                if record.key == owed.key and record.value is not None:
+                    event = _decoded(record.value, owed.partition, record.offset)
+                    return None if event is None else kept_message(event)
+            if stretch.next_offset <= at or stretch.next_offset >= stretch.end_offset:
+                return None
+            at, size = stretch.next_offset, _STRETCH_BYTES
+
+    def _is_current(self, owed: Owed) -> bool:
+        return self._owed.get(owed.partition, {}).get(owed.key) is owed
+
+    def _bury(self, owed: Owed) -> None:
+        if self._owed.get(owed.partition, {}).pop(owed.key, None) is not None:
+            self._settled.setdefault(owed.partition, []).append((owed.key, None))
+
+    def _wait(self, owed: Owed) -> None:
+        """It is due: its courier gets it as soon as it has room."""
+        if self._is_current(owed):
+            owed.taken = True
+            self._waiting.setdefault(owed.listener_id, deque()).append(owed)
 
     def _schedule(self, owed: Owed) -> None:
         if owed.due_ms is not None:
             heapq.heappush(self._due, (owed.due_ms, next(self._order), owed))
 
 
-def _key(listener_id: str, message_id: str) -> bytes:
-    return f"{listener_id}:{message_id}".encode()
-
-
-def _event(
-    delivery: Delivery, message: Message, status: int | None, error: str | None, due_ms: int | None
-) -> KeptDelivery:
-    listener = delivery.stream.courier.listener
-    name, data = message.name_and_data()
-    fields: dict[str, Any] = {
-        "at_ms": now_ms(),
-        "organization_id": listener.organization_id,
-        "actor": "worker",
-        "listener_id": listener.id,
-        "queue_id": listener.queue_id,
-        "message_id": message.id.decode(),
-        "partition": delivery.stream.partition,
-        "offset": delivery.offset,
-        "number": delivery.number,
-        "status": status,
-        "error": error,
-        "put_at_ms": message.put_at_ms,
-        "name": name,
-        "data": data,
-        "key": message.key,
-    }
-    if due_ms is None:
-        return DeliveryParked(**fields)
-    return DeliverySetAside(**fields, next_at_ms=due_ms)
+def _decoded(value: bytes, partition: int, offset: int) -> KeptDelivery | None:
+    """None for what a newer program wrote: its record stays, and a newer program finds it."""
+    try:
+        event = decode(value)
+    except UnknownEvent:
+        log.exception("outstanding.undecodable partition=%d offset=%d", partition, offset)
+        return None
+    return event if isinstance(event, KeptDelivery) else None

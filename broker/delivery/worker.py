@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from broker.core.cursor import Cursor
@@ -34,6 +34,7 @@ from broker.kafka.log import KafkaLog
 from broker.kafka.requests import EARLIEST, OffsetTooOld
 from broker.kafka.tail import Tail
 from broker.kafka.topics import topics
+from broker.ports import DirectoryView
 from broker.sealing import Sealer
 from broker.settings import Settings
 
@@ -49,9 +50,9 @@ class DirectoryFeed(Protocol):
     """The directory, and a call after each change."""
 
     @property
-    def directory(self) -> Any: ...
+    def directory(self) -> DirectoryView: ...
 
-    def on_change(self, callback: Any) -> None: ...
+    def on_change(self, callback: Callable[[Event], None]) -> None: ...
 
 
 class Worker:
@@ -98,6 +99,7 @@ class Worker:
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Task[None]] = set()
+        self._leaving: set[asyncio.Task[None]] = set()  # of the background: deliveries being written to `outstanding`
         self._loaded = asyncio.Event()
         self._ownership = 0  # counts hand-overs: what was begun in an earlier one is not finished in a later one
         self._depot = Depot(
@@ -188,7 +190,7 @@ class Worker:
             courier.sending = False
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
-                while any(courier.busy for courier in self._couriers.values()):
+                while self._leaving or any(courier.busy for courier in self._couriers.values()):
                     await asyncio.sleep(TICK_S)
 
     async def _take_over(self, partitions: list[int], ownership: int) -> None:
@@ -231,8 +233,7 @@ class Worker:
 
     @property
     def _directory(self) -> Directory:
-        state: Directory = self._projections.directory.state
-        return state
+        return self._projections.directory.state
 
     def _note_change(self, event: Event) -> None:
         listener_id = getattr(event, "listener_id", None)
@@ -357,7 +358,9 @@ class Worker:
             self._liveness.tick(self._down)
 
     def _put_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
-        self._run(self._put_aside_now(delivery, status, error, due_ms))
+        task = self._run(self._put_aside_now(delivery, status, error, due_ms))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     async def _put_aside_now(
         self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None
@@ -368,8 +371,8 @@ class Worker:
 
     async def _serve_outstanding(self) -> None:
         while True:
-            await asyncio.sleep(TICK_S)
-            await self._outstanding.serve_due()
+            if not await self._outstanding.serve_due():
+                await asyncio.sleep(TICK_S)
 
     def _gone(self, listener: Listener) -> None:
         self._run(self._pause(listener))
@@ -385,10 +388,11 @@ class Worker:
         with contextlib.suppress(BrokerError):  # its next 410 tries again
             await self._log.control.append(event)
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._ran)
+        return task
 
     def _ran(self, task: asyncio.Task[None]) -> None:
         self._background.discard(task)

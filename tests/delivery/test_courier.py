@@ -276,6 +276,30 @@ async def test_no_more_are_under_way_than_the_setting_and_the_workers_share_allo
     office.check_books()
 
 
+async def test_only_attempts_count_against_the_rate_not_those_that_wait_for_their_key(serve, open_office, monkeypatch):
+    counted: list[float] = []
+    begin = courier_module.Pace.begin
+
+    def counting(self, at_s):
+        may = begin(self, at_s)
+        if may:
+            counted.append(at_s)
+        return may
+
+    monkeypatch.setattr(courier_module.Pace, "begin", counting)
+    moody = Moody()
+    moody.free.clear()
+    server = await serve(moody)
+    office = await open_office(server, rate_per_s=1_000, timeout_ms=5_000)
+    office.put(20, key="a")
+    await until(lambda: moody.kept_back == 1)
+    assert len(counted) == len(server.posts) == 1
+    moody.free.set()
+    await office.all_settled()
+    office.check_books()
+    assert moody.taken == ids(range(20))
+
+
 async def test_a_backlog_beyond_what_it_may_hold_is_delivered_whole(serve, open_office, monkeypatch):
     monkeypatch.setattr(courier_module, "HELD_MAX", 10)
     monkeypatch.setattr(courier_module, "_REFILL_BELOW", 5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
 import pytest
@@ -110,6 +111,32 @@ async def test_a_crash_between_the_record_and_the_cursor_delivers_once(rig: Rig,
     await rig.put(queue, "after")
     await until(lambda: len(rig.listeners.taken("a")) == 2, what="what comes after it, too")
     assert sum(attempts.values()) == 2
+
+
+async def test_a_hand_over_waits_for_what_is_being_written(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a")
+    first = await rig.work()
+    refusing(rig, "stuck")
+    begun, free = asyncio.Event(), asyncio.Event()
+    append_one = rig.log.outstanding.append_one
+
+    async def slow(partition: int, key: bytes, value: bytes) -> int:
+        begun.set()
+        await free.wait()
+        return await append_one(partition, key, value)
+
+    monkeypatch.setattr(rig.log.outstanding, "append_one", slow)
+    await rig.put(queue, "stuck")
+    await begun.wait()
+    (courier,) = first._couriers.values()
+    ending = asyncio.create_task(rig.end(first))
+    await until(lambda: not courier.sending, what="the hand-over has begun")
+    free.set()
+    await ending
+    cursors = (await rig.where._cursors.load([listener.id], range(rig.settings.kafka.partitions)))[listener.id]
+    assert len(await kept(rig)) == 1
+    assert [cursor.open for cursor in cursors.values() if cursor.open] == []
 
 
 async def test_after_the_last_attempt_it_is_parked_with_its_message_and_its_error(rig: Rig):

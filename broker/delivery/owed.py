@@ -1,0 +1,80 @@
+"""One delivery in `outstanding`: what is held of it in memory, and its record, written and read again.
+
+For: Owed, the event made of a delivery, the message made of an event. Not for: when it is due and who gets it then
+(outstanding.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from broker.core.events import DeliveryParked, DeliverySetAside, KeptDelivery, MessagePut, encode
+from broker.delivery.message import Message
+from broker.delivery.stream import Delivery, now_ms
+
+
+class Owed:
+    """offset: of its record in `outstanding`. number: attempts made. due_ms: None when it is parked.
+
+    taken: it is due and waits for its courier, or its courier has it. message: kept only where the record's offset is
+    not known.
+    """
+
+    __slots__ = ("due_ms", "key", "listener_id", "message", "number", "offset", "partition", "taken")
+
+    def __init__(self, key: bytes, partition: int, offset: int, event: KeptDelivery) -> None:
+        self.key = key
+        self.partition = partition
+        self.offset = offset
+        self.listener_id = event.listener_id
+        self.number = event.number
+        self.due_ms = event.next_at_ms if isinstance(event, DeliverySetAside) else None
+        self.taken = False
+        self.message: Message | None = None
+
+
+def owed_key(listener_id: str, message_id: str) -> bytes:
+    """The record's key in `outstanding`."""
+    return f"{listener_id}:{message_id}".encode()
+
+
+def kept_event(
+    delivery: Delivery, message: Message, status: int | None, error: str | None, due_ms: int | None
+) -> KeptDelivery:
+    """The record of a delivery that leaves its window: parked when due_ms is None."""
+    listener = delivery.stream.courier.listener
+    name, data = message.name_and_data()
+    fields: dict[str, Any] = {
+        "at_ms": now_ms(),
+        "organization_id": listener.organization_id,
+        "actor": "worker",
+        "listener_id": listener.id,
+        "queue_id": listener.queue_id,
+        "message_id": message.id.decode(),
+        "partition": delivery.stream.partition,
+        "offset": delivery.offset,
+        "number": delivery.number,
+        "status": status,
+        "error": error,
+        "put_at_ms": message.put_at_ms,
+        "name": name,
+        "data": data,
+        "key": message.key,
+    }
+    if due_ms is None:
+        return DeliveryParked(**fields)
+    return DeliverySetAside(**fields, next_at_ms=due_ms)
+
+
+def kept_message(event: KeptDelivery) -> Message:
+    """The message again, as its listener gets it."""
+    put = MessagePut(
+        at_ms=event.put_at_ms,
+        organization_id=event.organization_id,
+        message_id=event.message_id,
+        queue_id=event.queue_id,
+        name=event.name,
+        data=event.data,
+        key=event.key,
+    )
+    return Message(event.offset, event.message_id.encode(), event.queue_id, event.put_at_ms, encode(put))

@@ -1,0 +1,199 @@
+"""What has left its window, from record to courier: the topic is in memory, courier and listener are real."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from conftest import OK, MemoryOutstanding, Office, until
+
+from broker.core.events import DeliveryParked, DeliverySetAside, encode
+from broker.delivery import courier as courier_module
+from broker.delivery import outstanding as outstanding_module
+from broker.delivery.stream import now_ms
+from broker.errors import LogUnavailable
+
+REFUSED = b"HTTP/1.1 422 No\r\ncontent-length: 0\r\n\r\n"
+
+
+class Taker:
+    """A listener that refuses these messages; it knows what it has taken, and the attempts it saw of each."""
+
+    def __init__(self) -> None:
+        self.refused: set[str] = set()
+        self.taken: list[str] = []
+        self.free = asyncio.Event()
+        self.free.set()
+
+    async def __call__(self, request, writer):
+        await self.free.wait()
+        if request.message_id in self.refused:
+            writer.write(REFUSED)
+        else:
+            self.taken.append(request.message_id)
+            writer.write(OK)
+
+
+def set_aside(number: int, **more) -> DeliverySetAside | DeliveryParked:
+    """Of listener l-1, message m-<number>: due now, or parked with parked=True."""
+    fields = {
+        "at_ms": now_ms(),
+        "organization_id": "o",
+        "listener_id": "l-1",
+        "queue_id": "q-1",
+        "message_id": f"m-{number}",
+        "partition": 0,
+        "offset": number,
+        "number": 3,
+        "status": 500,
+        "error": None,
+        "put_at_ms": now_ms(),
+        "name": "n",
+        "data": "{}",
+    }
+    if more.pop("parked", False):
+        return DeliveryParked(**fields | more)
+    return DeliverySetAside(**{"next_at_ms": now_ms()} | fields | more)
+
+
+@pytest.fixture
+def topic() -> MemoryOutstanding:
+    return MemoryOutstanding()
+
+
+@pytest.fixture(autouse=True)
+def leaves_at_once(monkeypatch):
+    """The first failure is long enough."""
+    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 0)
+
+
+async def own(office: Office, topic: MemoryOutstanding, *events) -> None:
+    """These are in the topic when the partition is taken over."""
+    for event in events:
+        await topic.append_one(0, f"{event.listener_id}:{event.message_id}".encode(), encode(event))
+    office.outstanding.take_over(0, await office.outstanding.read(0))
+
+
+async def serve_all(office: Office, done) -> None:
+    async with asyncio.timeout(10):
+        while not done():
+            await office.outstanding.serve_due()
+            await asyncio.sleep(0.005)
+
+
+async def test_what_is_due_is_delivered_with_its_next_attempt_number_and_its_record_goes(serve, open_office, topic):
+    taker = Taker()
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic})
+    await own(office, topic, set_aside(1), set_aside(2, next_at_ms=now_ms() + 3_600_000), set_aside(3, parked=True))
+    await serve_all(office, lambda: taker.taken and not office.courier._held)
+    await office.outstanding.flush()
+    assert [(post.message_id, post.attempt) for post in server.posts] == [("m-1", 4)]
+    assert sorted(topic.kept()) == [b"l-1:m-2", b"l-1:m-3"]
+
+
+async def test_a_record_that_can_not_be_decoded_ends_nothing_and_stays(serve, open_office, topic):
+    taker = Taker()
+    office = await open_office(await serve(taker), office={"topic": topic})
+    await own(office, topic, set_aside(1), set_aside(2))
+    topic.records[0] = topic.records[0]._replace(value=b'{"type":"delivery.set_aside","v":99}')
+    await serve_all(office, lambda: taker.taken)
+    assert taker.taken == ["m-2"]
+    assert not any(record.value is None for record in topic.records)
+
+
+async def test_a_record_that_compaction_took_is_found_in_its_later_copy(serve, open_office, topic):
+    taker = Taker()
+    office = await open_office(await serve(taker), office={"topic": topic})
+    await own(office, topic, set_aside(1), set_aside(2))
+    await topic.append_one(0, b"l-1:m-1", encode(set_aside(1)))  # an append that timed out, and came all the same
+    topic.records[0] = None
+    await serve_all(office, lambda: len(taker.taken) == 2)
+    assert sorted(taker.taken) == ["m-1", "m-2"]
+
+
+async def test_a_record_that_is_gone_is_owed_no_more(serve, open_office, topic):
+    taker = Taker()
+    office = await open_office(await serve(taker), office={"topic": topic})
+    await own(office, topic, set_aside(1))
+    topic.records[0] = None
+    await serve_all(office, lambda: not office.outstanding._owed[0])
+
+
+async def test_no_courier_gets_more_than_it_has_room_for(serve, open_office, topic, monkeypatch):
+    monkeypatch.setattr(courier_module, "HELD_MAX", 3)
+    taker = Taker()
+    taker.free.clear()
+    office = await open_office(await serve(taker), office={"topic": topic}, max_in_flight=1, timeout_ms=5_000)
+    await own(office, topic, *(set_aside(number) for number in range(20)))
+    most = 0
+    for _ in range(5):
+        await office.outstanding.serve_due()
+        most = max(most, office.courier._held)
+    assert most == 3
+    taker.free.set()
+    await serve_all(office, lambda: len(taker.taken) == 20)
+    assert len(set(taker.taken)) == 20
+
+
+async def test_a_listener_that_is_down_costs_what_is_due_to_it_nothing_until_it_is_back(serve, open_office, topic):
+    taker = Taker()
+    office = await open_office(await serve(taker), office={"topic": topic})
+    while not office.courier.circuit.failed(now_ms()):
+        pass
+    office.courier.circuit.probe_at_ms = now_ms() + 3_600_000
+    await own(office, topic, *(set_aside(number) for number in range(30)))
+    for _ in range(5):
+        await office.outstanding.serve_due()
+    assert (topic.reads, office.courier._held) == (1, 0)  # it was read once, when the partition was taken over
+    office.courier.circuit.probed(alive=True, at_ms=now_ms(), interval_ms=0)
+    office.courier.wake()
+    await serve_all(office, lambda: len(taker.taken) == 30)
+
+
+async def test_what_was_taken_while_kafka_was_away_is_tried_when_it_is_back(serve, open_office, topic):
+    taker = Taker()
+    office = await open_office(await serve(taker), office={"topic": topic})
+    await own(office, topic, *(set_aside(number) for number in range(5)))
+    topic.unavailable = LogUnavailable("away")
+    for _ in range(3):
+        assert not await office.outstanding.serve_due()
+    topic.unavailable = None
+    await serve_all(office, lambda: len(taker.taken) == 5)
+
+
+async def test_a_listener_that_has_no_courier_yet_loses_nothing(serve, open_office, topic):
+    taker = Taker()
+    office = await open_office(await serve(taker), office={"topic": topic})
+    courier = office.couriers.pop("l-1")
+    await own(office, topic, set_aside(1))
+    for _ in range(3):
+        await office.outstanding.serve_due()
+    await office.outstanding.flush()
+    assert len(topic.kept()) == 1
+    office.couriers["l-1"] = courier
+    await serve_all(office, lambda: taker.taken)
+
+
+async def test_very_many_that_are_due_together_are_served_a_few_at_a_time(serve, open_office, topic, monkeypatch):
+    monkeypatch.setattr(outstanding_module, "_DUE_MAX", 7)
+    taker = Taker()
+    office = await open_office(await serve(taker), office={"topic": topic})
+    await own(office, topic, *(set_aside(number) for number in range(60)))
+    await serve_all(office, lambda: len(taker.taken) == 60)
+    assert len(set(taker.taken)) == 60
+
+
+async def test_what_fails_again_is_written_anew_before_it_is_let_go(serve, open_office, topic):
+    taker = Taker()
+    taker.refused.add("m-1")
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic})
+    await own(office, topic, set_aside(1))
+    await serve_all(office, lambda: server.posts)
+    await until(lambda: not office.courier._held and not office.leaving)
+    (event,) = topic.kept().values()
+    assert (event.number, event.status) == (4, 422)
+    taker.refused.clear()
+    await serve_all(office, lambda: taker.taken)
+    assert [post.attempt for post in server.posts] == [4, 5]
