@@ -18,6 +18,7 @@ _COMMANDS: Final = {
     "api": ("cli.api", "Run one API process against an existing Kafka."),
     "worker": ("cli.worker", "Run one worker against an existing Kafka."),
     "init": ("cli.init", "Make an account, an organization and a key, and print the key."),
+    "status": ("cli.status", "Show how every listener stands, and what is wrong."),
     "put": ("cli.put", "Put each line of a file on a queue."),
     "demo": ("cli.demo", "Show it all: messages put, listeners that fail, a worker that is killed."),
 }

@@ -175,25 +175,26 @@ class Publisher:
 async def find_queue(publisher: Publisher, queue: str, *, create: bool) -> str:
     """The id of the queue of this id or name (ConfigurationError when there is none and it is not to be made)."""
     if _is_uuid(queue):
-        status, _ = await _ask(publisher, "GET", f"/v1/queues/{queue}")
+        status, _ = await ask(publisher, "GET", f"/v1/queues/{queue}")
         if status == HTTPStatus.OK:
             return queue
     path: str | None = str(httpx.URL("/v1/queues", params={"name": queue}))
     while path is not None:
-        _, answer = await _ask(publisher, "GET", path)
+        _, answer = await ask(publisher, "GET", path)
         for found in answer.get("queues", ()):
             if found["name"] == queue:
                 return str(found["id"])
         path = answer.get("_links", {}).get("next", {}).get("href")
     if not create:
         raise ConfigurationError(f"no queue has the name or id {queue}: --create makes it")
-    status, answer = await _ask(publisher, "PUT", "/v1/queues", {"name": queue})
+    status, answer = await ask(publisher, "PUT", "/v1/queues", {"name": queue})
     if status == HTTPStatus.OK:
         return str(answer["queue"]["id"])
     raise ConfigurationError(f"the queue {queue} was refused: {_detail(answer)}")
 
 
-async def _ask(publisher: Publisher, method: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
+async def ask(publisher: Publisher, method: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
+    """(status, JSON of the answer) (ConfigurationError when there is none, or the key was refused)."""
     status, answer = await publisher.request(method, path, body)
     if status is None or status in AGAIN:
         raise ConfigurationError(f"the API does not answer: {_detail(answer)}")

@@ -13,7 +13,7 @@ from typing import IO
 import click
 
 from broker.errors import ConfigurationError
-from cli import files
+from cli.api_options import api_options
 from cli.lines import Line, Lines
 from cli.progress import Progress
 from cli.publish import Publisher, Refusal, Tally, find_queue
@@ -24,30 +24,7 @@ REFUSALS_SHOWN = 20
 @click.command("put")
 @click.argument("queue")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), default="-")
-@click.option(
-    "--url",
-    default="http://127.0.0.1:8080",
-    envvar="EVERPUT_URL",
-    show_default=True,
-    show_envvar=True,
-    help="Where the API is.",
-)
-@click.option(
-    "--key",
-    envvar="EVERPUT_API_KEY",
-    show_envvar=True,
-    help="The API key; without it, what is in DIR/api-key.",
-)
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("data"),
-    envvar="EVERPUT_DATA_DIR",
-    show_default=True,
-    show_envvar=True,
-    metavar="DIR",
-    help="Where the server keeps its api-key.",
-)
+@api_options
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 1024),
@@ -71,8 +48,7 @@ def command(
     queue: str,
     file: Path,
     url: str,
-    key: str | None,
-    data_dir: Path,
+    key: str,
     concurrency: int,
     give_up_after_s: float,
     create: bool,
@@ -84,11 +60,6 @@ def command(
     is sent again; if the first one was stored nevertheless, the message is there twice. Empty lines are skipped and
     counted. The exit code is 1 if any line was refused; each is shown with its number and the reason.
     """
-    key = key or files.read_secret(files.api_key_file(data_dir))
-    if key is None:
-        raise ConfigurationError(
-            f"no API key: give --key, set EVERPUT_API_KEY, or start where {files.api_key_file(data_dir)} is"
-        )
     publisher = Publisher(url, key, concurrency=concurrency, give_up_after_s=give_up_after_s)
     with _open(file) as source:
         tally = asyncio.run(_put(publisher, queue, source, create=create, quiet=quiet))

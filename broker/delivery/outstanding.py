@@ -111,7 +111,16 @@ class Outstanding:
                 self._owed[stream.partition][key] = owed
                 self._schedule(owed)
             if due_ms is None:
-                log.warning("delivery.parked message=%s listener=%s", event.message_id, event.listener_id)
+                log.warning(
+                    "delivery.parked message=%s listener=%s queue=%s attempts=%d status=%s error=%s age_ms=%d",
+                    event.message_id,
+                    event.listener_id,
+                    event.queue_id,
+                    event.number,
+                    status,
+                    error,
+                    event.at_ms - event.put_at_ms,
+                )
             return True
         return False
 

@@ -139,7 +139,8 @@ async def test_a_hand_over_waits_for_what_is_being_written(rig: Rig, monkeypatch
     assert [cursor.open for cursor in cursors.values() if cursor.open] == []
 
 
-async def test_after_the_last_attempt_it_is_parked_with_its_message_and_its_error(rig: Rig):
+async def test_after_the_last_attempt_it_is_parked_with_its_message_and_its_error(rig: Rig, caplog):
+    caplog.set_level("INFO")
     queue = await rig.queue()
     await rig.listen(queue, "a", max_attempts=2)
     worker = await rig.work()
@@ -151,6 +152,10 @@ async def test_after_the_last_attempt_it_is_parked_with_its_message_and_its_erro
 
     (event,) = await until(parked, what="it is parked")
     assert (event.data, event.number, event.status) == ("stuck", 2, 422)
+    about = [text for text in caplog.messages if f"message={event.message_id} listener={event.listener_id}" in text]
+    said = [text.partition(" ")[0] for text in about]
+    assert said == ["attempt.failed", "attempt.failed", "delivery.parked"], "one line for each, and one for all of it"
+    assert "attempts=2 status=422" in about[-1]
     await until(lambda: gone_on(rig, worker), what="the cursor has passed it")
     assert {got.data for got in rig.listeners.taken("a")} == {"m1", "m2"}
 

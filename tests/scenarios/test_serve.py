@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -240,3 +241,32 @@ def test_one_scrape_tells_of_puts_deliveries_and_the_listener_that_lags(server: 
     assert len(resident) == 3
     assert httpx.get(server.admin_url + "/health/ready", timeout=20).status_code == 200
     assert httpx.get(server.admin_url + "/health/live", timeout=20).status_code == 200
+
+
+def test_status_says_what_is_wrong_and_its_exit_code_does(server: Running):
+    def status(*arguments: str) -> tuple[int, dict]:
+        given = ("--url", server.url, "--key", server.api_key, "--admin", server.admin_url)
+        done = everput("status", "watched", *given, "--json", *arguments)
+        assert done.returncode in (0, 1), done.stderr
+        return done.returncode, json.loads(done.stdout)
+
+    queue = put_queue(server, "watched").json()["queue"]["id"]
+    url = f"{server.url}/v1/queues/{queue}"
+    headers = {"x-api-key": server.api_key}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        dead = f"http://127.0.0.1:{free.getsockname()[1]}/"
+    body = {"name": "dead", "notify_url": dead, "liveness_url": dead}
+    httpx.put(f"{url}/listeners", json=body, headers=headers, timeout=20).raise_for_status()
+    code, seen = status()
+    assert (code, seen["ok"], [row["state"] for row in seen["listeners"]]) == (0, True, ["live"])
+    assert [row["process"] for row in seen["processes"]] == ["api-1", "api-2", "worker-1"]
+    for number in range(6):
+        httpx.put(f"{url}/messages", json={"data": str(number)}, headers=headers, timeout=20).raise_for_status()
+
+    def is_down() -> bool:
+        code, seen = status()
+        row = seen["listeners"][0]
+        down = code == 1 and not seen["ok"]
+        return down and (row["state"], row["lag"], row["last_error"]) == ("down", 6, "refused") and row["pending_s"] > 0
+
+    wait_until(is_down, what="status says that it is down, with an age")

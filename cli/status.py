@@ -1,0 +1,147 @@
+"""`everput status`: how every listener stands, and with `--admin` every process.
+
+For: the command, its tables and its exit code. Not for: asking and judging (cli/standing.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Final
+
+import click
+import orjson
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from broker.errors import ConfigurationError
+from cli.api_options import api_options
+from cli.publish import Publisher
+from cli.standing import FIGURES, Limits, ListenerRow, ProcessRow, listeners, processes
+
+GIVE_UP_AFTER_S: Final = 5.0
+_MIB: Final = 1 << 20
+
+
+@click.command("status")
+@click.argument("queue", required=False)
+@api_options
+@click.option("--admin", multiple=True, metavar="URL", help="An admin address, to show its processes. May be repeated.")
+@click.option("--lag-max", type=click.IntRange(min=0), help="More messages waiting for a listener are wrong.")
+@click.option("--age-max-s", type=click.FloatRange(min=0), help="A message waiting longer, in seconds, is wrong.")
+@click.option("--watch", is_flag=True, help="Go on until interrupted.")
+@click.option(
+    "--every-s", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="With --watch: seconds."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object; with --watch one a line.")
+def command(
+    *,
+    queue: str | None,
+    url: str,
+    key: str,
+    admin: Sequence[str],
+    lag_max: int | None,
+    age_max_s: float | None,
+    watch: bool,
+    every_s: float,
+    as_json: bool,
+) -> None:
+    """Show the listeners of QUEUE, which is a name or an id, or of all queues: state, messages that wait, last error.
+
+    The exit code is 1 if a listener is down or beyond a limit, or a process is not ready; 2 if the API does not answer.
+    """
+    status = _Status(Publisher(url, key, give_up_after_s=GIVE_UP_AFTER_S), queue, admin, Limits(lag_max, age_max_s))
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(status.run(every_s if watch else None, as_json=as_json))
+    if status.wrong:
+        sys.exit(1)
+
+
+class _Status:
+    """wrong: as of the last look."""
+
+    def __init__(self, publisher: Publisher, queue: str | None, admin: Sequence[str], limits: Limits) -> None:
+        self.wrong = False
+        self._publisher = publisher
+        self._queue = queue
+        self._admin = admin
+        self._limits = limits
+
+    async def run(self, every_s: float | None, *, as_json: bool) -> None:
+        """every_s: None to look once."""
+        console = Console()
+        live = Live(console=console, auto_refresh=False) if every_s and not as_json and console.is_terminal else None
+        async with self._publisher:
+            with live or contextlib.nullcontext():
+                while True:
+                    seen, behind = await self.look()
+                    if as_json:
+                        click.echo(_json(seen, behind, ok=not self.wrong))
+                    elif live is not None:
+                        live.update(_tables(seen, behind), refresh=True)
+                    else:
+                        console.print(_tables(seen, behind))
+                    if every_s is None:
+                        return
+                    await asyncio.sleep(every_s)
+
+    async def look(self) -> tuple[list[ListenerRow], list[ProcessRow]]:
+        """What there is now; `wrong` follows it (ConfigurationError)."""
+        seen, behind = await asyncio.gather(
+            listeners(self._publisher, self._limits, self._queue), processes(self._admin)
+        )
+        if self._queue is not None and not seen:
+            raise ConfigurationError(f"no queue of the name or id {self._queue} has a listener")
+        self.wrong = any(row.wrong for row in seen) or any(row.wrong for row in behind)
+        return seen, behind
+
+
+def _json(seen: Sequence[ListenerRow], behind: Sequence[ProcessRow], *, ok: bool) -> str:
+    fields = {"ok": ok, "listeners": [asdict(row) for row in seen], "processes": [asdict(row) for row in behind]}
+    return orjson.dumps(fields).decode()
+
+
+def _tables(seen: Sequence[ListenerRow], behind: Sequence[ProcessRow]) -> Group:
+    """The worst first."""
+    table = Table()
+    for heading in ("queue", "listener", "state"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("waiting", "for"):
+        table.add_column(heading, justify="right")
+    table.add_column("last error", overflow="fold")
+    table.add_column("wrong", overflow="fold")
+    for row in sorted(seen, key=lambda row: (row.wrong is None, -row.lag, row.queue, row.listener)):
+        style = "red" if row.wrong else "yellow" if row.state != "live" or row.last_error else ""
+        cells = (row.queue, row.listener, row.state, f"{row.lag:,}", _age(row.pending_s))
+        table.add_row(*cells, row.last_error or "", row.wrong or "", style=style)
+    return Group(table, _process_table(behind)) if behind else Group(table)
+
+
+def _process_table(behind: Sequence[ProcessRow]) -> Table:
+    table = Table()
+    table.add_column("process", overflow="fold")
+    for heading in FIGURES:
+        table.add_column(heading, justify="right")
+    table.add_column("wrong", overflow="fold")
+    for row in behind:
+        figures = [_figure(name, row.figures.get(name)) for name in FIGURES]
+        table.add_row(row.process or row.address, *figures, row.wrong or "", style="red" if row.wrong else "")
+    return table
+
+
+def _figure(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value / _MIB:,.0f} MiB" if name == "memory" else f"{value:,.0f}"
+
+
+def _age(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
