@@ -1,6 +1,7 @@
 """How many attempts to one listener may be under way at once, and how many may begin in a second.
 
 For: the limit, from the answers (additive increase, multiplicative decrease), and the pace.
+It also shares out what all listeners of a worker use together.
 Not for: the circuit of a listener that is down (circuit.py)."""
 
 from __future__ import annotations
@@ -58,3 +59,11 @@ class Pace:
             return False
         self._free_at_s = max(self._free_at_s, at_s) + 1 / self.rate_per_s
         return True
+
+
+def fair_share(total: int, *, used: int, hungry: int, least: int) -> int:
+    """How much each of the hungry may have of something that there is `total` of, the others having `used` of it.
+
+    hungry: how many would take more than they have. least: what everybody may have, whatever there is.
+    """
+    return max(least, (total - used) // max(hungry, 1))

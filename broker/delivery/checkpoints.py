@@ -161,7 +161,7 @@ class Checkpoints:
             idle = {
                 number: Cursor(top=partition.tail, error=courier.error)
                 for number, partition in self._partitions.items()
-                if number not in courier.streams and partition.routed(courier)
+                if number not in courier.streams and partition.placed(courier)
             }
             if idle:
                 cursors[courier.listener.id] = idle

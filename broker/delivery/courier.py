@@ -28,13 +28,13 @@ from broker.core.window import Window
 from broker.delivery.guard import Resolver, Target, parse_url
 from broker.delivery.http import ConnectFailed, Connection, connect
 from broker.delivery.message import Message
+from broker.delivery.shares import ATTEMPTS_MAX, HELD_BYTES_MAX
 from broker.delivery.stream import Delivery, Stream, now_ms
 from broker.errors import UnknownEvent
 
 log = logging.getLogger(__name__)
 
 HELD_MAX: Final = 512  # messages a courier holds, ready, under way or waiting for a retry
-HELD_BYTES_MAX: Final = 4 << 20
 SET_ASIDE_AFTER_MS: Final = 60_000  # a delivery that still fails then leaves the window: it must not hold the cursor
 _REFILL_BELOW: Final = HELD_MAX // 2
 _IDLE_CONNECTIONS_S: Final = 30.0
@@ -74,10 +74,12 @@ class Courier:
         self.queue = queue
         self.listener = listener
         self.streams: dict[int, Stream] = {}
-        self.behind: set[Stream] = set()
+        self.behind: dict[Stream, None] = {}  # the one to be brought next first
         self.circuit = Circuit()
         self.flow = Flow(listener.settings.max_in_flight)
         self.error: str | None = None
+        self.attempts_share = ATTEMPTS_MAX
+        self.bytes_share = HELD_BYTES_MAX
         self.sending = True  # False: hand-over or shut-down; what is under way may finish
         self._signer = Signer(key)
         self._ready: deque[Delivery] = deque()
@@ -130,7 +132,7 @@ class Courier:
         """Whether it can take one more message now."""
         return (
             self._held < HELD_MAX
-            and self._held_bytes < HELD_BYTES_MAX
+            and self._held_bytes < self.bytes_share
             and self.circuit.state is not State.OPEN
             and self.listener.paused is None
         )
@@ -161,7 +163,7 @@ class Courier:
         """Begin as many attempts as the limits allow."""
         if not self.sending or self.circuit.state is State.OPEN or self._pushed_back_until_ms:
             return
-        limit = self.flow.limit
+        limit = min(self.flow.limit, self.attempts_share)
         if self.circuit.allowance is not None:
             limit = min(limit, self.circuit.allowance)
         while self._ready and len(self._under_way) + len(self._connecting) < limit:
@@ -371,7 +373,7 @@ class Courier:
                 self.depot.returned(delivery)
             elif stream.alive and delivery.offset in stream.window.open:
                 stream.window.forget((delivery.offset,))
-                self.behind.add(stream)
+                self.behind[stream] = None
 
     def wake(self) -> None:
         """Attempts may flow again, after a good probe or a resume."""
@@ -380,14 +382,19 @@ class Courier:
         self.pump()
 
     def refill(self) -> None:
-        """Have the lagging streams' messages brought, as far as there is room."""
-        if not self.sending or not self.room():
+        """Have the lagging streams' messages brought, as far as there is room, one stream's after the other's."""
+        if not self.sending or any(stream.requested for stream in self.behind):
             return
         for stream in list(self.behind):
+            if not self.room():
+                return
+            del self.behind[stream]
             if stream.window.wanted() is None or not stream.alive:
-                self.behind.discard(stream)
-            elif not stream.requested:
-                self.depot.lagging(stream)
+                continue
+            self.behind[stream] = None  # last in turn, should this not bring all of it
+            self.depot.lagging(stream)
+            if stream.requested:
+                return
 
     def tick(self, at_ms: int) -> bool:
         """Time-outs, retries that are due, idle connections. Called several times a second, until it returns False."""
@@ -433,15 +440,20 @@ class Courier:
         return "live" if state is State.CLOSED else "down" if state is State.OPEN else "probation"
 
     @property
-    def busy(self) -> bool:
-        """Whether an attempt is under way."""
-        return bool(self._under_way or self._connecting)
+    def busy(self) -> int:
+        """How many attempts are under way."""
+        return len(self._under_way) + len(self._connecting)
+
+    @property
+    def hungry(self) -> bool:
+        """Whether it would begin more attempts if only it might."""
+        return bool(self._ready)
 
     def drop(self, stream: Stream) -> None:
         """The partition is no longer owned, or the listener has ended: late answers of this stream are ignored."""
         stream.alive = False
         self.streams.pop(stream.partition, None)
-        self.behind.discard(stream)
+        self.behind.pop(stream, None)
         for delivery in (*stream.window.open.values(), *stream.owed):
             if delivery.turn and delivery.message is not None and delivery.message.key is not None:
                 self._turns.drop(delivery.message.key)  # who waits for it is of the same partition

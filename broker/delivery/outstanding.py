@@ -193,7 +193,7 @@ class Outstanding:
             for _ in range(min(len(waiting), _AT_ONCE_EACH_MAX)):
                 owed = waiting.popleft()
                 partition = self._partitions.get(owed.partition)
-                if partition is not None and partition.routed(courier):
+                if partition is not None and partition.placed(courier):
                     chosen.append(owed)
                 else:  # where its stream stands is not known yet
                     waiting.append(owed)

@@ -1,6 +1,6 @@
 """Brings the log's messages to the streams: one tail for all that keep up, shared catch-up readers for the others.
 
-For: Partition (its routes, the ring of recent messages, the tail's place) and CatchUp (a small pool of readers).
+For: Partition (who is told, the ring of recent messages, the tail's place) and CatchUp (a small pool of readers).
 Not for: which offsets a stream takes (broker/core/window.py), the Kafka requests themselves (broker/kafka).
 """
 
@@ -38,20 +38,25 @@ class Source(Protocol):
 
 
 class Partition:
-    """An owned partition. tail: the next offset the tail reader will bring. routes: couriers by queue id."""
+    """An owned partition. tail: the next offset the tail reader will bring.
+
+    A courier is *placed* once its cursor here is known. The tail tells those of a message's queue whose streams keep
+    up; one that must scan the log costs the tail nothing until a catch-up reader has brought it back.
+    """
 
     def __init__(self, number: int, tail: int) -> None:
         self.number = number
         self.tail = tail
         self.alive = True
-        self.routes: dict[str, list[Courier]] = {}
+        self._placed: set[Courier] = set()
+        self._told: dict[str, list[Courier]] = {}  # by queue id
         self._ring: list[Message] = []
         self._ring_bytes = 0
         self._ring_from = tail
 
     def feed(self, messages: Iterable[Message]) -> None:
         """The tail reader brings what comes next."""
-        number, routes, ring = self.number, self.routes, self._ring
+        number, told, ring = self.number, self._told, self._ring
         for message in messages:
             offset = message.offset
             if offset < self.tail:
@@ -59,27 +64,26 @@ class Partition:
             self.tail = offset + 1
             ring.append(message)
             self._ring_bytes += message.size
-            couriers = routes.get(message.queue_id)
+            couriers = told.get(message.queue_id)
             if couriers is None:
                 continue
+            scanning = False
             for courier in couriers:
                 stream = courier.streams.get(number)
                 if stream is None:
                     stream = courier.stream(number)
                 window = stream.window
-                if courier.room() and not window.full:
-                    delivery = Delivery(stream, offset, message)
-                    if window.seen(offset, delivery):
-                        courier.accept(delivery, message)
-                    elif not window.attached:
-                        courier.behind.add(stream)
-                        stream.behind_since_ms = stream.behind_since_ms or message.put_at_ms
-                else:
-                    window.seen(offset, None)
-                    courier.behind.add(stream)
+                delivery = Delivery(stream, offset, message) if courier.room() and not window.full else None
+                if window.seen(offset, delivery) and delivery is not None:
+                    courier.accept(delivery, message)
+                elif not window.attached:
+                    courier.behind[stream] = None
                     stream.behind_since_ms = stream.behind_since_ms or message.put_at_ms
+                    scanning = scanning or window.scan_from is not None
                 if not stream.dirty:
                     courier.depot.touched(stream)
+            if scanning:
+                couriers[:] = [courier for courier in couriers if courier.streams[number].window.scan_from is None]
         if len(ring) > RING_MAX or self._ring_bytes > RING_BYTES_MAX:
             self._trim()
 
@@ -92,9 +96,28 @@ class Partition:
     def recent_bytes(self) -> int:
         return self._ring_bytes
 
-    def routed(self, courier: Courier) -> bool:
-        """Whether this partition's messages of the courier's queue go to it: its place here is known."""
-        return courier in self.routes.get(courier.listener.queue_id, ())
+    def place(self, courier: Courier) -> None:
+        """Its stream, if there is more to say of it than the tail does, stands where its cursor says."""
+        self._placed.add(courier)
+        stream = courier.streams.get(self.number)
+        if stream is None or stream.window.scan_from is None:
+            self._tell(courier)
+
+    def dismiss(self, courier: Courier) -> None:
+        """The listener has ended."""
+        self._placed.discard(courier)
+        told = self._told.get(courier.listener.queue_id, [])
+        if courier in told:
+            told.remove(courier)
+
+    def placed(self, courier: Courier) -> bool:
+        """Whether its place here is known."""
+        return courier in self._placed
+
+    def _tell(self, courier: Courier) -> None:
+        told = self._told.setdefault(courier.listener.queue_id, [])
+        if courier not in told:
+            told.append(courier)
 
     def _trim(self) -> None:
         """Keep the newer half, so that trimming is rare."""
@@ -139,10 +162,12 @@ class Partition:
             window.take(offset, delivery)
             courier.accept(delivery, message)
         window.passed(start, end, self.tail)
+        if window.scan_from is None:
+            self._tell(courier)
         if not stream.dirty:
             courier.depot.touched(stream)
         if window.wanted() is None:
-            courier.behind.discard(stream)
+            courier.behind.pop(stream, None)
             stream.behind_since_ms = 0
 
 

@@ -27,6 +27,7 @@ from broker.delivery.message import Message, messages
 from broker.delivery.meters import Condition, Meters, condition
 from broker.delivery.outstanding import Outstanding
 from broker.delivery.readers import CatchUp, Partition
+from broker.delivery.shares import share_out
 from broker.delivery.stream import Delivery, Stream, now_ms
 from broker.errors import BrokerError, LogUnavailable
 from broker.kafka.cursors import KafkaCursors
@@ -309,17 +310,13 @@ class Worker:
                     opened[0][1].put_at_ms = cursor.oldest_at_ms or 0
                 window.restore(cursor, partition.tail, opened)
                 if window.wanted() is not None:
-                    courier.behind.add(stream)
-            route = partition.routes.setdefault(listener.queue_id, [])
-            if courier not in route:
-                route.append(courier)
+                    courier.behind[stream] = None
+            partition.place(courier)
         courier.refill()
 
     def _dismiss(self, courier: Courier) -> None:
         for partition in self._partitions.values():
-            route = partition.routes.get(courier.listener.queue_id, [])
-            if courier in route:
-                route.remove(courier)
+            partition.dismiss(courier)
         courier.close()
 
     # The log
@@ -355,6 +352,7 @@ class Worker:
                 if courier.circuit.allowance == 0:
                     self._down.add(courier)
             self._active[:] = still
+            share_out(still)
             self._liveness.tick(self._down)
 
     def _put_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:

@@ -176,7 +176,7 @@ class Office:
         queue = Queue(id="q-1", organization_id="o", name="orders", created_at_ms=0)
         self.courier = Courier(depot, queue, listener, b"k" * 32, share=share)
         self.couriers[listener.id] = self.courier
-        self.partition.routes["q-1"] = [self.courier]
+        self.partition.place(self.courier)
         self.ticker: asyncio.Task[None] | None = None
 
     async def start(self) -> None:

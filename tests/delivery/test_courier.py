@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 from conftest import OK, paused, until
 
+from broker.core import window as window_module
 from broker.core.circuit import State
 from broker.core.window import Window
 from broker.delivery import courier as courier_module
@@ -159,7 +161,7 @@ async def test_a_key_goes_on_after_its_partition_was_given_up_and_gained_again(s
     window: Window[Delivery] = Window()
     again = courier.streams[0] = Stream(courier, 0, window)
     window.restore(cursor, office.partition.tail, [(offset, Delivery(again, offset, None)) for offset in cursor.open])
-    courier.behind.add(again)
+    courier.behind[again] = None
     moody.free.set()
     courier.wake()
     await office.all_settled()
@@ -312,6 +314,40 @@ async def test_a_backlog_beyond_what_it_may_hold_is_delivered_whole(serve, open_
     await office.all_settled()
     office.check_books()
     assert sorted(moody.taken, key=lambda message: int(message[2:])) == ids(range(200))
+
+
+async def test_a_stream_far_behind_costs_the_tail_nothing_until_it_has_caught_up(serve, open_office, monkeypatch):
+    monkeypatch.setattr(window_module, "BEHIND_MAX", 5)
+    moody = Moody()
+    server = await serve(moody)
+    office = await open_office(server)
+    courier = office.courier
+    courier.update(replace(courier.listener, paused="by a test"), share=1.0)
+    office.put(30)
+    assert office.partition._told["q-1"] == []
+    office.put(30)
+    assert len(courier.streams[0].window.behind) == 5
+    courier.update(replace(courier.listener, paused=None), share=1.0)
+    await office.all_settled()
+    assert office.partition._told["q-1"] == [courier]
+    office.put(10)
+    await office.all_settled()
+    office.check_books()
+    assert sorted(moody.taken, key=lambda message: int(message[2:])) == ids(range(70))
+
+
+async def test_a_courier_begins_no_more_attempts_than_its_share(serve, open_office):
+    moody = Moody()
+    server = await serve(moody)
+    office = await open_office(server)
+    moody.free.clear()
+    office.courier.attempts_share = 3
+    office.put(20)
+    await until(lambda: moody.kept_back == 3)
+    assert office.courier.busy == 3
+    moody.free.set()
+    await office.all_settled()
+    office.check_books()
 
 
 async def test_a_hanging_listener_costs_its_own_window_only(serve, open_office):

@@ -47,7 +47,7 @@ class ModelCourier:
         self.error = None
         self.depot = SimpleNamespace(touched=lambda _stream: None)
         self.streams: dict[int, Stream] = {}
-        self.behind: set[Stream] = set()
+        self.behind: dict[Stream, None] = {}
         self.held: dict[int, Delivery] = {}
         self.settled: set[int] = set()
 
@@ -164,7 +164,7 @@ class WindowMachine(RuleBasedStateMachine):
             delivery = self.courier.held.pop(offset)
             delivery.message = None
             delivery.stream.window.forget((offset,))
-            self.courier.behind.add(delivery.stream)
+            self.courier.behind[delivery.stream] = None
 
     # The readers
 
@@ -270,13 +270,13 @@ class WindowMachine(RuleBasedStateMachine):
         """As Worker._take_over and _place."""
         self.courier = ModelCourier(self)
         self.partition = Partition(PARTITION, tail)
-        self.partition.routes[OWN] = [self.courier]
         cursor = Cursor(top=self.start) if self.committed is None else Cursor.from_metadata(*self.committed)
         self.restored = cursor
         if cursor.top != tail or cursor.open:
             window = self.window_class()
             stream = self.courier.streams[PARTITION] = Stream(self.courier, PARTITION, window)
             window.restore(cursor, tail, [(offset, Delivery(stream, offset, None)) for offset in cursor.open])
+        self.partition.place(self.courier)
 
 
 WindowMachine.TestCase.settings = settings(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from broker.core.flow import FIRST, Flow
+from broker.core.flow import FIRST, Flow, fair_share
 
 PAUSE_MS = 1_000
 
@@ -87,3 +87,11 @@ def test_a_listener_that_pushes_back_for_ever_still_gets_one_at_a_time():
     flow.succeeded()
     flow.succeeded()
     assert flow.limit == 2
+
+
+@given(st.integers(1, 5_000), st.integers(0, 5_000), st.integers(0, 10_000), st.integers(1, 10))
+def test_the_hungry_share_evenly_what_the_others_leave_and_each_has_the_least(total, used, hungry, least):
+    share = fair_share(total, used=used, hungry=hungry, least=least)
+    assert share >= least
+    assert share == least or used + share * hungry <= total
+    assert used + (share + 1) * max(hungry, 1) > total
