@@ -24,6 +24,7 @@ from api.problems import MEDIA_TYPE, NoSuchPath, Problem, framework_problem, pro
 from api.queues import Queues
 from broker.accounts import AccountCommands
 from broker.commands import Commands
+from broker.idempotency import Idempotency
 from broker.ports import Deliveries, DirectoryView, ListenerStatus, Log
 from broker.sealing import Sealer
 from broker.settings import Settings
@@ -49,7 +50,8 @@ def make_app(
     commands = Commands(log, view, sealer, allow_networks=settings.allow_networks)
     queues = Queues(commands, view)
     listeners = Listeners(commands, view, status)
-    messages = Messages(log.messages, view, deliveries)
+    idempotency = Idempotency(log.claims, log.messages, append_timeout_ms=settings.append_timeout_ms)
+    messages = Messages(log.messages, idempotency, view, deliveries)
     public_url = None if settings.public_url is None else settings.public_url.rstrip("/")
     keys, sessions = Keys(view, log.control), Sessions(view, public_url)
     accounts = Accounts(

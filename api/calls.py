@@ -51,15 +51,11 @@ class Service(NamedTuple):
 class Call:
     """One request under way. key: who asks; set before a handler is called, unless its method has no scope.
 
-    headers: what the answer has besides.
+    sent: the request's headers, names in lower case. headers: what the answer has besides.
     """
 
     __slots__ = (
         "_body_bytes_max",
-        "_content_encoding",
-        "_content_type",
-        "_host",
-        "_length",
         "_public_url",
         "_receive",
         "headers",
@@ -67,6 +63,7 @@ class Call:
         "key_text",
         "request_id",
         "scope",
+        "sent",
     )
 
     key: Key
@@ -77,13 +74,9 @@ class Call:
         self._receive = receive
         self._public_url = service.public_url
         self._body_bytes_max = service.body_bytes_max
-        headers = dict(scope["headers"])  # of one sent twice the last
-        self.key_text = headers.get(b"x-api-key", b"")
-        self._content_type = headers.get(b"content-type", b"")
-        self._content_encoding = headers.get(b"content-encoding", b"")
-        self._length = headers.get(b"content-length", b"0")
-        self._host = headers.get(b"host", b"")
-        given = headers.get(b"x-request-id")
+        self.sent: dict[bytes, bytes] = dict(scope["headers"])  # of one sent twice the last
+        self.key_text = self.sent.get(b"x-api-key", b"")
+        given = self.sent.get(b"x-request-id")
         if given is not None and _REQUEST_ID.fullmatch(given) and not _SECRET.search(given):
             self.request_id = given
         else:
@@ -122,7 +115,7 @@ class Call:
         """An absolute link to a path that starts with /v1."""
         if self._public_url is not None:
             return self._public_url + path
-        host = self._host.decode("latin-1")
+        host = self.sent.get(b"host", b"").decode("latin-1")
         if not host:
             name, port = self.scope.get("server") or ("localhost", None)
             host = name if port is None else f"{name}:{port}"
@@ -133,16 +126,17 @@ class Call:
 
         times_bytes_max: it may be so many times as large as other bodies.
         """
-        kind = self._content_type
+        kind = self.sent.get(b"content-type", b"")
         if kind != _JSON and not _is_json(kind):
             raise NotJson("Send the body as application/json.")
-        if self._content_encoding not in (b"", b"identity"):
+        if self.sent.get(b"content-encoding", b"") not in (b"", b"identity"):
             raise NotJson("Send the body as it is, without a content-encoding.")
         return parse(await self.body(self._body_bytes_max * times_bytes_max), shape)
 
     async def body(self, limit: int) -> bytes:
         """The body, of at most so many bytes (TooLarge as soon as that is known)."""
-        if self._length.isdigit() and int(self._length) > limit:
+        length = self.sent.get(b"content-length", b"")
+        if length.isdigit() and int(length) > limit:
             raise TooLarge(f"The body may have at most {limit} bytes.")
         chunks: list[bytes] = []
         size = 0

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import urlencode
 
+import msgspec
+
 from api.calls import Call
 from api.pages import Span, moment, optional_moment, page_limit, span, time_parameter
+from api.problems import BadHeader
 from api.shapes import BatchBody, MessageBody
 from broker.commands import find_queue
-from broker.core.directory import Listener
+from broker.core.directory import Listener, Queue
 from broker.core.events import MessagePut, decode_message
 from broker.core.ids import parse_message_id
 from broker.errors import NotFound, UnknownEvent
+from broker.idempotency import Idempotency, Stored
 from broker.ports import Deliveries, DeliveryState, DirectoryView, MessageLog
-from broker.puts import Put, put_batch, put_message
+from broker.puts import Put, append_puts, new_batch, put_message
 
+_IDEMPOTENCY_KEY: Final = b"idempotency-key"
+_KEY = re.compile(rb"[\x20-\x7e]{1,255}")
 _BATCH_TIMES_BYTES_MAX: Final = 2  # a batch's body may be as large as two of other requests
 
 
 class Messages:
     """Handlers for /v1/queues/{queue_id}/messages and below. deliveries: None leaves the listeners out."""
 
-    def __init__(self, log: MessageLog, view: DirectoryView, deliveries: Deliveries | None) -> None:
+    def __init__(
+        self, log: MessageLog, idempotency: Idempotency, view: DirectoryView, deliveries: Deliveries | None
+    ) -> None:
         self._log = log
+        self._idempotency = idempotency
         self._view = view
         self._deliveries = deliveries
 
@@ -34,6 +46,9 @@ class Messages:
         if queue is None:
             queue = await find_queue(self._view, organization_id, queue_id)
         body = await call.json(MessageBody)
+        if _IDEMPOTENCY_KEY in call.sent:
+            (stored,) = await self._put_once(call, queue, body, [body])
+            return _put_answer(call, queue_id, stored)
         put = await put_message(
             self._log,
             queue,
@@ -49,9 +64,26 @@ class Messages:
         """All or, when one is refused, none; for each what a put of its own would have answered, in their order."""
         queue = await find_queue(self._view, call.key.organization_id, call.path("queue_id"))
         body = await call.json(BatchBody, times_bytes_max=_BATCH_TIMES_BYTES_MAX)
-        request_id = call.request_id.decode()
-        puts = await put_batch(self._log, queue, body.messages, actor=call.actor, request_id=request_id)
+        puts: Sequence[Put | Stored]
+        if _IDEMPOTENCY_KEY in call.sent:
+            puts = await self._put_once(call, queue, body, body.messages)
+        else:
+            puts = made = new_batch(queue, body.messages, call.actor, call.request_id.decode())
+            await append_puts(self._log, made)
         return {"messages": [_put_answer(call, queue.id, put) for put in puts]}
+
+    async def _put_once(
+        self, call: Call, queue: Queue, body: MessageBody | BatchBody, messages: Sequence[MessageBody]
+    ) -> list[Stored]:
+        key = call.sent[_IDEMPOTENCY_KEY]
+        if not _KEY.fullmatch(key):
+            raise BadHeader("Idempotency-Key must be 1 to 255 printable ASCII characters", header="Idempotency-Key")
+        request_id = call.request_id.decode()
+        puts = new_batch(queue, messages, call.actor, request_id)
+        same = f"{type(body).__name__} {queue.id} ".encode() + msgspec.json.encode(body)
+        return await self._idempotency.put(
+            queue, puts, key=key, body_sha256=sha256(same).hexdigest(), actor=call.actor, request_id=request_id
+        )
 
     async def list(self, call: Call) -> Any:
         """Newest first. A page may be short, or empty, while `next` says that there is more."""
@@ -102,7 +134,7 @@ class Messages:
         return {"message": fields, "_links": {"self": {"href": href}}}
 
 
-def _put_answer(call: Call, queue_id: str, put: Put) -> dict[str, Any]:
+def _put_answer(call: Call, queue_id: str, put: Put | Stored) -> dict[str, Any]:
     return {
         "message": {"id": put.id, "name": put.name},
         "_links": {"self": {"href": call.href(f"/v1/queues/{queue_id}/messages/{put.id}")}},

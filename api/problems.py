@@ -22,6 +22,7 @@ _TITLES: Final = {
     404: "Not Found",
     405: "Method Not Allowed",
     408: "Request Timeout",
+    409: "Conflict",
     413: "Content Too Large",
     415: "Unsupported Media Type",
     422: "Unprocessable Entity",
@@ -106,6 +107,16 @@ class BadParameter(errors.Refused):
         self.parameter = parameter
 
 
+class BadHeader(errors.Refused):
+    """A header is not acceptable. header: its name."""
+
+    code = "bad-header"
+
+    def __init__(self, detail: str, *, header: str) -> None:
+        super().__init__(detail)
+        self.header = header
+
+
 # Looked up along an error's ancestors; what is not here is our fault: 500, and says nothing about itself.
 _STATUS: Final[dict[type, int]] = {
     Malformed: 400,
@@ -116,6 +127,7 @@ _STATUS: Final[dict[type, int]] = {
     MethodNotAllowed: 405,
     TooLarge: 413,
     NotJson: 415,
+    errors.InFlight: 409,
     errors.Refused: 422,
     TooManyRequests: 429,
     errors.Unavailable: 503,
@@ -142,7 +154,7 @@ def problem(error: BaseException) -> Problem:
         headers.append((b"www-authenticate", NoSession.challenge))
     elif isinstance(error, MethodNotAllowed):
         headers.append((b"allow", error.allow.encode()))
-    elif isinstance(error, (errors.Unavailable, TooManyRequests)):
+    elif isinstance(error, errors.Unavailable | errors.InFlight | TooManyRequests):
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     detail = str(error) or (type(error).__doc__ or "").partition("\n")[0]
     return _problem(status, error.code, detail, _places(error, detail), headers)
@@ -157,6 +169,8 @@ def framework_problem(status: int, detail: str) -> Problem:
 def _places(error: errors.BrokerError, detail: str) -> Iterable[dict[str, str]]:
     if isinstance(error, BadParameter):
         yield {"parameter": error.parameter, "detail": detail}
+    elif isinstance(error, BadHeader):
+        yield {"header": error.header, "detail": detail}
     elif isinstance(error, errors.Refused) and error.pointer is not None:
         yield {"pointer": error.pointer, "detail": detail}
 

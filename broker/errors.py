@@ -34,6 +34,19 @@ class QuotaReached(Refused):
     code = "quota-reached"
 
 
+class KeyReused(Refused):
+    """The Idempotency-Key belongs to another request."""
+
+    code = "idempotency-key-reused"
+
+
+class InFlight(BrokerError):
+    """A request with this Idempotency-Key is under way. retry_after_s: when to come again, in seconds."""
+
+    code = "in-flight"
+    retry_after_s = 1
+
+
 class NotFound(BrokerError):
     """Nothing of this id exists, or it belongs to another organization."""
 

@@ -5,12 +5,12 @@ Not for: any implementation."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from broker.core.directory import Directory, Listener
-from broker.core.events import ControlEvent
+from broker.core.events import ControlEvent, PutClaimed
 
 
 class DirectoryView(Protocol):
@@ -71,6 +71,9 @@ class MessageLog(Protocol):
     def partition_of(self, key: str) -> int:
         """Where the messages of an ordering key are."""
 
+    def some_partition(self) -> int:
+        """One that can be written to, as far as is known."""
+
     async def end_offsets(self) -> tuple[int, ...]:
         """By partition, one past the newest message (LogUnavailable)."""
 
@@ -79,6 +82,11 @@ class MessageLog(Protocol):
 
     async def find(self, *, partition: int, at_ms: int, message_id: str) -> tuple[int, bytes] | None:
         """(offset, value) of a message, read from its partition and time; None when there is none (LogUnavailable)."""
+
+    async def find_all(
+        self, *, partition: int, at_ms: int, message_ids: Collection[str]
+    ) -> dict[str, tuple[int, bytes]]:
+        """find() for several messages of one time; nothing for those that are not there."""
 
     async def newest(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int
@@ -89,6 +97,16 @@ class MessageLog(Protocol):
         """
 
 
+class ClaimLog(Protocol):
+    """The `claims` topic."""
+
+    async def append(self, claim: PutClaimed) -> None:
+        """Returns once all in-sync replicas have it (Unavailable; it may be stored all the same)."""
+
+    async def claims(self, digest: bytes) -> Sequence[PutClaimed]:
+        """Those of this digest, of the last day at least, in log order, up to now (Unavailable)."""
+
+
 class Log(Protocol):
     """What a process writes to."""
 
@@ -97,6 +115,9 @@ class Log(Protocol):
 
     @property
     def messages(self) -> MessageLog: ...
+
+    @property
+    def claims(self) -> ClaimLog: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,24 +46,35 @@ random_bits = _RandomBits().draw
 
 
 class Put:
-    """One message on its way into the log. id, name: known once it is there."""
+    """One message on its way into the log. id, name: known once it is there. key: the ordering key."""
 
-    __slots__ = ("_actor", "_at_ms", "_data", "_key", "_queue", "_request_id", "id", "name")
+    __slots__ = ("_actor", "_at_ms", "_data", "_queue", "_random_bits", "_request_id", "id", "key", "name")
 
     def __init__(self, queue: Queue, data: str, name: str | None, key: str | None, actor: str, request_id: str) -> None:
         self._queue = queue
         self._data = data
-        self._key = key
+        self.key = key
         self._actor = actor
         self._request_id = request_id
         self._at_ms = time.time_ns() // 1_000_000
+        self._random_bits = random_bits()
         self.id = ""
         self.name = name or ""
+
+    @property
+    def size(self) -> int:
+        """About what it carries, bytes."""
+        return len(self._data)
+
+    def claimed(self, at_ms: int, random_bits: int) -> None:
+        """What its id is made of is settled already."""
+        self._at_ms = at_ms
+        self._random_bits = random_bits
 
     def build(self, partition: int) -> tuple[bytes, bytes, bytes]:
         """ports.BuildRecord: the id can't be made before the partition is chosen."""
         queue = self._queue
-        self.id = made = message_id(at_ms=self._at_ms, partition=partition, random_bits=random_bits())
+        self.id = made = message_id(at_ms=self._at_ms, partition=partition, random_bits=self._random_bits)
         if not self.name:
             self.name = f"{queue.name}-message-{made[-_SHORT_ID_DIGITS:]}"
         event = MessagePut(
@@ -75,7 +86,7 @@ class Put:
             queue_id=queue.id,
             name=self.name,
             data=self._data,
-            key=self._key,
+            key=self.key,
         )
         return made.encode(), encode(event), queue.id.encode()
 
@@ -111,32 +122,33 @@ async def put_message(
     return put
 
 
-async def put_batch(
-    log: MessageLog, queue: Queue, messages: Sequence[NewMessage], *, actor: str, request_id: str
-) -> list[Put]:
-    """The messages in their order, once all in-sync replicas have all of them (Refused, LogUnavailable, InDoubt).
-
-    One that is refused refuses all; the pointer begins with its place: `/messages/3/data`.
-    Those without an ordering key are in one partition, and in one record batch if they fit.
-    """
+def new_batch(queue: Queue, messages: Sequence[NewMessage], actor: str, request_id: str) -> list[Put]:
+    """Messages that may all be put (Refused; the pointer begins with the place: `/messages/3/data`)."""
     puts = []
-    together: dict[int | None, list[tuple[Put, int]]] = {}
     for number, message in enumerate(messages):
         try:
-            put = new_put(queue, message.data, message.name, message.key, actor, request_id)
+            puts.append(new_put(queue, message.data, message.name, message.key, actor, request_id))
         except Refused as error:
             raise Refused(str(error), pointer=f"/messages/{number}{error.pointer}") from None
-        puts.append(put)
-        partition = None if message.key is None else log.partition_of(message.key)
-        together.setdefault(partition, []).append((put, len(message.data)))
+    return puts
 
-    async def append(partition: int | None, group: Sequence[tuple[Put, int]]) -> None:
-        size = sum(size for _, size in group)
-        await log.append_together([put.build for put, _ in group], partition=partition, size=size)
+
+async def append_puts(log: MessageLog, puts: Sequence[Put], partition: int | None = None) -> None:
+    """Returns once all in-sync replicas have all of them (LogUnavailable: nothing is stored; InDoubt).
+
+    Those without an ordering key go into one partition, and into one record batch if they fit.
+    partition: which one; None: any.
+    """
+    together: dict[int | None, list[Put]] = {}
+    for put in puts:
+        together.setdefault(partition if put.key is None else log.partition_of(put.key), []).append(put)
+
+    async def append(number: int | None, group: Sequence[Put]) -> None:
+        size = sum(put.size for put in group)
+        await log.append_together([put.build for put in group], partition=number, size=size)
 
     results = await asyncio.gather(*starmap(append, together.items()), return_exceptions=True)
     failures = [result for result in results if isinstance(result, BaseException)]
     if failures:
         nothing = len(failures) == len(results) and all(isinstance(error, LogUnavailable) for error in failures)
         raise failures[0] if nothing else InDoubt("some of the messages may have been stored") from failures[0]
-    return puts

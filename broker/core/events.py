@@ -164,6 +164,25 @@ class MessagePut(Event, frozen=True, kw_only=True, tag="message.put"):
     key: str | None = None
 
 
+class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
+    """A request with an Idempotency-Key is about to put its messages, if this is the first claim of its number.
+
+    digest: hex SHA-256 of organization and key. body_sha256: of what must be the same in a repeat. number: 1, or
+    more where it takes over from the claim before. of: the claim_id of number 1, empty in that one itself.
+    ids_at_ms, ids_seed, partition: what the messages' ids are made of.
+    """
+
+    claim_id: str
+    queue_id: str
+    digest: str
+    body_sha256: str
+    ids_at_ms: int
+    ids_seed: str
+    partition: int
+    number: int = 1
+    of: str = ""
+
+
 class DeliveriesSettled(Event, frozen=True, kw_only=True, tag="deliveries.settled"):
     """First attempts that succeeded, gathered per stream and checkpoint.
 
@@ -245,7 +264,9 @@ ControlEvent = (
     | ListenerResumed
     | ListenerDeleted
 )
-AnyEvent = ControlEvent | MessagePut | DeliveriesSettled | DeliveryAttempted | DeliverySetAside | DeliveryParked
+AnyEvent = (
+    ControlEvent | MessagePut | PutClaimed | DeliveriesSettled | DeliveryAttempted | DeliverySetAside | DeliveryParked
+)
 
 Fields = dict[str, Any]
 Upcaster = Callable[[Fields], Fields]

@@ -147,6 +147,12 @@ class GroupCommit:
         """Where the messages of an ordering key are."""
         return zlib.crc32(key.encode()) % self._partitions
 
+    def some_partition(self) -> int:
+        """One that can be written to, as far as is known."""
+        usable = self._requests.partitions_with_leader(self._topic) or range(self._partitions)
+        self._turn += 1
+        return usable[self._turn % len(usable)]
+
     def append(self, build: BuildRecord, *, key: str | None = None, size: int = 0) -> Awaitable[tuple[int, int]]:
         """See ports.MessageLog.append. Raises LogUnavailable at once while Kafka acknowledges nothing."""
         if self._stalled or self._waiting >= _WAITING_MAX or self._waiting_bytes >= _WAITING_BYTES_MAX:

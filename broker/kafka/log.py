@@ -1,10 +1,12 @@
 """The log: everything a process writes to Kafka, over one producer and one client for single requests.
 
 For: wiring the topics' files, starting and stopping them. Not for: what each does (control.py, messages.py,
-outcomes.py), what the events say (broker/core/events.py), folding them (projections/), the tail (tail.py)."""
+claims.py, outcomes.py), what the events say (broker/core/events.py), folding them (projections/), the tail
+(tail.py)."""
 
 from __future__ import annotations
 
+from broker.kafka.claims import ClaimsTopic
 from broker.kafka.control import ControlTopic
 from broker.kafka.messages import MessagesTopic
 from broker.kafka.outcomes import OutcomesTopic
@@ -25,6 +27,7 @@ class KafkaLog:
         self._producer = Producer(kafka)
         self.control = ControlTopic(self._producer, self.requests, names.control.name, timeout_s)
         self.messages = MessagesTopic(self._producer, self.requests, names.messages, timeout_s)
+        self.claims = ClaimsTopic(self._producer, self.requests, names.claims, timeout_s)
         self.deliveries = OutcomesTopic(self._producer, names.deliveries.name, timeout_s)
         self.outstanding = OutcomesTopic(self._producer, names.outstanding.name, timeout_s)
 
@@ -33,9 +36,11 @@ class KafkaLog:
         await self.requests.start(self._topics)
         await self._producer.start()
         self.messages.start()
+        self.claims.start()
 
     async def stop(self) -> None:
         """Finish what is under way, then disconnect."""
+        await self.claims.stop()
         await self.messages.stop()
         await self._producer.stop()
         await self.requests.stop()

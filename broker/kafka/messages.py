@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from broker.core.paging import Chunk, Found, newest
@@ -46,21 +46,28 @@ class MessagesTopic(GroupCommit):
 
     async def find(self, *, partition: int, at_ms: int, message_id: str) -> tuple[int, bytes] | None:
         """(offset, value) of a message; None when its partition has no such id from its time on (LogUnavailable)."""
+        return (await self.find_all(partition=partition, at_ms=at_ms, message_ids=[message_id])).get(message_id)
+
+    async def find_all(
+        self, *, partition: int, at_ms: int, message_ids: Collection[str]
+    ) -> dict[str, tuple[int, bytes]]:
+        """See ports.MessageLog.find_all."""
+        found: dict[str, tuple[int, bytes]] = {}
         if partition >= self._partitions:
-            return None
-        key = message_id.encode()
+            return found
+        wanted = {message_id.encode() for message_id in message_ids}
         offset = (await self._requests.offsets(self._topic, {partition: at_ms}))[partition]
         while offset >= 0:
             stretch = await self._requests.read(self._topic, partition, offset)
             for record in stretch.records:
-                if record.key == key and record.value is not None:
-                    return record.offset, record.value
-                if record.timestamp > at_ms + _CLOCK_SKEW_MS:
-                    return None
+                if record.key in wanted and record.key is not None and record.value is not None:
+                    found.setdefault(record.key.decode(), (record.offset, record.value))
+                if len(found) == len(wanted) or record.timestamp > at_ms + _CLOCK_SKEW_MS:
+                    return found
             if stretch.next_offset == offset or stretch.next_offset >= stretch.end_offset:
-                return None
+                break
             offset = stretch.next_offset
-        return None
+        return found
 
     async def newest(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int

@@ -1,4 +1,4 @@
-"""Appends to `deliveries` and `outstanding`: what happened to deliveries.
+"""Appends by partition: to `deliveries` and `outstanding`, what happened to deliveries, and to `claims`.
 
 For: writing them by partition, bounded in time. Not for: what is written when (broker/delivery/checkpoints.py)."""
 

@@ -11,6 +11,7 @@ from typing import Final
 from broker.settings import KafkaSettings
 
 _FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+_TWO_DAYS = {"cleanup.policy": "delete", "retention.ms": str(2 * 24 * 3600 * 1000), "retention.bytes": "-1"}
 _COMPACTED = {"cleanup.policy": "compact"}
 _UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
@@ -31,11 +32,12 @@ class Topics:
     control: Topic
     messages: Topic
     changes: Topic
+    claims: Topic
     deliveries: Topic
     outstanding: Topic
 
     def all(self) -> tuple[Topic, ...]:
-        return self.control, self.messages, self.changes, self.deliveries, self.outstanding
+        return self.control, self.messages, self.changes, self.claims, self.deliveries, self.outstanding
 
 
 def topics(kafka: KafkaSettings) -> Topics:
@@ -52,6 +54,7 @@ def topics(kafka: KafkaSettings) -> Topics:
         control=topic("control", 1, _FOR_EVER),
         messages=topic("messages", many, {**_FOR_EVER, "max.message.bytes": str(8 << 20)}),
         changes=topic("changes", many, {**_FOR_EVER, "max.message.bytes": str(8 << 20)}),
+        claims=topic("claims", many, _TWO_DAYS),
         deliveries=topic("deliveries", many, _FOR_EVER),
         outstanding=topic("outstanding", many, {**_COMPACTED, "max.message.bytes": str(8 << 20)}),
     )

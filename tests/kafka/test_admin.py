@@ -45,7 +45,7 @@ async def test_the_topics_have_the_settings_of_the_table(kafka_settings):
         assert topic.config.items() <= found[topic.name].items()
         assert found[topic.name]["flush.messages"] == "1"
     listed = AdminClient({"bootstrap.servers": settings.bootstrap}).list_topics(timeout=10).topics
-    assert [len(listed[topic.name].partitions) for topic in table.all()] == [1, 4, 4, 4, 4]
+    assert [len(listed[topic.name].partitions) for topic in table.all()] == [1, 4, 4, 4, 4, 4]
 
 
 async def test_many_processes_may_create_them_at_once(kafka_settings, topics):

@@ -5,10 +5,10 @@ For: tests of what is asked and answered. Not for: order among several writers, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 
 from broker.core.directory import Directory
-from broker.core.events import ControlEvent, decode, encode
+from broker.core.events import ControlEvent, PutClaimed, decode, encode
 from broker.core.paging import Chunk, Found, newest
 from broker.errors import BrokerError
 from broker.ports import BuildRecord
@@ -69,9 +69,10 @@ class MemoryMessages:
     ) -> None:
         if self.failing is not None:
             raise self.failing
-        self._turn += 1
-        number = self._turn % 2 if partition is None else partition
+        await asyncio.sleep(0)
+        number = self.some_partition() if partition is None else partition
         self.records[number] += [build(number) for build in builds]
+        await asyncio.sleep(0)
 
     def partition_of(self, key: str) -> int:
         return 0
@@ -89,6 +90,16 @@ class MemoryMessages:
             if key == message_id.encode():
                 return offset, value
         return None
+
+    async def find_all(
+        self, *, partition: int, at_ms: int, message_ids: Collection[str]
+    ) -> dict[str, tuple[int, bytes]]:
+        found = {one: await self.find(partition=partition, at_ms=at_ms, message_id=one) for one in message_ids}
+        return {one: there for one, there in found.items() if there is not None}
+
+    def some_partition(self) -> int:
+        self._turn += 1
+        return self._turn % 2
 
     async def newest(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int
@@ -110,9 +121,26 @@ class MemoryMessages:
         return newest(chunks, limit)
 
 
+class MemoryClaims:
+    """ports.ClaimLog. Others come to their turn in each call, as with a real one."""
+
+    def __init__(self) -> None:
+        self.records: list[PutClaimed] = []
+
+    async def append(self, claim: PutClaimed) -> None:
+        await asyncio.sleep(0)
+        self.records.append(claim)
+        await asyncio.sleep(0)
+
+    async def claims(self, digest: bytes) -> list[PutClaimed]:
+        await asyncio.sleep(0)
+        return [claim for claim in self.records if claim.digest == digest.hex()]
+
+
 class MemoryLog:
     """ports.Log."""
 
     def __init__(self) -> None:
         self.control = MemoryControl()
         self.messages = MemoryMessages()
+        self.claims = MemoryClaims()

@@ -1,0 +1,117 @@
+"""The `claims` topic: which Idempotency-Keys were used in the last day (ports.ClaimLog).
+
+For: appending a claim, and finding those of a key. A key's claims are in one partition, which is read up to its end
+when a key of it is asked for, and now and then in between. What is kept is where a claim is; the claim itself is
+read again. Not for: what a claim means (broker/core/claims.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import Final
+
+from broker.core.claims import KEPT_MS, ClaimIndex
+from broker.core.events import PutClaimed, decode, encode
+from broker.errors import BrokerError, Unavailable, UnknownEvent, ViewBehind
+from broker.kafka.outcomes import OutcomesTopic
+from broker.kafka.producer import Producer
+from broker.kafka.requests import LATEST, KafkaRequests, OffsetTooOld
+from broker.kafka.topics import Topic
+
+CLAIMS_MAX: Final = 8_000_000  # 16 bytes each
+_MARGIN_MS: Final = 3600 * 1000  # of clocks, and of the index, which forgets in whole runs
+_LOOK_S: Final = 2.0
+_FOLLOW_S: Final = 30.0
+_CLAIM_BYTES: Final = 4096  # Kafka gives whole record batches, however large
+
+
+class ClaimsTopic:
+    """timeout_s: how long an append waits for the acknowledgement."""
+
+    def __init__(self, producer: Producer, requests: KafkaRequests, topic: Topic, timeout_s: float) -> None:
+        self._requests = requests
+        self._topic = topic.name
+        self._partitions = topic.partitions
+        self._writer = OutcomesTopic(producer, topic.name, timeout_s)
+        self._index = ClaimIndex()
+        self._positions: dict[int, int] = {}
+        self._turns = [asyncio.Lock() for _ in range(topic.partitions)]
+        self._reads_begun = [0] * topic.partitions
+        self._following: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._following = asyncio.create_task(self._follow())
+
+    async def stop(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+
+    async def append(self, claim: PutClaimed) -> None:
+        """See ports.ClaimLog.append."""
+        if len(self._index) >= CLAIMS_MAX:
+            raise Unavailable(f"{CLAIMS_MAX} Idempotency-Keys were used within a day, and no more can be remembered")
+        digest = bytes.fromhex(claim.digest)
+        await self._writer.append_one(self._partition(digest), digest, encode(claim))
+
+    async def claims(self, digest: bytes) -> list[PutClaimed]:
+        """See ports.ClaimLog.claims."""
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                await self._catch_up(self._partition(digest))
+                return [
+                    claim
+                    for partition, offset in self._index.places(digest)
+                    if (claim := await self._read(partition, offset, digest)) is not None
+                ]
+        except TimeoutError:
+            raise ViewBehind("the Idempotency-Keys of the last day are still being read") from None
+
+    def _partition(self, digest: bytes) -> int:
+        return int.from_bytes(digest[-4:]) % self._partitions
+
+    async def _catch_up(self, partition: int) -> None:
+        """Read up to the end as it is now, or let another reader do it who begins from now on."""
+        asked = self._reads_begun[partition]
+        async with self._turns[partition]:
+            if self._reads_begun[partition] > asked:
+                return
+            self._reads_begun[partition] += 1
+            before_ms = time.time_ns() // 1_000_000 - KEPT_MS - _MARGIN_MS
+            position = self._positions.get(partition)
+            if position is None:
+                position = await self._first_since(partition, before_ms)
+            while True:
+                stretch = await self._requests.read(self._topic, partition, position)
+                for record in stretch.records:
+                    if record.key is not None:
+                        self._index.add(record.key, partition, record.offset, record.timestamp)
+                self._positions[partition] = stretch.next_offset
+                if stretch.next_offset >= stretch.end_offset or stretch.next_offset == position:
+                    break
+                position = stretch.next_offset
+            self._index.forget(before_ms)
+
+    async def _first_since(self, partition: int, at_ms: int) -> int:
+        end = (await self._requests.offsets(self._topic, {partition: LATEST}))[partition]  # first: see offsets_at()
+        found = (await self._requests.offsets(self._topic, {partition: at_ms}))[partition]
+        return end if found < 0 else found
+
+    async def _read(self, partition: int, offset: int, digest: bytes) -> PutClaimed | None:
+        """None where it is another key's, was written by a newer program, or is too old to be there."""
+        with contextlib.suppress(OffsetTooOld, UnknownEvent):
+            stretch = await self._requests.read(self._topic, partition, offset, bytes_max=_CLAIM_BYTES)
+            for record in stretch.records:
+                if record.offset == offset and record.key == digest:
+                    claim = decode(record.value or b"")
+                    return claim if isinstance(claim, PutClaimed) else None
+        return None
+
+    async def _follow(self) -> None:
+        """So that nobody who asks has a day to read."""
+        while True:
+            for partition in range(self._partitions):
+                with contextlib.suppress(BrokerError):
+                    await self._catch_up(partition)
+            await asyncio.sleep(_FOLLOW_S)
