@@ -166,9 +166,13 @@ class Partition:
             self._tell(courier)
         if not stream.dirty:
             courier.depot.touched(stream)
-        if window.wanted() is None:
-            courier.behind.pop(stream, None)
-            stream.behind_since_ms = 0
+        _note_caught_up(stream)
+
+
+def _note_caught_up(stream: Stream) -> None:
+    if stream.window.wanted() is None:
+        stream.courier.behind.pop(stream, None)
+        stream.behind_since_ms = 0
 
 
 class CatchUp:
@@ -253,4 +257,5 @@ class CatchUp:
                 "message.gone listener=%s partition=%d offset=%d", stream.courier.listener.id, stream.partition, wanted
             )
             window.gone(wanted)
+            _note_caught_up(stream)
             stream.courier.depot.touched(stream)
