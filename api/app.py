@@ -19,10 +19,12 @@ from api.auth import Keys, Sessions
 from api.calls import Call, Method, Resource, Service, answer_problem
 from api.keys import OrganizationKeys
 from api.listeners import Listeners
+from api.log import EventLog
 from api.messages import Messages
 from api.problems import MEDIA_TYPE, NoSuchPath, Problem, framework_problem, problem
 from api.queues import Queues
 from broker.accounts import AccountCommands
+from broker.audit.reader import LogReader
 from broker.commands import Commands
 from broker.idempotency import Idempotency
 from broker.ports import Deliveries, DirectoryView, ListenerStatus, Log
@@ -42,10 +44,12 @@ def make_app(
     sealer: Sealer,
     deliveries: Deliveries | None = None,
     status: ListenerStatus | None = None,
+    reader: LogReader | None = None,
 ) -> Starlette:
     """The REST API over a started log and a started projection.
 
     deliveries, status: None leaves a message's deliveries and a listener's condition out of the answers.
+    reader: None leaves /v1/log out.
     """
     commands = Commands(log, view, sealer, allow_networks=settings.allow_networks)
     queues = Queues(commands, view)
@@ -117,6 +121,7 @@ def make_app(
             ),
             at(f"{listener}/pause", POST=Method(listeners.pause, "queues")),
             at(f"{listener}/resume", POST=Method(listeners.resume, "queues")),
+            *([] if reader is None else [at("/v1/log", GET=Method(EventLog(reader, log.messages).read, "audit"))]),
         ],
         exception_handlers={HTTPException: _framework_refused, Exception: _failed},
     )

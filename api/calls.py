@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from api.auth import Keys, check_scope
 from api.problems import MEDIA_TYPE, Headers, Malformed, MethodNotAllowed, NotJson, TooLarge, problem
 from api.shapes import parse
+from api.streams import Stream, answer_stream
 from broker.commands import Context, now_ms
 from broker.core.directory import Key
 from broker.core.keys import PREFIX, SESSION_PREFIX
@@ -158,7 +159,7 @@ Handler = Callable[[Call], Awaitable[Any]]
 
 
 class Method(NamedTuple):
-    """A handler, and the scope a key needs for it. The handler returns what becomes the JSON of a 200.
+    """A handler, and the scope a key needs for it. The handler returns a Stream, or what becomes the JSON of a 200.
 
     scope: None when the handler itself looks who asks, and catches up (accounts.py, keys.py).
     """
@@ -191,7 +192,11 @@ class Resource:
                 check_scope(call.key, method.scope)
                 if scope["method"] in ("GET", "HEAD"):  # what another process changed by now is seen, or it is a 503
                     await self._service.view.caught_up()
-            body = orjson.dumps(await method.handler(call))
+            made = await method.handler(call)
+            if type(made) is Stream:
+                await answer_stream(scope, receive, send, made, call.request_id)
+                return
+            body = orjson.dumps(made)
         except Disconnected:
             return
         except Exception as error:  # noqa: BLE001 - told apart by problem(); a stack trace goes to the log only

@@ -41,7 +41,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """Who asks. actor: `key:<id>`, `account:<id>` or `worker`. at_ms: when, by this process's clock."""
+    """Who asks. actor: `key:<id>`, `account:<id>`, `worker` or `shell`. at_ms: when, by this process's clock."""
 
     organization_id: str
     actor: str
@@ -70,7 +70,7 @@ def now_ms() -> int:
 
 
 async def create_organization(
-    control: ControlLog, view: DirectoryView, *, name: str, actor: str = "", request_id: str = ""
+    control: ControlLog, view: DirectoryView, *, name: str, actor: str = "shell", request_id: str = ""
 ) -> Organization:
     """A new tenant, without members (Refused: the name is none)."""
     check_name(name)
@@ -86,7 +86,7 @@ async def create_key(
     organization_id: str,
     name: str,
     scopes: Sequence[str] = SCOPES_DEFAULT,
-    actor: str = "",
+    actor: str = "shell",
     request_id: str = "",
 ) -> tuple[Key, str]:
     """A new key and its secret, which is shown this once (Refused: no name, unknown scope; NotFound: organization)."""

@@ -12,8 +12,10 @@ import os
 import click
 
 from api.app import make_app
+from broker.audit.reader import LogReader
 from broker.kafka.deliveries import KafkaDeliveries
 from broker.kafka.log import KafkaLog
+from broker.kafka.topics import topics
 from broker.sealing import Sealer
 from cli import files
 from cli.first_start import first_start
@@ -52,7 +54,10 @@ async def _serve(process: Process, options: Options) -> None:
             await first_start(log.control, view, files.api_key_file(options.data_dir))
         deliveries = KafkaDeliveries(settings.kafka, log.requests)
         sealer = Sealer(settings.sealing_key)
-        app = make_app(settings, log=log, view=view, sealer=sealer, deliveries=deliveries, status=deliveries)
+        reader = LogReader(log.requests, topics(settings.kafka))
+        app = make_app(
+            settings, log=log, view=view, sealer=sealer, deliveries=deliveries, status=deliveries, reader=reader
+        )
         descriptor = os.environ.get("EVERPUT_LISTEN_FD")
         listening = bind(options.host, options.port) if descriptor is None else inherited(int(descriptor))
         where = address(listening, options.host)

@@ -20,6 +20,7 @@ _COMMANDS: Final = {
     "init": ("cli.init", "Make an account, an organization and a key, and print the key."),
     "status": ("cli.status", "Show how every listener stands, and what is wrong."),
     "put": ("cli.put", "Put each line of a file on a queue."),
+    "log": ("cli.log", "Show what happened: an organization's events, or one message's story."),
     "demo": ("cli.demo", "Show it all: messages put, listeners that fail, a worker that is killed."),
 }
 

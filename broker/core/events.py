@@ -21,7 +21,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 
     at_ms: when it was recorded, milliseconds since the UTC epoch, by the writer's clock.
     organization_id: whose event it is, empty for an account's.
-    actor: who did it: `key:<id>`, `account:<id>` or `worker`.
+    actor: who did it: `key:<id>`, `account:<id>`, `worker` or `shell`.
     request_id: the request that caused it, empty when none did.
     """
 

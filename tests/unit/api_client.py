@@ -7,10 +7,12 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
-from memory import MemoryLog
+from memory import MemoryLog, MemoryRecords
 
 from api.app import make_app
+from broker.audit.reader import LogReader
 from broker.commands import create_key, create_organization
+from broker.kafka.topics import topics
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings, Settings
 
@@ -18,12 +20,15 @@ from broker.settings import KafkaSettings, Settings
 class Api:
     """bare: a client that sends no key; the methods send this organization's."""
 
-    def __init__(self, log: Any, app: Any, settings: Settings, organization_id: str, key: str) -> None:
+    def __init__(
+        self, log: Any, app: Any, settings: Settings, organization_id: str, key: str, records: MemoryRecords
+    ) -> None:
         self.log = log
         self.app = app
         self.settings = settings
         self.organization_id = organization_id
         self.key = key
+        self.records = records
         self.first_queue_id: str | None = None
         self.bare = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api.example.com")
 
@@ -71,14 +76,16 @@ async def make_api(*, public_url: str | None = None, registration: bool = True, 
     organization = await create_organization(log.control, log.control, name="acme")
     _, key = await create_key(log.control, log.control, organization_id=organization.id, name="first")
     settings = Settings(
-        kafka=KafkaSettings(bootstrap="unused"),
+        kafka=KafkaSettings(bootstrap="unused", partitions=2),
         sealing_key=new_sealing_key(),
         public_url=public_url,
         registration=registration,
         body_bytes_max=2 << 20,
     )
+    records = MemoryRecords(log)
+    parts.setdefault("reader", LogReader(records, topics(settings.kafka)))
     app = make_app(settings, log=log, view=log.control, sealer=Sealer(settings.sealing_key), **parts)
-    return Api(log, app, settings, organization.id, key)
+    return Api(log, app, settings, organization.id, key, records)
 
 
 def problem(response: httpx.Response, status: int, code: str | None = None) -> dict:

@@ -5,12 +5,13 @@ For: tests of what is asked and answered. Not for: order among several writers, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 
 from broker.core.directory import Directory
-from broker.core.events import ControlEvent, PutClaimed, decode, encode
+from broker.core.events import ControlEvent, Event, PutClaimed, decode, encode
 from broker.core.paging import Chunk, Found, newest
 from broker.errors import BrokerError
+from broker.kafka.requests import EARLIEST, LATEST, Record, Stretch
 from broker.ports import BuildRecord
 
 
@@ -144,3 +145,42 @@ class MemoryLog:
         self.control = MemoryControl()
         self.messages = MemoryMessages()
         self.claims = MemoryClaims()
+
+
+class MemoryRecords:
+    """audit.reader.Records of a MemoryLog: the topics by their last word, each record at its event's own time.
+
+    more: further records by topic and partition, such as outcomes. stretch_max: records that one read brings.
+    """
+
+    def __init__(self, log: MemoryLog, stretch_max: int = 3) -> None:
+        self.more: dict[tuple[str, int], list[Record]] = {}
+        self._log = log
+        self._stretch_max = stretch_max
+
+    def add(self, topic: str, partition: int, event: Event) -> None:
+        records = self.more.setdefault((topic, partition), [])
+        records.append(Record(len(records), event.at_ms, None, encode(event), ()))
+
+    async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
+        found = {}
+        for partition, moment in at_ms.items():
+            records = self._records(topic, partition)
+            later = (record.offset for record in records if record.timestamp >= moment)
+            found[partition] = {EARLIEST: 0, LATEST: len(records)}.get(moment, next(later, -1))
+        return found
+
+    async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int = 1 << 20) -> Stretch:
+        records = self._records(topic, partition)
+        here = records[offset : offset + (1 if bytes_max == 1 else self._stretch_max)]
+        return Stretch(here, offset + len(here), len(records))
+
+    def _records(self, topic: str, partition: int) -> list[Record]:
+        name = topic.rpartition(".")[2]
+        values = list[bytes]()
+        if name == "control":
+            values = self._log.control.records
+        elif name == "messages" and partition < len(self._log.messages.records):
+            values = [value for _, value, _ in self._log.messages.records[partition]]
+        made = [Record(offset, decode(value).at_ms, None, value, ()) for offset, value in enumerate(values)]
+        return made + self.more.get((name, partition), [])

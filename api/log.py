@@ -1,0 +1,146 @@
+"""The log resource: an organization's events as newline-delimited JSON, streamed.
+
+For: the query, the lines. Not for: the order and the reading (broker/audit/reader.py), which fields are shown
+(broker/core/catalogue.py), sending (streams.py).
+
+A line is an event with its place, or `{"cursor", "complete"}`: where to go on. The last line is always such a one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from typing import Any, Final
+
+import orjson
+
+from api.calls import Call
+from api.pages import time_parameter
+from api.problems import BadParameter
+from api.streams import Stream
+from broker.audit.reader import LogReader, Range, Slice, WrongCursor
+from broker.core.catalogue import shown, types_named
+from broker.core.ids import parse_message_id
+from broker.core.logorder import Cursor
+from broker.core.selection import MessagePlace, Selection
+from broker.errors import NotFound
+from broker.ports import MessageLog
+
+_MEDIA: Final = b"application/x-ndjson"
+_LIMIT_MAX: Final = 1_000_000
+_PARAMETERS: Final = frozenset(["from", "to", "type", "queue", "listener", "message", "actor", "cursor", "limit"])
+# A message's events by other processes' clocks may be earlier than its id says.
+_CLOCK_SKEW_MS: Final = 60_000
+
+
+class EventLog:
+    """Handler for /v1/log."""
+
+    def __init__(self, reader: LogReader, messages: MessageLog) -> None:
+        self._reader = reader
+        self._messages = messages
+
+    async def read(self, call: Call) -> Any:
+        query = call.query()
+        _check_names(query)
+        organization_id = call.key.organization_id
+        span = Range(
+            begin_ms=time_parameter(query, "from"),
+            end_ms=time_parameter(query, "to"),
+            cursor=_cursor(query),
+            limit=_limit(query),
+        )
+        wanted = Selection(
+            organization_id=organization_id,
+            types=_types(query),
+            queue_id=query.get("queue"),
+            listener_id=query.get("listener"),
+            actor=query.get("actor"),
+        )
+        if wanted.queue_id is not None:
+            ids = await self._reader.listeners_of(organization_id, wanted.queue_id)
+            wanted = replace(wanted, queue_listener_ids=ids)
+        if "message" in query:
+            wanted, span = await self._story(query["message"], wanted, span)
+        slices = self._reader.read(wanted, span)
+        try:
+            first = await anext(slices)  # what is wrong is a problem of its own, not the end of a stream
+        except WrongCursor as error:
+            raise BadParameter(str(error), parameter="cursor") from None
+        return Stream(_MEDIA, _lines(first, slices), slices.aclose)
+
+    async def _story(self, message_id: str, wanted: Selection, span: Range) -> tuple[Selection, Range]:
+        """Only what tells of this message, from its own time on (NotFound)."""
+        parts = parse_message_id(message_id)
+        found = None
+        if parts is not None:
+            at_ms, partition = parts
+            found = await self._messages.find(partition=partition, at_ms=at_ms, message_id=message_id)
+        if parts is None or found is None:
+            raise NotFound("no message has this id")
+        at_ms, partition = parts
+        offset, value = found
+        if Selection(organization_id=wanted.organization_id).take(value) is None:
+            raise NotFound("no message has this id")
+        begin_ms = max(at_ms - _CLOCK_SKEW_MS, span.begin_ms or 0)
+        place = MessagePlace(id=message_id, partition=partition, offset=offset)
+        return replace(wanted, message=place), replace(span, begin_ms=begin_ms)
+
+
+async def _lines(first: Slice, rest: AsyncGenerator[Slice, None]) -> AsyncGenerator[bytes, None]:
+    yield _slice_lines(first)
+    async for one in rest:
+        yield _slice_lines(one)
+
+
+def _slice_lines(one: Slice) -> bytes:
+    lines = [
+        orjson.dumps(
+            {
+                "topic": entry.topic,
+                "partition": entry.partition,
+                "offset": entry.offset,
+                "log_ms": entry.log_ms,
+                "event": shown(entry.event),
+            }
+        )
+        for entry in one.entries
+    ]
+    lines.append(orjson.dumps({"cursor": one.cursor.text(), "complete": one.complete}))
+    return b"\n".join(lines) + b"\n"
+
+
+def _check_names(query: dict[str, str]) -> None:
+    for name in query:
+        if name not in _PARAMETERS:
+            raise BadParameter(f"there is no parameter {name}", parameter=name)
+
+
+def _types(query: dict[str, str]) -> frozenset[str] | None:
+    if "type" not in query:
+        return None
+    found: frozenset[str] = frozenset()
+    for text in query["type"].split(","):
+        named = types_named(text)
+        if named is None:
+            raise BadParameter(f"{text!r} is no type of event", parameter="type")
+        found |= named
+    return found
+
+
+def _cursor(query: dict[str, str]) -> Cursor | None:
+    if "cursor" not in query:
+        return None
+    try:
+        return Cursor.from_text(query["cursor"])
+    except ValueError:
+        raise BadParameter("cursor must be one that the log gave", parameter="cursor") from None
+
+
+def _limit(query: dict[str, str]) -> int | None:
+    text = query.get("limit")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 7 and 1 <= int(text) <= _LIMIT_MAX):
+        raise BadParameter(f"limit must be a number from 1 to {_LIMIT_MAX}", parameter="limit")
+    return int(text)

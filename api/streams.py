@@ -1,0 +1,61 @@
+"""Answers that are sent as they are made.
+
+For: chunk after chunk, as fast as the client takes them, ended when the client goes away. Not for: what is in them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Final, NamedTuple
+
+from starlette.types import Receive, Scope, Send
+
+from api.problems import Headers
+
+log = logging.getLogger(__name__)
+
+_TAKE_S_MAX: Final = 30.0  # for the client to take one chunk
+
+
+class Stream(NamedTuple):
+    """kind: the media type. chunks: what is sent, none of them empty. close: called once, whatever was sent."""
+
+    kind: bytes
+    chunks: AsyncGenerator[bytes, None]
+    close: Callable[[], Awaitable[None]]
+
+
+async def answer_stream(scope: Scope, receive: Receive, send: Send, stream: Stream, request_id: bytes) -> None:
+    """Send a 200 and all chunks; to a HEAD all but the chunks. Raises nothing.
+
+    An error while they are made cuts the answer off: its end is missing, so that nobody takes it for whole.
+    """
+    headers = [(b"content-type", stream.kind), (b"cache-control", b"no-store"), (b"x-request-id", request_id)]
+    sending = asyncio.create_task(_send_all(scope, send, stream, headers))
+    gone = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait([sending, gone], return_when=asyncio.FIRST_COMPLETED)
+        if sending.done() and (error := sending.exception()) is not None:
+            log.warning("stream.cut id=%s path=%s reason=%r", request_id.decode(), scope["path"], error)
+    finally:
+        for task in (sending, gone):
+            task.cancel()
+        await asyncio.gather(sending, gone, return_exceptions=True)
+        await stream.chunks.aclose()
+        await stream.close()
+
+
+async def _send_all(scope: Scope, send: Send, stream: Stream, headers: Headers) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    if scope["method"] != "HEAD":
+        async for chunk in stream.chunks:
+            async with asyncio.timeout(_TAKE_S_MAX):
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,1 @@
+"""The log as those read it who ask what happened."""

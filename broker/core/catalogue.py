@@ -1,0 +1,123 @@
+"""What each event and each of its fields is, and which fields no reader of the log is shown.
+
+For: the one table behind `GET /v1/log`, exports and docs/events.md. A field that is not in FIELDS, or is in SECRET, is
+never shown: a new one stays hidden until somebody has described it here. Not for: encoding (events.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, get_args
+
+import msgspec
+
+from broker.core.events import ControlEvent, Event, ListenerSettings, wire_name
+
+# In the order of the log: of events of one millisecond those of an earlier topic come first.
+TOPICS: Final = ("control", "messages", "changes", "deliveries")
+# No part of that order, for they are not kept: what is owed now (compacted), and claims (for two days).
+PASSING: Final = ("outstanding", "claims")
+
+_ELSEWHERE: Final[Mapping[str, str]] = {
+    "message.put": "messages",
+    "deliveries.settled": "deliveries",
+    "delivery.attempted": "deliveries",
+    "delivery.set_aside": "outstanding",
+    "delivery.parked": "outstanding",
+    "put.claimed": "claims",
+}
+TOPIC_OF: Final[Mapping[str, str]] = {**{wire_name(kind): "control" for kind in get_args(ControlEvent)}, **_ELSEWHERE}
+
+# One noun has one meaning: what is said here of a field holds for every event that has it.
+FIELDS: Final[Mapping[str, str]] = {
+    "type": "the event's name",
+    "v": "the version of the event's fields",
+    "at_ms": "when it happened, milliseconds since the UTC epoch, by the writer's clock",
+    "organization_id": "whose event it is; empty for an account's",
+    "actor": "who did it: `key:<id>`, `account:<id>`, `worker` or `shell`",
+    "request_id": "the request that caused it, as in its answer's `X-Request-Id`; empty when none did",
+    "name": "the name it has from now on",
+    "account_id": "the account",
+    "email": "the account's address, as it was given",
+    "password_hash": "argon2id of the password, in PHC form",
+    "session_id": "the session",
+    "token_sha256": "SHA-256 of the session's token, in hex",
+    "expires_at_ms": "when the session ends by itself",
+    "key_id": "the API key",
+    "prefix": "the key's first characters",
+    "secret_sha256": "SHA-256 of the whole key, in hex",
+    "scopes": "what the key may do",
+    "queue_id": "the queue",
+    "listener_id": "the listener",
+    "notify_url": "where messages are delivered",
+    "liveness_url": "what is asked while the listener is down",
+    "sealed_secret": "the signing secret, encrypted with the sealing key",
+    "start_offsets": "by partition of `messages`, the first offset the listener gets",
+    "settings": "how the listener wants its deliveries",
+    "max_in_flight": "requests under way at once",
+    "rate_per_s": "deliveries a second at most; null for no limit",
+    "timeout_ms": "how long one attempt may take",
+    "max_attempts": "attempts before the delivery is parked; null for no limit",
+    "max_age_s": "deliveries older than this are parked",
+    "headers": "names and values added to each request; readers of the log are shown the names only",
+    "reason": "why, in words for people",
+    "message_id": "the message",
+    "data": "the message itself",
+    "key": "the ordering key; null when the message has none",
+    "partition": "of `messages` and of the event's own topic: both are the same",
+    "rows": "first attempts that succeeded, each (offset, at_ms, status, took_ms)",
+    "offset": "the message's, in its partition of `messages`",
+    "number": "of the attempt or the claim, 1 for the first",
+    "outcome": "`delivered`, `failed` or `parked`",
+    "status": "of the HTTP answer; null when there was none",
+    "error": "why there was no answer, in a word; null when there was one",
+    "took_ms": "from the attempt's beginning to its end",
+    "next_at_ms": "when the next attempt is due; null when none is",
+    "put_at_ms": "when the message was put",
+    "claim_id": "the claim",
+    "of": "the claim numbered 1, empty in that one itself",
+    "digest": "SHA-256 of organization and Idempotency-Key, in hex",
+    "body_sha256": "SHA-256 of what must be the same in a repeat, in hex",
+    "ids_at_ms": "what the messages' ids are made of: their time",
+    "ids_seed": "what the messages' ids are made of: their random bits",
+}
+SECRET: Final = frozenset(
+    {"sealed_secret", "secret_sha256", "password_hash", "token_sha256", "digest", "body_sha256", "ids_seed"}
+)
+_MASKED: Final = "…"
+
+
+def shown(event: Event) -> dict[str, Any]:
+    """The event as JSON for those who read the log: without SECRET fields, and of a listener's headers the names."""
+    return {"type": wire_name(type(event)), **_visible(event)}
+
+
+def fields_of(kind: type[msgspec.Struct]) -> list[str]:
+    """The names of all fields, those of the structs inside included."""
+    names: list[str] = []
+    for field in msgspec.structs.fields(kind):
+        names.append(field.name)
+        if field.type is ListenerSettings:
+            names += fields_of(ListenerSettings)
+    return names
+
+
+def _visible(struct: msgspec.Struct) -> dict[str, Any]:
+    return {
+        name: _value(name, getattr(struct, name))
+        for name in struct.__struct_fields__
+        if name in FIELDS and name not in SECRET
+    }
+
+
+def _value(name: str, value: Any) -> Any:
+    if isinstance(value, msgspec.Struct):
+        return _visible(value)
+    return dict.fromkeys(value, _MASKED) if name == "headers" else value
+
+
+def types_named(text: str) -> frozenset[str] | None:
+    """The event types that a filter names: one, or all of a noun such as `queue`; None when the log has no such."""
+    here = (name for name, topic in TOPIC_OF.items() if topic in TOPICS)
+    found = frozenset(name for name in here if name == text or name.startswith(text + "."))
+    return found or None

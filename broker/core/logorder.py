@@ -1,0 +1,177 @@
+"""The order of the log: one order over all partitions of its topics, the same at every reading.
+
+For: merging partitions that are read a stretch at a time, and the cursor where a reading may go on. Pure; what is
+merged is opaque. Not for: reading (broker/audit/reader.py), which events a reader wants (broker/core/selection.py).
+
+A record's *log time* is the latest record time in its partition up to and including its own: it never goes back. The
+order is that of (log time, topic, partition, offset). It needs nothing but what the partitions hold, so that every
+reading gives it, wherever it begins (docs/decisions/0050).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import heapq
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Final, Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+_VERSION: Final = 1
+_BITS_MAX: Final = 63
+
+
+class Held(NamedTuple, Generic[T]):
+    """A record that is read and whose turn has not come."""
+
+    log_ms: int
+    offset: int
+    item: T
+
+
+class Lane(Generic[T]):
+    """One partition while it is merged. at: the next offset to read; end: where to stop; rank: of its topic.
+
+    floor_ms: the log time of the newest record read, or what a cursor said.
+    """
+
+    __slots__ = ("at", "end", "floor_ms", "held", "partition", "rank")
+
+    def __init__(self, rank: int, partition: int, at: int, end: int, floor_ms: int = 0) -> None:
+        self.rank = rank
+        self.partition = partition
+        self.at = at
+        self.end = end
+        self.floor_ms = floor_ms
+        self.held: deque[Held[T]] = deque()
+
+
+class Next(NamedTuple, Generic[T]):
+    """The record whose turn it is."""
+
+    lane: Lane[T]
+    held: Held[T]
+
+
+class Cursor(NamedTuple):
+    """Where a reading goes on. passed_ms: all before it was given. lanes: (offset, floor_ms) of each."""
+
+    passed_ms: int
+    lanes: tuple[tuple[int, int], ...]
+
+    def text(self) -> str:
+        numbers = [_VERSION, self.passed_ms, len(self.lanes)]
+        for offset, floor_ms in self.lanes:
+            numbers += (offset, max(0, floor_ms - self.passed_ms))
+        return base64.urlsafe_b64encode(b"".join(map(_varint, numbers))).rstrip(b"=").decode()
+
+    @classmethod
+    def from_text(cls, text: str) -> Cursor:
+        """The cursor again (ValueError when it is none)."""
+        try:
+            packed = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
+        except binascii.Error as error:
+            raise ValueError("not base64") from error
+        numbers = _numbers(packed)
+        if len(numbers) < 3 or numbers[0] != _VERSION or len(numbers) != 3 + 2 * numbers[2]:
+            raise ValueError("not a cursor of the log")
+        passed_ms = numbers[1]
+        return cls(passed_ms, tuple((numbers[i], passed_ms + numbers[i + 1]) for i in range(3, len(numbers), 2)))
+
+
+class Merge(Generic[T]):
+    """All lanes as one. passed_ms: everything before it was given."""
+
+    def __init__(self, lanes: Sequence[Lane[T]], passed_ms: int = 0) -> None:
+        self.lanes = lanes
+        self.passed_ms = passed_ms
+        self._heap: list[tuple[int, int, int, int, Lane[T]]] = []
+        for lane in lanes:
+            self._push(lane)
+
+    def next(self, before_ms: int) -> Next[T] | Lane[T] | None:
+        """What is next in order; a lane that must be read first; None when nothing is left before this log time."""
+        if not self._heap or self._heap[0][0] >= before_ms:
+            self.passed_ms = max(self.passed_ms, before_ms)
+            return None
+        lane = self._heap[0][4]
+        if not lane.held:
+            return lane
+        held = lane.held.popleft()
+        self._replace(lane)
+        self.passed_ms = held.log_ms
+        return Next(lane, held)
+
+    def give(self, lane: Lane[T], records: Iterable[tuple[int, int, T | None]], at: int) -> None:
+        """(offset, record time, item) of what was read of the lane that next() named; item: None when unwanted.
+
+        at: where to read on.
+        """
+        for offset, at_ms, item in records:
+            lane.floor_ms = max(lane.floor_ms, at_ms)
+            if item is not None:
+                lane.held.append(Held(lane.floor_ms, offset, item))
+        lane.at = at
+        self._replace(lane)
+
+    def extend(self, ends: Iterable[int]) -> None:
+        """The lanes have grown: where each ends now, in their order."""
+        self._heap = []
+        for lane, end in zip(self.lanes, ends, strict=True):
+            lane.end = end
+            self._push(lane)
+
+    def cursor(self) -> Cursor:
+        return Cursor(
+            self.passed_ms,
+            tuple(
+                (lane.held[0].offset, lane.held[0].log_ms) if lane.held else (lane.at, lane.floor_ms)
+                for lane in self.lanes
+            ),
+        )
+
+    def _entry(self, lane: Lane[T]) -> tuple[int, int, int, int, Lane[T]] | None:
+        if lane.held:
+            return lane.held[0].log_ms, lane.rank, lane.partition, lane.held[0].offset, lane
+        if lane.at < lane.end:  # what it holds next is not earlier than this
+            return lane.floor_ms, lane.rank, lane.partition, lane.at, lane
+        return None
+
+    def _push(self, lane: Lane[T]) -> None:
+        if (entry := self._entry(lane)) is not None:
+            heapq.heappush(self._heap, entry)
+
+    def _replace(self, lane: Lane[T]) -> None:
+        """The lane whose entry is the first has moved on."""
+        entry = self._entry(lane)
+        if entry is None:
+            heapq.heappop(self._heap)
+        else:
+            heapq.heapreplace(self._heap, entry)
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _numbers(packed: bytes) -> list[int]:
+    numbers: list[int] = []
+    number = shift = 0
+    for byte in packed:
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if shift > _BITS_MAX:
+            raise ValueError("a varint is too long")
+        if byte < 0x80:
+            numbers.append(number)
+            number = shift = 0
+    if shift:
+        raise ValueError("the varints end in the middle")
+    return numbers

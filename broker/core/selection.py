@@ -1,0 +1,98 @@
+"""Which events a reader of the log wants.
+
+For: the filters, on a record's bytes first: an id stands in them as it is, so most records need no decoding.
+Not for: where to look (broker/audit/reader.py), what of an event is shown (broker/core/catalogue.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from broker.core.catalogue import TOPIC_OF, TOPICS
+from broker.core.events import CLASSES, DeliveriesSettled, Event, decode, wire_name
+from broker.errors import UnknownEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessagePlace:
+    """A message: its id, and where it is in `messages`."""
+
+    id: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """All of it must fit; None: whatever. organization_id: whose events, and nobody else's.
+
+    queue_listener_ids: with queue_id, all listeners the queue ever had, for events that name only the listener.
+    """
+
+    organization_id: str
+    types: frozenset[str] | None = None
+    queue_id: str | None = None
+    queue_listener_ids: frozenset[str] = frozenset()
+    listener_id: str | None = None
+    actor: str | None = None
+    message: MessagePlace | None = None
+
+    def topics(self) -> tuple[str, ...]:
+        """Those that may hold what is wanted."""
+        wanted = {TOPIC_OF[name] for name in (CLASSES if self.types is None else self.types)}
+        if self.message is not None:
+            wanted.discard("control")
+        return tuple(topic for topic in TOPICS if topic in wanted)
+
+    def take(self, value: bytes | None) -> Event | None:
+        """The event of a record, if it is wanted. What only a newer program can read is passed over."""
+        if value is None or not self._may_be(value):
+            return None
+        try:
+            event = decode(value)
+        except UnknownEvent:
+            return None
+        return self._story_of(event) if self._is(event) else None
+
+    def _may_be(self, value: bytes) -> bool:
+        if self.organization_id.encode() not in value:
+            return False
+        if self.listener_id is not None and self.listener_id.encode() not in value:
+            return False
+        if self.actor is not None and self.actor.encode() not in value:
+            return False
+        if self.queue_id is not None and self.queue_id.encode() not in value:
+            return any(listener_id.encode() in value for listener_id in self.queue_listener_ids)
+        message = self.message
+        return message is None or message.id.encode() in value or b"[%d," % message.offset in value
+
+    def _is(self, event: Event) -> bool:
+        fields: Any = event
+        if event.organization_id != self.organization_id:
+            return False
+        if self.types is not None and wire_name(type(event)) not in self.types:
+            return False
+        if self.actor is not None and event.actor != self.actor:
+            return False
+        listener_id = getattr(fields, "listener_id", None)
+        if self.listener_id is not None and listener_id != self.listener_id:
+            return False
+        if self.queue_id is not None:
+            queue_id = getattr(fields, "queue_id", None)
+            return queue_id == self.queue_id or (queue_id is None and listener_id in self.queue_listener_ids)
+        return True
+
+    def _story_of(self, event: Event) -> Event | None:
+        """The event, if it tells of the message; of those that tell of many, what it tells of this one."""
+        message = self.message
+        if message is None:
+            return event
+        if isinstance(event, DeliveriesSettled):
+            rows = tuple(row for row in event.rows if row[0] == message.offset)
+            if event.partition != message.partition or not rows:
+                return None
+            return msgspec.structs.replace(event, rows=rows)
+        return event if getattr(event, "message_id", None) == message.id else None

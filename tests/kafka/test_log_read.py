@@ -1,0 +1,104 @@
+"""The log read in order from a real Kafka: many partitions, several topics, while it is written to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from broker.audit import reader as reader_module
+from broker.audit.reader import Entry, LogReader, Range
+from broker.core.catalogue import TOPICS
+from broker.core.events import DeliveriesSettled, DeliveryAttempted, MessagePut
+from broker.core.ids import parse_message_id
+from broker.core.logorder import Cursor
+from broker.core.selection import MessagePlace, Selection
+from broker.kafka.topics import Topics
+from broker.settings import KafkaSettings
+from tests.kafka.rig import running
+from tests.listeners import until
+
+
+async def all_of(reader: LogReader, wanted: Selection, span: Range) -> tuple[list[Entry], Cursor]:
+    entries: list[Entry] = []
+    async for one in reader.read(wanted, span):
+        entries += one.entries
+        cursor = one.cursor
+    return entries, cursor
+
+
+def places(entries: Sequence[Entry]) -> list[tuple[str, int, int]]:
+    return [(entry.topic, entry.partition, entry.offset) for entry in entries]
+
+
+async def test_every_event_is_read_once_in_one_order_while_others_are_written(
+    kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reader_module, "_HELD_BYTES_MAX", 64 << 10)  # less than a stretch: some is read again
+    monkeypatch.setattr(reader_module, "_SHARE_BYTES_MIN", 4 << 10)  # and some is too large to be held
+    monkeypatch.setattr(reader_module, "SETTLE_MS", 300)
+    async with running(kafka_settings) as rig:
+        queue = await rig.queue("orders")
+        reader = LogReader(rig.log.requests, ready_topics)
+        ours = Selection(organization_id=rig.organization_id)
+
+        async def put_many() -> list[str]:
+            ids = []
+            for number in range(40):
+                size = 9_000 if number % 10 == 0 else 10
+                ids += await rig.put(queue, "x" * size)
+            return ids
+
+        async def follow(count: int) -> list[Entry]:
+            found, cursor = await all_of(reader, ours, Range())
+            while len(found) < count:
+                more, cursor = await all_of(reader, ours, Range(cursor=cursor))
+                found += more
+            return found
+
+        writers = asyncio.gather(*(put_many() for _ in range(5)))
+        followed = await follow(202)
+        ids = {made for some in await writers for made in some}
+        again, _ = await all_of(reader, ours, Range())
+        assert len(again) == 202  # the organization, the queue, the messages
+        assert {getattr(entry.event, "message_id", None) for entry in again[2:]} == ids
+        order = [(entry.log_ms, TOPICS.index(entry.topic), entry.partition, entry.offset) for entry in again]
+        assert order == sorted(order)
+        assert places(followed) == places(again)
+
+
+async def test_the_story_of_a_message_is_read_from_its_own_partition_and_time(
+    kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reader_module, "SETTLE_MS", 0)
+    async with running(kafka_settings) as rig:
+        queue = await rig.queue("orders")
+        good, bad = await rig.listen(queue, "good"), await rig.listen(queue, "bad")
+        rig.listeners.decide = lambda got: 500 if got.path == "bad" and got.headers["everput-attempt"] == "1" else 200
+        await rig.work()
+        await rig.put(queue, *["other"] * 20)
+        (message_id,) = await rig.put(queue, "told of")
+        at_ms, partition = parse_message_id(message_id) or (0, 0)
+        found = await rig.log.messages.find(partition=partition, at_ms=at_ms, message_id=message_id)
+        assert found is not None
+        story = Selection(
+            organization_id=rig.organization_id,
+            message=MessagePlace(id=message_id, partition=partition, offset=found[0]),
+        )
+        reader = LogReader(rig.log.requests, ready_topics)
+
+        async def told() -> list[Entry] | None:
+            entries, _ = await all_of(reader, story, Range(begin_ms=at_ms - 1000))
+            return entries if len(entries) >= 4 else None
+
+        put, *attempts = await until(told, what="all of the story")
+        assert isinstance(put.event, MessagePut)
+        assert put.event.data == "told of"
+        gathered = [entry.event for entry in attempts if isinstance(entry.event, DeliveriesSettled)]
+        assert [(event.listener_id, [row[0] for row in event.rows]) for event in gathered] == [(good.id, [found[0]])]
+        single = [entry.event for entry in attempts if isinstance(entry.event, DeliveryAttempted)]
+        assert [(event.listener_id, event.number, event.outcome) for event in single] == [
+            (bad.id, 1, "failed"),
+            (bad.id, 2, "delivered"),
+        ]

@@ -1,0 +1,88 @@
+"""The log's commands against a real server: what was done is told, as often as it is asked."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from running import Running, clean_environment, everput, wait_until
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with Running(tmp_path_factory.mktemp("log") / "data") as running:
+        assert running.url
+        yield running
+
+
+@pytest.fixture(scope="module")
+def queue_id(server: Running) -> str:
+    return str(request(server, "PUT", "/v1/queues", {"name": "orders"})["queue"]["id"])
+
+
+def request(server: Running, method: str, path: str, body: object = None) -> dict[str, Any]:
+    answer = httpx.request(
+        method, server.url + path, json=body, headers={"x-api-key": server.api_key}, timeout=20
+    ).raise_for_status()
+    return dict(answer.json())
+
+
+def log(server: Running, *arguments: str) -> list[str]:
+    done = everput("log", *arguments, "--data-dir", str(server.data_dir), EVERPUT_URL=server.url)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.removesuffix("\n").split("\n")  # not splitlines(): \u2028 ends no line of JSON
+
+
+def test_the_log_tells_of_what_was_done_before_it_was_asked(server: Running, queue_id: str):
+    data = "with \u2028 and \x1b[31m\n"
+    made = request(server, "PUT", f"/v1/queues/{queue_id}/messages", {"data": data})["message"]
+    lines = [json.loads(line) for line in log(server, "--json", "--queue", "orders")]
+    assert [line["event"]["type"] for line in lines] == ["queue.created", "message.put"]
+    assert lines[1]["event"]["data"] == data
+    (told,) = log(server, "--message", made["id"])
+    assert "message.put" in told
+    assert made["name"] in told
+    assert "\x1b" not in told
+    who = [json.loads(line)["event"]["actor"] for line in log(server, "--json")]
+    assert all(who)
+
+
+def test_a_follower_is_told_of_what_happens_and_goes_on_when_the_api_was_killed(server: Running, queue_id: str):
+    command = [sys.executable, "-P", "-m", "cli.app", "log", "--follow", "--json", "--type", "queue"]
+    more = {"EVERPUT_URL": server.url, "EVERPUT_DATA_DIR": str(server.data_dir)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean_environment(**more)) as follower:
+        assert follower.stdout is not None
+        try:
+            assert json.loads(follower.stdout.readline())["event"]["queue_id"] == queue_id
+            server.kill("api-1")
+            wait_until(lambda: httpx.get(server.url, timeout=20).status_code == 404, what="the API answers")
+            request(server, "PUT", f"/v1/queues/{queue_id}", {"name": "orders-2"})
+            assert json.loads(follower.stdout.readline())["event"]["name"] == "orders-2"
+            request(server, "PUT", f"/v1/queues/{queue_id}", {"name": "orders"})
+            assert json.loads(follower.stdout.readline())["event"]["name"] == "orders"
+        finally:
+            follower.send_signal(signal.SIGINT)
+            follower.wait(20)
+    assert follower.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--type", "nothing"], "no type of event"),
+        (["--message", "x"], "no message has this id"),
+        (["--from", "tomorrow"], "is not a time"),
+        (["--follow", "--to", "1s"], "has no end"),
+    ],
+)
+def test_what_can_t_be_asked_is_said(server: Running, arguments: list[str], said: str, tmp_path: Path):
+    done = everput("log", *arguments, "--data-dir", str(server.data_dir), EVERPUT_URL=server.url)
+    assert done.returncode in (1, 2)
+    assert said in done.stderr

@@ -1,0 +1,52 @@
+"""What readers of the log are shown: everything that is described, and never a secret."""
+
+from __future__ import annotations
+
+import re
+
+import orjson
+import pytest
+from test_events import SAMPLES, golden_name
+
+from broker.core import events as ev
+from broker.core.catalogue import FIELDS, PASSING, SECRET, TOPIC_OF, TOPICS, fields_of, shown, types_named
+from broker.core.events import CLASSES
+
+SOUNDS_SECRET = re.compile(r"secret|password|hash|sha256|sealed|token|credential|private|salt|argon|cookie")
+
+
+@pytest.mark.parametrize("kind", CLASSES.values(), ids=CLASSES)
+def test_every_field_of_every_event_is_described(kind: type[ev.Event]):
+    assert set(fields_of(kind)) <= set(FIELDS)
+
+
+@pytest.mark.parametrize("kind", CLASSES.values(), ids=CLASSES)
+def test_a_field_that_sounds_like_a_secret_is_one(kind: type[ev.Event]):
+    assert {name for name in fields_of(kind) if SOUNDS_SECRET.search(name)} <= SECRET
+
+
+def test_every_event_has_its_topic():
+    assert set(TOPIC_OF) == set(CLASSES)
+    assert set(TOPIC_OF.values()) <= {*TOPICS, *PASSING}
+
+
+@pytest.mark.parametrize("event", SAMPLES, ids=golden_name)
+def test_all_but_the_secrets_is_shown(event: ev.Event):
+    told = orjson.loads(orjson.dumps(shown(event)))
+    assert set(told) == {"type", *event.__struct_fields__} - SECRET
+    text = orjson.dumps(told).decode()
+    assert "gAAAAAB" not in text
+    assert "abababab" not in text
+    assert "größe" not in text
+
+
+def test_a_field_that_nobody_has_described_is_not_shown(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delitem(FIELDS, "reason")
+    assert "reason" not in shown(ev.ListenerPaused(at_ms=1, organization_id="o", listener_id="l", reason="why"))
+
+
+def test_a_noun_names_all_its_types():
+    assert types_named("queue") == {"queue.created", "queue.renamed", "queue.deleted"}
+    assert types_named("queue.created") == {"queue.created"}
+    assert types_named("que") is None
+    assert types_named("delivery.parked") is None  # it is in `outstanding`, which is no part of the log's order

@@ -1,0 +1,108 @@
+"""The order of the log: the same however it is read, and a cursor goes on exactly where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+from itertools import accumulate
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker.core.logorder import Cursor, Lane, Merge, Next
+
+Times = list[list[int]]  # of the records of each lane
+Place = tuple[int, int, int]  # log time, lane, offset
+# Clocks that go back and forth; every third record is unwanted.
+logs = st.lists(st.lists(st.integers(0, 12), max_size=12), min_size=1, max_size=4)
+
+
+def wanted(lane: int, offset: int) -> bool:
+    return (lane + offset) % 3 != 0
+
+
+def in_order(log: Times) -> list[Place]:
+    """By the definition."""
+    return sorted(
+        (log_ms, number, offset)
+        for number, times in enumerate(log)
+        for offset, log_ms in enumerate(accumulate(times, max))
+        if wanted(number, offset)
+    )
+
+
+def merge_of(log: Times, cursor: Cursor | None = None) -> Merge[Place]:
+    places = [(0, 0)] * len(log) if cursor is None else cursor.lanes
+    lanes: list[Lane[Place]] = [
+        Lane(number, 0, at, len(times), floor_ms)
+        for number, (times, (at, floor_ms)) in enumerate(zip(log, places, strict=True))
+    ]
+    return Merge(lanes, 0 if cursor is None else cursor.passed_ms)
+
+
+def read(merge: Merge[Place], log: Times, stretch: int, before_ms: int = 99, limit: int = 999) -> list[Place]:
+    given = []
+    while len(given) < limit and (found := merge.next(before_ms)) is not None:
+        if isinstance(found, Next):
+            assert found.held.item == (found.lane.rank, found.held.offset)
+            given.append((found.held.log_ms, found.lane.rank, found.held.offset))
+            continue
+        end = min(found.at + stretch, found.end)
+        rows = [
+            (offset, log[found.rank][offset], (found.rank, offset) if wanted(found.rank, offset) else None)
+            for offset in range(found.at, end)
+        ]
+        merge.give(found, rows, end)
+    return given
+
+
+@given(logs, st.integers(1, 5))
+def test_the_order_is_that_of_the_definition_however_long_the_stretches_are(log: Times, stretch: int):
+    assert read(merge_of(log), log, stretch) == in_order(log)
+
+
+@given(logs, st.integers(1, 5), st.integers(1, 5), st.integers(1, 9))
+def test_a_cursor_goes_on_exactly_where_the_reading_stopped(log: Times, stretch: int, other: int, limit: int):
+    first = merge_of(log)
+    given = read(first, log, stretch, limit=limit)
+    cursor = Cursor.from_text(first.cursor().text())
+    assert given + read(merge_of(log, cursor), log, other) == in_order(log)
+
+
+@given(logs, st.integers(1, 5), st.integers(0, 13))
+def test_a_moment_divides_the_log_in_two(log: Times, stretch: int, before_ms: int):
+    merge = merge_of(log)
+    given = read(merge, log, stretch, before_ms)
+    assert given == [place for place in in_order(log) if place[0] < before_ms]
+    assert given + read(merge_of(log, merge.cursor()), log, stretch) == in_order(log)
+
+
+@settings(max_examples=200)
+@given(logs, st.lists(st.lists(st.integers(0, 12), max_size=6), min_size=4, max_size=4), st.integers(0, 13))
+def test_what_is_appended_late_is_given_once_all_the_same(log: Times, later: Times, before_ms: int):
+    merge = merge_of(log)
+    given = read(merge, log, 2, before_ms)
+    grown = [times + more for times, more in zip(log, later, strict=False)]
+    merge.extend(map(len, grown))
+    given += read(merge, grown, 2)
+    assert sorted(place[1:] for place in given) == sorted(place[1:] for place in in_order(grown))
+    by_lane = [[offset for _, lane, offset in given if lane == number] for number in range(len(log))]
+    assert all(offsets == sorted(offsets) for offsets in by_lane)
+
+
+@given(st.integers(0, 2**50), st.lists(st.tuples(st.integers(0, 2**60), st.integers(0, 2**40)), max_size=40))
+def test_a_cursor_comes_back_from_its_text(passed_ms: int, rows: list[tuple[int, int]]):
+    cursor = Cursor(passed_ms, tuple((offset, passed_ms + ahead) for offset, ahead in rows))
+    assert Cursor.from_text(cursor.text()) == cursor
+
+
+@given(st.text(max_size=30))
+def test_no_text_raises_anything_but_value_error(text: str):
+    with contextlib.suppress(ValueError):
+        Cursor.from_text(text)
+
+
+@pytest.mark.parametrize("text", ["", "!", "AA", "AQ", "AQEB", "AQEBAQ", "gICAgICAgICAgIABAQE", "Ag" + "A" * 40])
+def test_what_is_no_cursor_is_refused(text: str):
+    with pytest.raises(ValueError):
+        Cursor.from_text(text)
