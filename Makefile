@@ -4,7 +4,7 @@
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help demo test check soak bench lock format clean
+.PHONY: help demo test check soak bench lock events format clean
 
 help:
 	@echo "make demo    put messages, watch them arrive at listeners that fail and come back"
@@ -13,6 +13,7 @@ help:
 	@echo "make format  put the formatting right"
 	@echo "make soak    the fault runs of minutes"
 	@echo "make bench   how fast it is, beside its limits"
+	@echo "make events  write docs/events.md from the code"
 	@echo "make lock    choose the newest dependencies and pin their hashes"
 	@echo "make clean   remove .venv and the tools' caches"
 
@@ -33,6 +34,9 @@ soak: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+events: $(READY)
+	$(BIN)/everput events > docs/events.md
 
 format: $(READY)
 	$(BIN)/ruff format

@@ -21,6 +21,7 @@ _COMMANDS: Final = {
     "status": ("cli.status", "Show how every listener stands, and what is wrong."),
     "put": ("cli.put", "Put each line of a file on a queue."),
     "log": ("cli.log", "Show what happened: an organization's events, or one message's story."),
+    "events": ("cli.events", "Print the catalogue of events."),
     "demo": ("cli.demo", "Show it all: messages put, listeners that fail, a worker that is killed."),
 }
 

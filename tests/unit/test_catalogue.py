@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import orjson
 import pytest
@@ -11,6 +12,7 @@ from test_events import SAMPLES, golden_name
 from broker.core import events as ev
 from broker.core.catalogue import FIELDS, PASSING, SECRET, TOPIC_OF, TOPICS, fields_of, shown, types_named
 from broker.core.events import CLASSES
+from cli.events import catalogue
 
 SOUNDS_SECRET = re.compile(r"secret|password|hash|sha256|sealed|token|credential|private|salt|argon|cookie")
 
@@ -43,6 +45,10 @@ def test_all_but_the_secrets_is_shown(event: ev.Event):
 def test_a_field_that_nobody_has_described_is_not_shown(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delitem(FIELDS, "reason")
     assert "reason" not in shown(ev.ListenerPaused(at_ms=1, organization_id="o", listener_id="l", reason="why"))
+
+
+def test_docs_events_md_is_what_make_events_writes():
+    assert (Path(__file__).parents[2] / "docs" / "events.md").read_text() == catalogue()
 
 
 def test_a_noun_names_all_its_types():

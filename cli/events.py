@@ -1,0 +1,89 @@
+"""`everput events`: the catalogue of events, as Markdown.
+
+For: docs/events.md (`make events`), and whoever reads the topics with another Kafka client. Not for: what a field means
+(broker/core/catalogue.py)."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from typing import Any, Final, Union, get_args, get_origin
+
+import click
+import msgspec
+
+from broker.core.catalogue import FIELDS, PASSING, SECRET, TOPIC_OF, TOPICS
+from broker.core.events import CLASSES, VERSIONS, Event
+
+_COMMON: Final = ("type", "v", "at_ms", "organization_id", "actor", "request_id")
+_JSON: Final = {str: "string", int: "integer", float: "number", bool: "boolean", types.NoneType: "null"}
+_HEAD: Final = """\
+# The events
+
+Made by `make events` from the program itself; don't edit it.
+
+Every event is one JSON object, the value of one Kafka record. The record's topic has the prefix (`everput.`) before the
+name here. A reader passes over fields that it does not know: a version may get more of them. What is no longer
+understood with the old meaning gets a new version. Fields marked *secret* are in the topics, in no answer of the API.
+
+`claims` is kept for two days, `outstanding` is compacted; the others are the log that `GET /v1/log` reads.
+
+Every event has
+"""
+
+
+@click.command("events")
+def command() -> None:
+    """Print every type of event, its topic, version and fields, as Markdown."""
+    click.echo(catalogue(), nl=False)
+
+
+def catalogue() -> str:
+    """docs/events.md."""
+    lines = [_HEAD, *_table([(name, _json_type(_type_of(name)), FIELDS[name]) for name in _COMMON])]
+    for topic in (*TOPICS, *PASSING):
+        found = [name for name, where in TOPIC_OF.items() if where == topic]
+        if found:
+            lines += ["", f"## `{topic}`"]
+        for name in found:
+            lines += ["", f"### `{name}`, version {VERSIONS[name]}", *_own_fields(CLASSES[name])]
+    return "\n".join(lines) + "\n"
+
+
+def _own_fields(kind: type[Event]) -> Iterator[str]:
+    rows = list(_rows(kind, ""))
+    if rows:
+        yield ""
+        yield from _table(rows)
+
+
+def _rows(kind: type[msgspec.Struct], path: str) -> Iterator[tuple[str, str, str]]:
+    for field in msgspec.structs.fields(kind):
+        if field.name in _COMMON and not path:
+            continue
+        secret = " *secret*" if field.name in SECRET else ""
+        yield path + field.name, _json_type(field.type), FIELDS[field.name] + secret
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            yield from _rows(field.type, f"{path}{field.name}.")
+
+
+def _table(rows: list[tuple[str, str, str]]) -> Iterator[str]:
+    yield "| field | JSON | |"
+    yield "|---|---|---|"
+    for name, kind, words in rows:
+        yield f"| `{name}` | {kind} | {words} |"
+
+
+def _type_of(name: str) -> Any:
+    return next((field.type for field in msgspec.structs.fields(Event) if field.name == name), str)
+
+
+def _json_type(kind: Any) -> str:
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_json_type(one) for one in get_args(kind))
+    if origin is tuple:
+        return f"array of {_json_type(get_args(kind)[0])}" if get_args(kind)[-1] is ... else "array"
+    if origin is dict or (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+        return "object"
+    return _JSON[kind]

@@ -1,0 +1,54 @@
+"""Reads Everput's events with a plain Kafka client: nothing of Everput is imported.
+
+    pip install confluent-kafka
+    python examples/read_topics.py 127.0.0.1:9092 control messages
+
+Each event is one JSON object, documented in docs/events.md. This prints what is there now and ends; a program that goes
+on takes the loop without the break, and a group.id of its own to remember where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+
+PREFIX = "everput."
+
+
+def main(bootstrap: str, *topics: str) -> None:
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "example",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+        }
+    )
+    partitions = [
+        TopicPartition(topic, number, OFFSET_BEGINNING)
+        for topic in topics
+        for number in consumer.list_topics(topic, timeout=10).topics[topic].partitions
+    ]
+    consumer.assign(partitions)
+    ended = 0
+    while ended < len(partitions):
+        record = consumer.poll(10)
+        if record is None:
+            break
+        if record.error() is not None:
+            if record.error().code() != KafkaError._PARTITION_EOF:
+                raise KafkaException(record.error())
+            ended += 1
+            continue
+        event = json.loads(record.value())
+        at = datetime.fromtimestamp(event["at_ms"] / 1000, UTC)
+        about = event.get("message_id") or event.get("listener_id") or event.get("queue_id") or ""
+        print(f"{at:%Y-%m-%dT%H:%M:%S}Z {event['type']} {event['actor'] or '-'} {about}")
+    consumer.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *(name if "." in name else PREFIX + name for name in sys.argv[2:] or ["control", "messages"]))
