@@ -17,6 +17,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from api.auth import Keys, check_scope
+from api.etags import Item, entity_tag, is_known, versions
 from api.problems import MEDIA_TYPE, Headers, Malformed, MethodNotAllowed, NotJson, TooLarge, problem
 from api.shapes import parse
 from api.streams import Stream, answer_stream
@@ -99,6 +100,10 @@ class Call:
             request_id=self.request_text,
             at_ms=now_ms(),
         )
+
+    def if_match(self) -> frozenset[int] | None:
+        """The versions that the change may be made to, None for any."""
+        return versions(self.sent.get(b"if-match"))
 
     def path(self, name: str) -> str:
         """A parameter of the path."""
@@ -196,7 +201,13 @@ class Resource:
             if type(made) is Stream:
                 await answer_stream(scope, receive, send, made, call.request_id)
                 return
-            body = orjson.dumps(made)
+            body = orjson.dumps(made.fields if type(made) is Item else made)
+            if type(made) is Item:
+                tag = entity_tag(made, body)
+                call.headers.append((b"etag", tag))
+                if scope["method"] in ("GET", "HEAD") and is_known(call.sent.get(b"if-none-match"), tag):
+                    await answer(send, scope, 304, call.headers, None, b"", call.request_id)
+                    return
         except Disconnected:
             return
         except Exception as error:  # noqa: BLE001 - told apart by problem(); a stack trace goes to the log only
@@ -211,7 +222,7 @@ async def answer(
     """Send a whole response; to a HEAD all but the body."""
     if kind is not None:
         headers.append((b"content-type", kind))
-    if status != 204:
+    if status not in (204, 304):
         headers.append((b"content-length", b"%d" % len(body)))
     headers.append((b"x-request-id", request_id))
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from api.calls import Call
+from api.etags import Item
 from api.pages import moment, moment_ms, optional_moment, page
 from api.shapes import ListenerBody, ListenerSettingsBody, NewListenerBody
 from broker.commands import Commands, ListenerWishes, find_listener, find_queue
@@ -84,13 +85,15 @@ class Listeners:
             settings=_settings(body),
         )
         ids = call.path("queue_id"), call.path("listener_id")
-        return _answer(call, await self._commands.update_listener(call.context(), *ids, wishes), {})
+        return _answer(
+            call, await self._commands.update_listener(call.context(), *ids, wishes, if_match=call.if_match()), {}
+        )
 
     async def delete(self, call: Call) -> Any:
         """The answer shows the listener as it was."""
         listener = await self._find(call)
-        await self._commands.delete_listener(call.context(), listener.queue_id, listener.id)
-        return _answer(call, listener, {})
+        await self._commands.delete_listener(call.context(), listener.queue_id, listener.id, if_match=call.if_match())
+        return _answer(call, listener, {}).fields
 
     async def pause(self, call: Call) -> Any:
         ids = call.path("queue_id"), call.path("listener_id")
@@ -119,9 +122,10 @@ def listener_fields(listener: Listener) -> dict[str, Any]:
     }
 
 
-def _answer(call: Call, listener: Listener, more: dict[str, Any]) -> dict[str, Any]:
+def _answer(call: Call, listener: Listener, more: dict[str, Any]) -> Item:
     href = call.href(f"/v1/queues/{listener.queue_id}/listeners/{listener.id}")
-    return {"listener": {**listener_fields(listener), **more}, "_links": {"self": {"href": href}}}
+    fields = {"listener": {**listener_fields(listener), **more}, "_links": {"self": {"href": href}}}
+    return Item(fields, listener.version)
 
 
 def _listing(queue_id: str, query: dict[str, str]) -> str:

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from api.calls import Call
+from api.etags import Item
 from api.pages import Span, moment, optional_moment, page_limit, span, time_parameter
 from api.problems import BadHeader
 from api.shapes import BatchBody, MessageBody
@@ -23,6 +24,7 @@ from broker.idempotency import Idempotency, Stored
 from broker.ports import Deliveries, DeliveryState, DirectoryView, MessageLog
 from broker.puts import Put, append_puts, new_batch, put_message
 
+_VERSION: Final = 1  # of a message
 _IDEMPOTENCY_KEY: Final = b"idempotency-key"
 _KEY = re.compile(rb"[\x20-\x7e]{1,255}")
 _BATCH_TIMES_BYTES_MAX: Final = 2  # a batch's body may be as large as two of other requests
@@ -131,7 +133,7 @@ class Messages:
             states = await self._deliveries.states(partition, offset, listeners, message.at_ms)
             fields["listeners"] = [_delivery(one, states[one.id]) for one in listeners if one.id in states]
         href = call.href(f"/v1/queues/{queue.id}/messages/{message_id}")
-        return {"message": fields, "_links": {"self": {"href": href}}}
+        return Item({"message": fields, "_links": {"self": {"href": href}}}, _VERSION)
 
 
 def _put_answer(call: Call, queue_id: str, put: Put | Stored) -> dict[str, Any]:

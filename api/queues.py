@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from api.calls import Call
+from api.etags import Item
 from api.pages import page
 from api.shapes import NameBody
 from broker.commands import Commands, find_queue
@@ -43,13 +44,16 @@ class Queues:
 
     async def rename(self, call: Call) -> Any:
         body = await call.json(NameBody)
-        return _answer(call, await self._commands.rename_queue(call.context(), call.path("queue_id"), name=body.name))
+        queue = await self._commands.rename_queue(
+            call.context(), call.path("queue_id"), name=body.name, if_match=call.if_match()
+        )
+        return _answer(call, queue)
 
     async def delete(self, call: Call) -> Any:
         """The answer shows the queue as it was."""
         queue = await find_queue(self._view, call.key.organization_id, call.path("queue_id"))
-        await self._commands.delete_queue(call.context(), queue.id)
-        return _answer(call, queue)
+        await self._commands.delete_queue(call.context(), queue.id, if_match=call.if_match())
+        return _answer(call, queue).fields
 
 
 def queue_fields(queue: Queue) -> dict[str, Any]:
@@ -58,8 +62,9 @@ def queue_fields(queue: Queue) -> dict[str, Any]:
     return {"id": queue.id, "name": queue.name, "listeners": listeners}
 
 
-def _answer(call: Call, queue: Queue) -> dict[str, Any]:
-    return {"queue": queue_fields(queue), "_links": {"self": {"href": call.href(f"/v1/queues/{queue.id}")}}}
+def _answer(call: Call, queue: Queue) -> Item:
+    links = {"self": {"href": call.href(f"/v1/queues/{queue.id}")}}
+    return Item({"queue": queue_fields(queue), "_links": links}, queue.version)
 
 
 def _listing(query: dict[str, str]) -> str:

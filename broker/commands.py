@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import uuid4
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from broker.core import events as ev
 from broker.core import keys, signing
@@ -24,7 +25,7 @@ from broker.core.directory import Key, Listener, Organization, Queue
 from broker.core.events import ControlEvent, ListenerSettings
 from broker.core.names import refuse_name
 from broker.delivery.guard import refuse_url
-from broker.errors import InDoubt, NameTaken, NotFound, QuotaReached, Refused, ViewBehind
+from broker.errors import Changed, InDoubt, NameTaken, NotFound, QuotaReached, Refused, ViewBehind
 from broker.ports import ControlLog, DirectoryView, Log
 from broker.sealing import Sealer
 from broker.settings import Network
@@ -36,6 +37,8 @@ SCOPES_DEFAULT: Final = ("queues", "messages")
 KEYS_MAX: Final = 1_000  # of one organization
 _SIGNING_BYTES: Final = 32
 _FOLD_S: Final = 2.0
+_CHANGED: Final = "it was changed since: read it again"
+Versions = Collection[int]  # those that a change may be made to
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -163,25 +166,33 @@ class Commands:
             raise NameTaken(f"a queue is named {name!r} already", pointer="/name")
         return self._queue_now(context, event.queue_id)
 
-    async def rename_queue(self, context: Context, queue_id: str, *, name: str) -> Queue:
-        """The queue, renamed (Refused, NameTaken, NotFound)."""
+    async def rename_queue(
+        self, context: Context, queue_id: str, *, name: str, if_match: Versions | None = None
+    ) -> Queue:
+        """The queue, renamed (Refused, NameTaken, NotFound, Changed)."""
         check_name(name)
         await self._view.caught_up()
         queue = await find_queue(self._view, context.organization_id, queue_id)
+        if_version = _expected(queue, if_match)
         if queue.name == name:
             return queue
         await self._check_queue_name_free(context.organization_id, name, queue_id)
-        taken = not await self._record(ev.QueueRenamed(**by(context), queue_id=queue_id, name=name))
+        lost = not await self._record(
+            ev.QueueRenamed(**by(context), queue_id=queue_id, name=name, if_version=if_version)
+        )
         queue = self._queue_now(context, queue_id)
-        if taken:
+        if lost:
+            _check_version(queue, if_version)
             raise NameTaken(f"a queue is named {name!r} already", pointer="/name")
         return queue
 
-    async def delete_queue(self, context: Context, queue_id: str) -> None:
-        """End the queue and its listeners (NotFound)."""
-        await find_queue(self._view, context.organization_id, queue_id)
-        if not await self._record(ev.QueueDeleted(**by(context), queue_id=queue_id)):
-            raise NotFound("no queue has this id")
+    async def delete_queue(self, context: Context, queue_id: str, *, if_match: Versions | None = None) -> None:
+        """End the queue and its listeners (NotFound, Changed)."""
+        if if_match is not None:
+            await self._view.caught_up()
+        if_version = _expected(await find_queue(self._view, context.organization_id, queue_id), if_match)
+        if not await self._record(ev.QueueDeleted(**by(context), queue_id=queue_id, if_version=if_version)):
+            _check_version(self._queue_now(context, queue_id), if_version)
 
     async def create_listener(self, context: Context, queue_id: str, wishes: ListenerWishes) -> tuple[Listener, str]:
         """A new listener and its signing secret (Refused, NameTaken, NotFound)."""
@@ -212,9 +223,15 @@ class Commands:
         return self._listener_now(context, event.listener_id), secret
 
     async def update_listener(
-        self, context: Context, queue_id: str, listener_id: str, wishes: ListenerWishes
+        self,
+        context: Context,
+        queue_id: str,
+        listener_id: str,
+        wishes: ListenerWishes,
+        *,
+        if_match: Versions | None = None,
     ) -> Listener:
-        """The listener, with what was said changed and the rest as it was (Refused, NameTaken, NotFound)."""
+        """The listener, with what was said changed and the rest as it was (Refused, NameTaken, NotFound, Changed)."""
         if wishes.name is not None:
             check_name(wishes.name)
         if wishes.notify_url is not None:
@@ -223,6 +240,7 @@ class Commands:
             self._check_url("/liveness_url", wishes.liveness_url)
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
+        if_version = _expected(listener, if_match)
         name = listener.name if wishes.name is None else wishes.name
         await self._check_listener_name_free(self._queue_now(context, queue_id), name, listener_id)
         event = ev.ListenerUpdated(
@@ -232,18 +250,25 @@ class Commands:
             notify_url=listener.notify_url if wishes.notify_url is None else wishes.notify_url,
             liveness_url=listener.liveness_url if wishes.liveness_url is None else wishes.liveness_url,
             settings=msgspec.structs.replace(listener.settings, **wishes.settings),
+            if_version=if_version,
         )
-        taken = not await self._record(event)
+        lost = not await self._record(event)
         listener = self._listener_now(context, listener_id)
-        if taken:
+        if lost:
+            _check_version(listener, if_version)
             raise NameTaken(f"a listener of this queue is named {name!r} already", pointer="/name")
         return listener
 
-    async def delete_listener(self, context: Context, queue_id: str, listener_id: str) -> None:
-        """End the listener; its deliveries are cancelled (NotFound)."""
-        await find_listener(self._view, context.organization_id, queue_id, listener_id)
-        if not await self._record(ev.ListenerDeleted(**by(context), listener_id=listener_id)):
-            raise NotFound("no listener of this queue has this id")
+    async def delete_listener(
+        self, context: Context, queue_id: str, listener_id: str, *, if_match: Versions | None = None
+    ) -> None:
+        """End the listener; its deliveries are cancelled (NotFound, Changed)."""
+        if if_match is not None:
+            await self._view.caught_up()
+        listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
+        if_version = _expected(listener, if_match)
+        if not await self._record(ev.ListenerDeleted(**by(context), listener_id=listener_id, if_version=if_version)):
+            _check_version(self._listener_now(context, listener_id), if_version)
 
     async def pause_listener(self, context: Context, queue_id: str, listener_id: str, *, reason: str) -> Listener:
         """The listener, which gets nothing from now on; no event if it is paused already (NotFound)."""
@@ -320,6 +345,20 @@ def by(context: Context) -> ev.Fields:
         "actor": context.actor,
         "request_id": context.request_id,
     }
+
+
+def _expected(item: Queue | Listener, if_match: Versions | None) -> int | UnsetType:
+    """The version that the change is for, for the event: another process may change the item first (Changed)."""
+    if if_match is None:
+        return UNSET
+    if item.version not in if_match:
+        raise Changed(_CHANGED)
+    return item.version
+
+
+def _check_version(item: Queue | Listener, if_version: int | UnsetType) -> None:
+    if if_version is not UNSET and item.version != if_version:
+        raise Changed(_CHANGED)
 
 
 def check_name(name: str) -> None:

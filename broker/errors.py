@@ -47,6 +47,12 @@ class InFlight(BrokerError):
     retry_after_s = 1
 
 
+class Changed(BrokerError):
+    """It is at another version than the change was meant for."""
+
+    code = "precondition-failed"
+
+
 class NotFound(BrokerError):
     """Nothing of this id exists, or it belongs to another organization."""
 

@@ -67,6 +67,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "partition": "of `messages` and of the event's own topic: both are the same",
     "rows": "first attempts that succeeded, each (offset, at_ms, status, took_ms)",
     "offset": "the message's, in its partition of `messages`",
+    "if_version": "the version of the queue or listener that the change is meant for; it counts for no other",
     "number": "of the attempt or the claim, 1 for the first",
     "outcome": "`delivered`, `failed` or `parked`",
     "status": "of the HTTP answer; null when there was none",
@@ -106,7 +107,7 @@ def _visible(struct: msgspec.Struct) -> dict[str, Any]:
     return {
         name: _value(name, getattr(struct, name))
         for name in struct.__struct_fields__
-        if name in FIELDS and name not in SECRET
+        if name in FIELDS and name not in SECRET and getattr(struct, name) is not msgspec.UNSET
     }
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from broker.core import events as ev
 from broker.core.accounts import Accounts
@@ -44,7 +45,10 @@ class Key:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """start_offsets: by partition of `messages`, the first offset it gets. paused: why, None when it is not."""
+    """start_offsets: by partition of `messages`, the first offset it gets. paused: why, None when it is not.
+
+    version: 1, and one more with each change.
+    """
 
     id: str
     organization_id: str
@@ -57,6 +61,7 @@ class Listener:
     settings: ListenerSettings
     created_at_ms: int
     paused: str | None = None
+    version: int = 1
 
     def stands_at(self, cursors: Mapping[int, Cursor], partition: int) -> Cursor:
         """Where its stream of a partition stands: at the committed cursor, else where the listener began."""
@@ -65,13 +70,14 @@ class Listener:
 
 @dataclass(slots=True, kw_only=True)
 class Queue:
-    """listeners: by id, in the order they were created."""
+    """listeners: by id, in the order they were created. version: 1, one more with each change, theirs of name too."""
 
     id: str
     organization_id: str
     name: str
     created_at_ms: int
     listeners: dict[str, Listener] = field(default_factory=dict)
+    version: int = 1
 
 
 class Directory:
@@ -217,16 +223,17 @@ class Directory:
     def _queue_renamed(self, event: ev.QueueRenamed) -> bool:
         queue = self.queue(event.organization_id, event.queue_id)
         name = (event.organization_id, event.name)
-        if queue is None or self.queues_by_name.get(name, queue) is not queue:
+        if queue is None or not _at(queue, event.if_version) or self.queues_by_name.get(name, queue) is not queue:
             return False
         del self.queues_by_name[queue.organization_id, queue.name]
         queue.name = event.name
+        queue.version += 1
         self.queues_by_name[name] = queue
         return True
 
     def _queue_deleted(self, event: ev.QueueDeleted) -> bool:
         queue = self.queue(event.organization_id, event.queue_id)
-        if queue is None:
+        if queue is None or not _at(queue, event.if_version):
             return False
         del self.queues[queue.id], self.queues_by_name[queue.organization_id, queue.name]
         del self._queues_of[queue.organization_id][queue.id]
@@ -257,7 +264,7 @@ class Directory:
 
     def _listener_updated(self, event: ev.ListenerUpdated) -> bool:
         listener = self.listener(event.organization_id, event.listener_id)
-        if listener is None:
+        if listener is None or not _at(listener, event.if_version):
             return False
         holder = self.listeners_by_name.get((listener.queue_id, event.name), listener)
         if holder is not listener:
@@ -283,14 +290,22 @@ class Directory:
 
     def _listener_deleted(self, event: ev.ListenerDeleted) -> bool:
         listener = self.listener(event.organization_id, event.listener_id)
-        if listener is None:
+        if listener is None or not _at(listener, event.if_version):
             return False
         del self.listeners[listener.id], self.listeners_by_name[listener.queue_id, listener.name]
-        del self.queues[listener.queue_id].listeners[listener.id]
+        queue = self.queues[listener.queue_id]
+        del queue.listeners[listener.id]
+        queue.version += 1
         return True
 
     def _put_listener(self, listener: Listener) -> None:
-        self.queues[listener.queue_id].listeners[listener.id] = listener
+        queue = self.queues[listener.queue_id]
+        before = queue.listeners.get(listener.id)
+        if before is not None:
+            listener = replace(listener, version=before.version + 1)
+        if before is None or before.name != listener.name:
+            queue.version += 1
+        queue.listeners[listener.id] = listener
         self.listeners[listener.id] = self.listeners_by_name[listener.queue_id, listener.name] = listener
 
     def state_hash(self) -> str:
@@ -300,8 +315,19 @@ class Directory:
             sorted(self.organizations.values(), key=lambda o: o.id),
             sorted(self.keys.values(), key=lambda k: k.id),
             [
-                (queue.id, queue.organization_id, queue.name, queue.created_at_ms, list(queue.listeners.values()))
+                (
+                    queue.id,
+                    queue.organization_id,
+                    queue.name,
+                    queue.created_at_ms,
+                    queue.version,
+                    list(queue.listeners.values()),
+                )
                 for queue in sorted(self.queues.values(), key=lambda q: q.id)
             ],
         )
         return hashlib.sha256(msgspec.json.encode(everything, order="deterministic")).hexdigest()
+
+
+def _at(item: Queue | Listener, version: int | UnsetType) -> bool:
+    return version is UNSET or item.version == version

@@ -12,6 +12,7 @@ from typing import Any, Final, get_args
 
 import msgspec
 import orjson
+from msgspec import UNSET, UnsetType
 
 from broker.errors import UnknownEvent
 
@@ -89,12 +90,16 @@ class QueueCreated(Event, frozen=True, kw_only=True, tag="queue.created"):
 
 
 class QueueRenamed(Event, frozen=True, kw_only=True, tag="queue.renamed"):
+    """if_version: counts only if the queue is at this version; so in the other events that have it."""
+
     queue_id: str
     name: str
+    if_version: int | UnsetType = UNSET
 
 
 class QueueDeleted(Event, frozen=True, kw_only=True, tag="queue.deleted"):
     queue_id: str
+    if_version: int | UnsetType = UNSET
 
 
 class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,6 +142,7 @@ class ListenerUpdated(Event, frozen=True, kw_only=True, tag="listener.updated"):
     notify_url: str
     liveness_url: str
     settings: ListenerSettings
+    if_version: int | UnsetType = UNSET
 
 
 class ListenerPaused(Event, frozen=True, kw_only=True, tag="listener.paused"):
@@ -152,6 +158,7 @@ class ListenerResumed(Event, frozen=True, kw_only=True, tag="listener.resumed"):
 
 class ListenerDeleted(Event, frozen=True, kw_only=True, tag="listener.deleted"):
     listener_id: str
+    if_version: int | UnsetType = UNSET
 
 
 class MessagePut(Event, frozen=True, kw_only=True, tag="message.put"):

@@ -180,6 +180,7 @@ PLAIN = {
     int: NUMBERS,
     str | None: st.none() | TEXT,
     int | None: st.none() | NUMBERS,
+    int | msgspec.UnsetType: st.just(msgspec.UNSET) | NUMBERS,
     float | None: st.none() | st.floats(allow_nan=False, allow_infinity=False),
     tuple[str, ...]: st.lists(TEXT, max_size=3).map(tuple),
     tuple[int, ...]: st.lists(NUMBERS, max_size=3).map(tuple),
