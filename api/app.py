@@ -23,12 +23,15 @@ from api.log import EventLog
 from api.messages import Messages
 from api.problems import MEDIA_TYPE, NoSuchPath, Problem, framework_problem, problem
 from api.queues import Queues
+from api.secrets import Secrets
 from broker.accounts import AccountCommands
 from broker.audit.reader import LogReader
 from broker.commands import Commands
+from broker.delivery.guard import Resolver
 from broker.idempotency import Idempotency
 from broker.ports import Deliveries, DirectoryView, ListenerStatus, Log
 from broker.sealing import Sealer
+from broker.secrets import SecretCommands
 from broker.settings import Settings
 
 _PUT_BEFORE: Final = "/v1/queues/"
@@ -65,6 +68,7 @@ def make_app(
         registration=settings.registration,
         public_url=public_url,
     )
+    secrets = Secrets(SecretCommands(log.control, view, sealer), view, sealer, Resolver(settings.allow_networks))
     organization_keys = OrganizationKeys(log.control, view, keys, sessions)
     service = Service(keys, view, public_url, settings.body_bytes_max)
 
@@ -119,6 +123,9 @@ def make_app(
                 GET=Method(organization_keys.get, None),
                 DELETE=Method(organization_keys.revoke, None),
             ),
+            at(f"{listener}/secret", GET=Method(secrets.get, "queues")),
+            at(f"{listener}/secret/rotate", POST=Method(secrets.rotate, "queues")),
+            at(f"{listener}/test", POST=Method(secrets.test, "queues")),
             at(f"{listener}/pause", POST=Method(listeners.pause, "queues")),
             at(f"{listener}/resume", POST=Method(listeners.resume, "queues")),
             *([] if reader is None else [at("/v1/log", GET=Method(EventLog(reader, log.messages).read, "audit"))]),

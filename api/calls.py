@@ -139,6 +139,12 @@ class Call:
             raise NotJson("Send the body as it is, without a content-encoding.")
         return parse(await self.body(self._body_bytes_max * times_bytes_max), shape)
 
+    async def json_or_nothing(self, shape: type[T]) -> T:
+        """As json(); where there is no body it is an empty object."""
+        if self.sent.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in self.sent:
+            return parse(b"{}", shape)
+        return await self.json(shape)
+
     async def body(self, limit: int) -> bytes:
         """The body, of at most so many bytes (TooLarge as soon as that is known)."""
         length = self.sent.get(b"content-length", b"")

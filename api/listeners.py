@@ -13,7 +13,7 @@ from api.calls import Call
 from api.etags import Item
 from api.pages import moment, moment_ms, optional_moment, page
 from api.shapes import ListenerBody, ListenerSettingsBody, NewListenerBody
-from broker.commands import Commands, ListenerWishes, find_listener, find_queue
+from broker.commands import HIDDEN, Commands, ListenerWishes, find_listener, find_queue
 from broker.core.directory import Listener
 from broker.errors import Refused
 from broker.ports import DirectoryView, ListenerStatus
@@ -82,7 +82,7 @@ class Listeners:
             name=body.name,
             notify_url=body.notify_url,
             liveness_url=body.liveness_url,
-            settings=_settings(body),
+            settings=_settings(body, hidden=True),
         )
         ids = call.path("queue_id"), call.path("listener_id")
         return _answer(
@@ -110,13 +110,15 @@ class Listeners:
 
 
 def listener_fields(listener: Listener) -> dict[str, Any]:
-    """A listener in an answer. paused: why, null when it is not."""
+    """A listener in an answer, its headers without their values. paused: why, null when it is not."""
+    settings = msgspec.structs.asdict(listener.settings)
+    settings["headers"] = dict.fromkeys([*settings["headers"], *settings.pop("sealed_headers")], HIDDEN)
     return {
         "id": listener.id,
         "name": listener.name,
         "notify_url": listener.notify_url,
         "liveness_url": listener.liveness_url,
-        **msgspec.structs.asdict(listener.settings),
+        **settings,
         "paused": listener.paused,
         "created_at": moment(listener.created_at_ms),
     }
@@ -132,15 +134,15 @@ def _listing(queue_id: str, query: dict[str, str]) -> str:
     return f"/v1/queues/{queue_id}/listeners" + (f"?{urlencode(query)}" if query else "")
 
 
-def _settings(body: ListenerSettingsBody) -> dict[str, Any]:
-    """What the body says (Refused: a header that is ours, or none)."""
+def _settings(body: ListenerSettingsBody, *, hidden: bool = False) -> dict[str, Any]:
+    """What the body says (Refused: a header that is ours, or none). hidden: a header's value may be HIDDEN."""
     fields = {name: getattr(body, name) for name in ListenerSettingsBody.__struct_fields__}
     said = {name: value for name, value in fields.items() if value is not UNSET}
-    _check_headers(said.get("headers", {}))
+    _check_headers(said.get("headers", {}), hidden=hidden)
     return said
 
 
-def _check_headers(headers: dict[str, str]) -> None:
+def _check_headers(headers: dict[str, str], *, hidden: bool) -> None:
     if len(headers) > _HEADERS_MAX:
         raise Refused(f"at most {_HEADERS_MAX} headers may be added", pointer="/headers")
     for name, value in headers.items():
@@ -149,6 +151,8 @@ def _check_headers(headers: dict[str, str]) -> None:
             raise Refused("this is no name of an HTTP header", pointer=pointer)
         if name.lower() in _HEADERS_OURS or name.lower().startswith(_HEADER_PREFIXES_OURS):
             raise Refused("this header is set by Everput", pointer=pointer)
+        if hidden and value == HIDDEN:
+            continue
         if len(value) > _HEADER_VALUE_CHARS_MAX or not _HEADER_VALUE.fullmatch(value):
             raise Refused(
                 f"a header's value is at most {_HEADER_VALUE_CHARS_MAX} printable ASCII characters", pointer=pointer

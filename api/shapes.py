@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from api.problems import Malformed
 from broker.errors import Refused
+from broker.secrets import OVERLAP_S, OVERLAP_S_MAX
 
 _DAY_S: Final = 86_400
 _FIELD = re.compile(r"field `([^`]*)`")
@@ -70,6 +71,13 @@ class ListenerBody(ListenerSettingsBody, forbid_unknown_fields=True, kw_only=Tru
     name: str | None = None
     notify_url: str | None = None
     liveness_url: str | None = None
+
+
+class RotationBody(Struct, forbid_unknown_fields=True):
+    """POST of a secret's rotation. overlap_s: how long the former secrets sign, too."""
+
+    secret: str | None = None
+    overlap_s: Annotated[int, Meta(ge=0, le=OVERLAP_S_MAX)] = OVERLAP_S
 
 
 class MessageBody(Struct, forbid_unknown_fields=True):

@@ -39,6 +39,7 @@ _SIGNING_BYTES: Final = 32
 _FOLD_S: Final = 2.0
 _CHANGED: Final = "it was changed since: read it again"
 Versions = Collection[int]  # those that a change may be made to
+HIDDEN: Final = "…"  # what is shown of a header's value
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -56,7 +57,8 @@ class Context:
 class ListenerWishes:
     """What a request says about a listener. None: not said. begin_at_ms: 0 is the beginning of the log, None is now.
 
-    settings: those that are said, by the names that ListenerSettings has.
+    settings: those that are said, by the names that ListenerSettings has, but headers in the clear; of one that is
+    HIDDEN the value is as it was.
     """
 
     name: str | None = None
@@ -200,7 +202,7 @@ class Commands:
         check_name(name)
         self._check_url("/notify_url", notify_url)
         self._check_url("/liveness_url", liveness_url)
-        secret = _signing_secret(wishes.secret)
+        secret = signing_secret(wishes.secret)
         queue = await find_queue(self._view, context.organization_id, queue_id)
         await self._check_listener_name_free(queue, name, None)
         messages = self._log.messages
@@ -215,7 +217,7 @@ class Commands:
             liveness_url=liveness_url,
             sealed_secret=self._sealer.seal(secret),
             start_offsets=offsets,
-            settings=msgspec.structs.replace(ListenerSettings(), **wishes.settings),
+            settings=self._sealed(ListenerSettings(), wishes.settings),
         )
         if not await self._record(event):
             self._queue_now(context, queue_id)
@@ -249,7 +251,7 @@ class Commands:
             name=name,
             notify_url=listener.notify_url if wishes.notify_url is None else wishes.notify_url,
             liveness_url=listener.liveness_url if wishes.liveness_url is None else wishes.liveness_url,
-            settings=msgspec.structs.replace(listener.settings, **wishes.settings),
+            settings=self._sealed(listener.settings, wishes.settings),
             if_version=if_version,
         )
         lost = not await self._record(event)
@@ -307,6 +309,18 @@ class Commands:
             if not checked:
                 await self._view.caught_up()
         raise NameTaken(f"a listener of this queue is named {name!r} already", pointer="/name")
+
+    def _sealed(self, before: ListenerSettings, said: Mapping[str, Any]) -> ListenerSettings:
+        """The settings from now on, no header's value in the clear (Refused: a hidden value that there is not)."""
+        known = before.sealed_headers | {name: self._sealer.seal(value) for name, value in before.headers.items()}
+        changed = dict(said)
+        asked: Mapping[str, str] | None = changed.pop("headers", None)
+        headers = known if asked is None else {}
+        for name, value in (asked or {}).items():
+            if value == HIDDEN and name not in known:
+                raise Refused("this header has no value yet", pointer=f"/headers/{name}")
+            headers[name] = known[name] if value == HIDDEN else self._sealer.seal(value)
+        return msgspec.structs.replace(before, **changed, headers={}, sealed_headers=headers)
 
     def _check_url(self, pointer: str, url: str) -> None:
         reason = refuse_url(url, self._allow_networks)
@@ -368,7 +382,8 @@ def check_name(name: str) -> None:
         raise Refused(f"the name {reason}", pointer="/name")
 
 
-def _signing_secret(asked: str | None) -> str:
+def signing_secret(asked: str | None) -> str:
+    """The secret that is asked for, else a new one (Refused)."""
     if asked is None:
         return signing.secret_text(os.urandom(_SIGNING_BYTES))
     try:

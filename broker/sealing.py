@@ -1,12 +1,18 @@
-"""Encrypts the listeners' signing secrets for the log and opens them again.
+"""Encrypts what must not stand in the log in the clear, the listeners' signing secrets and headers, and opens it again.
 
-For: sealing with one key (Fernet: AES-128-CBC and HMAC-SHA256). Not for: where the key is kept (cli/first_start.py)."""
+For: sealing (Fernet: AES-128-CBC and HMAC-SHA256) with one key, opening with any of several, so that the key can be
+changed. Not for: where the keys are kept (cli/files.py), changing them (cli/rotate.py)."""
 
 from __future__ import annotations
 
-from cryptography.fernet import Fernet, InvalidToken
+import re
+from collections.abc import Iterable
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from broker.errors import ConfigurationError
+
+_BETWEEN = re.compile(r"[\s,]+")
 
 
 def new_sealing_key() -> str:
@@ -15,23 +21,42 @@ def new_sealing_key() -> str:
 
 
 class Sealer:
-    """Seals and opens with one key (ConfigurationError when it is not a Fernet key)."""
+    """sealing_keys: a Fernet key, or several with commas between; the first seals (ConfigurationError: one is none)."""
 
-    def __init__(self, sealing_key: str) -> None:
+    def __init__(self, sealing_keys: str) -> None:
         try:
-            self._fernet = Fernet(sealing_key)
+            fernets = [Fernet(key) for key in _BETWEEN.split(sealing_keys.strip())]
         except ValueError:
             raise ConfigurationError("the sealing key is not 32 bytes in url-safe base64") from None
+        self._newest = fernets[0]
+        self._any = MultiFernet(fernets)
+        self.keys = len(fernets)
 
     def seal(self, secret: str) -> str:
         """The secret, encrypted, as text for an event."""
-        return self._fernet.encrypt(secret.encode()).decode()
+        return self._newest.encrypt(secret.encode()).decode()
 
     def open(self, sealed: str) -> str:
-        """The secret again (ConfigurationError when another key sealed it)."""
+        """The secret again (ConfigurationError when a key that is not here sealed it)."""
         try:
-            return self._fernet.decrypt(sealed).decode()
+            return self._any.decrypt(sealed).decode()
         except InvalidToken:
             raise ConfigurationError(
-                "a signing secret in the log was sealed with another key: start with the sealing key used before"
+                "the log holds secrets that none of the sealing keys given opens: start with the one used before, "
+                "from EVERPUT_SEALING_KEY or DIR/sealing-key"
             ) from None
+
+    def reseal(self, sealed: Iterable[str]) -> dict[str, str]:
+        """Those that the first key has not sealed, each with what takes its place (ConfigurationError)."""
+        stale = {}
+        for text in sealed:
+            try:
+                self._newest.decrypt(text)
+            except InvalidToken:
+                stale[text] = self.seal(self.open(text))
+        return stale
+
+    def check(self, sealed: Iterable[str]) -> None:
+        """ConfigurationError unless all of it can be opened."""
+        for text in sealed:
+            self.open(text)

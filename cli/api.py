@@ -50,10 +50,11 @@ async def _serve(process: Process, options: Options) -> None:
         view = projections.directory
         process.health.view = view
         show_log(process.health.registry, log)
+        sealer = Sealer(settings.sealing_key)
+        sealer.check(text for listener in view.state.listeners.values() for text in listener.sealed())
         if os.environ.get("EVERPUT_FIRST_START"):
             await first_start(log.control, view, files.api_key_file(options.data_dir))
         deliveries = KafkaDeliveries(settings.kafka, log.requests)
-        sealer = Sealer(settings.sealing_key)
         reader = LogReader(log.requests, topics(settings.kafka))
         app = make_app(
             settings, log=log, view=view, sealer=sealer, deliveries=deliveries, status=deliveries, reader=reader

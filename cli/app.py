@@ -19,6 +19,7 @@ _COMMANDS: Final = {
     "worker": ("cli.worker", "Run one worker against an existing Kafka."),
     "init": ("cli.init", "Make an account, an organization and a key, and print the key."),
     "status": ("cli.status", "Show how every listener stands, and what is wrong."),
+    "rotate-sealing-key": ("cli.rotate", "Encrypt the secrets in the log with another sealing key."),
     "put": ("cli.put", "Put each line of a file on a queue."),
     "log": ("cli.log", "Show what happened: an organization's events, or one message's story."),
     "events": ("cli.events", "Print the catalogue of events."),

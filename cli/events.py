@@ -81,7 +81,7 @@ def _type_of(name: str) -> Any:
 def _json_type(kind: Any) -> str:
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
-        return " or ".join(_json_type(one) for one in get_args(kind))
+        return " or ".join("absent" if one is msgspec.UnsetType else _json_type(one) for one in get_args(kind))
     if origin is tuple:
         return f"array of {_json_type(get_args(kind)[0])}" if get_args(kind)[-1] is ... else "array"
     if origin is dict or (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):

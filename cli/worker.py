@@ -35,8 +35,11 @@ async def _work(process: Process) -> None:
         projections = Projections(settings.kafka, log.control)
         await projections.start(timeout_s=CATCH_UP_S)
         stack.push_async_callback(projections.stop)
+        sealer = Sealer(settings.sealing_key)
+        listeners = projections.directory.state.listeners.values()
+        sealer.check(text for listener in listeners for text in listener.sealed())
         name = os.environ.get("EVERPUT_WORKER_NAME")
-        worker = Worker(settings, log, projections, Sealer(settings.sealing_key), name=name)
+        worker = Worker(settings, log, projections, sealer, name=name)
         process.health.view = projections.directory
         show_worker(process.health.registry, worker)
         await worker.start()

@@ -52,6 +52,8 @@ FIELDS: Final[Mapping[str, str]] = {
     "notify_url": "where messages are delivered",
     "liveness_url": "what is asked while the listener is down",
     "sealed_secret": "the signing secret, encrypted with the sealing key",
+    "sealed": "by each sealed text the one that takes its place",
+    "former_end_at_ms": "until when the secrets before sign, too, at the longest",
     "start_offsets": "by partition of `messages`, the first offset the listener gets",
     "settings": "how the listener wants its deliveries",
     "max_in_flight": "requests under way at once",
@@ -60,6 +62,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "max_attempts": "attempts before the delivery is parked; null for no limit",
     "max_age_s": "deliveries older than this are parked",
     "headers": "names and values added to each request; readers of the log are shown the names only",
+    "sealed_headers": "as headers, the values encrypted with the sealing key",
     "reason": "why, in words for people",
     "message_id": "the message",
     "data": "the message itself",
@@ -83,7 +86,17 @@ FIELDS: Final[Mapping[str, str]] = {
     "ids_seed": "what the messages' ids are made of: their random bits",
 }
 SECRET: Final = frozenset(
-    {"sealed_secret", "secret_sha256", "password_hash", "token_sha256", "digest", "body_sha256", "ids_seed"}
+    {
+        "sealed_secret",
+        "sealed",
+        "sealed_headers",
+        "secret_sha256",
+        "password_hash",
+        "token_sha256",
+        "digest",
+        "body_sha256",
+        "ids_seed",
+    }
 )
 _MASKED: Final = "…"
 
@@ -104,17 +117,18 @@ def fields_of(kind: type[msgspec.Struct]) -> list[str]:
 
 
 def _visible(struct: msgspec.Struct) -> dict[str, Any]:
-    return {
-        name: _value(name, getattr(struct, name))
+    told = {
+        name: _value(getattr(struct, name))
         for name in struct.__struct_fields__
         if name in FIELDS and name not in SECRET and getattr(struct, name) is not msgspec.UNSET
     }
+    if isinstance(struct, ListenerSettings):
+        told["headers"] = dict.fromkeys([*struct.headers, *struct.sealed_headers], _MASKED)
+    return told
 
 
-def _value(name: str, value: Any) -> Any:
-    if isinstance(value, msgspec.Struct):
-        return _visible(value)
-    return dict.fromkeys(value, _MASKED) if name == "headers" else value
+def _value(value: Any) -> Any:
+    return _visible(value) if isinstance(value, msgspec.Struct) else value
 
 
 def types_named(text: str) -> frozenset[str] | None:

@@ -48,6 +48,7 @@ class Listener:
     """start_offsets: by partition of `messages`, the first offset it gets. paused: why, None when it is not.
 
     version: 1, and one more with each change.
+    former_secrets: (sealed, ends_at_ms) of those that sign besides until their time, oldest first.
     """
 
     id: str
@@ -62,6 +63,13 @@ class Listener:
     created_at_ms: int
     paused: str | None = None
     version: int = 1
+    former_secrets: tuple[tuple[str, int], ...] = ()
+
+    def sealed(self) -> Iterator[str]:
+        """All of it that is encrypted."""
+        yield self.sealed_secret
+        yield from (sealed for sealed, _ in self.former_secrets)
+        yield from self.settings.sealed_headers.values()
 
     def stands_at(self, cursors: Mapping[int, Cursor], partition: int) -> Cursor:
         """Where its stream of a partition stands: at the committed cursor, else where the listener began."""
@@ -146,6 +154,10 @@ class Directory:
                 return self._listener_created(event)
             case ev.ListenerUpdated():
                 return self._listener_updated(event)
+            case ev.ListenerSecretRotated():
+                return self._listener_secret_rotated(event)
+            case ev.ListenerResealed():
+                return self._listener_resealed(event)
             case ev.ListenerPaused():
                 return self._listener_paused(event, event.reason)
             case ev.ListenerResumed():
@@ -277,6 +289,33 @@ class Directory:
                 notify_url=event.notify_url,
                 liveness_url=event.liveness_url,
                 settings=event.settings,
+            )
+        )
+        return True
+
+    def _listener_secret_rotated(self, event: ev.ListenerSecretRotated) -> bool:
+        listener = self.listener(event.organization_id, event.listener_id)
+        if listener is None:
+            return False
+        ends_at_ms = event.former_end_at_ms
+        former = [(sealed, min(ends, ends_at_ms)) for sealed, ends in listener.former_secrets]
+        former.append((listener.sealed_secret, ends_at_ms))
+        going_on = tuple((sealed, ends) for sealed, ends in former if ends > event.at_ms)
+        self._put_listener(replace(listener, sealed_secret=event.sealed_secret, former_secrets=going_on))
+        return True
+
+    def _listener_resealed(self, event: ev.ListenerResealed) -> bool:
+        listener = self.listener(event.organization_id, event.listener_id)
+        if listener is None or event.sealed.keys().isdisjoint(listener.sealed()):
+            return False
+        now = {sealed: event.sealed.get(sealed, sealed) for sealed in listener.sealed()}
+        headers = {name: now[sealed] for name, sealed in listener.settings.sealed_headers.items()}
+        self._put_listener(
+            replace(
+                listener,
+                sealed_secret=now[listener.sealed_secret],
+                former_secrets=tuple((now[sealed], ends) for sealed, ends in listener.former_secrets),
+                settings=msgspec.structs.replace(listener.settings, sealed_headers=headers),
             )
         )
         return True

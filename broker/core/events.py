@@ -107,7 +107,9 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     max_in_flight: requests under way at once, over all workers. rate_per_s: None for no limit.
     timeout_ms: for one attempt.
-    max_attempts: None for no limit. max_age_s: deliveries older than this are parked. headers: added to each request.
+    max_attempts: None for no limit. max_age_s: deliveries older than this are parked.
+    sealed_headers: added to each request, by name, their values encrypted (broker/sealing.py).
+    headers: likewise, in the clear, in events of before that.
     """
 
     max_in_flight: int = 64
@@ -116,6 +118,7 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_attempts: int | None = None
     max_age_s: int = 72 * 3600
     headers: dict[str, str] = {}
+    sealed_headers: dict[str, str] = {}
 
 
 class ListenerCreated(Event, frozen=True, kw_only=True, tag="listener.created"):
@@ -132,6 +135,7 @@ class ListenerCreated(Event, frozen=True, kw_only=True, tag="listener.created"):
     sealed_secret: str
     start_offsets: tuple[int, ...]
     settings: ListenerSettings = ListenerSettings()
+    v: int = 2
 
 
 class ListenerUpdated(Event, frozen=True, kw_only=True, tag="listener.updated"):
@@ -143,6 +147,22 @@ class ListenerUpdated(Event, frozen=True, kw_only=True, tag="listener.updated"):
     liveness_url: str
     settings: ListenerSettings
     if_version: int | UnsetType = UNSET
+    v: int = 2
+
+
+class ListenerSecretRotated(Event, frozen=True, kw_only=True, tag="listener.secret_rotated"):
+    """sealed_secret: the new one. former_end_at_ms: those before it sign until then, at the longest."""
+
+    listener_id: str
+    sealed_secret: str
+    former_end_at_ms: int
+
+
+class ListenerResealed(Event, frozen=True, kw_only=True, tag="listener.resealed"):
+    """The same secrets under another sealing key. sealed: by each old sealed text the new one; others stay."""
+
+    listener_id: str
+    sealed: dict[str, str]
 
 
 class ListenerPaused(Event, frozen=True, kw_only=True, tag="listener.paused"):
@@ -267,6 +287,8 @@ ControlEvent = (
     | QueueDeleted
     | ListenerCreated
     | ListenerUpdated
+    | ListenerSecretRotated
+    | ListenerResealed
     | ListenerPaused
     | ListenerResumed
     | ListenerDeleted
@@ -279,7 +301,11 @@ Fields = dict[str, Any]
 Upcaster = Callable[[Fields], Fields]
 
 # (wire name, version) -> what makes it the next version. Old versions are read for ever and never written.
-UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {}
+UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
+    # sealed_headers came
+    ("listener.created", 1): lambda fields: fields | {"v": 2},
+    ("listener.updated", 1): lambda fields: fields | {"v": 2},
+}
 
 
 def wire_name(kind: type[Event]) -> str:

@@ -22,12 +22,12 @@ from broker.core.circuit import Circuit, State
 from broker.core.directory import Listener, Queue
 from broker.core.flow import Flow, Pace
 from broker.core.retry import RetryPolicy, next_at_ms
-from broker.core.signing import Signer
 from broker.core.turns import Turns
 from broker.core.window import Window
 from broker.delivery.guard import Resolver, Target, parse_url
 from broker.delivery.http import ConnectFailed, Connection, connect
 from broker.delivery.message import Message
+from broker.delivery.request import Opened, also_signed, post_head
 from broker.delivery.shares import ATTEMPTS_MAX, HELD_BYTES_MAX
 from broker.delivery.stream import Delivery, Stream, now_ms
 from broker.errors import UnknownEvent
@@ -41,7 +41,6 @@ _IDLE_CONNECTIONS_S: Final = 30.0
 _PUSH_BACK_S_MAX: Final = 60
 _RATE_BURST_S: Final = 0.1
 _RATE_MIN: Final = 0.001
-_HEADERS_OURS: Final = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +66,9 @@ class Depot:
 
 
 class Courier:
-    """One per listener and worker. key: the signing secret's bytes. Is the Owner of its connections."""
+    """One per listener and worker. opened: what of the listener is sealed. Is the Owner of its connections."""
 
-    def __init__(self, depot: Depot, queue: Queue, listener: Listener, key: bytes, *, share: float) -> None:
+    def __init__(self, depot: Depot, queue: Queue, listener: Listener, opened: Opened, *, share: float) -> None:
         self.depot = depot
         self.queue = queue
         self.listener = listener
@@ -81,7 +80,6 @@ class Courier:
         self.attempts_share = ATTEMPTS_MAX
         self.bytes_share = HELD_BYTES_MAX
         self.sending = True  # False: hand-over or shut-down; what is under way may finish
-        self._signer = Signer(key)
         self._ready: deque[Delivery] = deque()
         self._retries: list[tuple[int, int, Delivery]] = []
         self._turns: Turns[Delivery] = Turns()
@@ -95,10 +93,16 @@ class Courier:
         self._held_bytes = 0
         self._pushed_back_until_ms = 0
         self._loop = asyncio.get_running_loop()
+        self.opened = opened
         self.update(listener, share=share)
 
-    def update(self, listener: Listener, *, share: float) -> None:
-        """The listener's settings, or this worker's share of the partitions (0 to 1), have changed."""
+    def update(self, listener: Listener, *, share: float, opened: Opened | None = None) -> None:
+        """The listener's settings, or this worker's share of the partitions (0 to 1), have changed.
+
+        opened: None for what was sealed before.
+        """
+        self.opened = opened = opened or self.opened
+        self._signer, self._former = opened.signer, opened.former
         settings = listener.settings
         paused_before, self.listener = self.listener.paused, listener
         self._said_gone = False
@@ -111,13 +115,7 @@ class Courier:
             self._pace = Pace(rate_per_s, burst_s=_RATE_BURST_S)
         self._policy = RetryPolicy(max_attempts=settings.max_attempts, max_age_ms=settings.max_age_s * 1000)
         self.flow.resize(max(1, round(settings.max_in_flight * share)))
-        extra = "".join(
-            f"{name}: {value}\r\n" for name, value in settings.headers.items() if name.lower() not in _HEADERS_OURS
-        )
-        self._head = (
-            f"POST {self._target.target} HTTP/1.1\r\nhost: {self._target.authority}\r\nuser-agent: everput\r\n"
-            f"content-type: application/json\r\n{extra}"
-        ).encode("latin-1")
+        self._head = post_head(self._target, opened)
         for connection in self._idle:
             connection.close()  # it may lead to the old address
         self._idle.clear()
@@ -220,6 +218,8 @@ class Courier:
         body = message.body(self.queue)
         timestamp = b"%d" % time.time()
         signed = self._signer.sign(message.id, timestamp, body)
+        if self._former:
+            signed += also_signed(self._former, now_ms(), message_id=message.id, timestamp=timestamp, body=body)
         self._under_way[connection] = None
         connection.send(
             b"%bwebhook-id: %b\r\nwebhook-timestamp: %b\r\nwebhook-signature: %b\r\neverput-attempt: %d\r\n"

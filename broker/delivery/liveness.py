@@ -18,7 +18,7 @@ from typing import Final
 from broker.core.circuit import PROBE_MS_FIRST, PROBE_MS_MAX, State
 from broker.delivery.courier import Courier
 from broker.delivery.guard import Resolver, parse_url
-from broker.delivery.http import ConnectFailed, Connection, connect
+from broker.delivery.once import ask
 from broker.delivery.stream import now_ms
 
 log = logging.getLogger(__name__)
@@ -28,44 +28,12 @@ PROBE_TIMEOUT_S: Final = 3.0
 _JITTER: Final = 0.2
 
 
-class _Probe:
-    """The owner of one probe's connection; done holds the status, None when there was no proper answer."""
-
-    def __init__(self) -> None:
-        self.done: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-
-    def answered(self, _connection: Connection, status: int, _retry_after_s: int | None) -> None:
-        self._set(status)
-
-    def failed(self, _connection: Connection, _error: str) -> None:
-        self._set(None)
-
-    def released(self, connection: Connection) -> None:
-        connection.close()
-
-    def lost(self, _connection: Connection) -> None:
-        self._set(None)
-
-    def _set(self, status: int | None) -> None:
-        if not self.done.done():
-            self.done.set_result(status)
-
-
 async def alive(url: str, resolver: Resolver, tls: ssl.SSLContext) -> bool:
-    """Whether a GET of the liveness_url is answered 2xx in time. The connection is not kept."""
+    """Whether a GET of the liveness_url is answered 2xx in time."""
     target = parse_url(url)
-    probe = _Probe()
-    try:
-        async with asyncio.timeout(PROBE_TIMEOUT_S):
-            connection = await connect(probe, target, resolver, tls)
-            try:
-                head = f"GET {target.target} HTTP/1.1\r\nhost: {target.authority}\r\nuser-agent: everput\r\n"
-                connection.send(f"{head}connection: close\r\n\r\n".encode("latin-1"), probe, 0.0)
-                status = await probe.done
-            finally:
-                connection.close()
-    except (TimeoutError, ConnectFailed):
-        return False
+    head = f"GET {target.target} HTTP/1.1\r\nhost: {target.authority}\r\nuser-agent: everput\r\n"
+    request = f"{head}connection: close\r\n\r\n".encode("latin-1")
+    status = (await ask(request, target, resolver, tls, timeout_s=PROBE_TIMEOUT_S)).status
     return status is not None and 200 <= status < 300
 
 

@@ -15,7 +15,6 @@ from typing import Any, Final, Protocol
 from broker.core.cursor import Cursor
 from broker.core.directory import Directory, Listener
 from broker.core.events import Event, ListenerDeleted, ListenerPaused, QueueDeleted
-from broker.core.signing import secret_bytes
 from broker.core.window import Window
 from broker.delivery.checkpoints import Checkpoints
 from broker.delivery.courier import Courier, Depot
@@ -27,6 +26,7 @@ from broker.delivery.message import Message, messages
 from broker.delivery.meters import Condition, Meters, condition
 from broker.delivery.outstanding import Outstanding
 from broker.delivery.readers import CatchUp, Partition
+from broker.delivery.request import Opened, open_listener, same_seals
 from broker.delivery.shares import share_out
 from broker.delivery.stream import Delivery, Stream, now_ms
 from broker.errors import BrokerError, LogUnavailable
@@ -262,7 +262,7 @@ class Worker:
             if listener is None and courier is not None:
                 self._dismiss(self._couriers.pop(listener_id))
             elif listener is not None and courier is not None:
-                courier.update(listener, share=share)
+                courier.update(listener, share=share, opened=self._opened(listener, courier))
             elif listener is not None:
                 arrived.append(listener)
         if not arrived or not self._partitions:
@@ -285,16 +285,21 @@ class Worker:
 
     def _employ(self, listener: Listener, share: float) -> None:
         courier = self._couriers.get(listener.id)
+        opened = self._opened(listener, courier)
         if courier is not None:
-            courier.update(listener, share=share)
+            courier.update(listener, share=share, opened=opened)
             return
+        queue = self._directory.queues[listener.queue_id]
+        self._couriers[listener.id] = Courier(self._depot, queue, listener, opened, share=share)
+
+    def _opened(self, listener: Listener, courier: Courier | None) -> Opened:
+        if courier is not None and same_seals(courier.listener, listener):
+            return courier.opened
         try:
-            key = secret_bytes(self._sealer.open(listener.sealed_secret))
+            return open_listener(self._sealer, listener)
         except (BrokerError, ValueError):
             log.exception("listener.secret_unusable listener=%s", listener.id)
             raise
-        queue = self._directory.queues[listener.queue_id]
-        self._couriers[listener.id] = Courier(self._depot, queue, listener, key, share=share)
 
     def _place(self, listener: Listener, cursors: Mapping[int, Cursor], partitions: Iterable[int]) -> None:
         """Put the listener's streams where their cursors say and route the queue's messages to it."""

@@ -22,6 +22,7 @@ from broker.core.events import (
     decode,
     encode,
 )
+from broker.core.signing import Signer
 from broker.delivery import courier as courier_module
 from broker.delivery.courier import Courier, Depot
 from broker.delivery.guard import Resolver
@@ -29,6 +30,7 @@ from broker.delivery.liveness import Liveness
 from broker.delivery.message import Message
 from broker.delivery.outstanding import Outstanding
 from broker.delivery.readers import CatchUp, Partition
+from broker.delivery.request import Opened
 from broker.delivery.stream import Delivery, Stream, now_ms, outcome_events, take_outcomes
 from broker.errors import LogUnavailable
 from broker.kafka.requests import EARLIEST, Record, Stretch
@@ -174,7 +176,8 @@ class Office:
             gone=lambda listener: self.gone.append(listener.id),
         )
         queue = Queue(id="q-1", organization_id="o", name="orders", created_at_ms=0)
-        self.courier = Courier(depot, queue, listener, b"k" * 32, share=share)
+        opened = Opened(Signer(b"k" * 32), headers=tuple(listener.settings.headers.items()))
+        self.courier = Courier(depot, queue, listener, opened, share=share)
         self.couriers[listener.id] = self.courier
         self.partition.place(self.courier)
         self.ticker: asyncio.Task[None] | None = None

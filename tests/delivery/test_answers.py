@@ -18,6 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from broker.core.signing import Signer
 from broker.delivery import http
+from broker.delivery.stream import now_ms
 
 
 async def answer_200(_request, writer):
@@ -175,6 +176,20 @@ async def test_the_request_is_what_was_promised_and_its_signature_is_right(serve
     expected = Signer(b"k" * 32).sign(b"m-0", headers["webhook-timestamp"].encode(), request.body)
     assert headers["webhook-id"] == "m-0"
     assert headers["webhook-signature"] == expected.decode()
+
+
+async def test_a_former_secret_signs_besides_until_its_time(serve, open_office):
+    server = await serve(answer_200)
+    office = await open_office(server)
+    old, ended = (Signer(b"o" * 32), now_ms() + 60_000), (Signer(b"e" * 32), now_ms() - 1)
+    courier = office.courier
+    courier.update(courier.listener, share=1.0, opened=courier.opened._replace(former=(ended, old)))
+    office.put()
+    await office.all_settled()
+    (request,) = server.posts
+    signed = (b"m-0", request.headers["webhook-timestamp"].encode(), request.body)
+    expected = [Signer(b"k" * 32).sign(*signed), old[0].sign(*signed)]
+    assert request.headers["webhook-signature"] == b" ".join(expected).decode()
 
 
 async def test_a_repeat_has_the_same_id_and_body_and_the_next_number(serve, open_office):

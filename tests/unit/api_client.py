@@ -70,7 +70,9 @@ class Api:
         return (await create_key(control, control, organization_id=organization.id, name="theirs"))[1]
 
 
-async def make_api(*, public_url: str | None = None, registration: bool = True, **parts: Any) -> Api:
+async def make_api(
+    *, public_url: str | None = None, registration: bool = True, allow_networks: tuple = (), **parts: Any
+) -> Api:
     """parts: what make_app takes besides, such as deliveries."""
     log = MemoryLog()
     organization = await create_organization(log.control, log.control, name="acme")
@@ -80,6 +82,7 @@ async def make_api(*, public_url: str | None = None, registration: bool = True, 
         sealing_key=new_sealing_key(),
         public_url=public_url,
         registration=registration,
+        allow_networks=allow_networks,
         body_bytes_max=2 << 20,
     )
     records = MemoryRecords(log)

@@ -26,6 +26,7 @@ def of(kind: type[Event], **fields) -> st.SearchStrategy[Event]:
 
 
 urls = {"notify_url": st.just("https://n.example"), "liveness_url": st.just("https://l.example")}
+seals = st.sampled_from(["sealed", "sealed too", "sealed anew"])
 account_ids = st.sampled_from(["a1", "a2", "a3"])
 session_ids = st.sampled_from(["s1", "s2", "s3"])
 control_events = st.one_of(
@@ -63,11 +64,13 @@ control_events = st.one_of(
         listener_id=listener_ids,
         queue_id=queue_ids,
         name=names,
-        sealed_secret=st.just("sealed"),
+        sealed_secret=seals,
         start_offsets=st.just((0, 1)),
         **urls,
     ),
     of(ev.ListenerUpdated, listener_id=listener_ids, name=names, settings=st.just(ev.ListenerSettings()), **urls),
+    of(ev.ListenerSecretRotated, listener_id=listener_ids, sealed_secret=seals, former_end_at_ms=st.integers(0, 9)),
+    of(ev.ListenerResealed, listener_id=listener_ids, sealed=st.dictionaries(seals, seals, max_size=2)),
     of(ev.ListenerPaused, listener_id=listener_ids, reason=names),
     of(ev.ListenerResumed, listener_id=listener_ids),
     of(ev.ListenerDeleted, listener_id=listener_ids),
@@ -194,3 +197,51 @@ def test_the_hash_of_a_given_log_never_changes():
     directory.apply(ev.OrganizationCreated(at_ms=1, organization_id="o", name="acme"))
     directory.apply(ev.QueueCreated(at_ms=2, organization_id="o", queue_id="q", name="orders"))
     assert directory.state_hash() == "ff472fad6ee827d41968faf77b200f054273dfd1af9874011b0c34133045d965"
+
+
+def listening(*, at_ms: int = 0, **settings) -> Directory:
+    directory = Directory()
+    directory.apply(ev.QueueCreated(at_ms=0, organization_id="o", queue_id="q", name="orders"))
+    directory.apply(
+        ev.ListenerCreated(
+            at_ms=at_ms,
+            organization_id="o",
+            queue_id="q",
+            listener_id="l",
+            name="l",
+            notify_url="",
+            liveness_url="",
+            sealed_secret="first",
+            start_offsets=(0,),
+            settings=ev.ListenerSettings(**settings),
+        )
+    )
+    return directory
+
+
+def rotated(at_ms: int, sealed: str, until_ms: int) -> Event:
+    fields = {"listener_id": "l", "sealed_secret": sealed, "former_end_at_ms": until_ms}
+    return ev.ListenerSecretRotated(at_ms=at_ms, organization_id="o", **fields)
+
+
+def test_former_secrets_stay_until_their_time_and_no_rotation_makes_it_longer():
+    directory = listening()
+    directory.apply(rotated(10, "second", 100))
+    directory.apply(rotated(20, "third", 50))
+    listener = directory.listeners["l"]
+    assert (listener.sealed_secret, listener.former_secrets) == ("third", (("first", 50), ("second", 50)))
+    directory.apply(rotated(60, "fourth", 200))
+    assert directory.listeners["l"].former_secrets == (("third", 200),)
+    directory.apply(rotated(70, "fifth", 70))
+    assert directory.listeners["l"].former_secrets == ()
+
+
+def test_what_was_changed_meanwhile_is_not_undone_by_a_new_sealing_key():
+    directory = listening(sealed_headers={"x": "x1", "y": "y1"})
+    directory.apply(rotated(10, "second", 100))
+    sealed = {"first": "first'", "x1": "x1'", "gone": "gone'"}
+    assert directory.apply(ev.ListenerResealed(at_ms=11, organization_id="o", listener_id="l", sealed=sealed))
+    listener = directory.listeners["l"]
+    assert (listener.sealed_secret, listener.former_secrets) == ("second", (("first'", 100),))
+    assert listener.settings.sealed_headers == {"x": "x1'", "y": "y1"}
+    assert not directory.apply(ev.ListenerResealed(at_ms=12, organization_id="o", listener_id="l", sealed=sealed))

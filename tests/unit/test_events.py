@@ -27,6 +27,7 @@ MESSAGE = {"message_id": "019b76d9-05ab-7003-8123-456789abcdef"}
 SETTINGS = ListenerSettings(
     max_in_flight=8, rate_per_s=2.5, timeout_ms=3_000, max_attempts=12, max_age_s=3_600, headers={"x-team": "größe"}
 )
+SEALED = msgspec.structs.replace(SETTINGS, headers={}, sealed_headers={"x-team": "gAAAAABsealed"})
 
 ACCOUNT = {"account_id": "7a1f0c52-5d7c-4e0b-8f6e-2c4f5b9ad004"}
 NOBODYS = {**BY, "organization_id": ""}
@@ -68,7 +69,7 @@ SAMPLES: list[ev.Event] = [
         liveness_url="https://billing.example/alive",
         sealed_secret="gAAAAABsealed",
         start_offsets=(0, 17, 4_294_967_296, 3),
-        settings=SETTINGS,
+        settings=SEALED,
     ),
     ev.ListenerUpdated(
         **BY,
@@ -78,6 +79,8 @@ SAMPLES: list[ev.Event] = [
         liveness_url="https://billing.example/alive",
         settings=ListenerSettings(),
     ),
+    ev.ListenerSecretRotated(**BY, **LISTENER, sealed_secret="gAAAAABanother", former_end_at_ms=1_767_312_030_123),
+    ev.ListenerResealed(**BY, **LISTENER, sealed={"gAAAAABsealed": "gAAAAABanew"}),
     ev.ListenerPaused(**BY, **LISTENER, reason="the listener answered 410 Gone"),
     ev.ListenerResumed(**BY, **LISTENER),
     ev.ListenerDeleted(**BY, **LISTENER),

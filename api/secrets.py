@@ -1,0 +1,92 @@
+"""A listener's signing secret, and its test: requests and answers.
+
+For: /secret, /secret/rotate and /test below a listener. Not for: the listener itself (listeners.py), what a rotation
+does (broker/secrets.py), what a test sends (broker/delivery/trial.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from functools import cached_property
+from typing import Any, Final
+
+from api.buckets import Buckets
+from api.calls import Call
+from api.pages import moment
+from api.problems import TooManyRequests
+from api.shapes import RotationBody
+from broker.commands import find_listener, now_ms
+from broker.core.directory import Listener
+from broker.delivery.guard import Resolver
+from broker.delivery.http import tls_context
+from broker.delivery.trial import try_out
+from broker.errors import NotFound
+from broker.ports import DirectoryView
+from broker.sealing import Sealer
+from broker.secrets import SecretCommands
+
+_TESTS_AT_ONCE: Final = 5  # of one listener, in this process
+_TESTS_PER_S: Final = 0.5
+_TESTS_UNDER_WAY_MAX: Final = 20  # of all listeners
+
+
+class Secrets:
+    """Handlers. resolver: which addresses may be connected to."""
+
+    def __init__(self, commands: SecretCommands, view: DirectoryView, sealer: Sealer, resolver: Resolver) -> None:
+        self._commands = commands
+        self._view = view
+        self._sealer = sealer
+        self._resolver = resolver
+        self._tests = Buckets(_TESTS_AT_ONCE, per_s=_TESTS_PER_S)
+        self._under_way = 0
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return tls_context()
+
+    async def get(self, call: Call) -> Any:
+        ids = call.path("queue_id"), call.path("listener_id")
+        return _answer(call, *await self._commands.show(call.context(), *ids))
+
+    async def rotate(self, call: Call) -> Any:
+        ids = call.path("queue_id"), call.path("listener_id")
+        body = await call.json_or_nothing(RotationBody)
+        changed = self._commands.rotate(call.context(), *ids, secret=body.secret, overlap_s=body.overlap_s)
+        return _answer(call, *await changed)
+
+    async def test(self, call: Call) -> Any:
+        """What the listener answered, whatever that is, is a 200."""
+        organization_id, queue_id = call.key.organization_id, call.path("queue_id")
+        listener = await find_listener(self._view, organization_id, queue_id, call.path("listener_id"))
+        queue = self._view.state.queue(organization_id, queue_id)
+        if queue is None:
+            raise NotFound("no queue has this id")
+        wait_s = self._tests.take(listener.id, asyncio.get_running_loop().time()).wait_s
+        if wait_s or self._under_way >= _TESTS_UNDER_WAY_MAX:
+            raise TooManyRequests("There are too many tests of listeners at the moment.", retry_after_s=wait_s or 1)
+        self._under_way += 1
+        try:
+            trial = await try_out(self._sealer, queue, listener, self._resolver, self._tls)
+        finally:
+            self._under_way -= 1
+        return {
+            "test": {
+                "message_id": trial.message_id,
+                "status": trial.status,
+                "error": trial.error,
+                "took_ms": trial.took_ms,
+            }
+        }
+
+
+def _answer(call: Call, listener: Listener, secret: str) -> dict[str, Any]:
+    """former: the secrets before, which sign, too, until then; they themselves are not shown again."""
+    call.headers.append((b"cache-control", b"no-store"))
+    going_on = [ends for _, ends in listener.former_secrets if ends > now_ms()]
+    href = call.href(f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/secret")
+    return {
+        "secret": secret,
+        "former": [{"ends_at": moment(ends)} for ends in going_on],
+        "_links": {"self": {"href": href}},
+    }

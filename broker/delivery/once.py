@@ -1,0 +1,59 @@
+"""One request on a connection of its own, and its answer: for probes and tests, not for deliveries.
+
+For: connecting, sending, waiting, all within one time-out. Not for: what is sent, what an answer means."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import NamedTuple
+
+from broker.delivery.guard import Resolver, Target
+from broker.delivery.http import ConnectFailed, Connection, connect
+
+
+class Answer(NamedTuple):
+    """status: None when there was no proper answer; error: then why, in a word."""
+
+    status: int | None
+    error: str | None
+
+
+class _Once:
+    """The owner of the connection (http.Owner)."""
+
+    def __init__(self) -> None:
+        self.done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def answered(self, _connection: Connection, status: int, _retry_after_s: int | None) -> None:
+        self._set(Answer(status, None))
+
+    def failed(self, _connection: Connection, error: str) -> None:
+        self._set(Answer(None, error))
+
+    def released(self, connection: Connection) -> None:
+        connection.close()
+
+    def lost(self, _connection: Connection) -> None:
+        self._set(Answer(None, "closed"))
+
+    def _set(self, answer: Answer) -> None:
+        if not self.done.done():
+            self.done.set_result(answer)
+
+
+async def ask(request: bytes, target: Target, resolver: Resolver, tls: ssl.SSLContext, *, timeout_s: float) -> Answer:
+    """Send this request to an address that was checked."""
+    once = _Once()
+    try:
+        async with asyncio.timeout(timeout_s):
+            connection = await connect(once, target, resolver, tls)
+            try:
+                connection.send(request, once, 0.0)
+                return await once.done
+            finally:
+                connection.close()
+    except TimeoutError:
+        return Answer(None, "timeout")
+    except ConnectFailed as error:
+        return Answer(None, str(error))

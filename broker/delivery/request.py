@@ -1,0 +1,61 @@
+"""What a request to a listener is made of, besides its message: its address, its own headers, its secrets.
+
+For: opening what is sealed in the log, and the request's first lines, the same for a delivery and a test.
+Not for: signing (broker/core/signing.py), sending (http.py)."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from broker.core.directory import Listener
+from broker.core.signing import Signer, secret_bytes
+from broker.delivery.guard import Target
+from broker.sealing import Sealer
+
+_HEADERS_OURS: Final = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})
+
+
+class Opened(NamedTuple):
+    """former: (signer, ends_at_ms) of the secrets before; they sign, too, until then."""
+
+    signer: Signer
+    former: tuple[tuple[Signer, int], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def open_listener(sealer: Sealer, listener: Listener) -> Opened:
+    """What of the listener is sealed (ConfigurationError: sealed with another key; ValueError: no secret)."""
+    settings = listener.settings
+    headers = settings.headers | {name: sealer.open(sealed) for name, sealed in settings.sealed_headers.items()}
+    return Opened(
+        Signer(secret_bytes(sealer.open(listener.sealed_secret))),
+        tuple((Signer(secret_bytes(sealer.open(sealed))), ends) for sealed, ends in listener.former_secrets),
+        tuple(headers.items()),
+    )
+
+
+def same_seals(one: Listener, other: Listener) -> bool:
+    """Whether open_listener() gives the same for both."""
+    return (
+        one.sealed_secret == other.sealed_secret
+        and one.former_secrets == other.former_secrets
+        and one.settings.headers == other.settings.headers
+        and one.settings.sealed_headers == other.settings.sealed_headers
+    )
+
+
+def also_signed(
+    former: tuple[tuple[Signer, int], ...], at_ms: int, *, message_id: bytes, timestamp: bytes, body: bytes
+) -> bytes:
+    """What the former secrets add to `webhook-signature`: each a space and a signature."""
+    going_on = (signer for signer, ends_at_ms in former if ends_at_ms > at_ms)
+    return b"".join(b" " + signer.sign(message_id, timestamp, body) for signer in going_on)
+
+
+def post_head(target: Target, opened: Opened) -> bytes:
+    """The first lines of a POST to the notify_url, up to what differs from message to message."""
+    extra = "".join(f"{name}: {value}\r\n" for name, value in opened.headers if name.lower() not in _HEADERS_OURS)
+    return (
+        f"POST {target.target} HTTP/1.1\r\nhost: {target.authority}\r\nuser-agent: everput\r\n"
+        f"content-type: application/json\r\n{extra}"
+    ).encode("latin-1")

@@ -1,0 +1,64 @@
+"""A test of a listener: one marked message, sent now, past the log and all queues.
+
+For: what `POST …/test` sends and what came of it. It is signed and addressed as a delivery is; nothing is recorded.
+Not for: who may ask, and how often (api/secrets.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from typing import Final, NamedTuple
+
+import orjson
+
+from broker.core.directory import Listener, Queue
+from broker.core.ids import message_id
+from broker.delivery.guard import Resolver, parse_url
+from broker.delivery.once import ask
+from broker.delivery.request import also_signed, open_listener, post_head
+from broker.puts import random_bits
+from broker.sealing import Sealer
+
+TIMEOUT_S_MAX: Final = 15.0
+
+
+class Trial(NamedTuple):
+    """status: None when there was no answer; error: then why, in a word. took_ms: connecting included."""
+
+    message_id: str
+    status: int | None
+    error: str | None
+    took_ms: int
+
+
+async def try_out(sealer: Sealer, queue: Queue, listener: Listener, resolver: Resolver, tls: ssl.SSLContext) -> Trial:
+    """Send the listener a message with the header `everput-test: true` and wait for its answer (ConfigurationError)."""
+    opened = open_listener(sealer, listener)
+    target = parse_url(listener.notify_url)
+    at_ms = time.time_ns() // 1_000_000
+    made = message_id(at_ms=at_ms, partition=0, random_bits=random_bits())
+    body = orjson.dumps(
+        {
+            "queue": {"id": queue.id, "name": queue.name},
+            "message": {"id": made, "name": "test", "data": "A test of this listener: no message was put."},
+        }
+    )
+    signed = {"message_id": made.encode(), "timestamp": b"%d" % (at_ms // 1000), "body": body}
+    signature = opened.signer.sign(*signed.values()) + also_signed(opened.former, at_ms, **signed)
+    head = b"%bwebhook-id: %b\r\nwebhook-timestamp: %b\r\nwebhook-signature: %b\r\n" % (
+        post_head(target, opened),
+        signed["message_id"],
+        signed["timestamp"],
+        signature,
+    )
+    request = b"%beverput-test: true\r\neverput-attempt: 1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
+        head,
+        len(body),
+        body,
+    )
+    began_s = asyncio.get_running_loop().time()
+    timeout_s = min(listener.settings.timeout_ms / 1000, TIMEOUT_S_MAX)
+    answer = await ask(request, target, resolver, tls, timeout_s=timeout_s)
+    took_ms = int((asyncio.get_running_loop().time() - began_s) * 1000)
+    return Trial(made, answer.status, answer.error, took_ms)
