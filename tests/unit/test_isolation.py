@@ -1,0 +1,202 @@
+"""Tenants don't meet: every route of the application, tried with another organization's keys, sessions and ids.
+
+The routes come from the application itself: one that has no entry here fails. Each request is then made by its owner,
+too: it is a good one, and only who asks was wrong before.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+from api_client import Api, make_api
+
+from api.calls import Resource
+from broker.commands import SCOPES, create_key, create_organization
+
+QUEUE = "/v1/queues/{queue_id}"
+LISTENER = f"{QUEUE}/listeners/{{listener_id}}"
+KEYS = "/v1/organizations/{organization_id}/keys"
+URLS = {"notify_url": "http://127.0.0.1:9/", "liveness_url": "http://127.0.0.1:9/"}
+
+# What belongs to an organization, with a body that is accepted: by id.
+OWNED: dict[str, Any] = {
+    f"GET {QUEUE}": None,
+    f"PUT {QUEUE}": {"name": "renamed"},
+    f"DELETE {QUEUE}": None,
+    f"GET {QUEUE}/listeners": None,
+    f"PUT {QUEUE}/listeners": {"name": "one more", **URLS},
+    f"GET {LISTENER}": None,
+    f"PUT {LISTENER}": {"name": "renamed"},
+    f"DELETE {LISTENER}": None,
+    f"POST {LISTENER}/pause": None,
+    f"POST {LISTENER}/resume": None,
+    f"POST {LISTENER}/test": None,
+    f"GET {LISTENER}/secret": None,
+    f"POST {LISTENER}/secret/rotate": None,
+    f"GET {QUEUE}/messages": None,
+    f"PUT {QUEUE}/messages": {"data": "x"},
+    f"POST {QUEUE}/messages/batch": {"messages": [{"data": "x"}]},
+    f"GET {QUEUE}/messages/{{message_id}}": None,
+    f"GET {KEYS}": None,
+    f"PUT {KEYS}": {"name": "one more"},
+    f"GET {KEYS}/{{key_id}}": None,
+    f"DELETE {KEYS}/{{key_id}}": None,
+}
+# What has no id in its path: it is of whoever asks, and shows nothing of anybody else.
+OF_THE_ASKER: dict[str, Any] = {
+    "GET /v1/queues": None,
+    "PUT /v1/queues": {"name": "owner's queue"},  # the name is free in another organization
+    "GET /v1/log": None,
+}
+OF_THE_SESSION: dict[str, Any] = {
+    "GET /v1/organizations": None,
+    "PUT /v1/organizations": {"name": "owner's organization"},
+    "GET /v1/sessions": None,
+    "DELETE /v1/sessions": None,
+}
+OPEN = {"PUT /v1/accounts", "POST /v1/sessions"}
+
+
+def routes(api: Api) -> list[str]:
+    """`METHOD /path` of every route."""
+    found = []
+    for route in api.app.routes:
+        endpoint = getattr(route, "endpoint", None)
+        methods = set(endpoint._methods) if isinstance(endpoint, Resource) else set(getattr(route, "methods", ()) or ())
+        found += [f"{method} {route.path}" for method in sorted(methods - {"HEAD", "OPTIONS"}) or ["ANY"]]
+    return found
+
+
+@dataclass
+class Tenant:
+    """An organization with one of everything, a key with all scopes, and a member's session."""
+
+    key: dict[str, str]
+    session: dict[str, str]
+    ids: dict[str, str]
+
+
+async def tenant(api: Api, who: str) -> Tenant:
+    control = api.log.control
+    account = {"email": f"{who}@example.com", "password": "correct horse battery"}
+    assert (await api.bare.put("/v1/accounts", json=account)).status_code == 200
+    token = (await api.bare.post("/v1/sessions", json=account)).json()["session"]["token"]
+    api.bare.cookies.clear()
+    session = {"authorization": f"Bearer {token}"}
+    made = await api.bare.put("/v1/organizations", json={"name": f"{who}'s organization"}, headers=session)
+    organization_id = made.json()["organization"]["id"]
+    _, secret = await create_key(control, control, organization_id=organization_id, name=f"{who}'s key", scopes=SCOPES)
+    key, _ = await create_key(control, control, organization_id=organization_id, name=f"{who}'s other key")
+    headers = {"x-api-key": secret}
+    queue = (await api.bare.put("/v1/queues", json={"name": f"{who}'s queue"}, headers=headers)).json()["queue"]
+    path = f"/v1/queues/{queue['id']}"
+    listener = await api.bare.put(f"{path}/listeners", json={"name": f"{who}'s listener", **URLS}, headers=headers)
+    message = await api.bare.put(f"{path}/messages", json={"data": f"{who}'s data"}, headers=headers)
+    ids = {
+        "organization_id": organization_id,
+        "key_id": key.id,
+        "queue_id": queue["id"],
+        "listener_id": listener.json()["listener"]["id"],
+        "message_id": message.json()["message"]["id"],
+    }
+    return Tenant(headers, session, ids)
+
+
+def all_there_is(api: Api) -> tuple[object, ...]:
+    """What is in the log, but for the keys' uses."""
+    control = [record for record in api.log.control.records if b'"type":"key.used"' not in record]
+    return control, [list(records) for records in api.log.messages.records], list(api.log.claims.records)
+
+
+async def ask(api: Api, route: str, ids: dict[str, str], body: Any, headers: dict[str, str]) -> Any:
+    method, _, path = route.partition(" ")
+    for name in re.findall(r"{(\w+)}", path):
+        path = path.replace(f"{{{name}}}", ids[name])
+    sent = {} if body is None else {"json": body}
+    return await api.bare.request(method, path, headers=headers, **sent)
+
+
+@pytest.fixture(autouse=True)
+def cheap_passwords(monkeypatch):
+    from argon2 import PasswordHasher
+
+    monkeypatch.setattr("broker.passwords.PasswordHasher", lambda: PasswordHasher(1, 8, 1))
+
+
+@pytest.fixture
+async def api() -> Api:
+    return await make_api(allow_networks=(ip_network("127.0.0.0/8"),))
+
+
+async def test_every_route_has_an_entry_and_every_entry_is_a_route(api):
+    entries = {*OWNED, *OF_THE_ASKER, *OF_THE_SESSION, *OPEN}
+    missing = set(routes(api)) - entries
+    assert not missing, f"how is this kept from other organizations? {sorted(missing)}"
+    assert entries <= set(routes(api))
+
+
+@pytest.mark.parametrize("route", OWNED)
+async def test_another_organizations_id_is_404_and_nothing_happens(api, route):
+    owner, stranger = await tenant(api, "owner"), await tenant(api, "stranger")
+    before = all_there_is(api)
+    names = re.findall(r"{(\w+)}", route)
+    mixtures = itertools.product([owner.ids, stranger.ids], repeat=len(names))
+    for mixture in mixtures:
+        ids = {name: whose[name] for name, whose in zip(names, mixture, strict=True)}
+        if all(whose is stranger.ids for whose in mixture):
+            continue
+        for headers in (stranger.key, stranger.session):
+            answer = await ask(api, route, ids, OWNED[route], headers)
+            unauthorised = headers is stranger.session and KEYS not in route
+            assert answer.status_code == (401 if unauthorised else 404), answer.text
+            assert "owner" not in answer.text
+    assert all_there_is(api) == before
+    assert (await ask(api, route, owner.ids, OWNED[route], owner.key)).status_code == 200
+
+
+@pytest.mark.parametrize("route", [*OWNED, *OF_THE_ASKER, *OF_THE_SESSION])
+async def test_without_a_key_or_session_it_is_401_and_nothing_happens(api, route):
+    owner = await tenant(api, "owner")
+    before = all_there_is(api)
+    body = {**OWNED, **OF_THE_ASKER, **OF_THE_SESSION}[route]
+    wrong = {"x-api-key": "evp_003aUlTJC7tjlCTQj2uNU3MFagCXG9LRKRcwGkBIDlf3LP1ya"}
+    for headers in ({}, wrong, {"authorization": "Bearer " + wrong["x-api-key"].replace("evp", "evs")}):
+        assert (await ask(api, route, owner.ids, body, headers)).status_code == 401
+    assert all_there_is(api) == before
+
+
+@pytest.mark.parametrize("route", [*OWNED, *(route for route in OF_THE_ASKER)])
+async def test_a_key_without_the_scope_is_403_and_nothing_happens(api, route):
+    owner = await tenant(api, "owner")
+    control = api.log.control
+    organization = await create_organization(control, control, name="none")
+    for organization_id in (owner.ids["organization_id"], organization.id):
+        _, secret = await create_key(control, control, organization_id=organization_id, name="none", scopes=())
+        before = all_there_is(api)
+        body = {**OWNED, **OF_THE_ASKER}[route]
+        assert (await ask(api, route, owner.ids, body, {"x-api-key": secret})).status_code == 403
+        assert all_there_is(api) == before
+
+
+@pytest.mark.parametrize("route", [*OF_THE_ASKER, *OF_THE_SESSION])
+async def test_what_is_of_the_asker_shows_nothing_of_another(api, route, monkeypatch):
+    monkeypatch.setattr("broker.audit.reader.SETTLE_MS", 0)
+    owner, stranger = await tenant(api, "owner"), await tenant(api, "stranger")
+    state = api.log.control.state
+    before = [queue.id for queue in state.queues_of(owner.ids["organization_id"])], list(state.accounts.sessions)
+    headers = stranger.key if route in OF_THE_ASKER else stranger.session
+    body = {**OF_THE_ASKER, **OF_THE_SESSION}[route]
+    answer = await ask(api, route, {}, body, headers)
+    assert answer.status_code == 200
+    assert not any(id_ in answer.text for id_ in owner.ids.values())
+    if route.startswith("GET"):
+        assert "owner" not in answer.text
+        assert "stranger" in answer.text
+    now = [queue.id for queue in state.queues_of(owner.ids["organization_id"])], list(state.accounts.sessions)
+    assert now[0] == before[0]
+    assert now[1][0] == before[1][0]
