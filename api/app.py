@@ -21,6 +21,7 @@ from api.keys import OrganizationKeys
 from api.listeners import Listeners
 from api.log import EventLog
 from api.messages import Messages
+from api.past import Views
 from api.problems import MEDIA_TYPE, NoSuchPath, Problem, framework_problem, problem
 from api.queues import Queues
 from api.secrets import Secrets
@@ -52,11 +53,12 @@ def make_app(
     """The REST API over a started log and a started projection.
 
     deliveries, status: None leaves a message's deliveries and a listener's condition out of the answers.
-    reader: None leaves /v1/log out.
+    reader: None leaves /v1/log and the past out.
     """
     commands = Commands(log, view, sealer, allow_networks=settings.allow_networks)
-    queues = Queues(commands, view)
-    listeners = Listeners(commands, view, status)
+    views = Views(view, None if reader is None else reader.past)
+    queues = Queues(commands, view, views)
+    listeners = Listeners(commands, view, status, views)
     idempotency = Idempotency(log.claims, log.messages, append_timeout_ms=settings.append_timeout_ms)
     messages = Messages(log.messages, idempotency, view, deliveries)
     public_url = None if settings.public_url is None else settings.public_url.rstrip("/")
@@ -69,7 +71,7 @@ def make_app(
         public_url=public_url,
     )
     secrets = Secrets(SecretCommands(log.control, view, sealer), view, sealer, Resolver(settings.allow_networks))
-    organization_keys = OrganizationKeys(log.control, view, keys, sessions)
+    organization_keys = OrganizationKeys(log.control, view, keys, sessions, views)
     service = Service(keys, view, public_url, settings.body_bytes_max)
 
     def at(path: str, **methods: Method) -> Route:

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 from api.auth import Keys, Sessions, check_scope
 from api.calls import Call
 from api.pages import moment, optional_moment, page
+from api.past import Views
 from api.problems import Forbidden
 from api.shapes import KeyBody
 from broker.commands import SCOPES, SCOPES_DEFAULT, Context, create_key, now_ms, revoke_key
@@ -30,11 +31,12 @@ class _Administrator(NamedTuple):
 class OrganizationKeys:
     """Handlers for /v1/organizations/{organization_id}/keys and below."""
 
-    def __init__(self, control: ControlLog, view: DirectoryView, keys: Keys, sessions: Sessions) -> None:
+    def __init__(self, control: ControlLog, view: DirectoryView, keys: Keys, sessions: Sessions, views: Views) -> None:
         self._control = control
         self._view = view
         self._keys = keys
         self._sessions = sessions
+        self._views = views
 
     async def create(self, call: Call) -> Any:
         """The only answer that holds the key itself."""
@@ -59,7 +61,8 @@ class OrganizationKeys:
     async def list(self, call: Call) -> Any:
         who = await self._administrator(call)
         query = call.query()
-        shown, cursor = page(self._view.state.keys_of(who.organization_id), query)
+        view = await self._views.of(call, who.organization_id)
+        shown, cursor = page(view.state.keys_of(who.organization_id), query)
         path = f"/v1/organizations/{who.organization_id}/keys"
         links = {"self": {"href": call.href(path + (f"?{urlencode(query)}" if query else ""))}}
         if cursor is not None:
@@ -67,12 +70,13 @@ class OrganizationKeys:
         return {"keys": [_fields(key) for key in shown], "_links": links}
 
     async def get(self, call: Call) -> Any:
-        return _answer(call, self._find(await self._administrator(call), call), {})
+        who = await self._administrator(call)
+        return _answer(call, self._find(who, call, await self._views.of(call, who.organization_id)), {})
 
     async def revoke(self, call: Call) -> Any:
         """The answer shows the key as it was."""
         who = await self._administrator(call)
-        key = self._find(who, call)
+        key = self._find(who, call, self._view)
         context = Context(
             organization_id=who.organization_id, actor=who.actor, request_id=call.request_text, at_ms=now_ms()
         )
@@ -95,8 +99,8 @@ class OrganizationKeys:
             raise NotFound("no organization has this id")
         return _Administrator(organization_id, f"account:{session.account_id}", SCOPES)
 
-    def _find(self, who: _Administrator, call: Call) -> Key:
-        key = self._view.state.keys.get(call.path("key_id"))
+    def _find(self, who: _Administrator, call: Call, view: DirectoryView) -> Key:
+        key = view.state.keys.get(call.path("key_id"))
         if key is None or key.organization_id != who.organization_id:
             raise NotFound("no key has this id")
         return key

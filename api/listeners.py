@@ -12,6 +12,7 @@ from msgspec import UNSET
 from api.calls import Call
 from api.etags import Item
 from api.pages import moment, moment_ms, optional_moment, page
+from api.past import Views
 from api.shapes import ListenerBody, ListenerSettingsBody, NewListenerBody
 from broker.commands import HIDDEN, Commands, ListenerWishes, find_listener, find_queue
 from broker.core.directory import Listener
@@ -35,10 +36,11 @@ _HEADER_PREFIXES_OURS: Final = ("webhook-", "everput-", "proxy-")
 class Listeners:
     """Handlers for /v1/queues/{queue_id}/listeners and below. status: None leaves a listener's condition out."""
 
-    def __init__(self, commands: Commands, view: DirectoryView, status: ListenerStatus | None) -> None:
+    def __init__(self, commands: Commands, view: DirectoryView, status: ListenerStatus | None, views: Views) -> None:
         self._commands = commands
         self._view = view
         self._status = status
+        self._views = views
 
     async def create(self, call: Call) -> Any:
         """The only answer that holds the signing secret unasked."""
@@ -56,7 +58,7 @@ class Listeners:
 
     async def list(self, call: Call) -> Any:
         query = call.query()
-        queue = await find_queue(self._view, call.key.organization_id, call.path("queue_id"))
+        queue = await find_queue(await self._views.of(call), call.key.organization_id, call.path("queue_id"))
         shown, cursor = page(queue.listeners.values(), query)
         links = {"self": {"href": call.href(_listing(queue.id, query))}}
         if cursor is not None:
@@ -64,8 +66,10 @@ class Listeners:
         return {"listeners": [listener_fields(listener) for listener in shown], "_links": links}
 
     async def get(self, call: Call) -> Any:
-        listener = await self._find(call)
-        if self._status is None:
+        """state, lag and so on are those of now: a GET with `at` has none of them."""
+        view = await self._views.of(call)
+        listener = await self._find(call, view)
+        if self._status is None or view is not self._view:
             return _answer(call, listener, {})
         condition = await self._status.condition(listener)
         now = {
@@ -103,9 +107,9 @@ class Listeners:
         ids = call.path("queue_id"), call.path("listener_id")
         return _answer(call, await self._commands.resume_listener(call.context(), *ids), {})
 
-    async def _find(self, call: Call) -> Listener:
+    async def _find(self, call: Call, view: DirectoryView | None = None) -> Listener:
         return await find_listener(
-            self._view, call.key.organization_id, call.path("queue_id"), call.path("listener_id")
+            view or self._view, call.key.organization_id, call.path("queue_id"), call.path("listener_id")
         )
 
 

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from api.calls import Call
 from api.etags import Item
 from api.pages import page
+from api.past import Views
 from api.shapes import NameBody
 from broker.commands import Commands, find_queue
 from broker.core.directory import Queue
@@ -17,9 +18,10 @@ from broker.ports import DirectoryView
 class Queues:
     """Handlers for /v1/queues and /v1/queues/{queue_id}."""
 
-    def __init__(self, commands: Commands, view: DirectoryView) -> None:
+    def __init__(self, commands: Commands, view: DirectoryView, views: Views) -> None:
         self._commands = commands
         self._view = view
+        self._views = views
 
     async def create(self, call: Call) -> Any:
         body = await call.json(NameBody)
@@ -28,7 +30,7 @@ class Queues:
     async def list(self, call: Call) -> Any:
         """name: only the queue of exactly this name."""
         query = call.query()
-        state, organization_id = self._view.state, call.key.organization_id
+        state, organization_id = (await self._views.of(call)).state, call.key.organization_id
         if "name" in query:
             named = state.queues_by_name.get((organization_id, query["name"]))
             shown, cursor = page([] if named is None else [named], query)
@@ -40,7 +42,8 @@ class Queues:
         return {"queues": [queue_fields(queue) for queue in shown], "_links": links}
 
     async def get(self, call: Call) -> Any:
-        return _answer(call, await find_queue(self._view, call.key.organization_id, call.path("queue_id")))
+        view = await self._views.of(call)
+        return _answer(call, await find_queue(view, call.key.organization_id, call.path("queue_id")))
 
     async def rename(self, call: Call) -> Any:
         body = await call.json(NameBody)

@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "rotate-sealing-key": ("cli.rotate", "Encrypt the secrets in the log with another sealing key."),
     "put": ("cli.put", "Put each line of a file on a queue."),
     "log": ("cli.log", "Show what happened: an organization's events, or one message's story."),
+    "show": ("cli.show", "Show a queue and its listeners, now or as they were at any moment."),
     "events": ("cli.events", "Print the catalogue of events."),
     "demo": ("cli.demo", "Show it all: messages put, listeners that fail, a worker that is killed."),
 }

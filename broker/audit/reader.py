@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
+from broker.audit.control import control_records
+from broker.audit.past import Past
+from broker.audit.records import STRETCH_BYTES, Busy, Records
 from broker.commands import now_ms
 from broker.core.catalogue import TOPICS
-from broker.core.events import Event, ListenerCreated, decode
+from broker.core.events import Event, ListenerCreated, wire_name
 from broker.core.logorder import Cursor, Lane, Merge, Next
 from broker.core.selection import Selection
-from broker.errors import Refused, Unavailable, UnknownEvent
+from broker.errors import Refused, Unavailable
 from broker.kafka.requests import EARLIEST, LATEST, Stretch
 from broker.kafka.topics import Topics
 
@@ -29,7 +32,6 @@ _OPEN_MAX: Final = 8  # readings under way in this process
 _OPEN_EACH_MAX: Final = 4  # of one organization
 _HELD_BYTES_MAX: Final = 8 << 20  # by one reading
 _SHARE_BYTES_MIN: Final = 32 << 10  # by one lane
-_STRETCH_BYTES: Final = 256 << 10  # short, so that no other request waits long while one is looked through
 _SLICE_EVENTS: Final = 256
 _SLICE_READS: Final = 16
 _SLICE_BYTES: Final = 256 << 10
@@ -37,25 +39,10 @@ _TRIES_MAX: Final = 100
 _PAUSE_S: Final = 0.02
 
 
-class Busy(Unavailable):
-    """Too many are reading the log at this moment."""
-
-    code = "busy"
-    retry_after_s = 2
-
-
 class WrongCursor(Refused):
     """The cursor is of another reading: of another installation, or with other filters."""
 
     code = "wrong-cursor"
-
-
-class Records(Protocol):
-    """What is asked of Kafka. broker/kafka/requests.py says what each means."""
-
-    async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]: ...
-
-    async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int = ...) -> Stretch: ...
 
 
 class Entry(NamedTuple):
@@ -94,9 +81,10 @@ class Range:
 
 
 class LogReader:
-    """Of one process."""
+    """Of one process. past: the directory as it was."""
 
     def __init__(self, records: Records, table: Topics) -> None:
+        self.past = Past(records, table)
         self._records = records
         self._table = dict(zip(TOPICS, (table.control, table.messages, table.changes, table.deliveries), strict=True))
         self._working = asyncio.Semaphore(1)  # one slice at a time: the readings together get a part of the loop
@@ -116,24 +104,17 @@ class LogReader:
     async def listeners_of(self, organization_id: str, queue_id: str) -> frozenset[str]:
         """All listeners that a queue ever had, from `control` (LogUnavailable)."""
         name = self._table["control"].name
-        at = (await self._records.offsets(name, {0: EARLIEST}))[0]
+        end = (await self._records.offsets(name, {0: LATEST}))[0]
+        created = Selection(organization_id=organization_id, types=frozenset({wire_name(ListenerCreated)}))
         found: set[str] = set()
-        while True:
-            async with self._working:
-                stretch = await self._records.read(name, 0, at, bytes_max=_STRETCH_BYTES)
-            for record in stretch.records:
+        async for records in control_records(self._records, name, end):
+            for record in records:
                 if record.value is None or queue_id.encode() not in record.value:
                     continue
-                try:
-                    event = decode(record.value)
-                except UnknownEvent:
-                    continue
-                ours = isinstance(event, ListenerCreated) and event.organization_id == organization_id
-                if ours and isinstance(event, ListenerCreated) and event.queue_id == queue_id:
+                event = created.take(record.value)
+                if isinstance(event, ListenerCreated) and event.queue_id == queue_id:
                     found.add(event.listener_id)
-            if stretch.next_offset <= at or stretch.next_offset >= stretch.end_offset:
-                return frozenset(found)
-            at = stretch.next_offset
+        return frozenset(found)
 
     def _lanes(self, wanted: Selection) -> list[tuple[int, str, int]]:
         """(rank, topic in Kafka, partition) of what must be read."""
@@ -242,7 +223,7 @@ class _Reading:
 
     async def _read(self, lane: Lane[_Item]) -> float:
         """Read a stretch of the lane; how long looking through it took, in seconds."""
-        stretch = await self._stretch(lane, lane.at, _STRETCH_BYTES)
+        stretch = await self._stretch(lane, lane.at, STRETCH_BYTES)
         began_s = time.perf_counter()
         rows: list[tuple[int, int, _Item | None]] = []
         at = stretch.next_offset

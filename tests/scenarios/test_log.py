@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,17 @@ def test_what_can_t_be_asked_is_said(server: Running, arguments: list[str], said
     done = everput("log", *arguments, "--data-dir", str(server.data_dir), EVERPUT_URL=server.url)
     assert done.returncode in (1, 2)
     assert said in done.stderr
+
+
+def test_a_queue_is_shown_as_it_was(server: Running, queue_id: str):
+    before = request(server, "GET", f"/v1/queues/{queue_id}")["queue"]["name"]
+    made_at = json.loads(log(server, "--json", "--queue", queue_id, "--type", "queue.created")[0])["event"]["at_ms"]
+    request(server, "PUT", f"/v1/queues/{queue_id}", {"name": "renamed"})
+    at = f"{datetime.fromtimestamp((made_at + 1) / 1000, UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    arguments = ["--data-dir", str(server.data_dir), "--at", at, "--json"]
+    shown = everput("show", "queue", queue_id, *arguments, EVERPUT_URL=server.url)
+    assert json.loads(shown.stdout)["queue"]["name"] == "orders"
+    missing = everput("show", "queue", "renamed", *arguments, EVERPUT_URL=server.url)
+    assert (missing.returncode, "no queue has the name" in missing.stderr) == (1, True)
+    request(server, "PUT", f"/v1/queues/{queue_id}", {"name": before})
+    assert before in everput("show", "queue", before, *arguments[:2], EVERPUT_URL=server.url).stdout

@@ -1,0 +1,30 @@
+"""The parameter `at`: a GET that is answered as it would have been then.
+
+For: which view a request is about. Not for: folding (broker/audit/past.py)."""
+
+from __future__ import annotations
+
+from api.calls import Call
+from api.pages import time_parameter
+from api.problems import BadParameter
+from broker.audit.past import Past
+from broker.commands import now_ms
+from broker.ports import DirectoryView
+
+
+class Views:
+    """past: None where there is no log to read."""
+
+    def __init__(self, view: DirectoryView, past: Past | None) -> None:
+        self._view = view
+        self._past = past
+
+    async def of(self, call: Call, organization_id: str | None = None) -> DirectoryView:
+        """The directory now, or as it was (BadParameter). organization_id: None for the key's."""
+        query = call.query()
+        at_ms = time_parameter(query, "at")
+        if at_ms is None or self._past is None:
+            return self._view
+        if at_ms > now_ms():
+            raise BadParameter("at must not be in the future", parameter="at")
+        return await self._past.view(organization_id or call.key.organization_id, at_ms)

@@ -1,0 +1,92 @@
+"""The directory as it was: `control` folded by the same pure functions, up to a moment.
+
+For: one organization's queues, listeners and keys at any time. Not for: the present (projections/), a message's past
+(its story, broker/audit/reader.py).
+
+Only the organization's own events are folded, in slices; the last few results are kept, for whoever looks at a moment
+looks more than once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from typing import Final
+
+from broker.audit.control import control_records
+from broker.audit.records import Busy, Records
+from broker.core.directory import Directory
+from broker.core.events import decode
+from broker.errors import UnknownEvent
+from broker.kafka.requests import LATEST
+from broker.kafka.topics import Topics
+
+_KEPT_MAX: Final = 4
+_WAITING_MAX: Final = 8
+
+
+class PastView:
+    """ports.DirectoryView of a moment: nothing more will come."""
+
+    def __init__(self, state: Directory, *, complete: bool) -> None:
+        self.state = state
+        self.complete = complete
+
+    async def seen(self, offset: int, *, timeout_s: float = 2.0) -> None:
+        """All that it will ever see is folded."""
+
+    def passed_over(self, offset: int) -> bool:  # noqa: ARG002 - the port's signature
+        return False
+
+    async def caught_up(self, *, timeout_s: float = 2.0) -> None:
+        """It is."""
+
+
+class Past:
+    """Of one process. One fold at a time."""
+
+    def __init__(self, records: Records, table: Topics) -> None:
+        self._records = records
+        self._control = table.control.name
+        self._kept: OrderedDict[tuple[str, int], PastView] = OrderedDict()
+        self._turn = asyncio.Lock()
+        self._waiting = 0
+
+    async def view(self, organization_id: str, at_ms: int) -> PastView:
+        """The organization as of this log time, all that happened at it included (Busy, LogUnavailable)."""
+        if self._waiting >= _WAITING_MAX:
+            raise Busy("Too many are looking at the past at this moment.")
+        end = (await self._records.offsets(self._control, {0: at_ms + 1}))[0]
+        if end < 0:
+            end = (await self._records.offsets(self._control, {0: LATEST}))[0]
+        self._waiting += 1
+        try:
+            async with self._turn:
+                return await self._folded(organization_id, end)
+        finally:
+            self._waiting -= 1
+
+    async def _folded(self, organization_id: str, end: int) -> PastView:
+        place = organization_id, end
+        found = self._kept.get(place)
+        if found is None:
+            state, complete, ours = Directory(), True, organization_id.encode()
+            async for records in control_records(self._records, self._control, end):
+                began_s = time.perf_counter()
+                for record in records:
+                    if record.value is None or ours not in record.value:
+                        continue
+                    try:
+                        event = decode(record.value)
+                    except UnknownEvent:
+                        complete = False
+                        continue
+                    if event.organization_id == organization_id:
+                        state.apply(event)
+                await asyncio.sleep(time.perf_counter() - began_s)  # half of the time belongs to others
+            found = self._kept[place] = PastView(state, complete=complete)
+        self._kept.move_to_end(place)
+        while len(self._kept) > _KEPT_MAX:
+            self._kept.popitem(last=False)
+        return found

@@ -1,0 +1,111 @@
+"""The past is what a snapshot taken then would show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from api_client import make_api
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_directory import logs, seen_by
+
+from broker.audit.past import Past
+from broker.core.directory import Directory
+from broker.core.events import Event, encode
+from broker.kafka.requests import EARLIEST, LATEST, Record, Stretch
+from broker.kafka.topics import topics
+from broker.settings import KafkaSettings
+
+TABLE = topics(KafkaSettings(bootstrap="unused"))
+
+
+class Control:
+    """audit.records.Records of one topic, two records a read, their times as the events say."""
+
+    def __init__(self, log: list[Event]) -> None:
+        self.records = [Record(offset, event.at_ms, None, encode(event), ()) for offset, event in enumerate(log)]
+
+    async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
+        assert topic == TABLE.control.name
+        later = (record.offset for record in self.records if record.timestamp >= at_ms[0])
+        return {0: {EARLIEST: 0, LATEST: len(self.records)}.get(at_ms[0], next(later, -1))}
+
+    async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int = 1) -> Stretch:
+        here = self.records[offset : offset + 2]
+        return Stretch(here, offset + len(here), len(self.records))
+
+
+def without_members(directory: Directory) -> Directory:
+    """An account belongs to no organization, so an organization's own events don't say who it is."""
+    for organization in directory.organizations.values():
+        directory.organizations[organization.id] = replace(organization, members=())
+    return directory
+
+
+@settings(deadline=None)
+@given(logs, st.integers(0, 6), st.sampled_from(["o1", "o2"]))
+async def test_it_is_what_a_snapshot_taken_then_would_show(log: list[Event], at_ms: int, organization_id: str):
+    then, latest_ms = Directory(), 0
+    for event in log:
+        latest_ms = max(latest_ms, event.at_ms)
+        if latest_ms <= at_ms:
+            then.apply(event)
+    past = Past(Control(log), TABLE)
+    for _ in range(2):  # the second time from what is kept
+        view = await past.view(organization_id, at_ms)
+        assert seen_by(view.state, organization_id) == seen_by(without_members(then), organization_id)
+        other = {"o1": "o2", "o2": "o1"}[organization_id]
+        assert seen_by(view.state, other) == seen_by(Directory(), other)
+
+
+async def test_only_the_last_few_moments_are_kept():
+    api = await make_api()
+    for number in range(8):
+        await api.queue(f"q{number}")
+    past = Past(api.records, TABLE)
+    for record in range(8):
+        await past._folded(api.organization_id, record)
+    assert len(past._kept) == 4
+
+
+async def test_a_queue_and_its_listener_are_shown_as_they_were(monkeypatch: pytest.MonkeyPatch):
+    clock = [1_767_225_600_000]
+    for module in ("broker.commands", "api.calls"):
+        monkeypatch.setattr(f"{module}.now_ms", lambda: clock[0])
+    api = await make_api()
+    queue_id = await api.queue("before")
+    listener_id = await api.listener(queue_id)
+    clock[0] += 1000
+    await api.put(f"/v1/queues/{queue_id}", json={"name": "after"})
+    await api.put(f"/v1/queues/{queue_id}/listeners/{listener_id}", json={"name": "renamed"})
+    clock[0] += 1000
+    await api.request("DELETE", f"/v1/queues/{queue_id}")
+    first, second, third = (f"at=2026-01-01T00:00:0{second}Z" for second in range(3))
+    path = f"/v1/queues/{queue_id}"
+
+    async def names(at: str) -> list[str]:
+        queue = (await api.get(f"{path}?{at}")).json()["queue"]
+        listener = (await api.get(f"{path}/listeners/{listener_id}?{at}")).json()["listener"]
+        (listed,) = (await api.get(f"{path}/listeners?{at}")).json()["listeners"]
+        assert listed == listener
+        (found,) = (await api.get(f"/v1/queues?name={queue['name']}&{at}")).json()["queues"]
+        assert found == queue
+        return [queue["name"], listener["name"]]
+
+    assert await names(first) == ["before", "listener"]
+    assert await names(second) == ["after", "renamed"]
+    assert (await api.get(f"{path}?{third}")).status_code == 404
+    assert (await api.get(f"{path}?at=2025-12-31T23:59:59Z")).status_code == 404
+    assert (await api.get(f"{path}/listeners/{listener_id}?{third}")).status_code == 404
+    their_key = await api.another_organization()
+    assert (await api.bare.get(f"{path}?{first}", headers={"x-api-key": their_key})).status_code == 404
+
+
+@pytest.mark.parametrize("at", ["yesterday", "2999-01-01T00:00:00Z", ""])
+async def test_a_bad_moment_is_named(at: str):
+    api = await make_api()
+    answer = await api.get(f"/v1/queues?at={at}")
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["parameter"] == "at"
