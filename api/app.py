@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from api.accounts import Accounts
 from api.auth import Keys, Sessions
 from api.calls import Call, Method, Resource, Service, answer_problem
+from api.deliveries import OutstandingDeliveries
 from api.keys import OrganizationKeys
 from api.listeners import Listeners
 from api.log import EventLog
@@ -30,7 +31,7 @@ from broker.audit.reader import LogReader
 from broker.commands import Commands
 from broker.delivery.guard import Resolver
 from broker.idempotency import Idempotency
-from broker.ports import Deliveries, DirectoryView, ListenerStatus, Log
+from broker.ports import Deliveries, DirectoryView, ListenerStatus, Log, Outstanding
 from broker.sealing import Sealer
 from broker.secrets import SecretCommands
 from broker.settings import Settings
@@ -49,11 +50,12 @@ def make_app(
     deliveries: Deliveries | None = None,
     status: ListenerStatus | None = None,
     reader: LogReader | None = None,
+    outstanding: Outstanding | None = None,
 ) -> Starlette:
     """The REST API over a started log and a started projection.
 
     deliveries, status: None leaves a message's deliveries and a listener's condition out of the answers.
-    reader: None leaves /v1/log and the past out.
+    reader: None leaves /v1/log and the past out. outstanding: None leaves its resources out.
     """
     commands = Commands(log, view, sealer, allow_networks=settings.allow_networks)
     views = Views(view, None if reader is None else reader.past)
@@ -134,6 +136,10 @@ def make_app(
         ],
         exception_handlers={HTTPException: _framework_refused, Exception: _failed},
     )
+    if outstanding is not None:
+        owed = OutstandingDeliveries(commands, view, outstanding)
+        app.routes.append(at(f"{listener}/deliveries", GET=Method(owed.list, "queues")))
+        app.routes.append(at(f"{listener}/redrive", POST=Method(owed.redrive, "queues")))
     app.router.redirect_slashes = False  # a path with a slash too many is another path, and so unknown
     app.router.default = _NoPath(service)
     return app

@@ -132,12 +132,15 @@ class Call:
 
         times_bytes_max: it may be so many times as large as other bodies.
         """
+        self._check_json()
+        return parse(await self.body(self._body_bytes_max * times_bytes_max), shape)
+
+    def _check_json(self) -> None:
         kind = self.sent.get(b"content-type", b"")
         if kind != _JSON and not _is_json(kind):
             raise NotJson("Send the body as application/json.")
         if self.sent.get(b"content-encoding", b"") not in (b"", b"identity"):
             raise NotJson("Send the body as it is, without a content-encoding.")
-        return parse(await self.body(self._body_bytes_max * times_bytes_max), shape)
 
     async def json_or_nothing(self, shape: type[T]) -> T:
         """As json(); where there is no body it is an empty object."""

@@ -80,6 +80,12 @@ class RotationBody(Struct, forbid_unknown_fields=True):
     overlap_s: Annotated[int, Meta(ge=0, le=OVERLAP_S_MAX)] = OVERLAP_S
 
 
+class RedriveBody(Struct, forbid_unknown_fields=True):
+    """POST of a redrive. messages: ids; not said: all."""
+
+    messages: Annotated[list[str], Meta(min_length=1, max_length=1000)] | None = None
+
+
 class MessageBody(Struct, forbid_unknown_fields=True):
     """PUT of a message."""
 

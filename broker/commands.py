@@ -288,6 +288,17 @@ class Commands:
             await self._record(ev.ListenerResumed(**by(context), listener_id=listener_id))
         return self._listener_now(context, listener_id)
 
+    async def redrive_listener(
+        self, context: Context, queue_id: str, listener_id: str, message_ids: Sequence[str]
+    ) -> None:
+        """Have its deliveries that retry or are parked tried now, those of these messages or all (NotFound)."""
+        await find_listener(self._view, context.organization_id, queue_id, listener_id)
+        event = ev.ListenerRedriven(
+            **by(context), listener_id=listener_id, message_ids=tuple(dict.fromkeys(message_ids))
+        )
+        if not await self._record(event):
+            raise NotFound("no listener of this queue has this id")
+
     async def _record(self, event: ControlEvent) -> bool:
         return await record(self._log.control, self._view, event)
 

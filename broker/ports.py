@@ -167,3 +167,41 @@ class ListenerStatus(Protocol):
 
     async def condition(self, listener: Listener) -> ListenerCondition:
         """As of now (LogUnavailable)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutstandingDelivery:
+    """One that has left its window. state: retrying or parked. attempts: made so far; status, error: of the last.
+
+    next_attempt_at_ms: None when none is due, or at once: it was redriven.
+    """
+
+    message_id: str
+    name: str
+    put_at_ms: int
+    state: str
+    attempts: int
+    status: int | None
+    error: str | None
+    last_attempt_at_ms: int
+    next_attempt_at_ms: int | None
+
+
+# Where a page ends: the partition, and the offset in `outstanding`.
+Place = tuple[int, int]
+
+
+class Outstanding(Protocol):
+    """The deliveries that retry later or are parked."""
+
+    async def page(
+        self, listener: Listener, *, state: str | None, after: Place, limit: int
+    ) -> tuple[list[OutstandingDelivery], Place | None]:
+        """Those of a listener from a place on, (0, 0) being the first; and where the next page begins, if there is one.
+
+        A page may be short, or empty, while there is more. None is missed while things change; one that is tried
+        meanwhile may come twice (LogUnavailable).
+        """
+
+    async def count(self, listener: Listener, message_ids: Sequence[str]) -> int:
+        """How many there are of these messages, or of all when none is named (LogUnavailable)."""

@@ -15,6 +15,7 @@ from api.app import make_app
 from broker.audit.reader import LogReader
 from broker.kafka.deliveries import KafkaDeliveries
 from broker.kafka.log import KafkaLog
+from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.topics import topics
 from broker.sealing import Sealer
 from cli import files
@@ -55,9 +56,15 @@ async def _serve(process: Process, options: Options) -> None:
         if os.environ.get("EVERPUT_FIRST_START"):
             await first_start(log.control, view, files.api_key_file(options.data_dir))
         deliveries = KafkaDeliveries(settings.kafka, log.requests)
-        reader = LogReader(log.requests, topics(settings.kafka))
         app = make_app(
-            settings, log=log, view=view, sealer=sealer, deliveries=deliveries, status=deliveries, reader=reader
+            settings,
+            log=log,
+            view=view,
+            sealer=sealer,
+            deliveries=deliveries,
+            status=deliveries,
+            reader=LogReader(log.requests, topics(settings.kafka)),
+            outstanding=KafkaOutstanding(settings.kafka, log.requests),
         )
         descriptor = os.environ.get("EVERPUT_LISTEN_FD")
         listening = bind(options.host, options.port) if descriptor is None else inherited(int(descriptor))

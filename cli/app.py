@@ -24,6 +24,8 @@ _COMMANDS: Final = {
     "log": ("cli.log", "Show what happened: an organization's events, or one message's story."),
     "show": ("cli.show", "Show a queue and its listeners, now or as they were at any moment."),
     "events": ("cli.events", "Print the catalogue of events."),
+    "parked": ("cli.parked", "Show a listener's deliveries that have no attempt left."),
+    "redrive": ("cli.redrive", "Have a listener's parked and retrying deliveries tried now."),
     "demo": ("cli.demo", "Show it all: messages put, listeners that fail, a worker that is killed."),
 }
 

@@ -172,8 +172,11 @@ class Publisher:
                 await waiting.put(None)
 
 
-async def find_queue(publisher: Publisher, queue: str, *, create: bool) -> str:
-    """The id of the queue of this id or name (ConfigurationError when there is none and it is not to be made)."""
+async def find_queue(publisher: Publisher, queue: str, *, create: bool | None) -> str:
+    """The id of the queue of this id or name (ConfigurationError when there is none and it is not to be made).
+
+    create: None where the command makes none, and so can't be told to.
+    """
     if _is_uuid(queue):
         status, _ = await ask(publisher, "GET", f"/v1/queues/{queue}")
         if status == HTTPStatus.OK:
@@ -186,7 +189,8 @@ async def find_queue(publisher: Publisher, queue: str, *, create: bool) -> str:
                 return str(found["id"])
         path = answer.get("_links", {}).get("next", {}).get("href")
     if not create:
-        raise ConfigurationError(f"no queue has the name or id {queue}: --create makes it")
+        hint = "" if create is None else ": --create makes it"
+        raise ConfigurationError(f"no queue has the name or id {queue}{hint}")
     status, answer = await ask(publisher, "PUT", "/v1/queues", {"name": queue})
     if status == HTTPStatus.OK:
         return str(answer["queue"]["id"])
@@ -201,6 +205,15 @@ async def ask(publisher: Publisher, method: str, path: str, body: object = None)
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         raise ConfigurationError(f"the API key was refused: {status} {_detail(answer)}")
     return status, answer
+
+
+async def pages(publisher: Publisher, path: str | None, name: str) -> AsyncIterator[dict[str, Any]]:
+    """Everything a list holds, page after page. name: what the answer calls it (ConfigurationError as ask())."""
+    while path is not None:
+        status, answer = await ask(publisher, "GET", path)
+        for one in answer.get(name, ()) if status == HTTPStatus.OK else ():
+            yield one
+        path = answer.get("_links", {}).get("next", {}).get("href")
 
 
 def _json(response: httpx.Response) -> dict[str, Any]:

@@ -5,7 +5,7 @@ For: asking, and judging what is wrong. Not for: showing it (cli/status.py)."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -15,7 +15,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.errors import ConfigurationError
-from cli.publish import Publisher, ask
+from cli.publish import Publisher, ask, pages
 
 AT_ONCE: Final = 16
 ASK_S: Final = 10.0
@@ -75,20 +75,12 @@ async def listeners(publisher: Publisher, limits: Limits, queue: str | None = No
         return _row(queue_name, answer["listener"], limits) if status == HTTPStatus.OK else None  # deleted meanwhile
 
     asked = []
-    async for found in _pages(publisher, "/v1/queues", "queues"):
+    async for found in pages(publisher, "/v1/queues", "queues"):
         if queue in (None, found["id"], found["name"]):
             path = f"/v1/queues/{found['id']}/listeners"
-            asked += [(found["name"], f"{path}/{one['id']}") async for one in _pages(publisher, path, "listeners")]
+            asked += [(found["name"], f"{path}/{one['id']}") async for one in pages(publisher, path, "listeners")]
     rows = await asyncio.gather(*(one(*each) for each in asked))
     return [row for row in rows if row is not None]
-
-
-async def _pages(publisher: Publisher, path: str | None, name: str) -> AsyncIterator[dict[str, Any]]:
-    while path is not None:
-        status, answer = await ask(publisher, "GET", path)
-        for one in answer.get(name, ()) if status == HTTPStatus.OK else ():
-            yield one
-        path = answer.get("_links", {}).get("next", {}).get("href")
 
 
 def _row(queue: str, listener: dict[str, Any], limits: Limits) -> ListenerRow:

@@ -18,6 +18,7 @@ from broker.core import events as ev
 from broker.core.accounts import Accounts
 from broker.core.cursor import Cursor
 from broker.core.events import Event, ListenerSettings
+from broker.core.redrives import NO_REDRIVES, Redrives
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,7 @@ class Listener:
     paused: str | None = None
     version: int = 1
     former_secrets: tuple[tuple[str, int], ...] = ()
+    redrives: Redrives = NO_REDRIVES
 
     def sealed(self) -> Iterator[str]:
         """All of it that is encrypted."""
@@ -162,6 +164,8 @@ class Directory:
                 return self._listener_paused(event, event.reason)
             case ev.ListenerResumed():
                 return self._listener_paused(event, None)
+            case ev.ListenerRedriven():
+                return self._listener_redriven(event)
             case ev.ListenerDeleted():
                 return self._listener_deleted(event)
             case _:
@@ -325,6 +329,13 @@ class Directory:
         if listener is None:
             return False
         self._put_listener(replace(listener, paused=reason))
+        return True
+
+    def _listener_redriven(self, event: ev.ListenerRedriven) -> bool:
+        listener = self.listener(event.organization_id, event.listener_id)
+        if listener is None:
+            return False
+        self._put_listener(replace(listener, redrives=listener.redrives.and_of(event.message_ids)))
         return True
 
     def _listener_deleted(self, event: ev.ListenerDeleted) -> bool:

@@ -176,6 +176,13 @@ class ListenerResumed(Event, frozen=True, kw_only=True, tag="listener.resumed"):
     listener_id: str
 
 
+class ListenerRedriven(Event, frozen=True, kw_only=True, tag="listener.redriven"):
+    """Its deliveries that retry or are parked are tried now. message_ids: only those of these messages; empty: all."""
+
+    listener_id: str
+    message_ids: tuple[str, ...] = ()
+
+
 class ListenerDeleted(Event, frozen=True, kw_only=True, tag="listener.deleted"):
     listener_id: str
     if_version: int | UnsetType = UNSET
@@ -246,7 +253,8 @@ class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempte
 class KeptDelivery(Event, frozen=True, kw_only=True):
     """What the events of `outstanding` share: the delivery, with its message. Is no event itself.
 
-    number: attempts made. status, error: of the last one.
+    number: attempts made. status, error: of the last one. redrives: how many of its listener's it has seen. forgiven:
+    attempts before the last redrive, which no longer count. since_ms: from when its age counts, 0 for the put.
     """
 
     listener_id: str
@@ -261,6 +269,9 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
     name: str
     data: str
     key: str | None = None
+    redrives: int = 0
+    forgiven: int = 0
+    since_ms: int = 0
 
 
 class DeliverySetAside(KeptDelivery, frozen=True, kw_only=True, tag="delivery.set_aside"):
@@ -291,6 +302,7 @@ ControlEvent = (
     | ListenerResealed
     | ListenerPaused
     | ListenerResumed
+    | ListenerRedriven
     | ListenerDeleted
 )
 AnyEvent = (

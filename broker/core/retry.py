@@ -12,7 +12,7 @@ from typing import Final
 class RetryPolicy:
     """delay_ms_first: the longest wait after the first failure; it doubles with each, up to delay_ms_max.
 
-    delay_ms_min: the shortest wait. max_attempts: None for no limit. max_age_ms: counted from the put.
+    delay_ms_min: the shortest wait. max_attempts: None for no limit. max_age_ms: how long after the first is possible.
     """
 
     delay_ms_first: int = 1_000
@@ -39,11 +39,14 @@ def delay_ms(policy: RetryPolicy, number: int, *, retry_after_s: int | None, jit
 
 
 def next_at_ms(
-    policy: RetryPolicy, number: int, *, put_at_ms: int, at_ms: int, retry_after_s: int | None, jitter: float
+    policy: RetryPolicy, number: int, *, since_ms: int, at_ms: int, retry_after_s: int | None, jitter: float
 ) -> int | None:
-    """When the next attempt is due; None when none is left and the delivery is to be parked."""
+    """When the next attempt is due; None when none is left and the delivery is to be parked.
+
+    number: attempts that count, from 1. since_ms: from when its age counts: the put, or the last redrive.
+    """
     if policy.max_attempts is not None and number >= policy.max_attempts:
         return None
-    if at_ms - put_at_ms >= policy.max_age_ms:
+    if at_ms - since_ms >= policy.max_age_ms:
         return None
     return at_ms + delay_ms(policy, number, retry_after_s=retry_after_s, jitter=jitter)

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 HELD_MAX: Final = 512  # messages a courier holds, ready, under way or waiting for a retry
 SET_ASIDE_AFTER_MS: Final = 60_000  # a delivery that still fails then leaves the window: it must not hold the cursor
+UNDECODABLE: Final = "undecodable"  # the error of a message that only a newer program can read
 _REFILL_BELOW: Final = HELD_MAX // 2
 _IDLE_CONNECTIONS_S: Final = 30.0
 _PUSH_BACK_S_MAX: Final = 60
@@ -104,7 +105,7 @@ class Courier:
         self.opened = opened = opened or self.opened
         self._signer, self._former = opened.signer, opened.former
         settings = listener.settings
-        paused_before, self.listener = self.listener.paused, listener
+        before, self.listener = self.listener, listener
         self._said_gone = False
         self._target: Target = parse_url(listener.notify_url)
         self._timeout_s = settings.timeout_ms / 1000
@@ -121,8 +122,23 @@ class Courier:
         self._idle.clear()
         if listener.paused is not None:
             self.stand_down()
-        elif paused_before is not None:
+        elif before.paused is not None:
             self.wake()
+        if before.redrives != listener.redrives:
+            self._hurry(before.redrives.count)
+
+    def _hurry(self, since: int) -> None:
+        """It was redriven: the retries that this concerns are due."""
+        later = []
+        for row in self._retries:
+            message = row[2].message
+            if message is not None and self.listener.redrives.concern(message.id.decode(), since=since):
+                self._ready.append(row[2])
+            else:
+                later.append(row)
+        heapq.heapify(later)
+        self._retries = later
+        self.pump()
 
     # What it has room for
 
@@ -184,14 +200,16 @@ class Courier:
         if message is None or not delivery.stream.alive:
             self._let_go(delivery)
             return False
-        if delivery.number == 0 and self.depot.is_owed(delivery):  # a crash came between the record and the cursor
+        if (
+            delivery.number == 0 and delivery.owed is None and self.depot.is_owed(delivery)
+        ):  # a crash came between the record and the cursor
             self.settle(delivery)
             return False
         try:
             message.body(self.queue)
         except UnknownEvent:
             log.exception("delivery.undecodable listener=%s message=%s", self.listener.id, message.id.decode())
-            self.depot.put_aside(delivery, None, "undecodable", None)
+            self.depot.put_aside(delivery, None, UNDECODABLE, None)
             return False
         if message.key is None or delivery.turn:
             return True
@@ -327,10 +345,11 @@ class Courier:
             opened = self.circuit.failed(at_ms)
         else:
             self.circuit.succeeded()
+        owed = delivery.owed
         due_ms = next_at_ms(
             self._policy,
-            delivery.number,
-            put_at_ms=message.put_at_ms,
+            delivery.number - (0 if owed is None else owed.forgiven),
+            since_ms=(0 if owed is None else owed.since_ms) or message.put_at_ms,
             at_ms=at_ms,
             retry_after_s=retry_after_s,
             jitter=random(),  # noqa: S311 - it spreads retries, it guards nothing
@@ -340,7 +359,7 @@ class Courier:
             self._said_gone = True
             self.depot.gone(self.listener)
         too_long = at_ms - delivery.first_at_ms >= SET_ASIDE_AFTER_MS and message.key is None
-        if due_ms is None or delivery.owed is not None or too_long:
+        if due_ms is None or owed is not None or too_long:
             self.depot.put_aside(delivery, status, error, due_ms)
         else:
             heapq.heappush(self._retries, (due_ms, id(delivery), delivery))

@@ -16,15 +16,16 @@ from collections import deque
 from collections.abc import Container
 from typing import Final
 
+from broker.core.directory import Listener
 from broker.core.events import KeptDelivery, decode, encode
-from broker.delivery.courier import Courier
-from broker.delivery.message import Message
+from broker.delivery.courier import UNDECODABLE, Courier
+from broker.delivery.message import Message, messages
 from broker.delivery.owed import Owed, kept_event, kept_message, owed_key
 from broker.delivery.readers import Partition
 from broker.delivery.stream import Delivery, now_ms
 from broker.errors import LogUnavailable, UnknownEvent
 from broker.kafka.outcomes import OutcomesTopic
-from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, OffsetTooOld
+from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, OffsetTooOld, Record
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +44,13 @@ class Outstanding:
         self,
         topic: OutcomesTopic,
         requests: KafkaRequests,
+        messages_topic: str,
         partitions: dict[int, Partition],
         couriers: dict[str, Courier],
     ) -> None:
         self._topic = topic
         self._requests = requests
+        self._messages_topic = messages_topic
         self._partitions = partitions
         self._couriers = couriers
         self._owed: dict[int, dict[bytes, Owed]] = {}
@@ -79,10 +82,10 @@ class Outstanding:
         return owed
 
     def take_over(self, partition: int, owed: dict[bytes, Owed]) -> None:
-        """The partition is ours, and this is what read() found."""
+        """The partition is ours, and this is what read() found; its couriers are employed."""
         self._owed[partition] = owed
         for one in owed.values():
-            self._schedule(one)
+            self._enter(one)
 
     def forget(self) -> None:
         """The partitions are given up; their next owner reads it all again."""
@@ -109,7 +112,7 @@ class Outstanding:
                 owed.message = message
             if stream.alive and stream.partition in self._owed:
                 self._owed[stream.partition][key] = owed
-                self._schedule(owed)
+                self._enter(owed)
             if due_ms is None:
                 log.warning(
                     "delivery.parked message=%s listener=%s queue=%s attempts=%d status=%s error=%s age_ms=%d",
@@ -137,7 +140,7 @@ class Outstanding:
 
     def delivered(self, delivery: Delivery) -> None:
         """A delivery from here was taken by its listener. Its tombstone goes out with the next flush()."""
-        if isinstance(delivery.owed, Owed):
+        if delivery.owed is not None:
             self._bury(delivery.owed)
 
     def listeners(self) -> set[str]:
@@ -154,9 +157,16 @@ class Outstanding:
 
     def returned(self, delivery: Delivery) -> None:
         """A courier could not try it after all (its listener is down): it is due as soon as the courier has room."""
-        owed = delivery.owed
-        if isinstance(owed, Owed):
-            self._wait(owed)
+        if delivery.owed is not None:
+            self._wait(delivery.owed)
+
+    def redrive(self, listener: Listener) -> None:
+        """A listener was redriven: those of its deliveries that this concerns are due."""
+        at_ms = now_ms()
+        for partition in self._owed.values():
+            for owed in partition.values():
+                if owed.listener_id == listener.id and owed.redrive(listener.redrives, at_ms) and not owed.taken:
+                    self._schedule(owed)
 
     async def flush(self) -> None:
         """Write the tombstones (LogUnavailable: they go out with the next one)."""
@@ -241,11 +251,17 @@ class Outstanding:
                 return None
             for record in stretch.records:
                 if record.key == owed.key and record.value is not None:
-                    event = _decoded(record.value, owed.partition, record.offset)
-                    return None if event is None else kept_message(event)
+                    return await self._message(owed.partition, record)
             if stretch.next_offset <= at or stretch.next_offset >= stretch.end_offset:
                 return None
             at, size = stretch.next_offset, _STRETCH_BYTES
+
+    async def _message(self, partition: int, record: Record) -> Message | None:
+        event = _decoded(record.value or b"", partition, record.offset)
+        if event is None or event.error != UNDECODABLE:
+            return None if event is None else kept_message(event)
+        stretch = await self._requests.read(self._messages_topic, partition, event.offset, bytes_max=_RECORD_BYTES)
+        return next((message for message in messages(stretch.records) if message.offset == event.offset), None)
 
     def _is_current(self, owed: Owed) -> bool:
         return self._owed.get(owed.partition, {}).get(owed.key) is owed
@@ -259,6 +275,13 @@ class Outstanding:
         if self._is_current(owed):
             owed.taken = True
             self._waiting.setdefault(owed.listener_id, deque()).append(owed)
+
+    def _enter(self, owed: Owed) -> None:
+        """It is due when its record says, or now, when it was redriven since that was written."""
+        courier = self._couriers.get(owed.listener_id)
+        if courier is not None:
+            owed.redrive(courier.listener.redrives, now_ms())
+        self._schedule(owed)
 
     def _schedule(self, owed: Owed) -> None:
         if owed.due_ms is not None:

@@ -9,18 +9,31 @@ from __future__ import annotations
 from typing import Any
 
 from broker.core.events import DeliveryParked, DeliverySetAside, KeptDelivery, MessagePut, encode
+from broker.core.redrives import Redrives
 from broker.delivery.message import Message
 from broker.delivery.stream import Delivery, now_ms
 
 
 class Owed:
-    """offset: of its record in `outstanding`. number: attempts made. due_ms: None when it is parked.
+    """offset: of its record in `outstanding`. due_ms: None when it is parked. The rest as in KeptDelivery, and:
 
     taken: it is due and waits for its courier, or its courier has it. message: kept only where the record's offset is
     not known.
     """
 
-    __slots__ = ("due_ms", "key", "listener_id", "message", "number", "offset", "partition", "taken")
+    __slots__ = (
+        "due_ms",
+        "forgiven",
+        "key",
+        "listener_id",
+        "message",
+        "number",
+        "offset",
+        "partition",
+        "redrives",
+        "since_ms",
+        "taken",
+    )
 
     def __init__(self, key: bytes, partition: int, offset: int, event: KeptDelivery) -> None:
         self.key = key
@@ -28,9 +41,24 @@ class Owed:
         self.offset = offset
         self.listener_id = event.listener_id
         self.number = event.number
+        self.redrives = event.redrives
+        self.forgiven = event.forgiven
+        self.since_ms = event.since_ms
         self.due_ms = event.next_at_ms if isinstance(event, DeliverySetAside) else None
         self.taken = False
         self.message: Message | None = None
+
+    @property
+    def message_id(self) -> str:
+        return self.key.partition(b":")[2].decode()
+
+    def redrive(self, redrives: Redrives, at_ms: int) -> bool:
+        """Take its listener's redrives into account. Whether it is due by them, with a fresh allowance."""
+        since, self.redrives = self.redrives, redrives.count
+        if since == redrives.count or not redrives.concern(self.message_id, since=since):
+            return False
+        self.forgiven, self.since_ms, self.due_ms = self.number, at_ms, at_ms
+        return True
 
 
 def owed_key(listener_id: str, message_id: str) -> bytes:
@@ -42,7 +70,7 @@ def kept_event(
     delivery: Delivery, message: Message, status: int | None, error: str | None, due_ms: int | None
 ) -> KeptDelivery:
     """The record of a delivery that leaves its window: parked when due_ms is None."""
-    listener = delivery.stream.courier.listener
+    listener, owed = delivery.stream.courier.listener, delivery.owed
     name, data = message.name_and_data()
     fields: dict[str, Any] = {
         "at_ms": now_ms(),
@@ -60,6 +88,9 @@ def kept_event(
         "name": name,
         "data": data,
         "key": message.key,
+        "redrives": listener.redrives.count if owed is None else owed.redrives,
+        "forgiven": 0 if owed is None else owed.forgiven,
+        "since_ms": 0 if owed is None else owed.since_ms,
     }
     if due_ms is None:
         return DeliveryParked(**fields)

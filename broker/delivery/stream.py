@@ -19,6 +19,7 @@ from broker.delivery.message import Message
 
 if TYPE_CHECKING:
     from broker.delivery.courier import Courier
+    from broker.delivery.owed import Owed
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Delivery:
         self.number = 0
         self.again = False
         self.turn = False
-        self.owed: object | None = None
+        self.owed: Owed | None = None
         self.first_at_ms = 0
         self.put_at_ms = 0
 

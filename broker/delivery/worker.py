@@ -83,7 +83,9 @@ class Worker:
         self._down: set[Courier] = set()
         self._active: list[Courier] = []
         self.meters = Meters()
-        self._outstanding = Outstanding(kafka_log.outstanding, kafka_log.requests, self._partitions, self._couriers)
+        self._outstanding = Outstanding(
+            kafka_log.outstanding, kafka_log.requests, self._topic, self._partitions, self._couriers
+        )
         self._checkpoints = Checkpoints(
             self._cursors, kafka_log.deliveries, self._outstanding, self._partitions, self._couriers, self.meters
         )
@@ -213,8 +215,7 @@ class Worker:
         if ownership != self._ownership:
             return
         tails = {}
-        for number, found in zip(partitions, owed, strict=True):
-            self._outstanding.take_over(number, found)
+        for number in partitions:
             tops = [listener.stands_at(cursors.get(listener.id, {}), number).top for listener in listeners]
             near = [top for top in tops if ends[number] - TAIL_BACKLOG_MAX <= top <= ends[number]]
             tails[number] = min(near, default=ends[number])
@@ -224,6 +225,8 @@ class Worker:
         for listener in listeners:
             self._employ(listener, share)
             self._place(listener, cursors.get(listener.id, {}), partitions)
+        for number, found in zip(partitions, owed, strict=True):
+            self._outstanding.take_over(number, found)
         self._tail.begin(tails)
         self._changed.update(self._directory.listeners.keys() ^ self._couriers.keys())  # while the cursors were read
         self._change.set()
@@ -262,7 +265,10 @@ class Worker:
             if listener is None and courier is not None:
                 self._dismiss(self._couriers.pop(listener_id))
             elif listener is not None and courier is not None:
+                redriven = courier.listener.redrives.count != listener.redrives.count
                 courier.update(listener, share=share, opened=self._opened(listener, courier))
+                if redriven:
+                    self._outstanding.redrive(listener)
             elif listener is not None:
                 arrived.append(listener)
         if not arrived or not self._partitions:
@@ -282,6 +288,7 @@ class Worker:
             if listener.id in self._directory.listeners and listener.id not in self._couriers:
                 self._employ(listener, share)
                 self._place(listener, cursors.get(listener.id, {}), partitions)
+                self._outstanding.redrive(listener)
 
     def _employ(self, listener: Listener, share: float) -> None:
         courier = self._couriers.get(listener.id)

@@ -9,7 +9,7 @@ message's own partition, from the message's time on. Both lag at most one checkp
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from broker.core.directory import Listener
@@ -21,6 +21,8 @@ from broker.kafka.topics import topics
 from broker.ports import Attempt, DeliveryState, ListenerCondition
 from broker.settings import KafkaSettings
 
+_FINAL: Final = ("delivered", "parked")
+_FINAL_IF_REDRIVEN: Final = ("delivered",)  # of a listener that ever was
 _READS_MAX: Final = 64  # of a MiB each, per message asked for
 _LAG_READS_MAX: Final = 4  # per partition; a longer backlog is answered as "at least"
 
@@ -44,20 +46,27 @@ class KafkaDeliveries:
             listener.id: listener.stands_at(cursors[listener.id], partition).settled(offset)
             for listener in concerned.values()
         }
-        attempts = await self._attempts(partition, offset, at_ms, settled)
+        final = {
+            listener.id: _FINAL if listener.redrives.count == 0 else _FINAL_IF_REDRIVEN
+            for listener in concerned.values()
+        }
+        attempts = await self._attempts(partition, offset, at_ms, final)
         return {listener_id: _state(settled[listener_id], attempts[listener_id]) for listener_id in concerned}
 
     async def _attempts(
-        self, partition: int, offset: int, at_ms: int, settled: Mapping[str, bool]
+        self, partition: int, offset: int, at_ms: int, final: Mapping[str, Collection[str]]
     ) -> dict[str, list[tuple[str, Attempt, int | None]]]:
-        """By listener, (outcome, attempt, next_at_ms) of every attempt recorded, up to the last one of each."""
-        found: dict[str, list[tuple[str, Attempt, int | None]]] = {listener_id: [] for listener_id in settled}
+        """By listener, (outcome, attempt, next_at_ms) of every attempt recorded, up to the last one of each.
+
+        final: by listener, the outcomes after which no attempt follows.
+        """
+        found: dict[str, list[tuple[str, Attempt, int | None]]] = {listener_id: [] for listener_id in final}
         if not found:
             return found
         topic = self._deliveries.name
         at = (await self._requests.offsets(topic, {partition: at_ms}))[partition]
         for _ in range(_READS_MAX):
-            if at < 0 or all(rows and rows[-1][0] != "failed" for rows in found.values()):
+            if at < 0 or all(rows and rows[-1][0] in final[one] for one, rows in found.items()):
                 break
             stretch = await self._requests.read(topic, partition, at)
             for record in stretch.records:

@@ -13,15 +13,7 @@ from ipaddress import ip_network
 import pytest
 
 from broker.core.directory import Listener, Queue
-from broker.core.events import (
-    DeliveriesSettled,
-    DeliveryAttempted,
-    Event,
-    ListenerSettings,
-    MessagePut,
-    decode,
-    encode,
-)
+from broker.core.events import DeliveriesSettled, DeliveryAttempted, ListenerSettings, MessagePut, encode
 from broker.core.signing import Signer
 from broker.delivery import courier as courier_module
 from broker.delivery.courier import Courier, Depot
@@ -32,8 +24,7 @@ from broker.delivery.outstanding import Outstanding
 from broker.delivery.readers import CatchUp, Partition
 from broker.delivery.request import Opened
 from broker.delivery.stream import Delivery, Stream, now_ms, outcome_events, take_outcomes
-from broker.errors import LogUnavailable
-from broker.kafka.requests import EARLIEST, Record, Stretch
+from tests.outstanding_topic import OutstandingTopic
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
@@ -146,7 +137,7 @@ class Office:
         share: float = 1.0,
         tls: ssl.SSLContext | None = None,
         allow=LOOPBACK,
-        topic: MemoryOutstanding | None = None,
+        topic: OutstandingTopic | None = None,
     ) -> None:
         self.log: list[Message] = []
         self.dirty: set[Stream] = set()
@@ -161,7 +152,7 @@ class Office:
         self.active: list[Courier] = []
         self.down: set[Courier] = set()
         self.couriers: dict[str, Courier] = {}
-        self.outstanding = Outstanding(topic, topic, self.partitions, self.couriers)
+        self.outstanding = Outstanding(topic, topic, "messages", self.partitions, self.couriers)
         self.leaving: set[asyncio.Task[None]] = set()
         depot = Depot(
             resolver=resolver,
@@ -285,47 +276,6 @@ class Office:
             assert [number for number, _, _ in rows] == list(range(1, len(rows) + 1)), rows
             assert [outcome for _, outcome, _ in rows[:-1]] == ["failed"] * (len(rows) - 1), rows
             assert rows[-1][1] in ("delivered", "parked"), rows
-
-
-class MemoryOutstanding:
-    """The topic `outstanding`, partition 0, and the requests that read it. unavailable: raised by all that is asked."""
-
-    name = "outstanding"
-
-    def __init__(self) -> None:
-        self.records: list[Record | None] = []  # None: compacted away
-        self.unavailable: LogUnavailable | None = None
-        self.reads = 0
-
-    async def append_one(self, partition: int, key: bytes, value: bytes) -> int:
-        await self.append({partition: [(key, value)]})
-        return len(self.records) - 1
-
-    async def append(self, outcomes) -> None:
-        await asyncio.sleep(0)
-        if self.unavailable is not None:
-            raise self.unavailable
-        for key, value in outcomes[0]:
-            self.records.append(Record(len(self.records), 0, key, value, ()))
-
-    async def offsets(self, _topic: str, at_ms) -> dict[int, int]:
-        return {0: 0 if at_ms[0] == EARLIEST else len(self.records)}
-
-    async def read(self, _topic: str, _partition: int, offset: int, *, bytes_max: int = 1 << 20) -> Stretch:
-        await asyncio.sleep(0)
-        if self.unavailable is not None:
-            raise self.unavailable
-        self.reads += 1
-        records = [record for record in self.records[offset:] if record is not None]
-        if bytes_max == 1:
-            records = records[:1]
-        end = len(self.records)
-        return Stretch(records, records[-1].offset + 1 if records else end, end)
-
-    def kept(self) -> dict[bytes, Event]:
-        """By key, what no tombstone has taken."""
-        last = {record.key: record.value for record in self.records if record is not None}
-        return {key: decode(value) for key, value in last.items() if value is not None}
 
 
 class RecordedMessage(Message):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
-from conftest import OK, MemoryOutstanding, Office, until
+from conftest import OK, Office, until
 
-from broker.core.events import DeliveryParked, DeliverySetAside, encode
+from broker.core.events import DeliveryParked, DeliverySetAside
 from broker.delivery import courier as courier_module
 from broker.delivery import outstanding as outstanding_module
 from broker.delivery.stream import now_ms
 from broker.errors import LogUnavailable
+from broker.kafka.requests import Record, Stretch
+from tests.outstanding_topic import OutstandingTopic
 
 REFUSED = b"HTTP/1.1 422 No\r\ncontent-length: 0\r\n\r\n"
 
@@ -34,7 +37,7 @@ class Taker:
             writer.write(OK)
 
 
-def set_aside(number: int, **more) -> DeliverySetAside | DeliveryParked:
+def set_aside(number: int, /, **more) -> DeliverySetAside | DeliveryParked:
     """Of listener l-1, message m-<number>: due now, or parked with parked=True."""
     fields = {
         "at_ms": now_ms(),
@@ -57,8 +60,8 @@ def set_aside(number: int, **more) -> DeliverySetAside | DeliveryParked:
 
 
 @pytest.fixture
-def topic() -> MemoryOutstanding:
-    return MemoryOutstanding()
+def topic() -> OutstandingTopic:
+    return OutstandingTopic()
 
 
 @pytest.fixture(autouse=True)
@@ -67,10 +70,9 @@ def leaves_at_once(monkeypatch):
     monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 0)
 
 
-async def own(office: Office, topic: MemoryOutstanding, *events) -> None:
+async def own(office: Office, topic: OutstandingTopic, *events) -> None:
     """These are in the topic when the partition is taken over."""
-    for event in events:
-        await topic.append_one(0, f"{event.listener_id}:{event.message_id}".encode(), encode(event))
+    await topic.keep(*events)
     office.outstanding.take_over(0, await office.outstanding.read(0))
 
 
@@ -96,18 +98,18 @@ async def test_a_record_that_can_not_be_decoded_ends_nothing_and_stays(serve, op
     taker = Taker()
     office = await open_office(await serve(taker), office={"topic": topic})
     await own(office, topic, set_aside(1), set_aside(2))
-    topic.records[0] = topic.records[0]._replace(value=b'{"type":"delivery.set_aside","v":99}')
+    topic.records[0][0] = topic.records[0][0]._replace(value=b'{"type":"delivery.set_aside","v":99}')
     await serve_all(office, lambda: taker.taken)
     assert taker.taken == ["m-2"]
-    assert not any(record.value is None for record in topic.records)
+    assert not any(record.value is None for record in topic.records[0])
 
 
 async def test_a_record_that_compaction_took_is_found_in_its_later_copy(serve, open_office, topic):
     taker = Taker()
     office = await open_office(await serve(taker), office={"topic": topic})
     await own(office, topic, set_aside(1), set_aside(2))
-    await topic.append_one(0, b"l-1:m-1", encode(set_aside(1)))  # an append that timed out, and came all the same
-    topic.records[0] = None
+    await topic.keep(set_aside(1))  # an append that timed out, and came all the same
+    topic.records[0][0] = None
     await serve_all(office, lambda: len(taker.taken) == 2)
     assert sorted(taker.taken) == ["m-1", "m-2"]
 
@@ -116,7 +118,7 @@ async def test_a_record_that_is_gone_is_owed_no_more(serve, open_office, topic):
     taker = Taker()
     office = await open_office(await serve(taker), office={"topic": topic})
     await own(office, topic, set_aside(1))
-    topic.records[0] = None
+    topic.records[0][0] = None
     await serve_all(office, lambda: not office.outstanding._owed[0])
 
 
@@ -197,3 +199,130 @@ async def test_what_fails_again_is_written_anew_before_it_is_let_go(serve, open_
     taker.refused.clear()
     await serve_all(office, lambda: taker.taken)
     assert [post.attempt for post in server.posts] == [4, 5]
+
+
+# Redrives
+
+
+def redriven(office: Office, *message_ids: str) -> None:
+    """Its listener is redriven, as a worker hears of it."""
+    listener = office.courier.listener
+    listener = replace(listener, redrives=listener.redrives.and_of(message_ids))
+    office.courier.update(listener, share=1.0)
+    office.outstanding.redrive(listener)
+
+
+FAR = {"next_at_ms": now_ms() + 3_600_000}
+
+
+async def test_a_redrive_has_what_is_parked_and_what_retries_tried_at_once(serve, open_office, topic):
+    taker = Taker()
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic})
+    await own(office, topic, set_aside(1, **FAR), set_aside(2, parked=True), set_aside(3, parked=True))
+    redriven(office, "m-2")
+    await serve_all(office, lambda: taker.taken)
+    assert [(post.message_id, post.attempt) for post in server.posts] == [("m-2", 4)]
+    redriven(office)
+    await serve_all(office, lambda: len(taker.taken) == 3)
+    await until(lambda: not office.courier._held)
+    await office.outstanding.flush()
+    assert (sorted(taker.taken), topic.kept()) == (["m-1", "m-2", "m-3"], {})
+
+
+async def test_a_redriven_delivery_has_a_fresh_allowance_and_its_numbers_go_on(serve, open_office, topic):
+    taker = Taker()
+    taker.refused.add("m-1")
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic}, max_attempts=3, max_age_s=60)
+    await own(office, topic, set_aside(1, parked=True, put_at_ms=now_ms() - 3_600_000))
+    redriven(office)
+    await serve_all(office, lambda: isinstance(topic.kept()[b"l-1:m-1"], DeliveryParked) and len(server.posts) > 1)
+    assert [post.attempt for post in server.posts] == [4, 5, 6]
+
+
+async def test_a_redrive_while_no_worker_ran_is_made_up_for_and_one_made_up_for_is_not_repeated(
+    serve, open_office, topic
+):
+    taker = Taker()
+    taker.refused.add("m-1")
+    server = await serve(taker)
+    first = await open_office(server, office={"topic": topic}, max_attempts=1)
+    listener = first.courier.listener
+    listener = replace(listener, redrives=listener.redrives.and_of(("m-1",)))
+    first.courier.update(listener, share=1.0)  # a worker that starts has folded it before
+    await own(first, topic, set_aside(1, parked=True), set_aside(2, parked=True))
+    await serve_all(first, lambda: server.posts)
+    await until(lambda: not first.courier._held and not first.leaving)
+    assert [post.message_id for post in server.posts] == ["m-1"]
+
+    second = await open_office(server, office={"topic": topic}, max_attempts=1)
+    second.courier.update(listener, share=1.0)
+    second.outstanding.take_over(0, await second.outstanding.read(0))
+    for _ in range(5):
+        await second.outstanding.serve_due()
+    assert {owed.due_ms for owed in second.outstanding._owed[0].values()} == {None}
+
+
+async def test_a_redrive_that_comes_while_the_record_is_written_counts(serve, open_office, topic, monkeypatch):
+    taker = Taker()
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic}, max_attempts=1)
+    await own(office, topic)
+    taker.refused.add("m-0")
+    append_one = topic.append_one
+    begun, free = asyncio.Event(), asyncio.Event()
+
+    async def slow(*record) -> int:
+        begun.set()
+        await free.wait()
+        return await append_one(*record)
+
+    monkeypatch.setattr(topic, "append_one", slow)
+    office.put(1)
+    await begun.wait()
+    taker.refused.clear()
+    redriven(office)
+    free.set()
+    await serve_all(office, lambda: taker.taken)
+    assert [post.attempt for post in server.posts] == [1, 2]
+
+
+async def test_a_redrive_hurries_the_retries_of_the_window(serve, open_office, topic, monkeypatch):
+    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 60_000)
+    monkeypatch.setattr(courier_module, "next_at_ms", lambda *_, **__: now_ms() + 3_600_000)
+    taker = Taker()
+    taker.refused |= {"m-0", "m-1"}
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic})
+    office.put(2, key="a")
+    office.put(1)
+    await until(lambda: len(server.posts) == 2 and len(office.courier._retries) == 1)
+    taker.refused.clear()
+    redriven(office, "m-1")  # it waits for m-0, the first of its key
+    redriven(office, "m-0")
+    await office.all_settled()
+    assert taker.taken == ["m-2", "m-0", "m-1"]
+
+
+async def test_a_redriven_message_that_could_not_be_decoded_is_read_from_the_log_again(
+    serve, open_office, topic, monkeypatch
+):
+    taker = Taker()
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic})
+    office.put(1)
+    await until(lambda: taker.taken)
+    await own(office, topic, set_aside(0, parked=True, number=0, status=None, error="undecodable", name="", data=""))
+    read = topic.read
+    value = office.log[0].record
+
+    async def read_either(name, partition, offset, **how):
+        if name != "messages":
+            return await read(name, partition, offset, **how)
+        return Stretch([Record(0, now_ms(), b"m-0", value, (("queue", b"q-1"),))], 1, 1)
+
+    monkeypatch.setattr(topic, "read", read_either)
+    redriven(office)
+    await serve_all(office, lambda: len(taker.taken) == 2)
+    assert server.posts[0].body == server.posts[1].body

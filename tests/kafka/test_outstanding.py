@@ -8,8 +8,10 @@ from collections import Counter
 import pytest
 
 from broker.core.events import DeliveryParked, DeliverySetAside, decode
+from broker.core.ids import parse_message_id
 from broker.delivery import courier as courier_module
 from broker.delivery.worker import Worker
+from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
@@ -175,3 +177,46 @@ async def test_a_listener_that_is_down_spends_no_attempt_on_what_is_kept(rig: Ri
     await until(lambda: len(rig.listeners.taken("a")) >= 21, what="all of it")
     assert rig.listeners.ids("a") == Counter(ids)
     await until(lambda: not worker._couriers[listener.id]._held, what="nothing is held any more")
+
+
+async def test_what_is_redriven_while_no_worker_runs_is_tried_when_one_does_and_only_once(rig: Rig):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a", max_attempts=1)
+    first = await rig.work()
+    refusing(rig, "one", "two")
+    one, two = await rig.put(queue, "one", "two")
+
+    async def both() -> bool:
+        return len(await kept(rig)) == 2
+
+    await until(both, what="both are parked")
+    await until(lambda: gone_on(rig, first), what="the cursor has passed them")
+    await rig.end(first)
+
+    outstanding = KafkaOutstanding(rig.settings.kafka, rig.log.requests)
+    rows, _ = await outstanding.page(listener, state="parked", after=(0, 0), limit=10)
+    assert {row.message_id: (row.attempts, row.status) for row in rows} == {one: (1, 422), two: (1, 422)}
+    assert await outstanding.count(listener, [one]) == 1
+    await rig.commands.redrive_listener(rig.context, queue.id, listener.id, [one])
+    await rig.commands.redrive_listener(rig.context, queue.id, listener.id, [two])
+    refusing(rig, "two")
+    second = await rig.work()
+    await until(lambda: rig.listeners.taken("a"), what="the one arrives")
+    assert rig.listeners.taken("a")[0].headers["everput-attempt"] == "2"
+
+    async def parked_again() -> bool:
+        return [event.number for event in (await kept(rig)).values()] == [2]
+
+    async def cleared() -> bool:
+        await second._checkpoints.checkpoint()
+        return await parked_again()
+
+    await until(cleared, what="the other is parked again")
+    at_ms, partition = parse_message_id(two)
+    offset, _ = await rig.log.messages.find(partition=partition, at_ms=at_ms, message_id=two)
+    listener = rig.projections.directory.state.listeners[listener.id]
+    state = (await rig.where.states(partition, offset, [listener], at_ms))[listener.id]
+    assert (state.state, [attempt.number for attempt in state.attempts]) == ("parked", [1, 2])
+    await rig.end(second)
+    third = await rig.work()
+    assert [owed.due_ms for owed in next(filter(None, third._outstanding._owed.values())).values()] == [None]

@@ -12,9 +12,11 @@ from memory import MemoryLog, MemoryRecords
 from api.app import make_app
 from broker.audit.reader import LogReader
 from broker.commands import create_key, create_organization
+from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.topics import topics
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings, Settings
+from tests.outstanding_topic import OutstandingTopic
 
 
 class Api:
@@ -87,6 +89,7 @@ async def make_api(
     )
     records = MemoryRecords(log)
     parts.setdefault("reader", LogReader(records, topics(settings.kafka)))
+    parts.setdefault("outstanding", KafkaOutstanding(settings.kafka, OutstandingTopic()))
     app = make_app(settings, log=log, view=log.control, sealer=Sealer(settings.sealing_key), **parts)
     return Api(log, app, settings, organization.id, key, records)
 

@@ -65,7 +65,7 @@ def test_attempts_are_numbered_from_1(number):
 @given(POLICIES, st.integers(1, 30), st.integers(0, 2 * 10**9), ASKED, JITTER)
 def test_an_attempt_is_left_exactly_while_neither_the_number_nor_the_age_is_used_up(policy, number, age, asked, jitter):
     at_ms = 1_700_000_000_000
-    due = next_at_ms(policy, number, put_at_ms=at_ms - age, at_ms=at_ms, retry_after_s=asked, jitter=jitter)
+    due = next_at_ms(policy, number, since_ms=at_ms - age, at_ms=at_ms, retry_after_s=asked, jitter=jitter)
     used_up = (policy.max_attempts is not None and number >= policy.max_attempts) or age >= policy.max_age_ms
     assert (due is None) == used_up
     if due is not None:

@@ -1,0 +1,93 @@
+"""A listener's outstanding deliveries: to see them, and to have them tried now.
+
+For: /v1/queues/{queue_id}/listeners/{listener_id}/deliveries and /redrive. Not for: a message's deliveries
+(messages.py), what a redrive does (broker/delivery/outstanding.py).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from api.calls import Call
+from api.pages import moment, optional_moment, page_limit
+from api.problems import BadParameter
+from api.shapes import RedriveBody
+from broker.commands import Commands, find_listener
+from broker.core.ids import PARTITIONS_MAX, parse_message_id
+from broker.errors import Refused
+from broker.ports import DirectoryView, Outstanding, OutstandingDelivery, Place
+
+_STATES: Final = ("retrying", "parked")
+_OFFSET_MAX: Final = 2**63 - 1
+
+
+class OutstandingDeliveries:
+    """The handlers."""
+
+    def __init__(self, commands: Commands, view: DirectoryView, outstanding: Outstanding) -> None:
+        self._commands = commands
+        self._view = view
+        self._outstanding = outstanding
+
+    async def list(self, call: Call) -> Any:
+        """A page may be short, or empty, while `next` says that there is more."""
+        listener = await find_listener(self._view, call.key.organization_id, *_ids(call))
+        query = call.query()
+        state = query.get("state")
+        if state is not None and state not in _STATES:
+            raise BadParameter(f"state must be {' or '.join(_STATES)}", parameter="state")
+        after = _place(query["cursor"]) if "cursor" in query else (0, 0)
+        rows, more = await self._outstanding.page(listener, state=state, after=after, limit=page_limit(query))
+        path = f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/deliveries"
+        links = {"self": {"href": call.href(path + (f"?{urlencode(query)}" if query else ""))}}
+        if more is not None:
+            links["next"] = {"href": call.href(f"{path}?{urlencode({**query, 'cursor': _cursor(more)})}")}
+        return {"deliveries": [_fields(row) for row in rows], "_links": links}
+
+    async def redrive(self, call: Call) -> Any:
+        """The count is of what was outstanding just before."""
+        body = await call.json_or_nothing(RedriveBody)
+        message_ids = body.messages or []
+        for index, message_id in enumerate(message_ids):
+            if parse_message_id(message_id) is None:
+                raise Refused("this is no message's id", pointer=f"/messages/{index}")
+        listener = await find_listener(self._view, call.key.organization_id, *_ids(call))
+        count = await self._outstanding.count(listener, message_ids)
+        await self._commands.redrive_listener(call.context(), listener.queue_id, listener.id, message_ids)
+        path = f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/deliveries"
+        return {"count": count, "_links": {"deliveries": {"href": call.href(path)}}}
+
+
+def _ids(call: Call) -> tuple[str, str]:
+    return call.path("queue_id"), call.path("listener_id")
+
+
+def _fields(row: OutstandingDelivery) -> dict[str, Any]:
+    return {
+        "message": {"id": row.message_id, "name": row.name, "created_at": moment(row.put_at_ms)},
+        "state": row.state,
+        "attempts": row.attempts,
+        "last_status": row.status,
+        "last_error": row.error,
+        "last_attempt_at": moment(row.last_attempt_at_ms),
+        "next_attempt_at": optional_moment(row.next_attempt_at_ms),
+    }
+
+
+def _cursor(place: Place) -> str:
+    return base64.urlsafe_b64encode(b"%d.%d" % place).decode().rstrip("=")
+
+
+def _place(cursor: str) -> Place:
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError):
+        text = ""
+    partition, _, offset = text.partition(".")
+    digits = all(part.isascii() and part.isdigit() and len(part) <= 19 for part in (partition, offset))
+    if not digits or int(partition) >= PARTITIONS_MAX or int(offset) > _OFFSET_MAX:
+        raise BadParameter("cursor must be one that a list gave", parameter="cursor")
+    return int(partition), int(offset)

@@ -1,0 +1,44 @@
+"""Which of a listener's deliveries its redrives concern.
+
+For: the fold of `listener.redriven`, and whether a redrive came after what a record of `outstanding` knew. Redrives are
+counted, for clocks differ: the third in the log is the third for everybody. Pure. Not for: what a redrive does to a
+delivery (broker/delivery/outstanding.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+MESSAGES_MAX: Final = (
+    10_000  # named ones that are remembered of a listener; a worker needs each only until it has seen it
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redrives:
+    """count: how many there were. of_all: which was the last of all deliveries, 0 for none.
+
+    of_messages: by message id, which was the last that named it since then.
+    """
+
+    count: int = 0
+    of_all: int = 0
+    of_messages: Mapping[str, int] = field(default_factory=dict)
+
+    def and_of(self, message_ids: Sequence[str]) -> Redrives:
+        """One more, of these messages, or of all when there are none."""
+        count = self.count + 1
+        if not message_ids:
+            return Redrives(count=count, of_all=count)
+        named = {**self.of_messages, **dict.fromkeys(message_ids, count)}
+        oldest_first = sorted(named.items(), key=lambda item: item[1])
+        return Redrives(count=count, of_all=self.of_all, of_messages=dict(oldest_first[-MESSAGES_MAX:]))
+
+    def concern(self, message_id: str, *, since: int) -> bool:
+        """Whether any after the first `since` of them redrives this message's delivery."""
+        return self.of_all > since or self.of_messages.get(message_id, 0) > since
+
+
+NO_REDRIVES: Final = Redrives()

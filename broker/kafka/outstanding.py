@@ -1,0 +1,127 @@
+"""A listener's outstanding deliveries, read from the topic `outstanding` when somebody asks.
+
+For: ports.Outstanding. Not for: writing or trying them (broker/delivery/outstanding.py).
+
+A record counts while no later one of its partition has its key, so each look reads a partition to its end; one
+partition is looked at after the other, and of its records only what a page shows is held. A delivery that is written
+anew moves towards the end: whoever reads on from a place misses none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+from broker.core.directory import Listener
+from broker.core.events import DeliverySetAside, KeptDelivery, decode
+from broker.core.ids import parse_message_id
+from broker.errors import UnknownEvent
+from broker.kafka.requests import EARLIEST, KafkaRequests, OffsetTooOld, Record
+from broker.kafka.topics import topics
+from broker.ports import OutstandingDelivery, Place
+from broker.settings import KafkaSettings
+
+_SEPARATOR: Final = b":"
+
+
+class KafkaOutstanding:
+    """Reads with single requests; keeps nothing."""
+
+    def __init__(self, kafka: KafkaSettings, requests: KafkaRequests) -> None:
+        self._topic = topics(kafka).outstanding
+        self._requests = requests
+
+    async def page(
+        self, listener: Listener, *, state: str | None, after: Place, limit: int
+    ) -> tuple[list[OutstandingDelivery], Place | None]:
+        """See ports.Outstanding."""
+        shown: list[OutstandingDelivery] = []
+        partition, offset = after
+        while partition < self._topic.partitions:
+            if len(shown) >= limit:
+                return shown, (partition, offset)
+            found: dict[bytes, OutstandingDelivery] = {}
+            more_from: int | None = None
+            async for record in self._records(partition, offset, _prefix(listener)):
+                key = record.key or b""
+                found.pop(key, None)
+                row = _row(record, listener)
+                if row is None or more_from is not None or (state is not None and row.state != state):
+                    continue
+                if len(found) < limit - len(shown):
+                    found[key] = row
+                else:
+                    more_from = record.offset
+            shown += found.values()
+            if more_from is not None:
+                return shown, (partition, more_from)
+            partition, offset = partition + 1, 0
+        return shown, None
+
+    async def count(self, listener: Listener, message_ids: Sequence[str]) -> int:
+        """See ports.Outstanding."""
+        prefix = _prefix(listener)
+        wanted = {prefix + message_id.encode() for message_id in message_ids}
+        places = [parse_message_id(message_id) for message_id in message_ids]
+        partitions = {place[1] for place in places if place is not None} if wanted else range(self._topic.partitions)
+        number = 0
+        for partition in partitions:
+            if partition >= self._topic.partitions:
+                continue
+            there: set[bytes] = set()
+            async for record in self._records(partition, 0, prefix):
+                key = record.key or b""
+                if record.value is None:
+                    there.discard(key)
+                elif not wanted or key in wanted:
+                    there.add(key)
+            number += len(there)
+        return number
+
+    async def _records(self, partition: int, offset: int, prefix: bytes) -> AsyncIterator[Record]:
+        """Those of a listener from an offset on, tombstones too."""
+        name = self._topic.name
+        while True:
+            try:
+                stretch = await self._requests.read(name, partition, offset)
+            except OffsetTooOld:
+                begin = (await self._requests.offsets(name, {partition: EARLIEST}))[partition]
+                if begin <= offset:
+                    return
+                offset = begin
+                continue
+            for record in stretch.records:
+                if record.key is not None and record.key.startswith(prefix):
+                    yield record
+            if stretch.next_offset <= offset or stretch.next_offset >= stretch.end_offset:
+                return
+            offset = stretch.next_offset
+
+
+def _prefix(listener: Listener) -> bytes:
+    return listener.id.encode() + _SEPARATOR
+
+
+def _row(record: Record, listener: Listener) -> OutstandingDelivery | None:
+    """None for a tombstone, and for what a newer program wrote."""
+    if record.value is None:
+        return None
+    try:
+        event = decode(record.value)
+    except UnknownEvent:
+        return None
+    if not isinstance(event, KeptDelivery):
+        return None
+    redriven = listener.redrives.concern(event.message_id, since=event.redrives)
+    next_at_ms = event.next_at_ms if isinstance(event, DeliverySetAside) else None
+    return OutstandingDelivery(
+        message_id=event.message_id,
+        name=event.name,
+        put_at_ms=event.put_at_ms,
+        state="parked" if next_at_ms is None and not redriven else "retrying",
+        attempts=event.number,
+        status=event.status,
+        error=event.error,
+        last_attempt_at_ms=event.at_ms,
+        next_attempt_at_ms=None if redriven else next_at_ms,
+    )

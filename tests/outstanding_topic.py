@@ -1,0 +1,62 @@
+"""The topic `outstanding` in memory, and the requests that read it.
+
+For: tests of who writes it and who reads it, without Kafka. Not for: what only Kafka can show (tests/kafka)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+
+from broker.core.events import Event, KeptDelivery, decode, encode
+from broker.errors import LogUnavailable
+from broker.kafka.requests import EARLIEST, Record, Stretch
+
+
+class OutstandingTopic:
+    """Stands for OutcomesTopic and KafkaRequests. unavailable: raised by all that is asked. stretch: records a read."""
+
+    name = "outstanding"
+
+    def __init__(self, *, stretch: int = 1_000) -> None:
+        self.records: dict[int, list[Record | None]] = defaultdict(list)  # None: compacted away
+        self.unavailable: LogUnavailable | None = None
+        self.reads = 0
+        self.stretch = stretch
+
+    async def append_one(self, partition: int, key: bytes, value: bytes) -> int:
+        await self.append({partition: [(key, value)]})
+        return len(self.records[partition]) - 1
+
+    async def append(self, outcomes) -> None:
+        await asyncio.sleep(0)
+        if self.unavailable is not None:
+            raise self.unavailable
+        for partition, rows in outcomes.items():
+            for key, value in rows:
+                self.records[partition].append(Record(len(self.records[partition]), 0, key, value, ()))
+
+    async def keep(self, *events: KeptDelivery) -> None:
+        """Write these, as a worker does."""
+        for event in events:
+            key = f"{event.listener_id}:{event.message_id}".encode()
+            await self.append_one(event.partition, key, encode(event))
+
+    async def offsets(self, _topic: str, at_ms) -> dict[int, int]:
+        return {number: 0 if at == EARLIEST else len(self.records[number]) for number, at in at_ms.items()}
+
+    async def read(self, _topic: str, partition: int, offset: int, *, bytes_max: int = 1 << 20) -> Stretch:
+        await asyncio.sleep(0)
+        if self.unavailable is not None:
+            raise self.unavailable
+        self.reads += 1
+        all_of_it = self.records[partition]
+        records = [record for record in all_of_it[offset:] if record is not None]
+        more = len(records) > self.stretch or bytes_max == 1
+        records = records[: 1 if bytes_max == 1 else self.stretch]
+        end = len(all_of_it)
+        return Stretch(records, records[-1].offset + 1 if records and more else end, end)
+
+    def kept(self) -> dict[bytes, Event]:
+        """By key, what no tombstone has taken."""
+        last = {record.key: record.value for rows in self.records.values() for record in rows if record is not None}
+        return {key: decode(value) for key, value in last.items() if value is not None}

@@ -1,0 +1,81 @@
+"""Redrives are counted, and each concerns what was there before it; a replay of the log counts the same."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.core import events as ev
+from broker.core import redrives as redrives_module
+from broker.core.directory import Directory
+from broker.core.redrives import NO_REDRIVES, Redrives
+
+IDS = st.lists(st.sampled_from("abc"), max_size=3)
+BY = {"at_ms": 1, "organization_id": "o"}
+
+
+def fold(all_of_them: list[list[str]]) -> Redrives:
+    redrives = NO_REDRIVES
+    for ids in all_of_them:
+        redrives = redrives.and_of(ids)
+    return redrives
+
+
+@given(st.lists(IDS, max_size=12), st.integers(0, 12), st.sampled_from("abc"))
+def test_it_concerns_exactly_what_a_later_redrive_named_or_meant(history, seen, message_id):
+    later = history[seen:]
+    assert fold(history).count == len(history)
+    assert fold(history).concern(message_id, since=seen) == any(not ids or message_id in ids for ids in later)
+
+
+def test_what_is_remembered_of_named_messages_is_bounded_and_the_newest_stay(monkeypatch):
+    monkeypatch.setattr(redrives_module, "MESSAGES_MAX", 3)
+    redrives = fold([["a"], ["b"], ["c"], ["a"], ["d"]])
+    assert dict(redrives.of_messages) == {"c": 3, "a": 4, "d": 5}
+
+
+def directory() -> Directory:
+    state = Directory()
+    for event in (
+        ev.OrganizationCreated(**BY, name="o"),
+        ev.QueueCreated(**BY, queue_id="q", name="q"),
+        ev.ListenerCreated(
+            **BY,
+            listener_id="l",
+            queue_id="q",
+            name="l",
+            notify_url="http://n",
+            liveness_url="http://l",
+            sealed_secret="",
+            start_offsets=(0,),
+        ),
+    ):
+        assert state.apply(event)
+    return state
+
+
+def test_the_directory_counts_a_listeners_redrives_and_passes_over_those_of_nobody():
+    state, before = directory(), directory().state_hash()
+    assert not state.apply(ev.ListenerRedriven(at_ms=1, organization_id="other", listener_id="l"))
+    assert not state.apply(ev.ListenerRedriven(**BY, listener_id="gone"))
+    assert state.state_hash() == before
+    assert state.apply(ev.ListenerRedriven(**BY, listener_id="l", message_ids=("m",)))
+    assert state.apply(ev.ListenerRedriven(**BY, listener_id="l"))
+    assert state.listeners["l"].redrives == Redrives(count=2, of_all=2)
+    assert state.state_hash() != before
+
+
+def test_an_update_of_the_listener_keeps_its_redrives():
+    state = directory()
+    state.apply(ev.ListenerRedriven(**BY, listener_id="l"))
+    state.apply(
+        ev.ListenerUpdated(
+            **BY,
+            listener_id="l",
+            name="l",
+            notify_url="http://n",
+            liveness_url="http://l",
+            settings=ev.ListenerSettings(),
+        )
+    )
+    assert state.listeners["l"].redrives.count == 1
