@@ -35,6 +35,8 @@ OWNED: dict[str, Any] = {
     f"DELETE {LISTENER}": None,
     f"POST {LISTENER}/pause": None,
     f"POST {LISTENER}/resume": None,
+    f"GET {LISTENER}/deliveries": None,
+    f"POST {LISTENER}/redrive": None,
     f"POST {LISTENER}/test": None,
     f"GET {LISTENER}/secret": None,
     f"POST {LISTENER}/secret/rotate": None,
