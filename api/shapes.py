@@ -52,6 +52,8 @@ class ListenerSettingsBody(Struct, forbid_unknown_fields=True, kw_only=True):
     timeout_ms: Annotated[int, Meta(ge=100, le=120_000)] | UnsetType = UNSET
     max_attempts: Annotated[int, Meta(ge=1, le=1000000)] | UnsetType | None = UNSET
     max_age_s: Annotated[int, Meta(ge=1, le=366 * _DAY_S)] | UnsetType = UNSET
+    retry_first_ms: Annotated[int, Meta(ge=100, le=3_600_000)] | UnsetType = UNSET
+    retry_max_s: Annotated[int, Meta(ge=1, le=7 * _DAY_S)] | UnsetType = UNSET
     headers: dict[str, str] | UnsetType = UNSET
 
 

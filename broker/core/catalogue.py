@@ -61,6 +61,8 @@ FIELDS: Final[Mapping[str, str]] = {
     "timeout_ms": "how long one attempt may take",
     "max_attempts": "attempts before the delivery is parked; null for no limit",
     "max_age_s": "deliveries older than this are parked",
+    "retry_first_ms": "the longest wait after the first failure; it doubles with each",
+    "retry_max_s": "the longest wait after any failure",
     "headers": "names and values added to each request; readers of the log are shown the names only",
     "sealed_headers": "as headers, the values encrypted with the sealing key",
     "reason": "why, in words for people",

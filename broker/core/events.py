@@ -110,6 +110,7 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_attempts: None for no limit. max_age_s: deliveries older than this are parked.
     sealed_headers: added to each request, by name, their values encrypted (broker/sealing.py).
     headers: likewise, in the clear, in events of before that.
+    retry_first_ms: the longest wait after the first failure; it doubles with each, up to retry_max_s.
     """
 
     max_in_flight: int = 64
@@ -119,6 +120,8 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_age_s: int = 72 * 3600
     headers: dict[str, str] = {}
     sealed_headers: dict[str, str] = {}
+    retry_first_ms: int = 1_000
+    retry_max_s: int = 3_600
 
 
 class ListenerCreated(Event, frozen=True, kw_only=True, tag="listener.created"):

@@ -114,7 +114,12 @@ class Courier:
             self._pace = None
         elif self._pace is None or self._pace.rate_per_s != rate_per_s:
             self._pace = Pace(rate_per_s, burst_s=_RATE_BURST_S)
-        self._policy = RetryPolicy(max_attempts=settings.max_attempts, max_age_ms=settings.max_age_s * 1000)
+        self._policy = RetryPolicy(
+            delay_ms_first=settings.retry_first_ms,
+            delay_ms_max=settings.retry_max_s * 1000,
+            max_attempts=settings.max_attempts,
+            max_age_ms=settings.max_age_s * 1000,
+        )
         self.flow.resize(max(1, round(settings.max_in_flight * share)))
         self._head = post_head(self._target, opened)
         for connection in self._idle:

@@ -11,6 +11,8 @@ from conftest import OK, paused, until
 
 from broker.core import window as window_module
 from broker.core.circuit import State
+from broker.core.events import ListenerSettings
+from broker.core.retry import RetryPolicy
 from broker.core.window import Window
 from broker.delivery import courier as courier_module
 from broker.delivery import readers
@@ -259,6 +261,16 @@ async def test_resumed_with_its_circuit_open_and_nothing_left_it_is_still_probed
     moody.well, server.alive = True, OK
     await office.all_settled()
     assert moody.taken == ["m-5"]
+
+
+async def test_the_retry_schedule_is_the_listeners_own_and_may_change(serve, open_office):
+    server = await serve(Moody())
+    office = await open_office(server, retry_first_ms=500, retry_max_s=7, max_attempts=9, max_age_s=60)
+    expected = RetryPolicy(delay_ms_first=500, delay_ms_max=7_000, max_attempts=9, max_age_ms=60_000)
+    assert office.courier._policy == expected
+    listener = office.courier.listener
+    office.courier.update(replace(listener, settings=ListenerSettings()), share=1.0)
+    assert office.courier._policy == RetryPolicy()
 
 
 # Bounds
