@@ -5,6 +5,7 @@ server. Not for: starting what it needs, or serving it (cli/api.py)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -18,6 +19,7 @@ from api.accounts import Accounts
 from api.auth import Keys, Sessions
 from api.calls import Call, Method, Resource, Service, answer_problem
 from api.deliveries import OutstandingDeliveries
+from api.docs import Reference, docs_routes
 from api.keys import OrganizationKeys
 from api.listeners import Listeners
 from api.log import EventLog
@@ -140,9 +142,21 @@ def make_app(
         owed = OutstandingDeliveries(commands, view, outstanding)
         app.routes.append(at(f"{listener}/deliveries", GET=Method(owed.list, "queues")))
         app.routes.append(at(f"{listener}/redrive", POST=Method(owed.redrive, "queues")))
+    app.router.routes += [
+        at("/v1/openapi.json", GET=Method(Reference(lambda: operations(app)).get, None)),
+        *docs_routes(),
+    ]
     app.router.redirect_slashes = False  # a path with a slash too many is another path, and so unknown
     app.router.default = _NoPath(service)
     return app
+
+
+def operations(app: Starlette) -> Iterator[tuple[str, str, str | None]]:
+    """(method, path, scope) of all that the API does; without what tells of it."""
+    for route in app.routes:
+        if isinstance(route, Route) and isinstance(route.endpoint, Resource) and route.path != "/v1/openapi.json":
+            for method, scope in route.endpoint.scopes.items():
+                yield method, route.path, scope
 
 
 class _App(Starlette):

@@ -183,13 +183,17 @@ class Method(NamedTuple):
 
 
 class Resource:
-    """An ASGI application for one path. methods: GET, PUT, POST, DELETE; HEAD and OPTIONS come by themselves."""
+    """An ASGI application for one path. methods: GET, PUT, POST, DELETE; HEAD and OPTIONS come by themselves.
+
+    scopes: what a key needs, by method.
+    """
 
     def __init__(self, service: Service, methods: Mapping[str, Method]) -> None:
         self._service = service
         self._methods = dict(methods)
         if "GET" in self._methods:
             self._methods["HEAD"] = self._methods["GET"]
+        self.scopes = {name: method.scope for name, method in methods.items()}
         self._allow = ", ".join(sorted([*self._methods, "OPTIONS"]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

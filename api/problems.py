@@ -15,7 +15,7 @@ from broker import errors
 from broker.accounts import WrongPassword
 
 # Our own table: the phrases of Python's http.HTTPStatus change with its version (422 is "Content" from 3.13 on).
-_TITLES: Final = {
+TITLES: Final = {
     400: "Bad Request",
     401: "Unauthorized",
     403: "Forbidden",
@@ -164,8 +164,8 @@ def problem(error: BaseException) -> Problem:
 
 def framework_problem(status: int, detail: str) -> Problem:
     """The answer to what Starlette or the server refused without asking a resource."""
-    status = status if status in _TITLES else 400
-    return _problem(status, _TITLES[status].lower().replace(" ", "-"), detail, (), [])
+    status = status if status in TITLES else 400
+    return _problem(status, TITLES[status].lower().replace(" ", "-"), detail, (), [])
 
 
 def _places(error: errors.BrokerError, detail: str) -> Iterable[dict[str, str]]:
@@ -178,7 +178,7 @@ def _places(error: errors.BrokerError, detail: str) -> Iterable[dict[str, str]]:
 
 
 def _problem(status: int, code: str, detail: str, places: Iterable[dict[str, str]], headers: Headers) -> Problem:
-    body: dict[str, Any] = {"type": f"/problems/{code}", "title": _TITLES[status], "status": status, "detail": detail}
+    body: dict[str, Any] = {"type": f"/problems/{code}", "title": TITLES[status], "status": status, "detail": detail}
     if where := list(places):
         body["errors"] = where
     return Problem(status, headers, orjson.dumps(body))

@@ -4,12 +4,18 @@ For: the tests named test_api_*. Not for: a server or Kafka (tests/kafka)."""
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from typing import Any
 
 import httpx
+import msgspec
 from memory import MemoryLog, MemoryRecords
 
+from api.answers import ProblemAnswer
 from api.app import make_app
+from api.openapi import document
+from api.reference import TOLD
 from broker.audit.reader import LogReader
 from broker.commands import create_key, create_organization
 from broker.kafka.outstanding import KafkaOutstanding
@@ -32,7 +38,11 @@ class Api:
         self.key = key
         self.records = records
         self.first_queue_id: str | None = None
-        self.bare = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api.example.com")
+        self.bare = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app),
+            base_url="http://api.example.com",
+            event_hooks={"response": [as_documented]},
+        )
 
     async def request(
         self, method: str, path: str, headers: dict[str, str] | None = None, **more: Any
@@ -92,6 +102,36 @@ async def make_api(
     parts.setdefault("outstanding", KafkaOutstanding(settings.kafka, OutstandingTopic()))
     app = make_app(settings, log=log, view=log.control, sealer=Sealer(settings.sealing_key), **parts)
     return Api(log, app, settings, organization.id, key, records)
+
+
+_OPERATIONS = [(method, re.compile(re.sub(r"{\w+}", "[^/]+", path)), told) for (method, path), told in TOLD.items()]
+
+
+async def as_documented(response: httpx.Response) -> None:
+    """Every answer has a status that the reference tells of, and the shape it tells."""
+    method, path = response.request.method, response.request.url.path
+    for _, _, told in [one for one in _OPERATIONS if one[0] == method and one[1].fullmatch(path)][:1]:
+        await response.aread()
+        operation = documented(told.name)
+        if response.status_code == 500:
+            return  # asked for by a test
+        assert str(response.status_code) in operation["responses"], (method, path, response.status_code)
+        if response.status_code == 200:
+            assert response.headers["content-type"] == told.media
+            assert ("etag" in response.headers) == told.tagged
+            lines = [response.content] if told.media == "application/json" else response.content.splitlines()
+            for line in lines:
+                msgspec.json.decode(line, type=told.answer)
+        elif response.status_code != 304:
+            msgspec.json.decode(response.content, type=ProblemAnswer)
+
+
+@lru_cache
+def documented(name: str) -> dict[str, Any]:
+    """The operation of this name."""
+    routes = [(method, path, None) for method, path in TOLD]
+    paths = document(routes, server="http://api.example.com")["paths"]
+    return next(one for path in paths.values() for one in path.values() if one["operationId"] == name)
 
 
 def problem(response: httpx.Response, status: int, code: str | None = None) -> dict:

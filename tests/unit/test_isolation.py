@@ -61,7 +61,10 @@ OF_THE_SESSION: dict[str, Any] = {
     "GET /v1/sessions": None,
     "DELETE /v1/sessions": None,
 }
-OPEN = {"PUT /v1/accounts", "POST /v1/sessions"}
+OPEN = {"PUT /v1/accounts", "POST /v1/sessions", "GET /v1/openapi.json", "GET /docs"}
+OPEN |= {
+    f"GET /docs/{file}" for file in ("favicon-32x32.png", "reference.js", "swagger-ui-bundle.js", "swagger-ui.css")
+}
 
 
 def routes(api: Api) -> list[str]:

@@ -1,0 +1,91 @@
+"""The reference: `/v1/openapi.json`, and `/docs`, which shows it.
+
+For: serving the document and the few files of Swagger UI that show it, from this server alone. Not for: what is in the
+document (openapi.py). The files are those of the package swagger-ui-py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.routing import Route
+
+from api.calls import Call
+from api.openapi import document
+
+_ASSETS: Final = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
+# Swagger UI sets styles on its elements; everything else comes from here or not at all.
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS: Final = {
+    "content-security-policy": _POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+_PAGE: Final = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Everput: API reference</title>
+<link rel="stylesheet" href="docs/swagger-ui.css">
+<link rel="icon" href="docs/favicon-32x32.png">
+<div id="reference"></div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/reference.js"></script>
+</html>
+"""
+# Swagger UI does not know x-codeSamples: they are shown as part of the description.
+_SCRIPT: Final = """(async () => {
+  const spec = await (await fetch("v1/openapi.json")).json();
+  for (const path of Object.values(spec.paths)) {
+    for (const operation of Object.values(path)) {
+      const samples = operation["x-codeSamples"] || [];
+      const shown = samples.map((one) => `**${one.label}**\\n\\n~~~${one.lang.toLowerCase()}\\n${one.source}\\n~~~`);
+      operation.description = [operation.description || "", ...shown].join("\\n\\n");
+    }
+  }
+  SwaggerUIBundle({ spec, dom_id: "#reference", deepLinking: true, validatorUrl: null });
+})();
+"""
+
+
+class Reference:
+    """Handler for /v1/openapi.json. routes: called when it is asked for, gives what document() takes."""
+
+    def __init__(self, routes: Callable[[], Iterable[tuple[str, str, str | None]]]) -> None:
+        self._routes = routes
+        self._document = lru_cache(maxsize=16)(self._make)
+
+    async def get(self, call: Call) -> dict[str, Any]:
+        return self._document(call.href(""))
+
+    def _make(self, server: str) -> dict[str, Any]:
+        return document(self._routes(), server=server)
+
+
+def docs_routes() -> list[Route]:
+    """/docs and what it needs."""
+    found = find_spec("swagger_ui")
+    folder = Path((found.submodule_search_locations or [""])[0]) / "static" if found is not None else Path()
+
+    async def page(_request: Request) -> Response:
+        return HTMLResponse(_PAGE, headers=_HEADERS)
+
+    async def script(_request: Request) -> Response:
+        return Response(_SCRIPT, media_type="text/javascript", headers=_HEADERS)
+
+    def asset(name: str) -> Route:
+        async def send(_request: Request) -> Response:
+            return FileResponse(folder / name, headers={**_HEADERS, "cache-control": "max-age=86400"})
+
+        return Route(f"/docs/{name}", send)
+
+    return [Route("/docs", page), Route("/docs/reference.js", script), *map(asset, _ASSETS)]

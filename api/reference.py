@@ -1,0 +1,316 @@
+"""What the reference says of each operation, by method and path.
+
+For: summary, shapes, parameters, problems and an example of every route there is; a test compares the two. Not for: the
+routes themselves, their scopes and handlers (app.py), making a document of it (openapi.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from msgspec import Struct
+
+from api import answers, shapes
+
+_QUEUE: Final = "/v1/queues/{queue_id}"
+_LISTENER: Final = _QUEUE + "/listeners/{listener_id}"
+_MESSAGE: Final = _QUEUE + "/messages/{message_id}"
+_KEYS: Final = "/v1/organizations/{organization_id}/keys"
+
+BODY: Final = (400, 413, 415, 422)
+OPEN: Final = "open"
+SESSION: Final = "session"
+SESSION_OR_KEY: Final = "session or key"
+
+
+class Parameter(NamedTuple):
+    """Of the query or, where `place` says so, a header. schema: JSON Schema."""
+
+    name: str
+    description: str
+    schema: Mapping[str, Any]
+    place: str = "query"
+
+
+class Told(NamedTuple):
+    """An operation. name: its operationId. asks: a session, either, or nobody, where its method has no scope.
+
+    problems: beside those that every operation has. media: of the answer. example: a request's body.
+    tagged: the answer has an ETag.
+    """
+
+    name: str
+    summary: str
+    answer: type[Struct]
+    request: type[Struct] | None = None
+    parameters: Sequence[Parameter] = ()
+    problems: Sequence[int] = ()
+    example: Mapping[str, Any] | None = None
+    asks: str = "key"
+    media: str = "application/json"
+    tagged: bool = False
+    body_required: bool = True
+
+
+_TEXT: Final = MappingProxyType({"type": "string"})
+_TIME: Final = MappingProxyType({"type": "string", "format": "date-time"})
+_LIMIT = Parameter("limit", "How many a page may have.", {"type": "integer", "minimum": 1, "maximum": 1000})
+_CURSOR = Parameter("cursor", "Where a page begins; `next` of the page before has it.", _TEXT)
+_FROM = Parameter("from", "From this time on.", _TIME)
+_TO = Parameter("to", "Before this time.", _TIME)
+_PAGE = (_LIMIT, _CURSOR)
+_AT = Parameter("at", "As it was at this time.", _TIME)
+_TYPE = Parameter("type", "Types of events, with commas between them.", _TEXT)
+_IF_MATCH = Parameter("If-Match", "An `ETag`: change only what it was the tag of.", _TEXT, "header")
+_IF_NONE_MATCH = Parameter("If-None-Match", "An `ETag`: 304 if the answer is still the same.", _TEXT, "header")
+_ONCE = Parameter(
+    "Idempotency-Key",
+    "Repeated with the same key within 24 hours, a request stores nothing and gets the first answer again.",
+    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]*$"},
+    "header",
+)
+
+_LISTENER_EXAMPLE: Final = {
+    "name": "myapp.io/deletion-request-listener",
+    "notify_url": "https://myapp.io/deletion/listener",
+    "liveness_url": "https://myapp.io/live",
+}
+_MESSAGE_EXAMPLE: Final = {"data": '{ "userId": "481512342" }'}
+_ACCOUNT_EXAMPLE: Final = {"email": "ann@myapp.io", "password": "correct horse battery"}
+
+TOLD: Final[Mapping[tuple[str, str], Told]] = {
+    ("PUT", "/v1/queues"): Told(
+        "createQueue",
+        "Make a queue",
+        answers.QueueAnswer,
+        shapes.NameBody,
+        problems=BODY,
+        example={"name": "myapp.io/deletion-request-queue"},
+        tagged=True,
+    ),
+    ("GET", "/v1/queues"): Told(
+        "listQueues",
+        "List the queues, oldest first",
+        answers.QueuesAnswer,
+        parameters=(*_PAGE, _AT, Parameter("name", "Only the queue of exactly this name.", _TEXT)),
+        problems=(400, 422),
+    ),
+    ("GET", _QUEUE): Told(
+        "getQueue",
+        "A queue",
+        answers.QueueAnswer,
+        parameters=(_AT, _IF_NONE_MATCH),
+        problems=(400, 404, 422),
+        tagged=True,
+    ),
+    ("PUT", _QUEUE): Told(
+        "renameQueue",
+        "Rename a queue",
+        answers.QueueAnswer,
+        shapes.NameBody,
+        (_IF_MATCH,),
+        (404, 412, *BODY),
+        {"name": "myapp.io/deletions"},
+        tagged=True,
+    ),
+    ("DELETE", _QUEUE): Told(
+        "deleteQueue",
+        "Delete a queue; its listeners end and what is undelivered is cancelled",
+        answers.QueueAnswer,
+        parameters=(_IF_MATCH,),
+        problems=(404, 412),
+    ),
+    ("PUT", _QUEUE + "/listeners"): Told(
+        "createListener",
+        "Make a listener; it gets every message that is put from now on",
+        answers.NewListenerAnswer,
+        shapes.NewListenerBody,
+        problems=(404, *BODY),
+        example=_LISTENER_EXAMPLE,
+        tagged=True,
+    ),
+    ("GET", _QUEUE + "/listeners"): Told(
+        "listListeners",
+        "List a queue's listeners, oldest first",
+        answers.ListenersAnswer,
+        parameters=(*_PAGE, _AT),
+        problems=(400, 404, 422),
+    ),
+    ("GET", _LISTENER): Told(
+        "getListener",
+        "A listener, and how it is doing",
+        answers.ListenerNowAnswer,
+        parameters=(_AT, _IF_NONE_MATCH),
+        problems=(400, 404, 422),
+        tagged=True,
+    ),
+    ("PUT", _LISTENER): Told(
+        "updateListener",
+        "Change a listener, in full or in part; pending deliveries go to the new URL",
+        answers.ListenerAnswer,
+        shapes.ListenerBody,
+        (_IF_MATCH,),
+        (404, 412, *BODY),
+        {"notify_url": "https://myapp.io/v2/deletion/listener", "max_in_flight": 8},
+        tagged=True,
+    ),
+    ("DELETE", _LISTENER): Told(
+        "deleteListener",
+        "Delete a listener; its pending deliveries are cancelled",
+        answers.ListenerAnswer,
+        parameters=(_IF_MATCH,),
+        problems=(404, 412),
+    ),
+    ("POST", _LISTENER + "/pause"): Told(
+        "pauseListener", "Send a listener nothing for now", answers.ListenerAnswer, problems=(404,), tagged=True
+    ),
+    ("POST", _LISTENER + "/resume"): Told(
+        "resumeListener",
+        "Send a paused listener its messages again",
+        answers.ListenerAnswer,
+        problems=(404,),
+        tagged=True,
+    ),
+    ("GET", _LISTENER + "/secret"): Told(
+        "getSecret", "A listener's signing secret", answers.SecretAnswer, problems=(404,)
+    ),
+    ("POST", _LISTENER + "/secret/rotate"): Told(
+        "rotateSecret",
+        "Change a listener's signing secret; for a while the former one signs, too",
+        answers.SecretAnswer,
+        shapes.RotationBody,
+        problems=(404, *BODY),
+        example={"overlap_s": 3600},
+        body_required=False,
+    ),
+    ("POST", _LISTENER + "/test"): Told(
+        "testListener",
+        "Send a listener one marked message, and say what it answered",
+        answers.TrialAnswer,
+        problems=(404, 429),
+    ),
+    ("GET", _LISTENER + "/deliveries"): Told(
+        "listDeliveries",
+        "List a listener's deliveries that are retried later or parked; a page may be short while there is a next one",
+        answers.DeliveriesAnswer,
+        parameters=(
+            Parameter("state", "Only these.", {"type": "string", "enum": ["retrying", "parked"]}),
+            *_PAGE,
+        ),
+        problems=(400, 404, 422),
+    ),
+    ("POST", _LISTENER + "/redrive"): Told(
+        "redriveListener",
+        "Try parked and retrying deliveries now: those of some messages, or all",
+        answers.RedriveAnswer,
+        shapes.RedriveBody,
+        problems=(404, *BODY),
+        example={"messages": ["0180994c-b6b2-7d0e-b7ad-414716e83386"]},
+        body_required=False,
+    ),
+    ("PUT", _QUEUE + "/messages"): Told(
+        "putMessage",
+        "Put a message",
+        answers.PutAnswer,
+        shapes.MessageBody,
+        (_ONCE,),
+        (404, 409, *BODY),
+        _MESSAGE_EXAMPLE,
+    ),
+    ("POST", _QUEUE + "/messages/batch"): Told(
+        "putBatch",
+        "Put up to 1,000 messages, all or none",
+        answers.BatchAnswer,
+        shapes.BatchBody,
+        (_ONCE,),
+        (404, 409, *BODY),
+        {"messages": [_MESSAGE_EXAMPLE, {"data": "second"}]},
+    ),
+    ("GET", _QUEUE + "/messages"): Told(
+        "listMessages",
+        "List a queue's messages, newest first; a page may be short while there is a next one",
+        answers.MessagesAnswer,
+        parameters=(_FROM, _TO, *_PAGE),
+        problems=(400, 404, 422),
+    ),
+    ("GET", _MESSAGE): Told(
+        "getMessage",
+        "A message, and where it is with each listener",
+        answers.MessageAnswer,
+        parameters=(_IF_NONE_MATCH,),
+        problems=(404,),
+        tagged=True,
+    ),
+    ("PUT", "/v1/accounts"): Told(
+        "createAccount",
+        "Register",
+        answers.AccountAnswer,
+        shapes.AccountBody,
+        problems=(403, 429, *BODY),
+        example=_ACCOUNT_EXAMPLE,
+        asks=OPEN,
+    ),
+    ("POST", "/v1/sessions"): Told(
+        "startSession",
+        "Sign in",
+        answers.NewSessionAnswer,
+        shapes.AccountBody,
+        problems=(401, 429, *BODY),
+        example=_ACCOUNT_EXAMPLE,
+        asks=OPEN,
+    ),
+    ("GET", "/v1/sessions"): Told("getSession", "Who is signed in", answers.SessionAnswer, asks=SESSION),
+    ("DELETE", "/v1/sessions"): Told("endSession", "Sign out", answers.EndedSessionAnswer, asks=SESSION),
+    ("PUT", "/v1/organizations"): Told(
+        "createOrganization",
+        "Make an organization",
+        answers.OrganizationAnswer,
+        shapes.NameBody,
+        problems=BODY,
+        example={"name": "My App"},
+        asks=SESSION,
+    ),
+    ("GET", "/v1/organizations"): Told(
+        "listOrganizations", "The organizations of the account", answers.OrganizationsAnswer, asks=SESSION
+    ),
+    ("PUT", _KEYS): Told(
+        "createKey",
+        "Make a key; the only answer that holds it",
+        answers.NewKeyAnswer,
+        shapes.KeyBody,
+        problems=(404, *BODY),
+        example={"name": "deploy", "scopes": ["queues", "messages"]},
+        asks=SESSION_OR_KEY,
+    ),
+    ("GET", _KEYS): Told(
+        "listKeys",
+        "List an organization's keys, oldest first",
+        answers.KeysAnswer,
+        parameters=(*_PAGE, _AT),
+        problems=(400, 404, 422),
+        asks=SESSION_OR_KEY,
+    ),
+    ("GET", _KEYS + "/{key_id}"): Told(
+        "getKey", "A key", answers.KeyAnswer, parameters=(_AT,), problems=(400, 404, 422), asks=SESSION_OR_KEY
+    ),
+    ("DELETE", _KEYS + "/{key_id}"): Told(
+        "revokeKey", "Revoke a key", answers.KeyAnswer, problems=(404,), asks=SESSION_OR_KEY
+    ),
+    ("GET", "/v1/log"): Told(
+        "readLog",
+        "The organization's events in one order, a line each",
+        answers.LogLine,
+        parameters=(
+            _FROM,
+            _TO,
+            _TYPE,
+            *(Parameter(name, f"Only events of this {name}.", _TEXT) for name in ("queue", "listener", "message")),
+            Parameter("actor", "Only what it did: `key:<id>`, `account:<id>` or `worker`.", _TEXT),
+            _CURSOR,
+            Parameter("limit", "How many events.", {"type": "integer", "minimum": 1, "maximum": 1_000_000}),
+        ),
+        problems=(400, 404, 422),
+        media="application/x-ndjson",
+    ),
+}

@@ -1,0 +1,138 @@
+"""The reference: all that is there is told, all that is told is there, and nothing comes from elsewhere.
+
+That every answer is as told is checked at every request of these tests (api_client.as_documented)."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import httpx
+import msgspec
+import pytest
+from api_client import make_api
+
+from api import shapes
+from api.answers import Notification
+from api.app import operations
+from api.calls import Call
+from api.reference import TOLD
+from broker.core.directory import Queue
+from broker.core.events import MessagePut, encode
+from broker.delivery.message import Message
+
+
+async def reference() -> dict:
+    return (await (await make_api()).bare.get("/v1/openapi.json")).json()
+
+
+async def test_every_route_is_told_of_and_nothing_else_is():
+    api = await make_api()
+    routes = {(method, path) for method, path, _ in operations(api.app)}
+    assert routes == set(TOLD)
+    told = {(method.upper(), path) for path, methods in (await reference())["paths"].items() for method in methods}
+    assert told == routes
+
+
+async def test_it_is_an_openapi_document_whose_references_all_lead_somewhere():
+    document = await reference()
+    assert document["openapi"] == "3.1.0"
+    assert set(document["webhooks"]) == {"notify", "liveness"}
+    text = msgspec.json.encode(document).decode()
+    for name in set(re.findall(r'"#/components/schemas/(\w+)"', text)):
+        assert name in document["components"]["schemas"]
+    names = [one["operationId"] for path in document["paths"].values() for one in path.values()]
+    assert len(names) == len(set(names))
+
+
+async def test_links_and_samples_begin_with_the_public_url():
+    api = await make_api(public_url="https://everput.example/")
+    document = (await api.bare.get("/v1/openapi.json")).json()
+    assert document["servers"] == [{"url": "https://everput.example"}]
+    assert "https://everput.example/v1/queues" in document["paths"]["/v1/queues"]["put"]["x-codeSamples"][0]["source"]
+
+
+@pytest.mark.parametrize("told", TOLD.values(), ids=lambda told: told.name)
+def test_an_example_is_what_it_is_an_example_of(told):
+    assert (told.request is None) == (told.example is None)
+    if told.request is not None:
+        shapes.parse(msgspec.json.encode(told.example), told.request)
+
+
+async def test_a_sample_makes_the_request_it_is_a_sample_of():
+    for path, methods in (await reference())["paths"].items():
+        for method, operation in methods.items():
+            by_label = {sample["label"]: sample["source"] for sample in operation["x-codeSamples"]}
+            assert set(by_label) == {"curl", "JavaScript", "Python", "Go"}
+            words = shlex.split(by_label["curl"])
+            assert words[:3] == ["curl", "-X", method.upper()]
+            assert re.fullmatch(re.sub(r"{\w+}", "[0-9a-f-]{36}", "http://api.example.com" + path), words[3])
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
+            if body is not None:
+                assert msgspec.json.decode(words[words.index("-d") + 1]) == body
+            asked: list[httpx.Request] = []
+            sent = httpx.MockTransport(lambda request, asked=asked: (asked.append(request), httpx.Response(200))[1])
+            with httpx.Client(transport=sent) as client:
+                source = by_label["Python"].replace("import httpx\n", "").replace("httpx.request(", "client.request(")
+                exec(source, {"client": client})
+            (request,) = asked
+            assert (request.method, str(request.url)) == (method.upper(), words[3])
+            assert (msgspec.json.decode(request.content) if request.content else None) == body
+
+
+async def test_the_body_that_is_checked_is_the_one_that_is_told(monkeypatch):
+    used: dict[str, type] = {}
+    json = Call.json
+
+    async def noted(self, shape, **more):
+        used[self.scope["method"] + self.scope["path"]] = shape
+        return await json(self, shape, **more)
+
+    monkeypatch.setattr(Call, "json", noted)
+    api = await make_api()
+    queue_id = await api.queue()
+    ids = {"queue_id": queue_id, "listener_id": await api.listener(queue_id), "organization_id": api.organization_id}
+    ids["message_id"] = (await api.put(f"/v1/queues/{queue_id}/messages", json={"data": "x"})).json()["message"]["id"]
+    account = {"email": "a@example.com", "password": "correct horse"}
+    await api.bare.put("/v1/accounts", json=account)
+    token = (await api.bare.post("/v1/sessions", json=account)).json()["session"]["token"]
+    for (method, path), told in TOLD.items():
+        if told.request is not None:
+            at = path.format_map(ids)
+            headers = {"authorization": f"Bearer {token}"}
+            if "organization" in path and "{" in path:
+                headers["x-api-key"] = await api.key_with(("keys",))
+            used.clear()
+            await api.request(method, at, json={}, headers=headers)
+            assert used == {method + at: told.request}
+
+
+async def test_the_page_and_its_files_come_from_here_alone():
+    api = await make_api()
+    page = await api.bare.get("/docs")
+    assert page.status_code == 200
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "http" not in policy
+    files = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(files) == 4
+    for file in files:
+        found = await api.bare.get(f"/{file}")
+        assert found.status_code == 200
+        assert found.content
+    for other in ("/docs/swagger-editor.js", "/docs/..%2Fcore.py", "/docs/", "/docs/index.html"):
+        assert (await api.bare.get(other)).status_code == 404
+
+
+def test_what_a_listener_gets_is_as_told():
+    put = MessagePut(
+        at_ms=1,
+        organization_id="o",
+        message_id="0180994c-b6b2-7d0e-b7ad-414716e83386",
+        queue_id="5f0e6f0a-33c1-4a8e-8f1d-b5b9f6f0c001",
+        name="n",
+        data="ü\n",
+    )
+    queue = Queue(id=put.queue_id, organization_id="o", name="orders", created_at_ms=0)
+    body = Message(0, put.message_id.encode(), queue.id, 1, encode(put)).body(queue)
+    assert msgspec.json.decode(body, type=Notification).message.data == "ü\n"
