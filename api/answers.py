@@ -82,6 +82,8 @@ class ListenerFields(Named):
     timeout_ms: int
     max_attempts: int | None
     max_age_s: int
+    retry_first_ms: int
+    retry_max_s: int
     headers: dict[str, str]
     paused: str | None
     created_at: Time
