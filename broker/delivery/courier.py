@@ -433,7 +433,7 @@ class Courier:
         if self._pushed_back_until_ms and self._pushed_back_until_ms <= at_ms:
             self._pushed_back_until_ms = 0
             self.pump()
-        if self._ready and self._pace is not None:
+        if self._ready:  # the pace has held it back, or its turn came when one before it was put aside
             self.pump()
         if self._retries and self._retries[0][0] <= at_ms:
             while self._retries and self._retries[0][0] <= at_ms:

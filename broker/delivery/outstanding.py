@@ -58,6 +58,7 @@ class Outstanding:
         self._order = itertools.count()
         self._waiting: dict[str, deque[Owed]] = {}  # by listener, what is due: its courier has no room for it yet
         self._settled: dict[int, list[tuple[bytes, bytes | None]]] = {}
+        self._taken: set[bytes] = set()  # those found here at a take-over that their listener has by now
 
     async def read(self, partition: int) -> dict[bytes, Owed]:
         """What is owed on a partition, as it stands in the topic (LogUnavailable)."""
@@ -85,6 +86,7 @@ class Outstanding:
         """The partition is ours, and this is what read() found; its couriers are employed."""
         self._owed[partition] = owed
         for one in owed.values():
+            one.found = True
             self._enter(one)
 
     def forget(self) -> None:
@@ -93,6 +95,7 @@ class Outstanding:
         self._due.clear()
         self._waiting.clear()
         self._settled.clear()
+        self._taken.clear()
 
     async def put_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> bool:
         """Write the delivery, to be tried at due_ms, or parked when that is None. Whether it was ours to write."""
@@ -108,6 +111,7 @@ class Outstanding:
                 await asyncio.sleep(_PAUSE_S)
                 continue
             owed = Owed(key, stream.partition, offset, event)
+            owed.found = delivery.owed is not None and delivery.owed.found
             if offset < 0:
                 owed.message = message
             if stream.alive and stream.partition in self._owed:
@@ -132,15 +136,18 @@ class Outstanding:
         return sum(map(len, self._owed.values()))
 
     def is_owed(self, delivery: Delivery) -> bool:
-        """Whether a delivery of a window is here already: a crash came after its record and before the cursor."""
+        """Whether a delivery of a window is, or was, here: a crash came after its record and before the cursor."""
         owed, message = self._owed.get(delivery.stream.partition), delivery.message
-        if not owed or message is None:
+        if message is None or not (owed or self._taken):
             return False
-        return owed_key(delivery.stream.courier.listener.id, message.id.decode()) in owed
+        key = owed_key(delivery.stream.courier.listener.id, message.id.decode())
+        return key in self._taken or (owed is not None and key in owed)
 
     def delivered(self, delivery: Delivery) -> None:
         """A delivery from here was taken by its listener. Its tombstone goes out with the next flush()."""
         if delivery.owed is not None:
+            if delivery.owed.found:
+                self._taken.add(delivery.owed.key)
             self._bury(delivery.owed)
 
     def listeners(self) -> set[str]:

@@ -18,12 +18,13 @@ class Owed:
     """offset: of its record in `outstanding`. due_ms: None when it is parked. The rest as in KeptDelivery, and:
 
     taken: it is due and waits for its courier, or its courier has it. message: kept only where the record's offset is
-    not known.
+    not known. found: it was there when the partition was taken over, so its stream's window may bring it once more.
     """
 
     __slots__ = (
         "due_ms",
         "forgiven",
+        "found",
         "key",
         "listener_id",
         "message",
@@ -46,6 +47,7 @@ class Owed:
         self.since_ms = event.since_ms
         self.due_ms = event.next_at_ms if isinstance(event, DeliverySetAside) else None
         self.taken = False
+        self.found = False
         self.message: Message | None = None
 
     @property

@@ -324,7 +324,8 @@ class Worker:
                 if window.wanted() is not None:
                     courier.behind[stream] = None
             partition.place(courier)
-        courier.refill()
+        if courier.behind:
+            courier.wake()  # and its ticks ask again: what a stream wants may be further than the tail is by now
 
     def _dismiss(self, courier: Courier) -> None:
         for partition in self._partitions.values():

@@ -1,0 +1,153 @@
+"""What a run proves: its record against the promises. Pure; moments are seconds of one clock.
+
+For: the soaks and the simulation alike. Not for: making the record (history.py, tests/stateful/simulation.py).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """data: different in each. message_id: None where the put was not answered 200: it may be stored, or not."""
+
+    data: str
+    key: str | None
+    sent_at: float
+    answered_at: float
+    message_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A delivery that the listener answered 2xx."""
+
+    data: str
+    message_id: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """From when to when something was gone that may repeat deliveries. since: what was settled after it was perhaps in
+    no checkpoint. in_flight: deliveries of one listener that may have been under way."""
+
+    began: float
+    ended: float
+    since: float
+    in_flight: int
+
+
+@dataclass(slots=True)
+class Record:
+    """listeners: by name, when its PUT was sent and when it was answered. taken: by listener, in their order.
+
+    waiting: (listener, data) that are visibly waiting or parked. lost_answers: deliveries that a listener took and
+    whose answer something else than a crash has swallowed. slack_s: how far the moments of a crash and of a delivery
+    may be wrong, where different threads or processes note them.
+    """
+
+    puts: list[Put] = field(default_factory=list)
+    listeners: dict[str, tuple[float, float]] = field(default_factory=dict)
+    taken: dict[str, list[Taken]] = field(default_factory=dict)
+    crashes: list[Crash] = field(default_factory=list)
+    waiting: set[tuple[str, str]] = field(default_factory=set)
+    lost_answers: int = 0
+    slack_s: float = 0.0
+
+
+def violations(record: Record) -> list[str]:
+    """Each begins with its kind: lost, phantom, too early, out of order, repeated. Empty: all promises were kept."""
+    return [
+        f"{found} ({listener})"
+        for listener in record.listeners
+        for check in (_lost, _phantoms, _out_of_order, _repeated)
+        for found in check(record, listener)
+    ]
+
+
+def first_places(taken: Sequence[Taken]) -> dict[str, int]:
+    """By data, where its first delivery stands among all."""
+    places: dict[str, int] = {}
+    for place, one in enumerate(taken):
+        places.setdefault(one.data, place)
+    return places
+
+
+def _lost(record: Record, listener: str) -> Iterator[str]:
+    there_since = record.listeners[listener][1]
+    delivered = {one.data for one in record.taken.get(listener, ())}
+    for put in record.puts:
+        owed = put.message_id is not None and put.sent_at >= there_since
+        if owed and put.data not in delivered and (listener, put.data) not in record.waiting:
+            yield f"lost: {put.data}"
+
+
+def _phantoms(record: Record, listener: str) -> Iterator[str]:
+    asked_at = record.listeners[listener][0]
+    puts = {put.data: put for put in record.puts}
+    ids: dict[str, str] = {}
+    for one in record.taken.get(listener, ()):
+        put = puts.get(one.data)
+        if put is None:
+            yield f"phantom: {one.data} was never put"
+        elif one.at < put.sent_at:
+            yield f"phantom: {one.data} was delivered before it was put"
+        elif ids.setdefault(one.data, put.message_id or one.message_id) != one.message_id:
+            yield f"phantom: {one.data} came with the id of another message"
+        elif put.message_id is not None and put.answered_at < asked_at:
+            yield f"too early: {one.data} was put before the listener was"
+
+
+def _out_of_order(record: Record, listener: str) -> Iterator[str]:
+    """Where one put was answered before another of its key was sent, the first is delivered first."""
+    places = first_places(record.taken.get(listener, ()))
+    by_key: defaultdict[str, list[Put]] = defaultdict(list)
+    for put in record.puts:
+        if put.key is not None and put.message_id is not None and put.data in places:
+            by_key[put.key].append(put)
+    for key, puts in by_key.items():
+        answered = sorted(puts, key=lambda put: put.answered_at)
+        before, latest, last = 0, -1, ""
+        for put in sorted(puts, key=lambda put: put.sent_at):
+            while before < len(answered) and answered[before].answered_at <= put.sent_at:
+                if places[answered[before].data] > latest:
+                    latest, last = places[answered[before].data], answered[before].data
+                before += 1
+            if places[put.data] < latest:
+                yield f"out of order: {put.data} before {last}, of the key {key}"
+
+
+def _repeated(record: Record, listener: str) -> Iterator[str]:
+    """A repeat is a crash's that began before it and ended after the delivery it repeats: the first of those before
+    whose checkpoint that was not, else of those in whose flight it may have been."""
+    newest: dict[str, float] = {}
+    taken = record.taken.get(listener, ())
+    counted = [0] * len(record.crashes)
+    found: list[tuple[int, str]] = []
+    for one in taken:
+        before = newest.get(one.data)
+        newest[one.data] = one.at
+        if before is None:
+            continue
+        between = [
+            number
+            for number, crash in enumerate(record.crashes)
+            if before - record.slack_s <= crash.ended and crash.began <= one.at
+        ]
+        since = [number for number in between if record.crashes[number].since - record.slack_s <= before]
+        if between:
+            counted[(since or between)[0]] += 1
+        else:
+            found.append((1, f"{one.data} without a crash"))
+    for crash, count in zip(record.crashes, counted, strict=True):
+        since, until = crash.since - record.slack_s, crash.ended + record.slack_s
+        settled = len({one.data for one in taken if since <= one.at <= until}) if count else 0
+        if count > settled + crash.in_flight:
+            words = f"{count} by one crash, which explains {settled} settled and {crash.in_flight} in flight"
+            found.append((count - settled - crash.in_flight, words))
+    if sum(count for count, _ in found) > record.lost_answers:
+        yield from (f"repeated: {words}" for _, words in found)

@@ -1,0 +1,144 @@
+"""Thousands of simulated runs, each judged as a soak is; and planted bugs, each of which the simulation must find.
+
+EVERPUT_SIMULATION_SEEDS says how many runs, EVERPUT_SIMULATION_FIRST from which seed on: a failure names its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from unittest.mock import patch
+
+import pytest
+
+from broker.core import circuit, cursor, flow, turns, window
+from broker.core.directory import Listener
+from broker.delivery import courier, stream
+from broker.delivery.readers import Partition
+from tests.stateful.simulated_worker import SimWorker
+from tests.stateful.simulation import simulated
+
+SEEDS = int(os.environ.get("EVERPUT_SIMULATION_SEEDS", "1000"))
+FIRST = int(os.environ.get("EVERPUT_SIMULATION_FIRST", "0"))
+PLANTED_SEEDS_MAX = 1500
+STEPS = 120
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    logging.disable(logging.CRITICAL)  # every failed attempt of every run
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def test_no_run_breaks_a_promise():
+    with simulated() as run:
+        for seed in range(FIRST, FIRST + SEEDS):
+            found = run(seed, STEPS)
+            assert not found, f"EVERPUT_SIMULATION_FIRST={seed} EVERPUT_SIMULATION_SEEDS=1: {found[:5]}"
+
+
+def test_a_seed_gives_the_same_run_again():
+    def runs() -> list[list[str]]:
+        with simulated() as run, patch.object(window.Window, "opened", lambda _self: ()):
+            return [run(seed, STEPS) for seed in range(40)]
+
+    assert runs() == runs()
+    assert any(runs())
+
+
+def commits_past_open(_self):
+    return ()
+
+
+def forgets_what_is_behind(self, tail):
+    return max(tail, self.begin) if self.scan_from is None else self.scan_from
+
+
+def takes_the_top_for_the_cursor(offset, text):
+    return cursor.Cursor(top=max(offset, 0) + 2)
+
+
+def everybody_has_the_turn(_self, _key, _delivery):
+    return True
+
+
+def nobody_gets_the_turn_back(_self, _key):
+    return None
+
+
+def never_on_probation(_self, *, alive, at_ms, interval_ms):
+    return False
+
+
+def has_no_limit(self):
+    self.limit = 1_000
+
+
+def parks_at_once_and_silently(self, delivery, *_):
+    self.settle(delivery)
+
+
+def starts_at_the_beginning(_self, cursors, partition):
+    return cursors.get(partition) or cursor.Cursor(top=0)
+
+
+def starts_at_the_newest(_self, cursors, partition):
+    return cursors.get(partition) or cursor.Cursor(top=10_000)
+
+
+def drops_nothing(_self, _stream):
+    pass
+
+
+def lets_go_and_forgets(_self, _offsets):
+    pass
+
+
+def knows_nothing_of_outstanding(_self, _delivery):
+    return False
+
+
+def never_sets_a_time(*_, **__):
+    return 1 << 60
+
+
+def skips_what_it_can_not_take(self, messages):
+    for message in messages:
+        self.tail = message.offset + 1
+        for one in self._told.get(message.queue_id, ()):
+            if one.room():
+                delivery = stream.Delivery(one.stream(self.number), message.offset, message)
+                delivery.stream.window.open[message.offset] = delivery
+                one.accept(delivery, message)
+                one.depot.touched(delivery.stream)
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "planted", "kind"),
+    [
+        (window.Window, "opened", commits_past_open, "committed past"),
+        (window.Window, "top", forgets_what_is_behind, "committed past"),
+        (cursor.Cursor, "from_metadata", staticmethod(takes_the_top_for_the_cursor), "lost"),
+        (turns.Turns, "take", everybody_has_the_turn, "out of order"),
+        (turns.Turns, "next", nobody_gets_the_turn_back, "lost"),
+        (circuit.Circuit, "probed", never_on_probation, "lost"),
+        (flow.Flow, "succeeded", has_no_limit, "too many"),
+        (courier.Courier, "_failed", parks_at_once_and_silently, "committed past"),
+        (Listener, "stands_at", starts_at_the_beginning, "too early"),
+        (Listener, "stands_at", starts_at_the_newest, "lost"),
+        (courier.Courier, "drop", drops_nothing, "repeated"),
+        (window.Window, "forget", lets_go_and_forgets, "lost"),
+        (SimWorker, "_is_owed", knows_nothing_of_outstanding, "repeated"),
+        (courier, "next_at_ms", never_sets_a_time, "lost"),
+        (Partition, "feed", skips_what_it_can_not_take, "lost"),
+    ],
+)
+def test_a_planted_bug_is_found_and_called_by_its_name(where, name: str, planted, kind: str):
+    with simulated() as run, patch.object(where, name, planted):
+        kinds: set[str] = set()
+        for seed in range(PLANTED_SEEDS_MAX):
+            kinds |= {one.partition(":")[0] for one in run(seed, STEPS)}
+            if kind in kinds:
+                return
+    pytest.fail(f"not found in {PLANTED_SEEDS_MAX} runs; only {kinds}")

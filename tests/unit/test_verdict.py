@@ -1,0 +1,94 @@
+"""The history checker itself: a good run passes, and each planted lie is found and called by its name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.scenarios.verdict import Crash, Put, Record, Taken, violations
+
+
+def good() -> Record:
+    """Ten puts, one a second from 10 on, half of them of one key; a crash at 15.5 repeats two; `late` began at 14.5."""
+    puts = [Put(f"m{n}", "k" if n % 2 else None, 10.0 + n, 10.1 + n, f"id{n}") for n in range(10)]
+    puts.append(Put("doubt", None, 16.2, 17.0, None))
+    taken = [Taken(put.data, put.message_id or "id-doubt", put.sent_at + 0.2) for put in puts]
+    again = [replace(taken[number], at=16.1) for number in (4, 5)]
+    at = dict(enumerate(taken))
+    return Record(
+        puts=puts,
+        listeners={"all": (1.0, 2.0), "late": (14.4, 14.6)},
+        taken={
+            "all": [*(at[n] for n in range(6)), *again, *(at[n] for n in range(6, 11))],
+            "late": [at[n] for n in (5, 6, 7, 8, 10, 9)],
+        },
+        crashes=[Crash(15.5, 15.5, 14.1, 1)],
+    )
+
+
+def test_a_good_run_has_no_violation():
+    assert violations(good()) == []
+
+
+def test_what_is_visibly_waiting_is_not_lost():
+    record = good()
+    del record.taken["all"][0]
+    assert violations(record) == ["lost: m0 (all)"]
+    record.waiting.add(("all", "m0"))
+    assert violations(record) == []
+
+
+def test_a_put_in_doubt_may_come_or_not():
+    record = good()
+    record.taken["all"] = [one for one in record.taken["all"] if one.data != "doubt"]
+    assert violations(record) == []
+
+
+def test_a_put_while_the_listener_was_being_made_may_come_or_not():
+    record = good()
+    record.listeners["late"] = (14.05, 15.05)
+    assert violations(record) == []
+    record.taken["late"].insert(0, Taken("m4", "id4", 14.2))
+    assert violations(record) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "plant"),
+    [
+        ("lost", lambda r: r.taken["late"].pop(2)),
+        ("lost", lambda r: r.taken.pop("late")),
+        ("phantom", lambda r: r.taken["all"].append(Taken("nobody's", "id", 20.0))),
+        ("phantom", lambda r: r.taken["all"].__setitem__(0, replace(r.taken["all"][0], at=9.0))),
+        ("phantom", lambda r: r.taken["all"].__setitem__(0, replace(r.taken["all"][0], message_id="id1"))),
+        ("phantom", lambda r: r.taken["all"].append(Taken("doubt", "id-other", 20.0))),
+        ("too early", lambda r: r.taken["late"].insert(0, Taken("m3", "id3", 15.0))),
+        ("out of order", lambda r: r.taken["all"].insert(1, r.taken["all"].pop(3))),
+        ("out of order", lambda r: r.taken["late"].insert(0, r.taken["late"].pop(2))),
+        ("repeated", lambda r: r.taken["all"].append(Taken("m9", "id9", 30.0))),
+        ("repeated", lambda r: r.crashes.clear()),
+        ("repeated", lambda r: r.taken["all"].extend(Taken(f"m{n}", f"id{n}", 30.0) for n in range(4))),
+    ],
+)
+def test_a_planted_lie_is_found(kind: str, plant):
+    record = good()
+    plant(record)
+    found = violations(record)
+    assert kind in {one.partition(":")[0] for one in found}, found
+
+
+def test_a_crash_explains_what_was_settled_since_the_checkpoint_and_what_was_in_flight_and_no_more():
+    record = good()
+    record.crashes = [Crash(15.5, 15.5, 14.8, 0)]  # m5 alone was settled since
+    assert violations(record) == ["repeated: 2 by one crash, which explains 1 settled and 0 in flight (all)"]
+    record.crashes = [Crash(15.5, 15.5, 14.8, 1)]
+    assert violations(record) == []
+
+
+def test_a_lost_answer_explains_one_repeat():
+    record = good()
+    record.taken["all"].append(Taken("m9", "id9", 30.0))
+    record.lost_answers = 1
+    assert violations(record) == []
+    record.taken["all"].append(Taken("m8", "id8", 31.0))
+    assert violations(record) == ["repeated: m9 without a crash (all)", "repeated: m8 without a crash (all)"]
