@@ -3,14 +3,16 @@
 For: the two, back and forth. The committed offset is the lowest that is not settled, so a reader that knows nothing
 of the metadata repeats some deliveries and skips none. Not for: storing it (broker/kafka/cursors.py).
 
-Metadata, version 1: `1 <open> <pending> <oldest_at_ms> <state> <error>`, with `-` for what there is none of.
+Metadata, version 1: `1 <open> <pending> <oldest_at_ms> <state> <error> <attempts>`, with `-` for what there is none of.
 <open> is unpadded url-safe base64 of unsigned LEB128 varints: top - offset, then the open offsets, each as the
-distance to the one before (the first to the committed offset). OPEN_MAX of them fit Kafka's 4,096 bytes.
+distance to the one before (the first to the committed offset). OPEN_MAX of them fit Kafka's 4,096 bytes. <attempts> is
+written likewise, a number for each open offset; it is left out, with the space before, when all are 0 or it won't fit.
 """
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Final
@@ -26,6 +28,7 @@ class Cursor:
 
     pending: own messages known to wait, open ones included. oldest_at_ms: since when the oldest does.
     state: `live` or `down`. error: the last attempt's, in a word, None when the last one succeeded.
+    attempts: of each open one, those that have ended; empty when there are none, or that is not known.
     """
 
     top: int
@@ -34,6 +37,7 @@ class Cursor:
     oldest_at_ms: int | None = None
     state: str = "live"
     error: str | None = None
+    attempts: tuple[int, ...] = ()
 
     @property
     def offset(self) -> int:
@@ -51,20 +55,24 @@ class Cursor:
         for offset in self.open:
             numbers.append(offset - before)
             before = offset
-        packed = base64.urlsafe_b64encode(b"".join(map(_varint, numbers))).rstrip(b"=").decode()
+        packed = _packed(numbers)
         oldest = "-" if self.oldest_at_ms is None else str(self.oldest_at_ms)
         text = f"{_VERSION} {packed} {self.pending} {oldest} {self.state} {self.error or '-'}"
         if len(text) > METADATA_BYTES_MAX and self.open:  # say less: what is above a lower top is delivered again
             fewer = len(self.open) // 2
-            return replace(self, top=self.open[fewer], open=self.open[:fewer]).metadata()
+            return replace(self, top=self.open[fewer], open=self.open[:fewer], attempts=()).metadata()
+        if any(self.attempts):
+            longer = f"{text} {_packed(self.attempts)}"
+            return longer if len(longer) <= METADATA_BYTES_MAX else text
         return text
 
     @classmethod
     def from_metadata(cls, offset: int, text: str) -> Cursor:
         """The cursor again. Metadata that is not ours (a tool reset the offset) counts for nothing."""
         try:
-            version, packed, pending, oldest, state, error = text.split(" ")
-            to_top, *distances = _numbers(base64.b64decode(packed + "=" * (-len(packed) % 4), b"-_", validate=True))
+            version, packed, pending, oldest, state, error, *more = text.split(" ")
+            to_top, *distances = _unpacked(packed)
+            attempts = tuple(_unpacked(*more)) if more else ()
             opened = tuple(accumulate(distances, initial=offset))[1:]
             cursor = cls(
                 top=offset + to_top,
@@ -73,13 +81,23 @@ class Cursor:
                 oldest_at_ms=None if oldest == "-" else int(oldest),
                 state=state,
                 error=None if error == "-" else error,
+                attempts=attempts,
             )
-        except ValueError:
+        except (ValueError, TypeError):  # TypeError: too many fields
             return cls(top=offset)
         # What makes no sense as a cursor must not be believed: a top that is too high would skip messages.
         ascending = all(low < high for low, high in pairwise((*opened, cursor.top)))
         ours = version == _VERSION and state in ("live", "down") and cursor.pending >= 0
-        return cursor if ours and ascending and cursor.offset == offset else cls(top=offset)
+        counted = len(attempts) in (0, len(opened))
+        return cursor if ours and ascending and counted and cursor.offset == offset else cls(top=offset)
+
+
+def _packed(numbers: Iterable[int]) -> str:
+    return base64.urlsafe_b64encode(b"".join(map(_varint, numbers))).rstrip(b"=").decode()
+
+
+def _unpacked(packed: str) -> list[int]:
+    return _numbers(base64.b64decode(packed + "=" * (-len(packed) % 4), b"-_", validate=True))
 
 
 def _varint(number: int) -> bytes:

@@ -205,10 +205,8 @@ class Courier:
         if message is None or not delivery.stream.alive:
             self._let_go(delivery)
             return False
-        if (
-            delivery.number == 0 and delivery.owed is None and self.depot.is_owed(delivery)
-        ):  # a crash came between the record and the cursor
-            self.settle(delivery)
+        if not delivery.first_at_ms and delivery.owed is None and self.depot.is_owed(delivery):
+            self.settle(delivery)  # a crash came between the record and the cursor
             return False
         try:
             message.body(self.queue)
@@ -462,6 +460,10 @@ class Courier:
             return "paused"
         state = self.circuit.state
         return "live" if state is State.CLOSED else "down" if state is State.OPEN else "probation"
+
+    def under_way(self) -> set[Delivery]:
+        """Those whose request was sent and is not answered."""
+        return {connection.work for connection in self._under_way}
 
     @property
     def busy(self) -> int:

@@ -94,7 +94,17 @@ class Stream:
             oldest_at_ms=self.oldest_at_ms(opened),
             state="down" if self.courier.circuit.state is State.OPEN else "live",
             error=self.courier.error,
+            attempts=self._attempts_made(opened),
         )
+
+    def _attempts_made(self, opened: Sequence[int]) -> tuple[int, ...]:
+        """Of each, the attempts that have ended; empty when there are none."""
+        deliveries = [self.window.open[offset] for offset in opened]
+        if not any(delivery.number for delivery in deliveries):
+            return ()
+        under_way = self.courier.under_way()
+        made = tuple(delivery.number - (delivery in under_way) for delivery in deliveries)
+        return made if any(made) else ()
 
     def oldest_at_ms(self, opened: Sequence[int]) -> int | None:
         """When the oldest message that waits was put, as far as is known. opened: the open offsets, ascending."""

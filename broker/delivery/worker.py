@@ -320,6 +320,8 @@ class Worker:
                 opened = [(offset, Delivery(stream, offset, None)) for offset in cursor.open]
                 if opened:
                     opened[0][1].put_at_ms = cursor.oldest_at_ms or 0
+                for (_, delivery), made in zip(opened, cursor.attempts, strict=False):  # none where none is known
+                    delivery.number = made
                 window.restore(cursor, partition.tail, opened)
                 if window.wanted() is not None:
                     courier.behind[stream] = None

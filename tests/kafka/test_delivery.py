@@ -284,3 +284,24 @@ def _place(message_id: str) -> dict[str, int]:
     parts = parse_message_id(message_id)
     assert parts is not None
     return {"at_ms": parts[0], "partition": parts[1]}
+
+
+async def test_attempts_are_numbered_on_after_a_restart(rig: Rig):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a", retry_first_ms=100)
+    first = await rig.work()
+    attempts: list[str] = []
+
+    def refuse(got: Got) -> int:
+        attempts.append(got.headers["everput-attempt"])
+        return 422
+
+    rig.listeners.decide = refuse
+    await rig.put(queue, "m")
+    await until(lambda: len(attempts) >= 3, what="three attempts")
+    await rig.end(first)
+    before = len(attempts)
+    assert [cursor.attempts for cursor in (await cursors(rig, listener.id)).values() if cursor.open] == [(before,)]
+    await rig.work()
+    await until(lambda: len(attempts) > before, what="one more")
+    assert attempts == [str(number + 1) for number in range(len(attempts))]
