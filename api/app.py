@@ -16,7 +16,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from api.accounts import Accounts
-from api.auth import Keys, Sessions
+from api.auth import Keys, LimitedKeys, Sessions
+from api.bodies import Bodies
 from api.calls import Call, Method, Resource, Service, answer_problem
 from api.deliveries import OutstandingDeliveries
 from api.docs import Reference, docs_routes
@@ -27,10 +28,11 @@ from api.messages import Messages
 from api.past import Views
 from api.problems import MEDIA_TYPE, NoSuchPath, Problem, framework_problem, problem
 from api.queues import Queues
+from api.reference import parameters
 from api.secrets import Secrets
 from broker.accounts import AccountCommands
 from broker.audit.reader import LogReader
-from broker.commands import Commands
+from broker.commands import Commands, Quotas
 from broker.delivery.guard import Resolver
 from broker.idempotency import Idempotency
 from broker.ports import Deliveries, DirectoryView, ListenerStatus, Log, Outstanding
@@ -38,8 +40,8 @@ from broker.sealing import Sealer
 from broker.secrets import SecretCommands
 from broker.settings import Settings
 
-_PUT_BEFORE: Final = "/v1/queues/"
-_PUT_AFTER: Final = "/messages"
+_PUT_BEFORE: Final = b"/v1/queues/"
+_PUT_AFTER: Final = b"/messages"
 _PUT_SLASHES: Final = 4
 
 
@@ -59,14 +61,17 @@ def make_app(
     deliveries, status: None leaves a message's deliveries and a listener's condition out of the answers.
     reader: None leaves /v1/log and the past out. outstanding: None leaves its resources out.
     """
-    commands = Commands(log, view, sealer, allow_networks=settings.allow_networks)
+    quotas = Quotas(queues_max=settings.queues_max, listeners_max=settings.listeners_max)
+    commands = Commands(log, view, sealer, allow_networks=settings.allow_networks, quotas=quotas)
     views = Views(view, None if reader is None else reader.past)
     queues = Queues(commands, view, views)
     listeners = Listeners(commands, view, status, views)
     idempotency = Idempotency(log.claims, log.messages, append_timeout_ms=settings.append_timeout_ms)
     messages = Messages(log.messages, idempotency, view, deliveries)
     public_url = None if settings.public_url is None else settings.public_url.rstrip("/")
-    keys, sessions = Keys(view, log.control), Sessions(view, public_url)
+    limit = settings.requests_per_s
+    keys = Keys(view, log.control) if limit is None else LimitedKeys(view, log.control, requests_per_s=limit)
+    sessions = Sessions(view, public_url)
     accounts = Accounts(
         AccountCommands(log.control, view),
         view,
@@ -76,20 +81,27 @@ def make_app(
     )
     secrets = Secrets(SecretCommands(log.control, view, sealer), view, sealer, Resolver(settings.allow_networks))
     organization_keys = OrganizationKeys(log.control, view, keys, sessions, views)
-    service = Service(keys, view, public_url, settings.body_bytes_max)
+    service = Service(keys, view, public_url, settings.body_bytes_max, Bodies())
+
+    def resource(path: str, **methods: Method) -> Resource:
+        return Resource(service, methods, {name: parameters(name, path) for name in methods})
 
     def at(path: str, **methods: Method) -> Route:
-        return Route(path, Resource(service, methods))
+        return Route(path, resource(path, **methods))
 
     queue, listener = "/v1/queues/{queue_id}", "/v1/queues/{queue_id}/listeners/{listener_id}"
-    puts = Resource(service, {"PUT": Method(messages.put, "messages"), "GET": Method(messages.list, "messages")})
+    puts = resource(f"{queue}/messages", PUT=Method(messages.put, "messages"), GET=Method(messages.list, "messages"))
     app = _App(
         puts,
         routes=[
             Route(f"{queue}/messages", puts),
             at(f"{queue}/messages/batch", POST=Method(messages.put_batch, "messages")),
             at(f"{queue}/messages/{{message_id}}", GET=Method(messages.get, "messages")),
-            at("/v1/queues", GET=Method(queues.list, "queues"), PUT=Method(queues.create, "queues")),
+            at(
+                "/v1/queues",
+                GET=Method(queues.list, "queues"),
+                PUT=Method(queues.create, "queues"),
+            ),
             at(
                 queue,
                 GET=Method(queues.get, "queues"),
@@ -170,11 +182,19 @@ class _App(Starlette):
         self._puts = puts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "PUT":
-            path = scope["path"]
-            if path.endswith(_PUT_AFTER) and path.startswith(_PUT_BEFORE) and path.count("/") == _PUT_SLASHES:
-                scope["path_params"] = {"queue_id": path[len(_PUT_BEFORE) : -len(_PUT_AFTER)]}
+        if scope["type"] == "http":
+            path = scope["raw_path"]  # as it was sent: what is percent-encoded is no part of any path here
+            if (
+                scope["method"] == "PUT"
+                and path.endswith(_PUT_AFTER)
+                and path.startswith(_PUT_BEFORE)
+                and path.count(b"/") == _PUT_SLASHES
+            ):
+                scope["path_params"] = {"queue_id": path[len(_PUT_BEFORE) : -len(_PUT_AFTER)].decode("latin-1")}
                 await self._puts(scope, receive, send)
+                return
+            if b"%" in path:
+                await self.router.default(scope, receive, send)
                 return
         await super().__call__(scope, receive, send)
 

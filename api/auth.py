@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from starlette.requests import cookie_parser
 from starlette.types import Scope
 
-from api.problems import Forbidden, NoSession, Unauthenticated
+from api.buckets import Buckets
+from api.problems import Forbidden, Headers, NoSession, TooManyRequests, Unauthenticated
 from broker.commands import now_ms
 from broker.core.accounts import Session
 from broker.core.directory import Key
@@ -27,6 +29,7 @@ log = logging.getLogger(__name__)
 COOKIE: Final = "everput_session"
 _REMEMBERED_MAX: Final = 10_000
 _USE_NOTED_S: Final = 3600
+_WINDOW_S: Final = 10  # whose requests may come at once
 _BEARER: Final = "bearer "
 
 
@@ -39,8 +42,8 @@ class Keys:
         self._hashes: dict[bytes, str] = {}
         self._noting: set[asyncio.Task[None]] = set()
 
-    async def find(self, text: bytes) -> Key:
-        """The key (Unauthenticated)."""
+    async def find(self, text: bytes, headers: Headers) -> Key:  # noqa: ARG002 - for LimitedKeys
+        """The key (Unauthenticated). headers: of the answer."""
         key = self._view.state.keys_by_sha256.get(self._hashes.get(text, ""))
         return await self._look_up(text) if key is None else key
 
@@ -78,6 +81,25 @@ class Keys:
             await self._control.append(event)
         except BrokerError as error:  # its next use is noted
             log.warning("key.use_not_noted key=%s error=%s", key.id, error)
+
+
+class LimitedKeys(Keys):
+    """Counts each key's requests, in this process alone, and tells so in each answer."""
+
+    def __init__(self, view: DirectoryView, control: ControlLog, *, requests_per_s: float) -> None:
+        super().__init__(view, control)
+        self._buckets = Buckets(max(1, round(requests_per_s * _WINDOW_S)), per_s=requests_per_s)
+        self._policy = b'"key";q=%d;w=%d' % (self._buckets.size, _WINDOW_S)
+
+    async def find(self, text: bytes, headers: Headers) -> Key:
+        """The key (Unauthenticated, TooManyRequests). The headers are draft-ietf-httpapi-ratelimit-headers-10."""
+        key = await super().find(text, headers)
+        left, full_in_s, wait_s = self._buckets.take(key.id, asyncio.get_running_loop().time())
+        headers.append((b"ratelimit-policy", self._policy))
+        headers.append((b"ratelimit", b'"key";r=%d;t=%d' % (left, math.ceil(wait_s or full_in_s))))
+        if wait_s:
+            raise TooManyRequests("This API key makes too many requests.", retry_after_s=wait_s)
+        return key
 
 
 def check_scope(key: Key, scope: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
@@ -17,8 +17,9 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from api.auth import Keys, check_scope
+from api.bodies import Bodies
 from api.etags import Item, entity_tag, is_known, versions
-from api.problems import MEDIA_TYPE, Headers, Malformed, MethodNotAllowed, NotJson, TooLarge, problem
+from api.problems import MEDIA_TYPE, BadParameter, Headers, Malformed, MethodNotAllowed, NotJson, TooLarge, problem
 from api.shapes import parse
 from api.streams import Stream, answer_stream
 from broker.commands import Context, now_ms
@@ -48,6 +49,7 @@ class Service(NamedTuple):
     view: DirectoryView
     public_url: str | None
     body_bytes_max: int
+    bodies: Bodies
 
 
 class Call:
@@ -57,6 +59,7 @@ class Call:
     """
 
     __slots__ = (
+        "_bodies",
         "_body_bytes_max",
         "_public_url",
         "_receive",
@@ -76,6 +79,7 @@ class Call:
         self._receive = receive
         self._public_url = service.public_url
         self._body_bytes_max = service.body_bytes_max
+        self._bodies = service.bodies
         self.sent: dict[bytes, bytes] = dict(scope["headers"])  # of one sent twice the last
         self.key_text = self.sent.get(b"x-api-key", b"")
         given = self.sent.get(b"x-request-id")
@@ -153,8 +157,20 @@ class Call:
         length = self.sent.get(b"content-length", b"")
         if length.isdigit() and int(length) > limit:
             raise TooLarge(f"The body may have at most {limit} bytes.")
-        chunks: list[bytes] = []
-        size = 0
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        if message.get("more_body", False):
+            with self._bodies.held(int(length) if length.isdigit() else limit):
+                return await self._rest(message.get("body", b""), limit)
+        body: bytes = message.get("body", b"")
+        if len(body) > limit:
+            raise TooLarge(f"The body may have at most {limit} bytes.")
+        return body
+
+    async def _rest(self, first: bytes, limit: int) -> bytes:
+        chunks = [first]
+        size = len(first)
         more = True
         while more:
             message = await self._receive()
@@ -166,7 +182,7 @@ class Call:
                 raise TooLarge(f"The body may have at most {limit} bytes.")
             chunks.append(chunk)
             more = message.get("more_body", False)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return b"".join(chunks)
 
 
 Handler = Callable[[Call], Awaitable[Any]]
@@ -185,15 +201,18 @@ class Method(NamedTuple):
 class Resource:
     """An ASGI application for one path. methods: GET, PUT, POST, DELETE; HEAD and OPTIONS come by themselves.
 
-    scopes: what a key needs, by method.
+    scopes: what a key needs, by method. parameters: the names that a query may have, by method.
     """
 
-    def __init__(self, service: Service, methods: Mapping[str, Method]) -> None:
+    def __init__(
+        self, service: Service, methods: Mapping[str, Method], parameters: Mapping[str, Collection[str]]
+    ) -> None:
         self._service = service
         self._methods = dict(methods)
         if "GET" in self._methods:
             self._methods["HEAD"] = self._methods["GET"]
         self.scopes = {name: method.scope for name, method in methods.items()}
+        self._parameters = {"HEAD": parameters.get("GET", ()), **parameters}
         self._allow = ", ".join(sorted([*self._methods, "OPTIONS"]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -206,13 +225,15 @@ class Resource:
                     return
                 raise MethodNotAllowed(f"This resource has no {scope['method']}.", allow=self._allow)  # noqa: TRY301
             if method.scope is not None:
-                call.key = await self._service.keys.find(call.key_text)
+                call.key = await self._service.keys.find(call.key_text, call.headers)
                 check_scope(call.key, method.scope)
                 if scope["method"] in ("GET", "HEAD"):  # what another process changed by now is seen, or it is a 503
                     await self._service.view.caught_up()
+            if scope["query_string"]:
+                _check_parameters(call.query(), self._parameters[scope["method"]])
             made = await method.handler(call)
             if type(made) is Stream:
-                await answer_stream(scope, receive, send, made, call.request_id)
+                await answer_stream(scope, receive, send, made, call.request_id, call.headers)
                 return
             body = orjson.dumps(made.fields if type(made) is Item else made)
             if type(made) is Item:
@@ -224,7 +245,7 @@ class Resource:
         except Disconnected:
             return
         except Exception as error:  # noqa: BLE001 - told apart by problem(); a stack trace goes to the log only
-            await answer_problem(send, scope, error, call.request_id)
+            await answer_problem(send, scope, error, call.request_id, call.headers)
             return
         await answer(send, scope, 200, call.headers, _JSON, body, call.request_id)
 
@@ -242,14 +263,23 @@ async def answer(
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
 
-async def answer_problem(send: Send, scope: Scope, error: BaseException, request_id: bytes) -> None:
-    """Send what went wrong, and log it where it is ours."""
+async def answer_problem(
+    send: Send, scope: Scope, error: BaseException, request_id: bytes, more: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
+    """Send what went wrong, and log it where it is ours. more: headers."""
     status, headers, body = problem(error)
+    headers += more
     if status == 500:
         log.error("request.failed id=%s path=%s", request_id.decode(), scope["path"], exc_info=error)
     elif isinstance(error, Unavailable):
         log.warning("request.unavailable id=%s path=%s reason=%s", request_id.decode(), scope["path"], error)
     await answer(send, scope, status, headers, MEDIA_TYPE, body, request_id)
+
+
+def _check_parameters(query: Mapping[str, str], known: Collection[str]) -> None:
+    for name in query:
+        if name not in known:
+            raise BadParameter(f"there is no parameter {name}", parameter=name)
 
 
 def _is_json(kind: bytes) -> bool:

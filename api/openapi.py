@@ -21,7 +21,7 @@ _REFERENCE: Final = "#/components/schemas/{name}"
 _ID: Final = "0180994c-b6b2-7d0e-b7ad-414716e83386"
 _ID_SCHEMA: Final = {"type": "string", "format": "uuid"}
 _PATH_PARAMETER = re.compile(r"{(\w+)}")
-_EVERYWHERE: Final = (408, 431, 503)
+_EVERYWHERE: Final = (400, 408, 414, 422, 431, 503)  # 400, 422: of a query
 _RETRIED: Final = (409, 429, 503)
 _SECURITY: Final[Mapping[str, list[dict[str, list[str]]]]] = {
     "key": [{"key": []}],
@@ -125,7 +125,8 @@ def _responses(told: Told, schemas: _Schemas) -> dict[str, Any]:
     if any(one.name == "If-None-Match" for one in told.parameters):
         found["304"] = {"description": "Not changed", "headers": headers | tag}
     asked = () if told.asks == OPEN else (401, 403)
-    for status in sorted({*told.problems, *asked, *_EVERYWHERE}):
+    limited = () if told.asks in (OPEN, SESSION) else (429,)
+    for status in sorted({*told.problems, *asked, *limited, *_EVERYWHERE}):
         again = {"Retry-After": {"schema": {"type": "integer"}}} if status in _RETRIED else {}
         found[str(status)] = {
             "description": TITLES[status],

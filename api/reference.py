@@ -53,6 +53,12 @@ class Told(NamedTuple):
     body_required: bool = True
 
 
+def parameters(method: str, path: str) -> frozenset[str]:
+    """The names of the query's parameters: no others are taken."""
+    told = TOLD.get((method, path))
+    return frozenset() if told is None else frozenset(one.name for one in told.parameters if one.place == "query")
+
+
 _TEXT: Final = MappingProxyType({"type": "string"})
 _TIME: Final = MappingProxyType({"type": "string", "format": "date-time"})
 _LIMIT = Parameter("limit", "How many a page may have.", {"type": "integer", "minimum": 1, "maximum": 1000})

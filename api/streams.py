@@ -27,12 +27,14 @@ class Stream(NamedTuple):
     close: Callable[[], Awaitable[None]]
 
 
-async def answer_stream(scope: Scope, receive: Receive, send: Send, stream: Stream, request_id: bytes) -> None:
-    """Send a 200 and all chunks; to a HEAD all but the chunks. Raises nothing.
+async def answer_stream(
+    scope: Scope, receive: Receive, send: Send, stream: Stream, request_id: bytes, more: Headers
+) -> None:
+    """Send a 200 and all chunks; to a HEAD all but the chunks. Raises nothing. more: headers.
 
     An error while they are made cuts the answer off: its end is missing, so that nobody takes it for whole.
     """
-    headers = [(b"content-type", stream.kind), (b"cache-control", b"no-store"), (b"x-request-id", request_id)]
+    headers = [(b"content-type", stream.kind), (b"cache-control", b"no-store"), (b"x-request-id", request_id), *more]
     sending = asyncio.create_task(_send_all(scope, send, stream, headers))
     gone = asyncio.create_task(_disconnected(receive))
     try:

@@ -44,6 +44,14 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quotas:
+    """Of one organization. Looked at before the event is made: requests at the same moment may exceed them a little."""
+
+    queues_max: int = 10_000
+    listeners_max: int = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """Who asks. actor: `key:<id>`, `account:<id>`, `worker` or `shell`. at_ms: when, by this process's clock."""
 
@@ -153,16 +161,27 @@ class Commands:
     before it may have been made through another process.
     """
 
-    def __init__(self, log: Log, view: DirectoryView, sealer: Sealer, *, allow_networks: Sequence[Network]) -> None:
+    def __init__(
+        self,
+        log: Log,
+        view: DirectoryView,
+        sealer: Sealer,
+        *,
+        allow_networks: Sequence[Network],
+        quotas: Quotas | None = None,
+    ) -> None:
         self._log = log
         self._view = view
         self._sealer = sealer
         self._allow_networks = allow_networks
+        self._quotas = quotas or Quotas()
 
     async def create_queue(self, context: Context, *, name: str) -> Queue:
         """A new queue (Refused, NameTaken)."""
         check_name(name)
         await self._check_queue_name_free(context.organization_id, name, None)
+        if self._view.state.queue_count(context.organization_id) >= self._quotas.queues_max:
+            raise QuotaReached(f"an organization may have at most {self._quotas.queues_max} queues")
         event = ev.QueueCreated(**by(context), queue_id=str(uuid4()), name=name)
         if not await self._record(event):
             raise NameTaken(f"a queue is named {name!r} already", pointer="/name")
@@ -205,6 +224,8 @@ class Commands:
         secret = signing_secret(wishes.secret)
         queue = await find_queue(self._view, context.organization_id, queue_id)
         await self._check_listener_name_free(queue, name, None)
+        if self._view.state.listener_count(context.organization_id) >= self._quotas.listeners_max:
+            raise QuotaReached(f"an organization may have at most {self._quotas.listeners_max} listeners")
         messages = self._log.messages
         begin_at_ms = wishes.begin_at_ms
         offsets = await (messages.end_offsets() if begin_at_ms is None else messages.offsets_at(begin_at_ms))

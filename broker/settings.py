@@ -44,6 +44,8 @@ class Settings:
     sealing_key: a Fernet key (url-safe base64) that encrypts the listeners' signing secrets in the log.
     public_url: what `_links` start with; None: the address the request came to.
     registration: whether anybody who reaches the API may make an account.
+    requests_per_s: of one key in one API process, ten seconds' worth at once; None for no limit.
+    queues_max, listeners_max: of one organization.
     append_timeout_ms: how long a request waits for Kafka's acknowledgement. body_bytes_max: of one request.
     """
 
@@ -52,5 +54,8 @@ class Settings:
     allow_networks: tuple[Network, ...] = ()
     public_url: str | None = None
     registration: bool = True
+    requests_per_s: float | None = None
+    queues_max: int = 10_000
+    listeners_max: int = 10_000
     append_timeout_ms: int = 5_000
     body_bytes_max: int = 8 << 20

@@ -69,7 +69,7 @@ async def _serve(process: Process, options: Options) -> None:
         descriptor = os.environ.get("EVERPUT_LISTEN_FD")
         listening = bind(options.host, options.port) if descriptor is None else inherited(int(descriptor))
         where = address(listening, options.host)
-        server = Server(app, accepts=lambda: process.ready(where))
+        server = Server(app, accepts=lambda: process.ready(where), connections_max=options.connections_max)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         crashed = asyncio.create_task(projections.crashed())
         stopped = asyncio.create_task(process.stop.wait())

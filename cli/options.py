@@ -61,6 +61,10 @@ class Options:
     allow_network: tuple[Network, ...]
     public_url: str | None
     registration: bool
+    requests_per_s: float | None
+    queues_max: int
+    listeners_max: int
+    connections_max: int
     body_bytes_max: int
     append_timeout_ms: int
     log_level: str
@@ -87,6 +91,9 @@ class Options:
             allow_networks=self.allow_network,
             public_url=self.public_url,
             registration=self.registration,
+            requests_per_s=self.requests_per_s,
+            queues_max=self.queues_max,
+            listeners_max=self.listeners_max,
             append_timeout_ms=self.append_timeout_ms,
             body_bytes_max=self.body_bytes_max,
         )
@@ -173,6 +180,14 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
         "default": True,
         "help": "Whether anybody who reaches the API may make an account.",
     },
+    "requests_per_s": {
+        "type": click.FloatRange(min=0.1),
+        "help": "Of one key in one API process, ten seconds' worth at once; without it there is no limit.",
+        "show_default": False,
+    },
+    "queues_max": {"type": _count, "default": 10_000, "help": "Queues that an organization may have."},
+    "listeners_max": {"type": _count, "default": 10_000, "help": "Listeners that an organization may have."},
+    "connections_max": {"type": _count, "default": 10_000, "help": "Clients connected to one API process."},
     "body_bytes_max": {"type": _count, "default": 8 << 20, "help": "The largest request body."},
     "append_timeout_ms": {"type": _count, "default": 5_000, "help": "How long a request waits for Kafka."},
     "log_level": {"type": click.Choice(logs.LEVELS), "default": "info", "help": "The least that is logged."},

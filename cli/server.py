@@ -22,21 +22,36 @@ KEEP_ALIVE_S: Final = 75  # longer than the 60 s after which common proxies drop
 FINISH_S: Final = 7  # for running requests, after should_exit
 HEAD_BYTES_MAX: Final = 32 << 10
 REQUEST_S: Final = 60.0
+_READ_BYTES_MIN: Final = 64 << 10  # of what waits for a client, in request_s
 _LOOK_TICKS: Final = 20  # of 100 ms
 
 # At WARNING it tells of each client that speaks no HTTP, and anybody may send those by the thousand.
 logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
 
+class _Config(uvicorn.Config):
+    connections_max: int | None = None
+
+
 class Server(uvicorn.Server):
     """app: ASGI. accepts: called once when requests are taken. Await serve(sockets=[…]); set should_exit to end it.
 
-    request_s: how long a client may take to send a request, or to begin its first one.
+    request_s: how long a client may take to send a request, to begin its first one, or to read what it is sent.
+    connections_max: clients connected at once; None for no limit.
     """
 
-    def __init__(self, app: Any, *, accepts: Callable[[], None] = lambda: None, request_s: float = REQUEST_S) -> None:
+    config: _Config
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        accepts: Callable[[], None] = lambda: None,
+        request_s: float = REQUEST_S,
+        connections_max: int | None = None,
+    ) -> None:
         super().__init__(
-            uvicorn.Config(
+            _Config(
                 app,
                 loop="none",
                 http=_Connection,
@@ -51,6 +66,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=FINISH_S,
             )
         )
+        self.config.connections_max = connections_max
         self._accepts = accepts
         self._request_s = request_s
 
@@ -64,6 +80,7 @@ class Server(uvicorn.Server):
             for connection in list(self.server_state.connections):
                 if isinstance(connection, _Connection):
                     connection.close_if_waiting_since(before)
+                    connection.drop_if_unread_since(before)
         return await super().on_tick(counter)
 
     @contextlib.contextmanager
@@ -74,14 +91,20 @@ class Server(uvicorn.Server):
 class _Connection(HttpToolsProtocol):
     """One client. What uvicorn leaves open: a head without end, a request that never comes, errors as plain text."""
 
+    config: _Config
     _waiting_since: float | None = None  # for the rest of a request; None: there is none under way
     _head_bytes = 0  # of an unfinished head, after the read in which it began; below 0 in that read
     _read_bytes = 0  # in this read
     _in_head = False
+    _unread_since = 0.0  # the client has read little of what is left for it; 0.0: nothing is
+    _unread_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._waiting_since = self.loop.time()
+        connections_max = self.config.connections_max
+        if connections_max is not None and len(self.connections) > connections_max:
+            self._refuse(503, "This process has as many connections as it may.", b"retry-after: 1\r\n")
 
     def data_received(self, data: bytes) -> None:
         self._read_bytes = len(data)
@@ -124,17 +147,31 @@ class _Connection(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def resume_writing(self) -> None:
+        self._unread_since = 0.0
+        super().resume_writing()
+
+    def drop_if_unread_since(self, before: float) -> None:
+        """Drop it when the client has left for longer what it was sent, or reads only a byte now and then."""
+        left = self.transport.get_write_buffer_size()
+        if not left or not self._unread_since or left <= self._unread_bytes - _READ_BYTES_MIN:
+            self._unread_since = self.loop.time() if left else 0.0
+            self._unread_bytes = left
+        elif self._unread_since < before:
+            self.transport.abort()
+
     def send_400_response(self, msg: str) -> None:
         if not self.transport.is_closing():
             self._refuse(400, msg)
 
     def _refuse_head(self) -> None:
-        self._refuse(431, f"The request's line and headers may have at most {HEAD_BYTES_MAX} bytes.")
+        status = 414 if len(self.url) > HEAD_BYTES_MAX // 2 else 431
+        self._refuse(status, f"The request's line and headers may have at most {HEAD_BYTES_MAX} bytes.")
 
-    def _refuse(self, status: int, detail: str) -> None:
-        """Answer without the app, and close."""
+    def _refuse(self, status: int, detail: str, header: bytes = b"") -> None:
+        """Answer without the app, and close. header: one more, with its line's end."""
         told = framework_problem(status, detail)
         lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode()), b"content-type: " + MEDIA_TYPE]
-        lines += [b"content-length: %d" % len(told.body), b"connection: close", b"", told.body]
+        lines += [b"content-length: %d" % len(told.body), header + b"connection: close", b"", told.body]
         self.transport.write(b"\r\n".join(lines))
         self.transport.close()

@@ -120,6 +120,12 @@ class Directory:
         """In the order they were created."""
         return iter(self._queues_of.get(organization_id, {}).values())
 
+    def queue_count(self, organization_id: str) -> int:
+        return len(self._queues_of.get(organization_id, ()))
+
+    def listener_count(self, organization_id: str) -> int:
+        return sum(len(queue.listeners) for queue in self.queues_of(organization_id))
+
     def organizations_of(self, account_id: str) -> Iterator[Organization]:
         """Those the account is a member of, in the order in which it joined them."""
         return (self.organizations[each] for each in self._organizations_of.get(account_id, ()))

@@ -7,6 +7,7 @@ Not for: connecting (http.py); it uses the very addresses that were checked here
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -18,6 +19,8 @@ from broker.settings import Network
 URL_CHARS_MAX: Final = 2048
 _CACHE_S: Final = 10.0
 _CACHED_MAX: Final = 4096
+
+_LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 
 Address = IPv4Address | IPv6Address
 
@@ -95,9 +98,9 @@ def parse_url(url: str) -> Target:
 
 
 def _is_name(host: str) -> bool:
-    """Whether DNS could know it, by the lengths of RFC 1035; anything longer makes a resolver raise."""
+    """Whether DNS could know it as a host: RFC 1123, 2.1, and underscores; anything longer makes a resolver raise."""
     name = host.removesuffix(".")
-    return len(name) <= 253 and all(1 <= len(label) <= 63 for label in name.split("."))
+    return len(name) <= 253 and all(_LABEL.fullmatch(label) for label in name.split("."))
 
 
 def literal_address(host: str) -> Address | None:

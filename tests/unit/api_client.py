@@ -5,6 +5,7 @@ For: the tests named test_api_*. Not for: a server or Kafka (tests/kafka)."""
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
@@ -82,20 +83,16 @@ class Api:
         return (await create_key(control, control, organization_id=organization.id, name="theirs"))[1]
 
 
-async def make_api(
-    *, public_url: str | None = None, registration: bool = True, allow_networks: tuple = (), **parts: Any
-) -> Api:
-    """parts: what make_app takes besides, such as deliveries."""
+async def make_api(**parts: Any) -> Api:
+    """parts: settings, and what make_app takes besides, such as deliveries."""
     log = MemoryLog()
     organization = await create_organization(log.control, log.control, name="acme")
     _, key = await create_key(log.control, log.control, organization_id=organization.id, name="first")
     settings = Settings(
         kafka=KafkaSettings(bootstrap="unused", partitions=2),
         sealing_key=new_sealing_key(),
-        public_url=public_url,
-        registration=registration,
-        allow_networks=allow_networks,
         body_bytes_max=2 << 20,
+        **{field.name: parts.pop(field.name) for field in fields(Settings) if field.name in parts},
     )
     records = MemoryRecords(log)
     parts.setdefault("reader", LogReader(records, topics(settings.kafka)))
@@ -109,7 +106,7 @@ _OPERATIONS = [(method, re.compile(re.sub(r"{\w+}", "[^/]+", path)), told) for (
 
 async def as_documented(response: httpx.Response) -> None:
     """Every answer has a status that the reference tells of, and the shape it tells."""
-    method, path = response.request.method, response.request.url.path
+    method, path = response.request.method, response.request.url.raw_path.decode().partition("?")[0]
     for _, _, told in [one for one in _OPERATIONS if one[0] == method and one[1].fullmatch(path)][:1]:
         await response.aread()
         operation = documented(told.name)

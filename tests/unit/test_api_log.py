@@ -269,6 +269,7 @@ async def test_an_answer_that_can_t_be_finished_is_cut_off_without_a_last_line(m
         await asyncio.Event().wait()
 
     scope = {"type": "http", "method": "GET", "path": "/v1/log", "query_string": b"", "scheme": "http"}
+    scope["raw_path"] = b"/v1/log"
     await api.app({**scope, "headers": [(b"x-api-key", api.key.encode())]}, receive, send)
     lines = b"".join(message.get("body", b"") for message in sent).splitlines()
     assert sent[-1]["more_body"] is True  # the server closes the connection: the answer has no end

@@ -21,7 +21,7 @@ UNFINISHED = (
 async def serving(api=None, **options):
     api = api or await make_api()
     listening = socket.create_server(("127.0.0.1", 0))
-    server = Server(api.app, **options)
+    api.server = server = Server(api.app, **options)
     task = asyncio.create_task(server.serve(sockets=[listening]))
     try:
         yield listening.getsockname()[1]
@@ -68,17 +68,17 @@ async def test_what_is_no_http_is_a_problem_with_status_400(sent):
 
 
 @pytest.mark.parametrize(
-    "sent",
+    ("sent", "expected"),
     [
-        b"GET /v1/queues HTTP/1.1\r\nx: " + b"a" * HEAD_BYTES_MAX + b"\r\n\r\n",
-        b"GET /v1/queues?" + b"a" * HEAD_BYTES_MAX + b" HTTP/1.1\r\n\r\n",
-        b"GET /v1/queues HTTP/1.1\r\n" + b"x: y\r\n" * (HEAD_BYTES_MAX // 5) + b"\r\n",
+        (b"GET /v1/queues HTTP/1.1\r\nx: " + b"a" * HEAD_BYTES_MAX + b"\r\n\r\n", 431),
+        (b"GET /v1/queues?" + b"a" * HEAD_BYTES_MAX + b" HTTP/1.1\r\n\r\n", 414),
+        (b"GET /v1/queues HTTP/1.1\r\n" + b"x: y\r\n" * (HEAD_BYTES_MAX // 5) + b"\r\n", 431),
     ],
 )
-async def test_a_head_over_the_limit_is_431(sent):
+async def test_a_head_over_the_limit_is_431_and_414_where_the_url_is_most_of_it(sent, expected):
     async with serving() as port:
         status, _ = await said(port, sent)
-        assert status == 431
+        assert status == expected
 
 
 async def test_a_head_without_end_is_cut_off():
@@ -120,3 +120,45 @@ async def test_a_request_that_never_comes_whole_is_given_up(sent, status):
     api = await make_api()
     async with serving(api, request_s=0.2) as port:
         assert (await said(port, sent.replace(b"KEY", api.key.encode())))[0] == status
+
+
+async def test_one_connection_too_many_is_503_and_the_others_go_on():
+    api = await make_api()
+    async with serving(api, connections_max=2) as port:
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        for reader, writer in held:
+            writer.write(b"GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert b" 404 " in await reader.readline()
+        status, problem = await said(port)
+        assert status == problem["status"] == 503
+        held[0][1].close()
+        async with asyncio.timeout(10):
+            while (await said(port, b"BREW / HTTP/1.1\r\n\r\n"))[0] != 400:
+                await asyncio.sleep(0.01)
+        held[1][1].close()
+
+
+@pytest.mark.parametrize("read", [False, True])
+async def test_a_client_that_never_reads_its_answer_is_dropped(read, monkeypatch):
+    monkeypatch.setattr("cli.server._LOOK_TICKS", 1)
+    api = await make_api()
+
+    async def much(scope, receive, send):
+        headers = [(b"content-length", b"%d" % (64 << 20))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": bytes(64 << 20)})
+
+    api.app = much
+    async with serving(api, request_s=0.2) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 16)
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        got = 0
+        async with asyncio.timeout(30):
+            while not read and (not got or api.server.server_state.connections):
+                got = got or len(await reader.read(1))  # and nothing after it
+                await asyncio.sleep(0.01)
+            with contextlib.suppress(ConnectionError):
+                while got < 64 << 20 and (chunk := await reader.read(1 << 20)):
+                    got += len(chunk)
+        assert (got >= 64 << 20) == read
+        writer.close()

@@ -1,0 +1,167 @@
+"""How much and how often: rates of keys, quotas of organizations, bodies under way; and what a request may name."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+
+import httpx
+import pytest
+from api_client import make_api, problem
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.bodies import Bodies, TooMuchUnderWay
+from api.buckets import NAMES_MAX, Buckets
+
+
+async def test_a_key_that_asks_too_often_is_429_and_each_answer_says_how_much_is_left():
+    api = await make_api(requests_per_s=0.5)
+    answers = [await api.get("/v1/queues") for _ in range(6)]
+    assert [answer.status_code for answer in answers] == [200] * 5 + [429]
+    assert {answer.headers["ratelimit-policy"] for answer in answers} == {'"key";q=5;w=10'}
+    assert answers[0].headers["ratelimit"] == '"key";r=4;t=2'
+    assert answers[4].headers["ratelimit"].startswith('"key";r=0;t=')
+    problem(answers[5], 429, "too-many-requests")
+    assert answers[5].headers["ratelimit"].startswith('"key";r=0;t=')
+    assert 1 <= int(answers[5].headers["retry-after"]) <= 2
+    problem(await api.put("/v1/queues/x/messages", json={"data": "x"}), 429)
+    other = {"x-api-key": await api.another_organization()}
+    assert (await api.get("/v1/queues", headers=other)).status_code == 200
+
+
+async def test_without_a_limit_nothing_is_said_about_one():
+    api = await make_api()
+    assert "ratelimit" not in (await api.get("/v1/queues")).headers
+
+
+async def test_an_organization_has_so_many_queues_and_listeners_and_another_has_its_own():
+    api = await make_api(queues_max=2, listeners_max=1)
+    queue_id = await api.queue("one")
+    await api.queue("two")
+    problem(await api.put("/v1/queues", json={"name": "three"}), 422, "quota-reached")
+    await api.listener(queue_id)
+    body = {"name": "one more", "notify_url": "https://8.8.8.8/", "liveness_url": "https://8.8.8.8/"}
+    problem(await api.put(f"/v1/queues/{queue_id}/listeners", json=body), 422, "quota-reached")
+    other = {"x-api-key": await api.another_organization()}
+    assert (await api.put("/v1/queues", json={"name": "three"}, headers=other)).status_code == 200
+    await api.request("DELETE", f"/v1/queues/{queue_id}")
+    assert (await api.put("/v1/queues", json={"name": "three"})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/queues"),
+        ("PUT", "/v1/queues"),
+        ("GET", "/v1/queues/{queue_id}"),
+        ("PUT", "/v1/queues/{queue_id}/messages"),
+        ("GET", "/v1/queues/{queue_id}/messages"),
+    ],
+)
+async def test_an_unknown_parameter_is_422_as_an_unknown_field_is(method, path):
+    api = await make_api()
+    path = path.replace("{queue_id}", await api.queue())
+    answer = await api.request(method, f"{path}?colour=red", json={"name": "a", "data": "x"})
+    assert problem(answer, 422, "bad-parameter")["errors"][0]["parameter"] == "colour"
+    assert problem(await api.request(method, f"{path}?colour=red", headers={"x-api-key": ""}), 401)
+
+
+async def test_what_is_percent_encoded_is_no_part_of_a_path():
+    api = await make_api()
+    queue_id = await api.queue()
+    for path in (
+        "/v1%2Fqueues",
+        f"/v1/queues%2f{queue_id}",
+        f"/v1/queues/%{ord(queue_id[0]):x}{queue_id[1:]}",
+        f"/v1/queues%2F{queue_id}/messages",
+        f"/v1/queues/{queue_id}%2Fmessages",
+        f"/v1/queues/{queue_id}/%6dessages",
+        "/v1/queues/..%2fqueues",
+    ):
+        for method in ("GET", "PUT"):
+            problem(await api.request(method, path, json={"name": "n", "data": "x"}), 404, "not-found")
+
+
+async def test_bodies_that_are_on_their_way_are_bounded_together():
+    bodies = Bodies(100)
+    with ExitStack() as stack:
+        stack.enter_context(bodies.held(60))
+        stack.enter_context(bodies.held(40))
+        with pytest.raises(TooMuchUnderWay):
+            stack.enter_context(bodies.held(1))
+    with bodies.held(100):
+        pass
+
+
+async def test_a_body_that_does_not_fit_beside_the_others_is_503(monkeypatch):
+    monkeypatch.setattr(Bodies.__init__, "__defaults__", (3 << 20,))
+    api = await make_api()
+    path = f"/v1/queues/{await api.queue()}/messages"
+    go_on, begun = asyncio.Event(), asyncio.Event()
+
+    async def slowly():
+        yield b'{"data":'
+        begun.set()
+        await go_on.wait()
+        yield b'"x"}'
+
+    first = asyncio.create_task(api.put(path, content=slowly()))
+    await begun.wait()
+
+    async def another():
+        yield b'{"data":'
+        yield b'"x"}'
+
+    refused = await api.put(path, content=another())
+    assert problem(refused, 503, "busy")
+    assert refused.headers["retry-after"]
+    assert (await api.put(path, json={"data": "in one piece"})).status_code == 200
+    go_on.set()
+    assert (await first).status_code == 200
+    assert (await api.put(path, content=another())).status_code == 200
+
+
+steps = st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 3)), max_size=60)
+
+
+@given(steps, st.integers(1, 5), st.sampled_from([0.5, 1.0, 4.0]))
+def test_a_bucket_lets_no_more_pass_than_it_says_and_never_makes_one_wait_in_vain(steps, size, per_s):
+    buckets = Buckets(size, per_s=per_s)
+    passed: dict[str, list[float]] = {"a": [], "b": []}
+    now = 0.0
+    for name, pause in steps:
+        now += pause
+        allowance = buckets.take(name, now)
+        assert 0 <= allowance.left < size
+        if not allowance.wait_s:
+            passed[name].append(now)
+        else:
+            assert allowance.left == 0
+            now += allowance.wait_s + 1e-6
+            assert not buckets.take(name, now).wait_s
+            passed[name].append(now)
+    for times in passed.values():
+        for i, begin in enumerate(times):
+            for j in range(i, len(times)):
+                assert j - i + 1 <= size + (times[j] - begin) * per_s + 1e-3
+
+
+def test_buckets_remember_so_many_names_and_those_that_used_most_last():
+    buckets = Buckets(2, per_s=0.001)
+    for number in range(NAMES_MAX * 2):
+        buckets.take(str(number), float(number))
+    assert len(buckets._full_at_s) <= NAMES_MAX
+    last = str(NAMES_MAX * 2 - 1)
+    assert not buckets.take(last, NAMES_MAX * 2.0).wait_s
+    assert buckets.take(last, NAMES_MAX * 2.0).wait_s
+
+
+async def test_a_link_of_a_list_may_be_followed_with_all_its_parameters():
+    api = await make_api()
+    for number in range(3):
+        await api.queue(f"q{number}")
+    body = (await api.get("/v1/queues?limit=1&at=2100-01-01T00:00:00Z")).json()
+    assert body["errors"][0]["parameter"] == "at"  # known, and in the future
+    link = httpx.URL((await api.get("/v1/queues?limit=1")).json()["_links"]["next"]["href"])
+    assert (await api.get(str(link))).status_code == 200
