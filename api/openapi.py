@@ -42,7 +42,9 @@ def document(routes: Iterable[tuple[str, str, str | None]], *, server: str) -> d
     schemas = _Schemas(told for *_, told in known)
     paths: dict[str, dict[str, Any]] = {}
     for method, path, scope, told in known:
-        paths.setdefault(path, {})[method.lower()] = _operation(method, path, scope, told, schemas, server)
+        operation = paths.setdefault(path, {})[method.lower()] = _operation(method, path, scope, told, schemas, server)
+        if told.makes is not None:
+            operation["responses"]["200"]["links"] = _links(path, *told.makes, [(one[1], one[3]) for one in known])
     return {
         "openapi": "3.1.0",
         "info": {"title": "Everput", "version": version("everput"), "description": _ABOUT},
@@ -97,6 +99,17 @@ def _operation(method: str, path: str, scope: str | None, told: Told, schemas: _
             content["example"] = told.example
         operation["requestBody"] = {"required": told.body_required, "content": {"application/json": content}}
     return operation
+
+
+def _links(path: str, made: str, pointer: str, operations: Iterable[tuple[str, Told]]) -> dict[str, Any]:
+    """What can be done with what was made: by operationId."""
+    values = {name: f"$request.path.{name}" for name in _PATH_PARAMETER.findall(path)}
+    values[made] = f"$response.body#{pointer}"
+    return {
+        told.name: {"operationId": told.name, "parameters": {name: values[name] for name in names}}
+        for names, told in ((_PATH_PARAMETER.findall(other), told) for other, told in operations)
+        if made in names and set(names) <= set(values)
+    }
 
 
 def _tag(path: str) -> str:

@@ -37,7 +37,7 @@ class Told(NamedTuple):
     """An operation. name: its operationId. asks: a session, either, or nobody, where its method has no scope.
 
     problems: beside those that every operation has. media: of the answer. example: a request's body.
-    tagged: the answer has an ETag.
+    tagged: the answer has an ETag. makes: the parameter that names what was made, and where the answer has its value.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Told(NamedTuple):
     media: str = "application/json"
     tagged: bool = False
     body_required: bool = True
+    makes: tuple[str, str] | None = None
 
 
 def parameters(method: str, path: str) -> frozenset[str]:
@@ -94,6 +95,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         problems=BODY,
         example={"name": "myapp.io/deletion-request-queue"},
         tagged=True,
+        makes=("queue_id", "/queue/id"),
     ),
     ("GET", "/v1/queues"): Told(
         "listQueues",
@@ -135,6 +137,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         problems=(404, *BODY),
         example=_LISTENER_EXAMPLE,
         tagged=True,
+        makes=("listener_id", "/listener/id"),
     ),
     ("GET", _QUEUE + "/listeners"): Told(
         "listListeners",
@@ -223,6 +226,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         (_ONCE,),
         (404, 409, *BODY),
         _MESSAGE_EXAMPLE,
+        makes=("message_id", "/message/id"),
     ),
     ("POST", _QUEUE + "/messages/batch"): Told(
         "putBatch",
@@ -276,6 +280,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         problems=BODY,
         example={"name": "My App"},
         asks=SESSION,
+        makes=("organization_id", "/organization/id"),
     ),
     ("GET", "/v1/organizations"): Told(
         "listOrganizations", "The organizations of the account", answers.OrganizationsAnswer, asks=SESSION
@@ -288,6 +293,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         problems=(404, *BODY),
         example={"name": "deploy", "scopes": ["queues", "messages"]},
         asks=SESSION_OR_KEY,
+        makes=("key_id", "/key/id"),
     ),
     ("GET", _KEYS): Told(
         "listKeys",

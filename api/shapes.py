@@ -13,6 +13,7 @@ import orjson
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from api.problems import Malformed
+from broker.core.names import NAME_CHARS_MAX
 from broker.errors import Refused
 from broker.secrets import OVERLAP_S, OVERLAP_S_MAX
 
@@ -23,24 +24,30 @@ _PATH = re.compile(r"^(.*?)(?: - at `(?:key in )?\$([^`]*)`)?$", re.DOTALL)
 
 T = TypeVar("T")
 
+# What is said of these is for the reference: they are checked where more is known (broker/commands.py, broker/puts.py).
+Name = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": NAME_CHARS_MAX})]
+Url = Annotated[str, Meta(extra_json_schema={"format": "uri", "pattern": "^https?://"})]
+Email = Annotated[str, Meta(extra_json_schema={"format": "email"})]
+Begin = Annotated[str, Meta(description="`now`, `beginning`, or a time.")]
+
 
 class NameBody(Struct, forbid_unknown_fields=True):
     """PUT of a queue, new or renamed."""
 
-    name: str
+    name: Name
 
 
 class AccountBody(Struct, forbid_unknown_fields=True):
     """PUT of an account, POST of a session."""
 
-    email: str
+    email: Email
     password: str
 
 
 class KeyBody(Struct, forbid_unknown_fields=True):
     """PUT of a key. scopes: null for the default."""
 
-    name: str
+    name: Name
     scopes: tuple[str, ...] | None = None
 
 
@@ -60,19 +67,19 @@ class ListenerSettingsBody(Struct, forbid_unknown_fields=True, kw_only=True):
 class NewListenerBody(ListenerSettingsBody, forbid_unknown_fields=True, kw_only=True):
     """PUT of a new listener. begin: the field `from`."""
 
-    name: str
-    notify_url: str
-    liveness_url: str
+    name: Name
+    notify_url: Url
+    liveness_url: Url
     secret: str | None = None
-    begin: str = msgspec.field(default="now", name="from")
+    begin: Begin = msgspec.field(default="now", name="from")
 
 
 class ListenerBody(ListenerSettingsBody, forbid_unknown_fields=True, kw_only=True):
     """PUT of an existing listener, in full or in part."""
 
-    name: str | None = None
-    notify_url: str | None = None
-    liveness_url: str | None = None
+    name: Name | None = None
+    notify_url: Url | None = None
+    liveness_url: Url | None = None
 
 
 class RotationBody(Struct, forbid_unknown_fields=True):
@@ -92,8 +99,8 @@ class MessageBody(Struct, forbid_unknown_fields=True):
     """PUT of a message."""
 
     data: str
-    name: str | None = None
-    key: str | None = None
+    name: Name | None = None
+    key: Name | None = None
 
 
 class BatchBody(Struct, forbid_unknown_fields=True):
