@@ -20,6 +20,10 @@ class DirectoryView(Protocol):
     def state(self) -> Directory: ...
 
     @property
+    def position(self) -> int:
+        """The next offset of `control` to fold: the state is that of all before it."""
+
+    @property
     def complete(self) -> bool:
         """Whether this program knew every event so far; else something may exist that is not in the state."""
 

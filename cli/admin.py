@@ -1,6 +1,7 @@
-"""The admin address of a process: whether it lives, whether it does its work, and its metrics.
+"""The admin address of a process: whether it lives, whether it does its work, its metrics, what it has folded.
 
-For: `/health/live`, `/health/ready`, `/metrics`, on an address of their own, without a key: the default is loopback.
+For: `/health/live`, `/health/ready`, `/metrics`, `/state`, on an address of their own, without a key: the default is
+loopback.
 Not for: which metrics there are (cli/metrics.py), the processes of a supervisor together (cli/admin_all.py).
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -41,9 +43,24 @@ class Health:
             raise Unavailable("this process is starting")
         await self.view.caught_up()
 
+    def state(self) -> dict[str, Any]:
+        """What this process has folded (Unavailable): where it is, the hash of all, and a digest of each thing."""
+        if self.view is None:
+            raise Unavailable("this process is starting")
+        directory = self.view.state
+        return {
+            "position": self.view.position,
+            "sha256": directory.state_hash(),
+            "digests": directory.digests(),
+        }
 
-def make_app(check: Callable[[], Awaitable[None]], metrics: Callable[[], Awaitable[CollectorRegistry]]) -> Starlette:
-    """check: raises Unavailable with what is not ready."""
+
+def make_app(
+    check: Callable[[], Awaitable[None]],
+    metrics: Callable[[], Awaitable[CollectorRegistry]],
+    states: Callable[[], Awaitable[dict[str, Any]]],
+) -> Starlette:
+    """check: raises Unavailable with what is not ready. states: what each process has folded, by its name."""
 
     async def live(_request: Request) -> Response:
         return JSONResponse({"status": "live"})
@@ -58,7 +75,18 @@ def make_app(check: Callable[[], Awaitable[None]], metrics: Callable[[], Awaitab
     async def show(_request: Request) -> Response:
         return Response(generate_latest(await metrics()), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
-    routes = [Route("/health/live", live), Route("/health/ready", ready), Route("/metrics", show)]
+    async def state(_request: Request) -> Response:
+        try:
+            return JSONResponse({"states": await states()})
+        except BrokerError as error:
+            return _response(problem(error))
+
+    routes = [
+        Route("/health/live", live),
+        Route("/health/ready", ready),
+        Route("/metrics", show),
+        Route("/state", state),
+    ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _refused})
     app.router.redirect_slashes = False
     return app
@@ -70,7 +98,10 @@ def process_app(health: Health) -> Starlette:
     async def metrics() -> CollectorRegistry:
         return health.registry
 
-    return make_app(health.check, metrics)
+    async def states() -> dict[str, Any]:
+        return {os.environ.get("EVERPUT_PROCESS", ""): health.state()}
+
+    return make_app(health.check, metrics, states)
 
 
 @contextlib.asynccontextmanager

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
+import orjson
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -38,7 +39,14 @@ def all_app(children: Sequence[Child]) -> Starlette:
         registry.register(_Together(await _ask(children, "/metrics")))
         return registry
 
-    return make_app(check, metrics)
+    async def states() -> dict[str, Any]:
+        answers = await _ask(children, "/state")
+        missing = [child.name for child in children if not answers[child.name]]
+        if missing:
+            raise Unavailable(f"no answer from {', '.join(missing)}")
+        return {name: next(iter(orjson.loads(text)["states"].values())) for name, text in answers.items()}
+
+    return make_app(check, metrics, states)
 
 
 async def _ask(children: Iterable[Child], path: str) -> dict[str, str]:

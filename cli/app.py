@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "put": ("cli.put", "Put each line of a file on a queue."),
     "log": ("cli.log", "Show what happened: an organization's events, or one message's story."),
     "show": ("cli.show", "Show a queue and its listeners, now or as they were at any moment."),
+    "verify": ("cli.verify", "Fold the whole log again, and compare it with itself and with what runs."),
     "events": ("cli.events", "Print the catalogue of events."),
     "parked": ("cli.parked", "Show a listener's deliveries that have no attempt left."),
     "redrive": ("cli.redrive", "Have a listener's parked and retrying deliveries tried now."),

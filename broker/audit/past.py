@@ -29,8 +29,9 @@ _WAITING_MAX: Final = 8
 class PastView:
     """ports.DirectoryView of a moment: nothing more will come."""
 
-    def __init__(self, state: Directory, *, complete: bool) -> None:
+    def __init__(self, state: Directory, position: int, *, complete: bool) -> None:
         self.state = state
+        self.position = position
         self.complete = complete
 
     async def seen(self, offset: int, *, timeout_s: float = 2.0) -> None:
@@ -85,7 +86,7 @@ class Past:
                     if event.organization_id == organization_id:
                         state.apply(event)
                 await asyncio.sleep(time.perf_counter() - began_s)  # half of the time belongs to others
-            found = self._kept[place] = PastView(state, complete=complete)
+            found = self._kept[place] = PastView(state, end, complete=complete)
         self._kept.move_to_end(place)
         while len(self._kept) > _KEPT_MAX:
             self._kept.popitem(last=False)

@@ -384,6 +384,21 @@ class Directory:
         )
         return hashlib.sha256(msgspec.json.encode(everything, order="deterministic")).hexdigest()
 
+    def digests(self) -> dict[str, str]:
+        """By what it is and its id, the first 16 hex digits of the SHA-256 of each thing: to find what differs."""
+        things: dict[str, object] = {"accounts": self.accounts.everything()}
+        things |= {f"organization {one.id}": one for one in self.organizations.values()}
+        things |= {f"key {one.id}": one for one in self.keys.values()}
+        things |= {f"listener {one.id}": one for one in self.listeners.values()}
+        things |= {
+            f"queue {one.id}": (one.organization_id, one.name, one.created_at_ms, one.version, list(one.listeners))
+            for one in self.queues.values()
+        }
+        return {
+            name: hashlib.sha256(msgspec.json.encode(thing, order="deterministic")).hexdigest()[:16]
+            for name, thing in things.items()
+        }
+
 
 def _at(item: Queue | Listener, version: int | UnsetType) -> bool:
     return version is UNSET or item.version == version

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import re
 import shutil
 import signal
 import struct
@@ -190,6 +191,16 @@ class KafkaProcess:
     def _failure(self, what: str) -> ConfigurationError:
         said = " ".join(_last_words(self.directory / name) for name in ("kafka.out", "kafka.log"))
         return ConfigurationError(f"embedded Kafka {what}; see {self.directory / 'kafka.log'}. {said}".strip())
+
+
+def written_bootstrap(directory: Path) -> str | None:
+    """`127.0.0.1:port` of the broker that ran here last, and may run; None when none ever did."""
+    try:
+        text = (directory / "kafka.properties").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(r"^advertised\.listeners=PLAINTEXT://(\S+)$", text, re.MULTILINE)
+    return None if found is None else found[1]
 
 
 def _last_words(path: Path) -> str:

@@ -79,6 +79,10 @@ class KafkaRequests:
         if self._client is not None:
             await self._client.close()
 
+    def partitions(self, topic: str) -> int:
+        """How many the topic has, 0 when there is no such topic."""
+        return len(self._client.cluster.partitions_for_topic(topic) or ())
+
     def partitions_with_leader(self, topic: str) -> list[int]:
         """The partitions that can be written to now, as far as this client has heard."""
         return sorted(self._client.cluster.available_partitions_for_topic(topic) or ())

@@ -9,7 +9,10 @@ import pytest
 
 from broker.audit import reader as reader_module
 from broker.audit.reader import Entry, LogReader, Range
+from broker.audit.verify import State, Verifier
+from broker.commands import now_ms
 from broker.core.catalogue import TOPICS
+from broker.core.checks import Finding
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, MessagePut
 from broker.core.ids import parse_message_id
 from broker.core.logorder import Cursor
@@ -102,3 +105,30 @@ async def test_the_story_of_a_message_is_read_from_its_own_partition_and_time(
             (bad.id, 1, "failed"),
             (bad.id, 2, "delivered"),
         ]
+
+
+async def test_a_log_that_is_written_to_is_whole_at_every_moment(kafka_settings: KafkaSettings, ready_topics: Topics):
+    async with running(kafka_settings) as rig:
+        queue = await rig.queue("orders")
+        rig.listeners.decide = lambda got: 500 if got.path == "bad" and got.headers["everput-attempt"] == "1" else 200
+        for path in ("good", "bad"):
+            await rig.listen(queue, path)
+        await rig.work()
+
+        async def findings() -> list[Finding | State]:
+            verifier = Verifier(kafka_settings, rig.log.requests, ready_topics, lambda _: None)
+            return [one async for one in verifier.findings({rig.projections.position})]
+
+        async def put_many() -> None:
+            for _ in range(10):
+                await rig.put(queue, *["m"] * 20)
+                await rig.listen(await rig.queue(f"another {now_ms()}"), "good")
+
+        putting = asyncio.create_task(put_many())
+        while not putting.done():
+            assert [one for one in await findings() if isinstance(one, Finding)] == []
+        await putting
+        await until(lambda: len(rig.listeners.got) >= 400, what="all deliveries")
+        (state,) = await findings()
+        assert isinstance(state, State)
+        assert state.sha256 == rig.projections.directory.state.state_hash()

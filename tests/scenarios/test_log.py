@@ -6,8 +6,10 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +103,40 @@ def test_a_queue_is_shown_as_it_was(server: Running, queue_id: str):
     assert (missing.returncode, "no queue has the name" in missing.stderr) == (1, True)
     request(server, "PUT", f"/v1/queues/{queue_id}", {"name": before})
     assert before in everput("show", "queue", before, *arguments[:2], EVERPUT_URL=server.url).stdout
+
+
+def test_the_log_is_whole_and_what_runs_holds_what_it_says(server: Running, queue_id: str):
+    admin = server.events("admin.listening")[0].rpartition("url=")[2]
+    done = everput("verify", "--data-dir", str(server.data_dir), "--admin", admin)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    live = httpx.get(f"{admin}/state", timeout=20).json()["states"]
+    assert set(live) == {"api-1", "worker-1"}
+    assert live["api-1"]["sha256"] in done.stderr
+
+
+def test_a_process_that_holds_something_else_than_the_log_is_named(server: Running, queue_id: str):
+    """Somebody who answers as an admin address does, and is wrong."""
+    admin = server.events("admin.listening")[0].rpartition("url=")[2]
+    state = httpx.get(f"{admin}/state", timeout=20).json()["states"]["api-1"]
+    state["digests"][f"queue {queue_id}"] = "0" * 16
+    body = json.dumps({"states": {"api-1": {**state, "sha256": "0" * 64}}}).encode()
+
+    class Wrong(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Wrong) as lying:
+        threading.Thread(target=lying.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{lying.server_port}"
+        done = everput("verify", "--data-dir", str(server.data_dir), "--admin", url)
+        lying.shutdown()
+    assert done.returncode == 1
+    (line,) = done.stdout.splitlines()
+    assert f"api-1 differs from the log at offset {state['position']} of control" in line
+    assert f"queue {queue_id} is another there" in line

@@ -25,6 +25,10 @@ class MemoryControl:
         self.failing: BrokerError | None = None
         self._passed_over: set[int] = set()
 
+    @property
+    def position(self) -> int:
+        return len(self.records)
+
     async def append(self, event: ControlEvent) -> int:
         if self.failing is not None:
             raise self.failing

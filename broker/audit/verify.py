@@ -1,0 +1,131 @@
+"""Folds the whole log again and tells what does not hold together.
+
+For: the order in which topics, partitions and cursors are read, so that a log that is being written to is judged
+fairly. Not for: the rules (broker/core/checks.py), how findings are shown (cli/verify.py).
+
+The ends of `messages` are looked up first: whatever is before them speaks of queues that `control` has by then. A
+worker writes what came of a delivery before its cursor passes it, so the cursors are read before the outcomes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Collection
+from typing import Final, NamedTuple
+
+from broker.core.checks import Checks, ControlChecks, Finding, MessageChecks, OutcomeChecks, Seen, unaccounted
+from broker.errors import Unavailable
+from broker.kafka.cursors import KafkaCursors
+from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
+from broker.kafka.topics import Topic, Topics
+from broker.settings import KafkaSettings
+
+_STRETCH_BYTES: Final = 1 << 20
+
+
+class State(NamedTuple):
+    """The directory at a position of `control`: the next offset to fold. digests: as Directory.digests()."""
+
+    position: int
+    sha256: str
+    digests: dict[str, str]
+
+
+class Verifier:
+    """read: told of each stretch, how many offsets it had. state: of the directory, after findings()."""
+
+    def __init__(
+        self, kafka: KafkaSettings, requests: KafkaRequests, table: Topics, read: Callable[[int], None]
+    ) -> None:
+        self._requests = requests
+        self._cursors = KafkaCursors(kafka, requests)
+        self._read = read
+        self._topics = {
+            "control": table.control,
+            "messages": table.messages,
+            "outstanding": table.outstanding,
+            "changes": table.changes,
+            "deliveries": table.deliveries,
+        }
+        self.control = ControlChecks(0)
+
+    async def size(self) -> int:
+        """How many offsets there are to read, about (LogUnavailable)."""
+        size = 0
+        for topic in self._topics.values():
+            begins, ends = await self._bounds(topic)
+            size += sum(ends) - sum(begins)
+        return size
+
+    async def findings(self, positions: Collection[int] = ()) -> AsyncGenerator[Finding | State, None]:
+        """All findings in the order of reading, and the states at these positions of `control` (LogUnavailable)."""
+        messages = await self._bounds(self._topics["messages"])
+        for name, topic in self._topics.items():
+            for number, begin in enumerate((await self._bounds(topic))[0]):
+                if begin > 0 and name != "outstanding":
+                    yield Finding(name, number, None, f"it begins at {begin}: what was before it can't be checked")
+        async for one in self._fold_control(positions):
+            yield one
+        for number, (begin, end) in enumerate(zip(*messages, strict=True)):
+            async for finding in self._partition(number, begin, end):
+                yield finding
+
+    async def _fold_control(self, positions: Collection[int]) -> AsyncGenerator[Finding | State, None]:
+        topic = self._topics["control"]
+        ((begin,), (end,)) = await self._bounds(topic)
+        self.control = checks = ControlChecks(begin)
+        if begin in positions:
+            yield State(begin, checks.state.state_hash(), checks.state.digests())
+        async for stretch in self._records(topic, 0, begin, end):
+            for record in stretch:
+                for finding in checks.check(record):
+                    yield finding
+                if record.offset + 1 in positions:
+                    yield State(record.offset + 1, checks.state.state_hash(), checks.state.digests())
+
+    async def _partition(self, number: int, begin: int, end: int) -> AsyncGenerator[Finding, None]:
+        listeners = self.control.state.listeners
+        cursors = await self._cursors.load(listeners, [number])
+        topic = self._topics["messages"]
+        latest = (await self._requests.offsets(topic.name, {number: LATEST}))[number]
+        messages = MessageChecks(number, begin, self.control.queues)
+        async for finding in self._checked(messages, topic, begin, end):
+            yield finding
+        others: list[OutcomeChecks] = []
+        for name in ("outstanding", "changes", "deliveries"):
+            begins, ends = await self._bounds(self._topics[name], number)
+            others.append(OutcomeChecks(name, messages, begins[0]))
+            async for finding in self._checked(others[-1], self._topics[name], begins[0], ends[0]):
+                yield finding
+        for listener in listeners.values():
+            cursor = cursors[listener.id].get(number)
+            place = listener.start_offsets[number] if cursor is None else cursor.top
+            if place > latest:
+                yield Finding("messages", number, None, f"the listener {listener.id} stands at {place}, after the end")
+            for finding in unaccounted(listener, cursor, messages, others):
+                yield finding
+
+    async def _checked(self, checks: Checks, topic: Topic, begin: int, end: int) -> AsyncGenerator[Finding, None]:
+        async for stretch in self._records(topic, checks.partition, begin, end):
+            for record in stretch:
+                for finding in checks.check(record):
+                    yield finding
+
+    async def _records(self, topic: Topic, partition: int, at: int, end: int) -> AsyncGenerator[list[Seen], None]:
+        while at < end:
+            stretch = await self._requests.read(topic.name, partition, at, bytes_max=_STRETCH_BYTES)
+            if stretch.next_offset <= at:
+                raise Unavailable(f"Kafka gives nothing of {topic.name}/{partition} from offset {at} on")
+            self._read(min(stretch.next_offset, end) - at)
+            at = stretch.next_offset
+            yield [
+                Seen(record.offset, record.timestamp, record.key, record.value)
+                for record in stretch.records
+                if record.offset < end
+            ]
+
+    async def _bounds(self, topic: Topic, partition: int | None = None) -> tuple[list[int], list[int]]:
+        """The first offsets and the ends, by partition."""
+        wanted = range(topic.partitions) if partition is None else [partition]
+        begins = await self._requests.offsets(topic.name, dict.fromkeys(wanted, EARLIEST))
+        ends = await self._requests.offsets(topic.name, dict.fromkeys(wanted, LATEST))
+        return [begins[number] for number in wanted], [ends[number] for number in wanted]

@@ -1,0 +1,102 @@
+"""`everput verify`: does the log hold together, and does what runs hold what the log says?
+
+For: the command, its bar, its lines and its exit code. Not for: the rules (broker/core/checks.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import click
+import httpx
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from broker.audit.verify import State, Verifier
+from broker.errors import ConfigurationError
+from cli import logs
+from cli.operate import cluster
+from cli.options import Options, shared_options
+
+SHOWN_MAX: Final = 100
+_ASK_S: Final = 30.0
+
+Lives = Mapping[str, Mapping[str, Any]]
+
+
+@click.command("verify")
+@click.option("--admin", multiple=True, metavar="URL", help="An admin address: its processes' state is compared, too.")
+@shared_options
+def command(options: Options, admin: Sequence[str]) -> None:
+    """Fold the whole log again, in this process, and say what does not hold together, one finding a line.
+
+    Checked: ids against partitions and times, every id that is spoken of against the event that made it, versions,
+    times, missing offsets, outcomes against messages, cursors against outcomes; with --admin the state of each process
+    against the log's. Not checked, for nothing repeats them: the values of a message, a queue, a listener. The exit
+    code is 1 if there is a finding.
+    """
+    logs.set_up("verify", "warning" if options.log_level == "info" else options.log_level)
+    lives = {f"{url} {name}".strip(): state for url in admin for name, state in _ask(url).items()}
+    found = asyncio.run(_verify(options, lives))
+    if found:
+        click.echo(f"{found:,} finding{'' if found == 1 else 's'}", err=True)
+        sys.exit(1)
+
+
+async def _verify(options: Options, lives: Lives) -> int:
+    """How many findings there were; the first SHOWN_MAX are on stdout."""
+    console = Console(stderr=True)
+    found = 0
+
+    def say(text: str) -> None:
+        nonlocal found
+        found += 1
+        if found <= SHOWN_MAX:
+            click.echo(text)
+        elif found == SHOWN_MAX + 1:
+            click.echo("and more")
+
+    columns = "[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    async with cluster(options) as (kafka, requests, table):
+        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task("records", total=None)
+            verifier = Verifier(kafka, requests, table, lambda count: bar.advance(task, count))
+            size = await verifier.size()
+            bar.update(task, total=size)
+            left = dict(lives)
+            async for one in verifier.findings({int(live["position"]) for live in lives.values()}):
+                if not isinstance(one, State):
+                    say(str(one))
+                    continue
+                for name in [name for name, live in left.items() if live["position"] == one.position]:
+                    for text in _differences(name, left.pop(name), one):
+                        say(text)
+            for name, live in left.items():
+                say(f"{name} stands at offset {live['position']} of control, which is not in the log")
+        click.echo(f"{size:,} records, state {verifier.control.state.state_hash()}", err=True)
+    return found
+
+
+def _differences(name: str, live: Mapping[str, Any], state: State) -> Iterator[str]:
+    """The first one, in words."""
+    if live["sha256"] == state.sha256:
+        return
+    theirs = live["digests"]
+    differing = sorted(thing for thing in {*theirs, *state.digests} if theirs.get(thing) != state.digests.get(thing))
+    what = "in the order of its things"
+    if differing:
+        first = differing[0]
+        how = "is missing there" if first not in theirs else "is not in the log" if first not in state.digests else ""
+        what = f"{first} {how or 'is another there'}" + (f", and {len(differing) - 1} more" if differing[1:] else "")
+    yield f"{name} differs from the log at offset {state.position} of control: {what}"
+
+
+def _ask(url: str) -> dict[str, Mapping[str, Any]]:
+    try:
+        answer = httpx.get(f"{url.rstrip('/')}/state", timeout=_ASK_S, trust_env=False).raise_for_status()
+        states: dict[str, Mapping[str, Any]] = answer.json()["states"]
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError) as error:
+        raise ConfigurationError(f"{url} is no admin address that answers: {error}") from error
+    return states

@@ -1,0 +1,268 @@
+"""A log that was tampered with is found out, where anything else in it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pytest
+
+from broker.audit.verify import State, Verifier
+from broker.core import events as ev
+from broker.core.checks import Finding
+from broker.core.cursor import Cursor
+from broker.core.events import Event, encode
+from broker.core.ids import message_id
+from broker.kafka.requests import EARLIEST, Record, Stretch
+from broker.kafka.topics import topics
+from broker.settings import KafkaSettings
+
+KAFKA = KafkaSettings(bootstrap="unused", partitions=2)
+AT = 1_767_225_600_000
+BY: dict[str, Any] = {"organization_id": "o1", "actor": "key:k", "request_id": "r"}
+URLS = {"notify_url": "https://n.example", "liveness_url": "https://l.example"}
+
+
+def message(number: int, partition: int, queue_id: str = "q1") -> ev.MessagePut:
+    made = message_id(at_ms=AT + number, partition=partition, random_bits=number)
+    return ev.MessagePut(**BY, at_ms=AT + number, message_id=made, queue_id=queue_id, name="m", data="d")
+
+
+def attempted(partition: int, offset: int, put: ev.MessagePut, outcome: str, listener_id: str = "l1") -> Event:
+    return ev.DeliveryAttempted(
+        **BY, at_ms=AT + 90, listener_id=listener_id, queue_id=put.queue_id, message_id=put.message_id,
+        partition=partition, offset=offset, number=1, outcome=outcome, status=500, error=None, took_ms=1,
+        next_at_ms=None,
+    )  # fmt: skip
+
+
+def settled(partition: int, *offsets: int) -> Event:
+    rows = tuple((offset, AT + 80, 200, 1) for offset in offsets)
+    return ev.DeliveriesSettled(**BY, at_ms=AT + 90, listener_id="l1", queue_id="q1", partition=partition, rows=rows)
+
+
+def key_of(topic: str, event: Any) -> bytes:
+    return (event.organization_id if topic == "control" else getattr(event, "message_id", "l1")).encode()
+
+
+@dataclass
+class Log:
+    """What Verifier asks of KafkaRequests. records: by topic and partition. cursors: by listener and partition."""
+
+    records: dict[tuple[str, int], list[Record]] = field(default_factory=dict)
+    cursors: dict[tuple[str, int], Cursor] = field(default_factory=dict)
+    begins: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def add(self, topic: str, partition: int, *events: Event) -> None:
+        here = self.records.setdefault((topic, partition), [])
+        for event in events:
+            here.append(Record(len(here), event.at_ms, key_of(topic, event), encode(event), ()))
+
+    def set(self, topic: str, partition: int, events: Iterable[Event | Record]) -> None:
+        """With offsets that follow each other, as a log that was copied has them."""
+        self.records[topic, partition] = [
+            Record(offset, one.timestamp, one.key, one.value, ())
+            if isinstance(one, Record)
+            else Record(offset, one.at_ms, key_of(topic, one), encode(one), ())
+            for offset, one in enumerate(events)
+        ]
+
+    async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
+        name = topic.removeprefix("everput.")
+        return {
+            number: self.begins.get((name, number), 0)
+            if moment == EARLIEST
+            else max((record.offset + 1 for record in self.records.get((name, number), [])), default=0)
+            for number, moment in at_ms.items()
+        }
+
+    async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int = 1) -> Stretch:
+        here = self.records[topic.removeprefix("everput."), partition]
+        rest = [record for record in here if record.offset >= offset][:3]
+        return Stretch(rest, rest[-1].offset + 1, here[-1].offset + 1)
+
+    async def committed(self, group: str, topic: str, partitions: Iterable[int]) -> dict[int, tuple[int, str]]:
+        listener_id = group.removeprefix("everput.listener.")
+        found = {number: self.cursors.get((listener_id, number)) for number in partitions}
+        return {number: (one.offset, one.metadata()) for number, one in found.items() if one is not None}
+
+
+@pytest.fixture
+def log() -> Log:
+    """Two queues, a listener that got some at once, some later, one not yet."""
+    made = Log()
+    made.add(
+        "control",
+        0,
+        ev.OrganizationCreated(**BY, at_ms=AT, name="o"),
+        ev.KeyCreated(**BY, at_ms=AT, key_id="k", name="k", prefix="p", secret_sha256="s", scopes=()),
+        ev.QueueCreated(**BY, at_ms=AT + 1, queue_id="q1", name="orders"),
+        ev.QueueCreated(**BY, at_ms=AT + 2, queue_id="q2", name="others"),
+        ev.ListenerCreated(
+            **BY,
+            **URLS,
+            at_ms=AT + 3,
+            listener_id="l1",
+            queue_id="q1",
+            name="l",
+            sealed_secret="x",
+            start_offsets=(1, 0),
+        ),
+        ev.QueueRenamed(**BY, at_ms=AT + 4, queue_id="q2", name="orders"),  # lost: the name is taken
+        ev.ListenerPaused(**BY, at_ms=AT + 5, listener_id="l1", reason="why"),
+    )
+    first = [message(number, 0) for number in range(5)]
+    made.add("messages", 0, *first[:2], message(20, 0, "q2"), *first[2:])
+    second = [message(number, 1) for number in range(3)]
+    made.add("messages", 1, *second)
+    made.add(
+        "deliveries", 0, settled(0, 1, 3), attempted(0, 4, first[3], "failed"), attempted(0, 4, first[3], "delivered")
+    )
+    made.add("deliveries", 1, attempted(1, 0, second[0], "parked"))
+    made.add(
+        "outstanding",
+        1,
+        ev.DeliverySetAside(
+            **BY,
+            at_ms=AT + 95,
+            listener_id="l1",
+            queue_id="q1",
+            message_id=second[1].message_id,
+            partition=1,
+            offset=1,
+            number=3,
+            status=500,
+            error=None,
+            put_at_ms=AT,
+            name="m",
+            data="d",
+            next_at_ms=AT + 99,
+        ),
+    )
+    made.cursors["l1", 0] = Cursor(top=6, open=(5,))
+    made.cursors["l1", 1] = Cursor(top=2)
+    return made
+
+
+async def found(log: Log) -> list[str]:
+    verifier = Verifier(KAFKA, log, topics(KAFKA), lambda _: None)  # type: ignore[arg-type]
+    return [str(one) async for one in verifier.findings() if isinstance(one, Finding)]
+
+
+async def test_a_log_that_was_left_alone_is_whole(log: Log):
+    assert await found(log) == []
+
+
+async def test_the_state_is_given_at_each_position_that_is_asked_for(log: Log):
+    verifier = Verifier(KAFKA, log, topics(KAFKA), lambda _: None)  # type: ignore[arg-type]
+    states = [one async for one in verifier.findings({0, 3, 7}) if isinstance(one, State)]
+    assert [one.position for one in states] == [0, 3, 7]
+    assert "queue q1" in states[1].digests
+    assert "queue q2" not in states[1].digests
+    assert len({one.sha256 for one in states}) == 3
+    assert verifier.control.state.state_hash() == states[2].sha256
+
+
+@pytest.mark.parametrize("topic", ["control", "messages", "deliveries"])
+async def test_a_record_that_is_gone_leaves_a_gap(log: Log, topic: str):
+    del log.records[topic, 0][1]
+    assert any(f"{topic}/0 offset 2: the records from offset 1 on are missing" in one for one in await found(log))
+
+
+async def test_records_before_the_log_s_beginning_are_not_spoken_of_as_checked(log: Log):
+    log.begins["messages", 0] = 2
+    log.records["messages", 0] = log.records["messages", 0][2:]
+    assert await found(log) == ["messages/0: it begins at 2: what was before it can't be checked"]
+
+
+@pytest.mark.parametrize(
+    ("removed", "said"),
+    [
+        (0, "made the organization o1"),  # the key is made in an organization that never was
+        (2, "no queue q1 of the organization o1"),
+        (4, "no event before it made the listener l1"),
+    ],
+)
+async def test_what_was_removed_from_control_without_a_gap_is_missed_by_what_speaks_of_it(
+    log: Log, removed: int, said: str
+):
+    if removed == 0:
+        joined = ev.OrganizationJoined(**BY, at_ms=AT + 6, account_id="a")
+        log.add("control", 0, joined)
+    kept = [record for record in log.records["control", 0] if record.offset != removed]
+    log.set("control", 0, kept)
+    assert any(said in one for one in await found(log))
+
+
+async def test_a_message_that_was_removed_or_inserted_shifts_the_others_away_from_what_was_told_of_them(log: Log):
+    kept = log.records["messages", 0]
+    log.set("messages", 0, kept[:1] + kept[2:])
+    assert any("is not at offset 4" in one for one in await found(log))
+    log.set("messages", 0, [message(30, 0, "q2"), *kept])
+    assert any("is not at offset 4" in one for one in await found(log))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"message_id": message(9, 1).message_id}, "says partition 1"),
+        ({"message_id": "nonsense"}, "nonsense is no message id"),
+        ({"queue_id": "q3"}, "no queue q3"),
+        ({"organization_id": "o2"}, "of the organization o2"),
+        ({"at_ms": AT - 3_600_000}, "before it was recorded"),
+        ({"v": 99}, "newer than this program"),
+        ({"queue_id": "q2"}, "no message of the queue q1 is at offset 3"),
+    ],
+)
+async def test_a_message_that_was_altered_contradicts_its_place_or_what_speaks_of_it(
+    log: Log, changes: dict[str, Any], said: str
+):
+    records = log.records["messages", 0]
+    event = msgspec.structs.replace(ev.decode(records[3].value or b""), **changes)
+    records[3] = records[3]._replace(value=encode(event))
+    assert any(said in one for one in await found(log))
+
+
+async def test_the_same_message_twice_is_told(log: Log):
+    log.add("messages", 1, message(0, 1))
+    assert any("is at offset 0 already" in one for one in await found(log))
+
+
+async def test_a_time_that_goes_back_is_told(log: Log):
+    records = log.records["control", 0]
+    records[1] = records[1]._replace(timestamp=records[1].timestamp + 3_600_000)
+    assert any("before an earlier record's" in one for one in await found(log))
+
+
+async def test_a_cursor_that_has_passed_a_message_of_which_no_outcome_is_told(log: Log):
+    log.cursors["l1", 1] = Cursor(top=3)
+    assert await found(log) == [
+        (
+            "deliveries/1: the listener l1 has passed 1 message(s) of which no outcome is told, "
+            "the first at offset 2 of messages/1"
+        )
+    ]
+    log.cursors["l1", 1] = Cursor(top=9)
+    assert "messages/1: the listener l1 stands at 9, after the end" in await found(log)
+
+
+async def test_an_outcome_that_was_removed_is_missed(log: Log):
+    log.set("deliveries", 0, log.records["deliveries", 0][1:])
+    assert any("has passed 2 message(s)" in one for one in await found(log))
+
+
+async def test_what_nothing_else_repeats_is_not_found_out(log: Log):
+    """Verify says so, too: there is no chain of hashes."""
+    records = log.records["messages", 0]
+    event = msgspec.structs.replace(ev.decode(records[3].value or b""), data="altered")
+    records[3] = records[3]._replace(value=encode(event))
+    assert await found(log) == []
+
+
+@pytest.mark.parametrize("value", [None, b"", b"{}", b"\0"])
+async def test_what_is_no_event_is_told(log: Log, value: bytes | None):
+    records = log.records["deliveries", 1]
+    records[0] = records[0]._replace(value=value)
+    assert any(one.startswith("deliveries/1 offset 0: ") for one in await found(log))
