@@ -193,11 +193,12 @@ class BatchAnswer(Answer):
 
 
 class MessageFields(Named):
-    """key: the ordering key."""
+    """key: the ordering key. data: as it is now. updated_at: null when it never was."""
 
     data: str
     key: str | None
     created_at: Time
+    updated_at: Time | None
 
 
 class MessagesAnswer(Answer):
@@ -229,6 +230,24 @@ class MessageNow(MessageFields):
 
 class MessageAnswer(Answer):
     message: MessageNow
+    links: Links = field(name="_links")
+
+
+class ChangedDelivery(Named):
+    """Of the listener. state: delivered, when it had the message as it was before, or unknown, when that is not known.
+
+    Else cancelled, where the message was deleted, or pending, retrying, parked.
+    """
+
+    state: str
+
+
+class ChangedMessage(MessageFields):
+    listeners: list[ChangedDelivery]
+
+
+class ChangedMessageAnswer(Answer):
+    message: ChangedMessage
     links: Links = field(name="_links")
 
 

@@ -67,7 +67,7 @@ def make_app(
     queues = Queues(commands, view, views)
     listeners = Listeners(commands, view, status, views)
     idempotency = Idempotency(log.claims, log.messages, append_timeout_ms=settings.append_timeout_ms)
-    messages = Messages(log.messages, idempotency, view, deliveries)
+    messages = Messages(log, idempotency, view, deliveries)
     public_url = None if settings.public_url is None else settings.public_url.rstrip("/")
     limit = settings.requests_per_s
     keys = Keys(view, log.control) if limit is None else LimitedKeys(view, log.control, requests_per_s=limit)
@@ -96,12 +96,13 @@ def make_app(
         routes=[
             Route(f"{queue}/messages", puts),
             at(f"{queue}/messages/batch", POST=Method(messages.put_batch, "messages")),
-            at(f"{queue}/messages/{{message_id}}", GET=Method(messages.get, "messages")),
             at(
-                "/v1/queues",
-                GET=Method(queues.list, "queues"),
-                PUT=Method(queues.create, "queues"),
+                f"{queue}/messages/{{message_id}}",
+                GET=Method(messages.get, "messages"),
+                PUT=Method(messages.update, "messages"),
+                DELETE=Method(messages.delete, "messages"),
             ),
+            at("/v1/queues", GET=Method(queues.list, "queues"), PUT=Method(queues.create, "queues")),
             at(
                 queue,
                 GET=Method(queues.get, "queues"),

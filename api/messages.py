@@ -1,9 +1,11 @@
-"""The messages resource: its requests and answers. Not for: how a put is made (broker/puts.py) or a message found."""
+"""The messages resource: its requests and answers.
+
+Not for: how a put is made (broker/puts.py), how a message is found and changed (broker/changes.py)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -14,17 +16,14 @@ from api.calls import Call
 from api.etags import Item
 from api.pages import Span, moment, optional_moment, page_limit, span, time_parameter
 from api.problems import BadHeader
-from api.shapes import BatchBody, MessageBody
+from api.shapes import BatchBody, MessageBody, MessageDataBody
+from broker.changes import StoredMessage, delete_message, find_message, newest_messages, update_message
 from broker.commands import find_queue
 from broker.core.directory import Listener, Queue
-from broker.core.events import MessagePut, decode_message
-from broker.core.ids import parse_message_id
-from broker.errors import NotFound, UnknownEvent
 from broker.idempotency import Idempotency, Stored
-from broker.ports import Deliveries, DeliveryState, DirectoryView, MessageLog
+from broker.ports import Deliveries, DeliveryState, DirectoryView, Log
 from broker.puts import Put, append_puts, new_batch, put_message
 
-_VERSION: Final = 1  # of a message
 _IDEMPOTENCY_KEY: Final = b"idempotency-key"
 _KEY = re.compile(rb"[\x20-\x7e]{1,255}")
 _BATCH_TIMES_BYTES_MAX: Final = 2  # a batch's body may be as large as two of other requests
@@ -33,10 +32,9 @@ _BATCH_TIMES_BYTES_MAX: Final = 2  # a batch's body may be as large as two of ot
 class Messages:
     """Handlers for /v1/queues/{queue_id}/messages and below. deliveries: None leaves the listeners out."""
 
-    def __init__(
-        self, log: MessageLog, idempotency: Idempotency, view: DirectoryView, deliveries: Deliveries | None
-    ) -> None:
-        self._log = log
+    def __init__(self, log: Log, idempotency: Idempotency, view: DirectoryView, deliveries: Deliveries | None) -> None:
+        self._all = log
+        self._log = log.messages
         self._idempotency = idempotency
         self._view = view
         self._deliveries = deliveries
@@ -88,7 +86,7 @@ class Messages:
         )
 
     async def list(self, call: Call) -> Any:
-        """Newest first. A page may be short, or empty, while `next` says that there is more."""
+        """Newest first, without deleted ones. A page may be short, or empty, while `next` says that there is more."""
         queue = await find_queue(self._view, call.key.organization_id, call.path("queue_id"))
         query = call.query()
         limit = page_limit(query)
@@ -99,41 +97,56 @@ class Messages:
             begin = await self._log.offsets_at(begin_ms or 0)
             end = await (self._log.end_offsets() if end_ms is None else self._log.offsets_at(end_ms))
             asked = Span(begin, end)
-        values, rest = await self._log.newest(queue.id, begin=asked.begin, end=asked.end, limit=limit)
+        found, rest = await newest_messages(self._all, queue, begin=asked.begin, end=asked.end, limit=limit)
         path = f"/v1/queues/{queue.id}/messages"
         links = {"self": {"href": call.href(path + (f"?{urlencode(query)}" if query else ""))}}
         if any(begin < end for begin, end in zip(asked.begin, rest, strict=True)):
             more = {**query, "cursor": Span(asked.begin, tuple(rest)).cursor()}
             links["next"] = {"href": call.href(f"{path}?{urlencode(more)}")}
-        return {
-            "messages": [_fields(message) for value in values if (message := _decoded(value)) is not None],
-            "_links": links,
-        }
+        return {"messages": [_fields(message) for message in found], "_links": links}
 
     async def get(self, call: Call) -> Any:
         queue = await find_queue(self._view, call.key.organization_id, call.path("queue_id"))
-        message_id = call.path("message_id")
-        parts = parse_message_id(message_id)
-        if parts is None:
-            raise NotFound("no message of this queue has this id")
-        at_ms, partition = parts
-        found = await self._log.find(partition=partition, at_ms=at_ms, message_id=message_id)
-        if found is None:
-            raise NotFound("no message of this queue has this id")
-        offset, value = found
-        try:
-            message = decode_message(value)
-        except UnknownEvent:
-            raise NotFound("this message was written by a newer program") from None
-        if message.queue_id != queue.id or message.organization_id != queue.organization_id:
-            raise NotFound("no message of this queue has this id")
-        fields = _fields(message)
+        message = await find_message(self._all, queue, call.path("message_id"))
+        listeners = None
         if self._deliveries is not None:
-            listeners = list(queue.listeners.values())
-            states = await self._deliveries.states(partition, offset, listeners, message.at_ms)
-            fields["listeners"] = [_delivery(one, states[one.id]) for one in listeners if one.id in states]
-        href = call.href(f"/v1/queues/{queue.id}/messages/{message_id}")
-        return Item({"message": fields, "_links": {"self": {"href": href}}}, _VERSION)
+            everybody = list(queue.listeners.values())
+            states = await self._deliveries.states(message.partition, message.offset, everybody, message.put.at_ms)
+            listeners = [_delivery(one, states[one.id]) for one in everybody if one.id in states]
+        return _answer(call, message, listeners)
+
+    async def update(self, call: Call) -> Any:
+        """The answer says for each listener whether it had the message before: then its delivery is `delivered`."""
+        queue = await find_queue(self._view, call.key.organization_id, call.path("queue_id"))
+        body = await call.json(MessageDataBody)
+        ids = queue, call.path("message_id")
+        message, states = await update_message(
+            self._all, call.context(), *ids, data=body.data, if_match=call.if_match()
+        )
+        return _answer(call, message, _states(queue, states))
+
+    async def delete(self, call: Call) -> Any:
+        """The answer shows the message as it was, and for each listener whether it had it: `delivered`."""
+        queue = await find_queue(self._view, call.key.organization_id, call.path("queue_id"))
+        ids = queue, call.path("message_id")
+        message, states = await delete_message(self._all, call.context(), *ids, if_match=call.if_match())
+        return _answer(call, message, _states(queue, states)).fields
+
+
+def _answer(call: Call, message: StoredMessage, listeners: list[dict[str, Any]] | None) -> Item:
+    fields = _fields(message)
+    if listeners is not None:
+        fields["listeners"] = listeners
+    href = call.href(f"/v1/queues/{message.put.queue_id}/messages/{message.put.message_id}")
+    return Item({"message": fields, "_links": {"self": {"href": href}}}, message.version)
+
+
+def _states(queue: Queue, states: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [
+        {"id": listener.id, "name": listener.name, "state": states[listener.id]}
+        for listener in queue.listeners.values()
+        if listener.id in states
+    ]
 
 
 def _put_answer(call: Call, queue_id: str, put: Put | Stored) -> dict[str, Any]:
@@ -143,21 +156,14 @@ def _put_answer(call: Call, queue_id: str, put: Put | Stored) -> dict[str, Any]:
     }
 
 
-def _decoded(value: bytes) -> MessagePut | None:
-    """None for what a newer program wrote: a list shows what it can."""
-    try:
-        return decode_message(value)
-    except UnknownEvent:
-        return None
-
-
-def _fields(message: MessagePut) -> dict[str, Any]:
+def _fields(message: StoredMessage) -> dict[str, Any]:
     return {
-        "id": message.message_id,
-        "name": message.name,
+        "id": message.put.message_id,
+        "name": message.put.name,
         "data": message.data,
-        "key": message.key,
-        "created_at": moment(message.at_ms),
+        "key": message.put.key,
+        "created_at": moment(message.put.at_ms),
+        "updated_at": optional_moment(message.updated_at_ms),
     }
 
 

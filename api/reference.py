@@ -252,6 +252,23 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         problems=(404,),
         tagged=True,
     ),
+    ("PUT", _MESSAGE): Told(
+        "updateMessage",
+        "Change a message's data: what is not sent yet is sent with the new; the answer says who had it already",
+        answers.ChangedMessageAnswer,
+        shapes.MessageDataBody,
+        (_IF_MATCH,),
+        (404, 412, *BODY),
+        {"data": '{ "userId": "481512343" }'},
+        tagged=True,
+    ),
+    ("DELETE", _MESSAGE): Told(
+        "deleteMessage",
+        "Delete a message: what is not sent yet is cancelled; the answer says who had it already",
+        answers.ChangedMessageAnswer,
+        parameters=(_IF_MATCH,),
+        problems=(404, 412),
+    ),
     ("PUT", "/v1/accounts"): Told(
         "createAccount",
         "Register",

@@ -103,6 +103,12 @@ class MessageBody(Struct, forbid_unknown_fields=True):
     key: Name | None = None
 
 
+class MessageDataBody(Struct, forbid_unknown_fields=True):
+    """PUT of a message that is there."""
+
+    data: str
+
+
 class BatchBody(Struct, forbid_unknown_fields=True):
     """POST of several messages."""
 

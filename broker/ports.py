@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from broker.core.directory import Directory, Listener
-from broker.core.events import ControlEvent, PutClaimed
+from broker.core.events import ChangeApplied, ControlEvent, MessageChange, PutClaimed
 
 
 class DirectoryView(Protocol):
@@ -111,6 +111,38 @@ class ClaimLog(Protocol):
         """Those of this digest, of the last day at least, in log order, up to now (Unavailable)."""
 
 
+class TooMuch(Exception):
+    """Ask for less at once."""
+
+
+class CountingChange(NamedTuple):
+    """The change that counts now. offset: its own, in its partition of `changes`."""
+
+    offset: int
+    event: MessageChange
+
+
+class ChangeLog(Protocol):
+    """The `changes` topic, and what became of a change."""
+
+    async def append(self, event: MessageChange) -> tuple[int, int]:
+        """Its offset, -1 when that is not known, and where to look for its answer from (LogUnavailable, InDoubt)."""
+
+    async def answer(
+        self, partition: int, change_offset: int, message_id: str, *, answers_from: int, within_s: float
+    ) -> ChangeApplied | None:
+        """What the owner of the partition said of a change; None when it said nothing in time."""
+
+    async def latest(
+        self, places: Mapping[str, tuple[int, int]], *, bytes_max: int | None = None
+    ) -> dict[str, CountingChange]:
+        """By message id, the change that counts, of those that were changed (LogUnavailable).
+
+        places: (at_ms, partition) of each message. Reads all changes of these partitions since then.
+        bytes_max: of all new data together, unless it is one message's; TooMuch beyond.
+        """
+
+
 class Log(Protocol):
     """What a process writes to."""
 
@@ -122,6 +154,9 @@ class Log(Protocol):
 
     @property
     def claims(self) -> ClaimLog: ...
+
+    @property
+    def changes(self) -> ChangeLog: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

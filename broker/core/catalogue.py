@@ -20,6 +20,10 @@ PASSING: Final = ("outstanding", "claims")
 
 _ELSEWHERE: Final[Mapping[str, str]] = {
     "message.put": "messages",
+    "message.updated": "changes",
+    "message.deleted": "changes",
+    "change.applied": "deliveries",
+    "partition.handed_over": "deliveries",
     "deliveries.settled": "deliveries",
     "delivery.attempted": "deliveries",
     "delivery.set_aside": "outstanding",
@@ -84,6 +88,10 @@ FIELDS: Final[Mapping[str, str]] = {
     "redrives": "how many of its listener's redrives this record has seen",
     "forgiven": "attempts before the last redrive, which no longer count",
     "since_ms": "from when its age counts; 0 for the put",
+    "change_offset": "of the update or deletion that it answers, in `changes`",
+    "applied": "false when the message was deleted before, so that nothing changed",
+    "listeners": "(listener, state of its delivery at that moment): `delivered` had the message as it was before",
+    "in_doubt_below": "the offset of `messages` below which more may have been sent than was written down",
     "claim_id": "the claim",
     "of": "the claim numbered 1, empty in that one itself",
     "digest": "SHA-256 of organization and Idempotency-Key, in hex",

@@ -220,6 +220,50 @@ class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
     of: str = ""
 
 
+class MessageChange(Event, frozen=True, kw_only=True):
+    """What the events of `changes` share. Is no event itself. partition, offset: the message's place in `messages`."""
+
+    message_id: str
+    queue_id: str
+    partition: int
+    offset: int
+
+
+class MessageUpdated(MessageChange, frozen=True, kw_only=True, tag="message.updated"):
+    """What is sent from now on has this data. One after the message was deleted changes nothing."""
+
+    data: str
+
+
+class MessageDeleted(MessageChange, frozen=True, kw_only=True, tag="message.deleted"):
+    """What has not been sent is cancelled, for good."""
+
+
+class ChangeApplied(Event, frozen=True, kw_only=True, tag="change.applied"):
+    """The owner of the partition honours a change from now on. Kept in `deliveries`.
+
+    change_offset: the change's, in `changes`. applied: False when the message was deleted before.
+    listeners: (id, state) as it was then: `delivered`, `retrying`, `parked`, `pending`, or `unknown`.
+    """
+
+    queue_id: str
+    message_id: str
+    partition: int
+    change_offset: int
+    applied: bool
+    listeners: tuple[tuple[str, str], ...]
+
+
+class PartitionHandedOver(Event, frozen=True, kw_only=True, tag="partition.handed_over"):
+    """Its owner gave a partition up with everything written that it knew. Kept in `deliveries`.
+
+    in_doubt_below: an owner before it did not; what was open below this offset of `messages` may have been sent.
+    """
+
+    partition: int
+    in_doubt_below: int
+
+
 class DeliveriesSettled(Event, frozen=True, kw_only=True, tag="deliveries.settled"):
     """First attempts that succeeded, gathered per stream and checkpoint.
 
@@ -309,7 +353,17 @@ ControlEvent = (
     | ListenerDeleted
 )
 AnyEvent = (
-    ControlEvent | MessagePut | PutClaimed | DeliveriesSettled | DeliveryAttempted | DeliverySetAside | DeliveryParked
+    ControlEvent
+    | MessagePut
+    | PutClaimed
+    | MessageUpdated
+    | MessageDeleted
+    | ChangeApplied
+    | PartitionHandedOver
+    | DeliveriesSettled
+    | DeliveryAttempted
+    | DeliverySetAside
+    | DeliveryParked
 )
 
 Fields = dict[str, Any]

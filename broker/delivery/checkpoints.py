@@ -59,7 +59,7 @@ class Checkpoints:
         self._dirty: set[Stream] = set()
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}  # taken from their streams, not yet written
         self.quiet = asyncio.Lock()  # whoever holds it knows that no cursor is being committed
-        self._suspended = False
+        self.suspended = False
 
     def touched(self, stream: Stream) -> None:
         """The stream has changed since its last checkpoint."""
@@ -85,13 +85,13 @@ class Checkpoints:
         await asyncio.sleep(CHECKPOINT_S)
         stood_still_s = time.monotonic() - before
         if stood_still_s > SUSPENDED_S:
-            self._suspended = True
+            self.suspended = True
             raise Suspended(f"this process stood still for {stood_still_s:.0f} s")
 
     async def checkpoint(self) -> None:
         """All streams that have changed (LogUnavailable)."""
         async with self.quiet:
-            if self._suspended:
+            if self.suspended:
                 return
             began = time.monotonic()
             streams, cursors = self._collect()

@@ -13,7 +13,7 @@ import logging
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import random
 from typing import Final
@@ -51,7 +51,8 @@ class Depot:
     touched: a stream became dirty. lagging: a stream needs a catch-up reader. active: a courier wants its tick().
     put_aside: a delivery leaves the window, to be tried at a time (ms), or parked when that is None; settle() follows.
     is_owed: it left the window already. delivered, returned: one from `outstanding` was taken, or can't be tried now.
-    gone: the listener answered 410.
+    gone: the listener answered 410. changes: of messages, empty nearly always. hold: whether one of them keeps a
+    delivery from being attempted now; cancel() or renewed() follows.
     """
 
     resolver: Resolver
@@ -64,6 +65,8 @@ class Depot:
     delivered: Callable[[Delivery], None]
     returned: Callable[[Delivery], None]
     gone: Callable[[Listener], None]
+    changes: Mapping[tuple[int, int], object]
+    hold: Callable[[Delivery], bool]
 
 
 class Courier:
@@ -75,12 +78,14 @@ class Courier:
         self.listener = listener
         self.streams: dict[int, Stream] = {}
         self.behind: dict[Stream, None] = {}  # the one to be brought next first
+        self.renewing: set[Delivery] = set()  # new data is being read for them
         self.circuit = Circuit()
         self.flow = Flow(listener.settings.max_in_flight)
         self.error: str | None = None
         self.attempts_share = ATTEMPTS_MAX
         self.bytes_share = HELD_BYTES_MAX
         self.sending = True  # False: hand-over or shut-down; what is under way may finish
+        self._changes = depot.changes
         self._ready: deque[Delivery] = deque()
         self._retries: list[tuple[int, int, Delivery]] = []
         self._turns: Turns[Delivery] = Turns()
@@ -214,10 +219,11 @@ class Courier:
             log.exception("delivery.undecodable listener=%s message=%s", self.listener.id, message.id.decode())
             self.depot.put_aside(delivery, None, UNDECODABLE, None)
             return False
-        if message.key is None or delivery.turn:
-            return True
-        delivery.turn = self._turns.take(message.key, delivery)
-        return delivery.turn
+        if message.key is not None and not delivery.turn:
+            delivery.turn = self._turns.take(message.key, delivery)
+            if not delivery.turn:
+                return False
+        return not (self._changes and self.depot.hold(delivery))
 
     async def _connect(self, delivery: Delivery) -> None:
         try:
@@ -312,6 +318,34 @@ class Courier:
         if stream.alive and not stream.dirty:
             self.depot.touched(stream)
 
+    def attempting(self, partition: int, offset: int) -> Delivery | None:
+        """The delivery of this message, if an attempt of it is under way."""
+        under_way: tuple[Delivery, ...] = (*(one.work for one in self._under_way), *self._connecting.values())
+        for delivery in under_way:
+            if delivery.offset == offset and delivery.stream.partition == partition:
+                return delivery
+        return None
+
+    def cancel(self, delivery: Delivery) -> None:
+        """Its message was deleted."""
+        delivery.cancelled = True
+        if delivery.owed is not None:
+            self.depot.delivered(delivery)
+        self.settle(delivery)
+
+    def renewed(self, delivery: Delivery, message: Message) -> None:
+        """The message with its new data: attempt it now, if it was not let go meanwhile."""
+        if delivery not in self.renewing or delivery.message is None:
+            return
+        self.renewing.discard(delivery)
+        self._held_bytes += message.size - delivery.message.size
+        delivery.message = message
+        self._ready.appendleft(delivery)
+        if self.circuit.state is State.OPEN or self.listener.paused is not None:
+            self.stand_down()
+        else:
+            self.pump()
+
     def _let_go(self, delivery: Delivery) -> None:
         """Hold its message no more; the next of its ordering key has the turn."""
         message, delivery.message = delivery.message, None
@@ -377,7 +411,8 @@ class Courier:
 
     def stand_down(self) -> None:
         """Let go of every message that is not under way: the listener is down or paused, and may be so for long."""
-        idle = [*self._ready, *(delivery for _, _, delivery in self._retries)]
+        idle = [*self._ready, *(delivery for _, _, delivery in self._retries), *self.renewing]
+        self.renewing.clear()
         self._ready.clear()
         self._retries.clear()
         for delivery in idle:  # before the others: the one that has just failed still has its connection
@@ -484,6 +519,7 @@ class Courier:
             if delivery.turn and delivery.message is not None and delivery.message.key is not None:
                 self._turns.drop(delivery.message.key)  # who waits for it is of the same partition
             delivery.turn = False
+            self.renewing.discard(delivery)
             self._let_go(delivery)
         stream.owed.clear()
 

@@ -17,7 +17,9 @@ from broker.core.events import message_texts
 class Message:
     """offset: in its partition. size: bytes of the record, what holding it costs."""
 
-    __slots__ = ("_body", "_value", "id", "key", "offset", "put_at_ms", "queue_id", "size")
+    __slots__ = ("_body", "_change", "_value", "id", "key", "offset", "put_at_ms", "queue_id", "size")
+
+    _change: int
 
     def __init__(self, offset: int, message_id: bytes, queue_id: str, put_at_ms: int, value: bytes) -> None:
         self.offset = offset
@@ -42,6 +44,20 @@ class Message:
             )
             self._value = None
         return self._body
+
+    def change(self) -> int:
+        """Where in `changes` its data is from; -1: it is what was put."""
+        return getattr(self, "_change", -1)
+
+    def renewed(self, data: str | None, change: int) -> Message:
+        """The same message with the data of this change; None: as it was. After body()."""
+        fields = orjson.loads(self._body)
+        if data is not None:
+            fields["message"]["data"] = data
+        renewed = Message(self.offset, self.id, self.queue_id, self.put_at_ms, b"")
+        renewed._body, renewed._value, renewed._change = orjson.dumps(fields), None, change
+        renewed.key, renewed.size = self.key, len(renewed._body)
+        return renewed
 
     def name_and_data(self) -> tuple[str, str]:
         """What was put; empty strings for a record that can't be decoded."""

@@ -20,7 +20,7 @@ from broker.core.directory import Listener
 from broker.core.events import KeptDelivery, decode, encode
 from broker.delivery.courier import UNDECODABLE, Courier
 from broker.delivery.message import Message, messages
-from broker.delivery.owed import Owed, kept_event, kept_message, owed_key
+from broker.delivery.owed import Owed, kept_event, kept_message, owed_key, owed_message_ids
 from broker.delivery.readers import Partition
 from broker.delivery.stream import Delivery, now_ms
 from broker.errors import LogUnavailable, UnknownEvent
@@ -161,6 +161,23 @@ class Outstanding:
                 self._bury(owed)
         for listener_id in [one for one in self._waiting if one in listeners]:
             del self._waiting[listener_id]
+
+    def state(self, partition: int, listener_id: str, message_id: str) -> str | None:
+        """`retrying` or `parked`; None when it is not kept here."""
+        owed = self._owed.get(partition, {}).get(owed_key(listener_id, message_id))
+        if owed is None:
+            return None
+        return "parked" if owed.due_ms is None else "retrying"
+
+    def cancel(self, partition: int, listener_id: str, message_id: str) -> None:
+        """It is not delivered any more. Its tombstone goes out with the next flush()."""
+        owed = self._owed.get(partition, {}).get(owed_key(listener_id, message_id))
+        if owed is not None:
+            self._bury(owed)
+
+    def message_ids(self, partition: int) -> set[str]:
+        """The ids of the messages that are kept here."""
+        return owed_message_ids(self._owed.get(partition, ()))
 
     def returned(self, delivery: Delivery) -> None:
         """A courier could not try it after all (its listener is down): it is due as soon as the courier has room."""

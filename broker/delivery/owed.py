@@ -6,6 +6,7 @@ For: Owed, the event made of a delivery, the message made of an event. Not for: 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from broker.core.events import DeliveryParked, DeliverySetAside, KeptDelivery, MessagePut, encode
@@ -66,6 +67,11 @@ class Owed:
 def owed_key(listener_id: str, message_id: str) -> bytes:
     """The record's key in `outstanding`."""
     return f"{listener_id}:{message_id}".encode()
+
+
+def owed_message_ids(keys: Iterable[bytes]) -> set[str]:
+    """The ids of the messages that records with these keys are of."""
+    return {key.partition(b":")[2].decode() for key in keys}
 
 
 def kept_event(

@@ -32,10 +32,14 @@ class Delivery:
     put_at_ms: its put, kept when the message is let go; 0: not known. number: attempts begun. again: it went again at
     once, on a new connection. turn: it is the one of its ordering key.
     owed: what `outstanding` knows of it, when it comes from there and not from the window. first_at_ms: of its first
-    attempt here.
+    attempt here. cancelled: is there once it is.
     """
 
-    __slots__ = ("again", "first_at_ms", "message", "number", "offset", "owed", "put_at_ms", "stream", "turn")
+    __slots__ = (
+        *("again", "cancelled", "first_at_ms", "message", "number", "offset", "owed", "put_at_ms", "stream", "turn"),
+    )
+
+    cancelled: bool
 
     def __init__(self, stream: Stream, offset: int, message: Message | None) -> None:
         self.stream = stream

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from broker.core.cursor import Cursor
 from broker.core.directory import Directory, Listener
 from broker.core.events import Event, ListenerDeleted, ListenerPaused, QueueDeleted
 from broker.core.window import Window
+from broker.delivery.changes import Changes
 from broker.delivery.checkpoints import Checkpoints
 from broker.delivery.courier import Courier, Depot
 from broker.delivery.endings import Endings
@@ -25,11 +26,13 @@ from broker.delivery.liveness import Liveness
 from broker.delivery.message import Message, messages
 from broker.delivery.meters import Condition, Meters, condition
 from broker.delivery.outstanding import Outstanding
+from broker.delivery.owed import owed_message_ids
 from broker.delivery.readers import CatchUp, Partition
 from broker.delivery.request import Opened, open_listener, same_seals
 from broker.delivery.shares import share_out
 from broker.delivery.stream import Delivery, Stream, now_ms
 from broker.errors import BrokerError, LogUnavailable
+from broker.kafka.changes_tail import ChangesTail
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.log import KafkaLog
 from broker.kafka.requests import EARLIEST, OffsetTooOld
@@ -86,6 +89,17 @@ class Worker:
         self._outstanding = Outstanding(
             kafka_log.outstanding, kafka_log.requests, self._topic, self._partitions, self._couriers
         )
+        self._changes_tail = ChangesTail(settings.kafka)
+        self._changes = Changes(
+            kafka_log,
+            self._changes_tail,
+            self._outstanding,
+            self._partitions,
+            self._couriers,
+            self._placed,
+            self._topic,
+            self._run,
+        )
         self._checkpoints = Checkpoints(
             self._cursors, kafka_log.deliveries, self._outstanding, self._partitions, self._couriers, self.meters
         )
@@ -116,12 +130,15 @@ class Worker:
             delivered=self._outstanding.delivered,
             returned=self._outstanding.returned,
             gone=self._gone,
+            changes=self._changes.known,
+            hold=self._changes.hold,
         )
 
     async def start(self) -> None:
         """Join the group, load the cursors of what it was given, begin to deliver (LogUnavailable)."""
         self._projections.on_change(self._note_change)
         self._catch_up.start()
+        await self._changes_tail.start()
         await self._tail.start()
         checkpoints = self._checkpoints
         loops = (
@@ -130,6 +147,8 @@ class Worker:
             self._ticks,
             self._serve_outstanding,
             self._endings.run,
+            self._changes.run,
+            self._changes.prune,
             checkpoints.run,
             checkpoints.run_idle,
         )
@@ -153,6 +172,7 @@ class Worker:
         await self._liveness.stop()
         await self._catch_up.stop()
         await self._tail.stop()
+        await self._changes_tail.stop()
         for courier in self._couriers.values():
             courier.close()
 
@@ -175,9 +195,12 @@ class Worker:
         if not partitions:
             return
         await self._drain()
+        in_doubt = any(courier.busy for courier in self._couriers.values())
         with contextlib.suppress(LogUnavailable, TimeoutError):  # what is not committed is repeated
             async with asyncio.timeout(DRAIN_S):
                 await self._checkpoints.checkpoint()
+                if not in_doubt and not self._checkpoints.suspended:
+                    await self._changes.hand_over()
         log.info("worker.gave_up partitions=%s", sorted(partitions))
         for partition in self._partitions.values():
             partition.alive = False
@@ -187,6 +210,7 @@ class Worker:
                 courier.drop(stream)
         self._checkpoints.forget()
         self._outstanding.forget()
+        self._changes.forget()
 
     async def _drain(self) -> None:
         for courier in self._couriers.values():
@@ -205,6 +229,9 @@ class Worker:
                 cursors = await self._cursors.load([listener.id for listener in listeners], partitions)
                 ends = await self._log.messages.end_offsets()
                 owed = await asyncio.gather(*(self._outstanding.read(number) for number in partitions))
+                lows = {number: self._low(listeners, cursors, number, ends[number]) for number in partitions}
+                kept = {number: owed_message_ids(found) for number, found in zip(partitions, owed, strict=True)}
+                changes = await self._changes.read(lows, ends, kept)
             except LogUnavailable as error:
                 log.warning("worker.waits_for_cursors error=%s", error)
                 await asyncio.sleep(_LOAD_PAUSE_S)
@@ -220,6 +247,7 @@ class Worker:
             near = [top for top in tops if ends[number] - TAIL_BACKLOG_MAX <= top <= ends[number]]
             tails[number] = min(near, default=ends[number])
             self._partitions[number] = Partition(number, tails[number])
+        self._changes.take_over(changes)
         for courier in self._couriers.values():
             courier.sending = True
         for listener in listeners:
@@ -227,6 +255,7 @@ class Worker:
             self._place(listener, cursors.get(listener.id, {}), partitions)
         for number, found in zip(partitions, owed, strict=True):
             self._outstanding.take_over(number, found)
+        self._changes.placed(changes)
         self._tail.begin(tails)
         self._changed.update(self._directory.listeners.keys() ^ self._couriers.keys())  # while the cursors were read
         self._change.set()
@@ -277,6 +306,7 @@ class Worker:
         partitions = list(self._partitions)
         try:
             cursors = await self._cursors.load([listener.id for listener in arrived], partitions)
+            await self._changes.cover({number: self._low(arrived, cursors, number) for number in partitions})
         except LogUnavailable:
             await asyncio.sleep(_LOAD_PAUSE_S)
             self._changed.update(listener.id for listener in arrived)
@@ -289,6 +319,14 @@ class Worker:
                 self._employ(listener, share)
                 self._place(listener, cursors.get(listener.id, {}), partitions)
                 self._outstanding.redrive(listener)
+
+    @staticmethod
+    def _low(
+        listeners: Iterable[Listener], cursors: Mapping[str, Mapping[int, Cursor]], number: int, end: int | None = None
+    ) -> int:
+        """The lowest offset of a partition that one of these listeners has not settled."""
+        lows = [listener.stands_at(cursors.get(listener.id, {}), number).offset for listener in listeners]
+        return min(lows) if end is None else min((*lows, end))
 
     def _employ(self, listener: Listener, share: float) -> None:
         courier = self._couriers.get(listener.id)
@@ -328,6 +366,14 @@ class Worker:
             partition.place(courier)
         if courier.behind:
             courier.wake()  # and its ticks ask again: what a stream wants may be further than the tail is by now
+
+    def _placed(self, number: int, queue_id: str) -> Iterator[Courier]:
+        """The couriers of a queue whose place on a partition is known."""
+        partition, queue = self._partitions[number], self._directory.queues.get(queue_id)
+        for listener_id in () if queue is None else queue.listeners:
+            courier = self._couriers.get(listener_id)
+            if courier is not None and partition.placed(courier):
+                yield courier
 
     def _dismiss(self, courier: Courier) -> None:
         for partition in self._partitions.values():
@@ -379,8 +425,13 @@ class Worker:
         self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None
     ) -> None:
         """Write the delivery to `outstanding`, and only then let the cursor pass it."""
-        if await self._outstanding.put_aside(delivery, status, error, due_ms):
-            delivery.stream.courier.settle(delivery)
+        courier, message = delivery.stream.courier, delivery.message
+        if self._changes.deleted(delivery):
+            courier.cancel(delivery)
+        elif await self._outstanding.put_aside(delivery, status, error, due_ms):
+            courier.settle(delivery)
+            if self._changes.deleted(delivery) and message is not None:  # meanwhile
+                self._outstanding.cancel(delivery.stream.partition, courier.listener.id, message.id.decode())
 
     async def _serve_outstanding(self) -> None:
         while True:

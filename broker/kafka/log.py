@@ -1,11 +1,12 @@
 """The log: everything a process writes to Kafka, over one producer and one client for single requests.
 
 For: wiring the topics' files, starting and stopping them. Not for: what each does (control.py, messages.py,
-claims.py, outcomes.py), what the events say (broker/core/events.py), folding them (projections/), the tail
+changes.py, claims.py, outcomes.py), what the events say (broker/core/events.py), folding them (projections/), the tail
 (tail.py)."""
 
 from __future__ import annotations
 
+from broker.kafka.changes import ChangesTopic
 from broker.kafka.claims import ClaimsTopic
 from broker.kafka.control import ControlTopic
 from broker.kafka.messages import MessagesTopic
@@ -29,6 +30,8 @@ class KafkaLog:
         self.messages = MessagesTopic(self._producer, self.requests, names.messages, timeout_s)
         self.claims = ClaimsTopic(self._producer, self.requests, names.claims, timeout_s)
         self.deliveries = OutcomesTopic(self._producer, names.deliveries.name, timeout_s)
+        changes = OutcomesTopic(self._producer, names.changes.name, timeout_s)
+        self.changes = ChangesTopic(changes, self.requests, names.deliveries.name)
         self.outstanding = OutcomesTopic(self._producer, names.outstanding.name, timeout_s)
 
     async def start(self) -> None:

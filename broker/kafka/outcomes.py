@@ -1,4 +1,4 @@
-"""Appends by partition: to `deliveries` and `outstanding`, what happened to deliveries, and to `claims`.
+"""Appends by partition: to `deliveries`, `outstanding` and `changes`, what happened after a put, and to `claims`.
 
 For: writing them by partition, bounded in time. Not for: what is written when (broker/delivery/checkpoints.py)."""
 
@@ -14,7 +14,7 @@ from broker.kafka.producer import KeyAndValue, Producer
 
 
 class OutcomesTopic:
-    """What happened to deliveries: appends to `deliveries` and `outstanding`."""
+    """One of these topics."""
 
     def __init__(self, producer: Producer, topic: str, timeout_s: float) -> None:
         self._producer = producer

@@ -7,7 +7,7 @@ that waits for new records (delivery uses a consumer for that), nor for what the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
 from aiokafka import errors as kafka_errors
@@ -124,6 +124,17 @@ class KafkaRequests:
             return _parse(raw, offset, end_offset)
 
         return await self._retried(ask)
+
+    async def walk(self, topic: str, partition: int, offset: int, end: int) -> AsyncIterator[Record]:
+        """The records in [offset, end), a read at a time (LogUnavailable)."""
+        while offset < end:
+            stretch = await self.read(topic, partition, offset)
+            for record in stretch.records:
+                if record.offset < end:
+                    yield record
+            if stretch.next_offset <= offset:
+                break
+            offset = stretch.next_offset
 
     async def commit(self, group: str, topic: str, cursors: Mapping[int, tuple[int, str]]) -> None:
         """Store (offset, metadata) by partition for a group that has no members."""

@@ -165,6 +165,8 @@ class Office:
             delivered=self.outstanding.delivered,
             returned=self.outstanding.returned,
             gone=lambda listener: self.gone.append(listener.id),
+            changes={},
+            hold=lambda _: False,
         )
         queue = Queue(id="q-1", organization_id="o", name="orders", created_at_ms=0)
         opened = Opened(Signer(b"k" * 32), headers=tuple(listener.settings.headers.items()))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Any
 
+from broker.changes import delete_message, update_message
 from broker.commands import Commands, Context, ListenerWishes, create_organization, now_ms
 from broker.core.directory import Listener, Queue
 from broker.delivery.worker import Worker
@@ -61,6 +62,13 @@ class Rig:
             ).id
             for one in data
         ]
+
+    async def update(self, queue: Queue, message_id: str, data: str) -> dict[str, str]:
+        """By listener, what its delivery was by then."""
+        return (await update_message(self.log, self.context, queue, message_id, data=data))[1]
+
+    async def delete(self, queue: Queue, message_id: str) -> dict[str, str]:
+        return (await delete_message(self.log, self.context, queue, message_id))[1]
 
     async def work(self) -> Worker:
         """Start one more worker, with projections of its own."""

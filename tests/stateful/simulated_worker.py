@@ -188,6 +188,8 @@ class SimWorker:
             delivered=self._delivered,
             returned=lambda delivery: setattr(delivery.owed, "taken", False),
             gone=lambda _listener: None,
+            changes={},
+            hold=lambda _delivery: False,
         )
 
     def _new_checkpoints(self) -> None:

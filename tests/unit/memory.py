@@ -8,11 +8,20 @@ import asyncio
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 
 from broker.core.directory import Directory
-from broker.core.events import ControlEvent, Event, PutClaimed, decode, encode
+from broker.core.events import (
+    ChangeApplied,
+    ControlEvent,
+    Event,
+    MessageChange,
+    MessageDeleted,
+    PutClaimed,
+    decode,
+    encode,
+)
 from broker.core.paging import Chunk, Found, newest
 from broker.errors import BrokerError
 from broker.kafka.requests import EARLIEST, LATEST, Record, Stretch
-from broker.ports import BuildRecord
+from broker.ports import BuildRecord, CountingChange, TooMuch
 
 
 class MemoryControl:
@@ -142,6 +151,51 @@ class MemoryClaims:
         return [claim for claim in self.records if claim.digest == digest.hex()]
 
 
+class MemoryChanges:
+    """ports.ChangeLog. states: by listener id, what a worker answers to every change; None: it says nothing."""
+
+    def __init__(self) -> None:
+        self.events: list[MessageChange] = []
+        self.states: dict[str, str] | None = {}
+        self.failing: BrokerError | None = None
+
+    async def append(self, event: MessageChange) -> tuple[int, int]:
+        if self.failing is not None:
+            raise self.failing
+        self.events.append(event)
+        return len(self.events) - 1, 0
+
+    async def answer(
+        self, partition: int, change_offset: int, message_id: str, *, answers_from: int, within_s: float
+    ) -> ChangeApplied | None:
+        if self.states is None:
+            return None
+        before = [event for event in self.events[:change_offset] if event.message_id == message_id]
+        return ChangeApplied(
+            at_ms=0,
+            organization_id="",
+            queue_id="",
+            message_id=message_id,
+            partition=partition,
+            change_offset=change_offset,
+            applied=not any(isinstance(event, MessageDeleted) for event in before),
+            listeners=tuple(self.states.items()),
+        )
+
+    async def latest(
+        self, places: Mapping[str, tuple[int, int]], *, bytes_max: int | None = None
+    ) -> dict[str, CountingChange]:
+        found: dict[str, CountingChange] = {}
+        for offset, event in enumerate(self.events):
+            before = found.get(event.message_id)
+            if event.message_id in places and not (before and isinstance(before.event, MessageDeleted)):
+                found[event.message_id] = CountingChange(offset, event)
+        held = sum(len(getattr(one.event, "data", "")) for one in found.values())
+        if bytes_max is not None and held > bytes_max and len(found) > 1:
+            raise TooMuch
+        return found
+
+
 class MemoryLog:
     """ports.Log."""
 
@@ -149,6 +203,7 @@ class MemoryLog:
         self.control = MemoryControl()
         self.messages = MemoryMessages()
         self.claims = MemoryClaims()
+        self.changes = MemoryChanges()
 
 
 class MemoryRecords:

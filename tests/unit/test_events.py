@@ -87,6 +87,18 @@ SAMPLES: list[ev.Event] = [
     ev.ListenerRedriven(**BY, **LISTENER, message_ids=(MESSAGE["message_id"],)),
     ev.ListenerDeleted(**BY, **LISTENER),
     ev.MessagePut(**BY, **QUEUE, **MESSAGE, name="delete", data='{"user": "ü", "quote": "\\""}', key="user-7"),
+    ev.MessageUpdated(**BY, **QUEUE, **MESSAGE, partition=3, offset=42, data='{"user": "ö"}'),
+    ev.MessageDeleted(**BY, **QUEUE, **MESSAGE, request_id="r-3", partition=3, offset=42),
+    ev.ChangeApplied(
+        **BY,
+        **QUEUE,
+        **MESSAGE,
+        partition=3,
+        change_offset=7,
+        applied=True,
+        listeners=((LISTENER["listener_id"], "delivered"), ("l-2", "pending")),
+    ),
+    ev.PartitionHandedOver(**BY, partition=3, in_doubt_below=40),
     ev.DeliveriesSettled(
         **BY, **QUEUE, **LISTENER, partition=3, rows=((41, 1_767_225_630_200, 200, 12), (44, 1_767_225_630_201, 204, 3))
     ),
@@ -191,6 +203,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NUMBERS = st.integers(-(2**63), 2**63 - 1)
 PLAIN = {
     str: TEXT,
+    bool: st.booleans(),
     int: NUMBERS,
     str | None: st.none() | TEXT,
     int | None: st.none() | NUMBERS,
@@ -199,6 +212,7 @@ PLAIN = {
     tuple[str, ...]: st.lists(TEXT, max_size=3).map(tuple),
     tuple[int, ...]: st.lists(NUMBERS, max_size=3).map(tuple),
     tuple[tuple[int, int, int, int], ...]: st.lists(st.tuples(*[NUMBERS] * 4), max_size=3).map(tuple),
+    tuple[tuple[str, str], ...]: st.lists(st.tuples(TEXT, TEXT), max_size=3).map(tuple),
     dict[str, str]: st.dictionaries(TEXT, TEXT, max_size=3),
 }
 

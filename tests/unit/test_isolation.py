@@ -44,6 +44,8 @@ OWNED: dict[str, Any] = {
     f"PUT {QUEUE}/messages": {"data": "x"},
     f"POST {QUEUE}/messages/batch": {"messages": [{"data": "x"}]},
     f"GET {QUEUE}/messages/{{message_id}}": None,
+    f"PUT {QUEUE}/messages/{{message_id}}": {"data": "changed"},
+    f"DELETE {QUEUE}/messages/{{message_id}}": None,
     f"GET {KEYS}": None,
     f"PUT {KEYS}": {"name": "one more"},
     f"GET {KEYS}/{{key_id}}": None,
@@ -115,7 +117,11 @@ async def tenant(api: Api, who: str) -> Tenant:
 def all_there_is(api: Api) -> tuple[object, ...]:
     """What is in the log, but for the keys' uses."""
     control = [record for record in api.log.control.records if b'"type":"key.used"' not in record]
-    return control, [list(records) for records in api.log.messages.records], list(api.log.claims.records)
+    return (
+        control,
+        [list(records) for records in api.log.messages.records],
+        [*api.log.claims.records, *api.log.changes.events],
+    )
 
 
 async def ask(api: Api, route: str, ids: dict[str, str], body: Any, headers: dict[str, str]) -> Any:

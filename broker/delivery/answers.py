@@ -1,0 +1,142 @@
+"""What a worker answers to a change of a message: who had it by then.
+
+For: the state of each listener's delivery at the moment when the change came to count, and the event that says it.
+Not for: honouring the change (changes.py). An attempt under way then is waited for: its outcome decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from broker.core.events import ChangeApplied, MessageChange, encode
+from broker.delivery.courier import Courier
+from broker.delivery.outstanding import Outstanding
+from broker.delivery.readers import Partition
+from broker.delivery.stream import Delivery, now_ms
+from broker.errors import LogUnavailable
+from broker.kafka.outcomes import OutcomesTopic
+
+ANSWER_S: Final = 3.0  # how long an attempt under way is waited for, before it is `unknown` what it came to
+_LOOK_S: Final = 0.02
+
+
+Placed = Callable[[int, str], Iterable[Courier]]
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """The attempt, told from later ones of the same delivery."""
+
+    delivery: Delivery
+    number: int
+    again: bool
+
+
+@dataclass(slots=True)
+class Told:
+    """A change that is to be answered. offset: of its record. applied: False when the message was deleted before.
+
+    states: by listener id. under_way: by listener id, the attempts whose outcome decides.
+    """
+
+    offset: int
+    event: MessageChange
+    applied: bool = True
+    states: dict[str, str] = field(default_factory=dict)
+    under_way: dict[str, _UnderWay] = field(default_factory=dict)
+
+
+class Answers:
+    """Of one worker. deliveries: the topic. partitions: the worker's own. placed: a queue's couriers on a partition."""
+
+    def __init__(
+        self, deliveries: OutcomesTopic, outstanding: Outstanding, partitions: Mapping[int, Partition], placed: Placed
+    ) -> None:
+        self._placed = placed
+        self._deliveries = deliveries
+        self._outstanding = outstanding
+        self._partitions = partitions
+
+    def look(self, partition: int, offset: int, event: MessageChange, *, in_doubt_below: int) -> Told:
+        """Who had the message by now. in_doubt_below: see PartitionHandedOver."""
+        told = Told(offset, event)
+        for courier in self._placed(partition, event.queue_id):
+            listener = courier.listener
+            if listener.start_offsets[partition] > event.offset:
+                continue
+            attempt = courier.attempting(partition, event.offset)
+            if attempt is not None:
+                told.under_way[listener.id] = _UnderWay(attempt, attempt.number, attempt.again)
+            else:
+                told.states[listener.id] = self._state(courier, partition, event, in_doubt_below)
+        return told
+
+    async def tell(self, partition: int, changes: Iterable[Told]) -> None:
+        """Write who had what as soon as that is decided; what is not in time is `unknown`."""
+        deadline = time.monotonic() + ANSWER_S
+        waiting = list(changes)
+        while waiting:
+            late = time.monotonic() > deadline
+            for told in waiting:
+                self._decide(told, late=late)
+            ready = [_answer(told) for told in waiting if not told.under_way]
+            if ready:
+                with contextlib.suppress(LogUnavailable):  # whoever waits for it is told that it is unknown
+                    await self._deliveries.append({partition: ready})
+            waiting = [told for told in waiting if told.under_way]
+            if waiting:
+                await asyncio.sleep(_LOOK_S)
+
+    def _state(self, courier: Courier, partition: int, event: MessageChange, in_doubt_below: int) -> str:
+        owed = self._outstanding.state(partition, courier.listener.id, event.message_id)
+        if owed is None:
+            stream, tail = courier.streams.get(partition), self._partitions[partition].tail
+            window = None if stream is None else stream.window
+            top = tail if window is None else window.top(tail)
+            if event.offset < top and (window is None or event.offset not in window.open):
+                return "delivered"
+        if event.offset < in_doubt_below:
+            return "unknown"
+        return owed or "pending"
+
+    def _decide(self, told: Told, *, late: bool) -> None:
+        for listener_id, attempt in list(told.under_way.items()):
+            state = self._outcome(attempt, told.event.message_id) or ("unknown" if late else None)
+            if state is not None:
+                told.states[listener_id] = state
+                del told.under_way[listener_id]
+
+    def _outcome(self, attempt: _UnderWay, message_id: str) -> str | None:
+        """None while it is under way; `delivered` when the listener took what it was sent before the change."""
+        delivery, stream = attempt.delivery, attempt.delivery.stream
+        if not stream.alive:
+            return "unknown"
+        if delivery.number != attempt.number or delivery.again != attempt.again or hasattr(delivery, "cancelled"):
+            return "retrying"
+        if stream.courier.attempting(stream.partition, delivery.offset) is not None:
+            return None
+        if delivery in stream.owed or delivery.offset in stream.window.open:
+            return "retrying"
+        return self._outstanding.state(stream.partition, stream.courier.listener.id, message_id) or "delivered"
+
+
+def _answer(told: Told) -> tuple[bytes, bytes]:
+    event = told.event
+    answer = ChangeApplied(
+        at_ms=now_ms(),
+        organization_id=event.organization_id,
+        actor="worker",
+        request_id=event.request_id,
+        queue_id=event.queue_id,
+        message_id=event.message_id,
+        partition=event.partition,
+        change_offset=told.offset,
+        applied=told.applied,
+        listeners=tuple(told.states.items()),
+    )
+    return event.message_id.encode(), encode(answer)

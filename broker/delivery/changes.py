@@ -1,0 +1,335 @@
+"""Messages that were updated or deleted, as the owner of their partitions honours it.
+
+For: knowing the changes of what is not settled yet, new data for a delivery, cancelling. Not for: which of two changes
+counts (broker/core/changes.py), reading them (broker/kafka/changes.py), who had a message by then (answers.py).
+
+`known` is empty nearly always, and a courier looks into it right before each attempt: so a change holds for whatever
+waits, wherever it waits. It has all changes of messages from an offset on (the floor, no higher than the lowest cursor)
+and of those that are kept in `outstanding`; the texts stay in Kafka. Decision 0050 says why, and what `unknown` means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from broker.core.changes import Change, change, prevailing
+from broker.core.events import MessageChange, MessageUpdated, PartitionHandedOver, decode, encode
+from broker.core.ids import parse_message_id
+from broker.delivery.answers import ANSWER_S, Answers, Placed, Told
+from broker.delivery.checkpoints import SUSPENDED_S
+from broker.delivery.courier import Courier
+from broker.delivery.message import Message
+from broker.delivery.outstanding import Outstanding
+from broker.delivery.readers import Partition
+from broker.delivery.stream import Delivery, now_ms
+from broker.errors import LogUnavailable, UnknownEvent
+from broker.kafka.changes_tail import ChangesTail
+from broker.kafka.log import KafkaLog
+from broker.kafka.requests import EARLIEST, LATEST, OffsetTooOld
+
+log = logging.getLogger(__name__)
+
+PRUNE_S: Final = 10.0
+KNOWN_MANY: Final = 1_000_000  # about 200 MB: worth a line in the log
+_PAUSE_S: Final = 0.2
+_TEXTS_MAX: Final = 16  # changed messages kept, so that all listeners share one
+_HANDED_OVER: Final = b"partition"  # the key of PartitionHandedOver
+
+
+@dataclass(slots=True)
+class Taken:
+    """What was read of one partition before it is delivered. position: where to follow `changes` from.
+
+    floor: `found` has all changes of messages from this offset on. in_doubt_below: see PartitionHandedOver.
+    recent: changes whose writer may still wait for an answer.
+    """
+
+    floor: int
+    position: int
+    in_doubt_below: int
+    found: dict[int, tuple[str, str, Change]] = field(default_factory=dict)
+    recent: list[tuple[int, MessageChange]] = field(default_factory=list)
+
+
+class Changes:
+    """Of one worker. partitions, couriers: the worker's own. placed: the couriers of a queue whose place is known.
+
+    run: starts what the worker must not outlive.
+    """
+
+    def __init__(
+        self,
+        kafka_log: KafkaLog,
+        tail: ChangesTail,
+        outstanding: Outstanding,
+        partitions: Mapping[int, Partition],
+        couriers: Mapping[str, Courier],
+        placed: Placed,
+        messages_topic: str,
+        run: Callable[[Coroutine[Any, Any, None]], object],
+    ) -> None:
+        self.known: dict[tuple[int, int], Change] = {}
+        self._ids: dict[tuple[int, int], str] = {}
+        self._log = kafka_log
+        self._tail = tail
+        self._outstanding = outstanding
+        self._partitions = partitions
+        self._couriers = couriers
+        self._placed = placed
+        self._messages = messages_topic
+        self._run = run
+        self._floors: dict[int, int] = {}
+        self._in_doubt_below: dict[int, int] = {}
+        self._covering = 0
+        self._texts: dict[tuple[int, int], asyncio.Task[str | None]] = {}
+        self._answers = Answers(kafka_log.deliveries, outstanding, partitions, placed)
+
+    # Ownership
+
+    async def read(
+        self, lows: Mapping[int, int], ends: Sequence[int], owed: Mapping[int, AbstractSet[str]]
+    ) -> dict[int, Taken]:
+        """All that must be known before these partitions are delivered (LogUnavailable).
+
+        By partition: lows, the lowest offset that is not settled; ends, one past the newest message; owed, the ids of
+        the messages that are kept in `outstanding`.
+        """
+        positions = await self._log.changes.end_offsets(list(lows))
+
+        async def one(partition: int, low: int) -> tuple[int, Taken]:
+            taken = Taken(low, positions[partition], await self._doubt(partition, ends[partition]))
+            await self._collect(partition, taken, owed[partition])
+            return partition, taken
+
+        return dict(await asyncio.gather(*(one(partition, low) for partition, low in lows.items())))
+
+    def take_over(self, taken: Mapping[int, Taken]) -> None:
+        """The partitions are ours, and this is what read() found."""
+        for partition, one in taken.items():
+            self._floors[partition] = one.floor
+            self._in_doubt_below[partition] = one.in_doubt_below
+            self._add(partition, one)
+        self._tail.follow({partition: one.position for partition, one in taken.items()})
+
+    def placed(self, taken: Mapping[int, Taken]) -> None:
+        """The couriers are in their places: cancel what is kept, tell whoever asked while nobody owned a partition."""
+        for partition, one in taken.items():
+            for message_id, queue_id, counts in one.found.values():
+                if counts.deleted:
+                    self._cancel_kept(partition, queue_id, message_id)
+            recent = [self._look(partition, offset, event) for offset, event in one.recent]
+            if recent:
+                self._run(self._answers.tell(partition, recent))
+
+    async def hand_over(self) -> None:
+        """Everything that is known of these partitions is written (LogUnavailable: their next owner is in doubt)."""
+        at_ms = now_ms()
+        await self._log.deliveries.append(
+            {
+                partition: [
+                    (
+                        _HANDED_OVER,
+                        encode(
+                            PartitionHandedOver(
+                                at_ms=at_ms,
+                                organization_id="",
+                                actor="worker",
+                                partition=partition,
+                                in_doubt_below=self._in_doubt_below.get(partition, 0),
+                            )
+                        ),
+                    )
+                ]
+                for partition in self._partitions
+            }
+        )
+
+    def forget(self) -> None:
+        """The partitions are given up."""
+        self.known.clear()
+        self._ids.clear()
+        self._floors.clear()
+        self._in_doubt_below.clear()
+        self._texts.clear()
+
+    async def cover(self, lows: Mapping[int, int]) -> None:
+        """A listener begins further back than any other stood: place it right after (LogUnavailable)."""
+        self._covering += 1
+        try:
+            for partition, low in lows.items():
+                floor = self._floors.get(partition)
+                if floor is not None and low < floor:
+                    end = (await self._log.changes.end_offsets([partition]))[partition]
+                    taken = Taken(low, end, 0)
+                    await self._collect(partition, taken, frozenset())
+                    if partition in self._floors:
+                        self._add(partition, taken)
+                        self._floors[partition] = low
+        finally:
+            self._covering -= 1
+
+    async def _doubt(self, partition: int, end: int) -> int:
+        """Below which offset an earlier owner may have sent more than it could write."""
+        if end == 0:
+            return 0
+        requests, topic = self._log.requests, self._log.deliveries.name
+        newest = (await requests.offsets(topic, {partition: LATEST}))[partition] - 1
+        if newest >= 0:
+            async for record in requests.walk(topic, partition, newest, newest + 1):
+                with contextlib.suppress(UnknownEvent):
+                    event = decode(record.value or b"")
+                    if isinstance(event, PartitionHandedOver):
+                        return event.in_doubt_below
+        return end
+
+    async def _collect(self, partition: int, taken: Taken, owed: AbstractSet[str]) -> None:
+        """Read the changes of messages from the floor on, and of those that are owed."""
+        if not taken.position:
+            return
+        at_ms = now_ms()
+        times = [at_ms, *(place[0] for place in map(parse_message_id, owed) if place is not None)]
+        with contextlib.suppress(OffsetTooOld):
+            times.append(await self._put_at_ms(partition, taken.floor) or at_ms)
+        async for offset, recorded_ms, event in self._log.changes.since(partition, min(times), taken.position):
+            if recorded_ms > at_ms - ANSWER_S * 1000:
+                taken.recent.append((offset, event))
+            if event.offset >= taken.floor or event.message_id in owed:
+                before = taken.found.get(event.offset)
+                counts = prevailing(None if before is None else before[2], change(offset, event))
+                taken.found[event.offset] = (event.message_id, event.queue_id, counts)
+
+    async def _put_at_ms(self, partition: int, offset: int) -> int | None:
+        """When the first message at or after this offset was put; None when there is none yet."""
+        requests = self._log.requests
+        begin = (await requests.offsets(self._messages, {partition: EARLIEST}))[partition]
+        stretch = await requests.read(self._messages, partition, max(begin, offset), bytes_max=1)
+        return stretch.records[0].timestamp if stretch.records else None
+
+    def _add(self, partition: int, taken: Taken) -> None:
+        for offset, (message_id, _, counts) in taken.found.items():
+            self._note(partition, offset, message_id, counts)
+
+    def _note(self, partition: int, offset: int, message_id: str, counts: Change) -> bool:
+        """Honour a change from now on. False when it changes nothing, for the message is deleted."""
+        before = self.known.get((partition, offset))
+        self.known[partition, offset] = prevailing(before, counts)
+        self._ids[partition, offset] = message_id
+        return before is None or not before.deleted
+
+    def _cancel_kept(self, partition: int, queue_id: str, message_id: str) -> None:
+        for courier in self._placed(partition, queue_id):
+            self._outstanding.cancel(partition, courier.listener.id, message_id)
+
+    # New changes
+
+    async def run(self) -> None:
+        while True:
+            by_partition: dict[int, list[Told]] = {}
+            before = time.monotonic()
+            events = await self._tail.read()
+            if time.monotonic() - before > SUSPENDED_S:
+                continue  # others may own what we think is ours; the checkpoints will end it
+            for partition, offset, event in events:
+                if partition in self._partitions and partition in self._floors:
+                    by_partition.setdefault(partition, []).append(self._apply(partition, offset, event))
+            for partition, changes in by_partition.items():
+                self._run(self._answers.tell(partition, changes))
+
+    def _apply(self, partition: int, offset: int, event: MessageChange) -> Told:
+        told = self._look(partition, offset, event)
+        counts = change(offset, event)
+        told.applied = self._note(partition, event.offset, event.message_id, counts)
+        if counts.deleted:
+            self._cancel_kept(partition, event.queue_id, event.message_id)
+        return told
+
+    def _look(self, partition: int, offset: int, event: MessageChange) -> Told:
+        return self._answers.look(partition, offset, event, in_doubt_below=self._in_doubt_below[partition])
+
+    # Deliveries
+
+    def deleted(self, delivery: Delivery) -> bool:
+        """Whether its message was deleted."""
+        counts = self.known.get((delivery.stream.partition, delivery.offset))
+        return counts is not None and counts.deleted
+
+    def hold(self, delivery: Delivery) -> bool:
+        """Before an attempt: whether it must not be made now, for it is cancelled or gets new data first."""
+        counts, message = self.known.get((delivery.stream.partition, delivery.offset)), delivery.message
+        if counts is None or message is None or message.change() == counts.offset:
+            return False
+        courier = delivery.stream.courier
+        if counts.deleted:
+            courier.cancel(delivery)
+        else:
+            courier.renewing.add(delivery)
+            self._run(self._renew(delivery, message, counts.offset))
+        return True
+
+    async def _renew(self, delivery: Delivery, message: Message, offset: int) -> None:
+        courier, partition = delivery.stream.courier, delivery.stream.partition
+        while delivery in courier.renewing:
+            try:
+                data = await self._text(partition, offset)
+            except LogUnavailable:
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            if delivery.message is message:
+                courier.renewed(delivery, message.renewed(data, offset))
+            return
+
+    async def _text(self, partition: int, offset: int) -> str | None:
+        """The data of an update; None when the log does not hold it any more (LogUnavailable)."""
+        task = self._texts.get((partition, offset))
+        if task is None:
+            while len(self._texts) >= _TEXTS_MAX:
+                del self._texts[next(iter(self._texts))]
+            task = self._texts[partition, offset] = asyncio.create_task(self._read_text(partition, offset))
+        try:
+            return await asyncio.shield(task)
+        except LogUnavailable:
+            self._texts.pop((partition, offset), None)
+            raise
+
+    async def _read_text(self, partition: int, offset: int) -> str | None:
+        event = await self._log.changes.at(partition, offset)
+        if isinstance(event, MessageUpdated):
+            return event.data
+        log.error("change.gone partition=%d offset=%d", partition, offset)
+        return None
+
+    # Letting go
+
+    async def prune(self) -> None:
+        """Now and then, forget the changes of what every listener has settled."""
+        while True:
+            await asyncio.sleep(PRUNE_S)
+            for number in list(self._partitions) if self.known else ():
+                self.forget_settled(number)
+                await asyncio.sleep(0)
+            if len(self.known) > KNOWN_MANY:
+                log.warning("changes.many count=%d", len(self.known))
+
+    def forget_settled(self, number: int) -> None:
+        partition = self._partitions.get(number)
+        if partition is None or number not in self._floors or self._covering:
+            return
+        low = partition.tail
+        for courier in self._couriers.values():
+            if not partition.placed(courier):
+                return  # it may begin further back
+            stream = courier.streams.get(number)
+            if stream is not None:
+                low = min(low, stream.window.top(partition.tail), *stream.window.open)
+        owed = self._outstanding.message_ids(number)
+        for place, message_id in list(self._ids.items()):
+            if place[0] == number and place[1] < low and message_id not in owed:
+                del self.known[place], self._ids[place]
+        self._floors[number] = low

@@ -1,0 +1,128 @@
+"""The `changes` topic: messages updated and deleted, in the partition of the message (ports.ChangeLog).
+
+For: appending a change, what the partition's owner made of it, and which change of a message counts now.
+Not for: honouring changes (broker/delivery/changes.py), following them (changes_tail.py)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Final
+
+from broker.core.changes import Change, change, prevailing
+from broker.core.events import ChangeApplied, MessageChange, decode, encode
+from broker.errors import InDoubt, LogUnavailable, UnknownEvent
+from broker.kafka.outcomes import OutcomesTopic
+from broker.kafka.requests import LATEST, KafkaRequests
+from broker.ports import CountingChange, TooMuch
+
+# A change is looked for from a message's time on, less this: the clocks of the API processes may differ by as much.
+CLOCK_SKEW_MS: Final = 10 * 60_000
+_POLL_S: Final = 0.02
+_LOOKS_AT_ONCE: Final = 4  # in this process: the others wait
+
+
+class ChangesTopic:
+    """topic: where changes are appended. deliveries: the topic in which their owners answer."""
+
+    def __init__(self, topic: OutcomesTopic, requests: KafkaRequests, deliveries: str) -> None:
+        self._topic = topic
+        self._requests = requests
+        self._deliveries = deliveries
+        self._looks = asyncio.Semaphore(_LOOKS_AT_ONCE)
+
+    async def append(self, event: MessageChange) -> tuple[int, int]:
+        """See ports.ChangeLog."""
+        answers_from = (await self._requests.offsets(self._deliveries, {event.partition: LATEST}))[event.partition]
+        try:
+            offset = await self._topic.append_one(event.partition, event.message_id.encode(), encode(event))
+        except LogUnavailable as error:
+            raise InDoubt("Kafka did not acknowledge in time; the change may have been stored") from error
+        return offset, answers_from
+
+    async def answer(
+        self, partition: int, change_offset: int, message_id: str, *, answers_from: int, within_s: float
+    ) -> ChangeApplied | None:
+        """See ports.ChangeLog."""
+        key = message_id.encode()
+        try:
+            async with asyncio.timeout(within_s):
+                while True:
+                    stretch = await self._requests.read(self._deliveries, partition, answers_from)
+                    for record in stretch.records:
+                        event = _decoded(record.value) if record.key == key else None
+                        if isinstance(event, ChangeApplied) and change_offset in (event.change_offset, -1):
+                            return event
+                    answers_from = stretch.next_offset
+                    if answers_from >= stretch.end_offset:
+                        await asyncio.sleep(_POLL_S)
+        except (TimeoutError, LogUnavailable):
+            return None
+
+    async def latest(
+        self, places: Mapping[str, tuple[int, int]], *, bytes_max: int | None = None
+    ) -> dict[str, CountingChange]:
+        """See ports.ChangeLog."""
+        since_ms: dict[int, int] = {}
+        for at_ms, partition in places.values():
+            since_ms[partition] = min(at_ms - CLOCK_SKEW_MS, since_ms.get(partition, at_ms))
+        if not since_ms:
+            return {}
+        wanted = {message_id.encode(): message_id for message_id in places}
+        counts: dict[str, Change] = {}
+        found: dict[str, CountingChange] = {}
+        sizes: dict[str, int] = {}
+        held = 0
+        async with self._looks:
+            for partition, (offset, end) in (await self._spans(since_ms)).items():
+                async for record in self._requests.walk(self._topic.name, partition, offset, end):
+                    message_id = wanted.get(record.key or b"")
+                    event = _decoded(record.value) if message_id is not None else None
+                    if message_id is None or not isinstance(event, MessageChange):
+                        continue
+                    this = change(record.offset, event)
+                    counts[message_id] = counted = prevailing(counts.get(message_id), this)
+                    if counted is this:
+                        held += len(record.value or b"") - sizes.get(message_id, 0)
+                        sizes[message_id] = len(record.value or b"")
+                        found[message_id] = CountingChange(record.offset, event)
+                    if bytes_max is not None and held > bytes_max and len(found) > 1:
+                        raise TooMuch
+        return found
+
+    async def _spans(self, since_ms: Mapping[int, int]) -> dict[int, tuple[int, int]]:
+        """By partition, [offset, end) of the changes since a time; nothing for a partition without any."""
+        firsts = await self._requests.offsets(self._topic.name, {p: max(at, 0) for p, at in since_ms.items()})
+        some = {partition: first for partition, first in firsts.items() if first >= 0}
+        if not some:
+            return {}
+        ends = await self._requests.offsets(self._topic.name, dict.fromkeys(some, LATEST))
+        return {partition: (first, ends[partition]) for partition, first in some.items()}
+
+    async def end_offsets(self, partitions: list[int]) -> dict[int, int]:
+        """By partition, one past the newest change (LogUnavailable)."""
+        return await self._requests.offsets(self._topic.name, dict.fromkeys(partitions, LATEST))
+
+    async def since(self, partition: int, at_ms: int, end: int) -> AsyncIterator[tuple[int, int, MessageChange]]:
+        """(offset, recorded at, event) of the changes since a time, up to an offset (LogUnavailable)."""
+        first = (await self._requests.offsets(self._topic.name, {partition: max(at_ms - CLOCK_SKEW_MS, 0)}))[partition]
+        if first < 0:
+            return
+        async for record in self._requests.walk(self._topic.name, partition, first, end):
+            event = _decoded(record.value)
+            if isinstance(event, MessageChange):
+                yield record.offset, record.timestamp, event
+
+    async def at(self, partition: int, offset: int) -> MessageChange | None:
+        """The change at this offset; None when it is not there any more (LogUnavailable)."""
+        async for record in self._requests.walk(self._topic.name, partition, offset, offset + 1):
+            event = _decoded(record.value)
+            return event if isinstance(event, MessageChange) else None
+        return None
+
+
+def _decoded(value: bytes | None) -> object:
+    try:
+        return decode(value or b"")
+    except UnknownEvent:
+        return None

@@ -1,0 +1,78 @@
+"""The newest end of `changes`, as the owner of some partitions follows it.
+
+For: new changes within milliseconds of their append. Not for: who owns what (tail.py), what is done with a change
+(broker/delivery/changes.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka import errors as kafka_errors
+from aiokafka.structs import TopicPartition
+
+from broker.core.events import MessageChange, decode
+from broker.errors import LogUnavailable, UnknownEvent
+from broker.kafka.client import client_options
+from broker.kafka.topics import topics
+from broker.settings import KafkaSettings
+
+_POLL_MS: Final = 500
+
+
+class ChangesTail:
+    """A consumer without a group: it reads what it is told to."""
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self._kafka = kafka
+        self._topic = topics(kafka).changes.name
+        self._consumer: Any = None
+        self._follows = asyncio.Event()
+
+    async def start(self) -> None:
+        """Connect (LogUnavailable)."""
+        self._consumer = AIOKafkaConsumer(
+            **client_options(self._kafka),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=_POLL_MS,
+            max_partition_fetch_bytes=1 << 20,
+        )
+        try:
+            await self._consumer.start()
+        except (kafka_errors.KafkaError, OSError) as error:
+            await self._consumer.stop()
+            raise LogUnavailable(f"Kafka can't be reached: {error}") from error
+
+    async def stop(self) -> None:
+        if self._consumer is not None:
+            with contextlib.suppress(kafka_errors.KafkaError):
+                await self._consumer.stop()
+
+    def follow(self, offsets: Mapping[int, int]) -> None:
+        """From now on these partitions, from these offsets on, and no others."""
+        wanted = {TopicPartition(self._topic, partition): offset for partition, offset in offsets.items()}
+        self._consumer.assign(list(wanted))
+        for partition, offset in wanted.items():
+            self._consumer.seek(partition, offset)
+        self._follows.set()
+
+    async def read(self) -> list[tuple[int, int, MessageChange]]:
+        """(partition, offset, event) of new changes, waiting for up to half a second; nothing while Kafka is away."""
+        await self._follows.wait()
+        try:
+            batches = await self._consumer.getmany(timeout_ms=_POLL_MS)
+        except kafka_errors.KafkaError:
+            await asyncio.sleep(_POLL_MS / 1000)
+            return []
+        found = []
+        for partition, records in batches.items():
+            for record in records:
+                with contextlib.suppress(UnknownEvent):
+                    event = decode(record.value or b"")
+                    if isinstance(event, MessageChange):
+                        found.append((partition.partition, record.offset, event))
+        return found
