@@ -59,10 +59,8 @@ class Call:
     """
 
     __slots__ = (
-        "_bodies",
-        "_body_bytes_max",
-        "_public_url",
         "_receive",
+        "_service",
         "headers",
         "key",
         "key_text",
@@ -77,9 +75,7 @@ class Call:
         self.scope = scope
         self.headers: Headers = []
         self._receive = receive
-        self._public_url = service.public_url
-        self._body_bytes_max = service.body_bytes_max
-        self._bodies = service.bodies
+        self._service = service
         self.sent: dict[bytes, bytes] = dict(scope["headers"])  # of one sent twice the last
         self.key_text = self.sent.get(b"x-api-key", b"")
         given = self.sent.get(b"x-request-id")
@@ -123,8 +119,9 @@ class Call:
 
     def href(self, path: str) -> str:
         """An absolute link to a path that starts with /v1."""
-        if self._public_url is not None:
-            return self._public_url + path
+        public_url = self._service.public_url
+        if public_url is not None:
+            return public_url + path
         host = self.sent.get(b"host", b"").decode("latin-1")
         if not host:
             name, port = self.scope.get("server") or ("localhost", None)
@@ -137,7 +134,7 @@ class Call:
         times_bytes_max: it may be so many times as large as other bodies.
         """
         self._check_json()
-        return parse(await self.body(self._body_bytes_max * times_bytes_max), shape)
+        return parse(await self.body(self._service.body_bytes_max * times_bytes_max), shape)
 
     def _check_json(self) -> None:
         kind = self.sent.get(b"content-type", b"")
@@ -161,7 +158,7 @@ class Call:
         if message["type"] == "http.disconnect":
             raise Disconnected
         if message.get("more_body", False):
-            with self._bodies.held(int(length) if length.isdigit() else limit):
+            with self._service.bodies.held(int(length) if length.isdigit() else limit):
                 return await self._rest(message.get("body", b""), limit)
         body: bytes = message.get("body", b"")
         if len(body) > limit:

@@ -1,0 +1,147 @@
+"""Addresses that are nobody's to name: refused at every PUT and, whatever DNS says by then, at every connection.
+
+The table is test_guard's; here it goes through the API and through each of the three that connect: deliveries, probes
+and tests of a listener.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from ipaddress import ip_network
+
+import pytest
+from api_client import make_api, problem
+from test_guard import BAD_ADDRESSES, LOOPBACK, Names
+
+from broker.delivery.guard import Resolver, parse_url
+from broker.delivery.http import ConnectFailed, connect
+from broker.delivery.liveness import alive
+
+DISGUISES = ["127.1", "2130706433", "0x7f000001", "017700000001", "0177.0.0.1", "127.0.0.1.", "0", "[::ffff:7f00:1]"]
+HOSTS = [*(f"[{text}]" if ":" in text else text for text in BAD_ADDRESSES), *DISGUISES, "localhost", "a.internal"]
+GOOD = "https://8.8.8.8/"
+
+
+@pytest.mark.parametrize("field", ["notify_url", "liveness_url"])
+async def test_no_put_takes_an_address_that_is_not_public(field):
+    api = await make_api()
+    queue_id = await api.queue()
+    listener_id = await api.listener(queue_id)
+    before = len(api.log.control.records)
+    for host in HOSTS:
+        for url in (f"http://{host}/", f"https://{host}:8443/x", f"http://user@{host}/", f"http://{host}@8.8.8.8/"):
+            body = {"name": "n", "notify_url": GOOD, "liveness_url": GOOD, field: url}
+            for path in (f"/v1/queues/{queue_id}/listeners", f"/v1/queues/{queue_id}/listeners/{listener_id}"):
+                answer = await api.put(path, json=body)
+                assert problem(answer, 422)["errors"][0]["pointer"] == f"/{field}", url
+    assert len([one for one in api.log.control.records[before:] if b"listener" in one]) == 0
+
+
+async def test_the_allow_list_lets_in_what_it_names_and_nothing_else():
+    api = await make_api(allow_networks=(ip_network("10.1.0.0/16"), ip_network("fd00:1::/32")))
+    queue_id = await api.queue()
+    allowed = ["10.1.2.3", "0x0a010203", "[::ffff:10.1.2.3]", "[fd00:1::1]", "8.8.8.8"]
+    refused = ["10.2.0.1", "127.0.0.1", "[fd00:2::1]", "[::1]", "169.254.169.254", "[::ffff:10.2.0.1]"]
+    for number, host in enumerate([*allowed, *refused]):
+        body = {"name": f"n{number}", "notify_url": f"http://{host}/", "liveness_url": GOOD}
+        answer = await api.put(f"/v1/queues/{queue_id}/listeners", json=body)
+        assert answer.status_code == (200 if host in allowed else 422), host
+
+
+@contextlib.asynccontextmanager
+async def forbidden_server():
+    """A server on loopback, and how often somebody connected to it."""
+    connected: list[object] = []
+
+    async def served(_reader, writer):
+        connected.append(writer.get_extra_info("peername"))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(served, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], connected
+
+
+class Owner:
+    def answered(self, *_): ...
+
+    def failed(self, *_): ...
+
+    def released(self, *_): ...
+
+    def lost(self, *_): ...
+
+
+async def attempt(url: str, resolver: Resolver) -> str:
+    """What a delivery's connection comes to, and a probe's."""
+    tls = ssl.create_default_context()
+    assert not await alive(url, resolver, tls)
+    with pytest.raises(ConnectFailed) as failed:
+        await connect(Owner(), parse_url(url), resolver, tls)
+    return str(failed.value)
+
+
+async def test_no_connection_is_made_to_an_address_that_is_not_allowed_however_it_is_written():
+    async with forbidden_server() as (port, connected):
+        for host in (*DISGUISES[:6], "[::ffff:7f00:1]", "127.0.0.1"):
+            assert await attempt(f"http://{host}:{port}/", Resolver(())) == "address-not-allowed"
+        assert connected == []
+
+
+@pytest.mark.parametrize("answer", [["127.0.0.1"], ["::ffff:127.0.0.1"], ["10.0.0.1", "127.0.0.1"]])
+async def test_a_name_that_leads_to_loopback_is_not_connected_to(answer, monkeypatch):
+    async with forbidden_server() as (port, connected):
+        names = Names(answer)
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", names.getaddrinfo)
+        assert await attempt(f"http://innocent.example:{port}/", Resolver(())) == "address-not-allowed"
+        assert names.asked == ["innocent.example"]
+        assert connected == []
+
+
+async def test_a_name_whose_answer_changes_after_the_check_is_checked_at_each_connection(monkeypatch):
+    """First the allowed address, then another: it is the checked one that is connected to, never a second answer."""
+    async with forbidden_server() as (port, connected):
+        names = Names(["127.0.0.1"], ["127.0.0.2"], ["127.0.0.2"])
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", names.getaddrinfo)
+        monkeypatch.setattr("broker.delivery.guard._CACHE_S", -1.0)
+        resolver = Resolver((ip_network("127.0.0.1/32"),))
+        target = parse_url(f"http://rebinding.example:{port}/")
+        connection = await connect(Owner(), target, resolver, ssl.create_default_context())
+        connection.close()
+        assert await attempt(f"http://rebinding.example:{port}/", resolver) == "address-not-allowed"
+        assert len(names.asked) == 3  # once for each connection, and not again by the connecting
+        assert len(connected) == 1
+
+
+async def test_a_test_of_a_listener_is_guarded_too(monkeypatch):
+    async with forbidden_server() as (port, connected):
+        api = await make_api()
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", Names(["127.0.0.1"]).getaddrinfo)
+        queue_id = await api.queue()
+        listener_id = await api.listener(queue_id, notify_url=f"http://innocent.example:{port}/")
+        answer = await api.request("POST", f"/v1/queues/{queue_id}/listeners/{listener_id}/test")
+        assert answer.json()["test"]["error"] == "address-not-allowed"
+        assert connected == []
+
+
+async def test_a_redirect_is_not_followed():
+    async with forbidden_server() as (port, connected):
+
+        async def elsewhere(reader, writer):
+            await reader.readuntil(b"\r\n\r\n")
+            location = f"location: http://127.0.0.1:{port}/"
+            writer.write(f"HTTP/1.1 307 Elsewhere\r\n{location}\r\ncontent-length: 0\r\n\r\n".encode())
+            writer.close()
+
+        async with await asyncio.start_server(elsewhere, "127.0.0.1", 0) as server:
+            api = await make_api(allow_networks=LOOPBACK)
+            queue_id = await api.queue()
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+            listener_id = await api.listener(queue_id, notify_url=url)
+            answer = await api.request("POST", f"/v1/queues/{queue_id}/listeners/{listener_id}/test")
+            assert answer.json()["test"]["status"] == 307
+            assert not await alive(url, Resolver(LOOPBACK), ssl.create_default_context())
+        assert connected == []
