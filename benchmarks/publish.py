@@ -1,6 +1,7 @@
 """The publishers: many connections that each PUT one message after the other, as fast as they are answered.
 
-`python -m benchmarks.publish URL KEY MESSAGES CONNECTIONS SIZE [RATE]` prints one JSON line: rate, latency, errors.
+`python -m benchmarks.publish KEY MESSAGES CONNECTIONS SIZE [RATE]` prints one JSON line: rate, latency, errors. The
+URLs, to be put to in turn, come by standard input, with commas between them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Publisher(asyncio.Protocol):
     def _put(self, number: int) -> None:
         body = b'{"data":"%b"}' % payload(number, time.time_ns(), self.run.size).encode()
         self.at = time.perf_counter()
-        self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (self.run.head, len(body), body))
+        head = self.run.heads[number % len(self.run.heads)]
+        self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
 
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)
@@ -58,13 +60,16 @@ class Publisher(asyncio.Protocol):
 class Run:
     """All publishers of one run. rate: PUTs a second over all, 0 for as many as are answered."""
 
-    def __init__(self, url: str, key: str, messages: int, size: int, rate: float) -> None:
-        parts = urlsplit(url)
+    def __init__(self, urls: list[str], key: str, messages: int, size: int, rate: float) -> None:
+        parts = urlsplit(urls[0])
         self.host, self.port = parts.hostname or "", parts.port or 80
-        self.head = (
-            f"PUT {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\nx-api-key: {key}\r\n"
-            "content-type: application/json\r\n"
-        ).encode()
+        self.heads = [
+            (
+                f"PUT {urlsplit(url).path} HTTP/1.1\r\nhost: {parts.netloc}\r\nx-api-key: {key}\r\n"
+                "content-type: application/json\r\n"
+            ).encode()
+            for url in urls
+        ]
         self.numbers = iter(range(messages))
         self.size, self.rate = size, rate
         self.latency_ms: list[float] = []
@@ -98,8 +103,8 @@ class Run:
         }
 
 
-async def main(url: str, key: str, messages: str, connections: str, size: str, rate: str = "0") -> None:
-    run = Run(url, key, int(messages), int(size), float(rate))
+async def main(key: str, messages: str, connections: str, size: str, rate: str = "0") -> None:
+    run = Run(sys.stdin.read().strip().split(","), key, int(messages), int(size), float(rate))
     print(orjson.dumps(await run.go(int(connections))).decode())
 
 

@@ -1,7 +1,8 @@
 """The listeners: one process that takes every POST, counts what arrives by path and number, and how long it took.
 
 `python -m benchmarks.sink PORT`. GET /stats answers what was received, GET /reset forgets it, any other GET is a
-liveness answer. Paths: /ok… answers 200, /slow… after a second, /dead… 503 (liveness too), /hang… never.
+liveness answer. Paths: /ok… answers 200, /five… after 5 ms, /slow… after a second, /dead… 503 (liveness too), /hang…
+never, /back… is dead from GET /bury to GET /revive.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
 class Received:
     """by_path: numbers received. latency_ms: put to delivered, of the healthy paths."""
 
+    buried = False
+
     def __init__(self) -> None:
         self.reset()
 
@@ -32,6 +35,7 @@ class Received:
         self.posts = 0
         self.first_at = self.last_at = 0.0
         self.latency_ms: list[float] = []
+        self.revived_at = self.first_good_answer_at = 0.0
 
     def take(self, path: bytes, body: bytes) -> None:
         mark = MARK.search(body)
@@ -51,6 +55,10 @@ class Received:
                 "unique": unique,
                 "duplicates": self.posts - unique,
                 "seconds": self.last_at - self.first_at,
+                "first_at": self.first_at,
+                "last_at": self.last_at,
+                "revived_at": self.revived_at,
+                "first_good_answer_at": self.first_good_answer_at,
                 "e2e_ms": percentiles(self.latency_ms),
             }
         )
@@ -78,8 +86,11 @@ class Listener(asyncio.Protocol):
         body, self.body = b"".join(self.body), []
         if self.parser.get_method() == b"GET":
             self._get()
-        elif self.path.startswith(b"/dead"):
+        elif self.path.startswith(b"/dead") or (self.path.startswith(b"/back") and self.received.buried):
             self.transport.write(UNAVAILABLE)
+        elif self.path.startswith(b"/five"):
+            self.received.take(self.path, body)
+            asyncio.get_running_loop().call_later(0.005, self.transport.write, OK)
         elif self.path.startswith(b"/slow"):
             asyncio.get_running_loop().call_later(1, self.transport.write, OK)
         elif not self.path.startswith(b"/hang"):
@@ -92,9 +103,16 @@ class Listener(asyncio.Protocol):
             answer = self.received.stats()
         elif self.path == b"/reset":
             self.received.reset()
-        elif self.path.startswith(b"/dead"):
+        elif self.path == b"/bury":
+            self.received.buried = True
+        elif self.path == b"/revive":
+            self.received.buried = False
+            self.received.revived_at = time.time()
+        elif self.path.startswith(b"/dead") or (self.path.startswith(b"/back") and self.received.buried):
             self.transport.write(UNAVAILABLE)
             return
+        elif self.path.startswith(b"/back"):
+            self.received.first_good_answer_at = self.received.first_good_answer_at or time.time()
         self.transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(answer), answer))
 
 

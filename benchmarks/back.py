@@ -1,0 +1,45 @@
+"""A listener that was dead and comes back: until its first delivery, and until its backlog is gone.
+
+Not for: why it was dead."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from typing import Any
+
+import httpx
+
+from benchmarks.running import Everput, memory_mib, serving, sinking
+
+
+def back(*, backlogs: list[int], dead_s: float) -> dict[str, Any]:
+    """backlogs: messages put while it is dead, each measured on a queue of its own. dead_s: for how long at least."""
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="everput-bench-"))
+        everput = stack.enter_context(serving(folder, stack.enter_context(sinking())))
+        return {"runs": [_once(everput, size, dead_s) for size in backlogs], "memory_mib": memory_mib(everput.pid)}
+
+
+def _once(everput: Everput, size: int, dead_s: float) -> dict[str, Any]:
+    httpx.get(f"{everput.sink}/bury")
+    queue_id = everput.queue(["back"])
+    httpx.get(f"{everput.sink}/reset")
+    put = everput.publish([queue_id], size)
+    time.sleep(dead_s)  # its probes are as seldom as they get
+    httpx.get(f"{everput.sink}/revive")
+    stats = everput.until_delivered(put["accepted"], wait_s=600)
+    return {
+        "backlog": put["accepted"],
+        "first_delivery_after_good_answer_ms": _ms(stats["first_good_answer_at"], stats["first_at"]),
+        "first_delivery_after_revival_ms": _ms(stats["revived_at"], stats["first_at"]),
+        "drained_after_revival_s": round(stats["last_at"] - stats["revived_at"], 2),
+        "delivered_per_s": round(stats["unique"] / (stats["seconds"] or 1)),
+        "missing": put["accepted"] - stats["unique"],
+        "duplicates": stats["duplicates"],
+    }
+
+
+def _ms(since_s: float, until_s: float) -> float:
+    return round((until_s - since_s) * 1000, 1)

@@ -1,0 +1,179 @@
+"""A running installation, and the processes around it: what every benchmark starts, asks and measures.
+
+For: starting them, making queues, putting and waiting for deliveries, memory. Not for: what is compared."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+PUBLISHERS = 64
+SIZE = 1024
+WAIT_S = 120
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def process(*arguments: str, ready: str) -> Iterator[subprocess.Popen[str]]:
+    """A Python process of ours, from its ready line on; ended by SIGTERM."""
+    child = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout is not None
+        if ready:
+            line = child.stdout.readline()
+            assert line.startswith(ready), f"{arguments} said {line!r}"
+        yield child
+    finally:
+        child.send_signal(signal.SIGTERM)
+        child.wait(30)
+
+
+def run(*arguments: str, given: str | None = None) -> Any:
+    """What a module of ours prints as JSON. given: its standard input."""
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments], stdout=subprocess.PIPE, text=True, check=True, input=given
+    )
+    return json.loads(done.stdout)
+
+
+def wait_for_port(port: int) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"nothing listens on {port}")
+
+
+def memory_mib(pid: int) -> dict[str, int]:
+    """Resident memory of a process's children, by what they are."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) != pid:
+                continue
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            name = next((w.decode() for w in words if w in (b"api", b"worker")), "kafka" if b"java" in words[0] else "")
+            kib = next(line for line in (entry / "status").read_text().splitlines() if line.startswith("VmRSS"))
+            if name:
+                found[name] = int(kib.split()[1]) // 1024
+    return found
+
+
+class Everput:
+    """A running installation, through its REST API. ready_s: how long it took to start."""
+
+    def __init__(self, url: str, key: str, sink: str, admin: str, pid: int, ready_s: float) -> None:
+        self.url, self.key, self.sink, self.admin, self.pid, self.ready_s = url, key, sink, admin, pid, ready_s
+        self.client = httpx.Client(base_url=url, headers={"x-api-key": key}, timeout=30)
+        self.queues = 0
+
+    def queue(self, paths: list[str]) -> str:
+        """A new queue with a listener per path of the sink."""
+        self.queues += 1
+        queue = self.client.put("/v1/queues", json={"name": f"bench-{self.queues}"}).raise_for_status().json()["queue"]
+        for path in paths:
+            listener = {
+                "name": path,
+                "notify_url": f"{self.sink}/{path}",
+                "liveness_url": f"{self.sink}/{path}",
+            }
+            self.client.put(f"/v1/queues/{queue['id']}/listeners", json=listener).raise_for_status()
+        return str(queue["id"])
+
+    def metric(self, name: str) -> float:
+        """The sum of all its samples, of all processes."""
+        text = httpx.get(f"{self.admin}/metrics", timeout=30).raise_for_status().text
+        families = text_string_to_metric_families(text)
+        return sum(one.value for family in families for one in family.samples if one.name == name)
+
+    def publish(self, queue_ids: Sequence[str], messages: int, rate: float = 0) -> dict[str, Any]:
+        """Put messages to these queues in turn, as fast as they are answered or at a rate a second."""
+        urls = ",".join(f"{self.url}/v1/queues/{queue_id}/messages" for queue_id in queue_ids)
+        found: dict[str, Any] = run(
+            "benchmarks.publish", self.key, str(messages), str(PUBLISHERS), str(SIZE), str(rate), given=urls
+        )
+        return found
+
+    def stats(self) -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(f"{self.sink}/stats", timeout=60).json()
+        return found
+
+    def until_delivered(self, wanted: int, wait_s: float = WAIT_S) -> dict[str, Any]:
+        """The sink's figures once it has so many, or when it takes too long."""
+        deadline = time.monotonic() + wait_s
+        while (stats := self.stats())["unique"] < wanted and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return stats
+
+    def put_and_deliver(self, listeners: int, messages: int, rate: float = 0) -> dict[str, Any]:
+        """Put messages to a new queue of so many healthy listeners."""
+        return self.deliver([self.queue([f"ok{number}" for number in range(listeners)])], listeners, messages, rate)
+
+    def deliver(self, queue_ids: Sequence[str], listeners: int, messages: int, rate: float = 0) -> dict[str, Any]:
+        """The end-to-end rate is until the last delivery. listeners: healthy ones of each queue."""
+        httpx.get(f"{self.sink}/reset")
+        start = time.perf_counter()
+        put = self.publish(queue_ids, messages, rate)
+        wanted = put["accepted"] * listeners
+        stats = self.until_delivered(wanted)
+        took = time.perf_counter() - start
+        return {
+            "put_per_s": put["per_s"],
+            "put_ms": put["ms"],
+            "delivered_per_s": round(stats["unique"] / (stats["seconds"] or took)),
+            "e2e_ms": stats["e2e_ms"],
+            "missing": wanted - stats["unique"],
+            "duplicates": stats["duplicates"],
+            "errors": put["errors"],
+        }
+
+
+@contextlib.contextmanager
+def sinking() -> Iterator[str]:
+    """The listeners' process; its URL."""
+    port = free_port()
+    with process("-m", "benchmarks.sink", str(port), ready="ready"):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def serving(folder: str, sink: str, *options: str) -> Iterator[Everput]:
+    """`everput serve` on a data directory, from `ready` on."""
+    port, admin = free_port(), free_port()
+    started = time.monotonic()
+    given = ["--data-dir", folder, "--port", str(port), "--admin-port", str(admin), "--allow-network", "127.0.0.0/8"]
+    with process("-m", "cli.app", "serve", *given, *options, ready="ready") as serve:
+        ready_s = time.monotonic() - started
+        key = (Path(folder) / "api-key").read_text().strip()
+        yield Everput(f"http://127.0.0.1:{port}", key, sink, f"http://127.0.0.1:{admin}", serve.pid, round(ready_s, 1))
+
+
+def ratios(alone: Mapping[str, Any], beside: Mapping[str, Any]) -> dict[str, float]:
+    """Of two runs of deliver()."""
+
+    def ratio(one: float, other: float) -> float:
+        return round(one / other, 3) if other else 0.0
+
+    return {
+        "delivered a second": ratio(beside["delivered_per_s"], alone["delivered_per_s"]),
+        "p50": ratio(beside["e2e_ms"]["p50"], alone["e2e_ms"]["p50"]),
+        "p99": ratio(beside["e2e_ms"]["p99"], alone["e2e_ms"]["p99"]),
+        "accepted a second": ratio(beside["put_per_s"], alone["put_per_s"]),
+    }

@@ -1,0 +1,134 @@
+"""What more workers, more listeners and a longer log change.
+
+Not for: other listeners than healthy ones (isolation.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+import time
+from typing import Any
+
+import httpx
+
+from benchmarks.running import Everput, memory_mib, serving, sinking
+
+AT_ONCE = 32
+BATCH = 1000
+
+
+def scale(*, workers: list[int], messages: int, listeners: int, queues: int, log: int) -> dict[str, Any]:
+    """log: messages in it for the last measurement."""
+    with sinking() as sink:
+        return {
+            "workers": _workers(sink, workers, messages),
+            "listeners": _listeners(sink, listeners, queues, messages),
+            "log": _log(sink, log),
+        }
+
+
+def _workers(sink: str, counts: list[int], messages: int) -> dict[str, Any]:
+    """One queue, one listener that takes 5 ms for a message."""
+    rows = {}
+    for count in counts:
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="everput-bench-"))
+            everput = stack.enter_context(serving(folder, sink, "--workers", str(count)))
+            queue_id = everput.queue(["five"])
+            everput.deliver([queue_id], 1, messages // 10)
+            rows[count] = everput.deliver([queue_id], 1, messages)
+    first = rows[counts[0]]["delivered_per_s"] or 1
+    return {"runs": rows, "ratios": {count: round(row["delivered_per_s"] / first, 3) for count, row in rows.items()}}
+
+
+def _listeners(sink: str, listeners: int, queues: int, messages: int) -> dict[str, Any]:
+    """So many listeners on so many queues: a start, memory, and a load on all of them."""
+    each = max(1, listeners // queues)
+    with tempfile.TemporaryDirectory(prefix="everput-bench-") as folder:
+        with serving(folder, sink) as everput:
+            began = time.monotonic()
+            queue_ids = asyncio.run(_make(everput, queues, each))
+            made_s = time.monotonic() - began
+        with serving(folder, sink) as everput:
+            rest = memory_mib(everput.pid)
+            commits, since = everput.metric("everput_cursors_committed_total"), time.monotonic()
+            loaded = everput.deliver(queue_ids, each, messages)
+            took_s = time.monotonic() - since
+            commits = everput.metric("everput_cursors_committed_total") - commits
+            return {
+                "listeners": each * queues,
+                "queues": queues,
+                "made_s": round(made_s, 1),
+                "ready_s": everput.ready_s,
+                "memory_mib_at_rest": rest,
+                "memory_mib_loaded": memory_mib(everput.pid),
+                "cursors_committed_per_s": round(commits / took_s),
+                "loaded": loaded,
+            }
+
+
+async def _make(everput: Everput, queues: int, each: int) -> list[str]:
+    """Queues with so many listeners each."""
+    turns = asyncio.Semaphore(AT_ONCE)
+    limits = httpx.Limits(max_connections=AT_ONCE)
+    headers = {"x-api-key": everput.key}
+    async with httpx.AsyncClient(base_url=everput.url, headers=headers, timeout=60, limits=limits) as client:
+
+        async def one(number: int) -> str:
+            async with turns:
+                answer = await client.put("/v1/queues", json={"name": f"scale-{number}"})
+                queue_id = str(answer.raise_for_status().json()["queue"]["id"])
+                for place in range(each):
+                    url = f"{everput.sink}/ok{number}-{place}"
+                    body = {"name": f"l{place}", "notify_url": url, "liveness_url": url}
+                    (await client.put(f"/v1/queues/{queue_id}/listeners", json=body)).raise_for_status()
+                return queue_id
+
+        return list(await asyncio.gather(*(one(number) for number in range(queues))))
+
+
+def _log(sink: str, messages: int) -> dict[str, Any]:
+    """A start on an empty log, and one on a log of so many messages."""
+    with tempfile.TemporaryDirectory(prefix="everput-bench-") as folder:
+        with serving(folder, sink) as everput:
+            empty = {"ready_s": everput.ready_s, "memory_mib": memory_mib(everput.pid)}
+            queue_id = everput.queue(["ok"])
+            httpx.get(f"{sink}/reset")
+            began = time.monotonic()
+            asyncio.run(_fill(everput, queue_id, messages))
+            filled_s = time.monotonic() - began
+            stats = everput.until_delivered(messages, wait_s=3600)
+        with serving(folder, sink) as everput:
+            full = {"ready_s": everput.ready_s, "memory_mib": memory_mib(everput.pid)}
+            after = everput.deliver([queue_id], 1, 100)
+    ratios = {
+        "ready": round(full["ready_s"] / empty["ready_s"], 3),
+        "worker's memory": round(full["memory_mib"]["worker"] / empty["memory_mib"]["worker"], 3),
+        "API's memory": round(full["memory_mib"]["api"] / empty["memory_mib"]["api"], 3),
+    }
+    return {
+        "messages": messages,
+        "put_per_s_in_batches": round(messages / filled_s),
+        "missing": messages - stats["unique"],
+        "empty": empty,
+        "full": full,
+        "ratios": ratios,
+        "then": after,
+    }
+
+
+async def _fill(everput: Everput, queue_id: str, messages: int) -> None:
+    """In batches of a thousand, each message marked as the publishers mark theirs."""
+    headers = {"x-api-key": everput.key}
+    async with httpx.AsyncClient(base_url=everput.url, headers=headers, timeout=60) as client:
+        starts = iter(range(0, messages, BATCH))
+
+        async def put() -> None:
+            for start in starts:
+                numbers = range(start, min(start + BATCH, messages))
+                body = {"messages": [{"data": f"ld:{number}:{time.time_ns()}:"} for number in numbers]}
+                answer = await client.post(f"/v1/queues/{queue_id}/messages/batch", json=body)
+                answer.raise_for_status()
+
+        await asyncio.gather(*(put() for _ in range(4)))
