@@ -181,6 +181,64 @@ class RedriveAnswer(Answer):
     links: DeliveriesLink = field(name="_links")
 
 
+class ReplaySpan(Answer):
+    """count: messages in it when it began. rate_per_s: null for none."""
+
+    from_: Time = field(name="from")
+    to: Time
+    only: str
+    rate_per_s: float | None
+    count: Count
+    count_is_exact: bool
+
+
+class ReplayFields(ReplaySpan):
+    """state: running, paused, finished or cancelled. paused: why, null when it is not."""
+
+    id: Id
+    state: str
+    notify_url: str | None
+    liveness_url: str | None
+    paused: str | None
+    created_at: Time
+    ended_at: Time | None
+
+
+class ReplayNow(ReplayFields):
+    """progress: 0 to 1."""
+
+    progress: Annotated[float, Meta(ge=0, le=1)]
+
+
+class ReplayBegun(ReplaySpan):
+    """Of a dry run the span and estimated_s, which is null where no rate is set; else all of the replay."""
+
+    estimated_s: float | UnsetType | None = UNSET
+    id: Id | UnsetType = UNSET
+    state: str | UnsetType = UNSET
+    notify_url: str | UnsetType | None = UNSET
+    liveness_url: str | UnsetType | None = UNSET
+    paused: str | UnsetType | None = UNSET
+    created_at: Time | UnsetType = UNSET
+    ended_at: Time | UnsetType | None = UNSET
+    progress: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
+
+
+class ReplayBegunAnswer(Answer):
+    replay: ReplayBegun
+    links: Links | UnsetType = field(name="_links", default=UNSET)
+
+
+class ReplayAnswer(Answer):
+    replay: ReplayNow
+    links: Links = field(name="_links")
+
+
+class ReplaysAnswer(Answer):
+    replays: list[ReplayFields]
+    links: PageLinks = field(name="_links")
+
+
 class PutAnswer(Answer):
     message: Named
     links: Links = field(name="_links")

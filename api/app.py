@@ -29,13 +29,15 @@ from api.past import Views
 from api.problems import MEDIA_TYPE, NoSuchPath, Problem, framework_problem, problem
 from api.queues import Queues
 from api.reference import parameters
+from api.replays import Replays
 from api.secrets import Secrets
 from broker.accounts import AccountCommands
 from broker.audit.reader import LogReader
 from broker.commands import Commands, Quotas
 from broker.delivery.guard import Resolver
 from broker.idempotency import Idempotency
-from broker.ports import Deliveries, DirectoryView, ListenerStatus, Log, Outstanding
+from broker.ports import Cursors, Deliveries, DirectoryView, ListenerStatus, Log, Outstanding
+from broker.replays import ReplayCommands
 from broker.sealing import Sealer
 from broker.secrets import SecretCommands
 from broker.settings import Settings
@@ -55,11 +57,12 @@ def make_app(
     status: ListenerStatus | None = None,
     reader: LogReader | None = None,
     outstanding: Outstanding | None = None,
+    cursors: Cursors | None = None,
 ) -> Starlette:
     """The REST API over a started log and a started projection.
 
     deliveries, status: None leaves a message's deliveries and a listener's condition out of the answers.
-    reader: None leaves /v1/log and the past out. outstanding: None leaves its resources out.
+    reader: None leaves /v1/log and the past out. outstanding, cursors: None leaves their resources out.
     """
     quotas = Quotas(queues_max=settings.queues_max, listeners_max=settings.listeners_max)
     commands = Commands(log, view, sealer, allow_networks=settings.allow_networks, quotas=quotas)
@@ -155,6 +158,21 @@ def make_app(
         owed = OutstandingDeliveries(commands, view, outstanding)
         app.routes.append(at(f"{listener}/deliveries", GET=Method(owed.list, "queues")))
         app.routes.append(at(f"{listener}/redrive", POST=Method(owed.redrive, "queues")))
+    if outstanding is not None and cursors is not None:
+        replays = Replays(ReplayCommands(log, view, outstanding, cursors, allow_networks=settings.allow_networks), view)
+        app.routes.extend(
+            [
+                at(f"{listener}/replay", POST=Method(replays.start, "queues")),
+                at(f"{listener}/replays", GET=Method(replays.list, "queues")),
+                at(
+                    f"{listener}/replays/{{replay_id}}",
+                    GET=Method(replays.get, "queues"),
+                    DELETE=Method(replays.cancel, "queues"),
+                ),
+                at(f"{listener}/replays/{{replay_id}}/pause", POST=Method(replays.pause, "queues")),
+                at(f"{listener}/replays/{{replay_id}}/resume", POST=Method(replays.resume, "queues")),
+            ]
+        )
     app.router.routes += [
         at("/v1/openapi.json", GET=Method(Reference(lambda: operations(app)).get, None)),
         *docs_routes(),

@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 import orjson
 from starlette.types import Receive, Scope, Send
@@ -127,6 +127,17 @@ class Call:
             name, port = self.scope.get("server") or ("localhost", None)
             host = name if port is None else f"{name}:{port}"
         return f"{self.scope['scheme']}://{host}{path}"
+
+    def links(self, path: str, query: Mapping[str, str], cursor: str | None) -> dict[str, Any]:
+        """`_links` of a list: `self`, and `next` when there is a cursor of more."""
+
+        def link(parameters: Mapping[str, str]) -> dict[str, str]:
+            return {"href": self.href(f"{path}?{urlencode(parameters)}" if parameters else path)}
+
+        links = {"self": link(query)}
+        if cursor is not None:
+            links["next"] = link({**query, "cursor": cursor})
+        return links
 
     async def json(self, shape: type[T], *, times_bytes_max: int = 1) -> T:
         """The body as this shape (NotJson, TooLarge, Malformed, Refused).

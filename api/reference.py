@@ -16,6 +16,7 @@ from api import answers, shapes
 _QUEUE: Final = "/v1/queues/{queue_id}"
 _LISTENER: Final = _QUEUE + "/listeners/{listener_id}"
 _MESSAGE: Final = _QUEUE + "/messages/{message_id}"
+_REPLAY: Final = _LISTENER + "/replays/{replay_id}"
 _KEYS: Final = "/v1/organizations/{organization_id}/keys"
 
 BODY: Final = (400, 413, 415, 422)
@@ -218,6 +219,21 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         example={"messages": ["0180994c-b6b2-7d0e-b7ad-414716e83386"]},
         body_required=False,
     ),
+    ("POST", _LISTENER + "/replay"): Told(
+        "replayToListener",
+        "Deliver what was put in a time once more, or only count it",
+        answers.ReplayBegunAnswer,
+        shapes.ReplayBody,
+        problems=(404, *BODY),
+        example={"from": "2026-01-31T12:00:00Z", "only": "undelivered", "rate_per_s": 50},
+    ),
+    ("GET", _LISTENER + "/replays"): Told(
+        "listReplays", "A listener's replays, oldest first", answers.ReplaysAnswer, None, _PAGE, (400, 404, 422)
+    ),
+    ("GET", _REPLAY): Told("getReplay", "A replay and how far it is", answers.ReplayAnswer, problems=(404,)),
+    ("DELETE", _REPLAY): Told("cancelReplay", "Deliver no more of a replay", answers.ReplayAnswer, problems=(404,)),
+    ("POST", _REPLAY + "/pause"): Told("pauseReplay", "Pause a replay", answers.ReplayAnswer, problems=(404,)),
+    ("POST", _REPLAY + "/resume"): Told("resumeReplay", "Resume a replay", answers.ReplayAnswer, problems=(404,)),
     ("PUT", _QUEUE + "/messages"): Told(
         "putMessage",
         "Put a message",

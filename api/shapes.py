@@ -95,6 +95,18 @@ class RedriveBody(Struct, forbid_unknown_fields=True):
     messages: Annotated[list[str], Meta(min_length=1, max_length=1000)] | None = None
 
 
+class ReplayBody(Struct, forbid_unknown_fields=True, kw_only=True):
+    """POST of a replay. begin: the field `from`, a time or `beginning`. to: now when it is not said."""
+
+    begin: str = msgspec.field(name="from")
+    to: str | None = None
+    only: str = "all"
+    dry_run: bool = False
+    rate_per_s: Annotated[float, Meta(ge=0.001, le=1000000)] | None = None
+    notify_url: str | None = None
+    liveness_url: str | None = None
+
+
 class MessageBody(Struct, forbid_unknown_fields=True):
     """PUT of a message."""
 

@@ -5,10 +5,11 @@ Not for: any implementation."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from broker.core.cursor import Cursor
 from broker.core.directory import Directory, Listener
 from broker.core.events import ChangeApplied, ControlEvent, MessageChange, PutClaimed
 
@@ -91,6 +92,12 @@ class MessageLog(Protocol):
         self, *, partition: int, at_ms: int, message_ids: Collection[str]
     ) -> dict[str, tuple[int, bytes]]:
         """find() for several messages of one time; nothing for those that are not there."""
+
+    async def count(self, queue_id: str, *, begin: Sequence[int], end: Sequence[int]) -> tuple[int, bool]:
+        """How many messages of a queue are in [begin, end) by partition, and whether that is exact.
+
+        A long stretch is looked at in part, and the rest is taken to be like it (LogUnavailable).
+        """
 
     async def newest(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int
@@ -210,12 +217,14 @@ class ListenerStatus(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutstandingDelivery:
-    """One that has left its window. state: retrying or parked. attempts: made so far; status, error: of the last.
+    """One that has left its window. offset: the message's, in its partition. state: retrying or parked.
 
+    attempts: made so far; status, error: of the last.
     next_attempt_at_ms: None when none is due, or at once: it was redriven.
     """
 
     message_id: str
+    offset: int
     name: str
     put_at_ms: int
     state: str
@@ -244,3 +253,10 @@ class Outstanding(Protocol):
 
     async def count(self, listener: Listener, message_ids: Sequence[str]) -> int:
         """How many there are of these messages, or of all when none is named (LogUnavailable)."""
+
+
+class Cursors(Protocol):
+    """Where streams stand, as committed."""
+
+    async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> Mapping[str, Mapping[int, Cursor]]:
+        """By listener and partition; nothing where nothing was committed (LogUnavailable)."""

@@ -13,6 +13,7 @@ import click
 
 from api.app import make_app
 from broker.audit.reader import LogReader
+from broker.kafka.cursors import KafkaCursors
 from broker.kafka.deliveries import KafkaDeliveries
 from broker.kafka.log import KafkaLog
 from broker.kafka.outstanding import KafkaOutstanding
@@ -65,6 +66,7 @@ async def _serve(process: Process, options: Options) -> None:
             status=deliveries,
             reader=LogReader(log.requests, topics(settings.kafka)),
             outstanding=KafkaOutstanding(settings.kafka, log.requests),
+            cursors=KafkaCursors(settings.kafka, log.requests),
         )
         descriptor = os.environ.get("EVERPUT_LISTEN_FD")
         listening = bind(options.host, options.port) if descriptor is None else inherited(int(descriptor))

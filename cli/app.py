@@ -27,6 +27,8 @@ _COMMANDS: Final = {
     "events": ("cli.events", "Print the catalogue of events."),
     "parked": ("cli.parked", "Show a listener's deliveries that have no attempt left."),
     "redrive": ("cli.redrive", "Have a listener's parked and retrying deliveries tried now."),
+    "replay": ("cli.replay", "Deliver a stretch of a queue's messages to a listener once more."),
+    "replays": ("cli.replays", "Show a listener's replays; pause, resume or cancel one."),
     "demo": ("cli.demo", "Show it all: messages put, listeners that fail, a worker that is killed."),
 }
 

@@ -11,11 +11,11 @@ written likewise, a number for each open offset; it is left out, with the space 
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Final
+
+from broker.core.varints import pack, unpack
 
 OPEN_MAX: Final = 512
 METADATA_BYTES_MAX: Final = 4096  # Kafka's offset.metadata.max.bytes, at its default
@@ -55,14 +55,14 @@ class Cursor:
         for offset in self.open:
             numbers.append(offset - before)
             before = offset
-        packed = _packed(numbers)
+        packed = pack(numbers)
         oldest = "-" if self.oldest_at_ms is None else str(self.oldest_at_ms)
         text = f"{_VERSION} {packed} {self.pending} {oldest} {self.state} {self.error or '-'}"
         if len(text) > METADATA_BYTES_MAX and self.open:  # say less: what is above a lower top is delivered again
             fewer = len(self.open) // 2
             return replace(self, top=self.open[fewer], open=self.open[:fewer], attempts=()).metadata()
         if any(self.attempts):
-            longer = f"{text} {_packed(self.attempts)}"
+            longer = f"{text} {pack(self.attempts)}"
             return longer if len(longer) <= METADATA_BYTES_MAX else text
         return text
 
@@ -71,8 +71,8 @@ class Cursor:
         """The cursor again. Metadata that is not ours (a tool reset the offset) counts for nothing."""
         try:
             version, packed, pending, oldest, state, error, *more = text.split(" ")
-            to_top, *distances = _unpacked(packed)
-            attempts = tuple(_unpacked(*more)) if more else ()
+            to_top, *distances = unpack(packed)
+            attempts = tuple(unpack(*more)) if more else ()
             opened = tuple(accumulate(distances, initial=offset))[1:]
             cursor = cls(
                 top=offset + to_top,
@@ -90,34 +90,3 @@ class Cursor:
         ours = version == _VERSION and state in ("live", "down") and cursor.pending >= 0
         counted = len(attempts) in (0, len(opened))
         return cursor if ours and ascending and counted and cursor.offset == offset else cls(top=offset)
-
-
-def _packed(numbers: Iterable[int]) -> str:
-    return base64.urlsafe_b64encode(b"".join(map(_varint, numbers))).rstrip(b"=").decode()
-
-
-def _unpacked(packed: str) -> list[int]:
-    return _numbers(base64.b64decode(packed + "=" * (-len(packed) % 4), b"-_", validate=True))
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def _numbers(packed: bytes) -> list[int]:
-    numbers: list[int] = []
-    number = shift = 0
-    for byte in packed:
-        number |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            numbers.append(number)
-            number = shift = 0
-    if shift or not numbers:
-        raise ValueError("the varints end in the middle")
-    return numbers

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -19,6 +20,9 @@ from broker.core.accounts import Accounts
 from broker.core.cursor import Cursor
 from broker.core.events import Event, ListenerSettings
 from broker.core.redrives import NO_REDRIVES, Redrives
+from broker.core.replays import Replay, Replays
+
+REPLAY_HEADER: Final = "everput-replay"  # so that a receiver can tell: the replay's id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,7 @@ class Listener:
 
     version: 1, and one more with each change.
     former_secrets: (sealed, ends_at_ms) of those that sign besides until their time, oldest first.
+    replay: what is replayed, when this is no real listener but what a replay is delivered as.
     """
 
     id: str
@@ -66,12 +71,17 @@ class Listener:
     version: int = 1
     former_secrets: tuple[tuple[str, int], ...] = ()
     redrives: Redrives = NO_REDRIVES
+    replay: Replay | None = None
 
     def sealed(self) -> Iterator[str]:
         """All of it that is encrypted."""
         yield self.sealed_secret
         yield from (sealed for sealed, _ in self.former_secrets)
         yield from self.settings.sealed_headers.values()
+
+    def reach(self, partition: int, tail: int) -> int:
+        """How far its stream of a partition reads, with the tail there: to where the replay ends, if it is one."""
+        return tail if self.replay is None else self.replay.end_offsets[partition]
 
     def stands_at(self, cursors: Mapping[int, Cursor], partition: int) -> Cursor:
         """Where its stream of a partition stands: at the committed cursor, else where the listener began."""
@@ -100,8 +110,9 @@ class Directory:
         self.keys_by_sha256: dict[str, Key] = {}
         self.queues: dict[str, Queue] = {}
         self.queues_by_name: dict[tuple[str, str], Queue] = {}
-        self.listeners: dict[str, Listener] = {}
+        self.listeners: dict[str, Listener] = {}  # and what replays that go on are delivered as
         self.listeners_by_name: dict[tuple[str, str], Listener] = {}
+        self.replays = Replays()
         self._queues_of: dict[str, dict[str, Queue]] = {}
         self._keys_of: dict[str, dict[str, Key]] = {}
         self._organizations_of: dict[str, dict[str, None]] = {}  # their ids by account id
@@ -114,7 +125,8 @@ class Directory:
     def listener(self, organization_id: str, listener_id: str) -> Listener | None:
         """The listener, if it is this organization's."""
         found = self.listeners.get(listener_id)
-        return found if found is not None and found.organization_id == organization_id else None
+        ours = found is not None and found.organization_id == organization_id and found.replay is None
+        return found if ours else None
 
     def queues_of(self, organization_id: str) -> Iterator[Queue]:
         """In the order they were created."""
@@ -174,6 +186,8 @@ class Directory:
                 return self._listener_redriven(event)
             case ev.ListenerDeleted():
                 return self._listener_deleted(event)
+            case ev.ReplayEvent():
+                return self._replay(event)
             case _:
                 return False
 
@@ -260,7 +274,7 @@ class Directory:
         del self.queues[queue.id], self.queues_by_name[queue.organization_id, queue.name]
         del self._queues_of[queue.organization_id][queue.id]
         for listener in queue.listeners.values():
-            del self.listeners[listener.id], self.listeners_by_name[queue.id, listener.name]
+            self._forget_listener(listener)
         return True
 
     def _listener_created(self, event: ev.ListenerCreated) -> bool:
@@ -348,11 +362,32 @@ class Directory:
         listener = self.listener(event.organization_id, event.listener_id)
         if listener is None or not _at(listener, event.if_version):
             return False
-        del self.listeners[listener.id], self.listeners_by_name[listener.queue_id, listener.name]
         queue = self.queues[listener.queue_id]
         del queue.listeners[listener.id]
         queue.version += 1
+        self._forget_listener(listener)
         return True
+
+    def _forget_listener(self, listener: Listener) -> None:
+        """Its replays go with it."""
+        del self.listeners[listener.id], self.listeners_by_name[listener.queue_id, listener.name]
+        for replay in self.replays.forget(listener.id):
+            self.listeners.pop(replay.id, None)
+
+    def _replay(self, event: ev.ReplayEvent) -> bool:
+        if isinstance(event, ev.ReplayStarted) and self.listener(event.organization_id, event.listener_id) is None:
+            return False
+        replay = self.replays.apply(event)
+        if replay is not None:
+            self._deliver(replay)
+        return replay is not None
+
+    def _deliver(self, replay: Replay) -> None:
+        """While it goes on there is a listener that it is delivered as."""
+        if replay.ended is not None:
+            self.listeners.pop(replay.id, None)
+        else:
+            self.listeners[replay.id] = _as_listener(replay, self.listeners[replay.listener_id])
 
     def _put_listener(self, listener: Listener) -> None:
         queue = self.queues[listener.queue_id]
@@ -363,6 +398,8 @@ class Directory:
             queue.version += 1
         queue.listeners[listener.id] = listener
         self.listeners[listener.id] = self.listeners_by_name[listener.queue_id, listener.name] = listener
+        for replay in self.replays.of(listener.id):
+            self._deliver(replay)
 
     def state_hash(self) -> str:
         """SHA-256 over everything, in a canonical order: equal folds have equal hashes."""
@@ -370,6 +407,7 @@ class Directory:
             self.accounts.everything(),
             sorted(self.organizations.values(), key=lambda o: o.id),
             sorted(self.keys.values(), key=lambda k: k.id),
+            self.replays.everything(),
             [
                 (
                     queue.id,
@@ -402,3 +440,25 @@ class Directory:
 
 def _at(item: Queue | Listener, version: int | UnsetType) -> bool:
     return version is UNSET or item.version == version
+
+
+def _as_listener(replay: Replay, listener: Listener) -> Listener:
+    """What a replay is delivered as. Its deliveries are as old as the replay is, not as their messages are."""
+    settings = listener.settings
+    return replace(
+        listener,
+        id=replay.id,
+        notify_url=replay.notify_url or listener.notify_url,
+        liveness_url=replay.liveness_url or listener.liveness_url,
+        start_offsets=replay.start_offsets,
+        settings=msgspec.structs.replace(
+            settings,
+            headers={**settings.headers, REPLAY_HEADER: replay.id},
+            rate_per_s=settings.rate_per_s if replay.rate_per_s is None else replay.rate_per_s,
+            max_age_s=settings.max_age_s + max(0, replay.created_at_ms - replay.from_ms) // 1000,
+        ),
+        created_at_ms=replay.created_at_ms,
+        redrives=NO_REDRIVES,
+        paused=replay.paused or (listener.paused if replay.notify_url is None else None),
+        replay=replay,
+    )

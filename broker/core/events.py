@@ -191,6 +191,50 @@ class ListenerDeleted(Event, frozen=True, kw_only=True, tag="listener.deleted"):
     if_version: int | UnsetType = UNSET
 
 
+class ReplayEvent(Event, frozen=True, kw_only=True):
+    """What happens to a replay. Is no event itself."""
+
+    replay_id: str
+
+
+class ReplayStarted(ReplayEvent, frozen=True, kw_only=True, tag="replay.started"):
+    """A stretch of a queue's messages is delivered once more: broker/core/replays.py has the fields."""
+
+    listener_id: str
+    from_ms: int
+    to_ms: int
+    only: str
+    notify_url: str | None
+    liveness_url: str | None
+    rate_per_s: float | None
+    start_offsets: tuple[int, ...]
+    end_offsets: tuple[int, ...]
+    before_offsets: tuple[int, ...]
+    picked: tuple[str, ...] | None
+    count: int
+    counted_all: bool
+
+
+class ReplayAdvanced(ReplayEvent, frozen=True, kw_only=True, tag="replay.advanced"):
+    """Everything of it in these partitions is settled. It has finished when that is said of all of them."""
+
+    partitions: tuple[int, ...]
+
+
+class ReplayPaused(ReplayEvent, frozen=True, kw_only=True, tag="replay.paused"):
+    """reason: as of ListenerPaused."""
+
+    reason: str
+
+
+class ReplayResumed(ReplayEvent, frozen=True, kw_only=True, tag="replay.resumed"):
+    """It goes on where it was."""
+
+
+class ReplayCancelled(ReplayEvent, frozen=True, kw_only=True, tag="replay.cancelled"):
+    """What it has not delivered by now it does not."""
+
+
 class MessagePut(Event, frozen=True, kw_only=True, tag="message.put"):
     """key: the ordering key; messages of one key are delivered one at a time, in order."""
 
@@ -351,6 +395,11 @@ ControlEvent = (
     | ListenerResumed
     | ListenerRedriven
     | ListenerDeleted
+    | ReplayStarted
+    | ReplayAdvanced
+    | ReplayPaused
+    | ReplayResumed
+    | ReplayCancelled
 )
 AnyEvent = (
     ControlEvent

@@ -159,7 +159,7 @@ class Checkpoints:
         cursors: dict[str, dict[int, Cursor]] = {}
         for courier in couriers:
             idle = {
-                number: Cursor(top=partition.tail, error=courier.error)
+                number: Cursor(top=courier.listener.reach(number, partition.tail), error=courier.error)
                 for number, partition in self._partitions.items()
                 if number not in courier.streams and partition.placed(courier)
             }

@@ -192,6 +192,11 @@ class Outstanding:
                 if owed.listener_id == listener.id and owed.redrive(listener.redrives, at_ms) and not owed.taken:
                     self._schedule(owed)
 
+    def retrying(self, partition: int, listener_id: str) -> bool:
+        """Whether anything of this listener is to be tried again from a partition."""
+        owed = self._owed.get(partition, {}).values()
+        return any(one.listener_id == listener_id and one.due_ms is not None for one in owed)
+
     async def flush(self) -> None:
         """Write the tombstones (LogUnavailable: they go out with the next one)."""
         if self._settled:

@@ -116,7 +116,7 @@ class Partition:
 
     def _tell(self, courier: Courier) -> None:
         told = self._told.setdefault(courier.listener.queue_id, [])
-        if courier not in told:
+        if courier not in told and courier.listener.replay is None:
             told.append(courier)
 
     def _trim(self) -> None:
@@ -139,14 +139,18 @@ class Partition:
 
     def bring(self, stream: Stream, messages: Iterable[Message], start: int, end: int) -> None:
         """A catch-up reader has read [start, end), end being no more than the tail; the stream takes what it can."""
-        window, courier = stream.window, stream.courier
+        window, courier, wants = stream.window, stream.courier, stream.wants
         queue_id = courier.listener.queue_id
+        reach = courier.listener.reach(self.number, self.tail)
+        end = min(end, reach)
         for message in messages:
             if message.queue_id != queue_id:
                 continue
             offset = message.offset
             if offset >= end:
                 break
+            if wants is not None and not wants(offset):
+                continue
             missing = offset in window.missing
             if not missing and not window.may_take(offset):
                 continue
@@ -161,7 +165,7 @@ class Partition:
             delivery = Delivery(stream, offset, message)
             window.take(offset, delivery)
             courier.accept(delivery, message)
-        window.passed(start, end, self.tail)
+        window.passed(start, end, reach)
         if window.scan_from is None:
             self._tell(courier)
         if not stream.dirty:

@@ -59,7 +59,8 @@ class Stream:
     rows: first attempts that succeeded, for the next checkpoint. attempts: all others. behind_since_ms: when the first
     message that is behind was put, as far as is known; 0: nothing is, or it is not known.
     dirty: changed since the last checkpoint. requested: a catch-up reader will come. alive: the partition is owned.
-    owed: deliveries from `outstanding` that its courier has now.
+    owed: deliveries from `outstanding` that its courier has now. wants: of a replay that picks, whether it takes the
+    message at an offset.
     """
 
     __slots__ = (
@@ -72,6 +73,7 @@ class Stream:
         "partition",
         "requested",
         "rows",
+        "wants",
         "window",
     )
 
@@ -86,10 +88,13 @@ class Stream:
         self.requested = False
         self.alive = True
         self.owed: set[Delivery] = set()
+        replay = courier.listener.replay
+        self.wants = None if replay is None else replay.chooser(partition)
 
     def cursor(self, tail: int) -> Cursor:
         """Where the stream is, with the tail reader of its partition at this offset."""
         window = self.window
+        tail = self.courier.listener.reach(self.partition, tail)
         opened = window.opened()
         return Cursor(
             top=window.top(tail),

@@ -14,7 +14,15 @@ from typing import Any, Final, Protocol
 
 from broker.core.cursor import Cursor
 from broker.core.directory import Directory, Listener
-from broker.core.events import Event, ListenerDeleted, ListenerPaused, QueueDeleted
+from broker.core.events import (
+    ControlEvent,
+    Event,
+    Fields,
+    ListenerDeleted,
+    ListenerPaused,
+    QueueDeleted,
+    ReplayPaused,
+)
 from broker.core.window import Window
 from broker.delivery.changes import Changes
 from broker.delivery.checkpoints import Checkpoints
@@ -28,6 +36,7 @@ from broker.delivery.meters import Condition, Meters, condition
 from broker.delivery.outstanding import Outstanding
 from broker.delivery.owed import owed_message_ids
 from broker.delivery.readers import CatchUp, Partition
+from broker.delivery.replaying import Replaying
 from broker.delivery.request import Opened, open_listener, same_seals
 from broker.delivery.shares import share_out
 from broker.delivery.stream import Delivery, Stream, now_ms
@@ -111,6 +120,7 @@ class Worker:
             self._partitions,
             self._couriers,
         )
+        self._replaying = Replaying(kafka_log.control.append, self._partitions, self._couriers, self._outstanding)
         self._changed: set[str] = set()  # ids of listeners that the directory has changed
         self._change = asyncio.Event()
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -149,6 +159,7 @@ class Worker:
             self._endings.run,
             self._changes.run,
             self._changes.prune,
+            self._replaying.run,
             checkpoints.run,
             checkpoints.run_idle,
         )
@@ -269,9 +280,13 @@ class Worker:
         return self._projections.directory.state
 
     def _note_change(self, event: Event) -> None:
-        listener_id = getattr(event, "listener_id", None)
-        if listener_id is not None:
+        listener_id, replay_id = getattr(event, "listener_id", None), getattr(event, "replay_id", None)
+        if replay_id is not None:
+            self._changed.add(replay_id)
+            self._endings.look()
+        elif listener_id is not None:
             self._changed.add(listener_id)
+            self._changed.update(self._replaying.ids)  # perhaps its own
         elif isinstance(event, QueueDeleted):
             self._changed.update(c.listener.id for c in self._couriers.values() if c.queue.id == event.queue_id)
         if isinstance(event, ListenerDeleted | QueueDeleted):
@@ -336,6 +351,8 @@ class Worker:
             return
         queue = self._directory.queues[listener.queue_id]
         self._couriers[listener.id] = Courier(self._depot, queue, listener, opened, share=share)
+        if listener.replay is not None:
+            self._replaying.ids.add(listener.id)
 
     def _opened(self, listener: Listener, courier: Courier | None) -> Opened:
         if courier is not None and same_seals(courier.listener, listener):
@@ -352,7 +369,8 @@ class Worker:
         for number in partitions:
             partition = self._partitions[number]
             cursor = listener.stands_at(cursors, number)
-            if cursor.top != partition.tail or cursor.open:
+            reach = listener.reach(number, partition.tail)
+            if cursor.top != reach or cursor.open:
                 window: Window[Delivery] = Window()
                 stream = courier.streams[number] = Stream(courier, number, window)
                 opened = [(offset, Delivery(stream, offset, None)) for offset in cursor.open]
@@ -360,7 +378,7 @@ class Worker:
                     opened[0][1].put_at_ms = cursor.oldest_at_ms or 0
                 for (_, delivery), made in zip(opened, cursor.attempts, strict=False):  # none where none is known
                     delivery.number = made
-                window.restore(cursor, partition.tail, opened)
+                window.restore(cursor, reach, opened)
                 if window.wanted() is not None:
                     courier.behind[stream] = None
             partition.place(courier)
@@ -442,12 +460,16 @@ class Worker:
         self._run(self._pause(listener))
 
     async def _pause(self, listener: Listener) -> None:
-        event = ListenerPaused(
-            at_ms=now_ms(),
-            organization_id=listener.organization_id,
-            actor="worker",
-            listener_id=listener.id,
-            reason="the listener answered 410 Gone",
+        fields: Fields = {
+            "at_ms": now_ms(),
+            "organization_id": listener.organization_id,
+            "actor": "worker",
+            "reason": "the listener answered 410 Gone",
+        }
+        event: ControlEvent = (
+            ListenerPaused(**fields, listener_id=listener.id)
+            if listener.replay is None
+            else ReplayPaused(**fields, replay_id=listener.id)
         )
         with contextlib.suppress(BrokerError):  # its next 410 tries again
             await self._log.control.append(event)

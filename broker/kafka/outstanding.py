@@ -116,6 +116,7 @@ def _row(record: Record, listener: Listener) -> OutstandingDelivery | None:
     next_at_ms = event.next_at_ms if isinstance(event, DeliverySetAside) else None
     return OutstandingDelivery(
         message_id=event.message_id,
+        offset=event.offset,
         name=event.name,
         put_at_ms=event.put_at_ms,
         state="parked" if next_at_ms is None and not redriven else "retrying",

@@ -42,7 +42,7 @@ class ModelCourier:
 
     def __init__(self, world: WindowMachine) -> None:
         self.world = world
-        self.listener = SimpleNamespace(id="l", queue_id=OWN)
+        self.listener = SimpleNamespace(id="l", queue_id=OWN, replay=None, reach=lambda _partition, tail: tail)
         self.circuit = SimpleNamespace(state=State.CLOSED)
         self.error = None
         self.depot = SimpleNamespace(touched=lambda _stream: None)

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import msgspec
-from memory import MemoryLog, MemoryRecords
+from memory import MemoryCursors, MemoryLog, MemoryRecords
 
 from api.answers import ProblemAnswer
 from api.app import make_app
@@ -97,6 +97,7 @@ async def make_api(**parts: Any) -> Api:
     records = MemoryRecords(log)
     parts.setdefault("reader", LogReader(records, topics(settings.kafka)))
     parts.setdefault("outstanding", KafkaOutstanding(settings.kafka, OutstandingTopic()))
+    parts.setdefault("cursors", MemoryCursors())
     app = make_app(settings, log=log, view=log.control, sealer=Sealer(settings.sealing_key), **parts)
     return Api(log, app, settings, organization.id, key, records)
 

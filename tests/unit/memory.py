@@ -5,8 +5,9 @@ For: tests of what is asked and answered. Not for: order among several writers, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 
+from broker.core.cursor import Cursor
 from broker.core.directory import Directory
 from broker.core.events import (
     ChangeApplied,
@@ -115,6 +116,10 @@ class MemoryMessages:
         self._turn += 1
         return self._turn % 2
 
+    async def count(self, queue_id: str, *, begin: Sequence[int], end: Sequence[int]) -> tuple[int, bool]:
+        stretches = [self.records[number][begin[number] : end[number]] for number in range(len(self.records))]
+        return sum(queue == queue_id.encode() for records in stretches for _, _, queue in records), True
+
     async def newest(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int
     ) -> tuple[list[bytes], list[int]]:
@@ -194,6 +199,16 @@ class MemoryChanges:
         if bytes_max is not None and held > bytes_max and len(found) > 1:
             raise TooMuch
         return found
+
+
+class MemoryCursors:
+    """ports.Cursors. committed: by listener."""
+
+    def __init__(self) -> None:
+        self.committed: dict[str, dict[int, Cursor]] = {}
+
+    async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> dict[str, dict[int, Cursor]]:
+        return {one: self.committed.get(one, {}) for one in listener_ids}
 
 
 class MemoryLog:

@@ -24,6 +24,7 @@ FILES = sorted(GOLDEN.glob("*.json"))
 BY = {"at_ms": 1_767_225_630_123, "organization_id": "0b8f3c1e-6d0a-4b7e-9f55-0a3c2c9d7e11", "actor": "key:k-1"}
 QUEUE = {"queue_id": "5f0e6f0a-33c1-4a8e-8f1d-b5b9f6f0c001"}
 LISTENER = {"listener_id": "2d7f1a44-9f0b-4c61-8a5e-7d1c0e9b3002"}
+REPLAY = {"replay_id": "7c1d9a52-4f0e-4d0b-9b1a-6a2b7c8d9004"}
 MESSAGE = {"message_id": "019b76d9-05ab-7003-8123-456789abcdef"}
 SETTINGS = ListenerSettings(
     max_in_flight=8, rate_per_s=2.5, timeout_ms=3_000, max_attempts=12, max_age_s=3_600, headers={"x-team": "größe"}
@@ -86,6 +87,28 @@ SAMPLES: list[ev.Event] = [
     ev.ListenerResumed(**BY, **LISTENER),
     ev.ListenerRedriven(**BY, **LISTENER, message_ids=(MESSAGE["message_id"],)),
     ev.ListenerDeleted(**BY, **LISTENER),
+    ev.ReplayStarted(
+        **BY,
+        **LISTENER,
+        **REPLAY,
+        request_id="r-7",
+        from_ms=1_767_139_230_000,
+        to_ms=1_767_225_630_000,
+        only="undelivered",
+        notify_url="https://audit.example/again",
+        liveness_url=None,
+        rate_per_s=50.0,
+        start_offsets=(3, 0),
+        end_offsets=(9, 12),
+        before_offsets=(3, 4),
+        picked=("BAEE", ""),
+        count=7,
+        counted_all=True,
+    ),
+    ev.ReplayAdvanced(**BY, **REPLAY, partitions=(1,)),
+    ev.ReplayPaused(**BY, **REPLAY, reason="asked for"),
+    ev.ReplayResumed(**BY, **REPLAY),
+    ev.ReplayCancelled(**BY, **REPLAY),
     ev.MessagePut(**BY, **QUEUE, **MESSAGE, name="delete", data='{"user": "ü", "quote": "\\""}', key="user-7"),
     ev.MessageUpdated(**BY, **QUEUE, **MESSAGE, partition=3, offset=42, data='{"user": "ö"}'),
     ev.MessageDeleted(**BY, **QUEUE, **MESSAGE, request_id="r-3", partition=3, offset=42),
@@ -208,8 +231,9 @@ PLAIN = {
     str | None: st.none() | TEXT,
     int | None: st.none() | NUMBERS,
     int | msgspec.UnsetType: st.just(msgspec.UNSET) | NUMBERS,
-    float | None: st.none() | st.floats(allow_nan=False, allow_infinity=False),
     tuple[str, ...]: st.lists(TEXT, max_size=3).map(tuple),
+    tuple[str, ...] | None: st.none() | st.lists(TEXT, max_size=3).map(tuple),
+    float | None: st.none() | st.floats(allow_nan=False, allow_infinity=False),
     tuple[int, ...]: st.lists(NUMBERS, max_size=3).map(tuple),
     tuple[tuple[int, int, int, int], ...]: st.lists(st.tuples(*[NUMBERS] * 4), max_size=3).map(tuple),
     tuple[tuple[str, str], ...]: st.lists(st.tuples(TEXT, TEXT), max_size=3).map(tuple),

@@ -37,6 +37,12 @@ OWNED: dict[str, Any] = {
     f"POST {LISTENER}/resume": None,
     f"GET {LISTENER}/deliveries": None,
     f"POST {LISTENER}/redrive": None,
+    f"POST {LISTENER}/replay": {"from": "beginning"},
+    f"GET {LISTENER}/replays": None,
+    f"GET {LISTENER}/replays/{{replay_id}}": None,
+    f"DELETE {LISTENER}/replays/{{replay_id}}": None,
+    f"POST {LISTENER}/replays/{{replay_id}}/pause": None,
+    f"POST {LISTENER}/replays/{{replay_id}}/resume": None,
     f"POST {LISTENER}/test": None,
     f"GET {LISTENER}/secret": None,
     f"POST {LISTENER}/secret/rotate": None,
@@ -104,12 +110,15 @@ async def tenant(api: Api, who: str) -> Tenant:
     path = f"/v1/queues/{queue['id']}"
     listener = await api.bare.put(f"{path}/listeners", json={"name": f"{who}'s listener", **URLS}, headers=headers)
     message = await api.bare.put(f"{path}/messages", json={"data": f"{who}'s data"}, headers=headers)
+    listener_path = f"{path}/listeners/{listener.json()['listener']['id']}"
+    replay = await api.bare.post(f"{listener_path}/replay", json={"from": "beginning"}, headers=headers)
     ids = {
         "organization_id": organization_id,
         "key_id": key.id,
         "queue_id": queue["id"],
         "listener_id": listener.json()["listener"]["id"],
         "message_id": message.json()["message"]["id"],
+        "replay_id": replay.json()["replay"]["id"],
     }
     return Tenant(headers, session, ids)
 

@@ -1,0 +1,119 @@
+"""The replays of a listener: their requests and answers.
+
+Not for: what a replay takes (broker/replays.py), how it is delivered (broker/delivery)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from api.calls import Call
+from api.pages import moment, moment_ms, optional_moment, page
+from api.shapes import ReplayBody
+from broker.commands import find_listener
+from broker.core.events import ReplayStarted
+from broker.core.replays import Replay
+from broker.errors import Refused
+from broker.ports import DirectoryView
+from broker.replays import ReplayCommands, ReplayWishes
+
+
+class Replays:
+    """Handlers for …/listeners/{listener_id}/replay and …/replays."""
+
+    def __init__(self, commands: ReplayCommands, view: DirectoryView) -> None:
+        self._commands = commands
+        self._view = view
+
+    async def start(self, call: Call) -> Any:
+        body = await call.json(ReplayBody)
+        wishes = ReplayWishes(
+            from_ms=_time("/from", body.begin),
+            to_ms=None if body.to is None else _time("/to", body.to),
+            only=body.only,
+            rate_per_s=body.rate_per_s,
+            notify_url=body.notify_url,
+            liveness_url=body.liveness_url,
+        )
+        ids = call.path("queue_id"), call.path("listener_id")
+        if body.dry_run:
+            listener = await find_listener(self._view, call.key.organization_id, *ids)
+            planned = await self._commands.plan(call.context(), listener, wishes)
+            rate_per_s = planned.rate_per_s or listener.settings.rate_per_s
+            return {"replay": _planned(planned, rate_per_s)}
+        return await self._answer(call, await self._commands.start(call.context(), *ids, wishes))
+
+    async def list(self, call: Call) -> Any:
+        listener = await find_listener(
+            self._view, call.key.organization_id, call.path("queue_id"), call.path("listener_id")
+        )
+        query = call.query()
+        shown, cursor = page(self._view.state.replays.of(listener.id), query)
+        links = call.links(_path(call), query, cursor)
+        return {"replays": [_fields(replay) for replay in shown], "_links": links}
+
+    async def get(self, call: Call) -> Any:
+        return await self._answer(call, await self._find(call))
+
+    async def pause(self, call: Call) -> Any:
+        return await self._answer(call, await self._commands.pause(call.context(), await self._find(call)))
+
+    async def resume(self, call: Call) -> Any:
+        return await self._answer(call, await self._commands.resume(call.context(), await self._find(call)))
+
+    async def cancel(self, call: Call) -> Any:
+        return await self._answer(call, await self._commands.cancel(call.context(), await self._find(call)))
+
+    async def _find(self, call: Call) -> Replay:
+        await self._view.caught_up()
+        ids = call.path("queue_id"), call.path("listener_id"), call.path("replay_id")
+        return await self._commands.find(call.key.organization_id, *ids)
+
+    async def _answer(self, call: Call, replay: Replay) -> Any:
+        progress = round(await self._commands.progress(replay), 4)
+        href = call.href(f"{_path(call)}/{replay.id}")
+        return {"replay": {**_fields(replay), "progress": progress}, "_links": {"self": {"href": href}}}
+
+
+def _path(call: Call) -> str:
+    return f"/v1/queues/{call.path('queue_id')}/listeners/{call.path('listener_id')}/replays"
+
+
+def _fields(replay: Replay) -> dict[str, Any]:
+    """paused: why, null when it is not."""
+    return {
+        "id": replay.id,
+        "state": replay.state,
+        "from": moment(replay.from_ms),
+        "to": moment(replay.to_ms),
+        "only": replay.only,
+        "notify_url": replay.notify_url,
+        "liveness_url": replay.liveness_url,
+        "rate_per_s": replay.rate_per_s,
+        "count": replay.count,
+        "count_is_exact": replay.counted_all,
+        "paused": replay.paused,
+        "created_at": moment(replay.created_at_ms),
+        "ended_at": optional_moment(replay.ended_at_ms),
+    }
+
+
+def _planned(planned: ReplayStarted, rate_per_s: float | None) -> dict[str, Any]:
+    """estimated_s: how long it takes at its rate; null without one, for then it goes as fast as the listener does."""
+    return {
+        "from": moment(planned.from_ms),
+        "to": moment(planned.to_ms),
+        "only": planned.only,
+        "count": planned.count,
+        "count_is_exact": planned.counted_all,
+        "rate_per_s": rate_per_s,
+        "estimated_s": None if rate_per_s is None else round(planned.count / rate_per_s, 1),
+    }
+
+
+def _time(pointer: str, text: str) -> int:
+    if pointer == "/from" and text == "beginning":
+        return 0
+    try:
+        return moment_ms(text)
+    except ValueError:
+        raise Refused("this must be a time such as 2026-01-31T12:00:00Z", pointer=pointer) from None

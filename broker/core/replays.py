@@ -1,0 +1,147 @@
+"""Replays: a stretch of the log delivered once more, to a listener or to a URL given for the purpose.
+
+For: what a replay is, which offsets it takes, and their fold as a part of the directory. A replay is delivered as a
+listener of its own would be, one that begins and ends at offsets, so whatever holds for listeners holds for it:
+windows, retries, cursors, circuits.
+Not for: asking for one (broker/replays.py), delivering (broker/delivery), the listener (broker/core/directory.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+
+from broker.core import events as ev
+from broker.core.varints import pack, unpack
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """notify_url, liveness_url: None is the listener's own, as it is at each moment.
+
+    only: `all`, `failed` or `undelivered`. start_offsets, end_offsets: by partition; taken is what lies between.
+    picked: by partition, packed offsets (pick()); when it is not None, only those and what lies below before_offsets.
+    count: messages in it when it began, exact when counted_all. finished: partitions whose part has been delivered.
+    paused: why, None when it is not. ended: `finished` or `cancelled`, None while it goes on.
+    """
+
+    id: str
+    organization_id: str
+    listener_id: str
+    from_ms: int
+    to_ms: int
+    only: str
+    notify_url: str | None
+    liveness_url: str | None
+    rate_per_s: float | None
+    start_offsets: tuple[int, ...]
+    end_offsets: tuple[int, ...]
+    before_offsets: tuple[int, ...]
+    picked: tuple[str, ...] | None
+    count: int
+    counted_all: bool
+    created_at_ms: int
+    finished: tuple[int, ...] = ()
+    paused: str | None = None
+    ended: str | None = None
+    ended_at_ms: int | None = None
+
+    def chooser(self, partition: int) -> Callable[[int], bool] | None:
+        """Whether it takes the queue's message at an offset between its start and its end; None: it takes all."""
+        if self.picked is None:
+            return None
+        before, picked = self.before_offsets[partition], frozenset(picked_offsets(self.picked[partition]))
+        return lambda offset: offset < before or offset in picked
+
+    @property
+    def state(self) -> str:
+        """running, paused, finished or cancelled."""
+        return self.ended or ("running" if self.paused is None else "paused")
+
+
+class Replays:
+    """The state: those that ended too, until their listener ends."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Replay] = {}
+        self._of: dict[str, list[str]] = {}
+
+    def find(self, organization_id: str, replay_id: str) -> Replay | None:
+        """The replay, if it is this organization's."""
+        found = self._by_id.get(replay_id)
+        return found if found is not None and found.organization_id == organization_id else None
+
+    def of(self, listener_id: str) -> list[Replay]:
+        """A listener's, in the order they began."""
+        return [self._by_id[replay_id] for replay_id in self._of.get(listener_id, ())]
+
+    def apply(self, event: ev.ReplayEvent) -> Replay | None:
+        """Fold one event: the replay as it is now, None when it was passed over (Directory.apply)."""
+        before = self.find(event.organization_id, event.replay_id)
+        if isinstance(event, ev.ReplayStarted):
+            if event.replay_id in self._by_id:
+                return None
+            self._of.setdefault(event.listener_id, []).append(event.replay_id)
+            now = _started(event)
+        elif before is None or before.ended is not None:
+            return None
+        else:
+            now = _changed(before, event)
+        self._by_id[now.id] = now
+        return now
+
+    def forget(self, listener_id: str) -> list[Replay]:
+        """Those of a listener that has ended."""
+        return [self._by_id.pop(replay_id) for replay_id in self._of.pop(listener_id, ())]
+
+    def everything(self) -> list[Replay]:
+        """In a canonical order."""
+        return sorted(self._by_id.values(), key=lambda replay: replay.id)
+
+
+def _started(event: ev.ReplayStarted) -> Replay:
+    return Replay(
+        id=event.replay_id,
+        organization_id=event.organization_id,
+        listener_id=event.listener_id,
+        from_ms=event.from_ms,
+        to_ms=event.to_ms,
+        only=event.only,
+        notify_url=event.notify_url,
+        liveness_url=event.liveness_url,
+        rate_per_s=event.rate_per_s,
+        start_offsets=event.start_offsets,
+        end_offsets=event.end_offsets,
+        before_offsets=event.before_offsets,
+        picked=event.picked,
+        count=event.count,
+        counted_all=event.counted_all,
+        created_at_ms=event.at_ms,
+    )
+
+
+def _changed(replay: Replay, event: ev.ReplayEvent) -> Replay:
+    match event:
+        case ev.ReplayAdvanced():
+            finished = tuple(sorted({*replay.finished, *event.partitions}))
+            replay = replace(replay, finished=finished)
+            if len(finished) == len(replay.end_offsets):
+                replay = replace(replay, ended="finished", ended_at_ms=event.at_ms)
+        case ev.ReplayPaused():
+            replay = replace(replay, paused=event.reason)
+        case ev.ReplayResumed():
+            replay = replace(replay, paused=None)
+        case ev.ReplayCancelled():
+            replay = replace(replay, ended="cancelled", ended_at_ms=event.at_ms)
+    return replay
+
+
+def pick(offsets: Sequence[int]) -> str:
+    """Ascending offsets, packed: the first, then distances."""
+    return pack([*offsets[:1], *(high - low for low, high in pairwise(offsets))])
+
+
+def picked_offsets(text: str) -> list[int]:
+    """What pick() was given."""
+    return list(accumulate(unpack(text)))

@@ -1,0 +1,41 @@
+"""Lists of numbers as short text: unsigned LEB128 varints in unpadded url-safe base64.
+
+For: the open offsets in a cursor's metadata and the offsets that a replay picks. Not for: what the numbers mean."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+
+
+def pack(numbers: Iterable[int]) -> str:
+    """numbers: none is negative. Small ones take one byte each."""
+    return base64.urlsafe_b64encode(b"".join(map(_varint, numbers))).rstrip(b"=").decode()
+
+
+def unpack(text: str) -> list[int]:
+    """The numbers again (ValueError)."""
+    return _numbers(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True))
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _numbers(packed: bytes) -> list[int]:
+    numbers: list[int] = []
+    number = shift = 0
+    for byte in packed:
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            numbers.append(number)
+            number = shift = 0
+    if shift:
+        raise ValueError("the varints end in the middle")
+    return numbers

@@ -1,0 +1,79 @@
+"""Says in the log which partitions of a replay are done, so that it ends when all of them are.
+
+For: the replays that this worker delivers a part of. Each worker knows of its own partitions only; the directory
+gathers what all of them say (ReplayAdvanced). Not for: delivering them (courier.py does, as for any listener), asking
+for them (broker/replays.py).
+
+A partition is done when its cursor, committed, stands at the replay's end and nothing of it is to be tried again from
+`outstanding`. What was parked of it has failed and holds nothing up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, Protocol
+
+from broker.core.events import ControlEvent, ReplayAdvanced
+from broker.delivery.courier import Courier
+from broker.delivery.readers import Partition
+from broker.delivery.stream import now_ms
+from broker.errors import BrokerError
+
+LOOK_S: Final = 1.0
+
+
+class Outstanding(Protocol):
+    def retrying(self, partition: int, listener_id: str) -> bool: ...
+
+
+class Replaying:
+    """Of one worker. partitions, couriers: the worker's own, as they are at each moment."""
+
+    def __init__(
+        self,
+        append: Callable[[ControlEvent], Awaitable[int]],
+        partitions: Mapping[int, Partition],
+        couriers: Mapping[str, Courier],
+        outstanding: Outstanding,
+    ) -> None:
+        self._append = append
+        self._partitions = partitions
+        self._couriers = couriers
+        self._outstanding = outstanding
+        self.ids: set[str] = set()  # of the couriers that are replays
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            for replay_id in list(self.ids):
+                with contextlib.suppress(BrokerError):  # the next look says it again
+                    await self._look(replay_id)
+
+    async def _look(self, replay_id: str) -> None:
+        courier = self._couriers.get(replay_id)
+        if courier is None:
+            self.ids.discard(replay_id)
+            return
+        replay = courier.listener.replay
+        if replay is None or replay.ended is not None:
+            return
+        done = tuple(
+            number
+            for number, partition in self._partitions.items()
+            if number not in replay.finished
+            and partition.placed(courier)
+            and number not in courier.streams
+            and not self._outstanding.retrying(number, replay_id)
+        )
+        if done:
+            await self._append(
+                ReplayAdvanced(
+                    at_ms=now_ms(),
+                    organization_id=replay.organization_id,
+                    actor="worker",
+                    replay_id=replay_id,
+                    partitions=done,
+                )
+            )

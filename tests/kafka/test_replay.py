@@ -1,0 +1,156 @@
+"""A stretch of the log delivered once more, on a real Kafka, across workers that end in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from broker.core.directory import REPLAY_HEADER, Listener, Queue
+from broker.core.replays import Replay
+from broker.kafka.cursors import KafkaCursors
+from broker.kafka.outstanding import KafkaOutstanding
+from broker.kafka.topics import Topics
+from broker.replays import ReplayCommands, ReplayWishes
+from broker.settings import KafkaSettings
+from tests.kafka.rig import Rig, running
+from tests.listeners import Got, until
+
+
+@pytest.fixture
+async def rig(kafka_settings: KafkaSettings, ready_topics: Topics):
+    async with running(kafka_settings) as made:
+        yield made
+
+
+def commands(rig: Rig) -> ReplayCommands:
+    kafka, requests = rig.settings.kafka, rig.log.requests
+    return ReplayCommands(
+        rig.log,
+        rig.projections.directory,
+        KafkaOutstanding(kafka, requests),
+        KafkaCursors(kafka, requests),
+        allow_networks=rig.settings.allow_networks,
+    )
+
+
+async def start(rig: Rig, queue: Queue, listener: Listener, **wishes) -> Replay:
+    return await commands(rig).start(rig.context, queue.id, listener.id, ReplayWishes(from_ms=0, **wishes))
+
+
+def replayed(rig: Rig, path: str = "a") -> list[Got]:
+    return [got for got in rig.listeners.taken(path) if REPLAY_HEADER in got.headers]
+
+
+async def ended(rig: Rig, replay: Replay) -> Replay:
+    def now() -> Replay | None:
+        found = rig.projections.directory.state.replays.find(rig.organization_id, replay.id)
+        return found if found is not None and found.ended else None
+
+    return await until(now, what="the replay has ended")
+
+
+async def test_it_delivers_its_stretch_once_marked_and_then_ends(rig: Rig):
+    queue, other = await rig.queue(), await rig.queue("other")
+    listener = await rig.listen(queue, "a")
+    await rig.work()
+    ids = await rig.put(queue, *(f"m{number}" for number in range(60)))
+    await rig.put(other, "not of this queue")
+    await until(lambda: len(rig.listeners.taken("a")) == 60, what="all is delivered")
+    replay = await start(rig, queue, listener)
+    assert replay.count == 60
+    late = await rig.put(queue, "put after it began")
+    await ended(rig, replay)
+    assert Counter(got.message_id for got in replayed(rig)) == Counter(ids)
+    assert {got.headers[REPLAY_HEADER] for got in replayed(rig)} == {replay.id}
+    await until(lambda: rig.listeners.ids("a")[late[0]] == 1, what="what came later is delivered as ever")
+    assert await commands(rig).progress(await ended(rig, replay)) == 1.0
+
+
+async def test_its_cursors_are_gone_once_it_has_ended(rig: Rig):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a")
+    worker = await rig.work()
+    await rig.put(queue, "m1", "m2")
+    replay = await start(rig, queue, listener)
+    await ended(rig, replay)
+    cursors = KafkaCursors(rig.settings.kafka, rig.log.requests)
+
+    async def gone() -> bool:
+        worker._endings.look()
+        return replay.id not in await cursors.listeners()
+
+    await until(gone, what="its group is deleted")
+    assert replay.id not in worker._couriers
+
+
+async def test_a_worker_that_takes_over_goes_on_where_it_was(rig: Rig):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a")
+    first = await rig.work()
+    ids = await rig.put(queue, *(f"m{number}" for number in range(80)))
+    await until(lambda: len(rig.listeners.taken("a")) == 80, what="all is delivered")
+    replay = await start(rig, queue, listener, rate_per_s=40)
+    await until(lambda: len(replayed(rig)) >= 20, what="some of it is delivered")
+    await rig.end(first)
+    before = len(replayed(rig))
+    assert before < 80
+    await rig.work()
+    await ended(rig, replay)
+    assert Counter(got.message_id for got in replayed(rig)) == Counter(ids)  # a worker that ends in order repeats none
+
+
+async def test_paused_it_stands_still_and_cancelled_it_delivers_no_more(rig: Rig):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a")
+    await rig.work()
+    await rig.put(queue, *(f"m{number}" for number in range(50)))
+    await until(lambda: len(rig.listeners.taken("a")) == 50, what="all is delivered")
+    replay = await start(rig, queue, listener, rate_per_s=20)
+    await until(lambda: replayed(rig), what="it has begun")
+    paused = await commands(rig).pause(rig.context, replay)
+    (worker,) = rig.workers
+    courier = worker._couriers[replay.id]
+    await until(lambda: courier.listener.paused and not courier.busy, what="it stands still")
+    stood = len(replayed(rig))
+    await asyncio.sleep(0.3)
+    assert len(replayed(rig)) == stood
+    resumed = await commands(rig).resume(rig.context, paused)
+    await until(lambda: len(replayed(rig)) > stood, what="it goes on")
+    await commands(rig).cancel(rig.context, resumed)
+    await until(lambda: replay.id not in worker._couriers, what="it has ended")
+    assert len(replayed(rig)) < 50
+
+
+async def test_only_what_was_put_before_the_listener_was_made_goes_to_a_url_of_its_own(rig: Rig):
+    queue = await rig.queue()
+    before = await rig.put(queue, "old1", "old2", "old3")
+    listener = await rig.listen(queue, "a")
+    await rig.work()
+    await rig.put(queue, "new1", "new2")
+    await until(lambda: len(rig.listeners.taken("a")) == 2, what="what is new is delivered")
+    replay = await start(rig, queue, listener, only="undelivered", notify_url=rig.listeners.url("elsewhere"))
+    assert replay.count == 3
+    await ended(rig, replay)
+    assert rig.listeners.ids("elsewhere") == Counter(before)
+    assert len(rig.listeners.taken("a")) == 2
+
+
+async def test_what_fails_in_it_is_tried_again_and_it_ends_only_then(rig: Rig):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a")
+    await rig.work()
+    ids = await rig.put(queue, *(f"m{number}" for number in range(10)))
+    await until(lambda: len(rig.listeners.taken("a")) == 10, what="all is delivered")
+    failed: Counter[str] = Counter()
+
+    def decide(got: Got) -> int:
+        failed[got.message_id] += 1
+        return 422 if got.data == "m3" and failed[got.message_id] == 1 else 200
+
+    rig.listeners.decide = decide
+    replay = await start(rig, queue, listener)
+    await ended(rig, replay)
+    assert Counter(got.message_id for got in replayed(rig)) == Counter(ids)
+    assert failed[ids[3]] == 2

@@ -1,0 +1,65 @@
+"""`everput replay` against a real server, with a worker that is killed in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import httpx
+
+from broker.core.directory import REPLAY_HEADER
+from tests.listeners import Listeners, until
+from tests.scenarios.running import Running, everput
+
+MESSAGES = 120
+
+
+async def test_a_replay_goes_on_after_a_worker_was_killed(tmp_path: Path):
+    async with Listeners() as listeners:
+        with Running(tmp_path / "data", "--partitions", "2") as server:
+            url = server.url
+
+            def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+                return everput(*arguments, "--data-dir", str(server.data_dir), EVERPUT_URL=url)
+
+            headers = {"x-api-key": server.api_key}
+            async with httpx.AsyncClient(base_url=url, headers=headers, timeout=20) as client:
+                queue = (await client.put("/v1/queues", json={"name": "orders"})).json()["queue"]["id"]
+                where = {"notify_url": listeners.url("a"), "liveness_url": listeners.url("a")}
+                await client.put(f"/v1/queues/{queue}/listeners", json={"name": "billing", **where})
+                puts = [
+                    await client.put(f"/v1/queues/{queue}/messages", json={"data": f"m{number}"})
+                    for number in range(MESSAGES)
+                ]
+            ids = {put.json()["message"]["id"] for put in puts}
+            await until(lambda: len(listeners.taken("a")) == MESSAGES, what="all is delivered")
+
+            said = await asyncio.to_thread(
+                run, "replay", "orders", "billing", "--from", "beginning", "--rate", "40", "--dry-run"
+            )
+            assert (said.returncode, said.stdout) == (0, "120 messages, 3 s\n"), said.stderr
+
+            watched = asyncio.create_task(
+                asyncio.to_thread(run, "replay", "orders", "billing", "--from", "beginning", "--rate", "40")
+            )
+
+            def replayed() -> Counter[str]:
+                return Counter(got.message_id for got in listeners.taken("a") if REPLAY_HEADER in got.headers)
+
+            await until(lambda: len(replayed()) > MESSAGES // 4, what="some of it is delivered")
+            os.kill(server.pid_of("worker-1"), signal.SIGKILL)
+            said = await watched
+            assert said.returncode == 0, said.stderr
+            assert said.stdout == "finished: 120 messages to billing\n"
+            assert set(replayed()) == ids
+            # What was settled since the last checkpoint, a second of it, may come again.
+            assert replayed().total() <= MESSAGES + 2 * 40
+
+            listed = await asyncio.to_thread(run, "replays", "orders", "billing", "--json")
+            (shown,) = [json.loads(line) for line in listed.stdout.splitlines()]
+            assert (shown["state"], shown["progress"]) == ("finished", 1.0)

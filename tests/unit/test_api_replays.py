@@ -1,0 +1,159 @@
+"""Replays over REST: what one would be, what it is, how far it is, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from api_client import Api, make_api, problem
+from memory import MemoryCursors
+
+from broker.core import events as ev
+from broker.core.cursor import Cursor
+from broker.core.events import DeliveryParked
+from broker.core.ids import message_id
+from broker.kafka.outstanding import KafkaOutstanding
+from broker.settings import KafkaSettings
+from tests.outstanding_topic import OutstandingTopic
+
+KAFKA = KafkaSettings(bootstrap="unused", partitions=2)
+
+
+@pytest.fixture
+def topic() -> OutstandingTopic:
+    return OutstandingTopic()
+
+
+@pytest.fixture
+def cursors() -> MemoryCursors:
+    return MemoryCursors()
+
+
+@pytest.fixture
+async def api(topic, cursors) -> Api:
+    return await make_api(outstanding=KafkaOutstanding(KAFKA, topic), cursors=cursors)
+
+
+async def listener_of(api: Api, *, messages: int = 0, before: int = 0) -> tuple[str, str]:
+    """Its id and its path. before: messages put before it was made."""
+    queue_id = await api.queue()
+    for _ in range(before):
+        await api.put(f"/v1/queues/{queue_id}/messages", json={"data": "x"})
+    listener_id = await api.listener(queue_id)
+    for _ in range(messages):
+        await api.put(f"/v1/queues/{queue_id}/messages", json={"data": "x"})
+    return listener_id, f"/v1/queues/{queue_id}/listeners/{listener_id}"
+
+
+async def replay(api: Api, path: str, **body) -> dict:
+    answer = await api.request("POST", f"{path}/replay", json={"from": "beginning", **body})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["replay"]
+
+
+def replays_in(api: Api) -> int:
+    return sum(b'"type":"replay.started"' in record for record in api.log.control.records)
+
+
+async def test_a_dry_run_counts_and_estimates_and_begins_nothing(api):
+    _, path = await listener_of(api, messages=6)
+    planned = await replay(api, path, dry_run=True, rate_per_s=0.5)
+    assert (planned["count"], planned["count_is_exact"], planned["estimated_s"]) == (6, True, 12.0)
+    assert "id" not in planned
+    assert (await replay(api, path, dry_run=True))["estimated_s"] is None  # as fast as the listener takes them
+    assert replays_in(api) == 0
+
+
+async def test_it_begins_is_listed_and_shown_with_its_progress(api, cursors):
+    _, path = await listener_of(api, messages=4)
+    begun = await replay(api, path)
+    assert (begun["state"], begun["count"], begun["progress"]) == ("running", 4, 0.0)
+    cursors.committed[begun["id"]] = {0: Cursor(top=1), 1: Cursor(top=2)}
+    shown = (await api.get(f"{path}/replays/{begun['id']}")).json()["replay"]
+    assert shown["progress"] == 0.75
+    listed = (await api.get(f"{path}/replays")).json()["replays"]
+    assert [one["id"] for one in listed] == [begun["id"]]
+
+
+async def test_it_has_finished_when_the_workers_have_said_so_of_every_partition(api):
+    _, path = await listener_of(api, messages=4)
+    begun = await replay(api, path)
+    by = {"at_ms": 1, "organization_id": api.organization_id, "actor": "worker", "replay_id": begun["id"]}
+    await api.log.control.append(ev.ReplayAdvanced(**by, partitions=(0, 1)))
+    shown = (await api.get(f"{path}/replays/{begun['id']}")).json()["replay"]
+    assert (shown["state"], shown["progress"]) == ("finished", 1.0)
+    assert (await api.request("DELETE", f"{path}/replays/{begun['id']}")).json()["replay"]["state"] == "finished"
+
+
+async def test_it_is_paused_resumed_and_cancelled_and_nothing_is_written_twice(api):
+    _, path = await listener_of(api, messages=1)
+    begun = await replay(api, path)
+    place = f"{path}/replays/{begun['id']}"
+
+    async def asked(method: str, more: str = "") -> str:
+        return (await api.request(method, place + more)).json()["replay"]["state"]
+
+    before = len(api.log.control.records)
+    assert [await asked("POST", "/pause"), await asked("POST", "/pause")] == ["paused"] * 2
+    assert [await asked("POST", "/resume"), await asked("POST", "/resume")] == ["running"] * 2
+    assert [await asked("DELETE"), await asked("DELETE"), await asked("POST", "/pause")] == ["cancelled"] * 3
+    assert len(api.log.control.records) == before + 3
+
+
+async def test_only_what_failed_is_picked_from_what_is_outstanding(api, topic):
+    listener_id, path = await listener_of(api, messages=6)
+    queue_id = api.first_queue_id
+    failed = {
+        "at_ms": 1, "organization_id": api.organization_id, "listener_id": listener_id, "queue_id": queue_id,
+        "number": 3, "status": 500, "error": None, "put_at_ms": 1, "name": "n", "data": "x",
+    }  # fmt: skip
+    for partition, offset in ((0, 1), (1, 2)):
+        the_id = message_id(at_ms=1, partition=partition, random_bits=offset)
+        await topic.keep(DeliveryParked(**failed, message_id=the_id, partition=partition, offset=offset))
+    begun = await replay(api, path, only="failed")
+    assert begun["count"] == 2
+    there = api.log.control.state.replays.find(api.organization_id, begun["id"])
+    taken = [[offset for offset in range(3) if there.chooser(partition)(offset)] for partition in range(2)]
+    assert taken == [[1], [2]]
+
+
+async def test_undelivered_is_what_failed_and_what_came_before_the_listener_did(api):
+    _, path = await listener_of(api, before=2, messages=4)
+    begun = await replay(api, path, only="undelivered")
+    assert begun["count"] == 2
+    there = api.log.control.state.replays.find(api.organization_id, begun["id"])
+    taken = [[offset for offset in range(3) if there.chooser(partition)(offset)] for partition in range(2)]
+    assert taken == [[0], [0]]
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({}, "/from"),
+        ({"from": "yesterday"}, "/from"),
+        ({"from": "2026-01-31T12:00:00Z", "to": "2026-01-31T11:00:00Z"}, "/to"),
+        ({"from": "beginning", "only": "some"}, "/only"),
+        ({"from": "beginning", "rate_per_s": 0}, "/rate_per_s"),
+        ({"from": "beginning", "notify_url": "http://127.0.0.1/"}, "/notify_url"),
+        ({"from": "beginning", "liveness_url": "https://8.8.8.8/"}, "/liveness_url"),
+        ({"from": "beginning", "speed": 1}, "/speed"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused(api, body, pointer):
+    _, path = await listener_of(api)
+    told = problem(await api.request("POST", f"{path}/replay", json=body), 422)
+    assert told["errors"][0]["pointer"] == pointer
+    assert replays_in(api) == 0
+
+
+async def test_only_so_many_of_one_listener_are_under_way(api):
+    _, path = await listener_of(api, messages=1)
+    for _ in range(10):
+        last = await replay(api, path)
+    problem(await api.request("POST", f"{path}/replay", json={"from": "beginning"}), 422)
+    await api.request("DELETE", f"{path}/replays/{last['id']}")
+    await replay(api, path)
+
+
+async def test_an_unknown_one_is_404(api):
+    _, path = await listener_of(api)
+    for missing in ("018f0000-0000-7000-8000-000000000000", "nonsense"):
+        problem(await api.get(f"{path}/replays/{missing}"), 404)

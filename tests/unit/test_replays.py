@@ -1,0 +1,145 @@
+"""What a replay takes, and its fold: begun, advanced partition by partition, paused, ended."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.core import events as ev
+from broker.core.cursor import Cursor
+from broker.core.directory import REPLAY_HEADER, Directory
+from broker.core.events import ListenerSettings
+from broker.core.replays import Replay, Replays, pick, picked_offsets
+
+BY = {"at_ms": 90_000_000, "organization_id": "o"}
+STARTED = ev.ReplayStarted(
+    **BY,
+    replay_id="r",
+    listener_id="l",
+    from_ms=0,
+    to_ms=80_000_000,
+    only="all",
+    notify_url=None,
+    liveness_url=None,
+    rate_per_s=5.0,
+    start_offsets=(2, 0),
+    end_offsets=(7, 4),
+    before_offsets=(),
+    picked=None,
+    count=9,
+    counted_all=True,
+)
+
+
+@pytest.fixture
+def directory() -> Directory:
+    made = Directory()
+    for event in (
+        ev.OrganizationCreated(**BY, name="o"),
+        ev.QueueCreated(**BY, queue_id="q", name="q"),
+        ev.ListenerCreated(
+            **BY,
+            listener_id="l",
+            queue_id="q",
+            name="l",
+            notify_url="https://n.example",
+            liveness_url="https://l.example",
+            sealed_secret="sealed",
+            start_offsets=(9, 9),
+            settings=ListenerSettings(max_age_s=100, headers={"x-team": "a"}),
+        ),
+        STARTED,
+    ):
+        assert made.apply(event)
+    return made
+
+
+@given(st.lists(st.integers(0, 1 << 40), unique=True).map(sorted))
+def test_picked_offsets_go_to_text_and_back(offsets):
+    assert picked_offsets(pick(offsets)) == offsets
+
+
+def test_it_takes_all_or_what_lies_before_and_what_is_picked():
+    replays = Replays()
+    whole = replays.apply(STARTED)
+    some = replays.apply(
+        ev.ReplayStarted(
+            **{name: getattr(STARTED, name) for name in STARTED.__struct_fields__}
+            | {"replay_id": "s", "before_offsets": (4, 0), "picked": (pick([5]), pick([]))}
+        )
+    )
+    assert whole is not None
+    assert some is not None
+    assert whole.chooser(0) is None
+    assert [offset for offset in range(2, 7) if some.chooser(0)(offset)] == [2, 3, 5]
+    assert [offset for offset in range(4) if some.chooser(1)(offset)] == []
+
+
+def test_it_is_delivered_as_a_listener_that_begins_and_ends(directory):
+    listener = directory.listeners["r"]
+    assert listener.notify_url == "https://n.example"
+    assert listener.settings.headers == {"x-team": "a", REPLAY_HEADER: "r"}
+    assert listener.settings.rate_per_s == 5.0
+    assert listener.settings.max_age_s == 100 + 90_000  # as old as the replay, not as its oldest message
+    assert listener.stands_at({}, 0) == Cursor(top=2)
+    assert listener.reach(0, 100) == 7
+    assert directory.listener("o", "r") is None  # it is none that anybody made
+    assert list(directory.queues["q"].listeners) == ["l"]
+
+
+def test_it_follows_its_listener(directory):
+    directory.apply(ev.ListenerPaused(**BY, listener_id="l", reason="asked for"))
+    assert directory.listeners["r"].paused == "asked for"
+    directory.apply(
+        ev.ListenerUpdated(
+            **BY,
+            listener_id="l",
+            name="l",
+            notify_url="https://moved.example",
+            liveness_url="https://l.example",
+            settings=ListenerSettings(),
+        )
+    )
+    assert directory.listeners["r"].notify_url == "https://moved.example"
+
+
+def test_it_has_finished_when_every_partition_has(directory):
+    directory.apply(ev.ReplayAdvanced(**BY, replay_id="r", partitions=(1,)))
+    replay = directory.replays.find("o", "r")
+    assert (replay.state, replay.finished) == ("running", (1,))
+    directory.apply(ev.ReplayAdvanced(**BY, replay_id="r", partitions=(0, 1)))
+    replay = directory.replays.find("o", "r")
+    assert (replay.state, replay.ended_at_ms) == ("finished", 90_000_000)
+    assert "r" not in directory.listeners
+    assert not directory.apply(ev.ReplayCancelled(**BY, replay_id="r"))
+
+
+def test_paused_resumed_cancelled(directory):
+    def state_after(event: ev.ReplayEvent) -> tuple[str, str | None]:
+        assert directory.apply(event)
+        return directory.replays.find("o", "r").state, getattr(directory.listeners.get("r"), "paused", "gone")
+
+    assert state_after(ev.ReplayPaused(**BY, replay_id="r", reason="asked for")) == ("paused", "asked for")
+    assert state_after(ev.ReplayResumed(**BY, replay_id="r")) == ("running", None)
+    assert state_after(ev.ReplayCancelled(**BY, replay_id="r")) == ("cancelled", "gone")
+
+
+def test_it_ends_with_its_listener_and_is_nobody_elses(directory):
+    other = {**BY, "organization_id": "other"}
+    assert not directory.apply(ev.ReplayCancelled(**other, replay_id="r"))
+    assert directory.replays.find("other", "r") is None
+    assert directory.apply(ev.ListenerDeleted(**BY, listener_id="l"))
+    assert directory.replays.of("l") == []
+    assert directory.listeners == {}
+
+
+def test_one_of_a_listener_that_is_gone_never_begins():
+    assert not Directory().apply(STARTED)
+
+
+def test_equal_folds_have_equal_hashes_and_a_replay_counts(directory):
+    before = directory.state_hash()
+    directory.apply(ev.ReplayPaused(**BY, replay_id="r", reason="asked for"))
+    assert directory.state_hash() != before
+    assert isinstance(directory.replays.find("o", "r"), Replay)
