@@ -18,19 +18,20 @@ from starlette.types import Receive, Scope, Send
 from api.accounts import Accounts
 from api.auth import Keys, LimitedKeys, Sessions
 from api.bodies import Bodies
-from api.calls import Call, Method, Resource, Service, answer_problem
+from api.calls import Call, Handler, Method, Resource, Service, answer_problem
 from api.deliveries import OutstandingDeliveries
 from api.docs import Reference, docs_routes
 from api.keys import OrganizationKeys
 from api.listeners import Listeners
 from api.log import EventLog
-from api.messages import Messages
+from api.messages import BATCH_TIMES_BYTES_MAX, Messages
 from api.past import Views
 from api.problems import MEDIA_TYPE, NoSuchPath, Problem, framework_problem, problem
 from api.queues import Queues
 from api.reference import parameters
 from api.replays import Replays
 from api.secrets import Secrets
+from api.volume import Volume
 from broker.accounts import AccountCommands
 from broker.audit.reader import LogReader
 from broker.commands import Commands, Quotas
@@ -93,16 +94,21 @@ def make_app(
         return Route(path, resource(path, **methods))
 
     queue, listener = "/v1/queues/{queue_id}", "/v1/queues/{queue_id}/listeners/{listener_id}"
-    puts = resource(f"{queue}/messages", PUT=Method(messages.put, "messages"), GET=Method(messages.list, "messages"))
+    stores: list[Handler] = [messages.put, messages.put_batch, messages.update]
+    if settings.bytes_per_s is not None:
+        volume = Volume(settings.bytes_per_s, bytes_max=settings.body_bytes_max * BATCH_TIMES_BYTES_MAX)
+        stores = [volume.before(handler) for handler in stores]
+    put, put_batch, update = stores
+    puts = resource(f"{queue}/messages", PUT=Method(put, "messages"), GET=Method(messages.list, "messages"))
     app = _App(
         puts,
         routes=[
             Route(f"{queue}/messages", puts),
-            at(f"{queue}/messages/batch", POST=Method(messages.put_batch, "messages")),
+            at(f"{queue}/messages/batch", POST=Method(put_batch, "messages")),
             at(
                 f"{queue}/messages/{{message_id}}",
                 GET=Method(messages.get, "messages"),
-                PUT=Method(messages.update, "messages"),
+                PUT=Method(update, "messages"),
                 DELETE=Method(messages.delete, "messages"),
             ),
             at("/v1/queues", GET=Method(queues.list, "queues"), PUT=Method(queues.create, "queues")),

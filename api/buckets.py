@@ -27,12 +27,13 @@ class Buckets:
         self.per_s = per_s
         self._full_at_s: dict[str, float] = {}
 
-    def take(self, name: str, at_s: float) -> Allowance:
-        """Count one, unless it comes too soon. at_s: any clock that only goes forward."""
-        full_in_s = max(0.0, self._full_at_s.get(name, 0.0) - at_s) + 1 / self.per_s
+    def take(self, name: str, at_s: float, count: int = 1) -> Allowance:
+        """Count so many, unless they come too soon. at_s: any clock that only goes forward. count: up to size."""
+        full_in_s = max(0.0, self._full_at_s.get(name, 0.0) - at_s) + count / self.per_s
         wait_s = full_in_s - self.size / self.per_s
         if wait_s > 1e-9:
-            return Allowance(0, full_in_s - 1 / self.per_s, wait_s)
+            before_s = full_in_s - count / self.per_s
+            return Allowance(max(0, math.floor(self.size - before_s * self.per_s + 1e-9)), before_s, wait_s)
         if name not in self._full_at_s and len(self._full_at_s) >= NAMES_MAX:
             self._forget(at_s)
         self._full_at_s[name] = at_s + full_in_s

@@ -26,7 +26,7 @@ from broker.puts import Put, append_puts, new_batch, put_message
 
 _IDEMPOTENCY_KEY: Final = b"idempotency-key"
 _KEY = re.compile(rb"[\x20-\x7e]{1,255}")
-_BATCH_TIMES_BYTES_MAX: Final = 2  # a batch's body may be as large as two of other requests
+BATCH_TIMES_BYTES_MAX: Final = 2  # a batch's body may be as large as two of other requests
 
 
 class Messages:
@@ -63,7 +63,7 @@ class Messages:
     async def put_batch(self, call: Call) -> Any:
         """All or, when one is refused, none; for each what a put of its own would have answered, in their order."""
         queue = await find_queue(self._view, call.key.organization_id, call.path("queue_id"))
-        body = await call.json(BatchBody, times_bytes_max=_BATCH_TIMES_BYTES_MAX)
+        body = await call.json(BatchBody, times_bytes_max=BATCH_TIMES_BYTES_MAX)
         puts: Sequence[Put | Stored]
         if _IDEMPOTENCY_KEY in call.sent:
             puts = await self._put_once(call, queue, body, body.messages)

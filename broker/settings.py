@@ -45,7 +45,7 @@ class Settings:
     public_url: what `_links` start with; None: the address the request came to.
     registration: whether anybody who reaches the API may make an account.
     requests_per_s: of one key in one API process, ten seconds' worth at once; None for no limit.
-    queues_max, listeners_max: of one organization.
+    bytes_per_s: likewise, of the bodies of one organization's puts. queues_max, listeners_max: of one organization.
     append_timeout_ms: how long a request waits for Kafka's acknowledgement. body_bytes_max: of one request.
     """
 
@@ -55,6 +55,7 @@ class Settings:
     public_url: str | None = None
     registration: bool = True
     requests_per_s: float | None = None
+    bytes_per_s: int | None = None
     queues_max: int = 10_000
     listeners_max: int = 10_000
     append_timeout_ms: int = 5_000

@@ -62,6 +62,7 @@ class Options:
     public_url: str | None
     registration: bool
     requests_per_s: float | None
+    bytes_per_s: int | None
     queues_max: int
     listeners_max: int
     connections_max: int
@@ -92,6 +93,7 @@ class Options:
             public_url=self.public_url,
             registration=self.registration,
             requests_per_s=self.requests_per_s,
+            bytes_per_s=self.bytes_per_s,
             queues_max=self.queues_max,
             listeners_max=self.listeners_max,
             append_timeout_ms=self.append_timeout_ms,
@@ -183,6 +185,11 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     "requests_per_s": {
         "type": click.FloatRange(min=0.1),
         "help": "Of one key in one API process, ten seconds' worth at once; without it there is no limit.",
+        "show_default": False,
+    },
+    "bytes_per_s": {
+        "type": _count,
+        "help": "That an organization may put in one API process, ten seconds' worth at once; without it no limit.",
         "show_default": False,
     },
     "queues_max": {"type": _count, "default": 10_000, "help": "Queues that an organization may have."},

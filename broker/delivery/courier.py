@@ -246,7 +246,10 @@ class Courier:
         timestamp = b"%d" % time.time()
         signed = self._signer.sign(message.id, timestamp, body)
         if self._former:
-            signed += also_signed(self._former, now_ms(), message_id=message.id, timestamp=timestamp, body=body)
+            more = also_signed(self._former, now_ms(), message_id=message.id, timestamp=timestamp, body=body)
+            signed += more
+            if not more:  # their time is over
+                self._former = ()
         self._under_way[connection] = None
         connection.send(
             b"%bwebhook-id: %b\r\nwebhook-timestamp: %b\r\nwebhook-signature: %b\r\neverput-attempt: %d\r\n"

@@ -91,8 +91,8 @@ async def make_api(**parts: Any) -> Api:
     settings = Settings(
         kafka=KafkaSettings(bootstrap="unused", partitions=2),
         sealing_key=new_sealing_key(),
-        body_bytes_max=2 << 20,
-        **{field.name: parts.pop(field.name) for field in fields(Settings) if field.name in parts},
+        **{"body_bytes_max": 2 << 20}
+        | {field.name: parts.pop(field.name) for field in fields(Settings) if field.name in parts},
     )
     records = MemoryRecords(log)
     parts.setdefault("reader", LogReader(records, topics(settings.kafka)))

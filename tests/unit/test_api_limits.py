@@ -30,6 +30,23 @@ async def test_a_key_that_asks_too_often_is_429_and_each_answer_says_how_much_is
     assert (await api.get("/v1/queues", headers=other)).status_code == 200
 
 
+async def test_an_organization_that_puts_too_many_bytes_is_429_and_another_is_not():
+    api = await make_api(bytes_per_s=100, body_bytes_max=1000)
+    path = f"/v1/queues/{await api.queue()}/messages"
+    answers = [await api.put(path, json={"data": "x" * 900}) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[0].headers["ratelimit-policy"] == '"bytes";q=2000;qu="content-bytes";w=20'
+    assert answers[2].headers["ratelimit"].startswith('"bytes";r=1')
+    assert 1 <= int(answers[2].headers["retry-after"]) <= 10
+    problem(await api.request("POST", f"{path}/batch", json={"messages": [{"data": "x" * 900}]}), 429)
+    assert (await api.put(path, json={"data": "x"})).status_code == 200
+    assert "ratelimit" not in (await api.get(path)).headers
+    other = {"x-api-key": await api.another_organization()}
+    queue = await api.put("/v1/queues", json={"name": "q"}, headers=other)
+    path = f"/v1/queues/{queue.json()['queue']['id']}/messages"
+    assert (await api.put(path, json={"data": "x" * 900}, headers=other)).status_code == 200
+
+
 async def test_without_a_limit_nothing_is_said_about_one():
     api = await make_api()
     assert "ratelimit" not in (await api.get("/v1/queues")).headers
