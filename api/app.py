@@ -79,6 +79,7 @@ def make_app(
     accounts = Accounts(
         AccountCommands(log.control, view),
         view,
+        keys,
         sessions,
         registration=settings.registration,
         public_url=public_url,

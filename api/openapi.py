@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import msgspec
 
-from api import answers
 from api.problems import TITLES
 from api.reference import OPEN, SESSION, SESSION_OR_KEY, TOLD, Parameter, Told
 from api.samples import samples
+from everput import answers
 
 _REFERENCE: Final = "#/components/schemas/{name}"
 _ID: Final = "0180994c-b6b2-7d0e-b7ad-414716e83386"
@@ -69,10 +69,6 @@ class _Schemas:
         for told in operations:
             shapes += [told.answer] if told.request is None else [told.answer, told.request]
         _, self.all = msgspec.json.schema_components(list(dict.fromkeys(shapes)), ref_template=_REFERENCE)
-        for name, schema in self.all.items():
-            shape = getattr(answers, name, None)
-            if isinstance(shape, type) and issubclass(shape, answers.Answer):
-                schema.pop("additionalProperties", None)  # there may be more some day
 
     @staticmethod
     def of(shape: type[msgspec.Struct]) -> dict[str, str]:

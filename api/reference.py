@@ -11,7 +11,8 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
-from api import answers, shapes
+from api import shapes
+from everput import answers
 
 _QUEUE: Final = "/v1/queues/{queue_id}"
 _LISTENER: Final = _QUEUE + "/listeners/{listener_id}"
@@ -316,7 +317,10 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         makes=("organization_id", "/organization/id"),
     ),
     ("GET", "/v1/organizations"): Told(
-        "listOrganizations", "The organizations of the account", answers.OrganizationsAnswer, asks=SESSION
+        "listOrganizations",
+        "The organizations of the account, or the one of the key",
+        answers.OrganizationsAnswer,
+        asks=SESSION_OR_KEY,
     ),
     ("PUT", _KEYS): Told(
         "createKey",

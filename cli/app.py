@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import IO, Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from broker.errors import BrokerError, ConfigurationError
 
@@ -20,6 +21,10 @@ _COMMANDS: Final = {
     "init": ("cli.init", "Make an account, an organization and a key, and print the key."),
     "status": ("cli.status", "Show how every listener stands, and what is wrong."),
     "rotate-sealing-key": ("cli.rotate", "Encrypt the secrets in the log with another sealing key."),
+    "queues": ("cli.queues", "List, see, make, rename and delete queues."),
+    "listeners": ("cli.listeners", "See and change the listeners of a queue."),
+    "messages": ("cli.messages", "Put, list, see, change and delete messages."),
+    "keys": ("cli.keys", "List, make, see and revoke an organization's API keys."),
     "put": ("cli.put", "Put each line of a file on a queue."),
     "log": ("cli.log", "Show what happened: an organization's events, or one message's story."),
     "show": ("cli.show", "Show a queue and its listeners, now or as they were at any moment."),
@@ -29,6 +34,7 @@ _COMMANDS: Final = {
     "redrive": ("cli.redrive", "Have a listener's parked and retrying deliveries tried now."),
     "replay": ("cli.replay", "Deliver a stretch of a queue's messages to a listener once more."),
     "replays": ("cli.replays", "Show a listener's replays; pause, resume or cancel one."),
+    "completion": ("cli.completion", "Print what makes a shell complete this command."),
     "demo": ("cli.demo", "Show it all: messages put, listeners that fail, a worker that is killed."),
 }
 
@@ -57,6 +63,14 @@ class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - likewise
         with formatter.section("Commands"):
             formatter.write_dl([(name, words) for name, (_, words) in _COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """As click's, but without importing what every command needs."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [
+            CompletionItem(name, help=words) for name, (_, words) in _COMMANDS.items() if name.startswith(incomplete)
+        ]
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -13,7 +13,6 @@ import httpx
 import msgspec
 from memory import MemoryCursors, MemoryLog, MemoryRecords
 
-from api.answers import ProblemAnswer
 from api.app import make_app
 from api.openapi import document
 from api.reference import TOLD
@@ -23,6 +22,7 @@ from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.topics import topics
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings, Settings
+from everput.answers import ProblemAnswer
 from tests.outstanding_topic import OutstandingTopic
 
 
@@ -119,7 +119,8 @@ async def as_documented(response: httpx.Response) -> None:
             assert ("etag" in response.headers) == told.tagged
             lines = [response.content] if told.media == "application/json" else response.content.splitlines()
             for line in lines:
-                msgspec.json.decode(line, type=told.answer)
+                as_told = msgspec.json.encode(msgspec.json.decode(line, type=told.answer))
+                assert msgspec.json.decode(as_told) == msgspec.json.decode(line)  # and nothing else
         elif response.status_code != 304:
             msgspec.json.decode(response.content, type=ProblemAnswer)
 

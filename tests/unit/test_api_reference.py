@@ -13,13 +13,13 @@ import pytest
 from api_client import make_api
 
 from api import shapes
-from api.answers import Notification
 from api.app import operations
 from api.calls import Call
 from api.reference import TOLD
 from broker.core.directory import Queue
 from broker.core.events import MessagePut, encode
 from broker.delivery.message import Message
+from everput.answers import Notification
 
 
 async def reference() -> dict:

@@ -1,7 +1,7 @@
-"""The shapes of answers, as the reference shows them (openapi.py).
+"""The shapes of answers.
 
-For: what a client may expect. Not for: making an answer (the resources' files do; the tests compare every answer they
-get with its shape), requests (shapes.py)."""
+For: what a client may expect, also in the reference (api/openapi.py). Not for: making an answer (the API's resources
+do; its tests compare every answer they get with its shape), requests (requests.py)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Time = Annotated[str, Meta(description="UTC, with milliseconds.", extra_json_sch
 Count = Annotated[int, Meta(ge=0)]
 
 
-class Answer(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Any of them."""
+class Answer(Struct, kw_only=True):
+    """Any of them. There may be more fields in an answer than a program knows."""
 
 
 class Link(Answer):

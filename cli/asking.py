@@ -1,0 +1,109 @@
+"""What the commands that ask the REST API have in common.
+
+For: a client whose errors become the command's, finding things by name or id, showing answers as tables or JSON.
+Not for: the options (api_options.py), the requests (everput/)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import click
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from broker.errors import ConfigurationError, NotFound, Refused
+from cli.api_options import api_options
+from everput import Client, NoAnswer, Problem, list_listeners, list_queues
+from everput.answers import Answer
+
+GIVE_UP_AFTER_S: Final = 30.0
+
+
+def asks(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: the options of the API and --json; the command is called with `client` and `as_json`."""
+
+    @api_options
+    @click.option("--json", "as_json", is_flag=True, help="JSON as the API shows it; of a list, one object a line.")
+    @functools.wraps(command)
+    def with_client(*, url: str, key: str, **values: Any) -> Any:
+        with asking(url, key) as client:
+            return command(client=client, **values)
+
+    decorated: Callable[..., Any] = with_client
+    return decorated
+
+
+@contextmanager
+def asking(url: str, key: str) -> Iterator[Client]:
+    """A client (Refused; ConfigurationError: there is no API there, or it does not take the key)."""
+    try:
+        with Client(url, key, give_up_after_s=GIVE_UP_AFTER_S) as client:
+            yield client
+    except Problem as error:
+        if error.status in (401, 403):
+            raise ConfigurationError(f"the API key was refused: {error}") from error
+        raise Refused(str(error)) from error
+    except NoAnswer as error:
+        raise ConfigurationError(f"the API at {url} does not answer: {error}") from error
+
+
+def find_queue(client: Client, queue: str) -> str:
+    """The id of the queue of this name or id (NotFound)."""
+    for page in client.pages(list_queues(name=queue)):
+        for found in page.queues:
+            return found.id
+    for page in client.pages(list_queues()):
+        for found in page.queues:
+            if found.id == queue:
+                return found.id
+    raise NotFound(f"no queue has the name or id {queue}")
+
+
+def find_listener(client: Client, queue: str, listener: str) -> tuple[str, str]:
+    """The ids of the queue and of its listener of this name or id (NotFound)."""
+    queue_id = find_queue(client, queue)
+    for page in client.pages(list_listeners(queue_id)):
+        for found in page.listeners:
+            if listener in (found.id, found.name):
+                return queue_id, found.id
+    raise NotFound(f"no listener of the queue {queue} has the name or id {listener}")
+
+
+def show(item: Answer, *, as_json: bool) -> None:
+    """One thing: its fields, one a line."""
+    fields = msgspec.to_builtins(item)
+    if as_json:
+        click.echo(msgspec.json.encode(fields))
+        return
+    table = Table("", "", box=None, show_header=False)
+    for name, value in fields.items():
+        table.add_row(name, _text(value))
+    Console().print(table)
+
+
+def show_all(items: Iterable[Answer], columns: Mapping[str, str], *, as_json: bool) -> None:
+    """Several. columns: heading to field."""
+    if as_json:
+        for item in items:
+            click.echo(msgspec.json.encode(item))
+        return
+    table = Table(*columns, box=box.SIMPLE)
+    for item in items:
+        fields = msgspec.to_builtins(item)
+        table.add_row(*(_text(fields.get(field)) for field in columns.values()))
+    Console().print(table)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_text(one)}" for name, one in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "\n".join(_text(one) for one in value)
+    return str(value)

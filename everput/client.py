@@ -1,0 +1,202 @@
+"""Sends requests, sync and async, and again where that is safe.
+
+For: retries with back-off, problems as errors, lists page by page. Not for: what is asked (requests.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import httpx
+import msgspec
+
+from everput.answers import ProblemAnswer
+from everput.errors import EverputError, NoAnswer, Problem
+from everput.requests import Request
+
+PAUSE_S_MIN: Final = 0.1
+PAUSE_S_MAX: Final = 5.0
+TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
+_AGAIN: Final = frozenset({429, 502, 503, 504})
+_IN_FLIGHT: Final = "in-flight"
+_IN_DOUBT: Final = "in-doubt"
+
+T = TypeVar("T")
+
+
+class Client:
+    """url: of the API. give_up_after_s: for one request with its repeats. transport: in place of the network.
+
+    A context manager. `etag` is the last answer's, for `if_match`.
+    """
+
+    def __init__(
+        self, url: str, key: str, *, give_up_after_s: float = 60.0, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        self._give_up_after_s = give_up_after_s
+        self._http = httpx.Client(**_options(url, key), transport=transport)
+        self.etag: str | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def send(self, request: Request[T]) -> T:
+        """The answer (Problem, NoAnswer)."""
+        tries = _Tries(request, self._give_up_after_s)
+        while True:
+            try:
+                response = self._http.request(**_arguments(request))
+            except httpx.TransportError as error:
+                wait_s = tries.after_error(error)
+            else:
+                self.etag = response.headers.get("etag")
+                if response.status_code == httpx.codes.OK:
+                    return _answer(response, request.answer)
+                wait_s = tries.after_problem(response)
+            time.sleep(wait_s)
+
+    def pages(self, request: Request[T]) -> Iterator[T]:
+        """A list, page after page."""
+        following: Request[T] | None = request
+        while following is not None:
+            page = self.send(following)
+            yield page
+            following = _following(request, page)
+
+
+class AsyncClient:
+    """As Client, with `await` and `async for`."""
+
+    def __init__(
+        self, url: str, key: str, *, give_up_after_s: float = 60.0, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self._give_up_after_s = give_up_after_s
+        self._http = httpx.AsyncClient(**_options(url, key), transport=transport)
+        self.etag: str | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def send(self, request: Request[T]) -> T:
+        """The answer (Problem, NoAnswer)."""
+        tries = _Tries(request, self._give_up_after_s)
+        while True:
+            try:
+                response = await self._http.request(**_arguments(request))
+            except httpx.TransportError as error:
+                wait_s = tries.after_error(error)
+            else:
+                self.etag = response.headers.get("etag")
+                if response.status_code == httpx.codes.OK:
+                    return _answer(response, request.answer)
+                wait_s = tries.after_problem(response)
+            await asyncio.sleep(wait_s)
+
+    async def pages(self, request: Request[T]) -> AsyncIterator[T]:
+        """A list, page after page."""
+        following: Request[T] | None = request
+        while following is not None:
+            page = await self.send(following)
+            yield page
+            following = _following(request, page)
+
+
+class _Tries:
+    """How long to wait before a request is sent again; raises what ended it when it is not to be."""
+
+    def __init__(self, request: Request[Any], give_up_after_s: float) -> None:
+        self._repeatable = request.repeatable
+        self._deadline_s = time.monotonic() + give_up_after_s
+        self._pause_s = PAUSE_S_MIN
+
+    def after_error(self, error: httpx.TransportError) -> float:
+        told = NoAnswer(f"{type(error).__name__}: {error}")
+        not_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+        if isinstance(error, httpx.UnsupportedProtocol) or not (self._repeatable or not_sent):
+            raise told from error
+        return self._wait(told, 0.0)
+
+    def after_problem(self, response: httpx.Response) -> float:
+        told = _problem(response)
+        code = told.code if isinstance(told, Problem) else ""
+        again = response.status_code in _AGAIN or code == _IN_FLIGHT
+        known = response.status_code == httpx.codes.TOO_MANY_REQUESTS or code not in ("", _IN_DOUBT)
+        if not again or not (self._repeatable or known):
+            raise told
+        return self._wait(told, _retry_after_s(response))
+
+    def _wait(self, told: EverputError, asked_s: float) -> float:
+        wait_s = max(asked_s, random.uniform(0, self._pause_s))  # noqa: S311 - jitter
+        self._pause_s = min(self._pause_s * 2, PAUSE_S_MAX)
+        if time.monotonic() + wait_s > self._deadline_s:
+            raise told
+        return wait_s
+
+
+def _options(url: str, key: str) -> dict[str, Any]:
+    return {"base_url": url, "headers": {"x-api-key": key}, "timeout": TIMEOUT, "trust_env": False}
+
+
+def _arguments(request: Request[Any]) -> dict[str, Any]:
+    headers = dict(request.headers)
+    content = None
+    if request.body is not None:
+        headers["content-type"] = "application/json"
+        content = msgspec.json.encode(request.body)
+    return {
+        "method": request.method,
+        "url": request.path,
+        "params": dict(request.query),
+        "headers": headers,
+        "content": content,
+    }
+
+
+def _answer(response: httpx.Response, shape: type[T]) -> T:
+    try:
+        return msgspec.json.decode(response.content, type=shape)
+    except msgspec.MsgspecError as error:
+        raise NoAnswer(f"the answer is not one of Everput's: {error}") from error
+
+
+def _problem(response: httpx.Response) -> EverputError:
+    try:
+        return Problem(msgspec.json.decode(response.content, type=ProblemAnswer))
+    except msgspec.MsgspecError:
+        return NoAnswer(f"{response.status_code} {response.reason_phrase}")
+
+
+def _retry_after_s(response: httpx.Response) -> float:
+    try:
+        return max(0.0, float(response.headers.get("retry-after", "0")))
+    except ValueError:
+        return 0.0
+
+
+def _following(request: Request[T], page: T) -> Request[T] | None:
+    """What is asked for next: of its `next` link the query; the address stays the one that was given."""
+    link = getattr(getattr(page, "links", None), "next", None)
+    if not link:
+        return None
+    return replace(request, query=dict(httpx.URL(link.href).params))

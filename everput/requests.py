@@ -1,0 +1,234 @@
+"""Every request that the client can make: what is asked, and the shape of the answer.
+
+For: paths, bodies and headers. Not for: sending (client.py), the answers' shapes (answers.py)."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+from everput import answers
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request(Generic[T]):
+    """answer: its shape. repeatable: it may be sent again when nobody knows whether it was carried out."""
+
+    method: str
+    path: str
+    answer: type[T]
+    body: Mapping[str, Any] | None = None
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    repeatable: bool = True
+
+
+def list_queues(*, name: str | None = None) -> Request[answers.QueuesAnswer]:
+    """name: only the queue of exactly this name."""
+    query = {} if name is None else {"name": name}
+    return Request(method="GET", path="/v1/queues", answer=answers.QueuesAnswer, query=query)
+
+
+def create_queue(name: str) -> Request[answers.QueueAnswer]:
+    return Request(method="PUT", path="/v1/queues", answer=answers.QueueAnswer, body={"name": name}, repeatable=False)
+
+
+def get_queue(queue_id: str) -> Request[answers.QueueAnswer]:
+    return Request(method="GET", path=_queue(queue_id), answer=answers.QueueAnswer)
+
+
+def rename_queue(queue_id: str, name: str, *, if_match: str | None = None) -> Request[answers.QueueAnswer]:
+    return Request(
+        method="PUT", path=_queue(queue_id), answer=answers.QueueAnswer, body={"name": name}, **_condition(if_match)
+    )
+
+
+def delete_queue(queue_id: str, *, if_match: str | None = None) -> Request[answers.QueueAnswer]:
+    return Request(
+        method="DELETE", path=_queue(queue_id), answer=answers.QueueAnswer, **{**_condition(if_match), **_ONCE}
+    )
+
+
+def list_listeners(queue_id: str) -> Request[answers.ListenersAnswer]:
+    return Request(method="GET", path=_queue(queue_id, "listeners"), answer=answers.ListenersAnswer)
+
+
+def create_listener(
+    queue_id: str, *, name: str, notify_url: str, liveness_url: str, **settings: Any
+) -> Request[answers.NewListenerAnswer]:
+    """settings: as the API has them, such as secret, max_in_flight, rate_per_s, headers; `begin` for `from`."""
+    if "begin" in settings:
+        settings["from"] = settings.pop("begin")
+    body = {"name": name, "notify_url": notify_url, "liveness_url": liveness_url, **settings}
+    path = _queue(queue_id, "listeners")
+    return Request(method="PUT", path=path, answer=answers.NewListenerAnswer, body=body, repeatable=False)
+
+
+def get_listener(queue_id: str, listener_id: str) -> Request[answers.ListenerNowAnswer]:
+    return Request(method="GET", path=_listener(queue_id, listener_id), answer=answers.ListenerNowAnswer)
+
+
+def update_listener(
+    queue_id: str, listener_id: str, *, if_match: str | None = None, **changes: Any
+) -> Request[answers.ListenerAnswer]:
+    """changes: what is to be otherwise, as the API has it."""
+    path = _listener(queue_id, listener_id)
+    return Request(method="PUT", path=path, answer=answers.ListenerAnswer, body=changes, **_condition(if_match))
+
+
+def delete_listener(queue_id: str, listener_id: str, *, if_match: str | None = None) -> Request[answers.ListenerAnswer]:
+    path = _listener(queue_id, listener_id)
+    return Request(method="DELETE", path=path, answer=answers.ListenerAnswer, **{**_condition(if_match), **_ONCE})
+
+
+def pause_listener(queue_id: str, listener_id: str) -> Request[answers.ListenerAnswer]:
+    return Request(method="POST", path=_listener(queue_id, listener_id, "pause"), answer=answers.ListenerAnswer)
+
+
+def resume_listener(queue_id: str, listener_id: str) -> Request[answers.ListenerAnswer]:
+    return Request(method="POST", path=_listener(queue_id, listener_id, "resume"), answer=answers.ListenerAnswer)
+
+
+def send_test(queue_id: str, listener_id: str) -> Request[answers.TrialAnswer]:
+    return Request(method="POST", path=_listener(queue_id, listener_id, "test"), answer=answers.TrialAnswer)
+
+
+def get_secret(queue_id: str, listener_id: str) -> Request[answers.SecretAnswer]:
+    return Request(method="GET", path=_listener(queue_id, listener_id, "secret"), answer=answers.SecretAnswer)
+
+
+def rotate_secret(
+    queue_id: str, listener_id: str, *, secret: str | None = None, overlap_s: int | None = None
+) -> Request[answers.SecretAnswer]:
+    said = {"secret": secret, "overlap_s": overlap_s}
+    return Request(
+        method="POST",
+        path=_listener(queue_id, listener_id, "secret", "rotate"),
+        answer=answers.SecretAnswer,
+        body={name: value for name, value in said.items() if value is not None},
+        repeatable=False,
+    )
+
+
+def list_deliveries(queue_id: str, listener_id: str, *, state: str | None = None) -> Request[answers.DeliveriesAnswer]:
+    """state: retrying or parked, None for both."""
+    query = {} if state is None else {"state": state}
+    path = _listener(queue_id, listener_id, "deliveries")
+    return Request(method="GET", path=path, answer=answers.DeliveriesAnswer, query=query)
+
+
+def redrive_listener(
+    queue_id: str, listener_id: str, message_ids: Sequence[str] = ()
+) -> Request[answers.RedriveAnswer]:
+    """message_ids: none for all."""
+    body = {"messages": list(message_ids)} if message_ids else {}
+    path = _listener(queue_id, listener_id, "redrive")
+    return Request(method="POST", path=path, answer=answers.RedriveAnswer, body=body)
+
+
+def put_message(
+    queue_id: str, data: str, *, name: str | None = None, key: str | None = None, idempotency_key: str | None = None
+) -> Request[answers.PutAnswer]:
+    """key: the ordering key. idempotency_key: None for a new one; sent again, the message is stored once."""
+    body = {"data": data} | ({} if name is None else {"name": name}) | ({} if key is None else {"key": key})
+    path = _queue(queue_id, "messages")
+    return Request(method="PUT", path=path, answer=answers.PutAnswer, body=body, headers=_key(idempotency_key))
+
+
+def put_batch(
+    queue_id: str, messages: Sequence[Mapping[str, Any]], *, idempotency_key: str | None = None
+) -> Request[answers.BatchAnswer]:
+    """messages: up to 1,000, each with `data` and perhaps `name` and `key`; all are put, or none."""
+    return Request(
+        method="POST",
+        path=_queue(queue_id, "messages", "batch"),
+        answer=answers.BatchAnswer,
+        body={"messages": list(messages)},
+        headers=_key(idempotency_key),
+    )
+
+
+def list_messages(
+    queue_id: str, *, begin: str | None = None, end: str | None = None
+) -> Request[answers.MessagesAnswer]:
+    """Newest first. begin, end: times, RFC 3339."""
+    said = {"from": begin, "to": end}
+    query = {name: value for name, value in said.items() if value is not None}
+    return Request(method="GET", path=_queue(queue_id, "messages"), answer=answers.MessagesAnswer, query=query)
+
+
+def get_message(queue_id: str, message_id: str) -> Request[answers.MessageAnswer]:
+    return Request(method="GET", path=_queue(queue_id, "messages", message_id), answer=answers.MessageAnswer)
+
+
+def update_message(
+    queue_id: str, message_id: str, data: str, *, if_match: str | None = None
+) -> Request[answers.ChangedMessageAnswer]:
+    """The answer says for each listener whether it had the message before."""
+    path = _queue(queue_id, "messages", message_id)
+    return Request(
+        method="PUT", path=path, answer=answers.ChangedMessageAnswer, body={"data": data}, **_condition(if_match)
+    )
+
+
+def delete_message(
+    queue_id: str, message_id: str, *, if_match: str | None = None
+) -> Request[answers.ChangedMessageAnswer]:
+    """The answer says for each listener whether it had the message."""
+    path = _queue(queue_id, "messages", message_id)
+    return Request(method="DELETE", path=path, answer=answers.ChangedMessageAnswer, **{**_condition(if_match), **_ONCE})
+
+
+def list_organizations() -> Request[answers.OrganizationsAnswer]:
+    """The one that the key belongs to."""
+    return Request(method="GET", path="/v1/organizations", answer=answers.OrganizationsAnswer)
+
+
+def list_keys(organization_id: str) -> Request[answers.KeysAnswer]:
+    return Request(method="GET", path=_keys(organization_id), answer=answers.KeysAnswer)
+
+
+def create_key(organization_id: str, name: str, scopes: Sequence[str] | None = None) -> Request[answers.NewKeyAnswer]:
+    body = {"name": name} if scopes is None else {"name": name, "scopes": list(scopes)}
+    return Request(method="PUT", path=_keys(organization_id), answer=answers.NewKeyAnswer, body=body, repeatable=False)
+
+
+def get_key(organization_id: str, key_id: str) -> Request[answers.KeyAnswer]:
+    return Request(method="GET", path=_keys(organization_id, key_id), answer=answers.KeyAnswer)
+
+
+def revoke_key(organization_id: str, key_id: str) -> Request[answers.KeyAnswer]:
+    return Request(method="DELETE", path=_keys(organization_id, key_id), answer=answers.KeyAnswer, repeatable=False)
+
+
+_ONCE: Mapping[str, Any] = {"repeatable": False}
+
+
+def _path(*parts: str) -> str:
+    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _queue(*parts: str) -> str:
+    return _path("queues", *parts)
+
+
+def _listener(queue_id: str, *parts: str) -> str:
+    return _queue(queue_id, "listeners", *parts)
+
+
+def _keys(organization_id: str, *parts: str) -> str:
+    return _path("organizations", organization_id, "keys", *parts)
+
+
+def _condition(if_match: str | None) -> dict[str, Any]:
+    """With a condition it can't be repeated: the first one may have changed what it is for."""
+    return {} if if_match is None else {"headers": {"if-match": if_match}, "repeatable": False}
+
+
+def _key(idempotency_key: str | None) -> dict[str, str]:
+    return {"idempotency-key": idempotency_key or str(uuid.uuid4())}

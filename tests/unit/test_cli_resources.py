@@ -1,0 +1,134 @@
+"""The commands that ask the API, as people and scripts run them, against a server of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from ipaddress import ip_network
+
+import orjson
+import pytest
+from api_client import make_api
+from click.testing import CliRunner, Result
+
+from broker.commands import SCOPES
+from cli.app import everput
+from cli.server import Server
+
+URLS = ["--notify-url", "http://127.0.0.1:9/n", "--liveness-url", "http://127.0.0.1:9/l"]
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run]:
+    """Runs a command with a key of all scopes."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    started = threading.Event()
+    held: dict[str, object] = {}
+
+    async def serve() -> None:
+        api = await make_api(allow_networks=(ip_network("127.0.0.0/8"),))
+        held["key"] = await api.key_with(SCOPES)
+        held["server"] = server = Server(api.app, accepts=started.set)
+        await server.serve(sockets=[listening])
+
+    thread = threading.Thread(target=asyncio.run, args=[serve()])
+    thread.start()
+    assert started.wait(30)
+    where = {"EVERPUT_URL": f"http://127.0.0.1:{listening.getsockname()[1]}", "EVERPUT_API_KEY": str(held["key"])}
+
+    def invoke(*arguments: str, code: int = 0, **environment: str) -> Result:
+        result = CliRunner().invoke(everput, arguments, env={**where, **environment})
+        assert result.exit_code == code, (result.output, result.exception)
+        return result
+
+    yield invoke
+    held["server"].should_exit = True
+    thread.join()
+
+
+def told(result: Result) -> list[dict]:
+    """The lines of JSON."""
+    return [orjson.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_a_queue_is_made_shown_listed_renamed_and_deleted(run: Run):
+    (made,) = told(run("queues", "create", "orders", "--json"))
+    assert told(run("queues", "get", "orders", "--json")) == [made]
+    assert made in told(run("queues", "list", "--json"))
+    assert "orders" in run("queues", "list").stdout
+    assert "orders" in run("queues", "get", made["id"]).stdout
+    run("queues", "rename", "orders", "others")
+    run("queues", "delete", "others", "--yes")
+    missing = run("queues", "get", made["id"], code=1)
+    assert missing.stderr.startswith("everput: no queue has the name or id")
+
+
+def test_a_listener_is_made_shown_changed_paused_and_deleted(run: Run):
+    run("queues", "create", "listened")
+    settings = ["--max-in-flight", "3", "--header", "X-Team: a:b"]
+    (made,) = told(run("listeners", "create", "listened", "billing", *URLS, *settings, "--json"))
+    assert made["secret"].startswith("whsec_")
+    assert (made["max_in_flight"], set(made["headers"])) == (3, {"X-Team"})
+    (changed,) = told(run("listeners", "update", "listened", "billing", "--name", "bills", "--json"))
+    assert (changed["name"], changed["max_in_flight"]) == ("bills", 3)
+    assert told(run("listeners", "list", "listened", "--json")) == [changed]
+    (paused,) = told(run("listeners", "pause", "listened", "bills", "--json"))
+    assert paused["paused"]
+    (resumed,) = told(run("listeners", "resume", "listened", "bills", "--json"))
+    assert resumed["paused"] is None
+    assert told(run("listeners", "secret", "listened", "bills", "--json"))[0]["secret"] == made["secret"]
+    rotated = told(run("listeners", "rotate-secret", "listened", "bills", "--json"))[0]["secret"]
+    assert rotated != made["secret"]
+    assert "refused" in run("listeners", "test", "listened", "bills", code=1).stdout
+    assert "bills" in run("listeners", "get", "listened", "bills").stdout
+    run("listeners", "delete", "listened", made["id"], "--yes")
+    assert run("listeners", "list", "listened", "--json").stdout == ""
+
+
+def test_a_message_is_put_listed_and_shown_and_put_once_with_a_key(run: Run):
+    run("queues", "create", "filled")
+    (first,) = told(run("messages", "put", "filled", "ü", "--idempotency-key", "k", "--json"))
+    assert told(run("messages", "put", "filled", "ü", "--idempotency-key", "k", "--json")) == [first]
+    (listed,) = told(run("messages", "list", "filled", "--json"))
+    assert (listed["id"], listed["data"]) == (first["id"], "ü")
+    (shown,) = told(run("messages", "get", "filled", first["id"], "--json"))
+    assert shown["data"] == "ü"
+    assert "ü" in run("messages", "list", "filled").stdout
+    assert told(run("messages", "update", "filled", first["id"], "new", "--json"))[0]["data"] == "new"
+    assert told(run("messages", "get", "filled", first["id"], "--json"))[0]["data"] == "new"
+    run("messages", "delete", "filled", first["id"], "--yes")
+    run("messages", "get", "filled", first["id"], code=1)
+
+
+def test_a_key_is_made_listed_shown_and_revoked(run: Run):
+    (made,) = told(run("keys", "create", "deploy", "--scope", "queues", "--json"))
+    assert made["secret"].startswith("evp_")
+    assert made["id"] in {key["id"] for key in told(run("keys", "list", "--json"))}
+    run("queues", "list", EVERPUT_API_KEY=made["secret"])
+    run("keys", "revoke", made["id"], "--yes")
+    run("keys", "get", made["id"], code=1)
+    refused = run("queues", "list", code=2, EVERPUT_API_KEY=made["secret"])
+    assert "the API key was refused" in refused.stderr
+    assert made["secret"] not in refused.stderr
+
+
+def test_exit_codes_tell_what_was_refused_from_what_could_not_be_asked(run: Run):
+    run("queues", "create", "taken")
+    assert "a queue is named 'taken' already (/name)" in run("queues", "create", "taken", code=1).stderr
+    run("queues", "create", code=2)
+    unanswered = run("queues", "list", code=2, EVERPUT_URL="nonsense:")
+    assert "does not answer" in unanswered.stderr
+    assert "Aborted" in run("queues", "delete", "taken", code=1).stderr
+
+
+def test_a_shell_completes_commands_without_importing_them(run: Run):
+    assert "_EVERPUT_COMPLETE" in run("completion", "bash").stdout
+    words = {"COMP_WORDS": "everput qu", "COMP_CWORD": "1", "_EVERPUT_COMPLETE": "bash_complete"}
+    result = CliRunner().invoke(everput, [], prog_name="everput", env=words)
+    assert result.stdout == "plain,queues\n"
+    words |= {"COMP_WORDS": "everput queues re", "COMP_CWORD": "2"}
+    result = CliRunner().invoke(everput, [], prog_name="everput", env=words)
+    assert result.stdout == "plain,rename\n"

@@ -1,0 +1,199 @@
+"""The client: requests and answers, what is sent again and what is not, signatures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import httpx
+import pytest
+from api_client import make_api
+
+import everput
+from broker.core import signing
+from everput import AsyncClient, Client, InvalidSignature, NoAnswer, Problem, client, verify
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch):
+    monkeypatch.setattr(client, "PAUSE_S_MIN", 0.0)
+
+
+@pytest.fixture
+async def api():
+    return await make_api()
+
+
+def asked(api) -> AsyncClient:
+    return AsyncClient("http://api.example.com", api.key, transport=httpx.ASGITransport(api.app))
+
+
+async def test_what_is_made_is_found_changed_and_deleted(api):
+    async with asked(api) as client:
+        queue = (await client.send(everput.create_queue("orders"))).queue
+        tag = client.etag
+        assert (await client.send(everput.rename_queue(queue.id, "others", if_match=tag))).queue.name == "others"
+        with pytest.raises(Problem) as refused:
+            await client.send(everput.rename_queue(queue.id, "lost", if_match=tag))
+        assert (refused.value.status, refused.value.code) == (412, "precondition-failed")
+        made = await client.send(
+            everput.create_listener(
+                queue.id, name="l", notify_url="https://8.8.8.8/n", liveness_url="https://8.8.8.8/l", max_in_flight=3
+            )
+        )
+        found = await client.send(everput.get_listener(queue.id, made.listener.id))
+        assert found.listener.max_in_flight == 3
+        assert (await client.send(everput.pause_listener(queue.id, found.listener.id))).listener.paused
+        assert (await client.send(everput.get_secret(queue.id, found.listener.id))).secret == made.listener.secret
+        put = (await client.send(everput.put_message(queue.id, "ü"))).message
+        assert (await client.send(everput.get_message(queue.id, put.id))).message.data == "ü"
+        batch = await client.send(everput.put_batch(queue.id, [{"data": str(number)} for number in range(150)]))
+        ids = {put.id, *(one.message.id for one in batch.messages)}
+        listed = [one.id async for page in client.pages(everput.list_messages(queue.id)) for one in page.messages]
+        assert set(listed) == ids
+        assert len(listed) == 151
+        await client.send(everput.delete_queue(queue.id))
+        with pytest.raises(Problem) as refused:
+            await client.send(everput.get_queue(queue.id))
+        assert refused.value.status == 404
+
+
+async def test_a_key_finds_its_organization_and_makes_another_key(api):
+    api.key = await api.key_with(("keys", "queues"))
+    async with asked(api) as client:
+        (organization,) = (await client.send(everput.list_organizations())).organizations
+        assert organization.id == api.organization_id
+        key = (await client.send(everput.create_key(organization.id, "deploy", ["queues"]))).key
+        pages = [page async for page in client.pages(everput.list_keys(organization.id))]
+        assert key.id in {one.id for page in pages for one in page.keys}
+        await client.send(everput.revoke_key(organization.id, key.id))
+
+
+class Answers:
+    """A network that gives these answers, one after the other; None: it breaks."""
+
+    def __init__(self, *answers: httpx.Response | None) -> None:
+        self.answers = list(answers)
+        self.asked: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request)
+        answer = self.answers.pop(0)
+        if answer is None:
+            raise httpx.ReadError("broken")
+        return answer
+
+
+def problem(status: int, code: str, **headers: str) -> httpx.Response:
+    body = {"type": f"/problems/{code}", "title": "T", "status": status, "detail": "d"}
+    return httpx.Response(status, json=body, headers=headers)
+
+
+PUT = {
+    "message": {"id": "0180994c-b6b2-7d0e-b7ad-414716e83386", "name": "n"},
+    "_links": {"self": {"href": "http://x/"}},
+}
+DONE = httpx.Response(200, json=PUT)
+
+
+def send(network: Answers, request):
+    with Client("http://x", "k", transport=httpx.MockTransport(network)) as client:
+        return client.send(request)
+
+
+def test_a_put_is_sent_again_with_its_key_until_it_is_answered():
+    network = Answers(None, problem(503, "in-doubt"), problem(409, "in-flight"), problem(429, "x"), DONE)
+    assert send(network, everput.put_message("q", "data")).message.name == "n"
+    keys = {request.headers["idempotency-key"] for request in network.asked}
+    assert len(network.asked) == 5
+    assert len(keys) == 1
+    assert len({request.content for request in network.asked}) == 1
+
+
+def test_each_put_has_a_key_of_its_own():
+    one, other = everput.put_message("q", "data"), everput.put_message("q", "data")
+    assert one.headers != other.headers
+
+
+@pytest.mark.parametrize("lost", [None, problem(503, "in-doubt"), httpx.Response(502)])
+def test_what_must_not_happen_twice_is_not_sent_again_in_doubt(lost):
+    network = Answers(lost)
+    with pytest.raises((NoAnswer, Problem)):
+        send(network, everput.create_queue("orders"))
+    assert len(network.asked) == 1
+
+
+def test_what_was_certainly_not_done_is_sent_again():
+    network = Answers(problem(503, "log-unavailable"), problem(429, "too-many-requests"), problem(422, "name-taken"))
+    with pytest.raises(Problem, match="422"):
+        send(network, everput.create_queue("orders"))
+    assert len(network.asked) == 3
+
+
+def test_it_waits_as_long_as_it_is_asked_to_and_not_for_ever():
+    network = Answers(problem(503, "log-unavailable", **{"retry-after": "100"}))
+    with pytest.raises(Problem, match="503"):
+        send(network, everput.get_queue("q"))
+    assert len(network.asked) == 1
+
+
+def test_an_answer_that_is_not_everputs_is_none():
+    with pytest.raises(NoAnswer):
+        send(Answers(httpx.Response(200, text="<html>")), everput.get_queue("q"))
+
+
+def test_a_next_page_is_asked_for_where_the_first_one_was():
+    page = {"queues": [], "_links": {"self": {"href": "http://inside/"}}}
+    more = {**page, "_links": {**page["_links"], "next": {"href": "http://inside/v1/queues?cursor=abc&limit=2"}}}
+    network = Answers(httpx.Response(200, json=more), httpx.Response(200, json=page))
+    with Client("http://outside", "k", transport=httpx.MockTransport(network)) as client:
+        assert len(list(client.pages(everput.list_queues()))) == 2
+    assert str(network.asked[1].url) == "http://outside/v1/queues?cursor=abc&limit=2"
+
+
+# Signatures
+
+SECRET = signing.secret_text(b"k" * 32)
+BODY = b'{"queue":{},"message":{}}'
+
+
+def headers(*secrets: str, at_s: int = 1_000) -> dict[str, str]:
+    signed = [
+        signing.Signer(signing.secret_bytes(secret)).sign(b"m-1", b"%d" % at_s, BODY).decode() for secret in secrets
+    ]
+    return {"Webhook-Id": "m-1", "Webhook-Timestamp": str(at_s), "Webhook-Signature": " ".join(signed)}
+
+
+def test_what_was_signed_with_one_of_the_secrets_is_taken():
+    assert verify(SECRET, headers(SECRET), BODY, now_s=1_000) == "m-1"
+    other = signing.secret_text(b"o" * 32)
+    assert verify(SECRET, headers(other, SECRET), BODY, now_s=1_299) == "m-1"
+
+
+@pytest.mark.parametrize(
+    ("sent", "body", "now_s"),
+    [
+        (headers(signing.secret_text(b"o" * 32)), BODY, 1_000),
+        (headers(SECRET), BODY + b" ", 1_000),
+        ({**headers(SECRET), "Webhook-Id": "m-2"}, BODY, 1_000),
+        (headers(SECRET), BODY, 1_301),
+        (headers(SECRET), BODY, 699),
+        ({**headers(SECRET), "Webhook-Timestamp": "x"}, BODY, 1_000),
+        ({**headers(SECRET), "Webhook-Signature": "v1, é"}, BODY, 1_000),
+        ({}, BODY, 1_000),
+    ],
+)
+def test_all_else_is_refused(sent, body, now_s):
+    with pytest.raises(InvalidSignature):
+        verify(SECRET, sent, body, now_s=now_s)
+
+
+def test_a_secret_that_is_none_is_said():
+    with pytest.raises(ValueError, match="base64"):
+        verify("whsec_?", headers(SECRET), BODY)
+
+
+def test_the_client_imports_nothing_of_the_server():
+    server = {"broker", "api", "cli", "projections", "aiokafka", "starlette"}
+    code = f"import sys, everput; assert not {server} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
