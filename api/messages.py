@@ -92,7 +92,9 @@ class Messages:
         limit = page_limit(query)
         begin_ms, end_ms = time_parameter(query, "from"), time_parameter(query, "to")
         if "cursor" in query:
-            asked = span(query["cursor"], len(await self._log.end_offsets()))
+            first = await self._log.offsets_at(0)  # what was deleted since the page before is not asked for
+            made = span(query["cursor"], len(first))
+            asked = Span(tuple(map(max, made.begin, first)), tuple(map(max, made.end, first)))
         else:
             begin = await self._log.offsets_at(begin_ms or 0)
             end = await (self._log.end_offsets() if end_ms is None else self._log.offsets_at(end_ms))

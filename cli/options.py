@@ -48,6 +48,26 @@ class _Network(click.ParamType):
         return [part for part in re.split(r"[\s,]+", rv) if part]
 
 
+_SECONDS_OF: Final = {"h": 3600, "d": 86_400}
+_RETAIN_S_MIN: Final = 2 * 86_400  # as long as Idempotency-Keys are remembered: the messages of a repeat must be there
+
+
+class _Age(click.ParamType):
+    """`36h` or `30d`."""
+
+    name = "age"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not re.fullmatch(r"[1-9][0-9]{0,5}[hd]", str(value)) or age_s(str(value)) < _RETAIN_S_MIN:
+            self.fail(f"{value!r} is not a number of hours or days such as 30d, of 2d at least", param, ctx)
+        return value
+
+
+def age_s(text: str) -> int:
+    """`36h` or `30d` in seconds."""
+    return int(text[:-1]) * _SECONDS_OF[text[-1]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """The shared options as given; a field for each, None where there is no answer."""
@@ -68,6 +88,7 @@ class Options:
     connections_max: int
     body_bytes_max: int
     append_timeout_ms: int
+    retain_messages: str | None
     log_level: str
     topic_prefix: str
     partitions: int | None
@@ -97,6 +118,7 @@ class Options:
             queues_max=self.queues_max,
             listeners_max=self.listeners_max,
             append_timeout_ms=self.append_timeout_ms,
+            retain_messages_s=None if self.retain_messages is None else age_s(self.retain_messages),
             body_bytes_max=self.body_bytes_max,
         )
 
@@ -197,6 +219,11 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     "connections_max": {"type": _count, "default": 10_000, "help": "Clients connected to one API process."},
     "body_bytes_max": {"type": _count, "default": 8 << 20, "help": "The largest request body."},
     "append_timeout_ms": {"type": _count, "default": 5_000, "help": "How long a request waits for Kafka."},
+    "retain_messages": {
+        "type": _Age(),
+        "metavar": "AGE",
+        "help": "Settled messages older than that, such as 30d, are deleted; default: kept for ever.",
+    },
     "log_level": {"type": click.Choice(logs.LEVELS), "default": "info", "help": "The least that is logged."},
     "topic_prefix": {"default": "everput.", "help": "Before the name of every topic and group."},
     "partitions": {

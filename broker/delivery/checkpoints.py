@@ -158,6 +158,8 @@ class Checkpoints:
     def _idle(self, couriers: Iterable[Courier]) -> dict[str, dict[int, Cursor]]:
         cursors: dict[str, dict[int, Cursor]] = {}
         for courier in couriers:
+            for stream in courier.streams.values():  # one that waits and does not change must not expire either
+                self.touched(stream)
             idle = {
                 number: Cursor(top=courier.listener.reach(number, partition.tail), error=courier.error)
                 for number, partition in self._partitions.items()

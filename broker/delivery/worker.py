@@ -38,6 +38,7 @@ from broker.delivery.owed import owed_message_ids
 from broker.delivery.readers import CatchUp, Partition
 from broker.delivery.replaying import Replaying
 from broker.delivery.request import Opened, open_listener, same_seals
+from broker.delivery.retention import Retention
 from broker.delivery.shares import share_out
 from broker.delivery.stream import Delivery, Stream, now_ms
 from broker.errors import BrokerError, LogUnavailable
@@ -121,6 +122,15 @@ class Worker:
             self._couriers,
         )
         self._replaying = Replaying(kafka_log.control.append, self._partitions, self._couriers, self._outstanding)
+        self._retention = Retention(
+            kafka_log.requests,
+            topics(settings.kafka),
+            self._cursors,
+            projections.directory,
+            self._outstanding,
+            self._partitions,
+            settings.retain_messages_s,
+        )
         self._changed: set[str] = set()  # ids of listeners that the directory has changed
         self._change = asyncio.Event()
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -160,6 +170,7 @@ class Worker:
             self._changes.run,
             self._changes.prune,
             self._replaying.run,
+            self._retention.run,
             checkpoints.run,
             checkpoints.run_idle,
         )

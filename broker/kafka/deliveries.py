@@ -16,7 +16,7 @@ from broker.core.directory import Listener
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, decode
 from broker.errors import UnknownEvent
 from broker.kafka.cursors import KafkaCursors
-from broker.kafka.requests import LATEST, KafkaRequests, Record
+from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, Record
 from broker.kafka.topics import topics
 from broker.ports import Attempt, DeliveryState, ListenerCondition
 from broker.settings import KafkaSettings
@@ -108,6 +108,10 @@ class KafkaDeliveries:
         """How many of the queue's messages are in [top, end), as far as _LAG_READS_MAX reads show, and since when."""
         queue_id = listener.queue_id.encode()
         count, since_ms = 0, None
+        begin = (
+            (await self._requests.offsets(self._messages.name, {partition: EARLIEST}))[partition] if top < end else 0
+        )
+        top = max(top, begin)
         for _ in range(_LAG_READS_MAX):
             if top >= end:
                 break

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
-from aiokafka.protocol.admin import DeleteGroupsRequest, DescribeGroupsRequest, ListGroupsRequest
+from aiokafka.protocol.admin import DeleteGroupsRequest, DeleteRecordsRequest, DescribeGroupsRequest, ListGroupsRequest
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.group import LeaveGroupRequest
@@ -135,6 +135,17 @@ class KafkaRequests:
             if stretch.next_offset <= offset:
                 break
             offset = stretch.next_offset
+
+    async def delete_before(self, topic: str, partition: int, offset: int) -> None:
+        """Let a partition's log begin at this offset, or where it begins by now if that is later (LogUnavailable)."""
+
+        async def ask() -> None:
+            request = DeleteRecordsRequest([(topic, [(partition, offset)])], self._timeout_ms)
+            answer = await self._client.send(self._leader(topic, partition), request)
+            for row in (row for told in answer.topics for row in told[1]):
+                _check(row[2])
+
+        await self._retried(ask)
 
     async def commit(self, group: str, topic: str, cursors: Mapping[int, tuple[int, str]]) -> None:
         """Store (offset, metadata) by partition for a group that has no members."""

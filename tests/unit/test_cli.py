@@ -63,6 +63,19 @@ def test_options_reach_a_child_unchanged_through_its_environment():
     assert read_options(**options.environment()) == options
 
 
+def test_messages_are_kept_for_ever_or_for_an_age_that_repeats_of_puts_allow():
+    def retained_s(*arguments: str) -> int | None:
+        options = read_options("--kafka", "k:9092", *arguments)
+        return options.settings(sealing_key="k").retain_messages_s
+
+    assert retained_s() is None
+    assert retained_s("--retain-messages", "30d") == 30 * 86_400
+    assert retained_s("--retain-messages", "48h") == 2 * 86_400
+    for refused in ("47h", "1d", "30", "-3d", "1w", "0d"):
+        with pytest.raises(click.BadParameter, match="such as 30d"):
+            retained_s("--retain-messages", refused)
+
+
 def test_embedded_kafka_is_one_broker_that_syncs_each_batch():
     kafka = read_options().kafka_settings(embedded="127.0.0.1:5")
     assert (kafka.bootstrap, kafka.replication, kafka.min_insync, kafka.flush_each_batch, kafka.partitions) == (
