@@ -60,6 +60,18 @@ def topics(kafka: KafkaSettings) -> Topics:
     )
 
 
+def by_name(table: Topics) -> dict[str, Topic]:
+    """Each topic by its name without the prefix."""
+    return {
+        "control": table.control,
+        "messages": table.messages,
+        "changes": table.changes,
+        "claims": table.claims,
+        "deliveries": table.deliveries,
+        "outstanding": table.outstanding,
+    }
+
+
 def workers_group(kafka: KafkaSettings) -> str:
     """The consumer group of the workers: who owns which partition."""
     return kafka.topic_prefix + "workers"

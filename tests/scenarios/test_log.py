@@ -140,3 +140,29 @@ def test_a_process_that_holds_something_else_than_the_log_is_named(server: Runni
     (line,) = done.stdout.splitlines()
     assert f"api-1 differs from the log at offset {state['position']} of control" in line
     assert f"queue {queue_id} is another there" in line
+
+
+def test_the_exports_of_two_organizations_share_nothing(server: Running, queue_id: str, tmp_path: Path):
+    with httpx.Client(base_url=server.url, timeout=20) as client:
+        account = {"email": "other@example.com", "password": "correct horse battery staple"}
+        client.put("/v1/accounts", json=account).raise_for_status()
+        session = client.post("/v1/sessions", json=account).raise_for_status().json()["session"]
+        client.headers["authorization"] = f"Bearer {session['token']}"
+        organization = client.put("/v1/organizations", json={"name": "other"}).raise_for_status().json()["organization"]
+        path = f"/v1/organizations/{organization['id']}/keys"
+        scopes = ["queues", "messages", "audit"]
+        key = client.put(path, json={"name": "k", "scopes": scopes}).raise_for_status().json()["key"]["secret"]
+    their_queue = httpx.put(f"{server.url}/v1/queues", json={"name": "orders"}, headers={"x-api-key": key}, timeout=20)
+    assert their_queue.status_code == 200
+    texts = {}
+    for name, mine in (("ours", server.api_key), ("theirs", key)):
+        done = everput("export", str(tmp_path / name), EVERPUT_URL=server.url, EVERPUT_API_KEY=mine)
+        assert done.returncode == 0, done.stderr
+        texts[name] = b"".join(path.read_bytes() for path in sorted((tmp_path / name).glob("events-*")))
+    found = {name: [json.loads(line) for line in text.splitlines()] for name, text in texts.items()}
+    places = {name: {(one["topic"], one["partition"], one["offset"]) for one in of} for name, of in found.items()}
+    assert places["ours"].isdisjoint(places["theirs"])
+    assert {one["event"]["organization_id"] for one in found["theirs"]} == {organization["id"]}
+    assert organization["id"].encode() not in texts["ours"]
+    assert queue_id.encode() in texts["ours"]
+    assert queue_id.encode() not in texts["theirs"]

@@ -1,0 +1,67 @@
+"""Writes records of an exported log as they were: keys, values, headers, and the times of then.
+
+For: `everput import`, into topics that are empty. Not for: anything that happens now (log.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Self
+
+from aiokafka import AIOKafkaProducer
+from aiokafka import errors as kafka_errors
+
+from broker.errors import LogUnavailable
+from broker.kafka.client import client_options
+from broker.kafka.requests import Record
+from broker.settings import KafkaSettings
+
+_BATCH_BYTES_MAX: Final = 1 << 20
+_RECORD_BYTES_MAX: Final = 8 << 20
+
+
+class Restorer:
+    """A producer of its own. An async context manager (LogUnavailable)."""
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self._producer = AIOKafkaProducer(
+            **client_options(kafka),
+            acks="all",
+            enable_idempotence=True,
+            max_batch_size=_BATCH_BYTES_MAX,
+            max_request_size=_RECORD_BYTES_MAX,
+        )
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._producer.start()
+        except (kafka_errors.KafkaError, OSError) as error:
+            await self._producer.stop()
+            raise LogUnavailable(f"Kafka can't be reached: {error}") from error
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._producer.stop()
+
+    async def append(self, topic: str, partition: int, records: Sequence[Record]) -> int:
+        """The first one's new offset, once all in-sync replicas have all of them (LogUnavailable)."""
+        first = -1
+        try:
+            for batch in self._batches(records):
+                batch.close()
+                sent = await (await self._producer.send_batch(batch, topic, partition=partition))
+                first = sent.offset if first < 0 else first
+        except kafka_errors.KafkaError as error:
+            raise LogUnavailable(f"Kafka did not take the records: {type(error).__name__}") from error
+        return first
+
+    def _batches(self, records: Iterable[Record]) -> Iterable[Any]:
+        batch = None
+        for one in records:
+            fields = {"key": one.key, "value": one.value, "timestamp": one.timestamp, "headers": list(one.headers)}
+            if batch is None or batch.append(**fields) is None:
+                if batch is not None:
+                    yield batch
+                batch = self._producer.create_batch()
+                batch.append(**fields)
+        if batch is not None:
+            yield batch

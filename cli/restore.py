@@ -1,0 +1,149 @@
+"""`everput import`: an installation again, from what `everput export-all` wrote.
+
+For: the command, into topics that are empty; the hashes are checked before anything is written. Not for: the files
+(cli/manifest.py, cli/rows.py), writing records (broker/kafka/restore.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Final
+
+import click
+import orjson
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+from broker.core.cursor import Cursor
+from broker.errors import ConfigurationError
+from broker.kafka.admin import ensure_topics
+from broker.kafka.cursors import KafkaCursors
+from broker.kafka.embedded import EmbeddedKafka
+from broker.kafka.requests import LATEST, KafkaRequests
+from broker.kafka.restore import Restorer
+from broker.kafka.topics import Topics, by_name, topics
+from broker.settings import KafkaSettings
+from cli import files, logs, manifest
+from cli.export_all import CURSORS
+from cli.manifest import Manifest
+from cli.options import Options, shared_options
+from cli.rows import record
+
+_APPEND_RECORDS: Final = 5_000
+_CURSORS_AT_ONCE: Final = 1_000
+_SHIFTING: Final = ("outstanding", "claims")  # nothing speaks of their offsets
+
+
+@click.command("import")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR")
+@shared_options
+def command(options: Options, folder: Path) -> None:
+    """Write what `everput export-all` exported to DIR into an empty installation: every record at the offset it had.
+
+    Without --kafka that is a new --data-dir, for `everput serve`. It needs the sealing key of the old one, in
+    EVERPUT_SEALING_KEY or as the file sealing-key. What is not empty is refused; an import that was broken off is
+    begun again, in another empty one.
+    """
+    logs.set_up("import", "warning" if options.log_level == "info" else options.log_level)
+    made = manifest.load(folder)
+    if made is None or made.kind != "all" or not made.complete:
+        raise ConfigurationError(f"{folder} holds no complete export of all: `everput export-all` makes one")
+    rows = asyncio.run(_import(options, folder, made))
+    click.echo(f"{rows:,} records; the listeners go on where they were", err=True)
+
+
+async def _import(options: Options, folder: Path, made: Manifest) -> int:
+    console = Console(stderr=True)
+    columns = "{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    size = sum(one.size for one in made.files)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("checking", total=size)
+        for count in manifest.check(folder, made):
+            bar.advance(task, count)
+        _check_offsets(folder, made)
+        async with contextlib.AsyncExitStack() as stack:
+            kafka = await stack.enter_async_context(_kafka(options, made))
+            table = topics(kafka)
+            await ensure_topics(kafka, table)
+            requests = KafkaRequests(kafka)
+            await requests.start([topic.name for topic in table.all()])
+            stack.push_async_callback(requests.stop)
+            await _check_empty(requests, table)
+            task = bar.add_task("writing", total=size)
+            rows = 0
+            async with Restorer(kafka) as restorer:
+                for one in made.files:
+                    if one.topic:
+                        await _append(restorer, table, folder, one)
+                        rows += one.rows
+                    bar.advance(task, one.size)
+            await _store_cursors(KafkaCursors(kafka, requests), folder)
+    return rows
+
+
+@contextlib.asynccontextmanager
+async def _kafka(options: Options, made: Manifest) -> AsyncIterator[KafkaSettings]:
+    """The cluster that is named, else a Kafka in the data directory, meanwhile."""
+    options = replace(options, partitions=made.partitions)
+    if options.kafka is not None:
+        yield options.kafka_settings()
+        return
+    files.make_data_dir(options.data_dir)
+    with files.lock(options.data_dir):
+        embedded = EmbeddedKafka(options.data_dir / "kafka")
+        await embedded.start()
+        try:
+            yield options.kafka_settings(embedded.bootstrap)
+        finally:
+            await embedded.stop()
+
+
+def _check_offsets(folder: Path, made: Manifest) -> None:
+    """Messages' offsets are in other events and in cursors: they must come out as they were."""
+    places = [(one.topic, one.partition, one.first, one.rows) for one in made.files if one.topic]
+    places += [(topic, number, end, 0) for topic, ends in made.ends.items() for number, end in enumerate(ends)]
+    for (topic, partition), group in groupby(sorted(places), key=lambda place: place[:2]):
+        at = 0
+        for *_, first, rows in group:
+            if first != at and topic not in _SHIFTING:
+                raise ConfigurationError(
+                    f"{folder}: {topic}/{partition} has no records from offset {at} to {first}, so that the others "
+                    "would get other offsets than they had"
+                )
+            at = first + rows
+
+
+async def _check_empty(requests: KafkaRequests, table: Topics) -> None:
+    for topic in table.all():
+        ends = await requests.offsets(topic.name, dict.fromkeys(range(topic.partitions), LATEST))
+        if any(ends.values()):
+            raise ConfigurationError(f"the topic {topic.name} is not empty: import needs an empty installation")
+
+
+async def _append(restorer: Restorer, table: Topics, folder: Path, one: manifest.File) -> None:
+    topic = by_name(table)[one.topic]
+    for lines in _pieces(folder / one.name):
+        records = [record(text) for text in lines]
+        at = await restorer.append(topic.name, one.partition, records)
+        if at != records[0].offset and one.topic not in _SHIFTING:
+            raise ConfigurationError(f"{topic.name}/{one.partition}: offset {records[0].offset} became {at}")
+
+
+async def _store_cursors(cursors: KafkaCursors, folder: Path) -> None:
+    for lines in _pieces(folder / CURSORS):
+        places: dict[str, dict[int, Cursor]] = {}
+        for text in lines:
+            row = orjson.loads(text)
+            cursor = Cursor.from_metadata(row["offset"], row["metadata"])
+            places.setdefault(row["listener_id"], {})[row["partition"]] = cursor
+        await cursors.store(places)
+
+
+def _pieces(path: Path) -> Iterator[list[bytes]]:
+    with path.open("rb") as file:
+        while lines := list(islice(file, _APPEND_RECORDS)):
+            yield lines
