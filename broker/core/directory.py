@@ -428,6 +428,7 @@ class Directory:
         things |= {f"organization {one.id}": one for one in self.organizations.values()}
         things |= {f"key {one.id}": one for one in self.keys.values()}
         things |= {f"listener {one.id}": one for one in self.listeners.values()}
+        things |= {f"replay {one.id}": one for one in self.replays.everything()}
         things |= {
             f"queue {one.id}": (one.organization_id, one.name, one.created_at_ms, one.version, list(one.listeners))
             for one in self.queues.values()

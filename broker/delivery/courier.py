@@ -457,7 +457,7 @@ class Courier:
                 return
 
     def tick(self, at_ms: int) -> bool:
-        """Time-outs, retries that are due, idle connections. Called several times a second, until it returns False."""
+        """Time-outs and retries that are due. Called several times a second, until it returns False."""
         now = self._loop.time()
         while self._under_way:
             connection = next(iter(self._under_way))
@@ -475,12 +475,16 @@ class Courier:
             while self._retries and self._retries[0][0] <= at_ms:
                 self._ready.append(heapq.heappop(self._retries)[2])
             self.pump()
-        while self._idle and self._idle[0].at + _IDLE_CONNECTIONS_S < now:
-            self._idle.pop(0).close()
         if self.behind:
             self.refill()
-        self._active = bool(self._held or self._idle or self.behind or self._pushed_back_until_ms or self.busy)
+        self._active = bool(self._held or self.behind or self._pushed_back_until_ms or self.busy)
         return self._active
+
+    def tidy(self) -> None:
+        """Close connections that nothing was sent on for a while. Called now and then, at all times."""
+        now = self._loop.time()
+        while self._idle and self._idle[0].at + _IDLE_CONNECTIONS_S < now:
+            self._idle.pop(0).close()
 
     @property
     def held(self) -> int:

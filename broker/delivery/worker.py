@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
@@ -55,6 +56,7 @@ from broker.settings import Settings
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
+_TIDY_TICKS: Final = 100  # within so many every courier is tidied once
 DRAIN_S: Final = 5.0  # how long attempts under way may take to finish at a hand-over or at the end
 TAIL_BACKLOG_MAX: Final = 10_000  # a stream further behind than this does not hold the tail back: it catches up
 _LOAD_PAUSE_S: Final = 0.5
@@ -432,8 +434,10 @@ class Worker:
     # Time, and what happens seldom
 
     async def _ticks(self) -> None:
-        while True:
+        for turn in itertools.cycle(range(_TIDY_TICKS)):
             await asyncio.sleep(TICK_S)
+            for courier in list(self._couriers.values())[turn::_TIDY_TICKS]:
+                courier.tidy()
             at_ms = now_ms()
             still = []
             for courier in self._active:

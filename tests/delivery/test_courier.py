@@ -362,6 +362,22 @@ async def test_a_courier_begins_no_more_attempts_than_its_share(serve, open_offi
     office.check_books()
 
 
+async def test_idle_connections_are_closed_after_a_while_and_keep_nobody_awake(serve, open_office, monkeypatch):
+    server = await serve(Moody())
+    office = await open_office(server)
+    office.put(5)
+    await office.all_settled()
+    await until(lambda: not office.active)
+    assert server.open > 0
+    office.courier.tidy()
+    assert server.open > 0
+    monkeypatch.setattr(courier_module, "_IDLE_CONNECTIONS_S", 0.0)
+    office.courier.tidy()
+    await until(lambda: server.open == 0)
+    office.put(1)
+    await office.all_settled()
+
+
 async def test_a_hanging_listener_costs_its_own_window_only(serve, open_office):
     async def hangs(request, _writer):
         await until(request.given_up)
