@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from api.accounts import Accounts
@@ -31,6 +31,7 @@ from api.queues import Queues
 from api.reference import parameters
 from api.replays import Replays
 from api.secrets import Secrets
+from api.tunnel import Listen, Tunnels
 from api.volume import Volume
 from broker.accounts import AccountCommands
 from broker.audit.reader import LogReader
@@ -59,11 +60,12 @@ def make_app(
     reader: LogReader | None = None,
     outstanding: Outstanding | None = None,
     cursors: Cursors | None = None,
+    tunnels: Tunnels | None = None,
 ) -> Starlette:
     """The REST API over a started log and a started projection.
 
     deliveries, status: None leaves a message's deliveries and a listener's condition out of the answers.
-    reader: None leaves /v1/log and the past out. outstanding, cursors: None leaves their resources out.
+    reader: None leaves /v1/log and the past out. outstanding, cursors, tunnels: None leaves their resources out.
     """
     quotas = Quotas(queues_max=settings.queues_max, listeners_max=settings.listeners_max)
     commands = Commands(log, view, sealer, allow_networks=settings.allow_networks, quotas=quotas)
@@ -157,6 +159,11 @@ def make_app(
             at(f"{listener}/test", POST=Method(secrets.test, "queues")),
             at(f"{listener}/pause", POST=Method(listeners.pause, "queues")),
             at(f"{listener}/resume", POST=Method(listeners.resume, "queues")),
+            *(
+                []
+                if tunnels is None
+                else [WebSocketRoute(f"{queue}/listen", Listen(service, commands, view, tunnels).serve)]
+            ),
             *([] if reader is None else [at("/v1/log", GET=Method(EventLog(reader, log.messages).read, "audit"))]),
         ],
         exception_handlers={HTTPException: _framework_refused, Exception: _failed},

@@ -12,14 +12,16 @@ import os
 import click
 
 from api.app import make_app
+from api.tunnel import Tunnels
 from broker.audit.reader import LogReader
+from broker.delivery.guard import TUNNEL
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.deliveries import KafkaDeliveries
 from broker.kafka.log import KafkaLog
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.topics import topics
 from broker.sealing import Sealer
-from cli import files
+from cli import admin, files
 from cli.first_start import first_start
 from cli.metrics import show_log
 from cli.options import Options, shared_options
@@ -57,6 +59,11 @@ async def _serve(process: Process, options: Options) -> None:
         if os.environ.get("EVERPUT_FIRST_START"):
             await first_start(log.control, view, files.api_key_file(options.data_dir))
         deliveries = KafkaDeliveries(settings.kafka, log.requests)
+        tunnels = Tunnels()
+        tunnel_url = await stack.enter_async_context(
+            admin.serving(tunnels.app, options.tunnel_host, options.tunnel_port)
+        )
+        tunnels.address = tunnel_url.replace("http:", f"{TUNNEL}:", 1)
         app = make_app(
             settings,
             log=log,
@@ -67,11 +74,13 @@ async def _serve(process: Process, options: Options) -> None:
             reader=LogReader(log.requests, topics(settings.kafka)),
             outstanding=KafkaOutstanding(settings.kafka, log.requests),
             cursors=KafkaCursors(settings.kafka, log.requests),
+            tunnels=tunnels,
         )
         descriptor = os.environ.get("EVERPUT_LISTEN_FD")
         listening = bind(options.host, options.port) if descriptor is None else inherited(int(descriptor))
         where = address(listening, options.host)
-        server = Server(app, accepts=lambda: process.ready(where), connections_max=options.connections_max)
+        most = options.connections_max
+        server = Server(app, accepts=lambda: process.ready(where), connections_max=most, websockets=True)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         crashed = asyncio.create_task(projections.crashed())
         stopped = asyncio.create_task(process.stop.wait())

@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     "messages": ("cli.messages", "Put, list, see, change and delete messages."),
     "keys": ("cli.keys", "List, make, see and revoke an organization's API keys."),
     "put": ("cli.put", "Put each line of a file on a queue."),
+    "listen": ("cli.listen", "Make an address on this machine a listener, while it is connected."),
     "log": ("cli.log", "Show what happened: an organization's events, or one message's story."),
     "show": ("cli.show", "Show a queue and its listeners, now or as they were at any moment."),
     "verify": ("cli.verify", "Fold the whole log again, and compare it with itself and with what runs."),

@@ -77,6 +77,8 @@ class Options:
     port: int
     admin_host: str
     admin_port: int
+    tunnel_host: str
+    tunnel_port: int
     kafka: str | None
     allow_network: tuple[Network, ...]
     public_url: str | None
@@ -191,6 +193,11 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
         "default": 0,
         "help": "Its port; 0 picks a free one, which the log names.",
     },
+    "tunnel_host": {
+        "default": "127.0.0.1",
+        "help": "Address of this machine at which workers reach the API process that a tunnel is connected to.",
+    },
+    "tunnel_port": {"type": click.IntRange(0, 65535), "default": 0, "help": "Its port; 0 picks a free one."},
     "kafka": {"metavar": "HOST:PORT,…", "help": "An existing Apache Kafka cluster."},
     "allow_network": {
         "type": _Network(),

@@ -113,7 +113,7 @@ class Supervisor:
         options = self._options
         key = files.sealing_key(options.data_dir, make=True)
         # Each child has an admin address of its own, which it tells by its link.
-        own = {variable("admin_host"): "127.0.0.1", variable("admin_port"): "0"}
+        own = {variable("admin_host"): "127.0.0.1", variable("admin_port"): "0", variable("tunnel_port"): "0"}
         return {**os.environ, **options.environment(), **own, files.SEALING_KEY_VARIABLE: key}
 
     def _make_children(self, environment: dict[str, str], bootstrap: asyncio.Future[str], listening: int) -> None:

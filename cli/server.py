@@ -37,7 +37,7 @@ class Server(uvicorn.Server):
     """app: ASGI. accepts: called once when requests are taken. Await serve(sockets=[…]); set should_exit to end it.
 
     request_s: how long a client may take to send a request, to begin its first one, or to read what it is sent.
-    connections_max: clients connected at once; None for no limit.
+    connections_max: clients connected at once; None for no limit. websockets: whether the app takes some.
     """
 
     config: _Config
@@ -49,13 +49,14 @@ class Server(uvicorn.Server):
         accepts: Callable[[], None] = lambda: None,
         request_s: float = REQUEST_S,
         connections_max: int | None = None,
+        websockets: bool = False,
     ) -> None:
         super().__init__(
             _Config(
                 app,
                 loop="none",
                 http=_Connection,
-                ws="none",
+                ws="websockets-sansio" if websockets else "none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,

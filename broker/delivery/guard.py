@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from broker.settings import Network
 
 URL_CHARS_MAX: Final = 2048
+TUNNEL: Final = "tunnel"  # the scheme of an API process's own tunnel addresses: no client can name one
 _CACHE_S: Final = 10.0
 _CACHED_MAX: Final = 4096
 
@@ -52,13 +53,17 @@ class Refused(Exception):
 
 
 class Target(NamedTuple):
-    """A URL, taken apart for an HTTP/1.1 client. authority: the Host header. target: path and query."""
+    """A URL, taken apart for an HTTP/1.1 client. authority: the Host header. target: path and query.
+
+    tunnel: it is one of our own API processes, whose address needs no checking (docs/decisions/0060).
+    """
 
     tls: bool
     host: str
     port: int
     authority: str
     target: str
+    tunnel: bool = False
 
 
 def address_allowed(address: Address, allow: Sequence[Network]) -> bool:
@@ -83,7 +88,7 @@ def parse_url(url: str) -> Target:
         port = parts.port
     except ValueError:
         raise ValueError("is not a URL") from None
-    if parts.scheme not in ("http", "https"):
+    if parts.scheme not in ("http", "https", TUNNEL):
         raise ValueError("must start with http:// or https://")
     if parts.username is not None or parts.password is not None or "@" in parts.netloc:
         raise ValueError("must not have a user name or password")
@@ -94,7 +99,7 @@ def parse_url(url: str) -> Target:
         raise ValueError("has no proper host and port")
     tls = parts.scheme == "https"
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Target(tls, host, port or (443 if tls else 80), parts.netloc, target)
+    return Target(tls, host, port or (443 if tls else 80), parts.netloc, target, parts.scheme == TUNNEL)
 
 
 def _is_name(host: str) -> bool:
@@ -122,6 +127,8 @@ def refuse_url(url: str, allow: Sequence[Network]) -> str | None:
         target = parse_url(url)
     except ValueError as error:
         return str(error)
+    if target.tunnel:
+        return "must start with http:// or https://"
     address = literal_address(target.host)
     if address is None:
         if (

@@ -175,7 +175,7 @@ async def connect(owner: Owner, target: Target, resolver: Resolver, tls: ssl.SSL
     error = "refused"
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            for address in await resolver.addresses(target.host):
+            for address in [target.host] if target.tunnel else await resolver.addresses(target.host):
                 try:
                     _, connection = await loop.create_connection(
                         lambda: Connection(owner),

@@ -1,0 +1,225 @@
+"""`everput listen` for real: a local address gets the messages, through any API process, again after each end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from tests.listeners import Listeners, until
+from tests.scenarios.running import Running, clean_environment, everput
+
+NAME = "my machine"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with Running(tmp_path_factory.mktemp("listen") / "data", "--api-processes", "2") as running:
+        assert running.url
+        yield running
+
+
+@pytest.fixture
+async def client(server: Running) -> AsyncIterator[httpx.AsyncClient]:
+    headers = {"x-api-key": server.api_key}
+    async with httpx.AsyncClient(base_url=f"{server.url}/v1", headers=headers, timeout=20) as client:
+        yield client
+
+
+class Listen:
+    """The command, until the end of the block. said: its lines."""
+
+    def __init__(self, server: Running, queue: str, *arguments: str) -> None:
+        given = ["listen", queue, "--url", server.url, "--key", server.api_key, "--json", *arguments]
+        self.said: list[dict[str, Any]] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "cli.app", *given], stdout=subprocess.PIPE, text=True, env=clean_environment()
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for text in self.process.stdout:
+            self.said.append(json.loads(text))
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [one for one in self.said if one["event"] == name]
+
+    async def __aenter__(self) -> Self:
+        await until(lambda: self.events("listening"), what="it is connected", within_s=60)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join(10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+async def new_queue(client: httpx.AsyncClient, name: str) -> str:
+    return (await client.put("/queues", json={"name": name})).raise_for_status().json()["queue"]["id"]
+
+
+async def put(client: httpx.AsyncClient, queue_id: str, *data: str) -> None:
+    for one in data:
+        (await client.put(f"/queues/{queue_id}/messages", json={"data": one})).raise_for_status()
+
+
+async def listener(client: httpx.AsyncClient, queue_id: str) -> dict[str, Any]:
+    (shown,) = (await client.get(f"/queues/{queue_id}/listeners")).raise_for_status().json()["listeners"]
+    return (await client.get(f"/queues/{queue_id}/listeners/{shown['id']}")).raise_for_status().json()["listener"]
+
+
+async def test_a_local_address_gets_the_messages_and_after_an_absence_those_that_waited(
+    server: Running, client: httpx.AsyncClient
+):
+    queue_id = await new_queue(client, "tunnelled")
+    async with Listeners() as local:
+        arguments = ("--to", local.url("hook"), "--name", NAME)
+        async with Listen(server, "tunnelled", *arguments) as listen:
+            await put(client, queue_id, "1", "2")
+            await until(lambda: len(local.taken("hook")) == 2, what="they arrive")
+            assert local.taken("hook")[0].headers["webhook-signature"].startswith("v1,")
+            await until(lambda: len(listen.events("answered")) == 2, what="and are shown")
+            shown = listen.events("answered")[0]
+            assert (shown["status"], shown["attempt"], "body" in shown) == (200, "1", False)
+        await put(client, queue_id, *map(str, range(3, 20)))
+
+        async def is_down() -> bool:
+            return (await listener(client, queue_id))["state"] == "down"
+
+        await until(is_down, what="nobody is connected")
+        async with Listen(server, "tunnelled", *arguments):
+            await until(lambda: len(local.taken("hook")) == 19, what="what has waited arrives")
+        assert sorted(int(one.data) for one in local.taken("hook")) == list(range(1, 20))
+        (shown,) = (await client.get(f"/queues/{queue_id}/listeners")).json()["listeners"]
+        assert shown["name"] == NAME
+
+
+async def test_when_its_api_process_dies_it_connects_to_another_and_goes_on(server: Running, client: httpx.AsyncClient):
+    queue_id = await new_queue(client, "steady")
+    async with Listeners() as local, Listen(server, "steady", "--to", local.url("hook")) as listen:
+        before = await listener(client, queue_id)
+        for victim in ("api-1", "api-2"):  # it holds the socket, or the other one does
+            server.kill(victim)
+        await until(lambda: len(listen.events("listening")) >= 2, what="it is connected again")
+
+        async def puts() -> bool:
+            try:
+                await put(client, queue_id, "after")
+            except httpx.HTTPError:
+                return False
+            return True
+
+        await until(puts, what="the API answers")
+        await until(lambda: local.taken("hook"), what="it arrives")
+        after = await listener(client, queue_id)
+        assert after["id"] == before["id"]
+        assert after["notify_url"] != before["notify_url"]
+
+
+async def test_what_the_local_address_does_not_take_comes_again_as_soon_as_it_does(
+    server: Running, client: httpx.AsyncClient
+):
+    queue_id = await new_queue(client, "nobody")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    async with Listen(server, "nobody", "--to", f"http://127.0.0.1:{port}/hook") as listen:
+        await put(client, queue_id, *map(str, range(8)))
+
+        async def is_down() -> bool:
+            return (await listener(client, queue_id))["state"] == "down"
+
+        await until(is_down, what="nobody is at the local address: the liveness answer says so")
+        assert {one["status"] for one in listen.events("answered")} == {502}
+        async with Listeners(port=port) as local:
+            await until(lambda: len(local.taken("hook")) == 8, what="all of it")
+
+
+async def test_once_ends_with_the_first_message_taken_and_shows_its_body(server: Running, client: httpx.AsyncClient):
+    queue_id = await new_queue(client, "once")
+    async with Listeners() as local:
+        async with Listen(server, "once", "--to", local.url("a"), "--to", local.url("b"), "--once", "--body") as listen:
+            await until(lambda: len(listen.events("listening")) == 2, what="both listeners are connected")
+            await put(client, queue_id, "only")
+            await until(lambda: listen.process.poll() is not None, what="it ends")
+            assert listen.process.returncode == 0
+        assert json.loads(listen.events("answered")[0]["body"])["message"]["data"] == "only"
+
+
+async def test_a_second_one_of_the_name_takes_over_and_the_first_ends(server: Running, client: httpx.AsyncClient):
+    queue_id = await new_queue(client, "twice")
+    async with (
+        Listeners() as local,
+        Listen(server, "twice", "--to", local.url("first"), "--name", NAME) as first,
+        Listen(server, "twice", "--to", local.url("second"), "--name", NAME),
+    ):
+        await until(lambda: first.process.poll() is not None, what="the first one ends")
+        assert first.process.returncode == 1
+        await put(client, queue_id, "m")
+        await until(lambda: local.taken("second"), what="the second one gets it")
+        assert not local.taken("first")
+
+
+async def test_no_key_another_key_and_no_queue_are_refused_and_a_tunnel_is_no_url_for_clients(
+    server: Running, client: httpx.AsyncClient
+):
+    queue_id = await new_queue(client, "guarded")
+    uri = f"{server.url.replace('http', 'ws', 1)}/v1/queues/{queue_id}/listen?name=n"
+    elsewhere = uri.replace(queue_id, "0180994c-b6b2-4d0e-b7ad-414716e83386")
+    mine = {"x-api-key": server.api_key}
+    cases = [(uri, {}, 401), (uri, {"x-api-key": "nonsense"}, 401), (elsewhere, mine, 404), (uri[:-1], mine, 422)]
+    for where, headers, status in cases:
+        with pytest.raises(InvalidStatus) as refused:
+            async with connect(where, additional_headers=headers, proxy=None):
+                pass
+        assert refused.value.response.status_code == status
+        assert json.loads(refused.value.response.body)["status"] == status
+    body = {"name": "n", "notify_url": "tunnel://127.0.0.1:1/x", "liveness_url": "https://8.8.8.8/"}
+    answer = await client.put(f"/queues/{queue_id}/listeners", json=body)
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/notify_url")
+    assert (await client.get(f"/queues/{queue_id}/listeners")).json()["listeners"] == []
+
+
+async def test_a_client_that_speaks_nonsense_hurts_nobody(server: Running, client: httpx.AsyncClient):
+    queue_id = await new_queue(client, "nonsense")
+    uri = f"{server.url.replace('http', 'ws', 1)}/v1/queues/{queue_id}/listen?name=n"
+    async with connect(uri, additional_headers={"x-api-key": server.api_key}, proxy=None) as mine:
+        assert json.loads(await mine.recv())["type"] == "listening"
+        for text in ("", "{", "[]", "7", "null", '{"number": []}', '{"number": 99}', '{"status": 200}'):
+            await mine.send(text)
+        await put(client, queue_id, "m")
+        request = json.loads(await mine.recv())
+        while request["type"] == "live":
+            await mine.send(json.dumps({"number": request["number"], "alive": True}))
+            request = json.loads(await mine.recv())
+        await mine.send(json.dumps({"number": request["number"], "status": 200}))
+
+        async def is_delivered() -> bool:
+            return (await listener(client, queue_id))["lag"] == 0
+
+        await until(is_delivered, what="it is delivered all the same")
+        (shown,) = (await client.get(f"/queues/{queue_id}/listeners")).json()["listeners"]
+        (await client.delete(f"/queues/{queue_id}/listeners/{shown['id']}")).raise_for_status()
+        with contextlib.suppress(ConnectionClosed):
+            async for _ in mine:
+                pass  # a probe may come yet
+        assert mine.close_code == 4404
+
+
+def test_a_queue_that_is_not_there_is_an_error_before_anything_is_made(server: Running, tmp_path: Path):
+    done = everput("listen", "nowhere", "--to", "http://127.0.0.1:1/", "--url", server.url, "--key", server.api_key)
+    assert (done.returncode, "nowhere" in done.stderr) == (2, True)
