@@ -92,7 +92,9 @@ def show_all(items: Iterable[Answer], columns: Mapping[str, str], *, as_json: bo
         for item in items:
             click.echo(msgspec.json.encode(item))
         return
-    table = Table(*columns, box=box.SIMPLE)
+    table = Table(box=box.SIMPLE)
+    for heading, field in columns.items():
+        table.add_column(heading, no_wrap=field == "id", overflow="fold")  # an id is there to be copied
     for item in items:
         fields = msgspec.to_builtins(item)
         table.add_row(*(_text(fields.get(field)) for field in columns.values()))
