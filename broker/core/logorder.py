@@ -10,17 +10,16 @@ reading gives it, wherever it begins (docs/decisions/0050).
 
 from __future__ import annotations
 
-import base64
-import binascii
 import heapq
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
+from broker.core.varints import pack, unpack
+
 T = TypeVar("T")
 
 _VERSION: Final = 1
-_BITS_MAX: Final = 63
 
 
 class Held(NamedTuple, Generic[T]):
@@ -65,16 +64,12 @@ class Cursor(NamedTuple):
         numbers = [_VERSION, self.passed_ms, len(self.lanes)]
         for offset, floor_ms in self.lanes:
             numbers += (offset, max(0, floor_ms - self.passed_ms))
-        return base64.urlsafe_b64encode(b"".join(map(_varint, numbers))).rstrip(b"=").decode()
+        return pack(numbers)
 
     @classmethod
     def from_text(cls, text: str) -> Cursor:
         """The cursor again (ValueError when it is none)."""
-        try:
-            packed = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
-        except binascii.Error as error:
-            raise ValueError("not base64") from error
-        numbers = _numbers(packed)
+        numbers = unpack(text)
         if len(numbers) < 3 or numbers[0] != _VERSION or len(numbers) != 3 + 2 * numbers[2]:
             raise ValueError("not a cursor of the log")
         passed_ms = numbers[1]
@@ -150,28 +145,3 @@ class Merge(Generic[T]):
             heapq.heappop(self._heap)
         else:
             heapq.heapreplace(self._heap, entry)
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def _numbers(packed: bytes) -> list[int]:
-    numbers: list[int] = []
-    number = shift = 0
-    for byte in packed:
-        number |= (byte & 0x7F) << shift
-        shift += 7
-        if shift > _BITS_MAX:
-            raise ValueError("a varint is too long")
-        if byte < 0x80:
-            numbers.append(number)
-            number = shift = 0
-    if shift:
-        raise ValueError("the varints end in the middle")
-    return numbers

@@ -1,11 +1,15 @@
 """Lists of numbers as short text: unsigned LEB128 varints in unpadded url-safe base64.
 
-For: the open offsets in a cursor's metadata and the offsets that a replay picks. Not for: what the numbers mean."""
+For: the open offsets in a cursor's metadata, the offsets that a replay picks, a reading's place in the log. Not for:
+what the numbers mean."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
+from typing import Final
+
+_BITS_MAX: Final = 63
 
 
 def pack(numbers: Iterable[int]) -> str:
@@ -33,6 +37,8 @@ def _numbers(packed: bytes) -> list[int]:
     for byte in packed:
         number |= (byte & 0x7F) << shift
         shift += 7
+        if shift > _BITS_MAX:
+            raise ValueError("a varint is too long")
         if byte < 0x80:
             numbers.append(number)
             number = shift = 0
