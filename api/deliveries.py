@@ -20,7 +20,7 @@ from broker.core.ids import PARTITIONS_MAX, parse_message_id
 from broker.errors import Refused
 from broker.ports import DirectoryView, Outstanding, OutstandingDelivery, Place
 
-_STATES: Final = ("retrying", "parked")
+_STATES: Final = ("pending", "retrying", "parked")
 _OFFSET_MAX: Final = 2**63 - 1
 
 
@@ -38,7 +38,7 @@ class OutstandingDeliveries:
         query = call.query()
         state = query.get("state")
         if state is not None and state not in _STATES:
-            raise BadParameter(f"state must be {' or '.join(_STATES)}", parameter="state")
+            raise BadParameter(f"state must be one of {', '.join(_STATES)}", parameter="state")
         after = _place(query["cursor"]) if "cursor" in query else (0, 0)
         rows, more = await self._outstanding.page(listener, state=state, after=after, limit=page_limit(query))
         path = f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/deliveries"
@@ -72,7 +72,7 @@ def _fields(row: OutstandingDelivery) -> dict[str, Any]:
         "attempts": row.attempts,
         "last_status": row.status,
         "last_error": row.error,
-        "last_attempt_at": moment(row.last_attempt_at_ms),
+        "last_attempt_at": optional_moment(row.last_attempt_at_ms),
         "next_attempt_at": optional_moment(row.next_attempt_at_ms),
     }
 

@@ -57,6 +57,7 @@ class Messages:
             key=body.key,
             actor=call.actor,
             request_id=call.request_id.decode(),
+            deliver_at=body.deliver_at,
         )
         return _put_answer(call, queue_id, put)
 
@@ -113,7 +114,9 @@ class Messages:
         listeners = None
         if self._deliveries is not None:
             everybody = list(queue.listeners.values())
-            states = await self._deliveries.states(message.partition, message.offset, everybody, message.put.at_ms)
+            states = await self._deliveries.states(
+                message.partition, message.offset, everybody, message.put.at_ms, message.put.deliver_at_ms or 0
+            )
             listeners = [_delivery(one, states[one.id]) for one in everybody if one.id in states]
         return _answer(call, message, listeners)
 
@@ -164,6 +167,7 @@ def _fields(message: StoredMessage) -> dict[str, Any]:
         "name": message.put.name,
         "data": message.data,
         "key": message.put.key,
+        "deliver_at": optional_moment(message.put.deliver_at_ms or None),
         "created_at": moment(message.put.at_ms),
         "updated_at": optional_moment(message.updated_at_ms),
     }

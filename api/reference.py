@@ -203,10 +203,10 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
     ),
     ("GET", _LISTENER + "/deliveries"): Told(
         "listDeliveries",
-        "List a listener's deliveries that are retried later or parked; a page may be short while there is a next one",
+        "List a listener's deliveries that are tried later or parked; a page may be short while there is a next one",
         answers.DeliveriesAnswer,
         parameters=(
-            Parameter("state", "Only these.", {"type": "string", "enum": ["retrying", "parked"]}),
+            Parameter("state", "Only these.", {"type": "string", "enum": ["pending", "retrying", "parked"]}),
             *_PAGE,
         ),
         problems=(400, 404, 422),

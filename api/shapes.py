@@ -6,6 +6,7 @@ a value's type and range (broker/commands.py, broker/puts.py), answers (queues.p
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -113,6 +114,7 @@ class MessageBody(Struct, forbid_unknown_fields=True):
     data: str
     name: Name | None = None
     key: Name | None = None
+    deliver_at: Annotated[datetime, Meta(tz=True)] | None = None
 
 
 class MessageDataBody(Struct, forbid_unknown_fields=True):

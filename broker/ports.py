@@ -190,11 +190,12 @@ class Deliveries(Protocol):
     """Where a message is, as read from the cursors and the outcomes."""
 
     async def states(
-        self, partition: int, offset: int, listeners: Sequence[Listener], at_ms: int
+        self, partition: int, offset: int, listeners: Sequence[Listener], at_ms: int, deliver_at_ms: int = 0
     ) -> Mapping[str, DeliveryState]:
         """By listener id, for the message at this place of `messages` (LogUnavailable).
 
-        at_ms: when it was put. A listener that began after the message is not in the answer.
+        at_ms: when it was put. deliver_at_ms: before which it is not delivered; 0 for none. A listener that
+        began after the message is not in the answer.
         """
 
 
@@ -217,8 +218,9 @@ class ListenerStatus(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutstandingDelivery:
-    """One that has left its window. offset: the message's, in its partition. state: retrying or parked.
+    """One that has left its window. offset: the message's, in its partition.
 
+    state: retrying, parked, or pending when its message is not to be delivered yet.
     attempts: made so far; status, error: of the last.
     next_attempt_at_ms: None when none is due, or at once: it was redriven.
     """
@@ -231,7 +233,7 @@ class OutstandingDelivery:
     attempts: int
     status: int | None
     error: str | None
-    last_attempt_at_ms: int
+    last_attempt_at_ms: int | None
     next_attempt_at_ms: int | None
 
 
@@ -252,7 +254,7 @@ class Outstanding(Protocol):
         """
 
     async def count(self, listener: Listener, message_ids: Sequence[str]) -> int:
-        """How many there are of these messages, or of all when none is named (LogUnavailable)."""
+        """How many retry or are parked of these messages, or of all when none is named (LogUnavailable)."""
 
 
 class Cursors(Protocol):

@@ -13,8 +13,11 @@ import os
 import struct
 import time
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from itertools import starmap
 from typing import Final, Protocol
+
+from msgspec import UNSET, UnsetType
 
 from broker.core.directory import Queue
 from broker.core.events import MessagePut, encode
@@ -25,6 +28,8 @@ from broker.ports import MessageLog
 
 DATA_BYTES_MAX: Final = 1 << 20
 _UTF8_BYTES_A_CHAR_MAX: Final = 4
+_DAY_MS: Final = 86_400_000
+DELIVER_AHEAD_MS_MAX: Final = 366 * _DAY_MS
 _SHORT_ID_DIGITS: Final = 7
 _POOL_BYTES: Final = 4096
 
@@ -48,14 +53,26 @@ random_bits = _RandomBits().draw
 class Put:
     """One message on its way into the log. id, name: known once it is there. key: the ordering key."""
 
-    __slots__ = ("_actor", "_at_ms", "_data", "_queue", "_random_bits", "_request_id", "id", "key", "name")
+    __slots__ = (
+        *("_actor", "_at_ms", "_data", "_deliver_at_ms", "_queue", "_random_bits", "_request_id", "id", "key", "name"),
+    )
 
-    def __init__(self, queue: Queue, data: str, name: str | None, key: str | None, actor: str, request_id: str) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        data: str,
+        name: str | None,
+        key: str | None,
+        actor: str,
+        request_id: str,
+        deliver_at_ms: int | UnsetType = UNSET,
+    ) -> None:
         self._queue = queue
         self._data = data
         self.key = key
         self._actor = actor
         self._request_id = request_id
+        self._deliver_at_ms = deliver_at_ms
         self._at_ms = time.time_ns() // 1_000_000
         self._random_bits = random_bits()
         self.id = ""
@@ -87,6 +104,7 @@ class Put:
             name=self.name,
             data=self._data,
             key=self.key,
+            deliver_at_ms=self._deliver_at_ms,
         )
         return made.encode(), encode(event), queue.id.encode()
 
@@ -100,9 +118,19 @@ class NewMessage(Protocol):
     def name(self) -> str | None: ...
     @property
     def key(self) -> str | None: ...
+    @property
+    def deliver_at(self) -> datetime | None: ...
 
 
-def new_put(queue: Queue, data: str, name: str | None, key: str | None, actor: str, request_id: str) -> Put:
+def new_put(
+    queue: Queue,
+    data: str,
+    name: str | None,
+    key: str | None,
+    actor: str,
+    request_id: str,
+    deliver_at: datetime | None = None,
+) -> Put:
     """A message that may be put (Refused)."""
     if len(data) * _UTF8_BYTES_A_CHAR_MAX > DATA_BYTES_MAX and len(data.encode()) > DATA_BYTES_MAX:
         raise Refused(f"the data is longer than {DATA_BYTES_MAX} bytes of UTF-8", pointer="/data")
@@ -110,14 +138,30 @@ def new_put(queue: Queue, data: str, name: str | None, key: str | None, actor: s
         raise Refused(f"the name {reason}", pointer="/name")
     if key is not None and not 0 < len(key) <= NAME_CHARS_MAX:
         raise Refused(f"the ordering key must have 1 to {NAME_CHARS_MAX} characters", pointer="/key")
-    return Put(queue, data, name, key, actor, request_id)
+    if deliver_at is None:
+        return Put(queue, data, name, key, actor, request_id)
+    if key is not None:
+        detail = "a message with an ordering key can't have a time: those after it would have to wait for it"
+        raise Refused(detail, pointer="/deliver_at")
+    deliver_at_ms = int(deliver_at.timestamp() * 1000)
+    if deliver_at_ms - time.time_ns() // 1_000_000 > DELIVER_AHEAD_MS_MAX:
+        raise Refused(f"at most {DELIVER_AHEAD_MS_MAX // _DAY_MS} days ahead", pointer="/deliver_at")
+    return Put(queue, data, name, key, actor, request_id, max(1, deliver_at_ms))
 
 
 async def put_message(
-    log: MessageLog, queue: Queue, *, data: str, name: str | None, key: str | None, actor: str, request_id: str
+    log: MessageLog,
+    queue: Queue,
+    *,
+    data: str,
+    name: str | None,
+    key: str | None,
+    actor: str,
+    request_id: str,
+    deliver_at: datetime | None = None,
 ) -> Put:
     """The message, once all in-sync replicas have it (Refused, LogUnavailable, InDoubt)."""
-    put = new_put(queue, data, name, key, actor, request_id)
+    put = new_put(queue, data, name, key, actor, request_id, deliver_at)
     await log.append(put.build, key=key, size=len(data))
     return put
 
@@ -127,7 +171,7 @@ def new_batch(queue: Queue, messages: Sequence[NewMessage], actor: str, request_
     puts = []
     for number, message in enumerate(messages):
         try:
-            puts.append(new_put(queue, message.data, message.name, message.key, actor, request_id))
+            puts.append(new_put(queue, message.data, message.name, message.key, actor, request_id, message.deliver_at))
         except Refused as error:
             raise Refused(str(error), pointer=f"/messages/{number}{error.pointer}") from None
     return puts

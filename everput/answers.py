@@ -154,14 +154,14 @@ class Delivered(Named):
 
 
 class OutstandingFields(Answer):
-    """state: retrying or parked. attempts: how many there were."""
+    """state: retrying, parked, or pending before the message's deliver_at. attempts: how many there were."""
 
     message: Delivered
     state: str
     attempts: int
     last_status: int | None
     last_error: str | None
-    last_attempt_at: Time
+    last_attempt_at: Time | None
     next_attempt_at: Time | None
 
 
@@ -251,10 +251,11 @@ class BatchAnswer(Answer):
 
 
 class MessageFields(Named):
-    """key: the ordering key. data: as it is now. updated_at: null when it never was."""
+    """key: the ordering key. deliver_at: not before. data: as it is now. updated_at: null when it never was."""
 
     data: str
     key: str | None
+    deliver_at: Time | None
     created_at: Time
     updated_at: Time | None
 

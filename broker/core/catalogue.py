@@ -84,6 +84,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "message_ids": "only the deliveries of these messages; empty for all",
     "data": "the message itself",
     "key": "the ordering key; null when the message has none",
+    "deliver_at_ms": "not delivered before this time",
     "partition": "of `messages` and of the event's own topic: both are the same",
     "rows": "first attempts that succeeded, each (offset, at_ms, status, took_ms)",
     "offset": "the message's, in its partition of `messages`",

@@ -236,13 +236,17 @@ class ReplayCancelled(ReplayEvent, frozen=True, kw_only=True, tag="replay.cancel
 
 
 class MessagePut(Event, frozen=True, kw_only=True, tag="message.put"):
-    """key: the ordering key; messages of one key are delivered one at a time, in order."""
+    """key: the ordering key; messages of one key are delivered one at a time, in order.
+
+    deliver_at_ms: not delivered before; absent when it is delivered at once. A message has one of the two at most.
+    """
 
     message_id: str
     queue_id: str
     name: str
     data: str
     key: str | None = None
+    deliver_at_ms: int | UnsetType = UNSET
 
 
 class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
@@ -345,7 +349,8 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
     """What the events of `outstanding` share: the delivery, with its message. Is no event itself.
 
     number: attempts made. status, error: of the last one. redrives: how many of its listener's it has seen. forgiven:
-    attempts before the last redrive, which no longer count. since_ms: from when its age counts, 0 for the put.
+    attempts before the last redrive, which no longer count. since_ms: from when its age counts, 0 for the put: the last
+    redrive, or the time before which it was not to be delivered.
     """
 
     listener_id: str
@@ -366,7 +371,10 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
 
 
 class DeliverySetAside(KeptDelivery, frozen=True, kw_only=True, tag="delivery.set_aside"):
-    """It fails for longer than its stream can wait, and is tried from `outstanding`, the next time at next_at_ms."""
+    """It is to be tried later than its stream can wait, from `outstanding`, the next time at next_at_ms.
+
+    number: 0 when that is its first attempt, for its message is not to be delivered before.
+    """
 
     next_at_ms: int
 
@@ -449,6 +457,7 @@ class MessageTexts(msgspec.Struct, frozen=True, tag_field="type", tag="message.p
     name: msgspec.Raw
     data: msgspec.Raw
     key: str | None = None
+    deliver_at_ms: int | UnsetType = UNSET
 
 
 _encoder = msgspec.json.Encoder()

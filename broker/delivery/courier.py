@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 HELD_MAX: Final = 512  # messages a courier holds, ready, under way or waiting for a retry
 SET_ASIDE_AFTER_MS: Final = 60_000  # a delivery that still fails then leaves the window: it must not hold the cursor
+NEAR_MS: Final = 10_000  # a message to be delivered so soon waits in its window: the cursor may wait for it
 UNDECODABLE: Final = "undecodable"  # the error of a message that only a newer program can read
 _REFILL_BELOW: Final = HELD_MAX // 2
 _IDLE_CONNECTIONS_S: Final = 30.0
@@ -223,7 +224,20 @@ class Courier:
             delivery.turn = self._turns.take(message.key, delivery)
             if not delivery.turn:
                 return False
+        if message.deliver_at_ms and not self._is_time(delivery, message):
+            return False
         return not (self._changes and self.depot.hold(delivery))
+
+    def _is_time(self, delivery: Delivery, message: Message) -> bool:
+        """Whether it may be delivered by now; if not, the delivery waits here or, for longer, in `outstanding`."""
+        at_ms = now_ms()
+        if message.deliver_at_ms <= at_ms:
+            return True
+        if message.deliver_at_ms - at_ms <= NEAR_MS and self._held <= HELD_MAX // 2:
+            heapq.heappush(self._retries, (message.deliver_at_ms, id(delivery), delivery))
+        else:
+            self.depot.put_aside(delivery, None, None, message.deliver_at_ms)
+        return False
 
     async def _connect(self, delivery: Delivery) -> None:
         try:
@@ -389,7 +403,7 @@ class Courier:
         due_ms = next_at_ms(
             self._policy,
             delivery.number - (0 if owed is None else owed.forgiven),
-            since_ms=(0 if owed is None else owed.since_ms) or message.put_at_ms,
+            since_ms=(message.deliver_at_ms if owed is None else owed.since_ms) or message.put_at_ms,
             at_ms=at_ms,
             retry_after_s=retry_after_s,
             jitter=random(),  # noqa: S311 - it spreads retries, it guards nothing

@@ -9,15 +9,19 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
+from msgspec import UNSET
 
 from broker.core.directory import Queue
 from broker.core.events import message_texts
 
 
 class Message:
-    """offset: in its partition. size: bytes of the record, what holding it costs."""
+    """offset: in its partition. size: bytes of the record, what holding it costs.
 
-    __slots__ = ("_body", "_change", "_value", "id", "key", "offset", "put_at_ms", "queue_id", "size")
+    deliver_at_ms: not before; 0 for at once. It and the key are known after body().
+    """
+
+    __slots__ = ("_body", "_change", "_value", "deliver_at_ms", "id", "key", "offset", "put_at_ms", "queue_id", "size")
 
     _change: int
 
@@ -30,12 +34,15 @@ class Message:
         self._value: bytes | None = value
         self._body = b""
         self.key: str | None = None
+        self.deliver_at_ms = 0
 
     def body(self, queue: Queue) -> bytes:
         """`{"queue":{"id","name"},"message":{"id","name","data"}}`, encoded at the first call (UnknownEvent)."""
         if self._value is not None:
             texts = message_texts(self._value)
             self.key = texts.key
+            if texts.deliver_at_ms is not UNSET:
+                self.deliver_at_ms = texts.deliver_at_ms
             self._body = b'{"queue":%b,"message":{"id":"%b","name":%b,"data":%b}}' % (
                 orjson.dumps({"id": queue.id, "name": queue.name}),
                 self.id,
@@ -57,6 +64,7 @@ class Message:
         renewed = Message(self.offset, self.id, self.queue_id, self.put_at_ms, b"")
         renewed._body, renewed._value, renewed._change = orjson.dumps(fields), None, change
         renewed.key, renewed.size = self.key, len(renewed._body)
+        renewed.deliver_at_ms = self.deliver_at_ms
         return renewed
 
     def name_and_data(self) -> tuple[str, str]:

@@ -163,10 +163,12 @@ class Outstanding:
             del self._waiting[listener_id]
 
     def state(self, partition: int, listener_id: str, message_id: str) -> str | None:
-        """`retrying` or `parked`; None when it is not kept here."""
+        """`pending`, `retrying` or `parked`; None when it is not kept here."""
         owed = self._owed.get(partition, {}).get(owed_key(listener_id, message_id))
         if owed is None:
             return None
+        if owed.scheduled:
+            return "pending"
         return "parked" if owed.due_ms is None else "retrying"
 
     def cancel(self, partition: int, listener_id: str, message_id: str) -> None:

@@ -55,10 +55,18 @@ class Owed:
     def message_id(self) -> str:
         return self.key.partition(b":")[2].decode()
 
+    @property
+    def scheduled(self) -> bool:
+        """Whether it waits for its message's time, or for its first attempt after that."""
+        return self.number == 0 and self.due_ms is not None
+
     def redrive(self, redrives: Redrives, at_ms: int) -> bool:
-        """Take its listener's redrives into account. Whether it is due by them, with a fresh allowance."""
+        """Take its listener's redrives into account. Whether it is due by them, with a fresh allowance.
+
+        One that is not to be delivered before its time is not concerned: it neither retries nor is parked.
+        """
         since, self.redrives = self.redrives, redrives.count
-        if since == redrives.count or not redrives.concern(self.message_id, since=since):
+        if since == redrives.count or self.scheduled or not redrives.concern(self.message_id, since=since):
             return False
         self.forgiven, self.since_ms, self.due_ms = self.number, at_ms, at_ms
         return True
@@ -98,7 +106,7 @@ def kept_event(
         "key": message.key,
         "redrives": listener.redrives.count if owed is None else owed.redrives,
         "forgiven": 0 if owed is None else owed.forgiven,
-        "since_ms": 0 if owed is None else owed.since_ms,
+        "since_ms": message.deliver_at_ms if owed is None else owed.since_ms,
     }
     if due_ms is None:
         return DeliveryParked(**fields)

@@ -37,7 +37,7 @@ class KafkaDeliveries:
         self._cursors = KafkaCursors(kafka, requests)
 
     async def states(
-        self, partition: int, offset: int, listeners: Sequence[Listener], at_ms: int
+        self, partition: int, offset: int, listeners: Sequence[Listener], at_ms: int, deliver_at_ms: int = 0
     ) -> Mapping[str, DeliveryState]:
         """See ports.Deliveries."""
         concerned = {listener.id: listener for listener in listeners if listener.start_offsets[partition] <= offset}
@@ -50,8 +50,8 @@ class KafkaDeliveries:
             listener.id: _FINAL if listener.redrives.count == 0 else _FINAL_IF_REDRIVEN
             for listener in concerned.values()
         }
-        attempts = await self._attempts(partition, offset, at_ms, final)
-        return {listener_id: _state(settled[listener_id], attempts[listener_id]) for listener_id in concerned}
+        attempts = await self._attempts(partition, offset, max(at_ms, deliver_at_ms), final)
+        return {one: _state(settled[one], attempts[one], deliver_at_ms) for one in concerned}
 
     async def _attempts(
         self, partition: int, offset: int, at_ms: int, final: Mapping[str, Collection[str]]
@@ -143,13 +143,15 @@ def _collect(record: Record, offset: int, found: dict[str, list[tuple[str, Attem
         found[event.listener_id].append((event.outcome, attempt, event.next_at_ms))
 
 
-def _state(settled: bool, rows: Sequence[tuple[str, Attempt, int | None]]) -> DeliveryState:
+def _state(settled: bool, rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) -> DeliveryState:
     attempts = tuple(attempt for _, attempt, _ in rows)
     outcome, next_at_ms = (rows[-1][0], rows[-1][2]) if rows else ("", None)
     if outcome in ("delivered", "parked"):
         return DeliveryState(state=outcome, attempts=attempts)
-    if settled:  # its outcome is older than what was read, or no longer kept
-        return DeliveryState(state="delivered", attempts=attempts)
+    if not rows and deliver_at_ms:  # the cursor passes what is kept in `outstanding` until its time
+        return DeliveryState(state="pending", next_attempt_at_ms=deliver_at_ms)
+    if settled and not rows:  # its outcome is older than what was read, or no longer kept
+        return DeliveryState(state="delivered")
     return DeliveryState(
         state="retrying" if outcome == "failed" else "pending", attempts=attempts, next_attempt_at_ms=next_at_ms
     )

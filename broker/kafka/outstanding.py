@@ -71,9 +71,9 @@ class KafkaOutstanding:
             there: set[bytes] = set()
             async for record in self._records(partition, 0, prefix):
                 key = record.key or b""
-                if record.value is None:
-                    there.discard(key)
-                elif not wanted or key in wanted:
+                there.discard(key)
+                row = _row(record, listener) if not wanted or key in wanted else None
+                if row is not None and row.state != "pending":
                     there.add(key)
             number += len(there)
         return number
@@ -114,15 +114,18 @@ def _row(record: Record, listener: Listener) -> OutstandingDelivery | None:
         return None
     redriven = listener.redrives.concern(event.message_id, since=event.redrives)
     next_at_ms = event.next_at_ms if isinstance(event, DeliverySetAside) else None
+    state = "retrying" if event.number else "pending"
+    if next_at_ms is None:
+        state = "retrying" if redriven else "parked"
     return OutstandingDelivery(
         message_id=event.message_id,
         offset=event.offset,
         name=event.name,
         put_at_ms=event.put_at_ms,
-        state="parked" if next_at_ms is None and not redriven else "retrying",
+        state=state,
         attempts=event.number,
         status=event.status,
         error=event.error,
-        last_attempt_at_ms=event.at_ms,
-        next_attempt_at_ms=None if redriven else next_at_ms,
+        last_attempt_at_ms=event.at_ms if event.number else None,
+        next_attempt_at_ms=None if redriven and state != "pending" else next_at_ms,
     )

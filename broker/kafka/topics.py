@@ -12,7 +12,8 @@ from broker.settings import KafkaSettings
 
 _FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 _TWO_DAYS = {"cleanup.policy": "delete", "retention.ms": str(2 * 24 * 3600 * 1000), "retention.bytes": "-1"}
-_COMPACTED = {"cleanup.policy": "compact"}
+# Only full segments are compacted, and a new owner reads what is there: Kafka's default is 1 GiB.
+_COMPACTED = {"cleanup.policy": "compact", "segment.bytes": str(16 << 20)}
 _UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 
 import pytest
+from msgspec import UNSET, UnsetType
 
 from broker.core.directory import Listener, Queue
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, ListenerSettings, MessagePut, encode
@@ -238,7 +239,14 @@ class Office:
     def _copy(message: Message) -> Message:
         return Message(message.offset, message.id, message.queue_id, message.put_at_ms, message.record)
 
-    def put(self, count: int = 1, *, key: str | None = None, value: bytes | None = None) -> list[int]:
+    def put(
+        self,
+        count: int = 1,
+        *,
+        key: str | None = None,
+        value: bytes | None = None,
+        deliver_at_ms: int | UnsetType = UNSET,
+    ) -> list[int]:
         """Append messages to the log and have the tail bring them; their offsets."""
         first = len(self.log)
         for offset in range(first, first + count):
@@ -250,6 +258,7 @@ class Office:
                 name="n",
                 data="{}",
                 key=key,
+                deliver_at_ms=deliver_at_ms,
             )
             self.log.append(RecordedMessage(offset, now_ms(), encode(event) if value is None else value))
         self.partition.feed(map(self._copy, self.log[first:]))

@@ -326,3 +326,87 @@ async def test_a_redriven_message_that_could_not_be_decoded_is_read_from_the_log
     redriven(office)
     await serve_all(office, lambda: len(taker.taken) == 2)
     assert server.posts[0].body == server.posts[1].body
+
+
+# Times before which a message is not delivered
+
+
+async def test_a_message_whose_time_is_near_waits_in_the_window_and_others_go_on(serve, open_office, topic):
+    at: list[int] = []
+
+    async def noting(request, writer):
+        if request.message_id == "m-0":
+            at.append(now_ms())
+        writer.write(OK)
+
+    server = await serve(noting)
+    office = await open_office(server, office={"topic": topic})
+    deliver_at_ms = now_ms() + 300
+    office.put(1, deliver_at_ms=deliver_at_ms)
+    office.put(1)
+    await office.all_settled()
+    office.check_books()
+    assert [(post.message_id, post.attempt) for post in server.posts] == [("m-1", 1), ("m-0", 1)]
+    assert at[0] >= deliver_at_ms
+    assert topic.kept() == {}
+
+
+async def test_a_message_whose_time_is_far_leaves_the_window_at_once_and_comes_then(
+    serve, open_office, topic, monkeypatch
+):
+    monkeypatch.setattr(courier_module, "NEAR_MS", 0)
+    taker = Taker()
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic})
+    await own(office, topic)
+    deliver_at_ms = now_ms() + 400
+    office.put(1, deliver_at_ms=deliver_at_ms)
+    await office.all_settled()  # the cursor passes it
+    (event,) = topic.kept().values()
+    assert (event.number, event.next_at_ms, event.since_ms, event.error) == (0, deliver_at_ms, deliver_at_ms, None)
+    redriven(office)
+    await serve_all(office, lambda: taker.taken)
+    assert now_ms() >= deliver_at_ms
+    assert [post.attempt for post in server.posts] == [1]
+    await until(lambda: not office.courier._held)
+    await office.outstanding.flush()
+    assert topic.kept() == {}
+
+
+async def test_when_its_time_has_come_it_is_retried_like_any_other(serve, open_office, topic):
+    taker = Taker()
+    taker.refused.add("m-0")
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic}, max_attempts=2, max_age_s=60)
+    put_at_ms = now_ms() - 3_600_000  # its age counts from its time
+    await own(office, topic, set_aside(0, number=0, status=None, put_at_ms=put_at_ms, since_ms=now_ms()))
+    await serve_all(office, lambda: any(isinstance(event, DeliveryParked) for event in topic.kept().values()))
+    assert [post.attempt for post in server.posts] == [1, 2]
+
+
+async def test_one_that_was_set_aside_for_its_time_before_a_crash_does_not_come_from_its_window(
+    serve, open_office, topic
+):
+    taker = Taker()
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic})
+    deliver_at_ms = now_ms() + 300
+    await own(office, topic, set_aside(0, number=0, status=None, next_at_ms=deliver_at_ms))
+    office.put(1, deliver_at_ms=deliver_at_ms)
+    office.put(1)
+    await until(lambda: taker.taken)
+    await serve_all(office, lambda: len(taker.taken) == 2 and not office.courier._held)
+    assert [post.message_id for post in server.posts] == ["m-1", "m-0"]
+
+
+async def test_those_that_wait_for_their_time_leave_room_for_the_others(serve, open_office, topic, monkeypatch):
+    monkeypatch.setattr(courier_module, "HELD_MAX", 10)
+    monkeypatch.setattr(courier_module, "_REFILL_BELOW", 5)
+    taker = Taker()
+    office = await open_office(await serve(taker), office={"topic": topic})
+    await own(office, topic)
+    office.put(40, deliver_at_ms=now_ms() + 8_000)
+    office.put(5)
+    await until(lambda: len(taker.taken) == 5)
+    assert office.courier._held <= 6
+    assert len(topic.kept()) >= 34

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from ipaddress import ip_network
 from typing import Any
 
@@ -52,12 +53,21 @@ class Rig:
         )
         return (await self.commands.create_listener(self.context, queue.id, wishes))[0]
 
-    async def put(self, queue: Queue, *data: str, key: str | None = None) -> list[str]:
+    async def put(
+        self, queue: Queue, *data: str, key: str | None = None, deliver_at: datetime | None = None
+    ) -> list[str]:
         """Their ids, once each is acknowledged."""
         return [
             (
                 await put_message(
-                    self.log.messages, queue, data=one, name=None, key=key, actor="key:test", request_id="r"
+                    self.log.messages,
+                    queue,
+                    data=one,
+                    name=None,
+                    key=key,
+                    actor="key:test",
+                    request_id="r",
+                    deliver_at=deliver_at,
                 )
             ).id
             for one in data

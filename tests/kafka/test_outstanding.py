@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -13,6 +14,7 @@ from broker.delivery import courier as courier_module
 from broker.delivery.worker import Worker
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.topics import Topics
+from broker.ports import DeliveryState
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
 from tests.listeners import Got, until
@@ -220,3 +222,50 @@ async def test_what_is_redriven_while_no_worker_runs_is_tried_when_one_does_and_
     await rig.end(second)
     third = await rig.work()
     assert [owed.due_ms for owed in next(filter(None, third._outstanding._owed.values())).values()] == [None]
+
+
+async def test_a_message_with_a_time_comes_then_whoever_owns_it_and_is_pending_until(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(courier_module, "NEAR_MS", 0)
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a")
+    first = await rig.work()
+    deliver_at = datetime.now(UTC) + timedelta(seconds=6)
+    (later,) = await rig.put(queue, "later", deliver_at=deliver_at)
+    (now,) = await rig.put(queue, "now")
+    await until(lambda: kept(rig), what="it is kept in outstanding")
+    await until(lambda: gone_on(rig, first), what="the cursor has passed it")
+
+    async def state(message_id: str) -> DeliveryState:
+        at_ms, partition = parse_message_id(message_id)
+        offset, _ = await rig.log.messages.find(partition=partition, at_ms=at_ms, message_id=message_id)
+        due_ms = int(deliver_at.timestamp() * 1000) if message_id == later else 0
+        return (await rig.where.states(partition, offset, [listener], at_ms, due_ms))[listener.id]
+
+    pending = await state(later)
+    assert (pending.state, pending.next_attempt_at_ms) == ("pending", int(deliver_at.timestamp() * 1000))
+    await until(lambda: rig.listeners.taken("a"), what="the other comes at once")
+    await rig.end(first)
+    second = await rig.work()
+    await until(lambda: len(rig.listeners.taken("a")) == 2, what="it comes")
+    assert datetime.now(UTC) >= deliver_at
+    assert rig.listeners.ids("a") == Counter([later, now])
+    await second._checkpoints.checkpoint()
+    delivered = await state(later)
+    assert (delivered.state, [attempt.number for attempt in delivered.attempts]) == ("delivered", [1])
+
+
+async def test_what_is_set_aside_is_shown_as_retrying_though_the_cursor_has_passed_it(rig: Rig):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a", retry_first_ms=3_600_000)
+    worker = await rig.work()
+    refusing(rig, "stuck")
+    (stuck,) = await rig.put(queue, "stuck")
+    await until(lambda: kept(rig), what="it is kept in outstanding")
+    await until(lambda: gone_on(rig, worker), what="the cursor has passed it")
+    at_ms, partition = parse_message_id(stuck)
+    offset, _ = await rig.log.messages.find(partition=partition, at_ms=at_ms, message_id=stuck)
+    state = (await rig.where.states(partition, offset, [listener], at_ms))[listener.id]
+    assert state.state == "retrying"
+    assert state.next_attempt_at_ms is not None

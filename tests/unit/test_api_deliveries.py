@@ -29,7 +29,7 @@ def the_id(number: int) -> str:
     return message_id(at_ms=1_700_000_000_000, partition=number % PARTITIONS, random_bits=number)
 
 
-def kept(listener_id: str, number: int, *, parked: bool = False, **more) -> KeptDelivery:
+def kept(listener_id: str, number: int, /, *, parked: bool = False, **more) -> KeptDelivery:
     fields = {
         "at_ms": 1_700_000_060_000,
         "organization_id": "o",
@@ -114,6 +114,17 @@ async def test_page_by_page_none_is_missed_though_they_are_tried_meanwhile(api, 
             await topic.keep(kept(listener_id, 3 * pages, status=503))
         pages += 1
     assert set(seen) == {f"m{number}" for number in range(40)}
+
+
+async def test_what_waits_for_its_time_is_pending_and_no_redrive_counts_it(api, topic):
+    listener_id, path = await listener_of(api)
+    await topic.keep(kept(listener_id, 0, number=0, status=None), kept(listener_id, 1))
+    (shown,) = (await api.get(f"{path}/deliveries?state=pending")).json()["deliveries"]
+    assert (shown["message"]["name"], shown["attempts"], shown["last_attempt_at"]) == ("m0", 0, None)
+    assert shown["next_attempt_at"] == "2023-11-14T22:15:20.000Z"
+    assert await names(api, f"{path}/deliveries?state=retrying") == ["m1"]
+    assert (await api.request("POST", f"{path}/redrive")).json()["count"] == 1
+    assert await names(api, f"{path}/deliveries?state=pending") == ["m0"]
 
 
 @pytest.mark.parametrize("query", ["state=delivered", "cursor=x", "cursor=LTEuMA", "cursor=OTk5OTkuMA", "limit=0"])

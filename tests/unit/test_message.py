@@ -18,8 +18,8 @@ QUEUE = Queue(id="q-1", organization_id="o", name="Löschungen", created_at_ms=0
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 
 
-def message(*, name: str = "delete", data: str = "{}", key: str | None = None) -> Message:
-    event = MessagePut(at_ms=1, organization_id="o", message_id="m-1", queue_id="q-1", name=name, data=data, key=key)
+def message(*, name: str = "delete", data: str = "{}", **more) -> Message:
+    event = MessagePut(at_ms=1, organization_id="o", message_id="m-1", queue_id="q-1", name=name, data=data, **more)
     return Message(7, b"m-1", "q-1", 1, encode(event))
 
 
@@ -41,6 +41,14 @@ def test_the_ordering_key_is_known_once_the_body_is():
     held = message(key="user-7")
     held.body(QUEUE)
     assert held.key == "user-7"
+
+
+def test_the_time_before_which_it_is_not_delivered_is_known_once_the_body_is():
+    plain, later = message(), message(deliver_at_ms=5)
+    for held in (plain, later):
+        held.body(QUEUE)
+    assert (plain.deliver_at_ms, later.deliver_at_ms) == (0, 5)
+    assert later.renewed("other", 1).deliver_at_ms == 5
 
 
 @settings(deadline=None)
