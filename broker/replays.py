@@ -172,7 +172,7 @@ class ReplayCommands:
             rows, after = await self._outstanding.page(listener, state=None, after=after, limit=_PAGE)
             for row in rows:
                 parts = parse_message_id(row.message_id)
-                if parts is not None and begin[parts[1]] <= row.offset < end[parts[1]]:
+                if row.state != "pending" and parts is not None and begin[parts[1]] <= row.offset < end[parts[1]]:
                     found.add((parts[1], row.offset))
             if len(found) > _PICKED_MAX:
                 raise Refused(f"more than {_PICKED_MAX} messages have failed: choose a shorter time", pointer="/from")

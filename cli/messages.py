@@ -24,6 +24,7 @@ def command() -> None:
 @click.argument("data")
 @click.option("--name", help="Its name, otherwise made.")
 @click.option("--ordering-key", help="Messages of one key are delivered in order.")
+@click.option("--deliver-at", help="Not before this time: 2026-01-31T12:00:00Z.")
 @click.option("--idempotency-key", help="Repeated with the same one, it is stored once.")
 @asks
 def put(
@@ -33,12 +34,15 @@ def put(
     data: str,
     name: str | None,
     ordering_key: str | None,
+    deliver_at: str | None,
     idempotency_key: str | None,
     as_json: bool,
 ) -> None:
     """Put one message; `everput put` puts the lines of a file."""
     queue_id = find_queue(client, queue)
-    request = everput.put_message(queue_id, data, name=name, key=ordering_key, idempotency_key=idempotency_key)
+    request = everput.put_message(
+        queue_id, data, name=name, key=ordering_key, deliver_at=deliver_at, idempotency_key=idempotency_key
+    )
     show(client.send(request).message, as_json=as_json)
 
 

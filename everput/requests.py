@@ -132,10 +132,20 @@ def redrive_listener(
 
 
 def put_message(
-    queue_id: str, data: str, *, name: str | None = None, key: str | None = None, idempotency_key: str | None = None
+    queue_id: str,
+    data: str,
+    *,
+    name: str | None = None,
+    key: str | None = None,
+    deliver_at: str | None = None,
+    idempotency_key: str | None = None,
 ) -> Request[answers.PutAnswer]:
-    """key: the ordering key. idempotency_key: None for a new one; sent again, the message is stored once."""
-    body = {"data": data} | ({} if name is None else {"name": name}) | ({} if key is None else {"key": key})
+    """key: the ordering key. deliver_at: not before this time, RFC 3339.
+
+    idempotency_key: None for a new one; sent again, the message is stored once.
+    """
+    said = {"name": name, "key": key, "deliver_at": deliver_at}
+    body = {"data": data} | {field: value for field, value in said.items() if value is not None}
     path = _queue(queue_id, "messages")
     return Request(method="PUT", path=path, answer=answers.PutAnswer, body=body, headers=_key(idempotency_key))
 
@@ -143,7 +153,7 @@ def put_message(
 def put_batch(
     queue_id: str, messages: Sequence[Mapping[str, Any]], *, idempotency_key: str | None = None
 ) -> Request[answers.BatchAnswer]:
-    """messages: up to 1,000, each with `data` and perhaps `name` and `key`; all are put, or none."""
+    """messages: up to 1,000, each with `data` and perhaps `name`, `key` or `deliver_at`; all are put, or none."""
     return Request(
         method="POST",
         path=_queue(queue_id, "messages", "batch"),

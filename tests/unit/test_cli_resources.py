@@ -132,3 +132,10 @@ def test_a_shell_completes_commands_without_importing_them(run: Run):
     words |= {"COMP_WORDS": "everput queues re", "COMP_CWORD": "2"}
     result = CliRunner().invoke(everput, [], prog_name="everput", env=words)
     assert result.stdout == "plain,rename\n"
+
+
+def test_a_message_may_be_put_for_a_later_time(run: Run):
+    run("queues", "create", "later", "--json")
+    (put,) = told(run("messages", "put", "later", "x", "--deliver-at", "2001-01-31T12:00:00Z", "--json"))
+    (found,) = told(run("messages", "get", "later", put["id"], "--json"))
+    assert found["deliver_at"] == "2001-01-31T12:00:00.000Z"
