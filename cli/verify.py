@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from broker.audit.verify import State, Verifier
+from broker.core.checks import Finding
 from broker.errors import ConfigurationError
 from cli import logs
 from cli.operate import cluster
@@ -67,8 +68,11 @@ async def _verify(options: Options, lives: Lives) -> int:
             bar.update(task, total=size)
             left = dict(lives)
             async for one in verifier.findings({int(live["position"]) for live in lives.values()}):
-                if not isinstance(one, State):
-                    say(str(one))
+                if isinstance(one, Finding):
+                    if one.wrong:
+                        say(str(one))
+                    else:
+                        click.echo(str(one), err=True)
                     continue
                 for name in [name for name, live in left.items() if live["position"] == one.position]:
                     for text in _differences(name, left.pop(name), one):

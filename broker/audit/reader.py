@@ -19,7 +19,7 @@ from broker.audit.past import Past
 from broker.audit.records import STRETCH_BYTES, Busy, Records
 from broker.commands import now_ms
 from broker.core.catalogue import TOPICS
-from broker.core.events import Event, ListenerCreated, wire_name
+from broker.core.events import Event, ListenerCreated, ReplayStarted, wire_name
 from broker.core.logorder import Cursor, Lane, Merge, Next
 from broker.core.selection import Selection
 from broker.errors import Refused, Unavailable
@@ -102,18 +102,19 @@ class LogReader:
                     yield one
 
     async def listeners_of(self, organization_id: str, queue_id: str) -> frozenset[str]:
-        """All listeners that a queue ever had, from `control` (LogUnavailable)."""
+        """All listeners that a queue ever had, and their replays, from `control` (LogUnavailable)."""
         name = self._table["control"].name
         end = (await self._records.offsets(name, {0: LATEST}))[0]
-        created = Selection(organization_id=organization_id, types=frozenset({wire_name(ListenerCreated)}))
+        kinds = frozenset({wire_name(ListenerCreated), wire_name(ReplayStarted)})
+        created = Selection(organization_id=organization_id, types=kinds)
         found: set[str] = set()
         async for records in control_records(self._records, name, end):
             for record in records:
-                if record.value is None or queue_id.encode() not in record.value:
-                    continue
                 event = created.take(record.value)
                 if isinstance(event, ListenerCreated) and event.queue_id == queue_id:
                     found.add(event.listener_id)
+                elif isinstance(event, ReplayStarted) and event.listener_id in found:
+                    found.add(event.replay_id)
         return frozenset(found)
 
     def _lanes(self, wanted: Selection) -> list[tuple[int, str, int]]:
@@ -121,7 +122,9 @@ class LogReader:
         lanes = []
         for topic in wanted.topics():
             of = self._table[topic]
-            here = range(of.partitions) if wanted.message is None else [wanted.message.partition]
+            here = range(of.partitions)
+            if wanted.message is not None and topic != "control":
+                here = range(wanted.message.partition, wanted.message.partition + 1)
             lanes += [(TOPICS.index(topic), of.name, partition) for partition in here]
         return lanes
 

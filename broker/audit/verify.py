@@ -62,7 +62,8 @@ class Verifier:
         for name, topic in self._topics.items():
             for number, begin in enumerate((await self._bounds(topic))[0]):
                 if begin > 0 and name != "outstanding":
-                    yield Finding(name, number, None, f"it begins at {begin}: what was before it can't be checked")
+                    what = f"it begins at {begin}: what was before it can't be checked"
+                    yield Finding(name, number, None, what, wrong=False)
         async for one in self._fold_control(positions):
             yield one
         for number, (begin, end) in enumerate(zip(*messages, strict=True)):

@@ -2,7 +2,7 @@
 
 For: the rules, topic by topic; all records of a topic's partition are shown in order. Pure. Not for: reading them
 (broker/audit/verify.py). What no rule can tell: whether a value that nothing else repeats (a message's data, a queue's
-name) is the one that was written. There is no chain of hashes (docs/decisions/0051).
+name) is the one that was written. There is no chain of hashes (docs/decisions/0061).
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ class Seen(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What is wrong, and where. offset: None when it is no one record."""
+    """What is wrong, and where. offset: None when it is no one record. wrong: False for what can't be checked."""
 
     topic: str
     partition: int
     offset: int | None
     what: str
+    wrong: bool = True
 
     def __str__(self) -> str:
         place = f"{self.topic}/{self.partition}"
@@ -218,6 +219,8 @@ class OutcomeChecks(Checks):
             return
         known = self._messages.place(message_id)
         offset = getattr(fields, "offset", known)
+        if offset is None and self._messages.begin:
+            return  # of a message that is not there to be checked any more
         if offset is None or not self._messages.is_at(offset, message_id):
             where = "in this partition" if offset is None else f"at offset {offset}"
             yield f"the message {message_id} is not {where}"

@@ -424,7 +424,10 @@ class Directory:
 
     def digests(self) -> dict[str, str]:
         """By what it is and its id, the first 16 hex digits of the SHA-256 of each thing: to find what differs."""
-        things: dict[str, object] = {"accounts": self.accounts.everything()}
+        things: dict[str, object] = {
+            "accounts": self.accounts.everything(),
+            "replays": self.replays.everything(),
+        }
         things |= {f"organization {one.id}": one for one in self.organizations.values()}
         things |= {f"key {one.id}": one for one in self.keys.values()}
         things |= {f"listener {one.id}": one for one in self.listeners.values()}

@@ -7,13 +7,15 @@ Not for: where to look (broker/audit/reader.py), what of an event is shown (brok
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from broker.core.catalogue import TOPIC_OF, TOPICS
-from broker.core.events import CLASSES, DeliveriesSettled, Event, decode, wire_name
+from broker.core.events import CLASSES, DeliveriesSettled, Event, ListenerRedriven, decode, wire_name
 from broker.errors import UnknownEvent
+
+_REDRIVEN: Final = wire_name(ListenerRedriven)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +31,8 @@ class MessagePlace:
 class Selection:
     """All of it must fit; None: whatever. organization_id: whose events, and nobody else's.
 
-    queue_listener_ids: with queue_id, all listeners the queue ever had, for events that name only the listener.
+    queue_listener_ids: with queue_id, all listeners the queue ever had, and their replays, for events that name only
+    those.
     """
 
     organization_id: str
@@ -42,8 +45,9 @@ class Selection:
 
     def topics(self) -> tuple[str, ...]:
         """Those that may hold what is wanted."""
-        wanted = {TOPIC_OF[name] for name in (CLASSES if self.types is None else self.types)}
-        if self.message is not None:
+        types = CLASSES if self.types is None else self.types
+        wanted = {TOPIC_OF[name] for name in types}
+        if self.message is not None and _REDRIVEN not in types:  # nothing else in it names messages
             wanted.discard("control")
         return tuple(topic for topic in TOPICS if topic in wanted)
 
@@ -82,7 +86,8 @@ class Selection:
             return False
         if self.queue_id is not None:
             queue_id = getattr(fields, "queue_id", None)
-            return queue_id == self.queue_id or (queue_id is None and listener_id in self.queue_listener_ids)
+            about = listener_id or getattr(fields, "replay_id", None)
+            return queue_id == self.queue_id or (queue_id is None and about in self.queue_listener_ids)
         return True
 
     def _story_of(self, event: Event) -> Event | None:
@@ -95,4 +100,6 @@ class Selection:
             if event.partition != message.partition or not rows:
                 return None
             return msgspec.structs.replace(event, rows=rows)
+        if isinstance(event, ListenerRedriven):
+            return event if message.id in event.message_ids else None
         return event if getattr(event, "message_id", None) == message.id else None

@@ -97,6 +97,19 @@ async def test_filters_by_queue_and_listener_find_events_that_name_only_the_list
     assert types(of_listener) == ["listener.paused", "listener.deleted"]
 
 
+async def test_a_queue_s_events_are_also_what_happened_to_the_replays_of_its_listeners():
+    api = await make_audited()
+    queue_id = await api.queue("orders")
+    listener_id = await api.listener(queue_id)
+    path = f"/v1/queues/{queue_id}/listeners/{listener_id}"
+    await put(api, queue_id)
+    answer = await api.request("POST", f"{path}/replay", json={"from": "2020-01-01T00:00:00Z"})
+    replay_id = answer.json()["replay"]["id"]
+    await api.request("POST", f"{path}/replays/{replay_id}/pause")
+    found, _ = await read(api, f"?queue={queue_id}&type=replay")
+    assert types(found) == ["replay.started", "replay.paused"]
+
+
 async def test_a_reading_that_is_cut_into_pieces_by_cursors_gives_each_event_once():
     api = await make_audited()
     queue_id = await api.queue("orders")

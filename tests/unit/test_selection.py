@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_events import BY, SAMPLES, golden_name
 
 from broker.core import events as ev
-from broker.core.catalogue import TOPIC_OF
+from broker.core.catalogue import TOPICS
 from broker.core.events import encode, wire_name
 from broker.core.selection import MessagePlace, Selection
 
@@ -66,11 +66,20 @@ def test_the_story_of_a_message_is_what_names_it_and_its_row_of_what_was_gathere
     assert not any(elsewhere.take(encode(sample)) for sample in SAMPLES)
 
 
+def test_a_redrive_that_names_the_message_is_part_of_its_story():
+    wanted = Selection(organization_id=OURS, message=MESSAGE)
+    by = {"at_ms": 1, "organization_id": OURS, "listener_id": LISTENER_ID}
+    named = ev.ListenerRedriven(**by, message_ids=("another", MESSAGE.id))
+    assert wanted.take(encode(named)) == named
+    assert wanted.take(encode(ev.ListenerRedriven(**by, message_ids=("another",)))) is None
+    assert wanted.topics() == TOPICS
+
+
 def test_only_topics_that_may_hold_it_are_read():
     def topics(**fields) -> tuple[str, ...]:
         return Selection(organization_id=OURS, **fields).topics()
 
-    assert topics() == ("control", "messages", "deliveries") if "changes" not in TOPIC_OF.values() else topics()
+    assert topics() == TOPICS
     assert topics(types=frozenset({"queue.created"})) == ("control",)
     assert topics(message=MESSAGE, types=frozenset({"message.put", "queue.created"})) == ("messages",)
 

@@ -165,6 +165,18 @@ async def test_the_state_is_given_at_each_position_that_is_asked_for(log: Log):
     assert verifier.control.state.state_hash() == states[2].sha256
 
 
+async def test_what_is_told_of_a_message_that_may_have_gone_is_let_alone(log: Log):
+    gone = log.records["messages", 0][0]
+    log.begins["messages", 0] = 2
+    log.records["messages", 0] = log.records["messages", 0][2:]
+    applied = ev.ChangeApplied(
+        **BY, at_ms=AT, queue_id="q1", message_id=(gone.key or b"").decode(), partition=0, change_offset=0,
+        applied=True, listeners=(),
+    )  # fmt: skip
+    log.add("deliveries", 0, applied)
+    assert len(await found(log)) == 1  # that the log begins at 2
+
+
 @pytest.mark.parametrize("topic", ["control", "messages", "deliveries"])
 async def test_a_record_that_is_gone_leaves_a_gap(log: Log, topic: str):
     del log.records[topic, 0][1]
