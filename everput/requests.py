@@ -131,6 +131,39 @@ def redrive_listener(
     return Request(method="POST", path=path, answer=answers.RedriveAnswer, body=body)
 
 
+def start_replay(
+    queue_id: str, listener_id: str, *, begin: str, end: str | None = None, **wishes: Any
+) -> Request[answers.ReplayBegunAnswer]:
+    """begin, end: times, RFC 3339, or `beginning`. wishes: as the API has them, such as dry_run, rate_per_s, only."""
+    body = {"from": begin, **({} if end is None else {"to": end}), **wishes}
+    path = _listener(queue_id, listener_id, "replay")
+    return Request(method="POST", path=path, answer=answers.ReplayBegunAnswer, body=body, repeatable=False)
+
+
+def list_replays(queue_id: str, listener_id: str) -> Request[answers.ReplaysAnswer]:
+    return Request(method="GET", path=_listener(queue_id, listener_id, "replays"), answer=answers.ReplaysAnswer)
+
+
+def get_replay(queue_id: str, listener_id: str, replay_id: str) -> Request[answers.ReplayAnswer]:
+    path = _listener(queue_id, listener_id, "replays", replay_id)
+    return Request(method="GET", path=path, answer=answers.ReplayAnswer)
+
+
+def pause_replay(queue_id: str, listener_id: str, replay_id: str) -> Request[answers.ReplayAnswer]:
+    path = _listener(queue_id, listener_id, "replays", replay_id, "pause")
+    return Request(method="POST", path=path, answer=answers.ReplayAnswer)
+
+
+def resume_replay(queue_id: str, listener_id: str, replay_id: str) -> Request[answers.ReplayAnswer]:
+    path = _listener(queue_id, listener_id, "replays", replay_id, "resume")
+    return Request(method="POST", path=path, answer=answers.ReplayAnswer)
+
+
+def cancel_replay(queue_id: str, listener_id: str, replay_id: str) -> Request[answers.ReplayAnswer]:
+    path = _listener(queue_id, listener_id, "replays", replay_id)
+    return Request(method="DELETE", path=path, answer=answers.ReplayAnswer)
+
+
 def put_message(
     queue_id: str,
     data: str,

@@ -38,6 +38,7 @@ class ClaimsTopic:
         self._positions: dict[int, int] = {}
         self._turns = [asyncio.Lock() for _ in range(topic.partitions)]
         self._reads_begun = [0] * topic.partitions
+        self._read_done = [0] * topic.partitions  # the newest that came to its end
         self._following: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -75,23 +76,31 @@ class ClaimsTopic:
         """Read up to the end as it is now, or let another reader do it who begins from now on."""
         asked = self._reads_begun[partition]
         async with self._turns[partition]:
-            if self._reads_begun[partition] > asked:
+            if self._read_done[partition] > asked:
                 return
             self._reads_begun[partition] += 1
             before_ms = time.time_ns() // 1_000_000 - KEPT_MS - _MARGIN_MS
-            position = self._positions.get(partition)
-            if position is None:
-                position = await self._first_since(partition, before_ms)
-            while True:
-                stretch = await self._requests.read(self._topic, partition, position)
-                for record in stretch.records:
-                    if record.key is not None:
-                        self._index.add(record.key, partition, record.offset, record.timestamp)
-                self._positions[partition] = stretch.next_offset
-                if stretch.next_offset >= stretch.end_offset or stretch.next_offset == position:
-                    break
-                position = stretch.next_offset
+            try:
+                await self._read_to_end(partition, before_ms)
+            except OffsetTooOld:  # nothing was read here for longer than claims are kept
+                self._positions.pop(partition, None)
+                raise
+            self._read_done[partition] = self._reads_begun[partition]
             self._index.forget(before_ms)
+
+    async def _read_to_end(self, partition: int, before_ms: int) -> None:
+        position = self._positions.get(partition)
+        if position is None:
+            position = await self._first_since(partition, before_ms)
+        while True:
+            stretch = await self._requests.read(self._topic, partition, position)
+            for record in stretch.records:
+                if record.key is not None:
+                    self._index.add(record.key, partition, record.offset, record.timestamp)
+            self._positions[partition] = stretch.next_offset
+            if stretch.next_offset >= stretch.end_offset or stretch.next_offset == position:
+                return
+            position = stretch.next_offset
 
     async def _first_since(self, partition: int, at_ms: int) -> int:
         end = (await self._requests.offsets(self._topic, {partition: LATEST}))[partition]  # first: see offsets_at()

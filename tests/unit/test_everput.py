@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+from urllib.parse import unquote
 
 import httpx
 import pytest
 from api_client import make_api
 
 import everput
+from api.reference import TOLD
 from broker.core import signing
 from everput import AsyncClient, Client, InvalidSignature, NoAnswer, Problem, client, verify
 
@@ -67,6 +70,26 @@ async def test_a_key_finds_its_organization_and_makes_another_key(api):
         pages = [page async for page in client.pages(everput.list_keys(organization.id))]
         assert key.id in {one.id for page in pages for one in page.keys}
         await client.send(everput.revoke_key(organization.id, key.id))
+
+
+# Signing up is for people; the log is a stream, and `everput log` reads it.
+NOT_IN_THE_CLIENT = {"/v1/accounts", "/v1/sessions", "PUT /v1/organizations", "/v1/log"}
+
+
+def test_the_client_can_ask_for_all_that_the_reference_tells_of_and_expects_what_it_tells():
+    made: dict[tuple[str, str], type] = {}
+    for ask in vars(everput).values():
+        if inspect.isfunction(ask) and ask.__module__ == "everput.requests":
+            needed = [one for one in inspect.signature(ask).parameters.values() if one.default is one.empty]
+            names = {one.name: f"{{{one.name}}}" for one in needed if one.kind is not one.VAR_KEYWORD}
+            request = ask(**{**names, **({"messages": []} if "messages" in names else {})})
+            made[request.method, unquote(request.path)] = request.answer
+    told = {
+        (method, path): one.answer
+        for (method, path), one in TOLD.items()
+        if not {path, f"{method} {path}"} & NOT_IN_THE_CLIENT
+    }
+    assert made == told
 
 
 class Answers:
