@@ -21,6 +21,8 @@ from broker.ports import DirectoryView
 
 _GUESSES_AT_ONCE: Final = 10  # for one e-mail address, right or wrong
 _GUESSES_PER_S: Final = 0.1
+_ALL_GUESSES_AT_ONCE: Final = 50  # in this process: they must not take the processors from the messages
+_ALL_GUESSES_PER_S: Final = 3.0
 _REGISTRATIONS_AT_ONCE: Final = 20  # in this process
 _REGISTRATIONS_PER_S: Final = 1.0
 
@@ -48,6 +50,7 @@ class Accounts:
         self._registration = registration
         self._https = public_url is not None and public_url.lower().startswith("https:")
         self._guesses = Buckets(_GUESSES_AT_ONCE, per_s=_GUESSES_PER_S)
+        self._all_guesses = Buckets(_ALL_GUESSES_AT_ONCE, per_s=_ALL_GUESSES_PER_S)
         self._registrations = Buckets(_REGISTRATIONS_AT_ONCE, per_s=_REGISTRATIONS_PER_S)
 
     async def register(self, call: Call) -> Any:
@@ -63,6 +66,7 @@ class Accounts:
         body = await call.json(AccountBody)
         check_email(body.email)
         _take(self._guesses, body.email.lower(), "There were too many attempts for this e-mail address.")
+        _take(self._all_guesses, "", "There are too many attempts at the moment.")
         account = await self._commands.check_password(body.email, body.password)
         session, token = await self._commands.start_session(account, request_id=call.request_text)
         self._set_cookie(call, token, SESSION_S)

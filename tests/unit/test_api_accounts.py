@@ -23,7 +23,7 @@ def cheap_passwords(monkeypatch):
     """Argon2 at its least: what it costs is not tested here."""
     from argon2 import PasswordHasher
 
-    monkeypatch.setattr("broker.passwords.PasswordHasher", lambda: PasswordHasher(1, 8, 1))
+    monkeypatch.setattr("broker.passwords.PasswordHasher", lambda **_: PasswordHasher(1, 8, 1))
 
 
 @pytest.fixture
@@ -144,6 +144,15 @@ async def test_guessing_is_slowed_down_for_one_address_and_not_for_another(api):
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 10
     problem(await api.bare.post("/v1/sessions", json={**WHO, "email": EMAIL.upper()}), 429, "too-many-requests")
     assert (await api.bare.post("/v1/sessions", json={**WHO, "email": "bob@example.com"})).status_code == 200
+
+
+async def test_who_tries_many_addresses_is_slowed_down_too(monkeypatch):
+    monkeypatch.setattr("api.accounts._ALL_GUESSES_PER_S", 0.001)
+    api = await make_api()
+    answers = [
+        await api.bare.post("/v1/sessions", json={**WHO, "email": f"{number}@example.com"}) for number in range(60)
+    ]
+    assert [answer.status_code for answer in answers] == [401] * 50 + [429] * 10
 
 
 async def test_accounts_are_not_made_by_the_thousand(api):

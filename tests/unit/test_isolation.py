@@ -145,7 +145,7 @@ async def ask(api: Api, route: str, ids: dict[str, str], body: Any, headers: dic
 def cheap_passwords(monkeypatch):
     from argon2 import PasswordHasher
 
-    monkeypatch.setattr("broker.passwords.PasswordHasher", lambda: PasswordHasher(1, 8, 1))
+    monkeypatch.setattr("broker.passwords.PasswordHasher", lambda **_: PasswordHasher(1, 8, 1))
 
 
 @pytest.fixture
