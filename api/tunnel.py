@@ -4,7 +4,8 @@ For: the WebSocket's end, and the addresses at which workers reach the listener 
 process's own. Not for: the client's end (cli/listen.py). While no client is connected the liveness answer is 503.
 
 Whoever connects makes its listener's URLs those of the process it is connected to: docs/decisions/0060.
-JSON texts: `listening` once, then `request` and `live`, each with a number that the client's answer repeats.
+JSON texts: `listening` once, then `request` and `live`, each with a number that the client's answer repeats: `status`
+and `retry_after`, or `away` when the local address could not be connected to; `alive`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from api.calls import Call, Service
 from api.problems import MEDIA_TYPE, problem
 from broker.commands import Commands, ListenerWishes, find_queue
 from broker.core.directory import Listener
-from broker.delivery.guard import TUNNEL
+from broker.delivery.guard import AWAY, TUNNEL
 from broker.errors import BrokerError, NameTaken, Refused
 from broker.ports import DirectoryView
 
@@ -95,11 +96,15 @@ class Tunnels:
 
     async def _notify(self, request: Request) -> Response:
         tunnel = self._open.get(request.path_params["token"])
+        if tunnel is None:
+            return Response(status_code=AWAY)
         headers = {name: value for name, value in request.headers.items() if name not in _NOT_PASSED_ON}
         body = (await request.body()).decode(errors="replace")
-        answer = tunnel and await tunnel.ask({"type": "request", "headers": headers, "body": body}, ANSWER_S_MAX)
+        answer = await tunnel.ask({"type": "request", "headers": headers, "body": body}, ANSWER_S_MAX)
+        if answer and answer.get("away") is True:
+            return Response(status_code=AWAY)
         status = answer.get("status") if answer else None
-        if not isinstance(status, int) or not 200 <= status <= 599:
+        if not isinstance(status, int) or not 200 <= status < AWAY:
             return Response(status_code=503)
         after = answer.get("retry_after") if answer else None
         return Response(status_code=status, headers={"retry-after": str(after)} if isinstance(after, int) else None)

@@ -121,6 +121,8 @@ class TunnelClient:
             answer = await self._http.post(self._target, content=body.encode(), headers=headers)
             status, text = answer.status_code, answer.headers.get("retry-after", "")
             after = int(text) if text.isdecimal() else None
+        except httpx.ConnectError:  # it got nothing: the message waits until somebody is there
+            status, error = int(HTTPStatus.BAD_GATEWAY), "nobody-there"
         except httpx.HTTPError as failure:
             status, error = int(HTTPStatus.BAD_GATEWAY), type(failure).__name__
         shown = {
@@ -132,6 +134,8 @@ class TunnelClient:
             "body": body,
             "to": self._target,
         }
+        if error == "nobody-there":
+            return {"away": True}, shown
         return {"status": status, "retry_after": after}, shown
 
 

@@ -58,6 +58,13 @@ class Circuit:
         self.probe_at_ms = at_ms + min(PROBE_MS_MAX, PROBE_MS_FIRST << min(self.relapses, 10))
         return True
 
+    def trip(self, at_ms: int) -> bool:
+        """Nobody is there: not one more attempt before a good probe. Whether the circuit has opened by it."""
+        if self.state is State.OPEN:
+            return False
+        self.state, self.allowance, self.probe_at_ms = State.OPEN, 0, at_ms + PROBE_MS_FIRST
+        return True
+
     def probed(self, *, alive: bool, at_ms: int, interval_ms: int) -> bool:
         """The liveness_url was asked. interval_ms: until it is asked again. Whether attempts may flow again."""
         if self.state is not State.OPEN:

@@ -24,7 +24,7 @@ from broker.core.flow import Flow, Pace
 from broker.core.retry import RetryPolicy, next_at_ms
 from broker.core.turns import Turns
 from broker.core.window import Window
-from broker.delivery.guard import Resolver, Target, parse_url
+from broker.delivery.guard import AWAY, Resolver, Target, parse_url
 from broker.delivery.http import ConnectFailed, Connection, connect
 from broker.delivery.message import Message
 from broker.delivery.request import Opened, also_signed, post_head
@@ -244,7 +244,10 @@ class Courier:
             connection = await connect(self, self._target, self.depot.resolver, self.depot.tls)
         except ConnectFailed as error:
             delivery.number += 1
-            self._failed(delivery, None, str(error), 0, None)
+            if self._target.tunnel:  # the API process that held it is gone
+                self._away(delivery)
+            else:
+                self._failed(delivery, None, str(error), 0, None)
         else:
             self._send(connection, delivery)
         finally:
@@ -279,7 +282,10 @@ class Courier:
         delivery: Delivery = connection.work
         took_ms = int((self._loop.time() - connection.at) * 1000)
         if not 200 <= status < 300:
-            self._failed(delivery, status, None, took_ms, retry_after_s)
+            if status == AWAY and self._target.tunnel:
+                self._away(delivery)
+            else:
+                self._failed(delivery, status, None, took_ms, retry_after_s)
             return
         stream = delivery.stream
         if delivery.number == 1:
@@ -423,6 +429,20 @@ class Courier:
             log.warning("circuit.opened listener=%s error=%s", self.listener.id, self.error)
         if self.circuit.state is State.OPEN or self.listener.paused is not None:
             self.stand_down()
+        if not delivery.stream.dirty:
+            self.depot.touched(delivery.stream)
+
+    def _away(self, delivery: Delivery) -> None:
+        """Nobody holds the tunnel: this was no attempt, and there is none before a good probe."""
+        delivery.number -= 1
+        if delivery.message is None or not delivery.stream.alive:
+            self._let_go(delivery)
+            return
+        self.error = "not-connected"
+        if self.circuit.trip(now_ms()):
+            log.warning("circuit.opened listener=%s error=%s", self.listener.id, self.error)
+        self._ready.appendleft(delivery)
+        self.stand_down()
         if not delivery.stream.dirty:
             self.depot.touched(delivery.stream)
 

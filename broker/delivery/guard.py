@@ -18,6 +18,7 @@ from broker.settings import Network
 
 URL_CHARS_MAX: Final = 2048
 TUNNEL: Final = "tunnel"  # the scheme of an API process's own tunnel addresses: no client can name one
+AWAY: Final = 599  # what a tunnel answers when nobody has got the message: no attempt was made
 _CACHE_S: Final = 10.0
 _CACHED_MAX: Final = 4096
 

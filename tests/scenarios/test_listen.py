@@ -105,6 +105,7 @@ async def test_a_local_address_gets_the_messages_and_after_an_absence_those_that
         async with Listen(server, "tunnelled", *arguments):
             await until(lambda: len(local.taken("hook")) == 19, what="what has waited arrives")
         assert sorted(int(one.data) for one in local.taken("hook")) == list(range(1, 20))
+        assert {one.headers["everput-attempt"] for one in local.taken("hook")} == {"1"}, "nothing was spent meanwhile"
         (shown,) = (await client.get(f"/queues/{queue_id}/listeners")).json()["listeners"]
         assert shown["name"] == NAME
 
@@ -147,6 +148,7 @@ async def test_what_the_local_address_does_not_take_comes_again_as_soon_as_it_do
         assert {one["status"] for one in listen.events("answered")} == {502}
         async with Listeners(port=port) as local:
             await until(lambda: len(local.taken("hook")) == 8, what="all of it")
+            assert {one.headers["everput-attempt"] for one in local.taken("hook")} == {"1"}, "nothing was spent"
 
 
 async def test_once_ends_with_the_first_message_taken_and_shows_its_body(server: Running, client: httpx.AsyncClient):

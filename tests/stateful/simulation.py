@@ -24,6 +24,7 @@ from broker.core.events import ListenerSettings, MessagePut, encode
 from broker.core.ids import message_id
 from broker.delivery import checkpoints, courier, readers, stream
 from broker.delivery.courier import Courier
+from broker.delivery.guard import AWAY
 from broker.delivery.http import ConnectFailed
 from broker.delivery.message import Message
 from broker.delivery.stream import Delivery, Stream
@@ -145,7 +146,7 @@ class World:
             organization_id="o",
             queue_id="own",
             name=name,
-            notify_url="http://listener/",
+            notify_url=dice.choice(("http://listener/", "tunnel://listener:1/")),
             liveness_url="http://listener/",
             sealed_secret="",
             start_offsets=tuple(map(len, self.log)),
@@ -196,6 +197,8 @@ class World:
             request.answer(429, self.dice.choice((None, 1)))
         elif mood == "flaky":
             request.answer(self.dice.choice((500, 422)))
+        elif request.owner.listener.notify_url.startswith("tunnel"):
+            request.answer(AWAY)
         else:
             request.fail("closed")
 

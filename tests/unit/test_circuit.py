@@ -62,6 +62,14 @@ class CircuitMachine(RuleBasedStateMachine):
             wait = self.circuit.probe_at_ms - self.at_ms
             assert wait == min(PROBE_MS_MAX, PROBE_MS_FIRST * 2**self.relapses)
 
+    @rule()
+    def nobody_is_there(self):
+        before, probe_at_ms = self.circuit.state, self.circuit.probe_at_ms
+        opened = self.circuit.trip(self.at_ms)
+        assert opened == (before is not State.OPEN)
+        assert self.circuit.state is State.OPEN
+        assert self.circuit.probe_at_ms == (self.at_ms + PROBE_MS_FIRST if opened else probe_at_ms)
+
     @rule(alive=st.booleans(), interval_ms=st.integers(PROBE_MS_FIRST, PROBE_MS_MAX))
     def its_liveness_url_is_asked(self, alive, interval_ms):
         before = self.circuit.state

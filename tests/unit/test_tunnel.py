@@ -12,7 +12,7 @@ import pytest
 from api_client import Api, make_api
 
 from api.tunnel import Tunnels
-from broker.delivery.guard import parse_url, refuse_url
+from broker.delivery.guard import AWAY, parse_url, refuse_url
 
 
 class Socket:
@@ -122,4 +122,4 @@ async def test_without_a_client_the_tunnel_says_that_it_is_down(tunnelled):
     _, tunnels = tunnelled
     async with httpx.AsyncClient(transport=httpx.ASGITransport(tunnels.app), base_url="http://x") as client:
         assert (await client.get("/nobody/live")).status_code == 503
-        assert (await client.post("/nobody/notify", content=b"{}")).status_code == 503
+        assert (await client.post("/nobody/notify", content=b"{}")).status_code == AWAY
