@@ -1,4 +1,4 @@
-"""`python -m benchmarks [rates | isolation | return | scale]`: each prints one JSON object, with ratios.
+"""`python -m benchmarks [rates | isolation | return | scale | audit]`: each prints one JSON object, with ratios.
 
 Everything is started on a temporary folder: `everput serve` (embedded Kafka, fsync before each answer), a sink and
 publishers in processes of their own, all on this machine. `make bench` is `rates`. The sizes are options."""
@@ -10,6 +10,7 @@ import json
 import os
 import sys
 
+from benchmarks.auditing import auditing
 from benchmarks.back import back
 from benchmarks.isolation import isolation
 from benchmarks.rates import bench
@@ -40,12 +41,14 @@ def main() -> None:
     one.add_argument("--listeners", type=int, default=10_000)
     one.add_argument("--queues", type=int, default=1_000)
     one.add_argument("--log", type=int, default=5_000_000, help="messages")
+    one = which.add_parser("audit", help="reading the log: a story, verify, exports, beside a bare Kafka read")
+    one.add_argument("--events", type=int, default=2_000_000)
     given = sys.argv[1:]
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
         given = ["rates", *given]
     options = vars(parser.parse_args(given))
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    benchmark = {"rates": bench, "isolation": isolation, "return": back, "scale": scale}
+    benchmark = {"rates": bench, "isolation": isolation, "return": back, "scale": scale, "audit": auditing}
     found = benchmark[options.pop("which")](**options)
     print(json.dumps(found, indent=1))
 

@@ -28,7 +28,7 @@ def bench(messages: int, rounds: int) -> dict[str, Any]:
         everput = stack.enter_context(serving(folder, sink))
         wait_for_port(empty_port)
         memory = memory_mib(everput.pid)
-        everput.put_and_deliver(1, messages // 4)  # everything is warm after this
+        everput.put_and_deliver(1, messages)  # until Java has compiled what it will
         empty_url = f"http://127.0.0.1:{empty_port}/v1/queues/q/messages"
         put = ("benchmarks.publish", "none", str(messages), str(PUBLISHERS), str(SIZE))
         post = ("benchmarks.limits", "post", sink.rpartition(":")[2], str(messages), str(POST_CONNECTIONS), str(SIZE))

@@ -96,7 +96,7 @@ def _log(sink: str, messages: int) -> dict[str, Any]:
             queue_id = everput.queue(["ok"])
             httpx.get(f"{sink}/reset")
             began = time.monotonic()
-            asyncio.run(_fill(everput, queue_id, messages))
+            asyncio.run(fill(everput, queue_id, messages))
             filled_s = time.monotonic() - began
             stats = everput.until_delivered(messages, wait_s=3600)
         with serving(folder, sink) as everput:
@@ -118,7 +118,7 @@ def _log(sink: str, messages: int) -> dict[str, Any]:
     }
 
 
-async def _fill(everput: Everput, queue_id: str, messages: int) -> None:
+async def fill(everput: Everput, queue_id: str, messages: int) -> None:
     """In batches of a thousand, each message marked as the publishers mark theirs."""
     headers = {"x-api-key": everput.key}
     async with httpx.AsyncClient(base_url=everput.url, headers=headers, timeout=60) as client:

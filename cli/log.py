@@ -53,7 +53,8 @@ def command(
 ) -> None:
     """Show the organization's events in the order of the log, oldest first. The key needs the scope `audit`.
 
-    The end is two seconds late: until then an event of another process may still come in between.
+    The end is two seconds late, but for a message's story: until then an event of another process may still come in
+    between.
     """
     if follow and end is not None:
         raise ConfigurationError("--follow has no end: leave --to out")

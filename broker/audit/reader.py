@@ -93,7 +93,8 @@ class LogReader:
     async def read(self, wanted: Selection, span: Range) -> AsyncGenerator[Slice, None]:
         """The events in the order of the log (Busy, WrongCursor, LogUnavailable). The last slice is complete.
 
-        Without an end it is all that was acknowledged before the call, which takes SETTLE_MS longer than reading it.
+        Without an end it is all that was acknowledged before the call, which takes SETTLE_MS longer than reading it; but
+        for a message's story, which is told at once: the order of its last moments may be another the next time.
         """
         with self._counted(wanted.organization_id):
             reading = _Reading(self._records, self._lanes(wanted), wanted)
@@ -151,13 +152,14 @@ class _Reading:
         self._share = max(_SHARE_BYTES_MIN, _HELD_BYTES_MAX // max(1, len(lanes)))
         self._merge: Merge[_Item] = Merge([])
         self._left: int | None = None
+        self._settle_ms = SETTLE_MS if wanted.message is None else 0
 
     async def run(self, span: Range, working: asyncio.Semaphore) -> AsyncGenerator[Slice, None]:
         arrived_ms = now_ms()
         end_ms = arrived_ms + 1 if span.end_ms is None else min(span.end_ms, arrived_ms + 1)
         self._left = span.limit
         await self._begin(span)
-        safe_ms = min(end_ms, arrived_ms - SETTLE_MS)
+        safe_ms = min(end_ms, arrived_ms + 1 - self._settle_ms)
         while True:
             async with working:
                 entries, more = await self._slice(safe_ms)
@@ -167,7 +169,7 @@ class _Reading:
             if complete or self._left == 0:
                 return
             if not more:  # what is left is too young to be sure of: wait, and see what has come meanwhile
-                await asyncio.sleep(max(0, end_ms + SETTLE_MS - now_ms()) / 1000)
+                await asyncio.sleep(max(0, end_ms + self._settle_ms - now_ms()) / 1000)
                 safe_ms = end_ms
                 self._merge.extend(await self._offsets(LATEST))
 
