@@ -1,6 +1,6 @@
 """Puts with an Idempotency-Key: the same key brings the same messages, once, whoever asks and whatever dies.
 
-For: claiming the key, putting what was claimed, answering again what was put (docs/decisions/0040). Not for: the rule
+For: claiming the key, putting what was claimed, answering again what was put (docs/decisions/0044). Not for: the rule
 who has a claim (broker/core/claims.py), how claims are kept (broker/kafka/claims.py), the header (api/messages.py).
 
     claim appended -> first in the log: messages appended under the claim's ids -> answered
