@@ -93,8 +93,8 @@ class LogReader:
     async def read(self, wanted: Selection, span: Range) -> AsyncGenerator[Slice, None]:
         """The events in the order of the log (Busy, WrongCursor, LogUnavailable). The last slice is complete.
 
-        Without an end it is all that was acknowledged before the call, which takes SETTLE_MS longer than reading it; but
-        for a message's story, which is told at once: the order of its last moments may be another the next time.
+        Without an end it is all that was acknowledged before the call, which takes SETTLE_MS longer than reading it.
+        But a message's story is told at once: the order of its last moments may be another the next time.
         """
         with self._counted(wanted.organization_id):
             reading = _Reading(self._records, self._lanes(wanted), wanted)
