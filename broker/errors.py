@@ -72,6 +72,13 @@ class LogUnavailable(Unavailable):
     code = "log-unavailable"
 
 
+class DiskNearlyFull(Unavailable):
+    """There is too little room where the embedded Kafka writes; nothing was stored."""
+
+    code = "disk-nearly-full"
+    retry_after_s = 10
+
+
 class InDoubt(Unavailable):
     """Kafka did not acknowledge in time: the event may have been stored all the same."""
 

@@ -13,6 +13,7 @@ import click
 
 from api.app import make_app
 from api.tunnel import Tunnels
+from broker import disk
 from broker.audit.reader import LogReader
 from broker.delivery.guard import TUNNEL
 from broker.kafka.cursors import KafkaCursors
@@ -58,6 +59,9 @@ async def _serve(process: Process, options: Options) -> None:
         sealer.check(text for listener in view.state.listeners.values() for text in listener.sealed())
         if os.environ.get("EVERPUT_FIRST_START"):
             await first_start(log.control, view, files.api_key_file(options.data_dir))
+        if options.kafka is None:
+            watching = asyncio.create_task(disk.watch(options.data_dir, options.disk_free_bytes_min, log.refuse))
+            stack.callback(watching.cancel)
         deliveries = KafkaDeliveries(settings.kafka, log.requests)
         tunnels = Tunnels()
         tunnel_url = await stack.enter_async_context(

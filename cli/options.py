@@ -90,6 +90,7 @@ class Options:
     connections_max: int
     body_bytes_max: int
     append_timeout_ms: int
+    disk_free_bytes_min: int
     retain_messages: str | None
     log_level: str
     topic_prefix: str
@@ -226,6 +227,11 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     "connections_max": {"type": _count, "default": 10_000, "help": "Clients connected to one API process."},
     "body_bytes_max": {"type": _count, "default": 8 << 20, "help": "The largest request body."},
     "append_timeout_ms": {"type": _count, "default": 5_000, "help": "How long a request waits for Kafka."},
+    "disk_free_bytes_min": {
+        "type": click.IntRange(min=0),
+        "default": 512 << 20,
+        "help": "With less free in DIR, puts and other changes are answered 503. Embedded Kafka only.",
+    },
     "retain_messages": {
         "type": _Age(),
         "metavar": "AGE",

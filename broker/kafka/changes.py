@@ -31,6 +31,10 @@ class ChangesTopic:
         self._deliveries = deliveries
         self._looks = asyncio.Semaphore(_LOOKS_AT_ONCE)
 
+    def refuse(self, reason: str | None) -> None:
+        """See KafkaLog.refuse."""
+        self._topic.refusal = reason
+
     async def append(self, event: MessageChange) -> tuple[int, int]:
         """See ports.ChangeLog."""
         answers_from = (await self._requests.offsets(self._deliveries, {event.partition: LATEST}))[event.partition]

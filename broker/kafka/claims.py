@@ -49,6 +49,10 @@ class ClaimsTopic:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
 
+    def refuse(self, reason: str | None) -> None:
+        """See KafkaLog.refuse."""
+        self._writer.refusal = reason
+
     async def append(self, claim: PutClaimed) -> None:
         """See ports.ClaimLog.append."""
         if len(self._index) >= CLAIMS_MAX:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from aiokafka import errors as kafka_errors
 
 from broker.core.histogram import Histogram
-from broker.errors import InDoubt, LogUnavailable
+from broker.errors import DiskNearlyFull, InDoubt, LogUnavailable, Unavailable
 from broker.kafka.producer import BATCH_BYTES_MAX, Producer
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import Topic
@@ -118,11 +118,21 @@ class GroupCommit:
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._stalled = False
+        self._waiting_max = _WAITING_MAX
+        self._refusal: str | None = None
         self._left_out = False  # unkeyed messages that are to stay together found no room behind keyed ones
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self._run()) for _ in range(_BATCHES_UNDER_WAY)]
         self._tasks.append(asyncio.create_task(self._sweep()))
+
+    def refuse(self, reason: str | None) -> None:
+        """Take no more appends, for this reason (DiskNearlyFull); None: take them again."""
+        self._refusal = reason
+        self._waiting_max = _WAITING_MAX if reason is None else 0
+
+    def _no_room(self) -> Unavailable:
+        return LogUnavailable(_NO_ROOM) if self._refusal is None else DiskNearlyFull(self._refusal)
 
     async def stop(self) -> None:
         """Wait, bounded, for the appends already taken."""
@@ -155,9 +165,9 @@ class GroupCommit:
 
     def append(self, build: BuildRecord, *, key: str | None = None, size: int = 0) -> Awaitable[tuple[int, int]]:
         """See ports.MessageLog.append. Raises LogUnavailable at once while Kafka acknowledges nothing."""
-        if self._stalled or self._waiting >= _WAITING_MAX or self._waiting_bytes >= _WAITING_BYTES_MAX:
+        if self._stalled or self._waiting >= self._waiting_max or self._waiting_bytes >= _WAITING_BYTES_MAX:
             self.refused += 1
-            raise LogUnavailable(_NO_ROOM)
+            raise self._no_room()
         loop = asyncio.get_running_loop()
         done: asyncio.Future[tuple[int, int]] = loop.create_future()
         item = _Append(build, done, loop.time() + self._timeout_s, size)
@@ -174,9 +184,9 @@ class GroupCommit:
         self, builds: Sequence[BuildRecord], *, partition: int | None = None, size: int = 0
     ) -> Awaitable[None]:
         """See ports.MessageLog.append_together. Raises LogUnavailable at once, as append() does."""
-        if self._stalled or self._waiting >= _WAITING_MAX or self._waiting_bytes >= _WAITING_BYTES_MAX:
+        if self._stalled or self._waiting >= self._waiting_max or self._waiting_bytes >= _WAITING_BYTES_MAX:
             self.refused += 1
-            raise LogUnavailable(_NO_ROOM)
+            raise self._no_room()
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         item = _Together(builds, done, loop.time() + self._timeout_s, size)

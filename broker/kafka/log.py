@@ -34,6 +34,13 @@ class KafkaLog:
         self.changes = ChangesTopic(changes, self.requests, names.deliveries.name)
         self.outstanding = OutcomesTopic(self._producer, names.outstanding.name, timeout_s)
 
+    def refuse(self, reason: str | None) -> None:
+        """Take no puts and no other changes from now on, for this reason (DiskNearlyFull); None: take them again."""
+        self.messages.refuse(reason)
+        self.control.refusal = reason
+        self.claims.refuse(reason)
+        self.changes.refuse(reason)
+
     async def start(self) -> None:
         """Connect (LogUnavailable)."""
         await self.requests.start(self._topics)

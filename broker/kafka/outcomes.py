@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from aiokafka import errors as kafka_errors
 
-from broker.errors import LogUnavailable
+from broker.errors import DiskNearlyFull, LogUnavailable
 from broker.kafka.producer import KeyAndValue, Producer
 
 
@@ -20,6 +20,7 @@ class OutcomesTopic:
         self._producer = producer
         self._timeout_s = timeout_s
         self.name = topic
+        self.refusal: str | None = None  # why append_one() appends nothing at the moment
 
     async def append(self, outcomes: Mapping[int, Sequence[KeyAndValue]]) -> None:
         """Write (key, value) records by partition, all of them (LogUnavailable). No value: a tombstone."""
@@ -34,7 +35,9 @@ class OutcomesTopic:
         )
 
     async def append_one(self, partition: int, key: bytes, value: bytes) -> int:
-        """The record's offset, -1 when Kafka knows it as a repeat and no longer where it is (LogUnavailable)."""
+        """The record's offset, -1 when Kafka knows it as a repeat and no longer where it is (Unavailable)."""
+        if self.refusal is not None:
+            raise DiskNearlyFull(self.refusal)
         (offset,) = await self._bounded(asyncio.gather(*self._producer.send_all(self.name, partition, [(key, value)])))
         return offset
 

@@ -1,0 +1,65 @@
+"""A worker that ends in order: attempts finish, their outcomes are written, its partitions are free at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from broker.delivery import worker as worker_module
+from broker.kafka.topics import Topics, workers_group
+from broker.settings import KafkaSettings
+from tests.kafka.rig import Rig, running
+from tests.listeners import Got, until
+
+
+@pytest.fixture
+async def rig(kafka_settings: KafkaSettings, ready_topics: Topics):
+    async with running(kafka_settings) as made:
+        yield made
+
+
+async def members(rig: Rig) -> int:
+    """Of the workers' group, as another client sees it."""
+    client = AdminClient({"bootstrap.servers": rig.settings.kafka.bootstrap})
+    group = workers_group(rig.settings.kafka)
+    described = await asyncio.to_thread(client.describe_consumer_groups([group])[group].result, 10)
+    return len(described.members)
+
+
+async def test_attempts_under_way_finish_are_written_down_and_the_group_is_left(rig: Rig):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "slow")
+    rig.listeners.delay_s["slow"] = 1.0
+    ids = await rig.put(queue, *(f"m{number}" for number in range(30)))
+    worker = await rig.work()
+    assert await members(rig) == 1
+    await until(lambda: worker._couriers[listener.id].busy, what="some are under way")
+    before = len(rig.listeners.taken("slow"))
+    await rig.end(worker)
+    assert len(rig.listeners.taken("slow")) > before
+    assert await members(rig) == 0
+    rig.listeners.delay_s.clear()
+    await rig.work()
+    await until(lambda: len(rig.listeners.taken("slow")) >= 30, what="the others")
+    (last,) = await rig.put(queue, "last")
+    await until(lambda: last in rig.listeners.ids("slow"), what="and what comes")
+    assert rig.listeners.ids("slow") == Counter([*ids, last])
+
+
+async def test_an_attempt_that_never_ends_does_not_keep_the_worker(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(worker_module, "DRAIN_S", 0.5)
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "hangs")
+    asked: list[Got] = []
+    rig.listeners.delay_s["hangs"] = 3600.0
+    rig.listeners.decide = lambda got: asked.append(got) or 200
+    worker = await rig.work()
+    await rig.put(queue, "m")
+    await until(lambda: worker._couriers[listener.id].busy, what="it is asked")
+    async with asyncio.timeout(10):
+        await rig.end(worker)
+    assert await members(rig) == 0
+    assert not asked
