@@ -1,52 +1,33 @@
-"""`everput parked`: the deliveries of a listener that have no attempt left.
-
-For: the command and its table. Not for: asking (cli/outstanding.py)."""
+"""`everput parked`: the deliveries of a listener that have no attempt left. Not for: asking (asking.py, everput/)."""
 
 from __future__ import annotations
 
-import asyncio
-
 import click
-import orjson
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cli import outstanding
-from cli.api_options import api_options
-from cli.publish import Publisher
+import everput
+from cli.asking import asks, find_listener, show_all
+from everput import Client
 
 
 @click.command("parked")
 @click.argument("queue")
 @click.argument("listener")
-@api_options
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, as the API shows it.")
-def command(*, queue: str, listener: str, url: str, key: str, as_json: bool) -> None:
+@asks
+def command(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
     """Show what is parked for LISTENER of QUEUE, each a name or an id. `everput redrive` has it tried again."""
-    asyncio.run(
-        _parked(Publisher(url, key, give_up_after_s=outstanding.GIVE_UP_AFTER_S), queue, listener, as_json=as_json)
-    )
-
-
-async def _parked(publisher: Publisher, queue: str, listener: str, *, as_json: bool) -> None:
-    table = Table("message", "name", "put", "attempts", "last attempt", "status", "error")
-    async with publisher:
-        path = await outstanding.find_listener(publisher, queue, listener)
-        async for one in outstanding.parked(publisher, path):
-            if as_json:
-                click.echo(orjson.dumps(one))
-                continue
-            message = one["message"]
-            table.add_row(
-                message["id"],
-                message["name"],
-                message["created_at"],
-                str(one["attempts"]),
-                one["last_attempt_at"],
-                str(one["last_status"] or ""),
-                one["last_error"] or "",
-            )
-    if table.row_count:
-        Console().print(table)
-    elif not as_json:
-        click.echo("nothing is parked")
+    request = everput.list_deliveries(*find_listener(client, queue, listener), state="parked")
+    rows = (row for page in client.pages(request) for row in page.deliveries)
+    if as_json:
+        show_all(rows, {}, as_json=True)
+        return
+    table = Table("message", "name", "put", "attempts", "last attempt", "status", "error", box=box.SIMPLE)
+    table.columns[0].no_wrap = True  # an id is there to be copied
+    for row in rows:
+        message = row.message
+        status = "" if row.last_status is None else str(row.last_status)
+        cells = (message.created_at, str(row.attempts), row.last_attempt_at, status, row.last_error)
+        table.add_row(message.id, message.name, *cells)
+    Console().print(table if table.row_count else "nothing is parked")

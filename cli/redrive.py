@@ -1,34 +1,30 @@
-"""`everput redrive`: parked and retrying deliveries are tried now.
-
-For: the command. Not for: asking (cli/outstanding.py)."""
+"""`everput redrive`: parked and retrying deliveries are tried now. Not for: asking (asking.py, everput/)."""
 
 from __future__ import annotations
 
-import asyncio
+from typing import Final
 
 import click
+import orjson
 
-from cli import outstanding
-from cli.api_options import api_options
-from cli.publish import Publisher
+import everput
+from cli.asking import asks, find_listener
+from everput import Client
+
+_MESSAGES_MAX: Final = 1_000  # in one request
 
 
 @click.command("redrive")
 @click.argument("queue")
 @click.argument("listener")
 @click.argument("messages", metavar="[MESSAGE]...", nargs=-1)
-@api_options
-def command(*, queue: str, listener: str, messages: tuple[str, ...], url: str, key: str) -> None:
+@asks
+def command(client: Client, *, queue: str, listener: str, messages: tuple[str, ...], as_json: bool) -> None:
     """Have the deliveries of LISTENER of QUEUE (names or ids) that are parked or retry later tried now.
 
-    MESSAGE is a message's id; without one it is all of them. Those that were parked have all their attempts again.
+    MESSAGE is a message's id; without one it is all of them. They have all their attempts and all their time again.
     """
-    publisher = Publisher(url, key, give_up_after_s=outstanding.GIVE_UP_AFTER_S)
-    click.echo(f"{asyncio.run(_redrive(publisher, queue, listener, messages)):,} redriven")
-
-
-async def _redrive(publisher: Publisher, queue: str, listener: str, messages: tuple[str, ...]) -> int:
-    async with publisher:
-        return await outstanding.redrive(
-            publisher, await outstanding.find_listener(publisher, queue, listener), messages
-        )
+    ids = find_listener(client, queue, listener)
+    parts = [messages[at : at + _MESSAGES_MAX] for at in range(0, len(messages), _MESSAGES_MAX)] or [()]
+    count = sum([client.send(everput.redrive_listener(*ids, part)).count for part in parts])
+    click.echo(orjson.dumps({"count": count}) if as_json else f"{count:,} redriven")

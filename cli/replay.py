@@ -15,9 +15,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from broker.errors import ConfigurationError
 from broker.replays import ONLY
 from cli.api_options import api_options
+from cli.asking import GIVE_UP_AFTER_S
 from cli.moments import Moment
-from cli.outstanding import GIVE_UP_AFTER_S, find_listener
-from cli.publish import Publisher, ask
+from cli.publish import Publisher, ask, find_listener
 
 _LOOK_S: Final = 0.5
 

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from broker.errors import ConfigurationError
 from cli.api_options import api_options
-from cli.outstanding import GIVE_UP_AFTER_S, find_listener
-from cli.publish import Publisher, ask, pages
+from cli.asking import GIVE_UP_AFTER_S
+from cli.publish import Publisher, ask, find_listener, pages
 
 
 @click.command("replays")

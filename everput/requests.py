@@ -116,8 +116,8 @@ def rotate_secret(
 
 
 def list_deliveries(queue_id: str, listener_id: str, *, state: str | None = None) -> Request[answers.DeliveriesAnswer]:
-    """state: retrying or parked, None for both."""
-    query = {} if state is None else {"state": state}
+    """state: pending, retrying or parked, None for all. Large pages: each costs a look at all that is outstanding."""
+    query = {"limit": "1000"} | ({} if state is None else {"state": state})
     path = _listener(queue_id, listener_id, "deliveries")
     return Request(method="GET", path=path, answer=answers.DeliveriesAnswer, query=query)
 

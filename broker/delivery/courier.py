@@ -290,7 +290,7 @@ class Courier:
         stream = delivery.stream
         if delivery.number == 1:
             message = delivery.message
-            put_at_ms = 0 if message is None else message.put_at_ms
+            put_at_ms = 0 if message is None else message.deliver_at_ms or message.put_at_ms
             stream.rows.append((delivery.offset, now_ms(), status, took_ms, put_at_ms))
         else:
             stream.record(delivery, "delivered", status, None, took_ms, None)

@@ -124,4 +124,6 @@ def kept_message(event: KeptDelivery) -> Message:
         data=event.data,
         key=event.key,
     )
-    return Message(event.offset, event.message_id.encode(), event.queue_id, event.put_at_ms, encode(put))
+    message = Message(event.offset, event.message_id.encode(), event.queue_id, event.put_at_ms, encode(put))
+    message.deliver_at_ms = event.since_ms
+    return message

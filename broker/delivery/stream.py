@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Row = tuple[int, int, int, int, int]  # as in DeliveriesSettled.rows, and when the message was put
+Row = tuple[int, int, int, int, int]  # as in DeliveriesSettled.rows, and when the message was put, or its time came
 
 
 class Delivery:
