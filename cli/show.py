@@ -1,6 +1,6 @@
 """`everput show queue`: a queue and its listeners, now or as they were.
 
-For: the command and its table. Not for: the past (the API folds it)."""
+For: the command and its lines. Not for: the past (the API folds it)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from typing import Any
 import click
 import httpx
 import orjson
-from rich.console import Console
-from rich.table import Table
 
 from broker.errors import NotFound
 from cli import eventlog
 from cli.api_options import api_options
 from cli.moments import Moment
 
-_SHOWN = ("name", "notify_url", "liveness_url", "state", "paused", "max_in_flight", "rate_per_s", "id")
+_SHOWN = ("name", "id", "notify_url", "liveness_url", "state", "paused", "lag", "max_in_flight", "rate_per_s")
 
 
 @click.group("show")
@@ -44,13 +42,13 @@ def queue_command(*, queue: str, url: str, key: str, at: str | None, as_json: bo
     if as_json:
         click.echo(orjson.dumps({"queue": {**found, "listeners": listeners}}))
         return
-    table = Table(title=f"{found['name']}  {found['id']}" + (f"  at {at}" if at is not None else ""))
-    columns = [name for name in _SHOWN if any(name in one for one in listeners) or name == "name"]
-    for name in columns:
-        table.add_column(name, overflow="fold")
+    click.echo(f"{found['name']}  {found['id']}" + (f"  at {at}" if at is not None else ""))
+    width = max(map(len, _SHOWN))
     for one in listeners:
-        table.add_row(*("" if one.get(name) is None else str(one[name]) for name in columns))
-    Console().print(table, markup=False)
+        click.echo()
+        for name in _SHOWN:
+            if one.get(name) is not None:
+                click.echo(f"  {name:{width}}  {one[name]}")
 
 
 def _find(asking: httpx.Client, queue: str, then: dict[str, str]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ TOPIC_OF: Final[Mapping[str, str]] = {**{wire_name(kind): "control" for kind in 
 FIELDS: Final[Mapping[str, str]] = {
     "type": "the event's name",
     "v": "the version of the event's fields",
+    "written": "the type of an event that this program is too old to read",
     "at_ms": "when it happened, milliseconds since the UTC epoch, by the writer's clock",
     "organization_id": "whose event it is; empty for an account's",
     "actor": "who did it: `key:<id>`, `account:<id>`, `worker` or `shell`",

@@ -15,6 +15,28 @@ from broker.core.catalogue import TOPIC_OF, TOPICS
 from broker.core.events import CLASSES, DeliveriesSettled, Event, ListenerRedriven, decode, wire_name
 from broker.errors import UnknownEvent
 
+
+class Unreadable(Event, frozen=True, kw_only=True, tag="unreadable"):
+    """Stands for an event of a type or version that only a newer program can read. written: its type.
+
+    Is never stored. Without it a reader who goes on by its cursor would never hear that there is something.
+    """
+
+    written: str
+
+
+class _Newer(msgspec.Struct):
+    """What every event has, whatever wrote it."""
+
+    type: str
+    at_ms: int
+    organization_id: str
+    v: int
+    actor: str = ""
+    request_id: str = ""
+
+
+_newer_fields = msgspec.json.Decoder(_Newer)
 _REDRIVEN: Final = wire_name(ListenerRedriven)
 
 
@@ -52,13 +74,16 @@ class Selection:
         return tuple(topic for topic in TOPICS if topic in wanted)
 
     def take(self, value: bytes | None) -> Event | None:
-        """The event of a record, if it is wanted. What only a newer program can read is passed over."""
+        """The event of a record, if it is wanted; Unreadable for what only a newer program can read."""
         if value is None or not self._may_be(value):
             return None
         try:
             event = decode(value)
         except UnknownEvent:
-            return None
+            newer = _newer(value)
+            if newer is None:
+                return None
+            event = newer
         return self._story_of(event) if self._is(event) else None
 
     def _may_be(self, value: bytes) -> bool:
@@ -103,3 +128,19 @@ class Selection:
         if isinstance(event, ListenerRedriven):
             return event if message.id in event.message_ids else None
         return event if getattr(event, "message_id", None) == message.id else None
+
+
+def _newer(value: bytes) -> Unreadable | None:
+    """None for what is no event at all."""
+    try:
+        fields = _newer_fields.decode(value)
+    except msgspec.MsgspecError:
+        return None
+    return Unreadable(
+        at_ms=fields.at_ms,
+        organization_id=fields.organization_id,
+        actor=fields.actor,
+        request_id=fields.request_id,
+        v=fields.v,
+        written=fields.type,
+    )

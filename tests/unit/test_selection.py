@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_events import BY, SAMPLES, golden_name
 
 from broker.core import events as ev
-from broker.core.catalogue import TOPICS
+from broker.core.catalogue import TOPICS, shown
 from broker.core.events import encode, wire_name
 from broker.core.selection import MessagePlace, Selection
 
@@ -84,6 +84,36 @@ def test_only_topics_that_may_hold_it_are_read():
     assert topics(message=MESSAGE, types=frozenset({"message.put", "queue.created"})) == ("messages",)
 
 
-@pytest.mark.parametrize("value", [None, b"", b"{}", OURS.encode(), b'{"type":"queue.exploded","v":1}' + OURS.encode()])
+def test_what_only_a_newer_program_can_read_is_told_of_without_its_own_fields():
+    written = (
+        b'{"type":"queue.exploded","at_ms":7,"organization_id":"%b","actor":"key:k","v":1,"token":"x"}' % OURS.encode()
+    )
+    told = Selection(organization_id=OURS).take(written)
+    assert told is not None
+    assert shown(told) == {
+        "type": "unreadable",
+        "written": "queue.exploded",
+        "v": 1,
+        "at_ms": 7,
+        "organization_id": OURS,
+        "actor": "key:k",
+        "request_id": "",
+    }
+    assert Selection(organization_id="theirs").take(written + OURS.encode()) is None
+    assert Selection(organization_id=OURS, actor="worker").take(written) is None
+    assert Selection(organization_id=OURS, types=frozenset({"queue.created"})).take(written) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        b"",
+        b"{}",
+        OURS.encode(),
+        b'{"type":"queue.exploded","v":1}' + OURS.encode(),
+        b'["' + OURS.encode() + b'"]',
+    ],
+)
 def test_what_is_no_event_is_passed_over(value: bytes | None):
     assert Selection(organization_id=OURS).take(value) is None
