@@ -25,7 +25,7 @@ ACCOUNT = {"email": "ann@example.com", "password": "correct horse battery"}
 @pytest.mark.parametrize(
     ("time_s", "phases"),
     [
-        (25, "examples,fuzzing,stateful"),
+        (25, "examples,stateful"),
         pytest.param(900, "examples,coverage,fuzzing,stateful", marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
     ],
 )
