@@ -90,6 +90,7 @@ class Courier:
         self._ready: deque[Delivery] = deque()
         self._retries: list[tuple[int, int, Delivery]] = []
         self._turns: Turns[Delivery] = Turns()
+        self._parking: set[Delivery] = set()  # on their way to `outstanding`; their keys' turns are theirs until then
         self._active = False
         self._said_gone = False
         self._pace: Pace | None = None
@@ -377,6 +378,7 @@ class Courier:
             self._held_bytes -= message.size
             if delivery.turn and message.key is not None:
                 delivery.turn = False
+                self._parking.discard(delivery)
                 self._next_turn(message.key)
 
     def _next_turn(self, key: str) -> None:
@@ -420,6 +422,8 @@ class Courier:
             self.depot.gone(self.listener)
         too_long = at_ms - delivery.first_at_ms >= SET_ASIDE_AFTER_MS and message.key is None
         if due_ms is None or owed is not None or too_long:
+            if delivery.turn:
+                self._parking.add(delivery)
             self.depot.put_aside(delivery, status, error, due_ms)
         else:
             heapq.heappush(self._retries, (due_ms, id(delivery), delivery))
@@ -454,7 +458,7 @@ class Courier:
         self._retries.clear()
         for delivery in idle:  # before the others: the one that has just failed still has its connection
             delivery.turn = False
-        under_way = (*(connection.work for connection in self._under_way), *self._connecting.values())
+        under_way = (*(one.work for one in self._under_way), *self._connecting.values(), *self._parking)
         keys = [delivery.message.key for delivery in under_way if delivery.turn and delivery.message is not None]
         idle += self._turns.restart(key for key in keys if key is not None)
         for delivery in idle:
@@ -560,6 +564,7 @@ class Courier:
             if delivery.turn and delivery.message is not None and delivery.message.key is not None:
                 self._turns.drop(delivery.message.key)  # who waits for it is of the same partition
             delivery.turn = False
+            self._parking.discard(delivery)
             self.renewing.discard(delivery)
             self._let_go(delivery)
         stream.owed.clear()
