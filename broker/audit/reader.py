@@ -28,9 +28,9 @@ from broker.kafka.topics import Topics
 
 # An append is acknowledged within this, or Kafka is in trouble; and the processes' clocks differ by less.
 SETTLE_MS: Final = 2_000
-_OPEN_MAX: Final = 8  # readings under way in this process
-_OPEN_EACH_MAX: Final = 4  # of one organization
-_HELD_BYTES_MAX: Final = 8 << 20  # by one reading
+_OPEN_MAX: Final = 32  # readings under way in this process; one that follows the log is nearly always under way
+_OPEN_EACH_MAX: Final = 8  # of one organization
+_HELD_BYTES_MAX: Final = 4 << 20  # by one reading
 _SHARE_BYTES_MIN: Final = 32 << 10  # by one lane
 _SLICE_EVENTS: Final = 256
 _SLICE_READS: Final = 16

@@ -2,7 +2,7 @@
 
 For: the rules, topic by topic; all records of a topic's partition are shown in order. Pure. Not for: reading them
 (broker/audit/verify.py). What no rule can tell: whether a value that nothing else repeats (a message's data, a queue's
-name) is the one that was written. There is no chain of hashes (docs/decisions/0061).
+name) is the one that was written. There is no chain of hashes (docs/decisions/0091).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ merged is opaque. Not for: reading (broker/audit/reader.py), which events a read
 
 A record's *log time* is the latest record time in its partition up to and including its own: it never goes back. The
 order is that of (log time, topic, partition, offset). It needs nothing but what the partitions hold, so that every
-reading gives it, wherever it begins (docs/decisions/0060).
+reading gives it, wherever it begins (docs/decisions/0090).
 """
 
 from __future__ import annotations
