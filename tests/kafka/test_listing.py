@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from broker.core.events import decode_message
-from broker.kafka import log as log_module
+from broker.kafka import messages as messages_module
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
 from tests.kafka.rig import running
@@ -38,7 +38,7 @@ async def test_the_pages_of_a_queue_are_all_its_messages_newest_first(
 async def test_large_messages_make_short_pages_and_none_is_left_out(
     kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(log_module, "_PAGE_BYTES_MAX", 3 << 20)
+    monkeypatch.setattr(messages_module, "_PAGE_BYTES_MAX", 3 << 20)
     async with running(kafka_settings) as rig:
         queue = await rig.queue()
         ids = [(await rig.put(queue, "x" * (900 << 10)))[0] for _ in range(24)]
