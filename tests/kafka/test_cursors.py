@@ -52,8 +52,8 @@ async def test_another_kafka_client_sees_the_groups_offsets_and_their_metadata(c
     rows = (await asyncio.to_thread(answer.result, 10)).topic_partitions
     assert {row.partition: row.offset for row in rows if row.offset >= 0} == {0: 17, 1: 12, 3: 1_000}
     for row in rows:
-        if row.offset >= 0:  # librdkafka's text may run on after its end: it is not terminated there
-            assert row.metadata.startswith(SOME[row.partition].metadata())
+        if row.offset >= 0:
+            assert metadata(row).startswith(SOME[row.partition].metadata().encode())
 
 
 async def test_an_offset_that_another_tool_has_reset_is_taken_as_it_is(cursors, kafka_settings, ready_topics):
@@ -69,3 +69,11 @@ async def test_hundreds_of_listeners_are_stored_and_loaded_at_once(cursors):
     many = {f"l-{number}": {part: Cursor(top=number + part) for part in range(4)} for number in range(600)}
     await cursors.store(many)
     assert await cursors.load(many, range(4)) == many
+
+
+def metadata(row: TopicPartition) -> bytes:
+    """librdkafka's text may run on after its end, with anything: it is not terminated there."""
+    try:
+        return row.metadata.encode()
+    except UnicodeDecodeError as error:
+        return error.object

@@ -15,6 +15,7 @@ from broker.delivery.worker import Worker
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.topics import Topics
 from broker.ports import DeliveryState
+from broker.puts import DATA_BYTES_MAX
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
 from tests.listeners import Got, until
@@ -269,3 +270,16 @@ async def test_what_is_set_aside_is_shown_as_retrying_though_the_cursor_has_pass
     state = (await rig.where.states(partition, offset, [listener], at_ms))[listener.id]
     assert state.state == "retrying"
     assert state.next_attempt_at_ms is not None
+
+
+async def test_the_largest_message_is_kept_whole(rig: Rig):
+    queue = await rig.queue()
+    await rig.listen(queue, "a")
+    await rig.work()
+    largest = "\0" * DATA_BYTES_MAX  # six bytes each as JSON
+    refusing(rig, largest)
+    (message_id,) = await rig.put(queue, largest)
+    await until(lambda: kept(rig), what="it is kept in outstanding")
+    rig.listeners.decide = None
+    (got,) = await until(lambda: rig.listeners.taken("a"), what="it arrives")
+    assert (got.message_id, got.data == largest) == (message_id, True)
