@@ -125,10 +125,14 @@ SECRET: Final = frozenset(
     }
 )
 _MASKED: Final = "…"
+_TUNNEL: Final = "tunnel://"
 
 
 def shown(event: Event) -> dict[str, Any]:
-    """The event as JSON for those who read the log: without SECRET fields, and of a listener's headers the names."""
+    """The event as JSON for those who read the log: without SECRET fields.
+
+    Of a listener's headers the names, of a tunnel's URL no more than that it is one.
+    """
     return {"type": wire_name(type(event)), **_visible(event)}
 
 
@@ -154,7 +158,11 @@ def _visible(struct: msgspec.Struct) -> dict[str, Any]:
 
 
 def _value(value: Any) -> Any:
-    return _visible(value) if isinstance(value, msgspec.Struct) else value
+    if isinstance(value, msgspec.Struct):
+        return _visible(value)
+    if isinstance(value, str) and value.startswith(_TUNNEL):
+        return _TUNNEL + _MASKED  # who knows the rest, and reaches the address, reaches the machine behind it
+    return value
 
 
 def types_named(text: str) -> frozenset[str] | None:

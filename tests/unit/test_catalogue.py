@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import orjson
 import pytest
-from test_events import SAMPLES, golden_name
+from test_events import SAMPLES, SETTINGS, golden_name
 
 from broker.core import events as ev
 from broker.core.catalogue import FIELDS, PASSING, SECRET, TOPIC_OF, TOPICS, fields_of, shown, types_named
@@ -42,6 +42,13 @@ def test_all_but_the_secrets_is_shown(event: ev.Event):
     assert "gAAAAAB" not in text
     assert "abababab" not in text
     assert "größe" not in text
+
+
+def test_where_a_tunnel_leads_is_not_shown():
+    urls = {"notify_url": "tunnel://127.0.0.1:7000/token/notify", "liveness_url": "https://l.example"}
+    event = ev.ListenerUpdated(at_ms=1, organization_id="o", listener_id="l", name="n", settings=SETTINGS, **urls)
+    told = shown(event)
+    assert (told["notify_url"], told["liveness_url"]) == ("tunnel://…", "https://l.example")
 
 
 def test_a_field_that_nobody_has_described_is_not_shown(monkeypatch: pytest.MonkeyPatch):
