@@ -154,3 +154,23 @@ async def test_what_fails_in_it_is_tried_again_and_it_ends_only_then(rig: Rig):
     await ended(rig, replay)
     assert Counter(got.message_id for got in replayed(rig)) == Counter(ids)
     assert failed[ids[3]] == 2
+
+
+async def test_it_delivers_what_was_updated_as_it_is_now_and_what_was_deleted_not_at_all(rig: Rig):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a")
+    worker = await rig.work()
+    ids = await rig.put(queue, "old", "deleted", "kept")
+    await until(lambda: len(rig.listeners.taken("a")) == 3, what="all is delivered")
+    await rig.update(queue, ids[0], "new")
+    await rig.delete(queue, ids[1])
+
+    async def forgotten() -> bool:
+        await worker._checkpoints.checkpoint()
+        for partition in range(rig.settings.kafka.partitions):
+            worker._changes.forget_settled(partition)
+        return not worker._changes.known
+
+    await until(forgotten, what="nobody needs the changes any more")
+    await ended(rig, await start(rig, queue, listener))
+    assert sorted(got.data for got in replayed(rig)) == ["kept", "new"]
