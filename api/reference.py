@@ -227,6 +227,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         shapes.ReplayBody,
         problems=(404, *BODY),
         example={"from": "2026-01-31T12:00:00Z", "only": "undelivered", "rate_per_s": 50},
+        makes=("replay_id", "/replay/id"),
     ),
     ("GET", _LISTENER + "/replays"): Told(
         "listReplays", "A listener's replays, oldest first", answers.ReplaysAnswer, None, _PAGE, (400, 404, 422)
