@@ -148,7 +148,7 @@ def fields_of(kind: type[msgspec.Struct]) -> list[str]:
 
 def _visible(struct: msgspec.Struct) -> dict[str, Any]:
     told = {
-        name: _value(getattr(struct, name))
+        name: _value(name, getattr(struct, name))
         for name in struct.__struct_fields__
         if name in FIELDS and name not in SECRET and getattr(struct, name) is not msgspec.UNSET
     }
@@ -157,10 +157,10 @@ def _visible(struct: msgspec.Struct) -> dict[str, Any]:
     return told
 
 
-def _value(value: Any) -> Any:
+def _value(name: str, value: Any) -> Any:
     if isinstance(value, msgspec.Struct):
         return _visible(value)
-    if isinstance(value, str) and value.startswith(_TUNNEL):
+    if name.endswith("_url") and value is not None and value.startswith(_TUNNEL):
         return _TUNNEL + _MASKED  # who knows the rest, and reaches the address, reaches the machine behind it
     return value
 

@@ -49,6 +49,8 @@ def test_where_a_tunnel_leads_is_not_shown():
     event = ev.ListenerUpdated(at_ms=1, organization_id="o", listener_id="l", name="n", settings=SETTINGS, **urls)
     told = shown(event)
     assert (told["notify_url"], told["liveness_url"]) == ("tunnel://…", "https://l.example")
+    put = ev.MessagePut(at_ms=1, organization_id="o", message_id="m", queue_id="q", name="n", data="tunnel://as it is")
+    assert shown(put)["data"] == "tunnel://as it is"
 
 
 def test_a_field_that_nobody_has_described_is_not_shown(monkeypatch: pytest.MonkeyPatch):
