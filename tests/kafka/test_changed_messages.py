@@ -247,3 +247,27 @@ async def test_of_one_ordering_key_an_updated_message_keeps_its_place(rig: Rig):
     rig.listeners.down.clear()
     await until(lambda: len(data(rig, "a")) >= 9, what="all but the deleted one")
     assert data(rig, "a") == ["new0", "k1", "k2", "new3", "new4", "k5", "k7", "k8", "k9"]
+
+
+async def test_workers_that_come_and_go_answer_for_the_partitions_that_they_own(rig: Rig):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a")
+    rig.listeners.down.add("a")
+    first = await rig.work()
+    ids = await rig.put(queue, *(f"m{number}" for number in range(12)))
+    await until(lambda: rig.listeners.probes["a"], what="the listener is down")
+    second = await rig.work()
+    await until(
+        lambda: first._partitions and second._partitions and len(first._partitions) + len(second._partitions) == 4,
+        what="each has a share",
+    )
+    for number in range(4):  # in all partitions
+        assert await rig.update(queue, ids[number], f"new{number}") == {listener.id: "pending"}
+    await rig.end(second)
+    await until(lambda: len(first._partitions) == 4, what="the first has them all again")
+    for number in range(4, 8):
+        assert await rig.delete(queue, ids[number]) == {listener.id: "cancelled"}
+    rig.listeners.down.clear()
+    await until(lambda: len(data(rig, "a")) >= 8, what="all that are left")
+    assert rig.listeners.ids("a") == Counter(ids[:4] + ids[8:])
+    assert sorted(data(rig, "a")) == ["m10", "m11", "m8", "m9", "new0", "new1", "new2", "new3"]
