@@ -46,6 +46,10 @@ async def test_a_bad_network_to_kafka_loses_nothing(tmp_path: Path, dice: random
     assert (await soak.bad_network_to_kafka(tmp_path, dice, monkeypatch, NETWORK_S)).keys() >= TROUBLES
 
 
+async def test_a_power_cut_takes_no_answered_put_and_others_where_batches_are_not_synced(tmp_path: Path, monkeypatch):
+    await soak.power_cut(tmp_path, monkeypatch, counter_proof=True)
+
+
 def test_every_topic_of_a_server_has_kafka_sync_each_batch(server: Server):
     address = server.now.events("process.started", process="kafka")[-1].rpartition("address=")[2]
     admin = AdminClient({"bootstrap.servers": address})
