@@ -250,7 +250,7 @@ def test_the_api_does_what_the_model_does(fleet: Fleet):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=40,
+            max_examples=15,
             stateful_step_count=50,
             deadline=None,
             suppress_health_check=list(HealthCheck),
