@@ -97,7 +97,7 @@ class Demo:
 
     async def run(self, stack: AsyncExitStack) -> bool:
         """Whether every message arrived everywhere."""
-        self._view.say("starting Kafka (the first time it is fetched, 45 MB), the API, a worker and two listeners")
+        self._view.say("starting Kafka (the first time it is fetched, 45 MB), the API, workers and two listeners")
         stack.push_async_callback(self._listeners.stop)
         stack.push_async_callback(self._server.stop)
         await asyncio.gather(self._server.start(), self._listeners.start())
@@ -171,7 +171,7 @@ class Demo:
         while len(self._put) < KILL_AT * len(self._messages) and not putting.done():
             yield
         killed = server.kill_worker()
-        view.say(f"kill -9 {killed}: the worker is gone; putting goes on")
+        view.say(f"kill -9 {killed}: a worker is gone; putting goes on")
         while server.pids["worker-1"] == killed or "worker-1" not in server.ready:
             yield
         view.say(f"the supervisor has started another worker: {server.pids['worker-1']}")

@@ -32,6 +32,7 @@ WORKER_STOP_S: Final = 10.0
 KAFKA_STOP_S: Final = 9.0
 
 _log = Logger(__name__)
+_WORKERS: Final = min(2, os.cpu_count() or 1)  # one is busy with one processor: docs/decisions/0033
 
 
 @click.command("serve")
@@ -48,8 +49,8 @@ _log = Logger(__name__)
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
+    default=_WORKERS,
+    show_default="2 where there are two processors",
     envvar="EVERPUT_WORKERS",
     show_envvar=True,
     help="How many share the deliveries.",

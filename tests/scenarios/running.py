@@ -64,7 +64,7 @@ class Running:
         self.stdout: list[str] = []
         command = [sys.executable, "-P", "-m", "cli.app", "serve", "--data-dir", str(data_dir), "--port", "0"]
         self.process = subprocess.Popen(
-            [*command, "--allow-network", "127.0.0.0/8", *arguments],
+            [*command, "--allow-network", "127.0.0.0/8", "--workers", "1", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
