@@ -20,8 +20,16 @@ help:
 demo: $(READY)
 	$(BIN)/everput demo $(ARGS)
 
+# Tests without Kafka run beside those with it, which mostly wait: two processors are enough for both.
 test: $(READY)
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	@$(BIN)/python -m pytest tests/delivery tests/stateful tests/unit >.venv/without-kafka.log 2>&1 & pid=$$!; \
+	$(BIN)/python -m pytest --ignore tests/delivery --ignore tests/stateful --ignore tests/unit; with_kafka=$$?; \
+	wait $$pid; without_kafka=$$?; cat .venv/without-kafka.log; \
+	exit $$((with_kafka || without_kafka))
+endif
 
 check: $(READY)
 	$(BIN)/ruff format --check
