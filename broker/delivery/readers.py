@@ -77,9 +77,11 @@ class Partition:
                 if window.seen(offset, delivery) and delivery is not None:
                     courier.accept(delivery, message)
                 elif not window.attached:
-                    courier.behind[stream] = None
                     stream.behind_since_ms = stream.behind_since_ms or message.put_at_ms
                     scanning = scanning or window.scan_from is not None
+                    if stream in courier.behind:  # its cursor stands where it stood: nothing to commit
+                        continue
+                    courier.behind[stream] = None
                 if not stream.dirty:
                     courier.depot.touched(stream)
             if scanning:

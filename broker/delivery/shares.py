@@ -13,7 +13,7 @@ from broker.core.flow import fair_share
 if TYPE_CHECKING:
     from broker.delivery.courier import Courier
 
-ATTEMPTS_MAX: Final = 2048  # under way in one worker: docs/decisions/0007
+ATTEMPTS_MAX: Final = 1024  # under way in one worker: docs/decisions/0007
 ATTEMPTS_LEAST: Final = 2  # but each may have as many
 HELD_BYTES_MAX: Final = 4 << 20  # of messages that one courier holds
 ALL_HELD_BYTES_MAX: Final = 128 << 20
