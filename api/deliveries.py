@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 from typing import Any, Final
-from urllib.parse import urlencode
 
 from api.calls import Call
 from api.pages import moment, optional_moment, page_limit
@@ -42,9 +41,7 @@ class OutstandingDeliveries:
         after = _place(query["cursor"]) if "cursor" in query else (0, 0)
         rows, more = await self._outstanding.page(listener, state=state, after=after, limit=page_limit(query))
         path = f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/deliveries"
-        links = {"self": {"href": call.href(path + (f"?{urlencode(query)}" if query else ""))}}
-        if more is not None:
-            links["next"] = {"href": call.href(f"{path}?{urlencode({**query, 'cursor': _cursor(more)})}")}
+        links = call.links(path, query, None if more is None else _cursor(more))
         return {"deliveries": [_fields(row) for row in rows], "_links": links}
 
     async def redrive(self, call: Call) -> Any:

@@ -6,7 +6,6 @@ For: an organization's keys, made and revoked by its members and by keys that ma
 from __future__ import annotations
 
 from typing import Any, NamedTuple
-from urllib.parse import urlencode
 
 from api.auth import Keys, Sessions, check_scope
 from api.calls import Call
@@ -64,10 +63,7 @@ class OrganizationKeys:
         view = await self._views.of(call, who.organization_id)
         shown, cursor = page(view.state.keys_of(who.organization_id), query)
         path = f"/v1/organizations/{who.organization_id}/keys"
-        links = {"self": {"href": call.href(path + (f"?{urlencode(query)}" if query else ""))}}
-        if cursor is not None:
-            links["next"] = {"href": call.href(f"{path}?{urlencode({**query, 'cursor': cursor})}")}
-        return {"keys": [_fields(key) for key in shown], "_links": links}
+        return {"keys": [_fields(key) for key in shown], "_links": call.links(path, query, cursor)}
 
     async def get(self, call: Call) -> Any:
         who = await self._administrator(call)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from typing import Any, Final
-from urllib.parse import urlencode
 
 import msgspec
 from msgspec import UNSET
@@ -60,9 +59,7 @@ class Listeners:
         query = call.query()
         queue = await find_queue(await self._views.of(call), call.key.organization_id, call.path("queue_id"))
         shown, cursor = page(queue.listeners.values(), query)
-        links = {"self": {"href": call.href(_listing(queue.id, query))}}
-        if cursor is not None:
-            links["next"] = {"href": call.href(_listing(queue.id, {**query, "cursor": cursor}))}
+        links = call.links(f"/v1/queues/{queue.id}/listeners", query, cursor)
         return {"listeners": [listener_fields(listener) for listener in shown], "_links": links}
 
     async def get(self, call: Call) -> Any:
@@ -132,10 +129,6 @@ def _answer(call: Call, listener: Listener, more: dict[str, Any]) -> Item:
     href = call.href(f"/v1/queues/{listener.queue_id}/listeners/{listener.id}")
     fields = {"listener": {**listener_fields(listener), **more}, "_links": {"self": {"href": href}}}
     return Item(fields, listener.version)
-
-
-def _listing(queue_id: str, query: dict[str, str]) -> str:
-    return f"/v1/queues/{queue_id}/listeners" + (f"?{urlencode(query)}" if query else "")
 
 
 def _settings(body: ListenerSettingsBody, *, hidden: bool = False) -> dict[str, Any]:

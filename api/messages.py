@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
-from urllib.parse import urlencode
 
 import msgspec
 
@@ -56,7 +55,7 @@ class Messages:
             name=body.name,
             key=body.key,
             actor=call.actor,
-            request_id=call.request_id.decode(),
+            request_id=call.request_text,
             deliver_at=body.deliver_at,
         )
         return _put_answer(call, queue_id, put)
@@ -69,7 +68,7 @@ class Messages:
         if _IDEMPOTENCY_KEY in call.sent:
             puts = await self._put_once(call, queue, body, body.messages)
         else:
-            puts = made = new_batch(queue, body.messages, call.actor, call.request_id.decode())
+            puts = made = new_batch(queue, body.messages, call.actor, call.request_text)
             await append_puts(self._log, made)
         return {"messages": [_put_answer(call, queue.id, put) for put in puts]}
 
@@ -79,7 +78,7 @@ class Messages:
         key = call.sent[_IDEMPOTENCY_KEY]
         if not _KEY.fullmatch(key):
             raise BadHeader("Idempotency-Key must be 1 to 255 printable ASCII characters", header="Idempotency-Key")
-        request_id = call.request_id.decode()
+        request_id = call.request_text
         puts = new_batch(queue, messages, call.actor, request_id)
         same = f"{type(body).__name__} {queue.id} ".encode() + msgspec.json.encode(body)
         return await self._idempotency.put(
@@ -102,11 +101,9 @@ class Messages:
             asked = Span(begin, end)
         found, rest = await newest_messages(self._all, queue, begin=asked.begin, end=asked.end, limit=limit)
         path = f"/v1/queues/{queue.id}/messages"
-        links = {"self": {"href": call.href(path + (f"?{urlencode(query)}" if query else ""))}}
-        if any(begin < end for begin, end in zip(asked.begin, rest, strict=True)):
-            more = {**query, "cursor": Span(asked.begin, tuple(rest)).cursor()}
-            links["next"] = {"href": call.href(f"{path}?{urlencode(more)}")}
-        return {"messages": [_fields(message) for message in found], "_links": links}
+        more = any(begin < end for begin, end in zip(asked.begin, rest, strict=True))
+        cursor = Span(asked.begin, tuple(rest)).cursor() if more else None
+        return {"messages": [_fields(message) for message in found], "_links": call.links(path, query, cursor)}
 
     async def get(self, call: Call) -> Any:
         queue = await find_queue(self._view, call.key.organization_id, call.path("queue_id"))

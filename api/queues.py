@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlencode
 
 from api.calls import Call
 from api.etags import Item
@@ -36,9 +35,7 @@ class Queues:
             shown, cursor = page([] if named is None else [named], query)
         else:
             shown, cursor = page(state.queues_of(organization_id), query)
-        links = {"self": {"href": call.href(_listing(query))}}
-        if cursor is not None:
-            links["next"] = {"href": call.href(_listing({**query, "cursor": cursor}))}
+        links = call.links("/v1/queues", query, cursor)
         return {"queues": [queue_fields(queue) for queue in shown], "_links": links}
 
     async def get(self, call: Call) -> Any:
@@ -68,7 +65,3 @@ def queue_fields(queue: Queue) -> dict[str, Any]:
 def _answer(call: Call, queue: Queue) -> Item:
     links = {"self": {"href": call.href(f"/v1/queues/{queue.id}")}}
     return Item({"queue": queue_fields(queue), "_links": links}, queue.version)
-
-
-def _listing(query: dict[str, str]) -> str:
-    return f"/v1/queues?{urlencode(query)}" if query else "/v1/queues"

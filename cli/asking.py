@@ -105,6 +105,8 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, Mapping):
+        if value.keys() == {"id", "name"}:
+            return str(value["name"])
         return ", ".join(f"{name}: {_text(one)}" for name, one in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "\n".join(_text(one) for one in value)

@@ -197,15 +197,6 @@ async def find_queue(publisher: Publisher, queue: str, *, create: bool | None) -
     raise ConfigurationError(f"the queue {queue} was refused: {_detail(answer)}")
 
 
-async def find_listener(publisher: Publisher, queue: str, listener: str) -> str:
-    """The path of the listener of this id or name (ConfigurationError when there is none)."""
-    path = f"/v1/queues/{await find_queue(publisher, queue, create=None)}/listeners"
-    async for found in pages(publisher, path, "listeners"):
-        if listener in (found["id"], found["name"]):
-            return f"{path}/{found['id']}"
-    raise ConfigurationError(f"no listener of the queue {queue} has the name or id {listener}")
-
-
 async def ask(publisher: Publisher, method: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
     """(status, JSON of the answer) (ConfigurationError when there is none, or the key was refused)."""
     status, answer = await publisher.request(method, path, body)

@@ -4,20 +4,18 @@ For: the command and its progress bar. Not for: those under way and ended (cli/r
 
 from __future__ import annotations
 
-import asyncio
-from http import HTTPStatus
+import time
 from typing import Any, Final
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from broker.errors import ConfigurationError
+import everput
 from broker.replays import ONLY
-from cli.api_options import api_options
-from cli.asking import GIVE_UP_AFTER_S
+from cli.asking import asks, find_listener, show
 from cli.moments import Moment
-from cli.publish import Publisher, ask, find_listener
+from everput import Client
 
 _LOOK_S: Final = 0.5
 
@@ -30,7 +28,6 @@ class _Beginning(Moment):
 @click.command("replay")
 @click.argument("queue")
 @click.argument("listener")
-@api_options
 @click.option("--from", "begin", type=_Beginning(), required=True, help="2026-01-31, 2h (ago), or beginning.")
 @click.option("--to", "end", type=Moment(), help="Before this time; now, if it is not said.")
 @click.option("--only", type=click.Choice(ONLY), default="all", show_default=True, help="Which of the messages.")
@@ -38,12 +35,12 @@ class _Beginning(Moment):
 @click.option("--notify-url", help="Where to deliver them, in place of the listener's notify_url.")
 @click.option("--dry-run", is_flag=True, help="Count only.")
 @click.option("--detach", is_flag=True, help="Print its id and go.")
+@asks
 def command(
+    client: Client,
     *,
     queue: str,
     listener: str,
-    url: str,
-    key: str,
     begin: str,
     end: str | None,
     only: str,
@@ -51,47 +48,38 @@ def command(
     notify_url: str | None,
     dry_run: bool,
     detach: bool,
+    as_json: bool,
 ) -> None:
     """Deliver what was put on QUEUE in a time to LISTENER (names or ids) once more, and watch it.
 
     It goes on without being watched: Ctrl-C only ends the watching, `everput replays` shows, pauses and cancels it.
     """
-    body = {"from": begin, "to": end, "only": only, "rate_per_s": rate, "notify_url": notify_url, "dry_run": dry_run}
-    publisher = Publisher(url, key, give_up_after_s=GIVE_UP_AFTER_S)
-    asyncio.run(_replay(publisher, queue, listener, body, detach=detach))
+    place = find_listener(client, queue, listener)
+    wishes: dict[str, Any] = {"only": only, "rate_per_s": rate, "notify_url": notify_url, "dry_run": dry_run}
+    begun = client.send(everput.start_replay(*place, begin=begin, end=end, **wishes)).replay
+    if as_json:
+        show(begun, as_json=True)
+        return
+    number = f"{'' if begun.count_is_exact else 'about '}{begun.count:,} messages"
+    if dry_run:
+        took = f"{begun.estimated_s:,.0f} s" if begun.estimated_s else "as fast as the listener takes them"
+        click.echo(f"{number}, {took}")
+    elif detach:
+        click.echo(begun.id)
+    else:
+        _watch(client, (*place, str(begun.id)), f"{number} to {listener}")
 
 
-async def _replay(publisher: Publisher, queue: str, listener: str, body: dict[str, Any], *, detach: bool) -> None:
-    async with publisher:
-        path = await find_listener(publisher, queue, listener)
-        status, answer = await ask(publisher, "POST", f"{path}/replay", body)
-        if status != HTTPStatus.OK:
-            raise ConfigurationError(f"the replay was refused: {answer.get('errors') or answer.get('detail')}")
-        replay = answer["replay"]
-        number = f"{'' if replay['count_is_exact'] else 'about '}{replay['count']:,} messages"
-        if body["dry_run"]:
-            took = replay["estimated_s"]
-            click.echo(f"{number}, " + (f"{took:,.0f} s" if took is not None else "as fast as the listener takes them"))
-        elif detach:
-            click.echo(replay["id"])
-        else:
-            await _watch(publisher, f"{path}/replays/{replay['id']}", f"{number} to {listener}")
-
-
-async def _watch(publisher: Publisher, path: str, words: str) -> None:
-    console = Console(stderr=True)
+def _watch(client: Client, place: tuple[str, str, str], words: str) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(words, total=1.0)
         while True:
-            status, answer = await ask(publisher, "GET", path)
-            if status != HTTPStatus.OK:
-                raise ConfigurationError("the replay is gone, and its listener with it")
-            replay = answer["replay"]
-            bar.update(task, completed=replay["progress"])
-            if replay["state"] not in ("running", "paused"):
+            replay = client.send(everput.get_replay(*place)).replay
+            bar.update(task, completed=replay.progress)
+            if replay.state not in ("running", "paused"):
                 break
-            await asyncio.sleep(_LOOK_S)
-    click.echo(f"{replay['state']}: {words}")
-    if replay["state"] != "finished":
+            time.sleep(_LOOK_S)
+    click.echo(f"{replay.state}: {words}")
+    if replay.state != "finished":
         raise SystemExit(1)

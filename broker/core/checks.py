@@ -7,6 +7,7 @@ name) is the one that was written. There is no chain of hashes (docs/decisions/0
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, get_args
@@ -46,7 +47,7 @@ class Finding(NamedTuple):
         return f"{place}{'' if self.offset is None else f' offset {self.offset}'}: {self.what}"
 
 
-class Checks:
+class Checks(ABC):
     """Of one partition of one topic: what holds for every record. Subclasses say what its events must be."""
 
     def __init__(self, topic: str, partition: int, begin: int, *, compacted: bool = False) -> None:
@@ -82,11 +83,11 @@ class Checks:
     def decode(self, value: bytes) -> Event:
         return decode(value)
 
+    @abstractmethod
     def event(self, record: Seen, event: Event) -> Iterator[str]:
         """What is wrong with this event."""
-        raise NotImplementedError
 
-    def buried(self, record: Seen) -> None:
+    def buried(self, record: Seen) -> None:  # noqa: B027 - most topics have none
         """A tombstone, in a compacted topic."""
 
     def _finding(self, record: Seen, what: str) -> Finding:
