@@ -52,8 +52,8 @@ class Depot:
     touched: a stream became dirty. lagging: a stream needs a catch-up reader. active: a courier wants its tick().
     put_aside: a delivery leaves the window, to be tried at a time (ms), or parked when that is None; settle() follows.
     is_owed: it left the window already. delivered, returned: one from `outstanding` was taken, or can't be tried now.
-    gone: the listener answered 410. changes: of messages, empty nearly always. hold: whether one of them keeps a
-    delivery from being attempted now; cancel() or renewed() follows.
+    gone: the listener answered 410; said_gone keeps it from being told again. changes: of messages, empty nearly
+    always. hold: whether one of them keeps a delivery from being attempted now; cancel() or renewed() follows.
     """
 
     resolver: Resolver
@@ -65,7 +65,7 @@ class Depot:
     is_owed: Callable[[Delivery], bool]
     delivered: Callable[[Delivery], None]
     returned: Callable[[Delivery], None]
-    gone: Callable[[Listener], None]
+    gone: Callable[[Courier], None]
     changes: Mapping[tuple[int, int], object]
     hold: Callable[[Delivery], bool]
 
@@ -92,7 +92,7 @@ class Courier:
         self._turns: Turns[Delivery] = Turns()
         self._parking: set[Delivery] = set()  # on their way to `outstanding`; their keys' turns are theirs until then
         self._active = False
-        self._said_gone = False
+        self.said_gone = False
         self._pace: Pace | None = None
         self._under_way: dict[Connection, None] = {}  # in the order they were sent
         self._connecting: dict[asyncio.Task[None], Delivery] = {}
@@ -102,6 +102,7 @@ class Courier:
         self._pushed_back_until_ms = 0
         self._loop = asyncio.get_running_loop()
         self.opened = opened
+        self._target: Target = parse_url(listener.notify_url)
         self.update(listener, share=share)
 
     def update(self, listener: Listener, *, share: float, opened: Opened | None = None) -> None:
@@ -113,8 +114,8 @@ class Courier:
         self._signer, self._former = opened.signer, opened.former
         settings = listener.settings
         before, self.listener = self.listener, listener
-        self._said_gone = False
-        self._target: Target = parse_url(listener.notify_url)
+        self.said_gone = False
+        self._aim(parse_url(listener.notify_url))
         self._timeout_s = settings.timeout_ms / 1000
         rate_per_s = None if settings.rate_per_s is None else max(settings.rate_per_s * share, _RATE_MIN)
         if rate_per_s is None:
@@ -129,15 +130,20 @@ class Courier:
         )
         self.flow.resize(max(1, round(settings.max_in_flight * share)))
         self._head = post_head(self._target, opened)
-        for connection in self._idle:
-            connection.close()  # it may lead to the old address
-        self._idle.clear()
         if listener.paused is not None:
             self.stand_down()
         elif before.paused is not None:
             self.wake()
         if before.redrives != listener.redrives:
             self._hurry(before.redrives.count)
+
+    def _aim(self, target: Target) -> None:
+        """Nothing more is sent elsewhere; a connection that leads there is closed, a busy one when it is released."""
+        if target != self._target:
+            self._target = target
+            for connection in self._idle:
+                connection.close()
+            self._idle.clear()
 
     def _hurry(self, since: int) -> None:
         """It was redriven: the retries that this concerns are due."""
@@ -242,10 +248,15 @@ class Courier:
 
     async def _connect(self, delivery: Delivery) -> None:
         try:
-            connection = await connect(self, self._target, self.depot.resolver, self.depot.tls)
+            while True:
+                target = self._target
+                connection = await connect(self, target, self.depot.resolver, self.depot.tls)
+                if target is self._target:
+                    break
+                connection.close()  # the address was changed meanwhile
         except ConnectFailed as error:
             delivery.number += 1
-            if self._target.tunnel:  # the API process that held it is gone
+            if target.tunnel:  # the API process that held it is gone
                 self._away(delivery)
             else:
                 self._failed(delivery, None, str(error), 0, None)
@@ -283,10 +294,12 @@ class Courier:
         delivery: Delivery = connection.work
         took_ms = int((self._loop.time() - connection.at) * 1000)
         if not 200 <= status < 300:
-            if status == AWAY and self._target.tunnel:
+            if status == AWAY and connection.target.tunnel:
                 self._away(delivery)
             else:
                 self._failed(delivery, status, None, took_ms, retry_after_s)
+                if status == 410 and connection.target is self._target:
+                    self._gone()
             return
         stream = delivery.stream
         if delivery.number == 1:
@@ -316,8 +329,11 @@ class Courier:
 
     def released(self, connection: Connection) -> None:
         self._under_way.pop(connection, None)
-        self._idle.append(connection)
-        connection.at = self._loop.time()
+        if connection.target is self._target:
+            self._idle.append(connection)
+            connection.at = self._loop.time()
+        else:
+            connection.close()
         self.pump()
         if self.behind and self._held < _REFILL_BELOW:
             self.refill()
@@ -417,9 +433,6 @@ class Courier:
             jitter=random(),  # noqa: S311 - it spreads retries, it guards nothing
         )
         delivery.stream.record(delivery, "failed" if due_ms is not None else "parked", status, error, took_ms, due_ms)
-        if status == 410 and self.listener.paused is None and not self._said_gone:
-            self._said_gone = True
-            self.depot.gone(self.listener)
         too_long = at_ms - delivery.first_at_ms >= SET_ASIDE_AFTER_MS and message.key is None
         if due_ms is None or owed is not None or too_long:
             if delivery.turn:
@@ -435,6 +448,11 @@ class Courier:
             self.stand_down()
         if not delivery.stream.dirty:
             self.depot.touched(delivery.stream)
+
+    def _gone(self) -> None:
+        if self.listener.paused is None and not self.said_gone:
+            self.said_gone = True
+            self.depot.gone(self)
 
     def _away(self, delivery: Delivery) -> None:
         """Nobody holds the tunnel: this was no attempt, and there is none before a good probe."""

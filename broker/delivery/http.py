@@ -41,12 +41,28 @@ class Owner(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """used: requests finished on it before. work: what the owner sends, until it is answered. at: when it was sent."""
+    """target: where it leads. used: requests finished on it before. work: what the owner sends, until it is answered.
 
-    __slots__ = ("_answered", "_bytes", "_ended", "_head", "_owner", "_parser", "_transport", "at", "used", "work")
+    at: when it was sent.
+    """
 
-    def __init__(self, owner: Owner) -> None:
+    __slots__ = (
+        "_answered",
+        "_bytes",
+        "_ended",
+        "_head",
+        "_owner",
+        "_parser",
+        "_transport",
+        "at",
+        "target",
+        "used",
+        "work",
+    )
+
+    def __init__(self, owner: Owner, target: Target) -> None:
         self._owner = owner
+        self.target = target
         self._transport: Any = None
         self._parser: Any = None
         self._bytes = 0
@@ -178,7 +194,7 @@ async def connect(owner: Owner, target: Target, resolver: Resolver, tls: ssl.SSL
             for address in [target.host] if target.tunnel else await resolver.addresses(target.host):
                 try:
                     _, connection = await loop.create_connection(
-                        lambda: Connection(owner),
+                        lambda: Connection(owner, target),
                         address,
                         target.port,
                         ssl=tls if target.tls else None,

@@ -471,10 +471,11 @@ class Worker:
             if not await self._outstanding.serve_due():
                 await asyncio.sleep(TICK_S)
 
-    def _gone(self, listener: Listener) -> None:
-        self._run(self._pause(listener))
+    def _gone(self, courier: Courier) -> None:
+        self._run(self._pause(courier))
 
-    async def _pause(self, listener: Listener) -> None:
+    async def _pause(self, courier: Courier) -> None:
+        listener = courier.listener
         fields: Fields = {
             "at_ms": now_ms(),
             "organization_id": listener.organization_id,
@@ -486,8 +487,10 @@ class Worker:
             if listener.replay is None
             else ReplayPaused(**fields, replay_id=listener.id)
         )
-        with contextlib.suppress(BrokerError):  # its next 410 tries again
+        try:
             await self._log.control.append(event)
+        except BrokerError:
+            courier.said_gone = False  # its next 410 tries again
 
     def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

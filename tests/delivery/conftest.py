@@ -165,7 +165,7 @@ class Office:
             is_owed=self.outstanding.is_owed,
             delivered=self.outstanding.delivered,
             returned=self.outstanding.returned,
-            gone=lambda listener: self.gone.append(listener.id),
+            gone=lambda courier: self.gone.append(courier.listener.id),
             changes={},
             hold=lambda _: False,
         )

@@ -10,7 +10,9 @@ from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from broker.core.cursor import Cursor
+from broker.core.events import ControlEvent, ListenerPaused
 from broker.delivery import checkpoints as checkpoints_module
+from broker.errors import LogUnavailable
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
@@ -174,6 +176,27 @@ async def test_a_listener_that_answers_410_is_paused_and_says_so(rig: Rig):
     rig.listeners.status.clear()
     await rig.commands.resume_listener(rig.context, queue.id, listener.id)
     await until(lambda: rig.listeners.taken("a"), what="the message after the resume")
+
+
+async def test_a_pause_after_a_410_that_kafka_did_not_take_is_tried_again_at_the_next(rig: Rig, monkeypatch):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a", retry_first_ms=100)
+    rig.listeners.status["a"] = 410
+    append, refused = rig.log.control.append, 0
+
+    async def at_first_unavailable(event: ControlEvent) -> None:
+        nonlocal refused
+        if isinstance(event, ListenerPaused) and not refused:
+            refused += 1
+            raise LogUnavailable
+        await append(event)
+
+    monkeypatch.setattr(rig.log.control, "append", at_first_unavailable)
+    await rig.work()
+    await rig.put(queue, "m")
+    directory = rig.projections.directory.state
+    await until(lambda: directory.listeners[listener.id].paused, what="the pause")
+    assert refused == 1
 
 
 async def test_a_deleted_listener_gets_nothing_more_and_its_siblings_do(rig: Rig):

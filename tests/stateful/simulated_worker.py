@@ -17,6 +17,7 @@ from broker.core.directory import Listener
 from broker.core.signing import Signer
 from broker.delivery.checkpoints import Checkpoints
 from broker.delivery.courier import Courier, Depot
+from broker.delivery.guard import Target
 from broker.delivery.message import Message
 from broker.delivery.meters import Meters
 from broker.delivery.readers import CatchUp, Partition
@@ -57,8 +58,8 @@ class Kept:
 class Connection:
     """What a courier sends on. phase: idle, sent, taken (its answer is on the way)."""
 
-    def __init__(self, owner: Courier, worker: SimWorker) -> None:
-        self.owner, self.worker = owner, worker
+    def __init__(self, owner: Courier, worker: SimWorker, target: Target) -> None:
+        self.owner, self.worker, self.target = owner, worker, target
         self.work: Any = None
         self.at = 0.0
         self.used = 0
@@ -187,7 +188,7 @@ class SimWorker:
             is_owed=self._is_owed,
             delivered=self._delivered,
             returned=lambda delivery: setattr(delivery.owed, "taken", False),
-            gone=lambda _listener: None,
+            gone=lambda _courier: None,
             changes={},
             hold=lambda _delivery: False,
         )

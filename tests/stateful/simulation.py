@@ -24,7 +24,7 @@ from broker.core.events import ListenerSettings, MessagePut, encode
 from broker.core.ids import message_id
 from broker.delivery import checkpoints, courier, readers, stream
 from broker.delivery.courier import Courier
-from broker.delivery.guard import AWAY
+from broker.delivery.guard import AWAY, Target
 from broker.delivery.http import ConnectFailed
 from broker.delivery.message import Message
 from broker.delivery.stream import Delivery, Stream
@@ -318,10 +318,11 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
     """Give the real parts the simulation's clock, dice and network, and small limits; yields run(seed, steps)."""
     here: list[World] = []
 
-    async def connect(owner: Courier, *_: object) -> Connection:
+    async def connect(owner: Courier, target: Target, *_: object) -> Connection:
         if here[0].moods[owner.listener.name] == "down":
             raise ConnectFailed("refused")
-        return Connection(owner, next(one for one in here[0].workers if owner in one._couriers.values()))
+        worker = next(one for one in here[0].workers if owner in one._couriers.values())
+        return Connection(owner, worker, target)
 
     def draw() -> float:
         return here[0].dice.random()
