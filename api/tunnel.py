@@ -28,8 +28,8 @@ from api.calls import Call, Service
 from api.problems import MEDIA_TYPE, problem
 from broker.commands import Commands, ListenerWishes, find_queue
 from broker.core.directory import Listener
-from broker.delivery.guard import AWAY, TUNNEL
-from broker.errors import BrokerError, NameTaken, Refused
+from broker.delivery.guard import AWAY
+from broker.errors import BrokerError, Refused
 from broker.ports import DirectoryView
 
 ANSWER_S_MAX: Final = 125.0  # longer than any listener's timeout_ms
@@ -161,8 +161,6 @@ class Listen:
         known = next((one for one in queue.listeners.values() if one.name == name), None)
         if known is None:
             return (await self._commands.create_listener(call.context(), queue.id, wishes, tunnel=True))[0]
-        if not known.notify_url.startswith(f"{TUNNEL}:"):
-            raise NameTaken(f"a listener of this queue is named {name!r} already, and has a URL of its own")
         return await self._commands.update_listener(call.context(), queue.id, known.id, wishes, tunnel=True)
 
     async def _watch(self, websocket: WebSocket, listener: Listener, url: str) -> None:

@@ -24,8 +24,8 @@ from broker.core import keys, signing
 from broker.core.directory import Key, Listener, Organization, Queue
 from broker.core.events import ControlEvent, ListenerSettings
 from broker.core.names import refuse_name
-from broker.delivery.guard import refuse_url
-from broker.errors import Changed, InDoubt, NameTaken, NotFound, QuotaReached, Refused, ViewBehind
+from broker.delivery.guard import TUNNEL, refuse_url
+from broker.errors import Changed, InDoubt, NameTaken, NotFound, QuotaReached, Refused, Unavailable, ViewBehind
 from broker.ports import ControlLog, DirectoryView, Log
 from broker.sealing import Sealer
 from broker.settings import Network
@@ -37,6 +37,7 @@ SCOPES_DEFAULT: Final = ("queues", "messages")
 KEYS_MAX: Final = 1_000  # of one organization
 _SIGNING_BYTES: Final = 32
 _FOLD_S: Final = 2.0
+_UPDATES_TRIED: Final = 10  # of a listener, while others change it
 _CHANGED: Final = "it was changed since: read it again"
 Versions = Collection[int]  # those that a change may be made to
 HIDDEN: Final = "…"  # what is shown of a header's value
@@ -121,9 +122,10 @@ async def create_key(
         secret_sha256=keys.key_sha256(secret),
         scopes=tuple(dict.fromkeys(scopes)),
     )
-    if not await record(control, view, event):
+    key = view.state.keys.get(event.key_id) if await record(control, view, event) else None
+    if key is None:  # there is no such organization, or it has revoked the key already
         raise NotFound("no organization has this id")
-    return view.state.keys[event.key_id], secret
+    return key, secret
 
 
 async def revoke_key(control: ControlLog, view: DirectoryView, context: Context, key_id: str) -> None:
@@ -261,9 +263,11 @@ class Commands:
         if_match: Versions | None = None,
         tunnel: bool = False,
     ) -> Listener:
-        """The listener, with what was said changed and the rest as it was (Refused, NameTaken, NotFound, Changed).
+        """The listener, with what was said changed and the rest as it is (Refused, NameTaken, NotFound, Changed).
 
-        tunnel: as for create_listener().
+        The event has all values, so it counts for the version that they are of only. Where another change came before
+        it, and no version was asked for, it is made again of what is there then (Unavailable when that has no end).
+        tunnel: as for create_listener(); NameTaken when the listener has a URL of its own.
         """
         if wishes.name is not None:
             check_name(wishes.name)
@@ -271,26 +275,30 @@ class Commands:
             self._check_url("/notify_url", wishes.notify_url)
         if wishes.liveness_url is not None and not tunnel:
             self._check_url("/liveness_url", wishes.liveness_url)
-        await self._view.caught_up()
-        listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
-        if_version = _expected(listener, if_match)
-        name = listener.name if wishes.name is None else wishes.name
-        await self._check_listener_name_free(self._queue_now(context, queue_id), name, listener_id)
-        event = ev.ListenerUpdated(
-            **by(context),
-            listener_id=listener_id,
-            name=name,
-            notify_url=listener.notify_url if wishes.notify_url is None else wishes.notify_url,
-            liveness_url=listener.liveness_url if wishes.liveness_url is None else wishes.liveness_url,
-            settings=self._sealed(listener.settings, wishes.settings),
-            if_version=if_version,
-        )
-        lost = not await self._record(event)
-        listener = self._listener_now(context, listener_id)
-        if lost:
-            _check_version(listener, if_version)
-            raise NameTaken(f"a listener of this queue is named {name!r} already", pointer="/name")
-        return listener
+        for _ in range(_UPDATES_TRIED):
+            await self._view.caught_up()
+            listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
+            _expected(listener, if_match)
+            if tunnel and not listener.notify_url.startswith(f"{TUNNEL}:"):
+                raise NameTaken(f"a listener of this queue is named {listener.name!r} already, and has its own URL")
+            name = listener.name if wishes.name is None else wishes.name
+            await self._check_listener_name_free(self._queue_now(context, queue_id), name, listener_id)
+            event = ev.ListenerUpdated(
+                **by(context),
+                listener_id=listener_id,
+                name=name,
+                notify_url=listener.notify_url if wishes.notify_url is None else wishes.notify_url,
+                liveness_url=listener.liveness_url if wishes.liveness_url is None else wishes.liveness_url,
+                settings=self._sealed(listener.settings, wishes.settings),
+                if_version=listener.version,
+            )
+            taken = await self._record(event)
+            now = self._listener_now(context, listener_id)
+            if taken:
+                return now
+            if now.version == listener.version:
+                raise NameTaken(f"a listener of this queue is named {name!r} already", pointer="/name")
+        raise Unavailable("others change this listener all the time; nothing was changed")
 
     async def delete_listener(
         self, context: Context, queue_id: str, listener_id: str, *, if_match: Versions | None = None

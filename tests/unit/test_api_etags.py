@@ -116,3 +116,37 @@ async def test_of_two_processes_that_change_the_same_version_one_is_told(kind: s
     answer = await api.request(method, path, headers={"if-match": tag}, **body)
     assert answer.status_code == 412
     assert (await api.get(path)).json()[kind]["name"] == "first"
+
+
+async def test_a_part_of_a_listener_is_changed_and_what_came_before_in_the_log_stays(monkeypatch):
+    """Another's change comes into the log between this one's look and its event."""
+    api = await make_api()
+    path = (await items(api))["listener"]
+    record = Commands._record
+
+    async def late(self, event):
+        monkeypatch.setattr(Commands, "_record", record)
+        assert (await api.put(path, json={"timeout_ms": 1234})).status_code == 200
+        return await record(self, event)
+
+    monkeypatch.setattr(Commands, "_record", late)
+    assert (await api.put(path, json={"max_in_flight": 3})).status_code == 200
+    listener = (await api.get(path)).json()["listener"]
+    assert (listener["timeout_ms"], listener["max_in_flight"]) == (1234, 3)
+
+
+async def test_a_change_that_others_are_always_before_is_a_503_and_changes_nothing(monkeypatch):
+    api = await make_api()
+    path = (await items(api))["listener"]
+    record, made = Commands._record, []
+
+    async def late(self, event):
+        if event.settings.max_in_flight == 3:
+            made.append(event)
+            assert (await api.put(path, json={"timeout_ms": 1000 + len(made)})).status_code == 200
+        return await record(self, event)
+
+    monkeypatch.setattr(Commands, "_record", late)
+    assert (await api.put(path, json={"max_in_flight": 3})).status_code == 503
+    listener = (await api.get(path)).json()["listener"]
+    assert (listener["timeout_ms"], listener["max_in_flight"]) == (1000 + len(made), 64)

@@ -12,6 +12,7 @@ import pytest
 from api_client import Api, make_api
 
 from api.tunnel import Tunnels
+from broker.commands import Commands
 from broker.delivery.guard import AWAY, parse_url, refuse_url
 
 
@@ -94,6 +95,27 @@ async def test_a_listener_with_a_url_of_its_own_is_not_taken_over(tunnelled):
     assert told["status"] == 422
     (shown,) = await listeners(api, queue_id)
     assert shown["notify_url"] == "https://8.8.8.8/n"
+
+
+async def test_a_listener_that_is_given_a_url_of_its_own_while_a_client_connects_keeps_it(tunnelled, monkeypatch):
+    api, _ = tunnelled
+    queue_id = await api.queue()
+    first = Socket(api, queue_id, "name=n", api.key)
+    await first.next()
+    await first.leave()
+    (shown,) = await listeners(api, queue_id)
+    record = Commands._record
+
+    async def late(self, event):
+        monkeypatch.setattr(Commands, "_record", record)
+        path = f"/v1/queues/{queue_id}/listeners/{shown['id']}"
+        assert (await api.put(path, json={"notify_url": "https://8.8.8.8/own"})).status_code == 200
+        return await record(self, event)
+
+    monkeypatch.setattr(Commands, "_record", late)
+    told = await Socket(api, queue_id, "name=n", api.key).next()
+    assert told["status"] == 422
+    assert (await listeners(api, queue_id))[0]["notify_url"] == "https://8.8.8.8/own"
 
 
 async def test_no_client_can_name_a_tunnel_not_even_for_its_own_listener(tunnelled):
