@@ -5,7 +5,7 @@ server. Not for: starting what it needs, or serving it (cli/api.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -103,6 +103,7 @@ def make_app(
         stores = [volume.before(handler) for handler in stores]
     put, put_batch, update = stores
     puts = resource(f"{queue}/messages", PUT=Method(put, "messages"), GET=Method(messages.list, "messages"))
+    elsewhere = _Elsewhere(service)
     app = _App(
         puts,
         routes=[
@@ -166,7 +167,7 @@ def make_app(
             ),
             *([] if reader is None else [at("/v1/log", GET=Method(EventLog(reader, log.messages).read, "audit"))]),
         ],
-        exception_handlers={HTTPException: _framework_refused, Exception: _failed},
+        exception_handlers={HTTPException: elsewhere.refused, Exception: elsewhere.failed},
     )
     if outstanding is not None:
         owed = OutstandingDeliveries(commands, view, outstanding)
@@ -192,7 +193,7 @@ def make_app(
         *docs_routes(),
     ]
     app.router.redirect_slashes = False  # a path with a slash too many is another path, and so unknown
-    app.router.default = _NoPath(service)
+    app.router.default = elsewhere
     return app
 
 
@@ -232,8 +233,8 @@ class _App(Starlette):
         await super().__call__(scope, receive, send)
 
 
-class _NoPath:
-    """What is at every path that is none."""
+class _Elsewhere:
+    """What is at every path that is none, and what goes wrong where no resource is asked: in /docs, in Starlette."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -245,16 +246,15 @@ class _NoPath:
         request_id = Call(scope, receive, self._service).request_id
         await answer_problem(send, scope, NoSuchPath("Nothing is at this path."), request_id)
 
+    async def refused(self, request: Request, error: Exception) -> Response:
+        """An HTTPException, with what headers it has: Allow, of a 405."""
+        status, more = (error.status_code, error.headers) if isinstance(error, HTTPException) else (400, None)
+        return self._response(request, framework_problem(status, str(getattr(error, "detail", ""))), more or {})
 
-async def _framework_refused(_request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 400
-    return _response(framework_problem(status, str(getattr(error, "detail", ""))))
+    async def failed(self, request: Request, error: Exception) -> Response:
+        return self._response(request, problem(error), {})
 
-
-async def _failed(_request: Request, error: Exception) -> Response:
-    return _response(problem(error))
-
-
-def _response(told: Problem) -> Response:
-    headers: dict[str, Any] = {name.decode(): value.decode() for name, value in told.headers}
-    return Response(told.body, told.status, headers, media_type=MEDIA_TYPE.decode())
+    def _response(self, request: Request, told: Problem, more: Mapping[str, str]) -> Response:
+        headers = {name.decode(): value.decode() for name, value in told.headers} | dict(more)
+        headers["x-request-id"] = Call(request.scope, request.receive, self._service).request_id.decode()
+        return Response(told.body, told.status, headers, media_type=MEDIA_TYPE.decode())

@@ -7,11 +7,12 @@ document (openapi.py). The files are those of the package swagger-ui-py.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
@@ -19,6 +20,7 @@ from starlette.routing import Route
 from api.calls import Call
 from api.openapi import document
 
+_SERVER: Final = "https://[server]"  # stands in the document until somebody asks; what a shell needs quotes for
 _ASSETS: Final = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
 # Swagger UI sets styles on its elements; everything else comes from here or not at all.
 _POLICY: Final = (
@@ -62,13 +64,14 @@ class Reference:
 
     def __init__(self, routes: Callable[[], Iterable[tuple[str, str, str | None]]]) -> None:
         self._routes = routes
-        self._document = lru_cache(maxsize=16)(self._make)
 
-    async def get(self, call: Call) -> dict[str, Any]:
-        return self._document(call.href(""))
+    async def get(self, call: Call) -> Any:
+        server = orjson.dumps(call.href(""))[1:-1]  # any host that a client names
+        return orjson.Fragment(self._document.replace(_SERVER.encode(), server))
 
-    def _make(self, server: str) -> dict[str, Any]:
-        return document(self._routes(), server=server)
+    @cached_property
+    def _document(self) -> bytes:
+        return orjson.dumps(document(self._routes(), server=_SERVER))
 
 
 def docs_routes() -> list[Route]:

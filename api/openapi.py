@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from api.auth import COOKIE
 from api.problems import TITLES
 from api.reference import OPEN, SESSION, SESSION_OR_KEY, TOLD, Parameter, Told
 from api.samples import samples
@@ -25,11 +26,20 @@ _EVERYWHERE: Final = (400, 408, 414, 422, 431, 503)  # 400, 422: of a query
 _RETRIED: Final = (409, 429, 503)
 _SECURITY: Final[Mapping[str, list[dict[str, list[str]]]]] = {
     "key": [{"key": []}],
-    SESSION: [{"session": []}],
-    SESSION_OR_KEY: [{"session": []}, {"key": []}],
+    SESSION: [{"session": []}, {"cookie": []}],
+    SESSION_OR_KEY: [{"session": []}, {"cookie": []}, {"key": []}],
 }
 _API_KEY: Final = ("X-API-KEY", "API_KEY")
 _TOKEN: Final = ("Authorization", "Bearer TOKEN")
+_COOKIE_ABOUT: Final = (
+    "The session's token, as a browser sends it; changes are taken from this server's own pages only."
+)
+_TEXT: Final[Mapping[str, Any]] = {"schema": {"type": "string"}}
+# Where there is a limit: of a key's requests (`key`), or of an organization's bytes (`bytes`).
+_RATE_LIMITS: Final[Mapping[str, Any]] = {
+    "RateLimit-Policy": {"description": "The limit: how much, in how many seconds.", **_TEXT},
+    "RateLimit": {"description": "What is left of it, and in how many seconds all is.", **_TEXT},
+}
 _ABOUT: Final = """Put a message on a queue; every listener of the queue gets it over HTTP; nothing is lost.
 
 Errors are problem details (RFC 9457). An id of another organization is 404. A request that was answered 503 may be sent
@@ -56,6 +66,7 @@ def document(routes: Iterable[tuple[str, str, str | None]], *, server: str) -> d
             "securitySchemes": {
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-KEY"},
                 "session": {"type": "http", "scheme": "bearer"},
+                "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": _COOKIE_ABOUT},
             },
         },
     }
@@ -123,23 +134,25 @@ def _parameter(one: Parameter) -> dict[str, Any]:
 
 
 def _responses(told: Told, schemas: _Schemas) -> dict[str, Any]:
-    headers: dict[str, Any] = {"X-Request-Id": {"schema": {"type": "string"}}}
-    tag = {"ETag": {"schema": {"type": "string"}}}
+    limits = {} if told.asks in (OPEN, SESSION) else _RATE_LIMITS
+    headers: dict[str, Any] = {"X-Request-Id": _TEXT, **limits}
+    tag = {"ETag": _TEXT}
+    cookie = {"Set-Cookie": {"description": "The session's token, for browsers.", **_TEXT}} if told.sets_cookie else {}
     done = {
         "description": "Done",
-        "headers": headers | tag if told.tagged else headers,
+        "headers": headers | cookie | (tag if told.tagged else {}),
         "content": {told.media: {"schema": schemas.of(told.answer) if told.media.endswith("json") else {}}},
     }
     found: dict[str, Any] = {"200": done}
     if any(one.name == "If-None-Match" for one in told.parameters):
         found["304"] = {"description": "Not changed", "headers": headers | tag}
     asked = () if told.asks == OPEN else (401, 403)
-    limited = () if told.asks in (OPEN, SESSION) else (429,)
+    limited = (429,) if limits else ()
     for status in sorted({*told.problems, *asked, *limited, *_EVERYWHERE}):
         again = {"Retry-After": {"schema": {"type": "integer"}}} if status in _RETRIED else {}
         found[str(status)] = {
             "description": TITLES[status],
-            "headers": again,
+            "headers": again | headers,
             "content": {"application/problem+json": {"schema": schemas.of(answers.ProblemAnswer)}},
         }
     return found

@@ -39,7 +39,8 @@ class Told(NamedTuple):
     """An operation. name: its operationId. asks: a session, either, or nobody, where its method has no scope.
 
     problems: beside those that every operation has. media: of the answer. example: a request's body.
-    tagged: the answer has an ETag. makes: the parameter that names what was made, and where the answer has its value.
+    tagged: the answer has an ETag. sets_cookie: for a browser.
+    makes: the parameter that names what was made, and where the answer has its value.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Told(NamedTuple):
     asks: str = "key"
     media: str = "application/json"
     tagged: bool = False
+    sets_cookie: bool = False
     body_required: bool = True
     makes: tuple[str, str] | None = None
 
@@ -304,9 +306,12 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         problems=(401, 429, *BODY),
         example=_ACCOUNT_EXAMPLE,
         asks=OPEN,
+        sets_cookie=True,
     ),
     ("GET", "/v1/sessions"): Told("getSession", "Who is signed in", answers.SessionAnswer, asks=SESSION),
-    ("DELETE", "/v1/sessions"): Told("endSession", "Sign out", answers.EndedSessionAnswer, asks=SESSION),
+    ("DELETE", "/v1/sessions"): Told(
+        "endSession", "Sign out", answers.EndedSessionAnswer, asks=SESSION, sets_cookie=True
+    ),
     ("PUT", "/v1/organizations"): Told(
         "createOrganization",
         "Make an organization",

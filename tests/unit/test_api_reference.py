@@ -15,6 +15,7 @@ from api_client import make_api
 from api import shapes
 from api.app import operations
 from api.calls import Call
+from api.openapi import document
 from api.reference import TOLD
 from broker.core.directory import Queue
 from broker.core.events import MessagePut, encode
@@ -50,6 +51,29 @@ async def test_links_and_samples_begin_with_the_public_url():
     document = (await api.bare.get("/v1/openapi.json")).json()
     assert document["servers"] == [{"url": "https://everput.example"}]
     assert "https://everput.example/v1/queues" in document["paths"]["/v1/queues"]["put"]["x-codeSamples"][0]["source"]
+
+
+async def test_the_document_is_made_once_whatever_host_it_is_asked_of(monkeypatch):
+    made = []
+    monkeypatch.setattr("api.docs.document", lambda *args, **more: (made.append(1), document(*args, **more))[1])
+    api = await make_api()
+    for host in ("a.example", "b.example:8080", "[::1]:80", 'odd"\\'):
+        told = (await api.bare.get("/v1/openapi.json", headers={"host": host})).json()
+        assert told["servers"] == [{"url": f"http://{host}"}]
+    assert len(made) == 1
+
+
+async def test_it_tells_of_limits_and_cookies():
+    told = await reference()
+    put = told["paths"]["/v1/queues/{queue_id}/messages"]["put"]["responses"]
+    assert {"RateLimit", "RateLimit-Policy"} <= set(put["200"]["headers"])
+    assert {"RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id"} <= set(put["429"]["headers"])
+    sessions = told["paths"]["/v1/sessions"]
+    assert "Set-Cookie" in sessions["post"]["responses"]["200"]["headers"]
+    assert "Set-Cookie" in sessions["delete"]["responses"]["200"]["headers"]
+    assert "Set-Cookie" not in sessions["get"]["responses"]["200"]["headers"]
+    assert told["components"]["securitySchemes"]["cookie"]["in"] == "cookie"
+    assert {"cookie": []} in sessions["get"]["security"]
 
 
 @pytest.mark.parametrize("told", TOLD.values(), ids=lambda told: told.name)
