@@ -33,6 +33,11 @@ log = logging.getLogger(__name__)
 
 _JSON: Final = b"application/json"
 _QUERY_FIELDS_MAX: Final = 100
+_LENGTH_DIGITS_MAX: Final = 19  # of a Content-Length
+_READS: Final = ("GET", "HEAD")
+# What a key or a session was shown is no other's: a cache on the way does not know the header X-API-KEY.
+_NOT_STORED: Final = (b"cache-control", b"no-store")
+_ASKED_AGAIN: Final = (b"cache-control", b"private, no-cache")  # the client may keep it, and ask with its tag
 _SECRET = re.compile(rf"{PREFIX}|{SESSION_PREFIX}".encode())  # a request id is logged and stored: none may be in one
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z._:/+=-]{1,128}")
 T = TypeVar("T")
@@ -156,20 +161,29 @@ class Call:
 
     async def json_or_nothing(self, shape: type[T]) -> T:
         """As json(); where there is no body it is an empty object."""
-        if self.sent.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in self.sent:
+        if not self.told_length() and b"transfer-encoding" not in self.sent:
             return parse(b"{}", shape)
         return await self.json(shape)
 
+    def told_length(self) -> int | None:
+        """How many bytes the body has, None when the request does not tell (Malformed)."""
+        told = self.sent.get(b"content-length")
+        if told is None:
+            return None
+        if len(told) > _LENGTH_DIGITS_MAX or not told.isdigit():
+            raise Malformed("The header Content-Length is no number of bytes.")
+        return int(told)
+
     async def body(self, limit: int) -> bytes:
-        """The body, of at most so many bytes (TooLarge as soon as that is known)."""
-        length = self.sent.get(b"content-length", b"")
-        if length.isdigit() and int(length) > limit:
+        """The body, of at most so many bytes (Malformed; TooLarge as soon as that is known)."""
+        length = self.told_length()
+        if length is not None and length > limit:
             raise TooLarge(f"The body may have at most {limit} bytes.")
         message = await self._receive()
         if message["type"] == "http.disconnect":
             raise Disconnected
         if message.get("more_body", False):
-            with self._service.bodies.held(int(length) if length.isdigit() else limit):
+            with self._service.bodies.held(limit if length is None else length):
                 return await self._rest(message.get("body", b""), limit)
         body: bytes = message.get("body", b"")
         if len(body) > limit:
@@ -235,7 +249,7 @@ class Resource:
             if method.scope is not None:
                 call.key = await self._service.keys.find(call.key_text, call.headers)
                 check_scope(call.key, method.scope)
-                if scope["method"] in ("GET", "HEAD"):  # what another process changed by now is seen, or it is a 503
+                if scope["method"] in _READS:  # what another process changed by now is seen, or it is a 503
                     await self._service.view.caught_up()
             if scope["query_string"]:
                 _check_parameters(call.query(), self._parameters[scope["method"]])
@@ -247,9 +261,13 @@ class Resource:
             if type(made) is Item:
                 tag = entity_tag(made, body)
                 call.headers.append((b"etag", tag))
-                if scope["method"] in ("GET", "HEAD") and is_known(call.sent.get(b"if-none-match"), tag):
-                    await answer(send, scope, 304, call.headers, None, b"", call.request_id)
-                    return
+                if scope["method"] in _READS:
+                    call.headers.append(_ASKED_AGAIN)
+                    if is_known(call.sent.get(b"if-none-match"), tag):
+                        await answer(send, scope, 304, call.headers, None, b"", call.request_id)
+                        return
+            elif scope["method"] in _READS:
+                call.headers.append(_NOT_STORED)
         except Disconnected:
             return
         except Exception as error:  # noqa: BLE001 - told apart by problem(); a stack trace goes to the log only
@@ -276,7 +294,7 @@ async def answer_problem(
 ) -> None:
     """Send what went wrong, and log it where it is ours. more: headers."""
     status, headers, body = problem(error)
-    headers += more
+    headers += [*more, _NOT_STORED]
     if status == 500:
         log.error("request.failed id=%s path=%s", request_id.decode(), scope["path"], exc_info=error)
     elif isinstance(error, Unavailable):

@@ -92,8 +92,9 @@ class Messages:
         limit = page_limit(query)
         begin_ms, end_ms = time_parameter(query, "from"), time_parameter(query, "to")
         if "cursor" in query:
-            first = await self._log.offsets_at(0)  # what was deleted since the page before is not asked for
-            made = span(query["cursor"], len(first))
+            # What was deleted since the page before is not asked for.
+            first, last = await self._log.offsets_at(0), await self._log.end_offsets()
+            made = span(query["cursor"], last)
             asked = Span(tuple(map(max, made.begin, first)), tuple(map(max, made.end, first)))
         else:
             begin = await self._log.offsets_at(begin_ms or 0)

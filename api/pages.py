@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import chain
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -19,7 +18,7 @@ from api.problems import BadParameter
 
 _LIMIT_DEFAULT: Final = 100
 _LIMIT_MAX: Final = 1000
-_OFFSET_MAX: Final = 2**63 - 1
+_MOMENT_MS_MAX: Final = 253_402_300_799_999  # the last of the year 9999: RFC 3339 has no other years
 
 
 class Listed(Protocol):
@@ -59,14 +58,16 @@ class Span(NamedTuple):
         return base64.urlsafe_b64encode(orjson.dumps([self.begin, self.end])).decode().rstrip("=")
 
 
-def span(cursor: str, partitions: int) -> Span:
-    """The span of a cursor that a list of messages gave (BadParameter)."""
+def span(cursor: str, ends: Sequence[int]) -> Span:
+    """The span of a cursor that a list of messages gave (BadParameter). ends: of the log, by partition."""
     try:
         made = msgspec.json.decode(base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True), type=Span)
     except (binascii.Error, ValueError):
         raise BadParameter("cursor must be one that a list gave", parameter="cursor") from None
     sizes = {len(made.begin), len(made.end)}
-    if sizes != {partitions} or any(not 0 <= at <= _OFFSET_MAX for at in chain(*made)):
+    if sizes != {len(ends)} or any(
+        not 0 <= at <= end for offsets in made for at, end in zip(offsets, ends, strict=True)
+    ):
         raise BadParameter("cursor must be one that a list gave", parameter="cursor")
     return made
 
@@ -82,16 +83,23 @@ def time_parameter(query: Mapping[str, str], name: str) -> int | None:
 
 
 def moment(at_ms: int) -> str:
-    """RFC 3339, UTC, with milliseconds."""
+    """RFC 3339, UTC, with milliseconds; of a later year the end of 9999."""
+    at_ms = min(at_ms, _MOMENT_MS_MAX)
     return f"{datetime.fromtimestamp(at_ms // 1000, UTC):%Y-%m-%dT%H:%M:%S}.{at_ms % 1000:03d}Z"
 
 
 def moment_ms(text: str) -> int:
-    """The milliseconds of an RFC 3339 time, 0 for one before 1970 (ValueError when it is none, or has no zone)."""
+    """The milliseconds of an RFC 3339 time, 0 for one before 1970.
+
+    ValueError when it is none, has no zone, or is one that UTC has no year for.
+    """
     at = datetime.fromisoformat(text)
     if at.tzinfo is None or "T" not in text.upper():
         raise ValueError("a time has a date, a T, and a zone")
-    return max(0, int(at.timestamp() * 1000))
+    at_ms = max(0, int(at.timestamp() * 1000))
+    if at_ms > _MOMENT_MS_MAX:
+        raise ValueError("in UTC this is after the year 9999")
+    return at_ms
 
 
 def optional_moment(at_ms: int | None) -> str | None:

@@ -53,6 +53,7 @@ class Secrets:
         ids = call.path("queue_id"), call.path("listener_id")
         body = await call.json_or_nothing(RotationBody)
         changed = self._commands.rotate(call.context(), *ids, secret=body.secret, overlap_s=body.overlap_s)
+        call.headers.append((b"cache-control", b"no-store"))
         return _answer(call, *await changed)
 
     async def test(self, call: Call) -> Any:
@@ -82,7 +83,6 @@ class Secrets:
 
 def _answer(call: Call, listener: Listener, secret: str) -> dict[str, Any]:
     """former: the secrets before, which sign, too, until then; they themselves are not shown again."""
-    call.headers.append((b"cache-control", b"no-store"))
     going_on = [ends for _, ends in listener.former_secrets if ends > now_ms()]
     href = call.href(f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/secret")
     return {

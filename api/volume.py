@@ -37,8 +37,8 @@ class Volume:
         return counted
 
     def _take(self, call: Call) -> None:
-        told = call.sent.get(b"content-length", b"")
-        size = min(int(told), self._buckets.size) if told.isdigit() else _UNTOLD_BYTES
+        told = call.told_length()
+        size = _UNTOLD_BYTES if told is None else min(told, self._buckets.size)
         now_s = asyncio.get_running_loop().time()
         left, full_in_s, wait_s = self._buckets.take(call.key.organization_id, now_s, size)
         call.headers.append((b"ratelimit-policy", self._policy))

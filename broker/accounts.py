@@ -14,7 +14,7 @@ from broker.core import events as ev
 from broker.core import keys
 from broker.core.accounts import Account, Session, refuse_email
 from broker.core.directory import Organization
-from broker.errors import BrokerError, NotFound, QuotaReached, Refused
+from broker.errors import BrokerError, NotFound, QuotaReached, Refused, Unavailable
 from broker.passwords import Passwords
 from broker.ports import ControlLog, DirectoryView
 
@@ -67,7 +67,7 @@ class AccountCommands:
         return account
 
     async def start_session(self, account: Account, *, request_id: str = "") -> tuple[Session, str]:
-        """A new session and its token, which is shown this once."""
+        """A new session and its token, which is shown this once (Unavailable: it has ended already)."""
         token = keys.key_text(os.urandom(keys.RANDOM_BYTES), prefix=keys.SESSION_PREFIX)
         context = _nobodys(f"account:{account.id}", request_id)
         event = ev.SessionCreated(
@@ -78,7 +78,10 @@ class AccountCommands:
             expires_at_ms=context.at_ms + SESSION_S * 1000,
         )
         await record(self._control, self._view, event)
-        return self._view.state.accounts.sessions[event.session_id], token
+        session = self._view.state.accounts.sessions.get(event.session_id)
+        if session is None:  # an account has so many at most, and the oldest goes
+            raise Unavailable("this account is signed in so often at the moment that the session has ended already")
+        return session, token
 
     async def end_session(self, session: Session, *, request_id: str = "") -> None:
         """No event if it has ended already."""

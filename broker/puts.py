@@ -31,6 +31,7 @@ _UTF8_BYTES_A_CHAR_MAX: Final = 4
 _DAY_MS: Final = 86_400_000
 DELIVER_AHEAD_MS_MAX: Final = 366 * _DAY_MS
 _SHORT_ID_DIGITS: Final = 7
+_QUEUE_CHARS_MAX: Final = NAME_CHARS_MAX - len("-message-") - _SHORT_ID_DIGITS  # of its name in a message's
 _POOL_BYTES: Final = 4096
 
 
@@ -93,7 +94,7 @@ class Put:
         queue = self._queue
         self.id = made = message_id(at_ms=self._at_ms, partition=partition, random_bits=self._random_bits)
         if not self.name:
-            self.name = f"{queue.name}-message-{made[-_SHORT_ID_DIGITS:]}"
+            self.name = f"{queue.name[:_QUEUE_CHARS_MAX]}-message-{made[-_SHORT_ID_DIGITS:]}"
         event = MessagePut(
             at_ms=self._at_ms,
             organization_id=queue.organization_id,

@@ -50,6 +50,8 @@ class SecretCommands:
             sealed_secret=self._sealer.seal(new),
             former_end_at_ms=context.at_ms + overlap_s * 1000,
         )
-        if not await record(self._control, self._view, event):
+        await record(self._control, self._view, event)
+        rotated = self._view.state.listener(context.organization_id, listener_id)
+        if rotated is None:  # deleted before, or right after
             raise NotFound("no listener of this queue has this id")
-        return self._view.state.listeners[listener_id], new
+        return rotated, new

@@ -119,7 +119,7 @@ class KafkaRequests:
             _, partitions = answer.topics[0]
             _, code, end_offset, *_, raw = partitions[0]
             if kafka_errors.for_code(code) is kafka_errors.OffsetOutOfRangeError:
-                raise OffsetTooOld(f"{topic}/{partition} can't be read from offset {offset}")
+                raise OffsetTooOld(f"partition {partition} of the log can't be read from offset {offset}")
             _check(code)
             return _parse(raw, offset, end_offset)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 from api_client import Api, make_api, problem
 
 from broker.accounts import ORGANIZATIONS_MAX
 from broker.commands import SCOPES, create_key
+from broker.core.accounts import SESSIONS_MAX
 from broker.core.events import KeyUsed, SessionCreated, decode
 from broker.passwords import Passwords
 
@@ -201,6 +203,22 @@ async def test_an_unknown_session_is_401_and_names_its_scheme(api, token):
     answer = await api.bare.get("/v1/sessions", headers=bearer(token))
     problem(answer, 401, "unauthenticated")
     assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_a_session_that_others_have_displaced_before_it_is_answered_is_a_503(api, monkeypatch):
+    await api.bare.put("/v1/accounts", json=WHO)
+    control = api.log.control
+    seen = control.seen
+
+    async def late(offset, **more):
+        made = decode(control.records[offset])
+        if isinstance(made, SessionCreated):
+            for number in range(SESSIONS_MAX):
+                await control.append(msgspec.structs.replace(made, session_id=f"s{number}", token_sha256=f"t{number}"))
+        await seen(offset, **more)
+
+    monkeypatch.setattr(control, "seen", late)
+    problem(await api.bare.post("/v1/sessions", json=WHO), 503, "unavailable")
 
 
 async def test_a_session_ends_when_it_is_asked_to_and_when_its_time_is_over(api):

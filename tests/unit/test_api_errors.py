@@ -147,6 +147,26 @@ async def test_a_method_that_a_resource_lacks_is_405_and_says_which_it_has(api, 
     assert answer.headers["allow"] == (await api.bare.options(path)).headers["allow"]
 
 
+async def test_what_the_pages_of_the_reference_refuse_is_a_problem_like_any_other(api):
+    for path in ("/docs", "/docs/reference.js", "/docs/swagger-ui.css"):
+        answer = await api.bare.put(path, headers={"x-request-id": "abc-1"})
+        problem(answer, 405, "method-not-allowed")
+        assert answer.headers["x-request-id"] == "abc-1"
+        assert set(answer.headers["allow"].replace(" ", "").split(",")) == {"GET", "HEAD"}
+
+
+async def test_no_cache_keeps_what_a_key_was_shown(api):
+    queue_id = await api.queue()
+    listener = f"/v1/queues/{queue_id}/listeners/{await api.listener(queue_id)}"
+    for path in ("/v1/queues", f"{listener}/secret", f"{listener}/deliveries", f"/v1/queues/{UNKNOWN}"):
+        assert (await api.get(path)).headers["cache-control"] == "no-store"
+    for path in (f"/v1/queues/{queue_id}", listener):
+        answer = await api.get(path)
+        assert answer.headers["cache-control"] == "private, no-cache"
+        again = await api.get(path, headers={"if-none-match": answer.headers["etag"]})
+        assert (again.status_code, again.headers["cache-control"]) == (304, "private, no-cache")
+
+
 async def test_a_body_over_the_limit_is_413_whether_its_length_is_told_or_not(api):
     path = f"/v1/queues/{await api.queue()}/messages"
     big = b'{"data":"' + b"x" * api.settings.body_bytes_max + b'"}'
@@ -157,6 +177,19 @@ async def test_a_body_over_the_limit_is_413_whether_its_length_is_told_or_not(ap
             yield big[start : start + (1 << 16)]
 
     problem(await api.put(path, content=chunks()), 413, "too-large")
+
+
+@pytest.mark.parametrize("length", ["0" * 5000, "9" * 5000, "1e3", "-1"])
+async def test_a_content_length_that_is_no_length_is_400(length):
+    api = await make_api(bytes_per_s=1_000_000)
+    queue_id = await api.queue()
+    for method, path in (
+        ("PUT", "/v1/queues"),
+        ("PUT", f"/v1/queues/{queue_id}/messages"),
+        ("POST", f"/v1/queues/{queue_id}/listeners/{await api.listener(queue_id)}/redrive"),
+    ):
+        answer = await api.request(method, path, content=b"{}", headers={"content-length": length})
+        problem(answer, 400, "malformed")
 
 
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/xml", "application/json; charset=latin-1", "json"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from api_client import make_api
+from api_client import make_api, problem
+
+from api.pages import Span
 
 
 async def test_a_queue_s_messages_are_listed_newest_first_a_page_at_a_time():
@@ -41,3 +43,20 @@ async def test_another_organization_s_messages_are_not_listed():
     api = await make_api()
     answer = await api.request("GET", "/v1/queues/2180994c-b6b2-4d0e-b7ad-414716e83386/messages")
     assert answer.status_code == 404
+
+
+async def test_a_cursor_beyond_the_end_of_the_log_is_422():
+    api = await make_api()
+    queue_id = await api.queue("orders")
+    await api.put(f"/v1/queues/{queue_id}/messages", json={"data": "m"})
+    for beyond in (Span((0, 0), (2, 2)), Span((2, 2), (0, 0)), Span((0, 0), (2**63, 0))):
+        answer = await api.get(f"/v1/queues/{queue_id}/messages?cursor={beyond.cursor()}")
+        assert problem(answer, 422, "bad-parameter")["errors"][0]["parameter"] == "cursor"
+
+
+async def test_a_made_name_is_no_longer_than_a_name_may_be():
+    api = await make_api()
+    queue_id = await api.queue("q" * 200)
+    name = (await api.put(f"/v1/queues/{queue_id}/messages", json={"data": "m"})).json()["message"]["name"]
+    assert len(name) == 200
+    assert "-message-" in name

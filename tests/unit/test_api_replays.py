@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from api_client import Api, make_api, problem
 from memory import MemoryCursors
 
 from broker.core import events as ev
 from broker.core.cursor import Cursor
-from broker.core.events import DeliveryParked
+from broker.core.events import DeliveryParked, decode
 from broker.core.ids import message_id
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.settings import KafkaSettings
@@ -157,3 +158,24 @@ async def test_an_unknown_one_is_404(api):
     _, path = await listener_of(api)
     for missing in ("018f0000-0000-7000-8000-000000000000", "nonsense"):
         problem(await api.get(f"{path}/replays/{missing}"), 404)
+
+
+@pytest.mark.parametrize("to", ["9999-12-31T23:59:59-12:00", "9999-12-31T23:59:59.999999-00:01"])
+async def test_a_time_after_the_last_year_is_refused(api, to):
+    _, path = await listener_of(api, messages=1)
+    for dry_run in (True, False):
+        body = {"from": "beginning", "to": to, "dry_run": dry_run}
+        answer = problem(await api.request("POST", f"{path}/replay", json=body), 422)
+        assert answer["errors"][0]["pointer"] == "/to"
+    assert replays_in(api) == 0
+    assert (await replay(api, path, to="9999-12-31T23:59:59Z"))["to"] == "9999-12-31T23:59:59.000Z"
+
+
+async def test_a_replay_until_a_year_that_there_is_not_is_shown_all_the_same(api):
+    _, path = await listener_of(api, messages=1)
+    begun = await replay(api, path)
+    started = next(decode(one) for one in api.log.control.records if b'"type":"replay.started"' in one)
+    replay_id = "0b57b1a2-6b8b-4b0e-9d4e-3a2f8f2b7a11"
+    await api.log.control.append(msgspec.structs.replace(started, replay_id=replay_id, to_ms=253_402_344_000_000))
+    listed = (await api.get(f"{path}/replays")).json()["replays"]
+    assert {one["id"]: one["to"] for one in listed} == {begun["id"]: begun["to"], replay_id: "9999-12-31T23:59:59.999Z"}

@@ -182,3 +182,16 @@ async def test_a_header_of_an_old_event_is_hidden_and_sealed_by_the_next_change(
     now = api.log.control.state.listeners[listener.id].settings
     assert now.headers == {}
     assert now.sealed_headers["x-team"].startswith("gAAAA")
+
+
+async def test_a_listener_that_is_deleted_while_its_secret_changes_is_404(api, monkeypatch):
+    path = await path_of(api)
+    caught_up = api.log.control.seen
+
+    async def late(offset, **more):
+        if b'"type":"listener.secret_rotated"' in api.log.control.records[offset]:
+            assert (await api.request("DELETE", path)).status_code == 200
+        await caught_up(offset, **more)
+
+    monkeypatch.setattr(api.log.control, "seen", late)
+    problem(await api.request("POST", f"{path}/secret/rotate"), 404, "not-found")
