@@ -6,8 +6,8 @@ For: which of the records read may be shown, and where the next page goes on. No
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, islice
 from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -23,9 +23,9 @@ class Found(NamedTuple, Generic[T]):
 
 
 class Chunk(NamedTuple, Generic[T]):
-    """What was read of one partition: [start, end), and where the partition begins.
+    """What was read of one partition: [start, end), and where the partition begins. found: in log order.
 
-    oldest_at_ms: no record before the chunk is newer than this; None when nothing was read.
+    oldest_at_ms: the time of the record at start, or right before it; None when nothing was read.
     """
 
     begin: int
@@ -40,13 +40,20 @@ def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = No
 
     bytes_max: of all records together, but at least one is shown if there is any; None for no limit.
 
+    Of one partition what is later in the log is newer, whatever the clocks of its writers say: the time of a record is
+    the latest up to it in its chunk. So a page takes the end of each partition, and what is left is what is before it.
+
     A record is held back while a partition might still have a newer one before its chunk: the page is then short. The
     partition whose chunk begins latest gives all it has, so that the next page is nearer the beginning.
     """
     unread = [chunk for chunk in chunks if chunk.start > chunk.begin]
     floor_ms = max((chunk.oldest_at_ms for chunk in unread if chunk.oldest_at_ms is not None), default=None)
     candidates = sorted(
-        ((one.at_ms, number, one.offset, one) for number, chunk in enumerate(chunks) for one in chunk.found),
+        (
+            (at_ms, number, one.offset, one)
+            for number, chunk in enumerate(chunks)
+            for at_ms, one in zip(_times_ms(chunk), chunk.found, strict=True)
+        ),
         key=lambda candidate: candidate[:3],
         reverse=True,
     )
@@ -61,3 +68,8 @@ def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = No
         left = [one.offset for one in chunk.found if (number, one.offset) not in taken]
         ends.append(max(left) + 1 if left else chunk.start)
     return [one.record for *_, one in shown], ends
+
+
+def _times_ms(chunk: Chunk[T]) -> Iterator[int]:
+    """Of what was found, never falling, and none before the chunk's own."""
+    return islice(accumulate((one.at_ms for one in chunk.found), max, initial=chunk.oldest_at_ms or 0), 1, None)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
-from broker.core.events import decode_message
+from broker.core.events import MessagePut, decode_message, encode
+from broker.core.ids import message_id
 from broker.kafka import messages as messages_module
+from broker.kafka.client import client_options
+from broker.kafka.group_commit import QUEUE_HEADER
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
 from tests.kafka.rig import running
@@ -50,3 +54,39 @@ async def test_large_messages_make_short_pages_and_none_is_left_out(
             assert sum(map(len, values)) <= 3 << 20
             listed += [decode_message(value).message_id for value in values]
         assert sorted(listed) == sorted(ids)
+
+
+async def test_of_writers_whose_clocks_differ_every_message_is_listed_once(
+    kafka_settings: KafkaSettings, ready_topics: Topics
+):
+    producer = AIOKafkaProducer(**client_options(kafka_settings))
+    await producer.start()
+    async with running(kafka_settings) as rig:
+        queue = await rig.queue()
+        now_ms, ids = rig.context.at_ms, []
+        for number in range(900):
+            at_ms = now_ms - 1000 + number - (number % 3) * 200  # three writers take turns
+            partition = number % ready_topics.messages.partitions
+            ids.append(message_id(at_ms=at_ms, partition=partition, random_bits=number))
+            event = MessagePut(
+                at_ms=at_ms, organization_id="o", message_id=ids[-1], queue_id=queue.id, name="n", data=str(number)
+            )
+            await producer.send(
+                ready_topics.messages.name,
+                encode(event),
+                key=ids[-1].encode(),
+                partition=partition,
+                timestamp_ms=at_ms,
+                headers=[(QUEUE_HEADER, queue.id.encode())],
+            )
+        await producer.stop()
+        messages = rig.log.messages
+        begin, end = await messages.offsets_at(0), list(await messages.end_offsets())
+        listed: list[str] = []
+        while any(at < to for at, to in zip(begin, end, strict=True)):
+            values, after = await messages.newest(queue.id, begin=begin, end=end, limit=70)
+            assert sum(after) < sum(end), "each page is nearer the beginning"
+            listed += [decode_message(value).message_id for value in values]
+            end = after
+        assert len(listed) == len(ids)
+        assert set(listed) == set(ids)
