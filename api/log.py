@@ -73,7 +73,9 @@ class EventLog:
         found = None
         if parts is not None:
             at_ms, partition = parts
-            found = await self._messages.find(partition=partition, at_ms=at_ms, message_id=message_id)
+            found = await self._messages.find(
+                partition=partition, at_ms=at_ms, message_id=message_id, organization_id=wanted.organization_id
+            )
         if parts is None or found is None:
             raise NotFound("no message has this id")
         at_ms, partition = parts

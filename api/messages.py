@@ -112,9 +112,9 @@ class Messages:
         listeners = None
         if self._deliveries is not None:
             everybody = list(queue.listeners.values())
-            states = await self._deliveries.states(
-                message.partition, message.offset, everybody, message.put.at_ms, message.put.deliver_at_ms or 0
-            )
+            put = message.put
+            place = put.message_id, message.partition, message.offset
+            states = await self._deliveries.states(*place, everybody, put.at_ms, put.deliver_at_ms or 0)
             listeners = [_delivery(one, states[one.id]) for one in everybody if one.id in states]
         return _answer(call, message, listeners)
 

@@ -47,7 +47,9 @@ async def find_message(log: Log, queue: Queue, message_id: str) -> StoredMessage
     if place is None:
         raise NotFound(_NONE)
     at_ms, partition = place
-    found = await log.messages.find(partition=partition, at_ms=at_ms, message_id=message_id)
+    found = await log.messages.find(
+        partition=partition, at_ms=at_ms, message_id=message_id, organization_id=queue.organization_id
+    )
     if found is None:
         raise NotFound(_NONE)
     offset, value = found
@@ -68,7 +70,9 @@ async def newest_messages(
 ) -> tuple[list[StoredMessage], list[int]]:
     """A page of the queue's messages as they are now, without deleted ones; see MessageLog.newest (LogUnavailable)."""
     while True:
-        values, rest = await log.messages.newest(queue.id, begin=begin, end=end, limit=limit)
+        values, rest = await log.messages.newest(
+            queue.id, begin=begin, end=end, limit=limit, organization_id=queue.organization_id
+        )
         puts = [put for value in values if (put := _decoded(value)) is not None]
         places = {put.message_id: place for put in puts if (place := parse_message_id(put.message_id)) is not None}
         try:

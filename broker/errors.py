@@ -66,6 +66,13 @@ class Unavailable(BrokerError):
     retry_after_s = 1
 
 
+class Busy(Unavailable):
+    """Too many ask for much to be read."""
+
+    code = "busy"
+    retry_after_s = 2
+
+
 class LogUnavailable(Unavailable):
     """Kafka can't be reached or has no leader; nothing was stored."""
 

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from broker.commands import now_ms
-from broker.core.claims import Claim, decide, random_bits
+from broker.core.claims import CLOCKS_MS, IDS_KEPT_MS, Claim, decide, random_bits
 from broker.core.directory import Queue
 from broker.core.events import PutClaimed, decode_message
 from broker.core.ids import message_id
@@ -27,8 +27,6 @@ from broker.errors import InFlight, KeyReused, LogUnavailable, ViewBehind
 from broker.ports import ClaimLog, MessageLog
 from broker.puts import Put, append_puts
 
-_CLOCKS_MS: Final = 10_000  # by how much the clocks of two API processes may differ
-_IDS_KEPT_MS: Final = 5 * 60_000
 _RANDOM_BYTES: Final = 16
 _UNDER_WAY: Final = "a request with this Idempotency-Key is under way"
 
@@ -49,7 +47,7 @@ class Idempotency:
         self._claims = claims
         self._messages = messages
         self._append_timeout_ms = append_timeout_ms
-        self._take_over_after_ms = 2 * append_timeout_ms + _CLOCKS_MS
+        self._take_over_after_ms = 2 * append_timeout_ms + CLOCKS_MS
         self._clock = clock
         self._under_way: set[bytes] = set()
 
@@ -132,7 +130,10 @@ class Idempotency:
                     wanted.setdefault(partition, {})[made] = number
             for partition, numbers in wanted.items():
                 there = await self._messages.find_all(
-                    partition=partition, at_ms=claim.ids_at_ms, message_ids=numbers.keys()
+                    partition=partition,
+                    at_ms=claim.ids_at_ms,
+                    message_ids=numbers.keys(),
+                    organization_id=claim.organization_id,
                 )
                 found |= {numbers[made]: Stored(made, decode_message(value).name) for made, (_, value) in there.items()}
         return found
@@ -144,7 +145,7 @@ def _taking_over(held: Claim, mine: PutClaimed) -> PutClaimed:
     Not for long: a message is looked for from its id's time on, and not for ever.
     """
     next_one: dict[str, Any] = {"number": held.holder.number + 1, "of": held.first.claim_id}
-    if mine.at_ms - held.holder.ids_at_ms < _IDS_KEPT_MS:
+    if mine.at_ms - held.holder.ids_at_ms < IDS_KEPT_MS:
         ids = ("ids_at_ms", "ids_seed", "partition")
         next_one |= {field: getattr(held.holder, field) for field in ids}
     return msgspec.structs.replace(mine, **next_one)

@@ -85,26 +85,33 @@ class MessageLog(Protocol):
     async def offsets_at(self, at_ms: int) -> tuple[int, ...]:
         """By partition, the first offset at or after a time, else the end; 0 is the beginning (LogUnavailable)."""
 
-    async def find(self, *, partition: int, at_ms: int, message_id: str) -> tuple[int, bytes] | None:
-        """(offset, value) of a message, read from its partition and time; None when there is none (LogUnavailable)."""
+    async def find(
+        self, *, partition: int, at_ms: int, message_id: str, organization_id: str
+    ) -> tuple[int, bytes] | None:
+        """(offset, value) of a message, read from its partition and time; None when there is none (Unavailable).
+
+        organization_id: who asks, here and below: what one organization has read at once is bounded.
+        """
 
     async def find_all(
-        self, *, partition: int, at_ms: int, message_ids: Collection[str]
+        self, *, partition: int, at_ms: int, message_ids: Collection[str], organization_id: str
     ) -> dict[str, tuple[int, bytes]]:
         """find() for several messages of one time; nothing for those that are not there."""
 
-    async def count(self, queue_id: str, *, begin: Sequence[int], end: Sequence[int]) -> tuple[int, bool]:
+    async def count(
+        self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], organization_id: str
+    ) -> tuple[int, bool]:
         """How many messages of a queue are in [begin, end) by partition, and whether that is exact.
 
-        A long stretch is looked at in part, and the rest is taken to be like it (LogUnavailable).
+        A long stretch is looked at in part, and the rest is taken to be like it (Unavailable).
         """
 
     async def newest(
-        self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int
+        self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int, organization_id: str
     ) -> tuple[list[bytes], list[int]]:
         """A queue's messages in [begin, end) by partition: up to limit values, newest first, and where the rest ends.
 
-        There may be fewer than limit, even none, while there is more (LogUnavailable).
+        There may be fewer than limit, even none, while there is more (Unavailable).
         """
 
 
@@ -179,7 +186,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryState:
-    """state: pending, retrying, parked, delivered or cancelled. attempts: as far as they are known, oldest first."""
+    """state: pending, retrying, parked, delivered or cancelled; unknown when more would have to be read than may be.
+
+    attempts: as far as they are known, oldest first.
+    """
 
     state: str
     attempts: tuple[Attempt, ...] = ()
@@ -190,9 +200,15 @@ class Deliveries(Protocol):
     """Where a message is, as read from the cursors and the outcomes."""
 
     async def states(
-        self, partition: int, offset: int, listeners: Sequence[Listener], at_ms: int, deliver_at_ms: int = 0
+        self,
+        message_id: str,
+        partition: int,
+        offset: int,
+        listeners: Sequence[Listener],
+        at_ms: int,
+        deliver_at_ms: int = 0,
     ) -> Mapping[str, DeliveryState]:
-        """By listener id, for the message at this place of `messages` (LogUnavailable).
+        """By listener id, for the message at this place of `messages`; all listeners are its queue's (Unavailable).
 
         at_ms: when it was put. deliver_at_ms: before which it is not delivered; 0 for none. A listener that
         began after the message is not in the answer.

@@ -78,7 +78,9 @@ class ReplayCommands:
             before = whole = tuple(min(max(pair), last) for *pair, last in zip(begin, never, end, strict=True))
             offsets = await self._failed(listener, before, end)
             picked, more = tuple(map(pick, offsets)), sum(map(len, offsets))
-        count, exact = await messages.count(listener.queue_id, begin=begin, end=whole)
+        count, exact = await messages.count(
+            listener.queue_id, begin=begin, end=whole, organization_id=listener.organization_id
+        )
         return ev.ReplayStarted(
             **by(context),
             replay_id=str(uuid4()),

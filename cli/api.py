@@ -62,7 +62,7 @@ async def _serve(process: Process, options: Options) -> None:
         if options.kafka is None:
             watching = asyncio.create_task(disk.watch(options.data_dir, options.disk_free_bytes_min, log.refuse))
             stack.callback(watching.cancel)
-        deliveries = KafkaDeliveries(settings.kafka, log.requests)
+        deliveries = KafkaDeliveries(settings.kafka, log.requests, log.turns)
         tunnels = Tunnels()
         tunnel_url = await stack.enter_async_context(
             admin.serving(tunnels.app, options.tunnel_host, options.tunnel_port)
@@ -76,7 +76,7 @@ async def _serve(process: Process, options: Options) -> None:
             deliveries=deliveries,
             status=deliveries,
             reader=LogReader(log.requests, topics(settings.kafka)),
-            outstanding=KafkaOutstanding(settings.kafka, log.requests),
+            outstanding=KafkaOutstanding(settings.kafka, log.requests, log.turns),
             cursors=KafkaCursors(settings.kafka, log.requests),
             tunnels=tunnels,
         )

@@ -276,7 +276,7 @@ class AttemptFields(Answer):
 
 
 class DeliveryFields(Named):
-    """Of the listener. state: pending, retrying, parked, delivered or cancelled."""
+    """Of the listener. state: pending, retrying, parked, delivered or cancelled; unknown where too much came since."""
 
     state: str
     attempts: list[AttemptFields]

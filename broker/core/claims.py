@@ -15,6 +15,8 @@ from typing import Final, NamedTuple
 from broker.core.events import PutClaimed
 
 KEPT_MS: Final = 24 * 3600 * 1000
+IDS_KEPT_MS: Final = 60_000  # how long the claims after it have its ids: a message is looked for from its id's time on
+CLOCKS_MS: Final = 10_000  # by how much the clocks of two API processes may differ
 _RUN_MAX: Final = 1 << 16
 _RUN_MS_MAX: Final = 3600 * 1000
 _OFFSET_BITS: Final = 48

@@ -3,12 +3,14 @@
 For: ports.Deliveries and ports.ListenerStatus. Not for: writing either (broker/delivery/worker.py).
 
 What is below a listener's cursor and not open is settled; how, and after which attempts, stands in `deliveries`, in the
-message's own partition, from the message's time on. Both lag at most one checkpoint behind the deliveries themselves.
+message's own partition, from the message's time on. Where too much stands there, or it is kept no longer, `outstanding`
+says whether the delivery is still owed. All lag at most one checkpoint behind the deliveries themselves.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
@@ -16,28 +18,39 @@ from broker.core.directory import Listener
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, decode
 from broker.errors import UnknownEvent
 from broker.kafka.cursors import KafkaCursors
+from broker.kafka.outstanding import KafkaOutstanding
+from broker.kafka.reading import Turns
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, Record
 from broker.kafka.topics import topics
-from broker.ports import Attempt, DeliveryState, ListenerCondition
+from broker.ports import Attempt, DeliveryState, ListenerCondition, OutstandingDelivery
 from broker.settings import KafkaSettings
 
 _FINAL: Final = ("delivered", "parked")
 _FINAL_IF_REDRIVEN: Final = ("delivered",)  # of a listener that ever was
 _READS_MAX: Final = 64  # of a MiB each, per message asked for
+_KEPT_READS_MAX: Final = 64  # likewise, of `outstanding`
 _LAG_READS_MAX: Final = 4  # per partition; a longer backlog is answered as "at least"
 
 
 class KafkaDeliveries:
-    """Reads with single requests; keeps nothing."""
+    """Reads with single requests; keeps nothing. turns: for what reads much."""
 
-    def __init__(self, kafka: KafkaSettings, requests: KafkaRequests) -> None:
+    def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, turns: Turns) -> None:
         names = topics(kafka)
         self._messages, self._deliveries = names.messages, names.deliveries
         self._requests = requests
         self._cursors = KafkaCursors(kafka, requests)
+        self._outstanding = KafkaOutstanding(kafka, requests, turns)
+        self._turns = turns
 
     async def states(
-        self, partition: int, offset: int, listeners: Sequence[Listener], at_ms: int, deliver_at_ms: int = 0
+        self,
+        message_id: str,
+        partition: int,
+        offset: int,
+        listeners: Sequence[Listener],
+        at_ms: int,
+        deliver_at_ms: int = 0,
     ) -> Mapping[str, DeliveryState]:
         """See ports.Deliveries."""
         concerned = {listener.id: listener for listener in listeners if listener.start_offsets[partition] <= offset}
@@ -50,31 +63,47 @@ class KafkaDeliveries:
             listener.id: _FINAL if listener.redrives.count == 0 else _FINAL_IF_REDRIVEN
             for listener in concerned.values()
         }
-        attempts = await self._attempts(partition, offset, max(at_ms, deliver_at_ms), final)
-        return {one: _state(settled[one], attempts[one], deliver_at_ms) for one in concerned}
+        attempts, all_read = await self._attempts(partition, offset, max(at_ms, deliver_at_ms), final, listeners)
+        # What has left its stream is settled for the cursor, too. Its last attempt says how it is, where that is found.
+        doubtful = [
+            listener
+            for one, listener in concerned.items()
+            if settled[one] and not (attempts[one] and (all_read or attempts[one][-1][0] in final[one]))
+        ]
+        kept = await self._outstanding.kept(partition, message_id, doubtful, reads_max=_KEPT_READS_MAX)
+        states = {one: _state(attempts[one], deliver_at_ms) for one in concerned}
+        return states | {one.id: _settled_state(states[one.id], one, kept) for one in doubtful}
 
     async def _attempts(
-        self, partition: int, offset: int, at_ms: int, final: Mapping[str, Collection[str]]
-    ) -> dict[str, list[tuple[str, Attempt, int | None]]]:
+        self,
+        partition: int,
+        offset: int,
+        at_ms: int,
+        final: Mapping[str, Collection[str]],
+        listeners: Sequence[Listener],
+    ) -> tuple[dict[str, list[tuple[str, Attempt, int | None]]], bool]:
         """By listener, (outcome, attempt, next_at_ms) of every attempt recorded, up to the last one of each.
 
-        final: by listener, the outcomes after which no attempt follows.
+        final: by listener, the outcomes after which no attempt follows. False besides where there is more to read.
         """
         found: dict[str, list[tuple[str, Attempt, int | None]]] = {listener_id: [] for listener_id in final}
-        if not found:
-            return found
         topic = self._deliveries.name
-        at = (await self._requests.offsets(topic, {partition: at_ms}))[partition]
-        for _ in range(_READS_MAX):
-            if at < 0 or all(rows and rows[-1][0] in final[one] for one, rows in found.items()):
-                break
-            stretch = await self._requests.read(topic, partition, at)
-            for record in stretch.records:
-                _collect(record, offset, found)
-            if stretch.next_offset <= at or stretch.next_offset >= stretch.end_offset:
-                break
-            at = stretch.next_offset
-        return found
+        at = (await self._requests.offsets(topic, {partition: at_ms}))[partition] if found else -1
+        async with contextlib.AsyncExitStack() as turn:
+            reads = 0
+            while at >= 0 and not all(rows and rows[-1][0] in final[one] for one, rows in found.items()):
+                if reads == _READS_MAX:
+                    return found, False
+                if reads == 1:  # the first is nearly always enough
+                    await turn.enter_async_context(self._turns.turn(listeners[0].organization_id))
+                stretch = await self._requests.read(topic, partition, at)
+                reads += 1
+                for record in stretch.records:
+                    _collect(record, offset, found)
+                if stretch.next_offset <= at or stretch.next_offset >= stretch.end_offset:
+                    break
+                at = stretch.next_offset
+        return found, True
 
     async def condition(self, listener: Listener) -> ListenerCondition:
         """See ports.ListenerStatus."""
@@ -143,15 +172,25 @@ def _collect(record: Record, offset: int, found: dict[str, list[tuple[str, Attem
         found[event.listener_id].append((event.outcome, attempt, event.next_at_ms))
 
 
-def _state(settled: bool, rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) -> DeliveryState:
+def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) -> DeliveryState:
     attempts = tuple(attempt for _, attempt, _ in rows)
     outcome, next_at_ms = (rows[-1][0], rows[-1][2]) if rows else ("", None)
     if outcome in ("delivered", "parked"):
         return DeliveryState(state=outcome, attempts=attempts)
     if not rows and deliver_at_ms:  # the cursor passes what is kept in `outstanding` until its time
         return DeliveryState(state="pending", next_attempt_at_ms=deliver_at_ms)
-    if settled and not rows:  # its outcome is older than what was read, or no longer kept
-        return DeliveryState(state="delivered")
     return DeliveryState(
         state="retrying" if outcome == "failed" else "pending", attempts=attempts, next_attempt_at_ms=next_at_ms
     )
+
+
+def _settled_state(
+    known: DeliveryState, listener: Listener, kept: Mapping[str, OutstandingDelivery] | None
+) -> DeliveryState:
+    """Of one below the cursor whose last attempt was not found. kept: None when that could not be read to its end."""
+    if kept is None:
+        return DeliveryState(state="unknown", attempts=known.attempts)
+    row = kept.get(listener.id)
+    if row is None:
+        return DeliveryState(state="delivered", attempts=known.attempts)
+    return DeliveryState(state=row.state, attempts=known.attempts, next_attempt_at_ms=row.next_attempt_at_ms)

@@ -12,22 +12,27 @@ from broker.kafka.control import ControlTopic
 from broker.kafka.messages import MessagesTopic
 from broker.kafka.outcomes import OutcomesTopic
 from broker.kafka.producer import Producer
+from broker.kafka.reading import Turns
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
 
 
 class KafkaLog:
-    """Everything a process writes to Kafka. append_timeout_ms: how long an append waits for the acknowledgement."""
+    """Everything a process writes to Kafka. append_timeout_ms: how long an append waits for the acknowledgement.
+
+    turns: those of this process, for all who read much.
+    """
 
     def __init__(self, kafka: KafkaSettings, *, append_timeout_ms: int = 5_000) -> None:
         names = topics(kafka)
         timeout_s = append_timeout_ms / 1000
         self.requests = KafkaRequests(kafka)
+        self.turns = Turns()
         self._topics = [topic.name for topic in names.all()]
         self._producer = Producer(kafka)
         self.control = ControlTopic(self._producer, self.requests, names.control.name, timeout_s)
-        self.messages = MessagesTopic(self._producer, self.requests, names.messages, timeout_s)
+        self.messages = MessagesTopic(self._producer, self.requests, names.messages, timeout_s, self.turns)
         self.claims = ClaimsTopic(self._producer, self.requests, names.claims, timeout_s)
         self.deliveries = OutcomesTopic(self._producer, names.deliveries.name, timeout_s)
         changes = OutcomesTopic(self._producer, names.changes.name, timeout_s)

@@ -5,14 +5,16 @@ For: finding messages by id, a queue's newest ones, offsets of times and ends. N
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Collection, Sequence
 from typing import Final
 
+from broker.core.claims import CLOCKS_MS, IDS_KEPT_MS
 from broker.core.paging import Chunk, Found, newest
 from broker.kafka.group_commit import GroupCommit
 from broker.kafka.producer import Producer
+from broker.kafka.reading import Turns
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
 from broker.kafka.topics import Topic
 
@@ -20,17 +22,19 @@ _CHUNK: Final = 200  # records of a partition that a page of a list looks at
 _CHUNK_BYTES_MAX: Final = 512 << 10  # and what it holds of them, but at least one
 _PAGE_BYTES_MAX: Final = 8 << 20  # of records in a page, but at least one
 _COUNT_READS_MAX: Final = 16  # of a MiB, per partition
-_PAGES_AT_ONCE: Final = 2  # lists under way in this process: the others wait
-# A message is looked for from its own time on, so far: the clocks of the API processes may differ by as much.
-_CLOCK_SKEW_MS: Final = 10 * 60_000
 
 
 class MessagesTopic(GroupCommit):
-    """timeout_s: how long an append waits for the acknowledgement."""
+    """timeout_s: how long an append waits for the acknowledgement. turns: for what reads much."""
 
-    def __init__(self, producer: Producer, requests: KafkaRequests, topic: Topic, timeout_s: float) -> None:
+    def __init__(
+        self, producer: Producer, requests: KafkaRequests, topic: Topic, timeout_s: float, turns: Turns
+    ) -> None:
         super().__init__(producer, requests, topic, timeout_s)
-        self._lists = asyncio.Semaphore(_PAGES_AT_ONCE)
+        # So much later than its id says may a message be in the log: claimed ids are kept for a while, an append waits,
+        # and the clocks of claim, message and what is between them may be three.
+        self._later_ms_max = IDS_KEPT_MS + round(timeout_s * 2000) + 2 * CLOCKS_MS
+        self._turns = turns
 
     async def end_offsets(self) -> tuple[int, ...]:
         """By partition, one past the newest message (LogUnavailable)."""
@@ -45,36 +49,48 @@ class MessagesTopic(GroupCommit):
         found = await self._requests.offsets(self._topic, dict.fromkeys(range(self._partitions), moment))
         return tuple(end if found[partition] < 0 else found[partition] for partition, end in enumerate(ends))
 
-    async def find(self, *, partition: int, at_ms: int, message_id: str) -> tuple[int, bytes] | None:
-        """(offset, value) of a message; None when its partition has no such id from its time on (LogUnavailable)."""
-        return (await self.find_all(partition=partition, at_ms=at_ms, message_ids=[message_id])).get(message_id)
+    async def find(
+        self, *, partition: int, at_ms: int, message_id: str, organization_id: str
+    ) -> tuple[int, bytes] | None:
+        """See ports.MessageLog.find."""
+        found = await self.find_all(
+            partition=partition, at_ms=at_ms, message_ids=[message_id], organization_id=organization_id
+        )
+        return found.get(message_id)
 
     async def find_all(
-        self, *, partition: int, at_ms: int, message_ids: Collection[str]
+        self, *, partition: int, at_ms: int, message_ids: Collection[str], organization_id: str
     ) -> dict[str, tuple[int, bytes]]:
-        """See ports.MessageLog.find_all."""
+        """See ports.MessageLog.find_all. The first read, which nearly always is enough, needs no turn."""
         found: dict[str, tuple[int, bytes]] = {}
         if partition >= self._partitions:
             return found
         wanted = {message_id.encode() for message_id in message_ids}
         offset = (await self._requests.offsets(self._topic, {partition: at_ms}))[partition]
-        while offset >= 0:
-            stretch = await self._requests.read(self._topic, partition, offset)
-            for record in stretch.records:
-                if record.key in wanted and record.key is not None and record.value is not None:
-                    found.setdefault(record.key.decode(), (record.offset, record.value))
-                if len(found) == len(wanted) or record.timestamp > at_ms + _CLOCK_SKEW_MS:
-                    return found
-            if stretch.next_offset == offset or stretch.next_offset >= stretch.end_offset:
-                break
-            offset = stretch.next_offset
+        async with contextlib.AsyncExitStack() as turn:
+            reads = 0
+            while offset >= 0:
+                if reads == 1:
+                    await turn.enter_async_context(self._turns.turn(organization_id))
+                stretch = await self._requests.read(self._topic, partition, offset)
+                reads += 1
+                for record in stretch.records:
+                    if record.key in wanted and record.key is not None and record.value is not None:
+                        found.setdefault(record.key.decode(), (record.offset, record.value))
+                    if len(found) == len(wanted) or record.timestamp > at_ms + self._later_ms_max:
+                        return found
+                if stretch.next_offset == offset or stretch.next_offset >= stretch.end_offset:
+                    break
+                offset = stretch.next_offset
         return found
 
-    async def count(self, queue_id: str, *, begin: Sequence[int], end: Sequence[int]) -> tuple[int, bool]:
+    async def count(
+        self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], organization_id: str
+    ) -> tuple[int, bool]:
         """See ports.MessageLog.count."""
         queue = queue_id.encode()
         total, exact = 0, True
-        async with self._lists:
+        async with self._turns.turn(organization_id):
             for partition, (start, stop) in enumerate(zip(begin, end, strict=True)):
                 at, found = start, 0
                 for _ in range(_COUNT_READS_MAX):
@@ -92,10 +108,10 @@ class MessagesTopic(GroupCommit):
         return total, exact
 
     async def newest(
-        self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int
+        self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int, organization_id: str
     ) -> tuple[list[bytes], list[int]]:
         """See ports.MessageLog.newest."""
-        async with self._lists:  # one partition after the other: what is held at once is bounded
+        async with self._turns.turn(organization_id):  # one partition after the other: what is held at once is bounded
             chunks = [
                 await self._chunk(number, queue_id, *bounds)
                 for number, bounds in enumerate(zip(begin, end, strict=True))

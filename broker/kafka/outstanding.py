@@ -9,13 +9,15 @@ anew moves towards the end: whoever reads on from a place misses none.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import sys
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Final
 
 from broker.core.directory import Listener
 from broker.core.events import DeliverySetAside, KeptDelivery, decode
 from broker.core.ids import parse_message_id
 from broker.errors import UnknownEvent
+from broker.kafka.reading import Turns
 from broker.kafka.requests import EARLIEST, KafkaRequests, OffsetTooOld, Record
 from broker.kafka.topics import topics
 from broker.ports import OutstandingDelivery, Place
@@ -25,16 +27,23 @@ _SEPARATOR: Final = b":"
 
 
 class KafkaOutstanding:
-    """Reads with single requests; keeps nothing."""
+    """Reads with single requests, each look in its turn; keeps nothing."""
 
-    def __init__(self, kafka: KafkaSettings, requests: KafkaRequests) -> None:
+    def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, turns: Turns) -> None:
         self._topic = topics(kafka).outstanding
         self._requests = requests
+        self._turns = turns
 
     async def page(
         self, listener: Listener, *, state: str | None, after: Place, limit: int
     ) -> tuple[list[OutstandingDelivery], Place | None]:
         """See ports.Outstanding."""
+        async with self._turns.turn(listener.organization_id):
+            return await self._page(listener, state, after, limit)
+
+    async def _page(
+        self, listener: Listener, state: str | None, after: Place, limit: int
+    ) -> tuple[list[OutstandingDelivery], Place | None]:
         shown: list[OutstandingDelivery] = []
         partition, offset = after
         while partition < self._topic.partitions:
@@ -65,23 +74,53 @@ class KafkaOutstanding:
         places = [parse_message_id(message_id) for message_id in message_ids]
         partitions = {place[1] for place in places if place is not None} if wanted else range(self._topic.partitions)
         number = 0
-        for partition in partitions:
-            if partition >= self._topic.partitions:
-                continue
-            there: set[bytes] = set()
-            async for record in self._records(partition, 0, prefix):
-                key = record.key or b""
-                there.discard(key)
-                row = _row(record, listener) if not wanted or key in wanted else None
-                if row is not None and row.state != "pending":
-                    there.add(key)
-            number += len(there)
+        async with self._turns.turn(listener.organization_id):
+            for partition in partitions:
+                if partition >= self._topic.partitions:
+                    continue
+                there: set[bytes] = set()
+                async for record in self._records(partition, 0, prefix):
+                    key = record.key or b""
+                    there.discard(key)
+                    row = _row(record, listener) if not wanted or key in wanted else None
+                    if row is not None and row.state != "pending":
+                        there.add(key)
+                number += len(there)
         return number
 
-    async def _records(self, partition: int, offset: int, prefix: bytes) -> AsyncIterator[Record]:
-        """Those of a listener from an offset on, tombstones too."""
+    async def kept(
+        self, partition: int, message_id: str, listeners: Collection[Listener], *, reads_max: int
+    ) -> Mapping[str, OutstandingDelivery] | None:
+        """By listener id, a message's deliveries that are outstanding; None when more than reads_max would be needed.
+
+        All listeners are of one organization (Unavailable).
+        """
+        by_key = {_prefix(one) + message_id.encode(): one for one in listeners}
+        found: dict[str, OutstandingDelivery] = {}
+        if not by_key:
+            return found
+        try:
+            async with self._turns.turn(next(iter(listeners)).organization_id):
+                async for record in self._records(partition, 0, b"", reads_max):
+                    listener = by_key.get(record.key or b"")
+                    if listener is not None:
+                        row = _row(record, listener)
+                        found.pop(listener.id, None)
+                        if row is not None:
+                            found[listener.id] = row
+        except _TooMany:
+            return None
+        return found
+
+    async def _records(
+        self, partition: int, offset: int, prefix: bytes, reads_max: int = sys.maxsize
+    ) -> AsyncIterator[Record]:
+        """Those of a listener from an offset on, tombstones too (_TooMany)."""
         name = self._topic.name
         while True:
+            reads_max -= 1
+            if reads_max < 0:
+                raise _TooMany
             try:
                 stretch = await self._requests.read(name, partition, offset)
             except OffsetTooOld:
@@ -96,6 +135,10 @@ class KafkaOutstanding:
             if stretch.next_offset <= offset or stretch.next_offset >= stretch.end_offset:
                 return
             offset = stretch.next_offset
+
+
+class _TooMany(Exception):
+    """More would have to be read."""
 
 
 def _prefix(listener: Listener) -> bytes:

@@ -14,9 +14,11 @@ from typing import Any
 from broker.changes import delete_message, update_message
 from broker.commands import Commands, Context, ListenerWishes, create_organization, now_ms
 from broker.core.directory import Listener, Queue
+from broker.core.ids import parse_message_id
 from broker.delivery.worker import Worker
 from broker.kafka.deliveries import KafkaDeliveries
 from broker.kafka.log import KafkaLog
+from broker.ports import DeliveryState
 from broker.puts import put_message
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings, Settings
@@ -96,7 +98,17 @@ class Rig:
 
     @property
     def where(self) -> KafkaDeliveries:
-        return KafkaDeliveries(self.settings.kafka, self.log.requests)
+        return KafkaDeliveries(self.settings.kafka, self.log.requests, self.log.turns)
+
+    async def state(self, message_id: str, listener: Listener, *, deliver_at_ms: int = 0) -> DeliveryState:
+        """Of the message's delivery, as GET of the message says."""
+        at_ms, partition = parse_message_id(message_id) or (0, 0)
+        found = await self.log.messages.find(
+            partition=partition, at_ms=at_ms, message_id=message_id, organization_id=self.organization_id
+        )
+        assert found is not None
+        states = await self.where.states(message_id, partition, found[0], [listener], at_ms, deliver_at_ms)
+        return states[listener.id]
 
 
 @contextlib.asynccontextmanager

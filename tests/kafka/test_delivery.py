@@ -71,10 +71,7 @@ async def test_a_message_refused_at_first_is_delivered_by_a_later_attempt(rig: R
     await until(lambda: rig.listeners.taken("a"), what="the delivery")
     assert attempts == ["1", "2", "3"]
     await worker._checkpoints.checkpoint()
-    found = await rig.log.messages.find(**_place(message_id), message_id=message_id)
-    assert found is not None
-    at_ms = _place(message_id)["at_ms"]
-    state = (await rig.where.states(_place(message_id)["partition"], found[0], [listener], at_ms))[listener.id]
+    state = await rig.state(message_id, listener)
     assert state.state == "delivered"
     assert [(one.number, one.status) for one in state.attempts] == [(1, 500), (2, 500), (3, 200)]
 

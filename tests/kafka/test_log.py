@@ -112,15 +112,14 @@ async def test_a_message_is_found_by_its_id_and_only_that_one(kafka_log):
     for first in range(0, 300, 100):
         await asyncio.gather(*(kafka_log.messages.append(build(number)) for number in range(first, first + 100)))
     for text, (partition, at_ms) in parts.items():
-        found = await kafka_log.messages.find(partition=partition, at_ms=at_ms, message_id=text)
+        found = await kafka_log.messages.find(partition=partition, at_ms=at_ms, message_id=text, organization_id="o")
         assert found is not None
         assert found[1] == made[text]
     partition, at_ms = next(iter(parts.values()))
     unknown = message_id(at_ms=at_ms, partition=partition, random_bits=10**6)
-    assert await kafka_log.messages.find(partition=partition, at_ms=at_ms, message_id=unknown) is None
-    later = at_ms + 10**9
-    assert await kafka_log.messages.find(partition=partition, at_ms=later, message_id=unknown) is None
-    assert await kafka_log.messages.find(partition=PARTITIONS, at_ms=at_ms, message_id=unknown) is None
+    for number, moment in ((partition, at_ms), (partition, at_ms + 10**9), (PARTITIONS, at_ms)):
+        asked = {"partition": number, "at_ms": moment, "organization_id": "o"}
+        assert await kafka_log.messages.find(message_id=unknown, **asked) is None
 
 
 async def test_offsets_are_known_for_the_beginning_the_end_and_a_moment_between(kafka_log):

@@ -83,7 +83,9 @@ async def test_the_story_of_a_message_is_read_from_its_own_partition_and_time(
         await rig.put(queue, *["other"] * 20)
         (message_id,) = await rig.put(queue, "told of")
         at_ms, partition = parse_message_id(message_id) or (0, 0)
-        found = await rig.log.messages.find(partition=partition, at_ms=at_ms, message_id=message_id)
+        found = await rig.log.messages.find(
+            partition=partition, at_ms=at_ms, message_id=message_id, organization_id=rig.organization_id
+        )
         assert found is not None
         story = Selection(
             organization_id=rig.organization_id,

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from broker.core.events import DeliveryParked, DeliverySetAside, decode
-from broker.core.ids import parse_message_id
 from broker.delivery import courier as courier_module
 from broker.delivery.worker import Worker
+from broker.kafka import deliveries as deliveries_module
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.topics import Topics
 from broker.ports import DeliveryState
@@ -196,7 +196,7 @@ async def test_what_is_redriven_while_no_worker_runs_is_tried_when_one_does_and_
     await until(lambda: gone_on(rig, first), what="the cursor has passed them")
     await rig.end(first)
 
-    outstanding = KafkaOutstanding(rig.settings.kafka, rig.log.requests)
+    outstanding = KafkaOutstanding(rig.settings.kafka, rig.log.requests, rig.log.turns)
     rows, _ = await outstanding.page(listener, state="parked", after=(0, 0), limit=10)
     assert {row.message_id: (row.attempts, row.status) for row in rows} == {one: (1, 422), two: (1, 422)}
     assert await outstanding.count(listener, [one]) == 1
@@ -215,10 +215,8 @@ async def test_what_is_redriven_while_no_worker_runs_is_tried_when_one_does_and_
         return await parked_again()
 
     await until(cleared, what="the other is parked again")
-    at_ms, partition = parse_message_id(two)
-    offset, _ = await rig.log.messages.find(partition=partition, at_ms=at_ms, message_id=two)
     listener = rig.projections.directory.state.listeners[listener.id]
-    state = (await rig.where.states(partition, offset, [listener], at_ms))[listener.id]
+    state = await rig.state(two, listener)
     assert (state.state, [attempt.number for attempt in state.attempts]) == ("parked", [1, 2])
     await rig.end(second)
     third = await rig.work()
@@ -239,10 +237,8 @@ async def test_a_message_with_a_time_comes_then_whoever_owns_it_and_is_pending_u
     await until(lambda: gone_on(rig, first), what="the cursor has passed it")
 
     async def state(message_id: str) -> DeliveryState:
-        at_ms, partition = parse_message_id(message_id)
-        offset, _ = await rig.log.messages.find(partition=partition, at_ms=at_ms, message_id=message_id)
         due_ms = int(deliver_at.timestamp() * 1000) if message_id == later else 0
-        return (await rig.where.states(partition, offset, [listener], at_ms, due_ms))[listener.id]
+        return await rig.state(message_id, listener, deliver_at_ms=due_ms)
 
     pending = await state(later)
     assert (pending.state, pending.next_attempt_at_ms) == ("pending", int(deliver_at.timestamp() * 1000))
@@ -265,11 +261,41 @@ async def test_what_is_set_aside_is_shown_as_retrying_though_the_cursor_has_pass
     (stuck,) = await rig.put(queue, "stuck")
     await until(lambda: kept(rig), what="it is kept in outstanding")
     await until(lambda: gone_on(rig, worker), what="the cursor has passed it")
-    at_ms, partition = parse_message_id(stuck)
-    offset, _ = await rig.log.messages.find(partition=partition, at_ms=at_ms, message_id=stuck)
-    state = (await rig.where.states(partition, offset, [listener], at_ms))[listener.id]
+    state = await rig.state(stuck, listener)
     assert state.state == "retrying"
     assert state.next_attempt_at_ms is not None
+
+
+async def test_what_became_of_a_delivery_is_known_from_outstanding_where_too_many_outcomes_came_since(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a", max_attempts=1)
+    again = await rig.listen(queue, "b", retry_first_ms=3_600_000)
+    worker = await rig.work()
+    refusing(rig, "stuck")
+    stuck, good = await rig.put(queue, "stuck", "good")
+
+    async def both() -> bool:
+        return len(await kept(rig)) == 2
+
+    await until(both, what="one is parked, one set aside")
+    await until(lambda: len(rig.listeners.taken("b")) == 1, what="the other message arrives")
+
+    async def settled() -> bool:
+        await worker._checkpoints.checkpoint()
+        states = [await rig.state(good, one) for one in (listener, again)]
+        return [one.state for one in states] == ["delivered", "delivered"]
+
+    await until(settled, what="the other message is delivered")
+    monkeypatch.setattr(deliveries_module, "_READS_MAX", 0)
+    assert (await rig.state(stuck, listener)).state == "parked"
+    retrying = await rig.state(stuck, again)
+    assert (retrying.state, retrying.next_attempt_at_ms is not None) == ("retrying", True)
+    assert (await rig.state(good, listener)).state == "delivered"
+    monkeypatch.setattr(deliveries_module, "_KEPT_READS_MAX", 0)
+    for message_id in (stuck, good):
+        assert (await rig.state(message_id, listener)).state == "unknown"
 
 
 async def test_the_largest_message_is_kept_whole(rig: Rig):

@@ -11,6 +11,7 @@ from broker.core.directory import REPLAY_HEADER, Listener, Queue
 from broker.core.replays import Replay
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.outstanding import KafkaOutstanding
+from broker.kafka.reading import Turns
 from broker.kafka.topics import Topics
 from broker.replays import ReplayCommands, ReplayWishes
 from broker.settings import KafkaSettings
@@ -29,7 +30,7 @@ def commands(rig: Rig) -> ReplayCommands:
     return ReplayCommands(
         rig.log,
         rig.projections.directory,
-        KafkaOutstanding(kafka, requests),
+        KafkaOutstanding(kafka, requests, Turns()),
         KafkaCursors(kafka, requests),
         allow_networks=rig.settings.allow_networks,
     )

@@ -19,6 +19,7 @@ from api.reference import TOLD
 from broker.audit.reader import LogReader
 from broker.commands import create_key, create_organization
 from broker.kafka.outstanding import KafkaOutstanding
+from broker.kafka.reading import Turns
 from broker.kafka.topics import topics
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings, Settings
@@ -96,7 +97,7 @@ async def make_api(**parts: Any) -> Api:
     )
     records = MemoryRecords(log)
     parts.setdefault("reader", LogReader(records, topics(settings.kafka)))
-    parts.setdefault("outstanding", KafkaOutstanding(settings.kafka, OutstandingTopic()))
+    parts.setdefault("outstanding", KafkaOutstanding(settings.kafka, OutstandingTopic(), Turns()))
     parts.setdefault("cursors", MemoryCursors())
     app = make_app(settings, log=log, view=log.control, sealer=Sealer(settings.sealing_key), **parts)
     return Api(log, app, settings, organization.id, key, records)

@@ -98,7 +98,9 @@ class MemoryMessages:
     async def offsets_at(self, at_ms: int) -> tuple[int, ...]:
         return tuple(0 if at_ms == 0 else len(records) for records in self.records)
 
-    async def find(self, *, partition: int, at_ms: int, message_id: str) -> tuple[int, bytes] | None:
+    async def find(
+        self, *, partition: int, at_ms: int, message_id: str, organization_id: str
+    ) -> tuple[int, bytes] | None:
         if partition >= len(self.records):
             return None
         for offset, (key, value, _) in enumerate(self.records[partition]):
@@ -107,21 +109,24 @@ class MemoryMessages:
         return None
 
     async def find_all(
-        self, *, partition: int, at_ms: int, message_ids: Collection[str]
+        self, *, partition: int, at_ms: int, message_ids: Collection[str], organization_id: str
     ) -> dict[str, tuple[int, bytes]]:
-        found = {one: await self.find(partition=partition, at_ms=at_ms, message_id=one) for one in message_ids}
+        asked = {"partition": partition, "at_ms": at_ms, "organization_id": organization_id}
+        found = {one: await self.find(message_id=one, **asked) for one in message_ids}
         return {one: there for one, there in found.items() if there is not None}
 
     def some_partition(self) -> int:
         self._turn += 1
         return self._turn % 2
 
-    async def count(self, queue_id: str, *, begin: Sequence[int], end: Sequence[int]) -> tuple[int, bool]:
+    async def count(
+        self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], organization_id: str
+    ) -> tuple[int, bool]:
         stretches = [self.records[number][begin[number] : end[number]] for number in range(len(self.records))]
         return sum(queue == queue_id.encode() for records in stretches for _, _, queue in records), True
 
     async def newest(
-        self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int
+        self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int, organization_id: str
     ) -> tuple[list[bytes], list[int]]:
         chunks = [
             Chunk(

@@ -197,7 +197,7 @@ async def test_any_string_up_to_a_mebibyte_comes_back_as_it_was_put(api, data):
 
 async def test_a_message_shows_each_listeners_delivery():
     class Deliveries:
-        async def states(self, partition, offset, listeners, at_ms, deliver_at_ms=0):
+        async def states(self, message_id, partition, offset, listeners, at_ms, deliver_at_ms=0):
             attempt = Attempt(number=1, at_ms=1500, status=None, took_ms=20, error="timeout")
             return {listeners[0].id: DeliveryState(state="retrying", attempts=(attempt,), next_attempt_at_ms=2500)}
 

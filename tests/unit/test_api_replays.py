@@ -12,6 +12,7 @@ from broker.core.cursor import Cursor
 from broker.core.events import DeliveryParked, decode
 from broker.core.ids import message_id
 from broker.kafka.outstanding import KafkaOutstanding
+from broker.kafka.reading import Turns
 from broker.settings import KafkaSettings
 from tests.outstanding_topic import OutstandingTopic
 
@@ -30,7 +31,7 @@ def cursors() -> MemoryCursors:
 
 @pytest.fixture
 async def api(topic, cursors) -> Api:
-    return await make_api(outstanding=KafkaOutstanding(KAFKA, topic), cursors=cursors)
+    return await make_api(outstanding=KafkaOutstanding(KAFKA, topic, Turns()), cursors=cursors)
 
 
 async def listener_of(api: Api, *, messages: int = 0, before: int = 0) -> tuple[str, str]:

@@ -1,0 +1,47 @@
+"""Long reads of the log that requests ask for: how many there are at once, and whose.
+
+For: a turn for each, shared out so that an organization that asks for much waits for itself, and the others do not.
+Not for: the reads themselves, those of workers, and /v1/log (broker/audit). Whoever has a turn asks for no other one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Final
+
+from broker.errors import Busy
+
+AT_ONCE: Final = 4  # in this process: a MiB or two each, and milliseconds of its event loop for each read
+EACH: Final = 2  # of one organization
+WAIT_S: Final = 10.0
+
+
+class Turns:
+    """at_once: in all; each: of one organization. They come in the order in which they were asked for."""
+
+    def __init__(self, at_once: int = AT_ONCE, each: int = EACH, *, wait_s: float = WAIT_S) -> None:
+        self._all = asyncio.Semaphore(at_once)
+        self._each = each
+        self._wait_s = wait_s
+        self._of: dict[str, tuple[asyncio.Semaphore, list[None]]] = {}  # by organization; an item for each that asks
+
+    @contextlib.asynccontextmanager
+    async def turn(self, organization_id: str) -> AsyncIterator[None]:
+        """A turn, while inside (Busy: it did not come in time)."""
+        own, asking = self._of.setdefault(organization_id, (asyncio.Semaphore(self._each), []))
+        asking.append(None)
+        try:
+            async with contextlib.AsyncExitStack() as held:
+                try:
+                    async with asyncio.timeout(self._wait_s):
+                        for semaphore in (own, self._all):
+                            await held.enter_async_context(semaphore)
+                except TimeoutError:
+                    raise Busy("too much is being read at the moment for requests such as this") from None
+                yield
+        finally:
+            asking.pop()
+            if not asking:
+                del self._of[organization_id]
