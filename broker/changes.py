@@ -12,11 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from msgspec import UNSET, UnsetType
+
 from broker.commands import Context, Versions
+from broker.core.changes import version
 from broker.core.directory import Listener, Queue
 from broker.core.events import MessageDeleted, MessagePut, MessageUpdated, decode_message
 from broker.core.ids import parse_message_id
-from broker.errors import Changed, NotFound, UnknownEvent
+from broker.errors import Changed, InDoubt, NotFound, Unavailable, UnknownEvent
 from broker.ports import ChangeLog, CountingChange, Log, TooMuch
 from broker.puts import new_put
 
@@ -24,6 +27,7 @@ ANSWER_S: Final = 4.0
 _PAGE_BYTES_MAX: Final = 8 << 20  # of new data in a page, but at least one message
 _NONE: Final = "no message of this queue has this id"
 _DELETED: Final = "this message was deleted"
+_CHANGED: Final = "the message has changed since the version that If-Match names"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,8 @@ async def find_message(log: Log, queue: Queue, message_id: str) -> StoredMessage
         raise NotFound("this message was written by a newer program") from None
     if put.queue_id != queue.id or put.organization_id != queue.organization_id:
         raise NotFound(_NONE)
-    change = (await log.changes.latest({message_id: place})).get(message_id)
+    changes = await log.changes.latest({message_id: place}, organization_id=queue.organization_id)
+    change = changes.get(message_id)
     if change is not None and isinstance(change.event, MessageDeleted):
         raise NotFound(_DELETED)
     return _stored(put, change, partition=partition, offset=offset)
@@ -76,7 +81,7 @@ async def newest_messages(
         puts = [put for value in values if (put := _decoded(value)) is not None]
         places = {put.message_id: place for put in puts if (place := parse_message_id(put.message_id)) is not None}
         try:
-            changes = await log.changes.latest(places, bytes_max=_PAGE_BYTES_MAX)
+            changes = await log.changes.latest(places, organization_id=queue.organization_id, bytes_max=_PAGE_BYTES_MAX)
         except TooMuch:
             limit = max(1, limit // 2)
             continue
@@ -91,12 +96,12 @@ async def update_message(
     """The message with its new data, and by listener id the state of its delivery when that came to count.
 
     `delivered` had what it was before; `pending`, `retrying` and `parked` get the new data; `unknown`: not known which.
-    if_match: the versions it may be made to; of two such changes at the same moment both may be made.
+    if_match: the versions it may be made to; of two such changes at the same moment one is made.
     (Refused, NotFound, Changed, LogUnavailable, InDoubt)
     """
     new_put(queue, data, None, None, "", "")  # the same rules as for data that is put
-    found = _expected(await find_message(log, queue, message_id), if_match)
-    event = MessageUpdated(**_of(context, found), data=data)
+    found = await find_message(log, queue, message_id)
+    event = MessageUpdated(**_of(context, found), if_version=_expected(found, if_match), data=data)
     offset, states = await _change(log.changes, queue, found, event)
     change = CountingChange(offset, event)
     return _stored(found.put, change, partition=found.partition, offset=found.offset), states
@@ -110,8 +115,9 @@ async def delete_message(
     `delivered` had it, `cancelled` does not get it; `unknown`: not known whether it had it; it gets it no more.
     if_match: as for update_message() (NotFound, Changed, LogUnavailable, InDoubt).
     """
-    found = _expected(await find_message(log, queue, message_id), if_match)
-    _, states = await _change(log.changes, queue, found, MessageDeleted(**_of(context, found)))
+    found = await find_message(log, queue, message_id)
+    event = MessageDeleted(**_of(context, found), if_version=_expected(found, if_match))
+    _, states = await _change(log.changes, queue, found, event)
     return found, {one: state if state in ("delivered", "unknown") else "cancelled" for one, state in states.items()}
 
 
@@ -119,22 +125,33 @@ async def _change(
     changes: ChangeLog, queue: Queue, found: StoredMessage, event: MessageUpdated | MessageDeleted
 ) -> tuple[int, dict[str, str]]:
     offset, answers_from = await changes.append(event)
+    if event.if_version is not UNSET:  # another may have come before it in the log
+        try:
+            counted = await changes.counted(event)
+        except Unavailable as error:
+            raise InDoubt("the change is in the log, but it is not known yet whether another came first") from error
+        if counted is None:
+            raise Changed(_CHANGED)
+        offset = counted
     concerned = [one for one in queue.listeners.values() if _concerns(one, found)]
     if not concerned:
         return offset, {}
     answer = await changes.answer(
         found.partition, offset, event.message_id, answers_from=answers_from, within_s=ANSWER_S
     )
-    if answer is not None and not answer.applied:
+    if answer is not None and not answer.applied and event.if_version is UNSET:
         raise NotFound(_DELETED)
     said: Mapping[str, str] = {} if answer is None else dict(answer.listeners)
     return offset, {listener.id: said.get(listener.id, "unknown") for listener in concerned}
 
 
-def _expected(found: StoredMessage, if_match: Versions | None) -> StoredMessage:
-    if if_match is not None and found.version not in if_match:
-        raise Changed("the message has changed since the version that If-Match names")
-    return found
+def _expected(found: StoredMessage, if_match: Versions | None) -> int | UnsetType:
+    """The version that the change is for, for the event: another may change the message first (Changed)."""
+    if if_match is None:
+        return UNSET
+    if found.version not in if_match:
+        raise Changed(_CHANGED)
+    return found.version
 
 
 def _stored(put: MessagePut, change: CountingChange | None, *, partition: int = -1, offset: int = -1) -> StoredMessage:
@@ -145,7 +162,7 @@ def _stored(put: MessagePut, change: CountingChange | None, *, partition: int = 
         offset=offset,
         data=put.data if updated is None else updated.data,
         updated_at_ms=None if updated is None else updated.at_ms,
-        version=1 if change is None else change.offset + 2,
+        version=version(None if change is None else change.offset),
     )
 
 

@@ -147,10 +147,13 @@ class ChangeLog(Protocol):
     ) -> ChangeApplied | None:
         """What the owner of the partition said of a change; None when it said nothing in time."""
 
+    async def counted(self, event: MessageChange) -> int | None:
+        """The offset at which an appended change came to count; None when it did not (Unavailable)."""
+
     async def latest(
-        self, places: Mapping[str, tuple[int, int]], *, bytes_max: int | None = None
+        self, places: Mapping[str, tuple[int, int]], *, organization_id: str, bytes_max: int | None = None
     ) -> dict[str, CountingChange]:
-        """By message id, the change that counts, of those that were changed (LogUnavailable).
+        """By message id, the change that counts, of those that were changed (Unavailable).
 
         places: (at_ms, partition) of each message. Reads all changes of these partitions since then.
         bytes_max: of all new data together, unless it is one message's; TooMuch beyond.

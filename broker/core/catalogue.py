@@ -89,7 +89,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "partition": "of `messages` and of the event's own topic: both are the same",
     "rows": "first attempts that succeeded, each (offset, at_ms, status, took_ms)",
     "offset": "the message's, in its partition of `messages`",
-    "if_version": "the version of the queue or listener that the change is meant for; it counts for no other",
+    "if_version": "the version of the queue, listener or message that the change is meant for; it counts for no other",
     "number": "of the attempt or the claim, 1 for the first",
     "outcome": "`delivered`, `failed` or `parked`",
     "status": "of the HTTP answer; null when there was none",

@@ -1,31 +1,42 @@
-"""Which change of a message counts: being deleted is for good, else the latest update.
+"""Which change of a message counts: being deleted is for good, else the latest update; not one for another version.
 
-For: the rule, the same in whatever order the changes are read. Pure. Not for: reading `changes`
+For: the rule, folded over a message's changes in the order of the log. Pure. Not for: reading `changes`
 (broker/kafka/changes.py), what a change means for deliveries under way (broker/delivery/changes.py)."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from msgspec import UNSET, UnsetType
+
 from broker.core.events import MessageChange, MessageDeleted
 
 
 class Change(NamedTuple):
-    """offset: in its partition of `changes`."""
+    """offset: in its partition of `changes`. if_version: counts only if the message is at this version."""
 
     offset: int
     deleted: bool
+    if_version: int | UnsetType = UNSET
 
 
 def change(offset: int, event: MessageChange) -> Change:
     """The change that a record of `changes` holds."""
-    return Change(offset, isinstance(event, MessageDeleted))
+    return Change(offset, isinstance(event, MessageDeleted), event.if_version)
 
 
-def prevailing(known: Change | None, other: Change) -> Change:
-    """Of two changes of one message, the one that counts: a deletion (the first), else the later update."""
-    if known is None:
-        return other
-    if known.deleted or other.deleted:
-        return min((one for one in (known, other) if one.deleted), key=lambda one: one.offset)
-    return max(known, other)
+def version(offset: int | None) -> int:
+    """A message's version. offset: of the change that counts; None: there is none, it is as it was put."""
+    return 1 if offset is None else offset + 2
+
+
+def prevailing(known: Change | None, other: Change) -> Change | None:
+    """The change that counts after another one; known: of all before it in the log. None: still none.
+
+    One that was read before may come again, and changes nothing then.
+    """
+    if known is not None and (known.deleted or other.offset <= known.offset):
+        return known
+    if other.if_version not in (UNSET, version(None if known is None else known.offset)):
+        return known
+    return other

@@ -269,12 +269,17 @@ class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
 
 
 class MessageChange(Event, frozen=True, kw_only=True):
-    """What the events of `changes` share. Is no event itself. partition, offset: the message's place in `messages`."""
+    """What the events of `changes` share. Is no event itself. partition, offset: the message's place in `messages`.
+
+    if_version: counts only if the message is at this version (broker/core/changes.py).
+    """
 
     message_id: str
     queue_id: str
     partition: int
     offset: int
+    if_version: int | UnsetType = UNSET
+    v: int = 2
 
 
 class MessageUpdated(MessageChange, frozen=True, kw_only=True, tag="message.updated"):
@@ -290,7 +295,7 @@ class MessageDeleted(MessageChange, frozen=True, kw_only=True, tag="message.dele
 class ChangeApplied(Event, frozen=True, kw_only=True, tag="change.applied"):
     """The owner of the partition honours a change from now on. Kept in `deliveries`.
 
-    change_offset: the change's, in `changes`. applied: False when the message was deleted before.
+    change_offset: the change's, in `changes`. applied: False when it does not count (broker/core/changes.py).
     listeners: (id, state) as it was then: `delivered`, `retrying`, `parked`, `pending`, or `unknown`.
     """
 
@@ -431,6 +436,9 @@ UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
     # sealed_headers came
     ("listener.created", 1): lambda fields: fields | {"v": 2},
     ("listener.updated", 1): lambda fields: fields | {"v": 2},
+    # if_version came
+    ("message.updated", 1): lambda fields: fields | {"v": 2},
+    ("message.deleted", 1): lambda fields: fields | {"v": 2},
 }
 
 

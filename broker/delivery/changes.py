@@ -45,7 +45,7 @@ _HANDED_OVER: Final = b"partition"  # the key of PartitionHandedOver
 
 @dataclass(slots=True)
 class Taken:
-    """What was read of one partition before it is delivered. position: where to follow `changes` from.
+    """What was read of one partition before it is delivered. position: of `changes`, up to where; to follow from there.
 
     floor: `found` has all changes of messages from this offset on. in_doubt_below: see PartitionHandedOver.
     recent: changes whose writer may still wait for an answer.
@@ -86,6 +86,7 @@ class Changes:
         self._messages = messages_topic
         self._run = run
         self._floors: dict[int, int] = {}
+        self._positions: dict[int, int] = {}  # how far what we know goes, in `changes`
         self._in_doubt_below: dict[int, int] = {}
         self._covering = 0
         self._texts: dict[tuple[int, int], asyncio.Task[str | None]] = {}
@@ -105,7 +106,7 @@ class Changes:
 
         async def one(partition: int, low: int) -> tuple[int, Taken]:
             taken = Taken(low, positions[partition], await self._doubt(partition, ends[partition]))
-            await self._collect(partition, taken, owed[partition])
+            await self._collect(partition, taken, owed[partition], 0)
             return partition, taken
 
         return dict(await asyncio.gather(*(one(partition, low) for partition, low in lows.items())))
@@ -114,6 +115,7 @@ class Changes:
         """The partitions are ours, and this is what read() found."""
         for partition, one in taken.items():
             self._floors[partition] = one.floor
+            self._positions[partition] = one.position
             self._in_doubt_below[partition] = one.in_doubt_below
             self._add(partition, one)
         self._tail.follow({partition: one.position for partition, one in taken.items()})
@@ -156,6 +158,7 @@ class Changes:
         self.known.clear()
         self._ids.clear()
         self._floors.clear()
+        self._positions.clear()
         self._in_doubt_below.clear()
         self._texts.clear()
 
@@ -165,13 +168,16 @@ class Changes:
         try:
             for partition, low in lows.items():
                 floor = self._floors.get(partition)
-                if floor is not None and low < floor:
-                    end = (await self._log.changes.end_offsets([partition]))[partition]
-                    taken = Taken(low, end, 0)
-                    await self._collect(partition, taken, frozenset())
-                    if partition in self._floors:
-                        self._add(partition, taken)
-                        self._floors[partition] = low
+                if floor is None or low >= floor:
+                    continue
+                taken = Taken(low, (await self._log.changes.end_offsets([partition]))[partition], 0)
+                await self._collect(partition, taken, frozenset(), 0)
+                while taken.position < self._positions.get(partition, 0):  # what came meanwhile, too
+                    begin, taken.position = taken.position, self._positions[partition]
+                    await self._collect(partition, taken, frozenset(), begin)
+                if partition in self._floors:
+                    self._add(partition, taken)
+                    self._floors[partition] = low
         finally:
             self._covering -= 1
 
@@ -189,21 +195,22 @@ class Changes:
                         return event.in_doubt_below
         return end
 
-    async def _collect(self, partition: int, taken: Taken, owed: AbstractSet[str]) -> None:
-        """Read the changes of messages from the floor on, and of those that are owed."""
+    async def _collect(self, partition: int, taken: Taken, owed: AbstractSet[str], begin: int) -> None:
+        """Read the changes of messages from the floor on, and of those that are owed, in [begin, taken.position)."""
         if not taken.position:
             return
         at_ms = now_ms()
         times = [at_ms, *(place[0] for place in map(parse_message_id, owed) if place is not None)]
         with contextlib.suppress(OffsetTooOld):
             times.append(await self._put_at_ms(partition, taken.floor) or at_ms)
-        async for offset, recorded_ms, event in self._log.changes.since(partition, min(times), taken.position):
+        async for offset, recorded_ms, event in self._log.changes.since(partition, min(times), begin, taken.position):
             if recorded_ms > at_ms - ANSWER_S * 1000:
                 taken.recent.append((offset, event))
             if event.offset >= taken.floor or event.message_id in owed:
                 before = taken.found.get(event.offset)
                 counts = prevailing(None if before is None else before[2], change(offset, event))
-                taken.found[event.offset] = (event.message_id, event.queue_id, counts)
+                if counts is not None:
+                    taken.found[event.offset] = (event.message_id, event.queue_id, counts)
 
     async def _put_at_ms(self, partition: int, offset: int) -> int | None:
         """When the first message at or after this offset was put; None when there is none yet."""
@@ -213,15 +220,19 @@ class Changes:
         return stretch.records[0].timestamp if stretch.records else None
 
     def _add(self, partition: int, taken: Taken) -> None:
+        """What was read is all that there is of these messages: it takes the place of what was known of them."""
         for offset, (message_id, _, counts) in taken.found.items():
-            self._note(partition, offset, message_id, counts)
+            self.known[partition, offset] = counts
+            self._ids[partition, offset] = message_id
 
-    def _note(self, partition: int, offset: int, message_id: str, counts: Change) -> bool:
-        """Honour a change from now on. False when it changes nothing, for the message is deleted."""
+    def _note(self, partition: int, offset: int, message_id: str, new: Change) -> bool:
+        """Honour a change from now on, unless it does not count: then False. cover() may have read it before."""
         before = self.known.get((partition, offset))
-        self.known[partition, offset] = prevailing(before, counts)
-        self._ids[partition, offset] = message_id
-        return before is None or not before.deleted
+        counts = prevailing(before, new)
+        if counts is new:
+            self.known[partition, offset] = counts
+            self._ids[partition, offset] = message_id
+        return counts is new or (before is not None and new.offset <= before.offset)
 
     def _cancel_kept(self, partition: int, queue_id: str, message_id: str) -> None:
         for courier in self._placed(partition, queue_id):
@@ -244,9 +255,10 @@ class Changes:
 
     def _apply(self, partition: int, offset: int, event: MessageChange) -> Told:
         told = self._look(partition, offset, event)
-        counts = change(offset, event)
-        told.applied = self._note(partition, event.offset, event.message_id, counts)
-        if counts.deleted:
+        told.applied = self._note(partition, event.offset, event.message_id, change(offset, event))
+        self._positions[partition] = offset + 1
+        counts = self.known.get((partition, event.offset))
+        if counts is not None and counts.deleted:
             self._cancel_kept(partition, event.queue_id, event.message_id)
         return told
 

@@ -11,25 +11,26 @@ from typing import Final
 
 from broker.core.changes import Change, change, prevailing
 from broker.core.events import ChangeApplied, MessageChange, decode, encode
+from broker.core.ids import parse_message_id
 from broker.errors import InDoubt, LogUnavailable, UnknownEvent
 from broker.kafka.outcomes import OutcomesTopic
+from broker.kafka.reading import Turns
 from broker.kafka.requests import LATEST, KafkaRequests
 from broker.ports import CountingChange, TooMuch
 
 # A change is looked for from a message's time on, less this: the clocks of the API processes may differ by as much.
 CLOCK_SKEW_MS: Final = 10 * 60_000
 _POLL_S: Final = 0.02
-_LOOKS_AT_ONCE: Final = 4  # in this process: the others wait
 
 
 class ChangesTopic:
-    """topic: where changes are appended. deliveries: the topic in which their owners answer."""
+    """topic: where changes are appended. deliveries: the topic in which their owners answer. turns: for looks at it."""
 
-    def __init__(self, topic: OutcomesTopic, requests: KafkaRequests, deliveries: str) -> None:
+    def __init__(self, topic: OutcomesTopic, requests: KafkaRequests, deliveries: str, turns: Turns) -> None:
         self._topic = topic
         self._requests = requests
         self._deliveries = deliveries
-        self._looks = asyncio.Semaphore(_LOOKS_AT_ONCE)
+        self._turns = turns
 
     def refuse(self, reason: str | None) -> None:
         """See KafkaLog.refuse."""
@@ -63,8 +64,25 @@ class ChangesTopic:
         except (TimeoutError, LogUnavailable):
             return None
 
+    async def counted(self, event: MessageChange) -> int | None:
+        """See ports.ChangeLog."""
+        place = parse_message_id(event.message_id)
+        if place is None:
+            return None
+        key, counts = event.message_id.encode(), None
+        async with self._turns.turn(event.organization_id):
+            for partition, (offset, end) in (await self._spans({place[1]: place[0] - CLOCK_SKEW_MS})).items():
+                async for record in self._requests.walk(self._topic.name, partition, offset, end):
+                    one = _decoded(record.value) if record.key == key else None
+                    if isinstance(one, MessageChange):
+                        this = change(record.offset, one)
+                        counts = prevailing(counts, this)
+                        if counts is this and one == event:
+                            return record.offset
+        return None
+
     async def latest(
-        self, places: Mapping[str, tuple[int, int]], *, bytes_max: int | None = None
+        self, places: Mapping[str, tuple[int, int]], *, organization_id: str, bytes_max: int | None = None
     ) -> dict[str, CountingChange]:
         """See ports.ChangeLog."""
         since_ms: dict[int, int] = {}
@@ -77,7 +95,7 @@ class ChangesTopic:
         found: dict[str, CountingChange] = {}
         sizes: dict[str, int] = {}
         held = 0
-        async with self._looks:
+        async with self._turns.turn(organization_id):
             for partition, (offset, end) in (await self._spans(since_ms)).items():
                 async for record in self._requests.walk(self._topic.name, partition, offset, end):
                     message_id = wanted.get(record.key or b"")
@@ -85,8 +103,8 @@ class ChangesTopic:
                     if message_id is None or not isinstance(event, MessageChange):
                         continue
                     this = change(record.offset, event)
-                    counts[message_id] = counted = prevailing(counts.get(message_id), this)
-                    if counted is this:
+                    if prevailing(counts.get(message_id), this) is this:
+                        counts[message_id] = this
                         held += len(record.value or b"") - sizes.get(message_id, 0)
                         sizes[message_id] = len(record.value or b"")
                         found[message_id] = CountingChange(record.offset, event)
@@ -107,12 +125,14 @@ class ChangesTopic:
         """By partition, one past the newest change (LogUnavailable)."""
         return await self._requests.offsets(self._topic.name, dict.fromkeys(partitions, LATEST))
 
-    async def since(self, partition: int, at_ms: int, end: int) -> AsyncIterator[tuple[int, int, MessageChange]]:
-        """(offset, recorded at, event) of the changes since a time, up to an offset (LogUnavailable)."""
+    async def since(
+        self, partition: int, at_ms: int, begin: int, end: int
+    ) -> AsyncIterator[tuple[int, int, MessageChange]]:
+        """(offset, recorded at, event) of the changes since a time, in [begin, end) (LogUnavailable)."""
         first = (await self._requests.offsets(self._topic.name, {partition: max(at_ms - CLOCK_SKEW_MS, 0)}))[partition]
         if first < 0:
             return
-        async for record in self._requests.walk(self._topic.name, partition, first, end):
+        async for record in self._requests.walk(self._topic.name, partition, max(first, begin), end):
             event = _decoded(record.value)
             if isinstance(event, MessageChange):
                 yield record.offset, record.timestamp, event

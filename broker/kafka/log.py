@@ -36,7 +36,7 @@ class KafkaLog:
         self.claims = ClaimsTopic(self._producer, self.requests, names.claims, timeout_s)
         self.deliveries = OutcomesTopic(self._producer, names.deliveries.name, timeout_s)
         changes = OutcomesTopic(self._producer, names.changes.name, timeout_s)
-        self.changes = ChangesTopic(changes, self.requests, names.deliveries.name)
+        self.changes = ChangesTopic(changes, self.requests, names.deliveries.name, self.turns)
         self.outstanding = OutcomesTopic(self._producer, names.outstanding.name, timeout_s)
 
     def refuse(self, reason: str | None) -> None:

@@ -8,11 +8,13 @@ from collections import Counter
 import pytest
 
 from broker import changes as commands_module
+from broker.changes import delete_message, update_message
 from broker.core.ids import parse_message_id
 from broker.delivery import answers as answers_module
 from broker.delivery import courier as courier_module
 from broker.delivery.worker import Worker
-from broker.errors import NotFound
+from broker.errors import Changed, NotFound
+from broker.kafka.log import KafkaLog
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
@@ -231,6 +233,59 @@ async def test_after_a_crash_what_may_have_been_sent_is_unknown_and_after_an_ord
     assert await rig.delete(queue, before) == {listener.id: "unknown"}
     with pytest.raises(NotFound):
         await rig.delete(queue, before)
+
+
+async def test_of_changes_for_one_version_through_two_processes_one_is_made_and_is_what_everybody_gets(
+    rig: Rig, kafka_settings: KafkaSettings
+):
+    queue = await rig.queue()
+    await rig.listen(queue, "a")
+    rig.listeners.down.add("a")
+    worker = await rig.work()
+    ids = await rig.put(queue, *["old"] * 12)
+    other = KafkaLog(kafka_settings)
+    await other.start()
+    queue = rig.projections.directory.state.queues[queue.id]
+
+    async def change(log: KafkaLog, message_id: str, data: str | None) -> str | None:
+        """What there is then; "lost" when another came first."""
+        by = log, rig.context, queue, message_id
+        try:
+            if data is None:
+                await delete_message(*by, if_match={1})
+            else:
+                await update_message(*by, data=data, if_match={1})
+        except Changed:
+            return "lost"
+        return data
+
+    wanted: dict[str, str] = {}
+    try:
+        for number, message_id in enumerate(ids):
+            ours, theirs = f"ours {number}", f"theirs {number}" if number % 3 else None
+            made = await asyncio.gather(change(rig.log, message_id, ours), change(other, message_id, theirs))
+            assert made.count("lost") == 1
+            (winner,) = [one for one in made if one != "lost"]
+            if winner is not None:
+                wanted[message_id] = winner
+    finally:
+        await other.stop()
+    rig.listeners.down.clear()
+    await until(lambda: len(data(rig, "a")) >= len(wanted), what="all that are left")
+    assert {got.message_id: got.data for got in rig.listeners.taken("a")} == wanted
+
+    async def forgotten() -> bool:
+        await worker._checkpoints.checkpoint()
+        for partition in range(rig.settings.kafka.partitions):
+            worker._changes.forget_settled(partition)
+        return not worker._changes.known
+
+    await until(forgotten, what="nobody needs them any more")
+    await rig.listen(queue, "b", begin_at_ms=0)
+    await until(lambda: len(data(rig, "b")) >= len(wanted), what="a listener from the beginning has what there is")
+    (last,) = await rig.put(queue, "last")
+    await until(lambda: last in rig.listeners.ids("b"), what="and what comes")
+    assert {got.message_id: got.data for got in rig.listeners.taken("b")} == wanted | {last: "last"}
 
 
 async def test_of_one_ordering_key_an_updated_message_keeps_its_place(rig: Rig):

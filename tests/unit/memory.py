@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 
+from broker.core.changes import Change, change, prevailing
 from broker.core.cursor import Cursor
 from broker.core.directory import Directory
 from broker.core.events import (
@@ -192,13 +193,25 @@ class MemoryChanges:
             listeners=tuple(self.states.items()),
         )
 
+    async def counted(self, event: MessageChange) -> int | None:
+        counts = None
+        for offset, one in enumerate(self.events):
+            if one.message_id == event.message_id:
+                this = change(offset, one)
+                counts = prevailing(counts, this)
+                if one is event and counts is this:
+                    return offset
+        return None
+
     async def latest(
-        self, places: Mapping[str, tuple[int, int]], *, bytes_max: int | None = None
+        self, places: Mapping[str, tuple[int, int]], *, organization_id: str, bytes_max: int | None = None
     ) -> dict[str, CountingChange]:
         found: dict[str, CountingChange] = {}
+        counts: dict[str, Change] = {}
         for offset, event in enumerate(self.events):
-            before = found.get(event.message_id)
-            if event.message_id in places and not (before and isinstance(before.event, MessageDeleted)):
+            this = change(offset, event)
+            if event.message_id in places and prevailing(counts.get(event.message_id), this) is this:
+                counts[event.message_id] = this
                 found[event.message_id] = CountingChange(offset, event)
         held = sum(len(getattr(one.event, "data", "")) for one in found.values())
         if bytes_max is not None and held > bytes_max and len(found) > 1:

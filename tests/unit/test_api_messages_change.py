@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from api_client import Api, make_api
 
-from broker.errors import InDoubt
+from broker.errors import Busy, InDoubt
 
 
 class Place:
@@ -113,6 +113,46 @@ async def test_a_change_of_a_version_that_is_no_longer_is_412(place: Place):
     assert (await place.api.get(place.message)).json()["message"]["data"] == "new"
     now = {"if-match": (await place.api.get(place.message)).headers["etag"]}
     assert (await place.api.request("DELETE", place.message, headers=now)).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+@pytest.mark.parametrize("first", ["PUT", "DELETE"])
+async def test_of_two_changes_of_one_version_the_second_in_the_log_is_412(place: Place, method: str, first: str):
+    """The other's change comes into the log between this one's look and its event."""
+    tag = {"if-match": (await place.api.get(place.message)).headers["etag"]}
+    changes = place.api.log.changes
+    append = changes.append
+
+    async def late(event: Any) -> Any:
+        changes.append = append
+        body = {"data": "theirs"} if first == "PUT" else None
+        assert (await place.api.request(first, place.message, json=body, headers=tag)).status_code == 200
+        return await append(event)
+
+    changes.append = late
+    body = {"data": "ours"} if method == "PUT" else None
+    assert (await place.api.request(method, place.message, json=body, headers=tag)).status_code == 412
+    shown = await place.api.get(place.message)
+    assert shown.status_code == (200 if first == "PUT" else 404)
+    if first == "PUT":
+        assert shown.json()["message"]["data"] == "theirs"
+        again = {"if-match": shown.headers["etag"]}
+        updated = await place.api.put(place.message, json={"data": "ours"}, headers=again)
+        assert (updated.status_code, updated.json()["message"]["data"]) == (200, "ours")
+        now = await place.api.get(place.message)
+        assert now.json()["message"]["data"] == "ours"
+        assert now.headers["etag"].partition(".")[0] == updated.headers["etag"].partition(".")[0]
+
+
+async def test_a_change_of_a_version_that_can_t_be_told_to_count_is_in_doubt(place: Place):
+    tag = {"if-match": (await place.api.get(place.message)).headers["etag"]}
+
+    async def too_much(_event: Any) -> Any:
+        raise Busy("later")
+
+    place.api.log.changes.counted = too_much
+    answer = await place.api.put(place.message, json={"data": "new"}, headers=tag)
+    assert (answer.status_code, answer.json()["type"]) == (503, "/problems/in-doubt")
 
 
 async def test_a_page_of_long_updates_is_short_and_goes_on(place: Place):

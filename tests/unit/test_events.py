@@ -110,8 +110,8 @@ SAMPLES: list[ev.Event] = [
     ev.ReplayResumed(**BY, **REPLAY),
     ev.ReplayCancelled(**BY, **REPLAY),
     ev.MessagePut(**BY, **QUEUE, **MESSAGE, name="delete", data='{"user": "ü", "quote": "\\""}', key="user-7"),
-    ev.MessageUpdated(**BY, **QUEUE, **MESSAGE, partition=3, offset=42, data='{"user": "ö"}'),
-    ev.MessageDeleted(**BY, **QUEUE, **MESSAGE, request_id="r-3", partition=3, offset=42),
+    ev.MessageUpdated(**BY, **QUEUE, **MESSAGE, partition=3, offset=42, if_version=1, data='{"user": "ö"}'),
+    ev.MessageDeleted(**BY, **QUEUE, **MESSAGE, request_id="r-3", partition=3, offset=42, if_version=19),
     ev.ChangeApplied(
         **BY,
         **QUEUE,
