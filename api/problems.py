@@ -133,6 +133,7 @@ _STATUS: Final[dict[type, int]] = {
     errors.Changed: 412,
     errors.Refused: 422,
     TooManyRequests: 429,
+    errors.ShareUsed: 429,
     errors.Unavailable: 503,
 }
 
@@ -157,7 +158,7 @@ def problem(error: BaseException) -> Problem:
         headers.append((b"www-authenticate", NoSession.challenge))
     elif isinstance(error, MethodNotAllowed):
         headers.append((b"allow", error.allow.encode()))
-    elif isinstance(error, errors.Unavailable | errors.InFlight | TooManyRequests):
+    elif isinstance(error, errors.Unavailable | errors.InFlight | errors.ShareUsed | TooManyRequests):
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     detail = str(error) or (type(error).__doc__ or "").partition("\n")[0]
     return _problem(status, error.code, detail, _places(error, detail), headers)

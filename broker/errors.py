@@ -40,6 +40,13 @@ class KeyReused(Refused):
     code = "idempotency-key-reused"
 
 
+class ShareUsed(BrokerError):
+    """The organization has used its share of what all have. retry_after_s: when to come again, in seconds."""
+
+    code = "share-used"
+    retry_after_s = 600
+
+
 class InFlight(BrokerError):
     """A request with this Idempotency-Key is under way. retry_after_s: when to come again, in seconds."""
 

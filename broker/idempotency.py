@@ -54,7 +54,7 @@ class Idempotency:
     async def put(
         self, queue: Queue, puts: Sequence[Put], *, key: bytes, body_sha256: str, actor: str, request_id: str
     ) -> list[Stored]:
-        """The messages of this key, put now or before (InFlight, KeyReused, Unavailable).
+        """The messages of this key, put now or before (InFlight, KeyReused, ShareUsed, Unavailable).
 
         puts: checked, none of them appended. body_sha256: hex digest of all that has to be the same.
         """

@@ -119,7 +119,7 @@ class ClaimLog(Protocol):
     """The `claims` topic."""
 
     async def append(self, claim: PutClaimed) -> None:
-        """Returns once all in-sync replicas have it (Unavailable; it may be stored all the same)."""
+        """Returns once all in-sync replicas have it (ShareUsed; Unavailable: it may be stored all the same)."""
 
     async def claims(self, digest: bytes) -> Sequence[PutClaimed]:
         """Those of this digest, of the last day at least, in log order, up to now (Unavailable)."""

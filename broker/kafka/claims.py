@@ -11,19 +11,29 @@ import contextlib
 import time
 from typing import Final
 
-from broker.core.claims import KEPT_MS, ClaimIndex
+import msgspec
+
+from broker.core.claims import KEPT_MS, ClaimIndex, has_room
 from broker.core.events import PutClaimed, decode, encode
-from broker.errors import BrokerError, Unavailable, UnknownEvent, ViewBehind
+from broker.errors import BrokerError, ShareUsed, UnknownEvent, ViewBehind
 from broker.kafka.outcomes import OutcomesTopic
 from broker.kafka.producer import Producer
 from broker.kafka.requests import LATEST, KafkaRequests, OffsetTooOld
 from broker.kafka.topics import Topic
 
-CLAIMS_MAX: Final = 8_000_000  # 16 bytes each
 _MARGIN_MS: Final = 3600 * 1000  # of clocks, and of the index, which forgets in whole runs
 _LOOK_S: Final = 2.0
 _FOLLOW_S: Final = 30.0
 _CLAIM_BYTES: Final = 4096  # Kafka gives whole record batches, however large
+
+
+class _Owned(msgspec.Struct):
+    """Of a claim, whose it is."""
+
+    organization_id: str = ""
+
+
+_owned = msgspec.json.Decoder(_Owned)
 
 
 class ClaimsTopic:
@@ -55,8 +65,9 @@ class ClaimsTopic:
 
     async def append(self, claim: PutClaimed) -> None:
         """See ports.ClaimLog.append."""
-        if len(self._index) >= CLAIMS_MAX:
-            raise Unavailable(f"{CLAIMS_MAX} Idempotency-Keys were used within a day, and no more can be remembered")
+        mine = self._index.count(claim.organization_id)
+        if not has_room(mine, len(self._index)):
+            raise ShareUsed(f"this organization has used its share of Idempotency-Keys within a day: {mine}")
         digest = bytes.fromhex(claim.digest)
         await self._writer.append_one(self._partition(digest), digest, encode(claim))
 
@@ -100,7 +111,7 @@ class ClaimsTopic:
             stretch = await self._requests.read(self._topic, partition, position)
             for record in stretch.records:
                 if record.key is not None:
-                    self._index.add(record.key, partition, record.offset, record.timestamp)
+                    self._index.add(record.key, partition, record.offset, record.timestamp, _owner(record.value))
             self._positions[partition] = stretch.next_offset
             if stretch.next_offset >= stretch.end_offset or stretch.next_offset == position:
                 return
@@ -128,3 +139,11 @@ class ClaimsTopic:
                 with contextlib.suppress(BrokerError):
                     await self._catch_up(partition)
             await asyncio.sleep(_FOLLOW_S)
+
+
+def _owner(value: bytes | None) -> str:
+    """The id of a claim's organization, without taking the rest of it apart; empty where it has none."""
+    try:
+        return _owned.decode(value or b"").organization_id
+    except msgspec.MsgspecError:
+        return ""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from api_client import make_api
+from api_client import make_api, problem
 
-from broker.errors import LogUnavailable
+from broker.errors import LogUnavailable, ShareUsed
 
 
 async def put(api, path: str, key: str, body: dict, method: str = "PUT"):
@@ -55,6 +55,22 @@ async def test_another_organization_s_key_is_another_key():
     path = f"/v1/queues/{created.json()['queue']['id']}/messages"
     answer = await api.bare.put(path, headers={**theirs, "idempotency-key": "k"}, json={"data": "y"})
     assert answer.status_code == 200
+
+
+async def test_an_organization_that_has_used_its_share_is_429_for_a_new_key_only(monkeypatch):
+    api = await make_api()
+    path = f"/v1/queues/{await api.queue()}/messages"
+    first = await put(api, path, "known", {"data": "x"})
+
+    async def full(_claim: object) -> None:
+        raise ShareUsed("this organization has used its share")
+
+    monkeypatch.setattr(api.log.claims, "append", full)
+    refused = await put(api, path, "new", {"data": "x"})
+    problem(refused, 429, "share-used")
+    assert int(refused.headers["retry-after"]) > 0
+    assert (await put(api, path, "known", {"data": "x"})).json() == first.json()
+    assert (await api.put(path, json={"data": "x"})).status_code == 200
 
 
 async def test_what_was_refused_takes_no_key():

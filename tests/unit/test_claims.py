@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import hashlib
+from collections import Counter, defaultdict
+from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core import claims
-from broker.core.claims import KEPT_MS, ClaimIndex, decide
+from broker.core.claims import CLAIMS_MAX, FEW, KEPT_MS, ClaimIndex, decide, has_room
 from broker.core.events import PutClaimed
+from broker.errors import ShareUsed
+from broker.kafka import claims as claims_module
+from broker.kafka.claims import ClaimsTopic
+from broker.kafka.topics import Topic
 
 
 def claimed(claim_id: str, at_ms: int = 0, *, seed: str | None = None, number: int = 1, of: str = "") -> PutClaimed:
@@ -80,7 +87,7 @@ def test_the_index_finds_what_a_dict_finds(rows, run_max):
         at_ms = 0
         for offset, (number, partition, later_ms) in enumerate(rows):
             at_ms += later_ms
-            index.add(bytes([number]) * 32, partition, offset, at_ms)
+            index.add(bytes([number]) * 32, partition, offset, at_ms, f"o{number}")
             model[number].append((partition, offset, at_ms))
             index.forget(at_ms - KEPT_MS)
         for number in range(6):
@@ -88,6 +95,7 @@ def test_the_index_finds_what_a_dict_finds(rows, run_max):
             known = [(partition, offset) for partition, offset, _ in model[number]]
             assert len(found) == len(set(found))
             assert set(found) <= set(known)
+            assert index.count(f"o{number}") == len(found)
             kept = {(p, offset) for p, offset, claimed_ms in model[number] if claimed_ms >= at_ms - KEPT_MS}
             assert kept <= set(found)
             for one in range(4):
@@ -95,16 +103,70 @@ def test_the_index_finds_what_a_dict_finds(rows, run_max):
                 assert offsets == sorted(offsets)
         index.forget(at_ms + 1)
         assert len(index) == 0
+        assert not any(index.count(f"o{number}") for number in range(6))
     finally:
         claims._RUN_MAX = before  # type: ignore[misc]
+
+
+def digest(number: int) -> bytes:
+    return hashlib.sha256(number.to_bytes(8)).digest()
 
 
 def test_a_claim_takes_sixteen_bytes():
     index = ClaimIndex()
     for number in range(3 * (1 << 16) + 1):
-        index.add(number.to_bytes(8) * 4, number % 16, number, 0)
-    (one, two, three) = index._runs
-    assert all(
-        len(prefixes) * prefixes.itemsize == len(places) * 8 == 8 << 16 for prefixes, places, _ in (one, two, three)
-    )
-    assert index.places((70_000).to_bytes(8) * 4) == [(70_000 % 16, 70_000)]
+        index.add(digest(number), number % 16, number, 0, "o")
+    assert len(index._runs) == 3
+    for run in index._runs:
+        columns = (run.prefixes, run.places, run.owners)
+        assert sum(len(column) * column.itemsize for column in columns) == 16 << 16
+    assert (70_000 % 16, 70_000) in index.places(digest(70_000))
+    assert len(index.places(digest(70_000))) < 3, "another key's claim is seldom beside it"
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 3_000_000)), max_size=60))
+def test_however_many_ask_for_all_they_can_get_another_one_finds_room(asked):
+    has: Counter[int] = Counter()
+    for who, wanted in asked:
+        low, high = 0, wanted
+        while low < high:  # the most that it gets of what it wants, one by one
+            middle = (low + high + 1) // 2
+            if has_room(has[who] + middle - 1, has.total() + middle - 1):
+                low = middle
+            else:
+                high = middle - 1
+        has[who] += low
+        assert has.total() <= CLAIMS_MAX
+        assert has_room(0, has.total())
+        assert has_room(FEW - 1, has.total())
+
+
+async def test_who_has_used_its_share_is_told_and_nobody_else(monkeypatch):
+    monkeypatch.setattr(claims, "CLAIMS_MAX", 40)
+    monkeypatch.setattr(claims, "FEW", 2)
+    producer: Any = None
+    requests: Any = None
+    topic = ClaimsTopic(producer, requests, Topic("claims", 1, {}), 1.0)
+    written: list[bytes] = []
+
+    async def append_one(_partition: int, _key: bytes, value: bytes) -> int:
+        written.append(value)
+        topic._index.add(digest(len(written)), 0, len(written), 0, claims_module._owner(value))
+        return len(written)
+
+    monkeypatch.setattr(topic._writer, "append_one", append_one)
+    theirs = msgspec.structs.replace(claimed("c"), organization_id="theirs")
+    for _ in range(15):
+        await topic.append(theirs)
+    with pytest.raises(ShareUsed):
+        await topic.append(theirs)
+    await topic.append(claimed("a"))
+    assert len(written) == 16
+
+
+def test_one_alone_has_three_of_eight_and_then_it_is_another_s_turn():
+    most = CLAIMS_MAX * 3 // 8
+    assert has_room(most - 1, most - 1)
+    assert not has_room(most, most)
+    assert has_room(0, most)
+    assert has_room(most // 2 - 1, most + most // 2 - 1)
