@@ -113,11 +113,15 @@ class KafkaDeliveries:
             self._requests.offsets(self._messages.name, dict.fromkeys(everywhere, LATEST)),
         )
         places = {number: listener.stands_at(cursors[listener.id], number) for number in everywhere}
-        behind = await asyncio.gather(
-            *(self._behind(listener, number, place.top, ends[number]) for number, place in places.items())
-        )
+        behind = {number: place.top for number, place in places.items() if place.top < ends[number]}
+        found: dict[int, tuple[int, int | None]] = {}
+        if behind:
+            async with self._turns.turn(listener.organization_id):
+                counted = (self._behind(listener, number, top, ends[number]) for number, top in behind.items())
+                found = dict(zip(behind, await asyncio.gather(*counted), strict=True))
         lag, oldest = 0, []
-        for place, (count, since_ms) in zip(places.values(), behind, strict=True):
+        for number, place in places.items():
+            count, since_ms = found.get(number, (0, None))
             lag += max(place.pending, len(place.open) + count)
             if place.open and place.oldest_at_ms is not None:
                 oldest.append(place.oldest_at_ms)
@@ -137,10 +141,7 @@ class KafkaDeliveries:
         """How many of the queue's messages are in [top, end), as far as _LAG_READS_MAX reads show, and since when."""
         queue_id = listener.queue_id.encode()
         count, since_ms = 0, None
-        begin = (
-            (await self._requests.offsets(self._messages.name, {partition: EARLIEST}))[partition] if top < end else 0
-        )
-        top = max(top, begin)
+        top = max(top, (await self._requests.offsets(self._messages.name, {partition: EARLIEST}))[partition])
         for _ in range(_LAG_READS_MAX):
             if top >= end:
                 break
