@@ -1,6 +1,6 @@
-"""Keeps listeners' URLs away from addresses that are nobody's to name: SSRF.
+"""Keeps listeners' URLs away from addresses and ports that are nobody's to name: SSRF.
 
-For: what a URL may be (at PUT, without DNS) and which addresses may be connected to (at every connect, after DNS).
+For: what a URL may be (at PUT, without DNS) and what may be connected to (at every connect, after DNS).
 Not for: connecting (http.py); it uses the very addresses that were checked here, so a name can't change in between.
 """
 
@@ -46,6 +46,17 @@ _REFUSED: Final = tuple(
             "8000::/1",
         ),
     )
+)
+
+# Where something else than HTTP is spoken, which might take a request's lines for its own: Fetch standard, "bad port".
+PORTS_REFUSED: Final = frozenset(
+    [
+        *(0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95),
+        *(101, 102, 103, 104, 109, 110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179),
+        *(389, 427, 465, 512, 513, 514, 515, 526, 530, 531, 532, 540, 548, 554, 556, 563, 587, 601, 636),
+        *(989, 990, 993, 995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566),
+        *(6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080),
+    ]
 )
 
 
@@ -130,6 +141,8 @@ def refuse_url(url: str, allow: Sequence[Network]) -> str | None:
         return str(error)
     if target.tunnel:
         return "must start with http:// or https://"
+    if target.port in PORTS_REFUSED:
+        return f"has the port {target.port}, which is not for HTTP"
     address = literal_address(target.host)
     if address is None:
         if (

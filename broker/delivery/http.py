@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 import httptools
 
-from broker.delivery.guard import Refused, Resolver, Target
+from broker.delivery.guard import PORTS_REFUSED, Refused, Resolver, Target
 
 HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
@@ -187,6 +187,8 @@ def tls_context() -> ssl.SSLContext:
 
 async def connect(owner: Owner, target: Target, resolver: Resolver, tls: ssl.SSLContext) -> Connection:
     """A connection to an address that was checked (ConnectFailed)."""
+    if target.port in PORTS_REFUSED and not target.tunnel:
+        raise ConnectFailed("port-not-allowed")
     loop = asyncio.get_running_loop()
     error = "refused"
     try:

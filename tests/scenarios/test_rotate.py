@@ -9,7 +9,7 @@ import httpx
 from broker.sealing import new_sealing_key
 from tests.scenarios.running import Running, everput
 
-LISTENER = {"name": "l", "notify_url": "http://127.0.0.1:9/", "liveness_url": "http://127.0.0.1:9/"}
+LISTENER = {"name": "l", "notify_url": "http://127.0.0.1:8/", "liveness_url": "http://127.0.0.1:8/"}
 
 
 def secret_of(server: Running, path: str) -> str:

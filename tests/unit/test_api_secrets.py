@@ -140,7 +140,7 @@ async def test_a_listener_that_is_not_there_and_one_that_may_not_be_are_told_apa
     forbidding = await make_api()
     path = await path_of(forbidding, notify_url="http://localhost.example/")
     listener = forbidding.log.control.state.listeners[path.rpartition("/")[2]]
-    object.__setattr__(listener, "notify_url", "http://127.0.0.1:1/")
+    object.__setattr__(listener, "notify_url", "http://127.0.0.1:8/")
     assert (await forbidding.request("POST", f"{path}/test")).json()["test"]["error"] == "address-not-allowed"
 
 

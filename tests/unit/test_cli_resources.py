@@ -17,7 +17,7 @@ from broker.commands import SCOPES
 from cli.app import everput
 from cli.server import Server
 
-URLS = ["--notify-url", "http://127.0.0.1:9/n", "--liveness-url", "http://127.0.0.1:9/l"]
+URLS = ["--notify-url", "http://127.0.0.1:8/n", "--liveness-url", "http://127.0.0.1:8/l"]
 Run = Callable[..., Result]
 
 

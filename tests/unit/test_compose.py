@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from broker.delivery.guard import TUNNEL, parse_url
 from cli.app import everput
 from cli.options import variable
 
@@ -75,6 +76,13 @@ def test_nothing_starts_without_the_sealing_key_and_no_secret_is_in_the_file(ser
 def test_the_api_is_published_on_loopback_only_and_checked():
     assert SERVICES["api"]["ports"] == ["127.0.0.1:8080:8080"]
     assert SERVICES["api"]["environment"]["EVERPUT_PORT"] == 8080
+
+
+def test_workers_in_other_containers_reach_the_tunnels_of_the_api():
+    """By the service's name: the container itself knows it as its host name, the others by the network's DNS."""
+    api = SERVICES["api"]
+    assert api["environment"]["EVERPUT_TUNNEL_HOST"] == api["hostname"] == "api"
+    assert parse_url(f"{TUNNEL}://{api['hostname']}:1/token/notify").tunnel
 
 
 @pytest.mark.parametrize("name", ["api", "worker"])

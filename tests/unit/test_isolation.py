@@ -21,7 +21,7 @@ from broker.commands import SCOPES, create_key, create_organization
 QUEUE = "/v1/queues/{queue_id}"
 LISTENER = f"{QUEUE}/listeners/{{listener_id}}"
 KEYS = "/v1/organizations/{organization_id}/keys"
-URLS = {"notify_url": "http://127.0.0.1:9/", "liveness_url": "http://127.0.0.1:9/"}
+URLS = {"notify_url": "http://127.0.0.1:8/", "liveness_url": "http://127.0.0.1:8/"}
 
 # What belongs to an organization, with a body that is accepted: by id.
 OWNED: dict[str, Any] = {

@@ -39,6 +39,25 @@ async def test_no_put_takes_an_address_that_is_not_public(field):
     assert len([one for one in api.log.control.records[before:] if b"listener" in one]) == 0
 
 
+PORTS = [22, 25, 53, 110, 143, 389, 465, 587, 993, 6000, 6667, 10080]
+
+
+@pytest.mark.parametrize("field", ["notify_url", "liveness_url"])
+async def test_no_put_takes_a_port_where_something_else_than_http_is_spoken(field):
+    api = await make_api(allow_networks=LOOPBACK)
+    queue_id = await api.queue()
+    listener_id = await api.listener(queue_id)
+    for port in PORTS:
+        for url in (f"http://8.8.8.8:{port}/", f"https://public.example:{port}/x", f"http://127.0.0.1:{port}/"):
+            body = {"name": "n", "notify_url": GOOD, "liveness_url": GOOD, field: url}
+            for path in (f"/v1/queues/{queue_id}/listeners", f"/v1/queues/{queue_id}/listeners/{listener_id}"):
+                answer = await api.put(path, json=body)
+                assert problem(answer, 422)["errors"][0]["pointer"] == f"/{field}", url
+    for number, port in enumerate((80, 443, 3000, 8000, 8080, 8443)):
+        body = {"name": f"n{number}", "notify_url": GOOD, "liveness_url": GOOD, field: f"http://8.8.8.8:{port}/"}
+        assert (await api.put(f"/v1/queues/{queue_id}/listeners", json=body)).status_code == 200
+
+
 async def test_the_allow_list_lets_in_what_it_names_and_nothing_else():
     api = await make_api(allow_networks=(ip_network("10.1.0.0/16"), ip_network("fd00:1::/32")))
     queue_id = await api.queue()
@@ -88,6 +107,14 @@ async def test_no_connection_is_made_to_an_address_that_is_not_allowed_however_i
     async with forbidden_server() as (port, connected):
         for host in (*DISGUISES[:6], "[::ffff:7f00:1]", "127.0.0.1"):
             assert await attempt(f"http://{host}:{port}/", Resolver(())) == "address-not-allowed"
+        assert connected == []
+
+
+async def test_no_connection_is_made_to_a_port_where_something_else_than_http_is_spoken(monkeypatch):
+    async with forbidden_server() as (port, connected):
+        monkeypatch.setattr("broker.delivery.http.PORTS_REFUSED", frozenset({port}))
+        for host in ("127.0.0.1", "localhost"):
+            assert await attempt(f"http://{host}:{port}/", Resolver(LOOPBACK)) == "port-not-allowed"
         assert connected == []
 
 
