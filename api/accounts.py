@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from api.auth import COOKIE, Keys, Sessions
+from api.auth import Keys, Sessions
 from api.buckets import Buckets
 from api.calls import Call
 from api.pages import moment
@@ -28,10 +28,7 @@ _REGISTRATIONS_PER_S: Final = 1.0
 
 
 class Accounts:
-    """Handlers for /v1/accounts, /v1/sessions and /v1/organizations. registration: whether anybody may register.
-
-    public_url: as in Sessions.
-    """
+    """Handlers for /v1/accounts, /v1/sessions and /v1/organizations. registration: whether anybody may register."""
 
     def __init__(
         self,
@@ -41,14 +38,12 @@ class Accounts:
         sessions: Sessions,
         *,
         registration: bool,
-        public_url: str | None,
     ) -> None:
         self._commands = commands
         self._view = view
         self._keys = keys
         self._sessions = sessions
         self._registration = registration
-        self._https = public_url is not None and public_url.lower().startswith("https:")
         self._guesses = Buckets(_GUESSES_AT_ONCE, per_s=_GUESSES_PER_S)
         self._all_guesses = Buckets(_ALL_GUESSES_AT_ONCE, per_s=_ALL_GUESSES_PER_S)
         self._registrations = Buckets(_REGISTRATIONS_AT_ONCE, per_s=_REGISTRATIONS_PER_S)
@@ -101,9 +96,7 @@ class Accounts:
         return {"organizations": [_organization_fields(organization) for organization in found]}
 
     def _set_cookie(self, call: Call, token: str, age_s: int) -> None:
-        secure = "; Secure" if self._https or call.scope["scheme"] == "https" else ""
-        cookie = f"{COOKIE}={token}; Path=/; Max-Age={age_s}; HttpOnly; SameSite=Lax{secure}"
-        call.headers += [(b"set-cookie", cookie.encode()), (b"cache-control", b"no-store")]
+        call.headers += [self._sessions.cookie(call.scope, token, age_s), (b"cache-control", b"no-store")]
 
 
 def _take(buckets: Buckets, name: str, detail: str) -> None:

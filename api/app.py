@@ -84,7 +84,6 @@ def make_app(
         keys,
         sessions,
         registration=settings.registration,
-        public_url=public_url,
     )
     secrets = Secrets(SecretCommands(log.control, view, sealer), view, sealer, Resolver(settings.allow_networks))
     organization_keys = OrganizationKeys(log.control, view, keys, sessions, views)

@@ -26,7 +26,8 @@ from broker.ports import ControlLog, DirectoryView
 
 log = logging.getLogger(__name__)
 
-COOKIE: Final = "everput_session"
+_COOKIE: Final = "everput_session"
+_COOKIE_HTTPS: Final = f"__Host-{_COOKIE}"  # no other host, and no page without TLS, can set one of this name
 _REMEMBERED_MAX: Final = 10_000
 _USE_NOTED_S: Final = 3600
 _WINDOW_S: Final = 10  # whose requests may come at once
@@ -115,18 +116,11 @@ class Token(NamedTuple):
     by_cookie: bool
 
 
-def token_of(scope: Scope) -> Token | None:
-    """From the header Authorization (`Bearer evs_…`), else from the cookie."""
-    headers = dict(scope["headers"])
-    authorization = headers.get(b"authorization", b"").decode("latin-1")
-    if authorization.lower().startswith(_BEARER):
-        return Token(authorization[len(_BEARER) :].strip(), by_cookie=False)
-    text = cookie_parser(headers.get(b"cookie", b"").decode("latin-1")).get(COOKIE)
-    return None if text is None else Token(text, by_cookie=True)
-
-
 class Sessions:
-    """Finds sessions by their token. public_url: where browsers see the API, None for the address they connect to."""
+    """Finds sessions by their token, and is how browsers hold one.
+
+    public_url: where browsers see the API, None for the address they connect to.
+    """
 
     def __init__(self, view: DirectoryView, public_url: str | None) -> None:
         self._view = view
@@ -134,7 +128,7 @@ class Sessions:
 
     async def find(self, scope: Scope) -> Session:
         """The session (NoSession; Forbidden when a browser sends it for another site)."""
-        token = token_of(scope)
+        token = self._token(scope)
         if token is None:
             raise NoSession("Send a session's token in the header Authorization, as `Bearer evs_…`.")
         if token.by_cookie and scope["method"] not in ("GET", "HEAD") and not self._same_origin(scope):
@@ -147,6 +141,29 @@ class Sessions:
         if session is None or session.expires_at_ms <= now_ms():
             raise NoSession("This session is unknown or has ended.")
         return session
+
+    def cookie(self, scope: Scope, token: str, age_s: int) -> tuple[bytes, bytes]:
+        """The header that has a browser hold the token for so long."""
+        https = self._https(scope)
+        name = _COOKIE_HTTPS if https else _COOKIE
+        secure = "; Secure" if https else ""
+        cookie = f"{name}={token}; Path=/; Max-Age={age_s}; HttpOnly; SameSite=Lax{secure}"
+        return b"set-cookie", cookie.encode()
+
+    def _token(self, scope: Scope) -> Token | None:
+        """From the header Authorization (`Bearer evs_…`), else from the cookie."""
+        headers = dict(scope["headers"])
+        authorization = headers.get(b"authorization", b"").decode("latin-1")
+        if authorization.lower().startswith(_BEARER):
+            return Token(authorization[len(_BEARER) :].strip(), by_cookie=False)
+        name = _COOKIE_HTTPS if self._https(scope) else _COOKIE
+        text = cookie_parser(headers.get(b"cookie", b"").decode("latin-1")).get(name)
+        return None if text is None else Token(text, by_cookie=True)
+
+    def _https(self, scope: Scope) -> bool:
+        """Whether browsers reach the API so."""
+        public_url = self._public_url
+        return scope["scheme"] == "https" if public_url is None else public_url.lower().startswith("https:")
 
     def _same_origin(self, scope: Scope) -> bool:
         """What the browser says of where the request comes from (docs/decisions/0041). Nothing is not enough."""

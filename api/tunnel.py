@@ -78,8 +78,8 @@ class Tunnel:
 class Tunnels:
     """Those of one API process. address: `tunnel://host:port`, where workers reach app; set once it is served."""
 
-    def __init__(self) -> None:
-        self.address = ""
+    def __init__(self, address: str = "") -> None:
+        self.address = address
         self._open: dict[str, Tunnel] = {}
         routes = [Route("/{token}/notify", self._notify, methods=["POST"]), Route("/{token}/live", self._live)]
         self.app = Starlette(routes=routes)

@@ -4,6 +4,7 @@ For: the tests named test_api_*. Not for: a server or Kafka (tests/kafka)."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import fields
 from functools import lru_cache
@@ -82,6 +83,38 @@ class Api:
         control = self.log.control
         organization = await create_organization(control, control, name="another")
         return (await create_key(control, control, organization_id=organization.id, name="theirs"))[1]
+
+
+class Socket:
+    """A WebSocket's client, by hand. said: what the application sent."""
+
+    def __init__(self, api: Api, path: str, query: str, headers: dict[str, str]) -> None:
+        self.said: asyncio.Queue[Any] = asyncio.Queue()
+        self._to_say: asyncio.Queue[Any] = asyncio.Queue()
+        self._to_say.put_nowait({"type": "websocket.connect"})
+        scope = {
+            "type": "websocket",
+            "scheme": "ws",
+            "path": path,
+            "raw_path": b"",
+            "root_path": "",
+            "query_string": query.encode(),
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            "subprotocols": [],
+            "extensions": {"websocket.http.response": {}},
+        }
+        self.task = asyncio.create_task(api.app(scope, self._to_say.get, self.said.put))
+
+    async def next(self) -> Any:
+        async with asyncio.timeout(5):
+            return await self.said.get()
+
+    def say(self, text: str) -> None:
+        self._to_say.put_nowait({"type": "websocket.receive", "text": text})
+
+    async def leave(self) -> None:
+        self._to_say.put_nowait({"type": "websocket.disconnect", "code": 1000})
+        await self.task
 
 
 async def make_api(**parts: Any) -> Api:

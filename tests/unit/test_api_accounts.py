@@ -165,14 +165,25 @@ async def test_accounts_are_not_made_by_the_thousand(api):
 
 
 async def test_the_cookie_is_for_browsers_and_for_https_where_there_is_https():
-    for public_url, secure in ((None, False), ("https://broker.example", True)):
+    for public_url, https in ((None, False), ("https://broker.example", True), ("http://broker.example", False)):
         api = await make_api(public_url=public_url)
         await api.bare.put("/v1/accounts", json=WHO)
         cookie = (await api.bare.post("/v1/sessions", json=WHO)).headers["set-cookie"]
-        assert cookie.startswith("everput_session=evs_")
+        assert cookie.startswith("__Host-everput_session=evs_" if https else "everput_session=evs_")
         assert "HttpOnly" in cookie
         assert "SameSite=Lax" in cookie
-        assert ("Secure" in cookie) == secure
+        assert "; Path=/;" in cookie
+        assert "Domain" not in cookie
+        assert ("Secure" in cookie) == https
+
+
+async def test_by_https_a_cookie_that_another_host_or_a_page_without_tls_may_have_set_is_none():
+    api = await make_api(public_url="https://broker.example")
+    token = await register(api)
+    api.bare.cookies.clear()
+    for name, status in (("everput_session", 401), ("__Host-everput_session", 200)):
+        answer = await api.bare.get("/v1/sessions", headers={"cookie": f"{name}={token}"})
+        assert answer.status_code == status
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ too: it is a good one, and only who asks was wrong before.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import re
 from dataclasses import dataclass
@@ -13,9 +14,13 @@ from ipaddress import ip_network
 from typing import Any
 
 import pytest
-from api_client import Api, make_api
+from api_client import Api, Socket, make_api
+from starlette.routing import WebSocketRoute
 
+import cli.api
+from api.app import make_app
 from api.calls import Resource
+from api.tunnel import Tunnels
 from broker.commands import SCOPES, create_key, create_organization
 
 QUEUE = "/v1/queues/{queue_id}"
@@ -69,6 +74,8 @@ OF_THE_SESSION: dict[str, Any] = {
     "GET /v1/sessions": None,
     "DELETE /v1/sessions": None,
 }
+# WebSockets, which answer what they refuse as the others do: tests/unit/test_tunnel.py has what they do else.
+SOCKETS = {f"GET {QUEUE}/listen": "name=one more"}
 OPEN = {"PUT /v1/accounts", "POST /v1/sessions", "GET /v1/openapi.json", "GET /docs"}
 OPEN |= {
     f"GET /docs/{file}" for file in ("favicon-32x32.png", "reference.js", "swagger-ui-bundle.js", "swagger-ui.css")
@@ -81,6 +88,7 @@ def routes(api: Api) -> list[str]:
     for route in api.app.routes:
         endpoint = getattr(route, "endpoint", None)
         methods = set(endpoint._methods) if isinstance(endpoint, Resource) else set(getattr(route, "methods", ()) or ())
+        methods |= {"GET"} if isinstance(route, WebSocketRoute) else set()
         found += [f"{method} {route.path}" for method in sorted(methods - {"HEAD", "OPTIONS"}) or ["ANY"]]
     return found
 
@@ -150,11 +158,20 @@ def cheap_passwords(monkeypatch):
 
 @pytest.fixture
 async def api() -> Api:
-    return await make_api(allow_networks=(ip_network("127.0.0.0/8"),))
+    return await make_api(allow_networks=(ip_network("127.0.0.0/8"),), tunnels=Tunnels("tunnel://127.0.0.1:8"))
+
+
+def test_the_application_has_all_parts_that_production_has():
+    parts = {name for name, one in inspect.signature(make_app).parameters.items() if one.default is None}
+    by_make_api = {"reader", "outstanding", "cursors"}
+    without_routes = {"deliveries", "status"}
+    assert parts == {*by_make_api, *without_routes, "tunnels"}, "give the new one to make_api, above"
+    wired = set(re.findall(r"^            (\w+)=", inspect.getsource(cli.api), re.MULTILINE))
+    assert parts <= wired
 
 
 async def test_every_route_has_an_entry_and_every_entry_is_a_route(api):
-    entries = {*OWNED, *OF_THE_ASKER, *OF_THE_SESSION, *OPEN}
+    entries = {*OWNED, *OF_THE_ASKER, *OF_THE_SESSION, *SOCKETS, *OPEN}
     missing = set(routes(api)) - entries
     assert not missing, f"how is this kept from other organizations? {sorted(missing)}"
     assert entries <= set(routes(api))
@@ -177,6 +194,23 @@ async def test_another_organizations_id_is_404_and_nothing_happens(api, route):
             assert "owner" not in answer.text
     assert all_there_is(api) == before
     assert (await ask(api, route, owner.ids, OWNED[route], owner.key)).status_code == 200
+
+
+@pytest.mark.parametrize("route", SOCKETS)
+async def test_a_socket_is_refused_as_all_else_is_and_nothing_happens(api, route):
+    owner, stranger = await tenant(api, "owner"), await tenant(api, "stranger")
+    _, without = await create_key(
+        api.log.control, api.log.control, organization_id=owner.ids["organization_id"], name="none", scopes=()
+    )
+    before = all_there_is(api)
+    path = route.removeprefix("GET ").format(**owner.ids)
+    for headers, status in ((stranger.key, 404), (owner.session, 401), ({}, 401), ({"x-api-key": without}, 403)):
+        told = await Socket(api, path, SOCKETS[route], headers).next()
+        assert (told["type"], told["status"]) == ("websocket.http.response.start", status)
+    assert all_there_is(api) == before
+    mine = Socket(api, path, SOCKETS[route], owner.key)
+    assert (await mine.next())["type"] == "websocket.accept"
+    await mine.leave()
 
 
 @pytest.mark.parametrize("route", [*OWNED, *OF_THE_ASKER, *OF_THE_SESSION])

@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import orjson
 import pytest
-from api_client import Api, make_api
+from api_client import Api, Socket, make_api
 
 from api.tunnel import Tunnels
 from broker.commands import Commands
 from broker.delivery.guard import AWAY, parse_url, refuse_url
 
 
-class Socket:
-    """A WebSocket's client, by hand. said: what the application sent."""
-
-    def __init__(self, api: Api, queue_id: str, query: str, key: str) -> None:
-        self.said: asyncio.Queue[Any] = asyncio.Queue()
-        self._to_say: asyncio.Queue[Any] = asyncio.Queue()
-        self._to_say.put_nowait({"type": "websocket.connect"})
-        scope = {
-            "type": "websocket",
-            "scheme": "ws",
-            "path": f"/v1/queues/{queue_id}/listen",
-            "raw_path": b"",
-            "root_path": "",
-            "query_string": query.encode(),
-            "headers": [(b"x-api-key", key.encode())],
-            "subprotocols": [],
-            "extensions": {"websocket.http.response": {}},
-        }
-        self.task = asyncio.create_task(api.app(scope, self._to_say.get, self.said.put))
-
-    async def next(self) -> Any:
-        async with asyncio.timeout(5):
-            return await self.said.get()
-
-    async def leave(self) -> None:
-        self._to_say.put_nowait({"type": "websocket.disconnect", "code": 1000})
-        await self.task
-
-
 @pytest.fixture
 async def tunnelled() -> tuple[Api, Tunnels]:
-    tunnels = Tunnels()
-    tunnels.address = "tunnel://127.0.0.1:7"
+    tunnels = Tunnels("tunnel://127.0.0.1:7")
     return await make_api(tunnels=tunnels), tunnels
+
+
+def connect(api: Api, queue_id: str, key: str | None = None) -> Socket:
+    return Socket(api, f"/v1/queues/{queue_id}/listen", "name=n", {"x-api-key": api.key if key is None else key})
 
 
 async def listeners(api: Api, queue_id: str) -> list[Any]:
@@ -65,7 +38,7 @@ async def test_another_organizations_key_none_or_one_without_the_scope_makes_no_
         ("nonsense", 401),
         (await api.key_with(("messages",)), 403),
     ):
-        told = await Socket(api, queue_id, "name=n", key).next()
+        told = await connect(api, queue_id, key).next()
         assert (told["type"], told["status"]) == ("websocket.http.response.start", status)
     assert await listeners(api, queue_id) == []
 
@@ -76,7 +49,7 @@ async def test_the_listeners_urls_lead_to_the_process_that_holds_the_socket_now(
     urls = []
     for address in ("tunnel://127.0.0.1:7", "tunnel://127.0.0.1:8"):
         tunnels.address = address
-        mine = Socket(api, queue_id, "name=n", api.key)
+        mine = connect(api, queue_id)
         assert (await mine.next())["type"] == "websocket.accept"
         (shown,) = await listeners(api, queue_id)
         assert orjson.loads((await mine.next())["text"])["listener"] == {"id": shown["id"], "name": "n"}
@@ -91,7 +64,7 @@ async def test_a_listener_with_a_url_of_its_own_is_not_taken_over(tunnelled):
     api, _ = tunnelled
     queue_id = await api.queue()
     await api.listener(queue_id, name="n")
-    told = await Socket(api, queue_id, "name=n", api.key).next()
+    told = await connect(api, queue_id).next()
     assert told["status"] == 422
     (shown,) = await listeners(api, queue_id)
     assert shown["notify_url"] == "https://8.8.8.8/n"
@@ -121,7 +94,7 @@ async def test_a_listener_that_is_given_a_url_of_its_own_while_a_client_connects
 async def test_no_client_can_name_a_tunnel_not_even_for_its_own_listener(tunnelled):
     api, _ = tunnelled
     queue_id = await api.queue()
-    mine = Socket(api, queue_id, "name=n", api.key)
+    mine = connect(api, queue_id)
     await mine.next()
     (shown,) = await listeners(api, queue_id)
     path = f"/v1/queues/{queue_id}/listeners/{shown['id']}"
