@@ -5,14 +5,13 @@ asks (auth.py)."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Final
 
 from api.auth import Keys, Sessions
-from api.buckets import Buckets
 from api.calls import Call
+from api.limits import EVERYBODY, Limit
 from api.pages import moment
-from api.problems import Forbidden, TooManyRequests
+from api.problems import Forbidden
 from api.shapes import AccountBody, NameBody
 from broker.accounts import SESSION_S, AccountCommands, check_email
 from broker.core.accounts import Account, Session
@@ -44,43 +43,60 @@ class Accounts:
         self._keys = keys
         self._sessions = sessions
         self._registration = registration
-        self._guesses = Buckets(_GUESSES_AT_ONCE, per_s=_GUESSES_PER_S)
-        self._all_guesses = Buckets(_ALL_GUESSES_AT_ONCE, per_s=_ALL_GUESSES_PER_S)
-        self._registrations = Buckets(_REGISTRATIONS_AT_ONCE, per_s=_REGISTRATIONS_PER_S)
+        self._guesses = Limit(
+            "address",
+            _GUESSES_AT_ONCE,
+            per_s=_GUESSES_PER_S,
+            refusal="There were too many attempts for this e-mail address.",
+        )
+        self._all_guesses = Limit(
+            "sessions",
+            _ALL_GUESSES_AT_ONCE,
+            per_s=_ALL_GUESSES_PER_S,
+            refusal="There are too many attempts at the moment.",
+        )
+        self._registrations = Limit(
+            "accounts",
+            _REGISTRATIONS_AT_ONCE,
+            per_s=_REGISTRATIONS_PER_S,
+            refusal="Too many accounts are being made at the moment.",
+        )
 
     async def register(self, call: Call) -> Any:
         if not self._registration:
             raise Forbidden("Nobody may register here: an account is made with `everput init`.")
-        body = await call.json(AccountBody)
-        _take(self._registrations, "", "Too many accounts are being made at the moment.")
+        body = await call.json(AccountBody, small=True)
+        self._registrations.take(call.headers, EVERYBODY)
         account = await self._commands.create_account(body.email, body.password, request_id=call.request_text)
         return {"account": _account_fields(account)}
 
     async def start_session(self, call: Call) -> Any:
         """The only answer that holds the token, twice: for programs in the body, for browsers in a cookie."""
-        body = await call.json(AccountBody)
+        body = await call.json(AccountBody, small=True)
         check_email(body.email)
-        _take(self._guesses, body.email.lower(), "There were too many attempts for this e-mail address.")
-        _take(self._all_guesses, "", "There are too many attempts at the moment.")
+        # What one of the two refuses counts for neither: a crowd uses up no address's attempts, one address not all.
+        self._all_guesses.check(call.headers, EVERYBODY)
+        self._guesses.take(call.headers, body.email.lower())
+        self._all_guesses.take(call.headers, EVERYBODY)
         account = await self._commands.check_password(body.email, body.password)
         session, token = await self._commands.start_session(account, request_id=call.request_text)
         self._set_cookie(call, token, SESSION_S)
         return {"session": {**_session_fields(session), "token": token}, "account": _account_fields(account)}
 
     async def session(self, call: Call) -> Any:
-        session = await self._sessions.find(call.scope)
+        session = await self._sessions.find(call.scope, call.headers)
         account = self._view.state.accounts.by_id[session.account_id]
         return {"session": _session_fields(session), "account": _account_fields(account)}
 
     async def end_session(self, call: Call) -> Any:
-        session = await self._sessions.find(call.scope)
+        session = await self._sessions.find(call.scope, call.headers)
         await self._commands.end_session(session, request_id=call.request_text)
         self._set_cookie(call, "", 0)
         return {"session": _session_fields(session)}
 
     async def create_organization(self, call: Call) -> Any:
-        session = await self._sessions.find(call.scope)
-        body = await call.json(NameBody)
+        session = await self._sessions.find(call.scope, call.headers)
+        body = await call.json(NameBody, small=True)
         organization = await self._commands.create_organization(
             session.account_id, name=body.name, request_id=call.request_text
         )
@@ -91,18 +107,12 @@ class Accounts:
         if call.key_text:
             key = await self._keys.find(call.key_text, call.headers)
             return {"organizations": [_organization_fields(self._view.state.organizations[key.organization_id])]}
-        session = await self._sessions.find(call.scope)
+        session = await self._sessions.find(call.scope, call.headers)
         found = self._view.state.organizations_of(session.account_id)
         return {"organizations": [_organization_fields(organization) for organization in found]}
 
     def _set_cookie(self, call: Call, token: str, age_s: int) -> None:
         call.headers += [self._sessions.cookie(call.scope, token, age_s), (b"cache-control", b"no-store")]
-
-
-def _take(buckets: Buckets, name: str, detail: str) -> None:
-    wait_s = buckets.take(name, asyncio.get_running_loop().time()).wait_s
-    if wait_s:
-        raise TooManyRequests(detail, retry_after_s=wait_s)
 
 
 def _account_fields(account: Account) -> dict[str, Any]:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from starlette.requests import cookie_parser
 from starlette.types import Scope
 
-from api.buckets import Buckets
-from api.problems import Forbidden, Headers, NoSession, TooManyRequests, Unauthenticated
+from api.limits import Limit
+from api.problems import Forbidden, Headers, NoSession, Unauthenticated
 from broker.commands import now_ms
 from broker.core.accounts import Session
 from broker.core.directory import Key
@@ -26,12 +25,14 @@ from broker.ports import ControlLog, DirectoryView
 
 log = logging.getLogger(__name__)
 
-_COOKIE: Final = "everput_session"
-_COOKIE_HTTPS: Final = f"__Host-{_COOKIE}"  # no other host, and no page without TLS, can set one of this name
+COOKIE: Final = "everput_session"
+COOKIE_HTTPS: Final = f"__Host-{COOKIE}"  # no other host, and no page without TLS, can set one of this name
 _REMEMBERED_MAX: Final = 10_000
 _USE_NOTED_S: Final = 3600
 _WINDOW_S: Final = 10  # whose requests may come at once
 _BEARER: Final = "bearer "
+_SESSION_CALLS_AT_ONCE: Final = 60  # of one account: it is people who have sessions, programs have keys
+_SESSION_CALLS_PER_S: Final = 1.0
 
 
 class Keys:
@@ -89,17 +90,17 @@ class LimitedKeys(Keys):
 
     def __init__(self, view: DirectoryView, control: ControlLog, *, requests_per_s: float) -> None:
         super().__init__(view, control)
-        self._buckets = Buckets(max(1, round(requests_per_s * _WINDOW_S)), per_s=requests_per_s)
-        self._policy = b'"key";q=%d;w=%d' % (self._buckets.size, _WINDOW_S)
+        self._limit = Limit(
+            "key",
+            max(1, round(requests_per_s * _WINDOW_S)),
+            per_s=requests_per_s,
+            refusal="This API key makes too many requests.",
+        )
 
     async def find(self, text: bytes, headers: Headers) -> Key:
-        """The key (Unauthenticated, TooManyRequests). The headers are draft-ietf-httpapi-ratelimit-headers-10."""
+        """The key (Unauthenticated, TooManyRequests)."""
         key = await super().find(text, headers)
-        left, full_in_s, wait_s = self._buckets.take(key.id, asyncio.get_running_loop().time())
-        headers.append((b"ratelimit-policy", self._policy))
-        headers.append((b"ratelimit", b'"key";r=%d;t=%d' % (left, math.ceil(wait_s or full_in_s))))
-        if wait_s:
-            raise TooManyRequests("This API key makes too many requests.", retry_after_s=wait_s)
+        self._limit.take(headers, key.id)
         return key
 
 
@@ -125,9 +126,18 @@ class Sessions:
     def __init__(self, view: DirectoryView, public_url: str | None) -> None:
         self._view = view
         self._public_url = public_url
+        self._limit = Limit(
+            "account",
+            _SESSION_CALLS_AT_ONCE,
+            per_s=_SESSION_CALLS_PER_S,
+            refusal="This account's sessions make too many requests.",
+        )
 
-    async def find(self, scope: Scope) -> Session:
-        """The session (NoSession; Forbidden when a browser sends it for another site)."""
+    async def find(self, scope: Scope, headers: Headers) -> Session:
+        """The session (NoSession; Forbidden when a browser sends it for another site; TooManyRequests).
+
+        headers: of the answer.
+        """
         token = self._token(scope)
         if token is None:
             raise NoSession("Send a session's token in the header Authorization, as `Bearer evs_…`.")
@@ -140,12 +150,13 @@ class Sessions:
             session = self._view.state.accounts.sessions_by_sha256.get(sha256)
         if session is None or session.expires_at_ms <= now_ms():
             raise NoSession("This session is unknown or has ended.")
+        self._limit.take(headers, session.account_id)
         return session
 
     def cookie(self, scope: Scope, token: str, age_s: int) -> tuple[bytes, bytes]:
         """The header that has a browser hold the token for so long."""
         https = self._https(scope)
-        name = _COOKIE_HTTPS if https else _COOKIE
+        name = COOKIE_HTTPS if https else COOKIE
         secure = "; Secure" if https else ""
         cookie = f"{name}={token}; Path=/; Max-Age={age_s}; HttpOnly; SameSite=Lax{secure}"
         return b"set-cookie", cookie.encode()
@@ -156,7 +167,7 @@ class Sessions:
         authorization = headers.get(b"authorization", b"").decode("latin-1")
         if authorization.lower().startswith(_BEARER):
             return Token(authorization[len(_BEARER) :].strip(), by_cookie=False)
-        name = _COOKIE_HTTPS if self._https(scope) else _COOKIE
+        name = COOKIE_HTTPS if self._https(scope) else COOKIE
         text = cookie_parser(headers.get(b"cookie", b"").decode("latin-1")).get(name)
         return None if text is None else Token(text, by_cookie=True)
 

@@ -27,21 +27,27 @@ class Buckets:
         self.per_s = per_s
         self._full_at_s: dict[str, float] = {}
 
-    def take(self, name: str, at_s: float, count: int = 1) -> Allowance:
-        """Count so many, unless they come too soon. at_s: any clock that only goes forward. count: up to size."""
-        full_in_s = max(0.0, self._full_at_s.get(name, 0.0) - at_s) + count / self.per_s
+    def look(self, name: str, at_s: float, count: int = 1) -> Allowance:
+        """What take() would say, without counting."""
+        before_s = max(0.0, self._full_at_s.get(name, 0.0) - at_s)
+        full_in_s = before_s + count / self.per_s
         wait_s = full_in_s - self.size / self.per_s
         if wait_s > 1e-9:
-            before_s = full_in_s - count / self.per_s
             return Allowance(max(0, math.floor(self.size - before_s * self.per_s + 1e-9)), before_s, wait_s)
-        if name not in self._full_at_s and len(self._full_at_s) >= NAMES_MAX:
-            self._forget(at_s)
-        self._full_at_s[name] = at_s + full_in_s
         return Allowance(math.floor(self.size - full_in_s * self.per_s + 1e-9), full_in_s, 0.0)
 
+    def take(self, name: str, at_s: float, count: int = 1) -> Allowance:
+        """Count so many, unless they come too soon. at_s: any clock that only goes forward. count: up to size."""
+        allowance = self.look(name, at_s, count)
+        if not allowance.wait_s:
+            if name not in self._full_at_s and len(self._full_at_s) >= NAMES_MAX:
+                self._forget(at_s)
+            self._full_at_s[name] = at_s + allowance.full_in_s
+        return allowance
+
     def _forget(self, at_s: float) -> None:
-        """Those who may do all again; if nobody may, the half that came first."""
-        kept = {name: full_at_s for name, full_at_s in self._full_at_s.items() if full_at_s > at_s}
-        for name in list(kept)[: max(0, len(kept) - NAMES_MAX // 2)]:
-            del kept[name]
-        self._full_at_s = kept
+        """Those who may do all again; if nobody may, the half that used least: a crowd makes nobody new."""
+        kept = [(full_at_s, name) for name, full_at_s in self._full_at_s.items() if full_at_s > at_s]
+        if len(kept) > NAMES_MAX // 2:
+            kept = sorted(kept)[-NAMES_MAX // 2 :]
+        self._full_at_s = {name: full_at_s for full_at_s, name in kept}

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 import orjson
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from api.auth import Keys, check_scope
 from api.bodies import Bodies
@@ -38,6 +38,7 @@ _READS: Final = ("GET", "HEAD")
 # What a key or a session was shown is no other's: a cache on the way does not know the header X-API-KEY.
 _NOT_STORED: Final = (b"cache-control", b"no-store")
 _ASKED_AGAIN: Final = (b"cache-control", b"private, no-cache")  # the client may keep it, and ask with its tag
+_SMALL_BYTES_MAX: Final = 16 << 10
 _SECRET = re.compile(rf"{PREFIX}|{SESSION_PREFIX}".encode())  # a request id is logged and stored: none may be in one
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z._:/+=-]{1,128}")
 T = TypeVar("T")
@@ -144,13 +145,14 @@ class Call:
             links["next"] = link({**query, "cursor": cursor})
         return links
 
-    async def json(self, shape: type[T], *, times_bytes_max: int = 1) -> T:
+    async def json(self, shape: type[T], *, times_bytes_max: int = 1, small: bool = False) -> T:
         """The body as this shape (NotJson, TooLarge, Malformed, Refused).
 
-        times_bytes_max: it may be so many times as large as other bodies.
+        times_bytes_max: it may be so many times as large as other bodies. small: it holds no message.
         """
         self._check_json()
-        return parse(await self.body(self._service.body_bytes_max * times_bytes_max), shape)
+        limit = self._service.body_bytes_max * times_bytes_max
+        return parse(await self.body(min(limit, _SMALL_BYTES_MAX) if small else limit), shape)
 
     def _check_json(self) -> None:
         kind = self.sent.get(b"content-type", b"")
@@ -183,28 +185,43 @@ class Call:
         if message["type"] == "http.disconnect":
             raise Disconnected
         if message.get("more_body", False):
-            with self._service.bodies.held(limit if length is None else length):
-                return await self._rest(message.get("body", b""), limit)
+            with self._service.bodies.arriving() as hold:
+                return await self._rest(message.get("body", b""), limit, hold)
         body: bytes = message.get("body", b"")
         if len(body) > limit:
             raise TooLarge(f"The body may have at most {limit} bytes.")
         return body
 
-    async def _rest(self, first: bytes, limit: int) -> bytes:
-        chunks = [first]
-        size = len(first)
+    async def _rest(self, first: bytes, limit: int, hold: Callable[[int], None]) -> bytes:
+        body = bytearray(first)
+        hold(len(first))
         more = True
         while more:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise Disconnected
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > limit:
+            part = message.get("body", b"")
+            if len(body) + len(part) > limit:
                 raise TooLarge(f"The body may have at most {limit} bytes.")
-            chunks.append(chunk)
+            hold(len(part))
+            body += part
             more = message.get("more_body", False)
-        return b"".join(chunks)
+        return bytes(body)
+
+    def when_received(self, act: Callable[[int], None]) -> None:
+        """Have act called with the body's size once all of it is there, before body() returns; it may raise."""
+        receive, size = self._receive, 0
+
+        async def watched() -> Message:
+            nonlocal size
+            message = await receive()
+            if message["type"] == "http.request":
+                size += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    act(size)
+            return message
+
+        self._receive = watched
 
 
 Handler = Callable[[Call], Awaitable[Any]]

@@ -40,7 +40,7 @@ class OrganizationKeys:
     async def create(self, call: Call) -> Any:
         """The only answer that holds the key itself."""
         who = await self._administrator(call)
-        body = await call.json(KeyBody)
+        body = await call.json(KeyBody, small=True)
         scopes = SCOPES_DEFAULT if body.scopes is None else body.scopes
         missing = [scope for scope in scopes if scope in SCOPES and scope not in who.scopes]
         if missing:
@@ -89,7 +89,7 @@ class OrganizationKeys:
             if key.organization_id != organization_id:
                 raise NotFound("no organization has this id")
             return _Administrator(organization_id, f"key:{key.id}", key.scopes)
-        session = await self._sessions.find(call.scope)
+        session = await self._sessions.find(call.scope, call.headers)
         organization = self._view.state.organizations.get(organization_id)
         if organization is None or session.account_id not in organization.members:
             raise NotFound("no organization has this id")

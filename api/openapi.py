@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from api.auth import COOKIE
+from api.auth import COOKIE, COOKIE_HTTPS
 from api.problems import TITLES
 from api.reference import OPEN, SESSION, SESSION_OR_KEY, TOLD, Parameter, Told
 from api.samples import samples
@@ -32,10 +32,11 @@ _SECURITY: Final[Mapping[str, list[dict[str, list[str]]]]] = {
 _API_KEY: Final = ("X-API-KEY", "API_KEY")
 _TOKEN: Final = ("Authorization", "Bearer TOKEN")
 _COOKIE_ABOUT: Final = (
-    "The session's token, as a browser sends it; changes are taken from this server's own pages only."
+    "The session's token, as a browser sends it; changes are taken from this server's own pages only. "
+    f"By https the name is `{COOKIE_HTTPS}`."
 )
 _TEXT: Final[Mapping[str, Any]] = {"schema": {"type": "string"}}
-# Where there is a limit: of a key's requests (`key`), or of an organization's bytes (`bytes`).
+# Where there is a limit: of a key's requests (`key`), an organization's bytes (`bytes`), and so on (limits.py).
 _RATE_LIMITS: Final[Mapping[str, Any]] = {
     "RateLimit-Policy": {"description": "The limit: how much, in how many seconds.", **_TEXT},
     "RateLimit": {"description": "What is left of it, and in how many seconds all is.", **_TEXT},
@@ -134,7 +135,7 @@ def _parameter(one: Parameter) -> dict[str, Any]:
 
 
 def _responses(told: Told, schemas: _Schemas) -> dict[str, Any]:
-    limits = {} if told.asks in (OPEN, SESSION) else _RATE_LIMITS
+    limits = {} if told.asks == OPEN and 429 not in told.problems else _RATE_LIMITS
     headers: dict[str, Any] = {"X-Request-Id": _TEXT, **limits}
     tag = {"ETag": _TEXT}
     cookie = {"Set-Cookie": {"description": "The session's token, for browsers.", **_TEXT}} if told.sets_cookie else {}

@@ -5,13 +5,12 @@ does (broker/secrets.py), what a test sends (broker/delivery/trial.py)."""
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from functools import cached_property
 from typing import Any, Final
 
-from api.buckets import Buckets
 from api.calls import Call
+from api.limits import Limit
 from api.pages import moment
 from api.problems import TooManyRequests
 from api.shapes import RotationBody
@@ -28,6 +27,7 @@ from broker.secrets import SecretCommands
 _TESTS_AT_ONCE: Final = 5  # of one listener, in this process
 _TESTS_PER_S: Final = 0.5
 _TESTS_UNDER_WAY_MAX: Final = 20  # of all listeners
+_TOO_MANY_TESTS: Final = "There are too many tests of listeners at the moment."
 
 
 class Secrets:
@@ -38,7 +38,7 @@ class Secrets:
         self._view = view
         self._sealer = sealer
         self._resolver = resolver
-        self._tests = Buckets(_TESTS_AT_ONCE, per_s=_TESTS_PER_S)
+        self._tests = Limit("tests", _TESTS_AT_ONCE, per_s=_TESTS_PER_S, refusal=_TOO_MANY_TESTS)
         self._under_way = 0
 
     @cached_property
@@ -63,9 +63,9 @@ class Secrets:
         queue = self._view.state.queue(organization_id, queue_id)
         if queue is None:
             raise NotFound("no queue has this id")
-        wait_s = self._tests.take(listener.id, asyncio.get_running_loop().time()).wait_s
-        if wait_s or self._under_way >= _TESTS_UNDER_WAY_MAX:
-            raise TooManyRequests("There are too many tests of listeners at the moment.", retry_after_s=wait_s or 1)
+        self._tests.take(call.headers, listener.id)
+        if self._under_way >= _TESTS_UNDER_WAY_MAX:
+            raise TooManyRequests(_TOO_MANY_TESTS, retry_after_s=1)
         self._under_way += 1
         try:
             trial = await try_out(self._sealer, queue, listener, self._resolver, self._tls)

@@ -11,9 +11,9 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -27,8 +27,15 @@ REPLICATION: Final = 3
 MIN_INSYNC: Final = 2
 SASL_PASSWORD: Final = "EVERPUT_KAFKA_SASL_PASSWORD"  # noqa: S105 - the variable's name
 
+# Where strangers may register (docs/decisions/0110): far beyond what one client needs, below what a process can do.
+REQUESTS_PER_S: Final = 1_000.0
+BYTES_PER_S: Final = 16 << 20
+
 PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+
+
+N = TypeVar("N", int, float)
 
 
 class _Network(click.ParamType):
@@ -116,14 +123,24 @@ class Options:
             allow_networks=self.allow_network,
             public_url=self.public_url,
             registration=self.registration,
-            requests_per_s=self.requests_per_s,
-            bytes_per_s=self.bytes_per_s,
+            requests_per_s=self._limit(self.requests_per_s, REQUESTS_PER_S),
+            bytes_per_s=self._limit(self.bytes_per_s, BYTES_PER_S),
             queues_max=self.queues_max,
             listeners_max=self.listeners_max,
             append_timeout_ms=self.append_timeout_ms,
             retain_messages_s=None if self.retain_messages is None else age_s(self.retain_messages),
             body_bytes_max=self.body_bytes_max,
         )
+
+    def _limit(self, said: N | None, default: N) -> N | None:
+        """As settings have it, None for no limit."""
+        limit = (default if self._open_to_strangers else None) if said is None else said
+        return limit or None
+
+    @property
+    def _open_to_strangers(self) -> bool:
+        """Whether somebody on another machine may make an account."""
+        return self.registration and (self.public_url is not None or not _is_loopback(self.host))
 
     def kafka_settings(self, embedded: str | None = None) -> KafkaSettings:
         """Settings.kafka, as for settings()."""
@@ -163,6 +180,13 @@ class Options:
         """The same options as variables, for a child process."""
         values = ((field.name, getattr(self, field.name)) for field in fields(self))
         return {variable(name): _text(value) for name, value in values if value is not None}
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def variable(name: str) -> str:
@@ -213,13 +237,16 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
         "help": "Whether anybody who reaches the API may make an account.",
     },
     "requests_per_s": {
-        "type": click.FloatRange(min=0.1),
-        "help": "Of one key in one API process, ten seconds' worth at once; without it there is no limit.",
+        "type": click.FloatRange(min=0),
+        "help": "Of one key in each API process, ten seconds' worth at once; 0 for no limit. "
+        f"{REQUESTS_PER_S:g} where strangers may register: with --registration and a --public-url, or a --host that is "
+        "not loopback; else no limit.",
         "show_default": False,
     },
     "bytes_per_s": {
-        "type": _count,
-        "help": "That an organization may put in one API process, ten seconds' worth at once; without it no limit.",
+        "type": click.IntRange(min=0),
+        "help": "That an organization may put in each API process, ten seconds' worth at once; 0 for no limit. "
+        f"{BYTES_PER_S >> 20} MiB where strangers may register, as above; else no limit.",
         "show_default": False,
     },
     "queues_max": {"type": _count, "default": 10_000, "help": "Queues that an organization may have."},

@@ -11,6 +11,8 @@ import pytest
 from api_client import Api, make_api
 from test_api_server import serving
 
+from api.calls import Call
+
 
 async def exchange(port: int, *parts: bytes) -> bytes:
     """All that the server says to these bytes until it closes the connection."""
@@ -187,4 +189,60 @@ async def test_many_slow_clients_take_nothing_from_a_quick_one():
             for reader, writer in slow:
                 with contextlib.suppress(ConnectionError):
                     await reader.read()
+                writer.close()
+
+
+ANONYMOUS = (b"PUT /v1/accounts", b"POST /v1/sessions", b"PUT /v1/organizations")
+
+
+async def slow_bodies(port: int, heads: list[bytes]) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Connections that have sent a head, and one byte of its body."""
+    made = []
+    for head in heads:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head + b"\r\nhost: x\r\ncontent-type: application/json\r\n\r\n{")
+        made.append((reader, writer))
+    return made
+
+
+@pytest.mark.parametrize("anonymous", [True, False])
+async def test_bodies_that_never_end_keep_nobody_from_putting_a_body_in_pieces(anonymous, monkeypatch):
+    in_pieces: list[Call] = []
+    rest = Call._rest
+
+    async def noted(self, *given):
+        in_pieces.append(self)
+        return await rest(self, *given)
+
+    async def begun(count: int) -> None:
+        async with asyncio.timeout(20):
+            while len(in_pieces) < count:
+                await asyncio.sleep(0.005)
+
+    monkeypatch.setattr(Call, "_rest", noted)
+    api = await make_api(body_bytes_max=8 << 20)
+    path = f"/v1/queues/{await api.queue()}/messages"
+    put = b"PUT " + path.encode() + b" HTTP/1.1\r\nx-api-key: " + api.key.encode() + b"\r\ncontent-length: 8000000"
+    heads = [ANONYMOUS[number % 3] + b" HTTP/1.1\r\ncontent-length: 16000" for number in range(120)]
+    async with serving(api, request_s=4.0) as port:
+        slow = await slow_bodies(port, heads if anonymous else [put] * 120)
+        mine = request(api, "PUT", path, b'{"data":"in pieces"}')
+        so_many = 80 if anonymous else 120  # without a session no body is read for an organization
+        await begun(so_many)
+        for put_so_far in range(5):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(mine[:-5])
+            await writer.drain()
+            await begun(so_many + put_so_far + 1)
+            for number, (_, other) in enumerate(slow):
+                other.write(b" " if number % 2 else b"")
+            writer.write(mine[-5:])
+            assert statuses(await reader.read()) == [200]
+            writer.close()
+        async with asyncio.timeout(20):
+            for reader, writer in slow:
+                said = b""
+                with contextlib.suppress(ConnectionError):
+                    said = await reader.read()
+                assert statuses(said) in ([408], [401])
                 writer.close()

@@ -144,6 +144,8 @@ async def test_guessing_is_slowed_down_for_one_address_and_not_for_another(api):
     answers = [await api.bare.post("/v1/sessions", json=wrong) for _ in range(12)]
     assert [answer.status_code for answer in answers] == [401] * 10 + [429] * 2
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 10
+    assert answers[-1].headers["ratelimit-policy"] == '"address";q=10;w=100'
+    assert answers[-1].headers["ratelimit"].startswith('"address";r=0;t=')
     problem(await api.bare.post("/v1/sessions", json={**WHO, "email": EMAIL.upper()}), 429, "too-many-requests")
     assert (await api.bare.post("/v1/sessions", json={**WHO, "email": "bob@example.com"})).status_code == 200
 
@@ -157,11 +159,32 @@ async def test_who_tries_many_addresses_is_slowed_down_too(monkeypatch):
     assert [answer.status_code for answer in answers] == [401] * 50 + [429] * 10
 
 
+async def test_a_crowd_of_attempts_uses_up_no_address_and_one_address_not_all_attempts(monkeypatch):
+    monkeypatch.setattr("api.accounts._ALL_GUESSES_PER_S", 0.001)
+    monkeypatch.setattr("api.accounts._GUESSES_PER_S", 0.001)
+    api = await make_api()
+
+    async def tried(email: str) -> str:
+        """Who refused."""
+        answer = await api.bare.post("/v1/sessions", json={**WHO, "email": email})
+        return answer.headers["ratelimit-policy"].partition(";")[0] if answer.status_code == 429 else ""
+
+    refusals = [await tried("one@example.com") for _ in range(60)]
+    assert refusals == [""] * 10 + ['"address"'] * 50
+    refusals = [await tried(f"{number}@example.com") for number in range(50)]
+    assert refusals == [""] * 40 + ['"sessions"'] * 10
+    monkeypatch.setattr("api.limits.Limit.check", lambda *_: None)
+    left = await api.bare.post("/v1/sessions", json={**WHO, "email": "49@example.com"})
+    assert '"address";r=9' in left.headers["ratelimit"], "what was refused has used up nothing of the address's"
+
+
 async def test_accounts_are_not_made_by_the_thousand(api):
     answers = [
         await api.bare.put("/v1/accounts", json={**WHO, "email": f"{number}@example.com"}) for number in range(30)
     ]
     assert {answer.status_code for answer in answers} == {200, 429}
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert refused.headers["ratelimit-policy"] == '"accounts";q=20;w=20'
 
 
 async def test_the_cookie_is_for_browsers_and_for_https_where_there_is_https():

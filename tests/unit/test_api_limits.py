@@ -47,9 +47,50 @@ async def test_an_organization_that_puts_too_many_bytes_is_429_and_another_is_no
     assert (await api.put(path, json={"data": "x" * 900}, headers=other)).status_code == 200
 
 
+async def test_a_body_whose_length_is_not_told_counts_as_long_as_it_is():
+    api = await make_api(bytes_per_s=100, body_bytes_max=1000)
+    path = f"/v1/queues/{await api.queue()}/messages"
+
+    async def chunked(size: int):
+        yield b'{"data":"'
+        yield b"x" * size
+        yield b'"}'
+
+    statuses = [(await api.put(path, content=chunked(900))).status_code for _ in range(3)]
+    assert statuses == [200, 200, 429]
+    answer = await api.put(path, content=chunked(1))
+    assert (answer.status_code, answer.headers["ratelimit"].partition(";t")[0]) == (200, '"bytes";r=166')
+    queue_id = path.split("/")[3]
+    assert sum(1 for records in api.log.messages.records for one in records if queue_id.encode() in one) == 3
+
+
 async def test_without_a_limit_nothing_is_said_about_one():
     api = await make_api()
     assert "ratelimit" not in (await api.get("/v1/queues")).headers
+
+
+async def test_a_session_asks_only_so_often_and_another_accounts_is_not_held_up():
+    api = await make_api()
+    tokens = []
+    for name in ("ann", "bob"):
+        who = {"email": f"{name}@example.com", "password": "correct horse battery"}
+        await api.bare.put("/v1/accounts", json=who)
+        tokens.append(
+            {"authorization": f"Bearer {(await api.bare.post('/v1/sessions', json=who)).json()['session']['token']}"}
+        )
+    organization = await api.bare.put("/v1/organizations", json={"name": "Ann's"}, headers=tokens[0])
+    path = f"/v1/organizations/{organization.json()['organization']['id']}/keys"
+    answers = []
+    for number in range(40):
+        made = await api.bare.put(path, json={"name": str(number)}, headers=tokens[0])
+        answers.append(made)
+        if made.status_code == 200:
+            answers.append(await api.bare.request("DELETE", f"{path}/{made.json()['key']['id']}", headers=tokens[0]))
+    assert {answer.status_code for answer in answers} == {200, 429}
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert refused.headers["ratelimit-policy"] == '"account";q=60;w=60'
+    assert refused.headers["ratelimit"].startswith('"account";r=0;t=')
+    assert (await api.bare.get("/v1/organizations", headers=tokens[1])).status_code == 200
 
 
 async def test_an_organization_has_so_many_queues_and_listeners_and_another_has_its_own():
@@ -103,40 +144,96 @@ async def test_what_is_percent_encoded_is_no_part_of_a_path():
 async def test_bodies_that_are_on_their_way_are_bounded_together():
     bodies = Bodies(100)
     with ExitStack() as stack:
-        stack.enter_context(bodies.held(60))
-        stack.enter_context(bodies.held(40))
+        one, other = stack.enter_context(bodies.arriving()), stack.enter_context(bodies.arriving())
+        one(60)
+        other(30)
+        one(10)
         with pytest.raises(TooMuchUnderWay):
-            stack.enter_context(bodies.held(1))
-    with bodies.held(100):
-        pass
+            other(1)
+    with bodies.arriving() as hold:
+        hold(100)
 
 
 async def test_a_body_that_does_not_fit_beside_the_others_is_503(monkeypatch):
-    monkeypatch.setattr(Bodies.__init__, "__defaults__", (3 << 20,))
+    monkeypatch.setattr(Bodies.__init__, "__defaults__", (1 << 20,))
     api = await make_api()
     path = f"/v1/queues/{await api.queue()}/messages"
     go_on, begun = asyncio.Event(), asyncio.Event()
 
     async def slowly():
-        yield b'{"data":'
+        yield b'{"data":"' + b"x" * 700_000
         begun.set()
         await go_on.wait()
-        yield b'"x"}'
+        yield b'"}'
 
     first = asyncio.create_task(api.put(path, content=slowly()))
     await begun.wait()
 
-    async def another():
-        yield b'{"data":'
-        yield b'"x"}'
+    async def another(size: int):
+        yield b'{"data":"' + b"x" * size
+        yield b'"}'
 
-    refused = await api.put(path, content=another())
+    refused = await api.put(path, content=another(700_000))
     assert problem(refused, 503, "busy")
     assert refused.headers["retry-after"]
+    assert (await api.put(path, content=another(1000))).status_code == 200
     assert (await api.put(path, json={"data": "in one piece"})).status_code == 200
     go_on.set()
     assert (await first).status_code == 200
-    assert (await api.put(path, content=another())).status_code == 200
+    assert (await api.put(path, content=another(700_000))).status_code == 200
+
+
+async def test_what_a_client_announces_and_does_not_send_takes_nothing_from_the_others(monkeypatch):
+    monkeypatch.setattr(Bodies.__init__, "__defaults__", (2 << 20,))
+    api = await make_api()
+    path = f"/v1/queues/{await api.queue()}/messages"
+    go_on = asyncio.Event()
+
+    async def slowly():
+        yield b"{"
+        await go_on.wait()
+        yield b'"data":"x"}'
+
+    slow = [
+        asyncio.create_task(api.put(path, content=slowly(), headers={"content-length": "2000000"})) for _ in range(40)
+    ]
+    await asyncio.sleep(0)
+
+    async def in_two_parts():
+        yield b'{"data":'
+        yield b'"x"}'
+
+    assert (await api.put(path, content=in_two_parts())).status_code == 200
+    go_on.set()
+    assert {answer.status_code for answer in await asyncio.gather(*slow)} == {200}
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "/v1/accounts"),
+        ("POST", "/v1/sessions"),
+        ("PUT", "/v1/organizations"),
+        ("PUT", "/v1/organizations/{organization_id}/keys"),
+    ],
+)
+async def test_a_body_without_a_message_in_it_is_small(method, path):
+    api = await make_api()
+    who = {"email": "ann@example.com", "password": "correct horse battery"}
+    await api.bare.put("/v1/accounts", json=who)
+    token = (await api.bare.post("/v1/sessions", json=who)).json()["session"]["token"]
+    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+    if "{" in path:
+        path = path.format(organization_id=api.organization_id)
+        headers["x-api-key"] = await api.key_with(("keys",))
+
+    async def parts():
+        yield b" " * 9000
+        yield b" " * 9000
+
+    for content in (b" " * 20_000, parts()):
+        answer = await api.bare.request(method, path, headers=headers, content=content)
+        problem(answer, 413, "too-large")
 
 
 steps = st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 3)), max_size=60)
@@ -162,6 +259,24 @@ def test_a_bucket_lets_no_more_pass_than_it_says_and_never_makes_one_wait_in_vai
         for i, begin in enumerate(times):
             for j in range(i, len(times)):
                 assert j - i + 1 <= size + (times[j] - begin) * per_s + 1e-3
+
+
+def test_looking_counts_nothing():
+    buckets = Buckets(2, per_s=1)
+    for _ in range(5):
+        assert buckets.look("a", 0.0) == (1, 1.0, 0.0)
+    buckets.take("a", 0.0)
+    buckets.take("a", 0.0)
+    assert buckets.look("a", 0.0) == buckets.take("a", 0.0) == (0, 2.0, 1.0)
+
+
+def test_a_crowd_of_names_does_not_have_one_forgotten_that_used_much():
+    buckets = Buckets(10, per_s=0.001)
+    for _ in range(10):
+        buckets.take("victim", 0.0)
+    for number in range(NAMES_MAX * 2):
+        buckets.take(str(number), 1.0)
+    assert buckets.take("victim", 2.0).wait_s
 
 
 def test_buckets_remember_so_many_names_and_those_that_used_most_last():

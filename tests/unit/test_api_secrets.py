@@ -149,6 +149,8 @@ async def test_tests_of_a_listener_come_so_often_and_no_oftener(api):
         path = await path_of(api, notify_url=url)
         answers = [await api.request("POST", f"{path}/test") for _ in range(6)]
     assert [answer.status_code for answer in answers] == [200] * 5 + [429]
+    assert answers[5].headers["ratelimit-policy"] == '"tests";q=5;w=10'
+    assert answers[5].headers["ratelimit"].startswith('"tests";r=0;t=')
     assert len(got) == 5
 
 

@@ -41,6 +41,26 @@ def test_an_option_and_its_variable_say_the_same():
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "limits"),
+    [
+        ([], (None, None)),
+        (["--host", "localhost"], (None, None)),
+        (["--host", "::1"], (None, None)),
+        (["--host", "0.0.0.0"], (1000, 16 << 20)),
+        (["--host", "api"], (1000, 16 << 20)),
+        (["--public-url", "https://broker.example"], (1000, 16 << 20)),
+        (["--host", "0.0.0.0", "--no-registration"], (None, None)),
+        (["--host", "0.0.0.0", "--requests-per-s", "0", "--bytes-per-s", "0"], (None, None)),
+        (["--requests-per-s", "5", "--bytes-per-s", "6"], (5, 6)),
+        (["--host", "0.0.0.0", "--requests-per-s", "5"], (5, 16 << 20)),
+    ],
+)
+def test_where_strangers_may_register_there_are_limits_unless_they_are_lifted(arguments: list[str], limits):
+    settings = read_options("--kafka", "a:1", *arguments).settings(sealing_key="k")
+    assert (settings.requests_per_s, settings.bytes_per_s) == limits
+
+
 def test_the_command_line_wins_over_the_environment():
     assert read_options("--port", "9", EVERPUT_PORT="8").port == 9
 
