@@ -73,7 +73,7 @@ async def test_a_listener_with_a_url_of_its_own_is_not_taken_over(tunnelled):
 async def test_a_listener_that_is_given_a_url_of_its_own_while_a_client_connects_keeps_it(tunnelled, monkeypatch):
     api, _ = tunnelled
     queue_id = await api.queue()
-    first = Socket(api, queue_id, "name=n", api.key)
+    first = connect(api, queue_id)
     await first.next()
     await first.leave()
     (shown,) = await listeners(api, queue_id)
@@ -86,7 +86,7 @@ async def test_a_listener_that_is_given_a_url_of_its_own_while_a_client_connects
         return await record(self, event)
 
     monkeypatch.setattr(Commands, "_record", late)
-    told = await Socket(api, queue_id, "name=n", api.key).next()
+    told = await connect(api, queue_id).next()
     assert told["status"] == 422
     assert (await listeners(api, queue_id))[0]["notify_url"] == "https://8.8.8.8/own"
 
