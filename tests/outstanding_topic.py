@@ -9,13 +9,14 @@ from collections import defaultdict
 
 from broker.core.events import Event, KeptDelivery, decode, encode
 from broker.errors import LogUnavailable
-from broker.kafka.requests import EARLIEST, Record, Stretch
+from broker.kafka.requests import EARLIEST, KafkaRequests, Record, Stretch
 
 
 class OutstandingTopic:
     """Stands for OutcomesTopic and KafkaRequests. unavailable: raised by all that is asked. stretch: records a read."""
 
     name = "outstanding"
+    walk = KafkaRequests.walk
 
     def __init__(self, *, stretch: int = 1_000) -> None:
         self.records: dict[int, list[Record | None]] = defaultdict(list)  # None: compacted away

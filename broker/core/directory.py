@@ -447,7 +447,7 @@ def _at(item: Queue | Listener, version: int | UnsetType) -> bool:
 
 
 def _as_listener(replay: Replay, listener: Listener) -> Listener:
-    """What a replay is delivered as. Its deliveries are as old as the replay is, not as their messages are."""
+    """What a replay is delivered as."""
     settings = listener.settings
     return replace(
         listener,
@@ -459,7 +459,6 @@ def _as_listener(replay: Replay, listener: Listener) -> Listener:
             settings,
             headers={**settings.headers, REPLAY_HEADER: replay.id},
             rate_per_s=settings.rate_per_s if replay.rate_per_s is None else replay.rate_per_s,
-            max_age_s=settings.max_age_s + max(0, replay.created_at_ms - replay.from_ms) // 1000,
         ),
         created_at_ms=replay.created_at_ms,
         redrives=NO_REDRIVES,

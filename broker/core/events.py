@@ -107,7 +107,7 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     max_in_flight: requests under way at once, over all workers. rate_per_s: None for no limit.
     timeout_ms: for one attempt.
-    max_attempts: None for no limit. max_age_s: deliveries older than this are parked.
+    max_attempts: None for no limit. max_age_s: what fails so long after its first attempt is parked.
     sealed_headers: added to each request, by name, their values encrypted (broker/sealing.py).
     headers: likewise, in the clear, in events of before that.
     retry_first_ms: the longest wait after the first failure; it doubles with each, up to retry_max_s.
@@ -354,8 +354,8 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
     """What the events of `outstanding` share: the delivery, with its message. Is no event itself.
 
     number: attempts made. status, error: of the last one. redrives: how many of its listener's it has seen. forgiven:
-    attempts before the last redrive, which no longer count. since_ms: from when its age counts, 0 for the put: the last
-    redrive, or the time before which it was not to be delivered.
+    attempts before the last redrive, which no longer count. since_ms: the last redrive, or the time before which it was
+    not to be delivered, 0 for neither. first_at_ms: its first attempt, 0 before it. Its age counts from the later.
     """
 
     listener_id: str
@@ -373,6 +373,7 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
     redrives: int = 0
     forgiven: int = 0
     since_ms: int = 0
+    first_at_ms: int = 0
 
 
 class DeliverySetAside(KeptDelivery, frozen=True, kw_only=True, tag="delivery.set_aside"):

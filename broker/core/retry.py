@@ -12,7 +12,7 @@ from typing import Final
 class RetryPolicy:
     """delay_ms_first: the longest wait after the first failure; it doubles with each, up to delay_ms_max.
 
-    delay_ms_min: the shortest wait. max_attempts: None for no limit. max_age_ms: how long after the first is possible.
+    delay_ms_min: the shortest wait. max_attempts: None for no limit. max_age_ms: how long after the first one.
     """
 
     delay_ms_first: int = 1_000
@@ -43,7 +43,7 @@ def next_at_ms(
 ) -> int | None:
     """When the next attempt is due; None when none is left and the delivery is to be parked.
 
-    number: attempts that count, from 1. since_ms: from when its age counts: the put, or the last redrive.
+    number: attempts that count, from 1. since_ms: from when its age counts: the first attempt, or the last redrive.
     """
     if policy.max_attempts is not None and number >= policy.max_attempts:
         return None

@@ -102,7 +102,7 @@ class Checkpoints:
                 await self._outstanding.flush()
                 if cursors:
                     await self._cursors.store(cursors)
-            except LogUnavailable:
+            except BaseException:  # cancelled, too: the last checkpoint of a worker that is stopped repeats it
                 self._meters.checkpoints_failed += 1
                 for stream in streams:
                     if stream.alive and not stream.dirty:

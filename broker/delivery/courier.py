@@ -427,7 +427,7 @@ class Courier:
         due_ms = next_at_ms(
             self._policy,
             delivery.number - (0 if owed is None else owed.forgiven),
-            since_ms=(message.deliver_at_ms if owed is None else owed.since_ms) or message.put_at_ms,
+            since_ms=delivery.first_at_ms if owed is None else max(delivery.first_at_ms, owed.since_ms),
             at_ms=at_ms,
             retry_after_s=retry_after_s,
             jitter=random(),  # noqa: S311 - it spreads retries, it guards nothing

@@ -10,19 +10,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from broker.core.events import DeliveryAttempted
 from broker.core.histogram import Histogram
-from broker.core.ids import parse_message_id
 from broker.delivery.courier import Courier
 from broker.delivery.readers import Partition
-from broker.delivery.stream import Row
+from broker.delivery.stream import Made, Row
 
 
 class Meters:
     """Since the process began. attempts: by (outcome, answer), the answer being `2xx` … `5xx` or `none`.
 
-    delivered: from the put to the answer that took the message. cursors: committed. gained: times that the group has
-    given this worker its partitions.
+    delivered: from the put, or the time it was to wait for, to the answer that took the message. cursors: committed.
+    gained: times that the group has given this worker its partitions.
     """
 
     def __init__(self) -> None:
@@ -33,17 +31,16 @@ class Meters:
         self.cursors = 0
         self.gained = 0
 
-    def count(self, rows: Sequence[Row], attempts: Iterable[DeliveryAttempted]) -> None:
+    def count(self, rows: Sequence[Row], attempts: Iterable[Made]) -> None:
         """What a checkpoint has gathered of one stream."""
         if rows:
             self.attempts["delivered", "2xx"] += len(rows)
             self.delivered.add_all([max(0, at_ms - put_at_ms) for _, at_ms, _, _, put_at_ms in rows])
-        for attempt in attempts:
+        for attempt, put_at_ms in attempts:
             answer = "none" if attempt.status is None else f"{attempt.status // 100}xx"
             self.attempts[attempt.outcome, answer] += 1
-            put = parse_message_id(attempt.message_id) if attempt.outcome == "delivered" else None
-            if put is not None:
-                self.delivered.add(max(0, attempt.at_ms - put[0]))
+            if attempt.outcome == "delivered":
+                self.delivered.add(max(0, attempt.at_ms - put_at_ms))
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,20 +66,15 @@ class Outstanding:
         at = (await self._requests.offsets(name, {partition: EARLIEST}))[partition]
         end = (await self._requests.offsets(name, {partition: LATEST}))[partition]
         owed: dict[bytes, Owed] = {}
-        while at < end:
-            stretch = await self._requests.read(name, partition, at)
-            for record in stretch.records:
-                if record.key is None:
-                    continue
-                owed.pop(record.key, None)
-                if record.value is None:
-                    continue
-                event = _decoded(record.value, partition, record.offset)
-                if event is not None:
-                    owed[record.key] = Owed(record.key, partition, record.offset, event)
-            if stretch.next_offset <= at:
-                break
-            at = stretch.next_offset
+        async for record in self._requests.walk(name, partition, at, end):
+            if record.key is None:
+                continue
+            owed.pop(record.key, None)
+            if record.value is None:
+                continue
+            event = _decoded(record.value, partition, record.offset)
+            if event is not None:
+                owed[record.key] = Owed(record.key, partition, record.offset, event)
         return owed
 
     def take_over(self, partition: int, owed: dict[bytes, Owed]) -> None:
@@ -205,7 +200,7 @@ class Outstanding:
             settled, self._settled = self._settled, {}
             try:
                 await self._topic.append(settled)
-            except LogUnavailable:
+            except BaseException:  # cancelled, too
                 for partition, records in settled.items():
                     self._settled.setdefault(partition, []).extend(records)
                 raise
@@ -263,7 +258,7 @@ class Outstanding:
             return False
         stream = courier.stream(owed.partition)
         delivery = Delivery(stream, message.offset, message)
-        delivery.number = owed.number
+        delivery.number, delivery.first_at_ms = owed.number, owed.first_at_ms
         delivery.owed = owed
         stream.owed.add(delivery)
         courier.accept(delivery, message)

@@ -24,6 +24,7 @@ class Owed:
 
     __slots__ = (
         "due_ms",
+        "first_at_ms",
         "forgiven",
         "found",
         "key",
@@ -46,6 +47,9 @@ class Owed:
         self.redrives = event.redrives
         self.forgiven = event.forgiven
         self.since_ms = event.since_ms
+        self.first_at_ms = event.first_at_ms
+        if event.number and not event.first_at_ms:  # an older program's
+            self.first_at_ms = event.since_ms or event.put_at_ms
         self.due_ms = event.next_at_ms if isinstance(event, DeliverySetAside) else None
         self.taken = False
         self.found = False
@@ -107,6 +111,7 @@ def kept_event(
         "redrives": listener.redrives.count if owed is None else owed.redrives,
         "forgiven": 0 if owed is None else owed.forgiven,
         "since_ms": message.deliver_at_ms if owed is None else owed.since_ms,
+        "first_at_ms": delivery.first_at_ms,
     }
     if due_ms is None:
         return DeliveryParked(**fields)

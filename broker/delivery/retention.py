@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 from broker.core.ids import parse_message_id
@@ -33,7 +33,10 @@ class Kept(Protocol):
 
 
 class Retention:
-    """Of one worker. partitions: its own, as they are at each moment. retain_s: the age; None keeps all for ever."""
+    """Of one worker. partitions: its own, as they are at each moment, another object after each take-over.
+
+    retain_s: the age; None keeps all for ever.
+    """
 
     def __init__(
         self,
@@ -42,7 +45,7 @@ class Retention:
         cursors: KafkaCursors,
         view: DirectoryView,
         outstanding: Kept,
-        partitions: Iterable[int],
+        partitions: Mapping[int, object],
         retain_s: int | None,
     ) -> None:
         self._requests = requests
@@ -65,7 +68,8 @@ class Retention:
 
     async def sweep(self, before_ms: int) -> None:
         """Delete what was put before a time and is settled (LogUnavailable, ViewBehind)."""
-        partitions = await self._with_old(list(self._partitions), before_ms)
+        owned = dict(self._partitions)
+        partitions = await self._with_old(list(owned), before_ms)
         if not partitions:
             return
         await self._view.caught_up()
@@ -75,6 +79,8 @@ class Retention:
         cursors = await self._cursors.load([listener.id for listener in listeners], partitions)
         ends = await self._requests.offsets(self._messages, dict.fromkeys(partitions, LATEST))
         for partition in partitions:
+            if self._partitions.get(partition) is not owned[partition]:
+                continue  # given up meanwhile: what is kept there is not known any more, or newer than the cursors
             stands = (listener.stands_at(cursors.get(listener.id, {}), partition) for listener in listeners)
             low = min((cursor.offset for cursor in stands), default=ends[partition])
             # After the cursors: what has left a window since they were committed is still above them.

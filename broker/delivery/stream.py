@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Row = tuple[int, int, int, int, int]  # as in DeliveriesSettled.rows, and when the message was put, or its time came
+Made = tuple[DeliveryAttempted, int]  # likewise
 
 
 class Delivery:
@@ -82,7 +83,7 @@ class Stream:
         self.partition = partition
         self.window = window
         self.rows: list[Row] = []
-        self.attempts: list[DeliveryAttempted] = []
+        self.attempts: list[Made] = []
         self.behind_since_ms = 0
         self.dirty = False
         self.requested = False
@@ -151,7 +152,7 @@ class Stream:
             took_ms=took_ms,
             next_at_ms=due_ms,
         )
-        self.attempts.append(attempt)
+        self.attempts.append((attempt, message.deliver_at_ms or message.put_at_ms))
         if outcome != "delivered":
             log.info(
                 "attempt.failed message=%s listener=%s number=%d status=%s error=%s took_ms=%d next_at_ms=%s",
@@ -170,18 +171,16 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def take_outcomes(stream: Stream) -> tuple[list[Row], list[DeliveryAttempted]]:
+def take_outcomes(stream: Stream) -> tuple[list[Row], list[Made]]:
     """What has happened since the last checkpoint, taken out of the stream."""
     rows, stream.rows = stream.rows, []
     attempts, stream.attempts = stream.attempts, []
     return rows, attempts
 
 
-def outcome_events(
-    stream: Stream, rows: Sequence[Row], attempts: Sequence[DeliveryAttempted], at_ms: int
-) -> list[Event]:
+def outcome_events(stream: Stream, rows: Sequence[Row], attempts: Sequence[Made], at_ms: int) -> list[Event]:
     """What a checkpoint writes of them to `deliveries`."""
-    events: list[Event] = list(attempts)
+    events: list[Event] = [attempt for attempt, _ in attempts]
     if rows:
         listener = stream.courier.listener
         events.append(

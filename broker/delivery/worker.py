@@ -410,6 +410,9 @@ class Worker:
         for partition in self._partitions.values():
             partition.dismiss(courier)
         courier.close()
+        self._down.discard(courier)
+        if courier in self._active:  # its next tick would find it down once more
+            self._active.remove(courier)
 
     # The log
 

@@ -120,25 +120,18 @@ class MessagesTopic(GroupCommit):
 
     async def _chunk(self, partition: int, queue_id: str, begin: int, end: int) -> Chunk[bytes]:
         """The last _CHUNK records before end, or fewer, where the queue's are large."""
-        start = at = max(begin, end - _CHUNK)
+        start = max(begin, end - _CHUNK)
         found: deque[Found[bytes]] = deque()
         held = 0
         oldest_at_ms: int | None = None
         queue = queue_id.encode()
-        while at < end:
-            stretch = await self._requests.read(self._topic, partition, at)
-            for record in stretch.records:
-                if record.offset >= end:
-                    break
-                oldest_at_ms = record.timestamp if oldest_at_ms is None else oldest_at_ms
-                if record.value is not None and record.headers and record.headers[0][1] == queue:
-                    found.append(Found(record.timestamp, record.offset, record.value, len(record.value)))
-                    held += len(record.value)
-                while held > _CHUNK_BYTES_MAX and len(found) > 1:  # the oldest is left for a later page
-                    dropped = found.popleft()
-                    held -= dropped.size
-                    start, oldest_at_ms = dropped.offset + 1, dropped.at_ms
-            if stretch.next_offset <= at:
-                break
-            at = stretch.next_offset
+        async for record in self._requests.walk(self._topic, partition, start, end):
+            oldest_at_ms = record.timestamp if oldest_at_ms is None else oldest_at_ms
+            if record.value is not None and record.headers and record.headers[0][1] == queue:
+                found.append(Found(record.timestamp, record.offset, record.value, len(record.value)))
+                held += len(record.value)
+            while held > _CHUNK_BYTES_MAX and len(found) > 1:  # the oldest is left for a later page
+                dropped = found.popleft()
+                held -= dropped.size
+                start, oldest_at_ms = dropped.offset + 1, dropped.at_ms
         return Chunk(begin, start, end, oldest_at_ms, found)

@@ -7,6 +7,7 @@ that waits for new records (delivery uses a consumer for that), nor for what the
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -28,6 +29,7 @@ EARLIEST: Final = -2
 LATEST: Final = -1
 _NO_GENERATION: Final = -1  # of a commit from outside the group: Kafka takes it while the group has no members
 _RETRY_PAUSE_S: Final = 0.05
+_BEHIND_PAUSE_S: Final = 0.2
 
 T = TypeVar("T")
 
@@ -126,15 +128,26 @@ class KafkaRequests:
         return await self._retried(ask)
 
     async def walk(self, topic: str, partition: int, offset: int, end: int) -> AsyncIterator[Record]:
-        """The records in [offset, end), a read at a time (LogUnavailable)."""
+        """The records in [offset, end), a read at a time (LogUnavailable).
+
+        end: known to be there. A new leader may say for a while that the log ends before: that is waited for.
+        """
+        patient_until = 0.0
         while offset < end:
             stretch = await self.read(topic, partition, offset)
             for record in stretch.records:
                 if record.offset < end:
                     yield record
-            if stretch.next_offset <= offset:
-                break
-            offset = stretch.next_offset
+            if stretch.next_offset > offset:
+                offset, patient_until = stretch.next_offset, 0.0
+            elif stretch.end_offset >= end:
+                break  # compaction has left nothing
+            else:
+                now = time.monotonic()
+                patient_until = patient_until or now + self._timeout_ms / 1000
+                if now > patient_until:
+                    raise LogUnavailable(f"Kafka gives nothing of {topic}/{partition} from offset {offset} on")
+                await asyncio.sleep(_BEHIND_PAUSE_S)
 
     async def delete_before(self, topic: str, partition: int, offset: int) -> None:
         """Let a partition's log begin at this offset, or where it begins by now if that is later (LogUnavailable)."""

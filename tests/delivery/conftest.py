@@ -246,12 +246,14 @@ class Office:
         key: str | None = None,
         value: bytes | None = None,
         deliver_at_ms: int | UnsetType = UNSET,
+        put_at_ms: int | None = None,
     ) -> list[int]:
         """Append messages to the log and have the tail bring them; their offsets."""
+        put_at_ms = now_ms() if put_at_ms is None else put_at_ms
         first = len(self.log)
         for offset in range(first, first + count):
             event = MessagePut(
-                at_ms=now_ms(),
+                at_ms=put_at_ms,
                 organization_id="o",
                 message_id=f"m-{offset}",
                 queue_id="q-1",
@@ -260,7 +262,7 @@ class Office:
                 key=key,
                 deliver_at_ms=deliver_at_ms,
             )
-            self.log.append(RecordedMessage(offset, now_ms(), encode(event) if value is None else value))
+            self.log.append(RecordedMessage(offset, put_at_ms, encode(event) if value is None else value))
         self.partition.feed(map(self._copy, self.log[first:]))
         return list(range(first, first + count))
 

@@ -11,7 +11,8 @@ from conftest import OK, Office, until
 from broker.core.events import DeliveryParked, DeliverySetAside
 from broker.delivery import courier as courier_module
 from broker.delivery import outstanding as outstanding_module
-from broker.delivery.stream import now_ms
+from broker.delivery.meters import Meters
+from broker.delivery.stream import now_ms, take_outcomes
 from broker.errors import LogUnavailable
 from broker.kafka.requests import Record, Stretch
 from tests.outstanding_topic import OutstandingTopic
@@ -378,10 +379,68 @@ async def test_when_its_time_has_come_it_is_retried_like_any_other(serve, open_o
     taker.refused.add("m-0")
     server = await serve(taker)
     office = await open_office(server, office={"topic": topic}, max_attempts=2, max_age_s=60)
-    put_at_ms = now_ms() - 3_600_000  # its age counts from its time
-    await own(office, topic, set_aside(0, number=0, status=None, put_at_ms=put_at_ms, since_ms=now_ms()))
+    put_at_ms = now_ms() - 3_600_000  # its age counts from its first attempt
+    await own(office, topic, set_aside(0, number=0, status=None, put_at_ms=put_at_ms, since_ms=put_at_ms + 60_000))
     await serve_all(office, lambda: any(isinstance(event, DeliveryParked) for event in topic.kept().values()))
     assert [post.attempt for post in server.posts] == [1, 2]
+
+
+async def test_an_old_message_is_retried_as_long_as_a_new_one(serve, open_office, topic):
+    taker = Taker()
+    taker.refused.add("m-0")
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic}, max_attempts=3, max_age_s=60)
+    await own(office, topic)
+    office.put(1, put_at_ms=now_ms() - 3_600_000)
+    await serve_all(office, lambda: any(isinstance(event, DeliveryParked) for event in topic.kept().values()))
+    assert [post.attempt for post in server.posts] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("first_at", [{"first_at_ms": 1_000}, {"put_at_ms": 1_000}, {"since_ms": 1_000}])
+async def test_the_age_counts_from_the_first_attempt_of_an_earlier_owner_too(serve, open_office, topic, first_at):
+    taker = Taker()
+    taker.refused.add("m-1")
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic}, max_age_s=60)
+    await own(office, topic, set_aside(1, **first_at))
+    await serve_all(office, lambda: isinstance(topic.kept()[b"l-1:m-1"], DeliveryParked))
+    assert [post.attempt for post in server.posts] == [4]
+
+
+async def test_the_time_of_the_first_attempt_is_kept_with_the_delivery(serve, open_office, topic):
+    taker = Taker()
+    taker.refused.add("m-0")
+    office = await open_office(await serve(taker), office={"topic": topic})
+    await own(office, topic)
+    before_ms = now_ms()
+    office.put(1)
+    await until(topic.kept)
+    (first,) = topic.kept().values()
+    assert before_ms <= first.first_at_ms <= now_ms()
+    await office.outstanding.flush()
+    await serve_all(office, lambda: next(iter(topic.kept().values())).number > 1)
+    (later,) = topic.kept().values()
+    assert later.first_at_ms == first.first_at_ms
+
+
+async def test_the_time_to_delivery_of_a_retried_message_counts_from_its_time(serve, open_office, monkeypatch):
+    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 60_000)
+    taker = Taker()
+    taker.refused.add("m-0")
+    office = await open_office(await serve(taker))
+    its_time_ms = now_ms() - 1_000
+    meters = Meters()
+
+    def keep_books() -> None:
+        for one in office.dirty:
+            meters.count(*take_outcomes(one))
+
+    office.keep_books = keep_books
+    office.put(1, deliver_at_ms=its_time_ms, put_at_ms=its_time_ms - 3_600_000)
+    await until(lambda: meters.attempts["failed", "4xx"])
+    taker.refused.clear()
+    await until(lambda: meters.attempts["delivered", "2xx"])
+    assert 1_000 <= meters.delivered.total_ms < 600_000
 
 
 async def test_one_that_was_set_aside_for_its_time_before_a_crash_does_not_come_from_its_window(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterable
 
 import pytest
 from confluent_kafka.admin import AdminClient
 
 from broker.changes import find_message
 from broker.commands import now_ms
+from broker.core.cursor import Cursor
 from broker.core.directory import Queue
 from broker.delivery import courier as courier_module
 from broker.delivery import retention as retention_module
@@ -117,6 +119,28 @@ async def test_what_is_parked_keeps_its_message_and_those_after_it(rig: Rig, mon
     assert await rig.delete(queue, parked)
     await swept(rig, worker, 3)
     assert not await find(rig, queue, after[0])
+
+
+async def test_a_sweep_that_a_hand_over_meets_deletes_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 0)
+    queue = await rig.queue()
+    await rig.listen(queue, "a", max_attempts=1)
+    rig.listeners.decide = lambda got: 422
+    worker = await rig.work()
+    (parked,) = await rig.put(queue, "parked")
+    await until(lambda: kept(rig), what="it is parked")
+    await worker._checkpoints.checkpoint()
+    load = worker._cursors.load
+
+    async def load_and_lose(listeners: Iterable[str], partitions: Iterable[int]) -> dict[str, dict[int, Cursor]]:
+        found = await load(listeners, partitions)
+        await worker._given_up(list(worker._partitions))
+        return found
+
+    monkeypatch.setattr(worker._cursors, "load", load_and_lose)
+    await sweep(worker)
+    assert await begins(rig, "messages") == 0
+    assert await find(rig, queue, parked)
 
 
 async def test_a_cursor_that_is_lost_repeats_and_skips_nothing(rig: Rig):

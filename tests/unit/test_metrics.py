@@ -80,9 +80,9 @@ async def test_a_scrape_tells_attempts_and_the_time_from_put_to_delivery():
     worker.meters.count(
         [(1, PUT_MS + 3, 200, 1, PUT_MS), (2, PUT_MS + 70, 204, 1, PUT_MS)],
         [
-            DeliveryAttempted(at_ms=PUT_MS + 900, number=1, outcome="failed", status=503, **common),
-            DeliveryAttempted(at_ms=PUT_MS + 1500, number=2, outcome="failed", status=None, **common),
-            DeliveryAttempted(at_ms=PUT_MS + 4000, number=3, outcome="delivered", status=200, **common),
+            (DeliveryAttempted(at_ms=PUT_MS + 900, number=1, outcome="failed", status=503, **common), PUT_MS),
+            (DeliveryAttempted(at_ms=PUT_MS + 1500, number=2, outcome="failed", status=None, **common), PUT_MS),
+            (DeliveryAttempted(at_ms=PUT_MS + 4000, number=3, outcome="delivered", status=200, **common), PUT_MS),
         ],
     )
     async with serving(process_app(health), "127.0.0.1", 0) as url:

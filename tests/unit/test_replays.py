@@ -81,7 +81,7 @@ def test_it_is_delivered_as_a_listener_that_begins_and_ends(directory):
     assert listener.notify_url == "https://n.example"
     assert listener.settings.headers == {"x-team": "a", REPLAY_HEADER: "r"}
     assert listener.settings.rate_per_s == 5.0
-    assert listener.settings.max_age_s == 100 + 90_000  # as old as the replay, not as its oldest message
+    assert listener.settings.max_age_s == 100
     assert listener.stands_at({}, 0) == Cursor(top=2)
     assert listener.reach(0, 100) == 7
     assert directory.listener("o", "r") is None  # it is none that anybody made
