@@ -94,9 +94,11 @@ def _counted(meters: Meters) -> Iterator[Metric]:
 def _now(now: Condition) -> Iterator[Metric]:
     yield GaugeMetricFamily("everput_partitions_owned", "Partitions that this worker delivers", now.partitions)
     listeners = GaugeMetricFamily(
-        "everput_listeners", "Listeners by how they are; probation: down a moment ago", labels=["state"]
+        "everput_listeners",
+        "Listeners by how they are; probation: down a moment ago; unusable: their secret can't be opened",
+        labels=["state"],
     )
-    for state in ("live", "probation", "down", "paused"):
+    for state in ("live", "probation", "down", "paused", "unusable"):
         listeners.add_metric([state], now.listeners[state])
     yield listeners
     yield GaugeMetricFamily("everput_window_deliveries", "Deliveries in windows: taken and not settled", now.open)

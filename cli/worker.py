@@ -42,8 +42,8 @@ async def _work(process: Process) -> None:
         worker = Worker(settings, log, projections, sealer, name=name)
         process.health.view = projections.directory
         show_worker(process.health.registry, worker)
-        await worker.start()
         stack.push_async_callback(worker.stop)
+        await worker.start()
         process.ready("worker")
         ends = {
             asyncio.create_task(process.stop.wait()): "told to stop",

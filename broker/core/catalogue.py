@@ -61,7 +61,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "former_end_at_ms": "until when the secrets before sign, too, at the longest",
     "start_offsets": "by partition of `messages`, the first offset the listener, or the replay, gets",
     "settings": "how the listener wants its deliveries",
-    "max_in_flight": "requests under way at once",
+    "max_in_flight": "requests under way at once, over all workers, of which each has one at least",
     "rate_per_s": "deliveries a second at most; null for no limit",
     "timeout_ms": "how long one attempt may take",
     "max_attempts": "attempts before the delivery is parked; null for no limit",

@@ -105,8 +105,8 @@ class QueueDeleted(Event, frozen=True, kw_only=True, tag="queue.deleted"):
 class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How a listener wants its deliveries. All optional in a request; these are the defaults.
 
-    max_in_flight: requests under way at once, over all workers. rate_per_s: None for no limit.
-    timeout_ms: for one attempt.
+    max_in_flight: requests under way at once, over all workers, of which each has one at least.
+    rate_per_s: None for no limit. timeout_ms: for one attempt.
     max_attempts: None for no limit. max_age_s: what fails so long after its first attempt is parked.
     sealed_headers: added to each request, by name, their values encrypted (broker/sealing.py).
     headers: likewise, in the clear, in events of before that.

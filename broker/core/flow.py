@@ -1,11 +1,12 @@
 """How many attempts to one listener may be under way at once, and how many may begin in a second.
 
 For: the limit, from the answers (additive increase, multiplicative decrease), and the pace.
-It also shares out what all listeners of a worker use together.
+It also shares out what a listener may have from all workers, and what all listeners of a worker use together.
 Not for: the circuit of a listener that is down (circuit.py)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 FIRST: Final = 8
@@ -59,6 +60,25 @@ class Pace:
             return False
         self._free_at_s = max(self._free_at_s, at_s) + 1 / self.rate_per_s
         return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """One worker's in what a listener may have from all of them together.
+
+    partitions: its part of them, 0 to 1. workers: how many own any. rank: its place among those, from 0.
+    """
+
+    partitions: float = 1.0
+    workers: int = 1
+    rank: int = 0
+
+    def of(self, total: int) -> int:
+        """Of so many: the shares of all workers make up the total, or are one each where that is less."""
+        return max(1, total // self.workers + (self.rank < total % self.workers))
+
+
+WHOLE: Final = Share()
 
 
 def fair_share(total: int, *, used: int, hungry: int, least: int) -> int:

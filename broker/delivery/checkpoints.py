@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 from broker.core.cursor import Cursor
@@ -39,7 +39,11 @@ class Suspended(Exception):
 
 
 class Checkpoints:
-    """Of one worker. partitions, couriers: the worker's own, as they are at each moment."""
+    """Of one worker. partitions, couriers: the worker's own, as they are at each moment.
+
+    confirm: asks Kafka whether the partitions are still ours (LogUnavailable): a cursor that their next owner has moved
+    on must not be set back. See docs/decisions/0160.
+    """
 
     def __init__(
         self,
@@ -49,6 +53,7 @@ class Checkpoints:
         partitions: dict[int, Partition],
         couriers: dict[str, Courier],
         meters: Meters,
+        confirm: Callable[[], Awaitable[None]],
     ) -> None:
         self._cursors = cursors
         self._deliveries = deliveries
@@ -56,6 +61,8 @@ class Checkpoints:
         self._partitions = partitions
         self._couriers = couriers
         self._meters = meters
+        self._confirm = confirm
+        self._stored: set[str] = set()  # listeners with a cursor that was committed since the partitions are ours
         self._dirty: set[Stream] = set()
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}  # taken from their streams, not yet written
         self.quiet = asyncio.Lock()  # whoever holds it knows that no cursor is being committed
@@ -69,6 +76,19 @@ class Checkpoints:
     def forget(self) -> None:
         """The partitions are given up: what is not committed by now is repeated by the next owner."""
         self._dirty.clear()
+        self._stored.clear()
+
+    async def last(self) -> None:
+        """Before the partitions are given up: all of it, and what is idle by now once more (LogUnavailable).
+
+        A commit that was long on its way from an owner before us may have set an idle one back.
+        """
+        couriers = [courier for courier in self._couriers.values() if courier.listener.id in self._stored]
+        self._touch(couriers)
+        await self.checkpoint()
+        async with self.quiet:
+            if not self.suspended:
+                await self._store(self._idle(couriers))
 
     async def run(self) -> None:
         """One checkpoint a second, for ever (Suspended)."""
@@ -100,8 +120,8 @@ class Checkpoints:
                     await self._deliveries.append(self._outcomes)
                     self._outcomes = {}
                 await self._outstanding.flush()
-                if cursors:
-                    await self._cursors.store(cursors)
+                await self._store(cursors)
+                self._stored.update(cursors)
             except BaseException:  # cancelled, too: the last checkpoint of a worker that is stopped repeats it
                 self._meters.checkpoints_failed += 1
                 for stream in streams:
@@ -150,16 +170,26 @@ class Checkpoints:
             await self._pause()
             turn = (turn + 1) % rounds
             async with self.quiet:
-                cursors = self._idle(list(self._couriers.values())[turn::rounds])
+                couriers = list(self._couriers.values())[turn::rounds]
+                self._touch(couriers)  # what waits and does not change must not expire either
+                cursors = self._idle(couriers)
                 with contextlib.suppress(LogUnavailable):  # an older commit stands, and the next round is a minute off
-                    await self._cursors.store(cursors)
+                    await self._store(cursors)
                     self._meters.cursors += sum(map(len, cursors.values()))
+
+    async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
+        if cursors:
+            await self._confirm()
+            await self._cursors.store(cursors)
+
+    def _touch(self, couriers: Iterable[Courier]) -> None:
+        for courier in couriers:
+            for stream in courier.streams.values():
+                self.touched(stream)
 
     def _idle(self, couriers: Iterable[Courier]) -> dict[str, dict[int, Cursor]]:
         cursors: dict[str, dict[int, Cursor]] = {}
         for courier in couriers:
-            for stream in courier.streams.values():  # one that waits and does not change must not expire either
-                self.touched(stream)
             idle = {
                 number: Cursor(top=courier.listener.reach(number, partition.tail), error=courier.error)
                 for number, partition in self._partitions.items()

@@ -20,7 +20,7 @@ from typing import Final
 
 from broker.core.circuit import Circuit, State
 from broker.core.directory import Listener, Queue
-from broker.core.flow import Flow, Pace
+from broker.core.flow import Flow, Pace, Share
 from broker.core.retry import RetryPolicy, next_at_ms
 from broker.core.turns import Turns
 from broker.core.window import Window
@@ -73,7 +73,7 @@ class Depot:
 class Courier:
     """One per listener and worker. opened: what of the listener is sealed. Is the Owner of its connections."""
 
-    def __init__(self, depot: Depot, queue: Queue, listener: Listener, opened: Opened, *, share: float) -> None:
+    def __init__(self, depot: Depot, queue: Queue, listener: Listener, opened: Opened, *, share: Share) -> None:
         self.depot = depot
         self.queue = queue
         self.listener = listener
@@ -105,8 +105,8 @@ class Courier:
         self._target: Target = parse_url(listener.notify_url)
         self.update(listener, share=share)
 
-    def update(self, listener: Listener, *, share: float, opened: Opened | None = None) -> None:
-        """The listener's settings, or this worker's share of the partitions (0 to 1), have changed.
+    def update(self, listener: Listener, *, share: Share, opened: Opened | None = None) -> None:
+        """The listener's settings, or this worker's share, have changed.
 
         opened: None for what was sealed before.
         """
@@ -117,7 +117,7 @@ class Courier:
         self.said_gone = False
         self._aim(parse_url(listener.notify_url))
         self._timeout_s = settings.timeout_ms / 1000
-        rate_per_s = None if settings.rate_per_s is None else max(settings.rate_per_s * share, _RATE_MIN)
+        rate_per_s = None if settings.rate_per_s is None else max(settings.rate_per_s * share.partitions, _RATE_MIN)
         if rate_per_s is None:
             self._pace = None
         elif self._pace is None or self._pace.rate_per_s != rate_per_s:
@@ -128,7 +128,7 @@ class Courier:
             max_attempts=settings.max_attempts,
             max_age_ms=settings.max_age_s * 1000,
         )
-        self.flow.resize(max(1, round(settings.max_in_flight * share)))
+        self.flow.resize(share.of(settings.max_in_flight))
         self._head = post_head(self._target, opened)
         if listener.paused is not None:
             self.stand_down()
@@ -567,6 +567,11 @@ class Courier:
     def busy(self) -> int:
         """How many attempts are under way."""
         return len(self._under_way) + len(self._connecting)
+
+    def busy_since(self, at_s: float) -> bool:
+        """Whether an attempt is under way that began at this moment, of the loop's clock, or later."""
+        newest = next(reversed(self._under_way), None)
+        return bool(self._connecting) or (newest is not None and newest.at >= at_s)
 
     @property
     def hungry(self) -> bool:

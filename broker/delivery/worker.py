@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from broker.core.cursor import Cursor
@@ -24,6 +24,7 @@ from broker.core.events import (
     QueueDeleted,
     ReplayPaused,
 )
+from broker.core.flow import WHOLE
 from broker.core.window import Window
 from broker.delivery.changes import Changes
 from broker.delivery.checkpoints import Checkpoints
@@ -57,7 +58,10 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
 _TIDY_TICKS: Final = 100  # within so many every courier is tidied once
-DRAIN_S: Final = 5.0  # how long attempts under way may take to finish at a hand-over or at the end
+DRAIN_S: Final = 5.0  # how long attempts under way may take to finish at the end
+HAND_OVER_S: Final = 2.0  # and at a hand-over, for which all workers wait
+HANGING_S: Final = 1.0  # but nobody waits there for one that has taken as long as this
+CHECKPOINT_S_MAX: Final = 5.0  # for the last checkpoint; with the drain, less than the group waits for a member
 TAIL_BACKLOG_MAX: Final = 10_000  # a stream further behind than this does not hold the tail back: it catches up
 _LOAD_PAUSE_S: Final = 0.5
 
@@ -113,7 +117,13 @@ class Worker:
             self._run,
         )
         self._checkpoints = Checkpoints(
-            self._cursors, kafka_log.deliveries, self._outstanding, self._partitions, self._couriers, self.meters
+            self._cursors,
+            kafka_log.deliveries,
+            self._outstanding,
+            self._partitions,
+            self._couriers,
+            self.meters,
+            self._confirm,
         )
         self._endings = Endings(
             self._cursors,
@@ -134,12 +144,14 @@ class Worker:
             settings.retain_messages_s,
         )
         self._changed: set[str] = set()  # ids of listeners that the directory has changed
+        self._unusable: set[str] = set()  # ids of those whose secret can't be opened
         self._change = asyncio.Event()
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Task[None]] = set()
         self._leaving: set[asyncio.Task[None]] = set()  # of the background: deliveries being written to `outstanding`
         self._loaded = asyncio.Event()
+        self._share = WHOLE
         self._ownership = 0  # counts hand-overs: what was begun in an earlier one is not finished in a later one
         self._depot = Depot(
             resolver=resolver,
@@ -177,7 +189,14 @@ class Worker:
             checkpoints.run_idle,
         )
         self._tasks = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
-        await self._loaded.wait()
+        loaded, failed = asyncio.create_task(self._loaded.wait()), asyncio.create_task(self.failed())
+        try:
+            await asyncio.wait([loaded, failed], return_when=asyncio.FIRST_COMPLETED)
+            if failed.done():
+                await failed
+        finally:
+            loaded.cancel()
+            failed.cancel()
 
     async def failed(self) -> None:
         """Ends, with the error, when a loop of the worker has: the process must end then, and be started again."""
@@ -190,7 +209,7 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._given_up(list(self._partitions))
+        await self._let_go(list(self._partitions), self._drain)
         for task in self._background:
             task.cancel()
         await self._liveness.stop()
@@ -202,7 +221,9 @@ class Worker:
 
     def condition(self) -> Condition:
         """As of now."""
-        return condition(self._couriers.values(), self._partitions, outstanding=len(self._outstanding))
+        now = condition(self._couriers.values(), self._partitions, outstanding=len(self._outstanding))
+        now.listeners["unusable"] = len(self._unusable)
+        return now
 
     # Ownership
 
@@ -215,14 +236,17 @@ class Worker:
 
     async def _given_up(self, partitions: Collection[int]) -> None:
         """Called before anybody else may own them."""
+        await self._let_go(partitions, self._drain_quick)
+
+    async def _let_go(self, partitions: Collection[int], drain: Callable[[], Awaitable[None]]) -> None:
         self._ownership += 1
         if not partitions:
             return
-        await self._drain()
+        await drain()
         in_doubt = any(courier.busy for courier in self._couriers.values())
         with contextlib.suppress(LogUnavailable, TimeoutError):  # what is not committed is repeated
-            async with asyncio.timeout(DRAIN_S):
-                await self._checkpoints.checkpoint()
+            async with asyncio.timeout(CHECKPOINT_S_MAX):
+                await self._checkpoints.last()
                 if not in_doubt and not self._checkpoints.suspended:
                     await self._changes.hand_over()
         log.info("worker.gave_up partitions=%s", sorted(partitions))
@@ -236,17 +260,32 @@ class Worker:
         self._outstanding.forget()
         self._changes.forget()
 
+    async def _confirm(self) -> None:
+        """Our partitions are still ours (LogUnavailable: they are not, or it can't be told)."""
+        await self._tail.confirm({number: partition.tail for number, partition in self._partitions.items()})
+
     async def _drain(self) -> None:
+        await self._drained(DRAIN_S, lambda: any(courier.busy for courier in self._couriers.values()))
+
+    async def _drain_quick(self) -> None:
+        """One that hangs is repeated by the next owner, sooner than all others' messages wait for it."""
+
+        def promising() -> bool:
+            since_s = asyncio.get_running_loop().time() - HANGING_S
+            return any(courier.busy_since(since_s) for courier in self._couriers.values())
+
+        await self._drained(HAND_OVER_S, promising)
+
+    async def _drained(self, within_s: float, busy: Callable[[], bool]) -> None:
         for courier in self._couriers.values():
             courier.sending = False
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_S):
-                while self._leaving or any(courier.busy for courier in self._couriers.values()):
+            async with asyncio.timeout(within_s):
+                while self._leaving or busy():
                     await asyncio.sleep(TICK_S)
 
     async def _take_over(self, partitions: list[int], ownership: int) -> None:
         """Load the cursors of all listeners on these partitions and begin to read."""
-        share = len(partitions) / self._settings.kafka.partitions
         while ownership == self._ownership:
             try:
                 listeners = list(self._directory.listeners.values())
@@ -256,6 +295,7 @@ class Worker:
                 lows = {number: self._low(listeners, cursors, number, ends[number]) for number in partitions}
                 kept = {number: owed_message_ids(found) for number, found in zip(partitions, owed, strict=True)}
                 changes = await self._changes.read(lows, ends, kept)
+                share = await self._tail.share(partitions)
             except LogUnavailable as error:
                 log.warning("worker.waits_for_cursors error=%s", error)
                 await asyncio.sleep(_LOAD_PAUSE_S)
@@ -265,6 +305,7 @@ class Worker:
             return
         if ownership != self._ownership:
             return
+        self._share = share
         tails = {}
         for number in partitions:
             tops = [listener.stands_at(cursors.get(listener.id, {}), number).top for listener in listeners]
@@ -274,9 +315,11 @@ class Worker:
         self._changes.take_over(changes)
         for courier in self._couriers.values():
             courier.sending = True
-        for listener in listeners:
-            self._employ(listener, share)
-            self._place(listener, cursors.get(listener.id, {}), partitions)
+        for listener_id in [listener.id for listener in listeners]:
+            listener_now = self._directory.listeners.get(listener_id)
+            if listener_now is not None:  # as it is by now; what came meanwhile is employed in a moment
+                self._employ(listener_now)
+                self._place(listener_now, cursors.get(listener_id, {}), partitions)
         for number, found in zip(partitions, owed, strict=True):
             self._outstanding.take_over(number, found)
         self._changes.placed(changes)
@@ -315,18 +358,19 @@ class Worker:
 
     async def _reconcile(self, changed: Iterable[str]) -> None:
         """Make the couriers of these listeners what the directory says: employ, update, dismiss."""
-        share = len(self._partitions) / self._settings.kafka.partitions
         arrived: list[Listener] = []
         for listener_id in changed:
             listener, courier = self._directory.listeners.get(listener_id), self._couriers.get(listener_id)
-            if listener is None and courier is not None:
-                self._dismiss(self._couriers.pop(listener_id))
-            elif listener is not None and courier is not None:
+            if listener is None:
+                self._unusable.discard(listener_id)
+                if courier is not None:
+                    self._dismiss(self._couriers.pop(listener_id))
+            elif courier is not None:
                 redriven = courier.listener.redrives.count != listener.redrives.count
-                courier.update(listener, share=share, opened=self._opened(listener, courier))
+                self._employ(listener)
                 if redriven:
                     self._outstanding.redrive(listener)
-            elif listener is not None:
+            else:
                 arrived.append(listener)
         if not arrived or not self._partitions:
             return
@@ -342,11 +386,12 @@ class Worker:
             return
         if ownership != self._ownership:
             return
-        for listener in arrived:
-            if listener.id in self._directory.listeners and listener.id not in self._couriers:
-                self._employ(listener, share)
-                self._place(listener, cursors.get(listener.id, {}), partitions)
-                self._outstanding.redrive(listener)
+        for listener_id in [listener.id for listener in arrived]:
+            listener_now = self._directory.listeners.get(listener_id)
+            if listener_now is not None and listener_id not in self._couriers:
+                self._employ(listener_now)
+                self._place(listener_now, cursors.get(listener_id, {}), partitions)
+                self._outstanding.redrive(listener_now)
 
     @staticmethod
     def _low(
@@ -356,29 +401,35 @@ class Worker:
         lows = [listener.stands_at(cursors.get(listener.id, {}), number).offset for listener in listeners]
         return min(lows) if end is None else min((*lows, end))
 
-    def _employ(self, listener: Listener, share: float) -> None:
+    def _employ(self, listener: Listener) -> None:
         courier = self._couriers.get(listener.id)
-        opened = self._opened(listener, courier)
+        self._unusable.discard(listener.id)
+        try:
+            opened = self._opened(listener, courier)
+        except (BrokerError, ValueError):  # it stands still until that is put right; all others go on
+            log.exception("listener.secret_unusable listener=%s", listener.id)
+            self._unusable.add(listener.id)
+            if courier is not None:
+                self._dismiss(self._couriers.pop(listener.id))
+            return
         if courier is not None:
-            courier.update(listener, share=share, opened=opened)
+            courier.update(listener, share=self._share, opened=opened)
             return
         queue = self._directory.queues[listener.queue_id]
-        self._couriers[listener.id] = Courier(self._depot, queue, listener, opened, share=share)
+        self._couriers[listener.id] = Courier(self._depot, queue, listener, opened, share=self._share)
         if listener.replay is not None:
             self._replaying.ids.add(listener.id)
 
     def _opened(self, listener: Listener, courier: Courier | None) -> Opened:
         if courier is not None and same_seals(courier.listener, listener):
             return courier.opened
-        try:
-            return open_listener(self._sealer, listener)
-        except (BrokerError, ValueError):
-            log.exception("listener.secret_unusable listener=%s", listener.id)
-            raise
+        return open_listener(self._sealer, listener)
 
     def _place(self, listener: Listener, cursors: Mapping[int, Cursor], partitions: Iterable[int]) -> None:
         """Put the listener's streams where their cursors say and route the queue's messages to it."""
-        courier = self._couriers[listener.id]
+        courier = self._couriers.get(listener.id)
+        if courier is None:
+            return
         for number in partitions:
             partition = self._partitions[number]
             cursor = listener.stands_at(cursors, number)

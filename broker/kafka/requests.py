@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
+from aiokafka.coordinator.protocol import ConsumerProtocol
 from aiokafka.protocol.admin import DeleteGroupsRequest, DeleteRecordsRequest, DescribeGroupsRequest, ListGroupsRequest
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.fetch import FetchRequest
@@ -27,7 +28,7 @@ from broker.settings import KafkaSettings
 
 EARLIEST: Final = -2
 LATEST: Final = -1
-_NO_GENERATION: Final = -1  # of a commit from outside the group: Kafka takes it while the group has no members
+_NO_MEMBER: Final = (-1, "")  # of a commit from outside the group: Kafka takes it while the group has no members
 _RETRY_PAUSE_S: Final = 0.05
 _BEHIND_PAUSE_S: Final = 0.2
 
@@ -160,12 +161,22 @@ class KafkaRequests:
 
         await self._retried(ask)
 
-    async def commit(self, group: str, topic: str, cursors: Mapping[int, tuple[int, str]]) -> None:
-        """Store (offset, metadata) by partition for a group that has no members."""
+    async def commit(
+        self,
+        group: str,
+        topic: str,
+        cursors: Mapping[int, tuple[int, str]],
+        *,
+        member: tuple[int, str] = _NO_MEMBER,
+    ) -> None:
+        """Store (offset, metadata) by partition for a group that has no members (LogUnavailable).
+
+        member: generation and id of one that it has, and LogUnavailable when it has not.
+        """
         wanted = [(topic, [(partition, offset, text) for partition, (offset, text) in cursors.items()])]
 
         async def ask() -> None:
-            request = OffsetCommitRequest(group, _NO_GENERATION, "", -1, wanted)
+            request = OffsetCommitRequest(group, *member, -1, wanted)
             answer = await self._ask_coordinator(group, request)
             for _, partitions in answer.topics:
                 for _, code in partitions:
@@ -206,6 +217,22 @@ class KafkaRequests:
                 if kafka_errors.for_code(code) is not kafka_errors.UnknownMemberIdError:  # it went by itself
                     _check(code)
             return len(found)
+
+        return await self._retried(ask, group=group)
+
+    async def assignments(self, group: str, topic: str) -> list[set[int]]:
+        """By member, the partitions of a topic that it was given; none while the group agrees anew (LogUnavailable)."""
+
+        async def ask() -> list[set[int]]:
+            answer = await self._ask_coordinator(group, DescribeGroupsRequest([group]))
+            code, *_, members = answer.groups[0][:6]
+            _check(code)
+            given = [ConsumerProtocol.ASSIGNMENT.decode(member[4]) if member[4] else None for member in members]
+            return [
+                {one.partition for one in assignment.partitions() if one.topic == topic}
+                for assignment in given
+                if assignment is not None
+            ]
 
         return await self._retried(ask, group=group)
 

@@ -1,8 +1,8 @@
 """The tail of `messages` and who owns which partition: one member of the workers' consumer group.
 
 For: joining and leaving the group, being told of partitions gained and given up, and reading on from given offsets.
-Not for: what is done with the records (broker/delivery), nor the listeners' cursors (cursors.py): this group commits
-nothing, its membership is all that counts.
+Not for: what is done with the records (broker/delivery), nor the listeners' cursors (cursors.py): what this group
+commits nobody reads; that Kafka takes it shows who is a member.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from aiokafka import errors as kafka_errors
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.structs import TopicPartition
 
+from broker.core.flow import Share
 from broker.errors import LogUnavailable
 from broker.kafka.client import client_options
 from broker.kafka.requests import KafkaRequests
@@ -30,6 +32,8 @@ SESSION_TIMEOUT_MS: Final = 10_000  # how long a killed worker's partitions stan
 _HEARTBEAT_MS: Final = 1_000
 _POLL_MS: Final = 500
 _RECORDS_MAX: Final = 1_000
+_ANSWER_MS: Final = SESSION_TIMEOUT_MS + 5_000  # for any request; joining takes as long as the slowest hand-over
+FAILING_S_MAX: Final = 9.0  # with nothing but errors for so long it will not recover by itself
 
 Gained = Callable[[Collection[int]], None]
 GivenUp = Callable[[Collection[int]], Awaitable[None]]
@@ -51,6 +55,8 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         self._requests = requests
         self._name = name
         self._consumer: Any = None
+        self._member = (0, "")
+        self._failing_since: float | None = None
 
     async def start(self) -> None:
         """Join the group; gained() follows (LogUnavailable)."""
@@ -67,6 +73,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             session_timeout_ms=SESSION_TIMEOUT_MS,
             heartbeat_interval_ms=_HEARTBEAT_MS,
             rebalance_timeout_ms=SESSION_TIMEOUT_MS,
+            request_timeout_ms=_ANSWER_MS,
             partition_assignment_strategy=(StickyPartitionAssignor,),
             fetch_max_wait_ms=_POLL_MS,
             max_partition_fetch_bytes=1 << 20,
@@ -99,13 +106,42 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._consumer.seek(partition, offset)
                 self._consumer.resume(partition)
 
+    async def confirm(self, offsets: Mapping[int, int]) -> None:
+        """That it is still the member that was given its partitions (LogUnavailable: it is not, or it can't be told).
+
+        offsets: where it reads, for whoever looks at the group.
+        """
+        cursors = {partition: (offset, "") for partition, offset in offsets.items()}
+        await self._requests.commit(workers_group(self._kafka), self._topic, cursors, member=self._member)
+
+    async def share(self, partitions: Collection[int]) -> Share:
+        """Of who was given these (LogUnavailable; also while the group agrees anew)."""
+        owned = await self._requests.assignments(workers_group(self._kafka), self._topic)
+        workers = sorted(sorted(one) for one in owned if one)
+        if sorted(partitions) not in workers:
+            raise LogUnavailable("the partitions are being given out anew")
+        return Share(
+            partitions=len(partitions) / topics(self._kafka).messages.partitions,
+            workers=len(workers),
+            rank=workers.index(sorted(partitions)),
+        )
+
     async def read(self) -> Mapping[int, list[Any]]:
-        """New records by partition, waiting for up to half a second; nothing while Kafka is away."""
+        """New records by partition, waiting for up to half a second; nothing while Kafka is away.
+
+        LogUnavailable: it fails for long. aiokafka's tasks for the membership may have ended, and none begins anew.
+        """
         try:
             batches = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=_RECORDS_MAX)
-        except kafka_errors.KafkaError:
+        except kafka_errors.KafkaError as error:
+            log.warning("tail.failed error=%s", error)
+            now = time.monotonic()
+            self._failing_since = self._failing_since or now
+            if now - self._failing_since > FAILING_S_MAX:
+                raise LogUnavailable(f"the tail can't be read: {error}") from error
             await asyncio.sleep(_POLL_MS / 1000)
             return {}
+        self._failing_since = None
         return {batch.partition: records for batch, records in batches.items()}
 
     # aiokafka calls these
@@ -114,6 +150,8 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._given_up([partition.partition for partition in revoked])
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        coordinator = self._consumer._coordinator  # noqa: SLF001 - nothing else tells, and once lost it forgets
+        self._member = (coordinator.generation, coordinator.member_id)
         if assigned:
             self._consumer.pause(*assigned)
         self._gained([partition.partition for partition in assigned])

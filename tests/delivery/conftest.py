@@ -15,6 +15,7 @@ from msgspec import UNSET, UnsetType
 
 from broker.core.directory import Listener, Queue
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, ListenerSettings, MessagePut, encode
+from broker.core.flow import WHOLE, Share
 from broker.core.signing import Signer
 from broker.delivery import courier as courier_module
 from broker.delivery.courier import Courier, Depot
@@ -135,7 +136,7 @@ class Office:
         self,
         listener: Listener,
         *,
-        share: float = 1.0,
+        share: Share = WHOLE,
         tls: ssl.SSLContext | None = None,
         allow=LOOPBACK,
         topic: OutstandingTopic | None = None,

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from conftest import OK, until
 
+from broker.core.flow import WHOLE
 from broker.delivery import courier as courier_module
 
 
 def moved_to(courier, server) -> None:
-    courier.update(replace(courier.listener, notify_url=server.url), share=1.0)
+    courier.update(replace(courier.listener, notify_url=server.url), share=WHOLE)
 
 
 async def answers_200(_request, writer):

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from broker.core.flow import WHOLE
 from broker.core.signing import Signer
 from broker.delivery import http
 from broker.delivery.stream import now_ms
@@ -183,7 +184,7 @@ async def test_a_former_secret_signs_besides_until_its_time(serve, open_office):
     office = await open_office(server)
     old, ended = (Signer(b"o" * 32), now_ms() + 60_000), (Signer(b"e" * 32), now_ms() - 1)
     courier = office.courier
-    courier.update(courier.listener, share=1.0, opened=courier.opened._replace(former=(ended, old)))
+    courier.update(courier.listener, share=WHOLE, opened=courier.opened._replace(former=(ended, old)))
     office.put()
     await office.all_settled()
     (request,) = server.posts

@@ -12,6 +12,7 @@ from conftest import OK, paused, until
 from broker.core import window as window_module
 from broker.core.circuit import State
 from broker.core.events import ListenerSettings
+from broker.core.flow import WHOLE, Share
 from broker.core.retry import RetryPolicy
 from broker.core.window import Window
 from broker.delivery import courier as courier_module
@@ -137,11 +138,11 @@ async def test_a_key_goes_on_after_a_pause(serve, open_office):
     office = await open_office(server, timeout_ms=5_000)
     office.put(4, key="a")
     await until(lambda: moody.kept_back == 1)
-    office.courier.update(paused(office.courier.listener, "by hand"), share=1.0)
+    office.courier.update(paused(office.courier.listener, "by hand"), share=WHOLE)
     moody.free.set()
     await until(lambda: not office.courier.busy)
     assert moody.taken == ["m-0"]
-    office.courier.update(paused(office.courier.listener, None), share=1.0)
+    office.courier.update(paused(office.courier.listener, None), share=WHOLE)
     await office.all_settled()
     office.check_books()
     assert moody.taken == ids(range(4))
@@ -215,14 +216,14 @@ async def test_paused_it_holds_nothing_and_resumed_it_delivers_everything_once(s
     office = await open_office(server, timeout_ms=5_000, max_in_flight=4)
     office.put(30)
     await until(lambda: moody.kept_back == 4)
-    office.courier.update(paused(office.courier.listener, "by hand"), share=1.0)
+    office.courier.update(paused(office.courier.listener, "by hand"), share=WHOLE)
     assert office.courier._held == 4  # what is under way may finish
     office.put(30)
     moody.free.set()
     await until(lambda: not office.courier.busy)
     assert (office.courier._held, office.courier._held_bytes) == (0, 0)
     assert len(moody.taken) == 4
-    office.courier.update(paused(office.courier.listener, None), share=1.0)
+    office.courier.update(paused(office.courier.listener, None), share=WHOLE)
     await office.all_settled()
     office.check_books()
     assert sorted(moody.taken, key=lambda message: int(message[2:])) == ids(range(60))
@@ -254,9 +255,9 @@ async def test_resumed_with_its_circuit_open_and_nothing_left_it_is_still_probed
     courier = office.courier
     assert courier.circuit.state is State.OPEN
     assert len(office.parked) == 5
-    courier.update(paused(courier.listener, "by hand"), share=1.0)
+    courier.update(paused(courier.listener, "by hand"), share=WHOLE)
     await until(lambda: not office.down and not office.active)
-    courier.update(paused(courier.listener, None), share=1.0)
+    courier.update(paused(courier.listener, None), share=WHOLE)
     office.put(1)
     moody.well, server.alive = True, OK
     await office.all_settled()
@@ -269,7 +270,7 @@ async def test_the_retry_schedule_is_the_listeners_own_and_may_change(serve, ope
     expected = RetryPolicy(delay_ms_first=500, delay_ms_max=7_000, max_attempts=9, max_age_ms=60_000)
     assert office.courier._policy == expected
     listener = office.courier.listener
-    office.courier.update(replace(listener, settings=ListenerSettings()), share=1.0)
+    office.courier.update(replace(listener, settings=ListenerSettings()), share=WHOLE)
     assert office.courier._policy == RetryPolicy()
 
 
@@ -280,11 +281,11 @@ async def test_no_more_are_under_way_than_the_setting_and_the_workers_share_allo
     moody = Moody()
     moody.free.clear()
     server = await serve(moody)
-    office = await open_office(server, office={"share": 0.25}, max_in_flight=8, timeout_ms=5_000)
+    office = await open_office(server, office={"share": Share(workers=4)}, max_in_flight=8, timeout_ms=5_000)
     office.put(20)
     await until(lambda: moody.kept_back == 2)
     assert len(server.posts) == server.open == 2
-    office.courier.update(office.courier.listener, share=0.5)
+    office.courier.update(office.courier.listener, share=Share(workers=2))
     moody.free.set()
     await office.all_settled()
     office.check_books()
@@ -334,12 +335,12 @@ async def test_a_stream_far_behind_costs_the_tail_nothing_until_it_has_caught_up
     server = await serve(moody)
     office = await open_office(server)
     courier = office.courier
-    courier.update(replace(courier.listener, paused="by a test"), share=1.0)
+    courier.update(replace(courier.listener, paused="by a test"), share=WHOLE)
     office.put(30)
     assert office.partition._told["q-1"] == []
     office.put(30)
     assert len(courier.streams[0].window.behind) == 5
-    courier.update(replace(courier.listener, paused=None), share=1.0)
+    courier.update(replace(courier.listener, paused=None), share=WHOLE)
     await office.all_settled()
     assert office.partition._told["q-1"] == [courier]
     office.put(10)

@@ -9,6 +9,7 @@ import pytest
 from conftest import OK, Office, until
 
 from broker.core.events import DeliveryParked, DeliverySetAside
+from broker.core.flow import WHOLE
 from broker.delivery import courier as courier_module
 from broker.delivery import outstanding as outstanding_module
 from broker.delivery.meters import Meters
@@ -209,7 +210,7 @@ def redriven(office: Office, *message_ids: str) -> None:
     """Its listener is redriven, as a worker hears of it."""
     listener = office.courier.listener
     listener = replace(listener, redrives=listener.redrives.and_of(message_ids))
-    office.courier.update(listener, share=1.0)
+    office.courier.update(listener, share=WHOLE)
     office.outstanding.redrive(listener)
 
 
@@ -251,14 +252,14 @@ async def test_a_redrive_while_no_worker_ran_is_made_up_for_and_one_made_up_for_
     first = await open_office(server, office={"topic": topic}, max_attempts=1)
     listener = first.courier.listener
     listener = replace(listener, redrives=listener.redrives.and_of(("m-1",)))
-    first.courier.update(listener, share=1.0)  # a worker that starts has folded it before
+    first.courier.update(listener, share=WHOLE)  # a worker that starts has folded it before
     await own(first, topic, set_aside(1, parked=True), set_aside(2, parked=True))
     await serve_all(first, lambda: server.posts)
     await until(lambda: not first.courier._held and not first.leaving)
     assert [post.message_id for post in server.posts] == ["m-1"]
 
     second = await open_office(server, office={"topic": topic}, max_attempts=1)
-    second.courier.update(listener, share=1.0)
+    second.courier.update(listener, share=WHOLE)
     second.outstanding.take_over(0, await second.outstanding.read(0))
     for _ in range(5):
         await second.outstanding.serve_due()

@@ -12,6 +12,7 @@ from broker.core.cursor import Cursor
 from broker.delivery import checkpoints as checkpoints_module
 from broker.delivery import courier as courier_module
 from broker.delivery import endings as endings_module
+from broker.delivery.courier import Courier
 from broker.kafka.topics import Topics, listener_group
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
@@ -65,6 +66,28 @@ async def test_a_deleted_listener_s_group_goes_and_no_checkpoint_brings_it_back(
     await until(lambda: happened[after:].count(("committed", stays.id)) >= 3, what="the other one's checkpoints go on")
     assert ("committed", ends.id) not in happened[happened.index(("deleted", ends.id)) :]
     assert await groups(rig) == {listener_group(rig.settings.kafka, stays.id)}
+
+
+async def test_a_listener_that_ended_while_it_was_down_is_asked_no_more(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "gone")
+    rig.listeners.down.add("gone")
+    worker = await rig.work()
+    await rig.put(queue, *(f"m{number}" for number in range(20)))
+    await until(lambda: worker._down, what="it is down")
+    await rig.commands.delete_listener(rig.context, queue.id, listener.id)
+    await until(lambda: not worker._couriers, what="it has ended")
+    down: list[int] = []
+    tick = worker._liveness.tick
+
+    def told_tick(those: set[Courier]) -> None:
+        down.append(len(those))
+        tick(those)
+
+    monkeypatch.setattr(worker._liveness, "tick", told_tick)
+    await until(lambda: len(down) >= 10, what="some ticks more")
+    assert down == [0] * len(down)
+    assert worker._active == []
 
 
 async def test_what_ended_while_no_worker_ran_is_found_by_the_next_one(rig: Rig, monkeypatch: pytest.MonkeyPatch):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from broker.core.cursor import Cursor
 from broker.delivery import worker as worker_module
 from broker.kafka.topics import Topics, workers_group
 from broker.settings import KafkaSettings
@@ -47,6 +49,32 @@ async def test_attempts_under_way_finish_are_written_down_and_the_group_is_left(
     (last,) = await rig.put(queue, "last")
     await until(lambda: last in rig.listeners.ids("slow"), what="and what comes")
     assert rig.listeners.ids("slow") == Counter([*ids, last])
+
+
+async def test_a_checkpoint_that_the_end_interrupts_is_made_good_by_the_last_one(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    queue = await rig.queue()
+    await rig.listen(queue, "a")
+    first = await rig.work()
+    store = first._cursors.store
+    storing = asyncio.Event()
+
+    async def hangs(_cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
+        monkeypatch.setattr(first._cursors, "store", store)
+        storing.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(first._cursors, "store", hangs)
+    ids = await rig.put(queue, *(f"m{number}" for number in range(20)))
+    await until(lambda: len(rig.listeners.taken("a")) == 20, what="all of it")
+    async with asyncio.timeout(10):
+        await storing.wait()
+    await rig.end(first)
+    await rig.work()
+    ids += await rig.put(queue, "last")
+    await until(lambda: ids[-1] in rig.listeners.ids("a"), what="the last one")
+    assert rig.listeners.ids("a") == Counter(ids)
 
 
 async def test_an_attempt_that_never_ends_does_not_keep_the_worker(rig: Rig, monkeypatch: pytest.MonkeyPatch):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Collection
 
+import pytest
+from aiokafka.errors import KafkaError
+
+from broker.errors import LogUnavailable
+from broker.kafka import tail as tail_module
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.tail import SESSION_TIMEOUT_MS, Tail
-from broker.kafka.topics import Topics
+from broker.kafka.topics import Topics, workers_group
 from broker.settings import KafkaSettings
 from tests.listeners import until
 
@@ -64,6 +70,44 @@ async def test_a_worker_takes_its_dead_predecessor_s_place_without_waiting_for_i
             within_s=SESSION_TIMEOUT_MS / 1000 / 2,
         )
         assert successor.owns | other.owns == {0, 1, 2, 3}
+
+
+async def test_a_tail_whose_membership_nobody_keeps_up_ends_instead_of_reading_nothing_for_ever(
+    kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tail_module, "FAILING_S_MAX", 0.5)
+
+    async def refused() -> bool:
+        raise KafkaError("as of an error code that aiokafka does not know")
+
+    async with members(kafka_settings, ready_topics, "one") as (member,):
+        await member.tail.start()
+        await until(lambda: len(member.owns) == 4, what="it has all")
+        assert await member.tail.read() == {}
+        member.tail._consumer._coordinator._do_heartbeat = refused
+
+        async def read_on() -> None:
+            while True:
+                await member.tail.read()
+
+        with pytest.raises(LogUnavailable):
+            await asyncio.wait_for(read_on(), 30)
+
+
+async def test_only_a_member_is_confirmed(kafka_settings: KafkaSettings, ready_topics: Topics):
+    async with members(kafka_settings, ready_topics, "one", "two") as (first, second):
+        await first.tail.start()
+        await until(lambda: len(first.owns) == 4, what="the first has all")
+        await first.tail.confirm({0: 7})
+        await first.die()
+        await first.tail._requests.expel(workers_group(kafka_settings), "one")
+        with pytest.raises(LogUnavailable):  # also while the group has no members at all
+            await first.tail.confirm({0: 8})
+        await second.tail.start()
+        await until(lambda: len(second.owns) == 4, what="the second has all")
+        with pytest.raises(LogUnavailable):
+            await first.tail.confirm({0: 8})
+        await second.tail.confirm({0: 9})
 
 
 async def test_whoever_is_expelled_by_mistake_joins_again(kafka_settings: KafkaSettings, ready_topics: Topics):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from broker.core.circuit import State
 from broker.core.cursor import Cursor
 from broker.core.directory import Listener
+from broker.core.flow import WHOLE
 from broker.core.signing import Signer
 from broker.delivery.checkpoints import Checkpoints
 from broker.delivery.courier import Courier, Depot
@@ -72,7 +73,10 @@ class Connection:
         world, listener = self.worker.world, self.owner.listener
         self.work, self.at, self.phase, self.message, self.crash = work, at, "sent", work.message, None
         mine = [one for one in self.worker.requests if one.owner is self.owner]
-        if len(mine) >= listener.settings.max_in_flight:
+        if self.worker.cut is not None:
+            self.crash = self.worker.cut
+            world.more_in_flight(self.crash)
+        elif world.under_way(listener.id) >= max(listener.settings.max_in_flight, self.worker.share.workers):
             world.found.append("too many: more under way than max_in_flight")
         key = self.message.key
         if key is not None and any(one.message.key == key and one.work.stream.alive for one in mine):
@@ -173,6 +177,8 @@ class SimWorker:
         self.tombstones: list[tuple[str, bytes]] = []
         self.leaving: list[tuple[Delivery, int | None]] = []
         self.active: list[Courier] = []
+        self.share = WHOLE
+        self.cut: int | None = None  # the crash that counts, while its session has ended and it does not know
         self.under_checkpoint: Any = None
         self.began_ms = self.saved_ms = world.now_ms  # of the checkpoint under way, and of the last that succeeded
         self._partitions: dict[int, Partition] = {}
@@ -197,7 +203,9 @@ class SimWorker:
         cursors = SimpleNamespace(store=self._store)
         deliveries = SimpleNamespace(append=self._append)
         outstanding = SimpleNamespace(flush=self._flush)
-        self.checkpoints = Checkpoints(cursors, deliveries, outstanding, self._partitions, self._couriers, Meters())
+        self.checkpoints = Checkpoints(
+            cursors, deliveries, outstanding, self._partitions, self._couriers, Meters(), self._confirm
+        )
 
     # Ownership
 
@@ -216,13 +224,16 @@ class SimWorker:
     def employ(self, listener: Listener, numbers: Collection[int] | None = None) -> None:
         if listener.id not in self._couriers:
             self.world.current = self
-            self._couriers[listener.id] = Courier(self.depot, self.world.queue, listener, OPENED, share=1.0)
+            self._couriers[listener.id] = Courier(self.depot, self.world.queue, listener, OPENED, share=self.share)
+        self._couriers[listener.id].update(listener, share=self.share)
         self._couriers[listener.id].sending = True
         self._place(listener, self.world.cursors(listener), self._partitions if numbers is None else numbers)
 
-    def give_up(self) -> list[int]:
-        """As Worker._given_up, the attempts under way having ended or not. The partitions that were its."""
-        world, numbers = self.world, list(self._partitions)
+    def give_up(self) -> None:
+        """As Worker._given_up, the attempts under way having ended or not."""
+        world = self.world
+        if not self._partitions:
+            return
         for one in self._couriers.values():
             one.sending = False
         for request in list(self.requests):
@@ -231,7 +242,7 @@ class SimWorker:
         while self.leaving:
             self.leave(crash_between=0.0)
         self.finish_checkpoint()
-        self.begin_checkpoint()
+        self.begin_checkpoint(self.checkpoints.last())
         self.finish_checkpoint()
         world.crashed(self)
         for partition in self._partitions.values():
@@ -245,7 +256,6 @@ class SimWorker:
         self.taken.clear()
         self.tombstones.clear()
         self.lagging.clear()
-        return numbers
 
     # What the tail and the catch-up readers do
 
@@ -323,10 +333,10 @@ class SimWorker:
 
     # Checkpoints: the real ones, a step at each await
 
-    def begin_checkpoint(self) -> None:
+    def begin_checkpoint(self, checkpoint: Coroutine[Any, Any, None] | None = None) -> None:
         # What is under way now may have been taken already, and is settled after this checkpoint.
         self.began_ms = min([self.world.now_ms, *(int(one.at * 1000) for one in self.requests)])
-        self.under_checkpoint = self.checkpoints.checkpoint()
+        self.under_checkpoint = self.checkpoints.checkpoint() if checkpoint is None else checkpoint
         self.step_checkpoint()
 
     def step_checkpoint(self) -> None:
@@ -355,7 +365,12 @@ class SimWorker:
     async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
         await Pause()
         self.world.perhaps_unavailable()
-        self.world.commit(cursors)
+        self.world.commit(cursors, by=self)
+
+    async def _confirm(self) -> None:
+        await Pause()
+        if self.cut is not None:
+            raise LogUnavailable("no member any more")
 
     # Time
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +21,7 @@ from broker.core import window
 from broker.core.cursor import Cursor
 from broker.core.directory import Listener, Queue
 from broker.core.events import ListenerSettings, MessagePut, encode
+from broker.core.flow import Share
 from broker.core.ids import message_id
 from broker.delivery import checkpoints, courier, readers, stream
 from broker.delivery.courier import Courier
@@ -64,8 +65,7 @@ class World:
         """What was wrong with it."""
         self.listen()
         self.workers = [SimWorker(self), SimWorker(self)]
-        for number, one in enumerate(self.workers):
-            one.take_over([number])
+        self.rebalance()
         for _ in range(steps):
             self.now_ms += 1
             self.step()
@@ -86,7 +86,7 @@ class World:
             case 0 | 1 | 2:
                 self.put()
             case 3 | 4 | 5:
-                if worker._partitions:
+                if worker._partitions and worker.cut is None:
                     worker.feed()
             case 6 | 7 | 8 | 9 | 10:
                 if worker.loop.connecting and dice.random() < 0.5:
@@ -94,7 +94,7 @@ class World:
                 elif worker.requests:
                     self.settle(dice.choice(worker.requests))
             case 11:
-                if worker.lagging:
+                if worker.lagging and worker.cut is None:
                     worker.catch_up()
             case 12 | 13:
                 self.now_ms += dice.choice((20, 300, 2_000, 30_000))
@@ -106,7 +106,10 @@ class World:
                 else:
                     worker.step_checkpoint()
             case 16:
-                if worker.leaving:
+                if worker.cut is not None:
+                    if dice.random() < 0.2:
+                        self.back(worker)
+                elif worker.leaving:
                     worker.leave()
                 else:
                     worker.serve_due()
@@ -120,7 +123,7 @@ class World:
                     self.listen()
             case _:
                 if dice.random() < 0.2:
-                    self.crash(worker) if dice.random() < 0.5 else self.hand_over(worker)
+                    dice.choice((self.crash, lambda _: self.rebalance(), self.cut_off))(worker)
 
     # The API
 
@@ -216,15 +219,46 @@ class World:
         self.zombies += [one for one in worker.requests if one.phase == "sent" and self.dice.random() < 0.3]
         worker.die()
         self.workers[self.workers.index(worker)] = SimWorker(self)
-        self.rebalance(list(worker._partitions))
+        self.rebalance()
 
-    def hand_over(self, worker: SimWorker) -> None:
-        self.rebalance(worker.give_up())
+    def cut_off(self, worker: SimWorker) -> None:
+        """Its session ends, and it does not know: it goes on with what it holds, while others have its partitions."""
+        if self.members() in ([worker], []) or worker.cut is not None:
+            return
+        worker.finish_checkpoint()
+        self.crashed(worker)
+        worker.cut = len(self.record.crashes) - 1
+        self.rebalance()
 
-    def rebalance(self, numbers: Collection[int]) -> None:
-        """They have a new owner, who may have been the old one."""
-        heir = self.dice.choice(self.workers)
-        heir.take_over([*heir.give_up(), *numbers])
+    def back(self, worker: SimWorker) -> None:
+        """It hears of it."""
+        worker.give_up()
+        worker.cut = None
+        self.rebalance()
+
+    def members(self) -> list[SimWorker]:
+        return [one for one in self.workers if one.cut is None]
+
+    def rebalance(self) -> None:
+        """All give up what they have, and the dice say who gets what."""
+        members = self.members()
+        for one in members:
+            one.give_up()
+        dealt: dict[int, list[int]] = {}
+        for number in range(PARTITIONS):
+            dealt.setdefault(self.dice.randrange(len(members)), []).append(number)
+        for rank, (place, numbers) in enumerate(dealt.items()):  # by their lowest partition
+            members[place].share = Share(partitions=len(numbers) / PARTITIONS, workers=len(dealt), rank=rank)
+            members[place].take_over(numbers)
+
+    def under_way(self, listener_id: str) -> int:
+        """Attempts of a listener, by all workers, but for those of an earlier ownership."""
+        requests = (one for worker in self.workers for one in worker.requests)
+        return sum(one.owner.listener.id == listener_id and one.crash is None for one in requests)
+
+    def more_in_flight(self, number: int) -> None:
+        crash = self.record.crashes[number]
+        self.record.crashes[number] = replace(crash, in_flight=crash.in_flight + 1)
 
     def crashed(self, worker: SimWorker) -> None:
         at_s = self.now_ms / 1000
@@ -238,12 +272,14 @@ class World:
 
     # Kafka's committed offsets
 
-    def commit(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
+    def commit(self, cursors: Mapping[str, Mapping[int, Cursor]], *, by: SimWorker) -> None:
         for listener_id, rows in cursors.items():
             name = self.name(listener_id)
             delivered = {one.message_id for one in self.record.taken.get(name, ())}
             begin = next(one.start_offsets for one in self.listeners if one.id == listener_id)
             for number, cursor in rows.items():
+                if by.cut is not None and cursor.offset < self.committed.get((listener_id, number), (0, ""))[0]:
+                    self.found.append(f"set back: the cursor of {name}")
                 self.committed[listener_id, number] = cursor.offset, cursor.metadata()
                 for offset, (put, queue_id) in enumerate(self.log[number][: cursor.top]):
                     kept = (listener_id, put.message_id.encode()) in self.kept
@@ -266,6 +302,9 @@ class World:
         while self.zombies:
             self.late()
         self.moods = dict.fromkeys(self.moods, "well")
+        for one in self.workers:
+            if one.cut is not None:
+                self.back(one)
         for number in range(ROUNDS_MAX):
             self.now_ms += 1_000 if number < ROUNDS_MAX // 2 else 60_000
             for one in self.workers:

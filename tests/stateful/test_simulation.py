@@ -13,7 +13,7 @@ import pytest
 
 from broker.core import circuit, cursor, flow, turns, window
 from broker.core.directory import Listener
-from broker.delivery import courier, stream
+from broker.delivery import checkpoints, courier, stream
 from broker.delivery.readers import Partition
 from tests.stateful.simulated_worker import SimWorker
 from tests.stateful.simulation import simulated
@@ -87,6 +87,15 @@ def starts_at_the_newest(_self, cursors, partition):
     return cursors.get(partition) or cursor.Cursor(top=10_000)
 
 
+def shares_by_partitions(self, total):
+    return max(1, round(total * self.partitions))
+
+
+async def commits_unasked(self, cursors):
+    if cursors:
+        await self._cursors.store(cursors)
+
+
 def drops_nothing(_self, _stream):
     pass
 
@@ -124,6 +133,8 @@ def skips_what_it_can_not_take(self, messages):
         (turns.Turns, "next", nobody_gets_the_turn_back, "lost"),
         (circuit.Circuit, "probed", never_on_probation, "lost"),
         (flow.Flow, "succeeded", has_no_limit, "too many"),
+        (flow.Share, "of", shares_by_partitions, "too many"),
+        (checkpoints.Checkpoints, "_store", commits_unasked, "set back"),
         (courier.Courier, "_failed", parks_at_once_and_silently, "committed past"),
         (Listener, "stands_at", starts_at_the_beginning, "too early"),
         (Listener, "stands_at", starts_at_the_newest, "lost"),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from broker.core.flow import FIRST, Flow, fair_share
+from broker.core.flow import FIRST, Flow, Share, fair_share
 
 PAUSE_MS = 1_000
 
@@ -87,6 +87,13 @@ def test_a_listener_that_pushes_back_for_ever_still_gets_one_at_a_time():
     flow.succeeded()
     flow.succeeded()
     assert flow.limit == 2
+
+
+@given(st.integers(1, 10_000), st.integers(1, 64))
+def test_all_workers_together_have_what_the_listener_allows_or_one_each(total, workers):
+    shares = [Share(workers=workers, rank=rank).of(total) for rank in range(workers)]
+    assert sum(shares) == max(total, workers)
+    assert max(shares) - min(shares) <= 1
 
 
 @given(st.integers(1, 5_000), st.integers(0, 5_000), st.integers(0, 10_000), st.integers(1, 10))
