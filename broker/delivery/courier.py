@@ -353,6 +353,7 @@ class Courier:
         self._let_go(delivery)
         if delivery.owed is not None:
             stream.owed.discard(delivery)
+            stream.window.settle(delivery.offset)  # where a crash had left it, too
         elif stream.window.settle(delivery.offset) is None:
             return
         if stream.alive and not stream.dirty:

@@ -10,6 +10,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import httpx
 
@@ -98,13 +99,17 @@ class History:
             await asyncio.sleep(self._pace_s if status == 200 else max(self._pace_s, 0.05))
 
     @contextlib.contextmanager
-    def crash(self, *, after_s: float = 0.0) -> Iterator[None]:
-        """Meanwhile something dies, or stands still, that may repeat deliveries. after_s: and for so long after it."""
+    def crash(self, *, after_s: float = 0.0, settles_on: bool = False) -> Iterator[None]:
+        """Meanwhile something dies, or stands still, that may repeat deliveries. after_s: and for so long after it.
+
+        settles_on: what is put meanwhile may be repeated, too; else only what was put before.
+        """
         began = time.monotonic()
+        crash = Crash(began, began, began - CHECKPOINT_S, IN_FLIGHT, None if settles_on else began)
         number = len(self.record.crashes)
-        self.record.crashes.append(Crash(began, began, began - CHECKPOINT_S, IN_FLIGHT))
+        self.record.crashes.append(crash)
         yield
-        self.record.crashes[number] = Crash(began, time.monotonic() + after_s, began - CHECKPOINT_S, IN_FLIGHT)
+        self.record.crashes[number] = replace(crash, ended=time.monotonic() + after_s)
 
     async def more(self, count: int, *, within_s: float = 60) -> None:
         """Wait until so many more puts are accepted."""
@@ -125,9 +130,11 @@ class History:
         return len(taken) - len({one.data for one in taken})
 
     async def arrived(self, *paths: str, within_s: float = 60) -> None:
-        """Wait until every accepted message has arrived at each of these listeners."""
+        """Wait until all that was accepted after them has arrived at these listeners."""
         for path in paths:
-            missing, looked_at = set(self.accepted), 0
+            there_since = self.record.listeners[path][1]
+            owed = {put.data for put in self.record.puts if put.message_id and put.sent_at >= there_since}
+            missing, looked_at = set(owed), 0
 
             def none_missing(path: str = path, missing: set[str] = missing) -> bool:
                 nonlocal looked_at
@@ -138,14 +145,12 @@ class History:
 
             with contextlib.suppress(AssertionError):
                 await until(none_missing, what="all delivered", within_s=within_s)
-            assert not missing, f"{path} lacks {len(missing)} of {len(self.accepted)}: {sorted(missing)[:5]}"
+            assert not missing, f"{path} lacks {len(missing)} of {len(owed)}: {sorted(missing)[:5]}"
 
-    async def check(self, *paths: str, within_s: float = 60) -> None:
-        """All that was put before them has arrived at these listeners, and the record shows no violation for any;
-        every answer was 200, 503 or a broken connection."""
-        await self.arrived(*paths, within_s=within_s)
-        for path in self.record.listeners:
-            self.taken(path)
+    async def check(self, *, within_s: float = 60) -> None:
+        """All that was put after them has arrived at the listeners, and the record shows no violation for any; every
+        answer was 200, 503 or a broken connection."""
+        await self.arrived(*self.record.listeners, within_s=within_s)
         found = violations(self.record)
         assert not found, f"{len(found)} violations: {found[:5]}"
         assert set(self.answers) <= {0, 200, 503}, self.answers

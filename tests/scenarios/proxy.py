@@ -36,6 +36,8 @@ class Proxy:
         self._dice = dice
         self._within = within
         self._open: set[asyncio.Task[Any]] = set()
+        self._passing = asyncio.Event()
+        self._passing.set()
         self._server: Any = None
 
     async def __aenter__(self) -> Self:
@@ -53,6 +55,13 @@ class Proxy:
         self.troubles["cut"] += len(self._open)
         for task in self._open:
             task.cancel()
+
+    def silence(self) -> None:
+        """From now on nothing comes through, and nobody is told; what is sent comes late, after the end of it."""
+        self._passing.clear()
+
+    def end_silence(self) -> None:
+        self._passing.set()
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -87,6 +96,7 @@ class Proxy:
         """Until this direction ends. after: how many bytes before the trouble."""
         left = after
         while data := await reader.read(_CHUNK):
+            await self._passing.wait()
             if kind and len(data) > left:
                 writer.write(data[:left])
                 self.troubles[kind] += 1

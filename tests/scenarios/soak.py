@@ -1,7 +1,8 @@
-"""The fault runs: kill -9 at random moments, zombies, bad networks, power cuts; each as long as it is asked for.
+"""The fault runs: kill -9 at random moments, zombies, bad networks; each as long as it is asked for.
 
 The dice choose what happens and when; how far the processes have come by then is the machine's.
-For: test_soak.py, where they take minutes, and test_faults.py, where they are short."""
+For: test_soak.py, where they take minutes, and test_faults.py, where they are short.
+Not for: power cuts (power_cut.py)."""
 
 from __future__ import annotations
 
@@ -10,31 +11,28 @@ import contextlib
 import os
 import random
 import signal
-import struct
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Self
 
+import httpx
 import pytest
 
 from broker.kafka import process as kafka_process
-from broker.kafka.admin import ensure_topics
 from broker.kafka.embedded import EmbeddedKafka
-from broker.kafka.log import KafkaLog
 from broker.kafka.ports import free_port
-from broker.kafka.topics import topics
-from broker.settings import KafkaSettings
 from tests.listeners import Listeners, until
 from tests.scenarios.history import History
 from tests.scenarios.proxy import Proxy
-from tests.scenarios.running import Running, is_running, wait_until
+from tests.scenarios.running import Running, clean_environment, is_running, wait_until
 
-PUTS = 200
-NOTED_EVERY_MS = 200
 REJOIN_S = 15.0  # after Kafka is back, until the workers have given up their partitions and got them again
 BACK_WITHIN_S = 120.0
+LATE_EVERY = 5  # kills
 LISTENERS = ("steady", "flaky", "slow")
 PROCESSES = ("api-1", "api-2", "worker-1", "worker-2", "kafka")
 VICTIMS = (*PROCESSES, "supervisor")
@@ -43,10 +41,11 @@ VICTIMS = (*PROCESSES, "supervisor")
 class Server:
     """An `everput serve` that is started again, on its port and its data directory, when all of it was killed."""
 
-    def __init__(self, data_dir: Path, *arguments: str) -> None:
+    def __init__(self, data_dir: Path, *arguments: str, workers: int = 2) -> None:
         self._data_dir = data_dir
-        self._arguments = ("--api-processes", "2", "--workers", "2", "--port", str(free_port()), *arguments)
-        self._processes = [name for name in PROCESSES if name != "kafka" or "--kafka" not in arguments]
+        self._arguments = ("--api-processes", "2", "--workers", str(workers), "--port", str(free_port()), *arguments)
+        lacking = {f"worker-{workers + 1}", "kafka" if "--kafka" in arguments else ""}
+        self._processes = [name for name in PROCESSES if name not in lacking]
         self._stack = contextlib.ExitStack()
         self.now = self._start()
 
@@ -146,15 +145,20 @@ async def kill_loop(server: Server, dice: random.Random, rounds: int) -> None:
             victim = dice.choice(VICTIMS)
             began = time.monotonic()
             with contextlib.ExitStack() as stack:
-                if not victim.startswith("api"):  # they repeat nothing
-                    stack.enter_context(history.crash(after_s=REJOIN_S if victim == "kafka" else 0.0))
+                if victim == "kafka":
+                    stack.enter_context(history.crash(after_s=REJOIN_S, settles_on=True))
+                elif not victim.startswith("api"):  # they repeat nothing
+                    stack.enter_context(history.crash())
                 killed[victim] += await asyncio.to_thread(server.strike, victim)
                 if dice.random() < 0.5:  # else the next one dies while this one starts
                     await asyncio.to_thread(server.until_ready)
             print(f"{number}: {victim}, {time.monotonic() - began:.1f} s")
+            if number % LATE_EVERY == 0:  # it gets nothing of before; where the put is not answered, nobody cares
+                with contextlib.suppress(httpx.HTTPError):
+                    await history.set_up(f"late-{number}")
         await asyncio.to_thread(server.until_ready)
     print(f"killed {dict(killed)}, repeated {repeated(history)}")
-    await history.check(*LISTENERS)
+    await history.check()
 
 
 async def zombies(server: Server, dice: random.Random, *victims: str, sleep_s: float) -> None:
@@ -174,7 +178,7 @@ async def zombies(server: Server, dice: random.Random, *victims: str, sleep_s: f
                 await asyncio.to_thread(server.strike, victim)
         await asyncio.to_thread(server.until_ready)
     print(f"repeated {repeated(history)}")
-    await history.check(*LISTENERS)
+    await history.check()
 
 
 async def bad_network_to_listeners(server: Server, dice: random.Random, seconds: float) -> Counter[str]:
@@ -192,7 +196,7 @@ async def bad_network_to_listeners(server: Server, dice: random.Random, seconds:
         await history.arrived("far", within_s=BACK_WITHIN_S)
         print(f"{len(history.accepted)} accepted, {dict(proxy.troubles)}")
         history.record.lost_answers = proxy.troubles.total()  # each connection has one request under way
-        await history.check("far")
+        await history.check()
         await history.client.aclose()
     return proxy.troubles
 
@@ -214,7 +218,8 @@ async def bad_network_to_kafka(
             with Server(tmp_path / "data", *arguments) as server:
                 await asyncio.to_thread(server.until_ready)
                 async with load(server, dice) as history:
-                    with history.crash(after_s=REJOIN_S):  # all of it: any checkpoint may fail at any time
+                    # Any checkpoint may fail at any time. What may be repeated is cut_off()'s business.
+                    with history.crash(after_s=REJOIN_S, settles_on=True):
                         proxy.trouble = 0.7
                         ends_s = time.monotonic() + seconds
                         while time.monotonic() < ends_s:
@@ -224,65 +229,89 @@ async def bad_network_to_kafka(
                         proxy.cut()
                         await asyncio.to_thread(server.until_ready)
                 print(f"{dict(proxy.troubles)}, repeated {repeated(history)}")
-                await history.check(*LISTENERS)
+                await history.check()
         finally:
             await kafka.stop()
     return proxy.troubles
 
 
-async def power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, counter_proof: bool) -> None:
-    """What was never synced may go, and every answered put is still there.
+class FarWorker:
+    """One more worker of a server, that reaches Kafka at an address of its own. Beside a server of one worker."""
 
-    Kafka itself notes up to where each partition is synced: what is behind that is cut off, as a power cut may.
-    counter_proof: see, too, that the cut takes something where batches are not synced.
+    def __init__(self, data_dir: Path, log: Path, *arguments: str) -> None:
+        self._log = log
+        with log.open("w") as file:
+            command = [sys.executable, "-P", "-m", "cli.app", "worker", "--data-dir", str(data_dir), *arguments]
+            self._process = subprocess.Popen(
+                [*command, "--allow-network", "127.0.0.0/8"], stdout=file, stderr=file, env=clean_environment()
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        print("\n".join(line for line in self._log.read_text().splitlines()[-200:] if "attempt.failed" not in line))
+
+    def gained(self) -> int:
+        """How often it was given partitions."""
+        assert self._process.poll() is None, self._log.read_text()[-5000:]
+        return self._log.read_text().count("worker.gained")
+
+
+async def cut_off(
+    tmp_path: Path, dice: random.Random, monkeypatch: pytest.MonkeyPatch, *, times: int, silence_s: float
+) -> None:
+    """One of two workers hears nothing of Kafka for longer than its session: only its own deliveries may be repeated.
+
+    When it is back, the other one dies: what comes next begins from the cursors that the first may have set back.
     """
-    assert await kept_after_a_power_cut(tmp_path / "synced", monkeypatch, flush_each_batch=True) == PUTS
-    if counter_proof:
-        kept = await kept_after_a_power_cut(tmp_path / "not", monkeypatch, flush_each_batch=False)
-        assert kept < PUTS, "the cut takes nothing: this test proves nothing"
+    async with Proxy(0, dice, trouble=0.0, within=1) as proxy:
+        proxy.target = free_port()
+        kafka = await _kafka_with_a_second_address(tmp_path / "kafka", monkeypatch, proxy.target, proxy.port)
+        shared = ("--replication", "1", "--partitions", "8")
+        try:
+            with Server(tmp_path / "data", "--kafka", kafka.bootstrap, *shared, workers=1) as server:
+                await asyncio.to_thread(server.until_ready)
+                far_arguments = ("--kafka", f"127.0.0.1:{proxy.port}", *shared)
+                with FarWorker(tmp_path / "data", tmp_path / "far.log", *far_arguments) as far:
+                    await until(far.gained, what="the far worker has a share", within_s=BACK_WITHIN_S)
+                    async with load(server, dice) as history:
+                        for _ in range(times):
+                            await _cut_off_once(server, far, proxy, history, silence_s)
+                            await asyncio.sleep(dice.uniform(0, 5))
+                    print(f"repeated {repeated(history)}")
+                    await history.check()
+        finally:
+            proxy.end_silence()
+            await kafka.stop()
 
 
-async def kept_after_a_power_cut(directory: Path, monkeypatch: pytest.MonkeyPatch, *, flush_each_batch: bool) -> int:
-    often = f"log.flush.offset.checkpoint.interval.ms={NOTED_EVERY_MS}\n"
-    monkeypatch.setattr(kafka_process, "_PROPERTIES", kafka_process._PROPERTIES + often)
+async def _cut_off_once(server: Server, far: FarWorker, proxy: Proxy, history: History, silence_s: float) -> None:
+    gained = far.gained()
+    with history.crash():
+        proxy.silence()
+        await asyncio.sleep(silence_s)
+        proxy.end_silence()
+        await until(lambda: far.gained() > gained, what="it is back", within_s=BACK_WITHIN_S)
+    with history.crash():
+        await asyncio.to_thread(server.strike, "worker-1")
+    await asyncio.to_thread(server.until_ready)
+
+
+async def _kafka_with_a_second_address(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, port: int, told_port: int
+) -> EmbeddedKafka:
+    """Whoever comes by this port is told to come by the other one."""
+    properties = kafka_process._PROPERTIES
+    for line, more in (
+        ("listeners=PLAINTEXT://127.0.0.1:{port}", f",FAR://127.0.0.1:{port}"),
+        ("advertised.listeners=PLAINTEXT://127.0.0.1:{port}", f",FAR://127.0.0.1:{told_port}"),
+        ("listener.security.protocol.map=PLAINTEXT:PLAINTEXT", ",FAR:PLAINTEXT"),
+    ):
+        properties = properties.replace("\n" + line, "\n" + line + more)
+    monkeypatch.setattr(kafka_process, "_PROPERTIES", properties)
     kafka = EmbeddedKafka(directory, progress=False)
     await kafka.start()
-    try:
-        settings = KafkaSettings(
-            bootstrap=kafka.bootstrap, partitions=4, replication=1, min_insync=1, flush_each_batch=flush_each_batch
-        )
-        await ensure_topics(settings, topics(settings))
-        log = KafkaLog(settings)
-        await log.start()
-        puts = (log.messages.append(lambda _: (b"k", b"v" * 1000, b"q")) for _ in range(PUTS))
-        await asyncio.gather(*puts)
-        await log.stop()
-        synced = directory / "kafka" / "recovery-point-offset-checkpoint"
-        answered = time.time_ns()
-        noted = 2 * NOTED_EVERY_MS * 1_000_000  # it may have begun to write before the last answer
-        await until(lambda: synced.stat().st_mtime_ns > answered + noted, what="Kafka notes what is synced")
-        kafka.kill()
-        await kafka.wait()
-        cut_back(directory / "kafka", topics(settings).messages.name, synced.read_text())
-        await kafka.restart()
-        log = KafkaLog(settings)
-        await log.start()
-        kept = sum(await log.messages.end_offsets())
-        await log.stop()
-        return kept
-    finally:
-        await kafka.stop()
-
-
-def cut_back(logs: Path, topic: str, synced: str) -> None:
-    """Remove from the topic's segments every batch behind what is synced. synced: lines of `topic partition offset`."""
-    ends = {(name, int(number)): int(end) for name, number, end in map(str.split, synced.splitlines()[2:])}
-    for segment in logs.glob(f"{topic}-*/*.log"):
-        end = ends.get((topic, int(segment.parent.name.rpartition("-")[2])), 0)
-        data, at = segment.read_bytes(), 0
-        while at < len(data):
-            offset, size = struct.unpack_from(">qi", data, at)
-            if offset >= end:
-                break
-            at += 12 + size
-        os.truncate(segment, at)
+    return kafka

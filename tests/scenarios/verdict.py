@@ -33,12 +33,14 @@ class Taken:
 @dataclass(frozen=True, slots=True)
 class Crash:
     """From when to when something was gone that may repeat deliveries. since: what was settled after it was perhaps in
-    no checkpoint. in_flight: deliveries of one listener that may have been under way."""
+    no checkpoint. in_flight: deliveries of one listener that may have been under way. puts_until: what was put later
+    can't have been settled by what was gone; None: it can, as long as it lasted."""
 
     began: float
     ended: float
     since: float
     in_flight: int
+    puts_until: float | None = None
 
 
 @dataclass(slots=True)
@@ -124,6 +126,7 @@ def _out_of_order(record: Record, listener: str) -> Iterator[str]:
 def _repeated(record: Record, listener: str) -> Iterator[str]:
     """A repeat is a crash's that began before it and ended after the delivery it repeats: the first of those before
     whose checkpoint that was not, else of those in whose flight it may have been."""
+    put_at = {put.data: put.sent_at for put in record.puts}
     newest: dict[str, float] = {}
     taken = record.taken.get(listener, ())
     counted = [0] * len(record.crashes)
@@ -145,7 +148,9 @@ def _repeated(record: Record, listener: str) -> Iterator[str]:
             found.append((1, f"{one.data} without a crash"))
     for crash, count in zip(record.crashes, counted, strict=True):
         since, until = crash.since - record.slack_s, crash.ended + record.slack_s
-        settled = len({one.data for one in taken if since <= one.at <= until}) if count else 0
+        last = until if crash.puts_until is None else crash.puts_until + record.slack_s
+        repeatable = {one.data for one in taken if since <= one.at <= until and put_at.get(one.data, until) <= last}
+        settled = len(repeatable) if count else 0
         if count > settled + crash.in_flight:
             words = f"{count} by one crash, which explains {settled} settled and {crash.in_flight} in flight"
             found.append((count - settled - crash.in_flight, words))

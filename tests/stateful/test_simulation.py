@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 from unittest.mock import patch
 
 import pytest
@@ -20,6 +21,7 @@ from tests.stateful.simulation import simulated
 
 SEEDS = int(os.environ.get("EVERPUT_SIMULATION_SEEDS", "1000"))
 FIRST = int(os.environ.get("EVERPUT_SIMULATION_FIRST", "0"))
+SOAK_SEEDS = 20_000
 PLANTED_SEEDS_MAX = 1500
 STEPS = 120
 
@@ -36,6 +38,18 @@ def test_no_run_breaks_a_promise():
         for seed in range(FIRST, FIRST + SEEDS):
             found = run(seed, STEPS)
             assert not found, f"EVERPUT_SIMULATION_FIRST={seed} EVERPUT_SIMULATION_SEEDS=1: {found[:5]}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_no_run_of_many_more_breaks_a_promise(capsys: pytest.CaptureFixture[str]):
+    first = FIRST or random.randrange(1 << 32)
+    with capsys.disabled():
+        print(f" EVERPUT_SIMULATION_FIRST={first} ", end="", flush=True)
+    with simulated() as run:
+        for seed in range(first, first + SOAK_SEEDS):
+            found = run(seed, 2 * STEPS)
+            assert not found, f"EVERPUT_SIMULATION_FIRST={seed}: {found[:5]}"
 
 
 def test_a_seed_gives_the_same_run_again():

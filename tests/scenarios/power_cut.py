@@ -1,0 +1,145 @@
+"""Power cuts: what was acknowledged is still there when all that Kafka never synced is taken away.
+
+For: test_soak.py and test_faults.py. Not for: faults after which the machine runs on (soak.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import struct
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from broker.core.events import MessageUpdated, QueueCreated
+from broker.kafka import process as kafka_process
+from broker.kafka.admin import ensure_topics
+from broker.kafka.embedded import EmbeddedKafka
+from broker.kafka.log import KafkaLog
+from broker.kafka.requests import LATEST
+from broker.kafka.topics import Topics, by_name, topics
+from broker.settings import KafkaSettings
+from tests.listeners import until
+from tests.scenarios.soak import REJOIN_S, Server, load
+
+WRITES = 100  # to each topic
+NOTED_EVERY_MS = 200
+
+
+async def power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, counter_proof: bool) -> None:
+    """What was never synced may go, and all that was acknowledged is still there, in every topic.
+
+    Kafka itself notes up to where each partition is synced: what is behind that is cut off, as a power cut may.
+    counter_proof: see, too, that the cut takes something of each where batches are not synced.
+    """
+    kept = await kept_after_a_power_cut(tmp_path / "synced", monkeypatch, flush_each_batch=True)
+    assert kept == dict.fromkeys(kept, WRITES)
+    if counter_proof:
+        kept = await kept_after_a_power_cut(tmp_path / "not", monkeypatch, flush_each_batch=False)
+        assert max(kept.values()) < WRITES, f"the cut takes nothing: this test proves nothing of it: {kept}"
+
+
+async def write(log: KafkaLog) -> None:
+    """To every topic so many records, one after the other in each."""
+
+    async def one_by_one(append: Callable[[int], Awaitable[object]]) -> None:
+        for number in range(WRITES):
+            await append(number)
+
+    text = "x" * 1000
+    common = {"at_ms": 0, "organization_id": "o"}
+    changed = {"message_id": "m", "queue_id": "q", "partition": 0}
+    await asyncio.gather(
+        one_by_one(lambda _: log.messages.append(lambda _: (b"k", text.encode(), b"q"))),
+        one_by_one(lambda number: log.control.append(QueueCreated(queue_id=f"{number}", name=text, **common))),
+        one_by_one(lambda n: log.changes.append(MessageUpdated(offset=n, data=text, **changed, **common))),
+        *(
+            one_by_one(lambda _, topic=topic: topic.append_one(0, b"k", text.encode()))
+            for topic in (log.outstanding, log.deliveries)
+        ),
+    )
+
+
+async def kept_after_a_power_cut(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, *, flush_each_batch: bool
+) -> dict[str, int]:
+    """By topic, how many records."""
+    often = f"log.flush.offset.checkpoint.interval.ms={NOTED_EVERY_MS}\n"
+    monkeypatch.setattr(kafka_process, "_PROPERTIES", kafka_process._PROPERTIES + often)
+    kafka = EmbeddedKafka(directory, progress=False)
+    await kafka.start()
+    try:
+        settings = KafkaSettings(
+            bootstrap=kafka.bootstrap, partitions=4, replication=1, min_insync=1, flush_each_batch=flush_each_batch
+        )
+        table = topics(settings)
+        await ensure_topics(settings, table)
+        log = KafkaLog(settings)
+        await log.start()
+        await write(log)
+        await log.stop()
+        await lose_what_is_not_synced(kafka, directory, table)
+        log = KafkaLog(settings)
+        await log.start()
+        kept = {}
+        for name, topic in by_name(table).items():
+            everywhere = dict.fromkeys(range(topic.partitions), LATEST)
+            kept[name] = sum((await log.requests.offsets(topic.name, everywhere)).values())
+        await log.stop()
+        del kept["claims"]  # written as messages are
+        return kept
+    finally:
+        await kafka.stop()
+
+
+async def lose_what_is_not_synced(kafka: EmbeddedKafka, directory: Path, table: Topics) -> None:
+    """Kafka is killed as if the power was cut, and started again. Nothing writes any more."""
+    synced = directory / "kafka" / "recovery-point-offset-checkpoint"
+    answered = time.time_ns()
+    noted = 2 * NOTED_EVERY_MS * 1_000_000  # it may have begun to write before the last answer
+    await until(lambda: synced.stat().st_mtime_ns > answered + noted, what="Kafka notes what is synced")
+    kafka.kill()
+    await kafka.wait()
+    for topic in table.all():
+        cut_back(directory / "kafka", topic.name, synced.read_text())
+    await kafka.restart()
+
+
+async def power_cut_under_load(tmp_path: Path, dice: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was put over REST and answered 200 arrives after a power cut."""
+    often = f"log.flush.offset.checkpoint.interval.ms={NOTED_EVERY_MS}\n"
+    monkeypatch.setattr(kafka_process, "_PROPERTIES", kafka_process._PROPERTIES + often)
+    kafka = EmbeddedKafka(tmp_path / "kafka", progress=False)
+    await kafka.start()
+    arguments = ("--kafka", kafka.bootstrap, "--replication", "1", "--partitions", "4")
+    table = topics(KafkaSettings(bootstrap=kafka.bootstrap, partitions=4))
+    try:
+        with Server(tmp_path / "data", *arguments) as server:
+            await asyncio.to_thread(server.until_ready)
+            async with load(server, dice) as history:
+                history.listeners.down.add("flaky")  # something waits in every case
+                await history.more(500)
+                await history.stop()
+                with history.crash(after_s=REJOIN_S, settles_on=True):
+                    await lose_what_is_not_synced(kafka, tmp_path / "kafka", table)
+                history.start()
+            await history.check()
+    finally:
+        await kafka.stop()
+
+
+def cut_back(logs: Path, topic: str, synced: str) -> None:
+    """Remove from the topic's segments every batch behind what is synced. synced: lines of `topic partition offset`."""
+    ends = {(name, int(number)): int(end) for name, number, end in map(str.split, synced.splitlines()[2:])}
+    for segment in logs.glob(f"{topic}-*/*.log"):
+        end = ends.get((topic, int(segment.parent.name.rpartition("-")[2])), 0)
+        data, at = segment.read_bytes(), 0
+        while at < len(data):
+            offset, size = struct.unpack_from(">qi", data, at)
+            if offset >= end:
+                break
+            at += 12 + size
+        os.truncate(segment, at)
