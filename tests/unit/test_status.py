@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import io
+import json
 import time
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 from api_client import make_api
 from memory import MemoryControl
+from rich.console import Console
 
 from broker.core.directory import Listener
 from broker.errors import ConfigurationError
 from broker.ports import ListenerCondition
+from cli import status as status_module
 from cli.admin import Health, process_app, serving
 from cli.publish import Publisher
 from cli.standing import Limits, listeners, processes
 from cli.status import _Status
+from tests.listeners import until
 
 NO_LIMITS = Limits(None, None)
 
@@ -30,13 +38,17 @@ class Conditions:
         return self.by_name.get(listener.name, ListenerCondition(state="live", lag=0))
 
 
+def publisher_of(api) -> Publisher:
+    transport = httpx.ASGITransport(api.app)
+    return Publisher("http://api.example.com", api.key, transport=transport, give_up_after_s=1)
+
+
 @pytest.fixture
 async def asked():
     """An API in memory, what its listeners are like, and a publisher that asks it."""
     conditions = Conditions()
     api = await make_api(status=conditions)
-    transport = httpx.ASGITransport(api.app)
-    async with Publisher("http://api.example.com", api.key, transport=transport, give_up_after_s=1) as publisher:
+    async with publisher_of(api) as publisher:
         yield api, conditions, publisher
 
 
@@ -90,3 +102,47 @@ async def test_a_process_that_is_not_ready_or_not_there_is_wrong():
         assert row.figures["memory"] > 1 << 20
     (row,) = await processes([url])
     assert row.wrong == "does not answer: ConnectError"
+
+
+@contextlib.asynccontextmanager
+async def watching(status: _Status, *, as_json: bool) -> AsyncIterator[None]:
+    task = asyncio.create_task(status.run(0.01, as_json=as_json))
+    yield
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_whoever_watches_is_told_again_and_again_how_it_is_by_then(asked, capsys: pytest.CaptureFixture[str]):
+    api, conditions, _ = asked
+    await api.listener(await api.queue(), name="l")
+    status = _Status(publisher_of(api), None, [], NO_LIMITS)
+    told: list[dict] = []
+
+    def told_that(state: str) -> bool:
+        told.extend(map(json.loads, capsys.readouterr().out.splitlines()))
+        return bool(told) and told[-1]["listeners"][0]["state"] == state
+
+    async with watching(status, as_json=True):
+        await until(lambda: told_that("live"), what="it is live")
+        assert not status.wrong
+        conditions.by_name["l"] = ListenerCondition(state="down", lag=1, last_error="refused")
+        await until(lambda: told_that("down"), what="it is down")
+        assert status.wrong
+        conditions.by_name.clear()
+        await until(lambda: told_that("live"), what="it is live again")
+        assert not status.wrong
+    assert [one["ok"] for one in told] == [one["listeners"][0]["state"] == "live" for one in told]
+
+
+async def test_on_a_terminal_one_table_is_kept_up_to_date(asked, monkeypatch: pytest.MonkeyPatch):
+    api, conditions, _ = asked
+    await api.listener(await api.queue(), name="l")
+    shown = io.StringIO()
+    terminal = Console(file=shown, force_terminal=True, width=120, height=30, _environ={"TERM": "xterm"})
+    monkeypatch.setattr(status_module, "Console", lambda: terminal)
+    async with watching(_Status(publisher_of(api), None, [], NO_LIMITS), as_json=False):
+        await until(lambda: "live" in shown.getvalue(), what="it is live")
+        conditions.by_name["l"] = ListenerCondition(state="down", lag=7, last_error="refused")
+        await until(lambda: "refused" in shown.getvalue(), what="it is down, and why")
+    assert "\x1b[1A" in shown.getvalue()  # over the table of before
