@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -52,11 +52,20 @@ class Told:
 
 
 class Answers:
-    """Of one worker. deliveries: the topic. partitions: the worker's own. placed: a queue's couriers on a partition."""
+    """Of one worker. deliveries: the topic. partitions: the worker's own. placed: a queue's couriers on a partition.
+
+    confirm: see Checkpoints.
+    """
 
     def __init__(
-        self, deliveries: OutcomesTopic, outstanding: Outstanding, partitions: Mapping[int, Partition], placed: Placed
+        self,
+        deliveries: OutcomesTopic,
+        outstanding: Outstanding,
+        partitions: Mapping[int, Partition],
+        placed: Placed,
+        confirm: Callable[[], Awaitable[None]],
     ) -> None:
+        self._confirm = confirm
         self._placed = placed
         self._deliveries = deliveries
         self._outstanding = outstanding
@@ -87,6 +96,7 @@ class Answers:
             ready = [_answer(told) for told in waiting if not told.under_way]
             if ready:
                 with contextlib.suppress(LogUnavailable):  # whoever waits for it is told that it is unknown
+                    await self._confirm()  # else others may have delivered what waits here
                     await self._deliveries.append({partition: ready})
             waiting = [told for told in waiting if told.under_way]
             if waiting:

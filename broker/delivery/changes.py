@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -61,7 +61,7 @@ class Taken:
 class Changes:
     """Of one worker. partitions, couriers: the worker's own. placed: the couriers of a queue whose place is known.
 
-    run: starts what the worker must not outlive.
+    run: starts what the worker must not outlive. confirm: see Checkpoints.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Changes:
         placed: Placed,
         messages_topic: str,
         run: Callable[[Coroutine[Any, Any, None]], object],
+        confirm: Callable[[], Awaitable[None]],
     ) -> None:
         self.known: dict[tuple[int, int], Change] = {}
         self._ids: dict[tuple[int, int], str] = {}
@@ -90,7 +91,7 @@ class Changes:
         self._in_doubt_below: dict[int, int] = {}
         self._covering = 0
         self._texts: dict[tuple[int, int], asyncio.Task[str | None]] = {}
-        self._answers = Answers(kafka_log.deliveries, outstanding, partitions, placed)
+        self._answers = Answers(kafka_log.deliveries, outstanding, partitions, placed, confirm)
 
     # Ownership
 

@@ -115,6 +115,7 @@ class Worker:
             self._placed,
             self._topic,
             self._run,
+            self._confirm,
         )
         self._checkpoints = Checkpoints(
             self._cursors,

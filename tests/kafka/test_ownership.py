@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
+from types import SimpleNamespace
 
 import pytest
 
@@ -150,6 +151,21 @@ async def test_a_worker_that_was_cut_off_sets_no_cursor_back(rig: Rig):
     with pytest.raises(LogUnavailable):
         await cut_off._checkpoints.last()
     assert await cursors(rig, listener.id) == before
+
+
+async def test_a_worker_that_was_cut_off_does_not_say_who_had_a_message(rig: Rig):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a")
+    cut_off = await rig.work()
+    await expelled(rig, cut_off)
+    await rig.work()
+    (message_id,) = await rig.put(queue, "m")
+    await until(lambda: rig.listeners.taken("a"), what="the other one delivers it")
+    told: list[object] = []
+    cut_off._changes._answers._deliveries = SimpleNamespace(append=told.append)
+    assert await rig.delete(queue, message_id) == {listener.id: "delivered"}
+    await until(lambda: cut_off._changes.known and not cut_off._background, what="it has read of it, too")
+    assert told == []
 
 
 async def test_a_commit_that_was_long_on_its_way_is_made_good_at_the_hand_over(rig: Rig):

@@ -255,6 +255,8 @@ class SimWorker:
         self.owed.clear()
         self.taken.clear()
         self.tombstones.clear()
+        for one in self.lagging:
+            one.requested = False  # its catch-up reader comes, and finds that it is given up
         self.lagging.clear()
 
     # What the tail and the catch-up readers do
