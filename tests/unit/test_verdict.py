@@ -85,6 +85,14 @@ def test_a_crash_explains_what_was_settled_since_the_checkpoint_and_what_was_in_
     assert violations(record) == []
 
 
+def test_what_was_put_after_a_worker_was_gone_another_one_has_settled_for_good():
+    record = good()
+    record.crashes = [Crash(13.9, 15.5, 13.1, 0, puts_until=13.9)]  # m3 alone may be repeated
+    assert violations(record) == ["repeated: 2 by one crash, which explains 1 settled and 0 in flight (all)"]
+    record.crashes = [Crash(13.9, 15.5, 13.1, 0)]
+    assert violations(record) == []
+
+
 def test_a_lost_answer_explains_one_repeat():
     record = good()
     record.taken["all"].append(Taken("m9", "id9", 30.0))
