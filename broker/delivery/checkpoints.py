@@ -63,6 +63,7 @@ class Checkpoints:
         self._meters = meters
         self._confirm = confirm
         self._stored: set[str] = set()  # listeners with a cursor that was committed since the partitions are ours
+        self._ownership = 0  # counts hand-overs
         self._dirty: set[Stream] = set()
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}  # taken from their streams, not yet written
         self.quiet = asyncio.Lock()  # whoever holds it knows that no cursor is being committed
@@ -77,6 +78,7 @@ class Checkpoints:
         """The partitions are given up: what is not committed by now is repeated by the next owner."""
         self._dirty.clear()
         self._stored.clear()
+        self._ownership += 1
 
     async def last(self) -> None:
         """Before the partitions are given up: all of it, and what is idle by now once more (LogUnavailable).
@@ -88,7 +90,8 @@ class Checkpoints:
         await self.checkpoint()
         async with self.quiet:
             if not self.suspended:
-                await self._store(self._idle(couriers))
+                await self._confirm()
+                await self._cursors.store(self._idle(couriers))
 
     async def run(self) -> None:
         """One checkpoint a second, for ever (Suspended)."""
@@ -113,14 +116,14 @@ class Checkpoints:
         async with self.quiet:
             if self.suspended:
                 return
-            began = time.monotonic()
+            began, ownership = time.monotonic(), self._ownership
             streams, cursors = self._collect()
             try:
                 if self._outcomes:
                     await self._deliveries.append(self._outcomes)
                     self._outcomes = {}
                 await self._outstanding.flush()
-                await self._store(cursors)
+                await self._store(cursors, ownership)
                 self._stored.update(cursors)
             except BaseException:  # cancelled, too: the last checkpoint of a worker that is stopped repeats it
                 self._meters.checkpoints_failed += 1
@@ -174,13 +177,17 @@ class Checkpoints:
                 self._touch(couriers)  # what waits and does not change must not expire either
                 cursors = self._idle(couriers)
                 with contextlib.suppress(LogUnavailable):  # an older commit stands, and the next round is a minute off
-                    await self._store(cursors)
+                    await self._store(cursors, self._ownership)
                     self._meters.cursors += sum(map(len, cursors.values()))
 
-    async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
-        if cursors:
-            await self._confirm()
-            await self._cursors.store(cursors)
+    async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]], ownership: int) -> None:
+        """Commit what was true of an ownership, if it lasts (LogUnavailable)."""
+        if not cursors:
+            return
+        await self._confirm()
+        if ownership != self._ownership:
+            raise LogUnavailable("the partitions were given up meanwhile")
+        await self._cursors.store(cursors)
 
     def _touch(self, couriers: Iterable[Courier]) -> None:
         for courier in couriers:

@@ -223,7 +223,7 @@ class Worker:
     def condition(self) -> Condition:
         """As of now."""
         now = condition(self._couriers.values(), self._partitions, outstanding=len(self._outstanding))
-        now.listeners["unusable"] = len(self._unusable)
+        now.listeners["unusable"] = len(self._unusable & self._directory.listeners.keys())
         return now
 
     # Ownership
@@ -289,6 +289,7 @@ class Worker:
         """Load the cursors of all listeners on these partitions and begin to read."""
         while ownership == self._ownership:
             try:
+                share = await self._tail.share(partitions)
                 listeners = list(self._directory.listeners.values())
                 cursors = await self._cursors.load([listener.id for listener in listeners], partitions)
                 ends = await self._log.messages.end_offsets()
@@ -296,7 +297,6 @@ class Worker:
                 lows = {number: self._low(listeners, cursors, number, ends[number]) for number in partitions}
                 kept = {number: owed_message_ids(found) for number, found in zip(partitions, owed, strict=True)}
                 changes = await self._changes.read(lows, ends, kept)
-                share = await self._tail.share(partitions)
             except LogUnavailable as error:
                 log.warning("worker.waits_for_cursors error=%s", error)
                 await asyncio.sleep(_LOAD_PAUSE_S)
@@ -362,16 +362,14 @@ class Worker:
         arrived: list[Listener] = []
         for listener_id in changed:
             listener, courier = self._directory.listeners.get(listener_id), self._couriers.get(listener_id)
-            if listener is None:
-                self._unusable.discard(listener_id)
-                if courier is not None:
-                    self._dismiss(self._couriers.pop(listener_id))
-            elif courier is not None:
+            if listener is None and courier is not None:
+                self._dismiss(self._couriers.pop(listener_id))
+            elif listener is not None and courier is not None:
                 redriven = courier.listener.redrives.count != listener.redrives.count
                 self._employ(listener)
                 if redriven:
                     self._outstanding.redrive(listener)
-            else:
+            elif listener is not None:
                 arrived.append(listener)
         if not arrived or not self._partitions:
             return

@@ -111,6 +111,8 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
 
         offsets: where it reads, for whoever looks at the group.
         """
+        if not offsets:
+            raise LogUnavailable("no partition is ours")
         cursors = {partition: (offset, "") for partition, offset in offsets.items()}
         await self._requests.commit(workers_group(self._kafka), self._topic, cursors, member=self._member)
 

@@ -105,7 +105,7 @@ def shares_by_partitions(self, total):
     return max(1, round(total * self.partitions))
 
 
-async def commits_unasked(self, cursors):
+async def commits_unasked(self, cursors, _ownership):
     if cursors:
         await self._cursors.store(cursors)
 
