@@ -99,13 +99,14 @@ class History:
             await asyncio.sleep(self._pace_s if status == 200 else max(self._pace_s, 0.05))
 
     @contextlib.contextmanager
-    def crash(self, *, after_s: float = 0.0, settles_on: bool = False) -> Iterator[None]:
+    def crash(self, *, after_s: float = 0.0, settles_s: float | None = 0.0) -> Iterator[None]:
         """Meanwhile something dies, or stands still, that may repeat deliveries. after_s: and for so long after it.
 
-        settles_on: what is put meanwhile may be repeated, too; else only what was put before.
+        settles_s: for how long what is put meanwhile may be repeated, too, beside what was put before; None: always.
         """
         began = time.monotonic()
-        crash = Crash(began, began, began - CHECKPOINT_S, IN_FLIGHT, None if settles_on else began)
+        puts_until = None if settles_s is None else began + settles_s
+        crash = Crash(began, began, began - CHECKPOINT_S, IN_FLIGHT, puts_until)
         number = len(self.record.crashes)
         self.record.crashes.append(crash)
         yield

@@ -123,7 +123,7 @@ async def power_cut_under_load(tmp_path: Path, dice: random.Random, monkeypatch:
                 history.listeners.down.add("flaky")  # something waits in every case
                 await history.more(500)
                 await history.stop()
-                with history.crash(after_s=REJOIN_S, settles_on=True):
+                with history.crash(after_s=REJOIN_S, settles_s=None):
                     await lose_what_is_not_synced(kafka, tmp_path / "kafka", table)
                 history.start()
             await history.check()

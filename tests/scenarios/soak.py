@@ -31,6 +31,7 @@ from tests.scenarios.proxy import Proxy
 from tests.scenarios.running import Running, clean_environment, is_running, wait_until
 
 REJOIN_S = 15.0  # after Kafka is back, until the workers have given up their partitions and got them again
+FETCHED_S = 1.0  # what is put so long after a worker was cut off may still be on its way to it
 BACK_WITHIN_S = 120.0
 LATE_EVERY = 5  # kills
 LISTENERS = ("steady", "flaky", "slow")
@@ -146,7 +147,7 @@ async def kill_loop(server: Server, dice: random.Random, rounds: int) -> None:
             began = time.monotonic()
             with contextlib.ExitStack() as stack:
                 if victim == "kafka":
-                    stack.enter_context(history.crash(after_s=REJOIN_S, settles_on=True))
+                    stack.enter_context(history.crash(after_s=REJOIN_S, settles_s=None))
                 elif not victim.startswith("api"):  # they repeat nothing
                     stack.enter_context(history.crash())
                 killed[victim] += await asyncio.to_thread(server.strike, victim)
@@ -167,7 +168,7 @@ async def zombies(server: Server, dice: random.Random, *victims: str, sleep_s: f
         for victim in victims:
             pid = server.now.running(victim)
             assert pid is not None
-            with history.crash(after_s=REJOIN_S):
+            with history.crash(after_s=REJOIN_S, settles_s=FETCHED_S):
                 os.kill(pid, signal.SIGSTOP)
                 await asyncio.sleep(sleep_s)
                 os.kill(pid, signal.SIGCONT)
@@ -219,7 +220,7 @@ async def bad_network_to_kafka(
                 await asyncio.to_thread(server.until_ready)
                 async with load(server, dice) as history:
                     # Any checkpoint may fail at any time. What may be repeated is cut_off()'s business.
-                    with history.crash(after_s=REJOIN_S, settles_on=True):
+                    with history.crash(after_s=REJOIN_S, settles_s=None):
                         proxy.trouble = 0.7
                         ends_s = time.monotonic() + seconds
                         while time.monotonic() < ends_s:
@@ -290,7 +291,7 @@ async def cut_off(
 
 async def _cut_off_once(server: Server, far: FarWorker, proxy: Proxy, history: History, silence_s: float) -> None:
     gained = far.gained()
-    with history.crash():
+    with history.crash(settles_s=FETCHED_S):
         proxy.silence()
         await asyncio.sleep(silence_s)
         proxy.end_silence()

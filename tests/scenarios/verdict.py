@@ -124,8 +124,8 @@ def _out_of_order(record: Record, listener: str) -> Iterator[str]:
 
 
 def _repeated(record: Record, listener: str) -> Iterator[str]:
-    """A repeat is a crash's that began before it and ended after the delivery it repeats: the first of those before
-    whose checkpoint that was not, else of those in whose flight it may have been."""
+    """A repeat is a crash's that began before it and ended after the delivery it repeats: the first of those that may
+    have settled it after a checkpoint, else the one that repeats the least: it may have been in its flight."""
     put_at = {put.data: put.sent_at for put in record.puts}
     newest: dict[str, float] = {}
     taken = record.taken.get(listener, ())
@@ -141,18 +141,27 @@ def _repeated(record: Record, listener: str) -> Iterator[str]:
             for number, crash in enumerate(record.crashes)
             if before - record.slack_s <= crash.ended and crash.began <= one.at
         ]
-        since = [number for number in between if record.crashes[number].since - record.slack_s <= before]
+        put_s = put_at.get(one.data, before)
+        since = [number for number in between if _may_repeat(record, record.crashes[number], put_s, before)]
         if between:
-            counted[(since or between)[0]] += 1
+            counted[since[0] if since else min(between, key=counted.__getitem__)] += 1
         else:
             found.append((1, f"{one.data} without a crash"))
     for crash, count in zip(record.crashes, counted, strict=True):
-        since, until = crash.since - record.slack_s, crash.ended + record.slack_s
-        last = until if crash.puts_until is None else crash.puts_until + record.slack_s
-        repeatable = {one.data for one in taken if since <= one.at <= until and put_at.get(one.data, until) <= last}
-        settled = len(repeatable) if count else 0
-        if count > settled + crash.in_flight:
-            words = f"{count} by one crash, which explains {settled} settled and {crash.in_flight} in flight"
-            found.append((count - settled - crash.in_flight, words))
+        until = crash.ended + record.slack_s
+        settled = {
+            one.data
+            for one in taken
+            if one.at <= until and _may_repeat(record, crash, put_at.get(one.data, one.at), one.at)
+        }
+        if count > len(settled) + crash.in_flight:
+            words = f"{count} by one crash, which explains {len(settled)} settled and {crash.in_flight} in flight"
+            found.append((count - len(settled) - crash.in_flight, words))
     if sum(count for count, _ in found) > record.lost_answers:
         yield from (f"repeated: {words}" for _, words in found)
+
+
+def _may_repeat(record: Record, crash: Crash, put_s: float, taken_s: float) -> bool:
+    """Whether it may have been settled by what was gone, after its last checkpoint."""
+    in_time = crash.puts_until is None or put_s <= crash.puts_until + record.slack_s
+    return in_time and crash.since - record.slack_s <= taken_s
