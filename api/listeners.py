@@ -14,6 +14,7 @@ from api.pages import moment, moment_ms, optional_moment, page
 from api.past import Views
 from api.shapes import ListenerBody, ListenerSettingsBody, NewListenerBody
 from broker.commands import HIDDEN, Commands, ListenerWishes, find_listener, find_queue
+from broker.core.catalogue import shown_url
 from broker.core.directory import Listener
 from broker.errors import Refused
 from broker.ports import DirectoryView, ListenerStatus
@@ -117,8 +118,8 @@ def listener_fields(listener: Listener) -> dict[str, Any]:
     return {
         "id": listener.id,
         "name": listener.name,
-        "notify_url": listener.notify_url,
-        "liveness_url": listener.liveness_url,
+        "notify_url": shown_url(listener.notify_url),
+        "liveness_url": shown_url(listener.liveness_url),
         **settings,
         "paused": listener.paused,
         "created_at": moment(listener.created_at_ms),

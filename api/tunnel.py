@@ -14,53 +14,94 @@ import asyncio
 import contextlib
 import itertools
 import secrets
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 import orjson
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from api.auth import check_scope
 from api.calls import Call, Service
-from api.problems import MEDIA_TYPE, problem
+from api.problems import MEDIA_TYPE, TooManyRequests, problem
 from broker.commands import Commands, ListenerWishes, find_queue
-from broker.core.directory import Listener
-from broker.delivery.guard import AWAY
+from broker.core.directory import Key, Listener
+from broker.delivery.guard import AWAY, TUNNEL_PROOF, tunnel_proof
 from broker.errors import BrokerError, Refused
 from broker.ports import DirectoryView
 
 ANSWER_S_MAX: Final = 125.0  # longer than any listener's timeout_ms
 LIVE_S: Final = 2.5  # a probe waits for three seconds
 LOOK_S: Final = 1.0
-DELETED: Final = 4404  # close codes: the listener is no more; another client has connected for it
+REVOKED: Final = 4401  # close codes: the key, or the listener, is no more; another client has connected for it
+DELETED: Final = 4404
 TAKEN_OVER: Final = 4409
+TUNNELS_OF_A_KEY_MAX: Final = 100  # in one process
+TUNNEL_BYTES_MAX: Final = 16 << 20  # of requests that a client has not taken yet; each is there about three times
+ALL_TUNNELS_BYTES_MAX: Final = 64 << 20
 _NOT_PASSED_ON: Final = frozenset({"host", "connection", "content-length", "transfer-encoding", "user-agent"})
 
 
+class Room:
+    """So many bytes at once. Who finds no room waits for it, in turn; what is more than all of it waits for all."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._left = bytes_max
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @contextlib.asynccontextmanager
+    async def held(self, size: int) -> AsyncIterator[None]:
+        size = min(size, self._bytes_max)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((size, turn))
+        self._admit()
+        try:
+            await turn
+            yield
+        finally:
+            if turn.cancel() or turn.cancelled():  # it left before its turn
+                self._admit()
+            else:
+                self._left += size
+                self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting and (self._waiting[0][1].cancelled() or self._waiting[0][0] <= self._left):
+            size, turn = self._waiting.popleft()
+            if not turn.cancelled():
+                self._left -= size
+                turn.set_result(None)
+
+
 class Tunnel:
-    """One client's socket."""
+    """One client's socket. room: for requests that are being passed on."""
 
     def __init__(self, websocket: WebSocket) -> None:
+        self.room = Room(TUNNEL_BYTES_MAX)
         self._websocket = websocket
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
-    async def ask(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
-        """The client's answer; None when there is none in time."""
+    @contextlib.contextmanager
+    def question(self) -> Iterator[tuple[int, asyncio.Future[dict[str, Any]]]]:
+        """A number for the client's answer, and what the answer comes in; cancelled when the client has gone."""
         number = next(self._numbers)
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._asked[number] = answer
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._websocket.send_text(orjson.dumps({**message, "number": number}).decode())
-                return await answer
-        except (TimeoutError, asyncio.CancelledError, WebSocketDisconnect, RuntimeError):  # RuntimeError: it is closed
-            return None
+            yield number, answer
         finally:
             del self._asked[number]
+
+    async def say(self, message: dict[str, Any]) -> None:
+        """Send it as soon as the client has taken most of what was sent before."""
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # RuntimeError: it is closed
+            await self._websocket.send_text(orjson.dumps(message).decode())
 
     def answered(self, text: str) -> None:
         """What the client says; what makes no sense is passed over."""
@@ -81,11 +122,26 @@ class Tunnels:
     def __init__(self, address: str = "") -> None:
         self.address = address
         self._open: dict[str, Tunnel] = {}
+        self._held: Counter[str] = Counter()  # by key id
+        self._room = Room(ALL_TUNNELS_BYTES_MAX)
         routes = [Route("/{token}/notify", self._notify, methods=["POST"]), Route("/{token}/live", self._live)]
         self.app = Starlette(routes=routes)
 
     @contextlib.contextmanager
-    def opened(self, token: str, websocket: WebSocket) -> Any:
+    def place(self, key_id: str) -> Iterator[None]:
+        """One of the tunnels that a key may hold (TooManyRequests)."""
+        if self._held[key_id] >= TUNNELS_OF_A_KEY_MAX:
+            raise TooManyRequests(f"This API key holds {TUNNELS_OF_A_KEY_MAX} tunnels here already.", retry_after_s=1)
+        self._held[key_id] += 1
+        try:
+            yield
+        finally:
+            self._held[key_id] -= 1
+            if not self._held[key_id]:
+                del self._held[key_id]
+
+    @contextlib.contextmanager
+    def opened(self, token: str, websocket: WebSocket) -> Iterator[Tunnel]:
         """The socket is there meanwhile."""
         tunnel = self._open[token] = Tunnel(websocket)
         try:
@@ -95,24 +151,72 @@ class Tunnels:
             tunnel.ended()
 
     async def _notify(self, request: Request) -> Response:
-        tunnel = self._open.get(request.path_params["token"])
-        if tunnel is None:
-            return Response(status_code=AWAY)
-        headers = {name: value for name, value in request.headers.items() if name not in _NOT_PASSED_ON}
-        body = (await request.body()).decode(errors="replace")
-        answer = await tunnel.ask({"type": "request", "headers": headers, "body": body}, ANSWER_S_MAX)
+        token = request.path_params["token"]
+        tunnel = self._open.get(token)
+        answer = None
+        with contextlib.suppress(TimeoutError, ClientDisconnect):
+            async with asyncio.timeout(ANSWER_S_MAX):
+                answer = {"away": True} if tunnel is None else await self._passed_on(request, token, tunnel)
         if answer and answer.get("away") is True:
-            return Response(status_code=AWAY)
+            return _response(token, AWAY)
         status = answer.get("status") if answer else None
         if not isinstance(status, int) or not 200 <= status < AWAY:
-            return Response(status_code=503)
+            return _response(token, 503)
         after = answer.get("retry_after") if answer else None
-        return Response(status_code=status, headers={"retry-after": str(after)} if isinstance(after, int) else None)
+        return _response(token, status, after if isinstance(after, int) else None)
+
+    async def _passed_on(self, request: Request, token: str, tunnel: Tunnel) -> dict[str, Any] | None:
+        """The client's answer; None when it, or the worker, has gone. The body is held until it is sent, no longer."""
+        told = request.headers.get("content-length", "")
+        size = int(told) if told.isdecimal() else TUNNEL_BYTES_MAX
+        with tunnel.question() as (number, answer):
+            async with tunnel.room.held(size), self._room.held(size):
+                if self._open.get(token) is not tunnel:
+                    return {"away": True}  # the client has got nothing of it
+                await tunnel.say(await _message(request, number))
+            return await _unless_left(request, answer)
 
     async def _live(self, request: Request) -> Response:
-        tunnel = self._open.get(request.path_params["token"])
-        answer = tunnel and await tunnel.ask({"type": "live"}, LIVE_S)
-        return Response(status_code=204 if answer and answer.get("alive") is True else 503)
+        token = request.path_params["token"]
+        tunnel = self._open.get(token)
+        alive = False
+        if tunnel is not None:
+            with contextlib.suppress(TimeoutError), tunnel.question() as (number, answer):
+                async with asyncio.timeout(LIVE_S):
+                    await tunnel.say({"type": "live", "number": number})
+                    told = await _unless_left(request, answer)
+                    alive = told is not None and told.get("alive") is True
+        return _response(token, 204 if alive else 503)
+
+
+async def _message(request: Request, number: int) -> dict[str, Any]:
+    headers = {name: value for name, value in request.headers.items() if name not in _NOT_PASSED_ON}
+    body = b"".join([part async for part in request.stream()])  # not request.body(), which would keep it
+    return {"type": "request", "number": number, "headers": headers, "body": body.decode(errors="replace")}
+
+
+async def _unless_left(request: Request, answer: asyncio.Future[dict[str, Any]]) -> dict[str, Any] | None:
+    """The answer, unless the client or the worker goes first."""
+    left = asyncio.create_task(_left(request))
+    waiting: list[asyncio.Future[Any]] = [answer, left]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        left.cancel()
+    return answer.result() if answer.done() and not answer.cancelled() else None
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _response(token: str, status: int, retry_after_s: int | None = None) -> Response:
+    """With the proof that this is an API process: a worker believes nothing else."""
+    headers = {TUNNEL_PROOF: tunnel_proof(token)}
+    if retry_after_s is not None:
+        headers["retry-after"] = str(retry_after_s)
+    return Response(status_code=status, headers=headers)
 
 
 class Listen:
@@ -128,17 +232,23 @@ class Listen:
         token = secrets.token_urlsafe(24)
         url = f"{self._tunnels.address}/{token}"
         try:
-            listener = await self._listener(websocket, url)
-        except BrokerError as error:
+            call = Call(websocket.scope, websocket.receive, self._service)
+            call.key = await self._service.keys.find(call.key_text, call.headers)
+            check_scope(call.key, "queues")
+            with self._tunnels.place(call.key.id):
+                listener = await self._listener(call, websocket.query_params.get("name", ""), url)
+                await websocket.accept()
+                await self._hold(websocket, token, call.key, listener)
+        except BrokerError as error:  # before it is accepted: nothing refuses after
             status, headers, body = problem(error)
             told = {name.decode(): value.decode() for name, value in headers}
             await websocket.send_denial_response(Response(body, status, told, media_type=MEDIA_TYPE.decode()))
-            return
-        await websocket.accept()
+
+    async def _hold(self, websocket: WebSocket, token: str, key: Key, listener: Listener) -> None:
+        """Until one of the two ends it."""
         with self._tunnels.opened(token, websocket) as tunnel, contextlib.suppress(WebSocketDisconnect):
-            shown = {"id": listener.id, "name": listener.name}
-            await websocket.send_text(orjson.dumps({"type": "listening", "listener": shown}).decode())
-            watching = asyncio.create_task(self._watch(websocket, listener, url))
+            await tunnel.say({"type": "listening", "listener": {"id": listener.id, "name": listener.name}})
+            watching = asyncio.create_task(self._watch(websocket, key, listener))
             try:
                 while True:
                     tunnel.answered(await websocket.receive_text())
@@ -147,12 +257,8 @@ class Listen:
             finally:
                 watching.cancel()
 
-    async def _listener(self, websocket: WebSocket, url: str) -> Listener:
+    async def _listener(self, call: Call, name: str, url: str) -> Listener:
         """The listener, whose URLs lead here from now on (BrokerError)."""
-        call = Call(websocket.scope, websocket.receive, self._service)
-        call.key = await self._service.keys.find(call.key_text, call.headers)
-        check_scope(call.key, "queues")
-        name = websocket.query_params.get("name", "")
         if not name:
             raise Refused("the listener needs a name, in the parameter `name`")
         await self._view.caught_up()
@@ -163,13 +269,18 @@ class Listen:
             return (await self._commands.create_listener(call.context(), queue.id, wishes, tunnel=True))[0]
         return await self._commands.update_listener(call.context(), queue.id, known.id, wishes, tunnel=True)
 
-    async def _watch(self, websocket: WebSocket, listener: Listener, url: str) -> None:
-        """Until the listener is another client's, or no more."""
-        while True:
+    async def _watch(self, websocket: WebSocket, key: Key, listener: Listener) -> None:
+        """Until the key is revoked, or the listener is another client's, or no more."""
+        while (end := self._end(key, listener)) is None:
             await asyncio.sleep(LOOK_S)
-            now = self._view.state.listeners.get(listener.id)
-            if now is None or now.notify_url != f"{url}/notify":
-                code, reason = (DELETED, "deleted") if now is None else (TAKEN_OVER, "another has connected for it")
-                with contextlib.suppress(RuntimeError, WebSocketDisconnect):
-                    await websocket.close(code, reason)
-                return
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+            await websocket.close(*end)
+
+    def _end(self, key: Key, listener: Listener) -> tuple[int, str] | None:
+        state = self._view.state
+        if key.id not in state.keys:
+            return REVOKED, "its API key was revoked"
+        now = state.listeners.get(listener.id)
+        if now is None:
+            return DELETED, "it was deleted"
+        return None if now.notify_url == listener.notify_url else (TAKEN_OVER, "another client has connected for it")

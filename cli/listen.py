@@ -1,6 +1,7 @@
 """`everput listen`: an address on this machine is a listener, however far away the API is.
 
-For: the command, and what it shows. Not for: the socket and the local address (cli/tunnel_client.py)."""
+For: the command, and what its keys do. Not for: the socket and the local address (tunnel_client.py), the lines
+(listen_show.py), the keyboard (listen_keys.py)."""
 
 from __future__ import annotations
 
@@ -8,16 +9,18 @@ import asyncio
 import contextlib
 import platform
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from hashlib import sha256
 from typing import Any
 
 import click
-import orjson
 
 from broker.core.names import NAME_CHARS_MAX
 from broker.errors import ConfigurationError
 from cli.api_options import api_options
+from cli.listen_keys import HELP, Action, History, Keyboard, is_ours, keys
+from cli.listen_show import Show
 from cli.publish import Publisher, find_queue
 from cli.tunnel_client import Lost, TunnelClient
 
@@ -38,20 +41,21 @@ def command(
     """Have the messages of QUEUE, which is a name or an id, POSTed to addresses on this machine.
 
     Each --to is a listener of its own, which stays when this command ends: its messages wait, and come when it is
-    started again with the same name. Whoever may put on QUEUE reaches these addresses: end it when you are done.
+    started again with the same name. This lets the internet reach these addresses: whoever may put on QUEUE decides
+    what is POSTed there, as long as the command runs. At a terminal r sends the last request to the address again, b
+    shows bodies, l lists what came, and q quits.
     """
-    if name and len(name) != len(to):
-        raise ConfigurationError("give as many --name as --to, or none")
-    names = name or [f"{one} on {platform.node()}"[:NAME_CHARS_MAX] for one in to]
-    show = _Show(body=body, as_json=as_json)
-    if not as_json:
-        targets = ", ".join(to)
-        click.echo(
-            f"Whoever may put on {queue} at {url} now reaches {targets} on this machine. Ctrl-C ends it.", err=True
-        )
+    names = names_of(to, name)
+    click.echo(
+        f"This lets the internet reach {', '.join(to)} on this machine: whoever may put on {queue} at {url} decides "
+        "what is POSTed there, until this command ends (Ctrl-C).",
+        err=True,
+    )
+    terminal = not as_json and sys.stdout.isatty() and is_ours(sys.stdin.fileno())
+    listening = _Listening(Show(body=body, as_json=as_json), once=once, terminal=terminal)
     with contextlib.suppress(KeyboardInterrupt):
         try:
-            asyncio.run(_listen(url, key, queue, dict(zip(names, to, strict=True)), show, once=once))
+            asyncio.run(listening.run(url, key, queue, list(zip(names, to, strict=True))))
         except* Lost as group:
             click.echo(f"everput: {group.exceptions[0]}", err=True)
             sys.exit(1)
@@ -59,50 +63,93 @@ def command(
             raise group.exceptions[0] from None
 
 
-async def _listen(url: str, key: str, queue: str, targets: dict[str, str], show: _Show, *, once: bool) -> None:
-    async with Publisher(url, key, give_up_after_s=GIVE_UP_AFTER_S) as publisher:
-        queue_id = await find_queue(publisher, queue, create=False)
-    taken = asyncio.Event()
-
-    def told(event: str, **fields: Any) -> None:
-        show(event, **fields)
-        if event == "answered" and 200 <= fields["status"] < 300:
-            taken.set()
-
-    async with asyncio.TaskGroup() as group:
-        clients = [
-            group.create_task(TunnelClient(url, key, queue_id, name, target, told).run())
-            for name, target in targets.items()
-        ]
-        if once:
-            await taken.wait()
-            for client in clients:
-                client.cancel()
+def names_of(targets: Sequence[str], given: Sequence[str]) -> Sequence[str]:
+    """The listeners' names, one for each address (ConfigurationError: two would have the same)."""
+    if given and len(given) != len(targets):
+        raise ConfigurationError("give as many --name as --to, or none")
+    names = given or [_name(one) for one in targets]
+    if len(set(names)) < len(names):
+        raise ConfigurationError("two listeners of one name: give each --to a --name of its own")
+    return names
 
 
-class _Show:
-    """A line for each thing that happens."""
+def _name(target: str) -> str:
+    """One that this address has on this machine each time, and no other."""
+    name = f"{target} on {platform.node()}"
+    if len(name) <= NAME_CHARS_MAX:
+        return name
+    digest = sha256(name.encode()).hexdigest()[:16]
+    return f"{name[: NAME_CHARS_MAX - len(digest) - 1]} {digest}"
 
-    def __init__(self, *, body: bool, as_json: bool) -> None:
-        self._body = body
-        self._as_json = as_json
 
-    def __call__(self, event: str, **fields: Any) -> None:
-        """event: listening, disconnected, answered."""
-        if self._as_json:
-            shown = {name: value for name, value in fields.items() if name != "body" or self._body}
-            click.echo(orjson.dumps({"event": event, "at": time.time(), **shown}).decode())
-            return
-        moment = time.strftime("%H:%M:%S")
-        if event == "answered":
-            color = "green" if 200 <= fields["status"] < 300 else "red"
-            status = click.style(str(fields["status"]), fg=color)
-            why = f"  {fields['error']}" if fields["error"] else ""
-            line = f"{status}  {fields['took_ms']:5} ms  {fields['message_id']}  attempt {fields['attempt']}{why}"
-            click.echo(f"{moment}  {line}  {fields['to']}")
-            if self._body:
-                click.echo(f"          {fields['body']}")
-        elif event == "listening":
-            click.echo(f"{moment}  connected: {fields['name']} gets what is put from now on, and what has waited")
+class _Listening:
+    """One run of the command. terminal: whether keys are read, and requests numbered for them."""
+
+    def __init__(self, show: Show, *, once: bool, terminal: bool) -> None:
+        self._show = show
+        self._once = once
+        self._terminal = terminal
+        self._end = asyncio.Event()
+        self._history = History()
+        self._keyboard = Keyboard()
+        self._resending: set[asyncio.Task[None]] = set()
+
+    async def run(self, url: str, key: str, queue: str, targets: Sequence[tuple[str, str]]) -> None:
+        """targets: (name, address) of each listener (Lost, ConfigurationError)."""
+        async with Publisher(url, key, give_up_after_s=GIVE_UP_AFTER_S) as publisher:
+            queue_id = await find_queue(publisher, queue, create=False)
+        clients = [TunnelClient(url, key, queue_id, name, target, self._told) for name, target in targets]
+        with keys(sys.stdin.fileno(), self._pressed) if self._terminal else contextlib.nullcontext():
+            if self._terminal:
+                click.echo(HELP, err=True)
+            async with asyncio.TaskGroup() as group:
+                running = [group.create_task(client.run()) for client in clients]
+                await self._end.wait()
+                for one in (*running, *self._resending):
+                    one.cancel()
+
+    def _told(
+        self,
+        event: str,
+        *,
+        request: dict[str, Any] | None = None,
+        resend: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        **fields: Any,
+    ) -> None:
+        number = None
+        if self._terminal and request is not None and resend is not None:
+            number = self._history.add(request, fields, partial(self._resend, resend)).number
+        self._show(event, number=number, **fields)
+        if self._once and event == "answered" and 200 <= fields["status"] < 300:
+            self._end.set()
+
+    def _resend(self, resend: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = asyncio.create_task(resend())
+        self._resending.add(task)
+        task.add_done_callback(self._resending.discard)
+
+    def _pressed(self, key: str) -> None:
+        action = self._keyboard.pressed(key)
+        if action is not None:
+            self._act(action)
+
+    def _act(self, action: Action) -> None:
+        """What a key asks for."""
+        show, number = self._show, action.number
+        if action.name == "quit":
+            self._end.set()
+        elif action.name == "help":
+            show.say(HELP)
+        elif action.name == "list":
+            for one in self._history:
+                show.again(one.number, one.fields)
+            show.say(f"{self._history.count} came")
+        elif action.name == "body" and number is None:
+            show.body = not show.body
+            show.say("bodies are shown" if show.body else "bodies are hidden")
+        elif (found := self._history.find(number)) is None:
+            show.say("nothing came yet" if number is None else f"there is no #{number} (any more)")
+        elif action.name == "body":
+            show.one_body(found.request["body"])
         else:
-            click.echo(f"{moment}  not connected: {fields['reason']}; messages wait")
+            found.resend()

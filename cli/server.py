@@ -22,6 +22,7 @@ KEEP_ALIVE_S: Final = 75  # longer than the 60 s after which common proxies drop
 FINISH_S: Final = 7  # for running requests, after should_exit
 HEAD_BYTES_MAX: Final = 32 << 10
 REQUEST_S: Final = 60.0
+WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # what a client says: a tunnel's are short answers
 _READ_BYTES_MIN: Final = 64 << 10  # of what waits for a client, in request_s
 _LOOK_TICKS: Final = 20  # of 100 ms
 
@@ -57,6 +58,7 @@ class Server(uvicorn.Server):
                 loop="none",
                 http=_Connection,
                 ws="websockets-sansio" if websockets else "none",
+                ws_max_size=WEBSOCKET_TEXT_BYTES_MAX,
                 lifespan="off",
                 log_config=None,
                 access_log=False,

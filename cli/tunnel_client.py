@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
@@ -20,9 +21,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, W
 
 from broker.errors import ConfigurationError
 
-DELETED: Final = 4404  # as in api/tunnel.py
+REVOKED: Final = 4401  # as in api/tunnel.py
+DELETED: Final = 4404
 TAKEN_OVER: Final = 4409
-TEXT_BYTES_MAX: Final = 16 << 20
+TEXT_BYTES_MAX: Final = 32 << 20  # a message of 8 MiB may double when its quotes are escaped
 ANSWER_S: Final = 120.0  # the longest that a listener's timeout_ms may be
 ALIVE_S: Final = 1.0
 PAUSE_S_MIN: Final = 0.5
@@ -30,12 +32,13 @@ PAUSE_S_MAX: Final = 10.0
 
 
 class Lost(Exception):
-    """The listener is another client's now, or no more."""
+    """The listener is another client's now, or no more; or the key is."""
 
 
 class TunnelClient:
     """url: of the API. target: the local address. told: called as told(event, **fields) with what happens:
-    listening (name, id), disconnected (reason), answered (status, error, took_ms, message_id, attempt, body, to)."""
+    listening (name, id), disconnected (reason), answered (status, error, took_ms, message_id, attempt, body, to), and
+    with the last one request and resend(), which sends it to the address again, or resent=True when it was."""
 
     def __init__(self, url: str, key: str, queue_id: str, name: str, target: str, told: Callable[..., None]) -> None:
         parts = urlsplit(target)
@@ -71,14 +74,15 @@ class TunnelClient:
                 await self._serve(socket)
         except InvalidStatus as error:
             status = error.response.status_code
+            told = f"{status} {_detail(error.response.body)}".strip()
             if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS:
-                return f"the API answers {status}"
-            raise ConfigurationError(f"the API refuses: {status} {_detail(error.response.body)}") from error
+                return f"the API answers {told}"
+            raise ConfigurationError(f"the API refuses: {told}") from error
         except InvalidURI as error:
             raise ConfigurationError(str(error)) from error
         except ConnectionClosed as error:
-            if error.rcvd is not None and error.rcvd.code in (DELETED, TAKEN_OVER):
-                raise Lost(f"the listener: {error.rcvd.reason}") from error
+            if error.rcvd is not None and error.rcvd.code in (REVOKED, DELETED, TAKEN_OVER):
+                raise Lost(f"the tunnel has ended: {error.rcvd.reason}") from error
             return "the connection ended"
         except (OSError, TimeoutError, WebSocketException) as error:
             return f"{type(error).__name__}: {error}"
@@ -102,7 +106,12 @@ class TunnelClient:
         except ConnectionClosed:
             return  # it comes again
         if shown is not None:
-            self._told("answered", **shown)
+            self._told("answered", request=message, resend=partial(self.resend, message), **shown)
+
+    async def resend(self, message: dict[str, Any]) -> None:
+        """Pass a request on once more, as it came. Nobody but `told` gets the answer."""
+        _, shown = await self._pass_on(message)
+        self._told("answered", resent=True, **shown)
 
     async def _alive(self, _message: dict[str, Any]) -> tuple[dict[str, Any], None]:
         """Whether somebody listens at the local address."""

@@ -147,6 +147,11 @@ def fields_of(kind: type[msgspec.Struct]) -> list[str]:
     return names
 
 
+def shown_url(url: str) -> str:
+    """Of a tunnel's URL no more than that it is one: who knows the rest may reach the machine behind it."""
+    return _TUNNEL + _MASKED if url.startswith(_TUNNEL) else url
+
+
 def _visible(struct: msgspec.Struct) -> dict[str, Any]:
     told = {
         name: _value(name, getattr(struct, name))
@@ -161,9 +166,7 @@ def _visible(struct: msgspec.Struct) -> dict[str, Any]:
 def _value(name: str, value: Any) -> Any:
     if isinstance(value, msgspec.Struct):
         return _visible(value)
-    if name.endswith("_url") and value is not None and value.startswith(_TUNNEL):
-        return _TUNNEL + _MASKED  # who knows the rest, and reaches the address, reaches the machine behind it
-    return value
+    return shown_url(value) if name.endswith("_url") and value is not None else value
 
 
 def types_named(text: str) -> frozenset[str] | None:

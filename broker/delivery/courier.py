@@ -325,6 +325,9 @@ class Courier:
             delivery.number -= 1
             self._ready.appendleft(delivery)
             return
+        if error == "garbage" and connection.target.tunnel:  # the API process is gone, and somebody else has its port
+            self._away(delivery)
+            return
         self._failed(delivery, None, error, int((self._loop.time() - connection.at) * 1000), None)
 
     def released(self, connection: Connection) -> None:

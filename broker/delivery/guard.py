@@ -10,6 +10,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Sequence
+from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from broker.settings import Network
 URL_CHARS_MAX: Final = 2048
 TUNNEL: Final = "tunnel"  # the scheme of an API process's own tunnel addresses: no client can name one
 AWAY: Final = 599  # what a tunnel answers when nobody has got the message: no attempt was made
+TUNNEL_PROOF: Final = "everput-tunnel"  # the header that has it
 _CACHE_S: Final = 10.0
 _CACHED_MAX: Final = 4096
 
@@ -112,6 +114,11 @@ def parse_url(url: str) -> Target:
     tls = parts.scheme == "https"
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(tls, host, port or (443 if tls else 80), parts.netloc, target, parts.scheme == TUNNEL)
+
+
+def tunnel_proof(token: str) -> str:
+    """What each answer of a tunnel holds: who else has got its port does not know it. token: of the URL."""
+    return sha256(f"{TUNNEL_PROOF} {token}".encode()).hexdigest()
 
 
 def _is_name(host: str) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 import httptools
 
-from broker.delivery.guard import PORTS_REFUSED, Refused, Resolver, Target
+from broker.delivery.guard import PORTS_REFUSED, TUNNEL_PROOF, Refused, Resolver, Target, tunnel_proof
 
 HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
@@ -162,6 +162,21 @@ class Connection(asyncio.Protocol):
         self.close()
 
 
+class TunnelConnection(Connection):
+    """To an API process's tunnels: an answer without the tunnel's proof is garbage (docs/decisions/0111)."""
+
+    __slots__ = ("_proof",)
+
+    def __init__(self, owner: Owner, target: Target) -> None:
+        super().__init__(owner, target)
+        self._proof = f"{TUNNEL_PROOF}: {tunnel_proof(target.target.split('/')[1])}\r\n".encode()
+
+    def on_headers_complete(self) -> None:
+        if not self._answered and self._proof not in self._head:
+            raise ValueError("this is no tunnel")
+        super().on_headers_complete()
+
+
 def retry_after_s(head: bytes, *, at_s: float) -> int | None:
     """The seconds that a Retry-After header asks for (RFC 9110, 10.2.3: seconds or a date); None when there is none.
 
@@ -190,13 +205,14 @@ async def connect(owner: Owner, target: Target, resolver: Resolver, tls: ssl.SSL
     if target.port in PORTS_REFUSED and not target.tunnel:
         raise ConnectFailed("port-not-allowed")
     loop = asyncio.get_running_loop()
+    kind = TunnelConnection if target.tunnel else Connection
     error = "refused"
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             for address in [target.host] if target.tunnel else await resolver.addresses(target.host):
                 try:
                     _, connection = await loop.create_connection(
-                        lambda: Connection(owner, target),
+                        lambda: kind(owner, target),
                         address,
                         target.port,
                         ssl=tls if target.tls else None,

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -53,6 +54,24 @@ def everput(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         timeout=150,
         check=False,
     )
+
+
+@contextmanager
+def alone(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that runs until the end of the block."""
+    command = [sys.executable, "-P", "-m", "cli.app", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean_environment(**environment))
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    """Its next line."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
 
 
 class Running:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import pty
+import re
 import socket
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -18,7 +22,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.listeners import Listeners, until
-from tests.scenarios.running import Running, clean_environment, everput
+from tests.scenarios.running import Running, alone, clean_environment, everput, said
 
 NAME = "my machine"
 
@@ -40,11 +44,15 @@ async def client(server: Running) -> AsyncIterator[httpx.AsyncClient]:
 class Listen:
     """The command, until the end of the block. said: its lines."""
 
-    def __init__(self, server: Running, queue: str, *arguments: str) -> None:
-        given = ["listen", queue, "--url", server.url, "--key", server.api_key, "--json", *arguments]
+    def __init__(self, server: Running, queue: str, *arguments: str, url: str = "", key: str = "") -> None:
+        given = ["listen", queue, "--url", url or server.url, "--key", key or server.api_key, "--json", *arguments]
         self.said: list[dict[str, Any]] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "cli.app", *given], stdout=subprocess.PIPE, text=True, env=clean_environment()
+            [sys.executable, "-P", "-m", "cli.app", *given],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=clean_environment(),
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -65,8 +73,9 @@ class Listen:
         self.process.kill()
         self.process.wait()
         self._reader.join(10)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        for pipe in (self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
 
 
 async def new_queue(client: httpx.AsyncClient, name: str) -> str:
@@ -129,7 +138,6 @@ async def test_when_its_api_process_dies_it_connects_to_another_and_goes_on(serv
         await until(lambda: local.taken("hook"), what="it arrives")
         after = await listener(client, queue_id)
         assert after["id"] == before["id"]
-        assert after["notify_url"] != before["notify_url"]
 
 
 async def test_what_the_local_address_does_not_take_comes_again_as_soon_as_it_does(
@@ -220,6 +228,131 @@ async def test_a_client_that_speaks_nonsense_hurts_nobody(server: Running, clien
             async for _ in mine:
                 pass  # a probe may come yet
         assert mine.close_code == 4404
+
+
+class Terminal:
+    """The command at a terminal, until the end of the block. said: what it shows, without its colors."""
+
+    def __init__(self, server: Running, queue: str, *arguments: str) -> None:
+        self._ours, theirs = pty.openpty()
+        self.before = termios.tcgetattr(self._ours)
+        self.said = ""
+        given = ["listen", queue, "--url", server.url, "--key", server.api_key, *arguments]
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "cli.app", *given],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=clean_environment(),
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # it has ended
+            while text := os.read(self._ours, 1 << 16):
+                self.said += re.sub(r"\x1b\[[0-9;]*m", "", text.decode())
+
+    def press(self, keys: str) -> None:
+        os.write(self._ours, keys.encode())
+
+    async def shows(self, *texts: str) -> None:
+        for text in texts:
+            await until(lambda text=text: text in self.said, what=f"{text!r} is shown", within_s=60)
+
+    @property
+    def as_before(self) -> bool:
+        return termios.tcgetattr(self._ours) == self.before
+
+    async def __aenter__(self) -> Self:
+        await self.shows("lets the internet reach", "q quits", "connected: ")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join(10)
+        os.close(self._ours)
+
+
+async def test_at_a_terminal_keys_send_again_show_bodies_list_what_came_and_quit(
+    server: Running, client: httpx.AsyncClient
+):
+    queue_id = await new_queue(client, "keys")
+    async with Listeners() as local, Terminal(server, "keys", "--to", local.url("hook")) as terminal:
+        assert not terminal.as_before, "keys come without Enter"
+        terminal.press("r")
+        await terminal.shows("nothing came yet")
+        for number, data in enumerate(("first", "second"), start=1):
+            await put(client, queue_id, data)
+            await terminal.shows(f"#{number} ")
+        first, second = local.taken("hook")
+        terminal.press("r")
+        await until(lambda: len(local.taken("hook")) == 3, what="the last one comes again")
+        terminal.press("1r")
+        await until(lambda: len(local.taken("hook")) == 4, what="the first one comes again")
+        assert [(one.headers, one.body) for one in local.taken("hook")[2:]] == [
+            (one.headers, one.body) for one in (second, first)
+        ]
+        await until(lambda: terminal.said.count("sent again") == 2, what="and is shown")
+        assert '"data":' not in terminal.said
+        terminal.press("1b")
+        await terminal.shows('"data":"first"')
+        assert '"data":"second"' not in terminal.said
+        terminal.press("b")
+        await terminal.shows("bodies are shown")
+        await put(client, queue_id, "third")
+        await terminal.shows('"data":"third"')
+        terminal.press("bl")
+        await terminal.shows("bodies are hidden", "3 came")
+        assert terminal.said.count("#1 ") == terminal.said.count("#3 ") == 2
+        terminal.press("9r")
+        await terminal.shows("there is no #9")
+        assert len(local.taken("hook")) == 5
+        terminal.press("q")
+        await until(lambda: terminal.process.poll() is not None, what="it ends")
+        assert terminal.process.returncode == 0
+        assert terminal.as_before
+
+
+async def test_it_says_that_the_internet_reaches_the_address_with_json_too(server: Running, client: httpx.AsyncClient):
+    await new_queue(client, "said")
+    async with Listen(server, "said", "--to", "http://127.0.0.1:8/hook") as listen:
+        assert listen.process.stderr is not None
+        assert "lets the internet reach http://127.0.0.1:8/hook on this machine" in listen.process.stderr.readline()
+
+
+async def test_a_key_revoked_through_one_process_is_refused_by_another_and_its_tunnel_there_is_closed(
+    server: Running, client: httpx.AsyncClient
+):
+    await new_queue(client, "revoked")
+    (organization,) = (await client.get("/organizations")).raise_for_status().json()["organizations"]
+    keys = f"/organizations/{organization['id']}/keys"
+    key = (await client.put(keys, json={"name": "to be revoked"})).raise_for_status().json()["key"]
+    kafka = server.events("process.started", process="kafka")[-1].rpartition("address=")[2]
+    options = ["--kafka", kafka, "--replication", "1", "--partitions", "16", "--flush-each-batch", "--port", "0"]
+    with alone("api", *options, "--data-dir", str(server.data_dir)) as another:
+        url = said(another).removeprefix("ready ")
+        arguments = ("revoked", "--to", "http://127.0.0.1:8/")
+        async with (
+            httpx.AsyncClient(base_url=f"{url}/v1", headers={"x-api-key": key["secret"]}, timeout=20) as elsewhere,
+            Listen(server, *arguments, url=url, key=key["secret"]) as listen,
+        ):
+            assert (await elsewhere.get("/queues")).status_code == 200
+            (await client.delete(f"{keys}/{key['id']}")).raise_for_status()
+
+            async def is_refused() -> bool:
+                return (await elsewhere.get("/queues")).status_code == 401
+
+            await until(is_refused, what="the other process has folded it")
+            await until(lambda: listen.process.poll() is not None, what="the client ends")
+            assert listen.process.returncode == 1
+            assert listen.process.stderr is not None
+            assert "its API key was revoked" in listen.process.stderr.read()
+        async with Listen(server, *arguments):
+            pass  # a key that goes on may have the listener
 
 
 def test_a_queue_that_is_not_there_is_an_error_before_anything_is_made(server: Running, tmp_path: Path):

@@ -7,16 +7,13 @@ import os
 import signal
 import socket
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from running import Running, clean_environment, everput, is_running, wait_until
+from running import Running, alone, everput, is_running, said, wait_until
 
 from broker.sealing import new_sealing_key
 
@@ -102,22 +99,6 @@ def test_each_process_also_runs_alone_on_an_existing_kafka(server: Running, tmp_
         for process in (api, worker):
             process.terminate()
             assert process.wait(20) == 0
-
-
-@contextmanager
-def alone(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-P", "-m", "cli.app", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean_environment(**environment))
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def said(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
 
 
 def test_a_killed_kafka_comes_back_on_the_same_port_with_everything_in_it(server: Running):

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
 import orjson
 import pytest
 from api_client import Api, Socket, make_api
+from hypothesis import given
+from hypothesis import strategies as st
 
-from api.tunnel import Tunnels
+from api.tunnel import REVOKED, Room, Tunnels
 from broker.commands import Commands
-from broker.delivery.guard import AWAY, parse_url, refuse_url
+from broker.delivery.guard import AWAY, TUNNEL_PROOF, parse_url, refuse_url, tunnel_proof
+
+
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch):
+    monkeypatch.setattr("api.tunnel.LOOK_S", 0.01)
 
 
 @pytest.fixture
@@ -21,8 +30,14 @@ async def tunnelled() -> tuple[Api, Tunnels]:
     return await make_api(tunnels=tunnels), tunnels
 
 
-def connect(api: Api, queue_id: str, key: str | None = None) -> Socket:
-    return Socket(api, f"/v1/queues/{queue_id}/listen", "name=n", {"x-api-key": api.key if key is None else key})
+def connect(api: Api, queue_id: str, key: str | None = None, *, name: str = "n") -> Socket:
+    headers = {"x-api-key": api.key if key is None else key}
+    return Socket(api, f"/v1/queues/{queue_id}/listen", urlencode({"name": name}), headers)
+
+
+def notify_url(api: Api, listener_id: str) -> str:
+    """As workers have it: no answer shows it."""
+    return api.log.control.state.listeners[listener_id].notify_url
 
 
 async def listeners(api: Api, queue_id: str) -> list[Any]:
@@ -53,7 +68,7 @@ async def test_the_listeners_urls_lead_to_the_process_that_holds_the_socket_now(
         assert (await mine.next())["type"] == "websocket.accept"
         (shown,) = await listeners(api, queue_id)
         assert orjson.loads((await mine.next())["text"])["listener"] == {"id": shown["id"], "name": "n"}
-        urls.append(shown["notify_url"])
+        urls.append(notify_url(api, shown["id"]))
         assert urls[-1].startswith(address)
         assert len(urlsplit(urls[-1]).path) > 30, "it can't be guessed"
         await mine.leave()
@@ -101,9 +116,224 @@ async def test_no_client_can_name_a_tunnel_not_even_for_its_own_listener(tunnell
     for field in ("notify_url", "liveness_url"):
         answer = await api.put(path, json={field: "tunnel://169.254.169.254/latest"})
         assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, f"/{field}")
+    before = notify_url(api, shown["id"])
     assert (await api.put(path, json={"max_in_flight": 3})).status_code == 200
-    assert (await listeners(api, queue_id))[0]["notify_url"] == shown["notify_url"]
+    assert notify_url(api, shown["id"]) == before
     await mine.leave()
+
+
+async def test_where_a_tunnel_leads_is_in_no_answer(tunnelled):
+    api, _ = tunnelled
+    queue_id = await api.queue()
+    mine = connect(api, queue_id)
+    await mine.next()
+    (shown,) = await listeners(api, queue_id)
+    token = notify_url(api, shown["id"]).split("/")[3]
+    path = f"/v1/queues/{queue_id}/listeners"
+    moment = quote(datetime.now(UTC).isoformat())
+    for asked in (path, f"{path}/{shown['id']}", f"{path}?at={moment}", f"{path}/{shown['id']}?at={moment}"):
+        answer = await api.get(asked)
+        assert answer.status_code == 200
+        assert ("tunnel://…" in answer.text, token in answer.text) == (True, False), asked
+    for method, more in (("PUT", {"json": {"max_in_flight": 3}}), ("POST", {}), ("DELETE", {})):
+        asked = f"{path}/{shown['id']}" + ("/pause" if method == "POST" else "")
+        answer = await api.request(method, asked, **more)
+        assert ("tunnel://…" in answer.text, token in answer.text) == (True, False), method
+    await mine.leave()
+
+
+async def closed(socket: Socket) -> tuple[int, str]:
+    """The code and the reason that it is told at its end."""
+    while (told := await socket.next())["type"] != "websocket.close":
+        pass
+    return told["code"], told["reason"]
+
+
+async def test_a_revoked_keys_tunnel_is_closed_and_another_keys_is_not(tunnelled):
+    api, _ = tunnelled
+    queue_id = await api.queue()
+    manager, key = await api.key_with(("keys",)), await api.key_with(("queues",))
+    mine, other = connect(api, queue_id, key), connect(api, queue_id, name="other")
+    for one in (mine, other):
+        assert (await one.next())["type"] == "websocket.accept"
+    path = f"/v1/organizations/{api.organization_id}/keys"
+    keys = (await api.get(path, headers={"x-api-key": manager})).json()["keys"]
+    key_id = next(one["id"] for one in keys if one["scopes"] == ["queues"])
+    await api.request("DELETE", f"{path}/{key_id}", headers={"x-api-key": manager})
+    assert await closed(mine) == (REVOKED, "its API key was revoked")
+    assert (await connect(api, queue_id, key).next())["status"] == 401
+    assert orjson.loads((await other.next())["text"])["type"] == "listening"
+    assert other.said.empty()
+    for one in (mine, other):
+        await one.leave()
+
+
+async def test_a_key_holds_so_many_tunnels_and_another_has_its_own(tunnelled, monkeypatch):
+    monkeypatch.setattr("api.tunnel.TUNNELS_OF_A_KEY_MAX", 2)
+    api, _ = tunnelled
+    queue_id = await api.queue()
+    held = [connect(api, queue_id, name=str(number)) for number in range(2)]
+    for one in held:
+        assert (await one.next())["type"] == "websocket.accept"
+    assert (await connect(api, queue_id, name="one more").next())["status"] == 429
+    another = connect(api, queue_id, await api.key_with(("queues",)), name="another's")
+    assert (await another.next())["type"] == "websocket.accept"
+    await held[0].leave()
+    again = connect(api, queue_id, name="one more")
+    assert (await again.next())["type"] == "websocket.accept"
+    for one in (held[1], another, again):
+        await one.leave()
+    assert len(await listeners(api, queue_id)) == 4, "a refused one has made none"
+
+
+class Worker:
+    """A request to a tunnel, by hand. read: parts of the body that were asked for. answer: its status."""
+
+    def __init__(self, tunnels: Tunnels, url: str, body: bytes) -> None:
+        self.read = 0
+        self.answer: int | None = None
+        self.proof = ""
+        self._body = body
+        self._left = asyncio.Event()
+        path = urlsplit(url).path
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": path,
+            "raw_path": path.encode(),
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(b"content-length", b"%d" % len(body)), (b"webhook-id", b"m")],
+        }
+        self.task = asyncio.create_task(tunnels.app(scope, self._receive, self._send))
+
+    async def _receive(self) -> Any:
+        if not self.read:
+            self.read = 1
+            return {"type": "http.request", "body": self._body, "more_body": False}
+        await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.answer = message["status"]
+            self.proof = dict(message["headers"])[TUNNEL_PROOF.encode()].decode()
+
+    async def leave(self) -> None:
+        self._left.set()
+        await self.done()
+
+    async def done(self) -> None:
+        async with asyncio.timeout(5):
+            await self.task
+
+
+async def holding(api: Api, *, takes: int = 0) -> tuple[Socket, str]:
+    """A client, and the notify_url that leads to it. takes: texts that it takes unasked; 0 for all."""
+    queue_id = await api.queue()
+    mine = connect(api, queue_id)
+    await mine.next()
+    await mine.next()
+    mine.said._maxsize = takes
+    (shown,) = await listeners(api, queue_id)
+    return mine, notify_url(api, shown["id"])
+
+
+async def some_turns() -> None:
+    """Whatever can happen without us has happened."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+async def test_an_answer_is_the_clients_and_carries_the_tunnels_proof(tunnelled):
+    api, tunnels = tunnelled
+    mine, url = await holding(api)
+    worker = Worker(tunnels, url, b'{"a":"\xc3\xbc"}')
+    asked = orjson.loads((await mine.next())["text"])
+    assert (asked["type"], asked["headers"], asked["body"]) == ("request", {"webhook-id": "m"}, '{"a":"ü"}')
+    mine.say(orjson.dumps({"number": asked["number"], "status": 202}).decode())
+    await worker.done()
+    assert (worker.answer, worker.proof) == (202, tunnel_proof(url.split("/")[3]))
+    await mine.leave()
+
+
+async def test_when_the_worker_has_gone_nothing_is_kept_for_it(tunnelled):
+    api, tunnels = tunnelled
+    mine, url = await holding(api)
+    worker = Worker(tunnels, url, b"{}")
+    await mine.next()
+    await worker.leave()
+    (tunnel,) = tunnels._open.values()
+    assert tunnel._asked == {}
+    await mine.leave()
+
+
+async def test_when_the_client_goes_what_it_had_got_fails_and_what_it_had_not_was_no_attempt(tunnelled, monkeypatch):
+    monkeypatch.setattr("api.tunnel.TUNNEL_BYTES_MAX", 1000)
+    api, tunnels = tunnelled
+    mine, url = await holding(api, takes=1)
+    workers = [Worker(tunnels, url, b"x" * 600) for _ in range(3)]
+    await some_turns()
+    assert [worker.read for worker in workers] == [1, 1, 0]
+    await mine.leave()
+    await mine.next()  # the server lets go of what it was sending
+    for worker in workers:
+        await worker.done()
+    assert [worker.answer for worker in workers] == [503, 503, AWAY]
+
+
+@pytest.mark.parametrize("bound", ["TUNNEL_BYTES_MAX", "ALL_TUNNELS_BYTES_MAX"])
+async def test_bodies_wait_with_the_worker_while_the_client_takes_none(bound, monkeypatch):
+    monkeypatch.setattr(f"api.tunnel.{bound}", 1000)
+    tunnels = Tunnels("tunnel://127.0.0.1:7")
+    api = await make_api(tunnels=tunnels)
+    mine, url = await holding(api, takes=1)
+    workers = [Worker(tunnels, url, b"x" * 400) for _ in range(6)]
+    await some_turns()
+    assert [worker.read for worker in workers] == [1, 1, 1, 0, 0, 0], "one is taken, two have room"
+    await mine.next()
+    await some_turns()
+    assert sum(worker.read for worker in workers) == 4
+    mine.said._maxsize = 0
+    for number in range(5):
+        if number:
+            await mine.next()
+        await some_turns()
+    assert sum(worker.read for worker in workers) == 6
+    for worker in workers:
+        await worker.leave()
+    await mine.leave()
+
+
+@given(st.lists(st.tuples(st.integers(1, 150), st.integers(0, 3), st.booleans()), max_size=20))
+def test_what_is_held_at_once_fits_and_nobody_waits_for_ever(asked):
+    """Each: a size, how long it is held, and whether it gives up while it waits."""
+    held: dict[int, int] = {}
+    done: list[int] = []
+
+    async def hold(room: Room, number: int, size: int, turns: int) -> None:
+        async with room.held(size):
+            held[number] = min(size, 100)
+            assert sum(held.values()) <= 100
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            del held[number]
+            done.append(number)
+
+    async def main() -> None:
+        room = Room(100)
+        tasks = [asyncio.create_task(hold(room, number, size, turns)) for number, (size, turns, _) in enumerate(asked)]
+        await asyncio.sleep(0)
+        for task, (_, _, gives_up) in zip(tasks, asked, strict=True):
+            if gives_up and not held.keys() & {tasks.index(task)}:
+                task.cancel()
+        async with asyncio.timeout(5):
+            await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.timeout(5), room.held(100):  # all of it is there again
+            pass
+
+    asyncio.run(main())
+    assert {number for number, (_, _, gives_up) in enumerate(asked) if not gives_up} <= set(done)
 
 
 @pytest.mark.parametrize("url", ["tunnel://127.0.0.1:7/x", "TUNNEL://127.0.0.1:7/x", "tunnel://8.8.8.8/"])

@@ -1,0 +1,93 @@
+"""What `everput listen` decides by itself: its listeners' names, what a key means, which requests it remembers.
+
+The whole way, and a terminal: tests/scenarios/test_listen.py."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.core.names import NAME_CHARS_MAX, refuse_name
+from broker.errors import ConfigurationError
+from cli.listen import names_of
+from cli.listen_keys import RECEIVED_BYTES_MAX, RECEIVED_MAX, Action, History, Keyboard
+
+
+@pytest.mark.parametrize(
+    ("pressed", "actions"),
+    [
+        ("r", [Action("resend", None)]),
+        ("3r", [Action("resend", 3)]),
+        ("12b7R", [Action("body", 12), Action("resend", 7)]),
+        ("bblq?h", [Action(name, None) for name in ("body", "body", "list", "quit", "help", "help")]),
+        ("3xr", [Action("resend", None)]),
+        ("3\x1b[Ar", [Action("resend", None)]),  # an arrow
+        ("\u00b3r\u0661r", [Action("resend", None)] * 2),  # digits of others
+        ("xyz \n", []),
+    ],
+)
+def test_a_letter_is_an_action_and_digits_before_it_its_number(pressed, actions):
+    keyboard = Keyboard()
+    assert [action for key in pressed if (action := keyboard.pressed(key)) is not None] == actions
+
+
+@given(st.text())
+def test_no_key_makes_it_fail(text):
+    keyboard = Keyboard()
+    for key in text:
+        action = keyboard.pressed(key)
+        assert action is None or action.number is None or 0 <= action.number < 10**9
+
+
+def add(history: History, body: str = "") -> int:
+    return history.add({"headers": {}, "body": body}, {}, lambda: None).number
+
+
+def test_the_last_requests_are_found_by_number_and_older_ones_forgotten():
+    history = History()
+    assert history.find(None) is history.find(1) is None
+    assert [add(history) for _ in range(RECEIVED_MAX + 5)] == list(range(1, RECEIVED_MAX + 6))
+    assert [one.number for one in history] == list(range(6, RECEIVED_MAX + 6))
+    assert history.find(5) is None
+    assert history.find(6).number == 6
+    assert history.find(None).number == history.count == RECEIVED_MAX + 5
+
+
+def test_of_large_requests_few_are_remembered_and_the_last_always():
+    history = History()
+    body = "x" * (RECEIVED_BYTES_MAX // 3)
+    for _ in range(5):
+        add(history, body)
+    assert [one.number for one in history] == [3, 4, 5]
+    add(history, "x" * (RECEIVED_BYTES_MAX + 1))
+    assert [one.number for one in history] == [6]
+    add(history)
+    assert [one.number for one in history] == [7]
+
+
+def test_long_addresses_that_begin_alike_are_listeners_apart_each_time_of_the_same_name():
+    targets = [f"http://localhost:3000/{'x' * 300}/{number}" for number in range(3)]
+    names = names_of(targets, ())
+    assert len(set(names)) == 3
+    assert all(len(name) <= NAME_CHARS_MAX and refuse_name(name) is None for name in names)
+    assert names_of(targets, ()) == names
+    assert names_of(["http://localhost:3000/"], ())[0].startswith("http://localhost:3000/ on ")
+
+
+@pytest.mark.parametrize(
+    ("targets", "given"),
+    [
+        (["http://a/", "http://a/"], []),
+        (["http://a/", "http://b/"], ["same", "same"]),
+        (["http://a/", "http://b/"], ["one"]),
+        (["http://a/"], ["one", "two"]),
+    ],
+)
+def test_no_listener_is_dropped_silently(targets, given):
+    with pytest.raises(ConfigurationError):
+        names_of(targets, given)
+
+
+def test_one_address_may_be_two_listeners_with_names_of_their_own():
+    assert names_of(["http://a/", "http://a/"], ["one", "two"]) == ["one", "two"]
