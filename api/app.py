@@ -16,7 +16,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from api.accounts import Accounts
-from api.auth import Keys, LimitedKeys, Sessions
+from api.auth import Keys, LimitedKeys, Members, Sessions
 from api.bodies import Bodies
 from api.calls import Call, Handler, Method, Resource, Service, answer_problem
 from api.deliveries import OutstandingDeliveries
@@ -87,7 +87,8 @@ def make_app(
     )
     secrets = Secrets(SecretCommands(log.control, view, sealer), view, sealer, Resolver(settings.allow_networks))
     organization_keys = OrganizationKeys(log.control, view, keys, sessions, views)
-    service = Service(keys, view, public_url, settings.body_bytes_max, Bodies())
+    members = Members(view, sessions, requests_per_s=limit)
+    service = Service(keys, members, view, public_url, settings.body_bytes_max, Bodies())
 
     def resource(path: str, **methods: Method) -> Resource:
         return Resource(service, methods, {name: parameters(name, path) for name in methods})

@@ -1,7 +1,8 @@
 """Who asks: the API key in the header X-API-KEY, or the token of a session.
 
-For: finding the key or the session (401), checking a key's scopes and that a browser's request was meant (403), noting
-now and then that a key is used. Not for: a key's form (broker/core/keys.py) or what is asked."""
+For: finding the key or the session (401) and the organization that a session acts in (404), checking a key's scopes and
+that a browser's request was meant (403), noting now and then that a key is used. Not for: a key's form
+(broker/core/keys.py) or what is asked."""
 
 from __future__ import annotations
 
@@ -20,11 +21,12 @@ from broker.core.accounts import Session
 from broker.core.directory import Key
 from broker.core.events import KeyUsed
 from broker.core.keys import SESSION_PREFIX, is_key, key_sha256
-from broker.errors import BrokerError
+from broker.errors import BrokerError, NotFound
 from broker.ports import ControlLog, DirectoryView
 
 log = logging.getLogger(__name__)
 
+ORGANIZATION: Final = b"everput-organization"  # the header in which a member says where to act
 COOKIE: Final = "everput_session"
 COOKIE_HTTPS: Final = f"__Host-{COOKIE}"  # no other host, and no page without TLS, can set one of this name
 _REMEMBERED_MAX: Final = 10_000
@@ -90,18 +92,17 @@ class LimitedKeys(Keys):
 
     def __init__(self, view: DirectoryView, control: ControlLog, *, requests_per_s: float) -> None:
         super().__init__(view, control)
-        self._limit = Limit(
-            "key",
-            max(1, round(requests_per_s * _WINDOW_S)),
-            per_s=requests_per_s,
-            refusal="This API key makes too many requests.",
-        )
+        self._limit = _requests("key", requests_per_s, refusal="This API key makes too many requests.")
 
     async def find(self, text: bytes, headers: Headers) -> Key:
         """The key (Unauthenticated, TooManyRequests)."""
         key = await super().find(text, headers)
         self._limit.take(headers, key.id)
         return key
+
+
+def _requests(name: str, per_s: float, *, refusal: str) -> Limit:
+    return Limit(name, max(1, round(per_s * _WINDOW_S)), per_s=per_s, refusal=refusal)
 
 
 def check_scope(key: Key, scope: str) -> None:
@@ -138,6 +139,12 @@ class Sessions:
 
         headers: of the answer.
         """
+        session = await self.look_up(scope)
+        self._limit.take(headers, session.account_id)
+        return session
+
+    async def look_up(self, scope: Scope) -> Session:
+        """As find(), for those who count requests in another way (NoSession, Forbidden)."""
         token = self._token(scope)
         if token is None:
             raise NoSession("Send a session's token in the header Authorization, as `Bearer evs_…`.")
@@ -150,7 +157,6 @@ class Sessions:
             session = self._view.state.accounts.sessions_by_sha256.get(sha256)
         if session is None or session.expires_at_ms <= now_ms():
             raise NoSession("This session is unknown or has ended.")
-        self._limit.take(headers, session.account_id)
         return session
 
     def cookie(self, scope: Scope, token: str, age_s: int) -> tuple[bytes, bytes]:
@@ -187,3 +193,31 @@ class Sessions:
             own = urlsplit(self._public_url.lower())
             return origin == f"{own.scheme}://{own.netloc}"
         return origin == f"{scope['scheme']}://{headers.get(b'host', b'').decode('latin-1').lower()}"
+
+
+class Members:
+    """Finds who acts in an organization by a session (docs/decisions/0120).
+
+    requests_per_s: of one account, in this process alone, as of one key; None for no limit.
+    """
+
+    def __init__(self, view: DirectoryView, sessions: Sessions, *, requests_per_s: float | None) -> None:
+        self._view = view
+        self._sessions = sessions
+        self._limit = None
+        if requests_per_s is not None:
+            self._limit = _requests("member", requests_per_s, refusal="This account makes too many requests.")
+
+    async def find(self, scope: Scope, headers: Headers) -> tuple[str, str]:
+        """The organization that the header names, and the actor.
+
+        NoSession, Forbidden, TooManyRequests; NotFound where the account is no member. headers: of the answer.
+        """
+        session = await self._sessions.look_up(scope)
+        if self._limit is not None:
+            self._limit.take(headers, session.account_id)
+        organization_id = dict(scope["headers"])[ORGANIZATION].decode("latin-1")
+        organization = self._view.state.organizations.get(organization_id)
+        if organization is None or session.account_id not in organization.members:
+            raise NotFound("no organization has this id")
+        return organization.id, f"account:{session.account_id}"

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlencode
 import orjson
 from starlette.types import Message, Receive, Scope, Send
 
-from api.auth import Keys, check_scope
+from api.auth import ORGANIZATION, Keys, Members, check_scope
 from api.bodies import Bodies
 from api.etags import Item, entity_tag, is_known, versions
 from api.problems import MEDIA_TYPE, BadParameter, Headers, Malformed, MethodNotAllowed, NotJson, TooLarge, problem
@@ -52,6 +52,7 @@ class Service(NamedTuple):
     """What all resources share. public_url: what links start with, None for the address the request came to."""
 
     keys: Keys
+    members: Members
     view: DirectoryView
     public_url: str | None
     body_bytes_max: int
@@ -59,23 +60,26 @@ class Service(NamedTuple):
 
 
 class Call:
-    """One request under way. key: who asks; set before a handler is called, unless its method has no scope.
+    """One request under way.
 
+    organization_id, actor: who asks; set before a handler is called, unless its method has no scope.
     sent: the request's headers, names in lower case. headers: what the answer has besides.
     """
 
     __slots__ = (
         "_receive",
         "_service",
+        "actor",
         "headers",
-        "key",
         "key_text",
+        "organization_id",
         "request_id",
         "scope",
         "sent",
     )
 
-    key: Key
+    organization_id: str
+    actor: str
 
     def __init__(self, scope: Scope, receive: Receive, service: Service) -> None:
         self.scope = scope
@@ -94,14 +98,15 @@ class Call:
     def request_text(self) -> str:
         return str(self.request_id, "ascii")
 
-    @property
-    def actor(self) -> str:
-        return f"key:{self.key.id}"
+    def by_key(self, key: Key) -> None:
+        """It is this key that asks."""
+        self.organization_id = key.organization_id
+        self.actor = f"key:{key.id}"
 
     def context(self) -> Context:
         """Who asks, for a command."""
         return Context(
-            organization_id=self.key.organization_id,
+            organization_id=self.organization_id,
             actor=self.actor,
             request_id=self.request_text,
             at_ms=now_ms(),
@@ -264,8 +269,12 @@ class Resource:
                     return
                 raise MethodNotAllowed(f"This resource has no {scope['method']}.", allow=self._allow)  # noqa: TRY301
             if method.scope is not None:
-                call.key = await self._service.keys.find(call.key_text, call.headers)
-                check_scope(call.key, method.scope)
+                if not call.key_text and ORGANIZATION in call.sent:
+                    call.organization_id, call.actor = await self._service.members.find(scope, call.headers)
+                else:
+                    key = await self._service.keys.find(call.key_text, call.headers)
+                    check_scope(key, method.scope)
+                    call.by_key(key)
                 if scope["method"] in _READS:  # what another process changed by now is seen, or it is a 503
                     await self._service.view.caught_up()
             if scope["query_string"]:

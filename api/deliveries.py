@@ -33,7 +33,7 @@ class OutstandingDeliveries:
 
     async def list(self, call: Call) -> Any:
         """A page may be short, or empty, while `next` says that there is more."""
-        listener = await find_listener(self._view, call.key.organization_id, *_ids(call))
+        listener = await find_listener(self._view, call.organization_id, *_ids(call))
         query = call.query()
         state = query.get("state")
         if state is not None and state not in _STATES:
@@ -51,7 +51,7 @@ class OutstandingDeliveries:
         for index, message_id in enumerate(message_ids):
             if parse_message_id(message_id) is None:
                 raise Refused("this is no message's id", pointer=f"/messages/{index}")
-        listener = await find_listener(self._view, call.key.organization_id, *_ids(call))
+        listener = await find_listener(self._view, call.organization_id, *_ids(call))
         count = await self._outstanding.count(listener, message_ids)
         await self._commands.redrive_listener(call.context(), listener.queue_id, listener.id, message_ids)
         path = f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/deliveries"

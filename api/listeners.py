@@ -58,7 +58,7 @@ class Listeners:
 
     async def list(self, call: Call) -> Any:
         query = call.query()
-        queue = await find_queue(await self._views.of(call), call.key.organization_id, call.path("queue_id"))
+        queue = await find_queue(await self._views.of(call), call.organization_id, call.path("queue_id"))
         shown, cursor = page(queue.listeners.values(), query)
         links = call.links(f"/v1/queues/{queue.id}/listeners", query, cursor)
         return {"listeners": [listener_fields(listener) for listener in shown], "_links": links}
@@ -107,7 +107,7 @@ class Listeners:
 
     async def _find(self, call: Call, view: DirectoryView | None = None) -> Listener:
         return await find_listener(
-            view or self._view, call.key.organization_id, call.path("queue_id"), call.path("listener_id")
+            view or self._view, call.organization_id, call.path("queue_id"), call.path("listener_id")
         )
 
 

@@ -41,7 +41,7 @@ class EventLog:
 
     async def read(self, call: Call) -> Any:
         query = call.query()
-        organization_id = call.key.organization_id
+        organization_id = call.organization_id
         span = Range(
             begin_ms=time_parameter(query, "from"),
             end_ms=time_parameter(query, "to"),

@@ -40,7 +40,7 @@ class Messages:
 
     async def put(self, call: Call) -> Any:
         queue_id = call.path("queue_id")
-        organization_id = call.key.organization_id
+        organization_id = call.organization_id
         queue = self._view.state.queue(organization_id, queue_id)
         if queue is None:
             queue = await find_queue(self._view, organization_id, queue_id)
@@ -62,7 +62,7 @@ class Messages:
 
     async def put_batch(self, call: Call) -> Any:
         """All or, when one is refused, none; for each what a put of its own would have answered, in their order."""
-        queue = await find_queue(self._view, call.key.organization_id, call.path("queue_id"))
+        queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         body = await call.json(BatchBody, times_bytes_max=BATCH_TIMES_BYTES_MAX)
         puts: Sequence[Put | Stored]
         if _IDEMPOTENCY_KEY in call.sent:
@@ -87,7 +87,7 @@ class Messages:
 
     async def list(self, call: Call) -> Any:
         """Newest first, without deleted ones. A page may be short, or empty, while `next` says that there is more."""
-        queue = await find_queue(self._view, call.key.organization_id, call.path("queue_id"))
+        queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         query = call.query()
         limit = page_limit(query)
         begin_ms, end_ms = time_parameter(query, "from"), time_parameter(query, "to")
@@ -107,7 +107,7 @@ class Messages:
         return {"messages": [_fields(message) for message in found], "_links": call.links(path, query, cursor)}
 
     async def get(self, call: Call) -> Any:
-        queue = await find_queue(self._view, call.key.organization_id, call.path("queue_id"))
+        queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         message = await find_message(self._all, queue, call.path("message_id"))
         listeners = None
         if self._deliveries is not None:
@@ -120,7 +120,7 @@ class Messages:
 
     async def update(self, call: Call) -> Any:
         """The answer says for each listener whether it had the message before: then its delivery is `delivered`."""
-        queue = await find_queue(self._view, call.key.organization_id, call.path("queue_id"))
+        queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         body = await call.json(MessageDataBody)
         ids = queue, call.path("message_id")
         message, states = await update_message(
@@ -130,7 +130,7 @@ class Messages:
 
     async def delete(self, call: Call) -> Any:
         """The answer shows the message as it was, and for each listener whether it had it: `delivered`."""
-        queue = await find_queue(self._view, call.key.organization_id, call.path("queue_id"))
+        queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         ids = queue, call.path("message_id")
         message, states = await delete_message(self._all, call.context(), *ids, if_match=call.if_match())
         return _answer(call, message, _states(queue, states)).fields

@@ -14,7 +14,7 @@ import msgspec
 
 from api.auth import COOKIE, COOKIE_HTTPS
 from api.problems import TITLES
-from api.reference import OPEN, SESSION, SESSION_OR_KEY, TOLD, Parameter, Told
+from api.reference import KEY, OPEN, SESSION, SESSION_OR_KEY, TOLD, Parameter, Told
 from api.samples import samples
 from everput import answers
 
@@ -25,7 +25,7 @@ _PATH_PARAMETER = re.compile(r"{(\w+)}")
 _EVERYWHERE: Final = (400, 408, 414, 422, 431, 503)  # 400, 422: of a query
 _RETRIED: Final = (409, 429, 503)
 _SECURITY: Final[Mapping[str, list[dict[str, list[str]]]]] = {
-    "key": [{"key": []}],
+    KEY: [{"key": []}, {"session": [], "organization": []}, {"cookie": [], "organization": []}],
     SESSION: [{"session": []}, {"cookie": []}],
     SESSION_OR_KEY: [{"session": []}, {"cookie": []}, {"key": []}],
 }
@@ -34,6 +34,9 @@ _TOKEN: Final = ("Authorization", "Bearer TOKEN")
 _COOKIE_ABOUT: Final = (
     "The session's token, as a browser sends it; changes are taken from this server's own pages only. "
     f"By https the name is `{COOKIE_HTTPS}`."
+)
+_ORGANIZATION_ABOUT: Final = (
+    "The id of the organization that a session acts in: its account is a member, and may do all."
 )
 _TEXT: Final[Mapping[str, Any]] = {"schema": {"type": "string"}}
 # Where there is a limit: of a key's requests (`key`), an organization's bytes (`bytes`), and so on (limits.py).
@@ -68,6 +71,12 @@ def document(routes: Iterable[tuple[str, str, str | None]], *, server: str) -> d
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-KEY"},
                 "session": {"type": "http", "scheme": "bearer"},
                 "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": _COOKIE_ABOUT},
+                "organization": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "Everput-Organization",
+                    "description": _ORGANIZATION_ABOUT,
+                },
             },
         },
     }
@@ -149,7 +158,8 @@ def _responses(told: Told, schemas: _Schemas) -> dict[str, Any]:
         found["304"] = {"description": "Not changed", "headers": headers | tag}
     asked = () if told.asks == OPEN else (401, 403)
     limited = (429,) if limits else ()
-    for status in sorted({*told.problems, *asked, *limited, *_EVERYWHERE}):
+    named = (404,) if told.asks == KEY else ()  # the organization of a session
+    for status in sorted({*told.problems, *asked, *limited, *named, *_EVERYWHERE}):
         again = {"Retry-After": {"schema": {"type": "integer"}}} if status in _RETRIED else {}
         found[str(status)] = {
             "description": TITLES[status],

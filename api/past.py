@@ -27,4 +27,4 @@ class Views:
             return self._view
         if at_ms > now_ms():
             raise BadParameter("at must not be in the future", parameter="at")
-        return await self._past.view(organization_id or call.key.organization_id, at_ms)
+        return await self._past.view(organization_id or call.organization_id, at_ms)

@@ -29,7 +29,7 @@ class Queues:
     async def list(self, call: Call) -> Any:
         """name: only the queue of exactly this name."""
         query = call.query()
-        state, organization_id = (await self._views.of(call)).state, call.key.organization_id
+        state, organization_id = (await self._views.of(call)).state, call.organization_id
         if "name" in query:
             named = state.queues_by_name.get((organization_id, query["name"]))
             shown, cursor = page([] if named is None else [named], query)
@@ -40,7 +40,7 @@ class Queues:
 
     async def get(self, call: Call) -> Any:
         view = await self._views.of(call)
-        return _answer(call, await find_queue(view, call.key.organization_id, call.path("queue_id")))
+        return _answer(call, await find_queue(view, call.organization_id, call.path("queue_id")))
 
     async def rename(self, call: Call) -> Any:
         body = await call.json(NameBody)
@@ -51,7 +51,7 @@ class Queues:
 
     async def delete(self, call: Call) -> Any:
         """The answer shows the queue as it was."""
-        queue = await find_queue(self._view, call.key.organization_id, call.path("queue_id"))
+        queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         await self._commands.delete_queue(call.context(), queue.id, if_match=call.if_match())
         return _answer(call, queue).fields
 

@@ -22,6 +22,7 @@ _KEYS: Final = "/v1/organizations/{organization_id}/keys"
 
 BODY: Final = (400, 413, 415, 422)
 OPEN: Final = "open"
+KEY: Final = "key"  # or a session, with the organization it acts in
 SESSION: Final = "session"
 SESSION_OR_KEY: Final = "session or key"
 
@@ -50,7 +51,7 @@ class Told(NamedTuple):
     parameters: Sequence[Parameter] = ()
     problems: Sequence[int] = ()
     example: Mapping[str, Any] | None = None
-    asks: str = "key"
+    asks: str = KEY
     media: str = "application/json"
     tagged: bool = False
     sets_cookie: bool = False

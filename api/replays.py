@@ -36,7 +36,7 @@ class Replays:
         )
         ids = call.path("queue_id"), call.path("listener_id")
         if body.dry_run:
-            listener = await find_listener(self._view, call.key.organization_id, *ids)
+            listener = await find_listener(self._view, call.organization_id, *ids)
             planned = await self._commands.plan(call.context(), listener, wishes)
             rate_per_s = planned.rate_per_s or listener.settings.rate_per_s
             return {"replay": _planned(planned, rate_per_s)}
@@ -44,7 +44,7 @@ class Replays:
 
     async def list(self, call: Call) -> Any:
         listener = await find_listener(
-            self._view, call.key.organization_id, call.path("queue_id"), call.path("listener_id")
+            self._view, call.organization_id, call.path("queue_id"), call.path("listener_id")
         )
         query = call.query()
         shown, cursor = page(self._view.state.replays.of(listener.id), query)
@@ -66,7 +66,7 @@ class Replays:
     async def _find(self, call: Call) -> Replay:
         await self._view.caught_up()
         ids = call.path("queue_id"), call.path("listener_id"), call.path("replay_id")
-        return await self._commands.find(call.key.organization_id, *ids)
+        return await self._commands.find(call.organization_id, *ids)
 
     async def _answer(self, call: Call, replay: Replay) -> Any:
         progress = round(await self._commands.progress(replay), 4)

@@ -58,7 +58,7 @@ class Secrets:
 
     async def test(self, call: Call) -> Any:
         """What the listener answered, whatever that is, is a 200."""
-        organization_id, queue_id = call.key.organization_id, call.path("queue_id")
+        organization_id, queue_id = call.organization_id, call.path("queue_id")
         listener = await find_listener(self._view, organization_id, queue_id, call.path("listener_id"))
         queue = self._view.state.queue(organization_id, queue_id)
         if queue is None:

@@ -233,12 +233,13 @@ class Listen:
         url = f"{self._tunnels.address}/{token}"
         try:
             call = Call(websocket.scope, websocket.receive, self._service)
-            call.key = await self._service.keys.find(call.key_text, call.headers)
-            check_scope(call.key, "queues")
-            with self._tunnels.place(call.key.id):
+            key = await self._service.keys.find(call.key_text, call.headers)
+            check_scope(key, "queues")
+            call.by_key(key)
+            with self._tunnels.place(key.id):
                 listener = await self._listener(call, websocket.query_params.get("name", ""), url)
                 await websocket.accept()
-                await self._hold(websocket, token, call.key, listener)
+                await self._hold(websocket, token, key, listener)
         except BrokerError as error:  # before it is accepted: nothing refuses after
             status, headers, body = problem(error)
             told = {name.decode(): value.decode() for name, value in headers}
@@ -262,7 +263,7 @@ class Listen:
         if not name:
             raise Refused("the listener needs a name, in the parameter `name`")
         await self._view.caught_up()
-        queue = await find_queue(self._view, call.key.organization_id, call.path("queue_id"))
+        queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         wishes = ListenerWishes(name=name, notify_url=f"{url}/notify", liveness_url=f"{url}/live")
         known = next((one for one in queue.listeners.values() if one.name == name), None)
         if known is None:

@@ -40,4 +40,4 @@ class Volume:
         return counted
 
     def _take(self, call: Call, size: int) -> None:
-        self._limit.take(call.headers, call.key.organization_id, min(size, self._limit.size))
+        self._limit.take(call.headers, call.organization_id, min(size, self._limit.size))

@@ -101,6 +101,10 @@ class Tenant:
     session: dict[str, str]
     ids: dict[str, str]
 
+    def member(self, where: Tenant | None = None) -> dict[str, str]:
+        """The session, as acting in this tenant's organization, or in another's."""
+        return {**self.session, "everput-organization": (where or self).ids["organization_id"]}
+
 
 async def tenant(api: Api, who: str) -> Tenant:
     control = api.log.control
@@ -187,13 +191,28 @@ async def test_another_organizations_id_is_404_and_nothing_happens(api, route):
         ids = {name: whose[name] for name, whose in zip(names, mixture, strict=True)}
         if all(whose is stranger.ids for whose in mixture):
             continue
-        for headers in (stranger.key, stranger.session):
+        for headers in (stranger.key, stranger.session, stranger.member(), stranger.member(owner)):
             answer = await ask(api, route, ids, OWNED[route], headers)
             unauthorised = headers is stranger.session and KEYS not in route
             assert answer.status_code == (401 if unauthorised else 404), answer.text
             assert "owner" not in answer.text
     assert all_there_is(api) == before
     assert (await ask(api, route, owner.ids, OWNED[route], owner.key)).status_code == 200
+
+
+@pytest.mark.parametrize("route", [*OWNED, *OF_THE_ASKER])
+async def test_a_members_session_may_do_all_in_its_organization_and_nothing_elsewhere(api, route):
+    owner, stranger = await tenant(api, "owner"), await tenant(api, "stranger")
+    body = {**OWNED, **OF_THE_ASKER}[route]
+    before = all_there_is(api)
+    for where in (owner.ids["organization_id"], "no-id", ""):
+        if KEYS not in route:
+            answer = await ask(api, route, owner.ids, body, {**stranger.session, "everput-organization": where})
+            assert answer.status_code == 404
+    assert all_there_is(api) == before
+    assert (await ask(api, route, owner.ids, body, owner.member())).status_code == (
+        422 if body == {"name": "owner's queue"} else 200
+    )
 
 
 @pytest.mark.parametrize("route", SOCKETS)
@@ -204,7 +223,8 @@ async def test_a_socket_is_refused_as_all_else_is_and_nothing_happens(api, route
     )
     before = all_there_is(api)
     path = route.removeprefix("GET ").format(**owner.ids)
-    for headers, status in ((stranger.key, 404), (owner.session, 401), ({}, 401), ({"x-api-key": without}, 403)):
+    refused = [(stranger.key, 404), (owner.session, 401), (owner.member(), 401), ({}, 401)]
+    for headers, status in (*refused, ({"x-api-key": without}, 403)):
         told = await Socket(api, path, SOCKETS[route], headers).next()
         assert (told["type"], told["status"]) == ("websocket.http.response.start", status)
     assert all_there_is(api) == before
@@ -237,13 +257,15 @@ async def test_a_key_without_the_scope_is_403_and_nothing_happens(api, route):
         assert all_there_is(api) == before
 
 
+@pytest.mark.parametrize("as_member", [False, True])
 @pytest.mark.parametrize("route", [*OF_THE_ASKER, *OF_THE_SESSION])
-async def test_what_is_of_the_asker_shows_nothing_of_another(api, route, monkeypatch):
+async def test_what_is_of_the_asker_shows_nothing_of_another(api, route, as_member, monkeypatch):
     monkeypatch.setattr("broker.audit.reader.SETTLE_MS", 0)
     owner, stranger = await tenant(api, "owner"), await tenant(api, "stranger")
     state = api.log.control.state
     before = [queue.id for queue in state.queues_of(owner.ids["organization_id"])], list(state.accounts.sessions)
     headers = stranger.key if route in OF_THE_ASKER else stranger.session
+    headers = stranger.member() if as_member else headers
     body = {**OF_THE_ASKER, **OF_THE_SESSION}[route]
     answer = await ask(api, route, {}, body, headers)
     assert answer.status_code == 200
