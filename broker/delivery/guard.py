@@ -10,11 +10,13 @@ import asyncio
 import re
 import socket
 from collections.abc import Sequence
+from functools import partial
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+from broker.delivery.names import Ask, Names, ask_system
 from broker.settings import Network
 
 URL_CHARS_MAX: Final = 2048
@@ -22,7 +24,12 @@ TUNNEL: Final = "tunnel"  # the scheme of an API process's own tunnel addresses:
 AWAY: Final = 599  # what a tunnel answers when nobody has got the message: no attempt was made
 TUNNEL_PROOF: Final = "everput-tunnel"  # the header that has it
 _CACHE_S: Final = 10.0
-_CACHED_MAX: Final = 4096
+_FAILURE_CACHE_S: Final = 1.0
+_USABLE_S: Final = 600.0
+_ANSWER_S: Final = 2.5  # less than a probe, or a connection, may take
+_OTHER_ANSWER_S: Final = 0.5  # where there is an answer already
+_CACHED_MAX: Final = 8192
+_NO_SUCH_NAME: Final = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 
@@ -161,29 +168,65 @@ def refuse_url(url: str, allow: Sequence[Network]) -> str | None:
     return None if address_allowed(address, allow) else "has an address that is not allowed"
 
 
-class Resolver:
-    """Names to allowed addresses, kept for a few seconds, asked once for all who wait."""
+class _Kept:
+    """What DNS said of a name. error: instead of addresses. usable_until_s: where DNS does not answer meanwhile."""
 
-    def __init__(self, allow: Sequence[Network]) -> None:
+    __slots__ = ("addresses", "error", "fresh_until_s", "usable_until_s")
+
+    def __init__(self, addresses: list[str], error: str | None, at_s: float) -> None:
+        self.addresses = addresses
+        self.error = error
+        self.fresh_until_s = at_s + (_CACHE_S if error is None else _FAILURE_CACHE_S)
+        self.usable_until_s = at_s + _USABLE_S if error is None else 0.0
+
+
+class Resolver:
+    """Names to allowed addresses, kept for a few seconds, asked once for all who wait.
+
+    An answer serves on for minutes while DNS gives no other (as RFC 8767). ask: see names.py.
+    """
+
+    def __init__(self, allow: Sequence[Network], ask: Ask = ask_system) -> None:
         self._allow = allow
-        self._cache: dict[str, tuple[float, asyncio.Task[list[str]]]] = {}
+        self._names = Names(ask)
+        self._kept: dict[str, _Kept] = {}
 
     async def addresses(self, host: str) -> list[str]:
-        """Addresses that may be connected to (Refused when there is none, OSError when DNS has no answer)."""
+        """Addresses that may be connected to (Refused when there is none, OSError when DNS has no answer in time)."""
         literal = literal_address(host)
-        if literal is not None:
-            return self._allowed(host, [str(literal)])
-        loop = asyncio.get_running_loop()
-        cached = self._cache.get(host)
-        if cached is None or cached[0] < loop.time():
-            if len(self._cache) >= _CACHED_MAX:
-                self._cache.clear()
-            cached = self._cache[host] = (loop.time() + _CACHE_S, loop.create_task(self._ask(host)))
-        return self._allowed(host, await asyncio.shield(cached[1]))
+        return self._allowed(host, await self._found(host) if literal is None else [str(literal)])
 
-    async def _ask(self, host: str) -> list[str]:
-        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        return [str(sockaddr[0]) for *_, sockaddr in found]
+    async def _found(self, host: str) -> list[str]:
+        now_s = asyncio.get_running_loop().time()
+        kept = self._kept.get(host)
+        if kept is None or kept.fresh_until_s < now_s:
+            usable = kept is not None and now_s < kept.usable_until_s
+            answer = self._names.addresses(host)
+            try:
+                async with asyncio.timeout(_OTHER_ANSWER_S if usable else _ANSWER_S):
+                    kept = self._keep(host, await asyncio.shield(answer), None)
+            except (OSError, UnicodeError) as error:
+                answer.add_done_callback(partial(self._late, host))
+                if kept is None or not usable or getattr(error, "errno", None) in _NO_SUCH_NAME:
+                    said = "DNS did not answer in time" if isinstance(error, TimeoutError) else str(error)
+                    kept = self._keep(host, [], said)
+                else:
+                    kept.fresh_until_s = now_s + _CACHE_S
+        if kept.error is not None:
+            raise OSError(kept.error)
+        return kept.addresses
+
+    def _late(self, host: str, answer: asyncio.Future[list[str]]) -> None:
+        """An answer that nobody waited for any more is the next one's."""
+        if not answer.cancelled() and answer.exception() is None:
+            self._keep(host, answer.result(), None)
+
+    def _keep(self, host: str, addresses: list[str], error: str | None) -> _Kept:
+        self._kept.pop(host, None)
+        if len(self._kept) >= _CACHED_MAX:
+            del self._kept[next(iter(self._kept))]
+        kept = self._kept[host] = _Kept(addresses, error, asyncio.get_running_loop().time())
+        return kept
 
     def _allowed(self, host: str, found: Sequence[str]) -> list[str]:
         allowed = [text for text in found if address_allowed(ip_address(text.partition("%")[0]), self._allow)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 import ssl
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
@@ -348,11 +349,11 @@ async def test_an_address_that_is_not_allowed_is_never_connected_to(serve, open_
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b"])
 async def test_a_name_without_an_address_is_a_dns_failure(serve, open_office, monkeypatch, host):
-    async def no_dns(name, *_args, **_options):
+    def no_dns(name, *_args, **_options):
         name.encode("idna")
         raise OSError("no such name")
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", no_dns)
+    monkeypatch.setattr(socket, "getaddrinfo", no_dns)
     office = await open_office("http://no-such-host.invalid/")
     office.courier._target = office.courier._target._replace(host=host)
     assert await failing_to_connect(office) == "dns"
@@ -362,11 +363,11 @@ async def test_a_name_leads_only_to_its_addresses_that_are_allowed(serve, open_o
     server = await serve(answer_200)
     asked: list[str] = []
 
-    async def rebinding(name, *_args, **_options):
+    def rebinding(name, *_args, **_options):
         asked.append(name)
         return [(2, 1, 6, "", (address, 0)) for address in ("127.0.0.2", "127.0.0.1") if len(asked) == 1]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", rebinding)
+    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
     office = await open_office(
         f"http://rebinding.example:{server.port}/", office={"allow": (ip_network("127.0.0.1/32"),)}
     )

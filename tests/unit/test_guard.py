@@ -291,9 +291,8 @@ class Names:
         self.answers = list(answers)
         self.asked: list[str] = []
 
-    async def getaddrinfo(self, host, port, **_options):
+    def getaddrinfo(self, host, port, **_options):
         self.asked.append(host)
-        await asyncio.sleep(0)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
@@ -305,8 +304,7 @@ class Names:
 def names(monkeypatch):
     def answering(*answers: list[str] | Exception) -> Names:
         names = Names(*answers)
-        loop = asyncio.get_running_loop()
-        monkeypatch.setattr(loop, "getaddrinfo", names.getaddrinfo)
+        monkeypatch.setattr(socket, "getaddrinfo", names.getaddrinfo)
         return names
 
     return answering

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from ipaddress import ip_network
 
@@ -122,7 +123,7 @@ async def test_no_connection_is_made_to_a_port_where_something_else_than_http_is
 async def test_a_name_that_leads_to_loopback_is_not_connected_to(answer, monkeypatch):
     async with forbidden_server() as (port, connected):
         names = Names(answer)
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", names.getaddrinfo)
+        monkeypatch.setattr(socket, "getaddrinfo", names.getaddrinfo)
         assert await attempt(f"http://innocent.example:{port}/", Resolver(())) == "address-not-allowed"
         assert names.asked == ["innocent.example"]
         assert connected == []
@@ -132,7 +133,7 @@ async def test_a_name_whose_answer_changes_after_the_check_is_checked_at_each_co
     """First the allowed address, then another: it is the checked one that is connected to, never a second answer."""
     async with forbidden_server() as (port, connected):
         names = Names(["127.0.0.1"], ["127.0.0.2"], ["127.0.0.2"])
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", names.getaddrinfo)
+        monkeypatch.setattr(socket, "getaddrinfo", names.getaddrinfo)
         monkeypatch.setattr("broker.delivery.guard._CACHE_S", -1.0)
         resolver = Resolver((ip_network("127.0.0.1/32"),))
         target = parse_url(f"http://rebinding.example:{port}/")
@@ -146,7 +147,7 @@ async def test_a_name_whose_answer_changes_after_the_check_is_checked_at_each_co
 async def test_a_test_of_a_listener_is_guarded_too(monkeypatch):
     async with forbidden_server() as (port, connected):
         api = await make_api()
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", Names(["127.0.0.1"]).getaddrinfo)
+        monkeypatch.setattr(socket, "getaddrinfo", Names(["127.0.0.1"]).getaddrinfo)
         queue_id = await api.queue()
         listener_id = await api.listener(queue_id, notify_url=f"http://innocent.example:{port}/")
         answer = await api.request("POST", f"/v1/queues/{queue_id}/listeners/{listener_id}/test")

@@ -1,0 +1,148 @@
+"""Asks DNS for names, on threads of its own: names that hang must not hold up the others.
+
+For: how many are asked at once, and which come first. Not for: which addresses are allowed and how long an answer is
+kept (guard.py).
+
+A question can't be taken back: its thread waits for as long as the system's resolver does, half a minute where a name
+server is silent. So there are three desks: for names that were answered quickly the last time, for those that nothing
+is known of, and for those that hang again and again. A question that takes long leaves its place to the next one and
+counts at the last desk. Thousands of names that hang so take each other's places, and no one else's for longer than
+_QUICK_S.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+_QUICK_S: Final = 1.0
+_WANTED_S: Final = 5.0  # after so long nobody waits any more for a question that was not asked yet
+_KNOWN_MAX: Final = 32  # questions under way at each desk
+_NEW_MAX: Final = 16
+_SLOW_MAX: Final = 16
+_HANGING_MAX: Final = 160  # at the slow desk with those that came from the others
+_REMEMBERED_MAX: Final = 16_384  # names
+_SLOW_AFTER: Final = 2  # times that a name hung, one after the other
+
+Ask = Callable[[str], list[str]]
+
+
+def ask_system(host: str) -> list[str]:
+    """The addresses of a host as the system's resolver says, blocking (OSError, UnicodeError)."""
+    return [str(sockaddr[0]) for *_, sockaddr in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+
+
+class _Desk:
+    __slots__ = ("most", "under_way", "waiting")
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.under_way = 0
+        self.waiting: deque[_Question] = deque()
+
+
+class _Question:
+    __slots__ = ("answer", "begun_s", "desk", "host", "wanted_until_s")
+
+    def __init__(self, host: str, desk: _Desk, answer: asyncio.Future[list[str]]) -> None:
+        self.host = host
+        self.desk = desk
+        self.answer = answer
+        self.wanted_until_s = self.begun_s = 0.0
+
+
+class Names:
+    """Of one event loop. ask: blocking, called on threads."""
+
+    def __init__(self, ask: Ask = ask_system) -> None:
+        self._ask = ask
+        self._known, self._new, self._slow = _Desk(_KNOWN_MAX), _Desk(_NEW_MAX), _Desk(_SLOW_MAX)
+        self._questions: dict[str, _Question] = {}
+        self._hung: dict[str, int] = {}  # by name, how often one after the other
+
+    def addresses(self, host: str) -> asyncio.Future[list[str]]:
+        """What DNS says; one question for all who ask meanwhile, so shield it. Its end may be long in coming.
+
+        Ends with OSError or UnicodeError when there is no answer, or when it was given up before it was asked.
+        """
+        loop = asyncio.get_running_loop()
+        question = self._questions.get(host)
+        if question is None:
+            question = self._questions[host] = _Question(host, self._desk_of(host), loop.create_future())
+            question.desk.waiting.append(question)
+        question.wanted_until_s = loop.time() + _WANTED_S
+        self._next(question.desk)
+        return question.answer
+
+    def _desk_of(self, host: str) -> _Desk:
+        hung = self._hung.get(host, 1)
+        return self._known if hung == 0 else self._new if hung < _SLOW_AFTER else self._slow
+
+    def _next(self, desk: _Desk) -> None:
+        now_s = asyncio.get_running_loop().time()
+        while desk.waiting and desk.under_way < desk.most:
+            question = desk.waiting.popleft()
+            if question.wanted_until_s < now_s:
+                self._end(question, OSError("DNS had no time for this name"))
+            else:
+                self._begin(question)
+
+    def _begin(self, question: _Question) -> None:
+        """On a thread that nobody waits for at the end of the program."""
+        loop = asyncio.get_running_loop()
+
+        def answer() -> None:
+            found: list[str] | Exception
+            try:
+                found = self._ask(question.host)
+            except Exception as error:  # noqa: BLE001 - it is told to those who wait
+                found = error
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants to know
+                loop.call_soon_threadsafe(self._answered, question, found)
+
+        thread = threading.Thread(target=answer, name="dns", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._end(question, OSError(str(error)))
+            return
+        question.desk.under_way += 1
+        question.begun_s = loop.time()
+        loop.call_later(_QUICK_S, self._takes_long, question)
+
+    def _takes_long(self, question: _Question) -> None:
+        if question.answer.done() or question.desk is self._slow:
+            return
+        if self._slow.under_way >= _HANGING_MAX:
+            asyncio.get_running_loop().call_later(_QUICK_S, self._takes_long, question)
+            return
+        left, question.desk = question.desk, self._slow
+        left.under_way -= 1
+        self._slow.under_way += 1
+        self._next(left)
+
+    def _answered(self, question: _Question, found: list[str] | Exception) -> None:
+        question.desk.under_way -= 1
+        quick = asyncio.get_running_loop().time() < question.begun_s + _QUICK_S
+        self._remember(question.host, 0 if quick else self._hung.get(question.host, 0) + 1)
+        self._end(question, found)
+        self._next(question.desk)
+
+    def _end(self, question: _Question, found: list[str] | Exception) -> None:
+        del self._questions[question.host]
+        if isinstance(found, Exception):
+            question.answer.set_exception(found)
+            question.answer.exception()  # whoever asked may have given up
+        else:
+            question.answer.set_result(found)
+
+    def _remember(self, host: str, hung: int) -> None:
+        self._hung.pop(host, None)
+        if len(self._hung) >= _REMEMBERED_MAX:
+            del self._hung[next(iter(self._hung))]
+        self._hung[host] = hung
