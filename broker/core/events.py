@@ -469,7 +469,10 @@ class MessageTexts(msgspec.Struct, frozen=True, tag_field="type", tag="message.p
     deliver_at_ms: int | UnsetType = UNSET
 
 
+_UNDECODED: Final = (ValueError, RecursionError)  # no UTF-8 is a ValueError, too; far too deep the other
+
 _encoder = msgspec.json.Encoder()
+_any_event = msgspec.json.Decoder(AnyEvent)
 _message_put = msgspec.json.Decoder(MessagePut)
 _message_texts = msgspec.json.Decoder(MessageTexts)
 
@@ -484,6 +487,18 @@ def decode(value: bytes) -> Event:
 
     Raises UnknownEvent for a type or version that only a newer program knows, and for what is no event at all.
     """
+    try:
+        event: Event = _any_event.decode(value)
+    except _UNDECODED:
+        return _decode_other(value)
+    # Where `v` is missing the class has filled it in.
+    if event.v == VERSIONS[str(event.__struct_config__.tag)] and b'"v":' in value:
+        return event
+    return _decode_other(value)
+
+
+def _decode_other(value: bytes) -> Event:
+    """decode() for what is not as this program writes it: an old version, or no event."""
     try:
         fields = orjson.loads(value)
         name, version = fields["type"], fields["v"]
@@ -502,7 +517,7 @@ def decode_message(value: bytes) -> MessagePut:
     """decode() for the hot path: a record of the `messages` topic."""
     try:
         event = _message_put.decode(value)
-    except msgspec.MsgspecError:
+    except _UNDECODED:
         event = None
     if event is not None and event.v == VERSIONS["message.put"]:
         return event
@@ -516,7 +531,7 @@ def message_texts(value: bytes) -> MessageTexts:
     """What decode_message() gives, without taking the texts apart that are only put together again (UnknownEvent)."""
     try:
         texts = _message_texts.decode(value)
-    except msgspec.MsgspecError:
+    except _UNDECODED:
         texts = None
     if texts is not None and texts.v == VERSIONS["message.put"]:
         return texts

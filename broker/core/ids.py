@@ -5,13 +5,15 @@ Not for: drawing the random bits or reading the clock (the callers do that)."""
 
 from __future__ import annotations
 
+import re
 from typing import Final
-from uuid import UUID
 
 PARTITIONS_MAX: Final = 1 << 12
 _VERSION_7: Final = 0x7 << 76
 _VARIANT: Final = 0b10 << 62
 _RANDOM_BITS: Final = (1 << 62) - 1
+# Not uuid.UUID, which takes four times as long: a check of the log reads millions of them.
+_CANONICAL: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 def message_id(*, at_ms: int, partition: int, random_bits: int) -> str:
@@ -28,10 +30,6 @@ def message_id(*, at_ms: int, partition: int, random_bits: int) -> str:
 
 def parse_message_id(text: str) -> tuple[int, int] | None:
     """(at_ms, partition) of a message id; None for what is not the canonical form of a UUIDv7."""
-    try:
-        value = UUID(text)
-    except ValueError:
+    if _CANONICAL.fullmatch(text) is None:
         return None
-    if str(value) != text or value.version != 7:
-        return None
-    return value.int >> 80, value.int >> 64 & 0xFFF
+    return int(text[:8] + text[9:13], 16), int(text[15:18], 16)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from aiokafka import errors as kafka_errors
@@ -36,13 +36,17 @@ T = TypeVar("T")
 
 
 class Record(NamedTuple):
-    """One record, its fields named as aiokafka's are. timestamp: milliseconds. headers: (name, value) pairs."""
+    """One record. timestamp: milliseconds. headers: (name, value) pairs.
+
+    Its fields are named as those of aiokafka's own class, for what is read are records of that one: to copy each would
+    take longer than to parse it.
+    """
 
     offset: int
     timestamp: int
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...]
+    headers: Sequence[tuple[str, bytes | None]]
 
 
 class Stretch(NamedTuple):
@@ -313,9 +317,8 @@ def _parse(raw: bytes, offset: int, end_offset: int) -> Stretch:
         next_offset = max(next_offset, batch.next_offset)
         if batch.is_control_batch:
             continue
-        records += [
-            Record(record.offset, record.timestamp, record.key, record.value, tuple(record.headers))
-            for record in batch
-            if record.offset >= offset  # a batch may begin before the offset asked for
-        ]
+        if batch.base_offset >= offset:
+            records += batch
+        else:  # a batch may begin before the offset asked for
+            records += [record for record in batch if record.offset >= offset]
     return Stretch(records, next_offset, end_offset)

@@ -291,6 +291,9 @@ def test_every_event_comes_back_as_it_was_written(kind, data):
         b'{"type":"queue.created","v":1,"at_ms":"1","organization_id":"o","queue_id":"q","name":"n"}',
         b'{"type":"queue.created","v":1,"at_ms":1,"organization_id":"o","queue_id":"q","name":null}',
         b'{"type":"queue.created","v":1,"at_ms":1,"organization_id":"o","queue_id":"q","name":"\xff"}',
+        encode(next(one for one in SAMPLES if isinstance(one, ev.MessagePut))).replace(b'"data":"', b'"data":"\xff'),
+        b'{"type":"message.put","v":1,"at_ms":1,"more":' + b"[" * 10_000 + b"]" * 10_000 + b"}",
+        b'{"type":"queue.created","at_ms":1,"organization_id":"o","queue_id":"q","name":"n"}',
         b"[" * 10_000,
     ],
 )
