@@ -58,12 +58,13 @@ async def _export(options: Options, folder: Path) -> Manifest:
     if made is not None and made.complete:
         return made
     async with cluster(options) as found:
-        if made is None:
-            made = await _begin(found, folder)
         console = Console(stderr=True)
         columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task("records", total=sum(map(sum, made.ends.values())))
+            task = bar.add_task("records", total=None)
+            if made is None or not made.ends:
+                made = await _begin(found, folder)
+            bar.update(task, total=sum(map(sum, made.ends.values())), completed=sum(made.next.values()))
             for name, topic in by_name(found.table).items():
                 for number, end in enumerate(made.ends[name]):
                     async for count in _partition(found.requests, topic, number, end, folder, made, name):
@@ -74,29 +75,47 @@ async def _export(options: Options, folder: Path) -> Manifest:
 
 
 async def _begin(found: Cluster, folder: Path) -> Manifest:
-    """Choose the moment: cursors first, then the ends, so that no cursor is beyond an end, and no change of `control`.
+    """Write the cursors and `outstanding`, then choose where the other topics end (docs/decisions/0092).
 
-    A listener that began after the ends would miss what is put on the new installation, so there must be none.
+    One that was broken off before that is begun anew: of `outstanding` only a whole, quick look is a moment.
     """
     _, requests, table = found
-    cursors = KafkaCursors(found.kafka, requests)
-    for _ in range(_MOMENTS_MAX):
-        ends = await _ends(requests, table)
-        state = await _directory(requests, table, ends["control"][0])
-        places = await cursors.load(state.listeners, range(table.messages.partitions))
-        ends = await _ends(requests, table) | {"control": ends["control"]}
-        if (await requests.offsets(table.control.name, {0: LATEST}))[0] == ends["control"][0]:
-            break
-    else:
-        raise LogUnavailable("`control` changes all the time: try again when fewer listeners are made")
-    made = Manifest(kind="all", partitions=table.messages.partitions, ends=ends)
+    made = Manifest(kind="all", partitions=table.messages.partitions)
+    manifest.begin_anew(folder, made)
+    state = await _directory(requests, table, (await _ends(requests, table.control))[0])
+    places = await KafkaCursors(found.kafka, requests).load(state.listeners, range(table.messages.partitions))
     rows = [
         orjson.dumps({"listener_id": one, "partition": number, "offset": cursor.offset, "metadata": cursor.metadata()})
         for one, of in places.items()
         for number, cursor in of.items()
     ]
     manifest.add(folder, made, CURSORS, len(rows), partial(_write, rows=rows))
+    for number in range(table.outstanding.partitions):
+        async for _ in _partition(requests, table.outstanding, number, None, folder, made, "outstanding"):
+            pass
+    outstanding = [made.next.get(f"outstanding/{number}", 0) for number in range(table.outstanding.partitions)]
+    made.ends = {"outstanding": outstanding} | await _moment(requests, table)
+    manifest.save(folder, made)
     return made
+
+
+async def _moment(requests: KafkaRequests, table: Topics) -> dict[str, list[int]]:
+    """Where the topics end: what speaks of another's events ends before it, and `control` with `messages`.
+
+    A queue's messages are not there without it, and no listener begins after the messages' end: it would miss what is
+    put on the new installation.
+    """
+    deliveries = await _ends(requests, table.deliveries)
+    changes = await _ends(requests, table.changes)
+    for _ in range(_MOMENTS_MAX):
+        control = await _ends(requests, table.control)
+        messages = await _ends(requests, table.messages)
+        if await _ends(requests, table.control) == control:
+            break
+    else:
+        raise LogUnavailable("`control` changes all the time: try again when fewer listeners are made")
+    claims = await _ends(requests, table.claims)
+    return {"control": control, "messages": messages, "changes": changes, "claims": claims, "deliveries": deliveries}
 
 
 async def _directory(requests: KafkaRequests, table: Topics, end: int) -> Directory:
@@ -110,45 +129,48 @@ async def _directory(requests: KafkaRequests, table: Topics, end: int) -> Direct
     return state
 
 
-async def _ends(requests: KafkaRequests, table: Topics) -> dict[str, list[int]]:
-    found = {}
-    for name, topic in by_name(table).items():
-        ends = await requests.offsets(topic.name, dict.fromkeys(range(topic.partitions), LATEST))
-        found[name] = [ends[number] for number in range(topic.partitions)]
-    return found
+async def _ends(requests: KafkaRequests, topic: Topic) -> list[int]:
+    ends = await requests.offsets(topic.name, dict.fromkeys(range(topic.partitions), LATEST))
+    return [ends[number] for number in range(topic.partitions)]
 
 
 async def _partition(
-    requests: KafkaRequests, topic: Topic, number: int, end: int, folder: Path, made: Manifest, name: str
+    requests: KafkaRequests, topic: Topic, number: int, end: int | None, folder: Path, made: Manifest, name: str
 ) -> AsyncGenerator[int, None]:
-    """Write what is left of a partition, a file at a time; how many offsets each stretch had."""
-    mine = [one for one in made.files if one.topic == name and one.partition == number]
+    """Write what is left of a partition, a file at a time; how many offsets each stretch had.
+
+    end: None for what its end is when it is reached. Of a compacted topic that is every key's record of that moment:
+    with an end chosen before, one that was written anew after it might be gone from where it was.
+    """
+    mine = sum(one.topic == name and one.partition == number for one in made.files)
     at = made.next.get(f"{name}/{number}", (await requests.offsets(topic.name, {number: EARLIEST}))[number])
     rows: list[bytes] = []
     size, first = 0, at
-    while at < end:
+    whole = end is not None and at >= end
+    while not whole:
         stretch = await requests.read(topic.name, number, at, bytes_max=_STRETCH_BYTES)
-        if stretch.next_offset <= at:
+        last = stretch.end_offset if end is None else end
+        whole = stretch.next_offset >= last
+        if stretch.next_offset <= at and not whole:
             raise LogUnavailable(f"Kafka gives nothing of {topic.name}/{number} from offset {at} on")
-        lines = [line(record) for record in stretch.records if record.offset < end]
-        yield min(stretch.next_offset, end) - at
+        lines = [line(record) for record in stretch.records if record.offset < last]
+        yield min(stretch.next_offset, last) - at
         at = stretch.next_offset
         rows += lines
         size += sum(map(len, lines))
-        if rows and (len(rows) >= FILE_RECORDS or size >= _FILE_BYTES or at >= end):
-            made.next[f"{name}/{number}"] = at
-            draft = f"{name}-{number:04d}-{len(mine) + 1:06d}.jsonl"
+        made.next[f"{name}/{number}"] = at
+        if rows and (len(rows) >= FILE_RECORDS or size >= _FILE_BYTES or whole):
+            mine += 1
             manifest.add(
                 folder,
                 made,
-                draft,
+                f"{name}-{number:04d}-{mine:06d}.jsonl",
                 len(rows),
                 partial(_write, rows=rows),
                 topic=name,
                 partition=number,
                 first=first,
             )
-            mine = [*mine, made.files[-1]]
             rows, size, first = [], 0, at
 
 

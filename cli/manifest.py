@@ -85,6 +85,19 @@ def add(folder: Path, manifest: Manifest, name: str, rows: int, write: Callable[
     save(folder, manifest)
 
 
+def begin_anew(folder: Path, manifest: Manifest) -> None:
+    """Have the manifest in the folder in place of another, whose files go."""
+    before = load(folder)
+    save(folder, manifest)
+    for one in () if before is None else before.files:
+        (folder / one.name).unlink(missing_ok=True)
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 of the manifest, in hex: which export it is."""
+    return hash_of(folder / NAME)[0]
+
+
 def check(folder: Path, manifest: Manifest) -> Iterator[int]:
     """Hash all files again, and say of each how large it was (ConfigurationError: one is not what was exported)."""
     for one in manifest.files:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from broker.errors import ConfigurationError, LogUnavailable
+from broker.kafka.importing import refuse_unfinished
 from broker.kafka.process import written_bootstrap
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import Topics, topics
@@ -40,7 +41,7 @@ def kafka_of(options: Options) -> KafkaSettings:
 
 @contextlib.asynccontextmanager
 async def cluster(options: Options) -> AsyncIterator[Cluster]:
-    """The cluster, with as many partitions as its topics have (ConfigurationError when it can't be reached)."""
+    """The cluster, with as many partitions as its topics have (ConfigurationError: it can't be reached, or is half)."""
     kafka = kafka_of(options)
     requests = KafkaRequests(kafka)
     table = topics(kafka)
@@ -49,6 +50,7 @@ async def cluster(options: Options) -> AsyncIterator[Cluster]:
     except LogUnavailable as error:
         raise ConfigurationError(f"{error}: is it running at {kafka.bootstrap}?") from error
     try:
+        await refuse_unfinished(kafka)
         partitions = requests.partitions(table.messages.name)
         if partitions == 0:
             raise ConfigurationError(f"Kafka at {kafka.bootstrap} has no topic {table.messages.name}: --topic-prefix?")

@@ -1,7 +1,7 @@
 """`everput import`: an installation again, from what `everput export-all` wrote.
 
-For: the command, into topics that are empty; the hashes are checked before anything is written. Not for: the files
-(cli/manifest.py, cli/rows.py), writing records (broker/kafka/restore.py)."""
+For: the command, into topics that are empty or hold half of it; hashes are checked before anything is written.
+Not for: the files (cli/manifest.py, cli/rows.py), writing records (broker/kafka/restore.py)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 from broker.core.cursor import Cursor
 from broker.errors import ConfigurationError
+from broker.kafka import importing
 from broker.kafka.admin import ensure_topics
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.embedded import EmbeddedKafka
@@ -45,8 +46,8 @@ def command(options: Options, folder: Path) -> None:
     """Write what `everput export-all` exported to DIR into an empty installation: every record at the offset it had.
 
     Without --kafka that is a new --data-dir, for `everput serve`. It needs the sealing key of the old one, in
-    EVERPUT_SEALING_KEY or as the file sealing-key. What is not empty is refused; an import that was broken off is
-    begun again, in another empty one.
+    EVERPUT_SEALING_KEY or as the file sealing-key. What is not empty is refused. Nothing works on half an import: one
+    that was broken off goes on when the same command is given again.
     """
     logs.set_up("import", "warning" if options.log_level == "info" else options.log_level)
     made = manifest.load(folder)
@@ -68,20 +69,27 @@ async def _import(options: Options, folder: Path, made: Manifest) -> int:
         async with contextlib.AsyncExitStack() as stack:
             kafka = await stack.enter_async_context(_kafka(options, made))
             table = topics(kafka)
-            await ensure_topics(kafka, table)
+            await ensure_topics(kafka, table, importing=True)
             requests = KafkaRequests(kafka)
             await requests.start([topic.name for topic in table.all()])
             stack.push_async_callback(requests.stop)
-            await _check_empty(requests, table)
+            there = await _there(requests, table)
+            digest = manifest.digest(folder)
+            if not await importing.is_begun(kafka, digest):
+                _check_empty(there)
+                await importing.begin(kafka, digest)
             task = bar.add_task("writing", total=size)
             rows = 0
             async with Restorer(kafka) as restorer:
                 for one in made.files:
                     if one.topic:
-                        await _append(restorer, table, folder, one)
+                        there[one.topic, one.partition] -= await _append(
+                            restorer, table, folder, one, there[one.topic, one.partition]
+                        )
                         rows += one.rows
                     bar.advance(task, one.size)
             await _store_cursors(KafkaCursors(kafka, requests), folder)
+            await importing.end(kafka, digest)
     return rows
 
 
@@ -117,20 +125,35 @@ def _check_offsets(folder: Path, made: Manifest) -> None:
             at = first + rows
 
 
-async def _check_empty(requests: KafkaRequests, table: Topics) -> None:
-    for topic in table.all():
+async def _there(requests: KafkaRequests, table: Topics) -> dict[tuple[str, int], int]:
+    """By topic and partition, how many records were ever written: an import that goes on begins after them."""
+    found: dict[tuple[str, int], int] = {}
+    for name, topic in by_name(table).items():
         ends = await requests.offsets(topic.name, dict.fromkeys(range(topic.partitions), LATEST))
-        if any(ends.values()):
-            raise ConfigurationError(f"the topic {topic.name} is not empty: import needs an empty installation")
+        found |= {(name, number): end for number, end in ends.items()}
+    return found
 
 
-async def _append(restorer: Restorer, table: Topics, folder: Path, one: manifest.File) -> None:
+def _check_empty(there: dict[tuple[str, int], int]) -> None:
+    for (name, _), count in there.items():
+        if count:
+            raise ConfigurationError(f"the topic {name} is not empty: import needs an empty installation")
+
+
+async def _append(restorer: Restorer, table: Topics, folder: Path, one: manifest.File, there: int) -> int:
+    """Write a file's records but those that are there already, which it says how many they are."""
     topic = by_name(table)[one.topic]
+    skipped = min(there, one.rows)
+    left = skipped
     for lines in _pieces(folder / one.name):
-        records = [record(text) for text in lines]
+        records = [record(text) for text in lines[left:]]
+        left = max(0, left - len(lines))
+        if not records:
+            continue
         at = await restorer.append(topic.name, one.partition, records)
         if at != records[0].offset and one.topic not in _SHIFTING:
             raise ConfigurationError(f"{topic.name}/{one.partition}: offset {records[0].offset} became {at}")
+    return skipped
 
 
 async def _store_cursors(cursors: KafkaCursors, folder: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from aiokafka.errors import KafkaError, for_code
 from broker.errors import ConfigurationError, LogUnavailable
 from broker.kafka import safety
 from broker.kafka.client import client_options
-from broker.kafka.topics import Topic, Topics
+from broker.kafka.topics import Topic, Topics, import_mark
 from broker.settings import KafkaSettings
 
 _log = logging.getLogger(__name__)
@@ -30,18 +30,18 @@ _REQUEST_TIMEOUT_MS: Final = 10_000
 _EXISTS: Final = "TopicAlreadyExistsError"
 
 
-async def ensure_topics(kafka: KafkaSettings, topics: Topics) -> None:
+async def ensure_topics(kafka: KafkaSettings, topics: Topics, *, importing: bool = False) -> None:
     """Return when every topic exists, has leaders, and neither they nor the cluster would lose data.
 
     Any number of processes may do it at once. LogUnavailable: no answer within 30 s.
-    ConfigurationError: all that has to be changed, in one message.
+    ConfigurationError: all that has to be changed, in one message; or an import is not whole, and this is not it.
     """
     options = client_options(kafka)
     try:
-        async with asyncio.timeout(_CLUSTER_WITHIN_S), _admin(options) as admin:
+        async with asyncio.timeout(_CLUSTER_WITHIN_S), connected(options) as admin:
             brokers = await _enough_brokers(admin, kafka)
             _refuse(list(safety.copies(kafka, brokers)))
-            found = await _created(admin, kafka, topics)
+            found = await _created(admin, kafka, topics, importing=importing)
             _refuse(safety.problems(kafka, topics, await _cluster(admin, topics, found)))
     except TimeoutError:
         raise LogUnavailable(
@@ -54,8 +54,17 @@ def _refuse(problems: list[str]) -> None:
         raise ConfigurationError("this Kafka cluster can't be used as it is:\n- " + "\n- ".join(problems))
 
 
+def refuse_half_import(kafka: KafkaSettings, names: Iterable[str]) -> None:
+    """names: of the cluster's topics (ConfigurationError)."""
+    if any(name.startswith(import_mark(kafka)) for name in names):
+        raise ConfigurationError(
+            f"what is in the topics {kafka.topic_prefix}* is half an import, which was broken off or is under way: "
+            "`everput import` with the same folder goes on with it"
+        )
+
+
 @asynccontextmanager
-async def _admin(options: dict[str, Any]) -> AsyncIterator[AIOKafkaAdminClient]:
+async def connected(options: dict[str, Any]) -> AsyncIterator[AIOKafkaAdminClient]:
     """A connected client; tries until it is cancelled."""
     while True:
         admin = AIOKafkaAdminClient(**options, request_timeout_ms=_REQUEST_TIMEOUT_MS)
@@ -89,12 +98,16 @@ async def _enough_brokers(admin: AIOKafkaAdminClient, kafka: KafkaSettings) -> i
     return brokers
 
 
-async def _created(admin: AIOKafkaAdminClient, kafka: KafkaSettings, topics: Topics) -> Mapping[str, Any]:
+async def _created(
+    admin: AIOKafkaAdminClient, kafka: KafkaSettings, topics: Topics, *, importing: bool
+) -> Mapping[str, Any]:
     """The metadata of all topics of the cluster, once ours are among them and all have leaders."""
     while True:
         with suppress(KafkaError, OSError):
             # All topics are listed: asking for one that does not exist would create it on many clusters.
             found = {one["topic"]: one for one in await admin.describe_topics()}
+            if not importing:
+                refuse_half_import(kafka, found)
             missing = [topic for topic in topics.all() if topic.name not in found]
             if missing:
                 await _create(admin, kafka, missing)

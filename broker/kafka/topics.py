@@ -73,6 +73,11 @@ def by_name(table: Topics) -> dict[str, Topic]:
     }
 
 
+def import_mark(kafka: KafkaSettings, manifest_sha256: str = "") -> str:
+    """The topic that is there while an import of this export is not whole; without one, what all such begin with."""
+    return f"{kafka.topic_prefix}import-{manifest_sha256[:32]}"
+
+
 def workers_group(kafka: KafkaSettings) -> str:
     """The consumer group of the workers: who owns which partition."""
     return kafka.topic_prefix + "workers"

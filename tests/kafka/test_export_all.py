@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import confluent_kafka
+import orjson
 import pytest
 from click.testing import CliRunner, Result
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
-from broker.kafka.requests import KafkaRequests
+from broker.delivery import courier
+from broker.errors import ConfigurationError
+from broker.kafka.admin import ensure_topics
+from broker.kafka.requests import KafkaRequests, Record
+from broker.kafka.restore import Restorer
 from broker.kafka.topics import Topics, by_name, topics
 from broker.settings import KafkaSettings
-from cli import export_all
+from cli import export_all, restore
 from cli.app import everput
 from cli.rows import line
 from tests.kafka.rig import running
@@ -38,6 +47,12 @@ async def all_records(kafka: KafkaSettings, table: Topics) -> dict[str, list[byt
                 at = stretch.next_offset
     await requests.stop()
     return found
+
+
+def produce(kafka: KafkaSettings, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
+    producer = confluent_kafka.Producer({"bootstrap.servers": kafka.bootstrap})
+    producer.produce(topic, value, key, partition=partition)
+    producer.flush()
 
 
 async def test_an_imported_log_has_the_same_state_and_its_listeners_go_on_where_they_were(
@@ -110,3 +125,140 @@ async def test_an_export_that_was_killed_goes_on_and_is_what_it_would_have_been(
         again = replace(kafka_settings, topic_prefix=f"test-{uuid.uuid4().hex[:12]}.")
         refused = await run(again, "import", str(whole))
         assert (refused.exit_code, "its hash is another" in refused.output) == (2, True)
+
+
+async def test_what_is_owed_is_still_owed_after_an_import_and_nothing_else_is(
+    kafka_settings: KafkaSettings, ready_topics: Topics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(courier, "SET_ASIDE_AFTER_MS", 0)
+    again = replace(kafka_settings, topic_prefix=f"test-{uuid.uuid4().hex[:12]}.")
+    async with running(kafka_settings) as rig:
+        queue = await rig.queue("orders")
+        taking = await rig.listen(queue, "taking")
+        parking = await rig.listen(queue, "parking", max_attempts=1)
+        retrying = await rig.listen(queue, "retrying", retry_first_ms=3_600_000)
+        paused = await rig.listen(queue, "paused")
+        await rig.commands.pause_listener(rig.context, queue.id, paused.id, reason="asked for")
+        rig.listeners.decide = lambda got: 500 if got.data == "bad" and got.path != "taking" else 200
+        worker = await rig.work()
+        ids = await rig.put(queue, "m1", "bad", "m2")
+
+        async def states() -> list[str]:
+            return [(await rig.state(ids[1], one)).state for one in (taking, parking, retrying, paused)]
+
+        async def settled() -> bool:
+            await worker._checkpoints.checkpoint()
+            return len(rig.listeners.got) == 7 and await states() == ["delivered", "parked", "retrying", "pending"]
+
+        await until(settled, what="all is as it is to stay")
+        await rig.end(worker)
+        assert (await run(kafka_settings, "export-all", str(tmp_path / "all"))).exit_code == 0
+        assert (await run(again, "import", str(tmp_path / "all"))).exit_code == 0
+        hashes = [(await run(kafka, "verify")).output for kafka in (kafka_settings, again)]
+        assert hashes[0] == hashes[1]
+        assert rig.projections.directory.state.state_hash() in hashes[1]
+    async with running(again) as there:
+        there.settings = replace(there.settings, sealing_key=rig.settings.sealing_key)
+        there.organization_id = rig.organization_id
+        async with type(there.listeners)(port=rig.listeners.port) as listening:
+            await there.work()
+            await there.commands.redrive_listener(there.context, queue.id, parking.id, ())
+            await until(lambda: listening.ids("parking"), what="what was parked")
+            await there.commands.redrive_listener(there.context, queue.id, retrying.id, ())
+            await until(lambda: listening.ids("retrying"), what="what was to be tried again")
+            await there.commands.resume_listener(there.context, queue.id, paused.id)
+            await until(lambda: len(listening.taken("paused")) == 3, what="what nobody had")
+            assert listening.ids("parking") == listening.ids("retrying") == Counter(ids[1:2])
+            assert listening.ids("paused") == Counter(ids)
+            assert not listening.taken("taking")
+        rows = [(await there.state(ids[1], one)).attempts for one in (parking, retrying)]
+        assert [[one.number for one in attempts][:1] for attempts in rows] == [[1], [1]]
+
+
+async def test_what_is_owed_is_in_an_export_although_it_moves_and_is_compacted_meanwhile(
+    kafka_settings: KafkaSettings, ready_topics: Topics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(courier, "SET_ASIDE_AFTER_MS", 0)
+    async with running(kafka_settings) as rig:
+        queue = await rig.queue("orders")
+        await rig.listen(queue, "a", retry_first_ms=3_600_000)
+        rig.listeners.status["a"] = 500
+        worker = await rig.work()
+        await rig.put(queue, "m1")
+        topic = ready_topics.outstanding.name
+
+        async def owed() -> list[tuple[int, Record]]:
+            numbers = range(ready_topics.outstanding.partitions)
+            return [(one, record) for one in numbers for record in (await rig.log.requests.read(topic, one, 0)).records]
+
+        ((number, record),) = await until(owed, what="it is kept")
+        await rig.end(worker)
+        real = export_all.manifest.add
+
+        def and_it_moves(*arguments: Any, **more: Any) -> None:
+            """Right after the cursors are written: tried once more, and what was written first is compacted away."""
+            real(*arguments, **more)
+            if arguments[2] == export_all.CURSORS:
+                produce(kafka_settings, topic, number, record.key, record.value)
+                admin = AdminClient({"bootstrap.servers": kafka_settings.bootstrap})
+                policy = ConfigEntry("cleanup.policy", "compact,delete", incremental_operation=AlterConfigOpType.SET)
+                resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[policy])
+                (done,) = admin.incremental_alter_configs([resource]).values()  # so that it can be deleted at will
+                done.result()
+                (done,) = admin.delete_records([confluent_kafka.TopicPartition(topic, number, 1)]).values()
+                done.result()
+
+        monkeypatch.setattr(export_all.manifest, "add", and_it_moves)
+        assert (await run(kafka_settings, "export-all", str(tmp_path))).exit_code == 0
+        (file,) = tmp_path.glob("outstanding-*")
+        assert [orjson.loads(row)["offset"] for row in file.read_bytes().splitlines()] == [1]
+
+
+async def test_half_an_import_is_not_worked_on_and_goes_on_when_it_is_given_again(
+    kafka_settings: KafkaSettings, ready_topics: Topics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(restore, "_APPEND_RECORDS", 5)
+    again = replace(kafka_settings, topic_prefix=f"test-{uuid.uuid4().hex[:12]}.")
+    async with running(kafka_settings) as rig:
+        queue = await rig.queue("orders")
+        await rig.listen(queue, "a")
+        worker = await rig.work()
+        for number in range(30):
+            await rig.put(queue, f"m{number}")
+        await until(lambda: len(rig.listeners.got) == 30, what="all deliveries")
+        await rig.end(worker)
+    for folder in "one", "two":
+        assert (await run(kafka_settings, "export-all", str(tmp_path / folder))).exit_code == 0
+        await asyncio.to_thread(
+            produce, kafka_settings, ready_topics.claims.name, 0, b"key", b"{}"
+        )  # so that the second is another
+    real, appends = Restorer.append, 0
+
+    async def killed(*arguments: Any) -> int:
+        nonlocal appends
+        appends += 1
+        if appends in (4, 9):  # before it is written, and after that
+            raise KeyboardInterrupt
+        at = await real(*arguments)
+        if appends == 6:
+            raise KeyboardInterrupt
+        return at
+
+    monkeypatch.setattr(Restorer, "append", killed)
+    for _ in range(3):
+        assert (await run(again, "import", str(tmp_path / "one"))).exit_code not in (0, 2)
+        with pytest.raises(ConfigurationError, match="half an import"):
+            await ensure_topics(again, topics(again))
+        for command, *arguments in (
+            ["verify"],
+            ["export-all", str(tmp_path / "no")],
+            ["import", str(tmp_path / "two")],
+        ):
+            refused = await run(again, command, *arguments)
+            assert (refused.exit_code, "half an import" in refused.output) == (2, True)
+    done = await run(again, "import", str(tmp_path / "one"))
+    assert done.exit_code == 0, done.output
+    theirs = await all_records(kafka_settings, ready_topics)
+    assert await all_records(again, topics(again)) == {of: rows for of, rows in theirs.items() if "claims" not in of}
+    await ensure_topics(again, topics(again))
+    assert (await run(again, "verify")).output == (await run(kafka_settings, "verify")).output

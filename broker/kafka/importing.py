@@ -1,0 +1,71 @@
+"""The mark of an import that is not whole: a topic, so that every process sees it and none works on half a log.
+
+For: setting it before the first record is written, and taking it away after the last. Its name says of which export
+it is. Not for: refusing to work while it is there (admin.py), what is written (restore.py).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiokafka.admin import NewTopic
+from aiokafka.errors import KafkaError, for_code
+
+from broker.errors import ConfigurationError, LogUnavailable
+from broker.kafka.admin import connected, refuse_half_import
+from broker.kafka.client import client_options
+from broker.kafka.topics import import_mark
+from broker.settings import KafkaSettings
+
+_WITHIN_MS: Final = 10_000
+
+
+async def is_begun(kafka: KafkaSettings, manifest_sha256: str) -> bool:
+    """Whether an import of this export was (ConfigurationError: one of another was)."""
+    mine = import_mark(kafka, manifest_sha256)
+    marks = {name for name in await _topic_names(kafka) if name.startswith(import_mark(kafka))}
+    if marks - {mine}:
+        raise ConfigurationError(
+            f"half an import of another export is in the topics {kafka.topic_prefix}*: go on with that one, or import "
+            "into an empty installation"
+        )
+    return bool(marks)
+
+
+async def begin(kafka: KafkaSettings, manifest_sha256: str) -> None:
+    """From now on it is not whole (LogUnavailable)."""
+    mark = NewTopic(import_mark(kafka, manifest_sha256), 1, kafka.replication)
+    try:
+        async with connected(client_options(kafka)) as admin:
+            _check((await admin.create_topics([mark], timeout_ms=_WITHIN_MS)).topic_errors[0][1])
+    except KafkaError as error:
+        raise LogUnavailable(f"the import can't be begun: {type(error).__name__}") from error
+
+
+async def end(kafka: KafkaSettings, manifest_sha256: str) -> None:
+    """It is whole (LogUnavailable)."""
+    try:
+        async with connected(client_options(kafka)) as admin:
+            answer = await admin.delete_topics([import_mark(kafka, manifest_sha256)], timeout_ms=_WITHIN_MS)
+            _check(answer.topic_error_codes[0][1])
+    except KafkaError as error:
+        raise LogUnavailable(f"the import can't be ended: {type(error).__name__}; give it again") from error
+
+
+async def refuse_unfinished(kafka: KafkaSettings) -> None:
+    """For who reads the topics and needs all of them (ConfigurationError, LogUnavailable)."""
+    refuse_half_import(kafka, await _topic_names(kafka))
+
+
+async def _topic_names(kafka: KafkaSettings) -> list[str]:
+    """All are listed: asking for one that does not exist would create it on many clusters."""
+    try:
+        async with connected(client_options(kafka)) as admin:
+            return list(await admin.list_topics())
+    except KafkaError as error:
+        raise LogUnavailable(f"Kafka does not say which topics it has: {type(error).__name__}") from error
+
+
+def _check(code: int) -> None:
+    if code != 0:
+        raise for_code(code)
