@@ -10,16 +10,14 @@ worker writes what came of a delivery before its cursor passes it, so the cursor
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Collection
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from broker.core.checks import Checks, ControlChecks, Finding, MessageChecks, OutcomeChecks, Seen, unaccounted
-from broker.errors import Unavailable
+from broker.audit.stretches import stretches
+from broker.core.checks import Checks, ControlChecks, Finding, MessageChecks, OutcomeChecks, unaccounted
 from broker.kafka.cursors import KafkaCursors
-from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
+from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, Record
 from broker.kafka.topics import Topic, Topics
 from broker.settings import KafkaSettings
-
-_STRETCH_BYTES: Final = 1 << 20
 
 
 class State(NamedTuple):
@@ -78,10 +76,12 @@ class Verifier:
             yield State(begin, checks.state.state_hash(), checks.state.digests())
         async for stretch in self._records(topic, 0, begin, end):
             for record in stretch:
-                for finding in checks.check(record):
+                for finding in checks.check([record]):
                     yield finding
                 if record.offset + 1 in positions:
                     yield State(record.offset + 1, checks.state.state_hash(), checks.state.digests())
+        for finding in checks.ended(end):
+            yield finding
 
     async def _partition(self, number: int, begin: int, end: int) -> AsyncGenerator[Finding, None]:
         everybody = self.control.state.listeners.items()
@@ -108,22 +108,16 @@ class Verifier:
 
     async def _checked(self, checks: Checks, topic: Topic, begin: int, end: int) -> AsyncGenerator[Finding, None]:
         async for stretch in self._records(topic, checks.partition, begin, end):
-            for record in stretch:
-                for finding in checks.check(record):
-                    yield finding
+            for finding in checks.check(stretch):
+                yield finding
+        for finding in checks.ended(end):
+            yield finding
 
-    async def _records(self, topic: Topic, partition: int, at: int, end: int) -> AsyncGenerator[list[Seen], None]:
-        while at < end:
-            stretch = await self._requests.read(topic.name, partition, at, bytes_max=_STRETCH_BYTES)
-            if stretch.next_offset <= at:
-                raise Unavailable(f"Kafka gives nothing of {topic.name}/{partition} from offset {at} on")
+    async def _records(self, topic: Topic, partition: int, at: int, end: int) -> AsyncGenerator[list[Record], None]:
+        async for stretch in stretches(self._requests, topic.name, partition, at, end):
             self._read(min(stretch.next_offset, end) - at)
             at = stretch.next_offset
-            yield [
-                Seen(record.offset, record.timestamp, record.key, record.value)
-                for record in stretch.records
-                if record.offset < end
-            ]
+            yield stretch.records
 
     async def _bounds(self, topic: Topic, partition: int | None = None) -> tuple[list[int], list[int]]:
         """The first offsets and the ends, by partition."""

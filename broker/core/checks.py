@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple, get_args
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol, get_args
 
 from broker.core import events as ev
 from broker.core.cursor import Cursor
@@ -24,13 +25,17 @@ TOLERANCE_MS: Final = 10 * 60_000
 _NOUNS: Final = ("account", "session", "organization", "key", "listener")  # and queue
 
 
-class Seen(NamedTuple):
-    """A record of the log. at_ms: the record's time."""
+class Seen(Protocol):
+    """A record of the log. timestamp: the record's time, in milliseconds."""
 
-    offset: int
-    at_ms: int
-    key: bytes | None
-    value: bytes | None
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
 
 
 class Finding(NamedTuple):
@@ -57,41 +62,50 @@ class Checks(ABC):
         self._compacted = compacted
         self._latest_ms = 0
 
-    def check(self, record: Seen) -> Iterator[Finding]:
-        if record.offset != self._next and not self._compacted:
-            yield self._finding(record, f"the records from offset {self._next} on are missing")
-        self._next = record.offset + 1
-        if record.at_ms < self._latest_ms - TOLERANCE_MS:
-            yield self._finding(record, f"its time is {self._latest_ms - record.at_ms} ms before an earlier record's")
-        self._latest_ms = max(self._latest_ms, record.at_ms)
-        if record.value is None:
-            if self.topic != "outstanding":
-                yield self._finding(record, "it is empty")
-            else:
-                self.buried(record)
-            return
-        try:
-            event = self.decode(record.value)
-        except UnknownEvent as error:
-            yield self._finding(record, str(error))
-            return
-        if abs(event.at_ms - record.at_ms) > TOLERANCE_MS:
-            yield self._finding(record, f"it says it happened {record.at_ms - event.at_ms} ms before it was recorded")
-        for what in self.event(record, event):
-            yield self._finding(record, what)
+    def check(self, records: Iterable[Seen]) -> Iterator[Finding]:
+        """What is wrong with the partition's next records: millions of them, so a good one costs few steps."""
+        for record in records:
+            offset, at_ms, value = record.offset, record.timestamp, record.value
+            if offset != self._next and not self._compacted:
+                yield self._finding(offset, f"the records from offset {self._next} on are missing")
+            self._next = offset + 1
+            if at_ms >= self._latest_ms:
+                self._latest_ms = at_ms
+            elif at_ms < self._latest_ms - TOLERANCE_MS:
+                yield self._finding(offset, f"its time is {self._latest_ms - at_ms} ms before an earlier record's")
+            if value is None:
+                if self.topic != "outstanding":
+                    yield self._finding(offset, "it is empty")
+                else:
+                    self.buried(record)
+                continue
+            try:
+                event = self.decode(value)
+            except UnknownEvent as error:
+                yield self._finding(offset, str(error))
+                continue
+            if not -TOLERANCE_MS <= at_ms - event.at_ms <= TOLERANCE_MS:
+                yield self._finding(offset, f"it says it happened {at_ms - event.at_ms} ms before it was recorded")
+            for what in self.event(record, event):
+                yield self._finding(offset, what)
+
+    def ended(self, end: int) -> Iterator[Finding]:
+        """What is wrong when nothing more comes before this offset, where the partition ends."""
+        if self._next < end and not self._compacted:
+            yield self._finding(self._next, "the records from here on are missing")
 
     def decode(self, value: bytes) -> Event:
         return decode(value)
 
     @abstractmethod
-    def event(self, record: Seen, event: Event) -> Iterator[str]:
+    def event(self, record: Seen, event: Event) -> Iterable[str]:
         """What is wrong with this event."""
 
     def buried(self, record: Seen) -> None:  # noqa: B027 - most topics have none
         """A tombstone, in a compacted topic."""
 
-    def _finding(self, record: Seen, what: str) -> Finding:
-        return Finding(self.topic, self.partition, record.offset, what)
+    def _finding(self, offset: int, what: str) -> Finding:
+        return Finding(self.topic, self.partition, offset, what)
 
 
 class ControlChecks(Checks):
@@ -142,44 +156,39 @@ class MessageChecks(Checks):
     def __init__(self, partition: int, begin: int, queues: Mapping[str, str]) -> None:
         super().__init__("messages", partition, begin)
         self.begin = begin
-        self.by_queue: dict[str, list[int]] = {}
-        self._ids: list[bytes] = []
+        self.by_queue: defaultdict[str, list[int]] = defaultdict(list)
         self._queues = queues
         self._places: dict[bytes, int] = {}
 
     @property
     def end(self) -> int:
-        return self.begin + len(self._ids)
-
-    def check(self, record: Seen) -> Iterator[Finding]:
-        self._ids += [b""] * (record.offset - self.end)  # what is missing, so that the list stays in step
-        yield from super().check(record)
-        self._ids += [b""] * (record.offset + 1 - self.end)
+        return self._next
 
     def decode(self, value: bytes) -> Event:
         return decode_message(value)
 
-    def event(self, record: Seen, event: Event) -> Iterator[str]:
+    def event(self, record: Seen, event: Event) -> Sequence[str]:
         if not isinstance(event, ev.MessagePut):  # decode_message takes no other
-            return
-        message_id = event.message_id.encode()
-        self._ids.append(message_id)
-        self.by_queue.setdefault(event.queue_id, []).append(record.offset)
+            return ()
+        offset, message_id = record.offset, event.message_id.encode()
+        first = self._places.setdefault(message_id, offset)
+        self.by_queue[event.queue_id].append(offset)
         parts = parse_message_id(event.message_id)
         if parts is None:
-            yield f"{event.message_id} is no message id"
-            return
+            return (f"{event.message_id} is no message id",)
         at_ms, partition = parts
+        wrong = []
         if partition != self.partition:
-            yield f"the id {event.message_id} says partition {partition}"
-        if abs(at_ms - event.at_ms) > TOLERANCE_MS:
-            yield f"the id {event.message_id} was made {event.at_ms - at_ms} ms before the event"
+            wrong.append(f"the id {event.message_id} says partition {partition}")
+        if not -TOLERANCE_MS <= at_ms - event.at_ms <= TOLERANCE_MS:
+            wrong.append(f"the id {event.message_id} was made {event.at_ms - at_ms} ms before the event")
         if record.key != message_id:
-            yield "its key is not its message's id"
-        if self._places.setdefault(message_id, record.offset) != record.offset:
-            yield f"the id {event.message_id} is at offset {self._places[message_id]} already"
+            wrong.append("its key is not its message's id")
+        if first != offset:
+            wrong.append(f"the id {event.message_id} is at offset {first} already")
         if self._queues.get(event.queue_id) != event.organization_id:
-            yield f"no queue {event.queue_id} of the organization {event.organization_id} was ever made"
+            wrong.append(f"no queue {event.queue_id} of the organization {event.organization_id} was ever made")
+        return wrong
 
     def has(self, offset: int, queue_id: str) -> bool:
         """Whether this offset is a message of this queue; True for what was not read."""
@@ -191,7 +200,7 @@ class MessageChecks(Checks):
 
     def is_at(self, offset: int, message_id: str) -> bool:
         """Whether this message is at this offset; True for what was not read."""
-        return not self.begin <= offset < self.end or self._ids[offset - self.begin] == message_id.encode()
+        return not self.begin <= offset < self.end or self.place(message_id) == offset
 
     def place(self, message_id: str) -> int | None:
         return self._places.get(message_id.encode())

@@ -54,6 +54,7 @@ class Log:
     records: dict[tuple[str, int], list[Record]] = field(default_factory=dict)
     cursors: dict[tuple[str, int], Cursor] = field(default_factory=dict)
     begins: dict[tuple[str, int], int] = field(default_factory=dict)
+    ends: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def add(self, topic: str, partition: int, *events: Event) -> None:
         here = self.records.setdefault((topic, partition), [])
@@ -72,16 +73,18 @@ class Log:
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
         name = topic.removeprefix("everput.")
         return {
-            number: self.begins.get((name, number), 0)
-            if moment == EARLIEST
-            else max((record.offset + 1 for record in self.records.get((name, number), [])), default=0)
+            number: self.begins.get((name, number), 0) if moment == EARLIEST else self._end(name, number)
             for number, moment in at_ms.items()
         }
 
     async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int = 1) -> Stretch:
-        here = self.records[topic.removeprefix("everput."), partition]
-        rest = [record for record in here if record.offset >= offset][:3]
-        return Stretch(rest, rest[-1].offset + 1, here[-1].offset + 1)
+        name = topic.removeprefix("everput.")
+        rest = [record for record in self.records[name, partition] if record.offset >= offset][:3]
+        return Stretch(rest, rest[-1].offset + 1 if rest else offset, self._end(name, partition))
+
+    def _end(self, name: str, partition: int) -> int:
+        here = self.records.get((name, partition), [])
+        return self.ends.get((name, partition), max((record.offset + 1 for record in here), default=0))
 
     async def committed(self, group: str, topic: str, partitions: Iterable[int]) -> dict[int, tuple[int, str]]:
         listener_id = group.removeprefix("everput.listener.")
@@ -181,6 +184,14 @@ async def test_what_is_told_of_a_message_that_may_have_gone_is_let_alone(log: Lo
 async def test_a_record_that_is_gone_leaves_a_gap(log: Log, topic: str):
     del log.records[topic, 0][1]
     assert any(f"{topic}/0 offset 2: the records from offset 1 on are missing" in one for one in await found(log))
+
+
+async def test_records_that_are_gone_from_the_end_are_missed(log: Log):
+    log.ends["deliveries", 0] = 5
+    assert "deliveries/0 offset 3: the records from here on are missing" in await found(log)
+    log.ends["outstanding", 0] = 2  # compacted: nothing need be left
+    log.records["outstanding", 0] = []
+    assert not any(one.startswith("outstanding") for one in await found(log))
 
 
 async def test_records_before_the_log_s_beginning_are_not_spoken_of_as_checked(log: Log):
