@@ -94,6 +94,15 @@ class KafkaRequests:
         """The partitions that can be written to now, as far as this client has heard."""
         return sorted(self._client.cluster.available_partitions_for_topic(topic) or ())
 
+    def leader(self, topic: str, partition: int) -> int | None:
+        """The node that can write it, as far as this client has heard; None: there is none."""
+        found = self._client.cluster.leader_for_partition(TopicPartition(topic, partition))
+        return None if found is None or found == -1 else int(found)
+
+    def look_again(self) -> None:
+        """Ask the cluster who leads its partitions; the answer comes later, if there is one."""
+        self._client.force_metadata_update()
+
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
         """By partition, the first offset at or after a time; EARLIEST and LATEST are times too. -1: there is none."""
 
@@ -268,10 +277,10 @@ class KafkaRequests:
         return await self._client.send(await self._coordinator(group), request, group=ConnectionGroup.COORDINATION)
 
     def _leader(self, topic: str, partition: int) -> int:
-        leader = self._client.cluster.leader_for_partition(TopicPartition(topic, partition))
-        if leader is None or leader == -1:
+        leader = self.leader(topic, partition)
+        if leader is None:
             raise kafka_errors.LeaderNotAvailableError
-        return int(leader)
+        return leader
 
     async def _coordinator(self, group: str) -> int:
         node = self._coordinators.get(group)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +12,11 @@ import pytest
 import yaml
 from aiokafka import AIOKafkaProducer
 
+from broker.errors import Unavailable
 from broker.kafka.admin import ensure_topics
 from broker.kafka.jars import kafka_jars
 from broker.kafka.java import finished, java, spawn
+from broker.kafka.log import KafkaLog
 from broker.kafka.ports import free_port
 from broker.kafka.process import answers
 from broker.kafka.topics import topics
@@ -96,3 +100,44 @@ async def test_the_cluster_is_found_safe_and_goes_on_acknowledging_when_one_brok
         async with asyncio.timeout(60):
             for partition in range(3):
                 await producer.send_and_wait(topic, b"two", partition=partition)
+
+
+@pytest.mark.slow
+async def test_a_broker_that_hangs_holds_up_the_puts_that_must_go_to_it_and_no_others(cluster):
+    settings = KafkaSettings(
+        bootstrap=",".join(f"127.0.0.1:{broker.port}" for broker in cluster),
+        partitions=6,
+        replication=1,  # with copies, all that is written waits until the cluster has given up the one that hangs
+        min_insync=1,
+        flush_each_batch=True,
+    )
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    log = KafkaLog(settings, append_timeout_ms=2_000)
+    await log.start()
+
+    def put(key: str | None = None):
+        return log.messages.append(lambda _partition: (b"id", b"value", b"queue"), key=key)
+
+    try:
+        places = await asyncio.gather(*(put() for _ in range(100)))
+        led = {partition: log.requests.leader(table.messages.name, partition) for partition in range(6)}
+        assert len(set(led.values())) == len(cluster)
+        keys = {log.messages.partition_of(str(number)): str(number) for number in range(100)}
+        os.kill(cluster[2].process.pid, signal.SIGSTOP)
+        hanging = [partition for partition, leader in led.items() if leader == 3]
+        lost = 0
+        async with asyncio.timeout(40):
+            while lost == 0 or len(places) < 1_100:
+                try:
+                    places.append(await put())
+                except Unavailable:
+                    lost += 1
+        assert lost <= 2
+        with pytest.raises(Unavailable):
+            await put(keys[hanging[0]])
+        elsewhere = next(partition for partition in range(6) if partition not in hanging)
+        assert (await put(keys[elsewhere]))[0] == elsewhere
+    finally:
+        os.kill(cluster[2].process.pid, signal.SIGCONT)
+        await log.stop()

@@ -1,0 +1,221 @@
+"""The group commit when a broker of several does not acknowledge: what must go to it waits, the rest goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from broker.errors import InDoubt, LogUnavailable
+from broker.kafka import group_commit
+from broker.kafka.group_commit import GroupCommit
+from broker.kafka.topics import Topic
+
+PARTITIONS = 6
+
+
+class Brokers:
+    """Two of them, each leads every other partition; one that hangs keeps what it is sent until it goes on."""
+
+    def __init__(self) -> None:
+        self.leaders: dict[int, int | None] = {number: number % 2 for number in range(PARTITIONS)}
+        self.hanging: set[int] = set()
+        self.stored: dict[int, list[bytes]] = defaultdict(list)
+        self.held: dict[int, list[tuple[int, list[bytes], asyncio.Future[Any]]]] = defaultdict(list)
+        self.looked_again = 0
+
+    # as KafkaRequests
+
+    def leader(self, _topic: str, partition: int) -> int | None:
+        return self.leaders[partition]
+
+    def partitions_with_leader(self, _topic: str) -> list[int]:
+        return [partition for partition, leader in self.leaders.items() if leader is not None]
+
+    def look_again(self) -> None:
+        self.looked_again += 1
+
+    # as Producer
+
+    def get(self) -> Brokers:
+        return self
+
+    def create_batch(self) -> Any:
+        values: list[bytes] = []
+
+        def append(*, key, value, timestamp, headers):
+            values.append(value)
+            return True
+
+        return SimpleNamespace(values=values, append=append, size=lambda: 0, close=lambda: None)
+
+    async def send_batch(self, batch: Any, _topic: str, *, partition: int) -> asyncio.Future[Any]:
+        acknowledged: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        leader = self.leaders[partition]
+        if leader is None or leader in self.hanging:
+            self.held[-1 if leader is None else leader].append((partition, batch.values, acknowledged))
+        else:
+            self._store(partition, batch.values, acknowledged)
+        return acknowledged
+
+    def go_on(self, broker: int) -> None:
+        self.hanging.discard(broker)
+        for held in self.held.pop(broker, []):
+            self._store(*held)
+
+    def _store(self, partition: int, values: list[bytes], acknowledged: asyncio.Future[Any]) -> None:
+        acknowledged.set_result(SimpleNamespace(offset=len(self.stored[partition])))
+        self.stored[partition] += values
+
+
+@pytest.fixture
+def brokers(monkeypatch: pytest.MonkeyPatch) -> Brokers:
+    monkeypatch.setattr(group_commit, "_SWEEP_S", 0.005)
+    monkeypatch.setattr(group_commit, "_LATE_S", 0.02)
+    return Brokers()
+
+
+@pytest.fixture
+async def commit(brokers) -> AsyncIterator[GroupCommit]:
+    commit = GroupCommit(brokers, brokers, Topic("messages", PARTITIONS, {}), 0.3)
+    commit.start()
+    yield commit
+    for broker in (*brokers.held,):
+        brokers.go_on(broker)
+    await commit.stop()
+
+
+def value(text: str):
+    return lambda _partition: (b"id", text.encode(), b"queue")
+
+
+def key_of(commit: GroupCommit, partition: int) -> str:
+    return next(key for key in map(str, range(1000)) if commit.partition_of(key) == partition)
+
+
+async def until_suspected(commit: GroupCommit, *leaders: int | None) -> None:
+    async with asyncio.timeout(10):
+        while commit._suspects != set(leaders):
+            await asyncio.sleep(0.005)
+
+
+async def put_until_held(commit: GroupCommit, brokers: Brokers, broker: int) -> list[asyncio.Future[Any]]:
+    """What the broker keeps is not known to be stored, whatever else is."""
+    puts = []
+    while not brokers.held[broker]:
+        puts.append(asyncio.ensure_future(commit.append(value("caught"))))
+        await asyncio.sleep(0)
+    return puts
+
+
+async def test_one_broker_that_hangs_does_not_hold_up_what_may_go_elsewhere(commit, brokers):
+    brokers.hanging.add(1)
+    caught = await put_until_held(commit, brokers, 1)
+    await until_suspected(commit, 1)
+    for number in range(100):
+        partition, _ = await asyncio.wait_for(commit.append(value(str(number))), 1)
+        assert brokers.leaders[partition] == 0
+    assert len(brokers.held[1]) <= 2
+    assert brokers.looked_again
+    results = await asyncio.gather(*caught, return_exceptions=True)
+    assert {type(one) for one in results} <= {tuple, InDoubt}
+    assert InDoubt in {type(one) for one in results}
+    brokers.go_on(1)
+    await until_suspected(commit)
+    async with asyncio.timeout(10):
+        while {brokers.leaders[(await commit.append(value("again")))[0]] for _ in range(10)} != {0, 1}:
+            pass
+
+
+async def test_a_key_whose_broker_hangs_is_told_that_nothing_was_stored_and_then_at_once(commit, brokers):
+    brokers.hanging.add(1)
+    first = asyncio.ensure_future(commit.append(value("in doubt"), key=key_of(commit, 1)))
+    await until_suspected(commit, 1)
+    same, other = (
+        asyncio.ensure_future(commit.append(value("waits"), key=key_of(commit, number))) for number in (1, 3)
+    )
+    assert (await asyncio.wait_for(commit.append(value("elsewhere"), key=key_of(commit, 2)), 1))[0] == 2
+    with pytest.raises(InDoubt):
+        await first
+    for waiting in (same, other):
+        with pytest.raises(LogUnavailable, match="nothing was stored"):
+            await waiting
+    async with asyncio.timeout(10):
+        while 1 not in commit._away:
+            await asyncio.sleep(0.005)
+    with pytest.raises(LogUnavailable, match="nothing was stored"):
+        commit.append(value("refused"), key=key_of(commit, 3))
+    await commit.append(value("elsewhere"), key=key_of(commit, 2))
+    brokers.go_on(1)
+    await until_suspected(commit)
+    assert (await commit.append(value("back"), key=key_of(commit, 1)))[0] == 1
+    assert brokers.stored[1] == [b"in doubt", b"back"]
+    assert brokers.stored[3] == []
+
+
+async def test_a_key_of_a_partition_without_a_leader_waits_for_one_and_holds_up_nobody(commit, brokers):
+    brokers.leaders[3] = None
+    waiting = asyncio.ensure_future(commit.append(value("waits"), key=key_of(commit, 3)))
+    for number in range(20):
+        await asyncio.wait_for(commit.append(value(str(number))), 1)
+    async with asyncio.timeout(10):
+        while not brokers.looked_again:
+            await asyncio.sleep(0.005)
+    assert not waiting.done()
+    brokers.leaders[3] = 0  # elected
+    assert (await waiting)[0] == 3
+
+
+async def test_when_all_hang_few_batches_are_in_doubt_and_soon_a_put_is_refused_at_once(commit, brokers):
+    brokers.hanging |= {0, 1}
+    puts = []
+    async with asyncio.timeout(10):
+        while commit._suspects != {0, 1}:
+            puts.append(asyncio.ensure_future(commit.append(value("in doubt"))))
+            await asyncio.sleep(0.005)
+    puts.append(asyncio.ensure_future(commit.append(value("waits"))))
+    results = await asyncio.gather(*puts, return_exceptions=True)
+    assert isinstance(results[0], InDoubt)
+    assert isinstance(results[-1], LogUnavailable)
+    assert sum(map(len, brokers.held.values())) <= 3
+    async with asyncio.timeout(10):
+        while not commit._away >= {0, 1}:
+            await asyncio.sleep(0.005)
+    with pytest.raises(LogUnavailable, match="nothing was stored"):
+        commit.append(value("refused"))
+    brokers.go_on(0)
+    await until_suspected(commit, 1)
+    assert brokers.leaders[(await commit.append(value("again")))[0]] == 0
+
+
+async def test_a_broker_that_acknowledges_what_was_sent_later_is_trusted_though_one_partition_hangs(commit, brokers):
+    brokers.leaders = dict.fromkeys(range(PARTITIONS), 0)
+    brokers.hanging.add(0)
+    stuck = asyncio.ensure_future(commit.append(value("stuck"), key=key_of(commit, 5)))
+    await until_suspected(commit, 0)
+    brokers.hanging.discard(0)  # for others
+    for number in range(20):
+        await asyncio.wait_for(commit.append(value(str(number))), 1)
+    await until_suspected(commit)
+    with pytest.raises(InDoubt):
+        await stuck
+    await asyncio.wait_for(commit.append(value("goes on")), 1)
+
+
+async def test_what_waits_for_one_partition_leaves_room_for_the_others(commit, brokers, monkeypatch):
+    commit._waiting_max = 20
+    brokers.hanging.add(1)
+    waiting = [asyncio.ensure_future(commit.append(value("in doubt"), key=key_of(commit, 1)))]
+    await until_suspected(commit, 1)
+    waiting += [asyncio.ensure_future(commit.append(value("waits"), key=key_of(commit, 1))) for _ in range(10)]
+    with pytest.raises(LogUnavailable, match="nothing was stored"):
+        commit.append(value("one too many"), key=key_of(commit, 1))
+    await asyncio.wait_for(commit.append(value("elsewhere")), 1)
+    assert commit.waiting == 10
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(one) for one in results] == [InDoubt] + [LogUnavailable] * 10
+    assert commit.waiting == commit.waiting_bytes == 0
