@@ -19,6 +19,7 @@ from api.accounts import Accounts
 from api.auth import Keys, LimitedKeys, Members, Sessions
 from api.bodies import Bodies
 from api.calls import Call, Handler, Method, Resource, Service, answer_problem
+from api.console import console_routes
 from api.deliveries import OutstandingDeliveries
 from api.docs import Reference, docs_routes
 from api.keys import OrganizationKeys
@@ -191,6 +192,7 @@ def make_app(
     app.router.routes += [
         at("/v1/openapi.json", GET=Method(Reference(lambda: operations(app)).get, None)),
         *docs_routes(),
+        *console_routes(registration=settings.registration),
     ]
     app.router.redirect_slashes = False  # a path with a slash too many is another path, and so unknown
     app.router.default = elsewhere

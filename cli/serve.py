@@ -147,6 +147,7 @@ class Supervisor:
             for child in self._all():
                 await child.ready.wait()
         _log.info("api-key", path=files.api_key_file(self._options.data_dir))
+        _log.info("console", url=f"{(self._options.public_url or url).rstrip('/')}/console")
         print(f"ready {url}", flush=True)
 
     async def _keep_kafka(self, kafka: EmbeddedKafka, bootstrap: asyncio.Future[str]) -> None:

@@ -42,6 +42,13 @@ def test_ready_is_the_only_line_on_stdout_and_the_api_answers(server: Running):
     assert put_queue(server, "first").status_code == 200
 
 
+def test_the_console_is_there_and_the_log_says_where(server: Running):
+    assert server.events("console", url=f"{server.url}/console")
+    page = httpx.get(f"{server.url}/console", timeout=20)
+    script = httpx.get(f"{server.url}/console/main.js", timeout=20)
+    assert (page.status_code, script.headers["content-type"]) == (200, "text/javascript; charset=utf-8")
+
+
 @pytest.mark.parametrize("name", ["api-key", "sealing-key"])
 def test_the_keys_are_their_owners_alone_and_in_no_log_line(server: Running, name: str):
     path = server.data_dir / name

@@ -11,6 +11,7 @@ import itertools
 import re
 from dataclasses import dataclass
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from api_client import Api, Socket, make_api
 from starlette.routing import WebSocketRoute
 
 import cli.api
+from api import console
 from api.app import make_app
 from api.calls import Resource
 from api.tunnel import Tunnels
@@ -80,6 +82,9 @@ OPEN = {"PUT /v1/accounts", "POST /v1/sessions", "GET /v1/openapi.json", "GET /d
 OPEN |= {
     f"GET /docs/{file}" for file in ("favicon-32x32.png", "reference.js", "swagger-ui-bundle.js", "swagger-ui.css")
 }
+# The console's files know nobody: what they show they ask the API for, as whoever is signed in.
+_CONSOLE = Path(console.__file__).parent / "console_files"
+OPEN |= {f"GET /console/{file.name}".removesuffix("/index.html") for file in _CONSOLE.iterdir()}
 
 
 def routes(api: Api) -> list[str]:

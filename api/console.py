@@ -1,0 +1,67 @@
+"""The web console at `/console`: a page and its few files, from this server alone.
+
+For: serving api/console_files, and the policy that lets the page be nothing but that. Not for: what the console does,
+which is to ask the REST API, in the browser, with the cookie of a session (docs/decisions/0120, 0121).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from api.etags import is_known
+
+_FOLDER: Final = Path(__file__).parent / "console_files"
+_PAGE: Final = "index.html"
+_MEDIA: Final[Mapping[str, str]] = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+}
+# No script and no style but these files, nothing from or to elsewhere, and (trusted types) no HTML made of strings.
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+)
+_HEADERS: Final[Mapping[str, str]] = {
+    "content-security-policy": _POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-cache",  # a browser keeps them, and asks with their tag: those of two versions never meet
+}
+
+
+def console_routes(*, registration: bool) -> list[Route]:
+    """`/console` and its files. registration: whether the page offers to register."""
+    routes = []
+    for file in sorted(_FOLDER.iterdir()):
+        media, content = _MEDIA[file.suffix], file.read_bytes()
+        if file.name != _PAGE:
+            routes.append(_route(f"/console/{file.name}", media, content))
+            continue
+        if not registration:
+            content = content.replace(b'data-registration="open"', b'data-registration="closed"')
+        routes.append(_route("/console", media, content))
+    return routes
+
+
+def _route(path: str, media: str, content: bytes) -> Route:
+    tag = b'"%s"' % sha256(content).hexdigest()[:32].encode()
+    headers = {**_HEADERS, "etag": tag.decode()}
+
+    async def send(request: Request) -> Response:
+        asked = request.headers.get("if-none-match")
+        if is_known(None if asked is None else asked.encode("latin-1"), tag):
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type=media, headers=headers)
+
+    return Route(path, send)

@@ -1,0 +1,155 @@
+// A listener's deliveries that are tried later or parked, and having them tried now.
+
+import { ask, nextCursor } from "./api.js";
+import { age, button, confirmed, el, link, notice, panel, redraw, state } from "./dom.js";
+import { count, outcome, problemWords } from "./words.js";
+
+const PAGE = 50;
+const PAGES_AT_ONCE = 20; // a page may be empty while there is a next one
+const COLUMNS = ["", "Message", "State", "Attempts", "Last answer", "Next attempt"];
+
+/** {element, look}: look() brings it up to date, as long as nothing is chosen and no more than the first page is shown. */
+export function deliveriesPanel(ids, signal) {
+  const choice = el(
+    "select",
+    { "aria-label": "Which deliveries", onchange: () => said(first) },
+    ["", "parked", "retrying", "pending"].map((one) => el("option", { value: one }, one || "all of them")),
+  );
+  const body = el("tbody");
+  const all = el("input", {
+    type: "checkbox",
+    "aria-label": "All that are shown",
+    onchange: () => {
+      for (const box of boxes()) box.checked = all.checked;
+      draw();
+    },
+  });
+  const head = el(
+    "tr",
+    {},
+    COLUMNS.map((name, index) => el("th", { scope: "col" }, index === 0 ? all : name)),
+  );
+  const table = el(
+    "table",
+    { hidden: true },
+    el("caption", { class: "unseen" }, "Deliveries that are tried later or parked"),
+    el("thead", {}, head),
+    body,
+  );
+  const empty = el("p", { class: "quiet" }, "One moment…");
+  const some = button("Try the chosen ones now", () => redrive(chosen()), { hidden: true, class: "primary" });
+  const whole = button("Try all now", () => redrive(null), { hidden: true });
+  const more = button("More", () => said(() => add()), { hidden: true });
+  const element = panel("Tried later, or parked", el("div", { class: "row" }, choice, some, whole), empty, table, more);
+  let cursor = null;
+  let pages = 0;
+
+  const boxes = () => [...body.querySelectorAll("input")];
+  const chosen = () =>
+    boxes()
+      .filter((one) => one.checked)
+      .map((one) => one.value);
+
+  function draw() {
+    const many = chosen().length;
+    some.hidden = many === 0;
+    some.textContent = `Try ${many === 1 ? "the chosen one" : `the ${many} chosen ones`} now`;
+    all.checked = many > 0 && many === boxes().length;
+  }
+
+  async function page(from) {
+    const rows = [];
+    let at = from;
+    for (let tries = 0; tries < PAGES_AT_ONCE && rows.length === 0; tries += 1) {
+      const answer = (
+        await ask("listDeliveries", { ids, query: { state: choice.value, limit: PAGE, cursor: at }, signal })
+      ).body;
+      rows.push(...answer.deliveries);
+      at = nextCursor(answer);
+      if (at === null) break;
+    }
+    return [rows, at];
+  }
+
+  async function first() {
+    const [rows, next] = await page(null);
+    redraw(
+      body,
+      rows.map((one) => row(ids, one, draw)),
+    );
+    cursor = next;
+    pages = 1;
+    shown();
+  }
+
+  async function add() {
+    const [rows, next] = await page(cursor);
+    body.append(...rows.map((one) => row(ids, one, draw)));
+    cursor = next;
+    pages += 1;
+    shown();
+  }
+
+  function shown() {
+    const none = body.children.length === 0;
+    table.hidden = none;
+    empty.hidden = !none;
+    empty.textContent = "None: everything was delivered, or is on its way.";
+    more.hidden = cursor === null;
+    whole.hidden = none;
+    draw();
+  }
+
+  async function redrive(messages) {
+    if (messages === null) {
+      const sure = await confirmed("Try all of them now?", {
+        explain: "Each parked or retrying delivery of this listener gets all its attempts again.",
+        yes: "Try all now",
+        danger: false,
+      });
+      if (!sure) return;
+    }
+    await said(async () => {
+      const answer = (await ask("redriveListener", { ids, body: messages === null ? {} : { messages } })).body;
+      notice(`${count(answer.count, "delivery is", "deliveries are")} tried now.`);
+      await first();
+    });
+  }
+
+  async function look() {
+    if (chosen().length === 0 && pages <= 1) await first();
+  }
+
+  return { element, look };
+}
+
+function row(ids, delivery, changed) {
+  const { message } = delivery;
+  const box = el("input", {
+    type: "checkbox",
+    value: message.id,
+    "aria-label": `Choose ${message.name}`,
+    onchange: changed,
+  });
+  const cells = [
+    box,
+    link(["queues", ids.queue_id, "messages", message.id], message.name, { class: "name" }),
+    state(delivery.state),
+    String(delivery.attempts),
+    delivery.attempts ? [outcome(delivery.last_status, delivery.last_error), " ", age(delivery.last_attempt_at)] : "–",
+    age(delivery.next_attempt_at),
+  ];
+  return el(
+    "tr",
+    {},
+    cells.map((cell, index) => el("td", { "data-label": COLUMNS[index] }, cell)),
+  );
+}
+
+async function said(act) {
+  try {
+    await act();
+  } catch (error) {
+    if (error.name !== "AbortError") notice(problemWords(error), { alert: true });
+  }
+}

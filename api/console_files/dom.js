@@ -1,0 +1,215 @@
+// Elements. All text that anybody gave becomes text nodes: there is no HTML made of strings anywhere in the console, and
+// the page's policy (trusted types: none) would refuse it.
+//
+// For: making elements, tables, notices, dialogs. Not for: forms (forms.js), what is shown (the views).
+
+import { ago, duration } from "./words.js";
+
+/** An element. properties: attributes; `on…` a listener; true and false for those without a value. */
+export function el(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+/** A link within the console: to a path of parts, each of which may be any string. */
+export function link(parts, text, properties = {}) {
+  return el("a", { href: hash(...parts), ...properties }, text);
+}
+
+export function hash(...parts) {
+  return `#/${parts.map(encodeURIComponent).join("/")}`;
+}
+
+export function button(text, onclick, properties = {}) {
+  return el("button", { type: "button", onclick, ...properties }, text);
+}
+
+/** How something stands: a coloured sign with its word in it. */
+export function state(word) {
+  return el("span", { class: `state ${/^[a-z]+$/.test(word) ? word : "unknown"}` }, word);
+}
+
+/** A time as its age, which grows; the time itself on hover. */
+export function age(time) {
+  if (!time) return document.createTextNode("–");
+  const title = `${new Date(time).toLocaleString()} (${time})`;
+  return el("time", { datetime: time, title, "data-age": "ago" }, ago(time, Date.now()));
+}
+
+/** How long since a time, which grows. */
+export function since(time) {
+  if (!time) return document.createTextNode("–");
+  const title = `since ${new Date(time).toLocaleString()}`;
+  return el("time", { datetime: time, title, "data-age": "since" }, elapsed(time));
+}
+
+function elapsed(time) {
+  return duration(Math.floor(Math.max(0, Date.now() - Date.parse(time)) / 1000));
+}
+
+/** Let the ages on the page grow. */
+export function growOlder() {
+  for (const element of document.querySelectorAll("time[data-age]")) {
+    const time = element.dateTime;
+    const text = element.dataset.age === "ago" ? ago(time, Date.now()) : elapsed(time);
+    if (element.textContent !== text) element.textContent = text;
+  }
+}
+
+const FOCUSABLE = "a, button, input, select, textarea, summary, [tabindex]";
+
+/**
+ * Have these nodes in an element; what is the same already stays, and so do the focus and the selection in it.
+ * Two buttons that look alike and act on different things need an attribute to tell them apart.
+ */
+export function redraw(element, ...nodes) {
+  const focused = [...element.querySelectorAll(FOCUSABLE)].indexOf(document.activeElement);
+  const wanted = nodes.flat().filter((one) => one !== null && one !== undefined && one !== false);
+  become(
+    element,
+    wanted.map((one) => (typeof one === "string" ? document.createTextNode(one) : one)),
+  );
+  if (focused >= 0 && !element.contains(document.activeElement)) {
+    const now = element.querySelectorAll(FOCUSABLE)[focused];
+    if (now) now.focus({ preventScroll: true });
+  }
+}
+
+function become(element, wanted) {
+  while (element.childNodes.length > wanted.length) element.lastChild.remove();
+  wanted.forEach((fresh, index) => {
+    const known = element.childNodes[index];
+    if (!known) element.append(fresh);
+    else if (!known.isEqualNode(fresh)) {
+      if (isSameOutside(known, fresh)) become(known, [...fresh.childNodes]);
+      else known.replaceWith(fresh);
+    }
+  });
+}
+
+function isSameOutside(known, fresh) {
+  const elements = known.nodeType === Node.ELEMENT_NODE && fresh.nodeType === Node.ELEMENT_NODE;
+  return elements && !known.matches(FOCUSABLE) && known.cloneNode(false).isEqualNode(fresh.cloneNode(false));
+}
+
+export function moment(time) {
+  if (!time) return document.createTextNode("–");
+  return el(
+    "time",
+    { datetime: time, title: time },
+    new Date(time).toLocaleString(undefined, { dateStyle: "short", timeStyle: "medium" }),
+  );
+}
+
+/** A table; on a phone each row is a card. columns: names. rows: arrays of nodes or strings; empty: said without rows. */
+export function table(caption, columns, rows, empty) {
+  if (!rows.length) return el("p", { class: "quiet" }, empty);
+  return el(
+    "table",
+    {},
+    el("caption", { class: "unseen" }, caption),
+    el(
+      "thead",
+      {},
+      el(
+        "tr",
+        {},
+        columns.map((name) => el("th", { scope: "col" }, name)),
+      ),
+    ),
+    el(
+      "tbody",
+      {},
+      rows.map((cells) =>
+        el(
+          "tr",
+          {},
+          cells.map((cell, index) => el("td", { "data-label": columns[index] }, cell)),
+        ),
+      ),
+    ),
+  );
+}
+
+/** Names and values. rows: [name, node or string], null for none. */
+export function facts(rows) {
+  return el(
+    "dl",
+    { class: "facts" },
+    rows.filter(Boolean).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))),
+  );
+}
+
+export function panel(title, ...children) {
+  return el("section", { class: "panel" }, el("h2", {}, title), ...children);
+}
+
+/** Say something that has happened, for a few seconds; alert: that went wrong, until it is closed. */
+export function notice(text, { alert = false } = {}) {
+  const box = el("div", { class: alert ? "notice alert" : "notice" }, el("span", {}, text));
+  box.append(button("×", () => box.remove(), { class: "plain", "aria-label": "Close" }));
+  document.getElementById("notices").append(box);
+  if (!alert) setTimeout(() => box.remove(), 6000);
+}
+
+/** A dialog with a title. content: called with a function that closes it. Resolves when it is closed. */
+export function dialog(title, content) {
+  const heading = el("h2", { id: `dialog-${Math.random().toString(36).slice(2)}` }, title);
+  const box = el("dialog", { "aria-labelledby": heading.id }, heading);
+  const closed = new Promise((resolve) => {
+    box.addEventListener("close", () => {
+      box.remove();
+      resolve(box.returnValue);
+    });
+  });
+  box.append(content((value = "") => box.close(value)));
+  document.body.append(box);
+  box.showModal();
+  return closed;
+}
+
+/** Whether somebody said yes. */
+export async function confirmed(question, { explain = "", yes = "Yes", danger = true } = {}) {
+  const answer = await dialog(question, (close) =>
+    el(
+      "div",
+      {},
+      explain ? el("p", {}, explain) : null,
+      el(
+        "div",
+        { class: "row" },
+        button(yes, () => close("yes"), { class: danger ? "danger" : "primary" }),
+        button("No, leave it", () => close(), { autofocus: true }),
+      ),
+    ),
+  );
+  return answer === "yes";
+}
+
+/** A text to be copied, such as a secret. */
+export function copyable(text, label) {
+  const field = el("input", {
+    class: "code",
+    readonly: true,
+    value: text,
+    "aria-label": label,
+    size: Math.min(64, text.length),
+    onfocus: () => field.select(),
+  });
+  const copy = button("Copy", async () => {
+    field.select();
+    try {
+      await navigator.clipboard.writeText(text);
+      copy.textContent = "Copied";
+    } catch {
+      copy.textContent = "Press Ctrl+C"; // by http from another machine browsers have no clipboard
+    }
+  });
+  return el("div", { class: "copyable" }, field, copy);
+}

@@ -1,0 +1,88 @@
+// What is looked at again and again while a view is open.
+//
+// For: polling that stops with its view, rests while nobody looks, and is never a burden; what was seen of each listener in
+// the last minutes. Not for: what is asked (the views).
+
+import { ask } from "./api.js";
+import { problemWords } from "./words.js";
+
+const KEPT_MS = 10 * 60_000;
+const AT_ONCE = 4;
+const lags = new Map();
+
+/**
+ * Call look() now and every so often until the signal, and no more than half of the time.
+ * told: an element that says so when what is shown is not up to date.
+ */
+export async function poll(signal, everyMs, look, told = null) {
+  while (!signal.aborted) {
+    const begun = performance.now();
+    let pauseMs = everyMs;
+    try {
+      await look();
+      if (told) told.hidden = true;
+    } catch (error) {
+      if (signal.aborted || error.name === "AbortError") return;
+      pauseMs = Math.max(everyMs, (error.retryAfterS || 0) * 1000);
+      if (told) {
+        told.textContent = `Not up to date: ${problemWords(error)}`;
+        told.hidden = false;
+      }
+    }
+    await pause(signal, Math.max(pauseMs, performance.now() - begun));
+    while (document.hidden && !signal.aborted) await pause(signal, 1000);
+  }
+}
+
+function pause(signal, ms) {
+  return new Promise((resolve) => {
+    const timer = setTimeout(done, ms);
+    function done() {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", done);
+      resolve();
+    }
+    signal.addEventListener("abort", done);
+  });
+}
+
+/** Call act with each of the items, a few at once. */
+export async function each(items, act) {
+  const left = [...items];
+  const worker = async () => {
+    while (left.length) await act(left.shift());
+  };
+  await Promise.all(Array.from({ length: Math.min(AT_ONCE, left.length) }, worker));
+}
+
+/** A listener as it is now, {listener, etag}; its lag is remembered. */
+export async function lookAtListener(queueId, listenerId, signal) {
+  const { body, etag } = await ask("getListener", { ids: { queue_id: queueId, listener_id: listenerId }, signal });
+  if (body.listener.lag !== undefined) note(listenerId, body.listener.lag);
+  return { listener: body.listener, etag };
+}
+
+/** Remember a number that was seen now. */
+export function note(id, value) {
+  const at = Date.now();
+  const seen = (lags.get(id) || []).filter((one) => one.at > at - KEPT_MS);
+  seen.push({ at, value });
+  lags.set(id, seen);
+}
+
+/** What was seen lately, oldest first: {at, value}. */
+export function seen(id) {
+  return lags.get(id) || [];
+}
+
+/** Which of a table's rows are on the screen. */
+export function visibleRows() {
+  const visible = new Set();
+  const observer = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (entry.isIntersecting) visible.add(entry.target);
+      else visible.delete(entry.target);
+    }
+  });
+  return { watch: (row) => observer.observe(row), has: (row) => visible.has(row) };
+}

@@ -1,0 +1,163 @@
+// The log: what happened, who did it, by which request.
+
+import { ask } from "./api.js";
+import { button, el, hash, moment } from "./dom.js";
+import { form } from "./forms.js";
+import { poll } from "./live.js";
+import { count, eventWords, problemWords, shortened } from "./words.js";
+
+const AT_ONCE = 200;
+const SHOWN_MAX = 2000;
+const FOLLOW_MS = 3000;
+const BACK_MS = 15 * 60_000;
+const NAMES = ["type", "queue", "listener", "message", "actor"];
+const TYPES = [
+  "queue",
+  "listener",
+  "key",
+  "message",
+  "message.put",
+  "delivery",
+  "delivery.attempted",
+  "deliveries.settled",
+  "replay",
+  "organization",
+];
+
+export async function showLog({ main, query, signal }) {
+  const list = el("tbody");
+  const told = el("p", { class: "alert", hidden: true });
+  const status = el("p", { class: "quiet", role: "status" });
+  const more = button("More", () => read(), { hidden: true });
+  const follow = el("input", { type: "checkbox" });
+  const types = el(
+    "datalist",
+    { id: "types" },
+    TYPES.map((one) => el("option", { value: one })),
+  );
+  let filters = {};
+  let cursor = null;
+
+  const filtersForm = form({
+    fields: [
+      { name: "from", label: "From", type: "moment", hint: "Empty: the last 15 minutes, or all of a message's story." },
+      { name: "to", label: "To", type: "moment" },
+      {
+        name: "type",
+        label: "Types",
+        list: "types",
+        value: query.get("type") || "",
+        hint: "With commas between: queue, message.put",
+      },
+      { name: "queue", label: "Queue's id", value: query.get("queue") || "" },
+      { name: "listener", label: "Listener's id", value: query.get("listener") || "" },
+      { name: "message", label: "Message's id", value: query.get("message") || "" },
+      { name: "actor", label: "Actor", value: query.get("actor") || "", hint: "key:…, account:… or worker" },
+    ],
+    submit: "Show",
+    onSubmit: (given) => show(given),
+  });
+  filtersForm.classList.add("filters");
+
+  async function show(given) {
+    filters = Object.fromEntries(Object.entries(given).filter(([, value]) => value));
+    if (!filters.from && !filters.message) filters.from = new Date(Date.now() - BACK_MS).toISOString();
+    cursor = null;
+    list.replaceChildren();
+    const named = new URLSearchParams(NAMES.filter((name) => filters[name]).map((name) => [name, filters[name]]));
+    history.replaceState(null, "", `${hash("log")}${named.size ? `?${named}` : ""}`);
+    await next();
+  }
+
+  /** Read on from where it was; whether there is more now. */
+  async function next() {
+    const asked = { ...filters, limit: AT_ONCE, ...(cursor === null ? {} : { cursor }) };
+    const { body } = await ask("readLog", { query: asked, signal });
+    let complete = true;
+    for (const one of body) {
+      if (one.event) list.append(eventRow(one));
+      if (one.cursor) ({ cursor, complete } = one);
+    }
+    while (list.children.length > SHOWN_MAX) list.firstChild.remove();
+    more.hidden = complete;
+    status.textContent = `${count(list.children.length, "event")}, oldest first${complete ? "" : "; there are more"}.`;
+    return !complete;
+  }
+
+  async function read() {
+    more.disabled = true;
+    try {
+      await next();
+      told.hidden = true;
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      told.textContent = problemWords(error);
+      told.hidden = false;
+    }
+    more.disabled = false;
+  }
+
+  const given = Object.fromEntries(NAMES.map((name) => [name, query.get(name) || ""]));
+  main.replaceChildren(
+    el(
+      "div",
+      { class: "title" },
+      el("h1", { tabindex: "-1" }, "Log"),
+      el("label", { class: "choice" }, follow, "follow it"),
+    ),
+    el("div", { class: "panel" }, filtersForm, types),
+    told,
+    el(
+      "div",
+      { class: "panel flush" },
+      el(
+        "table",
+        { class: "log" },
+        el("caption", { class: "unseen" }, "Events"),
+        el(
+          "thead",
+          {},
+          el(
+            "tr",
+            {},
+            ["When", "What", "Who", "Event"].map((name) => el("th", { scope: "col" }, name)),
+          ),
+        ),
+        list,
+      ),
+    ),
+    status,
+    more,
+  );
+  try {
+    await show(given);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    told.textContent = problemWords(error);
+    told.hidden = false;
+  }
+  poll(
+    signal,
+    FOLLOW_MS,
+    async () => {
+      if (!follow.checked || cursor === null) return;
+      await next();
+    },
+    told,
+  );
+}
+
+function eventRow({ event, topic, partition, offset }) {
+  const time = Number.isFinite(event.at_ms) ? moment(new Date(event.at_ms).toISOString()) : "–";
+  const whole = JSON.stringify({ topic, partition, offset, event }, null, 2);
+  const box = el("details", {}, el("summary", {}, eventWords(event) || "no more"));
+  box.addEventListener("toggle", () => box.append(el("pre", {}, whole)), { once: true });
+  return el(
+    "tr",
+    {},
+    el("td", { "data-label": "When" }, time),
+    el("td", { "data-label": "What" }, el("code", {}, event.type)),
+    el("td", { "data-label": "Who", class: "who", title: event.actor }, shortened(event.actor, 16)),
+    el("td", { "data-label": "Event" }, box),
+  );
+}

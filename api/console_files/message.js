@@ -1,0 +1,147 @@
+// One message: why is it, or is it not, delivered to each listener?
+
+import { ask } from "./api.js";
+import { button, confirmed, el, facts, hash, link, moment, notice, panel, redraw, state, table } from "./dom.js";
+import { each, lookAtListener, poll } from "./live.js";
+import { deliverySentence, indented, outcome, problemWords } from "./words.js";
+
+const LOOK_MS = 3000;
+const SHOWN_CHARACTERS = 50_000;
+
+export async function showMessage({ main, ids, signal }) {
+  const queue = (await ask("getQueue", { ids, signal })).body.queue;
+  const { message } = (await ask("getMessage", { ids, signal })).body;
+  const told = el("p", { class: "alert", hidden: true });
+  const deliveries = el("div");
+  main.replaceChildren(
+    el("p", { class: "way" }, link(["queues"], "Queues"), " › ", link(["queues", queue.id], queue.name), " ›"),
+    el(
+      "div",
+      { class: "title" },
+      el("h1", { tabindex: "-1" }, message.name),
+      el(
+        "a",
+        { class: "button", href: `${hash("log")}?message=${encodeURIComponent(message.id)}` },
+        "Its story in the log",
+      ),
+      button("Delete", () => remove(queue, message), { class: "danger" }),
+    ),
+    facts([
+      ["Message", el("code", {}, message.id)],
+      ["Put", moment(message.created_at)],
+      message.updated_at ? ["Changed", moment(message.updated_at)] : null,
+      message.key !== null ? ["Ordering key", message.key] : null,
+      message.deliver_at ? ["Not before", moment(message.deliver_at)] : null,
+    ]),
+    told,
+    panel("Is it delivered?", deliveries),
+    dataPanel(message.data),
+  );
+  poll(signal, LOOK_MS, () => look(queue, ids, deliveries, signal), told);
+}
+
+async function look(queue, ids, deliveries, signal) {
+  const { message } = (await ask("getMessage", { ids, signal })).body;
+  const states = message.listeners || [];
+  const listeners = new Map();
+  await each(
+    states.filter((one) => one.state !== "delivered"),
+    async (one) => {
+      try {
+        listeners.set(one.id, (await lookAtListener(queue.id, one.id, signal)).listener);
+      } catch (error) {
+        if (error.status !== 404) throw error; // it was deleted meanwhile
+      }
+    },
+  );
+  const open = new Set([...deliveries.querySelectorAll("details[open]")].map((one) => one.dataset.listener));
+  const boxes = states.map((one) => deliveryBox(queue, message, one, listeners.get(one.id) || null, open.has(one.id)));
+  redraw(
+    deliveries,
+    ...(boxes.length ? boxes : [el("p", { class: "quiet" }, "No listener of this queue was to get it.")]),
+  );
+}
+
+function deliveryBox(queue, message, delivery, listener, open) {
+  const attempts = delivery.attempts.map((one) => [
+    String(one.number),
+    moment(one.at),
+    outcome(one.status, one.error),
+    `${one.took_ms} ms`,
+  ]);
+  const ids = { queue_id: queue.id, listener_id: delivery.id };
+  const named = { "data-listener": delivery.id };
+  const owed = delivery.state === "parked" || delivery.state === "retrying";
+  return el(
+    "article",
+    { class: "delivery" },
+    el("h3", {}, state(delivery.state), " ", link(["queues", queue.id, "listeners", delivery.id], delivery.name)),
+    el("p", {}, deliverySentence(delivery, listener, message, Date.now())),
+    owed
+      ? button("Try it now", () => act("redriveListener", ids, { messages: [message.id] }, "It is tried now."), named)
+      : null,
+    listener && listener.paused
+      ? button(
+          "Resume the listener",
+          () => act("resumeListener", ids, undefined, "The listener gets its messages again."),
+          named,
+        )
+      : null,
+    attempts.length
+      ? el(
+          "details",
+          { open, "data-listener": delivery.id },
+          el("summary", {}, attempts.length === 1 ? "Its attempt" : `Its ${attempts.length} attempts`),
+          table(`Attempts at ${delivery.name}`, ["Attempt", "At", "Answer", "Took"], attempts, ""),
+        )
+      : null,
+  );
+}
+
+async function act(name, ids, body, done) {
+  try {
+    await ask(name, { ids, body });
+    notice(done);
+  } catch (error) {
+    notice(problemWords(error), { alert: true });
+  }
+}
+
+function dataPanel(data) {
+  const formatted = indented(data);
+  let text = formatted === null ? data : formatted;
+  const shown = el("pre", { tabindex: "0", "aria-label": "The message's data" });
+  const all = button("Show all of it", () => draw(text.length), { hidden: true });
+  function draw(length) {
+    shown.textContent = text.slice(0, length);
+    all.hidden = text.length <= length;
+  }
+  const asPut = el("input", {
+    type: "checkbox",
+    onchange: () => {
+      text = asPut.checked || formatted === null ? data : formatted;
+      draw(SHOWN_CHARACTERS);
+    },
+  });
+  draw(SHOWN_CHARACTERS);
+  const choice =
+    formatted === null || formatted === data ? null : el("label", { class: "choice" }, asPut, "exactly as it was put");
+  return panel("Data", choice, shown, all);
+}
+
+async function remove(queue, message) {
+  const sure = await confirmed("Delete this message?", {
+    explain:
+      "What has not been sent yet is cancelled. Whoever has it already keeps it, and what happened stays in the log.",
+    yes: "Delete the message",
+  });
+  if (!sure) return;
+  try {
+    const { body } = await ask("deleteMessage", { ids: { queue_id: queue.id, message_id: message.id } });
+    const had = body.message.listeners.filter((one) => one.state === "delivered").map((one) => one.name);
+    notice(had.length ? `It is deleted. These had it already: ${had.join(", ")}.` : "It is deleted; nobody had it.");
+    location.hash = hash("queues", queue.id);
+  } catch (error) {
+    notice(problemWords(error), { alert: true });
+  }
+}

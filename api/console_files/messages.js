@@ -1,0 +1,120 @@
+// A queue's messages: put one, look at those of a time.
+
+import { ask, newKey, nextCursor } from "./api.js";
+import { age, button, el, link, panel, table } from "./dom.js";
+import { form } from "./forms.js";
+import { problemWords, shortened } from "./words.js";
+
+const PAGE = 25; // each has its data in it
+const PAGES_AT_ONCE = 20; // a page may be empty while there is a next one
+
+/** The panel, filled with the newest messages. */
+export async function messagesPanel(queue, signal) {
+  const list = el("div");
+  const range = form({
+    inline: true,
+    fields: [
+      { name: "from", label: "From", type: "moment" },
+      { name: "to", label: "To", type: "moment" },
+    ],
+    submit: "Show",
+    others: [["Newest", () => reset()]],
+    onSubmit: (given) => show(given),
+  });
+
+  async function reset() {
+    range.reset();
+    await show({});
+  }
+
+  async function show(asked) {
+    const shown = [];
+    const further = button("Older messages", () => carryOut(), { hidden: true });
+    const alert = el("p", { class: "alert", role: "alert", hidden: true });
+    const box = el("div");
+    let cursor = null;
+    async function add() {
+      const begun = shown.length;
+      for (let page = 0; page < PAGES_AT_ONCE && shown.length === begun; page += 1) {
+        const { body } = await ask("listMessages", {
+          ids: { queue_id: queue.id },
+          query: { ...asked, limit: PAGE, cursor },
+          signal,
+        });
+        shown.push(...body.messages);
+        cursor = nextCursor(body);
+        if (cursor === null) break;
+      }
+      further.hidden = cursor === null;
+      box.replaceChildren(messageTable(queue, shown));
+    }
+    async function carryOut() {
+      further.disabled = true;
+      alert.hidden = true;
+      try {
+        await add();
+      } catch (error) {
+        if (error.name === "AbortError") return;
+        alert.textContent = problemWords(error);
+        alert.hidden = false;
+      }
+      further.disabled = false;
+    }
+    await add();
+    list.replaceChildren(box, alert, further);
+  }
+
+  await show({});
+  return panel(
+    "Messages",
+    putForm(queue, () => show({})),
+    range,
+    list,
+  );
+}
+
+function messageTable(queue, messages) {
+  const rows = messages.map((message) => [
+    link(["queues", queue.id, "messages", message.id], message.name, { class: "name" }),
+    age(message.created_at),
+    el("code", { class: "data" }, shortened(message.data, 100)),
+  ]);
+  return table("Messages, newest first", ["Message", "Put", "Data"], rows, "There are no messages here.");
+}
+
+function putForm(queue, then) {
+  let once = newKey(); // what is sent again after an error is stored once
+  let sent = "";
+  const box = form({
+    fields: [
+      { name: "data", label: "Data", type: "textarea", hint: "Any text, up to 1 MiB." },
+      { name: "name", label: "Name", advanced: true, maxlength: 200, hint: "Empty: one is made." },
+      {
+        name: "key",
+        label: "Ordering key",
+        advanced: true,
+        maxlength: 200,
+        hint: "Messages of one key are delivered one at a time, in order.",
+      },
+      { name: "deliver_at", label: "Not before", type: "moment", advanced: true },
+    ],
+    submit: "Put it",
+    onSubmit: async (given) => {
+      const body = { data: given.data };
+      for (const name of ["name", "key", "deliver_at"]) if (given[name]) body[name] = given[name];
+      if (JSON.stringify(body) !== sent) once = newKey();
+      sent = JSON.stringify(body);
+      const { message } = (await ask("putMessage", { ids: { queue_id: queue.id }, body, once })).body;
+      sent = "";
+      box.reset();
+      result.replaceChildren(
+        "Put: ",
+        link(["queues", queue.id, "messages", message.id], message.name),
+        ". See there how it is delivered.",
+      );
+      await then();
+    },
+  });
+  const result = el("p", { role: "status" });
+  return el("details", { class: "put" }, el("summary", {}, "Put a message"), box, result);
+}

@@ -1,0 +1,169 @@
+// The queues of the organization: how much waits in each, and how its listeners are.
+
+import { ask, nextCursor } from "./api.js";
+import { line } from "./charts.js";
+import { button, dialog, el, hash, link, notice, since, state } from "./dom.js";
+import { form } from "./forms.js";
+import { each, lookAtListener, note, poll, seen, visibleRows } from "./live.js";
+import { count } from "./words.js";
+
+const LOOK_MS = 5000;
+const SPAN_MS = 5 * 60_000;
+const PAGE = 50;
+const COLUMNS = ["Queue", "Listeners", "Waiting", "Oldest", "The last 5 minutes"];
+
+export async function showQueues({ main, signal }) {
+  const body = el("tbody");
+  const told = el("p", { class: "alert", hidden: true });
+  const empty = el(
+    "div",
+    { class: "panel", hidden: true },
+    el(
+      "p",
+      {},
+      "There is no queue yet. A program puts messages on a queue; each listener of the queue gets every one of them.",
+    ),
+    button("Make the first queue", makeQueue, { class: "primary" }),
+  );
+  const more = button("More queues", () => addPage(), { hidden: true });
+  const table = el(
+    "table",
+    {},
+    el("caption", { class: "unseen" }, "Queues"),
+    el(
+      "thead",
+      {},
+      el(
+        "tr",
+        {},
+        COLUMNS.map((name) => el("th", { scope: "col" }, name)),
+      ),
+    ),
+    body,
+  );
+  const find = el("input", { type: "search", placeholder: "Exact name", "aria-label": "Find the queue of this name" });
+  const search = el("form", { class: "find", role: "search" }, find, el("button", { type: "submit" }, "Find"));
+  search.addEventListener("submit", (event) => {
+    event.preventDefault();
+    findQueue(find.value);
+  });
+  const visible = visibleRows();
+  const rows = new Map();
+  let cursor = null;
+
+  async function addPage() {
+    const page = (await ask("listQueues", { query: { limit: PAGE, cursor }, signal })).body;
+    for (const queue of page.queues) {
+      const row = queueRow(queue);
+      rows.set(row.element, row);
+      body.append(row.element);
+      visible.watch(row.element);
+    }
+    cursor = nextCursor(page);
+    more.hidden = cursor === null;
+    empty.hidden = rows.size > 0;
+    table.hidden = rows.size === 0;
+  }
+
+  await addPage();
+  main.replaceChildren(
+    el(
+      "div",
+      { class: "title" },
+      el("h1", { tabindex: "-1" }, "Queues"),
+      search,
+      button("New queue", makeQueue, { class: "primary" }),
+    ),
+    told,
+    empty,
+    el("div", { class: "panel flush" }, table),
+    more,
+  );
+  poll(
+    signal,
+    LOOK_MS,
+    async () => {
+      const shown = [...rows.values()].filter((row) => visible.has(row.element));
+      for (const row of shown) {
+        try {
+          await row.look(signal);
+        } catch (error) {
+          if (error.status !== 404) throw error;
+          rows.delete(row.element); // it was deleted meanwhile
+          row.element.remove();
+        }
+      }
+    },
+    told,
+  );
+}
+
+/** A row: {element, look}. look() brings it up to date. */
+function queueRow(queue) {
+  const cells = COLUMNS.map((name) => el("td", { "data-label": name }, "…"));
+  const [name, listeners, waiting, oldest, picture] = cells;
+  name.replaceChildren(link(["queues", queue.id], queue.name, { class: "name" }));
+  const element = el("tr", {}, cells);
+  let known = queue.listeners;
+  async function look(signal) {
+    known = (await ask("getQueue", { ids: { queue_id: queue.id }, signal })).body.queue.listeners;
+    const now = [];
+    await each(known, async (one) => {
+      try {
+        now.push((await lookAtListener(queue.id, one.id, signal)).listener);
+      } catch (error) {
+        if (error.status !== 404) throw error; // it was deleted meanwhile
+      }
+    });
+    draw(now);
+  }
+  function draw(now) {
+    const states = new Map();
+    for (const one of now) states.set(one.state || "unknown", (states.get(one.state || "unknown") || 0) + 1);
+    const words = [...states].map(([word, many]) => [state(word), many > 1 ? ` × ${many} ` : " "]);
+    listeners.replaceChildren(...(now.length ? words.flat() : [el("span", { class: "quiet" }, "none")]));
+    const lag = now.reduce((sum, one) => sum + (one.lag || 0), 0);
+    waiting.replaceChildren(now.length ? lag.toLocaleString() : "–");
+    const times = now
+      .map((one) => one.oldest_pending_at)
+      .filter(Boolean)
+      .sort();
+    oldest.replaceChildren(since(times[0]));
+    if (now.length) note(`queue ${queue.id}`, lag);
+    picture.replaceChildren(
+      now.length ? line(seen(`queue ${queue.id}`), { spanMs: SPAN_MS, what: "Messages that wait", small: true }) : "",
+    );
+  }
+  return { element, look };
+}
+
+async function findQueue(name) {
+  if (!name) return;
+  const found = (await ask("listQueues", { query: { name } })).body.queues;
+  if (found.length) location.hash = hash("queues", found[0].id);
+  else notice(`No queue has the name “${name}”.`);
+}
+
+function makeQueue() {
+  dialog("A new queue", (close) =>
+    form({
+      fields: [
+        {
+          name: "name",
+          label: "Name",
+          required: true,
+          maxlength: 200,
+          hint: "For people and programs, such as myapp.io/orders. It can be changed later.",
+        },
+      ],
+      submit: "Make it",
+      cancel: () => close(),
+      onSubmit: async (body) => {
+        const { queue } = (await ask("createQueue", { body })).body;
+        close();
+        notice(`The queue “${queue.name}” is there. It has ${count(0, "listener")} yet.`);
+        location.hash = hash("queues", queue.id);
+      },
+    }),
+  );
+}

@@ -1,0 +1,166 @@
+// A listener's replays: count first, start, watch, pause, cancel.
+
+import { ask, nextCursor } from "./api.js";
+import { age, button, confirmed, el, notice, panel, redraw, state, table } from "./dom.js";
+import { form } from "./forms.js";
+import { poll } from "./live.js";
+import { count, duration, problemWords } from "./words.js";
+
+const LOOK_MS = 2000;
+const ONLY = [
+  ["all", "all that was put"],
+  ["failed", "what failed"],
+  ["undelivered", "what it never got"],
+];
+
+/** The panel, which keeps itself up to date. */
+export async function replaysPanel(ids, signal) {
+  const list = el("div");
+  const told = el("p", { class: "alert", hidden: true });
+  let going = true;
+
+  async function look() {
+    const replays = await allReplays(ids, signal);
+    const now = [];
+    for (const one of replays.reverse()) {
+      now.push(
+        isGoingOn(one) ? (await ask("getReplay", { ids: { ...ids, replay_id: one.id }, signal })).body.replay : one,
+      );
+    }
+    going = now.some(isGoingOn);
+    redraw(list, replayTable(ids, now, changed));
+  }
+
+  async function changed() {
+    going = true;
+    await look();
+  }
+
+  await look();
+  poll(signal, LOOK_MS, async () => (going ? look() : undefined), told);
+  return panel(
+    "Replays",
+    el("details", {}, el("summary", {}, "Deliver again what was put in a time"), replayForm(ids, changed)),
+    told,
+    list,
+  );
+}
+
+function isGoingOn(replay) {
+  return replay.state === "running" || replay.state === "paused";
+}
+
+async function allReplays(ids, signal) {
+  const found = [];
+  let cursor = null;
+  do {
+    const { body } = await ask("listReplays", { ids, query: { limit: 1000, cursor }, signal });
+    found.push(...body.replays);
+    cursor = nextCursor(body);
+  } while (cursor !== null);
+  return found;
+}
+
+function replayTable(ids, replays, changed) {
+  const rows = replays.map((one) => [
+    [begin(one.from), " – ", new Date(one.to).toLocaleString()],
+    [count(one.count, "message"), one.count_is_exact ? "" : " or more", one.only === "all" ? "" : ` (${one.only})`],
+    one.notify_url || "the listener",
+    progress(one),
+    age(one.created_at),
+    actions(ids, one, changed),
+  ]);
+  return table("Replays", ["Put in", "How many", "To", "Progress", "Began", ""], rows, "There was none.");
+}
+
+function begin(time) {
+  return Date.parse(time) === 0 ? "the beginning" : new Date(time).toLocaleString();
+}
+
+function progress(replay) {
+  const shown = [state(replay.state)];
+  if (replay.paused && replay.state === "paused") shown.push(` ${replay.paused}`);
+  if (isGoingOn(replay)) {
+    const part = Math.round(replay.progress * 1000) / 10;
+    shown.push(" ", el("progress", { max: 1, value: replay.progress, "aria-label": `${part} %` }), ` ${part} %`);
+  }
+  return shown;
+}
+
+function actions(ids, replay, changed) {
+  if (!isGoingOn(replay)) return "";
+  const named = { ...ids, replay_id: replay.id };
+  const act = async (name) => {
+    try {
+      await ask(name, { ids: named });
+      await changed();
+    } catch (error) {
+      if (error.name !== "AbortError") notice(problemWords(error), { alert: true });
+    }
+  };
+  const cancel = async () => {
+    if (await confirmed("Cancel this replay?", { explain: "No more of it is delivered.", yes: "Cancel the replay" }))
+      await act("cancelReplay");
+  };
+  return [
+    replay.state === "paused"
+      ? button("Resume", () => act("resumeReplay"), { "data-replay": replay.id })
+      : button("Pause", () => act("pauseReplay"), { "data-replay": replay.id }),
+    " ",
+    button("Cancel", cancel, { class: "danger", "data-replay": replay.id }),
+  ];
+}
+
+function replayForm(ids, changed) {
+  const result = el("p", { role: "status" });
+  const bodyOf = (given) => {
+    const body = { from: given.from || "beginning", only: given.only };
+    for (const name of ["to", "notify_url", "liveness_url"]) if (given[name]) body[name] = given[name];
+    if (given.rate_per_s) body.rate_per_s = Number(given.rate_per_s);
+    return body;
+  };
+  const box = form({
+    fields: [
+      { name: "from", label: "Put from", type: "moment", hint: "Empty: from the beginning." },
+      { name: "to", label: "Put before", type: "moment", hint: "Empty: until now." },
+      { name: "only", label: "Of that", type: "select", options: ONLY, value: "all" },
+      {
+        name: "rate_per_s",
+        label: "Deliveries a second",
+        type: "number",
+        min: 0,
+        step: "any",
+        hint: "Empty: as many as the listener takes.",
+      },
+      {
+        name: "notify_url",
+        label: "To another notify_url",
+        inputmode: "url",
+        advanced: true,
+        hint: "Empty: to the listener itself.",
+      },
+      { name: "liveness_url", label: "and its liveness_url", inputmode: "url", advanced: true },
+    ],
+    submit: "Start",
+    others: [
+      [
+        "Only count",
+        async (given) => {
+          const planned = (await ask("replayToListener", { ids, body: { ...bodyOf(given), dry_run: true } })).body
+            .replay;
+          const time =
+            planned.estimated_s === null || planned.estimated_s === undefined
+              ? ""
+              : `, about ${duration(planned.estimated_s)} at that rate`;
+          result.textContent = `${count(planned.count, "message")}${planned.count_is_exact ? "" : " or more"}${time}. Nothing was sent.`;
+        },
+      ],
+    ],
+    onSubmit: async (given) => {
+      const { replay } = (await ask("replayToListener", { ids, body: bodyOf(given) })).body;
+      result.textContent = `It has begun: ${count(replay.count, "message")}${replay.count_is_exact ? "" : " or more"}.`;
+      await changed();
+    },
+  });
+  return el("div", {}, box, result);
+}

@@ -1,0 +1,242 @@
+"""The web console: what is served, that it is nothing but that, and that the API knows all that it asks.
+
+What its pages do is asked of the API here as they ask it: with the cookie, from the server's own page. Its words are
+tested where there is a node to run them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from api_client import Api, make_api, problem
+from hatchling.builders.wheel import WheelBuilder
+from test_api_accounts import PASSWORD, SAME, WHO, cheap_passwords  # noqa: F401 - a fixture
+
+from api import console as served
+from api.reference import TOLD
+from broker.commands import SCOPES
+
+FOLDER = Path(served.__file__).parent / "console_files"
+SCRIPTS = {path.name: path.read_text() for path in FOLDER.glob("*.js")}
+PAGE = (FOLDER / "index.html").read_text()
+OPERATIONS = {
+    name: (method, path) for name, method, path in re.findall(r'(\w+): \["(\w+)", "(/[^"]*)"\]', SCRIPTS["api.js"])
+}
+
+
+def imports(script: str) -> dict[str, set[str]]:
+    """By file: which names of it."""
+    found = re.findall(r'import {([^}]*)} from "\./([\w.]+)"', script)
+    return {file: {name.strip() for name in names.split(",") if name.strip()} for names, file in found}
+
+
+def exports(script: str) -> set[str]:
+    return set(re.findall(r"^export (?:async )?(?:function|class|const) (\w+)", script, re.MULTILINE))
+
+
+async def test_the_page_and_its_files_are_served_and_may_load_nothing_else():
+    api = await make_api()
+    page = await api.bare.get("/console")
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    served = [page]
+    for file in sorted(path.name for path in FOLDER.iterdir() if path.name != "index.html"):
+        served.append(await api.bare.get(f"/console/{file}"))
+        assert served[-1].status_code == 200
+        assert served[-1].content == (FOLDER / file).read_bytes()
+    for answer in served:
+        policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
+        assert policy["default-src"] == "'none'"
+        assert set(policy.values()) == {"'none'", "'self'", "'script'"}
+        assert policy["script-src"] == policy["connect-src"] == "'self'"
+        assert (policy["require-trusted-types-for"], policy["trusted-types"]) == ("'script'", "'none'")
+        assert policy["frame-ancestors"] == policy["form-action"] == policy["base-uri"] == "'none'"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "set-cookie" not in answer.headers
+    for other in ("/console/", "/console/index.html", "/console/..%2Fapp.py", "/console/../app.py", "/console/x.js"):
+        problem(await api.bare.get(other), 404)
+    assert (await api.bare.post("/console")).status_code == 405
+
+
+async def test_a_browser_that_has_a_file_is_not_sent_it_again():
+    api = await make_api()
+    first = await api.bare.get("/console/main.js")
+    again = await api.bare.get("/console/main.js", headers={"if-none-match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert first.headers["cache-control"] == "no-cache"
+    assert (await api.bare.get("/console/main.js", headers={"if-none-match": '"x"'})).status_code == 200
+
+
+async def test_registration_is_offered_where_there_is_one():
+    assert 'data-registration="open"' in (await (await make_api()).bare.get("/console")).text
+    closed = (await (await make_api(registration=False)).bare.get("/console")).text
+    assert 'data-registration="closed"' in closed
+
+
+def test_every_file_is_needed_and_every_file_that_is_needed_is_there():
+    wanted = set(re.findall(r'(?:src|href)="console/([\w.]+)"', PAGE))
+    scripts = {name for name in wanted if name.endswith(".js")}
+    while scripts:
+        used = imports(SCRIPTS[scripts.pop()])
+        scripts |= set(used) - wanted
+        wanted |= set(used)
+    assert wanted == {path.name for path in FOLDER.iterdir()} - {"index.html"}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_what_a_script_imports_is_exported(name):
+    for file, names in imports(SCRIPTS[name]).items():
+        assert names <= exports(SCRIPTS[file])
+        for used in names:
+            assert len(re.findall(rf"\b{used}\b", SCRIPTS[name])) > 1, f"{used} is not used"
+
+
+def test_no_export_is_for_nobody():
+    used = {name for script in SCRIPTS.values() for names in imports(script).values() for name in names}
+    assert {name for script in SCRIPTS.values() for name in exports(script)} - used == set()
+
+
+def test_nothing_in_the_page_needs_a_policy_that_allows_more():
+    assert re.findall(r"<script(?![^>]*\bsrc=)", PAGE) == []
+    assert re.findall(r"<style|\sstyle=|\son\w+=|javascript:|<form", PAGE) == []
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.iterdir()), ids=lambda path: path.name)
+def test_no_file_names_an_outside_host(path):
+    hosts = set(re.findall(r"https?://[\w.]+", path.read_text())) - {"http://www.w3.org"}  # the name of SVG
+    assert hosts == set()
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_text_never_becomes_html_or_code_and_no_secret_is_kept(name):
+    forbidden = (
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|srcdoc|"
+        r"\beval\(|new Function|setTimeout\([\"'`]|javascript:|localStorage|document\.cookie|\.style\b"
+    )
+    assert re.findall(forbidden, SCRIPTS[name]) == []
+    stored = re.findall(r"sessionStorage\.setItem\((\w+)", SCRIPTS[name])
+    assert stored == (["CHOSEN"] if name == "signin.js" else [])
+
+
+def test_every_operation_that_it_asks_for_is_one_of_the_api_and_is_asked_for():
+    told = {one.name: where for where, one in TOLD.items()}
+    assert len(OPERATIONS) == SCRIPTS["api.js"].count('"/v1/')
+    assert {name: told.get(name) for name in OPERATIONS} == OPERATIONS
+    others = "".join(script for name, script in SCRIPTS.items() if name != "api.js")
+    assert {name for name in OPERATIONS if f'"{name}"' not in others} == set()
+    assert set(re.findall(r'\bask\(\s*"(\w+)"', others)) <= set(OPERATIONS)
+    assert "fetch(" not in others
+
+
+def test_all_scopes_of_keys_can_be_chosen():
+    assert re.findall(r'\["(\w+)", "\1: ', SCRIPTS["keys.js"]) == list(SCOPES)
+
+
+def test_it_is_in_the_wheel():
+    builder = WheelBuilder(str(Path(__file__).parent.parent.parent))
+    shipped = {file.distribution_path for file in builder.recurse_included_files()}
+    assert {f"api/console_files/{path.name}" for path in FOLDER.iterdir()} <= shipped
+
+
+class Console:
+    """Asks as api.js does: the operations of its table, the cookie that a browser keeps, the organization's header."""
+
+    def __init__(self, api: Api) -> None:
+        self.http = api.bare
+        self.organization: str | None = None
+
+    async def ask(self, name: str, body: Any = None, query: dict[str, str] | None = None, **ids: str) -> httpx.Response:
+        method, path = OPERATIONS[name]
+        headers = dict(SAME) if self.organization is None else {**SAME, "everput-organization": self.organization}
+        sent = {} if body is None else {"json": body}
+        return await self.http.request(method, path.format_map(ids), headers=headers, params=query, **sent)
+
+
+async def test_a_person_comes_from_an_e_mail_address_to_a_message_and_out_again(monkeypatch):
+    monkeypatch.setattr("broker.audit.reader.SETTLE_MS", 0)
+    console = Console(await make_api())
+    problem(await console.ask("getSession"), 401)
+    assert (await console.ask("createAccount", WHO)).status_code == 200
+    assert (await console.ask("startSession", WHO)).status_code == 200
+    assert (await console.ask("getSession")).json()["account"]["email"] == WHO["email"]
+    assert (await console.ask("listOrganizations")).json() == {"organizations": []}
+    made = (await console.ask("createOrganization", {"name": "Ann's"})).json()["organization"]
+    console.organization = made["id"]
+    assert (await console.ask("listOrganizations")).json()["organizations"] == [made]
+    ids = {"organization_id": made["id"]}
+    key = (await console.ask("createKey", {"name": "deploy", "scopes": ["messages"]}, **ids)).json()["key"]
+    ids["queue_id"] = (await console.ask("createQueue", {"name": "<b>"})).json()["queue"]["id"]
+    urls = {"notify_url": "https://8.8.8.8/n", "liveness_url": "https://8.8.8.8/l"}
+    listener = await console.ask("createListener", {"name": "one", "from": "beginning", **urls}, **ids)
+    ids["listener_id"] = listener.json()["listener"]["id"]
+    put = await console.ask("putMessage", {"data": "first"}, **ids)
+    ids["message_id"] = put.json()["message"]["id"]
+    assert (await console.ask("getMessage", **ids)).json()["message"]["data"] == "first"
+    by_key = {"x-api-key": key["secret"]}
+    path = f"/v1/queues/{ids['queue_id']}/messages"
+    assert (await console.http.put(path, json={"data": "second"}, headers=by_key)).status_code == 200
+    assert [one["data"] for one in (await console.ask("listMessages", **ids)).json()["messages"]] == ["second", "first"]
+    count = await console.ask("replayToListener", {"from": "beginning", "only": "all", "dry_run": True}, **ids)
+    assert count.json()["replay"]["count"] == 2
+    for name in ("pauseListener", "resumeListener", "getListener", "listDeliveries", "listReplays", "getSecret"):
+        assert (await console.ask(name, **ids)).status_code == 200, name
+    told = await console.ask("readLog", query={"type": "queue,message.put", "limit": "200"})
+    types = [json.loads(line).get("event", {}).get("type") for line in told.text.splitlines()]
+    assert [one for one in types if one] == ["queue.created", "message.put", "message.put"]
+    assert (await console.ask("revokeKey", **ids, key_id=key["id"])).status_code == 200
+    problem(await console.http.put(path, json={"data": "third"}, headers=by_key), 401)
+    assert (await console.ask("endSession")).status_code == 200
+    problem(await console.ask("listQueues"), 401)
+    assert PASSWORD not in str(console.http.cookies)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no node on this machine's PATH")
+def test_why_a_message_is_not_delivered_is_said_in_words():
+    failed = {"number": 3, "at": "2026-01-31T11:59:00Z", "status": 500, "took_ms": 9, "error": None}
+    refused = {**failed, "status": None, "error": "refused"}
+    taken = {**failed, "status": 204}
+    live, down = ({"state": state, "paused": None, "lag": 7, "last_error": "timeout"} for state in ("live", "down"))
+    paused = {"state": "paused", "paused": "asked for", "lag": 7, "last_error": None}
+    later = "2026-01-31T12:05:00Z"
+    cases = [
+        ({"state": "delivered", "attempts": [taken]}, None, {}, "Delivered 1 min ago, at attempt 3 (HTTP 204, 9 ms)."),
+        ({"state": "parked", "attempts": [refused]}, live, {}, "Attempt 3 failed (no answer: refused)."),
+        ({"state": "retrying", "attempts": [failed], "next_attempt_at": later}, live, {}, "next attempt is in 5 min."),
+        ({"state": "retrying", "attempts": [failed], "next_attempt_at": later}, paused, {}, "paused (asked for)"),
+        ({"state": "pending", "attempts": []}, paused, {}, "The listener is paused (asked for): resume it."),
+        ({"state": "pending", "attempts": []}, down, {}, "The listener is down (timeout)."),
+        ({"state": "pending", "attempts": []}, live, {}, "7 messages for this listener"),
+        ({"state": "pending", "attempts": []}, live, {"deliver_at": later}, f"before {later} (in 5 min)"),
+        ({"state": "pending", "attempts": []}, None, {}, "It is about to be sent."),
+        ({"state": "cancelled", "attempts": []}, None, {}, "Cancelled"),
+        ({"state": "unknown", "attempts": []}, None, {}, "look into the log"),
+    ]
+    asked = [(delivery, listener, message) for delivery, listener, message, _ in cases]
+    script = f"""
+        import * as words from "{(FOLDER / "words.js").as_uri()}";
+        const now = Date.parse("2026-01-31T12:00:00Z");
+        console.log(JSON.stringify({{
+          said: {json.dumps(asked)}.map((three) => words.deliverySentence(...three, now)),
+          durations: [0.2, 0, 59, 60, 3661, 90000, NaN].map(words.duration),
+          headers: words.headersText(words.headersOf("A: b:c\\n\\n x : y ")),
+          indented: [words.indented("[1]"), words.indented("{{nonsense"), words.indented("12")],
+          problem: words.problemWords({{ status: 422, errors: [{{ pointer: "/name", detail: "is taken" }}] }}),
+        }}));
+    """
+    run = subprocess.run(
+        ["node", "--input-type=module", "-e", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert run.returncode == 0, run.stderr
+    told = json.loads(run.stdout)
+    for sentence, (*_, wanted) in zip(told["said"], cases, strict=True):
+        assert wanted in sentence
+    assert told["durations"] == ["200 ms", "0 s", "59 s", "1 min", "1 h 1 min", "1 d 1 h", "\u2013"]
+    assert told["headers"] == "A: b:c\nx: y"
+    assert told["indented"] == ["[\n  1\n]", None, None]
+    assert told["problem"] == "Name: is taken."
