@@ -4,18 +4,22 @@ For: the order in which topics, partitions and cursors are read, so that a log t
 fairly. Not for: the rules (broker/core/checks.py), how findings are shown (cli/verify.py).
 
 The ends of `messages` are looked up first: whatever is before them speaks of queues that `control` has by then. A
-worker writes what came of a delivery before its cursor passes it, so the cursors are read before the outcomes.
+worker writes what came of a delivery before its cursor passes it, so the cursors are read before the outcomes. Outcomes
+that are newer than what was read of `messages` and `control` may speak of what was made since: that is looked up last.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator, Callable, Collection
 from typing import NamedTuple
 
 from broker.audit.stretches import stretches
 from broker.core.checks import Checks, ControlChecks, Finding, MessageChecks, OutcomeChecks, unaccounted
+from broker.core.events import ListenerCreated, ReplayStarted, decode
+from broker.errors import UnknownEvent
 from broker.kafka.cursors import KafkaCursors
-from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, Record
+from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, OffsetTooOld, Stretch
 from broker.kafka.topics import Topic, Topics
 from broker.settings import KafkaSettings
 
@@ -64,8 +68,13 @@ class Verifier:
                     yield Finding(name, number, None, what, wrong=False)
         async for one in self._fold_control(positions):
             yield one
+        strangers: dict[str, Finding] = {}
         for number, (begin, end) in enumerate(zip(*messages, strict=True)):
-            async for finding in self._partition(number, begin, end):
+            async for finding in self._partition(number, begin, end, strangers):
+                yield finding
+        if strangers:
+            since = await self._receivers_since(self.control.end)
+            for finding in (finding for one, finding in strangers.items() if one not in since):
                 yield finding
 
     async def _fold_control(self, positions: Collection[int]) -> AsyncGenerator[Finding | State, None]:
@@ -74,8 +83,8 @@ class Verifier:
         self.control = checks = ControlChecks(begin)
         if begin in positions:
             yield State(begin, checks.state.state_hash(), checks.state.digests())
-        async for stretch in self._records(topic, 0, begin, end):
-            for record in stretch:
+        async for stretch in self._stretches(topic, 0, begin, end):
+            for record in stretch.records:
                 for finding in checks.check([record]):
                     yield finding
                 if record.offset + 1 in positions:
@@ -83,7 +92,9 @@ class Verifier:
         for finding in checks.ended(end):
             yield finding
 
-    async def _partition(self, number: int, begin: int, end: int) -> AsyncGenerator[Finding, None]:
+    async def _partition(
+        self, number: int, begin: int, end: int, strangers: dict[str, Finding]
+    ) -> AsyncGenerator[Finding, None]:
         everybody = self.control.state.listeners.items()
         listeners = {one: listener for one, listener in everybody if listener.replay is None}
         cursors = await self._cursors.load(listeners, [number])
@@ -94,10 +105,20 @@ class Verifier:
             yield finding
         others: list[OutcomeChecks] = []
         for name in ("outstanding", "changes", "deliveries"):
-            begins, ends = await self._bounds(self._topics[name], number)
-            others.append(OutcomeChecks(name, messages, begins[0]))
-            async for finding in self._checked(others[-1], self._topics[name], begins[0], ends[0]):
+            ((first,), (last,)) = await self._bounds(self._topics[name], number)
+            changes = others[-1] if others else None
+            checks = OutcomeChecks(name, messages, first, self.control.receivers, changes=changes)
+            async for finding in self._checked(checks, self._topics[name], first, last):
                 yield finding
+            others.append(checks)
+            for one, finding in checks.strangers.items():
+                strangers.setdefault(one, finding)
+            if checks.unseen:
+                since = await self._messages_since(number, end)
+                for finding in (finding for one, finding in checks.unseen.items() if one not in since):
+                    yield finding
+        # Retention takes messages first, then what is told of them.
+        messages.begin = max(messages.begin, (await self._requests.offsets(topic.name, {number: EARLIEST}))[number])
         for listener in listeners.values():
             cursor = cursors[listener.id].get(number)
             place = listener.start_offsets[number] if cursor is None else cursor.top
@@ -107,17 +128,56 @@ class Verifier:
                 yield finding
 
     async def _checked(self, checks: Checks, topic: Topic, begin: int, end: int) -> AsyncGenerator[Finding, None]:
-        async for stretch in self._records(topic, checks.partition, begin, end):
-            for finding in checks.check(stretch):
-                yield finding
+        """Of `outstanding` all there is when the end is reached.
+
+        With an end chosen before, compaction might take a delivery away that was written anew after it.
+        """
+        while True:
+            reached = end
+            try:
+                async for stretch in self._stretches(topic, checks.partition, begin, end):
+                    reached = stretch.end_offset
+                    for finding in checks.check(stretch.records):
+                        yield finding
+            except OffsetTooOld:
+                begin = (await self._requests.offsets(topic.name, {checks.partition: EARLIEST}))[checks.partition]
+                checks.skip_to(begin)
+                what = f"it begins at {begin} by now: what was before it was deleted meanwhile"
+                yield Finding(checks.topic, checks.partition, None, what, wrong=False)
+                continue
+            if checks.topic != "outstanding" or reached <= end:
+                break
+            begin, end = end, reached
         for finding in checks.ended(end):
             yield finding
 
-    async def _records(self, topic: Topic, partition: int, at: int, end: int) -> AsyncGenerator[list[Record], None]:
+    async def _receivers_since(self, begin: int) -> set[str]:
+        """The listeners and replays that were made in `control` from this offset on."""
+        topic = self._topics["control"]
+        ((_,), (end,)) = await self._bounds(topic)
+        found: set[str] = set()
+        async for stretch in stretches(self._requests, topic.name, 0, begin, end):
+            for record in stretch.records:
+                with contextlib.suppress(UnknownEvent):
+                    event = decode(record.value or b"")
+                    if isinstance(event, ListenerCreated):
+                        found.add(event.listener_id)
+                    elif isinstance(event, ReplayStarted):
+                        found.add(event.replay_id)
+        return found
+
+    async def _messages_since(self, number: int, begin: int) -> set[str]:
+        """The ids of the messages of a partition from this offset on."""
+        topic = self._topics["messages"]
+        ((first,), (end,)) = await self._bounds(topic, number)
+        walk = stretches(self._requests, topic.name, number, max(first, begin), end)
+        return {(record.key or b"").decode() async for stretch in walk for record in stretch.records}
+
+    async def _stretches(self, topic: Topic, partition: int, at: int, end: int) -> AsyncGenerator[Stretch, None]:
         async for stretch in stretches(self._requests, topic.name, partition, at, end):
             self._read(min(stretch.next_offset, end) - at)
             at = stretch.next_offset
-            yield stretch.records
+            yield stretch
 
     async def _bounds(self, topic: Topic, partition: int | None = None) -> tuple[list[int], list[int]]:
         """The first offsets and the ends, by partition."""

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol, get_args
 
 from broker.core import events as ev
+from broker.core.catalogue import TOPIC_OF
 from broker.core.cursor import Cursor
 from broker.core.directory import Directory, Listener
 from broker.core.events import Event, decode, decode_message
@@ -22,7 +23,8 @@ from broker.errors import UnknownEvent
 
 # The clocks of the machines that write differ by less; a record may also wait that long for Kafka.
 TOLERANCE_MS: Final = 10 * 60_000
-_NOUNS: Final = ("account", "session", "organization", "key", "listener")  # and queue
+_NOUNS: Final = ("account", "session", "organization", "key", "queue", "listener", "replay")
+_MAKING: Final = ("created", "started")
 
 
 class Seen(Protocol):
@@ -53,14 +55,23 @@ class Finding(NamedTuple):
 
 
 class Checks(ABC):
-    """Of one partition of one topic: what holds for every record. Subclasses say what its events must be."""
+    """Of one partition of one topic: what holds for every record. Subclasses say what its events must be.
 
-    def __init__(self, topic: str, partition: int, begin: int, *, compacted: bool = False) -> None:
+    compacted: offsets may be missing. late: what a worker writes waits for Kafka, however long that is away.
+    """
+
+    def __init__(self, topic: str, partition: int, begin: int, *, compacted: bool = False, late: bool = False) -> None:
         self.topic = topic
         self.partition = partition
         self._next = begin
         self._compacted = compacted
+        self._late_ms_max = float("inf") if late else TOLERANCE_MS
         self._latest_ms = 0
+
+    @property
+    def end(self) -> int:
+        """One past the last record that was checked."""
+        return self._next
 
     def check(self, records: Iterable[Seen]) -> Iterator[Finding]:
         """What is wrong with the partition's next records: millions of them, so a good one costs few steps."""
@@ -84,10 +95,14 @@ class Checks(ABC):
             except UnknownEvent as error:
                 yield self._finding(offset, str(error))
                 continue
-            if not -TOLERANCE_MS <= at_ms - event.at_ms <= TOLERANCE_MS:
+            if not -TOLERANCE_MS <= at_ms - event.at_ms <= self._late_ms_max:
                 yield self._finding(offset, f"it says it happened {at_ms - event.at_ms} ms before it was recorded")
             for what in self.event(record, event):
                 yield self._finding(offset, what)
+
+    def skip_to(self, offset: int) -> None:
+        """Retention has taken what is before this offset."""
+        self._next = offset
 
     def ended(self, end: int) -> Iterator[Finding]:
         """What is wrong when nothing more comes before this offset, where the partition ends."""
@@ -109,12 +124,16 @@ class Checks(ABC):
 
 
 class ControlChecks(Checks):
-    """Folds `control` again. state: so far. Every id that is spoken of must have been made before."""
+    """Folds `control` again. state: so far. Every id that is spoken of must have been made before.
+
+    queues: all there ever were, their organization by id. receivers: so the queues of listeners and replays.
+    """
 
     def __init__(self, begin: int) -> None:
         super().__init__("control", 0, begin)
         self.state = Directory()
-        self.queues: dict[str, str] = {}  # all there ever were: organization by id
+        self.queues: dict[str, str] = {}
+        self.receivers: dict[str, str] = {}
         self._made: dict[str, set[str]] = {noun: set() for noun in _NOUNS}
 
     def event(self, record: Seen, event: Event) -> Iterator[str]:
@@ -124,45 +143,48 @@ class ControlChecks(Checks):
         if record.key != event.organization_id.encode():
             yield "its key is not its organization"
         noun, _, verb = ev.wire_name(type(event)).partition(".")
+        made = str(getattr(event, f"{noun}_id", ""))
+        known = self._made[noun]
         applied = self.state.apply(event)
-        fields: Any = event
-        if verb == "created":
+        if verb in _MAKING:
             if applied or noun == "account":
-                self._note(noun, fields)
-            elif self._id(noun, fields) in self._known(noun):
-                yield f"it makes the {noun} {self._id(noun, fields)} again"
-        elif (noun == "queue" or noun in _NOUNS) and self._id(noun, fields) not in self._known(noun):
-            yield f"no event before it made the {noun} {self._id(noun, fields)}"
-        if noun == "listener" and verb == "created" and fields.queue_id not in self.queues:
-            yield f"no event before it made the queue {fields.queue_id}"
+                known.add(made)
+                self._note(event)
+            elif made in known:
+                yield f"it makes the {noun} {made} again"
+        elif made not in known:
+            yield f"no event before it made the {noun} {made}"
+        if isinstance(event, ev.ListenerCreated) and event.queue_id not in self.queues:
+            yield f"no event before it made the queue {event.queue_id}"
+        if isinstance(event, ev.ReplayStarted) and event.listener_id not in self.receivers:
+            yield f"no event before it made the listener {event.listener_id}"
 
-    def _known(self, noun: str) -> Mapping[str, str] | set[str]:
-        return self.queues if noun == "queue" else self._made[noun]
-
-    def _note(self, noun: str, fields: Any) -> None:
-        if noun == "queue":
-            self.queues[fields.queue_id] = fields.organization_id
-        else:
-            self._made[noun].add(self._id(noun, fields))
-
-    @staticmethod
-    def _id(noun: str, fields: Any) -> str:
-        return str(getattr(fields, f"{noun}_id", ""))
+    def _note(self, event: Event) -> None:
+        match event:
+            case ev.QueueCreated():
+                self.queues[event.queue_id] = event.organization_id
+            case ev.ListenerCreated():
+                self.receivers[event.listener_id] = event.queue_id
+            case ev.ReplayStarted():
+                self.receivers[event.replay_id] = self.receivers[event.listener_id]
 
 
 class MessageChecks(Checks):
-    """One partition of `messages`. by_queue: the offsets of each queue's messages, ascending."""
+    """One partition of `messages`. by_queue: the offsets of each queue's messages, ascending.
+
+    begin: of what is there to be checked; it may be set to more than it was. queues: as of ControlChecks.
+    """
 
     def __init__(self, partition: int, begin: int, queues: Mapping[str, str]) -> None:
         super().__init__("messages", partition, begin)
         self.begin = begin
         self.by_queue: defaultdict[str, list[int]] = defaultdict(list)
-        self._queues = queues
+        self.queues = queues
         self._places: dict[bytes, int] = {}
 
-    @property
-    def end(self) -> int:
-        return self._next
+    def skip_to(self, offset: int) -> None:
+        super().skip_to(offset)
+        self.begin = offset
 
     def decode(self, value: bytes) -> Event:
         return decode_message(value)
@@ -186,7 +208,7 @@ class MessageChecks(Checks):
             wrong.append("its key is not its message's id")
         if first != offset:
             wrong.append(f"the id {event.message_id} is at offset {first} already")
-        if self._queues.get(event.queue_id) != event.organization_id:
+        if self.queues.get(event.queue_id) != event.organization_id:
             wrong.append(f"no queue {event.queue_id} of the organization {event.organization_id} was ever made")
         return wrong
 
@@ -210,47 +232,117 @@ class OutcomeChecks(Checks):
     """One partition of `changes`, `deliveries` or `outstanding`, against the messages of the same partition.
 
     outcomes: by listener, the offsets of messages of which the end is told, or which are owed. deleted: the offsets of
-    messages that all listeners are spared.
+    messages that all listeners are spared. changed: of `changes`, the message by offset. What may have been made after
+    `messages` and `control` were read is for the caller to look up: strangers, by listener or replay, and unseen, by
+    message, are what is wrong if it was not.
     """
 
-    def __init__(self, topic: str, messages: MessageChecks, begin: int) -> None:
-        super().__init__(topic, messages.partition, begin, compacted=topic == "outstanding")
+    def __init__(
+        self,
+        topic: str,
+        messages: MessageChecks,
+        begin: int,
+        receivers: Mapping[str, str],
+        *,
+        changes: OutcomeChecks | None = None,
+    ) -> None:
+        compacted = topic == "outstanding"
+        super().__init__(topic, messages.partition, begin, compacted=compacted, late=topic != "changes")
+        self.begin = begin
         self.outcomes: dict[str, set[int]] = {}
         self.deleted: set[int] = set()
+        self.changed: dict[int, str] = {}
+        self.strangers: dict[str, Finding] = {}
+        self.unseen: dict[str, Finding] = {}
         self._messages = messages
+        self._receivers = receivers
+        self._changes = changes
 
-    def event(self, record: Seen, event: Event) -> Iterator[str]:  # noqa: ARG002 - the rule's signature
-        if isinstance(event, ev.DeliveriesSettled):
-            yield from self._settled(event)
+    def skip_to(self, offset: int) -> None:
+        super().skip_to(offset)
+        self.begin = offset
+
+    def event(self, record: Seen, event: Event) -> Iterator[str]:
+        name = ev.wire_name(type(event))
+        if TOPIC_OF[name] != self.topic:
+            yield f"{name} does not belong here"
             return
         fields: Any = event
-        message_id, listener_id = getattr(fields, "message_id", None), getattr(fields, "listener_id", None)
-        if message_id is None:
+        if fields.partition != self.partition:
+            yield f"it tells of partition {fields.partition}"
             return
-        known = self._messages.place(message_id)
-        offset = getattr(fields, "offset", known)
-        if offset is None and self._messages.begin:
-            return  # of a message that is not there to be checked any more
-        if offset is None or not self._messages.is_at(offset, message_id):
-            where = "in this partition" if offset is None else f"at offset {offset}"
-            yield f"the message {message_id} is not {where}"
-        elif not self._messages.has(offset, fields.queue_id):
-            yield f"the message {message_id} is not of the queue {fields.queue_id}"
-        elif listener_id is None and ev.wire_name(type(event)).endswith(".deleted"):
-            self.deleted.add(offset)
-        elif listener_id is not None and getattr(fields, "outcome", "kept") != "failed":
-            self.outcomes.setdefault(listener_id, set()).add(offset)
+        if record.key != _key(fields):
+            yield "its key is not that of what it tells of"
+        if isinstance(event, ev.PartitionHandedOver):
+            return
+        if self._messages.queues.get(fields.queue_id, event.organization_id) != event.organization_id:
+            yield f"the queue {fields.queue_id} is not of the organization {event.organization_id}"
+        listener_id = getattr(fields, "listener_id", None)
+        if listener_id is not None:
+            yield from self._receiver(record.offset, listener_id, fields.queue_id)
+        if isinstance(event, ev.DeliveriesSettled):
+            yield from self._settled(event)
+        elif isinstance(event, ev.ChangeApplied):
+            yield from self._applied(record.offset, event)
+        else:
+            yield from self._told(record.offset, fields, listener_id)
+
+    def _receiver(self, offset: int, listener_id: str, queue_id: str) -> Iterator[str]:
+        queue = self._receivers.get(listener_id)
+        if queue is None:
+            what = f"no listener and no replay {listener_id} was ever made"
+            self.strangers.setdefault(listener_id, self._finding(offset, what))
+        elif queue != queue_id:
+            yield f"{listener_id} does not listen to the queue {queue_id}"
 
     def _settled(self, event: ev.DeliveriesSettled) -> Iterator[str]:
         told = self.outcomes.setdefault(event.listener_id, set())
-        if event.partition != self.partition:
-            yield f"it tells of partition {event.partition}"
-            return
         for offset, *_ in event.rows:
             told.add(offset)
         wrong = [offset for offset, *_ in event.rows if not self._messages.has(offset, event.queue_id)]
         if wrong:
             yield f"no message of the queue {event.queue_id} is at offset {wrong[0]}"
+
+    def _applied(self, at: int, event: ev.ChangeApplied) -> Iterator[str]:
+        offset = self._messages.place(event.message_id)
+        if offset is None and self._messages.begin == 0:  # else it may be gone
+            what = f"the message {event.message_id} is not in this partition"
+            self.unseen.setdefault(event.message_id, self._finding(at, what))
+        elif offset is not None and not self._messages.has(offset, event.queue_id):
+            yield f"the message {event.message_id} is not of the queue {event.queue_id}"
+        changes, place = self._changes, event.change_offset
+        if (
+            changes is not None
+            and changes.begin <= place < changes.end
+            and changes.changed.get(place) != event.message_id
+        ):
+            yield f"offset {place} of changes/{self.partition} is no change of the message {event.message_id}"
+
+    def _told(self, at: int, fields: Any, listener_id: str | None) -> Iterator[str]:
+        offset, message_id = fields.offset, fields.message_id
+        if listener_id is None:
+            self.changed[at] = message_id
+        if not self._messages.is_at(offset, message_id):
+            yield f"the message {message_id} is not at offset {offset}"
+        elif not self._messages.has(offset, fields.queue_id):
+            yield f"the message {message_id} is not of the queue {fields.queue_id}"
+        elif listener_id is not None:
+            if getattr(fields, "outcome", "kept") != "failed":
+                self.outcomes.setdefault(listener_id, set()).add(offset)
+        elif isinstance(fields, ev.MessageDeleted):
+            self.deleted.add(offset)
+
+
+def _key(event: Any) -> bytes:
+    """What the record of an event that follows a put has as its key."""
+    match event:
+        case ev.KeptDelivery():
+            return f"{event.listener_id}:{event.message_id}".encode()
+        case ev.DeliveriesSettled():
+            return event.listener_id.encode()
+        case ev.PartitionHandedOver():
+            return b"partition"
+    return str(event.message_id).encode()
 
 
 def unaccounted(
@@ -262,7 +354,11 @@ def unaccounted(
     told = set().union(*(checks.outcomes.get(listener.id, ()) for checks in others), place.open)
     told.update(*(checks.deleted for checks in others))
     own = messages.by_queue.get(listener.queue_id, [])
-    left = [offset for offset in own[bisect_left(own, start) : bisect_left(own, place.top)] if offset not in told]
+    left = [
+        offset
+        for offset in own[bisect_left(own, max(start, messages.begin)) : bisect_left(own, place.top)]
+        if offset not in told
+    ]
     if left:
         what = f"the listener {listener.id} has passed {len(left)} message(s) of which no outcome is told"
         yield Finding(

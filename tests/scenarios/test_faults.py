@@ -14,6 +14,7 @@ import pytest
 from tests.listeners import Listeners
 from tests.scenarios import power_cut, soak
 from tests.scenarios.history import History
+from tests.scenarios.running import everput
 from tests.scenarios.soak import REJOIN_S, Server
 
 NETWORK_S = 5.0
@@ -25,6 +26,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with Server(tmp_path_factory.mktemp("faults")) as server:
         server.until_ready()
         yield server
+        verified = everput("verify", "--data-dir", str(server.now.data_dir), "--admin", server.now.admin_url)
+        assert (verified.returncode, verified.stdout) == (0, ""), verified.stderr
         assert server.now.stop() == 0
 
 

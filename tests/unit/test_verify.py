@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from broker.core.checks import Finding
 from broker.core.cursor import Cursor
 from broker.core.events import Event, encode
 from broker.core.ids import message_id
-from broker.kafka.requests import EARLIEST, Record, Stretch
+from broker.kafka.requests import EARLIEST, OffsetTooOld, Record, Stretch
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
 
@@ -38,23 +38,34 @@ def attempted(partition: int, offset: int, put: ev.MessagePut, outcome: str, lis
     )  # fmt: skip
 
 
+def listener(listener_id: str) -> Event:
+    where = {"name": listener_id, "sealed_secret": "x", "start_offsets": (1, 0)}
+    return ev.ListenerCreated(**BY, **URLS, **where, at_ms=AT + 3, listener_id=listener_id, queue_id="q1")
+
+
 def settled(partition: int, *offsets: int) -> Event:
     rows = tuple((offset, AT + 80, 200, 1) for offset in offsets)
     return ev.DeliveriesSettled(**BY, at_ms=AT + 90, listener_id="l1", queue_id="q1", partition=partition, rows=rows)
 
 
 def key_of(topic: str, event: Any) -> bytes:
+    if topic == "outstanding":
+        return f"{event.listener_id}:{event.message_id}".encode()
     return (event.organization_id if topic == "control" else getattr(event, "message_id", "l1")).encode()
 
 
 @dataclass
 class Log:
-    """What Verifier asks of KafkaRequests. records: by topic and partition. cursors: by listener and partition."""
+    """What Verifier asks of KafkaRequests. records: by topic and partition. cursors: by listener and partition.
+
+    meanwhile: what happens when a topic is first read.
+    """
 
     records: dict[tuple[str, int], list[Record]] = field(default_factory=dict)
     cursors: dict[tuple[str, int], Cursor] = field(default_factory=dict)
     begins: dict[tuple[str, int], int] = field(default_factory=dict)
     ends: dict[tuple[str, int], int] = field(default_factory=dict)
+    meanwhile: dict[str, Callable[[], None]] = field(default_factory=dict)
 
     def add(self, topic: str, partition: int, *events: Event) -> None:
         here = self.records.setdefault((topic, partition), [])
@@ -79,6 +90,9 @@ class Log:
 
     async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int = 1) -> Stretch:
         name = topic.removeprefix("everput.")
+        self.meanwhile.pop(name, lambda: None)()
+        if offset < self.begins.get((name, partition), 0):
+            raise OffsetTooOld(name)
         rest = [record for record in self.records[name, partition] if record.offset >= offset][:3]
         return Stretch(rest, rest[-1].offset + 1 if rest else offset, self._end(name, partition))
 
@@ -103,16 +117,7 @@ def log() -> Log:
         ev.KeyCreated(**BY, at_ms=AT, key_id="k", name="k", prefix="p", secret_sha256="s", scopes=()),
         ev.QueueCreated(**BY, at_ms=AT + 1, queue_id="q1", name="orders"),
         ev.QueueCreated(**BY, at_ms=AT + 2, queue_id="q2", name="others"),
-        ev.ListenerCreated(
-            **BY,
-            **URLS,
-            at_ms=AT + 3,
-            listener_id="l1",
-            queue_id="q1",
-            name="l",
-            sealed_secret="x",
-            start_offsets=(1, 0),
-        ),
+        listener("l1"),
         ev.QueueRenamed(**BY, at_ms=AT + 4, queue_id="q2", name="orders"),  # lost: the name is taken
         ev.ListenerPaused(**BY, at_ms=AT + 5, listener_id="l1", reason="why"),
     )
@@ -281,6 +286,123 @@ async def test_what_nothing_else_repeats_is_not_found_out(log: Log):
     records = log.records["messages", 0]
     event = msgspec.structs.replace(ev.decode(records[3].value or b""), data="altered")
     records[3] = records[3]._replace(value=encode(event))
+    assert await found(log) == []
+
+
+def applied(message_id: str, change_offset: int = 0, **more: Any) -> Event:
+    return ev.ChangeApplied(
+        **{**BY, "at_ms": AT + 90, "queue_id": "q1", "partition": 0, "applied": True, "listeners": (), **more},
+        message_id=message_id, change_offset=change_offset,
+    )  # fmt: skip
+
+
+def changed(put: ev.MessagePut, offset: int) -> Event:
+    return ev.MessageUpdated(
+        **BY, at_ms=AT + 60, message_id=put.message_id, queue_id="q1", partition=0, offset=offset, data="new"
+    )
+
+
+def set_aside(put: ev.MessagePut, offset: int, **more: Any) -> Event:
+    fields = {**BY, "at_ms": AT + 95, "listener_id": "l1", "queue_id": "q1", "partition": 0, "number": 1, **more}
+    return ev.DeliverySetAside(
+        **fields, message_id=put.message_id, offset=offset, status=500, error=None, put_at_ms=AT, name="m", data="d",
+        next_at_ms=AT + 99,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("topic", "inserted", "said"),
+    [
+        ("deliveries", attempted(0, 1, message(1, 0), "delivered", "l9"), "no listener and no replay l9 was ever made"),
+        ("deliveries", settled(1, 1), "it tells of partition 1"),
+        ("deliveries", message(1, 0), "message.put does not belong here"),
+        ("deliveries", applied(message(7, 0).message_id, 9), "is not in this partition"),
+        ("deliveries", applied(message(1, 0).message_id, organization_id="o2"), "is not of the organization o2"),
+        ("deliveries", applied(message(2, 0).message_id), "offset 0 of changes/0 is no change of the message"),
+        ("changes", ev.QueueDeleted(**BY, at_ms=AT, queue_id="q1"), "queue.deleted does not belong here"),
+        ("changes", changed(message(3, 0), 3), "is not at offset 3"),
+        ("outstanding", set_aside(message(20, 0, "q2"), 2, queue_id="q2"), "l1 does not listen to the queue q2"),
+        ("outstanding", set_aside(message(1, 0), 1, partition=1), "it tells of partition 1"),
+        ("control", ev.ReplayPaused(**BY, at_ms=AT + 6, replay_id="r1", reason="why"), "made the replay r1"),
+        ("control", settled(0, 1), "deliveries.settled does not belong here"),
+    ],
+)
+async def test_what_was_inserted_contradicts_what_is_there(log: Log, topic: str, inserted: Event, said: str):
+    log.add("changes", 0, changed(message(1, 0), 1))
+    assert await found(log) == []
+    log.add(topic, 0, inserted)
+    assert [said in one for one in await found(log)] == [True]
+
+
+@pytest.mark.parametrize(("topic", "partition"), [("deliveries", 0), ("deliveries", 1), ("outstanding", 1)])
+async def test_a_key_that_is_another_s_is_told(log: Log, topic: str, partition: int):
+    records = log.records[topic, partition]
+    records[0] = records[0]._replace(key=b"another")
+    assert await found(log) == [f"{topic}/{partition} offset 0: its key is not that of what it tells of"]
+
+
+async def test_what_was_made_while_it_was_read_is_nothing_wrong(log: Log):
+    new, replay = message(40, 0), dict.fromkeys(("notify_url", "liveness_url", "rate_per_s", "picked"))
+
+    def later() -> None:
+        log.add("control", 0, listener("l2"))
+        log.add(
+            "control", 0,
+            ev.ReplayStarted(
+                **BY, **replay, at_ms=AT + 7, replay_id="r2", listener_id="l1", from_ms=0, to_ms=AT, only="all",
+                start_offsets=(0, 0), end_offsets=(6, 3), before_offsets=(), count=9, counted_all=True,
+            ),
+        )  # fmt: skip
+        log.add("messages", 0, new)
+        log.add("deliveries", 0, applied(new.message_id, 9), attempted(0, 6, new, "delivered", "l2"))
+        log.add("deliveries", 0, attempted(0, 0, message(0, 0), "delivered", "r2"))
+
+    log.meanwhile["outstanding"] = later
+    assert await found(log) == []
+
+
+async def test_what_is_owed_may_move_and_be_compacted_while_it_is_read(log: Log):
+    second = [message(number, 1) for number in range(3)]
+
+    def later() -> None:
+        again = log.records["outstanding", 1][0]
+        log.records["outstanding", 1] = [again._replace(offset=offset) for offset in (1, 2)]
+
+    log.meanwhile["outstanding"] = later
+    log.cursors["l1", 1] = Cursor(top=2)
+    log.set("deliveries", 1, [attempted(1, 0, second[0], "parked")])
+    assert await found(log) == []
+
+
+async def test_retention_that_takes_what_is_being_read_is_said_and_no_more(log: Log):
+    def take(topic: str, begin: int) -> None:
+        log.begins[topic, 0] = begin
+        log.records[topic, 0] = [record for record in log.records[topic, 0] if record.offset >= begin]
+
+    def later() -> None:
+        take("messages", 5)
+        log.meanwhile["deliveries"] = lambda: take("deliveries", 2)
+
+    log.meanwhile["messages"] = later
+    assert await found(log) == [
+        "messages/0: it begins at 5 by now: what was before it was deleted meanwhile",
+        "deliveries/0: it begins at 2 by now: what was before it was deleted meanwhile",
+    ]
+
+
+async def test_what_a_worker_writes_may_have_waited_for_kafka_but_is_not_of_the_future(log: Log):
+    records = log.records["deliveries", 1]
+    records[0] = records[0]._replace(timestamp=records[0].timestamp + 3_600_000)
+    assert await found(log) == []
+    records[0] = records[0]._replace(timestamp=records[0].timestamp - 2 * 3_600_000)
+    assert any("it says it happened -3600000 ms before" in one for one in await found(log))
+
+
+async def test_a_last_event_that_nothing_speaks_of_may_be_gone_or_made_up(log: Log):
+    """Decision 0091 says so, too. The state of a process that knows better is another."""
+    log.set("control", 0, log.records["control", 0][:-1])
+    assert await found(log) == []
+    log.add("control", 0, ev.QueueCreated(**BY, at_ms=AT + 9, queue_id="q9", name="made up"))
     assert await found(log) == []
 
 

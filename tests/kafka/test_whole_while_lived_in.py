@@ -1,0 +1,105 @@
+"""Verify has nothing to say of a log that is whole, whatever goes on while it reads."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from itertools import count
+
+import pytest
+
+from broker.audit.verify import State, Verifier
+from broker.core.checks import Finding
+from broker.delivery import courier as courier_module
+from broker.delivery import retention as retention_module
+from broker.kafka import changes as changes_module
+from broker.kafka.topics import Topics
+from broker.settings import KafkaSettings
+from tests.kafka.rig import Rig, running
+from tests.kafka.test_replay import start
+from tests.kafka.test_retention import sweep
+from tests.listeners import until
+
+ROUNDS = 6
+
+
+@pytest.fixture
+async def rig(kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 0)
+    monkeypatch.setattr(retention_module, "CLOCK_SKEW_MS", 0)
+    monkeypatch.setattr(changes_module, "CLOCK_SKEW_MS", 0)
+    async with running(kafka_settings) as made:
+        yield made
+
+
+@pytest.fixture
+def dice() -> random.Random:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    return random.Random(seed)
+
+
+async def wrong(rig: Rig, topics: Topics) -> list[str]:
+    verifier = Verifier(rig.settings.kafka, rig.log.requests, topics, lambda _: None)
+    position = rig.projections.position
+    here = rig.projections.directory.state.state_hash()
+    found = [one async for one in verifier.findings({position})]
+    (state,) = [one for one in found if isinstance(one, State)]
+    assert (state.position, state.sha256) == (position, here)
+    return [str(one) for one in found if isinstance(one, Finding) and one.wrong]
+
+
+async def live(rig: Rig, dice: random.Random, *, retain: bool) -> None:
+    """Queues, listeners and messages come, change and go; some fail, are parked, redriven, replayed."""
+    names = count()
+    steady = await rig.queue("steady")
+    listener = await rig.listen(steady, "steady", retry_first_ms=100, retry_max_s=1)
+    for _ in range(ROUNDS):
+        queue = await rig.queue(f"q{next(names)}")
+        await rig.put(queue, "before it has a listener")
+        flaky = await rig.listen(queue, f"flaky{next(names)}", max_attempts=2, retry_first_ms=100, begin_at_ms=0)
+        ids = await rig.put(queue, *("bad" if dice.random() < 0.2 else "m" for _ in range(20)))
+        ids += await rig.put(queue, "bad", key="k")
+        await asyncio.gather(
+            rig.put(steady, *["m"] * 30),
+            rig.update(queue, ids[0], "bad"),
+            rig.update(queue, ids[1], "new"),
+            rig.delete(queue, ids[2]),
+            rig.delete(queue, ids[-1]),
+        )
+        await rig.commands.redrive_listener(rig.context, queue.id, flaky.id, ())
+        await start(rig, queue, flaky, only=dice.choice(["all", "failed", "undelivered"]))
+        if dice.random() < 0.5:
+            await rig.commands.delete_listener(rig.context, queue.id, flaky.id)
+        if dice.random() < 0.3:
+            await rig.commands.delete_queue(rig.context, queue.id)
+        if dice.random() < 0.3:
+            (worker, *_) = rig.workers
+            await rig.end(worker)
+            await rig.work()
+        for worker in rig.workers if retain else ():
+            await sweep(worker)
+    await start(rig, steady, listener)
+
+
+@pytest.mark.parametrize("retain", [False, True], ids=["kept for ever", "with retention"])
+async def test_a_log_that_is_lived_in_is_whole_at_every_moment(
+    rig: Rig, ready_topics: Topics, dice: random.Random, retain: bool
+):
+    rig.listeners.decide = lambda got: 500 if got.data == "bad" else 200
+    await rig.work()
+    await rig.work()
+    living = asyncio.create_task(live(rig, dice, retain=retain))
+    looks = 0
+    while not living.done():
+        assert await wrong(rig, ready_topics) == []
+        looks += 1
+    await living
+    assert looks > 2
+
+    def finished() -> bool:
+        state = rig.projections.directory.state
+        return all(one.replay is None for one in state.listeners.values())
+
+    await until(finished, what="all replays have ended")
+    assert await wrong(rig, ready_topics) == []
