@@ -19,7 +19,7 @@ from api.pages import time_parameter
 from api.problems import BadParameter
 from api.streams import Stream
 from broker.audit.reader import LogReader, Range, Slice, WrongCursor
-from broker.core.catalogue import shown, types_named
+from broker.core.catalogue import shown_json, types_named
 from broker.core.ids import parse_message_id
 from broker.core.logorder import Cursor
 from broker.core.selection import MessagePlace, Selection
@@ -55,9 +55,6 @@ class EventLog:
             listener_id=query.get("listener"),
             actor=query.get("actor"),
         )
-        if wanted.queue_id is not None:
-            ids = await self._reader.listeners_of(organization_id, wanted.queue_id)
-            wanted = replace(wanted, queue_listener_ids=ids)
         if "message" in query:
             wanted, span = await self._story(query["message"], wanted, span)
         slices = self._reader.read(wanted, span)
@@ -83,7 +80,7 @@ class EventLog:
         if Selection(organization_id=wanted.organization_id).take(value) is None:
             raise NotFound("no message has this id")
         begin_ms = max(at_ms - _CLOCK_SKEW_MS, span.begin_ms or 0)
-        place = MessagePlace(id=message_id, partition=partition, offset=offset)
+        place = MessagePlace(id=message_id, at_ms=at_ms, partition=partition, offset=offset)
         return replace(wanted, message=place), replace(span, begin_ms=begin_ms)
 
 
@@ -95,15 +92,8 @@ async def _lines(first: Slice, rest: AsyncGenerator[Slice, None]) -> AsyncGenera
 
 def _slice_lines(one: Slice) -> bytes:
     lines = [
-        orjson.dumps(
-            {
-                "topic": entry.topic,
-                "partition": entry.partition,
-                "offset": entry.offset,
-                "log_ms": entry.log_ms,
-                "event": shown(entry.event),
-            }
-        )
+        b'{"topic":"%b","partition":%d,"offset":%d,"log_ms":%d,"event":%b}'
+        % (entry.topic.encode(), entry.partition, entry.offset, entry.log_ms, shown_json(entry.event))
         for entry in one.entries
     ]
     lines.append(orjson.dumps({"cursor": one.cursor.text(), "complete": one.complete}))

@@ -10,15 +10,15 @@ looks more than once.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import OrderedDict
 from typing import Final
 
 from broker.audit.control import control_records
-from broker.audit.records import Busy, Records
+from broker.audit.pace import Pace
+from broker.audit.records import Records
 from broker.core.directory import Directory
 from broker.core.events import decode
-from broker.errors import UnknownEvent
+from broker.errors import Busy, UnknownEvent
 from broker.kafka.requests import LATEST
 from broker.kafka.topics import Topics
 
@@ -73,19 +73,20 @@ class Past:
         found = self._kept.get(place)
         if found is None:
             state, complete, ours = Directory(), True, organization_id.encode()
+            pace = Pace()
             async for records in control_records(self._records, self._control, end):
-                began_s = time.perf_counter()
-                for record in records:
-                    if record.value is None or ours not in record.value:
-                        continue
-                    try:
-                        event = decode(record.value)
-                    except UnknownEvent:
-                        complete = False
-                        continue
-                    if event.organization_id == organization_id:
-                        state.apply(event)
-                await asyncio.sleep(time.perf_counter() - began_s)  # half of the time belongs to others
+                with pace:
+                    for record in records:
+                        if record.value is None or ours not in record.value:
+                            continue
+                        try:
+                            event = decode(record.value)
+                        except UnknownEvent:
+                            complete = False
+                            continue
+                        if event.organization_id == organization_id:
+                            state.apply(event)
+                await pace.give_way()
             found = self._kept[place] = PastView(state, end, complete=complete)
         self._kept.move_to_end(place)
         while len(self._kept) > _KEPT_MAX:

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any, Final, get_args
 
 import msgspec
+import orjson
 
-from broker.core.events import ControlEvent, Event, ListenerSettings, wire_name
+from broker.core.events import CLASSES, ControlEvent, Event, ListenerSettings, encode, wire_name
 
 # In the order of the log: of events of one millisecond those of an earlier topic come first.
 TOPICS: Final = ("control", "messages", "changes", "deliveries")
@@ -137,6 +138,11 @@ def shown(event: Event) -> dict[str, Any]:
     return {"type": wire_name(type(event)), **_visible(event)}
 
 
+def shown_json(event: Event) -> bytes:
+    """shown() as JSON. Of what is written all the same, which is most of the log, that is the event as it is stored."""
+    return encode(event) if type(event) in _ALL_SHOWN else orjson.dumps(shown(event))
+
+
 def fields_of(kind: type[msgspec.Struct]) -> list[str]:
     """The names of all fields, those of the structs inside included."""
     names: list[str] = []
@@ -167,6 +173,20 @@ def _value(name: str, value: Any) -> Any:
     if isinstance(value, msgspec.Struct):
         return _visible(value)
     return shown_url(value) if name.endswith("_url") and value is not None else value
+
+
+def _all_shown(kind: type[Event]) -> bool:
+    """Whether nothing of such an event is hidden or masked."""
+    return all(
+        field.name in FIELDS
+        and field.name not in SECRET
+        and not field.name.endswith("_url")
+        and field.type is not ListenerSettings
+        for field in msgspec.structs.fields(kind)
+    )
+
+
+_ALL_SHOWN: Final = frozenset(kind for kind in CLASSES.values() if _all_shown(kind))
 
 
 def types_named(text: str) -> frozenset[str] | None:

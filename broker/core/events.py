@@ -469,6 +469,7 @@ class MessageTexts(msgspec.Struct, frozen=True, tag_field="type", tag="message.p
     deliver_at_ms: int | UnsetType = UNSET
 
 
+_NAMES: Final = {kind: name for name, kind in CLASSES.items()}
 _UNDECODED: Final = (ValueError, RecursionError)  # no UTF-8 is a ValueError, too; far too deep the other
 
 _encoder = msgspec.json.Encoder()
@@ -492,7 +493,7 @@ def decode(value: bytes) -> Event:
     except _UNDECODED:
         return _decode_other(value)
     # Where `v` is missing the class has filled it in.
-    if event.v == VERSIONS[str(event.__struct_config__.tag)] and b'"v":' in value:
+    if event.v == VERSIONS[_NAMES[type(event)]] and b'"v":' in value:
         return event
     return _decode_other(value)
 

@@ -20,13 +20,15 @@ from broker.core.varints import pack, unpack
 T = TypeVar("T")
 
 _VERSION: Final = 1
+_NO_END_MS: Final = 1 << 63
 
 
 class Held(NamedTuple, Generic[T]):
-    """A record that is read and whose turn has not come."""
+    """A record that is read and whose turn has not come. size: in bytes."""
 
     log_ms: int
     offset: int
+    size: int
     item: T
 
 
@@ -47,11 +49,12 @@ class Lane(Generic[T]):
         self.held: deque[Held[T]] = deque()
 
 
-class Next(NamedTuple, Generic[T]):
-    """The record whose turn it is."""
+class Run(NamedTuple, Generic[T]):
+    """Records of one lane whose turn it is, one at least. size: of them all."""
 
     lane: Lane[T]
-    held: Held[T]
+    records: list[Held[T]]
+    size: int
 
 
 class Cursor(NamedTuple):
@@ -86,30 +89,53 @@ class Merge(Generic[T]):
         for lane in lanes:
             self._push(lane)
 
-    def next(self, before_ms: int) -> Next[T] | Lane[T] | None:
-        """What is next in order; a lane that must be read first; None when nothing is left before this log time."""
+    def next(self, before_ms: int, *, most: int, bytes_max: int) -> Run[T] | Lane[T] | None:
+        """What is next in order; a lane that must be read first; None when nothing is left before this log time.
+
+        most, bytes_max: of records; the last one may go beyond the bytes.
+        """
         if not self._heap or self._heap[0][0] >= before_ms:
             self.passed_ms = max(self.passed_ms, before_ms)
             return None
         lane = self._heap[0][4]
         if not lane.held:
             return lane
-        held = lane.held.popleft()
+        last_ms = min(before_ms - 1, self._last_ms(lane))
+        records: list[Held[T]] = []
+        size = 0
+        while lane.held and lane.held[0].log_ms <= last_ms and len(records) < most and size < bytes_max:
+            held = lane.held.popleft()
+            records.append(held)
+            size += held.size
         self._replace(lane)
-        self.passed_ms = held.log_ms
-        return Next(lane, held)
+        self.passed_ms = records[-1].log_ms
+        return Run(lane, records, size)
 
-    def give(self, lane: Lane[T], records: Iterable[tuple[int, int, T | None]], at: int) -> None:
-        """(offset, record time, item) of what was read of the lane that next() named; item: None when unwanted.
+    def _last_ms(self, first: Lane[T]) -> int:
+        """The latest log time at which the first lane's records still come before those of all others."""
+        if len(self._heap) == 1:
+            return _NO_END_MS
+        log_ms, rank, partition, *_ = min(self._heap[1:3])
+        return log_ms if (first.rank, first.partition) < (rank, partition) else log_ms - 1
 
-        at: where to read on.
+    def give(self, lane: Lane[T], records: Iterable[tuple[int, int, int, T | None]], at: int) -> None:
+        """(offset, record time, size, item) of what was read of the lane that next() named.
+
+        item: None when it is unwanted. at: where to read on.
         """
-        for offset, at_ms, item in records:
-            lane.floor_ms = max(lane.floor_ms, at_ms)
+        log_ms = lane.floor_ms
+        for offset, at_ms, size, item in records:
+            log_ms = max(log_ms, at_ms)
             if item is not None:
-                lane.held.append(Held(lane.floor_ms, offset, item))
+                lane.held.append(Held(log_ms, offset, size, item))
+        lane.floor_ms = log_ms
         lane.at = at
         self._replace(lane)
+
+    def soonest(self) -> Lane[T] | None:
+        """The lane that next() will want read first, as far as is known; None when all are read to their ends."""
+        open_lanes = (lane for lane in self.lanes if lane.at < lane.end)
+        return min(open_lanes, key=lambda lane: lane.floor_ms, default=None)
 
     def extend(self, ends: Iterable[int]) -> None:
         """The lanes have grown: where each ends now, in their order."""

@@ -6,13 +6,22 @@ Not for: where to look (broker/audit/reader.py), what of an event is shown (brok
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 
 from broker.core.catalogue import TOPIC_OF, TOPICS
-from broker.core.events import CLASSES, DeliveriesSettled, Event, ListenerRedriven, decode, wire_name
+from broker.core.events import (
+    CLASSES,
+    DeliveriesSettled,
+    Event,
+    ListenerRedriven,
+    MessagePut,
+    decode,
+    decode_message,
+    wire_name,
+)
 from broker.errors import UnknownEvent
 
 
@@ -38,13 +47,23 @@ class _Newer(msgspec.Struct):
 
 _newer_fields = msgspec.json.Decoder(_Newer)
 _REDRIVEN: Final = wire_name(ListenerRedriven)
+_TYPED: Final = b'{"type":"'  # so our encoder begins an event; one that begins otherwise is decoded to be judged
+
+
+def _beginning(name: str) -> bytes:
+    return b'%b%b",' % (_TYPED, name.encode())
+
+
+_MESSAGE: Final = _beginning(wire_name(MessagePut))
+_OF_A_QUEUE: Final = tuple(_beginning(name) for name, kind in CLASSES.items() if "queue_id" in kind.__struct_fields__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessagePlace:
-    """A message: its id, and where it is in `messages`."""
+    """A message: its id with the time in it, and where it is in `messages`."""
 
     id: str
+    at_ms: int
     partition: int
     offset: int
 
@@ -64,6 +83,21 @@ class Selection:
     listener_id: str | None = None
     actor: str | None = None
     message: MessagePlace | None = None
+    _needles: tuple[bytes, ...] = field(init=False, repr=False, compare=False)  # ids that must stand in the bytes
+    _beginnings: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
+    _queue: bytes = field(init=False, repr=False, compare=False)
+    _places: tuple[bytes, ...] = field(init=False, repr=False, compare=False)  # one of them, if there are any
+
+    def __post_init__(self) -> None:
+        ids = (self.organization_id, self.listener_id, self.actor)
+        made = {
+            "_needles": tuple(one.encode() for one in ids if one is not None),
+            "_beginnings": tuple(map(_beginning, self.types or ())),
+            "_queue": (self.queue_id or "").encode(),
+            "_places": () if self.message is None else (self.message.id.encode(), b"[%d," % self.message.offset),
+        }
+        for name, value in made.items():
+            object.__setattr__(self, name, value)
 
     def topics(self) -> tuple[str, ...]:
         """Those that may hold what is wanted."""
@@ -78,7 +112,7 @@ class Selection:
         if value is None or not self._may_be(value):
             return None
         try:
-            event = decode(value)
+            event = decode_message(value) if value.startswith(_MESSAGE) else decode(value)
         except UnknownEvent:
             newer = _newer(value)
             if newer is None:
@@ -87,16 +121,14 @@ class Selection:
         return self._story_of(event) if self._is(event) else None
 
     def _may_be(self, value: bytes) -> bool:
-        if self.organization_id.encode() not in value:
+        for needle in self._needles:
+            if needle not in value:
+                return False
+        if self._beginnings and not value.startswith(self._beginnings) and value.startswith(_TYPED):
             return False
-        if self.listener_id is not None and self.listener_id.encode() not in value:
+        if self._queue not in value and value.startswith(_OF_A_QUEUE):
             return False
-        if self.actor is not None and self.actor.encode() not in value:
-            return False
-        if self.queue_id is not None and self.queue_id.encode() not in value:
-            return any(listener_id.encode() in value for listener_id in self.queue_listener_ids)
-        message = self.message
-        return message is None or message.id.encode() in value or b"[%d," % message.offset in value
+        return not self._places or any(place in value for place in self._places)
 
     def _is(self, event: Event) -> bool:
         fields: Any = event
@@ -106,14 +138,15 @@ class Selection:
             return False
         if self.actor is not None and event.actor != self.actor:
             return False
-        listener_id = getattr(fields, "listener_id", None)
-        if self.listener_id is not None and listener_id != self.listener_id:
+        if self.listener_id is not None and getattr(fields, "listener_id", None) != self.listener_id:
             return False
-        if self.queue_id is not None:
-            queue_id = getattr(fields, "queue_id", None)
-            about = listener_id or getattr(fields, "replay_id", None)
-            return queue_id == self.queue_id or (queue_id is None and about in self.queue_listener_ids)
-        return True
+        if self.queue_id is None:
+            return True
+        queue_id = getattr(fields, "queue_id", None)
+        if queue_id is not None:
+            return bool(queue_id == self.queue_id)
+        about = getattr(fields, "listener_id", None) or getattr(fields, "replay_id", None)
+        return about in self.queue_listener_ids
 
     def _story_of(self, event: Event) -> Event | None:
         """The event, if it tells of the message; of those that tell of many, what it tells of this one."""

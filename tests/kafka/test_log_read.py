@@ -17,6 +17,7 @@ from broker.core.events import DeliveriesSettled, DeliveryAttempted, MessagePut
 from broker.core.ids import parse_message_id
 from broker.core.logorder import Cursor
 from broker.core.selection import MessagePlace, Selection
+from broker.kafka.requests import LATEST
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
 from tests.kafka.rig import running
@@ -89,7 +90,7 @@ async def test_the_story_of_a_message_is_read_from_its_own_partition_and_time(
         assert found is not None
         story = Selection(
             organization_id=rig.organization_id,
-            message=MessagePlace(id=message_id, partition=partition, offset=found[0]),
+            message=MessagePlace(id=message_id, at_ms=at_ms, partition=partition, offset=found[0]),
         )
         reader = LogReader(rig.log.requests, ready_topics)
 
@@ -134,3 +135,27 @@ async def test_a_log_that_is_written_to_is_whole_at_every_moment(kafka_settings:
         (state,) = await findings()
         assert isinstance(state, State)
         assert state.sha256 == rig.projections.directory.state.state_hash()
+
+
+async def test_a_reading_goes_on_behind_what_was_removed_meanwhile(
+    kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reader_module, "SETTLE_MS", 0)
+    async with running(kafka_settings) as rig:
+        queue = await rig.queue("orders")
+        for number in range(60):
+            await rig.put(queue, f"{number}")
+        reader = LogReader(rig.log.requests, ready_topics)
+        ours = Selection(organization_id=rig.organization_id, types=frozenset({"message.put"}))
+        whole, _ = await all_of(reader, ours, Range())
+        first, cursor = await all_of(reader, ours, Range(limit=20))
+        name = ready_topics.messages.name
+        ends = await rig.log.requests.offsets(name, dict.fromkeys(range(ready_topics.messages.partitions), LATEST))
+        begins = {partition: max(0, end - 2) for partition, end in ends.items()}
+        for partition, begin in begins.items():
+            await rig.log.requests.delete_before(name, partition, begin)
+        rest, _ = await all_of(reader, ours, Range(cursor=cursor))
+        kept = [entry for entry in whole[20:] if entry.offset >= begins[entry.partition]]
+        assert len(kept) < 40
+        assert places(first) == places(whole[:20])
+        assert places(rest) == places(kept)

@@ -8,10 +8,12 @@ from pathlib import Path
 import msgspec
 import orjson
 import pytest
-from test_events import SAMPLES, SETTINGS, golden_name
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_events import SAMPLES, SETTINGS, any_of, golden_name
 
 from broker.core import events as ev
-from broker.core.catalogue import FIELDS, PASSING, SECRET, TOPIC_OF, TOPICS, fields_of, shown, types_named
+from broker.core.catalogue import FIELDS, PASSING, SECRET, TOPIC_OF, TOPICS, fields_of, shown, shown_json, types_named
 from broker.core.events import CLASSES
 from cli.events import catalogue
 
@@ -42,6 +44,14 @@ def test_all_but_the_secrets_is_shown(event: ev.Event):
     assert "gAAAAAB" not in text
     assert "abababab" not in text
     assert "größe" not in text
+
+
+@settings(max_examples=15, deadline=None)
+@pytest.mark.parametrize("kind", CLASSES.values(), ids=CLASSES)
+@given(data=st.data())
+def test_an_event_is_sent_as_it_is_shown_byte_for_byte(kind: type[ev.Event], data: st.DataObject):
+    event = data.draw(any_of(kind))
+    assert shown_json(event) == orjson.dumps(shown(event))
 
 
 def test_where_a_tunnel_leads_is_not_shown():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.core.logorder import Cursor, Lane, Merge, Next
+from broker.core.logorder import Cursor, Lane, Merge, Run
 
 Times = list[list[int]]  # of the records of each lane
 Place = tuple[int, int, int]  # log time, lane, offset
@@ -41,15 +41,17 @@ def merge_of(log: Times, cursor: Cursor | None = None) -> Merge[Place]:
 
 
 def read(merge: Merge[Place], log: Times, stretch: int, before_ms: int = 99, limit: int = 999) -> list[Place]:
-    given = []
-    while len(given) < limit and (found := merge.next(before_ms)) is not None:
-        if isinstance(found, Next):
-            assert found.held.item == (found.lane.rank, found.held.offset)
-            given.append((found.held.log_ms, found.lane.rank, found.held.offset))
+    given: list[Place] = []
+    while (most := limit - len(given)) and (found := merge.next(before_ms, most=most, bytes_max=stretch)) is not None:
+        if isinstance(found, Run):
+            assert 1 <= len(found.records) <= min(most, stretch)
+            assert found.size == len(found.records)
+            assert all(held.item == (found.lane.rank, held.offset) for held in found.records)
+            given += [(held.log_ms, found.lane.rank, held.offset) for held in found.records]
             continue
         end = min(found.at + stretch, found.end)
         rows = [
-            (offset, log[found.rank][offset], (found.rank, offset) if wanted(found.rank, offset) else None)
+            (offset, log[found.rank][offset], 1, (found.rank, offset) if wanted(found.rank, offset) else None)
             for offset in range(found.at, end)
         ]
         merge.give(found, rows, end)

@@ -14,7 +14,7 @@ from broker.core.events import encode, wire_name
 from broker.core.selection import MessagePlace, Selection
 
 OURS = str(BY["organization_id"])
-MESSAGE = MessagePlace(id="019b76d9-05ab-7003-8123-456789abcdef", partition=3, offset=41)
+MESSAGE = MessagePlace(id="019b76d9-05ab-7003-8123-456789abcdef", at_ms=1_767_225_630_123, partition=3, offset=41)
 QUEUE_ID, LISTENER_ID = "5f0e6f0a-33c1-4a8e-8f1d-b5b9f6f0c001", "2d7f1a44-9f0b-4c61-8a5e-7d1c0e9b3002"
 
 
@@ -62,8 +62,28 @@ def test_the_story_of_a_message_is_what_names_it_and_its_row_of_what_was_gathere
     assert all(getattr(event, "message_id", MESSAGE.id) == MESSAGE.id for event in told)
     gathered = next(event for event in told if isinstance(event, ev.DeliveriesSettled))
     assert [row[0] for row in gathered.rows] == [41]
-    elsewhere = Selection(organization_id=OURS, message=MessagePlace(id="another", partition=3, offset=40))
+    elsewhere = Selection(
+        organization_id=OURS, message=MessagePlace(id="another", at_ms=1_767_225_630_123, partition=3, offset=40)
+    )
     assert not any(elsewhere.take(encode(sample)) for sample in SAMPLES)
+
+
+def test_an_event_that_names_only_the_listener_is_its_queue_s_whatever_else_it_says():
+    wanted = Selection(organization_id=OURS, queue_id=QUEUE_ID, queue_listener_ids=frozenset({LISTENER_ID}))
+    settings = ev.ListenerSettings(headers={"queue_id": "another"})
+    urls = {"notify_url": "https://n.example", "liveness_url": "https://l.example"}
+    event = ev.ListenerUpdated(
+        at_ms=1, organization_id=OURS, listener_id=LISTENER_ID, name="n", settings=settings, **urls
+    )
+    assert wanted.take(encode(event)) == event
+    assert wanted.take(encode(msgspec.structs.replace(event, listener_id="another"))) is None
+
+
+def test_an_event_that_is_written_in_another_order_is_taken_all_the_same():
+    event = b'{ "queue_id": "%b", "name": "n", "organization_id": "%b", "at_ms": 1, "v": 1, "type": "queue.created" }'
+    wanted = Selection(organization_id=OURS, queue_id=QUEUE_ID, types=frozenset({"queue.created"}))
+    assert wanted.take(event % (QUEUE_ID.encode(), OURS.encode())) is not None
+    assert wanted.take(event % (b"another", OURS.encode())) is None
 
 
 def test_a_redrive_that_names_the_message_is_part_of_its_story():

@@ -1,0 +1,130 @@
+"""Reads the lanes of one reading of the log: stretch after stretch, the next one asked for ahead.
+
+For: what of a stretch is held until its turn comes, and what must be read again then. Not for: the order
+(broker/core/logorder.py), turns and slices (reader.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from broker.audit.pace import Pace
+from broker.audit.records import STRETCH_BYTES, Records
+from broker.core.catalogue import TOPICS
+from broker.core.events import Event
+from broker.core.logorder import Lane, Merge, Run
+from broker.core.selection import Selection, Unreadable
+from broker.errors import Unavailable
+from broker.kafka.requests import EARLIEST, OffsetTooOld, Stretch
+
+_TRIES_MAX: Final = 100
+_PAUSE_S: Final = 0.02
+# Stands for an event that was too large to be held: it is read again when its turn has come.
+_TOO_LARGE: Final[Event] = Unreadable(at_ms=0, organization_id="", written="")
+
+
+class Place(NamedTuple):
+    """Of a lane. rank: of its topic in the order of the log. name: the topic in Kafka."""
+
+    rank: int
+    name: str
+    partition: int
+
+    @property
+    def topic(self) -> str:
+        return TOPICS[self.rank]
+
+
+class _Ahead(NamedTuple):
+    lane: Lane[Event]
+    stretch: asyncio.Task[Stretch]
+
+
+class LaneReader:
+    """bytes_max: of records that all lanes hold; but each may hold share_bytes."""
+
+    def __init__(
+        self, records: Records, places: Sequence[Place], wanted: Selection, *, bytes_max: int, share_bytes: int
+    ) -> None:
+        self._records = records
+        self._names = {place.rank: place.name for place in places}
+        self._wanted = wanted
+        self._bytes_max = bytes_max
+        self._share_bytes = share_bytes
+        self._held_bytes = 0
+        self._ahead: _Ahead | None = None
+
+    async def read(self, merge: Merge[Event], lane: Lane[Event], pace: Pace) -> None:
+        """Give the lane that must be read its next records (Unavailable)."""
+        try:
+            stretch = await self._next(lane)
+        except OffsetTooOld:  # removed since it was looked up
+            name = self._names[lane.rank]
+            oldest = (await self._records.offsets(name, {lane.partition: EARLIEST}))[lane.partition]
+            merge.give(lane, (), max(lane.at, oldest))
+            return
+        with pace:
+            rows, at = self._wanted_of(stretch, lane)
+            merge.give(lane, rows, at)
+        soonest = merge.soonest()
+        if self._ahead is None and soonest is not None:
+            self._ahead = _Ahead(soonest, asyncio.create_task(self._stretch(soonest, soonest.at, STRETCH_BYTES)))
+
+    async def events(self, run: Run[Event]) -> list[Event]:
+        """Those of the run, which are held no longer (Unavailable)."""
+        self._held_bytes -= run.size
+        found = [held.item for held in run.records]
+        for index, event in enumerate(found):
+            if event is _TOO_LARGE:
+                stretch = await self._stretch(run.lane, run.records[index].offset, 1)
+                again = self._wanted.take(stretch.records[0].value)
+                if again is None:
+                    raise Unavailable("Kafka gives another record at a place that was read before.")
+                found[index] = again
+        return found
+
+    async def stop(self) -> None:
+        if self._ahead is not None:
+            self._ahead.stretch.cancel()
+            await asyncio.gather(self._ahead.stretch, return_exceptions=True)
+
+    async def _next(self, lane: Lane[Event]) -> Stretch:
+        ahead = self._ahead
+        if ahead is None or ahead.lane is not lane:
+            return await self._stretch(lane, lane.at, STRETCH_BYTES)
+        self._ahead = None
+        return await ahead.stretch
+
+    def _wanted_of(self, stretch: Stretch, lane: Lane[Event]) -> tuple[list[tuple[int, int, int, Event | None]], int]:
+        """(what Merge.give() wants, where to read on)."""
+        rows: list[tuple[int, int, int, Event | None]] = []
+        left = max(self._share_bytes, self._bytes_max - self._held_bytes)
+        at, end, take = stretch.next_offset, lane.end, self._wanted.take
+        for record in stretch.records:
+            offset, value = record.offset, record.value
+            if offset >= end:  # newer than the reading
+                at = end
+                break
+            if left <= 0:  # the rest is read again when these are through
+                at = offset
+                break
+            event = take(value)
+            size = 0
+            if event is not None and value is not None:
+                size = len(value)
+                event = event if size <= self._share_bytes else _TOO_LARGE
+                left -= size
+                self._held_bytes += size
+            rows.append((offset, record.timestamp, size, event))
+        return rows, at
+
+    async def _stretch(self, lane: Lane[Event], offset: int, bytes_max: int) -> Stretch:
+        """What is at an offset that is known to be there (Unavailable)."""
+        for _ in range(_TRIES_MAX):
+            stretch = await self._records.read(self._names[lane.rank], lane.partition, offset, bytes_max=bytes_max)
+            if stretch.next_offset > offset:
+                return stretch
+            await asyncio.sleep(_PAUSE_S)
+        raise Unavailable("Kafka does not give what it said it has.")

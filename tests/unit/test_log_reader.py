@@ -1,0 +1,224 @@
+"""Readings of the log in one process: what they read, how they take turns, what they hold."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+
+import pytest
+
+from broker.audit import reader as reader_module
+from broker.audit.pace import Pace
+from broker.audit.reader import LogReader, Range, Slice
+from broker.core import events as ev
+from broker.core.events import Event, encode
+from broker.core.ids import message_id
+from broker.core.selection import MessagePlace, Selection
+from broker.kafka.requests import EARLIEST, LATEST, OffsetTooOld, Record, Stretch
+from broker.kafka.topics import topics
+from broker.settings import KafkaSettings
+
+TABLE = topics(KafkaSettings(bootstrap="unused", partitions=2))
+AT = 1_700_000_000_000
+OURS, THEIRS = "0b8f3c1e-6d0a-4b7e-9f55-0a3c2c9d7e11", "5f0e6f0a-33c1-4a8e-8f1d-b5b9f6f0c001"
+
+
+@pytest.fixture(autouse=True)
+def _no_settling(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reader_module, "SETTLE_MS", 0)
+
+
+class Log:
+    """audit.records.Records: ten records a read. begins: what was removed from a partition lies before it."""
+
+    def __init__(self) -> None:
+        self.records: dict[tuple[str, int], list[Record]] = {}
+        self.begins: dict[tuple[str, int], int] = {}
+        self.read_of: list[tuple[str, int, int]] = []
+
+    def add(self, topic: str, partition: int, *events: Event) -> None:
+        here = self.records.setdefault((topic, partition), [])
+        for event in events:
+            here.append(Record(len(here), event.at_ms, None, encode(event), ()))
+
+    async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
+        found = {}
+        for partition, moment in at_ms.items():
+            place = topic.removeprefix("everput."), partition
+            begin = self.begins.get(place, 0)
+            here = self.records.get(place, [])
+            later = (one.offset for one in here[begin:] if one.timestamp >= moment)
+            found[partition] = {EARLIEST: begin, LATEST: len(here)}.get(moment, next(later, -1))
+        return found
+
+    async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int = 1) -> Stretch:
+        place = topic.removeprefix("everput."), partition
+        if offset < self.begins.get(place, 0):
+            raise OffsetTooOld("gone")
+        self.read_of.append((*place, offset))
+        here = self.records[place]
+        some = here[offset : offset + (1 if bytes_max == 1 else 10)]
+        await asyncio.sleep(0)
+        return Stretch(some, offset + len(some), len(here))
+
+
+def put(number: int, partition: int = 0, organization_id: str = OURS, data: str = "d") -> ev.MessagePut:
+    made = message_id(at_ms=AT + number, partition=partition, random_bits=number)
+    return ev.MessagePut(
+        at_ms=AT + number, organization_id=organization_id, message_id=made, queue_id="q", name="m", data=data
+    )
+
+
+async def read(log: Log, wanted: Selection, span: Range | None = None) -> list[Slice]:
+    async with aclosing(LogReader(log, TABLE).read(wanted, span or Range())) as slices:
+        return [one async for one in slices]
+
+
+def story_of(log: Log, offset: int) -> Selection:
+    event = ev.decode(log.records["messages", 0][offset].value or b"")
+    assert isinstance(event, ev.MessagePut)
+    place = MessagePlace(id=event.message_id, at_ms=event.at_ms, partition=0, offset=offset)
+    return Selection(organization_id=OURS, message=place)
+
+
+async def test_the_story_of_a_message_reads_the_message_and_not_those_after_it():
+    log = Log()
+    log.add("messages", 0, *(put(number) for number in range(500)))
+    (told,) = [entry for one in await read(log, story_of(log, 57), Range(begin_ms=AT)) for entry in one.entries]
+    assert (told.offset, told.log_ms) == (57, AT + 57)
+    assert [offset for topic, _, offset in log.read_of if topic == "messages"] == [57]
+
+
+async def test_a_message_s_place_in_its_story_is_that_in_the_log_though_an_earlier_record_has_a_later_time():
+    log = Log()
+    log.add("messages", 0, put(0), put(90), put(30), put(40), put(95))
+    whole = {
+        one.offset: one.log_ms for part in await read(log, Selection(organization_id=OURS)) for one in part.entries
+    }
+    assert whole[2] == whole[3] == AT + 90
+    for offset, log_ms in whole.items():
+        slices = await read(log, story_of(log, offset), Range(begin_ms=AT - 60_000))
+        assert [(one.offset, one.log_ms) for part in slices for one in part.entries] == [(offset, log_ms)]
+
+
+async def test_a_story_that_is_wanted_from_a_later_time_on_does_not_have_what_was_before():
+    log = Log()
+    log.add("messages", 0, *(put(number) for number in range(20)))
+    slices = await read(log, story_of(log, 5), Range(begin_ms=AT + 6))
+    assert [one.entries for one in slices] == [[]]
+    assert slices[-1].complete
+
+
+async def test_a_slice_in_which_nothing_was_wanted_says_all_the_same_where_to_go_on(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reader_module, "_SLICE_READS", 2)
+    log = Log()
+    log.add("messages", 1, *(put(number, 1, THEIRS) for number in range(95)), put(95, 1))
+    wanted = Selection(organization_id=OURS)
+    slices = await read(log, wanted)
+    assert sum(not one.entries for one in slices) >= 3
+    for number, one in enumerate(slices):
+        if not one.entries:
+            log.read_of.clear()
+            again = await read(log, wanted, Range(cursor=one.cursor))
+            assert [entry.offset for part in again for entry in part.entries] == [95]
+            assert min(offset for topic, _, offset in log.read_of if topic == "messages") == min(95, 20 * (number + 1))
+
+
+async def test_organizations_take_turns_however_many_readings_one_of_them_has(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reader_module, "_SLICE_EVENTS", 1)
+    log = Log()
+    for number in range(60):
+        log.add("messages", 0, put(number, 0, OURS if number % 2 else THEIRS))
+    reader = LogReader(log, TABLE)
+    order: list[str] = []
+
+    async def follow(organization_id: str) -> None:
+        async with aclosing(reader.read(Selection(organization_id=organization_id), Range())) as slices:
+            async for one in slices:
+                order.extend(organization_id for _ in one.entries)
+
+    await asyncio.gather(*(follow(THEIRS) for _ in range(8)), follow(OURS))
+    ours = [place for place, of in enumerate(order) if of == OURS]
+    assert len(ours) == 30
+    assert max(ours) < 80  # not among the last of 270: every second turn was ours
+
+
+async def test_what_is_removed_while_it_is_about_to_be_read_is_left_out():
+    log = Log()
+    log.add("messages", 0, *(put(number) for number in range(100)))
+    reader = LogReader(log, TABLE)
+    offsets: list[int] = []
+    async with aclosing(reader.read(Selection(organization_id=OURS), Range(limit=50))) as slices:
+        async for one in slices:
+            offsets += [entry.offset for entry in one.entries]
+            cursor = one.cursor
+    log.begins["messages", 0] = 70
+    async with aclosing(reader.read(Selection(organization_id=OURS), Range(cursor=cursor))) as slices:
+        offsets += [entry.offset async for one in slices for entry in one.entries]
+    assert offsets == [*range(50), *range(70, 100)]
+
+
+async def test_what_is_removed_under_a_reading_is_left_out(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reader_module, "_SLICE_EVENTS", 5)
+    log = Log()
+    log.add("messages", 0, *(put(number) for number in range(100)))
+    offsets: list[int] = []
+    async with aclosing(LogReader(log, TABLE).read(Selection(organization_id=OURS), Range())) as slices:
+        async for one in slices:
+            offsets += [entry.offset for entry in one.entries]
+            log.begins["messages", 0] = 70
+    assert offsets == [*range(20), *range(70, 100)]  # two stretches had been asked for
+
+
+async def test_no_more_is_held_than_may_be_and_what_is_too_large_is_read_again(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reader_module, "_HELD_BYTES_MAX", 2_000)
+    monkeypatch.setattr(reader_module, "_SHARE_BYTES_MIN", 500)
+    log = Log()
+    for number in range(40):
+        log.add("messages", 0, put(2 * number, 0, data="x" * (900 if number % 7 == 0 else 50)))
+        log.add("messages", 1, put(2 * number + 1, 1))
+    entries = [entry for one in await read(log, Selection(organization_id=OURS)) for entry in one.entries]
+    assert [entry.log_ms for entry in entries] == [AT + number for number in range(80)]
+    large = [entry.event for entry in entries if isinstance(entry.event, ev.MessagePut) and len(entry.event.data) > 500]
+    assert len(large) == 6
+
+
+async def test_a_queue_s_readings_are_counted_while_its_listeners_are_looked_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reader_module, "_OPEN_EACH_MAX", 1)
+    log = Log()
+    reader = LogReader(log, TABLE)
+
+    def of_queue() -> AsyncGenerator[Slice, None]:
+        return reader.read(Selection(organization_id=OURS, queue_id="q"), Range())
+
+    async with aclosing(of_queue()) as one, aclosing(of_queue()) as other:
+        first = asyncio.create_task(anext(one))
+        await asyncio.sleep(0)
+        with pytest.raises(reader_module.Busy):
+            await anext(other)
+        assert (await first).complete
+
+
+async def test_whoever_gives_way_lets_others_run_who_have_something_to_do():
+    rounds = 0
+
+    def work_on() -> None:
+        for _ in range(20_000):
+            pass
+
+    async def work() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            work_on()
+            await asyncio.sleep(0)
+
+    busy = asyncio.create_task(work())
+    pace = Pace()
+    with pace:
+        for _ in range(50):
+            work_on()
+    await pace.give_way()
+    assert rounds > 2  # about 50; an idle loop would have been left after two
+    busy.cancel()
