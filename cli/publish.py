@@ -1,6 +1,7 @@
 """Puts messages over the REST API, many at a time.
 
-For: finding or making the queue, sending, sending again what was not answered, and counting. Used by `put` and `demo`.
+For: finding or making the queue, sending, sending again what was not answered (with its Idempotency-Key: it is stored
+once), and counting. Used by `put` and `demo`.
 Not for: where the lines come from (cli/lines.py), how it is shown (cli/put.py, cli/demo.py)."""
 
 from __future__ import annotations
@@ -8,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Self
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import orjson
@@ -27,6 +28,13 @@ PAUSE_S_MIN: Final = 0.1
 PAUSE_S_MAX: Final = 5.0
 TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 AGAIN: Final = frozenset({429, 502, 503, 504})
+# Lines that wait go together: a batch is one claim and one record batch in the log, whatever it holds.
+BATCH_LINES_MAX: Final = 100
+BATCH_CHARS_MAX: Final = 1 << 18
+_IN_FLIGHT: Final = "/problems/in-flight"  # another request with its key, whose process may have died, is not through
+_ONE_BY_ONE: Final = frozenset(
+    {400, 413, 415, 422}
+)  # a batch is refused for one of its lines: each finds out for itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,28 +121,30 @@ class Publisher:
         await self._stack.aclose()
 
     async def request(
-        self, method: str, path: str, body: object = None, *, number: int = 0
+        self, method: str, path: str, body: object = None, *, number: int = 0, once: bool = False
     ) -> tuple[int | None, dict[str, Any]]:
         """(status, JSON of the answer); the status is None and `detail` says why when there was none in time.
 
-        number: requests of the same number modulo the number of clients share connections.
+        number: requests of the same number modulo the number of clients share connections. once: what is sent again is
+        stored once (an Idempotency-Key).
         """
         client = self._clients[number % len(self._clients)]
         content = None if body is None else orjson.dumps(body)
+        headers = {"idempotency-key": str(uuid4())} if once else None
         deadline_s = time.monotonic() + self._give_up_after_s
         pause_s = PAUSE_S_MIN
         while True:
             status: int | None = None
             asked_s = 0.0
             try:
-                response = await client.request(method, path, content=content)
+                response = await client.request(method, path, content=content, headers=headers)
                 status, answer = response.status_code, _json(response)
                 asked_s = _retry_after_s(response)
             except httpx.UnsupportedProtocol as error:
                 raise ConfigurationError(f"{client.base_url} is no URL: {error}") from error
             except httpx.TransportError as error:
                 answer = {"detail": f"{type(error).__name__}: {error}"}
-            if status is not None and status not in AGAIN:
+            if status is not None and status not in AGAIN and answer.get("type") != _IN_FLIGHT:
                 return status, answer
             wait_s = max(asked_s, random.uniform(0, pause_s))  # noqa: S311 - jitter
             if time.monotonic() + wait_s > deadline_s:
@@ -143,33 +153,70 @@ class Publisher:
             await asyncio.sleep(wait_s)
             pause_s = min(pause_s * 2, PAUSE_S_MAX)
 
-    async def put(self, queue_id: str, data: str, *, number: int = 0) -> str | Refusal:
-        """The id of the message, or why it was refused."""
+    async def put(self, queue_id: str, data: str, *, number: int = 0, once: bool = False) -> str | Refusal:
+        """The id of the message, or why it was refused. number, once: as of request()."""
         path = f"/v1/queues/{queue_id}/messages"
-        status, answer = await self.request("PUT", path, {"data": data}, number=number)
+        status, answer = await self.request("PUT", path, {"data": data}, number=number, once=once)
         if status == HTTPStatus.OK:
             return str(answer["message"]["id"])
         return Refusal(status, _detail(answer))
 
     async def put_all(self, queue_id: str, lines: AsyncIterator[Line] | Any, settled: Settled) -> None:
-        """Put them all; settled is told of each. The order is not kept."""
-        waiting: asyncio.Queue[Line | None] = asyncio.Queue(maxsize=2 * self.concurrency)
+        """Put them all, each once; settled is told of each. The order is not kept."""
+        waiting = _Waiting(max(2 * self.concurrency, BATCH_LINES_MAX))
 
         async def send(number: int) -> None:
-            while (line := await waiting.get()) is not None:
-                if line.fault is not None:
-                    settled(line, Refusal(None, line.fault))
-                    continue
-                answer = await self.put(queue_id, line.text, number=number)
-                settled(line, answer if isinstance(answer, Refusal) else None)
+            while batch := await waiting.take():
+                for line, refusal in await self._put_lines(queue_id, batch, number):
+                    settled(line, refusal)
 
         async with asyncio.TaskGroup() as group:
             for number in range(self.concurrency):
                 group.create_task(send(number))
             async for line in lines:
-                await waiting.put(line)
-            for _ in range(self.concurrency):
-                await waiting.put(None)
+                if line.fault is None:
+                    await waiting.put(line)
+                else:
+                    settled(line, Refusal(None, line.fault))
+            await waiting.put(None)
+
+    async def _put_lines(
+        self, queue_id: str, lines: Sequence[Line], number: int
+    ) -> Sequence[tuple[Line, Refusal | None]]:
+        """Together or, where that is refused, one by one."""
+        if len(lines) > 1:
+            body = {"messages": [{"data": line.text} for line in lines]}
+            path = f"/v1/queues/{queue_id}/messages/batch"
+            status, answer = await self.request("POST", path, body, number=number, once=True)
+            if status not in _ONE_BY_ONE:
+                refusal = None if status == HTTPStatus.OK else Refusal(status, _detail(answer))
+                return [(line, refusal) for line in lines]
+        results = [(line, await self.put(queue_id, line.text, number=number, once=True)) for line in lines]
+        return [(line, result if isinstance(result, Refusal) else None) for line, result in results]
+
+
+class _Waiting:
+    """Lines that nobody sends yet, at most size of them; None after the last."""
+
+    def __init__(self, size: int) -> None:
+        self._lines: asyncio.Queue[Line | None] = asyncio.Queue(size)
+
+    async def put(self, line: Line | None) -> None:
+        await self._lines.put(line)
+
+    async def take(self) -> list[Line]:
+        """What may go together of those that are there, one at least; none at the end, for everybody."""
+        taken: list[Line] = []
+        chars = 0
+        line = await self._lines.get()
+        while line is not None:
+            taken.append(line)
+            chars += len(line.text)
+            if len(taken) >= BATCH_LINES_MAX or chars >= BATCH_CHARS_MAX or self._lines.empty():
+                return taken
+            line = self._lines.get_nowait()
+        self._lines.put_nowait(None)  # one was just taken: there is room
+        return taken
 
 
 async def find_queue(publisher: Publisher, queue: str, *, create: bool | None) -> str:

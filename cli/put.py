@@ -56,9 +56,9 @@ def command(
 ) -> None:
     """Put each line of FILE (or of standard input) on QUEUE, which is a queue's name or id.
 
-    The order is not kept: many requests are under way at once. A request that was answered 503 or 429, or not at all,
-    is sent again; if the first one was stored nevertheless, the message is there twice. Empty lines are skipped and
-    counted. The exit code is 1 if any line was refused; each is shown with its number and the reason.
+    The order is not kept: many requests are under way at once, each with as many lines as are there. A request that was
+    answered 503 or 429, or not at all, is sent again, and stored once. Empty lines are skipped and counted. The exit
+    code is 1 if any line was refused; each is shown with its number and the reason.
     """
     publisher = Publisher(url, key, concurrency=concurrency, give_up_after_s=give_up_after_s)
     with _open(file) as source:

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from running import Running, clean_environment, everput, wait_until
+from running import Running, clean_environment, everput
 
 TOPIC = "everput.messages"
 
@@ -106,23 +106,21 @@ def test_a_wrong_key_is_a_clear_error(server: Running, tmp_path: Path):
     assert "the API key was refused: 401" in done.stderr
 
 
-def test_an_api_that_is_killed_on_the_way_costs_no_message(server: Running, tmp_path: Path):
-    lines = [f"message {number}" for number in range(800)]
-    (tmp_path / "lines").write_text("\n".join(lines))
+def test_an_api_that_is_killed_on_the_way_costs_no_message_and_doubles_none(server: Running):
+    lines = [f"message {number}" for number in range(40_000)]
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "cli.app", "put", "--create", "killed", str(tmp_path / "lines")],
+        [sys.executable, "-P", "-m", "cli.app", "put", "--create", "killed"],
+        stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=clean_environment(EVERPUT_URL=server.url, EVERPUT_API_KEY=server.api_key),
     )
-
-    def some_are_there() -> bool:
-        return len(messages_of(server, "killed")) > 10
-
-    wait_until(some_are_there, what="some messages are put")
+    assert process.stdin is not None
+    process.stdin.write("\n".join(lines[:20_000]) + "\n")  # more than a pipe holds: some are under way
+    process.stdin.flush()
     os.kill(server.pid_of("api-1"), signal.SIGKILL)
     killed_s = time.monotonic()
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate("\n".join(lines[20_000:]), timeout=120)
     assert process.returncode == 0, stderr
     assert time.monotonic() - killed_s < 60
-    assert set(messages_of(server, "killed")) == set(lines)
+    assert sorted(messages_of(server, "killed")) == sorted(lines)

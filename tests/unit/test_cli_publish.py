@@ -89,17 +89,94 @@ async def lines(*given: Line):
         yield line
 
 
-async def test_every_line_is_settled_once_with_its_own_answer():
-    def handler(request: httpx.Request) -> httpx.Response:
-        data = json.loads(request.content)["data"]
-        assert request.headers["x-api-key"] == "key"
-        return problem(422, "no") if data == "bad" else OK
+BATCH = f"/v1/queues/{QUEUE_ID}/messages/batch"
 
-    settled: list[tuple[int, bool]] = []
-    given = [Line(n, "bad" if n % 10 == 0 else "good") for n in range(1, 101)] + [Line(101, "", "not UTF-8")]
-    async with publisher(handler) as sending:
-        await sending.put_all(QUEUE_ID, lines(*given), lambda line, no: settled.append((line.number, no is None)))
-    assert sorted(settled) == [(n, n % 10 != 0 and n != 101) for n in range(1, 102)]
+
+class Stores:
+    """An API that stores what it is sent, once for each key, and refuses all with a bad line in it."""
+
+    def __init__(self, *lost: httpx.Response | Exception) -> None:
+        self.lost = list(lost)  # what the first requests are answered, though they were carried out
+        self.stored: list[str] = []
+        self.batches: list[int] = []
+        self.keys: set[str] = set()
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        together = request.url.path == BATCH
+        data = [one["data"] for one in body["messages"]] if together else [body["data"]]
+        if "bad" in data:
+            return problem(422, "no")
+        key = request.headers["idempotency-key"]
+        if key not in self.keys:
+            self.keys.add(key)
+            self.stored += data
+            self.batches += [len(data)] if together else []
+        if self.lost:
+            answer = self.lost.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+        return httpx.Response(200, json={"messages": []}) if together else OK
+
+
+async def put_all(stores: Stores, given: Sequence[Line], **more: float) -> dict[int, Refusal | None]:
+    """What became of each line, which must be said once."""
+    settled: dict[int, Refusal | None] = {}
+
+    def note(line: Line, refusal: Refusal | None) -> None:
+        assert line.number not in settled
+        settled[line.number] = refusal
+
+    async with publisher(stores, **more) as sending:
+        await sending.put_all(QUEUE_ID, lines(*given), note)
+    assert sorted(settled) == [line.number for line in given]
+    return settled
+
+
+async def test_every_line_is_settled_once_with_its_own_answer():
+    stores = Stores()
+    given = [Line(n, "bad" if n % 100 == 0 else f"good {n}") for n in range(1, 501)] + [Line(501, "", "not UTF-8")]
+    settled = await put_all(stores, given)
+    refused = [n for n, refusal in settled.items() if refusal is not None]
+    assert sorted(refused) == [100, 200, 300, 400, 500, 501]
+    assert str(settled[100]) == "422 no"
+    assert str(settled[501]) == "not UTF-8"
+    assert sorted(stores.stored) == sorted(line.text for line in given if line.text not in ("bad", ""))
+
+
+async def test_lines_that_are_there_go_together_and_a_single_one_alone():
+    stores = Stores()
+    await put_all(stores, [Line(n, f"{n}") for n in range(1, 1001)])
+    assert len(stores.stored) == 1000
+    assert len(stores.batches) <= 20
+    assert max(stores.batches) <= publish.BATCH_LINES_MAX
+    stores = Stores()
+    await put_all(stores, [Line(1, "one")])
+    assert (stores.stored, stores.batches) == (["one"], [])
+
+
+async def test_long_lines_go_in_small_batches():
+    stores = Stores()
+    await put_all(stores, [Line(n, "x" * (publish.BATCH_CHARS_MAX // 4)) for n in range(1, 41)])
+    assert max(stores.batches) == 4
+
+
+@pytest.mark.parametrize("lost", [httpx.ReadError("no"), problem(503, "in doubt")])
+async def test_what_is_sent_again_is_stored_once(lost: httpx.Response | Exception):
+    in_flight = httpx.Response(409, json={"type": "/problems/in-flight", "title": "t", "detail": "d"})
+    given = [Line(n, f"{n}") for n in range(1, 301)]
+    stores = Stores(lost, in_flight, lost, lost)
+    assert set((await put_all(stores, given)).values()) == {None}
+    assert sorted(stores.stored) == sorted(line.text for line in given)
+
+
+async def test_a_batch_that_is_given_up_says_so_of_each_line():
+    def away(_request: httpx.Request) -> httpx.Response:
+        return problem(503, "Kafka is away")
+
+    settled = await put_all(away, [Line(n, f"{n}") for n in range(1, 51)], give_up_after_s=0.02)
+    assert {str(refusal) for refusal in settled.values()} == {"503 given up after 0.02 s: Kafka is away"}
 
 
 def queues(names: Sequence[str]) -> Callable[[httpx.Request], httpx.Response]:
