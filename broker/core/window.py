@@ -25,7 +25,7 @@ from typing import Final, Generic, TypeVar
 
 from broker.core.cursor import OPEN_MAX, Cursor
 
-BEHIND_MAX: Final = 512  # offsets noted per stream, there may be thousands; beyond, the log is scanned again
+BEHIND_MAX: Final = 32  # offsets noted per stream, there may be thousands; beyond, the tail need not visit it
 
 D = TypeVar("D")
 

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_S: Final = 1.0
 SUSPENDED_S: Final = SESSION_TIMEOUT_MS / 1000 - CHECKPOINT_S  # after it, others may own what we think is ours
+_AT_ONCE: Final = 64  # streams that are looked at before others run; there may be thousands
 IDLE_CHECKPOINT_S: Final = 60.0  # how stale an idle listener's committed offset may be; it also keeps it from expiring
 
 
@@ -117,8 +118,9 @@ class Checkpoints:
             if self.suspended:
                 return
             began, ownership = time.monotonic(), self._ownership
-            streams, cursors = self._collect()
+            streams: list[Stream] = []
             try:
+                cursors = await self._collect(streams)
                 if self._outcomes:
                     await self._deliveries.append(self._outcomes)
                     self._outcomes = {}
@@ -145,12 +147,13 @@ class Checkpoints:
                     stream.alive = False  # should anything still know it: another may stand in its place by then
                     stream.courier.streams.pop(stream.partition, None)
 
-    def _collect(self) -> tuple[list[Stream], dict[str, dict[int, Cursor]]]:
-        dirty, self._dirty = self._dirty, set()
-        at_ms = now_ms()
-        streams: list[Stream] = []
+    async def _collect(self, streams: list[Stream]) -> dict[str, dict[int, Cursor]]:
+        """Take the outcomes and cursor of each stream that has changed, at one moment. streams: gets those."""
         cursors: dict[str, dict[int, Cursor]] = {}
-        for stream in dirty:
+        for looked_at, stream in enumerate(list(self._dirty), 1):
+            if looked_at % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+            self._dirty.discard(stream)
             stream.dirty = False
             partition = self._partitions.get(stream.partition)
             if partition is None or not stream.alive:
@@ -159,11 +162,11 @@ class Checkpoints:
             listener_id = stream.courier.listener.id
             rows, attempts = take_outcomes(stream)
             self._meters.count(rows, attempts)
-            for event in outcome_events(stream, rows, attempts, at_ms):
+            for event in outcome_events(stream, rows, attempts, now_ms()):
                 key = getattr(event, "message_id", listener_id)
                 self._outcomes.setdefault(stream.partition, []).append((key.encode(), encode(event)))
             cursors.setdefault(listener_id, {})[stream.partition] = stream.cursor(partition.tail)
-        return streams, cursors
+        return cursors
 
     async def run_idle(self) -> None:
         """Commit the tail's place for streams that have nothing open: some listeners a second, all within a minute."""

@@ -36,9 +36,13 @@ log = logging.getLogger(__name__)
 
 HELD_MAX: Final = 512  # messages a courier holds, ready, under way or waiting for a retry
 SET_ASIDE_AFTER_MS: Final = 60_000  # a delivery that still fails then leaves the window: it must not hold the cursor
+RETRIES_MAX: Final = HELD_MAX // 4  # so do others than these: what fails must not take the room of what would not
+SLOW_MS: Final = 250  # a listener whose answers take as long, on average, begins in turns with others such
 NEAR_MS: Final = 10_000  # a message to be delivered so soon waits in its window: the cursor may wait for it
 UNDECODABLE: Final = "undecodable"  # the error of a message that only a newer program can read
-_REFILL_BELOW: Final = HELD_MAX // 2
+_HELD_EACH: Final = 4  # messages it holds per attempt that the circuit allows
+_UNPROVEN_MAX: Final = 2  # attempts at once to one that has not answered yet
+_TOOK_WEIGHT: Final = 1 / 8
 _IDLE_CONNECTIONS_S: Final = 30.0
 _PUSH_BACK_S_MAX: Final = 60
 _RATE_BURST_S: Final = 0.1
@@ -84,6 +88,7 @@ class Courier:
         self.flow = Flow(listener.settings.max_in_flight)
         self.error: str | None = None
         self.attempts_share = ATTEMPTS_MAX
+        self.begins = 1  # attempts it may begin before the next turn, if it is slow
         self.bytes_share = HELD_BYTES_MAX
         self.sending = True  # False: hand-over or shut-down; what is under way may finish
         self._changes = depot.changes
@@ -93,6 +98,7 @@ class Courier:
         self._parking: set[Delivery] = set()  # on their way to `outstanding`; their keys' turns are theirs until then
         self._active = False
         self.said_gone = False
+        self._took_ms: float | None = None  # an answer, on average
         self._pace: Pace | None = None
         self._under_way: dict[Connection, None] = {}  # in the order they were sent
         self._connecting: dict[asyncio.Task[None], Delivery] = {}
@@ -162,12 +168,17 @@ class Courier:
 
     def room(self) -> bool:
         """Whether it can take one more message now."""
-        return (
-            self._held < HELD_MAX
-            and self._held_bytes < self.bytes_share
-            and self.circuit.state is not State.OPEN
-            and self.listener.paused is None
-        )
+        return self._held < self._held_max and self._held_bytes < self.bytes_share and self.listener.paused is None
+
+    @property
+    def _held_max(self) -> int:
+        allowance = self.circuit.allowance
+        return HELD_MAX if allowance is None else _HELD_EACH * allowance
+
+    @property
+    def _running_low(self) -> bool:
+        """Whether to have lagging streams' messages brought: many at a time, not one for each that goes."""
+        return self._held <= self._held_max // 2 and self._held_bytes <= self.bytes_share // 2
 
     def stream(self, partition: int) -> Stream:
         """Its stream of a partition that is routed to it; a new one is where the tail is."""
@@ -198,13 +209,21 @@ class Courier:
         limit = min(self.flow.limit, self.attempts_share)
         if self.circuit.allowance is not None:
             limit = min(limit, self.circuit.allowance)
+        took_ms = self._took_ms
+        if took_ms is None:
+            limit = min(limit, _UNPROVEN_MAX)
+        slow = took_ms is not None and took_ms >= SLOW_MS
         while self._ready and len(self._under_way) + len(self._connecting) < limit:
+            if slow and not self.begins:
+                return
             delivery = self._ready.popleft()
             if not self._may_go(delivery):
                 continue
             if self._pace is not None and not self._pace.begin(self._loop.time()):
                 self._ready.appendleft(delivery)
                 return
+            if slow:
+                self.begins -= 1
             if self._idle:
                 self._send(self._idle.pop(), delivery)
             else:
@@ -293,6 +312,7 @@ class Courier:
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None:
         delivery: Delivery = connection.work
         took_ms = int((self._loop.time() - connection.at) * 1000)
+        self._took(took_ms)
         if not 200 <= status < 300:
             if status == AWAY and connection.target.tunnel:
                 self._away(delivery)
@@ -328,7 +348,14 @@ class Courier:
         if error == "garbage" and connection.target.tunnel:  # the API process is gone, and somebody else has its port
             self._away(delivery)
             return
-        self._failed(delivery, None, error, int((self._loop.time() - connection.at) * 1000), None)
+        took_ms = int((self._loop.time() - connection.at) * 1000)
+        if error == "timeout":
+            self._took(took_ms)
+        self._failed(delivery, None, error, took_ms, None)
+
+    def _took(self, took_ms: int) -> None:
+        known = self._took_ms
+        self._took_ms = took_ms if known is None else known + (took_ms - known) * _TOOK_WEIGHT
 
     def released(self, connection: Connection) -> None:
         self._under_way.pop(connection, None)
@@ -338,7 +365,7 @@ class Courier:
         else:
             connection.close()
         self.pump()
-        if self.behind and self._held < _REFILL_BELOW:
+        if self.behind and self._running_low:
             self.refill()
 
     def lost(self, connection: Connection) -> None:
@@ -437,8 +464,8 @@ class Courier:
             jitter=random(),  # noqa: S311 - it spreads retries, it guards nothing
         )
         delivery.stream.record(delivery, "failed" if due_ms is not None else "parked", status, error, took_ms, due_ms)
-        too_long = at_ms - delivery.first_at_ms >= SET_ASIDE_AFTER_MS and message.key is None
-        if due_ms is None or owed is not None or too_long:
+        for_long = (due_ms or at_ms) - delivery.first_at_ms >= SET_ASIDE_AFTER_MS or len(self._retries) >= RETRIES_MAX
+        if due_ms is None or owed is not None or (for_long and message.key is None):
             if delivery.turn:
                 self._parking.add(delivery)
             self.depot.put_aside(delivery, status, error, due_ms)
@@ -535,9 +562,10 @@ class Courier:
             while self._retries and self._retries[0][0] <= at_ms:
                 self._ready.append(heapq.heappop(self._retries)[2])
             self.pump()
-        if self.behind:
+        waits = bool(self.behind) and self.circuit.state is not State.OPEN and self.listener.paused is None
+        if waits and self._running_low:
             self.refill()
-        self._active = bool(self._held or self.behind or self._pushed_back_until_ms or self.busy)
+        self._active = bool(self._held or waits or self._pushed_back_until_ms or self.busy)
         return self._active
 
     def tidy(self) -> None:
@@ -576,6 +604,11 @@ class Courier:
         """Whether an attempt is under way that began at this moment, of the loop's clock, or later."""
         newest = next(reversed(self._under_way), None)
         return bool(self._connecting) or (newest is not None and newest.at >= at_s)
+
+    @property
+    def slow(self) -> bool:
+        """Whether its answers take so long that it begins in turns (shares.py)."""
+        return self._took_ms is not None and self._took_ms >= SLOW_MS
 
     @property
     def hungry(self) -> bool:

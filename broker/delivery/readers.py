@@ -24,6 +24,7 @@ RING_MAX: Final = 4096  # messages kept per partition for streams that lag a lit
 RING_BYTES_MAX: Final = 2 << 20  # and their bytes in the log, per partition; decoded and signed they are twice that
 _READERS: Final = 2
 _STUCK_PAUSE_S: Final = 0.05
+_AT_ONCE: Final = 8  # streams that a reader serves before it lets others run
 _offset = attrgetter("offset")
 
 
@@ -135,17 +136,18 @@ class Partition:
         wanted = stream.window.wanted()
         if wanted is None or wanted < self._ring_from:
             return False
-        at = bisect_left(self._ring, wanted, key=_offset)
-        self.bring(stream, self._ring[at:], wanted, self.tail)
+        self.bring(stream, self._ring, wanted, self.tail)
         return True
 
-    def bring(self, stream: Stream, messages: Iterable[Message], start: int, end: int) -> None:
+    def bring(self, stream: Stream, messages: Sequence[Message], start: int, end: int) -> None:
         """A catch-up reader has read [start, end), end being no more than the tail; the stream takes what it can."""
         window, courier, wants = stream.window, stream.courier, stream.wants
         queue_id = courier.listener.queue_id
         reach = courier.listener.reach(self.number, self.tail)
         end = min(end, reach)
-        for message in messages:
+        wanted = window.wanted()
+        for at in range(bisect_left(messages, start if wanted is None else wanted, key=_offset), len(messages)):
+            message = messages[at]
             if message.queue_id != queue_id:
                 continue
             offset = message.offset
@@ -237,7 +239,11 @@ class CatchUp:
         if not partition.alive:
             self._done(stream)
             return
-        for other in list(self._lagging.get(stream.partition, ())):
+        for served, other in enumerate(list(self._lagging.get(stream.partition, ())), 1):
+            if served % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if not other.requested:
+                continue  # it was given up, or another read has served it
             wanted = other.window.wanted()
             if wanted is None or start <= wanted < end or not other.alive:
                 self._done(other)
@@ -246,8 +252,7 @@ class CatchUp:
                     self._report_gone(other, wanted, messages, end)
                     other.courier.refill()
         if stream.requested:  # nothing of it was read: it wants what the tail has not brought yet
-            await asyncio.sleep(_STUCK_PAUSE_S)
-            self._done(stream)
+            asyncio.get_running_loop().call_later(_STUCK_PAUSE_S, self._done, stream)
 
     def _done(self, stream: Stream) -> None:
         stream.requested = False

@@ -1,11 +1,12 @@
-"""What a worker's couriers share: attempts under way at once, and memory for the messages they hold.
+"""What a worker's couriers share: attempts under way at once, those the slow begin, and memory for what they hold.
 
-For: the totals, and everybody's share of them, anew at each tick. Not for: what one listener can take (core/flow.py).
+For: the totals, and everybody's share of them, anew at each turn. Not for: what one listener can take, and how much is
+well for the slow (core/flow.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 from broker.core.flow import fair_share
@@ -20,12 +21,21 @@ ALL_HELD_BYTES_MAX: Final = 128 << 20
 HELD_BYTES_LEAST: Final = 64 << 10
 
 
-def share_out(couriers: Sequence[Courier]) -> None:
-    """couriers: those that have something to do."""
+def share_out(couriers: Collection[Courier], *, begins: int, turn: int) -> None:
+    """couriers: those that have something to do. begins: what the slow may begin. turn: counts them, for fairness."""
     hungry = sum(courier.hungry for courier in couriers)
     used = sum(courier.busy for courier in couriers if not courier.hungry)
     attempts = fair_share(ATTEMPTS_MAX, used=used, hungry=hungry, least=ATTEMPTS_LEAST)
-    held = fair_share(ALL_HELD_BYTES_MAX, used=0, hungry=len(couriers), least=HELD_BYTES_LEAST)
+    held = min(HELD_BYTES_MAX, fair_share(ALL_HELD_BYTES_MAX, used=0, hungry=len(couriers), least=HELD_BYTES_LEAST))
+    slow = []
     for courier in couriers:
         courier.attempts_share = attempts
-        courier.bytes_share = min(held, HELD_BYTES_MAX)
+        courier.bytes_share = held
+        if courier.slow:
+            courier.begins = 1  # should it get something to do before the next turn
+            if courier.hungry:
+                slow.append(courier)
+    if slow:
+        each, more = divmod(begins, len(slow))
+        for place, courier in enumerate(slow):
+            courier.begins = each + ((place - turn * more) % len(slow) < more)

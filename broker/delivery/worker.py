@@ -24,7 +24,7 @@ from broker.core.events import (
     QueueDeleted,
     ReplayPaused,
 )
-from broker.core.flow import WHOLE
+from broker.core.flow import WHOLE, Lane
 from broker.core.window import Window
 from broker.delivery.changes import Changes
 from broker.delivery.checkpoints import Checkpoints
@@ -57,6 +57,7 @@ from broker.settings import Settings
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
+_PARTS: Final = 5  # in which couriers have their ticks, one after the other: all at once would hold the others up
 _TIDY_TICKS: Final = 100  # within so many every courier is tidied once
 DRAIN_S: Final = 5.0  # how long attempts under way may take to finish at the end
 HAND_OVER_S: Final = 2.0  # and at a hand-over, for which all workers wait
@@ -100,7 +101,7 @@ class Worker:
         resolver, tls = Resolver(settings.allow_networks), tls_context()
         self._liveness = Liveness(resolver, tls)
         self._down: set[Courier] = set()
-        self._active: list[Courier] = []
+        self._active: dict[Courier, None] = {}  # who asked for ticks, the longest first
         self.meters = Meters()
         self._outstanding = Outstanding(
             kafka_log.outstanding, kafka_log.requests, self._topic, self._partitions, self._couriers
@@ -159,7 +160,7 @@ class Worker:
             tls=tls,
             touched=self._checkpoints.touched,
             lagging=self._catch_up.request,
-            active=self._active.append,
+            active=lambda courier: self._active.update({courier: None}),
             put_aside=self._put_aside,
             is_owed=self._outstanding.is_owed,
             delivered=self._outstanding.delivered,
@@ -461,8 +462,7 @@ class Worker:
             partition.dismiss(courier)
         courier.close()
         self._down.discard(courier)
-        if courier in self._active:  # its next tick would find it down once more
-            self._active.remove(courier)
+        self._active.pop(courier, None)
 
     # The log
 
@@ -487,20 +487,26 @@ class Worker:
     # Time, and what happens seldom
 
     async def _ticks(self) -> None:
-        for turn in itertools.cycle(range(_TIDY_TICKS)):
-            await asyncio.sleep(TICK_S)
-            for courier in list(self._couriers.values())[turn::_TIDY_TICKS]:
-                courier.tidy()
-            at_ms = now_ms()
-            still = []
-            for courier in self._active:
-                if courier.tick(at_ms):
-                    still.append(courier)
-                if courier.circuit.allowance == 0:
-                    self._down.add(courier)
-            self._active[:] = still
-            share_out(still)
+        lane, time = Lane(), asyncio.get_running_loop().time
+        for turn in itertools.count():
+            late_s = 0.0
+            active = list(self._active)
+            for part in range(_PARTS):
+                before_s = time()
+                await asyncio.sleep(TICK_S / _PARTS)
+                late_s += time() - before_s - TICK_S / _PARTS
+                at_ms = now_ms()
+                for courier in active[part::_PARTS]:
+                    if courier not in self._active:  # its listener has ended meanwhile
+                        continue
+                    if not courier.tick(at_ms):
+                        del self._active[courier]
+                    if courier.circuit.allowance == 0:
+                        self._down.add(courier)
+            share_out(self._active, begins=lane.turn(late_s / _PARTS), turn=turn)
             self._liveness.tick(self._down)
+            for courier in list(self._couriers.values())[turn % _TIDY_TICKS :: _TIDY_TICKS]:
+                courier.tidy()
 
     def _put_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
         task = self._run(self._put_aside_now(delivery, status, error, due_ms))

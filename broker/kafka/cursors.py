@@ -15,7 +15,7 @@ from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import group_listener, listener_group, topics
 from broker.settings import KafkaSettings
 
-_UNDER_WAY_MAX: Final = 256  # requests pipelined to the coordinators at once
+_UNDER_WAY_MAX: Final = 32  # requests pipelined to the coordinators at once; more would stall the event loop
 
 
 class KafkaCursors:

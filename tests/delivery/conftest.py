@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
+from itertools import count
 
 import pytest
 from msgspec import UNSET, UnsetType
@@ -25,6 +26,7 @@ from broker.delivery.message import Message
 from broker.delivery.outstanding import Outstanding
 from broker.delivery.readers import CatchUp, Partition
 from broker.delivery.request import Opened
+from broker.delivery.shares import share_out
 from broker.delivery.stream import Delivery, Stream, now_ms, outcome_events, take_outcomes
 from tests.outstanding_topic import OutstandingTopic
 
@@ -129,7 +131,8 @@ class ListenerServer:
 class Office:
     """What a worker is to one courier: the partition, the log behind it, ticks, probes; and it keeps the books.
 
-    outcomes: by offset, (number, outcome, status or error) of each attempt. settled: offsets, in that order.
+    new: the listener has not answered yet. outcomes: by offset, (number, outcome, status or error) of each attempt.
+    settled: offsets, in that order.
     """
 
     def __init__(
@@ -140,6 +143,7 @@ class Office:
         tls: ssl.SSLContext | None = None,
         allow=LOOPBACK,
         topic: OutstandingTopic | None = None,
+        new: bool = False,
     ) -> None:
         self.log: list[Message] = []
         self.dirty: set[Stream] = set()
@@ -153,6 +157,7 @@ class Office:
         self.liveness = Liveness(resolver, tls)
         self.active: list[Courier] = []
         self.down: set[Courier] = set()
+        self.begins: int | None = None  # what a slow listener may begin in a turn
         self.couriers: dict[str, Courier] = {}
         self.outstanding = Outstanding(topic, topic, "messages", self.partitions, self.couriers)
         self.leaving: set[asyncio.Task[None]] = set()
@@ -173,6 +178,8 @@ class Office:
         queue = Queue(id="q-1", organization_id="o", name="orders", created_at_ms=0)
         opened = Opened(Signer(b"k" * 32), headers=tuple(listener.settings.headers.items()))
         self.courier = Courier(depot, queue, listener, opened, share=share)
+        if not new:
+            self.courier._took_ms = 1.0
         self.couriers[listener.id] = self.courier
         self.partition.place(self.courier)
         self.ticker: asyncio.Task[None] | None = None
@@ -189,7 +196,7 @@ class Office:
         self.courier.close()
 
     async def _tick(self) -> None:
-        while True:
+        for turn in count():
             await asyncio.sleep(0.01)
             still = []
             for courier in self.active:
@@ -198,6 +205,8 @@ class Office:
                 if courier.circuit.allowance == 0:
                     self.down.add(courier)
             self.active[:] = still
+            if self.begins is not None:
+                share_out(still, begins=self.begins, turn=turn)
             self.liveness.tick(self.down)
             self.keep_books()
 

@@ -317,7 +317,6 @@ async def test_only_attempts_count_against_the_rate_not_those_that_wait_for_thei
 
 async def test_a_backlog_beyond_what_it_may_hold_is_delivered_whole(serve, open_office, monkeypatch):
     monkeypatch.setattr(courier_module, "HELD_MAX", 10)
-    monkeypatch.setattr(courier_module, "_REFILL_BELOW", 5)
     monkeypatch.setattr(readers, "RING_MAX", 20)
     moody = Moody()
     server = await serve(moody)
@@ -359,6 +358,79 @@ async def test_a_courier_begins_no_more_attempts_than_its_share(serve, open_offi
     await until(lambda: moody.kept_back == 3)
     assert office.courier.busy == 3
     moody.free.set()
+    await office.all_settled()
+    office.check_books()
+
+
+async def test_a_listener_that_has_not_answered_yet_gets_two_at_a_time_then_as_many_as_the_flow_allows(
+    serve, open_office
+):
+    moody = Moody()
+    moody.free.clear()
+    server = await serve(moody)
+    office = await open_office(server, office={"new": True}, timeout_ms=5_000)
+    office.put(20)
+    await until(lambda: moody.kept_back == 2)
+    assert office.courier.busy == 2
+    moody.free.set()
+    await office.all_settled()
+    assert server.connections > 2
+    office.check_books()
+
+
+async def test_a_slow_listener_begins_in_turns_until_it_is_quick_again(serve, open_office):
+    moody = Moody()
+    server = await serve(moody)
+    office = await open_office(server)
+    courier = office.courier
+    courier._took_ms = 4.0 * courier_module.SLOW_MS
+    courier.begins = office.begins = 0
+    office.put(20)
+    for _ in range(5):
+        courier.tick(courier_module.now_ms())
+    assert (courier.slow, courier.busy) == (True, 0)
+    office.begins = 1
+    await office.all_settled()
+    assert not courier.slow  # its answers came at once
+    assert server.connections > 1
+    office.check_books()
+
+
+async def test_on_probation_it_holds_no_more_than_it_may_soon_send(serve, open_office):
+    moody = Moody()
+    server = await serve(moody)
+    moody.well, server.alive = False, BUSY
+    office = await open_office(server)
+    office.put(400)
+    courier = office.courier
+    await until(lambda: courier.circuit.state is State.OPEN and not courier.busy)
+    held: list[int] = []
+    accept = courier.accept
+
+    def noting(delivery, message):
+        accept(delivery, message)
+        held.append(courier.held / (courier.circuit.allowance or courier_module.HELD_MAX))
+
+    courier.accept = noting
+    server.alive = OK  # it says it is well, and is not
+    await until(lambda: courier.circuit.relapses >= 2)
+    assert 0 < max(held) <= 4
+    moody.well = True
+    await office.all_settled()
+    office.check_books()
+
+
+async def test_one_that_is_down_or_paused_needs_no_ticks_however_much_waits(serve, open_office):
+    moody = Moody()
+    server = await serve(moody)
+    moody.well, server.alive = False, BUSY
+    office = await open_office(server)
+    office.put(20)
+    await until(lambda: office.courier in office.down and not office.active)
+    office.put(20)
+    assert office.courier.behind
+    assert not office.active
+    moody.well, server.alive = True, OK
     await office.all_settled()
     office.check_books()
 

@@ -461,7 +461,6 @@ async def test_one_that_was_set_aside_for_its_time_before_a_crash_does_not_come_
 
 async def test_those_that_wait_for_their_time_leave_room_for_the_others(serve, open_office, topic, monkeypatch):
     monkeypatch.setattr(courier_module, "HELD_MAX", 10)
-    monkeypatch.setattr(courier_module, "_REFILL_BELOW", 5)
     taker = Taker()
     office = await open_office(await serve(taker), office={"topic": topic})
     await own(office, topic)
@@ -470,3 +469,26 @@ async def test_those_that_wait_for_their_time_leave_room_for_the_others(serve, o
     await until(lambda: len(taker.taken) == 5)
     assert office.courier._held <= 6
     assert len(topic.kept()) >= 34
+
+
+async def test_one_whose_next_attempt_is_far_off_does_not_wait_in_its_window(serve, open_office, topic, monkeypatch):
+    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 60_000)
+    taker = Taker()
+    taker.refused = {"m-0"}
+    office = await open_office(await serve(taker), office={"topic": topic}, retry_first_ms=3_600_000)
+    monkeypatch.setattr(courier_module, "random", lambda: 1.0)
+    office.put(1)
+    await until(lambda: topic.kept() and not office.courier.held)
+    assert office.settled
+
+
+async def test_those_that_fail_leave_room_for_those_that_would_not(serve, open_office, topic, monkeypatch):
+    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 60_000)
+    monkeypatch.setattr(courier_module, "RETRIES_MAX", 5)
+    taker = Taker()
+    taker.refused = {f"m-{number}" for number in range(40)}
+    office = await open_office(await serve(taker), office={"topic": topic}, retry_first_ms=30_000)
+    monkeypatch.setattr(courier_module, "random", lambda: 1.0)
+    office.put(41)
+    await until(lambda: taker.taken == ["m-40"] and len(topic.kept()) >= 35)
+    await until(lambda: office.courier.held == 5)
