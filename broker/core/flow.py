@@ -13,10 +13,10 @@ from typing import Final
 FIRST: Final = 8
 _DECREASE: Final = 0.5
 _DECREASE_PAUSE_MS: Final = 1_000  # answers to attempts begun before a decrease must not decrease again
-LATE_S: Final = 0.003  # a turn of the event loop that is as late as this is felt in the latency of the quick
-LANE_LEAST: Final = 16
-LANE_MOST: Final = 512
-_LANE_DECREASE: Final = 0.9
+LATE_S: Final = 0.003  # an event loop that comes by as late as this is felt in the latency of the quick
+GATE_LEAST: Final = 16
+GATE_MOST: Final = 512
+_GATE_DECREASE: Final = 0.9
 
 
 class Flow:
@@ -86,23 +86,23 @@ class Share:
 WHOLE: Final = Share()
 
 
-class Lane:
-    """What the slow listeners of a worker may begin together in one turn: as much as leaves it in time for the quick.
+class Gate:
+    """What the slow listeners of a worker may begin together in one tick: as much as leaves it in time for the quick.
 
-    It grows by one attempt in each turn that was in time, and shrinks by a tenth in each that was late.
+    It grows by one attempt in each tick that was in time, and shrinks by a tenth in each that was late.
     """
 
     __slots__ = ("_exact",)
 
     def __init__(self) -> None:
-        self._exact = float(LANE_LEAST)
+        self._exact = float(GATE_LEAST)
 
-    def turn(self, late_s: float) -> int:
+    def tick(self, late_s: float) -> int:
         """Attempts that may begin now. late_s: how much later than asked for the event loop came by, on average."""
         if late_s > LATE_S:
-            self._exact = max(LANE_LEAST, self._exact * _LANE_DECREASE)
+            self._exact = max(GATE_LEAST, self._exact * _GATE_DECREASE)
         else:
-            self._exact = min(LANE_MOST, self._exact + 1)
+            self._exact = min(GATE_MOST, self._exact + 1)
         return int(self._exact)
 
 

@@ -1,52 +1,120 @@
 """Ordering keys: the messages of one key go one at a time, in order, and only they wait.
 
-For: whose turn it is. Pure; the deliveries are opaque. Not for: other reasons to wait (flow.py, circuit.py).
+For: whose turn it is (Turns), and which may go of those that wait elsewhere (Lines). Pure; the deliveries are opaque.
+Not for: other reasons to wait (flow.py, circuit.py).
 """
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Generic, TypeVar
 
 D = TypeVar("D")
+K = TypeVar("K", bound=Hashable)
 
 
 class Turns(Generic[D]):
-    """A key is there while one of its deliveries has the turn; the others wait in the order they came."""
+    """A key is there while one of its deliveries has the turn; the others wait in the order they came.
 
-    __slots__ = ("_waiting",)
+    waiting: how many, of all keys. Moments are seconds of any clock that only goes forward.
+    """
+
+    __slots__ = ("_since_s", "_waiting", "waiting")
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[D]] = {}
+        self._since_s: dict[str, float] = {}
+        self.waiting = 0
 
     def __len__(self) -> int:
         """How many keys have a turn under way."""
         return len(self._waiting)
 
-    def take(self, key: str, delivery: D) -> bool:
+    def take(self, key: str, delivery: D, at_s: float) -> bool:
         """Give the delivery the turn, or have it wait for next() to bring it. Whether it has the turn."""
         waiting = self._waiting.get(key)
         if waiting is None:
             self._waiting[key] = deque()
+            self._since_s[key] = at_s
             return True
         waiting.append(delivery)
+        self.waiting += 1
         return False
 
-    def next(self, key: str) -> D | None:
+    def taken_for_s(self, key: str, at_s: float) -> float:
+        """How long the turn has been the same delivery's; 0 when it is nobody's."""
+        return at_s - self._since_s.get(key, at_s)
+
+    def next(self, key: str, at_s: float) -> D | None:
         """The turn of this key is over: who has it now, None when nobody waits."""
         waiting = self._waiting.get(key)
         if waiting:
+            self._since_s[key] = at_s
+            self.waiting -= 1
             return waiting.popleft()
-        self._waiting.pop(key, None)
+        self.drop(key)
         return None
 
     def drop(self, key: str) -> None:
         """Neither the one whose turn it is nor those who wait for it are here any more."""
-        self._waiting.pop(key, None)
+        self.waiting -= len(self._waiting.pop(key, ()))
+        self._since_s.pop(key, None)
 
     def restart(self, held: Iterable[str]) -> list[D]:
         """Everybody who waits is sent away; only these keys' turns go on. Those sent away, per key in their order."""
         away = [delivery for waiting in self._waiting.values() for delivery in waiting]
         self._waiting = {key: deque() for key in held}
+        self._since_s = {key: since_s for key, since_s in self._since_s.items() if key in self._waiting}
+        self.waiting = 0
         return away
+
+
+class Lines(Generic[K, D]):
+    """A line for each key, in the order of its deliveries' offsets, whenever they join: only the first may go."""
+
+    __slots__ = ("_lines",)
+
+    def __init__(self) -> None:
+        self._lines: dict[K, tuple[list[int], dict[int, D | None]]] = {}
+
+    def __len__(self) -> int:
+        """How many keys have a line."""
+        return len(self._lines)
+
+    def join(self, key: K, offset: int, delivery: D | None) -> None:
+        """Stand in line, or be known by another object in one's place. delivery: None while it is on its way."""
+        offsets, members = self._lines.setdefault(key, ([], {}))
+        if offset not in members:
+            heapq.heappush(offsets, offset)
+        members[offset] = delivery
+
+    def leave(self, key: K, offset: int) -> None:
+        """It is settled, or was never there."""
+        line = self._lines.get(key)
+        if line is None:
+            return
+        offsets, members = line
+        members.pop(offset, None)
+        while offsets and offsets[0] not in members:
+            heapq.heappop(offsets)
+        if not offsets:
+            del self._lines[key]
+
+    def holds(self, key: K, offset: int) -> bool:
+        """Whether this one is in line."""
+        return offset in self._lines.get(key, ((), {}))[1]
+
+    def first(self, key: K) -> D | None:
+        """Who may go; None when there is no line or its first is still on its way."""
+        line = self._lines.get(key)
+        return None if line is None else line[1][line[0][0]]
+
+    def begins_before(self, key: K, offset: int) -> bool:
+        """Whether there is a line, and its first is earlier than this."""
+        line = self._lines.get(key)
+        return line is not None and line[0][0] < offset
+
+    def clear(self) -> None:
+        self._lines.clear()

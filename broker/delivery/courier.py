@@ -37,7 +37,9 @@ log = logging.getLogger(__name__)
 HELD_MAX: Final = 512  # messages a courier holds, ready, under way or waiting for a retry
 SET_ASIDE_AFTER_MS: Final = 60_000  # a delivery that still fails then leaves the window: it must not hold the cursor
 RETRIES_MAX: Final = HELD_MAX // 4  # so do others than these: what fails must not take the room of what would not
-SLOW_MS: Final = 250  # a listener whose answers take as long, on average, begins in turns with others such
+WAITING_MAX: Final = HELD_MAX // 4  # messages that wait for others of their ordering keys, unless these are quick
+CROWDED_AFTER_S: Final = 0.1  # one that has the turn of its key as long as this is not
+SLOW_MS: Final = 250  # a listener whose answers take as long, on average, shares what may begin with others such
 NEAR_MS: Final = 10_000  # a message to be delivered so soon waits in its window: the cursor may wait for it
 UNDECODABLE: Final = "undecodable"  # the error of a message that only a newer program can read
 _HELD_EACH: Final = 4  # messages it holds per attempt that the circuit allows
@@ -55,6 +57,7 @@ class Depot:
 
     touched: a stream became dirty. lagging: a stream needs a catch-up reader. active: a courier wants its tick().
     put_aside: a delivery leaves the window, to be tried at a time (ms), or parked when that is None; settle() follows.
+    overtakes: whether it would one of its ordering key that has left the window.
     is_owed: it left the window already. delivered, returned: one from `outstanding` was taken, or can't be tried now.
     gone: the listener answered 410; said_gone keeps it from being told again. changes: of messages, empty nearly
     always. hold: whether one of them keeps a delivery from being attempted now; cancel() or renewed() follows.
@@ -66,6 +69,7 @@ class Depot:
     lagging: Callable[[Stream], None]
     active: Callable[[Courier], None]
     put_aside: Callable[[Delivery, int | None, str | None, int | None], None]
+    overtakes: Callable[[Delivery], bool]
     is_owed: Callable[[Delivery], bool]
     delivered: Callable[[Delivery], None]
     returned: Callable[[Delivery], None]
@@ -88,7 +92,7 @@ class Courier:
         self.flow = Flow(listener.settings.max_in_flight)
         self.error: str | None = None
         self.attempts_share = ATTEMPTS_MAX
-        self.begins = 1  # attempts it may begin before the next turn, if it is slow
+        self.begins = 1  # attempts it may begin before the next tick, if it is slow
         self.bytes_share = HELD_BYTES_MAX
         self.sending = True  # False: hand-over or shut-down; what is under way may finish
         self._changes = depot.changes
@@ -246,13 +250,42 @@ class Courier:
             log.exception("delivery.undecodable listener=%s message=%s", self.listener.id, message.id.decode())
             self.depot.put_aside(delivery, None, UNDECODABLE, None)
             return False
-        if message.key is not None and not delivery.turn:
-            delivery.turn = self._turns.take(message.key, delivery)
-            if not delivery.turn:
-                return False
+        if message.key is not None and not self._has_turn(delivery, message.key):
+            return False
         if message.deliver_at_ms and not self._is_time(delivery, message):
             return False
         return not (self._changes and self.depot.hold(delivery))
+
+    def _has_turn(self, delivery: Delivery, key: str) -> bool:
+        """Whether it is the one of its ordering key to go.
+
+        It leaves its window when one before it has, or when too many wait, and for long: others need the room.
+        """
+        at_s = self._loop.time()
+        overtakes = self.depot.overtakes(delivery)
+        if delivery.owed is not None:
+            if overtakes:
+                self._let_go(delivery)
+                self._give_back(delivery)
+                return False
+        elif overtakes or (not delivery.turn and self._crowded(key, at_s)):
+            self._put_aside(delivery, None, None, now_ms())
+            return False
+        if not delivery.turn:
+            delivery.turn = self._turns.take(key, delivery, at_s)
+        return delivery.turn
+
+    def _crowded(self, key: str, at_s: float) -> bool:
+        return self._turns.waiting >= WAITING_MAX and self._turns.taken_for_s(key, at_s) >= CROWDED_AFTER_S
+
+    def _give_back(self, delivery: Delivery) -> None:
+        delivery.stream.owed.discard(delivery)
+        self.depot.returned(delivery)
+
+    def _put_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
+        if delivery.turn:
+            self._parking.add(delivery)
+        self.depot.put_aside(delivery, status, error, due_ms)
 
     def _is_time(self, delivery: Delivery, message: Message) -> bool:
         """Whether it may be delivered by now; if not, the delivery waits here or, for longer, in `outstanding`."""
@@ -429,9 +462,10 @@ class Courier:
                 self._next_turn(message.key)
 
     def _next_turn(self, key: str) -> None:
-        following = self._turns.next(key)
+        at_s = self._loop.time()
+        following = self._turns.next(key, at_s)
         while following is not None and following.message is None:  # its stream is gone
-            following = self._turns.next(key)
+            following = self._turns.next(key, at_s)
         if following is not None:
             following.turn = True
             self._ready.appendleft(following)
@@ -465,10 +499,8 @@ class Courier:
         )
         delivery.stream.record(delivery, "failed" if due_ms is not None else "parked", status, error, took_ms, due_ms)
         for_long = (due_ms or at_ms) - delivery.first_at_ms >= SET_ASIDE_AFTER_MS or len(self._retries) >= RETRIES_MAX
-        if due_ms is None or owed is not None or (for_long and message.key is None):
-            if delivery.turn:
-                self._parking.add(delivery)
-            self.depot.put_aside(delivery, status, error, due_ms)
+        if due_ms is None or owed is not None or for_long:
+            self._put_aside(delivery, status, error, due_ms)
         else:
             heapq.heappush(self._retries, (due_ms, id(delivery), delivery))
         if status in (429, 503) and retry_after_s:
@@ -516,8 +548,7 @@ class Courier:
             self._let_go(delivery)
             stream = delivery.stream
             if delivery.owed is not None:
-                stream.owed.discard(delivery)
-                self.depot.returned(delivery)
+                self._give_back(delivery)
             elif stream.alive and delivery.offset in stream.window.open:
                 stream.window.forget((delivery.offset,))
                 self.behind[stream] = None
@@ -607,7 +638,7 @@ class Courier:
 
     @property
     def slow(self) -> bool:
-        """Whether its answers take so long that it begins in turns (shares.py)."""
+        """Whether its answers take so long that it shares what may begin with others such (shares.py)."""
         return self._took_ms is not None and self._took_ms >= SLOW_MS
 
     @property

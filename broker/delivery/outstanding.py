@@ -9,6 +9,7 @@ in a window.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import logging
@@ -18,9 +19,10 @@ from typing import Final
 
 from broker.core.directory import Listener
 from broker.core.events import KeptDelivery, decode, encode
+from broker.core.turns import Lines
 from broker.delivery.courier import UNDECODABLE, Courier
 from broker.delivery.message import Message, messages
-from broker.delivery.owed import Owed, kept_event, kept_message, owed_key, owed_message_ids
+from broker.delivery.owed import Line, Owed, kept_event, kept_message, owed_key, owed_message_ids
 from broker.delivery.readers import Partition
 from broker.delivery.stream import Delivery, now_ms
 from broker.errors import LogUnavailable, UnknownEvent
@@ -56,6 +58,8 @@ class Outstanding:
         self._owed: dict[int, dict[bytes, Owed]] = {}
         self._due: list[tuple[int, int, Owed]] = []
         self._order = itertools.count()
+        self._lines: Lines[Line, Owed] = Lines()  # of what is not parked and has an ordering key
+        self._wake = asyncio.Event()
         self._waiting: dict[str, deque[Owed]] = {}  # by listener, what is due: its courier has no room for it yet
         self._settled: dict[int, list[tuple[bytes, bytes | None]]] = {}
         self._taken: set[bytes] = set()  # those found here at a take-over that their listener has by now
@@ -88,9 +92,27 @@ class Outstanding:
         """The partitions are given up; their next owner reads it all again."""
         self._owed.clear()
         self._due.clear()
+        self._lines.clear()
         self._waiting.clear()
         self._settled.clear()
         self._taken.clear()
+
+    def overtakes(self, delivery: Delivery) -> bool:
+        """Whether a delivery of a window would overtake one that is, or is about to be, here."""
+        line = _line(delivery) if self._lines else None
+        return line is not None and self._lines.begins_before(line, delivery.offset)
+
+    def expect(self, delivery: Delivery) -> None:
+        """It is about to be put aside, to be tried again: from now on none of its ordering key may overtake it."""
+        line = _line(delivery)
+        if line is not None and not self._lines.holds(line, delivery.offset):
+            self._lines.join(line, delivery.offset, None)
+
+    def expect_no_more(self, delivery: Delivery) -> None:
+        """It was not put aside after all."""
+        line = _line(delivery)
+        if line is not None:
+            self._leave(line, delivery.offset)
 
     async def put_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> bool:
         """Write the delivery, to be tried at due_ms, or parked when that is None. Whether it was ours to write."""
@@ -205,6 +227,13 @@ class Outstanding:
                     self._settled.setdefault(partition, []).extend(records)
                 raise
 
+    async def pause(self, at_most_s: float) -> None:
+        """Until something is due that was not foreseen, or for so long."""
+        self._wake.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(at_most_s):
+                await self._wake.wait()
+
     async def serve_due(self) -> bool:
         """Hand what is due to the couriers that have room for it; the rest waits. Whether there may be more at once."""
         at_ms = now_ms()
@@ -212,7 +241,7 @@ class Outstanding:
             if not self._due or self._due[0][0] > at_ms:
                 break
             due_ms, _, owed = heapq.heappop(self._due)
-            if owed.due_ms == due_ms and not owed.taken and self._is_current(owed):
+            if owed.due_ms == due_ms and not owed.taken and self._is_current(owed) and self._is_first(owed):
                 self._wait(owed)
         chosen = self._choose()
         served = await asyncio.gather(*(self._serve(owed) for owed in chosen))
@@ -228,10 +257,13 @@ class Outstanding:
             del self._waiting[listener_id]
             for _ in range(min(len(waiting), _AT_ONCE_EACH_MAX)):
                 owed = waiting.popleft()
+                if not self._is_first(owed):  # one before it was put aside meanwhile
+                    owed.taken = False
+                    continue
                 partition = self._partitions.get(owed.partition)
-                if partition is not None and partition.placed(courier):
+                if partition is not None and partition.placed(courier) and not _lacks_earlier(partition, courier, owed):
                     chosen.append(owed)
-                else:  # where its stream stands is not known yet
+                else:  # where its stream stands is not known yet, or one of its key may be read there first
                     waiting.append(owed)
             if waiting:
                 self._waiting[listener_id] = waiting  # behind the others
@@ -251,7 +283,7 @@ class Outstanding:
             return True  # given up, or cancelled, meanwhile
         if message is None:
             log.error("outstanding.record_gone partition=%d offset=%d", owed.partition, owed.offset)
-            del self._owed[owed.partition][owed.key]
+            self._remove(owed)
             return True
         if not courier.room():
             self._wait(owed)
@@ -293,8 +325,26 @@ class Outstanding:
         return self._owed.get(owed.partition, {}).get(owed.key) is owed
 
     def _bury(self, owed: Owed) -> None:
-        if self._owed.get(owed.partition, {}).pop(owed.key, None) is not None:
+        if self._remove(owed):
             self._settled.setdefault(owed.partition, []).append((owed.key, None))
+
+    def _remove(self, owed: Owed) -> bool:
+        if self._owed.get(owed.partition, {}).pop(owed.key, None) is None:
+            return False
+        if owed.line is not None:
+            self._leave(owed.line, owed.place)
+        return True
+
+    def _leave(self, line: Line, place: int) -> None:
+        """The next in line may go, when it is due."""
+        self._lines.leave(line, place)
+        first = self._lines.first(line)
+        if first is not None and not first.taken:
+            self._schedule(first)
+            self._wake.set()
+
+    def _is_first(self, owed: Owed) -> bool:
+        return owed.line is None or self._lines.first(owed.line) is owed
 
     def _wait(self, owed: Owed) -> None:
         """It is due: its courier gets it as soon as it has room."""
@@ -310,8 +360,26 @@ class Outstanding:
         self._schedule(owed)
 
     def _schedule(self, owed: Owed) -> None:
-        if owed.due_ms is not None:
+        if owed.line is not None and owed.due_ms is not None:
+            self._lines.join(owed.line, owed.place, owed)
+        elif owed.line is not None:
+            self._leave(owed.line, owed.place)
+        if owed.due_ms is not None and self._is_first(owed):
             heapq.heappush(self._due, (owed.due_ms, next(self._order), owed))
+
+
+def _line(delivery: Delivery) -> Line | None:
+    key = None if delivery.message is None else delivery.message.key
+    return None if key is None else (delivery.stream.courier.listener.id, delivery.stream.partition, key)
+
+
+def _lacks_earlier(partition: Partition, courier: Courier, owed: Owed) -> bool:
+    """Whether its stream has yet to read, after a crash, what may be of the same key and go first."""
+    if owed.line is None:
+        return False
+    stream = courier.streams.get(owed.partition)
+    wanted = None if stream is None else stream.window.wanted()
+    return min(partition.tail, partition.tail if wanted is None else wanted) <= owed.place
 
 
 def _decoded(value: bytes, partition: int, offset: int) -> KeptDelivery | None:

@@ -14,9 +14,12 @@ from broker.core.redrives import Redrives
 from broker.delivery.message import Message
 from broker.delivery.stream import Delivery, now_ms
 
+Line = tuple[str, int, str]  # a listener's id, a partition, an ordering key
+
 
 class Owed:
-    """offset: of its record in `outstanding`. due_ms: None when it is parked. The rest as in KeptDelivery, and:
+    """offset: of its record in `outstanding`. due_ms: None when it is parked. line: in which it waits with others of
+    its ordering key; None without one. place: its message's offset, by which they go. The rest as in KeptDelivery, and:
 
     taken: it is due and waits for its courier, or its courier has it. message: kept only where the record's offset is
     not known. found: it was there when the partition was taken over, so its stream's window may bring it once more.
@@ -28,11 +31,13 @@ class Owed:
         "forgiven",
         "found",
         "key",
+        "line",
         "listener_id",
         "message",
         "number",
         "offset",
         "partition",
+        "place",
         "redrives",
         "since_ms",
         "taken",
@@ -43,6 +48,8 @@ class Owed:
         self.partition = partition
         self.offset = offset
         self.listener_id = event.listener_id
+        self.line: Line | None = None if event.key is None else (event.listener_id, partition, event.key)
+        self.place = event.offset
         self.number = event.number
         self.redrives = event.redrives
         self.forgiven = event.forgiven
@@ -61,13 +68,13 @@ class Owed:
 
     @property
     def scheduled(self) -> bool:
-        """Whether it waits for its message's time, or for its first attempt after that."""
+        """Whether it waits for its message's time, or for another of its ordering key: no attempt was made."""
         return self.number == 0 and self.due_ms is not None
 
     def redrive(self, redrives: Redrives, at_ms: int) -> bool:
         """Take its listener's redrives into account. Whether it is due by them, with a fresh allowance.
 
-        One that is not to be delivered before its time is not concerned: it neither retries nor is parked.
+        One that was not attempted is not concerned: it neither retries nor is parked.
         """
         since, self.redrives = self.redrives, redrives.count
         if since == redrives.count or self.scheduled or not redrives.concern(self.message_id, since=since):

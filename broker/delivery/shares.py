@@ -1,6 +1,6 @@
 """What a worker's couriers share: attempts under way at once, those the slow begin, and memory for what they hold.
 
-For: the totals, and everybody's share of them, anew at each turn. Not for: what one listener can take, and how much is
+For: the totals, and everybody's share of them, anew at each tick. Not for: what one listener can take, and how much is
 well for the slow (core/flow.py).
 """
 
@@ -21,8 +21,8 @@ ALL_HELD_BYTES_MAX: Final = 128 << 20
 HELD_BYTES_LEAST: Final = 64 << 10
 
 
-def share_out(couriers: Collection[Courier], *, begins: int, turn: int) -> None:
-    """couriers: those that have something to do. begins: what the slow may begin. turn: counts them, for fairness."""
+def share_out(couriers: Collection[Courier], *, begins: int, tick: int) -> None:
+    """couriers: those that have something to do. begins: what the slow may begin. tick: its number, for fairness."""
     hungry = sum(courier.hungry for courier in couriers)
     used = sum(courier.busy for courier in couriers if not courier.hungry)
     attempts = fair_share(ATTEMPTS_MAX, used=used, hungry=hungry, least=ATTEMPTS_LEAST)
@@ -32,10 +32,10 @@ def share_out(couriers: Collection[Courier], *, begins: int, turn: int) -> None:
         courier.attempts_share = attempts
         courier.bytes_share = held
         if courier.slow:
-            courier.begins = 1  # should it get something to do before the next turn
+            courier.begins = 1  # should it get something to do before the next tick
             if courier.hungry:
                 slow.append(courier)
     if slow:
         each, more = divmod(begins, len(slow))
         for place, courier in enumerate(slow):
-            courier.begins = each + ((place - turn * more) % len(slow) < more)
+            courier.begins = each + ((place - tick * more) % len(slow) < more)

@@ -24,7 +24,7 @@ from broker.core.events import (
     QueueDeleted,
     ReplayPaused,
 )
-from broker.core.flow import WHOLE, Lane
+from broker.core.flow import WHOLE, Gate
 from broker.core.window import Window
 from broker.delivery.changes import Changes
 from broker.delivery.checkpoints import Checkpoints
@@ -162,6 +162,7 @@ class Worker:
             lagging=self._catch_up.request,
             active=lambda courier: self._active.update({courier: None}),
             put_aside=self._put_aside,
+            overtakes=self._outstanding.overtakes,
             is_owed=self._outstanding.is_owed,
             delivered=self._outstanding.delivered,
             returned=self._outstanding.returned,
@@ -487,8 +488,8 @@ class Worker:
     # Time, and what happens seldom
 
     async def _ticks(self) -> None:
-        lane, time = Lane(), asyncio.get_running_loop().time
-        for turn in itertools.count():
+        gate, time = Gate(), asyncio.get_running_loop().time
+        for number in itertools.count():
             late_s = 0.0
             active = list(self._active)
             for part in range(_PARTS):
@@ -503,12 +504,14 @@ class Worker:
                         del self._active[courier]
                     if courier.circuit.allowance == 0:
                         self._down.add(courier)
-            share_out(self._active, begins=lane.turn(late_s / _PARTS), turn=turn)
+            share_out(self._active, begins=gate.tick(late_s / _PARTS), tick=number)
             self._liveness.tick(self._down)
-            for courier in list(self._couriers.values())[turn % _TIDY_TICKS :: _TIDY_TICKS]:
+            for courier in list(self._couriers.values())[number % _TIDY_TICKS :: _TIDY_TICKS]:
                 courier.tidy()
 
     def _put_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
+        if due_ms is not None:
+            self._outstanding.expect(delivery)
         task = self._run(self._put_aside_now(delivery, status, error, due_ms))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
@@ -519,6 +522,7 @@ class Worker:
         """Write the delivery to `outstanding`, and only then let the cursor pass it."""
         courier, message = delivery.stream.courier, delivery.message
         if self._changes.deleted(delivery):
+            self._outstanding.expect_no_more(delivery)
             courier.cancel(delivery)
         elif await self._outstanding.put_aside(delivery, status, error, due_ms):
             courier.settle(delivery)
@@ -528,7 +532,7 @@ class Worker:
     async def _serve_outstanding(self) -> None:
         while True:
             if not await self._outstanding.serve_due():
-                await asyncio.sleep(TICK_S)
+                await self._outstanding.pause(TICK_S)
 
     def _gone(self, courier: Courier) -> None:
         self._run(self._pause(courier))

@@ -157,7 +157,7 @@ class Office:
         self.liveness = Liveness(resolver, tls)
         self.active: list[Courier] = []
         self.down: set[Courier] = set()
-        self.begins: int | None = None  # what a slow listener may begin in a turn
+        self.begins = 1_000  # what a slow listener may begin in a tick
         self.couriers: dict[str, Courier] = {}
         self.outstanding = Outstanding(topic, topic, "messages", self.partitions, self.couriers)
         self.leaving: set[asyncio.Task[None]] = set()
@@ -168,6 +168,7 @@ class Office:
             lagging=self.catch_up.request,
             active=self.active.append,
             put_aside=self._put_aside if topic is None else self._put_aside_in_topic,
+            overtakes=self.outstanding.overtakes,
             is_owed=self.outstanding.is_owed,
             delivered=self.outstanding.delivered,
             returned=self.outstanding.returned,
@@ -196,7 +197,7 @@ class Office:
         self.courier.close()
 
     async def _tick(self) -> None:
-        for turn in count():
+        for number in count():
             await asyncio.sleep(0.01)
             still = []
             for courier in self.active:
@@ -205,8 +206,7 @@ class Office:
                 if courier.circuit.allowance == 0:
                     self.down.add(courier)
             self.active[:] = still
-            if self.begins is not None:
-                share_out(still, begins=self.begins, turn=turn)
+            share_out(still, begins=self.begins, tick=number)
             self.liveness.tick(self.down)
             self.keep_books()
 
@@ -220,6 +220,9 @@ class Office:
         asyncio.get_running_loop().call_soon(self.courier.settle, delivery)
 
     def _put_aside_in_topic(self, delivery: Delivery, *how) -> None:
+        if how[-1] is not None:
+            self.outstanding.expect(delivery)
+
         async def leave() -> None:
             if await self.outstanding.put_aside(delivery, *how):
                 self.courier.settle(delivery)

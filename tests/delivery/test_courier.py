@@ -378,7 +378,7 @@ async def test_a_listener_that_has_not_answered_yet_gets_two_at_a_time_then_as_m
     office.check_books()
 
 
-async def test_a_slow_listener_begins_in_turns_until_it_is_quick_again(serve, open_office):
+async def test_a_slow_listener_begins_what_it_may_until_it_is_quick_again(serve, open_office):
     moody = Moody()
     server = await serve(moody)
     office = await open_office(server)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from conftest import OK, Office, until
 
-from broker.core.events import DeliveryParked, DeliverySetAside
+from broker.core.events import DeliveryParked, DeliverySetAside, ListenerSettings
 from broker.core.flow import WHOLE
 from broker.delivery import courier as courier_module
 from broker.delivery import outstanding as outstanding_module
@@ -292,7 +292,7 @@ async def test_a_redrive_that_comes_while_the_record_is_written_counts(serve, op
 
 async def test_a_redrive_hurries_the_retries_of_the_window(serve, open_office, topic, monkeypatch):
     monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 60_000)
-    monkeypatch.setattr(courier_module, "next_at_ms", lambda *_, **__: now_ms() + 3_600_000)
+    monkeypatch.setattr(courier_module, "next_at_ms", lambda *_, **__: now_ms() + 50_000)
     taker = Taker()
     taker.refused |= {"m-0", "m-1"}
     server = await serve(taker)
@@ -492,3 +492,55 @@ async def test_those_that_fail_leave_room_for_those_that_would_not(serve, open_o
     office.put(41)
     await until(lambda: taker.taken == ["m-40"] and len(topic.kept()) >= 35)
     await until(lambda: office.courier.held == 5)
+
+
+async def test_many_of_one_key_that_wait_for_long_make_room_and_come_in_order(serve, open_office, topic, monkeypatch):
+    monkeypatch.setattr(courier_module, "WAITING_MAX", 5)
+    monkeypatch.setattr(courier_module, "CROWDED_AFTER_S", 0.0)
+    taker = Taker()
+    taker.free.clear()
+    office = await open_office(await serve(taker), office={"topic": topic}, timeout_ms=5_000)
+    await own(office, topic)
+    office.put(40, key="a")
+    await until(lambda: len(topic.kept()) == 34)  # one is under way, five wait for it
+    assert office.courier.held == 6
+    office.put(1)
+    office.put(5, key="a")
+    await until(lambda: len(topic.kept()) == 39)
+    taker.free.set()
+    await serve_all(office, lambda: len(taker.taken) == 46)
+    await office.outstanding.flush()
+    assert [one for one in taker.taken if one != "m-40"] == [f"m-{number}" for number in range(46) if number != 40]
+    assert not topic.kept()
+
+
+async def test_a_parked_message_of_a_key_lets_the_others_go_on(serve, open_office, topic):
+    taker = Taker()
+    taker.refused = {"m-1"}
+    office = await open_office(await serve(taker), office={"topic": topic}, max_attempts=2, retry_first_ms=1)
+    await own(office, topic)
+    office.put(4, key="a")
+    await serve_all(office, lambda: len(taker.taken) == 3)
+    assert taker.taken == ["m-0", "m-2", "m-3"]
+    await office.outstanding.flush()
+    assert [type(event) for event in topic.kept().values()] == [DeliveryParked]
+    office.put(1, key="a")
+    await until(lambda: taker.taken[-1] == "m-4")
+
+
+async def test_one_that_was_redriven_goes_before_later_ones_of_its_key(serve, open_office, topic, monkeypatch):
+    taker = Taker()
+    taker.refused = {"m-0", "m-1"}
+    office = await open_office(await serve(taker), office={"topic": topic}, max_attempts=1)
+    await own(office, topic)
+    office.put(1, key="a")
+    await until(lambda: office.outstanding.state(0, "l-1", "m-0") == "parked")
+    listener = office.courier.listener
+    office.courier.update(replace(listener, settings=ListenerSettings(retry_first_ms=3_600_000)), share=WHOLE)
+    monkeypatch.setattr(courier_module, "random", lambda: 1.0)
+    office.put(2, key="a")
+    await until(lambda: len(topic.kept()) == 3)  # the second failed, and the third waits for it
+    taker.refused = set()
+    redriven(office)
+    await serve_all(office, lambda: len(taker.taken) == 3)
+    assert taker.taken == ["m-0", "m-1", "m-2"]

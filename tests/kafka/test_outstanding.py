@@ -91,6 +91,28 @@ async def test_a_worker_that_takes_over_goes_on_with_what_is_kept(rig: Rig):
     assert rig.listeners.ids("a") == Counter(ids)
 
 
+async def test_while_a_message_fails_only_those_of_its_key_wait_and_they_come_in_order(rig: Rig):
+    queue = await rig.queue()
+    await rig.listen(queue, "a")
+    first = await rig.work()
+    refusing(rig, "k2")
+    await rig.put(queue, *(f"k{number}" for number in range(6)), key="customer-7")
+    await rig.put(queue, *(f"free{number}" for number in range(6)))
+    await until(lambda: len(rig.listeners.taken("a")) == 8, what="what does not wait")
+    await until(lambda: gone_on(rig, first), what="the cursor has passed those that wait")
+    assert sorted(event.data for event in (await kept(rig)).values()) == ["k2", "k3", "k4", "k5"]
+    await rig.put(queue, "k6", key="customer-7")
+    await rig.end(first)
+    second = await rig.work()
+    await rig.put(queue, "k7", key="customer-7")
+    await until(lambda: gone_on(rig, second), what="the cursor of its next owner has, too")
+    rig.listeners.decide = None
+    await until(lambda: len(rig.listeners.taken("a")) >= 14, what="they arrive")
+    keyed = [got.data for got in rig.listeners.taken("a") if got.data.startswith("k")]
+    assert keyed == [f"k{number}" for number in range(8)]
+    assert [got.headers["everput-attempt"] for got in rig.listeners.taken("a") if got.data == "k5"] == ["1"]
+
+
 async def test_a_crash_between_the_record_and_the_cursor_delivers_once(rig: Rig, monkeypatch: pytest.MonkeyPatch):
     queue = await rig.queue()
     await rig.listen(queue, "a")

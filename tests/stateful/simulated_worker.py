@@ -16,6 +16,7 @@ from broker.core.cursor import Cursor
 from broker.core.directory import Listener
 from broker.core.flow import WHOLE
 from broker.core.signing import Signer
+from broker.core.turns import Lines
 from broker.delivery.checkpoints import Checkpoints
 from broker.delivery.courier import Courier, Depot
 from broker.delivery.guard import Target
@@ -23,6 +24,7 @@ from broker.delivery.message import Message
 from broker.delivery.meters import Meters
 from broker.delivery.readers import CatchUp, Partition
 from broker.delivery.request import Opened
+from broker.delivery.shares import share_out
 from broker.delivery.stream import Delivery, Stream
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable
@@ -50,6 +52,7 @@ class Kept:
     offset: int
     number: int
     due_ms: int | None
+    line: tuple[str, int, str] | None
     taken: bool = False
     found: bool = False
     forgiven: int = 0
@@ -173,6 +176,7 @@ class SimWorker:
         self.requests: list[Connection] = []
         self.lagging: list[Stream] = []
         self.owed: dict[tuple[str, bytes], Kept] = {}
+        self.lines: Lines[tuple[str, int, str], Kept] = Lines()
         self.taken: set[tuple[str, bytes]] = set()
         self.tombstones: list[tuple[str, bytes]] = []
         self.leaving: list[tuple[Delivery, int | None]] = []
@@ -190,7 +194,8 @@ class SimWorker:
             touched=self.checkpoints.touched,
             lagging=self._lag,
             active=self.active.append,
-            put_aside=lambda delivery, _status, _error, due_ms: self.leaving.append((delivery, due_ms)),
+            put_aside=lambda delivery, _status, _error, due_ms: self._put_aside(delivery, due_ms),
+            overtakes=self._overtakes,
             is_owed=self._is_owed,
             delivered=self._delivered,
             returned=lambda delivery: setattr(delivery.owed, "taken", False),
@@ -218,6 +223,8 @@ class SimWorker:
             self._partitions[number] = Partition(number, min(tops) if world.dice.random() < 0.7 else end)
             kept = {key: one for key, one in world.kept.items() if one.partition == number}
             self.owed |= {key: replace(one, taken=False, found=True) for key, one in kept.items()}
+            for key in kept:
+                self._stand_in_line(self.owed[key])
         for one in world.listeners:
             self.employ(one, numbers)
 
@@ -253,6 +260,7 @@ class SimWorker:
                 one.drop(stream_now)
         self.checkpoints.forget()
         self.owed.clear()
+        self.lines.clear()
         self.taken.clear()
         self.tombstones.clear()
         for one in self.lagging:
@@ -298,14 +306,15 @@ class SimWorker:
 
     def leave(self, crash_between: float = CRASH_BETWEEN) -> None:
         """Two steps: the record is written, then the delivery settled. A crash may come between."""
-        delivery, due_ms = self.leaving.pop(0)
+        delivery, due_ms = self.leaving.pop(self.world.dice.randrange(len(self.leaving)))
         message, world = delivery.message, self.world
         if message is None or not delivery.stream.alive:
             return
         key = (delivery.stream.courier.listener.id, message.id)
-        kept = Kept(key, delivery.stream.partition, delivery.offset, delivery.number, due_ms)
+        kept = Kept(key, delivery.stream.partition, delivery.offset, delivery.number, due_ms, _line(delivery))
         kept.found = delivery.owed is not None and delivery.owed.found
         world.kept[key] = self.owed[key] = kept
+        self._stand_in_line(kept)
         if world.dice.random() >= crash_between:
             delivery.stream.courier.settle(delivery)
         else:
@@ -316,12 +325,35 @@ class SimWorker:
             one = self._couriers[kept.key[0]]
             if kept.due_ms is None or kept.due_ms > self.world.now_ms or kept.taken or not one.room():
                 continue
+            if kept.line is not None and (self.lines.first(kept.line) is not kept or self._lacks_earlier(one, kept)):
+                continue
             kept.taken = True
             (message,) = self.world.messages(kept.partition, kept.offset, kept.offset + 1)
             delivery = Delivery(one.stream(kept.partition), kept.offset, message)
             delivery.number, delivery.owed = kept.number, kept
             delivery.stream.owed.add(delivery)
             one.accept(delivery, message)
+
+    def _put_aside(self, delivery: Delivery, due_ms: int | None) -> None:
+        line = _line(delivery)
+        if line is not None and due_ms is not None and not self.lines.holds(line, delivery.offset):
+            self.lines.join(line, delivery.offset, None)
+        self.leaving.append((delivery, due_ms))
+
+    def _stand_in_line(self, kept: Kept) -> None:
+        if kept.line is not None and kept.due_ms is not None:
+            self.lines.join(kept.line, kept.offset, kept)
+        elif kept.line is not None:
+            self.lines.leave(kept.line, kept.offset)
+
+    def _overtakes(self, delivery: Delivery) -> bool:
+        line = _line(delivery)
+        return line is not None and self.lines.begins_before(line, delivery.offset)
+
+    def _lacks_earlier(self, courier: Courier, kept: Kept) -> bool:
+        tail, one = self._partitions[kept.partition].tail, courier.streams.get(kept.partition)
+        wanted = None if one is None else one.window.wanted()
+        return min(tail, tail if wanted is None else wanted) <= kept.offset
 
     def _is_owed(self, delivery: Delivery) -> bool:
         key = (delivery.stream.courier.listener.id, delivery.message.id)
@@ -332,6 +364,8 @@ class SimWorker:
             self.taken.add(delivery.owed.key)
         if self.owed.pop(delivery.owed.key, None) is not None:
             self.tombstones.append(delivery.owed.key)
+            if delivery.owed.line is not None:
+                self.lines.leave(delivery.owed.line, delivery.offset)
 
     # Checkpoints: the real ones, a step at each await
 
@@ -379,8 +413,14 @@ class SimWorker:
     def tick(self) -> None:
         at_ms = self.world.now_ms
         self.active[:] = [one for one in self.active if one.tick(at_ms)]
+        share_out(self.active, begins=self.world.dice.randrange(4), tick=at_ms)
         for one in self._couriers.values():
             if one.circuit.state is State.OPEN and one.circuit.probe_at_ms <= at_ms:
                 alive = self.world.moods[one.listener.name] != "down"
                 if one.circuit.probed(alive=alive, at_ms=at_ms, interval_ms=500):
                     one.wake()
+
+
+def _line(delivery: Delivery) -> tuple[str, int, str] | None:
+    key = None if delivery.message is None else delivery.message.key
+    return None if key is None else (delivery.stream.courier.listener.id, delivery.stream.partition, key)

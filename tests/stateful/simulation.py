@@ -383,7 +383,8 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
 
         put_in(window, OPEN_MAX=4, BEHIND_MAX=3)
         put_in(readers, RING_MAX=6)
-        put_in(courier, HELD_MAX=5, _REFILL_BELOW=3, connect=connect, random=draw)
+        put_in(courier, HELD_MAX=5, WAITING_MAX=1, CROWDED_AFTER_S=0.3, RETRIES_MAX=2, connect=connect, random=draw)
+        put_in(checkpoints, _AT_ONCE=1)
         put_in(courier, asyncio=SimpleNamespace(get_running_loop=get_loop))
         # Where an object lies in memory must not decide anything.
         stack.enter_context(patch.object(courier, "id", lambda _one: next(numbers), create=True))

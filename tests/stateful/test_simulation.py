@@ -73,11 +73,11 @@ def takes_the_top_for_the_cursor(offset, text):
     return cursor.Cursor(top=max(offset, 0) + 2)
 
 
-def everybody_has_the_turn(_self, _key, _delivery):
+def everybody_has_the_turn(_self, _key, _delivery, _at_s):
     return True
 
 
-def nobody_gets_the_turn_back(_self, _key):
+def nobody_gets_the_turn_back(_self, _key, _at_s):
     return None
 
 
@@ -122,6 +122,14 @@ def knows_nothing_of_outstanding(_self, _delivery):
     return False
 
 
+def nobody_is_before(_self, _key, _offset):
+    return False
+
+
+def knows_of_nothing_missing(_self, _courier, _kept):
+    return False
+
+
 def never_sets_a_time(*_, **__):
     return 1 << 60
 
@@ -155,6 +163,8 @@ def skips_what_it_can_not_take(self, messages):
         (courier.Courier, "drop", drops_nothing, "repeated"),
         (window.Window, "forget", lets_go_and_forgets, "lost"),
         (SimWorker, "_is_owed", knows_nothing_of_outstanding, "repeated"),
+        (turns.Lines, "begins_before", nobody_is_before, "out of order"),
+        (SimWorker, "_lacks_earlier", knows_of_nothing_missing, "out of order"),
         (courier, "next_at_ms", never_sets_a_time, "lost"),
         (Partition, "feed", skips_what_it_can_not_take, "lost"),
     ],

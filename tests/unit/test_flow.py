@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from broker.core.flow import FIRST, LANE_LEAST, LANE_MOST, LATE_S, Flow, Lane, Share, fair_share
+from broker.core.flow import FIRST, GATE_LEAST, GATE_MOST, LATE_S, Flow, Gate, Share, fair_share
 
 PAUSE_MS = 1_000
 
@@ -105,20 +105,20 @@ def test_the_hungry_share_evenly_what_the_others_leave_and_each_has_the_least(to
 
 
 @given(late=st.lists(st.floats(0, 1), max_size=200))
-def test_the_lane_of_the_slow_stays_between_its_bounds_and_narrows_only_when_the_worker_is_late(late):
-    lane, before = Lane(), LANE_LEAST
+def test_the_gate_of_the_slow_stays_between_its_bounds_and_narrows_only_when_the_worker_is_late(late):
+    gate, before = Gate(), GATE_LEAST
     for late_s in late:
-        now = lane.turn(late_s)
-        assert LANE_LEAST <= now <= LANE_MOST
+        now = gate.tick(late_s)
+        assert GATE_LEAST <= now <= GATE_MOST
         assert (now <= before) if late_s > LATE_S else (now >= before)
         before = now
 
 
-def test_the_lane_opens_altogether_for_a_worker_that_is_in_time_and_gives_way_at_once_when_it_is_not():
-    lane = Lane()
-    for _ in range(LANE_MOST):
-        lane.turn(0.0)
-    assert lane.turn(0.0) == LANE_MOST
+def test_the_gate_opens_altogether_for_a_worker_that_is_in_time_and_gives_way_at_once_when_it_is_not():
+    gate = Gate()
+    for _ in range(GATE_MOST):
+        gate.tick(0.0)
+    assert gate.tick(0.0) == GATE_MOST
     for _ in range(10):
-        lane.turn(2 * LATE_S)
-    assert lane.turn(2 * LATE_S) < LANE_MOST / 3
+        gate.tick(2 * LATE_S)
+    assert gate.tick(2 * LATE_S) < GATE_MOST / 3

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core.flow import Pace
-from broker.core.turns import Turns
+from broker.core.turns import Lines, Turns
 
 KEYS = st.sampled_from("abc")
 
@@ -19,22 +19,22 @@ def test_one_delivery_of_a_key_has_the_turn_and_the_others_get_it_in_the_order_t
     model: defaultdict[str, list[int]] = defaultdict(list)  # the first of each has the turn
     for number, (key, comes) in enumerate(steps):
         if comes or not model[key]:
-            assert turns.take(key, number) == (not model[key])
+            assert turns.take(key, number, 0.0) == (not model[key])
             model[key].append(number)
         else:
             model[key].pop(0)
-            assert turns.next(key) == (model[key][0] if model[key] else None)
+            assert turns.next(key, 0.0) == (model[key][0] if model[key] else None)
 
 
 def test_a_restart_sends_away_all_who_wait_and_keeps_the_turns_that_go_on():
     turns: Turns[str] = Turns()
     for key in ("held", "free"):
         for number in range(3):
-            turns.take(key, f"{key}{number}")
+            turns.take(key, f"{key}{number}", 0.0)
     assert turns.restart(["held"]) == ["held1", "held2", "free1", "free2"]
-    assert not turns.take("held", "later")
-    assert turns.take("free", "again")
-    assert turns.next("held") == "later"
+    assert not turns.take("held", "later", 0.0)
+    assert turns.take("free", "again", 0.0)
+    assert turns.next("held", 0.0) == "later"
 
 
 @given(st.floats(0.1, 1000), st.lists(st.floats(0, 2), min_size=1, max_size=200))
@@ -48,3 +48,51 @@ def test_a_pace_never_lets_more_begin_than_its_rate_and_its_burst(rate_per_s: fl
             begun += 1
     assert first is not None, "the first one may always begin"
     assert begun <= rate_per_s * (now - first + burst_s) + 2
+
+
+@given(st.lists(st.tuples(KEYS, st.integers(0, 9), st.sampled_from(["expected", "joins", "leaves"]))))
+def test_of_each_line_only_the_earliest_may_go_whenever_they_join(steps: list[tuple[str, int, str]]):
+    lines: Lines[str, str] = Lines()
+    model: defaultdict[str, dict[int, str | None]] = defaultdict(dict)
+    for number, (key, offset, what) in enumerate(steps):
+        if what == "leaves":
+            lines.leave(key, offset)
+            model[key].pop(offset, None)
+        else:
+            delivery = f"{key}{offset}.{number}" if what == "joins" else None
+            lines.join(key, offset, delivery)
+            model[key][offset] = delivery
+        for one in "abc":
+            first = min(model[one], default=None)
+            assert lines.first(one) == (None if first is None else model[one][first])
+            assert all(lines.begins_before(one, at) == (first is not None and first < at) for at in range(10))
+            assert all(lines.holds(one, at) == (at in model[one]) for at in range(10))
+        assert len(lines) == sum(map(bool, model.values()))
+
+
+@given(st.lists(st.tuples(KEYS, st.sampled_from(["take", "next", "drop", "restart"]), st.integers(0, 5))))
+def test_it_is_known_how_many_wait_and_for_how_long_the_turn_was_one_deliverys(steps: list[tuple[str, str, int]]):
+    turns: Turns[int] = Turns()
+    waiting: defaultdict[str, int] = defaultdict(int)
+    since: dict[str, float] = {}
+    now = 0.0
+    for key, what, pause in steps:
+        now += pause
+        if what == "take":
+            if turns.take(key, 0, now):
+                since[key] = now
+            else:
+                waiting[key] += 1
+        elif what == "next" and turns.next(key, now) is not None:
+            waiting[key] -= 1
+            since[key] = now
+        elif what == "restart":
+            turns.restart([key] if key in since else [])
+            waiting.clear()
+            since = {key: since[key]} if key in since else {}
+        elif what in ("next", "drop"):
+            turns.drop(key)
+            waiting.pop(key, None)
+            since.pop(key, None)
+        assert turns.waiting == sum(waiting.values())
+        assert all(turns.taken_for_s(one, now) == now - since.get(one, now) for one in "abc")
