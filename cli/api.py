@@ -23,11 +23,11 @@ from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.topics import topics
 from broker.sealing import Sealer
 from cli import admin, files
+from cli.doors import Doors
 from cli.first_start import first_start
 from cli.metrics import show_log
 from cli.options import Options, shared_options
 from cli.process import CATCH_UP_S, Process, run
-from cli.server import Server
 from cli.sockets import address, bind, inherited
 from projections.app import Projections
 
@@ -46,6 +46,12 @@ def command(options: Options) -> None:
 async def _serve(process: Process, options: Options) -> None:
     settings = process.settings
     async with contextlib.AsyncExitStack() as stack:
+        descriptor = os.environ.get("EVERPUT_LISTEN_FD")
+        listening = bind(options.host, options.port) if descriptor is None else inherited(int(descriptor))
+        doors = Doors(listening, connections_max=options.connections_max)
+        stack.push_async_callback(doors.close)
+        await process.kafka()
+        doors.kafka_is_there()
         log = KafkaLog(settings.kafka, append_timeout_ms=settings.append_timeout_ms)
         await log.start()
         stack.push_async_callback(log.stop)
@@ -80,18 +86,15 @@ async def _serve(process: Process, options: Options) -> None:
             cursors=KafkaCursors(settings.kafka, log.requests),
             tunnels=tunnels,
         )
-        descriptor = os.environ.get("EVERPUT_LISTEN_FD")
-        listening = bind(options.host, options.port) if descriptor is None else inherited(int(descriptor))
-        where = address(listening, options.host)
-        most = options.connections_max
-        server = Server(app, accepts=lambda: process.ready(where), connections_max=most, websockets=True)
-        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        await doors.open(app)
+        process.ready(address(listening, options.host))
+        serving = asyncio.create_task(doors.served())
         crashed = asyncio.create_task(projections.crashed())
         stopped = asyncio.create_task(process.stop.wait())
         await asyncio.wait([serving, crashed, stopped], return_when=asyncio.FIRST_COMPLETED)
-        server.should_exit = True
-        await serving
-        stopped.cancel()
+        await doors.close()
+        for task in (serving, stopped):
+            task.cancel()
         if crashed.done() and not process.stop.is_set():
             raise RuntimeError("the projections ended") from crashed.result()
         crashed.cancel()

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from broker.errors import ConfigurationError
+from broker.kafka.client import client_options
 from broker.settings import KafkaSettings, Network, Settings
 from cli import logs
 
@@ -160,7 +161,7 @@ class Options:
         password = os.environ.get(SASL_PASSWORD)
         if sasl and not (self.kafka_sasl_username and password):
             raise ConfigurationError(f"{self.kafka_security_protocol} needs --kafka-sasl-username and {SASL_PASSWORD}")
-        return KafkaSettings(
+        settings = KafkaSettings(
             bootstrap=self.kafka,
             security_protocol=self.kafka_security_protocol,
             sasl_mechanism=(self.kafka_sasl_mechanism or "PLAIN") if sasl else None,
@@ -175,6 +176,8 @@ class Options:
             min_insync=self.min_insync or min(MIN_INSYNC, replication),
             flush_each_batch=bool(self.flush_each_batch),
         )
+        client_options(settings)  # says what can't be
+        return settings
 
     def environment(self) -> dict[str, str]:
         """The same options as variables, for a child process."""

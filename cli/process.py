@@ -11,9 +11,11 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import uvloop
@@ -21,14 +23,14 @@ import uvloop
 from broker.errors import ConfigurationError, Unavailable
 from broker.kafka.admin import ensure_topics
 from broker.kafka.topics import topics
-from broker.settings import Settings
+from broker.settings import KafkaSettings, Settings
 from cli import files, logs
 from cli.admin import Health, process_app, serving
 from cli.link import Link
 from cli.logs import Logger
 from cli.options import Options
 
-WAIT_FOR_KAFKA_S: Final = 0.25
+_GIVE_UP_S: Final = 5.0
 CATCH_UP_S: Final = 120.0  # for a start to fold all of `control`: about 15,000 events a second
 
 _log = Logger(__name__)
@@ -36,14 +38,16 @@ _log = Logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """What the work is told. stop: set by SIGTERM or SIGINT. ready: call it once, with what to print after `ready`.
+    """What the work is told. stop: set by SIGTERM or SIGINT; before the process is ready the work is cancelled, too.
 
-    health: to be given what the admin address shows.
+    kafka: wait for Kafka, and until all topics exist: before anything else that needs it.
+    ready: call it once, with what to print after `ready`. health: to be given what the admin address shows.
     """
 
     settings: Settings
     stop: asyncio.Event
     health: Health
+    kafka: Callable[[], Awaitable[None]]
     ready: Callable[[str], None]
 
 
@@ -53,6 +57,7 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
     An error in the work ends the process with exit code 1: the supervisor, or systemd, starts it again.
     """
     logs.set_up(os.environ.get("EVERPUT_PROCESS", name), options.log_level)
+    threading.excepthook = _thread_failed
     link = Link.from_environment()
     try:
         # Everything is imported by now. Embedded Kafka may still be starting; its address comes with `go`.
@@ -100,32 +105,31 @@ async def _run_work(
         else:
             link.ready()
 
-    topics_there = asyncio.create_task(_ensure_topics(settings))
+    kafka = partial(_await_kafka, settings.kafka)
+    process = Process(settings=settings, stop=stop, health=health, kafka=kafka, ready=ready)
+    working = asyncio.ensure_future(work(process))
     stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait([topics_there, stopped], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait([working, stopped], return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
-    if not topics_there.done():
-        topics_there.cancel()
-        with suppress(asyncio.CancelledError):
-            await topics_there
+    if stop.is_set() and not health.ready:  # who is still starting, or waits for Kafka, has nothing to finish
+        working.cancel()
+        await asyncio.wait([working], timeout=_GIVE_UP_S)
         return
-    await topics_there
-    await work(Process(settings=settings, stop=stop, health=health, ready=ready))
+    await working
 
 
-async def _ensure_topics(settings: Settings) -> None:
-    """All topics exist before anything reads them; Kafka is waited for, however long it takes."""
-    waiting = False
+async def _await_kafka(kafka: KafkaSettings) -> None:
+    """However long it takes."""
     while True:
-        try:
-            await ensure_topics(settings.kafka, topics(settings.kafka))
-        except Unavailable as error:
-            if not waiting:
-                _log.warning("kafka.awaited", address=settings.kafka.bootstrap, reason=error)
-            waiting = True
-            await asyncio.sleep(WAIT_FOR_KAFKA_S)
-        else:
+        with suppress(Unavailable):  # which has said so
+            await ensure_topics(kafka, topics(kafka))
             return
+
+
+def _thread_failed(told: threading.ExceptHookArgs) -> None:
+    """Faust's consumer thread ends by its own cancelling where Kafka is away."""
+    if not isinstance(told.exc_value, asyncio.CancelledError):
+        _log.error("thread.failed", told.exc_value, thread=None if told.thread is None else told.thread.name)
 
 
 def _raise_limits() -> None:

@@ -28,6 +28,7 @@ def command(options: Options) -> None:
 
 async def _work(process: Process) -> None:
     settings = process.settings
+    await process.kafka()
     async with contextlib.AsyncExitStack() as stack:
         log = KafkaLog(settings.kafka, append_timeout_ms=settings.append_timeout_ms)
         await log.start()

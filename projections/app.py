@@ -28,7 +28,7 @@ from projections.directory import DirectoryProjection
 
 log = logging.getLogger(__name__)
 
-_STOP_S: Final = 5.0
+_STOP_S: Final = 3.0
 
 # Faust tells each service's start and stop, about sixty lines, at INFO.
 for _name in ("faust", "mode"):

@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError, for_code
 from broker.errors import ConfigurationError, LogUnavailable
 from broker.kafka import safety
 from broker.kafka.client import client_options
+from broker.kafka.reach import why_not
 from broker.kafka.topics import Topic, Topics, import_mark
 from broker.settings import KafkaSettings
 
@@ -26,6 +27,7 @@ _log = logging.getLogger(__name__)
 _CLUSTER_WITHIN_S: Final = 30.0
 _BROKERS_WITHIN_S: Final = 10.0
 _RETRY_S: Final = 0.2
+_RETRY_S_MAX: Final = 1.0
 _REQUEST_TIMEOUT_MS: Final = 10_000
 _EXISTS: Final = "TopicAlreadyExistsError"
 
@@ -39,11 +41,10 @@ async def ensure_topics(kafka: KafkaSettings, topics: Topics, *, importing: bool
     options = client_options(kafka)
     try:
         async with asyncio.timeout(_CLUSTER_WITHIN_S), connected(options) as admin:
-            brokers = await _enough_brokers(admin, kafka)
-            _refuse(list(safety.copies(kafka, brokers)))
             found = await _created(admin, kafka, topics, importing=importing)
             _refuse(safety.problems(kafka, topics, await _cluster(admin, topics, found)))
     except TimeoutError:
+        _log.warning('kafka.awaited servers=%s reason="no answer, or topics without leaders"', kafka.bootstrap)
         raise LogUnavailable(
             f"Kafka at {kafka.bootstrap} did not answer, or its topics had no leaders, within {_CLUSTER_WITHIN_S:.0f} s"
         ) from None
@@ -65,19 +66,24 @@ def refuse_half_import(kafka: KafkaSettings, names: Iterable[str]) -> None:
 
 @asynccontextmanager
 async def connected(options: dict[str, Any]) -> AsyncIterator[AIOKafkaAdminClient]:
-    """A connected client; tries until it is cancelled."""
+    """A connected client; tries until it is cancelled (ConfigurationError when no waiting will help)."""
+    pause_s, said = _RETRY_S, ""
     while True:
         admin = AIOKafkaAdminClient(**options, request_timeout_ms=_REQUEST_TIMEOUT_MS)
         try:
             await admin.start()
             break
-        except (KafkaError, OSError) as error:
-            _log.info("kafka.waiting error=%s", error)
+        except (KafkaError, OSError):
             await admin.close()
-            await asyncio.sleep(_RETRY_S)
         except BaseException:
             await admin.close()
             raise
+        reason = await why_not(options)
+        if reason != said:
+            said = reason
+            _log.warning('kafka.awaited servers=%s reason="%s"', ",".join(options["bootstrap_servers"]), reason)
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, _RETRY_S_MAX)
     try:
         yield admin
     finally:
@@ -101,7 +107,11 @@ async def _enough_brokers(admin: AIOKafkaAdminClient, kafka: KafkaSettings) -> i
 async def _created(
     admin: AIOKafkaAdminClient, kafka: KafkaSettings, topics: Topics, *, importing: bool
 ) -> Mapping[str, Any]:
-    """The metadata of all topics of the cluster, once ours are among them and all have leaders."""
+    """The metadata of all topics of the cluster, once ours are among them and all have leaders.
+
+    Where they are there already, it is not asked how many brokers are: one of three may be away.
+    """
+    asked = False
     while True:
         with suppress(KafkaError, OSError):
             # All topics are listed: asking for one that does not exist would create it on many clusters.
@@ -109,6 +119,9 @@ async def _created(
             if not importing:
                 refuse_half_import(kafka, found)
             missing = [topic for topic in topics.all() if topic.name not in found]
+            if missing and not asked:
+                asked = True
+                _refuse(list(safety.copies(kafka, await _enough_brokers(admin, kafka))))
             if missing:
                 await _create(admin, kafka, missing)
             elif all(_is_led(found[topic.name]) for topic in topics.all()):

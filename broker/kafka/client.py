@@ -5,6 +5,7 @@ Not for: what a producer or a consumer adds (log.py, cursors.py), the topics (to
 
 from __future__ import annotations
 
+import re
 import ssl
 from typing import Any, Final
 
@@ -12,13 +13,15 @@ from broker.errors import ConfigurationError
 from broker.settings import KafkaSettings
 
 SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+_SERVER: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]+):[0-9]{1,5}")
 SASL_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
 def client_options(kafka: KafkaSettings) -> dict[str, Any]:
     """bootstrap_servers, security_protocol, ssl_context and sasl_*, as aiokafka's clients take them.
 
-    ConfigurationError: an unknown protocol or mechanism, SASL without name or password, a PEM file that can't be read.
+    ConfigurationError: what is no server, an unknown protocol or mechanism, SASL without name or password, a PEM file
+    that can't be read.
     """
     protocol = kafka.security_protocol
     if protocol not in SECURITY_PROTOCOLS:
@@ -28,6 +31,9 @@ def client_options(kafka: KafkaSettings) -> dict[str, Any]:
     servers = [server for server in (part.strip() for part in kafka.bootstrap.split(",")) if server]
     if not servers:
         raise ConfigurationError("no Kafka server is given; name at least one as host:port")
+    for server in servers:
+        if not _SERVER.fullmatch(server) or int(server.rpartition(":")[2]) not in range(1, 65_536):
+            raise ConfigurationError(f"{server!r} is no Kafka server; it must be host:port")
     options: dict[str, Any] = {"bootstrap_servers": servers, "security_protocol": protocol}
     if protocol.startswith("SASL_"):
         options |= _sasl(kafka)

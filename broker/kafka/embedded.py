@@ -20,7 +20,7 @@ import filelock
 
 from broker.errors import ConfigurationError
 from broker.kafka import archive
-from broker.kafka.jars import kafka_jars
+from broker.kafka.jars import awaited_jars
 from broker.kafka.ports import free_port, is_free
 from broker.kafka.process import KafkaProcess
 
@@ -74,7 +74,7 @@ class EmbeddedKafka:
             raise ConfigurationError(f"the data directory {self.data_dir} can't be used: {error}") from error
         try:
             await asyncio.to_thread(_end_orphan, self._pid_file, str(self.data_dir))
-            jars = await asyncio.to_thread(kafka_jars, progress=self._progress)
+            jars = await awaited_jars(progress=self._progress)
             saved = archive.existing(jars)
             await self._start(jars, saved)
             if saved is None:
@@ -90,7 +90,7 @@ class EmbeddedKafka:
     async def restart(self) -> None:
         """Start Kafka again on the same port, stopping it first when it is alive. ConfigurationError as start()."""
         await self._running.stop()
-        jars = await asyncio.to_thread(kafka_jars, progress=self._progress)
+        jars = await awaited_jars(progress=self._progress)
         await self._start(jars, archive.existing(jars))
 
     async def stop(self) -> None:

@@ -6,14 +6,16 @@ only when Kafka is upgraded; nothing else here reads a POM."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
+import queue
+import shutil
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -30,6 +32,8 @@ _DOWNLOADS_AT_ONCE: Final = 8
 _TRIES: Final = 3
 _TIMEOUT_S: Final = 30
 _LOCK_WAIT_S: Final = 600
+_STAGING: Final = ".fetch-"
+_CANCELLED_WITHIN_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +67,42 @@ def cache_dir() -> Path:
     return Path(chosen) if chosen else platformdirs.user_cache_path("everput", appauthor=False)
 
 
-def kafka_jars(*, progress: bool = True) -> tuple[Path, ...]:
+def kafka_jars(*, progress: bool = True, cancelled: threading.Event | None = None) -> tuple[Path, ...]:
     """The verified jars, in class path order; downloaded when they are not in the cache yet (blocks).
 
-    progress: show a bar on stderr while downloading. ConfigurationError: no network, no room, or a jar that is not
-    the pinned one.
+    progress: show a bar on stderr while downloading. cancelled: once it is set, an error of any kind comes at once.
+    ConfigurationError: no network, no room, or a jar that is not the pinned one.
     """
-    return collect(pins(), cache_dir() / f"kafka-{KAFKA_VERSION}", fetch=_fetch, progress=progress)
+    directory = cache_dir() / f"kafka-{KAFKA_VERSION}"
+    return collect(pins(), directory, fetch=_fetch, progress=progress, cancelled=cancelled)
 
 
-def collect(wanted: Sequence[Pin], directory: Path, *, fetch: Fetch, progress: bool) -> tuple[Path, ...]:
+async def awaited_jars(*, progress: bool) -> tuple[Path, ...]:
+    """kafka_jars() on a thread, which ends when this is cancelled."""
+    cancelled = threading.Event()
+    try:
+        return await asyncio.to_thread(kafka_jars, progress=progress, cancelled=cancelled)
+    finally:
+        cancelled.set()
+
+
+def collect(
+    wanted: Sequence[Pin], directory: Path, *, fetch: Fetch, progress: bool, cancelled: threading.Event | None = None
+) -> tuple[Path, ...]:
     """Every wanted jar in the directory, the missing and the damaged ones fetched; one process fetches at a time."""
+    cancelled = cancelled or threading.Event()
     paths = tuple(directory / pin.filename for pin in wanted)
     if not _missing(wanted, directory):
         return paths
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(directory / ".lock", timeout=_LOCK_WAIT_S):
+        lock = filelock.FileLock(directory / ".lock")
+        with lock.acquire(timeout=_LOCK_WAIT_S, cancel_check=cancelled.is_set):
+            for left in directory.glob(f"{_STAGING}*"):  # by a process that was ended
+                shutil.rmtree(left, ignore_errors=True)
             missing = _missing(wanted, directory)  # another process may have brought them meanwhile
             if missing:
-                _download(missing, directory, fetch=fetch, progress=progress)
+                _download(missing, directory, fetch=fetch, progress=progress, cancelled=cancelled)
     except filelock.Timeout:
         raise ConfigurationError(
             f"another process has been downloading Kafka into {directory} for {_LOCK_WAIT_S} s; end it and try again"
@@ -109,27 +129,59 @@ def _is_pinned(pin: Pin, path: Path) -> bool:
         return False
 
 
-def _download(missing: Sequence[Pin], directory: Path, *, fetch: Fetch, progress: bool) -> None:
-    with (
-        _progress_bar(sum(pin.size for pin in missing), shown=progress) as advance,
-        ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as threads,
-    ):
-        jobs = [threads.submit(_bring, pin, directory, fetch, advance) for pin in missing]
-        try:
-            for job in jobs:
-                job.result()
-        except BaseException:
-            threads.shutdown(wait=False, cancel_futures=True)
-            raise
+def _download(
+    missing: Sequence[Pin], directory: Path, *, fetch: Fetch, progress: bool, cancelled: threading.Event
+) -> None:
+    """On threads that nobody waits for at the end of the program: a server that is silent must not hold that up."""
+    given_up = threading.Event()
+    todo = queue.SimpleQueue[Pin]()
+    done = queue.SimpleQueue[BaseException | None]()
+
+    def work(advance: Callable[[int], None]) -> None:
+        def advance_or_end(size: int) -> None:
+            if given_up.is_set():
+                raise InterruptedError
+            advance(size)
+
+        with suppress(queue.Empty):
+            while not given_up.is_set():
+                pin = todo.get_nowait()
+                try:
+                    _bring(pin, directory, fetch, advance_or_end)
+                    done.put(None)
+                except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+                    done.put(error)
+
+    for pin in missing:
+        todo.put(pin)
+    try:
+        with _progress_bar(sum(pin.size for pin in missing), shown=progress) as advance:
+            for _ in range(_DOWNLOADS_AT_ONCE):
+                threading.Thread(target=work, args=(advance,), name="jars", daemon=True).start()
+            for _ in missing:
+                error = _next(done, cancelled)
+                if error is not None:
+                    raise error
+    finally:
+        given_up.set()
+
+
+def _next(done: queue.SimpleQueue[BaseException | None], cancelled: threading.Event) -> BaseException | None:
+    while not cancelled.is_set():
+        with suppress(queue.Empty):
+            return done.get(timeout=_CANCELLED_WITHIN_S)
+    return InterruptedError("given up")
 
 
 def _bring(pin: Pin, directory: Path, fetch: Fetch, advance: Callable[[int], None]) -> None:
     """One jar, checked before it gets its name: what is under that name is always whole and right."""
     for number in range(1, _TRIES + 1):
         # Each try has a directory of its own: jgo takes a half-written file of an earlier try for the jar.
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=directory) as staging:
+        with tempfile.TemporaryDirectory(prefix=_STAGING, dir=directory) as staging:
             try:
                 fetched = fetch(pin, Path(staging), advance)
+            except InterruptedError:
+                raise
             except (OSError, RuntimeError) as error:
                 if number == _TRIES:
                     raise ConfigurationError(

@@ -13,8 +13,9 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
 
-from broker.errors import LogUnavailable
+from broker.errors import ConfigurationError, LogUnavailable
 from broker.kafka.client import client_options
+from broker.kafka.reach import why_not
 from broker.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,10 @@ class Producer:
         self._renewal: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        """(LogUnavailable, ConfigurationError)."""
+        options = client_options(self._kafka)
         producer = AIOKafkaProducer(
-            **client_options(self._kafka),
+            **options,
             acks="all",
             enable_idempotence=True,
             max_batch_size=BATCH_BYTES_MAX,
@@ -45,7 +48,7 @@ class Producer:
             await producer.start()
         except (kafka_errors.KafkaError, OSError) as error:
             await producer.stop()
-            raise LogUnavailable(f"Kafka can't be reached: {error}") from error
+            raise LogUnavailable(f"Kafka can't be reached: {await why_not(options)}") from error
         self._current = producer
 
     async def stop(self) -> None:
@@ -71,7 +74,7 @@ class Producer:
         while self._current is broken:
             try:
                 await self.start()
-            except LogUnavailable:
+            except (LogUnavailable, ConfigurationError):  # the password may be changed under us, and back
                 await asyncio.sleep(_RENEW_PAUSE_S)
 
     def send_all(self, topic: str, partition: int, records: Iterable[KeyAndValue]) -> list[Awaitable[int]]:

@@ -24,6 +24,7 @@ from aiokafka.structs import TopicPartition
 
 from broker.errors import LogUnavailable
 from broker.kafka.client import client_options
+from broker.kafka.reach import why_not
 from broker.settings import KafkaSettings
 
 EARLIEST: Final = -2
@@ -73,14 +74,15 @@ class KafkaRequests:
         self._coordinators: dict[str, int] = {}
 
     async def start(self, topics: Iterable[str]) -> None:
-        """Connect, and keep the metadata of these topics (LogUnavailable)."""
-        self._client = AIOKafkaClient(**client_options(self._kafka), request_timeout_ms=self._timeout_ms)
+        """Connect, and keep the metadata of these topics (LogUnavailable, ConfigurationError)."""
+        options = client_options(self._kafka)
+        self._client = AIOKafkaClient(**options, request_timeout_ms=self._timeout_ms)
         try:
             await self._client.bootstrap()
             await self._client.set_topics(list(topics))
         except (kafka_errors.KafkaError, OSError) as error:
             await self._client.close()
-            raise LogUnavailable(f"Kafka can't be reached: {error}") from error
+            raise LogUnavailable(f"Kafka can't be reached: {await why_not(options)}") from error
 
     async def stop(self) -> None:
         if self._client is not None:

@@ -38,11 +38,7 @@ class Cluster:
 
 def copies(kafka: KafkaSettings, brokers: int) -> Iterator[str]:
     """What is wrong with the number of copies, before any topic is made."""
-    if kafka.min_insync > kafka.replication:
-        yield (
-            f"{kafka.min_insync} copies must acknowledge but there are only {kafka.replication}: "
-            "lower --min-insync or raise --replication"
-        )
+    yield from _acknowledgements(kafka)
     if brokers < kafka.replication:
         fewer = f"--replication {brokers}" + (f" --min-insync {brokers}" if kafka.min_insync > brokers else "")
         yield (
@@ -51,9 +47,21 @@ def copies(kafka: KafkaSettings, brokers: int) -> Iterator[str]:
         )
 
 
+def _acknowledgements(kafka: KafkaSettings) -> Iterator[str]:
+    if kafka.min_insync > kafka.replication:
+        yield (
+            f"{kafka.min_insync} copies must acknowledge but there are only {kafka.replication}: "
+            "lower --min-insync or raise --replication"
+        )
+
+
 def problems(kafka: KafkaSettings, topics: Topics, cluster: Cluster) -> list[str]:
-    """Everything that must be changed before this cluster may be trusted with the log; empty: all is well."""
-    found = list(copies(kafka, len(cluster.brokers)))
+    """Everything that must be changed before this cluster may be trusted with the log; empty: all is well.
+
+    Brokers that are away are no problem of topics that are there: the copies are counted wherever they are.
+    """
+    missing = any(topic.name not in cluster.topics for topic in topics.all())
+    found = list(copies(kafka, len(cluster.brokers)) if missing else _acknowledgements(kafka))
     for topic in topics.all():
         if topic.name in cluster.topics:
             found += _topic_problems(kafka, topic, cluster.topics[topic.name])

@@ -6,21 +6,17 @@ import asyncio
 import itertools
 import socket
 import ssl
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 
 import orjson
 import pytest
 from conftest import OK, until
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from broker.core.flow import WHOLE
 from broker.core.signing import Signer
 from broker.delivery import http
 from broker.delivery.stream import now_ms
+from tests.certificates import make_certificate
 
 
 async def answer_200(_request, writer):
@@ -387,29 +383,11 @@ async def test_a_listener_that_accepts_and_never_finishes_the_handshake_times_ou
 @pytest.fixture
 def certificate(tmp_path):
     """For 127.0.0.1, signed by itself: (a server's context, a client's that trusts it)."""
-    return make_certificate(tmp_path, "127.0.0.1")
+    return contexts(tmp_path, "127.0.0.1")
 
 
-def make_certificate(tmp_path, address):
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a listener")])
-    now = datetime.now(UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem, key_pem = tmp_path / "cert.pem", tmp_path / "key.pem"
-    pem.write_bytes(built.public_bytes(serialization.Encoding.PEM))
-    key_pem.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+def contexts(tmp_path, address):
+    pem, key_pem = make_certificate(tmp_path, address)
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(pem, key_pem)
     return server, ssl.create_default_context(cafile=str(pem))
@@ -433,7 +411,7 @@ async def test_a_certificate_that_nobody_vouches_for_fails_the_attempt(serve, op
 
 
 async def test_a_certificate_for_another_host_fails_the_attempt(serve, open_office, tmp_path):
-    server_tls, client_tls = make_certificate(tmp_path, "127.0.0.9")
+    server_tls, client_tls = contexts(tmp_path, "127.0.0.9")
     server = await serve(answer_200, tls=server_tls)
     office = await open_office(server, office={"tls": client_tls})
     assert await failing_to_connect(office) == "tls"

@@ -100,6 +100,7 @@ async def test_the_cluster_is_found_safe_and_goes_on_acknowledging_when_one_brok
         async with asyncio.timeout(60):
             for partition in range(3):
                 await producer.send_and_wait(topic, b"two", partition=partition)
+    await ensure_topics(settings, topics(settings))  # nor does a process that starts meanwhile
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ def said(process: subprocess.Popen[str]) -> str:
 class Running:
     """One server. Use it as a context manager: nothing of it is left behind."""
 
-    def __init__(self, data_dir: Path, *arguments: str) -> None:
+    def __init__(self, data_dir: Path, *arguments: str, **environment: str) -> None:
         self.data_dir = data_dir
         self.stderr: list[str] = []
         self.stdout: list[str] = []
@@ -87,7 +87,7 @@ class Running:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=clean_environment(),
+            env=clean_environment(**environment),
             start_new_session=True,
         )
         self._threads = [

@@ -245,3 +245,54 @@ async def test_lines_come_from_a_pipe_as_they_are_written():
 
 def test_an_empty_variable_says_nothing():
     assert read_options(EVERPUT_ALLOW_NETWORK="", EVERPUT_KAFKA="", EVERPUT_PARTITIONS="") == read_options()
+
+
+@pytest.mark.parametrize(
+    "servers",
+    [
+        "kafka",
+        "kafka:",
+        ":9092",
+        "kafka:port",
+        "kafka:0",
+        "kafka:65536",
+        "a:1,b",
+        "http://a:1",
+        "u:p@a:1",
+        "::1:9092",
+        ",",
+    ],
+)
+def test_what_is_no_kafka_server_is_refused_by_name(servers: str):
+    with pytest.raises(ConfigurationError, match="host:port"):
+        read_options("--kafka", servers).kafka_settings()
+
+
+@pytest.mark.parametrize("servers", ["kafka:9092", "a.b:1,c-d:2 , 10.0.0.1:9092", "[::1]:9092"])
+def test_what_may_be_a_kafka_server_is_taken(servers: str):
+    assert read_options("--kafka", servers).kafka_settings().bootstrap == servers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--port", "99999"], "--port"),
+        (["--port", "http"], "--port"),
+        (["--partitions", "0"], "--partitions"),
+        (["--kafka-security-protocol", "TLS"], "--kafka-security-protocol"),
+        (["--kafka-ca-file", "/nowhere.pem"], "/nowhere.pem"),
+    ],
+)
+def test_a_bad_value_is_an_error_that_names_the_option(arguments: list[str], said: str):
+    with pytest.raises(click.BadParameter) as refused:
+        read_options(*arguments)
+    assert said in refused.value.format_message()
+
+
+def test_a_file_that_is_no_certificate_is_named(tmp_path: Path):
+    (tmp_path / "ca.pem").write_text("nonsense")
+    options = read_options(
+        "--kafka", "a:1", "--kafka-security-protocol", "SSL", "--kafka-ca-file", str(tmp_path / "ca.pem")
+    )
+    with pytest.raises(ConfigurationError, match=r"the TLS files for Kafka \(.*ca\.pem\) can't be used"):
+        options.kafka_settings()

@@ -127,3 +127,20 @@ def test_every_pin_is_whole_and_kafka_is_among_them():
         assert re.fullmatch(r"[^:\s]+:[^:\s]+:[^:\s]+", one.coordinate)
         assert one.size > 0
     assert f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}" in {one.coordinate for one in found}
+
+
+def test_a_download_that_is_given_up_ends_at_once_though_the_repository_is_silent(tmp_path):
+    cancelled, silent = threading.Event(), threading.Event()
+
+    def fetch(_pin: Pin, staging: Path, _advance) -> Path:
+        cancelled.set()
+        silent.wait()
+        return staging
+
+    with pytest.raises(ConfigurationError):
+        collect(WANTED, tmp_path, fetch=fetch, progress=True, cancelled=cancelled)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".fetch-")]
+    found = collect(WANTED, tmp_path, fetch=Repository().fetch, progress=False)  # another process may go on
+    assert [path.read_bytes() for path in found] == [CONTENT["alpha"], CONTENT["beta"]]
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".fetch-")]
+    silent.set()

@@ -1,0 +1,81 @@
+"""Why Kafka can't be reached, said so that it is known what to change or to wait for.
+
+For: one look at each server, after a client gave up on all of them without saying why. Not for: connecting (client.py),
+waiting (admin.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Any, Final
+
+from aiokafka import errors as kafka_errors
+from aiokafka.conn import collect_hosts, create_conn
+from aiokafka.protocol.metadata import MetadataRequest
+
+from broker.errors import ConfigurationError
+
+_LOOK_S: Final = 5.0
+
+
+class _Wrong(Exception):
+    """No waiting will help; the message says what to change."""
+
+
+async def why_not(options: dict[str, Any]) -> str:
+    """By server, what is the matter with it. options: as client_options() gives them.
+
+    ConfigurationError: none answers, and one says that it does not want this user, this mechanism or this certificate.
+    """
+    hosts = collect_hosts(options["bootstrap_servers"], randomize=False)
+    found = await asyncio.gather(*(_look(host, port, options) for host, port, _ in hosts))
+    wrong = [told for told in found if isinstance(told, _Wrong)]
+    if wrong and all(found):
+        raise ConfigurationError(str(wrong[0]))
+    return "; ".join(str(told) for told in found if told) or "it answers again"
+
+
+async def _look(host: str, port: int, options: dict[str, Any]) -> str | _Wrong:
+    """Empty: it answers."""
+    where = f"{host}:{port}"
+    given = {name: value for name, value in options.items() if name != "bootstrap_servers"}
+    try:
+        async with asyncio.timeout(_LOOK_S):
+            connection = await create_conn(host, port, request_timeout_ms=round(_LOOK_S * 1000), **given)
+            try:
+                await connection.send(MetadataRequest([]))
+            finally:
+                connection.close()
+    except (kafka_errors.KafkaError, OSError, TimeoutError) as error:
+        wrong = _what_is_wrong(where, options, error)
+        return _short(where, error) if wrong is None else _Wrong(wrong)
+    return ""
+
+
+def _what_is_wrong(where: str, options: dict[str, Any], error: Exception) -> str | None:
+    mechanism, user = options.get("sasl_mechanism"), options.get("sasl_plain_username")
+    match error:
+        case kafka_errors.SaslAuthenticationFailed():
+            return (
+                f"Kafka at {where} does not take the password of the user {user} ({mechanism}): see "
+                "--kafka-sasl-username, --kafka-sasl-mechanism and EVERPUT_KAFKA_SASL_PASSWORD"
+            )
+        case kafka_errors.UnsupportedSaslMechanismError():
+            return f"Kafka at {where} does not know the SASL mechanism {mechanism}: see --kafka-sasl-mechanism"
+        case kafka_errors.IllegalSaslStateError():
+            return f"Kafka at {where} has no SASL there: see --kafka-security-protocol"
+        case ssl.SSLCertVerificationError():
+            return f"the certificate of Kafka at {where} is not trusted ({error.verify_message}): see --kafka-ca-file"
+    return None
+
+
+def _short(where: str, error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"{where}: no answer within {_LOOK_S:g} s"
+    if isinstance(error, ConnectionRefusedError):
+        return f"{where}: refused"
+    if isinstance(error, kafka_errors.KafkaConnectionError | ConnectionResetError):
+        return f"{where}: it closes the connection; is --kafka-security-protocol right, does it want a certificate?"
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return f"{where}: {text}"
