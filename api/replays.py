@@ -10,6 +10,7 @@ from api.calls import Call
 from api.pages import moment, moment_ms, optional_moment, page
 from api.shapes import ReplayBody
 from broker.commands import find_listener
+from broker.core.directory import Listener
 from broker.core.events import ReplayStarted
 from broker.core.replays import Replay
 from broker.errors import Refused
@@ -49,7 +50,7 @@ class Replays:
         query = call.query()
         shown, cursor = page(self._view.state.replays.of(listener.id), query)
         links = call.links(_path(call), query, cursor)
-        return {"replays": [_fields(replay) for replay in shown], "_links": links}
+        return {"replays": [_fields(replay, listener) for replay in shown], "_links": links}
 
     async def get(self, call: Call) -> Any:
         return await self._answer(call, await self._find(call))
@@ -71,18 +72,22 @@ class Replays:
     async def _answer(self, call: Call, replay: Replay) -> Any:
         progress = round(await self._commands.progress(replay), 4)
         href = call.href(f"{_path(call)}/{replay.id}")
-        return {"replay": {**_fields(replay), "progress": progress}, "_links": {"self": {"href": href}}}
+        listener = self._view.state.listener(replay.organization_id, replay.listener_id)
+        return {"replay": {**_fields(replay, listener), "progress": progress}, "_links": {"self": {"href": href}}}
 
 
 def _path(call: Call) -> str:
     return f"/v1/queues/{call.path('queue_id')}/listeners/{call.path('listener_id')}/replays"
 
 
-def _fields(replay: Replay) -> dict[str, Any]:
-    """paused: why, null when it is not."""
+def _fields(replay: Replay, listener: Listener | None) -> dict[str, Any]:
+    """paused: why, null when it is not. One that goes to its listener stands still with it."""
+    state, paused = replay.state, replay.paused
+    if state == "running" and replay.notify_url is None and listener is not None and listener.paused is not None:
+        state, paused = "paused", f"its listener is paused: {listener.paused}"
     return {
         "id": replay.id,
-        "state": replay.state,
+        "state": state,
         "from": moment(replay.from_ms),
         "to": moment(replay.to_ms),
         "only": replay.only,
@@ -91,7 +96,7 @@ def _fields(replay: Replay) -> dict[str, Any]:
         "rate_per_s": replay.rate_per_s,
         "count": replay.count,
         "count_is_exact": replay.counted_all,
-        "paused": replay.paused,
+        "paused": paused,
         "created_at": moment(replay.created_at_ms),
         "ended_at": optional_moment(replay.ended_at_ms),
     }

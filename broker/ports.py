@@ -159,6 +159,14 @@ class ChangeLog(Protocol):
         bytes_max: of all new data together, unless it is one message's; TooMuch beyond.
         """
 
+    async def deleted(
+        self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], since_ms: int, organization_id: str
+    ) -> tuple[int, bool]:
+        """How many messages of a queue in [begin, end) by partition are deleted, and whether that is all (Unavailable).
+
+        since_ms: when the first of them was put, or before.
+        """
+
 
 class Log(Protocol):
     """What a process writes to."""

@@ -78,8 +78,10 @@ class ReplayCommands:
             before = whole = tuple(min(max(pair), last) for *pair, last in zip(begin, never, end, strict=True))
             offsets = await self._failed(listener, before, end)
             picked, more = tuple(map(pick, offsets)), sum(map(len, offsets))
-        count, exact = await messages.count(
-            listener.queue_id, begin=begin, end=whole, organization_id=listener.organization_id
+        queue_id, organization_id = listener.queue_id, listener.organization_id
+        count, exact = await messages.count(queue_id, begin=begin, end=whole, organization_id=organization_id)
+        deleted, all_deleted = await self._log.changes.deleted(
+            queue_id, begin=begin, end=whole, since_ms=wishes.from_ms, organization_id=organization_id
         )
         return ev.ReplayStarted(
             **by(context),
@@ -95,8 +97,8 @@ class ReplayCommands:
             end_offsets=end,
             before_offsets=before,
             picked=picked,
-            count=count + more,
-            counted_all=exact,
+            count=max(0, count - deleted) + more,
+            counted_all=exact and all_deleted,
         )
 
     async def start(self, context: Context, queue_id: str, listener_id: str, wishes: ReplayWishes) -> Replay:

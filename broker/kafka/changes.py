@@ -6,7 +6,7 @@ Not for: honouring changes (broker/delivery/changes.py), following them (changes
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
 from broker.core.changes import Change, change, prevailing
@@ -14,7 +14,7 @@ from broker.core.events import ChangeApplied, MessageChange, decode, encode
 from broker.core.ids import parse_message_id
 from broker.errors import InDoubt, LogUnavailable, UnknownEvent
 from broker.kafka.outcomes import OutcomesTopic
-from broker.kafka.reading import Turns
+from broker.kafka.reading import COUNT_READS_MAX, Turns
 from broker.kafka.requests import LATEST, KafkaRequests
 from broker.ports import CountingChange, TooMuch
 
@@ -111,6 +111,30 @@ class ChangesTopic:
                     if bytes_max is not None and held > bytes_max and len(found) > 1:
                         raise TooMuch
         return found
+
+    async def deleted(
+        self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], since_ms: int, organization_id: str
+    ) -> tuple[int, bool]:
+        """See ports.ChangeLog."""
+        queue, counts, exact = queue_id.encode(), dict[str, Change](), True
+        places = {number: place for number, place in enumerate(zip(begin, end, strict=True)) if place[0] < place[1]}
+        async with self._turns.turn(organization_id):
+            for partition, (at, stop) in (await self._spans(dict.fromkeys(places, since_ms - CLOCK_SKEW_MS))).items():
+                offset = at
+                for _ in range(COUNT_READS_MAX):
+                    if offset >= stop:
+                        break
+                    stretch = await self._requests.read(self._topic.name, partition, offset)
+                    for record in stretch.records:
+                        event = _decoded(record.value) if queue in (record.value or b"") else None
+                        if not isinstance(event, MessageChange) or event.queue_id != queue_id:
+                            continue
+                        counting = prevailing(counts.get(event.message_id), change(record.offset, event))
+                        if counting is not None and event.offset in range(*places[partition]):
+                            counts[event.message_id] = counting
+                    offset = max(stretch.next_offset, offset + 1)
+                exact = exact and offset >= stop
+        return sum(one.deleted for one in counts.values()), exact
 
     async def _spans(self, since_ms: Mapping[int, int]) -> dict[int, tuple[int, int]]:
         """By partition, [offset, end) of the changes since a time; nothing for a partition without any."""

@@ -14,14 +14,13 @@ from broker.core.claims import CLOCKS_MS, IDS_KEPT_MS
 from broker.core.paging import Chunk, Found, newest
 from broker.kafka.group_commit import GroupCommit
 from broker.kafka.producer import Producer
-from broker.kafka.reading import Turns
+from broker.kafka.reading import COUNT_READS_MAX, Turns
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
 from broker.kafka.topics import Topic
 
 _CHUNK: Final = 200  # records of a partition that a page of a list looks at
 _CHUNK_BYTES_MAX: Final = 512 << 10  # and what it holds of them, but at least one
 _PAGE_BYTES_MAX: Final = 8 << 20  # of records in a page, but at least one
-_COUNT_READS_MAX: Final = 16  # of a MiB, per partition
 
 
 class MessagesTopic(GroupCommit):
@@ -93,7 +92,7 @@ class MessagesTopic(GroupCommit):
         async with self._turns.turn(organization_id):
             for partition, (start, stop) in enumerate(zip(begin, end, strict=True)):
                 at, found = start, 0
-                for _ in range(_COUNT_READS_MAX):
+                for _ in range(COUNT_READS_MAX):
                     if at >= stop:
                         break
                     stretch = await self._requests.read(self._topic, partition, at)

@@ -16,6 +16,7 @@ from broker.errors import Busy
 AT_ONCE: Final = 4  # in this process: a MiB or two each, and milliseconds of its event loop for each read
 EACH: Final = 2  # of one organization
 WAIT_S: Final = 10.0
+COUNT_READS_MAX: Final = 16  # of a MiB, per partition: who only wants to know how many does not read more
 
 
 class Turns:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from broker.core.directory import REPLAY_HEADER, Listener, Queue
 from broker.core.replays import Replay
+from broker.delivery import courier as courier_module
+from broker.errors import NotFound
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.reading import Turns
@@ -16,6 +20,7 @@ from broker.kafka.topics import Topics
 from broker.replays import ReplayCommands, ReplayWishes
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
+from tests.kafka.test_outstanding import kept
 from tests.listeners import Got, until
 
 
@@ -173,5 +178,112 @@ async def test_it_delivers_what_was_updated_as_it_is_now_and_what_was_deleted_no
         return not worker._changes.known
 
     await until(forgotten, what="nobody needs the changes any more")
-    await ended(rig, await start(rig, queue, listener))
+    replay = await start(rig, queue, listener)
+    assert (replay.count, replay.counted_all) == (2, True)
+    await ended(rig, replay)
     assert sorted(got.data for got in replayed(rig)) == ["kept", "new"]
+
+
+@pytest.mark.parametrize("what", ["listener", "queue"])
+async def test_it_ends_with_its_listener_and_leaves_nothing_behind(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, what: str
+):
+    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 0)
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a", max_attempts=2, retry_first_ms=3_600_000)
+    worker = await rig.work()
+    await rig.put(queue, "stuck", *(f"m{number}" for number in range(50)))
+    await until(lambda: len(rig.listeners.taken("a")) == 51, what="all is delivered")
+    rig.listeners.decide = lambda got: 500 if got.data == "stuck" else 200
+    replay = await start(rig, queue, listener, rate_per_s=20)
+    await until(lambda: kept(rig), what="some of it is to be tried again")
+    await until(lambda: replayed(rig), what="some of it is delivered")
+    if what == "listener":
+        await rig.commands.delete_listener(rig.context, queue.id, listener.id)
+    else:
+        await rig.commands.delete_queue(rig.context, queue.id)
+    cursors = KafkaCursors(rig.settings.kafka, rig.log.requests)
+
+    async def gone() -> bool:
+        worker._endings.look()
+        await worker._checkpoints.checkpoint()
+        return not {replay.id, listener.id} & await cursors.listeners() and not await kept(rig)
+
+    await until(gone, what="nothing is left of it")
+    assert replay.id not in worker._couriers
+    assert len(replayed(rig)) < 50
+    with pytest.raises(NotFound):
+        await commands(rig).find(rig.organization_id, queue.id, listener.id, replay.id)
+
+
+async def test_cancelled_while_it_is_paused_it_has_ended(rig: Rig):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a")
+    worker = await rig.work()
+    await rig.put(queue, *(f"m{number}" for number in range(50)))
+    await until(lambda: len(rig.listeners.taken("a")) == 50, what="all is delivered")
+    replay = await start(rig, queue, listener, rate_per_s=20)
+    await until(lambda: replayed(rig), what="it has begun")
+    paused = await commands(rig).pause(rig.context, replay)
+    assert (await commands(rig).cancel(rig.context, paused)).state == "cancelled"
+    await until(lambda: replay.id not in worker._couriers, what="it has ended")
+    assert len(replayed(rig)) < 50
+
+
+async def test_one_whose_receiver_hangs_holds_nothing_else_up(rig: Rig):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a")
+    worker = await rig.work()
+    await rig.put(queue, *["old"] * 200)
+    await until(lambda: len(rig.listeners.taken("a")) == 200, what="all is delivered")
+    rig.listeners.delay_s["hangs"] = 3600.0
+
+    def busy(replay: Replay) -> int:
+        courier = worker._couriers.get(replay.id)
+        return 0 if courier is None else courier.busy
+
+    replays = [await start(rig, queue, listener, notify_url=rig.listeners.url("hangs")) for _ in range(3)]
+    await until(lambda: all(busy(one) for one in replays), what="all of them hang")
+    new = await rig.put(queue, *["new"] * 50)
+    await until(lambda: rig.listeners.ids("a").keys() >= set(new), what="what is new is delivered")
+    for one in replays:
+        assert (await commands(rig).cancel(rig.context, one)).state == "cancelled"
+
+
+async def test_what_is_for_later_is_not_delivered_before_its_time(rig: Rig):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a")
+    await rig.work()
+    soon, later = (datetime.now(UTC) + timedelta(seconds=seconds) for seconds in (2, 3600))
+    await rig.put(queue, "soon", deliver_at=soon)
+    await rig.put(queue, "later", deliver_at=later)
+    await rig.put(queue, "now")
+    replay = await start(rig, queue, listener)
+    await until(lambda: len(replayed(rig)) == 2, what="what may be delivered is")
+    assert time.time() >= soon.timestamp()
+    assert sorted(got.data for got in replayed(rig)) == ["now", "soon"]
+    await commands(rig).cancel(rig.context, replay)
+
+
+async def test_failed_is_what_is_owed_when_it_begins_and_not_what_was_redriven_and_taken(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 0)
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a", max_attempts=1)
+    worker = await rig.work()
+    rig.listeners.decide = lambda got: 500 if got.data.startswith("bad") else 200
+    ids = await rig.put(queue, "m1", "bad1", "bad2", "m2")
+
+    async def parked(count: int) -> bool:
+        await worker._checkpoints.checkpoint()
+        return len(await kept(rig)) == count
+
+    await until(lambda: parked(2), what="two are parked")
+    rig.listeners.decide = None
+    await rig.commands.redrive_listener(rig.context, queue.id, listener.id, ids[1:2])
+    await until(lambda: parked(1), what="one of them was redriven and taken")
+    replay = await start(rig, queue, listener, only="failed")
+    assert replay.count == 1
+    await ended(rig, replay)
+    assert [got.data for got in replayed(rig)] == ["bad2"]

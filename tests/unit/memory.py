@@ -218,6 +218,11 @@ class MemoryChanges:
             raise TooMuch
         return found
 
+    async def deleted(
+        self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], since_ms: int, organization_id: str
+    ) -> tuple[int, bool]:
+        return len({one.message_id for one in self.events if isinstance(one, MessageDeleted)}), True
+
 
 class MemoryCursors:
     """ports.Cursors. committed: by listener."""

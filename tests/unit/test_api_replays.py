@@ -100,6 +100,20 @@ async def test_it_is_paused_resumed_and_cancelled_and_nothing_is_written_twice(a
     assert len(api.log.control.records) == before + 3
 
 
+async def test_one_to_a_listener_that_is_paused_says_that_it_stands_still(api):
+    _, path = await listener_of(api, messages=1)
+    begun = await replay(api, path)
+    await replay(api, path, notify_url="https://8.8.8.8/")
+    await api.request("POST", f"{path}/pause")
+    shown = (await api.get(f"{path}/replays/{begun['id']}")).json()["replay"]
+    assert shown["state"] == "paused"
+    assert shown["paused"].startswith("its listener is paused: ")
+    listed = (await api.get(f"{path}/replays")).json()["replays"]
+    assert [one["state"] for one in listed] == ["paused", "running"]
+    await api.request("POST", f"{path}/resume")
+    assert (await api.get(f"{path}/replays/{begun['id']}")).json()["replay"]["state"] == "running"
+
+
 async def test_only_what_failed_is_picked_from_what_is_outstanding(api, topic):
     listener_id, path = await listener_of(api, messages=6)
     queue_id = api.first_queue_id
