@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any, Final
 
 import click
@@ -18,7 +19,8 @@ from rich.table import Table
 
 from broker.errors import ConfigurationError, NotFound, Refused
 from cli.api_options import api_options
-from everput import Client, NoAnswer, Problem, list_listeners, list_queues
+from cli.names import NoNames, is_id
+from everput import Client, NoAnswer, Problem, get_queue, list_listeners, list_queues
 from everput.answers import Answer
 
 GIVE_UP_AFTER_S: Final = 30.0
@@ -53,15 +55,30 @@ def asking(url: str, key: str) -> Iterator[Client]:
 
 
 def find_queue(client: Client, queue: str) -> str:
-    """The id of the queue of this name or id (NotFound)."""
-    for page in client.pages(list_queues(name=queue)):
-        for found in page.queues:
-            return found.id
-    for page in client.pages(list_queues()):
-        for found in page.queues:
-            if found.id == queue:
+    """The id of the queue of this id or name (NotFound; NoNames: the key may not look names up)."""
+    try:
+        if is_id(queue) and _is_there(client, queue):
+            return queue
+        for page in client.pages(list_queues(name=queue)):
+            for found in page.queues:
                 return found.id
+    except Problem as error:
+        if error.status != HTTPStatus.FORBIDDEN:
+            raise
+        if is_id(queue):  # what is done with its messages needs no look at the queue
+            return queue
+        raise NoNames(queue) from error
     raise NotFound(f"no queue has the name or id {queue}")
+
+
+def _is_there(client: Client, queue_id: str) -> bool:
+    try:
+        client.send(get_queue(queue_id))
+    except Problem as error:
+        if error.status != HTTPStatus.NOT_FOUND:
+            raise
+        return False
+    return True
 
 
 def find_listener(client: Client, queue: str, listener: str) -> tuple[str, str]:

@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Self
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import httpx
 import orjson
 
 from broker.errors import ConfigurationError
 from cli.lines import Line
+from cli.names import NoNames, is_id
 
 CONNECTIONS_EACH: Final = 4  # per client: httpx looks at every connection of a client at every request
 PAUSE_S_MIN: Final = 0.1
@@ -224,13 +225,16 @@ async def find_queue(publisher: Publisher, queue: str, *, create: bool | None) -
 
     create: None where the command makes none, and so can't be told to.
     """
-    if _is_uuid(queue):
-        status, _ = await ask(publisher, "GET", f"/v1/queues/{queue}")
-        if status == HTTPStatus.OK:
+    if is_id(queue):
+        status, _ = await publisher.request("GET", f"/v1/queues/{queue}")
+        if status in (HTTPStatus.OK, HTTPStatus.FORBIDDEN):  # messages can be put without seeing the queue
             return queue
     path: str | None = str(httpx.URL("/v1/queues", params={"name": queue}))
     while path is not None:
-        _, answer = await ask(publisher, "GET", path)
+        status, answer = await publisher.request("GET", path)
+        if status == HTTPStatus.FORBIDDEN:
+            raise NoNames(queue)
+        _check_answered(status, answer)
         for found in answer.get("queues", ()):
             if found["name"] == queue:
                 return str(found["id"])
@@ -247,11 +251,15 @@ async def find_queue(publisher: Publisher, queue: str, *, create: bool | None) -
 async def ask(publisher: Publisher, method: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
     """(status, JSON of the answer) (ConfigurationError when there is none, or the key was refused)."""
     status, answer = await publisher.request(method, path, body)
+    return _check_answered(status, answer), answer
+
+
+def _check_answered(status: int | None, answer: dict[str, Any]) -> int:
     if status is None or status in AGAIN:
         raise ConfigurationError(f"the API does not answer: {_detail(answer)}")
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         raise ConfigurationError(f"the API key was refused: {status} {_detail(answer)}")
-    return status, answer
+    return status
 
 
 async def pages(publisher: Publisher, path: str | None, name: str) -> AsyncIterator[dict[str, Any]]:
@@ -282,10 +290,3 @@ def _retry_after_s(response: httpx.Response) -> float:
         return max(0.0, float(response.headers.get("retry-after", "0")))
     except ValueError:
         return 0.0
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        return str(UUID(text)) == text.lower()
-    except ValueError:
-        return False

@@ -202,6 +202,13 @@ async def test_a_queue_is_found_by_its_id_by_its_name_on_a_later_page_or_made():
             await find_queue(sending, "d", create=False)
 
 
+async def test_a_key_that_may_not_look_queues_up_uses_one_by_its_id():
+    async with publisher(answering(problem(403, "lacks the scope"))) as sending:
+        assert await find_queue(sending, QUEUE_ID, create=False) == QUEUE_ID
+        with pytest.raises(ConfigurationError, match="give the queue's id"):
+            await find_queue(sending, "orders", create=True)
+
+
 async def test_a_refused_key_and_an_absent_api_are_said_in_a_line():
     async with publisher(answering(problem(401, "no such key"))) as sending:
         with pytest.raises(ConfigurationError, match="the API key was refused: 401 no such key"):

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from ipaddress import ip_network
+from pathlib import Path
 
 import orjson
 import pytest
@@ -113,6 +114,32 @@ def test_a_key_is_made_listed_shown_and_revoked(run: Run):
     refused = run("queues", "list", code=2, EVERPUT_API_KEY=made["secret"])
     assert "the API key was refused" in refused.stderr
     assert made["secret"] not in refused.stderr
+
+
+def test_a_key_for_messages_alone_uses_a_queue_by_its_id(run: Run, tmp_path: Path):
+    (queue,) = told(run("queues", "create", "by id", "--json"))
+    (key,) = told(run("keys", "create", "publisher", "--scope", "messages", "--json"))
+    mine = {"EVERPUT_API_KEY": key["secret"]}
+    (put,) = told(run("messages", "put", queue["id"], "x", "--json", **mine))
+    assert told(run("messages", "get", queue["id"], put["id"], "--json", **mine))[0]["data"] == "x"
+    assert [one["id"] for one in told(run("messages", "list", queue["id"], "--json", **mine))] == [put["id"]]
+    (tmp_path / "lines").write_text("one\ntwo\n")
+    run("put", queue["id"], str(tmp_path / "lines"), **mine)
+    assert len(told(run("messages", "list", queue["id"], "--json", **mine))) == 3
+    for command in (("messages", "put", "by id", "x"), ("put", "by id", str(tmp_path / "lines"))):
+        refused = run(*command, code=2, **mine)
+        assert refused.stderr == (
+            "everput: this API key lacks the scope 'queues', and so can't look up by id: give the queue's id\n"
+        )
+    assert "the API key was refused: 403" in run("queues", "list", code=2, **mine).stderr
+    missing = run("messages", "put", "5f0e6f0a-33c1-4a8e-8f1d-b5b9f6f0c001", "x", code=1, **mine)
+    assert "no queue has this id" in missing.stderr
+
+
+def test_a_queue_whose_name_looks_like_an_id_is_found(run: Run):
+    name = "5f0e6f0a-33c1-4a8e-8f1d-b5b9f6f0c002"
+    (made,) = told(run("queues", "create", name, "--json"))
+    assert told(run("queues", "get", name, "--json")) == [made]
 
 
 def test_exit_codes_tell_what_was_refused_from_what_could_not_be_asked(run: Run):
