@@ -64,7 +64,12 @@ async def _serve(process: Process, options: Options) -> None:
         sealer = Sealer(settings.sealing_key)
         sealer.check(text for listener in view.state.listeners.values() for text in listener.sealed())
         if os.environ.get("EVERPUT_FIRST_START"):
-            await first_start(log.control, view, files.api_key_file(options.data_dir))
+            await first_start(
+                log.control,
+                view,
+                key_file=files.api_key_file(options.data_dir),
+                password_file=files.console_password_file(options.data_dir),
+            )
         if options.kafka is None:
             watching = asyncio.create_task(disk.watch(options.data_dir, options.disk_free_bytes_min, log.refuse))
             stack.callback(watching.cancel)

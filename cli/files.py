@@ -1,4 +1,4 @@
-"""The files of the data directory: the API key, the sealing key, the lock.
+"""The files of the data directory: the API key, the first account's password, the sealing key, the lock.
 
 For: reading them, and writing them so that a crash leaves either nothing or all of it, and nobody else can read it.
 Not for: what is in the embedded Kafka's own folder (broker/kafka/embedded.py)."""
@@ -20,6 +20,10 @@ SEALING_KEY_VARIABLE = "EVERPUT_SEALING_KEY"
 
 def api_key_file(data_dir: Path) -> Path:
     return data_dir / "api-key"
+
+
+def console_password_file(data_dir: Path) -> Path:
+    return data_dir / "console-password"
 
 
 def sealing_key_file(data_dir: Path) -> Path:
@@ -55,6 +59,10 @@ def read_secret(path: Path) -> str | None:
     if not secret:
         raise ConfigurationError(f"{path} is empty")
     return secret
+
+
+def remove_secret(path: Path) -> None:
+    path.unlink(missing_ok=True)
 
 
 def make_data_dir(data_dir: Path) -> None:

@@ -1,21 +1,23 @@
-"""The first organization and key: made by the first start of `everput serve`, or by `everput init`, which can also make
-the account that they belong to.
+"""The first organization, key and account: made by the first start of `everput serve`, or by `everput init`.
 
-For: making them once and keeping the key's only copy safe (docs/decisions/0031). Not for: what makes a key
-(broker/commands.py) or an account (broker/accounts.py)."""
+For: making them once and keeping the only copies of key and password safe (docs/decisions/0031). Not for: what makes a
+key (broker/commands.py) or an account (broker/accounts.py)."""
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Final
 
-from broker.accounts import AccountCommands
+from broker.accounts import AccountCommands, EmailTaken
 from broker.commands import SCOPES, create_key, create_organization
 from broker.ports import ControlLog, DirectoryView
-from cli.files import read_secret, write_secret
+from cli.files import read_secret, remove_secret, write_secret
 
 ORGANIZATION: Final = "default"
 KEY: Final = "first"
+EMAIL: Final = "admin@everput.local"  # nobody's: who signs in to the console with it has the password from the file
+_PASSWORD_BYTES: Final = 15
 
 
 async def new_key(
@@ -45,7 +47,25 @@ async def new_key(
     return secret
 
 
-async def first_start(control: ControlLog, view: DirectoryView, key_file: Path) -> None:
-    """Have a key in this file, unless there is one."""
+async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Path, password_file: Path) -> None:
+    """Have a key in one file, unless there is one, and the password of EMAIL in the other, unless there is any account.
+
+    After a crash at any point the next start makes what is missing.
+    """
+    password = read_secret(password_file)
+    if not view.state.accounts.by_id:
+        if password is None:
+            password = secrets.token_urlsafe(_PASSWORD_BYTES)
+            write_secret(password_file, password)  # first: an account whose password nobody knows would stay for ever
+        try:
+            await AccountCommands(control, view).create_account(EMAIL, password)
+        except EmailTaken:  # another machine on the same Kafka was first, and has it
+            remove_secret(password_file)
+            password = None
     if read_secret(key_file) is None:
         write_secret(key_file, await new_key(control, view))
+    account = view.state.accounts.account(EMAIL)
+    if password is None or account is None or any(view.state.organizations_of(account.id)):
+        return
+    for organization in list(view.state.organizations.values())[:1]:
+        await AccountCommands(control, view).join(account.id, organization.id)

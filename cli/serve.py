@@ -21,6 +21,7 @@ from cli import files, logs
 from cli.admin import serving
 from cli.admin_all import all_app
 from cli.children import Child, Pauses
+from cli.first_start import EMAIL
 from cli.link import Link
 from cli.logs import Logger
 from cli.options import Options, shared_options, variable
@@ -58,7 +59,8 @@ _WORKERS: Final = min(2, os.cpu_count() or 1)  # one is busy with one processor:
 def command(options: Options, api_processes: int, workers: int) -> None:
     """Run everything on this machine: Kafka (unless --kafka names one), the API and the workers.
 
-    The first start writes an API key to DIR/api-key. When all of it is ready, `ready http://HOST:PORT` is printed.
+    The first start writes an API key to DIR/api-key, and the password of the console's first account to
+    DIR/console-password. When all of it is ready, `ready http://HOST:PORT` is printed.
     """
     logs.set_up("serve", options.log_level)
     Link.from_environment()  # `everput demo` started it: end when that ends
@@ -120,7 +122,7 @@ class Supervisor:
     def _make_children(self, environment: dict[str, str], bootstrap: asyncio.Future[str], listening: int) -> None:
         for number in range(self._counts["api"]):
             extra = {"EVERPUT_LISTEN_FD": str(listening)}
-            if number == 0 and not files.api_key_file(self._options.data_dir).exists():
+            if number == 0:  # it looks what is missing
                 extra["EVERPUT_FIRST_START"] = "1"
             self._children["api"].append(
                 Child(
@@ -147,7 +149,9 @@ class Supervisor:
             for child in self._all():
                 await child.ready.wait()
         _log.info("api-key", path=files.api_key_file(self._options.data_dir))
-        _log.info("console", url=f"{(self._options.public_url or url).rstrip('/')}/console")
+        console = f"{(self._options.public_url or url).rstrip('/')}/console"
+        password = files.console_password_file(self._options.data_dir)
+        _log.info("console", url=console, **({"email": EMAIL, "password_in": password} if password.exists() else {}))
         print(f"ready {url}", flush=True)
 
     async def _keep_kafka(self, kafka: EmbeddedKafka, bootstrap: asyncio.Future[str]) -> None:

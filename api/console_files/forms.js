@@ -10,19 +10,31 @@ let number = 0;
 /**
  * A form. fields: {name, label, type?, value?, hint?, required?, options?, …attributes of the input}.
  * type: as of an input, or textarea, select, choices (several of the options), moment.
+ * more: what advanced fields are behind; moreOpen: whether they are shown.
  * onSubmit: called with the values; what it throws is shown. others: more buttons, [text, function of the values].
  */
-export function form({ fields, submit, onSubmit, others = [], cancel, inline = false }) {
+export function form({
+  fields,
+  submit,
+  onSubmit,
+  others = [],
+  cancel,
+  inline = false,
+  more = "More settings",
+  moreOpen = false,
+}) {
   const inputs = new Map();
   const alert = el("p", { class: "alert", role: "alert", hidden: true });
   const box = el("form", { class: inline ? "inline" : "", novalidate: false });
-  const advanced = el("details", { class: "more" }, el("summary", {}, "More settings"));
+  const advanced = el("details", { class: "more" }, el("summary", {}, more));
   for (const field of fields) {
     const made = row(field);
     inputs.set(field.name, { ...made, field });
     (field.advanced ? advanced : box).append(made.element);
   }
   if (fields.some((field) => field.advanced)) box.append(advanced);
+  advanced.open = moreOpen;
+  box.addEventListener("invalid", (event) => (advanced.open = advanced.open || advanced.contains(event.target)), true);
   const buttons = el("div", { class: "row" }, el("button", { type: "submit", class: "primary" }, submit));
   const carryOut = async (act) => {
     clear(inputs, alert);

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from running import Running, alone, everput, is_running, said, wait_until
 
 from broker.sealing import new_sealing_key
+from cli.first_start import EMAIL
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +44,23 @@ def test_ready_is_the_only_line_on_stdout_and_the_api_answers(server: Running):
 
 
 def test_the_console_is_there_and_the_log_says_where(server: Running):
-    assert server.events("console", url=f"{server.url}/console")
+    password_file = server.data_dir / "console-password"
+    assert server.events("console", url=f"{server.url}/console", email=EMAIL, password_in=str(password_file))
+    who = {"email": EMAIL, "password": password_file.read_text().strip()}
+    with httpx.Client(base_url=server.url, timeout=20, headers={"sec-fetch-site": "same-origin"}) as browser:
+        assert browser.post("/v1/sessions", json=who).status_code == 200
+        (organization,) = browser.get("/v1/organizations").json()["organizations"]
+        browser.headers["everput-organization"] = organization["id"]
+        assert browser.put("/v1/queues", json={"name": "by hand"}).status_code == 200
+    mine = {"x-api-key": server.api_key}
+    found = httpx.get(f"{server.url}/v1/queues", params={"name": "by hand"}, headers=mine, timeout=20)
+    assert len(found.json()["queues"]) == 1
     page = httpx.get(f"{server.url}/console", timeout=20)
     script = httpx.get(f"{server.url}/console/main.js", timeout=20)
     assert (page.status_code, script.headers["content-type"]) == (200, "text/javascript; charset=utf-8")
 
 
-@pytest.mark.parametrize("name", ["api-key", "sealing-key"])
+@pytest.mark.parametrize("name", ["api-key", "console-password", "sealing-key"])
 def test_the_keys_are_their_owners_alone_and_in_no_log_line(server: Running, name: str):
     path = server.data_dir / name
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -58,7 +69,7 @@ def test_the_keys_are_their_owners_alone_and_in_no_log_line(server: Running, nam
 
 
 def test_no_secret_is_on_a_command_line(server: Running):
-    secrets = [(server.data_dir / name).read_text().strip() for name in ("api-key", "sealing-key")]
+    secrets = [(server.data_dir / name).read_text().strip() for name in ("api-key", "console-password", "sealing-key")]
     for pid in server.alive():
         command = Path(f"/proc/{pid}/cmdline").read_text()
         assert not any(secret in command for secret in secrets)

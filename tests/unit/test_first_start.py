@@ -1,0 +1,113 @@
+"""The first start: what it makes, once, whatever it is broken off by."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from memory import MemoryLog
+from test_api_accounts import cheap_passwords  # noqa: F401 - a fixture
+
+from broker.accounts import AccountCommands
+from broker.commands import create_organization
+from broker.core.keys import key_sha256
+from cli.first_start import EMAIL, first_start
+
+
+class Start:
+    """A data directory and a log."""
+
+    def __init__(self, folder: Path, control: Any = None) -> None:
+        self.control = MemoryLog().control if control is None else control
+        self.key_file = folder / "api-key"
+        self.password_file = folder / "console-password"
+
+    async def run(self) -> None:
+        files = {"key_file": self.key_file, "password_file": self.password_file}
+        await first_start(self.control, self.control, **files)
+
+    @property
+    def state(self) -> Any:
+        return self.control.state
+
+    async def opens(self) -> bool:
+        """Whether what is in the files is a key and a password of one organization."""
+        key = self.state.keys_by_sha256[key_sha256(self.key_file.read_text().strip())]
+        password = self.password_file.read_text().strip()
+        account = await AccountCommands(self.control, self.control).check_password(EMAIL, password)
+        return account.id in self.state.organizations[key.organization_id].members
+
+
+async def test_it_makes_a_key_and_an_account_of_one_organization_once(tmp_path: Path):
+    start = Start(tmp_path)
+    await start.run()
+    assert await start.opens()
+    for file in (start.key_file, start.password_file):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    records, texts = list(start.control.records), [start.key_file.read_text(), start.password_file.read_text()]
+    assert not any(text.strip().encode() in record for text in texts for record in records)
+    await start.run()
+    assert start.control.records == records
+    assert [start.key_file.read_text(), start.password_file.read_text()] == texts
+
+
+@pytest.mark.parametrize("events", range(5))
+async def test_broken_off_after_any_event_the_next_one_makes_the_rest(tmp_path: Path, monkeypatch, events: int):
+    start = Start(tmp_path)
+    append, left = start.control.append, [events]
+
+    async def dying(event: Any, *rest: Any, **more: Any) -> Any:
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return await append(event, *rest, **more)
+
+    monkeypatch.setattr(start.control, "append", dying)
+    try:
+        await start.run()
+    except KeyboardInterrupt:
+        assert events < 4
+    monkeypatch.undo()
+    await start.run()
+    assert await start.opens()
+    assert len(start.state.accounts.by_id) == len(start.state.organizations) == 1
+
+
+async def test_where_people_have_accounts_none_is_made(tmp_path: Path):
+    start = Start(tmp_path)
+    await AccountCommands(start.control, start.control).create_account("ann@example.com", "correct horse battery")
+    await start.run()
+    assert start.key_file.exists()
+    assert not start.password_file.exists()
+    assert len(start.state.accounts.by_id) == 1
+
+
+async def test_an_installation_that_has_a_key_gets_an_account_of_its_oldest_organization(tmp_path: Path):
+    start = Start(tmp_path)
+    oldest = await create_organization(start.control, start.control, name="oldest")
+    await create_organization(start.control, start.control, name="newer")
+    start.key_file.write_text("kept")
+    await start.run()
+    assert start.key_file.read_text() == "kept"
+    account = start.state.accounts.account(EMAIL)
+    assert [one.id for one in start.state.organizations_of(account.id)] == [oldest.id]
+
+
+async def test_of_two_machines_on_one_kafka_one_has_the_password(tmp_path: Path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    start = Start(tmp_path)
+    other = Start(tmp_path / "other", start.control)
+    create = AccountCommands.create_account
+
+    async def later(self: AccountCommands, email: str, password: str) -> Any:
+        monkeypatch.undo()
+        await other.run()
+        return await create(self, email, password)
+
+    monkeypatch.setattr(AccountCommands, "create_account", later)
+    await start.run()
+    assert await other.opens()
+    assert start.key_file.exists()
+    assert not start.password_file.exists()
