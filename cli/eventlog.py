@@ -16,6 +16,7 @@ import orjson
 from broker.errors import BrokerError, ConfigurationError
 
 AGAIN: Final = frozenset({429, 502, 503, 504})
+_MARK: Final = b'{"cursor"'
 PAUSE_S_MIN: Final = 0.1
 PAUSE_S_MAX: Final = 5.0
 TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
@@ -93,21 +94,22 @@ def _ask(asking: httpx.Client, query: Mapping[str, str]) -> Iterator[Part]:
             answer.read()
             _check(answer)
         lines: list[bytes] = []
-        for line in _lines(answer):
-            if line.startswith(b'{"cursor"'):
-                mark = orjson.loads(line)
+        for some in _lines(answer):
+            begin = 0
+            for place in [place for place, line in enumerate(some) if line.startswith(_MARK)]:
+                lines += some[begin:place]
+                mark = orjson.loads(some[place])
                 yield Part(lines, mark["cursor"], mark["complete"])
-                lines = []
-            elif line:
-                lines.append(line)
+                lines, begin = [], place + 1
+            lines += some[begin:]
 
 
-def _lines(answer: httpx.Response) -> Iterator[bytes]:
-    """Whole ones. Not iter_lines(), which takes other characters for ends, too."""
+def _lines(answer: httpx.Response) -> Iterator[list[bytes]]:
+    """Whole ones, as they come. Not iter_lines(), which takes other characters for ends, too."""
     rest = b""
     for chunk in answer.iter_bytes():
         *whole, rest = (rest + chunk).split(b"\n")
-        yield from whole
+        yield whole
 
 
 def _check(answer: httpx.Response) -> None:

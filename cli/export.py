@@ -5,9 +5,10 @@ the manifest (cli/manifest.py), all organizations at once (cli/export_all.py).""
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import click
 import orjson
@@ -64,24 +65,55 @@ def _export(folder: Path, made: Manifest, url: str, key: str) -> None:
     with (
         eventlog.client(url, key) as asking,
         Progress(*columns, console=console, disable=not console.is_terminal) as bar,
+        _Writer(folder, made) as writer,
     ):
         task = bar.add_task("export", total=None, count=count)
-        held: list[bytes] = []
-        size = 0
         for part in eventlog.read(asking, query):
             _check_owner(made, part)
-            held += part.lines
-            size += sum(map(len, part.lines))
-            if len(held) >= FILE_EVENTS or size >= _FILE_BYTES:
-                _write(folder, made, held, part.cursor)
-                held, size = [], 0
+            writer.add(part)
             count += len(part.lines)
             if part.lines:
                 log_ms = orjson.loads(part.lines[-1])["log_ms"]
                 begin_ms = log_ms if begin_ms is None else begin_ms
                 bar.update(task, total=max(1.0, end_ms - begin_ms), completed=log_ms - begin_ms, count=count)
-        made.complete = True
-        _write(folder, made, held, "")
+        writer.finish()
+
+
+class _Writer:
+    """Cuts what is read into files, and writes each in a thread while what follows is read."""
+
+    def __init__(self, folder: Path, made: Manifest) -> None:
+        self._folder = folder
+        self._made = made
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+        self._lines: list[bytes] = []
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def add(self, part: eventlog.Part) -> None:
+        self._lines += part.lines
+        self._size += sum(map(len, part.lines))
+        if len(self._lines) >= FILE_EVENTS or self._size >= _FILE_BYTES:
+            self._wait()
+            self._writing = self._thread.submit(_write, self._folder, self._made, self._lines, part.cursor)
+            self._lines, self._size = [], 0
+
+    def finish(self) -> None:
+        """All is read: write the last file, and that there is no more."""
+        self._wait()
+        self._made.complete = True
+        _write(self._folder, self._made, self._lines, "")
+
+    def _wait(self) -> None:
+        """For the file before, so that no more than two are in memory; raises what went wrong with it."""
+        if self._writing is not None:
+            self._writing.result()
 
 
 def _check_owner(made: Manifest, part: eventlog.Part) -> None:

@@ -6,23 +6,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import orjson
+import msgspec
 
 from broker.errors import ConfigurationError
 
-# What queries group and filter by; the whole event is there as JSON.
-_PLACE: Final = {"topic": "string", "partition": "int32", "offset": "int64", "log_ms": "int64"}
-_FIELDS: Final = {
-    "type": "string",
-    "at_ms": "int64",
-    "actor": "string",
-    "request_id": "string",
-    "queue_id": "string",
-    "listener_id": "string",
-    "message_id": "string",
-}
+
+class _Fields(msgspec.Struct, gc=False):
+    """What queries group and filter by; the whole event is there as JSON."""
+
+    type: str
+    at_ms: int
+    actor: str = ""
+    request_id: str = ""
+    queue_id: str | None = None
+    listener_id: str | None = None
+    message_id: str | None = None
+
+
+class _Line(msgspec.Struct, gc=False):
+    topic: str
+    partition: int
+    offset: int
+    log_ms: int
+    event: msgspec.Raw
+
+
+_line: Final = msgspec.json.Decoder(_Line)
+_fields: Final = msgspec.json.Decoder(_Fields)
+_NUMBERS: Final = {"partition": "int32", "offset": "int64", "log_ms": "int64", "at_ms": "int64"}
 
 
 def check_installed() -> None:
@@ -38,10 +51,11 @@ def write(path: Path, lines: Sequence[bytes]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows: list[dict[str, Any]] = [orjson.loads(line) for line in lines]
-    columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in _PLACE}
-    columns |= {name: [row["event"].get(name) for row in rows] for name in _FIELDS}
-    columns["event"] = [orjson.dumps(row["event"]).decode() for row in rows]
-    kinds = {"string": pa.string(), "int32": pa.int32(), "int64": pa.int64()}
-    schema = pa.schema([(name, kinds[kind]) for name, kind in {**_PLACE, **_FIELDS, "event": "string"}.items()])
-    pq.write_table(pa.table(columns, schema=schema), path, compression="zstd")
+    rows = [_line.decode(line) for line in lines]
+    events = [_fields.decode(row.event) for row in rows]
+    places = [name for name in _Line.__struct_fields__ if name != "event"]
+    columns = {name: [getattr(row, name) for row in rows] for name in places}
+    columns |= {name: [getattr(event, name) for event in events] for name in _Fields.__struct_fields__}
+    columns["event"] = [bytes(row.event) for row in rows]
+    table = {name: pa.array(values, _NUMBERS.get(name, "string")) for name, values in columns.items()}
+    pq.write_table(pa.table(table), path, compression="zstd")

@@ -1,12 +1,13 @@
 """Reads the lanes of one reading of the log: stretch after stretch, the next one asked for ahead.
 
-For: what of a stretch is held until its turn comes, and what must be read again then. Not for: the order
+For: what of a stretch is held until its turn comes, and what is kept or read again then. Not for: the order
 (broker/core/logorder.py), turns and slices (reader.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -42,22 +43,50 @@ class _Ahead(NamedTuple):
     stretch: asyncio.Task[Stretch]
 
 
+class Rests:
+    """What of stretches had no room yet, of all readings in a process, so that it need not be fetched again.
+
+    bytes_max: of their records' values; beyond it those go that have been there for longest.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._kept: OrderedDict[Lane[Event], tuple[Stretch, int]] = OrderedDict()
+
+    def keep(self, lane: Lane[Event], rest: Stretch) -> None:
+        size = sum(len(record.value or b"") for record in rest.records)
+        self._kept[lane] = rest, size
+        self._bytes += size
+        while self._bytes > self._bytes_max:
+            self._bytes -= self._kept.popitem(last=False)[1][1]
+
+    def take(self, lane: Lane[Event]) -> Stretch | None:
+        rest, size = self._kept.pop(lane, (None, 0))
+        self._bytes -= size
+        return rest
+
+    def __contains__(self, lane: Lane[Event]) -> bool:
+        return lane in self._kept
+
+
 class LaneReader:
-    """bytes_max: of records that all lanes hold; but each may hold share_bytes."""
+    """Of one reading; stop() it. share_bytes: of records that one lane may hold."""
 
     def __init__(
-        self, records: Records, places: Sequence[Place], wanted: Selection, *, bytes_max: int, share_bytes: int
+        self, records: Records, places: Sequence[Place], wanted: Selection, rests: Rests, *, share_bytes: int
     ) -> None:
         self._records = records
         self._names = {place.rank: place.name for place in places}
         self._wanted = wanted
-        self._bytes_max = bytes_max
+        self._rests = rests
         self._share_bytes = share_bytes
-        self._held_bytes = 0
         self._ahead: _Ahead | None = None
+        self._lanes: Sequence[Lane[Event]] = ()
 
     async def read(self, merge: Merge[Event], lane: Lane[Event], pace: Pace) -> None:
         """Give the lane that must be read its next records (Unavailable)."""
+        self._lanes = merge.lanes
         try:
             stretch = await self._next(lane)
         except OffsetTooOld:  # removed since it was looked up
@@ -66,15 +95,13 @@ class LaneReader:
             merge.give(lane, (), max(lane.at, oldest))
             return
         with pace:
-            rows, at = self._wanted_of(stretch, lane)
-            merge.give(lane, rows, at)
+            self._give(merge, lane, stretch)
         soonest = merge.soonest()
-        if self._ahead is None and soonest is not None:
+        if self._ahead is None and soonest is not None and soonest not in self._rests:
             self._ahead = _Ahead(soonest, asyncio.create_task(self._stretch(soonest, soonest.at, STRETCH_BYTES)))
 
     async def events(self, run: Run[Event]) -> list[Event]:
-        """Those of the run, which are held no longer (Unavailable)."""
-        self._held_bytes -= run.size
+        """Those of the run (Unavailable)."""
         found = [held.item for held in run.records]
         for index, event in enumerate(found):
             if event is _TOO_LARGE:
@@ -86,29 +113,33 @@ class LaneReader:
         return found
 
     async def stop(self) -> None:
+        for lane in self._lanes:
+            self._rests.take(lane)
         if self._ahead is not None:
             self._ahead.stretch.cancel()
             await asyncio.gather(self._ahead.stretch, return_exceptions=True)
 
     async def _next(self, lane: Lane[Event]) -> Stretch:
+        if (rest := self._rests.take(lane)) is not None:
+            return rest
         ahead = self._ahead
         if ahead is None or ahead.lane is not lane:
             return await self._stretch(lane, lane.at, STRETCH_BYTES)
         self._ahead = None
         return await ahead.stretch
 
-    def _wanted_of(self, stretch: Stretch, lane: Lane[Event]) -> tuple[list[tuple[int, int, int, Event | None]], int]:
-        """(what Merge.give() wants, where to read on)."""
+    def _give(self, merge: Merge[Event], lane: Lane[Event], stretch: Stretch) -> None:
+        """As much of the stretch as the lane may hold."""
         rows: list[tuple[int, int, int, Event | None]] = []
-        left = max(self._share_bytes, self._bytes_max - self._held_bytes)
-        at, end, take = stretch.next_offset, lane.end, self._wanted.take
-        for record in stretch.records:
+        left, at, end, take = self._share_bytes, stretch.next_offset, lane.end, self._wanted.take
+        for index, record in enumerate(stretch.records):
             offset, value = record.offset, record.value
             if offset >= end:  # newer than the reading
                 at = end
                 break
-            if left <= 0:  # the rest is read again when these are through
+            if left <= 0:
                 at = offset
+                self._rests.keep(lane, stretch._replace(records=stretch.records[index:]))
                 break
             event = take(value)
             size = 0
@@ -116,9 +147,8 @@ class LaneReader:
                 size = len(value)
                 event = event if size <= self._share_bytes else _TOO_LARGE
                 left -= size
-                self._held_bytes += size
             rows.append((offset, record.timestamp, size, event))
-        return rows, at
+        merge.give(lane, rows, at)
 
     async def _stretch(self, lane: Lane[Event], offset: int, bytes_max: int) -> Stretch:
         """What is at an offset that is known to be there (Unavailable)."""

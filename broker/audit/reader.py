@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from broker.audit.control import control_records
-from broker.audit.lanes import LaneReader, Place
+from broker.audit.lanes import LaneReader, Place, Rests
 from broker.audit.pace import Pace
 from broker.audit.past import Past
 from broker.audit.records import Records
@@ -35,6 +35,7 @@ _OPEN_EACH_MAX: Final = 8  # of one organization
 _TURN_S_MAX: Final = 60.0
 _HELD_BYTES_MAX: Final = 4 << 20  # by one reading
 _SHARE_BYTES_MIN: Final = 32 << 10  # by one lane
+_REST_BYTES_MAX: Final = 16 << 20  # by all readings
 _SLICE_EVENTS: Final = 256
 _SLICE_READS: Final = 16
 _SLICE_BYTES: Final = 256 << 10
@@ -84,6 +85,7 @@ class LogReader:
         self._table = dict(zip(TOPICS, (table.control, table.messages, table.changes, table.deliveries), strict=True))
         # One slice at a time, of each organization in turn: the readings together get a part of the loop.
         self._turns = Turns(1, 1, wait_s=_TURN_S_MAX)
+        self._rests = Rests(_REST_BYTES_MAX)
         self._open: Counter[str] = Counter()
 
     async def read(self, wanted: Selection, span: Range) -> AsyncGenerator[Slice, None]:
@@ -96,7 +98,7 @@ class LogReader:
         with self._counted(wanted.organization_id):
             if wanted.queue_id is not None:
                 wanted = replace(wanted, queue_listener_ids=await self._listeners_of(wanted))
-            reading = _Reading(self._records, self._lanes(wanted), wanted, self._turns)
+            reading = _Reading(self._records, self._lanes(wanted), wanted, self._turns, self._rests)
             async with aclosing(reading.run(span)) as slices:
                 async for one in slices:
                     yield one
@@ -150,14 +152,16 @@ class LogReader:
 class _Reading:
     """One range, once."""
 
-    def __init__(self, records: Records, places: Sequence[Place], wanted: Selection, turns: Turns) -> None:
+    def __init__(
+        self, records: Records, places: Sequence[Place], wanted: Selection, turns: Turns, rests: Rests
+    ) -> None:
         self._records = records
         self._places = places
         self._wanted = wanted
         self._turns = turns
         self._merge: Merge[Event] = Merge([])
         share = max(_SHARE_BYTES_MIN, _HELD_BYTES_MAX // max(1, len(places)))
-        self._lanes = LaneReader(records, places, wanted, bytes_max=_HELD_BYTES_MAX, share_bytes=share)
+        self._lanes = LaneReader(records, places, wanted, rests, share_bytes=share)
         self._left: int | None = None
         self._settle_ms = SETTLE_MS if wanted.message is None else 0
 

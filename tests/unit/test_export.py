@@ -103,6 +103,24 @@ def test_an_export_that_was_broken_off_goes_on_where_its_last_whole_file_ended(a
     assert [line["offset"] for line in events_in(tmp_path / "out")] == list(range(10))
 
 
+def test_a_file_that_can_t_be_written_ends_the_export_and_it_goes_on_there(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real = manifest.add
+
+    def add(folder: Path, made: manifest.Manifest, name: str, *more: Any) -> None:
+        if name == "events-000002.jsonl":
+            raise OSError(28, "No space left on device")
+        real(folder, made, name, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "add", add)
+        assert isinstance(run(tmp_path / "out").exception, OSError)
+    assert len(events_in(tmp_path / "out")) == 4
+    assert run(tmp_path / "out").exit_code == 0
+    assert [line["offset"] for line in events_in(tmp_path / "out")] == list(range(10))
+
+
 def test_a_folder_holds_one_organization_in_one_form(api: Api, tmp_path: Path):
     api.fails_at = 7
     run(tmp_path / "out")

@@ -171,7 +171,11 @@ async def test_what_is_removed_under_a_reading_is_left_out(monkeypatch: pytest.M
     assert offsets == [*range(20), *range(70, 100)]  # two stretches had been asked for
 
 
-async def test_no_more_is_held_than_may_be_and_what_is_too_large_is_read_again(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("rest_bytes_max", [0, 2_000, 1 << 20])
+async def test_no_more_is_held_than_may_be_and_what_is_too_large_is_read_again(
+    monkeypatch: pytest.MonkeyPatch, rest_bytes_max: int
+):
+    monkeypatch.setattr(reader_module, "_REST_BYTES_MAX", rest_bytes_max)
     monkeypatch.setattr(reader_module, "_HELD_BYTES_MAX", 2_000)
     monkeypatch.setattr(reader_module, "_SHARE_BYTES_MIN", 500)
     log = Log()
@@ -182,6 +186,21 @@ async def test_no_more_is_held_than_may_be_and_what_is_too_large_is_read_again(m
     assert [entry.log_ms for entry in entries] == [AT + number for number in range(80)]
     large = [entry.event for entry in entries if isinstance(entry.event, ev.MessagePut) and len(entry.event.data) > 500]
     assert len(large) == 6
+
+
+async def test_what_is_read_too_early_is_not_read_again_and_nothing_of_it_stays_behind(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reader_module, "_HELD_BYTES_MAX", 1_000)
+    monkeypatch.setattr(reader_module, "_SHARE_BYTES_MIN", 500)
+    log = Log()
+    log.add("messages", 0, *(put(number) for number in range(50)))
+    reader = LogReader(log, TABLE)
+    async with aclosing(reader.read(Selection(organization_id=OURS), Range())) as slices:
+        assert sum([len(one.entries) async for one in slices]) == 50
+    assert [offset for topic, _, offset in log.read_of if topic == "messages"] == [0, 10, 20, 30, 40]
+    async with aclosing(reader.read(Selection(organization_id=OURS), Range(limit=1))) as slices:
+        await anext(slices)
+        assert reader._rests._bytes > 0
+    assert reader._rests._bytes == 0
 
 
 async def test_a_queue_s_readings_are_counted_while_its_listeners_are_looked_for(monkeypatch: pytest.MonkeyPatch):
