@@ -8,6 +8,7 @@ A line is an event with its place, or `{"cursor", "complete"}`: where to go on. 
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any, Final
@@ -20,12 +21,14 @@ from api.problems import BadParameter
 from api.streams import Stream
 from broker.audit.reader import LogReader, Range, Slice, WrongCursor
 from broker.core.catalogue import shown_json, types_named
+from broker.core.events import MessagePut
 from broker.core.ids import parse_message_id
 from broker.core.logorder import Cursor
 from broker.core.selection import MessagePlace, Selection
 from broker.errors import NotFound
 from broker.ports import MessageLog
 
+_ACTOR: Final = re.compile(r"(?:key|account):.+|worker|shell")
 _MEDIA: Final = b"application/x-ndjson"
 _LIMIT_MAX: Final = 1_000_000
 # A message's events by other processes' clocks may be earlier than its id says.
@@ -53,7 +56,7 @@ class EventLog:
             types=_types(query),
             queue_id=query.get("queue"),
             listener_id=query.get("listener"),
-            actor=query.get("actor"),
+            actor=_actor(query),
         )
         if "message" in query:
             wanted, span = await self._story(query["message"], wanted, span)
@@ -77,10 +80,11 @@ class EventLog:
             raise NotFound("no message has this id")
         at_ms, partition = parts
         offset, value = found
-        if Selection(organization_id=wanted.organization_id).take(value) is None:
+        put = Selection(organization_id=wanted.organization_id).take(value)
+        if not isinstance(put, MessagePut):
             raise NotFound("no message has this id")
         begin_ms = max(at_ms - _CLOCK_SKEW_MS, span.begin_ms or 0)
-        place = MessagePlace(id=message_id, at_ms=at_ms, partition=partition, offset=offset)
+        place = MessagePlace(id=message_id, queue_id=put.queue_id, at_ms=at_ms, partition=partition, offset=offset)
         return replace(wanted, message=place), replace(span, begin_ms=begin_ms)
 
 
@@ -110,6 +114,13 @@ def _types(query: dict[str, str]) -> frozenset[str] | None:
             raise BadParameter(f"{text!r} is no type of event", parameter="type")
         found |= named
     return found
+
+
+def _actor(query: dict[str, str]) -> str | None:
+    actor = query.get("actor")
+    if actor is not None and _ACTOR.fullmatch(actor) is None:
+        raise BadParameter("actor must be key:<id>, account:<id>, worker or shell", parameter="actor")
+    return actor
 
 
 def _cursor(query: dict[str, str]) -> Cursor | None:

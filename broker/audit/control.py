@@ -1,4 +1,4 @@
-"""Walks through `control` from its beginning.
+"""Walks through `control`, as a rule from its beginning.
 
 For: whoever must know what was, not only what is. Not for: the present (projections/)."""
 
@@ -11,9 +11,11 @@ from broker.errors import Unavailable
 from broker.kafka.requests import EARLIEST, Record
 
 
-async def control_records(records: Records, topic: str, end: int) -> AsyncGenerator[list[Record], None]:
-    """The records before the offset end, a stretch at a time (LogUnavailable)."""
-    at = (await records.offsets(topic, {0: EARLIEST}))[0]
+async def control_records(
+    records: Records, topic: str, end: int, *, begin: int | None = None
+) -> AsyncGenerator[list[Record], None]:
+    """The records before the offset end, from the beginning or this one on, a stretch at a time (LogUnavailable)."""
+    at = (await records.offsets(topic, {0: EARLIEST}))[0] if begin is None else begin
     while at < end:
         stretch = await records.read(topic, 0, at, bytes_max=STRETCH_BYTES)
         if stretch.next_offset <= at:

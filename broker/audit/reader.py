@@ -13,17 +13,18 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from broker.audit.control import control_records
 from broker.audit.lanes import LaneReader, Place, Rests
+from broker.audit.listeners import Listeners
 from broker.audit.pace import Pace
 from broker.audit.past import Past
 from broker.audit.records import Records
 from broker.commands import now_ms
 from broker.core.catalogue import TOPIC_OF, TOPICS
-from broker.core.events import Event, ListenerCreated, MessagePut, ReplayStarted, wire_name
+from broker.core.events import Event, MessagePut, wire_name
 from broker.core.logorder import Cursor, Lane, Merge
 from broker.core.selection import Selection
-from broker.errors import Busy, Refused
+from broker.core.story import Story
+from broker.errors import Busy, NotFound, Refused
 from broker.kafka.reading import Turns
 from broker.kafka.requests import EARLIEST, LATEST
 from broker.kafka.topics import Topics
@@ -86,45 +87,36 @@ class LogReader:
         # One slice at a time, of each organization in turn: the readings together get a part of the loop.
         self._turns = Turns(1, 1, wait_s=_TURN_S_MAX)
         self._rests = Rests(_REST_BYTES_MAX)
+        self._listeners = Listeners(records, table.control.name, self._turns)
         self._open: Counter[str] = Counter()
 
     async def read(self, wanted: Selection, span: Range) -> AsyncGenerator[Slice, None]:
-        """The events in the order of the log (Busy, WrongCursor, LogUnavailable). The last slice is complete.
+        """The events in the order of the log (Busy, NotFound, WrongCursor, LogUnavailable). The last slice is complete.
 
         Without an end it is all that was acknowledged before the call, which takes SETTLE_MS longer than reading it.
         But a message's story is told at once: the order of its last moments may be another the next time.
         A slice may have no events: its cursor is then further on all the same.
         """
         with self._counted(wanted.organization_id):
-            if wanted.queue_id is not None:
-                wanted = replace(wanted, queue_listener_ids=await self._listeners_of(wanted))
+            wanted = await self._named(wanted, span)
             reading = _Reading(self._records, self._lanes(wanted), wanted, self._turns, self._rests)
             async with aclosing(reading.run(span)) as slices:
                 async for one in slices:
                     yield one
 
-    async def _listeners_of(self, wanted: Selection) -> frozenset[str]:
-        """All listeners that a queue ever had, and their replays, from `control` (LogUnavailable)."""
-        name = self._table["control"].name
-        end = (await self._records.offsets(name, {0: LATEST}))[0]
-        kinds = frozenset({wire_name(ListenerCreated), wire_name(ReplayStarted)})
-        created = Selection(organization_id=wanted.organization_id, types=kinds)
-        found: set[str] = set()
-        pace = Pace()
-        stretches = control_records(self._records, name, end)
-        while True:
-            async with self._turns.turn(wanted.organization_id):
-                records = await anext(stretches, None)
-                if records is None:
-                    return frozenset(found)
-                with pace:
-                    for record in records:
-                        event = created.take(record.value)
-                        if isinstance(event, ListenerCreated) and event.queue_id == wanted.queue_id:
-                            found.add(event.listener_id)
-                        elif isinstance(event, ReplayStarted) and event.listener_id in found:
-                            found.add(event.replay_id)
-                await pace.give_way()
+    async def _named(self, wanted: Selection, span: Range) -> Selection:
+        """With the listeners of the queue that is spoken of (NotFound: there never was what is wanted)."""
+        organization_id, listener_id = wanted.organization_id, wanted.listener_id
+        if wanted.queue_id is not None or wanted.message is not None:
+            queue_id = wanted.queue_id or (wanted.message.queue_id if wanted.message is not None else "")
+            found = await self._listeners.of_queue(organization_id, queue_id)
+            if found is None and wanted.queue_id is not None:
+                raise NotFound("no queue has this id, nor ever had")
+            wanted = replace(wanted, queue_listener_ids=found or frozenset())
+        asks = listener_id is not None and span.cursor is None  # whoever has a cursor was told by then
+        if asks and not await self._listeners.was(organization_id, str(listener_id)):
+            raise NotFound("no listener has this id, nor ever had")
+        return wanted
 
     def _lanes(self, wanted: Selection) -> list[Place]:
         """What must be read."""
@@ -163,12 +155,15 @@ class _Reading:
         share = max(_SHARE_BYTES_MIN, _HELD_BYTES_MAX // max(1, len(places)))
         self._lanes = LaneReader(records, places, wanted, rests, share_bytes=share)
         self._left: int | None = None
+        self._story: Story | None = None
         self._settle_ms = SETTLE_MS if wanted.message is None else 0
 
     async def run(self, span: Range) -> AsyncGenerator[Slice, None]:
         arrived_ms = now_ms()
         end_ms = arrived_ms + 1 if span.end_ms is None else min(span.end_ms, arrived_ms + 1)
         self._left = span.limit
+        if self._wanted.message is not None:
+            self._story = Story(whole=span.cursor is None and (span.begin_ms or 0) <= self._wanted.message.at_ms)
         await self._begin(span)
         safe_ms = min(end_ms, arrived_ms + 1 - self._settle_ms)
         try:
@@ -261,6 +256,7 @@ class _Reading:
                     entries += [
                         Entry(held.log_ms, topic, partition, held.offset, event)
                         for held, event in zip(found.records, events, strict=True)
+                        if self._story is None or self._story.tells(event)
                     ]
                 size += found.size
         self._left = None if self._left is None else self._left - len(entries)

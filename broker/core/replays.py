@@ -83,7 +83,7 @@ class Replays:
             if event.replay_id in self._by_id:
                 return None
             self._of.setdefault(event.listener_id, []).append(event.replay_id)
-            now = _started(event)
+            now = started(event)
         elif before is None or before.ended is not None:
             return None
         else:
@@ -100,7 +100,8 @@ class Replays:
         return sorted(self._by_id.values(), key=lambda replay: replay.id)
 
 
-def _started(event: ev.ReplayStarted) -> Replay:
+def started(event: ev.ReplayStarted) -> Replay:
+    """As it was when it began."""
     return Replay(
         id=event.replay_id,
         organization_id=event.organization_id,

@@ -18,10 +18,12 @@ from broker.core.events import (
     Event,
     ListenerRedriven,
     MessagePut,
+    ReplayStarted,
     decode,
     decode_message,
     wire_name,
 )
+from broker.core.story import replays
 from broker.errors import UnknownEvent
 
 
@@ -46,7 +48,8 @@ class _Newer(msgspec.Struct):
 
 
 _newer_fields = msgspec.json.Decoder(_Newer)
-_REDRIVEN: Final = wire_name(ListenerRedriven)
+# Of `control` nothing else is of a message's story.
+_OF_MANY: Final = frozenset({wire_name(ListenerRedriven), wire_name(ReplayStarted)})
 _TYPED: Final = b'{"type":"'  # so our encoder begins an event; one that begins otherwise is decoded to be judged
 
 
@@ -55,14 +58,16 @@ def _beginning(name: str) -> bytes:
 
 
 _MESSAGE: Final = _beginning(wire_name(MessagePut))
+_MANY: Final = tuple(map(_beginning, sorted(_OF_MANY)))
 _OF_A_QUEUE: Final = tuple(_beginning(name) for name, kind in CLASSES.items() if "queue_id" in kind.__struct_fields__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessagePlace:
-    """A message: its id with the time in it, and where it is in `messages`."""
+    """A message: its id with the time in it, its queue, and where it is in `messages`."""
 
     id: str
+    queue_id: str
     at_ms: int
     partition: int
     offset: int
@@ -72,8 +77,8 @@ class MessagePlace:
 class Selection:
     """All of it must fit; None: whatever. organization_id: whose events, and nobody else's.
 
-    queue_listener_ids: with queue_id, all listeners the queue ever had, and their replays, for events that name only
-    those.
+    queue_listener_ids: with queue_id or message, all listeners the queue ever had, and their replays, for events that
+    name only those.
     """
 
     organization_id: str
@@ -103,7 +108,7 @@ class Selection:
         """Those that may hold what is wanted."""
         types = CLASSES if self.types is None else self.types
         wanted = {TOPIC_OF[name] for name in types}
-        if self.message is not None and _REDRIVEN not in types:  # nothing else in it names messages
+        if self.message is not None and _OF_MANY.isdisjoint(types):
             wanted.discard("control")
         return tuple(topic for topic in TOPICS if topic in wanted)
 
@@ -128,7 +133,7 @@ class Selection:
             return False
         if self._queue not in value and value.startswith(_OF_A_QUEUE):
             return False
-        return not self._places or any(place in value for place in self._places)
+        return not self._places or any(place in value for place in self._places) or value.startswith(_MANY)
 
     def _is(self, event: Event) -> bool:
         fields: Any = event
@@ -159,7 +164,11 @@ class Selection:
                 return None
             return msgspec.structs.replace(event, rows=rows)
         if isinstance(event, ListenerRedriven):
-            return event if message.id in event.message_ids else None
+            owed = not event.message_ids and event.listener_id in self.queue_listener_ids
+            return event if owed or message.id in event.message_ids else None
+        if isinstance(event, ReplayStarted):
+            ours = event.listener_id in self.queue_listener_ids
+            return event if ours and replays(event, message.partition, message.offset) else None
         return event if getattr(event, "message_id", None) == message.id else None
 
 

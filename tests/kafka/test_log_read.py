@@ -90,7 +90,7 @@ async def test_the_story_of_a_message_is_read_from_its_own_partition_and_time(
         assert found is not None
         story = Selection(
             organization_id=rig.organization_id,
-            message=MessagePlace(id=message_id, at_ms=at_ms, partition=partition, offset=found[0]),
+            message=MessagePlace(id=message_id, queue_id=queue.id, at_ms=at_ms, partition=partition, offset=found[0]),
         )
         reader = LogReader(rig.log.requests, ready_topics)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -76,11 +77,56 @@ def test_a_follower_is_told_of_what_happens_and_goes_on_when_the_api_was_killed(
     assert follower.returncode == 0
 
 
+def test_each_filter_of_the_command_is_one_of_the_log(server: Running, queue_id: str):
+    urls = {"notify_url": "https://listener.example/n", "liveness_url": "https://listener.example/l"}
+    path = f"/v1/queues/{queue_id}/listeners"
+    listener_id = request(server, "PUT", path, {"name": "filtered", **urls})["listener"]["id"]
+    request(server, "POST", f"{path}/{listener_id}/pause")
+    ids = [request(server, "PUT", f"/v1/queues/{queue_id}/messages", {"data": one})["message"]["id"] for one in "ab"]
+    request(server, "DELETE", f"/v1/queues/{queue_id}/messages/{ids[0]}")
+    request(server, "DELETE", f"{path}/{listener_id}")
+
+    def told(*arguments: str) -> list[dict[str, Any]]:
+        return [json.loads(line)["event"] for line in log(server, "--json", *arguments) if line]
+
+    of_listener = told("--listener", listener_id)
+    assert [event["type"] for event in of_listener] == ["listener.created", "listener.paused", "listener.deleted"]
+    at = [f"{datetime.fromtimestamp(event['at_ms'] / 1000, UTC):%Y-%m-%dT%H:%M:%S.%fZ}" for event in of_listener]
+    asked = [
+        ["--listener", listener_id, "--type", "listener.paused"],
+        ["--listener", listener_id, "--limit", "2"],
+        ["--listener", listener_id, "--actor", of_listener[0]["actor"]],
+        ["--listener", listener_id, "--actor", "worker"],
+        ["--listener", listener_id, "--from", at[1], "--to", at[2]],
+        ["--message", ids[0]],
+        ["--queue", queue_id, "--type", "message.put"],
+    ]
+    with ThreadPoolExecutor() as at_once:  # each waits until its end is two seconds past
+        paused, two, by_actor, by_another, between, story, puts = at_once.map(lambda one: told(*one), asked)
+    assert paused == between == [of_listener[1]]
+    assert (two, by_actor, by_another) == (of_listener[:2], of_listener, [])
+    assert [event["type"] for event in story][:2] == ["message.put", "message.deleted"]
+    assert {event["message_id"] for event in puts} >= set(ids)
+
+
+def test_a_key_of_the_scope_audit_is_all_that_a_story_needs(server: Running, queue_id: str):
+    message_id = request(server, "PUT", f"/v1/queues/{queue_id}/messages", {"data": "d"})["message"]["id"]
+    more = ["--data-dir", str(server.data_dir), "--json"]
+    key = json.loads(everput("keys", "create", "auditor", "--scope", "audit", *more, EVERPUT_URL=server.url).stdout)
+    done = everput("log", "--message", message_id, EVERPUT_URL=server.url, EVERPUT_API_KEY=key["secret"])
+    assert (done.returncode, "message.put" in done.stdout) == (0, True), done.stderr
+    assert httpx.get(f"{server.url}/v1/queues", headers={"x-api-key": key["secret"]}, timeout=20).status_code == 403
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--type", "nothing"], "no type of event"),
         (["--message", "x"], "no message has this id"),
+        (["--message", "019b76d9-05ab-7003-8123-456789abcdef"], "no message has this id"),
+        (["--queue", "nobody's"], "no queue has this id"),
+        (["--listener", "x"], "no listener has this id"),
+        (["--actor", "somebody"], "actor must be"),
         (["--from", "tomorrow"], "is not a time"),
         (["--follow", "--to", "1s"], "has no end"),
     ],

@@ -225,6 +225,9 @@ async def test_a_key_without_the_scope_is_refused():
         ("cursor=zzz", "cursor"),
         ("cursor=AQEA", "cursor"),
         ("limit=0", "limit"),
+        ("actor=", "actor"),
+        ("actor=somebody", "actor"),
+        ("to=2026-13-01T00:00:00Z", "to"),
         ("colour=blue", "colour"),
     ],
 )
@@ -241,6 +244,13 @@ async def test_a_bad_parameter_is_named(query: str, parameter: str):
 async def test_a_message_that_is_not_there_is_404(message_id: str):
     api = await make_audited()
     assert (await api.get(f"/v1/log?message={message_id}")).status_code == 404
+
+
+@pytest.mark.parametrize("query", ["queue=x", "listener=x", "queue=", "listener="])
+async def test_a_queue_or_listener_that_never_was_is_404(query: str):
+    api = await make_audited()
+    answer = await api.get(f"/v1/log?{query}")
+    assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
 
 
 async def test_a_head_has_no_body_and_leaves_nothing_open():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,9 @@ from broker.audit.reader import LogReader, Range, Slice
 from broker.core import events as ev
 from broker.core.events import Event, encode
 from broker.core.ids import message_id
+from broker.core.replays import pick
 from broker.core.selection import MessagePlace, Selection
+from broker.errors import NotFound
 from broker.kafka.requests import EARLIEST, LATEST, OffsetTooOld, Record, Stretch
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
@@ -22,6 +25,8 @@ from broker.settings import KafkaSettings
 TABLE = topics(KafkaSettings(bootstrap="unused", partitions=2))
 AT = 1_700_000_000_000
 OURS, THEIRS = "0b8f3c1e-6d0a-4b7e-9f55-0a3c2c9d7e11", "5f0e6f0a-33c1-4a8e-8f1d-b5b9f6f0c001"
+BY: dict[str, Any] = {"organization_id": OURS, "at_ms": AT}
+QUEUE = ev.QueueCreated(**BY, queue_id="q", name="orders")
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +83,7 @@ async def read(log: Log, wanted: Selection, span: Range | None = None) -> list[S
 def story_of(log: Log, offset: int) -> Selection:
     event = ev.decode(log.records["messages", 0][offset].value or b"")
     assert isinstance(event, ev.MessagePut)
-    place = MessagePlace(id=event.message_id, at_ms=event.at_ms, partition=0, offset=offset)
+    place = MessagePlace(id=event.message_id, queue_id="q", at_ms=event.at_ms, partition=0, offset=offset)
     return Selection(organization_id=OURS, message=place)
 
 
@@ -206,6 +211,7 @@ async def test_what_is_read_too_early_is_not_read_again_and_nothing_of_it_stays_
 async def test_a_queue_s_readings_are_counted_while_its_listeners_are_looked_for(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(reader_module, "_OPEN_EACH_MAX", 1)
     log = Log()
+    log.add("control", 0, QUEUE)
     reader = LogReader(log, TABLE)
 
     def of_queue() -> AsyncGenerator[Slice, None]:
@@ -217,6 +223,104 @@ async def test_a_queue_s_readings_are_counted_while_its_listeners_are_looked_for
         with pytest.raises(reader_module.Busy):
             await anext(other)
         assert (await first).complete
+
+
+def listener(listener_id: str, queue_id: str = "q", **more: Any) -> ev.ListenerCreated:
+    return ev.ListenerCreated(
+        **{**BY, **more}, listener_id=listener_id, queue_id=queue_id, name=listener_id, notify_url="https://n.example",
+        liveness_url="https://l.example", sealed_secret="s", start_offsets=(0, 0),
+    )  # fmt: skip
+
+
+def redriven(at_ms: int, listener_id: str, *message_ids: str) -> ev.ListenerRedriven:
+    return ev.ListenerRedriven(organization_id=OURS, at_ms=at_ms, listener_id=listener_id, message_ids=message_ids)
+
+
+def replayed(listener_id: str, begin: int, end: int, picked: tuple[int, ...] | None = None) -> ev.ReplayStarted:
+    return ev.ReplayStarted(
+        organization_id=OURS, at_ms=AT + 900, replay_id=f"r-{begin}-{end}", listener_id=listener_id, from_ms=0,
+        to_ms=1, only="all", notify_url=None, liveness_url=None, rate_per_s=None, start_offsets=(begin, 0),
+        end_offsets=(end, 0), before_offsets=(begin, 0), count=1, counted_all=True,
+        picked=None if picked is None else (pick(picked), pick(())),
+    )  # fmt: skip
+
+
+def attempt(at_ms: int, message: ev.MessagePut, offset: int, outcome: str, listener_id: str = "l") -> Event:
+    return ev.DeliveryAttempted(
+        organization_id=OURS, at_ms=at_ms, listener_id=listener_id, queue_id="q", message_id=message.message_id,
+        partition=0, offset=offset, number=1, outcome=outcome, status=500, error=None, took_ms=1, next_at_ms=None,
+    )  # fmt: skip
+
+
+async def test_the_story_has_redrives_of_all_that_a_listener_owed_when_the_message_was_among_it():
+    log = Log()
+    messages = [put(number) for number in range(9)]
+    log.add("messages", 0, *messages)
+    at = AT + 100
+    log.add("control", 0, QUEUE, listener("l"), listener("other"), listener("elsewhere", "q2"))
+    log.add(
+        "control",
+        0,
+        redriven(at + 5, "l"),  # before any attempt: nothing was parked
+        redriven(at + 15, "l"),
+        redriven(at + 16, "other"),  # which had it at once
+        redriven(at + 17, "elsewhere"),
+        redriven(at + 18, "l", messages[1].message_id),  # another message
+        redriven(at + 19, "l", messages[1].message_id, messages[4].message_id),
+        redriven(at + 25, "l"),  # delivered by then
+    )
+    log.add("deliveries", 0, attempt(at + 10, messages[4], 4, "parked"))
+    log.add("deliveries", 0, attempt(at + 12, messages[4], 4, "delivered", "other"))
+    log.add("deliveries", 0, attempt(at + 20, messages[4], 4, "delivered"))
+    entries = [one for part in await read(log, story_of(log, 4), Range(begin_ms=AT)) for one in part.entries]
+    assert [one.log_ms - at for one in entries] == [4 - 100, 10, 12, 15, 19, 20]
+    later = [one for part in await read(log, story_of(log, 4), Range(begin_ms=at + 14)) for one in part.entries]
+    assert [one.log_ms - at for one in later] == [15, 16, 19, 20]  # what was before is not known then
+
+
+async def test_the_story_has_the_replays_that_took_the_message():
+    log = Log()
+    log.add("messages", 0, *(put(number) for number in range(9)))
+    log.add("control", 0, QUEUE, listener("l"), listener("elsewhere", "q2"))
+    log.add("control", 0, replayed("l", 0, 4), replayed("l", 4, 5), replayed("elsewhere", 0, 9))
+    log.add("control", 0, replayed("l", 1, 9, picked=(3, 4)), replayed("l", 2, 9, picked=(3, 5)))
+    entries = [one for part in await read(log, story_of(log, 4), Range(begin_ms=AT)) for one in part.entries]
+    assert [one.event.replay_id for one in entries if isinstance(one.event, ev.ReplayStarted)] == ["r-4-5", "r-1-9"]
+
+
+async def test_what_there_never_was_is_not_found_and_what_has_ended_is():
+    log = Log()
+    gone = ev.QueueDeleted(**BY, queue_id="q")
+    log.add("control", 0, QUEUE, listener("l"), replayed("l", 0, 1), gone, listener("m", organization_id=THEIRS))
+    for wanted in ({"queue_id": "p"}, {"listener_id": "k"}, {"listener_id": "m"}, {"queue_id": ""}):
+        with pytest.raises(NotFound):
+            await read(log, Selection(organization_id=OURS, **wanted))
+    for theirs in ({"queue_id": "q"}, {"listener_id": "l"}):
+        with pytest.raises(NotFound):
+            await read(log, Selection(organization_id=THEIRS, **theirs))
+    for wanted, count in (({"queue_id": "q"}, 4), ({"listener_id": "l"}, 2), ({"listener_id": "r-0-1"}, 0)):
+        slices = await read(log, Selection(organization_id=OURS, **wanted))
+        assert sum(len(one.entries) for one in slices) == count
+
+
+async def test_a_queue_s_listeners_are_looked_for_once_and_then_only_among_what_is_new():
+    log = Log()
+    log.add("control", 0, QUEUE, *(listener(f"l{number}") for number in range(30)))
+    reader = LogReader(log, TABLE)
+    wanted = Selection(organization_id=OURS, queue_id="q", types=frozenset({"message.put"}))
+
+    async def asked() -> list[int]:
+        log.read_of.clear()
+        async with aclosing(reader.read(wanted, Range())) as slices:
+            async for one in slices:
+                assert one.complete
+        return [offset for topic, _, offset in log.read_of if topic == "control"]
+
+    assert await asked() == [0, 10, 20, 30]
+    assert await asked() == []
+    log.add("control", 0, listener("l30"))
+    assert await asked() == [31]
+    assert await reader._listeners.of_queue(OURS, "q") == frozenset(f"l{number}" for number in range(31))
 
 
 async def test_whoever_gives_way_lets_others_run_who_have_something_to_do():

@@ -14,8 +14,10 @@ from broker.core.events import encode, wire_name
 from broker.core.selection import MessagePlace, Selection
 
 OURS = str(BY["organization_id"])
-MESSAGE = MessagePlace(id="019b76d9-05ab-7003-8123-456789abcdef", at_ms=1_767_225_630_123, partition=3, offset=41)
 QUEUE_ID, LISTENER_ID = "5f0e6f0a-33c1-4a8e-8f1d-b5b9f6f0c001", "2d7f1a44-9f0b-4c61-8a5e-7d1c0e9b3002"
+MESSAGE = MessagePlace(
+    id="019b76d9-05ab-7003-8123-456789abcdef", queue_id=QUEUE_ID, at_ms=1_767_225_630_123, partition=3, offset=41
+)
 
 
 def maybe(value: str) -> st.SearchStrategy[str | None]:
@@ -63,7 +65,8 @@ def test_the_story_of_a_message_is_what_names_it_and_its_row_of_what_was_gathere
     gathered = next(event for event in told if isinstance(event, ev.DeliveriesSettled))
     assert [row[0] for row in gathered.rows] == [41]
     elsewhere = Selection(
-        organization_id=OURS, message=MessagePlace(id="another", at_ms=1_767_225_630_123, partition=3, offset=40)
+        organization_id=OURS,
+        message=MessagePlace(id="another", queue_id=QUEUE_ID, at_ms=1_767_225_630_123, partition=3, offset=40),
     )
     assert not any(elsewhere.take(encode(sample)) for sample in SAMPLES)
 

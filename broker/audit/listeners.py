@@ -1,0 +1,94 @@
+"""Which listeners and replays there ever were, from `control`: those that have ended are in no projection.
+
+For: readings of the log by queue, listener or message. Not for: what a listener is (projections/), or was (past.py).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Final
+
+from broker.audit.control import control_records
+from broker.audit.pace import Pace
+from broker.audit.records import Records
+from broker.core.events import Event, ListenerCreated, QueueCreated, ReplayStarted, wire_name
+from broker.core.selection import Selection
+from broker.kafka.reading import Turns
+from broker.kafka.requests import EARLIEST, LATEST
+
+_KEPT_MAX: Final = 128
+_MADE: Final = frozenset({wire_name(QueueCreated), wire_name(ListenerCreated), wire_name(ReplayStarted)})
+
+
+@dataclass(slots=True)
+class _Queue:
+    """next: where to read on."""
+
+    next: int
+    made: bool = False
+    listener_ids: set[str] = field(default_factory=set)
+
+
+class Listeners:
+    """Of one process. What was found of a queue is kept for a while, and read on from there."""
+
+    def __init__(self, records: Records, control: str, turns: Turns) -> None:
+        self._records = records
+        self._control = control
+        self._turns = turns
+        self._kept: OrderedDict[tuple[str, str], _Queue] = OrderedDict()
+
+    async def of_queue(self, organization_id: str, queue_id: str) -> frozenset[str] | None:
+        """All listeners it ever had, and their replays; None when there never was such a queue (LogUnavailable)."""
+        place = organization_id, queue_id
+        before = self._kept.pop(place, None) or _Queue(await self._offset(EARLIEST))
+        end = await self._offset(LATEST)
+        now = _Queue(end, before.made, set(before.listener_ids))
+        async with aclosing(self._made(organization_id, before.next, end)) as events:
+            async for event in events:
+                if isinstance(event, QueueCreated):
+                    now.made = now.made or event.queue_id == queue_id
+                elif isinstance(event, ListenerCreated):
+                    if event.queue_id == queue_id:
+                        now.listener_ids.add(event.listener_id)
+                elif isinstance(event, ReplayStarted) and event.listener_id in now.listener_ids:
+                    now.listener_ids.add(event.replay_id)
+        if not now.made:
+            return None
+        self._kept[place] = now
+        while len(self._kept) > _KEPT_MAX:
+            self._kept.popitem(last=False)
+        return frozenset(now.listener_ids)
+
+    async def was(self, organization_id: str, listener_id: str) -> bool:
+        """Whether there ever was such a listener or replay (LogUnavailable)."""
+        begin, end = await self._offset(EARLIEST), await self._offset(LATEST)
+        async with aclosing(self._made(organization_id, begin, end)) as events:
+            async for event in events:
+                if isinstance(event, ListenerCreated) and event.listener_id == listener_id:
+                    return True
+                if isinstance(event, ReplayStarted) and event.replay_id == listener_id:
+                    return True
+        return False
+
+    async def _offset(self, moment: int) -> int:
+        return (await self._records.offsets(self._control, {0: moment}))[0]
+
+    async def _made(self, organization_id: str, begin: int, end: int) -> AsyncGenerator[Event, None]:
+        """What made the organization's queues, listeners and replays, in [begin, end)."""
+        wanted = Selection(organization_id=organization_id, types=_MADE)
+        pace = Pace()
+        async with aclosing(control_records(self._records, self._control, end, begin=begin)) as stretches:
+            while True:
+                async with self._turns.turn(organization_id):
+                    records = await anext(stretches, None)
+                    if records is None:
+                        return
+                    with pace:
+                        events = [event for record in records if (event := wanted.take(record.value)) is not None]
+                    await pace.give_way()
+                for event in events:
+                    yield event

@@ -1,0 +1,37 @@
+"""What a message's story has of the events that name many messages, or none.
+
+For: redrives of all that a listener owed, which tell of the message only if it was owed then; replays that take it.
+Pure; the events come in the order of the log. Not for: finding the events (selection.py, broker/audit/reader.py).
+"""
+
+from __future__ import annotations
+
+from broker.core.events import DeliveriesSettled, DeliveryAttempted, Event, ListenerRedriven, ReplayStarted
+from broker.core.replays import started
+
+
+class Story:
+    """Of one message. whole: it is read from the message's beginning on, so nothing that was told before is missing."""
+
+    def __init__(self, *, whole: bool) -> None:
+        self._owed: dict[str, bool] = {}  # by listener, whether its last attempt failed
+        self._whole = whole
+
+    def tells(self, event: Event) -> bool:
+        """Whether this event, which names the message, or all that a listener owes, is a part of the story."""
+        if isinstance(event, DeliveriesSettled):
+            self._owed[event.listener_id] = False
+        elif isinstance(event, DeliveryAttempted):
+            self._owed[event.listener_id] = event.outcome != "delivered"
+        elif isinstance(event, ListenerRedriven) and not event.message_ids:
+            return self._owed.get(event.listener_id, not self._whole)
+        return True
+
+
+def replays(event: ReplayStarted, partition: int, offset: int) -> bool:
+    """Whether a replay of its queue takes the message at this place."""
+    replay = started(event)
+    if not replay.start_offsets[partition] <= offset < replay.end_offsets[partition]:
+        return False
+    chosen = replay.chooser(partition)
+    return chosen is None or chosen(offset)
