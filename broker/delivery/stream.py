@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_ROWS_MAX = 5_000  # of an event: 300 KB at most
+
 Row = tuple[int, int, int, int, int]  # as in DeliveriesSettled.rows, and when the message was put, or its time came
 Made = tuple[DeliveryAttempted, int]  # likewise
 
@@ -179,19 +181,18 @@ def take_outcomes(stream: Stream) -> tuple[list[Row], list[Made]]:
 
 
 def outcome_events(stream: Stream, rows: Sequence[Row], attempts: Sequence[Made], at_ms: int) -> list[Event]:
-    """What a checkpoint writes of them to `deliveries`."""
-    events: list[Event] = [attempt for attempt, _ in attempts]
-    if rows:
-        listener = stream.courier.listener
-        events.append(
-            DeliveriesSettled(
-                at_ms=at_ms,
-                organization_id=listener.organization_id,
-                actor="worker",
-                listener_id=listener.id,
-                queue_id=listener.queue_id,
-                partition=stream.partition,
-                rows=tuple([row[:4] for row in rows]),
-            )
+    """What a checkpoint writes of them to `deliveries`, none larger than Kafka takes at its defaults."""
+    listener = stream.courier.listener
+    settled = [
+        DeliveriesSettled(
+            at_ms=at_ms,
+            organization_id=listener.organization_id,
+            actor="worker",
+            listener_id=listener.id,
+            queue_id=listener.queue_id,
+            partition=stream.partition,
+            rows=tuple([row[:4] for row in rows[first : first + _ROWS_MAX]]),
         )
-    return events
+        for first in range(0, len(rows), _ROWS_MAX)
+    ]
+    return [*(attempt for attempt, _ in attempts), *settled]

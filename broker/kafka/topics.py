@@ -43,12 +43,17 @@ class Topics:
 
 def topics(kafka: KafkaSettings) -> Topics:
     """The table for these settings."""
-    common = {"min.insync.replicas": str(kafka.min_insync), "unclean.leader.election.enable": "false"}
+    # Where nothing larger is needed, Kafka's own default: a cluster may have a lower one.
+    common = {
+        "max.message.bytes": "1048588",
+        "min.insync.replicas": str(kafka.min_insync),
+        "unclean.leader.election.enable": "false",
+    }
     if kafka.flush_each_batch:
         common["flush.messages"] = "1"
 
     def topic(name: str, partitions: int, kept: dict[str, str]) -> Topic:
-        return Topic(kafka.topic_prefix + name, partitions, {**kept, **common})
+        return Topic(kafka.topic_prefix + name, partitions, {**common, **kept})
 
     many = kafka.partitions
     return Topics(
