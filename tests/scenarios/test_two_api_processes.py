@@ -1,0 +1,53 @@
+"""Two `everput api` processes on one Kafka: who asks both at once for one name gets it once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import httpx
+
+from broker.sealing import new_sealing_key
+from broker.settings import KafkaSettings
+from tests.scenarios.running import alone, everput, said
+
+NAMES = 100
+AT_ONCE = 20
+
+
+async def test_of_two_processes_that_race_for_a_name_one_gets_it_and_one_says_422(
+    kafka_settings: KafkaSettings, ready_topics, tmp_path: Path
+):
+    options = ["--kafka", kafka_settings.bootstrap, "--topic-prefix", kafka_settings.topic_prefix]
+    options += ["--partitions", str(kafka_settings.partitions), "--replication", "1", "--data-dir", str(tmp_path)]
+    key = (await asyncio.to_thread(everput, "init", *options)).stdout.strip()
+    sealed = {"EVERPUT_SEALING_KEY": new_sealing_key()}
+    api = ("api", "--port", "0", *options)
+    with alone(*api, **sealed) as one, alone(*api, **sealed) as other:
+        urls = [(await asyncio.to_thread(said, process)).removeprefix("ready ") for process in (one, other)]
+        assert len(set(urls)) == 2
+        async with httpx.AsyncClient(headers={"x-api-key": key}, timeout=20) as client:
+            turn = asyncio.Semaphore(AT_ONCE)
+
+            async def race(number: int) -> dict[str, httpx.Response]:
+                """By process; each is asked first every other time."""
+                order = urls if number % 2 else urls[::-1]
+                async with turn:
+                    asked = (client.put(f"{url}/v1/queues", json={"name": f"queue {number}"}) for url in order)
+                    return dict(zip(order, await asyncio.gather(*asked), strict=True))
+
+            races = [list(both.items()) for both in await asyncio.gather(*map(race, range(NAMES)))]
+            statuses = Counter(tuple(sorted(answer.status_code for _, answer in both)) for both in races)
+            assert statuses == {(200, 422): NAMES}
+            winners = {url for both in races for url, answer in both if answer.status_code == 200}
+            assert winners == set(urls), "each wins now and then, or it was no race"
+            refused = [answer for both in races for _, answer in both if answer.status_code == 422]
+            assert {answer.json()["type"] for answer in refused} == {"/problems/name-taken"}
+            made = {answer.json()["queue"]["id"] for both in races for _, answer in both if answer.status_code == 200}
+            for url in urls:
+                found = (await client.get(f"{url}/v1/queues", params={"limit": 100})).json()["queues"]
+                assert {queue["id"] for queue in found} == made
+        for process in (one, other):
+            process.terminate()
+            assert await asyncio.to_thread(process.wait, 20) == 0
