@@ -73,6 +73,11 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
             raise
         link.failed(str(error))
         sys.exit(2)
+    except Unavailable as error:  # Kafka went, as a rule while the process was starting: nothing for a programmer
+        _log.error("process.failed", reason=error)
+        if link is not None:
+            link.failed(str(error))
+        sys.exit(1)
     except Exception as error:  # noqa: BLE001 - the last place that can log it
         _log.error("process.failed", error)
         sys.exit(1)

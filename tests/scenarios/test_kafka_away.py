@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,8 +15,9 @@ import httpx
 
 from broker.kafka.embedded import EmbeddedKafka
 from broker.kafka.ports import free_port
+from broker.sealing import new_sealing_key
 from tests.listeners import Listeners, until
-from tests.scenarios.running import Running, wait_until
+from tests.scenarios.running import Running, clean_environment, wait_until
 
 ANSWERED_WITHIN_S = 12.0  # the time that an append may take, and reads besides; on a busy machine
 
@@ -124,3 +127,23 @@ def test_sigterm_while_kafka_is_downloaded_from_a_silent_repository_ends_it_at_o
             assert time.monotonic() - began < 15
             assert not server.alive()
             assert not [line for line in server.stderr if "Traceback" in line]
+
+
+def test_a_process_that_loses_kafka_while_it_starts_says_so_in_a_line(tmp_path: Path):
+    program = """
+import cli.worker
+from broker.errors import LogUnavailable
+from cli.app import main
+
+async def work(process):
+    raise LogUnavailable("Kafka went")
+
+cli.worker._work = work
+main()
+"""
+    command = [sys.executable, "-c", program, "worker", "--kafka", "127.0.0.1:1", "--data-dir", str(tmp_path)]
+    environment = clean_environment(EVERPUT_SEALING_KEY=new_sealing_key())
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert 'process.failed reason="Kafka went"' in ended.stderr
+    assert "Traceback" not in ended.stderr
