@@ -1,6 +1,7 @@
 """Sends requests, sync and async, and again where that is safe.
 
-For: retries with back-off, problems as errors, lists page by page. Not for: what is asked (requests.py)."""
+For: retries with back-off, problems as errors, lists page by page, the log line by line. Not for: what is asked
+(requests.py)."""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ from typing import Any, Final, Self, TypeVar
 
 import httpx
 import msgspec
+from msgspec import UNSET
 
-from everput.answers import ProblemAnswer
+from everput.answers import LogLine, ProblemAnswer
 from everput.errors import EverputError, NoAnswer, Problem
 from everput.requests import Request
 
@@ -25,21 +27,29 @@ TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 _AGAIN: Final = frozenset({429, 502, 503, 504})
 _IN_FLIGHT: Final = "in-flight"
 _IN_DOUBT: Final = "in-doubt"
+_SESSION: Final = "evs_"  # how a session's token begins
 
 T = TypeVar("T")
 
 
 class Client:
-    """url: of the API. give_up_after_s: for one request with its repeats. transport: in place of the network.
+    """url: of the API. key: an API key, a session's token, or None for what anybody may ask.
 
-    A context manager. `etag` is the last answer's, for `if_match`.
+    organization: the id of the one that a session acts in. give_up_after_s: for one request with its repeats.
+    transport: in place of the network. A context manager. `etag` is the last answer's, for `if_match`.
     """
 
     def __init__(
-        self, url: str, key: str, *, give_up_after_s: float = 60.0, transport: httpx.BaseTransport | None = None
+        self,
+        url: str,
+        key: str | None,
+        *,
+        organization: str | None = None,
+        give_up_after_s: float = 60.0,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._give_up_after_s = give_up_after_s
-        self._http = httpx.Client(**_options(url, key), transport=transport)
+        self._http = httpx.Client(**_options(url, key, organization), transport=transport)
         self.etag: str | None = None
 
     def __enter__(self) -> Self:
@@ -76,15 +86,42 @@ class Client:
             yield page
             following = _following(request, page)
 
+    def lines(self, request: Request[LogLine]) -> Iterator[LogLine]:
+        """The log, as it is read; where it breaks off it goes on, and no event comes twice (Problem, NoAnswer).
+
+        A line has an `event`, or the `cursor` with which all before it is never asked for again.
+        """
+        reading = _Reading(request, self._give_up_after_s)
+        while True:
+            try:
+                with self._http.stream(**_arguments(reading.request)) as response:
+                    if response.status_code == httpx.codes.OK:
+                        for part in response.iter_bytes():
+                            yield from reading.lines(part)
+                        if reading.complete:
+                            return
+                        raise httpx.RemoteProtocolError("it ended in the middle")
+                    response.read()
+                    wait_s = reading.after_problem(response)
+            except httpx.TransportError as error:
+                wait_s = reading.after_error(error)
+            time.sleep(wait_s)
+
 
 class AsyncClient:
     """As Client, with `await` and `async for`."""
 
     def __init__(
-        self, url: str, key: str, *, give_up_after_s: float = 60.0, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        url: str,
+        key: str | None,
+        *,
+        organization: str | None = None,
+        give_up_after_s: float = 60.0,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._give_up_after_s = give_up_after_s
-        self._http = httpx.AsyncClient(**_options(url, key), transport=transport)
+        self._http = httpx.AsyncClient(**_options(url, key, organization), transport=transport)
         self.etag: str | None = None
 
     async def __aenter__(self) -> Self:
@@ -121,13 +158,36 @@ class AsyncClient:
             yield page
             following = _following(request, page)
 
+    async def lines(self, request: Request[LogLine]) -> AsyncIterator[LogLine]:
+        """As Client.lines."""
+        reading = _Reading(request, self._give_up_after_s)
+        while True:
+            try:
+                async with self._http.stream(**_arguments(reading.request)) as response:
+                    if response.status_code == httpx.codes.OK:
+                        async for part in response.aiter_bytes():
+                            for line in reading.lines(part):
+                                yield line
+                        if reading.complete:
+                            return
+                        raise httpx.RemoteProtocolError("it ended in the middle")
+                    await response.aread()
+                    wait_s = reading.after_problem(response)
+            except httpx.TransportError as error:
+                wait_s = reading.after_error(error)
+            await asyncio.sleep(wait_s)
+
 
 class _Tries:
     """How long to wait before a request is sent again; raises what ended it when it is not to be."""
 
     def __init__(self, request: Request[Any], give_up_after_s: float) -> None:
         self._repeatable = request.repeatable
-        self._deadline_s = time.monotonic() + give_up_after_s
+        self._give_up_after_s = give_up_after_s
+        self._begin()
+
+    def _begin(self) -> None:
+        self._deadline_s = time.monotonic() + self._give_up_after_s
         self._pause_s = PAUSE_S_MIN
 
     def after_error(self, error: httpx.TransportError) -> float:
@@ -154,8 +214,51 @@ class _Tries:
         return wait_s
 
 
-def _options(url: str, key: str) -> dict[str, Any]:
-    return {"base_url": url, "headers": {"x-api-key": key}, "timeout": TIMEOUT, "trust_env": False}
+class _Reading(_Tries):
+    """A reading of the log: events are given out when the line after them says where to go on.
+
+    request: what is left to be asked. complete: nothing is.
+    """
+
+    def __init__(self, request: Request[LogLine], give_up_after_s: float) -> None:
+        super().__init__(request, give_up_after_s)
+        self.request = request
+        self.complete = False
+        self._rest = b""
+        self._held: list[LogLine] = []
+
+    def lines(self, part: bytes) -> Iterator[LogLine]:
+        """part: the next bytes of the answer."""
+        *whole, self._rest = (self._rest + part).split(b"\n")
+        for text in whole:
+            line = _decoded(text, self.request.answer)
+            self._held.append(line)
+            if line.cursor is UNSET:
+                continue
+            given, self._held = self._held, []
+            self._went_on(line.cursor, len(given) - 1)
+            self.complete = line.complete is True or self.request.query.get("limit") == "0"
+            yield from given
+
+    def after_error(self, error: httpx.TransportError) -> float:
+        self._rest, self._held = b"", []  # it comes again, after the cursor
+        return super().after_error(error)
+
+    def _went_on(self, cursor: str, count: int) -> None:
+        query = {**self.request.query, "cursor": cursor}
+        if "limit" in query:
+            query["limit"] = str(int(query["limit"]) - count)
+        self.request = replace(self.request, query=query)
+        self._begin()
+
+
+def _options(url: str, key: str | None, organization: str | None) -> dict[str, Any]:
+    headers: dict[str, str] = {}
+    if key is not None:
+        headers |= {"authorization": f"Bearer {key}"} if key.startswith(_SESSION) else {"x-api-key": key}
+    if organization is not None:
+        headers["everput-organization"] = organization
+    return {"base_url": url, "headers": headers, "timeout": TIMEOUT, "trust_env": False}
 
 
 def _arguments(request: Request[Any]) -> dict[str, Any]:
@@ -174,8 +277,12 @@ def _arguments(request: Request[Any]) -> dict[str, Any]:
 
 
 def _answer(response: httpx.Response, shape: type[T]) -> T:
+    return _decoded(response.content, shape)
+
+
+def _decoded(text: bytes, shape: type[T]) -> T:
     try:
-        return msgspec.json.decode(response.content, type=shape)
+        return msgspec.json.decode(text, type=shape)
     except msgspec.MsgspecError as error:
         raise NoAnswer(f"the answer is not one of Everput's: {error}") from error
 

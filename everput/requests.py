@@ -227,8 +227,39 @@ def delete_message(
     return Request(method="DELETE", path=path, answer=answers.ChangedMessageAnswer, **{**_condition(if_match), **_ONCE})
 
 
+def create_account(email: str, password: str) -> Request[answers.AccountAnswer]:
+    return Request(
+        method="PUT", path="/v1/accounts", answer=answers.AccountAnswer, body=_who(email, password), repeatable=False
+    )
+
+
+def start_session(email: str, password: str) -> Request[answers.NewSessionAnswer]:
+    """The answer's `session.token` is what a client takes in place of a key."""
+    return Request(
+        method="POST",
+        path="/v1/sessions",
+        answer=answers.NewSessionAnswer,
+        body=_who(email, password),
+        repeatable=False,
+    )
+
+
+def get_session() -> Request[answers.SessionAnswer]:
+    return Request(method="GET", path="/v1/sessions", answer=answers.SessionAnswer)
+
+
+def end_session() -> Request[answers.EndedSessionAnswer]:
+    return Request(method="DELETE", path="/v1/sessions", answer=answers.EndedSessionAnswer, repeatable=False)
+
+
+def create_organization(name: str) -> Request[answers.OrganizationAnswer]:
+    """Of a session."""
+    path = "/v1/organizations"
+    return Request(method="PUT", path=path, answer=answers.OrganizationAnswer, body={"name": name}, repeatable=False)
+
+
 def list_organizations() -> Request[answers.OrganizationsAnswer]:
-    """The one that the key belongs to."""
+    """The one that the key belongs to, or those of the session's account."""
     return Request(method="GET", path="/v1/organizations", answer=answers.OrganizationsAnswer)
 
 
@@ -249,7 +280,42 @@ def revoke_key(organization_id: str, key_id: str) -> Request[answers.KeyAnswer]:
     return Request(method="DELETE", path=_keys(organization_id, key_id), answer=answers.KeyAnswer, repeatable=False)
 
 
+def read_log(
+    *,
+    begin: str | None = None,
+    end: str | None = None,
+    types: Sequence[str] = (),
+    queue: str | None = None,
+    listener: str | None = None,
+    message: str | None = None,
+    actor: str | None = None,
+    cursor: str | None = None,
+    limit: int | None = None,
+) -> Request[answers.LogLine]:
+    """For a client's lines(). begin, end: times, RFC 3339. queue, listener, message: ids. limit: of events.
+
+    cursor: of a line of before, with the same filters.
+    """
+    said = {
+        "from": begin,
+        "to": end,
+        "type": ",".join(types) or None,
+        "queue": queue,
+        "listener": listener,
+        "message": message,
+        "actor": actor,
+        "cursor": cursor,
+        "limit": None if limit is None else str(limit),
+    }
+    query = {name: value for name, value in said.items() if value is not None}
+    return Request(method="GET", path="/v1/log", answer=answers.LogLine, query=query)
+
+
 _ONCE: Mapping[str, Any] = {"repeatable": False}
+
+
+def _who(email: str, password: str) -> dict[str, str]:
+    return {"email": email, "password": password}
 
 
 def _path(*parts: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import subprocess
 import sys
 from urllib.parse import unquote
@@ -10,6 +11,7 @@ from urllib.parse import unquote
 import httpx
 import pytest
 from api_client import make_api
+from test_api_accounts import cheap_passwords  # noqa: F401 - a fixture
 
 import everput
 from api.reference import TOLD
@@ -72,10 +74,6 @@ async def test_a_key_finds_its_organization_and_makes_another_key(api):
         await client.send(everput.revoke_key(organization.id, key.id))
 
 
-# Signing up is for people; the log is a stream, and `everput log` reads it.
-NOT_IN_THE_CLIENT = {"/v1/accounts", "/v1/sessions", "PUT /v1/organizations", "/v1/log"}
-
-
 def test_the_client_can_ask_for_all_that_the_reference_tells_of_and_expects_what_it_tells():
     made: dict[tuple[str, str], type] = {}
     for ask in vars(everput).values():
@@ -84,12 +82,34 @@ def test_the_client_can_ask_for_all_that_the_reference_tells_of_and_expects_what
             names = {one.name: f"{{{one.name}}}" for one in needed if one.kind is not one.VAR_KEYWORD}
             request = ask(**{**names, **({"messages": []} if "messages" in names else {})})
             made[request.method, unquote(request.path)] = request.answer
-    told = {
-        (method, path): one.answer
-        for (method, path), one in TOLD.items()
-        if not {path, f"{method} {path}"} & NOT_IN_THE_CLIENT
-    }
-    assert made == told
+    assert made == {where: one.answer for where, one in TOLD.items()}
+
+
+async def test_a_person_signs_up_and_acts_in_an_organization(api):
+    url, network = "http://api.example.com", httpx.ASGITransport(api.app)
+    who = "ann@example.com", "correct horse battery"
+    async with AsyncClient(url, None, transport=network) as anybody:
+        account = (await anybody.send(everput.create_account(*who))).account
+        token = (await anybody.send(everput.start_session(*who))).session.token
+    async with AsyncClient(url, token, transport=network) as ann:
+        assert (await ann.send(everput.get_session())).account == account
+        made = (await ann.send(everput.create_organization("Ann's"))).organization
+    async with AsyncClient(url, token, organization=made.id, transport=network) as ann:
+        queue = (await ann.send(everput.create_queue("orders"))).queue
+        assert (await ann.send(everput.put_message(queue.id, "first"))).message.id
+        await ann.send(everput.end_session())
+        with pytest.raises(Problem, match="401"):
+            await ann.send(everput.get_queue(queue.id))
+
+
+async def test_the_log_is_read_line_by_line(api, monkeypatch):
+    monkeypatch.setattr("broker.audit.reader.SETTLE_MS", 0)
+    queue_id = await api.queue()
+    api.key = await api.key_with(("audit",))
+    async with asked(api) as client:
+        lines = [line async for line in client.lines(everput.read_log(types=["queue"], queue=queue_id))]
+    assert [line.event["type"] for line in lines if line.event] == ["queue.created"]
+    assert lines[-1].complete is True
 
 
 class Answers:
@@ -172,6 +192,45 @@ def test_a_next_page_is_asked_for_where_the_first_one_was():
     with Client("http://outside", "k", transport=httpx.MockTransport(network)) as client:
         assert len(list(client.pages(everput.list_queues()))) == 2
     assert str(network.asked[1].url) == "http://outside/v1/queues?cursor=abc&limit=2"
+
+
+def log_lines(*numbers: int, cursor: str | None = None, complete: bool = False) -> bytes:
+    lines = [{"topic": "control", "event": {"number": number}} for number in numbers]
+    return b"".join(
+        json.dumps(one).encode() + b"\n"
+        for one in [*lines, *([] if cursor is None else [{"cursor": cursor, "complete": complete}])]
+    )
+
+
+def test_a_reading_of_the_log_goes_on_where_it_broke_off_and_nothing_comes_twice():
+    network = Answers(
+        None,
+        httpx.Response(200, content=log_lines(1, 2, cursor="a") + log_lines(3) + b'{"topic"'),
+        problem(503, "busy"),
+        httpx.Response(200, content=log_lines(3, cursor="b") + log_lines(4, cursor="c", complete=True)),
+    )
+    with Client("http://x", "k", transport=httpx.MockTransport(network)) as client:
+        lines = list(client.lines(everput.read_log(types=["queue"], limit=10)))
+    assert [line.event["number"] for line in lines if line.event] == [1, 2, 3, 4]
+    assert [line.cursor for line in lines if line.cursor] == ["a", "b", "c"]
+    assert [dict(request.url.params) for request in network.asked[-2:]] == [
+        {"type": "queue", "limit": "8", "cursor": "a"}
+    ] * 2
+
+
+def test_a_reading_of_the_log_ends_at_its_limit():
+    network = Answers(httpx.Response(200, content=log_lines(1, 2, cursor="a")))
+    with Client("http://x", "k", transport=httpx.MockTransport(network)) as client:
+        assert len(list(client.lines(everput.read_log(limit=2)))) == 3
+
+
+@pytest.mark.parametrize("answer", [problem(403, "forbidden"), httpx.Response(200, content=b"<html>\n")])
+def test_a_reading_of_the_log_that_is_refused_says_so(answer):
+    with (
+        Client("http://x", "k", transport=httpx.MockTransport(Answers(answer))) as client,
+        pytest.raises((Problem, NoAnswer)),
+    ):
+        list(client.lines(everput.read_log()))
 
 
 # Signatures
