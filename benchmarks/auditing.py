@@ -18,7 +18,7 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
 from benchmarks.running import Everput, serving, sinking
-from benchmarks.scale import fill
+from benchmarks.scale import MARK_BYTES
 from broker.kafka.process import written_bootstrap
 
 TOPIC = "everput.messages"
@@ -31,7 +31,7 @@ def auditing(*, events: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="everput-bench-") as folder, sinking() as sink, serving(folder, sink) as up:
         queue_id = up.queue([])
         began = datetime.now(UTC)
-        filled = _rate(lambda: asyncio.run(fill(up, queue_id, events)), events)
+        filled = _rate(lambda: asyncio.run(up.fill(queue_id, events, MARK_BYTES)), events)
         bootstrap = written_bootstrap(Path(folder) / "kafka") or ""
         bare = _rate(lambda: _read(bootstrap, events), events)
         rates = {

@@ -18,7 +18,7 @@ POST_CONNECTIONS = 64
 
 def bench(messages: int, rounds: int) -> dict[str, Any]:
     empty_port = free_port()
-    rows: dict[str, list[dict[str, Any]]] = {"one": [], "ten": [], "light": []}
+    rows: dict[str, list[dict[str, Any]]] = {"one": [], "ten": [], "drained": [], "light": []}
     empties: list[float] = []
     posts: list[float] = []
     with contextlib.ExitStack() as stack:
@@ -38,6 +38,7 @@ def bench(messages: int, rounds: int) -> dict[str, Any]:
             posts.append(run(*post))
             rows["one"].append(everput.put_and_deliver(1, messages))
             rows["ten"].append(everput.put_and_deliver(10, messages // 4))
+            rows["drained"].append(everput.drain(messages))
             rows["light"].append(everput.put_and_deliver(1, messages // 20, rate=300))
         return report(rows, empties, posts) | {"ready_s": everput.ready_s, "memory_mib_at_rest": memory}
 
@@ -55,10 +56,12 @@ def report(rows: dict[str, list[dict[str, Any]]], empties: list[float], posts: l
         "bare_post_per_s": post,
         "one_listener": rows["one"],
         "ten_listeners": rows["ten"],
+        "backlog_of_one_listener": rows["drained"],
         "light_load_300_per_s": rows["light"],
         "ratios": {
             "end to end, one listener / empty PUT": round(statistics.median(both) / empty, 3),
             "deliveries, ten listeners / empty PUT": round(middle("ten", "delivered_per_s") / empty, 3),
+            "deliveries from a backlog / bare post": round(middle("drained", "delivered_per_s") / post, 3),
             "deliveries, ten listeners / bare post": round(middle("ten", "delivered_per_s") / post, 3),
         },
     }

@@ -4,6 +4,7 @@ For: starting them, making queues, putting and waiting for deliveries, memory. N
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import signal
@@ -18,8 +19,11 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.marks import payload
+
 PUBLISHERS = 64
 SIZE = 1024
+BATCH = 1000
 WAIT_S = 120
 
 
@@ -62,8 +66,8 @@ def wait_for_port(port: int) -> None:
 
 
 def memory_mib(pid: int) -> dict[str, int]:
-    """Resident memory of a process's children, by what they are."""
-    found = {}
+    """Resident memory of a process's children, by what they are: of several workers the one that has the most."""
+    found: dict[str, int] = {}
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError, IndexError):
             if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) != pid:
@@ -72,7 +76,7 @@ def memory_mib(pid: int) -> dict[str, int]:
             name = next((w.decode() for w in words if w in (b"api", b"worker")), "kafka" if b"java" in words[0] else "")
             kib = next(line for line in (entry / "status").read_text().splitlines() if line.startswith("VmRSS"))
             if name:
-                found[name] = int(kib.split()[1]) // 1024
+                found[name] = max(found.get(name, 0), int(kib.split()[1]) // 1024)
     return found
 
 
@@ -110,6 +114,36 @@ class Everput:
             "benchmarks.publish", self.key, str(messages), str(PUBLISHERS), str(SIZE), str(rate), given=urls
         )
         return found
+
+    async def fill(self, queue_id: str, messages: int, size: int = SIZE) -> None:
+        """Put messages in batches, each marked as the publishers mark theirs."""
+        starts = iter(range(0, messages, BATCH))
+        async with httpx.AsyncClient(base_url=self.url, headers={"x-api-key": self.key}, timeout=60) as client:
+
+            async def put() -> None:
+                for start in starts:
+                    numbers = range(start, min(start + BATCH, messages))
+                    body = {"messages": [{"data": payload(number, time.time_ns(), size)} for number in numbers]}
+                    answer = await client.post(f"/v1/queues/{queue_id}/messages/batch", json=body)
+                    answer.raise_for_status()
+
+            await asyncio.gather(*(put() for _ in range(4)))
+
+    def drain(self, messages: int) -> dict[str, Any]:
+        """Have a backlog of a listener delivered, nobody putting anything."""
+        queue_id = self.queue(["ok"])
+        listeners = f"/v1/queues/{queue_id}/listeners"
+        listener_id = self.client.get(listeners).raise_for_status().json()["listeners"][0]["id"]
+        self.client.post(f"{listeners}/{listener_id}/pause").raise_for_status()
+        asyncio.run(self.fill(queue_id, messages))
+        httpx.get(f"{self.sink}/reset")
+        self.client.post(f"{listeners}/{listener_id}/resume").raise_for_status()
+        stats = self.until_delivered(messages)
+        return {
+            "delivered_per_s": round(stats["unique"] / (stats["seconds"] or 1)),
+            "missing": messages - stats["unique"],
+            "duplicates": stats["duplicates"],
+        }
 
     def stats(self) -> dict[str, Any]:
         found: dict[str, Any] = httpx.get(f"{self.sink}/stats", timeout=60).json()

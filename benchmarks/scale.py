@@ -15,7 +15,7 @@ import httpx
 from benchmarks.running import Everput, memory_mib, serving, sinking
 
 AT_ONCE = 32
-BATCH = 1000
+MARK_BYTES = 1  # the log's messages are their marks, nothing more
 
 
 def scale(*, workers: list[int], messages: int, listeners: int, queues: int, log: int) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def _log(sink: str, messages: int) -> dict[str, Any]:
             queue_id = everput.queue(["ok"])
             httpx.get(f"{sink}/reset")
             began = time.monotonic()
-            asyncio.run(fill(everput, queue_id, messages))
+            asyncio.run(everput.fill(queue_id, messages, MARK_BYTES))
             filled_s = time.monotonic() - began
             stats = everput.until_delivered(messages, wait_s=3600)
         with serving(folder, sink) as everput:
@@ -116,19 +116,3 @@ def _log(sink: str, messages: int) -> dict[str, Any]:
         "ratios": ratios,
         "then": after,
     }
-
-
-async def fill(everput: Everput, queue_id: str, messages: int) -> None:
-    """In batches of a thousand, each message marked as the publishers mark theirs."""
-    headers = {"x-api-key": everput.key}
-    async with httpx.AsyncClient(base_url=everput.url, headers=headers, timeout=60) as client:
-        starts = iter(range(0, messages, BATCH))
-
-        async def put() -> None:
-            for start in starts:
-                numbers = range(start, min(start + BATCH, messages))
-                body = {"messages": [{"data": f"ld:{number}:{time.time_ns()}:"} for number in numbers]}
-                answer = await client.post(f"/v1/queues/{queue_id}/messages/batch", json=body)
-                answer.raise_for_status()
-
-        await asyncio.gather(*(put() for _ in range(4)))
