@@ -1,8 +1,9 @@
 """A courier: what one worker keeps for one listener, over all the partitions it owns.
 
-For: its ready deliveries, the attempts under way, its connections, limit and circuit, and what an answer means. It
-holds a bounded number of messages; a stream it has no room for is *lagging* and is brought back by a catch-up reader.
-Not for: reading the log (readers.py), the cursor's arithmetic (broker/core/window.py), probing (liveness.py).
+For: its ready deliveries, the attempts under way, its connections and circuit, and what an answer means. It holds a
+bounded number of messages; a stream it has no room for is *lagging* and is brought back by a catch-up reader.
+Not for: reading the log (readers.py), the cursor's arithmetic (broker/core/window.py), how many attempts there may be
+(limits.py), probing (liveness.py).
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ from typing import Final
 
 from broker.core.circuit import Circuit, State
 from broker.core.directory import Listener, Queue
-from broker.core.flow import Flow, Pace, Share
+from broker.core.flow import Share
 from broker.core.retry import RetryPolicy, next_at_ms
 from broker.core.turns import Turns
 from broker.core.window import Window
 from broker.delivery.guard import AWAY, Resolver, Target, parse_url
 from broker.delivery.http import ConnectFailed, Connection, connect
+from broker.delivery.limits import Limits
 from broker.delivery.message import Message
 from broker.delivery.request import Opened, also_signed, post_head
-from broker.delivery.shares import ATTEMPTS_MAX, HELD_BYTES_MAX
+from broker.delivery.shares import HELD_BYTES_MAX
 from broker.delivery.stream import Delivery, Stream, now_ms
 from broker.errors import UnknownEvent
 
@@ -39,16 +41,10 @@ SET_ASIDE_AFTER_MS: Final = 60_000  # a delivery that still fails then leaves th
 RETRIES_MAX: Final = HELD_MAX // 4  # so do others than these: what fails must not take the room of what would not
 WAITING_MAX: Final = HELD_MAX // 4  # messages that wait for others of their ordering keys, unless these are quick
 CROWDED_AFTER_S: Final = 0.1  # one that has the turn of its key as long as this is not
-SLOW_MS: Final = 250  # a listener whose answers take as long, on average, shares what may begin with others such
 NEAR_MS: Final = 10_000  # a message to be delivered so soon waits in its window: the cursor may wait for it
 UNDECODABLE: Final = "undecodable"  # the error of a message that only a newer program can read
 _HELD_EACH: Final = 4  # messages it holds per attempt that the circuit allows
-_UNPROVEN_MAX: Final = 2  # attempts at once to one that has not answered yet
-_TOOK_WEIGHT: Final = 1 / 8
 _IDLE_CONNECTIONS_S: Final = 30.0
-_PUSH_BACK_S_MAX: Final = 60
-_RATE_BURST_S: Final = 0.1
-_RATE_MIN: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +85,8 @@ class Courier:
         self.behind: dict[Stream, None] = {}  # the one to be brought next first
         self.renewing: set[Delivery] = set()  # new data is being read for them
         self.circuit = Circuit()
-        self.flow = Flow(listener.settings.max_in_flight)
+        self.limits = Limits(self.circuit, listener.settings)
         self.error: str | None = None
-        self.attempts_share = ATTEMPTS_MAX
-        self.begins = 1  # attempts it may begin before the next tick, if it is slow
         self.bytes_share = HELD_BYTES_MAX
         self.sending = True  # False: hand-over or shut-down; what is under way may finish
         self._changes = depot.changes
@@ -102,14 +96,11 @@ class Courier:
         self._parking: set[Delivery] = set()  # on their way to `outstanding`; their keys' turns are theirs until then
         self._active = False
         self.said_gone = False
-        self._took_ms: float | None = None  # an answer, on average
-        self._pace: Pace | None = None
         self._under_way: dict[Connection, None] = {}  # in the order they were sent
         self._connecting: dict[asyncio.Task[None], Delivery] = {}
         self._idle: list[Connection] = []
         self._held = 0
         self._held_bytes = 0
-        self._pushed_back_until_ms = 0
         self._loop = asyncio.get_running_loop()
         self.opened = opened
         self._target: Target = parse_url(listener.notify_url)
@@ -127,18 +118,13 @@ class Courier:
         self.said_gone = False
         self._aim(parse_url(listener.notify_url))
         self._timeout_s = settings.timeout_ms / 1000
-        rate_per_s = None if settings.rate_per_s is None else max(settings.rate_per_s * share.partitions, _RATE_MIN)
-        if rate_per_s is None:
-            self._pace = None
-        elif self._pace is None or self._pace.rate_per_s != rate_per_s:
-            self._pace = Pace(rate_per_s, burst_s=_RATE_BURST_S)
         self._policy = RetryPolicy(
             delay_ms_first=settings.retry_first_ms,
             delay_ms_max=settings.retry_max_s * 1000,
             max_attempts=settings.max_attempts,
             max_age_ms=settings.max_age_s * 1000,
         )
-        self.flow.resize(share.of(settings.max_in_flight))
+        self.limits.update(settings, share)
         self._head = post_head(self._target, opened)
         if listener.paused is not None:
             self.stand_down()
@@ -198,7 +184,7 @@ class Courier:
         self._held_bytes += message.size
         self._ready.append(delivery)
         self._activate()
-        if len(self._under_way) + len(self._connecting) < self.flow.limit:
+        if len(self._under_way) + len(self._connecting) < self.limits.flow.limit:
             self.pump()
 
     def _activate(self) -> None:
@@ -208,26 +194,16 @@ class Courier:
 
     def pump(self) -> None:
         """Begin as many attempts as the limits allow."""
-        if not self.sending or self.circuit.state is State.OPEN or self._pushed_back_until_ms:
+        if not self.sending or not self._ready:
             return
-        limit = min(self.flow.limit, self.attempts_share)
-        if self.circuit.allowance is not None:
-            limit = min(limit, self.circuit.allowance)
-        took_ms = self._took_ms
-        if took_ms is None:
-            limit = min(limit, _UNPROVEN_MAX)
-        slow = took_ms is not None and took_ms >= SLOW_MS
-        while self._ready and len(self._under_way) + len(self._connecting) < limit:
-            if slow and not self.begins:
-                return
+        most = self.limits.most(len(self._under_way) + len(self._connecting))
+        while self._ready and len(self._under_way) + len(self._connecting) < most:
             delivery = self._ready.popleft()
             if not self._may_go(delivery):
                 continue
-            if self._pace is not None and not self._pace.begin(self._loop.time()):
+            if not self.limits.begin(self._loop.time()):
                 self._ready.appendleft(delivery)
                 return
-            if slow:
-                self.begins -= 1
             if self._idle:
                 self._send(self._idle.pop(), delivery)
             else:
@@ -345,7 +321,7 @@ class Courier:
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None:
         delivery: Delivery = connection.work
         took_ms = int((self._loop.time() - connection.at) * 1000)
-        self._took(took_ms)
+        self.limits.took(took_ms)
         if not 200 <= status < 300:
             if status == AWAY and connection.target.tunnel:
                 self._away(delivery)
@@ -361,7 +337,7 @@ class Courier:
             stream.rows.append((delivery.offset, now_ms(), status, took_ms, put_at_ms))
         else:
             stream.record(delivery, "delivered", status, None, took_ms, None)
-        self.flow.succeeded()
+        self.limits.flow.succeeded()
         circuit = self.circuit
         if circuit.faults or circuit.allowance is not None:
             circuit.succeeded()
@@ -383,12 +359,8 @@ class Courier:
             return
         took_ms = int((self._loop.time() - connection.at) * 1000)
         if error == "timeout":
-            self._took(took_ms)
+            self.limits.took(took_ms)
         self._failed(delivery, None, error, took_ms, None)
-
-    def _took(self, took_ms: int) -> None:
-        known = self._took_ms
-        self._took_ms = took_ms if known is None else known + (took_ms - known) * _TOOK_WEIGHT
 
     def released(self, connection: Connection) -> None:
         self._under_way.pop(connection, None)
@@ -480,9 +452,8 @@ class Courier:
             return
         self.error = error or str(status)
         delivery.first_at_ms = delivery.first_at_ms or at_ms - took_ms
-        pushed_back = status in (429, 503) or error in ("timeout", "connect-timeout")
-        if pushed_back:
-            self.flow.pushed_back(at_ms)
+        if status in (429, 503) or error in ("timeout", "connect-timeout"):
+            self.limits.pushed_back(at_ms, retry_after_s)
         opened = False
         if status is None or status >= 500:
             opened = self.circuit.failed(at_ms)
@@ -503,8 +474,6 @@ class Courier:
             self._put_aside(delivery, status, error, due_ms)
         else:
             heapq.heappush(self._retries, (due_ms, id(delivery), delivery))
-        if status in (429, 503) and retry_after_s:
-            self._pushed_back_until_ms = at_ms + min(retry_after_s, _PUSH_BACK_S_MAX) * 1000
         if opened:
             log.warning("circuit.opened listener=%s error=%s", self.listener.id, self.error)
         if self.circuit.state is State.OPEN or self.listener.paused is not None:
@@ -584,10 +553,8 @@ class Courier:
             del self._under_way[connection]
             connection.expire()
             self._loop.call_soon(self.pump)
-        if self._pushed_back_until_ms and self._pushed_back_until_ms <= at_ms:
-            self._pushed_back_until_ms = 0
-            self.pump()
-        if self._ready:  # the pace has held it back, or its turn came when one before it was put aside
+        let_alone = self.limits.let_alone(at_ms)
+        if self._ready:  # it was let alone until now, the pace has held it back, or one before it was put aside
             self.pump()
         if self._retries and self._retries[0][0] <= at_ms:
             while self._retries and self._retries[0][0] <= at_ms:
@@ -596,7 +563,7 @@ class Courier:
         waits = bool(self.behind) and self.circuit.state is not State.OPEN and self.listener.paused is None
         if waits and self._running_low:
             self.refill()
-        self._active = bool(self._held or waits or self._pushed_back_until_ms or self.busy)
+        self._active = bool(self._held or waits or let_alone or self.busy)
         return self._active
 
     def tidy(self) -> None:
@@ -635,11 +602,6 @@ class Courier:
         """Whether an attempt is under way that began at this moment, of the loop's clock, or later."""
         newest = next(reversed(self._under_way), None)
         return bool(self._connecting) or (newest is not None and newest.at >= at_s)
-
-    @property
-    def slow(self) -> bool:
-        """Whether its answers take so long that it shares what may begin with others such (shares.py)."""
-        return self._took_ms is not None and self._took_ms >= SLOW_MS
 
     @property
     def hungry(self) -> bool:

@@ -10,12 +10,12 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 from broker.core.flow import fair_share
+from broker.delivery.limits import ATTEMPTS_MAX
 
 if TYPE_CHECKING:
     from broker.delivery.courier import Courier
 
-ATTEMPTS_MAX: Final = 1024  # under way in one worker: docs/decisions/0007
-ATTEMPTS_LEAST: Final = 2  # but each may have as many
+ATTEMPTS_LEAST: Final = 2  # under way, however many there are
 HELD_BYTES_MAX: Final = 4 << 20  # of messages that one courier holds
 ALL_HELD_BYTES_MAX: Final = 128 << 20
 HELD_BYTES_LEAST: Final = 64 << 10
@@ -29,13 +29,14 @@ def share_out(couriers: Collection[Courier], *, begins: int, tick: int) -> None:
     held = min(HELD_BYTES_MAX, fair_share(ALL_HELD_BYTES_MAX, used=0, hungry=len(couriers), least=HELD_BYTES_LEAST))
     slow = []
     for courier in couriers:
-        courier.attempts_share = attempts
+        limits = courier.limits
+        limits.share = attempts
         courier.bytes_share = held
-        if courier.slow:
-            courier.begins = 1  # should it get something to do before the next tick
+        if limits.slow:
+            limits.begins = 1  # should it get something to do before the next tick
             if courier.hungry:
-                slow.append(courier)
+                slow.append(limits)
     if slow:
         each, more = divmod(begins, len(slow))
-        for place, courier in enumerate(slow):
-            courier.begins = each + ((place - tick * more) % len(slow) < more)
+        for place, limits in enumerate(slow):
+            limits.begins = each + ((place - tick * more) % len(slow) < more)

@@ -288,7 +288,7 @@ async def test_retry_after_is_honoured_and_holds_everything_back(serve, open_off
     await office.all_settled()
     office.check_books()
     assert times[1] - times[0] >= 0.95
-    assert office.courier.flow.limit == 1
+    assert office.courier.limits.flow.limit == 1
 
 
 async def test_a_retry_after_that_is_no_number_is_passed_over(serve, open_office):

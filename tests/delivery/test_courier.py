@@ -16,6 +16,7 @@ from broker.core.flow import WHOLE, Share
 from broker.core.retry import RetryPolicy
 from broker.core.window import Window
 from broker.delivery import courier as courier_module
+from broker.delivery import limits as limits_module
 from broker.delivery import readers
 from broker.delivery.stream import Delivery, Stream
 
@@ -293,7 +294,7 @@ async def test_no_more_are_under_way_than_the_setting_and_the_workers_share_allo
 
 async def test_only_attempts_count_against_the_rate_not_those_that_wait_for_their_key(serve, open_office, monkeypatch):
     counted: list[float] = []
-    begin = courier_module.Pace.begin
+    begin = limits_module.Pace.begin
 
     def counting(self, at_s):
         may = begin(self, at_s)
@@ -301,7 +302,7 @@ async def test_only_attempts_count_against_the_rate_not_those_that_wait_for_thei
             counted.append(at_s)
         return may
 
-    monkeypatch.setattr(courier_module.Pace, "begin", counting)
+    monkeypatch.setattr(limits_module.Pace, "begin", counting)
     moody = Moody()
     moody.free.clear()
     server = await serve(moody)
@@ -353,7 +354,7 @@ async def test_a_courier_begins_no_more_attempts_than_its_share(serve, open_offi
     server = await serve(moody)
     office = await open_office(server)
     moody.free.clear()
-    office.courier.attempts_share = 3
+    office.courier.limits.share = 3
     office.put(20)
     await until(lambda: moody.kept_back == 3)
     assert office.courier.busy == 3
@@ -383,15 +384,15 @@ async def test_a_slow_listener_begins_what_it_may_until_it_is_quick_again(serve,
     server = await serve(moody)
     office = await open_office(server)
     courier = office.courier
-    courier._took_ms = 4.0 * courier_module.SLOW_MS
-    courier.begins = office.begins = 0
+    courier.limits.took_ms = 4.0 * limits_module.SLOW_MS
+    courier.limits.begins = office.begins = 0
     office.put(20)
     for _ in range(5):
         courier.tick(courier_module.now_ms())
-    assert (courier.slow, courier.busy) == (True, 0)
+    assert (courier.limits.slow, courier.busy) == (True, 0)
     office.begins = 1
     await office.all_settled()
-    assert not courier.slow  # its answers came at once
+    assert not courier.limits.slow  # its answers came at once
     assert server.connections > 1
     office.check_books()
 

@@ -1,0 +1,87 @@
+"""How many attempts of one listener a worker may have under way, and begin.
+
+For: what the flow, the rate, the circuit, Retry-After and the worker's shares say of it, together. Not for: each of
+these (broker/core/flow.py, circuit.py), what all listeners share (shares.py).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from broker.core.circuit import Circuit, State
+from broker.core.events import ListenerSettings
+from broker.core.flow import Flow, Pace, Share
+
+ATTEMPTS_MAX: Final = 1024  # under way in one worker: docs/decisions/0007
+SLOW_MS: Final = 250  # a listener whose answers take as long, on average, shares what may begin with others such
+_UNPROVEN_MAX: Final = 2  # attempts at once to one that has not answered yet
+_TOOK_WEIGHT: Final = 1 / 8
+_PUSH_BACK_S_MAX: Final = 60
+_RATE_BURST_S: Final = 0.1
+_RATE_MIN: Final = 0.001
+
+
+class Limits:
+    """share: of the attempts that a worker has under way, what this listener may have. begins: attempts it may begin
+    before the next tick, if it is slow. took_ms: an answer, on average; None: there was none yet.
+    """
+
+    __slots__ = ("_circuit", "_pace", "_pushed_back_until_ms", "begins", "flow", "share", "took_ms")
+
+    def __init__(self, circuit: Circuit, settings: ListenerSettings) -> None:
+        self._circuit = circuit
+        self.flow = Flow(settings.max_in_flight)
+        self.share = ATTEMPTS_MAX
+        self.begins = 1
+        self.took_ms: float | None = None
+        self._pace: Pace | None = None
+        self._pushed_back_until_ms = 0
+
+    def update(self, settings: ListenerSettings, share: Share) -> None:
+        """The listener's settings, or this worker's share of all that it may have, have changed."""
+        self.flow.resize(share.of(settings.max_in_flight))
+        rate_per_s = None if settings.rate_per_s is None else max(settings.rate_per_s * share.partitions, _RATE_MIN)
+        if rate_per_s is None:
+            self._pace = None
+        elif self._pace is None or self._pace.rate_per_s != rate_per_s:
+            self._pace = Pace(rate_per_s, burst_s=_RATE_BURST_S)
+
+    def most(self, busy: int) -> int:
+        """How many may be under way, so many being so now."""
+        if self._circuit.state is State.OPEN or self._pushed_back_until_ms:
+            return 0
+        most, allowance, took_ms = self.flow.limit, self._circuit.allowance, self.took_ms
+        most = min(most, self.share)
+        if allowance is not None and allowance < most:
+            most = allowance
+        if took_ms is None:
+            return min(most, _UNPROVEN_MAX)
+        return min(most, busy + self.begins) if took_ms >= SLOW_MS else most
+
+    def begin(self, at_s: float) -> bool:
+        """Count one attempt that most() allows, if the rate does, too. at_s: the event loop's time."""
+        if self._pace is not None and not self._pace.begin(at_s):
+            return False
+        self.begins -= 1  # says nothing of a quick one
+        return True
+
+    def took(self, took_ms: int) -> None:
+        """An attempt was answered, or has timed out."""
+        known = self.took_ms
+        self.took_ms = took_ms if known is None else known + (took_ms - known) * _TOOK_WEIGHT
+
+    @property
+    def slow(self) -> bool:
+        return self.took_ms is not None and self.took_ms >= SLOW_MS
+
+    def pushed_back(self, at_ms: int, retry_after_s: int | None) -> None:
+        """The listener has too much to do (429, 503, no answer in time). retry_after_s: how long to let it alone."""
+        self.flow.pushed_back(at_ms)
+        if retry_after_s:
+            self._pushed_back_until_ms = at_ms + min(retry_after_s, _PUSH_BACK_S_MAX) * 1000
+
+    def let_alone(self, at_ms: int) -> bool:
+        """Whether the listener has asked to be let alone, and the time is not over."""
+        if self._pushed_back_until_ms <= at_ms:
+            self._pushed_back_until_ms = 0
+        return self._pushed_back_until_ms > 0
