@@ -169,13 +169,17 @@ def refuse_url(url: str, allow: Sequence[Network]) -> str | None:
 
 
 class _Kept:
-    """What DNS said of a name. error: instead of addresses. usable_until_s: where DNS does not answer meanwhile."""
+    """What DNS said of a name. error: instead of addresses. usable_until_s: where DNS does not answer meanwhile.
 
-    __slots__ = ("addresses", "error", "fresh_until_s", "usable_until_s")
+    preferred: the address that answered when one before it did not.
+    """
+
+    __slots__ = ("addresses", "error", "fresh_until_s", "preferred", "usable_until_s")
 
     def __init__(self, addresses: list[str], error: str | None, at_s: float) -> None:
         self.addresses = addresses
         self.error = error
+        self.preferred: str | None = None
         self.fresh_until_s = at_s + (_CACHE_S if error is None else _FAILURE_CACHE_S)
         self.usable_until_s = at_s + _USABLE_S if error is None else 0.0
 
@@ -195,6 +199,13 @@ class Resolver:
         """Addresses that may be connected to (Refused when there is none, OSError when DNS has no answer in time)."""
         literal = literal_address(host)
         return self._allowed(host, await self._found(host) if literal is None else [str(literal)])
+
+    def prefer(self, host: str, address: str) -> None:
+        """Others of this host's addresses did not answer: this one comes first from now on."""
+        kept = self._kept.get(host)
+        if kept is not None:
+            kept.preferred = address
+            kept.addresses.sort(key=address.__ne__)
 
     async def _found(self, host: str) -> list[str]:
         now_s = asyncio.get_running_loop().time()
@@ -222,10 +233,12 @@ class Resolver:
             self._keep(host, answer.result(), None)
 
     def _keep(self, host: str, addresses: list[str], error: str | None) -> _Kept:
-        self._kept.pop(host, None)
+        former = self._kept.pop(host, None)
         if len(self._kept) >= _CACHED_MAX:
             del self._kept[next(iter(self._kept))]
         kept = self._kept[host] = _Kept(addresses, error, asyncio.get_running_loop().time())
+        if former is not None and former.preferred is not None:
+            self.prefer(host, former.preferred)
         return kept
 
     def _allowed(self, host: str, found: Sequence[str]) -> list[str]:

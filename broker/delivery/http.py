@@ -23,6 +23,8 @@ from broker.delivery.guard import PORTS_REFUSED, TUNNEL_PROOF, Refused, Resolver
 HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
 CONNECT_TIMEOUT_S: Final = 5.0
+_ADDRESSES_MAX: Final = 3  # of a host that are tried
+_NEXT_ADDRESS_S: Final = 1.25  # an address that says nothing for so long is left for the next one
 # Looked for only where it counts: a callback for each header of each answer would cost more than all else here.
 _RETRY_AFTER: Final = re.compile(rb"\r?\nretry-after:[ \t]*([^\r\n]{1,40}?)[ \t]*\r?\n", re.IGNORECASE)
 _SECONDS: Final = re.compile(rb"\d{1,9}")
@@ -209,20 +211,27 @@ async def connect(owner: Owner, target: Target, resolver: Resolver, tls: ssl.SSL
     error = "refused"
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            for address in [target.host] if target.tunnel else await resolver.addresses(target.host):
+            addresses = [target.host] if target.tunnel else await resolver.addresses(target.host)
+            addresses = addresses[:_ADDRESSES_MAX]
+            for address in addresses:
                 try:
-                    _, connection = await loop.create_connection(
-                        lambda: kind(owner, target),
-                        address,
-                        target.port,
-                        ssl=tls if target.tls else None,
-                        server_hostname=target.host if target.tls else None,
-                    )
+                    async with asyncio.timeout(None if address is addresses[-1] else _NEXT_ADDRESS_S):
+                        _, connection = await loop.create_connection(
+                            lambda: kind(owner, target),
+                            address,
+                            target.port,
+                            ssl=tls if target.tls else None,
+                            server_hostname=target.host if target.tls else None,
+                        )
                 except ssl.SSLError:
                     error = "tls"
+                except TimeoutError:
+                    error = "connect-timeout"
                 except OSError:
                     error = "refused"
                 else:
+                    if address is not addresses[0]:
+                        resolver.prefer(target.host, address)
                     return connection
     except TimeoutError:
         error = "connect-timeout"

@@ -1,0 +1,90 @@
+"""A host with several addresses of which not all answer. Real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+from collections.abc import Iterator
+from ipaddress import ip_network
+
+import pytest
+from conftest import OK
+
+from broker.delivery import guard, http
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 and so on are addresses of Linux")
+
+LOOPBACK = (ip_network("127.0.0.0/8"),)
+
+
+@contextlib.contextmanager
+def silent(port: int) -> Iterator[str]:
+    """An address that says nothing to whoever connects: its queue is full, and nobody takes from it."""
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.socket())
+        listening.bind(("127.0.0.2", port))
+        listening.listen(0)
+        for _ in range(4):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.2", port))
+        yield "127.0.0.2"
+
+
+async def answers_200(_request, writer):
+    writer.write(OK)
+
+
+@pytest.fixture
+def several(monkeypatch: pytest.MonkeyPatch):
+    """What DNS says of every name."""
+    said: list[str] = []
+
+    def getaddrinfo(_host, _port, **_options):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in said]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(http, "_NEXT_ADDRESS_S", 0.1)
+    return said
+
+
+async def test_an_address_that_is_silent_is_left_for_the_next_which_comes_first_from_then_on(
+    serve, open_office, several, monkeypatch
+):
+    monkeypatch.setattr(guard, "_CACHE_S", -1.0)  # DNS is asked again each time
+    server = await serve(answers_200)
+    with silent(server.port) as address:
+        several[:] = [address, "127.0.0.1"]
+        office = await open_office(f"http://two.example:{server.port}/", office={"allow": LOOPBACK}, max_in_flight=1)
+        office.put(3)
+        await office.all_settled()
+        office.check_books()
+        assert {outcome for rows in office.outcomes.values() for _, outcome, _ in rows} == {"delivered"}
+        resolver = office.courier.depot.resolver
+        assert await resolver.addresses("two.example") == ["127.0.0.1", address]
+        monkeypatch.setattr(http, "CONNECT_TIMEOUT_S", 0.05)  # less than the silent one would take
+        connection = await http.connect(office.courier, office.courier._target, resolver, office.courier.depot.tls)
+        connection.close()
+
+
+async def test_where_all_addresses_are_silent_it_is_a_time_out(serve, open_office, several, monkeypatch):
+    monkeypatch.setattr(http, "CONNECT_TIMEOUT_S", 0.5)
+    server = await serve(answers_200)
+    with silent(server.port) as address:
+        several[:] = [address, "127.0.0.2"]
+        office = await open_office(f"http://two.example:{server.port}/", office={"allow": LOOPBACK})
+        with pytest.raises(http.ConnectFailed, match="connect-timeout"):
+            await http.connect(
+                office.courier, office.courier._target, office.courier.depot.resolver, office.courier.depot.tls
+            )
+
+
+async def test_only_the_first_few_of_many_addresses_are_tried(serve, open_office, several):
+    server = await serve(answers_200)
+    several[:] = ["127.0.0.3", "127.0.0.4", "127.0.0.5", "127.0.0.1"]
+    office = await open_office(f"http://many.example:{server.port}/", office={"allow": LOOPBACK})
+    with pytest.raises(http.ConnectFailed, match="refused"):
+        await http.connect(
+            office.courier, office.courier._target, office.courier.depot.resolver, office.courier.depot.tls
+        )
