@@ -42,19 +42,17 @@ class OutcomesTopic:
         return offset
 
     async def _bounded(self, sends: asyncio.Future[list[int]]) -> list[int]:
-        """aiokafka tries for ever; we don't wait for ever. What it still has may be written later, and twice."""
+        """aiokafka tries for long; we don't wait that long. What it has begun may be written later, and then twice.
+
+        What it has not begun, because another batch of the partition is under way, is taken back: who tries again and
+        again while Kafka is away would have as many copies written as there were tries, and keep them until then.
+        """
         producer = self._producer.get()
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await asyncio.shield(sends)
+                return await sends
         except TimeoutError:
-            sends.add_done_callback(_drop_result)
             raise LogUnavailable("Kafka did not take the outcomes in time") from None
         except kafka_errors.KafkaError as error:
             self._producer.failed(producer, error)
             raise LogUnavailable(f"Kafka did not take the outcomes: {type(error).__name__}") from error
-
-
-def _drop_result(sends: asyncio.Future[list[int]]) -> None:
-    if not sends.cancelled():
-        sends.exception()

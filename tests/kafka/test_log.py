@@ -21,10 +21,13 @@ from broker.kafka.admin import ensure_topics
 from broker.kafka.embedded import EmbeddedKafka
 from broker.kafka.group_commit import QUEUE_HEADER
 from broker.kafka.log import KafkaLog
+from broker.kafka.outcomes import OutcomesTopic
+from broker.kafka.requests import LATEST
 from broker.kafka.topics import topics as topic_table
 from broker.settings import KafkaSettings
 
 PARTITIONS = 4
+TRIES = 20
 
 
 @pytest.fixture
@@ -300,6 +303,10 @@ async def test_an_outage_is_told_in_time_and_what_was_acknowledged_is_there_afte
             with pytest.raises(LogUnavailable):
                 await log.messages.end_offsets()
             assert time.monotonic() - began < 6  # all tries together
+            impatient = OutcomesTopic(log._producer, table.deliveries.name, 0.1)
+            for _ in range(TRIES):
+                with pytest.raises(LogUnavailable):
+                    await impatient.append({1: [(b"again", b"and again")]})
     finally:
         if outage == "stands still":
             os.kill(kafka.pid, signal.SIGCONT)
@@ -313,5 +320,8 @@ async def test_an_outage_is_told_in_time_and_what_was_acknowledged_is_there_afte
     found = await read_all(log, table.messages.name)
     assert {place: found[place][0] for place in acknowledged} == acknowledged
     keys = [key for key, _ in found.values()]
+    await log.deliveries.append({1: [(b"again", b"the last")]})
+    (end,) = (await log.requests.offsets(table.deliveries.name, {1: LATEST})).values()
+    assert end <= 3  # of the tries, the one that was under way and the one that followed it
     doubtful = {b"m-%d" % number for number in [*range(100, 112), 10**6]}
     assert len([key for key in keys if key not in doubtful]) == 100
