@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import IO, Any, Final
 
 import click
 
 import everput
 from cli.asking import asks, find_listener, find_queue, show, show_all
 from everput import Client
+
+NO_LIMIT: Final = object()  # said; None is not said
 
 
 @click.group("listeners")
@@ -22,15 +24,38 @@ def _headers(_context: click.Context, _parameter: click.Parameter, values: Seque
     return {name.strip(): value.strip() for name, value in found.items()} or None
 
 
+class _OrNone(click.ParamType):
+    """A number, or `none` for no limit: the API's null."""
+
+    name = "number"
+
+    def __init__(self, kind: type[int | float]) -> None:
+        self._kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "none":
+            return NO_LIMIT
+        try:
+            return self._kind(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor none", param, ctx)
+
+
 _SETTINGS = (
     click.option("--max-in-flight", type=int, help="Requests under way at once."),
-    click.option("--rate-per-s", type=float, help="Requests a second."),
+    click.option("--rate-per-s", type=_OrNone(float), help="Requests a second, or none for no limit."),
     click.option("--timeout-ms", type=int, help="Of one attempt."),
-    click.option("--max-attempts", type=int, help="Then a delivery is parked."),
+    click.option("--max-attempts", type=_OrNone(int), help="Then a delivery is parked; none: by its age alone."),
     click.option("--max-age-s", type=int, help="Older deliveries are parked."),
+    click.option("--retry-first-ms", type=int, help="The longest wait after the first failure; it doubles with each."),
+    click.option("--retry-max-s", type=int, help="The longest wait after any failure."),
     click.option(
         "--header", "headers", multiple=True, metavar="NAME:VALUE", callback=_headers, help="Of each request."
     ),
+)
+# A file, for a command line is public.
+_secret = click.option(
+    "--secret-file", "secret", type=click.File(), help="Its first line is the secret; - for standard input."
 )
 
 
@@ -41,7 +66,12 @@ def _settings(decorated: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _said(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+    said = {name: value for name, value in values.items() if value is not None}
+    return {name: None if value is NO_LIMIT else value for name, value in said.items()}
+
+
+def _line(secret: IO[str] | None) -> str | None:
+    return None if secret is None else secret.readline().strip()
 
 
 @command.command("list")
@@ -70,9 +100,11 @@ def get(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
 @click.option("--liveness-url", required=True, help="What is asked while the listener is down.")
 @click.option("--from", "begin", help="now (the default), beginning, or a time.")
 @_settings
+@_secret
 @asks
-def create(client: Client, *, queue: str, as_json: bool, **values: Any) -> None:
+def create(client: Client, *, queue: str, secret: IO[str] | None, as_json: bool, **values: Any) -> None:
     """Make a listener; the answer shows its signing secret."""
+    values["secret"] = _line(secret)
     made = client.send(everput.create_listener(find_queue(client, queue), **_said(values)))
     show(made.listener, as_json=as_json)
 
@@ -144,8 +176,12 @@ def secret(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
 @click.argument("queue")
 @click.argument("listener")
 @click.option("--overlap-s", type=int, help="How long the former secret signs, too.")
+@_secret
 @asks
-def rotate_secret(client: Client, *, queue: str, listener: str, overlap_s: int | None, as_json: bool) -> None:
-    """Make a new signing secret."""
-    request = everput.rotate_secret(*find_listener(client, queue, listener), overlap_s=overlap_s)
+def rotate_secret(
+    client: Client, *, queue: str, listener: str, overlap_s: int | None, secret: IO[str] | None, as_json: bool
+) -> None:
+    """Change the signing secret to a new one, or to the one that is given."""
+    place = find_listener(client, queue, listener)
+    request = everput.rotate_secret(*place, secret=_line(secret), overlap_s=overlap_s)
     show(client.send(request), as_json=as_json)

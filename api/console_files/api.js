@@ -39,6 +39,7 @@ const OPERATIONS = {
   listMessages: ["GET", "/v1/queues/{queue_id}/messages"],
   putMessage: ["PUT", "/v1/queues/{queue_id}/messages"],
   getMessage: ["GET", "/v1/queues/{queue_id}/messages/{message_id}"],
+  updateMessage: ["PUT", "/v1/queues/{queue_id}/messages/{message_id}"],
   deleteMessage: ["DELETE", "/v1/queues/{queue_id}/messages/{message_id}"],
   readLog: ["GET", "/v1/log"],
 };

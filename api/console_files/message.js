@@ -1,7 +1,22 @@
 // One message: why is it, or is it not, delivered to each listener?
 
 import { ask } from "./api.js";
-import { button, confirmed, el, facts, hash, link, moment, notice, panel, redraw, state, table } from "./dom.js";
+import {
+  button,
+  confirmed,
+  dialog,
+  el,
+  facts,
+  hash,
+  link,
+  moment,
+  notice,
+  panel,
+  redraw,
+  state,
+  table,
+} from "./dom.js";
+import { form } from "./forms.js";
 import { each, lookAtListener, poll } from "./live.js";
 import { deliverySentence, indented, outcome, problemWords } from "./words.js";
 
@@ -24,6 +39,7 @@ export async function showMessage({ main, ids, signal }) {
         { class: "button", href: `${hash("log")}?message=${encodeURIComponent(message.id)}` },
         "Its story in the log",
       ),
+      button("Change", () => change(queue, ids, signal)),
       button("Delete", () => remove(queue, message), { class: "danger" }),
     ),
     facts([
@@ -129,6 +145,44 @@ function dataPanel(data) {
   return panel("Data", choice, shown, all);
 }
 
+async function change(queue, ids, signal) {
+  try {
+    const { body: known, etag } = await ask("getMessage", { ids, signal });
+    await dialog("Change the data", (close) =>
+      form({
+        fields: [
+          {
+            name: "data",
+            label: "Data",
+            type: "textarea",
+            rows: 10,
+            value: known.message.data,
+            hint: "Who has not been sent it yet gets this. Whoever has it already keeps what they have.",
+          },
+        ],
+        submit: "Save",
+        cancel: () => close(),
+        onSubmit: async (given) => {
+          // A text field has its own line ends: what nobody has changed stays as it was put.
+          if (given.data.replace(/\r\n?/g, "\n") === known.message.data.replace(/\r\n?/g, "\n")) return close();
+          const { body } = await ask("updateMessage", { ids, body: { data: given.data }, ifMatch: etag });
+          close();
+          had("It is changed.", body.message);
+          return window.dispatchEvent(new Event("hashchange"));
+        },
+      }),
+    );
+  } catch (error) {
+    if (error.name !== "AbortError") notice(problemWords(error), { alert: true });
+  }
+}
+
+/** Say who had the message before. */
+function had(done, message) {
+  const names = message.listeners.filter((one) => one.state === "delivered").map((one) => one.name);
+  notice(names.length ? `${done} These had it already: ${names.join(", ")}.` : `${done} Nobody had it yet.`);
+}
+
 async function remove(queue, message) {
   const sure = await confirmed("Delete this message?", {
     explain:
@@ -138,8 +192,7 @@ async function remove(queue, message) {
   if (!sure) return;
   try {
     const { body } = await ask("deleteMessage", { ids: { queue_id: queue.id, message_id: message.id } });
-    const had = body.message.listeners.filter((one) => one.state === "delivered").map((one) => one.name);
-    notice(had.length ? `It is deleted. These had it already: ${had.join(", ")}.` : "It is deleted; nobody had it.");
+    had("It is deleted.", body.message);
     location.hash = hash("queues", queue.id);
   } catch (error) {
     notice(problemWords(error), { alert: true });

@@ -79,7 +79,7 @@ function begin(time) {
 
 function progress(replay) {
   const shown = [state(replay.state)];
-  if (replay.paused && replay.state === "paused") shown.push(` ${replay.paused}`);
+  if (replay.paused) shown.push(` ${replay.paused}`);
   if (isGoingOn(replay)) {
     const part = Math.round(replay.progress * 1000) / 10;
     shown.push(" ", el("progress", { max: 1, value: replay.progress, "aria-label": `${part} %` }), ` ${part} %`);

@@ -15,6 +15,7 @@ from api_client import make_api
 from click.testing import CliRunner, Result
 
 from broker.commands import SCOPES
+from broker.core.signing import secret_text
 from cli.app import everput
 from cli.server import Server
 
@@ -87,6 +88,28 @@ def test_a_listener_is_made_shown_changed_paused_and_deleted(run: Run):
     assert "bills" in run("listeners", "get", "listened", "bills").stdout
     run("listeners", "delete", "listened", made["id"], "--yes")
     assert run("listeners", "list", "listened", "--json").stdout == ""
+
+
+def test_a_limit_is_set_lifted_and_left(run: Run):
+    run("queues", "create", "limited")
+    limits = ["--rate-per-s", "2.5", "--max-attempts", "3", "--retry-first-ms", "200", "--retry-max-s", "60"]
+    (made,) = told(run("listeners", "create", "limited", "slow", *URLS, *limits, "--json"))
+    assert (made["rate_per_s"], made["max_attempts"], made["retry_first_ms"], made["retry_max_s"]) == (2.5, 3, 200, 60)
+    (lifted,) = told(run("listeners", "update", "limited", "slow", "--max-attempts", "none", "--json"))
+    assert (lifted["rate_per_s"], lifted["max_attempts"]) == (2.5, None)
+    refused = run("listeners", "update", "limited", "slow", "--rate-per-s", "much", code=2)
+    assert "'much' is neither a number nor none" in refused.stderr
+
+
+def test_a_secret_of_ones_own_comes_from_a_file(run: Run, tmp_path: Path):
+    run("queues", "create", "signed")
+    first, second = (secret_text(byte * 32) for byte in (b"a", b"b"))
+    (tmp_path / "first").write_text(f"{first}\n")
+    (tmp_path / "second").write_text(second)
+    own = "--secret-file", str(tmp_path / "first")
+    assert told(run("listeners", "create", "signed", "own", *URLS, *own, "--json"))[0]["secret"] == first
+    own = "--secret-file", str(tmp_path / "second")
+    assert told(run("listeners", "rotate-secret", "signed", "own", *own, "--json"))[0]["secret"] == second
 
 
 def test_a_message_is_put_listed_and_shown_and_put_once_with_a_key(run: Run):
