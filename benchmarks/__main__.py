@@ -43,6 +43,8 @@ def main() -> None:
     one.add_argument("--log", type=int, default=5_000_000, help="messages")
     one = which.add_parser("audit", help="reading the log: a story, verify, exports, beside a bare Kafka read")
     one.add_argument("--events", type=int, default=2_000_000)
+    one.add_argument("--listeners", type=int, default=0, help="of the queue; all is delivered first")
+    one.add_argument("--folder", help="is kept, and used again as it is")
     given = sys.argv[1:]
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
         given = ["rates", *given]

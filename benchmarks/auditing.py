@@ -5,6 +5,8 @@ Not for: delivering (rates.py) or starting on a long log (scale.py)."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -12,8 +14,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
@@ -21,58 +24,101 @@ from benchmarks.running import Everput, serving, sinking
 from benchmarks.scale import MARK_BYTES
 from broker.kafka.process import written_bootstrap
 
-TOPIC = "everput.messages"
+T = TypeVar("T")
+TOPICS = [f"everput.{name}" for name in ("control", "messages", "changes", "deliveries")]
 STORIES = 20
-READ_S_MAX = 60.0
+READ_S_MAX = 300.0
+DELIVERED_S_MAX = 1800.0
+MADE = "made.json"  # what a kept folder was filled with
 
 
-def auditing(*, events: int) -> dict[str, Any]:
-    """events: messages put, to a queue without listeners."""
-    with tempfile.TemporaryDirectory(prefix="everput-bench-") as folder, sinking() as sink, serving(folder, sink) as up:
-        queue_id = up.queue([])
-        began = datetime.now(UTC)
-        filled = _rate(lambda: asyncio.run(up.fill(queue_id, events, MARK_BYTES)), events)
-        bootstrap = written_bootstrap(Path(folder) / "kafka") or ""
-        bare = _rate(lambda: _read(bootstrap, events), events)
-        rates = {
-            "verify": _rate(lambda: _everput("verify", folder), events),
-            "export-all": _rate(lambda: _everput("export-all", folder, f"{folder}/all"), events),
-            "export": _rate(lambda: _everput("export", folder, f"{folder}/own", EVERPUT_URL=up.url), events),
-        }
-        return {
-            "messages": events,
-            "put_per_s_in_batches": filled,
-            "bare_read_per_s": bare,
-            "per_s": rates,
-            "ratios": {f"{name} / bare read": round(rate / bare, 3) for name, rate in rates.items()},
-            "story_ms": _stories(up, queue_id, early=began + timedelta(seconds=events / filled / 10)),
-        }
+def auditing(*, events: int, listeners: int, folder: str | None) -> dict[str, Any]:
+    """events: messages put, to a queue of so many listeners. folder: kept, and not filled again if it is there."""
+    with contextlib.ExitStack() as stack:
+        kept = folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="everput-bench-"))
+        sink = stack.enter_context(sinking())
+        up = stack.enter_context(serving(str(Path(kept) / "data"), sink))
+        made = _filled(up, Path(kept) / MADE, events, listeners)
+        bootstrap = written_bootstrap(Path(kept) / "data" / "kafka") or ""
+        with tempfile.TemporaryDirectory(prefix="everput-bench-") as out:
+            commands = {
+                "verify": ["verify"],
+                "export-all": ["export-all", f"{out}/all"],
+                "export": ["export", f"{out}/jsonl"],
+                "export --format parquet": ["export", f"{out}/parquet", "--format", "parquet"],
+            }
+            return made | _compared(bootstrap, f"{kept}/data", up.url, commands) | {"story_ms": _stories(up, made)}
 
 
-def _rate(work: Callable[[], object], events: int) -> int:
+def _filled(up: Everput, record: Path, events: int, listeners: int) -> dict[str, Any]:
+    if record.exists():
+        found: dict[str, Any] = json.loads(record.read_text())
+        return found
+    queue_id = up.queue([f"ok{number}" for number in range(listeners)])
+    began = datetime.now(UTC)
+    took_s, _ = _timed(lambda: asyncio.run(up.fill(queue_id, events, MARK_BYTES)))
+    if listeners:
+        missing = events * listeners - up.until_delivered(events * listeners, wait_s=DELIVERED_S_MAX)["unique"]
+        assert not missing, f"{missing} deliveries have not come"
+    made = {
+        "messages": events,
+        "listeners": listeners,
+        "queue_id": queue_id,
+        "put_per_s_in_batches": round(events / took_s),
+        "early": (began + timedelta(seconds=took_s / 10)).isoformat(),
+    }
+    record.write_text(json.dumps(made))
+    return made
+
+
+def _compared(bootstrap: str, folder: str, url: str, commands: dict[str, list[str]]) -> dict[str, Any]:
+    """Each command beside the bare reads right before and right after it, for the machine may not be the same."""
+    rates, ratios = {}, {}
+    before, records = _timed(lambda: _read(bootstrap))
+    bare = [before]
+    for name, arguments in commands.items():
+        took_s, _ = _timed(partial(_everput, *arguments, "--data-dir", folder, EVERPUT_URL=url))
+        after, records = _timed(lambda: _read(bootstrap))
+        ratios[name], rates[name] = round((before + after) / 2 / took_s, 3), round(records / took_s)
+        before = after
+        bare.append(after)
+    return {
+        "records": records,
+        "bare_read_per_s": [round(records / one) for one in bare],
+        "per_s": rates,
+        "ratios": {f"{name} / bare read": ratio for name, ratio in ratios.items()},
+    }
+
+
+def _timed(work: Callable[[], T]) -> tuple[float, T]:
+    """(seconds, what it gave)."""
     began = time.monotonic()
-    work()
-    return round(events / (time.monotonic() - began))
+    given = work()
+    return time.monotonic() - began, given
 
 
-def _read(bootstrap: str, events: int) -> None:
-    """All messages through an independent client, their bytes not looked at."""
+def _read(bootstrap: str) -> int:
+    """All records of the log through an independent client, their bytes not looked at; how many there are."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "bench", "enable.auto.commit": False})
-    partitions = consumer.list_topics(TOPIC, timeout=10).topics[TOPIC].partitions
-    consumer.assign([TopicPartition(TOPIC, number, OFFSET_BEGINNING) for number in partitions])
-    left, deadline = events, time.monotonic() + READ_S_MAX
+    found = consumer.list_topics(timeout=10).topics
+    places = [TopicPartition(name, number, OFFSET_BEGINNING) for name in TOPICS for number in found[name].partitions]
+    ends = [consumer.get_watermark_offsets(place, timeout=10) for place in places]
+    records = left = sum(high - low for low, high in ends)
+    consumer.assign(places)
+    deadline = time.monotonic() + READ_S_MAX
     while left > 0 and time.monotonic() < deadline:
-        for record in consumer.consume(10_000, timeout=1):
+        for record in consumer.consume(min(left, 10_000), timeout=1):  # which waits until it has so many
             error: KafkaError | None = record.error()
             assert error is None, error
             left -= 1
     consumer.close()
-    assert left <= 0, f"{left} messages were not read"
+    assert left <= 0, f"{left} records were not read"
+    return int(records)
 
 
-def _everput(command: str, folder: str, *arguments: str, **environment: str) -> None:
+def _everput(*arguments: str, **environment: str) -> None:
     subprocess.run(
-        [sys.executable, "-m", "cli.app", command, "--data-dir", folder, *arguments],
+        [sys.executable, "-m", "cli.app", *arguments],
         env={**os.environ, **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -80,11 +126,11 @@ def _everput(command: str, folder: str, *arguments: str, **environment: str) -> 
     )
 
 
-def _stories(up: Everput, queue_id: str, *, early: datetime) -> dict[str, float]:
+def _stories(up: Everput, made: dict[str, Any]) -> dict[str, float]:
     """Milliseconds until a message's story is told, of the newest messages and of early ones."""
-    path = f"/v1/queues/{queue_id}/messages"
+    path = f"/v1/queues/{made['queue_id']}/messages"
     newest = up.client.get(path, params={"limit": STORIES}).raise_for_status().json()["messages"]
-    before = {"to": early.isoformat(), "limit": STORIES}
+    before = {"to": made["early"], "limit": STORIES}
     oldest = up.client.get(path, params=before).raise_for_status().json()["messages"]
     took = []
     for message in [*newest, *oldest]:
