@@ -46,24 +46,26 @@ class _Ahead(NamedTuple):
 class Rests:
     """What of stretches had no room yet, of all readings in a process, so that it need not be fetched again.
 
-    bytes_max: of their records' values; beyond it those go that have been there for longest.
+    bytes_max: of them all; beyond it those go that have been there for longest.
     """
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._bytes = 0
-        self._kept: OrderedDict[Lane[Event], tuple[Stretch, int]] = OrderedDict()
+        self._kept: OrderedDict[Lane[Event], Stretch] = OrderedDict()
 
-    def keep(self, lane: Lane[Event], rest: Stretch) -> None:
-        size = sum(len(record.value or b"") for record in rest.records)
-        self._kept[lane] = rest, size
-        self._bytes += size
+    def keep(self, lane: Lane[Event], stretch: Stretch, index: int) -> None:
+        """What of the stretch comes from this record on."""
+        records = stretch.records[index:]
+        rest = stretch._replace(records=records, size=stretch.size * len(records) // len(stretch.records))
+        self._kept[lane] = rest
+        self._bytes += rest.size
         while self._bytes > self._bytes_max:
-            self._bytes -= self._kept.popitem(last=False)[1][1]
+            self._bytes -= self._kept.popitem(last=False)[1].size
 
     def take(self, lane: Lane[Event]) -> Stretch | None:
-        rest, size = self._kept.pop(lane, (None, 0))
-        self._bytes -= size
+        rest = self._kept.pop(lane, None)
+        self._bytes -= 0 if rest is None else rest.size
         return rest
 
     def __contains__(self, lane: Lane[Event]) -> bool:
@@ -139,7 +141,7 @@ class LaneReader:
                 break
             if left <= 0:
                 at = offset
-                self._rests.keep(lane, stretch._replace(records=stretch.records[index:]))
+                self._rests.keep(lane, stretch, index)
                 break
             event = take(value)
             size = 0

@@ -27,8 +27,13 @@ class Pace:
     def __exit__(self, *_: object) -> None:
         self._busy_s += time.perf_counter() - self._began_s
 
-    async def give_way(self) -> None:
-        """Let the others run until they are idle, or have had as long as the steps since the last call."""
+    async def give_way(self, *, after_s: float = 0.0) -> None:
+        """Let the others run until they are idle, or have had as long as the steps since the last time.
+
+        after_s: do nothing before the steps took so long.
+        """
+        if self._busy_s < after_s:
+            return
         now_s = time.perf_counter()
         until_s, self._busy_s = now_s + self._busy_s, 0.0
         idle = 0

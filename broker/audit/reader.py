@@ -40,6 +40,7 @@ _REST_BYTES_MAX: Final = 16 << 20  # by all readings
 _SLICE_EVENTS: Final = 256
 _SLICE_READS: Final = 16
 _SLICE_BYTES: Final = 256 << 10
+_STEPS_S: Final = 0.001  # of a slice, before others are let run
 _MESSAGES: Final = TOPIC_OF[wire_name(MessagePut)]
 
 
@@ -259,6 +260,7 @@ class _Reading:
                         if self._story is None or self._story.tells(event)
                     ]
                 size += found.size
+            await pace.give_way(after_s=_STEPS_S)
         self._left = None if self._left is None else self._left - len(entries)
         await pace.give_way()
         return entries, more

@@ -1,7 +1,8 @@
 """Long reads of the log that requests ask for: how many there are at once, and whose.
 
 For: a turn for each, shared out so that an organization that asks for much waits for itself, and the others do not.
-Not for: the reads themselves, those of workers, and /v1/log (broker/audit). Whoever has a turn asks for no other one.
+Not for: the reads themselves, nor those of workers. /v1/log has turns of its own (broker/audit/reader.py). Whoever has
+a turn asks for no other one.
 """
 
 from __future__ import annotations

@@ -51,11 +51,15 @@ class Record(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """What one fetch brought. next_offset: where to read on; end_offset: one past the newest record there is."""
+    """What one fetch brought. next_offset: where to read on; end_offset: one past the newest record there is.
+
+    size: in bytes, as Kafka sent it.
+    """
 
     records: list[Record]
     next_offset: int
     end_offset: int
+    size: int = 0
 
 
 class OffsetTooOld(LogUnavailable):
@@ -332,4 +336,4 @@ def _parse(raw: bytes, offset: int, end_offset: int) -> Stretch:
             records += batch
         else:  # a batch may begin before the offset asked for
             records += [record for record in batch if record.offset >= offset]
-    return Stretch(records, next_offset, end_offset)
+    return Stretch(records, next_offset, end_offset, len(raw))

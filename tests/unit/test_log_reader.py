@@ -65,7 +65,7 @@ class Log:
         here = self.records[place]
         some = here[offset : offset + (1 if bytes_max == 1 else 10)]
         await asyncio.sleep(0)
-        return Stretch(some, offset + len(some), len(here))
+        return Stretch(some, offset + len(some), len(here), sum(len(one.value or b"") for one in some))
 
 
 def put(number: int, partition: int = 0, organization_id: str = OURS, data: str = "d") -> ev.MessagePut:
