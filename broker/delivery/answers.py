@@ -135,7 +135,7 @@ class Answers:
         return self._outstanding.state(stream.partition, stream.courier.listener.id, message_id) or "delivered"
 
 
-def _answer(told: Told) -> tuple[bytes, bytes]:
+def _answer(told: Told) -> tuple[bytes, bytes | None]:
     event = told.event
     answer = ChangeApplied(
         at_ms=now_ms(),

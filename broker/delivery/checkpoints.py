@@ -3,7 +3,7 @@
 For: the order of the two, and what is repeated when one fails. Not for: what a cursor says (broker/core/cursor.py).
 
 A crash repeats what was settled after the last checkpoint. One that fails loses nothing: the streams stay dirty and
-the outcomes stay here for the next one.
+the outcomes stay here for the next one. A partition whose outcomes are not written keeps back its own cursors only.
 """
 
 from __future__ import annotations
@@ -121,18 +121,16 @@ class Checkpoints:
             streams: list[Stream] = []
             try:
                 cursors = await self._collect(streams)
-                if self._outcomes:
-                    await self._deliveries.append(self._outcomes)
-                    self._outcomes = {}
+                unwritten = await self._write(cursors)
                 await self._outstanding.flush()
                 await self._store(cursors, ownership)
                 self._stored.update(cursors)
             except BaseException:  # cancelled, too: the last checkpoint of a worker that is stopped repeats it
-                self._meters.checkpoints_failed += 1
-                for stream in streams:
-                    if stream.alive and not stream.dirty:
-                        self.touched(stream)
+                self._failed(streams)
                 raise
+            if unwritten is not None:
+                self._failed(streams)
+                raise unwritten
             if streams:
                 self._meters.checkpoints.add((time.monotonic() - began) * 1000)
                 self._meters.cursors += sum(map(len, cursors.values()))
@@ -146,6 +144,28 @@ class Checkpoints:
                 ):
                     stream.alive = False  # should anything still know it: another may stand in its place by then
                     stream.courier.streams.pop(stream.partition, None)
+
+    def _failed(self, streams: Iterable[Stream]) -> None:
+        self._meters.checkpoints_failed += 1
+        for stream in streams:
+            if stream.alive and not stream.dirty:
+                self.touched(stream)
+
+    async def _write(self, cursors: dict[str, dict[int, Cursor]]) -> LogUnavailable | None:
+        """The outcomes. cursors: loses those of partitions where they are not known to be written; and why that is."""
+        if not self._outcomes:
+            return None
+        try:
+            await self._deliveries.append(self._outcomes)
+        except LogUnavailable as error:
+            for listener_id, places in list(cursors.items()):
+                kept = {number: cursor for number, cursor in places.items() if number not in self._outcomes}
+                if kept:
+                    cursors[listener_id] = kept
+                else:
+                    del cursors[listener_id]
+            return error
+        return None
 
     async def _collect(self, streams: list[Stream]) -> dict[str, dict[int, Cursor]]:
         """Take the outcomes and cursor of each stream that has changed, at one moment. streams: gets those."""

@@ -387,9 +387,16 @@ class SimWorker:
         while self.under_checkpoint is not None:
             self.step_checkpoint()
 
-    async def _append(self, _outcomes: object) -> None:
+    async def _append(self, outcomes: dict[int, object]) -> None:
         await Pause()
-        self.world.perhaps_unavailable()
+        try:
+            self.world.perhaps_unavailable()
+        except LogUnavailable:
+            for number in list(outcomes):
+                if self.world.dice.random() < 0.5:
+                    del outcomes[number]
+            raise
+        outcomes.clear()
 
     async def _flush(self) -> None:
         settled, self.tombstones = self.tombstones, []

@@ -1,0 +1,81 @@
+"""One checkpoint whose outcomes are written in part: what is committed, what is repeated."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from broker.core.cursor import Cursor
+from broker.core.events import DeliveriesSettled, decode
+from broker.delivery.checkpoints import Checkpoints
+from broker.delivery.meters import Meters
+from broker.errors import LogUnavailable
+
+
+class Topic:
+    """`deliveries`. down: partitions that can't be written."""
+
+    def __init__(self) -> None:
+        self.down: set[int] = set()
+        self.written: list[tuple[int, int]] = []  # (partition, offset of the message)
+
+    async def append(self, outcomes) -> None:
+        for partition in [one for one in outcomes if one not in self.down]:
+            for _, value in outcomes.pop(partition):
+                event = decode(value)
+                assert isinstance(event, DeliveriesSettled)
+                self.written += [(partition, row[0]) for row in event.rows]
+        if outcomes:
+            raise LogUnavailable("Kafka did not take the outcomes in time")
+
+
+class Settled:
+    """A stream that has settled everything below its place, `at`."""
+
+    def __init__(self, partition: int) -> None:
+        listener = SimpleNamespace(id=f"listener-{partition % 2}", organization_id="o", queue_id="q")
+        self.partition = partition
+        self.courier = SimpleNamespace(listener=listener, streams={partition: self})
+        self.alive, self.dirty, self.at = True, False, 0
+        self.rows: list[tuple[int, ...]] = []
+        self.attempts: list[object] = []
+        self.owed = [self]  # so it is kept
+
+    def cursor(self, _tail: int) -> Cursor:
+        return Cursor(top=self.at)
+
+
+async def nothing() -> None: ...
+
+
+async def test_a_partition_whose_outcomes_are_not_written_keeps_back_its_own_cursors_until_they_are():
+    topic, committed = Topic(), []
+
+    async def store(cursors) -> None:
+        committed.append({number: cursor.top for places in cursors.values() for number, cursor in places.items()})
+
+    partitions = {number: SimpleNamespace(tail=9) for number in range(3)}
+    parts = SimpleNamespace(store=store), topic, SimpleNamespace(flush=nothing)
+    checkpoints = Checkpoints(*parts, partitions, {}, Meters(), nothing)
+    streams = [Settled(number) for number in partitions]
+
+    def settle(offset: int) -> None:
+        for stream in streams:
+            stream.rows.append((offset, 1, 200, 1, 1))
+            stream.at = offset + 1
+            checkpoints.touched(stream)
+
+    settle(0)
+    topic.down = {1}
+    with pytest.raises(LogUnavailable):
+        await checkpoints.checkpoint()
+    assert committed.pop() == {0: 1, 2: 1}
+    settle(1)
+    with pytest.raises(LogUnavailable):
+        await checkpoints.checkpoint()
+    assert committed.pop() == {0: 2, 2: 2}
+    topic.down = set()
+    await checkpoints.checkpoint()
+    assert committed.pop() == {0: 2, 1: 2, 2: 2}
+    assert sorted(topic.written) == [(partition, offset) for partition in range(3) for offset in range(2)]  # each once
