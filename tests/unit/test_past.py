@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
+import msgspec
 import pytest
 from api_client import make_api
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_directory import logs, seen_by
+from test_directory import control_events, seen_by
 
 from broker.audit.past import Past
+from broker.commands import SCOPES, create_key, create_organization
+from broker.core import events as ev
 from broker.core.directory import Directory
 from broker.core.events import Event, encode
 from broker.kafka.requests import EARLIEST, LATEST, Record, Stretch
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
 
+WHERE = {"notify_url": "https://n.example", "liveness_url": "https://l.example", "start_offsets": (0, 1)}
 TABLE = topics(KafkaSettings(bootstrap="unused"))
 
 
@@ -44,9 +49,38 @@ def without_members(directory: Directory) -> Directory:
     return directory
 
 
+OF_NONE = ev.AccountCreated | ev.SessionCreated | ev.SessionEnded
+OWN = ("queue_id", "listener_id", "key_id", "replay_id", "secret_sha256")  # no two organizations make the same
+BEGINNING: list[Event] = [
+    of(at_ms=0, organization_id=organization_id, **fields)  # type: ignore[arg-type]
+    for organization_id in ("o1", "o2")
+    for of, fields in (
+        (ev.OrganizationCreated, {"name": "o"}),
+        (ev.KeyCreated, {"key_id": "k1", "name": "k", "prefix": "p", "secret_sha256": "s1", "scopes": ()}),
+        (ev.QueueCreated, {"queue_id": "q1", "name": "a"}),
+        (ev.ListenerCreated, {"listener_id": "l1", "queue_id": "q1", "name": "a", "sealed_secret": "s", **WHERE}),
+    )
+]
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Event]:
+    """Some organization's life beside another's, by clocks that agree within a millisecond or so."""
+    events = [*BEGINNING, *draw(st.lists(control_events, min_size=5, max_size=60))]
+    latest_ms = 0
+    for place, event in enumerate(events):
+        owner = "" if isinstance(event, OF_NONE) else event.organization_id
+        own = {name: f"{owner}-{getattr(event, name)}" for name in OWN if hasattr(event, name)}
+        latest_ms = max(latest_ms, latest_ms + draw(st.integers(-1, 2)))
+        at_ms = max(0, latest_ms + draw(st.integers(-1, 0)))
+        events[place] = msgspec.structs.replace(event, at_ms=at_ms, organization_id=owner, **own)
+    return events
+
+
 @settings(deadline=None)
-@given(logs, st.integers(0, 6), st.sampled_from(["o1", "o2"]))
-async def test_it_is_what_a_snapshot_taken_then_would_show(log: list[Event], at_ms: int, organization_id: str):
+@given(histories(), st.floats(0, 1), st.sampled_from(["o1", "o2"]))
+async def test_it_is_what_a_snapshot_taken_then_would_show(log: list[Event], part: float, organization_id: str):
+    at_ms = int(part * (1 + max(event.at_ms for event in log)))
     then, latest_ms = Directory(), 0
     for event in log:
         latest_ms = max(latest_ms, event.at_ms)
@@ -101,6 +135,36 @@ async def test_a_queue_and_its_listener_are_shown_as_they_were(monkeypatch: pyte
     assert (await api.get(f"{path}/listeners/{listener_id}?{third}")).status_code == 404
     their_key = await api.another_organization()
     assert (await api.bare.get(f"{path}?{first}", headers={"x-api-key": their_key})).status_code == 404
+
+
+async def test_keys_are_shown_as_they_were_to_who_may_see_them(monkeypatch: pytest.MonkeyPatch):
+    clock = [1_767_225_600_000]
+    for module in ("broker.commands", "api.calls", "api.keys"):
+        monkeypatch.setattr(f"{module}.now_ms", lambda: clock[0])
+    api = await make_api()
+    path = f"/v1/organizations/{api.organization_id}/keys"
+    ours = {"x-api-key": await api.key_with(SCOPES)}
+
+    async def asked(method: str, where: str, **more: Any) -> Any:
+        return await api.bare.request(method, where, **{"headers": ours, **more})
+
+    made = (await asked("PUT", path, json={"name": "for a while", "scopes": ["queues"]})).json()["key"]
+    clock[0] += 1000
+    await asked("DELETE", f"{path}/{made['id']}")
+    first, second = (f"at=2026-01-01T00:00:0{second}Z" for second in range(2))
+    for then in ("", second):
+        assert (await asked("GET", f"{path}/{made['id']}?{then}")).status_code == 404
+        assert made["id"] not in [key["id"] for key in (await asked("GET", f"{path}?{then}")).json()["keys"]]
+    assert (await asked("GET", f"{path}/{made['id']}?{first}")).json()["key"]["name"] == "for a while"
+    assert made["id"] in [key["id"] for key in (await asked("GET", f"{path}?{first}")).json()["keys"]]
+    other = await create_organization(api.log.control, api.log.control, name="another")
+    makes = create_key(api.log.control, api.log.control, organization_id=other.id, name="theirs", scopes=SCOPES)
+    for key, status in (((await makes)[1], 404), (await api.key_with(("messages",)), 403)):
+        for where in (path, f"{path}/{made['id']}"):
+            told = await asked("GET", f"{where}?{first}", headers={"x-api-key": key})
+            assert told.status_code == status
+    few = {"x-api-key": await api.key_with(("messages",))}
+    assert (await asked("GET", f"/v1/queues?{first}", headers=few)).status_code == 403
 
 
 @pytest.mark.parametrize("at", ["yesterday", "2999-01-01T00:00:00Z", ""])
