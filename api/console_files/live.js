@@ -12,9 +12,9 @@ const lags = new Map();
 
 /**
  * Call look() now and every so often until the signal, and no more than half of the time.
- * told: an element that says so when what is shown is not up to date.
+ * told: an element that says so when what is shown is not up to date. sooner: its event "look" ends a pause.
  */
-export async function poll(signal, everyMs, look, told = null) {
+export async function poll(signal, everyMs, look, told = null, sooner = null) {
   while (!signal.aborted) {
     const begun = performance.now();
     let pauseMs = everyMs;
@@ -29,20 +29,22 @@ export async function poll(signal, everyMs, look, told = null) {
         told.hidden = false;
       }
     }
-    await pause(signal, Math.max(pauseMs, performance.now() - begun));
+    await pause(signal, Math.max(pauseMs, performance.now() - begun), sooner);
     while (document.hidden && !signal.aborted) await pause(signal, 1000);
   }
 }
 
-function pause(signal, ms) {
+function pause(signal, ms, sooner = null) {
   return new Promise((resolve) => {
     const timer = setTimeout(done, ms);
     function done() {
       clearTimeout(timer);
       signal.removeEventListener("abort", done);
+      if (sooner) sooner.removeEventListener("look", done);
       resolve();
     }
     signal.addEventListener("abort", done);
+    if (sooner) sooner.addEventListener("look", done);
   });
 }
 
@@ -75,14 +77,16 @@ export function seen(id) {
   return lags.get(id) || [];
 }
 
-/** Which of a table's rows are on the screen. */
+/** Which of a table's rows are on the screen. appeared: an EventTarget, told "look" when others are. */
 export function visibleRows() {
   const visible = new Set();
+  const appeared = new EventTarget();
   const observer = new IntersectionObserver((entries) => {
     for (const entry of entries) {
       if (entry.isIntersecting) visible.add(entry.target);
       else visible.delete(entry.target);
     }
+    if (entries.some((entry) => entry.isIntersecting)) appeared.dispatchEvent(new Event("look"));
   });
-  return { watch: (row) => observer.observe(row), has: (row) => visible.has(row) };
+  return { watch: (row) => observer.observe(row), has: (row) => visible.has(row), appeared };
 }

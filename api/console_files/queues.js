@@ -83,8 +83,10 @@ export async function showQueues({ main, signal }) {
     signal,
     LOOK_MS,
     async () => {
-      const shown = [...rows.values()].filter((row) => visible.has(row.element));
-      for (const row of shown) {
+      const begunMs = Date.now();
+      // Whatever is on the screen, each once; who scrolls on has other rows there meanwhile.
+      const isDue = (row) => visible.has(row.element) && row.lookedMs < begunMs - 0.8 * LOOK_MS;
+      for (let row; (row = [...rows.values()].find(isDue));) {
         try {
           await row.look(signal);
         } catch (error) {
@@ -95,6 +97,7 @@ export async function showQueues({ main, signal }) {
       }
     },
     told,
+    visible.appeared,
   );
 }
 
@@ -103,10 +106,10 @@ function queueRow(queue) {
   const cells = COLUMNS.map((name) => el("td", { "data-label": name }, "…"));
   const [name, listeners, waiting, oldest, picture] = cells;
   name.replaceChildren(link(["queues", queue.id], queue.name, { class: "name" }));
-  const element = el("tr", {}, cells);
-  let known = queue.listeners;
+  const row = { element: el("tr", {}, cells), look, lookedMs: 0 };
   async function look(signal) {
-    known = (await ask("getQueue", { ids: { queue_id: queue.id }, signal })).body.queue.listeners;
+    row.lookedMs = Date.now();
+    const known = (await ask("getQueue", { ids: { queue_id: queue.id }, signal })).body.queue.listeners;
     const now = [];
     await each(known, async (one) => {
       try {
@@ -134,7 +137,7 @@ function queueRow(queue) {
       now.length ? line(seen(`queue ${queue.id}`), { spanMs: SPAN_MS, what: "Messages that wait", small: true }) : "",
     );
   }
-  return { element, look };
+  return row;
 }
 
 async function findQueue(name) {
