@@ -13,13 +13,14 @@ from typing import Final, NamedTuple
 
 from broker.audit.pace import Pace
 from broker.audit.records import STRETCH_BYTES, Records
-from broker.core.catalogue import TOPICS
-from broker.core.events import Event
+from broker.core.catalogue import TOPIC_OF, TOPICS
+from broker.core.events import Event, ListenerRedriven, wire_name
 from broker.core.logorder import Lane, Merge, Run
 from broker.core.selection import Selection, Unreadable
 from broker.errors import Unavailable
 from broker.kafka.requests import EARLIEST, OffsetTooOld, Stretch
 
+_CONTROL: Final = TOPIC_OF[wire_name(ListenerRedriven)]
 _TRIES_MAX: Final = 100
 _PAUSE_S: Final = 0.02
 # Stands for an event that was too large to be held: it is read again when its turn has come.
@@ -94,13 +95,15 @@ class LaneReader:
         except OffsetTooOld:  # removed since it was looked up
             name = self._names[lane.rank]
             oldest = (await self._records.offsets(name, {lane.partition: EARLIEST}))[lane.partition]
-            merge.give(lane, (), max(lane.at, oldest))
+            if oldest <= lane.at:
+                raise  # it is beyond the end: Kafka has lost some
+            merge.give(lane, (), oldest)
             return
         with pace:
             self._give(merge, lane, stretch)
         soonest = merge.soonest()
         if self._ahead is None and soonest is not None and soonest not in self._rests:
-            self._ahead = _Ahead(soonest, asyncio.create_task(self._stretch(soonest, soonest.at, STRETCH_BYTES)))
+            self._ahead = _Ahead(soonest, asyncio.create_task(self._stretch(soonest, soonest.at)))
 
     async def events(self, run: Run[Event]) -> list[Event]:
         """Those of the run (Unavailable)."""
@@ -108,7 +111,7 @@ class LaneReader:
         for index, event in enumerate(found):
             if event is _TOO_LARGE:
                 stretch = await self._stretch(run.lane, run.records[index].offset, 1)
-                again = self._wanted.take(stretch.records[0].value)
+                again = self._wanted.take(stretch.records[0].value) if stretch.records else None
                 if again is None:
                     raise Unavailable("Kafka gives another record at a place that was read before.")
                 found[index] = again
@@ -126,13 +129,15 @@ class LaneReader:
             return rest
         ahead = self._ahead
         if ahead is None or ahead.lane is not lane:
-            return await self._stretch(lane, lane.at, STRETCH_BYTES)
+            return await self._stretch(lane, lane.at)
         self._ahead = None
         return await ahead.stretch
 
     def _give(self, merge: Merge[Event], lane: Lane[Event], stretch: Stretch) -> None:
         """As much of the stretch as the lane may hold."""
         rows: list[tuple[int, int, int, Event | None]] = []
+        if stretch.left_out_ms is not None:  # the lane may pass its end by it: nothing of that is wanted
+            rows.append((lane.at, stretch.left_out_ms, 0, None))
         left, at, end, take = self._share_bytes, stretch.next_offset, lane.end, self._wanted.take
         for index, record in enumerate(stretch.records):
             offset, value = record.offset, record.value
@@ -152,10 +157,12 @@ class LaneReader:
             rows.append((offset, record.timestamp, size, event))
         merge.give(lane, rows, at)
 
-    async def _stretch(self, lane: Lane[Event], offset: int, bytes_max: int) -> Stretch:
+    async def _stretch(self, lane: Lane[Event], offset: int, bytes_max: int = STRETCH_BYTES) -> Stretch:
         """What is at an offset that is known to be there (Unavailable)."""
+        worth = None if TOPICS[lane.rank] == _CONTROL else self._wanted.may_be_in
+        name = self._names[lane.rank]
         for _ in range(_TRIES_MAX):
-            stretch = await self._records.read(self._names[lane.rank], lane.partition, offset, bytes_max=bytes_max)
+            stretch = await self._records.read(name, lane.partition, offset, bytes_max=bytes_max, worth=worth)
             if stretch.next_offset > offset:
                 return stretch
             await asyncio.sleep(_PAUSE_S)

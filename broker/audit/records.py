@@ -4,7 +4,7 @@ For: the port that all of them share. Not for: doing it (broker/kafka/requests.p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from broker.kafka.requests import Stretch
@@ -17,4 +17,12 @@ class Records(Protocol):
 
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]: ...
 
-    async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int = ...) -> Stretch: ...
+    async def read(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        *,
+        bytes_max: int = ...,
+        worth: Callable[[bytes], bool] | None = ...,
+    ) -> Stretch: ...

@@ -59,6 +59,7 @@ def _beginning(name: str) -> bytes:
 
 _MESSAGE: Final = _beginning(wire_name(MessagePut))
 _MANY: Final = tuple(map(_beginning, sorted(_OF_MANY)))
+_OF_A_LISTENER: Final = frozenset(name for name, kind in CLASSES.items() if "listener_id" in kind.__struct_fields__)
 _OF_A_QUEUE: Final = tuple(_beginning(name) for name, kind in CLASSES.items() if "queue_id" in kind.__struct_fields__)
 
 
@@ -106,7 +107,9 @@ class Selection:
 
     def topics(self) -> tuple[str, ...]:
         """Those that may hold what is wanted."""
-        types = CLASSES if self.types is None else self.types
+        types = frozenset(CLASSES) if self.types is None else self.types
+        if self.listener_id is not None:
+            types &= _OF_A_LISTENER
         wanted = {TOPIC_OF[name] for name in types}
         if self.message is not None and _OF_MANY.isdisjoint(types):
             wanted.discard("control")
@@ -124,6 +127,15 @@ class Selection:
                 return None
             event = newer
         return self._story_of(event) if self._is(event) else None
+
+    def may_be_in(self, values: bytes) -> bool:
+        """Whether an event that is wanted may be among these, however many records' bytes they are.
+
+        Not of `control`: some of its events name neither the queue nor the message.
+        """
+        if not all(needle in values for needle in self._needles) or self._queue not in values:
+            return False
+        return not self._places or any(place in values for place in self._places)
 
     def _may_be(self, value: bytes) -> bool:
         for needle in self._needles:

@@ -53,13 +53,14 @@ class Record(NamedTuple):
 class Stretch(NamedTuple):
     """What one fetch brought. next_offset: where to read on; end_offset: one past the newest record there is.
 
-    size: in bytes, as Kafka sent it.
+    size: in bytes, as Kafka sent it. left_out_ms: all records were left out, the latest of this time.
     """
 
     records: list[Record]
     next_offset: int
     end_offset: int
     size: int = 0
+    left_out_ms: int | None = None
 
 
 class OffsetTooOld(LogUnavailable):
@@ -132,8 +133,20 @@ class KafkaRequests:
 
         return await self._retried(ask)
 
-    async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int = 1 << 20) -> Stretch:
-        """The records from this offset on, as many as fit into bytes_max but at least one if there is any."""
+    async def read(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        *,
+        bytes_max: int = 1 << 20,
+        worth: Callable[[bytes], bool] | None = None,
+    ) -> Stretch:
+        """The records from this offset on, as many as fit into bytes_max but at least one if there is any.
+
+        worth: whether any of the records in these bytes may be wanted. If not, all are left out, unparsed; but what is
+        compressed is not asked.
+        """
 
         async def ask() -> Stretch:
             request = FetchRequest(0, 0, max(bytes_max, 1), 0, [(topic, [(partition, offset, bytes_max)])])
@@ -143,7 +156,7 @@ class KafkaRequests:
             if kafka_errors.for_code(code) is kafka_errors.OffsetOutOfRangeError:
                 raise OffsetTooOld(f"partition {partition} of the log can't be read from offset {offset}")
             _check(code)
-            return _parse(raw, offset, end_offset)
+            return _parse(raw, offset, end_offset, worth)
 
         return await self._retried(ask)
 
@@ -323,15 +336,20 @@ def _check(code: int) -> None:
         raise error
 
 
-def _parse(raw: bytes, offset: int, end_offset: int) -> Stretch:
+def _parse(raw: bytes, offset: int, end_offset: int, worth: Callable[[bytes], bool] | None) -> Stretch:
     records: list[Record] = []
     next_offset = offset
-    batches = MemoryRecords(raw)
-    while batches.has_next():
-        batch = batches.next_batch()
+    source = MemoryRecords(raw)
+    batches = []
+    while source.has_next():
+        batch = source.next_batch()
         next_offset = max(next_offset, batch.next_offset)
-        if batch.is_control_batch:
-            continue
+        if not batch.is_control_batch:
+            batches.append(batch)
+    packed = any(batch.compression_type for batch in batches)
+    if batches and worth is not None and not packed and not worth(raw):
+        return Stretch([], next_offset, end_offset, len(raw), max(batch.max_timestamp for batch in batches))
+    for batch in batches:
         if batch.base_offset >= offset:
             records += batch
         else:  # a batch may begin before the offset asked for

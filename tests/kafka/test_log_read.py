@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from confluent_kafka import Producer
 
 from broker.audit import reader as reader_module
 from broker.audit.reader import Entry, LogReader, Range
@@ -17,7 +18,7 @@ from broker.core.events import DeliveriesSettled, DeliveryAttempted, MessagePut
 from broker.core.ids import parse_message_id
 from broker.core.logorder import Cursor
 from broker.core.selection import MessagePlace, Selection
-from broker.kafka.requests import LATEST
+from broker.kafka.requests import LATEST, KafkaRequests
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
 from tests.kafka.rig import running
@@ -159,3 +160,29 @@ async def test_a_reading_goes_on_behind_what_was_removed_meanwhile(
         assert len(kept) < 40
         assert places(first) == places(whole[:20])
         assert places(rest) == places(kept)
+
+
+async def test_what_is_not_worth_it_is_left_out_but_for_its_place_and_time(
+    kafka_settings: KafkaSettings, ready_topics: Topics
+):
+    name = ready_topics.messages.name
+    for compression in ("none", "gzip"):
+        producer = Producer({"bootstrap.servers": kafka_settings.bootstrap, "compression.type": compression})
+        for number in range(20):
+            producer.produce(name, b"v" * 100, partition=0, timestamp=1_700_000_000_000 + number % 15)
+        assert producer.flush(20) == 0
+    requests = KafkaRequests(kafka_settings)
+    await requests.start([name])
+    try:
+        plain = (await requests.read(name, 0, 0, bytes_max=1)).records  # the first batch, not compressed
+        asked: list[bytes] = []
+        left_out = await requests.read(name, 0, 0, bytes_max=1, worth=lambda raw: bool(asked.append(raw)))
+        assert asked[0].count(b"v" * 100) == len(plain) == left_out.next_offset
+        assert (left_out.records, left_out.left_out_ms) == ([], max(record.timestamp for record in plain))
+        wanted = await requests.read(name, 0, 0, bytes_max=1, worth=lambda raw: b"v" in raw)
+        assert [record.offset for record in wanted.records] == [record.offset for record in plain]
+        packed = await requests.read(name, 0, 30, worth=lambda _: False)
+        assert [record.offset for record in packed.records] == list(range(30, 40))
+        assert packed.left_out_ms is None
+    finally:
+        await requests.stop()

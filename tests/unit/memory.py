@@ -5,7 +5,7 @@ For: tests of what is asked and answered. Not for: order among several writers, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
 from broker.core.changes import Change, change, prevailing
 from broker.core.cursor import Cursor
@@ -267,9 +267,20 @@ class MemoryRecords:
             found[partition] = {EARLIEST: 0, LATEST: len(records)}.get(moment, next(later, -1))
         return found
 
-    async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int = 1 << 20) -> Stretch:
+    async def read(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        *,
+        bytes_max: int = 1 << 20,
+        worth: Callable[[bytes], bool] | None = None,
+    ) -> Stretch:
         records = self._records(topic, partition)
         here = records[offset : offset + (1 if bytes_max == 1 else self._stretch_max)]
+        if here and worth is not None and not worth(b"".join(record.value or b"" for record in here)):
+            left_out_ms = max(record.timestamp for record in here)
+            return Stretch([], offset + len(here), len(records), left_out_ms=left_out_ms)
         return Stretch(here, offset + len(here), len(records))
 
     def _records(self, topic: str, partition: int) -> list[Record]:

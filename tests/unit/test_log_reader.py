@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -41,6 +41,7 @@ class Log:
         self.records: dict[tuple[str, int], list[Record]] = {}
         self.begins: dict[tuple[str, int], int] = {}
         self.read_of: list[tuple[str, int, int]] = []
+        self.left_out = 0
 
     def add(self, topic: str, partition: int, *events: Event) -> None:
         here = self.records.setdefault((topic, partition), [])
@@ -57,7 +58,15 @@ class Log:
             found[partition] = {EARLIEST: begin, LATEST: len(here)}.get(moment, next(later, -1))
         return found
 
-    async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int = 1) -> Stretch:
+    async def read(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        *,
+        bytes_max: int = 1,
+        worth: Callable[[bytes], bool] | None = None,
+    ) -> Stretch:
         place = topic.removeprefix("everput."), partition
         if offset < self.begins.get(place, 0):
             raise OffsetTooOld("gone")
@@ -65,6 +74,9 @@ class Log:
         here = self.records[place]
         some = here[offset : offset + (1 if bytes_max == 1 else 10)]
         await asyncio.sleep(0)
+        if worth is not None and not worth(b"".join(one.value or b"" for one in some)):
+            self.left_out += len(some)
+            return Stretch([], offset + len(some), len(here), left_out_ms=max(one.timestamp for one in some))
         return Stretch(some, offset + len(some), len(here), sum(len(one.value or b"") for one in some))
 
 
@@ -176,6 +188,21 @@ async def test_what_is_removed_under_a_reading_is_left_out(monkeypatch: pytest.M
     assert offsets == [*range(20), *range(70, 100)]  # two stretches had been asked for
 
 
+async def test_a_log_that_has_lost_its_end_ends_the_reading(monkeypatch: pytest.MonkeyPatch):
+    log = Log()
+    log.add("messages", 0, *(put(number) for number in range(20)))
+    real = log.read
+
+    async def shorter(topic: str, partition: int, offset: int, **more: Any) -> Stretch:
+        if offset >= 10:
+            raise OffsetTooOld("partition 0 can't be read from there")
+        return await real(topic, partition, offset, **more)
+
+    monkeypatch.setattr(log, "read", shorter)
+    with pytest.raises(OffsetTooOld):
+        await read(log, Selection(organization_id=OURS))
+
+
 @pytest.mark.parametrize("rest_bytes_max", [0, 2_000, 1 << 20])
 async def test_no_more_is_held_than_may_be_and_what_is_too_large_is_read_again(
     monkeypatch: pytest.MonkeyPatch, rest_bytes_max: int
@@ -206,6 +233,28 @@ async def test_what_is_read_too_early_is_not_read_again_and_nothing_of_it_stays_
         await anext(slices)
         assert reader._rests._bytes > 0
     assert reader._rests._bytes == 0
+
+
+async def test_what_can_t_be_wanted_is_left_out_and_decides_the_order_all_the_same():
+    log = Log()
+    for number in range(100):  # ten in a read; of the third read none is ours, but its times are later
+        at = number + (50 if 20 <= number < 30 else 0)
+        log.add("messages", 0, put(at, 0, THEIRS if 20 <= number < 30 or number % 2 else OURS))
+        log.add("messages", 1, put(at, 1, THEIRS))
+    slices = await read(log, Selection(organization_id=OURS), Range(limit=12))
+    rest = await read(log, Selection(organization_id=OURS), Range(cursor=slices[-1].cursor))
+    entries = [entry for one in [*slices, *rest] for entry in one.entries]
+    assert [entry.offset for entry in entries] == [*range(0, 20, 2), *range(30, 100, 2)]
+    assert [entry.log_ms - AT for entry in entries] == [*range(0, 20, 2), *(max(79, n) for n in range(30, 100, 2))]
+    assert log.left_out >= 110
+
+
+async def test_a_listener_s_events_are_not_looked_for_where_there_are_none():
+    log = Log()
+    log.add("control", 0, QUEUE, listener("l"))
+    log.add("messages", 0, *(put(number) for number in range(100)))
+    assert [len(one.entries) for one in await read(log, Selection(organization_id=OURS, listener_id="l"))] == [1]
+    assert not any(topic == "messages" for topic, *_ in log.read_of)
 
 
 async def test_a_queue_s_readings_are_counted_while_its_listeners_are_looked_for(monkeypatch: pytest.MonkeyPatch):
