@@ -32,6 +32,7 @@ _COMMANDS: Final = {
     "verify": ("cli.verify", "Fold the whole log again, and compare it with itself and with what runs."),
     "export": ("cli.export", "Write the organization's events to files."),
     "export-all": ("cli.export_all", "Write the whole log and the cursors to files."),
+    "check": ("cli.check", "Compare an export's files with its manifest."),
     "import": ("cli.restore", "Make an installation again from what export-all wrote."),
     "events": ("cli.events", "Print the catalogue of events."),
     "parked": ("cli.parked", "Show a listener's deliveries that have no attempt left."),

@@ -46,6 +46,14 @@ def check_installed() -> None:
         raise ConfigurationError("Parquet needs pyarrow: pip install 'everput[parquet]'") from None
 
 
+def rows(path: Path) -> int:
+    """How many a file has (ConfigurationError when pyarrow is missing)."""
+    check_installed()
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(path).num_rows)
+
+
 def write(path: Path, lines: Sequence[bytes]) -> None:
     """lines: as `GET /v1/log` sends them."""
     import pyarrow as pa

@@ -43,6 +43,8 @@ def main(bootstrap: str, *topics: str) -> None:
                 raise KafkaException(record.error())
             ended += 1
             continue
+        if record.value() is None:  # in `outstanding`: what was owed under this key is so no more
+            continue
         event = json.loads(record.value())
         at = datetime.fromtimestamp(event["at_ms"] / 1000, UTC)
         about = event.get("message_id") or event.get("listener_id") or event.get("queue_id") or ""

@@ -6,27 +6,42 @@ import asyncio
 import sys
 from pathlib import Path
 
+import pytest
+
+from broker.delivery import courier
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
 from tests.kafka.rig import running
+from tests.listeners import until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-async def test_a_plain_kafka_client_reads_the_events(kafka_settings: KafkaSettings, ready_topics: Topics):
+async def test_a_plain_kafka_client_reads_the_events(
+    kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(courier, "SET_ASIDE_AFTER_MS", 0)
     async with running(kafka_settings) as rig:
         queue = await rig.queue("orders")
+        await rig.listen(queue, "a")
+        rig.listeners.decide = lambda got: 500 if got.headers["everput-attempt"] == "1" else 200
+        worker = await rig.work()
         ids = await rig.put(queue, "one", "two")
+        await until(lambda: len(rig.listeners.got) == 2, what="both are taken the second time")
+        await rig.end(worker)  # which buries what was owed
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             str(EXAMPLES / "read_topics.py"),
             kafka_settings.bootstrap,
             ready_topics.control.name,
             ready_topics.messages.name,
+            ready_topics.deliveries.name,
+            ready_topics.outstanding.name,
             stdout=asyncio.subprocess.PIPE,
         )
         said, _ = await process.communicate()
         lines = said.decode().splitlines()
         assert process.returncode == 0
         assert [line.split()[1] for line in lines].count("organization.created") == 1
-        assert {line.split()[-1] for line in lines if " message.put " in line} == set(ids)
+        for kind in ("message.put", "delivery.set_aside", "delivery.attempted"):
+            assert {line.split()[-1] for line in lines if f" {kind} " in line} == set(ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -198,6 +199,10 @@ def test_the_exports_of_two_organizations_share_nothing(server: Running, queue_i
         path = f"/v1/organizations/{organization['id']}/keys"
         scopes = ["queues", "messages", "audit"]
         key = client.put(path, json={"name": "k", "scopes": scopes}).raise_for_status().json()["key"]["secret"]
+    private = {"name": "private", "notify_url": "https://n.example/", "liveness_url": "https://l.example/"}
+    path = f"/v1/queues/{queue_id}/listeners"
+    made = request(server, "PUT", path, {**private, "headers": {"authorization": "Bearer of-theirs"}})["listener"]
+    signing = request(server, "GET", f"{path}/{made['id']}/secret")["secret"]
     their_queue = httpx.put(f"{server.url}/v1/queues", json={"name": "orders"}, headers={"x-api-key": key}, timeout=20)
     assert their_queue.status_code == 200
     texts = {}
@@ -210,5 +215,9 @@ def test_the_exports_of_two_organizations_share_nothing(server: Running, queue_i
     assert places["ours"].isdisjoint(places["theirs"])
     assert {one["event"]["organization_id"] for one in found["theirs"]} == {organization["id"]}
     assert organization["id"].encode() not in texts["ours"]
+    digest = hashlib.sha256(server.api_key.encode()).hexdigest()
+    for secret in ("of-theirs", signing, "whsec_", "gAAAAA", server.api_key, digest, "argon2"):
+        assert secret.encode() not in texts["ours"]
+    assert made["id"].encode() in texts["ours"]
     assert queue_id.encode() in texts["ours"]
     assert queue_id.encode() not in texts["theirs"]

@@ -171,6 +171,43 @@ def test_a_file_that_was_altered_is_found_out(api: Api, tmp_path: Path):
         list(manifest.check(tmp_path / "out", made))
 
 
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_check_says_whether_the_files_are_what_was_exported(api: Api, tmp_path: Path, form: str):
+    def check() -> tuple[int, str]:
+        done = CliRunner().invoke(everput, ["check", str(tmp_path / "out")])
+        return done.exit_code, done.output
+
+    (tmp_path / "out").mkdir()
+    assert "holds no export" in check()[1]
+    api.fails_at = 7
+    run(tmp_path / "out", "--format", form)
+    assert (check()[0], "was broken off" in check()[1]) == (2, True)
+    api.fails_at = None
+    run(tmp_path / "out", "--format", form)
+    assert check() == (0, "10 rows in 3 files are what was exported\n")
+    made = manifest.load(tmp_path / "out")
+    assert made is not None
+    made.files[1].rows += 1
+    manifest.save(tmp_path / "out", made)
+    assert "has 4 rows, and its manifest says 5" in check()[1]
+    (tmp_path / "out" / made.files[0].name).unlink()
+    assert (check()[0], "can't be read" in check()[1]) == (2, True)
+
+
+def test_both_forms_hold_the_same_rows(api: Api, tmp_path: Path):
+    for form in ("jsonl", "parquet"):
+        assert run(tmp_path / form, "--format", form).exit_code == 0
+    tables = [pq.read_table(path) for path in sorted((tmp_path / "parquet").glob("events-*"))]
+    place = ("topic", "partition", "offset", "log_ms")
+    rows = [row for table in tables for row in table.to_pylist()]
+    told = [{**{name: row[name] for name in place}, "event": json.loads(row["event"])} for row in rows]
+    assert told == events_in(tmp_path / "jsonl")
+    for row, one in zip(rows, told, strict=True):
+        assert {name: one["event"].get(name) for name in row if name not in {*place, "event"}} == {
+            name: value for name, value in row.items() if name not in {*place, "event"}
+        }
+
+
 @given(
     st.builds(
         Record,
