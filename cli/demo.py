@@ -41,6 +41,7 @@ _OVER: Final = object()
 NEXT: Final = """\
 What to try next:
   everput serve                                    # the same, to stay; the API key is then in data/api-key
+  open http://127.0.0.1:8080/console               # look at it; the password is in data/console-password
   everput put --create my-queue messages.txt       # each line a message
   curl -X PUT http://127.0.0.1:8080/v1/queues -H "X-API-KEY: $(cat data/api-key)" \\
        -H 'Content-Type: application/json' -d '{"name": "my-queue"}'"""

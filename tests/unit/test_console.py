@@ -196,6 +196,73 @@ async def test_a_person_comes_from_an_e_mail_address_to_a_message_and_out_again(
     assert PASSWORD not in str(console.http.cookies)
 
 
+def node(script: str) -> Any:
+    """What a script prints, which is JSON."""
+    run = subprocess.run(
+        ["node", "--input-type=module", "-e", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no node on this machine's PATH")
+def test_requests_go_where_the_page_is_with_the_organization_and_problems_come_back():
+    told = node(f"""
+        const asked = [];
+        const events = [];
+        const lines = {{ "content-type": "application/x-ndjson" }};
+        const answers = [
+          [200, '{{"queues": [], "_links": {{"next": {{"href": "http://inside/v1/queues?limit=2&cursor=a%2Fb"}}}}}}'],
+          [200, '{{"message": {{}}}}'],
+          [200, '{{"event": {{}}}}\\n{{"cursor": "c", "complete": true}}\\n', lines],
+          [429, '{{"title": "t", "detail": "d", "errors": []}}', {{ "retry-after": "7" }}],
+          [401, "<html>"],
+        ];
+        globalThis.document = {{ baseURI: "https://example.com/behind/a/console" }};
+        globalThis.window = {{ dispatchEvent: (event) => events.push(event.type) }};
+        globalThis.fetch = async (url, options) => {{
+          asked.push([options.method, String(url), options.headers, options.body, options.credentials]);
+          if (!answers.length) throw new TypeError("no network");
+          const [status, text, headers] = answers.shift();
+          return new Response(text, {{ status, headers }});
+        }};
+        const api = await import("{(FOLDER / "api.js").as_uri()}");
+        api.session.organization = {{ id: "o1", name: "n" }};
+        const page = await api.ask("listQueues", {{ query: {{ limit: 2, cursor: null, name: "" }} }});
+        const ids = {{ queue_id: "../x", message_id: "m" }};
+        await api.ask("putMessage", {{ ids, body: {{ data: "é" }}, once: "k", ifMatch: "t" }});
+        const log = (await api.ask("readLog")).body;
+        const problems = [];
+        for (const name of ["getSession", "listQueues", "listQueues"]) {{
+          await api.ask(name).catch((error) => problems.push([error.status, error.message, error.retryAfterS]));
+        }}
+        console.log(JSON.stringify({{
+          asked, events, log, problems, cursor: api.nextCursor(page.body), last: api.nextCursor({{ _links: {{}} }}),
+          key: api.newKey(),
+        }}));
+    """)
+    first, put = told["asked"][:2]
+    base = "https://example.com/behind/a/v1"
+    assert first == ["GET", f"{base}/queues?limit=2", {"Everput-Organization": "o1"}, None, "same-origin"]
+    assert put[:2] == ["PUT", f"{base}/queues/..%2Fx/messages"]
+    assert put[2] == {
+        "Everput-Organization": "o1",
+        "Content-Type": "application/json",
+        "If-Match": "t",
+        "Idempotency-Key": "k",
+    }
+    assert json.loads(put[3]) == {"data": "é"}
+    assert (told["cursor"], told["last"]) == ("a/b", None)
+    assert told["log"] == [{"event": {}}, {"cursor": "c", "complete": True}]
+    assert told["problems"] == [
+        [429, "d", 7],
+        [401, "The server answered 401.", None],
+        [0, "The server can't be reached.", None],
+    ]
+    assert told["events"] == ["signed-out"]
+    assert re.fullmatch("[0-9a-f]{32}", told["key"])
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="there is no node on this machine's PATH")
 def test_why_a_message_is_not_delivered_is_said_in_words():
     failed = {"number": 3, "at": "2026-01-31T11:59:00Z", "status": 500, "took_ms": 9, "error": None}
@@ -218,7 +285,7 @@ def test_why_a_message_is_not_delivered_is_said_in_words():
         ({"state": "unknown", "attempts": []}, None, {}, "look into the log"),
     ]
     asked = [(delivery, listener, message) for delivery, listener, message, _ in cases]
-    script = f"""
+    told = node(f"""
         import * as words from "{(FOLDER / "words.js").as_uri()}";
         const now = Date.parse("2026-01-31T12:00:00Z");
         console.log(JSON.stringify({{
@@ -228,12 +295,7 @@ def test_why_a_message_is_not_delivered_is_said_in_words():
           indented: [words.indented("[1]"), words.indented("{{nonsense"), words.indented("12")],
           problem: words.problemWords({{ status: 422, errors: [{{ pointer: "/name", detail: "is taken" }}] }}),
         }}));
-    """
-    run = subprocess.run(
-        ["node", "--input-type=module", "-e", script], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert run.returncode == 0, run.stderr
-    told = json.loads(run.stdout)
+    """)
     for sentence, (*_, wanted) in zip(told["said"], cases, strict=True):
         assert wanted in sentence
     assert told["durations"] == ["200 ms", "0 s", "59 s", "1 min", "1 h 1 min", "1 d 1 h", "\u2013"]
