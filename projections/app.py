@@ -19,7 +19,7 @@ from faust.contrib.asgi import bind_to_running_loop
 
 from broker.core.events import Event
 from broker.errors import LogUnavailable
-from broker.kafka.client import client_options
+from broker.kafka.client import ANSWER_MS, client_options
 from broker.kafka.topics import topics
 from broker.ports import ControlLog, DirectoryView
 from broker.settings import KafkaSettings
@@ -143,6 +143,7 @@ def _faust_app(kafka: KafkaSettings) -> Any:
         f"{kafka.topic_prefix}projections.{uuid4()}",
         broker=";".join(f"kafka://{server}" for server in options["bootstrap_servers"]),
         broker_credentials=_credentials(options),
+        broker_request_timeout=ANSWER_MS / 1000,
         broker_session_timeout=10,
         broker_heartbeat_interval=3,
         consumer_auto_offset_reset="earliest",

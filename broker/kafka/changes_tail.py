@@ -16,7 +16,7 @@ from aiokafka.structs import TopicPartition
 
 from broker.core.events import MessageChange, decode
 from broker.errors import LogUnavailable, UnknownEvent
-from broker.kafka.client import client_options
+from broker.kafka.client import ANSWER_MS, client_options
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
 
@@ -39,6 +39,7 @@ class ChangesTail:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             fetch_max_wait_ms=_POLL_MS,
+            request_timeout_ms=ANSWER_MS,
             max_partition_fetch_bytes=1 << 20,
         )
         try:

@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
 
 from broker.errors import ConfigurationError, LogUnavailable
-from broker.kafka.client import client_options
+from broker.kafka.client import ANSWER_MS, client_options
 from broker.kafka.reach import why_not
 from broker.settings import KafkaSettings
 
@@ -43,6 +43,7 @@ class Producer:
             enable_idempotence=True,
             max_batch_size=BATCH_BYTES_MAX,
             max_request_size=_RECORD_BYTES_MAX,
+            request_timeout_ms=ANSWER_MS,
         )
         try:
             await producer.start()

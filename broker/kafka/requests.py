@@ -326,6 +326,10 @@ class KafkaRequests:
                     await asyncio.sleep(_RETRY_PAUSE_S)
                     await self._client.force_metadata_update()  # which waits as long as a request
         except TimeoutError:
+            # Who hangs may not be the one to ask any more; nobody else would look for five minutes.
+            self.look_again()
+            if group is not None:
+                self._coordinators.pop(group, None)
             why = "" if last is None else f": {type(last).__name__}"
             raise LogUnavailable(f"Kafka did not answer in time{why}") from last
 

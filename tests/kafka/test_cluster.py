@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 import yaml
 from aiokafka import AIOKafkaProducer
 
+from broker.core.events import OrganizationCreated
 from broker.errors import Unavailable
 from broker.kafka.admin import ensure_topics
 from broker.kafka.jars import kafka_jars
@@ -21,6 +24,7 @@ from broker.kafka.ports import free_port
 from broker.kafka.process import answers
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
+from projections.app import Projections
 
 SERVICES = yaml.safe_load((Path(__file__).parents[2] / "compose.yaml").read_text())["services"]
 NAMES = [name for name in SERVICES if name.startswith("kafka-")]
@@ -141,4 +145,50 @@ async def test_a_broker_that_hangs_holds_up_the_puts_that_must_go_to_it_and_no_o
         assert (await put(keys[elsewhere]))[0] == elsewhere
     finally:
         os.kill(cluster[2].process.pid, signal.SIGCONT)
+        await log.stop()
+
+
+@pytest.mark.slow
+async def test_the_leader_of_control_and_of_cursors_hangs_and_another_one_is_found(cluster):
+    settings = KafkaSettings(
+        bootstrap=",".join(f"127.0.0.1:{broker.port}" for broker in cluster),
+        partitions=3,
+        replication=3,
+        min_insync=2,
+        flush_each_batch=True,
+    )
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    log = KafkaLog(settings, append_timeout_ms=2_000)
+    await log.start()
+    projections = Projections(settings, log.control)
+    await projections.start()
+    leader = log.requests.leader(table.control.name, 0)
+    groups = {await log.requests._coordinator(name): name for name in (f"group-{number}" for number in range(30))}
+    for group in groups.values():
+        await log.requests.commit(group, table.messages.name, {0: (1, "")})
+    hanging = cluster[leader - 1].process.pid
+
+    async def again(ask: Callable[[], Awaitable[object]]) -> None:
+        """Until it is answered."""
+        while True:
+            with contextlib.suppress(Unavailable):
+                await ask()
+                return
+            await asyncio.sleep(0.1)
+
+    os.kill(hanging, signal.SIGSTOP)
+    try:
+        created = OrganizationCreated(at_ms=1, organization_id="o", name="n")
+        async with asyncio.timeout(70):  # half as long is usual; without the looking again it is minutes
+            await asyncio.gather(
+                again(lambda: log.control.append(created)),
+                again(lambda: log.requests.commit(groups[leader], table.messages.name, {0: (2, "")})),
+                again(projections.directory.caught_up),
+            )
+            await again(projections.directory.caught_up)
+        assert "o" in projections.directory.state.organizations
+    finally:
+        os.kill(hanging, signal.SIGCONT)
+        await projections.stop()
         await log.stop()
