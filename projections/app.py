@@ -19,7 +19,8 @@ from faust.contrib.asgi import bind_to_running_loop
 
 from broker.core.events import Event
 from broker.errors import LogUnavailable
-from broker.kafka.client import ANSWER_MS, client_options
+from broker.kafka.client import ANSWER_MS
+from broker.kafka.reach import reachable
 from broker.kafka.topics import topics
 from broker.ports import ControlLog, DirectoryView
 from broker.settings import KafkaSettings
@@ -62,7 +63,7 @@ class Projections:
     async def start(self, *, timeout_s: float = 30.0) -> None:
         """Begin to read, and return once everything in `control` is folded (LogUnavailable, ViewBehind)."""
         self._ended = asyncio.get_running_loop().create_future()
-        self._app = app = _faust_app(self._kafka)
+        self._app = app = _faust_app(self._kafka, await reachable(self._kafka))
         control = app.topic(
             topics(self._kafka).control.name, key_serializer="raw", value_serializer="raw", value_type=bytes
         )
@@ -137,8 +138,7 @@ class _App(faust.App):  # type: ignore[misc]
         """Faust makes a data directory in the working directory; there are no tables, so nothing would be in it."""
 
 
-def _faust_app(kafka: KafkaSettings) -> Any:
-    options = client_options(kafka)
+def _faust_app(kafka: KafkaSettings, options: dict[str, Any]) -> Any:
     return _App(
         f"{kafka.topic_prefix}projections.{uuid4()}",
         broker=";".join(f"kafka://{server}" for server in options["bootstrap_servers"]),

@@ -18,7 +18,7 @@ from aiokafka.errors import KafkaError, for_code
 from broker.errors import ConfigurationError, LogUnavailable
 from broker.kafka import safety
 from broker.kafka.client import client_options
-from broker.kafka.reach import why_not
+from broker.kafka.reach import of_those_that_answer, why_not
 from broker.kafka.topics import Topic, Topics, import_mark
 from broker.settings import KafkaSettings
 
@@ -69,7 +69,8 @@ async def connected(options: dict[str, Any]) -> AsyncIterator[AIOKafkaAdminClien
     """A connected client; tries until it is cancelled (ConfigurationError when no waiting will help)."""
     pause_s, said = _RETRY_S, ""
     while True:
-        admin = AIOKafkaAdminClient(**options, request_timeout_ms=_REQUEST_TIMEOUT_MS)
+        answering = await of_those_that_answer(options)
+        admin = AIOKafkaAdminClient(**answering, request_timeout_ms=_REQUEST_TIMEOUT_MS)
         try:
             await admin.start()
             break

@@ -16,7 +16,8 @@ from aiokafka.structs import TopicPartition
 
 from broker.core.events import MessageChange, decode
 from broker.errors import LogUnavailable, UnknownEvent
-from broker.kafka.client import ANSWER_MS, client_options
+from broker.kafka.client import ANSWER_MS
+from broker.kafka.reach import reachable
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
 
@@ -35,7 +36,7 @@ class ChangesTail:
     async def start(self) -> None:
         """Connect (LogUnavailable)."""
         self._consumer = AIOKafkaConsumer(
-            **client_options(self._kafka),
+            **await reachable(self._kafka),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             fetch_max_wait_ms=_POLL_MS,

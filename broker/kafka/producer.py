@@ -14,8 +14,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
 
 from broker.errors import ConfigurationError, LogUnavailable
-from broker.kafka.client import ANSWER_MS, client_options
-from broker.kafka.reach import why_not
+from broker.kafka.client import ANSWER_MS
+from broker.kafka.reach import reachable, why_not
 from broker.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Producer:
 
     async def start(self) -> None:
         """(LogUnavailable, ConfigurationError)."""
-        options = client_options(self._kafka)
+        options = await reachable(self._kafka)
         producer = AIOKafkaProducer(
             **options,
             acks="all",

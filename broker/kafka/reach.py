@@ -1,6 +1,7 @@
-"""Why Kafka can't be reached, said so that it is known what to change or to wait for.
+"""Which of Kafka's servers answer; and why none does, said so that it is known what to change or to wait for.
 
-For: one look at each server, after a client gave up on all of them without saying why. Not for: connecting (client.py),
+For: one look at each server: before a client starts, which would ask them in any order and wait long for each that is
+silent; and after it gave up on all of them without saying why. Not for: what clients are told besides (client.py),
 waiting (admin.py).
 """
 
@@ -15,12 +16,31 @@ from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.protocol.metadata import MetadataRequest
 
 from broker.errors import ConfigurationError
+from broker.kafka.client import client_options
+from broker.settings import KafkaSettings
 
 _LOOK_S: Final = 5.0
+_MOMENT_S: Final = 1.5
 
 
 class _Wrong(Exception):
     """No waiting will help; the message says what to change."""
+
+
+async def reachable(kafka: KafkaSettings) -> dict[str, Any]:
+    """client_options(), of its servers only those that answer within a moment; all where none does, or there is one."""
+    return await of_those_that_answer(client_options(kafka))
+
+
+async def of_those_that_answer(options: dict[str, Any]) -> dict[str, Any]:
+    """Likewise. options: as client_options() gives them."""
+    servers: list[str] = options["bootstrap_servers"]
+    if len(servers) == 1:
+        return options
+    hosts = collect_hosts(servers, randomize=False)
+    found = await asyncio.gather(*(_look(host, port, options, within_s=_MOMENT_S) for host, port, _ in hosts))
+    answer = [server for server, told in zip(servers, found, strict=True) if not told]
+    return {**options, "bootstrap_servers": answer or servers}
 
 
 async def why_not(options: dict[str, Any]) -> str:
@@ -36,13 +56,13 @@ async def why_not(options: dict[str, Any]) -> str:
     return "; ".join(str(told) for told in found if told) or "it answers again"
 
 
-async def _look(host: str, port: int, options: dict[str, Any]) -> str | _Wrong:
+async def _look(host: str, port: int, options: dict[str, Any], *, within_s: float = _LOOK_S) -> str | _Wrong:
     """Empty: it answers."""
     where = f"{host}:{port}"
     given = {name: value for name, value in options.items() if name != "bootstrap_servers"}
     try:
-        async with asyncio.timeout(_LOOK_S):
-            connection = await create_conn(host, port, request_timeout_ms=round(_LOOK_S * 1000), **given)
+        async with asyncio.timeout(within_s):
+            connection = await create_conn(host, port, request_timeout_ms=round(within_s * 1000), **given)
             try:
                 await connection.send(MetadataRequest([]))
             finally:

@@ -23,8 +23,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 
 from broker.errors import LogUnavailable
-from broker.kafka.client import client_options
-from broker.kafka.reach import why_not
+from broker.kafka.reach import reachable, why_not
 from broker.settings import KafkaSettings
 
 EARLIEST: Final = -2
@@ -80,7 +79,7 @@ class KafkaRequests:
 
     async def start(self, topics: Iterable[str]) -> None:
         """Connect, and keep the metadata of these topics (LogUnavailable, ConfigurationError)."""
-        options = client_options(self._kafka)
+        options = await reachable(self._kafka)
         self._client = AIOKafkaClient(**options, request_timeout_ms=self._timeout_ms)
         try:
             await self._client.bootstrap()

@@ -21,7 +21,7 @@ from aiokafka.structs import TopicPartition
 
 from broker.core.flow import Share
 from broker.errors import LogUnavailable
-from broker.kafka.client import client_options
+from broker.kafka.reach import reachable
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import topics, workers_group
 from broker.settings import KafkaSettings
@@ -65,7 +65,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             named["client_id"] = self._name
             await self._replace(self._name)
         self._consumer = AIOKafkaConsumer(
-            **client_options(self._kafka),
+            **await reachable(self._kafka),
             **named,
             group_id=workers_group(self._kafka),
             enable_auto_commit=False,

@@ -1,0 +1,51 @@
+"""One of the servers of --kafka is silent: whoever starts turns to the others."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from broker.kafka import reach
+from broker.kafka.admin import ensure_topics
+from broker.kafka.log import KafkaLog
+from broker.kafka.ports import free_port
+from broker.kafka.reach import reachable
+from broker.settings import KafkaSettings
+from projections.app import Projections
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The kernel takes the connections, nobody answers: a process that hangs."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+async def test_only_servers_that_answer_are_asked_and_all_where_none_does(
+    kafka_settings: KafkaSettings, silent: str, monkeypatch: pytest.MonkeyPatch
+):
+    real, refused = kafka_settings.bootstrap, f"127.0.0.1:{free_port()}"
+
+    async def servers(*given: str) -> list[str]:
+        return (await reachable(replace(kafka_settings, bootstrap=",".join(given))))["bootstrap_servers"]
+
+    monkeypatch.setattr(reach, "_MOMENT_S", 10.0)
+    assert await servers(refused, real) == [real]
+    monkeypatch.setattr(reach, "_MOMENT_S", 0.3)
+    assert await servers(silent, refused) == [silent, refused]
+    assert await servers(silent) == [silent]
+
+
+async def test_all_clients_start_though_a_server_is_silent(kafka_settings: KafkaSettings, topics, silent: str):
+    settings = replace(kafka_settings, bootstrap=f"{silent},{kafka_settings.bootstrap},{silent},{silent}")
+    await ensure_topics(settings, topics)
+    log = KafkaLog(settings)
+    await log.start()
+    projections = Projections(settings, log.control)
+    await projections.start(timeout_s=20)
+    assert (await log.messages.append(lambda _partition: (b"id", b"value", b"queue")))[1] == 0
+    await projections.stop()
+    await log.stop()
