@@ -9,7 +9,6 @@ import asyncio
 import gc
 import os
 import resource
-import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable
@@ -29,6 +28,7 @@ from cli.admin import Health, process_app, serving
 from cli.link import Link
 from cli.logs import Logger
 from cli.options import Options
+from cli.signals import on_end
 
 _GIVE_UP_S: Final = 5.0
 CATCH_UP_S: Final = 120.0  # for a start to fold all of `control`: about 15,000 events a second
@@ -38,7 +38,7 @@ _log = Logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """What the work is told. stop: set by SIGTERM or SIGINT; before the process is ready the work is cancelled, too.
+    """What the work is told. stop: set by cli/signals.py; before the process is ready the work is cancelled, too.
 
     kafka: wait for Kafka, and until all topics exist: before anything else that needs it.
     ready: call it once, with what to print after `ready`. health: to be given what the admin address shows.
@@ -99,8 +99,7 @@ async def _run_work(
     settings: Settings, link: Link | None, health: Health, work: Callable[[Process], Awaitable[None]]
 ) -> None:
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    on_end(stop.set)
 
     def ready(what: str) -> None:
         _settle_garbage()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import sys
+from functools import partial
 from typing import Final
 
 import click
@@ -25,6 +25,7 @@ from cli.first_start import EMAIL
 from cli.link import Link
 from cli.logs import Logger
 from cli.options import Options, shared_options, variable
+from cli.signals import on_end
 from cli.sockets import address, bind
 
 # Together under the 30 s in which `serve` ends.
@@ -82,8 +83,7 @@ class Supervisor:
         """Until a signal ends it (ConfigurationError when it can't start)."""
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled, stop)
+        on_end(partial(self._signalled, stop))
         if self._options.kafka is not None:
             self._options.kafka_settings()  # what is wrong with it is said before anything is started
         environment = self._environment()

@@ -153,10 +153,15 @@ def test_start_stop_and_start_again(tmp_path: Path):
     assert "Traceback" not in third.stderr
 
 
-def test_sigterm_before_it_is_ready_leaves_nothing_behind(tmp_path: Path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_it_is_ready_leaves_nothing_behind(tmp_path: Path, number: signal.Signals):
     with Running(tmp_path / "data") as server:
         wait_until(lambda: server.events("process.started", process="worker-1"), what="the worker was started")
-        assert server.stop() == 0
+        server.process.send_signal(number)
+        if number == signal.SIGHUP:  # a shell tells it again
+            wait_until(lambda: server.events("stopping"), what="stopping")
+            server.process.send_signal(number)
+        assert server.process.wait(30) == 0
         assert not server.alive()
 
 

@@ -1,0 +1,29 @@
+"""Which signals ask a process to end in order.
+
+For: the supervisor and the processes it starts, or somebody else starts alone. Not for: what they do then."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+
+def on_end(callback: Callable[[], None]) -> None:
+    """Call back in the running loop for each SIGTERM and SIGINT, and for SIGHUP once.
+
+    That is a terminal that was closed, which shell and kernel may both tell; `nohup` has it ignored.
+    """
+    loop = asyncio.get_running_loop()
+    heard = False
+
+    def hung_up() -> None:
+        nonlocal heard
+        if not heard:
+            heard = True
+            callback()
+
+    loop.add_signal_handler(signal.SIGTERM, callback)
+    loop.add_signal_handler(signal.SIGINT, callback)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, hung_up)
