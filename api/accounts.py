@@ -105,7 +105,7 @@ class Accounts:
     async def list_organizations(self, call: Call) -> Any:
         """All of an account's: it has few. A key's is the one it belongs to."""
         if call.key_text:
-            key = await self._keys.find(call.key_text, call.headers)
+            key = await self._keys.find(call.key_text, call.headers, call.request_id)
             return {"organizations": [_organization_fields(self._view.state.organizations[key.organization_id])]}
         session = await self._sessions.find(call.scope, call.headers)
         found = self._view.state.organizations_of(session.account_id)

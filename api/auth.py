@@ -46,12 +46,12 @@ class Keys:
         self._hashes: dict[bytes, str] = {}
         self._noting: set[asyncio.Task[None]] = set()
 
-    async def find(self, text: bytes, headers: Headers) -> Key:  # noqa: ARG002 - for LimitedKeys
-        """The key (Unauthenticated). headers: of the answer."""
+    async def find(self, text: bytes, headers: Headers, request_id: bytes) -> Key:  # noqa: ARG002 - for LimitedKeys
+        """The key (Unauthenticated). headers: of the answer. request_id: by which request it is used."""
         key = self._view.state.keys_by_sha256.get(self._hashes.get(text, ""))
-        return await self._look_up(text) if key is None else key
+        return await self._look_up(text, request_id) if key is None else key
 
-    async def _look_up(self, text: bytes) -> Key:
+    async def _look_up(self, text: bytes, request_id: bytes) -> Key:
         if not text:
             raise Unauthenticated("Send an API key in the header X-API-KEY.")
         decoded = text.decode("latin-1")
@@ -67,20 +67,26 @@ class Keys:
         if len(self._hashes) >= _REMEMBERED_MAX:
             self._hashes.clear()
         self._hashes[text] = sha256
-        self._used(key, text)
+        self._used(key, text, request_id)
         return key
 
-    def _used(self, key: Key, text: bytes) -> None:
+    def _used(self, key: Key, text: bytes, request_id: bytes) -> None:
         """Have its use recorded, unless some process did lately; forgotten after an hour, it is looked up again."""
         asyncio.get_running_loop().call_later(_USE_NOTED_S, self._hashes.pop, text, None)
         at_ms = now_ms()
         if at_ms - (key.last_used_at_ms or 0) >= _USE_NOTED_S * 500:
-            task = asyncio.create_task(self._note(key, at_ms))
+            task = asyncio.create_task(self._note(key, at_ms, request_id))
             self._noting.add(task)
             task.add_done_callback(self._noting.discard)
 
-    async def _note(self, key: Key, at_ms: int) -> None:
-        event = KeyUsed(at_ms=at_ms, organization_id=key.organization_id, actor=f"key:{key.id}", key_id=key.id)
+    async def _note(self, key: Key, at_ms: int, request_id: bytes) -> None:
+        event = KeyUsed(
+            at_ms=at_ms,
+            organization_id=key.organization_id,
+            actor=f"key:{key.id}",
+            request_id=str(request_id, "ascii"),
+            key_id=key.id,
+        )
         try:
             await self._control.append(event)
         except BrokerError as error:  # its next use is noted
@@ -94,9 +100,9 @@ class LimitedKeys(Keys):
         super().__init__(view, control)
         self._limit = _requests("key", requests_per_s, refusal="This API key makes too many requests.")
 
-    async def find(self, text: bytes, headers: Headers) -> Key:
+    async def find(self, text: bytes, headers: Headers, request_id: bytes) -> Key:
         """The key (Unauthenticated, TooManyRequests)."""
-        key = await super().find(text, headers)
+        key = await super().find(text, headers, request_id)
         self._limit.take(headers, key.id)
         return key
 

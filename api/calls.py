@@ -272,7 +272,7 @@ class Resource:
                 if not call.key_text and ORGANIZATION in call.sent:
                     call.organization_id, call.actor = await self._service.members.find(scope, call.headers)
                 else:
-                    key = await self._service.keys.find(call.key_text, call.headers)
+                    key = await self._service.keys.find(call.key_text, call.headers, call.request_id)
                     check_scope(key, method.scope)
                     call.by_key(key)
                 if scope["method"] in _READS:  # what another process changed by now is seen, or it is a 503

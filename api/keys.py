@@ -84,7 +84,7 @@ class OrganizationKeys:
         await self._view.caught_up()
         organization_id = call.path("organization_id")
         if call.key_text:
-            key = await self._keys.find(call.key_text, call.headers)
+            key = await self._keys.find(call.key_text, call.headers, call.request_id)
             check_scope(key, "keys")
             if key.organization_id != organization_id:
                 raise NotFound("no organization has this id")

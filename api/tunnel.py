@@ -233,7 +233,7 @@ class Listen:
         url = f"{self._tunnels.address}/{token}"
         try:
             call = Call(websocket.scope, websocket.receive, self._service)
-            key = await self._service.keys.find(call.key_text, call.headers)
+            key = await self._service.keys.find(call.key_text, call.headers, call.request_id)
             check_scope(key, "queues")
             call.by_key(key)
             with self._tunnels.place(key.id):

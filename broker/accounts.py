@@ -49,8 +49,9 @@ class AccountCommands:
         taken = self._view.state.accounts.account(email) is not None
         if not taken:
             password_hash = await self._passwords.hash(password)
+            account_id = str(uuid4())
             event = ev.AccountCreated(
-                **by(_nobodys("", request_id)), account_id=str(uuid4()), email=email, password_hash=password_hash
+                **by(_nobodys(account_id, request_id)), account_id=account_id, email=email, password_hash=password_hash
             )
             taken = not await record(self._control, self._view, event)
         if taken:
@@ -69,7 +70,7 @@ class AccountCommands:
     async def start_session(self, account: Account, *, request_id: str = "") -> tuple[Session, str]:
         """A new session and its token, which is shown this once (Unavailable: it has ended already)."""
         token = keys.key_text(os.urandom(keys.RANDOM_BYTES), prefix=keys.SESSION_PREFIX)
-        context = _nobodys(f"account:{account.id}", request_id)
+        context = _nobodys(account.id, request_id)
         event = ev.SessionCreated(
             **by(context),
             session_id=str(uuid4()),
@@ -85,7 +86,7 @@ class AccountCommands:
 
     async def end_session(self, session: Session, *, request_id: str = "") -> None:
         """No event if it has ended already."""
-        event = ev.SessionEnded(**by(_nobodys(f"account:{session.account_id}", request_id)), session_id=session.id)
+        event = ev.SessionEnded(**by(_nobodys(session.account_id, request_id)), session_id=session.id)
         await record(self._control, self._view, event)
 
     async def create_organization(self, account_id: str, *, name: str, request_id: str = "") -> Organization:
@@ -93,14 +94,14 @@ class AccountCommands:
         if sum(1 for _ in self._view.state.organizations_of(account_id)) >= ORGANIZATIONS_MAX:
             raise QuotaReached(f"an account may have at most {ORGANIZATIONS_MAX} organizations")
         made = await create_organization(
-            self._control, self._view, name=name, actor=f"account:{account_id}", request_id=request_id
+            self._control, self._view, name=name, actor=_actor(account_id, request_id), request_id=request_id
         )
         return await self.join(account_id, made.id, request_id=request_id)
 
     async def join(self, account_id: str, organization_id: str, *, request_id: str = "") -> Organization:
         """The organization, with this account as a member (NotFound)."""
         context = Context(
-            organization_id=organization_id, actor=f"account:{account_id}", request_id=request_id, at_ms=now_ms()
+            organization_id=organization_id, actor=_actor(account_id, request_id), request_id=request_id, at_ms=now_ms()
         )
         await record(self._control, self._view, ev.OrganizationJoined(**by(context), account_id=account_id))
         organization = self._view.state.organizations.get(organization_id)
@@ -116,6 +117,11 @@ def check_email(email: str) -> None:
         raise Refused(f"the e-mail address {reason}", pointer="/email")
 
 
-def _nobodys(actor: str, request_id: str) -> Context:
+def _actor(account_id: str, request_id: str) -> str:
+    """Where no request asks it is the shell (cli/init.py)."""
+    return f"account:{account_id}" if request_id else "shell"
+
+
+def _nobodys(account_id: str, request_id: str) -> Context:
     """Of an event that is no organization's."""
-    return Context(organization_id="", actor=actor, request_id=request_id, at_ms=now_ms())
+    return Context(organization_id="", actor=_actor(account_id, request_id), request_id=request_id, at_ms=now_ms())

@@ -24,6 +24,7 @@ from broker.errors import UnknownEvent
 # The clocks of the machines that write differ by less; a record may also wait that long for Kafka.
 TOLERANCE_MS: Final = 10 * 60_000
 _NOUNS: Final = ("account", "session", "organization", "key", "queue", "listener", "replay")
+_BY_ITSELF: Final = ("worker", "shell")  # no request asks for what they do, or one that the event names
 _MAKING: Final = ("created", "started")
 
 
@@ -97,6 +98,8 @@ class Checks(ABC):
                 continue
             if not -TOLERANCE_MS <= at_ms - event.at_ms <= self._late_ms_max:
                 yield self._finding(offset, f"it says it happened {at_ms - event.at_ms} ms before it was recorded")
+            if not (event.request_id and event.actor) and event.actor not in _BY_ITSELF:
+                yield self._finding(offset, "it does not say who did it, or by which request")
             for what in self.event(record, event):
                 yield self._finding(offset, what)
 

@@ -241,6 +241,8 @@ async def test_a_message_that_was_removed_or_inserted_shifts_the_others_away_fro
         ({"organization_id": "o2"}, "of the organization o2"),
         ({"at_ms": AT - 3_600_000}, "before it was recorded"),
         ({"v": 99}, "newer than this program"),
+        ({"actor": ""}, "does not say who did it"),
+        ({"request_id": ""}, "or by which request"),
         ({"queue_id": "q2"}, "no message of the queue q1 is at offset 3"),
     ],
 )

@@ -1,0 +1,93 @@
+"""Every event that a request makes says who asked, and by which request; no event of a new type is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+from api_client import Api, make_api
+
+from broker.commands import SCOPES
+from broker.core.events import CLASSES, encode
+
+# What workers do by themselves, and what the shell does (cli/rotate.py).
+BY_THEMSELVES = {
+    "change.applied", "deliveries.settled", "delivery.attempted", "delivery.parked", "delivery.set_aside",
+    "listener.resealed", "partition.handed_over", "replay.advanced",
+}  # fmt: skip
+WHO = {"email": "ann@example.com", "password": "correct horse battery"}
+WHERE = {"name": "listener", "notify_url": "https://8.8.8.8/n", "liveness_url": "https://8.8.8.8/l"}
+
+
+@pytest.fixture(autouse=True)
+def cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    from argon2 import PasswordHasher
+
+    monkeypatch.setattr("broker.passwords.PasswordHasher", lambda **_: PasswordHasher(1, 8, 1))
+
+
+class Asking:
+    """Each request has an id of its own. asked: the ids of all."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+        self.headers: dict[str, str] = {}
+        self.asked: list[str] = []
+
+    async def __call__(self, method: str, path: str, body: object = None, **headers: str) -> Any:
+        request_id = f"request-{len(self.asked)}"
+        self.asked.append(request_id)
+        sent = {**self.headers, "x-request-id": request_id, **headers}
+        answer = await self.api.bare.request(method, path, json=body, headers=sent)
+        self.api.bare.cookies.clear()
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    def events(self) -> list[dict[str, Any]]:
+        log = self.api.log
+        texts = [*log.control.records, *(one[1] for records in log.messages.records for one in records)]
+        return [orjson.loads(one) for one in (*texts, *map(encode, (*log.changes.events, *log.claims.records)))]
+
+
+async def test_every_event_says_who_asked_for_it_and_by_which_request():
+    api = await make_api()
+    asking = Asking(api)
+    account = (await asking("PUT", "/v1/accounts", WHO))["account"]["id"]
+    session = (await asking("POST", "/v1/sessions", WHO))["session"]
+    asking.headers = {"authorization": f"Bearer {session['token']}"}
+    organization = (await asking("PUT", "/v1/organizations", {"name": "Ann's"}))["organization"]["id"]
+    keys = f"/v1/organizations/{organization}/keys"
+    secret = (await asking("PUT", keys, {"name": "k", "scopes": SCOPES}))["key"]["secret"]
+    await asking("DELETE", "/v1/sessions")
+    by_account = len(asking.asked)
+
+    asking.headers = {"x-api-key": secret}
+    other = (await asking("PUT", keys, {"name": "other"}))["key"]["id"]
+    await asking("DELETE", f"{keys}/{other}")
+    queue = f"/v1/queues/{(await asking('PUT', '/v1/queues', {'name': 'orders'}))['queue']['id']}"
+    await asking("PUT", queue, {"name": "renamed"})
+    listener = f"{queue}/listeners/{(await asking('PUT', f'{queue}/listeners', WHERE))['listener']['id']}"
+    await asking("PUT", listener, {"name": "renamed"})
+    for verb in ("pause", "resume", "redrive", "secret/rotate"):
+        await asking("POST", f"{listener}/{verb}", {} if verb in ("redrive", "secret/rotate") else None)
+    message = f"{queue}/messages/{(await asking('PUT', f'{queue}/messages', {'data': 'x'}))['message']['id']}"
+    await asking("POST", f"{queue}/messages/batch", {"messages": [{"data": "x"}]}, **{"idempotency-key": "k"})
+    for only in ("all", "undelivered"):
+        begun = (await asking("POST", f"{listener}/replay", {"from": "beginning", "only": only}))["replay"]["id"]
+    await asking("POST", f"{listener}/replays/{begun}/pause")
+    await asking("POST", f"{listener}/replays/{begun}/resume")
+    await asking("DELETE", f"{listener}/replays/{begun}")
+    await asking("PUT", message, {"data": "y"})
+    await asking("DELETE", message)
+    await asking("DELETE", listener)
+    await asking("DELETE", queue)
+    await asyncio.sleep(0)  # the use of a key is noted behind the request
+
+    events = [event for event in asking.events() if event["request_id"] or event["actor"] != "shell"]
+    assert {event["type"] for event in events} == set(CLASSES) - BY_THEMSELVES
+    key = next(event["key_id"] for event in events if event["type"] == "key.used")
+    for event in events:
+        by = asking.asked.index(event["request_id"])
+        assert event["actor"] == (f"account:{account}" if by < by_account else f"key:{key}"), event
