@@ -22,12 +22,16 @@ from broker.errors import ConfigurationError
 from broker.kafka import archive
 from broker.kafka.jars import awaited_jars
 from broker.kafka.ports import free_port, is_free
-from broker.kafka.process import KafkaProcess
+from broker.kafka.process import KafkaProcess, answers
 
 _log = logging.getLogger(__name__)
 
 _HEAP_MIB: Final = 512
 _START_TRIES: Final = 3
+_LOOK_S: Final = 5.0
+_MISSED_MAX: Final = (
+    12  # looks one after the other, each of which may take another 5 s: counted, for we may stand still too
+)
 _ORPHAN_GONE_WITHIN_S: Final = 10.0
 
 
@@ -84,8 +88,23 @@ class EmbeddedKafka:
             raise
 
     async def wait(self) -> int:
-        """Return when the process that runs now has died, with its exit code (negative: the signal's number)."""
-        return await self._running.running.wait()
+        """Return when the process that runs now has died, with its exit code (negative: the signal's number).
+
+        One that lives and has answered nothing for minutes is killed here: for those who wait for it, it is dead.
+        """
+        kafka = self._running
+        died = asyncio.ensure_future(kafka.running.wait())
+        missed = 0
+        try:
+            while not died.done():
+                await asyncio.wait([died], timeout=_LOOK_S)
+                missed = 0 if died.done() or await answers(kafka.port) else missed + 1
+                if missed == _MISSED_MAX:
+                    _log.error("kafka.hangs pid=%d", kafka.running.pid)
+                    self.kill()
+            return died.result()
+        finally:
+            died.cancel()
 
     async def restart(self) -> None:
         """Start Kafka again on the same port, stopping it first when it is alive. ConfigurationError as start()."""

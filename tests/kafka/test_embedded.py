@@ -16,9 +16,10 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from broker.errors import ConfigurationError
-from broker.kafka import archive
+from broker.kafka import archive, embedded, process
 from broker.kafka.admin import ensure_topics
 from broker.kafka.embedded import EmbeddedKafka
+from broker.kafka.process import answers
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
 
@@ -76,6 +77,28 @@ async def test_what_was_acknowledged_is_there_after_kill_9_and_restart_on_the_sa
     finally:
         await consumer.stop()
     assert sorted(values) == sorted(b"%d" % number for number in range(100))
+
+
+async def test_one_that_lives_and_answers_nothing_any_more_is_ended_and_one_that_answers_is_not(kafka, monkeypatch):
+    monkeypatch.setattr(embedded, "_LOOK_S", 0.05)
+    monkeypatch.setattr(embedded, "_MISSED_MAX", 3)
+    looks = 0
+
+    async def counted(port: int) -> bool:
+        nonlocal looks
+        looks += 1
+        return await answers(port)
+
+    monkeypatch.setattr(embedded, "answers", counted)
+    waiting = asyncio.create_task(kafka.wait())
+    async with asyncio.timeout(30):
+        while looks < 10:
+            await asyncio.sleep(0.05)
+    assert not waiting.done()
+    monkeypatch.setattr(process, "_ANSWER_WITHIN_S", 0.2)
+    os.kill(kafka.pid, signal.SIGSTOP)
+    assert await asyncio.wait_for(waiting, 30) == -signal.SIGKILL
+    await kafka.restart()
 
 
 async def test_a_second_one_on_the_same_directory_is_refused_by_name(kafka):
