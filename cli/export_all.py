@@ -21,7 +21,7 @@ from broker.core.directory import Directory
 from broker.core.events import decode
 from broker.errors import ConfigurationError, LogUnavailable, UnknownEvent
 from broker.kafka.cursors import KafkaCursors
-from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
+from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, OffsetTooOld
 from broker.kafka.topics import Topic, Topics, by_name
 from cli import logs, manifest
 from cli.manifest import Manifest
@@ -148,7 +148,11 @@ async def _partition(
     size, first = 0, at
     whole = end is not None and at >= end
     while not whole:
-        stretch = await requests.read(topic.name, number, at, bytes_max=_STRETCH_BYTES)
+        try:
+            stretch = await requests.read(topic.name, number, at, bytes_max=_STRETCH_BYTES)
+        except OffsetTooOld as error:
+            gone = f"what was to come next, {name}/{number} from offset {at} on, was deleted as too old meanwhile"
+            raise ConfigurationError(f"{gone}: export it once more, to another folder") from error
         last = stretch.end_offset if end is None else end
         whole = stretch.next_offset >= last
         if stretch.next_offset <= at and not whole:

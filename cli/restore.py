@@ -25,7 +25,7 @@ from broker.kafka.admin import ensure_topics
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.embedded import EmbeddedKafka
 from broker.kafka.requests import LATEST, KafkaRequests
-from broker.kafka.restore import Restorer
+from broker.kafka.restore import Restorer, fill
 from broker.kafka.topics import Topics, by_name, topics
 from broker.settings import KafkaSettings
 from cli import files, logs, manifest
@@ -65,7 +65,7 @@ async def _import(options: Options, folder: Path, made: Manifest) -> int:
         task = bar.add_task("checking", total=size)
         for count in manifest.check(folder, made):
             bar.advance(task, count)
-        _check_offsets(folder, made)
+        begins = _begins(folder, made)
         async with contextlib.AsyncExitStack() as stack:
             kafka = await stack.enter_async_context(_kafka(options, made))
             table = topics(kafka)
@@ -78,6 +78,9 @@ async def _import(options: Options, folder: Path, made: Manifest) -> int:
             if not await importing.is_begun(kafka, digest):
                 _check_empty(there)
                 await importing.begin(kafka, digest)
+            for (name, number), begin in begins.items():
+                await _begin_at(kafka, requests, by_name(table)[name].name, number, there[name, number], begin)
+                there[name, number] = max(0, there[name, number] - begin)
             task = bar.add_task("writing", total=size)
             rows = 0
             async with Restorer(kafka) as restorer:
@@ -110,19 +113,33 @@ async def _kafka(options: Options, made: Manifest) -> AsyncIterator[KafkaSetting
             await embedded.stop()
 
 
-def _check_offsets(folder: Path, made: Manifest) -> None:
-    """Messages' offsets are in other events and in cursors: they must come out as they were."""
-    places = [(one.topic, one.partition, one.first, one.rows) for one in made.files if one.topic]
-    places += [(topic, number, end, 0) for topic, ends in made.ends.items() for number, end in enumerate(ends)]
-    for (topic, partition), group in groupby(sorted(places), key=lambda place: place[:2]):
+def _begins(folder: Path, made: Manifest) -> dict[tuple[str, int], int]:
+    """By topic and partition, the first offset, where it is not 0: retention has taken what was before.
+
+    Messages' offsets are in other events and in cursors: they must come out as they were (ConfigurationError).
+    """
+    found = {}
+    places = [(one.topic, one.partition, one.first, one.rows) for one in made.files if one.topic not in _SHIFTING]
+    places += [
+        (topic, number, end, 0)
+        for topic, ends in made.ends.items()
+        for number, end in enumerate(ends)
+        if topic not in _SHIFTING
+    ]
+    for (topic, partition), group in groupby(
+        sorted(place for place in places if place[0]), key=lambda place: place[:2]
+    ):
         at = 0
         for *_, first, rows in group:
-            if first != at and topic not in _SHIFTING:
-                raise ConfigurationError(
-                    f"{folder}: {topic}/{partition} has no records from offset {at} to {first}, so that the others "
-                    "would get other offsets than they had"
-                )
+            if first != at:
+                if at > 0 or topic == "control":
+                    raise ConfigurationError(
+                        f"{folder}: {topic}/{partition} has no records from offset {at} to {first}, so that the others "
+                        "would get other offsets than they had"
+                    )
+                found[topic, partition] = first
             at = first + rows
+    return found
 
 
 async def _there(requests: KafkaRequests, table: Topics) -> dict[tuple[str, int], int]:
@@ -132,6 +149,15 @@ async def _there(requests: KafkaRequests, table: Topics) -> dict[tuple[str, int]
         ends = await requests.offsets(topic.name, dict.fromkeys(range(topic.partitions), LATEST))
         found |= {(name, number): end for number, end in ends.items()}
     return found
+
+
+async def _begin_at(
+    kafka: KafkaSettings, requests: KafkaRequests, topic: str, partition: int, there: int, begin: int
+) -> None:
+    """Have a partition begin at an offset, as the exported one does. there: records that it has."""
+    if there < begin:
+        await fill(kafka, topic, partition, begin - there)
+    await requests.delete_before(topic, partition, begin)
 
 
 def _check_empty(there: dict[tuple[str, int], int]) -> None:

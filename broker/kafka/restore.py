@@ -17,13 +17,23 @@ from broker.settings import KafkaSettings
 
 _BATCH_BYTES_MAX: Final = 1 << 20
 _RECORD_BYTES_MAX: Final = 8 << 20
+_FILL_AT_ONCE: Final = 100_000
+
+
+async def fill(kafka: KafkaSettings, topic: str, partition: int, count: int) -> None:
+    """Write so many records of nothing, a few bytes each, only to be deleted (LogUnavailable)."""
+    nothing = Record(0, 0, None, b"", ())
+    async with Restorer(kafka, compression="gzip") as restorer:
+        for begin in range(0, count, _FILL_AT_ONCE):
+            await restorer.append(topic, partition, [nothing] * min(_FILL_AT_ONCE, count - begin))
 
 
 class Restorer:
     """A producer of its own. An async context manager (LogUnavailable)."""
 
-    def __init__(self, kafka: KafkaSettings) -> None:
+    def __init__(self, kafka: KafkaSettings, *, compression: str | None = None) -> None:
         self._producer = AIOKafkaProducer(
+            compression_type=compression,
             **client_options(kafka),
             acks="all",
             enable_idempotence=True,

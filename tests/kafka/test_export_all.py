@@ -15,8 +15,11 @@ import pytest
 from click.testing import CliRunner, Result
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
-from broker.delivery import courier
+from broker.core.ids import parse_message_id
+from broker.delivery import courier, retention
 from broker.errors import ConfigurationError
+from broker.kafka import changes
+from broker.kafka import restore as broker_restore
 from broker.kafka.admin import ensure_topics
 from broker.kafka.requests import KafkaRequests, Record
 from broker.kafka.restore import Restorer
@@ -26,6 +29,7 @@ from cli import export_all, restore
 from cli.app import everput
 from cli.rows import line
 from tests.kafka.rig import running
+from tests.kafka.test_retention import swept
 from tests.listeners import until
 
 
@@ -212,6 +216,50 @@ async def test_what_is_owed_is_in_an_export_although_it_moves_and_is_compacted_m
         assert (await run(kafka_settings, "export-all", str(tmp_path))).exit_code == 0
         (file,) = tmp_path.glob("outstanding-*")
         assert [orjson.loads(row)["offset"] for row in file.read_bytes().splitlines()] == [1]
+
+
+async def test_a_log_whose_beginning_retention_has_taken_begins_where_it_did(
+    kafka_settings: KafkaSettings, ready_topics: Topics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for module in (retention, changes):
+        monkeypatch.setattr(module, "CLOCK_SKEW_MS", 0)
+    monkeypatch.setattr(broker_restore, "_FILL_AT_ONCE", 3)
+    again = replace(kafka_settings, topic_prefix=f"test-{uuid.uuid4().hex[:12]}.")
+    async with running(kafka_settings) as rig:
+        queue = await rig.queue("orders")
+        await rig.listen(queue, "a")
+        worker = await rig.work()
+        for number in range(40):
+            await rig.put(queue, f"old{number}")
+        await until(lambda: len(rig.listeners.got) == 40, what="all deliveries")
+        await swept(rig, worker, 40)
+        kept = await rig.put(queue, "new", key="k")
+        await until(lambda: len(rig.listeners.got) == 41, what="the new one")
+        await rig.end(worker)
+        assert (await run(kafka_settings, "export-all", str(tmp_path / "all"))).exit_code == 0
+    real, fills = broker_restore.Restorer.append, 0
+
+    async def killed(*arguments: Any) -> int:
+        nonlocal fills
+        fills += 1
+        at = await real(*arguments)
+        if fills == 2:
+            raise KeyboardInterrupt
+        return at
+
+    monkeypatch.setattr(Restorer, "append", killed)
+    assert (await run(again, "import", str(tmp_path / "all"))).exit_code not in (0, 2)
+    done = await run(again, "import", str(tmp_path / "all"))
+    assert done.exit_code == 0, done.output
+    hashes = [(await run(kafka, "verify")) for kafka in (kafka_settings, again)]
+    assert "what was before it can't be checked" in hashes[0].output
+    assert (hashes[1].exit_code, hashes[1].output) == (0, hashes[0].output)
+    async with running(again) as there:
+        at_ms, partition = parse_message_id(kept[0]) or (0, 0)
+        found = await there.log.messages.find(
+            partition=partition, at_ms=at_ms, message_id=kept[0], organization_id=rig.organization_id
+        )
+        assert found is not None
 
 
 async def test_half_an_import_is_not_worked_on_and_goes_on_when_it_is_given_again(
