@@ -7,14 +7,19 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from broker.audit import reader as reader_module
 from broker.audit.pace import Pace
 from broker.audit.reader import LogReader, Range, Slice
 from broker.core import events as ev
+from broker.core.catalogue import TOPICS
 from broker.core.events import Event, encode
 from broker.core.ids import message_id
+from broker.core.logorder import Cursor
 from broker.core.replays import pick
 from broker.core.selection import MessagePlace, Selection
 from broker.errors import NotFound
@@ -394,3 +399,57 @@ async def test_whoever_gives_way_lets_others_run_who_have_something_to_do():
     await pace.give_way()
     assert rounds > 2  # about 50; an idle loop would have been left after two
     busy.cancel()
+
+
+Rows = list[tuple[tuple[str, int], int, bool, bool]]  # where, when, whose, whether it is large
+PLACES = [("messages", 0), ("messages", 1), ("deliveries", 0), ("deliveries", 1)]
+# Clocks that go back and forth.
+rows = st.lists(st.tuples(st.sampled_from(PLACES), st.integers(0, 12), st.booleans(), st.booleans()), max_size=60)
+
+
+def add(log: Log, some: Rows) -> None:
+    for (topic, partition), at, ours, large in some:
+        message = put(at, partition, OURS if ours else THEIRS, "x" * (900 if large else 10))
+        told = msgspec.structs.replace(attempt(AT + at, message, 0, "failed"), organization_id=message.organization_id)
+        log.add(topic, partition, message if topic == "messages" else told)
+
+
+def by_definition(log: Log) -> list[tuple[int, str, int, int]]:
+    found = []
+    for (topic, partition), records in log.records.items():
+        log_ms = 0
+        for record in records:
+            log_ms = max(log_ms, record.timestamp)
+            if OURS.encode() in (record.value or b""):
+                found.append((log_ms, TOPICS.index(topic), partition, record.offset))
+    return [(log_ms, TOPICS[rank], partition, offset) for log_ms, rank, partition, offset in sorted(found)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows, rows, st.integers(0, 3_000), st.integers(200, 2_000), st.integers(1, 9), st.integers(1, 40))
+async def test_a_reading_gives_the_order_of_the_definition_whatever_is_held_left_out_or_come_late(
+    early: Rows, late: Rows, rest_bytes: int, share_bytes: int, slice_events: int, limit: int
+):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reader_module, "_HELD_BYTES_MAX", 0)
+        patch.setattr(reader_module, "_SHARE_BYTES_MIN", share_bytes)
+        patch.setattr(reader_module, "_REST_BYTES_MAX", rest_bytes)
+        patch.setattr(reader_module, "_SLICE_EVENTS", slice_events)
+        log = Log()
+        add(log, early)
+        ours = Selection(organization_id=OURS)
+
+        async def told(span: Range) -> tuple[list[tuple[int, str, int, int]], Cursor]:
+            slices = await read(log, ours, span)
+            entries = [entry for one in slices for entry in one.entries]
+            return [(one.log_ms, one.topic, one.partition, one.offset) for one in entries], slices[-1].cursor
+
+        first, cursor = await told(Range(limit=limit))
+        rest, _ = await told(Range(cursor=cursor))
+        assert first + rest == by_definition(log)
+        assert first == by_definition(log)[:limit]
+        since, _ = await told(Range(begin_ms=AT + 6))
+        assert since == [place for place in by_definition(log) if place[0] >= AT + 6]
+        add(log, late)
+        rest, _ = await told(Range(cursor=cursor))
+        assert sorted(place[1:] for place in first + rest) == sorted(place[1:] for place in by_definition(log))
