@@ -16,6 +16,7 @@ from broker.commands import now_ms
 from broker.core.events import ListenerResealed
 from broker.errors import ConfigurationError, Unavailable
 from broker.kafka.embedded import EmbeddedKafka
+from broker.kafka.importing import refuse_unfinished
 from broker.kafka.log import KafkaLog
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings
@@ -78,6 +79,7 @@ async def _reseal_embedded(options: Options, sealer: Sealer) -> int:
 
 async def reseal(settings: KafkaSettings, sealer: Sealer) -> int:
     """Encrypt with the first key whatever another one has: of how many listeners (ConfigurationError, Unavailable)."""
+    await refuse_unfinished(settings)
     count = 0
     async with contextlib.AsyncExitStack() as stack:
         log = KafkaLog(settings)

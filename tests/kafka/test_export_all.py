@@ -24,9 +24,11 @@ from broker.kafka.admin import ensure_topics
 from broker.kafka.requests import KafkaRequests, Record
 from broker.kafka.restore import Restorer
 from broker.kafka.topics import Topics, by_name, topics
+from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings
 from cli import export_all, restore
 from cli.app import everput
+from cli.rotate import reseal
 from cli.rows import line
 from tests.kafka.rig import running
 from tests.kafka.test_retention import swept
@@ -297,6 +299,8 @@ async def test_half_an_import_is_not_worked_on_and_goes_on_when_it_is_given_agai
         assert (await run(again, "import", str(tmp_path / "one"))).exit_code not in (0, 2)
         with pytest.raises(ConfigurationError, match="half an import"):
             await ensure_topics(again, topics(again))
+        with pytest.raises(ConfigurationError, match="half an import"):
+            await reseal(again, Sealer(new_sealing_key()))
         for command, *arguments in (
             ["verify"],
             ["export-all", str(tmp_path / "no")],
