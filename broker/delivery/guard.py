@@ -10,7 +10,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final, NamedTuple
@@ -98,6 +98,7 @@ def address_allowed(address: Address, allow: Sequence[Network]) -> bool:
     return not any(address in network for network in _REFUSED if network.version == address.version)
 
 
+@lru_cache(maxsize=4096)  # those of listeners that are down are needed at each probe
 def parse_url(url: str) -> Target:
     """The URL's parts (ValueError with a reason for people when it is no plain http or https URL)."""
     if len(url) > URL_CHARS_MAX:
