@@ -30,7 +30,7 @@ from broker.delivery.http import ConnectFailed, Connection, connect
 from broker.delivery.limits import Limits
 from broker.delivery.message import Message
 from broker.delivery.request import Opened, also_signed, post_head
-from broker.delivery.shares import HELD_BYTES_MAX
+from broker.delivery.shares import HELD_BYTES_MAX, Sockets
 from broker.delivery.stream import Delivery, Stream, now_ms
 from broker.errors import UnknownEvent
 
@@ -60,6 +60,7 @@ class Depot:
     """
 
     resolver: Resolver
+    sockets: Sockets
     tls: ssl.SSLContext
     touched: Callable[[Stream], None]
     lagging: Callable[[Stream], None]
@@ -201,15 +202,16 @@ class Courier:
             delivery = self._ready.popleft()
             if not self._may_go(delivery):
                 continue
-            if not self.limits.begin(self._loop.time()):
+            if (not self._idle and self.depot.sockets.used_up) or not self.limits.begin(self._loop.time()):
                 self._ready.appendleft(delivery)
                 return
             if self._idle:
                 self._send(self._idle.pop(), delivery)
             else:
+                self.depot.sockets.open += 1
                 task = self._loop.create_task(self._connect(delivery))
                 self._connecting[task] = delivery
-                task.add_done_callback(self._connecting.pop)
+                task.add_done_callback(self._connected)
 
     def _may_go(self, delivery: Delivery) -> bool:
         """Its turn among the messages of its ordering key; an undecodable message is settled here, loudly."""
@@ -282,7 +284,9 @@ class Courier:
                 if target is self._target:
                     break
                 connection.close()  # the address was changed meanwhile
+                self.depot.sockets.open += 1
         except ConnectFailed as error:
+            self.depot.sockets.open -= 1
             delivery.number += 1
             if target.tunnel:  # the API process that held it is gone
                 self._away(delivery)
@@ -292,6 +296,11 @@ class Courier:
             self._send(connection, delivery)
         finally:
             self._loop.call_soon(self.pump)
+
+    def _connected(self, task: asyncio.Task[None]) -> None:
+        del self._connecting[task]
+        if task.cancelled():
+            self.depot.sockets.open -= 1
 
     def _send(self, connection: Connection, delivery: Delivery) -> None:
         message = delivery.message
@@ -364,7 +373,7 @@ class Courier:
 
     def released(self, connection: Connection) -> None:
         self._under_way.pop(connection, None)
-        if connection.target is self._target:
+        if connection.target is self._target and not self.depot.sockets.crowded:
             self._idle.append(connection)
             connection.at = self._loop.time()
         else:
@@ -374,6 +383,7 @@ class Courier:
             self.refill()
 
     def lost(self, connection: Connection) -> None:
+        self.depot.sockets.open -= 1
         if connection in self._under_way:
             del self._under_way[connection]
             self._loop.call_soon(self.pump)
@@ -554,7 +564,7 @@ class Courier:
             connection.expire()
             self._loop.call_soon(self.pump)
         let_alone = self.limits.let_alone(at_ms)
-        if self._ready:  # it was let alone until now, the pace has held it back, or one before it was put aside
+        if self._ready:  # it was let alone until now, its rate or the sockets held it back, one before was put aside
             self.pump()
         if self._retries and self._retries[0][0] <= at_ms:
             while self._retries and self._retries[0][0] <= at_ms:

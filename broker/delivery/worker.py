@@ -41,7 +41,7 @@ from broker.delivery.readers import CatchUp, Partition
 from broker.delivery.replaying import Replaying
 from broker.delivery.request import Opened, open_listener, same_seals
 from broker.delivery.retention import Retention
-from broker.delivery.shares import share_out
+from broker.delivery.shares import Sockets, share_out
 from broker.delivery.stream import Delivery, Stream, now_ms
 from broker.errors import BrokerError, LogUnavailable
 from broker.kafka.changes_tail import ChangesTail
@@ -157,6 +157,7 @@ class Worker:
         self._ownership = 0  # counts hand-overs: what was begun in an earlier one is not finished in a later one
         self._depot = Depot(
             resolver=resolver,
+            sockets=Sockets(),
             tls=tls,
             touched=self._checkpoints.touched,
             lagging=self._catch_up.request,

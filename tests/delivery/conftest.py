@@ -26,7 +26,7 @@ from broker.delivery.message import Message
 from broker.delivery.outstanding import Outstanding
 from broker.delivery.readers import CatchUp, Partition
 from broker.delivery.request import Opened
-from broker.delivery.shares import share_out
+from broker.delivery.shares import Sockets, share_out
 from broker.delivery.stream import Delivery, Stream, now_ms, outcome_events, take_outcomes
 from tests.outstanding_topic import OutstandingTopic
 
@@ -144,6 +144,7 @@ class Office:
         allow=LOOPBACK,
         topic: OutstandingTopic | None = None,
         new: bool = False,
+        sockets: int = 1_000,
     ) -> None:
         self.log: list[Message] = []
         self.dirty: set[Stream] = set()
@@ -163,6 +164,7 @@ class Office:
         self.leaving: set[asyncio.Task[None]] = set()
         depot = Depot(
             resolver=resolver,
+            sockets=Sockets(sockets),
             tls=tls,
             touched=self._touched,
             lagging=self.catch_up.request,

@@ -436,6 +436,22 @@ async def test_one_that_is_down_or_paused_needs_no_ticks_however_much_waits(serv
     office.check_books()
 
 
+async def test_without_a_socket_to_spare_it_waits_for_one_and_keeps_none_that_is_idle(serve, open_office):
+    moody = Moody()
+    moody.free.clear()
+    server = await serve(moody)
+    office = await open_office(server, office={"sockets": 2}, timeout_ms=5_000)
+    office.put(20)
+    await until(lambda: moody.kept_back == 2)
+    assert office.courier.busy == office.courier.depot.sockets.open == server.open == 2
+    moody.free.set()
+    await office.all_settled()
+    office.check_books()
+    await until(lambda: server.open <= 1)
+    assert office.courier.error is None
+    assert office.courier.depot.sockets.open == server.open
+
+
 async def test_idle_connections_are_closed_after_a_while_and_keep_nobody_awake(serve, open_office, monkeypatch):
     server = await serve(Moody())
     office = await open_office(server)

@@ -24,7 +24,7 @@ from broker.delivery.message import Message
 from broker.delivery.meters import Meters
 from broker.delivery.readers import CatchUp, Partition
 from broker.delivery.request import Opened
-from broker.delivery.shares import share_out
+from broker.delivery.shares import Sockets, share_out
 from broker.delivery.stream import Delivery, Stream
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable
@@ -164,6 +164,9 @@ class Connecting:
     def cancel(self) -> None:
         self._coroutine.close()
 
+    def cancelled(self) -> bool:
+        return False
+
 
 class SimWorker:
     """A worker's parts around the real couriers. Lives until it crashes; its partitions come and go."""
@@ -190,6 +193,7 @@ class SimWorker:
         self._new_checkpoints()
         self.depot = Depot(
             resolver=None,
+            sockets=Sockets(3),
             tls=None,
             touched=self.checkpoints.touched,
             lagging=self._lag,
