@@ -9,8 +9,6 @@ import tempfile
 import time
 from typing import Any
 
-import httpx
-
 from benchmarks.running import Everput, memory_mib, serving, sinking
 
 
@@ -23,12 +21,12 @@ def back(*, backlogs: list[int], dead_s: float) -> dict[str, Any]:
 
 
 def _once(everput: Everput, size: int, dead_s: float) -> dict[str, Any]:
-    httpx.get(f"{everput.sink}/bury")
+    everput.at_sink.get("/bury")
     queue_id = everput.queue(["back"])
-    httpx.get(f"{everput.sink}/reset")
+    everput.at_sink.get("/reset")
     put = everput.publish([queue_id], size)
     time.sleep(dead_s)  # its probes are as seldom as they get
-    httpx.get(f"{everput.sink}/revive")
+    everput.at_sink.get("/revive")
     stats = everput.until_delivered(put["accepted"], wait_s=600)
     return {
         "backlog": put["accepted"],

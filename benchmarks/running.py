@@ -86,6 +86,8 @@ class Everput:
     def __init__(self, url: str, key: str, sink: str, admin: str, pid: int, ready_s: float) -> None:
         self.url, self.key, self.sink, self.admin, self.pid, self.ready_s = url, key, sink, admin, pid, ready_s
         self.client = httpx.Client(base_url=url, headers={"x-api-key": key}, timeout=30)
+        # One connection for all that is asked of the sink: when it has thousands there may be none left.
+        self.at_sink = httpx.Client(base_url=sink, timeout=60, limits=httpx.Limits(keepalive_expiry=None))
         self.queues = 0
 
     def queue(self, paths: list[str]) -> str:
@@ -136,7 +138,7 @@ class Everput:
         listener_id = self.client.get(listeners).raise_for_status().json()["listeners"][0]["id"]
         self.client.post(f"{listeners}/{listener_id}/pause").raise_for_status()
         asyncio.run(self.fill(queue_id, messages))
-        httpx.get(f"{self.sink}/reset")
+        self.at_sink.get("/reset")
         self.client.post(f"{listeners}/{listener_id}/resume").raise_for_status()
         stats = self.until_delivered(messages)
         return {
@@ -146,7 +148,7 @@ class Everput:
         }
 
     def stats(self) -> dict[str, Any]:
-        found: dict[str, Any] = httpx.get(f"{self.sink}/stats", timeout=60).json()
+        found: dict[str, Any] = self.at_sink.get("/stats").json()
         return found
 
     def until_delivered(self, wanted: int, wait_s: float = WAIT_S) -> dict[str, Any]:
@@ -162,7 +164,7 @@ class Everput:
 
     def deliver(self, queue_ids: Sequence[str], listeners: int, messages: int, rate: float = 0) -> dict[str, Any]:
         """The end-to-end rate is until the last delivery. listeners: healthy ones of each queue."""
-        httpx.get(f"{self.sink}/reset")
+        self.at_sink.get("/reset")
         start = time.perf_counter()
         put = self.publish(queue_ids, messages, rate)
         wanted = put["accepted"] * listeners

@@ -94,7 +94,7 @@ def _log(sink: str, messages: int) -> dict[str, Any]:
         with serving(folder, sink) as everput:
             empty = {"ready_s": everput.ready_s, "memory_mib": memory_mib(everput.pid)}
             queue_id = everput.queue(["ok"])
-            httpx.get(f"{sink}/reset")
+            everput.at_sink.get("/reset")
             began = time.monotonic()
             asyncio.run(everput.fill(queue_id, messages, MARK_BYTES))
             filled_s = time.monotonic() - began
