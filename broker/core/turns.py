@@ -6,9 +6,9 @@ Not for: other reasons to wait (flow.py, circuit.py).
 
 from __future__ import annotations
 
-import heapq
+from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 D = TypeVar("D")
@@ -62,6 +62,19 @@ class Turns(Generic[D]):
         self.waiting -= len(self._waiting.pop(key, ()))
         self._since_s.pop(key, None)
 
+    def send_away(self, key: str) -> list[D]:
+        """Those who wait for the turn of a key, in their order; it stays with who has it."""
+        waiting = self._waiting.get(key)
+        if not waiting:
+            return []
+        self._waiting[key] = deque()
+        self.waiting -= len(waiting)
+        return list(waiting)
+
+    def slow(self, at_s: float, as_long_as_s: float) -> list[str]:
+        """Keys for whose turn anybody waits while the same delivery has had it for so long."""
+        return [key for key, waiting in self._waiting.items() if waiting and at_s - self._since_s[key] >= as_long_as_s]
+
     def restart(self, held: Iterable[str]) -> list[D]:
         """Everybody who waits is sent away; only these keys' turns go on. Those sent away, per key in their order."""
         away = [delivery for waiting in self._waiting.values() for delivery in waiting]
@@ -72,7 +85,7 @@ class Turns(Generic[D]):
 
 
 class Lines(Generic[K, D]):
-    """A line for each key, in the order of its deliveries' offsets, whenever they join: only the first may go."""
+    """A line for each key, in the order of its deliveries' offsets, whenever they join: only its head may go."""
 
     __slots__ = ("_lines",)
 
@@ -87,18 +100,17 @@ class Lines(Generic[K, D]):
         """Stand in line, or be known by another object in one's place. delivery: None while it is on its way."""
         offsets, members = self._lines.setdefault(key, ([], {}))
         if offset not in members:
-            heapq.heappush(offsets, offset)
+            insort(offsets, offset)
         members[offset] = delivery
 
     def leave(self, key: K, offset: int) -> None:
         """It is settled, or was never there."""
         line = self._lines.get(key)
-        if line is None:
+        if line is None or offset not in line[1]:
             return
         offsets, members = line
-        members.pop(offset, None)
-        while offsets and offsets[0] not in members:
-            heapq.heappop(offsets)
+        del members[offset]
+        del offsets[bisect_left(offsets, offset)]
         if not offsets:
             del self._lines[key]
 
@@ -106,15 +118,28 @@ class Lines(Generic[K, D]):
         """Whether this one is in line."""
         return offset in self._lines.get(key, ((), {}))[1]
 
-    def first(self, key: K) -> D | None:
-        """Who may go; None when there is no line or its first is still on its way."""
-        line = self._lines.get(key)
-        return None if line is None else line[1][line[0][0]]
+    def head(self, key: K, most: int) -> list[D]:
+        """The first of a line, as many as may go one after the other; none after one that is still on its way."""
+        offsets, members = self._lines.get(key, ([], {}))
+        return list(_known(members[offset] for offset in offsets[:most]))
 
     def begins_before(self, key: K, offset: int) -> bool:
         """Whether there is a line, and its first is earlier than this."""
         line = self._lines.get(key)
         return line is not None and line[0][0] < offset
 
+    def forget(self, concerns: Callable[[K], bool]) -> None:
+        """Those of these keys that are on their way will not come."""
+        for key in [key for key in self._lines if concerns(key)]:
+            for offset in [offset for offset, delivery in self._lines[key][1].items() if delivery is None]:
+                self.leave(key, offset)
+
     def clear(self) -> None:
         self._lines.clear()
+
+
+def _known(deliveries: Iterable[D | None]) -> Iterator[D]:
+    for delivery in deliveries:
+        if delivery is None:
+            return
+        yield delivery

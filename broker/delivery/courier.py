@@ -240,37 +240,56 @@ class Courier:
         It leaves its window when one before it has, or when too many wait, and for long: others need the room.
         """
         at_s = self._loop.time()
-        overtakes = self.depot.overtakes(delivery)
-        if delivery.owed is not None:
-            if overtakes:
-                self._let_go(delivery)
-                self._give_back(delivery)
-                return False
-        elif overtakes or (not delivery.turn and self._crowded(key, at_s)):
+        owed = delivery.owed is not None
+        if not owed and (self.depot.overtakes(delivery) or (not delivery.turn and self._crowded(key, at_s))):
             self._put_aside(delivery, None, None, now_ms())
             return False
         if not delivery.turn:
             delivery.turn = self._turns.take(key, delivery, at_s)
+        if owed and delivery.turn and self.depot.overtakes(delivery):  # one before it has failed meanwhile
+            self._let_go(delivery)
+            self._give_back(delivery)
+            return False
         return delivery.turn
 
+    @property
+    def _many_wait(self) -> bool:
+        most = self._held_max
+        return most > 0 and self._turns.waiting >= min(WAITING_MAX, most // 2)
+
     def _crowded(self, key: str, at_s: float) -> bool:
-        return self._turns.waiting >= WAITING_MAX and self._turns.taken_for_s(key, at_s) >= CROWDED_AFTER_S
+        return self._many_wait and self._turns.taken_for_s(key, at_s) >= CROWDED_AFTER_S
+
+    def _make_room(self) -> None:
+        """Too many wait for others of their keys: those whose keys are not quick leave their windows."""
+        for key in self._turns.slow(self._loop.time(), CROWDED_AFTER_S):
+            for delivery in self._turns.send_away(key):
+                if delivery.message is None or not delivery.stream.alive:
+                    self._let_go(delivery)
+                elif delivery.owed is None:
+                    self._put_aside(delivery, None, None, now_ms())
+                else:
+                    self._let_go(delivery)
+                    self._give_back(delivery)
 
     def _give_back(self, delivery: Delivery) -> None:
         delivery.stream.owed.discard(delivery)
         self.depot.returned(delivery)
 
     def _put_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
-        if delivery.turn:
-            self._parking.add(delivery)
+        message = delivery.message
         self.depot.put_aside(delivery, status, error, due_ms)
+        if delivery.turn and message is not None and message.key is not None:
+            self._parking.add(delivery)
+            if due_ms is not None:  # those who wait for it follow it at once
+                self._ready.extendleft(reversed(self._turns.send_away(message.key)))
 
     def _is_time(self, delivery: Delivery, message: Message) -> bool:
         """Whether it may be delivered by now; if not, the delivery waits here or, for longer, in `outstanding`."""
         at_ms = now_ms()
         if message.deliver_at_ms <= at_ms:
             return True
-        if message.deliver_at_ms - at_ms <= NEAR_MS and self._held <= HELD_MAX // 2:
+        if message.deliver_at_ms - at_ms <= NEAR_MS and self._held <= self._held_max // 2:
             heapq.heappush(self._retries, (message.deliver_at_ms, id(delivery), delivery))
         else:
             self.depot.put_aside(delivery, None, None, message.deliver_at_ms)
@@ -480,6 +499,7 @@ class Courier:
         )
         delivery.stream.record(delivery, "failed" if due_ms is not None else "parked", status, error, took_ms, due_ms)
         for_long = (due_ms or at_ms) - delivery.first_at_ms >= SET_ASIDE_AFTER_MS or len(self._retries) >= RETRIES_MAX
+        for_long = for_long or (delivery.turn and self._many_wait)
         if due_ms is None or owed is not None or for_long:
             self._put_aside(delivery, status, error, due_ms)
         else:
@@ -564,6 +584,8 @@ class Courier:
             connection.expire()
             self._loop.call_soon(self.pump)
         let_alone = self.limits.let_alone(at_ms)
+        if self._many_wait:
+            self._make_room()
         if self._ready:  # it was let alone until now, its rate or the sockets held it back, one before was put aside
             self.pump()
         if self._retries and self._retries[0][0] <= at_ms:
@@ -571,7 +593,7 @@ class Courier:
                 self._ready.append(heapq.heappop(self._retries)[2])
             self.pump()
         waits = bool(self.behind) and self.circuit.state is not State.OPEN and self.listener.paused is None
-        if waits and self._running_low:
+        if waits and (self._running_low or not (self._ready or self.busy)):  # else what only waits would keep it so
             self.refill()
         self._active = bool(self._held or waits or let_alone or self.busy)
         return self._active
@@ -616,7 +638,7 @@ class Courier:
     @property
     def hungry(self) -> bool:
         """Whether it would begin more attempts if only it might."""
-        return bool(self._ready)
+        return bool(self._ready) and not self.limits.held_back
 
     def drop(self, stream: Stream) -> None:
         """The partition is no longer owned, or the listener has ended: late answers of this stream are ignored."""

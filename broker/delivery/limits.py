@@ -26,7 +26,7 @@ class Limits:
     before the next tick, if it is slow. took_ms: an answer, on average; None: there was none yet.
     """
 
-    __slots__ = ("_circuit", "_pace", "_pushed_back_until_ms", "begins", "flow", "share", "took_ms")
+    __slots__ = ("_circuit", "_pace", "_pushed_back_until_ms", "_too_early", "begins", "flow", "share", "took_ms")
 
     def __init__(self, circuit: Circuit, settings: ListenerSettings) -> None:
         self._circuit = circuit
@@ -36,13 +36,14 @@ class Limits:
         self.took_ms: float | None = None
         self._pace: Pace | None = None
         self._pushed_back_until_ms = 0
+        self._too_early = False  # the last time that an attempt was asked for the rate did not allow it
 
     def update(self, settings: ListenerSettings, share: Share) -> None:
         """The listener's settings, or this worker's share of all that it may have, have changed."""
         self.flow.resize(share.of(settings.max_in_flight))
         rate_per_s = None if settings.rate_per_s is None else max(settings.rate_per_s * share.partitions, _RATE_MIN)
         if rate_per_s is None:
-            self._pace = None
+            self._pace, self._too_early = None, False
         elif self._pace is None or self._pace.rate_per_s != rate_per_s:
             self._pace = Pace(rate_per_s, burst_s=_RATE_BURST_S)
 
@@ -60,8 +61,10 @@ class Limits:
 
     def begin(self, at_s: float) -> bool:
         """Count one attempt that most() allows, if the rate does, too. at_s: the event loop's time."""
-        if self._pace is not None and not self._pace.begin(at_s):
-            return False
+        if self._pace is not None:
+            self._too_early = not self._pace.begin(at_s)
+            if self._too_early:
+                return False
         self.begins -= 1  # says nothing of a quick one
         return True
 
@@ -69,6 +72,11 @@ class Limits:
         """An attempt was answered, or has timed out."""
         known = self.took_ms
         self.took_ms = took_ms if known is None else known + (took_ms - known) * _TOOK_WEIGHT
+
+    @property
+    def held_back(self) -> bool:
+        """Whether a larger share would not have it begin more: it is down, let alone, or at its rate."""
+        return self._circuit.state is State.OPEN or self._pushed_back_until_ms > 0 or self._too_early
 
     @property
     def slow(self) -> bool:

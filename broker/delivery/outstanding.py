@@ -35,6 +35,7 @@ _PAUSE_S: Final = 0.5
 _DUE_MAX: Final = 1_000  # that become due in one go: after a long stop it may be very many
 _AT_ONCE_MAX: Final = 16  # records read at once, and so messages held besides the couriers'
 _AT_ONCE_EACH_MAX: Final = 8  # of one listener
+_IN_LINE_MAX: Final = 64  # of one line that its courier has, or waits to have
 _RECORD_BYTES: Final = 1  # Kafka then answers with one batch, and that is the record
 _STRETCH_BYTES: Final = 1 << 20
 
@@ -171,6 +172,16 @@ class Outstanding:
         """The ids of the listeners that deliveries here are for."""
         return {one.listener_id for partition in self._owed.values() for one in partition.values()}
 
+    def dismissed(self, listener_id: str) -> None:
+        """Its courier is gone, and may come back: what it had is due again, and what was on its way here is not."""
+        self._waiting.pop(listener_id, None)
+        self._lines.forget(lambda line: line[0] == listener_id)
+        for partition in self._owed.values():
+            for owed in partition.values():
+                if owed.listener_id == listener_id and owed.taken:
+                    owed.taken = False
+                    self._schedule(owed)
+
     def bury(self, listeners: Container[str]) -> None:
         """The deliveries of these listeners are cancelled. Their tombstones go out with the next flush()."""
         for owed in [one for partition in self._owed.values() for one in partition.values()]:
@@ -241,11 +252,15 @@ class Outstanding:
             if not self._due or self._due[0][0] > at_ms:
                 break
             due_ms, _, owed = heapq.heappop(self._due)
-            if owed.due_ms == due_ms and not owed.taken and self._is_current(owed) and self._is_first(owed):
+            owed.noted_ms = None
+            if owed.due_ms == due_ms and not owed.taken and self._is_current(owed) and self._may_go(owed):
                 self._wait(owed)
+                if owed.line is not None:
+                    self._advance(owed.line)
         chosen = self._choose()
-        served = await asyncio.gather(*(self._serve(owed) for owed in chosen))
-        return len(chosen) >= _AT_ONCE_MAX and all(served)
+        messages = await asyncio.gather(*(self._message_of(owed) for owed in chosen))
+        served = [self._serve(owed, message) for owed, message in zip(chosen, messages, strict=True)]  # in their order
+        return bool(chosen) and all(served)
 
     def _choose(self) -> list[Owed]:
         """Some of those that wait: of each listener that has room a few, in turn."""
@@ -257,7 +272,7 @@ class Outstanding:
             del self._waiting[listener_id]
             for _ in range(min(len(waiting), _AT_ONCE_EACH_MAX)):
                 owed = waiting.popleft()
-                if not self._is_first(owed):  # one before it was put aside meanwhile
+                if not self._may_go(owed):  # those before it were put aside meanwhile
                     owed.taken = False
                     continue
                 partition = self._partitions.get(owed.partition)
@@ -271,13 +286,14 @@ class Outstanding:
                 break
         return chosen
 
-    async def _serve(self, owed: Owed) -> bool:
-        """Whether it left those that wait."""
+    async def _message_of(self, owed: Owed) -> Message | LogUnavailable | None:
         try:
-            message = owed.message or await self._read(owed)
-        except LogUnavailable:
-            self._wait(owed)
-            return False
+            return owed.message or await self._read(owed)
+        except LogUnavailable as error:
+            return error
+
+    def _serve(self, owed: Owed, message: Message | LogUnavailable | None) -> bool:
+        """Hand it to its courier. Whether it left those that wait."""
         courier = self._couriers.get(owed.listener_id)
         if not self._is_current(owed) or courier is None:
             return True  # given up, or cancelled, meanwhile
@@ -285,7 +301,7 @@ class Outstanding:
             log.error("outstanding.record_gone partition=%d offset=%d", owed.partition, owed.offset)
             self._remove(owed)
             return True
-        if not courier.room():
+        if isinstance(message, LogUnavailable) or not courier.room():
             self._wait(owed)
             return False
         stream = courier.stream(owed.partition)
@@ -336,15 +352,36 @@ class Outstanding:
         return True
 
     def _leave(self, line: Line, place: int) -> None:
-        """The next in line may go, when it is due."""
         self._lines.leave(line, place)
-        first = self._lines.first(line)
-        if first is not None and not first.taken:
-            self._schedule(first)
+        self._advance(line)
+
+    def _advance(self, line: Line) -> None:
+        """The first of a line wait for their courier, up to one that is not due."""
+        for owed in self._lines.head(line, _IN_LINE_MAX):
+            if owed.taken:
+                continue
+            if owed.due_ms is None or owed.due_ms > now_ms():
+                self._note(owed)
+                return
+            self._wait(owed)
             self._wake.set()
 
-    def _is_first(self, owed: Owed) -> bool:
-        return owed.line is None or self._lines.first(owed.line) is owed
+    def _note(self, owed: Owed) -> None:
+        """It is looked at when it is due."""
+        if owed.due_ms is not None and owed.noted_ms != owed.due_ms:
+            owed.noted_ms = owed.due_ms
+            heapq.heappush(self._due, (owed.due_ms, next(self._order), owed))
+
+    def _may_go(self, owed: Owed) -> bool:
+        """Whether all before it in its line are with its courier, or will be there before it."""
+        if owed.line is None:
+            return True
+        for one in self._lines.head(owed.line, _IN_LINE_MAX):
+            if one is owed:
+                return True
+            if not one.taken:
+                return False
+        return False
 
     def _wait(self, owed: Owed) -> None:
         """It is due: its courier gets it as soon as it has room."""
@@ -360,12 +397,14 @@ class Outstanding:
         self._schedule(owed)
 
     def _schedule(self, owed: Owed) -> None:
-        if owed.line is not None and owed.due_ms is not None:
-            self._lines.join(owed.line, owed.place, owed)
-        elif owed.line is not None:
-            self._leave(owed.line, owed.place)
-        if owed.due_ms is not None and self._is_first(owed):
-            heapq.heappush(self._due, (owed.due_ms, next(self._order), owed))
+        if owed.line is not None:
+            if owed.due_ms is None:
+                self._leave(owed.line, owed.place)
+            else:
+                self._lines.join(owed.line, owed.place, owed)
+                self._advance(owed.line)
+        else:
+            self._note(owed)
 
 
 def _line(delivery: Delivery) -> Line | None:

@@ -21,8 +21,9 @@ class Owed:
     """offset: of its record in `outstanding`. due_ms: None when it is parked. line: in which it waits with others of
     its ordering key; None without one. place: its message's offset, by which they go. The rest as in KeptDelivery, and:
 
-    taken: it is due and waits for its courier, or its courier has it. message: kept only where the record's offset is
-    not known. found: it was there when the partition was taken over, so its stream's window may bring it once more.
+    taken: it is due and waits for its courier, or its courier has it. noted_ms: for when it was noted down.
+    message: kept only where the record's offset is not known. found: it was there when the partition was taken over,
+    so its stream's window may bring it once more.
     """
 
     __slots__ = (
@@ -34,6 +35,7 @@ class Owed:
         "line",
         "listener_id",
         "message",
+        "noted_ms",
         "number",
         "offset",
         "partition",
@@ -59,6 +61,7 @@ class Owed:
             self.first_at_ms = event.since_ms or event.put_at_ms
         self.due_ms = event.next_at_ms if isinstance(event, DeliverySetAside) else None
         self.taken = False
+        self.noted_ms: int | None = None
         self.found = False
         self.message: Message | None = None
 

@@ -413,6 +413,7 @@ class Worker:
             self._unusable.add(listener.id)
             if courier is not None:
                 self._dismiss(self._couriers.pop(listener.id))
+                self._outstanding.dismissed(listener.id)
             return
         if courier is not None:
             courier.update(listener, share=self._share, opened=opened)

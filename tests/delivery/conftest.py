@@ -259,6 +259,7 @@ class Office:
         count: int = 1,
         *,
         key: str | None = None,
+        data: str = "{}",
         value: bytes | None = None,
         deliver_at_ms: int | UnsetType = UNSET,
         put_at_ms: int | None = None,
@@ -273,7 +274,7 @@ class Office:
                 message_id=f"m-{offset}",
                 queue_id="q-1",
                 name="n",
-                data="{}",
+                data=data,
                 key=key,
                 deliver_at_ms=deliver_at_ms,
             )

@@ -17,7 +17,7 @@ from broker.core.retry import RetryPolicy
 from broker.core.window import Window
 from broker.delivery import courier as courier_module
 from broker.delivery import limits as limits_module
-from broker.delivery import readers
+from broker.delivery import readers, shares
 from broker.delivery.stream import Delivery, Stream
 
 FAIL = b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n"
@@ -450,6 +450,39 @@ async def test_without_a_socket_to_spare_it_waits_for_one_and_keeps_none_that_is
     await until(lambda: server.open <= 1)
     assert office.courier.error is None
     assert office.courier.depot.sockets.open == server.open
+
+
+@pytest.mark.parametrize("why", ["let alone", "its rate", "down"])
+async def test_one_that_would_begin_no_more_takes_no_share_of_what_others_may(serve, open_office, why):
+    async def pushing_back(_request, writer):
+        writer.write(b"HTTP/1.1 429 No\r\nretry-after: 60\r\ncontent-length: 0\r\n\r\n")
+
+    moody = Moody()
+    server = await serve(pushing_back if why == "let alone" else moody)
+    office = await open_office(server, **({"rate_per_s": 0.01} if why == "its rate" else {}))
+    courier = office.courier
+    if why == "down":
+        moody.well, server.alive = False, BUSY
+    office.put(40)
+    await until(lambda: server.posts and not courier.busy)
+    await until(lambda: (courier.circuit.state is State.OPEN) == (why == "down"))
+    assert courier.held or why == "down"
+    assert not courier.hungry
+
+
+async def test_a_large_message_that_waits_for_its_next_attempt_does_not_keep_others_from_being_read(
+    serve, open_office, monkeypatch
+):
+    monkeypatch.setattr(courier_module, "random", lambda: 1.0)
+    moody = Moody()
+    server = await serve(moody)
+    office = await open_office(server, retry_first_ms=30_000)
+    moody.fails["m-0"] = 1
+    monkeypatch.setattr(shares, "HELD_BYTES_MAX", 60_000)
+    office.put(1, data="x" * 40_000)
+    await until(lambda: len(server.posts) == 1 and not office.courier.busy)
+    office.put(300, data="y" * 1_000)
+    await until(lambda: len(moody.taken) == 300)
 
 
 async def test_idle_connections_are_closed_after_a_while_and_keep_nobody_awake(serve, open_office, monkeypatch):

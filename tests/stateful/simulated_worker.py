@@ -318,6 +318,8 @@ class SimWorker:
         kept = Kept(key, delivery.stream.partition, delivery.offset, delivery.number, due_ms, _line(delivery))
         kept.found = delivery.owed is not None and delivery.owed.found
         world.kept[key] = self.owed[key] = kept
+        if self.cut is not None:  # the next owner of the partition after this one finds it: docs/decisions/0006
+            world.more_in_flight(self.cut)
         self._stand_in_line(kept)
         if world.dice.random() >= crash_between:
             delivery.stream.courier.settle(delivery)
@@ -329,7 +331,7 @@ class SimWorker:
             one = self._couriers[kept.key[0]]
             if kept.due_ms is None or kept.due_ms > self.world.now_ms or kept.taken or not one.room():
                 continue
-            if kept.line is not None and (self.lines.first(kept.line) is not kept or self._lacks_earlier(one, kept)):
+            if kept.line is not None and (not self._may_go(kept) or self._lacks_earlier(one, kept)):
                 continue
             kept.taken = True
             (message,) = self.world.messages(kept.partition, kept.offset, kept.offset + 1)
@@ -353,6 +355,14 @@ class SimWorker:
     def _overtakes(self, delivery: Delivery) -> bool:
         line = _line(delivery)
         return line is not None and self.lines.begins_before(line, delivery.offset)
+
+    def _may_go(self, kept: Kept) -> bool:
+        for one in self.lines.head(kept.line, 3):
+            if one is kept:
+                return True
+            if not one.taken:
+                return False
+        return False
 
     def _lacks_earlier(self, courier: Courier, kept: Kept) -> bool:
         tail, one = self._partitions[kept.partition].tail, courier.streams.get(kept.partition)

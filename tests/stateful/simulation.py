@@ -258,7 +258,7 @@ class World:
 
     def more_in_flight(self, number: int) -> None:
         crash = self.record.crashes[number]
-        self.record.crashes[number] = replace(crash, in_flight=crash.in_flight + 1)
+        self.record.crashes[number] = replace(crash, in_flight=crash.in_flight + 1, ended=self.now_ms / 1000)
 
     def crashed(self, worker: SimWorker) -> None:
         at_s = self.now_ms / 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import takewhile
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,14 +64,16 @@ def test_of_each_line_only_the_earliest_may_go_whenever_they_join(steps: list[tu
             lines.join(key, offset, delivery)
             model[key][offset] = delivery
         for one in "abc":
+            in_order = [model[one][offset] for offset in sorted(model[one])]
+            known = list(takewhile(lambda delivery: delivery is not None, in_order))
+            assert [lines.head(one, most) for most in (1, 2, 10)] == [known[:1], known[:2], known]
             first = min(model[one], default=None)
-            assert lines.first(one) == (None if first is None else model[one][first])
             assert all(lines.begins_before(one, at) == (first is not None and first < at) for at in range(10))
             assert all(lines.holds(one, at) == (at in model[one]) for at in range(10))
         assert len(lines) == sum(map(bool, model.values()))
 
 
-@given(st.lists(st.tuples(KEYS, st.sampled_from(["take", "next", "drop", "restart"]), st.integers(0, 5))))
+@given(st.lists(st.tuples(KEYS, st.sampled_from(["take", "next", "drop", "restart", "away"]), st.integers(0, 5))))
 def test_it_is_known_how_many_wait_and_for_how_long_the_turn_was_one_deliverys(steps: list[tuple[str, str, int]]):
     turns: Turns[int] = Turns()
     waiting: defaultdict[str, int] = defaultdict(int)
@@ -86,6 +89,8 @@ def test_it_is_known_how_many_wait_and_for_how_long_the_turn_was_one_deliverys(s
         elif what == "next" and turns.next(key, now) is not None:
             waiting[key] -= 1
             since[key] = now
+        elif what == "away":
+            assert len(turns.send_away(key)) == waiting.pop(key, 0)
         elif what == "restart":
             turns.restart([key] if key in since else [])
             waiting.clear()
@@ -96,3 +101,14 @@ def test_it_is_known_how_many_wait_and_for_how_long_the_turn_was_one_deliverys(s
             since.pop(key, None)
         assert turns.waiting == sum(waiting.values())
         assert all(turns.taken_for_s(one, now) == now - since.get(one, now) for one in "abc")
+        assert turns.slow(now, 3.0) == [one for one in turns.slow(now, 0.0) if now - since[one] >= 3.0]
+        assert sorted(turns.slow(now, 0.0)) == sorted(one for one, count in waiting.items() if count)
+
+
+def test_what_was_on_its_way_for_a_key_and_will_not_come_is_forgotten():
+    lines: Lines[str, str] = Lines()
+    for key in ("gone", "other"):
+        lines.join(key, 1, None)
+        lines.join(key, 2, f"{key}2")
+    lines.forget(lambda key: key == "gone")
+    assert (lines.head("gone", 9), lines.head("other", 9)) == (["gone2"], [])
