@@ -114,7 +114,7 @@ async def power_cut_under_load(tmp_path: Path, dice: random.Random, monkeypatch:
     monkeypatch.setattr(kafka_process, "_PROPERTIES", kafka_process._PROPERTIES + often)
     kafka = EmbeddedKafka(tmp_path / "kafka", progress=False)
     await kafka.start()
-    arguments = ("--kafka", kafka.bootstrap, "--replication", "1", "--partitions", "4")
+    arguments = ("--kafka", kafka.bootstrap, "--replication", "1", "--partitions", "4", "--flush-each-batch")
     table = topics(KafkaSettings(bootstrap=kafka.bootstrap, partitions=4))
     try:
         with Server(tmp_path / "data", *arguments) as server:
