@@ -262,15 +262,15 @@ class Courier:
 
     def _make_room(self) -> None:
         """Too many wait for others of their keys: those whose keys are not quick leave their windows."""
-        for key in self._turns.slow(self._loop.time(), CROWDED_AFTER_S):
+        at_s = self._loop.time()
+        for key in self._turns.slow(at_s, CROWDED_AFTER_S):
             for delivery in self._turns.send_away(key):
                 if delivery.message is None or not delivery.stream.alive:
                     self._let_go(delivery)
                 elif delivery.owed is None:
                     self._put_aside(delivery, None, None, now_ms())
-                else:
-                    self._let_go(delivery)
-                    self._give_back(delivery)
+                else:  # few of a key
+                    self._turns.take(key, delivery, at_s)
 
     def _give_back(self, delivery: Delivery) -> None:
         delivery.stream.owed.discard(delivery)

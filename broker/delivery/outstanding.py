@@ -35,7 +35,7 @@ _PAUSE_S: Final = 0.5
 _DUE_MAX: Final = 1_000  # that become due in one go: after a long stop it may be very many
 _AT_ONCE_MAX: Final = 16  # records read at once, and so messages held besides the couriers'
 _AT_ONCE_EACH_MAX: Final = 8  # of one listener
-_IN_LINE_MAX: Final = 64  # of one line that its courier has, or waits to have
+_IN_LINE_MAX: Final = 8  # of one line that its courier has, or waits to have
 _RECORD_BYTES: Final = 1  # Kafka then answers with one batch, and that is the record
 _STRETCH_BYTES: Final = 1 << 20
 
@@ -239,8 +239,7 @@ class Outstanding:
                 raise
 
     async def pause(self, at_most_s: float) -> None:
-        """Until something is due that was not foreseen, or for so long."""
-        self._wake.clear()
+        """Until something is due that serve_due() could not foresee, or for so long."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(at_most_s):
                 await self._wake.wait()
@@ -248,6 +247,7 @@ class Outstanding:
     async def serve_due(self) -> bool:
         """Hand what is due to the couriers that have room for it; the rest waits. Whether there may be more at once."""
         at_ms = now_ms()
+        self._wake.clear()
         for _ in range(_DUE_MAX):
             if not self._due or self._due[0][0] > at_ms:
                 break
