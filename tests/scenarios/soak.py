@@ -116,7 +116,7 @@ async def ups_and_downs(listeners: Listeners, path: str, dice: random.Random) ->
 async def load(server: Server, dice: random.Random) -> AsyncIterator[History]:
     """At most 300 puts a second, a third of them with an ordering key, to three listeners; all arrived at the end."""
     async with Listeners() as listeners:
-        listeners.delay_s["slow"] = 0.1
+        listeners.delay_s["slow"] = 0.03  # a key's messages, 25 a second, are still taken one after the other
         history = History(server.now.url, server.now.api_key, listeners, publishers=8, keyed=4, pace_s=0.035)
         await history.set_up(*LISTENERS)
         try:
