@@ -13,10 +13,10 @@ from typing import Final
 FIRST: Final = 8
 _DECREASE: Final = 0.5
 _DECREASE_PAUSE_MS: Final = 1_000  # answers to attempts begun before a decrease must not decrease again
-LATE_S: Final = 0.003  # an event loop that comes by as late as this is felt in the latency of the quick
-GATE_LEAST: Final = 16
+LATE_S: Final = 0.001  # an event loop that comes by as late as this is felt in the latency of the quick
+GATE_LEAST: Final = 4
 GATE_MOST: Final = 512
-_GATE_DECREASE: Final = 0.9
+_GATE_DECREASE: Final = 0.7
 
 
 class Flow:
@@ -89,7 +89,7 @@ WHOLE: Final = Share()
 class Gate:
     """What the slow listeners of a worker may begin together in one tick: as much as leaves it in time for the quick.
 
-    It grows by one attempt in each tick that was in time, and shrinks by a tenth in each that was late.
+    It grows by one attempt in each tick that was in time, and shrinks by three tenths in each that was late.
     """
 
     __slots__ = ("_exact",)

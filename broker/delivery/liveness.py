@@ -23,7 +23,7 @@ from broker.delivery.stream import now_ms
 
 log = logging.getLogger(__name__)
 
-PROBES_PER_S: Final = 500
+PROBES_PER_S: Final = 200
 PROBE_TIMEOUT_S: Final = 3.0
 _JITTER: Final = 0.2
 
