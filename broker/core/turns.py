@@ -71,7 +71,7 @@ class Turns(Generic[D]):
         self.waiting -= len(waiting)
         return list(waiting)
 
-    def slow(self, at_s: float, as_long_as_s: float) -> list[str]:
+    def held_for(self, at_s: float, as_long_as_s: float) -> list[str]:
         """Keys for whose turn anybody waits while the same delivery has had it for so long."""
         return [key for key, waiting in self._waiting.items() if waiting and at_s - self._since_s[key] >= as_long_as_s]
 

@@ -51,6 +51,7 @@ _IDLE_CONNECTIONS_S: Final = 30.0
 class Depot:
     """What a courier needs of its worker.
 
+    sockets: how many of its connections there are.
     touched: a stream became dirty. lagging: a stream needs a catch-up reader. active: a courier wants its tick().
     put_aside: a delivery leaves the window, to be tried at a time (ms), or parked when that is None; settle() follows.
     overtakes: whether it would one of its ordering key that has left the window.
@@ -263,7 +264,7 @@ class Courier:
     def _make_room(self) -> None:
         """Too many wait for others of their keys: those whose keys are not quick leave their windows."""
         at_s = self._loop.time()
-        for key in self._turns.slow(at_s, CROWDED_AFTER_S):
+        for key in self._turns.held_for(at_s, CROWDED_AFTER_S):
             for delivery in self._turns.send_away(key):
                 if delivery.message is None or not delivery.stream.alive:
                     self._let_go(delivery)

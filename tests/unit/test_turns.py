@@ -101,8 +101,8 @@ def test_it_is_known_how_many_wait_and_for_how_long_the_turn_was_one_deliverys(s
             since.pop(key, None)
         assert turns.waiting == sum(waiting.values())
         assert all(turns.taken_for_s(one, now) == now - since.get(one, now) for one in "abc")
-        assert turns.slow(now, 3.0) == [one for one in turns.slow(now, 0.0) if now - since[one] >= 3.0]
-        assert sorted(turns.slow(now, 0.0)) == sorted(one for one, count in waiting.items() if count)
+        assert turns.held_for(now, 3.0) == [one for one in turns.held_for(now, 0.0) if now - since[one] >= 3.0]
+        assert sorted(turns.held_for(now, 0.0)) == sorted(one for one, count in waiting.items() if count)
 
 
 def test_what_was_on_its_way_for_a_key_and_will_not_come_is_forgotten():
