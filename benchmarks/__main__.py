@@ -1,4 +1,4 @@
-"""`python -m benchmarks [rates | isolation | return | scale | audit]`: each prints one JSON object, with ratios.
+"""`python -m benchmarks [rates | isolation | replay | return | scale | audit]`: each prints one JSON object, with ratios.
 
 Everything is started on a temporary folder: `everput serve` (embedded Kafka, fsync before each answer), a sink and
 publishers in processes of their own, all on this machine. `make bench` is `rates`. The sizes are options."""
@@ -14,6 +14,7 @@ from benchmarks.auditing import auditing
 from benchmarks.back import back
 from benchmarks.isolation import isolation
 from benchmarks.rates import bench
+from benchmarks.replaying import replaying
 from benchmarks.scale import scale
 
 
@@ -29,6 +30,11 @@ def main() -> None:
     one.add_argument("--rounds", type=int, default=3)
     one = which.add_parser("isolation", help="a healthy listener alone and beside bad ones")
     one.add_argument("--bad", type=int, default=200, help="of each kind: dead, hanging, slow")
+    one.add_argument("--messages", type=int, default=3_000)
+    one.add_argument("--rate", type=float, default=300)
+    one.add_argument("--rounds", type=int, default=2)
+    one = which.add_parser("replay", help="a healthy listener alone and beside a big replay")
+    one.add_argument("--replayed", type=int, default=300_000, help="messages of the replay")
     one.add_argument("--messages", type=int, default=3_000)
     one.add_argument("--rate", type=float, default=300)
     one.add_argument("--rounds", type=int, default=2)
@@ -50,8 +56,8 @@ def main() -> None:
         given = ["rates", *given]
     options = vars(parser.parse_args(given))
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    benchmark = {"rates": bench, "isolation": isolation, "return": back, "scale": scale, "audit": auditing}
-    found = benchmark[options.pop("which")](**options)
+    benchmark = {"rates": bench, "isolation": isolation, "replay": replaying, "return": back, "scale": scale}
+    found = (benchmark | {"audit": auditing})[options.pop("which")](**options)
     print(json.dumps(found, indent=1))
 
 

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.sink PORT`. GET /stats answers what was received, GET /reset forgets it, any other GET is a
 liveness answer. Paths: /ok… answers 200, /five… after 5 ms, /slow… after a second, /dead… 503 (liveness too), /hang…
-never, /back… is dead from GET /bury to GET /revive.
+never, /back… is dead from GET /bury to GET /revive, /aside… answers 200 and is only counted, apart and never forgotten.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Received:
     """by_path: numbers received. latency_ms: put to delivered, of the healthy paths."""
 
     buried = False
+    aside = 0
 
     def __init__(self) -> None:
         self.reset()
@@ -53,6 +54,7 @@ class Received:
         return orjson.dumps(
             {
                 "unique": unique,
+                "aside": self.aside,
                 "duplicates": self.posts - unique,
                 "seconds": self.last_at - self.first_at,
                 "first_at": self.first_at,
@@ -88,6 +90,9 @@ class Listener(asyncio.Protocol):
             self._get()
         elif self.path.startswith(b"/dead") or (self.path.startswith(b"/back") and self.received.buried):
             self.transport.write(UNAVAILABLE)
+        elif self.path.startswith(b"/aside"):
+            self.received.aside += 1
+            self.transport.write(OK)
         elif self.path.startswith(b"/five"):
             self.received.take(self.path, body)
             asyncio.get_running_loop().call_later(0.005, self.transport.write, OK)

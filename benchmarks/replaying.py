@@ -1,0 +1,56 @@
+"""A healthy listener alone, and beside a big replay of another queue to a listener that is as quick.
+
+Not for: what a replay delivers (tests/kafka/test_replay.py). At a given rate for the latencies, and as fast as puts are
+answered for the rates."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.running import Everput, ratios, serving, sinking
+
+
+def replaying(*, replayed: int, messages: int, rate: float, rounds: int) -> dict[str, Any]:
+    """replayed: messages that a replay has. rate: puts a second for the latencies."""
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="everput-bench-"))
+        everput = stack.enter_context(serving(folder, stack.enter_context(sinking())))
+        past = everput.queue(["aside"])
+        path = f"/v1/queues/{past}/listeners"
+        listener_id = everput.client.get(path).raise_for_status().json()["listeners"][0]["id"]
+        asyncio.run(everput.fill(past, replayed))
+        good = everput.queue(["ok"])
+        everput.deliver([good], 1, messages // 4)  # warm
+        found: dict[str, Any] = {"replayed_per_s": []}
+        for what, pace in (("at_the_rate", rate), ("at_full_speed", 0.0)):
+            alone, beside = [], []
+            for _ in range(rounds):
+                alone.append(everput.deliver([good], 1, messages, pace))
+                with _replay(everput, f"{path}/{listener_id}", found["replayed_per_s"]):
+                    beside.append(everput.deliver([good], 1, messages, pace))
+            found[what] = {
+                "alone": alone,
+                "beside": beside,
+                "ratios": [ratios(*pair) for pair in zip(alone, beside, strict=True)],
+            }
+        return found
+
+
+@contextlib.contextmanager
+def _replay(everput: Everput, listener: str, per_s: list[int]) -> Iterator[None]:
+    """Under way from its first delivery on. per_s: what it has delivered a second meanwhile is added."""
+    begun = everput.client.post(f"{listener}/replay", json={"from": "beginning"}).raise_for_status().json()
+    replay = begun["_links"]["self"]["href"]
+    before = everput.stats()["aside"]
+    while everput.stats()["aside"] == before:
+        time.sleep(0.05)
+    before, began = everput.stats()["aside"], time.monotonic()
+    yield
+    per_s.append(round((everput.stats()["aside"] - before) / (time.monotonic() - began)))
+    ended = everput.client.delete(replay).raise_for_status().json()["replay"]
+    assert ended["state"] == "cancelled", f"the replay was over too early: {ended}"
