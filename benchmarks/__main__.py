@@ -1,4 +1,4 @@
-"""`python -m benchmarks [rates | isolation | replay | return | scale | audit]`: each prints one JSON object, with ratios.
+"""`python -m benchmarks [rates | isolation | replay | return | scale | audit]`: each prints a JSON object, with ratios.
 
 Everything is started on a temporary folder: `everput serve` (embedded Kafka, fsync before each answer), a sink and
 publishers in processes of their own, all on this machine. `make bench` is `rates`. The sizes are options."""

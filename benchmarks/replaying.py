@@ -14,24 +14,27 @@ from typing import Any
 
 from benchmarks.running import Everput, ratios, serving, sinking
 
+ALONE_S = 20.0
+
 
 def replaying(*, replayed: int, messages: int, rate: float, rounds: int) -> dict[str, Any]:
     """replayed: messages that a replay has. rate: puts a second for the latencies."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="everput-bench-"))
         everput = stack.enter_context(serving(folder, stack.enter_context(sinking())))
-        past = everput.queue(["aside"])
-        path = f"/v1/queues/{past}/listeners"
-        listener_id = everput.client.get(path).raise_for_status().json()["listeners"][0]["id"]
+        past = everput.queue([])
         asyncio.run(everput.fill(past, replayed))
+        listener = f"/v1/queues/{past}/listeners/{everput.listen(past, 'aside')}"
         good = everput.queue(["ok"])
         everput.deliver([good], 1, messages // 4)  # warm
-        found: dict[str, Any] = {"replayed_per_s": []}
+        found: dict[str, Any] = {"replayed_per_s_alone": [], "replayed_per_s_beside": []}
+        with _replay(everput, listener, found["replayed_per_s_alone"]):
+            time.sleep(ALONE_S)
         for what, pace in (("at_the_rate", rate), ("at_full_speed", 0.0)):
             alone, beside = [], []
             for _ in range(rounds):
                 alone.append(everput.deliver([good], 1, messages, pace))
-                with _replay(everput, f"{path}/{listener_id}", found["replayed_per_s"]):
+                with _replay(everput, listener, found["replayed_per_s_beside"]):
                     beside.append(everput.deliver([good], 1, messages, pace))
             found[what] = {
                 "alone": alone,

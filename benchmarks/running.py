@@ -95,13 +95,15 @@ class Everput:
         self.queues += 1
         queue = self.client.put("/v1/queues", json={"name": f"bench-{self.queues}"}).raise_for_status().json()["queue"]
         for path in paths:
-            listener = {
-                "name": path,
-                "notify_url": f"{self.sink}/{path}",
-                "liveness_url": f"{self.sink}/{path}",
-            }
-            self.client.put(f"/v1/queues/{queue['id']}/listeners", json=listener).raise_for_status()
+            self.listen(queue["id"], path)
         return str(queue["id"])
+
+    def listen(self, queue_id: str, path: str) -> str:
+        """A new listener of a queue, at a path of the sink."""
+        url = f"{self.sink}/{path}"
+        wishes = {"name": path, "notify_url": url, "liveness_url": url}
+        made = self.client.put(f"/v1/queues/{queue_id}/listeners", json=wishes).raise_for_status().json()
+        return str(made["listener"]["id"])
 
     def metric(self, name: str) -> float:
         """The sum of all its samples, of all processes."""

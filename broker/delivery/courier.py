@@ -87,7 +87,7 @@ class Courier:
         self.behind: dict[Stream, None] = {}  # the one to be brought next first
         self.renewing: set[Delivery] = set()  # new data is being read for them
         self.circuit = Circuit()
-        self.limits = Limits(self.circuit, listener.settings)
+        self.limits = Limits(self.circuit, listener.settings, replay=listener.replay is not None)
         self.error: str | None = None
         self.bytes_share = HELD_BYTES_MAX
         self.sending = True  # False: hand-over or shut-down; what is under way may finish

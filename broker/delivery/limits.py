@@ -23,13 +23,18 @@ _RATE_MIN: Final = 0.001
 
 class Limits:
     """share: of the attempts that a worker has under way, what this listener may have. begins: attempts it may begin
-    before the next tick, if it is slow. took_ms: an answer, on average; None: there was none yet.
+    before the next tick, if it gives way. took_ms: an answer, on average; None: there was none yet.
+    replay: it is one, and gives way to normal deliveries however quickly it is answered.
     """
 
-    __slots__ = ("_circuit", "_pace", "_pushed_back_until_ms", "_too_early", "begins", "flow", "share", "took_ms")
+    __slots__ = (
+        *("_circuit", "_pace", "_pushed_back_until_ms", "_replay", "_too_early"),
+        *("begins", "flow", "share", "took_ms"),
+    )
 
-    def __init__(self, circuit: Circuit, settings: ListenerSettings) -> None:
+    def __init__(self, circuit: Circuit, settings: ListenerSettings, *, replay: bool = False) -> None:
         self._circuit = circuit
+        self._replay = replay
         self.flow = Flow(settings.max_in_flight)
         self.share = ATTEMPTS_MAX
         self.begins = 1
@@ -57,7 +62,7 @@ class Limits:
             most = allowance
         if took_ms is None:
             return min(most, _UNPROVEN_MAX)
-        return min(most, busy + self.begins) if took_ms >= SLOW_MS else most
+        return min(most, busy + self.begins) if self._replay or took_ms >= SLOW_MS else most
 
     def begin(self, at_s: float) -> bool:
         """Count one attempt that most() allows, if the rate does, too. at_s: the event loop's time."""
@@ -65,7 +70,7 @@ class Limits:
             self._too_early = not self._pace.begin(at_s)
             if self._too_early:
                 return False
-        self.begins -= 1  # says nothing of a quick one
+        self.begins -= 1  # says nothing of one that does not give way
         return True
 
     def took(self, took_ms: int) -> None:
@@ -79,8 +84,9 @@ class Limits:
         return self._circuit.state is State.OPEN or self._pushed_back_until_ms > 0 or self._too_early
 
     @property
-    def slow(self) -> bool:
-        return self.took_ms is not None and self.took_ms >= SLOW_MS
+    def gives_way(self) -> bool:
+        """Whether what it may begin is counted, with all others such: it is slow, or a replay."""
+        return self._replay or (self.took_ms is not None and self.took_ms >= SLOW_MS)
 
     def pushed_back(self, at_ms: int, retry_after_s: int | None) -> None:
         """The listener has too much to do (429, 503, no answer in time). retry_after_s: how long to let it alone."""

@@ -1,4 +1,4 @@
-"""What a worker's couriers share: attempts under way at once, those the slow begin, memory, and sockets.
+"""What a worker's couriers share: attempts under way at once, those that give way begin, memory, and sockets.
 
 For: the totals, and everybody's share of them, anew at each tick. Not for: what one listener can take, and how much is
 well for the slow (core/flow.py).
@@ -48,7 +48,7 @@ class Sockets:
 
 
 def share_out(couriers: Collection[Courier], *, begins: int, tick: int) -> None:
-    """couriers: those that have something to do. begins: what the slow may begin. tick: its number, for fairness."""
+    """couriers: those that have something to do. begins: what those that give way may begin. tick: for fairness."""
     hungry = sum(courier.hungry for courier in couriers)
     used = sum(courier.busy for courier in couriers if not courier.hungry)
     attempts = fair_share(ATTEMPTS_MAX, used=used, hungry=hungry, least=ATTEMPTS_LEAST)
@@ -58,7 +58,7 @@ def share_out(couriers: Collection[Courier], *, begins: int, tick: int) -> None:
         limits = courier.limits
         limits.share = attempts
         courier.bytes_share = held
-        if limits.slow:
+        if limits.gives_way:
             limits.begins = 1  # should it get something to do before the next tick
             if courier.hungry:
                 slow.append(limits)

@@ -389,10 +389,10 @@ async def test_a_slow_listener_begins_what_it_may_until_it_is_quick_again(serve,
     office.put(20)
     for _ in range(5):
         courier.tick(courier_module.now_ms())
-    assert (courier.limits.slow, courier.busy) == (True, 0)
+    assert (courier.limits.gives_way, courier.busy) == (True, 0)
     office.begins = 1
     await office.all_settled()
-    assert not courier.limits.slow  # its answers came at once
+    assert not courier.limits.gives_way  # its answers came at once
     assert server.connections > 1
     office.check_books()
 

@@ -7,12 +7,17 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.core.circuit import Circuit
+from broker.core.events import ListenerSettings
+from broker.core.flow import FIRST, WHOLE
+from broker.delivery.limits import Limits
 from broker.delivery.shares import ALL_HELD_BYTES_MAX, ATTEMPTS_LEAST, ATTEMPTS_MAX, HELD_BYTES_MAX, share_out
 
 
 def couriers(count: int, *, busy: int, hungry: bool, slow: bool = False) -> list[SimpleNamespace]:
     return [
-        SimpleNamespace(busy=busy, hungry=hungry, limits=SimpleNamespace(slow=slow, begins=0)) for _ in range(count)
+        SimpleNamespace(busy=busy, hungry=hungry, limits=SimpleNamespace(gives_way=slow, begins=0))
+        for _ in range(count)
     ]
 
 
@@ -52,6 +57,20 @@ def test_a_slow_one_that_has_nothing_to_do_need_not_wait_for_the_next_tick_when_
     share_out([*idle, *quick], begins=0, tick=3)
     assert idle[0].limits.begins == 1
     assert {courier.limits.begins for courier in quick} == {0}  # does not count for them
+
+
+def test_a_replay_begins_no_more_than_is_left_to_it_however_quickly_it_is_answered():
+    settings = ListenerSettings()
+    limits, normal = Limits(Circuit(), settings, replay=True), Limits(Circuit(), settings)
+    courier = SimpleNamespace(busy=1, hungry=True, limits=limits)
+    for one in (limits, normal):
+        one.update(settings, WHOLE)
+        one.took(1)
+    share_out([courier], begins=2, tick=0)
+    assert (limits.most(1), normal.most(1)) == (1 + 2, FIRST)
+    assert limits.begin(0.0)
+    assert limits.begin(0.0)
+    assert limits.most(1) == 1
 
 
 def test_nobody_to_share_with_is_no_trouble():
