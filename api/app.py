@@ -5,7 +5,7 @@ server. Not for: starting what it needs, or serving it (cli/api.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -35,6 +35,7 @@ from api.secrets import Secrets
 from api.tunnel import Listen, Tunnels
 from api.volume import Volume
 from broker.accounts import AccountCommands
+from broker.audit.pace import Others
 from broker.audit.reader import LogReader
 from broker.commands import Commands, Quotas
 from broker.delivery.guard import Resolver
@@ -45,6 +46,7 @@ from broker.sealing import Sealer
 from broker.secrets import SecretCommands
 from broker.settings import Settings
 
+_LOG: Final = b"/v1/log"
 _PUT_BEFORE: Final = b"/v1/queues/"
 _PUT_AFTER: Final = b"/messages"
 _PUT_SLASHES: Final = 4
@@ -107,6 +109,7 @@ def make_app(
     elsewhere = _Elsewhere(service)
     app = _App(
         puts,
+        Others().came if reader is None else reader.others.came,
         routes=[
             Route(f"{queue}/messages", puts),
             at(f"{queue}/messages/batch", POST=Method(put_batch, "messages")),
@@ -213,13 +216,16 @@ class _App(Starlette):
     It is the request that comes thousands of times a second, and the way is a third of what it costs (decision 0023).
     """
 
-    def __init__(self, puts: Resource, **options: Any) -> None:
+    def __init__(self, puts: Resource, came: Callable[[], None], **options: Any) -> None:
         super().__init__(**options)
         self._puts = puts
+        self._came = came
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path = scope["raw_path"]  # as it was sent: what is percent-encoded is no part of any path here
+            if path != _LOG:
+                self._came()
             if (
                 scope["method"] == "PUT"
                 and path.endswith(_PUT_AFTER)

@@ -13,9 +13,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
@@ -27,6 +29,8 @@ from broker.kafka.process import written_bootstrap
 T = TypeVar("T")
 TOPICS = [f"everput.{name}" for name in ("control", "messages", "changes", "deliveries")]
 STORIES = 20
+PUTS = 3000
+PUTS_PER_S = 300.0
 READ_S_MAX = 300.0
 DELIVERED_S_MAX = 1800.0
 MADE = "made.json"  # what a kept folder was filled with
@@ -47,7 +51,8 @@ def auditing(*, events: int, listeners: int, folder: str | None) -> dict[str, An
                 "export": ["export", f"{out}/jsonl"],
                 "export --format parquet": ["export", f"{out}/parquet", "--format", "parquet"],
             }
-            return made | _compared(bootstrap, f"{kept}/data", up.url, commands) | {"story_ms": _stories(up, made)}
+            compared = _compared(bootstrap, f"{kept}/data", up.url, commands)
+        return made | compared | {"story_ms": _stories(up, made), "puts": _puts(up, made["queue_id"], f"{kept}/data")}
 
 
 def _filled(up: Everput, record: Path, events: int, listeners: int) -> dict[str, Any]:
@@ -124,6 +129,28 @@ def _everput(*arguments: str, **environment: str) -> None:
         stderr=subprocess.PIPE,
         check=True,
     )
+
+
+def _puts(up: Everput, queue_id: str, folder: str) -> dict[str, Any]:
+    """Alone, and while events are exported all the time."""
+    found: dict[str, Any] = {}
+    for what, pace in (("at_the_rate", PUTS_PER_S), ("at_full_speed", 0)):
+        alone = up.publish([queue_id], PUTS, pace)
+        done = Event()
+        with ThreadPoolExecutor(1) as pool:
+            exporting = pool.submit(_export_until, done, folder, up.url)
+            time.sleep(1)  # it has started
+            beside = up.publish([queue_id], PUTS, pace)
+            done.set()
+            exporting.result()
+        found[what] = {"alone": alone, "beside_an_export": beside}
+    return found
+
+
+def _export_until(done: Event, folder: str, url: str) -> None:
+    while not done.is_set():
+        with tempfile.TemporaryDirectory(prefix="everput-bench-") as out:
+            _everput("export", f"{out}/jsonl", "--data-dir", folder, EVERPUT_URL=url)
 
 
 def _stories(up: Everput, made: dict[str, Any]) -> dict[str, float]:

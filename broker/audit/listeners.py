@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from broker.audit.control import control_records
-from broker.audit.pace import Pace
+from broker.audit.pace import Others, Pace
 from broker.audit.records import Records
 from broker.core.events import Event, ListenerCreated, QueueCreated, ReplayStarted, wire_name
 from broker.core.selection import Selection
@@ -35,8 +35,9 @@ class _Queue:
 class Listeners:
     """Of one process. What was found of a queue is kept for a while, and read on from there."""
 
-    def __init__(self, records: Records, control: str, turns: Turns) -> None:
+    def __init__(self, records: Records, control: str, turns: Turns, others: Others) -> None:
         self._records = records
+        self._others = others
         self._control = control
         self._turns = turns
         self._kept: OrderedDict[tuple[str, str], _Queue] = OrderedDict()
@@ -80,7 +81,7 @@ class Listeners:
     async def _made(self, organization_id: str, begin: int, end: int) -> AsyncGenerator[Event, None]:
         """What made the organization's queues, listeners and replays, in [begin, end)."""
         wanted = Selection(organization_id=organization_id, types=_MADE)
-        pace = Pace()
+        pace = Pace(self._others)
         async with aclosing(control_records(self._records, self._control, end, begin=begin)) as stretches:
             while True:
                 async with self._turns.turn(organization_id):

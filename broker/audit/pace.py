@@ -1,18 +1,37 @@
 """How long work in small steps shares the event loop of a process that answers others.
 
-For: giving way after some of it: half of the time belongs to others. Not for: who of several such works is next
-(broker/kafka/reading.py)."""
+For: giving way after some of it: half of the time belongs to others, as long as there are any. Not for: who of several
+such works is next (broker/kafka/reading.py)."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from typing import Final
+
+LATELY_S: Final = 1.0
+
+
+class Others:
+    """Of a process: whether it has had lately what should not wait for such work."""
+
+    def __init__(self) -> None:
+        self._came_s = -LATELY_S
+
+    def came(self) -> None:
+        """A request has come that is no such work."""
+        self._came_s = time.perf_counter()
+
+    @property
+    def lately(self) -> bool:
+        return time.perf_counter() - self._came_s < LATELY_S
 
 
 class Pace:
     """Of one work. Its steps are `with` blocks, in which it awaits nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, others: Others) -> None:
+        self._others = others
         self._busy_s = self._began_s = 0.0
 
     def __enter__(self) -> None:
@@ -24,10 +43,11 @@ class Pace:
     async def give_way(self, *, after_s: float = 0.0) -> None:
         """Let the others have as long as the steps took since the last time.
 
-        Also when they are idle at the moment: to go on until they are not was measured, and a put beside a reading then
-        took three times as long. after_s: do nothing before the steps took so long.
+        Also when they are idle at the moment: a put beside a reading that went on until they were not took three times
+        as long, for it comes to the loop many times. When none came lately, only who is ready has a turn.
+        after_s: do nothing before the steps took so long.
         """
         if self._busy_s < after_s:
             return
         busy_s, self._busy_s = self._busy_s, 0.0
-        await asyncio.sleep(busy_s)
+        await asyncio.sleep(busy_s if self._others.lately else 0)

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from typing import Final
 
 from broker.audit.control import control_records
-from broker.audit.pace import Pace
+from broker.audit.pace import Others, Pace
 from broker.audit.records import Records
 from broker.core.directory import Directory
 from broker.core.events import decode
@@ -47,8 +47,9 @@ class PastView:
 class Past:
     """Of one process. One fold at a time."""
 
-    def __init__(self, records: Records, table: Topics) -> None:
+    def __init__(self, records: Records, table: Topics, others: Others) -> None:
         self._records = records
+        self._others = others
         self._control = table.control.name
         self._kept: OrderedDict[tuple[str, int], PastView] = OrderedDict()
         self._turn = asyncio.Lock()
@@ -73,7 +74,7 @@ class Past:
         found = self._kept.get(place)
         if found is None:
             state, complete, ours = Directory(), True, organization_id.encode()
-            pace = Pace()
+            pace = Pace(self._others)
             async for records in control_records(self._records, self._control, end):
                 with pace:
                     for record in records:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from broker.audit.lanes import LaneReader, Place, Rests
 from broker.audit.listeners import Listeners
-from broker.audit.pace import Pace
+from broker.audit.pace import Others, Pace
 from broker.audit.past import Past
 from broker.audit.records import Records
 from broker.commands import now_ms
@@ -79,16 +79,17 @@ class Range:
 
 
 class LogReader:
-    """Of one process. past: the directory as it was."""
+    """Of one process. past: the directory as it was. others: who must not be slowed down by it."""
 
     def __init__(self, records: Records, table: Topics) -> None:
-        self.past = Past(records, table)
+        self.others = Others()
+        self.past = Past(records, table, self.others)
         self._records = records
         self._table = dict(zip(TOPICS, (table.control, table.messages, table.changes, table.deliveries), strict=True))
         # One slice at a time, of each organization in turn: the readings together get a part of the loop.
         self._turns = Turns(1, 1, wait_s=_TURN_S_MAX)
         self._rests = Rests(_REST_BYTES_MAX)
-        self._listeners = Listeners(records, table.control.name, self._turns)
+        self._listeners = Listeners(records, table.control.name, self._turns, self.others)
         self._open: Counter[str] = Counter()
 
     async def read(self, wanted: Selection, span: Range) -> AsyncGenerator[Slice, None]:
@@ -100,7 +101,7 @@ class LogReader:
         """
         with self._counted(wanted.organization_id):
             wanted = await self._named(wanted, span)
-            reading = _Reading(self._records, self._lanes(wanted), wanted, self._turns, self._rests)
+            reading = _Reading(self._records, self._lanes(wanted), wanted, self._turns, self._rests, self.others)
             async with aclosing(reading.run(span)) as slices:
                 async for one in slices:
                     yield one
@@ -146,12 +147,19 @@ class _Reading:
     """One range, once."""
 
     def __init__(
-        self, records: Records, places: Sequence[Place], wanted: Selection, turns: Turns, rests: Rests
+        self,
+        records: Records,
+        places: Sequence[Place],
+        wanted: Selection,
+        turns: Turns,
+        rests: Rests,
+        others: Others,
     ) -> None:
         self._records = records
         self._places = places
         self._wanted = wanted
         self._turns = turns
+        self._others = others
         self._merge: Merge[Event] = Merge([])
         share = max(_SHARE_BYTES_MIN, _HELD_BYTES_MAX // max(1, len(places)))
         self._lanes = LaneReader(records, places, wanted, rests, share_bytes=share)
@@ -236,7 +244,7 @@ class _Reading:
     async def _slice(self, before_ms: int) -> tuple[list[Entry], bool]:
         """The next entries, and whether there may be more before this log time."""
         entries: list[Entry] = []
-        pace = Pace()
+        pace = Pace(self._others)
         reads = size = 0
         more = True
         while more and reads < _SLICE_READS and size < _SLICE_BYTES:

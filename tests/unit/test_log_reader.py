@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.audit import reader as reader_module
-from broker.audit.pace import Pace
+from broker.audit.pace import Others, Pace
 from broker.audit.reader import LogReader, Range, Slice
 from broker.core import events as ev
 from broker.core.catalogue import TOPICS
@@ -377,7 +377,8 @@ async def test_a_queue_s_listeners_are_looked_for_once_and_then_only_among_what_
     assert await reader._listeners.of_queue(OURS, "q") == frozenset(f"l{number}" for number in range(31))
 
 
-async def test_whoever_gives_way_lets_others_run():
+@pytest.mark.parametrize("came", [True, False])
+async def test_whoever_gives_way_lets_others_run_and_for_as_long_when_one_came_lately(came):
     rounds = 0
 
     def work_on() -> None:
@@ -392,12 +393,15 @@ async def test_whoever_gives_way_lets_others_run():
             await asyncio.sleep(0)
 
     busy = asyncio.create_task(work())
-    pace = Pace()
+    others = Others()
+    if came:
+        others.came()
+    pace = Pace(others)
     with pace:
         for _ in range(50):
             work_on()
     await pace.give_way()
-    assert rounds > 2  # about 50
+    assert rounds > 2 if came else rounds == 1  # of about 50
     busy.cancel()
 
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_directory import control_events, seen_by
 
+from broker.audit.pace import Others
 from broker.audit.past import Past
 from broker.commands import SCOPES, create_key, create_organization
 from broker.core import events as ev
@@ -86,7 +87,7 @@ async def test_it_is_what_a_snapshot_taken_then_would_show(log: list[Event], par
         latest_ms = max(latest_ms, event.at_ms)
         if latest_ms <= at_ms:
             then.apply(event)
-    past = Past(Control(log), TABLE)
+    past = Past(Control(log), TABLE, Others())
     for _ in range(2):  # the second time from what is kept
         view = await past.view(organization_id, at_ms)
         assert seen_by(view.state, organization_id) == seen_by(without_members(then), organization_id)
@@ -98,7 +99,7 @@ async def test_only_the_last_few_moments_are_kept():
     api = await make_api()
     for number in range(8):
         await api.queue(f"q{number}")
-    past = Past(api.records, TABLE)
+    past = Past(api.records, TABLE, Others())
     for record in range(8):
         await past._folded(api.organization_id, record)
     assert len(past._kept) == 4
