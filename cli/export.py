@@ -127,6 +127,8 @@ def _check_owner(made: Manifest, part: eventlog.Part) -> None:
 
 def _write(folder: Path, made: Manifest, lines: list[bytes], cursor: str) -> None:
     """The next file, and the cursor after it."""
+    if not made.files:
+        manifest.save(folder, made)  # or a kill after the first file would leave a folder that is no export
     made.cursor = cursor
     if not lines:
         manifest.save(folder, made)

@@ -19,6 +19,8 @@ import httpx
 import pytest
 from running import Running, clean_environment, everput, wait_until
 
+from cli import manifest
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
@@ -221,3 +223,45 @@ def test_the_exports_of_two_organizations_share_nothing(server: Running, queue_i
     assert made["id"].encode() in texts["ours"]
     assert queue_id.encode() in texts["ours"]
     assert queue_id.encode() not in texts["theirs"]
+
+
+# The command as it is, but for the size of its files: the kills are to come between many.
+SMALL_FILES = "from cli import app, export; export.FILE_EVENTS = 500; app.main()"
+
+
+def test_an_export_that_was_killed_again_and_again_has_every_event_once(server: Running, queue_id: str, tmp_path: Path):
+    some = {"messages": [{"data": f"m{number}"} for number in range(1000)]}
+    ids = {
+        result["message"]["id"]
+        for _ in range(10)
+        for result in request(server, "POST", f"/v1/queues/{queue_id}/messages/batch", some)["messages"]
+    }
+    where = ["--data-dir", str(server.data_dir)]
+    out, whole = tmp_path / "out", tmp_path / "whole"
+
+    def made() -> manifest.Manifest:
+        return manifest.load(out) or manifest.Manifest(kind="none yet")
+
+    for files in (3, 8, 14):
+        command = [sys.executable, "-P", "-c", SMALL_FILES, "export", str(out), *where]
+        with subprocess.Popen(command, env=clean_environment(EVERPUT_URL=server.url)) as exporting:
+            while len(made().files) < files and exporting.poll() is None:
+                pass
+            exporting.kill()
+        # The first one has two seconds to wait at its end; the others, on a busy machine, may be through by now.
+        assert files > 3 or not made().complete
+    for folder in (out, whole):
+        done = everput("export", str(folder), "--to", made().query["to"], *where, EVERPUT_URL=server.url)
+        assert done.returncode == 0, done.stderr
+        assert everput("check", str(folder)).returncode == 0
+    assert made().complete
+    lines = {
+        folder: b"".join((folder / one.name).read_bytes() for one in kept.files).splitlines()
+        for folder in (out, whole)
+        if (kept := manifest.load(folder)) is not None
+    }
+    assert lines[out] == lines[whole]
+    puts = [event["message_id"] for line in lines[out] if (event := json.loads(line)["event"])["type"] == "message.put"]
+    assert len(puts) == len(set(puts))
+    assert ids <= set(puts)
+    assert sum(one.rows for one in made().files) == len(lines[out])
