@@ -4,7 +4,7 @@ Not for: what a replay takes (broker/replays.py), how it is delivered (broker/de
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from api.calls import Call
 from api.pages import moment, moment_ms, optional_moment, page
@@ -16,6 +16,9 @@ from broker.core.replays import Replay
 from broker.errors import Refused
 from broker.ports import DirectoryView
 from broker.replays import ReplayCommands, ReplayWishes
+
+# What a replay without a rate is taken to deliver, to a quick listener beside other deliveries: benchmarks/README.md.
+EXPECTED_PER_S: Final = 2_000.0
 
 
 class Replays:
@@ -103,7 +106,7 @@ def _fields(replay: Replay, listener: Listener | None) -> dict[str, Any]:
 
 
 def _planned(planned: ReplayStarted, rate_per_s: float | None) -> dict[str, Any]:
-    """estimated_s: how long it takes at its rate; null without one, for then it goes as fast as the listener does."""
+    """estimated_s: how long it takes at its rate, if the listener is quick enough, and at EXPECTED_PER_S at most."""
     return {
         "from": moment(planned.from_ms),
         "to": moment(planned.to_ms),
@@ -111,7 +114,7 @@ def _planned(planned: ReplayStarted, rate_per_s: float | None) -> dict[str, Any]
         "count": planned.count,
         "count_is_exact": planned.counted_all,
         "rate_per_s": rate_per_s,
-        "estimated_s": None if rate_per_s is None else round(planned.count / rate_per_s, 1),
+        "estimated_s": round(planned.count / min(rate_per_s or EXPECTED_PER_S, EXPECTED_PER_S), 1),
     }
 
 

@@ -25,6 +25,7 @@ from broker.settings import Network
 
 ONLY: Final = ("all", "failed", "undelivered")
 _RUNNING_MAX: Final = 10  # of one listener at once
+_RUNNING_ALL_MAX: Final = 100  # of one organization
 _PICKED_MAX: Final = 50_000  # messages picked one by one: they stand in the event
 _PAGE: Final = 1000
 
@@ -105,9 +106,13 @@ class ReplayCommands:
         """A replay that has begun (Refused, NotFound, LogUnavailable)."""
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
-        running = sum(replay.ended is None for replay in self._view.state.replays.of(listener_id))
-        if running >= _RUNNING_MAX:
-            raise Refused(f"{running} replays of this listener are under way; cancel one, or wait for its end")
+        replays = self._view.state.replays
+        for whose, most, running in (
+            ("this listener", _RUNNING_MAX, sum(replay.ended is None for replay in replays.of(listener_id))),
+            ("this organization", _RUNNING_ALL_MAX, replays.running(context.organization_id)),
+        ):
+            if running >= most:
+                raise Refused(f"{running} replays of {whose} are under way; cancel one, or wait for its end")
         event = await self.plan(context, listener, wishes)
         if not await record(self._log.control, self._view, event):
             raise NotFound("no listener of this queue has this id")

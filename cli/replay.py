@@ -33,7 +33,7 @@ class _Beginning(Moment):
 @click.option("--only", type=click.Choice(ONLY), default="all", show_default=True, help="Which of the messages.")
 @click.option("--rate", type=click.FloatRange(0.001, 1_000_000), help="Deliveries a second at most.")
 @click.option("--notify-url", help="Where to deliver them, in place of the listener's notify_url.")
-@click.option("--dry-run", is_flag=True, help="Count only.")
+@click.option("--dry-run", is_flag=True, help="Count and estimate only.")
 @click.option("--detach", is_flag=True, help="Print its id and go.")
 @asks
 def command(
@@ -62,8 +62,7 @@ def command(
         return
     number = f"{'' if begun.count_is_exact else 'about '}{begun.count:,} messages"
     if dry_run:
-        took = f"{begun.estimated_s:,.0f} s" if begun.estimated_s else "as fast as the listener takes them"
-        click.echo(f"{number}, {took}")
+        click.echo(f"{number}, {max(1.0, begun.estimated_s or 1.0):,.0f} s if the listener is quick enough")
     elif detach:
         click.echo(begun.id)
     else:

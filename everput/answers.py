@@ -211,9 +211,12 @@ class ReplayNow(ReplayFields):
 
 
 class ReplayBegun(ReplaySpan):
-    """Of a dry run the span and estimated_s, which is null where no rate is set; else all of the replay."""
+    """Of a dry run the span and estimated_s; else all of the replay.
 
-    estimated_s: float | UnsetType | None = UNSET
+    estimated_s: at the rate, or at 2,000 a second where none or a higher one is set; a slow listener takes longer.
+    """
+
+    estimated_s: Annotated[float, Meta(ge=0)] | UnsetType = UNSET
     id: Id | UnsetType = UNSET
     state: str | UnsetType = UNSET
     notify_url: str | UnsetType | None = UNSET

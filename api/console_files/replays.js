@@ -148,11 +148,8 @@ function replayForm(ids, changed) {
         async (given) => {
           const planned = (await ask("replayToListener", { ids, body: { ...bodyOf(given), dry_run: true } })).body
             .replay;
-          const time =
-            planned.estimated_s === null || planned.estimated_s === undefined
-              ? ""
-              : `, about ${duration(planned.estimated_s)} at that rate`;
-          result.textContent = `${count(planned.count, "message")}${planned.count_is_exact ? "" : " or more"}${time}. Nothing was sent.`;
+          const time = `about ${duration(planned.estimated_s)} if the listener is quick enough`;
+          result.textContent = `${count(planned.count, "message")}${planned.count_is_exact ? "" : " or more"}, ${time}. Nothing was sent.`;
         },
       ],
     ],

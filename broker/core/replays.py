@@ -91,6 +91,10 @@ class Replays:
         self._by_id[now.id] = now
         return now
 
+    def running(self, organization_id: str) -> int:
+        """How many of this organization's have not ended."""
+        return sum(one.ended is None and one.organization_id == organization_id for one in self._by_id.values())
+
     def forget(self, listener_id: str) -> list[Replay]:
         """Those of a listener that has ended."""
         return [self._by_id.pop(replay_id) for replay_id in self._of.pop(listener_id, ())]

@@ -7,6 +7,7 @@ import pytest
 from api_client import Api, make_api, problem
 from memory import MemoryCursors
 
+from api.replays import EXPECTED_PER_S
 from broker.core import events as ev
 from broker.core.cursor import Cursor
 from broker.core.events import DeliveryParked, decode
@@ -60,7 +61,9 @@ async def test_a_dry_run_counts_and_estimates_and_begins_nothing(api):
     planned = await replay(api, path, dry_run=True, rate_per_s=0.5)
     assert (planned["count"], planned["count_is_exact"], planned["estimated_s"]) == (6, True, 12.0)
     assert "id" not in planned
-    assert (await replay(api, path, dry_run=True))["estimated_s"] is None  # as fast as the listener takes them
+    for rate in (None, 2.5 * EXPECTED_PER_S):  # nobody promises such a one
+        planned = await replay(api, path, dry_run=True, rate_per_s=rate)
+        assert planned["estimated_s"] == round(6 / EXPECTED_PER_S, 1)
     assert replays_in(api) == 0
 
 
@@ -168,6 +171,18 @@ async def test_only_so_many_of_one_listener_are_under_way(api):
     problem(await api.request("POST", f"{path}/replay", json={"from": "beginning"}), 422)
     await api.request("DELETE", f"{path}/replays/{last['id']}")
     await replay(api, path)
+
+
+async def test_only_so_many_of_one_organization_are_under_way(api):
+    queue_id = await api.queue()
+    listeners = f"/v1/queues/{queue_id}/listeners"
+    *paths, other = [f"{listeners}/{await api.listener(queue_id, name=f'l{number}')}" for number in range(11)]
+    for path in paths:
+        for _ in range(10):
+            last = await replay(api, path)
+    problem(await api.request("POST", f"{other}/replay", json={"from": "beginning"}), 422)
+    await api.request("DELETE", f"{paths[-1]}/replays/{last['id']}")
+    await replay(api, other)
 
 
 async def test_an_unknown_one_is_404(api):
