@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import faust
 from faust.contrib.asgi import bind_to_running_loop
+from faust.tables import TableManager
 
 from broker.core.events import Event
 from broker.errors import LogUnavailable
@@ -133,6 +134,11 @@ class Projections:
         self._assigned.set()
 
 
+class _NoTables(TableManager):  # type: ignore[misc]
+    async def sleep(self, *_: Any, **_more: Any) -> None:
+        """Faust waits a second at each start for tables that may yet be made."""
+
+
 class _App(faust.App):  # type: ignore[misc]
     def _create_directories(self) -> None:
         """Faust makes a data directory in the working directory; there are no tables, so nothing would be in it."""
@@ -152,6 +158,7 @@ def _faust_app(kafka: KafkaSettings, options: dict[str, Any]) -> Any:
         topic_allow_declare=False,  # broker/kafka/admin.py creates them, with the settings that keep what is in them
         topic_disable_leader=True,
         store="memory://",
+        TableManager=_NoTables,
         stream_wait_empty=False,  # it waits for acknowledgements, and ours are never given: a stop would hang
         worker_redirect_stdouts=False,
     )
