@@ -11,8 +11,8 @@ from api.auth import Keys, Sessions
 from api.calls import Call
 from api.limits import EVERYBODY, Limit
 from api.pages import moment
-from api.problems import Forbidden
-from api.shapes import AccountBody, NameBody
+from api.problems import Forbidden, NoSession
+from api.shapes import AccountBody, NameBody, PasswordBody
 from broker.accounts import SESSION_S, AccountCommands, check_email
 from broker.core.accounts import Account, Session
 from broker.core.directory import Organization
@@ -74,14 +74,22 @@ class Accounts:
         """The only answer that holds the token, twice: for programs in the body, for browsers in a cookie."""
         body = await call.json(AccountBody, small=True)
         check_email(body.email)
-        # What one of the two refuses counts for neither: a crowd uses up no address's attempts, one address not all.
-        self._all_guesses.check(call.headers, EVERYBODY)
-        self._guesses.take(call.headers, body.email.lower())
-        self._all_guesses.take(call.headers, EVERYBODY)
+        self._guess(call, body.email)
         account = await self._commands.check_password(body.email, body.password)
         session, token = await self._commands.start_session(account, request_id=call.request_text)
         self._set_cookie(call, token, SESSION_S)
         return {"session": {**_session_fields(session), "token": token}, "account": _account_fields(account)}
+
+    async def change_password(self, call: Call) -> Any:
+        session = await self._sessions.find(call.scope, call.headers)
+        body = await call.json(PasswordBody, small=True)
+        account = self._view.state.accounts.by_id[session.account_id]
+        self._guess(call, account.email)
+        if not await self._commands.change_password(
+            session, body.password, body.new_password, request_id=call.request_text
+        ):
+            raise NoSession("This session is unknown or has ended.")
+        return {"account": _account_fields(account)}
 
     async def session(self, call: Call) -> Any:
         session = await self._sessions.find(call.scope, call.headers)
@@ -110,6 +118,12 @@ class Accounts:
         session = await self._sessions.find(call.scope, call.headers)
         found = self._view.state.organizations_of(session.account_id)
         return {"organizations": [_organization_fields(organization) for organization in found]}
+
+    def _guess(self, call: Call, email: str) -> None:
+        """What one of the two limits refuses counts for neither: a crowd uses up no address's attempts, one not all."""
+        self._all_guesses.check(call.headers, EVERYBODY)
+        self._guesses.take(call.headers, email.lower())
+        self._all_guesses.take(call.headers, EVERYBODY)
 
     def _set_cookie(self, call: Call, token: str, age_s: int) -> None:
         call.headers += [self._sessions.cookie(call.scope, token, age_s), (b"cache-control", b"no-store")]

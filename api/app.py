@@ -138,6 +138,7 @@ def make_app(
                 DELETE=Method(listeners.delete, "queues"),
             ),
             at("/v1/accounts", PUT=Method(accounts.register, None)),
+            at("/v1/accounts/password", POST=Method(accounts.change_password, None)),
             at(
                 "/v1/sessions",
                 GET=Method(accounts.session, None),

@@ -299,6 +299,15 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         example=_ACCOUNT_EXAMPLE,
         asks=OPEN,
     ),
+    ("POST", "/v1/accounts/password"): Told(
+        "changePassword",
+        "Change the password; the account's other sessions end",
+        answers.AccountAnswer,
+        shapes.PasswordBody,
+        problems=(429, *BODY),
+        example={"password": "correct horse battery", "new_password": "wrong horse staple"},
+        asks=SESSION,
+    ),
     ("POST", "/v1/sessions"): Told(
         "startSession",
         "Sign in",

@@ -45,6 +45,13 @@ class AccountBody(Struct, forbid_unknown_fields=True):
     password: str
 
 
+class PasswordBody(Struct, forbid_unknown_fields=True):
+    """POST of a password. password: the one until now."""
+
+    password: str
+    new_password: str
+
+
 class KeyBody(Struct, forbid_unknown_fields=True):
     """PUT of a key. scopes: null for the default."""
 

@@ -20,6 +20,7 @@ from broker.ports import ControlLog, DirectoryView
 
 SESSION_S: Final = 7 * 86_400
 ORGANIZATIONS_MAX: Final = 20  # of one account
+_WRONG: Final = "No account has this e-mail address and password."
 
 
 class EmailTaken(Refused):
@@ -64,11 +65,12 @@ class AccountCommands:
         account = self._view.state.accounts.account(email)
         fits = await self._passwords.fits(password, None if account is None else account.password_hash)
         if account is None or not fits:
-            raise WrongPassword("No account has this e-mail address and password.")
+            raise WrongPassword(_WRONG)
         return account
 
     async def start_session(self, account: Account, *, request_id: str = "") -> tuple[Session, str]:
-        """A new session and its token, which is shown this once (Unavailable: it has ended already)."""
+        """A new session and its token, which is shown this once (WrongPassword: it was changed since it was checked;
+        Unavailable: the session has ended already)."""
         token = keys.key_text(os.urandom(keys.RANDOM_BYTES), prefix=keys.SESSION_PREFIX)
         context = _nobodys(account.id, request_id)
         event = ev.SessionCreated(
@@ -80,9 +82,28 @@ class AccountCommands:
         )
         await record(self._control, self._view, event)
         session = self._view.state.accounts.sessions.get(event.session_id)
+        if self._view.state.accounts.by_id[account.id].password_hash != account.password_hash:
+            if session is not None:
+                await self.end_session(session, request_id=request_id)
+            raise WrongPassword(_WRONG)
         if session is None:  # an account has so many at most, and the oldest goes
             raise Unavailable("this account is signed in so often at the moment that the session has ended already")
         return session, token
+
+    async def change_password(
+        self, session: Session, password: str, new_password: str, *, request_id: str = ""
+    ) -> bool:
+        """The account's other sessions end; False when this one has ended meanwhile (Refused: it or the new one)."""
+        account = self._view.state.accounts.by_id[session.account_id]
+        if not await self._passwords.fits(password, account.password_hash):
+            raise Refused("this is not the account's password", pointer="/password")
+        event = ev.AccountPasswordChanged(
+            **by(_nobodys(account.id, request_id)),
+            account_id=account.id,
+            session_id=session.id,
+            password_hash=await self._passwords.hash(new_password, pointer="/new_password"),
+        )
+        return await record(self._control, self._view, event)
 
     async def end_session(self, session: Session, *, request_id: str = "") -> None:
         """No event if it has ended already."""

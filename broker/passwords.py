@@ -39,10 +39,10 @@ class Passwords:
         self._waiting = 0
         self._nobodys: str | None = None
 
-    async def hash(self, password: str) -> str:
-        """In PHC form, for an event (Refused: not acceptable; TooManyPasswords)."""
+    async def hash(self, password: str, *, pointer: str = "/password") -> str:
+        """In PHC form, for an event (Refused: not acceptable; TooManyPasswords). pointer: where it stands."""
         if not CHARS_MIN <= len(password) <= CHARS_MAX:
-            raise Refused(f"the password must have {CHARS_MIN} to {CHARS_MAX} characters", pointer="/password")
+            raise Refused(f"the password must have {CHARS_MIN} to {CHARS_MAX} characters", pointer=pointer)
         return await self._beside(lambda: self._hasher.hash(_normal(password)))
 
     async def fits(self, password: str, password_hash: str | None) -> bool:

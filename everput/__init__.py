@@ -12,6 +12,7 @@ from everput.errors import EverputError, InvalidSignature, NoAnswer, Problem
 from everput.requests import (
     Request,
     cancel_replay,
+    change_password,
     create_account,
     create_key,
     create_listener,
@@ -63,6 +64,7 @@ __all__ = [
     "Problem",
     "Request",
     "cancel_replay",
+    "change_password",
     "create_account",
     "create_key",
     "create_listener",

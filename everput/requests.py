@@ -233,6 +233,13 @@ def create_account(email: str, password: str) -> Request[answers.AccountAnswer]:
     )
 
 
+def change_password(password: str, new_password: str) -> Request[answers.AccountAnswer]:
+    """Of the session's account, whose other sessions end. password: the one until now."""
+    body = {"password": password, "new_password": new_password}
+    path = "/v1/accounts/password"
+    return Request(method="POST", path=path, answer=answers.AccountAnswer, body=body, repeatable=False)
+
+
 def start_session(email: str, password: str) -> Request[answers.NewSessionAnswer]:
     """The answer's `session.token` is what a client takes in place of a key."""
     return Request(

@@ -5,6 +5,7 @@
 // As in /v1/openapi.json, by operationId; a test compares the two.
 const OPERATIONS = {
   createAccount: ["PUT", "/v1/accounts"],
+  changePassword: ["POST", "/v1/accounts/password"],
   startSession: ["POST", "/v1/sessions"],
   getSession: ["GET", "/v1/sessions"],
   endSession: ["DELETE", "/v1/sessions"],

@@ -11,7 +11,7 @@ import { showLog } from "./log.js";
 import { showMessage } from "./message.js";
 import { showQueue } from "./queue.js";
 import { showQueues } from "./queues.js";
-import { chooseOrganization, findSession, showNewOrganization, showSignIn } from "./signin.js";
+import { chooseOrganization, findSession, showNewOrganization, showPassword, showSignIn } from "./signin.js";
 import { problemWords } from "./words.js";
 
 const VIEWS = [
@@ -22,6 +22,7 @@ const VIEWS = [
   ["log", showLog],
   ["keys", showKeys],
   ["organizations/new", showNewOrganization],
+  ["password", showPassword],
 ];
 const main = document.getElementById("main");
 const nav = document.getElementById("nav");
@@ -59,7 +60,7 @@ async function go() {
   const { signal } = leaving;
   if (!session.account) return;
   const found = destination();
-  if (!session.organization && (!found || found.show !== showNewOrganization)) {
+  if (!session.organization && (!found || ![showNewOrganization, showPassword].includes(found.show))) {
     location.hash = hash("organizations", "new");
     return;
   }
@@ -119,7 +120,7 @@ function drawNavigation() {
   nav.replaceChildren(
     ...(session.organization ? [at("queues", "Queues"), at("log", "Log"), at("keys", "Keys"), choice] : []),
     el("a", { href: "docs", target: "_blank", rel: "noopener" }, "API"),
-    el("span", { class: "who", title: "Signed in" }, session.account.email),
+    link(["password"], session.account.email, { class: "who", title: "Signed in; change the password" }),
     button("Sign out", signOut),
   );
 }

@@ -1,7 +1,7 @@
 // Signing in, registering, and a person's organizations.
 
 import { ask, session } from "./api.js";
-import { button, el, hash } from "./dom.js";
+import { button, el, hash, notice } from "./dom.js";
 import { form } from "./forms.js";
 
 const OPEN = document.documentElement.dataset.registration === "open";
@@ -78,6 +78,31 @@ function stored() {
   } catch {
     return null;
   }
+}
+
+/** The view in which the password is changed. */
+export function showPassword({ main }) {
+  const field = (name, label, autocomplete) => ({ name, label, type: "password", required: true, autocomplete });
+  main.replaceChildren(
+    el(
+      "section",
+      { class: "panel narrow" },
+      el("h1", { tabindex: "-1" }, "Change the password"),
+      el("p", {}, `Of ${session.account.email}. Wherever else you are signed in, you are signed out.`),
+      form({
+        fields: [
+          field("password", "Password until now", "current-password"),
+          field("new_password", "New password", "new-password"),
+        ],
+        submit: "Change it",
+        onSubmit: async (body) => {
+          await ask("changePassword", { body });
+          location.hash = hash("queues");
+          notice("The password is changed.");
+        },
+      }),
+    ),
+  );
 }
 
 /** The view in which an organization is made. */

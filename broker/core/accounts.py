@@ -9,7 +9,7 @@ What has ended is let go in the fold: an account holds at most SESSIONS_MAX sess
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from broker.core import events as ev
@@ -56,11 +56,13 @@ class Accounts:
         """Whose address this is; upper and lower case are one."""
         return self._by_email.get(email.lower())
 
-    def apply(self, event: ev.AccountCreated | ev.SessionCreated | ev.SessionEnded) -> bool:
+    def apply(self, event: ev.AccountCreated | ev.AccountPasswordChanged | ev.SessionCreated | ev.SessionEnded) -> bool:
         """Fold one event; False when it was passed over (Directory.apply)."""
         match event:
             case ev.AccountCreated():
                 return self._created(event)
+            case ev.AccountPasswordChanged():
+                return self._password_changed(event)
             case ev.SessionCreated():
                 return self._session_created(event)
             case ev.SessionEnded():
@@ -80,13 +82,25 @@ class Accounts:
         email = event.email.lower()
         if event.account_id in self.by_id or email in self._by_email:
             return False
-        self.by_id[event.account_id] = self._by_email[email] = Account(
-            id=event.account_id,
-            email=event.email,
-            password_hash=event.password_hash,
-            created_at_ms=event.at_ms,
+        self._is(
+            Account(
+                id=event.account_id, email=event.email, password_hash=event.password_hash, created_at_ms=event.at_ms
+            )
         )
         return True
+
+    def _password_changed(self, event: ev.AccountPasswordChanged) -> bool:
+        """Of two changes in different sessions the first in the log ends the session of the second."""
+        others = self._sessions_of.get(event.account_id, {})
+        if event.session_id not in others:
+            return False
+        for other in [other for other in others.values() if other.id != event.session_id]:
+            self._end(other)
+        self._is(replace(self.by_id[event.account_id], password_hash=event.password_hash))
+        return True
+
+    def _is(self, account: Account) -> None:
+        self.by_id[account.id] = self._by_email[account.email.lower()] = account
 
     def _session_created(self, event: ev.SessionCreated) -> bool:
         taken = event.session_id in self.sessions or event.token_sha256 in self.sessions_by_sha256

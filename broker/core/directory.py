@@ -152,7 +152,7 @@ class Directory:
         False when the event was passed over in that way.
         """
         match event:
-            case ev.AccountCreated() | ev.SessionCreated() | ev.SessionEnded():
+            case ev.AccountCreated() | ev.AccountPasswordChanged() | ev.SessionCreated() | ev.SessionEnded():
                 return self.accounts.apply(event)
             case ev.OrganizationCreated():
                 return self._organization_created(event)

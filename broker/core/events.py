@@ -45,6 +45,14 @@ class AccountCreated(Event, frozen=True, kw_only=True, tag="account.created"):
     password_hash: str
 
 
+class AccountPasswordChanged(Event, frozen=True, kw_only=True, tag="account.password_changed"):
+    """session_id: in which it was changed; the account's other sessions end with this."""
+
+    account_id: str
+    session_id: str
+    password_hash: str
+
+
 class SessionCreated(Event, frozen=True, kw_only=True, tag="session.created"):
     """token_sha256: hex SHA-256 of the whole token, which itself is in no event."""
 
@@ -391,6 +399,7 @@ class DeliveryParked(KeptDelivery, frozen=True, kw_only=True, tag="delivery.park
 
 ControlEvent = (
     AccountCreated
+    | AccountPasswordChanged
     | SessionCreated
     | SessionEnded
     | OrganizationCreated

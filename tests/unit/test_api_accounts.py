@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import httpx
 import msgspec
 import pytest
 from api_client import Api, make_api, problem
 
-from broker.accounts import ORGANIZATIONS_MAX
+from broker.accounts import ORGANIZATIONS_MAX, AccountCommands
 from broker.commands import SCOPES, create_key
 from broker.core.accounts import SESSIONS_MAX
 from broker.core.events import KeyUsed, SessionCreated, decode
@@ -267,6 +268,77 @@ async def test_a_session_ends_when_it_is_asked_to_and_when_its_time_is_over(api)
     session = api.log.control.state.accounts.sessions[created.session_id]
     object.__setattr__(session, "expires_at_ms", 1)
     problem(await api.bare.get("/v1/sessions", headers=bearer(token)), 401)
+
+
+async def change(api: Api, token: str, password: str, new_password: str) -> httpx.Response:
+    body = {"password": password, "new_password": new_password}
+    return await api.bare.post("/v1/accounts/password", json=body, headers=bearer(token))
+
+
+async def test_a_changed_password_is_the_only_one_and_ends_the_other_sessions(api):
+    here = await register(api)
+    elsewhere = (await api.bare.post("/v1/sessions", json=WHO)).json()["session"]["token"]
+    theirs = await register(api, "bob@example.com")
+    api.bare.cookies.clear()
+    changed = await change(api, here, PASSWORD, "another password")
+    assert (changed.status_code, changed.json()["account"]["email"]) == (200, EMAIL)
+    for token, status in ((here, 200), (elsewhere, 401), (theirs, 200)):
+        assert (await api.bare.get("/v1/sessions", headers=bearer(token))).status_code == status
+    problem(await api.bare.post("/v1/sessions", json=WHO), 401, "wrong-password")
+    assert (await api.bare.post("/v1/sessions", json={**WHO, "password": "another password"})).status_code == 200
+    assert b"another password" not in b"".join(api.log.control.records)
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"password": "not it at all", "new_password": "another password"}, "/password"),
+        ({"password": PASSWORD, "new_password": "short"}, "/new_password"),
+        ({"password": PASSWORD}, "/new_password"),
+        ({"password": PASSWORD, "new_password": "another password", "email": EMAIL}, "/email"),
+    ],
+)
+async def test_a_change_of_password_that_is_not_as_it_must_be_is_422_and_changes_nothing(api, body, pointer):
+    token = await register(api)
+    answer = await api.bare.post("/v1/accounts/password", json=body, headers=bearer(token))
+    assert problem(answer, 422)["errors"][0]["pointer"] == pointer
+    assert (await api.bare.post("/v1/sessions", json=WHO)).status_code == 200
+
+
+async def test_a_password_is_changed_in_a_session_only_and_with_no_more_guesses_than_a_sign_in_has(api):
+    token = await register(api)
+    body = {"password": PASSWORD, "new_password": "another password"}
+    problem(await api.bare.post("/v1/accounts/password", json=body), 401)
+    problem(await api.bare.post("/v1/accounts/password", json=body, headers={"x-api-key": api.key}), 401)
+    cookie = {"cookie": f"everput_session={token}", "sec-fetch-site": "cross-site"}
+    problem(await api.bare.post("/v1/accounts/password", json=body, headers=cookie), 403)
+    answers = [await change(api, token, "a wrong password", "another password") for _ in range(12)]
+    assert [answer.status_code for answer in answers] == [422] * 9 + [429] * 3  # the sign-in was one
+
+
+async def test_of_two_changes_at_once_in_two_sessions_the_second_finds_its_session_ended(api):
+    tokens = [await register(api)]
+    tokens.append((await api.bare.post("/v1/sessions", json=WHO)).json()["session"]["token"])
+    api.bare.cookies.clear()
+    wanted = ["another password", "a third password"]
+    answers = await asyncio.gather(*(change(api, *one) for one in zip(tokens, [PASSWORD] * 2, wanted, strict=True)))
+    assert sorted(answer.status_code for answer in answers) == [200, 401]
+    for answer, password in zip(answers, wanted, strict=True):
+        signed_in = await api.bare.post("/v1/sessions", json={**WHO, "password": password})
+        assert signed_in.status_code == answer.status_code
+
+
+async def test_who_signs_in_with_the_former_password_while_it_is_changed_gets_no_session(api, monkeypatch):
+    token = await register(api)
+    start_session = AccountCommands.start_session
+
+    async def after_a_change(*arguments, **more):
+        assert (await change(api, token, PASSWORD, "another password")).status_code == 200
+        return await start_session(*arguments, **more)
+
+    monkeypatch.setattr(AccountCommands, "start_session", after_a_change)
+    problem(await api.bare.post("/v1/sessions", json=WHO), 401, "wrong-password")
+    assert len(api.log.control.state.accounts.sessions) == 1
 
 
 async def test_an_organization_of_another_account_is_404(api):

@@ -191,6 +191,8 @@ async def test_a_person_comes_from_an_e_mail_address_to_a_message_and_out_again(
     assert [one for one in types if one] == ["queue.created", "message.put", "message.put"]
     assert (await console.ask("revokeKey", **ids, key_id=key["id"])).status_code == 200
     problem(await console.http.put(path, json={"data": "third"}, headers=by_key), 401)
+    changed = await console.ask("changePassword", {"password": PASSWORD, "new_password": "another password"})
+    assert changed.status_code == 200
     assert (await console.ask("endSession")).status_code == 200
     problem(await console.ask("listQueues"), 401)
     assert PASSWORD not in str(console.http.cookies)

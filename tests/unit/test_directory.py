@@ -38,6 +38,12 @@ control_events = st.one_of(
         password_hash=st.just("hash"),
     ),
     of(
+        ev.AccountPasswordChanged,
+        account_id=account_ids,
+        session_id=session_ids,
+        password_hash=st.sampled_from(["another", "a third"]),
+    ),
+    of(
         ev.SessionCreated,
         session_id=session_ids,
         account_id=account_ids,

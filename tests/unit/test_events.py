@@ -37,6 +37,7 @@ PASSWORD_HASH = "$argon2id$v=19$m=65536,t=3,p=4$vPPD4AsUjjyRXKsLwdy9qw$KhuI6wpWE
 
 SAMPLES: list[ev.Event] = [
     ev.AccountCreated(**NOBODYS, **ACCOUNT, email="Ann@example.com", password_hash=PASSWORD_HASH),
+    ev.AccountPasswordChanged(**NOBODYS, **ACCOUNT, session_id="s-1", password_hash=PASSWORD_HASH),
     ev.SessionCreated(**NOBODYS, **ACCOUNT, session_id="s-1", token_sha256="cd" * 32, expires_at_ms=1_767_830_430_123),
     ev.SessionEnded(**NOBODYS, session_id="s-1"),
     ev.PutClaimed(

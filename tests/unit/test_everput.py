@@ -93,6 +93,7 @@ async def test_a_person_signs_up_and_acts_in_an_organization(api):
         token = (await anybody.send(everput.start_session(*who))).session.token
     async with AsyncClient(url, token, transport=network) as ann:
         assert (await ann.send(everput.get_session())).account == account
+        assert (await ann.send(everput.change_password(who[1], "another password"))).account == account
         made = (await ann.send(everput.create_organization("Ann's"))).organization
     async with AsyncClient(url, token, organization=made.id, transport=network) as ann:
         queue = (await ann.send(everput.create_queue("orders"))).queue

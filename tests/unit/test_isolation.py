@@ -70,9 +70,11 @@ OF_THE_ASKER: dict[str, Any] = {
     "PUT /v1/queues": {"name": "owner's queue"},  # the name is free in another organization
     "GET /v1/log": None,
 }
+PASSWORD = "correct horse battery"
 OF_THE_SESSION: dict[str, Any] = {
     "GET /v1/organizations": None,
     "PUT /v1/organizations": {"name": "owner's organization"},
+    "POST /v1/accounts/password": {"password": PASSWORD, "new_password": "another password"},
     "GET /v1/sessions": None,
     "DELETE /v1/sessions": None,
 }
@@ -113,7 +115,7 @@ class Tenant:
 
 async def tenant(api: Api, who: str) -> Tenant:
     control = api.log.control
-    account = {"email": f"{who}@example.com", "password": "correct horse battery"}
+    account = {"email": f"{who}@example.com", "password": PASSWORD}
     assert (await api.bare.put("/v1/accounts", json=account)).status_code == 200
     token = (await api.bare.post("/v1/sessions", json=account)).json()["session"]["token"]
     api.bare.cookies.clear()

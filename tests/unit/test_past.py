@@ -50,7 +50,7 @@ def without_members(directory: Directory) -> Directory:
     return directory
 
 
-OF_NONE = ev.AccountCreated | ev.SessionCreated | ev.SessionEnded
+OF_NONE = ev.AccountCreated | ev.AccountPasswordChanged | ev.SessionCreated | ev.SessionEnded
 OWN = ("queue_id", "listener_id", "key_id", "replay_id", "secret_sha256")  # no two organizations make the same
 BEGINNING: list[Event] = [
     of(at_ms=0, organization_id=organization_id, **fields)  # type: ignore[arg-type]

@@ -60,6 +60,8 @@ async def test_every_event_says_who_asked_for_it_and_by_which_request():
     organization = (await asking("PUT", "/v1/organizations", {"name": "Ann's"}))["organization"]["id"]
     keys = f"/v1/organizations/{organization}/keys"
     secret = (await asking("PUT", keys, {"name": "k", "scopes": SCOPES}))["key"]["secret"]
+    changed = {"password": WHO["password"], "new_password": "another password"}
+    await asking("POST", "/v1/accounts/password", changed)
     await asking("DELETE", "/v1/sessions")
     by_account = len(asking.asked)
 
