@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import click
+import httpx
 import msgspec
 from rich import box
 from rich.console import Console
@@ -22,6 +23,7 @@ from cli.api_options import api_options
 from cli.names import NoNames, is_id
 from everput import Client, NoAnswer, Problem, get_queue, list_listeners, list_queues
 from everput.answers import Answer
+from everput.client import AGAIN
 
 GIVE_UP_AFTER_S: Final = 30.0
 
@@ -41,14 +43,26 @@ def asks(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def asking(url: str, key: str) -> Iterator[Client]:
-    """A client (Refused; ConfigurationError: there is no API there, or it does not take the key)."""
+def asking(url: str, key: str, *, give_up_after_s: float = GIVE_UP_AFTER_S) -> Iterator[Client]:
+    """A client; its errors are as of errors_told()."""
+    with errors_told(url), Client(url, key, give_up_after_s=give_up_after_s) as client:
+        yield client
+
+
+@contextmanager
+def errors_told(url: str) -> Iterator[None]:
+    """A client's errors become a command's (Refused; ConfigurationError: no API answers, or it refuses the key)."""
     try:
-        with Client(url, key, give_up_after_s=GIVE_UP_AFTER_S) as client:
-            yield client
+        httpx.URL(url)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ConfigurationError(f"{url} is no URL: {error}") from error
+    try:
+        yield
     except Problem as error:
         if error.status in (401, 403):
             raise ConfigurationError(f"the API key was refused: {error}") from error
+        if error.status in AGAIN:
+            raise ConfigurationError(f"the API at {url} does not answer: {error}") from error
         raise Refused(str(error)) from error
     except NoAnswer as error:
         raise ConfigurationError(f"the API at {url} does not answer: {error}") from error

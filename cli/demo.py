@@ -15,16 +15,17 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
 import click
 
-from broker.errors import BrokerError, ConfigurationError
+from broker.errors import ConfigurationError
+from cli.asking import errors_told
 from cli.demo_server import DemoListeners, DemoServer
 from cli.demo_view import Row, View
-from cli.publish import Publisher, Refusal
+from cli.publish import Publisher
+from everput import AsyncClient, EverputError, create_listener, create_queue, put_message
 
 MESSAGES: Final = Path(__file__).with_name("demo-messages.jsonl")
 QUEUE: Final = "myapp.io/deletion-request-queue"
@@ -94,7 +95,7 @@ class Demo:
         self._listeners = DemoListeners(secrets)
         self._view = View(len(messages))
         self._put: set[str] = set()
-        self._refusals: list[Refusal] = []
+        self._refusals: list[EverputError] = []
 
     async def run(self, stack: AsyncExitStack) -> bool:
         """Whether every message arrived everywhere."""
@@ -103,26 +104,21 @@ class Demo:
         stack.push_async_callback(self._server.stop)
         await asyncio.gather(self._server.start(), self._listeners.start())
         self._view.say(f"ready: {self._server.url}")
-        publisher = Publisher(self._server.url, self._server.api_key, concurrency=CONCURRENCY)
-        async with publisher:
-            queue_id = await self._create(publisher)
+        async with Publisher(self._server.url, self._server.api_key, concurrency=CONCURRENCY) as publisher:
+            queue_id = await self._create(publisher.client(0))
             putting = asyncio.create_task(self._put_all(publisher, queue_id))
             with self._view:
                 await self._watch(putting)
             await putting
         return await self._verdict()
 
-    async def _create(self, publisher: Publisher) -> str:
-        status, answer = await publisher.request("PUT", "/v1/queues", {"name": QUEUE})
-        if status != HTTPStatus.OK:
-            raise BrokerError(f"the queue was refused: {status} {answer}")
-        queue_id = str(answer["queue"]["id"])
-        for name, secret in self._secrets.items():
-            base = f"http://127.0.0.1:{self._listeners.ports[name]}"
-            body = {"name": name, "notify_url": f"{base}/notify", "liveness_url": f"{base}/live", "secret": secret}
-            status, answer = await publisher.request("PUT", f"/v1/queues/{queue_id}/listeners", body)
-            if status != HTTPStatus.OK:
-                raise BrokerError(f"the listener was refused: {status} {answer}")
+    async def _create(self, client: AsyncClient) -> str:
+        with errors_told(self._server.url):
+            queue_id = (await client.send(create_queue(QUEUE))).queue.id
+            for name, secret in self._secrets.items():
+                base = f"http://127.0.0.1:{self._listeners.ports[name]}"
+                urls = {"notify_url": f"{base}/notify", "liveness_url": f"{base}/live"}
+                await client.send(create_listener(queue_id, name=name, secret=secret, **urls))
         self._view.say(f"made the queue {QUEUE} and its listeners {STEADY} and {FAILING}")
         return queue_id
 
@@ -134,11 +130,12 @@ class Demo:
         async def send(task: int, mine: Iterator[tuple[int, str]]) -> None:
             for number, data in mine:
                 await asyncio.sleep(max(0.0, started_s + number * every_s - time.monotonic()))
-                answer = await publisher.put(queue_id, data, number=task)
-                if isinstance(answer, Refusal):
-                    self._refusals.append(answer)
+                try:
+                    put = await publisher.client(task).send(put_message(queue_id, data))
+                except EverputError as error:
+                    self._refusals.append(error)
                 else:
-                    self._put.add(answer)
+                    self._put.add(put.message.id)
 
         async with asyncio.TaskGroup() as group:
             for task in range(CONCURRENCY):

@@ -14,12 +14,9 @@ import httpx
 import orjson
 
 from broker.errors import BrokerError, ConfigurationError
+from everput.client import AGAIN, PAUSE_S_MAX, PAUSE_S_MIN, TIMEOUT
 
-AGAIN: Final = frozenset({429, 502, 503, 504})
 _MARK: Final = b'{"cursor"'
-PAUSE_S_MIN: Final = 0.1
-PAUSE_S_MAX: Final = 5.0
-TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 
 
 class Refused(BrokerError):

@@ -17,11 +17,11 @@ from typing import Any
 import click
 
 from broker.core.names import NAME_CHARS_MAX
-from broker.errors import ConfigurationError
+from broker.errors import ConfigurationError, NotFound
 from cli.api_options import api_options
+from cli.asking import asking, find_queue
 from cli.listen_keys import HELP, Action, History, Keyboard, is_ours, keys
 from cli.listen_show import Show
-from cli.publish import Publisher, find_queue
 from cli.tunnel_client import Lost, TunnelClient
 
 GIVE_UP_AFTER_S = 10.0
@@ -55,12 +55,22 @@ def command(
     listening = _Listening(Show(body=body, as_json=as_json), once=once, terminal=terminal)
     with contextlib.suppress(KeyboardInterrupt):
         try:
-            asyncio.run(listening.run(url, key, queue, list(zip(names, to, strict=True))))
+            queue_id = _queue(url, key, queue)
+            asyncio.run(listening.run(url, key, queue_id, list(zip(names, to, strict=True))))
         except* Lost as group:
             click.echo(f"everput: {group.exceptions[0]}", err=True)
             sys.exit(1)
         except* ConfigurationError as group:
             raise group.exceptions[0] from None
+
+
+def _queue(url: str, key: str, queue: str) -> str:
+    """Its id (ConfigurationError: there is none)."""
+    try:
+        with asking(url, key, give_up_after_s=GIVE_UP_AFTER_S) as client:
+            return find_queue(client, queue)
+    except NotFound as error:
+        raise ConfigurationError(str(error)) from error
 
 
 def names_of(targets: Sequence[str], given: Sequence[str]) -> Sequence[str]:
@@ -94,10 +104,8 @@ class _Listening:
         self._keyboard = Keyboard()
         self._resending: set[asyncio.Task[None]] = set()
 
-    async def run(self, url: str, key: str, queue: str, targets: Sequence[tuple[str, str]]) -> None:
+    async def run(self, url: str, key: str, queue_id: str, targets: Sequence[tuple[str, str]]) -> None:
         """targets: (name, address) of each listener (Lost, ConfigurationError)."""
-        async with Publisher(url, key, give_up_after_s=GIVE_UP_AFTER_S) as publisher:
-            queue_id = await find_queue(publisher, queue, create=False)
         clients = [TunnelClient(url, key, queue_id, name, target, self._told) for name, target in targets]
         with keys(sys.stdin.fileno(), self._pressed) if self._terminal else contextlib.nullcontext():
             if self._terminal:

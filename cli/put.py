@@ -12,11 +12,13 @@ from typing import IO
 
 import click
 
-from broker.errors import ConfigurationError
+from broker.errors import ConfigurationError, NotFound
 from cli.api_options import api_options
+from cli.asking import asking, find_queue
 from cli.lines import Line, Lines
 from cli.progress import Progress
-from cli.publish import Publisher, Refusal, Tally, find_queue
+from cli.publish import Publisher, Tally
+from everput import Client, create_queue
 
 REFUSALS_SHOWN = 20
 
@@ -60,9 +62,11 @@ def command(
     answered 503 or 429, or not at all, is sent again, and stored once. Empty lines are skipped and counted. The exit
     code is 1 if any line was refused; each is shown with its number and the reason.
     """
-    publisher = Publisher(url, key, concurrency=concurrency, give_up_after_s=give_up_after_s)
     with _open(file) as source:
-        tally = asyncio.run(_put(publisher, queue, source, create=create, quiet=quiet))
+        with asking(url, key, give_up_after_s=give_up_after_s) as client:
+            queue_id = _queue(client, queue, create=create)
+        publisher = Publisher(url, key, concurrency=concurrency, give_up_after_s=give_up_after_s)
+        tally = asyncio.run(_put(publisher, queue_id, source, quiet=quiet))
     if not quiet:
         click.echo(tally.summary(), err=True)
     if tally.refused:
@@ -78,19 +82,28 @@ def _open(file: Path) -> IO[bytes]:
         raise ConfigurationError(f"can't read {file}: {error.strerror}") from error
 
 
-async def _put(publisher: Publisher, queue: str, source: IO[bytes], *, create: bool, quiet: bool) -> Tally:
+def _queue(client: Client, queue: str, *, create: bool) -> str:
+    """Its id (ConfigurationError: there is none, and it is not to be made)."""
+    try:
+        return find_queue(client, queue)
+    except NotFound as error:
+        if not create:
+            raise ConfigurationError(f"{error}: --create makes it") from error
+        return client.send(create_queue(queue)).queue.id
+
+
+async def _put(publisher: Publisher, queue_id: str, source: IO[bytes], *, quiet: bool) -> Tally:
     tally = Tally()
     lines = Lines(source)
     with Progress(total_bytes=lines.size, shown=not quiet) as progress:
 
-        def settled(line: Line, refusal: Refusal | None) -> None:
+        def settled(line: Line, refusal: str | None) -> None:
             tally.settled(refusal)
             progress.update(tally.put, tally.refused, lines.bytes_read)
             if refusal is not None and tally.refused <= REFUSALS_SHOWN:
                 progress.say(f"line {line.number}: {refusal}")
 
         async with publisher:
-            queue_id = await find_queue(publisher, queue, create=create)
             try:
                 await publisher.put_all(queue_id, lines, settled)
             finally:

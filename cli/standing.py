@@ -12,10 +12,11 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import httpx
+import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.errors import ConfigurationError
-from cli.publish import Publisher, ask, pages
+from everput import AsyncClient, Problem, get_listener, list_listeners, list_queues
 
 AT_ONCE: Final = 16
 ASK_S: Final = 10.0
@@ -65,20 +66,26 @@ class Limits:
     age_s: float | None
 
 
-async def listeners(publisher: Publisher, limits: Limits, queue: str | None = None) -> list[ListenerRow]:
-    """Of all queues of the organization, or of one, by id or name (ConfigurationError: the API does not answer)."""
+async def listeners(client: AsyncClient, limits: Limits, queue: str | None = None) -> list[ListenerRow]:
+    """Of all queues of the organization, or of one, by id or name (EverputError)."""
     turns = asyncio.Semaphore(AT_ONCE)
 
-    async def one(queue_name: str, href: str) -> ListenerRow | None:
-        async with turns:
-            status, answer = await ask(publisher, "GET", href)
-        return _row(queue_name, answer["listener"], limits) if status == HTTPStatus.OK else None  # deleted meanwhile
+    async def one(queue_id: str, queue_name: str, listener_id: str) -> ListenerRow | None:
+        try:
+            async with turns:
+                told = await client.send(get_listener(queue_id, listener_id))
+        except Problem as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return None  # deleted meanwhile
+        return _row(queue_name, msgspec.to_builtins(told.listener), limits)
 
     asked = []
-    async for found in pages(publisher, "/v1/queues", "queues"):
-        if queue in (None, found["id"], found["name"]):
-            path = f"/v1/queues/{found['id']}/listeners"
-            asked += [(found["name"], f"{path}/{one['id']}") async for one in pages(publisher, path, "listeners")]
+    async for page in client.pages(list_queues()):
+        for found in page.queues:
+            if queue in (None, found.id, found.name):
+                async for listed in client.pages(list_listeners(found.id)):
+                    asked += [(found.id, found.name, each.id) for each in listed.listeners]
     rows = await asyncio.gather(*(one(*each) for each in asked))
     return [row for row in rows if row is not None]
 

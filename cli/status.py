@@ -19,8 +19,9 @@ from rich.table import Table
 
 from broker.errors import ConfigurationError
 from cli.api_options import api_options
-from cli.publish import Publisher
+from cli.asking import errors_told
 from cli.standing import FIGURES, Limits, ListenerRow, ProcessRow, listeners, processes
+from everput import AsyncClient
 
 GIVE_UP_AFTER_S: Final = 5.0
 _MIB: Final = 1 << 20
@@ -53,8 +54,9 @@ def command(
 
     The exit code is 1 if a listener is down or beyond a limit, or a process is not ready; 2 if the API does not answer.
     """
-    status = _Status(Publisher(url, key, give_up_after_s=GIVE_UP_AFTER_S), queue, admin, Limits(lag_max, age_max_s))
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), errors_told(url):
+        client = AsyncClient(url, key, give_up_after_s=GIVE_UP_AFTER_S)
+        status = _Status(client, queue, admin, Limits(lag_max, age_max_s))
         asyncio.run(status.run(every_s if watch else None, as_json=as_json))
     if status.wrong:
         sys.exit(1)
@@ -63,9 +65,9 @@ def command(
 class _Status:
     """wrong: as of the last look."""
 
-    def __init__(self, publisher: Publisher, queue: str | None, admin: Sequence[str], limits: Limits) -> None:
+    def __init__(self, client: AsyncClient, queue: str | None, admin: Sequence[str], limits: Limits) -> None:
         self.wrong = False
-        self._publisher = publisher
+        self._client = client
         self._queue = queue
         self._admin = admin
         self._limits = limits
@@ -74,7 +76,7 @@ class _Status:
         """every_s: None to look once."""
         console = Console()
         live = Live(console=console, auto_refresh=False) if every_s and not as_json and console.is_terminal else None
-        async with self._publisher:
+        async with self._client:
             with live or contextlib.nullcontext():
                 while True:
                     seen, behind = await self.look()
@@ -90,9 +92,7 @@ class _Status:
 
     async def look(self) -> tuple[list[ListenerRow], list[ProcessRow]]:
         """What there is now; `wrong` follows it (ConfigurationError)."""
-        seen, behind = await asyncio.gather(
-            listeners(self._publisher, self._limits, self._queue), processes(self._admin)
-        )
+        seen, behind = await asyncio.gather(listeners(self._client, self._limits, self._queue), processes(self._admin))
         if self._queue is not None and not seen:
             raise ConfigurationError(f"no queue of the name or id {self._queue} has a listener")
         self.wrong = any(row.wrong for row in seen) or any(row.wrong for row in behind)

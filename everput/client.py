@@ -24,7 +24,7 @@ from everput.requests import Request
 PAUSE_S_MIN: Final = 0.1
 PAUSE_S_MAX: Final = 5.0
 TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
-_AGAIN: Final = frozenset({429, 502, 503, 504})
+AGAIN: Final = frozenset({429, 502, 503, 504})
 _IN_FLIGHT: Final = "in-flight"
 _IN_DOUBT: Final = "in-doubt"
 _SESSION: Final = "evs_"  # how a session's token begins
@@ -36,7 +36,8 @@ class Client:
     """url: of the API. key: an API key, a session's token, or None for what anybody may ask.
 
     organization: the id of the one that a session acts in. give_up_after_s: for one request with its repeats.
-    transport: in place of the network. A context manager. `etag` is the last answer's, for `if_match`.
+    transport: in place of the network. A context manager. `etag` is the last answer's, for `if_match`; `again` counts
+    repeats.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Client:
         self._give_up_after_s = give_up_after_s
         self._http = httpx.Client(**_options(url, key, organization), transport=transport)
         self.etag: str | None = None
+        self.again = 0
 
     def __enter__(self) -> Self:
         return self
@@ -76,6 +78,7 @@ class Client:
                 if response.status_code == httpx.codes.OK:
                     return _answer(response, request.answer)
                 wait_s = tries.after_problem(response)
+            self.again += 1
             time.sleep(wait_s)
 
     def pages(self, request: Request[T]) -> Iterator[T]:
@@ -123,6 +126,7 @@ class AsyncClient:
         self._give_up_after_s = give_up_after_s
         self._http = httpx.AsyncClient(**_options(url, key, organization), transport=transport)
         self.etag: str | None = None
+        self.again = 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -148,6 +152,7 @@ class AsyncClient:
                 if response.status_code == httpx.codes.OK:
                     return _answer(response, request.answer)
                 wait_s = tries.after_problem(response)
+            self.again += 1
             await asyncio.sleep(wait_s)
 
     async def pages(self, request: Request[T]) -> AsyncIterator[T]:
@@ -200,7 +205,7 @@ class _Tries:
     def after_problem(self, response: httpx.Response) -> float:
         told = _problem(response)
         code = told.code if isinstance(told, Problem) else ""
-        again = response.status_code in _AGAIN or code == _IN_FLIGHT
+        again = response.status_code in AGAIN or code == _IN_FLIGHT
         known = response.status_code == httpx.codes.TOO_MANY_REQUESTS or code not in ("", _IN_DOUBT)
         if not again or not (self._repeatable or known):
             raise told

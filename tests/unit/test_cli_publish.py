@@ -1,25 +1,32 @@
-"""`everput put` without a network: what is sent again, what is refused, and how a queue is found."""
+"""`everput put` without a network: what goes together, what is refused, and how a queue is found.
+
+Not for: what the client sends again (test_client.py)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from uuid import NAMESPACE_URL, uuid5
 
 import httpx
 import pytest
 
 from broker.errors import ConfigurationError
 from cli import publish
+from cli.asking import asking, errors_told
 from cli.lines import Line
-from cli.publish import Publisher, Refusal, Tally, find_queue
+from cli.publish import Publisher, Tally
+from cli.put import _queue as queue_of
+from everput import Client
 
 QUEUE_ID = "0180994c-b6b2-4d0e-b7ad-414716e83386"
+MADE_ID = "0180994c-b6b2-4d0e-b7ad-414716e83387"
 Answer = httpx.Response | Exception
 
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(publish, "PAUSE_S_MIN", 0.0)
+    monkeypatch.setattr("everput.client.PAUSE_S_MIN", 0.0)
 
 
 def publisher(handler: Callable[[httpx.Request], httpx.Response], *, give_up_after_s: float = 5.0) -> Publisher:
@@ -43,45 +50,13 @@ def answering(*answers: Answer) -> Callable[[httpx.Request], httpx.Response]:
 
 
 def problem(status: int, detail: str, **headers: str) -> httpx.Response:
-    return httpx.Response(status, json={"title": "t", "status": status, "detail": detail}, headers=headers)
+    return httpx.Response(
+        status, json={"type": "/problems/p", "title": "t", "status": status, "detail": detail}, headers=headers
+    )
 
 
-OK = httpx.Response(200, json={"message": {"id": "m1", "name": "n"}})
-
-
-@pytest.mark.parametrize(
-    "first", [problem(503, "no"), problem(429, "no"), httpx.ConnectError("no"), httpx.ReadError("no")]
-)
-async def test_what_was_not_answered_for_good_is_sent_again(first: Answer):
-    async with publisher(answering(first, first, OK)) as sending:
-        assert await sending.put(QUEUE_ID, "x") == "m1"
-        assert sending.again == 2
-
-
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 415, 422, 500])
-async def test_what_was_refused_is_not_sent_again(status: int):
-    async with publisher(answering(problem(status, "because"))) as sending:
-        assert await sending.put(QUEUE_ID, "x") == Refusal(status, "because")
-        assert sending.again == 0
-
-
-async def test_after_a_while_it_is_given_up_and_the_last_reason_told():
-    async with publisher(answering(problem(503, "Kafka is away")), give_up_after_s=0.05) as sending:
-        refusal = await sending.put(QUEUE_ID, "x")
-    assert isinstance(refusal, Refusal)
-    assert str(refusal) == "503 given up after 0.05 s: Kafka is away"
-
-
-async def test_a_retry_after_beyond_the_deadline_is_not_waited_for():
-    async with publisher(answering(problem(503, "later", **{"retry-after": "60"}))) as sending:
-        assert isinstance(await sending.put(QUEUE_ID, "x"), Refusal)
-        assert sending.again == 0
-
-
-async def test_the_field_at_fault_is_named():
-    answer = httpx.Response(422, json={"title": "t", "errors": [{"pointer": "/data", "detail": "too long"}]})
-    async with publisher(answering(answer)) as sending:
-        assert str(await sending.put(QUEUE_ID, "x")) == "422 t (/data: too long)"
+SELF = {"self": {"href": "/"}}
+OK = httpx.Response(200, json={"message": {"id": QUEUE_ID, "name": "n"}, "_links": SELF})
 
 
 async def lines(*given: Line):
@@ -117,14 +92,14 @@ class Stores:
             if isinstance(answer, Exception):
                 raise answer
             return answer
-        return httpx.Response(200, json={"messages": []}) if together else OK
+        return httpx.Response(200, json={"messages": [json.loads(OK.content)] * len(data)}) if together else OK
 
 
-async def put_all(stores: Stores, given: Sequence[Line], **more: float) -> dict[int, Refusal | None]:
+async def put_all(stores: Stores, given: Sequence[Line], **more: float) -> dict[int, str | None]:
     """What became of each line, which must be said once."""
-    settled: dict[int, Refusal | None] = {}
+    settled: dict[int, str | None] = {}
 
-    def note(line: Line, refusal: Refusal | None) -> None:
+    def note(line: Line, refusal: str | None) -> None:
         assert line.number not in settled
         settled[line.number] = refusal
 
@@ -140,8 +115,8 @@ async def test_every_line_is_settled_once_with_its_own_answer():
     settled = await put_all(stores, given)
     refused = [n for n, refusal in settled.items() if refusal is not None]
     assert sorted(refused) == [100, 200, 300, 400, 500, 501]
-    assert str(settled[100]) == "422 no"
-    assert str(settled[501]) == "not UTF-8"
+    assert settled[100] == "422 t: no"
+    assert settled[501] == "not UTF-8"
     assert sorted(stores.stored) == sorted(line.text for line in given if line.text not in ("bad", ""))
 
 
@@ -164,7 +139,7 @@ async def test_long_lines_go_in_small_batches():
 
 @pytest.mark.parametrize("lost", [httpx.ReadError("no"), problem(503, "in doubt")])
 async def test_what_is_sent_again_is_stored_once(lost: httpx.Response | Exception):
-    in_flight = httpx.Response(409, json={"type": "/problems/in-flight", "title": "t", "detail": "d"})
+    in_flight = httpx.Response(409, json={"type": "/problems/in-flight", "status": 409, "title": "t", "detail": "d"})
     given = [Line(n, f"{n}") for n in range(1, 301)]
     stores = Stores(lost, in_flight, lost, lost)
     assert set((await put_all(stores, given)).values()) == {None}
@@ -176,46 +151,70 @@ async def test_a_batch_that_is_given_up_says_so_of_each_line():
         return problem(503, "Kafka is away")
 
     settled = await put_all(away, [Line(n, f"{n}") for n in range(1, 51)], give_up_after_s=0.02)
-    assert {str(refusal) for refusal in settled.values()} == {"503 given up after 0.02 s: Kafka is away"}
+    assert set(settled.values()) == {"503 t: Kafka is away"}
+
+
+def id_of(name: str) -> str:
+    return str(uuid5(NAMESPACE_URL, name))
+
+
+def queue(queue_id: str, name: str) -> httpx.Response:
+    return httpx.Response(200, json={"queue": {"id": queue_id, "name": name, "listeners": []}, "_links": SELF})
 
 
 def queues(names: Sequence[str]) -> Callable[[httpx.Request], httpx.Response]:
     def handler(request: httpx.Request) -> httpx.Response:
         if request.method == "PUT":
-            return httpx.Response(200, json={"queue": {"id": "made", "name": json.loads(request.content)["name"]}})
+            return queue(MADE_ID, json.loads(request.content)["name"])
         if request.url.path == f"/v1/queues/{QUEUE_ID}":
-            return httpx.Response(200, json={"queue": {"id": QUEUE_ID}})
-        page = int(request.url.params.get("cursor", "0"))
-        found = [{"id": f"id-{name}", "name": name} for name in names[page : page + 1]]
-        links = {"next": {"href": f"http://api.test/v1/queues?cursor={page + 1}"}} if page + 1 < len(names) else {}
-        return httpx.Response(200, json={"queues": found, "_links": links})
+            return queue(QUEUE_ID, "orders")
+        wanted = request.url.params["name"]
+        found = [{"id": id_of(name), "name": name, "listeners": []} for name in names if name == wanted]
+        return httpx.Response(200, json={"queues": found, "_links": SELF})
 
     return handler
 
 
-async def test_a_queue_is_found_by_its_id_by_its_name_on_a_later_page_or_made():
-    async with publisher(queues(["a", "b", "c"])) as sending:
-        assert await find_queue(sending, QUEUE_ID, create=False) == QUEUE_ID
-        assert await find_queue(sending, "c", create=False) == "id-c"
-        assert await find_queue(sending, "d", create=True) == "made"
+def client(handler: Callable[[httpx.Request], httpx.Response], **more: float) -> Client:
+    return Client("http://api.test", "key", transport=httpx.MockTransport(handler), **more)
+
+
+def test_a_queue_is_found_by_its_id_by_its_name_or_made():
+    with client(queues(["a", "b", "c"])) as asked:
+        assert queue_of(asked, QUEUE_ID, create=False) == QUEUE_ID
+        assert queue_of(asked, "c", create=False) == id_of("c")
+        assert queue_of(asked, "d", create=True) == MADE_ID
         with pytest.raises(ConfigurationError, match="--create"):
-            await find_queue(sending, "d", create=False)
+            queue_of(asked, "d", create=False)
 
 
-async def test_a_key_that_may_not_look_queues_up_uses_one_by_its_id():
-    async with publisher(answering(problem(403, "lacks the scope"))) as sending:
-        assert await find_queue(sending, QUEUE_ID, create=False) == QUEUE_ID
+def test_a_key_that_may_not_look_queues_up_uses_one_by_its_id():
+    with client(answering(problem(403, "lacks the scope"))) as asked:
+        assert queue_of(asked, QUEUE_ID, create=False) == QUEUE_ID
         with pytest.raises(ConfigurationError, match="give the queue's id"):
-            await find_queue(sending, "orders", create=True)
+            queue_of(asked, "orders", create=True)
 
 
-async def test_a_refused_key_and_an_absent_api_are_said_in_a_line():
-    async with publisher(answering(problem(401, "no such key"))) as sending:
-        with pytest.raises(ConfigurationError, match="the API key was refused: 401 no such key"):
-            await find_queue(sending, "q", create=False)
-    async with publisher(answering(httpx.ConnectError("refused")), give_up_after_s=0.02) as sending:
-        with pytest.raises(ConfigurationError, match="the API does not answer"):
-            await find_queue(sending, "q", create=False)
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (problem(401, "no such key"), "the API key was refused: 401"),
+        (problem(503, "Kafka is away"), "does not answer: 503"),
+        (httpx.ConnectError("refused"), "does not answer: ConnectError"),
+    ],
+)
+def test_a_refused_key_and_an_absent_api_are_said_in_a_line(answer: Answer, said: str):
+    with (
+        pytest.raises(ConfigurationError, match=said),
+        errors_told("http://api.test"),
+        client(answering(answer), give_up_after_s=0.02) as asked,
+    ):
+        queue_of(asked, "q", create=False)
+
+
+def test_what_is_no_url_is_said_so():
+    with pytest.raises(ConfigurationError, match="is no URL"), asking("http://here:port", "key"):
+        pass
 
 
 def test_a_summary_counts_everything():

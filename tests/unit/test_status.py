@@ -20,9 +20,9 @@ from broker.errors import ConfigurationError
 from broker.ports import ListenerCondition
 from cli import status as status_module
 from cli.admin import Health, process_app, serving
-from cli.publish import Publisher
 from cli.standing import Limits, listeners, processes
 from cli.status import _Status
+from everput import AsyncClient
 from tests.listeners import until
 
 NO_LIMITS = Limits(None, None)
@@ -38,33 +38,33 @@ class Conditions:
         return self.by_name.get(listener.name, ListenerCondition(state="live", lag=0))
 
 
-def publisher_of(api) -> Publisher:
+def client_of(api) -> AsyncClient:
     transport = httpx.ASGITransport(api.app)
-    return Publisher("http://api.example.com", api.key, transport=transport, give_up_after_s=1)
+    return AsyncClient("http://api.example.com", api.key, transport=transport, give_up_after_s=1)
 
 
 @pytest.fixture
 async def asked():
-    """An API in memory, what its listeners are like, and a publisher that asks it."""
+    """An API in memory, what its listeners are like, and a client that asks it."""
     conditions = Conditions()
     api = await make_api(status=conditions)
-    async with publisher_of(api) as publisher:
-        yield api, conditions, publisher
+    async with client_of(api) as client:
+        yield api, conditions, client
 
 
 async def test_every_listener_of_every_queue_is_shown_however_many_pages_they_are(asked):
-    api, _, publisher = asked
+    api, _, client = asked
     for queue in range(3):
         queue_id = await api.queue(f"q{queue}")
         for number in range(60):
             await api.listener(queue_id, name=f"l{number}")
-    rows = await listeners(publisher, NO_LIMITS)
+    rows = await listeners(client, NO_LIMITS)
     assert {(row.queue, row.listener) for row in rows} == {(f"q{q}", f"l{n}") for q in range(3) for n in range(60)}
-    assert {row.queue for row in await listeners(publisher, NO_LIMITS, "q1")} == {"q1"}
+    assert {row.queue for row in await listeners(client, NO_LIMITS, "q1")} == {"q1"}
 
 
 async def test_what_is_down_or_beyond_a_limit_is_wrong_and_what_is_paused_is_not(asked):
-    api, conditions, publisher = asked
+    api, conditions, client = asked
     queue_id = await api.queue()
     since_ms = int(time.time() * 1000) - 90_000
     conditions.by_name = {
@@ -77,7 +77,7 @@ async def test_what_is_down_or_beyond_a_limit_is_wrong_and_what_is_paused_is_not
         await api.listener(queue_id, name=name)
 
     async def wrong(limits: Limits) -> set[str]:
-        return {row.listener for row in await listeners(publisher, limits) if row.wrong}
+        return {row.listener for row in await listeners(client, limits) if row.wrong}
 
     assert await wrong(NO_LIMITS) == {"down"}
     assert await wrong(Limits(10, None)) == {"down", "much"}
@@ -86,9 +86,9 @@ async def test_what_is_down_or_beyond_a_limit_is_wrong_and_what_is_paused_is_not
 
 
 async def test_a_queue_that_is_not_there_is_an_error(asked):
-    _, _, publisher = asked
+    _, _, client = asked
     with pytest.raises(ConfigurationError, match="nowhere"):
-        await _Status(publisher, "nowhere", [], NO_LIMITS).look()
+        await _Status(client, "nowhere", [], NO_LIMITS).look()
 
 
 async def test_a_process_that_is_not_ready_or_not_there_is_wrong():
@@ -116,7 +116,7 @@ async def watching(status: _Status, *, as_json: bool) -> AsyncIterator[None]:
 async def test_whoever_watches_is_told_again_and_again_how_it_is_by_then(asked, capsys: pytest.CaptureFixture[str]):
     api, conditions, _ = asked
     await api.listener(await api.queue(), name="l")
-    status = _Status(publisher_of(api), None, [], NO_LIMITS)
+    status = _Status(client_of(api), None, [], NO_LIMITS)
     told: list[dict] = []
 
     def told_that(state: str) -> bool:
@@ -141,7 +141,7 @@ async def test_on_a_terminal_one_table_is_kept_up_to_date(asked, monkeypatch: py
     shown = io.StringIO()
     terminal = Console(file=shown, force_terminal=True, width=120, height=30, _environ={"TERM": "xterm"})
     monkeypatch.setattr(status_module, "Console", lambda: terminal)
-    async with watching(_Status(publisher_of(api), None, [], NO_LIMITS), as_json=False):
+    async with watching(_Status(client_of(api), None, [], NO_LIMITS), as_json=False):
         await until(lambda: "live" in shown.getvalue(), what="it is live")
         conditions.by_name["l"] = ListenerCondition(state="down", lag=7, last_error="refused")
         await until(lambda: "refused" in shown.getvalue(), what="it is down, and why")
