@@ -1,7 +1,7 @@
 // A listener's deliveries that are tried later or parked, and having them tried now.
 
 import { ask, nextCursor } from "./api.js";
-import { age, button, confirmed, el, link, notice, panel, redraw, state } from "./dom.js";
+import { age, button, confirmed, el, link, notice, panel, redraw, state, tableOf } from "./dom.js";
 import { count, outcome, problemWords } from "./words.js";
 
 const PAGE = 50;
@@ -24,18 +24,8 @@ export function deliveriesPanel(ids, signal) {
       draw();
     },
   });
-  const head = el(
-    "tr",
-    {},
-    COLUMNS.map((name, index) => el("th", { scope: "col" }, index === 0 ? all : name)),
-  );
-  const table = el(
-    "table",
-    { hidden: true },
-    el("caption", { class: "unseen" }, "Deliveries that are tried later or parked"),
-    el("thead", {}, head),
-    body,
-  );
+  const columns = [all, ...COLUMNS.slice(1)];
+  const table = tableOf("Deliveries that are tried later or parked", columns, body, { hidden: true });
   const empty = el("p", { class: "quiet" }, "One moment…");
   const some = button("Try the chosen ones now", () => redrive(chosen()), { hidden: true, class: "primary" });
   const whole = button("Try all now", () => redrive(null), { hidden: true });

@@ -110,30 +110,29 @@ export function moment(time) {
 /** A table; on a phone each row is a card. columns: names. rows: arrays of nodes or strings; empty: said without rows. */
 export function table(caption, columns, rows, empty) {
   if (!rows.length) return el("p", { class: "quiet" }, empty);
-  return el(
-    "table",
+  const body = el(
+    "tbody",
     {},
-    el("caption", { class: "unseen" }, caption),
-    el(
-      "thead",
-      {},
+    rows.map((cells) =>
       el(
         "tr",
         {},
-        columns.map((name) => el("th", { scope: "col" }, name)),
+        cells.map((cell, index) => el("td", { "data-label": columns[index] }, cell)),
       ),
     ),
-    el(
-      "tbody",
-      {},
-      rows.map((cells) =>
-        el(
-          "tr",
-          {},
-          cells.map((cell, index) => el("td", { "data-label": columns[index] }, cell)),
-        ),
-      ),
-    ),
+  );
+  return tableOf(caption, columns, body);
+}
+
+/** A table whose body is made elsewhere. columns: names or nodes. */
+export function tableOf(caption, columns, body, properties = {}) {
+  const heads = columns.map((name) => el("th", { scope: "col" }, name));
+  return el(
+    "table",
+    properties,
+    el("caption", { class: "unseen" }, caption),
+    el("thead", {}, el("tr", {}, heads)),
+    body,
   );
 }
 

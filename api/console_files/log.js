@@ -1,7 +1,7 @@
 // The log: what happened, who did it, by which request.
 
 import { ask } from "./api.js";
-import { button, el, hash, moment } from "./dom.js";
+import { button, el, hash, moment, tableOf } from "./dom.js";
 import { form } from "./forms.js";
 import { poll } from "./live.js";
 import { count, eventWords, problemWords, shortened } from "./words.js";
@@ -115,25 +115,7 @@ export async function showLog({ main, query, signal }) {
     ),
     el("div", { class: "panel" }, filtersForm, types),
     told,
-    el(
-      "div",
-      { class: "panel flush" },
-      el(
-        "table",
-        { class: "log" },
-        el("caption", { class: "unseen" }, "Events"),
-        el(
-          "thead",
-          {},
-          el(
-            "tr",
-            {},
-            ["When", "What", "Who", "Event"].map((name) => el("th", { scope: "col" }, name)),
-          ),
-        ),
-        list,
-      ),
-    ),
+    el("div", { class: "panel flush" }, tableOf("Events", ["When", "What", "Who", "Event"], list, { class: "log" })),
     status,
     more,
   );

@@ -2,7 +2,7 @@
 
 import { ask, nextCursor } from "./api.js";
 import { line } from "./charts.js";
-import { button, confirmed, dialog, el, hash, link, notice, panel, since, state } from "./dom.js";
+import { button, confirmed, dialog, el, hash, link, notice, panel, since, state, tableOf } from "./dom.js";
 import { form } from "./forms.js";
 import { listenerForm } from "./listenerform.js";
 import { each, lookAtListener, poll, seen } from "./live.js";
@@ -43,21 +43,7 @@ function listenersPanel(queue, signal) {
     { class: "quiet", hidden: true },
     "Nobody listens: messages are kept, and delivered to listeners that are made “from the beginning”.",
   );
-  const table = el(
-    "table",
-    { hidden: true },
-    el("caption", { class: "unseen" }, "Listeners"),
-    el(
-      "thead",
-      {},
-      el(
-        "tr",
-        {},
-        COLUMNS.map((name) => el("th", { scope: "col" }, name)),
-      ),
-    ),
-    body,
-  );
+  const table = tableOf("Listeners", COLUMNS, body, { hidden: true });
   const element = panel(
     "Listeners",
     el(

@@ -2,7 +2,7 @@
 
 import { ask, nextCursor } from "./api.js";
 import { line } from "./charts.js";
-import { button, dialog, el, hash, link, notice, since, state } from "./dom.js";
+import { button, dialog, el, hash, link, notice, since, state, tableOf } from "./dom.js";
 import { form } from "./forms.js";
 import { each, lookAtListener, note, poll, seen, visibleRows } from "./live.js";
 import { count } from "./words.js";
@@ -26,21 +26,7 @@ export async function showQueues({ main, signal }) {
     button("Make the first queue", makeQueue, { class: "primary" }),
   );
   const more = button("More queues", () => addPage(), { hidden: true });
-  const table = el(
-    "table",
-    {},
-    el("caption", { class: "unseen" }, "Queues"),
-    el(
-      "thead",
-      {},
-      el(
-        "tr",
-        {},
-        COLUMNS.map((name) => el("th", { scope: "col" }, name)),
-      ),
-    ),
-    body,
-  );
+  const table = tableOf("Queues", COLUMNS, body);
   const find = el("input", { type: "search", placeholder: "Exact name", "aria-label": "Find the queue of this name" });
   const search = el("form", { class: "find", role: "search" }, find, el("button", { type: "submit" }, "Find"));
   search.addEventListener("submit", (event) => {

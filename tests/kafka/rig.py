@@ -23,7 +23,7 @@ from broker.puts import put_message
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings, Settings
 from projections.app import Projections
-from tests.listeners import Listeners
+from tests.listeners import Listeners, until
 
 
 @dataclass
@@ -95,6 +95,17 @@ class Rig:
         projections = self.workers.pop(worker)
         await worker.stop()
         await projections.stop()
+
+    async def forgotten(self, worker: Worker) -> None:
+        """Wait until the worker needs no change of a message any more."""
+
+        async def none_is_known() -> bool:
+            await worker._checkpoints.checkpoint()
+            for partition in range(self.settings.kafka.partitions):
+                worker._changes.forget_settled(partition)
+            return not worker._changes.known
+
+        await until(none_is_known, what="nobody needs the changes any more")
 
     @property
     def where(self) -> KafkaDeliveries:

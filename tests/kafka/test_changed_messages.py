@@ -189,14 +189,7 @@ async def test_changes_of_what_everybody_has_settled_are_forgotten_and_found_aga
     await until(lambda: len(data(rig, "a")) == 3, what="the first listener has all")
     await change_two(rig, queue, first, second)
     assert len(worker._changes.known) == 2
-
-    async def forgotten() -> bool:
-        await worker._checkpoints.checkpoint()
-        for partition in range(rig.settings.kafka.partitions):
-            worker._changes.forget_settled(partition)
-        return not worker._changes.known
-
-    await until(forgotten, what="nobody needs them any more")
+    await rig.forgotten(worker)
     await rig.listen(queue, "b", begin_at_ms=0)
     await until(lambda: len(data(rig, "b")) >= 2, what="a listener from the beginning has what there is")
     (last,) = await rig.put(queue, "last")
@@ -273,14 +266,7 @@ async def test_of_changes_for_one_version_through_two_processes_one_is_made_and_
     rig.listeners.down.clear()
     await until(lambda: len(data(rig, "a")) >= len(wanted), what="all that are left")
     assert {got.message_id: got.data for got in rig.listeners.taken("a")} == wanted
-
-    async def forgotten() -> bool:
-        await worker._checkpoints.checkpoint()
-        for partition in range(rig.settings.kafka.partitions):
-            worker._changes.forget_settled(partition)
-        return not worker._changes.known
-
-    await until(forgotten, what="nobody needs them any more")
+    await rig.forgotten(worker)
     await rig.listen(queue, "b", begin_at_ms=0)
     await until(lambda: len(data(rig, "b")) >= len(wanted), what="a listener from the beginning has what there is")
     (last,) = await rig.put(queue, "last")

@@ -170,14 +170,7 @@ async def test_it_delivers_what_was_updated_as_it_is_now_and_what_was_deleted_no
     await until(lambda: len(rig.listeners.taken("a")) == 3, what="all is delivered")
     await rig.update(queue, ids[0], "new")
     await rig.delete(queue, ids[1])
-
-    async def forgotten() -> bool:
-        await worker._checkpoints.checkpoint()
-        for partition in range(rig.settings.kafka.partitions):
-            worker._changes.forget_settled(partition)
-        return not worker._changes.known
-
-    await until(forgotten, what="nobody needs the changes any more")
+    await rig.forgotten(worker)
     replay = await start(rig, queue, listener)
     assert (replay.count, replay.counted_all) == (2, True)
     await ended(rig, replay)
