@@ -4,6 +4,7 @@ For: the fixtures of every folder. Each test has topics of its own, by a prefix 
 
 from __future__ import annotations
 
+import signal
 import uuid
 from collections.abc import AsyncIterator
 
@@ -13,6 +14,18 @@ from broker.kafka.embedded import EmbeddedKafka
 from broker.kafka.topics import Topics
 from broker.kafka.topics import topics as topic_table
 from broker.settings import KafkaSettings
+
+
+def pytest_configure() -> None:
+    """SIGTERM ends a run as Ctrl-C does: with what the tests have started.
+
+    What they start must heed signals though the run itself is in the background (SIGINT) or behind nohup (SIGHUP):
+    it would inherit that they are ignored.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @pytest.fixture(scope="session")

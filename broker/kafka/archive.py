@@ -1,7 +1,8 @@
 """Java's ahead-of-time cache of Kafka's classes: Kafka is ready in a second instead of four (decision 0010).
 
 For: making that file once by a training run, finding it again, throwing a bad one away.
-Not for: anything that must work: every failure here only means a slower start."""
+Not for: anything that must work: every failure here only means a slower start.
+`python -m broker.kafka.archive` makes it now, where many a Kafka will be started: the tests."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ import filelock
 
 from broker.errors import BrokerError
 from broker.kafka.admin import ensure_topics
-from broker.kafka.jars import KAFKA_VERSION, cache_dir
+from broker.kafka.jars import KAFKA_VERSION, cache_dir, kafka_jars
 from broker.kafka.java import JAVA_OPTIONS, finished, java, java_home, spawn
 from broker.kafka.ports import free_port
 from broker.kafka.process import KafkaProcess
@@ -46,12 +47,12 @@ def existing(jars: Sequence[Path]) -> Path | None:
     return path
 
 
-async def make(jars: Sequence[Path]) -> None:
+async def make(jars: Sequence[Path], *, after_s: float = _AFTER_S) -> None:
     """Make it, in the background and with what processor time nobody else wants (about 10 s of it, once).
 
     Another process that is at it already is left to it. What goes wrong is only logged. To be cancelled at any time.
     """
-    await asyncio.sleep(_AFTER_S)
+    await asyncio.sleep(after_s)
     path = _path(jars)
     try:
         lock = filelock.FileLock(path.with_suffix(".lock"), thread_local=False)
@@ -125,3 +126,9 @@ def _prune(kept: Path) -> None:
             if path != kept and time.time() - path.stat().st_mtime > _UNUSED_FOR_S:
                 path.unlink()
                 path.with_suffix(".lock").unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    found = kafka_jars()
+    if existing(found) is None:
+        asyncio.run(make(found, after_s=0))

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from conftest import OK, until
-
 from broker.core.flow import WHOLE
 from broker.delivery import courier as courier_module
+from tests.delivery.office import OK, until
 
 
 def moved_to(courier, server) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from ipaddress import ip_network
 
 import pytest
-from conftest import OK
 
 from broker.delivery import guard, http
+from tests.delivery.office import OK
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 and so on are addresses of Linux")
 

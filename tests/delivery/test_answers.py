@@ -10,13 +10,13 @@ from ipaddress import ip_network
 
 import orjson
 import pytest
-from conftest import OK, until
 
 from broker.core.flow import WHOLE
 from broker.core.signing import Signer
 from broker.delivery import http
 from broker.delivery.stream import now_ms
 from tests.certificates import make_certificate
+from tests.delivery.office import OK, until
 
 
 async def answer_200(_request, writer):

@@ -7,7 +7,6 @@ from collections import defaultdict
 from dataclasses import replace
 
 import pytest
-from conftest import OK, paused, until
 
 from broker.core import window as window_module
 from broker.core.circuit import State
@@ -19,6 +18,7 @@ from broker.delivery import courier as courier_module
 from broker.delivery import limits as limits_module
 from broker.delivery import readers, shares
 from broker.delivery.stream import Delivery, Stream
+from tests.delivery.office import OK, paused, until
 
 FAIL = b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n"
 BUSY = b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n"

@@ -7,11 +7,11 @@ import ssl
 from ipaddress import ip_network
 
 import pytest
-from conftest import OK
 
 from broker.delivery import liveness
 from broker.delivery.guard import Resolver
 from broker.delivery.liveness import alive
+from tests.delivery.office import OK
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from conftest import OK, until
-
 from broker.core.circuit import State
 from broker.delivery.guard import TUNNEL_PROOF, tunnel_proof
+from tests.delivery.office import OK, until
 
 TOKEN = "a-token"
 

@@ -27,6 +27,7 @@ from tests.scenarios.soak import REJOIN_S, Server, load
 
 WRITES = 100  # to each topic
 NOTED_EVERY_MS = 200
+OFTEN = f"log.flush.offset.checkpoint.interval.ms={NOTED_EVERY_MS}\nlog.initial.task.delay.ms={NOTED_EVERY_MS}\n"
 
 
 async def power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, counter_proof: bool) -> None:
@@ -67,8 +68,7 @@ async def kept_after_a_power_cut(
     directory: Path, monkeypatch: pytest.MonkeyPatch, *, flush_each_batch: bool
 ) -> dict[str, int]:
     """By topic, how many records."""
-    often = f"log.flush.offset.checkpoint.interval.ms={NOTED_EVERY_MS}\n"
-    monkeypatch.setattr(kafka_process, "_PROPERTIES", kafka_process._PROPERTIES + often)
+    monkeypatch.setattr(kafka_process, "_PROPERTIES", kafka_process._PROPERTIES + OFTEN)
     kafka = EmbeddedKafka(directory, progress=False)
     await kafka.start()
     try:
@@ -110,8 +110,7 @@ async def lose_what_is_not_synced(kafka: EmbeddedKafka, directory: Path, table: 
 
 async def power_cut_under_load(tmp_path: Path, dice: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was put over REST and answered 200 arrives after a power cut."""
-    often = f"log.flush.offset.checkpoint.interval.ms={NOTED_EVERY_MS}\n"
-    monkeypatch.setattr(kafka_process, "_PROPERTIES", kafka_process._PROPERTIES + often)
+    monkeypatch.setattr(kafka_process, "_PROPERTIES", kafka_process._PROPERTIES + OFTEN)
     kafka = EmbeddedKafka(tmp_path / "kafka", progress=False)
     await kafka.start()
     arguments = ("--kafka", kafka.bootstrap, "--replication", "1", "--partitions", "4", "--flush-each-batch")

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
 WAIT_S = 60.0
 T = TypeVar("T")
@@ -77,6 +77,8 @@ def said(process: subprocess.Popen[str]) -> str:
 class Running:
     """One server. Use it as a context manager: nothing of it is left behind."""
 
+    now: ClassVar[list[Self]] = []  # those that run
+
     def __init__(self, data_dir: Path, *arguments: str, **environment: str) -> None:
         self.data_dir = data_dir
         self.stderr: list[str] = []
@@ -98,9 +100,16 @@ class Running:
             thread.start()
 
     def __enter__(self) -> Self:
+        self.now.append(self)
         return self
 
+    def tell(self, since: int = 0) -> None:
+        """Print what it said, from this line of stderr on: pytest shows it of a test that fails."""
+        print("\n".join(line for line in self.stderr[since:][-400:] if "attempt.failed" not in line))
+
     def __exit__(self, *_: object) -> None:
+        self.tell()
+        self.now.remove(self)
         self.process.kill()
         self.process.wait()
         for thread in self._threads:

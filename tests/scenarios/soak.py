@@ -57,7 +57,6 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        print("\n".join(line for line in self.now.stderr[-400:] if "attempt.failed" not in line))
         self._stack.close()
 
     def crash(self) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from running import clean_environment, everput, wait_until
+from tests.scenarios.running import clean_environment, everput, wait_until
 
 BUNDLED = Path(__file__).parents[2] / "cli" / "demo-messages.jsonl"
 

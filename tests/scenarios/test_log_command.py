@@ -17,9 +17,9 @@ from typing import Any
 
 import httpx
 import pytest
-from running import Running, clean_environment, everput, wait_until
 
 from cli import manifest
+from tests.scenarios.running import Running, clean_environment, everput, wait_until
 
 
 @pytest.fixture(scope="module")

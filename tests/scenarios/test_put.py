@@ -14,7 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from running import Running, clean_environment, everput
+
+from tests.scenarios.running import Running, clean_environment, everput
 
 TOPIC = "everput.messages"
 
@@ -107,7 +108,7 @@ def test_a_wrong_key_is_a_clear_error(server: Running, tmp_path: Path):
 
 
 def test_an_api_that_is_killed_on_the_way_costs_no_message_and_doubles_none(server: Running):
-    lines = [f"message {number}" for number in range(40_000)]
+    lines = [f"message {number}" for number in range(20_000)]
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "cli.app", "put", "--create", "killed"],
         stdin=subprocess.PIPE,
@@ -116,11 +117,11 @@ def test_an_api_that_is_killed_on_the_way_costs_no_message_and_doubles_none(serv
         env=clean_environment(EVERPUT_URL=server.url, EVERPUT_API_KEY=server.api_key),
     )
     assert process.stdin is not None
-    process.stdin.write("\n".join(lines[:20_000]) + "\n")  # more than a pipe holds: some are under way
+    process.stdin.write("\n".join(lines[:10_000]) + "\n")  # more than a pipe holds: some are under way
     process.stdin.flush()
     os.kill(server.pid_of("api-1"), signal.SIGKILL)
     killed_s = time.monotonic()
-    _, stderr = process.communicate("\n".join(lines[20_000:]), timeout=120)
+    _, stderr = process.communicate("\n".join(lines[10_000:]), timeout=120)
     assert process.returncode == 0, stderr
     assert time.monotonic() - killed_s < 60
     assert sorted(messages_of(server, "killed")) == sorted(lines)

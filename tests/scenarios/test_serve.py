@@ -13,10 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from running import Running, alone, everput, is_running, said, wait_until
 
+from broker.kafka.ports import free_port
 from broker.sealing import new_sealing_key
 from cli.first_start import EMAIL
+from tests.scenarios.running import Running, alone, everput, is_running, said, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -207,8 +208,7 @@ def test_one_scrape_tells_of_puts_deliveries_and_the_listener_that_lags(server: 
     queue = put_queue(server, "metered").json()["queue"]["id"]
     url = f"{server.url}/v1/queues/{queue}"
     headers = {"x-api-key": server.api_key}
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        dead = f"http://127.0.0.1:{free.getsockname()[1]}/"
+    dead = f"http://127.0.0.1:{free_port()}/"
     body = {"name": "dead", "notify_url": dead, "liveness_url": dead}
     listener = httpx.put(f"{url}/listeners", json=body, headers=headers, timeout=20).json()["listener"]["id"]
     for number in range(9):
@@ -231,7 +231,9 @@ def test_one_scrape_tells_of_puts_deliveries_and_the_listener_that_lags(server: 
     )
     assert sum(samples(server, "everput_put_durable_seconds_count").values()) >= 9
     assert samples(server, "everput_partitions_owned") == {(("process", "worker-1"),): 16}
-    assert samples(server, "everput_checkpoint_seconds_count")[(("process", "worker-1"),)] > 0
+    wait_until(
+        lambda: samples(server, "everput_checkpoint_seconds_count")[(("process", "worker-1"),)] > 0, what="a checkpoint"
+    )
     assert samples(server, "everput_up") == {(("process", one),): 1 for one in ("api-1", "api-2", "worker-1")}
     resident = samples(server, "process_resident_memory_bytes")
     assert all(1 << 20 < size < 200 << 20 for size in resident.values())
@@ -250,8 +252,7 @@ def test_status_says_what_is_wrong_and_its_exit_code_does(server: Running):
     queue = put_queue(server, "watched").json()["queue"]["id"]
     url = f"{server.url}/v1/queues/{queue}"
     headers = {"x-api-key": server.api_key}
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        dead = f"http://127.0.0.1:{free.getsockname()[1]}/"
+    dead = f"http://127.0.0.1:{free_port()}/"
     body = {"name": "dead", "notify_url": dead, "liveness_url": dead}
     httpx.put(f"{url}/listeners", json=body, headers=headers, timeout=20).raise_for_status()
     code, seen = status()

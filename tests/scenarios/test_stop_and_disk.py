@@ -12,7 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
-from running import Running, wait_until
+
+from tests.scenarios.running import Running, wait_until
 
 SLOW_S = 2.0
 

@@ -1,0 +1,335 @@
+"""A real listener on loopback that behaves as told, and an office: what a worker is to its couriers, without Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
+from itertools import count
+
+from msgspec import UNSET, UnsetType
+
+from broker.core.directory import Listener, Queue
+from broker.core.events import DeliveriesSettled, DeliveryAttempted, ListenerSettings, MessagePut, encode
+from broker.core.flow import WHOLE, Share
+from broker.core.signing import Signer
+from broker.delivery.courier import Courier, Depot
+from broker.delivery.guard import Resolver
+from broker.delivery.liveness import Liveness
+from broker.delivery.message import Message
+from broker.delivery.outstanding import Outstanding
+from broker.delivery.readers import CatchUp, Partition
+from broker.delivery.request import Opened
+from broker.delivery.shares import Sockets, share_out
+from broker.delivery.stream import Delivery, Stream, now_ms, outcome_events, take_outcomes
+from tests.outstanding_topic import OutstandingTopic
+
+LOOPBACK = (ip_network("127.0.0.0/8"),)
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+WAIT_S = 10.0
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until it holds; what is waited for here is never signalled by anybody."""
+    async with asyncio.timeout(WAIT_S):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@dataclass
+class Request:
+    """number: from 1, over all connections of a listener. connection: which one, from 1.
+
+    given_up: whether who asked has closed the connection.
+    """
+
+    number: int
+    connection: int
+    method: str
+    target: str
+    headers: dict[str, str]
+    body: bytes
+    given_up: Callable[[], bool]
+
+    @property
+    def message_id(self) -> str:
+        return self.headers["webhook-id"]
+
+    @property
+    def attempt(self) -> int:
+        return int(self.headers["everput-attempt"])
+
+
+Behaviour = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass
+class ListenerServer:
+    """behaviour: what it does with each POST; GETs (liveness) are answered with alive. open: connections now."""
+
+    behaviour: Behaviour
+    alive: bytes = OK
+    port: int = 0
+    tls: ssl.SSLContext | None = None
+    posts: list[Request] = field(default_factory=list)
+    probes: list[Request] = field(default_factory=list)
+    connections: int = 0
+    open: int = 0
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    server: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        return f"{'http' if self.tls is None else 'https'}://127.0.0.1:{self.port}/hook?x=1"
+
+    async def start(self) -> None:
+        self.server = await asyncio.start_server(self._accepted, "127.0.0.1", self.port, ssl=self.tls)
+        self.port = self.server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        self.server.close()
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.tasks.add(asyncio.current_task())
+        self.connections += 1
+        self.open += 1
+        connection = self.connections
+        try:
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+                while not writer.is_closing():
+                    await self._serve(connection, reader, writer)
+        finally:
+            self.open -= 1
+            writer.transport.abort()
+            self.tasks.discard(asyncio.current_task())
+
+    async def _serve(self, connection: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first, *lines = head.rstrip("\r\n").split("\r\n")
+        method, target, _ = first.split(" ")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
+        requests = self.probes if method == "GET" else self.posts
+        request = Request(len(requests) + 1, connection, method, target, headers, body, reader.at_eof)
+        requests.append(request)
+        if method == "GET":
+            writer.write(self.alive)
+        else:
+            await self.behaviour(request, writer)
+        await writer.drain()
+
+
+class Office:
+    """What a worker is to one courier: the partition, the log behind it, ticks, probes; and it keeps the books.
+
+    new: the listener has not answered yet. outcomes: by offset, (number, outcome, status or error) of each attempt.
+    settled: offsets, in that order.
+    """
+
+    def __init__(
+        self,
+        listener: Listener,
+        *,
+        share: Share = WHOLE,
+        tls: ssl.SSLContext | None = None,
+        allow=LOOPBACK,
+        topic: OutstandingTopic | None = None,
+        new: bool = False,
+        sockets: int = 1_000,
+    ) -> None:
+        self.log: list[Message] = []
+        self.dirty: set[Stream] = set()
+        self.outcomes: dict[int, list[tuple[int, str, int | str | None]]] = defaultdict(list)
+        self.parked: list[int] = []
+        self.gone: list[str] = []
+        self.partition = Partition(0, 0)
+        self.partitions = {0: self.partition}
+        self.catch_up = CatchUp(self, self.partitions)
+        resolver, tls = Resolver(allow), tls or ssl.create_default_context()
+        self.liveness = Liveness(resolver, tls)
+        self.active: list[Courier] = []
+        self.down: set[Courier] = set()
+        self.begins = 1_000  # what a slow listener may begin in a tick
+        self.couriers: dict[str, Courier] = {}
+        self.outstanding = Outstanding(topic, topic, "messages", self.partitions, self.couriers)
+        self.leaving: set[asyncio.Task[None]] = set()
+        depot = Depot(
+            resolver=resolver,
+            sockets=Sockets(sockets),
+            tls=tls,
+            touched=self._touched,
+            lagging=self.catch_up.request,
+            active=self.active.append,
+            put_aside=self._put_aside if topic is None else self._put_aside_in_topic,
+            overtakes=self.outstanding.overtakes,
+            is_owed=self.outstanding.is_owed,
+            delivered=self.outstanding.delivered,
+            returned=self.outstanding.returned,
+            gone=lambda courier: self.gone.append(courier.listener.id),
+            changes={},
+            hold=lambda _: False,
+        )
+        queue = Queue(id="q-1", organization_id="o", name="orders", created_at_ms=0)
+        opened = Opened(Signer(b"k" * 32), headers=tuple(listener.settings.headers.items()))
+        self.courier = Courier(depot, queue, listener, opened, share=share)
+        if not new:
+            self.courier.limits.took_ms = 1.0
+        self.couriers[listener.id] = self.courier
+        self.partition.place(self.courier)
+        self.ticker: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self.catch_up.start()
+        self.ticker = asyncio.create_task(self._tick())
+
+    async def stop(self) -> None:
+        self.ticker.cancel()
+        await asyncio.gather(self.ticker, return_exceptions=True)
+        await self.liveness.stop()
+        await self.catch_up.stop()
+        self.courier.close()
+
+    async def _tick(self) -> None:
+        for number in count():
+            await asyncio.sleep(0.01)
+            still = []
+            for courier in self.active:
+                if courier.tick(now_ms()):
+                    still.append(courier)
+                if courier.circuit.allowance == 0:
+                    self.down.add(courier)
+            self.active[:] = still
+            share_out(still, begins=self.begins, tick=number)
+            self.liveness.tick(self.down)
+            self.keep_books()
+
+    def _touched(self, stream: Stream) -> None:
+        stream.dirty = True
+        self.dirty.add(stream)
+
+    def _put_aside(self, delivery: Delivery, _status: int | None, _error: str | None, due_ms: int | None) -> None:
+        assert due_ms is None  # nothing here fails for a minute
+        self.parked.append(delivery.offset)
+        asyncio.get_running_loop().call_soon(self.courier.settle, delivery)
+
+    def _put_aside_in_topic(self, delivery: Delivery, *how) -> None:
+        if how[-1] is not None:
+            self.outstanding.expect(delivery)
+
+        async def leave() -> None:
+            if await self.outstanding.put_aside(delivery, *how):
+                self.courier.settle(delivery)
+
+        task = asyncio.create_task(leave())
+        self.leaving.add(task)
+        task.add_done_callback(self.leaving.discard)
+
+    def keep_books(self) -> None:
+        for stream in self.dirty:
+            stream.dirty = False
+            for event in outcome_events(stream, *take_outcomes(stream), now_ms()):
+                if isinstance(event, DeliveriesSettled):
+                    for offset, _, status, _ in event.rows:
+                        self.outcomes[offset].append((1, "delivered", status))
+                elif isinstance(event, DeliveryAttempted):
+                    said = event.status if event.status is not None else event.error
+                    self.outcomes[event.offset].append((event.number, event.outcome, said))
+        self.dirty.clear()
+
+    async def stretch(self, _partition: int, offset: int) -> tuple[list[Message], int]:
+        """The log, read again (readers.Source)."""
+        await asyncio.sleep(0)
+        return [self._copy(message) for message in self.log[offset:]], len(self.log)
+
+    @staticmethod
+    def _copy(message: Message) -> Message:
+        return Message(message.offset, message.id, message.queue_id, message.put_at_ms, message.record)
+
+    def put(
+        self,
+        count: int = 1,
+        *,
+        key: str | None = None,
+        data: str = "{}",
+        value: bytes | None = None,
+        deliver_at_ms: int | UnsetType = UNSET,
+        put_at_ms: int | None = None,
+    ) -> list[int]:
+        """Append messages to the log and have the tail bring them; their offsets."""
+        put_at_ms = now_ms() if put_at_ms is None else put_at_ms
+        first = len(self.log)
+        for offset in range(first, first + count):
+            event = MessagePut(
+                at_ms=put_at_ms,
+                organization_id="o",
+                message_id=f"m-{offset}",
+                queue_id="q-1",
+                name="n",
+                data=data,
+                key=key,
+                deliver_at_ms=deliver_at_ms,
+            )
+            self.log.append(RecordedMessage(offset, put_at_ms, encode(event) if value is None else value))
+        self.partition.feed(map(self._copy, self.log[first:]))
+        return list(range(first, first + count))
+
+    async def all_settled(self) -> None:
+        """Everything put is settled, nothing is under way or held."""
+        courier = self.courier
+        await until(lambda: self.settled and not courier.busy and not courier._held)
+        self.keep_books()
+        assert courier._held_bytes == 0
+        assert not courier._ready
+        assert not courier._retries
+        assert not courier._turns
+        assert not courier._connecting
+
+    @property
+    def settled(self) -> bool:
+        stream = self.courier.streams.get(0)
+        return stream is None or (not stream.window.open and stream.window.attached)
+
+    def check_books(self) -> None:
+        """Each attempt has one outcome, they are numbered from 1, and the last one, and no other, settled it."""
+        assert sorted(self.outcomes) == list(range(len(self.log)))
+        for rows in self.outcomes.values():
+            assert [number for number, _, _ in rows] == list(range(1, len(rows) + 1)), rows
+            assert [outcome for _, outcome, _ in rows[:-1]] == ["failed"] * (len(rows) - 1), rows
+            assert rows[-1][1] in ("delivered", "parked"), rows
+
+
+class RecordedMessage(Message):
+    """Keeps the record's value, so that the log can be read again."""
+
+    __slots__ = ("record",)
+
+    def __init__(self, offset: int, put_at_ms: int, value: bytes) -> None:
+        super().__init__(offset, b"m-%d" % offset, "q-1", put_at_ms, value)
+        self.record = value
+
+
+def listener_at(url: str, *, liveness_url: str | None = None, **settings) -> Listener:
+    """A listener with these settings; quick ones where none are given."""
+    return Listener(
+        id="l-1",
+        organization_id="o",
+        queue_id="q-1",
+        name="l",
+        notify_url=url,
+        liveness_url=liveness_url or url,
+        sealed_secret="",
+        start_offsets=(0,),
+        settings=ListenerSettings(**{"timeout_ms": 300, **settings}),
+        created_at_ms=0,
+    )
+
+
+def paused(listener: Listener, reason: str | None) -> Listener:
+    return replace(listener, paused=reason)
