@@ -24,7 +24,7 @@ def replaying(*, replayed: int, messages: int, rate: float, rounds: int) -> dict
         everput = stack.enter_context(serving(folder, stack.enter_context(sinking())))
         past = everput.queue([])
         asyncio.run(everput.fill(past, replayed))
-        listener = f"/v1/queues/{past}/listeners/{everput.listen(past, 'aside')}"
+        listener = f"/v1/queues/{past}/listeners/{everput.listen(past, everput.sink + '/aside')}"
         good = everput.queue(["ok"])
         everput.deliver([good], 1, messages // 4)  # warm
         found: dict[str, Any] = {"replayed_per_s_alone": [], "replayed_per_s_beside": []}

@@ -34,9 +34,10 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def process(*arguments: str, ready: str) -> Iterator[subprocess.Popen[str]]:
-    """A Python process of ours, from its ready line on; ended by SIGTERM."""
-    child = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
+def process(*arguments: str, ready: str, nice: int = 0) -> Iterator[subprocess.Popen[str]]:
+    """A Python process of ours, from its ready line on; ended by SIGTERM. nice: as for nice(1)."""
+    command = ["nice", "-n", str(nice), sys.executable, *arguments]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout is not None
         if ready:
@@ -90,18 +91,19 @@ class Everput:
         self.at_sink = httpx.Client(base_url=sink, timeout=60, limits=httpx.Limits(keepalive_expiry=None))
         self.queues = 0
 
-    def queue(self, paths: list[str]) -> str:
-        """A new queue with a listener per path of the sink."""
+    def queue(self, paths: list[str], *, elsewhere: Sequence[str] = (), sink: str = "") -> str:
+        """A new queue with a listener per path of the sink, and one per path elsewhere, at the other sink."""
         self.queues += 1
         queue = self.client.put("/v1/queues", json={"name": f"bench-{self.queues}"}).raise_for_status().json()["queue"]
         for path in paths:
-            self.listen(queue["id"], path)
+            self.listen(queue["id"], f"{self.sink}/{path}")
+        for path in elsewhere:
+            self.listen(queue["id"], f"{sink}/{path}")
         return str(queue["id"])
 
-    def listen(self, queue_id: str, path: str) -> str:
-        """A new listener of a queue, at a path of the sink."""
-        url = f"{self.sink}/{path}"
-        wishes = {"name": path, "notify_url": url, "liveness_url": url}
+    def listen(self, queue_id: str, url: str) -> str:
+        """A new listener of a queue, named as the URL's path."""
+        wishes = {"name": url.rpartition("/")[2], "notify_url": url, "liveness_url": url}
         made = self.client.put(f"/v1/queues/{queue_id}/listeners", json=wishes).raise_for_status().json()
         return str(made["listener"]["id"])
 
@@ -184,10 +186,10 @@ class Everput:
 
 
 @contextlib.contextmanager
-def sinking() -> Iterator[str]:
+def sinking(nice: int = 0) -> Iterator[str]:
     """The listeners' process; its URL."""
     port = free_port()
-    with process("-m", "benchmarks.sink", str(port), ready="ready"):
+    with process("-m", "benchmarks.sink", str(port), ready="ready", nice=nice):
         yield f"http://127.0.0.1:{port}"
 
 

@@ -14,6 +14,7 @@ FIRST: Final = 8
 _DECREASE: Final = 0.5
 _DECREASE_PAUSE_MS: Final = 1_000  # answers to attempts begun before a decrease must not decrease again
 LATE_S: Final = 0.001  # an event loop that comes by as late as this is felt in the latency of the quick
+WAITED_MAX: Final = 0.1  # of the time, for a processor: all that runs beside the worker, Kafka too, waits as well then
 GATE_LEAST: Final = 4
 GATE_MOST: Final = 512
 _GATE_DECREASE: Final = 0.7
@@ -87,9 +88,10 @@ WHOLE: Final = Share()
 
 
 class Gate:
-    """What the slow listeners of a worker may begin together in one tick: as much as leaves it in time for the quick.
+    """What the slow listeners of a worker may begin together in one tick: as much as leaves the machine to the quick.
 
-    It grows by one attempt in each tick that was in time, and shrinks by three tenths in each that was late.
+    It grows by one attempt in each tick that was in time, and shrinks by three tenths in each that was late, or in
+    which the worker waited for a processor.
     """
 
     __slots__ = ("_exact",)
@@ -97,9 +99,13 @@ class Gate:
     def __init__(self) -> None:
         self._exact = float(GATE_LEAST)
 
-    def tick(self, late_s: float) -> int:
-        """Attempts that may begin now. late_s: how much later than asked for the event loop came by, on average."""
-        if late_s > LATE_S:
+    def tick(self, late_s: float, *, waited: float) -> int:
+        """Attempts that may begin now.
+
+        late_s: how much later than asked for the event loop came by, on average. waited: the part of the time since
+        the last tick that the worker could have run and did not.
+        """
+        if late_s > LATE_S or waited > WAITED_MAX:
             self._exact = max(GATE_LEAST, self._exact * _GATE_DECREASE)
         else:
             self._exact = min(GATE_MOST, self._exact + 1)

@@ -99,7 +99,7 @@ class Checkpoints:
         while True:
             await self._pause()
             try:
-                await self.checkpoint()
+                await self.checkpoint(spread=True)
             except LogUnavailable as error:
                 log.warning("checkpoint.failed error=%s", error)
 
@@ -112,8 +112,8 @@ class Checkpoints:
             self.suspended = True
             raise Suspended(f"this process stood still for {stood_still_s:.0f} s")
 
-    async def checkpoint(self) -> None:
-        """All streams that have changed (LogUnavailable)."""
+    async def checkpoint(self, *, spread: bool = False) -> None:
+        """All streams that have changed (LogUnavailable). spread: as for KafkaCursors.store()."""
         async with self.quiet:
             if self.suspended:
                 return
@@ -123,7 +123,7 @@ class Checkpoints:
                 cursors = await self._collect(streams)
                 unwritten = await self._write(cursors)
                 await self._outstanding.flush()
-                await self._store(cursors, ownership)
+                await self._store(cursors, ownership, spread=spread)
                 self._stored.update(cursors)
             except BaseException:  # cancelled, too: the last checkpoint of a worker that is stopped repeats it
                 self._failed(streams)
@@ -200,17 +200,17 @@ class Checkpoints:
                 self._touch(couriers)  # what waits and does not change must not expire either
                 cursors = self._idle(couriers)
                 with contextlib.suppress(LogUnavailable):  # an older commit stands, and the next round is a minute off
-                    await self._store(cursors, self._ownership)
+                    await self._store(cursors, self._ownership, spread=True)
                     self._meters.cursors += sum(map(len, cursors.values()))
 
-    async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]], ownership: int) -> None:
+    async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]], ownership: int, *, spread: bool) -> None:
         """Commit what was true of an ownership, if it lasts (LogUnavailable)."""
         if not cursors:
             return
         await self._confirm()
         if ownership != self._ownership:
             raise LogUnavailable("the partitions were given up meanwhile")
-        await self._cursors.store(cursors)
+        await self._cursors.store(cursors, spread=spread)
 
     def _touch(self, couriers: Iterable[Courier]) -> None:
         for courier in couriers:

@@ -135,6 +135,7 @@ def _is_name(host: str) -> bool:
     return len(name) <= 253 and all(_LABEL.fullmatch(label) for label in name.split("."))
 
 
+@lru_cache(maxsize=4096)  # as above
 def literal_address(host: str) -> Address | None:
     """The address that a host names without DNS, in any form a resolver takes (127.1, 0x7f000001, 017700000001, …)."""
     host = host.removesuffix(".")

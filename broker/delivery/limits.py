@@ -23,7 +23,7 @@ _RATE_MIN: Final = 0.001
 
 class Limits:
     """share: of the attempts that a worker has under way, what this listener may have. begins: attempts it may begin
-    before the next tick, if it gives way. took_ms: an answer, on average; None: there was none yet.
+    before there is more, if it gives way. took_ms: an answer, on average; None: there was none yet.
     replay: it is one, and gives way to normal deliveries however quickly it is answered.
     """
 
@@ -87,6 +87,11 @@ class Limits:
     def gives_way(self) -> bool:
         """Whether what it may begin is counted, with all others such: it is slow, or a replay."""
         return self._replay or (self.took_ms is not None and self.took_ms >= SLOW_MS)
+
+    @property
+    def quick(self) -> bool:
+        """Whether it is known to answer soon: what it waits for may come at any moment."""
+        return self.took_ms is not None and self.took_ms < SLOW_MS
 
     def pushed_back(self, at_ms: int, retry_after_s: int | None) -> None:
         """The listener has too much to do (429, 503, no answer in time). retry_after_s: how long to let it alone."""

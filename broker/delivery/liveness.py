@@ -2,8 +2,9 @@
 
 For: when to ask and asking. Not for: when a listener counts as down (broker/core/circuit.py).
 
-One probe per listener and worker, every half second while few are down. So that thousands of dead listeners cost
-little, a worker makes at most PROBES_PER_S and asks each less often instead, down to once in ten seconds.
+One probe per listener and worker, every half second while few are down. So that hundreds of dead listeners cost
+little, a worker makes at most PROBES_PER_S, a fifth of it while the machine is busy, and asks each less often instead,
+down to once in ten seconds.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from broker.delivery.stream import now_ms
 log = logging.getLogger(__name__)
 
 PROBES_PER_S: Final = 200
+_PROBES_PER_BEGIN: Final = 10  # a second, for each attempt that the slow may begin in a tick: both give way together
+_TURNS: Final = 5  # ticks in which all of them are looked at
 PROBE_TIMEOUT_S: Final = 3.0
 _JITTER: Final = 0.2
 
@@ -44,12 +47,18 @@ class Liveness:
         self._resolver = resolver
         self._tls = tls
         self._asking: dict[Courier, asyncio.Task[None]] = {}
+        self._ticks = 0
 
-    def tick(self, down: set[Courier]) -> None:
-        """Ask those whose probe is due. down: couriers whose circuit was open; those that no longer are leave it."""
+    def tick(self, down: set[Courier], *, begins: int) -> None:
+        """Ask those of a fifth of them whose probe is due.
+
+        down: couriers whose circuit was open; those that no longer are leave it. begins: as core/flow.py's Gate says.
+        """
+        self._ticks += 1
         at_ms = now_ms()
-        interval_ms = min(PROBE_MS_MAX, max(PROBE_MS_FIRST, 1000 * len(down) // PROBES_PER_S))
-        for courier in list(down):
+        per_s = min(PROBES_PER_S, _PROBES_PER_BEGIN * begins)
+        interval_ms = min(PROBE_MS_MAX, max(PROBE_MS_FIRST, 1000 * len(down) // per_s))
+        for courier in list(down)[self._ticks % _TURNS :: _TURNS]:
             if courier.circuit.state is not State.OPEN or courier.listener.paused is not None:
                 down.discard(courier)
             elif courier.circuit.probe_at_ms <= at_ms and courier not in self._asking:

@@ -1,13 +1,16 @@
-"""What a worker's couriers share: attempts under way at once, those that give way begin, memory, and sockets.
+"""What a worker's couriers share: attempts under way, those that give way begin, memory, sockets, the processor.
 
-For: the totals, and everybody's share of them, anew at each tick. Not for: what one listener can take, and how much is
-well for the slow (core/flow.py).
+For: the totals, and everybody's share of them, anew every few ticks. Not for: what one listener can take, and how much
+is well for the slow (core/flow.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import resource
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from broker.core.flow import fair_share
@@ -47,22 +50,47 @@ class Sockets:
         return self.open >= self._most
 
 
-def share_out(couriers: Collection[Courier], *, begins: int, tick: int) -> None:
-    """couriers: those that have something to do. begins: what those that give way may begin. tick: for fairness."""
+class Processor:
+    """How much of the time this process's first thread has waited for a processor that others had (Linux; else 0)."""
+
+    _TOLD = Path("/proc/self/schedstat")  # nanoseconds that it ran, and waited: Documentation/scheduler/sched-stats
+
+    def __init__(self) -> None:
+        self._at_s, self._waited_s = time.monotonic(), self._waited()
+
+    def waited(self) -> float:
+        """The part of the time since the last call, 0 to 1."""
+        before_s, waited_s = self._at_s, self._waited_s
+        self._at_s, self._waited_s = time.monotonic(), self._waited()
+        return (self._waited_s - waited_s) / max(self._at_s - before_s, 1e-3)
+
+    def _waited(self) -> float:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            return int(self._TOLD.read_text().split()[1]) / 1e9
+        return 0.0
+
+
+def share_out(couriers: Collection[Courier]) -> None:
+    """Attempts under way, and memory. couriers: those that have something to do."""
     hungry = sum(courier.hungry for courier in couriers)
     used = sum(courier.busy for courier in couriers if not courier.hungry)
     attempts = fair_share(ATTEMPTS_MAX, used=used, hungry=hungry, least=ATTEMPTS_LEAST)
     held = min(HELD_BYTES_MAX, fair_share(ALL_HELD_BYTES_MAX, used=0, hungry=len(couriers), least=HELD_BYTES_LEAST))
-    slow = []
+    for courier in couriers:
+        courier.limits.share = attempts
+        courier.bytes_share = held
+
+
+def let_begin(couriers: Iterable[Courier], begins: int, *, turn: int) -> None:
+    """What those of them that give way may begin until they are here again: so many together. turn: for fairness."""
+    hungry = []
     for courier in couriers:
         limits = courier.limits
-        limits.share = attempts
-        courier.bytes_share = held
         if limits.gives_way:
-            limits.begins = 1  # should it get something to do before the next tick
+            limits.begins = 1  # should it get something to do meanwhile
             if courier.hungry:
-                slow.append(limits)
-    if slow:
-        each, more = divmod(begins, len(slow))
-        for place, limits in enumerate(slow):
-            limits.begins = each + ((place - tick * more) % len(slow) < more)
+                hungry.append(limits)
+    if hungry:
+        each, more = divmod(begins, len(hungry))
+        for place, limits in enumerate(hungry):
+            limits.begins = each + ((place - turn * more) % len(hungry) < more)

@@ -41,7 +41,7 @@ from broker.delivery.readers import CatchUp, Partition
 from broker.delivery.replaying import Replaying
 from broker.delivery.request import Opened, open_listener, same_seals
 from broker.delivery.retention import Retention
-from broker.delivery.shares import Sockets, share_out
+from broker.delivery.shares import Processor, Sockets, let_begin, share_out
 from broker.delivery.stream import Delivery, Stream, now_ms
 from broker.errors import BrokerError, LogUnavailable
 from broker.kafka.changes_tail import ChangesTail
@@ -58,6 +58,7 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
 _PARTS: Final = 5  # in which couriers have their ticks, one after the other: all at once would hold the others up
+_ROUND: Final = 5  # ticks after which all is shared out anew; a courier that is not quick has one of them
 _TIDY_TICKS: Final = 100  # within so many every courier is tidied once
 DRAIN_S: Final = 5.0  # how long attempts under way may take to finish at the end
 HAND_OVER_S: Final = 2.0  # and at a hand-over, for which all workers wait
@@ -490,26 +491,37 @@ class Worker:
     # Time, and what happens seldom
 
     async def _ticks(self) -> None:
-        gate, time = Gate(), asyncio.get_running_loop().time
+        gate, processor, time = Gate(), Processor(), asyncio.get_running_loop().time
         for number in itertools.count():
             late_s = 0.0
-            active = list(self._active)
+            active, ticked = list(self._active), list[Courier]()
             for part in range(_PARTS):
                 before_s = time()
                 await asyncio.sleep(TICK_S / _PARTS)
                 late_s += time() - before_s - TICK_S / _PARTS
-                at_ms = now_ms()
-                for courier in active[part::_PARTS]:
-                    if courier not in self._active:  # its listener has ended meanwhile
-                        continue
-                    if not courier.tick(at_ms):
-                        del self._active[courier]
-                    if courier.circuit.allowance == 0:
-                        self._down.add(courier)
-            share_out(self._active, begins=gate.tick(late_s / _PARTS), tick=number)
-            self._liveness.tick(self._down)
+                ticked += self._tick_some(active[part::_PARTS], number)
+            begins = gate.tick(late_s / _PARTS, waited=processor.waited())
+            let_begin(ticked, begins, turn=number // _ROUND)
+            if number % _ROUND == 0:
+                share_out(self._active)
+            self._liveness.tick(self._down, begins=begins)
             for courier in list(self._couriers.values())[number % _TIDY_TICKS :: _TIDY_TICKS]:
                 courier.tidy()
+
+    def _tick_some(self, couriers: Iterable[Courier], number: int) -> Iterator[Courier]:
+        """Those that still have something to do."""
+        at_ms = now_ms()
+        for place, courier in enumerate(couriers):
+            if courier not in self._active:  # its listener has ended meanwhile
+                continue
+            if (place + number) % _ROUND and not courier.limits.quick:
+                continue
+            if courier.tick(at_ms):
+                yield courier
+            else:
+                del self._active[courier]
+            if courier.circuit.allowance == 0:
+                self._down.add(courier)
 
     def _put_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
         if due_ms is not None:

@@ -16,6 +16,8 @@ from broker.kafka.topics import group_listener, listener_group, topics
 from broker.settings import KafkaSettings
 
 _UNDER_WAY_MAX: Final = 32  # requests pipelined to the coordinators at once; more would stall the event loop
+_STEP_S: Final = 0.005  # from one commit to the next, where there is time
+_SPREAD_S_MAX: Final = 1.0  # and for all of them
 
 
 class KafkaCursors:
@@ -40,10 +42,15 @@ class KafkaCursors:
 
         return dict(await asyncio.gather(*(one(listener_id) for listener_id in listener_ids)))
 
-    async def store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
-        """Commit, one request a listener (LogUnavailable; some may be stored all the same, which does no harm)."""
+    async def store(self, cursors: Mapping[str, Mapping[int, Cursor]], *, spread: bool = False) -> None:
+        """Commit, one request a listener (LogUnavailable, when none is under way any more; some may be stored).
 
-        async def one(listener_id: str, rows: Mapping[int, Cursor]) -> None:
+        spread: not all at once. Hundreds would hold up what else Kafka is asked for, and the event loop.
+        """
+        step_s = min(_STEP_S, _SPREAD_S_MAX / max(len(cursors), 1)) if spread else 0.0
+
+        async def one(place: int, listener_id: str, rows: Mapping[int, Cursor]) -> None:
+            await asyncio.sleep(place * step_s)
             async with self._turns:
                 await self._requests.commit(
                     listener_group(self._kafka, listener_id),
@@ -51,7 +58,10 @@ class KafkaCursors:
                     {partition: (cursor.offset, cursor.metadata()) for partition, cursor in rows.items()},
                 )
 
-        await asyncio.gather(*(one(listener_id, rows) for listener_id, rows in cursors.items()))
+        commits = (one(place, *row) for place, row in enumerate(cursors.items()))
+        for done in await asyncio.gather(*commits, return_exceptions=True):
+            if isinstance(done, BaseException):
+                raise done
 
     async def listeners(self) -> set[str]:
         """The ids of all listeners that have cursors, those that ended included (LogUnavailable)."""

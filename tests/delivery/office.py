@@ -24,7 +24,7 @@ from broker.delivery.message import Message
 from broker.delivery.outstanding import Outstanding
 from broker.delivery.readers import CatchUp, Partition
 from broker.delivery.request import Opened
-from broker.delivery.shares import Sockets, share_out
+from broker.delivery.shares import Sockets, let_begin, share_out
 from broker.delivery.stream import Delivery, Stream, now_ms, outcome_events, take_outcomes
 from tests.outstanding_topic import OutstandingTopic
 
@@ -206,8 +206,9 @@ class Office:
                 if courier.circuit.allowance == 0:
                     self.down.add(courier)
             self.active[:] = still
-            share_out(still, begins=self.begins, tick=number)
-            self.liveness.tick(self.down)
+            share_out(still)
+            let_begin(still, self.begins, turn=number)
+            self.liveness.tick(self.down, begins=20)
             self.keep_books()
 
     def _touched(self, stream: Stream) -> None:

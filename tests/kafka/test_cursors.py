@@ -9,6 +9,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from broker.core.cursor import OPEN_MAX, Cursor
+from broker.errors import LogUnavailable
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import listener_group
@@ -65,10 +66,27 @@ async def test_an_offset_that_another_tool_has_reset_is_taken_as_it_is(cursors, 
     assert await cursors.load(["l-1"], range(4)) == {"l-1": {**SOME, 1: Cursor(top=3)}}
 
 
-async def test_hundreds_of_listeners_are_stored_and_loaded_at_once(cursors):
+@pytest.mark.parametrize("spread", [False, True])
+async def test_hundreds_of_listeners_are_stored_and_loaded(cursors, spread):
     many = {f"l-{number}": {part: Cursor(top=number + part) for part in range(4)} for number in range(600)}
-    await cursors.store(many)
+    await cursors.store(many, spread=spread)
     assert await cursors.load(many, range(4)) == many
+
+
+async def test_when_one_is_refused_nothing_is_under_way_any_more(cursors, monkeypatch):
+    requests, stored = cursors._requests, []
+    commit = requests.commit
+
+    async def refuse_the_first(group, *rest):
+        if group.endswith("l-0"):
+            raise LogUnavailable("refused")
+        await commit(group, *rest)
+        stored.append(group)
+
+    monkeypatch.setattr(requests, "commit", refuse_the_first)
+    with pytest.raises(LogUnavailable, match="refused"):
+        await cursors.store({f"l-{number}": {0: Cursor(top=1)} for number in range(20)}, spread=True)
+    assert len(stored) == 19
 
 
 def metadata(row: TopicPartition) -> bytes:

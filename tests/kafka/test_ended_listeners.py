@@ -43,10 +43,10 @@ async def test_a_deleted_listener_s_group_goes_and_no_checkpoint_brings_it_back(
     happened: list[tuple[str, str]] = []
     store, delete = worker._cursors.store, worker._cursors.delete
 
-    async def slow_store(cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
+    async def slow_store(cursors: Mapping[str, Mapping[int, Cursor]], **how: bool) -> None:
         """Each commit is long under way: time for its listener to end meanwhile."""
         await asyncio.sleep(0.3)
-        await store(cursors)
+        await store(cursors, **how)
         happened.extend(("committed", listener_id) for listener_id in cursors)
 
     async def told_delete(listener_id: str) -> None:
@@ -80,9 +80,9 @@ async def test_a_listener_that_ended_while_it_was_down_is_asked_no_more(rig: Rig
     down: list[int] = []
     tick = worker._liveness.tick
 
-    def told_tick(those: set[Courier]) -> None:
+    def told_tick(those: set[Courier], *, begins: int) -> None:
         down.append(len(those))
-        tick(those)
+        tick(those, begins=begins)
 
     monkeypatch.setattr(worker._liveness, "tick", told_tick)
     await until(lambda: len(down) >= 10, what="some ticks more")

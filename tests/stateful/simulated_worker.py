@@ -24,7 +24,7 @@ from broker.delivery.message import Message
 from broker.delivery.meters import Meters
 from broker.delivery.readers import CatchUp, Partition
 from broker.delivery.request import Opened
-from broker.delivery.shares import Sockets, share_out
+from broker.delivery.shares import Sockets, let_begin, share_out
 from broker.delivery.stream import Delivery, Stream
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable
@@ -419,7 +419,7 @@ class SimWorker:
             for key in settled:
                 self.world.kept.pop(key, None)
 
-    async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
+    async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]], *, spread: bool = False) -> None:
         await Pause()
         self.world.perhaps_unavailable()
         self.world.commit(cursors, by=self)
@@ -434,7 +434,8 @@ class SimWorker:
     def tick(self) -> None:
         at_ms = self.world.now_ms
         self.active[:] = [one for one in self.active if one.tick(at_ms)]
-        share_out(self.active, begins=self.world.dice.randrange(4), tick=at_ms)
+        share_out(self.active)
+        let_begin(self.active, self.world.dice.randrange(4), turn=at_ms)
         for one in self._couriers.values():
             if one.circuit.state is State.OPEN and one.circuit.probe_at_ms <= at_ms:
                 alive = self.world.moods[one.listener.name] != "down"

@@ -105,9 +105,9 @@ def shares_by_partitions(self, total):
     return max(1, round(total * self.partitions))
 
 
-async def commits_unasked(self, cursors, _ownership):
+async def commits_unasked(self, cursors, _ownership, *, spread):
     if cursors:
-        await self._cursors.store(cursors)
+        await self._cursors.store(cursors, spread=spread)
 
 
 def drops_nothing(_self, _stream):

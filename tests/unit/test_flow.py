@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from broker.core.flow import FIRST, GATE_LEAST, GATE_MOST, LATE_S, Flow, Gate, Share, fair_share
+from broker.core.flow import FIRST, GATE_LEAST, GATE_MOST, LATE_S, WAITED_MAX, Flow, Gate, Share, fair_share
 
 PAUSE_MS = 1_000
 
@@ -104,21 +105,26 @@ def test_the_hungry_share_evenly_what_the_others_leave_and_each_has_the_least(to
     assert used + (share + 1) * max(hungry, 1) > total
 
 
-@given(late=st.lists(st.floats(0, 1), max_size=200))
-def test_the_gate_of_the_slow_stays_between_its_bounds_and_narrows_only_when_the_worker_is_late(late):
+ticks = st.tuples(st.floats(0, 2 * LATE_S), st.floats(0, 2 * WAITED_MAX))
+
+
+@given(told=st.lists(ticks, max_size=200))
+def test_the_gate_of_the_slow_stays_between_its_bounds_and_narrows_only_when_the_machine_is_busy(told):
     gate, before = Gate(), GATE_LEAST
-    for late_s in late:
-        now = gate.tick(late_s)
+    for late_s, waited in told:
+        now = gate.tick(late_s, waited=waited)
         assert GATE_LEAST <= now <= GATE_MOST
-        assert (now <= before) if late_s > LATE_S else (now >= before)
+        assert (now <= before) if late_s > LATE_S or waited > WAITED_MAX else (now >= before)
         before = now
 
 
-def test_the_gate_opens_altogether_for_a_worker_that_is_in_time_and_gives_way_at_once_when_it_is_not():
+@pytest.mark.parametrize("busy", [(2 * LATE_S, 0.0), (0.0, 2 * WAITED_MAX)])
+def test_the_gate_opens_altogether_for_a_worker_that_is_in_time_and_gives_way_at_once_when_it_is_not(busy):
     gate = Gate()
     for _ in range(GATE_MOST):
-        gate.tick(0.0)
-    assert gate.tick(0.0) == GATE_MOST
+        gate.tick(0.0, waited=0.0)
+    assert gate.tick(0.0, waited=0.0) == GATE_MOST
+    late_s, waited = busy
     for _ in range(10):
-        gate.tick(2 * LATE_S)
-    assert gate.tick(2 * LATE_S) < GATE_MOST / 3
+        gate.tick(late_s, waited=waited)
+    assert gate.tick(late_s, waited=waited) < GATE_MOST / 3

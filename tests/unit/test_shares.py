@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core.circuit import Circuit
 from broker.core.events import ListenerSettings
-from broker.core.flow import FIRST, WHOLE
+from broker.core.flow import FIRST, WAITED_MAX, WHOLE
 from broker.delivery.limits import Limits
-from broker.delivery.shares import ALL_HELD_BYTES_MAX, ATTEMPTS_LEAST, ATTEMPTS_MAX, HELD_BYTES_MAX, share_out
+from broker.delivery.shares import (
+    ALL_HELD_BYTES_MAX,
+    ATTEMPTS_LEAST,
+    ATTEMPTS_MAX,
+    HELD_BYTES_MAX,
+    Processor,
+    let_begin,
+    share_out,
+)
 
 
 def couriers(count: int, *, busy: int, hungry: bool, slow: bool = False) -> list[SimpleNamespace]:
@@ -23,38 +36,38 @@ def couriers(count: int, *, busy: int, hungry: bool, slow: bool = False) -> list
 
 def test_the_hungry_share_what_the_others_leave():
     slow = couriers(200, busy=64, hungry=True)
-    share_out([*slow, *couriers(24, busy=2, hungry=False)], begins=0, tick=0)
+    share_out([*slow, *couriers(24, busy=2, hungry=False)])
     assert {courier.limits.share for courier in slow} == {(ATTEMPTS_MAX - 48) // 200}
 
 
 def test_everybody_may_have_a_few_however_many_there_are():
     many = couriers(10_000, busy=2, hungry=True)
-    share_out(many, begins=0, tick=0)
+    share_out(many)
     assert {courier.limits.share for courier in many} == {ATTEMPTS_LEAST}
 
 
 def test_a_few_may_hold_as_much_as_one_may_and_many_no_more_than_all_may():
     few, many = couriers(3, busy=1, hungry=True), couriers(600, busy=1, hungry=True)
-    share_out(few, begins=0, tick=0)
-    share_out(many, begins=0, tick=0)
+    share_out(few)
+    share_out(many)
     assert {courier.bytes_share for courier in few} == {HELD_BYTES_MAX}
     assert sum(courier.bytes_share for courier in many) <= ALL_HELD_BYTES_MAX
 
 
 @given(slow=st.integers(1, 50), begins=st.integers(0, 200))
-def test_the_slow_begin_what_they_may_together_and_over_some_ticks_each_as_much(slow, begins):
+def test_the_slow_begin_what_they_may_together_and_over_some_turns_each_as_much(slow, begins):
     all_of_them = couriers(slow, busy=0, hungry=True, slow=True)
     begun = [0] * slow
-    for tick in range(slow):
-        share_out(all_of_them, begins=begins, tick=tick)
+    for turn in range(slow):
+        let_begin(all_of_them, begins, turn=turn)
         assert sum(courier.limits.begins for courier in all_of_them) == begins
         begun = [so_far + courier.limits.begins for so_far, courier in zip(begun, all_of_them, strict=True)]
     assert set(begun) == {begins}
 
 
-def test_a_slow_one_that_has_nothing_to_do_need_not_wait_for_the_next_tick_when_it_gets_something():
+def test_a_slow_one_that_has_nothing_to_do_need_not_wait_for_the_next_turn_when_it_gets_something():
     idle, quick = couriers(1, busy=0, hungry=False, slow=True), couriers(5, busy=9, hungry=True)
-    share_out([*idle, *quick], begins=0, tick=3)
+    let_begin([*idle, *quick], 0, turn=3)
     assert idle[0].limits.begins == 1
     assert {courier.limits.begins for courier in quick} == {0}  # does not count for them
 
@@ -66,7 +79,7 @@ def test_a_replay_begins_no_more_than_is_left_to_it_however_quickly_it_is_answer
     for one in (limits, normal):
         one.update(settings, WHOLE)
         one.took(1)
-    share_out([courier], begins=2, tick=0)
+    let_begin([courier], 2, turn=0)
     assert (limits.most(1), normal.most(1)) == (1 + 2, FIRST)
     assert limits.begin(0.0)
     assert limits.begin(0.0)
@@ -74,4 +87,40 @@ def test_a_replay_begins_no_more_than_is_left_to_it_however_quickly_it_is_answer
 
 
 def test_nobody_to_share_with_is_no_trouble():
-    share_out([], begins=5, tick=0)
+    share_out([])
+    let_begin([], 5, turn=0)
+
+
+def test_the_time_that_a_process_waits_for_a_processor_is_told_from_call_to_call(tmp_path, monkeypatch):
+    told = tmp_path / "schedstat"
+    monkeypatch.setattr(Processor, "_TOLD", told)
+    told.write_text("900 50000000 7\n")
+    processor = Processor()
+    processor._at_s -= 0.1
+    told.write_text("950 90000000 9\n")
+    assert 0 < processor.waited() <= 0.4  # 40 ms of 100 or, on a slow machine, more
+    assert processor.waited() == 0
+
+
+@pytest.mark.skipif(not Processor._TOLD.exists(), reason="only Linux tells it")
+def test_a_process_that_shares_one_processor_with_a_busy_one_waits():
+    only_one = {min(os.sched_getaffinity(0))}
+    busy = f"import os; os.sched_setaffinity(0, {only_one}); print(flush=True)\nwhile True: pass"
+    before = os.sched_getaffinity(0)
+    with subprocess.Popen([sys.executable, "-c", busy], stdout=subprocess.PIPE) as other:
+        try:
+            other.stdout.readline()
+            os.sched_setaffinity(0, only_one)
+            processor = Processor()
+            until = time.process_time() + 0.2
+            while time.process_time() < until:
+                pass
+            assert processor.waited() > WAITED_MAX
+        finally:
+            os.sched_setaffinity(0, before)
+            other.kill()
+
+
+def test_where_nothing_tells_it_nobody_waits(tmp_path, monkeypatch):
+    monkeypatch.setattr(Processor, "_TOLD", tmp_path / "none")
+    assert Processor().waited() == 0
