@@ -17,7 +17,6 @@ from broker.settings import KafkaSettings
 
 _UNDER_WAY_MAX: Final = 32  # requests pipelined to the coordinators at once; more would stall the event loop
 _STEP_S: Final = 0.005  # from one commit to the next, where there is time
-_SPREAD_S_MAX: Final = 1.0  # and for all of them
 
 
 class KafkaCursors:
@@ -42,12 +41,12 @@ class KafkaCursors:
 
         return dict(await asyncio.gather(*(one(listener_id) for listener_id in listener_ids)))
 
-    async def store(self, cursors: Mapping[str, Mapping[int, Cursor]], *, spread: bool = False) -> None:
+    async def store(self, cursors: Mapping[str, Mapping[int, Cursor]], *, within_s: float = 0.0) -> None:
         """Commit, one request a listener (LogUnavailable, when none is under way any more; some may be stored).
 
-        spread: not all at once. Hundreds would hold up what else Kafka is asked for, and the event loop.
+        within_s: what many are spread over. Hundreds at once would hold up what else Kafka is asked for.
         """
-        step_s = min(_STEP_S, _SPREAD_S_MAX / max(len(cursors), 1)) if spread else 0.0
+        step_s = min(_STEP_S, within_s / max(len(cursors), 1))
 
         async def one(place: int, listener_id: str, rows: Mapping[int, Cursor]) -> None:
             await asyncio.sleep(place * step_s)

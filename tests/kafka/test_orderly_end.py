@@ -60,7 +60,7 @@ async def test_a_checkpoint_that_the_end_interrupts_is_made_good_by_the_last_one
     store = first._cursors.store
     storing = asyncio.Event()
 
-    async def hangs(_cursors: Mapping[str, Mapping[int, Cursor]], **_how: bool) -> None:
+    async def hangs(_cursors: Mapping[str, Mapping[int, Cursor]], **_how: float) -> None:
         monkeypatch.setattr(first._cursors, "store", store)
         storing.set()
         await asyncio.Event().wait()

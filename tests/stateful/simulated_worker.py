@@ -419,7 +419,7 @@ class SimWorker:
             for key in settled:
                 self.world.kept.pop(key, None)
 
-    async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]], *, spread: bool = False) -> None:
+    async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]], *, within_s: float = 0.0) -> None:
         await Pause()
         self.world.perhaps_unavailable()
         self.world.commit(cursors, by=self)

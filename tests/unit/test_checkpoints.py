@@ -52,7 +52,7 @@ async def nothing() -> None: ...
 async def test_a_partition_whose_outcomes_are_not_written_keeps_back_its_own_cursors_until_they_are():
     topic, committed = Topic(), []
 
-    async def store(cursors, *, spread) -> None:
+    async def store(cursors, *, within_s) -> None:
         committed.append({number: cursor.top for places in cursors.values() for number, cursor in places.items()})
 
     partitions = {number: SimpleNamespace(tail=9) for number in range(3)}
