@@ -32,13 +32,14 @@ else
 	cat .venv/test-scenarios.log .venv/test-others.log; exit $$status
 endif
 
+KAFKA := tests/kafka tests/samples
 OTHERS := tests/delivery tests/stateful tests/unit tests/scenarios/test_faults.py
 
 test-kafka: $(READY)
-	$(BIN)/python -m pytest tests/kafka
+	$(BIN)/python -m pytest $(KAFKA)
 
 test-scenarios: $(READY)
-	$(BIN)/python -m pytest --ignore=tests/kafka $(OTHERS:%=--ignore=%) >.venv/$@.log 2>&1
+	$(BIN)/python -m pytest $(KAFKA:%=--ignore=%) $(OTHERS:%=--ignore=%) >.venv/$@.log 2>&1
 
 test-others: $(READY)
 	$(BIN)/python -m pytest $(OTHERS) >.venv/$@.log 2>&1

@@ -143,7 +143,7 @@ async def test_a_bad_answer_fails_its_attempt_once_and_the_message_comes_again(s
 @pytest.mark.parametrize("good", TAKES)
 async def test_a_2xx_however_it_ends_takes_the_message_at_the_first_attempt(serve, open_office, good):
     server = await serve(TAKES[good])
-    office = await open_office(server, max_in_flight=2)
+    office = await open_office(server, max_in_flight=2, timeout_ms=1_000)
     office.put(3)
     await office.all_settled()
     office.check_books()
