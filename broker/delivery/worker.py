@@ -214,15 +214,17 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._let_go(list(self._partitions), self._drain)
-        for task in self._background:
-            task.cancel()
-        await self._liveness.stop()
-        await self._catch_up.stop()
-        await self._tail.stop()
-        await self._changes_tail.stop()
-        for courier in self._couriers.values():
-            courier.close()
+        try:
+            await self._let_go(list(self._partitions), self._drain)
+        finally:  # should that go wrong, the group must not wait for a member that is gone
+            for task in self._background:
+                task.cancel()
+            await self._liveness.stop()
+            await self._catch_up.stop()
+            await self._tail.stop()
+            await self._changes_tail.stop()
+            for courier in self._couriers.values():
+                courier.close()
 
     def condition(self) -> Condition:
         """As of now."""
