@@ -46,7 +46,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "account_id": "the account",
     "email": "the account's address, as it was given",
     "password_hash": "argon2id of the password, in PHC form",
-    "session_id": "the session; of a change of password, in which it was made",
+    "session_id": "the session; for a change of password, the one that made it",
     "token_sha256": "SHA-256 of the session's token, in hex",
     "expires_at_ms": "when the session ends by itself",
     "key_id": "the API key",

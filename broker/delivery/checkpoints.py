@@ -32,8 +32,12 @@ log = logging.getLogger(__name__)
 CHECKPOINT_S: Final = 1.0
 SUSPENDED_S: Final = SESSION_TIMEOUT_MS / 1000 - CHECKPOINT_S  # after it, others may own what we think is ours
 _AT_ONCE: Final = 64  # streams that are looked at before others run; there may be thousands
-_SPREAD_S: Final = 1.0  # how long a checkpoint's commits may take where there are hundreds
-_IDLE_SPREAD_S: Final = 0.2  # shorter: checkpoints wait for it
+_TOGETHER: Final = (
+    16  # listeners whose cursors are committed at once; hundreds would hold up what else Kafka is asked for
+)
+_PAUSES_MAX: Final = 12
+_PAUSE_S: Final = 0.08  # between them, where there is time
+_IDLE_PAUSE_S: Final = 0.02  # shorter: checkpoints wait for it
 IDLE_CHECKPOINT_S: Final = 60.0  # how stale an idle listener's committed offset may be; it also keeps it from expiring
 
 
@@ -101,7 +105,7 @@ class Checkpoints:
         while True:
             await self._pause()
             try:
-                await self.checkpoint(within_s=_SPREAD_S)
+                await self.checkpoint(pause_s=_PAUSE_S)
             except LogUnavailable as error:
                 log.warning("checkpoint.failed error=%s", error)
 
@@ -114,8 +118,8 @@ class Checkpoints:
             self.suspended = True
             raise Suspended(f"this process stood still for {stood_still_s:.0f} s")
 
-    async def checkpoint(self, *, within_s: float = 0.0) -> None:
-        """All streams that have changed (LogUnavailable). within_s: what many commits are spread over."""
+    async def checkpoint(self, *, pause_s: float = 0.0) -> None:
+        """All streams that have changed (LogUnavailable). pause_s: between some commits and the next."""
         async with self.quiet:
             if self.suspended:
                 return
@@ -125,7 +129,7 @@ class Checkpoints:
                 cursors = await self._collect(streams)
                 unwritten = await self._write(cursors)
                 await self._outstanding.flush()
-                await self._store(cursors, ownership, within_s=within_s)
+                await self._store(cursors, ownership, pause_s=pause_s)
                 self._stored.update(cursors)
             except BaseException:  # cancelled, too: the last checkpoint of a worker that is stopped repeats it
                 self._failed(streams)
@@ -202,17 +206,20 @@ class Checkpoints:
                 self._touch(couriers)  # what waits and does not change must not expire either
                 cursors = self._idle(couriers)
                 with contextlib.suppress(LogUnavailable):  # an older commit stands, and the next round is a minute off
-                    await self._store(cursors, self._ownership, within_s=_IDLE_SPREAD_S)
+                    await self._store(cursors, self._ownership, pause_s=_IDLE_PAUSE_S)
                     self._meters.cursors += sum(map(len, cursors.values()))
 
-    async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]], ownership: int, *, within_s: float) -> None:
-        """Commit what was true of an ownership, if it lasts (LogUnavailable)."""
-        if not cursors:
-            return
-        await self._confirm()
-        if ownership != self._ownership:
-            raise LogUnavailable("the partitions were given up meanwhile")
-        await self._cursors.store(cursors, within_s=within_s)
+    async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]], ownership: int, *, pause_s: float) -> None:
+        """Commit what was true of an ownership, some at a time, while it lasts (LogUnavailable: it does not)."""
+        rows = list(cursors.items())
+        together = max(_TOGETHER, -(-len(rows) // _PAUSES_MAX))
+        for begin in range(0, len(rows), together):
+            if begin and pause_s:
+                await asyncio.sleep(pause_s)
+            await self._confirm()
+            if ownership != self._ownership:
+                raise LogUnavailable("the partitions were given up meanwhile")
+            await self._cursors.store(dict(rows[begin : begin + together]))
 
     def _touch(self, couriers: Iterable[Courier]) -> None:
         for courier in couriers:

@@ -56,13 +56,13 @@ class Limits:
         """How many may be under way, so many being so now."""
         if self._circuit.state is State.OPEN or self._pushed_back_until_ms:
             return 0
-        most, allowance, took_ms = self.flow.limit, self._circuit.allowance, self.took_ms
+        most, allowance = self.flow.limit, self._circuit.allowance
         most = min(most, self.share)
         if allowance is not None and allowance < most:
             most = allowance
-        if took_ms is None:
+        if self.took_ms is None:
             return min(most, _UNPROVEN_MAX)
-        return min(most, busy + self.begins) if self._replay or took_ms >= SLOW_MS else most
+        return min(most, busy + self.begins) if self.gives_way else most
 
     def begin(self, at_s: float) -> bool:
         """Count one attempt that most() allows, if the rate does, too. at_s: the event loop's time."""

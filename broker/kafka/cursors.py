@@ -16,7 +16,6 @@ from broker.kafka.topics import group_listener, listener_group, topics
 from broker.settings import KafkaSettings
 
 _UNDER_WAY_MAX: Final = 32  # requests pipelined to the coordinators at once; more would stall the event loop
-_STEP_S: Final = 0.005  # from one commit to the next, where there is time
 
 
 class KafkaCursors:
@@ -41,15 +40,10 @@ class KafkaCursors:
 
         return dict(await asyncio.gather(*(one(listener_id) for listener_id in listener_ids)))
 
-    async def store(self, cursors: Mapping[str, Mapping[int, Cursor]], *, within_s: float = 0.0) -> None:
-        """Commit, one request a listener (LogUnavailable, when none is under way any more; some may be stored).
+    async def store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
+        """Commit, one request a listener (LogUnavailable, when none is under way any more; some may be stored)."""
 
-        within_s: what many are spread over. Hundreds at once would hold up what else Kafka is asked for.
-        """
-        step_s = min(_STEP_S, within_s / max(len(cursors), 1))
-
-        async def one(place: int, listener_id: str, rows: Mapping[int, Cursor]) -> None:
-            await asyncio.sleep(place * step_s)
+        async def one(listener_id: str, rows: Mapping[int, Cursor]) -> None:
             async with self._turns:
                 await self._requests.commit(
                     listener_group(self._kafka, listener_id),
@@ -57,8 +51,7 @@ class KafkaCursors:
                     {partition: (cursor.offset, cursor.metadata()) for partition, cursor in rows.items()},
                 )
 
-        commits = (one(place, *row) for place, row in enumerate(cursors.items()))
-        for done in await asyncio.gather(*commits, return_exceptions=True):
+        for done in await asyncio.gather(*(one(*row) for row in cursors.items()), return_exceptions=True):
             if isinstance(done, BaseException):
                 raise done
 

@@ -66,10 +66,9 @@ async def test_an_offset_that_another_tool_has_reset_is_taken_as_it_is(cursors, 
     assert await cursors.load(["l-1"], range(4)) == {"l-1": {**SOME, 1: Cursor(top=3)}}
 
 
-@pytest.mark.parametrize("within_s", [0.0, 1.0])
-async def test_hundreds_of_listeners_are_stored_and_loaded(cursors, within_s):
+async def test_hundreds_of_listeners_are_stored_and_loaded_at_once(cursors):
     many = {f"l-{number}": {part: Cursor(top=number + part) for part in range(4)} for number in range(600)}
-    await cursors.store(many, within_s=within_s)
+    await cursors.store(many)
     assert await cursors.load(many, range(4)) == many
 
 
@@ -85,7 +84,7 @@ async def test_when_one_is_refused_nothing_is_under_way_any_more(cursors, monkey
 
     monkeypatch.setattr(requests, "commit", refuse_the_first)
     with pytest.raises(LogUnavailable, match="refused"):
-        await cursors.store({f"l-{number}": {0: Cursor(top=1)} for number in range(20)}, within_s=1.0)
+        await cursors.store({f"l-{number}": {0: Cursor(top=1)} for number in range(20)})
     assert len(stored) == 19
 
 

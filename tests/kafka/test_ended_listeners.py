@@ -43,10 +43,10 @@ async def test_a_deleted_listener_s_group_goes_and_no_checkpoint_brings_it_back(
     happened: list[tuple[str, str]] = []
     store, delete = worker._cursors.store, worker._cursors.delete
 
-    async def slow_store(cursors: Mapping[str, Mapping[int, Cursor]], **how: float) -> None:
+    async def slow_store(cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
         """Each commit is long under way: time for its listener to end meanwhile."""
         await asyncio.sleep(0.3)
-        await store(cursors, **how)
+        await store(cursors)
         happened.extend(("committed", listener_id) for listener_id in cursors)
 
     async def told_delete(listener_id: str) -> None:

@@ -60,7 +60,7 @@ async def test_a_checkpoint_that_the_end_interrupts_is_made_good_by_the_last_one
     store = first._cursors.store
     storing = asyncio.Event()
 
-    async def hangs(_cursors: Mapping[str, Mapping[int, Cursor]], **_how: float) -> None:
+    async def hangs(_cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
         monkeypatch.setattr(first._cursors, "store", store)
         storing.set()
         await asyncio.Event().wait()
@@ -91,3 +91,20 @@ async def test_an_attempt_that_never_ends_does_not_keep_the_worker(rig: Rig, mon
         await rig.end(worker)
     assert await members(rig) == 0
     assert not asked
+
+
+async def test_a_worker_whose_last_checkpoint_goes_wrong_leaves_the_group_all_the_same(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    worker = await rig.work()
+    assert await members(rig) == 1
+
+    async def wrong() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(worker._checkpoints, "last", wrong)
+    projections = rig.workers.pop(worker)
+    with pytest.raises(ZeroDivisionError):
+        await worker.stop()
+    await projections.stop()
+    assert await members(rig) == 0

@@ -120,7 +120,7 @@ async def test_a_crash_between_the_record_and_the_cursor_delivers_once(rig: Rig,
     refusing(rig, "stuck")
     await rig.put(queue, "stuck")
 
-    async def never(*_: object, **_how: float) -> None:
+    async def never(*_: object) -> None:
         """The worker dies before it has committed anything."""
 
     monkeypatch.setattr(first._cursors, "store", never)

@@ -187,6 +187,7 @@ class SimWorker:
         self.share = WHOLE
         self.cut: int | None = None  # the crash that counts, while its session has ended and it does not know
         self.under_checkpoint: Any = None
+        self.confirmed = False  # it was a member a moment ago: it may commit once
         self.began_ms = self.saved_ms = world.now_ms  # of the checkpoint under way, and of the last that succeeded
         self._partitions: dict[int, Partition] = {}
         self._couriers: dict[str, Courier] = {}
@@ -386,6 +387,7 @@ class SimWorker:
     def begin_checkpoint(self, checkpoint: Coroutine[Any, Any, None] | None = None) -> None:
         # What is under way now may have been taken already, and is settled after this checkpoint.
         self.began_ms = min([self.world.now_ms, *(int(one.at * 1000) for one in self.requests)])
+        self.confirmed = False
         self.under_checkpoint = self.checkpoints.checkpoint() if checkpoint is None else checkpoint
         self.step_checkpoint()
 
@@ -399,6 +401,11 @@ class SimWorker:
 
     def finish_checkpoint(self) -> None:
         while self.under_checkpoint is not None:
+            self.step_checkpoint()
+
+    def finish_commit(self) -> None:
+        """What it was a moment ago a member for is made before its session can end: there are seconds for it."""
+        while self.confirmed and self.under_checkpoint is not None:
             self.step_checkpoint()
 
     async def _append(self, outcomes: dict[int, object]) -> None:
@@ -419,8 +426,9 @@ class SimWorker:
             for key in settled:
                 self.world.kept.pop(key, None)
 
-    async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]], *, within_s: float = 0.0) -> None:
+    async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
         await Pause()
+        self.confirmed = False
         self.world.perhaps_unavailable()
         self.world.commit(cursors, by=self)
 
@@ -428,6 +436,7 @@ class SimWorker:
         await Pause()
         if self.cut is not None:
             raise LogUnavailable("no member any more")
+        self.confirmed = True
 
     # Time
 

@@ -103,7 +103,7 @@ class World:
             case 14 | 15:
                 if worker.under_checkpoint is None:
                     worker.begin_checkpoint()
-                else:
+                elif worker.cut is None or dice.random() < 0.2:
                     worker.step_checkpoint()
             case 16:
                 if worker.cut is not None:
@@ -225,7 +225,7 @@ class World:
         """Its session ends, and it does not know: it goes on with what it holds, while others have its partitions."""
         if self.members() in ([worker], []) or worker.cut is not None:
             return
-        worker.finish_checkpoint()
+        worker.finish_commit()
         self.crashed(worker)
         worker.cut = len(self.record.crashes) - 1
         self.rebalance()
@@ -384,7 +384,7 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
         put_in(window, OPEN_MAX=4, BEHIND_MAX=3)
         put_in(readers, RING_MAX=6)
         put_in(courier, HELD_MAX=5, WAITING_MAX=1, CROWDED_AFTER_S=0.3, RETRIES_MAX=2, connect=connect, random=draw)
-        put_in(checkpoints, _AT_ONCE=1)
+        put_in(checkpoints, _AT_ONCE=1, _TOGETHER=1, _PAUSES_MAX=99)
         put_in(courier, asyncio=SimpleNamespace(get_running_loop=get_loop))
         # Where an object lies in memory must not decide anything.
         stack.enter_context(patch.object(courier, "id", lambda _one: next(numbers), create=True))

@@ -105,9 +105,9 @@ def shares_by_partitions(self, total):
     return max(1, round(total * self.partitions))
 
 
-async def commits_unasked(self, cursors, _ownership, *, within_s):
+async def commits_unasked(self, cursors, _ownership, *, pause_s):
     if cursors:
-        await self._cursors.store(cursors, within_s=within_s)
+        await self._cursors.store(cursors)
 
 
 def drops_nothing(_self, _stream):

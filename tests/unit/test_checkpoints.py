@@ -1,4 +1,4 @@
-"""One checkpoint whose outcomes are written in part: what is committed, what is repeated."""
+"""A checkpoint that is cut short, its outcomes or its commits: what is committed, what is repeated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from broker.core.cursor import Cursor
 from broker.core.events import DeliveriesSettled, decode
-from broker.delivery.checkpoints import Checkpoints
+from broker.delivery.checkpoints import _TOGETHER, Checkpoints
 from broker.delivery.meters import Meters
 from broker.errors import LogUnavailable
 
@@ -52,7 +52,7 @@ async def nothing() -> None: ...
 async def test_a_partition_whose_outcomes_are_not_written_keeps_back_its_own_cursors_until_they_are():
     topic, committed = Topic(), []
 
-    async def store(cursors, *, within_s) -> None:
+    async def store(cursors) -> None:
         committed.append({number: cursor.top for places in cursors.values() for number, cursor in places.items()})
 
     partitions = {number: SimpleNamespace(tail=9) for number in range(3)}
@@ -79,3 +79,32 @@ async def test_a_partition_whose_outcomes_are_not_written_keeps_back_its_own_cur
     await checkpoints.checkpoint()
     assert committed.pop() == {0: 2, 1: 2, 2: 2}
     assert sorted(topic.written) == [(partition, offset) for partition in range(3) for offset in range(2)]  # each once
+
+
+@pytest.mark.parametrize("lost_after", [0, 1, 2])
+async def test_who_is_no_member_any_more_in_the_middle_of_many_commits_makes_no_more_of_them(lost_after):
+    """What is next would set back the cursors of who owns the partitions by then: docs/decisions/0160."""
+    asked, committed = 0, []
+
+    async def store(cursors) -> None:
+        committed.append(len(cursors))
+
+    async def confirm() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == lost_after + 1:
+            raise LogUnavailable("no member any more")
+
+    parts = SimpleNamespace(store=store), Topic(), SimpleNamespace(flush=nothing)
+    checkpoints = Checkpoints(*parts, {0: SimpleNamespace(tail=9)}, {}, Meters(), confirm)
+    streams = [Settled(0) for _ in range(3 * _TOGETHER)]
+    for number, stream in enumerate(streams):
+        stream.courier = SimpleNamespace(listener=SimpleNamespace(id=f"l-{number}", organization_id="o", queue_id="q"))
+        checkpoints.touched(stream)
+    with pytest.raises(LogUnavailable):
+        await checkpoints.checkpoint()
+    assert committed == [_TOGETHER] * lost_after
+    assert all(stream.dirty for stream in streams)
+    committed.clear()
+    await checkpoints.checkpoint()
+    assert committed == [_TOGETHER] * 3
