@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import httptools
@@ -17,7 +18,7 @@ import orjson
 T = TypeVar("T")
 
 
-async def until(condition: Callable[[], T | Awaitable[T]], *, what: str, within_s: float = 30.0) -> T:
+async def until(condition: Callable[[], T | Awaitable[T]], *, what: str, within_s: float = 60.0) -> T:
     """The condition's first true value; an assertion error that says what did not come about."""
     deadline = time.monotonic() + within_s
     while True:
@@ -53,6 +54,7 @@ class Listeners:
     """One server for any number of listeners, each at a path of its own.
 
     status: what a path answers, 200 if it says nothing. down: paths that answer 503, to probes too.
+    hangs: paths that answer no POST before let_go(). hanging: what they got.
     """
 
     got: list[Got] = field(default_factory=list)
@@ -60,10 +62,13 @@ class Listeners:
     headers: dict[str, str] = field(default_factory=dict)
     delay_s: dict[str, float] = field(default_factory=dict)
     down: set[str] = field(default_factory=set)
+    hangs: set[str] = field(default_factory=set)
+    hanging: list[Got] = field(default_factory=list)
     decide: Callable[[Got], int] | None = None
     probes: Counter[str] = field(default_factory=Counter)
     port: int = 0
     _server: Any = None
+    _answers: list[Callable[[], None]] = field(default_factory=list)
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -76,6 +81,14 @@ class Listeners:
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}/{path}"
+
+    def let_go(self) -> None:
+        """Answer what hangs, and let nothing more hang."""
+        self.hangs.clear()
+        self.hanging.clear()
+        answers, self._answers = self._answers, []
+        for answer in answers:
+            answer()
 
     def taken(self, path: str) -> list[Got]:
         """What a path got and answered 2xx."""
@@ -118,7 +131,10 @@ class _Connection(asyncio.Protocol):
         else:
             got = Got(path, self.headers, self.body, time.monotonic())
             delay_s = self.all.delay_s.get(path, 0.0)
-            if delay_s:
+            if path in self.all.hangs:
+                self.all.hanging.append(got)
+                self.all._answers.append(partial(self._post, got))
+            elif delay_s:
                 asyncio.get_running_loop().call_later(delay_s, self._post, got)
             else:
                 self._post(got)

@@ -11,10 +11,13 @@ from datetime import datetime
 from ipaddress import ip_network
 from typing import Any
 
+import pytest
+
 from broker.changes import delete_message, update_message
 from broker.commands import Commands, Context, ListenerWishes, create_organization, now_ms
 from broker.core.directory import Listener, Queue
 from broker.core.ids import parse_message_id
+from broker.delivery import worker as worker_module
 from broker.delivery.worker import Worker
 from broker.kafka.deliveries import KafkaDeliveries
 from broker.kafka.log import KafkaLog
@@ -96,6 +99,21 @@ class Rig:
         await worker.stop()
         await projections.stop()
 
+    async def noted(self, worker: Worker) -> None:
+        """Wait until the worker has heard every answer to what is under way, and written down what came of it."""
+        couriers = worker._couriers.values()
+        await until(lambda: not any(courier.busy for courier in couriers), what="every attempt has ended")
+        await worker._checkpoints.checkpoint()
+
+    async def known_down(self, listener: Listener) -> None:
+        """Wait until every worker knows it, and makes no attempt any more."""
+
+        def known() -> bool:
+            couriers = [worker._couriers[listener.id] for worker in self.workers]
+            return all(courier.condition == "down" and not courier.busy for courier in couriers)
+
+        await until(known, what="the listener is known to be down")
+
     async def forgotten(self, worker: Worker) -> None:
         """Wait until the worker needs no change of a message any more."""
 
@@ -137,7 +155,9 @@ async def running(kafka: KafkaSettings) -> AsyncIterator[Rig]:
         try:
             yield rig
         finally:
-            for worker in list(rig.workers):
-                await rig.end(worker)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(worker_module, "DRAIN_S", 0.0)  # nobody looks at what is under way any more
+                for worker in list(rig.workers):
+                    await rig.end(worker)
             await projections.stop()
             await log.stop()

@@ -22,7 +22,7 @@ def configs(kafka_settings, names):
     """As another client sees them."""
     client = AdminClient({"bootstrap.servers": kafka_settings.bootstrap})
     wanted = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in names]
-    described = {one.name: future.result(10) for one, future in client.describe_configs(wanted).items()}
+    described = {one.name: future.result(60) for one, future in client.describe_configs(wanted).items()}
     return {name: {key: entry.value for key, entry in found.items()} for name, found in described.items()}
 
 
@@ -44,7 +44,7 @@ async def test_the_topics_have_the_settings_of_the_table(kafka_settings):
     for topic in table.all():
         assert topic.config.items() <= found[topic.name].items()
         assert found[topic.name]["flush.messages"] == "1"
-    listed = AdminClient({"bootstrap.servers": settings.bootstrap}).list_topics(timeout=10).topics
+    listed = AdminClient({"bootstrap.servers": settings.bootstrap}).list_topics(timeout=60).topics
     assert [len(listed[topic.name].partitions) for topic in table.all()] == [1, 4, 4, 4, 4, 4]
 
 
@@ -84,7 +84,7 @@ async def test_three_copies_on_one_broker_are_refused_before_anything_is_made(ka
     with pytest.raises(ConfigurationError, match="--replication 1 --min-insync 1"):
         await ensure_topics(wanted, topics(wanted))
     listed = await asyncio.to_thread(
-        AdminClient({"bootstrap.servers": kafka_settings.bootstrap}).list_topics, timeout=10
+        AdminClient({"bootstrap.servers": kafka_settings.bootstrap}).list_topics, timeout=60
     )
     assert not [name for name in listed.topics if name.startswith(kafka_settings.topic_prefix)]
 
@@ -95,4 +95,4 @@ async def test_a_kafka_that_does_not_answer_is_waited_for_and_then_named(kafka_s
     started = time.monotonic()
     with pytest.raises(LogUnavailable, match=nowhere):
         await ensure_topics(replace(kafka_settings, bootstrap=nowhere), topics)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 25  # not the 30 s of before

@@ -45,10 +45,12 @@ async def process(settings: Settings) -> AsyncIterator[Process]:
     projections = Projections(settings.kafka, log.control)
     await projections.start()
     app = make_app(settings, log=log, view=projections.directory, sealer=Sealer(settings.sealing_key))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api.example.com") as client:
-        yield Process(log, projections.directory, client)
-    await projections.stop()
-    await log.stop()
+    try:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api.example.com") as client:
+            yield Process(log, projections.directory, client)
+    finally:
+        await projections.stop()
+        await log.stop()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from broker import changes as commands_module
 from broker.changes import delete_message, update_message
 from broker.core.ids import parse_message_id
 from broker.delivery import answers as answers_module
+from broker.delivery import changes as changes_module
 from broker.delivery import courier as courier_module
 from broker.delivery.worker import Worker
 from broker.errors import Changed, NotFound
@@ -36,13 +37,19 @@ async def change_two(rig: Rig, queue, updated: str, deleted: str) -> list[dict[s
     return [await rig.update(queue, updated, "new"), await rig.delete(queue, deleted)]
 
 
+async def changes(rig: Rig) -> int:
+    """How many the log has."""
+    return sum((await rig.log.changes.end_offsets(list(range(rig.settings.kafka.partitions)))).values())
+
+
 async def test_what_waits_for_a_listener_that_is_down_is_sent_with_the_new_data_or_not_at_all(rig: Rig):
     queue = await rig.queue()
-    down, up = await rig.listen(queue, "down"), await rig.listen(queue, "up")
+    down, up = await rig.listen(queue, "down", retry_first_ms=100), await rig.listen(queue, "up")
     rig.listeners.down.add("down")
     await rig.work()
     first, second, _ = ids = await rig.put(queue, "old", "deleted", "as it was")
-    await until(lambda: len(data(rig, "up")) == 3 and rig.listeners.probes["down"], what="one has all, one is down")
+    await until(lambda: len(data(rig, "up")) == 3, what="one has all")
+    await rig.known_down(down)
     assert await change_two(rig, queue, first, second) == [
         {down.id: "pending", up.id: "delivered"},
         {down.id: "cancelled", up.id: "delivered"},
@@ -50,6 +57,7 @@ async def test_what_waits_for_a_listener_that_is_down_is_sent_with_the_new_data_
     rig.listeners.down.clear()
     (last,) = await rig.put(queue, "last")
     await until(lambda: len(data(rig, "down")) >= 3, what="what is left")
+    await until(lambda: last in rig.listeners.ids("up"), what="the last one")
     assert rig.listeners.ids("down") == Counter([first, ids[2], last])
     assert sorted(data(rig, "down")) == ["as it was", "last", "new"]
     assert sorted(data(rig, "up")) == ["as it was", "deleted", "last", "old"]
@@ -61,10 +69,16 @@ async def test_changes_hold_across_a_restart_of_the_worker_and_of_every_wait(rig
     rig.listeners.down.add("a")
     worker = await rig.work()
     ids = await rig.put(queue, *(f"m{number}" for number in range(40)))
-    await until(lambda: rig.listeners.probes["a"], what="the listener is down")
+    await rig.known_down(listener)
     assert await rig.update(queue, ids[0], "while it ran") == {listener.id: "pending"}
     await rig.end(worker)
+    assert await changes(rig) == 1
     commands = asyncio.gather(rig.update(queue, ids[1], "while none ran"), rig.delete(queue, ids[2]))
+
+    async def written() -> bool:
+        return await changes(rig) == 3
+
+    await until(written, what="both are in the log")
     worker = await rig.work()
     assert await commands == [{listener.id: "pending"}, {listener.id: "cancelled"}]
     await rig.end(worker)
@@ -122,15 +136,18 @@ async def test_a_retry_in_the_window_has_the_new_data_and_a_deleted_one_is_not_m
 async def test_an_attempt_under_way_is_waited_for_and_decides_who_had_the_message(rig: Rig):
     queue = await rig.queue()
     takes, refuses = await rig.listen(queue, "takes"), await rig.listen(queue, "refuses")
-    rig.listeners.delay_s |= {"takes": 0.5, "refuses": 0.5}
+    rig.listeners.hangs |= {"takes", "refuses"}
     begun: list[str] = []
     rig.listeners.decide = lambda got: begun.append(got.path) or (422 if got.path == "refuses" else 200)
     worker = await rig.work()
     (first,) = await rig.put(queue, "old")
-    under_way = lambda: all(c.busy for c in worker._couriers.values())  # noqa: E731
-    await until(under_way, what="both are asked")
+    await until(lambda: len(rig.listeners.hanging) == 2, what="both are asked")
+    deleting = asyncio.create_task(rig.delete(queue, first))
+    await until(lambda: worker._changes.known, what="the worker knows of it")
     assert not begun
-    assert await rig.delete(queue, first) == {takes.id: "delivered", refuses.id: "cancelled"}
+    assert not deleting.done()
+    rig.listeners.let_go()
+    assert await deleting == {takes.id: "delivered", refuses.id: "cancelled"}
     assert Counter(begun) == {"takes": 1, "refuses": 1}
     (last,) = await rig.put(queue, "last")
     await until(lambda: min(Counter(begun)[path] for path in ("takes", "refuses")) >= 2, what="the next message")
@@ -141,10 +158,10 @@ async def test_an_attempt_that_takes_too_long_is_unknown(rig: Rig, monkeypatch: 
     monkeypatch.setattr(answers_module, "ANSWER_S", 0.2)
     queue = await rig.queue()
     listener = await rig.listen(queue, "a")
-    rig.listeners.delay_s["a"] = 2.0
-    worker = await rig.work()
+    rig.listeners.hangs.add("a")
+    await rig.work()
     (first,) = await rig.put(queue, "old")
-    await until(lambda: worker._couriers[listener.id].busy, what="it is asked")
+    await until(lambda: rig.listeners.hanging, what="it is asked")
     assert await rig.update(queue, first, "new") == {listener.id: "unknown"}
 
 
@@ -181,7 +198,10 @@ async def cursors_passed(worker: Worker) -> bool:
     return not any(stream.window.open for c in worker._couriers.values() for stream in c.streams.values())
 
 
-async def test_changes_of_what_everybody_has_settled_are_forgotten_and_found_again_for_who_begins_earlier(rig: Rig):
+async def test_changes_of_what_everybody_has_settled_are_forgotten_and_found_again_for_who_begins_earlier(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(changes_module, "PRUNE_S", 3600.0)  # not before the test wants it
     queue = await rig.queue()
     await rig.listen(queue, "a")
     worker = await rig.work()
@@ -202,13 +222,14 @@ async def test_after_a_crash_what_may_have_been_sent_is_unknown_and_after_an_ord
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
     queue = await rig.queue()
-    listener = await rig.listen(queue, "a")
+    listener = await rig.listen(queue, "a", retry_first_ms=100)
     rig.listeners.down.add("a")
     worker = await rig.work()
     before, crashed = await rig.put(queue, "before", "when it crashed")
-    await until(lambda: rig.listeners.probes["a"], what="the listener is down")
+    await rig.known_down(listener)
     await rig.end(worker)
     worker = await rig.work()
+    await rig.known_down(listener)
     assert await rig.update(queue, before, "new") == {listener.id: "pending"}
 
     async def nothing_is_written(*_: object) -> None:
@@ -276,7 +297,7 @@ async def test_of_changes_for_one_version_through_two_processes_one_is_made_and_
 
 async def test_of_one_ordering_key_an_updated_message_keeps_its_place(rig: Rig):
     queue = await rig.queue()
-    await rig.listen(queue, "a")
+    await rig.listen(queue, "a", retry_first_ms=100)
     rig.listeners.down.add("a")
     await rig.work()
     ids = await rig.put(queue, *(f"k{number}" for number in range(10)), key="customer-7")
@@ -292,7 +313,7 @@ async def test_of_one_ordering_key_an_updated_message_keeps_its_place(rig: Rig):
 
 async def test_workers_that_come_and_go_answer_for_the_partitions_that_they_own(rig: Rig):
     queue = await rig.queue()
-    listener = await rig.listen(queue, "a")
+    listener = await rig.listen(queue, "a", retry_first_ms=100)
     rig.listeners.down.add("a")
     first = await rig.work()
     ids = await rig.put(queue, *(f"m{number}" for number in range(12)))
@@ -302,6 +323,7 @@ async def test_workers_that_come_and_go_answer_for_the_partitions_that_they_own(
         lambda: first._partitions and second._partitions and len(first._partitions) + len(second._partitions) == 4,
         what="each has a share",
     )
+    await rig.known_down(listener)
     for number in range(4):  # in all partitions
         assert await rig.update(queue, ids[number], f"new{number}") == {listener.id: "pending"}
     await rig.end(second)

@@ -30,6 +30,11 @@ SERVICES = yaml.safe_load((Path(__file__).parents[2] / "compose.yaml").read_text
 NAMES = [name for name in SERVICES if name.startswith("kafka-")]
 
 
+@pytest.fixture(autouse=True)
+def patient() -> None:
+    """Not here: these tests are about the times after which somebody is given up."""
+
+
 @dataclass
 class Broker:
     port: int

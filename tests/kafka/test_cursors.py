@@ -50,7 +50,7 @@ async def test_another_kafka_client_sees_the_groups_offsets_and_their_metadata(c
     admin = AdminClient({"bootstrap.servers": kafka_settings.bootstrap})
     asked = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, number) for number in range(4)])
     answer = admin.list_consumer_group_offsets([asked])[group]
-    rows = (await asyncio.to_thread(answer.result, 10)).topic_partitions
+    rows = (await asyncio.to_thread(answer.result, 60)).topic_partitions
     assert {row.partition: row.offset for row in rows if row.offset >= 0} == {0: 17, 1: 12, 3: 1_000}
     for row in rows:
         if row.offset >= 0:
@@ -62,7 +62,7 @@ async def test_an_offset_that_another_tool_has_reset_is_taken_as_it_is(cursors, 
     group, topic = listener_group(kafka_settings, "l-1"), ready_topics.messages.name
     admin = AdminClient({"bootstrap.servers": kafka_settings.bootstrap})
     reset = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, 1, 3)])
-    await asyncio.to_thread(admin.alter_consumer_group_offsets([reset])[group].result, 10)
+    await asyncio.to_thread(admin.alter_consumer_group_offsets([reset])[group].result, 60)
     assert await cursors.load(["l-1"], range(4)) == {"l-1": {**SOME, 1: Cursor(top=3)}}
 
 

@@ -70,7 +70,7 @@ async def test_a_message_refused_at_first_is_delivered_by_a_later_attempt(rig: R
     (message_id,) = await rig.put(queue, "m")
     await until(lambda: rig.listeners.taken("a"), what="the delivery")
     assert attempts == ["1", "2", "3"]
-    await worker._checkpoints.checkpoint()
+    await rig.noted(worker)
     state = await rig.state(message_id, listener)
     assert state.state == "delivered"
     assert [(one.number, one.status) for one in state.attempts] == [(1, 500), (2, 500), (3, 200)]
@@ -85,7 +85,7 @@ async def test_a_listener_that_was_down_gets_everything_when_it_is_back(rig: Rig
     ids = await rig.put(queue, *(f"m{number}" for number in range(300)))
     await until(lambda: len(rig.listeners.taken("b")) == 300, what="the healthy listener has all")
     await until(lambda: rig.listeners.probes["a"] >= 2, what="the dead one is probed")
-    await worker._checkpoints.checkpoint()
+    await rig.noted(worker)
     condition = await rig.where.condition(listener)
     assert (condition.state, condition.lag) == ("down", 300)
     attempts_while_down = sum(worker._couriers[listener.id].circuit.faults for _ in "1")
@@ -119,14 +119,14 @@ async def test_the_cursor_is_the_group_s_offset_for_any_kafka_client(rig: Rig):
     worker = await rig.work()
     await rig.put(queue, *(f"m{number}" for number in range(100)))
     await until(lambda: len(rig.listeners.taken("a")) == 100, what="all delivered")
-    await worker._checkpoints.checkpoint()
+    await rig.noted(worker)
     topic = f"{rig.settings.kafka.topic_prefix}messages"
     group = f"{rig.settings.kafka.topic_prefix}listener.{listener.id}"
     ends = await rig.log.messages.end_offsets()
     admin = AdminClient({"bootstrap.servers": rig.settings.kafka.bootstrap})
     wanted = [TopicPartition(topic, number) for number in range(len(ends))]
     (answer,) = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, wanted)]).values()
-    offsets = {one.partition: one.offset for one in answer.result(10).topic_partitions}
+    offsets = {one.partition: one.offset for one in answer.result(60).topic_partitions}
     assert {number: end for number, end in enumerate(ends) if end} == {
         number: offset for number, offset in offsets.items() if offset > 0
     }

@@ -30,7 +30,7 @@ async def rig(kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: 
 async def groups(rig: Rig) -> set[str]:
     """The listeners' groups, as another client sees them."""
     client = AdminClient({"bootstrap.servers": rig.settings.kafka.bootstrap})
-    listed = await asyncio.to_thread(client.list_consumer_groups().result, 10)
+    listed = await asyncio.to_thread(client.list_consumer_groups().result, 60)
     return {one.group_id for one in listed.valid if one.group_id.startswith(listener_group(rig.settings.kafka, ""))}
 
 

@@ -15,7 +15,7 @@ QUEUE = Queue(id="q", organization_id="o", name="orders", created_at_ms=0)
 
 async def put(log: KafkaLog, key: str, *data: str, again: bool = True) -> list[str]:
     """The ids; asked again while the answer is that it is under way."""
-    idempotency = Idempotency(log.claims, log.messages, append_timeout_ms=5_000)
+    idempotency = Idempotency(log.claims, log.messages, append_timeout_ms=60_000)
     while True:
         puts = [new_put(QUEUE, one, None, None, "", "") for one in data]
         try:

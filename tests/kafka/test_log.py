@@ -22,7 +22,7 @@ from broker.kafka.embedded import EmbeddedKafka
 from broker.kafka.group_commit import QUEUE_HEADER
 from broker.kafka.log import KafkaLog
 from broker.kafka.outcomes import OutcomesTopic
-from broker.kafka.requests import LATEST
+from broker.kafka.requests import LATEST, KafkaRequests
 from broker.kafka.topics import topics as topic_table
 from broker.settings import KafkaSettings
 
@@ -220,7 +220,7 @@ async def test_what_nobody_waits_for_any_more_is_not_written_and_holds_nobody_up
     for _ in range(5):
         for waiting in [kafka_log.messages.append(record(1), key=key) for key in gone]:
             waiting.cancel()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):  # those that are gone would be waited for longer
             await kafka_log.messages.append(record(2), key=last)
     assert sum(await kafka_log.messages.end_offsets()) == 5
 
@@ -239,7 +239,7 @@ async def test_a_producer_that_kafka_has_ended_is_replaced_and_the_log_goes_on(k
     for _ in range(3):
         ended = kafka_log._producer.get()
         kafka_log._producer.failed(ended, kafka_errors.OutOfOrderSequenceNumber())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while kafka_log._producer.get() is ended:
                 await until_it_appends(kafka_log)
         await kafka_log.control.append(queue_created("after"))
@@ -247,7 +247,7 @@ async def test_a_producer_that_kafka_has_ended_is_replaced_and_the_log_goes_on(k
     assert len(set(results)) == 100
 
 
-async def until_it_appends(log: KafkaLog, *, within_s: float = 30.0) -> tuple[int, int]:
+async def until_it_appends(log: KafkaLog, *, within_s: float = 60.0) -> tuple[int, int]:
     """The first append that is acknowledged again."""
     async with asyncio.timeout(within_s):
         while True:
@@ -258,8 +258,9 @@ async def until_it_appends(log: KafkaLog, *, within_s: float = 30.0) -> tuple[in
 
 
 @pytest.fixture
-async def own_kafka(tmp_path):
+async def own_kafka(tmp_path, monkeypatch):
     """A Kafka that may be stopped and killed, and the log on it."""
+    monkeypatch.setitem(KafkaRequests.__init__.__kwdefaults__, "timeout_ms", 5_000)
     kafka = EmbeddedKafka(tmp_path / "data", heap_mib=256, progress=False)
     await kafka.start()
     settings = KafkaSettings(
@@ -267,7 +268,7 @@ async def own_kafka(tmp_path):
     )
     table = topic_table(settings)
     await ensure_topics(settings, table)
-    log = KafkaLog(settings, append_timeout_ms=1_000)
+    log = KafkaLog(settings)
     await log.start()
     yield kafka, log, table
     await log.stop()
@@ -285,24 +286,23 @@ async def test_an_outage_is_told_in_time_and_what_was_acknowledged_is_there_afte
     else:
         kafka.kill()
         await kafka.wait()
+    patience_s = log.messages._timeout_s
+    log.messages._timeout_s = log.control._timeout_s = 1.0
     try:
         began = time.monotonic()
         waiting = [log.messages.append(record(number)) for number in range(100, 110)]
         results = await asyncio.gather(*waiting, return_exceptions=True)
         assert all(isinstance(result, InDoubt | LogUnavailable) for result in results)
-        assert time.monotonic() - began < 2.5
         with pytest.raises(InDoubt):
             await log.control.append(queue_created("in doubt"))
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 14  # not the 15 s of Kafka's clients
         if outage == "stands still":
-            began = time.monotonic()
-            with pytest.raises(LogUnavailable):  # said at once: nothing is acknowledged at the moment
-                await log.messages.append(record(111))
-            assert time.monotonic() - began < 1.5
+            with pytest.raises(LogUnavailable):  # said before anybody waits: nothing is acknowledged at the moment
+                log.messages.append(record(111))
             began = time.monotonic()
             with pytest.raises(LogUnavailable):
                 await log.messages.end_offsets()
-            assert time.monotonic() - began < 6  # all tries together
+            assert time.monotonic() - began < 9  # all tries together: each may take 5 s
             impatient = OutcomesTopic(log._producer, table.deliveries.name, 0.1)
             for _ in range(TRIES):
                 with pytest.raises(LogUnavailable):
@@ -314,6 +314,7 @@ async def test_an_outage_is_told_in_time_and_what_was_acknowledged_is_there_afte
             await kafka.restart()
 
     back = await until_it_appends(log)
+    log.messages._timeout_s = patience_s
     acknowledged[back] = b"m-%d" % 10**6
     for number in range(200, 250):
         acknowledged[await log.messages.append(record(number))] = b"m-%d" % number

@@ -42,7 +42,7 @@ async def test_every_event_is_read_once_in_one_order_while_others_are_written(
 ):
     monkeypatch.setattr(reader_module, "_HELD_BYTES_MAX", 64 << 10)  # less than a stretch: some is read again
     monkeypatch.setattr(reader_module, "_SHARE_BYTES_MIN", 4 << 10)  # and some is too large to be held
-    monkeypatch.setattr(reader_module, "SETTLE_MS", 300)
+    monkeypatch.setattr(reader_module, "SETTLE_MS", 1_000)
     async with running(kafka_settings) as rig:
         queue = await rig.queue("orders")
         reader = LogReader(rig.log.requests, ready_topics)
@@ -80,7 +80,7 @@ async def test_the_story_of_a_message_is_read_from_its_own_partition_and_time(
     async with running(kafka_settings) as rig:
         queue = await rig.queue("orders")
         good, bad = await rig.listen(queue, "good"), await rig.listen(queue, "bad")
-        rig.listeners.decide = lambda got: 500 if got.path == "bad" and got.headers["everput-attempt"] == "1" else 200
+        rig.listeners.decide = lambda got: 422 if got.path == "bad" and got.headers["everput-attempt"] == "1" else 200
         await rig.work()
         await rig.put(queue, *["other"] * 20)
         (message_id,) = await rig.put(queue, "told of")
@@ -114,7 +114,7 @@ async def test_the_story_of_a_message_is_read_from_its_own_partition_and_time(
 async def test_a_log_that_is_written_to_is_whole_at_every_moment(kafka_settings: KafkaSettings, ready_topics: Topics):
     async with running(kafka_settings) as rig:
         queue = await rig.queue("orders")
-        rig.listeners.decide = lambda got: 500 if got.path == "bad" and got.headers["everput-attempt"] == "1" else 200
+        rig.listeners.decide = lambda got: 422 if got.path == "bad" and got.headers["everput-attempt"] == "1" else 200
         for path in ("good", "bad"):
             await rig.listen(queue, path)
         await rig.work()

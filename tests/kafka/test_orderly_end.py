@@ -27,7 +27,7 @@ async def members(rig: Rig) -> int:
     """Of the workers' group, as another client sees it."""
     client = AdminClient({"bootstrap.servers": rig.settings.kafka.bootstrap})
     group = workers_group(rig.settings.kafka)
-    described = await asyncio.to_thread(client.describe_consumer_groups([group])[group].result, 10)
+    described = await asyncio.to_thread(client.describe_consumer_groups([group])[group].result, 60)
     return len(described.members)
 
 
@@ -68,8 +68,7 @@ async def test_a_checkpoint_that_the_end_interrupts_is_made_good_by_the_last_one
     monkeypatch.setattr(first._cursors, "store", hangs)
     ids = await rig.put(queue, *(f"m{number}" for number in range(20)))
     await until(lambda: len(rig.listeners.taken("a")) == 20, what="all of it")
-    async with asyncio.timeout(10):
-        await storing.wait()
+    await until(storing.is_set, what="a checkpoint")
     await rig.end(first)
     await rig.work()
     ids += await rig.put(queue, "last")
@@ -87,7 +86,7 @@ async def test_an_attempt_that_never_ends_does_not_keep_the_worker(rig: Rig, mon
     worker = await rig.work()
     await rig.put(queue, "m")
     await until(lambda: worker._couriers[listener.id].busy, what="it is asked")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await rig.end(worker)
     assert await members(rig) == 0
     assert not asked

@@ -28,19 +28,22 @@ async def rig(kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: 
         yield made
 
 
-async def kept(rig: Rig) -> dict[bytes, DeliverySetAside | DeliveryParked]:
-    """What `outstanding` holds, by key, tombstones taken off."""
+async def written(rig: Rig) -> list[tuple[bytes, DeliverySetAside | DeliveryParked | None]]:
+    """All that `outstanding` has, in order by key; None: a tombstone."""
     topic = f"{rig.settings.kafka.topic_prefix}outstanding"
-    found: dict[bytes, DeliverySetAside | DeliveryParked] = {}
+    found: list[tuple[bytes, DeliverySetAside | DeliveryParked | None]] = []
     for partition in range(rig.settings.kafka.partitions):
         for record in (await rig.log.requests.read(topic, partition, 0)).records:
             assert record.key is not None
-            found.pop(record.key, None)
-            if record.value is not None:
-                event = decode(record.value)
-                assert isinstance(event, DeliverySetAside | DeliveryParked)
-                found[record.key] = event
+            event = None if record.value is None else decode(record.value)
+            assert isinstance(event, DeliverySetAside | DeliveryParked | None)
+            found.append((record.key, event))
     return found
+
+
+async def kept(rig: Rig) -> dict[bytes, DeliverySetAside | DeliveryParked]:
+    """What `outstanding` holds, by key, tombstones taken off."""
+    return {key: event for key, event in dict(await written(rig)).items() if event is not None}
 
 
 def refusing(rig: Rig, *stuck: str) -> None:
@@ -61,7 +64,7 @@ async def test_what_fails_for_long_lets_the_cursor_pass_and_arrives_in_the_end(r
     ids = await rig.put(queue, "m1", "stuck", "m2")
     await until(lambda: kept(rig), what="it is kept in outstanding")
     await until(lambda: gone_on(rig, worker), what="the cursor has passed it")
-    (event,) = (await kept(rig)).values()
+    _, event = (await written(rig))[0]
     assert isinstance(event, DeliverySetAside)
     assert (event.data, event.status, event.number) == ("stuck", 422, 1)
     rig.listeners.decide = None
@@ -99,7 +102,11 @@ async def test_while_a_message_fails_only_those_of_its_key_wait_and_they_come_in
     await rig.put(queue, *(f"k{number}" for number in range(6)), key="customer-7")
     await rig.put(queue, *(f"free{number}" for number in range(6)))
     await until(lambda: len(rig.listeners.taken("a")) == 8, what="what does not wait")
-    await until(lambda: gone_on(rig, first), what="the cursor has passed those that wait")
+
+    async def passed() -> bool:
+        return await gone_on(rig, first) and len(await kept(rig)) >= 4
+
+    await until(passed, what="the cursor has passed those that wait")
     assert sorted(event.data for event in (await kept(rig)).values()) == ["k2", "k3", "k4", "k5"]
     await rig.put(queue, "k6", key="customer-7")
     await rig.end(first)
@@ -178,12 +185,14 @@ async def test_after_the_last_attempt_it_is_parked_with_its_message_and_its_erro
         return [event for event in (await kept(rig)).values() if isinstance(event, DeliveryParked)]
 
     (event,) = await until(parked, what="it is parked")
+    await until(lambda: "delivery.parked" in caplog.text, what="and this is said")
     assert (event.data, event.number, event.status) == ("stuck", 2, 422)
     about = [text for text in caplog.messages if f"message={event.message_id} listener={event.listener_id}" in text]
     said = [text.partition(" ")[0] for text in about]
     assert said == ["attempt.failed", "attempt.failed", "delivery.parked"], "one line for each, and one for all of it"
     assert "attempts=2 status=422" in about[-1]
     await until(lambda: gone_on(rig, worker), what="the cursor has passed it")
+    await until(lambda: len(rig.listeners.taken("a")) == 2, what="the others arrive")
     assert {got.data for got in rig.listeners.taken("a")} == {"m1", "m2"}
 
 
@@ -237,6 +246,7 @@ async def test_what_is_redriven_while_no_worker_runs_is_tried_when_one_does_and_
         return await parked_again()
 
     await until(cleared, what="the other is parked again")
+    await second._checkpoints.checkpoint()  # with its outcome, should it have come after the last one
     listener = rig.projections.directory.state.listeners[listener.id]
     state = await rig.state(two, listener)
     assert (state.state, [attempt.number for attempt in state.attempts]) == ("parked", [1, 2])
@@ -252,7 +262,7 @@ async def test_a_message_with_a_time_comes_then_whoever_owns_it_and_is_pending_u
     queue = await rig.queue()
     listener = await rig.listen(queue, "a")
     first = await rig.work()
-    deliver_at = datetime.now(UTC) + timedelta(seconds=6)
+    deliver_at = datetime.now(UTC) + timedelta(seconds=10)
     (later,) = await rig.put(queue, "later", deliver_at=deliver_at)
     (now,) = await rig.put(queue, "now")
     await until(lambda: kept(rig), what="it is kept in outstanding")
@@ -270,7 +280,7 @@ async def test_a_message_with_a_time_comes_then_whoever_owns_it_and_is_pending_u
     await until(lambda: len(rig.listeners.taken("a")) == 2, what="it comes")
     assert datetime.now(UTC) >= deliver_at
     assert rig.listeners.ids("a") == Counter([later, now])
-    await second._checkpoints.checkpoint()
+    await rig.noted(second)
     delivered = await state(later)
     assert (delivered.state, [attempt.number for attempt in delivered.attempts]) == ("delivered", [1])
 

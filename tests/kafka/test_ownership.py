@@ -54,7 +54,7 @@ async def test_what_changes_while_a_worker_takes_over_counts(rig: Rig, monkeypat
     monkeypatch.setattr(KafkaCursors, "load", load_slowly)
     worker = Worker(rig.settings, rig.log, projections, Sealer(rig.settings.sealing_key))
     rig.workers[worker] = projections
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await worker.start()
     assert KafkaCursors.load is load
     ids = await rig.put(queue, *(f"m{number}" for number in range(10)))
@@ -99,7 +99,7 @@ async def test_a_worker_that_can_not_take_over_says_so_instead_of_waiting(rig: R
     worker = Worker(rig.settings, rig.log, projections, Sealer(rig.settings.sealing_key))
     rig.workers[worker] = projections
     with pytest.raises(RuntimeError, match="a bug"):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await worker.start()
 
 
@@ -140,13 +140,13 @@ async def test_a_worker_that_was_cut_off_sets_no_cursor_back(rig: Rig):
     cut_off = await rig.work()
     await rig.put(queue, *(f"m{number}" for number in range(20)))
     await until(lambda: len(rig.listeners.taken("a")) == 20, what="the first ones")
-    await cut_off._checkpoints.checkpoint()
+    await rig.noted(cut_off)
     await expelled(rig, cut_off)
     other = await rig.work()
     assert len(other._partitions) == len(cut_off._partitions) == rig.settings.kafka.partitions
     await rig.put(queue, *(f"n{number}" for number in range(20)))
     await until(lambda: len(rig.listeners.taken("a")) == 40, what="the other ones")
-    await other._checkpoints.checkpoint()
+    await rig.noted(other)
     before = await cursors(rig, listener.id)
     with pytest.raises(LogUnavailable):
         await cut_off._checkpoints.last()
@@ -174,7 +174,7 @@ async def test_a_commit_that_was_long_on_its_way_is_made_good_at_the_hand_over(r
     first = await rig.work()
     ids = await rig.put(queue, *(f"m{number}" for number in range(20)))
     await until(lambda: len(rig.listeners.taken("a")) == 20, what="all of it")
-    await first._checkpoints.checkpoint()
+    await rig.noted(first)
     assert not first._couriers[listener.id].streams
     await rig.where._cursors.store({listener.id: dict.fromkeys(range(rig.settings.kafka.partitions), Cursor(top=0))})
     await rig.end(first)
@@ -202,7 +202,7 @@ async def test_a_hand_over_does_not_wait_for_what_hangs(rig: Rig, monkeypatch: p
     await rig.put(queue, "m")
     await until(lambda: first._couriers[listener.id].busy, what="it is asked")
     joining = asyncio.create_task(rig.work())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await gave_up.wait()
         second = await joining
     half = rig.settings.kafka.partitions // 2

@@ -147,7 +147,7 @@ async def test_a_crash_of_faust_is_told(kafka_settings, log):
     await asyncio.sleep(0)
     reason = RuntimeError("broken")
     await projections._app.crash(reason)
-    assert await asyncio.wait_for(crashed, 5) is reason
+    assert await asyncio.wait_for(crashed, 60) is reason
     await projections.stop()
 
 
@@ -160,5 +160,5 @@ async def test_an_error_in_the_fold_ends_the_projections(kafka_settings, log, mo
 
     monkeypatch.setattr(projections.directory.state, "apply", broken)
     await log.control.append(organization("o"))
-    assert isinstance(await asyncio.wait_for(projections.crashed(), 5), ZeroDivisionError)
+    assert isinstance(await asyncio.wait_for(projections.crashed(), 60), ZeroDivisionError)
     await projections.stop()

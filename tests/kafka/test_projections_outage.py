@@ -69,7 +69,7 @@ async def test_the_fold_goes_on_where_it_was_when_kafka_is_back_after_kill_9(kaf
             with pytest.raises((LogUnavailable, ViewBehind)):
                 await projections.directory.caught_up(timeout_s=1)
             await kafka.restart()
-            await projections.directory.seen(await append(log, organization(f"after {outage}")), timeout_s=30)
+            await projections.directory.seen(await append(log, organization(f"after {outage}")), timeout_s=60)
         assert list(dict.fromkeys(heard)) == ["before", "after 0", "after 1"]
         assert not crashed.done()
     finally:

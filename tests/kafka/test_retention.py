@@ -152,7 +152,7 @@ async def test_a_cursor_that_is_lost_repeats_and_skips_nothing(rig: Rig):
     await rig.end(worker)
     client = AdminClient({"bootstrap.servers": rig.settings.kafka.bootstrap})
     group = listener_group(rig.settings.kafka, listener.id)
-    await asyncio.to_thread(client.delete_consumer_groups([group])[group].result, 10)
+    await asyncio.to_thread(client.delete_consumer_groups([group])[group].result, 60)
     ids += await rig.put(queue, "while its cursor was lost")
     await rig.work()
     ids += await rig.put(queue, "afterwards")

@@ -45,7 +45,7 @@ async def test_all_clients_start_though_a_server_is_silent(kafka_settings: Kafka
     log = KafkaLog(settings)
     await log.start()
     projections = Projections(settings, log.control)
-    await projections.start(timeout_s=20)
+    await projections.start(timeout_s=60)
     assert (await log.messages.append(lambda _partition: (b"id", b"value", b"queue")))[1] == 0
     await projections.stop()
     await log.stop()
