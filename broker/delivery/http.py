@@ -27,6 +27,8 @@ _ADDRESSES_MAX: Final = 3  # of a host that are tried
 _NEXT_ADDRESS_S: Final = 1.25  # an address that says nothing for so long is left for the next one
 # Looked for only where it counts: a callback for each header of each answer would cost more than all else here.
 _RETRY_AFTER: Final = re.compile(rb"\r?\nretry-after:[ \t]*([^\r\n]{1,40}?)[ \t]*\r?\n", re.IGNORECASE)
+_MAY_SAY_WHEN: Final = (429, 503)
+_AGAIN_BYTES_MAX: Final = 1 << 10  # of an answer that each connection remembers
 _SECONDS: Final = re.compile(rb"\d{1,9}")
 
 
@@ -49,6 +51,8 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_again",
+        "_again_status",
         "_answered",
         "_bytes",
         "_ended",
@@ -71,6 +75,8 @@ class Connection(asyncio.Protocol):
         self._answered = True
         self._ended = 0  # answers that ended, or began too many, in the data at hand
         self._head = b""
+        self._again = b""  # the last answer, if it came at once and whole: the same bytes need not be parsed again
+        self._again_status = 0
         self.work: Any = None
         self.at = 0.0
         self.used = 0
@@ -109,6 +115,11 @@ class Connection(asyncio.Protocol):
         if self.work is None:  # nothing was asked
             self.close()
             return
+        if data == self._again and not self._bytes:
+            self._answered = True
+            self._owner.answered(self, self._again_status, None)
+            self._finished()
+            return
         self._bytes += len(data)
         if not self._answered:
             self._head = self._head + data if self._head else data
@@ -123,10 +134,17 @@ class Connection(asyncio.Protocol):
                 self._fail("too-large")
             elif self._ended == 1:  # only now: were there more, it would be taken for the next request's answer
                 self._ended = 0
-                self.work = None
-                self._owner.released(self)
+                status = self._parser.get_status_code()
+                if self._bytes == len(data) <= _AGAIN_BYTES_MAX and status not in _MAY_SAY_WHEN:
+                    self._again, self._again_status = data, status
+                self._finished()
             elif self._ended:
                 self.close()
+
+    def _finished(self) -> None:
+        self.used += 1
+        self.work = None
+        self._owner.released(self)
 
     def connection_lost(self, _exc: Exception | None) -> None:
         if self.work is not None and not self._answered:
@@ -145,13 +163,12 @@ class Connection(asyncio.Protocol):
         elif status >= 200 and not self._answered:
             self._answered = True
             self._owner.answered(
-                self, status, retry_after_s(self._head, at_s=time.time()) if status in (429, 503) else None
+                self, status, retry_after_s(self._head, at_s=time.time()) if status in _MAY_SAY_WHEN else None
             )
 
     def on_message_complete(self) -> None:
         if not self._answered:  # 1xx: the answer is still to come
             return
-        self.used += 1
         if self._parser.should_keep_alive():
             self._ended += 1
         else:

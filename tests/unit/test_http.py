@@ -1,0 +1,92 @@
+"""A connection that is used again and again tells of each answer what a new one would. No sockets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.delivery.guard import parse_url
+from broker.delivery.http import Connection
+
+TARGET = parse_url("http://listener.example/")
+ANSWERS = (
+    b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nOK",
+    b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nNO",
+    b"HTTP/1.1 204 No Content\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nOK\r\n0\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ncontent-length: 2000\r\n\r\n" + b"x" * 2000,
+    b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n",
+    b"HTTP/1.1 503 Busy\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n",
+    b"HTTP/1.1 429 Busy\r\nretry-after: 9\r\ncontent-length: 0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\nmore",
+    b"HTTP/1.1 200 OK\r\n",
+    b"garbage\r\n\r\n",
+)
+
+
+@dataclass
+class Told:
+    """A connection's owner, and its transport. calls: what it was told, in order."""
+
+    calls: list[tuple[object, ...]] = field(default_factory=list)
+
+    def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None:
+        self.calls.append(("answered", connection.work, status, retry_after_s))
+
+    def failed(self, connection: Connection, error: str) -> None:
+        self.calls.append(("failed", connection.work, error))
+
+    def released(self, connection: Connection) -> None:
+        self.calls.append(("released",))
+
+    def lost(self, connection: Connection) -> None:
+        self.calls.append(("lost",))
+
+    def write(self, request: bytes) -> None:
+        assert request == b"a request"
+
+    def abort(self) -> None:
+        self.calls.append(("closed",))
+
+
+def connected() -> tuple[Connection, Told]:
+    told = Told()
+    connection = Connection(told, TARGET)
+    connection.connection_made(told)
+    return connection, told
+
+
+def ask(connection: Connection, told: Told, answer: bytes, cut: int, work: int) -> list[tuple[object, ...]]:
+    """One request, its answer in one piece or in two, and what the owner was told of it."""
+    told.calls.clear()
+    connection.send(b"a request", work, 0.0)
+    for piece in (answer[:cut], answer[cut:]):
+        if piece and ("closed",) not in told.calls:
+            connection.data_received(piece)
+    return list(told.calls)
+
+
+@given(st.lists(st.tuples(st.sampled_from(ANSWERS), st.sampled_from((0, 0, 0, 20, 40))), min_size=1, max_size=12))
+def test_each_answer_is_what_it_would_be_on_a_new_connection(answers: list[tuple[bytes, int]]):
+    connection, told = connected()
+    for number, (answer, cut) in enumerate(answers):
+        said = ask(connection, told, answer, cut, number)
+        assert said == ask(*connected(), answer, cut, number)
+        assert said or answer == b"HTTP/1.1 200 OK\r\n"
+        if said[-1:] != [("released",)]:
+            break
+        assert connection.used == number + 1
+
+
+def test_an_answer_that_comes_again_is_taken_each_time_and_one_that_differs_is_not_taken_for_it():
+    connection, told = connected()
+    taken, refused = ANSWERS[1], ANSWERS[7]
+    for number, answer in enumerate((taken, taken, refused, taken, taken, refused, refused)):
+        status = 200 if answer == taken else 500
+        assert ask(connection, told, answer, 0, number) == [("answered", number, status, None), ("released",)]
