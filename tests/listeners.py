@@ -5,9 +5,11 @@ For: every test that needs somebody to deliver to. Not for: a listener that brea
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self, TypeVar
@@ -29,6 +31,14 @@ async def until(condition: Callable[[], T | Awaitable[T]], *, what: str, within_
             return found
         assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
         await asyncio.sleep(0.01)
+
+
+@contextlib.contextmanager
+def nobody() -> Iterator[int]:
+    """A port of 127.0.0.1 that refuses whoever connects, and that nobody else is given meanwhile."""
+    with socket.socket() as kept:
+        kept.bind(("127.0.0.1", 0))
+        yield kept.getsockname()[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ async def test_once_the_address_is_changed_the_former_one_gets_only_what_it_had_
         writer.write(OK)
 
     old, new = await serve(kept_back), await serve(answers_200)
-    office = await open_office(old, max_in_flight=4, timeout_ms=5_000)
+    office = await open_office(old, max_in_flight=4, timeout_ms=60_000)
     office.put(50)
     await until(lambda: len(old.posts) == 4)
     moved_to(office.courier, new)
@@ -50,7 +50,7 @@ async def test_a_connection_begun_before_the_change_carries_nothing_to_the_forme
 
     monkeypatch.setattr(courier_module, "connect", late)
     old, new = await serve(answers_200), await serve(answers_200)
-    office = await open_office(old, timeout_ms=5_000)
+    office = await open_office(old, timeout_ms=60_000)
     office.put(3)
     await begun.wait()
     moved_to(office.courier, new)
@@ -69,7 +69,7 @@ async def test_the_former_addresss_410_does_not_pause_the_listener_at_its_new_on
         writer.write(b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n")
 
     old, new = await serve(gone), await serve(answers_200)
-    office = await open_office(old, timeout_ms=5_000)
+    office = await open_office(old, timeout_ms=60_000)
     office.put()
     await until(lambda: old.posts)
     moved_to(office.courier, new)

@@ -18,6 +18,7 @@ from broker.delivery import courier as courier_module
 from broker.delivery import limits as limits_module
 from broker.delivery import readers, shares
 from broker.delivery.stream import Delivery, Stream
+from tests.delivery import office as office_module
 from tests.delivery.office import OK, paused, until
 
 FAIL = b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n"
@@ -96,7 +97,7 @@ async def test_a_key_that_waits_holds_up_no_other_key(serve, open_office):
 
     free = asyncio.Event()
     server = await serve(stuck_on_a)
-    office = await open_office(server, timeout_ms=5_000)
+    office = await open_office(server, timeout_ms=60_000)
     office.put(5, key="a")
     office.put(5, key="b")
     office.put(5)
@@ -136,7 +137,7 @@ async def test_a_key_goes_on_after_a_pause(serve, open_office):
     moody = Moody()
     moody.free.clear()
     server = await serve(moody)
-    office = await open_office(server, timeout_ms=5_000)
+    office = await open_office(server, timeout_ms=60_000)
     office.put(4, key="a")
     await until(lambda: moody.kept_back == 1)
     office.courier.update(paused(office.courier.listener, "by hand"), share=WHOLE)
@@ -153,7 +154,7 @@ async def test_a_key_goes_on_after_its_partition_was_given_up_and_gained_again(s
     moody = Moody()
     moody.free.clear()
     server = await serve(moody)
-    office = await open_office(server, timeout_ms=5_000)
+    office = await open_office(server, timeout_ms=60_000)
     office.put(4, key="a")
     await until(lambda: moody.kept_back == 1)
     courier = office.courier
@@ -202,8 +203,15 @@ async def test_a_listener_that_answers_probes_and_fails_messages_is_probed_less_
     server = await serve(moody)
     office = await open_office(server)
     office.put(10)
-    await until(lambda: office.courier.circuit.relapses >= 2)
-    assert office.courier.circuit.probe_at_ms - courier_module.now_ms() > 1_000
+    circuit, before_ms = office.courier.circuit, 0
+
+    def relapsed() -> bool:
+        nonlocal before_ms
+        before_ms = before_ms if circuit.relapses >= 2 else courier_module.now_ms()
+        return circuit.relapses >= 2
+
+    await until(relapsed)
+    assert circuit.probe_at_ms - before_ms > 1_000
     assert len(server.posts) <= 5 + 16 + 2 * 2
     moody.well = True
     await office.all_settled()
@@ -214,7 +222,7 @@ async def test_paused_it_holds_nothing_and_resumed_it_delivers_everything_once(s
     moody = Moody()
     moody.free.clear()
     server = await serve(moody)
-    office = await open_office(server, timeout_ms=5_000, max_in_flight=4)
+    office = await open_office(server, timeout_ms=60_000, max_in_flight=4)
     office.put(30)
     await until(lambda: moody.kept_back == 4)
     office.courier.update(paused(office.courier.listener, "by hand"), share=WHOLE)
@@ -282,7 +290,7 @@ async def test_no_more_are_under_way_than_the_setting_and_the_workers_share_allo
     moody = Moody()
     moody.free.clear()
     server = await serve(moody)
-    office = await open_office(server, office={"share": Share(workers=4)}, max_in_flight=8, timeout_ms=5_000)
+    office = await open_office(server, office={"share": Share(workers=4)}, max_in_flight=8, timeout_ms=60_000)
     office.put(20)
     await until(lambda: moody.kept_back == 2)
     assert len(server.posts) == server.open == 2
@@ -306,7 +314,7 @@ async def test_only_attempts_count_against_the_rate_not_those_that_wait_for_thei
     moody = Moody()
     moody.free.clear()
     server = await serve(moody)
-    office = await open_office(server, rate_per_s=1_000, timeout_ms=5_000)
+    office = await open_office(server, rate_per_s=1_000, timeout_ms=60_000)
     office.put(20, key="a")
     await until(lambda: moody.kept_back == 1)
     assert len(counted) == len(server.posts) == 1
@@ -349,7 +357,8 @@ async def test_a_stream_far_behind_costs_the_tail_nothing_until_it_has_caught_up
     assert sorted(moody.taken, key=lambda message: int(message[2:])) == ids(range(70))
 
 
-async def test_a_courier_begins_no_more_attempts_than_its_share(serve, open_office):
+async def test_a_courier_begins_no_more_attempts_than_its_share(serve, open_office, monkeypatch):
+    monkeypatch.setattr(office_module, "share_out", lambda _couriers: None)
     moody = Moody()
     server = await serve(moody)
     office = await open_office(server)
@@ -369,7 +378,7 @@ async def test_a_listener_that_has_not_answered_yet_gets_two_at_a_time_then_as_m
     moody = Moody()
     moody.free.clear()
     server = await serve(moody)
-    office = await open_office(server, office={"new": True}, timeout_ms=5_000)
+    office = await open_office(server, office={"new": True}, timeout_ms=60_000)
     office.put(20)
     await until(lambda: moody.kept_back == 2)
     assert office.courier.busy == 2
@@ -440,7 +449,7 @@ async def test_without_a_socket_to_spare_it_waits_for_one_and_keeps_none_that_is
     moody = Moody()
     moody.free.clear()
     server = await serve(moody)
-    office = await open_office(server, office={"sockets": 2}, timeout_ms=5_000)
+    office = await open_office(server, office={"sockets": 2}, timeout_ms=60_000)
     office.put(20)
     await until(lambda: moody.kept_back == 2)
     assert office.courier.busy == office.courier.depot.sockets.open == server.open == 2
@@ -520,7 +529,7 @@ async def test_closed_it_leaves_neither_connections_nor_tasks(serve, open_office
     moody = Moody()
     moody.free.clear()
     server = await serve(moody)
-    office = await open_office(server, timeout_ms=5_000, max_in_flight=4)
+    office = await open_office(server, timeout_ms=60_000, max_in_flight=4)
     office.put(10)
     await until(lambda: moody.kept_back == 4)
     office.courier.close()
@@ -533,7 +542,7 @@ async def test_at_a_hand_over_what_is_under_way_finishes_and_nothing_new_begins(
     moody = Moody()
     moody.free.clear()
     server = await serve(moody)
-    office = await open_office(server, timeout_ms=5_000, max_in_flight=4)
+    office = await open_office(server, timeout_ms=60_000, max_in_flight=4)
     office.put(10)
     await until(lambda: moody.kept_back == 4)
     office.courier.sending = False

@@ -14,8 +14,8 @@ from broker.errors import ConfigurationError, LogUnavailable
 from broker.kafka import admin
 from broker.kafka.admin import ensure_topics
 from broker.kafka.client import client_options
-from broker.kafka.ports import free_port
 from broker.kafka.topics import topics
+from tests.listeners import nobody
 
 
 def configs(kafka_settings, names):
@@ -91,8 +91,7 @@ async def test_three_copies_on_one_broker_are_refused_before_anything_is_made(ka
 
 async def test_a_kafka_that_does_not_answer_is_waited_for_and_then_named(kafka_settings, topics, monkeypatch):
     monkeypatch.setattr(admin, "_CLUSTER_WITHIN_S", 1.0)
-    nowhere = f"127.0.0.1:{free_port()}"
     started = time.monotonic()
-    with pytest.raises(LogUnavailable, match=nowhere):
+    with nobody() as port, pytest.raises(LogUnavailable, match=(nowhere := f"127.0.0.1:{port}")):
         await ensure_topics(replace(kafka_settings, bootstrap=nowhere), topics)
     assert time.monotonic() - started < 25  # not the 30 s of before

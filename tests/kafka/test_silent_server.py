@@ -11,10 +11,10 @@ import pytest
 from broker.kafka import reach
 from broker.kafka.admin import ensure_topics
 from broker.kafka.log import KafkaLog
-from broker.kafka.ports import free_port
 from broker.kafka.reach import reachable
 from broker.settings import KafkaSettings
 from projections.app import Projections
+from tests.listeners import nobody
 
 
 @pytest.fixture
@@ -24,10 +24,16 @@ def silent() -> Iterator[str]:
         yield f"127.0.0.1:{listening.getsockname()[1]}"
 
 
+@pytest.fixture
+def refusing() -> Iterator[int]:
+    with nobody() as port:
+        yield port
+
+
 async def test_only_servers_that_answer_are_asked_and_all_where_none_does(
-    kafka_settings: KafkaSettings, silent: str, monkeypatch: pytest.MonkeyPatch
+    kafka_settings: KafkaSettings, silent: str, refusing: int, monkeypatch: pytest.MonkeyPatch
 ):
-    real, refused = kafka_settings.bootstrap, f"127.0.0.1:{free_port()}"
+    real, refused = kafka_settings.bootstrap, f"127.0.0.1:{refusing}"
 
     async def servers(*given: str) -> list[str]:
         return (await reachable(replace(kafka_settings, bootstrap=",".join(given))))["bootstrap_servers"]

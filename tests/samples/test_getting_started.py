@@ -24,6 +24,9 @@ from broker.kafka.topics import Topics
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings, Settings
 from projections.app import Projections
+from tests.patience import patient
+
+__all__ = ["patient"]
 
 HERE = Path(__file__).parent
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"

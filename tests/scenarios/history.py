@@ -69,9 +69,15 @@ class History:
             url = self.listeners.url(path) if port is None else f"http://127.0.0.1:{port}/{path}"
             body = {"name": path, "notify_url": url, "liveness_url": url, **settings}
             asked_at = time.monotonic()
-            answer = await self.client.put(f"/v1/queues/{self.queue_id}/listeners", json=body)
-            answer.raise_for_status()
+            await until(lambda body=body: self._made(body), what=f"the listener {path} is made")
             self.record.listeners[path] = (asked_at, time.monotonic())
+
+    async def _made(self, listener: dict[str, object]) -> bool:
+        """503: Kafka was away a moment ago. It may be stored all the same; the next answer is then that it is."""
+        answer = await self.client.put(f"/v1/queues/{self.queue_id}/listeners", json=listener)
+        if answer.status_code == 503:
+            return False
+        return answer.json().get("type") == "/problems/name-taken" or bool(answer.raise_for_status())
 
     def start(self) -> None:
         self._publishers = [asyncio.create_task(self._publish(key)) for key in self._keys]
@@ -112,7 +118,7 @@ class History:
         yield
         self.record.crashes[number] = replace(crash, ended=time.monotonic() + after_s)
 
-    async def more(self, count: int, *, within_s: float = 60) -> None:
+    async def more(self, count: int, *, within_s: float = 120) -> None:
         """Wait until so many more puts are accepted."""
         wanted = len(self.accepted) + count
         await until(lambda: len(self.accepted) >= wanted, what=f"{count} more puts are accepted", within_s=within_s)
@@ -130,7 +136,7 @@ class History:
         taken = self.taken(path)
         return len(taken) - len({one.data for one in taken})
 
-    async def arrived(self, *paths: str, within_s: float = 60) -> None:
+    async def arrived(self, *paths: str, within_s: float = 120) -> None:
         """Wait until all that was accepted after them has arrived at these listeners."""
         for path in paths:
             there_since = self.record.listeners[path][1]
@@ -148,7 +154,7 @@ class History:
                 await until(none_missing, what="all delivered", within_s=within_s)
             assert not missing, f"{path} lacks {len(missing)} of {len(owed)}: {sorted(missing)[:5]}"
 
-    async def check(self, *, within_s: float = 60) -> None:
+    async def check(self, *, within_s: float = 120) -> None:
         """All that was put after them has arrived at the listeners, and the record shows no violation for any; every
         answer was 200, 503 or a broken connection."""
         await self.arrived(*self.record.listeners, within_s=within_s)

@@ -60,8 +60,14 @@ async def test_a_process_whose_projection_crashes_ends_and_its_successor_folds_t
 
                 await until(put, what="a first message")
                 await until(lambda: set(listeners.ids("a")) == set(puts), what="is delivered")
-                before = {state["sha256"] for state in (await states()).values()}
-                assert len(before) == 1
+
+                async def agreed() -> set[str] | None:
+                    """What both processes have folded, once they are equally far."""
+                    found = await states()
+                    hashes = {state["sha256"] for state in found.values()}
+                    return hashes if set(found) == {"api-1", "worker-1"} and len(hashes) == 1 else None
+
+                before = await until(agreed, what="both have folded the same")
 
                 async def crash(process: str) -> None:
                     ready = len(server.events("process.ready", process=process))
@@ -73,9 +79,6 @@ async def test_a_process_whose_projection_crashes_ends_and_its_successor_folds_t
                     await crash(process)
                     await until(put, what="messages can be put")
                 await until(lambda: set(listeners.ids("a")) == set(puts), what="all are delivered")
-                found = await states()
-                assert {name: state["sha256"] for name, state in found.items()} == dict.fromkeys(
-                    ("api-1", "worker-1"), *before
-                )
+                assert await until(agreed, what="both have folded the same") == before
             assert any("crashed by a test" in line for line in server.stderr)
             assert server.stop() == 0

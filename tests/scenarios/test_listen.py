@@ -7,7 +7,6 @@ import json
 import os
 import pty
 import re
-import socket
 import subprocess
 import sys
 import termios
@@ -21,7 +20,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.listeners import Listeners, until
+from tests.listeners import Listeners, nobody, until
 from tests.scenarios.running import Running, alone, clean_environment, everput, said
 
 NAME = "my machine"
@@ -66,7 +65,11 @@ class Listen:
         return [one for one in self.said if one["event"] == name]
 
     async def __aenter__(self) -> Self:
-        await until(lambda: self.events("listening"), what="it is connected", within_s=60)
+        try:
+            await until(lambda: self.events("listening"), what="it is connected")
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -144,16 +147,16 @@ async def test_what_the_local_address_does_not_take_comes_again_as_soon_as_it_do
     server: Running, client: httpx.AsyncClient
 ):
     queue_id = await new_queue(client, "nobody")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    async with Listen(server, "nobody", "--to", f"http://127.0.0.1:{port}/hook") as listen:
-        await put(client, queue_id, *map(str, range(8)))
+    async with contextlib.AsyncExitStack() as stack:
+        with nobody() as port:
+            listen = await stack.enter_async_context(Listen(server, "nobody", "--to", f"http://127.0.0.1:{port}/hook"))
+            await put(client, queue_id, *map(str, range(8)))
 
-        async def is_down() -> bool:
-            return (await listener(client, queue_id))["state"] == "down"
+            async def is_down() -> bool:
+                return (await listener(client, queue_id))["state"] == "down"
 
-        await until(is_down, what="nobody is at the local address: the liveness answer says so")
-        assert {one["status"] for one in listen.events("answered")} == {502}
+            await until(is_down, what="nobody is at the local address: the liveness answer says so")
+            assert {one["status"] for one in listen.events("answered")} == {502}
         async with Listeners(port=port) as local:
             await until(lambda: len(local.taken("hook")) == 8, what="all of it")
             assert {one.headers["everput-attempt"] for one in local.taken("hook")} == {"1"}, "nothing was spent"
@@ -260,14 +263,18 @@ class Terminal:
 
     async def shows(self, *texts: str) -> None:
         for text in texts:
-            await until(lambda text=text: text in self.said, what=f"{text!r} is shown", within_s=60)
+            await until(lambda text=text: text in self.said, what=f"{text!r} is shown")
 
     @property
     def as_before(self) -> bool:
         return termios.tcgetattr(self._ours) == self.before
 
     async def __aenter__(self) -> Self:
-        await self.shows("lets the internet reach", "q quits", "connected: ")
+        try:
+            await self.shows("lets the internet reach", "q quits", "connected: ")
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -307,7 +314,7 @@ async def test_at_a_terminal_keys_send_again_show_bodies_list_what_came_and_quit
         await terminal.shows('"data":"third"')
         terminal.press("bl")
         await terminal.shows("bodies are hidden", "3 came")
-        assert terminal.said.count("#1 ") == terminal.said.count("#3 ") == 2
+        await until(lambda: terminal.said.count("#1 ") == terminal.said.count("#3 ") == 2, what="both, once more")
         terminal.press("9r")
         await terminal.shows("there is no #9")
         assert len(local.taken("hook")) == 5
@@ -331,8 +338,17 @@ async def test_a_key_revoked_through_one_process_is_refused_by_another_and_its_t
     (organization,) = (await client.get("/organizations")).raise_for_status().json()["organizations"]
     keys = f"/organizations/{organization['id']}/keys"
     key = (await client.put(keys, json={"name": "to be revoked"})).raise_for_status().json()["key"]
-    kafka = server.events("process.started", process="kafka")[-1].rpartition("address=")[2]
-    options = ["--kafka", kafka, "--replication", "1", "--partitions", "16", "--flush-each-batch", "--port", "0"]
+    options = [
+        "--kafka",
+        server.kafka_address,
+        "--replication",
+        "1",
+        "--partitions",
+        "16",
+        "--flush-each-batch",
+        "--port",
+        "0",
+    ]
     with alone("api", *options, "--data-dir", str(server.data_dir)) as another:
         url = said(another).removeprefix("ready ")
         arguments = ("revoked", "--to", "http://127.0.0.1:8/")

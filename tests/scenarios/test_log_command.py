@@ -76,7 +76,7 @@ def test_a_follower_is_told_of_what_happens_and_goes_on_when_the_api_was_killed(
             assert json.loads(follower.stdout.readline())["event"]["name"] == "orders"
         finally:
             follower.send_signal(signal.SIGINT)
-            follower.wait(20)
+            follower.wait(60)
     assert follower.returncode == 0
 
 
@@ -154,19 +154,24 @@ def test_a_queue_is_shown_as_it_was(server: Running, queue_id: str):
     assert before in everput("show", "queue", before, *arguments[:2], EVERPUT_URL=server.url).stdout
 
 
+def states(server: Running) -> dict[str, Any]:
+    """What each process has folded, once all answer."""
+    return wait_until(
+        lambda: httpx.get(f"{server.admin_url}/state", timeout=20).json().get("states"), what="all processes answer"
+    )
+
+
 def test_the_log_is_whole_and_what_runs_holds_what_it_says(server: Running, queue_id: str):
-    admin = server.events("admin.listening")[0].rpartition("url=")[2]
-    done = everput("verify", "--data-dir", str(server.data_dir), "--admin", admin)
+    done = everput("verify", "--data-dir", str(server.data_dir), "--admin", server.admin_url)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    live = httpx.get(f"{admin}/state", timeout=20).json()["states"]
+    live = states(server)
     assert set(live) == {"api-1", "worker-1"}
     assert live["api-1"]["sha256"] in done.stderr
 
 
 def test_a_process_that_holds_something_else_than_the_log_is_named(server: Running, queue_id: str):
     """Somebody who answers as an admin address does, and is wrong."""
-    admin = server.events("admin.listening")[0].rpartition("url=")[2]
-    state = httpx.get(f"{admin}/state", timeout=20).json()["states"]["api-1"]
+    state = states(server)["api-1"]
     state["digests"][f"queue {queue_id}"] = "0" * 16
     body = json.dumps({"states": {"api-1": {**state, "sha256": "0" * 64}}}).encode()
 

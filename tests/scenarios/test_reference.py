@@ -32,8 +32,8 @@ ACCOUNT = {"email": "ann@example.com", "password": "correct horse battery"}
 def test_the_server_keeps_to_its_document(tmp_path: Path, time_s: int, phases: str):
     with Running(tmp_path / "data") as server:
         url = server.url
-        httpx.put(f"{url}/v1/accounts", json=ACCOUNT).raise_for_status()
-        token = httpx.post(f"{url}/v1/sessions", json=ACCOUNT).raise_for_status().json()["session"]["token"]
+        httpx.put(f"{url}/v1/accounts", json=ACCOUNT, timeout=60).raise_for_status()
+        token = httpx.post(f"{url}/v1/sessions", json=ACCOUNT, timeout=60).raise_for_status().json()["session"]["token"]
         arguments = [
             *("run", f"{url}/v1/openapi.json", "--checks", CHECKS, "--continue-on-failure", "--no-shrink"),
             *("--max-time", str(time_s), "--phases", phases),

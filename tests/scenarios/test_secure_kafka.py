@@ -19,8 +19,8 @@ from broker.kafka.reach import why_not
 from broker.sealing import new_sealing_key
 from broker.settings import KafkaSettings
 from tests.certificates import make_certificate
-from tests.listeners import Listeners, until
-from tests.scenarios.running import Running, alone, everput, said
+from tests.listeners import Listeners, nobody, until
+from tests.scenarios.running import Running, alone, everput, said, wait_until
 
 USER, PASSWORD = "ann", "correct-horse-battery"
 # What is listened with, by the listener's name; clients of MTLS must have a certificate.
@@ -112,6 +112,7 @@ async def test_all_of_it_works_with_a_password_over_tls_and_tells_the_password_t
     async with Listeners() as listeners:
         with Running(tmp_path / "data", *options, EVERPUT_KAFKA_SASL_PASSWORD=PASSWORD) as server:
             url = server.url
+            wait_until(lambda: len(server.alive()) == 2, what="it has told of both processes")
             commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in (server.process.pid, *server.alive())]
             async with httpx.AsyncClient(base_url=url, headers={"x-api-key": server.api_key}, timeout=20) as client:
                 queue = (await client.put("/v1/queues", json={"name": "orders"})).json()["queue"]["id"]
@@ -131,7 +132,7 @@ def test_a_client_certificate_is_who_one_is(secured: Secured, tmp_path):
     with alone("worker", *secured.options("MTLS", *options), EVERPUT_SEALING_KEY=new_sealing_key()) as worker:
         assert said(worker) == "ready worker"
         worker.terminate()
-        assert worker.wait(20) == 0
+        assert worker.wait(60) == 0
 
 
 @pytest.mark.parametrize("command", ["serve", "worker", "init", "verify"])
@@ -177,7 +178,8 @@ async def test_what_may_be_only_for_now_is_said_too_and_another_server_may_answe
     with pytest.raises(ConfigurationError):
         await why_not(asked(secured, "SASL", **sasl))
     both = asked(secured, "SASL", **sasl)
-    nowhere = f"127.0.0.1:{free_port()}"
-    assert f"{nowhere}: refused" in await why_not({**asked(secured, "INSIDE"), "bootstrap_servers": [nowhere]})
-    with pytest.raises(ConfigurationError):
-        await why_not({**both, "bootstrap_servers": [nowhere, *both["bootstrap_servers"]]})
+    with nobody() as port:
+        nowhere = f"127.0.0.1:{port}"
+        assert f"{nowhere}: refused" in await why_not({**asked(secured, "INSIDE"), "bootstrap_servers": [nowhere]})
+        with pytest.raises(ConfigurationError):
+            await why_not({**both, "bootstrap_servers": [nowhere, *both["bootstrap_servers"]]})

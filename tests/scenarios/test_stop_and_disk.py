@@ -15,17 +15,21 @@ import pytest
 
 from tests.scenarios.running import Running, wait_until
 
-SLOW_S = 2.0
+SLOW_S = 2.0  # after it was told to
 
 
 class Listener(ThreadingHTTPServer):
-    """Takes SLOW_S for a message whose data is `slow`. begun, taken: by data. down: it answers 503, to probes too."""
+    """A message whose data is `slow` it takes SLOW_S after go_on. begun, taken: by data.
+
+    down: it answers 503, to probes too. stopped: nothing waits any more.
+    """
 
     daemon_threads = True
 
     def __init__(self) -> None:
         self.begun: Counter[str] = Counter()
         self.taken: Counter[str] = Counter()
+        self.go_on = threading.Event()
         self.stopped = threading.Event()
         self.down = False
         self.probes = 0
@@ -47,6 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.server.begun[data] += 1
         if data == "slow":
+            self.server.go_on.wait()
             self.server.stopped.wait(SLOW_S)
         self.server.taken[data] += 1
         self.answer(200)
@@ -70,6 +75,7 @@ def listener() -> Iterator[Listener]:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server
+        server.go_on.set()
         server.stopped.set()
         server.shutdown()
         thread.join()
@@ -94,8 +100,11 @@ def test_an_attempt_under_way_is_finished_and_a_full_disk_takes_nothing_while_it
         path = f"/queues/{queue}/messages"
         assert put(server, path, {"data": "slow"}).status_code == 200
         wait_until(lambda: listener.begun["slow"], what="the attempt is under way")
+        server.process.terminate()
+        wait_until(lambda: server.events("stopping"), what="stopping")
         assert not listener.taken
-        assert server.stop() == 0
+        listener.go_on.set()
+        assert server.process.wait(60) == 0
         assert listener.taken == {"slow": 1}  # it was waited for
         assert not server.events("process.killed")
         listener.begun.clear()

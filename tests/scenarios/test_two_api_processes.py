@@ -50,4 +50,4 @@ async def test_of_two_processes_that_race_for_a_name_one_gets_it_and_one_says_42
                 assert {queue["id"] for queue in found} == made
         for process in (one, other):
             process.terminate()
-            assert await asyncio.to_thread(process.wait, 20) == 0
+            assert await asyncio.to_thread(process.wait, 60) == 0
