@@ -90,3 +90,11 @@ def test_an_answer_that_comes_again_is_taken_each_time_and_one_that_differs_is_n
     for number, answer in enumerate((taken, taken, refused, taken, taken, refused, refused)):
         status = 200 if answer == taken else 500
         assert ask(connection, told, answer, 0, number) == [("answered", number, status, None), ("released",)]
+
+
+def test_a_body_that_looks_like_the_last_answer_is_a_body():
+    connection, told = connected()
+    last = ANSWERS[0]
+    head = b"HTTP/1.1 201 Created\r\ncontent-length: %d\r\n\r\n" % len(last)
+    assert ask(connection, told, last, 0, 1) == [("answered", 1, 200, None), ("released",)]
+    assert ask(connection, told, head + last, len(head), 2) == [("answered", 2, 201, None), ("released",)]
