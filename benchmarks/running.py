@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def free_port() -> int:
 def process(*arguments: str, ready: str, nice: int = 0) -> Iterator[subprocess.Popen[str]]:
     """A Python process of ours, from its ready line on; ended by SIGTERM. nice: as for nice(1)."""
     command = ["nice", "-n", str(nice), sys.executable, *arguments]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout is not None
         if ready:
@@ -81,14 +81,70 @@ def memory_mib(pid: int) -> dict[str, int]:
     return found
 
 
-class Everput:
+class Site:
+    """Where messages are put, and where what comes of them is counted."""
+
+    def __init__(self, url: str, key: str, sink: str) -> None:
+        self.url, self.key, self.sink = url, key, sink
+        # One connection for all that is asked of the sink: when it has thousands there may be none left.
+        self.at_sink = httpx.Client(base_url=sink, timeout=60, limits=httpx.Limits(keepalive_expiry=None))
+
+    def publish(self, queue_ids: Sequence[str], messages: int, rate: float = 0) -> dict[str, Any]:
+        """Put messages to these queues in turn, as fast as they are answered or at a rate a second."""
+        urls = ",".join(f"{self.url}/v1/queues/{queue_id}/messages" for queue_id in queue_ids)
+        found: dict[str, Any] = run(
+            "benchmarks.publish", self.key, str(messages), str(PUBLISHERS), str(SIZE), str(rate), given=urls
+        )
+        return found
+
+    def stats(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.at_sink.get("/stats").json()
+        return found
+
+    def until_delivered(self, wanted: int, wait_s: float = WAIT_S) -> dict[str, Any]:
+        """The sink's figures once it has so many, or when it takes too long."""
+        deadline = time.monotonic() + wait_s
+        while (stats := self.stats())["unique"] < wanted and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return stats
+
+    def deliver(self, queue_ids: Sequence[str], listeners: int, messages: int, rate: float = 0) -> dict[str, Any]:
+        """The end-to-end rate is until the last delivery. listeners: healthy ones of each queue."""
+        self.at_sink.get("/reset")
+        start = time.perf_counter()
+        put = self.publish(queue_ids, messages, rate)
+        wanted = put["accepted"] * listeners
+        stats = self.until_delivered(wanted)
+        took = time.perf_counter() - start
+        return {
+            "put_per_s": put["per_s"],
+            "put_ms": put["ms"],
+            "delivered_per_s": round(stats["unique"] / (stats["seconds"] or took)),
+            "e2e_ms": stats["e2e_ms"],
+            "missing": wanted - stats["unique"],
+            "duplicates": stats["duplicates"],
+            "errors": put["errors"],
+        }
+
+    def drained(self, messages: int, begin: Callable[[], object]) -> dict[str, Any]:
+        """A backlog's delivery, which this begins, nobody putting anything."""
+        self.at_sink.get("/reset")
+        begin()
+        stats = self.until_delivered(messages)
+        return {
+            "delivered_per_s": round(stats["unique"] / (stats["seconds"] or 1)),
+            "missing": messages - stats["unique"],
+            "duplicates": stats["duplicates"],
+        }
+
+
+class Everput(Site):
     """A running installation, through its REST API. ready_s: how long it took to start."""
 
     def __init__(self, url: str, key: str, sink: str, admin: str, pid: int, ready_s: float) -> None:
-        self.url, self.key, self.sink, self.admin, self.pid, self.ready_s = url, key, sink, admin, pid, ready_s
+        super().__init__(url, key, sink)
+        self.admin, self.pid, self.ready_s = admin, pid, ready_s
         self.client = httpx.Client(base_url=url, headers={"x-api-key": key}, timeout=30)
-        # One connection for all that is asked of the sink: when it has thousands there may be none left.
-        self.at_sink = httpx.Client(base_url=sink, timeout=60, limits=httpx.Limits(keepalive_expiry=None))
         self.queues = 0
 
     def queue(self, paths: list[str], *, elsewhere: Sequence[str] = (), sink: str = "") -> str:
@@ -113,14 +169,6 @@ class Everput:
         families = text_string_to_metric_families(text)
         return sum(one.value for family in families for one in family.samples if one.name == name)
 
-    def publish(self, queue_ids: Sequence[str], messages: int, rate: float = 0) -> dict[str, Any]:
-        """Put messages to these queues in turn, as fast as they are answered or at a rate a second."""
-        urls = ",".join(f"{self.url}/v1/queues/{queue_id}/messages" for queue_id in queue_ids)
-        found: dict[str, Any] = run(
-            "benchmarks.publish", self.key, str(messages), str(PUBLISHERS), str(SIZE), str(rate), given=urls
-        )
-        return found
-
     async def fill(self, queue_id: str, messages: int, size: int = SIZE) -> None:
         """Put messages in batches, each marked as the publishers mark theirs."""
         starts = iter(range(0, messages, BATCH))
@@ -142,47 +190,11 @@ class Everput:
         listener_id = self.client.get(listeners).raise_for_status().json()["listeners"][0]["id"]
         self.client.post(f"{listeners}/{listener_id}/pause").raise_for_status()
         asyncio.run(self.fill(queue_id, messages))
-        self.at_sink.get("/reset")
-        self.client.post(f"{listeners}/{listener_id}/resume").raise_for_status()
-        stats = self.until_delivered(messages)
-        return {
-            "delivered_per_s": round(stats["unique"] / (stats["seconds"] or 1)),
-            "missing": messages - stats["unique"],
-            "duplicates": stats["duplicates"],
-        }
-
-    def stats(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.at_sink.get("/stats").json()
-        return found
-
-    def until_delivered(self, wanted: int, wait_s: float = WAIT_S) -> dict[str, Any]:
-        """The sink's figures once it has so many, or when it takes too long."""
-        deadline = time.monotonic() + wait_s
-        while (stats := self.stats())["unique"] < wanted and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return stats
+        return self.drained(messages, lambda: self.client.post(f"{listeners}/{listener_id}/resume").raise_for_status())
 
     def put_and_deliver(self, listeners: int, messages: int, rate: float = 0) -> dict[str, Any]:
         """Put messages to a new queue of so many healthy listeners."""
         return self.deliver([self.queue([f"ok{number}" for number in range(listeners)])], listeners, messages, rate)
-
-    def deliver(self, queue_ids: Sequence[str], listeners: int, messages: int, rate: float = 0) -> dict[str, Any]:
-        """The end-to-end rate is until the last delivery. listeners: healthy ones of each queue."""
-        self.at_sink.get("/reset")
-        start = time.perf_counter()
-        put = self.publish(queue_ids, messages, rate)
-        wanted = put["accepted"] * listeners
-        stats = self.until_delivered(wanted)
-        took = time.perf_counter() - start
-        return {
-            "put_per_s": put["per_s"],
-            "put_ms": put["ms"],
-            "delivered_per_s": round(stats["unique"] / (stats["seconds"] or took)),
-            "e2e_ms": stats["e2e_ms"],
-            "missing": wanted - stats["unique"],
-            "duplicates": stats["duplicates"],
-            "errors": put["errors"],
-        }
 
 
 @contextlib.contextmanager
