@@ -350,7 +350,8 @@ class Courier:
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None:
         delivery: Delivery = connection.work
         took_ms = int((self._loop.time() - connection.at) * 1000)
-        self.limits.took(took_ms)
+        if status < 500:
+            self.limits.took(took_ms)
         if not 200 <= status < 300:
             if status == AWAY and connection.target.tunnel:
                 self._away(delivery)
@@ -556,6 +557,8 @@ class Courier:
     def wake(self) -> None:
         """Attempts may flow again, after a good probe or a resume."""
         self._activate()  # resumed with its circuit open, it must be probed
+        if self.circuit.state is State.PROBATION:
+            self.limits.begin_anew()
         self.refill()
         self.pump()
 

@@ -23,7 +23,7 @@ _RATE_MIN: Final = 0.001
 
 class Limits:
     """share: of the attempts that a worker has under way, what this listener may have. begins: attempts it may begin
-    before there is more, if it gives way. took_ms: an answer, on average; None: there was none yet.
+    before there is more, if it gives way. took_ms: an answer that was no fault, on average; None: there was none yet.
     replay: it is one, and gives way to normal deliveries however quickly it is answered.
     """
 
@@ -60,8 +60,8 @@ class Limits:
         most = min(most, self.share)
         if allowance is not None and allowance < most:
             most = allowance
-        if self.took_ms is None:
-            return min(most, _UNPROVEN_MAX)
+        if self.took_ms is None and most > _UNPROVEN_MAX:
+            most = _UNPROVEN_MAX
         return min(most, busy + self.begins) if self.gives_way else most
 
     def begin(self, at_s: float) -> bool:
@@ -74,7 +74,7 @@ class Limits:
         return True
 
     def took(self, took_ms: int) -> None:
-        """An attempt was answered, or has timed out."""
+        """An attempt was answered, and that was no fault, or has timed out."""
         known = self.took_ms
         self.took_ms = took_ms if known is None else known + (took_ms - known) * _TOOK_WEIGHT
 
@@ -85,13 +85,17 @@ class Limits:
 
     @property
     def gives_way(self) -> bool:
-        """Whether what it may begin is counted, with all others such: it is slow, or a replay."""
-        return self._replay or (self.took_ms is not None and self.took_ms >= SLOW_MS)
+        """Whether what it may begin is counted, with all others such: it fails, is slow, not known yet, or a replay."""
+        return self._replay or self._circuit.faults > 0 or not self.quick
 
     @property
     def quick(self) -> bool:
         """Whether it is known to answer soon: what it waits for may come at any moment."""
         return self.took_ms is not None and self.took_ms < SLOW_MS
+
+    def begin_anew(self) -> None:
+        """It is up again: what it took before says nothing of it now, and its first attempt is made at once."""
+        self.took_ms, self.begins = None, 1
 
     def pushed_back(self, at_ms: int, retry_after_s: int | None) -> None:
         """The listener has too much to do (429, 503, no answer in time). retry_after_s: how long to let it alone."""

@@ -406,6 +406,60 @@ async def test_a_slow_listener_begins_what_it_may_until_it_is_quick_again(serve,
     office.check_books()
 
 
+async def test_a_new_listener_that_fails_at_once_begins_one_attempt_and_then_what_it_may(serve, open_office):
+    moody = Moody()
+    server = await serve(moody)
+    moody.well, server.alive = False, BUSY
+    office = await open_office(server, office={"new": True})
+    office.begins = 0
+    office.put(50)
+    await until(lambda: office.courier.circuit.faults == 1)
+    for _ in range(5):
+        office.courier.tick(courier_module.now_ms())
+    assert (office.courier.busy, len(server.posts)) == (0, 1)
+    office.begins = 1
+    await until(lambda: office.courier.circuit.state is State.OPEN)
+    moody.well, server.alive = True, OK
+    await office.all_settled()
+    office.check_books()
+
+
+async def test_one_that_begins_to_fail_gives_way_until_it_succeeds(serve, open_office):
+    moody = Moody()
+    server = await serve(moody)
+    office = await open_office(server, max_in_flight=1, retry_first_ms=100)
+    courier = office.courier
+    office.begins = 0
+    office.put(5)
+    await office.all_settled()  # it is quick: nobody counts what it begins
+    moody.fails[ids([5])[0]] = 1
+    office.put(2)
+    await until(lambda: courier.circuit.faults == 1)
+    for _ in range(5):
+        courier.tick(courier_module.now_ms())
+    assert (courier.limits.gives_way, len(server.posts)) == (True, 6)
+    office.begins = 1
+    await office.all_settled()
+    assert not courier.limits.gives_way
+    office.check_books()
+
+
+async def test_one_that_is_up_again_has_its_first_attempt_at_once_and_is_quick_if_that_was(serve, open_office):
+    moody = Moody()
+    server = await serve(moody)
+    moody.well, server.alive = False, BUSY
+    office = await open_office(server)
+    courier = office.courier
+    courier.limits.took_ms = 40.0 * limits_module.SLOW_MS  # as of one that has hung
+    office.put(50)
+    await until(lambda: courier.circuit.state is State.OPEN and not courier.busy)
+    office.begins = 0
+    moody.well, server.alive = True, OK
+    await office.all_settled()
+    assert courier.limits.quick
+    office.check_books()
+
+
 async def test_on_probation_it_holds_no_more_than_it_may_soon_send(serve, open_office):
     moody = Moody()
     server = await serve(moody)
