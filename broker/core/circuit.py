@@ -2,11 +2,13 @@
 
 For: the decision, from answers and probes, with the clock passed in. Not for: asking (broker/delivery/liveness.py).
 
-    closed --[TRIP_AFTER faults in a row]--> open --[a good probe]--> probation --[enough successes]--> closed
+    closed --[some faults in a row]--> open --[a good probe]--> probation --[enough successes]--> closed
                                               ^------------[a fault]-----'
 
-While it is open no attempt is spent. Probation lets few attempts through and doubles with each success. A listener
-whose liveness_url answers well and whose notify_url fails all the same is probed less and less often.
+TRIP_AFTER faults in a row open it, TRIP_AFTER_NEW those of a listener that has not done well yet: hundreds of new ones
+that are dead must not get five attempts each. While it is open no attempt is spent. Probation lets few attempts through
+and doubles with each success. A listener whose liveness_url answers well and whose notify_url fails all the same is
+probed less and less often.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from enum import Enum
 from typing import Final
 
 TRIP_AFTER: Final = 5
+TRIP_AFTER_NEW: Final = 2
 PROBE_MS_FIRST: Final = 500
 PROBE_MS_MAX: Final = 10_000
 PROBATION_FIRST: Final = 2
@@ -47,10 +50,11 @@ class Circuit:
             if self.allowance >= PROBATION_DONE:
                 self.state, self.allowance, self.relapses = State.CLOSED, None, 0
 
-    def failed(self, at_ms: int) -> bool:
-        """An attempt failed by the listener's fault. Whether the circuit has opened by it."""
+    def failed(self, at_ms: int, *, new: bool = False) -> bool:
+        """An attempt failed by the listener's fault. new: none has done well. Whether the circuit has opened by it."""
         self.faults += 1
-        if self.state is State.OPEN or (self.state is State.CLOSED and self.faults < TRIP_AFTER):
+        most = TRIP_AFTER_NEW if new else TRIP_AFTER
+        if self.state is State.OPEN or (self.state is State.CLOSED and self.faults < most):
             return False
         if self.state is State.PROBATION:
             self.relapses += 1

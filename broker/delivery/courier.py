@@ -43,7 +43,7 @@ WAITING_MAX: Final = HELD_MAX // 4  # messages that wait for others of their ord
 CROWDED_AFTER_S: Final = 0.1  # one that has the turn of its key as long as this is not
 NEAR_MS: Final = 10_000  # a message to be delivered so soon waits in its window: the cursor may wait for it
 UNDECODABLE: Final = "undecodable"  # the error of a message that only a newer program can read
-_HELD_EACH: Final = 4  # messages it holds per attempt that the circuit allows
+_HELD_EACH: Final = 4  # messages that one which is not quick holds per attempt: hundreds such would take what is put
 _IDLE_CONNECTIONS_S: Final = 30.0
 
 
@@ -164,8 +164,10 @@ class Courier:
 
     @property
     def _held_max(self) -> int:
-        allowance = self.circuit.allowance
-        return HELD_MAX if allowance is None else _HELD_EACH * allowance
+        limits = self.limits
+        if limits.quick and self.circuit.allowance is None:
+            return HELD_MAX
+        return min(HELD_MAX, _HELD_EACH * limits.soon)
 
     @property
     def _running_low(self) -> bool:
@@ -257,6 +259,11 @@ class Courier:
     def _many_wait(self) -> bool:
         most = self._held_max
         return most > 0 and self._turns.waiting >= min(WAITING_MAX, most // 2)
+
+    @property
+    def _many_fail(self) -> bool:
+        most = self._held_max
+        return most > 0 and len(self._retries) >= max(1, min(RETRIES_MAX, most // 4))
 
     def _crowded(self, key: str, at_s: float) -> bool:
         return self._many_wait and self._turns.taken_for_s(key, at_s) >= CROWDED_AFTER_S
@@ -389,7 +396,7 @@ class Courier:
             return
         took_ms = int((self._loop.time() - connection.at) * 1000)
         if error == "timeout":
-            self.limits.took(took_ms)
+            self.limits.timed_out(took_ms)
         self._failed(delivery, None, error, took_ms, None)
 
     def released(self, connection: Connection) -> None:
@@ -487,7 +494,7 @@ class Courier:
             self.limits.pushed_back(at_ms, retry_after_s)
         opened = False
         if status is None or status >= 500:
-            opened = self.circuit.failed(at_ms)
+            opened = self.circuit.failed(at_ms, new=self.limits.new)
         else:
             self.circuit.succeeded()
         owed = delivery.owed
@@ -500,7 +507,7 @@ class Courier:
             jitter=random(),  # noqa: S311 - it spreads retries, it guards nothing
         )
         delivery.stream.record(delivery, "failed" if due_ms is not None else "parked", status, error, took_ms, due_ms)
-        for_long = (due_ms or at_ms) - delivery.first_at_ms >= SET_ASIDE_AFTER_MS or len(self._retries) >= RETRIES_MAX
+        for_long = (due_ms or at_ms) - delivery.first_at_ms >= SET_ASIDE_AFTER_MS or self._many_fail
         for_long = for_long or (delivery.turn and self._many_wait)
         if due_ms is None or owed is not None or for_long:
             self._put_aside(delivery, status, error, due_ms)

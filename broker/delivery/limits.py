@@ -14,7 +14,7 @@ from broker.core.flow import Flow, Pace, Share
 
 ATTEMPTS_MAX: Final = 1024  # under way in one worker: docs/decisions/0007
 SLOW_MS: Final = 250  # a listener whose answers take as long, on average, shares what may begin with others such
-_UNPROVEN_MAX: Final = 2  # attempts at once to one that has not answered yet
+_NEW_MAX: Final = 2  # attempts at once to one that has not answered yet
 _TOOK_WEIGHT: Final = 1 / 8
 _PUSH_BACK_S_MAX: Final = 60
 _RATE_BURST_S: Final = 0.1
@@ -60,9 +60,17 @@ class Limits:
         most = min(most, self.share)
         if allowance is not None and allowance < most:
             most = allowance
-        if self.took_ms is None and most > _UNPROVEN_MAX:
-            most = _UNPROVEN_MAX
+        if self.new and most > _NEW_MAX:
+            most = _NEW_MAX
         return min(most, busy + self.begins) if self.gives_way else most
+
+    @property
+    def soon(self) -> int:
+        """How many may be under way before long, whoever else wants to."""
+        allowance = self._circuit.allowance
+        if allowance is not None:
+            return allowance
+        return _NEW_MAX if self.new else self.flow.limit
 
     def begin(self, at_s: float) -> bool:
         """Count one attempt that most() allows, if the rate does, too. at_s: the event loop's time."""
@@ -74,9 +82,19 @@ class Limits:
         return True
 
     def took(self, took_ms: int) -> None:
-        """An attempt was answered, and that was no fault, or has timed out."""
+        """An attempt was answered, and that was no fault."""
         known = self.took_ms
         self.took_ms = took_ms if known is None else known + (took_ms - known) * _TOOK_WEIGHT
+
+    def timed_out(self, took_ms: int) -> None:
+        """An attempt was not answered: this makes one slow, not known."""
+        if not self.new:
+            self.took(took_ms)
+
+    @property
+    def new(self) -> bool:
+        """Whether it has not answered yet, or not since it was down, or with faults only."""
+        return self.took_ms is None
 
     @property
     def held_back(self) -> bool:

@@ -419,6 +419,7 @@ async def test_a_new_listener_that_fails_at_once_begins_one_attempt_and_then_wha
     assert (office.courier.busy, len(server.posts)) == (0, 1)
     office.begins = 1
     await until(lambda: office.courier.circuit.state is State.OPEN)
+    assert len(server.posts) == 2  # one that was well before gets more
     moody.well, server.alive = True, OK
     await office.all_settled()
     office.check_books()

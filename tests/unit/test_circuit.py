@@ -14,6 +14,7 @@ from broker.core.circuit import (
     PROBE_MS_FIRST,
     PROBE_MS_MAX,
     TRIP_AFTER,
+    TRIP_AFTER_NEW,
     Circuit,
     State,
 )
@@ -45,13 +46,13 @@ class CircuitMachine(RuleBasedStateMachine):
         else:
             assert self.circuit.state is before
 
-    @rule()
-    def an_attempt_fails(self):
+    @rule(new=st.booleans())
+    def an_attempt_fails(self, new):
         before, probe_at_ms = self.circuit.state, self.circuit.probe_at_ms
-        opened = self.circuit.failed(self.at_ms)
+        opened = self.circuit.failed(self.at_ms, new=new)
         self.in_a_row += 1
         if before is State.CLOSED:
-            assert opened == (self.in_a_row >= TRIP_AFTER)
+            assert opened == (self.in_a_row >= (TRIP_AFTER_NEW if new else TRIP_AFTER))
         elif before is State.PROBATION:
             assert opened
             self.relapses += 1
