@@ -75,6 +75,7 @@ class Checkpoints:
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}  # taken from their streams, not yet written
         self.quiet = asyncio.Lock()  # whoever holds it knows that no cursor is being committed
         self.suspended = False
+        self._hurried = False  # others wait for a checkpoint: no pauses in one that is under way
 
     def touched(self, stream: Stream) -> None:
         """The stream has changed since its last checkpoint."""
@@ -94,11 +95,15 @@ class Checkpoints:
         """
         couriers = [courier for courier in self._couriers.values() if courier.listener.id in self._stored]
         self._touch(couriers)
-        await self.checkpoint()
-        async with self.quiet:
-            if not self.suspended:
-                await self._confirm()
-                await self._cursors.store(self._idle(couriers))
+        self._hurried = True
+        try:
+            await self.checkpoint()
+            async with self.quiet:
+                if not self.suspended:
+                    await self._confirm()
+                    await self._cursors.store(self._idle(couriers))
+        finally:
+            self._hurried = False
 
     async def run(self) -> None:
         """One checkpoint a second, for ever (Suspended)."""
@@ -210,16 +215,26 @@ class Checkpoints:
                     self._meters.cursors += sum(map(len, cursors.values()))
 
     async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]], ownership: int, *, pause_s: float) -> None:
-        """Commit what was true of an ownership, some at a time, while it lasts (LogUnavailable: it does not)."""
+        """Commit what was true of an ownership, some at a time, while it lasts (LogUnavailable: it does not).
+
+        A group that takes no commit, because somebody else consumes as it, must not keep the others' cursors back.
+        """
         rows = list(cursors.items())
         together = max(_TOGETHER, -(-len(rows) // _PAUSES_MAX))
-        for begin in range(0, len(rows), together):
-            if begin and pause_s:
-                await asyncio.sleep(pause_s)
+        failed: LogUnavailable | None = None
+        while rows:
             await self._confirm()
             if ownership != self._ownership:
                 raise LogUnavailable("the partitions were given up meanwhile")
-            await self._cursors.store(dict(rows[begin : begin + together]))
+            now, rows = rows[:together], rows[together:]
+            try:
+                await self._cursors.store(dict(now))
+            except LogUnavailable as error:
+                failed, together = error, len(rows)  # it may have taken long: all others at once
+            if rows and pause_s and not self._hurried:
+                await asyncio.sleep(pause_s)
+        if failed is not None:
+            raise failed
 
     def _touch(self, couriers: Iterable[Courier]) -> None:
         for courier in couriers:

@@ -44,6 +44,9 @@ CROWDED_AFTER_S: Final = 0.1  # one that has the turn of its key as long as this
 NEAR_MS: Final = 10_000  # a message to be delivered so soon waits in its window: the cursor may wait for it
 UNDECODABLE: Final = "undecodable"  # the error of a message that only a newer program can read
 _HELD_EACH: Final = 4  # messages that one which is not quick holds per attempt: hundreds such would take what is put
+_SLOW_LEAST: Final = (
+    16  # attempts of one that is slow to count: each time that its messages are read again costs a read
+)
 _IDLE_CONNECTIONS_S: Final = 30.0
 
 
@@ -164,10 +167,14 @@ class Courier:
 
     @property
     def _held_max(self) -> int:
-        limits = self.limits
-        if limits.quick and self.circuit.allowance is None:
+        limits, allowance = self.limits, self.circuit.allowance
+        if allowance is None and limits.quick:
             return HELD_MAX
-        return min(HELD_MAX, _HELD_EACH * limits.soon)
+        if allowance == 0:
+            return 0
+        few = limits.new or allowance is not None
+        attempts = limits.able if few else max(limits.able, _SLOW_LEAST)
+        return min(HELD_MAX, _HELD_EACH * attempts + len(self._retries))
 
     @property
     def _running_low(self) -> bool:
@@ -649,7 +656,7 @@ class Courier:
     @property
     def hungry(self) -> bool:
         """Whether it would begin more attempts if only it might."""
-        return bool(self._ready) and not self.limits.held_back
+        return bool(self._ready) and not self.limits.held_back(self.busy)
 
     def drop(self, stream: Stream) -> None:
         """The partition is no longer owned, or the listener has ended: late answers of this stream are ignored."""

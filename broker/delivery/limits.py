@@ -56,21 +56,16 @@ class Limits:
         """How many may be under way, so many being so now."""
         if self._circuit.state is State.OPEN or self._pushed_back_until_ms:
             return 0
-        most, allowance = self.flow.limit, self._circuit.allowance
-        most = min(most, self.share)
-        if allowance is not None and allowance < most:
-            most = allowance
-        if self.new and most > _NEW_MAX:
-            most = _NEW_MAX
+        most = min(self.able, self.share)
         return min(most, busy + self.begins) if self.gives_way else most
 
     @property
-    def soon(self) -> int:
-        """How many may be under way before long, whoever else wants to."""
-        allowance = self._circuit.allowance
-        if allowance is not None:
-            return allowance
-        return _NEW_MAX if self.new else self.flow.limit
+    def able(self) -> int:
+        """How many may be under way, whoever else wants to."""
+        most, allowance = self.flow.limit, self._circuit.allowance
+        if allowance is not None and allowance < most:
+            most = allowance
+        return _NEW_MAX if self.new and most > _NEW_MAX else most
 
     def begin(self, at_s: float) -> bool:
         """Count one attempt that most() allows, if the rate does, too. at_s: the event loop's time."""
@@ -78,7 +73,7 @@ class Limits:
             self._too_early = not self._pace.begin(at_s)
             if self._too_early:
                 return False
-        self.begins -= 1  # says nothing of one that does not give way
+        self.begins = self.begins - 1 if self.gives_way else 1  # one at once, should it give way from now on
         return True
 
     def took(self, took_ms: int) -> None:
@@ -96,10 +91,14 @@ class Limits:
         """Whether it has not answered yet, or not since it was down, or with faults only."""
         return self.took_ms is None
 
-    @property
-    def held_back(self) -> bool:
-        """Whether a larger share would not have it begin more: it is down, let alone, or at its rate."""
-        return self._circuit.state is State.OPEN or self._pushed_back_until_ms > 0 or self._too_early
+    def held_back(self, busy: int) -> bool:
+        """Whether a larger share would not have it begin more, so many being under way.
+
+        It is down, let alone, at its rate, or has all that it is able to.
+        """
+        return (
+            self._circuit.state is State.OPEN or self._pushed_back_until_ms > 0 or self._too_early or busy >= self.able
+        )
 
     @property
     def gives_way(self) -> bool:

@@ -22,6 +22,7 @@ from tests.delivery import office as office_module
 from tests.delivery.office import OK, paused, until
 
 FAIL = b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n"
+REFUSAL = b"HTTP/1.1 422 No\r\ncontent-length: 0\r\n\r\n"
 BUSY = b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -433,12 +434,12 @@ async def test_one_that_begins_to_fail_gives_way_until_it_succeeds(serve, open_o
     office.begins = 0
     office.put(5)
     await office.all_settled()  # it is quick: nobody counts what it begins
-    moody.fails[ids([5])[0]] = 1
-    office.put(2)
-    await until(lambda: courier.circuit.faults == 1)
+    moody.fails |= dict.fromkeys(ids([5, 6]), 1)
+    office.put(3)
+    await until(lambda: courier.circuit.faults == 2)  # one more at once, and then what it may
     for _ in range(5):
         courier.tick(courier_module.now_ms())
-    assert (courier.limits.gives_way, len(server.posts)) == (True, 6)
+    assert (courier.limits.gives_way, len(server.posts)) == (True, 7)
     office.begins = 1
     await office.all_settled()
     assert not courier.limits.gives_way
@@ -459,6 +460,37 @@ async def test_one_that_is_up_again_has_its_first_attempt_at_once_and_is_quick_i
     await office.all_settled()
     assert courier.limits.quick
     office.check_books()
+
+
+async def test_one_that_has_all_under_way_that_it_is_able_to_wants_no_more(serve, open_office):
+    """Else hundreds that hang would be given the attempts that others could make."""
+    moody = Moody()
+    moody.free.clear()
+    server = await serve(moody)
+    office = await open_office(server, office={"new": True})
+    office.put(20)
+    await until(lambda: moody.kept_back == 2)
+    courier = office.courier
+    assert (courier.busy, bool(courier._ready), courier.hungry) == (2, True, False)
+    moody.free.set()
+    await office.all_settled()
+    office.check_books()
+
+
+async def test_what_waits_for_a_retry_takes_no_room_when_the_listener_becomes_slow(serve, open_office):
+    async def refuses_the_first(request, writer):
+        writer.write(REFUSAL if int(request.message_id.split("-")[1]) < 100 else OK)
+
+    server = await serve(refuses_the_first)
+    office = await open_office(server, max_in_flight=8, retry_first_ms=50_000)
+    courier = office.courier
+    office.put(100)
+    await until(lambda: len(courier._retries) == 100)
+    office.put(200)
+    for _ in range(50):
+        courier.limits.took(40 * limits_module.SLOW_MS)
+    assert not courier.limits.quick
+    await until(lambda: sum(rows[-1][1] == "delivered" for rows in office.outcomes.values()) == 200)
 
 
 async def test_on_probation_it_holds_no_more_than_it_may_soon_send(serve, open_office):

@@ -108,3 +108,23 @@ async def test_who_is_no_member_any_more_in_the_middle_of_many_commits_makes_no_
     committed.clear()
     await checkpoints.checkpoint()
     assert committed == [_TOGETHER] * 3
+
+
+async def test_a_group_that_takes_no_commit_does_not_keep_the_others_cursors_back():
+    """Somebody consumes as a listener's group, and Kafka refuses ours for good: docs/decisions/0160."""
+    committed: set[str] = set()
+
+    async def store(cursors) -> None:
+        committed.update(cursors.keys() - {"l-0"})
+        if "l-0" in cursors:
+            raise LogUnavailable("refused")
+
+    parts = SimpleNamespace(store=store), Topic(), SimpleNamespace(flush=nothing)
+    checkpoints = Checkpoints(*parts, {0: SimpleNamespace(tail=9)}, {}, Meters(), nothing)
+    for number in range(3 * _TOGETHER):
+        stream = Settled(0)
+        stream.courier = SimpleNamespace(listener=SimpleNamespace(id=f"l-{number}", organization_id="o", queue_id="q"))
+        checkpoints.touched(stream)
+    with pytest.raises(LogUnavailable, match="refused"):
+        await checkpoints.checkpoint()
+    assert committed == {f"l-{number}" for number in range(1, 3 * _TOGETHER)}
