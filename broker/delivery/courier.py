@@ -44,9 +44,7 @@ CROWDED_AFTER_S: Final = 0.1  # one that has the turn of its key as long as this
 NEAR_MS: Final = 10_000  # a message to be delivered so soon waits in its window: the cursor may wait for it
 UNDECODABLE: Final = "undecodable"  # the error of a message that only a newer program can read
 _HELD_EACH: Final = 4  # messages that one which is not quick holds per attempt: hundreds such would take what is put
-_SLOW_LEAST: Final = (
-    16  # attempts of one that is slow to count: each time that its messages are read again costs a read
-)
+_SLOW_LEAST: Final = 16  # but as for so many attempts where it is known: what is not held must be read again
 _IDLE_CONNECTIONS_S: Final = 30.0
 
 

@@ -486,10 +486,10 @@ async def test_what_waits_for_a_retry_takes_no_room_when_the_listener_becomes_sl
     courier = office.courier
     office.put(100)
     await until(lambda: len(courier._retries) == 100)
-    office.put(200)
     for _ in range(50):
         courier.limits.took(40 * limits_module.SLOW_MS)
     assert not courier.limits.quick
+    office.put(200)
     await until(lambda: sum(rows[-1][1] == "delivered" for rows in office.outcomes.values()) == 200)
 
 
