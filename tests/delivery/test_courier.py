@@ -477,7 +477,8 @@ async def test_one_that_has_all_under_way_that_it_is_able_to_wants_no_more(serve
     office.check_books()
 
 
-async def test_what_waits_for_a_retry_takes_no_room_when_the_listener_becomes_slow(serve, open_office):
+async def test_what_waits_for_a_retry_takes_no_room_when_the_listener_becomes_slow(serve, open_office, monkeypatch):
+    monkeypatch.setattr(courier_module, "random", lambda: 1.0)  # the longest wait
     async def refuses_the_first(request, writer):
         writer.write(REFUSAL if int(request.message_id.split("-")[1]) < 100 else OK)
 
