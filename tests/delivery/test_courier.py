@@ -479,6 +479,7 @@ async def test_one_that_has_all_under_way_that_it_is_able_to_wants_no_more(serve
 
 async def test_what_waits_for_a_retry_takes_no_room_when_the_listener_becomes_slow(serve, open_office, monkeypatch):
     monkeypatch.setattr(courier_module, "random", lambda: 1.0)  # the longest wait
+
     async def refuses_the_first(request, writer):
         writer.write(REFUSAL if int(request.message_id.split("-")[1]) < 100 else OK)
 
@@ -492,6 +493,7 @@ async def test_what_waits_for_a_retry_takes_no_room_when_the_listener_becomes_sl
     assert not courier.limits.quick
     office.put(200)
     await until(lambda: sum(rows[-1][1] == "delivered" for rows in office.outcomes.values()) == 200)
+    assert len(courier._retries) == 100  # theirs is yet to come
 
 
 async def test_on_probation_it_holds_no_more_than_it_may_soon_send(serve, open_office):
