@@ -43,8 +43,9 @@ WAITING_MAX: Final = HELD_MAX // 4  # messages that wait for others of their ord
 CROWDED_AFTER_S: Final = 0.1  # one that has the turn of its key as long as this is not
 NEAR_MS: Final = 10_000  # a message to be delivered so soon waits in its window: the cursor may wait for it
 UNDECODABLE: Final = "undecodable"  # the error of a message that only a newer program can read
-_HELD_EACH: Final = 4  # messages that one which is not quick holds per attempt: hundreds such would take what is put
-_SLOW_LEAST: Final = 16  # but as for so many attempts where it is known: what is not held must be read again
+_HELD_EACH: Final = (
+    4  # messages that one holds per attempt which is new or on probation: there may be hundreds of those
+)
 _IDLE_CONNECTIONS_S: Final = 30.0
 
 
@@ -166,13 +167,11 @@ class Courier:
     @property
     def _held_max(self) -> int:
         limits, allowance = self.limits, self.circuit.allowance
-        if allowance is None and limits.quick:
-            return HELD_MAX
         if allowance == 0:
             return 0
-        few = limits.new or allowance is not None
-        attempts = limits.able if few else max(limits.able, _SLOW_LEAST)
-        return min(HELD_MAX, _HELD_EACH * attempts + len(self._retries))
+        if limits.new or allowance is not None:
+            return _HELD_EACH * limits.able + len(self._retries)
+        return HELD_MAX if limits.quick else min(HELD_MAX, HELD_MAX // 2 + len(self._retries))
 
     @property
     def _running_low(self) -> bool:
@@ -263,12 +262,12 @@ class Courier:
     @property
     def _many_wait(self) -> bool:
         most = self._held_max
-        return most > 0 and self._turns.waiting >= min(WAITING_MAX, most // 2)
+        return most > 0 and not self.limits.new and self._turns.waiting >= min(WAITING_MAX, most // 2)
 
     @property
     def _many_fail(self) -> bool:
         most = self._held_max
-        return most > 0 and len(self._retries) >= max(1, min(RETRIES_MAX, most // 4))
+        return most > 0 and len(self._retries) >= max(1, min(RETRIES_MAX, most // 2))
 
     def _crowded(self, key: str, at_s: float) -> bool:
         return self._many_wait and self._turns.taken_for_s(key, at_s) >= CROWDED_AFTER_S

@@ -63,9 +63,13 @@ class Producer:
         return self._current
 
     def failed(self, producer: Any, error: kafka_errors.KafkaError) -> None:
-        """Have this producer replaced if the error ended it, unless that is under way already."""
+        """Have this producer replaced if the error ended it, unless that is under way already.
+
+        A time-out has not: the record did not get its turn among others of its partition.
+        """
         renewing = self._renewal is not None and not self._renewal.done()
-        if not error.retriable and producer is self._current and not renewing:
+        ended = not error.retriable and not isinstance(error, kafka_errors.KafkaTimeoutError)
+        if ended and producer is self._current and not renewing:
             self._renewal = asyncio.create_task(self._renew(producer))
 
     async def _renew(self, broken: Any) -> None:
