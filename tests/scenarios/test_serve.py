@@ -14,6 +14,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from broker.core.circuit import TRIP_AFTER_NEW
 from broker.sealing import new_sealing_key
 from cli.first_start import EMAIL
 from tests.listeners import nobody
@@ -226,7 +227,7 @@ def test_one_scrape_tells_of_puts_deliveries_and_the_listener_that_lags(server: 
             samples(server, "everput_attempts_total").get(
                 (("answer", "none"), ("outcome", "failed"), ("process", "worker-1")), 0
             )
-            >= 5
+            >= TRIP_AFTER_NEW
         ),
         what="the attempts are counted at a checkpoint",
     )
