@@ -32,9 +32,7 @@ log = logging.getLogger(__name__)
 CHECKPOINT_S: Final = 1.0
 SUSPENDED_S: Final = SESSION_TIMEOUT_MS / 1000 - CHECKPOINT_S  # after it, others may own what we think is ours
 _AT_ONCE: Final = 64  # streams that are looked at before others run; there may be thousands
-_TOGETHER: Final = (
-    16  # listeners whose cursors are committed at once; hundreds would hold up what else Kafka is asked for
-)
+_TOGETHER: Final = 16  # listeners whose cursors are committed at once; hundreds would hold Kafka up for others
 _PAUSES_MAX: Final = 12
 _PAUSE_S: Final = 0.08  # between them, where there is time
 _IDLE_PAUSE_S: Final = 0.02  # shorter: checkpoints wait for it

@@ -43,9 +43,7 @@ WAITING_MAX: Final = HELD_MAX // 4  # messages that wait for others of their ord
 CROWDED_AFTER_S: Final = 0.1  # one that has the turn of its key as long as this is not
 NEAR_MS: Final = 10_000  # a message to be delivered so soon waits in its window: the cursor may wait for it
 UNDECODABLE: Final = "undecodable"  # the error of a message that only a newer program can read
-_HELD_EACH: Final = (
-    4  # messages that one holds per attempt which is new or on probation: there may be hundreds of those
-)
+_HELD_EACH: Final = 4  # messages that one which is new or on probation holds per attempt: there may be hundreds
 _IDLE_CONNECTIONS_S: Final = 30.0
 
 
