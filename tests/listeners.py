@@ -118,6 +118,7 @@ class _Connection(asyncio.Protocol):
 
     def _begin(self) -> None:
         self.parser = httptools.HttpRequestParser(self)
+        self.path = ""
         self.headers: dict[str, str] = {}
         self.body = b""
 
@@ -125,7 +126,8 @@ class _Connection(asyncio.Protocol):
         self.parser.feed_data(data)
 
     def on_url(self, url: bytes) -> None:
-        self.path = url.decode().lstrip("/")
+        """A part of it, where the network cuts it in two."""
+        self.path += url.decode()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers[name.decode().lower()] = value.decode()
@@ -134,7 +136,7 @@ class _Connection(asyncio.Protocol):
         self.body += body
 
     def on_message_complete(self) -> None:
-        path = self.path
+        path = self.path.lstrip("/")
         if self.parser.get_method() == b"GET":
             self.all.probes[path] += 1
             self._answer(503 if path in self.all.down else 200)
@@ -148,7 +150,7 @@ class _Connection(asyncio.Protocol):
                 asyncio.get_running_loop().call_later(delay_s, self._post, got)
             else:
                 self._post(got)
-        self.headers, self.body = {}, b""
+        self.path, self.headers, self.body = "", {}, b""
 
     def _post(self, got: Got) -> None:
         status = 503 if got.path in self.all.down else self.all.status.get(got.path, 200)

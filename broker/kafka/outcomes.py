@@ -1,12 +1,14 @@
 """Appends by partition: to `deliveries`, `outstanding` and `changes`, what happened after a put, and to `claims`.
 
-For: writing them by partition, bounded in time. Not for: what is written when (broker/delivery/checkpoints.py)."""
+For: writing them by partition, bounded in time; records that are appended one by one while a batch of theirs is under
+way become the next one. Not for: what is written when (broker/delivery/checkpoints.py)."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Iterable, MutableMapping, Sequence
-from typing import TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from aiokafka import errors as kafka_errors
 
@@ -14,6 +16,16 @@ from broker.errors import DiskNearlyFull, LogUnavailable
 from broker.kafka.producer import KeyAndValue, Producer
 
 T = TypeVar("T")
+
+_LATE: Final = "Kafka did not take the outcomes in time"
+_TOGETHER_BYTES_MAX: Final = 16 << 10  # about: who reads one record is given its whole batch
+
+
+class _Waiting(NamedTuple):
+    """A record that is not in a batch yet. offset: who appended it waits for this."""
+
+    record: KeyAndValue
+    offset: asyncio.Future[int]
 
 
 class OutcomesTopic:
@@ -24,6 +36,8 @@ class OutcomesTopic:
         self._timeout_s = timeout_s
         self.name = topic
         self.refusal: str | None = None  # why append_one() appends nothing at the moment
+        self._waiting: dict[int, deque[_Waiting]] = {}  # by partition, while a batch of append_one() is under way
+        self._writing: set[asyncio.Task[None]] = set()
 
     async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
         """Write (key, value) records by partition. No value: a tombstone. What is written is taken out of `outcomes`.
@@ -41,8 +55,44 @@ class OutcomesTopic:
         """The record's offset, -1 when Kafka knows it as a repeat and no longer where it is (Unavailable)."""
         if self.refusal is not None:
             raise DiskNearlyFull(self.refusal)
-        (offset,) = await self._bounded(self._producer.send_all(self.name, partition, [(key, value)]))
-        return offset
+        waiting = self._waiting.get(partition)
+        if waiting is None:
+            waiting = self._waiting[partition] = deque()
+            task = asyncio.create_task(self._write(partition, waiting))
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
+        one = _Waiting((key, value), asyncio.get_running_loop().create_future())
+        waiting.append(one)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await one.offset
+        except TimeoutError:
+            raise LogUnavailable(_LATE) from None
+
+    async def _write(self, partition: int, waiting: deque[_Waiting]) -> None:
+        """Write a batch of what waits after the other, until nothing does."""
+        try:
+            while some := [one for one in waiting if not one.offset.done()]:  # without those whose time is over
+                waiting.clear()
+                records = [one.record for one in some]
+                taken, send = self._producer.send_some(self.name, partition, records, bytes_max=_TOGETHER_BYTES_MAX)
+                waiting.extend(some[taken:])
+                await self._tell(some[:taken], send)
+        finally:
+            del self._waiting[partition]
+
+    async def _tell(self, batch: Sequence[_Waiting], send: Awaitable[int]) -> None:
+        """What became of a batch, to all that are in it."""
+        try:
+            (first,) = await self._bounded([send])
+        except Exception as error:  # noqa: BLE001 - theirs to see to; the next batch is written all the same
+            for one in batch:
+                if not one.offset.done():
+                    one.offset.set_exception(error)
+            return
+        for number, one in enumerate(batch):
+            if not one.offset.done():
+                one.offset.set_result(first if first < 0 else first + number)
 
     async def _bounded(self, sends: Iterable[Awaitable[T]]) -> list[T]:
         """aiokafka tries for long; we don't wait that long. What it has begun may be written later, and then twice.
@@ -55,7 +105,7 @@ class OutcomesTopic:
             async with asyncio.timeout(self._timeout_s):
                 ended = await asyncio.gather(*sends, return_exceptions=True)
         except TimeoutError:
-            raise LogUnavailable("Kafka did not take the outcomes in time") from None
+            raise LogUnavailable(_LATE) from None
         for error in ended:
             if isinstance(error, kafka_errors.KafkaError):
                 self._producer.failed(producer, error)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
@@ -82,19 +82,32 @@ class Producer:
             except (LogUnavailable, ConfigurationError):  # the password may be changed under us, and back
                 await asyncio.sleep(_RENEW_PAUSE_S)
 
-    def send_all(self, topic: str, partition: int, records: Iterable[KeyAndValue]) -> list[Awaitable[int]]:
+    def send_all(self, topic: str, partition: int, records: Sequence[KeyAndValue]) -> list[Awaitable[int]]:
         """Send (key, value) records as whole batches; for each batch, its first record's offset."""
         sends: list[Awaitable[int]] = []
-        batch = None
-        for key, value in records:
-            if batch is None or batch.append(key=key, value=value, timestamp=None) is None:
-                if batch is not None:
-                    sends.append(self._send(batch, topic, partition))
-                batch = self._current.create_batch()
-                batch.append(key=key, value=value, timestamp=None)
-        if batch is not None:
-            sends.append(self._send(batch, topic, partition))
+        at = 0
+        while at < len(records):
+            at, send = self.send_some(topic, partition, records, at)
+            sends.append(send)
         return sends
+
+    def send_some(
+        self,
+        topic: str,
+        partition: int,
+        records: Sequence[KeyAndValue],
+        begin: int = 0,
+        bytes_max: int = BATCH_BYTES_MAX,
+    ) -> tuple[int, Awaitable[int]]:
+        """Send as many of records[begin:] as fit one batch, at least one: where the rest begins, the first's offset."""
+        batch = self._current.create_batch()
+        end = begin
+        while end < len(records) and (end == begin or batch.size() < bytes_max):
+            key, value = records[end]
+            if batch.append(key=key, value=value, timestamp=None) is None:
+                break
+            end += 1
+        return end, self._send(batch, topic, partition)
 
     async def _send(self, batch: Any, topic: str, partition: int) -> int:
         batch.close()

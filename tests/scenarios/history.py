@@ -55,6 +55,7 @@ class History:
         self._keys = [*[None] * publishers, *(f"key-{number}" for number in range(keyed))]
         self._numbers = itertools.count()
         self._publishers: list[asyncio.Task[None]] = []
+        self._stopping = False
         self._looked_at = 0
 
     async def set_up(self, *paths: str, port: int | None = None, **settings: object) -> None:
@@ -80,25 +81,24 @@ class History:
         return answer.json().get("type") == "/problems/name-taken" or bool(answer.raise_for_status())
 
     def start(self) -> None:
+        self._stopping = False
         self._publishers = [asyncio.create_task(self._publish(key)) for key in self._keys]
 
     async def stop(self) -> None:
-        for publisher in self._publishers:
-            publisher.cancel()
-        await asyncio.gather(*self._publishers, return_exceptions=True)
+        """Each publisher waits for its last answer: httpx leaves a socket open where it is cancelled as it connects."""
+        self._stopping = True
+        await asyncio.gather(*self._publishers)
 
     async def _publish(self, key: str | None) -> None:
-        while True:
+        while not self._stopping:
             data = f"m{next(self._numbers)}"
             body = {"data": data} if key is None else {"data": data, "key": key}
             status, message_id, sent_at = 0, None, time.monotonic()
-            try:
-                with contextlib.suppress(httpx.HTTPError):
-                    answer = await self.client.put(f"/v1/queues/{self.queue_id}/messages", json=body)
-                    status = answer.status_code
-                    message_id = answer.json()["message"]["id"] if status == 200 else None
-            finally:  # a publisher that is stopped leaves its last put in doubt
-                self.record.puts.append(Put(data, key, sent_at, time.monotonic(), message_id))
+            with contextlib.suppress(httpx.HTTPError):
+                answer = await self.client.put(f"/v1/queues/{self.queue_id}/messages", json=body)
+                status = answer.status_code
+                message_id = answer.json()["message"]["id"] if status == 200 else None
+            self.record.puts.append(Put(data, key, sent_at, time.monotonic(), message_id))
             self.answers[status] += 1
             if status == 200:
                 self.accepted.append(data)

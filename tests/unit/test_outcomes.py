@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 
 import pytest
 from aiokafka import errors as kafka_errors
@@ -67,6 +66,91 @@ async def test_a_partition_that_kafka_refuses_does_not_keep_back_the_others():
     assert len(producer.failures) == 1
 
 
-async def test_one_record_says_where_it_is():
-    producer = SimpleNamespace(get=lambda: None, send_all=lambda *_: [asyncio.sleep(0, 9)])
-    assert await OutcomesTopic(producer, "claims", 5.0).append_one(0, b"k", b"v") == 9
+class Batches:
+    """A producer of batches of at most three records, each acknowledged when the test says so. sent: their records."""
+
+    def __init__(self) -> None:
+        self.sent: list[list[bytes]] = []
+        self.acknowledged: list[asyncio.Future[int]] = []
+
+    def get(self) -> None:
+        return None
+
+    def send_some(self, _topic: str, _partition: int, records, *, bytes_max: int):
+        assert bytes_max
+        self.sent.append([value for _, value in records[:3]])
+        self.acknowledged.append(asyncio.get_running_loop().create_future())
+        return min(3, len(records)), self.acknowledged[-1]
+
+    async def acknowledge(self, first: int | Exception) -> None:
+        """The newest batch; then let everyone who is concerned go on."""
+        if isinstance(first, Exception):
+            self.acknowledged[-1].set_exception(first)
+        else:
+            self.acknowledged[-1].set_result(first)
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+
+def appending(topic: OutcomesTopic, *values: bytes) -> list[asyncio.Task[int]]:
+    return [asyncio.create_task(topic.append_one(0, b"k", value)) for value in values]
+
+
+async def test_what_is_appended_while_a_batch_is_under_way_becomes_the_next_ones_in_order():
+    producer = Batches()
+    topic = OutcomesTopic(producer, "outstanding", 5.0)
+    first = appending(topic, b"a")
+    await asyncio.sleep(0.01)
+    others = appending(topic, b"b", b"c", b"d", b"e")
+    await asyncio.sleep(0.01)
+    assert producer.sent == [[b"a"]]
+    await producer.acknowledge(7)
+    await producer.acknowledge(8)
+    await producer.acknowledge(20)
+    assert producer.sent == [[b"a"], [b"b", b"c", b"d"], [b"e"]]
+    assert await asyncio.gather(*first, *others) == [7, 8, 9, 10, 20]
+    again = appending(topic, b"f", b"g")
+    await asyncio.sleep(0.01)
+    await producer.acknowledge(-1)  # Kafka knows them, and no longer where they are
+    assert await asyncio.gather(*again) == [-1, -1]
+
+
+async def test_who_waits_no_longer_is_in_no_later_batch_and_keeps_none_up():
+    producer = Batches()
+    topic = OutcomesTopic(producer, "outstanding", 5.0)
+    (first, gone, last) = [*appending(topic, b"a"), *await later(topic, b"b"), *await later(topic, b"c")]
+    for one in (first, gone):
+        one.cancel()
+    await asyncio.sleep(0)
+    await producer.acknowledge(7)
+    await producer.acknowledge(9)
+    assert producer.sent == [[b"a"], [b"c"]]
+    assert await last == 9
+
+
+async def later(topic: OutcomesTopic, value: bytes) -> list[asyncio.Task[int]]:
+    await asyncio.sleep(0.01)
+    return appending(topic, value)
+
+
+async def test_a_batch_that_fails_is_told_to_those_in_it_and_the_next_one_is_written():
+    producer = Batches()
+    topic = OutcomesTopic(producer, "outstanding", 5.0)
+    failing = [*appending(topic, b"a", b"b"), *await later(topic, b"c")]
+    await asyncio.sleep(0.01)
+    await producer.acknowledge(RuntimeError("no"))
+    await producer.acknowledge(3)
+    ended = await asyncio.gather(*failing, return_exceptions=True)
+    assert [type(one) for one in ended] == [RuntimeError, RuntimeError, int]
+
+
+async def test_a_batch_that_is_not_acknowledged_in_time_holds_nobody_up_for_longer():
+    producer = Batches()
+    topic = OutcomesTopic(producer, "outstanding", 0.05)
+    ended = await asyncio.gather(*appending(topic, b"a"), *await later(topic, b"b"), return_exceptions=True)
+    assert {type(one) for one in ended} == {LogUnavailable}
+    await asyncio.sleep(0.1)
+    (after,) = appending(topic, b"c")
+    await asyncio.sleep(0.01)
+    await producer.acknowledge(1)
+    assert await after == 1
