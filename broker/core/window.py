@@ -140,6 +140,10 @@ class Window(Generic[D]):
             return self.behind[0]
         return max(tail, self.begin) if self.scan_from is None else self.scan_from
 
+    def settled(self, offset: int, tail: int) -> bool:
+        """Whether this own offset is settled, as its cursor would say, with the tail reader at `tail`."""
+        return offset < self.top(tail) and offset not in self.open
+
     def opened(self) -> tuple[int, ...]:
         """The open offsets, ascending."""
         return tuple(sorted(self.open))

@@ -63,7 +63,6 @@ class Outstanding:
         self._wake = asyncio.Event()
         self._waiting: dict[str, deque[Owed]] = {}  # by listener, what is due: its courier has no room for it yet
         self._settled: dict[int, list[tuple[bytes, bytes | None]]] = {}
-        self._taken: set[bytes] = set()  # those found here at a take-over that their listener has by now
 
     async def read(self, partition: int) -> dict[bytes, Owed]:
         """What is owed on a partition, as it stands in the topic (LogUnavailable)."""
@@ -96,7 +95,6 @@ class Outstanding:
         self._lines.clear()
         self._waiting.clear()
         self._settled.clear()
-        self._taken.clear()
 
     def overtakes(self, delivery: Delivery) -> bool:
         """Whether a delivery of a window would overtake one that is, or is about to be, here."""
@@ -154,18 +152,15 @@ class Outstanding:
         return sum(map(len, self._owed.values()))
 
     def is_owed(self, delivery: Delivery) -> bool:
-        """Whether a delivery of a window is, or was, here: a crash came after its record and before the cursor."""
+        """Whether a delivery of a window is here: a crash came after its record and before the cursor."""
         owed, message = self._owed.get(delivery.stream.partition), delivery.message
-        if message is None or not (owed or self._taken):
+        if message is None or not owed:
             return False
-        key = owed_key(delivery.stream.courier.listener.id, message.id.decode())
-        return key in self._taken or (owed is not None and key in owed)
+        return owed_key(delivery.stream.courier.listener.id, message.id.decode()) in owed
 
     def delivered(self, delivery: Delivery) -> None:
         """A delivery from here was taken by its listener. Its tombstone goes out with the next flush()."""
         if delivery.owed is not None:
-            if delivery.owed.found:
-                self._taken.add(delivery.owed.key)
             self._bury(delivery.owed)
 
     def listeners(self) -> set[str]:
@@ -276,9 +271,9 @@ class Outstanding:
                     owed.taken = False
                     continue
                 partition = self._partitions.get(owed.partition)
-                if partition is not None and partition.placed(courier) and not _lacks_earlier(partition, courier, owed):
+                if partition is not None and partition.placed(courier) and _may_leave(partition, courier, owed):
                     chosen.append(owed)
-                else:  # where its stream stands is not known yet, or one of its key may be read there first
+                else:  # where its stream stands is not known yet, or it has to come further
                     waiting.append(owed)
             if waiting:
                 self._waiting[listener_id] = waiting  # behind the others
@@ -412,13 +407,18 @@ def _line(delivery: Delivery) -> Line | None:
     return None if key is None else (delivery.stream.courier.listener.id, delivery.stream.partition, key)
 
 
-def _lacks_earlier(partition: Partition, courier: Courier, owed: Owed) -> bool:
-    """Whether its stream has yet to read, after a crash, what may be of the same key and go first."""
-    if owed.line is None:
+def _may_leave(partition: Partition, courier: Courier, owed: Owed) -> bool:
+    """Whether its stream has come far enough after a crash.
+
+    Its own window may still bring one that was found here: delivered before, it would be delivered once more where the
+    partition has a new owner before the window is that far. And what it has yet to read may be of the same ordering
+    key, and go first.
+    """
+    tail, stream = partition.tail, courier.streams.get(owed.partition)
+    if owed.found and not (owed.place < tail if stream is None else stream.window.settled(owed.place, tail)):
         return False
-    stream = courier.streams.get(owed.partition)
     wanted = None if stream is None else stream.window.wanted()
-    return min(partition.tail, partition.tail if wanted is None else wanted) <= owed.place
+    return owed.line is None or owed.place < min(tail, tail if wanted is None else wanted)
 
 
 def _decoded(value: bytes, partition: int, offset: int) -> KeptDelivery | None:

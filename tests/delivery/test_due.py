@@ -73,9 +73,10 @@ def leaves_at_once(monkeypatch):
 
 
 async def own(office: Office, topic: OutstandingTopic, *events) -> None:
-    """These are in the topic when the partition is taken over."""
+    """These are in the topic when the partition is taken over, and its cursor is behind them."""
     await topic.keep(*events)
     office.outstanding.take_over(0, await office.outstanding.read(0))
+    office.partition.tail = max((event.offset + 1 for event in events), default=0)
 
 
 async def serve_all(office: Office, done) -> None:
@@ -94,6 +95,24 @@ async def test_what_is_due_is_delivered_with_its_next_attempt_number_and_its_rec
     await office.outstanding.flush()
     assert [(post.message_id, post.attempt) for post in server.posts] == [("m-1", 4)]
     assert sorted(topic.kept()) == [b"l-1:m-2", b"l-1:m-3"]
+
+
+async def test_what_the_window_may_still_bring_waits_until_it_has(serve, open_office, topic):
+    """A worker died after the record and before the cursor."""
+    taker = Taker()
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic})
+    await own(office, topic, set_aside(0))
+    office.partition.tail = 0
+    for _ in range(5):
+        await office.outstanding.serve_due()
+        await asyncio.sleep(0.005)
+    assert not office.courier._held
+    office.put(1)
+    await serve_all(office, lambda: taker.taken and not office.courier._held)
+    await office.outstanding.flush()
+    assert [(post.message_id, post.attempt) for post in server.posts] == [("m-0", 4)]
+    assert not topic.kept()
 
 
 async def test_a_record_that_can_not_be_decoded_ends_nothing_and_stays(serve, open_office, topic):

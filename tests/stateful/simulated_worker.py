@@ -180,7 +180,6 @@ class SimWorker:
         self.lagging: list[Stream] = []
         self.owed: dict[tuple[str, bytes], Kept] = {}
         self.lines: Lines[tuple[str, int, str], Kept] = Lines()
-        self.taken: set[tuple[str, bytes]] = set()
         self.tombstones: list[tuple[str, bytes]] = []
         self.leaving: list[tuple[Delivery, int | None]] = []
         self.active: list[Courier] = []
@@ -266,7 +265,6 @@ class SimWorker:
         self.checkpoints.forget()
         self.owed.clear()
         self.lines.clear()
-        self.taken.clear()
         self.tombstones.clear()
         for one in self.lagging:
             one.requested = False  # its catch-up reader comes, and finds that it is given up
@@ -332,7 +330,7 @@ class SimWorker:
             one = self._couriers[kept.key[0]]
             if kept.due_ms is None or kept.due_ms > self.world.now_ms or kept.taken or not one.room():
                 continue
-            if kept.line is not None and (not self._may_go(kept) or self._lacks_earlier(one, kept)):
+            if not self._may_leave(one, kept) or (kept.line is not None and not self._may_go(kept)):
                 continue
             kept.taken = True
             (message,) = self.world.messages(kept.partition, kept.offset, kept.offset + 1)
@@ -365,18 +363,24 @@ class SimWorker:
                 return False
         return False
 
-    def _lacks_earlier(self, courier: Courier, kept: Kept) -> bool:
+    def _may_leave(self, courier: Courier, kept: Kept) -> bool:
         tail, one = self._partitions[kept.partition].tail, courier.streams.get(kept.partition)
+        if kept.found and not self._passed(one, kept.offset, tail):
+            return False
+        return kept.line is None or not self._lacks_earlier(one, kept.offset, tail)
+
+    def _passed(self, one: Stream | None, offset: int, tail: int) -> bool:
+        return offset < tail if one is None else one.window.settled(offset, tail)
+
+    def _lacks_earlier(self, one: Stream | None, offset: int, tail: int) -> bool:
         wanted = None if one is None else one.window.wanted()
-        return min(tail, tail if wanted is None else wanted) <= kept.offset
+        return min(tail, tail if wanted is None else wanted) <= offset
 
     def _is_owed(self, delivery: Delivery) -> bool:
         key = (delivery.stream.courier.listener.id, delivery.message.id)
-        return key in self.owed or key in self.taken
+        return key in self.owed
 
     def _delivered(self, delivery: Delivery) -> None:
-        if delivery.owed.found:
-            self.taken.add(delivery.owed.key)
         if self.owed.pop(delivery.owed.key, None) is not None:
             self.tombstones.append(delivery.owed.key)
             if delivery.owed.line is not None:

@@ -126,8 +126,12 @@ def nobody_is_before(_self, _key, _offset):
     return False
 
 
-def knows_of_nothing_missing(_self, _courier, _kept):
+def knows_of_nothing_missing(_self, _one, _offset, _tail):
     return False
+
+
+def has_always_passed(_self, _one, _offset, _tail):
+    return True
 
 
 def never_sets_a_time(*_, **__):
@@ -165,6 +169,7 @@ def skips_what_it_can_not_take(self, messages):
         (SimWorker, "_is_owed", knows_nothing_of_outstanding, "repeated"),
         (turns.Lines, "begins_before", nobody_is_before, "out of order"),
         (SimWorker, "_lacks_earlier", knows_of_nothing_missing, "out of order"),
+        (SimWorker, "_passed", has_always_passed, "repeated"),
         (courier, "next_at_ms", never_sets_a_time, "lost"),
         (Partition, "feed", skips_what_it_can_not_take, "lost"),
     ],
