@@ -35,8 +35,9 @@ _PAUSE_S: Final = 0.5
 _DUE_MAX: Final = 1_000  # that become due in one go: after a long stop it may be very many
 _AT_ONCE_MAX: Final = 16  # records read at once, and so messages held besides the couriers'
 _AT_ONCE_EACH_MAX: Final = 8  # of one listener
+_LOOKS_EACH_MAX: Final = 128  # at those of one listener, for some that may be tried
 _IN_LINE_MAX: Final = 8  # of one line that its courier has, or waits to have
-_RECORD_BYTES: Final = 1  # Kafka then answers with one batch, and that is the record
+_RECORD_BYTES: Final = 1  # Kafka then answers with one batch, and that is the record and few others
 _STRETCH_BYTES: Final = 1 << 20
 
 
@@ -265,7 +266,10 @@ class Outstanding:
             if courier is None or not courier.room():
                 continue
             del self._waiting[listener_id]
-            for _ in range(min(len(waiting), _AT_ONCE_EACH_MAX)):
+            enough = len(chosen) + _AT_ONCE_EACH_MAX
+            for _ in range(min(len(waiting), _LOOKS_EACH_MAX)):
+                if len(chosen) >= enough:
+                    break
                 owed = waiting.popleft()
                 if not self._may_go(owed):  # those before it were put aside meanwhile
                     owed.taken = False

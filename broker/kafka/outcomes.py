@@ -82,9 +82,24 @@ class OutcomesTopic:
             del self._waiting[partition]
 
     async def _tell(self, batch: Sequence[_Waiting], send: Awaitable[int]) -> None:
-        """What became of a batch, to all that are in it."""
+        """What became of a batch, to all that are in it. When nobody waits for it any more it is taken back."""
+        sending = asyncio.create_task(self._bounded([send]))
+        left = len(batch)
+
+        def told(_: object) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                sending.cancel()
+
+        for one in batch:
+            one.offset.add_done_callback(told)
         try:
-            (first,) = await self._bounded([send])
+            (first,) = await sending
+        except asyncio.CancelledError:
+            if left:
+                raise
+            return
         except Exception as error:  # noqa: BLE001 - theirs to see to; the next batch is written all the same
             for one in batch:
                 if not one.offset.done():

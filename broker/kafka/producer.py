@@ -102,8 +102,10 @@ class Producer:
         """Send as many of records[begin:] as fit one batch, at least one: where the rest begins, the first's offset."""
         batch = self._current.create_batch()
         end = begin
-        while end < len(records) and (end == begin or batch.size() < bytes_max):
+        while end < len(records):
             key, value = records[end]
+            if end > begin and batch.size() + len(value or b"") > bytes_max:
+                break
             if batch.append(key=key, value=value, timestamp=None) is None:
                 break
             end += 1

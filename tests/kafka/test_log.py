@@ -267,6 +267,16 @@ async def test_a_crowd_of_records_for_one_partition_is_written_in_their_order(ka
     assert kafka_log._producer.get() is producer
 
 
+async def test_who_reads_one_of_a_crowd_is_given_few_others(kafka_log):
+    topic = kafka_log.outstanding
+    values = [b"small" * 30] * 60 + [b"large" * 200_000] + [b"small" * 30] * 60
+    offsets = await asyncio.gather(*(topic.append_one(0, b"key", value) for value in values))
+    for offset, value in zip(offsets[::15], values[::15], strict=True):
+        stretch = await kafka_log.requests.read(topic.name, 0, offset, bytes_max=1)
+        assert stretch.records[0].offset == offset
+        assert sum(len(record.value) for record in stretch.records) < max(20_000, len(value) + 1)
+
+
 @pytest.fixture
 async def own_kafka(tmp_path, monkeypatch):
     """A Kafka that may be stopped and killed, and the log on it."""

@@ -119,13 +119,29 @@ async def test_who_waits_no_longer_is_in_no_later_batch_and_keeps_none_up():
     producer = Batches()
     topic = OutcomesTopic(producer, "outstanding", 5.0)
     (first, gone, last) = [*appending(topic, b"a"), *await later(topic, b"b"), *await later(topic, b"c")]
-    for one in (first, gone):
-        one.cancel()
+    gone.cancel()
     await asyncio.sleep(0)
     await producer.acknowledge(7)
     await producer.acknowledge(9)
     assert producer.sent == [[b"a"], [b"c"]]
-    assert await last == 9
+    assert (await first, await last) == (7, 9)
+
+
+async def test_a_batch_that_nobody_waits_for_any_more_is_taken_back():
+    producer = Batches()
+    topic = OutcomesTopic(producer, "outstanding", 5.0)
+    first, second = appending(topic, b"a", b"b")
+    await asyncio.sleep(0.01)
+    first.cancel()
+    await asyncio.sleep(0.01)
+    assert not producer.acknowledged[-1].cancelled()
+    second.cancel()
+    await asyncio.sleep(0.01)
+    assert producer.acknowledged[-1].cancelled()
+    (after,) = appending(topic, b"c")
+    await asyncio.sleep(0.01)
+    await producer.acknowledge(1)
+    assert await after == 1
 
 
 async def later(topic: OutcomesTopic, value: bytes) -> list[asyncio.Task[int]]:
