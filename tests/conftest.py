@@ -46,7 +46,7 @@ def kafka_settings(kafka_server: EmbeddedKafka) -> KafkaSettings:
         partitions=4,
         replication=1,
         min_insync=1,
-        flush_each_batch=False,
+        flush_each_batch=True,
     )
 
 

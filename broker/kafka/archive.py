@@ -104,7 +104,9 @@ async def _make(jars: Sequence[Path], path: Path) -> None:
         kafka = KafkaProcess(directory, jars=jars, options=options, idle=True, **ports)
         await kafka.start()
         try:
-            settings = KafkaSettings(bootstrap=kafka.bootstrap, partitions=1, replication=1, min_insync=1)
+            settings = KafkaSettings(
+                bootstrap=kafka.bootstrap, partitions=1, replication=1, min_insync=1, flush_each_batch=True
+            )
             await ensure_topics(settings, topics(settings))
         finally:
             await kafka.stop(within_s=_STEP_WITHIN_S)

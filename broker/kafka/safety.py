@@ -11,6 +11,8 @@ from typing import Final
 from broker.kafka.topics import Topic, Topics
 from broker.settings import KafkaSettings
 
+# How many brokers must have a record before it is acknowledged, where none of them has synced it by then.
+ACKNOWLEDGED_MIN: Final = 2
 OFFSETS_TOPIC: Final = "__consumer_offsets"
 # A listener that is down or idle for that long keeps its cursor; Kafka's default of 7 days would drop it.
 OFFSETS_RETENTION_MINUTES_MIN: Final = 525_600
@@ -40,14 +42,29 @@ def copies(kafka: KafkaSettings, brokers: int) -> Iterator[str]:
     """What is wrong with the number of copies, before any topic is made."""
     yield from _acknowledgements(kafka)
     if brokers < kafka.replication:
-        fewer = f"--replication {brokers}" + (f" --min-insync {brokers}" if kafka.min_insync > brokers else "")
         yield (
             f"the cluster has {brokers} broker{'' if brokers == 1 else 's'} and each topic is to have "
-            f"{kafka.replication} copies: start more brokers, or accept fewer copies with {fewer}"
+            f"{kafka.replication} copies: start more brokers, or accept fewer copies with {_fewer(kafka, brokers)}"
         )
 
 
+def _fewer(kafka: KafkaSettings, copies: int) -> str:
+    """The options that accept so few copies."""
+    said = f"--replication {copies}"
+    if kafka.min_insync > copies:
+        said += f" --min-insync {copies}"
+    if copies < ACKNOWLEDGED_MIN and not kafka.flush_each_batch:
+        said += " --flush-each-batch"
+    return said
+
+
 def _acknowledgements(kafka: KafkaSettings) -> Iterator[str]:
+    if kafka.min_insync < ACKNOWLEDGED_MIN and not kafka.flush_each_batch:
+        # docs/decisions/0016: what one broker has acknowledged is in its page cache, and gone when it loses power.
+        yield (
+            f"one copy is to acknowledge, which no disk has by then: set --min-insync {ACKNOWLEDGED_MIN}, "
+            "or --flush-each-batch where there is one broker"
+        )
     if kafka.min_insync > kafka.replication:
         yield (
             f"{kafka.min_insync} copies must acknowledge but there are only {kafka.replication}: "
@@ -79,7 +96,7 @@ def _topic_problems(kafka: KafkaSettings, topic: Topic, now: FoundTopic) -> Iter
         yield (
             f"topic {name} has {now.replication} cop{'y' if now.replication == 1 else 'ies'} of each partition, not "
             f"{kafka.replication}: reassign its partitions (kafka-reassign-partitions), "
-            f"or set --replication {now.replication}"
+            f"or set {_fewer(kafka, now.replication)}"
         )
     for setting, wanted in topic.config.items():
         if setting in now.config and not _holds(setting, wanted, now.config[setting]):
@@ -118,7 +135,7 @@ def _cursor_problems(kafka: KafkaSettings, cluster: Cluster) -> Iterator[str]:
             yield (
                 f"topic {OFFSETS_TOPIC}, which holds the listeners' cursors, has {now} "
                 f"cop{'y' if now == 1 else 'ies'} of each partition, not {kafka.replication}: "
-                f"reassign its partitions (kafka-reassign-partitions), or set --replication {now}"
+                f"reassign its partitions (kafka-reassign-partitions), or set {_fewer(kafka, now)}"
             )
         return
     for node, settings in sorted(cluster.brokers.items()):

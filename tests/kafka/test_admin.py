@@ -26,6 +26,12 @@ def configs(kafka_settings, names):
     return {name: {key: entry.value for key, entry in found.items()} for name, found in described.items()}
 
 
+def names(kafka_settings):
+    """Of this test's topics that there are."""
+    listed = AdminClient({"bootstrap.servers": kafka_settings.bootstrap}).list_topics(timeout=60).topics
+    return [name for name in listed if name.startswith(kafka_settings.topic_prefix)]
+
+
 async def create(kafka_settings, *new: NewTopic) -> None:
     client = AIOKafkaAdminClient(**client_options(kafka_settings))
     await client.start()
@@ -37,14 +43,13 @@ async def create(kafka_settings, *new: NewTopic) -> None:
 
 
 async def test_the_topics_have_the_settings_of_the_table(kafka_settings):
-    settings = replace(kafka_settings, flush_each_batch=True)
-    table = topics(settings)
-    await ensure_topics(settings, table)
-    found = await asyncio.to_thread(configs, settings, [topic.name for topic in table.all()])
+    table = topics(kafka_settings)
+    await ensure_topics(kafka_settings, table)
+    found = await asyncio.to_thread(configs, kafka_settings, [topic.name for topic in table.all()])
     for topic in table.all():
         assert topic.config.items() <= found[topic.name].items()
         assert found[topic.name]["flush.messages"] == "1"
-    listed = AdminClient({"bootstrap.servers": settings.bootstrap}).list_topics(timeout=60).topics
+    listed = AdminClient({"bootstrap.servers": kafka_settings.bootstrap}).list_topics(timeout=60).topics
     assert [len(listed[topic.name].partitions) for topic in table.all()] == [1, 4, 4, 4, 4, 4]
 
 
@@ -72,21 +77,26 @@ async def test_another_number_of_partitions_is_refused(kafka_settings, ready_top
         await ensure_topics(more, topics(more))
 
 
-async def test_missing_fsync_is_refused(kafka_settings, ready_topics):
-    synced = replace(kafka_settings, flush_each_batch=True)
-    with pytest.raises(ConfigurationError, match=r"flush\.messages=1"):
-        await ensure_topics(synced, topics(synced))
+async def test_a_topic_that_is_not_synced_is_refused(kafka_settings, topics):
+    config = {name: value for name, value in topics.messages.config.items() if name != "flush.messages"}
+    await create(kafka_settings, NewTopic(topics.messages.name, 4, 1, topic_configs=config))
+    with pytest.raises(ConfigurationError, match=rf"{topics.messages.name} .*flush\.messages=1$"):
+        await ensure_topics(kafka_settings, topics)
+
+
+async def test_one_copy_that_is_not_synced_is_refused_before_anything_is_made(kafka_settings):
+    lazy = replace(kafka_settings, flush_each_batch=False)
+    with pytest.raises(ConfigurationError, match="--flush-each-batch"):
+        await ensure_topics(lazy, topics(lazy))
+    assert not await asyncio.to_thread(names, kafka_settings)
 
 
 async def test_three_copies_on_one_broker_are_refused_before_anything_is_made(kafka_settings, monkeypatch):
     monkeypatch.setattr(admin, "_BROKERS_WITHIN_S", 0.5)
-    wanted = replace(kafka_settings, replication=3, min_insync=2)
-    with pytest.raises(ConfigurationError, match="--replication 1 --min-insync 1"):
+    wanted = replace(kafka_settings, replication=3, min_insync=2, flush_each_batch=False)
+    with pytest.raises(ConfigurationError, match="--replication 1 --min-insync 1 --flush-each-batch"):
         await ensure_topics(wanted, topics(wanted))
-    listed = await asyncio.to_thread(
-        AdminClient({"bootstrap.servers": kafka_settings.bootstrap}).list_topics, timeout=60
-    )
-    assert not [name for name in listed.topics if name.startswith(kafka_settings.topic_prefix)]
+    assert not await asyncio.to_thread(names, kafka_settings)
 
 
 async def test_a_kafka_that_does_not_answer_is_waited_for_and_then_named(kafka_settings, topics, monkeypatch):

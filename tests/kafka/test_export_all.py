@@ -37,7 +37,7 @@ from tests.listeners import until
 
 async def run(kafka: KafkaSettings, command: str, *arguments: str) -> Result:
     given = [command, *arguments, "--kafka", kafka.bootstrap, "--topic-prefix", kafka.topic_prefix]
-    given += ["--replication", "1", "--min-insync", "1"]
+    given += ["--replication", "1", "--min-insync", "1", "--flush-each-batch"]
     return await asyncio.to_thread(CliRunner().invoke, everput, given)
 
 

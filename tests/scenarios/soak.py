@@ -34,6 +34,7 @@ REJOIN_S = 15.0  # after Kafka is back, until the workers have given up their pa
 FETCHED_S = 1.0  # what is put so long after a worker was cut off may still be on its way to it
 BACK_WITHIN_S = 120.0
 LATE_EVERY = 5  # kills
+ONE_BROKER = ("--replication", "1", "--flush-each-batch", "--partitions", "8")
 LISTENERS = ("steady", "flaky", "slow")
 PROCESSES = ("api-1", "api-2", "worker-1", "worker-2", "kafka")
 VICTIMS = (*PROCESSES, "supervisor")
@@ -213,7 +214,7 @@ async def bad_network_to_kafka(
         kafka = EmbeddedKafka(tmp_path / "kafka", progress=False)
         await kafka.start()
         proxy.target = int(kafka.bootstrap.rpartition(":")[2])
-        arguments = ["--kafka", f"127.0.0.1:{proxy.port}", "--replication", "1", "--partitions", "8"]
+        arguments = ["--kafka", f"127.0.0.1:{proxy.port}", *ONE_BROKER]
         try:
             with Server(tmp_path / "data", *arguments) as server:
                 await asyncio.to_thread(server.until_ready)
@@ -270,11 +271,10 @@ async def cut_off(
     async with Proxy(0, dice, trouble=0.0, within=1) as proxy:
         proxy.target = free_port()
         kafka = await _kafka_with_a_second_address(tmp_path / "kafka", monkeypatch, proxy.target, proxy.port)
-        shared = ("--replication", "1", "--partitions", "8")
         try:
-            with Server(tmp_path / "data", "--kafka", kafka.bootstrap, *shared, workers=1) as server:
+            with Server(tmp_path / "data", "--kafka", kafka.bootstrap, *ONE_BROKER, workers=1) as server:
                 await asyncio.to_thread(server.until_ready)
-                far_arguments = ("--kafka", f"127.0.0.1:{proxy.port}", *shared)
+                far_arguments = ("--kafka", f"127.0.0.1:{proxy.port}", *ONE_BROKER)
                 with FarWorker(tmp_path / "data", tmp_path / "far.log", *far_arguments) as far:
                     await until(far.gained, what="the far worker has a share", within_s=BACK_WITHIN_S)
                     async with load(server, dice) as history:

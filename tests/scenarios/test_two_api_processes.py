@@ -20,7 +20,8 @@ async def test_of_two_processes_that_race_for_a_name_one_gets_it_and_one_says_42
     kafka_settings: KafkaSettings, ready_topics, tmp_path: Path
 ):
     options = ["--kafka", kafka_settings.bootstrap, "--topic-prefix", kafka_settings.topic_prefix]
-    options += ["--partitions", str(kafka_settings.partitions), "--replication", "1", "--data-dir", str(tmp_path)]
+    options += ["--partitions", str(kafka_settings.partitions), "--replication", "1", "--flush-each-batch"]
+    options += ["--data-dir", str(tmp_path)]
     key = (await asyncio.to_thread(everput, "init", *options)).stdout.strip()
     sealed = {"EVERPUT_SEALING_KEY": new_sealing_key()}
     api = ("api", "--port", "0", *options)

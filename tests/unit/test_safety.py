@@ -58,7 +58,7 @@ def test_a_topic_setting_that_would_lose_data_is_named_with_the_command_that_cha
 
 
 def test_too_few_copies_of_a_topic():
-    assert "--replication 1" in the_problem(SETTINGS, cluster(replication=1))
+    assert the_problem(SETTINGS, cluster(replication=2)).endswith("or set --replication 2")
 
 
 def test_another_number_of_partitions_says_which_to_set():
@@ -91,7 +91,26 @@ def test_cursors_with_too_few_copies():
 def test_a_single_broker_says_to_accept_a_single_copy():
     now = Cluster({1: SAFE_BROKER}, {})
     assert "1 broker " in the_problem(SETTINGS, now)
-    assert "--replication 1 --min-insync 1" in the_problem(SETTINGS, now)
+    assert the_problem(SETTINGS, now).endswith("--replication 1 --min-insync 1 --flush-each-batch")
+    advised = replace(SETTINGS, replication=1, min_insync=1, flush_each_batch=True)
+    assert problems(advised, topics(advised), now) == []
+
+
+def test_a_single_copy_of_a_topic_says_to_sync_it():
+    said = the_problem(SETTINGS, cluster(replication=1))
+    assert said.endswith("--replication 1 --min-insync 1 --flush-each-batch")
+
+
+@pytest.mark.parametrize("replication", [1, 3])
+@pytest.mark.parametrize("made", [True, False])
+def test_an_acknowledgement_of_one_broker_that_has_not_synced_is_refused(replication, made):
+    settings = replace(SETTINGS, replication=replication, min_insync=1)
+    now = cluster() if made else Cluster(cluster().brokers, {})
+    said = the_problem(settings, now)
+    assert "--min-insync 2" in said
+    assert "--flush-each-batch" in said
+    synced = replace(settings, flush_each_batch=True)
+    assert problems(synced, topics(synced), Cluster(now.brokers, {})) == []
 
 
 def test_more_acknowledgements_than_copies_can_never_be_given():
