@@ -86,7 +86,7 @@ async def _serve(process: Process, options: Options) -> None:
             sealer=sealer,
             deliveries=deliveries,
             status=deliveries,
-            reader=LogReader(log.requests, topics(settings.kafka)),
+            reader=LogReader(log.requests, topics(settings.kafka), view),
             outstanding=KafkaOutstanding(settings.kafka, log.requests, log.turns),
             cursors=KafkaCursors(settings.kafka, log.requests),
             tunnels=tunnels,

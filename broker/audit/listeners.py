@@ -1,4 +1,4 @@
-"""Which listeners and replays there ever were, from `control`: those that have ended are in no projection.
+"""Which listeners and replays there ever were: those that have ended are in no projection, but in `control`.
 
 For: readings of the log by queue, listener or message. Not for: what a listener is (projections/), or was (past.py).
 """
@@ -18,8 +18,11 @@ from broker.core.events import Event, ListenerCreated, QueueCreated, ReplayStart
 from broker.core.selection import Selection
 from broker.kafka.reading import Turns
 from broker.kafka.requests import EARLIEST, LATEST
+from broker.ports import DirectoryView
 
 _KEPT_MAX: Final = 128
+# A record's time is that of its event, or a moment later, but clocks are set back sometimes.
+_CLOCK_MS: Final = 60_000
 _MADE: Final = frozenset({wire_name(QueueCreated), wire_name(ListenerCreated), wire_name(ReplayStarted)})
 
 
@@ -33,19 +36,23 @@ class _Queue:
 
 
 class Listeners:
-    """Of one process. What was found of a queue is kept for a while, and read on from there."""
+    """Of one process. view: those there are. What was found of a queue is kept for a while, and read on from there."""
 
-    def __init__(self, records: Records, control: str, turns: Turns, others: Others) -> None:
+    def __init__(self, records: Records, control: str, view: DirectoryView, turns: Turns, others: Others) -> None:
         self._records = records
+        self._view = view
         self._others = others
         self._control = control
         self._turns = turns
         self._kept: OrderedDict[tuple[str, str], _Queue] = OrderedDict()
 
     async def of_queue(self, organization_id: str, queue_id: str) -> frozenset[str] | None:
-        """All listeners it ever had, and their replays; None when there never was such a queue (LogUnavailable)."""
+        """All listeners it ever had, and their replays; None when there never was such a queue (LogUnavailable).
+
+        A queue that there is had none before it was made: `control` is read from that time on, else from its start.
+        """
         place = organization_id, queue_id
-        before = self._kept.pop(place, None) or _Queue(await self._offset(EARLIEST))
+        before = self._kept.pop(place, None) or await self._unread(organization_id, queue_id)
         end = await self._offset(LATEST)
         now = _Queue(end, before.made, set(before.listener_ids))
         async with aclosing(self._made(organization_id, before.next, end)) as events:
@@ -64,8 +71,19 @@ class Listeners:
             self._kept.popitem(last=False)
         return frozenset(now.listener_ids)
 
+    async def hears(self, organization_id: str, listener_id: str, queue_id: str) -> bool:
+        """Whether it is, or was, a listener of this queue (LogUnavailable). `control` is read for what has ended."""
+        live = self._view.state.listener(organization_id, listener_id)
+        if live is not None:
+            return live.queue_id == queue_id
+        return listener_id in (await self.of_queue(organization_id, queue_id) or ())
+
     async def was(self, organization_id: str, listener_id: str) -> bool:
-        """Whether there ever was such a listener or replay (LogUnavailable)."""
+        """Whether there ever was such a listener or replay (LogUnavailable). `control` is read for what has ended."""
+        state = self._view.state
+        live = state.listener(organization_id, listener_id) or state.replays.find(organization_id, listener_id)
+        if live is not None:
+            return True
         begin, end = await self._offset(EARLIEST), await self._offset(LATEST)
         async with aclosing(self._made(organization_id, begin, end)) as events:
             async for event in events:
@@ -74,6 +92,12 @@ class Listeners:
                 if isinstance(event, ReplayStarted) and event.replay_id == listener_id:
                     return True
         return False
+
+    async def _unread(self, organization_id: str, queue_id: str) -> _Queue:
+        """Of which nothing was read."""
+        live = self._view.state.queue(organization_id, queue_id)
+        begin = -1 if live is None else await self._offset(live.created_at_ms - _CLOCK_MS)
+        return _Queue(await self._offset(EARLIEST) if begin < 0 else begin)
 
     async def _offset(self, moment: int) -> int:
         return (await self._records.offsets(self._control, {0: moment}))[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
@@ -28,6 +28,7 @@ from broker.errors import Busy, NotFound, Refused
 from broker.kafka.reading import Turns
 from broker.kafka.requests import EARLIEST, LATEST
 from broker.kafka.topics import Topics
+from broker.ports import DirectoryView
 
 # An append is acknowledged within this, or Kafka is in trouble; and the processes' clocks differ by less.
 SETTLE_MS: Final = 2_000
@@ -68,6 +69,10 @@ class Slice(NamedTuple):
     complete: bool
 
 
+# Whether this listener of an organization is, or was, one of this queue's.
+Hears = Callable[[str, str, str], Awaitable[bool]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
     """[begin_ms, end_ms) of log time. end_ms: None for now. cursor: begin there instead. limit: events."""
@@ -79,9 +84,9 @@ class Range:
 
 
 class LogReader:
-    """Of one process. past: the directory as it was. others: who must not be slowed down by it."""
+    """Of one process. view: the directory as it is. past: as it was. others: who must not be slowed down by it."""
 
-    def __init__(self, records: Records, table: Topics) -> None:
+    def __init__(self, records: Records, table: Topics, view: DirectoryView) -> None:
         self.others = Others()
         self.past = Past(records, table, self.others)
         self._records = records
@@ -89,7 +94,7 @@ class LogReader:
         # One slice at a time, of each organization in turn: the readings together get a part of the loop.
         self._turns = Turns(1, 1, wait_s=_TURN_S_MAX)
         self._rests = Rests(_REST_BYTES_MAX)
-        self._listeners = Listeners(records, table.control.name, self._turns, self.others)
+        self._listeners = Listeners(records, table.control.name, view, self._turns, self.others)
         self._open: Counter[str] = Counter()
 
     async def read(self, wanted: Selection, span: Range) -> AsyncGenerator[Slice, None]:
@@ -102,21 +107,23 @@ class LogReader:
         with self._counted(wanted.organization_id):
             wanted = await self._named(wanted, span)
             reading = _Reading(self._records, self._lanes(wanted), wanted, self._turns, self._rests, self.others)
-            async with aclosing(reading.run(span)) as slices:
+            async with aclosing(reading.run(span, self._listeners.hears)) as slices:
                 async for one in slices:
                     yield one
 
     async def _named(self, wanted: Selection, span: Range) -> Selection:
-        """With the listeners of the queue that is spoken of (NotFound: there never was what is wanted)."""
-        organization_id, listener_id = wanted.organization_id, wanted.listener_id
-        if wanted.queue_id is not None or wanted.message is not None:
-            queue_id = wanted.queue_id or (wanted.message.queue_id if wanted.message is not None else "")
-            found = await self._listeners.of_queue(organization_id, queue_id)
-            if found is None and wanted.queue_id is not None:
+        """With the listeners of the queue that is wanted (NotFound: there never was what is wanted)."""
+        organization_id, message = wanted.organization_id, wanted.message
+        if message is not None and wanted.queue_id == message.queue_id:
+            wanted = replace(wanted, queue_id=None)  # all of its story is of its queue
+        if wanted.queue_id is not None:
+            found = await self._listeners.of_queue(organization_id, wanted.queue_id)
+            if found is None:
                 raise NotFound("no queue has this id, nor ever had")
-            wanted = replace(wanted, queue_listener_ids=found or frozenset())
-        asks = listener_id is not None and span.cursor is None  # whoever has a cursor was told by then
-        if asks and not await self._listeners.was(organization_id, str(listener_id)):
+            wanted = replace(wanted, queue_listener_ids=found)
+        if wanted.listener_id is None or message is not None or span.cursor is not None:
+            return wanted  # whoever has a cursor was told by then; for a story `control` is not read from its start
+        if not await self._listeners.was(organization_id, wanted.listener_id):
             raise NotFound("no listener has this id, nor ever had")
         return wanted
 
@@ -167,7 +174,7 @@ class _Reading:
         self._story: Story | None = None
         self._settle_ms = SETTLE_MS if wanted.message is None else 0
 
-    async def run(self, span: Range) -> AsyncGenerator[Slice, None]:
+    async def run(self, span: Range, hears: Hears) -> AsyncGenerator[Slice, None]:
         arrived_ms = now_ms()
         end_ms = arrived_ms + 1 if span.end_ms is None else min(span.end_ms, arrived_ms + 1)
         self._left = span.limit
@@ -179,6 +186,9 @@ class _Reading:
             while True:
                 async with self._turns.turn(self._wanted.organization_id):
                     entries, more = await self._slice(safe_ms)
+                if self._story is not None:
+                    entries = [one for one in entries if await self._told(self._story, one.event, hears)]
+                self._left = None if self._left is None else self._left - len(entries)
                 complete = not more and safe_ms >= end_ms
                 if entries or more or complete:
                     yield Slice(entries, self._merge.cursor(), complete)
@@ -265,10 +275,15 @@ class _Reading:
                     entries += [
                         Entry(held.log_ms, topic, partition, held.offset, event)
                         for held, event in zip(found.records, events, strict=True)
-                        if self._story is None or self._story.tells(event)
                     ]
                 size += found.size
             await pace.give_way(after_s=_STEPS_S)
-        self._left = None if self._left is None else self._left - len(entries)
         await pace.give_way()
         return entries, more
+
+    async def _told(self, story: Story, event: Event, hears: Hears) -> bool:
+        """Whether it is a part of the story. The events come in the order of the log."""
+        if not story.tells(event):
+            return False
+        message, doubted = self._wanted.message, story.doubted(event)
+        return doubted is None or message is None or await hears(event.organization_id, doubted, message.queue_id)

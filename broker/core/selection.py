@@ -78,8 +78,8 @@ class MessagePlace:
 class Selection:
     """All of it must fit; None: whatever. organization_id: whose events, and nobody else's.
 
-    queue_listener_ids: with queue_id or message, all listeners the queue ever had, and their replays, for events that
-    name only those.
+    queue_listener_ids: with queue_id, all listeners the queue ever had, and their replays, for events that name only
+    those. message: its story (broker/core/story.py), and what may be a part of it if its listener is of its queue.
     """
 
     organization_id: str
@@ -176,11 +176,9 @@ class Selection:
                 return None
             return msgspec.structs.replace(event, rows=rows)
         if isinstance(event, ListenerRedriven):
-            owed = not event.message_ids and event.listener_id in self.queue_listener_ids
-            return event if owed or message.id in event.message_ids else None
+            return event if not event.message_ids or message.id in event.message_ids else None
         if isinstance(event, ReplayStarted):
-            ours = event.listener_id in self.queue_listener_ids
-            return event if ours and replays(event, message.partition, message.offset) else None
+            return event if replays(event, message.partition, message.offset) else None
         return event if getattr(event, "message_id", None) == message.id else None
 
 

@@ -27,11 +27,20 @@ class Story:
             return self._owed.get(event.listener_id, not self._whole)
         return True
 
+    def doubted(self, event: Event) -> str | None:
+        """The listener of an event that is a part of the story if that is one of the message's queue; None: it is."""
+        if isinstance(event, ReplayStarted) or (isinstance(event, ListenerRedriven) and not event.message_ids):
+            return None if event.listener_id in self._owed else event.listener_id
+        return None
+
 
 def replays(event: ReplayStarted, partition: int, offset: int) -> bool:
     """Whether a replay of its queue takes the message at this place."""
     replay = started(event)
-    if not replay.start_offsets[partition] <= offset < replay.end_offsets[partition]:
+    if (
+        partition >= len(replay.start_offsets)
+        or not replay.start_offsets[partition] <= offset < replay.end_offsets[partition]
+    ):
         return False
     chosen = replay.chooser(partition)
     return chosen is None or chosen(offset)

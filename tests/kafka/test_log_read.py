@@ -45,7 +45,7 @@ async def test_every_event_is_read_once_in_one_order_while_others_are_written(
     monkeypatch.setattr(reader_module, "SETTLE_MS", 1_000)
     async with running(kafka_settings) as rig:
         queue = await rig.queue("orders")
-        reader = LogReader(rig.log.requests, ready_topics)
+        reader = LogReader(rig.log.requests, ready_topics, rig.projections.directory)
         ours = Selection(organization_id=rig.organization_id)
 
         async def put_many() -> list[str]:
@@ -93,7 +93,7 @@ async def test_the_story_of_a_message_is_read_from_its_own_partition_and_time(
             organization_id=rig.organization_id,
             message=MessagePlace(id=message_id, queue_id=queue.id, at_ms=at_ms, partition=partition, offset=found[0]),
         )
-        reader = LogReader(rig.log.requests, ready_topics)
+        reader = LogReader(rig.log.requests, ready_topics, rig.projections.directory)
 
         async def told() -> list[Entry] | None:
             entries, _ = await all_of(reader, story, Range(begin_ms=at_ms - 1000))
@@ -146,7 +146,7 @@ async def test_a_reading_goes_on_behind_what_was_removed_meanwhile(
         queue = await rig.queue("orders")
         for number in range(60):
             await rig.put(queue, f"{number}")
-        reader = LogReader(rig.log.requests, ready_topics)
+        reader = LogReader(rig.log.requests, ready_topics, rig.projections.directory)
         ours = Selection(organization_id=rig.organization_id, types=frozenset({"message.put"}))
         whole, _ = await all_of(reader, ours, Range())
         first, cursor = await all_of(reader, ours, Range(limit=20))

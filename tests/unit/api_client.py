@@ -129,7 +129,7 @@ async def make_api(**parts: Any) -> Api:
         | {field.name: parts.pop(field.name) for field in fields(Settings) if field.name in parts},
     )
     records = MemoryRecords(log)
-    parts.setdefault("reader", LogReader(records, topics(settings.kafka)))
+    parts.setdefault("reader", LogReader(records, topics(settings.kafka), log.control))
     parts.setdefault("outstanding", KafkaOutstanding(settings.kafka, OutstandingTopic(), Turns()))
     parts.setdefault("cursors", MemoryCursors())
     app = make_app(settings, log=log, view=log.control, sealer=Sealer(settings.sealing_key), **parts)

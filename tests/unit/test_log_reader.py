@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory import MemoryControl
 
 from broker.audit import reader as reader_module
 from broker.audit.pace import Others, Pace
@@ -40,9 +42,13 @@ def _no_settling(monkeypatch: pytest.MonkeyPatch):
 
 
 class Log:
-    """audit.records.Records: ten records a read. begins: what was removed from a partition lies before it."""
+    """audit.records.Records: ten records a read. begins: what was removed from a partition lies before it.
+
+    view: `control` folded.
+    """
 
     def __init__(self) -> None:
+        self.view = MemoryControl()
         self.records: dict[tuple[str, int], list[Record]] = {}
         self.begins: dict[tuple[str, int], int] = {}
         self.read_of: list[tuple[str, int, int]] = []
@@ -52,6 +58,8 @@ class Log:
         here = self.records.setdefault((topic, partition), [])
         for event in events:
             here.append(Record(len(here), event.at_ms, None, encode(event), ()))
+            if topic == "control":
+                self.view.state.apply(event)
 
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
         found = {}
@@ -93,7 +101,7 @@ def put(number: int, partition: int = 0, organization_id: str = OURS, data: str 
 
 
 async def read(log: Log, wanted: Selection, span: Range | None = None) -> list[Slice]:
-    async with aclosing(LogReader(log, TABLE).read(wanted, span or Range())) as slices:
+    async with aclosing(LogReader(log, TABLE, log.view).read(wanted, span or Range())) as slices:
         return [one async for one in slices]
 
 
@@ -152,7 +160,7 @@ async def test_organizations_take_turns_however_many_readings_one_of_them_has(mo
     log = Log()
     for number in range(60):
         log.add("messages", 0, put(number, 0, OURS if number % 2 else THEIRS))
-    reader = LogReader(log, TABLE)
+    reader = LogReader(log, TABLE, log.view)
     order: list[str] = []
 
     async def follow(organization_id: str) -> None:
@@ -169,7 +177,7 @@ async def test_organizations_take_turns_however_many_readings_one_of_them_has(mo
 async def test_what_is_removed_while_it_is_about_to_be_read_is_left_out():
     log = Log()
     log.add("messages", 0, *(put(number) for number in range(100)))
-    reader = LogReader(log, TABLE)
+    reader = LogReader(log, TABLE, log.view)
     offsets: list[int] = []
     async with aclosing(reader.read(Selection(organization_id=OURS), Range(limit=50))) as slices:
         async for one in slices:
@@ -186,7 +194,7 @@ async def test_what_is_removed_under_a_reading_is_left_out(monkeypatch: pytest.M
     log = Log()
     log.add("messages", 0, *(put(number) for number in range(100)))
     offsets: list[int] = []
-    async with aclosing(LogReader(log, TABLE).read(Selection(organization_id=OURS), Range())) as slices:
+    async with aclosing(LogReader(log, TABLE, log.view).read(Selection(organization_id=OURS), Range())) as slices:
         async for one in slices:
             offsets += [entry.offset for entry in one.entries]
             log.begins["messages", 0] = 70
@@ -230,7 +238,7 @@ async def test_what_is_read_too_early_is_not_read_again_and_nothing_of_it_stays_
     monkeypatch.setattr(reader_module, "_SHARE_BYTES_MIN", 500)
     log = Log()
     log.add("messages", 0, *(put(number) for number in range(50)))
-    reader = LogReader(log, TABLE)
+    reader = LogReader(log, TABLE, log.view)
     async with aclosing(reader.read(Selection(organization_id=OURS), Range())) as slices:
         assert sum([len(one.entries) async for one in slices]) == 50
     assert [offset for topic, _, offset in log.read_of if topic == "messages"] == [0, 10, 20, 30, 40]
@@ -266,7 +274,7 @@ async def test_a_queue_s_readings_are_counted_while_its_listeners_are_looked_for
     monkeypatch.setattr(reader_module, "_OPEN_EACH_MAX", 1)
     log = Log()
     log.add("control", 0, QUEUE)
-    reader = LogReader(log, TABLE)
+    reader = LogReader(log, TABLE, log.view)
 
     def of_queue() -> AsyncGenerator[Slice, None]:
         return reader.read(Selection(organization_id=OURS, queue_id="q"), Range())
@@ -342,6 +350,39 @@ async def test_the_story_has_the_replays_that_took_the_message():
     assert [one.event.replay_id for one in entries if isinstance(one.event, ev.ReplayStarted)] == ["r-4-5", "r-1-9"]
 
 
+async def test_the_story_of_a_message_does_not_read_control_from_its_start():
+    log = Log()
+    log.add("messages", 0, *(put(number) for number in range(9)))
+    long_ago, before = {"at_ms": AT - 9_000_000}, {"at_ms": AT - 3_000_000}
+    log.add("control", 0, ev.OrganizationCreated(**{**BY, **long_ago}, name="o"))
+    log.add("control", 0, *(ev.QueueCreated(**{**BY, **long_ago}, queue_id=f"{n}", name=f"{n}") for n in range(300)))
+    log.add("control", 0, listener("elsewhere", "1", **long_ago), listener("elsewhere too", "2", **long_ago))
+    log.add("control", 0, ev.QueueCreated(**{**BY, **before}, queue_id="q", name="orders"))
+    log.add("control", 0, *(listener(f"l{number}", **before) for number in range(200)))
+    ended = [ev.ListenerDeleted(**BY, listener_id=one) for one in ("l1", "elsewhere too")]
+    log.add("control", 0, replayed("l0", 0, 9), replayed("elsewhere", 1, 9), redriven(AT + 950, "l0"))
+    reader = LogReader(log, TABLE, log.view)
+
+    async def told(**more: Any) -> tuple[list[str], list[int]]:
+        """(The replays in the story, where `control` was read.)"""
+        log.read_of.clear()
+        wanted = replace(story_of(log, 4), **more)
+        async with aclosing(reader.read(wanted, Range(begin_ms=AT - 60_000))) as slices:
+            events = [entry.event async for one in slices for entry in one.entries]
+        offsets = [offset for topic, _, offset in log.read_of if topic == "control"]
+        return [event.replay_id for event in events if isinstance(event, ev.ReplayStarted)], offsets
+
+    assert await told() == (["r-0-9"], [504])
+    assert await told(queue_id="q") == (["r-0-9"], [504])
+    assert await told(listener_id="l0") == (["r-0-9"], [504])
+    assert await told(listener_id="l1") == ([], [504])
+    log.add("control", 0, replayed("l1", 2, 9), replayed("elsewhere too", 3, 9), *ended)
+    replays, offsets = await told()
+    assert replays == ["r-0-9", "r-2-9"]
+    assert min(offsets) == 303  # where the queue begins: whose l1 was is to be found after that
+    assert await told() == (replays, [504])
+
+
 async def test_what_there_never_was_is_not_found_and_what_has_ended_is():
     log = Log()
     gone = ev.QueueDeleted(**BY, queue_id="q")
@@ -360,7 +401,7 @@ async def test_what_there_never_was_is_not_found_and_what_has_ended_is():
 async def test_a_queue_s_listeners_are_looked_for_once_and_then_only_among_what_is_new():
     log = Log()
     log.add("control", 0, QUEUE, *(listener(f"l{number}") for number in range(30)))
-    reader = LogReader(log, TABLE)
+    reader = LogReader(log, TABLE, log.view)
     wanted = Selection(organization_id=OURS, queue_id="q", types=frozenset({"message.put"}))
 
     async def asked() -> list[int]:
