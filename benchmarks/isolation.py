@@ -2,7 +2,8 @@
 
 Not for: what those get. At a given rate for the latencies, and as fast as puts are answered for the rates. It is alone
 before and after, for the machine's speed drifts: each round beside the others is compared with the median of all alone.
-The bad ones are a process of their own at the lowest priority: in the world they have machines of their own."""
+The bad ones are a process of their own at the lowest priority: in the world they have machines of their own. Half of
+the dead answer 503, the others' port refuses connections."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import tempfile
 from statistics import median
 from typing import Any
 
-from benchmarks.running import memory_mib, ratios, serving, sinking
+from benchmarks.running import free_port, memory_mib, ratios, serving, sinking
 
 KINDS = ("dead", "hang", "slow")
 FIRST_S = 5  # in which the dead are found out; of the hanging it takes a time-out
@@ -20,7 +21,7 @@ KNOWN_S = 25  # after which all are
 
 def isolation(*, bad: int, messages: int, rate: float, rounds: int) -> dict[str, Any]:
     """bad: listeners of each kind. rate: puts a second for the latencies."""
-    paths = [f"{kind}{number}" for kind in KINDS for number in range(bad)]
+    refusing = f"http://127.0.0.1:{free_port()}"
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="everput-bench-"))
         everput = stack.enter_context(serving(folder, stack.enter_context(sinking())))
@@ -35,7 +36,13 @@ def isolation(*, bad: int, messages: int, rate: float, rounds: int) -> dict[str,
         good = everput.queue(["ok"])
         everput.deliver([good], 1, messages)  # warm
         before = measured(good)
-        crowded = everput.queue(["ok"], elsewhere=paths, sink=stack.enter_context(sinking(nice=19)))
+        sink = stack.enter_context(sinking(nice=19))
+        urls = [
+            f"{refusing if kind == 'dead' and number % 2 else sink}/{kind}{number}"
+            for kind in KINDS
+            for number in range(bad)
+        ]
+        crowded = everput.queue(["ok"], elsewhere=urls)
         first = everput.deliver([crowded], 1, int(FIRST_S * rate), rate)
         everput.deliver([crowded], 1, int((KNOWN_S - FIRST_S) * rate), rate)
         beside = measured(crowded)
@@ -45,7 +52,7 @@ def isolation(*, bad: int, messages: int, rate: float, rounds: int) -> dict[str,
         middle = {name: _median(rows) for name, rows in alone.items()}
         each = {name: [ratios(middle[name], row) for row in rows] for name, rows in beside.items()}
         return {
-            "bad_listeners": len(paths),
+            "bad_listeners": len(urls),
             "alone": alone,
             "beside": beside,
             "beside_in_the_first_seconds": first,

@@ -147,19 +147,19 @@ class Everput(Site):
         self.client = httpx.Client(base_url=url, headers={"x-api-key": key}, timeout=30)
         self.queues = 0
 
-    def queue(self, paths: list[str], *, elsewhere: Sequence[str] = (), sink: str = "") -> str:
-        """A new queue with a listener per path of the sink, and one per path elsewhere, at the other sink."""
+    def queue(self, paths: list[str], *, elsewhere: Sequence[str] = (), **settings: object) -> str:
+        """A new queue with a listener per path of the sink, with these settings, and one per URL elsewhere."""
         self.queues += 1
         queue = self.client.put("/v1/queues", json={"name": f"bench-{self.queues}"}).raise_for_status().json()["queue"]
         for path in paths:
-            self.listen(queue["id"], f"{self.sink}/{path}")
-        for path in elsewhere:
-            self.listen(queue["id"], f"{sink}/{path}")
+            self.listen(queue["id"], f"{self.sink}/{path}", **settings)
+        for url in elsewhere:
+            self.listen(queue["id"], url)
         return str(queue["id"])
 
-    def listen(self, queue_id: str, url: str) -> str:
+    def listen(self, queue_id: str, url: str, **settings: object) -> str:
         """A new listener of a queue, named as the URL's path."""
-        wishes = {"name": url.rpartition("/")[2], "notify_url": url, "liveness_url": url}
+        wishes = {"name": url.rpartition("/")[2], "notify_url": url, "liveness_url": url, **settings}
         made = self.client.put(f"/v1/queues/{queue_id}/listeners", json=wishes).raise_for_status().json()
         return str(made["listener"]["id"])
 
@@ -183,9 +183,9 @@ class Everput(Site):
 
             await asyncio.gather(*(put() for _ in range(4)))
 
-    def drain(self, messages: int) -> dict[str, Any]:
+    def drain(self, messages: int, path: str = "ok", **settings: object) -> dict[str, Any]:
         """Have a backlog of a listener delivered, nobody putting anything."""
-        queue_id = self.queue(["ok"])
+        queue_id = self.queue([path], **settings)
         listeners = f"/v1/queues/{queue_id}/listeners"
         listener_id = self.client.get(listeners).raise_for_status().json()["listeners"][0]["id"]
         self.client.post(f"{listeners}/{listener_id}/pause").raise_for_status()
