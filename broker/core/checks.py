@@ -130,6 +130,7 @@ class ControlChecks(Checks):
     """Folds `control` again. state: so far. Every id that is spoken of must have been made before.
 
     queues: all there ever were, their organization by id. receivers: so the queues of listeners and replays.
+    named: by partition of `messages` the highest offset at which a listener begins or a replay ends, and who names it.
     """
 
     def __init__(self, begin: int) -> None:
@@ -137,6 +138,7 @@ class ControlChecks(Checks):
         self.state = Directory()
         self.queues: dict[str, str] = {}
         self.receivers: dict[str, str] = {}
+        self.named: dict[int, tuple[int, str]] = {}
         self._made: dict[str, set[str]] = {noun: set() for noun in _NOUNS}
 
     def event(self, record: Seen, event: Event) -> Iterator[str]:
@@ -168,8 +170,15 @@ class ControlChecks(Checks):
                 self.queues[event.queue_id] = event.organization_id
             case ev.ListenerCreated():
                 self.receivers[event.listener_id] = event.queue_id
+                self._name(event.start_offsets, f"listener {event.listener_id}")
             case ev.ReplayStarted():
                 self.receivers[event.replay_id] = self.receivers[event.listener_id]
+                self._name(event.end_offsets, f"replay {event.replay_id}")
+
+    def _name(self, offsets: Sequence[int], who: str) -> None:
+        for partition, offset in enumerate(offsets):
+            if offset > self.named.get(partition, (0, ""))[0]:
+                self.named[partition] = offset, who
 
 
 class MessageChecks(Checks):
@@ -216,16 +225,16 @@ class MessageChecks(Checks):
         return wrong
 
     def has(self, offset: int, queue_id: str) -> bool:
-        """Whether this offset is a message of this queue; True for what was not read."""
-        if not self.begin <= offset < self.end:
+        """Whether this offset is a message of this queue; True for what is before the beginning."""
+        if offset < self.begin:
             return True
         offsets = self.by_queue.get(queue_id, [])
         index = bisect_left(offsets, offset)
         return index < len(offsets) and offsets[index] == offset
 
     def is_at(self, offset: int, message_id: str) -> bool:
-        """Whether this message is at this offset; True for what was not read."""
-        return not self.begin <= offset < self.end or self.place(message_id) == offset
+        """Whether this message is at this offset; True for what is before the beginning."""
+        return offset < self.begin or self.place(message_id) == offset
 
     def place(self, message_id: str) -> int | None:
         return self._places.get(message_id.encode())
@@ -236,8 +245,8 @@ class OutcomeChecks(Checks):
 
     outcomes: by listener, the offsets of messages of which the end is told, or which are owed. deleted: the offsets of
     messages that all listeners are spared. changed: of `changes`, the message by offset. What may have been made after
-    `messages` and `control` were read is for the caller to look up: strangers, by listener or replay, and unseen, by
-    message, are what is wrong if it was not.
+    `messages` and `control` were read is for the caller to look up: strangers, by listener or replay, are what is wrong
+    if it was not, and unseen() what is wrong when `messages` has been read on.
     """
 
     def __init__(
@@ -256,7 +265,7 @@ class OutcomeChecks(Checks):
         self.deleted: set[int] = set()
         self.changed: dict[int, str] = {}
         self.strangers: dict[str, Finding] = {}
-        self.unseen: dict[str, Finding] = {}
+        self._unseen: dict[tuple[str | None, int | None, str], Finding] = {}  # by message, offset and queue
         self._messages = messages
         self._receivers = receivers
         self._changes = changes
@@ -284,7 +293,7 @@ class OutcomeChecks(Checks):
         if listener_id is not None:
             yield from self._receiver(record.offset, listener_id, fields.queue_id)
         if isinstance(event, ev.DeliveriesSettled):
-            yield from self._settled(event)
+            yield from self._settled(record.offset, event)
         elif isinstance(event, ev.ChangeApplied):
             yield from self._applied(record.offset, event)
         else:
@@ -298,19 +307,23 @@ class OutcomeChecks(Checks):
         elif queue != queue_id:
             yield f"{listener_id} does not listen to the queue {queue_id}"
 
-    def _settled(self, event: ev.DeliveriesSettled) -> Iterator[str]:
+    def _settled(self, at: int, event: ev.DeliveriesSettled) -> Iterator[str]:
         told = self.outcomes.setdefault(event.listener_id, set())
         for offset, *_ in event.rows:
             told.add(offset)
         wrong = [offset for offset, *_ in event.rows if not self._messages.has(offset, event.queue_id)]
-        if wrong:
-            yield f"no message of the queue {event.queue_id} is at offset {wrong[0]}"
+        for offset in wrong:
+            what = f"no message of the queue {event.queue_id} is at offset {offset}"
+            if offset < self._messages.end:
+                yield what
+                return  # one is enough
+            self._unseen.setdefault((None, offset, event.queue_id), self._finding(at, what))
 
     def _applied(self, at: int, event: ev.ChangeApplied) -> Iterator[str]:
         offset = self._messages.place(event.message_id)
         if offset is None and self._messages.begin == 0:  # else it may be gone
             what = f"the message {event.message_id} is not in this partition"
-            self.unseen.setdefault(event.message_id, self._finding(at, what))
+            self._unseen.setdefault((event.message_id, None, event.queue_id), self._finding(at, what))
         elif offset is not None and not self._messages.has(offset, event.queue_id):
             yield f"the message {event.message_id} is not of the queue {event.queue_id}"
         changes, place = self._changes, event.change_offset
@@ -326,14 +339,33 @@ class OutcomeChecks(Checks):
         if listener_id is None:
             self.changed[at] = message_id
         if not self._messages.is_at(offset, message_id):
-            yield f"the message {message_id} is not at offset {offset}"
+            what = f"the message {message_id} is not at offset {offset}"
+            if offset < self._messages.end:
+                yield what
+                return
+            self._unseen.setdefault((message_id, offset, fields.queue_id), self._finding(at, what))
         elif not self._messages.has(offset, fields.queue_id):
             yield f"the message {message_id} is not of the queue {fields.queue_id}"
-        elif listener_id is not None:
+            return
+        if listener_id is not None:
             if getattr(fields, "outcome", "kept") != "failed":
                 self.outcomes.setdefault(listener_id, set()).add(offset)
         elif isinstance(fields, ev.MessageDeleted):
             self.deleted.add(offset)
+
+    def may_be_unseen(self) -> bool:
+        """Whether messages are spoken of that were not read."""
+        return bool(self._unseen)
+
+    def unseen(self) -> Iterator[Finding]:
+        """What is wrong with those, now that `messages` has been read to an end that was looked up later."""
+        messages = self._messages
+        for (message_id, offset, queue_id), finding in self._unseen.items():
+            if messages.begin > (offset or 0):
+                continue  # retention may have taken it
+            place = offset if message_id is None else messages.place(message_id)
+            if place is None or offset not in (None, place) or not messages.has(place, queue_id):
+                yield finding
 
 
 def _key(event: Any) -> bytes:
@@ -348,22 +380,29 @@ def _key(event: Any) -> bytes:
     return str(event.message_id).encode()
 
 
+def noun_of(listener: Listener) -> str:
+    """What it is delivered for."""
+    return "listener" if listener.replay is None else "replay"
+
+
 def unaccounted(
     listener: Listener, cursor: Cursor | None, messages: MessageChecks, others: Sequence[OutcomeChecks]
 ) -> Iterator[Finding]:
-    """How many messages below a listener's cursor there are of which no outcome is told."""
+    """How many messages below a listener's or replay's cursor there are of which no outcome is told."""
     start = listener.start_offsets[messages.partition]
     place = cursor or Cursor(top=start)
     told = set().union(*(checks.outcomes.get(listener.id, ()) for checks in others), place.open)
     told.update(*(checks.deleted for checks in others))
     own = messages.by_queue.get(listener.queue_id, [])
+    top = min(place.top, listener.reach(messages.partition, place.top))
+    takes = None if listener.replay is None else listener.replay.chooser(messages.partition)
     left = [
         offset
-        for offset in own[bisect_left(own, max(start, messages.begin)) : bisect_left(own, place.top)]
-        if offset not in told
+        for offset in own[bisect_left(own, max(start, messages.begin)) : bisect_left(own, top)]
+        if offset not in told and (takes is None or takes(offset))
     ]
     if left:
-        what = f"the listener {listener.id} has passed {len(left)} message(s) of which no outcome is told"
+        what = f"the {noun_of(listener)} {listener.id} has passed {len(left)} message(s) of which no outcome is told"
         yield Finding(
             "deliveries",
             messages.partition,

@@ -312,6 +312,14 @@ def set_aside(put: ev.MessagePut, offset: int, **more: Any) -> Event:
     )  # fmt: skip
 
 
+def replay_of(end: int, **more: Any) -> Event:
+    fields = dict.fromkeys(("notify_url", "liveness_url", "rate_per_s", "picked")) | more
+    return ev.ReplayStarted(
+        **BY, **fields, at_ms=AT + 7, replay_id="r2", listener_id="l1", from_ms=0, to_ms=AT, only="all",
+        start_offsets=(0, 0), end_offsets=(end, 3), before_offsets=(0, 0), count=9, counted_all=True,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("topic", "inserted", "said"),
     [
@@ -336,6 +344,54 @@ async def test_what_was_inserted_contradicts_what_is_there(log: Log, topic: str,
     assert [said in one for one in await found(log)] == [True]
 
 
+@pytest.mark.parametrize(
+    ("topic", "spoken", "said"),
+    [
+        ("deliveries", settled(0, 4, 5), "no message of the queue q1 is at offset 5"),
+        ("deliveries", attempted(0, 5, message(4, 0), "failed"), "is not at offset 5"),
+        ("deliveries", applied(message(4, 0).message_id, 9), "is not in this partition"),
+        ("changes", changed(message(4, 0), 5), "is not at offset 5"),
+        ("outstanding", set_aside(message(4, 0), 5), "is not at offset 5"),
+    ],
+)
+async def test_messages_that_are_gone_from_the_end_are_missed_by_what_speaks_of_them(
+    log: Log, topic: str, spoken: Event, said: str
+):
+    log.add("control", 0, ev.ListenerDeleted(**BY, at_ms=AT + 6, listener_id="l1"))  # so no cursor is beyond the end
+    log.add(topic, 0, spoken)
+    assert await found(log) == []
+    log.set("messages", 0, log.records["messages", 0][:5])
+    assert [said in one for one in await found(log)] == [True]
+
+
+async def test_messages_that_are_gone_from_the_end_are_missed_where_a_listener_was_to_begin_behind_them(log: Log):
+    late = msgspec.structs.replace(listener("l2"), start_offsets=(6, 3))
+    log.add("control", 0, late, ev.ListenerDeleted(**BY, at_ms=AT + 6, listener_id="l2"))
+    assert await found(log) == []
+    log.set("messages", 1, log.records["messages", 1][:2])
+    assert await found(log) == ["messages/1: the listener l2 names offset 3, after the end"]
+
+
+@pytest.mark.parametrize(("picked", "passed"), [(None, 3), (("AA", ""), 1)])
+async def test_a_replay_s_cursor_that_has_passed_a_message_of_which_no_outcome_is_told(
+    log: Log, picked: tuple[str, ...] | None, passed: int
+):
+    log.add("control", 0, replay_of(6, picked=picked))
+    log.add("deliveries", 0, attempted(0, 1, message(1, 0), "delivered", "r2"))
+    log.cursors["r2", 0] = Cursor(top=6, open=(5,))
+    assert await found(log) == [
+        (
+            f"deliveries/0: the replay r2 has passed {passed} message(s) of which no outcome is told, "
+            "the first at offset 0 of messages/0"
+        )
+    ]
+    log.add("deliveries", 0, *(attempted(0, at, message(at, 0), "delivered", "r2") for at in (0,)))
+    log.add("deliveries", 0, *(attempted(0, at, message(at - 1, 0), "delivered", "r2") for at in (3, 4)))
+    assert await found(log) == []
+    log.set("messages", 0, log.records["messages", 0][:4])
+    assert "messages/0: the replay r2 stands at 6, after the end" in await found(log)
+
+
 @pytest.mark.parametrize(("topic", "partition"), [("deliveries", 0), ("deliveries", 1), ("outstanding", 1)])
 async def test_a_key_that_is_another_s_is_told(log: Log, topic: str, partition: int):
     records = log.records[topic, partition]
@@ -344,23 +400,32 @@ async def test_a_key_that_is_another_s_is_told(log: Log, topic: str, partition: 
 
 
 async def test_what_was_made_while_it_was_read_is_nothing_wrong(log: Log):
-    new, replay = message(40, 0), dict.fromkeys(("notify_url", "liveness_url", "rate_per_s", "picked"))
+    new = message(40, 0)
 
     def later() -> None:
-        log.add("control", 0, listener("l2"))
-        log.add(
-            "control", 0,
-            ev.ReplayStarted(
-                **BY, **replay, at_ms=AT + 7, replay_id="r2", listener_id="l1", from_ms=0, to_ms=AT, only="all",
-                start_offsets=(0, 0), end_offsets=(6, 3), before_offsets=(), count=9, counted_all=True,
-            ),
-        )  # fmt: skip
-        log.add("messages", 0, new)
-        log.add("deliveries", 0, applied(new.message_id, 9), attempted(0, 6, new, "delivered", "l2"))
+        log.add("control", 0, listener("l2"), ev.QueueCreated(**BY, at_ms=AT + 7, queue_id="q3", name="new"))
+        log.add("control", 0, replay_of(6))
+        log.add("messages", 0, new, message(41, 0), message(42, 0, "q3"))
+        log.add("changes", 0, changed(new, 6))
+        log.add("outstanding", 0, set_aside(message(41, 0), 7))
+        log.add("deliveries", 0, applied(new.message_id, 0), attempted(0, 6, new, "delivered", "l2"), settled(0, 6, 7))
         log.add("deliveries", 0, attempted(0, 0, message(0, 0), "delivered", "r2"))
 
-    log.meanwhile["outstanding"] = later
+    log.meanwhile["messages"] = later
     assert await found(log) == []
+
+
+async def test_what_is_spoken_of_and_was_not_put_meanwhile_is_wrong(log: Log):
+    def later() -> None:
+        log.add("messages", 0, message(40, 0, "q2"))
+        log.add("deliveries", 0, settled(0, 6), attempted(0, 6, message(41, 0), "failed"), settled(0, 7))
+
+    log.meanwhile["messages"] = later
+    assert await found(log) == [
+        "deliveries/0 offset 3: no message of the queue q1 is at offset 6",
+        f"deliveries/0 offset 4: the message {message(41, 0).message_id} is not at offset 6",
+        "deliveries/0 offset 5: no message of the queue q1 is at offset 7",
+    ]
 
 
 async def test_what_is_owed_may_move_and_be_compacted_while_it_is_read(log: Log):
