@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from broker.audit.verify import State, Verifier
 from broker.core.checks import Finding
+from broker.core.directory import difference
 from broker.errors import ConfigurationError
 from cli import logs
 from cli.operate import cluster
@@ -75,7 +76,7 @@ async def _verify(options: Options, lives: Lives) -> int:
                         click.echo(str(one), err=True)
                     continue
                 for name in [name for name, live in left.items() if live["position"] == one.position]:
-                    for text in _differences(name, left.pop(name), one):
+                    for text in differences(name, left.pop(name), one):
                         say(text)
             for name, live in left.items():
                 say(f"{name} stands at offset {live['position']} of control, which is not in the log")
@@ -83,8 +84,8 @@ async def _verify(options: Options, lives: Lives) -> int:
     return found
 
 
-def _differences(name: str, live: Mapping[str, Any], state: State) -> Iterator[str]:
-    """The first one, in words."""
+def differences(name: str, live: Mapping[str, Any], state: State) -> Iterator[str]:
+    """The first one, in words: which thing, and in which of its fields, with the hashes of what is there."""
     if live["sha256"] == state.sha256:
         return
     theirs = live["digests"]
@@ -92,8 +93,15 @@ def _differences(name: str, live: Mapping[str, Any], state: State) -> Iterator[s
     what = "in the order of its things"
     if differing:
         first = differing[0]
-        how = "is missing there" if first not in theirs else "is not in the log" if first not in state.digests else ""
-        what = f"{first} {how or 'is another there'}" + (f", and {len(differing) - 1} more" if differing[1:] else "")
+        if first not in theirs:
+            what = f"{first} is missing there"
+        elif first not in state.digests:
+            what = f"{first} is not in the log"
+        else:
+            field = difference(first, theirs[first], state.digests[first])
+            where = "" if field is None else " in {}, with the hash {} and not {}".format(*field)
+            what = f"{first} is another there{where}"
+        what += f", and {len(differing) - 1} more differ" if differing[1:] else ""
     yield f"{name} differs from the log at offset {state.position} of control: {what}"
 
 

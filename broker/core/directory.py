@@ -8,15 +8,17 @@ Not for: accounts and sessions (broker/core/accounts.py), reading the log (proje
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
+from typing import Any, Final
+from zlib import crc32
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from broker.core import events as ev
-from broker.core.accounts import Accounts
+from broker.core.accounts import Account, Accounts, Session
 from broker.core.cursor import Cursor
 from broker.core.events import Event, ListenerSettings
 from broker.core.redrives import NO_REDRIVES, Redrives
@@ -423,23 +425,63 @@ class Directory:
         return hashlib.sha256(msgspec.json.encode(everything, order="deterministic")).hexdigest()
 
     def digests(self) -> dict[str, str]:
-        """By what it is and its id, the first 16 hex digits of the SHA-256 of each thing: to find what differs."""
-        things: dict[str, object] = {
-            "accounts": self.accounts.everything(),
-            "replays": self.replays.everything(),
-        }
-        things |= {f"organization {one.id}": one for one in self.organizations.values()}
-        things |= {f"key {one.id}": one for one in self.keys.values()}
-        things |= {f"listener {one.id}": one for one in self.listeners.values()}
-        things |= {f"replay {one.id}": one for one in self.replays.everything()}
-        things |= {
-            f"queue {one.id}": (one.organization_id, one.name, one.created_at_ms, one.version, list(one.listeners))
-            for one in self.queues.values()
+        """By what it is and its id, of each of a thing's fields a CRC: to find what differs, see difference()."""
+        things: dict[str, Iterable[Any]] = {
+            "account": self.accounts.by_id.values(),
+            "session": self.accounts.sessions.values(),
+            "organization": self.organizations.values(),
+            "key": self.keys.values(),
+            "queue": self.queues.values(),
+            "listener": (one for one in self.listeners.values() if one.replay is None),
+            "replay": self.replays.everything(),
         }
         return {
-            name: hashlib.sha256(msgspec.json.encode(thing, order="deterministic")).hexdigest()[:16]
-            for name, thing in things.items()
+            f"{noun} {one.id}": "".join([f"{crc32(_encode(value)):08x}" for value in _values[noun](one)])
+            for noun, several in things.items()
+            for one in several
         }
+
+
+_FIELDS: Final[Mapping[str, Sequence[str]]] = {
+    noun: [field.name for field in fields(kind)]
+    for noun, kind in {
+        "account": Account,
+        "session": Session,
+        "organization": Organization,
+        "key": Key,
+        "queue": Queue,
+        "listener": Listener,
+        "replay": Replay,
+    }.items()
+}
+_CRC_CHARS: Final = 8
+
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+def _queue_values(queue: Queue) -> list[Any]:
+    """Its listeners are things of their own."""
+    return [queue.id, queue.organization_id, queue.name, queue.created_at_ms, [*queue.listeners], queue.version]
+
+
+_values: Final[Mapping[str, Callable[[Any], Iterable[Any]]]] = {
+    **{noun: attrgetter(*names) for noun, names in _FIELDS.items()},
+    "queue": _queue_values,
+}
+
+
+def difference(thing: str, one: str, other: str) -> tuple[str, str, str] | None:
+    """The first field that differs between two digests of a thing (Directory.digests()), with what each has there.
+
+    None when programs with other fields made them.
+    """
+    names = _FIELDS.get(thing.partition(" ")[0], ())
+    if not len(one) == len(other) == len(names) * _CRC_CHARS:
+        return None
+    starts = range(0, len(one), _CRC_CHARS)
+    pairs = ((one[at : at + _CRC_CHARS], other[at : at + _CRC_CHARS]) for at in starts)
+    return next(((name, *pair) for name, pair in zip(names, pairs, strict=True) if pair[0] != pair[1]), None)
 
 
 def _at(item: Queue | Listener, version: int | UnsetType) -> bool:

@@ -172,7 +172,7 @@ def test_the_log_is_whole_and_what_runs_holds_what_it_says(server: Running, queu
 def test_a_process_that_holds_something_else_than_the_log_is_named(server: Running, queue_id: str):
     """Somebody who answers as an admin address does, and is wrong."""
     state = states(server)["api-1"]
-    state["digests"][f"queue {queue_id}"] = "0" * 16
+    state["digests"][f"queue {queue_id}"] = "0" * len(state["digests"][f"queue {queue_id}"])
     body = json.dumps({"states": {"api-1": {**state, "sha256": "0" * 64}}}).encode()
 
     class Wrong(BaseHTTPRequestHandler):
@@ -193,7 +193,7 @@ def test_a_process_that_holds_something_else_than_the_log_is_named(server: Runni
     assert done.returncode == 1
     (line,) = done.stdout.splitlines()
     assert f"api-1 differs from the log at offset {state['position']} of control" in line
-    assert f"queue {queue_id} is another there" in line
+    assert f"queue {queue_id} is another there in id, with the hash 00000000 and not" in line
 
 
 def test_the_exports_of_two_organizations_share_nothing(server: Running, queue_id: str, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,11 +14,13 @@ from broker.audit.verify import State, Verifier
 from broker.core import events as ev
 from broker.core.checks import Finding
 from broker.core.cursor import Cursor
+from broker.core.directory import Directory
 from broker.core.events import Event, encode
 from broker.core.ids import message_id
 from broker.kafka.requests import EARLIEST, OffsetTooOld, Record, Stretch
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
+from cli.verify import differences
 
 KAFKA = KafkaSettings(bootstrap="unused", partitions=2)
 AT = 1_767_225_600_000
@@ -471,6 +474,41 @@ async def test_a_last_event_that_nothing_speaks_of_may_be_gone_or_made_up(log: L
     assert await found(log) == []
     log.add("control", 0, ev.QueueCreated(**BY, at_ms=AT + 9, queue_id="q9", name="made up"))
     assert await found(log) == []
+
+
+def states(log: Log) -> tuple[dict[str, Any], State]:
+    """What a process says that folded this `control`, and what verify does."""
+    state = Directory()
+    for record in log.records["control", 0]:
+        state.apply(ev.decode(record.value or b""))
+    made = State(len(log.records["control", 0]), state.state_hash(), state.digests())
+    return {"position": made.position, "sha256": made.sha256, "digests": made.digests}, made
+
+
+@pytest.mark.parametrize(
+    ("altered", "said"),
+    [
+        ({}, []),
+        ({6: {"reason": "another"}}, ["listener l1 is another there in paused, with the hash"]),
+        ({5: {"name": "free"}}, ["queue q2 is another there in name, with the hash"]),
+        ({4: {"start_offsets": (0, 0)}}, ["listener l1 is another there in start_offsets, with the hash"]),
+        ({4: {"listener_id": "l0"}, 6: {"listener_id": "l0"}}, ["listener l0 is not in the log, and 2 more differ"]),
+        ({3: {"queue_id": "q3"}, 5: {"queue_id": "q3"}}, ["queue q2 is missing there, and 1 more differ"]),
+        ({1: {"secret_sha256": "t"}}, ["key k is another there in secret_sha256, with the hash"]),
+        ({0: {"name": "p"}}, ["organization o1 is another there in name, with the hash"]),
+    ],
+)
+async def test_the_first_thing_that_differs_is_named_with_its_field(
+    log: Log, altered: dict[int, dict[str, Any]], said: list[str]
+):
+    _, state = states(log)
+    records = log.records["control", 0]
+    for offset, changes in altered.items():
+        event = msgspec.structs.replace(ev.decode(records[offset].value or b""), **changes)
+        records[offset] = records[offset]._replace(value=encode(event))
+    live, _ = states(log)
+    told = [re.sub(r"hash [0-9a-f]{8} and not [0-9a-f]{8}", "hash", one) for one in differences("api-1", live, state)]
+    assert told == [f"api-1 differs from the log at offset {len(records)} of control: {what}" for what in said]
 
 
 @pytest.mark.parametrize("value", [None, b"", b"{}", b"\0"])
