@@ -12,7 +12,7 @@ from typing import Any, Final, Union, get_args, get_origin
 import click
 import msgspec
 
-from broker.core.catalogue import FIELDS, PASSING, SECRET, TOPIC_OF, TOPICS
+from broker.core.catalogue import FIELDS, FORMER, PASSING, SECRET, TOPIC_OF, TOPICS
 from broker.core.events import CLASSES, VERSIONS, Event
 
 _COMMON: Final = ("type", "v", "at_ms", "organization_id", "actor", "request_id")
@@ -24,7 +24,8 @@ Made by `make events` from the program itself; don't edit it.
 
 Every event is one JSON object, the value of one Kafka record. The record's topic has the prefix (`everput.`) before the
 name here. A reader passes over fields that it does not know: a version may get more of them. What is no longer
-understood with the old meaning gets a new version. Fields marked *secret* are in the topics, in no answer of the API.
+understood with the old meaning gets a new version; those before it stay in the topics and are described below it, with
+what the program makes of them (its upcasters). Fields marked *secret* are in the topics, in no answer of the API.
 
 `claims` is kept for two days, `outstanding` is compacted; the others are the log that `GET /v1/log` reads.
 
@@ -34,7 +35,7 @@ Every event has
 
 @click.command("events")
 def command() -> None:
-    """Print every type of event, its topic, version and fields, as Markdown."""
+    """Print every type of event, its topic and fields, in all of its versions, as Markdown."""
     click.echo(catalogue(), nl=False)
 
 
@@ -46,15 +47,18 @@ def catalogue() -> str:
         if found:
             lines += ["", f"## `{topic}`"]
         for name in found:
-            lines += ["", f"### `{name}`, version {VERSIONS[name]}", *_own_fields(CLASSES[name])]
+            rows = list(_rows(CLASSES[name], ""))
+            lines += _version(f"### `{name}`, version {VERSIONS[name]}", rows)
+            for version in range(VERSIONS[name] - 1, 0, -1):
+                former = FORMER[name, version]
+                rows = [row for row in rows if row[0] not in former.lacks]
+                lines += _version(f"#### `{name}`, version {version}", rows)
+                lines += ["", f"No longer written. The upcaster makes it version {version + 1}: {former.read_as}."]
     return "\n".join(lines) + "\n"
 
 
-def _own_fields(kind: type[Event]) -> Iterator[str]:
-    rows = list(_rows(kind, ""))
-    if rows:
-        yield ""
-        yield from _table(rows)
+def _version(heading: str, rows: list[tuple[str, str, str]]) -> list[str]:
+    return ["", heading, *(["", *_table(rows)] if rows else [])]
 
 
 def _rows(kind: type[msgspec.Struct], path: str) -> Iterator[tuple[str, str, str]]:

@@ -7,7 +7,7 @@ never shown: a new one stays hidden until somebody has described it here. Not fo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 import msgspec
 import orjson
@@ -126,6 +126,30 @@ SECRET: Final = frozenset(
         "ids_seed",
     }
 )
+
+
+class Former(NamedTuple):
+    """A version that is read and no longer written: which of the next one's fields it lacks, and how it is read.
+
+    lacks: as they are named in docs/events.md.
+    """
+
+    lacks: frozenset[str]
+    read_as: str
+
+
+_UNSEALED: Final = Former(
+    frozenset({"settings.sealed_headers"}),
+    "nothing is sealed: the values in `settings.headers`, in the clear, are those that are sent",
+)
+_UNCONDITIONAL: Final = Former(frozenset({"if_version"}), "the change counts whatever version the message is at")
+# For each of the upcasters (events.py).
+FORMER: Final[Mapping[tuple[str, int], Former]] = {
+    ("listener.created", 1): _UNSEALED,
+    ("listener.updated", 1): _UNSEALED,
+    ("message.updated", 1): _UNCONDITIONAL,
+    ("message.deleted", 1): _UNCONDITIONAL,
+}
 _MASKED: Final = "…"
 _TUNNEL: Final = "tunnel://"
 

@@ -13,8 +13,19 @@ from hypothesis import strategies as st
 from test_events import SAMPLES, SETTINGS, any_of, golden_name
 
 from broker.core import events as ev
-from broker.core.catalogue import FIELDS, PASSING, SECRET, TOPIC_OF, TOPICS, fields_of, shown, shown_json, types_named
-from broker.core.events import CLASSES
+from broker.core.catalogue import (
+    FIELDS,
+    FORMER,
+    PASSING,
+    SECRET,
+    TOPIC_OF,
+    TOPICS,
+    fields_of,
+    shown,
+    shown_json,
+    types_named,
+)
+from broker.core.events import CLASSES, UPCASTERS
 from cli.events import catalogue
 
 SOUNDS_SECRET = re.compile(r"secret|password|hash|sha256|sealed|token|credential|private|salt|argon|cookie")
@@ -70,6 +81,21 @@ def test_a_field_that_nobody_has_described_is_not_shown(monkeypatch: pytest.Monk
 
 def test_docs_events_md_is_what_make_events_writes():
     assert (Path(__file__).parents[2] / "docs" / "events.md").read_text() == catalogue()
+
+
+def test_each_version_that_is_still_read_is_described_with_the_fields_that_it_has():
+    golden = Path(__file__).parents[1] / "golden"
+    common = {"type", *ev.Event.__struct_fields__}
+    assert set(FORMER) == set(UPCASTERS)
+    for name, version in FORMER:
+        section = catalogue().partition(f"#### `{name}`, version {version}\n")[2].partition("\n#")[0]
+        described = set(re.findall(r"^\| `([a-z_.]+)`", section, re.MULTILINE))
+        stored = orjson.loads((golden / f"{name}.v{version}.json").read_bytes())
+        inside = {f"settings.{field}" for field in stored.get("settings", ())}
+        assert {*stored, *inside} - common <= described
+        assert described
+        assert not described & FORMER[name, version].lacks
+        assert f"version {version + 1}: {FORMER[name, version].read_as}." in section
 
 
 def test_a_noun_names_all_its_types():
