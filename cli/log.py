@@ -1,6 +1,6 @@
 """`everput log`: what happened, for people and for scripts.
 
-For: the command, and an event as a line that people can read. Not for: reading (cli/eventlog.py)."""
+For: the command, and an event as a row of a table that people can read. Not for: reading (cli/eventlog.py)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,18 @@ from cli import eventlog
 from cli.api_options import api_options
 from cli.moments import Moment
 
-_COMMON: Final = ("type", "v", "at_ms", "organization_id", "actor", "request_id")
+_SAID: Final = ("type", "v", "at_ms", "organization_id", "actor", "request_id")  # in columns, or the same in all
+# What an event is about: the first of these that it has.
+_ABOUT: Final = ("message_id", "replay_id", "listener_id", "queue_id", "key_id", "account_id", "session_id")
 _VALUE_CHARS_MAX: Final = 60
-_TYPE_CHARS: Final = max(map(len, CLASSES))
+_ID_CHARS: Final = 36
+_WIDTHS: Final = (
+    len("2026-01-31 12:00:00.123Z"),
+    max(map(len, CLASSES)),
+    _ID_CHARS,
+    len("key:") + _ID_CHARS,
+    _ID_CHARS,
+)
 
 
 @click.command("log")
@@ -71,13 +80,14 @@ def command(
         }
         query = {name: value for name, value in given.items() if value is not None}
         try:
+            headed = as_json
             for part in eventlog.read(asking, query, follow=follow):
                 for line in part.lines:
-                    if as_json:
-                        click.echo(line)
-                    else:
-                        for text in told(orjson.loads(line)["event"]):
-                            click.echo(text)
+                    if not headed:
+                        click.echo(heading())
+                        headed = True
+                    for text in [line] if as_json else told(orjson.loads(line)["event"]):
+                        click.echo(text)
                 sys.stdout.flush()
         except KeyboardInterrupt:
             if not follow:
@@ -91,34 +101,49 @@ def _queue_id(asking: httpx.Client, queue: str) -> str:
 
 
 def told(event: dict[str, Any]) -> Iterator[str]:
-    """Lines for people: when, what, who, and the rest. Of deliveries that were gathered one line each."""
+    """Lines for people, under heading(). Of deliveries that were gathered one line each."""
     if event["type"] != "deliveries.settled":
-        what = _attempt(event) if event["type"] == "delivery.attempted" else _fields(event)
-        yield _line(event["at_ms"], event, what)
+        yield _line(event["at_ms"], event, _attempt(event) if event["type"] == "delivery.attempted" else "")
         return
     for offset, at_ms, status, took_ms in event["rows"]:
-        place = f"listener_id={event['listener_id']} partition={event['partition']} offset={offset}"
-        yield _line(at_ms, event, f"attempt 1 delivered: {status} after {took_ms} ms {place}")
+        row = {name: value for name, value in event.items() if name != "rows"} | {"offset": offset}
+        yield _line(at_ms, row, f"attempt 1 delivered: {status} after {took_ms} ms")
+
+
+def heading() -> str:
+    """What stands in the columns. Their widths are fixed, for the lines are shown as they come."""
+    return _columns("time", "type", "about", "actor", "request", "what")
 
 
 def _line(at_ms: int, event: dict[str, Any], what: str) -> str:
     at = datetime.fromtimestamp(at_ms // 1000, UTC)
-    request = f" request={event['request_id']}" if event["request_id"] else ""
-    return (
-        f"{at:%Y-%m-%d %H:%M:%S}.{at_ms % 1000:03d}Z  {event['type']:{_TYPE_CHARS}}  {event['actor']}  {what}{request}"
+    about = next((name for name in _ABOUT if event.get(name)), "")
+    return _columns(
+        f"{at:%Y-%m-%d %H:%M:%S}.{at_ms % 1000:03d}Z",
+        event["type"],
+        event.get(about, ""),
+        event["actor"],
+        event["request_id"],
+        f"{what} {_fields({name: value for name, value in event.items() if name not in (*_SAID, about)})}".strip(),
     )
 
 
+def _columns(*cells: str) -> str:
+    """The last one is as long as it is."""
+    *rest, what = cells
+    return "  ".join([*(_short(one).ljust(width) for one, width in zip(rest, _WIDTHS, strict=True)), what]).rstrip()
+
+
 def _attempt(event: dict[str, Any]) -> str:
-    answer = event["error"] if event["status"] is None else event["status"]
-    text = f"attempt {event['number']} {event['outcome']}: {answer} after {event['took_ms']} ms"
-    if event["next_at_ms"] is not None:
-        text += f", next in {(event['next_at_ms'] - event['at_ms']) / 1000:.1f} s"
-    return f"{text} listener_id={event['listener_id']} message_id={event['message_id']}"
+    """In words what its fields say, which it has no longer then."""
+    number, outcome, took_ms = (event.pop(name) for name in ("number", "outcome", "took_ms"))
+    status, error, next_at_ms = (event.pop(name) for name in ("status", "error", "next_at_ms"))
+    text = f"attempt {number} {outcome}: {error if status is None else status} after {took_ms} ms"
+    return text if next_at_ms is None else f"{text}, next in {(next_at_ms - event['at_ms']) / 1000:.1f} s"
 
 
 def _fields(event: dict[str, Any]) -> str:
-    return " ".join(f"{name}={_short(value)}" for name, value in event.items() if name not in _COMMON and value != "")
+    return " ".join(f"{name}={_short(value)}" for name, value in event.items() if value != "")
 
 
 def _short(value: Any) -> str:

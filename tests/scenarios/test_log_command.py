@@ -53,9 +53,14 @@ def test_the_log_tells_of_what_was_done_before_it_was_asked(server: Running, que
     lines = [json.loads(line) for line in log(server, "--json", "--queue", "orders")]
     assert [line["event"]["type"] for line in lines] == ["queue.created", "message.put"]
     assert lines[1]["event"]["data"] == data
-    (told,) = log(server, "--message", made["id"])
-    assert "message.put" in told
-    assert made["name"] in told
+    head, told = log(server, "--message", made["id"])
+    assert [told[head.index(one) :].split()[0] for one in ("type", "about", "actor")] == [
+        "message.put",
+        made["id"],
+        lines[1]["event"]["actor"],
+    ]
+    assert told[head.index("request") :].startswith(lines[1]["event"]["request_id"])
+    assert f"name={made['name']}" in told[head.index("what") :]
     assert "\x1b" not in told
     who = [json.loads(line)["event"]["actor"] for line in log(server, "--json")]
     assert all(who)

@@ -27,6 +27,7 @@ from broker.core.catalogue import (
 )
 from broker.core.events import CLASSES, UPCASTERS
 from cli.events import catalogue
+from cli.log import heading, told
 
 SOUNDS_SECRET = re.compile(r"secret|password|hash|sha256|sealed|token|credential|private|salt|argon|cookie")
 
@@ -96,6 +97,19 @@ def test_each_version_that_is_still_read_is_described_with_the_fields_that_it_ha
         assert described
         assert not described & FORMER[name, version].lacks
         assert f"version {version + 1}: {FORMER[name, version].read_as}." in section
+
+
+@pytest.mark.parametrize("event", SAMPLES, ids=golden_name)
+def test_an_event_is_a_row_under_the_heads_of_the_table(event: ev.Event):
+    head = heading()
+    rows = list(told(shown(event)))
+    assert rows
+    for row in rows:
+        cells = [row[head.index(one) :].partition("  ")[0] for one in ("type", "actor", "request")]
+        assert cells == [ev.wire_name(type(event)), event.actor, event.request_id]
+        about = row[head.index("about") : head.index("actor")].strip()
+        assert about in {value for name, value in msgspec.structs.asdict(event).items() if name.endswith("_id")} | {""}
+        assert "organization_id" not in row
 
 
 def test_a_noun_names_all_its_types():
