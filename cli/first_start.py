@@ -56,7 +56,7 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
     if not view.state.accounts.by_id:
         if password is None:
             password = secrets.token_urlsafe(_PASSWORD_BYTES)
-            write_secret(password_file, password)  # first: an account whose password nobody knows would stay for ever
+            write_secret(password_file, password)  # first: only who knows a password can change it
         try:
             await AccountCommands(control, view).create_account(EMAIL, password)
         except EmailTaken:  # another machine on the same Kafka was first, and has it
