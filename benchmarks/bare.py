@@ -1,6 +1,7 @@
-"""The same shape with nothing else: PUT, Kafka (one batch at a time, fsynced), read, sign, POST, commit.
+"""The same shape with nothing else: PUT, Kafka (two batches at a time, fsynced), read, sign, POST, commit.
 
 The measure of what Everput's promises cost. It loses what fails, knows one queue, no keys, no events but one.
+One process takes puts and one delivers, where Everput delivers with two workers (its default).
 `python -m benchmarks.bare accept PORT KAFKA` answers PUTs. `… deliver KAFKA SINK LISTENERS` delivers what is put after
 its line `ready`, from the first line on that it is sent: so it can be given a backlog.
 """
