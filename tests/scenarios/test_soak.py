@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
 from tests.scenarios import power_cut, soak
+from tests.scenarios.running import Running
 from tests.scenarios.soak import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -60,6 +63,18 @@ async def test_what_was_put_over_rest_arrives_after_a_power_cut(tmp_path: Path, 
 
 async def test_a_power_cut_takes_no_answered_put_and_others_where_batches_are_not_synced(tmp_path: Path, monkeypatch):
     await power_cut.power_cut(tmp_path, monkeypatch, counter_proof=True)
+
+
+def test_sigterm_ends_a_server_in_time_though_everything_in_it_hangs(tmp_path: Path):
+    with Running(tmp_path / "data") as server:
+        assert server.url
+        host, _, port = server.admin_url.removeprefix("http://").rpartition(":")
+        for process in ("api-1", "worker-1", "kafka"):
+            os.kill(server.pid_of(process), signal.SIGSTOP)
+        with socket.create_connection((host, int(port))) as asking:
+            asking.sendall(b"GET /health/ready HTTP/1.1\r\nhost: it\r\n\r\n")  # it waits for those that hang
+            assert server.stop() == 0
+        assert len(server.events("process.killed")) == 2  # Kafka is killed by its own end
 
 
 def test_every_topic_of_a_server_has_kafka_sync_each_batch(server: Server):

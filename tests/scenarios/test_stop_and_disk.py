@@ -104,7 +104,7 @@ def test_an_attempt_under_way_is_finished_and_a_full_disk_takes_nothing_while_it
         wait_until(lambda: server.events("stopping"), what="stopping")
         assert not listener.taken
         listener.go_on.set()
-        assert server.process.wait(60) == 0
+        assert server.stopped() == 0
         assert listener.taken == {"slow": 1}  # it was waited for
         assert not server.events("process.killed")
         listener.begun.clear()

@@ -10,7 +10,7 @@ import httpx
 
 from broker.sealing import new_sealing_key
 from broker.settings import KafkaSettings
-from tests.scenarios.running import alone, everput, said
+from tests.scenarios.running import STOPS_WITHIN_S, alone, everput, said
 
 NAMES = 100
 AT_ONCE = 20
@@ -51,4 +51,4 @@ async def test_of_two_processes_that_race_for_a_name_one_gets_it_and_one_says_42
                 assert {queue["id"] for queue in found} == made
         for process in (one, other):
             process.terminate()
-            assert await asyncio.to_thread(process.wait, 60) == 0
+            assert await asyncio.to_thread(process.wait, STOPS_WITHIN_S) == 0
