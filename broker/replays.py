@@ -43,7 +43,7 @@ class ReplayWishes:
 
 
 class ReplayCommands:
-    """cursors: how far each replay is. outstanding: what of a listener has failed."""
+    """cursors: how far each listener and replay is. outstanding: what of a listener has left its windows."""
 
     def __init__(
         self,
@@ -70,20 +70,16 @@ class ReplayCommands:
         begin = await messages.offsets_at(wishes.from_ms)
         end = await (messages.offsets_at(to_ms) if to_ms < context.at_ms else messages.end_offsets())
         end = tuple(max(pair) for pair in zip(begin, end, strict=True))
-        before: tuple[int, ...] = ()
+        before = after = end
         picked: tuple[str, ...] | None = None
-        whole, more = end, 0
+        count, exact = 0, True
         if wishes.only != "all":
-            # What lies before the listener's beginning it never got; what came later and it has not got is outstanding.
-            never = begin if wishes.only == "failed" else listener.start_offsets
-            before = whole = tuple(min(max(pair), last) for *pair, last in zip(begin, never, end, strict=True))
-            offsets = await self._failed(listener, before, end)
-            picked, more = tuple(map(pick, offsets)), sum(map(len, offsets))
-        queue_id, organization_id = listener.queue_id, listener.organization_id
-        count, exact = await messages.count(queue_id, begin=begin, end=whole, organization_id=organization_id)
-        deleted, all_deleted = await self._log.changes.deleted(
-            queue_id, begin=begin, end=whole, since_ms=wishes.from_ms, organization_id=organization_id
-        )
+            before, after, offsets = await self._choose(listener, begin, end, failed=wishes.only == "failed")
+            picked, count = tuple(map(pick, offsets)), sum(map(len, offsets))
+        for low, high in ((begin, before), (after, end)):
+            if low != high:
+                more, all_counted = await self._count(listener, low, high, wishes.from_ms)
+                count, exact = count + more, exact and all_counted
         return ev.ReplayStarted(
             **by(context),
             replay_id=str(uuid4()),
@@ -97,9 +93,10 @@ class ReplayCommands:
             start_offsets=begin,
             end_offsets=end,
             before_offsets=before,
+            after_offsets=after,
             picked=picked,
-            count=max(0, count - deleted) + more,
-            counted_all=exact and all_deleted,
+            count=count,
+            counted_all=exact,
         )
 
     async def start(self, context: Context, queue_id: str, listener_id: str, wishes: ReplayWishes) -> Replay:
@@ -173,22 +170,51 @@ class ReplayCommands:
             raise NotFound("no replay of this listener has this id")
         return replay
 
-    async def _failed(self, listener: Listener, begin: Sequence[int], end: Sequence[int]) -> list[list[int]]:
-        """By partition, the offsets in [begin, end) of what the listener has failed to take so far."""
+    async def _count(
+        self, listener: Listener, begin: Sequence[int], end: Sequence[int], since_ms: int
+    ) -> tuple[int, bool]:
+        """How many of its queue's messages in [begin, end), put since a time, are not deleted; and if that is exact."""
+        queue_id, organization_id = listener.queue_id, listener.organization_id
+        count, exact = await self._log.messages.count(queue_id, begin=begin, end=end, organization_id=organization_id)
+        deleted, all_deleted = await self._log.changes.deleted(
+            queue_id, begin=begin, end=end, since_ms=since_ms, organization_id=organization_id
+        )
+        return max(0, count - deleted), exact and all_deleted
+
+    async def _choose(
+        self, listener: Listener, begin: Sequence[int], end: Sequence[int], *, failed: bool
+    ) -> tuple[tuple[int, ...], tuple[int, ...], list[list[int]]]:
+        """What of [begin, end) has failed, or is undelivered: below which offsets, from which on, which between them.
+
+        By partition. What lies before its beginning it never got; from its cursors' tops on it has taken nothing yet.
+        """
+        # The cursors first: what leaves a window meanwhile is found in `outstanding`.
+        cursors = (await self._cursors.load([listener.id], range(len(end)))).get(listener.id, {})
+        stands = [listener.stands_at(cursors, partition) for partition in range(len(end))]
+        never, untaken = (begin, end) if failed else (listener.start_offsets, [cursor.top for cursor in stands])
+        before = tuple(min(max(pair), last) for *pair, last in zip(begin, never, end, strict=True))
+        after = tuple(max(low, min(pair)) for low, *pair in zip(before, untaken, end, strict=True))
         found: set[tuple[int, int]] = set()
-        after: tuple[int, int] | None = (0, 0)
-        while after is not None:
-            rows, after = await self._outstanding.page(listener, state=None, after=after, limit=_PAGE)
+        for partition, cursor in enumerate(stands):
+            attempts = cursor.attempts or (0,) * len(cursor.open)
+            for offset, number in zip(cursor.open, attempts, strict=True):
+                if (number or not failed) and before[partition] <= offset < after[partition]:
+                    found.add((partition, offset))
+        place: tuple[int, int] | None = (0, 0)
+        while place is not None:
+            rows, place = await self._outstanding.page(listener, state=None, after=place, limit=_PAGE)
             for row in rows:
                 parts = parse_message_id(row.message_id)
-                if row.state != "pending" and parts is not None and begin[parts[1]] <= row.offset < end[parts[1]]:
+                if parts is None or (failed and row.state == "pending"):
+                    continue
+                if before[parts[1]] <= row.offset < after[parts[1]]:
                     found.add((parts[1], row.offset))
             if len(found) > _PICKED_MAX:
-                raise Refused(f"more than {_PICKED_MAX} messages have failed: choose a shorter time", pointer="/from")
+                raise Refused(f"more than {_PICKED_MAX} messages are set aside: choose a shorter time", pointer="/from")
         offsets: list[list[int]] = [[] for _ in end]
         for partition, pairs in groupby(sorted(found), key=lambda pair: pair[0]):
             offsets[partition] = [offset for _, offset in pairs]
-        return offsets
+        return before, after, offsets
 
     def _check(self, wishes: ReplayWishes) -> None:
         if wishes.only not in ONLY:

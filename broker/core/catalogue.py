@@ -78,6 +78,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "only": "`all` messages of the time, those that have `failed`, or those that are `undelivered`",
     "end_offsets": "by partition of `messages`, where the replay ends",
     "before_offsets": "by partition, below which the replay takes all messages, though it picks others",
+    "after_offsets": "by partition, from which on the replay takes all messages, though it picks others",
     "picked": "by partition, the packed offsets that the replay picks; null when it takes all",
     "count": "messages in it when it began",
     "counted_all": "whether the count is exact",
@@ -149,6 +150,10 @@ FORMER: Final[Mapping[tuple[str, int], Former]] = {
     ("listener.updated", 1): _UNSEALED,
     ("message.updated", 1): _UNCONDITIONAL,
     ("message.deleted", 1): _UNCONDITIONAL,
+    ("replay.started", 1): Former(
+        frozenset({"after_offsets"}),
+        "it takes nothing but what lies below `before_offsets` and what is picked, if it picks",
+    ),
 }
 _MASKED: Final = "…"
 _TUNNEL: Final = "tunnel://"

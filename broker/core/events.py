@@ -221,6 +221,8 @@ class ReplayStarted(ReplayEvent, frozen=True, kw_only=True, tag="replay.started"
     picked: tuple[str, ...] | None
     count: int
     counted_all: bool
+    after_offsets: tuple[int, ...] = ()
+    v: int = 2
 
 
 class ReplayAdvanced(ReplayEvent, frozen=True, kw_only=True, tag="replay.advanced"):
@@ -449,6 +451,8 @@ UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
     # if_version came
     ("message.updated", 1): lambda fields: fields | {"v": 2},
     ("message.deleted", 1): lambda fields: fields | {"v": 2},
+    # after_offsets came
+    ("replay.started", 1): lambda fields: fields | {"v": 2},
 }
 
 

@@ -21,7 +21,8 @@ class Replay:
     """notify_url, liveness_url: None is the listener's own, as it is at each moment.
 
     only: `all`, `failed` or `undelivered`. start_offsets, end_offsets: by partition; taken is what lies between.
-    picked: by partition, packed offsets (pick()); when it is not None, only those and what lies below before_offsets.
+    picked: by partition, packed offsets (pick()); when it is not None, only those, what lies below before_offsets and
+    what does from after_offsets on, which are none when they are empty.
     count: messages in it when it began, exact when counted_all. finished: partitions whose part has been delivered.
     paused: why, None when it is not. ended: `finished` or `cancelled`, None while it goes on.
     """
@@ -38,6 +39,7 @@ class Replay:
     start_offsets: tuple[int, ...]
     end_offsets: tuple[int, ...]
     before_offsets: tuple[int, ...]
+    after_offsets: tuple[int, ...]
     picked: tuple[str, ...] | None
     count: int
     counted_all: bool
@@ -51,8 +53,10 @@ class Replay:
         """Whether it takes the queue's message at an offset between its start and its end; None: it takes all."""
         if self.picked is None:
             return None
-        before, picked = self.before_offsets[partition], frozenset(picked_offsets(self.picked[partition]))
-        return lambda offset: offset < before or offset in picked
+        before = self.before_offsets[partition]
+        after = (self.after_offsets or self.end_offsets)[partition]
+        picked = frozenset(picked_offsets(self.picked[partition]))
+        return lambda offset: offset < before or offset >= after or offset in picked
 
     @property
     def state(self) -> str:
@@ -119,6 +123,7 @@ def started(event: ev.ReplayStarted) -> Replay:
         start_offsets=event.start_offsets,
         end_offsets=event.end_offsets,
         before_offsets=event.before_offsets,
+        after_offsets=event.after_offsets,
         picked=event.picked,
         count=event.count,
         counted_all=event.counted_all,

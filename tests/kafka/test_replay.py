@@ -133,9 +133,10 @@ async def test_only_what_was_put_before_the_listener_was_made_goes_to_a_url_of_i
     queue = await rig.queue()
     before = await rig.put(queue, "old1", "old2", "old3")
     listener = await rig.listen(queue, "a")
-    await rig.work()
+    worker = await rig.work()
     await rig.put(queue, "new1", "new2")
     await until(lambda: len(rig.listeners.taken("a")) == 2, what="what is new is delivered")
+    await rig.noted(worker)
     replay = await start(rig, queue, listener, only="undelivered", notify_url=rig.listeners.url("elsewhere"))
     assert replay.count == 3
     await ended(rig, replay)
@@ -282,3 +283,27 @@ async def test_failed_is_what_is_owed_when_it_begins_and_not_what_was_redriven_a
     assert replay.count == 1
     await ended(rig, replay)
     assert [got.data for got in replayed(rig)] == ["bad2"]
+
+
+async def test_undelivered_is_what_waits_for_a_listener_that_is_down_too(rig: Rig):
+    """It goes elsewhere, by a worker that was not there when it began."""
+    queue, other = await rig.queue(), await rig.queue("other")
+    (before,) = await rig.put(queue, "before it was made")
+    listener = await rig.listen(queue, "a", max_in_flight=2)
+    first = await rig.work()
+    delivered = await rig.put(queue, *(f"m{number}" for number in range(20)))
+    await until(lambda: len(rig.listeners.taken("a")) == 20, what="what comes first is delivered")
+    rig.listeners.down.add("a")
+    waiting = await rig.put(queue, *(f"w{number}" for number in range(40)))
+    await rig.put(other, *["not of this queue"] * 5)
+    await rig.known_down(listener)
+    await rig.end(first)
+    begun = await start(rig, queue, listener, only="undelivered", notify_url=rig.listeners.url("elsewhere"))
+    assert (begun.count, begun.counted_all) == (41, True)
+    late = await rig.put(queue, "put after it began")
+    await rig.work()
+    await ended(rig, begun)
+    assert rig.listeners.ids("elsewhere") == Counter([before, *waiting])
+    rig.listeners.down.clear()
+    owed = {*delivered, *waiting, *late}
+    await until(lambda: rig.listeners.ids("a").keys() == owed, what="the listener gets it as well")

@@ -10,7 +10,7 @@ from memory import MemoryCursors
 from api.replays import EXPECTED_PER_S
 from broker.core import events as ev
 from broker.core.cursor import Cursor
-from broker.core.events import DeliveryParked, decode
+from broker.core.events import DeliveryParked, DeliverySetAside, decode
 from broker.core.ids import message_id
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.reading import Turns
@@ -135,13 +135,40 @@ async def test_only_what_failed_is_picked_from_what_is_outstanding(api, topic):
     assert taken == [[1], [2]]
 
 
-async def test_undelivered_is_what_failed_and_what_came_before_the_listener_did(api):
+async def test_undelivered_is_what_came_before_the_listener_did_and_what_its_cursors_leave_open(api, topic, cursors):
+    listener_id, path = await listener_of(api, before=2, messages=10)
+    kept = {
+        "at_ms": 1, "organization_id": api.organization_id, "listener_id": listener_id, "queue_id": api.first_queue_id,
+        "put_at_ms": 1, "name": "n", "data": "x", "partition": 0, "status": None, "error": None,
+    }  # fmt: skip
+    for offset, kind, how in (
+        (2, DeliveryParked, {"number": 3}),
+        (3, DeliverySetAside, {"number": 0, "next_at_ms": 2}),  # its time has come, or not: no attempt was made
+        (5, DeliveryParked, {"number": 1}),  # above the cursor: it was not committed since
+    ):
+        the_id = message_id(at_ms=1, partition=0, random_bits=offset)
+        await topic.keep(kind(**kept, **how, message_id=the_id, offset=offset))
+    cursors.committed[listener_id] = {
+        0: Cursor(top=4),
+        1: Cursor(top=5, open=(1, 3, 4), attempts=(0, 2, 1)),
+    }
+
+    async def taken(only: str, **body) -> list[list[int]]:
+        planned, begun = [await replay(api, path, only=only, **body, dry_run=dry) for dry in (True, False)]
+        there = api.log.control.state.replays.find(api.organization_id, begun["id"])
+        span = list(zip(there.start_offsets, there.end_offsets, strict=True))
+        chosen = [[one for one in range(*span[number]) if there.chooser(number)(one)] for number in range(2)]
+        assert planned["count"] == begun["count"] == sum(map(len, chosen))
+        assert planned["count_is_exact"]
+        return chosen
+
+    assert await taken("undelivered") == [[0, 2, 3, 4, 5], [0, 1, 3, 4, 5]]
+    assert await taken("failed") == [[2, 5], [3, 4]]
+
+
+async def test_all_is_undelivered_of_a_listener_that_has_taken_nothing(api):
     _, path = await listener_of(api, before=2, messages=4)
-    begun = await replay(api, path, only="undelivered")
-    assert begun["count"] == 2
-    there = api.log.control.state.replays.find(api.organization_id, begun["id"])
-    taken = [[offset for offset in range(3) if there.chooser(partition)(offset)] for partition in range(2)]
-    assert taken == [[0], [0]]
+    assert (await replay(api, path, only="undelivered"))["count"] == 6
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,7 @@ SAMPLES: list[ev.Event] = [
         start_offsets=(3, 0),
         end_offsets=(9, 12),
         before_offsets=(3, 4),
+        after_offsets=(9, 11),
         picked=("BAEE", ""),
         count=7,
         counted_all=True,

@@ -25,7 +25,8 @@ STARTED = ev.ReplayStarted(
     rate_per_s=5.0,
     start_offsets=(2, 0),
     end_offsets=(7, 4),
-    before_offsets=(),
+    before_offsets=(7, 4),
+    after_offsets=(7, 4),
     picked=None,
     count=9,
     counted_all=True,
@@ -60,20 +61,20 @@ def test_picked_offsets_go_to_text_and_back(offsets):
     assert picked_offsets(pick(offsets)) == offsets
 
 
-def test_it_takes_all_or_what_lies_before_and_what_is_picked():
+def test_it_takes_all_or_what_lies_before_and_after_and_what_is_picked():
     replays = Replays()
     whole = replays.apply(STARTED)
     some = replays.apply(
         ev.ReplayStarted(
             **{name: getattr(STARTED, name) for name in STARTED.__struct_fields__}
-            | {"replay_id": "s", "before_offsets": (4, 0), "picked": (pick([5]), pick([]))}
+            | {"replay_id": "s", "before_offsets": (4, 0), "after_offsets": (7, 3), "picked": (pick([5]), pick([]))}
         )
     )
     assert whole is not None
     assert some is not None
     assert whole.chooser(0) is None
     assert [offset for offset in range(2, 7) if some.chooser(0)(offset)] == [2, 3, 5]
-    assert [offset for offset in range(4) if some.chooser(1)(offset)] == []
+    assert [offset for offset in range(4) if some.chooser(1)(offset)] == [3]
 
 
 def test_it_is_delivered_as_a_listener_that_begins_and_ends(directory):
