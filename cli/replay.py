@@ -33,6 +33,7 @@ class _Beginning(Moment):
 @click.option("--only", type=click.Choice(ONLY), default="all", show_default=True, help="Which of the messages.")
 @click.option("--rate", type=click.FloatRange(0.001, 1_000_000), help="Deliveries a second at most.")
 @click.option("--notify-url", help="Where to deliver them, in place of the listener's notify_url.")
+@click.option("--liveness-url", help="What is asked while that notify_url is down; itself, if it is not said.")
 @click.option("--dry-run", is_flag=True, help="Count and estimate only.")
 @click.option("--detach", is_flag=True, help="Print its id and go.")
 @asks
@@ -46,6 +47,7 @@ def command(
     only: str,
     rate: float | None,
     notify_url: str | None,
+    liveness_url: str | None,
     dry_run: bool,
     detach: bool,
     as_json: bool,
@@ -55,7 +57,8 @@ def command(
     It goes on without being watched: Ctrl-C only ends the watching, `everput replays` shows, pauses and cancels it.
     """
     place = find_listener(client, queue, listener)
-    wishes: dict[str, Any] = {"only": only, "rate_per_s": rate, "notify_url": notify_url, "dry_run": dry_run}
+    wishes: dict[str, Any] = {"only": only, "rate_per_s": rate, "dry_run": dry_run}
+    wishes |= {"notify_url": notify_url, "liveness_url": liveness_url}
     begun = client.send(everput.start_replay(*place, begin=begin, end=end, **wishes)).replay
     if as_json:
         show(begun, as_json=True)

@@ -81,6 +81,12 @@ class Listener:
         yield from (sealed for sealed, _ in self.former_secrets)
         yield from self.settings.sealed_headers.values()
 
+    @property
+    def has_liveness_url(self) -> bool:
+        """False: for want of one a probe asks the notify_url, which need not know GET."""
+        replay = self.replay
+        return replay is None or replay.notify_url is None or replay.liveness_url is not None
+
     def reach(self, partition: int, tail: int) -> int:
         """How far its stream of a partition reads, with the tail there: to where the replay ends, if it is one."""
         return tail if self.replay is None else self.replay.end_offsets[partition]
@@ -489,13 +495,16 @@ def _at(item: Queue | Listener, version: int | UnsetType) -> bool:
 
 
 def _as_listener(replay: Replay, listener: Listener) -> Listener:
-    """What a replay is delivered as."""
+    """What a replay is delivered as. One that goes elsewhere has nothing to do with whether the listener is alive."""
     settings = listener.settings
+    urls = (listener.notify_url, listener.liveness_url)
+    if replay.notify_url is not None:
+        urls = (replay.notify_url, replay.liveness_url or replay.notify_url)
     return replace(
         listener,
         id=replay.id,
-        notify_url=replay.notify_url or listener.notify_url,
-        liveness_url=replay.liveness_url or listener.liveness_url,
+        notify_url=urls[0],
+        liveness_url=urls[1],
         start_offsets=replay.start_offsets,
         settings=msgspec.structs.replace(
             settings,

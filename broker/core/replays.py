@@ -18,7 +18,8 @@ from broker.core.varints import pack, unpack
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """notify_url, liveness_url: None is the listener's own, as it is at each moment.
+    """notify_url: None is the listener's own, as it is at each moment. So is liveness_url, but beside a notify_url that
+    is asked itself.
 
     only: `all`, `failed` or `undelivered`. start_offsets, end_offsets: by partition; taken is what lies between.
     picked: by partition, packed offsets (pick()); when it is not None, only those, what lies below before_offsets and

@@ -2,6 +2,9 @@
 
 For: when to ask and asking. Not for: when a listener counts as down (broker/core/circuit.py).
 
+A replay to a URL without a liveness_url has that URL asked instead, and whatever it answers will do, but for 5xx: what
+takes a POST may well refuse a GET.
+
 One probe per listener and worker, every half second while few are down. So that hundreds of dead listeners cost
 little, a worker makes at most PROBES_PER_S, a fifth of it while the machine is busy, and asks each less often instead,
 down to once in ten seconds.
@@ -31,13 +34,13 @@ PROBE_TIMEOUT_S: Final = 3.0
 _JITTER: Final = 0.2
 
 
-async def alive(url: str, resolver: Resolver, tls: ssl.SSLContext) -> bool:
-    """Whether a GET of the liveness_url is answered 2xx in time."""
+async def alive(url: str, resolver: Resolver, tls: ssl.SSLContext, *, below: int = 300) -> bool:
+    """Whether a GET of the liveness_url is answered in time, with 200 to below."""
     target = parse_url(url)
     head = f"GET {target.target} HTTP/1.1\r\nhost: {target.authority}\r\nuser-agent: everput\r\n"
     request = f"{head}connection: close\r\n\r\n".encode("latin-1")
     status = (await ask(request, target, resolver, tls, timeout_s=PROBE_TIMEOUT_S)).status
-    return status is not None and 200 <= status < 300
+    return status is not None and 200 <= status < below
 
 
 class Liveness:
@@ -70,7 +73,9 @@ class Liveness:
         self._asking.pop(courier, None)
 
     async def _ask(self, courier: Courier, interval_ms: int) -> None:
-        answer = await alive(courier.listener.liveness_url, self._resolver, self._tls)
+        listener = courier.listener
+        below = 300 if listener.has_liveness_url else 500
+        answer = await alive(listener.liveness_url, self._resolver, self._tls, below=below)
         spread_ms = int(interval_ms * (1 - _JITTER * random()))  # noqa: S311 - it spreads probes, it guards nothing
         if courier.circuit.probed(alive=answer, at_ms=now_ms(), interval_ms=spread_ms):
             log.warning("circuit.probation listener=%s", courier.listener.id)

@@ -52,6 +52,12 @@ async def test_only_a_2xx_in_time_means_alive(serve, monkeypatch, answer, expect
     assert (probe.target, probe.headers["host"]) == ("/hook?x=1", f"127.0.0.1:{server.port}")
 
 
+@pytest.mark.parametrize(("status", "expected"), [(405, True), (301, True), (500, False), (503, False)])
+async def test_a_notify_url_that_is_asked_need_not_know_get(serve, status, expected):
+    server = await serve(never, alive=b"HTTP/1.1 %d Said\r\ncontent-length: 0\r\n\r\n" % status)
+    assert await alive(server.url, Resolver(LOOPBACK), ssl.create_default_context(), below=500) is expected
+
+
 async def test_nobody_listening_is_not_alive(serve):
     server = await serve(never)
     await server.stop()

@@ -307,3 +307,18 @@ async def test_undelivered_is_what_waits_for_a_listener_that_is_down_too(rig: Ri
     rig.listeners.down.clear()
     owed = {*delivered, *waiting, *late}
     await until(lambda: rig.listeners.ids("a").keys() == owed, what="the listener gets it as well")
+
+
+async def test_one_that_goes_elsewhere_goes_on_when_that_is_back_though_its_listener_is_not(rig: Rig):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a")
+    await rig.work()
+    ids = await rig.put(queue, *(f"m{number}" for number in range(10)))
+    await until(lambda: len(rig.listeners.taken("a")) == 10, what="all is delivered")
+    rig.listeners.down |= {"a", "elsewhere"}
+    replay = await start(rig, queue, listener, notify_url=rig.listeners.url("elsewhere"))
+    await until(lambda: rig.listeners.probes["elsewhere"], what="it is asked")
+    rig.listeners.down.remove("elsewhere")
+    await ended(rig, replay)
+    assert rig.listeners.ids("elsewhere") == Counter(ids)
+    assert rig.listeners.probes.keys() == {"elsewhere"}

@@ -79,3 +79,8 @@ async def test_a_replay_goes_on_after_a_worker_was_killed(tmp_path: Path):
             listed = await asyncio.to_thread(run, "replays", "orders", "billing", "--json")
             (shown,) = [json.loads(line) for line in listed.stdout.splitlines()]
             assert (shown["state"], shown["progress"]) == ("finished", 1.0)
+
+            where = ["--notify-url", listeners.url("b"), "--liveness-url", listeners.url("live"), "--only", "failed"]
+            said = await asyncio.to_thread(run, "replay", "orders", "billing", "--from", "1h", *where, "--json")
+            begun = json.loads(said.stdout)
+            assert [begun["notify_url"], begun["liveness_url"]] == [listeners.url("b"), listeners.url("live")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,6 +88,18 @@ def test_it_is_delivered_as_a_listener_that_begins_and_ends(directory):
     assert listener.reach(0, 100) == 7
     assert directory.listener("o", "r") is None  # it is none that anybody made
     assert list(directory.queues["q"].listeners) == ["l"]
+
+
+@pytest.mark.parametrize("liveness_url", [None, "https://live.elsewhere.example"])
+def test_one_to_a_url_of_its_own_is_alive_or_not_whatever_its_listener_is(directory, liveness_url):
+    where = {"replay_id": "e", "notify_url": "https://elsewhere.example", "liveness_url": liveness_url}
+    directory.apply(msgspec.structs.replace(STARTED, **where))
+    elsewhere = directory.listeners["e"]
+    assert elsewhere.notify_url == "https://elsewhere.example"
+    assert elsewhere.liveness_url == (liveness_url or "https://elsewhere.example")
+    assert elsewhere.has_liveness_url == (liveness_url is not None)
+    assert directory.listeners["r"].liveness_url == "https://l.example"
+    assert directory.listeners["r"].has_liveness_url
 
 
 def test_it_follows_its_listener(directory):
