@@ -6,16 +6,21 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
 import httpx
 import orjson
 
-from broker.errors import BrokerError, ConfigurationError
+from broker.core.events import decode
+from broker.core.ids import parse_message_id
+from broker.core.story import Story
+from broker.errors import BrokerError, ConfigurationError, UnknownEvent
 from everput.client import AGAIN, PAUSE_S_MAX, PAUSE_S_MIN, TIMEOUT
 
+STORY_PAUSE_S: Final = 1.0  # a story is complete at once, unlike the rest of the log: there is nothing to wait for
 _MARK: Final = b'{"cursor"'
 
 
@@ -44,6 +49,7 @@ def read(
 ) -> Iterator[Part]:
     """All parts (Refused; ConfigurationError when the API does not answer for so long). follow: never ends."""
     query = dict(query)
+    tells = _teller(query)
     pause_s, alive_s = PAUSE_S_MIN, time.monotonic()
     while True:
         why = "it ended in the middle"
@@ -51,14 +57,17 @@ def read(
             for part in _ask(asking, query):
                 query["cursor"] = part.cursor
                 pause_s, alive_s = PAUSE_S_MIN, time.monotonic()
-                yield part
+                lines = part.lines if tells is None else [line for line in part.lines if tells(line)]
+                yield part._replace(lines=lines)
                 if part.complete and not follow:
                     return
-                if "limit" in query and (left := int(query["limit"]) - len(part.lines)) >= 0:
+                if "limit" in query and (left := int(query["limit"]) - len(lines)) >= 0:
                     if left == 0:
                         return
                     query["limit"] = str(left)
             if follow:
+                if tells is not None:
+                    time.sleep(STORY_PAUSE_S)
                 continue
         except httpx.UnsupportedProtocol as error:
             raise ConfigurationError(f"{asking.base_url} is no URL: {error}") from error
@@ -81,6 +90,26 @@ def ask(asking: httpx.Client, path: str, **query: str) -> dict[str, Any] | None:
     _check(answer)
     found: dict[str, Any] = answer.json()
     return found
+
+
+def _teller(query: Mapping[str, str]) -> Callable[[bytes], bool] | None:
+    """Whether a line is a part of the story that is asked for; None when none is.
+
+    The API, asked to go on with a story, knows nothing of what it told before: only we do.
+    """
+    parts = parse_message_id(query.get("message", ""))
+    if parts is None:
+        return None
+    begin_ms = datetime.fromisoformat(query["from"]).timestamp() * 1000 if "from" in query else 0
+    story = Story(whole=begin_ms <= parts[0])
+
+    def tells(line: bytes) -> bool:
+        try:
+            return story.tells(decode(orjson.dumps(orjson.loads(line)["event"])))
+        except UnknownEvent:  # of a newer API, or with something left out: none that a story depends on
+            return True
+
+    return tells
 
 
 def _ask(asking: httpx.Client, query: Mapping[str, str]) -> Iterator[Part]:

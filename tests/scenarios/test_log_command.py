@@ -10,15 +10,17 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from cli import manifest
+from cli import eventlog, manifest
 from tests.scenarios.running import Running, clean_environment, everput, wait_until
 
 
@@ -83,6 +85,68 @@ def test_a_follower_is_told_of_what_happens_and_goes_on_when_the_api_was_killed(
             follower.send_signal(signal.SIGINT)
             follower.wait(60)
     assert follower.returncode == 0
+
+
+@contextmanager
+def a_listener() -> Iterator[str]:
+    """Its URL. It takes whatever it gets."""
+
+    class Taking(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Taking) as taking:
+        threading.Thread(target=taking.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{taking.server_port}/"
+        taking.shutdown()
+
+
+def test_a_story_that_is_followed_goes_on_with_what_is_new_and_of_concern(server: Running):
+    queue = f"/v1/queues/{request(server, 'PUT', '/v1/queues', {'name': 'followed'})['queue']['id']}"
+    with a_listener() as url:
+        urls = {"notify_url": url, "liveness_url": url}
+        made = request(server, "PUT", f"{queue}/listeners", {"name": "taking", **urls})["listener"]
+        message_id = request(server, "PUT", f"{queue}/messages", {"data": "d"})["message"]["id"]
+        asked = ["--follow", "--json", "--message", message_id]
+        command = [sys.executable, "-P", "-m", "cli.app", "log", *asked]
+        more = {"EVERPUT_URL": server.url, "EVERPUT_DATA_DIR": str(server.data_dir)}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean_environment(**more)) as follower:
+            assert follower.stdout is not None
+
+            def told() -> str:
+                return str(json.loads(follower.stdout.readline())["event"]["type"])
+
+            try:
+                assert [told(), told()] == ["message.put", "deliveries.settled"]
+                request(server, "POST", f"{queue}/listeners/{made['id']}/redrive")  # it does not owe this message
+                mine = {"messages": [message_id]}
+                request(server, "POST", f"{queue}/listeners/{made['id']}/redrive", mine)
+                assert told() == "listener.redriven"
+                request(server, "DELETE", f"{queue}/messages/{message_id}")
+                assert told() == "message.deleted"
+            finally:
+                follower.send_signal(signal.SIGINT)
+                follower.wait(60)
+        assert follower.returncode == 0
+
+
+def test_a_story_that_is_followed_is_asked_for_now_and_then(
+    server: Running, queue_id: str, monkeypatch: pytest.MonkeyPatch
+):
+    made = request(server, "PUT", f"/v1/queues/{queue_id}/messages", {"data": "d"})["message"]
+    slept: list[float] = []
+    monkeypatch.setattr("cli.eventlog.time.sleep", slept.append)
+    with eventlog.client(server.url, server.api_key) as asking:
+        parts = eventlog.read(asking, {"message": made["id"]}, follow=True)
+        complete = islice((part for part in parts if part.complete), 4)
+        assert [len(part.lines) for part in complete][:1] == [1]
+    assert slept == [eventlog.STORY_PAUSE_S] * 3
 
 
 def test_each_filter_of_the_command_is_one_of_the_log(server: Running, queue_id: str):
