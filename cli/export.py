@@ -35,8 +35,8 @@ _ENDINGS: Final = {"jsonl": "jsonl", "parquet": "parquet"}
 def command(*, folder: Path, url: str, key: str, begin: str | None, end: str | None, form: str) -> None:
     """Write the organization's events to DIR, with a manifest of counts and SHA-256. The key needs the scope `audit`.
 
-    An export that was broken off goes on when the command is given again, with the times of the first one. Secrets are
-    not in it, so it can't be imported: that is for `everput export-all`.
+    An export that was broken off goes on when the command is given again, with the times of the first one; a whole one
+    is refused other times. Secrets are not in it, so it can't be imported: that is for `everput export-all`.
     """
     if form == "parquet":
         parquet.check_installed()
@@ -50,7 +50,14 @@ def command(*, folder: Path, url: str, key: str, begin: str | None, end: str | N
         raise ConfigurationError(f"{folder} holds another export: {made.kind}, {made.query.get('format', 'jsonl')}")
     if not made.complete:
         _export(folder, made, url, key)
+    elif not _same(begin, made.query.get("from")) or (end is not None and not _same(end, made.query["to"])):
+        span = f"{made.query.get('from', 'the beginning')} to {made.query['to']}"
+        raise ConfigurationError(f"{folder} holds a whole export from {span}: other times need another folder")
     click.echo(f"{sum(one.rows for one in made.files):,} events in {len(made.files):,} files in {folder}", err=True)
+
+
+def _same(one: str | None, other: str | None) -> bool:
+    return one == other or bool(one and other and datetime.fromisoformat(one) == datetime.fromisoformat(other))
 
 
 def _export(folder: Path, made: Manifest, url: str, key: str) -> None:

@@ -103,6 +103,17 @@ def test_an_export_that_was_broken_off_goes_on_where_its_last_whole_file_ended(a
     assert [line["offset"] for line in events_in(tmp_path / "out")] == list(range(10))
 
 
+@pytest.mark.parametrize("other", [["--from", "1971-01-01"], ["--from", "1970-01-01", "--to", "2001-01-01"], []])
+def test_a_whole_export_is_not_taken_for_one_of_other_times(api: Api, tmp_path: Path, other: list[str]):
+    given = ["--from", "1970-01-01", "--to", "2000-01-01T01:00:00+01:00"]
+    assert run(tmp_path / "out", *given).exit_code == 0
+    assert run(tmp_path / "out", "--from", "1970-01-01T00:00:00Z", "--to", "2000-01-01").exit_code == 0  # the same
+    refused = run(tmp_path / "out", *other)
+    assert refused.exit_code == 2
+    assert "holds a whole export from 1970-01-01T00:00:00+00:00 to 2000-01-01T01:00:00+01:00" in refused.output
+    assert len(events_in(tmp_path / "out")) == 10
+
+
 def test_a_file_that_can_t_be_written_ends_the_export_and_it_goes_on_there(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
