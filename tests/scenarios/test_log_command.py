@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -263,6 +264,23 @@ def test_a_process_that_holds_something_else_than_the_log_is_named(server: Runni
     (line,) = done.stdout.splitlines()
     assert f"api-1 differs from the log at offset {state['position']} of control" in line
     assert f"queue {queue_id} is another there in id, with the hash 00000000 and not" in line
+
+
+def test_what_was_exported_of_a_data_dir_is_served_from_another(server: Running, queue_id: str, tmp_path: Path):
+    message = request(server, "PUT", f"/v1/queues/{queue_id}/messages", {"data": "kept"})["message"]
+    new = tmp_path / "new"
+    new.mkdir()
+    for name in ("sealing-key", "api-key"):  # with the key none is made anew, so the state is to be the same
+        shutil.copy2(server.data_dir / name, new)
+    before = states(server)["api-1"]["sha256"]
+    for command, data_dir in (("export-all", server.data_dir), ("import", new)):
+        done = everput(command, str(tmp_path / "all"), "--data-dir", str(data_dir))
+        assert done.returncode == 0, done.stderr
+    with Running(new) as again:
+        assert request(again, "GET", f"/v1/queues/{queue_id}/messages/{message['id']}")["message"]["data"] == "kept"
+        done = everput("verify", "--data-dir", str(new), "--admin", again.admin_url)
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+        assert before in done.stderr
 
 
 def test_the_exports_of_two_organizations_share_nothing(server: Running, queue_id: str, tmp_path: Path):
