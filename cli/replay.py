@@ -30,7 +30,9 @@ class _Beginning(Moment):
 @click.argument("listener")
 @click.option("--from", "begin", type=_Beginning(), required=True, help="2026-01-31, 2h (ago), or beginning.")
 @click.option("--to", "end", type=Moment(), help="Before this time; now, if it is not said.")
-@click.option("--only", type=click.Choice(ONLY), default="all", show_default=True, help="Which of the messages.")
+@click.option(
+    "--only", type=click.Choice(ONLY), default="all", show_default=True, help="What failed, or is not got yet."
+)
 @click.option("--rate", type=click.FloatRange(0.001, 1_000_000), help="Deliveries a second at most.")
 @click.option("--notify-url", help="Where to deliver them, in place of the listener's notify_url.")
 @click.option("--liveness-url", help="What is asked while that notify_url is down; itself, if it is not said.")

@@ -10,7 +10,7 @@ const LOOK_MS = 2000;
 const ONLY = [
   ["all", "all that was put"],
   ["failed", "what failed"],
-  ["undelivered", "what it never got"],
+  ["undelivered", "what it has not got"],
 ];
 
 /** The panel, which keeps itself up to date. */
