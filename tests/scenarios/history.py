@@ -11,9 +11,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import httpx
 
+from broker.delivery.courier import NEAR_MS
 from tests.listeners import Listeners, until
 from tests.scenarios.verdict import Crash, Put, Record, Taken, violations
 
@@ -21,13 +23,17 @@ PUBLISHERS = 8
 CHECKPOINT_S = 2.5  # one a second, and it takes a moment, more on a busy machine
 IN_FLIGHT = 64  # per listener
 SLACK_S = 0.5
+TIMED_EVERY = 10  # messages
+AHEAD_MS = NEAR_MS + 500  # what is due so late, or later, waits in `outstanding`
+AHEAD_MS_MAX = AHEAD_MS + 3_000
 
 
 class History:
     """accepted: data of the puts answered 200. record: for verdict.violations(); a test adds its crashes.
 
     publishers: each puts one message after the other. keyed: so many more that give all of theirs an ordering key,
-    each its own. pace_s: what each waits after an answer.
+    each its own. pace_s: what each waits after an answer. timed_until: the moment up to which they give some messages
+    a time, of those without a key.
     """
 
     def __init__(
@@ -51,6 +57,7 @@ class History:
         self.record = Record(slack_s=SLACK_S)
         self.answers: Counter[int] = Counter()
         self.queue_id = ""
+        self.timed_until = 0.0
         self._pace_s = pace_s
         self._keys = [*[None] * publishers, *(f"key-{number}" for number in range(keyed))]
         self._numbers = itertools.count()
@@ -80,6 +87,13 @@ class History:
             return False
         return answer.json().get("type") == "/problems/name-taken" or bool(answer.raise_for_status())
 
+    async def redrive(self, path: str) -> None:
+        """All that is parked or retried, once (httpx.HTTPError)."""
+        listeners = f"/v1/queues/{self.queue_id}/listeners"
+        found = (await self.client.get(listeners)).raise_for_status().json()["listeners"]
+        listener_id = next(one["id"] for one in found if one["name"] == path)
+        (await self.client.post(f"{listeners}/{listener_id}/redrive")).raise_for_status()
+
     def start(self) -> None:
         self._stopping = False
         self._publishers = [asyncio.create_task(self._publish(key)) for key in self._keys]
@@ -91,14 +105,20 @@ class History:
 
     async def _publish(self, key: str | None) -> None:
         while not self._stopping:
-            data = f"m{next(self._numbers)}"
+            number = next(self._numbers)
+            data = f"m{number}"
             body = {"data": data} if key is None else {"data": data, "key": key}
-            status, message_id, sent_at = 0, None, time.monotonic()
+            status, message_id, sent_at, due_at = 0, None, time.monotonic(), None
+            if sent_at < self.timed_until and key is None and number % TIMED_EVERY == 0:
+                now_ms = time.time_ns() // 1_000_000
+                due_ms = now_ms + AHEAD_MS + number * 37 % (AHEAD_MS_MAX - AHEAD_MS)
+                body["deliver_at"] = datetime.fromtimestamp(due_ms / 1000, UTC).isoformat(timespec="milliseconds")
+                due_at = sent_at + (due_ms - now_ms) / 1000
             with contextlib.suppress(httpx.HTTPError):
                 answer = await self.client.put(f"/v1/queues/{self.queue_id}/messages", json=body)
                 status = answer.status_code
                 message_id = answer.json()["message"]["id"] if status == 200 else None
-            self.record.puts.append(Put(data, key, sent_at, time.monotonic(), message_id))
+            self.record.puts.append(Put(data, key, sent_at, time.monotonic(), message_id, due_at))
             self.answers[status] += 1
             if status == 200:
                 self.accepted.append(data)

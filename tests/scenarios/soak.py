@@ -25,8 +25,8 @@ import pytest
 from broker.kafka import process as kafka_process
 from broker.kafka.embedded import EmbeddedKafka
 from broker.kafka.ports import free_port
-from tests.listeners import Listeners, until
-from tests.scenarios.history import History
+from tests.listeners import Got, Listeners, until
+from tests.scenarios.history import AHEAD_MS_MAX, History
 from tests.scenarios.proxy import Proxy
 from tests.scenarios.running import Running, clean_environment, is_running, wait_until
 
@@ -35,7 +35,9 @@ FETCHED_S = 1.0  # what is put so long after a worker was cut off may still be o
 BACK_WITHIN_S = 120.0
 LATE_EVERY = 5  # kills
 ONE_BROKER = ("--replication", "1", "--flush-each-batch", "--partitions", "8")
-LISTENERS = ("steady", "flaky", "slow")
+TIMED_S = 2.0  # at least
+LISTENERS = ("steady", "flaky", "slow", "picky")
+ATTEMPTS = 2  # that picky gets
 PROCESSES = ("api-1", "api-2", "worker-1", "worker-2", "kafka")
 VICTIMS = (*PROCESSES, "supervisor")
 
@@ -112,13 +114,42 @@ async def ups_and_downs(listeners: Listeners, path: str, dice: random.Random) ->
         listeners.down.discard(path)
 
 
+class Picky:
+    """What the listeners answer: `picky` refuses a tenth of its messages once, and a tenth until it relents: these are
+    parked."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._refused: Counter[str] = Counter()
+        self.relents = False
+
+    def answer(self, got: Got) -> int:
+        if got.path in self._history.listeners.down:
+            return 503
+        kind = int(got.data[1:]) % 10
+        if got.path != "picky" or self.relents or not (kind == 3 or (kind == 7 and not self._refused[got.data])):
+            return 200
+        self._refused[got.data] += 1
+        if self._refused[got.data] >= ATTEMPTS:
+            self._history.record.parked.add((got.path, got.data))
+        return 422
+
+
 @contextlib.asynccontextmanager
-async def load(server: Server, dice: random.Random) -> AsyncIterator[History]:
-    """At most 300 puts a second, a third of them with an ordering key, to three listeners; all arrived at the end."""
+async def load(server: Server, dice: random.Random, *, lasts_s: float = 0.0) -> AsyncIterator[History]:
+    """At most 300 puts a second, to four listeners; all arrived at the end.
+
+    A third of them have an ordering key, some others a time, and what is parked is redriven at the end: `outstanding`
+    is never empty. lasts_s: how long it goes on, at least; by then the last time has come, if it is long.
+    """
     async with Listeners() as listeners:
         listeners.delay_s["slow"] = 0.03  # a key's messages, 25 a second, are still taken one after the other
         history = History(server.now.url, server.now.api_key, listeners, publishers=8, keyed=4, pace_s=0.035)
-        await history.set_up(*LISTENERS)
+        picky = Picky(history)
+        listeners.decide = picky.answer
+        await history.set_up("steady", "flaky", "slow")
+        await history.set_up("picky", max_attempts=ATTEMPTS, retry_first_ms=100)
+        history.timed_until = time.monotonic() + max(TIMED_S, lasts_s - AHEAD_MS_MAX / 1000)
         try:
             async with ups_and_downs(listeners, "flaky", random.Random(dice.random())):
                 history.start()
@@ -126,8 +157,14 @@ async def load(server: Server, dice: random.Random) -> AsyncIterator[History]:
                 yield history
                 await history.more(200, within_s=BACK_WITHIN_S)
                 await history.stop()
-            await history.arrived(*LISTENERS, within_s=BACK_WITHIN_S)
-            print(f"{len(history.accepted)} accepted, answers {dict(history.answers)}")
+            picky.relents = True
+            await history.arrived("steady", "flaky", "slow", within_s=BACK_WITHIN_S)
+            await history.redrive("picky")
+            await history.arrived("picky", within_s=BACK_WITHIN_S)
+            timed = sum(put.due_at is not None for put in history.record.puts)
+            parked = len(history.record.parked)
+            assert min(timed, parked) > 0, "nothing was ever outstanding"
+            print(f"{len(history.accepted)} accepted, {timed} timed, {parked} parked, answers {dict(history.answers)}")
         finally:
             await history.stop()
             await history.client.aclose()
@@ -140,7 +177,7 @@ def repeated(history: History) -> dict[str, int]:
 async def kill_loop(server: Server, dice: random.Random, rounds: int) -> None:
     """kill -9 of anything at any moment loses nothing."""
     killed: Counter[str] = Counter()
-    async with load(server, dice) as history:
+    async with load(server, dice, lasts_s=rounds * 4.0) as history:
         for number in range(rounds):
             await asyncio.sleep(dice.uniform(0.1, 4))
             victim = dice.choice(VICTIMS)
@@ -157,6 +194,7 @@ async def kill_loop(server: Server, dice: random.Random, rounds: int) -> None:
             if number % LATE_EVERY == 0:  # it gets nothing of before; where the put is not answered, nobody cares
                 with contextlib.suppress(httpx.HTTPError):
                     await history.set_up(f"late-{number}")
+                    await history.redrive("picky")  # some of it is parked once more
         await asyncio.to_thread(server.until_ready)
     print(f"killed {dict(killed)}, repeated {repeated(history)}")
     await history.check()
@@ -164,7 +202,7 @@ async def kill_loop(server: Server, dice: random.Random, rounds: int) -> None:
 
 async def zombies(server: Server, dice: random.Random, *victims: str, sleep_s: float) -> None:
     """A worker that sleeps past its session neither loses nor skips."""
-    async with load(server, dice) as history:
+    async with load(server, dice, lasts_s=sleep_s * len(victims)) as history:
         for victim in victims:
             pid = server.now.running(victim)
             assert pid is not None
@@ -218,7 +256,7 @@ async def bad_network_to_kafka(
         try:
             with Server(tmp_path / "data", *arguments) as server:
                 await asyncio.to_thread(server.until_ready)
-                async with load(server, dice) as history:
+                async with load(server, dice, lasts_s=seconds) as history:
                     # Any checkpoint may fail at any time. What may be repeated is cut_off()'s business.
                     with history.crash(after_s=REJOIN_S, settles_s=None):
                         proxy.trouble = 0.7
@@ -277,7 +315,7 @@ async def cut_off(
                 far_arguments = ("--kafka", f"127.0.0.1:{proxy.port}", *ONE_BROKER)
                 with FarWorker(tmp_path / "data", tmp_path / "far.log", *far_arguments) as far:
                     await until(far.gained, what="the far worker has a share", within_s=BACK_WITHIN_S)
-                    async with load(server, dice) as history:
+                    async with load(server, dice, lasts_s=times * silence_s) as history:
                         for _ in range(times):
                             await _cut_off_once(server, far, proxy, history, silence_s)
                             await asyncio.sleep(dice.uniform(0, 5))

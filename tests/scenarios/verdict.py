@@ -9,16 +9,22 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+CLOCKS_S = 0.02  # a time is of another clock than moments are, and may be set right by so much meanwhile
+
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """data: different in each. message_id: None where the put was not answered 200: it may be stored, or not."""
+    """data: different in each. message_id: None where the put was not answered 200: it may be stored, or not.
+
+    due_at: the time it was given, before which nobody gets it.
+    """
 
     data: str
     key: str | None
     sent_at: float
     answered_at: float
     message_id: str | None
+    due_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +53,8 @@ class Crash:
 class Record:
     """listeners: by name, when its PUT was sent and when it was answered. taken: by listener, in their order.
 
-    waiting: (listener, data) that are visibly waiting or parked. lost_answers: deliveries that a listener took and
+    waiting: (listener, data) that are visibly waiting or parked. parked: likewise, what was parked for a while: its key
+    went on without it. lost_answers: deliveries that a listener took and
     whose answer something else than a crash has swallowed. slack_s: how far the moments of a crash and of a delivery
     may be wrong, where different threads or processes note them.
     """
@@ -57,12 +64,14 @@ class Record:
     taken: dict[str, list[Taken]] = field(default_factory=dict)
     crashes: list[Crash] = field(default_factory=list)
     waiting: set[tuple[str, str]] = field(default_factory=set)
+    parked: set[tuple[str, str]] = field(default_factory=set)
     lost_answers: int = 0
     slack_s: float = 0.0
 
 
 def violations(record: Record) -> list[str]:
-    """Each begins with its kind: lost, phantom, too early, out of order, repeated. Empty: all promises were kept."""
+    """Each begins with its kind: lost, phantom, too early, before its time, out of order, repeated. Empty: all promises
+    were kept."""
     return [
         f"{found} ({listener})"
         for listener in record.listeners
@@ -102,6 +111,8 @@ def _phantoms(record: Record, listener: str) -> Iterator[str]:
             yield f"phantom: {one.data} came with the id of another message"
         elif put.message_id is not None and put.answered_at < asked_at:
             yield f"too early: {one.data} was put before the listener was"
+        elif put.due_at is not None and one.at < put.due_at - CLOCKS_S:
+            yield f"before its time: {one.data} by {put.due_at - one.at:.3f} s"
 
 
 def _out_of_order(record: Record, listener: str) -> Iterator[str]:
@@ -109,7 +120,8 @@ def _out_of_order(record: Record, listener: str) -> Iterator[str]:
     places = first_places(record.taken.get(listener, ()))
     by_key: defaultdict[str, list[Put]] = defaultdict(list)
     for put in record.puts:
-        if put.key is not None and put.message_id is not None and put.data in places:
+        counts = put.message_id is not None and put.data in places and (listener, put.data) not in record.parked
+        if put.key is not None and counts:
             by_key[put.key].append(put)
     for key, puts in by_key.items():
         answered = sorted(puts, key=lambda put: put.answered_at)

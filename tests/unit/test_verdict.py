@@ -10,8 +10,10 @@ from tests.scenarios.verdict import Crash, Put, Record, Taken, violations
 
 
 def good() -> Record:
-    """Ten puts, one a second from 10 on, half of them of one key; a crash at 15.5 repeats two; `late` began at 14.5."""
+    """Ten puts, one a second from 10 on, half of them of one key; a crash at 15.5 repeats two; `late` began at 14.5.
+    m8 has a time."""
     puts = [Put(f"m{n}", "k" if n % 2 else None, 10.0 + n, 10.1 + n, f"id{n}") for n in range(10)]
+    puts[8] = replace(puts[8], due_at=18.15)
     puts.append(Put("doubt", None, 16.2, 17.0, None))
     taken = [Taken(put.data, put.message_id or "id-doubt", put.sent_at + 0.2) for put in puts]
     again = [replace(taken[number], at=16.1) for number in (4, 5)]
@@ -39,6 +41,16 @@ def test_what_is_visibly_waiting_is_not_lost():
     assert violations(record) == []
 
 
+def test_what_was_parked_comes_after_later_ones_of_its_key_and_those_keep_their_order():
+    record = good()
+    record.taken["all"].append(replace(record.taken["all"].pop(1), at=30.0))
+    assert violations(record)[0].startswith("out of order: m3 before")
+    record.parked.add(("all", "m1"))
+    assert violations(record) == []
+    record.taken["all"].insert(0, record.taken["all"].pop(4))
+    assert [one.partition(":")[0] for one in violations(record)] == ["out of order"]
+
+
 def test_a_put_in_doubt_may_come_or_not():
     record = good()
     record.taken["all"] = [one for one in record.taken["all"] if one.data != "doubt"]
@@ -63,6 +75,7 @@ def test_a_put_while_the_listener_was_being_made_may_come_or_not():
         ("phantom", lambda r: r.taken["all"].__setitem__(0, replace(r.taken["all"][0], message_id="id1"))),
         ("phantom", lambda r: r.taken["all"].append(Taken("doubt", "id-other", 20.0))),
         ("too early", lambda r: r.taken["late"].insert(0, Taken("m3", "id3", 15.0))),
+        ("before its time", lambda r: r.puts.__setitem__(8, replace(r.puts[8], due_at=19.0))),
         ("out of order", lambda r: r.taken["all"].insert(1, r.taken["all"].pop(3))),
         ("out of order", lambda r: r.taken["late"].insert(0, r.taken["late"].pop(2))),
         ("repeated", lambda r: r.taken["all"].append(Taken("m9", "id9", 30.0))),
