@@ -64,7 +64,8 @@ class Listeners:
     """One server for any number of listeners, each at a path of its own.
 
     status: what a path answers, 200 if it says nothing. down: paths that answer 503, to probes too.
-    hangs: paths that answer no POST before let_go(). hanging: what they got.
+    hangs: paths that answer no POST before let_go(). hanging: what they got. ended: every POST, and when it was
+    answered, whatever the answer.
     """
 
     got: list[Got] = field(default_factory=list)
@@ -74,6 +75,7 @@ class Listeners:
     down: set[str] = field(default_factory=set)
     hangs: set[str] = field(default_factory=set)
     hanging: list[Got] = field(default_factory=list)
+    ended: list[tuple[Got, float]] = field(default_factory=list)
     decide: Callable[[Got], int] | None = None
     probes: Counter[str] = field(default_factory=Counter)
     port: int = 0
@@ -158,6 +160,7 @@ class _Connection(asyncio.Protocol):
             status = self.all.decide(got)
         if 200 <= status < 300:
             self.all.got.append(got)
+        self.all.ended.append((got, time.monotonic()))
         self._answer(status)
 
     def _answer(self, status: int) -> None:

@@ -17,13 +17,13 @@ import httpx
 
 from broker.delivery.courier import NEAR_MS
 from tests.listeners import Listeners, until
-from tests.scenarios.verdict import Crash, Put, Record, Taken, violations
+from tests.scenarios.verdict import Attempt, Crash, Put, Record, Taken, violations
 
 PUBLISHERS = 8
 CHECKPOINT_S = 2.5  # one a second, and it takes a moment, more on a busy machine
 IN_FLIGHT = 64  # per listener
 SLACK_S = 0.5
-TIMED_EVERY = 10  # messages
+TIMED_EVERY = 7  # messages
 AHEAD_MS = NEAR_MS + 500  # what is due so late, or later, waits in `outstanding`
 AHEAD_MS_MAX = AHEAD_MS + 3_000
 
@@ -178,6 +178,9 @@ class History:
         """All that was put after them has arrived at the listeners, and the record shows no violation for any; every
         answer was 200, 503 or a broken connection."""
         await self.arrived(*self.record.listeners, within_s=within_s)
+        self.record.attempts = {path: [] for path in self.record.listeners}
+        for got, ended in self.listeners.ended:
+            self.record.attempts[got.path].append(Attempt(got.data, got.at, ended))
         found = violations(self.record)
         assert not found, f"{len(found)} violations: {found[:5]}"
         assert set(self.answers) <= {0, 200, 503}, self.answers

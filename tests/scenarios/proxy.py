@@ -9,10 +9,30 @@ import contextlib
 import random
 import socket
 import struct
+import time
 from collections import Counter
 from typing import Any, Self
 
 _CHUNK = 1 << 16
+_ON_ITS_WAY_S = 0.2  # for so long an answer may not be there yet after it came through
+
+
+class _Talk:
+    """Whether who opened a connection may wait for an answer on it. answered_at: when the last one came through."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.answered_at = float("-inf")
+
+    def passes(self, *, asks: bool) -> None:
+        """Something comes through: a question, or an answer."""
+        self.asked = asks
+        if not asks:
+            self.answered_at = time.monotonic()
+
+    @property
+    def open(self) -> bool:
+        return self.asked or time.monotonic() < self.answered_at + _ON_ITS_WAY_S
 
 
 class Proxy:
@@ -26,13 +46,20 @@ class Proxy:
     reset    both ends are told that the other has reset it
     half     this direction ends in order, the other goes on
     cut      the test ended it, by cut()
+
+    lost_answers: how many of them can have kept an answer from who had asked, where nobody asks before he has the last
+    answer. patience_s: for how long one waits for it at least.
     """
 
-    def __init__(self, target: int, dice: random.Random, *, trouble: float, within: int) -> None:
+    def __init__(
+        self, target: int, dice: random.Random, *, trouble: float, within: int, patience_s: float = 0.0
+    ) -> None:
         self.target = target
         self.trouble = trouble
         self.troubles: Counter[str] = Counter()
+        self.lost_answers = 0
         self.port = 0
+        self._patience_s = patience_s
         self._dice = dice
         self._within = within
         self._open: set[asyncio.Task[Any]] = set()
@@ -67,7 +94,7 @@ class Proxy:
         task = asyncio.current_task()
         assert task is not None
         self._open.add(task)
-        writers = [writer]
+        writers, talk = [writer], _Talk()
         try:
             there, thither = await asyncio.open_connection("127.0.0.1", self.target)
             writers.append(thither)
@@ -76,8 +103,8 @@ class Proxy:
                 kind = self._dice.choice(("delay", "swallow", "reset", "half"))
                 direction, after = self._dice.randrange(2), int(self._within ** self._dice.random())
             pumps = [
-                self._pump(reader, thither, kind if direction == 0 else "", after),
-                self._pump(there, writer, kind if direction == 1 else "", after),
+                self._pump(reader, thither, kind if direction == 0 else "", after, talk, asks=True),
+                self._pump(there, writer, kind if direction == 1 else "", after, talk, asks=False),
             ]
             async with asyncio.TaskGroup() as group:
                 for pump in pumps:
@@ -86,13 +113,22 @@ class Proxy:
             for one in writers:
                 _reset(one)
         except* asyncio.CancelledError:
-            pass
+            self.lost_answers += talk.open
         finally:
             for one in writers:
                 one.transport.abort()
             self._open.discard(task)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kind: str, after: int) -> None:
+    async def _pump(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        kind: str,
+        after: int,
+        talk: _Talk,
+        *,
+        asks: bool,
+    ) -> None:
         """Until this direction ends. after: how many bytes before the trouble."""
         left = after
         while data := await reader.read(_CHUNK):
@@ -100,8 +136,11 @@ class Proxy:
             if kind and len(data) > left:
                 writer.write(data[:left])
                 self.troubles[kind] += 1
+                delay_s = self._dice.uniform(0.05, 3)
+                # A part of a question that is missing is no question.
+                self.lost_answers += delay_s >= self._patience_s if kind == "delay" else not asks
                 if kind == "delay":
-                    await asyncio.sleep(self._dice.uniform(0.05, 3))
+                    await asyncio.sleep(delay_s)
                 elif kind == "swallow":
                     await _swallow(reader)
                     return
@@ -112,6 +151,7 @@ class Proxy:
                 data, kind = data[left:], ""
             left -= len(data)
             writer.write(data)
+            talk.passes(asks=asks)
             await writer.drain()
         with contextlib.suppress(OSError):
             writer.write_eof()

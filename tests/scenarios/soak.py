@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -36,6 +36,7 @@ BACK_WITHIN_S = 120.0
 LATE_EVERY = 5  # kills
 ONE_BROKER = ("--replication", "1", "--flush-each-batch", "--partitions", "8")
 TIMED_S = 2.0  # at least
+TIMEOUT_S = 2.0  # of attempts in a bad network
 LISTENERS = ("steady", "flaky", "slow", "picky")
 ATTEMPTS = 2  # that picky gets
 PROCESSES = ("api-1", "api-2", "worker-1", "worker-2", "kafka")
@@ -69,17 +70,18 @@ class Server:
         wait_until(lambda: not self.now.alive(), what="all ended with the supervisor")
         self.now = self._start()
 
-    def strike(self, victim: str) -> bool:
-        """kill -9; False when it does not run just now."""
+    def runs(self, victim: str) -> bool:
+        return victim == "supervisor" or self.now.running(victim) is not None
+
+    def strike(self, victim: str) -> None:
+        """kill -9, once it runs."""
         if victim == "supervisor":
             self.crash()
-            return True
-        pid = self.now.running(victim)
-        if pid is None:
-            return False
+            return
+        pid = wait_until(lambda: self.now.running(victim), what=f"{victim} runs")
+        assert pid is not None
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not is_running(pid), what=f"{victim} is dead")
-        return True
 
     def until_ready(self) -> None:
         """All of it runs and says that it is ready."""
@@ -174,20 +176,28 @@ def repeated(history: History) -> dict[str, int]:
     return {path: history.repeated(path) for path in LISTENERS}
 
 
-async def kill_loop(server: Server, dice: random.Random, rounds: int) -> None:
-    """kill -9 of anything at any moment loses nothing."""
+async def kill_loop(
+    server: Server, dice: random.Random, rounds: int, *, victims: Sequence[str] = VICTIMS, pause_s: float = 4.0
+) -> None:
+    """kill -9 of anything at any moment loses nothing. In as many rounds as there are victims each is killed once;
+    another one has its turn before who does not run just then. pause_s: at most, before each."""
     killed: Counter[str] = Counter()
+    to_kill: list[str] = []
     async with load(server, dice, lasts_s=rounds * 4.0) as history:
         for number in range(rounds):
-            await asyncio.sleep(dice.uniform(0.1, 4))
-            victim = dice.choice(VICTIMS)
+            await asyncio.sleep(dice.uniform(0.1, pause_s))
+            if not to_kill:
+                to_kill = dice.sample(victims, len(victims))
+            victim = next(filter(server.runs, to_kill), to_kill[0])
+            to_kill.remove(victim)
             began = time.monotonic()
             with contextlib.ExitStack() as stack:
                 if victim == "kafka":
                     stack.enter_context(history.crash(after_s=REJOIN_S, settles_s=None))
                 elif not victim.startswith("api"):  # they repeat nothing
                     stack.enter_context(history.crash())
-                killed[victim] += await asyncio.to_thread(server.strike, victim)
+                await asyncio.to_thread(server.strike, victim)
+                killed[victim] += 1
                 if dice.random() < 0.5:  # else the next one dies while this one starts
                     await asyncio.to_thread(server.until_ready)
             print(f"{number}: {victim}, {time.monotonic() - began:.1f} s")
@@ -198,6 +208,8 @@ async def kill_loop(server: Server, dice: random.Random, rounds: int) -> None:
         await asyncio.to_thread(server.until_ready)
     print(f"killed {dict(killed)}, repeated {repeated(history)}")
     await history.check()
+    if rounds >= len(victims):
+        assert killed.keys() == set(victims), killed
 
 
 async def zombies(server: Server, dice: random.Random, *victims: str, sleep_s: float) -> None:
@@ -222,9 +234,13 @@ async def zombies(server: Server, dice: random.Random, *victims: str, sleep_s: f
 
 async def bad_network_to_listeners(server: Server, dice: random.Random, seconds: float) -> Counter[str]:
     """It only delays."""
-    async with Listeners() as listeners, Proxy(listeners.port, dice, trouble=0.9, within=20_000) as proxy:
+    patience_s = TIMEOUT_S / 2  # a busy machine adds to a delay
+    async with (
+        Listeners() as listeners,
+        Proxy(listeners.port, dice, trouble=0.9, within=20_000, patience_s=patience_s) as proxy,
+    ):
         history = History(server.now.url, server.now.api_key, listeners, publishers=8, keyed=4, pace_s=0.035)
-        await history.set_up("far", port=proxy.port, timeout_ms=1000)
+        await history.set_up("far", port=proxy.port, timeout_ms=int(TIMEOUT_S * 1000))
         history.start()
         ends_s = time.monotonic() + seconds
         while time.monotonic() < ends_s:
@@ -233,8 +249,9 @@ async def bad_network_to_listeners(server: Server, dice: random.Random, seconds:
         await history.stop()
         proxy.trouble = 0.0
         await history.arrived("far", within_s=BACK_WITHIN_S)
-        print(f"{len(history.accepted)} accepted, {dict(proxy.troubles)}")
-        history.record.lost_answers = proxy.troubles.total()  # each connection has one request under way
+        history.record.lost_answers = proxy.lost_answers
+        print(f"{len(history.accepted)} accepted, {dict(proxy.troubles)}, {proxy.lost_answers} answers lost")
+        print(f"repeated {history.repeated('far')}")
         await history.check()
         await history.client.aclose()
     return proxy.troubles

@@ -4,18 +4,15 @@ Not for: what the runs do (soak.py), the longer ones (test_soak.py, make soak)."
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.listeners import Listeners
 from tests.scenarios import power_cut, soak
-from tests.scenarios.history import History
 from tests.scenarios.running import everput
-from tests.scenarios.soak import REJOIN_S, Server
+from tests.scenarios.soak import Server
 
 NETWORK_S = 5.0
 SLEEP_S = 12.0  # longer than a worker's session
@@ -31,27 +28,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert server.now.stop() == 0
 
 
-@pytest.mark.parametrize("victim", ["worker-1", "api-1", "kafka"])
-async def test_nothing_accepted_is_lost_when_a_process_is_killed_under_load(server: Server, victim: str):
-    async with Listeners() as listeners:
-        history = History(server.now.url, server.now.api_key, listeners, keyed=3)
-        await history.set_up("steady", "flaky")
-        history.start()
-        await history.more(200)
-        listeners.down.add("flaky")
-        await history.more(200)
-        if victim == "api-1":  # it repeats nothing at all
-            await asyncio.to_thread(server.now.kill, victim)
-        else:
-            with history.crash(after_s=REJOIN_S, settles_s=None) if victim == "kafka" else history.crash():
-                await asyncio.to_thread(server.now.kill, victim)
-        await history.more(200)
-        await history.set_up("late")
-        listeners.down.clear()
-        await history.more(200)
-        await history.stop()
-        await history.check()
-        await history.client.aclose()
+async def test_kill_9_of_anything_under_load_loses_nothing(server: Server, dice: random.Random):
+    victims = ("worker-1", "api-1", "kafka", "supervisor")
+    await soak.kill_loop(server, dice, len(victims), victims=victims, pause_s=1.0)
 
 
 async def test_a_worker_that_slept_past_its_session_neither_loses_nor_skips(server: Server, dice: random.Random):
@@ -72,5 +51,5 @@ async def test_a_worker_that_is_cut_off_from_kafka_repeats_no_other_worker_s_del
     await soak.cut_off(tmp_path, dice, monkeypatch, times=1, silence_s=SLEEP_S)
 
 
-async def test_a_power_cut_takes_no_answered_put(tmp_path: Path, monkeypatch):
-    await power_cut.power_cut(tmp_path, monkeypatch, counter_proof=False)
+async def test_a_power_cut_takes_no_answered_put_and_others_where_batches_are_not_synced(tmp_path: Path, monkeypatch):
+    await power_cut.power_cut(tmp_path, monkeypatch)

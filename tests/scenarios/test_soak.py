@@ -61,10 +61,6 @@ async def test_what_was_put_over_rest_arrives_after_a_power_cut(tmp_path: Path, 
     await power_cut.power_cut_under_load(tmp_path, dice, monkeypatch)
 
 
-async def test_a_power_cut_takes_no_answered_put_and_others_where_batches_are_not_synced(tmp_path: Path, monkeypatch):
-    await power_cut.power_cut(tmp_path, monkeypatch, counter_proof=True)
-
-
 def test_sigterm_ends_a_server_in_time_though_everything_in_it_hangs(tmp_path: Path):
     with Running(tmp_path / "data") as server:
         assert server.url

@@ -37,6 +37,15 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """From when to when a listener was busy with a delivery, whatever it answered."""
+
+    data: str
+    began: float
+    ended: float
+
+
+@dataclass(frozen=True, slots=True)
 class Crash:
     """From when to when something was gone that may repeat deliveries. since: what was settled after it was perhaps in
     no checkpoint. in_flight: deliveries of one listener that may have been under way. puts_until: what was put later
@@ -52,6 +61,7 @@ class Crash:
 @dataclass(slots=True)
 class Record:
     """listeners: by name, when its PUT was sent and when it was answered. taken: by listener, in their order.
+    attempts: by listener, as far as they are known.
 
     waiting: (listener, data) that are visibly waiting or parked. parked: likewise, what was parked for a while: its key
     went on without it. lost_answers: deliveries that a listener took and
@@ -62,6 +72,7 @@ class Record:
     puts: list[Put] = field(default_factory=list)
     listeners: dict[str, tuple[float, float]] = field(default_factory=dict)
     taken: dict[str, list[Taken]] = field(default_factory=dict)
+    attempts: dict[str, list[Attempt]] = field(default_factory=dict)
     crashes: list[Crash] = field(default_factory=list)
     waiting: set[tuple[str, str]] = field(default_factory=set)
     parked: set[tuple[str, str]] = field(default_factory=set)
@@ -70,12 +81,12 @@ class Record:
 
 
 def violations(record: Record) -> list[str]:
-    """Each begins with its kind: lost, phantom, too early, before its time, out of order, repeated. Empty: all promises
-    were kept."""
+    """Each begins with its kind: lost, phantom, too early, before its time, out of order, at once, repeated. Empty: all
+    promises were kept."""
     return [
         f"{found} ({listener})"
         for listener in record.listeners
-        for check in (_lost, _phantoms, _out_of_order, _repeated)
+        for check in (_lost, _phantoms, _out_of_order, _at_once, _repeated)
         for found in check(record, listener)
     ]
 
@@ -133,6 +144,25 @@ def _out_of_order(record: Record, listener: str) -> Iterator[str]:
                 before += 1
             if places[put.data] < latest:
                 yield f"out of order: {put.data} before {last}, of the key {key}"
+
+
+def _at_once(record: Record, listener: str) -> Iterator[str]:
+    """One of a key begins when no other is under way, but after a crash: who has begun that one may be gone."""
+    keys = {put.data: put.key for put in record.puts if put.key is not None}
+    busy: dict[str, Attempt] = {}  # by key, that which ends last
+    for one in sorted(record.attempts.get(listener, ()), key=lambda one: one.began):
+        key = keys.get(one.data)
+        if key is None:
+            continue
+        other = busy.get(key)
+        if other is None or other.ended <= one.began:
+            busy[key] = one
+            continue
+        slack_s = record.slack_s
+        if not any(c.began - slack_s <= one.began and other.began <= c.ended + slack_s for c in record.crashes):
+            yield f"at once: {one.data} while {other.data} was under way, of the key {key}"
+        if one.ended > other.ended:
+            busy[key] = one
 
 
 def _repeated(record: Record, listener: str) -> Iterator[str]:

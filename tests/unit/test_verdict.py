@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.scenarios.verdict import Crash, Put, Record, Taken, violations
+from tests.scenarios.verdict import Attempt, Crash, Put, Record, Taken, violations
 
 
 def good() -> Record:
@@ -25,6 +25,7 @@ def good() -> Record:
             "all": [*(at[n] for n in range(6)), *again, *(at[n] for n in range(6, 11))],
             "late": [at[n] for n in (5, 6, 7, 8, 10, 9)],
         },
+        attempts={"all": [Attempt(one.data, one.at, one.at + 1.9) for one in taken if one.data != "m6"]},
         crashes=[Crash(15.5, 15.5, 14.1, 1)],
     )
 
@@ -49,6 +50,14 @@ def test_what_was_parked_comes_after_later_ones_of_its_key_and_those_keep_their_
     assert violations(record) == []
     record.taken["all"].insert(0, record.taken["all"].pop(4))
     assert [one.partition(":")[0] for one in violations(record)] == ["out of order"]
+
+
+def test_around_a_crash_two_of_a_key_may_be_under_way():
+    record = good()
+    record.attempts["all"].append(Attempt("m5", 15.6, 15.7))
+    assert violations(record) == []
+    record.crashes[0] = replace(record.crashes[0], ended=14.0, began=14.0)
+    assert "at once" in {one.partition(":")[0] for one in violations(record)}
 
 
 def test_a_put_in_doubt_may_come_or_not():
@@ -76,6 +85,8 @@ def test_a_put_while_the_listener_was_being_made_may_come_or_not():
         ("phantom", lambda r: r.taken["all"].append(Taken("doubt", "id-other", 20.0))),
         ("too early", lambda r: r.taken["late"].insert(0, Taken("m3", "id3", 15.0))),
         ("before its time", lambda r: r.puts.__setitem__(8, replace(r.puts[8], due_at=19.0))),
+        ("at once", lambda r: r.attempts["all"].append(Attempt("m3", 12.0, 12.1))),
+        ("at once", lambda r: r.attempts["all"].append(Attempt("m3", 12.0, 30.0))),
         ("out of order", lambda r: r.taken["all"].insert(1, r.taken["all"].pop(3))),
         ("out of order", lambda r: r.taken["late"].insert(0, r.taken["late"].pop(2))),
         ("repeated", lambda r: r.taken["all"].append(Taken("m9", "id9", 30.0))),
