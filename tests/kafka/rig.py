@@ -48,10 +48,13 @@ class Rig:
     async def queue(self, name: str = "orders") -> Queue:
         return await self.commands.create_queue(self.context, name=name)
 
-    async def listen(self, queue: Queue, path: str, *, begin_at_ms: int | None = None, **settings: Any) -> Listener:
+    async def listen(
+        self, queue: Queue, path: str, *, url: str | None = None, begin_at_ms: int | None = None, **settings: Any
+    ) -> Listener:
+        """url: where its messages go, when not to the rig's listeners, who are probed all the same."""
         wishes = ListenerWishes(
             name=path,
-            notify_url=self.listeners.url(path),
+            notify_url=url or self.listeners.url(path),
             liveness_url=self.listeners.url(path),
             begin_at_ms=begin_at_ms,
             settings=settings,

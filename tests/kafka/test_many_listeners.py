@@ -6,7 +6,10 @@ listeners and messages than there. Not for: how fast (benchmarks/).
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections import Counter
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -16,15 +19,39 @@ from broker.kafka.topics import Topics
 from broker.puts import append_puts, new_put
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
-from tests.listeners import until
+from tests.listeners import nobody, until
 
 KINDS = ("dead", "hang", "slow")
+NO_HTTP = ("refuses", "midway", "endless", "garbage")
+SOON_S = 10.0  # a machine that stands still has it, a listener that waits for others of the test has not
 
 
 @pytest.fixture
 async def rig(kafka_settings: KafkaSettings, ready_topics: Topics):
     async with running(kafka_settings) as made:
         yield made
+
+
+@pytest.fixture
+async def no_http() -> AsyncIterator[dict[str, str]]:
+    """By kind, the URL of a listener that takes no message: nobody is there, or what it says is no whole answer."""
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(writer):
+            kind = (await reader.readuntil(b"\r\n\r\n")).split()[1][1:].decode()
+            writer.write(
+                {"midway": b"HTTP/1.1 20", "endless": b"HTTP/1.1 200 OK\r\nx: ", "garbage": b"\0\r\n\r\n"}[kind]
+            )
+            await writer.drain()
+            while kind == "endless":
+                writer.write(b"y" * 10_000)
+                await writer.drain()
+
+    server = await asyncio.start_server(converse, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with nobody() as refusing:
+        yield {kind: f"http://127.0.0.1:{refusing if kind == 'refuses' else port}/{kind}" for kind in NO_HTTP}
+    server.close()
 
 
 async def put_many(rig: Rig, queue: Queue, count: int) -> list[str]:
@@ -38,12 +65,15 @@ async def put_many(rig: Rig, queue: Queue, count: int) -> list[str]:
     return ids
 
 
-async def test_a_healthy_listener_gets_everything_while_the_bad_ones_beside_it_lag(rig: Rig, monkeypatch):
+async def test_a_healthy_listener_gets_everything_while_the_bad_ones_beside_it_lag(rig: Rig, no_http, monkeypatch):
     monkeypatch.setattr(courier_module, "HELD_MAX", 32)
     queue = await rig.queue()
     bad = [f"{kind}{number}" for number in range(12) for kind in KINDS]
     for path in ("ok", *bad):
         await rig.listen(queue, path, timeout_ms=60_000)
+    for kind, url in no_http.items():
+        for number in range(3):
+            await rig.listen(queue, f"{kind}{number}", url=url)
     rig.listeners.down = {path for path in bad if path.startswith("dead")}
     rig.listeners.delay_s = {path: 3_600.0 if path.startswith("hang") else 1.0 for path in bad if path[0] in "hs"}
     worker = await rig.work()
@@ -55,7 +85,14 @@ async def test_a_healthy_listener_gets_everything_while_the_bad_ones_beside_it_l
     held = {courier.listener.name: courier.held for courier in worker._couriers.values()}
     assert max(held.values()) <= 32
     open_now = sum(len(stream.window.open) for one in worker._couriers.values() for stream in one.streams.values())
-    assert open_now <= 32 * len(held)  # of the 36,000 deliveries that wait
+    assert open_now <= 32 * len(held)  # of the 48,000 deliveries that wait
+
+    for number in range(20):
+        async with asyncio.timeout(SOON_S):
+            (one,) = await rig.put(queue, f"n{number}")
+        await until(lambda one=one: one in rig.listeners.ids("ok"), what="it is there soon", within_s=SOON_S)
+        ids.append(one)
+    assert rig.listeners.ids("ok") == Counter(ids)
 
     rig.listeners.down, rig.listeners.delay_s = set(), {}
     monkeypatch.setattr(courier_module, "HELD_MAX", 512)
