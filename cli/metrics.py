@@ -112,12 +112,13 @@ def _now(now: Condition) -> Iterator[Metric]:
 
 
 def _lags(lags: list[Lag], at_ms: float) -> Iterator[Metric]:
-    yield GaugeMetricFamily("everput_lag_messages", "Messages that wait, of all listeners", _sum(lags))
+    yield GaugeMetricFamily("everput_lag_messages", "Messages that wait, of all listeners; an upper bound", _sum(lags))
     yield GaugeMetricFamily("everput_listeners_lagging", "Listeners for whom a message waits", len(lags))
     most = sorted(lags, key=lambda lag: -lag.messages)[:LISTENERS_SHOWN]
     longest = sorted(lags, key=lambda lag: lag.oldest_at_ms or at_ms)[:LISTENERS_SHOWN]
     labels = ["queue", "listener"]
-    messages = GaugeMetricFamily("everput_listener_lag_messages", "Messages that wait; the worst only", labels=labels)
+    text = "Messages that wait; the worst only. Of who is far behind, other queues' messages count, too"
+    messages = GaugeMetricFamily("everput_listener_lag_messages", text, labels=labels)
     age = GaugeMetricFamily("everput_listener_lag_seconds", "Since the oldest was put; the worst only", labels=labels)
     for lag in {lag.listener_id: lag for lag in (*most, *longest)}.values():
         messages.add_metric([lag.queue_id, lag.listener_id], lag.messages)
