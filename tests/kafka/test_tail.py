@@ -17,6 +17,9 @@ from broker.kafka.topics import Topics, workers_group
 from broker.settings import KafkaSettings
 from tests.listeners import until
 
+SOON_S = 10.0
+SHORT_SESSION_MS = 6_000  # the shortest that Kafka allows
+
 
 class Member:
     """A tail, and what it owns."""
@@ -70,6 +73,24 @@ async def test_a_worker_takes_its_dead_predecessor_s_place_without_waiting_for_i
             within_s=tail_module.SESSION_TIMEOUT_MS / 1000 / 2,
         )
         assert successor.owns | other.owns == {0, 1, 2, 3}
+
+
+async def test_partitions_change_hands_soon_and_those_of_a_dead_one_after_its_session(
+    kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch
+):
+    assert tail_module.SESSION_TIMEOUT_MS > 2 * SOON_S * 1000  # nothing here may wait for a session but the last
+    async with members(kafka_settings, ready_topics, "one", "two", "three") as (first, leaving, dying):
+        await first.tail.start()
+        await until(lambda: len(first.owns) == 4, what="it has all")
+        await leaving.tail.start()
+        await until(lambda: len(first.owns) == len(leaving.owns) == 2, what="each has a half", within_s=SOON_S)
+        await leaving.tail.stop()
+        await until(lambda: len(first.owns) == 4, what="it has all again", within_s=SOON_S)
+        monkeypatch.setattr(tail_module, "SESSION_TIMEOUT_MS", SHORT_SESSION_MS)
+        await dying.tail.start()
+        await until(lambda: len(first.owns) == len(dying.owns) == 2, what="each has a half again", within_s=SOON_S)
+        await dying.die()
+        await until(lambda: len(first.owns) == 4, what="it has the dead one's", within_s=2 * SHORT_SESSION_MS / 1000)
 
 
 async def test_a_tail_whose_membership_nobody_keeps_up_ends_instead_of_reading_nothing_for_ever(
