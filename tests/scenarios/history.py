@@ -24,6 +24,7 @@ CHECKPOINT_S = 2.5  # one a second, and it takes a moment, more on a busy machin
 IN_FLIGHT = 64  # per listener
 SLACK_S = 0.5
 TIMED_EVERY = 7  # messages
+DELETED_EVERY = 4 * TIMED_EVERY
 AHEAD_MS = NEAR_MS + 500  # what is due so late, or later, waits in `outstanding`
 AHEAD_MS_MAX = AHEAD_MS + 3_000
 
@@ -33,7 +34,7 @@ class History:
 
     publishers: each puts one message after the other. keyed: so many more that give all of theirs an ordering key,
     each its own. pace_s: what each waits after an answer. timed_until: the moment up to which they give some messages
-    a time, of those without a key.
+    a time, of those without a key, and delete some of these.
     """
 
     def __init__(
@@ -122,7 +123,18 @@ class History:
             self.answers[status] += 1
             if status == 200:
                 self.accepted.append(data)
+            if message_id is not None and due_at is not None and number % DELETED_EVERY == 0:
+                await self._delete(data, message_id)
             await asyncio.sleep(self._pace_s if status == 200 else max(self._pace_s, 0.05))
+
+    async def _delete(self, data: str, message_id: str) -> None:
+        self.record.deleted.add(data)
+        with contextlib.suppress(httpx.HTTPError):
+            answer = await self.client.delete(f"/v1/queues/{self.queue_id}/messages/{message_id}")
+            if answer.status_code == 200:
+                for listener in answer.json()["message"]["listeners"]:
+                    if listener["state"] == "cancelled":
+                        self.record.cancelled[listener["name"], data] = time.monotonic()
 
     @contextlib.contextmanager
     def crash(self, *, after_s: float = 0.0, settles_s: float | None = 0.0) -> Iterator[None]:
@@ -161,6 +173,7 @@ class History:
         for path in paths:
             there_since = self.record.listeners[path][1]
             owed = {put.data for put in self.record.puts if put.message_id and put.sent_at >= there_since}
+            owed -= self.record.deleted
             missing, looked_at = set(owed), 0
 
             def none_missing(path: str = path, missing: set[str] = missing) -> bool:

@@ -164,9 +164,10 @@ async def load(server: Server, dice: random.Random, *, lasts_s: float = 0.0) -> 
             await history.redrive("picky")
             await history.arrived("picky", within_s=BACK_WITHIN_S)
             timed = sum(put.due_at is not None for put in history.record.puts)
-            parked = len(history.record.parked)
+            parked, cancelled = len(history.record.parked), len(history.record.cancelled)
             assert min(timed, parked) > 0, "nothing was ever outstanding"
-            print(f"{len(history.accepted)} accepted, {timed} timed, {parked} parked, answers {dict(history.answers)}")
+            print(f"{len(history.accepted)} accepted, {timed} timed, {parked} parked, {cancelled} cancelled")
+            print(f"answers {dict(history.answers)}")
         finally:
             await history.stop()
             await history.client.aclose()

@@ -64,9 +64,10 @@ class Record:
     attempts: by listener, as far as they are known.
 
     waiting: (listener, data) that are visibly waiting or parked. parked: likewise, what was parked for a while: its key
-    went on without it. lost_answers: deliveries that a listener took and
-    whose answer something else than a crash has swallowed. slack_s: how far the moments of a crash and of a delivery
-    may be wrong, where different threads or processes note them.
+    went on without it. deleted: data nobody need get. cancelled: by (listener, data) of it, when it was said that it
+    is not delivered. lost_answers: deliveries that a listener took and whose answer something else than a crash has
+    swallowed. slack_s: how far the moments of a crash and of a delivery may be wrong, where different threads or
+    processes note them.
     """
 
     puts: list[Put] = field(default_factory=list)
@@ -75,18 +76,20 @@ class Record:
     attempts: dict[str, list[Attempt]] = field(default_factory=dict)
     crashes: list[Crash] = field(default_factory=list)
     waiting: set[tuple[str, str]] = field(default_factory=set)
+    deleted: set[str] = field(default_factory=set)
+    cancelled: dict[tuple[str, str], float] = field(default_factory=dict)
     parked: set[tuple[str, str]] = field(default_factory=set)
     lost_answers: int = 0
     slack_s: float = 0.0
 
 
 def violations(record: Record) -> list[str]:
-    """Each begins with its kind: lost, phantom, too early, before its time, out of order, at once, repeated. Empty: all
-    promises were kept."""
+    """Each begins with its kind: lost, phantom, too early, before its time, deleted, out of order, at once, repeated.
+    Empty: all promises were kept."""
     return [
         f"{found} ({listener})"
         for listener in record.listeners
-        for check in (_lost, _phantoms, _out_of_order, _at_once, _repeated)
+        for check in (_lost, _phantoms, _deleted, _out_of_order, _at_once, _repeated)
         for found in check(record, listener)
     ]
 
@@ -103,7 +106,7 @@ def _lost(record: Record, listener: str) -> Iterator[str]:
     there_since = record.listeners[listener][1]
     delivered = {one.data for one in record.taken.get(listener, ())}
     for put in record.puts:
-        owed = put.message_id is not None and put.sent_at >= there_since
+        owed = put.message_id is not None and put.sent_at >= there_since and put.data not in record.deleted
         if owed and put.data not in delivered and (listener, put.data) not in record.waiting:
             yield f"lost: {put.data}"
 
@@ -124,6 +127,20 @@ def _phantoms(record: Record, listener: str) -> Iterator[str]:
             yield f"too early: {one.data} was put before the listener was"
         elif put.due_at is not None and one.at < put.due_at - CLOCKS_S:
             yield f"before its time: {one.data} by {put.due_at - one.at:.3f} s"
+
+
+def _deleted(record: Record, listener: str) -> Iterator[str]:
+    """Who was said not to get it does not, and has not; but for a crash: who was gone had not heard of it, or told."""
+    for one in record.taken.get(listener, ()):
+        said = record.cancelled.get((listener, one.data))
+        if said is not None and not _crashed(record, min(said, one.at), max(said, one.at)):
+            yield f"deleted: {one.data} was delivered, and at {one.at - said:+.3f} s it was said that it is not"
+
+
+def _crashed(record: Record, begin: float, end: float) -> bool:
+    """Whether something may have been gone at some time between these moments."""
+    slack_s = record.slack_s
+    return any(crash.began - slack_s <= end and begin <= crash.ended + slack_s for crash in record.crashes)
 
 
 def _out_of_order(record: Record, listener: str) -> Iterator[str]:
@@ -158,8 +175,7 @@ def _at_once(record: Record, listener: str) -> Iterator[str]:
         if other is None or other.ended <= one.began:
             busy[key] = one
             continue
-        slack_s = record.slack_s
-        if not any(c.began - slack_s <= one.began and other.began <= c.ended + slack_s for c in record.crashes):
+        if not _crashed(record, other.began, one.began):
             yield f"at once: {one.data} while {other.data} was under way, of the key {key}"
         if one.ended > other.ended:
             busy[key] = one

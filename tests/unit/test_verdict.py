@@ -52,6 +52,18 @@ def test_what_was_parked_comes_after_later_ones_of_its_key_and_those_keep_their_
     assert [one.partition(":")[0] for one in violations(record)] == ["out of order"]
 
 
+def test_what_is_deleted_may_come_or_not_and_to_whom_it_was_denied_only_from_one_who_was_gone():
+    record = good()
+    record.taken["all"].remove(next(one for one in record.taken["all"] if one.data == "m8"))
+    assert violations(record) == ["lost: m8 (all)"]
+    record.deleted.add("m8")
+    assert violations(record) == []
+    record.cancelled = {("all", "m8"): 18.3, ("late", "m7"): 15.5}
+    assert violations(record) == []
+    record.cancelled = {("late", "m8"): 18.1, ("late", "m7"): 17.3}
+    assert [one.partition(":")[0] for one in violations(record)] == ["deleted", "deleted"]
+
+
 def test_around_a_crash_two_of_a_key_may_be_under_way():
     record = good()
     record.attempts["all"].append(Attempt("m5", 15.6, 15.7))
@@ -87,6 +99,7 @@ def test_a_put_while_the_listener_was_being_made_may_come_or_not():
         ("before its time", lambda r: r.puts.__setitem__(8, replace(r.puts[8], due_at=19.0))),
         ("at once", lambda r: r.attempts["all"].append(Attempt("m3", 12.0, 12.1))),
         ("at once", lambda r: r.attempts["all"].append(Attempt("m3", 12.0, 30.0))),
+        ("deleted", lambda r: r.cancelled.update({("all", "m9"): 19.1})),
         ("out of order", lambda r: r.taken["all"].insert(1, r.taken["all"].pop(3))),
         ("out of order", lambda r: r.taken["late"].insert(0, r.taken["late"].pop(2))),
         ("repeated", lambda r: r.taken["all"].append(Taken("m9", "id9", 30.0))),
