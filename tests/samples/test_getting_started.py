@@ -1,4 +1,4 @@
-"""The samples of Getting Started, run as programs of their own against a live server on real Kafka.
+"""The samples of Getting Started, run as programs of their own against an API process on real Kafka.
 
 There is no worker: the samples' listeners are at myapp.io, and nothing must be sent there."""
 
@@ -10,50 +10,46 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-import uvicorn
 
-from api.app import make_app
-from broker.commands import create_key, create_organization
-from broker.kafka.log import KafkaLog
-from broker.kafka.topics import Topics
-from broker.sealing import Sealer, new_sealing_key
-from broker.settings import KafkaSettings, Settings
-from projections.app import Projections
-from tests.patience import patient
-
-__all__ = ["patient"]
+from broker.kafka.embedded import EmbeddedKafka
+from broker.sealing import new_sealing_key
+from tests.scenarios.running import alone, said
 
 HERE = Path(__file__).parent
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 
 
+@pytest.fixture(scope="module")
+def api(kafka_server: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where an `everput api` process answers."""
+    options = ["--kafka", kafka_server.bootstrap, "--topic-prefix", f"test-{uuid.uuid4().hex[:12]}."]
+    options += ["--replication", "1", "--flush-each-batch", "--partitions", "2", "--port", "0"]
+    options += ["--data-dir", str(tmp_path_factory.mktemp("samples"))]
+    with alone("api", *options, EVERPUT_SEALING_KEY=new_sealing_key()) as process:
+        yield said(process).removeprefix("ready ")
+
+
 @pytest.fixture
-async def environment(kafka_settings: KafkaSettings, ready_topics: Topics) -> AsyncIterator[dict[str, str]]:
-    """Where the API is, and a key for it."""
-    settings = Settings(kafka=kafka_settings, sealing_key=new_sealing_key())
-    log = KafkaLog(kafka_settings)
-    await log.start()
-    projections = Projections(kafka_settings, log.control)
-    await projections.start()
-    view = projections.directory
-    organization = await create_organization(log.control, view, name="myapp.io")
-    _, key = await create_key(log.control, view, organization_id=organization.id, name="first")
-    app = make_app(settings, log=log, view=view, sealer=Sealer(settings.sealing_key))
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off"))
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield {"EVERPUT_API": f"http://127.0.0.1:{port}", "EVERPUT_KEY": key, "NO_PROXY": "127.0.0.1"}
-    server.should_exit = True
-    await serving
-    await projections.stop()
-    await log.stop()
+def environment(api: str) -> dict[str, str]:
+    """Where the API is, and a key for it: of an organization of one's own, for each sample puts the same name."""
+    who = {"email": f"{uuid.uuid4().hex}@example.com", "password": "correct horse battery"}
+    with httpx.Client(base_url=f"{api}/v1", trust_env=False, timeout=20) as client:
+
+        def answer(method: str, path: str, body: dict[str, str]) -> dict[str, Any]:
+            return client.request(method, path, json=body).raise_for_status().json()
+
+        answer("PUT", "/accounts", who)
+        client.headers["authorization"] = f"Bearer {answer('POST', '/sessions', who)['session']['token']}"
+        organization = answer("PUT", "/organizations", {"name": "myapp.io"})["organization"]["id"]
+        key = answer("PUT", f"/organizations/{organization}/keys", {"name": "first"})["key"]["secret"]
+    return {"EVERPUT_API": api, "EVERPUT_KEY": key, "NO_PROXY": "127.0.0.1"}
 
 
 async def run(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
