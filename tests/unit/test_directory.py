@@ -6,6 +6,7 @@ from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from broker.core import events as ev
 from broker.core.accounts import SESSIONS_MAX
@@ -27,6 +28,7 @@ def of(kind: type[Event], **fields) -> st.SearchStrategy[Event]:
 
 
 urls = {"notify_url": st.just("https://n.example"), "liveness_url": st.just("https://l.example")}
+versions = st.sampled_from([UNSET, 1, 2, 3])
 seals = st.sampled_from(["sealed", "sealed too", "sealed anew"])
 account_ids = st.sampled_from(["a1", "a2", "a3"])
 session_ids = st.sampled_from(["s1", "s2", "s3"])
@@ -85,8 +87,8 @@ control_events = st.one_of(
     of(ev.KeyRevoked, key_id=key_ids),
     of(ev.KeyUsed, key_id=key_ids),
     of(ev.QueueCreated, queue_id=queue_ids, name=names),
-    of(ev.QueueRenamed, queue_id=queue_ids, name=names),
-    of(ev.QueueDeleted, queue_id=queue_ids),
+    of(ev.QueueRenamed, queue_id=queue_ids, name=names, if_version=versions),
+    of(ev.QueueDeleted, queue_id=queue_ids, if_version=versions),
     of(
         ev.ListenerCreated,
         listener_id=listener_ids,
@@ -96,13 +98,20 @@ control_events = st.one_of(
         start_offsets=st.just((0, 1)),
         **urls,
     ),
-    of(ev.ListenerUpdated, listener_id=listener_ids, name=names, settings=st.just(ev.ListenerSettings()), **urls),
+    of(
+        ev.ListenerUpdated,
+        listener_id=listener_ids,
+        name=names,
+        settings=st.just(ev.ListenerSettings()),
+        if_version=versions,
+        **urls,
+    ),
     of(ev.ListenerSecretRotated, listener_id=listener_ids, sealed_secret=seals, former_end_at_ms=st.integers(0, 9)),
     of(ev.ListenerResealed, listener_id=listener_ids, sealed=st.dictionaries(seals, seals, max_size=2)),
     of(ev.ListenerPaused, listener_id=listener_ids, reason=names),
     of(ev.ListenerResumed, listener_id=listener_ids),
     of(ev.ListenerRedriven, listener_id=listener_ids, message_ids=st.sampled_from([(), ("m1",), ("m1", "m2")])),
-    of(ev.ListenerDeleted, listener_id=listener_ids),
+    of(ev.ListenerDeleted, listener_id=listener_ids, if_version=versions),
 )
 logs = st.lists(control_events, max_size=60)
 
@@ -120,9 +129,11 @@ def seen_by(directory: Directory, organization_id: str) -> object:
         directory.organizations.get(organization_id),
         [key for key in directory.keys.values() if key.organization_id == organization_id],
         [
-            (queue.id, queue.name, queue.created_at_ms, list(queue.listeners.values()))
+            (queue.id, queue.name, queue.created_at_ms, queue.version, list(queue.listeners.values()))
             for queue in directory.queues_of(organization_id)
         ],
+        [one for one in directory.replays.everything() if one.organization_id == organization_id],
+        {one.id: one for one in directory.listeners.values() if one.organization_id == organization_id},
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from api_client import make_api
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_directory import control_events, seen_by
+from test_directory import control_events, names, of, seen_by
 
 from broker.audit.pace import Others
 from broker.audit.past import Past
@@ -24,6 +24,11 @@ from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
 
 WHERE = {"notify_url": "https://n.example", "liveness_url": "https://l.example", "start_offsets": (0, 1)}
+REPLAY = {
+    "from_ms": 0, "to_ms": 1, "only": "all", "notify_url": None, "liveness_url": None, "rate_per_s": None,
+    "start_offsets": (0, 0), "end_offsets": (1, 2), "before_offsets": (), "picked": None, "count": 3,
+    "counted_all": True,
+}  # fmt: skip
 TABLE = topics(KafkaSettings(bootstrap="unused"))
 
 
@@ -53,21 +58,32 @@ def without_members(directory: Directory) -> Directory:
 OF_NONE = ev.AccountCreated | ev.AccountPasswordChanged | ev.SessionCreated | ev.SessionEnded
 OWN = ("queue_id", "listener_id", "key_id", "replay_id", "secret_sha256")  # no two organizations make the same
 BEGINNING: list[Event] = [
-    of(at_ms=0, organization_id=organization_id, **fields)  # type: ignore[arg-type]
+    kind(at_ms=0, organization_id=organization_id, **fields)  # type: ignore[arg-type]
     for organization_id in ("o1", "o2")
-    for of, fields in (
+    for kind, fields in (
         (ev.OrganizationCreated, {"name": "o"}),
         (ev.KeyCreated, {"key_id": "k1", "name": "k", "prefix": "p", "secret_sha256": "s1", "scopes": ()}),
         (ev.QueueCreated, {"queue_id": "q1", "name": "a"}),
         (ev.ListenerCreated, {"listener_id": "l1", "queue_id": "q1", "name": "a", "sealed_secret": "s", **WHERE}),
+        (ev.ReplayStarted, {"replay_id": "r1", "listener_id": "l1", **REPLAY}),
     )
 ]
+
+
+# To what there is at the beginning; most of the others speak of what there is not.
+changes = st.one_of(
+    of(ev.QueueRenamed, queue_id=st.just("q1"), name=names),
+    of(ev.ListenerPaused, listener_id=st.just("l1"), reason=names),
+    of(ev.ListenerRedriven, listener_id=st.just("l1")),
+    of(ev.ReplayPaused, replay_id=st.just("r1"), reason=names),
+    of(ev.ReplayAdvanced, replay_id=st.just("r1"), partitions=st.just((1,))),
+)
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Event]:
     """Some organization's life beside another's, by clocks that agree within a millisecond or so."""
-    events = [*BEGINNING, *draw(st.lists(control_events, min_size=5, max_size=60))]
+    events = [*BEGINNING, *draw(st.lists(changes | control_events, min_size=5, max_size=60))]
     latest_ms = 0
     for place, event in enumerate(events):
         owner = "" if isinstance(event, OF_NONE) else event.organization_id
