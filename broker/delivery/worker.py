@@ -65,6 +65,9 @@ HAND_OVER_S: Final = 2.0  # and at a hand-over, for which all workers wait
 HANGING_S: Final = 1.0  # but nobody waits there for one that has taken as long as this
 CHECKPOINT_S_MAX: Final = 5.0  # for the last checkpoint; with the drain, less than the group waits for a member
 TAIL_BACKLOG_MAX: Final = 10_000  # a stream further behind than this does not hold the tail back: it catches up
+NO_CURSOR_MS: Final = (
+    180_000  # a listener may be so old before each of its cursors was committed: idle ones take a minute
+)
 _LOAD_PAUSE_S: Final = 0.5
 
 
@@ -299,6 +302,7 @@ class Worker:
                 listeners = list(self._directory.listeners.values())
                 cursors = await self._cursors.load([listener.id for listener in listeners], partitions)
                 ends = await self._log.messages.end_offsets()
+                begins = await self._log.requests.offsets(self._topic, dict.fromkeys(partitions, EARLIEST))
                 owed = await asyncio.gather(*(self._outstanding.read(number) for number in partitions))
                 lows = {number: self._low(listeners, cursors, number, ends[number]) for number in partitions}
                 kept = {number: owed_message_ids(found) for number, found in zip(partitions, owed, strict=True)}
@@ -313,11 +317,14 @@ class Worker:
         if ownership != self._ownership:
             return
         self._share = share
+        self._tell_of_lost(listeners, cursors, {number: ends[number] for number in partitions})
         tails = {}
         for number in partitions:
             tops = [listener.stands_at(cursors.get(listener.id, {}), number).top for listener in listeners]
             near = [top for top in tops if ends[number] - TAIL_BACKLOG_MAX <= top <= ends[number]]
             tails[number] = min(near, default=ends[number])
+            if tails[number] < begins[number]:
+                _tell_of_gone(number, tails[number], begins[number])
             self._partitions[number] = Partition(number, tails[number])
         self._changes.take_over(changes)
         for courier in self._couriers.values():
@@ -335,6 +342,23 @@ class Worker:
         self._change.set()
         self._endings.look()
         self._loaded.set()
+
+    @staticmethod
+    def _tell_of_lost(
+        listeners: Iterable[Listener], cursors: Mapping[str, Mapping[int, Cursor]], ends: Mapping[int, int]
+    ) -> None:
+        """Who is not new and has no cursor where there is something for him begins again: Kafka has lost it, or no
+        worker ran since he was made."""
+        before_ms = now_ms() - NO_CURSOR_MS
+        lost = [
+            listener.id
+            for listener in listeners
+            if listener.created_at_ms < before_ms
+            for known in (cursors.get(listener.id, {}),)
+            if any(number not in known and listener.start_offsets[number] < end for number, end in ends.items())
+        ]
+        if lost:
+            log.warning("worker.cursors_missing listeners=%d one=%s partitions=%s", len(lost), lost[0], sorted(ends))
 
     # Couriers follow the directory
 
@@ -487,6 +511,7 @@ class Worker:
             stretch = await requests.read(self._topic, partition, offset)
         except OffsetTooOld:
             begin = (await requests.offsets(self._topic, {partition: EARLIEST}))[partition]
+            _tell_of_gone(partition, offset, begin)
             stretch = await requests.read(self._topic, partition, max(begin, offset))
         return list(messages(stretch.records)), stretch.next_offset
 
@@ -582,3 +607,7 @@ class Worker:
         error = None if task.cancelled() else task.exception()
         if error is not None and not self._broken.done():
             self._broken.set_exception(error)
+
+
+def _tell_of_gone(partition: int, wanted: int, begins: int) -> None:
+    log.warning("worker.messages_gone partition=%d wanted=%d begins=%d", partition, wanted, begins)

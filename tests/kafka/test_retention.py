@@ -15,14 +15,16 @@ from broker.core.cursor import Cursor
 from broker.core.directory import Queue
 from broker.delivery import courier as courier_module
 from broker.delivery import retention as retention_module
+from broker.delivery import worker as worker_module
 from broker.delivery.worker import Worker
 from broker.errors import NotFound
 from broker.kafka import changes as changes_module
-from broker.kafka.requests import EARLIEST
+from broker.kafka.requests import EARLIEST, LATEST
 from broker.kafka.topics import Topics, listener_group
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
 from tests.kafka.test_outstanding import kept
+from tests.kafka.test_replay import ended, replayed, start
 from tests.listeners import until
 
 LATER_MS = 60_000
@@ -143,18 +145,67 @@ async def test_a_sweep_that_a_hand_over_meets_deletes_nothing(rig: Rig, monkeypa
     assert await find(rig, queue, parked)
 
 
-async def test_a_cursor_that_is_lost_repeats_and_skips_nothing(rig: Rig):
+async def test_what_is_being_replayed_stays_until_it_is(rig: Rig):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a")
+    worker = await rig.work()
+    ids = await rig.put(queue, *(f"m{number}" for number in range(20)))
+    await until(lambda: len(rig.listeners.taken("a")) == 20, what="all of it")
+    await rig.noted(worker)
+    rig.listeners.down = {"a"}
+    replay = await start(rig, queue, listener)
+    await until(lambda: replay.id in worker._couriers, what="the worker knows of the replay")
+    await sweep(worker)
+    assert await begins(rig, "messages") == 0
+    rig.listeners.down = set()
+    await ended(rig, replay)
+    assert Counter(got.message_id for got in replayed(rig)) == Counter(ids)
+    await swept(rig, worker, 20)
+
+
+@pytest.mark.parametrize("tail_backlog_max", [0, 10_000], ids=["read by catch-up readers", "read by the tail"])
+async def test_messages_that_are_gone_before_they_were_delivered_are_told_of(
+    rig: Rig, caplog, monkeypatch: pytest.MonkeyPatch, tail_backlog_max: int
+):
+    monkeypatch.setattr(worker_module, "TAIL_BACKLOG_MAX", tail_backlog_max)
+    queue = await rig.queue()
+    await rig.listen(queue, "a")
+    await rig.put(queue, *(f"m{number}" for number in range(20)))
+    topic, partitions = f"{rig.settings.kafka.topic_prefix}messages", range(rig.settings.kafka.partitions)
+    ends = await rig.log.requests.offsets(topic, dict.fromkeys(partitions, LATEST))
+    for partition, end in ends.items():
+        if end:
+            await rig.log.requests.delete_before(topic, partition, end)
+    left = await rig.put(queue, *(f"n{number}" for number in range(20)))
+    await rig.work()
+    await until(lambda: len(rig.listeners.taken("a")) >= len(left), what="what is left")
+    assert rig.listeners.ids("a") == Counter(left)
+    told = [text for text in caplog.messages if text.startswith("worker.messages_gone")]
+    assert sorted(told) == [
+        f"worker.messages_gone partition={partition} wanted=0 begins={ends[partition]}"
+        for partition in partitions
+        if ends[partition]
+    ]
+
+
+async def test_a_cursor_that_is_lost_repeats_and_skips_nothing_and_is_told_of(
+    rig: Rig, caplog, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(worker_module, "NO_CURSOR_MS", 0)
     queue = await rig.queue()
     listener = await rig.listen(queue, "a")
     worker = await rig.work()
     ids = await rig.put(queue, *(f"m{number}" for number in range(20)))
     await until(lambda: len(rig.listeners.taken("a")) == 20, what="all of it")
     await rig.end(worker)
+    await rig.end(await rig.work())
+    assert "worker.cursors_missing" not in caplog.text
     client = AdminClient({"bootstrap.servers": rig.settings.kafka.bootstrap})
     group = listener_group(rig.settings.kafka, listener.id)
     await asyncio.to_thread(client.delete_consumer_groups([group])[group].result, 60)
     ids += await rig.put(queue, "while its cursor was lost")
     await rig.work()
+    assert f"worker.cursors_missing listeners=1 one={listener.id} " in caplog.text
     ids += await rig.put(queue, "afterwards")
     await until(lambda: len(rig.listeners.taken("a")) >= 42, what="from its beginning, again")
     assert rig.listeners.ids("a") == Counter(ids[:20] * 2 + ids[20:])
