@@ -335,14 +335,16 @@ class Changes:
         if partition is None or number not in self._floors or self._covering:
             return
         low = partition.tail
+        under_way: set[int] = set()  # from `outstanding`: one that was cancelled meanwhile is known nowhere else
         for courier in self._couriers.values():
             if not partition.placed(courier):
                 return  # it may begin further back
             stream = courier.streams.get(number)
             if stream is not None:
                 low = min(low, stream.window.top(partition.tail), *stream.window.open)
+                under_way.update(delivery.offset for delivery in stream.owed)
         owed = self._outstanding.message_ids(number)
         for place, message_id in list(self._ids.items()):
-            if place[0] == number and place[1] < low and message_id not in owed:
+            if place[0] == number and place[1] < low and place[1] not in under_way and message_id not in owed:
                 del self.known[place], self._ids[place]
         self._floors[number] = low

@@ -18,7 +18,7 @@ from collections.abc import Container
 from typing import Final
 
 from broker.core.directory import Listener
-from broker.core.events import KeptDelivery, decode, encode
+from broker.core.events import DeliveryParked, KeptDelivery, decode, encode
 from broker.core.turns import Lines
 from broker.delivery.courier import UNDECODABLE, Courier
 from broker.delivery.message import Message, messages
@@ -102,11 +102,18 @@ class Outstanding:
         line = _line(delivery) if self._lines else None
         return line is not None and self._lines.begins_before(line, delivery.offset)
 
-    def expect(self, delivery: Delivery) -> None:
-        """It is about to be put aside, to be tried again: from now on none of its ordering key may overtake it."""
+    def expect(
+        self, delivery: Delivery, message: Message, status: int | None, error: str | None, due_ms: int | None
+    ) -> KeptDelivery:
+        """It is about to be put aside, to be tried at due_ms, or parked when that is None: its record, as of now.
+
+        What comes before it is written, a redrive, has come after it. None of its ordering key may overtake it from
+        now on, unless it is parked.
+        """
         line = _line(delivery)
-        if line is not None and not self._lines.holds(line, delivery.offset):
+        if line is not None and due_ms is not None and not self._lines.holds(line, delivery.offset):
             self._lines.join(line, delivery.offset, None)
+        return kept_event(delivery, message, status, error, due_ms)
 
     def expect_no_more(self, delivery: Delivery) -> None:
         """It was not put aside after all."""
@@ -114,12 +121,9 @@ class Outstanding:
         if line is not None:
             self._leave(line, delivery.offset)
 
-    async def put_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> bool:
-        """Write the delivery, to be tried at due_ms, or parked when that is None. Whether it was ours to write."""
-        message, stream = delivery.message, delivery.stream
-        if message is None:
-            return False
-        event = kept_event(delivery, message, status, error, due_ms)
+    async def put_aside(self, delivery: Delivery, event: KeptDelivery) -> bool:
+        """Write what expect() gave. Whether it was ours to write."""
+        stream = delivery.stream
         key = owed_key(event.listener_id, event.message_id)
         while stream.alive:
             try:
@@ -128,21 +132,20 @@ class Outstanding:
                 await asyncio.sleep(_PAUSE_S)
                 continue
             owed = Owed(key, stream.partition, offset, event)
-            owed.found = delivery.owed is not None and delivery.owed.found
             if offset < 0:
-                owed.message = message
+                owed.message = delivery.message
             if stream.alive and stream.partition in self._owed:
                 self._owed[stream.partition][key] = owed
                 self._enter(owed)
-            if due_ms is None:
+            if isinstance(event, DeliveryParked):
                 log.warning(
                     "delivery.parked message=%s listener=%s queue=%s attempts=%d status=%s error=%s age_ms=%d",
                     event.message_id,
                     event.listener_id,
                     event.queue_id,
                     event.number,
-                    status,
-                    error,
+                    event.status,
+                    event.error,
                     event.at_ms - event.put_at_ms,
                 )
             return True

@@ -19,6 +19,7 @@ from broker.core.events import (
     ControlEvent,
     Event,
     Fields,
+    KeptDelivery,
     ListenerDeleted,
     ListenerPaused,
     QueueDeleted,
@@ -551,24 +552,23 @@ class Worker:
                 self._down.add(courier)
 
     def _put_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
-        if due_ms is not None:
-            self._outstanding.expect(delivery)
-        task = self._run(self._put_aside_now(delivery, status, error, due_ms))
+        if delivery.message is None:
+            return
+        event = self._outstanding.expect(delivery, delivery.message, status, error, due_ms)
+        task = self._run(self._put_aside_now(delivery, event))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
-    async def _put_aside_now(
-        self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None
-    ) -> None:
+    async def _put_aside_now(self, delivery: Delivery, event: KeptDelivery) -> None:
         """Write the delivery to `outstanding`, and only then let the cursor pass it."""
-        courier, message = delivery.stream.courier, delivery.message
+        courier = delivery.stream.courier
         if self._changes.deleted(delivery):
             self._outstanding.expect_no_more(delivery)
             courier.cancel(delivery)
-        elif await self._outstanding.put_aside(delivery, status, error, due_ms):
+        elif await self._outstanding.put_aside(delivery, event):
             courier.settle(delivery)
-            if self._changes.deleted(delivery) and message is not None:  # meanwhile
-                self._outstanding.cancel(delivery.stream.partition, courier.listener.id, message.id.decode())
+            if self._changes.deleted(delivery):  # meanwhile
+                self._outstanding.cancel(event.partition, event.listener_id, event.message_id)
 
     async def _serve_outstanding(self) -> None:
         while True:

@@ -221,11 +221,10 @@ class Office:
         asyncio.get_running_loop().call_soon(self.courier.settle, delivery)
 
     def _put_aside_in_topic(self, delivery: Delivery, *how) -> None:
-        if how[-1] is not None:
-            self.outstanding.expect(delivery)
+        event = self.outstanding.expect(delivery, delivery.message, *how)
 
         async def leave() -> None:
-            if await self.outstanding.put_aside(delivery, *how):
+            if await self.outstanding.put_aside(delivery, event):
                 self.courier.settle(delivery)
 
         task = asyncio.create_task(leave())

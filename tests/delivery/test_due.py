@@ -309,6 +309,27 @@ async def test_a_redrive_that_comes_while_the_record_is_written_counts(serve, op
     assert [post.attempt for post in server.posts] == [1, 2]
 
 
+async def test_a_redrive_right_after_the_last_attempt_counts(serve, open_office, topic, monkeypatch):
+    """Before anything of the record is written."""
+    taker = Taker()
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic}, max_attempts=1)
+    await own(office, topic)
+    taker.refused.add("m-0")
+    expect = office.outstanding.expect
+
+    def expect_and_redrive(*delivery):
+        event = expect(*delivery)
+        taker.refused.clear()
+        redriven(office)
+        return event
+
+    monkeypatch.setattr(office.outstanding, "expect", expect_and_redrive)
+    office.put(1)
+    await serve_all(office, lambda: taker.taken)
+    assert [post.attempt for post in server.posts] == [1, 2]
+
+
 async def test_a_redrive_hurries_the_retries_of_the_window(serve, open_office, topic, monkeypatch):
     monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 60_000)
     monkeypatch.setattr(courier_module, "next_at_ms", lambda *_, **__: now_ms() + 50_000)

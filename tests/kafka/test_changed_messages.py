@@ -193,6 +193,37 @@ async def test_what_is_kept_in_outstanding_is_changed_too(rig: Rig, monkeypatch:
     assert third._changes.known  # for the parked one, whose message is below every cursor
 
 
+async def test_what_is_deleted_during_its_attempt_from_outstanding_does_not_come_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    """The attempt takes so long that nothing else needs the change any more when it fails."""
+    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 0)
+    queue = await rig.queue()
+    await rig.listen(queue, "a", retry_first_ms=100)
+    rig.listeners.status["a"] = 422
+    worker = await rig.work()
+    (first,) = await rig.put(queue, "deleted")
+
+    async def is_kept() -> bool:
+        return bool(await kept(rig))
+
+    await until(is_kept, what="the delivery has left its window")
+    await until(lambda: cursors_passed(worker), what="the cursor has passed")
+    rig.listeners.hangs.add("a")
+    await until(lambda: rig.listeners.hanging, what="it is tried again")
+    deleting = asyncio.create_task(rig.delete(queue, first))
+    await until(lambda: worker._changes.known, what="the worker knows that it is deleted")
+    for partition in range(rig.settings.kafka.partitions):
+        worker._changes.forget_settled(partition)
+    rig.listeners.let_go()
+    assert list((await deleting).values()) == ["cancelled"]
+    await rig.noted(worker)
+    await until(lambda: not worker._leaving, what="nothing is on its way to be kept")
+    assert not len(worker._outstanding)
+    await rig.forgotten(worker)
+    assert not await kept(rig)
+
+
 async def cursors_passed(worker: Worker) -> bool:
     await worker._checkpoints.checkpoint()
     return not any(stream.window.open for c in worker._couriers.values() for stream in c.streams.values())
