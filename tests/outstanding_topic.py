@@ -29,12 +29,20 @@ class OutstandingTopic:
         return len(self.records[partition]) - 1
 
     async def append(self, outcomes) -> None:
+        await self._asked()
+        for partition, rows in outcomes.items():
+            for key, value in rows:
+                self.write(partition, key, value)
+
+    def write(self, partition: int, key: bytes, value: bytes | None) -> int:
+        """The record is there now; its offset."""
+        self.records[partition].append(Record(len(self.records[partition]), 0, key, value, ()))
+        return len(self.records[partition]) - 1
+
+    async def _asked(self) -> None:
         await asyncio.sleep(0)
         if self.unavailable is not None:
             raise self.unavailable
-        for partition, rows in outcomes.items():
-            for key, value in rows:
-                self.records[partition].append(Record(len(self.records[partition]), 0, key, value, ()))
 
     async def keep(self, *events: KeptDelivery) -> None:
         """Write these, as a worker does."""
@@ -46,9 +54,7 @@ class OutstandingTopic:
         return {number: 0 if at == EARLIEST else len(self.records[number]) for number, at in at_ms.items()}
 
     async def read(self, _topic: str, partition: int, offset: int, *, bytes_max: int = 1 << 20) -> Stretch:
-        await asyncio.sleep(0)
-        if self.unavailable is not None:
-            raise self.unavailable
+        await self._asked()
         self.reads += 1
         all_of_it = self.records[partition]
         records = [record for record in all_of_it[offset:] if record is not None]

@@ -182,41 +182,60 @@ def _at_once(record: Record, listener: str) -> Iterator[str]:
 
 
 def _repeated(record: Record, listener: str) -> Iterator[str]:
-    """A repeat is a crash's that began before it and ended after the delivery it repeats: the first of those that may
-    have settled it after a checkpoint, else the one that repeats the least: it may have been in its flight."""
+    """A repeat is a crash's that began before it and ended after the delivery it repeats.
+
+    Each explains as many as it had in flight or may have settled after a checkpoint, and a repeat may be any one's.
+    """
     put_at = {put.data: put.sent_at for put in record.puts}
     newest: dict[str, float] = {}
     taken = record.taken.get(listener, ())
-    counted = [0] * len(record.crashes)
-    found: list[tuple[int, str]] = []
-    for one in taken:
-        before = newest.get(one.data)
-        newest[one.data] = one.at
-        if before is None:
-            continue
-        between = [
-            number
-            for number, crash in enumerate(record.crashes)
-            if before - record.slack_s <= crash.ended and crash.began <= one.at
-        ]
-        put_s = put_at.get(one.data, before)
-        since = [number for number in between if _may_repeat(record, record.crashes[number], put_s, before)]
-        if between:
-            counted[since[0] if since else min(between, key=counted.__getitem__)] += 1
-        else:
-            found.append((1, f"{one.data} without a crash"))
-    for crash, count in zip(record.crashes, counted, strict=True):
+    room = []
+    for crash in record.crashes:
         until = crash.ended + record.slack_s
         settled = {
             one.data
             for one in taken
             if one.at <= until and _may_repeat(record, crash, put_at.get(one.data, one.at), one.at)
         }
-        if count > len(settled) + crash.in_flight:
-            words = f"{count} by one crash, which explains {len(settled)} settled and {crash.in_flight} in flight"
-            found.append((count - len(settled) - crash.in_flight, words))
-    if sum(count for count, _ in found) > record.lost_answers:
-        yield from (f"repeated: {words}" for _, words in found)
+        room.append(len(settled) + crash.in_flight)
+    repeats: list[tuple[str, list[int]]] = []
+    for one in taken:
+        before = newest.get(one.data)
+        newest[one.data] = one.at
+        if before is not None:
+            between = [
+                number
+                for number, crash in enumerate(record.crashes)
+                if before - record.slack_s <= crash.ended and crash.began <= one.at
+            ]
+            repeats.append((one.data, between))
+    unexplained = _too_many([between for _, between in repeats], room)
+    if len(unexplained) > record.lost_answers:
+        for number in unexplained:
+            data, between = repeats[number]
+            rooms = ", ".join(str(room[crash]) for crash in between)
+            yield f"repeated: {data} " + (f"once more than crashes explain ({rooms})" if between else "without a crash")
+
+
+def _too_many(options: Sequence[Sequence[int]], room: Sequence[int]) -> list[int]:
+    """Those that have no place where each takes one in one of its options, of which each has so much room."""
+    placed: list[list[int]] = [[] for _ in room]
+
+    def place(one: int, seen: set[int]) -> bool:
+        for option in options[one]:
+            if option in seen:
+                continue
+            seen.add(option)
+            if len(placed[option]) < room[option]:
+                placed[option].append(one)
+                return True
+            for at, other in enumerate(placed[option]):
+                if place(other, seen):
+                    placed[option][at] = one
+                    return True
+        return False
+
+    return [one for one in range(len(options)) if not place(one, set())]
 
 
 def _may_repeat(record: Record, crash: Crash, put_s: float, taken_s: float) -> bool:

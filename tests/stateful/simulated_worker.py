@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Generator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Coroutine, Generator, Mapping, MutableMapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +15,21 @@ from broker.core.cursor import Cursor
 from broker.core.directory import Listener
 from broker.core.flow import WHOLE
 from broker.core.signing import Signer
-from broker.core.turns import Lines
 from broker.delivery.checkpoints import Checkpoints
 from broker.delivery.courier import Courier, Depot
 from broker.delivery.guard import Target
 from broker.delivery.message import Message
 from broker.delivery.meters import Meters
+from broker.delivery.outstanding import Outstanding
+from broker.delivery.owed import Owed
 from broker.delivery.readers import CatchUp, Partition
 from broker.delivery.request import Opened
 from broker.delivery.shares import Sockets, let_begin, share_out
 from broker.delivery.stream import Delivery, Stream
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable
+from broker.kafka.producer import KeyAndValue
+from tests.outstanding_topic import OutstandingTopic
 
 if TYPE_CHECKING:
     from tests.stateful.simulation import World
@@ -43,20 +45,58 @@ class Pause:
         yield
 
 
-@dataclass(slots=True, eq=False)
-class Kept:
-    """A delivery in `outstanding`. due_ms: None when it is parked."""
+class Topic(OutstandingTopic):
+    """`outstanding`, as a worker writes and reads it: a step at each await, and outages that leave it in doubt."""
 
-    key: tuple[str, bytes]
-    partition: int
-    offset: int
-    number: int
-    due_ms: int | None
-    line: tuple[str, int, str] | None
-    taken: bool = False
-    found: bool = False
-    forgiven: int = 0
-    since_ms: int = 0
+    def __init__(self, worker: SimWorker) -> None:
+        super().__init__()
+        self.records = worker.world.outstanding
+        self._worker, self._world = worker, worker.world
+
+    async def append_one(self, partition: int, key: bytes, value: bytes) -> int:
+        dice, ownership = self._world.dice, self._worker.ownership
+        await Pause()
+        failed, offset = self._world.unavailable(), -1
+        if not failed or dice.random() < 0.5:
+            offset = self.write(partition, key, value)
+            crash = self._worker.cut if ownership == self._worker.ownership else self._worker.gave_up
+            if crash is not None:  # the next owner of the partition after this one finds it: docs/decisions/0006
+                self._world.more_in_flight(crash)
+                self._world.stored_late[key] = crash
+        await Pause()
+        if failed:
+            raise LogUnavailable("an outage")
+        return offset if dice.random() < 0.9 else -1
+
+    async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
+        await append(self._world, outcomes, self.write)
+
+    def write(self, partition: int, key: bytes, value: bytes | None) -> int:
+        self._world.keep(key, value)
+        return super().write(partition, key, value)
+
+    async def _asked(self) -> None:
+        await Pause()
+        if self._world.unavailable():
+            raise LogUnavailable("an outage")
+
+
+async def append(
+    world: World,
+    outcomes: MutableMapping[int, list[KeyAndValue]],
+    write: Callable[[int, bytes, bytes | None], object],
+) -> None:
+    """As OutcomesTopic.append."""
+    await Pause()
+    failed = world.unavailable()
+    for number in list(outcomes):
+        if not failed or world.dice.random() < 0.5:
+            for key, value in outcomes[number]:
+                write(number, key, value)
+            if not failed or world.dice.random() < 0.5:
+                del outcomes[number]
+    if failed:
+        raise LogUnavailable("an outage")
 
 
 class Connection:
@@ -81,6 +121,8 @@ class Connection:
             world.more_in_flight(self.crash)
         elif world.under_way(listener.id) >= max(listener.settings.max_in_flight, self.worker.share.workers):
             world.found.append("too many: more under way than max_in_flight")
+        if self.worker.cut is None:
+            world.attempted(listener, self.message, work.number)
         key = self.message.key
         if key is not None and any(one.message.key == key and one.work.stream.alive for one in mine):
             world.found.append(f"out of order: two of the key {key} under way")
@@ -127,7 +169,7 @@ class Loop:
     def __init__(self, world: World) -> None:
         self._world = world
         self._soon: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
-        self.connecting: list[Connecting] = []
+        self.connecting: list[Task] = []
 
     def time(self) -> float:
         return self._world.now_ms / 1000
@@ -135,8 +177,8 @@ class Loop:
     def call_soon(self, callback: Callable[..., None], *arguments: Any) -> None:
         self._soon.append((callback, arguments))
 
-    def create_task(self, coroutine: Coroutine[Any, Any, None]) -> Connecting:
-        self.connecting.append(Connecting(coroutine))
+    def create_task(self, coroutine: Coroutine[Any, Any, None]) -> Task:
+        self.connecting.append(Task(coroutine))
         return self.connecting[-1]
 
     def settle(self) -> None:
@@ -145,8 +187,8 @@ class Loop:
             callback(*arguments)
 
 
-class Connecting:
-    """A task that connects, in one step."""
+class Task:
+    """A coroutine, stepped from one await to the next."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self._coroutine = coroutine
@@ -155,11 +197,12 @@ class Connecting:
     def add_done_callback(self, callback: Callable[[Any], Any]) -> None:
         self._callbacks.append(callback)
 
-    def run(self) -> None:
-        with contextlib.suppress(StopIteration):
+    def step(self) -> None:
+        try:
             self._coroutine.send(None)
-        for callback in self._callbacks:
-            callback(self)
+        except StopIteration:
+            for callback in self._callbacks:
+                callback(self)
 
     def cancel(self) -> None:
         self._coroutine.close()
@@ -172,16 +215,19 @@ class SimWorker:
     """A worker's parts around the real couriers. Lives until it crashes; its partitions come and go."""
 
     _place = Worker._place
+    _reconcile = Worker._reconcile
+    _put_aside = Worker._put_aside
+    _put_aside_now = Worker._put_aside_now
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.loop = Loop(world)
         self.requests: list[Connection] = []
         self.lagging: list[Stream] = []
-        self.owed: dict[tuple[str, bytes], Kept] = {}
-        self.lines: Lines[tuple[str, int, str], Kept] = Lines()
-        self.tombstones: list[tuple[str, bytes]] = []
-        self.leaving: list[tuple[Delivery, int | None]] = []
+        self.tasks: list[Task] = []
+        self.changed: dict[str, None] = {}
+        self.ownership = 0
+        self.gave_up: int | None = None  # the crash that counts for what it gave up last
         self.active: list[Courier] = []
         self.share = WHOLE
         self.cut: int | None = None  # the crash that counts, while its session has ended and it does not know
@@ -190,6 +236,11 @@ class SimWorker:
         self.began_ms = self.saved_ms = world.now_ms  # of the checkpoint under way, and of the last that succeeded
         self._partitions: dict[int, Partition] = {}
         self._couriers: dict[str, Courier] = {}
+        self._changes = SimpleNamespace(deleted=lambda _delivery: False)
+        self._leaving: set[Task] = set()
+        self._serving: Task | None = None
+        topic = Topic(self)
+        self._outstanding = Outstanding(topic, topic, "messages", self._partitions, self._couriers)
         self._new_checkpoints()
         self.depot = Depot(
             resolver=None,
@@ -198,11 +249,11 @@ class SimWorker:
             touched=self.checkpoints.touched,
             lagging=self._lag,
             active=self.active.append,
-            put_aside=lambda delivery, _status, _error, due_ms: self._put_aside(delivery, due_ms),
-            overtakes=self._overtakes,
-            is_owed=self._is_owed,
-            delivered=self._delivered,
-            returned=lambda delivery: setattr(delivery.owed, "taken", False),
+            put_aside=self._put_aside,
+            overtakes=self._outstanding.overtakes,
+            is_owed=self._outstanding.is_owed,
+            delivered=self._outstanding.delivered,
+            returned=self._outstanding.returned,
             gone=lambda _courier: None,
             changes={},
             hold=lambda _delivery: False,
@@ -210,10 +261,9 @@ class SimWorker:
 
     def _new_checkpoints(self) -> None:
         cursors = SimpleNamespace(store=self._store)
-        deliveries = SimpleNamespace(append=self._append)
-        outstanding = SimpleNamespace(flush=self._flush)
+        deliveries = SimpleNamespace(append=lambda outcomes: append(self.world, outcomes, lambda *_: None))
         self.checkpoints = Checkpoints(
-            cursors, deliveries, outstanding, self._partitions, self._couriers, Meters(), self._confirm
+            cursors, deliveries, self._outstanding, self._partitions, self._couriers, Meters(), self._confirm
         )
 
     # Ownership
@@ -225,18 +275,37 @@ class SimWorker:
             tops = [one.stands_at(world.cursors(one), number).top for one in world.listeners]
             end = len(world.log[number])
             self._partitions[number] = Partition(number, min(tops) if world.dice.random() < 0.7 else end)
-            kept = {key: one for key, one in world.kept.items() if one.partition == number}
-            self.owed |= {key: replace(one, taken=False, found=True) for key, one in kept.items()}
-            for key in kept:
-                self._stand_in_line(self.owed[key])
         for one in world.listeners:
             self.employ(one, numbers)
+        for number in numbers:
+            self._outstanding.take_over(number, self._read(number))
 
-    def employ(self, listener: Listener, numbers: Collection[int] | None = None) -> None:
+    def _read(self, number: int) -> dict[bytes, Owed]:
+        while True:
+            with contextlib.suppress(LogUnavailable):
+                owed: dict[bytes, Owed] = to_its_end(self._outstanding.read(number))
+                for key in owed:
+                    if key in self.world.stored_late:
+                        self.world.lasts(self.world.stored_late.pop(key))
+                return owed
+
+    def follow(self) -> None:
+        """As Worker._follow_directory."""
+        changed, self.changed = self.changed, {}
+        to_its_end(self._reconcile(changed))
+
+    @property
+    def _directory(self) -> SimpleNamespace:
+        return SimpleNamespace(listeners={one.id: one for one in self.world.listeners})
+
+    def _employ(self, listener: Listener) -> None:
         if listener.id not in self._couriers:
             self.world.current = self
             self._couriers[listener.id] = Courier(self.depot, self.world.queue, listener, OPENED, share=self.share)
         self._couriers[listener.id].update(listener, share=self.share)
+
+    def employ(self, listener: Listener, numbers: Collection[int] | None = None) -> None:
+        self._employ(listener)
         self._couriers[listener.id].sending = True
         self._place(listener, self.world.cursors(listener), self._partitions if numbers is None else numbers)
 
@@ -250,12 +319,15 @@ class SimWorker:
         for request in list(self.requests):
             if world.dice.random() < 0.7:
                 world.settle(request)
-        while self.leaving:
-            self.leave(crash_between=0.0)
+        for _ in range(4):
+            for task in list(self.tasks):
+                if world.dice.random() < 0.9:
+                    task.step()
         self.finish_checkpoint()
         self.begin_checkpoint(self.checkpoints.last())
         self.finish_checkpoint()
         world.crashed(self)
+        self.ownership, self.gave_up = self.ownership + 1, len(world.record.crashes) - 1
         for partition in self._partitions.values():
             partition.alive = False
         self._partitions.clear()
@@ -263,9 +335,7 @@ class SimWorker:
             for stream_now in list(one.streams.values()):
                 one.drop(stream_now)
         self.checkpoints.forget()
-        self.owed.clear()
-        self.lines.clear()
-        self.tombstones.clear()
+        self._outstanding.forget()
         for one in self.lagging:
             one.requested = False  # its catch-up reader comes, and finds that it is given up
         self.lagging.clear()
@@ -302,89 +372,35 @@ class SimWorker:
 
     def die(self) -> None:
         """Nothing of it is heard again."""
-        for one in self.loop.connecting:
+        for one in (*self.loop.connecting, *self.tasks):
             one.cancel()
+        self.tasks.clear()
         if self.under_checkpoint is not None:
             self.under_checkpoint.close()
 
-    def leave(self, crash_between: float = CRASH_BETWEEN) -> None:
-        """Two steps: the record is written, then the delivery settled. A crash may come between."""
-        delivery, due_ms = self.leaving.pop(self.world.dice.randrange(len(self.leaving)))
-        message, world = delivery.message, self.world
-        if message is None or not delivery.stream.alive:
-            return
-        key = (delivery.stream.courier.listener.id, message.id)
-        kept = Kept(key, delivery.stream.partition, delivery.offset, delivery.number, due_ms, _line(delivery))
-        kept.found = delivery.owed is not None and delivery.owed.found
-        world.kept[key] = self.owed[key] = kept
-        if self.cut is not None:  # the next owner of the partition after this one finds it: docs/decisions/0006
-            world.more_in_flight(self.cut)
-        self._stand_in_line(kept)
-        if world.dice.random() >= crash_between:
-            delivery.stream.courier.settle(delivery)
-        else:
-            world.crash(self)
+    def work(self) -> None:
+        """A step or three of what is on its way to `outstanding`, or handed to couriers from there."""
+        if self._serving not in self.tasks:
+            self._serving = self._run(self._outstanding.serve_due())
+        for _ in range(self.world.dice.randint(1, 3)):
+            task = self.world.dice.choice(self.tasks)
+            task.step()
+            if task is not self._serving and self.world.dice.random() < CRASH_BETWEEN:
+                self.world.crash(self)
+            if not self.tasks:
+                break
 
-    def serve_due(self) -> None:
-        for kept in list(self.owed.values()):
-            one = self._couriers[kept.key[0]]
-            if kept.due_ms is None or kept.due_ms > self.world.now_ms or kept.taken or not one.room():
-                continue
-            if not self._may_leave(one, kept) or (kept.line is not None and not self._may_go(kept)):
-                continue
-            kept.taken = True
-            (message,) = self.world.messages(kept.partition, kept.offset, kept.offset + 1)
-            delivery = Delivery(one.stream(kept.partition), kept.offset, message)
-            delivery.number, delivery.owed = kept.number, kept
-            delivery.stream.owed.add(delivery)
-            one.accept(delivery, message)
+    def work_off(self) -> None:
+        """Until nothing is on its way."""
+        self._run(self._outstanding.serve_due())
+        while self.tasks:
+            self.tasks[0].step()
 
-    def _put_aside(self, delivery: Delivery, due_ms: int | None) -> None:
-        line = _line(delivery)
-        if line is not None and due_ms is not None and not self.lines.holds(line, delivery.offset):
-            self.lines.join(line, delivery.offset, None)
-        self.leaving.append((delivery, due_ms))
-
-    def _stand_in_line(self, kept: Kept) -> None:
-        if kept.line is not None and kept.due_ms is not None:
-            self.lines.join(kept.line, kept.offset, kept)
-        elif kept.line is not None:
-            self.lines.leave(kept.line, kept.offset)
-
-    def _overtakes(self, delivery: Delivery) -> bool:
-        line = _line(delivery)
-        return line is not None and self.lines.begins_before(line, delivery.offset)
-
-    def _may_go(self, kept: Kept) -> bool:
-        for one in self.lines.head(kept.line, 3):
-            if one is kept:
-                return True
-            if not one.taken:
-                return False
-        return False
-
-    def _may_leave(self, courier: Courier, kept: Kept) -> bool:
-        tail, one = self._partitions[kept.partition].tail, courier.streams.get(kept.partition)
-        if kept.found and not self._passed(one, kept.offset, tail):
-            return False
-        return kept.line is None or not self._lacks_earlier(one, kept.offset, tail)
-
-    def _passed(self, one: Stream | None, offset: int, tail: int) -> bool:
-        return offset < tail if one is None else one.window.settled(offset, tail)
-
-    def _lacks_earlier(self, one: Stream | None, offset: int, tail: int) -> bool:
-        wanted = None if one is None else one.window.wanted()
-        return min(tail, tail if wanted is None else wanted) <= offset
-
-    def _is_owed(self, delivery: Delivery) -> bool:
-        key = (delivery.stream.courier.listener.id, delivery.message.id)
-        return key in self.owed
-
-    def _delivered(self, delivery: Delivery) -> None:
-        if self.owed.pop(delivery.owed.key, None) is not None:
-            self.tombstones.append(delivery.owed.key)
-            if delivery.owed.line is not None:
-                self.lines.leave(delivery.owed.line, delivery.offset)
+    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Task:
+        task = Task(coroutine)
+        self.tasks.append(task)
+        task.add_done_callback(self.tasks.remove)
+        return task
 
     # Checkpoints: the real ones, a step at each await
 
@@ -412,28 +428,11 @@ class SimWorker:
         while self.confirmed and self.under_checkpoint is not None:
             self.step_checkpoint()
 
-    async def _append(self, outcomes: dict[int, object]) -> None:
-        await Pause()
-        try:
-            self.world.perhaps_unavailable()
-        except LogUnavailable:
-            for number in list(outcomes):
-                if self.world.dice.random() < 0.5:
-                    del outcomes[number]
-            raise
-        outcomes.clear()
-
-    async def _flush(self) -> None:
-        settled, self.tombstones = self.tombstones, []
-        if settled:
-            await Pause()
-            for key in settled:
-                self.world.kept.pop(key, None)
-
     async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
         await Pause()
         self.confirmed = False
-        self.world.perhaps_unavailable()
+        if self.world.unavailable():
+            raise LogUnavailable("an outage")
         self.world.commit(cursors, by=self)
 
     async def _confirm(self) -> None:
@@ -456,6 +455,19 @@ class SimWorker:
                     one.wake()
 
 
-def _line(delivery: Delivery) -> tuple[str, int, str] | None:
-    key = None if delivery.message is None else delivery.message.key
-    return None if key is None else (delivery.stream.courier.listener.id, delivery.stream.partition, key)
+def to_its_end(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """What it comes to, nothing else happening meanwhile."""
+    try:
+        while True:
+            coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+
+
+async def in_turn(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
+    """For asyncio.gather()."""
+    try:
+        return [await one for one in coroutines]
+    finally:
+        for one in coroutines:
+            one.close()

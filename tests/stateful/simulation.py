@@ -1,13 +1,14 @@
 """A deterministic world for the deliveries: a clock, a log, listeners and workers that crash, all out of one seed.
 
-For: driving the real Courier, Window, Cursor, Turns, Flow, Circuit, retries, Partition and Checkpoints step by step, in
-any order that a real run might take, without a socket or an event loop (simulated_worker.py). What a run proves is
-judged as a soak is (tests/scenarios/verdict.py). Not for: Kafka and HTTP (tests/kafka, tests/delivery), the worker's
-loops, broker/delivery/outstanding.py, for which a few lines stand in.
+For: driving the real Courier, Window, Cursor, Turns, Flow, Circuit, retries, Outstanding, Partition and Checkpoints
+from one await to the next, in any order that a real run might take, without a socket or an event loop
+(simulated_worker.py). What a run proves is judged as a soak is (tests/scenarios/verdict.py). Not for: Kafka and HTTP
+(tests/kafka, tests/delivery), the worker's loops.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import random
@@ -17,21 +18,32 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+from msgspec import UNSET
+
 from broker.core import window
 from broker.core.cursor import Cursor
 from broker.core.directory import Listener, Queue
-from broker.core.events import ListenerSettings, MessagePut, encode
+from broker.core.events import (
+    DeliveryParked,
+    DeliverySetAside,
+    KeptDelivery,
+    ListenerSettings,
+    MessagePut,
+    decode,
+    encode,
+)
 from broker.core.flow import Share
 from broker.core.ids import message_id
-from broker.delivery import checkpoints, courier, readers, stream
+from broker.delivery import checkpoints, courier, outstanding, owed, readers, stream
 from broker.delivery.courier import Courier
 from broker.delivery.guard import AWAY, Target
 from broker.delivery.http import ConnectFailed
 from broker.delivery.message import Message
+from broker.delivery.owed import owed_key
 from broker.delivery.stream import Delivery, Stream
-from broker.errors import LogUnavailable
+from broker.kafka.requests import Record as Row
 from tests.scenarios.verdict import Crash, Put, Record, Taken, violations
-from tests.stateful.simulated_worker import Connection, Kept, Loop, SimWorker
+from tests.stateful.simulated_worker import Connection, Loop, Pause, SimWorker, in_turn
 
 PARTITIONS = 2
 QUEUES = ("own", "other")
@@ -42,17 +54,22 @@ ROUNDS_MAX = 600
 
 @dataclass
 class World:
-    """One run. found: what is wrong, beside what the record shows in the end."""
+    """One run. found: what is wrong, beside what the record shows in the end. outstanding, kept: the topic's records by
+    partition, and what they say by key. stored_late: the keys of those written by who had given the partition up, and
+    the number of the crash that stands for that.
+    """
 
     dice: random.Random
     now_ms: int = BEGIN_MS
     record: Record = field(default_factory=Record)
     found: list[str] = field(default_factory=list)
-    log: list[list[tuple[Put, str]]] = field(default_factory=lambda: [[] for _ in range(PARTITIONS)])
+    log: list[list[tuple[Put, str, int]]] = field(default_factory=lambda: [[] for _ in range(PARTITIONS)])
     listeners: list[Listener] = field(default_factory=list)
     moods: dict[str, str] = field(default_factory=dict)
     committed: dict[tuple[str, int], tuple[int, str]] = field(default_factory=dict)
-    kept: dict[tuple[str, bytes], Kept] = field(default_factory=dict)
+    outstanding: list[list[Row | None]] = field(default_factory=lambda: [[] for _ in range(PARTITIONS)])
+    kept: dict[bytes, KeptDelivery] = field(default_factory=dict)
+    stored_late: dict[bytes, int] = field(default_factory=dict)
     workers: list[SimWorker] = field(default_factory=list)
     zombies: list[Connection] = field(default_factory=list)
     outage: bool = False
@@ -73,8 +90,12 @@ class World:
         self.finish()
         for one in self.workers:
             one.die()
+        redrives = {one.id: one.redrives for one in self.listeners}
         self.record.waiting = {
-            (self.name(key[0]), self.data(key[1])) for key, kept in self.kept.items() if kept.due_ms is None
+            (self.name(kept.listener_id), self.data(kept.message_id))
+            for kept in self.kept.values()
+            if isinstance(kept, DeliveryParked)
+            and not redrives[kept.listener_id].concern(kept.message_id, since=kept.redrives)
         }
         self.record.taken = {one.name: self.record.taken.get(one.name, []) for one in self.listeners}
         return self.found + violations(self.record)
@@ -82,7 +103,7 @@ class World:
     def step(self) -> None:
         dice = self.dice
         worker = dice.choice(self.workers)
-        match dice.randrange(20):
+        match dice.randrange(22):
             case 0 | 1 | 2:
                 self.put()
             case 3 | 4 | 5:
@@ -90,7 +111,7 @@ class World:
                     worker.feed()
             case 6 | 7 | 8 | 9 | 10:
                 if worker.loop.connecting and dice.random() < 0.5:
-                    worker.loop.connecting.pop(dice.randrange(len(worker.loop.connecting))).run()
+                    worker.loop.connecting.pop(dice.randrange(len(worker.loop.connecting))).step()
                 elif worker.requests:
                     self.settle(dice.choice(worker.requests))
             case 11:
@@ -109,18 +130,22 @@ class World:
                 if worker.cut is not None:
                     if dice.random() < 0.2:
                         self.back(worker)
-                elif worker.leaving:
-                    worker.leave()
                 else:
-                    worker.serve_due()
-            case 17:
+                    worker.follow()
+            case 17 | 18:
+                worker.work()
+            case 19:
                 self.moods[dice.choice(self.listeners).name] = dice.choice(("well", "well", "flaky", "down", "busy"))
                 if self.zombies:
                     self.late()
-            case 18:
+            case 20:
                 self.outage = dice.random() < 0.3
                 if len(self.listeners) < 3 and dice.random() < 0.1:
                     self.listen()
+                if dice.random() < 0.3:
+                    kept = dice.choice((None, *self.kept.values()))
+                    one = dice.choice(self.listeners) if kept is None else self.listener(kept.listener_id)
+                    self.redrive(one, *([] if kept is None else [kept.message_id]))
             case _:
                 if dice.random() < 0.2:
                     dice.choice((self.crash, lambda _: self.rebalance(), self.cut_off))(worker)
@@ -133,9 +158,11 @@ class World:
         key = dice.choice(KEYS)
         partition = dice.randrange(PARTITIONS) if key is None else KEYS.index(key) % PARTITIONS
         own = dice.random() < 0.8
+        later = key is None and dice.random() < 0.3
+        deliver_at_ms = self.now_ms + dice.choice((500, 5_000, 60_000, 300_000)) if later else 0
         made = message_id(at_ms=self.now_ms, partition=partition, random_bits=number)
         put = Put(f"m{number}", key, at_s, at_s, made)
-        self.log[partition].append((put, QUEUES[0] if own else QUEUES[1]))
+        self.log[partition].append((put, QUEUES[0] if own else QUEUES[1], deliver_at_ms))
         if own:
             self.record.puts.append(put)
 
@@ -162,9 +189,19 @@ class World:
         for one in self.workers:
             one.employ(listener)
 
+    def redrive(self, listener: Listener, *message_ids: str) -> None:
+        """Each worker hears of it at a time of its own."""
+        redriven = replace(listener, redrives=listener.redrives.and_of(message_ids))
+        self.listeners[self.listeners.index(listener)] = redriven
+        for one in self.workers:
+            one.changed[listener.id] = None
+
+    def listener(self, listener_id: str) -> Listener:
+        return next(one for one in self.listeners if one.id == listener_id)
+
     def messages(self, partition: int, start: int, end: int) -> list[Message]:
         found = []
-        for offset, (put, queue_id) in enumerate(self.log[partition][start:end], start):
+        for offset, (put, queue_id, deliver_at_ms) in enumerate(self.log[partition][start:end], start):
             event = MessagePut(
                 at_ms=round(put.sent_at * 1000),
                 organization_id="o",
@@ -173,6 +210,7 @@ class World:
                 name="n",
                 data=put.data,
                 key=put.key,
+                deliver_at_ms=deliver_at_ms or UNSET,
             )
             found.append(Message(offset, put.message_id.encode(), queue_id, event.at_ms, encode(event)))
         return found
@@ -181,10 +219,22 @@ class World:
 
     def take(self, listener: str, message: Message, crash: int | None) -> None:
         if crash is not None:
-            self.record.crashes[crash] = replace(self.record.crashes[crash], ended=self.now_ms / 1000)
-        self.record.taken.setdefault(listener, []).append(
-            Taken(self.data(message.id), message.id.decode(), self.now_ms / 1000)
-        )
+            self.lasts(crash)
+        message_id = message.id.decode()
+        self.record.taken.setdefault(listener, []).append(Taken(self.data(message_id), message_id, self.now_ms / 1000))
+
+    def attempted(self, listener: Listener, message: Message, number: int) -> None:
+        """A request was sent: is it its time, and does it go on from what is in `outstanding`?"""
+        key = owed_key(listener.id, message.id.decode())
+        kept = None if key in self.stored_late else self.kept.get(key)
+        due_ms = message.deliver_at_ms
+        if isinstance(kept, DeliverySetAside) and kept.redrives == listener.redrives.count:
+            due_ms = kept.next_at_ms
+        if due_ms > self.now_ms:
+            self.found.append(f"before its time: {self.data(message.id.decode())} ({listener.name})")
+        taken = any(one.message_id == message.id.decode() for one in self.record.taken.get(listener.name, ()))
+        if kept is not None and number <= kept.number and not taken:  # else its tombstone is on its way
+            self.found.append(f"forgotten: attempt {number} comes after {kept.number} ({listener.name})")
 
     def settle(self, request: Connection) -> None:
         """One more step of a request: the listener takes or refuses it, or its answer arrives."""
@@ -258,7 +308,12 @@ class World:
 
     def more_in_flight(self, number: int) -> None:
         crash = self.record.crashes[number]
-        self.record.crashes[number] = replace(crash, in_flight=crash.in_flight + 1, ended=self.now_ms / 1000)
+        self.record.crashes[number] = replace(crash, in_flight=crash.in_flight + 1)
+        self.lasts(number)
+
+    def lasts(self, number: int) -> None:
+        """What died may still repeat what was delivered until now."""
+        self.record.crashes[number] = replace(self.record.crashes[number], ended=self.now_ms / 1000)
 
     def crashed(self, worker: SimWorker) -> None:
         at_s = self.now_ms / 1000
@@ -266,23 +321,34 @@ class World:
             one.crash = len(self.record.crashes)
         self.record.crashes.append(Crash(at_s, at_s, worker.saved_ms / 1000, len(worker.requests)))
 
-    def perhaps_unavailable(self) -> None:
-        if self.outage and self.dice.random() < 0.5:
-            raise LogUnavailable("an outage")
+    def unavailable(self) -> bool:
+        return self.outage and self.dice.random() < 0.5
 
-    # Kafka's committed offsets
+    # What Kafka keeps
+
+    def keep(self, key: bytes, value: bytes | None) -> None:
+        """A record of `outstanding`."""
+        if value is None:
+            self.kept.pop(key, None)
+            return
+        event = self.kept[key] = decode(value)
+        if isinstance(event, DeliveryParked):
+            listener = self.listener(event.listener_id)
+            self.record.parked.add((listener.name, self.data(event.message_id)))
+            if event.number - event.forgiven < (listener.settings.max_attempts or 1 << 60):
+                self.found.append(f"parked too early: {self.data(event.message_id)} ({listener.name})")
 
     def commit(self, cursors: Mapping[str, Mapping[int, Cursor]], *, by: SimWorker) -> None:
         for listener_id, rows in cursors.items():
             name = self.name(listener_id)
             delivered = {one.message_id for one in self.record.taken.get(name, ())}
-            begin = next(one.start_offsets for one in self.listeners if one.id == listener_id)
+            begin = self.listener(listener_id).start_offsets
             for number, cursor in rows.items():
                 if by.cut is not None and cursor.offset < self.committed.get((listener_id, number), (0, ""))[0]:
                     self.found.append(f"set back: the cursor of {name}")
                 self.committed[listener_id, number] = cursor.offset, cursor.metadata()
-                for offset, (put, queue_id) in enumerate(self.log[number][: cursor.top]):
-                    kept = (listener_id, put.message_id.encode()) in self.kept
+                for offset, (put, queue_id, _) in enumerate(self.log[number][: cursor.top]):
+                    kept = owed_key(listener_id, put.message_id) in self.kept
                     done = put.message_id in delivered or kept
                     if queue_id == "own" and offset >= begin[number] and cursor.settled(offset) and not done:
                         self.found.append(f"committed past: {put.data} ({name})")
@@ -305,26 +371,38 @@ class World:
         for one in self.workers:
             if one.cut is not None:
                 self.back(one)
-        for number in range(ROUNDS_MAX):
-            self.now_ms += 1_000 if number < ROUNDS_MAX // 2 else 60_000
+        for listener in list(self.listeners):
+            if self.dice.random() < 0.5:
+                self.redrive(listener)
+        for rounds in (self.dice.choice((1, 3, ROUNDS_MAX)), ROUNDS_MAX, ROUNDS_MAX):
+            if not self._work_off(rounds) and rounds == ROUNDS_MAX:
+                self.found.append("unsettled: something has no end")
+                return
+            self.rebalance()  # new owners repeat none of it
+
+    def _work_off(self, rounds: int) -> bool:
+        for _ in range(rounds):
+            self.now_ms += 5_000
             for one in self.workers:
                 self._let_work(one)
             if self._done():
-                break
+                return True
+        return False
 
     def _let_work(self, worker: SimWorker) -> None:
         worker.tick()
+        worker.follow()
         for number, partition in worker._partitions.items():
             partition.feed(self.messages(number, partition.tail, len(self.log[number])))
-        while worker.loop.connecting:
-            worker.loop.connecting.pop().run()
-        for request in list(worker.requests):
-            self.settle(request)
         for _ in range(len(worker.lagging)):
             worker.catch_up()
-        while worker.leaving:
-            worker.leave(crash_between=0.0)
-        worker.serve_due()
+        worker.work_off()
+        while worker.loop.connecting or worker.requests:
+            while worker.loop.connecting:
+                worker.loop.connecting.pop().step()
+            for request in list(worker.requests):
+                self.settle(request)
+            worker.loop.settle()
         worker.finish_checkpoint()
         worker.begin_checkpoint()
         worker.finish_checkpoint()
@@ -336,7 +414,7 @@ class World:
             not courier_now.busy
             and all(partition.tail == len(self.log[number]) for number, partition in worker._partitions.items())
             and all(one.window.idle(len(self.log[one.partition])) for one in courier_now.streams.values())
-            and all(kept.due_ms is None for kept in worker.owed.values())
+            and all(owed.due_ms is None for rows in worker._outstanding._owed.values() for owed in rows.values())
             for worker in self.workers
             for courier_now in worker._couriers.values()
         )
@@ -348,7 +426,7 @@ class World:
     def name(self, listener_id: str) -> str:
         return listener_id.removeprefix("id-")
 
-    def data(self, found_id: bytes) -> str:
+    def data(self, found_id: str) -> str:
         return f"m{int(found_id[-12:], 16)}"
 
 
@@ -373,6 +451,7 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
 
     def run(seed: int, steps: int) -> list[str]:
         here[:] = [World(random.Random(seed))]
+        courier.SET_ASIDE_AFTER_MS = here[0].dice.choice((2_000, 60_000))
         return here[0].run(steps)
 
     with contextlib.ExitStack() as stack:
@@ -384,13 +463,16 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
         put_in(window, OPEN_MAX=4, BEHIND_MAX=3)
         put_in(readers, RING_MAX=6)
         put_in(courier, HELD_MAX=5, WAITING_MAX=1, CROWDED_AFTER_S=0.3, RETRIES_MAX=2, connect=connect, random=draw)
+        put_in(courier, SET_ASIDE_AFTER_MS=0, NEAR_MS=1_000)  # the first is set by each run
         put_in(checkpoints, _AT_ONCE=1, _TOGETHER=1, _PAUSES_MAX=99)
+        put_in(outstanding, _DUE_MAX=2, _AT_ONCE_MAX=3, _AT_ONCE_EACH_MAX=2, _IN_LINE_MAX=3)
+        put_in(outstanding, asyncio=SimpleNamespace(Event=asyncio.Event, gather=in_turn, sleep=lambda _s: Pause()))
         put_in(courier, asyncio=SimpleNamespace(get_running_loop=get_loop))
         # Where an object lies in memory must not decide anything.
         stack.enter_context(patch.object(courier, "id", lambda _one: next(numbers), create=True))
         put_in(Stream, __hash__=lambda one: one.partition + PARTITIONS * int(one.courier.listener.name[1:]))
         put_in(Delivery, __hash__=lambda one: one.offset)
         put_in(courier, time=SimpleNamespace(time=lambda: here[0].now_ms / 1000))
-        for module in (courier, stream, checkpoints):
+        for module in (courier, stream, checkpoints, outstanding, owed):
             put_in(module, now_ms=lambda: here[0].now_ms)
         yield run

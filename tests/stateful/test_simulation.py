@@ -14,9 +14,10 @@ import pytest
 
 from broker.core import circuit, cursor, flow, turns, window
 from broker.core.directory import Listener
-from broker.delivery import checkpoints, courier, stream
+from broker.delivery import checkpoints, courier, outstanding, owed, stream
+from broker.delivery.outstanding import Outstanding
 from broker.delivery.readers import Partition
-from tests.stateful.simulated_worker import SimWorker
+from tests.stateful.simulated_worker import Pause, SimWorker
 from tests.stateful.simulation import simulated
 
 SEEDS = int(os.environ.get("EVERPUT_SIMULATION_SEEDS", "1000"))
@@ -126,11 +127,51 @@ def nobody_is_before(_self, _key, _offset):
     return False
 
 
-def knows_of_nothing_missing(_self, _one, _offset, _tail):
+_may_leave = outstanding._may_leave
+
+
+def does_not_wait_for_its_window(partition, courier, owed):
+    found, owed.found = owed.found, False
+    try:
+        return _may_leave(partition, courier, owed)
+    finally:
+        owed.found = found
+
+
+def does_not_wait_for_its_key(partition, courier, owed):
+    line, owed.line = owed.line, None
+    try:
+        return _may_leave(partition, courier, owed)
+    finally:
+        owed.line = line
+
+
+def forgets_no_line(_self):
+    pass
+
+
+def expects_nothing(_self, *delivery):
+    return owed.kept_event(*delivery)
+
+
+def writes_no_tombstones(_self):
+    return Pause()
+
+
+def takes_nothing_back(_self, _delivery):
+    pass
+
+
+def redrives_nothing(_self, _redrives, _at_ms):
     return False
 
 
-def has_always_passed(_self, _one, _offset, _tail):
+async def settles_before_it_is_written(self, delivery, event):
+    delivery.stream.courier.settle(delivery)
+    await self._outstanding.put_aside(delivery, event)
+
+
+def is_never_too_early(_self, _delivery, _message):
     return True
 
 
@@ -166,10 +207,17 @@ def skips_what_it_can_not_take(self, messages):
         (Listener, "stands_at", starts_at_the_newest, "lost"),
         (courier.Courier, "drop", drops_nothing, "repeated"),
         (window.Window, "forget", lets_go_and_forgets, "lost"),
-        (SimWorker, "_is_owed", knows_nothing_of_outstanding, "repeated"),
+        (Outstanding, "is_owed", knows_nothing_of_outstanding, "repeated"),
         (turns.Lines, "begins_before", nobody_is_before, "out of order"),
-        (SimWorker, "_lacks_earlier", knows_of_nothing_missing, "out of order"),
-        (SimWorker, "_passed", has_always_passed, "repeated"),
+        (outstanding, "_may_leave", does_not_wait_for_its_key, "out of order"),
+        (outstanding, "_may_leave", does_not_wait_for_its_window, "repeated"),
+        (turns.Lines, "clear", forgets_no_line, "unsettled"),
+        (Outstanding, "expect", expects_nothing, "out of order"),
+        (Outstanding, "flush", writes_no_tombstones, "repeated"),
+        (Outstanding, "returned", takes_nothing_back, "lost"),
+        (owed.Owed, "redrive", redrives_nothing, "lost"),
+        (SimWorker, "_put_aside_now", settles_before_it_is_written, "committed past"),
+        (courier.Courier, "_is_time", is_never_too_early, "before its time"),
         (courier, "next_at_ms", never_sets_a_time, "lost"),
         (Partition, "feed", skips_what_it_can_not_take, "lost"),
     ],
