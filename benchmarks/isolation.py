@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.running import free_port, memory_mib, ratios, serving, sinking
 
 KINDS = ("dead", "hang", "slow")
+WARM = 20_000  # messages before anything is measured: until then it gets quicker with each round
 FIRST_S = 5  # in which the dead are found out; of the hanging it takes a time-out
 KNOWN_S = 25  # after which all are
 
@@ -34,7 +35,7 @@ def isolation(*, bad: int, messages: int, rate: float, rounds: int) -> dict[str,
             }
 
         good = everput.queue(["ok"])
-        everput.deliver([good], 1, messages)  # warm
+        everput.deliver([good], 1, WARM)
         before = measured(good)
         sink = stack.enter_context(sinking(nice=19))
         urls = [

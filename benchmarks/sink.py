@@ -1,8 +1,9 @@
 """The listeners: one process that takes every POST, counts what arrives by path and number, and how long it took.
 
-`python -m benchmarks.sink PORT`. GET /stats answers what was received, GET /reset forgets it, any other GET is a
-liveness answer. Paths: /ok… answers 200, /five… after 5 ms, /slow… after a second, /dead… 503 (liveness too), /hang…
-never, /back… is dead from GET /bury to GET /revive, /aside… answers 200 and is only counted, apart and never forgotten.
+`python -m benchmarks.sink PORT`. GET /stats answers what was received, GET /count how many of it, which costs little
+however many there are, GET /reset forgets it, any other GET is a liveness answer. Paths: /ok… answers 200, /five… after
+5 ms, /slow… after a second, /dead… 503 (liveness too), /hang… never, /back… is dead from GET /bury to GET /revive,
+/aside… answers 200 and is only counted, apart and never forgotten.
 """
 
 from __future__ import annotations
@@ -49,8 +50,12 @@ class Received:
         self.last_at = now / 1e9
         self.first_at = self.first_at or self.last_at
 
+    @property
+    def unique(self) -> int:
+        return sum(map(len, self.by_path.values()))
+
     def stats(self) -> bytes:
-        unique = sum(map(len, self.by_path.values()))
+        unique = self.unique
         return orjson.dumps(
             {
                 "unique": unique,
@@ -106,6 +111,8 @@ class Listener(asyncio.Protocol):
         answer = b""
         if self.path == b"/stats":
             answer = self.received.stats()
+        elif self.path == b"/count":
+            answer = b"%d" % self.received.unique
         elif self.path == b"/reset":
             self.received.reset()
         elif self.path == b"/bury":
