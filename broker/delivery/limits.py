@@ -101,9 +101,14 @@ class Limits:
         )
 
     @property
+    def goes_first(self) -> bool:
+        """Whether the others share what it leaves of what all of a worker share: it is quick, and no replay."""
+        return not self._replay and self.quick
+
+    @property
     def gives_way(self) -> bool:
         """Whether what it may begin is counted, with all others such: it fails, is slow, not known yet, or a replay."""
-        return self._replay or self._circuit.faults > 0 or not self.quick
+        return self._circuit.faults > 0 or not self.goes_first
 
     @property
     def quick(self) -> bool:

@@ -24,6 +24,8 @@ RING_MAX: Final = 4096  # messages kept per partition for streams that lag a lit
 RING_BYTES_MAX: Final = 2 << 20  # and their bytes in the log, per partition; decoded and signed they are twice that
 _READERS: Final = 2
 _STUCK_PAUSE_S: Final = 0.05
+_STRETCH_BYTES_MIN: Final = 8 << 10
+_STRETCH_BYTES_MAX: Final = 1 << 20
 _AT_ONCE: Final = 8  # streams that a reader serves before it lets others run
 _offset = attrgetter("offset")
 
@@ -31,8 +33,8 @@ _offset = attrgetter("offset")
 class Source(Protocol):
     """Reads a stretch of one partition of `messages`."""
 
-    async def stretch(self, partition: int, offset: int) -> tuple[Sequence[Message], int]:
-        """The messages from this offset on, and the offset to read on from (LogUnavailable).
+    async def stretch(self, partition: int, offset: int, bytes_max: int) -> tuple[Sequence[Message], int]:
+        """So much of the log from this offset on, at least a message, and the offset to read on from (LogUnavailable).
 
         Where the log begins after the offset, the messages from its beginning on.
         """
@@ -183,6 +185,18 @@ def _note_caught_up(stream: Stream) -> None:
         stream.behind_since_ms = 0
 
 
+def _adapt(stream: Stream, start: int, end: int) -> None:
+    """[start, end) was read for a stream: more the next time if it has taken all, less if it took not half of it.
+
+    One that was down holds a few messages only, of which there may be hundreds; a queue's messages may be far between.
+    """
+    wanted = stream.window.wanted()
+    if wanted is not None and wanted >= end:
+        stream.stretch_bytes = min(2 * stream.stretch_bytes, _STRETCH_BYTES_MAX)
+    elif wanted is not None and 2 * wanted < start + end:
+        stream.stretch_bytes = max(stream.stretch_bytes // 2, _STRETCH_BYTES_MIN)
+
+
 class CatchUp:
     """A few readers that serve a worker's lagging streams in turn: what one read brings goes to all that lack it."""
 
@@ -234,7 +248,7 @@ class CatchUp:
         if partition is None or start is None or not stream.alive:
             self._done(stream)
             return
-        messages, next_offset = await self._source.stretch(stream.partition, start)
+        messages, next_offset = await self._source.stretch(stream.partition, start, stream.stretch_bytes)
         end = min(next_offset, partition.tail)
         if not partition.alive:
             self._done(stream)
@@ -250,6 +264,8 @@ class CatchUp:
                 if other.alive and wanted is not None:
                     partition.bring(other, messages, start, end)
                     self._report_gone(other, wanted, messages, end)
+                    if other is stream:
+                        _adapt(stream, start, end)
                     other.courier.refill()
         if stream.requested:  # nothing of it was read: it wants what the tail has not brought yet
             asyncio.get_running_loop().call_later(_STUCK_PAUSE_S, self._done, stream)

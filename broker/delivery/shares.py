@@ -70,15 +70,28 @@ class Processor:
         return 0.0
 
 
-def share_out(couriers: Collection[Courier]) -> None:
-    """Attempts under way, and memory. couriers: those that have something to do."""
+def share_out(couriers: Iterable[Courier]) -> None:
+    """Attempts under way, and memory: the quick share all of it, the others what is left.
+
+    couriers: those that have something to do.
+    """
+    first: list[Courier] = []
+    last: list[Courier] = []
+    for courier in couriers:
+        (first if courier.limits.goes_first else last).append(courier)
+    _share_out(first, attempts_used=0, bytes_used=0)
+    _share_out(last, attempts_used=sum(one.busy for one in first), bytes_used=sum(one.held_bytes for one in first))
+
+
+def _share_out(couriers: Collection[Courier], *, attempts_used: int, bytes_used: int) -> None:
+    """Among these, the others having used so much."""
     hungry = sum(courier.hungry for courier in couriers)
-    used = sum(courier.busy for courier in couriers if not courier.hungry)
+    used = attempts_used + sum(courier.busy for courier in couriers if not courier.hungry)
     attempts = fair_share(ATTEMPTS_MAX, used=used, hungry=hungry, least=ATTEMPTS_LEAST)
-    held = min(HELD_BYTES_MAX, fair_share(ALL_HELD_BYTES_MAX, used=0, hungry=len(couriers), least=HELD_BYTES_LEAST))
+    held = fair_share(ALL_HELD_BYTES_MAX, used=bytes_used, hungry=len(couriers), least=HELD_BYTES_LEAST)
     for courier in couriers:
         courier.limits.share = attempts
-        courier.bytes_share = held
+        courier.bytes_share = min(HELD_BYTES_MAX, held)
 
 
 def let_begin(couriers: Iterable[Courier], begins: int, *, turn: int) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+STRETCH_BYTES_FIRST = 64 << 10  # room for some tens of messages
 _ROWS_MAX = 5_000  # of an event: 300 KB at most
 
 Row = tuple[int, int, int, int, int]  # as in DeliveriesSettled.rows, and when the message was put, or its time came
@@ -62,7 +63,8 @@ class Stream:
     rows: first attempts that succeeded, for the next checkpoint. attempts: all others. behind_since_ms: when the first
     message that is behind was put, as far as is known; 0: nothing is, or it is not known.
     dirty: changed since the last checkpoint. requested: a catch-up reader will come. alive: the partition is owned.
-    owed: deliveries from `outstanding` that its courier has now. wants: of a replay that picks, whether it takes the
+    stretch_bytes: how much of the log to read for it at once. owed: deliveries from `outstanding` that its courier has
+    now. wants: of a replay that picks, whether it takes the
     message at an offset.
     """
 
@@ -76,6 +78,7 @@ class Stream:
         "partition",
         "requested",
         "rows",
+        "stretch_bytes",
         "wants",
         "window",
     )
@@ -89,6 +92,7 @@ class Stream:
         self.behind_since_ms = 0
         self.dirty = False
         self.requested = False
+        self.stretch_bytes = STRETCH_BYTES_FIRST
         self.alive = True
         self.owed: set[Delivery] = set()
         replay = courier.listener.replay

@@ -507,15 +507,15 @@ class Worker:
                     partition.feed(messages(records))
             await asyncio.sleep(0)  # records that are there already must not keep the answers waiting
 
-    async def stretch(self, partition: int, offset: int) -> tuple[Sequence[Message], int]:
+    async def stretch(self, partition: int, offset: int, bytes_max: int) -> tuple[Sequence[Message], int]:
         """For the catch-up readers (readers.Source)."""
         requests = self._log.requests
         try:
-            stretch = await requests.read(self._topic, partition, offset)
+            stretch = await requests.read(self._topic, partition, offset, bytes_max=bytes_max)
         except OffsetTooOld:
             begin = (await requests.offsets(self._topic, {partition: EARLIEST}))[partition]
             _tell_of_gone(partition, offset, begin)
-            stretch = await requests.read(self._topic, partition, max(begin, offset))
+            stretch = await requests.read(self._topic, partition, max(begin, offset), bytes_max=bytes_max)
         return list(messages(stretch.records)), stretch.next_offset
 
     # Time, and what happens seldom

@@ -130,6 +130,7 @@ class Office:
     """What a worker is to one courier: the partition, the log behind it, ticks, probes; and it keeps the books.
 
     new: the listener has not answered yet. outcomes: by offset, (number, outcome, status or error) of each attempt.
+    stretches: how many messages each read of the log brought.
     settled: offsets, in that order.
     """
 
@@ -145,6 +146,7 @@ class Office:
         sockets: int = 1_000,
     ) -> None:
         self.log: list[Message] = []
+        self.stretches: list[int] = []
         self.dirty: set[Stream] = set()
         self.outcomes: dict[int, list[tuple[int, str, int | str | None]]] = defaultdict(list)
         self.parked: list[int] = []
@@ -243,10 +245,17 @@ class Office:
                     self.outcomes[event.offset].append((event.number, event.outcome, said))
         self.dirty.clear()
 
-    async def stretch(self, _partition: int, offset: int) -> tuple[list[Message], int]:
+    async def stretch(self, _partition: int, offset: int, bytes_max: int) -> tuple[list[Message], int]:
         """The log, read again (readers.Source)."""
         await asyncio.sleep(0)
-        return [self._copy(message) for message in self.log[offset:]], len(self.log)
+        read = list[Message]()
+        for message in self.log[offset:]:
+            read.append(self._copy(message))
+            bytes_max -= message.size
+            if bytes_max <= 0:
+                break
+        self.stretches.append(len(read))
+        return read, offset + len(read)
 
     @staticmethod
     def _copy(message: Message) -> Message:

@@ -358,6 +358,24 @@ async def test_a_stream_far_behind_costs_the_tail_nothing_until_it_has_caught_up
     assert sorted(moody.taken, key=lambda message: int(message[2:])) == ids(range(70))
 
 
+@pytest.mark.parametrize(("held", "most_read"), [(8, 4_000), (512, 2_500)])
+async def test_as_much_of_the_log_is_read_at_once_as_there_is_room_for(
+    serve, open_office, monkeypatch, held, most_read
+):
+    monkeypatch.setattr(courier_module, "HELD_MAX", held)
+    monkeypatch.setattr(readers, "RING_MAX", 1)
+    server = await serve(Moody())
+    office = await open_office(server)
+    courier = office.courier
+    courier.update(replace(courier.listener, paused="by a test"), share=WHOLE)
+    office.put(1_000, data=f'"{1_000 * "x"}"')
+    courier.update(replace(courier.listener, paused=None), share=WHOLE)
+    await office.all_settled()
+    office.check_books()
+    assert 1_000 <= sum(office.stretches) <= most_read
+    assert held == 8 or len(office.stretches) < 20  # it grows to what fits, not a small piece each time
+
+
 async def test_a_courier_begins_no_more_attempts_than_its_share(serve, open_office, monkeypatch):
     monkeypatch.setattr(office_module, "share_out", lambda _couriers: None)
     moody = Moody()

@@ -27,9 +27,14 @@ from broker.delivery.shares import (
 )
 
 
-def couriers(count: int, *, busy: int, hungry: bool, slow: bool = False) -> list[SimpleNamespace]:
+def couriers(count: int, *, busy: int, hungry: bool, slow: bool = False, held_bytes: int = 0) -> list[SimpleNamespace]:
     return [
-        SimpleNamespace(busy=busy, hungry=hungry, limits=SimpleNamespace(gives_way=slow, begins=0))
+        SimpleNamespace(
+            busy=busy,
+            hungry=hungry,
+            held_bytes=held_bytes,
+            limits=SimpleNamespace(gives_way=slow, goes_first=not slow, begins=0),
+        )
         for _ in range(count)
     ]
 
@@ -38,6 +43,13 @@ def test_the_hungry_share_what_the_others_leave():
     slow = couriers(200, busy=64, hungry=True)
     share_out([*slow, *couriers(24, busy=2, hungry=False)])
     assert {courier.limits.share for courier in slow} == {(ATTEMPTS_MAX - 48) // 200}
+
+
+def test_a_quick_one_has_what_it_would_have_alone_and_the_others_share_what_it_leaves():
+    quick, slow = couriers(1, busy=64, hungry=True), couriers(200, busy=2, hungry=True, slow=True)
+    share_out([*slow, *quick, *couriers(200, busy=1, hungry=False, slow=True)])
+    assert quick[0].limits.share == ATTEMPTS_MAX
+    assert {courier.limits.share for courier in slow} == {(ATTEMPTS_MAX - 64 - 200) // 200}
 
 
 def test_everybody_may_have_a_few_however_many_there_are():
@@ -52,6 +64,16 @@ def test_a_few_may_hold_as_much_as_one_may_and_many_no_more_than_all_may():
     share_out(many)
     assert {courier.bytes_share for courier in few} == {HELD_BYTES_MAX}
     assert sum(courier.bytes_share for courier in many) <= ALL_HELD_BYTES_MAX
+
+
+def test_a_quick_one_may_hold_as_much_as_one_may_beside_many_others_that_share_what_it_leaves():
+    quick, slow = (
+        couriers(2, busy=1, hungry=True, held_bytes=HELD_BYTES_MAX),
+        couriers(600, busy=1, hungry=True, slow=True),
+    )
+    share_out([*slow, *quick])
+    assert {courier.bytes_share for courier in quick} == {HELD_BYTES_MAX}
+    assert sum(courier.bytes_share for courier in slow) <= ALL_HELD_BYTES_MAX - 2 * HELD_BYTES_MAX
 
 
 @given(slow=st.integers(1, 50), begins=st.integers(0, 200))
