@@ -447,7 +447,7 @@ async def test_a_new_listener_that_fails_at_once_begins_one_attempt_and_then_wha
 async def test_one_that_begins_to_fail_gives_way_until_it_succeeds(serve, open_office):
     moody = Moody()
     server = await serve(moody)
-    office = await open_office(server, max_in_flight=1, retry_first_ms=100)
+    office = await open_office(server, max_in_flight=1, retry_first_ms=1_000)
     courier = office.courier
     office.begins = 0
     office.put(5)
