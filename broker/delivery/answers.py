@@ -54,7 +54,7 @@ class Told:
 class Answers:
     """Of one worker. deliveries: the topic. partitions: the worker's own. placed: a queue's couriers on a partition.
 
-    confirm: see Checkpoints.
+    confirm: see Ownership.
     """
 
     def __init__(

@@ -61,7 +61,7 @@ class Taken:
 class Changes:
     """Of one worker. partitions, couriers: the worker's own. placed: the couriers of a queue whose place is known.
 
-    run: starts what the worker must not outlive. confirm: see Checkpoints.
+    run: starts what the worker must not outlive. confirm: see Ownership.
     """
 
     def __init__(

@@ -20,17 +20,17 @@ from broker.core.events import encode
 from broker.delivery.courier import Courier
 from broker.delivery.meters import Meters
 from broker.delivery.outstanding import Outstanding
+from broker.delivery.ownership import SURE_S
 from broker.delivery.readers import Partition
 from broker.delivery.stream import Stream, now_ms, outcome_events, take_outcomes
 from broker.errors import LogUnavailable
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.outcomes import OutcomesTopic
-from broker.kafka.tail import SESSION_TIMEOUT_MS
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_S: Final = 1.0
-SUSPENDED_S: Final = SESSION_TIMEOUT_MS / 1000 - CHECKPOINT_S  # after it, others may own what we think is ours
+SUSPENDED_S: Final = SURE_S  # after it, others may own what we think is ours
 _AT_ONCE: Final = 64  # streams that are looked at before others run; there may be thousands
 _TOGETHER: Final = 16  # listeners whose cursors are committed at once; hundreds would hold Kafka up for others
 _PAUSES_MAX: Final = 12
@@ -46,8 +46,8 @@ class Suspended(Exception):
 class Checkpoints:
     """Of one worker. partitions, couriers: the worker's own, as they are at each moment.
 
-    confirm: asks Kafka whether the partitions are still ours (LogUnavailable): a cursor that their next owner has moved
-    on must not be set back. See docs/decisions/0160.
+    confirm: see Ownership. A cursor that the partition's next owner has moved on must not be set back: see
+    docs/decisions/0160.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ import heapq
 import itertools
 import logging
 from collections import deque
-from collections.abc import Container
+from collections.abc import Awaitable, Callable, Container
 from typing import Final
 
 from broker.core.directory import Listener
@@ -42,7 +42,7 @@ _STRETCH_BYTES: Final = 1 << 20
 
 
 class Outstanding:
-    """Of one worker. partitions, couriers: the worker's own, as they are at each moment."""
+    """Of one worker. partitions, couriers: the worker's own, as they are at each moment. assure: see Ownership."""
 
     def __init__(
         self,
@@ -51,7 +51,9 @@ class Outstanding:
         messages_topic: str,
         partitions: dict[int, Partition],
         couriers: dict[str, Courier],
+        assure: Callable[[], Awaitable[None]],
     ) -> None:
+        self._assure = assure
         self._topic = topic
         self._requests = requests
         self._messages_topic = messages_topic
@@ -127,6 +129,9 @@ class Outstanding:
         key = owed_key(event.listener_id, event.message_id)
         while stream.alive:
             try:
+                await self._assure()  # else its next owner may have delivered it
+                if not stream.alive:
+                    break
                 offset = await self._topic.append_one(stream.partition, key, encode(event))
             except LogUnavailable:
                 await asyncio.sleep(_PAUSE_S)
@@ -290,9 +295,11 @@ class Outstanding:
 
     async def _message_of(self, owed: Owed) -> Message | LogUnavailable | None:
         try:
-            return owed.message or await self._read(owed)
+            message = owed.message or await self._read(owed)
+            await self._assure()  # who had no answer for long reads what others have delivered
         except LogUnavailable as error:
             return error
+        return message
 
     def _serve(self, owed: Owed, message: Message | LogUnavailable | None) -> bool:
         """Hand it to its courier. Whether it left those that wait."""

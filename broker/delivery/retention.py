@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
 from broker.core.ids import parse_message_id
@@ -35,7 +35,7 @@ class Kept(Protocol):
 class Retention:
     """Of one worker. partitions: its own, as they are at each moment, another object after each take-over.
 
-    retain_s: the age; None keeps all for ever.
+    retain_s: the age; None keeps all for ever. assure: see Ownership.
     """
 
     def __init__(
@@ -47,7 +47,9 @@ class Retention:
         outstanding: Kept,
         partitions: Mapping[int, object],
         retain_s: int | None,
+        assure: Callable[[], Awaitable[None]],
     ) -> None:
+        self._assure = assure
         self._requests = requests
         self._messages = table.messages.name
         self._others = (table.changes.name, table.deliveries.name)
@@ -79,6 +81,7 @@ class Retention:
         cursors = await self._cursors.load([listener.id for listener in listeners], partitions)
         ends = await self._requests.offsets(self._messages, dict.fromkeys(partitions, LATEST))
         for partition in partitions:
+            await self._assure()  # else others keep what we do not know of
             if self._partitions.get(partition) is not owned[partition]:
                 continue  # given up meanwhile: what is kept there is not known any more, or newer than the cursors
             stands = (listener.stands_at(cursors.get(listener.id, {}), partition) for listener in listeners)

@@ -38,6 +38,7 @@ from broker.delivery.message import Message, messages
 from broker.delivery.meters import Condition, Meters, condition
 from broker.delivery.outstanding import Outstanding
 from broker.delivery.owed import owed_message_ids
+from broker.delivery.ownership import Ownership
 from broker.delivery.readers import CatchUp, Partition
 from broker.delivery.replaying import Replaying
 from broker.delivery.request import Opened, open_listener, same_seals
@@ -48,7 +49,7 @@ from broker.errors import BrokerError, LogUnavailable
 from broker.kafka.changes_tail import ChangesTail
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.log import KafkaLog
-from broker.kafka.requests import EARLIEST, OffsetTooOld
+from broker.kafka.requests import EARLIEST, OffsetTooOld, Record
 from broker.kafka.tail import Tail
 from broker.kafka.topics import topics
 from broker.ports import DirectoryView
@@ -108,8 +109,14 @@ class Worker:
         self._down: set[Courier] = set()
         self._active: dict[Courier, None] = {}  # who asked for ticks, the longest first
         self.meters = Meters()
+        self._ours = ours = Ownership(self._ask_whether_ours)
         self._outstanding = Outstanding(
-            kafka_log.outstanding, kafka_log.requests, self._topic, self._partitions, self._couriers
+            kafka_log.outstanding,
+            kafka_log.requests,
+            self._topic,
+            self._partitions,
+            self._couriers,
+            ours.assure,
         )
         self._changes_tail = ChangesTail(settings.kafka)
         self._changes = Changes(
@@ -121,7 +128,7 @@ class Worker:
             self._placed,
             self._topic,
             self._run,
-            self._confirm,
+            ours.confirm,
         )
         self._checkpoints = Checkpoints(
             self._cursors,
@@ -130,7 +137,7 @@ class Worker:
             self._partitions,
             self._couriers,
             self.meters,
-            self._confirm,
+            ours.confirm,
         )
         self._endings = Endings(
             self._cursors,
@@ -149,6 +156,7 @@ class Worker:
             self._outstanding,
             self._partitions,
             settings.retain_messages_s,
+            ours.assure,
         )
         self._changed: set[str] = set()  # ids of listeners that the directory has changed
         self._unusable: set[str] = set()  # ids of those whose secret can't be opened
@@ -194,6 +202,7 @@ class Worker:
             self._changes.prune,
             self._replaying.run,
             self._retention.run,
+            self._ours.run,
             checkpoints.run,
             checkpoints.run_idle,
         )
@@ -241,6 +250,7 @@ class Worker:
     def _gained(self, partitions: Collection[int]) -> None:
         """Called when the group has agreed on who owns what; everything of before was given up."""
         self._ownership += 1
+        self._ours.begin_anew()
         self.meters.gained += 1
         log.info("worker.gained partitions=%s", sorted(partitions))
         self._run(self._take_over(list(partitions), self._ownership))
@@ -273,8 +283,8 @@ class Worker:
         self._outstanding.forget()
         self._changes.forget()
 
-    async def _confirm(self) -> None:
-        """Our partitions are still ours (LogUnavailable: they are not, or it can't be told)."""
+    async def _ask_whether_ours(self) -> None:
+        """For Ownership."""
         await self._tail.confirm({number: partition.tail for number, partition in self._partitions.items()})
 
     async def _drain(self) -> None:
@@ -501,11 +511,24 @@ class Worker:
 
     async def _follow_tail(self) -> None:
         while True:
-            for number, records in (await self._tail.read()).items():
-                partition = self._partitions.get(number)
-                if partition is not None:
-                    partition.feed(messages(records))
+            await self._feed(await self._tail.read())
             await asyncio.sleep(0)  # records that are there already must not keep the answers waiting
+
+    async def _feed(self, read: Mapping[int, Iterable[Record]]) -> None:
+        """What the tail has brought goes to the couriers. But who heard nothing for long is brought first of all what
+        others have delivered meanwhile: that is read again once it is known to be ours."""
+        owned = {number: self._partitions[number] for number in read if number in self._partitions}
+        try:
+            if owned:
+                await self._ours.assure()
+        except LogUnavailable as error:
+            log.warning("tail.waits error=%s", error)
+            await asyncio.sleep(_LOAD_PAUSE_S)
+            self._tail.begin({number: partition.tail for number, partition in owned.items() if partition.alive})
+            return
+        for number, partition in owned.items():
+            if partition.alive:
+                partition.feed(messages(read[number]))
 
     async def stretch(self, partition: int, offset: int, bytes_max: int) -> tuple[Sequence[Message], int]:
         """For the catch-up readers (readers.Source)."""
@@ -516,6 +539,7 @@ class Worker:
             begin = (await requests.offsets(self._topic, {partition: EARLIEST}))[partition]
             _tell_of_gone(partition, offset, begin)
             stretch = await requests.read(self._topic, partition, max(begin, offset), bytes_max=bytes_max)
+        await self._ours.assure()
         return list(messages(stretch.records)), stretch.next_offset
 
     # Time, and what happens seldom

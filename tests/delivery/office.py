@@ -26,6 +26,7 @@ from broker.delivery.readers import CatchUp, Partition
 from broker.delivery.request import Opened
 from broker.delivery.shares import Sockets, let_begin, share_out
 from broker.delivery.stream import Delivery, Stream, now_ms, outcome_events, take_outcomes
+from broker.errors import LogUnavailable
 from tests.outstanding_topic import OutstandingTopic
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
@@ -131,7 +132,8 @@ class Office:
 
     new: the listener has not answered yet. outcomes: by offset, (number, outcome, status or error) of each attempt.
     stretches: how many messages each read of the log brought.
-    settled: offsets, in that order.
+    settled: offsets, in that order. no_member: raised where it must be known that the partition is still ours, and
+    refused: how often it was.
     """
 
     def __init__(
@@ -156,11 +158,13 @@ class Office:
         self.catch_up = CatchUp(self, self.partitions)
         resolver, tls = Resolver(allow), tls or ssl.create_default_context()
         self.liveness = Liveness(resolver, tls)
+        self.no_member: LogUnavailable | None = None
+        self.refused = 0
         self.active: list[Courier] = []
         self.down: set[Courier] = set()
         self.begins = 1_000  # what a slow listener may begin in a tick
         self.couriers: dict[str, Courier] = {}
-        self.outstanding = Outstanding(topic, topic, "messages", self.partitions, self.couriers)
+        self.outstanding = Outstanding(topic, topic, "messages", self.partitions, self.couriers, self.assure)
         self.leaving: set[asyncio.Task[None]] = set()
         depot = Depot(
             resolver=resolver,
@@ -186,6 +190,11 @@ class Office:
         self.couriers[listener.id] = self.courier
         self.partition.place(self.courier)
         self.ticker: asyncio.Task[None] | None = None
+
+    async def assure(self) -> None:
+        if self.no_member is not None:
+            self.refused += 1
+            raise self.no_member
 
     async def start(self) -> None:
         self.catch_up.start()

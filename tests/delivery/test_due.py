@@ -222,6 +222,61 @@ async def test_what_fails_again_is_written_anew_before_it_is_let_go(serve, open_
     assert [post.attempt for post in server.posts] == [4, 5]
 
 
+# One who may be no member any more
+
+NO_MEMBER = LogUnavailable("no member any more")
+
+
+async def test_who_is_no_member_any_more_sets_nothing_aside(serve, open_office, topic, monkeypatch):
+    """Its next owner may have delivered it: docs/decisions/0160."""
+    monkeypatch.setattr(outstanding_module, "_PAUSE_S", 0.005)
+    taker = Taker()
+    taker.refused.add("m-0")
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic})
+    office.no_member = NO_MEMBER
+    office.put()
+    await until(lambda: office.refused >= 2)
+    assert not topic.kept()
+    office.no_member = None
+    await until(lambda: not office.leaving)
+    assert sorted(topic.kept()) == [b"l-1:m-0"]
+
+
+async def test_what_is_given_up_while_kafka_is_asked_is_not_set_aside(serve, open_office, topic):
+    taker = Taker()
+    taker.refused.add("m-0")
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic})
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def assure() -> None:
+        asked.set()
+        await answered.wait()
+
+    office.outstanding._assure = assure
+    office.put()
+    await asked.wait()
+    office.courier.drop(office.courier.streams[0])
+    answered.set()
+    await until(lambda: not office.leaving)
+    assert not topic.kept()
+
+
+async def test_what_is_due_is_tried_only_by_a_member(serve, open_office, topic):
+    """Who heard nothing of Kafka for long reads records of what others have delivered."""
+    taker = Taker()
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic})
+    await own(office, topic, set_aside(1))
+    office.no_member = NO_MEMBER
+    await serve_all(office, lambda: office.refused >= 2)
+    assert not server.posts
+    office.no_member = None
+    await serve_all(office, lambda: taker.taken)
+    assert taker.taken == ["m-1"]
+
+
 # Redrives
 
 

@@ -282,6 +282,31 @@ async def test_a_listener_far_behind_is_caught_up_from_the_log_in_order_of_offse
     assert rig.listeners.ids("behind") == Counter(ids)
 
 
+async def test_who_has_heard_nothing_for_a_session_delivers_nothing_new_before_it_is_known_to_be_a_member(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """What Kafka has for it then, others have delivered: docs/decisions/0160."""
+    queue = await rig.queue()
+    await rig.listen(queue, "a")
+    worker = await rig.work()
+    ids = await rig.put(queue, "m")
+    await until(lambda: rig.listeners.taken("a"), what="the first")
+
+    async def refuse(_offsets: object) -> None:
+        raise LogUnavailable("no member any more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker._tail, "confirm", refuse)
+        worker._ours.begin_anew()  # as after a session
+        ids += await rig.put(queue, *(f"n{number}" for number in range(20)))
+        await until(lambda: "tail.waits" in caplog.text, what="the tail has brought something")
+        with pytest.raises(LogUnavailable):
+            await worker.stretch(0, 0, 1)
+        assert len(rig.listeners.taken("a")) == 1
+    await until(lambda: len(rig.listeners.taken("a")) >= 21, what="all, once it is known to be a member")
+    assert rig.listeners.ids("a") == Counter(ids)
+
+
 async def test_a_worker_that_stood_still_for_a_session_ends_without_moving_a_cursor(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):

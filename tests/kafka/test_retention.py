@@ -17,7 +17,7 @@ from broker.delivery import courier as courier_module
 from broker.delivery import retention as retention_module
 from broker.delivery import worker as worker_module
 from broker.delivery.worker import Worker
-from broker.errors import NotFound
+from broker.errors import LogUnavailable, NotFound
 from broker.kafka import changes as changes_module
 from broker.kafka.requests import EARLIEST, LATEST
 from broker.kafka.topics import Topics, listener_group
@@ -100,6 +100,28 @@ async def test_what_every_listener_has_settled_goes_and_what_one_lacks_stays(rig
     last = await rig.put(queue, *(f"o{number}" for number in range(8)))
     await until(lambda: len(rig.listeners.taken("paused")) >= 48, what="deliveries go on")
     assert rig.listeners.ids("paused") == Counter(old + new + last)
+
+
+async def test_who_may_be_no_member_any_more_deletes_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    """Its next owner keeps what it does not know of: docs/decisions/0160."""
+    queue = await rig.queue()
+    await rig.listen(queue, "a")
+    worker = await rig.work()
+    await rig.put(queue, "m1", "m2", "m3")
+    await until(lambda: len(rig.listeners.taken("a")) == 3, what="all three")
+
+    async def refuse(_offsets: object) -> None:
+        raise LogUnavailable("no member any more")
+
+    await worker._checkpoints.checkpoint()
+    await worker._cursors.store(worker._checkpoints._idle(worker._couriers.values()))
+    with monkeypatch.context() as patch:
+        patch.setattr(worker._tail, "confirm", refuse)
+        worker._ours.begin_anew()
+        with pytest.raises(LogUnavailable):
+            await worker._retention.sweep(now_ms() + LATER_MS)
+        assert await begins(rig, "messages") == 0
+    await swept(rig, worker, 3)
 
 
 async def test_what_is_parked_keeps_its_message_and_those_after_it(rig: Rig, monkeypatch: pytest.MonkeyPatch):

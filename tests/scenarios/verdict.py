@@ -184,12 +184,13 @@ def _at_once(record: Record, listener: str) -> Iterator[str]:
 def _repeated(record: Record, listener: str) -> Iterator[str]:
     """A repeat is a crash's that began before it and ended after the delivery it repeats.
 
-    Each explains as many as it had in flight or may have settled after a checkpoint, and a repeat may be any one's.
+    Each explains as many as it may have settled after a checkpoint, of what was put in time for that, and as many of
+    any as it had in flight; a repeat may be any one's.
     """
     put_at = {put.data: put.sent_at for put in record.puts}
     newest: dict[str, float] = {}
     taken = record.taken.get(listener, ())
-    room = []
+    room: list[int] = []  # of each crash two: for what was settled, and in flight
     for crash in record.crashes:
         until = crash.ended + record.slack_s
         settled = {
@@ -197,23 +198,25 @@ def _repeated(record: Record, listener: str) -> Iterator[str]:
             for one in taken
             if one.at <= until and _may_repeat(record, crash, put_at.get(one.data, one.at), one.at)
         }
-        room.append(len(settled) + crash.in_flight)
+        room += len(settled), crash.in_flight
     repeats: list[tuple[str, list[int]]] = []
     for one in taken:
         before = newest.get(one.data)
         newest[one.data] = one.at
         if before is not None:
+            put_s = put_at.get(one.data, before)
             between = [
-                number
+                place
                 for number, crash in enumerate(record.crashes)
                 if before - record.slack_s <= crash.ended and crash.began <= one.at
+                for place in ((2 * number, 2 * number + 1) if _in_time(record, crash, put_s) else (2 * number + 1,))
             ]
             repeats.append((one.data, between))
     unexplained = _too_many([between for _, between in repeats], room)
     if len(unexplained) > record.lost_answers:
         for number in unexplained:
             data, between = repeats[number]
-            rooms = ", ".join(str(room[crash]) for crash in between)
+            rooms = ", ".join(str(room[place]) for place in between)
             yield f"repeated: {data} " + (f"once more than crashes explain ({rooms})" if between else "without a crash")
 
 
@@ -238,7 +241,11 @@ def _too_many(options: Sequence[Sequence[int]], room: Sequence[int]) -> list[int
     return [one for one in range(len(options)) if not place(one, set())]
 
 
+def _in_time(record: Record, crash: Crash, put_s: float) -> bool:
+    """Whether what was put then may have been settled by what was gone."""
+    return crash.puts_until is None or put_s <= crash.puts_until + record.slack_s
+
+
 def _may_repeat(record: Record, crash: Crash, put_s: float, taken_s: float) -> bool:
     """Whether it may have been settled by what was gone, after its last checkpoint."""
-    in_time = crash.puts_until is None or put_s <= crash.puts_until + record.slack_s
-    return in_time and crash.since - record.slack_s <= taken_s
+    return _in_time(record, crash, put_s) and crash.since - record.slack_s <= taken_s

@@ -240,7 +240,7 @@ class SimWorker:
         self._leaving: set[Task] = set()
         self._serving: Task | None = None
         topic = Topic(self)
-        self._outstanding = Outstanding(topic, topic, "messages", self._partitions, self._couriers)
+        self._outstanding = Outstanding(topic, topic, "messages", self._partitions, self._couriers, self._assure)
         self._new_checkpoints()
         self.depot = Depot(
             resolver=None,
@@ -440,6 +440,10 @@ class SimWorker:
         if self.cut is not None:
             raise LogUnavailable("no member any more")
         self.confirmed = True
+
+    async def _assure(self) -> None:
+        if self.cut is not None:
+            await self._confirm()
 
     # Time
 

@@ -1,0 +1,66 @@
+"""Whether a worker may still act for its partitions: one guard for what others may be doing in its place by then.
+
+For: asking Kafka whether it is still the member that was given them, and for how long an answer holds. Not for: how it
+is asked (broker/kafka/tail.py), nor for what has happened and is only told, such as the outcome of an attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from broker.errors import LogUnavailable
+from broker.kafka.tail import SESSION_TIMEOUT_MS
+
+SURE_S: Final = SESSION_TIMEOUT_MS / 1000 - 1.0  # Kafka gives nobody's partitions away sooner after it has heard of him
+_ASK_S: Final = SURE_S / 3  # so that nobody has to wait for an answer, while there are any
+_LOOK_S: Final = 1.0
+
+
+class Ownership:
+    """Of one worker. ask: asks Kafka (LogUnavailable: it is no member any more, or that can't be told)."""
+
+    def __init__(self, ask: Callable[[], Awaitable[None]]) -> None:
+        self._ask = ask
+        self._asked_at = float("-inf")  # when it was asked what it has answered last
+        self._answer: asyncio.Future[None] | None = None  # while assure() asks
+
+    def begin_anew(self) -> None:
+        """Partitions were given to us. Nobody knows when: we may have stood still since."""
+        self._asked_at = float("-inf")
+
+    async def confirm(self) -> None:
+        """Our partitions are still ours, as of now (LogUnavailable)."""
+        asked_at = time.monotonic()
+        await self._ask()
+        self._asked_at = asked_at
+
+    async def assure(self) -> None:
+        """They can't be anybody else's yet (LogUnavailable). Asks only when the last answer does not say so any more;
+        whoever wants to know meanwhile gets the same answer."""
+        if time.monotonic() - self._asked_at < SURE_S:
+            return
+        if self._answer is not None:
+            await asyncio.shield(self._answer)
+            return
+        answer = self._answer = asyncio.get_running_loop().create_future()
+        try:
+            await self.confirm()
+            answer.set_result(None)
+        except BaseException as error:
+            answer.set_exception(error if isinstance(error, LogUnavailable) else LogUnavailable("nobody asks any more"))
+            answer.exception()  # there may be nobody else who wants to know
+            raise
+        finally:
+            self._answer = None
+
+    async def run(self) -> None:
+        """Ask now and then, where nobody else does."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if time.monotonic() - self._asked_at >= _ASK_S:
+                with contextlib.suppress(LogUnavailable):
+                    await self.confirm()

@@ -1,0 +1,99 @@
+"""When a worker asks whether its partitions are still its own, and for how long it takes an answer for granted."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from broker.delivery import ownership as ownership_module
+from broker.delivery.ownership import SURE_S, Ownership
+from broker.errors import LogUnavailable
+
+
+class Kafka:
+    """asked: how often. refuses: that it is a member. takes_s: to answer."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 1_000.0
+        self.asked = 0
+        self.refuses = False
+        self.takes_s = 0.0
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        monkeypatch.setattr(ownership_module, "time", SimpleNamespace(monotonic=lambda: self.now_s))
+
+    async def ask(self) -> None:
+        self.asked += 1
+        await self.may_answer.wait()
+        self.now_s += self.takes_s
+        if self.refuses:
+            raise LogUnavailable("no member any more")
+
+
+@pytest.fixture
+async def kafka(monkeypatch: pytest.MonkeyPatch) -> Kafka:
+    return Kafka(monkeypatch)
+
+
+async def test_an_answer_holds_from_when_it_was_asked_for_less_than_a_session(kafka: Kafka):
+    ours = Ownership(kafka.ask)
+    kafka.takes_s = 3.0
+    await ours.assure()
+    kafka.now_s += SURE_S - 3.1
+    await ours.assure()
+    assert kafka.asked == 1
+    kafka.now_s += 0.2
+    await ours.assure()
+    assert kafka.asked == 2
+
+
+async def test_one_who_stood_still_may_do_nothing_before_kafka_has_answered(kafka: Kafka):
+    ours = Ownership(kafka.ask)
+    await ours.assure()
+    kafka.now_s += 3_600
+    kafka.refuses = True
+    for _ in range(2):
+        with pytest.raises(LogUnavailable):
+            await ours.assure()
+    kafka.refuses = False
+    await ours.assure()
+
+
+async def test_partitions_that_were_just_given_are_asked_for_too(kafka: Kafka):
+    ours = Ownership(kafka.ask)
+    await ours.confirm()
+    ours.begin_anew()
+    kafka.refuses = True
+    with pytest.raises(LogUnavailable):
+        await ours.assure()
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_all_who_want_to_know_at_a_time_get_one_answer(kafka: Kafka, refuses: bool):
+    ours = Ownership(kafka.ask)
+    kafka.refuses = refuses
+    kafka.may_answer.clear()
+    waiting = [asyncio.create_task(ours.assure()) for _ in range(5)]
+    await asyncio.sleep(0)
+    waiting[1].cancel()
+    await asyncio.sleep(0)
+    kafka.may_answer.set()
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert kafka.asked == 1
+    assert isinstance(answers.pop(1), asyncio.CancelledError)
+    assert [isinstance(one, LogUnavailable) for one in answers] == [refuses] * 4
+
+
+async def test_who_asks_and_is_cancelled_keeps_nobody_waiting(kafka: Kafka):
+    ours = Ownership(kafka.ask)
+    kafka.may_answer.clear()
+    waiting = [asyncio.create_task(ours.assure()) for _ in range(2)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    with pytest.raises(LogUnavailable):
+        await waiting[1]
+    kafka.may_answer.set()
+    await ours.assure()
+    assert kafka.asked == 2
