@@ -52,7 +52,7 @@ class Partition:
         self.tail = tail
         self.alive = True
         self._placed: set[Courier] = set()
-        self._told: dict[str, list[Courier]] = {}  # by queue id
+        self._told: dict[str, dict[Courier, None]] = {}  # by queue id, in the order they came; there may be thousands
         self._ring: list[Message] = []
         self._ring_bytes = 0
         self._ring_from = tail
@@ -70,7 +70,7 @@ class Partition:
             couriers = told.get(message.queue_id)
             if couriers is None:
                 continue
-            scanning = False
+            scanning: list[Courier] = []
             for courier in couriers:
                 stream = courier.streams.get(number)
                 if stream is None:
@@ -81,14 +81,15 @@ class Partition:
                     courier.accept(delivery, message)
                 elif not window.attached:
                     stream.behind_since_ms = stream.behind_since_ms or message.put_at_ms
-                    scanning = scanning or window.scan_from is not None
+                    if window.scan_from is not None:
+                        scanning.append(courier)
                     if stream in courier.behind:  # its cursor stands where it stood: nothing to commit
                         continue
                     courier.behind[stream] = None
                 if not stream.dirty:
                     courier.depot.touched(stream)
-            if scanning:
-                couriers[:] = [courier for courier in couriers if courier.streams[number].window.scan_from is None]
+            for courier in scanning:
+                del couriers[courier]
         if len(ring) > RING_MAX or self._ring_bytes > RING_BYTES_MAX:
             self._trim()
 
@@ -111,18 +112,15 @@ class Partition:
     def dismiss(self, courier: Courier) -> None:
         """The listener has ended."""
         self._placed.discard(courier)
-        told = self._told.get(courier.listener.queue_id, [])
-        if courier in told:
-            told.remove(courier)
+        self._told.get(courier.listener.queue_id, {}).pop(courier, None)
 
     def placed(self, courier: Courier) -> bool:
         """Whether its place here is known."""
         return courier in self._placed
 
     def _tell(self, courier: Courier) -> None:
-        told = self._told.setdefault(courier.listener.queue_id, [])
-        if courier not in told and courier.listener.replay is None:
-            told.append(courier)
+        if courier.listener.replay is None:
+            self._told.setdefault(courier.listener.queue_id, {})[courier] = None
 
     def _trim(self) -> None:
         """Keep the newer half, so that trimming is rare."""

@@ -346,12 +346,12 @@ async def test_a_stream_far_behind_costs_the_tail_nothing_until_it_has_caught_up
     courier = office.courier
     courier.update(replace(courier.listener, paused="by a test"), share=WHOLE)
     office.put(30)
-    assert office.partition._told["q-1"] == []
+    assert office.partition._told["q-1"] == {}
     office.put(30)
     assert len(courier.streams[0].window.behind) == 5
     courier.update(replace(courier.listener, paused=None), share=WHOLE)
     await office.all_settled()
-    assert office.partition._told["q-1"] == [courier]
+    assert office.partition._told["q-1"] == {courier: None}
     office.put(10)
     await office.all_settled()
     office.check_books()
