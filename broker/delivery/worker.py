@@ -71,6 +71,7 @@ NO_CURSOR_MS: Final = (
     180_000  # a listener may be so old before each of its cursors was committed: idle ones take a minute
 )
 _LOAD_PAUSE_S: Final = 0.5
+_AT_ONCE: Final = 20  # couriers that are employed before others run: opening their secrets takes its time
 
 
 class DirectoryFeed(Protocol):
@@ -330,6 +331,14 @@ class Worker:
         if ownership != self._ownership:
             return
         self._share = share
+        for place, listener_id in enumerate([listener.id for listener in listeners], 1):
+            if place % _AT_ONCE == 0:  # before anything is at its place: from then on it must be of one moment
+                await asyncio.sleep(0)
+                if ownership != self._ownership:
+                    return
+            listener_now = self._directory.listeners.get(listener_id)
+            if listener_now is not None:  # as it is by now; what comes meanwhile is employed in a moment
+                self._employ(listener_now)
         self._tell_of_lost(listeners, cursors, {number: ends[number] for number in partitions})
         tails = {}
         for number in partitions:
@@ -344,8 +353,7 @@ class Worker:
             courier.sending = True
         for listener_id in [listener.id for listener in listeners]:
             listener_now = self._directory.listeners.get(listener_id)
-            if listener_now is not None:  # as it is by now; what came meanwhile is employed in a moment
-                self._employ(listener_now)
+            if listener_now is not None:
                 self._place(listener_now, cursors.get(listener_id, {}), partitions)
         for number, found in zip(partitions, owed, strict=True):
             self._outstanding.take_over(number, found)

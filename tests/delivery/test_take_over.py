@@ -1,0 +1,91 @@
+"""A worker takes partitions over, its Kafka made up: what may happen while it does."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from unittest.mock import AsyncMock, MagicMock
+
+import pytest
+
+from broker.core.cursor import Cursor
+from broker.core.directory import Listener, Queue
+from broker.core.events import ListenerSettings
+from broker.core.flow import WHOLE
+from broker.delivery import worker as worker_module
+from broker.delivery.worker import Worker
+from broker.sealing import Sealer, new_sealing_key
+from broker.settings import KafkaSettings, Settings
+
+MANY = 50
+
+
+@pytest.fixture
+def sealer() -> Sealer:
+    return Sealer(new_sealing_key())
+
+
+@pytest.fixture
+def directory(sealer: Sealer) -> SimpleNamespace:
+    queue = Queue(id="q-1", organization_id="o", name="orders", created_at_ms=0)
+    sealed = sealer.seal("whsec_" + "a2tr" * 8)
+    return SimpleNamespace(queues={"q-1": queue}, listeners={f"l-{n}": listener(f"l-{n}", sealed) for n in range(MANY)})
+
+
+def listener(listener_id: str, sealed: str) -> Listener:
+    return Listener(
+        id=listener_id,
+        organization_id="o",
+        queue_id="q-1",
+        name=listener_id,
+        notify_url="http://127.0.0.1:9/",
+        liveness_url="http://127.0.0.1:9/",
+        sealed_secret=sealed,
+        start_offsets=(0,),
+        settings=ListenerSettings(),
+        created_at_ms=0,
+    )
+
+
+@pytest.fixture
+async def worker(sealer: Sealer, directory: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Worker:
+    """It has one partition to take over, of 100 messages, all settled."""
+    log = MagicMock()
+    log.messages.end_offsets = AsyncMock(return_value=(100,))
+    log.requests.offsets = AsyncMock(return_value={0: 0})
+    feed = SimpleNamespace(directory=SimpleNamespace(state=directory), on_change=lambda _: None)
+    worker = Worker(Settings(kafka=KafkaSettings(bootstrap="none"), sealing_key=""), log, feed, sealer)
+    stored = {listener_id: {0: Cursor(top=100)} for listener_id in directory.listeners}
+    worker._cursors = SimpleNamespace(load=AsyncMock(return_value=stored))
+    worker._tail = MagicMock(share=AsyncMock(return_value=WHOLE))
+    worker._changes = MagicMock(read=AsyncMock(return_value={}))
+    worker._outstanding = MagicMock(read=AsyncMock(return_value={}))
+    monkeypatch.setattr(worker_module, "_AT_ONCE", 10)
+    return worker
+
+
+async def some_employed(worker: Worker) -> None:
+    while not worker._couriers:
+        await asyncio.sleep(0)
+    assert len(worker._couriers) < MANY, "others run before all of them are employed"
+    assert not worker._partitions, "and before anything is at its place"
+
+
+async def test_others_run_while_the_couriers_are_employed_and_what_ends_meanwhile_is_not_placed(worker, directory):
+    taking_over = asyncio.create_task(worker._take_over([0], worker._ownership))
+    await some_employed(worker)
+    del directory.listeners["l-0"]
+    await worker._reconcile(["l-0"])
+    await taking_over
+    assert {courier.listener.id for courier in worker._couriers.values()} == directory.listeners.keys()
+    assert all(worker._partitions[0].placed(courier) for courier in worker._couriers.values())
+    worker._tail.begin.assert_called_once_with({0: 100})
+
+
+async def test_partitions_that_are_given_up_while_the_couriers_are_employed_are_not_taken_over(worker):
+    taking_over = asyncio.create_task(worker._take_over([0], worker._ownership))
+    await some_employed(worker)
+    await worker._let_go([], AsyncMock())
+    await taking_over
+    assert not worker._partitions
+    worker._tail.begin.assert_not_called()
