@@ -7,8 +7,10 @@ Not for: which offsets a stream takes (broker/core/window.py), the Kafka request
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Final, Protocol
@@ -22,7 +24,6 @@ log = logging.getLogger(__name__)
 
 RING_MAX: Final = 4096  # messages kept per partition for streams that lag a little
 RING_BYTES_MAX: Final = 2 << 20  # and their bytes in the log, per partition; decoded and signed they are twice that
-_READERS: Final = 2
 _STUCK_PAUSE_S: Final = 0.05
 _STRETCH_BYTES_MIN: Final = 8 << 10
 _STRETCH_BYTES_MAX: Final = 1 << 20
@@ -195,18 +196,42 @@ def _adapt(stream: Stream, start: int, end: int) -> None:
         stream.stretch_bytes = max(stream.stretch_bytes // 2, _STRETCH_BYTES_MIN)
 
 
+class Line:
+    """Streams that wait for a reader, in the order they came: those whose listeners go first, and the others."""
+
+    def __init__(self) -> None:
+        self._waiting: tuple[deque[Stream], deque[Stream]] = (deque(), deque())
+        self._some = asyncio.Semaphore(0)
+
+    def join(self, stream: Stream) -> None:
+        first, others = self._waiting
+        (first if stream.courier.limits.goes_first else others).append(stream)
+        self._some.release()
+
+    async def next(self, *, first: bool) -> Stream:
+        """Of those who go first, or of the others; of the ones when there are none of the other ones."""
+        await self._some.acquire()
+        wanted, instead = self._waiting if first else reversed(self._waiting)
+        return (wanted or instead).popleft()
+
+
 class CatchUp:
-    """A few readers that serve a worker's lagging streams in turn: what one read brings goes to all that lack it."""
+    """A few readers that serve a worker's lagging streams: what one read brings goes to all that lack it.
+
+    The first of them serves those whose listeners go first before all others; the second takes both in turn, so that
+    the others are served, too.
+    """
 
     def __init__(self, source: Source, partitions: dict[int, Partition]) -> None:
         self._source = source
         self._partitions = partitions
-        self._waiting: asyncio.Queue[Stream] = asyncio.Queue()
+        self._line = Line()
         self._lagging: dict[int, set[Stream]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        self._tasks = [asyncio.create_task(self._run()) for _ in range(_READERS)]
+        turns = (itertools.repeat(True), itertools.cycle((True, False)))
+        self._tasks = [asyncio.create_task(self._run(first)) for first in turns]
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -223,11 +248,11 @@ class CatchUp:
         if not stream.requested:
             stream.requested = True
             self._lagging.setdefault(stream.partition, set()).add(stream)
-            self._waiting.put_nowait(stream)
+            self._line.join(stream)
 
-    async def _run(self) -> None:
-        while True:
-            stream = await self._waiting.get()
+    async def _run(self, turns: Iterable[bool]) -> None:
+        for first in turns:
+            stream = await self._line.next(first=first)
             if not stream.requested:
                 continue  # another stream's read has served it
             try:
@@ -235,7 +260,7 @@ class CatchUp:
             except LogUnavailable as error:
                 log.warning("catch_up.waits partition=%d error=%s", stream.partition, error)
                 await asyncio.sleep(_STUCK_PAUSE_S)
-                self._waiting.put_nowait(stream)
+                self._line.join(stream)
             except Exception:
                 log.exception("catch_up.failed partition=%d", stream.partition)
                 stream.requested = False
