@@ -1,6 +1,7 @@
 """A listener that was dead and comes back: until its first delivery, and until its backlog is gone.
 
-Not for: why it was dead."""
+Others are dead all the while: half of them answer 503, the others' port refuses connections. They are a process of
+their own at the lowest priority: in the world they have machines of their own. Not for: why it was dead."""
 
 from __future__ import annotations
 
@@ -9,15 +10,31 @@ import tempfile
 import time
 from typing import Any
 
-from benchmarks.running import Everput, memory_mib, serving, sinking
+from benchmarks.running import Everput, free_port, memory_mib, serving, sinking
+
+FOUND_OUT = 100  # messages that the others get
+FOUND_OUT_S = 15  # after which all of them are known to be down
 
 
-def back(*, backlogs: list[int], dead_s: float) -> dict[str, Any]:
-    """backlogs: messages put while it is dead, each measured on a queue of its own. dead_s: for how long at least."""
+def back(*, backlogs: list[int], dead_s: float, others: int) -> dict[str, Any]:
+    """backlogs: messages put while it is dead, each measured on a queue of its own. dead_s: for how long at least.
+
+    others: listeners of another queue that are dead meanwhile, and since some time before.
+    """
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="everput-bench-"))
         everput = stack.enter_context(serving(folder, stack.enter_context(sinking())))
-        return {"runs": [_once(everput, size, dead_s) for size in backlogs], "memory_mib": memory_mib(everput.pid)}
+        if others:
+            _dead(everput, others, stack.enter_context(sinking(nice=19)))
+        runs = [_once(everput, size, dead_s) for size in backlogs]
+        return {"others_dead": others, "runs": runs, "memory_mib": memory_mib(everput.pid)}
+
+
+def _dead(everput: Everput, count: int, sink: str) -> None:
+    refusing = f"http://127.0.0.1:{free_port()}"
+    urls = [f"{refusing if number % 2 else sink}/dead{number}" for number in range(count)]
+    everput.publish([everput.queue([], elsewhere=urls)], FOUND_OUT)
+    time.sleep(FOUND_OUT_S)
 
 
 def _once(everput: Everput, size: int, dead_s: float) -> dict[str, Any]:

@@ -31,21 +31,25 @@ class State(Enum):
 
 
 class Circuit:
-    """allowance: attempts that may be under way at once; None: as the flow allows. probe_at_ms: the next probe."""
+    """allowance: attempts that may be under way at once; None: as the flow allows. probe_at_ms: the next probe.
 
-    __slots__ = ("allowance", "faults", "probe_at_ms", "relapses", "state")
+    down_since_ms: when it opened, for the first time since an attempt succeeded; a good probe alone says little. 0: no.
+    """
+
+    __slots__ = ("allowance", "down_since_ms", "faults", "probe_at_ms", "relapses", "state")
 
     def __init__(self) -> None:
         self.state = State.CLOSED
         self.faults = 0
         self.relapses = 0
-        self.probe_at_ms = 0
+        self.probe_at_ms = self.down_since_ms = 0
         self.allowance: int | None = None
 
     def succeeded(self) -> None:
         """An attempt was answered, and not with the listener's fault."""
         self.faults = 0
         if self.state is State.PROBATION and self.allowance is not None:
+            self.down_since_ms = 0
             self.allowance *= 2
             if self.allowance >= PROBATION_DONE:
                 self.state, self.allowance, self.relapses = State.CLOSED, None, 0
@@ -58,16 +62,19 @@ class Circuit:
             return False
         if self.state is State.PROBATION:
             self.relapses += 1
-        self.state, self.allowance = State.OPEN, 0
-        self.probe_at_ms = at_ms + min(PROBE_MS_MAX, PROBE_MS_FIRST << min(self.relapses, 10))
+        self._open(at_ms, min(PROBE_MS_MAX, PROBE_MS_FIRST << min(self.relapses, 10)))
         return True
 
     def trip(self, at_ms: int) -> bool:
         """Nobody is there: not one more attempt before a good probe. Whether the circuit has opened by it."""
         if self.state is State.OPEN:
             return False
-        self.state, self.allowance, self.probe_at_ms = State.OPEN, 0, at_ms + PROBE_MS_FIRST
+        self._open(at_ms, PROBE_MS_FIRST)
         return True
+
+    def _open(self, at_ms: int, wait_ms: int) -> None:
+        self.state, self.allowance, self.probe_at_ms = State.OPEN, 0, at_ms + wait_ms
+        self.down_since_ms = self.down_since_ms or at_ms
 
     def probed(self, *, alive: bool, at_ms: int, interval_ms: int) -> bool:
         """The liveness_url was asked. interval_ms: until it is asked again. Whether attempts may flow again."""

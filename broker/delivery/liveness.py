@@ -1,13 +1,13 @@
 """Asks the liveness_url of listeners that are down, and lets their deliveries flow again when it answers 2xx.
 
-For: when to ask and asking. Not for: when a listener counts as down (broker/core/circuit.py).
+For: asking, and how many a worker asks in a tick. Not for: when a listener counts as down (broker/core/circuit.py),
+how often it is asked, and who comes first (broker/core/probes.py).
 
 A replay to a URL without a liveness_url has that URL asked instead, and whatever it answers will do, but for 5xx: what
 takes a POST may well refuse a GET.
 
-One probe per listener and worker, every half second while few are down. So that hundreds of dead listeners cost
-little, a worker makes at most PROBES_PER_S, a fifth of it while the machine is busy, and asks each less often instead,
-down to once in ten seconds.
+One probe per listener and worker. PROBES_MOST of them begin in a tick, whoever is down, and fewer while the machine is
+busy: who was down for long waits then, who has just gone does not (docs/decisions/0002).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from functools import partial
 from random import random
 from typing import Final
 
-from broker.core.circuit import PROBE_MS_FIRST, PROBE_MS_MAX, State
+from broker.core.circuit import State
+from broker.core.probes import Probes, interval_ms
 from broker.delivery.courier import Courier
 from broker.delivery.guard import Resolver, parse_url
 from broker.delivery.once import ask
@@ -27,9 +28,10 @@ from broker.delivery.stream import now_ms
 
 log = logging.getLogger(__name__)
 
-PROBES_PER_S: Final = 200
-_PROBES_PER_BEGIN: Final = 10  # a second, for each attempt that the slow may begin in a tick: both give way together
-_TURNS: Final = 5  # ticks in which all of them are looked at
+_TICKS_PER_S: Final = 20  # worker.py's
+PROBES_MOST: Final = 10  # in a tick
+PROBES_LEAST: Final = 2  # of which one is for who has just gone
+_BEGINS_PER_PROBE: Final = 2  # what the slow may begin in a tick: both give way together
 PROBE_TIMEOUT_S: Final = 3.0
 _JITTER: Final = 0.2
 
@@ -49,40 +51,60 @@ class Liveness:
     def __init__(self, resolver: Resolver, tls: ssl.SSLContext) -> None:
         self._resolver = resolver
         self._tls = tls
-        self._asking: dict[Courier, asyncio.Task[None]] = {}
-        self._ticks = 0
+        self._probes: Probes[Courier] = Probes()
+        self._asking: set[asyncio.Task[None]] = set()
+        self._per_s = PROBES_MOST * _TICKS_PER_S
+        self.down: set[Courier] = set()  # each has its turn in _probes or is being asked
 
-    def tick(self, down: set[Courier], *, begins: int) -> None:
-        """Ask those of a fifth of them whose probe is due.
+    def watch(self, courier: Courier) -> None:
+        """It is down; that may be known."""
+        if courier not in self.down:
+            self.down.add(courier)
+            self._wait(courier)
 
-        down: couriers whose circuit was open; those that no longer are leave it. begins: as core/flow.py's Gate says.
-        """
-        self._ticks += 1
+    def tick(self, *, begins: int) -> None:
+        """Begin the probes that are due, as many as there may be. begins: as core/flow.py's Gate says."""
         at_ms = now_ms()
-        per_s = min(PROBES_PER_S, _PROBES_PER_BEGIN * begins)
-        interval_ms = min(PROBE_MS_MAX, max(PROBE_MS_FIRST, 1000 * len(down) // per_s))
-        for courier in list(down)[self._ticks % _TURNS :: _TURNS]:
-            if courier.circuit.state is not State.OPEN or courier.listener.paused is not None:
-                down.discard(courier)
-            elif courier.circuit.probe_at_ms <= at_ms and courier not in self._asking:
-                task = asyncio.create_task(self._ask(courier, interval_ms))
-                self._asking[courier] = task
+        most = max(PROBES_LEAST, min(PROBES_MOST, begins // _BEGINS_PER_PROBE))
+        self._per_s = most * _TICKS_PER_S
+        while most:
+            courier = self._probes.next(at_ms)
+            if courier is None:
+                return
+            if self._still_down(courier):
+                most -= 1
+                task = asyncio.create_task(self._ask(courier))
+                self._asking.add(task)
                 task.add_done_callback(partial(self._asked, courier))
 
-    def _asked(self, courier: Courier, _task: asyncio.Task[None]) -> None:
-        self._asking.pop(courier, None)
+    def _still_down(self, courier: Courier) -> bool:
+        """Whether it is to be asked; it is watched no longer if not."""
+        if courier.circuit.state is not State.OPEN or courier.listener.paused is not None:
+            self.down.discard(courier)
+        return courier in self.down
 
-    async def _ask(self, courier: Courier, interval_ms: int) -> None:
-        listener = courier.listener
+    def _wait(self, courier: Courier) -> None:
+        circuit = courier.circuit
+        self._probes.add(courier, at_ms=circuit.probe_at_ms, since_ms=circuit.down_since_ms)
+
+    def _asked(self, courier: Courier, task: asyncio.Task[None]) -> None:
+        self._asking.discard(task)
+        if self._still_down(courier):
+            self._wait(courier)
+
+    async def _ask(self, courier: Courier) -> None:
+        listener, circuit = courier.listener, courier.circuit
         below = 300 if listener.has_liveness_url else 500
         answer = await alive(listener.liveness_url, self._resolver, self._tls, below=below)
-        spread_ms = int(interval_ms * (1 - _JITTER * random()))  # noqa: S311 - it spreads probes, it guards nothing
-        if courier.circuit.probed(alive=answer, at_ms=now_ms(), interval_ms=spread_ms):
-            log.warning("circuit.probation listener=%s", courier.listener.id)
+        at_ms = now_ms()
+        wait_ms = interval_ms(at_ms - circuit.down_since_ms, listeners=len(self.down), per_s=self._per_s)
+        spread_ms = int(wait_ms * (1 - _JITTER * random()))  # noqa: S311 - it spreads probes, it guards nothing
+        if circuit.probed(alive=answer, at_ms=at_ms, interval_ms=spread_ms):
+            log.warning("circuit.probation listener=%s", listener.id)
             courier.wake()
 
     async def stop(self) -> None:
-        tasks = list(self._asking.values())
+        tasks = list(self._asking)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -107,7 +107,6 @@ class Worker:
         self._catch_up = CatchUp(self, self._partitions)
         resolver, tls = Resolver(settings.allow_networks), tls_context()
         self._liveness = Liveness(resolver, tls)
-        self._down: set[Courier] = set()
         self._active: dict[Courier, None] = {}  # who asked for ticks, the longest first
         self.meters = Meters()
         self._ours = ours = Ownership(self._ask_whether_ours)
@@ -512,7 +511,7 @@ class Worker:
         for partition in self._partitions.values():
             partition.dismiss(courier)
         courier.close()
-        self._down.discard(courier)
+        self._liveness.down.discard(courier)
         self._active.pop(courier, None)
 
     # The log
@@ -566,7 +565,7 @@ class Worker:
             let_begin(ticked, begins, turn=number // _ROUND)
             if number % _ROUND == 0:
                 share_out(self._active)
-            self._liveness.tick(self._down, begins=begins)
+            self._liveness.tick(begins=begins)
             for courier in list(self._couriers.values())[number % _TIDY_TICKS :: _TIDY_TICKS]:
                 courier.tidy()
 
@@ -583,7 +582,7 @@ class Worker:
             else:
                 del self._active[courier]
             if courier.circuit.allowance == 0:
-                self._down.add(courier)
+                self._liveness.watch(courier)
 
     def _put_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
         if delivery.message is None:

@@ -161,7 +161,6 @@ class Office:
         self.no_member: LogUnavailable | None = None
         self.refused = 0
         self.active: list[Courier] = []
-        self.down: set[Courier] = set()
         self.begins = 1_000  # what a slow listener may begin in a tick
         self.couriers: dict[str, Courier] = {}
         self.outstanding = Outstanding(topic, topic, "messages", self.partitions, self.couriers, self.assure)
@@ -215,11 +214,11 @@ class Office:
                 if courier.tick(now_ms()):
                     still.append(courier)
                 if courier.circuit.allowance == 0:
-                    self.down.add(courier)
+                    self.liveness.watch(courier)
             self.active[:] = still
             share_out(still)
             let_begin(still, self.begins, turn=number)
-            self.liveness.tick(self.down, begins=20)
+            self.liveness.tick(begins=20)
             self.keep_books()
 
     def _touched(self, stream: Stream) -> None:

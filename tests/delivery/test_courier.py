@@ -266,7 +266,7 @@ async def test_resumed_with_its_circuit_open_and_nothing_left_it_is_still_probed
     assert courier.circuit.state is State.OPEN
     assert len(office.parked) == 5
     courier.update(paused(courier.listener, "by hand"), share=WHOLE)
-    await until(lambda: not office.down and not office.active)
+    await until(lambda: not office.liveness.down and not office.active)
     courier.update(paused(courier.listener, None), share=WHOLE)
     office.put(1)
     moody.well, server.alive = True, OK
@@ -544,7 +544,7 @@ async def test_one_that_is_down_or_paused_needs_no_ticks_however_much_waits(serv
     moody.well, server.alive = False, BUSY
     office = await open_office(server)
     office.put(20)
-    await until(lambda: office.courier in office.down and not office.active)
+    await until(lambda: office.courier in office.liveness.down and not office.active)
     office.put(20)
     assert office.courier.behind
     assert not office.active

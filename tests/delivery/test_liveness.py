@@ -1,16 +1,18 @@
-"""Asking a liveness_url: only a 2xx in time counts, and no question is left open."""
+"""Asking a liveness_url: only a 2xx in time counts, no question is left open, and a tick begins few of many."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
 from ipaddress import ip_network
+from types import SimpleNamespace
 
 import pytest
 
+from broker.core.circuit import Circuit
 from broker.delivery import liveness
 from broker.delivery.guard import Resolver
-from broker.delivery.liveness import alive
+from broker.delivery.liveness import PROBES_LEAST, PROBES_MOST, Liveness, alive
 from tests.delivery.office import OK, until
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
@@ -78,3 +80,72 @@ async def test_a_probe_that_is_cancelled_closes_its_connection(serve, monkeypatc
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
     assert asking.cancelled()
+
+
+class Down:
+    """A courier, as far as it concerns probes, whose next one is due."""
+
+    def __init__(self, number: int) -> None:
+        self.circuit = Circuit()
+        self.circuit.trip(1)
+        self.listener = SimpleNamespace(id="l", liveness_url=f"{number}", has_liveness_url=True, paused=None)
+
+
+@pytest.fixture
+async def watched(monkeypatch):
+    """Liveness that watches 100, whose probes find nobody at once; and the URLs that were asked."""
+    asked: list[str] = []
+
+    async def nobody(url: str, *_, **__) -> bool:
+        asked.append(url)
+        return False
+
+    monkeypatch.setattr(liveness, "alive", nobody)
+    watching = Liveness(Resolver(()), ssl.create_default_context())
+    couriers = [Down(number) for number in range(100)]
+    for courier in couriers:
+        watching.watch(courier)
+        watching.watch(courier)
+    return watching, couriers, asked
+
+
+@pytest.mark.parametrize(("begins", "most"), [(1, PROBES_LEAST), (12, 6), (1_000, PROBES_MOST)])
+async def test_a_tick_begins_so_many_probes_at_most_however_many_are_due(watched, begins, most):
+    watching, _, asked = watched
+    for tick in range(1, 4):
+        watching.tick(begins=begins)
+        await asyncio.sleep(0)
+        assert len(set(asked)) == len(asked) == most * tick
+
+
+async def test_who_is_back_or_paused_or_has_ended_is_asked_no_more_and_takes_no_other_ones_turn(watched):
+    watching, couriers, asked = watched
+    for number, courier in enumerate(couriers[:-3]):
+        if number % 3 == 0:
+            courier.listener.paused = "by hand"
+        elif number % 3 == 1:
+            courier.circuit.probed(alive=True, at_ms=1, interval_ms=0)
+        else:
+            watching.down.discard(courier)
+    for _ in range(2):
+        watching.tick(begins=1)
+        await asyncio.sleep(0)
+    assert sorted(asked) == ["97", "98", "99"]
+    await until(lambda: not watching._asking)
+    assert watching.down == set(couriers[-3:])
+
+
+async def test_one_whose_probe_broke_down_is_asked_again(watched, monkeypatch, caplog):
+    watching, couriers, asked = watched
+
+    async def broken(url: str, *_, **__) -> bool:
+        asked.append(url)
+        raise ValueError("not foreseen")
+
+    monkeypatch.setattr(liveness, "alive", broken)
+    for courier in couriers[1:]:
+        watching.down.discard(courier)
+    for _ in range(2):
+        watching.tick(begins=1)
+        await until(lambda: not watching._asking)
+    assert asked == ["0", "0"]

@@ -12,7 +12,6 @@ from broker.core.cursor import Cursor
 from broker.delivery import checkpoints as checkpoints_module
 from broker.delivery import courier as courier_module
 from broker.delivery import endings as endings_module
-from broker.delivery.courier import Courier
 from broker.kafka.topics import Topics, listener_group
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
@@ -74,15 +73,15 @@ async def test_a_listener_that_ended_while_it_was_down_is_asked_no_more(rig: Rig
     rig.listeners.down.add("gone")
     worker = await rig.work()
     await rig.put(queue, *(f"m{number}" for number in range(20)))
-    await until(lambda: worker._down, what="it is down")
+    await until(lambda: worker._liveness.down, what="it is down")
     await rig.commands.delete_listener(rig.context, queue.id, listener.id)
     await until(lambda: not worker._couriers, what="it has ended")
     down: list[int] = []
     tick = worker._liveness.tick
 
-    def told_tick(those: set[Courier], *, begins: int) -> None:
-        down.append(len(those))
-        tick(those, begins=begins)
+    def told_tick(*, begins: int) -> None:
+        down.append(len(worker._liveness.down))
+        tick(begins=begins)
 
     monkeypatch.setattr(worker._liveness, "tick", told_tick)
     await until(lambda: len(down) >= 10, what="some ticks more")

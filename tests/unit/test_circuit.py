@@ -27,6 +27,7 @@ class CircuitMachine(RuleBasedStateMachine):
         self.at_ms = 1_700_000_000_000
         self.in_a_row = 0  # faults since the last success, while closed
         self.relapses = 0
+        self.down_since_ms = 0
 
     @rule(ms=st.integers(1, 20_000))
     def time_passes(self, ms):
@@ -38,6 +39,7 @@ class CircuitMachine(RuleBasedStateMachine):
         self.circuit.succeeded()
         self.in_a_row = 0
         if before is State.PROBATION:
+            self.down_since_ms = 0
             if allowance * 2 >= PROBATION_DONE:
                 assert self.circuit.state is State.CLOSED
                 self.relapses = 0
@@ -60,6 +62,7 @@ class CircuitMachine(RuleBasedStateMachine):
             assert not opened
             assert self.circuit.probe_at_ms == probe_at_ms  # late failures don't put the probe off
         if opened:
+            self.down_since_ms = self.down_since_ms or self.at_ms
             wait = self.circuit.probe_at_ms - self.at_ms
             assert wait == min(PROBE_MS_MAX, PROBE_MS_FIRST * 2**self.relapses)
 
@@ -68,6 +71,7 @@ class CircuitMachine(RuleBasedStateMachine):
         before, probe_at_ms = self.circuit.state, self.circuit.probe_at_ms
         opened = self.circuit.trip(self.at_ms)
         assert opened == (before is not State.OPEN)
+        self.down_since_ms = self.down_since_ms or self.at_ms
         assert self.circuit.state is State.OPEN
         assert self.circuit.probe_at_ms == (self.at_ms + PROBE_MS_FIRST if opened else probe_at_ms)
 
@@ -91,11 +95,16 @@ class CircuitMachine(RuleBasedStateMachine):
         assert self.circuit.state is State.OPEN
         self.in_a_row += 1
         self.relapses += 1
+        self.down_since_ms = self.down_since_ms or self.at_ms
 
     @invariant()
     def nothing_flows_while_it_is_open_and_everything_while_it_is_closed(self):
         expected = {State.OPEN: {0}, State.CLOSED: {None}, State.PROBATION: set(range(1, PROBATION_DONE))}
         assert self.circuit.allowance in expected[self.circuit.state]
+
+    @invariant()
+    def it_is_down_since_it_opened_for_the_first_time_without_a_success_in_between(self):
+        assert self.circuit.down_since_ms == self.down_since_ms
 
     @invariant()
     def the_next_probe_is_never_further_off_than_the_longest_pause(self):
