@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from broker.errors import LogUnavailable
-from broker.kafka.tail import SESSION_TIMEOUT_MS
+from broker.kafka.tail import SESSION_TIMEOUT_MS, NoMember
 
 SURE_S: Final = SESSION_TIMEOUT_MS / 1000 - 1.0  # Kafka gives nobody's partitions away sooner after it has heard of him
 _ASK_S: Final = SURE_S / 3  # so that nobody has to wait for an answer, while there are any
@@ -21,7 +21,7 @@ _LOOK_S: Final = 1.0
 
 
 class Ownership:
-    """Of one worker. ask: asks Kafka (LogUnavailable: it is no member any more, or that can't be told)."""
+    """Of one worker. ask: asks Kafka (NoMember: others own them; LogUnavailable: it can't be told)."""
 
     def __init__(self, ask: Callable[[], Awaitable[None]]) -> None:
         self._ask = ask
@@ -29,13 +29,18 @@ class Ownership:
         self._answer: asyncio.Future[None] | None = None  # while assure() asks
 
     def begin_anew(self) -> None:
-        """Partitions were given to us. Nobody knows when: we may have stood still since."""
+        """What is known does not count any more. Also when partitions were just given to us: nobody knows when, for we
+        may have stood still since."""
         self._asked_at = float("-inf")
 
     async def confirm(self) -> None:
         """Our partitions are still ours, as of now (LogUnavailable)."""
         asked_at = time.monotonic()
-        await self._ask()
+        try:
+            await self._ask()
+        except NoMember:
+            self.begin_anew()
+            raise
         self._asked_at = asked_at
 
     async def assure(self) -> None:

@@ -50,7 +50,7 @@ from broker.kafka.changes_tail import ChangesTail
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.log import KafkaLog
 from broker.kafka.requests import EARLIEST, OffsetTooOld, Record
-from broker.kafka.tail import Tail
+from broker.kafka.tail import NoMember, Tail
 from broker.kafka.topics import topics
 from broker.ports import DirectoryView
 from broker.sealing import Sealer
@@ -284,8 +284,15 @@ class Worker:
         self._changes.forget()
 
     async def _ask_whether_ours(self) -> None:
-        """For Ownership."""
-        await self._tail.confirm({number: partition.tail for number, partition in self._partitions.items()})
+        """For Ownership. When they are not, others deliver what waits here: no more of it is sent."""
+        ownership = self._ownership
+        try:
+            await self._tail.confirm({number: partition.tail for number, partition in self._partitions.items()})
+        except NoMember:
+            if ownership == self._ownership:
+                for courier in self._couriers.values():
+                    courier.sending = False
+            raise
 
     async def _drain(self) -> None:
         await self._drained(DRAIN_S, lambda: any(courier.busy for courier in self._couriers.values()))

@@ -39,6 +39,10 @@ Gained = Callable[[Collection[int]], None]
 GivenUp = Callable[[Collection[int]], Awaitable[None]]
 
 
+class NoMember(LogUnavailable):
+    """Kafka knows no such member, or the group has agreed anew without it: others own its partitions, or will soon."""
+
+
 class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
     """gained: told at once; nothing is read before begin(). given_up: awaited before others may own them.
 
@@ -107,14 +111,19 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._consumer.resume(partition)
 
     async def confirm(self, offsets: Mapping[int, int]) -> None:
-        """That it is still the member that was given its partitions (LogUnavailable: it is not, or it can't be told).
+        """That it is still the member that was given its partitions (NoMember: it is not; LogUnavailable: who knows).
 
         offsets: where it reads, for whoever looks at the group.
         """
         if not offsets:
             raise LogUnavailable("no partition is ours")
         cursors = {partition: (offset, "") for partition, offset in offsets.items()}
-        await self._requests.commit(workers_group(self._kafka), self._topic, cursors, member=self._member)
+        try:
+            await self._requests.commit(workers_group(self._kafka), self._topic, cursors, member=self._member)
+        except LogUnavailable as error:
+            if isinstance(error.__cause__, kafka_errors.UnknownMemberIdError | kafka_errors.IllegalGenerationError):
+                raise NoMember(str(error)) from error
+            raise
 
     async def share(self, partitions: Collection[int]) -> Share:
         """Of who was given these (LogUnavailable; also while the group agrees anew)."""

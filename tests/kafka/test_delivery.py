@@ -293,7 +293,7 @@ async def test_who_has_heard_nothing_for_a_session_delivers_nothing_new_before_i
     await until(lambda: rig.listeners.taken("a"), what="the first")
 
     async def refuse(_offsets: object) -> None:
-        raise LogUnavailable("no member any more")
+        raise LogUnavailable("no answer")
 
     with monkeypatch.context() as patch:
         patch.setattr(worker._tail, "confirm", refuse)

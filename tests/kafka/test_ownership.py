@@ -15,6 +15,7 @@ from broker.delivery import worker as worker_module
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable
 from broker.kafka.cursors import KafkaCursors
+from broker.kafka.tail import NoMember
 from broker.kafka.topics import Topics, workers_group
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings
@@ -166,6 +167,30 @@ async def test_a_worker_that_was_cut_off_does_not_say_who_had_a_message(rig: Rig
     assert await rig.delete(queue, message_id) == {listener.id: "delivered"}
     await until(lambda: cut_off._changes.known and not cut_off._background, what="it has read of it, too")
     assert told == []
+
+
+async def test_who_is_told_that_it_is_no_member_sends_no_more_of_what_it_holds_until_it_is_one_again(rig: Rig):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a", max_in_flight=1)
+    rig.listeners.hangs.add("a")
+    worker = await rig.work()
+    ids = await rig.put(queue, *(f"m{number}" for number in range(20)))
+    courier = worker._couriers[listener.id]
+    await until(lambda: rig.listeners.hanging and courier.held > 1, what="one is under way, and it holds more")
+    coordinator = worker._tail._consumer._coordinator
+
+    async def all_is_well() -> bool:
+        return True
+
+    coordinator._do_heartbeat = all_is_well
+    await rig.log.requests.expel(workers_group(rig.settings.kafka), worker._tail._consumer._client._client_id)
+    with pytest.raises(NoMember):
+        await worker._ours.confirm()
+    rig.listeners.let_go()
+    await until(lambda: not courier.busy, what="the one under way has ended")
+    assert len(rig.listeners.taken("a")) == 1
+    del coordinator._do_heartbeat
+    await until(lambda: rig.listeners.ids("a").keys() >= set(ids), what="all, once it is a member again")
 
 
 async def test_a_commit_that_was_long_on_its_way_is_made_good_at_the_hand_over(rig: Rig):

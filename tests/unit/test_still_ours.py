@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from types import SimpleNamespace
 
 import pytest
@@ -10,15 +11,16 @@ import pytest
 from broker.delivery import ownership as ownership_module
 from broker.delivery.ownership import SURE_S, Ownership
 from broker.errors import LogUnavailable
+from broker.kafka.tail import NoMember
 
 
 class Kafka:
-    """asked: how often. refuses: that it is a member. takes_s: to answer."""
+    """asked: how often. error: what it answers. takes_s: to answer."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 1_000.0
         self.asked = 0
-        self.refuses = False
+        self.error: LogUnavailable | None = None
         self.takes_s = 0.0
         self.may_answer = asyncio.Event()
         self.may_answer.set()
@@ -28,8 +30,8 @@ class Kafka:
         self.asked += 1
         await self.may_answer.wait()
         self.now_s += self.takes_s
-        if self.refuses:
-            raise LogUnavailable("no member any more")
+        if self.error is not None:
+            raise self.error
 
 
 @pytest.fixture
@@ -53,11 +55,11 @@ async def test_one_who_stood_still_may_do_nothing_before_kafka_has_answered(kafk
     ours = Ownership(kafka.ask)
     await ours.assure()
     kafka.now_s += 3_600
-    kafka.refuses = True
+    kafka.error = LogUnavailable("no answer")
     for _ in range(2):
         with pytest.raises(LogUnavailable):
             await ours.assure()
-    kafka.refuses = False
+    kafka.error = None
     await ours.assure()
 
 
@@ -65,15 +67,28 @@ async def test_partitions_that_were_just_given_are_asked_for_too(kafka: Kafka):
     ours = Ownership(kafka.ask)
     await ours.confirm()
     ours.begin_anew()
-    kafka.refuses = True
+    kafka.error = LogUnavailable("no answer")
     with pytest.raises(LogUnavailable):
         await ours.assure()
+
+
+@pytest.mark.parametrize("error", [NoMember("no member any more"), LogUnavailable("no answer")])
+async def test_only_a_refusal_takes_an_earlier_answer_back(kafka: Kafka, error: LogUnavailable):
+    ours = Ownership(kafka.ask)
+    await ours.confirm()
+    kafka.error = error
+    with pytest.raises(type(error)):
+        await ours.confirm()
+    refused = isinstance(error, NoMember)
+    with pytest.raises(NoMember) if refused else contextlib.nullcontext():
+        await ours.assure()
+    assert kafka.asked == 2 + refused
 
 
 @pytest.mark.parametrize("refuses", [False, True])
 async def test_all_who_want_to_know_at_a_time_get_one_answer(kafka: Kafka, refuses: bool):
     ours = Ownership(kafka.ask)
-    kafka.refuses = refuses
+    kafka.error = LogUnavailable("no answer") if refuses else None
     kafka.may_answer.clear()
     waiting = [asyncio.create_task(ours.assure()) for _ in range(5)]
     await asyncio.sleep(0)
