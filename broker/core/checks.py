@@ -285,7 +285,7 @@ class OutcomeChecks(Checks):
             return
         if record.key != _key(fields):
             yield "its key is not that of what it tells of"
-        if isinstance(event, ev.PartitionHandedOver):
+        if isinstance(event, ev.PartitionTakenOver | ev.PartitionHandedOver):
             return
         if self._messages.queues.get(fields.queue_id, event.organization_id) != event.organization_id:
             yield f"the queue {fields.queue_id} is not of the organization {event.organization_id}"
@@ -375,7 +375,7 @@ def _key(event: Any) -> bytes:
             return f"{event.listener_id}:{event.message_id}".encode()
         case ev.DeliveriesSettled():
             return event.listener_id.encode()
-        case ev.PartitionHandedOver():
+        case ev.PartitionTakenOver() | ev.PartitionHandedOver():
             return b"partition"
     return str(event.message_id).encode()
 

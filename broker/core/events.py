@@ -317,14 +317,25 @@ class ChangeApplied(Event, frozen=True, kw_only=True, tag="change.applied"):
     listeners: tuple[tuple[str, str], ...]
 
 
+class PartitionTakenOver(Event, frozen=True, kw_only=True, tag="partition.taken_over"):
+    """A worker owns a partition, and may send from now on. Kept in `deliveries`.
+
+    While nothing follows it, that worker is there, or has ended without a word.
+    """
+
+    partition: int
+
+
 class PartitionHandedOver(Event, frozen=True, kw_only=True, tag="partition.handed_over"):
     """Its owner gave a partition up with everything written that it knew. Kept in `deliveries`.
 
     in_doubt_below: an owner before it did not; what was open below this offset of `messages` may have been sent.
+    changes_below: it has honoured all changes below this offset of `changes`; unset by an older program.
     """
 
     partition: int
     in_doubt_below: int
+    changes_below: int | UnsetType = UNSET
 
 
 class DeliveriesSettled(Event, frozen=True, kw_only=True, tag="deliveries.settled"):
@@ -433,6 +444,7 @@ AnyEvent = (
     | MessageUpdated
     | MessageDeleted
     | ChangeApplied
+    | PartitionTakenOver
     | PartitionHandedOver
     | DeliveriesSettled
     | DeliveryAttempted

@@ -41,11 +41,15 @@ class _UnderWay:
 class Told:
     """A change that is to be answered. offset: of its record. applied: False when the message was deleted before.
 
+    in_doubt: its message may have been sent by who could not say so. honoured: it may have counted before this moment,
+    so that what is settled may have been settled after it.
     states: by listener id. under_way: by listener id, the attempts whose outcome decides.
     """
 
     offset: int
     event: MessageChange
+    in_doubt: bool
+    honoured: bool
     applied: bool = True
     states: dict[str, str] = field(default_factory=dict)
     under_way: dict[str, _UnderWay] = field(default_factory=dict)
@@ -71,9 +75,9 @@ class Answers:
         self._outstanding = outstanding
         self._partitions = partitions
 
-    def look(self, partition: int, offset: int, event: MessageChange, *, in_doubt_below: int) -> Told:
-        """Who had the message by now. in_doubt_below: see PartitionHandedOver."""
-        told = Told(offset, event)
+    def look(self, partition: int, offset: int, event: MessageChange, *, in_doubt: bool, honoured: bool) -> Told:
+        """Who had the message by now. in_doubt, honoured: see Told."""
+        told = Told(offset, event, in_doubt, honoured)
         for courier in self._placed(partition, event.queue_id):
             listener = courier.listener
             if listener.start_offsets[partition] > event.offset:
@@ -82,7 +86,7 @@ class Answers:
             if attempt is not None:
                 told.under_way[listener.id] = _UnderWay(attempt, attempt.number, attempt.again)
             else:
-                told.states[listener.id] = self._state(courier, partition, event, in_doubt_below)
+                told.states[listener.id] = _known(told, self._state(courier, partition, event))
         return told
 
     async def tell(self, partition: int, changes: Iterable[Told]) -> None:
@@ -102,7 +106,7 @@ class Answers:
             if waiting:
                 await asyncio.sleep(_LOOK_S)
 
-    def _state(self, courier: Courier, partition: int, event: MessageChange, in_doubt_below: int) -> str:
+    def _state(self, courier: Courier, partition: int, event: MessageChange) -> str:
         owed = self._outstanding.state(partition, courier.listener.id, event.message_id)
         if owed is None:
             stream, tail = courier.streams.get(partition), self._partitions[partition].tail
@@ -110,15 +114,13 @@ class Answers:
             top = tail if window is None else window.top(tail)
             if event.offset < top and (window is None or event.offset not in window.open):
                 return "delivered"
-        if event.offset < in_doubt_below:
-            return "unknown"
         return owed or "pending"
 
     def _decide(self, told: Told, *, late: bool) -> None:
         for listener_id, attempt in list(told.under_way.items()):
             state = self._outcome(attempt, told.event.message_id) or ("unknown" if late else None)
             if state is not None:
-                told.states[listener_id] = state
+                told.states[listener_id] = _known(told, state)
                 del told.under_way[listener_id]
 
     def _outcome(self, attempt: _UnderWay, message_id: str) -> str | None:
@@ -133,6 +135,11 @@ class Answers:
         if delivery in stream.owed or delivery.offset in stream.window.open:
             return "retrying"
         return self._outstanding.state(stream.partition, stream.courier.listener.id, message_id) or "delivered"
+
+
+def _known(told: Told, state: str) -> str:
+    """As far as it can be told."""
+    return "unknown" if (told.honoured if state == "delivered" else told.in_doubt) else state
 
 
 def _answer(told: Told) -> tuple[bytes, bytes | None]:

@@ -14,13 +14,23 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from msgspec import UNSET
+
 from broker.core.changes import Change, change, prevailing
-from broker.core.events import MessageChange, MessageUpdated, PartitionHandedOver, decode, encode
+from broker.core.events import (
+    Fields,
+    MessageChange,
+    MessageUpdated,
+    PartitionHandedOver,
+    PartitionTakenOver,
+    decode,
+    encode,
+)
 from broker.core.ids import parse_message_id
 from broker.delivery.answers import ANSWER_S, Answers, Placed, Told
 from broker.delivery.checkpoints import SUSPENDED_S
@@ -40,7 +50,7 @@ PRUNE_S: Final = 10.0
 KNOWN_MANY: Final = 1_000_000  # about 200 MB: worth a line in the log
 _PAUSE_S: Final = 0.2
 _TEXTS_MAX: Final = 16  # changed messages kept, so that all listeners share one
-_HANDED_OVER: Final = b"partition"  # the key of PartitionHandedOver
+_OWNERSHIP: Final = b"partition"  # the key of PartitionTakenOver and PartitionHandedOver
 
 
 @dataclass(slots=True)
@@ -48,14 +58,16 @@ class Taken:
     """What was read of one partition before it is delivered. position: of `changes`, up to where; to follow from there.
 
     floor: `found` has all changes of messages from this offset on. in_doubt_below: see PartitionHandedOver.
-    recent: changes whose writer may still wait for an answer.
+    honoured_below: changes before it may have been honoured by an earlier owner. recent: changes whose writer may still
+    wait for an answer, and whether they count.
     """
 
     floor: int
     position: int
     in_doubt_below: int
+    honoured_below: int
     found: dict[int, tuple[str, str, Change]] = field(default_factory=dict)
-    recent: list[tuple[int, MessageChange]] = field(default_factory=list)
+    recent: list[tuple[int, MessageChange, bool]] = field(default_factory=list)
 
 
 class Changes:
@@ -89,6 +101,7 @@ class Changes:
         self._floors: dict[int, int] = {}
         self._positions: dict[int, int] = {}  # how far what we know goes, in `changes`
         self._in_doubt_below: dict[int, int] = {}
+        self._honoured_below: dict[int, int] = {}  # changes before it may have counted before they were looked at
         self._covering = 0
         self._texts: dict[tuple[int, int], asyncio.Task[str | None]] = {}
         self._answers = Answers(kafka_log.deliveries, outstanding, partitions, placed, confirm)
@@ -106,11 +119,19 @@ class Changes:
         positions = await self._log.changes.end_offsets(list(lows))
 
         async def one(partition: int, low: int) -> tuple[int, Taken]:
-            taken = Taken(low, positions[partition], await self._doubt(partition, ends[partition]))
+            position = positions[partition]
+            taken = Taken(low, position, *await self._doubt(partition, ends[partition], position))
             await self._collect(partition, taken, owed[partition], 0)
             return partition, taken
 
         return dict(await asyncio.gather(*(one(partition, low) for partition, low in lows.items())))
+
+    async def say_taken(self, partitions: Iterable[int]) -> None:
+        """Before the first attempt: should this worker crash, their next owner is in doubt (LogUnavailable)."""
+        by: Fields = {"at_ms": now_ms(), "organization_id": "", "actor": "worker"}
+        await self._log.deliveries.append(
+            {one: [(_OWNERSHIP, encode(PartitionTakenOver(**by, partition=one)))] for one in partitions}
+        )
 
     def take_over(self, taken: Mapping[int, Taken]) -> None:
         """The partitions are ours, and this is what read() found."""
@@ -118,41 +139,36 @@ class Changes:
             self._floors[partition] = one.floor
             self._positions[partition] = one.position
             self._in_doubt_below[partition] = one.in_doubt_below
+            self._honoured_below[partition] = one.honoured_below
             self._add(partition, one)
         self._tail.follow({partition: one.position for partition, one in taken.items()})
 
     def placed(self, taken: Mapping[int, Taken]) -> None:
-        """The couriers are in their places: cancel what is kept, tell whoever asked while nobody owned a partition."""
+        """The couriers are in their places: tell whoever asked while nobody owned a partition, cancel what is kept."""
         for partition, one in taken.items():
-            for message_id, queue_id, counts in one.found.values():
-                if counts.deleted:
+            recent = []
+            for offset, event, counts in one.recent:
+                recent.append(self._look(partition, offset, event))
+                recent[-1].applied = counts
+            for message_id, queue_id, change_now in one.found.values():
+                if change_now.deleted:
                     self._cancel_kept(partition, queue_id, message_id)
-            recent = [self._look(partition, offset, event) for offset, event in one.recent]
             if recent:
                 self._run(self._answers.tell(partition, recent))
 
     async def hand_over(self) -> None:
         """Everything that is known of these partitions is written (LogUnavailable: their next owner is in doubt)."""
-        at_ms = now_ms()
-        await self._log.deliveries.append(
-            {
-                partition: [
-                    (
-                        _HANDED_OVER,
-                        encode(
-                            PartitionHandedOver(
-                                at_ms=at_ms,
-                                organization_id="",
-                                actor="worker",
-                                partition=partition,
-                                in_doubt_below=self._in_doubt_below.get(partition, 0),
-                            )
-                        ),
-                    )
-                ]
-                for partition in self._partitions
-            }
-        )
+        by: Fields = {"at_ms": now_ms(), "organization_id": "", "actor": "worker"}
+        told = {
+            one: PartitionHandedOver(
+                **by,
+                partition=one,
+                in_doubt_below=self._in_doubt_below.get(one, 0),
+                changes_below=self._positions.get(one, 0),
+            )
+            for one in self._partitions
+        }
+        await self._log.deliveries.append({one: [(_OWNERSHIP, encode(event))] for one, event in told.items()})
 
     def forget(self) -> None:
         """The partitions are given up."""
@@ -161,6 +177,7 @@ class Changes:
         self._floors.clear()
         self._positions.clear()
         self._in_doubt_below.clear()
+        self._honoured_below.clear()
         self._texts.clear()
 
     async def cover(self, lows: Mapping[int, int]) -> None:
@@ -171,7 +188,7 @@ class Changes:
                 floor = self._floors.get(partition)
                 if floor is None or low >= floor:
                     continue
-                taken = Taken(low, (await self._log.changes.end_offsets([partition]))[partition], 0)
+                taken = Taken(low, (await self._log.changes.end_offsets([partition]))[partition], 0, 0)
                 await self._collect(partition, taken, frozenset(), 0)
                 while taken.position < self._positions.get(partition, 0):  # what came meanwhile, too
                     begin, taken.position = taken.position, self._positions[partition]
@@ -179,13 +196,14 @@ class Changes:
                 if partition in self._floors:
                     self._add(partition, taken)
                     self._floors[partition] = low
+                    self._honoured_below[partition] = max(self._honoured_below[partition], taken.position)
         finally:
             self._covering -= 1
 
-    async def _doubt(self, partition: int, end: int) -> int:
-        """Below which offset an earlier owner may have sent more than it could write."""
+    async def _doubt(self, partition: int, end: int, changes_end: int) -> tuple[int, int]:
+        """Below which offset an earlier owner may have sent more than it could write, and which changes it honoured."""
         if end == 0:
-            return 0
+            return 0, 0
         requests, topic = self._log.requests, self._log.deliveries.name
         newest = (await requests.offsets(topic, {partition: LATEST}))[partition] - 1
         if newest >= 0:
@@ -193,8 +211,9 @@ class Changes:
                 with contextlib.suppress(UnknownEvent):
                     event = decode(record.value or b"")
                     if isinstance(event, PartitionHandedOver):
-                        return event.in_doubt_below
-        return end
+                        below = event.changes_below
+                        return event.in_doubt_below, changes_end if below is UNSET else below
+        return end, changes_end
 
     async def _collect(self, partition: int, taken: Taken, owed: AbstractSet[str], begin: int) -> None:
         """Read the changes of messages from the floor on, and of those that are owed, in [begin, taken.position)."""
@@ -204,14 +223,20 @@ class Changes:
         times = [at_ms, *(place[0] for place in map(parse_message_id, owed) if place is not None)]
         with contextlib.suppress(OffsetTooOld):
             times.append(await self._put_at_ms(partition, taken.floor) or at_ms)
+        settled: dict[int, Change | None] = {}  # what counts of messages that nobody waits for
         async for offset, recorded_ms, event in self._log.changes.since(partition, min(times), begin, taken.position):
-            if recorded_ms > at_ms - ANSWER_S * 1000:
-                taken.recent.append((offset, event))
-            if event.offset >= taken.floor or event.message_id in owed:
-                before = taken.found.get(event.offset)
-                counts = prevailing(None if before is None else before[2], change(offset, event))
-                if counts is not None:
-                    taken.found[event.offset] = (event.message_id, event.queue_id, counts)
+            owes = event.offset >= taken.floor or event.message_id in owed
+            recent = recorded_ms > at_ms - ANSWER_S * 1000
+            if not owes and not recent:
+                continue
+            before, this = taken.found.get(event.offset), change(offset, event)
+            counts = prevailing(settled.get(event.offset) if before is None else before[2], this)
+            if recent:
+                taken.recent.append((offset, event, counts is this))
+            if not owes:
+                settled[event.offset] = counts
+            elif counts is not None:
+                taken.found[event.offset] = (event.message_id, event.queue_id, counts)
 
     async def _put_at_ms(self, partition: int, offset: int) -> int | None:
         """When the first message at or after this offset was put; None when there is none yet."""
@@ -264,7 +289,9 @@ class Changes:
         return told
 
     def _look(self, partition: int, offset: int, event: MessageChange) -> Told:
-        return self._answers.look(partition, offset, event, in_doubt_below=self._in_doubt_below[partition])
+        in_doubt = event.offset < self._in_doubt_below[partition]
+        honoured = offset < self._honoured_below[partition]
+        return self._answers.look(partition, offset, event, in_doubt=in_doubt, honoured=honoured)
 
     # Deliveries
 

@@ -322,7 +322,10 @@ class Courier:
             else:
                 self._failed(delivery, None, str(error), 0, None)
         else:
-            self._send(connection, delivery)
+            if self._changes and self.depot.hold(delivery):  # its message was changed meanwhile
+                self.released(connection)
+            else:
+                self._send(connection, delivery)
         finally:
             self._loop.call_soon(self.pump)
 
@@ -435,9 +438,8 @@ class Courier:
             self.depot.touched(stream)
 
     def attempting(self, partition: int, offset: int) -> Delivery | None:
-        """The delivery of this message, if an attempt of it is under way."""
-        under_way: tuple[Delivery, ...] = (*(one.work for one in self._under_way), *self._connecting.values())
-        for delivery in under_way:
+        """The delivery of this message, if it was sent and is not answered."""
+        for delivery in self.under_way():
             if delivery.offset == offset and delivery.stream.partition == partition:
                 return delivery
         return None

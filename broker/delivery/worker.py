@@ -345,6 +345,8 @@ class Worker:
             listener_now = self._directory.listeners.get(listener_id)
             if listener_now is not None:  # as it is by now; what comes meanwhile is employed in a moment
                 self._employ(listener_now)
+        if not await self._said_taken(partitions, ownership):
+            return
         self._tell_of_lost(listeners, cursors, {number: ends[number] for number in partitions})
         tails = {}
         for number in partitions:
@@ -369,6 +371,18 @@ class Worker:
         self._change.set()
         self._endings.look()
         self._loaded.set()
+
+    async def _said_taken(self, partitions: list[int], ownership: int) -> bool:
+        """Say that they are ours, right before the first attempt. Whether they still are."""
+        while ownership == self._ownership:
+            try:
+                await self._changes.say_taken(partitions)
+            except LogUnavailable as error:
+                log.warning("worker.waits_to_begin error=%s", error)
+                await asyncio.sleep(_LOAD_PAUSE_S)
+            else:
+                return ownership == self._ownership
+        return False
 
     @staticmethod
     def _tell_of_lost(

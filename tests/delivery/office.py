@@ -153,6 +153,7 @@ class Office:
         self.outcomes: dict[int, list[tuple[int, str, int | str | None]]] = defaultdict(list)
         self.parked: list[int] = []
         self.gone: list[str] = []
+        self.deleted: dict[tuple[int, int], object] = {}  # by partition and offset
         self.partition = Partition(0, 0)
         self.partitions = {0: self.partition}
         self.catch_up = CatchUp(self, self.partitions)
@@ -178,8 +179,8 @@ class Office:
             delivered=self.outstanding.delivered,
             returned=self.outstanding.returned,
             gone=lambda courier: self.gone.append(courier.listener.id),
-            changes={},
-            hold=lambda _: False,
+            changes=self.deleted,
+            hold=self._hold,
         )
         queue = Queue(id="q-1", organization_id="o", name="orders", created_at_ms=0)
         opened = Opened(Signer(b"k" * 32), headers=tuple(listener.settings.headers.items()))
@@ -220,6 +221,12 @@ class Office:
             let_begin(still, self.begins, turn=number)
             self.liveness.tick(begins=20)
             self.keep_books()
+
+    def _hold(self, delivery: Delivery) -> bool:
+        if (delivery.stream.partition, delivery.offset) not in self.deleted:
+            return False
+        self.courier.cancel(delivery)
+        return True
 
     def _touched(self, stream: Stream) -> None:
         stream.dirty = True

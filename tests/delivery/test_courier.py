@@ -661,3 +661,20 @@ async def test_at_a_hand_over_what_is_under_way_finishes_and_nothing_new_begins(
     office.courier.wake()
     await office.all_settled()
     office.check_books()
+
+
+# Messages that are changed
+
+
+async def test_a_message_that_is_deleted_while_its_attempt_connects_is_not_sent(serve, open_office):
+    moody = Moody()
+    office = await open_office(await serve(moody))
+    office.put()
+    await until(lambda: office.courier.busy)
+    assert office.courier.attempting(0, 0) is None  # whoever deletes it need not wait
+    office.deleted[0, 0] = True
+    await until(lambda: not office.courier.busy)
+    office.put()
+    await until(lambda: moody.taken)
+    assert moody.taken == ["m-1"]
+    assert not office.courier.streams[0].window.open

@@ -58,7 +58,7 @@ async def worker(sealer: Sealer, directory: SimpleNamespace, monkeypatch: pytest
     stored = {listener_id: {0: Cursor(top=100)} for listener_id in directory.listeners}
     worker._cursors = SimpleNamespace(load=AsyncMock(return_value=stored))
     worker._tail = MagicMock(share=AsyncMock(return_value=WHOLE))
-    worker._changes = MagicMock(read=AsyncMock(return_value={}))
+    worker._changes = MagicMock(read=AsyncMock(return_value={}), say_taken=AsyncMock())
     worker._outstanding = MagicMock(read=AsyncMock(return_value={}))
     monkeypatch.setattr(worker_module, "_AT_ONCE", 10)
     return worker

@@ -149,7 +149,7 @@ def _out_of_order(record: Record, listener: str) -> Iterator[str]:
     by_key: defaultdict[str, list[Put]] = defaultdict(list)
     for put in record.puts:
         counts = put.message_id is not None and put.data in places and (listener, put.data) not in record.parked
-        if put.key is not None and counts:
+        if put.key is not None and counts and put.data not in record.deleted:  # who was gone may send that late
             by_key[put.key].append(put)
     for key, puts in by_key.items():
         answered = sorted(puts, key=lambda put: put.answered_at)

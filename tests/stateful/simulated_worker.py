@@ -4,9 +4,8 @@ For: doing one step of what a worker does, when it is told to. Not for: which st
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Generator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -15,88 +14,28 @@ from broker.core.cursor import Cursor
 from broker.core.directory import Listener
 from broker.core.flow import WHOLE
 from broker.core.signing import Signer
+from broker.delivery.changes import Changes, Taken
 from broker.delivery.checkpoints import Checkpoints
 from broker.delivery.courier import Courier, Depot
 from broker.delivery.guard import Target
 from broker.delivery.message import Message
 from broker.delivery.meters import Meters
 from broker.delivery.outstanding import Outstanding
-from broker.delivery.owed import Owed
+from broker.delivery.owed import Owed, owed_message_ids
 from broker.delivery.readers import CatchUp, Partition
 from broker.delivery.request import Opened
 from broker.delivery.shares import Sockets, let_begin, share_out
 from broker.delivery.stream import Delivery, Stream
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable
-from broker.kafka.producer import KeyAndValue
-from tests.outstanding_topic import OutstandingTopic
+from tests.stateful.simulated_log import Log, Pause, Tail, Topic, append
 
 if TYPE_CHECKING:
     from tests.stateful.simulation import World
 
 OPENED = Opened(Signer(b"k" * 32))
+WORKS_OFF_MAX = 60  # steps of each
 CRASH_BETWEEN = 0.1  # the chance that a worker dies after a record of `outstanding` and before its cursor passes
-
-
-class Pause:
-    """An await at which a step ends: anything may happen before the next one."""
-
-    def __await__(self) -> Generator[None, None, None]:
-        yield
-
-
-class Topic(OutstandingTopic):
-    """`outstanding`, as a worker writes and reads it: a step at each await, and outages that leave it in doubt."""
-
-    def __init__(self, worker: SimWorker) -> None:
-        super().__init__()
-        self.records = worker.world.outstanding
-        self._worker, self._world = worker, worker.world
-
-    async def append_one(self, partition: int, key: bytes, value: bytes) -> int:
-        dice, ownership = self._world.dice, self._worker.ownership
-        await Pause()
-        failed, offset = self._world.unavailable(), -1
-        if not failed or dice.random() < 0.5:
-            offset = self.write(partition, key, value)
-            crash = self._worker.cut if ownership == self._worker.ownership else self._worker.gave_up
-            if crash is not None:  # the next owner of the partition after this one finds it: docs/decisions/0006
-                self._world.more_in_flight(crash)
-                self._world.stored_late[key] = crash
-        await Pause()
-        if failed:
-            raise LogUnavailable("an outage")
-        return offset if dice.random() < 0.9 else -1
-
-    async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
-        await append(self._world, outcomes, self.write)
-
-    def write(self, partition: int, key: bytes, value: bytes | None) -> int:
-        self._world.keep(key, value)
-        return super().write(partition, key, value)
-
-    async def _asked(self) -> None:
-        await Pause()
-        if self._world.unavailable():
-            raise LogUnavailable("an outage")
-
-
-async def append(
-    world: World,
-    outcomes: MutableMapping[int, list[KeyAndValue]],
-    write: Callable[[int, bytes, bytes | None], object],
-) -> None:
-    """As OutcomesTopic.append."""
-    await Pause()
-    failed = world.unavailable()
-    for number in list(outcomes):
-        if not failed or world.dice.random() < 0.5:
-            for key, value in outcomes[number]:
-                write(number, key, value)
-            if not failed or world.dice.random() < 0.5:
-                del outcomes[number]
-    if failed:
-        raise LogUnavailable("an outage")
 
 
 class Connection:
@@ -123,6 +62,7 @@ class Connection:
             world.found.append("too many: more under way than max_in_flight")
         if self.worker.cut is None:
             world.attempted(listener, self.message, work.number)
+            world.changes.sent(self.worker, listener.name, work.stream.partition, self.message)
         key = self.message.key
         if key is not None and any(one.message.key == key and one.work.stream.alive for one in mine):
             world.found.append(f"out of order: two of the key {key} under way")
@@ -132,6 +72,7 @@ class Connection:
         """The listener takes the message."""
         self.phase = "taken"
         self.worker.world.take(self.owner.listener.name, self.message, self.crash)
+        self.worker.world.changes.took(self.owner.listener.name, self.message, self)
 
     def answer(self, status: int, retry_after_s: int | None = None) -> None:
         self.owner.answered(self, status, retry_after_s)
@@ -158,6 +99,7 @@ class Connection:
     def _end(self, *, lost: bool = False) -> None:
         if lost and self.phase == "taken":
             self.worker.world.record.lost_answers += 1
+            self.worker.world.changes.lost(self.owner.listener.name, self.message, self)
         if self in self.worker.requests:
             self.worker.requests.remove(self)
         self.work, self.phase = None, "idle"
@@ -218,6 +160,8 @@ class SimWorker:
     _reconcile = Worker._reconcile
     _put_aside = Worker._put_aside
     _put_aside_now = Worker._put_aside_now
+    _placed = Worker._placed
+    _low = staticmethod(Worker._low)
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -236,12 +180,28 @@ class SimWorker:
         self.began_ms = self.saved_ms = world.now_ms  # of the checkpoint under way, and of the last that succeeded
         self._partitions: dict[int, Partition] = {}
         self._couriers: dict[str, Courier] = {}
-        self._changes = SimpleNamespace(deleted=lambda _delivery: False)
         self._leaving: set[Task] = set()
         self._serving: Task | None = None
         topic = Topic(self)
         self._outstanding = Outstanding(topic, topic, "messages", self._partitions, self._couriers, self._assure)
         self._new_checkpoints()
+        self.tail = Tail(world)
+        self._changes = Changes(
+            Log(world),
+            self.tail,
+            self._outstanding,
+            self._partitions,
+            self._couriers,
+            self._placed,
+            "messages",
+            self._run,
+            self._confirm_answer,
+        )
+        self._hearing = self._changes.run()
+        self.hear()
+        self._cursors = SimpleNamespace(load=self._load)
+        self._changed = SimpleNamespace(update=lambda ids: self.changed.update(dict.fromkeys(ids)))
+        self._change = SimpleNamespace(set=lambda: None)
         self.depot = Depot(
             resolver=None,
             sockets=Sockets(3),
@@ -255,13 +215,13 @@ class SimWorker:
             delivered=self._outstanding.delivered,
             returned=self._outstanding.returned,
             gone=lambda _courier: None,
-            changes={},
-            hold=lambda _delivery: False,
+            changes=self._changes.known,
+            hold=self._changes.hold,
         )
 
     def _new_checkpoints(self) -> None:
         cursors = SimpleNamespace(store=self._store)
-        deliveries = SimpleNamespace(append=lambda outcomes: append(self.world, outcomes, lambda *_: None))
+        deliveries = SimpleNamespace(append=lambda outcomes: append(self.world, outcomes, self.world.write_delivery))
         self.checkpoints = Checkpoints(
             cursors, deliveries, self._outstanding, self._partitions, self._couriers, Meters(), self._confirm
         )
@@ -271,43 +231,69 @@ class SimWorker:
     def take_over(self, numbers: Collection[int]) -> None:
         """As Worker._take_over."""
         world = self.world
+        cursors = {one.id: world.cursors(one) for one in world.listeners}
+        owed, changes = self._read(numbers, cursors)
         for number in numbers:
-            tops = [one.stands_at(world.cursors(one), number).top for one in world.listeners]
+            tops = [one.stands_at(cursors[one.id], number).top for one in world.listeners]
             end = len(world.log[number])
             self._partitions[number] = Partition(number, min(tops) if world.dice.random() < 0.7 else end)
+        self._changes.take_over(changes)
         for one in world.listeners:
-            self.employ(one, numbers)
-        for number in numbers:
-            self._outstanding.take_over(number, self._read(number))
+            self._employ(one)
+            self._couriers[one.id].sending = True
+            self._place(one, cursors[one.id], numbers)
+        for number, found in owed.items():
+            self._outstanding.take_over(number, found)
+        self._changes.placed(changes)
 
-    def _read(self, number: int) -> dict[bytes, Owed]:
-        while True:
-            with contextlib.suppress(LogUnavailable):
-                owed: dict[bytes, Owed] = to_its_end(self._outstanding.read(number))
-                for key in owed:
-                    if key in self.world.stored_late:
-                        self.world.lasts(self.world.stored_late.pop(key))
-                return owed
+    def _read(
+        self, numbers: Collection[int], cursors: Mapping[str, Mapping[int, Cursor]]
+    ) -> tuple[dict[int, dict[bytes, Owed]], dict[int, Taken]]:
+        """Nothing else happening meanwhile but new changes."""
+        world = self.world
+        ends = [len(puts) for puts in world.log]
+        lows = {number: self._low(world.listeners, cursors, number, ends[number]) for number in numbers}
+
+        async def read() -> tuple[dict[int, dict[bytes, Owed]], dict[int, Taken]]:
+            owed = {number: await self._outstanding.read(number) for number in numbers}
+            kept = {number: owed_message_ids(found) for number, found in owed.items()}
+            changes = await self._changes.read(lows, ends, kept)
+            await self._changes.say_taken(numbers)
+            return owed, changes
+
+        try:
+            owed, changes = to_its_end(read(), world.meanwhile)
+        except LogUnavailable:
+            outage, world.outage = world.outage, False  # tried again until it is over
+            owed, changes = to_its_end(read(), world.meanwhile)
+            world.outage = outage
+        for key in (key for found in owed.values() for key in found):
+            if key in world.stored_late:
+                world.lasts(world.stored_late.pop(key))
+        return owed, changes
 
     def follow(self) -> None:
         """As Worker._follow_directory."""
         changed, self.changed = self.changed, {}
-        to_its_end(self._reconcile(changed))
+        to_its_end(self._reconcile(changed), self.world.meanwhile)
+
+    async def _load(self, ids: Iterable[str], _numbers: Collection[int]) -> dict[str, dict[int, Cursor]]:
+        return {one: self.world.cursors(self.world.listener(one)) for one in ids}
 
     @property
     def _directory(self) -> SimpleNamespace:
-        return SimpleNamespace(listeners={one.id: one for one in self.world.listeners})
+        listeners = {one.id: one for one in self.world.listeners}
+        return SimpleNamespace(listeners=listeners, queues={"own": SimpleNamespace(listeners=listeners)})
+
+    @property
+    def _ownership(self) -> int:
+        return self.ownership
 
     def _employ(self, listener: Listener) -> None:
         if listener.id not in self._couriers:
             self.world.current = self
             self._couriers[listener.id] = Courier(self.depot, self.world.queue, listener, OPENED, share=self.share)
         self._couriers[listener.id].update(listener, share=self.share)
-
-    def employ(self, listener: Listener, numbers: Collection[int] | None = None) -> None:
-        self._employ(listener)
-        self._couriers[listener.id].sending = True
-        self._place(listener, self.world.cursors(listener), self._partitions if numbers is None else numbers)
 
     def give_up(self) -> None:
         """As Worker._given_up, the attempts under way having ended or not."""
@@ -324,7 +310,7 @@ class SimWorker:
                 if world.dice.random() < 0.9:
                     task.step()
         self.finish_checkpoint()
-        self.begin_checkpoint(self.checkpoints.last())
+        self.begin_checkpoint(self._last())
         self.finish_checkpoint()
         world.crashed(self)
         self.ownership, self.gave_up = self.ownership + 1, len(world.record.crashes) - 1
@@ -336,9 +322,17 @@ class SimWorker:
                 one.drop(stream_now)
         self.checkpoints.forget()
         self._outstanding.forget()
+        self._changes.forget()
         for one in self.lagging:
             one.requested = False  # its catch-up reader comes, and finds that it is given up
         self.lagging.clear()
+
+    async def _last(self) -> None:
+        """As in Worker._let_go."""
+        in_doubt = any(one.busy for one in self._couriers.values())
+        await self.checkpoints.last()
+        if not in_doubt:
+            await self._changes.hand_over()
 
     # What the tail and the catch-up readers do
 
@@ -368,6 +362,22 @@ class SimWorker:
             CatchUp._report_gone(one, start, found, end)
             one.courier.refill()
 
+    # Changes of messages
+
+    def hear(self) -> None:
+        """Some that are new."""
+        self._hearing.send(None)
+
+    def prune(self) -> None:
+        """As Changes.prune."""
+        for number in self._partitions:
+            self._changes.forget_settled(number)
+
+    async def _confirm_answer(self) -> None:
+        await Pause()
+        if self.cut is not None:
+            raise LogUnavailable("no member any more")
+
     # Deliveries that left their window
 
     def die(self) -> None:
@@ -391,10 +401,13 @@ class SimWorker:
                 break
 
     def work_off(self) -> None:
-        """Until nothing is on its way."""
+        """Until nothing is on its way, or it waits for an attempt that is under way."""
         self._run(self._outstanding.serve_due())
-        while self.tasks:
-            self.tasks[0].step()
+        for _ in range(WORKS_OFF_MAX):
+            for task in list(self.tasks):
+                task.step()
+            if not self.tasks:
+                break
 
     def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Task:
         task = Task(coroutine)
@@ -459,19 +472,11 @@ class SimWorker:
                     one.wake()
 
 
-def to_its_end(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """What it comes to, nothing else happening meanwhile."""
+def to_its_end(coroutine: Coroutine[Any, Any, Any], meanwhile: Callable[[], None]) -> Any:
+    """What it comes to, nothing else happening but this, at each await."""
     try:
         while True:
             coroutine.send(None)
+            meanwhile()
     except StopIteration as end:
         return end.value
-
-
-async def in_turn(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
-    """For asyncio.gather()."""
-    try:
-        return [await one for one in coroutines]
-    finally:
-        for one in coroutines:
-            one.close()

@@ -1,9 +1,10 @@
 """A deterministic world for the deliveries: a clock, a log, listeners and workers that crash, all out of one seed.
 
-For: driving the real Courier, Window, Cursor, Turns, Flow, Circuit, retries, Outstanding, Partition and Checkpoints
-from one await to the next, in any order that a real run might take, without a socket or an event loop
-(simulated_worker.py). What a run proves is judged as a soak is (tests/scenarios/verdict.py). Not for: Kafka and HTTP
-(tests/kafka, tests/delivery), the worker's loops.
+For: driving the real Courier, Window, Cursor, Turns, Flow, Circuit, retries, Outstanding, Partition, Changes and
+Checkpoints from one await to the next, in any order that a real run might take, without a socket or an event loop
+(simulated_worker.py, simulated_log.py). What a run proves is judged as a soak is (tests/scenarios/verdict.py), and what
+changes of messages promise in simulated_changes.py. Not for: Kafka and HTTP (tests/kafka, tests/delivery), the worker's
+loops.
 """
 
 from __future__ import annotations
@@ -34,16 +35,20 @@ from broker.core.events import (
 )
 from broker.core.flow import Share
 from broker.core.ids import message_id
-from broker.delivery import checkpoints, courier, outstanding, owed, readers, stream
+from broker.delivery import answers, changes, checkpoints, courier, outstanding, owed, readers, stream
+from broker.delivery import worker as worker_module
 from broker.delivery.courier import Courier
 from broker.delivery.guard import AWAY, Target
 from broker.delivery.http import ConnectFailed
 from broker.delivery.message import Message
 from broker.delivery.owed import owed_key
 from broker.delivery.stream import Delivery, Stream
+from broker.kafka import changes as changes_topic
 from broker.kafka.requests import Record as Row
 from tests.scenarios.verdict import Crash, Put, Record, Taken, violations
-from tests.stateful.simulated_worker import Connection, Loop, Pause, SimWorker, in_turn
+from tests.stateful.simulated_changes import SimChanges
+from tests.stateful.simulated_log import Pause, Shared, in_turn
+from tests.stateful.simulated_worker import Connection, Loop, SimWorker
 
 PARTITIONS = 2
 QUEUES = ("own", "other")
@@ -69,13 +74,17 @@ class World:
     committed: dict[tuple[str, int], tuple[int, str]] = field(default_factory=dict)
     outstanding: list[list[Row | None]] = field(default_factory=lambda: [[] for _ in range(PARTITIONS)])
     kept: dict[bytes, KeptDelivery] = field(default_factory=dict)
+    deliveries: list[list[Row]] = field(default_factory=lambda: [[] for _ in range(PARTITIONS)])
     stored_late: dict[bytes, int] = field(default_factory=dict)
     workers: list[SimWorker] = field(default_factory=list)
     zombies: list[Connection] = field(default_factory=list)
     outage: bool = False
+    ending: bool = False
     current: SimWorker | None = None
 
     def __post_init__(self) -> None:
+        self.changes = SimChanges(self, PARTITIONS)
+        self.changing = self.dice.random() < 0.5  # else more of everything else happens
         self.queue = Queue(id="own", organization_id="o", name="own", created_at_ms=0)
 
     def run(self, steps: int) -> list[str]:
@@ -97,12 +106,25 @@ class World:
             if isinstance(kept, DeliveryParked)
             and not redrives[kept.listener_id].concern(kept.message_id, since=kept.redrives)
         }
+        self.record.deleted = {
+            put.data
+            for number, puts in enumerate(self.log)
+            for at, (put, _, _) in enumerate(puts)
+            if self.changes.deleted((number, at))
+        }
+        self.found += [
+            f"kept: {self.data(kept.message_id)} was deleted ({self.name(kept.listener_id)})"
+            for kept in self.kept.values()
+            if self.changes.deleted((kept.partition, kept.offset))
+        ]
         self.record.taken = {one.name: self.record.taken.get(one.name, []) for one in self.listeners}
         return self.found + violations(self.record)
 
     def step(self) -> None:
         dice = self.dice
         worker = dice.choice(self.workers)
+        if self.changing and dice.random() < 0.15:
+            self.step_of_changes(dice.choice(self.workers))
         match dice.randrange(22):
             case 0 | 1 | 2:
                 self.put()
@@ -150,6 +172,14 @@ class World:
                 if dice.random() < 0.2:
                     dice.choice((self.crash, lambda _: self.rebalance(), self.cut_off))(worker)
 
+    def step_of_changes(self, worker: SimWorker) -> None:
+        if self.dice.random() < 0.4:
+            self.changes.change()
+        elif worker.cut is None or self.dice.random() < 0.2:
+            worker.hear()
+            if self.dice.random() < 0.3:
+                worker.prune()
+
     # The API
 
     def put(self) -> None:
@@ -187,7 +217,14 @@ class World:
         self.moods[name] = "well"
         self.record.listeners[name] = (self.now_ms / 1000, self.now_ms / 1000)
         for one in self.workers:
-            one.employ(listener)
+            one.changed[listener.id] = None
+            if one.cut is None and dice.random() < 0.7:
+                one.follow()
+
+    def meanwhile(self) -> None:
+        """While a worker reads what it must know first."""
+        if self.changing and not self.ending and self.dice.random() < 0.05:
+            self.changes.change()
 
     def redrive(self, listener: Listener, *message_ids: str) -> None:
         """Each worker hears of it at a time of its own."""
@@ -276,6 +313,7 @@ class World:
         if self.members() in ([worker], []) or worker.cut is not None:
             return
         worker.finish_commit()
+        self.changes.asked_for_too_long()
         self.crashed(worker)
         worker.cut = len(self.record.crashes) - 1
         self.rebalance()
@@ -338,6 +376,10 @@ class World:
             if event.number - event.forgiven < (listener.settings.max_attempts or 1 << 60):
                 self.found.append(f"parked too early: {self.data(event.message_id)} ({listener.name})")
 
+    def write_delivery(self, number: int, key: bytes, value: bytes | None) -> None:
+        rows = self.deliveries[number]
+        rows.append(Row(len(rows), self.now_ms, key, value, ()))
+
     def commit(self, cursors: Mapping[str, Mapping[int, Cursor]], *, by: SimWorker) -> None:
         for listener_id, rows in cursors.items():
             name = self.name(listener_id)
@@ -349,7 +391,7 @@ class World:
                 self.committed[listener_id, number] = cursor.offset, cursor.metadata()
                 for offset, (put, queue_id, _) in enumerate(self.log[number][: cursor.top]):
                     kept = owed_key(listener_id, put.message_id) in self.kept
-                    done = put.message_id in delivered or kept
+                    done = put.message_id in delivered or kept or self.changes.deleted((number, offset))
                     if queue_id == "own" and offset >= begin[number] and cursor.settled(offset) and not done:
                         self.found.append(f"committed past: {put.data} ({name})")
 
@@ -364,7 +406,7 @@ class World:
 
     def finish(self) -> None:
         """Nothing dies any more, and every listener is well: all of it must arrive."""
-        self.outage = False
+        self.outage, self.ending = False, True
         while self.zombies:
             self.late()
         self.moods = dict.fromkeys(self.moods, "well")
@@ -392,6 +434,8 @@ class World:
     def _let_work(self, worker: SimWorker) -> None:
         worker.tick()
         worker.follow()
+        while worker.tail.lags():
+            worker.hear()
         for number, partition in worker._partitions.items():
             partition.feed(self.messages(number, partition.tail, len(self.log[number])))
         for _ in range(len(worker.lagging)):
@@ -412,6 +456,7 @@ class World:
         """Every stream stands at the end of the log."""
         return all(
             not courier_now.busy
+            and not worker.tail.lags()
             and all(partition.tail == len(self.log[number]) for number, partition in worker._partitions.items())
             and all(one.window.idle(len(self.log[one.partition])) for one in courier_now.streams.values())
             and all(owed.due_ms is None for rows in worker._outstanding._owed.values() for owed in rows.values())
@@ -466,13 +511,21 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
         put_in(courier, SET_ASIDE_AFTER_MS=0, NEAR_MS=1_000)  # the first is set by each run
         put_in(checkpoints, _AT_ONCE=1, _TOGETHER=1, _PAUSES_MAX=99)
         put_in(outstanding, _DUE_MAX=2, _AT_ONCE_MAX=3, _AT_ONCE_EACH_MAX=2, _IN_LINE_MAX=3)
-        put_in(outstanding, asyncio=SimpleNamespace(Event=asyncio.Event, gather=in_turn, sleep=lambda _s: Pause()))
+        pause = {"sleep": lambda _s: Pause(), "gather": in_turn}
+        put_in(outstanding, asyncio=SimpleNamespace(Event=asyncio.Event, **pause))
+        shared = {"create_task": Shared, "shield": lambda one: one}
+        put_in(worker_module, asyncio=SimpleNamespace(**pause))
+        put_in(answers, asyncio=SimpleNamespace(**pause), time=SimpleNamespace(monotonic=lambda: here[0].now_ms / 1000))
+        put_in(changes, asyncio=SimpleNamespace(**pause, **shared))
+        put_in(changes, time=SimpleNamespace(monotonic=lambda: 0.0))  # nobody is suspended
+        put_in(changes, _TEXTS_MAX=1)
+        put_in(changes_topic, CLOCK_SKEW_MS=5_000)
         put_in(courier, asyncio=SimpleNamespace(get_running_loop=get_loop))
         # Where an object lies in memory must not decide anything.
         stack.enter_context(patch.object(courier, "id", lambda _one: next(numbers), create=True))
         put_in(Stream, __hash__=lambda one: one.partition + PARTITIONS * int(one.courier.listener.name[1:]))
         put_in(Delivery, __hash__=lambda one: one.offset)
         put_in(courier, time=SimpleNamespace(time=lambda: here[0].now_ms / 1000))
-        for module in (courier, stream, checkpoints, outstanding, owed):
+        for module in (courier, stream, changes, answers, checkpoints, outstanding, owed):
             put_in(module, now_ms=lambda: here[0].now_ms)
         yield run

@@ -123,6 +123,7 @@ SAMPLES: list[ev.Event] = [
         applied=True,
         listeners=((LISTENER["listener_id"], "delivered"), ("l-2", "pending")),
     ),
+    ev.PartitionTakenOver(**BY, partition=3),
     ev.PartitionHandedOver(**BY, partition=3, in_doubt_below=40),
     ev.DeliveriesSettled(
         **BY, **QUEUE, **LISTENER, partition=3, rows=((41, 1_767_225_630_200, 200, 12), (44, 1_767_225_630_201, 204, 3))

@@ -52,6 +52,14 @@ def test_what_was_parked_comes_after_later_ones_of_its_key_and_those_keep_their_
     assert [one.partition(":")[0] for one in violations(record)] == ["out of order"]
 
 
+def test_what_is_deleted_has_no_order_any_more():
+    record = good()
+    record.taken["all"].append(replace(record.taken["all"].pop(1), at=15.6))
+    assert violations(record)[0].startswith("out of order: m3 before")
+    record.deleted.add("m1")
+    assert violations(record) == []
+
+
 def test_what_is_deleted_may_come_or_not_and_to_whom_it_was_denied_only_from_one_who_was_gone():
     record = good()
     record.taken["all"].remove(next(one for one in record.taken["all"] if one.data == "m8"))

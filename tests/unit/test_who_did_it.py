@@ -15,7 +15,7 @@ from broker.core.events import CLASSES, encode
 # What workers do by themselves, and what the shell does (cli/rotate.py).
 BY_THEMSELVES = {
     "change.applied", "deliveries.settled", "delivery.attempted", "delivery.parked", "delivery.set_aside",
-    "listener.resealed", "partition.handed_over", "replay.advanced",
+    "listener.resealed", "partition.handed_over", "partition.taken_over", "replay.advanced",
 }  # fmt: skip
 WHO = {"email": "ann@example.com", "password": "correct horse battery"}
 WHERE = {"name": "listener", "notify_url": "https://8.8.8.8/n", "liveness_url": "https://8.8.8.8/l"}

@@ -1,0 +1,178 @@
+"""What an owner says of changes that came around its take-over, with topics in memory.
+
+For: who is in doubt, and what can't be told any more. Not for: changes under load and crashes of all kinds
+(tests/stateful), on a real Kafka (tests/kafka/test_changed_messages.py)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from types import SimpleNamespace
+
+import pytest
+
+from broker.core.events import ChangeApplied, MessageDeleted, MessageUpdated, PartitionHandedOver, decode, encode
+from broker.core.ids import message_id
+from broker.core.window import Window
+from broker.delivery.changes import Changes
+from broker.delivery.outstanding import Outstanding
+from broker.delivery.readers import Partition
+from broker.delivery.stream import Delivery, Stream, now_ms
+from broker.kafka.changes import ChangesTopic
+from broker.kafka.requests import EARLIEST, KafkaRequests, Record, Stretch
+from tests.delivery.test_due import set_aside
+from tests.outstanding_topic import OutstandingTopic
+
+END = 5  # messages there are
+
+
+class Log:
+    """Stands for KafkaLog, its `deliveries` and its requests. One partition."""
+
+    name = "deliveries"
+    walk = KafkaRequests.walk
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[Record]] = defaultdict(list)
+        self.deliveries = self.requests = self
+        self.changes = ChangesTopic(SimpleNamespace(name="changes"), self, "deliveries", None)
+
+    def write(self, topic: str, event) -> None:
+        self.rows[topic].append(Record(len(self.rows[topic]), now_ms(), b"", encode(event), ()))
+
+    async def append(self, outcomes) -> None:
+        for _, value in outcomes[0]:
+            self.write("deliveries", decode(value))
+
+    async def offsets(self, topic: str, at_ms) -> dict[int, int]:
+        return {0: 0 if at_ms[0] == EARLIEST or at_ms[0] > 0 else len(self.rows[topic])}
+
+    async def read(self, topic: str, _partition: int, offset: int, *, bytes_max: int = 1) -> Stretch:
+        return Stretch(self.rows[topic][offset:], len(self.rows[topic]), len(self.rows[topic]))
+
+    def change(self, kind: type, offset: int, **more) -> None:
+        made = message_id(at_ms=now_ms(), partition=0, random_bits=offset)
+        fields = {"at_ms": now_ms(), "organization_id": "o", "message_id": made, "queue_id": "q-1", "partition": 0}
+        self.write("changes", kind(**fields | more, offset=offset))
+
+    @property
+    def told(self) -> list[ChangeApplied]:
+        events = [decode(row.value) for row in self.rows["deliveries"]]
+        return [event for event in events if isinstance(event, ChangeApplied)]
+
+
+async def nothing() -> None:
+    """It is ours."""
+
+
+class Owner:
+    """A worker's Changes; its one listener's stream is where the tail is, but for what is open."""
+
+    def __init__(self, log: Log, *, topic: OutstandingTopic | None = None) -> None:
+        self.log = log
+        self.partitions = {0: Partition(0, END)}
+        self.outstanding = Outstanding(topic, topic, "messages", self.partitions, {}, nothing)
+        listener = SimpleNamespace(id="l-1", start_offsets=(0,), replay=None)
+        self.attempt: Delivery | None = None
+        self.courier = SimpleNamespace(listener=listener, streams={}, attempting=lambda *_: self.attempt)
+        self.tasks: list[asyncio.Task[None]] = []
+        self.changes = Changes(
+            log,
+            SimpleNamespace(follow=lambda _: None),
+            self.outstanding,
+            self.partitions,
+            {"l-1": self.courier},
+            lambda *_: [self.courier],
+            "messages",
+            lambda work: self.tasks.append(asyncio.create_task(work)),
+            nothing,
+        )
+
+    def has_open(self, offset: int) -> Delivery:
+        stream = self.courier.streams.setdefault(0, Stream(self.courier, 0, Window(begin=END)))
+        delivery = stream.window.open[offset] = Delivery(stream, offset, None)
+        return delivery
+
+    async def take_over(self, *, low: int = 0) -> None:
+        taken = await self.changes.read({0: low}, [END], {0: set()})
+        await self.changes.say_taken([0])
+        self.changes.take_over(taken)
+        self.changes.placed(taken)
+
+    async def said(self) -> dict[str, str]:
+        await asyncio.gather(*self.tasks)
+        return dict(self.log.told[-1].listeners)
+
+
+@pytest.fixture
+def log() -> Log:
+    """An earlier owner has ended in order, before there was a change."""
+    made = Log()
+    by = {"at_ms": now_ms(), "organization_id": "", "actor": "worker", "partition": 0}
+    made.write("deliveries", PartitionHandedOver(**by, in_doubt_below=0, changes_below=0))
+    return made
+
+
+async def test_whoever_took_over_and_wrote_nothing_more_leaves_its_next_owner_in_doubt(log: Log):
+    await Owner(log).take_over()  # and is gone
+    owner = Owner(log)
+    owner.has_open(3)
+    log.change(MessageDeleted, 3)
+    await owner.take_over()
+    assert await owner.said() == {"l-1": "unknown"}
+    await owner.changes.hand_over()
+    event = decode(log.rows["deliveries"][-1].value)
+    assert isinstance(event, PartitionHandedOver)
+    assert (event.in_doubt_below, event.changes_below) == (END, 1)
+
+
+async def test_what_was_settled_before_or_after_a_change_that_an_earlier_owner_had_is_unknown(log: Log):
+    log.change(MessageDeleted, 3)
+    first = Owner(log)
+    await first.take_over()
+    await asyncio.gather(*first.tasks)
+    await first.changes.hand_over()
+    second = Owner(log)
+    await second.take_over()
+    assert await second.said() == {"l-1": "unknown"}
+
+
+async def test_what_was_settled_before_a_change_that_no_owner_had_was_delivered(log: Log):
+    log.change(MessageDeleted, 3)
+    owner = Owner(log)
+    await owner.take_over()
+    assert await owner.said() == {"l-1": "delivered"}
+
+
+async def test_what_waits_in_outstanding_when_it_was_deleted_is_told_as_it_waited(log: Log):
+    topic = OutstandingTopic()
+    made = message_id(at_ms=now_ms(), partition=0, random_bits=3)
+    await topic.keep(set_aside(3, message_id=made))
+    log.change(MessageDeleted, 3, message_id=made)
+    owner = Owner(log, topic=topic)
+    owner.outstanding.take_over(0, await owner.outstanding.read(0))
+    await owner.take_over()
+    assert await owner.said() == {"l-1": "retrying"}
+    assert not len(owner.outstanding)
+
+
+async def test_an_update_right_after_a_deletion_does_not_count_for_a_new_owner_either(log: Log):
+    for low in (0, END):
+        log.rows["changes"].clear()
+        log.change(MessageDeleted, 3)
+        log.change(MessageUpdated, 3, data="new")
+        owner = Owner(log)
+        await owner.take_over(low=low)
+        await asyncio.gather(*owner.tasks)
+        assert [event.applied for event in log.told[-2:]] == [True, False]
+
+
+async def test_what_an_owner_that_is_gone_may_have_sent_is_unknown_though_a_later_attempt_failed(log: Log):
+    await Owner(log).take_over()  # and is gone
+    owner = Owner(log)
+    owner.attempt = owner.has_open(3)
+    log.change(MessageDeleted, 3)
+    await owner.take_over()
+    await asyncio.sleep(0)
+    owner.attempt = None
+    assert await owner.said() == {"l-1": "unknown"}
