@@ -1,9 +1,13 @@
 """A healthy listener alone, and beside hundreds that are dead, hang or are slow, on the same queue.
 
-Not for: what those get. At a given rate for the latencies, and as fast as puts are answered for the rates. It is alone
-before and after, for the machine's speed drifts: each round beside the others is compared with the median of all alone.
-The bad ones are a process of their own at the lowest priority: in the world they have machines of their own. Half of
-the dead answer 503, the others' port refuses connections."""
+Not for: what those get. At a given rate for the latencies, and as fast as puts are answered for the rates: one that
+answers at once and, on a queue of its own, one that takes 50 ms and so needs all the attempts under way that it may
+have.
+
+The machine's speed drifts, so alone and beside take turns: while it is alone the others are paused. That this is as
+good as their not being there is checked by what is measured before there are any. The bad ones are a process of their
+own at the lowest priority: in the world they have machines of their own. Half of the dead answer 503, the others' port
+refuses connections."""
 
 from __future__ import annotations
 
@@ -16,8 +20,12 @@ from benchmarks.running import free_port, memory_mib, ratios, serving, sinking
 
 KINDS = ("dead", "hang", "slow")
 WARM = 20_000  # messages before anything is measured: until then it gets quicker with each round
+FULL = 10  # times as many messages at full speed: some seconds
 FIRST_S = 5  # in which the dead are found out; of the hanging it takes a time-out
 KNOWN_S = 25  # after which all are
+AGAIN_S = 5  # before each round beside: they have just been resumed
+
+Rows = dict[str, dict[str, Any]]  # of a round, by what is measured
 
 
 def isolation(*, bad: int, messages: int, rate: float, rounds: int) -> dict[str, Any]:
@@ -26,43 +34,55 @@ def isolation(*, bad: int, messages: int, rate: float, rounds: int) -> dict[str,
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="everput-bench-"))
         everput = stack.enter_context(serving(folder, stack.enter_context(sinking())))
-        paces = {"at the rate": rate, "at full speed": 0.0}
+        good, patient = everput.queue(["ok"]), everput.queue(["fifty"])
+        everput.deliver([good], 1, WARM)
 
-        def measured(queue_id: str) -> dict[str, list[dict[str, Any]]]:
+        def measured(queue_id: str) -> Rows:
             return {
-                name: [everput.deliver([queue_id], 1, messages, pace) for _ in range(rounds)]
-                for name, pace in paces.items()
+                "at the rate": everput.deliver([queue_id], 1, messages, rate),
+                "at full speed": everput.deliver([queue_id], 1, FULL * messages),
+                "at full speed, 50 ms each": everput.deliver([patient], 1, 2 * messages),
             }
 
-        good = everput.queue(["ok"])
-        everput.deliver([good], 1, WARM)
-        before = measured(good)
+        without = [measured(good) for _ in range(rounds)]
         sink = stack.enter_context(sinking(nice=19))
         urls = [
             f"{refusing if kind == 'dead' and number % 2 else sink}/{kind}{number}"
             for kind in KINDS
             for number in range(bad)
         ]
-        crowded = everput.queue(["ok"], elsewhere=urls)
+        crowded = everput.queue(["ok"])
+        listeners = [everput.listen(crowded, url) for url in urls]
         first = everput.deliver([crowded], 1, int(FIRST_S * rate), rate)
         everput.deliver([crowded], 1, int((KNOWN_S - FIRST_S) * rate), rate)
-        beside = measured(crowded)
-        memory = memory_mib(everput.pid)
-        everput.client.delete(f"/v1/queues/{crowded}").raise_for_status()
-        alone = {name: before[name] + rows for name, rows in measured(good).items()}
-        middle = {name: _median(rows) for name, rows in alone.items()}
-        each = {name: [ratios(middle[name], row) for row in rows] for name, rows in beside.items()}
+        alone, beside = list[Rows](), list[Rows]()
+        memory: dict[str, int] = {}
+        for _ in range(rounds):
+            everput.deliver([crowded], 1, int(AGAIN_S * rate), rate)
+            beside.append(measured(crowded))
+            memory = memory_mib(everput.pid)
+            everput.steer(crowded, listeners, "pause")
+            alone.append(measured(good))
+            everput.steer(crowded, listeners, "resume")
         return {
             "bad_listeners": len(urls),
+            "without": without,
             "alone": alone,
             "beside": beside,
             "beside_in_the_first_seconds": first,
-            "ratios": {
-                name: {"median": ratios(middle[name], _median(beside[name])), "rounds": each[name]} for name in each
+            "ratios": {name: _ratios([row[name] for row in alone], [row[name] for row in beside]) for name in alone[0]},
+            "alone_to_without": {
+                name: ratios(_median([row[name] for row in without]), _median([row[name] for row in alone]))
+                for name in alone[0]
             },
-            "ratios_of_alone": {name: [ratios(middle[name], row) for row in rows] for name, rows in alone.items()},
             "memory_mib": memory,
         }
+
+
+def _ratios(alone: list[dict[str, Any]], beside: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of each round beside to the one alone right after it."""
+    rounds = [ratios(one, other) for one, other in zip(alone, beside, strict=True)]
+    return {"median": {name: median(row[name] for row in rounds) for name in rounds[0]}, "rounds": rounds}
 
 
 def _median(rows: list[dict[str, Any]]) -> dict[str, Any]:

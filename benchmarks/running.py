@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,14 +147,12 @@ class Everput(Site):
         self.client = httpx.Client(base_url=url, headers={"x-api-key": key}, timeout=30)
         self.queues = 0
 
-    def queue(self, paths: list[str], *, elsewhere: Sequence[str] = (), **settings: object) -> str:
-        """A new queue with a listener per path of the sink, with these settings, and one per URL elsewhere."""
+    def queue(self, paths: list[str], **settings: object) -> str:
+        """A new queue with a listener per path of the sink, with these settings."""
         self.queues += 1
         queue = self.client.put("/v1/queues", json={"name": f"bench-{self.queues}"}).raise_for_status().json()["queue"]
         for path in paths:
             self.listen(queue["id"], f"{self.sink}/{path}", **settings)
-        for url in elsewhere:
-            self.listen(queue["id"], url)
         return str(queue["id"])
 
     def listen(self, queue_id: str, url: str, **settings: object) -> str:
@@ -162,6 +160,11 @@ class Everput(Site):
         wishes = {"name": url.rpartition("/")[2], "notify_url": url, "liveness_url": url, **settings}
         made = self.client.put(f"/v1/queues/{queue_id}/listeners", json=wishes).raise_for_status().json()
         return str(made["listener"]["id"])
+
+    def steer(self, queue_id: str, listener_ids: Iterable[str], what: str) -> None:
+        """Pause or resume these listeners of a queue. what: which."""
+        for listener_id in listener_ids:
+            self.client.post(f"/v1/queues/{queue_id}/listeners/{listener_id}/{what}").raise_for_status()
 
     def metric(self, name: str) -> float:
         """The sum of all its samples, of all processes."""
@@ -186,11 +189,11 @@ class Everput(Site):
     def drain(self, messages: int, path: str = "ok", **settings: object) -> dict[str, Any]:
         """Have a backlog of a listener delivered, nobody putting anything."""
         queue_id = self.queue([path], **settings)
-        listeners = f"/v1/queues/{queue_id}/listeners"
-        listener_id = self.client.get(listeners).raise_for_status().json()["listeners"][0]["id"]
-        self.client.post(f"{listeners}/{listener_id}/pause").raise_for_status()
+        listeners = self.client.get(f"/v1/queues/{queue_id}/listeners").raise_for_status().json()["listeners"]
+        listener_ids = [listener["id"] for listener in listeners]
+        self.steer(queue_id, listener_ids, "pause")
         asyncio.run(self.fill(queue_id, messages))
-        return self.drained(messages, lambda: self.client.post(f"{listeners}/{listener_id}/resume").raise_for_status())
+        return self.drained(messages, lambda: self.steer(queue_id, listener_ids, "resume"))
 
     def put_and_deliver(self, listeners: int, messages: int, rate: float = 0) -> dict[str, Any]:
         """Put messages to a new queue of so many healthy listeners."""

@@ -2,8 +2,8 @@
 
 `python -m benchmarks.sink PORT`. GET /stats answers what was received, GET /count how many of it, which costs little
 however many there are, GET /reset forgets it, any other GET is a liveness answer. Paths: /ok… answers 200, /five… after
-5 ms, /slow… after a second, /dead… 503 (liveness too), /hang… never, /back… is dead from GET /bury to GET /revive,
-/aside… answers 200 and is only counted, apart and never forgotten.
+5 ms, /fifty… after 50 ms, /slow… after a second, /dead… 503 (liveness too), /hang… never, /back… is dead from GET /bury
+to GET /revive, /aside… answers 200 and is only counted, apart and never forgotten.
 """
 
 from __future__ import annotations
@@ -98,9 +98,10 @@ class Listener(asyncio.Protocol):
         elif self.path.startswith(b"/aside"):
             self.received.aside += 1
             self.transport.write(OK)
-        elif self.path.startswith(b"/five"):
+        elif self.path.startswith((b"/five", b"/fifty")):
             self.received.take(self.path, body)
-            asyncio.get_running_loop().call_later(0.005, self.transport.write, OK)
+            after_s = 0.05 if self.path.startswith(b"/fifty") else 0.005
+            asyncio.get_running_loop().call_later(after_s, self.transport.write, OK)
         elif self.path.startswith(b"/slow"):
             asyncio.get_running_loop().call_later(1, self.transport.write, OK)
         elif not self.path.startswith(b"/hang"):

@@ -259,8 +259,11 @@ class Courier:
 
     @property
     def _many_wait(self) -> bool:
+        waiting = self._turns.waiting
+        if not waiting:  # nearly always
+            return False
         most = self._held_max
-        return most > 0 and not self.limits.new and self._turns.waiting >= min(WAITING_MAX, most // 2)
+        return most > 0 and not self.limits.new and waiting >= min(WAITING_MAX, most // 2)
 
     @property
     def _many_fail(self) -> bool:
