@@ -22,6 +22,10 @@ def _numbers(text: str) -> list[int]:
     return [int(one) for one in text.split(",")]
 
 
+def _words(text: str) -> list[str]:
+    return text.split(",")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     which = parser.add_subparsers(dest="which")
@@ -29,7 +33,10 @@ def main() -> None:
     one.add_argument("--messages", type=int, default=20_000)
     one.add_argument("--rounds", type=int, default=3)
     one = which.add_parser("isolation", help="a healthy listener alone and beside bad ones")
-    one.add_argument("--bad", type=int, default=200, help="of each kind: dead, hanging, slow")
+    one.add_argument(
+        "--kinds", type=_words, default=["dead", "hang", "slow"], metavar="KIND,…", help="or refuse, busy, drip"
+    )
+    one.add_argument("--bad", type=int, default=200, help="of each kind")
     one.add_argument("--messages", type=int, default=3_000)
     one.add_argument("--rate", type=float, default=300)
     one.add_argument("--rounds", type=int, default=2)

@@ -18,7 +18,6 @@ from typing import Any
 
 from benchmarks.running import free_port, memory_mib, ratios, serving, sinking
 
-KINDS = ("dead", "hang", "slow")
 WARM = 20_000  # messages before anything is measured: until then it gets quicker with each round
 FULL = 10  # times as many messages at full speed: some seconds
 FIRST_S = 5  # in which the dead are found out; of the hanging it takes a time-out
@@ -28,8 +27,8 @@ AGAIN_S = 5  # before each round beside: they have just been resumed
 Rows = dict[str, dict[str, Any]]  # of a round, by what is measured
 
 
-def isolation(*, bad: int, messages: int, rate: float, rounds: int) -> dict[str, Any]:
-    """bad: listeners of each kind. rate: puts a second for the latencies."""
+def isolation(*, kinds: list[str], bad: int, messages: int, rate: float, rounds: int) -> dict[str, Any]:
+    """kinds: paths of the sink. bad: listeners of each. rate: puts a second for the latencies."""
     refusing = f"http://127.0.0.1:{free_port()}"
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="everput-bench-"))
@@ -48,7 +47,7 @@ def isolation(*, bad: int, messages: int, rate: float, rounds: int) -> dict[str,
         sink = stack.enter_context(sinking(nice=19))
         urls = [
             f"{refusing if kind == 'dead' and number % 2 else sink}/{kind}{number}"
-            for kind in KINDS
+            for kind in kinds
             for number in range(bad)
         ]
         crowded = everput.queue(["ok"])

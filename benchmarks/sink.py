@@ -1,9 +1,10 @@
 """The listeners: one process that takes every POST, counts what arrives by path and number, and how long it took.
 
 `python -m benchmarks.sink PORT`. GET /stats answers what was received, GET /count how many of it, which costs little
-however many there are, GET /reset forgets it, any other GET is a liveness answer. Paths: /ok… answers 200, /five… after
-5 ms, /fifty… after 50 ms, /slow… after a second, /dead… 503 (liveness too), /hang… never, /back… is dead from GET /bury
-to GET /revive, /aside… answers 200 and is only counted, apart and never forgotten.
+however many there are, GET /reset forgets it, any other GET is a liveness answer. Paths: /ok… answers 200, /five…
+after 5 ms, /fifty… after 50 ms, /slow… after a second, /dead… 503 (liveness too), /refuse… 422, /busy… 429, /drip… 200
+without end, /hang… never, /back… is dead from GET /bury to GET /revive, /aside… answers 200 and is only counted, apart
+and never forgotten.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ import uvloop
 from benchmarks.marks import MARK, percentiles
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+REFUSED = b"HTTP/1.1 422 Unprocessable\r\ncontent-length: 0\r\n\r\n"
+BUSY = b"HTTP/1.1 429 Too Many\r\ncontent-length: 0\r\n\r\n"
+ENDLESS = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"
+BAD = {b"/refuse": REFUSED, b"/busy": BUSY, b"/drip": ENDLESS}
 UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -104,6 +109,8 @@ class Listener(asyncio.Protocol):
             asyncio.get_running_loop().call_later(after_s, self.transport.write, OK)
         elif self.path.startswith(b"/slow"):
             asyncio.get_running_loop().call_later(1, self.transport.write, OK)
+        elif answer := next((answer for path, answer in BAD.items() if self.path.startswith(path)), b""):
+            self.transport.write(answer)
         elif not self.path.startswith(b"/hang"):
             self.received.take(self.path, body)
             self.transport.write(OK)

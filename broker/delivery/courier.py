@@ -365,8 +365,7 @@ class Courier:
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None:
         delivery: Delivery = connection.work
         took_ms = int((self._loop.time() - connection.at) * 1000)
-        if status < 500:
-            self.limits.took(took_ms)
+        connection.well = status < 500
         if not 200 <= status < 300:
             if status == AWAY and connection.target.tunnel:
                 self._away(delivery)
@@ -382,7 +381,7 @@ class Courier:
             stream.rows.append((delivery.offset, now_ms(), status, took_ms, put_at_ms))
         else:
             stream.record(delivery, "delivered", status, None, took_ms, None)
-        self.limits.flow.succeeded()
+        self.limits.succeeded()
         circuit = self.circuit
         if circuit.faults or circuit.allowance is not None:
             circuit.succeeded()
@@ -409,6 +408,7 @@ class Courier:
 
     def released(self, connection: Connection) -> None:
         self._under_way.pop(connection, None)
+        self._note_took(connection)
         if connection.target is self._target and not self.depot.sockets.crowded:
             self._idle.append(connection)
             connection.at = self._loop.time()
@@ -422,9 +422,16 @@ class Courier:
         self.depot.sockets.open -= 1
         if connection in self._under_way:
             del self._under_way[connection]
+            self._note_took(connection)
             self._loop.call_soon(self.pump)
         elif connection in self._idle:
             self._idle.remove(connection)
+
+    def _note_took(self, connection: Connection) -> None:
+        """With all of its answer: one that does not end it is not quick, however soon it has begun."""
+        if connection.well:
+            connection.well = False
+            self.limits.took(int((self._loop.time() - connection.at) * 1000))
 
     # What follows
 
@@ -496,6 +503,7 @@ class Courier:
             self._let_go(delivery)
             return
         self.error = error or str(status)
+        self.limits.failed()
         delivery.first_at_ms = delivery.first_at_ms or at_ms - took_ms
         if status in (429, 503) or error in ("timeout", "connect-timeout"):
             self.limits.pushed_back(at_ms, retry_after_s)
@@ -591,10 +599,13 @@ class Courier:
             if stream.requested:
                 return
 
-    def tick(self, at_ms: int) -> bool:
-        """Time-outs and retries that are due. Called several times a second, until it returns False."""
+    def tick(self, at_ms: int, *, late: bool = False) -> bool:
+        """Time-outs and retries that are due. Called several times a second, until it returns False.
+
+        late: the event loop is, and answers may be there that nobody has read.
+        """
         now = self._loop.time()
-        while self._under_way:
+        while self._under_way and not late:
             connection = next(iter(self._under_way))
             if connection.at + self._timeout_s > now:
                 break
@@ -652,6 +663,11 @@ class Courier:
         """Whether an attempt is under way that began at this moment, of the loop's clock, or later."""
         newest = next(reversed(self._under_way), None)
         return bool(self._connecting) or (newest is not None and newest.at >= at_s)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it would begin more attempts, now or when some that are under way have ended."""
+        return bool(self._ready) and not self.limits.let_wait(self.busy)
 
     @property
     def hungry(self) -> bool:

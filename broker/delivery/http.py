@@ -4,7 +4,7 @@ For: connecting (TLS, pinned addresses), writing a request, and telling its owne
 release and its end. Not for: what is sent when and what an answer means (courier.py, liveness.py).
 
 The status line is the answer. What follows is read, up to BODY_BYTES_MAX, only to use the connection again: a listener
-that answers 200 and then never ends has taken the message, and keeps one connection of its own busy until its time-out.
+that answers 200 and then does not end within a second has taken the message, and its connection is closed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from broker.delivery.guard import PORTS_REFUSED, TUNNEL_PROOF, Refused, Resolver
 HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
 CONNECT_TIMEOUT_S: Final = 5.0
+_END_S: Final = 1.0  # after the first of an answer that does not come at once, for the rest of it
 _ADDRESSES_MAX: Final = 3  # of a host that are tried
 _NEXT_ADDRESS_S: Final = 1.25  # an address that says nothing for so long is left for the next one
 # Looked for only where it counts: a callback for each header of each answer would cost more than all else here.
@@ -47,7 +48,7 @@ class Owner(Protocol):
 class Connection(asyncio.Protocol):
     """target: where it leads. used: requests finished on it before. work: what the owner sends, until it is answered.
 
-    at: when it was sent.
+    at: when it was sent. well: whether its answer was no fault; the owner's to know.
     """
 
     __slots__ = (
@@ -55,6 +56,7 @@ class Connection(asyncio.Protocol):
         "_again_status",
         "_answered",
         "_bytes",
+        "_end",
         "_ended",
         "_head",
         "_owner",
@@ -63,6 +65,7 @@ class Connection(asyncio.Protocol):
         "at",
         "target",
         "used",
+        "well",
         "work",
     )
 
@@ -73,6 +76,7 @@ class Connection(asyncio.Protocol):
         self._parser: Any = None
         self._bytes = 0
         self._answered = True
+        self._end: asyncio.TimerHandle | None = None
         self._ended = 0  # answers that ended, or began too many, in the data at hand
         self._head = b""
         self._again = b""  # the last answer, if it came at once and whole: the same bytes need not be parsed again
@@ -80,6 +84,7 @@ class Connection(asyncio.Protocol):
         self.work: Any = None
         self.at = 0.0
         self.used = 0
+        self.well = False
 
     def send(self, request: bytes, work: Any, at: float) -> None:
         """Write one request. at: the loop's time, seconds."""
@@ -140,16 +145,23 @@ class Connection(asyncio.Protocol):
                 self._finished()
             elif self._ended:
                 self.close()
+            elif self._answered and self._end is None:
+                self._end = asyncio.get_running_loop().call_later(_END_S, self.close)
 
     def _finished(self) -> None:
         self.used += 1
         self.work = None
+        if self._end is not None:
+            self._end.cancel()
+            self._end = None
         self._owner.released(self)
 
     def connection_lost(self, _exc: Exception | None) -> None:
         if self.work is not None and not self._answered:
             self._answered = True
             self._owner.failed(self, "closed")
+        if self._end is not None:
+            self._end.cancel()
         self._transport = None
         self.work = None
         self._owner.lost(self)

@@ -14,8 +14,10 @@ from broker.core.flow import Flow, Pace, Share
 
 ATTEMPTS_MAX: Final = 1024  # under way in one worker: docs/decisions/0007
 SLOW_MS: Final = 250  # a listener whose answers take as long, on average, shares what may begin with others such
+FAILING: Final = 0.25  # a listener that fails more of its attempts than this, on average, comes after all others
 _NEW_MAX: Final = 2  # attempts at once to one that has not answered yet
-_TOOK_WEIGHT: Final = 1 / 8
+_WEIGHT: Final = 8  # the last so many answers count for most of an average
+_TOOK_MS_MAX: Final = 2 * SLOW_MS  # that counts: one answer that took long does not make a quick listener slow
 _PUSH_BACK_S_MAX: Final = 60
 _RATE_BURST_S: Final = 0.1
 _RATE_MIN: Final = 0.001
@@ -24,12 +26,13 @@ _RATE_MIN: Final = 0.001
 class Limits:
     """share: of the attempts that a worker has under way, what this listener may have. begins: attempts it may begin
     before there is more, if it gives way. took_ms: an answer that was no fault, on average; None: there was none yet.
-    replay: it is one, and gives way to normal deliveries however quickly it is answered.
+    failing: the part of its attempts that were not taken, on average. replay: it is one, and gives way to normal
+    deliveries however quickly it is answered.
     """
 
     __slots__ = (
-        *("_circuit", "_pace", "_pushed_back_until_ms", "_replay", "_too_early"),
-        *("begins", "flow", "share", "took_ms"),
+        *("_circuit", "_pace", "_pushed_back_until_ms", "_replay", "_samples", "_too_early"),
+        *("begins", "failing", "flow", "share", "took_ms"),
     )
 
     def __init__(self, circuit: Circuit, settings: ListenerSettings, *, replay: bool = False) -> None:
@@ -39,6 +42,8 @@ class Limits:
         self.share = ATTEMPTS_MAX
         self.begins = 1
         self.took_ms: float | None = None
+        self._samples = _WEIGHT
+        self.failing = 0.0
         self._pace: Pace | None = None
         self._pushed_back_until_ms = 0
         self._too_early = False  # the last time that an attempt was asked for the rate did not allow it
@@ -77,14 +82,30 @@ class Limits:
         return True
 
     def took(self, took_ms: int) -> None:
-        """An attempt was answered, and that was no fault."""
-        known = self.took_ms
-        self.took_ms = took_ms if known is None else known + (took_ms - known) * _TOOK_WEIGHT
+        """An attempt was answered, and that was no fault. took_ms: until all of the answer was there."""
+        known, took_ms = self.took_ms, min(took_ms, _TOOK_MS_MAX)
+        if known is None:
+            self.took_ms, self._samples = took_ms, 1
+            return
+        if self._samples < _WEIGHT:  # the first may have been an exception
+            self._samples += 1
+        self.took_ms = known + (took_ms - known) / self._samples
 
     def timed_out(self, took_ms: int) -> None:
         """An attempt was not answered: this makes one slow, not known."""
         if not self.new:
             self.took(took_ms)
+
+    def succeeded(self) -> None:
+        """An attempt was taken."""
+        self.flow.succeeded()
+        if self.failing:
+            failing = 0.0 if self.new else self.failing * (1 - 1 / _WEIGHT)
+            self.failing = failing if failing > 1 / 100 else 0.0
+
+    def failed(self) -> None:
+        """An attempt was not taken, for whatever reason."""
+        self.failing = 1.0 if self.new else self.failing + (1 - self.failing) / _WEIGHT
 
     @property
     def new(self) -> bool:
@@ -100,15 +121,25 @@ class Limits:
             self._circuit.state is State.OPEN or self._pushed_back_until_ms > 0 or self._too_early or busy >= self.able
         )
 
+    def let_wait(self, busy: int) -> bool:
+        """Whether it could not make use of what it may begin, so many being under way: before long, if not at once."""
+        return self._circuit.state is State.OPEN or self._pushed_back_until_ms > 0 or (self.new and busy >= self.able)
+
     @property
-    def goes_first(self) -> bool:
-        """Whether the others share what it leaves of what all of a worker share: it is quick, and no replay."""
-        return not self._replay and self.quick
+    def rank(self) -> int:
+        """0: it is quick and takes what it gets. 1: it is slow, or a replay. 2: it fails, or is not known yet.
+
+        What all of a worker share they have in this order.
+        """
+        took_ms = self.took_ms
+        if took_ms is None or self.failing > FAILING:
+            return 2
+        return 1 if took_ms >= SLOW_MS or self._replay else 0
 
     @property
     def gives_way(self) -> bool:
-        """Whether what it may begin is counted, with all others such: it fails, is slow, not known yet, or a replay."""
-        return self._circuit.faults > 0 or not self.goes_first
+        """Whether what it may begin is counted, with all others such."""
+        return self.rank > 0
 
     @property
     def quick(self) -> bool:
@@ -117,7 +148,7 @@ class Limits:
 
     def begin_anew(self) -> None:
         """It is up again: what it took before says nothing of it now, and its first attempt is made at once."""
-        self.took_ms, self.begins = None, 1
+        self.took_ms, self.failing, self.begins = None, 0.0, 1
 
     def pushed_back(self, at_ms: int, retry_after_s: int | None) -> None:
         """The listener has too much to do (429, 503, no answer in time). retry_after_s: how long to let it alone."""

@@ -205,7 +205,7 @@ class Line:
 
     def join(self, stream: Stream) -> None:
         first, others = self._waiting
-        (first if stream.courier.limits.goes_first else others).append(stream)
+        (others if stream.courier.limits.gives_way else first).append(stream)
         self._some.release()
 
     async def next(self, *, first: bool) -> Stream:

@@ -71,20 +71,22 @@ class Processor:
 
 
 def share_out(couriers: Iterable[Courier]) -> None:
-    """Attempts under way, and memory: the quick share all of it, the others what is left.
+    """Attempts under way, and memory: the quick share all of it, the slow what those leave, then the others.
 
     couriers: those that have something to do.
     """
-    first: list[Courier] = []
-    last: list[Courier] = []
+    ranks: tuple[list[Courier], ...] = ([], [], [])
     for courier in couriers:
-        (first if courier.limits.goes_first else last).append(courier)
-    _share_out(first, attempts_used=0, bytes_used=0)
-    _share_out(last, attempts_used=sum(one.busy for one in first), bytes_used=sum(one.held_bytes for one in first))
+        ranks[courier.limits.rank].append(courier)
+    attempts_used = bytes_used = 0
+    for rank in ranks:
+        _share_out(rank, attempts_used=attempts_used, bytes_used=bytes_used)
+        attempts_used += sum(courier.busy for courier in rank)
+        bytes_used += sum(courier.held_bytes for courier in rank)
 
 
 def _share_out(couriers: Collection[Courier], *, attempts_used: int, bytes_used: int) -> None:
-    """Among these, the others having used so much."""
+    """Among these, those before them having used so much."""
     hungry = sum(courier.hungry for courier in couriers)
     used = attempts_used + sum(courier.busy for courier in couriers if not courier.hungry)
     attempts = fair_share(ATTEMPTS_MAX, used=used, hungry=hungry, least=ATTEMPTS_LEAST)
@@ -94,16 +96,28 @@ def _share_out(couriers: Collection[Courier], *, attempts_used: int, bytes_used:
         courier.bytes_share = min(HELD_BYTES_MAX, held)
 
 
-def let_begin(couriers: Iterable[Courier], begins: int, *, turn: int) -> None:
-    """What those of them that give way may begin until they are here again: so many together. turn: for fairness."""
-    hungry = []
+def let_begin(couriers: Iterable[Courier], begins: int, *, turn: int) -> list[Courier]:
+    """What those of them that give way may begin until they are here again: so many together. turn: for fairness.
+
+    At least half of it is for the slow that take what they get, where there are such. To be pumped: those that got any.
+    """
+    slow: list[Courier] = []
+    others: list[Courier] = []
     for courier in couriers:
         limits = courier.limits
-        if limits.gives_way:
+        rank = limits.rank
+        if rank:
             limits.begins = 1  # should it get something to do meanwhile
-            if courier.hungry:
-                hungry.append(limits)
-    if hungry:
-        each, more = divmod(begins, len(hungry))
-        for place, limits in enumerate(hungry):
-            limits.begins = each + ((place - turn * more) % len(hungry) < more)
+            if courier.waits:
+                (slow if rank == 1 else others).append(courier)
+    for_others = 0 if not others else begins // 2 if slow else begins
+    _deal(slow, begins - for_others, turn)
+    _deal(others, for_others, turn)
+    return [courier for courier in (*slow, *others) if courier.limits.begins]
+
+
+def _deal(couriers: Collection[Courier], begins: int, turn: int) -> None:
+    if couriers:
+        each, more = divmod(begins, len(couriers))
+        for place, courier in enumerate(couriers):
+            courier.limits.begins = each + ((place - turn * more) % len(couriers) < more)

@@ -60,7 +60,9 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
 _PARTS: Final = 5  # in which couriers have their ticks, one after the other: all at once would hold the others up
-_ROUND: Final = 5  # ticks after which all is shared out anew; a courier that is not quick has one of them
+_ROUND: Final = 5  # ticks after which all is shared out anew; a courier that gives way has one of them
+_PUMPED: Final = 8  # couriers that begin attempts before others run
+STOOD_STILL_S: Final = 0.1  # an event loop as late as this expires nothing: first it reads what has come meanwhile
 _TIDY_TICKS: Final = 100  # within so many every courier is tidied once
 DRAIN_S: Final = 5.0  # how long attempts under way may take to finish at the end
 HAND_OVER_S: Final = 2.0  # and at a hand-over, for which all workers wait
@@ -580,25 +582,29 @@ class Worker:
             for part in range(_PARTS):
                 before_s = time()
                 await asyncio.sleep(TICK_S / _PARTS)
-                late_s += time() - before_s - TICK_S / _PARTS
-                ticked += self._tick_some(active[part::_PARTS], number)
+                part_late_s = time() - before_s - TICK_S / _PARTS
+                late_s += part_late_s
+                ticked += self._tick_some(active[part::_PARTS], number, late=part_late_s > STOOD_STILL_S)
             begins = gate.tick(late_s / _PARTS, waited=processor.waited())
-            let_begin(ticked, begins, turn=number // _ROUND)
+            for place, courier in enumerate(let_begin(ticked, begins, turn=number // _ROUND)):
+                courier.pump()
+                if place % _PUMPED == 0:
+                    await asyncio.sleep(0)
             if number % _ROUND == 0:
                 share_out(self._active)
             self._liveness.tick(begins=begins)
             for courier in list(self._couriers.values())[number % _TIDY_TICKS :: _TIDY_TICKS]:
                 courier.tidy()
 
-    def _tick_some(self, couriers: Iterable[Courier], number: int) -> Iterator[Courier]:
+    def _tick_some(self, couriers: Iterable[Courier], number: int, *, late: bool) -> Iterator[Courier]:
         """Those that still have something to do."""
         at_ms = now_ms()
         for place, courier in enumerate(couriers):
             if courier not in self._active:  # its listener has ended meanwhile
                 continue
-            if (place + number) % _ROUND and not courier.limits.quick:
+            if (place + number) % _ROUND and courier.limits.gives_way:
                 continue
-            if courier.tick(at_ms):
+            if courier.tick(at_ms, late=late):
                 yield courier
             else:
                 del self._active[courier]

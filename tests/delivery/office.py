@@ -218,7 +218,8 @@ class Office:
                     self.liveness.watch(courier)
             self.active[:] = still
             share_out(still)
-            let_begin(still, self.begins, turn=number)
+            for courier in let_begin(still, self.begins, turn=number):
+                courier.pump()
             self.liveness.tick(begins=20)
             self.keep_books()
 

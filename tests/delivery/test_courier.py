@@ -15,6 +15,7 @@ from broker.core.flow import WHOLE, Share
 from broker.core.retry import RetryPolicy
 from broker.core.window import Window
 from broker.delivery import courier as courier_module
+from broker.delivery import http as http_module
 from broker.delivery import limits as limits_module
 from broker.delivery import readers, shares
 from broker.delivery.stream import Delivery, Stream
@@ -31,6 +32,7 @@ class Moody:
 
     def __init__(self) -> None:
         self.well = True
+        self.refusal = FAIL
         self.free = asyncio.Event()
         self.free.set()
         self.kept_back = 0
@@ -50,7 +52,7 @@ class Moody:
             writer.write(BUSY)
         elif self.fails[request.message_id] > 0:
             self.fails[request.message_id] -= 1
-            writer.write(FAIL)
+            writer.write(self.refusal)
         else:
             self.taken.append(request.message_id)
             writer.write(OK)
@@ -444,24 +446,87 @@ async def test_a_new_listener_that_fails_at_once_begins_one_attempt_and_then_wha
     office.check_books()
 
 
-async def test_one_that_begins_to_fail_gives_way_until_it_succeeds(serve, open_office):
+@pytest.mark.parametrize("refusal", [FAIL, REFUSAL, BUSY])
+async def test_one_that_fails_many_gives_way_whatever_it_says_until_it_takes_most(serve, open_office, refusal):
     moody = Moody()
+    moody.refusal = refusal
     server = await serve(moody)
     office = await open_office(server, max_in_flight=1, retry_first_ms=1_000)
     courier = office.courier
     office.begins = 0
     office.put(5)
     await office.all_settled()  # it is quick: nobody counts what it begins
-    moody.fails |= dict.fromkeys(ids([5, 6]), 1)
-    office.put(3)
-    await until(lambda: courier.circuit.faults == 2)  # one more at once, and then what it may
+    moody.fails |= dict.fromkeys(ids([5, 6, 7]), 1)
+    office.put(9)
+    await until(lambda: len(moody.taken) == 6)  # one more at once, and then what it may
     for _ in range(5):
         courier.tick(courier_module.now_ms())
-    assert (courier.limits.gives_way, len(server.posts)) == (True, 7)
+    assert (courier.limits.gives_way, courier.busy, len(server.posts)) == (True, 0, 9)
     office.begins = 1
+    office.put(9)
     await office.all_settled()
     assert not courier.limits.gives_way
     office.check_books()
+
+
+async def test_one_that_fails_one_of_ten_does_not_give_way(serve, open_office):
+    moody = Moody()
+    moody.fails |= dict.fromkeys(ids(range(0, 100, 10)), 1)
+    office = await open_office(await serve(moody), max_in_flight=1, retry_first_ms=1)
+    office.begins = 0
+    office.put(100)
+    await office.all_settled()
+    office.check_books()
+
+
+async def test_an_answer_that_does_not_end_is_not_waited_for_and_makes_its_listener_slow(
+    serve, open_office, monkeypatch
+):
+    monkeypatch.setattr(http_module, "_END_S", 0.3)
+
+    async def drip(request, writer):
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n.")
+
+    office = await open_office(await serve(drip), max_in_flight=4, timeout_ms=60_000)
+    office.put(24)
+    await office.all_settled()
+    assert office.courier.limits.gives_way
+    office.check_books()
+
+
+async def test_a_slow_one_alone_has_all_under_way_that_it_may(serve, open_office):
+    moody = Moody()
+    server = await serve(moody)
+    office = await open_office(server, max_in_flight=4, timeout_ms=60_000)
+    courier = office.courier
+    courier.limits.took_ms = 10_000.0
+    moody.free.clear()
+    office.begins = 4
+    office.put(30)
+    await until(lambda: moody.kept_back == 4)
+    assert (courier.hungry, courier.waits) == (False, True)
+    await until(lambda: courier.limits.begins == 4)  # when one is answered the next begins at once
+    moody.free.set()
+    await office.all_settled()
+    office.check_books()
+
+
+async def test_a_late_event_loop_expires_nothing(serve, open_office):
+    moody = Moody()
+    moody.free.clear()
+    office = await open_office(await serve(moody), timeout_ms=100)
+    courier = office.courier
+    office.ticker.cancel()
+    office.put(3)
+    await until(lambda: moody.kept_back == 3)
+    await asyncio.sleep(0.15)
+    courier.tick(courier_module.now_ms(), late=True)
+    assert courier.busy == 3
+    moody.free.set()
+    await until(lambda: not courier.busy)
+    office.keep_books()
+    office.check_books()
+    assert {outcome for rows in office.outcomes.values() for _, outcome, _ in rows} == {"delivered"}
 
 
 async def test_one_that_is_up_again_has_its_first_attempt_at_once_and_is_quick_if_that_was(serve, open_office):

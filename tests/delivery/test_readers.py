@@ -59,7 +59,7 @@ class Lagging:
     def stream(self, number: int, *, first: bool) -> Stream:
         courier = SimpleNamespace(
             listener=SimpleNamespace(queue_id=f"q-{number}", replay=None, reach=lambda _, tail: tail),
-            limits=SimpleNamespace(goes_first=first),
+            limits=SimpleNamespace(gives_way=not first),
             depot=SimpleNamespace(touched=lambda _: None),
             behind={},
             refill=lambda: self.catch_up.request(stream),  # it lacks more at once

@@ -47,6 +47,7 @@ class Connection:
         self.at = 0.0
         self.used = 0
         self.fresh = True
+        self.well = False
         self.phase = "idle"
         self.message: Message | None = None
         self.crash: int | None = None  # whose worker has gone, or given its partition up, while it was under way
@@ -464,7 +465,8 @@ class SimWorker:
         at_ms = self.world.now_ms
         self.active[:] = [one for one in self.active if one.tick(at_ms)]
         share_out(self.active)
-        let_begin(self.active, self.world.dice.randrange(4), turn=at_ms)
+        for one in let_begin(self.active, self.world.dice.randrange(4), turn=at_ms):
+            one.pump()
         for one in self._couriers.values():
             if one.circuit.state is State.OPEN and one.circuit.probe_at_ms <= at_ms:
                 alive = self.world.moods[one.listener.name] != "down"

@@ -73,7 +73,7 @@ def ask(connection: Connection, told: Told, answer: bytes, cut: int, work: int) 
 
 
 @given(st.lists(st.tuples(st.sampled_from(ANSWERS), st.sampled_from((0, 0, 0, 20, 40))), min_size=1, max_size=12))
-def test_each_answer_is_what_it_would_be_on_a_new_connection(answers: list[tuple[bytes, int]]):
+async def test_each_answer_is_what_it_would_be_on_a_new_connection(answers: list[tuple[bytes, int]]):
     connection, told = connected()
     for number, (answer, cut) in enumerate(answers):
         said = ask(connection, told, answer, cut, number)
@@ -92,7 +92,7 @@ def test_an_answer_that_comes_again_is_taken_each_time_and_one_that_differs_is_n
         assert ask(connection, told, answer, 0, number) == [("answered", number, status, None), ("released",)]
 
 
-def test_a_body_that_looks_like_the_last_answer_is_a_body():
+async def test_a_body_that_looks_like_the_last_answer_is_a_body():
     connection, told = connected()
     last = ANSWERS[0]
     head = b"HTTP/1.1 201 Created\r\ncontent-length: %d\r\n\r\n" % len(last)

@@ -27,29 +27,32 @@ from broker.delivery.shares import (
 )
 
 
-def couriers(count: int, *, busy: int, hungry: bool, slow: bool = False, held_bytes: int = 0) -> list[SimpleNamespace]:
+def couriers(count: int, *, busy: int, hungry: bool, rank: int = 0, held_bytes: int = 0) -> list[SimpleNamespace]:
     return [
         SimpleNamespace(
             busy=busy,
             hungry=hungry,
+            waits=hungry,
             held_bytes=held_bytes,
-            limits=SimpleNamespace(gives_way=slow, goes_first=not slow, begins=0),
+            limits=SimpleNamespace(rank=rank, begins=0),
         )
         for _ in range(count)
     ]
 
 
 def test_the_hungry_share_what_the_others_leave():
-    slow = couriers(200, busy=64, hungry=True)
+    slow = couriers(200, busy=64, hungry=True, rank=1)
     share_out([*slow, *couriers(24, busy=2, hungry=False)])
     assert {courier.limits.share for courier in slow} == {(ATTEMPTS_MAX - 48) // 200}
 
 
-def test_a_quick_one_has_what_it_would_have_alone_and_the_others_share_what_it_leaves():
-    quick, slow = couriers(1, busy=64, hungry=True), couriers(200, busy=2, hungry=True, slow=True)
-    share_out([*slow, *quick, *couriers(200, busy=1, hungry=False, slow=True)])
+def test_a_quick_one_has_what_it_would_have_alone_the_slow_share_what_it_leaves_and_then_come_those_that_fail():
+    quick, slow = couriers(1, busy=64, hungry=True), couriers(200, busy=2, hungry=True, rank=1)
+    hanging, failing = couriers(300, busy=2, hungry=False, rank=2), couriers(9, busy=1, hungry=True, rank=2)
+    share_out([*failing, *hanging, *slow, *quick])
     assert quick[0].limits.share == ATTEMPTS_MAX
-    assert {courier.limits.share for courier in slow} == {(ATTEMPTS_MAX - 64 - 200) // 200}
+    assert {courier.limits.share for courier in slow} == {(ATTEMPTS_MAX - 64) // 200}
+    assert {courier.limits.share for courier in failing} == {ATTEMPTS_LEAST}
 
 
 def test_everybody_may_have_a_few_however_many_there_are():
@@ -69,7 +72,7 @@ def test_a_few_may_hold_as_much_as_one_may_and_many_no_more_than_all_may():
 def test_a_quick_one_may_hold_as_much_as_one_may_beside_many_others_that_share_what_it_leaves():
     quick, slow = (
         couriers(2, busy=1, hungry=True, held_bytes=HELD_BYTES_MAX),
-        couriers(600, busy=1, hungry=True, slow=True),
+        couriers(600, busy=1, hungry=True, rank=1),
     )
     share_out([*slow, *quick])
     assert {courier.bytes_share for courier in quick} == {HELD_BYTES_MAX}
@@ -78,7 +81,7 @@ def test_a_quick_one_may_hold_as_much_as_one_may_beside_many_others_that_share_w
 
 @given(slow=st.integers(1, 50), begins=st.integers(0, 200))
 def test_the_slow_begin_what_they_may_together_and_over_some_turns_each_as_much(slow, begins):
-    all_of_them = couriers(slow, busy=0, hungry=True, slow=True)
+    all_of_them = couriers(slow, busy=0, hungry=True, rank=1)
     begun = [0] * slow
     for turn in range(slow):
         let_begin(all_of_them, begins, turn=turn)
@@ -87,8 +90,19 @@ def test_the_slow_begin_what_they_may_together_and_over_some_turns_each_as_much(
     assert set(begun) == {begins}
 
 
+@pytest.mark.parametrize(("begins", "theirs"), [(4, [1, 1]), (400, [100, 100]), (5, [1, 2])])
+def test_half_of_what_may_begin_is_for_the_slow_however_many_fail(begins, theirs):
+    slow, failing = couriers(2, busy=1, hungry=True, rank=1), couriers(400, busy=2, hungry=True, rank=2)
+    begun = let_begin([*failing, *slow], begins, turn=0)
+    assert sorted(courier.limits.begins for courier in slow) == theirs
+    assert sum(courier.limits.begins for courier in failing) == begins // 2
+    assert [one for one in begun if one.limits.rank == 1] == slow
+    let_begin(failing, begins, turn=0)
+    assert sum(courier.limits.begins for courier in failing) == begins  # when there are no slow ones
+
+
 def test_a_slow_one_that_has_nothing_to_do_need_not_wait_for_the_next_turn_when_it_gets_something():
-    idle, quick = couriers(1, busy=0, hungry=False, slow=True), couriers(5, busy=9, hungry=True)
+    idle, quick = couriers(1, busy=0, hungry=False, rank=1), couriers(5, busy=9, hungry=True)
     let_begin([*idle, *quick], 0, turn=3)
     assert idle[0].limits.begins == 1
     assert {courier.limits.begins for courier in quick} == {0}  # does not count for them
@@ -97,15 +111,51 @@ def test_a_slow_one_that_has_nothing_to_do_need_not_wait_for_the_next_turn_when_
 def test_a_replay_begins_no_more_than_is_left_to_it_however_quickly_it_is_answered():
     settings = ListenerSettings()
     limits, normal = Limits(Circuit(), settings, replay=True), Limits(Circuit(), settings)
-    courier = SimpleNamespace(busy=1, hungry=True, limits=limits)
+    courier = SimpleNamespace(busy=1, hungry=True, waits=True, limits=limits)
     for one in (limits, normal):
         one.update(settings, WHOLE)
         one.took(1)
+    assert (limits.rank, normal.rank) == (1, 0)
     let_begin([courier], 2, turn=0)
     assert (limits.most(1), normal.most(1)) == (1 + 2, FIRST)
     assert limits.begin(0.0)
     assert limits.begin(0.0)
     assert limits.most(1) == 1
+
+
+@pytest.mark.parametrize(
+    ("took_ms", "rank"),
+    [
+        ([], 2),
+        ([5], 0),
+        ([2_000], 1),
+        ([2_000, 5, 5], 0),  # a cold start
+        ([5] * 9 + [15_000], 0),
+        ([5] * 9 + [300] * 4, 0),  # our own lateness
+        ([1_000] * 9 + [5], 1),
+        ([260] * 20, 1),
+        ([5] * 20 + [1_000] * 9, 1),
+    ],
+)
+def test_a_listener_is_slow_by_its_last_answers_and_not_by_one_of_them(took_ms, rank):
+    limits = Limits(Circuit(), ListenerSettings())
+    for one in took_ms:
+        limits.took(one)
+    assert limits.rank == rank
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "rank"), [("+" * 20 + "--", 0), ("+" * 20 + "---", 2), ("+-" * 20, 2), ("-++++", 0), ("---------+", 0)]
+)
+def test_a_listener_comes_last_while_it_fails_more_than_a_quarter(outcomes, rank):
+    limits = Limits(Circuit(), ListenerSettings())
+    for one in outcomes:
+        if one == "+":
+            limits.succeeded()
+            limits.took(1)
+        else:
+            limits.failed()
+    assert limits.rank == rank
 
 
 def test_nobody_to_share_with_is_no_trouble():
