@@ -11,7 +11,7 @@ import itertools
 import logging
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from operator import attrgetter
 from typing import Final, Protocol
 
@@ -27,6 +27,7 @@ RING_BYTES_MAX: Final = 2 << 20  # and their bytes in the log, per partition; de
 _STUCK_PAUSE_S: Final = 0.05
 _STRETCH_BYTES_MIN: Final = 8 << 10
 _STRETCH_BYTES_MAX: Final = 1 << 20
+_RECORD_BYTES_MIN: Final = 128  # of a message in the log: two ids and what names its parts are more
 _AT_ONCE: Final = 8  # streams that a reader serves before it lets others run
 _offset = attrgetter("offset")
 
@@ -34,8 +35,11 @@ _offset = attrgetter("offset")
 class Source(Protocol):
     """Reads a stretch of one partition of `messages`."""
 
-    async def stretch(self, partition: int, offset: int, bytes_max: int) -> tuple[Sequence[Message], int]:
-        """So much of the log from this offset on, at least a message, and the offset to read on from (LogUnavailable).
+    async def stretch(
+        self, partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]
+    ) -> tuple[Sequence[Message], int]:
+        """What so much of the log from this offset on, at least a message, has of these queues, and the offset to read
+        on from (LogUnavailable).
 
         Where the log begins after the offset, the messages from its beginning on.
         """
@@ -271,7 +275,8 @@ class CatchUp:
         if partition is None or start is None or not stream.alive:
             self._done(stream)
             return
-        messages, next_offset = await self._source.stretch(stream.partition, start, stream.stretch_bytes)
+        queue_ids = self._queues_near(stream, start)
+        messages, next_offset = await self._source.stretch(stream.partition, start, stream.stretch_bytes, queue_ids)
         end = min(next_offset, partition.tail)
         if not partition.alive:
             self._done(stream)
@@ -282,6 +287,8 @@ class CatchUp:
             if not other.requested:
                 continue  # it was given up, or another read has served it
             wanted = other.window.wanted()
+            if other.courier.listener.queue_id not in queue_ids:
+                continue  # it came meanwhile, or was further on: what there is of its queue was left out
             if wanted is None or start <= wanted < end or not other.alive:
                 self._done(other)
                 if other.alive and wanted is not None:
@@ -292,6 +299,19 @@ class CatchUp:
                     other.courier.refill()
         if stream.requested:  # nothing of it was read: it wants what the tail has not brought yet
             asyncio.get_running_loop().call_later(_STUCK_PAUSE_S, self._done, stream)
+
+    def _queues_near(self, stream: Stream, start: int) -> set[str]:
+        """The queues of all whom a read for this stream may serve, too.
+
+        Of those that are further on than it comes nothing is looked for: theirs may be all over the log.
+        """
+        far = start + stream.stretch_bytes // _RECORD_BYTES_MIN
+        queue_ids = {stream.courier.listener.queue_id}
+        for other in self._lagging.get(stream.partition, ()):
+            wanted = other.window.wanted()
+            if wanted is not None and start <= wanted < far:
+                queue_ids.add(other.courier.listener.queue_id)
+        return queue_ids
 
     def _done(self, stream: Stream) -> None:
         stream.requested = False

@@ -34,7 +34,7 @@ from broker.delivery.endings import Endings
 from broker.delivery.guard import Resolver
 from broker.delivery.http import tls_context
 from broker.delivery.liveness import Liveness
-from broker.delivery.message import Message, messages
+from broker.delivery.message import Message, may_be_in, messages
 from broker.delivery.meters import Condition, Meters, condition
 from broker.delivery.outstanding import Outstanding
 from broker.delivery.owed import owed_message_ids
@@ -73,6 +73,7 @@ NO_CURSOR_MS: Final = (
     180_000  # a listener may be so old before each of its cursors was committed: idle ones take a minute
 )
 _LOAD_PAUSE_S: Final = 0.5
+_MESSAGES_AT_ONCE: Final = 500  # that are made of what was read before others run
 _AT_ONCE: Final = 20  # couriers that are employed before others run: opening their secrets takes its time
 
 
@@ -560,17 +561,24 @@ class Worker:
             if partition.alive:
                 partition.feed(messages(read[number]))
 
-    async def stretch(self, partition: int, offset: int, bytes_max: int) -> tuple[Sequence[Message], int]:
+    async def stretch(
+        self, partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]
+    ) -> tuple[Sequence[Message], int]:
         """For the catch-up readers (readers.Source)."""
-        requests = self._log.requests
+        requests, worth = self._log.requests, may_be_in(queue_ids)
         try:
-            stretch = await requests.read(self._topic, partition, offset, bytes_max=bytes_max)
+            stretch = await requests.read(self._topic, partition, offset, bytes_max=bytes_max, worth=worth)
         except OffsetTooOld:
             begin = (await requests.offsets(self._topic, {partition: EARLIEST}))[partition]
             _tell_of_gone(partition, offset, begin)
-            stretch = await requests.read(self._topic, partition, max(begin, offset), bytes_max=bytes_max)
+            at = max(begin, offset)
+            stretch = await requests.read(self._topic, partition, at, bytes_max=bytes_max, worth=worth)
+        found, rest = list[Message](), messages(stretch.records, queue_ids)
+        while some := list(itertools.islice(rest, _MESSAGES_AT_ONCE)):
+            found += some
+            await asyncio.sleep(0)
         await self._ours.assure()
-        return list(messages(stretch.records)), stretch.next_offset
+        return found, stretch.next_offset
 
     # Time, and what happens seldom
 

@@ -7,6 +7,7 @@ that waits for new records (delivery uses a consumer for that), nor for what the
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
@@ -31,6 +32,7 @@ LATEST: Final = -1
 _NO_MEMBER: Final = (-1, "")  # of a commit from outside the group: Kafka takes it while the group has no members
 _RETRY_PAUSE_S: Final = 0.05
 _BEHIND_PAUSE_S: Final = 0.2
+_AT_ONCE: Final = 500  # records that are parsed before others run: a fraction of a millisecond
 
 T = TypeVar("T")
 
@@ -155,7 +157,7 @@ class KafkaRequests:
             if kafka_errors.for_code(code) is kafka_errors.OffsetOutOfRangeError:
                 raise OffsetTooOld(f"partition {partition} of the log can't be read from offset {offset}")
             _check(code)
-            return _parse(raw, offset, end_offset, worth)
+            return await _parse(raw, offset, end_offset, worth)
 
         return await self._retried(ask)
 
@@ -339,7 +341,7 @@ def _check(code: int) -> None:
         raise error
 
 
-def _parse(raw: bytes, offset: int, end_offset: int, worth: Callable[[bytes], bool] | None) -> Stretch:
+async def _parse(raw: bytes, offset: int, end_offset: int, worth: Callable[[bytes], bool] | None) -> Stretch:
     records: list[Record] = []
     next_offset = offset
     source = MemoryRecords(raw)
@@ -352,9 +354,10 @@ def _parse(raw: bytes, offset: int, end_offset: int, worth: Callable[[bytes], bo
     packed = any(batch.compression_type for batch in batches)
     if batches and worth is not None and not packed and not worth(raw):
         return Stretch([], next_offset, end_offset, len(raw), max(batch.max_timestamp for batch in batches))
-    for batch in batches:
-        if batch.base_offset >= offset:
-            records += batch
-        else:  # a batch may begin before the offset asked for
-            records += [record for record in batch if record.offset >= offset]
+    rest = itertools.chain.from_iterable(batches)
+    while some := list(itertools.islice(rest, _AT_ONCE)):
+        if some[0].offset < offset:  # a batch may begin before the offset asked for
+            some = [record for record in some if record.offset >= offset]
+        records += some
+        await asyncio.sleep(0)
     return Stretch(records, next_offset, end_offset, len(raw))

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import ssl
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from itertools import count
@@ -261,10 +261,13 @@ class Office:
                     self.outcomes[event.offset].append((event.number, event.outcome, said))
         self.dirty.clear()
 
-    async def stretch(self, _partition: int, offset: int, bytes_max: int) -> tuple[list[Message], int]:
+    async def stretch(
+        self, _partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]
+    ) -> tuple[list[Message], int]:
         """The log, read again (readers.Source)."""
         await asyncio.sleep(0)
         read = list[Message]()
+        assert "q-1" in queue_ids
         for message in self.log[offset:]:
             read.append(self._copy(message))
             bytes_max -= message.size

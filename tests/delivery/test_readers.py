@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from types import SimpleNamespace
 
 from broker.core.window import Window
@@ -12,9 +12,13 @@ from broker.delivery.readers import CatchUp, Partition
 from broker.delivery.stream import Stream
 
 
-class CountsComparisons(SimpleNamespace):
-    """A courier as far as a partition looks at it that keeps up."""
+class SomeCourier(SimpleNamespace):
+    """What of a courier a reader looks at."""
 
+    __hash__ = object.__hash__
+
+
+class CountsComparisons(SomeCourier):
     compared = 0
     __hash__ = object.__hash__
 
@@ -35,54 +39,89 @@ def test_a_queues_thousandth_listener_is_placed_and_dismissed_without_a_look_at_
     assert not any(partition.placed(courier) for courier in couriers)
 
 
-class Source:
-    """A log that has nothing of anybody's. read: by read, its partition."""
-
-    def __init__(self) -> None:
-        self.read: list[int] = []
-
-    async def stretch(self, partition: int, offset: int, _bytes_max: int) -> tuple[list[Message], int]:
-        await asyncio.sleep(0)
-        self.read.append(partition)
-        return [], offset + 10
-
-
 class Lagging:
-    """A worker's partitions, each with one stream that lags; goes_first says in which its listener goes first."""
+    """A worker's partitions, streams that lag there, and a log of which everybody knows what is in it. Is the Source.
 
-    def __init__(self, goes_first: Sequence[bool]) -> None:
-        self.partitions = {number: Partition(number, 1_000_000) for number in range(len(goes_first))}
-        self.source = Source()
-        self.catch_up = CatchUp(self.source, self.partitions)
-        self.streams = [self.stream(number, first=first) for number, first in enumerate(goes_first)]
+    log: by partition and offset, the queue; 10 offsets are read at once. read: each partition and queues looked for.
+    """
 
-    def stream(self, number: int, *, first: bool) -> Stream:
-        courier = SimpleNamespace(
-            listener=SimpleNamespace(queue_id=f"q-{number}", replay=None, reach=lambda _, tail: tail),
+    def __init__(self, partitions: int, log: Mapping[tuple[int, int], str]) -> None:
+        self.partitions = {number: Partition(number, 1_000_000) for number in range(partitions)}
+        self.log = log
+        self.catch_up = CatchUp(self, self.partitions)
+        self.read: list[tuple[int, set[str]]] = []
+        self.may_end = asyncio.Event()
+        self.may_end.set()
+
+    def lag(self, number: int, queue_id: str, *, scan_from: int = 0, first: bool = False) -> Stream:
+        courier = SomeCourier(
+            listener=SimpleNamespace(queue_id=queue_id, replay=None, reach=lambda _, tail: tail),
             limits=SimpleNamespace(gives_way=not first),
             depot=SimpleNamespace(touched=lambda _: None),
+            room=lambda: True,
+            taken=[],
+            accept=lambda _, message: courier.taken.append(message.offset),
             behind={},
             refill=lambda: self.catch_up.request(stream),  # it lacks more at once
         )
-        stream = Stream(courier, number, Window(scan_from=0))
+        stream = Stream(courier, number, Window(scan_from=scan_from))
+        self.catch_up.request(stream)
         return stream
 
+    async def stretch(
+        self, partition: int, offset: int, _bytes_max: int, queue_ids: Collection[str]
+    ) -> tuple[list[Message], int]:
+        self.read.append((partition, set(queue_ids)))
+        await asyncio.sleep(0)
+        await self.may_end.wait()
+        found = [(at, self.log.get((partition, at))) for at in range(offset, offset + 10)]
+        return [Message(at, b"m", one, 1, b"{}") for at, one in found if one in queue_ids], offset + 10
+
     async def reads(self, count: int) -> list[int]:
-        """Have them all ask for a reader; the partitions of the first so many reads."""
-        for stream in self.streams:
-            self.catch_up.request(stream)
+        """The partitions of the first so many reads."""
         self.catch_up.start()
-        while len(self.source.read) < count:
-            await asyncio.sleep(0)
+        for _ in range(100 * count):
+            if len(self.read) < count:
+                await asyncio.sleep(0)
         await self.catch_up.stop()
-        return self.source.read[:count]
+        assert len(self.read) >= count
+        return [partition for partition, _ in self.read[:count]]
 
 
 async def test_who_goes_first_need_not_wait_for_a_reader_behind_hundreds_of_others():
-    assert 300 in (await Lagging([False] * 300 + [True]).reads(300))[:3]
+    lagging = Lagging(301, {})
+    for number in range(301):
+        lagging.lag(number, "q", first=number == 300)
+    assert 300 in (await lagging.reads(300))[:3]
 
 
 async def test_the_others_are_served_while_those_who_go_first_always_lack_something():
-    read = await Lagging([True] * 4 + [False] * 20).reads(200)
+    lagging = Lagging(24, {})
+    for number in range(24):
+        lagging.lag(number, "q", first=number < 4)
+    read = await lagging.reads(200)
     assert set(range(4, 24)) <= set(read)
     assert sum(number < 4 for number in read) >= 100, "but those who go first, more often"
+
+
+async def test_only_the_queues_of_those_are_looked_for_whom_a_read_may_serve():
+    lagging = Lagging(2, {})
+    lagging.lag(0, "a")
+    lagging.lag(0, "b", scan_from=9)
+    lagging.lag(0, "c", scan_from=900_000)
+    lagging.lag(1, "d")
+    await lagging.reads(1)
+    assert lagging.read[0] == (0, {"a", "b"})
+
+
+async def test_whose_queue_was_not_looked_for_is_not_taken_past_its_messages():
+    lagging = Lagging(1, {(0, 3): "b", (0, 7): "a", (0, 15): "b"})
+    lagging.may_end.clear()
+    a = lagging.lag(0, "a")
+    lagging.catch_up.start()
+    while not lagging.read:
+        await asyncio.sleep(0)
+    b = lagging.lag(0, "b")  # the read for the other one has begun
+    lagging.may_end.set()
+    await lagging.reads(20)
+    assert (a.courier.taken, b.courier.taken) == ([7], [3, 15])

@@ -1,4 +1,4 @@
-"""A worker takes partitions over, its Kafka made up: what may happen while it does."""
+"""A worker, its Kafka made up: what may happen while it takes partitions over, and what it reads for who lags."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from broker.core.events import ListenerSettings
 from broker.core.flow import WHOLE
 from broker.delivery import worker as worker_module
 from broker.delivery.worker import Worker
+from broker.kafka.requests import Record, Stretch
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings, Settings
 
@@ -89,3 +90,16 @@ async def test_partitions_that_are_given_up_while_the_couriers_are_employed_are_
     await taking_over
     assert not worker._partitions
     worker._tail.begin.assert_not_called()
+
+
+async def test_for_who_lags_only_what_his_queue_may_be_in_is_parsed_and_only_his_messages_are_made(worker, monkeypatch):
+    monkeypatch.setattr(worker_module, "_MESSAGES_AT_ONCE", 10)
+    queues = [b"q-1" if offset % 2 else b"q-2" for offset in range(100)]
+    records = [Record(offset, 1, b"m", b"{}", (("queue", queue),)) for offset, queue in enumerate(queues)]
+    worker._ours = AsyncMock()
+    worker._log.requests.read = read = AsyncMock(return_value=Stretch(records, 100, 100))
+    found, next_offset = await worker.stretch(0, 0, 1024, {"q-1"})
+    assert [message.offset for message in found] == list(range(1, 100, 2))
+    assert next_offset == 100
+    worth = read.call_args.kwargs["worth"]
+    assert (worth(b"... q-1 ..."), worth(b"... q-2 ...")) == (True, False)
