@@ -297,7 +297,7 @@ class CatchUp:
                     if other is stream:
                         _adapt(stream, start, end)
                     other.courier.refill()
-        if stream.requested:  # nothing of it was read: it wants what the tail has not brought yet
+        if end <= start and stream.requested:  # nothing was read: it wants what the tail has not brought yet
             asyncio.get_running_loop().call_later(_STUCK_PAUSE_S, self._done, stream)
 
     def _queues_near(self, stream: Stream, start: int) -> set[str]:

@@ -7,9 +7,11 @@ from collections.abc import Collection, Mapping
 from types import SimpleNamespace
 
 from broker.core.window import Window
+from broker.delivery import readers
 from broker.delivery.message import Message
 from broker.delivery.readers import CatchUp, Partition
 from broker.delivery.stream import Stream
+from tests.delivery.office import until
 
 
 class SomeCourier(SimpleNamespace):
@@ -125,3 +127,13 @@ async def test_whose_queue_was_not_looked_for_is_not_taken_past_its_messages():
     lagging.may_end.set()
     await lagging.reads(20)
     assert (a.courier.taken, b.courier.taken) == ([7], [3, 15])
+
+
+async def test_who_asks_again_at_once_keeps_its_place_in_the_line(monkeypatch):
+    monkeypatch.setattr(readers, "_STUCK_PAUSE_S", 0)
+    lagging = Lagging(1, {})
+    lagging.partitions[0].tail = 2_000
+    stream = lagging.lag(0, "a")
+    lagging.catch_up.start()
+    await until(lambda: stream.window.attached)  # nobody else asks for it
+    await lagging.catch_up.stop()
