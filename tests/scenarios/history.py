@@ -17,7 +17,7 @@ import httpx
 
 from broker.delivery.courier import NEAR_MS
 from tests.listeners import Listeners, until
-from tests.scenarios.verdict import Attempt, Crash, Put, Record, Taken, violations
+from tests.scenarios.verdict import Attempt, Crash, Put, Record, Taken, Update, violations
 
 PUBLISHERS = 8
 CHECKPOINT_S = 2.5  # one a second, and it takes a moment, more on a busy machine
@@ -25,8 +25,14 @@ IN_FLIGHT = 64  # per listener
 SLACK_S = 0.5
 TIMED_EVERY = 7  # messages
 DELETED_EVERY = 4 * TIMED_EVERY
+UPDATED_EVERY = 31  # messages of those without a time; of those with one all that are not deleted, some of them twice
 AHEAD_MS = NEAR_MS + 500  # what is due so late, or later, waits in `outstanding`
 AHEAD_MS_MAX = AHEAD_MS + 3_000
+
+
+def as_put(data: str) -> str:
+    """Of data that may be an update's."""
+    return data.partition("+")[0]
 
 
 class History:
@@ -34,7 +40,7 @@ class History:
 
     publishers: each puts one message after the other. keyed: so many more that give all of theirs an ordering key,
     each its own. pace_s: what each waits after an answer. timed_until: the moment up to which they give some messages
-    a time, of those without a key, and delete some of these.
+    a time, of those without a key, and delete or update these, and update some others.
     """
 
     def __init__(
@@ -125,7 +131,12 @@ class History:
                 self.accepted.append(data)
             if message_id is not None and due_at is not None and number % DELETED_EVERY == 0:
                 await self._delete(data, message_id)
+            elif message_id is not None and (due_at is not None or self._updates(number, sent_at)):
+                await self._update(data, message_id, times=1 + number % 2)
             await asyncio.sleep(self._pace_s if status == 200 else max(self._pace_s, 0.05))
+
+    def _updates(self, number: int, sent_at: float) -> bool:
+        return sent_at < self.timed_until and number % UPDATED_EVERY == 0
 
     async def _delete(self, data: str, message_id: str) -> None:
         self.record.deleted.add(data)
@@ -135,6 +146,25 @@ class History:
                 for listener in answer.json()["message"]["listeners"]:
                     if listener["state"] == "cancelled":
                         self.record.cancelled[listener["name"], data] = time.monotonic()
+
+    async def _update(self, data: str, message_id: str, *, times: int) -> None:
+        """One after the other, up to one in doubt: that may be stored after the next."""
+        for number in range(1, times + 1):
+            update = Update(data, number, time.monotonic())
+            place = len(self.record.updates)
+            self.record.updates.append(update)
+            with contextlib.suppress(httpx.HTTPError):
+                path = f"/v1/queues/{self.queue_id}/messages/{message_id}"
+                answer = await self.client.put(path, json={"data": f"{data}+{number}"})
+                if answer.status_code == 200:
+                    states = {one["name"]: one["state"] for one in answer.json()["message"]["listeners"]}
+                    if set(states.values()) - {"unknown"}:  # else no worker has said that it honours it
+                        gets = frozenset(
+                            name for name, state in states.items() if state not in ("delivered", "unknown")
+                        )
+                        self.record.updates[place] = replace(update, answered_at=time.monotonic(), gets=gets)
+                    continue
+            return
 
     @contextlib.contextmanager
     def crash(self, *, after_s: float = 0.0, settles_s: float | None = 0.0) -> Iterator[None]:
@@ -161,7 +191,8 @@ class History:
         while self._looked_at < len(got):
             one = got[self._looked_at]
             self._looked_at += 1
-            self.record.taken.setdefault(one.path, []).append(Taken(one.data, one.message_id, one.at))
+            update = int(one.data.partition("+")[2] or 0)
+            self.record.taken.setdefault(one.path, []).append(Taken(as_put(one.data), one.message_id, one.at, update))
         return self.record.taken.setdefault(path, [])
 
     def repeated(self, path: str) -> int:
@@ -193,7 +224,7 @@ class History:
         await self.arrived(*self.record.listeners, within_s=within_s)
         self.record.attempts = {path: [] for path in self.record.listeners}
         for got, ended in self.listeners.ended:
-            self.record.attempts[got.path].append(Attempt(got.data, got.at, ended))
+            self.record.attempts[got.path].append(Attempt(as_put(got.data), got.at, ended))
         found = violations(self.record)
         assert not found, f"{len(found)} violations: {found[:5]}"
         assert set(self.answers) <= {0, 200, 503}, self.answers

@@ -26,7 +26,7 @@ from broker.kafka import process as kafka_process
 from broker.kafka.embedded import EmbeddedKafka
 from broker.kafka.ports import free_port
 from tests.listeners import Got, Listeners, until
-from tests.scenarios.history import AHEAD_MS_MAX, History
+from tests.scenarios.history import AHEAD_MS_MAX, History, as_put
 from tests.scenarios.proxy import Proxy
 from tests.scenarios.running import Running, clean_environment, is_running, wait_until
 
@@ -128,12 +128,13 @@ class Picky:
     def answer(self, got: Got) -> int:
         if got.path in self._history.listeners.down:
             return 503
-        kind = int(got.data[1:]) % 10
-        if got.path != "picky" or self.relents or not (kind == 3 or (kind == 7 and not self._refused[got.data])):
+        data = as_put(got.data)
+        kind = int(data[1:]) % 10
+        if got.path != "picky" or self.relents or not (kind == 3 or (kind == 7 and not self._refused[data])):
             return 200
-        self._refused[got.data] += 1
-        if self._refused[got.data] >= ATTEMPTS:
-            self._history.record.parked.add((got.path, got.data))
+        self._refused[data] += 1
+        if self._refused[data] >= ATTEMPTS:
+            self._history.record.parked.add((got.path, data))
         return 422
 
 
@@ -166,7 +167,10 @@ async def load(server: Server, dice: random.Random, *, lasts_s: float = 0.0) -> 
             timed = sum(put.due_at is not None for put in history.record.puts)
             parked, cancelled = len(history.record.parked), len(history.record.cancelled)
             assert min(timed, parked) > 0, "nothing was ever outstanding"
+            renewed = sum(bool(one.update) for path in LISTENERS for one in history.taken(path))
             print(f"{len(history.accepted)} accepted, {timed} timed, {parked} parked, {cancelled} cancelled")
+            print(f"{len(history.record.updates)} updates, {renewed} deliveries of one")
+            assert renewed, "no update was ever delivered"
             print(f"answers {dict(history.answers)}")
         finally:
             await history.stop()

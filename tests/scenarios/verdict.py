@@ -28,12 +28,25 @@ class Put:
 
 
 @dataclass(frozen=True, slots=True)
+class Update:
+    """New data for what was put with this one, the number-th. answered_at: None where it was not answered 200, or
+    nobody said that he honours it: it may hold, or not. gets: listeners of whom it was said that they get it."""
+
+    data: str
+    number: int
+    sent_at: float
+    answered_at: float | None = None
+    gets: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Taken:
-    """A delivery that the listener answered 2xx."""
+    """A delivery that the listener answered 2xx. data: as it was put. update: its number; 0: the data was that, too."""
 
     data: str
     message_id: str
     at: float
+    update: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +78,9 @@ class Record:
 
     waiting: (listener, data) that are visibly waiting or parked. parked: likewise, what was parked for a while: its key
     went on without it. deleted: data nobody need get. cancelled: by (listener, data) of it, when it was said that it
-    is not delivered. lost_answers: deliveries that a listener took and whose answer something else than a crash has
-    swallowed. slack_s: how far the moments of a crash and of a delivery may be wrong, where different threads or
-    processes note them.
+    is not delivered. updates: those of a message in their order, each sent after the one before was answered.
+    lost_answers: deliveries that a listener took and whose answer something else than a crash has swallowed. slack_s:
+    how far the moments of a crash and of a delivery may be wrong, where different threads or processes note them.
     """
 
     puts: list[Put] = field(default_factory=list)
@@ -78,18 +91,20 @@ class Record:
     waiting: set[tuple[str, str]] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
     cancelled: dict[tuple[str, str], float] = field(default_factory=dict)
+    updates: list[Update] = field(default_factory=list)
     parked: set[tuple[str, str]] = field(default_factory=set)
     lost_answers: int = 0
     slack_s: float = 0.0
 
 
 def violations(record: Record) -> list[str]:
-    """Each begins with its kind: lost, phantom, too early, before its time, deleted, out of order, at once, repeated.
+    """Each begins with its kind: lost, phantom, too early, before its time, deleted, outdated, out of order, at once,
+    repeated.
     Empty: all promises were kept."""
     return [
         f"{found} ({listener})"
         for listener in record.listeners
-        for check in (_lost, _phantoms, _deleted, _out_of_order, _at_once, _repeated)
+        for check in (_lost, _phantoms, _deleted, _outdated, _out_of_order, _at_once, _repeated)
         for found in check(record, listener)
     ]
 
@@ -135,6 +150,26 @@ def _deleted(record: Record, listener: str) -> Iterator[str]:
         said = record.cancelled.get((listener, one.data))
         if said is not None and not _crashed(record, min(said, one.at), max(said, one.at)):
             yield f"deleted: {one.data} was delivered, and at {one.at - said:+.3f} s it was said that it is not"
+
+
+def _outdated(record: Record, listener: str) -> Iterator[str]:
+    """What begins clearly after an update that counts has its data, or that of a later one, and who was said to get it
+    never takes it as it was before; but for a crash, as with deletions. None has data that nobody has sent yet."""
+    by_data: defaultdict[str, list[Update]] = defaultdict(list)
+    for update in record.updates:
+        by_data[update.data].append(update)
+    for one in record.taken.get(listener, ()):
+        updates = by_data.get(one.data, [])
+        sent = {update.number for update in updates if update.sent_at <= one.at}
+        if one.update and one.update not in sent:
+            yield f"phantom: {one.data} was delivered before its update {one.update} was sent"
+        for update in updates:
+            said = update.answered_at
+            if said is None or one.update >= update.number:
+                continue
+            counts = listener in update.gets or one.at > said + record.slack_s
+            if counts and not _crashed(record, min(said, one.at), max(said, one.at)):
+                yield f"outdated: {one.data} was delivered {one.at - said:+.3f} s after its update {update.number}"
 
 
 def _crashed(record: Record, begin: float, end: float) -> bool:

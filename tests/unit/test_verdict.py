@@ -6,16 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from tests.scenarios.verdict import Attempt, Crash, Put, Record, Taken, violations
+from tests.scenarios.verdict import Attempt, Crash, Put, Record, Taken, Update, violations
 
 
 def good() -> Record:
     """Ten puts, one a second from 10 on, half of them of one key; a crash at 15.5 repeats two; `late` began at 14.5.
-    m8 has a time."""
+    m8 has a time, m9 is updated before anybody has it."""
     puts = [Put(f"m{n}", "k" if n % 2 else None, 10.0 + n, 10.1 + n, f"id{n}") for n in range(10)]
     puts[8] = replace(puts[8], due_at=18.15)
     puts.append(Put("doubt", None, 16.2, 17.0, None))
     taken = [Taken(put.data, put.message_id or "id-doubt", put.sent_at + 0.2) for put in puts]
+    taken[9] = replace(taken[9], update=1)
     again = [replace(taken[number], at=16.1) for number in (4, 5)]
     at = dict(enumerate(taken))
     return Record(
@@ -25,6 +26,7 @@ def good() -> Record:
             "all": [*(at[n] for n in range(6)), *again, *(at[n] for n in range(6, 11))],
             "late": [at[n] for n in (5, 6, 7, 8, 10, 9)],
         },
+        updates=[Update("m9", 1, 19.11, 19.15, frozenset({"all", "late"}))],
         attempts={"all": [Attempt(one.data, one.at, one.at + 1.9) for one in taken if one.data != "m6"]},
         crashes=[Crash(15.5, 15.5, 14.1, 1)],
     )
@@ -72,6 +74,28 @@ def test_what_is_deleted_may_come_or_not_and_to_whom_it_was_denied_only_from_one
     assert [one.partition(":")[0] for one in violations(record)] == ["deleted", "deleted"]
 
 
+def test_after_an_update_in_doubt_and_around_a_crash_either_data_may_come():
+    record = good()
+    record.updates.append(Update("m6", 1, 15.9))
+    record.updates.append(Update("m5", 1, 15.1, 15.15, frozenset({"all", "late"})))
+    record.crashes = [Crash(15.15, 16.1, 14.1, 1)]
+    assert violations(record) == []
+    record.crashes = [Crash(12.0, 14.0, 12.0, 2)]
+    assert {one for one in violations(record) if one.startswith("outdated")} == {
+        "outdated: m5 was delivered +0.050 s after its update 1 (all)",
+        "outdated: m5 was delivered +0.950 s after its update 1 (all)",
+        "outdated: m5 was delivered +0.050 s after its update 1 (late)",
+    }
+
+
+def test_who_is_not_said_to_get_an_update_may_be_sent_what_was_before_at_that_moment_and_not_clearly_later():
+    record = good()
+    record.updates.append(Update("m8", 1, 17.9, 18.0))
+    assert [one.partition(":")[0] for one in violations(record)] == ["outdated", "outdated"]
+    record.slack_s = 0.3
+    assert violations(record) == []
+
+
 def test_around_a_crash_two_of_a_key_may_be_under_way():
     record = good()
     record.attempts["all"].append(Attempt("m5", 15.6, 15.7))
@@ -108,9 +132,14 @@ def test_a_put_while_the_listener_was_being_made_may_come_or_not():
         ("at once", lambda r: r.attempts["all"].append(Attempt("m3", 12.0, 12.1))),
         ("at once", lambda r: r.attempts["all"].append(Attempt("m3", 12.0, 30.0))),
         ("deleted", lambda r: r.cancelled.update({("all", "m9"): 19.1})),
+        ("outdated", lambda r: r.updates.append(Update("m8", 1, 17.2, 17.3))),
+        ("outdated", lambda r: r.updates.append(Update("m8", 1, 18.2, 18.3, frozenset({"late"})))),
+        ("outdated", lambda r: r.updates.append(Update("m9", 2, 19.15, 19.18, frozenset({"all"})))),
+        ("phantom", lambda r: r.taken["late"].__setitem__(-1, replace(r.taken["late"][-1], update=2))),
+        ("phantom", lambda r: r.updates.__setitem__(0, replace(r.updates[0], sent_at=19.3))),
         ("out of order", lambda r: r.taken["all"].insert(1, r.taken["all"].pop(3))),
         ("out of order", lambda r: r.taken["late"].insert(0, r.taken["late"].pop(2))),
-        ("repeated", lambda r: r.taken["all"].append(Taken("m9", "id9", 30.0))),
+        ("repeated", lambda r: r.taken["all"].append(Taken("m9", "id9", 30.0, 1))),
         ("repeated", lambda r: r.crashes.clear()),
         ("repeated", lambda r: r.taken["all"].extend(Taken(f"m{n}", f"id{n}", 30.0) for n in range(4))),
     ],
@@ -142,7 +171,7 @@ def test_what_was_put_after_a_worker_was_gone_another_one_has_settled_for_good()
 
 def test_a_lost_answer_explains_one_repeat():
     record = good()
-    record.taken["all"].append(Taken("m9", "id9", 30.0))
+    record.taken["all"].append(Taken("m9", "id9", 30.0, 1))
     record.lost_answers = 1
     assert violations(record) == []
     record.taken["all"].append(Taken("m8", "id8", 31.0))
