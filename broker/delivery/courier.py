@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from random import random
 from typing import Final
 
@@ -99,7 +100,7 @@ class Courier:
         self._active = False
         self.said_gone = False
         self._under_way: dict[Connection, None] = {}  # in the order they were sent
-        self._connecting: dict[asyncio.Task[None], Delivery] = {}
+        self._connecting: dict[asyncio.Task[None], tuple[Delivery, float]] = {}  # since when, by the loop's clock
         self._idle: list[Connection] = []
         self._held = 0
         self._held_bytes = 0
@@ -215,7 +216,7 @@ class Courier:
             else:
                 self.depot.sockets.open += 1
                 task = self._loop.create_task(self._connect(delivery))
-                self._connecting[task] = delivery
+                self._connecting[task] = delivery, self._loop.time()
                 task.add_done_callback(self._connected)
 
     def _may_go(self, delivery: Delivery) -> bool:
@@ -562,7 +563,8 @@ class Courier:
         self._retries.clear()
         for delivery in idle:  # before the others: the one that has just failed still has its connection
             delivery.turn = False
-        under_way = (*(one.work for one in self._under_way), *self._connecting.values(), *self._parking)
+        connecting = (delivery for delivery, _ in self._connecting.values())
+        under_way = (*(one.work for one in self._under_way), *connecting, *self._parking)
         keys = [delivery.message.key for delivery in under_way if delivery.turn and delivery.message is not None]
         idle += self._turns.restart(key for key in keys if key is not None)
         for delivery in idle:
@@ -661,8 +663,9 @@ class Courier:
 
     def busy_since(self, at_s: float) -> bool:
         """Whether an attempt is under way that began at this moment, of the loop's clock, or later."""
-        newest = next(reversed(self._under_way), None)
-        return bool(self._connecting) or (newest is not None and newest.at >= at_s)
+        sent = next(reversed(self._under_way), None)
+        _, connecting_s = next(reversed(self._connecting.values()), (None, -inf))
+        return connecting_s >= at_s or (sent is not None and sent.at >= at_s)
 
     @property
     def waits(self) -> bool:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from broker.core.cursor import Cursor
@@ -64,9 +64,8 @@ _ROUND: Final = 5  # ticks after which all is shared out anew; a courier that gi
 _PUMPED: Final = 8  # couriers that begin attempts before others run
 STOOD_STILL_S: Final = 0.1  # an event loop as late as this expires nothing: first it reads what has come meanwhile
 _TIDY_TICKS: Final = 100  # within so many every courier is tidied once
-DRAIN_S: Final = 5.0  # how long attempts under way may take to finish at the end
-HAND_OVER_S: Final = 2.0  # and at a hand-over, for which all workers wait
-HANGING_S: Final = 1.0  # but nobody waits there for one that has taken as long as this
+DRAIN_S: Final = 2.0  # how long what is under way may take to finish before partitions are given up: all wait for it
+HANGING_S: Final = 1.0  # but nobody waits for an attempt that has taken as long as this
 CHECKPOINT_S_MAX: Final = 5.0  # for the last checkpoint; with the drain, less than the group waits for a member
 TAIL_BACKLOG_MAX: Final = 10_000  # a stream further behind than this does not hold the tail back: it catches up
 NO_CURSOR_MS: Final = (
@@ -231,7 +230,7 @@ class Worker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
-            await self._let_go(list(self._partitions), self._drain)
+            await self._let_go(list(self._partitions))
         finally:  # should that go wrong, the group must not wait for a member that is gone
             for task in self._background:
                 task.cancel()
@@ -260,13 +259,13 @@ class Worker:
 
     async def _given_up(self, partitions: Collection[int]) -> None:
         """Called before anybody else may own them."""
-        await self._let_go(partitions, self._drain_quick)
+        await self._let_go(partitions)
 
-    async def _let_go(self, partitions: Collection[int], drain: Callable[[], Awaitable[None]]) -> None:
+    async def _let_go(self, partitions: Collection[int]) -> None:
         self._ownership += 1
         if not partitions:
             return
-        await drain()
+        await self._drain()
         in_doubt = any(courier.busy for courier in self._couriers.values())
         try:
             async with asyncio.timeout(CHECKPOINT_S_MAX):
@@ -298,23 +297,13 @@ class Worker:
             raise
 
     async def _drain(self) -> None:
-        await self._drained(DRAIN_S, lambda: any(courier.busy for courier in self._couriers.values()))
-
-    async def _drain_quick(self) -> None:
-        """One that hangs is repeated by the next owner, sooner than all others' messages wait for it."""
-
-        def promising() -> bool:
-            since_s = asyncio.get_running_loop().time() - HANGING_S
-            return any(courier.busy_since(since_s) for courier in self._couriers.values())
-
-        await self._drained(HAND_OVER_S, promising)
-
-    async def _drained(self, within_s: float, busy: Callable[[], bool]) -> None:
+        """Begin nothing more. What hangs is repeated by the next owner, so that all others' messages need not wait."""
         for courier in self._couriers.values():
             courier.sending = False
+        time = asyncio.get_running_loop().time
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                while self._leaving or busy():
+            async with asyncio.timeout(DRAIN_S):
+                while self._leaving or any(one.busy_since(time() - HANGING_S) for one in self._couriers.values()):
                     await asyncio.sleep(TICK_S)
 
     async def _take_over(self, partitions: list[int], ownership: int) -> None:

@@ -728,6 +728,19 @@ async def test_at_a_hand_over_what_is_under_way_finishes_and_nothing_new_begins(
     office.check_books()
 
 
+async def test_a_hand_over_tells_a_connection_that_is_long_in_coming_from_a_new_one(open_office, monkeypatch):
+    async def never(*_):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(courier_module, "connect", never)
+    office = await open_office("http://127.0.0.1:9/")
+    before_s = asyncio.get_running_loop().time()
+    office.put(1)
+    await until(lambda: office.courier.busy)
+    assert office.courier.busy_since(before_s)
+    assert not office.courier.busy_since(asyncio.get_running_loop().time() + 1)
+
+
 # Messages that are changed
 
 

@@ -86,7 +86,7 @@ async def test_others_run_while_the_couriers_are_employed_and_what_ends_meanwhil
 async def test_partitions_that_are_given_up_while_the_couriers_are_employed_are_not_taken_over(worker):
     taking_over = asyncio.create_task(worker._take_over([0], worker._ownership))
     await some_employed(worker)
-    await worker._let_go([], AsyncMock())
+    await worker._let_go([])
     await taking_over
     assert not worker._partitions
     worker._tail.begin.assert_not_called()

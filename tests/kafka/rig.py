@@ -99,8 +99,10 @@ class Rig:
 
     async def end(self, worker: Worker) -> None:
         projections = self.workers.pop(worker)
-        await worker.stop()
-        await projections.stop()
+        try:
+            await worker.stop()
+        finally:
+            await projections.stop()
 
     async def noted(self, worker: Worker) -> None:
         """Wait until the worker has heard every answer to what is under way, and written down what came of it."""

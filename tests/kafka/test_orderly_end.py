@@ -77,7 +77,8 @@ async def test_a_checkpoint_that_the_end_interrupts_is_made_good_by_the_last_one
 
 
 async def test_an_attempt_that_never_ends_does_not_keep_the_worker(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(worker_module, "DRAIN_S", 0.5)
+    monkeypatch.setattr(worker_module, "DRAIN_S", 3600.0)
+    monkeypatch.setattr(worker_module, "HANGING_S", 0.1)
     queue = await rig.queue()
     listener = await rig.listen(queue, "hangs")
     asked: list[Got] = []

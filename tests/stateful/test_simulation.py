@@ -204,7 +204,8 @@ def sends_what_is_outstanding_as_it_was(self, delivery):
 
 
 def sends_as_it_was_when_it_began_to_connect(self, delivery):
-    return delivery not in delivery.stream.courier._connecting.values() and _hold(self, delivery)
+    connecting = delivery.stream.courier._connecting.values()
+    return all(one is not delivery for one, _ in connecting) and _hold(self, delivery)
 
 
 def lets_go_of_what_is_deleted_and_settles_nothing(self, delivery):
