@@ -1,14 +1,14 @@
 """Ordering keys: the messages of one key go one at a time, in order, and only they wait.
 
-For: whose turn it is (Turns), and which may go of those that wait elsewhere (Lines). Pure; the deliveries are opaque.
+For: whose turn it is (Turns), and who is on his way to wait elsewhere (Lines). Pure; the deliveries are opaque.
 Not for: other reasons to wait (flow.py, circuit.py).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import insort
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, TypeVar
 
 D = TypeVar("D")
@@ -84,62 +84,41 @@ class Turns(Generic[D]):
         return away
 
 
-class Lines(Generic[K, D]):
-    """A line for each key, in the order of its deliveries' offsets, whenever they join: only its head may go."""
+class Lines(Generic[K]):
+    """For each key the offsets of those that are on their way to where others of it wait, the lowest first."""
 
     __slots__ = ("_lines",)
 
     def __init__(self) -> None:
-        self._lines: dict[K, tuple[list[int], dict[int, D | None]]] = {}
+        self._lines: dict[K, list[int]] = {}
 
     def __len__(self) -> int:
-        """How many keys have a line."""
+        """How many keys have any."""
         return len(self._lines)
 
-    def join(self, key: K, offset: int, delivery: D | None) -> None:
-        """Stand in line, or be known by another object in one's place. delivery: None while it is on its way."""
-        offsets, members = self._lines.setdefault(key, ([], {}))
-        if offset not in members:
+    def join(self, key: K, offset: int) -> None:
+        offsets = self._lines.setdefault(key, [])
+        if offset not in offsets:
             insort(offsets, offset)
-        members[offset] = delivery
 
     def leave(self, key: K, offset: int) -> None:
-        """It is settled, or was never there."""
-        line = self._lines.get(key)
-        if line is None or offset not in line[1]:
-            return
-        offsets, members = line
-        del members[offset]
-        del offsets[bisect_left(offsets, offset)]
-        if not offsets:
+        """It has come, or will not."""
+        offsets = self._lines.get(key, [])
+        if offset in offsets:
+            offsets.remove(offset)
+            if not offsets:
+                del self._lines[key]
+
+    def first(self, key: K) -> int | None:
+        offsets = self._lines.get(key)
+        return offsets[0] if offsets else None
+
+    def forget(self, concerns: Callable[[K], bool]) -> list[K]:
+        """Those of these keys will not come. The keys that had any."""
+        gone = [key for key in self._lines if concerns(key)]
+        for key in gone:
             del self._lines[key]
-
-    def holds(self, key: K, offset: int) -> bool:
-        """Whether this one is in line."""
-        return offset in self._lines.get(key, ((), {}))[1]
-
-    def head(self, key: K, most: int) -> list[D]:
-        """The first of a line, as many as may go one after the other; none after one that is still on its way."""
-        offsets, members = self._lines.get(key, ([], {}))
-        return list(_known(members[offset] for offset in offsets[:most]))
-
-    def begins_before(self, key: K, offset: int) -> bool:
-        """Whether there is a line, and its first is earlier than this."""
-        line = self._lines.get(key)
-        return line is not None and line[0][0] < offset
-
-    def forget(self, concerns: Callable[[K], bool]) -> None:
-        """Those of these keys that are on their way will not come."""
-        for key in [key for key in self._lines if concerns(key)]:
-            for offset in [offset for offset, delivery in self._lines[key][1].items() if delivery is None]:
-                self.leave(key, offset)
+        return gone
 
     def clear(self) -> None:
         self._lines.clear()
-
-
-def _known(deliveries: Iterable[D | None]) -> Iterator[D]:
-    for delivery in deliveries:
-        if delivery is None:
-            return
-        yield delivery

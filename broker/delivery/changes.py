@@ -15,7 +15,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -31,7 +30,6 @@ from broker.core.events import (
     decode,
     encode,
 )
-from broker.core.ids import parse_message_id
 from broker.delivery.answers import ANSWER_S, Answers, Placed, Told
 from broker.delivery.checkpoints import SUSPENDED_S
 from broker.delivery.courier import Courier
@@ -108,20 +106,17 @@ class Changes:
 
     # Ownership
 
-    async def read(
-        self, lows: Mapping[int, int], ends: Sequence[int], owed: Mapping[int, AbstractSet[str]]
-    ) -> dict[int, Taken]:
-        """All that must be known before these partitions are delivered (LogUnavailable).
+    async def read(self, lows: Mapping[int, int], ends: Sequence[int]) -> dict[int, Taken]:
+        """All that must be known before these partitions are delivered, after Outstanding.read() (LogUnavailable).
 
-        By partition: lows, the lowest offset that is not settled; ends, one past the newest message; owed, the ids of
-        the messages that are kept in `outstanding`.
+        By partition: lows, the lowest offset that is not settled; ends, one past the newest message.
         """
         positions = await self._log.changes.end_offsets(list(lows))
 
         async def one(partition: int, low: int) -> tuple[int, Taken]:
             position = positions[partition]
             taken = Taken(low, position, *await self._doubt(partition, ends[partition], position))
-            await self._collect(partition, taken, owed[partition], 0)
+            await self._collect(partition, taken, 0, kept=True)
             return partition, taken
 
         return dict(await asyncio.gather(*(one(partition, low) for partition, low in lows.items())))
@@ -189,10 +184,10 @@ class Changes:
                 if floor is None or low >= floor:
                     continue
                 taken = Taken(low, (await self._log.changes.end_offsets([partition]))[partition], 0, 0)
-                await self._collect(partition, taken, frozenset(), 0)
+                await self._collect(partition, taken, 0, kept=False)
                 while taken.position < self._positions.get(partition, 0):  # what came meanwhile, too
                     begin, taken.position = taken.position, self._positions[partition]
-                    await self._collect(partition, taken, frozenset(), begin)
+                    await self._collect(partition, taken, begin, kept=False)
                 if partition in self._floors:
                     self._add(partition, taken)
                     self._floors[partition] = low
@@ -215,17 +210,21 @@ class Changes:
                         return event.in_doubt_below, changes_end if below is UNSET else below
         return end, changes_end
 
-    async def _collect(self, partition: int, taken: Taken, owed: AbstractSet[str], begin: int) -> None:
-        """Read the changes of messages from the floor on, and of those that are owed, in [begin, taken.position)."""
+    async def _collect(self, partition: int, taken: Taken, begin: int, *, kept: bool) -> None:
+        """Read the changes of messages from the floor on, in [begin, taken.position).
+
+        kept: and of those that are kept in `outstanding`.
+        """
         if not taken.position:
             return
         at_ms = now_ms()
-        times = [at_ms, *(place[0] for place in map(parse_message_id, owed) if place is not None)]
+        times = [at_ms, (self._outstanding.oldest_put_ms(partition) if kept else None) or at_ms]
         with contextlib.suppress(OffsetTooOld):
             times.append(await self._put_at_ms(partition, taken.floor) or at_ms)
         settled: dict[int, Change | None] = {}  # what counts of messages that nobody waits for
         async for offset, recorded_ms, event in self._log.changes.since(partition, min(times), begin, taken.position):
-            owes = event.offset >= taken.floor or event.message_id in owed
+            owes = event.offset >= taken.floor
+            owes = owes or (kept and self._outstanding.has_message(partition, event.message_id))
             recent = recorded_ms > at_ms - ANSWER_S * 1000
             if not owes and not recent:
                 continue
@@ -370,8 +369,9 @@ class Changes:
             if stream is not None:
                 low = min(low, stream.window.top(partition.tail), *stream.window.open)
                 under_way.update(delivery.offset for delivery in stream.owed)
-        owed = self._outstanding.message_ids(number)
         for place, message_id in list(self._ids.items()):
-            if place[0] == number and place[1] < low and place[1] not in under_way and message_id not in owed:
+            if place[0] != number or place[1] >= low or place[1] in under_way:
+                continue
+            if not self._outstanding.has_message(number, message_id):
                 del self.known[place], self._ids[place]
         self._floors[number] = low

@@ -40,7 +40,7 @@ class Checkpoints(Protocol):
 class Outstanding(Protocol):
     def listeners(self) -> set[str]: ...
 
-    def bury(self, listeners: Collection[str]) -> None: ...
+    async def bury(self, listeners: Collection[str]) -> None: ...
 
 
 class Endings:
@@ -92,7 +92,7 @@ class Endings:
         if not self._view.complete:  # what it does not know it must not delete
             return False
         known = self._view.state.listeners.keys()
-        self._outstanding.bury(with_records - known)
+        await self._outstanding.bury(with_records - known)
         ended = with_cursors - known
         for listener_id in ended:
             await self._delete(listener_id)

@@ -1,44 +1,63 @@
 """Deliveries that have left their stream's window: they try again later, or are parked.
 
 For: keeping them in the topic `outstanding`, knowing when each is due, handing it to its courier then. The record is
-written, and acknowledged, before the cursor may pass the message; only its key, offset and time are held in memory.
-Not for: the record itself (owed.py), when an attempt is due (broker/core/retry.py), making it (courier.py), what waits
-in a window.
+written, and acknowledged, before the cursor may pass the message. What is known of each is in the ledger; in memory are
+only those that their couriers have, or get in a moment.
+Not for: the record itself (owed.py), reading it (kept_records.py), when an attempt is due (broker/core/retry.py),
+making it (courier.py), what waits in a window.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
-import itertools
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable, Container, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from broker.core.directory import Listener
-from broker.core.events import DeliveryParked, KeptDelivery, decode, encode
+from broker.core.events import DeliveryParked, KeptDelivery, encode
+from broker.core.ids import parse_message_id
 from broker.core.turns import Lines
-from broker.delivery.courier import UNDECODABLE, Courier
-from broker.delivery.message import Message, messages
-from broker.delivery.owed import Line, Owed, kept_event, kept_message, owed_key, owed_message_ids
+from broker.delivery.courier import Courier
+from broker.delivery.kept_records import KeptRecords
+from broker.delivery.ledger import BEGIN, Ledger
+from broker.delivery.message import Message
+from broker.delivery.owed import Key, Line, Owed, kept_event, owed_by, owed_key
 from broker.delivery.readers import Partition
 from broker.delivery.stream import Delivery, now_ms
-from broker.errors import LogUnavailable, UnknownEvent
+from broker.errors import LogUnavailable
 from broker.kafka.outcomes import OutcomesTopic
-from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, OffsetTooOld, Record
+from broker.kafka.requests import KafkaRequests
 
 log = logging.getLogger(__name__)
 
 _PAUSE_S: Final = 0.5
-_DUE_MAX: Final = 1_000  # that become due in one go: after a long stop it may be very many
 _AT_ONCE_MAX: Final = 16  # records read at once, and so messages held besides the couriers'
 _AT_ONCE_EACH_MAX: Final = 8  # of one listener
-_LOOKS_EACH_MAX: Final = 128  # at those of one listener, for some that may be tried
+_LOOKS_MAX: Final = 256  # at those that are due or redriven, for some that may be tried: a few milliseconds
+_LOOKS_EACH_MAX: Final = 32  # of one listener, and as many again the next time
+_REDRIVEN_MAX: Final = 16  # of one listener that are made due, before others have their turn
 _IN_LINE_MAX: Final = 8  # of one line that its courier has, or waits to have
-_RECORD_BYTES: Final = 1  # Kafka then answers with one batch, and that is the record and few others
-_STRETCH_BYTES: Final = 1 << 20
+_ROWS: Final = 32  # of the ledger that are read, or taken out, before others run: about a millisecond
+
+
+@dataclass(slots=True)
+class _Pass:
+    """Over those of a listener that were due at until_ms, some at a time. after: (queued_ms, id) of the last."""
+
+    until_ms: int
+    after: tuple[int, int] = BEGIN
+
+
+@dataclass(slots=True)
+class _Redriving:
+    """What is still to be done about the redrives of a listener. named: ids of messages. count: how many these were."""
+
+    named: deque[str]
+    count: int
 
 
 class Outstanding:
@@ -55,54 +74,82 @@ class Outstanding:
     ) -> None:
         self._assure = assure
         self._topic = topic
-        self._requests = requests
-        self._messages_topic = messages_topic
+        self._records = KeptRecords(topic, requests, messages_topic)
         self._partitions = partitions
         self._couriers = couriers
-        self._owed: dict[int, dict[bytes, Owed]] = {}
-        self._due: list[tuple[int, int, Owed]] = []
-        self._order = itertools.count()
-        self._lines: Lines[Line, Owed] = Lines()  # of what is not parked and has an ordering key
+        self._ledger = Ledger()
+        self._owned: set[int] = set()
+        self._reading: dict[int, object] = {}
+        self._taken: dict[int, Owed] = {}  # by row: their couriers have them, or get them in a moment
+        self._coming: Lines[Line] = Lines()  # on their way here; none of their lines may go before them
+        self._due: dict[str, _Pass] = {}  # listeners with some that are due
+        self._next_ms: dict[str, int] = {}  # by listener, when there may be some again
+        self._soonest_ms: int | None = None  # of these
+        self._redriving: dict[str, _Redriving] = {}
+        self._redrives_done: dict[str, int] = {}
         self._wake = asyncio.Event()
-        self._waiting: dict[str, deque[Owed]] = {}  # by listener, what is due: its courier has no room for it yet
         self._settled: dict[int, list[tuple[bytes, bytes | None]]] = {}
 
-    async def read(self, partition: int) -> dict[bytes, Owed]:
-        """What is owed on a partition, as it stands in the topic (LogUnavailable)."""
-        name = self._topic.name
-        at = (await self._requests.offsets(name, {partition: EARLIEST}))[partition]
-        end = (await self._requests.offsets(name, {partition: LATEST}))[partition]
-        owed: dict[bytes, Owed] = {}
-        async for record in self._requests.walk(name, partition, at, end):
-            if record.key is None:
-                continue
-            owed.pop(record.key, None)
-            if record.value is None:
-                continue
-            event = _decoded(record.value, partition, record.offset)
-            if event is not None:
-                owed[record.key] = Owed(record.key, partition, record.offset, event)
-        return owed
+    # Ownership
 
-    def take_over(self, partition: int, owed: dict[bytes, Owed]) -> None:
-        """The partition is ours, and this is what read() found; its couriers are employed."""
-        self._owed[partition] = owed
-        for one in owed.values():
-            one.found = True
-            self._enter(one)
+    async def read(self, partition: int) -> None:
+        """Learn what is owed on a partition, as it stands in the topic (LogUnavailable). take_over() follows."""
+        reading = self._reading[partition] = object()
+
+        def current() -> bool:
+            return self._reading.get(partition) is reading
+
+        while current() and (before := self._ledger.of_partition(partition, limit=_ROWS)):  # of a try that failed
+            for owed in before:
+                self._ledger.remove(owed)
+            await asyncio.sleep(0)
+        async for rows in self._records.all_of(partition, at_once=_ROWS):
+            if not current():
+                return
+            self._found(partition, rows)
+            await asyncio.sleep(0)
+
+    def _found(self, partition: int, rows: Mapping[Key, Owed | None]) -> None:
+        for owed in rows.values():
+            if owed is not None and owed.line is not None and not self._ledger.begins_before(owed.line, owed.place):
+                owed.queued_ms = owed.due_ms  # the first of its line, so far
+        for before in self._ledger.write(partition, rows):
+            if before.line is not None and before.queued_ms is not None:
+                self._advance(before.line, foreseen=True)
+
+    def take_over(self, partition: int) -> None:
+        """The partition is ours, and read() has read it; its couriers are employed."""
+        self._owned.add(partition)
+        for listener_id, count in self._ledger.counts.items():
+            if partition in count.due:
+                self._note(listener_id, 0)
+            courier = self._couriers.get(listener_id)
+            if courier is not None:
+                self._begin_redrive(courier.listener)
 
     def forget(self) -> None:
         """The partitions are given up; their next owner reads it all again."""
-        self._owed.clear()
+        self._ledger.clear()
+        self._owned.clear()
+        self._reading.clear()
+        self._taken.clear()
+        self._coming.clear()
         self._due.clear()
-        self._lines.clear()
-        self._waiting.clear()
+        self._next_ms.clear()
+        self._soonest_ms = None
+        self._redriving.clear()
+        self._redrives_done.clear()
         self._settled.clear()
+
+    # What comes here
 
     def overtakes(self, delivery: Delivery) -> bool:
         """Whether a delivery of a window would overtake one that is, or is about to be, here."""
-        line = _line(delivery) if self._lines else None
-        return line is not None and self._lines.begins_before(line, delivery.offset)
+        line = _line(delivery) if self._coming or self._ledger.in_line else None
+        if line is None:
+            return False
+        first = self._coming.first(line)
+        return (first is not None and first < delivery.offset) or self._ledger.begins_before(line, delivery.offset)
 
     def expect(
         self, delivery: Delivery, message: Message, status: int | None, error: str | None, due_ms: int | None
@@ -113,35 +160,32 @@ class Outstanding:
         now on, unless it is parked.
         """
         line = _line(delivery)
-        if line is not None and due_ms is not None and not self._lines.holds(line, delivery.offset):
-            self._lines.join(line, delivery.offset, None)
+        if line is not None and due_ms is not None:
+            self._coming.join(line, delivery.offset)
         return kept_event(delivery, message, status, error, due_ms)
 
     def expect_no_more(self, delivery: Delivery) -> None:
         """It was not put aside after all."""
         line = _line(delivery)
         if line is not None:
-            self._leave(line, delivery.offset)
+            self._coming.leave(line, delivery.offset)
+            self._advance(line)
 
     async def put_aside(self, delivery: Delivery, event: KeptDelivery) -> bool:
         """Write what expect() gave. Whether it was ours to write."""
         stream = delivery.stream
-        key = owed_key(event.listener_id, event.message_id)
+        key, value = owed_key(event.listener_id, event.message_id), encode(event)
         while stream.alive:
             try:
                 await self._assure()  # else its next owner may have delivered it
                 if not stream.alive:
                     break
-                offset = await self._topic.append_one(stream.partition, key, encode(event))
+                offset = await self._topic.append_one(stream.partition, key, value)
             except LogUnavailable:
                 await asyncio.sleep(_PAUSE_S)
                 continue
-            owed = Owed(key, stream.partition, offset, event)
-            if offset < 0:
-                owed.message = delivery.message
-            if stream.alive and stream.partition in self._owed:
-                self._owed[stream.partition][key] = owed
-                self._enter(owed)
+            if stream.alive and stream.partition in self._owned:
+                self._enter(owed_by(event, offset, found=False, record=value if offset < 0 else None))
             if isinstance(event, DeliveryParked):
                 log.warning(
                     "delivery.parked message=%s listener=%s queue=%s attempts=%d status=%s error=%s age_ms=%d",
@@ -156,80 +200,85 @@ class Outstanding:
             return True
         return False
 
+    def _enter(self, owed: Owed) -> None:
+        """It is due when its record says, or now, when it was redriven since that was written."""
+        courier, line = self._couriers.get(owed.listener_id), owed.line
+        if courier is not None and owed.redrive(courier.listener.redrives, now_ms()) and line is None:
+            owed.queued_ms = owed.due_ms
+        for before in self._ledger.write(owed.partition, {(owed.listener_id, owed.message_id): owed}):
+            self._taken.pop(before.id, None)
+        if line is not None:
+            self._coming.leave(line, owed.place)
+            self._advance(line)
+        elif owed.due_ms is not None:
+            self._note(owed.listener_id, owed.due_ms)
+
+    # What is here
+
     def __len__(self) -> int:
         """How many deliveries are owed, the parked ones too."""
-        return sum(map(len, self._owed.values()))
+        return len(self._ledger)
 
     def is_owed(self, delivery: Delivery) -> bool:
         """Whether a delivery of a window is here: a crash came after its record and before the cursor."""
-        owed, message = self._owed.get(delivery.stream.partition), delivery.message
-        if message is None or not owed:
+        message, listener_id = delivery.message, delivery.stream.courier.listener.id
+        if message is None or listener_id not in self._ledger.counts:
             return False
-        return owed_key(delivery.stream.courier.listener.id, message.id.decode()) in owed
-
-    def delivered(self, delivery: Delivery) -> None:
-        """A delivery from here was taken by its listener. Its tombstone goes out with the next flush()."""
-        if delivery.owed is not None:
-            self._bury(delivery.owed)
-
-    def listeners(self) -> set[str]:
-        """The ids of the listeners that deliveries here are for."""
-        return {one.listener_id for partition in self._owed.values() for one in partition.values()}
-
-    def dismissed(self, listener_id: str) -> None:
-        """Its courier is gone, and may come back: what it had is due again, and what was on its way here is not."""
-        self._waiting.pop(listener_id, None)
-        self._lines.forget(lambda line: line[0] == listener_id)
-        for partition in self._owed.values():
-            for owed in partition.values():
-                if owed.listener_id == listener_id and owed.taken:
-                    owed.taken = False
-                    self._schedule(owed)
-
-    def bury(self, listeners: Container[str]) -> None:
-        """The deliveries of these listeners are cancelled. Their tombstones go out with the next flush()."""
-        for owed in [one for partition in self._owed.values() for one in partition.values()]:
-            if owed.listener_id in listeners:
-                self._bury(owed)
-        for listener_id in [one for one in self._waiting if one in listeners]:
-            del self._waiting[listener_id]
+        return self._ledger.find(delivery.stream.partition, listener_id, message.id.decode()) is not None
 
     def state(self, partition: int, listener_id: str, message_id: str) -> str | None:
         """`pending`, `retrying` or `parked`; None when it is not kept here."""
-        owed = self._owed.get(partition, {}).get(owed_key(listener_id, message_id))
+        owed = self._ledger.find(partition, listener_id, message_id)
         if owed is None:
             return None
+        courier = self._couriers.get(listener_id)
+        if courier is not None:
+            owed.redrive(courier.listener.redrives, now_ms())
         if owed.scheduled:
             return "pending"
         return "parked" if owed.due_ms is None else "retrying"
 
-    def cancel(self, partition: int, listener_id: str, message_id: str) -> None:
-        """It is not delivered any more. Its tombstone goes out with the next flush()."""
-        owed = self._owed.get(partition, {}).get(owed_key(listener_id, message_id))
-        if owed is not None:
-            self._bury(owed)
-
-    def message_ids(self, partition: int) -> set[str]:
-        """The ids of the messages that are kept here."""
-        return owed_message_ids(self._owed.get(partition, ()))
-
-    def returned(self, delivery: Delivery) -> None:
-        """A courier could not try it after all (its listener is down): it is due as soon as the courier has room."""
-        if delivery.owed is not None:
-            self._wait(delivery.owed)
-
-    def redrive(self, listener: Listener) -> None:
-        """A listener was redriven: those of its deliveries that this concerns are due."""
-        at_ms = now_ms()
-        for partition in self._owed.values():
-            for owed in partition.values():
-                if owed.listener_id == listener.id and owed.redrive(listener.redrives, at_ms) and not owed.taken:
-                    self._schedule(owed)
-
     def retrying(self, partition: int, listener_id: str) -> bool:
         """Whether anything of this listener is to be tried again from a partition."""
-        owed = self._owed.get(partition, {}).values()
-        return any(one.listener_id == listener_id and one.due_ms is not None for one in owed)
+        count = self._ledger.counts.get(listener_id)
+        return count is not None and (listener_id in self._redriving or count.due.get(partition, 0) > 0)
+
+    def listeners(self) -> set[str]:
+        """The ids of the listeners that deliveries here are for."""
+        return set(self._ledger.counts)
+
+    def has_message(self, partition: int, message_id: str) -> bool:
+        """Whether a message is kept here, for any listener."""
+        return self._ledger.has_message(partition, message_id)
+
+    def oldest_put_ms(self, partition: int) -> int | None:
+        """When the oldest message that is kept here was put; None when none is."""
+        return self._ledger.oldest_put_ms(partition)
+
+    # What goes from here
+
+    def delivered(self, delivery: Delivery) -> None:
+        """A delivery from here was taken by its listener. Its tombstone goes out with the next flush()."""
+        if delivery.owed is not None:
+            self.cancel(delivery.owed.partition, delivery.owed.listener_id, delivery.owed.message_id)
+
+    def cancel(self, partition: int, listener_id: str, message_id: str) -> None:
+        """It is not delivered any more. Its tombstone goes out with the next flush()."""
+        owed = self._ledger.find(partition, listener_id, message_id)
+        if owed is not None and self._remove(owed):
+            self._settled.setdefault(partition, []).append((owed.key, None))
+
+    async def bury(self, listeners: Container[str]) -> None:
+        """The deliveries of these listeners are cancelled, and their tombstones written (LogUnavailable)."""
+        self._coming.forget(lambda line: line[0] in listeners)
+        for listener_id in [one for one in self._ledger.counts if one in listeners]:
+            while rows := self._ledger.of_listener(listener_id, limit=_ROWS):
+                tombstones: dict[int, list[tuple[bytes, bytes | None]]] = {}
+                for owed in rows:
+                    tombstones.setdefault(owed.partition, []).append((owed.key, None))
+                await self._topic.append(tombstones)
+                for owed in rows:
+                    self._remove(owed)
 
     async def flush(self) -> None:
         """Write the tombstones (LogUnavailable: they go out with the next one)."""
@@ -242,6 +291,94 @@ class Outstanding:
                     self._settled.setdefault(partition, []).extend(records)
                 raise
 
+    def returned(self, delivery: Delivery) -> None:
+        """A courier could not try it after all (its listener is down): it is due as soon as the courier has room."""
+        if delivery.owed is not None:
+            self._put_back(delivery.owed)
+
+    def dismissed(self, listener_id: str) -> None:
+        """Its courier is gone, and may come back: what it had is due again, and what was on its way here is not."""
+        lines = self._coming.forget(lambda line: line[0] == listener_id)
+        for owed in [one for one in self._taken.values() if one.listener_id == listener_id]:
+            self._put_back(owed)
+        for line in lines:
+            self._advance(line)
+
+    def _put_back(self, owed: Owed) -> None:
+        """Its courier has it no more."""
+        if self._taken.get(owed.id) is not owed:
+            return  # given up, cancelled, or written anew meanwhile
+        del self._taken[owed.id]
+        if owed.line is None:  # should it have been redriven meanwhile, that is seen when it is looked at
+            self._ledger.queue(owed, now_ms())
+            self._note(owed.listener_id, now_ms())
+        else:
+            self._advance(owed.line)
+
+    def _remove(self, owed: Owed) -> bool:
+        if not self._ledger.remove(owed):
+            return False
+        self._taken.pop(owed.id, None)
+        if owed.line is not None:
+            self._advance(owed.line)
+        return True
+
+    # Redrives
+
+    def redrive(self, listener: Listener) -> None:
+        """A listener was redriven: those of its deliveries that this concerns are due."""
+        at_ms = now_ms()
+        for owed in self._taken.values():
+            if owed.listener_id == listener.id:
+                owed.redrive(listener.redrives, at_ms)
+        self._begin_redrive(listener)
+
+    def _begin_redrive(self, listener: Listener) -> None:
+        """They may be very many, so they are made due when it has room, some at a time."""
+        redrives, done = listener.redrives, self._redrives_done.get(listener.id, 0)
+        if redrives.count > done and listener.id in self._ledger.counts:
+            named = (message_id for message_id, redrive in redrives.of_messages.items() if redrive > done)
+            self._redriving[listener.id] = _Redriving(deque(named), redrives.count)
+            self._note(listener.id, 0)
+
+    def _redrive_some(self, listener: Listener) -> int:
+        """Make some of those due that its redrives concern. How many were looked at."""
+        redriving = self._redriving[listener.id]
+        if not redriving.named:
+            rows = self._ledger.attempted_before(listener.id, listener.redrives.of_all, limit=_REDRIVEN_MAX)
+            if not rows:
+                self._redrives_done[listener.id] = redriving.count
+                del self._redriving[listener.id]
+            for owed in rows:
+                self._redrive(owed, listener)
+            return len(rows)
+        named = [redriving.named.popleft() for _ in range(min(len(redriving.named), _REDRIVEN_MAX))]
+        for message_id in named:
+            for partition in self._where(message_id):
+                found = self._ledger.find(partition, listener.id, message_id)
+                if found is not None:
+                    self._redrive(found, listener)
+        return len(named)
+
+    def _where(self, message_id: str) -> list[int]:
+        """The partitions that a message may be in."""
+        place = parse_message_id(message_id)
+        return [place[1]] if place is not None else list(self._owned)
+
+    def _redrive(self, owed: Owed, listener: Listener) -> None:
+        was_parked = owed.due_ms is None
+        if not owed.redrive(listener.redrives, now_ms()):
+            return
+        taken = owed.id in self._taken
+        owed.queued_ms = None if taken or owed.line is not None else owed.due_ms
+        self._ledger.redriven(owed, was_parked=was_parked)
+        if owed.line is not None:
+            self._advance(owed.line)
+        elif not taken:
+            self._note(owed.listener_id, now_ms())
+
+    # What is due
+
     async def pause(self, at_most_s: float) -> None:
         """Until something is due that serve_due() could not foresee, or for so long."""
         with contextlib.suppress(TimeoutError):
@@ -250,52 +387,134 @@ class Outstanding:
 
     async def serve_due(self) -> bool:
         """Hand what is due to the couriers that have room for it; the rest waits. Whether there may be more at once."""
-        at_ms = now_ms()
         self._wake.clear()
-        for _ in range(_DUE_MAX):
-            if not self._due or self._due[0][0] > at_ms:
-                break
-            due_ms, _, owed = heapq.heappop(self._due)
-            owed.noted_ms = None
-            if owed.due_ms == due_ms and not owed.taken and self._is_current(owed) and self._may_go(owed):
-                self._wait(owed)
-                if owed.line is not None:
-                    self._advance(owed.line)
-        chosen = self._choose()
+        at_ms = now_ms()
+        if self._soonest_ms is not None and self._soonest_ms <= at_ms:
+            self._look_at_next(at_ms)
+        chosen, more = self._choose(at_ms) if self._owned else ([], False)
+        if not chosen:
+            await asyncio.sleep(0)
+            return more
         messages = await asyncio.gather(*(self._message_of(owed) for owed in chosen))
         served = [self._serve(owed, message) for owed, message in zip(chosen, messages, strict=True)]  # in their order
-        return bool(chosen) and all(served)
+        return all(served)
 
-    def _choose(self) -> list[Owed]:
-        """Some of those that wait: of each listener that has room a few, in turn."""
+    def _note(self, listener_id: str, at_ms: int) -> None:
+        """There is something of this listener to be looked at then."""
+        if at_ms < self._next_ms.get(listener_id, at_ms + 1):
+            self._next_ms[listener_id] = at_ms
+            if self._soonest_ms is None or at_ms < self._soonest_ms:
+                self._soonest_ms = at_ms
+
+    def _look_at_next(self, at_ms: int) -> None:
+        for listener_id in [one for one, next_ms in self._next_ms.items() if next_ms <= at_ms]:
+            del self._next_ms[listener_id]
+            self._due.setdefault(listener_id, _Pass(at_ms))
+        self._soonest_ms = min(self._next_ms.values(), default=None)
+
+    def _choose(self, at_ms: int) -> tuple[list[Owed], bool]:
+        """Some of those that are due: of each listener that has room a few, in turn. Whether there may be more."""
         chosen: list[Owed] = []
-        for listener_id, waiting in list(self._waiting.items()):
+        more, looks = False, _LOOKS_MAX
+        for listener_id in list(self._due):
+            if listener_id not in self._ledger.counts:
+                del self._due[listener_id]
+                continue
             courier = self._couriers.get(listener_id)
             if courier is None or not courier.room():
                 continue
-            del self._waiting[listener_id]
-            enough = len(chosen) + _AT_ONCE_EACH_MAX
-            for _ in range(min(len(waiting), _LOOKS_EACH_MAX)):
+            if listener_id in self._redriving:
+                more = True
+                looks -= self._redrive_some(courier.listener)
+            looks -= self._choose_of(courier, at_ms, chosen)
+            if len(chosen) >= _AT_ONCE_MAX or looks <= 0:
+                break
+        return chosen, more
+
+    def _choose_of(self, courier: Courier, at_ms: int, chosen: list[Owed]) -> int:
+        """Of one listener. How many were looked at."""
+        listener_id, looks = courier.listener.id, 0
+        due, enough = self._due.pop(listener_id), len(chosen) + _AT_ONCE_EACH_MAX
+        while looks < _LOOKS_EACH_MAX and len(chosen) < enough:
+            rows = self._ledger.due(listener_id, due.until_ms, after=due.after, limit=2 * _AT_ONCE_EACH_MAX)
+            for owed in rows:
                 if len(chosen) >= enough:
                     break
-                owed = waiting.popleft()
-                if not self._may_go(owed):  # those before it were put aside meanwhile
-                    owed.taken = False
-                    continue
-                partition = self._partitions.get(owed.partition)
-                if partition is not None and partition.placed(courier) and _may_leave(partition, courier, owed):
-                    chosen.append(owed)
-                else:  # where its stream stands is not known yet, or it has to come further
-                    waiting.append(owed)
-            if waiting:
-                self._waiting[listener_id] = waiting  # behind the others
-            if len(chosen) >= _AT_ONCE_MAX:
+                looks += 1
+                due.after = owed.queued_ms or 0, owed.id
+                self._try(self._fresh(owed), courier, chosen, enough)
+            else:
+                if len(rows) < 2 * _AT_ONCE_EACH_MAX:  # that was the last
+                    due = _Pass(at_ms)
+                    break
+        next_ms = self._ledger.next_ms(listener_id) if due.after == BEGIN else at_ms
+        if next_ms is not None and next_ms > at_ms and listener_id not in self._redriving:
+            self._note(listener_id, next_ms)
+        elif next_ms is not None or listener_id in self._redriving:
+            self._due[listener_id] = due  # behind the others
+        return looks
+
+    def _try(self, owed: Owed, courier: Courier, chosen: list[Owed], enough: int) -> None:
+        """Take it, and what may follow it in its line, if it may go now."""
+        if owed.line is None:
+            if self._may_leave(owed, courier):
+                self._take(owed, chosen)
+            return
+        first = self._first(owed.line)
+        if first is None or first.id != owed.id:  # those before it were put aside meanwhile: its turn comes
+            self._ledger.queue(owed, None)
+            return
+        at_ms = now_ms()
+        while first is not None and first.due_ms is not None and first.due_ms <= at_ms and len(chosen) < enough:
+            if not self._may_leave(first, courier):
                 break
-        return chosen
+            self._take(first, chosen)
+            first = self._first(owed.line)
+        self._advance(owed.line, foreseen=True)
+
+    def _take(self, owed: Owed, chosen: list[Owed]) -> None:
+        self._taken[owed.id] = owed
+        self._ledger.queue(owed, None)
+        chosen.append(owed)
+
+    def _may_leave(self, owed: Owed, courier: Courier) -> bool:
+        partition = self._partitions.get(owed.partition)
+        return partition is not None and partition.placed(courier) and _may_leave(partition, courier, owed)
+
+    def _first(self, line: Line) -> Owed | None:
+        """The one of a line to go next, when all before it are with its courier, and not too many."""
+        coming = self._coming.first(line)
+        for row_id, place in self._ledger.line(line, _IN_LINE_MAX):
+            if coming is not None and coming <= place:
+                return None
+            if row_id not in self._taken:
+                owed = self._ledger.get(row_id)
+                return None if owed is None else self._fresh(owed)
+        return None
+
+    def _fresh(self, owed: Owed) -> Owed:
+        """With the redrives of its listener that it knows nothing of yet."""
+        courier = self._couriers.get(owed.listener_id)
+        if courier is not None and owed.redrive(courier.listener.redrives, now_ms()):
+            self._ledger.redriven(owed, was_parked=False)
+        return owed
+
+    def _advance(self, line: Line, *, foreseen: bool = False) -> None:
+        """The first of a line is looked at when it is due."""
+        first = self._first(line)
+        if first is None or first.due_ms is None:
+            return
+        at_ms = now_ms()
+        queued_ms = max(first.due_ms, at_ms)
+        if first.queued_ms is None or first.queued_ms > queued_ms:
+            self._ledger.queue(first, queued_ms)
+        self._note(line[0], queued_ms)
+        if queued_ms == at_ms and not foreseen:
+            self._wake.set()
 
     async def _message_of(self, owed: Owed) -> Message | LogUnavailable | None:
         try:
-            message = owed.message or await self._read(owed)
+            message = await self._records.message(owed)
             await self._assure()  # who had no answer for long reads what others have delivered
         except LogUnavailable as error:
             return error
@@ -304,14 +523,14 @@ class Outstanding:
     def _serve(self, owed: Owed, message: Message | LogUnavailable | None) -> bool:
         """Hand it to its courier. Whether it left those that wait."""
         courier = self._couriers.get(owed.listener_id)
-        if not self._is_current(owed) or courier is None:
+        if self._taken.get(owed.id) is not owed or courier is None:
             return True  # given up, or cancelled, meanwhile
         if message is None:
             log.error("outstanding.record_gone partition=%d offset=%d", owed.partition, owed.offset)
             self._remove(owed)
             return True
         if isinstance(message, LogUnavailable) or not courier.room():
-            self._wait(owed)
+            self._put_back(owed)
             return False
         stream = courier.stream(owed.partition)
         delivery = Delivery(stream, message.offset, message)
@@ -320,100 +539,6 @@ class Outstanding:
         stream.owed.add(delivery)
         courier.accept(delivery, message)
         return True
-
-    async def _read(self, owed: Owed) -> Message | None:
-        """The message of its record, or of a later one of its key; None when there is none that can be decoded.
-
-        Where an append was tried twice the topic holds two, and compaction keeps the later one.
-        """
-        at, size = owed.offset, _RECORD_BYTES
-        while True:
-            try:
-                stretch = await self._requests.read(self._topic.name, owed.partition, at, bytes_max=size)
-            except OffsetTooOld:
-                return None
-            for record in stretch.records:
-                if record.key == owed.key and record.value is not None:
-                    return await self._message(owed.partition, record)
-            if stretch.next_offset <= at or stretch.next_offset >= stretch.end_offset:
-                return None
-            at, size = stretch.next_offset, _STRETCH_BYTES
-
-    async def _message(self, partition: int, record: Record) -> Message | None:
-        event = _decoded(record.value or b"", partition, record.offset)
-        if event is None or event.error != UNDECODABLE:
-            return None if event is None else kept_message(event)
-        stretch = await self._requests.read(self._messages_topic, partition, event.offset, bytes_max=_RECORD_BYTES)
-        return next((message for message in messages(stretch.records) if message.offset == event.offset), None)
-
-    def _is_current(self, owed: Owed) -> bool:
-        return self._owed.get(owed.partition, {}).get(owed.key) is owed
-
-    def _bury(self, owed: Owed) -> None:
-        if self._remove(owed):
-            self._settled.setdefault(owed.partition, []).append((owed.key, None))
-
-    def _remove(self, owed: Owed) -> bool:
-        if self._owed.get(owed.partition, {}).pop(owed.key, None) is None:
-            return False
-        if owed.line is not None:
-            self._leave(owed.line, owed.place)
-        return True
-
-    def _leave(self, line: Line, place: int) -> None:
-        self._lines.leave(line, place)
-        self._advance(line)
-
-    def _advance(self, line: Line) -> None:
-        """The first of a line wait for their courier, up to one that is not due."""
-        for owed in self._lines.head(line, _IN_LINE_MAX):
-            if owed.taken:
-                continue
-            if owed.due_ms is None or owed.due_ms > now_ms():
-                self._note(owed)
-                return
-            self._wait(owed)
-            self._wake.set()
-
-    def _note(self, owed: Owed) -> None:
-        """It is looked at when it is due."""
-        if owed.due_ms is not None and owed.noted_ms != owed.due_ms:
-            owed.noted_ms = owed.due_ms
-            heapq.heappush(self._due, (owed.due_ms, next(self._order), owed))
-
-    def _may_go(self, owed: Owed) -> bool:
-        """Whether all before it in its line are with its courier, or will be there before it."""
-        if owed.line is None:
-            return True
-        for one in self._lines.head(owed.line, _IN_LINE_MAX):
-            if one is owed:
-                return True
-            if not one.taken:
-                return False
-        return False
-
-    def _wait(self, owed: Owed) -> None:
-        """It is due: its courier gets it as soon as it has room."""
-        if self._is_current(owed):
-            owed.taken = True
-            self._waiting.setdefault(owed.listener_id, deque()).append(owed)
-
-    def _enter(self, owed: Owed) -> None:
-        """It is due when its record says, or now, when it was redriven since that was written."""
-        courier = self._couriers.get(owed.listener_id)
-        if courier is not None:
-            owed.redrive(courier.listener.redrives, now_ms())
-        self._schedule(owed)
-
-    def _schedule(self, owed: Owed) -> None:
-        if owed.line is not None:
-            if owed.due_ms is None:
-                self._leave(owed.line, owed.place)
-            else:
-                self._lines.join(owed.line, owed.place, owed)
-                self._advance(owed.line)
-        else:
-            self._note(owed)
 
 
 def _line(delivery: Delivery) -> Line | None:
@@ -433,13 +558,3 @@ def _may_leave(partition: Partition, courier: Courier, owed: Owed) -> bool:
         return False
     wanted = None if stream is None else stream.window.wanted()
     return owed.line is None or owed.place < min(tail, tail if wanted is None else wanted)
-
-
-def _decoded(value: bytes, partition: int, offset: int) -> KeptDelivery | None:
-    """None for what a newer program wrote: its record stays, and a newer program finds it."""
-    try:
-        event = decode(value)
-    except UnknownEvent:
-        log.exception("outstanding.undecodable partition=%d offset=%d", partition, offset)
-        return None
-    return event if isinstance(event, KeptDelivery) else None

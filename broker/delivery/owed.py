@@ -1,4 +1,4 @@
-"""One delivery in `outstanding`: what is held of it in memory, and its record, written and read again.
+"""One delivery in `outstanding`: what is known of it, and its record, written and read again.
 
 For: Owed, the event made of a delivery, the message made of an event. Not for: when it is due and who gets it then
 (outstanding.py).
@@ -6,7 +6,6 @@ For: Owed, the event made of a delivery, the message made of an event. Not for: 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from broker.core.events import DeliveryParked, DeliverySetAside, KeptDelivery, MessagePut, encode
@@ -14,16 +13,17 @@ from broker.core.redrives import Redrives
 from broker.delivery.message import Message
 from broker.delivery.stream import Delivery, now_ms
 
+Key = tuple[str, str]  # the ids of a listener and of a message
 Line = tuple[str, int, str]  # a listener's id, a partition, an ordering key
 
 
 class Owed:
-    """offset: of its record in `outstanding`. due_ms: None when it is parked. line: in which it waits with others of
-    its ordering key; None without one. place: its message's offset, by which they go. The rest as in KeptDelivery, and:
+    """A row of the ledger (ledger.py), as it was when it was read.
 
-    taken: it is due and waits for its courier, or its courier has it. noted_ms: for when it was noted down.
-    message: kept only where the record's offset is not known. found: it was there when the partition was taken over,
-    so its stream's window may bring it once more.
+    id: changes each time that it is written. place: its message's offset. ordering_key: None when it has none.
+    offset: of its record in `outstanding`, below 0 when that is not known: then `record` has its value. due_ms: None
+    when it is parked. queued_ms: see ledger.py. found: it was there when the partition was taken over, so its stream's
+    window may bring it once more. line: in which it waits with others of its ordering key. The rest as in KeptDelivery.
     """
 
     __slots__ = (
@@ -31,43 +31,62 @@ class Owed:
         "first_at_ms",
         "forgiven",
         "found",
-        "key",
+        "id",
         "line",
         "listener_id",
-        "message",
-        "noted_ms",
+        "message_id",
         "number",
         "offset",
+        "ordering_key",
         "partition",
         "place",
+        "queued_ms",
+        "record",
         "redrives",
         "since_ms",
-        "taken",
     )
 
-    def __init__(self, key: bytes, partition: int, offset: int, event: KeptDelivery) -> None:
-        self.key = key
+    def __init__(
+        self,
+        row_id: int,
+        partition: int,
+        listener_id: str,
+        message_id: str,
+        place: int,
+        ordering_key: str | None,
+        offset: int,
+        number: int,
+        redrives: int,
+        forgiven: int,
+        since_ms: int,
+        first_at_ms: int,
+        due_ms: int | None,
+        queued_ms: int | None,
+        found: int,
+        record: bytes | None,
+    ) -> None:
+        self.id = row_id
         self.partition = partition
+        self.listener_id = listener_id
+        self.message_id = message_id
+        self.place = place
+        self.ordering_key = ordering_key
         self.offset = offset
-        self.listener_id = event.listener_id
-        self.line: Line | None = None if event.key is None else (event.listener_id, partition, event.key)
-        self.place = event.offset
-        self.number = event.number
-        self.redrives = event.redrives
-        self.forgiven = event.forgiven
-        self.since_ms = event.since_ms
-        self.first_at_ms = event.first_at_ms
-        if event.number and not event.first_at_ms:  # an older program's
-            self.first_at_ms = event.since_ms or event.put_at_ms
-        self.due_ms = event.next_at_ms if isinstance(event, DeliverySetAside) else None
-        self.taken = False
-        self.noted_ms: int | None = None
-        self.found = False
-        self.message: Message | None = None
+        self.number = number
+        self.redrives = redrives
+        self.forgiven = forgiven
+        self.since_ms = since_ms
+        self.first_at_ms = first_at_ms
+        self.due_ms = due_ms
+        self.queued_ms = queued_ms
+        self.found = found
+        self.record = record
+        self.line: Line | None = None if ordering_key is None else (listener_id, partition, ordering_key)
 
     @property
-    def message_id(self) -> str:
-        return self.key.partition(b":")[2].decode()
+    def key(self) -> bytes:
+        """Its record's."""
+        return owed_key(self.listener_id, self.message_id)
 
     @property
     def scheduled(self) -> bool:
@@ -91,9 +110,38 @@ def owed_key(listener_id: str, message_id: str) -> bytes:
     return f"{listener_id}:{message_id}".encode()
 
 
-def owed_message_ids(keys: Iterable[bytes]) -> set[str]:
-    """The ids of the messages that records with these keys are of."""
-    return {key.partition(b":")[2].decode() for key in keys}
+def ids_in(key: bytes) -> tuple[str, str]:
+    """The ids of the listener and of the message that a record with this key is of."""
+    listener_id, _, message_id = key.decode().partition(":")
+    return listener_id, message_id
+
+
+def owed_by(event: KeptDelivery, offset: int, *, found: bool, record: bytes | None = None) -> Owed:
+    """What a record at an offset says, not in the ledger yet: what has an ordering key is queued when it is its turn.
+
+    record: see Owed."""
+    since_ms, due_ms = event.since_ms, event.next_at_ms if isinstance(event, DeliverySetAside) else None
+    first_at_ms = event.first_at_ms
+    if event.number and not first_at_ms:  # an older program's
+        first_at_ms = since_ms or event.put_at_ms
+    return Owed(
+        0,
+        event.partition,
+        event.listener_id,
+        event.message_id,
+        event.offset,
+        event.key,
+        offset,
+        event.number,
+        event.redrives,
+        event.forgiven,
+        since_ms,
+        first_at_ms,
+        due_ms,
+        due_ms if event.key is None else None,
+        found,
+        record,
+    )
 
 
 def kept_event(

@@ -14,7 +14,6 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
-from broker.core.ids import parse_message_id
 from broker.delivery.stream import now_ms
 from broker.errors import LogUnavailable, ViewBehind
 from broker.kafka.changes import CLOCK_SKEW_MS
@@ -29,7 +28,7 @@ LOOK_S: Final = 600.0
 
 
 class Kept(Protocol):
-    def message_ids(self, partition: int) -> set[str]: ...
+    def oldest_put_ms(self, partition: int) -> int | None: ...
 
 
 class Retention:
@@ -87,9 +86,9 @@ class Retention:
             stands = (listener.stands_at(cursors.get(listener.id, {}), partition) for listener in listeners)
             low = min((cursor.offset for cursor in stands), default=ends[partition])
             # After the cursors: what has left a window since they were committed is still above them.
-            kept = (parse_message_id(one) for one in self._outstanding.message_ids(partition))
-            oldest_ms = min((place[0] for place in kept if place is not None), default=before_ms)
-            await self._delete(partition, min(before_ms, oldest_ms - CLOCK_SKEW_MS), min(low, ends[partition]))
+            oldest_ms = self._outstanding.oldest_put_ms(partition)
+            kept_ms = (before_ms if oldest_ms is None else oldest_ms) - CLOCK_SKEW_MS
+            await self._delete(partition, min(before_ms, kept_ms), min(low, ends[partition]))
 
     async def _with_old(self, partitions: list[int], before_ms: int) -> list[int]:
         """Those that begin before a time."""

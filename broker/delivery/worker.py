@@ -37,7 +37,6 @@ from broker.delivery.liveness import Liveness
 from broker.delivery.message import Message, may_be_in, messages
 from broker.delivery.meters import Condition, Meters, condition
 from broker.delivery.outstanding import Outstanding
-from broker.delivery.owed import owed_message_ids
 from broker.delivery.ownership import Ownership
 from broker.delivery.readers import CatchUp, Partition
 from broker.delivery.replaying import Replaying
@@ -315,10 +314,9 @@ class Worker:
                 cursors = await self._cursors.load([listener.id for listener in listeners], partitions)
                 ends = await self._log.messages.end_offsets()
                 begins = await self._log.requests.offsets(self._topic, dict.fromkeys(partitions, EARLIEST))
-                owed = await asyncio.gather(*(self._outstanding.read(number) for number in partitions))
+                await asyncio.gather(*(self._outstanding.read(number) for number in partitions))
                 lows = {number: self._low(listeners, cursors, number, ends[number]) for number in partitions}
-                kept = {number: owed_message_ids(found) for number, found in zip(partitions, owed, strict=True)}
-                changes = await self._changes.read(lows, ends, kept)
+                changes = await self._changes.read(lows, ends)
             except LogUnavailable as error:
                 log.warning("worker.waits_for_cursors error=%s", error)
                 await asyncio.sleep(_LOAD_PAUSE_S)
@@ -355,8 +353,8 @@ class Worker:
             listener_now = self._directory.listeners.get(listener_id)
             if listener_now is not None:
                 self._place(listener_now, cursors.get(listener_id, {}), partitions)
-        for number, found in zip(partitions, owed, strict=True):
-            self._outstanding.take_over(number, found)
+        for number in partitions:
+            self._outstanding.take_over(number)
         self._changes.placed(changes)
         self._tail.begin(tails)
         self._changed.update(self._directory.listeners.keys() ^ self._couriers.keys())  # while the cursors were read

@@ -94,7 +94,7 @@ class Owner:
         return delivery
 
     async def take_over(self, *, low: int = 0) -> None:
-        taken = await self.changes.read({0: low}, [END], {0: set()})
+        taken = await self.changes.read({0: low}, [END])
         await self.changes.say_taken([0])
         self.changes.take_over(taken)
         self.changes.placed(taken)
@@ -150,7 +150,8 @@ async def test_what_waits_in_outstanding_when_it_was_deleted_is_told_as_it_waite
     await topic.keep(set_aside(3, message_id=made))
     log.change(MessageDeleted, 3, message_id=made)
     owner = Owner(log, topic=topic)
-    owner.outstanding.take_over(0, await owner.outstanding.read(0))
+    await owner.outstanding.read(0)
+    owner.outstanding.take_over(0)
     await owner.take_over()
     assert await owner.said() == {"l-1": "retrying"}
     assert not len(owner.outstanding)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import replace
+from types import FunctionType, ModuleType
 
 import pytest
 
-from broker.core.events import DeliveryParked, DeliverySetAside, ListenerSettings
+from broker.core.events import DeliveryParked, DeliverySetAside, ListenerSettings, decode, encode
 from broker.core.flow import WHOLE
 from broker.delivery import courier as courier_module
 from broker.delivery import outstanding as outstanding_module
 from broker.delivery.meters import Meters
+from broker.delivery.owed import owed_by, owed_key
 from broker.delivery.stream import now_ms, take_outcomes
 from broker.errors import LogUnavailable
 from broker.kafka.requests import Record, Stretch
@@ -75,7 +78,8 @@ def leaves_at_once(monkeypatch):
 async def own(office: Office, topic: OutstandingTopic, *events) -> None:
     """These are in the topic when the partition is taken over, and its cursor is behind them."""
     await topic.keep(*events)
-    office.outstanding.take_over(0, await office.outstanding.read(0))
+    await office.outstanding.read(0)
+    office.outstanding.take_over(0)
     office.partition.tail = max((event.offset + 1 for event in events), default=0)
 
 
@@ -140,7 +144,7 @@ async def test_a_record_that_is_gone_is_owed_no_more(serve, open_office, topic):
     office = await open_office(await serve(taker), office={"topic": topic})
     await own(office, topic, set_aside(1))
     topic.records[0][0] = None
-    await serve_all(office, lambda: not office.outstanding._owed[0])
+    await serve_all(office, lambda: not len(office.outstanding))
 
 
 async def test_no_courier_gets_more_than_it_has_room_for(serve, open_office, topic, monkeypatch):
@@ -199,7 +203,7 @@ async def test_a_listener_that_has_no_courier_yet_loses_nothing(serve, open_offi
 
 
 async def test_very_many_that_are_due_together_are_served_a_few_at_a_time(serve, open_office, topic, monkeypatch):
-    monkeypatch.setattr(outstanding_module, "_DUE_MAX", 7)
+    monkeypatch.setattr(outstanding_module, "_AT_ONCE_MAX", 7)
     taker = Taker()
     office = await open_office(await serve(taker), office={"topic": topic})
     await own(office, topic, *(set_aside(number) for number in range(60)))
@@ -217,6 +221,7 @@ async def test_what_fails_again_is_written_anew_before_it_is_let_go(serve, open_
     await until(lambda: not office.courier._held and not office.leaving)
     (event,) = topic.kept().values()
     assert (event.number, event.status) == (4, 422)
+    assert not office.outstanding._taken
     taker.refused.clear()
     await serve_all(office, lambda: taker.taken)
     assert [post.attempt for post in server.posts] == [4, 5]
@@ -334,10 +339,11 @@ async def test_a_redrive_while_no_worker_ran_is_made_up_for_and_one_made_up_for_
 
     second = await open_office(server, office={"topic": topic}, max_attempts=1)
     second.courier.update(listener, share=WHOLE)
-    second.outstanding.take_over(0, await second.outstanding.read(0))
+    await second.outstanding.read(0)
+    second.outstanding.take_over(0)
     for _ in range(5):
         await second.outstanding.serve_due()
-    assert {owed.due_ms for owed in second.outstanding._owed[0].values()} == {None}
+    assert [second.outstanding.state(0, "l-1", one) for one in ("m-1", "m-2")] == ["parked", "parked"]
 
 
 async def test_a_redrive_that_comes_while_the_record_is_written_counts(serve, open_office, topic, monkeypatch):
@@ -657,3 +663,206 @@ async def test_a_burst_of_one_key_whose_first_fails_holds_nothing_else_up(serve,
     assert taker.taken[1:] == [f"m-{number}" for number in range(burst)]
     await office.outstanding.flush()
     assert not topic.kept()
+
+
+# Very many of them
+
+
+def held(outstanding) -> int:
+    """How many objects it holds in memory, but for the worker's and the topic."""
+    others = ("_topic", "_records", "_partitions", "_couriers", "_assure")
+    left = [value for name, value in vars(outstanding).items() if name not in others]
+    seen: set[int] = set()
+    while left:
+        one = left.pop()
+        if id(one) not in seen and not isinstance(one, type | ModuleType | FunctionType):
+            seen.add(id(one))
+            left += gc.get_referents(one)
+    return len(seen)
+
+
+KINDS = ({}, {"parked": True}, {"number": 0}, {"key": "a"}, FAR, FAR | {"key": "b"}, FAR | {"number": 0})
+
+
+async def test_memory_stays_bounded_however_many_there_are(serve, open_office, topic):
+    office = await open_office(await serve(Taker()), office={"topic": topic})
+    office.courier.room = lambda: False
+    events = [set_aside(number, **KINDS[number % len(KINDS)]) for number in range(20_000)]
+    for event in events[:10_000]:
+        topic.write(0, owed_key(event.listener_id, event.message_id), encode(event))
+    await own(office, topic)
+    for event in events[10_000:]:
+        office.outstanding._enter(owed_by(event, 0, found=False))
+    for redrives in (None, ("m-1",), ()):
+        if redrives is not None:
+            redriven(office, *redrives)
+        await office.outstanding.serve_due()
+        assert len(office.outstanding) == 20_000
+        assert held(office.outstanding) < 1_000
+    states = [office.outstanding.state(0, "l-1", f"m-{number}") for number in range(len(KINDS))]
+    assert states == ["retrying", "retrying", "pending", "retrying", "retrying", "retrying", "pending"]
+
+
+async def test_a_redrive_of_more_than_are_made_due_at_once_has_all_of_them_tried(
+    serve, open_office, topic, monkeypatch
+):
+    monkeypatch.setattr(outstanding_module, "_REDRIVEN_MAX", 3)
+    taker = Taker()
+    office = await open_office(await serve(taker), office={"topic": topic})
+    ways = ({"parked": True}, FAR, FAR | {"number": 0})
+    await own(office, topic, *(set_aside(number, **ways[number % 3]) for number in range(30)))
+    redriven(office, *(f"m-{number}" for number in range(0, 30, 3)))
+    await serve_all(office, lambda: len(taker.taken) == 10)
+    assert {int(one[2:]) % 3 for one in taker.taken} == {0}
+    redriven(office)
+    await serve_all(office, lambda: len(taker.taken) == 20 and not office.courier._held)
+    assert {int(one[2:]) % 3 for one in taker.taken} == {0, 1}
+    await office.outstanding.flush()
+    assert len(topic.kept()) == len(office.outstanding) == 10
+
+
+async def test_what_was_read_before_the_partition_was_given_up_or_read_again_is_not_owed(serve, open_office, topic):
+    office = await open_office(await serve(Taker()), office={"topic": topic})
+    await topic.keep(*(set_aside(number, **FAR) for number in range(200)))
+    outstanding = office.outstanding
+
+    async def begin() -> asyncio.Task[None]:
+        reading = asyncio.create_task(outstanding.read(0))
+        while not len(outstanding):
+            await asyncio.sleep(0)
+        return reading
+
+    reading = await begin()
+    outstanding.forget()
+    await reading
+    assert not len(outstanding)
+    reading = await begin()
+    topic.unavailable = LogUnavailable("away")
+    await asyncio.gather(reading, return_exceptions=True)
+    topic.unavailable = None
+    topic.records[0][0] = None  # compaction took it, and its tombstone
+    reading = await begin()
+    await outstanding.read(0)
+    await reading
+    outstanding.take_over(0)
+    assert (len(outstanding), outstanding.state(0, "l-1", "m-0")) == (199, None)
+
+
+async def test_what_an_ended_listener_leaves_is_buried_when_kafka_is_there(serve, open_office, topic):
+    office = await open_office(await serve(Taker()), office={"topic": topic})
+    others = [set_aside(number, listener_id="l-2", **FAR) for number in range(3)]
+    await own(office, topic, *(set_aside(number, **FAR) for number in range(200)), *others)
+    topic.unavailable = LogUnavailable("away")
+    with pytest.raises(LogUnavailable):
+        await office.outstanding.bury({"l-1"})
+    topic.unavailable = None
+    assert office.outstanding.listeners() == {"l-1", "l-2"}
+    await office.outstanding.bury({"l-1"})
+    assert office.outstanding.listeners() == {"l-2"}
+    assert sorted(topic.kept()) == [b"l-2:m-0", b"l-2:m-1", b"l-2:m-2"]
+
+
+async def test_one_whose_record_is_somewhere_is_tried_from_what_was_written(serve, open_office, topic, monkeypatch):
+    """Kafka knew it as a repeat, and no longer where it was."""
+    taker = Taker()
+    taker.refused.add("m-0")
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic})
+    await own(office, topic)
+    append_one = topic.append_one
+
+    async def nowhere(*record) -> int:
+        await append_one(*record)
+        return -1
+
+    monkeypatch.setattr(topic, "append_one", nowhere)
+    office.put(1)
+    await until(lambda: len(office.outstanding))
+    reads = topic.reads
+    taker.refused.clear()
+    await serve_all(office, lambda: taker.taken)
+    assert ([post.attempt for post in server.posts], topic.reads) == ([1, 2], reads)
+
+
+async def held_by_its_courier(office: Office, server, taker: Taker, topic: OutstandingTopic) -> None:
+    """m-1 is under way, m-2 waits for it; neither has an attempt left."""
+    taker.free.clear()
+    await own(office, topic, set_aside(1), set_aside(2))
+    await serve_all(office, lambda: server.posts and office.courier._held == 2)
+
+
+async def test_a_redrive_concerns_what_its_courier_has_and_has_it_tried_once_at_a_time(serve, open_office, topic):
+    taker = Taker()
+    taker.refused = {"m-1", "m-2"}
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic}, max_attempts=3, max_in_flight=1, timeout_ms=60_000)
+    await held_by_its_courier(office, server, taker, topic)
+    redriven(office)
+    for _ in range(5):
+        await office.outstanding.serve_due()
+    assert (len(server.posts), office.courier._held) == (1, 2)
+    office.courier.stand_down()
+    taker.free.set()
+    await serve_all(office, lambda: len(server.posts) == 2 and not office.leaving)
+    await until(lambda: not office.courier._held)
+    assert not any(isinstance(event, DeliveryParked) for event in map(decode, filter(None, values(topic))))
+    assert {event.forgiven for event in topic.kept().values()} == {3}
+
+
+def values(topic: OutstandingTopic) -> list[bytes | None]:
+    return [record.value for record in topic.records[0] if record is not None]
+
+
+async def test_what_was_cancelled_while_its_courier_had_it_does_not_come_back(serve, open_office, topic):
+    taker = Taker()
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic}, max_in_flight=1, timeout_ms=60_000)
+    await held_by_its_courier(office, server, taker, topic)
+    office.outstanding.cancel(0, "l-1", "m-2")
+    office.courier.stand_down()
+    taker.free.set()
+    await serve_all(office, lambda: not len(office.outstanding))
+    assert taker.taken == ["m-1"]
+
+
+async def test_those_whose_stream_is_not_that_far_do_not_hold_up_those_behind_them(serve, open_office, topic):
+    taker = Taker()
+    office = await open_office(await serve(taker), office={"topic": topic})
+    many = outstanding_module._LOOKS_EACH_MAX + 10
+    events = [set_aside(number, next_at_ms=1_000 + (number or many)) for number in range(many)]
+    await own(office, topic, *events)
+    office.partition.tail = 1
+    await serve_all(office, lambda: taker.taken)
+    assert taker.taken == ["m-0"]
+
+
+async def test_of_a_line_only_the_first_is_looked_at(serve, open_office, topic):
+    office = await open_office(await serve(Taker()), office={"topic": topic})
+    await own(office, topic, *(set_aside(number, key="a") for number in reversed(range(20))))
+    office.partition.tail = 0
+    await office.outstanding.serve_due()
+    queued = office.outstanding._ledger.due("l-1", now_ms(), after=(-1, -1), limit=99)
+    assert [owed.message_id for owed in queued] == ["m-0"]
+
+
+@pytest.mark.parametrize("others", [(), (2,)])
+async def test_a_redrive_that_names_many_that_are_settled_reaches_the_one_that_is_not(
+    serve, open_office, topic, others
+):
+    taker = Taker()
+    office = await open_office(await serve(taker), office={"topic": topic})
+    await own(office, topic, set_aside(1, parked=True), *(set_aside(number, **FAR) for number in others))
+    redriven(office, *(f"m-{number}" for number in range(100, 200)), "m-1")
+    assert office.outstanding.retrying(0, "l-1")
+    await serve_all(office, lambda: taker.taken)
+    assert taker.taken == ["m-1"]
+
+
+async def test_what_is_parked_and_redriven_is_retried_though_its_listener_has_no_room(serve, open_office, topic):
+    office = await open_office(await serve(Taker()), office={"topic": topic})
+    office.courier.room = lambda: False
+    await own(office, topic, set_aside(1, parked=True))
+    assert not office.outstanding.retrying(0, "l-1")
+    redriven(office)
+    await office.outstanding.serve_due()
+    assert office.outstanding.retrying(0, "l-1")

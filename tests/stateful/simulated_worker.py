@@ -21,7 +21,6 @@ from broker.delivery.guard import Target
 from broker.delivery.message import Message
 from broker.delivery.meters import Meters
 from broker.delivery.outstanding import Outstanding
-from broker.delivery.owed import Owed, owed_message_ids
 from broker.delivery.readers import CatchUp, Partition
 from broker.delivery.request import Opened
 from broker.delivery.shares import Sockets, let_begin, share_out
@@ -233,7 +232,7 @@ class SimWorker:
         """As Worker._take_over."""
         world = self.world
         cursors = {one.id: world.cursors(one) for one in world.listeners}
-        owed, changes = self._read(numbers, cursors)
+        changes = self._read(numbers, cursors)
         for number in numbers:
             tops = [one.stands_at(cursors[one.id], number).top for one in world.listeners]
             end = len(world.log[number])
@@ -243,35 +242,33 @@ class SimWorker:
             self._employ(one)
             self._couriers[one.id].sending = True
             self._place(one, cursors[one.id], numbers)
-        for number, found in owed.items():
-            self._outstanding.take_over(number, found)
+        for number in numbers:
+            self._outstanding.take_over(number)
         self._changes.placed(changes)
 
-    def _read(
-        self, numbers: Collection[int], cursors: Mapping[str, Mapping[int, Cursor]]
-    ) -> tuple[dict[int, dict[bytes, Owed]], dict[int, Taken]]:
+    def _read(self, numbers: Collection[int], cursors: Mapping[str, Mapping[int, Cursor]]) -> dict[int, Taken]:
         """Nothing else happening meanwhile but new changes."""
         world = self.world
         ends = [len(puts) for puts in world.log]
         lows = {number: self._low(world.listeners, cursors, number, ends[number]) for number in numbers}
 
-        async def read() -> tuple[dict[int, dict[bytes, Owed]], dict[int, Taken]]:
-            owed = {number: await self._outstanding.read(number) for number in numbers}
-            kept = {number: owed_message_ids(found) for number, found in owed.items()}
-            changes = await self._changes.read(lows, ends, kept)
+        async def read() -> dict[int, Taken]:
+            for number in numbers:
+                await self._outstanding.read(number)
+            changes: dict[int, Taken] = await self._changes.read(lows, ends)
             await self._changes.say_taken(numbers)
-            return owed, changes
+            return changes
 
         try:
-            owed, changes = to_its_end(read(), world.meanwhile)
+            changes = to_its_end(read(), world.meanwhile)
         except LogUnavailable:
             outage, world.outage = world.outage, False  # tried again until it is over
-            owed, changes = to_its_end(read(), world.meanwhile)
+            changes = to_its_end(read(), world.meanwhile)
             world.outage = outage
-        for key in (key for found in owed.values() for key in found):
-            if key in world.stored_late:
+        for key, event in world.kept.items():
+            if event.partition in numbers and key in world.stored_late:
                 world.lasts(world.stored_late.pop(key))
-        return owed, changes
+        return changes
 
     def follow(self) -> None:
         """As Worker._follow_directory."""

@@ -459,7 +459,7 @@ class World:
             and not worker.tail.lags()
             and all(partition.tail == len(self.log[number]) for number, partition in worker._partitions.items())
             and all(one.window.idle(len(self.log[one.partition])) for one in courier_now.streams.values())
-            and all(owed.due_ms is None for rows in worker._outstanding._owed.values() for owed in rows.values())
+            and not any(worker._outstanding.retrying(number, courier_now.listener.id) for number in range(PARTITIONS))
             for worker in self.workers
             for courier_now in worker._couriers.values()
         )
@@ -510,7 +510,8 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
         put_in(courier, HELD_MAX=5, WAITING_MAX=1, CROWDED_AFTER_S=0.3, RETRIES_MAX=2, connect=connect, random=draw)
         put_in(courier, SET_ASIDE_AFTER_MS=0, NEAR_MS=1_000)  # the first is set by each run
         put_in(checkpoints, _AT_ONCE=1, _TOGETHER=1, _PAUSES_MAX=99)
-        put_in(outstanding, _DUE_MAX=2, _AT_ONCE_MAX=3, _AT_ONCE_EACH_MAX=2, _IN_LINE_MAX=3)
+        put_in(outstanding, _AT_ONCE_MAX=3, _AT_ONCE_EACH_MAX=2, _IN_LINE_MAX=3)
+        put_in(outstanding, _ROWS=2, _REDRIVEN_MAX=1, _LOOKS_MAX=5, _LOOKS_EACH_MAX=3)
         pause = {"sleep": lambda _s: Pause(), "gather": in_turn}
         put_in(outstanding, asyncio=SimpleNamespace(Event=asyncio.Event, **pause))
         shared = {"create_task": Shared, "shield": lambda one: one}

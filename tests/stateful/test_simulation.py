@@ -16,6 +16,7 @@ from broker.core import circuit, cursor, flow, turns, window
 from broker.core.directory import Listener
 from broker.delivery import checkpoints, courier, outstanding, owed, stream
 from broker.delivery.changes import Changes
+from broker.delivery.ledger import Ledger
 from broker.delivery.outstanding import Outstanding
 from broker.delivery.readers import Partition
 from tests.stateful.simulated_log import Pause
@@ -126,8 +127,12 @@ def knows_nothing_of_outstanding(_self, _delivery):
     return False
 
 
-def nobody_is_before(_self, _key, _offset):
+def nobody_is_before(_self, _line, _place):
     return False
+
+
+def nobody_is_coming(_self, _key):
+    return None
 
 
 _may_leave = outstanding._may_leave
@@ -182,7 +187,7 @@ def never_sets_a_time(*_, **__):
     return 1 << 60
 
 
-_add, _hold, _read = Changes._add, Changes.hold, Changes.read
+_add, _hold, _collect = Changes._add, Changes.hold, Changes._collect
 
 
 def forgets_deletions_at_a_hand_over(self, partition, taken):
@@ -195,8 +200,8 @@ def forgets_updates_at_a_restart(self, partition, taken):
     _add(self, partition, taken)
 
 
-def looks_for_no_changes_of_what_is_outstanding(self, lows, ends, owed):
-    return _read(self, lows, ends, dict.fromkeys(owed, frozenset()))
+def looks_for_no_changes_of_what_is_outstanding(self, partition, taken, begin, *, kept):
+    return _collect(self, partition, taken, begin, kept=False)
 
 
 def sends_what_is_outstanding_as_it_was(self, delivery):
@@ -246,7 +251,8 @@ def skips_what_it_can_not_take(self, messages):
         (courier.Courier, "drop", drops_nothing, "repeated"),
         (window.Window, "forget", lets_go_and_forgets, "lost"),
         (Outstanding, "is_owed", knows_nothing_of_outstanding, "repeated"),
-        (turns.Lines, "begins_before", nobody_is_before, "out of order"),
+        (Ledger, "begins_before", nobody_is_before, "out of order"),
+        (turns.Lines, "first", nobody_is_coming, "out of order"),
         (outstanding, "_may_leave", does_not_wait_for_its_key, "out of order"),
         (outstanding, "_may_leave", does_not_wait_for_its_window, "repeated"),
         (turns.Lines, "clear", forgets_no_line, "unsettled"),
@@ -259,7 +265,7 @@ def skips_what_it_can_not_take(self, messages):
         (courier, "next_at_ms", never_sets_a_time, "lost"),
         (Changes, "_add", forgets_deletions_at_a_hand_over, "deleted"),
         (Changes, "_add", forgets_updates_at_a_restart, "outdated"),
-        (Changes, "read", looks_for_no_changes_of_what_is_outstanding, "deleted"),
+        (Changes, "_collect", looks_for_no_changes_of_what_is_outstanding, "deleted"),
         (Changes, "hold", sends_what_is_outstanding_as_it_was, "outdated"),
         (Changes, "hold", sends_as_it_was_when_it_began_to_connect, "outdated"),
         (courier.Courier, "cancel", lets_go_of_what_is_deleted_and_settles_nothing, "unsettled"),

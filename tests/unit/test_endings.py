@@ -41,7 +41,7 @@ class Records:
     def listeners(self) -> set[str]:
         return set(self.kafka.records)
 
-    def bury(self, listeners: set[str]) -> None:
+    async def bury(self, listeners: set[str]) -> None:
         self.kafka.records -= listeners
 
 

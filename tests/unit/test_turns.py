@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from itertools import takewhile
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,25 +50,20 @@ def test_a_pace_never_lets_more_begin_than_its_rate_and_its_burst(rate_per_s: fl
     assert begun <= rate_per_s * (now - first + burst_s) + 2
 
 
-@given(st.lists(st.tuples(KEYS, st.integers(0, 9), st.sampled_from(["expected", "joins", "leaves"]))))
-def test_of_each_line_only_the_earliest_may_go_whenever_they_join(steps: list[tuple[str, int, str]]):
-    lines: Lines[str, str] = Lines()
-    model: defaultdict[str, dict[int, str | None]] = defaultdict(dict)
-    for number, (key, offset, what) in enumerate(steps):
+@given(st.lists(st.tuples(KEYS, st.integers(0, 9), st.sampled_from(["joins", "leaves", "forgotten"]))))
+def test_of_each_line_the_first_that_is_on_its_way_is_known(steps: list[tuple[str, int, str]]):
+    lines: Lines[str] = Lines()
+    model: defaultdict[str, set[int]] = defaultdict(set)
+    for key, offset, what in steps:
         if what == "leaves":
             lines.leave(key, offset)
-            model[key].pop(offset, None)
+            model[key].discard(offset)
+        elif what == "joins":
+            lines.join(key, offset)
+            model[key].add(offset)
         else:
-            delivery = f"{key}{offset}.{number}" if what == "joins" else None
-            lines.join(key, offset, delivery)
-            model[key][offset] = delivery
-        for one in "abc":
-            in_order = [model[one][offset] for offset in sorted(model[one])]
-            known = list(takewhile(lambda delivery: delivery is not None, in_order))
-            assert [lines.head(one, most) for most in (1, 2, 10)] == [known[:1], known[:2], known]
-            first = min(model[one], default=None)
-            assert all(lines.begins_before(one, at) == (first is not None and first < at) for at in range(10))
-            assert all(lines.holds(one, at) == (at in model[one]) for at in range(10))
+            assert lines.forget(lambda one, key=key: one == key) == ([key] if model.pop(key, None) else [])
+        assert [lines.first(one) for one in "abc"] == [min(model[one], default=None) for one in "abc"]
         assert len(lines) == sum(map(bool, model.values()))
 
 
@@ -103,12 +97,3 @@ def test_it_is_known_how_many_wait_and_for_how_long_the_turn_was_one_deliverys(s
         assert all(turns.taken_for_s(one, now) == now - since.get(one, now) for one in "abc")
         assert turns.held_for(now, 3.0) == [one for one in turns.held_for(now, 0.0) if now - since[one] >= 3.0]
         assert sorted(turns.held_for(now, 0.0)) == sorted(one for one, count in waiting.items() if count)
-
-
-def test_what_was_on_its_way_for_a_key_and_will_not_come_is_forgotten():
-    lines: Lines[str, str] = Lines()
-    for key in ("gone", "other"):
-        lines.join(key, 1, None)
-        lines.join(key, 2, f"{key}2")
-    lines.forget(lambda key: key == "gone")
-    assert (lines.head("gone", 9), lines.head("other", 9)) == (["gone2"], [])

@@ -1,0 +1,90 @@
+"""Reads the topic `outstanding` for the worker that owns its partitions.
+
+For: all of a partition at a take-over, and the message of one record when it is due. Not for: reading it for an API
+process (broker/kafka/outstanding.py), writing it (outstanding.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Final
+
+from broker.core.events import KeptDelivery, decode
+from broker.delivery.courier import UNDECODABLE
+from broker.delivery.message import Message, messages
+from broker.delivery.owed import Key, Owed, ids_in, kept_message, owed_by
+from broker.errors import UnknownEvent
+from broker.kafka.outcomes import OutcomesTopic
+from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, OffsetTooOld
+
+log = logging.getLogger(__name__)
+
+_RECORD_BYTES: Final = 1  # Kafka then answers with one batch, and that is the record and few others
+_STRETCH_BYTES: Final = 1 << 20
+
+
+class KeptRecords:
+    """messages_topic: the name of `messages`."""
+
+    def __init__(self, topic: OutcomesTopic, requests: KafkaRequests, messages_topic: str) -> None:
+        self._requests = requests
+        self._topic = topic
+        self._messages_topic = messages_topic
+
+    async def all_of(self, partition: int, *, at_once: int) -> AsyncIterator[dict[Key, Owed | None]]:
+        """What the records say, so many at a time, the later of a delivery after the earlier (LogUnavailable).
+
+        None: it is owed no more, or only a newer program knows what.
+        """
+        name = self._topic.name
+        at = (await self._requests.offsets(name, {partition: EARLIEST}))[partition]
+        end = (await self._requests.offsets(name, {partition: LATEST}))[partition]
+        some: dict[Key, Owed | None] = {}
+        async for record in self._requests.walk(name, partition, at, end):
+            if record.key is None:
+                continue
+            event = None if record.value is None else _decoded(record.value, partition, record.offset)
+            some[ids_in(record.key)] = None if event is None else owed_by(event, record.offset, found=True)
+            if len(some) >= at_once:
+                yield some
+                some = {}
+        yield some
+
+    async def message(self, owed: Owed) -> Message | None:
+        """The message of its record, or of a later one of its key; None when there is none that can be decoded.
+
+        Where an append was tried twice the topic holds two, and compaction keeps the later one (LogUnavailable).
+        """
+        if owed.record is not None:
+            return await self._message(owed, owed.record, owed.offset)
+        key, at, size = owed.key, owed.offset, _RECORD_BYTES
+        while True:
+            try:
+                stretch = await self._requests.read(self._topic.name, owed.partition, at, bytes_max=size)
+            except OffsetTooOld:
+                return None
+            for record in stretch.records:
+                if record.key == key and record.value is not None:
+                    return await self._message(owed, record.value, record.offset)
+            if stretch.next_offset <= at or stretch.next_offset >= stretch.end_offset:
+                return None
+            at, size = stretch.next_offset, _STRETCH_BYTES
+
+    async def _message(self, owed: Owed, value: bytes, offset: int) -> Message | None:
+        event = _decoded(value, owed.partition, offset)
+        if event is None or event.error != UNDECODABLE:
+            return None if event is None else kept_message(event)
+        place = event.offset
+        stretch = await self._requests.read(self._messages_topic, owed.partition, place, bytes_max=_RECORD_BYTES)
+        return next((message for message in messages(stretch.records) if message.offset == place), None)
+
+
+def _decoded(value: bytes, partition: int, offset: int) -> KeptDelivery | None:
+    """None for what a newer program wrote: its record stays, and a newer program finds it."""
+    try:
+        event = decode(value)
+    except UnknownEvent:
+        log.exception("outstanding.undecodable partition=%d offset=%d", partition, offset)
+        return None
+    return event if isinstance(event, KeptDelivery) else None

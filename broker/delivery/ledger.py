@@ -1,0 +1,275 @@
+"""What is owed, in a private temporary database, so that memory stays bounded however much it is.
+
+For: finding the row of a delivery, those of a listener that are due, the first of a line; and counts that cost nothing.
+SQLite holds a few MiB of it in memory and the rest in a temporary file, which is gone with the process: what is here is
+found again in the topic `outstanding` (docs/decisions/0174). Not for: who may go when (outstanding.py).
+"""
+
+# ruff: noqa: S608 - what statements are put together from are constants
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from broker.core.ids import parse_message_id
+from broker.delivery.owed import Key, Line, Owed
+
+BEGIN: Final = (-1, -1)
+CACHE_KIB: Final = 16 << 10
+_FEW: Final = 1_000  # rows that are sooner deleted than a new database is made
+
+# queued_ms: from when on it is looked at; null while it is parked, behind others of its line, or taken.
+# Neither the scheduled (no redrive concerns them) nor what has no ordering key are in indices they do not need.
+_ATTEMPTED: Final = "(number > 0 OR due_ms IS NULL)"
+_IN_LINE: Final = "ordering_key IS NOT NULL AND due_ms IS NOT NULL"
+_SCHEMA: Final = f"""
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+PRAGMA cache_size = -{CACHE_KIB};
+CREATE TABLE owed (
+  id INTEGER PRIMARY KEY, partition INTEGER, message TEXT, listener INTEGER, place INTEGER, ordering_key TEXT,
+  offset INTEGER, number INTEGER, redrives INTEGER, forgiven INTEGER, since_ms INTEGER, first_at_ms INTEGER,
+  due_ms INTEGER, queued_ms INTEGER, found INTEGER, record BLOB
+);
+CREATE UNIQUE INDEX by_message ON owed (partition, message, listener);
+CREATE INDEX by_listener ON owed (listener, queued_ms);
+CREATE INDEX by_redrives ON owed (listener, redrives) WHERE {_ATTEMPTED};
+CREATE INDEX by_line ON owed (partition, listener, ordering_key, place) WHERE {_IN_LINE};
+"""
+_LINE: Final = f"partition = ? AND listener = ? AND ordering_key = ? AND {_IN_LINE}"
+_INSERT: Final = f"INSERT OR IGNORE INTO owed VALUES ({', '.join('?' * 16)})"
+
+
+@dataclass(slots=True)
+class Count:
+    """Of one listener. due: of each partition, those that are not parked. in_line: those of them with a key."""
+
+    rows: int = 0
+    due: dict[int, int] = field(default_factory=dict)
+    in_line: int = 0
+
+
+class Ledger:
+    """Of one worker. counts: by listener id. in_line: how many wait in the lines of ordering keys."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Count] = {}
+        self.in_line = 0
+        self._rows = 0
+        self._last_id = 0
+        self._opened: sqlite3.Connection | None = None
+        self._numbers: dict[str, int] = {}
+        self._listeners: list[str] = []
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def clear(self) -> None:
+        """Nothing is owed here any more."""
+        if self._opened is not None and self._rows <= _FEW:
+            self._opened.execute("DELETE FROM owed")
+        elif self._opened is not None:  # its file is gone at once
+            self._opened.close()
+            self._opened = None
+        self.counts.clear()
+        self.in_line = self._rows = 0  # an id is never given twice
+        self._numbers.clear()
+        self._listeners.clear()
+
+    # One delivery
+
+    def find(self, partition: int, listener_id: str, message_id: str) -> Owed | None:
+        if listener_id not in self.counts:
+            return None
+        place = (partition, message_id, self._numbers[listener_id])
+        return self._one("SELECT * FROM owed WHERE partition = ? AND message = ? AND listener = ?", place)
+
+    def get(self, row_id: int) -> Owed | None:
+        return self._one("SELECT * FROM owed WHERE id = ?", (row_id,))
+
+    def write(self, partition: int, rows: Mapping[Key, Owed | None]) -> list[Owed]:
+        """These are owed now, or no more (None). What was owed of them before.
+
+        One that is written anew has another id.
+        """
+        written = [owed for owed in rows.values() if owed is not None]
+        before: list[Owed] = []
+        if not written and not self._rows:
+            return before
+        self._database.execute("BEGIN")
+        if len(written) < len(rows):
+            before = self._take_out(partition, [key for key, owed in rows.items() if owed is None])
+        if not self._insert(written):
+            before += self._take_out(partition, [(owed.listener_id, owed.message_id) for owed in written])
+            self._insert(written)
+        self._database.execute("COMMIT")
+        for owed in written:
+            self._count(owed, 1)
+        return before
+
+    def _insert(self, written: Sequence[Owed]) -> bool:
+        """All of them, or none when any is there already: nearly always none is."""
+        if not written:
+            return True
+        first_id = self._last_id + 1
+        done = self._database.executemany(_INSERT, map(self._row, written)).rowcount == len(written)
+        if not done:
+            self._database.execute("DELETE FROM owed WHERE id >= ?", (first_id,))
+        return done
+
+    def _take_out(self, partition: int, keys: Iterable[Key]) -> list[Owed]:
+        found = [self.find(partition, *key) for key in keys]
+        before = [owed for owed in found if owed is not None]
+        self._database.executemany("DELETE FROM owed WHERE id = ?", [(owed.id,) for owed in before])
+        for owed in before:
+            self._count(owed, -1)
+        return before
+
+    def remove(self, owed: Owed) -> bool:
+        """Whether it was there still, as it is here."""
+        gone = self._database.execute("DELETE FROM owed WHERE id = ?", (owed.id,)).rowcount > 0
+        if gone:
+            self._count(owed, -1)
+        return gone
+
+    def queue(self, owed: Owed, queued_ms: int | None) -> None:
+        """From when on it is looked at."""
+        owed.queued_ms = queued_ms
+        self._database.execute("UPDATE owed SET queued_ms = ? WHERE id = ?", (queued_ms, owed.id))
+
+    def redriven(self, owed: Owed, *, was_parked: bool) -> None:
+        """What a redrive has changed of it."""
+        self._database.execute(
+            "UPDATE owed SET redrives = ?, forgiven = ?, since_ms = ?, due_ms = ?, queued_ms = ? WHERE id = ?",
+            (owed.redrives, owed.forgiven, owed.since_ms, owed.due_ms, owed.queued_ms, owed.id),
+        )
+        if was_parked:
+            self._count_due(owed, 1)
+
+    # Of a listener
+
+    def due(self, listener_id: str, at_ms: int, *, after: tuple[int, int], limit: int) -> list[Owed]:
+        """Those to be looked at by now, the earliest first, after this (queued_ms, id)."""
+        return self._some(
+            "SELECT * FROM owed WHERE listener = ? AND queued_ms <= ? AND (queued_ms, id) > (?, ?)"
+            " ORDER BY queued_ms, id LIMIT ?",
+            (self._numbers.get(listener_id), at_ms, *after, limit),
+        )
+
+    def next_ms(self, listener_id: str) -> int | None:
+        """When the first of them is to be looked at."""
+        sql = "SELECT queued_ms FROM owed WHERE listener = ? AND queued_ms > -1 ORDER BY queued_ms LIMIT 1"
+        return next((row[0] for row in self._rows_of(sql, (self._numbers.get(listener_id),))), None)
+
+    def attempted_before(self, listener_id: str, redrive: int, *, limit: int) -> list[Owed]:
+        """Those that an attempt was made of, and that know nothing of this redrive yet."""
+        return self._some(
+            f"SELECT * FROM owed WHERE listener = ? AND redrives < ? AND {_ATTEMPTED} LIMIT ?",
+            (self._numbers.get(listener_id), redrive, limit),
+        )
+
+    def of_listener(self, listener_id: str, *, limit: int) -> list[Owed]:
+        return self._some("SELECT * FROM owed WHERE listener = ? LIMIT ?", (self._numbers.get(listener_id), limit))
+
+    # Of a line
+
+    def line(self, line: Line, limit: int) -> list[tuple[int, int]]:
+        """(id, place) of its first."""
+        sql = f"SELECT id, place FROM owed WHERE {_LINE} ORDER BY place LIMIT ?"
+        return self._rows_of(sql, (*self._of(line), limit))
+
+    def begins_before(self, line: Line, place: int) -> bool:
+        """Whether there is a line, and its first is earlier than this."""
+        count = self.counts.get(line[0])
+        if count is None or not count.in_line:
+            return False
+        sql = f"SELECT 1 FROM owed WHERE {_LINE} AND place < ? LIMIT 1"
+        return bool(self._rows_of(sql, (*self._of(line), place)))
+
+    # Of a partition
+
+    def of_partition(self, partition: int, *, limit: int) -> list[Owed]:
+        return self._some("SELECT * FROM owed WHERE partition = ? LIMIT ?", (partition, limit))
+
+    def has_message(self, partition: int, message_id: str) -> bool:
+        """Whether any listener is owed it."""
+        sql = "SELECT 1 FROM owed WHERE partition = ? AND message = ? LIMIT 1"
+        return bool(self._rows) and bool(self._rows_of(sql, (partition, message_id)))
+
+    def oldest_put_ms(self, partition: int) -> int | None:
+        """When the oldest message that anybody is owed was put."""
+        sql = "SELECT message FROM owed WHERE partition = ? ORDER BY message LIMIT 1"
+        places = (parse_message_id(row[0]) for row in self._rows_of(sql, (partition,)))
+        return next((place[0] for place in places if place is not None), None)
+
+    # Rows
+
+    @property
+    def _database(self) -> sqlite3.Connection:
+        if self._opened is None:
+            self._opened = sqlite3.connect("", isolation_level=None)
+            self._opened.executescript(_SCHEMA)
+        return self._opened
+
+    def _one(self, sql: str, values: Sequence[Any]) -> Owed | None:
+        return next(iter(self._some(sql, values)), None)
+
+    def _some(self, sql: str, values: Sequence[Any]) -> list[Owed]:
+        return [
+            Owed(row_id, partition, self._listeners[listener], message, *more)
+            for row_id, partition, message, listener, *more in self._rows_of(sql, values)
+        ]
+
+    def _rows_of(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        return self._database.execute(sql, values).fetchall() if self._rows else []
+
+    def _of(self, line: Line) -> tuple[int, int, str]:
+        return line[1], self._numbers.get(line[0], -1), line[2]
+
+    def _row(self, owed: Owed) -> tuple[Any, ...]:
+        """Its row, with an id of its own."""
+        number = self._numbers.get(owed.listener_id)
+        if number is None:
+            number = self._numbers[owed.listener_id] = len(self._listeners)
+            self._listeners.append(owed.listener_id)
+        self._last_id += 1
+        owed.id = self._last_id
+        return (
+            owed.id,
+            owed.partition,
+            owed.message_id,
+            number,
+            owed.place,
+            owed.ordering_key,
+            owed.offset,
+            owed.number,
+            owed.redrives,
+            owed.forgiven,
+            owed.since_ms,
+            owed.first_at_ms,
+            owed.due_ms,
+            owed.queued_ms,
+            owed.found,
+            owed.record,
+        )
+
+    def _count(self, owed: Owed, by: int) -> None:
+        count = self.counts.get(owed.listener_id)
+        if count is None:
+            count = self.counts[owed.listener_id] = Count()
+        self._rows += by
+        count.rows += by
+        if owed.due_ms is not None:
+            self._count_due(owed, by)
+        if not count.rows:
+            del self.counts[owed.listener_id]
+
+    def _count_due(self, owed: Owed, by: int) -> None:
+        count = self.counts[owed.listener_id]
+        count.due[owed.partition] = count.due.get(owed.partition, 0) + by
+        if owed.ordering_key is not None:
+            count.in_line += by
+            self.in_line += by
