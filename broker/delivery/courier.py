@@ -27,7 +27,7 @@ from broker.core.retry import RetryPolicy, next_at_ms
 from broker.core.turns import Turns
 from broker.core.window import Window
 from broker.delivery.guard import AWAY, Resolver, Target, parse_url
-from broker.delivery.http import ConnectFailed, Connection, connect
+from broker.delivery.http import ConnectFailed, Connection, NotTried, connect
 from broker.delivery.limits import Limits
 from broker.delivery.message import Message
 from broker.delivery.request import Opened, also_signed, post_head
@@ -44,6 +44,7 @@ WAITING_MAX: Final = HELD_MAX // 4  # messages that wait for others of their ord
 CROWDED_AFTER_S: Final = 0.1  # one that has the turn of its key as long as this is not
 NEAR_MS: Final = 10_000  # a message to be delivered so soon waits in its window: the cursor may wait for it
 UNDECODABLE: Final = "undecodable"  # the error of a message that only a newer program can read
+PUT_OFF_MS: Final = 1_000
 _HELD_EACH: Final = 4  # messages that one which is new or on probation holds per attempt: there may be hundreds
 _IDLE_CONNECTIONS_S: Final = 30.0
 
@@ -318,6 +319,9 @@ class Courier:
                     break
                 connection.close()  # the address was changed meanwhile
                 self.depot.sockets.open += 1
+        except NotTried:
+            self.depot.sockets.open -= 1
+            self._put_off(delivery)
         except ConnectFailed as error:
             self.depot.sockets.open -= 1
             delivery.number += 1
@@ -554,6 +558,18 @@ class Courier:
         self.stand_down()
         if not delivery.stream.dirty:
             self.depot.touched(delivery.stream)
+
+    def _put_off(self, delivery: Delivery) -> None:
+        """This was no attempt, and it says nothing of the listener; the next one is made in a moment."""
+        if delivery.message is None or not delivery.stream.alive:
+            self._let_go(delivery)
+            return
+        self.error = "dns"
+        heapq.heappush(self._retries, (now_ms() + PUT_OFF_MS, id(delivery), delivery))
+        if not delivery.stream.dirty:
+            self.depot.touched(delivery.stream)
+        if self.circuit.state is State.OPEN or self.listener.paused is not None:
+            self.stand_down()
 
     def stand_down(self) -> None:
         """Let go of every message that is not under way: the listener is down or paused, and may be so for long."""

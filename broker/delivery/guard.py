@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from broker.delivery.names import Ask, Names, ask_system
+from broker.delivery.names import Ask, Names, NotAsked, ask_system
 from broker.settings import Network
 
 URL_CHARS_MAX: Final = 2048
@@ -198,7 +198,10 @@ class Resolver:
         self._kept: dict[str, _Kept] = {}
 
     async def addresses(self, host: str) -> list[str]:
-        """Addresses that may be connected to (Refused when there is none, OSError when DNS has no answer in time)."""
+        """Addresses that may be connected to (Refused when there is none, OSError when DNS has no answer in time).
+
+        NotAsked when the name had no turn in that time: others hang, and nothing is known of this one.
+        """
         literal = literal_address(host)
         return self._allowed(host, await self._found(host) if literal is None else [str(literal)])
 
@@ -220,11 +223,15 @@ class Resolver:
                     kept = self._keep(host, await asyncio.shield(answer), None)
             except (OSError, UnicodeError) as error:
                 answer.add_done_callback(partial(self._late, host))
-                if kept is None or not usable or getattr(error, "errno", None) in _NO_SUCH_NAME:
+                if kept is not None and usable and getattr(error, "errno", None) not in _NO_SUCH_NAME:
+                    kept.fresh_until_s = now_s + _CACHE_S
+                elif isinstance(error, NotAsked) or (
+                    isinstance(error, TimeoutError) and self._names.kept_waiting(host)
+                ):
+                    raise NotAsked("DNS had no time for this name") from None
+                else:
                     said = "DNS did not answer in time" if isinstance(error, TimeoutError) else str(error)
                     kept = self._keep(host, [], said)
-                else:
-                    kept.fresh_until_s = now_s + _CACHE_S
         if kept.error is not None:
             raise OSError(kept.error)
         return kept.addresses

@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 import httptools
 
 from broker.delivery.guard import PORTS_REFUSED, TUNNEL_PROOF, Refused, Resolver, Target, tunnel_proof
+from broker.delivery.names import NotAsked
 
 HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
@@ -232,7 +233,7 @@ def tls_context() -> ssl.SSLContext:
 
 
 async def connect(owner: Owner, target: Target, resolver: Resolver, tls: ssl.SSLContext) -> Connection:
-    """A connection to an address that was checked (ConnectFailed)."""
+    """A connection to an address that was checked (ConnectFailed, NotTried)."""
     if target.port in PORTS_REFUSED and not target.tunnel:
         raise ConnectFailed("port-not-allowed")
     loop = asyncio.get_running_loop()
@@ -264,6 +265,8 @@ async def connect(owner: Owner, target: Target, resolver: Resolver, tls: ssl.SSL
                     return connection
     except TimeoutError:
         error = "connect-timeout"
+    except NotAsked:
+        raise NotTried("dns") from None
     except Refused:
         error = "address-not-allowed"
     except (OSError, UnicodeError):  # UnicodeError: a name that can't be written in DNS
@@ -273,3 +276,7 @@ async def connect(owner: Owner, target: Target, resolver: Resolver, tls: ssl.SSL
 
 class ConnectFailed(Exception):
     """There is no connection; the message is why, in a word."""
+
+
+class NotTried(ConnectFailed):
+    """Nor was anything tried, for no fault of the listener: its name had no turn in DNS."""

@@ -5,15 +5,16 @@ kept (guard.py).
 
 A question can't be taken back: its thread waits for as long as the system's resolver does, half a minute where a name
 server is silent. So there are three desks: for names that were answered quickly the last time, for those that nothing
-is known of, and for those that hang again and again. A question that takes long leaves its place to the next one and
-counts at the last desk. Thousands of names that hang so take each other's places, and no one else's for longer than
-_QUICK_S.
+is known of, and for those that hang again and again. A question that takes long leaves its place to the next one, goes
+on, and counts at the last desk. Thousands of names that hang so take each other's places, and no one else's for long:
+after a restart all names are new, and those that hang are passed sixteen at a time, _NEW_LEAVES_S for each sixteen.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 import threading
 from collections import deque
@@ -21,11 +22,15 @@ from collections.abc import Callable
 from typing import Final
 
 _QUICK_S: Final = 1.0
-_WANTED_S: Final = 5.0  # after so long nobody waits any more for a question that was not asked yet
+_KNOWN_LEAVES_S: Final = 1.0
+_NEW_LEAVES_S: Final = 0.25
+_ASKED_S: Final = 0.5  # one that is under way for a shorter time has had none to be answered
+_WANTED_S: Final = 15.0  # who asks for it again does so sooner; after that a question that had no turn yet is given up
 _KNOWN_MAX: Final = 32  # questions under way at each desk
 _NEW_MAX: Final = 16
 _SLOW_MAX: Final = 16
-_HANGING_MAX: Final = 160  # at the slow desk with those that came from the others
+_HANGING_MAX: Final = 1024  # at the slow desk with those that came from the others; a thread of 27 KiB and a file each
+_FILES_PART: Final = 8  # of the files that the process may have open there are as many at most
 _REMEMBERED_MAX: Final = 16_384  # names
 _SLOW_AFTER: Final = 2  # times that a name hung, one after the other
 
@@ -37,11 +42,19 @@ def ask_system(host: str) -> list[str]:
     return [str(sockaddr[0]) for *_, sockaddr in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
 
 
-class _Desk:
-    __slots__ = ("most", "under_way", "waiting")
+class NotAsked(OSError):
+    """The name had no turn: that says nothing of it."""
 
-    def __init__(self, most: int) -> None:
+
+class _Desk:
+    """most: questions under way. leaves_s: after which one leaves its place, while fewer than hanging_max hang."""
+
+    __slots__ = ("hanging_max", "leaves_s", "most", "under_way", "waiting")
+
+    def __init__(self, most: int, *, leaves_s: float = 0.0, hanging_max: int = 0) -> None:
         self.most = most
+        self.leaves_s = leaves_s
+        self.hanging_max = hanging_max
         self.under_way = 0
         self.waiting: deque[_Question] = deque()
 
@@ -61,14 +74,18 @@ class Names:
 
     def __init__(self, ask: Ask = ask_system) -> None:
         self._ask = ask
-        self._known, self._new, self._slow = _Desk(_KNOWN_MAX), _Desk(_NEW_MAX), _Desk(_SLOW_MAX)
+        hanging_max = min(_HANGING_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _FILES_PART)
+        self._known = _Desk(_KNOWN_MAX, leaves_s=_KNOWN_LEAVES_S, hanging_max=hanging_max)
+        # Were all of it full of new ones, the known that hang could not leave.
+        self._new = _Desk(_NEW_MAX, leaves_s=_NEW_LEAVES_S, hanging_max=hanging_max * 3 // 4)
+        self._slow = _Desk(_SLOW_MAX)
         self._questions: dict[str, _Question] = {}
         self._hung: dict[str, int] = {}  # by name, how often one after the other
 
     def addresses(self, host: str) -> asyncio.Future[list[str]]:
         """What DNS says; one question for all who ask meanwhile, so shield it. Its end may be long in coming.
 
-        Ends with OSError or UnicodeError when there is no answer, or when it was given up before it was asked.
+        Ends with OSError or UnicodeError when there is no answer, with NotAsked when it was given up before.
         """
         loop = asyncio.get_running_loop()
         question = self._questions.get(host)
@@ -79,6 +96,13 @@ class Names:
         self._next(question.desk)
         return question.answer
 
+    def kept_waiting(self, host: str) -> bool:
+        """Whether its question has had no turn yet, or only just, though nothing bad is known of the name."""
+        question = self._questions.get(host)
+        if question is None or self._desk_of(host) is self._slow:
+            return False
+        return not question.begun_s or asyncio.get_running_loop().time() < question.begun_s + _ASKED_S
+
     def _desk_of(self, host: str) -> _Desk:
         hung = self._hung.get(host, 1)
         return self._known if hung == 0 else self._new if hung < _SLOW_AFTER else self._slow
@@ -88,7 +112,7 @@ class Names:
         while desk.waiting and desk.under_way < desk.most:
             question = desk.waiting.popleft()
             if question.wanted_until_s < now_s:
-                self._end(question, OSError("DNS had no time for this name"))
+                self._end(question, NotAsked("DNS had no time for this name"))
             else:
                 self._begin(question)
 
@@ -109,19 +133,21 @@ class Names:
         try:
             thread.start()
         except RuntimeError as error:
-            self._end(question, OSError(str(error)))
+            self._end(question, NotAsked(str(error)))
             return
         question.desk.under_way += 1
         question.begun_s = loop.time()
-        loop.call_later(_QUICK_S, self._takes_long, question)
+        if question.desk is not self._slow:
+            loop.call_later(question.desk.leaves_s, self._takes_long, question)
 
     def _takes_long(self, question: _Question) -> None:
-        if question.answer.done() or question.desk is self._slow:
+        if question.answer.done():
             return
-        if self._slow.under_way >= _HANGING_MAX:
-            asyncio.get_running_loop().call_later(_QUICK_S, self._takes_long, question)
+        left = question.desk
+        if self._slow.under_way >= left.hanging_max:
+            asyncio.get_running_loop().call_later(left.leaves_s, self._takes_long, question)
             return
-        left, question.desk = question.desk, self._slow
+        question.desk = self._slow
         left.under_way -= 1
         self._slow.under_way += 1
         self._next(left)

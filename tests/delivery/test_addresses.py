@@ -1,4 +1,4 @@
-"""A host with several addresses of which not all answer. Real sockets."""
+"""A host with several addresses of which not all answer, and one that DNS has no time for. Real sockets."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from ipaddress import ip_network
 
 import pytest
 
-from broker.delivery import guard, http
-from tests.delivery.office import OK
+from broker.core.circuit import TRIP_AFTER, State
+from broker.delivery import courier as courier_module
+from broker.delivery import guard, http, names
+from tests.delivery.office import OK, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 and so on are addresses of Linux")
 
@@ -88,3 +90,37 @@ async def test_only_the_first_few_of_many_addresses_are_tried(serve, open_office
         await http.connect(
             office.courier, office.courier._target, office.courier.depot.resolver, office.courier.depot.tls
         )
+
+
+async def test_that_its_name_had_no_turn_in_dns_is_no_attempt_and_no_fault_of_a_listener(
+    serve, open_office, several, monkeypatch
+):
+    monkeypatch.setattr(guard, "_ANSWER_S", 0.01)
+    monkeypatch.setattr(courier_module, "PUT_OFF_MS", 0)
+    monkeypatch.setattr(names, "_NEW_MAX", 0)
+    several[:] = ["127.0.0.1"]
+    server = await serve(answers_200)
+    office = await open_office(f"http://new.example:{server.port}/", office={"new": True})
+    resolver, without_a_turn = office.courier.depot.resolver, 0
+    addresses = resolver.addresses
+
+    async def counted(host: str) -> list[str]:
+        nonlocal without_a_turn
+        try:
+            return await addresses(host)
+        except names.NotAsked:
+            without_a_turn += 1
+            raise
+
+    monkeypatch.setattr(resolver, "addresses", counted)
+    office.put(3)
+    office.put(3, key="k")
+    await until(lambda: without_a_turn > 2 * TRIP_AFTER)
+    assert (office.courier.circuit.state, office.courier.circuit.faults) == (State.CLOSED, 0)
+    monkeypatch.setattr(guard, "_ANSWER_S", 60.0)
+    resolver._names._new.most = 1
+    await office.all_settled()
+    office.check_books()
+    assert [len(rows) for rows in office.outcomes.values()] == [1] * 6
+    assert [post.message_id for post in server.posts if post.message_id >= "m-3"] == ["m-3", "m-4", "m-5"]
+    assert server.probes == []

@@ -12,7 +12,7 @@ import pytest
 
 from broker.delivery import guard, names
 from broker.delivery.guard import Resolver
-from broker.delivery.names import Names
+from broker.delivery.names import Names, NotAsked
 
 PUBLIC = ["93.184.215.14"]
 
@@ -46,7 +46,8 @@ class Dns:
 
 @pytest.fixture
 def dns(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dns]:
-    monkeypatch.setattr(names, "_QUICK_S", 0.02)
+    for seconds in ("_QUICK_S", "_KNOWN_LEAVES_S", "_NEW_LEAVES_S", "_ASKED_S"):
+        monkeypatch.setattr(names, seconds, 0.02)
     monkeypatch.setattr(guard, "_ANSWER_S", 0.05)
     monkeypatch.setattr(guard, "_OTHER_ANSWER_S", 0.05)
     dns = Dns()
@@ -56,7 +57,9 @@ def dns(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dns]:
 
 async def test_a_thousand_names_that_hang_hold_up_no_other_name_and_no_more_threads_than_there_may_be(dns, monkeypatch):
     monkeypatch.setattr(guard, "_ANSWER_S", 30.0)
-    monkeypatch.setattr(names, "_QUICK_S", 0.2)
+    monkeypatch.setattr(names, "_HANGING_MAX", 40)
+    for seconds in ("_QUICK_S", "_KNOWN_LEAVES_S", "_NEW_LEAVES_S"):
+        monkeypatch.setattr(names, seconds, 0.2)
     resolver = Resolver((), dns.ask)
     await resolver.addresses("known.example")
     monkeypatch.setattr(guard, "_CACHE_S", -1.0)
@@ -67,10 +70,10 @@ async def test_a_thousand_names_that_hang_hold_up_no_other_name_and_no_more_thre
         # One that was there before is not even in the same line; a new one gets its turn, many hanging ones before it.
         assert await resolver.addresses("known.example") == PUBLIC
         assert dns.asked["known.example"] >= 1
-        while dns.hanging < names._HANGING_MAX:
+        while dns.hanging < names._HANGING_MAX * 3 // 4 + names._NEW_MAX:
             await asyncio.sleep(0.01)
         assert await resolver.addresses("known.example") == PUBLIC
-    assert dns.hanging <= names._HANGING_MAX + names._NEW_MAX
+    assert dns.hanging <= names._HANGING_MAX * 3 // 4 + names._NEW_MAX
     dns.let_go()
     found = await asyncio.wait_for(asyncio.gather(*waiting), 20)
     assert found == [PUBLIC] * 1000
@@ -147,3 +150,61 @@ async def test_what_nobody_waits_for_any_more_is_not_asked(dns, monkeypatch):
     with pytest.raises(OSError, match="no time for this name"):
         await late
     assert "late.example" not in dns.asked
+
+
+async def test_a_new_name_leaves_its_place_before_it_is_known_to_hang_and_is_answered_all_the_same(dns, monkeypatch):
+    monkeypatch.setattr(names, "_QUICK_S", 60.0)
+    asking = Names(dns.ask)
+    slow = [asking.addresses(f"hang-{number}.example") for number in range(names._NEW_MAX)]
+    assert await asyncio.wait_for(asking.addresses("new.example"), 10) == PUBLIC
+    dns.let_go()
+    assert await asyncio.wait_for(asyncio.gather(*slow), 10) == [PUBLIC] * names._NEW_MAX
+    assert asking._desk_of("hang-0.example") is asking._known
+
+
+async def test_hundreds_that_hang_are_passed_by_a_new_name_while_they_do(dns):
+    asking = Names(dns.ask)
+    for number in range(300):
+        asking.addresses(f"hang-{number}.example")
+    assert await asyncio.wait_for(asking.addresses("new.example"), 20) == PUBLIC
+    assert dns.hanging == 300
+
+
+async def test_known_names_that_hang_leave_their_places_where_new_ones_can_no_more(dns, monkeypatch):
+    monkeypatch.setattr(names, "_HANGING_MAX", 2 * names._KNOWN_MAX)
+    asking = Names(dns.ask)
+    for number in range(names._KNOWN_MAX):
+        asking._remember(f"hang-known-{number}.example", 0)
+    asking._remember("known.example", 0)
+    for number in range(10 * names._KNOWN_MAX):
+        asking.addresses(f"hang-{number}.example")
+    async with asyncio.timeout(20):
+        while asking._slow.under_way < asking._new.hanging_max:
+            await asyncio.sleep(0.01)
+        for number in range(names._KNOWN_MAX):
+            asking.addresses(f"hang-known-{number}.example")
+        assert await asking.addresses("known.example") == PUBLIC
+
+
+async def test_that_a_name_had_no_turn_is_told_from_a_failure_and_not_kept(dns, monkeypatch):
+    monkeypatch.setattr(names, "_HANGING_MAX", 0)
+    resolver = Resolver((), dns.ask)
+    hanging = [asyncio.create_task(resolver.addresses(f"hang-{number}.example")) for number in range(names._NEW_MAX)]
+    await asyncio.sleep(0)
+    with pytest.raises(NotAsked):
+        await resolver.addresses("new.example")
+    found = await asyncio.gather(*hanging, return_exceptions=True)
+    assert [str(one) for one in found] == ["DNS did not answer in time"] * names._NEW_MAX
+    assert "new.example" not in dns.asked
+    monkeypatch.setattr(guard, "_ANSWER_S", 30.0)
+    dns.let_go()
+    assert await resolver.addresses("new.example") == PUBLIC
+
+
+async def test_that_a_name_had_no_turn_is_its_own_fault_where_it_hung_before(dns, monkeypatch):
+    monkeypatch.setattr(names, "_SLOW_MAX", 0)
+    resolver = Resolver((), dns.ask)
+    resolver._names._remember("hang.example", names._SLOW_AFTER)
+    with pytest.raises(OSError, match="DNS did not answer in time"):
+        await resolver.addresses("hang.example")
+    assert not dns.asked
