@@ -281,6 +281,7 @@ class CatchUp:
         if not partition.alive:
             self._done(stream)
             return
+        was_served = False
         for served, other in enumerate(list(self._lagging.get(stream.partition, ())), 1):
             if served % _AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -291,13 +292,14 @@ class CatchUp:
                 continue  # it came meanwhile, or was further on: what there is of its queue was left out
             if wanted is None or start <= wanted < end or not other.alive:
                 self._done(other)
+                was_served = was_served or other is stream  # and if it asks again below it has its place in the line
                 if other.alive and wanted is not None:
                     partition.bring(other, messages, start, end)
                     self._report_gone(other, wanted, messages, end)
                     if other is stream:
                         _adapt(stream, start, end)
                     other.courier.refill()
-        if end <= start and stream.requested:  # nothing was read: it wants what the tail has not brought yet
+        if stream.requested and not was_served:  # it wants what the tail has not brought yet, or by now what was before
             asyncio.get_running_loop().call_later(_STUCK_PAUSE_S, self._done, stream)
 
     def _queues_near(self, stream: Stream, start: int) -> set[str]:

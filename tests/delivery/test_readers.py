@@ -10,7 +10,7 @@ from broker.core.window import Window
 from broker.delivery import readers
 from broker.delivery.message import Message
 from broker.delivery.readers import CatchUp, Partition
-from broker.delivery.stream import Stream
+from broker.delivery.stream import Delivery, Stream
 from tests.delivery.office import until
 
 
@@ -136,4 +136,21 @@ async def test_who_asks_again_at_once_keeps_its_place_in_the_line(monkeypatch):
     stream = lagging.lag(0, "a")
     lagging.catch_up.start()
     await until(lambda: stream.window.attached)  # nobody else asks for it
+    await lagging.catch_up.stop()
+
+
+async def test_who_lacks_something_earlier_by_the_time_that_a_read_ends_is_not_forgotten(monkeypatch):
+    monkeypatch.setattr(readers, "_STUCK_PAUSE_S", 0)
+    lagging = Lagging(1, {(0, 3): "a"})
+    lagging.may_end.clear()
+    stream = lagging.lag(0, "a", scan_from=100)
+    lagging.catch_up.start()
+    while not lagging.read:
+        await asyncio.sleep(0)
+    stream.window.open[3] = Delivery(stream, 3, None)
+    stream.window.forget((3,))  # its listener is down: what it held is let go
+    lagging.may_end.set()
+    await until(lambda: not stream.requested)  # it may ask again
+    lagging.catch_up.request(stream)
+    await until(lambda: stream.courier.taken == [3])
     await lagging.catch_up.stop()
