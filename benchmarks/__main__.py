@@ -49,6 +49,7 @@ def main() -> None:
     one.add_argument("--backlogs", type=_numbers, default=[4_000, 100_000], metavar="N,…")
     one.add_argument("--dead-s", type=float, default=20)
     one.add_argument("--others", type=int, default=600, help="listeners that are dead meanwhile")
+    one.add_argument("--foreign", type=int, default=1_000_000, help="messages of another queue; 0: leave it out")
     one = which.add_parser("scale", help="more workers, more listeners, a longer log")
     one.add_argument("--workers", type=_numbers, default=[1, 2, 4], metavar="N,…")
     one.add_argument("--backlog", type=int, default=100_000, help="messages that wait for the workers; 0: leave it out")

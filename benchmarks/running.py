@@ -172,14 +172,14 @@ class Everput(Site):
         families = text_string_to_metric_families(text)
         return sum(one.value for family in families for one in family.samples if one.name == name)
 
-    async def fill(self, queue_id: str, messages: int, size: int = SIZE) -> None:
-        """Put messages in batches, each marked as the publishers mark theirs."""
-        starts = iter(range(0, messages, BATCH))
+    async def fill(self, queue_id: str, messages: int, size: int = SIZE, *, first: int = 0, batch: int = BATCH) -> None:
+        """Put messages in batches, each marked as the publishers mark theirs, numbered from the first on."""
+        starts = iter(range(first, first + messages, batch))
         async with httpx.AsyncClient(base_url=self.url, headers={"x-api-key": self.key}, timeout=60) as client:
 
             async def put() -> None:
                 for start in starts:
-                    numbers = range(start, min(start + BATCH, messages))
+                    numbers = range(start, min(start + batch, first + messages))
                     body = {"messages": [{"data": payload(number, time.time_ns(), size)} for number in numbers]}
                     answer = await client.post(f"/v1/queues/{queue_id}/messages/batch", json=body)
                     answer.raise_for_status()
