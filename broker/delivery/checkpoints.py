@@ -24,7 +24,7 @@ from broker.delivery.ownership import SURE_S
 from broker.delivery.readers import Partition
 from broker.delivery.stream import Stream, now_ms, outcome_events, take_outcomes
 from broker.errors import LogUnavailable
-from broker.kafka.cursors import KafkaCursors
+from broker.kafka.cursors import KafkaCursors, NotStored
 from broker.kafka.outcomes import OutcomesTopic
 
 log = logging.getLogger(__name__)
@@ -87,21 +87,36 @@ class Checkpoints:
         self._ownership += 1
 
     async def last(self) -> None:
-        """Before the partitions are given up: all of it, and what is idle by now once more (LogUnavailable).
+        """Before the partitions are given up: what has changed since the last one, without pauses (LogUnavailable).
 
-        A commit that was long on its way from an owner before us may have set an idle one back.
+        They were ours to the end of it.
         """
-        couriers = [courier for courier in self._couriers.values() if courier.listener.id in self._stored]
-        self._touch(couriers)
         self._hurried = True
         try:
             await self.checkpoint()
-            async with self.quiet:
-                if not self.suspended:
-                    await self._confirm()
-                    await self._cursors.store(self._idle(couriers))
+            await self._confirm()  # there may have been nothing to commit
         finally:
             self._hurried = False
+
+    async def once_more(self) -> None:
+        """After the last one, as time allows: what was committed while the partitions were ours, and is so still.
+
+        A commit that was long on its way from an owner before us may have set it back.
+        """
+        couriers = [courier for courier in self._couriers.values() if courier.listener.id in self._stored]
+        async with self.quiet:
+            for first in range(0, len(couriers), _AT_ONCE):
+                some = couriers[first : first + _AT_ONCE]
+                cursors = {one.listener.id: standing for one in some if (standing := self._standing(one))}
+                if self.suspended:
+                    return
+                try:
+                    await self._confirm()
+                    await self._cursors.store(cursors)
+                except NotStored:  # the others' all the same
+                    continue
+                except LogUnavailable:  # repeats of what is stored, as a rule
+                    return
 
     async def run(self) -> None:
         """One checkpoint a second, for ever (Suspended)."""
@@ -132,27 +147,32 @@ class Checkpoints:
                 cursors = await self._collect(streams)
                 unwritten = await self._write(cursors)
                 await self._outstanding.flush()
-                await self._store(cursors, ownership, pause_s=pause_s)
-                self._stored.update(cursors)
+                refused = await self._store(cursors, ownership, pause_s=pause_s)
             except BaseException:  # cancelled, too: the last checkpoint of a worker that is stopped repeats it
                 self._failed(streams)
                 raise
-            if unwritten is not None:
-                self._failed(streams)
-                raise unwritten
-            if streams:
+            self._stored.update(cursors)
+            error = unwritten or refused
+            kept_back = () if refused is None else refused.failed
+            self._meters.cursors += sum(len(places) for one, places in cursors.items() if one not in kept_back)
+            if error is not None:
+                self._failed(
+                    one for one in streams if one.courier.listener.id in kept_back or one.partition in self._outcomes
+                )
+            elif streams:
                 self._meters.checkpoints.add((time.monotonic() - began) * 1000)
-                self._meters.cursors += sum(map(len, cursors.values()))
-            for stream in streams:
-                partition = self._partitions.get(stream.partition)
-                if (
-                    partition is not None
-                    and not stream.dirty
-                    and not stream.owed
-                    and stream.window.idle(partition.tail)
-                ):
-                    stream.alive = False  # should anything still know it: another may stand in its place by then
-                    stream.courier.streams.pop(stream.partition, None)
+            self._clean_up(streams)
+            if error is not None:
+                raise error
+
+    def _clean_up(self, streams: Iterable[Stream]) -> None:
+        """Of what is committed, nothing is kept that the tail's place says as well."""
+        for stream in streams:
+            partition = self._partitions.get(stream.partition)
+            if partition is None or stream.dirty or stream.owed or not stream.window.idle(partition.tail):
+                continue
+            stream.alive = False  # should anything still know it: another may stand in its place by then
+            stream.courier.streams.pop(stream.partition, None)
 
     def _failed(self, streams: Iterable[Stream]) -> None:
         self._meters.checkpoints_failed += 1
@@ -212,14 +232,17 @@ class Checkpoints:
                     await self._store(cursors, self._ownership, pause_s=_IDLE_PAUSE_S)
                     self._meters.cursors += sum(map(len, cursors.values()))
 
-    async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]], ownership: int, *, pause_s: float) -> None:
+    async def _store(
+        self, cursors: Mapping[str, Mapping[int, Cursor]], ownership: int, *, pause_s: float
+    ) -> NotStored | None:
         """Commit what was true of an ownership, some at a time, while it lasts (LogUnavailable: it does not).
 
-        A group that takes no commit, because somebody else consumes as it, must not keep the others' cursors back.
+        A group that takes no commit, because somebody else consumes as it, must not keep the others' cursors back:
+        those that are not stored are told at the end.
         """
         rows = list(cursors.items())
         together = max(_TOGETHER, -(-len(rows) // _PAUSES_MAX))
-        failed: LogUnavailable | None = None
+        failed: dict[str, LogUnavailable] = {}
         while rows:
             await self._confirm()
             if ownership != self._ownership:
@@ -227,12 +250,12 @@ class Checkpoints:
             now, rows = rows[:together], rows[together:]
             try:
                 await self._cursors.store(dict(now))
-            except LogUnavailable as error:
-                failed, together = error, len(rows)  # it may have taken long: all others at once
+            except NotStored as error:
+                failed |= error.failed
+                together = len(rows)  # it may have taken long: all others at once
             if rows and pause_s and not self._hurried:
                 await asyncio.sleep(pause_s)
-        if failed is not None:
-            raise failed
+        return NotStored(failed) if failed else None
 
     def _touch(self, couriers: Iterable[Courier]) -> None:
         for courier in couriers:
@@ -240,13 +263,18 @@ class Checkpoints:
                 self.touched(stream)
 
     def _idle(self, couriers: Iterable[Courier]) -> dict[str, dict[int, Cursor]]:
-        cursors: dict[str, dict[int, Cursor]] = {}
-        for courier in couriers:
-            idle = {
-                number: Cursor(top=courier.listener.reach(number, partition.tail), error=courier.error)
-                for number, partition in self._partitions.items()
-                if number not in courier.streams and partition.placed(courier)
-            }
-            if idle:
-                cursors[courier.listener.id] = idle
-        return cursors
+        found = ((courier.listener.id, self._idle_of(courier)) for courier in couriers)
+        return {listener_id: idle for listener_id, idle in found if idle}
+
+    def _idle_of(self, courier: Courier) -> dict[int, Cursor]:
+        return {
+            number: Cursor(top=courier.listener.reach(number, partition.tail), error=courier.error)
+            for number, partition in self._partitions.items()
+            if number not in courier.streams and partition.placed(courier)
+        }
+
+    def _standing(self, courier: Courier) -> dict[int, Cursor]:
+        """All cursors that say nothing new: an outcome is written before the cursor that has passed it."""
+        streams = courier.streams.values()
+        kept = {one.partition: one.cursor(self._partitions[one.partition].tail) for one in streams if not one.dirty}
+        return self._idle_of(courier) | kept

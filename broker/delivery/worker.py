@@ -266,13 +266,17 @@ class Worker:
             return
         await self._drain()
         in_doubt = any(courier.busy for courier in self._couriers.values())
+        committed = False
         try:
             async with asyncio.timeout(CHECKPOINT_S_MAX):
                 await self._checkpoints.last()
                 if not in_doubt and not self._checkpoints.suspended:
                     await self._changes.hand_over()
-        except (LogUnavailable, TimeoutError) as error:  # what is not committed is repeated
-            log.warning("checkpoint.last_failed error=%s", error or "it took too long")
+                committed = True
+                await self._checkpoints.once_more()
+        except (LogUnavailable, TimeoutError) as error:
+            if not committed:  # what is not is repeated
+                log.warning("checkpoint.last_failed error=%s", error or "it took too long")
         log.info("worker.gave_up partitions=%s", sorted(partitions))
         for partition in self._partitions.values():
             partition.alive = False

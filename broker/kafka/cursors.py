@@ -11,11 +11,20 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from broker.core.cursor import Cursor
+from broker.errors import LogUnavailable
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import group_listener, listener_group, topics
 from broker.settings import KafkaSettings
 
 _UNDER_WAY_MAX: Final = 32  # requests pipelined to the coordinators at once; more would stall the event loop
+
+
+class NotStored(LogUnavailable):
+    """Cursors were not, or are not known to be, stored. failed: by listener id, why; all others' are."""
+
+    def __init__(self, failed: Mapping[str, LogUnavailable]) -> None:
+        super().__init__(str(next(iter(failed.values()))))
+        self.failed = failed
 
 
 class KafkaCursors:
@@ -41,19 +50,25 @@ class KafkaCursors:
         return dict(await asyncio.gather(*(one(listener_id) for listener_id in listener_ids)))
 
     async def store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
-        """Commit, one request a listener (LogUnavailable, when none is under way any more; some may be stored)."""
+        """Commit, one request a listener (NotStored, when none is under way any more)."""
+        failed: dict[str, LogUnavailable] = {}
 
         async def one(listener_id: str, rows: Mapping[int, Cursor]) -> None:
             async with self._turns:
-                await self._requests.commit(
-                    listener_group(self._kafka, listener_id),
-                    self._topic,
-                    {partition: (cursor.offset, cursor.metadata()) for partition, cursor in rows.items()},
-                )
+                try:
+                    await self._requests.commit(
+                        listener_group(self._kafka, listener_id),
+                        self._topic,
+                        {partition: (cursor.offset, cursor.metadata()) for partition, cursor in rows.items()},
+                    )
+                except LogUnavailable as error:
+                    failed[listener_id] = error
 
         for done in await asyncio.gather(*(one(*row) for row in cursors.items()), return_exceptions=True):
             if isinstance(done, BaseException):
                 raise done
+        if failed:
+            raise NotStored(failed)
 
     async def listeners(self) -> set[str]:
         """The ids of all listeners that have cursors, those that ended included (LogUnavailable)."""

@@ -93,6 +93,27 @@ async def test_an_attempt_that_never_ends_does_not_keep_the_worker(rig: Rig, mon
     assert not asked
 
 
+async def test_what_is_committed_only_once_more_may_take_too_long(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    queue = await rig.queue()
+    await rig.listen(queue, "a")
+    first = await rig.work()
+    ids = await rig.put(queue, *(f"m{number}" for number in range(20)))
+    await until(lambda: len(rig.listeners.taken("a")) == 20, what="all of it")
+
+    async def too_long() -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(first._checkpoints, "once_more", too_long)
+    await rig.end(first)
+    assert "checkpoint.last_failed" not in caplog.text
+    await rig.work()
+    ids += await rig.put(queue, "last")
+    await until(lambda: ids[-1] in rig.listeners.ids("a"), what="the last one")
+    assert rig.listeners.ids("a") == Counter(ids)
+
+
 async def test_a_worker_whose_last_checkpoint_goes_wrong_leaves_the_group_all_the_same(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):

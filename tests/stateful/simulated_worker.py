@@ -310,6 +310,10 @@ class SimWorker:
         self.finish_checkpoint()
         self.begin_checkpoint(self._last())
         self.finish_checkpoint()
+        saved_ms = self.saved_ms
+        self.begin_checkpoint(self.checkpoints.once_more())
+        self.finish_checkpoint()
+        self.saved_ms = saved_ms  # it says nothing new
         world.crashed(self)
         self.ownership, self.gave_up = self.ownership + 1, len(world.record.crashes) - 1
         for partition in self._partitions.values():

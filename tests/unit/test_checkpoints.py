@@ -8,9 +8,10 @@ import pytest
 
 from broker.core.cursor import Cursor
 from broker.core.events import DeliveriesSettled, decode
-from broker.delivery.checkpoints import _TOGETHER, Checkpoints
+from broker.delivery.checkpoints import _AT_ONCE, _TOGETHER, Checkpoints
 from broker.delivery.meters import Meters
 from broker.errors import LogUnavailable
+from broker.kafka.cursors import NotStored
 
 
 class Topic:
@@ -77,7 +78,7 @@ async def test_a_partition_whose_outcomes_are_not_written_keeps_back_its_own_cur
     assert committed.pop() == {0: 2, 2: 2}
     topic.down = set()
     await checkpoints.checkpoint()
-    assert committed.pop() == {0: 2, 1: 2, 2: 2}
+    assert committed.pop() == {1: 2}
     assert sorted(topic.written) == [(partition, offset) for partition in range(3) for offset in range(2)]  # each once
 
 
@@ -110,21 +111,66 @@ async def test_who_is_no_member_any_more_in_the_middle_of_many_commits_makes_no_
     assert committed == [_TOGETHER] * 3
 
 
-async def test_a_group_that_takes_no_commit_does_not_keep_the_others_cursors_back():
+def settled(checkpoints: Checkpoints, couriers: dict[str, object], *names: str) -> list[Settled]:
+    """A stream of each of these listeners, that has changed."""
+    streams = []
+    for name in names:
+        stream = Settled(0)
+        listener = SimpleNamespace(id=name, organization_id="o", queue_id="q", reach=lambda _, tail: tail)
+        stream.courier = couriers[name] = SimpleNamespace(listener=listener, streams={0: stream}, error=None)
+        stream.owed, stream.window = [], SimpleNamespace(idle=lambda _: True)
+        checkpoints.touched(stream)
+        streams.append(stream)
+    return streams
+
+
+async def test_a_group_that_takes_no_commit_keeps_its_own_streams_dirty_and_no_others():
     """Somebody consumes as a listener's group, and Kafka refuses ours for good: docs/decisions/0160."""
-    committed: set[str] = set()
+    committed: list[str] = []
 
     async def store(cursors) -> None:
-        committed.update(cursors.keys() - {"l-0"})
+        committed.extend(cursors)
         if "l-0" in cursors:
-            raise LogUnavailable("refused")
+            raise NotStored({"l-0": LogUnavailable("refused")})
 
     parts = SimpleNamespace(store=store), Topic(), SimpleNamespace(flush=nothing)
     checkpoints = Checkpoints(*parts, {0: SimpleNamespace(tail=9)}, {}, Meters(), nothing)
-    for number in range(3 * _TOGETHER):
-        stream = Settled(0)
-        stream.courier = SimpleNamespace(listener=SimpleNamespace(id=f"l-{number}", organization_id="o", queue_id="q"))
-        checkpoints.touched(stream)
+    names = [f"l-{number}" for number in range(3 * _TOGETHER)]
+    squatted, *others = settled(checkpoints, {}, *names)
     with pytest.raises(LogUnavailable, match="refused"):
         await checkpoints.checkpoint()
-    assert committed == {f"l-{number}" for number in range(1, 3 * _TOGETHER)}
+    assert sorted(committed) == sorted(names)
+    assert squatted.courier.streams
+    assert not any(stream.courier.streams for stream in others), "what is idle is tidied away"
+    committed.clear()
+    with pytest.raises(LogUnavailable, match="refused"):
+        await checkpoints.checkpoint()
+    assert committed == ["l-0"]
+
+
+async def test_the_last_checkpoint_commits_what_has_changed_and_once_more_all_that_was_committed_before():
+    committed: list[str] = []
+
+    async def store(cursors) -> None:
+        committed.extend(cursors)
+        if "l-0" in cursors:
+            raise NotStored({"l-0": LogUnavailable("refused")})
+
+    parts = SimpleNamespace(store=store), Topic(), SimpleNamespace(flush=nothing)
+    couriers: dict[str, object] = {}
+    partition = SimpleNamespace(tail=9, placed=lambda _: True)
+    checkpoints = Checkpoints(*parts, {0: partition}, couriers, Meters(), nothing)
+    names = [f"l-{number}" for number in range(1, 3 * _AT_ONCE)]
+    settled(checkpoints, couriers, *names)
+    await checkpoints.checkpoint()
+    settled(checkpoints, couriers, "new")
+    committed.clear()
+    await checkpoints.last()
+    assert committed == ["new"]
+    settled(checkpoints, couriers, "l-1")  # its outcome is not written: no cursor may say so
+    (squatted,) = settled(checkpoints, couriers, "l-0")
+    squatted.dirty = False
+    checkpoints._stored.add("l-0")
+    committed.clear()
+    await checkpoints.once_more()
+    assert sorted(committed) == sorted([*names[1:], "new", "l-0"])
