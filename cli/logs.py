@@ -1,14 +1,23 @@
 """Log lines: one event each, on stderr, `moment LEVEL process event key=value …`.
 
-For: the format and how loud each library is. Not for: what is logged, which every module decides for itself; no key,
-secret or body of a message is ever among it."""
+For: the format, how loud each library is, and that nobody waits for whoever reads stderr: a thread writes, and what
+finds no room is left out and counted. Not for: what is logged, which every module decides for itself; no key, secret or
+body of a message is ever among it."""
 
 from __future__ import annotations
 
 import logging
-import sys
+import queue
+import threading
 import time
-from typing import Any
+from contextlib import suppress
+from io import FileIO
+from typing import Any, Final
+
+LINES_MAX: Final = 10_000  # that wait to be written
+_LAST_S: Final = 2.0  # how long the end of the process waits for them
+_LOOK_S: Final = 0.005
+_STDERR: Final = 2
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -48,9 +57,54 @@ class _Formatter(logging.Formatter):
         return super().formatMessage(record)
 
 
+class Writer(logging.Handler):
+    """Has a thread write the lines: a pipe that nobody empties must not stop an event loop.
+
+    logging itself calls flush() when the process ends, an error ending it too.
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self._file = FileIO(fd, "w", closefd=False)  # not sys.stderr, whose lock the process needs at its end
+        self._lines: queue.Queue[bytes] = queue.Queue(LINES_MAX)
+        self._left_out = 0
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """By one thread at a time: logging sees to it."""
+        try:
+            text = self.format(record)
+        except Exception:  # noqa: BLE001 - as all handlers do
+            self.handleError(record)
+            return
+        if self._left_out:
+            told = {"levelname": "WARNING", "msg": line("log.left_out", lines=self._left_out)}
+            text = f"{self.format(logging.makeLogRecord(told))}\n{text}"
+        try:
+            self._lines.put_nowait(f"{text}\n".encode(errors="backslashreplace"))
+        except queue.Full:
+            self._left_out += 1
+        else:
+            self._left_out = 0
+
+    def flush(self) -> None:
+        """Wait until what was logged is written, for a while."""
+        until_s = time.monotonic() + _LAST_S
+        while self._lines.unfinished_tasks and time.monotonic() < until_s:
+            time.sleep(_LOOK_S)
+
+    def _write(self) -> None:
+        while True:
+            rest = self._lines.get()
+            with suppress(OSError):  # nobody reads it any more
+                while rest:
+                    rest = rest[self._file.write(rest) or 0 :]
+            self._lines.task_done()
+
+
 def set_up(process: str, level: str) -> None:
     """Log to stderr from now on. process: who speaks, such as `worker-1`. level: one of LEVELS."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Writer(_STDERR)
     handler.setFormatter(_Formatter(process))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     if level != "debug":

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
-import sys
 from functools import partial
 from typing import Final
 
@@ -205,5 +205,5 @@ class Supervisor:
         if self._kafka is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._kafka.kill()
-        sys.stderr.flush()
+        logging.shutdown()
         os._exit(1)

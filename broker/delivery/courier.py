@@ -32,6 +32,7 @@ from broker.delivery.limits import Limits
 from broker.delivery.message import Message
 from broker.delivery.request import Opened, also_signed, post_head
 from broker.delivery.shares import HELD_BYTES_MAX, Sockets
+from broker.delivery.sparing import Sparing
 from broker.delivery.stream import Delivery, Stream, now_ms
 from broker.errors import UnknownEvent
 
@@ -91,6 +92,7 @@ class Courier:
         self.circuit = Circuit()
         self.limits = Limits(self.circuit, listener.settings, replay=listener.replay is not None)
         self.error: str | None = None
+        self.failed_lines, self.parked_lines = Sparing(), Sparing()
         self.bytes_share = HELD_BYTES_MAX
         self.sending = True  # False: hand-over or shut-down; what is under way may finish
         self._changes = depot.changes

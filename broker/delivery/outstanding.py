@@ -186,9 +186,12 @@ class Outstanding:
                 continue
             if stream.alive and stream.partition in self._owned:
                 self._enter(owed_by(event, offset, found=False, record=value if offset < 0 else None))
-            if isinstance(event, DeliveryParked):
+            parked = isinstance(event, DeliveryParked)
+            left_out = stream.courier.parked_lines.left_out(event.at_ms) if parked else None
+            if left_out is not None:
                 log.warning(
-                    "delivery.parked message=%s listener=%s queue=%s attempts=%d status=%s error=%s age_ms=%d",
+                    "delivery.parked message=%s listener=%s queue=%s attempts=%d status=%s error=%s age_ms=%d"
+                    " left_out=%d",
                     event.message_id,
                     event.listener_id,
                     event.queue_id,
@@ -196,6 +199,7 @@ class Outstanding:
                     event.status,
                     event.error,
                     event.at_ms - event.put_at_ms,
+                    left_out,
                 )
             return True
         return False

@@ -138,7 +138,7 @@ class Stream:
         took_ms: int,
         due_ms: int | None,
     ) -> None:
-        """Keep what an attempt came to, for the next checkpoint; one that failed is logged now."""
+        """Keep what an attempt came to, for the next checkpoint; one that failed is logged now, if not too many are."""
         message, listener = delivery.message, self.courier.listener
         if message is None:
             return
@@ -159,9 +159,11 @@ class Stream:
             next_at_ms=due_ms,
         )
         self.attempts.append((attempt, message.deliver_at_ms or message.put_at_ms))
-        if outcome != "delivered":
+        left_out = None if outcome == "delivered" else self.courier.failed_lines.left_out(attempt.at_ms)
+        if left_out is not None:
             log.info(
-                "attempt.failed message=%s listener=%s number=%d status=%s error=%s took_ms=%d next_at_ms=%s",
+                "attempt.failed message=%s listener=%s number=%d status=%s error=%s took_ms=%d next_at_ms=%s"
+                " left_out=%d",
                 attempt.message_id,
                 attempt.listener_id,
                 attempt.number,
@@ -169,6 +171,7 @@ class Stream:
                 error,
                 took_ms,
                 due_ms,
+                left_out,
             )
 
 

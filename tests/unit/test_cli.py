@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import stat
+import subprocess
+import sys
+from contextlib import suppress
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -200,15 +203,63 @@ def test_a_log_line_is_an_event_with_fields():
     assert logs.line("x", reason='it said "no"') == "x reason=\"it said 'no'\""
 
 
-def test_a_log_record_of_several_lines_is_one_line(capsys: pytest.CaptureFixture[str]):
+def test_a_log_record_of_several_lines_is_one_line(capfd: pytest.CaptureFixture[str]):
     root = logging.getLogger()
     before = root.handlers[:], root.level
     try:
         logs.set_up("worker-1", "info")
         logging.getLogger("x").info("one\ntwo")
+        root.handlers[0].flush()
     finally:
         root.handlers, root.level = before
-    assert capsys.readouterr().err.endswith("Z INFO worker-1 one two\n")
+    assert capfd.readouterr().err.endswith("Z INFO worker-1 one two\n")
+
+
+def test_log_lines_that_nobody_reads_stop_nobody_and_are_counted(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(logs, "LINES_MAX", 10)
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    writer = logs.Writer(writing)
+
+    def read() -> list[str]:
+        found = b""
+        while True:
+            waits = writer._lines.unfinished_tasks
+            with suppress(BlockingIOError):
+                found += os.read(reading, 1 << 20)
+            if not waits:
+                return found.decode().splitlines()
+
+    for number in range(1_000):  # a pipe takes 64 KiB
+        writer.handle(logging.makeLogRecord({"msg": f"{number} {'x' * 1_000}"}))
+    told = read()
+    writer.handle(logging.makeLogRecord({"msg": "last"}))
+    *told, last = told + read()
+    written = [int(text.split()[0]) for text in told if not text.startswith("log.left_out")]
+    left_out = [int(text.partition("lines=")[2]) for text in told if text.startswith("log.left_out")]
+    assert last == "last"
+    assert written == sorted(written)
+    assert sum(left_out) == 1_000 - len(written) > 0
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_a_process_that_fails_has_its_last_lines_written_and_waits_for_nobody(read: bool):
+    program = """
+from cli import logs
+logs._LAST_S = 30 if {read} else 0.1
+logs.set_up("p", "info")
+for number in range({lines}):
+    logs.Logger("x").info("line", number=number, text="x" * 1000)
+logs.Logger("x").error("process.failed", ValueError("why"))
+raise SystemExit(1)
+"""
+    text = program.format(read=read, lines=10 if read else 1_000)
+    with subprocess.Popen([sys.executable, "-c", text], stderr=subprocess.PIPE, text=True) as process:
+        if read:
+            assert process.communicate(timeout=60)[1].endswith("process.failed\nValueError: why\n")
+        assert process.wait(60) == 1
 
 
 async def collect(lines: Lines) -> list[Line]:

@@ -1,0 +1,32 @@
+"""Log lines that one listener may cause without end: a few of a kind each second, and how many were left out since.
+
+For: that a listener which fails everything neither floods the log nor has its worker busy with it. Not for: what is
+logged, nor the record of each attempt, which is in `deliveries` (stream.py).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+LINES_MAX: Final = 3  # a second
+
+
+class Sparing:
+    """Of one listener and one kind of line."""
+
+    __slots__ = ("_left_out", "_second", "_told")
+
+    def __init__(self) -> None:
+        self._second = self._told = self._left_out = 0
+
+    def left_out(self, at_ms: int) -> int | None:
+        """How many lines were, right before the one to be written now; None when that is left out, too."""
+        second = at_ms // 1000
+        if second != self._second:
+            self._second, self._told = second, 0
+        if self._told == LINES_MAX:
+            self._left_out += 1
+            return None
+        self._told += 1
+        left_out, self._left_out = self._left_out, 0
+        return left_out
