@@ -30,9 +30,13 @@ from cli.sockets import address, bind
 
 
 class Health:
-    """How one process is. view, ready: set as it starts. registry: whoever has metrics registers them."""
+    """How one process is. view, ready: set as it starts. registry: whoever has metrics registers them.
+
+    look: to be awaited before the metrics are asked for.
+    """
 
     def __init__(self) -> None:
+        self.look: Callable[[], Awaitable[None]] = _nothing
         self.registry: CollectorRegistry = new_registry()
         self.view: DirectoryView | None = None
         self.ready = False
@@ -92,10 +96,14 @@ def make_app(
     return app
 
 
+async def _nothing() -> None: ...
+
+
 def process_app(health: Health) -> Starlette:
     """Of one process."""
 
     async def metrics() -> CollectorRegistry:
+        await health.look()
         return health.registry
 
     async def states() -> dict[str, Any]:

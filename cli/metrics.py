@@ -8,7 +8,7 @@ the number of series does not grow with the number of listeners.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
@@ -65,16 +65,22 @@ def show_log(registry: CollectorRegistry, log: KafkaLog) -> None:
     registry.register(_Collector(make))
 
 
-def show_worker(registry: CollectorRegistry, worker: Worker) -> None:
-    """Of a worker: its deliveries."""
+def show_worker(registry: CollectorRegistry, worker: Worker) -> Callable[[], Awaitable[None]]:
+    """Of a worker: its deliveries, as they were when what this returns was called last."""
+    now: Condition | None = None
+
+    async def look() -> None:
+        nonlocal now
+        now = await worker.condition()
 
     def make() -> Iterator[Metric]:
         yield from _counted(worker.meters)
-        now = worker.condition()
-        yield from _now(now)
-        yield from _lags(now.lags, time.time() * 1000)
+        if now is not None:
+            yield from _now(now)
+            yield from _lags(now.lags, time.time() * 1000)
 
     registry.register(_Collector(make))
+    return look
 
 
 def _counted(meters: Meters) -> Iterator[Metric]:

@@ -42,7 +42,7 @@ async def _work(process: Process) -> None:
         name = os.environ.get("EVERPUT_WORKER_NAME")
         worker = Worker(settings, log, projections, sealer, name=name)
         process.health.view = projections.directory
-        show_worker(process.health.registry, worker)
+        process.health.look = show_worker(process.health.registry, worker)
         stack.push_async_callback(worker.stop)
         await worker.start()
         process.ready("worker")

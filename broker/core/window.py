@@ -147,3 +147,8 @@ class Window(Generic[D]):
     def opened(self) -> tuple[int, ...]:
         """The open offsets, ascending."""
         return tuple(sorted(self.open))
+
+    @property
+    def first(self) -> int | None:
+        """The lowest open offset."""
+        return min(self.open, default=None)

@@ -6,14 +6,18 @@ Not for: making metrics of them (cli/metrics.py), what a client is told of a lis
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from broker.core.histogram import Histogram
 from broker.delivery.courier import Courier
 from broker.delivery.readers import Partition
 from broker.delivery.stream import Made, Row
+
+_AT_ONCE: Final = 16  # couriers, with their streams, that are looked at before others run; there may be thousands
 
 
 class Meters:
@@ -76,13 +80,15 @@ class Condition:
     outstanding: int = 0
 
 
-def condition(couriers: Iterable[Courier], partitions: dict[int, Partition], *, outstanding: int) -> Condition:
-    """Looks at every courier: for one who asks now and then."""
+async def condition(couriers: Iterable[Courier], partitions: dict[int, Partition], *, outstanding: int) -> Condition:
+    """Looks at every courier, some at a time, so that deliveries go on meanwhile: for one who asks now and then."""
     now = Condition(partitions=len(partitions), outstanding=outstanding)
     for partition in partitions.values():
         now.recent += partition.recent
         now.recent_bytes += partition.recent_bytes
-    for courier in couriers:
+    for looked_at, courier in enumerate(list(couriers), 1):
+        if looked_at % _AT_ONCE == 0:
+            await asyncio.sleep(0)
         now.listeners[courier.condition] += 1
         now.held += courier.held
         now.held_bytes += courier.held_bytes
@@ -96,7 +102,7 @@ def condition(couriers: Iterable[Courier], partitions: dict[int, Partition], *, 
             messages += len(window.open) + len(window.behind)
             if window.scan_from is not None and partition_now is not None:
                 messages += max(0, partition_now.tail - window.scan_from)
-            since_ms = stream.oldest_at_ms(window.opened())
+            since_ms = stream.oldest_at_ms
             if since_ms is not None:
                 oldest.append(since_ms)
         if messages:

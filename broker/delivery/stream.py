@@ -107,7 +107,7 @@ class Stream:
             top=window.top(tail),
             open=opened,
             pending=len(window.open) + len(window.behind),
-            oldest_at_ms=self.oldest_at_ms(opened),
+            oldest_at_ms=self.oldest_at_ms,
             state="down" if self.courier.circuit.state is State.OPEN else "live",
             error=self.courier.error,
             attempts=self._attempts_made(opened),
@@ -122,10 +122,12 @@ class Stream:
         made = tuple(delivery.number - (delivery in under_way) for delivery in deliveries)
         return made if any(made) else ()
 
-    def oldest_at_ms(self, opened: Sequence[int]) -> int | None:
-        """When the oldest message that waits was put, as far as is known. opened: the open offsets, ascending."""
-        if opened:
-            delivery = self.window.open[opened[0]]
+    @property
+    def oldest_at_ms(self) -> int | None:
+        """When the oldest message that waits was put, as far as is known."""
+        first = self.window.first
+        if first is not None:
+            delivery = self.window.open[first]
             return (delivery.put_at_ms if delivery.message is None else delivery.message.put_at_ms) or None
         return self.behind_since_ms or None
 

@@ -240,9 +240,9 @@ class Worker:
             for courier in self._couriers.values():
                 courier.close()
 
-    def condition(self) -> Condition:
+    async def condition(self) -> Condition:
         """As of now."""
-        now = condition(self._couriers.values(), self._partitions, outstanding=len(self._outstanding))
+        now = await condition(self._couriers.values(), self._partitions, outstanding=len(self._outstanding))
         now.listeners["unusable"] = len(self._unusable & self._directory.listeners.keys())
         return now
 

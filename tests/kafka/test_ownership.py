@@ -114,13 +114,17 @@ async def test_a_listener_whose_secret_can_not_be_opened_stands_still_and_no_oth
     worker = await rig.work()
     await rig.listen(queue, "later")
     rig.commands = commands
-    await until(lambda: worker.condition().listeners["unusable"] == 2, what="both are known as unusable")
+
+    async def unusable(count: int) -> bool:
+        return (await worker.condition()).listeners["unusable"] == count
+
+    await until(lambda: unusable(2), what="both are known as unusable")
     ids = await rig.put(queue, *(f"m{number}" for number in range(10)))
     await until(lambda: len(rig.listeners.taken("well")) == 10, what="the other one has all")
     assert len(rig.listeners.got) == 10
     assert rig.listeners.ids("well") == Counter(ids)
     await commands.delete_listener(rig.context, queue.id, before.id)
-    await until(lambda: worker.condition().listeners["unusable"] == 1, what="it has ended")
+    await until(lambda: unusable(1), what="it has ended")
 
 
 async def expelled(rig: Rig, worker: Worker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from bisect import bisect_left
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from broker.core.events import DeliveryAttempted
 from broker.core.histogram import BOUNDS_MS, Histogram
 from broker.core.ids import message_id
-from broker.delivery.meters import Condition, Lag, Meters
+from broker.delivery.meters import Condition, Lag, Meters, condition
 from broker.errors import LogUnavailable
 from cli.admin import Health, process_app, serving
 from cli.admin_all import all_app
@@ -32,7 +33,7 @@ class SomeWorker:
         self.meters = Meters()
         self.now = Condition()
 
-    def condition(self) -> Condition:
+    async def condition(self) -> Condition:
         return self.now
 
 
@@ -73,7 +74,7 @@ def test_a_histogram_counts_each_value_once_in_the_first_step_that_holds_it(valu
 
 async def test_a_scrape_tells_attempts_and_the_time_from_put_to_delivery():
     worker, health = SomeWorker(), Health()
-    show_worker(health.registry, worker)
+    health.look = show_worker(health.registry, worker)
     put = message_id(at_ms=PUT_MS, partition=0, random_bits=1)
     common = {"organization_id": "o", "listener_id": "l", "queue_id": "q", "message_id": put, "partition": 0}
     common |= {"offset": 3, "error": None, "took_ms": 1, "next_at_ms": None}
@@ -101,7 +102,7 @@ async def test_a_scrape_tells_attempts_and_the_time_from_put_to_delivery():
 
 async def test_however_many_listeners_lag_only_the_worst_are_named():
     worker, health = SomeWorker(), Health()
-    show_worker(health.registry, worker)
+    health.look = show_worker(health.registry, worker)
     now_ms = int(time.time() * 1000)
     worker.now.lags = [Lag(f"l{number}", "q", number, now_ms - 60_000) for number in range(1, 1001)]
     worker.now.lags.append(Lag("old", "q", 1, now_ms - 3_600_000))
@@ -119,6 +120,18 @@ async def test_however_many_listeners_lag_only_the_worst_are_named():
     assert "unknown" not in ages
     assert found[("everput_lag_messages",)] == sum(range(1, 1001)) + 1 + 5000
     assert found[("everput_listeners_lagging",)] == 1002
+
+
+async def test_whoever_asks_how_thousands_of_listeners_are_stops_nobody():
+    counted = {"held": 1, "held_bytes": 1, "behind": (), "streams": {}}
+    couriers = [SimpleNamespace(condition="live", **counted) for _ in range(1000)]
+    looking = asyncio.create_task(condition(couriers, {}, outstanding=0))
+    turns = 0
+    while not looking.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 10
+    assert (await looking).listeners == {"live": 1000}
 
 
 async def test_a_process_is_ready_once_it_said_so_and_while_its_projections_catch_up():
@@ -142,8 +155,8 @@ async def test_the_processes_together_are_told_apart_by_a_label_and_ready_when_a
     one, two = SomeWorker(), SomeWorker()
     first, second = Health(), Health()
     one.meters.gained, two.meters.gained = 1, 2
-    show_worker(first.registry, one)
-    show_worker(second.registry, two)
+    first.look = show_worker(first.registry, one)
+    second.look = show_worker(second.registry, two)
     for health in (first, second):
         health.view, health.ready = MemoryControl(), True
     async with (
@@ -173,7 +186,7 @@ async def test_nothing_else_is_there(method: str, path: str, code: int):
 async def test_a_histogram_of_the_worker_is_the_same_under_its_process():
     worker, health = SomeWorker(), Health()
     worker.meters.checkpoints.add(12)
-    show_worker(health.registry, worker)
+    health.look = show_worker(health.registry, worker)
     async with serving(process_app(health), "127.0.0.1", 0) as own:
         child = SimpleNamespace(name="worker-1", admin_url=own)
         async with serving(all_app([child]), "127.0.0.1", 0) as url:
