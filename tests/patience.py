@@ -28,6 +28,7 @@ _TIMES: Final = (
     (checkpoints, "SUSPENDED_S", PATIENCE_S),
     (changes, "SUSPENDED_S", PATIENCE_S),
     (worker, "DRAIN_S", PATIENCE_S),
+    (worker, "HAND_OVER_S", PATIENCE_S),
     (worker, "HANGING_S", PATIENCE_S),
     (worker, "CHECKPOINT_S_MAX", PATIENCE_S),
     (tail, "SESSION_TIMEOUT_MS", 60_000),

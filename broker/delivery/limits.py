@@ -15,6 +15,7 @@ from broker.core.flow import Flow, Pace, Share
 ATTEMPTS_MAX: Final = 1024  # under way in one worker: docs/decisions/0007
 SLOW_MS: Final = 250  # a listener whose answers take as long, on average, shares what may begin with others such
 FAILING: Final = 0.25  # a listener that fails more of its attempts than this, on average, comes after all others
+FIRST, SLOW, FAILS = range(3)  # ranks
 _NEW_MAX: Final = 2  # attempts at once to one that has not answered yet
 _WEIGHT: Final = 8  # the last so many answers count for most of an average
 _TOOK_MS_MAX: Final = 2 * SLOW_MS  # that counts: one answer that took long does not make a quick listener slow
@@ -127,19 +128,19 @@ class Limits:
 
     @property
     def rank(self) -> int:
-        """0: it is quick and takes what it gets. 1: it is slow, or a replay. 2: it fails, or is not known yet.
+        """FIRST: it is quick and takes what it gets. SLOW: so it is, or a replay. FAILS: it does, or is not known yet.
 
         What all of a worker share they have in this order.
         """
         took_ms = self.took_ms
         if took_ms is None or self.failing > FAILING:
-            return 2
-        return 1 if took_ms >= SLOW_MS or self._replay else 0
+            return FAILS
+        return SLOW if took_ms >= SLOW_MS or self._replay else FIRST
 
     @property
     def gives_way(self) -> bool:
         """Whether what it may begin is counted, with all others such."""
-        return self.rank > 0
+        return self.rank != FIRST
 
     @property
     def quick(self) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from broker.core.flow import fair_share
-from broker.delivery.limits import ATTEMPTS_MAX
+from broker.delivery.limits import ATTEMPTS_MAX, FIRST, SLOW
 
 if TYPE_CHECKING:
     from broker.delivery.courier import Courier
@@ -106,10 +106,10 @@ def let_begin(couriers: Iterable[Courier], begins: int, *, turn: int) -> list[Co
     for courier in couriers:
         limits = courier.limits
         rank = limits.rank
-        if rank:
+        if rank != FIRST:
             limits.begins = 1  # should it get something to do meanwhile
             if courier.waits:
-                (slow if rank == 1 else others).append(courier)
+                (slow if rank == SLOW else others).append(courier)
     for_others = 0 if not others else begins // 2 if slow else begins
     _deal(slow, begins - for_others, turn)
     _deal(others, for_others, turn)

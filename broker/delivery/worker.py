@@ -33,6 +33,7 @@ from broker.delivery.courier import Courier, Depot
 from broker.delivery.endings import Endings
 from broker.delivery.guard import Resolver
 from broker.delivery.http import tls_context
+from broker.delivery.limits import FAILS
 from broker.delivery.liveness import Liveness
 from broker.delivery.message import Message, may_be_in, messages
 from broker.delivery.meters import Condition, Meters, condition
@@ -63,8 +64,9 @@ _ROUND: Final = 5  # ticks after which all is shared out anew; a courier that gi
 _PUMPED: Final = 8  # couriers that begin attempts before others run
 STOOD_STILL_S: Final = 0.1  # an event loop as late as this expires nothing: first it reads what has come meanwhile
 _TIDY_TICKS: Final = 100  # within so many every courier is tidied once
-DRAIN_S: Final = 2.0  # how long what is under way may take to finish before partitions are given up: all wait for it
-HANGING_S: Final = 1.0  # but nobody waits for an attempt that has taken as long as this
+DRAIN_S: Final = 5.0  # how long attempts under way may take to finish at the end
+HAND_OVER_S: Final = 2.0  # and at a hand-over, for which all workers wait
+HANGING_S: Final = 1.0  # nobody waits there, nor at the end if it is of one that fails, for one that has taken as long
 CHECKPOINT_S_MAX: Final = 5.0  # for the last checkpoint; with the drain, less than the group waits for a member
 TAIL_BACKLOG_MAX: Final = 10_000  # a stream further behind than this does not hold the tail back: it catches up
 NO_CURSOR_MS: Final = (
@@ -229,7 +231,7 @@ class Worker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
-            await self._let_go(list(self._partitions))
+            await self._let_go(list(self._partitions), at_end=True)
         finally:  # should that go wrong, the group must not wait for a member that is gone
             for task in self._background:
                 task.cancel()
@@ -260,11 +262,11 @@ class Worker:
         """Called before anybody else may own them."""
         await self._let_go(partitions)
 
-    async def _let_go(self, partitions: Collection[int]) -> None:
+    async def _let_go(self, partitions: Collection[int], *, at_end: bool = False) -> None:
         self._ownership += 1
         if not partitions:
             return
-        await self._drain()
+        await self._drain(at_end=at_end)
         in_doubt = any(courier.busy for courier in self._couriers.values())
         committed = False
         try:
@@ -299,14 +301,20 @@ class Worker:
                     courier.sending = False
             raise
 
-    async def _drain(self) -> None:
+    async def _drain(self, *, at_end: bool) -> None:
         """Begin nothing more. What hangs is repeated by the next owner, so that all others' messages need not wait."""
+        time = asyncio.get_running_loop().time
+
+        def promising(courier: Courier) -> bool:
+            if at_end and courier.limits.rank != FAILS:
+                return courier.busy > 0  # it takes what it gets, in its time
+            return courier.busy_since(time() - HANGING_S)
+
         for courier in self._couriers.values():
             courier.sending = False
-        time = asyncio.get_running_loop().time
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_S):
-                while self._leaving or any(one.busy_since(time() - HANGING_S) for one in self._couriers.values()):
+            async with asyncio.timeout(DRAIN_S if at_end else HAND_OVER_S):
+                while self._leaving or any(map(promising, self._couriers.values())):
                     await asyncio.sleep(TICK_S)
 
     async def _take_over(self, partitions: list[int], ownership: int) -> None:

@@ -215,7 +215,7 @@ async def test_a_commit_that_was_long_on_its_way_is_made_good_at_the_hand_over(r
 
 
 async def test_a_hand_over_does_not_wait_for_what_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(worker_module, "DRAIN_S", 3600.0)
+    monkeypatch.setattr(worker_module, "HAND_OVER_S", 3600.0)
     monkeypatch.setattr(worker_module, "HANGING_S", 0.1)
     queue = await rig.queue()
     listener = await rig.listen(queue, "hangs")

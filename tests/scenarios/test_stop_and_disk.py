@@ -98,14 +98,16 @@ def test_an_attempt_under_way_is_finished_and_a_full_disk_takes_nothing_while_it
         queue = put(server, "/queues", {"name": "orders"}).json()["queue"]["id"]
         listen(server, queue, "slow", listener.url)
         path = f"/queues/{queue}/messages"
+        assert put(server, path, {"data": "first"}).status_code == 200
+        wait_until(lambda: listener.taken["first"], what="the listener is known")
         assert put(server, path, {"data": "slow"}).status_code == 200
         wait_until(lambda: listener.begun["slow"], what="the attempt is under way")
         server.process.terminate()
         wait_until(lambda: server.events("stopping"), what="stopping")
-        assert not listener.taken
+        assert not listener.taken["slow"]
         listener.go_on.set()
         assert server.stopped() == 0
-        assert listener.taken == {"slow": 1}  # it was waited for
+        assert listener.taken == {"first": 1, "slow": 1}  # it was waited for
         assert not server.events("process.killed")
         listener.begun.clear()
     with Running(data_dir) as server:
