@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 CHECKPOINT_S: Final = 1.0
 SUSPENDED_S: Final = SURE_S  # after it, others may own what we think is ours
 _AT_ONCE: Final = 64  # streams that are looked at before others run; there may be thousands
-_TOGETHER: Final = 2  # listeners whose cursors are committed at once; sixteen hold Kafka up for others, by milliseconds
-_PAUSES_MAX: Final = 96
-_PAUSE_S: Final = 0.01  # between them, where there is time
+_TOGETHER: Final = 4  # listeners whose cursors are committed at once; sixteen hold Kafka up for others, by milliseconds
+_PAUSES_MAX: Final = 48
+_PAUSE_S: Final = 0.02  # between them, where there is time
 _IDLE_PAUSE_S: Final = 0.005  # shorter: checkpoints wait for it
 IDLE_CHECKPOINT_S: Final = 60.0  # how stale an idle listener's committed offset may be; it also keeps it from expiring
 
