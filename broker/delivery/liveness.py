@@ -29,7 +29,8 @@ from broker.delivery.stream import now_ms
 log = logging.getLogger(__name__)
 
 _TICKS_PER_S: Final = 20  # worker.py's
-PROBES_MOST: Final = 10  # in a tick
+PROBES_MOST: Final = 50  # in a tick, where very many have gone at once and the machine has time to spare
+_PROBES_CALM: Final = 10  # in a tick; what the others' turns are reckoned with
 PROBES_LEAST: Final = 2  # of which one is for who has just gone
 _BEGINS_PER_PROBE: Final = 2  # what the slow may begin in a tick: both give way together
 PROBE_TIMEOUT_S: Final = 3.0
@@ -53,7 +54,7 @@ class Liveness:
         self._tls = tls
         self._probes: Probes[Courier] = Probes()
         self._asking: set[asyncio.Task[None]] = set()
-        self._per_s = PROBES_MOST * _TICKS_PER_S
+        self._per_s = _PROBES_CALM * _TICKS_PER_S
         self.down: set[Courier] = set()  # each has its turn in _probes or is being asked
 
     def watch(self, courier: Courier) -> None:
@@ -66,7 +67,7 @@ class Liveness:
         """Begin the probes that are due, as many as there may be. begins: as core/flow.py's Gate says."""
         at_ms = now_ms()
         most = max(PROBES_LEAST, min(PROBES_MOST, begins // _BEGINS_PER_PROBE))
-        self._per_s = most * _TICKS_PER_S
+        self._per_s = min(most, _PROBES_CALM) * _TICKS_PER_S
         while most:
             courier = self._probes.next(at_ms)
             if courier is None:

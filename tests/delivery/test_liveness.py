@@ -93,7 +93,7 @@ class Down:
 
 @pytest.fixture
 async def watched(monkeypatch):
-    """Liveness that watches 100, whose probes find nobody at once; and the URLs that were asked."""
+    """Liveness that watches 200, whose probes find nobody at once; and the URLs that were asked."""
     asked: list[str] = []
 
     async def nobody(url: str, *_, **__) -> bool:
@@ -102,7 +102,7 @@ async def watched(monkeypatch):
 
     monkeypatch.setattr(liveness, "alive", nobody)
     watching = Liveness(Resolver(()), ssl.create_default_context())
-    couriers = [Down(number) for number in range(100)]
+    couriers = [Down(number) for number in range(200)]
     for courier in couriers:
         watching.watch(courier)
         watching.watch(courier)
@@ -130,7 +130,7 @@ async def test_who_is_back_or_paused_or_has_ended_is_asked_no_more_and_takes_no_
     for _ in range(2):
         watching.tick(begins=1)
         await asyncio.sleep(0)
-    assert sorted(asked) == ["97", "98", "99"]
+    assert sorted(asked) == ["197", "198", "199"]
     await until(lambda: not watching._asking)
     assert watching.down == set(couriers[-3:])
 
