@@ -5,6 +5,7 @@ A command's module is imported when it is called, so that `everput put` does not
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import IO, Any, Final
 
@@ -52,6 +53,7 @@ class _OneLine(click.ClickException):
         self.exit_code = 2 if isinstance(error, ConfigurationError) else 1
 
     def show(self, file: IO[Any] | None = None) -> None:
+        logging.shutdown()  # this is the last line: what was logged before is written
         click.echo(f"everput: {self.message}", file=file, err=True)
 
 
