@@ -4,6 +4,7 @@ For: the order of the two, and what is repeated when one fails. Not for: what a 
 
 A crash repeats what was settled after the last checkpoint. One that fails loses nothing: the streams stay dirty and
 the outcomes stay here for the next one. A partition whose outcomes are not written keeps back its own cursors only.
+Those that give way (limits.py) have a part in every third only, as a rule: docs/decisions/0175.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from math import inf
 from typing import Final
 
+from broker.core.circuit import State
 from broker.core.cursor import Cursor
 from broker.core.events import encode
 from broker.delivery.courier import Courier
@@ -30,6 +33,8 @@ from broker.kafka.outcomes import OutcomesTopic
 log = logging.getLogger(__name__)
 
 CHECKPOINT_S: Final = 1.0
+GIVES_WAY_S: Final = 3.0  # between the commits of a listener that gives way
+_MANY: Final = 64  # outcomes for which none waits as long
 SUSPENDED_S: Final = SURE_S  # after it, others may own what we think is ours
 _AT_ONCE: Final = 64  # streams that are looked at before others run; there may be thousands
 _TOGETHER: Final = 4  # listeners whose cursors are committed at once; sixteen hold Kafka up for others, by milliseconds
@@ -37,6 +42,9 @@ _PAUSES_MAX: Final = 48
 _PAUSE_S: Final = 0.02  # between them, where there is time
 _IDLE_PAUSE_S: Final = 0.005  # shorter: checkpoints wait for it
 IDLE_CHECKPOINT_S: Final = 60.0  # how stale an idle listener's committed offset may be; it also keeps it from expiring
+
+
+_Condition = tuple[str | None, bool]  # of a listener: its error, whether its circuit is open
 
 
 class Suspended(Exception):
@@ -67,7 +75,8 @@ class Checkpoints:
         self._couriers = couriers
         self._meters = meters
         self._confirm = confirm
-        self._stored: set[str] = set()  # listeners with a cursor that was committed since the partitions are ours
+        # By listener with a cursor that was committed since the partitions are ours: as of when, and what it was like.
+        self._stored: dict[str, tuple[float, _Condition]] = {}
         self._ownership = 0  # counts hand-overs
         self._dirty: set[Stream] = set()
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}  # taken from their streams, not yet written
@@ -79,6 +88,10 @@ class Checkpoints:
         """The stream has changed since its last checkpoint."""
         stream.dirty = True
         self._dirty.add(stream)
+
+    def dismissed(self, listener_id: str) -> None:
+        """The listener has ended."""
+        self._stored.pop(listener_id, None)
 
     def forget(self) -> None:
         """The partitions are given up: what is not committed by now is repeated by the next owner."""
@@ -143,15 +156,17 @@ class Checkpoints:
                 return
             began, ownership = time.monotonic(), self._ownership
             streams: list[Stream] = []
+            conditions: dict[str, _Condition] = {}
             try:
-                cursors = await self._collect(streams)
+                cursors = await self._collect(streams, conditions, began)
                 unwritten = await self._write(cursors)
                 await self._outstanding.flush()
                 refused = await self._store(cursors, ownership, pause_s=pause_s)
             except BaseException:  # cancelled, too: the last checkpoint of a worker that is stopped repeats it
                 self._failed(streams)
                 raise
-            self._stored.update(cursors)
+            for listener_id in cursors:
+                self._stored[listener_id] = began, conditions[listener_id]
             error = unwritten or refused
             kept_back = () if refused is None else refused.failed
             self._meters.cursors += sum(len(places) for one, places in cursors.items() if one not in kept_back)
@@ -196,19 +211,34 @@ class Checkpoints:
             return error
         return None
 
-    async def _collect(self, streams: list[Stream]) -> dict[str, dict[int, Cursor]]:
-        """Take the outcomes and cursor of each stream that has changed, at one moment. streams: gets those."""
+    async def _collect(
+        self, streams: list[Stream], conditions: dict[str, _Condition], at_s: float
+    ) -> dict[str, dict[int, Cursor]]:
+        """Take the outcomes and cursor of each stream that has changed, of one whose turn it is, at one moment.
+
+        streams, conditions: get those, and what their listeners are like by now.
+        """
         cursors: dict[str, dict[int, Cursor]] = {}
+        early: set[str] = set()
         for looked_at, stream in enumerate(list(self._dirty), 1):
             if looked_at % _AT_ONCE == 0:
                 await asyncio.sleep(0)
+            courier = stream.courier
+            listener_id = courier.listener.id
+            if listener_id in early:
+                continue
+            if listener_id not in conditions:
+                condition = courier.error, courier.circuit.state is State.OPEN
+                if self._may_wait(courier, condition, at_s):
+                    early.add(listener_id)
+                    continue
+                conditions[listener_id] = condition
             self._dirty.discard(stream)
             stream.dirty = False
             partition = self._partitions.get(stream.partition)
             if partition is None or not stream.alive:
                 continue
             streams.append(stream)
-            listener_id = stream.courier.listener.id
             rows, attempts = take_outcomes(stream)
             self._meters.count(rows, attempts)
             for event in outcome_events(stream, rows, attempts, now_ms()):
@@ -216,6 +246,15 @@ class Checkpoints:
                 self._outcomes.setdefault(stream.partition, []).append((key.encode(), encode(event)))
             cursors.setdefault(listener_id, {})[stream.partition] = stream.cursor(partition.tail)
         return cursors
+
+    def _may_wait(self, courier: Courier, condition: _Condition, at_s: float) -> bool:
+        """Whether it gives way, and its last commit is new enough: it was of the same condition, and little since."""
+        if self._hurried or not courier.limits.gives_way:
+            return False
+        before_s, before = self._stored.get(courier.listener.id, (-inf, condition))
+        if at_s - before_s >= GIVES_WAY_S or before != condition:
+            return False
+        return sum(len(one.rows) + len(one.attempts) for one in courier.streams.values()) < _MANY
 
     async def run_idle(self) -> None:
         """Commit the tail's place for streams that have nothing open: some listeners a second, all within a minute."""

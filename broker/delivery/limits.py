@@ -29,11 +29,16 @@ class Limits:
     before there is more, if it gives way. took_ms: an answer that was no fault, on average; None: there was none yet.
     failing: the part of its attempts that were not taken, on average. replay: it is one, and gives way to normal
     deliveries however quickly it is answered.
+    rank: FIRST, it is quick and takes what it gets. SLOW, so it is, or a replay. FAILS, it does, or is not known yet.
+    What all of a worker share they have in this order. gives_way: what it may begin is counted, with all others such.
     """
+
+    rank: int
+    gives_way: bool
 
     __slots__ = (
         *("_circuit", "_pace", "_pushed_back_until_ms", "_replay", "_samples", "_too_early"),
-        *("begins", "failing", "flow", "share", "took_ms"),
+        *("begins", "failing", "flow", "gives_way", "rank", "share", "took_ms"),
     )
 
     def __init__(self, circuit: Circuit, settings: ListenerSettings, *, replay: bool = False) -> None:
@@ -48,6 +53,7 @@ class Limits:
         self._pace: Pace | None = None
         self._pushed_back_until_ms = 0
         self._too_early = False  # the last time that an attempt was asked for the rate did not allow it
+        self._judge()
 
     def update(self, settings: ListenerSettings, share: Share) -> None:
         """The listener's settings, or this worker's share of all that it may have, have changed."""
@@ -87,10 +93,11 @@ class Limits:
         known, took_ms = self.took_ms, min(took_ms, _TOOK_MS_MAX)
         if known is None:
             self.took_ms, self._samples = took_ms, 1
-            return
-        if self._samples < _WEIGHT:  # the first may have been an exception
-            self._samples += 1
-        self.took_ms = known + (took_ms - known) / self._samples
+        else:
+            if self._samples < _WEIGHT:  # the first may have been an exception
+                self._samples += 1
+            self.took_ms = known + (took_ms - known) / self._samples
+        self._judge()
 
     def timed_out(self, took_ms: int) -> None:
         """An attempt was not answered: this makes one slow, not known."""
@@ -103,10 +110,12 @@ class Limits:
         if self.failing:
             failing = 0.0 if self.new else self.failing * (1 - 1 / _WEIGHT)
             self.failing = failing if failing > 1 / 100 else 0.0
+            self._judge()
 
     def failed(self) -> None:
         """An attempt was not taken, for whatever reason."""
         self.failing = 1.0 if self.new else self.failing + (1 - self.failing) / _WEIGHT
+        self._judge()
 
     @property
     def new(self) -> bool:
@@ -126,21 +135,13 @@ class Limits:
         """Whether it could not make use of what it may begin, so many being under way: before long, if not at once."""
         return self._circuit.state is State.OPEN or self._pushed_back_until_ms > 0 or (self.new and busy >= self.able)
 
-    @property
-    def rank(self) -> int:
-        """FIRST: it is quick and takes what it gets. SLOW: so it is, or a replay. FAILS: it does, or is not known yet.
-
-        What all of a worker share they have in this order.
-        """
+    def _judge(self) -> None:
         took_ms = self.took_ms
         if took_ms is None or self.failing > FAILING:
-            return FAILS
-        return SLOW if took_ms >= SLOW_MS or self._replay else FIRST
-
-    @property
-    def gives_way(self) -> bool:
-        """Whether what it may begin is counted, with all others such."""
-        return self.rank != FIRST
+            self.rank = FAILS
+        else:
+            self.rank = SLOW if took_ms >= SLOW_MS or self._replay else FIRST
+        self.gives_way = self.rank != FIRST
 
     @property
     def quick(self) -> bool:
@@ -150,6 +151,7 @@ class Limits:
     def begin_anew(self) -> None:
         """It is up again: what it took before says nothing of it now, and its first attempt is made at once."""
         self.took_ms, self.failing, self.begins = None, 0.0, 1
+        self._judge()
 
     def pushed_back(self, at_ms: int, retry_after_s: int | None) -> None:
         """The listener has too much to do (429, 503, no answer in time). retry_after_s: how long to let it alone."""

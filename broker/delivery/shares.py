@@ -87,8 +87,12 @@ def share_out(couriers: Iterable[Courier]) -> None:
 
 def _share_out(couriers: Collection[Courier], *, attempts_used: int, bytes_used: int) -> None:
     """Among these, those before them having used so much."""
-    hungry = sum(courier.hungry for courier in couriers)
-    used = attempts_used + sum(courier.busy for courier in couriers if not courier.hungry)
+    hungry, used = 0, attempts_used
+    for courier in couriers:
+        if courier.hungry:
+            hungry += 1
+        else:
+            used += courier.busy
     attempts = fair_share(ATTEMPTS_MAX, used=used, hungry=hungry, least=ATTEMPTS_LEAST)
     held = fair_share(ALL_HELD_BYTES_MAX, used=bytes_used, hungry=len(couriers), least=HELD_BYTES_LEAST)
     for courier in couriers:

@@ -61,7 +61,7 @@ log = logging.getLogger(__name__)
 TICK_S: Final = 0.05
 _PARTS: Final = 5  # in which couriers have their ticks, one after the other: all at once would hold the others up
 _ROUND: Final = 5  # ticks after which all is shared out anew; a courier that gives way has one of them
-_PUMPED: Final = 8  # couriers that begin attempts before others run
+_PUMPED: Final = 8  # attempts that are begun before others run
 STOOD_STILL_S: Final = 0.1  # an event loop as late as this expires nothing: first it reads what has come meanwhile
 _TIDY_TICKS: Final = 100  # within so many every courier is tidied once
 DRAIN_S: Final = 5.0  # how long attempts under way may take to finish at the end
@@ -533,6 +533,7 @@ class Worker:
     def _dismiss(self, courier: Courier) -> None:
         for partition in self._partitions.values():
             partition.dismiss(courier)
+        self._checkpoints.dismissed(courier.listener.id)
         courier.close()
         self._liveness.down.discard(courier)
         self._active.pop(courier, None)
@@ -583,6 +584,7 @@ class Worker:
 
     async def _ticks(self) -> None:
         gate, processor, time = Gate(), Processor(), asyncio.get_running_loop().time
+        pumped: list[Courier] = []
         for number in itertools.count():
             late_s = 0.0
             active, ticked = list(self._active), list[Courier]()
@@ -592,16 +594,25 @@ class Worker:
                 part_late_s = time() - before_s - TICK_S / _PARTS
                 late_s += part_late_s
                 ticked += self._tick_some(active[part::_PARTS], number, late=part_late_s > STOOD_STILL_S)
+                await self._pump(pumped[part::_PARTS])
             begins = gate.tick(late_s / _PARTS, waited=processor.waited())
-            for place, courier in enumerate(let_begin(ticked, begins, turn=number // _ROUND)):
-                courier.pump()
-                if place % _PUMPED == 0:
-                    await asyncio.sleep(0)
+            pumped = let_begin(ticked, begins, turn=number // _ROUND)
             if number % _ROUND == 0:
                 share_out(self._active)
             self._liveness.tick(begins=begins)
             for courier in list(self._couriers.values())[number % _TIDY_TICKS :: _TIDY_TICKS]:
                 courier.tidy()
+
+    @staticmethod
+    async def _pump(couriers: Iterable[Courier]) -> None:
+        """Let them begin what they were dealt."""
+        begun = 0
+        for courier in couriers:
+            begun += courier.limits.begins
+            courier.pump()
+            if begun >= _PUMPED:
+                begun = 0
+                await asyncio.sleep(0)
 
     def _tick_some(self, couriers: Iterable[Courier], number: int, *, late: bool) -> Iterator[Courier]:
         """Those that still have something to do."""

@@ -186,7 +186,7 @@ class Office:
         opened = Opened(Signer(b"k" * 32), headers=tuple(listener.settings.headers.items()))
         self.courier = Courier(depot, queue, listener, opened, share=share)
         if not new:
-            self.courier.limits.took_ms = 1.0
+            self.courier.limits.took(1)
         self.couriers[listener.id] = self.courier
         self.partition.place(self.courier)
         self.ticker: asyncio.Task[None] | None = None

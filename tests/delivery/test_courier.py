@@ -18,6 +18,7 @@ from broker.delivery import courier as courier_module
 from broker.delivery import http as http_module
 from broker.delivery import limits as limits_module
 from broker.delivery import readers, shares
+from broker.delivery.courier import Courier
 from broker.delivery.stream import Delivery, Stream
 from tests.delivery import office as office_module
 from tests.delivery.office import OK, paused, until
@@ -409,12 +410,17 @@ async def test_a_listener_that_has_not_answered_yet_gets_two_at_a_time_then_as_m
     office.check_books()
 
 
+def becomes_slow(courier: Courier) -> None:
+    courier.limits.begin_anew()
+    courier.limits.took(2 * limits_module.SLOW_MS)
+
+
 async def test_a_slow_listener_begins_what_it_may_until_it_is_quick_again(serve, open_office):
     moody = Moody()
     server = await serve(moody)
     office = await open_office(server)
     courier = office.courier
-    courier.limits.took_ms = 4.0 * limits_module.SLOW_MS
+    becomes_slow(courier)
     courier.limits.begins = office.begins = 0
     office.put(20)
     for _ in range(5):
@@ -499,7 +505,7 @@ async def test_a_slow_one_alone_has_all_under_way_that_it_may(serve, open_office
     server = await serve(moody)
     office = await open_office(server, max_in_flight=4, timeout_ms=60_000)
     courier = office.courier
-    courier.limits.took_ms = 10_000.0
+    becomes_slow(courier)
     moody.free.clear()
     office.begins = 4
     office.put(30)
@@ -535,7 +541,7 @@ async def test_one_that_is_up_again_has_its_first_attempt_at_once_and_is_quick_i
     moody.well, server.alive = False, BUSY
     office = await open_office(server)
     courier = office.courier
-    courier.limits.took_ms = 40.0 * limits_module.SLOW_MS  # as of one that has hung
+    becomes_slow(courier)  # as of one that has hung
     office.put(50)
     await until(lambda: courier.circuit.state is State.OPEN and not courier.busy)
     office.begins = 0

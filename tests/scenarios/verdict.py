@@ -79,8 +79,9 @@ class Record:
     waiting: (listener, data) that are visibly waiting or parked. parked: likewise, what was parked for a while: its key
     went on without it. deleted: data nobody need get. cancelled: by (listener, data) of it, when it was said that it
     is not delivered. updates: those of a message in their order, each sent after the one before was answered.
-    lost_answers: deliveries that a listener took and whose answer something else than a crash has swallowed. slack_s:
-    how far the moments of a crash and of a delivery may be wrong, where different threads or processes note them.
+    lost_answers: deliveries that a listener took and whose answer something else than a crash has swallowed.
+    lags_s: by listener, how much older than others' its last checkpoint may be. slack_s: how far the moments of a
+    crash and of a delivery may be wrong, where different threads or processes note them.
     """
 
     puts: list[Put] = field(default_factory=list)
@@ -94,6 +95,7 @@ class Record:
     updates: list[Update] = field(default_factory=list)
     parked: set[tuple[str, str]] = field(default_factory=set)
     lost_answers: int = 0
+    lags_s: dict[str, float] = field(default_factory=dict)
     slack_s: float = 0.0
 
 
@@ -225,13 +227,14 @@ def _repeated(record: Record, listener: str) -> Iterator[str]:
     put_at = {put.data: put.sent_at for put in record.puts}
     newest: dict[str, float] = {}
     taken = record.taken.get(listener, ())
+    lag_s = record.lags_s.get(listener, 0.0)
     room: list[int] = []  # of each crash two: for what was settled, and in flight
     for crash in record.crashes:
         until = crash.ended + record.slack_s
         settled = {
             one.data
             for one in taken
-            if one.at <= until and _may_repeat(record, crash, put_at.get(one.data, one.at), one.at)
+            if one.at <= until and _may_repeat(record, crash, put_at.get(one.data, one.at), one.at + lag_s)
         }
         room += len(settled), crash.in_flight
     repeats: list[tuple[str, list[int]]] = []

@@ -215,6 +215,7 @@ class World:
         )
         self.listeners.append(listener)
         self.moods[name] = "well"
+        self.record.lags_s[name] = checkpoints.GIVES_WAY_S  # whichever gives way
         self.record.listeners[name] = (self.now_ms / 1000, self.now_ms / 1000)
         for one in self.workers:
             one.changed[listener.id] = None
@@ -509,7 +510,8 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
         put_in(readers, RING_MAX=6)
         put_in(courier, HELD_MAX=5, WAITING_MAX=1, CROWDED_AFTER_S=0.3, RETRIES_MAX=2, connect=connect, random=draw)
         put_in(courier, SET_ASIDE_AFTER_MS=0, NEAR_MS=1_000)  # the first is set by each run
-        put_in(checkpoints, _AT_ONCE=1, _TOGETHER=1, _PAUSES_MAX=99)
+        put_in(checkpoints, _AT_ONCE=1, _TOGETHER=1, _PAUSES_MAX=99, _MANY=3)
+        put_in(checkpoints, time=SimpleNamespace(monotonic=lambda: here[0].now_ms / 1000))
         put_in(outstanding, _AT_ONCE_MAX=3, _AT_ONCE_EACH_MAX=2, _IN_LINE_MAX=3)
         put_in(outstanding, _ROWS=2, _REDRIVEN_MAX=1, _LOOKS_MAX=5, _LOOKS_EACH_MAX=3)
         pause = {"sleep": lambda _s: Pause(), "gather": in_turn}

@@ -115,6 +115,10 @@ async def commits_unasked(self, cursors, _ownership, *, pause_s):
         await self._cursors.store(cursors)
 
 
+def commits_who_gives_way_at_hand_overs_only(self, courier, *_):
+    return courier.limits.gives_way and not self._hurried
+
+
 def drops_nothing(_self, _stream):
     pass
 
@@ -245,6 +249,7 @@ def skips_what_it_can_not_take(self, messages):
         (flow.Flow, "succeeded", has_no_limit, "too many"),
         (flow.Share, "of", shares_by_partitions, "too many"),
         (checkpoints.Checkpoints, "_store", commits_unasked, "set back"),
+        (checkpoints.Checkpoints, "_may_wait", commits_who_gives_way_at_hand_overs_only, "repeated"),
         (courier.Courier, "_failed", parks_at_once_and_silently, "committed past"),
         (Listener, "stands_at", starts_at_the_beginning, "too early"),
         (Listener, "stands_at", starts_at_the_newest, "lost"),

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from broker.core.circuit import State
 from broker.core.cursor import Cursor
 from broker.core.events import DeliveriesSettled, decode
-from broker.delivery.checkpoints import _AT_ONCE, _TOGETHER, Checkpoints
+from broker.delivery import checkpoints as module
+from broker.delivery.checkpoints import _AT_ONCE, _MANY, _TOGETHER, GIVES_WAY_S, Checkpoints
 from broker.delivery.meters import Meters
 from broker.errors import LogUnavailable
 from broker.kafka.cursors import NotStored
@@ -32,12 +34,22 @@ class Topic:
 
 
 class Settled:
-    """A stream that has settled everything below its place, `at`."""
+    """A stream that has settled everything below its place, `at`. Its listener is quick."""
 
-    def __init__(self, partition: int) -> None:
-        listener = SimpleNamespace(id=f"listener-{partition % 2}", organization_id="o", queue_id="q")
+    def __init__(self, partition: int, name: str = "") -> None:
         self.partition = partition
-        self.courier = SimpleNamespace(listener=listener, streams={partition: self})
+        self.courier = SimpleNamespace(
+            listener=SimpleNamespace(
+                id=name or f"listener-{partition % 2}",
+                organization_id="o",
+                queue_id="q",
+                reach=lambda _, tail: tail,
+            ),
+            streams={partition: self},
+            error=None,
+            circuit=SimpleNamespace(state=State.CLOSED),
+            limits=SimpleNamespace(gives_way=False),
+        )
         self.alive, self.dirty, self.at = True, False, 0
         self.rows: list[tuple[int, ...]] = []
         self.attempts: list[object] = []
@@ -98,9 +110,8 @@ async def test_who_is_no_member_any_more_in_the_middle_of_many_commits_makes_no_
 
     parts = SimpleNamespace(store=store), Topic(), SimpleNamespace(flush=nothing)
     checkpoints = Checkpoints(*parts, {0: SimpleNamespace(tail=9)}, {}, Meters(), confirm)
-    streams = [Settled(0) for _ in range(3 * _TOGETHER)]
-    for number, stream in enumerate(streams):
-        stream.courier = SimpleNamespace(listener=SimpleNamespace(id=f"l-{number}", organization_id="o", queue_id="q"))
+    streams = [Settled(0, f"l-{number}") for number in range(3 * _TOGETHER)]
+    for stream in streams:
         checkpoints.touched(stream)
     with pytest.raises(LogUnavailable):
         await checkpoints.checkpoint()
@@ -115,9 +126,8 @@ def settled(checkpoints: Checkpoints, couriers: dict[str, object], *names: str) 
     """A stream of each of these listeners, that has changed."""
     streams = []
     for name in names:
-        stream = Settled(0)
-        listener = SimpleNamespace(id=name, organization_id="o", queue_id="q", reach=lambda _, tail: tail)
-        stream.courier = couriers[name] = SimpleNamespace(listener=listener, streams={0: stream}, error=None)
+        stream = Settled(0, name)
+        couriers[name] = stream.courier
         stream.owed, stream.window = [], SimpleNamespace(idle=lambda _: True)
         checkpoints.touched(stream)
         streams.append(stream)
@@ -170,7 +180,63 @@ async def test_the_last_checkpoint_commits_what_has_changed_and_once_more_all_th
     settled(checkpoints, couriers, "l-1")  # its outcome is not written: no cursor may say so
     (squatted,) = settled(checkpoints, couriers, "l-0")
     squatted.dirty = False
-    checkpoints._stored.add("l-0")
+    checkpoints._stored["l-0"] = 0.0, (None, False)
     committed.clear()
     await checkpoints.once_more()
     assert sorted(committed) == sorted([*names[1:], "new", "l-0"])
+
+
+@pytest.fixture
+def clock(monkeypatch) -> SimpleNamespace:
+    """Of the checkpoints: its `now`, in seconds."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+async def test_who_gives_way_is_committed_every_few_seconds_unless_much_has_happened_or_it_is_another_now(clock):
+    """docs/decisions/0175"""
+    committed: list[str] = []
+
+    async def store(cursors) -> None:
+        committed.extend(cursors)
+
+    topic = Topic()
+    checkpoints = Checkpoints(
+        SimpleNamespace(store=store),
+        topic,
+        SimpleNamespace(flush=nothing),
+        {0: SimpleNamespace(tail=9)},
+        {},
+        Meters(),
+        nothing,
+    )
+    names = ["quick", "slow", "busy", "fails", "down"]
+    streams = {name: Settled(0, name) for name in names}
+    for name in names[1:]:
+        streams[name].courier.limits.gives_way = True
+
+    async def checkpoint(*, last: bool = False) -> list[str]:
+        """After as many seconds as there are between two: whose cursors it commits."""
+        clock.now += module.CHECKPOINT_S
+        for stream in streams.values():
+            stream.at += 1
+            stream.rows.append((stream.at, 1, 200, 1, 1))
+            checkpoints.touched(stream)
+        committed.clear()
+        await (checkpoints.last() if last else checkpoints.checkpoint())
+        return sorted(committed)
+
+    assert await checkpoint() == sorted(names), "the first is never late"
+    streams["busy"].rows += [(0, 1, 200, 1, 1)] * _MANY
+    streams["fails"].courier.error = "500"
+    streams["down"].courier.circuit.state = State.OPEN
+    assert await checkpoint() == ["busy", "down", "fails", "quick"]
+    assert await checkpoint() == ["quick"]
+    assert streams["slow"].dirty
+    assert len(streams["slow"].rows) == 2, "what is not committed is not written, either"
+    assert await checkpoint() == ["quick", "slow"]
+    assert await checkpoint(last=True) == sorted(names), "before the partitions are given up all is"
+    streams["slow"].courier.limits.gives_way = False
+    assert await checkpoint() == ["quick", "slow"], "it is quick by now"
+    assert GIVES_WAY_S == 3 * module.CHECKPOINT_S
