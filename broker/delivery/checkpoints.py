@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from math import inf
 from typing import Final
 
-from broker.core.circuit import State
 from broker.core.cursor import Cursor
 from broker.core.events import encode
 from broker.delivery.courier import Courier
@@ -34,6 +33,7 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_S: Final = 1.0
 GIVES_WAY_S: Final = 3.0  # between the commits of a listener that gives way
+_TURNS: Final = round(GIVES_WAY_S / CHECKPOINT_S)
 _MANY: Final = 64  # outcomes for which none waits as long
 SUSPENDED_S: Final = SURE_S  # after it, others may own what we think is ours
 _AT_ONCE: Final = 64  # streams that are looked at before others run; there may be thousands
@@ -42,9 +42,6 @@ _PAUSES_MAX: Final = 48
 _PAUSE_S: Final = 0.02  # between them, where there is time
 _IDLE_PAUSE_S: Final = 0.005  # shorter: checkpoints wait for it
 IDLE_CHECKPOINT_S: Final = 60.0  # how stale an idle listener's committed offset may be; it also keeps it from expiring
-
-
-_Condition = tuple[str | None, bool]  # of a listener: its error, whether its circuit is open
 
 
 class Suspended(Exception):
@@ -75,8 +72,7 @@ class Checkpoints:
         self._couriers = couriers
         self._meters = meters
         self._confirm = confirm
-        # By listener with a cursor that was committed since the partitions are ours: as of when, and what it was like.
-        self._stored: dict[str, tuple[float, _Condition]] = {}
+        self._stored: dict[str, float] = {}  # as of when each listener was committed, since the partitions are ours
         self._ownership = 0  # counts hand-overs
         self._dirty: set[Stream] = set()
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}  # taken from their streams, not yet written
@@ -156,17 +152,15 @@ class Checkpoints:
                 return
             began, ownership = time.monotonic(), self._ownership
             streams: list[Stream] = []
-            conditions: dict[str, _Condition] = {}
             try:
-                cursors = await self._collect(streams, conditions, began)
+                cursors = await self._collect(streams, began)
                 unwritten = await self._write(cursors)
                 await self._outstanding.flush()
                 refused = await self._store(cursors, ownership, pause_s=pause_s)
             except BaseException:  # cancelled, too: the last checkpoint of a worker that is stopped repeats it
                 self._failed(streams)
                 raise
-            for listener_id in cursors:
-                self._stored[listener_id] = began, conditions[listener_id]
+            self._note_stored(cursors, began)
             error = unwritten or refused
             kept_back = () if refused is None else refused.failed
             self._meters.cursors += sum(len(places) for one, places in cursors.items() if one not in kept_back)
@@ -192,8 +186,17 @@ class Checkpoints:
     def _failed(self, streams: Iterable[Stream]) -> None:
         self._meters.checkpoints_failed += 1
         for stream in streams:
-            if stream.alive and not stream.dirty:
+            if stream.alive:
+                stream.pressing = True
                 self.touched(stream)
+
+    def _note_stored(self, listener_ids: Iterable[str], at_s: float) -> None:
+        """At first as if it had been at different times: those that give way must not all have their turns at once."""
+        for listener_id in listener_ids:
+            if listener_id in self._stored:
+                self._stored[listener_id] = at_s
+            elif listener_id in self._couriers:  # it has not ended meanwhile
+                self._stored[listener_id] = at_s - CHECKPOINT_S * (len(self._stored) % _TURNS)
 
     async def _write(self, cursors: dict[str, dict[int, Cursor]]) -> LogUnavailable | None:
         """The outcomes. cursors: loses those of partitions where they are not known to be written; and why that is."""
@@ -211,30 +214,24 @@ class Checkpoints:
             return error
         return None
 
-    async def _collect(
-        self, streams: list[Stream], conditions: dict[str, _Condition], at_s: float
-    ) -> dict[str, dict[int, Cursor]]:
-        """Take the outcomes and cursor of each stream that has changed, of one whose turn it is, at one moment.
+    async def _collect(self, streams: list[Stream], at_s: float) -> dict[str, dict[int, Cursor]]:
+        """Take the outcomes and cursor of each stream that has changed, at one moment, of those that may not wait.
 
-        streams, conditions: get those, and what their listeners are like by now.
+        streams: gets those.
         """
         cursors: dict[str, dict[int, Cursor]] = {}
-        early: set[str] = set()
+        waits: dict[str, bool] = {}
         for looked_at, stream in enumerate(list(self._dirty), 1):
             if looked_at % _AT_ONCE == 0:
                 await asyncio.sleep(0)
             courier = stream.courier
             listener_id = courier.listener.id
-            if listener_id in early:
+            if listener_id not in waits:
+                waits[listener_id] = self._may_wait(courier, at_s)
+            if waits[listener_id]:
                 continue
-            if listener_id not in conditions:
-                condition = courier.error, courier.circuit.state is State.OPEN
-                if self._may_wait(courier, condition, at_s):
-                    early.add(listener_id)
-                    continue
-                conditions[listener_id] = condition
             self._dirty.discard(stream)
-            stream.dirty = False
+            stream.dirty = stream.pressing = False
             partition = self._partitions.get(stream.partition)
             if partition is None or not stream.alive:
                 continue
@@ -247,14 +244,14 @@ class Checkpoints:
             cursors.setdefault(listener_id, {})[stream.partition] = stream.cursor(partition.tail)
         return cursors
 
-    def _may_wait(self, courier: Courier, condition: _Condition, at_s: float) -> bool:
-        """Whether it gives way, and its last commit is new enough: it was of the same condition, and little since."""
+    def _may_wait(self, courier: Courier, at_s: float) -> bool:
+        """Whether it gives way, its last commit is new enough, and what came since is little and does not press."""
         if self._hurried or not courier.limits.gives_way:
             return False
-        before_s, before = self._stored.get(courier.listener.id, (-inf, condition))
-        if at_s - before_s >= GIVES_WAY_S or before != condition:
+        if at_s - self._stored.get(courier.listener.id, -inf) >= GIVES_WAY_S:
             return False
-        return sum(len(one.rows) + len(one.attempts) for one in courier.streams.values()) < _MANY
+        streams = courier.streams.values()
+        return sum(inf if one.pressing else len(one.rows) + len(one.attempts) for one in streams) < _MANY
 
     async def run_idle(self) -> None:
         """Commit the tail's place for streams that have nothing open: some listeners a second, all within a minute."""

@@ -392,7 +392,8 @@ class Courier:
         circuit = self.circuit
         if circuit.faults or circuit.allowance is not None:
             circuit.succeeded()
-        self.error = None
+        if self.error is not None:
+            self._note_error(None, stream)
         if delivery.owed is not None:
             self.depot.delivered(delivery)
         self.settle(delivery)
@@ -447,6 +448,7 @@ class Courier:
         stream = delivery.stream
         self._let_go(delivery)
         if delivery.owed is not None:
+            stream.pressing = True
             stream.owed.discard(delivery)
             stream.window.settle(delivery.offset)  # where a crash had left it, too
         elif stream.window.settle(delivery.offset) is None:
@@ -509,7 +511,7 @@ class Courier:
         if message is None or not delivery.stream.alive:
             self._let_go(delivery)
             return
-        self.error = error or str(status)
+        self._note_error(error or str(status), delivery.stream)
         self.limits.failed()
         delivery.first_at_ms = delivery.first_at_ms or at_ms - took_ms
         if status in (429, 503) or error in ("timeout", "connect-timeout"):
@@ -535,12 +537,20 @@ class Courier:
             self._put_aside(delivery, status, error, due_ms)
         else:
             heapq.heappush(self._retries, (due_ms, id(delivery), delivery))
+        if opened or due_ms is None:
+            delivery.stream.pressing = True
         if opened:
             log.warning("circuit.opened listener=%s error=%s", self.listener.id, self.error)
         if self.circuit.state is State.OPEN or self.listener.paused is not None:
             self.stand_down()
         if not delivery.stream.dirty:
             self.depot.touched(delivery.stream)
+
+    def _note_error(self, error: str | None, stream: Stream) -> None:
+        """stream: its cursor will say so."""
+        if error != self.error:
+            self.error = error
+            stream.pressing = True
 
     def _gone(self) -> None:
         if self.listener.paused is None and not self.said_gone:
@@ -553,8 +563,9 @@ class Courier:
         if delivery.message is None or not delivery.stream.alive:
             self._let_go(delivery)
             return
-        self.error = "not-connected"
+        self._note_error("not-connected", delivery.stream)
         if self.circuit.trip(now_ms()):
+            delivery.stream.pressing = True
             log.warning("circuit.opened listener=%s error=%s", self.listener.id, self.error)
         self._ready.appendleft(delivery)
         self.stand_down()
@@ -566,7 +577,7 @@ class Courier:
         if delivery.message is None or not delivery.stream.alive:
             self._let_go(delivery)
             return
-        self.error = "dns"
+        self._note_error("dns", delivery.stream)
         heapq.heappush(self._retries, (now_ms() + PUT_OFF_MS, id(delivery), delivery))
         if not delivery.stream.dirty:
             self.depot.touched(delivery.stream)

@@ -62,10 +62,10 @@ class Stream:
 
     rows: first attempts that succeeded, for the next checkpoint. attempts: all others. behind_since_ms: when the first
     message that is behind was put, as far as is known; 0: nothing is, or it is not known.
-    dirty: changed since the last checkpoint. requested: a catch-up reader will come. alive: the partition is owned.
-    stretch_bytes: how much of the log to read for it at once. owed: deliveries from `outstanding` that its courier has
-    now. wants: of a replay that picks, whether it takes the
-    message at an offset.
+    dirty: changed since the last checkpoint. pressing: and so that the next one must tell, whoever gives way: its
+    listener is another than it was, or `outstanding` knows of it. requested: a catch-up reader will come. alive: the
+    partition is owned. stretch_bytes: how much of the log to read for it at once. owed: deliveries from `outstanding`
+    that its courier has now. wants: of a replay that picks, whether it takes the message at an offset.
     """
 
     __slots__ = (
@@ -76,6 +76,7 @@ class Stream:
         "dirty",
         "owed",
         "partition",
+        "pressing",
         "requested",
         "rows",
         "stretch_bytes",
@@ -91,6 +92,7 @@ class Stream:
         self.attempts: list[Made] = []
         self.behind_since_ms = 0
         self.dirty = False
+        self.pressing = False
         self.requested = False
         self.stretch_bytes = STRETCH_BYTES_FIRST
         self.alive = True

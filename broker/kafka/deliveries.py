@@ -4,7 +4,7 @@ For: ports.Deliveries and ports.ListenerStatus. Not for: writing either (broker/
 
 What is below a listener's cursor and not open is settled; how, and after which attempts, stands in `deliveries`, in the
 message's own partition, from the message's time on. Where too much stands there, or it is kept no longer, `outstanding`
-says whether the delivery is still owed. All lag at most one checkpoint behind the deliveries themselves.
+says whether the delivery is still owed. All lag a checkpoint or some (0175) behind the deliveries themselves.
 """
 
 from __future__ import annotations

@@ -103,3 +103,18 @@ async def test_for_who_lags_only_what_his_queue_may_be_in_is_parsed_and_only_his
     assert next_offset == 100
     worth = read.call_args.kwargs["worth"]
     assert (worth(b"... q-1 ..."), worth(b"... q-2 ...")) == (True, False)
+
+
+async def test_what_may_begin_is_begun_a_few_attempts_at_a_time():
+    """All at once would hold up the others, and come back as answers all at once."""
+    begun: list[int] = []
+    couriers = [
+        SimpleNamespace(limits=SimpleNamespace(begins=3), pump=lambda place=place: begun.append(place))
+        for place in range(9)
+    ]
+    pumping = asyncio.create_task(Worker._pump(couriers))
+    seen = []
+    while not pumping.done():
+        await asyncio.sleep(0)
+        seen.append(len(begun))
+    assert seen[:3] == [3, 6, 9]

@@ -22,7 +22,7 @@ from tests.scenarios.verdict import Attempt, Crash, Put, Record, Taken, Update, 
 
 PUBLISHERS = 8
 CHECKPOINT_S = 2.5  # one a second, and it takes a moment, more on a busy machine
-GIVING_WAY = "flaky", "picky"  # listeners that fail at times
+SLOW = "flaky", "picky"  # listeners that fail at times, and give way then
 IN_FLIGHT = 64  # per listener
 SLACK_S = 0.5
 TIMED_EVERY = 7  # messages
@@ -63,7 +63,7 @@ class History:
         )
         self.listeners = listeners
         self.accepted: list[str] = []
-        self.record = Record(slack_s=SLACK_S, lags_s=dict.fromkeys(GIVING_WAY, GIVES_WAY_S))
+        self.record = Record(slack_s=SLACK_S, slow=set(SLOW))
         self.answers: Counter[int] = Counter()
         self.queue_id = ""
         self.timed_until = 0.0
@@ -176,7 +176,8 @@ class History:
         """
         began = time.monotonic()
         puts_until = None if settles_s is None else began + settles_s
-        crash = Crash(began, began, began - CHECKPOINT_S, IN_FLIGHT, puts_until)
+        since = began - CHECKPOINT_S
+        crash = Crash(began, began, since, IN_FLIGHT, puts_until, since_of_slow=since - GIVES_WAY_S)
         number = len(self.record.crashes)
         self.record.crashes.append(crash)
         yield

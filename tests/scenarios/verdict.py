@@ -61,14 +61,16 @@ class Attempt:
 @dataclass(frozen=True, slots=True)
 class Crash:
     """From when to when something was gone that may repeat deliveries. since: what was settled after it was perhaps in
-    no checkpoint. in_flight: deliveries of one listener that may have been under way. puts_until: what was put later
-    can't have been settled by what was gone; None: it can, as long as it lasted."""
+    no checkpoint; since_of_slow: likewise, of listeners that may give way. in_flight: deliveries of one listener that
+    may have been under way. puts_until: what was put later can't have been settled by what was gone; None: it can, as
+    long as it lasted."""
 
     began: float
     ended: float
     since: float
     in_flight: int
     puts_until: float | None = None
+    since_of_slow: float | None = None
 
 
 @dataclass(slots=True)
@@ -80,8 +82,8 @@ class Record:
     went on without it. deleted: data nobody need get. cancelled: by (listener, data) of it, when it was said that it
     is not delivered. updates: those of a message in their order, each sent after the one before was answered.
     lost_answers: deliveries that a listener took and whose answer something else than a crash has swallowed.
-    lags_s: by listener, how much older than others' its last checkpoint may be. slack_s: how far the moments of a
-    crash and of a delivery may be wrong, where different threads or processes note them.
+    slow: listeners that may give way, and be in a checkpoint less often. slack_s: how far the moments of a crash and of
+    a delivery may be wrong, where different threads or processes note them.
     """
 
     puts: list[Put] = field(default_factory=list)
@@ -95,7 +97,7 @@ class Record:
     updates: list[Update] = field(default_factory=list)
     parked: set[tuple[str, str]] = field(default_factory=set)
     lost_answers: int = 0
-    lags_s: dict[str, float] = field(default_factory=dict)
+    slow: set[str] = field(default_factory=set)
     slack_s: float = 0.0
 
 
@@ -227,14 +229,16 @@ def _repeated(record: Record, listener: str) -> Iterator[str]:
     put_at = {put.data: put.sent_at for put in record.puts}
     newest: dict[str, float] = {}
     taken = record.taken.get(listener, ())
-    lag_s = record.lags_s.get(listener, 0.0)
     room: list[int] = []  # of each crash two: for what was settled, and in flight
     for crash in record.crashes:
         until = crash.ended + record.slack_s
+        since = crash.since
+        if listener in record.slow and crash.since_of_slow is not None:
+            since = crash.since_of_slow
         settled = {
             one.data
             for one in taken
-            if one.at <= until and _may_repeat(record, crash, put_at.get(one.data, one.at), one.at + lag_s)
+            if since - record.slack_s <= one.at <= until and _in_time(record, crash, put_at.get(one.data, one.at))
         }
         room += len(settled), crash.in_flight
     repeats: list[tuple[str, list[int]]] = []
@@ -282,8 +286,3 @@ def _too_many(options: Sequence[Sequence[int]], room: Sequence[int]) -> list[int
 def _in_time(record: Record, crash: Crash, put_s: float) -> bool:
     """Whether what was put then may have been settled by what was gone."""
     return crash.puts_until is None or put_s <= crash.puts_until + record.slack_s
-
-
-def _may_repeat(record: Record, crash: Crash, put_s: float, taken_s: float) -> bool:
-    """Whether it may have been settled by what was gone, after its last checkpoint."""
-    return _in_time(record, crash, put_s) and crash.since - record.slack_s <= taken_s

@@ -178,6 +178,7 @@ class SimWorker:
         self.under_checkpoint: Any = None
         self.confirmed = False  # it was a member a moment ago: it may commit once
         self.began_ms = self.saved_ms = world.now_ms  # of the checkpoint under way, and of the last that succeeded
+        self.all_saved_ms = world.now_ms  # of the last that succeeded before a hand-over
         self._partitions: dict[int, Partition] = {}
         self._couriers: dict[str, Courier] = {}
         self._leaving: set[Task] = set()
@@ -308,7 +309,7 @@ class SimWorker:
                 if world.dice.random() < 0.9:
                     task.step()
         self.finish_checkpoint()
-        self.begin_checkpoint(self._last())
+        self.begin_checkpoint(self._last(), of_all=True)
         self.finish_checkpoint()
         saved_ms = self.saved_ms
         self.begin_checkpoint(self.checkpoints.once_more())
@@ -419,7 +420,9 @@ class SimWorker:
 
     # Checkpoints: the real ones, a step at each await
 
-    def begin_checkpoint(self, checkpoint: Coroutine[Any, Any, None] | None = None) -> None:
+    def begin_checkpoint(self, checkpoint: Coroutine[Any, Any, None] | None = None, *, of_all: bool = False) -> None:
+        """of_all: nobody gives way in it."""
+        self.of_all = of_all
         # What is under way now may have been taken already, and is settled after this checkpoint.
         self.began_ms = min([self.world.now_ms, *(int(one.at * 1000) for one in self.requests)])
         self.confirmed = False
@@ -431,6 +434,8 @@ class SimWorker:
             self.under_checkpoint.send(None)
         except StopIteration:
             self.under_checkpoint, self.saved_ms = None, self.began_ms
+            if self.of_all:
+                self.all_saved_ms = self.began_ms
         except LogUnavailable:
             self.under_checkpoint = None
 

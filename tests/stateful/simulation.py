@@ -35,7 +35,7 @@ from broker.core.events import (
 )
 from broker.core.flow import Share
 from broker.core.ids import message_id
-from broker.delivery import answers, changes, checkpoints, courier, outstanding, owed, readers, stream
+from broker.delivery import answers, changes, checkpoints, courier, limits, outstanding, owed, readers, stream
 from broker.delivery import worker as worker_module
 from broker.delivery.courier import Courier
 from broker.delivery.guard import AWAY, Target
@@ -55,6 +55,7 @@ QUEUES = ("own", "other")
 KEYS = (None, None, "a", "b")
 BEGIN_MS = 1_700_000_000_000
 ROUNDS_MAX = 600
+GIVES_WAY_S = 20.0  # a run's clock goes by leaps of up to 30 s
 
 
 @dataclass
@@ -215,7 +216,7 @@ class World:
         )
         self.listeners.append(listener)
         self.moods[name] = "well"
-        self.record.lags_s[name] = checkpoints.GIVES_WAY_S  # whichever gives way
+        self.record.slow.add(name)  # each is new at times
         self.record.listeners[name] = (self.now_ms / 1000, self.now_ms / 1000)
         for one in self.workers:
             one.changed[listener.id] = None
@@ -358,7 +359,9 @@ class World:
         at_s = self.now_ms / 1000
         for one in worker.requests:
             one.crash = len(self.record.crashes)
-        self.record.crashes.append(Crash(at_s, at_s, worker.saved_ms / 1000, len(worker.requests)))
+        saved_s = worker.saved_ms / 1000
+        of_slow_s = max(saved_s - GIVES_WAY_S, worker.all_saved_ms / 1000)
+        self.record.crashes.append(Crash(at_s, at_s, saved_s, len(worker.requests), since_of_slow=of_slow_s))
 
     def unavailable(self) -> bool:
         return self.outage and self.dice.random() < 0.5
@@ -510,8 +513,9 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
         put_in(readers, RING_MAX=6)
         put_in(courier, HELD_MAX=5, WAITING_MAX=1, CROWDED_AFTER_S=0.3, RETRIES_MAX=2, connect=connect, random=draw)
         put_in(courier, SET_ASIDE_AFTER_MS=0, NEAR_MS=1_000)  # the first is set by each run
-        put_in(checkpoints, _AT_ONCE=1, _TOGETHER=1, _PAUSES_MAX=99, _MANY=3)
+        put_in(checkpoints, _AT_ONCE=1, _TOGETHER=1, _PAUSES_MAX=99, _MANY=4, GIVES_WAY_S=GIVES_WAY_S)
         put_in(checkpoints, time=SimpleNamespace(monotonic=lambda: here[0].now_ms / 1000))
+        put_in(limits, SLOW_MS=20)
         put_in(outstanding, _AT_ONCE_MAX=3, _AT_ONCE_EACH_MAX=2, _IN_LINE_MAX=3)
         put_in(outstanding, _ROWS=2, _REDRIVEN_MAX=1, _LOOKS_MAX=5, _LOOKS_EACH_MAX=3)
         pause = {"sleep": lambda _s: Pause(), "gather": in_turn}

@@ -6,11 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from broker.core.circuit import State
 from broker.core.cursor import Cursor
 from broker.core.events import DeliveriesSettled, decode
 from broker.delivery import checkpoints as module
-from broker.delivery.checkpoints import _AT_ONCE, _MANY, _TOGETHER, GIVES_WAY_S, Checkpoints
+from broker.delivery.checkpoints import _AT_ONCE, _MANY, _TOGETHER, Checkpoints
 from broker.delivery.meters import Meters
 from broker.errors import LogUnavailable
 from broker.kafka.cursors import NotStored
@@ -47,10 +46,9 @@ class Settled:
             ),
             streams={partition: self},
             error=None,
-            circuit=SimpleNamespace(state=State.CLOSED),
             limits=SimpleNamespace(gives_way=False),
         )
-        self.alive, self.dirty, self.at = True, False, 0
+        self.alive, self.dirty, self.pressing, self.at = True, False, False, 0
         self.rows: list[tuple[int, ...]] = []
         self.attempts: list[object] = []
         self.owed = [self]  # so it is kept
@@ -180,7 +178,7 @@ async def test_the_last_checkpoint_commits_what_has_changed_and_once_more_all_th
     settled(checkpoints, couriers, "l-1")  # its outcome is not written: no cursor may say so
     (squatted,) = settled(checkpoints, couriers, "l-0")
     squatted.dirty = False
-    checkpoints._stored["l-0"] = 0.0, (None, False)
+    checkpoints._stored["l-0"] = 0.0
     committed.clear()
     await checkpoints.once_more()
     assert sorted(committed) == sorted([*names[1:], "new", "l-0"])
@@ -194,49 +192,97 @@ def clock(monkeypatch) -> SimpleNamespace:
     return clock
 
 
-async def test_who_gives_way_is_committed_every_few_seconds_unless_much_has_happened_or_it_is_another_now(clock):
-    """docs/decisions/0175"""
-    committed: list[str] = []
+class Office:
+    """Checkpoints of listeners that are served one after the other. refused: those whose commits are."""
 
-    async def store(cursors) -> None:
-        committed.extend(cursors)
+    def __init__(self, clock: SimpleNamespace, *names: str) -> None:
+        self.clock, self.names = clock, names
+        self.committed: list[str] = []
+        self.refused: set[str] = set()
+        self.topic = Topic()
+        self.streams = {name: Settled(0, name) for name in names}
+        self.checkpoints = Checkpoints(
+            SimpleNamespace(store=self._store),
+            self.topic,
+            SimpleNamespace(flush=nothing),
+            {0: SimpleNamespace(tail=9)},
+            {name: stream.courier for name, stream in self.streams.items()},
+            Meters(),
+            nothing,
+        )
 
-    topic = Topic()
-    checkpoints = Checkpoints(
-        SimpleNamespace(store=store),
-        topic,
-        SimpleNamespace(flush=nothing),
-        {0: SimpleNamespace(tail=9)},
-        {},
-        Meters(),
-        nothing,
-    )
-    names = ["quick", "slow", "busy", "fails", "down"]
-    streams = {name: Settled(0, name) for name in names}
-    for name in names[1:]:
-        streams[name].courier.limits.gives_way = True
+    async def _store(self, cursors) -> None:
+        self.committed.extend(cursors)
+        if refused := self.refused & cursors.keys():
+            raise NotStored({one: LogUnavailable("refused") for one in refused})
 
-    async def checkpoint(*, last: bool = False) -> list[str]:
-        """After as many seconds as there are between two: whose cursors it commits."""
-        clock.now += module.CHECKPOINT_S
-        for stream in streams.values():
+    async def checkpoint(self, *, last: bool = False) -> list[str]:
+        """After as many seconds as there are between two, each having settled one more: whose cursors it commits."""
+        self.clock.now += module.CHECKPOINT_S
+        for stream in self.streams.values():
             stream.at += 1
             stream.rows.append((stream.at, 1, 200, 1, 1))
-            checkpoints.touched(stream)
-        committed.clear()
-        await (checkpoints.last() if last else checkpoints.checkpoint())
-        return sorted(committed)
+            self.checkpoints.touched(stream)
+        self.committed.clear()
+        try:
+            await (self.checkpoints.last() if last else self.checkpoints.checkpoint())
+        except LogUnavailable:
+            assert self.refused
+        return sorted(self.committed)
 
-    assert await checkpoint() == sorted(names), "the first is never late"
-    streams["busy"].rows += [(0, 1, 200, 1, 1)] * _MANY
-    streams["fails"].courier.error = "500"
-    streams["down"].courier.circuit.state = State.OPEN
-    assert await checkpoint() == ["busy", "down", "fails", "quick"]
-    assert await checkpoint() == ["quick"]
-    assert streams["slow"].dirty
-    assert len(streams["slow"].rows) == 2, "what is not committed is not written, either"
-    assert await checkpoint() == ["quick", "slow"]
-    assert await checkpoint(last=True) == sorted(names), "before the partitions are given up all is"
-    streams["slow"].courier.limits.gives_way = False
-    assert await checkpoint() == ["quick", "slow"], "it is quick by now"
-    assert GIVES_WAY_S == 3 * module.CHECKPOINT_S
+
+async def test_who_gives_way_is_committed_every_few_seconds_unless_much_has_happened_or_it_presses(clock):
+    """docs/decisions/0175"""
+    office = Office(clock, "quick", "a", "b", "c", "busy", "pressing")
+    for name in office.names[1:]:
+        office.streams[name].courier.limits.gives_way = True
+    assert await office.checkpoint() == sorted(office.names), "the first is never late"
+    office.streams["busy"].rows += [(0, 1, 200, 1, 1)] * _MANY
+    office.streams["pressing"].pressing = True
+    second = await office.checkpoint()
+    assert {"quick", "busy", "pressing"} <= set(second)
+    assert any(office.streams[name].dirty and len(office.streams[name].rows) == 1 for name in "abc"), (
+        "what is not committed is not written, either"
+    )
+    third, fourth = await office.checkpoint(), await office.checkpoint()
+    assert sorted(one for some in (second, third, fourth) for one in some if one in "abc") == list("abc"), "each once"
+    for _ in range(9):
+        waited = {name: len(stream.rows) for name, stream in office.streams.items()}
+        assert max(waited.values()) < module.GIVES_WAY_S / module.CHECKPOINT_S
+        assert waited["quick"] == 0
+        await office.checkpoint()
+    assert await office.checkpoint(last=True) == sorted(office.names), "before the partitions are given up all is"
+    for name in "abc":
+        office.streams[name].courier.limits.gives_way = False
+    assert {"a", "b", "c"} <= set(await office.checkpoint()), "they are quick by now"
+
+
+async def test_those_that_give_way_have_their_turns_one_after_the_other(clock):
+    office = Office(clock, *"abcdef")
+    for stream in office.streams.values():
+        stream.courier.limits.gives_way = True
+    assert await office.checkpoint() == [*"abcdef"]
+    assert [len(await office.checkpoint()) for _ in range(9)] == [2] * 9
+
+
+async def test_a_commit_that_failed_is_made_again_at_once_whoever_gives_way(clock):
+    office = Office(clock, "slow")
+    office.streams["slow"].courier.limits.gives_way = True
+    await office.checkpoint()
+    office.refused = {"slow"}
+    rounds = [await office.checkpoint() for _ in range(6)]
+    first = rounds.index(["slow"])
+    assert rounds[first:] == [["slow"]] * (6 - first)
+    office.refused = set()
+    assert await office.checkpoint() == ["slow"]
+    assert await office.checkpoint() == []
+
+
+async def test_a_listener_that_has_ended_is_not_remembered(clock):
+    office = Office(clock, "slow", "ended")
+    await office.checkpoint()
+    office.checkpoints.dismissed("ended")
+    assert office.checkpoints._stored.keys() == {"slow"}
+    del office.checkpoints._couriers["ended"]  # while its cursor is being committed
+    await office.checkpoint()
+    assert office.checkpoints._stored.keys() == {"slow"}

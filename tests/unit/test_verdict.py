@@ -159,6 +159,14 @@ def test_a_crash_explains_what_was_settled_since_the_checkpoint_and_what_was_in_
     assert violations(record) == []
 
 
+def test_a_crash_explains_more_of_who_gives_way_and_of_nobody_else():
+    record = good()
+    record.crashes = [Crash(15.5, 15.5, 15.4, 1, since_of_slow=14.8)]
+    assert violations(record) == ["repeated: m5 once more than crashes explain (0, 1) (all)"]
+    record.slow = {"all"}
+    assert violations(record) == []
+
+
 def test_what_was_put_after_a_worker_was_gone_another_one_has_settled_for_good():
     record = good()
     record.crashes = [Crash(13.9, 15.5, 13.1, 0, puts_until=13.9)]  # m3 alone may be repeated
