@@ -15,7 +15,7 @@ _DECREASE: Final = 0.5
 _DECREASE_PAUSE_MS: Final = 1_000  # answers to attempts begun before a decrease must not decrease again
 LATE_S: Final = 0.001  # an event loop that comes by as late as this is felt in the latency of the quick
 WAITED_MAX: Final = 0.05  # of the time, for a processor: all that runs beside the worker, Kafka too, waits as well then
-GATE_LEAST: Final = 4
+GATE_LEAST: Final = 2
 GATE_MOST: Final = 512
 _GATE_DECREASE: Final = 0.7
 

@@ -193,7 +193,11 @@ class Resolver:
     """
 
     def __init__(self, allow: Sequence[Network], ask: Ask = ask_system) -> None:
-        self._allow = allow
+        @lru_cache(maxsize=4096)  # those of listeners that are down are looked at for each probe
+        def may_be_at(text: str) -> bool:
+            return address_allowed(ip_address(text.partition("%")[0]), allow)
+
+        self._may_be_at = may_be_at
         self._names = Names(ask)
         self._kept: dict[str, _Kept] = {}
 
@@ -251,7 +255,7 @@ class Resolver:
         return kept
 
     def _allowed(self, host: str, found: Sequence[str]) -> list[str]:
-        allowed = [text for text in found if address_allowed(ip_address(text.partition("%")[0]), self._allow)]
+        allowed = [text for text in found if self._may_be_at(text)]
         if not allowed:
             raise Refused(f"{host} has no address that is allowed")
         return allowed
