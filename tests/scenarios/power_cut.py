@@ -5,11 +5,13 @@ For: test_soak.py and test_faults.py. Not for: faults after which the machine ru
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
+import signal
 import struct
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,12 +123,26 @@ async def power_cut_under_load(tmp_path: Path, dice: random.Random, monkeypatch:
                 history.listeners.down.add("flaky")  # something waits in every case
                 await history.more(500)
                 await history.stop()
-                with history.crash(after_s=REJOIN_S, settles_s=None):
+                with history.crash(after_s=REJOIN_S, settles_s=None), standing_still(server, "worker-1", "worker-2"):
                     await lose_what_is_not_synced(kafka, tmp_path / "kafka", table)
                 history.start()
             await history.check()
     finally:
         await kafka.stop()
+
+
+@contextlib.contextmanager
+def standing_still(server: Server, *processes: str) -> Iterator[None]:
+    """What they had written since Kafka noted what is synced would be cut off, though it is."""
+    pids = [pid for pid in map(server.now.running, processes) if pid is not None]
+    assert len(pids) == len(processes)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def cut_back(logs: Path, topic: str, synced: str) -> None:
