@@ -346,8 +346,8 @@ class Courier:
 
     def _send(self, connection: Connection, delivery: Delivery) -> None:
         message = delivery.message
-        if message is None:
-            self._idle.append(connection)
+        if message is None:  # let go while this was connecting
+            self.released(connection)
             return
         delivery.number += 1
         body = message.body(self.queue)

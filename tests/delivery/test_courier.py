@@ -640,6 +640,17 @@ async def test_without_a_socket_to_spare_it_waits_for_one_and_keeps_none_that_is
     assert office.courier.depot.sockets.open == server.open
 
 
+async def test_a_connection_that_nobody_needs_when_it_is_made_is_not_kept_where_sockets_are_few(serve, open_office):
+    server = await serve(Moody())
+    office = await open_office(server, office={"sockets": 2})
+    office.put(2)
+    assert office.courier.busy == office.courier.depot.sockets.open == 2
+    office.courier.drop(office.courier.streams[0])  # the partition was given up
+    await until(lambda: server.connections == 2 and not office.courier.busy)
+    await until(lambda: office.courier.depot.sockets.open == server.open <= 1)
+    assert not server.posts
+
+
 @pytest.mark.parametrize("why", ["let alone", "its rate", "down"])
 async def test_one_that_would_begin_no_more_takes_no_share_of_what_others_may(serve, open_office, why):
     async def pushing_back(_request, writer):
