@@ -6,6 +6,7 @@ process (broker/kafka/outstanding.py), writing it (outstanding.py).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from typing import Final
@@ -52,32 +53,42 @@ class KeptRecords:
         yield some
 
     async def message(self, owed: Owed) -> Message | None:
-        """The message of its record, or of a later one of its key; None when there is none that can be decoded.
+        """The message of its record, or of a later one of its key; None when a tombstone is all that is left of it.
 
-        Where an append was tried twice the topic holds two, and compaction keeps the later one (LogUnavailable).
+        Where an append was tried twice the topic holds two, and compaction keeps the later one. One that Kafka has lost
+        is read where it was put (LogUnavailable).
         """
         if owed.record is not None:
             return await self._message(owed, owed.record, owed.offset)
-        key, at, size = owed.key, owed.offset, _RECORD_BYTES
-        while True:
-            try:
+        key, at, size, buried = owed.key, owed.offset, _RECORD_BYTES, False
+        with contextlib.suppress(OffsetTooOld):
+            while True:
                 stretch = await self._requests.read(self._topic.name, owed.partition, at, bytes_max=size)
-            except OffsetTooOld:
-                return None
-            for record in stretch.records:
-                if record.key == key and record.value is not None:
-                    return await self._message(owed, record.value, record.offset)
-            if stretch.next_offset <= at or stretch.next_offset >= stretch.end_offset:
-                return None
-            at, size = stretch.next_offset, _STRETCH_BYTES
+                for record in stretch.records:
+                    if record.key == key:
+                        if record.value is not None:
+                            return await self._message(owed, record.value, record.offset)
+                        buried = True
+                if stretch.next_offset <= at or stretch.next_offset >= stretch.end_offset:
+                    break
+                at, size = stretch.next_offset, _STRETCH_BYTES
+        if buried:
+            return None
+        log.error("outstanding.record_gone partition=%d offset=%d", owed.partition, owed.offset)
+        return await self._of_log(owed.partition, owed.place)
 
     async def _message(self, owed: Owed, value: bytes, offset: int) -> Message | None:
         event = _decoded(value, owed.partition, offset)
         if event is None or event.error != UNDECODABLE:
             return None if event is None else kept_message(event)
-        place = event.offset
-        stretch = await self._requests.read(self._messages_topic, owed.partition, place, bytes_max=_RECORD_BYTES)
-        return next((message for message in messages(stretch.records) if message.offset == place), None)
+        return await self._of_log(owed.partition, event.offset)
+
+    async def _of_log(self, partition: int, place: int) -> Message | None:
+        """As it was put."""
+        with contextlib.suppress(OffsetTooOld):
+            stretch = await self._requests.read(self._messages_topic, partition, place, bytes_max=_RECORD_BYTES)
+            return next((message for message in messages(stretch.records) if message.offset == place), None)
+        return None
 
 
 def _decoded(value: bytes, partition: int, offset: int) -> KeptDelivery | None:

@@ -530,7 +530,7 @@ class Outstanding:
         if self._taken.get(owed.id) is not owed or courier is None:
             return True  # given up, or cancelled, meanwhile
         if message is None:
-            log.error("outstanding.record_gone partition=%d offset=%d", owed.partition, owed.offset)
+            log.error("outstanding.message_gone listener=%s message=%s", owed.listener_id, owed.message_id)
             self._remove(owed)
             return True
         if isinstance(message, LogUnavailable) or not courier.room():

@@ -90,6 +90,19 @@ async def serve_all(office: Office, done) -> None:
             await asyncio.sleep(0.005)
 
 
+def read_the_log_too(topic: OutstandingTopic, office: Office, monkeypatch) -> None:
+    """Of `messages`, what was put before."""
+    read, log = topic.read, list(office.log)
+
+    async def read_either(name, partition, offset, **how):
+        if name != "messages":
+            return await read(name, partition, offset, **how)
+        rows = [Record(one.offset, now_ms(), one.id, one.record, (("queue", b"q-1"),)) for one in log[offset:]]
+        return Stretch(rows, len(log), len(log))
+
+    monkeypatch.setattr(topic, "read", read_either)
+
+
 async def test_what_is_due_is_delivered_with_its_next_attempt_number_and_its_record_goes(serve, open_office, topic):
     taker = Taker()
     server = await serve(taker)
@@ -139,12 +152,37 @@ async def test_a_record_that_compaction_took_is_found_in_its_later_copy(serve, o
     assert sorted(taker.taken) == ["m-1", "m-2"]
 
 
-async def test_a_record_that_is_gone_is_owed_no_more(serve, open_office, topic):
+async def test_a_record_that_is_gone_is_delivered_from_the_log(serve, open_office, topic, monkeypatch):
+    taker = Taker()
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic})
+    office.put(1)
+    await until(lambda: taker.taken)
+    await own(office, topic, set_aside(0))
+    topic.records[0][0] = None
+    read_the_log_too(topic, office, monkeypatch)
+    await serve_all(office, lambda: len(taker.taken) == 2)
+    assert server.posts[0].body == server.posts[1].body
+    assert server.posts[1].attempt == 4
+
+
+@pytest.mark.parametrize("tombstone", [False, True])
+async def test_one_of_which_a_tombstone_or_nothing_is_left_is_owed_no_more(
+    serve, open_office, topic, monkeypatch, tombstone
+):
     taker = Taker()
     office = await open_office(await serve(taker), office={"topic": topic})
-    await own(office, topic, set_aside(1))
+    if tombstone:
+        office.put(1)
+        await until(lambda: taker.taken)
+        taker.taken.clear()
+    await own(office, topic, set_aside(0))
+    if tombstone:
+        topic.write(0, b"l-1:m-0", None)
     topic.records[0][0] = None
+    read_the_log_too(topic, office, monkeypatch)
     await serve_all(office, lambda: not len(office.outstanding))
+    assert not taker.taken
 
 
 async def test_no_courier_gets_more_than_it_has_room_for(serve, open_office, topic, monkeypatch):
@@ -417,15 +455,7 @@ async def test_a_redriven_message_that_could_not_be_decoded_is_read_from_the_log
     office.put(1)
     await until(lambda: taker.taken)
     await own(office, topic, set_aside(0, parked=True, number=0, status=None, error="undecodable", name="", data=""))
-    read = topic.read
-    value = office.log[0].record
-
-    async def read_either(name, partition, offset, **how):
-        if name != "messages":
-            return await read(name, partition, offset, **how)
-        return Stretch([Record(0, now_ms(), b"m-0", value, (("queue", b"q-1"),))], 1, 1)
-
-    monkeypatch.setattr(topic, "read", read_either)
+    read_the_log_too(topic, office, monkeypatch)
     redriven(office)
     await serve_all(office, lambda: len(taker.taken) == 2)
     assert server.posts[0].body == server.posts[1].body
