@@ -5,7 +5,8 @@ answers at once and, on a queue of its own, one that takes 50 ms and so needs al
 have.
 
 The machine's speed drifts, so alone and beside take turns: while it is alone the others are paused. That this is as
-good as their not being there is checked by what is measured before there are any. The bad ones are a process of their
+good as their not being there is checked by what is measured before there are any; how much two rounds differ that
+should not, by one alone and the next. The bad ones are a process of their
 own at the lowest priority: in the world they have machines of their own. Half of the dead answer 503, the others' port
 refuses connections."""
 
@@ -70,6 +71,9 @@ def isolation(*, kinds: list[str], bad: int, messages: int, rate: float, rounds:
             "beside": beside,
             "beside_in_the_first_seconds": first,
             "ratios": {name: _ratios([row[name] for row in alone], [row[name] for row in beside]) for name in alone[0]},
+            "alone_to_the_next_alone": {
+                name: _ratios([row[name] for row in alone[1:]], [row[name] for row in alone[:-1]]) for name in alone[0]
+            },
             "alone_to_without": {
                 name: ratios(_median([row[name] for row in without]), _median([row[name] for row in alone]))
                 for name in alone[0]
@@ -81,7 +85,8 @@ def isolation(*, kinds: list[str], bad: int, messages: int, rate: float, rounds:
 def _ratios(alone: list[dict[str, Any]], beside: list[dict[str, Any]]) -> dict[str, Any]:
     """Of each round beside to the one alone right after it."""
     rounds = [ratios(one, other) for one, other in zip(alone, beside, strict=True)]
-    return {"median": {name: median(row[name] for row in rounds) for name in rounds[0]}, "rounds": rounds}
+    names = rounds[0] if rounds else ()
+    return {"median": {name: median(row[name] for row in rounds) for name in names}, "rounds": rounds}
 
 
 def _median(rows: list[dict[str, Any]]) -> dict[str, Any]:

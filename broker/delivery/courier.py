@@ -405,6 +405,8 @@ class Courier:
             delivery.again = True
             delivery.number -= 1
             self._ready.appendleft(delivery)
+            if self.circuit.state is State.OPEN or self.listener.paused is not None:
+                self.stand_down()
             return
         if error == "garbage" and connection.target.tunnel:  # the API process is gone, and somebody else has its port
             self._away(delivery)
@@ -719,6 +721,8 @@ class Courier:
             self.renewing.discard(delivery)
             self._let_go(delivery)
         stream.owed.clear()
+        self._retries = [row for row in self._retries if row[2].stream.alive]
+        heapq.heapify(self._retries)
 
     def close(self) -> None:
         """The listener has ended: no more attempts, no more connections."""

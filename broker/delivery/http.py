@@ -35,7 +35,10 @@ _SECONDS: Final = re.compile(rb"\d{1,9}")
 
 
 class Owner(Protocol):
-    """Who uses a connection. Each request ends with answered() or failed(), never both; then released() or lost()."""
+    """Who uses a connection. Each request ends with answered() or failed(), never both; then released() or lost().
+
+    One that ends before connect() has given it to him is none of his.
+    """
 
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None: ...
 
@@ -60,6 +63,7 @@ class Connection(asyncio.Protocol):
         "_end",
         "_ended",
         "_head",
+        "_owned",
         "_owner",
         "_parser",
         "_transport",
@@ -72,6 +76,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, owner: Owner, target: Target) -> None:
         self._owner = owner
+        self._owned = False
         self.target = target
         self._transport: Any = None
         self._parser: Any = None
@@ -86,6 +91,11 @@ class Connection(asyncio.Protocol):
         self.at = 0.0
         self.used = 0
         self.well = False
+
+    def own(self) -> bool:
+        """From now on its owner is told of its end. Whether it has not come yet."""
+        self._owned = self._transport is not None
+        return self._owned
 
     def send(self, request: bytes, work: Any, at: float) -> None:
         """Write one request. at: the loop's time, seconds."""
@@ -165,7 +175,8 @@ class Connection(asyncio.Protocol):
             self._end.cancel()
         self._transport = None
         self.work = None
-        self._owner.lost(self)
+        if self._owned:
+            self._owner.lost(self)
 
     # httptools calls these
 
@@ -262,7 +273,9 @@ async def connect(owner: Owner, target: Target, resolver: Resolver, tls: ssl.SSL
                 else:
                     if address is not addresses[0]:
                         resolver.prefer(target.host, address)
-                    return connection
+                    if connection.own():
+                        return connection
+                    error = "closed"
     except TimeoutError:
         error = "connect-timeout"
     except NotAsked:

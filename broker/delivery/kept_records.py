@@ -15,7 +15,7 @@ from broker.core.events import KeptDelivery, decode
 from broker.delivery.courier import UNDECODABLE
 from broker.delivery.message import Message, messages
 from broker.delivery.owed import Key, Owed, ids_in, kept_message, owed_by
-from broker.errors import UnknownEvent
+from broker.errors import LogUnavailable, UnknownEvent
 from broker.kafka.outcomes import OutcomesTopic
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, OffsetTooOld
 
@@ -55,8 +55,8 @@ class KeptRecords:
     async def message(self, owed: Owed) -> Message | None:
         """The message of its record, or of a later one of its key; None when a tombstone is all that is left of it.
 
-        Where an append was tried twice the topic holds two, and compaction keeps the later one. One that Kafka has lost
-        is read where it was put (LogUnavailable).
+        Where an append was tried twice the topic holds two, and compaction keeps the later one. One that Kafka does not
+        give, be it lost or behind what a new leader knows to be stored, is read where it was put (LogUnavailable).
         """
         if owed.record is not None:
             return await self._message(owed, owed.record, owed.offset)
@@ -84,11 +84,14 @@ class KeptRecords:
         return await self._of_log(owed.partition, event.offset)
 
     async def _of_log(self, partition: int, place: int) -> Message | None:
-        """As it was put."""
-        with contextlib.suppress(OffsetTooOld):
+        """As it was put (LogUnavailable: a new leader does not know yet that it has it)."""
+        try:
             stretch = await self._requests.read(self._messages_topic, partition, place, bytes_max=_RECORD_BYTES)
-            return next((message for message in messages(stretch.records) if message.offset == place), None)
-        return None
+        except OffsetTooOld:
+            return None
+        if stretch.end_offset <= place:
+            raise LogUnavailable(f"Kafka gives nothing of {self._messages_topic}/{partition} from offset {place} on")
+        return next((message for message in messages(stretch.records) if message.offset == place), None)
 
 
 def _decoded(value: bytes, partition: int, offset: int) -> KeptDelivery | None:

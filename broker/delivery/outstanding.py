@@ -423,6 +423,7 @@ class Outstanding:
         for listener_id in list(self._due):
             if listener_id not in self._ledger.counts:
                 del self._due[listener_id]
+                self._redriving.pop(listener_id, None)
                 continue
             courier = self._couriers.get(listener_id)
             if courier is None or not courier.room():
@@ -533,8 +534,8 @@ class Outstanding:
             log.error("outstanding.message_gone listener=%s message=%s", owed.listener_id, owed.message_id)
             self._remove(owed)
             return True
-        if isinstance(message, LogUnavailable) or not courier.room():
-            self._put_back(owed)
+        if isinstance(message, LogUnavailable) or not courier.room() or not self._may_leave(owed, courier):
+            self._put_back(owed)  # its listener has gone while it was read, and one before it waits to be read again
             return False
         stream = courier.stream(owed.partition)
         delivery = Delivery(stream, message.offset, message)

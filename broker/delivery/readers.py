@@ -267,7 +267,7 @@ class CatchUp:
                 self._line.join(stream)
             except Exception:
                 log.exception("catch_up.failed partition=%d", stream.partition)
-                stream.requested = False
+                self._done(stream)
 
     async def _serve(self, stream: Stream) -> None:
         partition = self._partitions.get(stream.partition)

@@ -171,6 +171,7 @@ class Worker:
         self._loaded = asyncio.Event()
         self._share = WHOLE
         self._ownership = 0  # counts hand-overs: what was begun in an earlier one is not finished in a later one
+        self._sending = False  # the partitions are ours, and nobody else waits for them
         self._depot = Depot(
             resolver=resolver,
             sockets=Sockets(),
@@ -256,7 +257,10 @@ class Worker:
         self._ours.begin_anew()
         self.meters.gained += 1
         log.info("worker.gained partitions=%s", sorted(partitions))
-        self._run(self._take_over(list(partitions), self._ownership))
+        if partitions:
+            self._run(self._take_over(list(partitions), self._ownership))
+        else:  # it stands by
+            self._loaded.set()
 
     async def _given_up(self, partitions: Collection[int]) -> None:
         """Called before anybody else may own them."""
@@ -297,9 +301,14 @@ class Worker:
             await self._tail.confirm({number: partition.tail for number, partition in self._partitions.items()})
         except NoMember:
             if ownership == self._ownership:
-                for courier in self._couriers.values():
-                    courier.sending = False
+                self._let_send(False)
             raise
+
+    def _let_send(self, sending: bool) -> None:
+        """Whether attempts may begin, also to listeners that come meanwhile."""
+        self._sending = sending
+        for courier in self._couriers.values():
+            courier.sending = sending
 
     async def _drain(self, *, at_end: bool) -> None:
         """Begin nothing more. What hangs is repeated by the next owner, so that all others' messages need not wait."""
@@ -310,8 +319,7 @@ class Worker:
                 return courier.busy > 0  # it takes what it gets, in its time
             return courier.busy_since(time() - HANGING_S)
 
-        for courier in self._couriers.values():
-            courier.sending = False
+        self._let_send(False)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S if at_end else HAND_OVER_S):
                 while self._leaving or any(map(promising, self._couriers.values())):
@@ -359,8 +367,7 @@ class Worker:
                 _tell_of_gone(number, tails[number], begins[number])
             self._partitions[number] = Partition(number, tails[number])
         self._changes.take_over(changes)
-        for courier in self._couriers.values():
-            courier.sending = True
+        self._let_send(True)
         for listener_id in [listener.id for listener in listeners]:
             listener_now = self._directory.listeners.get(listener_id)
             if listener_now is not None:
@@ -444,7 +451,7 @@ class Worker:
                     self._outstanding.redrive(listener)
             elif listener is not None:
                 arrived.append(listener)
-        if not arrived or not self._partitions:
+        if not arrived or not self._sending:  # the next take-over employs them
             return
         ownership = self._ownership
         partitions = list(self._partitions)
@@ -456,7 +463,7 @@ class Worker:
             self._changed.update(listener.id for listener in arrived)
             self._change.set()
             return
-        if ownership != self._ownership:
+        if ownership != self._ownership or not self._sending:
             return
         for listener_id in [listener.id for listener in arrived]:
             listener_now = self._directory.listeners.get(listener_id)
@@ -489,7 +496,8 @@ class Worker:
             courier.update(listener, share=self._share, opened=opened)
             return
         queue = self._directory.queues[listener.queue_id]
-        self._couriers[listener.id] = Courier(self._depot, queue, listener, opened, share=self._share)
+        courier = self._couriers[listener.id] = Courier(self._depot, queue, listener, opened, share=self._share)
+        courier.sending = self._sending
         if listener.replay is not None:
             self._replaying.ids.add(listener.id)
 

@@ -640,17 +640,6 @@ async def test_without_a_socket_to_spare_it_waits_for_one_and_keeps_none_that_is
     assert office.courier.depot.sockets.open == server.open
 
 
-async def test_a_connection_that_nobody_needs_when_it_is_made_is_not_kept_where_sockets_are_few(serve, open_office):
-    server = await serve(Moody())
-    office = await open_office(server, office={"sockets": 2})
-    office.put(2)
-    assert office.courier.busy == office.courier.depot.sockets.open == 2
-    office.courier.drop(office.courier.streams[0])  # the partition was given up
-    await until(lambda: server.connections == 2 and not office.courier.busy)
-    await until(lambda: office.courier.depot.sockets.open == server.open <= 1)
-    assert not server.posts
-
-
 @pytest.mark.parametrize("why", ["let alone", "its rate", "down"])
 async def test_one_that_would_begin_no_more_takes_no_share_of_what_others_may(serve, open_office, why):
     async def pushing_back(_request, writer):
@@ -726,6 +715,17 @@ async def test_closed_it_leaves_neither_connections_nor_tasks(serve, open_office
     moody.free.set()
     await until(lambda: server.open == 0)
     assert (office.courier._held, office.courier._held_bytes, office.courier.busy) == (0, 0, False)
+
+
+async def test_retries_of_a_partition_that_is_given_up_take_no_room(serve, open_office):
+    async def refuses(_request, writer):
+        writer.write(REFUSAL)
+
+    office = await open_office(await serve(refuses), retry_first_ms=30_000)
+    office.put(4)
+    await until(lambda: len(office.courier._retries) == 4)
+    office.courier.drop(office.courier.streams[0])
+    assert not office.courier._retries
 
 
 async def test_at_a_hand_over_what_is_under_way_finishes_and_nothing_new_begins(serve, open_office):

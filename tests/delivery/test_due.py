@@ -98,7 +98,7 @@ def read_the_log_too(topic: OutstandingTopic, office: Office, monkeypatch) -> No
         if name != "messages":
             return await read(name, partition, offset, **how)
         rows = [Record(one.offset, now_ms(), one.id, one.record, (("queue", b"q-1"),)) for one in log[offset:]]
-        return Stretch(rows, len(log), len(log))
+        return Stretch(rows, 9, 9)
 
     monkeypatch.setattr(topic, "read", read_either)
 

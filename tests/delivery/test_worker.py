@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from types import SimpleNamespace
 from unittest.mock import AsyncMock, MagicMock
 
@@ -15,6 +16,7 @@ from broker.core.flow import WHOLE
 from broker.delivery import worker as worker_module
 from broker.delivery.worker import Worker
 from broker.kafka.requests import Record, Stretch
+from broker.kafka.tail import NoMember
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings, Settings
 
@@ -118,3 +120,57 @@ async def test_what_may_begin_is_begun_a_few_attempts_at_a_time():
         await asyncio.sleep(0)
         seen.append(len(begun))
     assert seen[:3] == [3, 6, 9]
+
+
+@pytest.fixture
+async def owner(worker: Worker) -> Worker:
+    """It has taken its partition over, and can give it up."""
+    worker._ours = AsyncMock()
+    worker._checkpoints = MagicMock(last=AsyncMock(), once_more=AsyncMock(), suspended=False)
+    worker._changes.hand_over = worker._changes.cover = AsyncMock()
+    await worker._take_over([0], worker._ownership)
+    return worker
+
+
+async def test_who_comes_while_partitions_are_given_up_is_not_employed_before_the_next_take_over(
+    owner, directory, sealer
+):
+    directory.listeners["l-new"] = listener("l-new", sealer.seal("whsec_" + "a2tr" * 8))
+    owner._checkpoints.last = partial(owner._reconcile, ["l-new"])
+    await owner._let_go([0])
+    assert "l-new" not in owner._couriers
+    await owner._take_over([0], owner._ownership)
+    assert owner._couriers["l-new"].sending
+    assert owner._partitions[0].placed(owner._couriers["l-new"])
+
+
+async def test_who_came_before_partitions_are_given_up_has_no_place_on_them_after(owner, directory, sealer):
+    directory.listeners["l-new"] = listener("l-new", sealer.seal("whsec_" + "a2tr" * 8))
+    read = asyncio.Event()
+
+    async def load(*_):
+        await read.wait()
+        return {}
+
+    owner._cursors.load = load
+    reconciling = asyncio.create_task(owner._reconcile(["l-new"]))
+    await asyncio.sleep(0)
+    await owner._let_go([0])
+    read.set()
+    await reconciling
+    assert "l-new" not in owner._couriers
+
+
+async def test_who_comes_after_it_is_no_member_any_more_is_sent_nothing(owner, directory, sealer):
+    owner._tail.confirm = AsyncMock(side_effect=NoMember("gone"))
+    with pytest.raises(NoMember):
+        await owner._ask_whether_ours()
+    directory.listeners["l-new"] = listener("l-new", sealer.seal("whsec_" + "a2tr" * 8))
+    await owner._reconcile(["l-new"])
+    assert not any(courier.sending for courier in owner._couriers.values())
+
+
+async def test_one_that_is_given_no_partition_is_ready_all_the_same(worker):
+    worker._gained([])
+    assert worker._loaded.is_set()
+    assert not worker._background

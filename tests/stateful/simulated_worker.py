@@ -288,6 +288,10 @@ class SimWorker:
     def _ownership(self) -> int:
         return self.ownership
 
+    @property
+    def _sending(self) -> bool:
+        return bool(self._partitions)
+
     def _employ(self, listener: Listener) -> None:
         if listener.id not in self._couriers:
             self.world.current = self
