@@ -115,3 +115,9 @@ class UnknownEvent(BrokerError):
     """The log holds an event of a type or version that this program does not know; a newer one wrote it."""
 
     code = "unknown-event"
+
+
+class Suspended(BrokerError):
+    """The process did not run for so long that its partitions may be another worker's; it must begin anew."""
+
+    code = "suspended"

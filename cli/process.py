@@ -19,7 +19,7 @@ from typing import Final
 
 import uvloop
 
-from broker.errors import ConfigurationError, Unavailable
+from broker.errors import ConfigurationError, Suspended, Unavailable
 from broker.kafka.admin import ensure_topics
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings, Settings
@@ -73,7 +73,7 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
             raise
         link.failed(str(error))
         sys.exit(2)
-    except Unavailable as error:  # Kafka went, as a rule while the process was starting: nothing for a programmer
+    except (Unavailable, Suspended) as error:  # Kafka went, or the machine slept: nothing for a programmer
         _log.error("process.failed", reason=error)
         if link is not None:
             link.failed(str(error))

@@ -3,11 +3,12 @@
 For: the decision, from answers and probes, with the clock passed in. Not for: asking (broker/delivery/liveness.py).
 
     closed --[some faults in a row]--> open --[a good probe]--> probation --[enough successes]--> closed
-                                              ^------------[a fault]-----'
+                                              ^-------[faults in a row]--'
 
 TRIP_AFTER faults in a row open it, TRIP_AFTER_NEW those of a listener that has not done well yet: hundreds of new ones
 that are dead must not get five attempts each. While it is open no attempt is spent. Probation lets few attempts through
-and doubles with each success. A listener whose liveness_url answers well and whose notify_url fails all the same is
+and doubles with each success; as many faults in a row as of a new one end it, so that who fails half of his attempts
+gets through. A listener whose liveness_url answers well and whose notify_url fails all the same is
 probed less and less often.
 """
 
@@ -57,8 +58,8 @@ class Circuit:
     def failed(self, at_ms: int, *, new: bool = False) -> bool:
         """An attempt failed by the listener's fault. new: none has done well. Whether the circuit has opened by it."""
         self.faults += 1
-        most = TRIP_AFTER_NEW if new else TRIP_AFTER
-        if self.state is State.OPEN or (self.state is State.CLOSED and self.faults < most):
+        most = TRIP_AFTER_NEW if new or self.state is State.PROBATION else TRIP_AFTER
+        if self.state is State.OPEN or self.faults < most:
             return False
         if self.state is State.PROBATION:
             self.relapses += 1

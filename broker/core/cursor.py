@@ -26,7 +26,7 @@ _VERSION: Final = "1"
 class Cursor:
     """top: every own offset below it was taken. open: those of them that are not settled, ascending, all below top.
 
-    pending: own messages known to wait, open ones included. oldest_at_ms: since when the oldest does.
+    pending: own messages below top that wait, open ones included. oldest_at_ms: since when the oldest does.
     state: `live` or `down`. error: the last attempt's, in a word, None when the last one succeeded.
     attempts: of each open one, those that have ended; empty when there are none, or that is not known.
     """

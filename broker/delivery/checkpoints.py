@@ -25,7 +25,7 @@ from broker.delivery.outstanding import Outstanding
 from broker.delivery.ownership import SURE_S
 from broker.delivery.readers import Partition
 from broker.delivery.stream import Stream, now_ms, outcome_events, take_outcomes
-from broker.errors import LogUnavailable
+from broker.errors import LogUnavailable, Suspended
 from broker.kafka.cursors import KafkaCursors, NotStored
 from broker.kafka.outcomes import OutcomesTopic
 
@@ -42,10 +42,6 @@ _PAUSES_MAX: Final = 48
 _PAUSE_S: Final = 0.02  # between them, where there is time
 _IDLE_PAUSE_S: Final = 0.005  # shorter: checkpoints wait for it
 IDLE_CHECKPOINT_S: Final = 60.0  # how stale an idle listener's committed offset may be; it also keeps it from expiring
-
-
-class Suspended(Exception):
-    """The process did not run for so long that its partitions may be another worker's; it must begin anew."""
 
 
 class Checkpoints:
@@ -241,7 +237,7 @@ class Checkpoints:
             for event in outcome_events(stream, rows, attempts, now_ms()):
                 key = getattr(event, "message_id", listener_id)
                 self._outcomes.setdefault(stream.partition, []).append((key.encode(), encode(event)))
-            cursors.setdefault(listener_id, {})[stream.partition] = stream.cursor(partition.tail)
+            cursors.setdefault(listener_id, {})[stream.partition] = self._cursor(stream, partition)
         return cursors
 
     def _may_wait(self, courier: Courier, at_s: float) -> bool:
@@ -303,14 +299,20 @@ class Checkpoints:
         return {listener_id: idle for listener_id, idle in found if idle}
 
     def _idle_of(self, courier: Courier) -> dict[int, Cursor]:
-        return {
-            number: Cursor(top=courier.listener.reach(number, partition.tail), error=courier.error)
-            for number, partition in self._partitions.items()
-            if number not in courier.streams and partition.placed(courier)
-        }
+        idle = {}
+        for number, partition in self._partitions.items():
+            if number not in courier.streams and partition.placed(courier):
+                waiting, since_ms = self._outstanding.waiting(number, courier.listener.id)
+                top = courier.listener.reach(number, partition.tail)
+                idle[number] = Cursor(top=top, pending=waiting, oldest_at_ms=since_ms, error=courier.error)
+        return idle
+
+    def _cursor(self, stream: Stream, partition: Partition) -> Cursor:
+        waiting, since_ms = self._outstanding.waiting(stream.partition, stream.courier.listener.id)
+        return stream.cursor(partition.tail, waiting=waiting, since_ms=since_ms)
 
     def _standing(self, courier: Courier) -> dict[int, Cursor]:
         """All cursors that say nothing new: an outcome is written before the cursor that has passed it."""
         streams = courier.streams.values()
-        kept = {one.partition: one.cursor(self._partitions[one.partition].tail) for one in streams if not one.dirty}
+        kept = {one.partition: self._cursor(one, self._partitions[one.partition]) for one in streams if not one.dirty}
         return self._idle_of(courier) | kept

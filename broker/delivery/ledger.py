@@ -25,6 +25,7 @@ _FEW: Final = 1_000  # rows that are sooner deleted than a new database is made
 # Neither the scheduled (no redrive concerns them) nor what has no ordering key are in indices they do not need.
 _ATTEMPTED: Final = "(number > 0 OR due_ms IS NULL)"
 _IN_LINE: Final = "ordering_key IS NOT NULL AND due_ms IS NOT NULL"
+_WAITING: Final = "due_ms IS NOT NULL AND (number > 0 OR ordering_key IS NOT NULL)"
 _SCHEMA: Final = f"""
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
@@ -37,6 +38,7 @@ CREATE TABLE owed (
 CREATE UNIQUE INDEX by_message ON owed (partition, message, listener);
 CREATE INDEX by_listener ON owed (listener, queued_ms);
 CREATE INDEX by_redrives ON owed (listener, redrives) WHERE {_ATTEMPTED};
+CREATE INDEX by_age ON owed (partition, listener, message) WHERE {_WAITING};
 CREATE INDEX by_line ON owed (partition, listener, ordering_key, place) WHERE {_IN_LINE};
 """
 _LINE: Final = f"partition = ? AND listener = ? AND ordering_key = ? AND {_IN_LINE}"
@@ -45,10 +47,14 @@ _INSERT: Final = f"INSERT OR IGNORE INTO owed VALUES ({', '.join('?' * 16)})"
 
 @dataclass(slots=True)
 class Count:
-    """Of one listener. due: of each partition, those that are not parked. in_line: those of them with a key."""
+    """Of one listener. due: of each partition, those that are not parked. in_line: those of them with a key.
+
+    waiting: of each partition, those of them that wait for the listener, and not for their message's time.
+    """
 
     rows: int = 0
     due: dict[int, int] = field(default_factory=dict)
+    waiting: dict[int, int] = field(default_factory=dict)
     in_line: int = 0
 
 
@@ -201,8 +207,15 @@ class Ledger:
 
     def oldest_put_ms(self, partition: int) -> int | None:
         """When the oldest message that anybody is owed was put."""
-        sql = "SELECT message FROM owed WHERE partition = ? ORDER BY message LIMIT 1"
-        places = (parse_message_id(row[0]) for row in self._rows_of(sql, (partition,)))
+        return self._put_ms("SELECT message FROM owed WHERE partition = ? ORDER BY message LIMIT 1", (partition,))
+
+    def waits_since_ms(self, partition: int, listener_id: str) -> int | None:
+        """When the oldest message that waits for a listener was put."""
+        sql = f"SELECT message FROM owed WHERE partition = ? AND listener = ? AND {_WAITING} ORDER BY message LIMIT 1"
+        return self._put_ms(sql, (partition, self._numbers.get(listener_id)))
+
+    def _put_ms(self, sql: str, values: Sequence[Any]) -> int | None:
+        places = (parse_message_id(row[0]) for row in self._rows_of(sql, values))
         return next((place[0] for place in places if place is not None), None)
 
     # Rows
@@ -270,6 +283,8 @@ class Ledger:
     def _count_due(self, owed: Owed, by: int) -> None:
         count = self.counts[owed.listener_id]
         count.due[owed.partition] = count.due.get(owed.partition, 0) + by
+        if owed.number or owed.ordering_key is not None:
+            count.waiting[owed.partition] = count.waiting.get(owed.partition, 0) + by
         if owed.ordering_key is not None:
             count.in_line += by
             self.in_line += by

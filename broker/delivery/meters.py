@@ -14,6 +14,7 @@ from typing import Final
 
 from broker.core.histogram import Histogram
 from broker.delivery.courier import Courier
+from broker.delivery.outstanding import Outstanding
 from broker.delivery.readers import Partition
 from broker.delivery.stream import Made, Row
 
@@ -80,9 +81,11 @@ class Condition:
     outstanding: int = 0
 
 
-async def condition(couriers: Iterable[Courier], partitions: dict[int, Partition], *, outstanding: int) -> Condition:
+async def condition(
+    couriers: Iterable[Courier], partitions: dict[int, Partition], outstanding: Outstanding
+) -> Condition:
     """Looks at every courier, some at a time, so that deliveries go on meanwhile: for one who asks now and then."""
-    now = Condition(partitions=len(partitions), outstanding=outstanding)
+    now = Condition(partitions=len(partitions), outstanding=len(outstanding))
     for partition in partitions.values():
         now.recent += partition.recent
         now.recent_bytes += partition.recent_bytes
@@ -101,8 +104,13 @@ async def condition(couriers: Iterable[Courier], partitions: dict[int, Partition
             now.behind += len(window.behind)
             messages += len(window.open) + len(window.behind)
             if window.scan_from is not None and partition_now is not None:
-                messages += max(0, partition_now.tail - window.scan_from)
+                messages += max(0, courier.listener.reach(number, partition_now.tail) - window.scan_from)
             since_ms = stream.oldest_at_ms
+            if since_ms is not None:
+                oldest.append(since_ms)
+        for number in list(partitions):
+            waiting, since_ms = outstanding.waiting(number, courier.listener.id)
+            messages += waiting
             if since_ms is not None:
                 oldest.append(since_ms)
         if messages:

@@ -247,6 +247,12 @@ class Outstanding:
         count = self._ledger.counts.get(listener_id)
         return count is not None and (listener_id in self._redriving or count.due.get(partition, 0) > 0)
 
+    def waiting(self, partition: int, listener_id: str) -> tuple[int, int | None]:
+        """How many wait to be retried, or for others of their ordering keys, and the oldest put of these."""
+        count = self._ledger.counts.get(listener_id)
+        number = 0 if count is None else count.waiting.get(partition, 0)
+        return number, self._ledger.waits_since_ms(partition, listener_id) if number else None
+
     def listeners(self) -> set[str]:
         """The ids of the listeners that deliveries here are for."""
         return set(self._ledger.counts)

@@ -100,16 +100,19 @@ class Stream:
         replay = courier.listener.replay
         self.wants = None if replay is None else replay.chooser(partition)
 
-    def cursor(self, tail: int) -> Cursor:
-        """Where the stream is, with the tail reader of its partition at this offset."""
+    def cursor(self, tail: int, *, waiting: int = 0, since_ms: int | None = None) -> Cursor:
+        """Where the stream is, with the tail reader of its partition at this offset.
+
+        waiting: deliveries that have left it and are not settled. since_ms: the oldest put of these.
+        """
         window = self.window
         tail = self.courier.listener.reach(self.partition, tail)
         opened = window.opened()
         return Cursor(
             top=window.top(tail),
             open=opened,
-            pending=len(window.open) + len(window.behind),
-            oldest_at_ms=self.oldest_at_ms,
+            pending=len(opened) + waiting,
+            oldest_at_ms=min((at for at in (self.oldest_at_ms, since_ms) if at is not None), default=None),
             state="down" if self.courier.circuit.state is State.OPEN else "live",
             error=self.courier.error,
             attempts=self._attempts_made(opened),

@@ -245,7 +245,7 @@ class Worker:
 
     async def condition(self) -> Condition:
         """As of now."""
-        now = await condition(self._couriers.values(), self._partitions, outstanding=len(self._outstanding))
+        now = await condition(self._couriers.values(), self._partitions, self._outstanding)
         now.listeners["unusable"] = len(self._unusable & self._directory.listeners.keys())
         return now
 

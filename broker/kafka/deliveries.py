@@ -122,8 +122,8 @@ class KafkaDeliveries:
         lag, oldest = 0, []
         for number, place in places.items():
             count, since_ms = found.get(number, (0, None))
-            lag += max(place.pending, len(place.open) + count)
-            if place.open and place.oldest_at_ms is not None:
+            lag += place.pending + count
+            if place.pending and place.oldest_at_ms is not None:
                 oldest.append(place.oldest_at_ms)
             if since_ms is not None:
                 oldest.append(since_ms)

@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient
 from broker.core.cursor import Cursor
 from broker.core.events import ControlEvent, ListenerPaused
 from broker.delivery import checkpoints as checkpoints_module
-from broker.errors import LogUnavailable
+from broker.errors import LogUnavailable, Suspended
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
@@ -315,7 +315,7 @@ async def test_a_worker_that_stood_still_for_a_session_ends_without_moving_a_cur
     worker = await rig.work()
     monkeypatch.setattr(checkpoints_module, "SUSPENDED_S", -1.0)  # any pause is too long
     await rig.put(queue, "m")
-    with pytest.raises(checkpoints_module.Suspended):
+    with pytest.raises(Suspended):
         await worker.failed()
     before = await cursors(rig, listener.id)
     await until(lambda: rig.listeners.taken("a"), what="the delivery")

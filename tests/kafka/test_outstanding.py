@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from broker.core.events import DeliveryParked, DeliverySetAside, decode
+from broker.core.ids import parse_message_id
 from broker.delivery import courier as courier_module
 from broker.delivery.worker import Worker
 from broker.kafka import deliveries as deliveries_module
@@ -276,6 +277,8 @@ async def test_a_message_with_a_time_comes_then_whoever_owns_it_and_is_pending_u
     pending = await state(later)
     assert (pending.state, pending.next_attempt_at_ms) == ("pending", int(deliver_at.timestamp() * 1000))
     await until(lambda: rig.listeners.taken("a"), what="the other comes at once")
+    await rig.noted(first)
+    assert (await rig.where.condition(listener)).lag == 0, "it waits for its time, not for its listener"
     await rig.end(first)
     second = await rig.work()
     await until(lambda: len(rig.listeners.taken("a")) == 2, what="it comes")
@@ -297,6 +300,10 @@ async def test_what_is_set_aside_is_shown_as_retrying_though_the_cursor_has_pass
     state = await rig.state(stuck, listener)
     assert state.state == "retrying"
     assert state.next_attempt_at_ms is not None
+    await rig.noted(worker)
+    condition, (lag,) = await rig.where.condition(listener), (await worker.condition()).lags
+    assert (condition.lag, lag.messages) == (1, 1)
+    assert condition.oldest_pending_at_ms == lag.oldest_at_ms == parse_message_id(stuck)[0]
 
 
 async def test_what_became_of_a_delivery_is_known_from_outstanding_where_too_many_outcomes_came_since(

@@ -53,7 +53,7 @@ class Settled:
         self.attempts: list[object] = []
         self.owed = [self]  # so it is kept
 
-    def cursor(self, _tail: int) -> Cursor:
+    def cursor(self, _tail: int, **_waiting: object) -> Cursor:
         return Cursor(top=self.at)
 
 
@@ -67,7 +67,7 @@ async def test_a_partition_whose_outcomes_are_not_written_keeps_back_its_own_cur
         committed.append({number: cursor.top for places in cursors.values() for number, cursor in places.items()})
 
     partitions = {number: SimpleNamespace(tail=9) for number in range(3)}
-    parts = SimpleNamespace(store=store), topic, SimpleNamespace(flush=nothing)
+    parts = SimpleNamespace(store=store), topic, SimpleNamespace(flush=nothing, waiting=lambda *_: (0, None))
     checkpoints = Checkpoints(*parts, partitions, {}, Meters(), nothing)
     streams = [Settled(number) for number in partitions]
 
@@ -106,7 +106,7 @@ async def test_who_is_no_member_any_more_in_the_middle_of_many_commits_makes_no_
         if asked == lost_after + 1:
             raise LogUnavailable("no member any more")
 
-    parts = SimpleNamespace(store=store), Topic(), SimpleNamespace(flush=nothing)
+    parts = SimpleNamespace(store=store), Topic(), SimpleNamespace(flush=nothing, waiting=lambda *_: (0, None))
     checkpoints = Checkpoints(*parts, {0: SimpleNamespace(tail=9)}, {}, Meters(), confirm)
     streams = [Settled(0, f"l-{number}") for number in range(3 * _TOGETHER)]
     for stream in streams:
@@ -141,7 +141,7 @@ async def test_a_group_that_takes_no_commit_keeps_its_own_streams_dirty_and_no_o
         if "l-0" in cursors:
             raise NotStored({"l-0": LogUnavailable("refused")})
 
-    parts = SimpleNamespace(store=store), Topic(), SimpleNamespace(flush=nothing)
+    parts = SimpleNamespace(store=store), Topic(), SimpleNamespace(flush=nothing, waiting=lambda *_: (0, None))
     checkpoints = Checkpoints(*parts, {0: SimpleNamespace(tail=9)}, {}, Meters(), nothing)
     names = [f"l-{number}" for number in range(3 * _TOGETHER)]
     squatted, *others = settled(checkpoints, {}, *names)
@@ -164,7 +164,7 @@ async def test_the_last_checkpoint_commits_what_has_changed_and_once_more_all_th
         if "l-0" in cursors:
             raise NotStored({"l-0": LogUnavailable("refused")})
 
-    parts = SimpleNamespace(store=store), Topic(), SimpleNamespace(flush=nothing)
+    parts = SimpleNamespace(store=store), Topic(), SimpleNamespace(flush=nothing, waiting=lambda *_: (0, None))
     couriers: dict[str, object] = {}
     partition = SimpleNamespace(tail=9, placed=lambda _: True)
     checkpoints = Checkpoints(*parts, {0: partition}, couriers, Meters(), nothing)
@@ -204,7 +204,7 @@ class Office:
         self.checkpoints = Checkpoints(
             SimpleNamespace(store=self._store),
             self.topic,
-            SimpleNamespace(flush=nothing),
+            SimpleNamespace(flush=nothing, waiting=lambda *_: (0, None)),
             {0: SimpleNamespace(tail=9)},
             {name: stream.courier for name, stream in self.streams.items()},
             Meters(),

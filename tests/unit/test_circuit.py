@@ -56,8 +56,8 @@ class CircuitMachine(RuleBasedStateMachine):
         if before is State.CLOSED:
             assert opened == (self.in_a_row >= (TRIP_AFTER_NEW if new else TRIP_AFTER))
         elif before is State.PROBATION:
-            assert opened
-            self.relapses += 1
+            assert opened == (self.in_a_row >= TRIP_AFTER_NEW)
+            self.relapses += opened
         else:
             assert not opened
             assert self.circuit.probe_at_ms == probe_at_ms  # late failures don't put the probe off
@@ -90,7 +90,10 @@ class CircuitMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.circuit.state is State.PROBATION)
     @rule()
-    def it_relapses_at_the_first_fault(self):
+    def it_relapses_when_it_fails_as_often_in_a_row_as_a_new_one_may(self):
+        while self.in_a_row < TRIP_AFTER_NEW - 1:
+            assert not self.circuit.failed(self.at_ms)
+            self.in_a_row += 1
         assert self.circuit.failed(self.at_ms)
         assert self.circuit.state is State.OPEN
         self.in_a_row += 1
@@ -133,14 +136,30 @@ def test_faults_that_are_not_in_a_row_never_open_it():
     assert circuit.state is State.CLOSED
 
 
+def relapse(circuit: Circuit) -> None:
+    circuit.probed(alive=True, at_ms=0, interval_ms=PROBE_MS_FIRST)
+    for _ in range(TRIP_AFTER_NEW):
+        circuit.failed(0)
+
+
+def test_who_fails_every_other_attempt_gets_through_probation():
+    circuit = Circuit()
+    for _ in range(TRIP_AFTER):
+        circuit.failed(0)
+    circuit.probed(alive=True, at_ms=0, interval_ms=PROBE_MS_FIRST)
+    for _ in range(PROBATION_DONE):
+        assert not circuit.failed(0)
+        circuit.succeeded()
+    assert circuit.state is State.CLOSED
+
+
 def test_a_listener_that_relapses_again_and_again_is_probed_less_and_less_often():
     circuit = Circuit()
     for _ in range(TRIP_AFTER):
         circuit.failed(0)
     waits = [circuit.probe_at_ms]
     for _ in range(8):
-        circuit.probed(alive=True, at_ms=0, interval_ms=PROBE_MS_FIRST)
-        circuit.failed(0)
+        relapse(circuit)
         waits.append(circuit.probe_at_ms)
     assert waits == [500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000, 10_000, 10_000]
 
@@ -150,9 +169,7 @@ def test_a_listener_that_was_really_down_in_between_is_probed_often_again():
     for _ in range(TRIP_AFTER):
         circuit.failed(0)
     for _ in range(4):
-        circuit.probed(alive=True, at_ms=0, interval_ms=PROBE_MS_FIRST)
-        circuit.failed(0)
+        relapse(circuit)
     circuit.probed(alive=False, at_ms=0, interval_ms=PROBE_MS_FIRST)
-    circuit.probed(alive=True, at_ms=0, interval_ms=PROBE_MS_FIRST)
-    circuit.failed(0)
+    relapse(circuit)
     assert circuit.probe_at_ms == 2 * PROBE_MS_FIRST

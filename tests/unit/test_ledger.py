@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.core.ids import message_id
+from broker.core.ids import message_id, parse_message_id
 from broker.delivery.ledger import BEGIN, Ledger
 from broker.delivery.owed import Key, Owed
 
@@ -54,6 +55,18 @@ def check(ledger: Ledger, model: dict[tuple[int, Key], Owed]) -> None:
     assert set(ledger.counts) == {one.listener_id for one in model.values()}
     lined = [one for one in model.values() if one.ordering_key is not None and one.due_ms is not None]
     assert ledger.in_line == len(lined)
+    for listener_id, partition in product(LISTENERS, PARTITIONS):
+        waiting = [
+            one.message_id
+            for one in model.values()
+            if (one.listener_id, one.partition) == (listener_id, partition)
+            and one.due_ms is not None
+            and (one.number or one.ordering_key)
+        ]
+        count = ledger.counts.get(listener_id)
+        assert (0 if count is None else count.waiting.get(partition, 0)) == len(waiting)
+        since = parse_message_id(min(waiting)) if waiting else None
+        assert ledger.waits_since_ms(partition, listener_id) == (None if since is None else since[0])
     for listener_id in LISTENERS:
         mine = [one for one in model.values() if one.listener_id == listener_id]
         queued = sorted((one.queued_ms, one.id) for one in mine if one.queued_ms is not None)

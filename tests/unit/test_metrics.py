@@ -18,6 +18,7 @@ from broker.core.events import DeliveryAttempted
 from broker.core.histogram import BOUNDS_MS, Histogram
 from broker.core.ids import message_id
 from broker.delivery.meters import Condition, Lag, Meters, condition
+from broker.delivery.outstanding import Outstanding
 from broker.errors import LogUnavailable
 from cli.admin import Health, process_app, serving
 from cli.admin_all import all_app
@@ -125,7 +126,7 @@ async def test_however_many_listeners_lag_only_the_worst_are_named():
 async def test_whoever_asks_how_thousands_of_listeners_are_stops_nobody():
     counted = {"held": 1, "held_bytes": 1, "behind": (), "streams": {}}
     couriers = [SimpleNamespace(condition="live", **counted) for _ in range(1000)]
-    looking = asyncio.create_task(condition(couriers, {}, outstanding=0))
+    looking = asyncio.create_task(condition(couriers, {}, Outstanding(None, None, "", {}, {}, None)))
     turns = 0
     while not looking.done():
         await asyncio.sleep(0)
