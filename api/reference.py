@@ -206,7 +206,8 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
     ),
     ("GET", _LISTENER + "/deliveries"): Told(
         "listDeliveries",
-        "List a listener's deliveries that are tried later or parked; a page may be short while there is a next one",
+        "List a listener's deliveries that are set aside to be tried later, having failed for a minute, or parked; "
+        "a page may be short while there is a next one",
         answers.DeliveriesAnswer,
         parameters=(
             Parameter("state", "Only these.", {"type": "string", "enum": ["pending", "retrying", "parked"]}),

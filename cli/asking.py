@@ -6,6 +6,7 @@ Not for: the options (api_options.py), the requests (everput/)."""
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -26,6 +27,7 @@ from everput.answers import Answer
 from everput.client import AGAIN
 
 GIVE_UP_AFTER_S: Final = 30.0
+_WIDTH: Final = 200  # of a table that goes to no terminal
 
 
 def asks(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,6 +107,12 @@ def find_listener(client: Client, queue: str, listener: str) -> tuple[str, str]:
     raise NotFound(f"no listener of the queue {queue} has the name or id {listener}")
 
 
+def stdout() -> Console:
+    """Standard output: as wide as the terminal, and as what is printed where there is none (a pipe, a file)."""
+    found = Console()
+    return found if found.is_terminal or "COLUMNS" in os.environ else Console(width=_WIDTH)
+
+
 def show(item: Answer, *, as_json: bool) -> None:
     """One thing: its fields, one a line."""
     fields = msgspec.to_builtins(item)
@@ -114,7 +122,7 @@ def show(item: Answer, *, as_json: bool) -> None:
     table = Table("", "", box=None, show_header=False)
     for name, value in fields.items():
         table.add_row(name, _text(value))
-    Console().print(table)
+    stdout().print(table)
 
 
 def show_all(items: Iterable[Answer], columns: Mapping[str, str], *, as_json: bool) -> None:
@@ -129,7 +137,7 @@ def show_all(items: Iterable[Answer], columns: Mapping[str, str], *, as_json: bo
     for item in items:
         fields = msgspec.to_builtins(item)
         table.add_row(*(_text(fields.get(field)) for field in columns.values()))
-    Console().print(table)
+    stdout().print(table)
 
 
 def _text(value: Any) -> str:

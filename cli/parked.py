@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 import everput
-from cli.asking import asks, find_listener, show_all
+from cli.asking import asks, find_listener, show_all, stdout
 from everput import Client
 
 
@@ -23,11 +22,12 @@ def command(client: Client, *, queue: str, listener: str, as_json: bool) -> None
     if as_json:
         show_all(rows, {}, as_json=True)
         return
-    table = Table("message", "name", "put", "attempts", "last attempt", "status", "error", box=box.SIMPLE)
-    table.columns[0].no_wrap = True  # an id is there to be copied
+    table = Table(box=box.SIMPLE)
+    for heading in ("message", "name", "put", "attempts", "last attempt", "status", "error"):
+        table.add_column(heading, no_wrap=heading == "message", overflow="fold")  # an id is there to be copied
     for row in rows:
         message = row.message
         status = "" if row.last_status is None else str(row.last_status)
         cells = (message.created_at, str(row.attempts), row.last_attempt_at, status, row.last_error)
         table.add_row(message.id, message.name, *cells)
-    Console().print(table if table.row_count else "nothing is parked")
+    stdout().print(table if table.row_count else "nothing is parked")

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 import everput
-from cli.asking import asks, find_listener, show_all
+from cli.asking import asks, find_listener, show_all, stdout
 from everput import Client
 
 
@@ -47,4 +46,4 @@ def command(
     for one in found:
         count = f"{'' if one.count_is_exact else '~'}{one.count:,}"
         table.add_row(one.id, one.state, one.from_, one.to, one.only, count, f"{one.progress:.0%}")
-    Console().print(table if table.row_count else "there are no replays")
+    stdout().print(table if table.row_count else "there are no replays")

@@ -13,13 +13,13 @@ from typing import Final
 
 import click
 import orjson
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
 from broker.errors import ConfigurationError
 from cli.api_options import api_options
-from cli.asking import errors_told
+from cli.asking import errors_told, stdout
 from cli.standing import FIGURES, Limits, ListenerRow, ProcessRow, listeners, processes
 from everput import AsyncClient
 
@@ -74,7 +74,7 @@ class _Status:
 
     async def run(self, every_s: float | None, *, as_json: bool) -> None:
         """every_s: None to look once."""
-        console = Console()
+        console = stdout()
         live = Live(console=console, auto_refresh=False) if every_s and not as_json and console.is_terminal else None
         async with self._client:
             with live or contextlib.nullcontext():

@@ -106,7 +106,10 @@ class NewListenerAnswer(Answer):
 
 
 class ListenerNow(ListenerFields):
-    """lag: messages that are not settled. state: live, down or paused."""
+    """lag: messages that wait for it, but not parked ones, and none whose time has not come.
+
+    oldest_pending_at: when the oldest of these was put. state: live, down or paused.
+    """
 
     state: str | UnsetType = UNSET
     lag: Count | UnsetType = UNSET

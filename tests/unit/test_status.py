@@ -140,7 +140,7 @@ async def test_on_a_terminal_one_table_is_kept_up_to_date(asked, monkeypatch: py
     await api.listener(await api.queue(), name="l")
     shown = io.StringIO()
     terminal = Console(file=shown, force_terminal=True, width=120, height=30, _environ={"TERM": "xterm"})
-    monkeypatch.setattr(status_module, "Console", lambda: terminal)
+    monkeypatch.setattr(status_module, "stdout", lambda: terminal)
     async with watching(_Status(client_of(api), None, [], NO_LIMITS), as_json=False):
         await until(lambda: "live" in shown.getvalue(), what="it is live")
         conditions.by_name["l"] = ListenerCondition(state="down", lag=7, last_error="refused")
