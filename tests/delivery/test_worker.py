@@ -15,10 +15,12 @@ from broker.core.events import ListenerSettings
 from broker.core.flow import WHOLE
 from broker.delivery import worker as worker_module
 from broker.delivery.worker import Worker
+from broker.errors import LogUnavailable
 from broker.kafka.requests import Record, Stretch
 from broker.kafka.tail import NoMember
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings, Settings
+from tests.delivery.office import until
 
 MANY = 50
 
@@ -174,3 +176,19 @@ async def test_one_that_is_given_no_partition_is_ready_all_the_same(worker):
     worker._gained([])
     assert worker._loaded.is_set()
     assert not worker._background
+
+
+async def test_who_comes_while_kafka_is_away_is_employed_when_it_is_back(owner, directory, sealer, monkeypatch):
+    monkeypatch.setattr(worker_module, "_LOAD_PAUSE_S", 0)
+    directory.listeners["l-new"] = listener("l-new", sealer.seal("whsec_" + "a2tr" * 8))
+    owner._cursors.load = AsyncMock(side_effect=[LogUnavailable("away"), {}])
+    following = asyncio.create_task(owner._follow_directory())
+    owner._note_change(SimpleNamespace(listener_id="l-new"))
+    await until(lambda: "l-new" in owner._couriers)
+    following.cancel()
+
+
+async def test_one_whose_listener_ends_while_others_have_their_ticks_has_none(worker):
+    ended = MagicMock()
+    assert list(worker._tick_some([ended], 0, late=False)) == []
+    assert not ended.tick.called
