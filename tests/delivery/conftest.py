@@ -46,7 +46,7 @@ async def serve(leaves_nothing_behind):
 
 @pytest.fixture
 async def open_office(serve):
-    """open_office(url or server, settings…) employs a courier; at the end its connections are closed."""
+    """open_office(url or server, settings…) employs a courier; at the end it has no connection and counts none."""
     offices: list[Office] = []
 
     async def start(where: str | ListenerServer, *, office: dict | None = None, **settings) -> Office:
@@ -59,3 +59,5 @@ async def open_office(serve):
     yield start
     for office in offices:
         await office.stop()
+    couriers = [office.courier for office in offices]
+    await until(lambda: not any(one._idle or one.busy or one.depot.sockets.open for one in couriers))

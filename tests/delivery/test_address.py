@@ -78,3 +78,16 @@ async def test_the_former_addresss_410_does_not_pause_the_listener_at_its_new_on
     office.check_books()
     assert office.outcomes[0] == [(1, "failed", 410), (2, "delivered", 200)]
     assert not office.gone
+
+
+async def test_once_the_address_is_changed_nothing_leads_to_the_former_one(serve, open_office):
+    old, new = await serve(answers_200), await serve(answers_200)
+    office = await open_office(old)
+    office.put(3)
+    await office.all_settled()
+    assert old.open > 0
+    moved_to(office.courier, new)
+    await until(lambda: old.open == 0)
+    office.put()
+    await office.all_settled()
+    assert len(new.posts) == 1

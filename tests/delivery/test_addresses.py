@@ -66,6 +66,7 @@ async def test_an_address_that_is_silent_is_left_for_the_next_which_comes_first_
         resolver = office.courier.depot.resolver
         assert await resolver.addresses("two.example") == ["127.0.0.1", address]
         monkeypatch.setattr(http, "_NEXT_ADDRESS_S", http.CONNECT_TIMEOUT_S + 1)  # the silent one would take all of it
+        office.courier.depot.sockets.open += 1
         connection = await http.connect(office.courier, office.courier._target, resolver, office.courier.depot.tls)
         connection.close()
 

@@ -19,6 +19,7 @@ from broker.delivery import http as http_module
 from broker.delivery import limits as limits_module
 from broker.delivery import readers, shares
 from broker.delivery.courier import Courier
+from broker.delivery.http import ConnectFailed
 from broker.delivery.stream import Delivery, Stream
 from tests.delivery import office as office_module
 from tests.delivery.office import OK, paused, until
@@ -379,6 +380,23 @@ async def test_as_much_of_the_log_is_read_at_once_as_there_is_room_for(
     assert held == 8 or len(office.stretches) < 20  # it grows to what fits, not a small piece each time
 
 
+async def test_where_it_has_room_its_partitions_have_their_turns(open_office):
+    office = await open_office("http://127.0.0.1:9/")
+    courier, asked = office.courier, []
+
+    def asks(stream: Stream) -> None:
+        stream.requested = True
+        asked.append(stream.partition)
+
+    courier.depot = replace(courier.depot, lagging=asks)
+    courier.behind |= dict.fromkeys(Stream(courier, number, Window(scan_from=0)) for number in range(3))
+    for _ in range(6):
+        courier.refill()
+        for stream in courier.behind:
+            stream.requested = False  # it was served, and there is more
+    assert asked == [0, 1, 2, 0, 1, 2]
+
+
 async def test_a_courier_begins_no_more_attempts_than_its_share(serve, open_office, monkeypatch):
     monkeypatch.setattr(office_module, "share_out", lambda _couriers: None)
     moody = Moody()
@@ -408,6 +426,19 @@ async def test_a_listener_that_has_not_answered_yet_gets_two_at_a_time_then_as_m
     await office.all_settled()
     assert server.connections > 2
     office.check_books()
+
+
+async def test_one_that_accepts_no_connection_in_time_gets_half_as_many_at_a_time(open_office, monkeypatch):
+    async def silent(*_):
+        raise ConnectFailed("connect-timeout")
+
+    monkeypatch.setattr(courier_module, "connect", silent)
+    office = await open_office("http://127.0.0.1:9/", max_attempts=1)
+    before = office.courier.limits.flow.limit
+    office.put()
+    await office.all_settled()
+    assert office.outcomes[0] == [(1, "parked", "connect-timeout")]
+    assert office.courier.limits.flow.limit == before // 2
 
 
 def becomes_slow(courier: Courier) -> None:

@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Collection, Mapping
 from types import SimpleNamespace
 
+import pytest
+
 from broker.core.window import Window
 from broker.delivery import readers
 from broker.delivery.message import Message
 from broker.delivery.readers import CatchUp, Partition
 from broker.delivery.stream import Delivery, Stream
+from broker.errors import LogUnavailable
 from tests.delivery.office import until
 
 
@@ -41,10 +44,34 @@ def test_a_queues_thousandth_listener_is_placed_and_dismissed_without_a_look_at_
     assert not any(partition.placed(courier) for courier in couriers)
 
 
+def test_a_listener_that_has_ended_is_told_nothing_more():
+    partition = Partition(0, 0)
+
+    def courier() -> SomeCourier:
+        made = SomeCourier(
+            listener=SimpleNamespace(queue_id="q-1", replay=None),
+            streams={},
+            stream=lambda number: made.streams.setdefault(number, Stream(made, number, Window())),
+            room=lambda: True,
+            taken=[],
+            accept=lambda _, message: made.taken.append(message.offset),
+            depot=SimpleNamespace(touched=lambda _: None),
+        )
+        partition.place(made)
+        return made
+
+    ended, other = courier(), courier()
+    partition.feed([Message(0, b"m-0", "q-1", 1, b"{}")])
+    partition.dismiss(ended)
+    partition.feed([Message(1, b"m-1", "q-1", 1, b"{}")])
+    assert (ended.taken, other.taken) == ([0], [0, 1])
+
+
 class Lagging:
     """A worker's partitions, streams that lag there, and a log of which everybody knows what is in it. Is the Source.
 
     log: by partition and offset, the queue; 10 offsets are read at once. read: each partition and queues looked for.
+    errors: of the first reads.
     """
 
     def __init__(self, partitions: int, log: Mapping[tuple[int, int], str]) -> None:
@@ -52,6 +79,7 @@ class Lagging:
         self.log = log
         self.catch_up = CatchUp(self, self.partitions)
         self.read: list[tuple[int, set[str]]] = []
+        self.errors: list[Exception] = []
         self.may_end = asyncio.Event()
         self.may_end.set()
 
@@ -76,6 +104,8 @@ class Lagging:
         self.read.append((partition, set(queue_ids)))
         await asyncio.sleep(0)
         await self.may_end.wait()
+        if self.errors:
+            raise self.errors.pop()
         found = [(at, self.log.get((partition, at))) for at in range(offset, offset + 10)]
         return [Message(at, b"m", one, 1, b"{}") for at, one in found if one in queue_ids], offset + 10
 
@@ -151,6 +181,21 @@ async def test_who_lacks_something_earlier_by_the_time_that_a_read_ends_is_not_f
     stream.window.forget((3,))  # its listener is down: what it held is let go
     lagging.may_end.set()
     await until(lambda: not stream.requested)  # it may ask again
+    lagging.catch_up.request(stream)
+    await until(lambda: stream.courier.taken == [3])
+    await lagging.catch_up.stop()
+
+
+@pytest.mark.parametrize("error", [LogUnavailable("away"), ValueError("a mistake")])
+async def test_a_stream_whose_read_went_wrong_is_served_when_it_asks_again(monkeypatch, error):
+    monkeypatch.setattr(readers, "_STUCK_PAUSE_S", 0)
+    lagging = Lagging(1, {(0, 3): "a"})
+    lagging.errors.append(error)
+    stream = lagging.lag(0, "a")
+    lagging.catch_up.start()
+    await until(lambda: not lagging.errors)
+    for _ in range(9):
+        await asyncio.sleep(0)
     lagging.catch_up.request(stream)
     await until(lambda: stream.courier.taken == [3])
     await lagging.catch_up.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from broker.core.events import DeliveriesSettled, decode
 from broker.delivery import checkpoints as module
 from broker.delivery.checkpoints import _AT_ONCE, _MANY, _TOGETHER, Checkpoints
 from broker.delivery.meters import Meters
-from broker.errors import LogUnavailable
+from broker.errors import LogUnavailable, Suspended
 from broker.kafka.cursors import NotStored
 
 
@@ -60,6 +61,9 @@ class Settled:
 async def nothing() -> None: ...
 
 
+NOTHING_KEPT = SimpleNamespace(flush=nothing, waiting=lambda *_: (0, None))  # stands for Outstanding
+
+
 async def test_a_partition_whose_outcomes_are_not_written_keeps_back_its_own_cursors_until_they_are():
     topic, committed = Topic(), []
 
@@ -67,7 +71,7 @@ async def test_a_partition_whose_outcomes_are_not_written_keeps_back_its_own_cur
         committed.append({number: cursor.top for places in cursors.values() for number, cursor in places.items()})
 
     partitions = {number: SimpleNamespace(tail=9) for number in range(3)}
-    parts = SimpleNamespace(store=store), topic, SimpleNamespace(flush=nothing, waiting=lambda *_: (0, None))
+    parts = SimpleNamespace(store=store), topic, NOTHING_KEPT
     checkpoints = Checkpoints(*parts, partitions, {}, Meters(), nothing)
     streams = [Settled(number) for number in partitions]
 
@@ -106,7 +110,7 @@ async def test_who_is_no_member_any_more_in_the_middle_of_many_commits_makes_no_
         if asked == lost_after + 1:
             raise LogUnavailable("no member any more")
 
-    parts = SimpleNamespace(store=store), Topic(), SimpleNamespace(flush=nothing, waiting=lambda *_: (0, None))
+    parts = SimpleNamespace(store=store), Topic(), NOTHING_KEPT
     checkpoints = Checkpoints(*parts, {0: SimpleNamespace(tail=9)}, {}, Meters(), confirm)
     streams = [Settled(0, f"l-{number}") for number in range(3 * _TOGETHER)]
     for stream in streams:
@@ -141,7 +145,7 @@ async def test_a_group_that_takes_no_commit_keeps_its_own_streams_dirty_and_no_o
         if "l-0" in cursors:
             raise NotStored({"l-0": LogUnavailable("refused")})
 
-    parts = SimpleNamespace(store=store), Topic(), SimpleNamespace(flush=nothing, waiting=lambda *_: (0, None))
+    parts = SimpleNamespace(store=store), Topic(), NOTHING_KEPT
     checkpoints = Checkpoints(*parts, {0: SimpleNamespace(tail=9)}, {}, Meters(), nothing)
     names = [f"l-{number}" for number in range(3 * _TOGETHER)]
     squatted, *others = settled(checkpoints, {}, *names)
@@ -164,7 +168,7 @@ async def test_the_last_checkpoint_commits_what_has_changed_and_once_more_all_th
         if "l-0" in cursors:
             raise NotStored({"l-0": LogUnavailable("refused")})
 
-    parts = SimpleNamespace(store=store), Topic(), SimpleNamespace(flush=nothing, waiting=lambda *_: (0, None))
+    parts = SimpleNamespace(store=store), Topic(), NOTHING_KEPT
     couriers: dict[str, object] = {}
     partition = SimpleNamespace(tail=9, placed=lambda _: True)
     checkpoints = Checkpoints(*parts, {0: partition}, couriers, Meters(), nothing)
@@ -204,7 +208,7 @@ class Office:
         self.checkpoints = Checkpoints(
             SimpleNamespace(store=self._store),
             self.topic,
-            SimpleNamespace(flush=nothing, waiting=lambda *_: (0, None)),
+            NOTHING_KEPT,
             {0: SimpleNamespace(tail=9)},
             {name: stream.courier for name, stream in self.streams.items()},
             Meters(),
@@ -286,3 +290,141 @@ async def test_a_listener_that_has_ended_is_not_remembered(clock):
     del office.checkpoints._couriers["ended"]  # while its cursor is being committed
     await office.checkpoint()
     assert office.checkpoints._stored.keys() == {"slow"}
+
+
+class Committed(list[str]):
+    """The listeners whose cursors were committed, in order; stands for KafkaCursors."""
+
+    async def store(self, cursors) -> None:
+        self.extend(cursors)
+
+
+def checkpoints_of(cursors, couriers: dict[str, object], *, confirm=nothing) -> Checkpoints:
+    """Of one partition, where the place of every listener is known."""
+    partition = SimpleNamespace(tail=9, placed=lambda _: True)
+    return Checkpoints(cursors, Topic(), NOTHING_KEPT, {0: partition}, couriers, Meters(), confirm)
+
+
+async def test_of_several_groups_that_take_no_commit_each_keeps_its_streams_dirty():
+    class Squatted(Committed):
+        async def store(self, cursors) -> None:
+            await super().store(cursors)
+            raise NotStored({one: LogUnavailable("refused") for one in cursors})
+
+    committed = Squatted()
+    checkpoints = checkpoints_of(committed, {})
+    names = [f"l-{number}" for number in range(3 * _TOGETHER)]
+    settled(checkpoints, {}, *names)
+    for _ in range(2):
+        committed.clear()
+        with pytest.raises(LogUnavailable, match="refused"):
+            await checkpoints.checkpoint()
+        assert sorted(committed) == sorted(names)
+
+
+async def test_partitions_that_are_given_up_in_the_middle_of_many_commits_have_no_more_of_them():
+    class GivenUp(Committed):
+        async def store(self, cursors) -> None:
+            await super().store(cursors)
+            checkpoints.forget()
+
+    committed = GivenUp()
+    checkpoints = checkpoints_of(committed, {})
+    settled(checkpoints, {}, *(f"l-{number}" for number in range(3 * _TOGETHER)))
+    with pytest.raises(LogUnavailable, match="given up"):
+        await checkpoints.checkpoint()
+    assert len(committed) == _TOGETHER
+
+
+async def test_what_an_earlier_ownership_has_committed_is_not_committed_once_more():
+    committed, couriers = Committed(), {}
+    checkpoints = checkpoints_of(committed, couriers)
+    settled(checkpoints, couriers, "l")
+    await checkpoints.checkpoint()
+    checkpoints.forget()
+    await checkpoints.once_more()
+    assert committed == ["l"]
+
+
+async def test_the_last_checkpoint_asks_whether_they_were_ours_though_there_is_nothing_to_commit():
+    async def no_member() -> None:
+        raise LogUnavailable("no member any more")
+
+    with pytest.raises(LogUnavailable, match="no member"):
+        await checkpoints_of(Committed(), {}, confirm=no_member).last()
+
+
+async def test_who_gives_way_does_so_again_after_the_last_checkpoint(clock):
+    office = Office(clock, "slow")
+    office.streams["slow"].courier.limits.gives_way = True
+    assert await office.checkpoint(last=True) == ["slow"]
+    assert [] in [await office.checkpoint() for _ in range(3)]
+
+
+async def test_one_who_stood_still_commits_nothing_any_more(clock, monkeypatch):
+    async def stand_still(_s: float) -> None:
+        clock.now += module.SUSPENDED_S + 1
+
+    committed, couriers = Committed(), {}
+    checkpoints = checkpoints_of(committed, couriers)
+    settled(checkpoints, couriers, "l")
+    await checkpoints.checkpoint()
+    monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=stand_still))
+    with pytest.raises(Suspended):
+        await checkpoints.run()
+    await checkpoints.once_more()
+    settled(checkpoints, couriers, "l")
+    await checkpoints.checkpoint()
+    assert committed == ["l"]
+
+
+async def test_a_stream_that_was_dropped_is_not_committed():
+    committed = Committed()
+    checkpoints = checkpoints_of(committed, {})
+    (stream,) = settled(checkpoints, {}, "ended")
+    stream.alive = False
+    await checkpoints.checkpoint()
+    assert not committed
+
+
+async def test_a_stream_that_is_tidied_away_is_alive_no_more():
+    checkpoints = checkpoints_of(Committed(), {})
+    (stream,) = settled(checkpoints, {}, "l")
+    await checkpoints.checkpoint()
+    assert not stream.alive
+
+
+async def one_round_of_the_idle(checkpoints: Checkpoints, done) -> None:
+    running = asyncio.create_task(checkpoints.run_idle())
+    async with asyncio.timeout(60):
+        while not done():
+            await asyncio.sleep(0.001)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.fixture
+def quick_rounds(monkeypatch) -> None:
+    """Each listener's turn comes every other millisecond."""
+    monkeypatch.setattr(module, "CHECKPOINT_S", 0.001)
+    monkeypatch.setattr(module, "IDLE_CHECKPOINT_S", 0.002)
+
+
+@pytest.mark.usefixtures("quick_rounds")
+async def test_one_whose_place_is_not_known_yet_has_no_cursor_committed():
+    committed = Committed()
+    couriers = {name: Settled(0, name).courier for name in ("loading", "known", "too")}
+    for courier in couriers.values():
+        courier.streams.clear()
+    checkpoints = checkpoints_of(committed, couriers)
+    checkpoints._partitions[0].placed = lambda courier: courier is not couriers["loading"]
+    await one_round_of_the_idle(checkpoints, lambda: committed.count("known") > 1 and committed.count("too") > 1)
+    assert "loading" not in committed
+
+
+@pytest.mark.usefixtures("quick_rounds")
+async def test_what_waits_and_does_not_change_is_committed_now_and_then():
+    stream = Settled(0, "l")
+    checkpoints = checkpoints_of(Committed(), {"l": stream.courier})
+    await one_round_of_the_idle(checkpoints, lambda: stream.dirty)
+    assert stream in checkpoints._dirty

@@ -8,6 +8,7 @@ import pytest
 from memory import MemoryControl
 
 from broker.core import events as ev
+from broker.delivery import endings as module
 from broker.delivery.endings import Endings
 from broker.errors import LogUnavailable
 
@@ -121,3 +122,24 @@ async def test_cursors_wait_until_the_courier_is_dismissed_and_for_nobody_else(v
     kafka.busy.clear()
     assert await clearing.clear()
     assert not kafka.cursors
+
+
+async def test_it_looks_again_until_there_is_nothing_left_and_then_rests(view: Behind, monkeypatch):
+    monkeypatch.setattr(module, "AGAIN_S", 0)
+    kafka, looks = Kafka("ended"), []
+
+    async def away_at_first() -> set[str]:
+        looks.append(set(kafka.cursors))
+        if len(looks) == 1:
+            raise LogUnavailable("away")
+        return set(kafka.cursors)
+
+    kafka.listeners = away_at_first
+    looking = Endings(kafka, view, kafka, Records(Kafka()), {0}, set())
+    looking.look()
+    running = asyncio.create_task(looking.run())
+    for _ in range(100):
+        await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert looks == [{"ended"}, {"ended"}, set()]

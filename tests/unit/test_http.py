@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.delivery import http as module
 from broker.delivery.guard import parse_url
-from broker.delivery.http import Connection
+from broker.delivery.http import Connection, retry_after_s
 
 TARGET = parse_url("http://listener.example/")
 ANSWERS = (
@@ -98,3 +100,23 @@ async def test_a_body_that_looks_like_the_last_answer_is_a_body():
     head = b"HTTP/1.1 201 Created\r\ncontent-length: %d\r\n\r\n" % len(last)
     assert ask(connection, told, last, 0, 1) == [("answered", 1, 200, None), ("released",)]
     assert ask(connection, told, head + last, len(head), 2) == [("answered", 2, 201, None), ("released",)]
+
+
+def test_each_retry_after_is_told_however_often_the_same_answer_comes():
+    connection, told = connected()
+    busy = ANSWERS[8]
+    for number in range(3):
+        assert ask(connection, told, busy, 0, number) == [("answered", number, 503, 7), ("released",)]
+
+
+def test_a_retry_after_in_the_body_is_none():
+    head = b"HTTP/1.1 503 Busy\r\ncontent-length: 20\r\n\r\n"
+    assert retry_after_s(head + b"\r\nretry-after: 7\r\n", at_s=0.0) is None
+
+
+async def test_an_answer_that_ended_in_time_does_not_cost_its_connection(monkeypatch):
+    monkeypatch.setattr(module, "_END_S", 0.01)
+    connection, told = connected()
+    assert ask(connection, told, ANSWERS[1], len(ANSWERS[1]) - 1, 1) == [("answered", 1, 200, None), ("released",)]
+    await asyncio.sleep(0.05)
+    assert ("closed",) not in told.calls

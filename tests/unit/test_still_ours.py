@@ -112,3 +112,23 @@ async def test_who_asks_and_is_cancelled_keeps_nobody_waiting(kafka: Kafka):
     kafka.may_answer.set()
     await ours.assure()
     assert kafka.asked == 2
+
+
+async def test_it_asks_once_nobody_else_has_for_some_seconds(kafka: Kafka, monkeypatch):
+    monkeypatch.setattr(ownership_module, "_LOOK_S", 0)
+    ours = Ownership(kafka.ask)
+    await ours.confirm()
+    running = asyncio.create_task(ours.run())
+    for passed_s, asked in ((0, 1), (SURE_S / 2, 2), (0, 2)):
+        kafka.now_s += passed_s
+        for _ in range(9):
+            await asyncio.sleep(0)
+        assert kafka.asked == asked
+    kafka.error = LogUnavailable("no answer")
+    kafka.now_s += SURE_S
+    for _ in range(9):
+        await asyncio.sleep(0)
+    assert kafka.asked > 2
+    assert not running.done()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
