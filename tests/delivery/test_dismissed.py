@@ -1,0 +1,26 @@
+"""A courier that goes while it has deliveries from `outstanding`, and one that comes in its place. Real sockets."""
+
+from __future__ import annotations
+
+from broker.core.flow import WHOLE
+from broker.delivery.courier import Courier
+from tests.delivery.test_due import Taker, held_by_its_courier, serve_all
+from tests.outstanding_topic import OutstandingTopic
+
+
+async def test_what_a_courier_had_when_it_was_dismissed_is_due_again_when_there_is_another(serve, open_office):
+    taker, topic = Taker(), OutstandingTopic()
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic}, max_in_flight=1, timeout_ms=60_000)
+    await held_by_its_courier(office, server, taker, topic)
+    former = office.couriers.pop("l-1")
+    former.close()
+    office.outstanding.dismissed("l-1")
+    another = Courier(former.depot, former.queue, former.listener, former.opened, share=WHOLE)
+    office.courier = office.couriers["l-1"] = another
+    office.partition.place(another)
+    taker.free.set()
+    await serve_all(office, lambda: not len(office.outstanding))
+    await office.outstanding.flush()
+    assert sorted(post.message_id for post in server.posts) == ["m-1", "m-1", "m-2"]
+    assert not topic.kept()

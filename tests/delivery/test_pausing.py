@@ -1,0 +1,110 @@
+"""A listener that is paused, says that it is gone, or is on probation, while attempts are under way. Real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from broker.core.circuit import State
+from broker.core.flow import WHOLE
+from broker.delivery import courier as courier_module
+from broker.delivery.stream import Delivery, now_ms
+from tests.delivery.office import Office, paused, until
+from tests.delivery.test_courier import REFUSAL, Moody, ids
+
+GONE = b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n"
+
+
+def pause(office: Office, reason: str | None) -> None:
+    office.courier.update(paused(office.courier.listener, reason), share=WHOLE)
+
+
+async def test_what_fails_while_it_is_paused_is_let_go(serve, open_office):
+    moody = Moody()
+    moody.free.clear()
+    office = await open_office(await serve(moody))
+    office.put()
+    await until(lambda: moody.kept_back == 1)
+    pause(office, "by hand")
+    moody.fails["m-0"] = 1
+    moody.free.set()
+    await until(lambda: not office.courier.busy)
+    assert (office.courier.held, office.courier._retries) == (0, [])
+    pause(office, None)
+    await office.all_settled()
+    office.check_books()
+
+
+async def test_one_that_is_gone_again_after_it_was_resumed_is_said_to_be_again(serve, open_office):
+    moody = Moody()
+    moody.refusal = GONE
+    moody.fails |= dict.fromkeys(ids(range(2)), 1)
+    office = await open_office(await serve(moody), max_attempts=1)
+    for times in (1, 2):
+        office.put()
+        await office.all_settled()
+        assert office.gone == ["l-1"] * times
+        pause(office, "gone")
+        pause(office, None)
+
+
+async def test_answers_that_are_no_fault_end_a_probation_whatever_they_say(serve, open_office):
+    moody = Moody()
+    moody.refusal = REFUSAL
+    moody.fails |= dict.fromkeys(ids(range(4)), 1)
+    office = await open_office(await serve(moody), max_attempts=1)
+    circuit = office.courier.circuit
+    circuit.trip(0)
+    circuit.probed(alive=True, at_ms=0, interval_ms=1)
+    office.courier.wake()
+    office.put(4)
+    await office.all_settled()
+    assert circuit.state is State.CLOSED
+
+
+@pytest.mark.parametrize("why", ["paused", "down"])
+async def test_new_data_that_is_there_while_it_is_paused_or_down_is_not_sent_before_it_is_back(
+    serve, open_office, monkeypatch, why
+):
+    connect, go_on = courier_module.connect, asyncio.Event()
+
+    async def late(*how):
+        await go_on.wait()
+        return await connect(*how)
+
+    def hold(delivery: Delivery) -> bool:
+        courier.renewing.add(delivery)
+        return True
+
+    monkeypatch.setattr(courier_module, "connect", late)
+    moody = Moody()
+    server = await serve(moody)
+    office = await open_office(server)
+    courier = office.courier
+    courier.depot = replace(courier.depot, hold=hold)
+    office.put()
+    await until(lambda: courier.busy)
+    if why == "paused":
+        pause(office, "by hand")
+    else:
+        courier.circuit.trip(now_ms())
+        courier.circuit.probe_at_ms = now_ms() + 3_600_000
+        courier.stand_down()
+    office.deleted[0, 0] = True  # it has changed
+    go_on.set()
+    await until(lambda: courier.renewing and not courier.busy)
+    (delivery,) = courier.renewing
+    office.deleted.clear()
+    courier.renewed(delivery, delivery.message.renewed('"new"', 0))
+    assert (courier.busy, courier.held) == (0, 0)
+    assert not server.posts
+    if why == "paused":
+        pause(office, None)
+    else:
+        courier.circuit.probed(alive=True, at_ms=now_ms(), interval_ms=0)
+        courier.wake()
+    await office.all_settled()
+    office.check_books()
+    assert moody.taken == ["m-0"]
