@@ -222,9 +222,11 @@ class Resolver:
         if kept is None or kept.fresh_until_s < now_s:
             usable = kept is not None and now_s < kept.usable_until_s
             answer = self._names.addresses(host)
+            in_time, _ = await asyncio.wait([answer], timeout=_OTHER_ANSWER_S if usable else _ANSWER_S)
             try:
-                async with asyncio.timeout(_OTHER_ANSWER_S if usable else _ANSWER_S):
-                    kept = self._keep(host, await asyncio.shield(answer), None)
+                if not in_time:
+                    raise TimeoutError
+                kept = self._keep(host, answer.result(), None)
             except (OSError, UnicodeError) as error:
                 answer.add_done_callback(partial(self._late, host))
                 if kept is not None and usable and getattr(error, "errno", None) not in _NO_SUCH_NAME:
