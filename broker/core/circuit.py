@@ -8,8 +8,8 @@ For: the decision, from answers and probes, with the clock passed in. Not for: a
 TRIP_AFTER faults in a row open it, TRIP_AFTER_NEW those of a listener that has not done well yet: hundreds of new ones
 that are dead must not get five attempts each. While it is open no attempt is spent. Probation lets few attempts through
 and doubles with each success; as many faults in a row as of a new one end it, so that who fails half of his attempts
-gets through. A listener whose liveness_url answers well and whose notify_url fails all the same is
-probed less and less often.
+gets through. A listener whose liveness_url answers well and whose notify_url fails all the same is probed less and less
+often.
 """
 
 from __future__ import annotations

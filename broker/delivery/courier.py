@@ -405,8 +405,7 @@ class Courier:
             delivery.again = True
             delivery.number -= 1
             self._ready.appendleft(delivery)
-            if self.circuit.state is State.OPEN or self.listener.paused is not None:
-                self.stand_down()
+            self._stand_down_if_away()
             return
         if error == "garbage" and connection.target.tunnel:  # the API process is gone, and somebody else has its port
             self._away(delivery)
@@ -480,9 +479,7 @@ class Courier:
         self._held_bytes += message.size - delivery.message.size
         delivery.message = message
         self._ready.appendleft(delivery)
-        if self.circuit.state is State.OPEN or self.listener.paused is not None:
-            self.stand_down()
-        else:
+        if not self._stand_down_if_away():
             self.pump()
 
     def _let_go(self, delivery: Delivery) -> None:
@@ -543,8 +540,7 @@ class Courier:
             delivery.stream.pressing = True
         if opened:
             log.warning("circuit.opened listener=%s error=%s", self.listener.id, self.error)
-        if self.circuit.state is State.OPEN or self.listener.paused is not None:
-            self.stand_down()
+        self._stand_down_if_away()
         if not delivery.stream.dirty:
             self.depot.touched(delivery.stream)
 
@@ -583,8 +579,14 @@ class Courier:
         heapq.heappush(self._retries, (now_ms() + PUT_OFF_MS, id(delivery), delivery))
         if not delivery.stream.dirty:
             self.depot.touched(delivery.stream)
-        if self.circuit.state is State.OPEN or self.listener.paused is not None:
+        self._stand_down_if_away()
+
+    def _stand_down_if_away(self) -> bool:
+        """What came back to it must not be sent again, nor held, while it is down or paused. Whether it is."""
+        away = self.circuit.state is State.OPEN or self.listener.paused is not None
+        if away:
             self.stand_down()
+        return away
 
     def stand_down(self) -> None:
         """Let go of every message that is not under way: the listener is down or paused, and may be so for long."""
