@@ -25,6 +25,7 @@ from api.streams import Stream, answer_stream
 from broker.commands import Context, now_ms
 from broker.core.directory import Key
 from broker.core.keys import PREFIX, SESSION_PREFIX
+from broker.core.names import shortened
 from broker.errors import Unavailable
 from broker.ports import DirectoryView
 from broker.puts import random_bits
@@ -331,7 +332,8 @@ async def answer_problem(
 def _check_parameters(query: Mapping[str, str], known: Collection[str]) -> None:
     for name in query:
         if name not in known:
-            raise BadParameter(f"there is no parameter {name}", parameter=name)
+            quoted = shortened(name)
+            raise BadParameter(f"there is no parameter {quoted}", parameter=quoted)
 
 
 def _is_json(kind: bytes) -> bool:

@@ -14,14 +14,15 @@ import orjson
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from api.problems import Malformed
-from broker.core.names import NAME_CHARS_MAX
+from broker.core.names import NAME_CHARS_MAX, shortened
 from broker.errors import Refused
 from broker.secrets import OVERLAP_S, OVERLAP_S_MAX
 
 _DAY_S: Final = 86_400
+_DETAIL_CHARS_MAX: Final = 300  # of msgspec's message: it quotes the body, which may be long
+# Both see at most _DETAIL_CHARS_MAX characters, and no class of a repeat overlaps with what follows it.
 _FIELD = re.compile(r"field `([^`]*)`")
-_STEP = re.compile(r"\.([^.\[]+)|\[([^\]]*)\]")
-_PATH = re.compile(r"^(.*?)(?: - at `(?:key in )?\$([^`]*)`)?$", re.DOTALL)
+_STEP = re.compile(r"\.([^.\[]+)|\[([^\[\]]*)\]")
 
 T = TypeVar("T")
 
@@ -152,10 +153,16 @@ def parse(body: bytes, shape: type[T]) -> T:
 
 
 def _refusal(message: str) -> Refused:
-    """msgspec's `Expected `str`, got `int` - at `$.data`` as a detail and a pointer."""
-    found = _PATH.match(message)
-    detail, path = (found[1], found[2] or "") if found is not None else (message, "")
-    pointer = "".join("/" + _escaped(step[1] or step[2]) for step in _STEP.finditer(path) if step[2] != "...")
+    """Return msgspec's `Expected `str`, got `int` - at `$.data`` as a detail and a pointer.
+
+    The message quotes the body, so only its end is taken for the place, and only where it is as short as places are.
+    """
+    detail, at, place = message.rpartition(" - at `")
+    if not at or len(place) > _DETAIL_CHARS_MAX:
+        detail, place = message, ""
+    detail = shortened(detail, _DETAIL_CHARS_MAX)
+    steps = _STEP.finditer(place.rstrip("`"))
+    pointer = "".join("/" + _escaped(step[1] or step[2]) for step in steps if step[2] != "...")
     if (field := _FIELD.search(detail)) is not None:  # missing or unknown: the place is the field's own
         pointer += "/" + _escaped(field[1])
     return Refused(detail, pointer=pointer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import platform
 import resource
 import sys
 import threading
@@ -32,6 +33,11 @@ from cli.signals import on_end
 
 _GIVE_UP_S: Final = 5.0
 CATCH_UP_S: Final = 120.0  # for a start to fold all of `control`: about 15,000 events a second
+
+_PYTHONS_SOUND: Final = {
+    (3, 11): 10,
+    (3, 12): 6,
+}  # the first patch release that has the security fixes which we know of
 
 _log = Logger(__name__)
 
@@ -58,6 +64,10 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
     """
     logs.set_up(os.environ.get("EVERPUT_PROCESS", name), options.log_level)
     threading.excepthook = _thread_failed
+    if sound := outdated(sys.version_info[:3]):
+        _log.warning(
+            "python.outdated", version=platform.python_version(), wanted=sound, because="CVE-2024-7592, CVE-2024-6232"
+        )
     link = Link.from_environment()
     try:
         # Everything is imported by now. Embedded Kafka may still be starting; its address comes with `go`.
@@ -81,6 +91,12 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
     except Exception as error:  # noqa: BLE001 - the last place that can log it
         _log.error("process.failed", error)
         sys.exit(1)
+
+
+def outdated(version: tuple[int, int, int]) -> str | None:
+    """Return the first release of this Python's minor version that has the security fixes; None where this one has."""
+    sound = _PYTHONS_SOUND.get(version[:2], 0)
+    return None if version[2] >= sound else f"{version[0]}.{version[1]}.{sound}"
 
 
 async def _run(

@@ -22,6 +22,8 @@ KEEP_ALIVE_S: Final = 75  # longer than the 60 s after which common proxies drop
 FINISH_S: Final = 7  # for running requests, after should_exit
 HEAD_BYTES_MAX: Final = 32 << 10
 REQUEST_S: Final = 60.0
+FRAMING_BYTES_MAX: Final = 32 << 10  # of a request's chunk extensions and trailers: what is neither head nor body
+_CHUNK_BYTES: Final = 20  # a chunk's size in 16 digits, and its two line ends
 WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # what a client says: a tunnel's are short answers
 _READ_BYTES_MIN: Final = 64 << 10  # of what waits for a client, in request_s
 _LOOK_TICKS: Final = 20  # of 100 ms
@@ -92,13 +94,18 @@ class Server(uvicorn.Server):
 
 
 class _Connection(HttpToolsProtocol):
-    """One client. What uvicorn leaves open: a head without end, a request that never comes, errors as plain text."""
+    """A client's connection, with the bounds that uvicorn lacks and errors as problem details.
+
+    The size of a head, the time that a request may take and the bytes of a chunked body's framing are bounded. Trailers
+    are dropped (RFC 9112, 7.1.2): uvicorn would append them to the headers that the app was given.
+    """
 
     config: _Config
     _waiting_since: float | None = None  # for the rest of a request; None: there is none under way
     _head_bytes = 0  # of an unfinished head, after the read in which it began; below 0 in that read
     _read_bytes = 0  # in this read
     _in_head = False
+    _framing_bytes = 0  # after the head, what of the body's bytes were not content; below 0 in the read with the head
     _unread_since = 0.0  # the client has read little of what is left for it; 0.0: nothing is
     _unread_bytes = 0
 
@@ -116,6 +123,12 @@ class _Connection(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
                 self._refuse_head()
+        elif self._waiting_since is not None:  # the request is not complete
+            self._framing_bytes += len(data)
+            if self._framing_bytes > FRAMING_BYTES_MAX and not self.transport.is_closing():
+                self._refuse_unfinished(
+                    431, f"Chunk extensions and trailers may have at most {FRAMING_BYTES_MAX} bytes."
+                )
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -123,8 +136,13 @@ class _Connection(HttpToolsProtocol):
         self._head_bytes = -self._read_bytes
         self._waiting_since = self.loop.time()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._framing_bytes = -self._read_bytes
         if self._read_bytes > HEAD_BYTES_MAX or self._head_bytes >= 0:  # a head in one small read needs no counting
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > HEAD_BYTES_MAX:
@@ -132,7 +150,11 @@ class _Connection(HttpToolsProtocol):
                 return
         super().on_headers_complete()
 
+    def on_chunk_header(self) -> None:
+        self._framing_bytes -= _CHUNK_BYTES
+
     def on_body(self, body: bytes) -> None:
+        self._framing_bytes -= len(body)
         if not self.transport.is_closing():
             super().on_body(body)
 
@@ -145,10 +167,7 @@ class _Connection(HttpToolsProtocol):
         """Close when the client has owed the rest of a request for longer."""
         if self._waiting_since is None or self._waiting_since > before or self.transport.is_closing():
             return
-        if self._in_head or (self.cycle is not None and not self.cycle.response_started):
-            self._refuse(408, "The request took too long to arrive.")
-        else:
-            self.transport.close()
+        self._refuse_unfinished(408, "The request took too long to arrive.")
 
     def resume_writing(self) -> None:
         self._unread_since = 0.0
@@ -166,6 +185,13 @@ class _Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         if not self.transport.is_closing():
             self._refuse(400, msg)
+
+    def _refuse_unfinished(self, status: int, detail: str) -> None:
+        """Answer a request that is not complete and close; only close where its answer has begun."""
+        if self._in_head or (self.cycle is not None and not self.cycle.response_started):
+            self._refuse(status, detail)
+        else:
+            self.transport.close()
 
     def _refuse_head(self) -> None:
         status = 414 if len(self.url) > HEAD_BYTES_MAX // 2 else 431

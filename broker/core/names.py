@@ -1,6 +1,6 @@
-"""What a name may be: of an organization, a key, a queue, a listener, a message.
+"""What a name may be: of an organization, a key, a queue, a listener, a message; and how text from outside is quoted.
 
-For: the one rule. Not for: whether the name is taken (broker/core/directory.py)."""
+For: the one rule, and its length in an error. Not for: whether the name is taken (broker/core/directory.py)."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def refuse_name(name: str) -> str | None:
     if not name.isprintable() or name.isspace():
         return "must consist of printable characters"
     return None
+
+
+def shortened(text: str, chars_max: int = NAME_CHARS_MAX) -> str:
+    """Return text from outside as an error quotes it: at most chars_max characters, and "…" where some are left out."""
+    return text if len(text) <= chars_max else text[:chars_max] + "…"

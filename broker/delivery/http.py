@@ -10,7 +10,6 @@ that answers 200 and then does not end within a second has taken the message, an
 from __future__ import annotations
 
 import asyncio
-import re
 import ssl
 import time
 from email.utils import parsedate_to_datetime
@@ -28,10 +27,11 @@ _END_S: Final = 1.0  # after the first of an answer that does not come at once, 
 _ADDRESSES_MAX: Final = 3  # of a host that are tried
 _NEXT_ADDRESS_S: Final = 1.25  # an address that says nothing for so long is left for the next one
 # Looked for only where it counts: a callback for each header of each answer would cost more than all else here.
-_RETRY_AFTER: Final = re.compile(rb"\r?\nretry-after:[ \t]*([^\r\n]{1,40}?)[ \t]*\r?\n", re.IGNORECASE)
+_RETRY_AFTER: Final = b"retry-after:"
+_RETRY_AFTER_BYTES_MAX: Final = 64  # of its value; dates have 29
 _MAY_SAY_WHEN: Final = (429, 503)
 _AGAIN_BYTES_MAX: Final = 1 << 10  # of an answer that each connection remembers
-_SECONDS: Final = re.compile(rb"\d{1,9}")
+_SECONDS_DIGITS_MAX: Final = 9
 
 
 class Owner(Protocol):
@@ -84,7 +84,7 @@ class Connection(asyncio.Protocol):
         self._answered = True
         self._end: asyncio.TimerHandle | None = None
         self._ended = 0  # answers that ended, or began too many, in the data at hand
-        self._head = b""
+        self._head: list[bytes] = []  # the pieces in which the answer came so far, until its status is known
         self._again = b""  # the last answer, if it came at once and whole: the same bytes need not be parsed again
         self._again_status = 0
         self.work: Any = None
@@ -103,7 +103,7 @@ class Connection(asyncio.Protocol):
         self.at = at
         self._answered = False
         self._bytes = 0
-        self._head = b""
+        self._head.clear()
         if self._parser is None:
             self._parser = httptools.HttpResponseParser(self)
         self._transport.write(request)
@@ -138,7 +138,7 @@ class Connection(asyncio.Protocol):
             return
         self._bytes += len(data)
         if not self._answered:
-            self._head = self._head + data if self._head else data
+            self._head.append(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -186,9 +186,8 @@ class Connection(asyncio.Protocol):
             self._ended += 1
         elif status >= 200 and not self._answered:
             self._answered = True
-            self._owner.answered(
-                self, status, retry_after_s(self._head, at_s=time.time()) if status in _MAY_SAY_WHEN else None
-            )
+            wait_s = retry_after_s(b"".join(self._head), at_s=time.time()) if status in _MAY_SAY_WHEN else None
+            self._owner.answered(self, status, wait_s)
 
     def on_message_complete(self) -> None:
         if not self._answered:  # 1xx: the answer is still to come
@@ -215,7 +214,7 @@ class TunnelConnection(Connection):
         self._proof = f"{TUNNEL_PROOF}: {tunnel_proof(target.target.split('/')[1])}\r\n".encode()
 
     def on_headers_complete(self) -> None:
-        if not self._answered and self._proof not in self._head:
+        if not self._answered and self._proof not in b"".join(self._head):
             raise ValueError("this is no tunnel")
         super().on_headers_complete()
 
@@ -225,13 +224,20 @@ def retry_after_s(head: bytes, *, at_s: float) -> int | None:
 
     head: the answer from its first byte on; what follows the header section is not looked at. at_s: now, UTC epoch.
     """
-    found = _RETRY_AFTER.search(head.partition(b"\r\n\r\n")[0] + b"\r\n")
-    if found is None:
+    for line in head.partition(b"\r\n\r\n")[0].split(b"\n"):
+        if line[: len(_RETRY_AFTER)].lower() == _RETRY_AFTER:
+            return _wait_s(line[len(_RETRY_AFTER) :].strip(b" \t\r"), at_s)
+    return None
+
+
+def _wait_s(value: bytes, at_s: float) -> int | None:
+    """Return the seconds that the value of a Retry-After asks for; None when it is neither seconds nor a date."""
+    if len(value) <= _SECONDS_DIGITS_MAX and value.isdigit():
+        return int(value)
+    if len(value) > _RETRY_AFTER_BYTES_MAX:
         return None
-    if _SECONDS.fullmatch(found[1]):
-        return int(found[1])
     try:
-        return max(0, round(parsedate_to_datetime(found[1].decode("ascii")).timestamp() - at_s))
+        return max(0, round(parsedate_to_datetime(value.decode("ascii")).timestamp() - at_s))
     except (ValueError, OverflowError):
         return None
 

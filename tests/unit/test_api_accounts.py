@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from api_client import Api, make_api, problem
 
+from api.auth import cookie
 from broker.accounts import ORGANIZATIONS_MAX, AccountCommands
 from broker.commands import SCOPES, create_key
 from broker.core.accounts import SESSIONS_MAX
@@ -199,6 +200,29 @@ async def test_the_cookie_is_for_browsers_and_for_https_where_there_is_https():
         assert "; Path=/;" in cookie
         assert "Domain" not in cookie
         assert ("Secure" in cookie) == https
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("everput_session=evs_1", "evs_1"),
+        ("a=b; everput_session=evs_1;c=d", "evs_1"),
+        ("everput_session=1; everput_session = 2 ", "2"),
+        ("everput_session=a=b", "a=b"),
+        ('everput_session="evs_1"', '"evs_1"'),
+        ("everput_session=", ""),
+        ("everput_session", None),
+        ("xeverput_session=1; everput_sessionx=2; =3;", None),
+        ("", None),
+    ],
+)
+def test_a_cookie_is_found_by_its_name_as_it_was_sent(text, value):
+    assert cookie(text, "everput_session") == value
+
+
+async def test_a_cookie_of_backslashes_is_no_session(api):
+    answer = await api.bare.get("/v1/sessions", headers={"cookie": 'everput_session="' + "\\" * 30_000 + '"'})
+    assert answer.status_code == 401
 
 
 async def test_by_https_a_cookie_that_another_host_or_a_page_without_tls_may_have_set_is_none():

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from api_client import make_api
 
-from cli.server import HEAD_BYTES_MAX, Server
+from cli.server import FRAMING_BYTES_MAX, HEAD_BYTES_MAX, Server
 
 UNFINISHED = (
     b"PUT /v1/queues HTTP/1.1\r\nx-api-key: KEY\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"
@@ -162,3 +162,119 @@ async def test_a_client_that_never_reads_its_answer_is_dropped(read, monkeypatch
                     got += len(chunk)
         assert (got >= 64 << 20) == read
         writer.close()
+
+
+CHUNKED = b"PUT /v1/queues HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n"
+
+
+async def headers_seen(*parts: bytes) -> list[tuple[bytes, bytes]]:
+    """The headers that the app has at the end of a request that is sent in these parts."""
+    seen = []
+
+    async def app(scope, receive, send):
+        while (await receive()).get("more_body"):
+            pass
+        seen.extend(scope["headers"])
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    api = await make_api()
+    api.app = app
+    async with serving(api) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+        assert b" 204 " in await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+    return seen
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+async def test_trailers_are_dropped(parts):
+    body = b"2\r\n{}\r\n0\r\nx-api-key: evp_1\r\ncontent-type: application/json\r\n\r\n"
+    sent = (CHUNKED + b"\r\n", body) if parts == 2 else (CHUNKED + b"\r\n" + body,)
+    assert await headers_seen(*sent) == [(b"host", b"x"), (b"transfer-encoding", b"chunked")]
+
+
+async def test_an_api_key_that_comes_as_a_trailer_counts_for_nothing():
+    api = await make_api()
+    end = b"0\r\nx-api-key: " + api.key.encode() + b"\r\n\r\n"
+    async with serving(api) as port:
+        body = b'11\r\n{"name":"orders"}\r\n' + end
+        head = CHUNKED + b"content-type: application/json\r\nconnection: close\r\n\r\n"
+        assert (await said(port, head + body))[0] == 401
+    assert list(api.log.control.state.queues) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (b"0\r\n", b"x: " + b"y" * 1000 + b"\r\n"),
+        (b"0\r\nx: ", b"y" * 1000),
+        (b"", b"1;" + b"y" * 1000 + b"\r\nx\r\n"),
+        (b"", b"1;y=" + b'"' * 2 + b"y" * 1000 + b"\r\nx\r\n"),
+        (b"0" * 1000, b"0" * 1000),
+    ],
+    ids=["trailers", "one long trailer", "chunk extensions", "quoted chunk extensions", "a long chunk size"],
+)
+async def test_what_is_neither_head_nor_body_is_bounded(first, again):
+    api = await make_api()
+    head = CHUNKED + b"content-type: application/json\r\nx-api-key: " + api.key.encode() + b"\r\n\r\n"
+    async with serving(api) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head + first)
+        sent = 0
+        async with asyncio.timeout(20):
+            with contextlib.suppress(ConnectionError):
+                while sent < 64 << 20:
+                    sent += len(again)
+                    writer.write(again)
+                    await writer.drain()
+            with contextlib.suppress(ConnectionError):
+                answer = await reader.read()
+                assert not answer or int(answer.split()[1]) in (400, 422, 431)
+        assert sent < 64 << 20
+        writer.close()
+
+
+async def test_a_body_in_many_small_chunks_is_whole():
+    api = await make_api()
+    queue_id = await api.queue()
+    head = b"PUT /v1/queues/" + queue_id.encode() + b"/messages HTTP/1.1\r\nhost: x\r\nx-api-key: " + api.key.encode()
+    head += b"\r\ntransfer-encoding: chunked\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n"
+    body = orjson.dumps({"data": "x" * 10 * FRAMING_BYTES_MAX})
+    async with serving(api) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head + b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n")
+        assert b" 200 " in await reader.readline()
+        writer.close()
+
+
+QUOTED = (
+    b"x - at `$`" + b".[" * 8000,
+    b"field `" * 2000,
+    b"y" * 16_000,
+    b"[" * 16_000,
+    b"x - at `$`" + b".[" * 500_000,
+)
+
+
+@pytest.mark.parametrize("name", QUOTED, ids=["places", "fields", "a long name", "brackets", "a million brackets"])
+async def test_an_error_quotes_little_of_a_body(name):
+    api = await make_api()
+    queue_id = await api.queue()
+    paths = [("PUT", f"/v1/queues/{queue_id}/messages"), ("POST", f"/v1/queues/{queue_id}/messages/batch")]
+    if len(name) <= 16_000:
+        paths += [("POST", "/v1/sessions"), ("PUT", "/v1/accounts"), ("PUT", "/v1/queues")]
+    for method, path in paths:
+        answer = await api.request(method, path, content=b'{"' + name + b'":1}')
+        assert answer.status_code == 422
+        assert len(answer.content) < 2000
+
+
+async def test_an_error_quotes_little_of_a_query():
+    api = await make_api()
+    answer = await api.get("/v1/queues?" + "x" * 30_000 + "=1")
+    assert answer.status_code == 422
+    assert len(answer.content) < 2000

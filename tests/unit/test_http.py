@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -112,6 +113,45 @@ def test_each_retry_after_is_told_however_often_the_same_answer_comes():
 def test_a_retry_after_in_the_body_is_none():
     head = b"HTTP/1.1 503 Busy\r\ncontent-length: 20\r\n\r\n"
     assert retry_after_s(head + b"\r\nretry-after: 7\r\n", at_s=0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "wait_s"),
+    [
+        (b"retry-after: 7", 7),
+        (b"Retry-After:\t7 \t", 7),
+        (b"RETRY-AFTER: Thu, 01 Jan 1970 00:02:00 GMT", 120),
+        (b"retry-after: " + b"9" * 9, 999_999_999),
+        (b"retry-after: " + b"9" * 10, None),
+        (b"retry-after: -7", None),
+        (b"retry-after:" + b" " * 2500 + b"x" * 50, None),
+        (b"retry-after:" + b" " * 60_000 + b"7", 7),
+        (b"retry-after: " + b"x" * 60_000, None),
+        (b"retry-after: \xff", None),
+        (b"retry-after:", None),
+        (b"x-retry-after: 7", None),
+        (b"retry-after : 7", None),
+    ],
+)
+def test_a_retry_after_is_seconds_or_a_date(line, wait_s):
+    head = b"HTTP/1.1 429 Busy\r\nx: y\r\n" + line + b"\r\ncontent-length: 0\r\n\r\n"
+    assert retry_after_s(head, at_s=0.0) == wait_s
+
+
+@given(st.binary(max_size=100) | st.text(max_size=80).map(str.encode), st.floats(0, 4e9))
+def test_no_retry_after_is_an_error(value, at_s):
+    wait_s = retry_after_s(b"HTTP/1.1 503 Busy\r\nretry-after: " + value + b"\r\n\r\n", at_s=at_s)
+    assert wait_s is None or wait_s >= 0
+
+
+DAY_WORDS = st.sampled_from(["Thu,", "01", "0", "99999999", "Jan", "Jan-", "-", ",", ".", ":", "00:02:00", "24:60:61"])
+ZONES = st.sampled_from(["GMT", "EST", "+0000", "-0000", "+9999", "-9999", "+", "()", "1970", "0", "9999", "10000"])
+
+
+@given(st.lists(DAY_WORDS | ZONES, max_size=8))
+def test_no_date_of_a_retry_after_is_an_error(words):
+    wait_s = retry_after_s(b"HTTP/1.1 503 Busy\r\nretry-after: " + " ".join(words).encode() + b"\r\n\r\n", at_s=1e9)
+    assert wait_s is None or wait_s >= 0
 
 
 async def test_an_answer_that_ended_in_time_does_not_cost_its_connection(monkeypatch):
