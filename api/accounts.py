@@ -65,6 +65,10 @@ class Accounts:
     async def register(self, call: Call) -> Any:
         if not self._registration:
             raise Forbidden("Nobody may register here: an account is made with `everput init`.")
+        if not self._view.state.initialized:
+            await self._view.caught_up()
+        if not self._view.state.initialized:
+            raise Forbidden("Nobody may register yet: the operator has to run `everput init` first.")
         body = await call.json(AccountBody, small=True)
         self._registrations.take(call.headers, EVERYBODY)
         account = await self._commands.create_account(body.email, body.password, request_id=call.request_text)

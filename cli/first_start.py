@@ -5,12 +5,16 @@ key (broker/commands.py) or an account (broker/accounts.py)."""
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from pathlib import Path
 from typing import Final
 
-from broker.accounts import AccountCommands, EmailTaken
+from broker.accounts import AccountCommands, EmailTaken, WrongPassword
 from broker.commands import SCOPES, create_key, create_organization
+from broker.core.accounts import Account
+from broker.core.directory import Organization
+from broker.errors import NotFound
 from broker.ports import ControlLog, DirectoryView
 from cli.files import read_secret, remove_secret, write_secret
 
@@ -24,27 +28,49 @@ async def new_key(
     control: ControlLog,
     view: DirectoryView,
     *,
-    organization: str | None = None,
+    organization_id: str | None = None,
+    name: str | None = None,
     owner: tuple[str, str] | None = None,
-) -> str:
-    """A new key with all scopes: the whole key, which is nowhere else.
+) -> tuple[str, Organization]:
+    """Make a key with all scopes; return the whole key, which is nowhere else, and its organization.
 
-    organization: by name, made if there is none; None: the oldest there is. owner: e-mail address and password of an
-    account, made if there is none, that becomes a member. Refused, WrongPassword, LogUnavailable, InDoubt.
+    organization_id: the organization that gets the key. None: the oldest organization that the shell made and that has
+    this name, if one is given, and the owner as a member, if one is given; a new organization where there is none. An
+    organization that somebody registered over HTTP is never taken without its id.
+    owner: e-mail address and password of an account, made if there is none, that becomes a member.
+    Refused, NotFound, WrongPassword, LogUnavailable, InDoubt.
     """
     account = None
     if owner is not None:
         accounts = AccountCommands(control, view)
         known_account = view.state.accounts.account(owner[0])
         account = await (accounts.create_account if known_account is None else accounts.check_password)(*owner)
-    known = view.state.organizations.values()
-    found = next((one for one in known if organization is None or one.name == organization), None)
+    if organization_id is not None:
+        found = view.state.organizations.get(organization_id)
+        if found is None:
+            raise NotFound(f"no organization has the id {organization_id}")
+    else:
+        found = _of_the_shell(view, name=name, member=account)
     if found is None:
-        found = await create_organization(control, view, name=organization or ORGANIZATION)
+        found = await create_organization(control, view, name=name or ORGANIZATION)
     if account is not None and account.id not in found.members:
         await accounts.join(account.id, found.id)
     _, secret = await create_key(control, view, organization_id=found.id, name=KEY, scopes=SCOPES)
-    return secret
+    return secret, found
+
+
+def _of_the_shell(
+    view: DirectoryView, *, name: str | None = None, member: Account | None = None
+) -> Organization | None:
+    """The oldest organization that the shell made, of this name and with this member if they are given."""
+    return next(
+        (
+            one
+            for one in view.state.organizations.values()
+            if one.by_shell and name in (None, one.name) and (member is None or member.id in one.members)
+        ),
+        None,
+    )
 
 
 async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Path, password_file: Path) -> None:
@@ -63,9 +89,12 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
             remove_secret(password_file)
             password = None
     if read_secret(key_file) is None:
-        write_secret(key_file, await new_key(control, view))
+        write_secret(key_file, (await new_key(control, view))[0])
     account = view.state.accounts.account(EMAIL)
     if password is None or account is None or any(view.state.organizations_of(account.id)):
         return
-    for organization in list(view.state.organizations.values())[:1]:
-        await AccountCommands(control, view).join(account.id, organization.id)
+    organization = _of_the_shell(view)
+    if organization is not None:
+        accounts = AccountCommands(control, view)
+        with contextlib.suppress(WrongPassword):  # somebody else has the address
+            await accounts.join((await accounts.check_password(EMAIL, password)).id, organization.id)

@@ -14,7 +14,8 @@ import click
 import uvloop
 
 from broker.accounts import WrongPassword
-from broker.errors import ConfigurationError, Refused, Unavailable
+from broker.core.directory import Organization
+from broker.errors import ConfigurationError, NotFound, Refused, Unavailable
 from broker.kafka.admin import ensure_topics
 from broker.kafka.log import KafkaLog
 from broker.kafka.topics import topics
@@ -29,22 +30,31 @@ PASSWORD: Final = "EVERPUT_PASSWORD"  # noqa: S105 - the variable's name
 
 
 @click.command("init")
-@click.option("--organization", metavar="NAME", help="Of this name, made if missing; without it, the oldest one.")
-@click.option("--email", metavar="ADDRESS", help="Of an account that is to be a member; made if it is missing.")
+@click.option("--organization", metavar="ID", help="Make the key for this organization, whoever made it.")
+@click.option("--name", metavar="NAME", help="The name of the operator's organization.  [default: default]")
+@click.option("--email", metavar="ADDRESS", help="An account that is to be a member; it is made if it is missing.")
 @shared_options
-def command(options: Options, organization: str | None, email: str | None) -> None:
-    """Make a key with all scopes, and the organization it belongs to if there is none, and print the key.
+def command(options: Options, organization: str | None, name: str | None, email: str | None) -> None:
+    """Make an organization and a key with all scopes, and print the key. Until then nobody can register over HTTP.
 
-    The topics are made, too. The key is nowhere else: keep it. With --email, the account is made or, if it is there,
-    checked, and becomes a member of the organization; its password comes by EVERPUT_PASSWORD or is asked for.
+    The topics are made, too. The key is nowhere else: keep it. The organization's name and id are shown on stderr.
+    With --email, the account is made or, if it is there, its password is checked, and it becomes a member of the
+    organization; the password comes by EVERPUT_PASSWORD or is asked for.
+
+    To repeat the command is safe: it makes one more key for the organization that it made before, with the same --email
+    and --name if these are given. It never takes an organization that was registered over HTTP, unless --organization
+    says its id.
     """
+    if organization is not None and name is not None:
+        raise ConfigurationError("give --organization, the id of one that is there, or --name, but not both")
     owner = None if email is None else (email, _password())
     logs.set_up("init", "warning" if options.log_level == "info" else options.log_level)
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # as in cli/process.py
     try:
-        key = asyncio.run(_make(options.kafka_settings(), organization, owner))
-    except (Unavailable, Refused, WrongPassword) as error:
+        key, made_for = asyncio.run(_make(options.kafka_settings(), organization, name, owner))
+    except (Unavailable, Refused, NotFound, WrongPassword) as error:
         raise ConfigurationError(str(error)) from error
+    click.echo(f"organization: {made_for.name} {made_for.id}", err=True)
     print(key)
 
 
@@ -53,7 +63,9 @@ def _password() -> str:
     return click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True) if given is None else given
 
 
-async def _make(kafka: KafkaSettings, organization: str | None, owner: tuple[str, str] | None) -> str:
+async def _make(
+    kafka: KafkaSettings, organization_id: str | None, name: str | None, owner: tuple[str, str] | None
+) -> tuple[str, Organization]:
     async with contextlib.AsyncExitStack() as stack:
         await ensure_topics(kafka, topics(kafka))
         log = KafkaLog(kafka)
@@ -62,4 +74,6 @@ async def _make(kafka: KafkaSettings, organization: str | None, owner: tuple[str
         projections = Projections(kafka, log.control)
         await projections.start(timeout_s=CATCH_UP_S)
         stack.push_async_callback(projections.stop)
-        return await new_key(log.control, projections.directory, organization=organization, owner=owner)
+        return await new_key(
+            log.control, projections.directory, organization_id=organization_id, name=name, owner=owner
+        )

@@ -29,11 +29,16 @@ REPLAY_HEADER: Final = "everput-replay"  # so that a receiver can tell: the repl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Organization:
-    """members: the ids of its accounts, in the order in which they joined."""
+    """An organization.
+
+    members: the ids of its accounts, in the order in which they joined.
+    by_shell: the operator made it in the shell; nobody can make such an organization over HTTP.
+    """
 
     id: str
     name: str
     members: tuple[str, ...] = ()
+    by_shell: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +114,13 @@ class Queue:
 
 
 class Directory:
-    """The state. Everything is found by id; a name is looked up within its organization or queue."""
+    """The state. Everything is found by id; a name is looked up within its organization or queue.
+
+    initialized: the operator has made an organization or a key in the shell (`everput init`, the first start).
+    """
 
     def __init__(self) -> None:
+        self.initialized = False
         self.accounts = Accounts()
         self.organizations: dict[str, Organization] = {}
         self.keys: dict[str, Key] = {}
@@ -202,7 +211,11 @@ class Directory:
     def _organization_created(self, event: ev.OrganizationCreated) -> bool:
         if event.organization_id in self.organizations:
             return False
-        self.organizations[event.organization_id] = Organization(id=event.organization_id, name=event.name)
+        by_shell = _by_shell(event)
+        self.initialized = self.initialized or by_shell
+        self.organizations[event.organization_id] = Organization(
+            id=event.organization_id, name=event.name, by_shell=by_shell
+        )
         return True
 
     def _organization_joined(self, event: ev.OrganizationJoined) -> bool:
@@ -229,6 +242,7 @@ class Directory:
             scopes=event.scopes,
             created_at_ms=event.at_ms,
         )
+        self.initialized = self.initialized or _by_shell(event)
         self._put_key(key)
         return True
 
@@ -412,6 +426,7 @@ class Directory:
     def state_hash(self) -> str:
         """SHA-256 over everything, in a canonical order: equal folds have equal hashes."""
         everything = (
+            self.initialized,
             self.accounts.everything(),
             sorted(self.organizations.values(), key=lambda o: o.id),
             sorted(self.keys.values(), key=lambda k: k.id),
@@ -488,6 +503,11 @@ def difference(thing: str, one: str, other: str) -> tuple[str, str, str] | None:
     starts = range(0, len(one), _CRC_CHARS)
     pairs = ((one[at : at + _CRC_CHARS], other[at : at + _CRC_CHARS]) for at in starts)
     return next(((name, *pair) for name, pair in zip(names, pairs, strict=True) if pair[0] != pair[1]), None)
+
+
+def _by_shell(event: Event) -> bool:
+    """Whether the operator's shell wrote the event. The first programs left the shell's actor empty."""
+    return event.actor in ("shell", "")
 
 
 def _at(item: Queue | Listener, version: int | UnsetType) -> bool:

@@ -122,6 +122,16 @@ async def test_registration_can_be_switched_off():
     problem(await api.bare.put("/v1/accounts", json=WHO), 403, "forbidden")
 
 
+async def test_nobody_registers_before_the_operator_has_made_an_organization_in_the_shell(api):
+    state = api.log.control.state
+    state.initialized = False
+    answer = problem(await api.bare.put("/v1/accounts", json=WHO), 403, "forbidden")
+    assert "everput init" in answer["detail"]
+    assert not state.accounts.by_id
+    await api.another_organization()
+    assert (await api.bare.put("/v1/accounts", json=WHO)).status_code == 200
+
+
 async def test_a_wrong_password_and_an_unknown_address_are_answered_alike(api, monkeypatch):
     await api.bare.put("/v1/accounts", json=WHO)
     checked: list[str | None] = []

@@ -12,8 +12,11 @@ from test_api_accounts import cheap_passwords  # noqa: F401 - a fixture
 
 from broker.accounts import AccountCommands
 from broker.commands import create_organization
+from broker.core import events as ev
+from broker.core.directory import Directory
 from broker.core.keys import key_sha256
-from cli.first_start import EMAIL, first_start
+from broker.errors import NotFound
+from cli.first_start import EMAIL, ORGANIZATION, first_start, new_key
 
 
 class Start:
@@ -93,6 +96,54 @@ async def test_an_installation_that_has_a_key_gets_an_account_of_its_oldest_orga
     assert start.key_file.read_text() == "kept"
     account = start.state.accounts.account(EMAIL)
     assert [one.id for one in start.state.organizations_of(account.id)] == [oldest.id]
+
+
+async def stranger(start: Start, email: str) -> str:
+    """The id of an organization of the first one's name, which somebody registered over HTTP."""
+    commands = AccountCommands(start.control, start.control)
+    account = await commands.create_account(email, "correct horse battery", request_id="r-1")
+    return (await commands.create_organization(account.id, name=ORGANIZATION, request_id="r-2")).id
+
+
+async def test_an_organization_that_a_stranger_registered_is_never_taken_but_by_its_id(tmp_path: Path):
+    start = Start(tmp_path)
+    theirs = await stranger(start, "ann@example.com")
+    assert not start.state.initialized
+    own = (await new_key(start.control, start.control))[1]
+    assert (own.name, own.id != theirs) == (ORGANIZATION, True)
+    assert start.state.initialized
+    assert (await new_key(start.control, start.control, name=ORGANIZATION))[1].id == own.id
+    other = (await new_key(start.control, start.control, name="other"))[1]
+    assert (other.name, other.id not in (own.id, theirs)) == ("other", True)
+    anns = (await new_key(start.control, start.control, owner=("ann@example.com", "correct horse battery")))[1]
+    assert anns.id not in (own.id, other.id, theirs), "an account is made a member of what is its own, or of nothing"
+    again = await new_key(start.control, start.control, owner=("ann@example.com", "correct horse battery"))
+    assert again[1].id == anns.id
+    assert (await new_key(start.control, start.control, organization_id=theirs))[1].id == theirs
+    with pytest.raises(NotFound):
+        await new_key(start.control, start.control, organization_id=ORGANIZATION)
+
+
+async def test_a_stranger_with_the_address_of_the_first_account_becomes_no_member(tmp_path: Path):
+    start = Start(tmp_path)
+    start.password_file.write_text("the password of nobody's account")  # a start that ended before the account was made
+    await AccountCommands(start.control, start.control).create_account(EMAIL, "correct horse battery", request_id="r")
+    await start.run()
+    assert not any(one.members for one in start.state.organizations.values())
+
+
+@pytest.mark.parametrize("actor", ["shell", ""])  # the first programs left it empty
+def test_a_log_in_which_the_shell_made_an_organization_or_a_key_is_initialized(actor: str):
+    made = ev.OrganizationCreated(at_ms=1, organization_id="o", actor=actor, name="default")
+    theirs = ev.OrganizationCreated(at_ms=1, organization_id="o", actor="account:a", name="default")
+    key = ev.KeyCreated(
+        at_ms=2, organization_id="o", actor=actor, key_id="k", name="first", prefix="p", secret_sha256="s", scopes=()
+    )
+    for events, initialized in (([made], True), ([theirs, key], True), ([theirs], False)):
+        directory = Directory()
+        for event in events:
+            directory.apply(event)
+        assert directory.initialized is initialized
 
 
 async def test_of_two_machines_on_one_kafka_one_has_the_password(tmp_path: Path, monkeypatch):
