@@ -5,8 +5,8 @@ For: the three headers, the signature, the time. Not for: answering: 2xx once th
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
+import re
 import time
 from collections.abc import Mapping
 from typing import Final
@@ -15,6 +15,9 @@ from everput.errors import InvalidSignature
 
 TOLERANCE_S: Final = 300
 _PREFIX: Final = "whsec_"
+_SECRET_BYTES_MIN: Final = 24
+_SECRET_BYTES_MAX: Final = 64
+_SECONDS: Final = re.compile(r"[0-9]{1,15}")
 _HEADERS: Final = ("webhook-id", "webhook-timestamp", "webhook-signature")
 
 
@@ -26,25 +29,37 @@ def verify(
     tolerance_s: float = TOLERANCE_S,
     now_s: float | None = None,
 ) -> str:
-    """The message's id, the same at each attempt (InvalidSignature; ValueError when the secret is none).
+    """Check one request and return its message's id, the same at each attempt.
 
-    headers: of the request, in any case. body: as it came, byte for byte. tolerance_s: how far its time may be from
-    this machine's. now_s: seconds since the epoch, None for now.
+    Raises InvalidSignature when the request is not signed with the secret, or its time is too far from now. Raises
+    ValueError when the secret is not base64 of 24 to 64 bytes: an empty setting must not accept anybody's signature.
+    headers: of the request, in any case. body: the bytes as received. tolerance_s: how far the request's time may be
+    from this machine's. now_s: seconds since the epoch, None for now.
     """
-    try:
-        key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
-    except binascii.Error:
-        raise ValueError(f"a signing secret is base64 after {_PREFIX}") from None
+    key = _secret_bytes(secret)
     lower = {name.lower(): value for name, value in headers.items()}
     try:
         message_id, timestamp, signatures = (lower[name] for name in _HEADERS)
-        sent_s = int(timestamp)
-    except (KeyError, ValueError):
-        raise InvalidSignature(f"the headers {', '.join(_HEADERS)} are not all there and as they must be") from None
-    if abs((time.time() if now_s is None else now_s) - sent_s) > tolerance_s:
-        raise InvalidSignature(f"it was sent more than {tolerance_s:g} s from now")
-    content = f"{message_id}.{timestamp}.".encode() + body
+        content = f"{message_id}.{timestamp}.".encode() + body
+        given = [one.encode() for one in signatures.split()]
+    except (KeyError, UnicodeEncodeError):
+        raise InvalidSignature(f"one of the headers {', '.join(_HEADERS)} is missing or not UTF-8") from None
+    if not _SECONDS.fullmatch(timestamp):
+        raise InvalidSignature("webhook-timestamp is not a number of seconds")
+    if abs((time.time() if now_s is None else now_s) - int(timestamp)) > tolerance_s:
+        raise InvalidSignature(f"the request was sent more than {tolerance_s:g} s from now")
     wanted = b"v1," + base64.b64encode(hmac.digest(key, content, "sha256"))
-    if not any(hmac.compare_digest(wanted, one.encode()) for one in signatures.split()):
-        raise InvalidSignature("no signature is right")
+    if not any(hmac.compare_digest(wanted, one) for one in given):
+        raise InvalidSignature("no signature in webhook-signature is right")
     return message_id
+
+
+def _secret_bytes(secret: str) -> bytes:
+    """Decode a signing secret (ValueError), by the server's rules; `whsec_` may be left out."""
+    try:
+        key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
+    except ValueError:  # binascii.Error is one
+        raise ValueError(f"a signing secret is base64 after {_PREFIX}") from None
+    if not _SECRET_BYTES_MIN <= len(key) <= _SECRET_BYTES_MAX:
+        raise ValueError(f"a signing secret holds {_SECRET_BYTES_MIN} to {_SECRET_BYTES_MAX} bytes")
+    return key

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import inspect
 import json
 import subprocess
@@ -262,6 +264,9 @@ def test_what_was_signed_with_one_of_the_secrets_is_taken():
         (headers(SECRET), BODY, 1_301),
         (headers(SECRET), BODY, 699),
         ({**headers(SECRET), "Webhook-Timestamp": "x"}, BODY, 1_000),
+        ({**headers(SECRET), "Webhook-Timestamp": "9" * 400}, BODY, 1_000),  # more than a float holds
+        ({**headers(SECRET), "Webhook-Id": "m-\udcff"}, BODY, 1_000),  # as a server decodes a byte that is not UTF-8
+        ({**headers(SECRET), "Webhook-Signature": "v1,\udcff"}, BODY, 1_000),
         ({**headers(SECRET), "Webhook-Signature": "v1, é"}, BODY, 1_000),
         ({}, BODY, 1_000),
     ],
@@ -271,9 +276,19 @@ def test_all_else_is_refused(sent, body, now_s):
         verify(SECRET, sent, body, now_s=now_s)
 
 
-def test_a_secret_that_is_none_is_said():
+@pytest.mark.parametrize("key", [b"", b"k" * 23, b"k" * 65])
+@pytest.mark.parametrize("prefix", ["whsec_", ""])
+def test_a_secret_that_is_empty_short_or_long_verifies_nothing(key, prefix):
+    signature = "v1," + base64.b64encode(hmac.digest(key, b"m-1.1000." + BODY, "sha256")).decode()
+    signed = {"webhook-id": "m-1", "webhook-timestamp": "1000", "webhook-signature": signature}
+    with pytest.raises(ValueError, match="24 to 64 bytes"):
+        verify(prefix + base64.b64encode(key).decode(), signed, BODY, now_s=1_000)
+
+
+@pytest.mark.parametrize("secret", ["whsec_?", "whsec_é"])
+def test_a_secret_that_is_not_base64_is_an_error(secret):
     with pytest.raises(ValueError, match="base64"):
-        verify("whsec_?", headers(SECRET), BODY)
+        verify(secret, headers(SECRET), BODY)
 
 
 def test_the_client_imports_nothing_of_the_server():
