@@ -52,9 +52,11 @@ class _OneLine(click.ClickException):
         super().__init__(str(error))
         self.exit_code = 2 if isinstance(error, ConfigurationError) else 1
 
-    def show(self, file: IO[Any] | None = None) -> None:
+    def show(self, file: IO[Any] | None = None) -> None:  # noqa: ARG002 - click's signature
+        from cli.printing import say_error
+
         logging.shutdown()  # this is the last line: what was logged before is written
-        click.echo(f"everput: {self.message}", file=file, err=True)
+        say_error(f"everput: {self.message}")
 
 
 class _Commands(click.Group):

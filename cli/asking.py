@@ -6,7 +6,6 @@ Not for: the options (api_options.py), the requests (everput/)."""
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -16,18 +15,17 @@ import click
 import httpx
 import msgspec
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from broker.errors import ConfigurationError, NotFound, Refused
 from cli.api_options import api_options
 from cli.names import NoNames, is_id
+from cli.printing import say_json, stdout
 from everput import Client, NoAnswer, Problem, get_queue, list_listeners, list_queues
 from everput.answers import Answer
 from everput.client import AGAIN
 
 GIVE_UP_AFTER_S: Final = 30.0
-_WIDTH: Final = 200  # of a table that goes to no terminal
 
 
 def asks(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -107,17 +105,11 @@ def find_listener(client: Client, queue: str, listener: str) -> tuple[str, str]:
     raise NotFound(f"no listener of the queue {queue} has the name or id {listener}")
 
 
-def stdout() -> Console:
-    """Standard output: as wide as the terminal, and as what is printed where there is none (a pipe, a file)."""
-    found = Console()
-    return found if found.is_terminal or "COLUMNS" in os.environ else Console(width=_WIDTH)
-
-
 def show(item: Answer, *, as_json: bool) -> None:
     """One thing: its fields, one a line."""
     fields = msgspec.to_builtins(item)
     if as_json:
-        click.echo(msgspec.json.encode(fields))
+        say_json(msgspec.json.encode(fields))
         return
     table = Table("", "", box=None, show_header=False)
     for name, value in fields.items():
@@ -129,7 +121,7 @@ def show_all(items: Iterable[Answer], columns: Mapping[str, str], *, as_json: bo
     """Several. columns: heading to field."""
     if as_json:
         for item in items:
-            click.echo(msgspec.json.encode(item))
+            say_json(msgspec.json.encode(item))
         return
     table = Table(box=box.SIMPLE)
     for heading, field in columns.items():

@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from broker.errors import ConfigurationError
 from cli import manifest, parquet
+from cli.printing import say, stderr
 
 
 @click.command("check")
@@ -26,7 +26,7 @@ def command(folder: Path) -> None:
     made = manifest.load(folder)
     if made is None:
         raise ConfigurationError(f"{folder} holds no export")
-    console = Console(stderr=True)
+    console = stderr()
     columns = "{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("checking", total=sum(one.size for one in made.files))
@@ -37,7 +37,7 @@ def command(folder: Path) -> None:
             bar.advance(task, size)
     if not made.complete:
         raise ConfigurationError(f"{folder} is as far as it goes, but the export was broken off: give it again")
-    click.echo(f"{sum(one.rows for one in made.files):,} rows in {len(made.files):,} files are what was exported")
+    say(f"{sum(one.rows for one in made.files):,} rows in {len(made.files):,} files are what was exported")
 
 
 def _rows(path: Path) -> int:

@@ -16,4 +16,4 @@ def command(context: click.Context, shell: str) -> None:
     found = get_completion_class(shell)
     if found is None or context.parent is None:
         raise ConfigurationError(f"there is no completion for {shell}")
-    click.echo(found(context.parent.command, {}, "everput", "_EVERPUT_COMPLETE").source())
+    print(found(context.parent.command, {}, "everput", "_EVERPUT_COMPLETE").source())

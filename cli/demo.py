@@ -217,5 +217,5 @@ class Demo:
         if any(sum(received.values()) > len(received) for received in everything.values()):
             say("duplicates: sent again after the kill -9, with the same webhook-id; a second's worth at most")
         say("nothing is missing" if complete else "NOT everything arrived")
-        self._view.console.print(NEXT, markup=False, highlight=False, soft_wrap=True)
+        self._view.console.print(NEXT, soft_wrap=True)
         return complete

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+
+from cli.printing import stdout
 
 PLAIN_EVERY_S: Final = 1.0
 
@@ -37,7 +38,7 @@ class View:
     """Use it as a context manager around the run."""
 
     def __init__(self, total: int) -> None:
-        self.console = Console()
+        self.console = stdout()
         self._total = total
         self._started_s = time.monotonic()
         self._plain_at_s = 0.0
@@ -74,7 +75,7 @@ class View:
             self.say(f"put {put:,} of {self._total:,} | {listeners}")
 
     def _print(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
 
     def _table(self, put: int, rows: Sequence[Row]) -> Table:
         seconds = time.monotonic() - self._started_s

@@ -36,7 +36,7 @@ Every event has
 @click.command("events")
 def command() -> None:
     """Print every type of event, its topic and fields, in all of its versions, as Markdown."""
-    click.echo(catalogue(), nl=False)
+    print(catalogue(), end="")
 
 
 def catalogue() -> str:

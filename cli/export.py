@@ -12,7 +12,6 @@ from typing import Final, Self
 
 import click
 import orjson
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from broker.errors import ConfigurationError
@@ -20,6 +19,7 @@ from cli import eventlog, manifest, parquet
 from cli.api_options import api_options
 from cli.manifest import Manifest
 from cli.moments import Moment
+from cli.printing import say, stderr
 
 FILE_EVENTS: Final = 100_000
 _FILE_BYTES: Final = 128 << 20
@@ -53,7 +53,7 @@ def command(*, folder: Path, url: str, key: str, begin: str | None, end: str | N
     elif not _same(begin, made.query.get("from")) or (end is not None and not _same(end, made.query["to"])):
         span = f"{made.query.get('from', 'the beginning')} to {made.query['to']}"
         raise ConfigurationError(f"{folder} holds a whole export from {span}: other times need another folder")
-    click.echo(f"{sum(one.rows for one in made.files):,} events in {len(made.files):,} files in {folder}", err=True)
+    say(f"{sum(one.rows for one in made.files):,} events in {len(made.files):,} files in {folder}", err=True)
 
 
 def _same(one: str | None, other: str | None) -> bool:
@@ -64,7 +64,7 @@ def _export(folder: Path, made: Manifest, url: str, key: str) -> None:
     query = {name: value for name, value in made.query.items() if name != "format"}
     if made.cursor:
         query["cursor"] = made.cursor
-    console = Console(stderr=True)
+    console = stderr()
     count = sum(one.rows for one in made.files)
     end_ms = datetime.fromisoformat(made.query["to"]).timestamp() * 1000
     begin_ms: float | None = None

@@ -13,7 +13,6 @@ from typing import Final
 
 import click
 import orjson
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from broker.audit.control import control_records
@@ -27,6 +26,7 @@ from cli import logs, manifest
 from cli.manifest import Manifest
 from cli.operate import Cluster, cluster
 from cli.options import Options, shared_options
+from cli.printing import say, stderr
 from cli.rows import line
 
 CURSORS: Final = "cursors.jsonl"
@@ -48,7 +48,7 @@ def command(options: Options, folder: Path) -> None:
     logs.set_up("export", "warning" if options.log_level == "info" else options.log_level)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     made = asyncio.run(_export(options, folder))
-    click.echo(f"{sum(one.rows for one in made.files):,} rows in {len(made.files):,} files in {folder}", err=True)
+    say(f"{sum(one.rows for one in made.files):,} rows in {len(made.files):,} files in {folder}", err=True)
 
 
 async def _export(options: Options, folder: Path) -> Manifest:
@@ -58,7 +58,7 @@ async def _export(options: Options, folder: Path) -> Manifest:
     if made is not None and made.complete:
         return made
     async with cluster(options) as found:
-        console = Console(stderr=True)
+        console = stderr()
         columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
             task = bar.add_task("records", total=None)

@@ -22,6 +22,7 @@ from cli.api_options import api_options
 from cli.asking import asking, find_queue
 from cli.listen_keys import HELP, Action, History, Keyboard, is_ours, keys
 from cli.listen_show import Show
+from cli.printing import say, say_error
 from cli.tunnel_client import Lost, TunnelClient
 
 GIVE_UP_AFTER_S = 10.0
@@ -46,7 +47,7 @@ def command(
     shows bodies, l lists what came, and q quits.
     """
     names = names_of(to, name)
-    click.echo(
+    say(
         f"This lets the internet reach {', '.join(to)} on this machine: whoever may put on {queue} at {url} decides "
         "what is POSTed there, until this command ends (Ctrl-C).",
         err=True,
@@ -58,7 +59,7 @@ def command(
             queue_id = _queue(url, key, queue)
             asyncio.run(listening.run(url, key, queue_id, list(zip(names, to, strict=True))))
         except* Lost as group:
-            click.echo(f"everput: {group.exceptions[0]}", err=True)
+            say_error(f"everput: {group.exceptions[0]}")
             sys.exit(1)
         except* ConfigurationError as group:
             raise group.exceptions[0] from None
@@ -109,7 +110,7 @@ class _Listening:
         clients = [TunnelClient(url, key, queue_id, name, target, self._told) for name, target in targets]
         with keys(sys.stdin.fileno(), self._pressed) if self._terminal else contextlib.nullcontext():
             if self._terminal:
-                click.echo(HELP, err=True)
+                say(HELP, err=True)
             async with asyncio.TaskGroup() as group:
                 running = [group.create_task(client.run()) for client in clients]
                 await self._end.wait()

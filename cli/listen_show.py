@@ -7,8 +7,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import click
 import orjson
+
+from cli.printing import say, say_json
 
 
 class Show:
@@ -22,7 +23,7 @@ class Show:
         """event: listening, disconnected, answered. number: of the request, where it may be asked for by one."""
         if self._as_json:
             shown = {name: value for name, value in fields.items() if name != "body" or self.body}
-            click.echo(orjson.dumps({"event": event, "at": time.time(), **shown}).decode())
+            say_json(orjson.dumps({"event": event, "at": time.time(), **shown}))
         elif event == "answered":
             self._line(time.strftime("%H:%M:%S"), fields, number=number, resent=resent)
         elif event == "listening":
@@ -31,7 +32,7 @@ class Show:
             self.say(f"not connected: {fields['reason']}; messages wait")
 
     def say(self, text: str) -> None:
-        click.echo(f"{time.strftime('%H:%M:%S')}  {text}")
+        say(f"{time.strftime('%H:%M:%S')}  {text}")
 
     def again(self, number: int, fields: dict[str, Any]) -> None:
         """A line that was shown before."""
@@ -39,14 +40,14 @@ class Show:
 
     @staticmethod
     def one_body(body: str) -> None:
-        click.echo(f"          {body}")
+        say(f"          {body}")
 
     def _line(self, moment: str, fields: dict[str, Any], *, number: int | None, resent: bool) -> None:
-        status = click.style(str(fields["status"]), fg="green" if 200 <= fields["status"] < 300 else "red")
+        status = str(fields["status"]), "green" if 200 <= fields["status"] < 300 else "red"
         place = "" if number is None else f"#{number:<4} "
         attempt = "sent again" if resent else f"attempt {fields['attempt']}"
         why = f"  {fields['error']}" if fields["error"] else ""
-        line = f"{status}  {fields['took_ms']:5} ms  {fields['message_id']}  {attempt}{why}  {fields['to']}"
-        click.echo(f"{moment}  {place}{line}")
+        line = f"  {fields['took_ms']:5} ms  {fields['message_id']}  {attempt}{why}  {fields['to']}"
+        say(f"{moment}  {place}", status, line)
         if self.body:
             self.one_body(fields["body"])

@@ -18,6 +18,8 @@ from broker.errors import ConfigurationError
 from cli import eventlog
 from cli.api_options import api_options
 from cli.moments import Moment
+from cli.printing import say, say_json
+from cli.visible import visible
 
 _SAID: Final = ("type", "v", "at_ms", "organization_id", "actor", "request_id")  # in columns, or the same in all
 # What an event is about: the first of these that it has.
@@ -84,10 +86,13 @@ def command(
             for part in eventlog.read(asking, query, follow=follow):
                 for line in part.lines:
                     if not headed:
-                        click.echo(heading())
+                        say(heading())
                         headed = True
-                    for text in [line] if as_json else told(orjson.loads(line)["event"]):
-                        click.echo(text)
+                    if as_json:
+                        say_json(line)
+                        continue
+                    for text in told(orjson.loads(line)["event"]):
+                        say(text)
                 sys.stdout.flush()
         except KeyboardInterrupt:
             if not follow:
@@ -148,5 +153,5 @@ def _fields(event: dict[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else orjson.dumps(value).decode()
-    text = text if text.isprintable() else ascii(text)[1:-1]
+    text = visible(text)
     return text if len(text) <= _VALUE_CHARS_MAX else text[:_VALUE_CHARS_MAX] + "…"

@@ -14,6 +14,8 @@ from contextlib import suppress
 from io import FileIO
 from typing import Any, Final
 
+from cli.visible import visible
+
 LINES_MAX: Final = 10_000  # that wait to be written
 _LAST_S: Final = 2.0  # how long the end of the process waits for them
 _LOOK_S: Final = 0.005
@@ -53,8 +55,11 @@ class _Formatter(logging.Formatter):
         self.converter = time.gmtime
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        record.message = " ".join(record.message.split("\n"))  # one event, one line; a traceback follows it
+        record.message = visible(" ".join(record.message.split("\n")))  # one event, one line; a traceback follows it
         return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        return visible(super().formatException(ei), layout=True)
 
 
 class Writer(logging.Handler):

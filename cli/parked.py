@@ -7,7 +7,8 @@ from rich import box
 from rich.table import Table
 
 import everput
-from cli.asking import asks, find_listener, show_all, stdout
+from cli.asking import asks, find_listener, show_all
+from cli.printing import stdout
 from everput import Client
 
 

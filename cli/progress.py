@@ -5,17 +5,18 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-import click
-from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
+
+from cli.printing import say, stderr
+from cli.visible import visible
 
 
 class Progress:
     """total_bytes: of the file, None where it is not known (the bar then only moves). shown: False for none at all."""
 
     def __init__(self, *, total_bytes: int | None, shown: bool) -> None:
-        console = Console(stderr=True)
+        console = stderr()
         self._bar = Bar(
             SpinnerColumn(),
             TextColumn("{task.fields[put]:,} put"),
@@ -51,6 +52,6 @@ class Progress:
     def say(self, text: str) -> None:
         """A line above the bar."""
         if self._bar.disable:
-            click.echo(text, err=True)
+            say(text, err=True)
         else:
-            self._bar.console.print(text, markup=False, highlight=False)
+            self._bar.console.print(visible(text))

@@ -16,6 +16,7 @@ from broker.errors import ConfigurationError, NotFound
 from cli.api_options import api_options
 from cli.asking import asking, find_queue
 from cli.lines import Line, Lines
+from cli.printing import say
 from cli.progress import Progress
 from cli.publish import Publisher, Tally
 from everput import Client, create_queue
@@ -68,7 +69,7 @@ def command(
         publisher = Publisher(url, key, concurrency=concurrency, give_up_after_s=give_up_after_s)
         tally = asyncio.run(_put(publisher, queue_id, source, quiet=quiet))
     if not quiet:
-        click.echo(tally.summary(), err=True)
+        say(tally.summary(), err=True)
     if tally.refused:
         sys.exit(1)
 
@@ -110,5 +111,5 @@ async def _put(publisher: Publisher, queue_id: str, source: IO[bytes], *, quiet:
                 tally.skipped = lines.skipped
                 tally.again = publisher.again
     if tally.refused > REFUSALS_SHOWN:
-        click.echo(f"and {tally.refused - REFUSALS_SHOWN} more were refused", err=True)
+        say(f"and {tally.refused - REFUSALS_SHOWN} more were refused", err=True)
     return tally

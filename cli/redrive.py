@@ -9,6 +9,7 @@ import orjson
 
 import everput
 from cli.asking import asks, find_listener
+from cli.printing import say, say_json
 from everput import Client
 
 _MESSAGES_MAX: Final = 1_000  # in one request
@@ -27,4 +28,7 @@ def command(client: Client, *, queue: str, listener: str, messages: tuple[str, .
     ids = find_listener(client, queue, listener)
     parts = [messages[at : at + _MESSAGES_MAX] for at in range(0, len(messages), _MESSAGES_MAX)] or [()]
     count = sum([client.send(everput.redrive_listener(*ids, part)).count for part in parts])
-    click.echo(orjson.dumps({"count": count}) if as_json else f"{count:,} redriven")
+    if as_json:
+        say_json(orjson.dumps({"count": count}))
+    else:
+        say(f"{count:,} redriven")

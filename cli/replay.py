@@ -8,13 +8,14 @@ import time
 from typing import Any, Final
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import everput
 from broker.replays import ONLY
 from cli.asking import asks, find_listener, show
 from cli.moments import Moment
+from cli.printing import say, stderr
+from cli.visible import visible
 from everput import Client
 
 _LOOK_S: Final = 0.5
@@ -67,23 +68,23 @@ def command(
         return
     number = f"{'' if begun.count_is_exact else 'about '}{begun.count:,} messages"
     if dry_run:
-        click.echo(f"{number}, {max(1.0, begun.estimated_s or 1.0):,.0f} s if the listener is quick enough")
+        say(f"{number}, {max(1.0, begun.estimated_s or 1.0):,.0f} s if the listener is quick enough")
     elif detach:
-        click.echo(begun.id)
+        say(str(begun.id))
     else:
         _watch(client, (*place, str(begun.id)), f"{number} to {listener}")
 
 
 def _watch(client: Client, place: tuple[str, str, str], words: str) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(words, total=1.0)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:.0f} %"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=stderr()) as bar:
+        task = bar.add_task(visible(words), total=1.0)
         while True:
             replay = client.send(everput.get_replay(*place)).replay
             bar.update(task, completed=replay.progress)
             if replay.state not in ("running", "paused"):
                 break
             time.sleep(_LOOK_S)
-    click.echo(f"{replay.state}: {words}")
+    say(f"{replay.state}: {words}")
     if replay.state != "finished":
         raise SystemExit(1)

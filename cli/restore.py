@@ -15,7 +15,6 @@ from typing import Final
 
 import click
 import orjson
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from broker.core.cursor import Cursor
@@ -32,6 +31,7 @@ from cli import files, logs, manifest
 from cli.export_all import CURSORS
 from cli.manifest import Manifest
 from cli.options import Options, shared_options
+from cli.printing import say, stderr
 from cli.rows import record
 
 _APPEND_RECORDS: Final = 5_000
@@ -54,11 +54,11 @@ def command(options: Options, folder: Path) -> None:
     if made is None or made.kind != "all" or not made.complete:
         raise ConfigurationError(f"{folder} holds no complete export of all: `everput export-all` makes one")
     rows = asyncio.run(_import(options, folder, made))
-    click.echo(f"{rows:,} records; the listeners go on where they were", err=True)
+    say(f"{rows:,} records; the listeners go on where they were", err=True)
 
 
 async def _import(options: Options, folder: Path, made: Manifest) -> int:
-    console = Console(stderr=True)
+    console = stderr()
     columns = "{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn()
     size = sum(one.size for one in made.files)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:

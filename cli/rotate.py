@@ -22,6 +22,7 @@ from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings
 from cli import files, logs
 from cli.options import Options, shared_options
+from cli.printing import say
 from cli.process import CATCH_UP_S
 from projections.app import Projections
 
@@ -50,7 +51,7 @@ def command(options: Options) -> None:
             count = asyncio.run(reseal(options.kafka_settings(), sealer))
     except Unavailable as error:
         raise ConfigurationError(str(error)) from error
-    click.echo(f"{count} listeners' secrets were encrypted anew")
+    say(f"{count} listeners' secrets were encrypted anew")
 
 
 def _embedded(options: Options) -> int:

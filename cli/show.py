@@ -14,6 +14,7 @@ from broker.errors import NotFound
 from cli import eventlog
 from cli.api_options import api_options
 from cli.moments import Moment
+from cli.printing import say, say_json
 
 _SHOWN = ("name", "id", "notify_url", "liveness_url", "state", "paused", "lag", "max_in_flight", "rate_per_s")
 
@@ -40,15 +41,15 @@ def queue_command(*, queue: str, url: str, key: str, at: str | None, as_json: bo
             if told is not None:
                 listeners.append(told["listener"])
     if as_json:
-        click.echo(orjson.dumps({"queue": {**found, "listeners": listeners}}))
+        say_json(orjson.dumps({"queue": {**found, "listeners": listeners}}))
         return
-    click.echo(f"{found['name']}  {found['id']}" + (f"  at {at}" if at is not None else ""))
+    say(f"{found['name']}  {found['id']}" + (f"  at {at}" if at is not None else ""))
     width = max(map(len, _SHOWN))
     for one in listeners:
-        click.echo()
+        say()
         for name in _SHOWN:
             if one.get(name) is not None:
-                click.echo(f"  {name:{width}}  {one[name]}")
+                say(f"  {name:{width}}  {one[name]}")
 
 
 def _find(asking: httpx.Client, queue: str, then: dict[str, str]) -> dict[str, Any]:

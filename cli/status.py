@@ -19,7 +19,8 @@ from rich.table import Table
 
 from broker.errors import ConfigurationError
 from cli.api_options import api_options
-from cli.asking import errors_told, stdout
+from cli.asking import errors_told
+from cli.printing import say_json, stdout
 from cli.standing import FIGURES, Limits, ListenerRow, ProcessRow, listeners, processes
 from everput import AsyncClient
 
@@ -81,7 +82,7 @@ class _Status:
                 while True:
                     seen, behind = await self.look()
                     if as_json:
-                        click.echo(_json(seen, behind, ok=not self.wrong))
+                        say_json(_json(seen, behind, ok=not self.wrong))
                     elif live is not None:
                         live.update(_tables(seen, behind), refresh=True)
                     else:

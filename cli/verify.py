@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import click
 import httpx
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from broker.audit.verify import State, Verifier
@@ -21,6 +20,7 @@ from broker.errors import ConfigurationError
 from cli import logs
 from cli.operate import cluster
 from cli.options import Options, shared_options
+from cli.printing import say, stderr
 
 SHOWN_MAX: Final = 100
 _ASK_S: Final = 30.0
@@ -43,24 +43,24 @@ def command(options: Options, admin: Sequence[str]) -> None:
     lives = {f"{url} {name}".strip(): state for url in admin for name, state in _ask(url).items()}
     found = asyncio.run(_verify(options, lives))
     if found:
-        click.echo(f"{found:,} finding{'' if found == 1 else 's'}", err=True)
+        say(f"{found:,} finding{'' if found == 1 else 's'}", err=True)
         sys.exit(1)
 
 
 async def _verify(options: Options, lives: Lives) -> int:
     """How many findings there were; the first SHOWN_MAX are on stdout."""
-    console = Console(stderr=True)
+    console = stderr()
     found = 0
 
-    def say(text: str) -> None:
+    def tell(text: str) -> None:
         nonlocal found
         found += 1
         if found <= SHOWN_MAX:
-            click.echo(text)
+            say(text)
         elif found == SHOWN_MAX + 1:
-            click.echo("and more")
+            say("and more")
 
-    columns = "[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     async with cluster(options) as (kafka, requests, table):
         with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
             task = bar.add_task("records", total=None)
@@ -71,16 +71,16 @@ async def _verify(options: Options, lives: Lives) -> int:
             async for one in verifier.findings({int(live["position"]) for live in lives.values()}):
                 if isinstance(one, Finding):
                     if one.wrong:
-                        say(str(one))
+                        tell(str(one))
                     else:
-                        click.echo(str(one), err=True)
+                        say(str(one), err=True)
                     continue
                 for name in [name for name, live in left.items() if live["position"] == one.position]:
                     for text in differences(name, left.pop(name), one):
-                        say(text)
+                        tell(text)
             for name, live in left.items():
-                say(f"{name} stands at offset {live['position']} of control, which is not in the log")
-        click.echo(f"{size:,} records, state {verifier.control.state.state_hash()}", err=True)
+                tell(f"{name} stands at offset {live['position']} of control, which is not in the log")
+        say(f"{size:,} records, state {verifier.control.state.state_hash()}", err=True)
     return found
 
 

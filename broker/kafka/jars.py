@@ -217,7 +217,7 @@ def _progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]
     if not shown:
         yield lambda _size: None
         return
-    from rich.console import Console
+    from rich.console import Console  # noqa: TID251 - nothing of it comes from outside
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())

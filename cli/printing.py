@@ -1,0 +1,55 @@
+"""Prints what commands say: lines and tables for people, JSON for scripts.
+
+For: text from outside (names, data, URLs, errors), which must neither drive the terminal nor be taken for markup. Every
+command prints here: ruff refuses `click.echo` and rich's `Console` in other modules. Not for: which characters
+are shown escaped (visible.py), log lines (logs.py)."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+import click
+from rich.console import Console  # noqa: TID251 - here it takes no markup
+from rich.text import Text
+
+from cli.visible import visible
+
+WIDTH: Final = 200  # of a table that goes to no terminal, in columns
+
+
+def say(*parts: str | tuple[str, str], err: bool = False) -> None:
+    """Print one line for people. A part is text, or (text, color). err: on stderr."""
+    shown = [visible(part) if isinstance(part, str) else click.style(visible(part[0]), fg=part[1]) for part in parts]
+    click.echo("".join(shown), err=err)  # noqa: TID251 - here it is escaped
+
+
+def say_error(text: str) -> None:
+    """Print an error on stderr. Only its first line begins at the margin: what follows can't pass for another error."""
+    click.echo("\n  ".join(visible(text, layout=True).split("\n")), err=True)  # noqa: TID251 - here it is escaped
+
+
+def say_json(value: str | bytes) -> None:
+    """Print a line of JSON as it is: JSON escapes C0 by itself, and scripts get the rest unchanged."""
+    click.echo(value)  # noqa: TID251 - for scripts
+
+
+class _Console(Console):
+    """Shows text in tables as it is: no markup, no emoji codes, control characters escaped."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text, layout=True), **options)
+
+
+def stdout() -> Console:
+    """Standard output, as wide as the terminal; WIDTH columns where there is none (a pipe, a file)."""
+    found = _Console()
+    return found if found.is_terminal or "COLUMNS" in os.environ else _Console(width=WIDTH)
+
+
+def stderr() -> Console:
+    """Standard error, for progress bars."""
+    return _Console(stderr=True)

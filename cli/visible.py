@@ -1,0 +1,18 @@
+"""Text from outside, made safe to show: control characters are escaped.
+
+For: what commands print (printing.py) and processes log (logs.py). Not for: JSON, which escapes by itself."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+# C0 and DEL, C1, marks that change the direction of text, separators of lines, and halves of surrogate pairs.
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL_BUT_LAYOUT: Final = re.compile(_CONTROL.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
+
+
+def visible(text: str, *, layout: bool = False) -> str:
+    r"""Show control characters escaped, as Python does: `\x1b`, `\u202e`, `\n`. layout: keep tabs and line ends."""
+    found = _CONTROL_BUT_LAYOUT if layout else _CONTROL
+    return found.sub(lambda match: ascii(match[0])[1:-1], text)
