@@ -23,6 +23,7 @@ from broker.settings import KafkaSettings
 from cli import logs
 from cli.first_start import new_key
 from cli.options import Options, shared_options
+from cli.printing import say
 from cli.process import CATCH_UP_S
 from projections.app import Projections
 
@@ -54,8 +55,8 @@ def command(options: Options, organization: str | None, name: str | None, email:
         key, made_for = asyncio.run(_make(options.kafka_settings(), organization, name, owner))
     except (Unavailable, Refused, NotFound, WrongPassword) as error:
         raise ConfigurationError(str(error)) from error
-    click.echo(f"organization: {made_for.name} {made_for.id}", err=True)
-    print(key)
+    say(f"organization: {made_for.name} {made_for.id}", err=True)
+    say(key)
 
 
 def _password() -> str:
