@@ -37,6 +37,7 @@ class Replays:
             rate_per_s=body.rate_per_s,
             notify_url=body.notify_url,
             liveness_url=body.liveness_url,
+            send_headers=body.send_headers,
         )
         ids = call.path("queue_id"), call.path("listener_id")
         if body.dry_run:
@@ -96,6 +97,7 @@ def _fields(replay: Replay, listener: Listener | None) -> dict[str, Any]:
         "only": replay.only,
         "notify_url": replay.notify_url,
         "liveness_url": replay.liveness_url,
+        "send_headers": replay.send_headers,
         "rate_per_s": replay.rate_per_s,
         "count": replay.count,
         "count_is_exact": replay.counted_all,

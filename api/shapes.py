@@ -105,7 +105,10 @@ class RedriveBody(Struct, forbid_unknown_fields=True):
 
 
 class ReplayBody(Struct, forbid_unknown_fields=True, kw_only=True):
-    """POST of a replay. begin: the field `from`, a time or `beginning`. to: now when it is not said."""
+    """POST of a replay. begin: the field `from`, a time or `beginning`. to: now when it is not said.
+
+    send_headers: send the listener's headers to a notify_url of another origin (scheme, host, port), too.
+    """
 
     begin: str = msgspec.field(name="from")
     to: str | None = None
@@ -114,6 +117,7 @@ class ReplayBody(Struct, forbid_unknown_fields=True, kw_only=True):
     rate_per_s: Annotated[float, Meta(ge=0.001, le=1000000)] | None = None
     notify_url: str | None = None
     liveness_url: str | None = None
+    send_headers: bool = False
 
 
 class MessageBody(Struct, forbid_unknown_fields=True):

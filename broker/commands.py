@@ -24,6 +24,7 @@ from broker.core import keys, signing
 from broker.core.directory import Key, Listener, Organization, Queue
 from broker.core.events import ControlEvent, ListenerSettings
 from broker.core.names import refuse_name
+from broker.core.origins import same_origin
 from broker.delivery.guard import TUNNEL, refuse_url
 from broker.errors import Changed, InDoubt, NameTaken, NotFound, QuotaReached, Refused, Unavailable, ViewBehind
 from broker.ports import ControlLog, DirectoryView, Log
@@ -283,6 +284,7 @@ class Commands:
                 raise NameTaken(f"a listener of this queue is named {listener.name!r} already, and has its own URL")
             name = listener.name if wishes.name is None else wishes.name
             await self._check_listener_name_free(self._queue_now(context, queue_id), name, listener_id)
+            _check_headers_named(listener, wishes)
             event = ev.ListenerUpdated(
                 **by(context),
                 listener_id=listener_id,
@@ -423,6 +425,23 @@ def _expected(item: Queue | Listener, if_match: Versions | None) -> int | UnsetT
 def _check_version(item: Queue | Listener, if_version: int | UnsetType) -> None:
     if if_version is not UNSET and item.version != if_version:
         raise Changed(_CHANGED)
+
+
+def _check_headers_named(listener: Listener, wishes: ListenerWishes) -> None:
+    """Refused where header values that were given for one origin would be sent to another (docs/decisions/0195)."""
+    settings = listener.settings
+    if wishes.notify_url is None or same_origin(wishes.notify_url, listener.notify_url):
+        return
+    if not (settings.headers or settings.sealed_headers):
+        return
+    named: Mapping[str, str] | None = wishes.settings.get("headers")
+    if named is None:
+        raise Refused(
+            "this notify_url has another origin: give the values of `headers` again, or {} for none", pointer="/headers"
+        )
+    for name, value in named.items():
+        if value == HIDDEN:
+            raise Refused("the notify_url has another origin: give this value again", pointer=f"/headers/{name}")
 
 
 def check_name(name: str) -> None:

@@ -40,6 +40,7 @@ class ReplayWishes:
     rate_per_s: float | None = None
     notify_url: str | None = None
     liveness_url: str | None = None
+    send_headers: bool = False
 
 
 class ReplayCommands:
@@ -89,6 +90,7 @@ class ReplayCommands:
             only=wishes.only,
             notify_url=wishes.notify_url,
             liveness_url=wishes.liveness_url,
+            send_headers=wishes.send_headers,
             rate_per_s=wishes.rate_per_s,
             start_offsets=begin,
             end_offsets=end,
@@ -221,6 +223,8 @@ class ReplayCommands:
             raise Refused(f"only must be one of {', '.join(ONLY)}", pointer="/only")
         if wishes.liveness_url is not None and wishes.notify_url is None:
             raise Refused("a liveness_url is for a notify_url beside it", pointer="/liveness_url")
+        if wishes.send_headers and wishes.notify_url is None:
+            raise Refused("send_headers is for a notify_url beside it", pointer="/send_headers")
         for pointer, url in (("/notify_url", wishes.notify_url), ("/liveness_url", wishes.liveness_url)):
             reason = None if url is None else refuse_url(url, self._allow_networks)
             if reason is not None:

@@ -37,6 +37,7 @@ class _Beginning(Moment):
 @click.option("--rate", type=click.FloatRange(0.001, 1_000_000), help="Deliveries a second at most.")
 @click.option("--notify-url", help="Where to deliver them, in place of the listener's notify_url.")
 @click.option("--liveness-url", help="What is asked while that notify_url is down; itself, if it is not said.")
+@click.option("--send-headers", is_flag=True, help="Send the listener's headers to a --notify-url of another origin.")
 @click.option("--dry-run", is_flag=True, help="Count and estimate only.")
 @click.option("--detach", is_flag=True, help="Print its id and go.")
 @asks
@@ -51,6 +52,7 @@ def command(
     rate: float | None,
     notify_url: str | None,
     liveness_url: str | None,
+    send_headers: bool,
     dry_run: bool,
     detach: bool,
     as_json: bool,
@@ -61,7 +63,7 @@ def command(
     """
     place = find_listener(client, queue, listener)
     wishes: dict[str, Any] = {"only": only, "rate_per_s": rate, "dry_run": dry_run}
-    wishes |= {"notify_url": notify_url, "liveness_url": liveness_url}
+    wishes |= {"notify_url": notify_url, "liveness_url": liveness_url, "send_headers": send_headers}
     begun = client.send(everput.start_replay(*place, begin=begin, end=end, **wishes)).replay
     if as_json:
         show(begun, as_json=True)

@@ -196,12 +196,16 @@ class ReplaySpan(Answer):
 
 
 class ReplayFields(ReplaySpan):
-    """state: running, paused, finished or cancelled. paused: why, null when it is not."""
+    """state: running, paused, finished or cancelled. paused: why, null when it is not.
+
+    send_headers: whether a notify_url of another origin gets the listener's headers.
+    """
 
     id: Id
     state: str
     notify_url: str | None
     liveness_url: str | None
+    send_headers: bool
     paused: str | None
     created_at: Time
     ended_at: Time | None
@@ -224,6 +228,7 @@ class ReplayBegun(ReplaySpan):
     state: str | UnsetType = UNSET
     notify_url: str | UnsetType | None = UNSET
     liveness_url: str | UnsetType | None = UNSET
+    send_headers: bool | UnsetType = UNSET
     paused: str | UnsetType | None = UNSET
     created_at: Time | UnsetType = UNSET
     ended_at: Time | UnsetType | None = UNSET

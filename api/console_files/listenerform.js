@@ -59,7 +59,7 @@ export function listenerForm({ queue, listener = null, etag = null }) {
       type: "textarea",
       advanced: true,
       value: headersText(was.headers),
-      hint: "One “Name: value” on each line, added to each request. Values are never shown again: … keeps one.",
+      hint: "One “Name: value” on each line, added to each request. Values are never shown again: … keeps one. A notify_url of another scheme, host or port needs the values again.",
     },
   ];
   return dialog(fresh ? "A new listener" : "Change the listener", (close) =>

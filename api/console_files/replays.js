@@ -137,7 +137,7 @@ function replayForm(ids, changed) {
         label: "To another notify_url",
         inputmode: "url",
         advanced: true,
-        hint: "Empty: to the listener itself.",
+        hint: "Empty: to the listener itself. A URL of another scheme, host or port gets none of the listener’s headers.",
       },
       { name: "liveness_url", label: "and its liveness_url", inputmode: "url", advanced: true },
     ],

@@ -83,6 +83,8 @@ FIELDS: Final[Mapping[str, str]] = {
     "picked": "by partition, the packed offsets that the replay picks; null when it takes all",
     "count": "messages in it when it began",
     "counted_all": "whether the count is exact",
+    "send_headers": "whether a `notify_url` of another origin (scheme, host, port) than the listener's gets the "
+    "listener's headers; one of the same origin always does",
     "partitions": "of `messages`",
     "message_id": "the message",
     "message_ids": "only the deliveries of these messages; empty for all",
@@ -155,6 +157,9 @@ FORMER: Final[Mapping[tuple[str, int], Former]] = {
     ("replay.started", 1): Former(
         frozenset({"after_offsets"}),
         "it takes nothing but what lies below `before_offsets` and what is picked, if it picks",
+    ),
+    ("replay.started", 2): Former(
+        frozenset({"send_headers"}), "the listener's headers are sent to its `notify_url`, whatever the origin"
     ),
 }
 _MASKED: Final = "…"

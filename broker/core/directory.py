@@ -21,6 +21,7 @@ from broker.core import events as ev
 from broker.core.accounts import Account, Accounts, Session
 from broker.core.cursor import Cursor
 from broker.core.events import Event, ListenerSettings
+from broker.core.origins import same_origin
 from broker.core.redrives import NO_REDRIVES, Redrives
 from broker.core.replays import Replay, Replays
 
@@ -520,6 +521,8 @@ def _as_listener(replay: Replay, listener: Listener) -> Listener:
     urls = (listener.notify_url, listener.liveness_url)
     if replay.notify_url is not None:
         urls = (replay.notify_url, replay.liveness_url or replay.notify_url)
+        if not (replay.send_headers or same_origin(replay.notify_url, listener.notify_url)):
+            settings = msgspec.structs.replace(settings, headers={}, sealed_headers={})
     return replace(
         listener,
         id=replay.id,

@@ -222,7 +222,8 @@ class ReplayStarted(ReplayEvent, frozen=True, kw_only=True, tag="replay.started"
     count: int
     counted_all: bool
     after_offsets: tuple[int, ...] = ()
-    v: int = 2
+    send_headers: bool = True
+    v: int = 3
 
 
 class ReplayAdvanced(ReplayEvent, frozen=True, kw_only=True, tag="replay.advanced"):
@@ -465,6 +466,8 @@ UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
     ("message.deleted", 1): lambda fields: fields | {"v": 2},
     # after_offsets came
     ("replay.started", 1): lambda fields: fields | {"v": 2},
+    # send_headers came: until then the listener's headers were sent to any notify_url
+    ("replay.started", 2): lambda fields: fields | {"v": 3},
 }
 
 

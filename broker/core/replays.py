@@ -24,6 +24,7 @@ class Replay:
     only: `all`, `failed` or `undelivered`. start_offsets, end_offsets: by partition; taken is what lies between.
     picked: by partition, packed offsets (pick()); when it is not None, only those, what lies below before_offsets and
     what does from after_offsets on, which are none when they are empty.
+    send_headers: whether the listener's headers are sent to a notify_url of another origin than the listener's.
     count: messages in it when it began, exact when counted_all. finished: partitions whose part has been delivered.
     paused: why, None when it is not. ended: `finished` or `cancelled`, None while it goes on.
     """
@@ -44,6 +45,7 @@ class Replay:
     picked: tuple[str, ...] | None
     count: int
     counted_all: bool
+    send_headers: bool
     created_at_ms: int
     finished: tuple[int, ...] = ()
     paused: str | None = None
@@ -128,6 +130,7 @@ def started(event: ev.ReplayStarted) -> Replay:
         picked=event.picked,
         count=event.count,
         counted_all=event.counted_all,
+        send_headers=event.send_headers,
         created_at_ms=event.at_ms,
     )
 

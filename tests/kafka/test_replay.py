@@ -21,7 +21,7 @@ from broker.replays import ReplayCommands, ReplayWishes
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
 from tests.kafka.test_outstanding import kept
-from tests.listeners import Got, until
+from tests.listeners import Got, Listeners, until
 
 
 @pytest.fixture
@@ -127,6 +127,27 @@ async def test_paused_it_stands_still_and_cancelled_it_delivers_no_more(rig: Rig
     await commands(rig).cancel(rig.context, resumed)
     await until(lambda: replay.id not in worker._couriers, what="it has ended")
     assert len(replayed(rig)) < 50
+
+
+@pytest.mark.parametrize("send_headers", [False, True])
+async def test_a_replay_to_another_origin_has_the_listeners_headers_only_if_asked(rig: Rig, send_headers: bool):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "a", headers={"authorization": "Bearer mine"})
+    await rig.work()
+    (message_id,) = await rig.put(queue, "m")
+    await until(lambda: rig.listeners.taken("a"), what="it is delivered")
+    assert rig.listeners.taken("a")[0].headers["authorization"] == "Bearer mine"
+    same = await start(rig, queue, listener, notify_url=rig.listeners.url("b"))
+    await until(lambda: rig.listeners.taken("b"), what="it is delivered to the same origin again")
+    assert rig.listeners.taken("b")[0].headers["authorization"] == "Bearer mine"
+    async with Listeners() as theirs:
+        other = await start(rig, queue, listener, notify_url=theirs.url("c"), send_headers=send_headers)
+        await until(lambda: theirs.taken("c"), what="it is delivered to another origin")
+        (got,) = theirs.taken("c")
+        await ended(rig, other)
+    assert (got.message_id, got.headers[REPLAY_HEADER]) == (message_id, other.id)
+    assert got.headers.get("authorization") == ("Bearer mine" if send_headers else None)
+    await ended(rig, same)
 
 
 async def test_only_what_was_put_before_the_listener_was_made_goes_to_a_url_of_its_own(rig: Rig):

@@ -181,6 +181,7 @@ async def test_all_is_undelivered_of_a_listener_that_has_taken_nothing(api):
         ({"from": "beginning", "rate_per_s": 0}, "/rate_per_s"),
         ({"from": "beginning", "notify_url": "http://127.0.0.1/"}, "/notify_url"),
         ({"from": "beginning", "liveness_url": "https://8.8.8.8/"}, "/liveness_url"),
+        ({"from": "beginning", "send_headers": True}, "/send_headers"),
         ({"from": "beginning", "speed": 1}, "/speed"),
     ],
 )

@@ -174,6 +174,43 @@ async def test_a_headers_value_is_neither_in_the_log_nor_shown_and_stays_when_it
     assert (await api.put(path, json={"headers": {}})).json()["listener"]["headers"] == {}
 
 
+async def test_header_values_go_to_another_origin_only_when_they_are_given_again(api):
+    async with listening(*[b"HTTP/1.1 204 No Content\r\n\r\n"] * 2) as (mine, got), listening() as (other, theirs):
+        path = await path_of(api, notify_url=mine, headers={"authorization": "Bearer mine", "x-team": "blue"})
+        events = len(api.log.control.records)
+        for body, pointer in (
+            ({"notify_url": other}, "/headers"),
+            ({"notify_url": mine.replace("http:", "https:"), "max_in_flight": 3}, "/headers"),
+            ({"notify_url": other, "headers": {"authorization": "new", "x-team": "…"}}, "/headers/x-team"),
+        ):
+            refused = problem(await api.put(path, json=body), 422)
+            assert refused["errors"][0]["pointer"] == pointer
+            assert "headers" in refused["detail"] or "value" in refused["detail"]
+        assert len(api.log.control.records) == events
+        assert (await api.put(path, json={"notify_url": mine.replace("/hook", "/new")})).status_code == 200
+        await api.request("POST", f"{path}/test")
+        assert taken_apart(got[0])[0]["authorization"] == "Bearer mine"
+        changed = await api.put(path, json={"notify_url": mine, "liveness_url": other})
+        assert changed.status_code == 200
+        assert theirs == []
+
+
+@pytest.mark.parametrize("given", [{"authorization": "theirs"}, {}])
+async def test_what_is_sent_to_another_origin_is_what_was_given_for_it(api, given):
+    async with listening(b"HTTP/1.1 204 No Content\r\n\r\n") as (other, theirs):
+        path = await path_of(api, headers={"authorization": "Bearer mine", "x-team": "blue"})
+        assert (await api.put(path, json={"notify_url": other, "headers": given})).status_code == 200
+        await api.request("POST", f"{path}/test")
+    assert taken_apart(theirs[0])[0].get("authorization") == given.get("authorization")
+    assert b"Bearer mine" not in theirs[0]
+    assert b"blue" not in theirs[0]
+
+
+async def test_a_listener_without_headers_moves_to_another_origin_at_once(api):
+    path = await path_of(api)
+    assert (await api.put(path, json={"notify_url": "https://other.example/n"})).status_code == 200
+
+
 async def test_a_header_of_an_old_event_is_hidden_and_sealed_by_the_next_change(api):
     path = await path_of(api, headers={"x-team": "blue"})
     listener = api.log.control.state.listeners[path.rpartition("/")[2]]

@@ -106,6 +106,7 @@ SAMPLES: list[ev.Event] = [
         picked=("BAEE", ""),
         count=7,
         counted_all=True,
+        send_headers=False,
     ),
     ev.ReplayAdvanced(**BY, **REPLAY, partitions=(1,)),
     ev.ReplayPaused(**BY, **REPLAY, reason="asked for"),

@@ -62,6 +62,45 @@ def test_picked_offsets_go_to_text_and_back(offsets):
     assert picked_offsets(pick(offsets)) == offsets
 
 
+def headers_sent(directory: Directory, **fields) -> dict[str, str]:
+    """The headers of a replay with these fields."""
+    sent = {name: getattr(STARTED, name) for name in STARTED.__struct_fields__} | {"replay_id": "s"} | fields
+    assert directory.apply(ev.ReplayStarted(**sent))
+    return directory.listeners["s"].settings.headers
+
+
+@pytest.mark.parametrize(
+    ("notify_url", "send_headers", "sent"),
+    [
+        (None, False, True),
+        ("https://n.example/again", False, True),
+        ("https://other.example/", False, False),
+        ("http://n.example/", False, False),
+        ("https://other.example/", True, True),
+    ],
+)
+def test_headers_go_to_the_listeners_origin_and_to_another_only_if_asked(directory, notify_url, send_headers, sent):
+    headers = headers_sent(directory, notify_url=notify_url, send_headers=send_headers)
+    assert headers == {**({"x-team": "a"} if sent else {}), REPLAY_HEADER: "s"}
+
+
+def test_a_replay_begun_by_an_older_program_has_the_headers_wherever_it_goes(directory):
+    stored = ev.encode(STARTED).replace(b'"replay_id":"r"', b'"replay_id":"s"').replace(b'"v":3', b'"v":2')
+    stored = stored.replace(b',"send_headers":true', b"").replace(
+        b'"notify_url":null', b'"notify_url":"https://other.example/"'
+    )
+    assert directory.apply(ev.decode(stored))
+    assert directory.listeners["s"].settings.headers == {"x-team": "a", REPLAY_HEADER: "s"}
+
+
+def test_a_listener_that_moves_takes_its_headers_along(directory):
+    assert headers_sent(directory, notify_url="https://n.example/again", send_headers=False)["x-team"] == "a"
+    settings = ListenerSettings(headers={"x-team": "of another origin"})
+    moved = {"name": "l", "notify_url": "https://moved.example", "liveness_url": "https://l.example"}
+    assert directory.apply(ev.ListenerUpdated(**BY, listener_id="l", **moved, settings=settings))
+    assert directory.listeners["s"].settings.headers == {REPLAY_HEADER: "s"}
+
+
 def test_it_takes_all_or_what_lies_before_and_after_and_what_is_picked():
     replays = Replays()
     whole = replays.apply(STARTED)

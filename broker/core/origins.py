@@ -1,0 +1,32 @@
+"""Tells whether two URLs have the same origin: scheme, host and port (RFC 6454, section 5).
+
+For: a listener's header values, which are secrets between its owner and one origin and are sent to no other unasked
+(docs/decisions/0195). Not for: which URLs a listener may have (broker/delivery/guard.py)."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import urlsplit
+
+_PORTS: Final = {"http": 80, "https": 443}
+_TUNNEL: Final = "tunnel"
+
+
+def same_origin(one: str, other: str) -> bool:
+    """Whether the URLs have the same origin. A URL that can't be parsed has the origin of no other.
+
+    All tunnels have the same origin: a tunnel's address is one of this program's own processes, another at each
+    connection of `everput listen`.
+    """
+    return one == other or (_origin(one) is not None and _origin(one) == _origin(other))
+
+
+def _origin(url: str) -> tuple[str, str, int | None] | None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme == _TUNNEL:
+        return _TUNNEL, "", None
+    return parts.scheme, parts.hostname or "", port or _PORTS.get(parts.scheme)
