@@ -86,6 +86,21 @@ class LogUnavailable(Unavailable):
     code = "log-unavailable"
 
 
+class LogDamaged(LogUnavailable):
+    """Records of the log were altered or are missing on every broker that has a copy; none of their data is used.
+
+    topic: its name in Kafka. first, last: the offsets that can't be read; reading goes on after the last.
+    """
+
+    code = "log-damaged"
+
+    def __init__(self, topic: str, partition: int, first: int, last: int) -> None:
+        super().__init__(
+            f"{topic}/{partition} can't be read from offset {first} to {last}: what is there is not what was written"
+        )
+        self.topic, self.partition, self.first, self.last = topic, partition, first, last
+
+
 class DiskNearlyFull(Unavailable):
     """There is too little room where the embedded Kafka writes; nothing was stored."""
 

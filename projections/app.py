@@ -150,6 +150,7 @@ def _faust_app(kafka: KafkaSettings, options: dict[str, Any]) -> Any:
         broker=";".join(f"kafka://{server}" for server in options["bootstrap_servers"]),
         broker_credentials=_credentials(options),
         broker_request_timeout=ANSWER_MS / 1000,
+        broker_check_crcs=True,
         broker_session_timeout=10,
         broker_heartbeat_interval=3,
         consumer_auto_offset_reset="earliest",

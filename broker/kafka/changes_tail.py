@@ -38,6 +38,7 @@ class ChangesTail:
         self._consumer = AIOKafkaConsumer(
             **await reachable(self._kafka),
             enable_auto_commit=False,
+            check_crcs=True,
             auto_offset_reset="earliest",
             fetch_max_wait_ms=_POLL_MS,
             request_timeout_ms=ANSWER_MS,

@@ -7,10 +7,11 @@ that waits for new records (delivery uses a consumer for that), nor for what the
 from __future__ import annotations
 
 import asyncio
-import itertools
+import contextlib
+import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final, TypeVar
 
 from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
@@ -20,48 +21,28 @@ from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.protocol.offset import OffsetRequest
-from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 
-from broker.errors import LogUnavailable
+from broker.errors import LogDamaged, LogUnavailable
+from broker.kafka.batches import FOLLOWING_BYTES, Record, Stretch, bytes_wanted, damaged_range, good, parse, to_confirm
 from broker.kafka.reach import reachable, why_not
+from broker.kafka.topics import topics as topics_of
 from broker.settings import KafkaSettings
+
+__all__ = ["EARLIEST", "LATEST", "KafkaRequests", "OffsetTooOld", "Record", "Stretch"]
+
+log = logging.getLogger(__name__)
 
 EARLIEST: Final = -2
 LATEST: Final = -1
 _NO_MEMBER: Final = (-1, "")  # of a commit from outside the group: Kafka takes it while the group has no members
 _RETRY_PAUSE_S: Final = 0.05
 _BEHIND_PAUSE_S: Final = 0.2
-_AT_ONCE: Final = 500  # records that are parsed before others run: a fraction of a millisecond
+_BAD_COPIES_MAX: Final = 1_000  # that are remembered
+_CORRUPT: Final = b"\0"  # no batch
+_PROBE_BYTES: Final = 1  # Kafka then answers with one batch
 
 T = TypeVar("T")
-
-
-class Record(NamedTuple):
-    """One record. timestamp: milliseconds. headers: (name, value) pairs.
-
-    Its fields are named as those of aiokafka's own class, for what is read are records of that one: to copy each would
-    take longer than to parse it.
-    """
-
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]]
-
-
-class Stretch(NamedTuple):
-    """What one fetch brought. next_offset: where to read on; end_offset: one past the newest record there is.
-
-    size: in bytes, as Kafka sent it. left_out_ms: all records were left out, the latest of this time.
-    """
-
-    records: list[Record]
-    next_offset: int
-    end_offset: int
-    size: int = 0
-    left_out_ms: int | None = None
 
 
 class OffsetTooOld(LogUnavailable):
@@ -78,6 +59,8 @@ class KafkaRequests:
         self._timeout_ms = timeout_ms
         self._client: Any = None
         self._coordinators: dict[str, int] = {}
+        self._compacted = {topics_of(kafka).outstanding.name}
+        self.bad_copies: dict[tuple[str, int, int, int | None], None] = {}  # (topic, partition, offset, broker)
 
     async def start(self, topics: Iterable[str]) -> None:
         """Connect, and keep the metadata of these topics (LogUnavailable, ConfigurationError)."""
@@ -145,21 +128,111 @@ class KafkaRequests:
     ) -> Stretch:
         """The records from this offset on, as many as fit into bytes_max but at least one if there is any.
 
+        Every batch is checked. The records end before a batch that can't be trusted, on every broker that has a copy.
+        A read that begins at such a batch raises LogDamaged; reading goes on after its last offset.
         worth: whether any of the records in these bytes may be wanted. If not, all are left out, unparsed; but what is
         compressed is not asked.
         """
+        holes = topic in self._compacted
 
         async def ask() -> Stretch:
-            request = FetchRequest(0, 0, max(bytes_max, 1), 0, [(topic, [(partition, offset, bytes_max)])])
-            answer = await self._client.send(self._leader(topic, partition), request)
-            _, partitions = answer.topics[0]
-            _, code, end_offset, *_, raw = partitions[0]
-            if kafka_errors.for_code(code) is kafka_errors.OffsetOutOfRangeError:
-                raise OffsetTooOld(f"partition {partition} of the log can't be read from offset {offset}")
-            _check(code)
-            return await _parse(raw, offset, end_offset, worth)
+            leader = self._leader(topic, partition)
+            raw, end = await self._fetch(leader, topic, partition, offset, bytes_max)
+            stretch = await parse(raw, offset, end, worth, holes=holes)
+            if stretch is None:  # what follows in the leader's copy, and the other copies, may tell
+                raw, end = await self._fetch(leader, topic, partition, offset, bytes_wanted(raw))
+                stretch = await parse(raw, offset, end, worth, holes=holes)
+            if stretch is None:
+                stretch = await self._from_another(topic, partition, offset, bytes_max, end, worth)
+            if stretch is None:
+                raise await self._damage(topic, partition, offset, end, raw)
+            return stretch
 
         return await self._retried(ask)
+
+    async def _fetch(self, node: int, topic: str, partition: int, offset: int, bytes_max: int) -> tuple[bytes, int]:
+        """What a broker has from this offset on, unchecked, and one past the newest record."""
+        request = FetchRequest(0, 0, max(bytes_max, 1), 0, [(topic, [(partition, offset, bytes_max)])])
+        answer = await self._client.send(node, request)
+        _, partitions = answer.topics[0]
+        _, code, end_offset, *_, raw = partitions[0]
+        error = kafka_errors.for_code(code)
+        if error is kafka_errors.OffsetOutOfRangeError:
+            raise OffsetTooOld(f"partition {partition} of the log can't be read from offset {offset}")
+        if error is kafka_errors.CorruptRecordException:  # the broker has seen it itself: nothing here is to be trusted
+            return _CORRUPT, (await self.offsets(topic, {partition: LATEST}))[partition]
+        _check(code)
+        raw = raw or b""
+        if topic not in self._compacted and (follows := to_confirm(raw, offset, end_offset)) is not None:
+            after, size = follows
+            following, _ = await self._fetch(node, topic, partition, after, _PROBE_BYTES)
+            raw = raw[:size] + following[:FOLLOWING_BYTES]
+        return raw, end_offset
+
+    async def _from_another(
+        self, topic: str, partition: int, offset: int, bytes_max: int, end: int, worth: Callable[[bytes], bool] | None
+    ) -> Stretch | None:
+        """What a follower has where the leader's copy can't be trusted (KIP-392); None when none has it whole."""
+        leader = self.leader(topic, partition)
+        for node in self._copies(topic, partition):
+            if node == leader:
+                continue
+            with contextlib.suppress(kafka_errors.KafkaError, OSError, IndexError, OffsetTooOld):
+                raw, _ = await self._fetch(node, topic, partition, offset, bytes_max)
+                stretch = await parse(raw, offset, end, worth, holes=topic in self._compacted)
+                if stretch is not None and stretch.next_offset > offset:
+                    self._note_bad_copy(topic, partition, offset, leader)
+                    return stretch
+        return None
+
+    def _copies(self, topic: str, partition: int) -> list[int]:
+        """The brokers that have the partition, those in sync first."""
+        found = self._client.cluster._partitions.get(topic, {}).get(partition)  # noqa: SLF001 - nothing else tells
+        return [] if found is None else list(dict.fromkeys((*found.isr, *found.replicas)))
+
+    def _note_bad_copy(self, topic: str, partition: int, offset: int, node: int | None) -> None:
+        place = topic, partition, offset, node
+        if place not in self.bad_copies:
+            while len(self.bad_copies) >= _BAD_COPIES_MAX:
+                del self.bad_copies[next(iter(self.bad_copies))]
+            self.bad_copies[place] = None
+            log.error("log.bad_copy topic=%s partition=%d offset=%d broker=%s", *place)
+
+    async def _damage(self, topic: str, partition: int, offset: int, end: int, raw: bytes) -> LogDamaged:
+        """What can't be read at this offset: up to the next batch that can."""
+        found = damaged_range(raw, offset, end)
+        first, last = found or (offset, await self._next_readable(topic, partition, offset, end) - 1)
+        return LogDamaged(topic, partition, first, last)
+
+    async def _next_readable(self, topic: str, partition: int, offset: int, end: int) -> int:
+        """The first offset after this one from which Kafka gives a batch that can be trusted; else the end.
+
+        Where a batch's length is altered, Kafka itself finds its way again at the next entry of its index, so from
+        there on all offsets can be read: search for the first one by halves.
+        """
+        leader, holes = self._leader(topic, partition), topic in self._compacted
+
+        async def begins(at: int) -> int | None:
+            raw, _ = await self._fetch(leader, topic, partition, at, _PROBE_BYTES)
+            first = next(good(raw, at, end, holes=holes), None)
+            return None if first is None else max(offset + 1, min(at, first[0].base_offset))
+
+        low, step, found = offset, 1, end
+        while low + step < end:
+            begin = await begins(low + step)
+            if begin is not None:
+                found = begin
+                break
+            low, step = low + step, 2 * step
+        high = min(found, end)
+        while low + 1 < high:
+            middle = (low + high) // 2
+            begin = await begins(middle)
+            if begin is None:
+                low = middle
+            else:
+                found = high = min(begin, middle)
+        return found
 
     async def walk(self, topic: str, partition: int, offset: int, end: int) -> AsyncIterator[Record]:
         """The records in [offset, end), a read at a time (LogUnavailable).
@@ -339,25 +412,3 @@ def _check(code: int) -> None:
     error = kafka_errors.for_code(code)
     if error is not kafka_errors.NoError:
         raise error
-
-
-async def _parse(raw: bytes, offset: int, end_offset: int, worth: Callable[[bytes], bool] | None) -> Stretch:
-    records: list[Record] = []
-    next_offset = offset
-    source = MemoryRecords(raw)
-    batches = []
-    while source.has_next():
-        batch = source.next_batch()
-        next_offset = max(next_offset, batch.next_offset)
-        if not batch.is_control_batch:
-            batches.append(batch)
-    packed = any(batch.compression_type for batch in batches)
-    if batches and worth is not None and not packed and not worth(raw):
-        return Stretch([], next_offset, end_offset, len(raw), max(batch.max_timestamp for batch in batches))
-    rest = itertools.chain.from_iterable(batches)
-    while some := list(itertools.islice(rest, _AT_ONCE)):
-        if some[0].offset < offset:  # a batch may begin before the offset asked for
-            some = [record for record in some if record.offset >= offset]
-        records += some
-        await asyncio.sleep(0)
-    return Stretch(records, next_offset, end_offset, len(raw))

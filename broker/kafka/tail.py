@@ -73,6 +73,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             **named,
             group_id=workers_group(self._kafka),
             enable_auto_commit=False,
+            check_crcs=True,
             auto_offset_reset="earliest",
             session_timeout_ms=SESSION_TIMEOUT_MS,
             heartbeat_interval_ms=_HEARTBEAT_MS,

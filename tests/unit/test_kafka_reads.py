@@ -10,7 +10,7 @@ import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from broker.delivery.message import may_be_in, messages
-from broker.kafka import requests as requests_module
+from broker.kafka import batches as batches_module
 from broker.kafka.requests import KafkaRequests
 from broker.settings import KafkaSettings
 
@@ -35,7 +35,7 @@ def kafka(*batches: bytes) -> KafkaRequests:
 
 
 async def test_others_run_while_a_read_is_parsed_and_none_of_it_is_lost(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(requests_module, "_AT_ONCE", 10)
+    monkeypatch.setattr(batches_module, "_RECORDS_AT_ONCE", 10)
     turns = 0
 
     async def others() -> None:

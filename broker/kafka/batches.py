@@ -1,0 +1,198 @@
+"""Record batches as Kafka sends them, each checked before anything in it is used.
+
+For: Record, Stretch, the checksum of every batch, and whether the batches follow each other without a hole.
+Not for: fetching (requests.py), nor for what the records mean.
+
+The checksum (CRC-32C) covers a batch from its attributes on. It covers neither the base offset nor the length, so both
+are checked against the offset that was asked for, the batch before and the end of the partition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+from aiokafka.record.default_records import DefaultRecordBatch
+from aiokafka.record.legacy_records import LegacyRecordBatch
+
+_LENGTH: Final = struct.Struct(">qi")  # base offset, and the bytes that follow
+_MAGIC_AT: Final = 16
+_LAST_DELTA_AT: Final = 23
+FOLLOWING_BYTES: Final = _LENGTH.size  # of the batch that follows, enough to know where it begins
+_OLD_CRC_AT: Final = 12  # of the old formats: a CRC-32 of all that follows it
+_MAGIC: Final = 2  # the format of every Kafka since 0.11; 0 and 1 are the older ones
+_BYTES_MIN: Final = {0: 26, 1: 34, _MAGIC: 61}  # of a batch, by its magic
+_BYTES_MAX: Final = 9 << 20  # of a batch: what topics.py allows, and some
+_CHECKED_AT_ONCE: Final = 256 << 10  # bytes whose checksums are computed before others run, about as long
+_RECORDS_AT_ONCE: Final = 500  # that are parsed before others run: a fraction of a millisecond
+
+
+class Record(NamedTuple):
+    """One record. timestamp: milliseconds. headers: (name, value) pairs.
+
+    Its fields are named as those of aiokafka's own class, for what is read are records of that one: to copy each would
+    take longer than to parse it.
+    """
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+class Stretch(NamedTuple):
+    """What one fetch brought. next_offset: where to read on; end_offset: one past the newest record there is.
+
+    size: in bytes, as Kafka sent it. left_out_ms: all records were left out, the latest of this time.
+    """
+
+    records: list[Record]
+    next_offset: int
+    end_offset: int
+    size: int = 0
+    left_out_ms: int | None = None
+
+
+async def parse(
+    raw: bytes, offset: int, end_offset: int, worth: Callable[[bytes], bool] | None = None, *, holes: bool
+) -> Stretch | None:
+    """The records of the batches before the first that can't be trusted; None when that is the very first.
+
+    holes: offsets may be missing, as compaction leaves them. worth: see KafkaRequests.read().
+    """
+    batches, next_offset, left = list[Any](), offset, _CHECKED_AT_ONCE
+    for batch, size in good(raw, offset, end_offset, holes=holes):
+        batches.append(batch)
+        next_offset, left = batch.next_offset, left - size
+        if left <= 0:
+            await asyncio.sleep(0)
+            left = _CHECKED_AT_ONCE
+    if not batches and raw:
+        return None
+    batches = [batch for batch in batches if not batch.is_control_batch]
+    packed = any(getattr(batch, "compression_type", True) for batch in batches)  # the old formats do not say
+    if batches and worth is not None and not packed and not worth(raw):
+        return Stretch([], next_offset, end_offset, len(raw), max(batch.max_timestamp for batch in batches))
+    records: list[Record] = []
+    rest = itertools.chain.from_iterable(batches)
+    while some := list(itertools.islice(rest, _RECORDS_AT_ONCE)):
+        if some[0].offset < offset:  # a batch may begin before the offset asked for
+            some = [record for record in some if record.offset >= offset]
+        records += some
+        await asyncio.sleep(0)
+    return Stretch(records, next_offset, end_offset, len(raw))
+
+
+def good(raw: bytes, offset: int, end_offset: int, *, holes: bool) -> Iterator[tuple[Any, int]]:
+    """The batches before the first that can't be trusted, and their sizes in bytes.
+
+    One whose base offset is altered may stand before the batch that was asked for, and is passed.
+    """
+    began = passed = False
+    for batch, follows_at, size in _framed(raw):
+        exact = passed or began
+        if batch is not None and _is_good(batch, follows_at, offset, end_offset, holes=holes, exact=exact):
+            began, offset = True, batch.next_offset
+            yield batch, size
+        elif batch is None or began:
+            return
+        else:
+            passed = True
+
+
+def _is_good(batch: Any, follows_at: int | None, offset: int, end_offset: int, *, holes: bool, exact: bool) -> bool:
+    """exact: the batch must not begin before the offset."""
+    base, after = _base(batch, offset), batch.next_offset
+    if not offset < after <= end_offset or not batch.validate_crc():
+        return False
+    if holes:
+        return (base >= offset or not exact) and (follows_at is None or follows_at >= after)
+    if exact or base >= offset:
+        return base == offset
+    return after in (follows_at, end_offset)  # else nothing confirms its base offset
+
+
+def to_confirm(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] | None:
+    """(offset, size) of what follows the only batch here, if that begins before the offset: only if the next batch
+    begins right there is its base offset what was written. None where these bytes tell.
+    """
+    if len(raw) < _BYTES_MIN[_MAGIC]:
+        return None
+    base, length = _LENGTH.unpack_from(raw)
+    size = _LENGTH.size + length
+    after = base + int.from_bytes(raw[_LAST_DELTA_AT : _LAST_DELTA_AT + 4]) + 1
+    if base < offset < after < end_offset and len(raw) - size in range(FOLLOWING_BYTES):
+        return after, size
+    return None
+
+
+def damaged_range(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] | None:
+    """The first and the last offset that can't be read, where the first batch of these bytes can't be trusted.
+
+    None when these bytes do not show where it ends.
+    """
+    first = None
+    for number, (batch, follows_at, _) in enumerate(_framed(raw)):
+        if batch is None:
+            return None
+        base, after = _base(batch, offset), batch.next_offset
+        if number == 0:
+            first = batch
+            if after == end_offset and follows_at is None:
+                return _first(first, offset, after), end_offset - 1
+        if not (offset < base < after <= end_offset and batch.validate_crc()):
+            continue
+        if follows_at is None or follows_at >= after:  # else its base offset is altered
+            return _first(first, offset, base), base - 1
+    return None
+
+
+def bytes_wanted(raw: bytes) -> int:
+    """How many bytes to fetch so that what follows the first batch is among them, if its length is to be believed."""
+    length = _LENGTH.unpack_from(raw)[1] if len(raw) >= _LENGTH.size else 0
+    return (min(length, _BYTES_MAX) if length > 0 else 0) + _BYTES_MAX
+
+
+def _framed(raw: bytes) -> Iterator[tuple[Any, int | None, int]]:
+    """The batches, as far as their lengths tell where each ends, and None for what can't be one.
+
+    With each the base offset of what follows it, None where these bytes end, and its size.
+
+    The last may be cut off: Kafka sends as many bytes as were asked for, but at least one batch.
+    """
+    at = 0
+    while len(raw) - at > _MAGIC_AT:
+        _, length = _LENGTH.unpack_from(raw, at)
+        magic, size = raw[at + _MAGIC_AT], _LENGTH.size + length
+        if size < _BYTES_MIN.get(magic, len(raw) + 1) or (size > len(raw) and at == 0):
+            yield None, None, 0
+            return
+        if at + size > len(raw):
+            return
+        batch, end = raw[at : at + size], at + size
+        follows_at = _LENGTH.unpack_from(raw, end)[0] if len(raw) - end >= FOLLOWING_BYTES else None
+        if magic == _MAGIC:
+            yield DefaultRecordBatch(batch), follows_at, size
+        elif zlib.crc32(batch[_MAGIC_AT:]) == int.from_bytes(batch[_OLD_CRC_AT:_MAGIC_AT]):
+            yield LegacyRecordBatch(batch, magic), follows_at, size
+        else:  # its parser reads on before it checks
+            yield None, None, 0
+            return
+        at += size
+
+
+def _base(batch: Any, otherwise: int) -> int:
+    """Its first offset. The old formats do not say it of what is compressed."""
+    return int(getattr(batch, "base_offset", otherwise))
+
+
+def _first(batch: Any, offset: int, after: int) -> int:
+    """The first offset of a batch that can't be trusted, if its header agrees with what comes after it."""
+    if batch is None or batch.next_offset != after:
+        return offset
+    return min(offset, max(0, _base(batch, offset)))

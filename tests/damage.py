@@ -1,0 +1,68 @@
+"""Damage to the files of a Kafka that is stopped: what disks, cables and operators do to them.
+
+For: finding the batches in a partition's segments, flipping a bit, cutting, removing. Not for: what is expected then.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+_HEADER = struct.Struct(">qiibIhi")
+_RECORDS_AT = 61
+
+
+class Batch(NamedTuple):
+    """Where a record batch is. first, last: its offsets. at, size: bytes of the file."""
+
+    path: Path
+    at: int
+    size: int
+    first: int
+    last: int
+
+
+def partition_folder(data_dir: Path, topic: str, partition: int) -> Path:
+    """Below the folder of a broker."""
+    (found,) = data_dir.rglob(f"{topic}-{partition}")
+    return found
+
+
+def batches(folder: Path) -> Iterator[Batch]:
+    """All of a partition, in order."""
+    for path in sorted(folder.glob("*.log")):
+        raw, at = path.read_bytes(), 0
+        while at + _RECORDS_AT <= len(raw):
+            first, length, *_, last = _HEADER.unpack_from(raw, at)
+            if length <= 0:  # Kafka reserves the file's room ahead
+                break
+            yield Batch(path, at, 12 + length, first, first + last)
+            at += 12 + length
+
+
+def holding(folder: Path, offset: int) -> Batch:
+    """The batch with this offset."""
+    return next(batch for batch in batches(folder) if batch.first <= offset <= batch.last)
+
+
+def flip(batch: Batch, *, at: int = -10, bit: int = 0) -> None:
+    """Flip a bit. at: a byte of the batch, counted from its end when negative."""
+    with batch.path.open("r+b") as file:
+        file.seek(batch.at + at % batch.size)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ (1 << bit)]))
+
+
+def flip_within(batch: Batch, text: bytes) -> None:
+    """Flip a bit of this text, which is in the batch."""
+    raw = batch.path.read_bytes()[batch.at : batch.at + batch.size]
+    flip(batch, at=raw.index(text))
+
+
+def cut(batch: Batch) -> None:
+    """The file ends before this batch."""
+    with batch.path.open("r+b") as file:
+        file.truncate(batch.at)

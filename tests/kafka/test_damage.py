@@ -1,0 +1,147 @@
+"""Damage to the files of a real Kafka: nothing altered is read as good, and all else is read."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from broker.errors import LogDamaged
+from broker.kafka.admin import ensure_topics
+from broker.kafka.embedded import EmbeddedKafka
+from broker.kafka.log import KafkaLog
+from broker.kafka.requests import EARLIEST, LATEST
+from broker.kafka.topics import Topic, by_name, topics
+from broker.settings import KafkaSettings
+from tests.damage import Batch, cut, flip, holding, partition_folder
+
+PARTITION = 1
+SIZE = 3_000  # of a record: Kafka's index has an entry every four KiB
+
+
+@pytest.fixture
+async def kafka(tmp_path: Path):
+    """One of the test's own, which it may stop, damage and start again."""
+    kafka = EmbeddedKafka(tmp_path / "data", heap_mib=256, progress=False)
+    await kafka.start()
+    yield kafka
+    await kafka.stop()
+
+
+@pytest.fixture
+def settings(kafka: EmbeddedKafka) -> KafkaSettings:
+    return KafkaSettings(bootstrap=kafka.bootstrap, partitions=2, replication=1, min_insync=1, flush_each_batch=True)
+
+
+async def written(log: KafkaLog, topic: Topic, count: int, *, size: int = 0) -> None:
+    """So many batches of two records each, in one partition."""
+    for number in range(0, 2 * count, 2):
+        rows = [(b"key", value(topic, at, size)) for at in (number, number + 1)]
+        await asyncio.gather(*log._producer.send_all(topic.name, partition_of(topic), rows))
+
+
+def value(topic: Topic, offset: int, size: int = 0) -> bytes:
+    return b"%s at %d" % (topic.name.encode(), offset) + b"." * size
+
+
+def partition_of(topic: Topic) -> int:
+    return min(PARTITION, topic.partitions - 1)
+
+
+async def read_all(log: KafkaLog, topic: Topic) -> tuple[dict[int, bytes | None], list[tuple[int, int]]]:
+    """The values by offset, and the ranges that can't be read, a few records a read."""
+    partition = partition_of(topic)
+    at = (await log.requests.offsets(topic.name, {partition: EARLIEST}))[partition]
+    end = (await log.requests.offsets(topic.name, {partition: LATEST}))[partition]
+    values, damaged = dict[int, bytes | None](), list[tuple[int, int]]()
+    while at < end:
+        try:
+            stretch = await log.requests.read(topic.name, partition, at, bytes_max=200)
+        except LogDamaged as error:
+            damaged.append((error.first, error.last))
+            at = error.last + 1
+        else:
+            values |= {record.offset: record.value for record in stretch.records}
+            at = stretch.next_offset
+    return values, damaged
+
+
+async def test_what_was_damaged_while_kafka_was_down_is_never_read_as_good_and_all_else_is(kafka, settings):
+    table = topics(settings)
+    sizes = {table.outstanding.name: 0}  # an index entry after the cut would make Kafka begin at offset 0
+    await ensure_topics(settings, table)
+    log = KafkaLog(settings)
+    await log.start()
+    for topic in table.all():
+        await written(log, topic, 20, size=sizes.get(topic.name, SIZE))
+    await log.stop()
+    await kafka._running.stop()
+
+    def batch(topic: Topic, offset: int) -> Batch:
+        return holding(partition_folder(kafka.data_dir, topic.name, partition_of(topic)), offset)
+
+    flip(batch(table.control, 10))
+    flip(batch(table.messages, 0))
+    flip(batch(table.messages, 10))
+    flip(batch(table.messages, 12))
+    flip(batch(table.messages, 39))
+    flip(batch(table.changes, 10), at=7, bit=1)  # its base offset, 8 for 10
+    flip(batch(table.claims, 10), at=7, bit=6)  # 74 for 10
+    flip(batch(table.deliveries, 10), at=11, bit=2)  # its length
+    cut(batch(table.outstanding, 38))
+    await kafka.restart()
+
+    log = KafkaLog(settings)
+    await log.start()
+    try:
+        lost = {
+            "control": [(10, 11)],
+            "messages": [(0, 1), (10, 13), (38, 39)],
+            "changes": [(10, 11)],
+            "claims": [(10, 11)],
+            "outstanding": [],  # 38 and 39 are no longer known to have been
+        }
+        for name, topic in by_name(table).items():
+            values, damaged = await read_all(log, topic)
+            assert all(
+                found == value(topic, offset, sizes.get(topic.name, SIZE)) for offset, found in values.items()
+            ), name
+            gone = {offset for first, last in damaged for offset in range(first, last + 1)}
+            assert gone.isdisjoint(values), name
+            assert gone | values.keys() == set(range(38 if name == "outstanding" else 40)), name
+            if name == "deliveries":  # where a length is altered Kafka finds its way again at an index entry
+                assert 10 in gone
+                assert gone < {8, 9, 10, 11, 12, 13}
+            else:
+                assert damaged == lost[name], name
+    finally:
+        await log.stop()
+
+
+async def test_a_segment_that_is_missing_is_damage_and_not_passed_in_silence(kafka, settings):
+    topic = replace(topics(settings).messages, config={"segment.bytes": str(1 << 20)})
+    await ensure_topics(settings, replace(topics(settings), messages=topic))
+    log = KafkaLog(settings)
+    await log.start()
+    await written(log, topic, 20, size=100_000)
+    await log.stop()
+    await kafka._running.stop()
+    folder = partition_folder(kafka.data_dir, topic.name, PARTITION)
+    segments = sorted(folder.glob("*.log"))
+    first, after = (int(segment.stem) for segment in segments[1:3])
+    for path in folder.glob(f"{segments[1].stem}.*"):
+        path.unlink()
+    await kafka.restart()
+
+    log = KafkaLog(settings)
+    await log.start()
+    try:
+        values, damaged = await read_all(log, topic)
+        assert damaged == [(first, after - 1)]
+        assert values == {
+            offset: value(topic, offset, 100_000) for offset in range(40) if offset not in range(first, after)
+        }
+    finally:
+        await log.stop()
