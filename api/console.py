@@ -32,7 +32,6 @@ _POLICY: Final = (
 )
 _HEADERS: Final[Mapping[str, str]] = {
     "content-security-policy": _POLICY,
-    "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",

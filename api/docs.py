@@ -29,7 +29,6 @@ _POLICY: Final = (
 )
 _HEADERS: Final = {
     "content-security-policy": _POLICY,
-    "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
 _PAGE: Final = """<!doctype html>

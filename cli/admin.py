@@ -24,6 +24,7 @@ from starlette.routing import Route
 from api.problems import MEDIA_TYPE, Problem, framework_problem, problem
 from broker.errors import BrokerError, Unavailable
 from broker.ports import DirectoryView
+from cli.hosts import Hosts
 from cli.metrics import new_registry
 from cli.server import Server
 from cli.sockets import address, bind
@@ -113,10 +114,10 @@ def process_app(health: Health) -> Starlette:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Starlette, host: str, port: int) -> AsyncIterator[str]:
-    """Serve it meanwhile; its URL (ConfigurationError when the address can't be had)."""
+async def serving(app: Starlette, host: str, port: int, hosts: Hosts) -> AsyncIterator[str]:
+    """Serve it meanwhile; its URL (ConfigurationError when the address can't be had). hosts: see Server."""
     with bind(host, port) as listening:
-        server = Server(app)
+        server = Server(app, hosts=hosts)
         task = asyncio.create_task(server.serve(sockets=[listening]))
         try:
             yield address(listening, host)

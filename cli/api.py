@@ -48,7 +48,7 @@ async def _serve(process: Process, options: Options) -> None:
     async with contextlib.AsyncExitStack() as stack:
         descriptor = os.environ.get("EVERPUT_LISTEN_FD")
         listening = bind(options.host, options.port) if descriptor is None else inherited(int(descriptor))
-        doors = Doors(listening, connections_max=options.connections_max)
+        doors = Doors(listening, connections_max=options.connections_max, hosts=options.hosts())
         stack.push_async_callback(doors.close)
         await process.kafka()
         doors.kafka_is_there()
@@ -76,7 +76,7 @@ async def _serve(process: Process, options: Options) -> None:
         deliveries = KafkaDeliveries(settings.kafka, log.requests, log.turns)
         tunnels = Tunnels()
         tunnel_url = await stack.enter_async_context(
-            admin.serving(tunnels.app, options.tunnel_host, options.tunnel_port)
+            admin.serving(tunnels.app, options.tunnel_host, options.tunnel_port, options.hosts())
         )
         tunnels.address = tunnel_url.replace("http:", f"{TUNNEL}:", 1)
         app = make_app(

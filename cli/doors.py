@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from api.problems import MEDIA_TYPE, problem
 from broker.errors import LogUnavailable, Unavailable, ViewBehind
+from cli.hosts import Hosts
 from cli.server import Server
 
 KAFKA_S: Final = 2.0
@@ -25,14 +26,16 @@ App = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
 
 
 class Doors:
-    """connections_max: see Server. Construct it in the running loop; close() ends it."""
+    """connections_max, hosts: see Server. Construct it in the running loop; close() ends it."""
 
-    def __init__(self, listening: socket.socket, *, connections_max: int) -> None:
+    def __init__(self, listening: socket.socket, *, connections_max: int, hosts: Hosts) -> None:
         self._listening = listening
         self._app: App | None = None
         self._why: Unavailable = LogUnavailable("Kafka can't be reached; nothing was stored")
         self._accepts = asyncio.Event()
-        self._server = Server(self, accepts=self._accepts.set, connections_max=connections_max, websockets=True)
+        self._server = Server(
+            self, accepts=self._accepts.set, connections_max=connections_max, websockets=True, hosts=hosts
+        )
         self._serving: asyncio.Task[None] | None = None
         self._later = asyncio.get_running_loop().call_later(KAFKA_S, self._begin)
 

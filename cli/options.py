@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
@@ -21,6 +22,7 @@ from broker.errors import ConfigurationError
 from broker.kafka.client import client_options
 from broker.settings import KafkaSettings, Network, Settings
 from cli import logs
+from cli.hosts import Hosts
 
 PARTITIONS_EMBEDDED: Final = 16
 PARTITIONS_CLUSTER: Final = 64
@@ -51,6 +53,15 @@ class _Network(click.ParamType):
             return ip_network(value, strict=False)
         except ValueError:
             self.fail(f"{value!r} is not a network such as 10.0.0.0/8 or fd00::/8", param, ctx)
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        return [part for part in re.split(r"[\s,]+", rv) if part]
+
+
+class _Host(click.ParamType):
+    """A host name; in the environment several, with spaces or commas between them."""
+
+    name = "host"
 
     def split_envvar_value(self, rv: str) -> Sequence[str]:
         return [part for part in re.split(r"[\s,]+", rv) if part]
@@ -90,6 +101,7 @@ class Options:
     kafka: str | None
     allow_network: tuple[Network, ...]
     public_url: str | None
+    allowed_host: tuple[str, ...]
     registration: bool
     requests_per_s: float | None
     bytes_per_s: int | None
@@ -132,6 +144,12 @@ class Options:
             retain_messages_s=None if self.retain_messages is None else age_s(self.retain_messages),
             body_bytes_max=self.body_bytes_max,
         )
+
+    def hosts(self) -> Hosts:
+        """Return the names that the servers of a process answer to."""
+        public = None if self.public_url is None else urlsplit(self.public_url).hostname
+        own = (self.host, self.admin_host, self.tunnel_host, public)
+        return Hosts([*self.allowed_host, *(name for name in own if name is not None)])
 
     def _limit(self, said: N | None, default: N) -> N | None:
         """As settings have it, None for no limit."""
@@ -234,6 +252,13 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
         "help": "Listeners may be in this network although it is not public. May be repeated.",
     },
     "public_url": {"metavar": "URL", "help": "What the links in answers start with, when behind a proxy."},
+    "allowed_host": {
+        "type": _Host(),
+        "multiple": True,
+        "metavar": "NAME",
+        "help": "A host name that requests may be sent to, besides that of --public-url, IP addresses and names "
+        "without a dot; * for any. May be repeated.",
+    },
     "registration": {
         "is_flag": True,
         "default": True,

@@ -103,7 +103,8 @@ async def _run(
     settings: Settings, options: Options, link: Link | None, work: Callable[[Process], Awaitable[None]]
 ) -> None:
     health = Health()
-    async with serving(process_app(health), options.admin_host, options.admin_port) as url:
+    app = process_app(health)
+    async with serving(app, options.admin_host, options.admin_port, options.hosts()) as url:
         if link is not None:
             link.admin(url)
         else:

@@ -93,7 +93,8 @@ class Supervisor:
             self._make_children(environment, bootstrap, listening.fileno())
             admin = await stack.enter_async_context(contextlib.AsyncExitStack())
             app = all_app(self._all())
-            url = await admin.enter_async_context(serving(app, self._options.admin_host, self._options.admin_port))
+            options = self._options
+            url = await admin.enter_async_context(serving(app, options.admin_host, options.admin_port, options.hosts()))
             _log.info("admin.listening", url=url)
             tasks = [asyncio.create_task(child.keep()) for child in self._all()]
             if self._options.kafka is None:

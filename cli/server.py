@@ -16,6 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.problems import MEDIA_TYPE, framework_problem
+from cli.hosts import ANY, Hosts
 from cli.sockets import BACKLOG
 
 KEEP_ALIVE_S: Final = 75  # longer than the 60 s after which common proxies drop their side
@@ -28,12 +29,22 @@ WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # what a client says: a tunnel's are
 _READ_BYTES_MIN: Final = 64 << 10  # of what waits for a client, in request_s
 _LOOK_TICKS: Final = 20  # of 100 ms
 
-# At WARNING it tells of each client that speaks no HTTP, and anybody may send those by the thousand.
-logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+# uvicorn's lines about clients: a client that does not speak its protocol, or does not read its answer, or was refused.
+# Anybody may cause them by the thousand; what matters of them has a line of our own.
+_CLIENTS_FAULTS: Final = (
+    "ASGI callable returned without completing",  # the answer was cut off (stream.cut), the WebSocket refused
+    "opening handshake failed",
+    "parser failed",
+    "Invalid UTF-8 sequence",
+)
+_uvicorn = logging.getLogger("uvicorn.error")
+_uvicorn.setLevel(logging.ERROR)
+_uvicorn.addFilter(lambda record: not record.getMessage().startswith(_CLIENTS_FAULTS))
 
 
 class _Config(uvicorn.Config):
     connections_max: int | None = None
+    hosts: Hosts = Hosts([ANY])
 
 
 class Server(uvicorn.Server):
@@ -41,6 +52,7 @@ class Server(uvicorn.Server):
 
     request_s: how long a client may take to send a request, to begin its first one, or to read what it is sent.
     connections_max: clients connected at once; None for no limit. websockets: whether the app takes some.
+    hosts: names that it answers to; another name in the header Host is answered 421.
     """
 
     config: _Config
@@ -53,6 +65,7 @@ class Server(uvicorn.Server):
         request_s: float = REQUEST_S,
         connections_max: int | None = None,
         websockets: bool = False,
+        hosts: Hosts | None = None,
     ) -> None:
         super().__init__(
             _Config(
@@ -65,6 +78,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                headers=[("x-content-type-options", "nosniff")],
                 proxy_headers=False,
                 backlog=BACKLOG,
                 timeout_keep_alive=KEEP_ALIVE_S,
@@ -72,6 +86,8 @@ class Server(uvicorn.Server):
             )
         )
         self.config.connections_max = connections_max
+        if hosts is not None:
+            self.config.hosts = hosts
         self._accepts = accepts
         self._request_s = request_s
 
@@ -148,7 +164,31 @@ class _Connection(HttpToolsProtocol):
             if size > HEAD_BYTES_MAX:
                 self._refuse_head()
                 return
-        super().on_headers_complete()
+        if not self.transport.is_closing() and self._is_well_formed():
+            super().on_headers_complete()
+
+    def _is_well_formed(self) -> bool:
+        """Check the headers that tell whom the request is for and where it ends; answer and close if they do not.
+
+        RFC 9112, 3.2 (Host) and 6.1 (Transfer-Encoding, of which httptools takes any that ends in chunked).
+        """
+        host = coding = None
+        hosts = 0
+        for name, value in self.headers:
+            if name == b"host":
+                host = value
+                hosts += 1
+            elif name == b"transfer-encoding":
+                coding = value if coding is None else b""
+        if coding is not None and coding.lower() != b"chunked":
+            self._refuse(501, "The only transfer coding that is understood is chunked.")
+        elif hosts > 1 or (host is None and self.parser.get_http_version() != "1.0"):
+            self._refuse(400, "A request has the header Host, once.")
+        elif host is not None and host not in self.config.hosts:
+            self._refuse(421, "This server does not answer to that host name; --public-url or --allowed-host adds one.")
+        else:
+            return True
+        return False
 
     def on_chunk_header(self) -> None:
         self._framing_bytes -= _CHUNK_BYTES
@@ -201,6 +241,7 @@ class _Connection(HttpToolsProtocol):
         """Answer without the app, and close. header: one more, with its line's end."""
         told = framework_problem(status, detail)
         lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode()), b"content-type: " + MEDIA_TYPE]
+        lines.append(b"x-content-type-options: nosniff")
         lines += [b"content-length: %d" % len(told.body), header + b"connection: close", b"", told.body]
         self.transport.write(b"\r\n".join(lines))
         self.transport.close()

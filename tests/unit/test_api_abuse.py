@@ -86,7 +86,7 @@ async def test_no_second_request_is_smuggled_in_behind_a_first(lines):
     head = b"GET /v1/queues HTTP/1.1\r\nhost: x\r\nx-api-key: " + api.key.encode() + b"\r\n" + lines + b"\r\n\r\n"
     async with serving(api, request_s=0.5) as port:
         said = await exchange(port, head + b"0\r\n\r\n" + SMUGGLED.replace(b"KEY", api.key.encode()))
-    assert statuses(said)[0] in (200, 400, 408)
+    assert statuses(said)[0] in (200, 400, 408, 501)
     assert len(statuses(said)) == 1 or statuses(said)[1] in (400, 408)
     assert list(api.log.control.state.queues) == []
 
@@ -168,12 +168,12 @@ async def test_no_header_of_a_request_comes_back_as_a_header_or_changes_where_it
 @pytest.mark.parametrize(
     "host", [b'"><script>', b"x y", b"\xff\xfe", b"a:b:c", b"[::1", b"x" * 5000, b"", b"evil.example\\@x"]
 )
-async def test_whatever_the_host_header_holds_the_answer_is_json(host):
+async def test_a_host_header_that_names_no_host_is_a_problem(host):
     api = await make_api()
     head = b"GET /v1/queues HTTP/1.1\r\nhost: " + host + b"\r\nx-api-key: " + api.key.encode()
     async with serving(api) as port:
         said = await exchange(port, head + b"\r\nconnection: close\r\n\r\n")
-    assert statuses(said)[0] in (200, 400)
+    assert statuses(said)[0] in (400, 421)
     orjson.loads(said.partition(b"\r\n\r\n")[2])
 
 

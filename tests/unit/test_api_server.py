@@ -10,10 +10,14 @@ import orjson
 import pytest
 from api_client import make_api
 
+from api.streams import Stream, answer_stream
+from api.tunnel import Tunnels
+from cli.hosts import Hosts
 from cli.server import FRAMING_BYTES_MAX, HEAD_BYTES_MAX, Server
 
 UNFINISHED = (
-    b"PUT /v1/queues HTTP/1.1\r\nx-api-key: KEY\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"
+    b"PUT /v1/queues HTTP/1.1\r\nhost: x\r\nx-api-key: KEY\r\n"
+    b"content-type: application/json\r\ncontent-length: 9\r\n\r\n{"
 )
 
 
@@ -278,3 +282,117 @@ async def test_an_error_quotes_little_of_a_query():
     answer = await api.get("/v1/queues?" + "x" * 30_000 + "=1")
     assert answer.status_code == 422
     assert len(answer.content) < 2000
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        (b"127.0.0.1:8080", 401),
+        (b"[::1]:8080", 401),
+        (b"93.184.216.34", 401),
+        (b"localhost", 401),
+        (b"api:8080", 401),
+        (b"Broker.Example", 401),
+        (b"broker.example.:443", 401),
+        (b"evil.example", 421),
+        (b"evil.example:8080", 421),
+        (b"localhost.evil.example", 421),
+        (b"127.0.0.1.evil.example", 421),
+        (b"broker.example.evil.example", 421),
+        (b"[::1].evil.example", 421),
+        (b"user@broker.example", 421),
+        (b"broker.example, evil.example", 421),
+        (b"", 421),
+        (b"\xff", 421),
+        (b"x" * 5000, 421),
+    ],
+)
+async def test_a_request_to_a_name_that_is_not_the_servers_is_refused(host, status):
+    async with serving(hosts=Hosts(["broker.example"])) as port:
+        head = b"GET /v1/queues HTTP/1.1\r\nhost: " + host + b"\r\nconnection: close\r\n\r\n"
+        assert (await said(port, head))[0] == status
+
+
+async def test_a_star_accepts_every_name():
+    async with serving(hosts=Hosts(["*"])) as port:
+        head = b"GET /v1/queues HTTP/1.1\r\nhost: any.example\r\nconnection: close\r\n\r\n"
+        assert (await said(port, head))[0] == 401
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        (b"", 400),
+        (b"host: x\r\nhost: x\r\n", 400),
+        (b"host: x\r\nhost: y\r\n", 400),
+        (b"host: x\r\ntransfer-encoding: gzip, chunked\r\n", 501),
+        (b"host: x\r\ntransfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n", 501),
+        (b"host: x\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n", 501),
+    ],
+)
+async def test_a_request_without_one_host_or_with_another_coding_than_chunked_is_refused(lines, status):
+    api = await make_api()
+    async with serving(api) as port:
+        more = b"x-api-key: " + api.key.encode() + b"\r\ncontent-type: application/json\r\n"
+        refused = b"GET /v1/queues HTTP/1.1\r\n" + lines + more + b"\r\n"
+        second = b"PUT /v1/queues HTTP/1.1\r\nhost: x\r\n" + more + b'content-length: 17\r\n\r\n{"name":"orders"}'
+        answered, _ = await said(port, refused + (b"0\r\n\r\n" if b"transfer" in lines else b"") + second)
+        assert answered in (status, 400)
+    assert list(api.log.control.state.queues) == [], "nothing that follows a refused request is done"
+
+
+async def test_http_1_0_needs_no_host():
+    async with serving() as port:
+        assert (await said(port, b"GET /v1/queues HTTP/1.0\r\n\r\n"))[0] == 401
+
+
+@pytest.mark.parametrize("path", [b"/v1/queues", b"/nowhere", b"/console", b"/docs", b"/v1/openapi.json"])
+async def test_no_answer_may_be_taken_for_another_type(path):
+    async with serving() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET " + path + b" HTTP/1.1\r\nhost: x\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.count(b"x-content-type-options: nosniff\r\n") == 1
+        writer.close()
+
+
+async def test_a_refused_websocket_is_no_error_of_ours(caplog):
+    api = await make_api(tunnels=Tunnels("tunnel://127.0.0.1:7"))
+    async with serving(api, websockets=True) as port:
+        for line in (b"", b"x-api-key: nonsense\r\n", b"sec-websocket-version: 99\r\n"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(
+                b"GET /v1/queues/x/listen?name=n HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+                b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n" + line + b"\r\n"
+            )
+            assert int((await reader.readline()).split()[1]) in (400, 401)
+            await reader.read()
+            writer.close()
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_stream_that_its_client_does_not_read_is_one_line(caplog, monkeypatch):
+    monkeypatch.setattr("api.streams._TAKE_S_MAX", 0.2)
+
+    async def endless():
+        while True:
+            yield bytes(1 << 20)
+
+    async def close() -> None: ...
+
+    api = await make_api()
+
+    async def app(scope, receive, send):
+        await answer_stream(scope, receive, send, Stream(b"text/plain", endless(), close), b"r1", [])
+
+    api.app = app
+    async with serving(api) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 16)
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await reader.read(1)
+        async with asyncio.timeout(20):
+            while not caplog.records:
+                await asyncio.sleep(0.01)
+        writer.close()
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["stream.cut"]
+    assert caplog.records[0].exc_info is None

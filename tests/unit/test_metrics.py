@@ -22,6 +22,7 @@ from broker.delivery.outstanding import Outstanding
 from broker.errors import LogUnavailable
 from cli.admin import Health, process_app, serving
 from cli.admin_all import all_app
+from cli.hosts import Hosts
 from cli.metrics import LISTENERS_SHOWN, show_worker
 
 PUT_MS = 1_700_000_000_000
@@ -87,7 +88,7 @@ async def test_a_scrape_tells_attempts_and_the_time_from_put_to_delivery():
             (DeliveryAttempted(at_ms=PUT_MS + 4000, number=3, outcome="delivered", status=200, **common), PUT_MS),
         ],
     )
-    async with serving(process_app(health), "127.0.0.1", 0) as url:
+    async with serving(process_app(health), "127.0.0.1", 0, Hosts([])) as url:
         found = await scrape(url)
     attempts = {key[1:]: value for key, value in found.items() if key[0] == "everput_attempts_total"}
     assert attempts == {
@@ -108,7 +109,7 @@ async def test_however_many_listeners_lag_only_the_worst_are_named():
     worker.now.lags = [Lag(f"l{number}", "q", number, now_ms - 60_000) for number in range(1, 1001)]
     worker.now.lags.append(Lag("old", "q", 1, now_ms - 3_600_000))
     worker.now.lags.append(Lag("unknown", "q", 5000, None))
-    async with serving(process_app(health), "127.0.0.1", 0) as url:
+    async with serving(process_app(health), "127.0.0.1", 0, Hosts([])) as url:
         found = await scrape(url)
     named = {
         dict(key[1:])["listener"]: value for key, value in found.items() if key[0].endswith("listener_lag_messages")
@@ -137,7 +138,7 @@ async def test_whoever_asks_how_thousands_of_listeners_are_stops_nobody():
 
 async def test_a_process_is_ready_once_it_said_so_and_while_its_projections_catch_up():
     health, control = Health(), MemoryControl()
-    async with serving(process_app(health), "127.0.0.1", 0) as url:
+    async with serving(process_app(health), "127.0.0.1", 0, Hosts([])) as url:
         assert (await status(url))[0] == 503
         health.view = control
         assert "starting" in (await status(url))[1]
@@ -161,16 +162,16 @@ async def test_the_processes_together_are_told_apart_by_a_label_and_ready_when_a
     for health in (first, second):
         health.view, health.ready = MemoryControl(), True
     async with (
-        serving(process_app(first), "127.0.0.1", 0) as here,
-        serving(process_app(second), "127.0.0.1", 0) as there,
+        serving(process_app(first), "127.0.0.1", 0, Hosts([])) as here,
+        serving(process_app(second), "127.0.0.1", 0, Hosts([])) as there,
     ):
         children = [SimpleNamespace(name="worker-1", admin_url=here), SimpleNamespace(name="worker-2", admin_url=there)]
         gone = SimpleNamespace(name="worker-3", admin_url=None)
-        async with serving(all_app(children), "127.0.0.1", 0) as url:
+        async with serving(all_app(children), "127.0.0.1", 0, Hosts([])) as url:
             assert (await status(url))[0] == 200
             second.ready = False
             assert "not ready: worker-2" in (await status(url))[1]
-        async with serving(all_app([*children, gone]), "127.0.0.1", 0) as url:
+        async with serving(all_app([*children, gone]), "127.0.0.1", 0, Hosts([])) as url:
             found = await scrape(url)
             assert "worker-3" in (await status(url))[1]
     assert [found["everput_rebalances_total", ("process", f"worker-{number}")] for number in (1, 2)] == [1, 2]
@@ -179,7 +180,10 @@ async def test_the_processes_together_are_told_apart_by_a_label_and_ready_when_a
 
 @pytest.mark.parametrize(("method", "path", "code"), [("GET", "/v1/queues", 404), ("POST", "/metrics", 405)])
 async def test_nothing_else_is_there(method: str, path: str, code: int):
-    async with serving(process_app(Health()), "127.0.0.1", 0) as url, httpx.AsyncClient(trust_env=False) as client:
+    async with (
+        serving(process_app(Health()), "127.0.0.1", 0, Hosts([])) as url,
+        httpx.AsyncClient(trust_env=False) as client,
+    ):
         answer = await client.request(method, url + path)
     assert (answer.status_code, answer.headers["content-type"]) == (code, "application/problem+json")
 
@@ -188,9 +192,9 @@ async def test_a_histogram_of_the_worker_is_the_same_under_its_process():
     worker, health = SomeWorker(), Health()
     worker.meters.checkpoints.add(12)
     health.look = show_worker(health.registry, worker)
-    async with serving(process_app(health), "127.0.0.1", 0) as own:
+    async with serving(process_app(health), "127.0.0.1", 0, Hosts([])) as own:
         child = SimpleNamespace(name="worker-1", admin_url=own)
-        async with serving(all_app([child]), "127.0.0.1", 0) as url:
+        async with serving(all_app([child]), "127.0.0.1", 0, Hosts([])) as url:
             alone, together = await scrape(own), await scrape(url)
     mine = {key: value for key, value in alone.items() if key[0].startswith("everput_checkpoint_")}
     assert mine

@@ -20,6 +20,7 @@ from broker.errors import ConfigurationError
 from broker.ports import ListenerCondition
 from cli import status as status_module
 from cli.admin import Health, process_app, serving
+from cli.hosts import Hosts
 from cli.standing import Limits, listeners, processes
 from cli.status import _Status
 from everput import AsyncClient
@@ -93,7 +94,7 @@ async def test_a_queue_that_is_not_there_is_an_error(asked):
 
 async def test_a_process_that_is_not_ready_or_not_there_is_wrong():
     health = Health()
-    async with serving(process_app(health), "127.0.0.1", 0) as url:
+    async with serving(process_app(health), "127.0.0.1", 0, Hosts([])) as url:
         (row,) = await processes([url])
         assert row.wrong == "this process is starting"
         health.view, health.ready = MemoryControl(), True
