@@ -11,8 +11,8 @@ from api.auth import Keys, Sessions
 from api.calls import Call
 from api.limits import EVERYBODY, Limit
 from api.pages import moment
-from api.problems import Forbidden, NoSession
-from api.shapes import AccountBody, NameBody, PasswordBody
+from api.problems import BadParameter, Forbidden, NoSession
+from api.shapes import AccountBody, DeletionBody, NameBody, PasswordBody
 from broker.accounts import SESSION_S, AccountCommands, check_email
 from broker.core.accounts import Account, Session
 from broker.core.directory import Organization
@@ -87,7 +87,7 @@ class Accounts:
     async def change_password(self, call: Call) -> Any:
         session = await self._sessions.find(call.scope, call.headers)
         body = await call.json(PasswordBody, small=True)
-        account = self._view.state.accounts.by_id[session.account_id]
+        account = self._account(session)
         self._guess(call, account.email)
         if not await self._commands.change_password(
             session, body.password, body.new_password, request_id=call.request_text
@@ -95,16 +95,43 @@ class Accounts:
             raise NoSession("This session is unknown or has ended.")
         return {"account": _account_fields(account)}
 
+    async def delete(self, call: Call) -> Any:
+        """The answer names the organizations that nobody can sign in to any more."""
+        session = await self._sessions.find(call.scope, call.headers)
+        body = await call.json(DeletionBody, small=True)
+        account = self._account(session)
+        self._guess(call, account.email)
+        left = await self._commands.delete_own(
+            session, body.password, even_if_last=body.even_if_last, request_id=call.request_text
+        )
+        self._set_cookie(call, "", 0)
+        return {"account": _account_fields(account), "without_members": [_organization_fields(one) for one in left]}
+
     async def session(self, call: Call) -> Any:
         session = await self._sessions.find(call.scope, call.headers)
-        account = self._view.state.accounts.by_id[session.account_id]
-        return {"session": _session_fields(session), "account": _account_fields(account)}
+        return {"session": _session_fields(session), "account": _account_fields(self._account(session))}
 
     async def end_session(self, call: Call) -> Any:
+        """which: `this` session, the account's `others`, or `all`."""
         session = await self._sessions.find(call.scope, call.headers)
-        await self._commands.end_session(session, request_id=call.request_text)
-        self._set_cookie(call, "", 0)
+        which = call.query().get("which", "this")
+        if which not in ("this", "others", "all"):
+            raise BadParameter("which must be this, others or all", parameter="which")
+        if which == "this":
+            await self._commands.end_session(session, request_id=call.request_text)
+        else:
+            kept = session.id if which == "others" else ""
+            await self._commands.end_sessions(session.account_id, but=kept, request_id=call.request_text)
+        if which != "others":
+            self._set_cookie(call, "", 0)
         return {"session": _session_fields(session)}
+
+    def _account(self, session: Session) -> Account:
+        """The session's account (NoSession: it was deleted meanwhile)."""
+        account = self._view.state.accounts.by_id.get(session.account_id)
+        if account is None:
+            raise NoSession("This session is unknown or has ended.")
+        return account
 
     async def create_organization(self, call: Call) -> Any:
         session = await self._sessions.find(call.scope, call.headers)

@@ -25,6 +25,7 @@ from api.docs import Reference, docs_routes
 from api.keys import OrganizationKeys
 from api.listeners import Listeners
 from api.log import EventLog
+from api.members import OrganizationMembers
 from api.messages import BATCH_TIMES_BYTES_MAX, Messages
 from api.past import Views
 from api.problems import MEDIA_TYPE, NoSuchPath, Problem, framework_problem, problem
@@ -81,8 +82,9 @@ def make_app(
     limit = settings.requests_per_s
     keys = Keys(view, log.control) if limit is None else LimitedKeys(view, log.control, requests_per_s=limit)
     sessions = Sessions(view, public_url)
+    account_commands = AccountCommands(log.control, view)
     accounts = Accounts(
-        AccountCommands(log.control, view),
+        account_commands,
         view,
         keys,
         sessions,
@@ -90,6 +92,7 @@ def make_app(
     )
     secrets = Secrets(SecretCommands(log.control, view, sealer), view, sealer, Resolver(settings.allow_networks))
     organization_keys = OrganizationKeys(log.control, view, keys, sessions, views)
+    organization_members = OrganizationMembers(account_commands, view, sessions)
     members = Members(view, sessions, requests_per_s=limit)
     service = Service(keys, members, view, public_url, settings.body_bytes_max, Bodies())
 
@@ -139,6 +142,7 @@ def make_app(
             ),
             at("/v1/accounts", PUT=Method(accounts.register, None)),
             at("/v1/accounts/password", POST=Method(accounts.change_password, None)),
+            at("/v1/accounts/delete", POST=Method(accounts.delete, None)),
             at(
                 "/v1/sessions",
                 GET=Method(accounts.session, None),
@@ -149,6 +153,11 @@ def make_app(
                 "/v1/organizations",
                 GET=Method(accounts.list_organizations, None),
                 PUT=Method(accounts.create_organization, None),
+            ),
+            at("/v1/organizations/{organization_id}/members", GET=Method(organization_members.list, None)),
+            at(
+                "/v1/organizations/{organization_id}/members/{account_id}",
+                DELETE=Method(organization_members.remove, None),
             ),
             at(
                 "/v1/organizations/{organization_id}/keys",

@@ -226,8 +226,8 @@ class Members:
         if requests_per_s is not None:
             self._limit = _requests("member", requests_per_s, refusal="This account makes too many requests.")
 
-    async def find(self, scope: Scope, headers: Headers) -> tuple[str, str]:
-        """The organization that the header names, and the actor.
+    async def find(self, scope: Scope, headers: Headers) -> tuple[Session, str]:
+        """The session, and the organization that the header names.
 
         NoSession, Forbidden, TooManyRequests; NotFound where the account is no member. headers: of the answer.
         """
@@ -235,7 +235,6 @@ class Members:
         if self._limit is not None:
             self._limit.take(headers, session.account_id)
         organization_id = dict(scope["headers"])[ORGANIZATION].decode("latin-1")
-        organization = self._view.state.organizations.get(organization_id)
-        if organization is None or session.account_id not in organization.members:
+        if not self._view.state.is_member(organization_id, session.account_id):
             raise NotFound("no organization has this id")
-        return organization.id, f"account:{session.account_id}"
+        return session, organization_id

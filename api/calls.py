@@ -19,14 +19,26 @@ from starlette.types import Message, Receive, Scope, Send
 from api.auth import ORGANIZATION, Keys, Members, check_scope
 from api.bodies import Bodies
 from api.etags import Item, entity_tag, is_known, versions
-from api.problems import MEDIA_TYPE, BadParameter, Headers, Malformed, MethodNotAllowed, NotJson, TooLarge, problem
+from api.problems import (
+    MEDIA_TYPE,
+    BadParameter,
+    Headers,
+    Malformed,
+    MethodNotAllowed,
+    NoSession,
+    NotJson,
+    TooLarge,
+    Unauthenticated,
+    problem,
+)
 from api.shapes import parse
 from api.streams import Stream, answer_stream
 from broker.commands import Context, now_ms
+from broker.core.accounts import Session
 from broker.core.directory import Key
 from broker.core.keys import PREFIX, SESSION_PREFIX
 from broker.core.names import shortened
-from broker.errors import Unavailable
+from broker.errors import NotFound, Unavailable
 from broker.ports import DirectoryView
 from broker.puts import random_bits
 
@@ -72,17 +84,21 @@ class Call:
         "_service",
         "actor",
         "headers",
+        "key",
         "key_text",
         "organization_id",
         "request_id",
         "scope",
         "sent",
+        "session",
     )
 
     organization_id: str
     actor: str
 
     def __init__(self, scope: Scope, receive: Receive, service: Service) -> None:
+        self.key: Key | None = None
+        self.session: Session | None = None
         self.scope = scope
         self.headers: Headers = []
         self._receive = receive
@@ -101,8 +117,30 @@ class Call:
 
     def by_key(self, key: Key) -> None:
         """It is this key that asks."""
+        self.key = key
         self.organization_id = key.organization_id
         self.actor = f"key:{key.id}"
+
+    def by_member(self, session: Session, organization_id: str) -> None:
+        """It is this session that asks, of a member of the organization."""
+        self.session = session
+        self.organization_id = organization_id
+        self.actor = f"account:{session.account_id}"
+
+    def check_still_in(self) -> None:
+        """Refuse a key that was revoked, and a member who was removed, while the body was on its way.
+
+        A body may take a minute: whoever is let in with its first byte must still be welcome with its last.
+        """
+        state = self._service.view.state
+        if self.key is not None:
+            if self.key.id not in state.keys:
+                raise Unauthenticated("This API key was revoked.")
+        elif self.session is not None:
+            if self.session.id not in state.accounts.sessions:
+                raise NoSession("This session has ended.")
+            if not state.is_member(self.organization_id, self.session.account_id):
+                raise NotFound("no organization has this id")
 
     def context(self) -> Context:
         """Who asks, for a command."""
@@ -158,7 +196,9 @@ class Call:
         """
         self._check_json()
         limit = self._service.body_bytes_max * times_bytes_max
-        return parse(await self.body(min(limit, _SMALL_BYTES_MAX) if small else limit), shape)
+        body = await self.body(min(limit, _SMALL_BYTES_MAX) if small else limit)
+        self.check_still_in()
+        return parse(body, shape)
 
     def _check_json(self) -> None:
         kind = self.sent.get(b"content-type", b"")
@@ -271,7 +311,7 @@ class Resource:
                 raise MethodNotAllowed(f"This resource has no {scope['method']}.", allow=self._allow)  # noqa: TRY301
             if method.scope is not None:
                 if not call.key_text and ORGANIZATION in call.sent:
-                    call.organization_id, call.actor = await self._service.members.find(scope, call.headers)
+                    call.by_member(*await self._service.members.find(scope, call.headers))
                 else:
                     key = await self._service.keys.find(call.key_text, call.headers, call.request_id)
                     check_scope(key, method.scope)

@@ -88,12 +88,13 @@ class OrganizationKeys:
             check_scope(key, "keys")
             if key.organization_id != organization_id:
                 raise NotFound("no organization has this id")
-            return _Administrator(organization_id, f"key:{key.id}", key.scopes)
+            call.by_key(key)
+            return _Administrator(organization_id, call.actor, key.scopes)
         session = await self._sessions.find(call.scope, call.headers)
-        organization = self._view.state.organizations.get(organization_id)
-        if organization is None or session.account_id not in organization.members:
+        if not self._view.state.is_member(organization_id, session.account_id):
             raise NotFound("no organization has this id")
-        return _Administrator(organization_id, f"account:{session.account_id}", SCOPES)
+        call.by_member(session, organization_id)
+        return _Administrator(organization_id, call.actor, SCOPES)
 
     def _find(self, who: _Administrator, call: Call, view: DirectoryView) -> Key:
         key = view.state.keys.get(call.path("key_id"))

@@ -82,6 +82,14 @@ def time_parameter(query: Mapping[str, str], name: str) -> int | None:
         raise BadParameter(f"{name} must be a time such as 2026-01-31T12:00:00Z", parameter=name) from None
 
 
+def flag_parameter(query: Mapping[str, str], name: str) -> bool:
+    """Whether the query says so, `true` or `false`; false when it is not there (BadParameter)."""
+    text = query.get(name, "false")
+    if text not in ("true", "false"):
+        raise BadParameter(f"{name} must be true or false", parameter=name)
+    return text == "true"
+
+
 def moment(at_ms: int) -> str:
     """RFC 3339, UTC, with milliseconds; of a later year the end of 9999."""
     at_ms = min(at_ms, _MOMENT_MS_MAX)

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from broker import errors
-from broker.accounts import WrongPassword
+from broker.accounts import AccountBlocked, WrongPassword
 
 # Our own table: the phrases of Python's http.HTTPStatus change with its version (422 is "Content" from 3.13 on).
 TITLES: Final = {
@@ -127,6 +127,7 @@ _STATUS: Final[dict[type, int]] = {
     Unauthenticated: 401,
     WrongPassword: 401,
     Forbidden: 403,
+    AccountBlocked: 403,
     errors.NotFound: 404,
     MethodNotAllowed: 405,
     TooLarge: 413,

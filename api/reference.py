@@ -19,6 +19,7 @@ _LISTENER: Final = _QUEUE + "/listeners/{listener_id}"
 _MESSAGE: Final = _QUEUE + "/messages/{message_id}"
 _REPLAY: Final = _LISTENER + "/replays/{replay_id}"
 _KEYS: Final = "/v1/organizations/{organization_id}/keys"
+_MEMBERS: Final = "/v1/organizations/{organization_id}/members"
 
 BODY: Final = (400, 413, 415, 422)
 OPEN: Final = "open"
@@ -76,6 +77,16 @@ _AT = Parameter("at", "As it was at this time.", _TIME)
 _TYPE = Parameter("type", "Types of events, with commas between them.", _TEXT)
 _IF_MATCH = Parameter("If-Match", "An `ETag`: change only what it was the tag of.", _TEXT, "header")
 _IF_NONE_MATCH = Parameter("If-None-Match", "An `ETag`: 304 if the answer is still the same.", _TEXT, "header")
+_WHICH = Parameter(
+    "which",
+    "`this` session, the account's `others`, or `all` of them.",
+    {"type": "string", "enum": ["this", "others", "all"], "default": "this"},
+)
+_EVEN_IF_LAST = Parameter(
+    "even_if_last",
+    "Do it although no other member is left who can sign in; else that is 422.",
+    {"type": "boolean", "default": False},
+)
 _ONCE = Parameter(
     "Idempotency-Key",
     "Repeated with the same key within 24 hours, a request stores nothing and gets the first answer again.",
@@ -309,19 +320,34 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         example={"password": "correct horse battery", "new_password": "wrong horse staple"},
         asks=SESSION,
     ),
+    ("POST", "/v1/accounts/delete"): Told(
+        "deleteAccount",
+        "Delete the account; the answer names the organizations that nobody can sign in to any more",
+        answers.DeletedAccountAnswer,
+        shapes.DeletionBody,
+        problems=(429, *BODY),
+        example={"password": "correct horse battery"},
+        asks=SESSION,
+        sets_cookie=True,
+    ),
     ("POST", "/v1/sessions"): Told(
         "startSession",
         "Sign in",
         answers.NewSessionAnswer,
         shapes.AccountBody,
-        problems=(401, 429, *BODY),
+        problems=(401, 403, 429, *BODY),
         example=_ACCOUNT_EXAMPLE,
         asks=OPEN,
         sets_cookie=True,
     ),
     ("GET", "/v1/sessions"): Told("getSession", "Who is signed in", answers.SessionAnswer, asks=SESSION),
     ("DELETE", "/v1/sessions"): Told(
-        "endSession", "Sign out", answers.EndedSessionAnswer, asks=SESSION, sets_cookie=True
+        "endSession",
+        "Sign out, here or elsewhere",
+        answers.EndedSessionAnswer,
+        parameters=(_WHICH,),
+        asks=SESSION,
+        sets_cookie=True,
     ),
     ("PUT", "/v1/organizations"): Told(
         "createOrganization",
@@ -338,6 +364,17 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         "The organizations of the account, or the one of the key",
         answers.OrganizationsAnswer,
         asks=SESSION_OR_KEY,
+    ),
+    ("GET", _MEMBERS): Told(
+        "listMembers", "List an organization's members", answers.MembersAnswer, problems=(404,), asks=SESSION
+    ),
+    ("DELETE", _MEMBERS + "/{account_id}"): Told(
+        "removeMember",
+        "Remove a member, or leave; keys stay, for they are the organization's",
+        answers.MemberAnswer,
+        parameters=(_EVEN_IF_LAST,),
+        problems=(404,),
+        asks=SESSION,
     ),
     ("PUT", _KEYS): Told(
         "createKey",

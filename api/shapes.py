@@ -53,6 +53,13 @@ class PasswordBody(Struct, forbid_unknown_fields=True):
     new_password: str
 
 
+class DeletionBody(Struct, forbid_unknown_fields=True):
+    """POST of an account's deletion. even_if_last: though an organization is left without a member who can sign in."""
+
+    password: str
+    even_if_last: bool = False
+
+
 class KeyBody(Struct, forbid_unknown_fields=True):
     """PUT of a key. scopes: null for the default."""
 

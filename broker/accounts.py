@@ -6,6 +6,9 @@ somebody may try (api/accounts.py), who may ask (api/auth.py)."""
 from __future__ import annotations
 
 import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 from uuid import uuid4
 
@@ -20,7 +23,16 @@ from broker.ports import ControlLog, DirectoryView
 
 SESSION_S: Final = 7 * 86_400
 ORGANIZATIONS_MAX: Final = 20  # of one account
+_ONE_TIME_S: Final = 86_400  # until a one-time password expires
+_ONE_TIME_BYTES: Final = 15
+_BLOCKED: Final = "This account is blocked. Ask the operator of this server."
+_NO_ACCOUNT: Final = "no account has this id"
 _WRONG: Final = "No account has this e-mail address and password."
+
+
+_OfAnAccount = (
+    ev.AccountPasswordReset | ev.AccountSessionsEnded | ev.AccountBlocked | ev.AccountUnblocked | ev.AccountDeleted
+)
 
 
 class EmailTaken(Refused):
@@ -33,6 +45,18 @@ class WrongPassword(BrokerError):
     """There is no account with this e-mail address and password."""
 
     code = "wrong-password"
+
+
+class AccountBlocked(BrokerError):
+    """The account is blocked; the operator of this server can say why, and unblock it."""
+
+    code = "account-blocked"
+
+
+class LastMember(Refused):
+    """Nobody would be left in an organization who can sign in."""
+
+    code = "last-member"
 
 
 class AccountCommands:
@@ -60,17 +84,27 @@ class AccountCommands:
         return self._view.state.accounts.by_id[event.account_id]
 
     async def check_password(self, email: str, password: str) -> Account:
-        """The account (WrongPassword, after the same time whether there is one or not)."""
+        """The account (WrongPassword, after the same time whether there is one or not; AccountBlocked).
+
+        Only whoever knows the password is told that the account is blocked.
+        """
         await self._view.caught_up()
         account = self._view.state.accounts.account(email)
         fits = await self._passwords.fits(password, None if account is None else account.password_hash)
         if account is None or not fits:
             raise WrongPassword(_WRONG)
+        if account.blocked:
+            raise AccountBlocked(_BLOCKED)
+        if not account.may_sign_in(now_ms()):  # a one-time password that was used, or is too old
+            raise WrongPassword(_WRONG)
         return account
 
     async def start_session(self, account: Account, *, request_id: str = "") -> tuple[Session, str]:
-        """A new session and its token, which is shown this once (WrongPassword: it was changed since it was checked;
-        Unavailable: the session has ended already)."""
+        """A new session and its token, which is shown this once.
+
+        WrongPassword, AccountBlocked: that changed since the password was checked. Unavailable: the session has ended
+        already.
+        """
         token = keys.key_text(os.urandom(keys.RANDOM_BYTES), prefix=keys.SESSION_PREFIX)
         context = _nobodys(account.id, request_id)
         event = ev.SessionCreated(
@@ -80,9 +114,12 @@ class AccountCommands:
             token_sha256=keys.key_sha256(token),
             expires_at_ms=context.at_ms + SESSION_S * 1000,
         )
-        await record(self._control, self._view, event)
+        begun = await record(self._control, self._view, event)
         session = self._view.state.accounts.sessions.get(event.session_id)
-        if self._view.state.accounts.by_id[account.id].password_hash != account.password_hash:
+        now = self._view.state.accounts.by_id.get(account.id)
+        if now is not None and now.blocked:
+            raise AccountBlocked(_BLOCKED)
+        if not begun or now is None or now.password_hash != account.password_hash:
             if session is not None:
                 await self.end_session(session, request_id=request_id)
             raise WrongPassword(_WRONG)
@@ -94,15 +131,98 @@ class AccountCommands:
         self, session: Session, password: str, new_password: str, *, request_id: str = ""
     ) -> bool:
         """The account's other sessions end; False when this one has ended meanwhile (Refused: it or the new one)."""
-        account = self._view.state.accounts.by_id[session.account_id]
-        if not await self._passwords.fits(password, account.password_hash):
-            raise Refused("this is not the account's password", pointer="/password")
+        account = self._view.state.accounts.by_id.get(session.account_id)
+        if account is None:
+            return False
+        await self._check_own_password(account, password)
         event = ev.AccountPasswordChanged(
             **by(_nobodys(account.id, request_id)),
             account_id=account.id,
             session_id=session.id,
             password_hash=await self._passwords.hash(new_password, pointer="/new_password"),
         )
+        return await record(self._control, self._view, event)
+
+    async def _check_own_password(self, account: Account, password: str) -> None:
+        if not await self._passwords.fits(password, account.password_hash):
+            raise Refused("this is not the account's password", pointer="/password")
+
+    async def reset_password(self, account_id: str) -> tuple[str, int]:
+        """A one-time password for the account, whose sessions end; and until when it can be used (NotFound)."""
+        password = secrets.token_urlsafe(_ONE_TIME_BYTES)
+        context = _nobodys(account_id, "")
+        event = ev.AccountPasswordReset(
+            **by(context),
+            account_id=account_id,
+            password_hash=await self._passwords.hash(password),
+            expires_at_ms=context.at_ms + _ONE_TIME_S * 1000,
+        )
+        await self._record_of_account(event)
+        return password, event.expires_at_ms
+
+    async def end_sessions(self, account_id: str, *, but: str = "", request_id: str = "") -> None:
+        """End all sessions of the account, but for the one with the id `but` (NotFound)."""
+        context = _nobodys(account_id, request_id)
+        await self._record_of_account(
+            ev.AccountSessionsEnded(**by(context), account_id=account_id, kept_session_id=but)
+        )
+
+    async def block(self, account_id: str) -> bool:
+        """End the account's sessions and let it have no new one; False if it is blocked already (NotFound)."""
+        event = ev.AccountBlocked(**by(_nobodys(account_id, "")), account_id=account_id)
+        return await self._record_of_account(event)
+
+    async def unblock(self, account_id: str) -> bool:
+        """Let the account sign in again; False if it is not blocked (NotFound)."""
+        event = ev.AccountUnblocked(**by(_nobodys(account_id, "")), account_id=account_id)
+        return await self._record_of_account(event)
+
+    async def delete(self, account_id: str, *, even_if_last: bool = False, request_id: str = "") -> list[Organization]:
+        """End the account; return the organizations that have no member any more who can sign in.
+
+        Each organization's own log says first that the account left. Its e-mail address is free afterwards. NotFound,
+        LastMember.
+        """
+        await self._view.caught_up()
+        left = [
+            one for one in self._view.state.organizations_of(account_id) if self._view.state.is_last(one, account_id)
+        ]
+        if left and not even_if_last:
+            raise LastMember(f"{_last(left)}; say that this is meant, with `even_if_last`")
+        context = _nobodys(account_id, request_id)
+        for one in list(self._view.state.organizations_of(account_id)):
+            within = replace(context, organization_id=one.id)
+            await self.leave(within, account_id, even_if_last=even_if_last)
+        event = ev.AccountDeleted(**by(context), account_id=account_id, even_if_last=even_if_last)
+        if not await self._record_of_account(event):
+            raise Unavailable("the account has become the last member of an organization meanwhile")
+        return left
+
+    async def delete_own(
+        self, session: Session, password: str, *, even_if_last: bool = False, request_id: str = ""
+    ) -> list[Organization]:
+        """delete() for the session's own account, which says its password (NotFound, Refused, LastMember)."""
+        account = self._view.state.accounts.by_id.get(session.account_id)
+        if account is None:
+            raise NotFound(_NO_ACCOUNT)
+        await self._check_own_password(account, password)
+        return await self.delete(account.id, even_if_last=even_if_last, request_id=request_id)
+
+    async def leave(self, context: Context, account_id: str, *, even_if_last: bool = False) -> None:
+        """End the account's membership in the context's organization (NotFound, LastMember)."""
+        event = ev.OrganizationLeft(**by(context), account_id=account_id, even_if_last=even_if_last)
+        if await record(self._control, self._view, event):
+            return
+        organization = self._view.state.organizations.get(context.organization_id)
+        if organization is None or account_id not in organization.members:
+            raise NotFound("no member of this organization has this id")
+        raise LastMember(f"{_last([organization])}; say that this is meant, with `even_if_last`")
+
+    async def _record_of_account(self, event: _OfAnAccount) -> bool:
+        """Whether the event counts (NotFound: there is no such account)."""
+        await self._view.caught_up()
+        if event.account_id not in self._view.state.accounts.by_id:
+            raise NotFound(_NO_ACCOUNT)
         return await record(self._control, self._view, event)
 
     async def end_session(self, session: Session, *, request_id: str = "") -> None:
@@ -138,8 +258,13 @@ def check_email(email: str) -> None:
         raise Refused(f"the e-mail address {reason}", pointer="/email")
 
 
+def _last(organizations: Sequence[Organization]) -> str:
+    names = ", ".join(f"{one.name} ({one.id})" for one in organizations)
+    return f"no member who can sign in would be left in {names}"
+
+
 def _actor(account_id: str, request_id: str) -> str:
-    """Where no request asks it is the shell (cli/init.py)."""
+    """Where no request asks it is the shell (cli/init.py, cli/accounts.py)."""
     return f"account:{account_id}" if request_id else "shell"
 
 

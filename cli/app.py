@@ -25,6 +25,8 @@ _COMMANDS: Final = {
     "queues": ("cli.queues", "List, see, make, rename and delete queues."),
     "listeners": ("cli.listeners", "See and change the listeners of a queue."),
     "messages": ("cli.messages", "Put, list, see, change and delete messages."),
+    "accounts": ("cli.accounts", "List, block and delete accounts, reset a password, end sessions."),
+    "organizations": ("cli.organizations", "List organizations, remove a member, revoke a key."),
     "keys": ("cli.keys", "List, make, see and revoke an organization's API keys."),
     "put": ("cli.put", "Put each line of a file on a queue."),
     "listen": ("cli.listen", "Make an address on this machine a listener, while it is connected."),

@@ -5,27 +5,21 @@ Not for: how they are made (cli/first_start.py)."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 from typing import Final
 
 import click
-import uvloop
 
-from broker.accounts import WrongPassword
+from broker.accounts import AccountBlocked, WrongPassword
 from broker.core.directory import Organization
-from broker.errors import ConfigurationError, NotFound, Refused, Unavailable
+from broker.errors import ConfigurationError, NotFound, Refused
 from broker.kafka.admin import ensure_topics
-from broker.kafka.log import KafkaLog
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
-from cli import logs
+from cli.directory import directory, run_quietly
 from cli.first_start import new_key
 from cli.options import Options, shared_options
 from cli.printing import say
-from cli.process import CATCH_UP_S
-from projections.app import Projections
 
 PASSWORD: Final = "EVERPUT_PASSWORD"  # noqa: S105 - the variable's name
 
@@ -49,11 +43,10 @@ def command(options: Options, organization: str | None, name: str | None, email:
     if organization is not None and name is not None:
         raise ConfigurationError("give --organization, the id of one that is there, or --name, but not both")
     owner = None if email is None else (email, _password())
-    logs.set_up("init", "warning" if options.log_level == "info" else options.log_level)
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # as in cli/process.py
+    work = _make(options.kafka_settings(), organization, name, owner)
     try:
-        key, made_for = asyncio.run(_make(options.kafka_settings(), organization, name, owner))
-    except (Unavailable, Refused, NotFound, WrongPassword) as error:
+        key, made_for = run_quietly("init", options, work)
+    except (Refused, NotFound, WrongPassword, AccountBlocked) as error:
         raise ConfigurationError(str(error)) from error
     say(f"organization: {made_for.name} {made_for.id}", err=True)
     say(key)
@@ -67,14 +60,6 @@ def _password() -> str:
 async def _make(
     kafka: KafkaSettings, organization_id: str | None, name: str | None, owner: tuple[str, str] | None
 ) -> tuple[str, Organization]:
-    async with contextlib.AsyncExitStack() as stack:
-        await ensure_topics(kafka, topics(kafka))
-        log = KafkaLog(kafka)
-        await log.start()
-        stack.push_async_callback(log.stop)
-        projections = Projections(kafka, log.control)
-        await projections.start(timeout_s=CATCH_UP_S)
-        stack.push_async_callback(projections.stop)
-        return await new_key(
-            log.control, projections.directory, organization_id=organization_id, name=name, owner=owner
-        )
+    await ensure_topics(kafka, topics(kafka))
+    async with directory(kafka) as opened:
+        return await new_key(*opened, organization_id=organization_id, name=name, owner=owner)

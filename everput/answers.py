@@ -330,6 +330,27 @@ class AccountAnswer(Answer):
     account: AccountFields
 
 
+class DeletedAccountAnswer(Answer):
+    """without_members: the organizations that have no member any more who can sign in."""
+
+    account: AccountFields
+    without_members: list[Named]
+
+
+class MemberFields(AccountFields):
+    """blocked: the operator does not let it sign in."""
+
+    blocked: bool
+
+
+class MemberAnswer(Answer):
+    member: MemberFields
+
+
+class MembersAnswer(Answer):
+    members: list[MemberFields]
+
+
 class SessionFields(Answer):
     id: Id
     expires_at: Time

@@ -255,8 +255,18 @@ def get_session() -> Request[answers.SessionAnswer]:
     return Request(method="GET", path="/v1/sessions", answer=answers.SessionAnswer)
 
 
-def end_session() -> Request[answers.EndedSessionAnswer]:
-    return Request(method="DELETE", path="/v1/sessions", answer=answers.EndedSessionAnswer, repeatable=False)
+def end_session(which: str = "this") -> Request[answers.EndedSessionAnswer]:
+    """which: `this` session, the account's `others`, or `all` of them."""
+    query = {} if which == "this" else {"which": which}
+    path = "/v1/sessions"
+    return Request(method="DELETE", path=path, answer=answers.EndedSessionAnswer, query=query, repeatable=False)
+
+
+def delete_account(password: str, *, even_if_last: bool = False) -> Request[answers.DeletedAccountAnswer]:
+    """Of the session. even_if_last: though an organization is left without a member who can sign in."""
+    body = {"password": password, "even_if_last": even_if_last}
+    path = "/v1/accounts/delete"
+    return Request(method="POST", path=path, answer=answers.DeletedAccountAnswer, body=body, repeatable=False)
 
 
 def create_organization(name: str) -> Request[answers.OrganizationAnswer]:
@@ -268,6 +278,20 @@ def create_organization(name: str) -> Request[answers.OrganizationAnswer]:
 def list_organizations() -> Request[answers.OrganizationsAnswer]:
     """The one that the key belongs to, or those of the session's account."""
     return Request(method="GET", path="/v1/organizations", answer=answers.OrganizationsAnswer)
+
+
+def list_members(organization_id: str) -> Request[answers.MembersAnswer]:
+    """Of a session."""
+    return Request(method="GET", path=_members(organization_id), answer=answers.MembersAnswer)
+
+
+def remove_member(
+    organization_id: str, account_id: str, *, even_if_last: bool = False
+) -> Request[answers.MemberAnswer]:
+    """Of a session, which leaves if the account is its own. even_if_last: though nobody who can sign in is left."""
+    query = {"even_if_last": "true"} if even_if_last else {}
+    path = _members(organization_id, account_id)
+    return Request(method="DELETE", path=path, answer=answers.MemberAnswer, query=query, repeatable=False)
 
 
 def list_keys(organization_id: str) -> Request[answers.KeysAnswer]:
@@ -335,6 +359,10 @@ def _queue(*parts: str) -> str:
 
 def _listener(queue_id: str, *parts: str) -> str:
     return _queue(queue_id, "listeners", *parts)
+
+
+def _members(organization_id: str, *parts: str) -> str:
+    return _path("organizations", organization_id, "members", *parts)
 
 
 def _keys(organization_id: str, *parts: str) -> str:

@@ -21,10 +21,22 @@ _EMAIL = re.compile(r"[!-?A-~]+@[!-?A-~]+\.[!-?A-~]+")  # ASCII: what is equal m
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
+    """An account.
+
+    blocked: it has no session and gets none.
+    one_time_until_ms: the password opens one session, and only before this time; 0 once it has. None: no such limit.
+    """
+
     id: str
     email: str
     password_hash: str
     created_at_ms: int
+    blocked: bool = False
+    one_time_until_ms: int | None = None
+
+    def may_sign_in(self, at_ms: int) -> bool:
+        """Whether the password opens a session at this time."""
+        return not self.blocked and (self.one_time_until_ms is None or at_ms < self.one_time_until_ms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +68,15 @@ class Accounts:
         """Whose address this is; upper and lower case are one."""
         return self._by_email.get(email.lower())
 
-    def apply(self, event: ev.AccountCreated | ev.AccountPasswordChanged | ev.SessionCreated | ev.SessionEnded) -> bool:
+    def sessions_of(self, account_id: str) -> list[Session]:
+        """Oldest first; those whose time is over are among them until the next one begins."""
+        return list(self._sessions_of.get(account_id, {}).values())
+
+    def apply(self, event: ev.AccountEvent | ev.SessionCreated | ev.SessionEnded) -> bool:
         """Fold one event; False when it was passed over (Directory.apply)."""
         match event:
             case ev.AccountCreated():
                 return self._created(event)
-            case ev.AccountPasswordChanged():
-                return self._password_changed(event)
             case ev.SessionCreated():
                 return self._session_created(event)
             case ev.SessionEnded():
@@ -70,6 +84,9 @@ class Accounts:
                 if session is not None:
                     self._end(session)
                 return session is not None
+            case ev.AccountEvent():
+                account = self.by_id.get(event.account_id)
+                return account is not None and self._changed(account, event)
 
     def everything(self) -> Any:
         """For Directory.state_hash()."""
@@ -89,14 +106,32 @@ class Accounts:
         )
         return True
 
-    def _password_changed(self, event: ev.AccountPasswordChanged) -> bool:
-        """Of two changes in different sessions the first in the log ends the session of the second."""
-        others = self._sessions_of.get(event.account_id, {})
-        if event.session_id not in others:
-            return False
-        for other in [other for other in others.values() if other.id != event.session_id]:
-            self._end(other)
-        self._is(replace(self.by_id[event.account_id], password_hash=event.password_hash))
+    def _changed(self, account: Account, event: ev.AccountEvent) -> bool:
+        match event:
+            case ev.AccountPasswordChanged():
+                # Of two changes in different sessions the first in the log ends the session of the second.
+                if event.session_id not in self._sessions_of.get(account.id, {}):
+                    return False
+                self._end_all(account, but=event.session_id)
+                self._is(replace(account, password_hash=event.password_hash, one_time_until_ms=None))
+            case ev.AccountPasswordReset():
+                self._end_all(account)
+                until_ms = event.expires_at_ms
+                self._is(replace(account, password_hash=event.password_hash, one_time_until_ms=until_ms))
+            case ev.AccountSessionsEnded():
+                self._end_all(account, but=event.kept_session_id)
+            case ev.AccountBlocked() | ev.AccountUnblocked():
+                blocked = isinstance(event, ev.AccountBlocked)
+                if account.blocked == blocked:
+                    return False
+                self._end_all(account)
+                self._is(replace(account, blocked=blocked))
+            case ev.AccountDeleted():
+                self._end_all(account)
+                self._sessions_of.pop(account.id, None)
+                del self.by_id[account.id], self._by_email[account.email.lower()]
+            case _:
+                return False
         return True
 
     def _is(self, account: Account) -> None:
@@ -104,8 +139,11 @@ class Accounts:
 
     def _session_created(self, event: ev.SessionCreated) -> bool:
         taken = event.session_id in self.sessions or event.token_sha256 in self.sessions_by_sha256
-        if taken or event.account_id not in self.by_id:
+        account = self.by_id.get(event.account_id)
+        if taken or account is None or not account.may_sign_in(event.at_ms):
             return False
+        if account.one_time_until_ms is not None:
+            self._is(replace(account, one_time_until_ms=0))
         session = Session(
             id=event.session_id,
             account_id=event.account_id,
@@ -119,6 +157,11 @@ class Accounts:
             self._end(next(iter(others.values())))
         self.sessions[session.id] = self.sessions_by_sha256[session.token_sha256] = others[session.id] = session
         return True
+
+    def _end_all(self, account: Account, *, but: str = "") -> None:
+        for session in self.sessions_of(account.id):
+            if session.id != but:
+                self._end(session)
 
     def _end(self, session: Session) -> None:
         del self.sessions[session.id], self.sessions_by_sha256[session.token_sha256]

@@ -44,7 +44,7 @@ class Organization:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """last_used_at_ms: up to an hour behind, None before its first use."""
+    """An API key. last_used_at_ms: up to an hour behind, None before its first use. created_by: an event's actor."""
 
     id: str
     organization_id: str
@@ -54,6 +54,7 @@ class Key:
     scopes: tuple[str, ...]
     created_at_ms: int
     last_used_at_ms: int | None = None
+    created_by: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +161,15 @@ class Directory:
         """Those the account is a member of, in the order in which it joined them."""
         return (self.organizations[each] for each in self._organizations_of.get(account_id, ()))
 
+    def is_member(self, organization_id: str, account_id: str) -> bool:
+        organization = self.organizations.get(organization_id)
+        return organization is not None and account_id in organization.members
+
+    def is_last(self, organization: Organization, account_id: str) -> bool:
+        """Whether no other member is left who is not blocked."""
+        others = (self.accounts.by_id[member] for member in organization.members if member != account_id)
+        return all(other.blocked for other in others)
+
     def keys_of(self, organization_id: str) -> Iterator[Key]:
         """In the order they were created."""
         return iter(self._keys_of.get(organization_id, {}).values())
@@ -170,12 +180,16 @@ class Directory:
         False when the event was passed over in that way.
         """
         match event:
-            case ev.AccountCreated() | ev.AccountPasswordChanged() | ev.SessionCreated() | ev.SessionEnded():
+            case ev.AccountDeleted():
+                return self._account_deleted(event)
+            case ev.AccountEvent() | ev.SessionCreated() | ev.SessionEnded():
                 return self.accounts.apply(event)
             case ev.OrganizationCreated():
                 return self._organization_created(event)
             case ev.OrganizationJoined():
                 return self._organization_joined(event)
+            case ev.OrganizationLeft():
+                return self._organization_left(event)
             case ev.KeyCreated():
                 return self._key_created(event)
             case ev.KeyRevoked():
@@ -230,6 +244,28 @@ class Directory:
         self._organizations_of.setdefault(event.account_id, {})[organization.id] = None
         return True
 
+    def _organization_left(self, event: ev.OrganizationLeft) -> bool:
+        organization = self.organizations.get(event.organization_id)
+        if organization is None or event.account_id not in organization.members:
+            return False
+        if not event.even_if_last and self.is_last(organization, event.account_id):
+            return False
+        self._leave(organization, event.account_id)
+        return True
+
+    def _account_deleted(self, event: ev.AccountDeleted) -> bool:
+        organizations = list(self.organizations_of(event.account_id))
+        if not event.even_if_last and any(self.is_last(one, event.account_id) for one in organizations):
+            return False
+        for one in organizations:
+            self._leave(one, event.account_id)
+        return self.accounts.apply(event)
+
+    def _leave(self, organization: Organization, account_id: str) -> None:
+        members = tuple(member for member in organization.members if member != account_id)
+        self.organizations[organization.id] = replace(organization, members=members)
+        del self._organizations_of[account_id][organization.id]
+
     def _key_created(self, event: ev.KeyCreated) -> bool:
         taken = event.key_id in self.keys or event.secret_sha256 in self.keys_by_sha256
         if taken or event.organization_id not in self.organizations:
@@ -242,6 +278,7 @@ class Directory:
             secret_sha256=event.secret_sha256,
             scopes=event.scopes,
             created_at_ms=event.at_ms,
+            created_by=event.actor,
         )
         self.initialized = self.initialized or _by_shell(event)
         self._put_key(key)

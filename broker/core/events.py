@@ -37,20 +37,57 @@ class OrganizationCreated(Event, frozen=True, kw_only=True, tag="organization.cr
     name: str
 
 
-class AccountCreated(Event, frozen=True, kw_only=True, tag="account.created"):
-    """email: as it was given. password_hash: argon2id in PHC form; the password itself is in no event."""
+class AccountEvent(Event, frozen=True, kw_only=True):
+    """What happens to an account. Is no event itself."""
 
     account_id: str
+
+
+class AccountCreated(AccountEvent, frozen=True, kw_only=True, tag="account.created"):
+    """email: as it was given. password_hash: argon2id in PHC form; the password itself is in no event."""
+
     email: str
     password_hash: str
 
 
-class AccountPasswordChanged(Event, frozen=True, kw_only=True, tag="account.password_changed"):
+class AccountPasswordChanged(AccountEvent, frozen=True, kw_only=True, tag="account.password_changed"):
     """session_id: in which it was changed; the account's other sessions end with this."""
 
-    account_id: str
     session_id: str
     password_hash: str
+
+
+class AccountPasswordReset(AccountEvent, frozen=True, kw_only=True, tag="account.password_reset"):
+    """The operator gave the account a one-time password; its sessions end.
+
+    expires_at_ms: the password opens one session, and only before this time.
+    """
+
+    password_hash: str
+    expires_at_ms: int
+
+
+class AccountSessionsEnded(AccountEvent, frozen=True, kw_only=True, tag="account.sessions_ended"):
+    """All sessions of the account ended. kept_session_id: but for this one; empty for none."""
+
+    kept_session_id: str = ""
+
+
+class AccountBlocked(AccountEvent, frozen=True, kw_only=True, tag="account.blocked"):
+    """The account's sessions end, and it gets no new one. It stays a member; the keys of organizations stay valid."""
+
+
+class AccountUnblocked(AccountEvent, frozen=True, kw_only=True, tag="account.unblocked"):
+    """The account may sign in again."""
+
+
+class AccountDeleted(AccountEvent, frozen=True, kw_only=True, tag="account.deleted"):
+    """The account, its sessions and its memberships end; its e-mail address is free.
+
+    even_if_last: as of OrganizationLeft, for each of its organizations.
+    """
+
+    even_if_last: bool = False
 
 
 class SessionCreated(Event, frozen=True, kw_only=True, tag="session.created"):
@@ -70,6 +107,16 @@ class OrganizationJoined(Event, frozen=True, kw_only=True, tag="organization.joi
     """The account is a member of the organization from now on."""
 
     account_id: str
+
+
+class OrganizationLeft(Event, frozen=True, kw_only=True, tag="organization.left"):
+    """The account is no member of the organization any more: it left, or the actor removed it.
+
+    even_if_last: false, and the event counts only if another member is there who is not blocked.
+    """
+
+    account_id: str
+    even_if_last: bool = False
 
 
 class KeyCreated(Event, frozen=True, kw_only=True, tag="key.created"):
@@ -414,10 +461,16 @@ class DeliveryParked(KeptDelivery, frozen=True, kw_only=True, tag="delivery.park
 ControlEvent = (
     AccountCreated
     | AccountPasswordChanged
+    | AccountPasswordReset
+    | AccountSessionsEnded
+    | AccountBlocked
+    | AccountUnblocked
+    | AccountDeleted
     | SessionCreated
     | SessionEnded
     | OrganizationCreated
     | OrganizationJoined
+    | OrganizationLeft
     | KeyCreated
     | KeyRevoked
     | KeyUsed

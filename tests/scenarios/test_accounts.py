@@ -6,6 +6,7 @@ For: `everput init` and what the shell does to accounts, as every API process an
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import httpx
@@ -79,3 +80,63 @@ async def test_a_stranger_who_comes_first_can_not_register_and_owns_nothing_of_t
             assert await own(await shell(*ann, EVERPUT_PASSWORD=PASSWORD)) == anns
             named = await own(await shell("init", *options, "--organization", "theirs"))
             assert named["id"] == "theirs", "whose id is named is meant"
+
+
+async def test_what_the_shell_does_to_an_account_counts_in_every_process_at_once(options: list[str]):
+    await shell("init", *options)
+    sealed = {"EVERPUT_SEALING_KEY": new_sealing_key()}
+    with alone("api", "--port", "0", *options, **sealed) as one, alone("api", "--port", "0", *options, **sealed) as two:
+        urls = [(await asyncio.to_thread(said, process)).removeprefix("ready ") for process in (one, two)]
+        async with httpx.AsyncClient(timeout=20) as client:
+            ann, bob = ({"email": f"{name}@example.com", "password": PASSWORD} for name in ("ann", "bob"))
+
+            async def sign_in(who: dict[str, str], status: int = 200) -> dict[str, str]:
+                answer = await client.post(f"{urls[0]}/v1/sessions", json=who)
+                client.cookies.clear()
+                assert answer.status_code == status, answer.text
+                return {"authorization": f"Bearer {answer.json()['session']['token']}"} if status == 200 else {}
+
+            async def statuses(headers: dict[str, str], path: str = "/v1/sessions") -> set[int]:
+                return {(await client.get(f"{url}{path}", headers=headers)).status_code for url in urls}
+
+            for who in (ann, bob):
+                assert (await client.put(f"{urls[1]}/v1/accounts", json=who)).status_code == 200
+            session = await sign_in(ann)
+            made = await client.put(f"{urls[0]}/v1/organizations", json={"name": "Ann's"}, headers=session)
+            organization = made.json()["organization"]["id"]
+            keys = f"{urls[1]}/v1/organizations/{organization}/keys"
+            key = (await client.put(keys, json={"name": "deploy"}, headers=session)).json()["key"]
+
+            blocked = await asyncio.to_thread(everput, "accounts", "block", ann["email"], *options)
+            assert "nobody can sign in to the organization Ann's" in blocked.stderr
+            assert f"stays valid: key {key['id']} deploy" in blocked.stderr
+            assert await statuses(session) == {401}
+            assert await statuses({"x-api-key": key["secret"]}, "/v1/queues") == {200}
+            await sign_in(ann, 403)
+            await shell("organizations", "revoke-key", key["id"], *options)
+            assert await statuses({"x-api-key": key["secret"]}, "/v1/queues") == {401}
+            await shell("accounts", "unblock", ann["email"], *options)
+
+            session = await sign_in(ann)
+            await shell("accounts", "end-sessions", ann["email"], *options)
+            assert await statuses(session) == {401}
+            once = {**ann, "password": await shell("accounts", "reset-password", ann["email"], *options)}
+            await sign_in(ann, 401)
+            session = await sign_in(once)
+            await sign_in(once, 401)
+            assert await statuses(session) == {200}
+
+            last = await asyncio.to_thread(everput, "accounts", "delete", ann["email"], "--yes", *options)
+            assert last.returncode == 1
+            assert "Ann's" in last.stderr
+            leave = ("organizations", "remove-member", organization, ann["email"], "--even-if-last")
+            await shell(*leave, *options)
+            assert await statuses({**session, "everput-organization": organization}, "/v1/queues") == {404}
+            await shell("accounts", "delete", ann["email"], "--yes", *options)
+            assert await statuses(session) == {401}
+            listed = [json.loads(line) for line in (await shell("accounts", "list", "--json", *options)).splitlines()]
+            assert [(account["email"], account["blocked"]) for account in listed] == [(bob["email"], False)]
+            listed = json.loads((await shell("organizations", "list", "--json", *options)).splitlines()[-1])
+            assert (listed["name"], listed["members"], listed["made_by"]) == ("Ann's", [], "account")
+            missing = await asyncio.to_thread(everput, "accounts", "block", ann["email"], *options)
+            assert (missing.returncode, "no account has the e-mail address" in missing.stderr) == (1, True)

@@ -46,6 +46,17 @@ control_events = st.one_of(
         password_hash=st.sampled_from(["another", "a third"]),
     ),
     of(
+        ev.AccountPasswordReset,
+        account_id=account_ids,
+        password_hash=st.just("one-time"),
+        expires_at_ms=st.integers(0, 8),
+    ),
+    of(ev.AccountSessionsEnded, account_id=account_ids, kept_session_id=session_ids | st.just("")),
+    of(ev.AccountBlocked, account_id=account_ids),
+    of(ev.AccountUnblocked, account_id=account_ids),
+    of(ev.AccountDeleted, account_id=account_ids, even_if_last=st.booleans()),
+    of(ev.OrganizationLeft, account_id=account_ids, even_if_last=st.booleans()),
+    of(
         ev.SessionCreated,
         session_id=session_ids,
         account_id=account_ids,
@@ -167,7 +178,7 @@ def test_every_index_says_the_same(log):
     assert sorted(of_organizations) == sorted(directory.queues)
 
 
-@given(logs, control_events)
+@given(logs, control_events.filter(lambda event: not isinstance(event, ev.AccountDeleted)))  # that is no organization's
 def test_an_event_of_one_organization_changes_nothing_of_another(log, event):
     directory = fold(log)
     other = "o2" if event.organization_id == "o1" else "o1"
@@ -222,6 +233,63 @@ def test_an_account_holds_so_many_sessions_and_the_oldest_leaves_first():
     fields = {"session_id": "new", "token_sha256": "new", "expires_at_ms": 3000}
     directory.apply(ev.SessionCreated(at_ms=1000, organization_id="", account_id="a", **fields))
     assert list(directory.accounts.sessions) == ["new"]
+
+
+@given(logs)
+def test_a_blocked_account_has_no_session_and_a_deleted_one_is_nowhere(log):
+    directory = fold(log)
+    accounts = directory.accounts
+    assert not {one.id for one in accounts.by_id.values() if one.blocked} & {
+        session.account_id for session in accounts.sessions.values()
+    }
+    assert {member for one in directory.organizations.values() for member in one.members} <= set(accounts.by_id)
+
+
+def members_of_one_organization(*account_ids: str) -> Directory:
+    directory = Directory()
+    directory.apply(ev.OrganizationCreated(at_ms=0, organization_id="o", name="acme"))
+    for account_id in account_ids:
+        email = f"{account_id}@b.c"
+        directory.apply(
+            ev.AccountCreated(at_ms=0, organization_id="", account_id=account_id, email=email, password_hash="h")
+        )
+        directory.apply(ev.OrganizationJoined(at_ms=0, organization_id="o", account_id=account_id))
+    return directory
+
+
+def test_the_last_member_who_can_sign_in_leaves_only_when_that_is_meant():
+    directory = members_of_one_organization("a", "b", "c")
+    blocked = {"at_ms": 1, "organization_id": ""}
+    assert directory.apply(ev.AccountBlocked(**blocked, account_id="b"))
+    left = {"at_ms": 2, "organization_id": "o"}
+    assert directory.apply(ev.OrganizationLeft(**left, account_id="c"))
+    assert not directory.apply(ev.OrganizationLeft(**left, account_id="a")), "b is blocked"
+    assert not directory.apply(ev.AccountDeleted(**blocked, account_id="a"))
+    assert not directory.apply(ev.OrganizationLeft(**left, account_id="c")), "it has left"
+    assert directory.organizations["o"].members == ("a", "b")
+    assert directory.apply(ev.OrganizationLeft(**left, account_id="a", even_if_last=True))
+    assert directory.apply(ev.AccountDeleted(**blocked, account_id="b", even_if_last=True))
+    assert directory.organizations["o"].members == ()
+    assert list(directory.accounts.by_id) == ["a", "c"]
+
+
+def session(number: int, at_ms: int = 5) -> Event:
+    fields = {"session_id": f"s{number}", "token_sha256": f"t{number}", "expires_at_ms": 1000}
+    return ev.SessionCreated(at_ms=at_ms, organization_id="", account_id="a", **fields)
+
+
+def test_a_one_time_password_opens_one_session_before_its_time_and_a_change_makes_it_an_ordinary_one():
+    directory = members_of_one_organization("a")
+    assert directory.apply(session(1))
+    reset = ev.AccountPasswordReset(at_ms=4, organization_id="", account_id="a", password_hash="1", expires_at_ms=10)
+    assert directory.apply(reset)
+    assert not directory.accounts.sessions
+    assert not directory.apply(session(2, at_ms=10)), "too late"
+    assert directory.apply(session(3))
+    assert not directory.apply(session(4)), "used"
+    change = {"account_id": "a", "session_id": "s3", "password_hash": "own"}
+    assert directory.apply(ev.AccountPasswordChanged(at_ms=6, organization_id="", **change))
+    assert directory.apply(session(5))
 
 
 def test_a_name_is_free_again_after_a_rename_and_after_a_deletion():

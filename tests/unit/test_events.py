@@ -38,6 +38,11 @@ PASSWORD_HASH = "$argon2id$v=19$m=65536,t=3,p=4$vPPD4AsUjjyRXKsLwdy9qw$KhuI6wpWE
 SAMPLES: list[ev.Event] = [
     ev.AccountCreated(**NOBODYS, **ACCOUNT, email="Ann@example.com", password_hash=PASSWORD_HASH),
     ev.AccountPasswordChanged(**NOBODYS, **ACCOUNT, session_id="s-1", password_hash=PASSWORD_HASH),
+    ev.AccountPasswordReset(**NOBODYS, **ACCOUNT, password_hash=PASSWORD_HASH, expires_at_ms=1_767_312_030_123),
+    ev.AccountSessionsEnded(**NOBODYS, **ACCOUNT, kept_session_id="s-1"),
+    ev.AccountBlocked(**NOBODYS, **ACCOUNT),
+    ev.AccountUnblocked(**NOBODYS, **ACCOUNT),
+    ev.AccountDeleted(**NOBODYS, **ACCOUNT, even_if_last=True),
     ev.SessionCreated(**NOBODYS, **ACCOUNT, session_id="s-1", token_sha256="cd" * 32, expires_at_ms=1_767_830_430_123),
     ev.SessionEnded(**NOBODYS, session_id="s-1"),
     ev.PutClaimed(
@@ -55,6 +60,7 @@ SAMPLES: list[ev.Event] = [
     ),
     ev.OrganizationCreated(**BY, request_id="r-1", name="Acme"),
     ev.OrganizationJoined(**BY, **ACCOUNT),
+    ev.OrganizationLeft(**BY, **ACCOUNT, even_if_last=True),
     ev.KeyCreated(
         **BY, key_id="k-2", name="deploy", prefix="ep_abcdef", secret_sha256="ab" * 32, scopes=("queues", "messages")
     ),

@@ -23,11 +23,13 @@ from api import console
 from api.app import make_app
 from api.calls import Resource
 from api.tunnel import Tunnels
-from broker.commands import SCOPES, create_key, create_organization
+from broker.accounts import AccountCommands
+from broker.commands import SCOPES, Context, create_key, create_organization, now_ms
 
 QUEUE = "/v1/queues/{queue_id}"
 LISTENER = f"{QUEUE}/listeners/{{listener_id}}"
 KEYS = "/v1/organizations/{organization_id}/keys"
+MEMBERS = "/v1/organizations/{organization_id}/members"
 URLS = {"notify_url": "http://127.0.0.1:8/", "liveness_url": "http://127.0.0.1:8/"}
 
 # What belongs to an organization, with a body that is accepted: by id.
@@ -75,9 +77,12 @@ OF_THE_SESSION: dict[str, Any] = {
     "GET /v1/organizations": None,
     "PUT /v1/organizations": {"name": "owner's organization"},
     "POST /v1/accounts/password": {"password": PASSWORD, "new_password": "another password"},
+    "POST /v1/accounts/delete": {"password": PASSWORD, "even_if_last": True},
     "GET /v1/sessions": None,
     "DELETE /v1/sessions": None,
 }
+# What only a member's session may ask; the id is a colleague's.
+OF_MEMBERS: dict[str, Any] = {f"GET {MEMBERS}": None, f"DELETE {MEMBERS}/{{account_id}}": None}
 # WebSockets, which answer what they refuse as the others do: tests/unit/test_tunnel.py has what they do else.
 SOCKETS = {f"GET {QUEUE}/listen": "name=one more"}
 OPEN = {"PUT /v1/accounts", "POST /v1/sessions", "GET /v1/openapi.json", "GET /docs"}
@@ -122,6 +127,9 @@ async def tenant(api: Api, who: str) -> Tenant:
     session = {"authorization": f"Bearer {token}"}
     made = await api.bare.put("/v1/organizations", json={"name": f"{who}'s organization"}, headers=session)
     organization_id = made.json()["organization"]["id"]
+    people = AccountCommands(control, control)
+    colleague = await people.create_account(f"{who}s-colleague@example.com", PASSWORD)
+    await people.join(colleague.id, organization_id)
     _, secret = await create_key(control, control, organization_id=organization_id, name=f"{who}'s key", scopes=SCOPES)
     key, _ = await create_key(control, control, organization_id=organization_id, name=f"{who}'s other key")
     headers = {"x-api-key": secret}
@@ -133,6 +141,7 @@ async def tenant(api: Api, who: str) -> Tenant:
     replay = await api.bare.post(f"{listener_path}/replay", json={"from": "beginning"}, headers=headers)
     ids = {
         "organization_id": organization_id,
+        "account_id": colleague.id,
         "key_id": key.id,
         "queue_id": queue["id"],
         "listener_id": listener.json()["listener"]["id"],
@@ -182,7 +191,7 @@ def test_the_application_has_all_parts_that_production_has():
 
 
 async def test_every_route_has_an_entry_and_every_entry_is_a_route(api):
-    entries = {*OWNED, *OF_THE_ASKER, *OF_THE_SESSION, *SOCKETS, *OPEN}
+    entries = {*OWNED, *OF_THE_ASKER, *OF_THE_SESSION, *OF_MEMBERS, *SOCKETS, *OPEN}
     missing = set(routes(api)) - entries
     assert not missing, f"how is this kept from other organizations? {sorted(missing)}"
     assert entries <= set(routes(api))
@@ -205,6 +214,43 @@ async def test_another_organizations_id_is_404_and_nothing_happens(api, route):
             assert "owner" not in answer.text
     assert all_there_is(api) == before
     assert (await ask(api, route, owner.ids, OWNED[route], owner.key)).status_code == 200
+
+
+@pytest.mark.parametrize("route", OF_MEMBERS)
+async def test_members_are_shown_to_members_and_removed_by_members_only(api, route):
+    owner, stranger = await tenant(api, "owner"), await tenant(api, "stranger")
+    before = all_there_is(api)
+    names = re.findall(r"{(\w+)}", route)
+    for mixture in itertools.product([owner.ids, stranger.ids], repeat=len(names)):
+        ids = {name: whose[name] for name, whose in zip(names, mixture, strict=True)}
+        if all(whose is stranger.ids for whose in mixture):
+            continue
+        for headers, status in ((stranger.session, 404), (stranger.key, 401), (owner.key, 401), ({}, 401)):
+            answer = await ask(api, route, ids, None, headers)
+            assert answer.status_code == status, answer.text
+            assert "owner" not in answer.text
+    assert all_there_is(api) == before
+    assert (await ask(api, route, owner.ids, None, owner.session)).status_code == 200
+
+
+@pytest.mark.parametrize("route", [*OWNED, *OF_THE_ASKER, *OF_MEMBERS])
+@pytest.mark.parametrize("ended", ["removed", "blocked", "deleted"])
+async def test_whoever_is_removed_blocked_or_deleted_is_refused_at_once_and_nothing_happens(api, route, ended):
+    owner = await tenant(api, "owner")
+    control = api.log.control
+    people = AccountCommands(control, control)
+    account_id = control.state.accounts.account("owner@example.com").id
+    if ended == "removed":
+        context = Context(organization_id=owner.ids["organization_id"], actor="shell", request_id="", at_ms=now_ms())
+        await people.leave(context, account_id)
+    else:
+        await (people.block if ended == "blocked" else people.delete)(account_id)
+    before = all_there_is(api)
+    body = {**OWNED, **OF_THE_ASKER, **OF_MEMBERS}[route]
+    answer = await ask(api, route, owner.ids, body, owner.member())
+    assert answer.status_code == (404 if ended == "removed" else 401)
+    assert all_there_is(api) == before
+    assert (await api.bare.get("/v1/queues", headers=owner.key)).status_code == 200, "keys are the organization's"
 
 
 @pytest.mark.parametrize("route", [*OWNED, *OF_THE_ASKER])
@@ -240,11 +286,11 @@ async def test_a_socket_is_refused_as_all_else_is_and_nothing_happens(api, route
     await mine.leave()
 
 
-@pytest.mark.parametrize("route", [*OWNED, *OF_THE_ASKER, *OF_THE_SESSION])
+@pytest.mark.parametrize("route", [*OWNED, *OF_THE_ASKER, *OF_THE_SESSION, *OF_MEMBERS])
 async def test_without_a_key_or_session_it_is_401_and_nothing_happens(api, route):
     owner = await tenant(api, "owner")
     before = all_there_is(api)
-    body = {**OWNED, **OF_THE_ASKER, **OF_THE_SESSION}[route]
+    body = {**OWNED, **OF_THE_ASKER, **OF_THE_SESSION, **OF_MEMBERS}[route]
     wrong = {"x-api-key": "evp_003aUlTJC7tjlCTQj2uNU3MFagCXG9LRKRcwGkBIDlf3LP1ya"}
     for headers in ({}, wrong, {"authorization": "Bearer " + wrong["x-api-key"].replace("evp", "evs")}):
         assert (await ask(api, route, owner.ids, body, headers)).status_code == 401

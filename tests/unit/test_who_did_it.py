@@ -12,8 +12,9 @@ from api_client import Api, make_api
 from broker.commands import SCOPES
 from broker.core.events import CLASSES, encode
 
-# What workers do by themselves, and what the shell does (cli/rotate.py).
+# What workers do by themselves, and what the shell does (cli/rotate.py, cli/accounts.py).
 BY_THEMSELVES = {
+    "account.blocked", "account.password_reset", "account.unblocked",
     "change.applied", "deliveries.settled", "delivery.attempted", "delivery.parked", "delivery.set_aside",
     "listener.resealed", "partition.handed_over", "partition.taken_over", "replay.advanced",
 }  # fmt: skip
@@ -86,10 +87,19 @@ async def test_every_event_says_who_asked_for_it_and_by_which_request():
     await asking("DELETE", listener)
     await asking("DELETE", queue)
     await asyncio.sleep(0)  # the use of a key is noted behind the request
+    by_key = len(asking.asked)
+
+    asking.headers = {}
+    who = {**WHO, "password": changed["new_password"]}
+    session = (await asking("POST", "/v1/sessions", who))["session"]
+    asking.headers = {"authorization": f"Bearer {session['token']}"}
+    await asking("DELETE", "/v1/sessions?which=others")
+    await asking("DELETE", f"/v1/organizations/{organization}/members/{account}?even_if_last=true")
+    await asking("POST", "/v1/accounts/delete", {"password": who["password"]})
 
     events = [event for event in asking.events() if event["request_id"] or event["actor"] != "shell"]
     assert {event["type"] for event in events} == set(CLASSES) - BY_THEMSELVES
     key = next(event["key_id"] for event in events if event["type"] == "key.used")
     for event in events:
         by = asking.asked.index(event["request_id"])
-        assert event["actor"] == (f"account:{account}" if by < by_account else f"key:{key}"), event
+        assert event["actor"] == (f"key:{key}" if by_account <= by < by_key else f"account:{account}"), event

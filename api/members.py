@@ -1,0 +1,55 @@
+"""The members resource: who may act in an organization, and who no longer may.
+
+For: listing the members, removing one, leaving. Not for: what ends with a membership (broker/core/directory.py), who is
+signed in (auth.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from api.auth import Sessions
+from api.calls import Call
+from api.pages import flag_parameter
+from broker.accounts import AccountCommands
+from broker.core.accounts import Account
+from broker.errors import NotFound
+from broker.ports import DirectoryView
+
+
+class OrganizationMembers:
+    """Handlers for /v1/organizations/{organization_id}/members and below. All members have the same rights."""
+
+    def __init__(self, commands: AccountCommands, view: DirectoryView, sessions: Sessions) -> None:
+        self._commands = commands
+        self._view = view
+        self._sessions = sessions
+
+    async def list(self, call: Call) -> Any:
+        """All of them, in the order in which they joined: an organization has few."""
+        await self._as_member(call)
+        state = self._view.state
+        members = state.organizations[call.organization_id].members
+        return {"members": [_fields(state.accounts.by_id[member]) for member in members]}
+
+    async def remove(self, call: Call) -> Any:
+        """The answer shows the member as it was. Whoever removes itself leaves."""
+        await self._as_member(call)
+        even_if_last = flag_parameter(call.query(), "even_if_last")
+        account_id = call.path("account_id")
+        if not self._view.state.is_member(call.organization_id, account_id):
+            raise NotFound("no member of this organization has this id")
+        shown = _fields(self._view.state.accounts.by_id[account_id])
+        await self._commands.leave(call.context(), account_id, even_if_last=even_if_last)
+        return {"member": shown}
+
+    async def _as_member(self, call: Call) -> None:
+        """A member's session asks (NoSession; NotFound for all others)."""
+        session = await self._sessions.find(call.scope, call.headers)
+        organization_id = call.path("organization_id")
+        if not self._view.state.is_member(organization_id, session.account_id):
+            raise NotFound("no organization has this id")
+        call.by_member(session, organization_id)
+
+
+def _fields(account: Account) -> dict[str, Any]:
+    return {"id": account.id, "email": account.email, "blocked": account.blocked}

@@ -1,0 +1,72 @@
+"""The directory, for commands of the operator that read and change it in Kafka itself.
+
+For: one run of a command with the `control` log and its fold. Not for: which Kafka (cli/operate.py), what is changed
+(broker/accounts.py, broker/commands.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import NamedTuple, TypeVar
+
+import uvloop
+
+from broker.errors import ConfigurationError, Unavailable
+from broker.kafka.log import KafkaLog
+from broker.ports import ControlLog, DirectoryView
+from broker.settings import KafkaSettings
+from cli import logs
+from cli.operate import cluster
+from cli.options import Options
+from cli.process import CATCH_UP_S
+from projections.app import Projections
+
+T = TypeVar("T")
+
+
+class OpenDirectory(NamedTuple):
+    """The `control` log, and the directory as folded to its end."""
+
+    control: ControlLog
+    view: DirectoryView
+
+
+@contextlib.asynccontextmanager
+async def directory(kafka: KafkaSettings) -> AsyncIterator[OpenDirectory]:
+    """The directory of a Kafka whose topics are there (Unavailable)."""
+    async with contextlib.AsyncExitStack() as stack:
+        log = KafkaLog(kafka)
+        await log.start()
+        stack.push_async_callback(log.stop)
+        projections = Projections(kafka, log.control)
+        await projections.start(timeout_s=CATCH_UP_S)
+        stack.push_async_callback(projections.stop)
+        yield OpenDirectory(log.control, projections.directory)
+
+
+def in_directory(options: Options, work: Callable[[OpenDirectory], Awaitable[T]]) -> T:
+    """Do the work with the directory of --kafka, or of the Kafka that `everput serve` runs on the data directory.
+
+    ConfigurationError: it can't be reached, too.
+    """
+
+    async def run() -> T:
+        async with cluster(options) as found, directory(found.kafka) as opened:
+            return await work(opened)
+
+    return run_quietly("shell", options, run())
+
+
+def run_quietly(name: str, options: Options, work: Awaitable[T]) -> T:
+    """Run to the end what prints its result; of what goes on meanwhile only warnings are logged."""
+    logs.set_up(name, "warning" if options.log_level == "info" else options.log_level)
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # as in cli/process.py
+
+    async def run() -> T:
+        return await work
+
+    try:
+        return asyncio.run(run())
+    except Unavailable as error:
+        raise ConfigurationError(str(error)) from error

@@ -1,0 +1,185 @@
+"""Members that leave, accounts that end or are blocked, sessions that are ended from elsewhere: what is answered.
+
+Not for: the fold (test_directory.py), other tenants (test_isolation.py), the shell (tests/scenarios)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from api_client import Api, make_api, problem
+from test_api_accounts import PASSWORD, WHO, bearer, cheap_passwords, organization, register  # noqa: F401 - a fixture
+
+from broker.accounts import AccountCommands
+from broker.core.accounts import Account
+
+BOB = "bob@example.com"
+
+
+@pytest.fixture
+async def api() -> Api:
+    return await make_api()
+
+
+def people(api: Api) -> AccountCommands:
+    return AccountCommands(api.log.control, api.log.control)
+
+
+def account(api: Api, email: str = WHO["email"]) -> Account:
+    found = api.log.control.state.accounts.account(email)
+    assert found is not None
+    return found
+
+
+async def two_members(api: Api) -> tuple[str, str, str]:
+    """Ann's token, Bob's, and the path of their organization's members."""
+    ann, bob = await register(api), await register(api, BOB)
+    organization_id = await organization(api, ann)
+    await people(api).join(account(api, BOB).id, organization_id)
+    return ann, bob, f"/v1/organizations/{organization_id}/members"
+
+
+async def delete(api: Api, path: str, token: str) -> httpx.Response:
+    return await api.bare.delete(path, headers=bearer(token))
+
+
+async def test_a_member_sees_the_members_and_removes_one_who_is_out_at_once(api):
+    ann, bob, path = await two_members(api)
+    listed = (await api.bare.get(path, headers=bearer(bob))).json()["members"]
+    assert [(one["email"], one["blocked"]) for one in listed] == [(WHO["email"], False), (BOB, False)]
+    removed = await delete(api, f"{path}/{account(api, BOB).id}", ann)
+    assert removed.json() == {"member": listed[1]}
+    problem(await api.bare.get(path, headers=bearer(bob)), 404)
+    assert (await api.bare.get("/v1/organizations", headers=bearer(bob))).json() == {"organizations": []}
+    problem(await delete(api, f"{path}/{account(api, BOB).id}", ann), 404)
+    problem(await delete(api, f"{path}/not-an-id", ann), 404)
+
+
+async def test_the_last_member_leaves_only_if_it_says_so(api):
+    ann, bob, path = await two_members(api)
+    assert (await delete(api, f"{path}/{account(api, BOB).id}", bob)).status_code == 200
+    answer = problem(await delete(api, f"{path}/{account(api).id}", ann), 422, "last-member")
+    assert "Ann's" in answer["detail"]
+    problem(await delete(api, f"{path}/{account(api).id}?even_if_last=perhaps", ann), 422, "bad-parameter")
+    assert (await delete(api, f"{path}/{account(api).id}?even_if_last=true", ann)).status_code == 200
+
+
+async def test_of_two_members_who_leave_at_once_one_is_told_that_it_is_the_last(api):
+    ann, bob, path = await two_members(api)
+    leaving = [(ann, account(api).id), (bob, account(api, BOB).id)]
+    answers = await asyncio.gather(*(delete(api, f"{path}/{account_id}", token) for token, account_id in leaving))
+    assert sorted(answer.status_code for answer in answers) == [200, 422]
+
+
+async def test_a_deleted_account_is_out_its_address_is_free_and_its_organizations_keys_go_on(api):
+    ann, bob, path = await two_members(api)
+    made = await api.bare.put(path.replace("members", "keys"), json={"name": "k"}, headers=bearer(bob))
+    before = account(api, BOB)
+
+    async def delete_it(token: str, **body: Any) -> httpx.Response:
+        return await api.bare.post("/v1/accounts/delete", json=body, headers=bearer(token))
+
+    wrong = problem(await delete_it(bob, password="not it at all"), 422)
+    assert wrong["errors"][0]["pointer"] == "/password"
+    answer = await delete_it(bob, password=PASSWORD)
+    assert answer.json() == {"account": {"id": before.id, "email": BOB}, "without_members": []}
+    assert "everput_session=; Path=/; Max-Age=0" in answer.headers["set-cookie"]
+    problem(await api.bare.get("/v1/sessions", headers=bearer(bob)), 401)
+    problem(await api.bare.post("/v1/sessions", json={**WHO, "email": BOB}), 401, "wrong-password")
+    key = {"x-api-key": made.json()["key"]["secret"]}
+    assert (await api.bare.get("/v1/queues", headers=key)).status_code == 200
+    token = await register(api, BOB)
+    assert account(api, BOB).id != before.id
+    assert (await api.bare.get("/v1/organizations", headers=bearer(token))).json() == {"organizations": []}
+
+    problem(await delete_it(ann, password=PASSWORD), 422, "last-member")
+    answer = (await delete_it(ann, password=PASSWORD, even_if_last=True)).json()
+    assert [one["name"] for one in answer["without_members"]] == ["Ann's"]
+
+
+async def test_a_blocked_account_has_no_session_gets_none_and_only_it_is_told_so(api):
+    token = await register(api)
+    assert await people(api).block(account(api).id)
+    assert not await people(api).block(account(api).id)
+    problem(await api.bare.get("/v1/sessions", headers=bearer(token)), 401)
+    problem(await api.bare.post("/v1/sessions", json=WHO), 403, "account-blocked")
+    problem(await api.bare.post("/v1/sessions", json={**WHO, "password": PASSWORD + "?"}), 401, "wrong-password")
+    assert await people(api).unblock(account(api).id)
+    assert (await api.bare.post("/v1/sessions", json=WHO)).status_code == 200
+
+
+@pytest.mark.parametrize(("ends", "status"), [("block", 403), ("delete", 401)])
+async def test_who_is_blocked_or_deleted_between_the_password_and_the_session_gets_none(
+    api, monkeypatch, ends: str, status: int
+):
+    assert (await api.bare.put("/v1/accounts", json=WHO)).status_code == 200
+    start_session = AccountCommands.start_session
+
+    async def after_a_change(*arguments, **more):
+        await getattr(people(api), ends)(account(api).id)
+        return await start_session(*arguments, **more)
+
+    monkeypatch.setattr(AccountCommands, "start_session", after_a_change)
+    problem(await api.bare.post("/v1/sessions", json=WHO), status)
+    assert not api.log.control.state.accounts.sessions
+
+
+async def test_a_reset_password_opens_one_session_in_which_it_must_be_changed(api):
+    token = await register(api)
+    password, _ = await people(api).reset_password(account(api).id)
+    assert password.encode() not in b"".join(api.log.control.records)
+    problem(await api.bare.get("/v1/sessions", headers=bearer(token)), 401)
+    problem(await api.bare.post("/v1/sessions", json=WHO), 401, "wrong-password")
+    once = {**WHO, "password": password}
+    begun = await api.bare.post("/v1/sessions", json=once)
+    assert begun.status_code == 200
+    problem(await api.bare.post("/v1/sessions", json=once), 401, "wrong-password")
+    body = {"password": password, "new_password": PASSWORD}
+    here = bearer(begun.json()["session"]["token"])
+    api.bare.cookies.clear()
+    assert (await api.bare.post("/v1/accounts/password", json=body, headers=here)).status_code == 200
+    assert (await api.bare.post("/v1/sessions", json=WHO)).status_code == 200
+
+
+async def test_of_two_who_use_a_one_time_password_at_once_one_has_a_session(api):
+    await register(api)
+    password, _ = await people(api).reset_password(account(api).id)
+    once = {**WHO, "password": password}
+    answers = await asyncio.gather(*(api.bare.post("/v1/sessions", json=once) for _ in range(2)))
+    assert sorted(answer.status_code for answer in answers) == [200, 401]
+
+
+@pytest.mark.parametrize(("which", "here", "elsewhere"), [("this", 401, 200), ("others", 200, 401), ("all", 401, 401)])
+async def test_a_session_ends_itself_the_others_or_all(api, which, here, elsewhere):
+    tokens = [await register(api)]
+    tokens.append((await api.bare.post("/v1/sessions", json=WHO)).json()["session"]["token"])
+    theirs = await register(api, BOB)
+    ended = await delete(api, f"/v1/sessions?which={which}", tokens[0])
+    assert ended.status_code == 200
+    assert ("set-cookie" in ended.headers) == (here == 401)
+    for token, status in ((tokens[0], here), (tokens[1], elsewhere), (theirs, 200)):
+        assert (await api.bare.get("/v1/sessions", headers=bearer(token))).status_code == status
+    problem(await delete(api, "/v1/sessions?which=mine", theirs), 422, "bad-parameter")
+
+
+async def test_who_is_removed_or_revoked_while_a_body_is_on_its_way_makes_no_key(api):
+    ann, bob, path = await two_members(api)
+    keys = path.replace("members", "keys")
+    manager = (await api.bare.put(keys, json={"name": "m", "scopes": ["keys", "queues"]}, headers=bearer(ann))).json()
+    removal, revocation = f"{path}/{account(api, BOB).id}", f"{keys}/{manager['key']['id']}"
+    for headers, ends, status in (
+        (bearer(bob), removal, 404),
+        ({"x-api-key": manager["key"]["secret"]}, revocation, 401),
+    ):
+
+        async def body(ends: str = ends):
+            yield b'{"name": '
+            assert (await delete(api, ends, ann)).status_code == 200
+            yield b'"late", "scopes": ["queues"]}'
+
+        sent = {**headers, "content-type": "application/json"}
+        answer = await api.bare.put(keys, content=body(), headers=sent)
+        problem(answer, status)
+    assert "late" not in [key.name for key in api.log.control.state.keys.values()]
