@@ -1,7 +1,9 @@
-"""Watches the disk that the embedded Kafka writes to, so that puts end before Kafka does.
+"""Watches the disk that the embedded Kafka writes to, so that changes end before Kafka does.
 
-For: when there is too little room, in words, and when there is enough again. Not for: refusing (broker/kafka/log.py);
-a cluster of others: whoever runs it watches its disks."""
+For: the two marks of free space, and what is refused below each. Below the first only what makes the log grow is
+refused; revoking keys, signing in, deleting and pausing go on down to the second.
+Not for: refusing (broker/kafka/log.py), which events are urgent (broker/core/events.py), or a cluster of others: its
+operator watches its disks."""
 
 from __future__ import annotations
 
@@ -10,27 +12,54 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
+
+from broker.errors import DiskNearlyFull
 
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
 
 
-async def watch(folder: Path, free_bytes_min: int, refuse: Callable[[str | None], None]) -> None:
-    """For ever: refuse() is called with the reason when less is free, and with None when there is enough again."""
-    refused = False
+class Marks(NamedTuple):
+    """growth: with fewer free bytes, only urgent events are recorded. reserve: with fewer, none is; at most growth."""
+
+    growth: int
+    reserve: int
+
+
+class Refusal(NamedTuple):
+    """Why events are refused at the moment. urgent: urgent ones are refused, too."""
+
+    reason: str
+    urgent: bool
+
+    def check(self, *, urgent: bool) -> None:
+        """DiskNearlyFull, unless the event is urgent and such are still recorded."""
+        if self.urgent or not urgent:
+            raise DiskNearlyFull(self.reason)
+
+
+async def watch(folder: Path, marks: Marks, refuse: Callable[[Refusal | None], None]) -> None:
+    """For ever: call refuse() each time that the free space passes a mark; None means that nothing is refused."""
+    before: bool | None = None  # Refusal.urgent
     while True:
         free = shutil.disk_usage(folder).free
-        if (free < free_bytes_min) != refused:
-            refused = not refused
-            refuse(_reason(free, free_bytes_min) if refused else None)
-            log.warning("disk.%s free_bytes=%d", "nearly_full" if refused else "has_room_again", free)
+        now = free < marks.reserve if free < marks.growth else None
+        if now != before:
+            before = now
+            refuse(None if now is None else Refusal(_reason(free, marks, urgent=now), now))
+            state = "has_room_again" if now is None else "full" if now else "nearly_full"
+            log.warning("disk.%s free_bytes=%d", state, free)
         await asyncio.sleep(LOOK_S)
 
 
-def _reason(free: int, free_bytes_min: int) -> str:
+def _reason(free: int, marks: Marks, *, urgent: bool) -> str:
+    must = marks.reserve if urgent else marks.growth
+    still = (
+        "" if urgent else "keys can be revoked, sessions begun and ended, and queues, listeners and messages deleted; "
+    )
     return (
-        f"the disk is nearly full: {free >> 20} MiB are free, {free_bytes_min >> 20} must stay free; "
-        "nothing was stored, deliveries go on"
+        f"the disk is nearly full: {free >> 20} MiB are free, {must >> 20} MiB must stay free; "
+        f"nothing was stored, {still}deliveries go on"
     )

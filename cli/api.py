@@ -71,7 +71,7 @@ async def _serve(process: Process, options: Options) -> None:
                 password_file=files.console_password_file(options.data_dir),
             )
         if options.kafka is None:
-            watching = asyncio.create_task(disk.watch(options.data_dir, options.disk_free_bytes_min, log.refuse))
+            watching = asyncio.create_task(disk.watch(options.data_dir, options.disk_marks(), log.refuse))
             stack.callback(watching.cancel)
         deliveries = KafkaDeliveries(settings.kafka, log.requests, log.turns)
         tunnels = Tunnels()

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from broker.disk import Marks
 from broker.errors import ConfigurationError
 from broker.kafka.client import client_options
 from broker.settings import KafkaSettings, Network, Settings
@@ -111,6 +112,7 @@ class Options:
     body_bytes_max: int
     append_timeout_ms: int
     disk_free_bytes_min: int
+    disk_reserve_bytes: int
     retain_messages: str | None
     log_level: str
     topic_prefix: str
@@ -150,6 +152,10 @@ class Options:
         public = None if self.public_url is None else urlsplit(self.public_url).hostname
         own = (self.host, self.admin_host, self.tunnel_host, public)
         return Hosts([*self.allowed_host, *(name for name in own if name is not None)])
+
+    def disk_marks(self) -> Marks:
+        """For disk.watch()."""
+        return Marks(self.disk_free_bytes_min, min(self.disk_reserve_bytes, self.disk_free_bytes_min))
 
     def _limit(self, said: N | None, default: N) -> N | None:
         """As settings have it, None for no limit."""
@@ -285,7 +291,13 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     "disk_free_bytes_min": {
         "type": click.IntRange(min=0),
         "default": 512 << 20,
-        "help": "With less free in DIR, puts and other changes are answered 503. Embedded Kafka only.",
+        "help": "With less free in DIR, what makes the log grow is answered 503. Embedded Kafka only.",
+    },
+    "disk_reserve_bytes": {
+        "type": click.IntRange(min=0),
+        "default": 128 << 20,
+        "help": "With less free, so is what is still possible below --disk-free-bytes-min: revoking keys, "
+        "signing in and out, deleting, pausing.",
     },
     "retain_messages": {
         "type": _Age(),

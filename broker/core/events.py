@@ -8,7 +8,7 @@ Not for: what an event changes (broker/core/directory.py) or where it is stored 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, get_args
+from typing import Any, ClassVar, Final, get_args
 
 import msgspec
 import orjson
@@ -24,7 +24,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     organization_id: whose event it is, empty for an account's.
     actor: who did it: `key:<id>`, `account:<id>`, `worker` or `shell`.
     request_id: the request that caused it, empty when none did.
+    urgent: whether the API still records it between the two marks of free disk space (broker/disk.py). An urgent event
+    takes a right or some work away, or lets a person in who may do so.
     """
+
+    urgent: ClassVar[bool] = False
 
     at_ms: int
     organization_id: str
@@ -40,11 +44,15 @@ class OrganizationCreated(Event, frozen=True, kw_only=True, tag="organization.cr
 class AccountEvent(Event, frozen=True, kw_only=True):
     """What happens to an account. Is no event itself."""
 
+    urgent: ClassVar[bool] = True
+
     account_id: str
 
 
 class AccountCreated(AccountEvent, frozen=True, kw_only=True, tag="account.created"):
     """email: as it was given. password_hash: argon2id in PHC form; the password itself is in no event."""
+
+    urgent: ClassVar[bool] = False
 
     email: str
     password_hash: str
@@ -93,6 +101,8 @@ class AccountDeleted(AccountEvent, frozen=True, kw_only=True, tag="account.delet
 class SessionCreated(Event, frozen=True, kw_only=True, tag="session.created"):
     """token_sha256: hex SHA-256 of the whole token, which itself is in no event."""
 
+    urgent: ClassVar[bool] = True
+
     session_id: str
     account_id: str
     token_sha256: str
@@ -100,6 +110,8 @@ class SessionCreated(Event, frozen=True, kw_only=True, tag="session.created"):
 
 
 class SessionEnded(Event, frozen=True, kw_only=True, tag="session.ended"):
+    urgent: ClassVar[bool] = True
+
     session_id: str
 
 
@@ -114,6 +126,8 @@ class OrganizationLeft(Event, frozen=True, kw_only=True, tag="organization.left"
 
     even_if_last: false, and the event counts only if another member is there who is not blocked.
     """
+
+    urgent: ClassVar[bool] = True
 
     account_id: str
     even_if_last: bool = False
@@ -130,6 +144,8 @@ class KeyCreated(Event, frozen=True, kw_only=True, tag="key.created"):
 
 
 class KeyRevoked(Event, frozen=True, kw_only=True, tag="key.revoked"):
+    urgent: ClassVar[bool] = True
+
     key_id: str
 
 
@@ -153,6 +169,8 @@ class QueueRenamed(Event, frozen=True, kw_only=True, tag="queue.renamed"):
 
 
 class QueueDeleted(Event, frozen=True, kw_only=True, tag="queue.deleted"):
+    urgent: ClassVar[bool] = True
+
     queue_id: str
     if_version: int | UnsetType = UNSET
 
@@ -211,6 +229,8 @@ class ListenerUpdated(Event, frozen=True, kw_only=True, tag="listener.updated"):
 class ListenerSecretRotated(Event, frozen=True, kw_only=True, tag="listener.secret_rotated"):
     """sealed_secret: the new one. former_end_at_ms: those before it sign until then, at the longest."""
 
+    urgent: ClassVar[bool] = True
+
     listener_id: str
     sealed_secret: str
     former_end_at_ms: int
@@ -225,6 +245,8 @@ class ListenerResealed(Event, frozen=True, kw_only=True, tag="listener.resealed"
 
 class ListenerPaused(Event, frozen=True, kw_only=True, tag="listener.paused"):
     """reason: in words for people, such as `the listener answered 410 Gone`."""
+
+    urgent: ClassVar[bool] = True
 
     listener_id: str
     reason: str
@@ -242,6 +264,8 @@ class ListenerRedriven(Event, frozen=True, kw_only=True, tag="listener.redriven"
 
 
 class ListenerDeleted(Event, frozen=True, kw_only=True, tag="listener.deleted"):
+    urgent: ClassVar[bool] = True
+
     listener_id: str
     if_version: int | UnsetType = UNSET
 
@@ -282,6 +306,8 @@ class ReplayAdvanced(ReplayEvent, frozen=True, kw_only=True, tag="replay.advance
 class ReplayPaused(ReplayEvent, frozen=True, kw_only=True, tag="replay.paused"):
     """reason: as of ListenerPaused."""
 
+    urgent: ClassVar[bool] = True
+
     reason: str
 
 
@@ -291,6 +317,8 @@ class ReplayResumed(ReplayEvent, frozen=True, kw_only=True, tag="replay.resumed"
 
 class ReplayCancelled(ReplayEvent, frozen=True, kw_only=True, tag="replay.cancelled"):
     """What it has not delivered by now it does not."""
+
+    urgent: ClassVar[bool] = True
 
 
 class MessagePut(Event, frozen=True, kw_only=True, tag="message.put"):
@@ -348,6 +376,8 @@ class MessageUpdated(MessageChange, frozen=True, kw_only=True, tag="message.upda
 
 class MessageDeleted(MessageChange, frozen=True, kw_only=True, tag="message.deleted"):
     """What has not been sent is cancelled, for good."""
+
+    urgent: ClassVar[bool] = True
 
 
 class ChangeApplied(Event, frozen=True, kw_only=True, tag="change.applied"):

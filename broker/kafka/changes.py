@@ -12,6 +12,7 @@ from typing import Final
 from broker.core.changes import Change, change, prevailing
 from broker.core.events import ChangeApplied, MessageChange, decode, encode
 from broker.core.ids import parse_message_id
+from broker.disk import Refusal
 from broker.errors import InDoubt, LogUnavailable, UnknownEvent
 from broker.kafka.outcomes import OutcomesTopic
 from broker.kafka.reading import COUNT_READS_MAX, Turns
@@ -32,15 +33,16 @@ class ChangesTopic:
         self._deliveries = deliveries
         self._turns = turns
 
-    def refuse(self, reason: str | None) -> None:
+    def refuse(self, refusal: Refusal | None) -> None:
         """See KafkaLog.refuse."""
-        self._topic.refusal = reason
+        self._topic.refusal = refusal
 
     async def append(self, event: MessageChange) -> tuple[int, int]:
         """See ports.ChangeLog."""
         answers_from = (await self._requests.offsets(self._deliveries, {event.partition: LATEST}))[event.partition]
         try:
-            offset = await self._topic.append_one(event.partition, event.message_id.encode(), encode(event))
+            key, value = event.message_id.encode(), encode(event)
+            offset = await self._topic.append_one(event.partition, key, value, urgent=event.urgent)
         except LogUnavailable as error:
             raise InDoubt("Kafka did not acknowledge in time; the change may have been stored") from error
         return offset, answers_from

@@ -15,6 +15,7 @@ import msgspec
 
 from broker.core.claims import KEPT_MS, ClaimIndex, has_room
 from broker.core.events import PutClaimed, decode, encode
+from broker.disk import Refusal
 from broker.errors import BrokerError, ShareUsed, UnknownEvent, ViewBehind
 from broker.kafka.outcomes import OutcomesTopic
 from broker.kafka.producer import Producer
@@ -59,9 +60,9 @@ class ClaimsTopic:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
 
-    def refuse(self, reason: str | None) -> None:
+    def refuse(self, refusal: Refusal | None) -> None:
         """See KafkaLog.refuse."""
-        self._writer.refusal = reason
+        self._writer.refusal = refusal
 
     async def append(self, claim: PutClaimed) -> None:
         """See ports.ClaimLog.append."""

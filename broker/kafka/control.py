@@ -10,7 +10,8 @@ import asyncio
 from aiokafka import errors as kafka_errors
 
 from broker.core.events import ControlEvent, encode
-from broker.errors import DiskNearlyFull, InDoubt
+from broker.disk import Refusal
+from broker.errors import InDoubt
 from broker.kafka.producer import Producer
 from broker.kafka.requests import LATEST, KafkaRequests
 
@@ -23,12 +24,12 @@ class ControlTopic:
         self._requests = requests
         self._topic = topic
         self._timeout_s = timeout_s
-        self.refusal: str | None = None  # why nothing is appended at the moment
+        self.refusal: Refusal | None = None
 
     async def append(self, event: ControlEvent) -> int:
         """Its offset, once all in-sync replicas have it (InDoubt when that is not known in time, DiskNearlyFull)."""
         if self.refusal is not None:
-            raise DiskNearlyFull(self.refusal)
+            self.refusal.check(urgent=event.urgent)
         producer = self._producer.get()
         try:
             async with asyncio.timeout(self._timeout_s):

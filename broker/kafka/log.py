@@ -6,6 +6,7 @@ changes.py, claims.py, outcomes.py), what the events say (broker/core/events.py)
 
 from __future__ import annotations
 
+from broker.disk import Refusal
 from broker.kafka.changes import ChangesTopic
 from broker.kafka.claims import ClaimsTopic
 from broker.kafka.control import ControlTopic
@@ -39,12 +40,15 @@ class KafkaLog:
         self.changes = ChangesTopic(changes, self.requests, names.deliveries.name, self.turns)
         self.outstanding = OutcomesTopic(self._producer, names.outstanding.name, timeout_s)
 
-    def refuse(self, reason: str | None) -> None:
-        """Take no puts and no other changes from now on, for this reason (DiskNearlyFull); None: take them again."""
-        self.messages.refuse(reason)
-        self.control.refusal = reason
-        self.claims.refuse(reason)
-        self.changes.refuse(reason)
+    def refuse(self, refusal: Refusal | None) -> None:
+        """Refuse what the API appends, urgent events only where the refusal says so; None: refuse nothing.
+
+        What workers append is never refused.
+        """
+        self.messages.refuse(None if refusal is None else refusal.reason)
+        self.control.refusal = refusal
+        self.claims.refuse(refusal)
+        self.changes.refuse(refusal)
 
     async def start(self) -> None:
         """Connect (LogUnavailable)."""

@@ -12,7 +12,8 @@ from typing import Final, NamedTuple, TypeVar
 
 from aiokafka import errors as kafka_errors
 
-from broker.errors import DiskNearlyFull, LogUnavailable
+from broker.disk import Refusal
+from broker.errors import LogUnavailable
 from broker.kafka.producer import KeyAndValue, Producer
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ class OutcomesTopic:
         self._producer = producer
         self._timeout_s = timeout_s
         self.name = topic
-        self.refusal: str | None = None  # why append_one() appends nothing at the moment
+        self.refusal: Refusal | None = None  # of append_one()
         self._waiting: dict[int, deque[_Waiting]] = {}  # by partition, while a batch of append_one() is under way
         self._writing: set[asyncio.Task[None]] = set()
 
@@ -51,10 +52,13 @@ class OutcomesTopic:
 
         await self._bounded([write(partition, records) for partition, records in outcomes.items()])
 
-    async def append_one(self, partition: int, key: bytes, value: bytes) -> int:
-        """The record's offset, -1 when Kafka knows it as a repeat and no longer where it is (Unavailable)."""
+    async def append_one(self, partition: int, key: bytes, value: bytes, *, urgent: bool = False) -> int:
+        """The record's offset, -1 when Kafka knows it as a repeat and no longer where it is (Unavailable).
+
+        urgent: as of the event (broker/core/events.py).
+        """
         if self.refusal is not None:
-            raise DiskNearlyFull(self.refusal)
+            self.refusal.check(urgent=urgent)
         waiting = self._waiting.get(partition)
         if waiting is None:
             waiting = self._waiting[partition] = deque()

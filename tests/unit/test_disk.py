@@ -1,4 +1,4 @@
-"""Too little room on the disk: said once, and taken back by itself."""
+"""Too little room on the disk: what is refused below each mark, said once for each, and taken back by itself."""
 
 from __future__ import annotations
 
@@ -9,34 +9,44 @@ from pathlib import Path
 import pytest
 
 from broker import disk
+from broker.disk import Marks, Refusal
+from broker.errors import DiskNearlyFull
 
 
-async def test_puts_are_refused_below_the_limit_and_taken_again_above_it(tmp_path: Path, monkeypatch):
+async def test_what_is_refused_follows_the_free_space(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(disk, "LOOK_S", 0.001)
-    said: list[str | None] = []
-    free = shutil.disk_usage(tmp_path).free
+    said: list[Refusal | None] = []
+    real = shutil.disk_usage
+    free = 500
 
     async def reaches(count: int) -> None:
         async with asyncio.timeout(5):
             while len(said) < count:
                 await asyncio.sleep(0.001)
 
-    watching = asyncio.create_task(disk.watch(tmp_path, 2 * free, said.append))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: real(folder)._replace(free=free))
+    watching = asyncio.create_task(disk.watch(tmp_path, Marks(1000, 200), said.append))
     await reaches(1)
-    assert "nearly full" in (said[0] or "")
-    real = shutil.disk_usage
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: real(folder)._replace(free=3 * free))
+    free = 100
     await reaches(2)
-    assert said[1] is None
-    monkeypatch.undo()
-    monkeypatch.setattr(disk, "LOOK_S", 0.001)
+    free = 1000
     await reaches(3)
+    free = 199
+    await reaches(4)
     watching.cancel()
-    assert len(said) == 3
+    assert [None if one is None else one.urgent for one in said] == [False, True, None, True]
+    assert all("nearly full" in one.reason for one in said if one is not None)
+
+
+def test_the_first_mark_lets_urgent_events_pass_and_the_second_none():
+    for refusal, urgent in ((Refusal("x", urgent=False), False), (Refusal("x", urgent=True), True)):
+        with pytest.raises(DiskNearlyFull):
+            refusal.check(urgent=urgent)
+    Refusal("x", urgent=False).check(urgent=True)
 
 
 async def test_enough_room_is_not_worth_a_word(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(disk, "LOOK_S", 0.001)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await disk.watch(tmp_path, 0, pytest.fail)
+            await disk.watch(tmp_path, Marks(0, 0), pytest.fail)

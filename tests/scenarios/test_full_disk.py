@@ -1,0 +1,93 @@
+"""A disk that is nearly full: below the first mark the log does not grow, below the second nothing changes.
+
+The marks are raised instead of the disk filled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from tests.scenarios.running import Running, wait_until
+
+EMAIL = "admin@everput.local"
+BEYOND = str(1 << 60)
+
+
+class Client:
+    """Requests of one server, with the key of its first start."""
+
+    def __init__(self, server: Running) -> None:
+        self._server = server
+        self._http = httpx.Client(base_url=f"{server.url}/v1", headers={"x-api-key": server.api_key}, timeout=20)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
+        return self._http.request(method, path, json=body, headers=headers)
+
+    def made(self, path: str, body: Any) -> Any:
+        answer = self.ask("PUT", path, body)
+        assert answer.status_code == 200, answer.text
+        return next(value for name, value in answer.json().items() if not name.startswith("_"))
+
+    def sign_in(self) -> httpx.Response:
+        password = (self._server.data_dir / "console-password").read_text().strip()
+        return self.ask("POST", "/sessions", {"email": EMAIL, "password": password})
+
+
+def test_rights_can_be_taken_away_below_the_first_mark_of_free_space_and_not_below_the_second(tmp_path: Path):
+    with Running(tmp_path / "data") as server, Client(server) as client:
+        organization = client.ask("GET", "/organizations").json()["organizations"][0]["id"]
+        keys = [client.made(f"/organizations/{organization}/keys", {"name": name})["id"] for name in ("one", "two")]
+        queues = [client.made("/queues", {"name": name})["id"] for name in ("one", "two")]
+        url = "http://127.0.0.1:9999/"
+        listener = client.made(
+            f"/queues/{queues[1]}/listeners", {"name": "listener", "notify_url": url, "liveness_url": url}
+        )["id"]
+        messages = [client.made(f"/queues/{queues[1]}/messages", {"data": "x"})["id"] for _ in range(2)]
+        assert server.stop() == 0
+
+    def grows(client: Client) -> list[httpx.Response]:
+        return [
+            client.ask("PUT", f"/queues/{queues[1]}/messages", {"data": "x"}),
+            client.ask("PUT", f"/queues/{queues[1]}/messages", {"data": "x"}, **{"idempotency-key": "1"}),
+            client.ask("PUT", f"/queues/{queues[1]}/messages/{messages[1]}", {"data": "y"}),
+            client.ask("PUT", "/queues", {"name": "three"}),
+            client.ask("PUT", f"/organizations/{organization}/keys", {"name": "three"}),
+            client.ask("PUT", "/accounts", {"email": "ann@example.com", "password": "correct horse battery"}),
+        ]
+
+    with Running(tmp_path / "data", "--disk-free-bytes-min", BEYOND) as server, Client(server) as client:
+        wait_until(lambda: server.events("disk.nearly_full"), what="it has noticed")
+        for refused in grows(client):
+            assert refused.status_code == 503
+            assert refused.json()["type"] == "/problems/disk-nearly-full"
+        assert client.ask("DELETE", f"/organizations/{organization}/keys/{keys[0]}").status_code == 200
+        session = client.sign_in()
+        assert session.status_code == 200
+        token = f"Bearer {session.json()['session']['token']}"
+        assert client.ask("DELETE", "/sessions", authorization=token).status_code == 200
+        assert client.ask("POST", f"/queues/{queues[1]}/listeners/{listener}/pause").status_code == 200
+        assert client.ask("DELETE", f"/queues/{queues[1]}/messages/{messages[0]}").status_code == 200
+        assert client.ask("DELETE", f"/queues/{queues[1]}/listeners/{listener}").status_code == 200
+        assert client.ask("DELETE", f"/queues/{queues[0]}").status_code == 200
+        assert server.stop() == 0
+    both = ("--disk-free-bytes-min", BEYOND, "--disk-reserve-bytes", BEYOND)
+    with Running(tmp_path / "data", *both) as server, Client(server) as client:
+        wait_until(lambda: server.events("disk.full"), what="it has noticed")
+        for refused in (
+            *grows(client),
+            client.ask("DELETE", f"/organizations/{organization}/keys/{keys[1]}"),
+            client.sign_in(),
+            client.ask("DELETE", f"/queues/{queues[1]}"),
+        ):
+            assert refused.status_code == 503
+            assert refused.json()["type"] == "/problems/disk-nearly-full"
+        assert client.ask("GET", f"/organizations/{organization}/keys/{keys[1]}").status_code == 200
+        assert server.stop() == 0
