@@ -17,6 +17,7 @@ from broker.accounts import SESSION_S, AccountCommands, check_email
 from broker.core.accounts import Account, Session
 from broker.core.directory import Organization
 from broker.ports import DirectoryView
+from broker.volume import StoredBytes
 
 _GUESSES_AT_ONCE: Final = 10  # for one e-mail address, right or wrong
 _GUESSES_PER_S: Final = 0.1
@@ -35,6 +36,7 @@ class Accounts:
         view: DirectoryView,
         keys: Keys,
         sessions: Sessions,
+        stored: StoredBytes,
         *,
         registration: bool,
     ) -> None:
@@ -42,6 +44,7 @@ class Accounts:
         self._view = view
         self._keys = keys
         self._sessions = sessions
+        self._stored = stored
         self._registration = registration
         self._guesses = Limit(
             "address",
@@ -139,22 +142,30 @@ class Accounts:
         organization = await self._commands.create_organization(
             session.account_id, name=body.name, request_id=call.request_text
         )
-        return {"organization": _organization_fields(organization)}
+        return {"organization": self._organization_fields(organization)}
 
     async def list_organizations(self, call: Call) -> Any:
         """All of an account's: it has few. A key's is the one it belongs to."""
         if call.key_text:
             key = await self._keys.find(call.key_text, call.headers, call.request_id)
-            return {"organizations": [_organization_fields(self._view.state.organizations[key.organization_id])]}
+            return {"organizations": [self._organization_fields(self._view.state.organizations[key.organization_id])]}
         session = await self._sessions.find(call.scope, call.headers)
         found = self._view.state.organizations_of(session.account_id)
-        return {"organizations": [_organization_fields(organization) for organization in found]}
+        return {"organizations": [self._organization_fields(organization) for organization in found]}
 
     def _guess(self, call: Call, email: str) -> None:
         """What one of the two limits refuses counts for neither: a crowd uses up no address's attempts, one not all."""
         self._all_guesses.check(call.headers, EVERYBODY)
         self._guesses.take(call.headers, email.lower())
         self._all_guesses.take(call.headers, EVERYBODY)
+
+    def _organization_fields(self, organization: Organization) -> dict[str, Any]:
+        return {
+            "id": organization.id,
+            "name": organization.name,
+            "stored_bytes": self._stored.stored(organization.id),
+            "stored_bytes_max": self._stored.bound(organization.id),
+        }
 
     def _set_cookie(self, call: Call, token: str, age_s: int) -> None:
         call.headers += [self._sessions.cookie(call.scope, token, age_s), (b"cache-control", b"no-store")]
@@ -166,7 +177,3 @@ def _account_fields(account: Account) -> dict[str, Any]:
 
 def _session_fields(session: Session) -> dict[str, Any]:
     return {"id": session.id, "expires_at": moment(session.expires_at_ms)}
-
-
-def _organization_fields(organization: Organization) -> dict[str, Any]:
-    return {"id": organization.id, "name": organization.name}

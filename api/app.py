@@ -46,6 +46,7 @@ from broker.replays import ReplayCommands
 from broker.sealing import Sealer
 from broker.secrets import SecretCommands
 from broker.settings import Settings
+from broker.volume import StoredBytes
 
 _LOG: Final = b"/v1/log"
 _PUT_BEFORE: Final = b"/v1/queues/"
@@ -65,19 +66,26 @@ def make_app(
     outstanding: Outstanding | None = None,
     cursors: Cursors | None = None,
     tunnels: Tunnels | None = None,
+    stored: StoredBytes | None = None,
 ) -> Starlette:
     """The REST API over a started log and a started projection.
 
     deliveries, status: None leaves a message's deliveries and a listener's condition out of the answers.
     reader: None leaves /v1/log and the past out. outstanding, cursors, tunnels: None leaves their resources out.
+    stored: None makes one whose sums nobody has recorded when little is stored.
     """
+    if stored is None:
+        bytes_max, retain_s = settings.organization_bytes_max, settings.retain_messages_s
+        stored = StoredBytes(log.control, view, bytes_max=bytes_max, retain_s=retain_s)
     quotas = Quotas(queues_max=settings.queues_max, listeners_max=settings.listeners_max)
     commands = Commands(log, view, sealer, allow_networks=settings.allow_networks, quotas=quotas)
     views = Views(view, None if reader is None else reader.past)
     queues = Queues(commands, view, views)
     listeners = Listeners(commands, view, status, views)
-    idempotency = Idempotency(log.claims, log.messages, append_timeout_ms=settings.append_timeout_ms)
-    messages = Messages(log, idempotency, view, deliveries)
+    idempotency = Idempotency(
+        log.claims, log.messages, append_timeout_ms=settings.append_timeout_ms, check_room=stored.check
+    )
+    messages = Messages(log, idempotency, view, deliveries, stored)
     public_url = None if settings.public_url is None else settings.public_url.rstrip("/")
     limit = settings.requests_per_s
     keys = Keys(view, log.control) if limit is None else LimitedKeys(view, log.control, requests_per_s=limit)
@@ -88,6 +96,7 @@ def make_app(
         view,
         keys,
         sessions,
+        stored,
         registration=settings.registration,
     )
     secrets = Secrets(SecretCommands(log.control, view, sealer), view, sealer, Resolver(settings.allow_networks))

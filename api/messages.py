@@ -22,6 +22,7 @@ from broker.core.directory import Listener, Queue
 from broker.idempotency import Idempotency, Stored
 from broker.ports import Deliveries, DeliveryState, DirectoryView, Log
 from broker.puts import Put, append_puts, new_batch, put_message
+from broker.volume import StoredBytes
 
 _IDEMPOTENCY_KEY: Final = b"idempotency-key"
 _KEY = re.compile(rb"[\x20-\x7e]{1,255}")
@@ -31,12 +32,21 @@ BATCH_TIMES_BYTES_MAX: Final = 2  # a batch's body may be as large as two of oth
 class Messages:
     """Handlers for /v1/queues/{queue_id}/messages and below. deliveries: None leaves the listeners out."""
 
-    def __init__(self, log: Log, idempotency: Idempotency, view: DirectoryView, deliveries: Deliveries | None) -> None:
+    def __init__(
+        self,
+        log: Log,
+        idempotency: Idempotency,
+        view: DirectoryView,
+        deliveries: Deliveries | None,
+        stored: StoredBytes,
+    ) -> None:
         self._all = log
         self._log = log.messages
         self._idempotency = idempotency
         self._view = view
         self._deliveries = deliveries
+        self._check_room = stored.check
+        self._count = stored.add
 
     async def put(self, call: Call) -> Any:
         queue_id = call.path("queue_id")
@@ -48,6 +58,7 @@ class Messages:
         if _IDEMPOTENCY_KEY in call.sent:
             (stored,) = await self._put_once(call, queue, body, [body])
             return _put_answer(call, queue_id, stored)
+        self._check_room(organization_id)
         put = await put_message(
             self._log,
             queue,
@@ -57,6 +68,7 @@ class Messages:
             actor=call.actor,
             request_id=call.request_text,
             deliver_at=body.deliver_at,
+            count=self._count,
         )
         return _put_answer(call, queue_id, put)
 
@@ -68,7 +80,8 @@ class Messages:
         if _IDEMPOTENCY_KEY in call.sent:
             puts = await self._put_once(call, queue, body, body.messages)
         else:
-            puts = made = new_batch(queue, body.messages, call.actor, call.request_text)
+            self._check_room(call.organization_id)
+            puts = made = new_batch(queue, body.messages, call.actor, call.request_text, self._count)
             await append_puts(self._log, made)
         return {"messages": [_put_answer(call, queue.id, put) for put in puts]}
 
@@ -79,7 +92,7 @@ class Messages:
         if not _KEY.fullmatch(key):
             raise BadHeader("Idempotency-Key must be 1 to 255 printable ASCII characters", header="Idempotency-Key")
         request_id = call.request_text
-        puts = new_batch(queue, messages, call.actor, request_id)
+        puts = new_batch(queue, messages, call.actor, request_id, self._count)
         same = f"{type(body).__name__} {queue.id} ".encode() + msgspec.json.encode(body)
         return await self._idempotency.put(
             queue, puts, key=key, body_sha256=sha256(same).hexdigest(), actor=call.actor, request_id=request_id
@@ -122,6 +135,8 @@ class Messages:
         """The answer says for each listener whether it had the message before: then its delivery is `delivered`."""
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         body = await call.json(MessageDataBody)
+        self._check_room(call.organization_id)
+        self._count(call.organization_id, len(msgspec.json.encode(body)))
         ids = queue, call.path("message_id")
         message, states = await update_message(
             self._all, call.context(), *ids, data=body.data, if_match=call.if_match()

@@ -34,6 +34,7 @@ TITLES: Final = {
     500: "Internal Server Error",
     501: "Not Implemented",
     503: "Service Unavailable",
+    507: "Insufficient Storage",
 }
 MEDIA_TYPE: Final = b"application/problem+json"
 
@@ -138,6 +139,7 @@ _STATUS: Final[dict[type, int]] = {
     TooManyRequests: 429,
     errors.ShareUsed: 429,
     errors.Unavailable: 503,
+    errors.StorageFull: 507,
 }
 
 

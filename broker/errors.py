@@ -108,6 +108,12 @@ class DiskNearlyFull(Unavailable):
     retry_after_s = 10
 
 
+class StorageFull(BrokerError):
+    """The organization stores as many bytes of messages as it may; nothing was stored."""
+
+    code = "storage-full"
+
+
 class InDoubt(Unavailable):
     """Kafka did not acknowledge in time: the event may have been stored all the same."""
 

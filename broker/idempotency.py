@@ -39,16 +39,26 @@ class Stored(NamedTuple):
 
 
 class Idempotency:
-    """append_timeout_ms: after it a claim's holder no longer puts anything. clock: milliseconds since the epoch."""
+    """append_timeout_ms: after it a claim's holder no longer puts anything. clock: milliseconds since the epoch.
+
+    check_room: raises where an organization may store nothing more.
+    """
 
     def __init__(
-        self, claims: ClaimLog, messages: MessageLog, *, append_timeout_ms: int, clock: Callable[[], int] = now_ms
+        self,
+        claims: ClaimLog,
+        messages: MessageLog,
+        *,
+        append_timeout_ms: int,
+        clock: Callable[[], int] = now_ms,
+        check_room: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._claims = claims
         self._messages = messages
         self._append_timeout_ms = append_timeout_ms
         self._take_over_after_ms = 2 * append_timeout_ms + CLOCKS_MS
         self._clock = clock
+        self._check_room = check_room
         self._under_way: set[bytes] = set()
 
     async def put(
@@ -100,7 +110,8 @@ class Idempotency:
         return await self._append(held, puts, await self._find(held, puts))
 
     async def _claim(self, digest: bytes, mine: PutClaimed) -> Claim:
-        """Whose it is, once this claim is in the log."""
+        """Whose it is, once this claim is in the log (StorageFull)."""
+        self._check_room(mine.organization_id)
         await self._claims.append(mine)
         held = decide(await self._claims.claims(digest), mine.at_ms)
         if held is None:

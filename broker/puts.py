@@ -12,7 +12,7 @@ import asyncio
 import os
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import starmap
 from typing import Final, Protocol
@@ -51,11 +51,29 @@ class _RandomBits:
 random_bits = _RandomBits().draw
 
 
+Count = Callable[[str, int], None]
+
+
 class Put:
-    """One message on its way into the log. id, name: known once it is there. key: the ordering key."""
+    """One message on its way into the log. id, name: known once it is there. key: the ordering key.
+
+    count: called with the organization and the record's size when it is built.
+    """
 
     __slots__ = (
-        *("_actor", "_at_ms", "_data", "_deliver_at_ms", "_queue", "_random_bits", "_request_id", "id", "key", "name"),
+        *(
+            "_actor",
+            "_at_ms",
+            "_count",
+            "_data",
+            "_deliver_at_ms",
+            "_queue",
+            "_random_bits",
+            "_request_id",
+            "id",
+            "key",
+            "name",
+        ),
     )
 
     def __init__(
@@ -67,8 +85,10 @@ class Put:
         actor: str,
         request_id: str,
         deliver_at_ms: int | UnsetType = UNSET,
+        count: Count | None = None,
     ) -> None:
         self._queue = queue
+        self._count = count
         self._data = data
         self.key = key
         self._actor = actor
@@ -107,7 +127,11 @@ class Put:
             key=self.key,
             deliver_at_ms=self._deliver_at_ms,
         )
-        return made.encode(), encode(event), queue.id.encode()
+        value = encode(event)
+        if self._count is not None:
+            self._count(queue.organization_id, len(value))
+            self._count = None  # a batch in which it does not fit has it built again
+        return made.encode(), value, queue.id.encode()
 
 
 class NewMessage(Protocol):
@@ -131,6 +155,7 @@ def new_put(
     actor: str,
     request_id: str,
     deliver_at: datetime | None = None,
+    count: Count | None = None,
 ) -> Put:
     """A message that may be put (Refused)."""
     if len(data) * _UTF8_BYTES_A_CHAR_MAX > DATA_BYTES_MAX and len(data.encode()) > DATA_BYTES_MAX:
@@ -140,14 +165,14 @@ def new_put(
     if key is not None and not 0 < len(key) <= NAME_CHARS_MAX:
         raise Refused(f"the ordering key must have 1 to {NAME_CHARS_MAX} characters", pointer="/key")
     if deliver_at is None:
-        return Put(queue, data, name, key, actor, request_id)
+        return Put(queue, data, name, key, actor, request_id, count=count)
     if key is not None:
         detail = "a message with an ordering key can't have a time: those after it would have to wait for it"
         raise Refused(detail, pointer="/deliver_at")
     deliver_at_ms = int(deliver_at.timestamp() * 1000)
     if deliver_at_ms - time.time_ns() // 1_000_000 > DELIVER_AHEAD_MS_MAX:
         raise Refused(f"at most {DELIVER_AHEAD_MS_MAX // _DAY_MS} days ahead", pointer="/deliver_at")
-    return Put(queue, data, name, key, actor, request_id, max(1, deliver_at_ms))
+    return Put(queue, data, name, key, actor, request_id, max(1, deliver_at_ms), count)
 
 
 async def put_message(
@@ -160,19 +185,23 @@ async def put_message(
     actor: str,
     request_id: str,
     deliver_at: datetime | None = None,
+    count: Count | None = None,
 ) -> Put:
     """The message, once all in-sync replicas have it (Refused, LogUnavailable, InDoubt)."""
-    put = new_put(queue, data, name, key, actor, request_id, deliver_at)
+    put = new_put(queue, data, name, key, actor, request_id, deliver_at, count)
     await log.append(put.build, key=key, size=len(data))
     return put
 
 
-def new_batch(queue: Queue, messages: Sequence[NewMessage], actor: str, request_id: str) -> list[Put]:
+def new_batch(
+    queue: Queue, messages: Sequence[NewMessage], actor: str, request_id: str, count: Count | None = None
+) -> list[Put]:
     """Messages that may all be put (Refused; the pointer begins with the place: `/messages/3/data`)."""
     puts = []
     for number, message in enumerate(messages):
         try:
-            puts.append(new_put(queue, message.data, message.name, message.key, actor, request_id, message.deliver_at))
+            said = message.data, message.name, message.key
+            puts.append(new_put(queue, *said, actor, request_id, message.deliver_at, count))
         except Refused as error:
             raise Refused(str(error), pointer=f"/messages/{number}{error.pointer}") from None
     return puts

@@ -46,6 +46,7 @@ class Settings:
     registration: whether anybody who reaches the API may make an account.
     requests_per_s: of one key in one API process, ten seconds' worth at once; None for no limit.
     bytes_per_s: likewise, of the bodies of one organization's puts. queues_max, listeners_max: of one organization.
+    organization_bytes_max: of messages that an organization may store; None for no bound.
     retain_messages_s: settled messages older than that may be deleted; None keeps them for ever.
     append_timeout_ms: how long a request waits for Kafka's acknowledgement. body_bytes_max: of one request.
     """
@@ -59,6 +60,7 @@ class Settings:
     bytes_per_s: int | None = None
     queues_max: int = 10_000
     listeners_max: int = 10_000
+    organization_bytes_max: int | None = None
     retain_messages_s: int | None = None
     append_timeout_ms: int = 5_000
     body_bytes_max: int = 8 << 20

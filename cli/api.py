@@ -22,10 +22,11 @@ from broker.kafka.log import KafkaLog
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.topics import topics
 from broker.sealing import Sealer
+from broker.volume import StoredBytes
 from cli import admin, files
 from cli.doors import Doors
 from cli.first_start import first_start
-from cli.metrics import show_log
+from cli.metrics import show_log, show_stored
 from cli.options import Options, shared_options
 from cli.process import CATCH_UP_S, Process, run
 from cli.sockets import address, bind, inherited
@@ -73,6 +74,13 @@ async def _serve(process: Process, options: Options) -> None:
         if options.kafka is None:
             watching = asyncio.create_task(disk.watch(options.data_dir, options.disk_marks(), log.refuse))
             stack.callback(watching.cancel)
+        stored = StoredBytes(
+            log.control, view, bytes_max=settings.organization_bytes_max, retain_s=settings.retain_messages_s
+        )
+        stack.push_async_callback(stored.stop)
+        recording = asyncio.create_task(stored.run())
+        stack.callback(recording.cancel)
+        show_stored(process.health.registry, stored)
         deliveries = KafkaDeliveries(settings.kafka, log.requests, log.turns)
         tunnels = Tunnels()
         tunnel_url = await stack.enter_async_context(
@@ -90,6 +98,7 @@ async def _serve(process: Process, options: Options) -> None:
             outstanding=KafkaOutstanding(settings.kafka, log.requests, log.turns),
             cursors=KafkaCursors(settings.kafka, log.requests),
             tunnels=tunnels,
+            stored=stored,
         )
         await doors.open(app)
         process.ready(address(listening, options.host))

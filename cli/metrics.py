@@ -23,7 +23,9 @@ if TYPE_CHECKING:  # the supervisor, which imports no Kafka client, comes by her
     from broker.delivery.meters import Condition, Lag, Meters
     from broker.delivery.worker import Worker
     from broker.kafka.log import KafkaLog
+    from broker.volume import StoredBytes
 
+ORGANIZATIONS_SHOWN: Final = 20
 LISTENERS_SHOWN: Final = 20  # of each process: those with the most messages waiting, and those that wait the longest
 
 
@@ -61,6 +63,19 @@ def show_log(registry: CollectorRegistry, log: KafkaLog) -> None:
         yield failed
         yield GaugeMetricFamily("everput_puts_waiting", "Messages put that no batch has yet", messages.waiting)
         yield GaugeMetricFamily("everput_puts_waiting_bytes", "What they carry", messages.waiting_bytes)
+
+    registry.register(_Collector(make))
+
+
+def show_stored(registry: CollectorRegistry, stored: StoredBytes) -> None:
+    """Of an API process: which organizations store most."""
+
+    def make() -> Iterator[Metric]:
+        text = "Bytes of messages that an organization stores, of those that store most"
+        sizes = GaugeMetricFamily("everput_organization_stored_bytes", text, labels=["organization"])
+        for organization_id, size in stored.most(ORGANIZATIONS_SHOWN):
+            sizes.add_metric([organization_id], size)
+        yield sizes
 
     registry.register(_Collector(make))
 

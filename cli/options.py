@@ -34,6 +34,7 @@ SASL_PASSWORD: Final = "EVERPUT_KAFKA_SASL_PASSWORD"  # noqa: S105 - the variabl
 # Where strangers may register (docs/decisions/0110): far beyond what one client needs, below what a process can do.
 REQUESTS_PER_S: Final = 1_000.0
 BYTES_PER_S: Final = 16 << 20
+ORGANIZATION_BYTES_MAX: Final = 1 << 30  # where somebody may register (docs/decisions/0190)
 
 PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
@@ -113,6 +114,7 @@ class Options:
     append_timeout_ms: int
     disk_free_bytes_min: int
     disk_reserve_bytes: int
+    organization_bytes_max: int | None
     retain_messages: str | None
     log_level: str
     topic_prefix: str
@@ -143,6 +145,7 @@ class Options:
             queues_max=self.queues_max,
             listeners_max=self.listeners_max,
             append_timeout_ms=self.append_timeout_ms,
+            organization_bytes_max=self._organization_bytes_max,
             retain_messages_s=None if self.retain_messages is None else age_s(self.retain_messages),
             body_bytes_max=self.body_bytes_max,
         )
@@ -161,6 +164,12 @@ class Options:
         """As settings have it, None for no limit."""
         limit = (default if self._open_to_strangers else None) if said is None else said
         return limit or None
+
+    @property
+    def _organization_bytes_max(self) -> int | None:
+        """As settings have it."""
+        said = self.organization_bytes_max
+        return ((ORGANIZATION_BYTES_MAX if self.registration else None) if said is None else said) or None
 
     @property
     def _open_to_strangers(self) -> bool:
@@ -285,6 +294,12 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     },
     "queues_max": {"type": _count, "default": 10_000, "help": "Queues that an organization may have."},
     "listeners_max": {"type": _count, "default": 10_000, "help": "Listeners that an organization may have."},
+    "organization_bytes_max": {
+        "type": click.IntRange(min=0),
+        "help": "Bytes of messages that an organization may store, unless it was made from a shell; 0 for no bound. "
+        f"Default {ORGANIZATION_BYTES_MAX >> 30} GiB with --registration, else no bound.",
+        "show_default": False,
+    },
     "connections_max": {"type": _count, "default": 10_000, "help": "Clients connected to one API process."},
     "body_bytes_max": {"type": _count, "default": 8 << 20, "help": "The largest request body."},
     "append_timeout_ms": {"type": _count, "default": 5_000, "help": "How long a request waits for Kafka."},

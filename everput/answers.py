@@ -376,12 +376,19 @@ class EndedSessionAnswer(Answer):
     session: SessionFields
 
 
+class OrganizationFields(Named):
+    """stored_bytes: of messages, as far as one API process knows. stored_bytes_max: null for no bound."""
+
+    stored_bytes: Count
+    stored_bytes_max: Count | None
+
+
 class OrganizationAnswer(Answer):
-    organization: Named
+    organization: OrganizationFields
 
 
 class OrganizationsAnswer(Answer):
-    organizations: list[Named]
+    organizations: list[OrganizationFields]
 
 
 class KeyFields(Named):

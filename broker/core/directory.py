@@ -25,6 +25,7 @@ from broker.core.origins import same_origin
 from broker.core.redrives import NO_REDRIVES, Redrives
 from broker.core.replays import Replay, Replays
 
+DAY_MS: Final = 86_400_000
 REPLAY_HEADER: Final = "everput-replay"  # so that a receiver can tell: the replay's id
 
 
@@ -34,12 +35,19 @@ class Organization:
 
     members: the ids of its accounts, in the order in which they joined.
     by_shell: the operator made it in the shell; nobody can make such an organization over HTTP.
+    bytes_by_day: recorded bytes of stored messages, by day since the UTC epoch.
     """
 
     id: str
     name: str
     members: tuple[str, ...] = ()
     by_shell: bool = False
+    bytes_by_day: Mapping[int, int] = field(default_factory=dict)
+
+    def bytes_since(self, at_ms: int) -> int:
+        """Recorded bytes of messages that were stored on the day of this time or later."""
+        day = at_ms // DAY_MS
+        return sum(size for one, size in self.bytes_by_day.items() if one >= day)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +198,8 @@ class Directory:
                 return self._organization_joined(event)
             case ev.OrganizationLeft():
                 return self._organization_left(event)
+            case ev.VolumeRecorded():
+                return self._volume_recorded(event)
             case ev.KeyCreated():
                 return self._key_created(event)
             case ev.KeyRevoked():
@@ -265,6 +275,16 @@ class Directory:
         members = tuple(member for member in organization.members if member != account_id)
         self.organizations[organization.id] = replace(organization, members=members)
         del self._organizations_of[account_id][organization.id]
+
+    def _volume_recorded(self, event: ev.VolumeRecorded) -> bool:
+        organization = self.organizations.get(event.organization_id)
+        if organization is None:
+            return False
+        day = event.at_ms // DAY_MS
+        size = organization.bytes_by_day.get(day, 0) + event.bytes
+        days = {**organization.bytes_by_day, day: size}
+        self.organizations[organization.id] = replace(organization, bytes_by_day=days)
+        return True
 
     def _key_created(self, event: ev.KeyCreated) -> bool:
         taken = event.key_id in self.keys or event.secret_sha256 in self.keys_by_sha256

@@ -133,6 +133,14 @@ class OrganizationLeft(Event, frozen=True, kw_only=True, tag="organization.left"
     even_if_last: bool = False
 
 
+class VolumeRecorded(Event, frozen=True, kw_only=True, tag="volume.recorded"):
+    """bytes: of messages that one process has stored for the organization since its event before this one."""
+
+    urgent: ClassVar[bool] = True
+
+    bytes: int
+
+
 class KeyCreated(Event, frozen=True, kw_only=True, tag="key.created"):
     """secret_sha256: hex SHA-256 of the whole key, which itself is in no event. prefix: its first characters."""
 
@@ -501,6 +509,7 @@ ControlEvent = (
     | OrganizationCreated
     | OrganizationJoined
     | OrganizationLeft
+    | VolumeRecorded
     | KeyCreated
     | KeyRevoked
     | KeyUsed

@@ -61,6 +61,7 @@ SAMPLES: list[ev.Event] = [
     ev.OrganizationCreated(**BY, request_id="r-1", name="Acme"),
     ev.OrganizationJoined(**BY, **ACCOUNT),
     ev.OrganizationLeft(**BY, **ACCOUNT, even_if_last=True),
+    ev.VolumeRecorded(**BY | {"actor": ""}, bytes=16_777_216),
     ev.KeyCreated(
         **BY, key_id="k-2", name="deploy", prefix="ep_abcdef", secret_sha256="ab" * 32, scopes=("queues", "messages")
     ),

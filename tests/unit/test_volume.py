@@ -1,0 +1,172 @@
+"""The bytes that an organization may store: counted, recorded now and then, refused beyond the bound."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+from api_client import Api, make_api, problem
+from memory import MemoryControl
+
+from broker.commands import create_organization, now_ms
+from broker.core.events import VolumeRecorded, decode
+from broker.errors import InDoubt, LogUnavailable, StorageFull
+from broker.volume import STEP_BYTES_MIN, StoredBytes
+
+DAY_MS = 86_400_000
+
+
+class Counting:
+    """One process that counts for one organization, which a stranger made unless told otherwise."""
+
+    def __init__(self, control: MemoryControl, bytes_max: int | None = 64 << 20, retain_s: int | None = None) -> None:
+        self.control = control
+        self.stored = StoredBytes(control, control, bytes_max=bytes_max, retain_s=retain_s)
+        self.organization_id = next(iter(control.state.organizations))
+
+    async def put(self, size: int) -> None:
+        self.stored.check(self.organization_id)
+        self.stored.add(self.organization_id, size)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    def recorded(self) -> list[int]:
+        events = [decode(record) for record in self.control.records]
+        return [event.bytes for event in events if isinstance(event, VolumeRecorded)]
+
+
+async def made(*, actor: str = "account:ann") -> MemoryControl:
+    control = MemoryControl()
+    await create_organization(control, control, name="theirs", actor=actor)
+    return control
+
+
+async def test_sums_are_recorded_when_they_are_a_step_and_at_the_end():
+    one = Counting(await made())
+    for _ in range(5):
+        await one.put(STEP_BYTES_MIN // 2)
+    assert one.recorded() == [STEP_BYTES_MIN, STEP_BYTES_MIN]
+    assert one.stored.stored(one.organization_id) == 5 * STEP_BYTES_MIN // 2
+    await one.stored.stop()
+    assert sum(one.recorded()) == 5 * STEP_BYTES_MIN // 2
+    await one.stored.stop()
+    assert len(one.recorded()) == 3
+    assert one.stored.stored(one.organization_id) == 5 * STEP_BYTES_MIN // 2
+
+
+async def test_without_a_bound_the_events_become_fewer_as_more_is_stored():
+    one = Counting(await made(), bytes_max=None)
+    for _ in range(2_000):
+        await one.put(16 << 20)
+    assert 60 < len(one.recorded()) < 64 + 64 * 4
+    assert one.stored.bound(one.organization_id) is None
+
+
+async def test_processes_together_exceed_the_bound_by_no_more_than_a_step_each():
+    control = await made()
+    several = [Counting(control) for _ in range(3)]
+    put = 0
+    for one in several * 1_000:
+        try:
+            await one.put(100_000)
+        except StorageFull:
+            continue
+        put += 100_000
+    assert 64 << 20 <= put <= (64 << 20) + 3 * (STEP_BYTES_MIN + 100_000)
+    for one in several:
+        with pytest.raises(StorageFull):
+            await one.put(1)
+
+
+async def test_one_that_is_full_is_full_for_a_process_that_starts_after_a_crash():
+    control = await made()
+    one = Counting(control, bytes_max=10_000)
+    for _ in range(10):
+        await one.put(1_000)
+    with pytest.raises(StorageFull):
+        await one.put(1_000)
+    await asyncio.sleep(0)
+    with pytest.raises(StorageFull):
+        await Counting(control, bytes_max=10_000).put(1)
+
+
+async def test_what_is_older_than_messages_are_kept_no_longer_counts():
+    control = await made()
+    organization_id = next(iter(control.state.organizations))
+    for days in (0, 1, 5):
+        event = VolumeRecorded(at_ms=now_ms() - days * DAY_MS, organization_id=organization_id, bytes=1_000)
+        await control.append(event)
+    assert Counting(control).stored.stored(organization_id) == 3_000
+    kept = Counting(control, bytes_max=3_000, retain_s=2 * 86_400)
+    assert kept.stored.stored(organization_id) == 2_000
+    await kept.put(1)
+    with pytest.raises(StorageFull):
+        await Counting(control, bytes_max=3_000).put(1)
+
+
+async def test_what_was_not_recorded_is_recorded_later_and_what_is_in_doubt_is_not_counted_twice():
+    control = await made()
+    one = Counting(control)
+    await one.put(5)
+    control.failing = LogUnavailable("away")
+    await one.stored.stop()
+    assert one.stored.stored(one.organization_id) == 5
+    control.failing = InDoubt("away")
+    await one.stored.stop()
+    control.failing = None
+    await one.stored.stop()
+    assert one.recorded() == []
+
+
+async def stranger(api: Api, name: str) -> tuple[dict[str, str], str]:
+    """The headers of a new account's key, and a queue of its organization."""
+    who = {"email": f"{name}@example.com", "password": "correct horse battery"}
+    await api.bare.put("/v1/accounts", json=who)
+    session = await api.bare.post("/v1/sessions", json=who)
+    headers = {"authorization": f"Bearer {session.json()['session']['token']}"}
+    organization = (await api.bare.put("/v1/organizations", json={"name": name}, headers=headers)).json()
+    path = f"/v1/organizations/{organization['organization']['id']}/keys"
+    key = (await api.bare.put(path, json={"name": "k"}, headers=headers)).json()["key"]["secret"]
+    queue = await api.bare.put("/v1/queues", json={"name": "q"}, headers={"x-api-key": key})
+    return {"x-api-key": key}, f"/v1/queues/{queue.json()['queue']['id']}/messages"
+
+
+async def put_until_refused(api: Api, headers: dict[str, str], path: str) -> httpx.Response:
+    for _ in range(1_000):
+        answer = await api.bare.put(path, json={"data": "x" * 1_000}, headers=headers)
+        if answer.status_code != 200:
+            return answer
+    raise AssertionError("never refused")
+
+
+async def test_an_organization_at_its_bound_is_507_and_others_put_on():
+    api = await make_api(organization_bytes_max=50_000)
+    headers, path = await stranger(api, "ann")
+    refused = await put_until_refused(api, headers, path)
+    assert "--organization-bytes-max" in problem(refused, 507, "storage-full")["detail"]
+    assert "retry-after" not in refused.headers
+    told = (await api.bare.get("/v1/organizations", headers=headers)).json()["organizations"][0]
+    assert 50_000 <= told["stored_bytes"] < 52_000
+    assert told["stored_bytes_max"] == 50_000
+    batch = {"messages": [{"data": "x"}]}
+    problem(await api.bare.post(f"{path}/batch", json=batch, headers=headers), 507)
+    problem(await api.bare.put(path, json={"data": "x"}, headers={**headers, "idempotency-key": "1"}), 507)
+    other, elsewhere = await stranger(api, "bob")
+    assert (await api.bare.put(elsewhere, json={"data": "x"}, headers=other)).status_code == 200
+    queue = await api.queue()
+    for _ in range(60):
+        answer = await api.put(f"/v1/queues/{queue}/messages", json={"data": "x" * 1_000})
+        assert answer.status_code == 200  # the operator's own organization has no bound
+    told = (await api.get("/v1/organizations")).json()["organizations"][0]
+    assert told["stored_bytes"] > 60_000
+    assert told["stored_bytes_max"] is None
+
+
+async def test_a_repeat_of_a_put_is_answered_though_the_organization_is_full():
+    api = await make_api(organization_bytes_max=50_000)
+    headers, path = await stranger(api, "ann")
+    once = {**headers, "idempotency-key": "1"}
+    first = await api.bare.put(path, json={"data": "x"}, headers=once)
+    await put_until_refused(api, headers, path)
+    assert (await api.bare.put(path, json={"data": "x"}, headers=once)).json() == first.json()
