@@ -16,7 +16,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.errors import ConfigurationError
-from everput import AsyncClient, Problem, get_listener, list_listeners, list_queues
+from everput import AsyncClient, Problem, get_listener, list_listeners, list_organizations, list_queues
 
 AT_ONCE: Final = 16
 ASK_S: Final = 10.0
@@ -34,6 +34,15 @@ class ListenerRow:
     lag: int
     pending_s: float | None
     last_error: str | None
+    wrong: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageRow:
+    """The bytes of messages that the organization stores. stored_bytes_max: None for no bound. wrong: as above."""
+
+    stored_bytes: int
+    stored_bytes_max: int | None
     wrong: str | None
 
 
@@ -110,6 +119,14 @@ def _row(queue: str, listener: dict[str, Any], limits: Limits) -> ListenerRow:
         last_error=listener["last_error"],
         wrong=wrong,
     )
+
+
+async def storage(client: AsyncClient) -> StorageRow:
+    """Of the key's organization (EverputError)."""
+    told = (await client.send(list_organizations())).organizations[0]
+    most = told.stored_bytes_max
+    wrong = "at its bound: puts are refused" if most is not None and told.stored_bytes >= most else None
+    return StorageRow(stored_bytes=told.stored_bytes, stored_bytes_max=most, wrong=wrong)
 
 
 async def processes(addresses: Sequence[str]) -> list[ProcessRow]:

@@ -16,12 +16,13 @@ import orjson
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from broker.errors import ConfigurationError
 from cli.api_options import api_options
 from cli.asking import errors_told
 from cli.printing import say_json, stdout
-from cli.standing import FIGURES, Limits, ListenerRow, ProcessRow, listeners, processes
+from cli.standing import FIGURES, Limits, ListenerRow, ProcessRow, StorageRow, listeners, processes, storage
 from everput import AsyncClient
 
 GIVE_UP_AFTER_S: Final = 5.0
@@ -80,32 +81,39 @@ class _Status:
         async with self._client:
             with live or contextlib.nullcontext():
                 while True:
-                    seen, behind = await self.look()
+                    seen, stored, behind = await self.look()
                     if as_json:
-                        say_json(_json(seen, behind, ok=not self.wrong))
+                        say_json(_json(seen, stored, behind, ok=not self.wrong))
                     elif live is not None:
-                        live.update(_tables(seen, behind), refresh=True)
+                        live.update(_tables(seen, stored, behind), refresh=True)
                     else:
-                        console.print(_tables(seen, behind))
+                        console.print(_tables(seen, stored, behind))
                     if every_s is None:
                         return
                     await asyncio.sleep(every_s)
 
-    async def look(self) -> tuple[list[ListenerRow], list[ProcessRow]]:
+    async def look(self) -> tuple[list[ListenerRow], StorageRow, list[ProcessRow]]:
         """What there is now; `wrong` follows it (ConfigurationError)."""
-        seen, behind = await asyncio.gather(listeners(self._client, self._limits, self._queue), processes(self._admin))
+        seen, stored, behind = await asyncio.gather(
+            listeners(self._client, self._limits, self._queue), storage(self._client), processes(self._admin)
+        )
         if self._queue is not None and not seen:
             raise ConfigurationError(f"no queue of the name or id {self._queue} has a listener")
-        self.wrong = any(row.wrong for row in seen) or any(row.wrong for row in behind)
-        return seen, behind
+        self.wrong = any(row.wrong for row in (*seen, stored, *behind))
+        return seen, stored, behind
 
 
-def _json(seen: Sequence[ListenerRow], behind: Sequence[ProcessRow], *, ok: bool) -> str:
-    fields = {"ok": ok, "listeners": [asdict(row) for row in seen], "processes": [asdict(row) for row in behind]}
+def _json(seen: Sequence[ListenerRow], stored: StorageRow, behind: Sequence[ProcessRow], *, ok: bool) -> str:
+    fields = {
+        "ok": ok,
+        "listeners": [asdict(row) for row in seen],
+        "storage": asdict(stored),
+        "processes": [asdict(row) for row in behind],
+    }
     return orjson.dumps(fields).decode()
 
 
-def _tables(seen: Sequence[ListenerRow], behind: Sequence[ProcessRow]) -> Group:
+def _tables(seen: Sequence[ListenerRow], stored: StorageRow, behind: Sequence[ProcessRow]) -> Group:
     """The worst first."""
     table = Table()
     for heading in ("queue", "listener", "state"):
@@ -118,7 +126,14 @@ def _tables(seen: Sequence[ListenerRow], behind: Sequence[ProcessRow]) -> Group:
         style = "red" if row.wrong else "yellow" if row.state != "live" or row.last_error else ""
         cells = (row.queue, row.listener, row.state, f"{row.lag:,}", _age(row.pending_s))
         table.add_row(*cells, row.last_error or "", row.wrong or "", style=style)
-    return Group(table, _process_table(behind)) if behind else Group(table)
+    line = Text(_storage_line(stored), style="red" if stored.wrong else "")
+    return Group(table, line, _process_table(behind)) if behind else Group(table, line)
+
+
+def _storage_line(stored: StorageRow) -> str:
+    bound = "" if stored.stored_bytes_max is None else f" of {stored.stored_bytes_max / _MIB:,.0f} MiB"
+    wrong = "" if stored.wrong is None else f", {stored.wrong}"
+    return f"messages stored: {stored.stored_bytes / _MIB:,.0f} MiB{bound}{wrong}"
 
 
 def _process_table(behind: Sequence[ProcessRow]) -> Table:

@@ -1,6 +1,6 @@
-"""A disk that is nearly full: below the first mark the log does not grow, below the second nothing changes.
+"""A disk that is nearly full, and an organization that stores as much as it may.
 
-The marks are raised instead of the disk filled."""
+The marks of free space are raised instead of the disk filled."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ BEYOND = str(1 << 60)
 
 
 class Client:
-    """Requests of one server, with the key of its first start."""
+    """Requests of one server. key: of an organization; None for that of the first start."""
 
-    def __init__(self, server: Running) -> None:
+    def __init__(self, server: Running, key: str | None = None) -> None:
         self._server = server
-        self._http = httpx.Client(base_url=f"{server.url}/v1", headers={"x-api-key": server.api_key}, timeout=20)
+        url = f"{server.url}/v1"  # first: then there is a key
+        self._http = httpx.Client(base_url=url, headers={"x-api-key": key or server.api_key}, timeout=20)
 
     def __enter__(self) -> Self:
         return self
@@ -30,6 +31,12 @@ class Client:
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
         return self._http.request(method, path, json=body, headers=headers)
+
+    def answers(self) -> bool:
+        try:
+            return self.ask("GET", "/organizations").status_code == 200
+        except httpx.TransportError:
+            return False
 
     def made(self, path: str, body: Any) -> Any:
         answer = self.ask("PUT", path, body)
@@ -90,4 +97,48 @@ def test_rights_can_be_taken_away_below_the_first_mark_of_free_space_and_not_bel
             assert refused.status_code == 503
             assert refused.json()["type"] == "/problems/disk-nearly-full"
         assert client.ask("GET", f"/organizations/{organization}/keys/{keys[1]}").status_code == 200
+        assert server.stop() == 0
+
+
+def strangers_key(client: Client, name: str) -> str:
+    """The key of a new account's organization."""
+    who = {"email": f"{name}@example.com", "password": "correct horse battery"}
+    client.made("/accounts", who)
+    token = f"Bearer {client.ask('POST', '/sessions', who).json()['session']['token']}"
+    organization = client.ask("PUT", "/organizations", {"name": name}, authorization=token).json()["organization"]
+    # Without the operator's key, which would be taken for the asker.
+    path = f"/organizations/{organization['id']}/keys"
+    answer = client.ask("PUT", path, {"name": "k"}, authorization=token, **{"x-api-key": ""})
+    return str(answer.json()["key"]["secret"])
+
+
+def test_an_organization_at_its_bound_stays_refused_after_restarts_while_others_put_on(tmp_path: Path):
+    bound = ("--organization-bytes-max", "100000")
+    big = {"data": "x" * 1_000}
+    with Running(tmp_path / "data", *bound) as server, Client(server) as operator:
+        keys = [strangers_key(operator, name) for name in ("ann", "bob")]
+        with Client(server, keys[0]) as ann, Client(server, keys[1]) as bob:
+            paths = [f"/queues/{one.made('/queues', {'name': 'q'})['id']}/messages" for one in (ann, bob, operator)]
+            answers = [ann.ask("PUT", paths[0], big).status_code for _ in range(110)]
+            assert answers == sorted(answers)
+            assert 60 < answers.count(200) < 100
+            assert answers.count(507) == 110 - answers.count(200)
+            assert bob.ask("PUT", paths[1], big).status_code == 200
+            for _ in range(110):
+                assert operator.ask("PUT", paths[2], big).status_code == 200
+            server.kill("api-1")
+            wait_until(bob.answers, what="the API is back")
+            assert ann.ask("PUT", paths[0], big).status_code == 507
+            assert bob.ask("PUT", paths[1], big).status_code == 200
+        assert server.stop() == 0
+    with Running(tmp_path / "data", *bound) as server:
+        with Client(server, keys[0]) as ann, Client(server, keys[1]) as bob:
+            refused = ann.ask("PUT", paths[0], big)
+            assert refused.status_code == 507
+            assert refused.json()["type"] == "/problems/storage-full"
+            assert ann.ask("GET", "/organizations").json()["organizations"][0]["stored_bytes"] >= 100_000
+            assert bob.ask("PUT", paths[1], big).status_code == 200
+            assert 1_000 < bob.ask("GET", "/organizations").json()["organizations"][0]["stored_bytes"] < 10_000
+        metrics = httpx.get(f"{server.admin_url}/metrics").text
+        assert metrics.count("everput_organization_stored_bytes{") >= 2
         assert server.stop() == 0

@@ -13,6 +13,8 @@ from broker.commands import create_organization, now_ms
 from broker.core.events import VolumeRecorded, decode
 from broker.errors import InDoubt, LogUnavailable, StorageFull
 from broker.volume import STEP_BYTES_MIN, StoredBytes
+from cli.standing import storage
+from everput import AsyncClient
 
 DAY_MS = 86_400_000
 
@@ -170,3 +172,16 @@ async def test_a_repeat_of_a_put_is_answered_though_the_organization_is_full():
     first = await api.bare.put(path, json={"data": "x"}, headers=once)
     await put_until_refused(api, headers, path)
     assert (await api.bare.put(path, json={"data": "x"}, headers=once)).json() == first.json()
+
+
+async def test_status_shows_what_is_stored_and_that_it_is_wrong_at_the_bound():
+    api = await make_api(organization_bytes_max=50_000)
+    headers, path = await stranger(api, "ann")
+    transport = httpx.ASGITransport(api.app)
+    async with AsyncClient("http://api.example.com", headers["x-api-key"], transport=transport) as client:
+        before = await storage(client)
+        assert (before.stored_bytes, before.stored_bytes_max, before.wrong) == (0, 50_000, None)
+        await put_until_refused(api, headers, path)
+        after = await storage(client)
+    assert after.stored_bytes >= 50_000
+    assert after.wrong
