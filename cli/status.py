@@ -99,7 +99,8 @@ class _Status:
         )
         if self._queue is not None and not seen:
             raise ConfigurationError(f"no queue of the name or id {self._queue} has a listener")
-        self.wrong = any(row.wrong for row in (*seen, stored, *behind))
+        wrongs = [*(row.wrong for row in seen), stored.wrong, *(row.wrong for row in behind)]
+        self.wrong = any(wrongs)
         return seen, stored, behind
 
 
