@@ -108,7 +108,10 @@ class Accounts:
             session, body.password, even_if_last=body.even_if_last, request_id=call.request_text
         )
         self._set_cookie(call, "", 0)
-        return {"account": _account_fields(account), "without_members": [_organization_fields(one) for one in left]}
+        return {
+            "account": _account_fields(account),
+            "without_members": [{"id": one.id, "name": one.name} for one in left],
+        }
 
     async def session(self, call: Call) -> Any:
         session = await self._sessions.find(call.scope, call.headers)
