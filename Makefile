@@ -32,7 +32,7 @@ else
 	cat .venv/test-scenarios.log .venv/test-others.log; exit $$status
 endif
 
-KAFKA := tests/kafka tests/samples
+KAFKA := tests/kafka tests/samples tests/contracts
 OTHERS := tests/delivery tests/stateful tests/unit tests/scenarios/test_faults.py
 
 test-kafka: $(READY)

@@ -7,11 +7,61 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from broker.core.cursor import Cursor
 from broker.core.directory import Directory, Listener
 from broker.core.events import ChangeApplied, ControlEvent, MessageChange, PutClaimed
+from broker.errors import LogUnavailable
+
+EARLIEST: Final = -2  # as a time: the first offset of a partition
+LATEST: Final = -1  # as a time: one past the newest record
+SESSION_TIMEOUT_MS: Final = 10_000  # how long a killed worker's partitions stand still, if none takes its place
+
+
+class Record(NamedTuple):
+    """One record. timestamp: milliseconds. headers: (name, value) pairs.
+
+    Its fields are named as those of aiokafka's own class, for what is read are records of that one: to copy each would
+    take longer than to parse it.
+    """
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+class Stretch(NamedTuple):
+    """What one fetch brought. next_offset: where to read on; end_offset: one past the newest record there is.
+
+    size: in bytes, as Kafka sent it. left_out_ms: all records were left out, the latest of this time.
+    """
+
+    records: list[Record]
+    next_offset: int
+    end_offset: int
+    size: int = 0
+    left_out_ms: int | None = None
+
+
+class OffsetTooOld(LogUnavailable):
+    """The log no longer begins where a reader wanted to read."""
+
+    code = "offset-too-old"
+
+
+class NotStored(LogUnavailable):
+    """Cursors were not, or are not known to be, stored. failed: by listener id, why; all others' are."""
+
+    def __init__(self, failed: Mapping[str, LogUnavailable]) -> None:
+        super().__init__(str(next(iter(failed.values()))))
+        self.failed = failed
+
+
+class NoMember(LogUnavailable):
+    """Kafka knows no such member, or the group has agreed anew without it: others own its partitions, or will soon."""
 
 
 class DirectoryView(Protocol):

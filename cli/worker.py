@@ -10,8 +10,12 @@ import os
 
 import click
 
+from broker.delivery.ports import Ports
 from broker.delivery.worker import Worker
+from broker.kafka.changes_tail import ChangesTail
+from broker.kafka.cursors import KafkaCursors
 from broker.kafka.log import KafkaLog
+from broker.kafka.tail import Tail
 from broker.sealing import Sealer
 from cli.metrics import show_worker
 from cli.options import Options, shared_options
@@ -40,7 +44,13 @@ async def _work(process: Process) -> None:
         listeners = projections.directory.state.listeners.values()
         sealer.check(text for listener in listeners for text in listener.sealed())
         name = os.environ.get("EVERPUT_WORKER_NAME")
-        worker = Worker(settings, log, projections, sealer, name=name)
+        ports = Ports(
+            log=log,
+            membership=Tail(settings.kafka, log.requests, name=name),
+            cursors=KafkaCursors(settings.kafka, log.requests),
+            changes=ChangesTail(settings.kafka),
+        )
+        worker = Worker(settings, ports, projections, sealer)
         process.health.view = projections.directory
         process.health.look = show_worker(process.health.registry, worker)
         stack.push_async_callback(worker.stop)

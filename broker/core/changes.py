@@ -5,11 +5,14 @@ For: the rule, folded over a message's changes in the order of the log. Pure. No
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec import UNSET, UnsetType
 
 from broker.core.events import MessageChange, MessageDeleted
+
+# A change is looked for from a message's time on, less this: the clocks of the API processes may differ by as much.
+CLOCK_SKEW_MS: Final = 10 * 60_000
 
 
 class Change(NamedTuple):

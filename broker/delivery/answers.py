@@ -16,10 +16,10 @@ from typing import Final
 from broker.core.events import ChangeApplied, MessageChange, encode
 from broker.delivery.courier import Courier
 from broker.delivery.outstanding import Outstanding
+from broker.delivery.ports import Appender
 from broker.delivery.readers import Partition
 from broker.delivery.stream import Delivery, now_ms
 from broker.errors import LogUnavailable
-from broker.kafka.outcomes import OutcomesTopic
 
 ANSWER_S: Final = 3.0  # how long an attempt under way is waited for, before it is `unknown` what it came to
 _LOOK_S: Final = 0.02
@@ -63,7 +63,7 @@ class Answers:
 
     def __init__(
         self,
-        deliveries: OutcomesTopic,
+        deliveries: Appender,
         outstanding: Outstanding,
         partitions: Mapping[int, Partition],
         placed: Placed,

@@ -35,12 +35,11 @@ from broker.delivery.checkpoints import SUSPENDED_S
 from broker.delivery.courier import Courier
 from broker.delivery.message import Message
 from broker.delivery.outstanding import Outstanding
+from broker.delivery.ports import ChangeFeed, DeliveryLog
 from broker.delivery.readers import Partition
 from broker.delivery.stream import Delivery, now_ms
 from broker.errors import LogUnavailable, UnknownEvent
-from broker.kafka.changes_tail import ChangesTail
-from broker.kafka.log import KafkaLog
-from broker.kafka.requests import EARLIEST, LATEST, OffsetTooOld
+from broker.ports import EARLIEST, LATEST, OffsetTooOld
 
 log = logging.getLogger(__name__)
 
@@ -76,25 +75,24 @@ class Changes:
 
     def __init__(
         self,
-        kafka_log: KafkaLog,
-        tail: ChangesTail,
+        event_log: DeliveryLog,
+        feed: ChangeFeed,
         outstanding: Outstanding,
         partitions: Mapping[int, Partition],
         couriers: Mapping[str, Courier],
         placed: Placed,
-        messages_topic: str,
         run: Callable[[Coroutine[Any, Any, None]], object],
         confirm: Callable[[], Awaitable[None]],
     ) -> None:
         self.known: dict[tuple[int, int], Change] = {}
         self._ids: dict[tuple[int, int], str] = {}
-        self._log = kafka_log
-        self._tail = tail
+        self._log = event_log
+        self._tail = feed
         self._outstanding = outstanding
         self._partitions = partitions
         self._couriers = couriers
         self._placed = placed
-        self._messages = messages_topic
+        self._messages = event_log.messages.name
         self._run = run
         self._floors: dict[int, int] = {}
         self._positions: dict[int, int] = {}  # how far what we know goes, in `changes`
@@ -102,7 +100,7 @@ class Changes:
         self._honoured_below: dict[int, int] = {}  # changes before it may have counted before they were looked at
         self._covering = 0
         self._texts: dict[tuple[int, int], asyncio.Task[str | None]] = {}
-        self._answers = Answers(kafka_log.deliveries, outstanding, partitions, placed, confirm)
+        self._answers = Answers(event_log.deliveries, outstanding, partitions, placed, confirm)
 
     # Ownership
 

@@ -23,11 +23,11 @@ from broker.delivery.courier import Courier
 from broker.delivery.meters import Meters
 from broker.delivery.outstanding import Outstanding
 from broker.delivery.ownership import SURE_S
+from broker.delivery.ports import Appender, CursorStore
 from broker.delivery.readers import Partition
 from broker.delivery.stream import Stream, now_ms, outcome_events, take_outcomes
 from broker.errors import LogUnavailable, Suspended
-from broker.kafka.cursors import KafkaCursors, NotStored
-from broker.kafka.outcomes import OutcomesTopic
+from broker.ports import NotStored
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +53,8 @@ class Checkpoints:
 
     def __init__(
         self,
-        cursors: KafkaCursors,
-        deliveries: OutcomesTopic,
+        cursors: CursorStore,
+        deliveries: Appender,
         outstanding: Outstanding,
         partitions: dict[int, Partition],
         couriers: dict[str, Courier],

@@ -15,9 +15,9 @@ from broker.core.events import KeptDelivery, decode
 from broker.delivery.courier import UNDECODABLE
 from broker.delivery.message import Message, messages
 from broker.delivery.owed import Key, Owed, ids_in, kept_message, owed_by
+from broker.delivery.ports import Appender, LogReader
 from broker.errors import LogUnavailable, UnknownEvent
-from broker.kafka.outcomes import OutcomesTopic
-from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, OffsetTooOld
+from broker.ports import EARLIEST, LATEST, OffsetTooOld
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _STRETCH_BYTES: Final = 1 << 20
 class KeptRecords:
     """messages_topic: the name of `messages`."""
 
-    def __init__(self, topic: OutcomesTopic, requests: KafkaRequests, messages_topic: str) -> None:
+    def __init__(self, topic: Appender, requests: LogReader, messages_topic: str) -> None:
         self._requests = requests
         self._topic = topic
         self._messages_topic = messages_topic

@@ -26,11 +26,10 @@ from broker.delivery.kept_records import KeptRecords
 from broker.delivery.ledger import BEGIN, Ledger
 from broker.delivery.message import Message
 from broker.delivery.owed import Key, Line, Owed, kept_event, owed_by, owed_key
+from broker.delivery.ports import Appender, LogReader
 from broker.delivery.readers import Partition
 from broker.delivery.stream import Delivery, now_ms
 from broker.errors import LogUnavailable
-from broker.kafka.outcomes import OutcomesTopic
-from broker.kafka.requests import KafkaRequests
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +64,8 @@ class Outstanding:
 
     def __init__(
         self,
-        topic: OutcomesTopic,
-        requests: KafkaRequests,
+        topic: Appender,
+        requests: LogReader,
         messages_topic: str,
         partitions: dict[int, Partition],
         couriers: dict[str, Courier],

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from broker.errors import LogUnavailable
-from broker.kafka.tail import SESSION_TIMEOUT_MS, NoMember
+from broker.ports import SESSION_TIMEOUT_MS, NoMember
 
 SURE_S: Final = SESSION_TIMEOUT_MS / 1000 - 1.0  # Kafka gives nobody's partitions away sooner after it has heard of him
 _ASK_S: Final = SURE_S / 3  # so that nobody has to wait for an answer, while there are any

@@ -14,13 +14,11 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
+from broker.core.changes import CLOCK_SKEW_MS
+from broker.delivery.ports import CursorStore, DeliveryLog
 from broker.delivery.stream import now_ms
 from broker.errors import LogUnavailable, ViewBehind
-from broker.kafka.changes import CLOCK_SKEW_MS
-from broker.kafka.cursors import KafkaCursors
-from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
-from broker.kafka.topics import Topics
-from broker.ports import DirectoryView
+from broker.ports import EARLIEST, LATEST, DirectoryView
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +37,8 @@ class Retention:
 
     def __init__(
         self,
-        requests: KafkaRequests,
-        table: Topics,
-        cursors: KafkaCursors,
+        event_log: DeliveryLog,
+        cursors: CursorStore,
         view: DirectoryView,
         outstanding: Kept,
         partitions: Mapping[int, object],
@@ -49,9 +46,9 @@ class Retention:
         assure: Callable[[], Awaitable[None]],
     ) -> None:
         self._assure = assure
-        self._requests = requests
-        self._messages = table.messages.name
-        self._others = (table.changes.name, table.deliveries.name)
+        self._requests = event_log.requests
+        self._messages = event_log.messages.name
+        self._others = (event_log.changes.name, event_log.deliveries.name)
         self._cursors = cursors
         self._view = view
         self._outstanding = outstanding

@@ -39,6 +39,7 @@ from broker.delivery.message import Message, may_be_in, messages
 from broker.delivery.meters import Condition, Meters, condition
 from broker.delivery.outstanding import Outstanding
 from broker.delivery.ownership import Ownership
+from broker.delivery.ports import Ports
 from broker.delivery.readers import CatchUp, Partition
 from broker.delivery.replaying import Replaying
 from broker.delivery.request import Opened, open_listener, same_seals
@@ -46,13 +47,7 @@ from broker.delivery.retention import Retention
 from broker.delivery.shares import Processor, Sockets, let_begin, share_out
 from broker.delivery.stream import Delivery, Stream, now_ms
 from broker.errors import BrokerError, LogUnavailable
-from broker.kafka.changes_tail import ChangesTail
-from broker.kafka.cursors import KafkaCursors
-from broker.kafka.log import KafkaLog
-from broker.kafka.requests import EARLIEST, OffsetTooOld, Record
-from broker.kafka.tail import NoMember, Tail
-from broker.kafka.topics import topics
-from broker.ports import DirectoryView
+from broker.ports import EARLIEST, DirectoryView, NoMember, OffsetTooOld, Record
 from broker.sealing import Sealer
 from broker.settings import Settings
 
@@ -87,24 +82,23 @@ class DirectoryFeed(Protocol):
 
 
 class Worker:
-    """One per process. projections: the directory as folded here, caught up before start(). name: as for Tail."""
+    """One per process. kafka: its ports. projections: the directory as folded here, caught up before start()."""
 
     def __init__(
         self,
         settings: Settings,
-        kafka_log: KafkaLog,
+        kafka: Ports,
         projections: DirectoryFeed,
         sealer: Sealer,
-        *,
-        name: str | None = None,
     ) -> None:
+        event_log = kafka.log
         self._settings = settings
-        self._log = kafka_log
+        self._log = event_log
         self._sealer = sealer
         self._projections = projections
-        self._topic = topics(settings.kafka).messages.name
-        self._cursors = KafkaCursors(settings.kafka, kafka_log.requests)
-        self._tail = Tail(settings.kafka, kafka_log.requests, name=name, gained=self._gained, given_up=self._given_up)
+        self._topic = event_log.messages.name
+        self._cursors = kafka.cursors
+        self._tail = kafka.membership
         self._partitions: dict[int, Partition] = {}
         self._couriers: dict[str, Courier] = {}
         self._catch_up = CatchUp(self, self._partitions)
@@ -114,28 +108,27 @@ class Worker:
         self.meters = Meters()
         self._ours = ours = Ownership(self._ask_whether_ours)
         self._outstanding = Outstanding(
-            kafka_log.outstanding,
-            kafka_log.requests,
+            event_log.outstanding,
+            event_log.requests,
             self._topic,
             self._partitions,
             self._couriers,
             ours.assure,
         )
-        self._changes_tail = ChangesTail(settings.kafka)
+        self._changes_tail = kafka.changes
         self._changes = Changes(
-            kafka_log,
+            event_log,
             self._changes_tail,
             self._outstanding,
             self._partitions,
             self._couriers,
             self._placed,
-            self._topic,
             self._run,
             ours.confirm,
         )
         self._checkpoints = Checkpoints(
             self._cursors,
-            kafka_log.deliveries,
+            event_log.deliveries,
             self._outstanding,
             self._partitions,
             self._couriers,
@@ -150,10 +143,9 @@ class Worker:
             self._partitions,
             self._couriers,
         )
-        self._replaying = Replaying(kafka_log.control.append, self._partitions, self._couriers, self._outstanding)
+        self._replaying = Replaying(event_log.control.append, self._partitions, self._couriers, self._outstanding)
         self._retention = Retention(
-            kafka_log.requests,
-            topics(settings.kafka),
+            event_log,
             self._cursors,
             projections.directory,
             self._outstanding,
@@ -194,7 +186,7 @@ class Worker:
         self._projections.on_change(self._note_change)
         self._catch_up.start()
         await self._changes_tail.start()
-        await self._tail.start()
+        await self._tail.start(self._gained, self._given_up)
         checkpoints = self._checkpoints
         loops = (
             self._follow_directory,

@@ -1,6 +1,6 @@
 """Record batches as Kafka sends them, each checked before anything in it is used.
 
-For: Record, Stretch, the checksum of every batch, and whether the batches follow each other without a hole.
+For: the checksum of every batch, and whether the batches follow each other without a hole.
 Not for: fetching (requests.py), nor for what the records mean.
 
 The checksum (CRC-32C) covers a batch from its attributes on. It covers neither the base offset nor the length, so both
@@ -13,11 +13,13 @@ import asyncio
 import itertools
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.legacy_records import LegacyRecordBatch
+
+from broker.ports import Record, Stretch
 
 _LENGTH: Final = struct.Struct(">qi")  # base offset, and the bytes that follow
 _MAGIC_AT: Final = 16
@@ -29,33 +31,6 @@ _BYTES_MIN: Final = {0: 26, 1: 34, _MAGIC: 61}  # of a batch, by its magic
 _BYTES_MAX: Final = 9 << 20  # of a batch: what topics.py allows, and some
 _CHECKED_AT_ONCE: Final = 256 << 10  # bytes whose checksums are computed before others run, about as long
 _RECORDS_AT_ONCE: Final = 500  # that are parsed before others run: a fraction of a millisecond
-
-
-class Record(NamedTuple):
-    """One record. timestamp: milliseconds. headers: (name, value) pairs.
-
-    Its fields are named as those of aiokafka's own class, for what is read are records of that one: to copy each would
-    take longer than to parse it.
-    """
-
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]]
-
-
-class Stretch(NamedTuple):
-    """What one fetch brought. next_offset: where to read on; end_offset: one past the newest record there is.
-
-    size: in bytes, as Kafka sent it. left_out_ms: all records were left out, the latest of this time.
-    """
-
-    records: list[Record]
-    next_offset: int
-    end_offset: int
-    size: int = 0
-    left_out_ms: int | None = None
 
 
 async def parse(

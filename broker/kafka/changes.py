@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
-from broker.core.changes import Change, change, prevailing
+from broker.core.changes import CLOCK_SKEW_MS, Change, change, prevailing
 from broker.core.events import ChangeApplied, MessageChange, decode, encode
 from broker.core.ids import parse_message_id
 from broker.disk import Refusal
@@ -19,8 +19,6 @@ from broker.kafka.reading import COUNT_READS_MAX, Turns
 from broker.kafka.requests import LATEST, KafkaRequests
 from broker.ports import CountingChange, TooMuch
 
-# A change is looked for from a message's time on, less this: the clocks of the API processes may differ by as much.
-CLOCK_SKEW_MS: Final = 10 * 60_000
 _POLL_S: Final = 0.02
 
 
@@ -28,6 +26,7 @@ class ChangesTopic:
     """topic: where changes are appended. deliveries: the topic in which their owners answer. turns: for looks at it."""
 
     def __init__(self, topic: OutcomesTopic, requests: KafkaRequests, deliveries: str, turns: Turns) -> None:
+        self.name = topic.name
         self._topic = topic
         self._requests = requests
         self._deliveries = deliveries

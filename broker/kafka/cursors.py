@@ -14,17 +14,10 @@ from broker.core.cursor import Cursor
 from broker.errors import LogUnavailable
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import group_listener, listener_group, topics
+from broker.ports import NotStored
 from broker.settings import KafkaSettings
 
 _UNDER_WAY_MAX: Final = 32  # requests pipelined to the coordinators at once; more would stall the event loop
-
-
-class NotStored(LogUnavailable):
-    """Cursors were not, or are not known to be, stored. failed: by listener id, why; all others' are."""
-
-    def __init__(self, failed: Mapping[str, LogUnavailable]) -> None:
-        super().__init__(str(next(iter(failed.values()))))
-        self.failed = failed
 
 
 class KafkaCursors:

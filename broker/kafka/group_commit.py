@@ -64,7 +64,7 @@ class GroupCommit:
     def __init__(self, producer: Producer, requests: KafkaRequests, topic: Topic, timeout_s: float) -> None:
         self._producer = producer
         self._requests = requests
-        self._topic = topic.name
+        self.name = self._topic = topic.name
         self._partitions = topic.partitions
         self._timeout_s = timeout_s
         self.durable = Histogram()

@@ -24,17 +24,16 @@ from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import TopicPartition
 
 from broker.errors import LogDamaged, LogUnavailable
-from broker.kafka.batches import FOLLOWING_BYTES, Record, Stretch, bytes_wanted, damaged_range, good, parse, to_confirm
+from broker.kafka.batches import FOLLOWING_BYTES, bytes_wanted, damaged_range, good, parse, to_confirm
 from broker.kafka.reach import reachable, why_not
 from broker.kafka.topics import topics as topics_of
+from broker.ports import EARLIEST, LATEST, OffsetTooOld, Record, Stretch
 from broker.settings import KafkaSettings
 
 __all__ = ["EARLIEST", "LATEST", "KafkaRequests", "OffsetTooOld", "Record", "Stretch"]
 
 log = logging.getLogger(__name__)
 
-EARLIEST: Final = -2
-LATEST: Final = -1
 _NO_MEMBER: Final = (-1, "")  # of a commit from outside the group: Kafka takes it while the group has no members
 _RETRY_PAUSE_S: Final = 0.05
 _BEHIND_PAUSE_S: Final = 0.2
@@ -43,12 +42,6 @@ _CORRUPT: Final = b"\0"  # no batch
 _PROBE_BYTES: Final = 1  # Kafka then answers with one batch
 
 T = TypeVar("T")
-
-
-class OffsetTooOld(LogUnavailable):
-    """The log no longer begins where a reader wanted to read."""
-
-    code = "offset-too-old"
 
 
 class KafkaRequests:

@@ -24,11 +24,11 @@ from broker.errors import LogUnavailable
 from broker.kafka.reach import reachable
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import topics, workers_group
+from broker.ports import SESSION_TIMEOUT_MS, NoMember
 from broker.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
 
-SESSION_TIMEOUT_MS: Final = 10_000  # how long a killed worker's partitions stand still, if none takes its place
 _HEARTBEAT_MS: Final = 1_000
 _POLL_MS: Final = 500
 _RECORDS_MAX: Final = 1_000
@@ -39,31 +39,23 @@ Gained = Callable[[Collection[int]], None]
 GivenUp = Callable[[Collection[int]], Awaitable[None]]
 
 
-class NoMember(LogUnavailable):
-    """Kafka knows no such member, or the group has agreed anew without it: others own its partitions, or will soon."""
-
-
 class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
-    """gained: told at once; nothing is read before begin(). given_up: awaited before others may own them.
+    """name: another member of this name is dead, and this one takes its place. None: it takes nobody's place."""
 
-    name: whoever else has it is dead, and this one stands in its place. None: it stands in nobody's.
-    """
-
-    def __init__(
-        self, kafka: KafkaSettings, requests: KafkaRequests, *, name: str | None, gained: Gained, given_up: GivenUp
-    ) -> None:
+    def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, *, name: str | None = None) -> None:
         self._topic = topics(kafka).messages.name
-        self._gained = gained
-        self._given_up = given_up
         self._kafka = kafka
         self._requests = requests
         self._name = name
         self._consumer: Any = None
         self._member = (0, "")
         self._failing_since: float | None = None
+        self._gained: Gained
+        self._given_up: GivenUp
 
-    async def start(self) -> None:
-        """Join the group; gained() follows (LogUnavailable)."""
+    async def start(self, gained: Gained, given_up: GivenUp) -> None:
+        """See broker.delivery.ports.Membership."""
+        self._gained, self._given_up = gained, given_up
         named = {}
         if self._name is not None:
             named["client_id"] = self._name

@@ -19,7 +19,8 @@ from broker.delivery.outstanding import Outstanding
 from broker.delivery.readers import Partition
 from broker.delivery.stream import Delivery, Stream, now_ms
 from broker.kafka.changes import ChangesTopic
-from broker.kafka.requests import EARLIEST, KafkaRequests, Record, Stretch
+from broker.kafka.requests import KafkaRequests
+from broker.ports import EARLIEST, Record, Stretch
 from tests.delivery.test_due import set_aside
 from tests.outstanding_topic import OutstandingTopic
 
@@ -35,6 +36,7 @@ class Log:
     def __init__(self) -> None:
         self.rows: dict[str, list[Record]] = defaultdict(list)
         self.deliveries = self.requests = self
+        self.messages = SimpleNamespace(name="messages")
         self.changes = ChangesTopic(SimpleNamespace(name="changes"), self, "deliveries", None)
 
     def write(self, topic: str, event) -> None:
@@ -83,7 +85,6 @@ class Owner:
             self.partitions,
             {"l-1": self.courier},
             lambda *_: [self.courier],
-            "messages",
             lambda work: self.tasks.append(asyncio.create_task(work)),
             nothing,
         )

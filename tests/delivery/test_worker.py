@@ -14,10 +14,10 @@ from broker.core.directory import Listener, Queue
 from broker.core.events import ListenerSettings
 from broker.core.flow import WHOLE
 from broker.delivery import worker as worker_module
+from broker.delivery.ports import Ports
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable
-from broker.kafka.requests import Record, Stretch
-from broker.kafka.tail import NoMember
+from broker.ports import NoMember, Record, Stretch
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings, Settings
 from tests.delivery.office import until
@@ -59,10 +59,12 @@ async def worker(sealer: Sealer, directory: SimpleNamespace, monkeypatch: pytest
     log.messages.end_offsets = AsyncMock(return_value=(100,))
     log.requests.offsets = AsyncMock(return_value={0: 0})
     feed = SimpleNamespace(directory=SimpleNamespace(state=directory), on_change=lambda _: None)
-    worker = Worker(Settings(kafka=KafkaSettings(bootstrap="none"), sealing_key=""), log, feed, sealer)
+    ports = Ports(
+        log=log, membership=MagicMock(share=AsyncMock(return_value=WHOLE)), cursors=MagicMock(), changes=MagicMock()
+    )
+    worker = Worker(Settings(kafka=KafkaSettings(bootstrap="none"), sealing_key=""), ports, feed, sealer)
     stored = {listener_id: {0: Cursor(top=100)} for listener_id in directory.listeners}
     worker._cursors = SimpleNamespace(load=AsyncMock(return_value=stored))
-    worker._tail = MagicMock(share=AsyncMock(return_value=WHOLE))
     worker._changes = MagicMock(read=AsyncMock(return_value={}), say_taken=AsyncMock())
     worker._outstanding = MagicMock(read=AsyncMock(return_value={}))
     monkeypatch.setattr(worker_module, "_AT_ONCE", 10)

@@ -18,9 +18,13 @@ from broker.commands import Commands, Context, ListenerWishes, create_organizati
 from broker.core.directory import Listener, Queue
 from broker.core.ids import parse_message_id
 from broker.delivery import worker as worker_module
+from broker.delivery.ports import Ports
 from broker.delivery.worker import Worker
+from broker.kafka.changes_tail import ChangesTail
+from broker.kafka.cursors import KafkaCursors
 from broker.kafka.deliveries import KafkaDeliveries
 from broker.kafka.log import KafkaLog
+from broker.kafka.tail import Tail
 from broker.ports import DeliveryState
 from broker.puts import put_message
 from broker.sealing import Sealer, new_sealing_key
@@ -88,11 +92,22 @@ class Rig:
     async def delete(self, queue: Queue, message_id: str) -> dict[str, str]:
         return (await delete_message(self.log, self.context, queue, message_id))[1]
 
+    def worker(self, projections: Projections) -> Worker:
+        """A worker that is not started."""
+        kafka, requests = self.settings.kafka, self.log.requests
+        ports = Ports(
+            log=self.log,
+            membership=Tail(kafka, requests),
+            cursors=KafkaCursors(kafka, requests),
+            changes=ChangesTail(kafka),
+        )
+        return Worker(self.settings, ports, projections, Sealer(self.settings.sealing_key))
+
     async def work(self) -> Worker:
         """Start one more worker, with projections of its own."""
         projections = Projections(self.settings.kafka, self.log.control)
         await projections.start()
-        worker = Worker(self.settings, self.log, projections, Sealer(self.settings.sealing_key))
+        worker = self.worker(projections)
         await worker.start()
         self.workers[worker] = projections
         return worker

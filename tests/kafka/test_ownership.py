@@ -15,8 +15,8 @@ from broker.delivery import worker as worker_module
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable
 from broker.kafka.cursors import KafkaCursors
-from broker.kafka.tail import NoMember
 from broker.kafka.topics import Topics, workers_group
+from broker.ports import NoMember
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings
 from projections.app import Projections
@@ -53,7 +53,7 @@ async def test_what_changes_while_a_worker_takes_over_counts(rig: Rig, monkeypat
         return found
 
     monkeypatch.setattr(KafkaCursors, "load", load_slowly)
-    worker = Worker(rig.settings, rig.log, projections, Sealer(rig.settings.sealing_key))
+    worker = rig.worker(projections)
     rig.workers[worker] = projections
     async with asyncio.timeout(60):
         await worker.start()
@@ -97,7 +97,7 @@ async def test_a_worker_that_can_not_take_over_says_so_instead_of_waiting(rig: R
     monkeypatch.setattr(Worker, "_place", broken)
     projections = Projections(rig.settings.kafka, rig.log.control)
     await projections.start()
-    worker = Worker(rig.settings, rig.log, projections, Sealer(rig.settings.sealing_key))
+    worker = rig.worker(projections)
     rig.workers[worker] = projections
     with pytest.raises(RuntimeError, match="a bug"):
         async with asyncio.timeout(60):

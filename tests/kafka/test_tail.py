@@ -12,8 +12,9 @@ from aiokafka.errors import KafkaError
 from broker.errors import LogUnavailable
 from broker.kafka import tail as tail_module
 from broker.kafka.requests import KafkaRequests
-from broker.kafka.tail import NoMember, Tail
+from broker.kafka.tail import Tail
 from broker.kafka.topics import Topics, workers_group
+from broker.ports import NoMember
 from broker.settings import KafkaSettings
 from tests.listeners import until
 
@@ -26,13 +27,16 @@ class Member:
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, name: str) -> None:
         self.owns: set[int] = set()
-        self.tail = Tail(kafka, requests, name=name, gained=self._gained, given_up=self._given_up)
+        self.tail = Tail(kafka, requests, name=name)
 
     def _gained(self, partitions: Collection[int]) -> None:
         self.owns = set(partitions)
 
     async def _given_up(self, partitions: Collection[int]) -> None:
         self.owns.clear()
+
+    async def start(self) -> None:
+        await self.tail.start(self._gained, self._given_up)
 
     async def die(self) -> None:
         """As by kill -9: Kafka is not told."""
@@ -62,11 +66,11 @@ async def test_a_worker_takes_its_dead_predecessor_s_place_without_waiting_for_i
     kafka_settings: KafkaSettings, ready_topics: Topics
 ):
     async with members(kafka_settings, ready_topics, "one", "two", "one") as (first, other, successor):
-        await first.tail.start()
-        await other.tail.start()
+        await first.start()
+        await other.start()
         await until(lambda: len(first.owns) == len(other.owns) == 2, what="each has a half")
         await first.die()
-        await successor.tail.start()
+        await successor.start()
         await until(
             lambda: len(successor.owns) == len(other.owns) == 2,
             what="each has a half again",
@@ -80,14 +84,14 @@ async def test_partitions_change_hands_soon_and_those_of_a_dead_one_after_its_se
 ):
     assert tail_module.SESSION_TIMEOUT_MS > 2 * SOON_S * 1000  # nothing here may wait for a session but the last
     async with members(kafka_settings, ready_topics, "one", "two", "three") as (first, leaving, dying):
-        await first.tail.start()
+        await first.start()
         await until(lambda: len(first.owns) == 4, what="it has all")
-        await leaving.tail.start()
+        await leaving.start()
         await until(lambda: len(first.owns) == len(leaving.owns) == 2, what="each has a half", within_s=SOON_S)
         await leaving.tail.stop()
         await until(lambda: len(first.owns) == 4, what="it has all again", within_s=SOON_S)
         monkeypatch.setattr(tail_module, "SESSION_TIMEOUT_MS", SHORT_SESSION_MS)
-        await dying.tail.start()
+        await dying.start()
         await until(lambda: len(first.owns) == len(dying.owns) == 2, what="each has a half again", within_s=SOON_S)
         await dying.die()
         await until(lambda: len(first.owns) == 4, what="it has the dead one's", within_s=2 * SHORT_SESSION_MS / 1000)
@@ -102,7 +106,7 @@ async def test_a_tail_whose_membership_nobody_keeps_up_ends_instead_of_reading_n
         raise KafkaError("as of an error code that aiokafka does not know")
 
     async with members(kafka_settings, ready_topics, "one") as (member,):
-        await member.tail.start()
+        await member.start()
         await until(lambda: len(member.owns) == 4, what="it has all")
         assert await member.tail.read() == {}
         member.tail._consumer._coordinator._do_heartbeat = refused
@@ -117,14 +121,14 @@ async def test_a_tail_whose_membership_nobody_keeps_up_ends_instead_of_reading_n
 
 async def test_only_a_member_is_confirmed(kafka_settings: KafkaSettings, ready_topics: Topics):
     async with members(kafka_settings, ready_topics, "one", "two") as (first, second):
-        await first.tail.start()
+        await first.start()
         await until(lambda: len(first.owns) == 4, what="the first has all")
         await first.tail.confirm({0: 7})
         await first.die()
         await first.tail._requests.expel(workers_group(kafka_settings), "one")
         with pytest.raises(NoMember):  # also while the group has no members at all
             await first.tail.confirm({0: 8})
-        await second.tail.start()
+        await second.start()
         await until(lambda: len(second.owns) == 4, what="the second has all")
         with pytest.raises(NoMember):
             await first.tail.confirm({0: 8})
@@ -133,7 +137,7 @@ async def test_only_a_member_is_confirmed(kafka_settings: KafkaSettings, ready_t
 
 async def test_whoever_is_expelled_by_mistake_joins_again(kafka_settings: KafkaSettings, ready_topics: Topics):
     async with members(kafka_settings, ready_topics, "same", "same") as (first, second):
-        await first.tail.start()
+        await first.start()
         await until(lambda: len(first.owns) == 4, what="the first has all")
-        await second.tail.start()
+        await second.start()
         await until(lambda: len(first.owns) == len(second.owns) == 2, what="each has a half")

@@ -98,6 +98,7 @@ class Log:
     def __init__(self, world: World) -> None:
         self._world = world
         self.deliveries = self.requests = self
+        self.messages = SimpleNamespace(name="messages")
         self.changes = ChangesTopic(SimpleNamespace(name="changes"), self, "deliveries", None)
 
     async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:

@@ -194,7 +194,6 @@ class SimWorker:
             self._partitions,
             self._couriers,
             self._placed,
-            "messages",
             self._run,
             self._confirm_answer,
         )

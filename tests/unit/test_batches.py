@@ -6,7 +6,8 @@ import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 
-from broker.kafka.batches import FOLLOWING_BYTES, Record, damaged_range, parse, to_confirm
+from broker.kafka.batches import FOLLOWING_BYTES, damaged_range, parse, to_confirm
+from broker.ports import Record
 
 EPOCH_BYTES = range(12, 16)  # of the leader; nothing depends on it, and no checksum covers it
 

@@ -13,7 +13,7 @@ from broker.delivery import checkpoints as module
 from broker.delivery.checkpoints import _AT_ONCE, _MANY, _TOGETHER, Checkpoints
 from broker.delivery.meters import Meters
 from broker.errors import LogUnavailable, Suspended
-from broker.kafka.cursors import NotStored
+from broker.ports import NotStored
 
 
 class Topic:

@@ -11,7 +11,7 @@ import pytest
 from broker.delivery import ownership as ownership_module
 from broker.delivery.ownership import SURE_S, Ownership
 from broker.errors import LogUnavailable
-from broker.kafka.tail import NoMember
+from broker.ports import NoMember
 
 
 class Kafka:

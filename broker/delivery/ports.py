@@ -1,0 +1,189 @@
+"""What delivery asks of Kafka: four ports, as narrow as delivery can do with.
+
+For: the protocols. `broker/kafka` implements them; each has a twin in memory (tests/memory_kafka.py), and the suites in
+tests/contracts say, for both, what delivery relies on. Not for: any implementation, nor what the API asks of Kafka
+(broker/ports.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from broker.core.cursor import Cursor
+from broker.core.events import ControlEvent, MessageChange
+from broker.core.flow import Share
+from broker.ports import Record, Stretch
+
+KeyAndValue = tuple[bytes, bytes | None]
+Gained = Callable[[Collection[int]], None]
+GivenUp = Callable[[Collection[int]], Awaitable[None]]
+
+
+class LogReader(Protocol):
+    """Reads partitions of topics, one request at a time."""
+
+    async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
+        """By partition, the first offset at or after a time (EARLIEST and LATEST are times); -1: there is none."""
+
+    async def read(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        *,
+        bytes_max: int = 1 << 20,
+        worth: Callable[[bytes], bool] | None = None,
+    ) -> Stretch:
+        """The records from an offset on, at least one if there is any (OffsetTooOld, LogUnavailable).
+
+        worth: whether any record in these bytes may be wanted. If not, all of them may be left out.
+        """
+
+    def walk(self, topic: str, partition: int, offset: int, end: int) -> AsyncIterator[Record]:
+        """The records in [offset, end) (LogUnavailable). end: known to be there."""
+
+    async def delete_before(self, topic: str, partition: int, offset: int) -> None:
+        """Let a partition begin at this offset, or where it begins by now if that is later (LogUnavailable)."""
+
+
+class Appender(Protocol):
+    """Appends to one topic."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
+        """Write (key, value) records by partition; no value: a tombstone. What is written is taken out of `outcomes`.
+
+        LogUnavailable: the records that are left in `outcomes` may be written or not.
+        """
+
+    async def append_one(self, partition: int, key: bytes, value: bytes) -> int:
+        """The record's offset; -1: it is written, but its offset is not known (LogUnavailable: may be written)."""
+
+
+class Messages(Protocol):
+    """The topic `messages`."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def end_offsets(self) -> Sequence[int]:
+        """By partition, one past the newest message (LogUnavailable)."""
+
+
+class Control(Protocol):
+    """The topic `control`."""
+
+    async def append(self, event: ControlEvent) -> int:
+        """Its offset, once it is stored (LogUnavailable, InDoubt)."""
+
+
+class Changes(Protocol):
+    """The topic `changes`, read back."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def end_offsets(self, partitions: list[int]) -> Mapping[int, int]:
+        """By partition, one past the newest change (LogUnavailable)."""
+
+    def since(self, partition: int, at_ms: int, begin: int, end: int) -> AsyncIterator[tuple[int, int, MessageChange]]:
+        """(offset, recorded at, event) of the changes since a time, in [begin, end) (LogUnavailable)."""
+
+    async def at(self, partition: int, offset: int) -> MessageChange | None:
+        """The change at this offset; None when it is not there any more (LogUnavailable)."""
+
+
+class DeliveryLog(Protocol):
+    """The log, as delivery reads and writes it."""
+
+    @property
+    def requests(self) -> LogReader: ...
+
+    @property
+    def messages(self) -> Messages: ...
+
+    @property
+    def changes(self) -> Changes: ...
+
+    @property
+    def control(self) -> Control: ...
+
+    @property
+    def deliveries(self) -> Appender: ...
+
+    @property
+    def outstanding(self) -> Appender: ...
+
+
+class Membership(Protocol):
+    """One member of the workers' group, and the newest end of `messages` in the partitions that it owns."""
+
+    async def start(self, gained: Gained, given_up: GivenUp) -> None:
+        """Join the group (LogUnavailable).
+
+        gained: called when the group has agreed; nothing is read before begin(). given_up: awaited before another
+        member may own these partitions.
+        """
+
+    async def stop(self) -> None:
+        """Leave the group, so that other members take the partitions over at once."""
+
+    def begin(self, offsets: Mapping[int, int]) -> None:
+        """Read these partitions from these offsets on."""
+
+    async def read(self) -> Mapping[int, Iterable[Record]]:
+        """New records by partition; waits for them, but not for long (LogUnavailable: it fails for long)."""
+
+    async def confirm(self, offsets: Mapping[int, int]) -> None:
+        """The member still owns its partitions (NoMember: it does not; LogUnavailable: that can't be told).
+
+        offsets: where it reads, for people who inspect the group.
+        """
+
+    async def share(self, partitions: Collection[int]) -> Share:
+        """The share of the member that owns these partitions (LogUnavailable; also during a rebalance)."""
+
+
+class CursorStore(Protocol):
+    """The cursors of all listeners."""
+
+    async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> dict[str, dict[int, Cursor]]:
+        """By listener and partition, the cursor stored last; nothing where none was (LogUnavailable)."""
+
+    async def store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
+        """Store them, those of one listener together (NotStored, when no request is under way any more)."""
+
+    async def listeners(self) -> set[str]:
+        """The ids of all listeners that have cursors, those that ended included (LogUnavailable)."""
+
+    async def delete(self, listener_id: str) -> None:
+        """Forget a listener's cursors (LogUnavailable)."""
+
+
+class ChangeFeed(Protocol):
+    """The newest end of `changes`."""
+
+    async def start(self) -> None:
+        """Connect (LogUnavailable)."""
+
+    async def stop(self) -> None: ...
+
+    def follow(self, offsets: Mapping[int, int]) -> None:
+        """From now on these partitions, from these offsets on, and no others."""
+
+    async def read(self) -> list[tuple[int, int, MessageChange]]:
+        """(partition, offset, event) of new changes; waits for them, but not for long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """All that one worker asks of Kafka."""
+
+    log: DeliveryLog
+    membership: Membership
+    cursors: CursorStore
+    changes: ChangeFeed
