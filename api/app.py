@@ -19,6 +19,7 @@ from api.accounts import Accounts
 from api.auth import Keys, LimitedKeys, Members, Sessions
 from api.bodies import Bodies
 from api.calls import Call, Handler, Method, Resource, Service, answer_problem
+from api.changes import Changes
 from api.console import console_routes
 from api.deliveries import OutstandingDeliveries
 from api.docs import Reference, docs_routes
@@ -89,6 +90,7 @@ def make_app(
     public_url = None if settings.public_url is None else settings.public_url.rstrip("/")
     limit = settings.requests_per_s
     keys = Keys(view, log.control) if limit is None else LimitedKeys(view, log.control, requests_per_s=limit)
+    changes = Changes(settings.changes_per_min)
     sessions = Sessions(view, public_url)
     account_commands = AccountCommands(log.control, view)
     accounts = Accounts(
@@ -100,10 +102,13 @@ def make_app(
         registration=settings.registration,
     )
     secrets = Secrets(SecretCommands(log.control, view, sealer), view, sealer, Resolver(settings.allow_networks))
-    organization_keys = OrganizationKeys(log.control, view, keys, sessions, views)
+    organization_keys = OrganizationKeys(log.control, view, keys, sessions, views, changes)
     organization_members = OrganizationMembers(account_commands, view, sessions)
     members = Members(view, sessions, requests_per_s=limit)
     service = Service(keys, members, view, public_url, settings.body_bytes_max, Bodies())
+
+    def changing(handler: Handler, scope: str = "queues") -> Method:
+        return Method(changes.before(handler), scope)
 
     def resource(path: str, **methods: Method) -> Resource:
         return Resource(service, methods, {name: parameters(name, path) for name in methods})
@@ -131,22 +136,22 @@ def make_app(
                 PUT=Method(update, "messages"),
                 DELETE=Method(messages.delete, "messages"),
             ),
-            at("/v1/queues", GET=Method(queues.list, "queues"), PUT=Method(queues.create, "queues")),
+            at("/v1/queues", GET=Method(queues.list, "queues"), PUT=changing(queues.create)),
             at(
                 queue,
                 GET=Method(queues.get, "queues"),
-                PUT=Method(queues.rename, "queues"),
+                PUT=changing(queues.rename),
                 DELETE=Method(queues.delete, "queues"),
             ),
             at(
                 f"{queue}/listeners",
                 GET=Method(listeners.list, "queues"),
-                PUT=Method(listeners.create, "queues"),
+                PUT=changing(listeners.create),
             ),
             at(
                 listener,
                 GET=Method(listeners.get, "queues"),
-                PUT=Method(listeners.update, "queues"),
+                PUT=changing(listeners.update),
                 DELETE=Method(listeners.delete, "queues"),
             ),
             at("/v1/accounts", PUT=Method(accounts.register, None)),
@@ -179,14 +184,14 @@ def make_app(
                 DELETE=Method(organization_keys.revoke, None),
             ),
             at(f"{listener}/secret", GET=Method(secrets.get, "queues")),
-            at(f"{listener}/secret/rotate", POST=Method(secrets.rotate, "queues")),
+            at(f"{listener}/secret/rotate", POST=changing(secrets.rotate)),
             at(f"{listener}/test", POST=Method(secrets.test, "queues")),
             at(f"{listener}/pause", POST=Method(listeners.pause, "queues")),
-            at(f"{listener}/resume", POST=Method(listeners.resume, "queues")),
+            at(f"{listener}/resume", POST=changing(listeners.resume)),
             *(
                 []
                 if tunnels is None
-                else [WebSocketRoute(f"{queue}/listen", Listen(service, commands, view, tunnels).serve)]
+                else [WebSocketRoute(f"{queue}/listen", Listen(service, commands, view, tunnels, changes).serve)]
             ),
             *([] if reader is None else [at("/v1/log", GET=Method(EventLog(reader, log.messages).read, "audit"))]),
         ],
@@ -195,20 +200,20 @@ def make_app(
     if outstanding is not None:
         owed = OutstandingDeliveries(commands, view, outstanding)
         app.routes.append(at(f"{listener}/deliveries", GET=Method(owed.list, "queues")))
-        app.routes.append(at(f"{listener}/redrive", POST=Method(owed.redrive, "queues")))
+        app.routes.append(at(f"{listener}/redrive", POST=changing(owed.redrive)))
     if outstanding is not None and cursors is not None:
         replays = Replays(ReplayCommands(log, view, outstanding, cursors, allow_networks=settings.allow_networks), view)
         app.routes.extend(
             [
-                at(f"{listener}/replay", POST=Method(replays.start, "queues")),
+                at(f"{listener}/replay", POST=changing(replays.start)),
                 at(f"{listener}/replays", GET=Method(replays.list, "queues")),
                 at(
                     f"{listener}/replays/{{replay_id}}",
                     GET=Method(replays.get, "queues"),
                     DELETE=Method(replays.cancel, "queues"),
                 ),
-                at(f"{listener}/replays/{{replay_id}}/pause", POST=Method(replays.pause, "queues")),
-                at(f"{listener}/replays/{{replay_id}}/resume", POST=Method(replays.resume, "queues")),
+                at(f"{listener}/replays/{{replay_id}}/pause", POST=changing(replays.pause)),
+                at(f"{listener}/replays/{{replay_id}}/resume", POST=changing(replays.resume)),
             ]
         )
     app.router.routes += [

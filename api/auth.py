@@ -93,16 +93,16 @@ class Keys:
 
 
 class LimitedKeys(Keys):
-    """Counts each key's requests, in this process alone, and tells so in each answer."""
+    """Counts the requests of each organization's keys in this process, and says so in each answer."""
 
     def __init__(self, view: DirectoryView, control: ControlLog, *, requests_per_s: float) -> None:
         super().__init__(view, control)
-        self._limit = _requests("key", requests_per_s, refusal="This API key makes too many requests.")
+        self._limit = _requests("keys", requests_per_s, refusal="This organization's keys make too many requests.")
 
     async def find(self, text: bytes, headers: Headers, request_id: bytes) -> Key:
         """The key (Unauthenticated, TooManyRequests)."""
         key = await super().find(text, headers, request_id)
-        self._limit.take(headers, key.id)
+        self._limit.take(headers, key.organization_id)
         return key
 
 
@@ -216,7 +216,7 @@ def cookie(text: str, name: str) -> str | None:
 class Members:
     """Finds who acts in an organization by a session (docs/decisions/0120).
 
-    requests_per_s: of one account, in this process alone, as of one key; None for no limit.
+    requests_per_s: of all members of an organization, in this process; None for no limit.
     """
 
     def __init__(self, view: DirectoryView, sessions: Sessions, *, requests_per_s: float | None) -> None:
@@ -224,7 +224,8 @@ class Members:
         self._sessions = sessions
         self._limit = None
         if requests_per_s is not None:
-            self._limit = _requests("member", requests_per_s, refusal="This account makes too many requests.")
+            refusal = "This organization's members make too many requests."
+            self._limit = _requests("members", requests_per_s, refusal=refusal)
 
     async def find(self, scope: Scope, headers: Headers) -> tuple[Session, str]:
         """The session, and the organization that the header names.
@@ -232,9 +233,10 @@ class Members:
         NoSession, Forbidden, TooManyRequests; NotFound where the account is no member. headers: of the answer.
         """
         session = await self._sessions.look_up(scope)
-        if self._limit is not None:
-            self._limit.take(headers, session.account_id)
         organization_id = dict(scope["headers"])[ORGANIZATION].decode("latin-1")
-        if not self._view.state.is_member(organization_id, session.account_id):
+        is_member = self._view.state.is_member(organization_id, session.account_id)
+        if self._limit is not None:  # a stranger's requests count for the stranger
+            self._limit.take(headers, organization_id if is_member else session.account_id)
+        if not is_member:
             raise NotFound("no organization has this id")
         return session, organization_id

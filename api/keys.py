@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from api.auth import Keys, Sessions, check_scope
 from api.calls import Call
+from api.changes import Changes
 from api.pages import moment, optional_moment, page
 from api.past import Views
 from api.problems import Forbidden
@@ -30,17 +31,21 @@ class _Administrator(NamedTuple):
 class OrganizationKeys:
     """Handlers for /v1/organizations/{organization_id}/keys and below."""
 
-    def __init__(self, control: ControlLog, view: DirectoryView, keys: Keys, sessions: Sessions, views: Views) -> None:
+    def __init__(
+        self, control: ControlLog, view: DirectoryView, keys: Keys, sessions: Sessions, views: Views, changes: Changes
+    ) -> None:
         self._control = control
         self._view = view
         self._keys = keys
         self._sessions = sessions
         self._views = views
+        self._changes = changes
 
     async def create(self, call: Call) -> Any:
         """The only answer that holds the key itself."""
         who = await self._administrator(call)
         body = await call.json(KeyBody, small=True)
+        self._changes.take(call.headers, who.organization_id)
         scopes = SCOPES_DEFAULT if body.scopes is None else body.scopes
         missing = [scope for scope in scopes if scope in SCOPES and scope not in who.scopes]
         if missing:

@@ -27,6 +27,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from api.auth import check_scope
 from api.calls import Call, Service
+from api.changes import Changes
 from api.problems import MEDIA_TYPE, TooManyRequests, problem
 from broker.commands import Commands, ListenerWishes, find_queue
 from broker.core.directory import Key, Listener
@@ -222,11 +223,14 @@ def _response(token: str, status: int, retry_after_s: int | None = None) -> Resp
 class Listen:
     """The WebSocket at /v1/queues/{queue_id}/listen?name=…: a listener of that name, made if there is none."""
 
-    def __init__(self, service: Service, commands: Commands, view: DirectoryView, tunnels: Tunnels) -> None:
+    def __init__(
+        self, service: Service, commands: Commands, view: DirectoryView, tunnels: Tunnels, changes: Changes
+    ) -> None:
         self._service = service
         self._commands = commands
         self._view = view
         self._tunnels = tunnels
+        self._changes = changes
 
     async def serve(self, websocket: WebSocket) -> None:
         token = secrets.token_urlsafe(24)
@@ -237,6 +241,7 @@ class Listen:
             check_scope(key, "queues")
             call.by_key(key)
             with self._tunnels.place(key.id):
+                self._changes.take(call.headers, call.organization_id)
                 listener = await self._listener(call, websocket.query_params.get("name", ""), url)
                 await websocket.accept()
                 await self._hold(websocket, token, key, listener)

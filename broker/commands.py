@@ -26,7 +26,17 @@ from broker.core.events import ControlEvent, ListenerSettings
 from broker.core.names import refuse_name
 from broker.core.origins import same_origin
 from broker.delivery.guard import TUNNEL, refuse_url
-from broker.errors import Changed, InDoubt, NameTaken, NotFound, QuotaReached, Refused, Unavailable, ViewBehind
+from broker.errors import (
+    Changed,
+    ConfigurationError,
+    InDoubt,
+    NameTaken,
+    NotFound,
+    QuotaReached,
+    Refused,
+    Unavailable,
+    ViewBehind,
+)
 from broker.ports import ControlLog, DirectoryView, Log
 from broker.sealing import Sealer
 from broker.settings import Network
@@ -36,6 +46,7 @@ from broker.settings import Network
 SCOPES: Final = ("queues", "messages", "keys", "audit")
 SCOPES_DEFAULT: Final = ("queues", "messages")
 KEYS_MAX: Final = 1_000  # of one organization
+HEADERS_BYTES_MAX: Final = 8 << 10  # of one listener, in the clear; each of its events has them all, sealed
 _SIGNING_BYTES: Final = 32
 _FOLD_S: Final = 2.0
 _UPDATES_TRIED: Final = 10  # of a listener, while others change it
@@ -368,11 +379,25 @@ class Commands:
         changed = dict(said)
         asked: Mapping[str, str] | None = changed.pop("headers", None)
         headers = known if asked is None else {}
+        size = 0
         for name, value in (asked or {}).items():
             if value == HIDDEN and name not in known:
                 raise Refused("this header has no value yet", pointer=f"/headers/{name}")
             headers[name] = known[name] if value == HIDDEN else self._sealer.seal(value)
+            size += len(name) + self._size(known[name] if value == HIDDEN else None, value)
+        if size > HEADERS_BYTES_MAX:
+            detail = f"all names and values together may have {HEADERS_BYTES_MAX} bytes, and have {size}"
+            raise Refused(detail, pointer="/headers")
         return msgspec.structs.replace(before, **changed, headers={}, sealed_headers=headers)
+
+    def _size(self, sealed: str | None, value: str) -> int:
+        """How long a header's value is. sealed: where it is hidden; one that this process can't open counts nothing."""
+        if sealed is not None:
+            try:
+                value = self._sealer.open(sealed)
+            except ConfigurationError:
+                return 0
+        return len(value)
 
     def _check_url(self, pointer: str, url: str) -> None:
         reason = refuse_url(url, self._allow_networks)

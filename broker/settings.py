@@ -44,8 +44,9 @@ class Settings:
     sealing_key: a Fernet key (url-safe base64) that encrypts the listeners' signing secrets in the log.
     public_url: what `_links` start with; None: the address the request came to.
     registration: whether anybody who reaches the API may make an account.
-    requests_per_s: of one key in one API process, ten seconds' worth at once; None for no limit.
+    requests_per_s: of an organization's keys in one API process, ten seconds' worth at once; None for no limit.
     bytes_per_s: likewise, of the bodies of one organization's puts. queues_max, listeners_max: of one organization.
+    changes_per_min: events that an organization may add to `control` through one API process; None for no limit.
     organization_bytes_max: of messages that an organization may store; None for no bound.
     retain_messages_s: settled messages older than that may be deleted; None keeps them for ever.
     append_timeout_ms: how long a request waits for Kafka's acknowledgement. body_bytes_max: of one request.
@@ -60,6 +61,7 @@ class Settings:
     bytes_per_s: int | None = None
     queues_max: int = 10_000
     listeners_max: int = 10_000
+    changes_per_min: int | None = None
     organization_bytes_max: int | None = None
     retain_messages_s: int | None = None
     append_timeout_ms: int = 5_000

@@ -34,6 +34,7 @@ SASL_PASSWORD: Final = "EVERPUT_KAFKA_SASL_PASSWORD"  # noqa: S105 - the variabl
 # Where strangers may register (docs/decisions/0110): far beyond what one client needs, below what a process can do.
 REQUESTS_PER_S: Final = 1_000.0
 BYTES_PER_S: Final = 16 << 20
+CHANGES_PER_MIN: Final = 600
 ORGANIZATION_BYTES_MAX: Final = 1 << 30  # where somebody may register (docs/decisions/0190)
 
 PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
@@ -114,6 +115,7 @@ class Options:
     append_timeout_ms: int
     disk_free_bytes_min: int
     disk_reserve_bytes: int
+    changes_per_min: int | None
     organization_bytes_max: int | None
     retain_messages: str | None
     log_level: str
@@ -145,6 +147,7 @@ class Options:
             queues_max=self.queues_max,
             listeners_max=self.listeners_max,
             append_timeout_ms=self.append_timeout_ms,
+            changes_per_min=self._limit(self.changes_per_min, CHANGES_PER_MIN),
             organization_bytes_max=self._organization_bytes_max,
             retain_messages_s=None if self.retain_messages is None else age_s(self.retain_messages),
             body_bytes_max=self.body_bytes_max,
@@ -281,7 +284,7 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     },
     "requests_per_s": {
         "type": click.FloatRange(min=0),
-        "help": "Of one key in each API process, ten seconds' worth at once; 0 for no limit. "
+        "help": "Of an organization's keys in each API process, ten seconds' worth at once; 0 for no limit. "
         f"{REQUESTS_PER_S:g} where strangers may register: with --registration and a --public-url, or a --host that is "
         "not loopback; else no limit.",
         "show_default": False,
@@ -294,6 +297,12 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     },
     "queues_max": {"type": _count, "default": 10_000, "help": "Queues that an organization may have."},
     "listeners_max": {"type": _count, "default": 10_000, "help": "Listeners that an organization may have."},
+    "changes_per_min": {
+        "type": click.IntRange(min=0),
+        "help": "Changes of queues, listeners and keys by an organization through each API process, a minute's worth "
+        f"at once; 0 for no limit. {CHANGES_PER_MIN} where strangers may register, as above; else no limit.",
+        "show_default": False,
+    },
     "organization_bytes_max": {
         "type": click.IntRange(min=0),
         "help": "Bytes of messages that an organization may store, unless it was made from a shell; 0 for no bound. "

@@ -61,12 +61,12 @@ async def test_of_a_key_and_an_organization_the_key_counts():
     assert [queue.name for queue in api.log.control.state.queues_of(api.organization_id)] == ["x"]
 
 
-async def test_a_member_may_ask_as_often_as_a_key():
+async def test_members_may_ask_as_often_as_keys():
     api = await make_api(requests_per_s=0.5)
     headers = await member(api)
     answers = [await api.bare.get("/v1/queues", headers=headers) for _ in range(6)]
     assert [answer.status_code for answer in answers] == [200] * 5 + [429]
-    assert answers[0].headers["ratelimit-policy"] == '"member";q=5;w=10'
+    assert answers[0].headers["ratelimit-policy"] == '"members";q=5;w=10'
     assert (await api.get("/v1/queues")).status_code == 200
     assert (await api.bare.get("/v1/sessions", headers=headers)).status_code == 200
 

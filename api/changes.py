@@ -1,0 +1,38 @@
+"""How many changes an organization may make: the events of `control`, which every process folds and keeps for ever.
+
+For: a limit on what creates, updates or starts something. What ends something has no limit of its own: there is no more
+to end than was made, and taking a right away must not wait. Not for: messages (volume.py)."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from api.calls import Call, Handler
+from api.limits import Limit
+from api.problems import Headers
+
+_MINUTE_S: Final = 60
+
+
+class Changes:
+    """Counts in this process. per_min: of each organization, a minute's worth at once; None for no limit."""
+
+    def __init__(self, per_min: int | None) -> None:
+        self._limit = None
+        if per_min is not None:
+            refusal = "This organization changes its queues, listeners or keys too often."
+            self._limit = Limit("changes", per_min, per_s=per_min / _MINUTE_S, refusal=refusal)
+
+    def take(self, headers: Headers, organization_id: str) -> None:
+        """Count one change (TooManyRequests). headers: of the answer."""
+        if self._limit is not None:
+            self._limit.take(headers, organization_id)
+
+    def before(self, handler: Handler) -> Handler:
+        """Return the handler with take() before it."""
+
+        async def counted(call: Call) -> Any:
+            self.take(call.headers, call.organization_id)
+            return await handler(call)
+
+        return handler if self._limit is None else counted
