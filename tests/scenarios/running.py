@@ -80,11 +80,14 @@ class Running:
 
     now: ClassVar[list[Self]] = []  # those that run
 
-    def __init__(self, data_dir: Path, *arguments: str, **environment: str) -> None:
+    def __init__(
+        self, data_dir: Path, *arguments: str, python: Path = Path(sys.executable), **environment: str
+    ) -> None:
+        """python: an interpreter that has another version of the program, in place of this one."""
         self.data_dir = data_dir
         self.stderr: list[str] = []
         self.stdout: list[str] = []
-        command = [sys.executable, "-P", "-m", "cli.app", "serve", "--data-dir", str(data_dir), "--port", "0"]
+        command = [str(python), "-P", "-m", "cli.app", "serve", "--data-dir", str(data_dir), "--port", "0"]
         self.process = subprocess.Popen(
             [*command, "--allow-network", "127.0.0.0/8", "--workers", "1", *arguments],
             stdout=subprocess.PIPE,
