@@ -73,7 +73,7 @@ class AccountCommands:
         await self._view.caught_up()
         taken = self._view.state.accounts.account(email) is not None
         if not taken:
-            password_hash = await self._passwords.hash(password)
+            password_hash = await self._passwords.hash(password, about=(email,))
             account_id = str(uuid4())
             event = ev.AccountCreated(
                 **by(_nobodys(account_id, request_id)), account_id=account_id, email=email, password_hash=password_hash
@@ -139,7 +139,7 @@ class AccountCommands:
             **by(_nobodys(account.id, request_id)),
             account_id=account.id,
             session_id=session.id,
-            password_hash=await self._passwords.hash(new_password, pointer="/new_password"),
+            password_hash=await self._passwords.hash(new_password, about=(account.email,), pointer="/new_password"),
         )
         return await record(self._control, self._view, event)
 
