@@ -24,7 +24,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartiti
 
 from benchmarks.running import Everput, serving, sinking
 from benchmarks.scale import MARK_BYTES
-from broker.kafka.process import written_bootstrap
+from broker.kafka.access import MECHANISM, USER, EmbeddedAccess, written_access
 
 T = TypeVar("T")
 TOPICS = [f"everput.{name}" for name in ("control", "messages", "changes", "deliveries")]
@@ -43,7 +43,8 @@ def auditing(*, events: int, listeners: int, folder: str | None) -> dict[str, An
         sink = stack.enter_context(sinking())
         up = stack.enter_context(serving(str(Path(kept) / "data"), sink))
         made = _filled(up, Path(kept) / MADE, events, listeners)
-        bootstrap = written_bootstrap(Path(kept) / "data" / "kafka") or ""
+        access = written_access(Path(kept) / "data" / "kafka")
+        assert access is not None
         with tempfile.TemporaryDirectory(prefix="everput-bench-") as out:
             commands = {
                 "verify": ["verify"],
@@ -51,7 +52,7 @@ def auditing(*, events: int, listeners: int, folder: str | None) -> dict[str, An
                 "export": ["export", f"{out}/jsonl"],
                 "export --format parquet": ["export", f"{out}/parquet", "--format", "parquet"],
             }
-            compared = _compared(bootstrap, f"{kept}/data", up.url, commands)
+            compared = _compared(access, f"{kept}/data", up.url, commands)
         return made | compared | {"story_ms": _stories(up, made), "puts": _puts(up, made["queue_id"], f"{kept}/data")}
 
 
@@ -76,14 +77,14 @@ def _filled(up: Everput, record: Path, events: int, listeners: int) -> dict[str,
     return made
 
 
-def _compared(bootstrap: str, folder: str, url: str, commands: dict[str, list[str]]) -> dict[str, Any]:
+def _compared(access: EmbeddedAccess, folder: str, url: str, commands: dict[str, list[str]]) -> dict[str, Any]:
     """Each command beside the bare reads right before and right after it, for the machine may not be the same."""
     rates, ratios = {}, {}
-    before, records = _timed(lambda: _read(bootstrap))
+    before, records = _timed(lambda: _read(access))
     bare = [before]
     for name, arguments in commands.items():
         took_s, _ = _timed(partial(_everput, *arguments, "--data-dir", folder, EVERPUT_URL=url))
-        after, records = _timed(lambda: _read(bootstrap))
+        after, records = _timed(lambda: _read(access))
         ratios[name], rates[name] = round((before + after) / 2 / took_s, 3), round(records / took_s)
         before = after
         bare.append(after)
@@ -102,9 +103,16 @@ def _timed(work: Callable[[], T]) -> tuple[float, T]:
     return time.monotonic() - began, given
 
 
-def _read(bootstrap: str) -> int:
+def _read(access: EmbeddedAccess) -> int:
     """All records of the log through an independent client, their bytes not looked at; how many there are."""
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "bench", "enable.auto.commit": False})
+    options = {
+        "bootstrap.servers": access.bootstrap,
+        "security.protocol": "SASL_PLAINTEXT",
+        "sasl.mechanism": MECHANISM,
+        "sasl.username": USER,
+        "sasl.password": access.password,
+    }
+    consumer = Consumer({**options, "group.id": "bench", "enable.auto.commit": False})
     found = consumer.list_topics(timeout=10).topics
     places = [TopicPartition(name, number, OFFSET_BEGINNING) for name in TOPICS for number in found[name].partitions]
     ends = [consumer.get_watermark_offsets(place, timeout=10) for place in places]

@@ -15,6 +15,7 @@ import sys
 import time
 import uuid
 from collections import deque
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -29,6 +30,9 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+from broker.kafka.access import written_access
+from broker.kafka.client import client_options
 
 TOPIC: Final = "bare"
 PARTITIONS: Final = 8
@@ -84,12 +88,21 @@ async def put(request: Request) -> Response:
     return Response(orjson.dumps({"message": {"id": message_id}}), media_type="application/json")
 
 
+def connection(directory: str) -> dict[str, Any]:
+    """aiokafka's options for the embedded Kafka of this directory."""
+    access = written_access(Path(directory))
+    assert access is not None
+    return client_options(access.settings())
+
+
 async def accept(port: str, kafka: str) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    """kafka: the embedded Kafka's directory; likewise of deliver()."""
+    options = connection(kafka)
+    admin = AIOKafkaAdminClient(**options)
     await admin.start()
     await admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1, topic_configs={"flush.messages": "1"})])
     await admin.close()
-    producer = AIOKafkaProducer(bootstrap_servers=kafka, acks="all", enable_idempotence=True, max_batch_size=1 << 20)
+    producer = AIOKafkaProducer(**options, acks="all", enable_idempotence=True, max_batch_size=1 << 20)
     await producer.start()
     app = Starlette(routes=[Route("/v1/queues/{queue_id}/messages", put, methods=["PUT"])])
     app.state.appends = Appends(producer)
@@ -160,7 +173,7 @@ async def deliver(kafka: str, sink: str, count: str) -> None:
     listeners = [Listener(sink, number) for number in range(int(count))]
     for listener in listeners:
         await listener.connect(max(LEAST_CONNECTIONS, CONNECTIONS // len(listeners)))
-    consumer = AIOKafkaConsumer(bootstrap_servers=kafka, group_id=TOPIC, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(**connection(kafka), group_id=TOPIC, enable_auto_commit=False)
     await consumer.start()
     partitions = [TopicPartition(TOPIC, number) for number in range(PARTITIONS)]
     consumer.assign(partitions)

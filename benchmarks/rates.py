@@ -25,7 +25,6 @@ from benchmarks.running import (
     sinking,
     wait_for_port,
 )
-from broker.kafka.process import written_bootstrap
 
 POST_CONNECTIONS = 64
 
@@ -41,7 +40,7 @@ def bench(messages: int, rounds: int) -> dict[str, Any]:
         sink = stack.enter_context(sinking())
         stack.enter_context(process("-m", "benchmarks.limits", "empty", str(empty_port), ready=""))
         everput = stack.enter_context(serving(folder, sink))
-        kafka = written_bootstrap(Path(folder) / "kafka") or ""
+        kafka = str(Path(folder) / "kafka")
         stack.enter_context(process("-m", "benchmarks.bare", "accept", str(bare_port), kafka, ready=""))
         wait_for_port(empty_port)
         wait_for_port(bare_port)

@@ -7,12 +7,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from broker.errors import ConfigurationError
+from broker.private_files import read_secret
 from cli import files
+
+KEY_VARIABLE: Final = "EVERPUT_API_KEY"
 
 _OPTIONS = (
     click.option(
@@ -25,9 +28,9 @@ _OPTIONS = (
     ),
     click.option(
         "--key",
-        envvar="EVERPUT_API_KEY",
+        envvar=KEY_VARIABLE,
         show_envvar=True,
-        help="The API key; without it, what is in DIR/api-key.",
+        help=f"The API key; without it, what is in the file that {KEY_VARIABLE}_FILE names, or in DIR/api-key.",
     ),
     click.option(
         "--data-dir",
@@ -47,10 +50,10 @@ def api_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def with_key(*, key: str | None, data_dir: Path, **values: Any) -> Any:
-        found = key or files.read_secret(files.api_key_file(data_dir))
+        found = key or files.secret_setting(KEY_VARIABLE) or read_secret(files.api_key_file(data_dir))
         if found is None:
             raise ConfigurationError(
-                f"no API key: give --key, set EVERPUT_API_KEY, or start where {files.api_key_file(data_dir)} is"
+                f"no API key: give --key, set {KEY_VARIABLE}, or start where {files.api_key_file(data_dir)} is"
             )
         return command(key=found, **values)
 

@@ -12,9 +12,11 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Final
 
 from broker.errors import ConfigurationError
+from broker.kafka.access import EmbeddedAccess
 from cli import link
 from cli.logs import Logger
 
@@ -41,8 +43,9 @@ class Pauses:
 
 
 class Child:
-    """name: for the log, such as `worker-1`. arguments: of the `everput` command. kafka: done when Kafka is there.
+    """name: for the log, such as `worker-1`. arguments: of the `everput` command.
 
+    kafka: done when Kafka is there; its result is how to reach an embedded one, None where it is a cluster.
     environment: instead of this process's. pass_fds: descriptors the child inherits.
     """
 
@@ -52,7 +55,7 @@ class Child:
         arguments: Sequence[str],
         *,
         environment: Mapping[str, str],
-        kafka: asyncio.Future[str],
+        kafka: asyncio.Future[EmbeddedAccess | None],
         pass_fds: Sequence[int] = (),
     ) -> None:
         self.name = name
@@ -138,9 +141,10 @@ class Child:
             go.cancel()
 
     async def _go(self, ours: socket.socket) -> None:
-        bootstrap = await asyncio.shield(self._kafka)
+        access = await asyncio.shield(self._kafka)
+        go = {"embedded": None if access is None else asdict(access)}
         with suppress(OSError):  # it died meanwhile, which keep() notices
-            await asyncio.get_running_loop().sock_sendall(ours, json.dumps({"kafka": bootstrap}).encode() + b"\n")
+            await asyncio.get_running_loop().sock_sendall(ours, json.dumps(go).encode() + b"\n")
 
     def _heard(self, message: dict[str, object]) -> None:
         if "ready" in message:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from broker.errors import ConfigurationError
+from broker.private_files import read_secret
 from cli import files, link
 from cli.options import Options, variable
 
@@ -45,7 +46,8 @@ async def _spawn(*arguments: str, environment: Mapping[str, str], **more: Any) -
 def _environment() -> dict[str, str]:
     """This process's, without what would make the server another one."""
     not_for_the_demo = {variable(name) for name in Options.__dataclass_fields__}
-    not_for_the_demo |= {files.SEALING_KEY_VARIABLE, "EVERPUT_API_PROCESSES", "EVERPUT_WORKERS"}
+    not_for_the_demo |= {files.SEALING_KEY_VARIABLE, f"{files.SEALING_KEY_VARIABLE}_FILE"}
+    not_for_the_demo |= {"EVERPUT_API_PROCESSES", "EVERPUT_WORKERS"}
     return {name: value for name, value in os.environ.items() if name not in not_for_the_demo}
 
 
@@ -90,7 +92,7 @@ class DemoServer:
             await asyncio.wait([self._follow], timeout=1)
             raise ConfigurationError("the server did not start. " + " / ".join(self._last_lines))
         self.url = text.removeprefix("ready ").strip()
-        self.api_key = files.read_secret(files.api_key_file(self._data_dir)) or ""
+        self.api_key = read_secret(files.api_key_file(self._data_dir)) or ""
 
     def kill_worker(self) -> int:
         """SIGKILL; its pid."""

@@ -43,7 +43,7 @@ def command(*, folder: Path, url: str, key: str, begin: str | None, end: str | N
     made = manifest.load(folder)
     query = {name: value for name, value in (("from", begin), ("to", end)) if value is not None}
     if made is None:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         query.setdefault("to", datetime.now(UTC).isoformat(timespec="milliseconds"))
         made = Manifest(kind="organization", query={**query, "format": form})
     elif made.kind != "organization" or made.query["format"] != form:

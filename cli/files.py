@@ -1,18 +1,18 @@
 """The files of the data directory: the API key, the first account's password, the sealing key, the lock.
 
-For: reading them, and writing them so that a crash leaves either nothing or all of it, and nobody else can read it.
-Not for: what is in the embedded Kafka's own folder (broker/kafka/embedded.py)."""
+For: where they are, and secrets that come by the environment or by a file named there. Not for: reading and writing a
+secret (broker/private_files.py), the embedded Kafka's own folder (broker/kafka/embedded.py)."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from broker.errors import ConfigurationError
+from broker.private_files import read_secret, refuse_shared_directory, refuse_shared_file, write_secret
 from broker.sealing import Sealer, new_sealing_key
 
 SEALING_KEY_VARIABLE = "EVERPUT_SEALING_KEY"
@@ -30,49 +30,36 @@ def sealing_key_file(data_dir: Path) -> Path:
     return data_dir / "sealing-key"
 
 
-def write_secret(path: Path, secret: str) -> None:
-    """Write a line that only the owner can read, all of it or nothing, and have it on the disk on return."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    with suppress(FileNotFoundError):
-        new.unlink()
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secret + "\n")
-        file.flush()
-        os.fsync(descriptor)
-    new.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+def secret_setting(variable: str) -> str | None:
+    """Return a secret from the variable, or from the file that `<variable>_FILE` names; None where neither is set.
 
-
-def read_secret(path: Path) -> str | None:
-    """The line; None when there is no such file (ConfigurationError when it can't be read or is empty)."""
-    try:
-        secret = path.read_text().strip()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ConfigurationError(f"can't read {path}: {error.strerror}") from error
-    if not secret:
-        raise ConfigurationError(f"{path} is empty")
-    return secret
-
-
-def remove_secret(path: Path) -> None:
-    path.unlink(missing_ok=True)
+    ConfigurationError: both are set, or the file is missing, unreadable or empty.
+    """
+    secret, file = os.environ.get(variable), os.environ.get(f"{variable}_FILE")
+    if secret and file:
+        raise ConfigurationError(f"{variable} and {variable}_FILE are both set: unset one of them")
+    if not file:
+        return secret or None
+    found = read_secret(Path(file))
+    if found is None:
+        raise ConfigurationError(f"{variable}_FILE names a file that is not there: {file}")
+    return found
 
 
 def make_data_dir(data_dir: Path) -> None:
-    """Make it if it is missing (ConfigurationError when it can't be made or written to)."""
+    """Make the directory with mode 0700 if it is missing.
+
+    ConfigurationError: it can't be made or written to, or another user can change it or read a secret in it.
+    """
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise ConfigurationError(f"can't make the data directory {data_dir}: {error.strerror}") from error
     if not os.access(data_dir, os.W_OK | os.X_OK):
         raise ConfigurationError(f"can't write to the data directory {data_dir}")
+    refuse_shared_directory(data_dir)
+    for path in (api_key_file(data_dir), console_password_file(data_dir), sealing_key_file(data_dir)):
+        refuse_shared_file(path)
 
 
 def server_id(data_dir: Path) -> str:
@@ -96,18 +83,22 @@ def lock(data_dir: Path) -> FileLock:
 
 
 def sealing_key(data_dir: Path, *, make: bool = False) -> str:
-    """From the environment, else from the file (ConfigurationError when there is none or it is no such key).
+    """From the environment, else from DIR/sealing-key (ConfigurationError: none, no such key, or others can read it).
 
     make: write a new one to the file when there is none.
     """
     path = sealing_key_file(data_dir)
-    key = os.environ.get(SEALING_KEY_VARIABLE) or read_secret(path)
+    key = secret_setting(SEALING_KEY_VARIABLE)
+    if key is None:
+        refuse_shared_file(path)
+        key = read_secret(path)
     if key is None and make:
         key = new_sealing_key()
         write_secret(path, key)
     if key is None:
         raise ConfigurationError(
-            f"no sealing key: set {SEALING_KEY_VARIABLE}, the same everywhere, or have it in {path}"
+            f"no sealing key: set {SEALING_KEY_VARIABLE} or {SEALING_KEY_VARIABLE}_FILE, the same everywhere, "
+            f"or have it in {path}"
         )
     Sealer(key)
     return key

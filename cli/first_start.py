@@ -16,7 +16,7 @@ from broker.core.accounts import Account
 from broker.core.directory import Organization
 from broker.errors import NotFound
 from broker.ports import ControlLog, DirectoryView
-from cli.files import read_secret, remove_secret, write_secret
+from broker.private_files import read_secret, remove_secret, write_secret
 
 ORGANIZATION: Final = "default"
 KEY: Final = "first"

@@ -5,7 +5,6 @@ Not for: how they are made (cli/first_start.py)."""
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
 import click
@@ -16,8 +15,10 @@ from broker.errors import ConfigurationError, NotFound, Refused
 from broker.kafka.admin import ensure_topics
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
+from cli import files
 from cli.directory import directory, run_quietly
 from cli.first_start import new_key
+from cli.operate import kafka_of
 from cli.options import Options, shared_options
 from cli.printing import say
 
@@ -34,7 +35,7 @@ def command(options: Options, organization: str | None, name: str | None, email:
 
     The topics are made, too. The key is nowhere else: keep it. The organization's name and id are shown on stderr.
     With --email, the account is made or, if it is there, its password is checked, and it becomes a member of the
-    organization; the password comes by EVERPUT_PASSWORD or is asked for.
+    organization; the password comes by EVERPUT_PASSWORD or EVERPUT_PASSWORD_FILE, or is asked for.
 
     To repeat the command is safe: it makes one more key for the organization that it made before, with the same --email
     and --name if these are given. It never takes an organization that was registered over HTTP, unless --organization
@@ -43,7 +44,7 @@ def command(options: Options, organization: str | None, name: str | None, email:
     if organization is not None and name is not None:
         raise ConfigurationError("give --organization, the id of one that is there, or --name, but not both")
     owner = None if email is None else (email, _password())
-    work = _make(options.kafka_settings(), organization, name, owner)
+    work = _make(kafka_of(options), organization, name, owner)
     try:
         key, made_for = run_quietly("init", options, work)
     except (Refused, NotFound, WrongPassword, AccountBlocked) as error:
@@ -53,7 +54,7 @@ def command(options: Options, organization: str | None, name: str | None, email:
 
 
 def _password() -> str:
-    given = os.environ.get(PASSWORD)
+    given = files.secret_setting(PASSWORD)
     return click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True) if given is None else given
 
 

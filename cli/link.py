@@ -1,7 +1,7 @@
 """The socket between the supervisor and each process it started, seen from the process.
 
-For: `go` with Kafka's address from the supervisor; the admin address, `ready`, or why not, from the process; and the
-end of the process when the supervisor is gone, however it went. Lines of JSON.
+For: `go`, with the address and the password of an embedded Kafka, from the supervisor; the admin address, `ready`, or
+why not, from the process; and the end of the process when the supervisor is gone, however it went. Lines of JSON.
 Not for: the supervisor's end (cli/children.py)."""
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import os
 import socket
 import threading
 from concurrent.futures import Future
+
+from broker.kafka.access import EmbeddedAccess
 
 VARIABLE = "EVERPUT_SUPERVISOR_FD"
 
@@ -22,7 +24,7 @@ class Link:
         self._socket = socket.socket(fileno=descriptor)
         self._socket.setblocking(True)
         self._socket.set_inheritable(False)
-        self._go: Future[str] = Future()
+        self._go: Future[EmbeddedAccess | None] = Future()
         # A thread, so that it also ends a process whose event loop is busy or not there yet.
         threading.Thread(target=self._listen, name="link", daemon=True).start()
 
@@ -32,8 +34,8 @@ class Link:
         descriptor = os.environ.pop(VARIABLE, None)
         return None if descriptor is None else cls(int(descriptor))
 
-    def wait_for_go(self) -> str:
-        """Block until Kafka is there; its address."""
+    def wait_for_go(self) -> EmbeddedAccess | None:
+        """Block until Kafka is there; return how to reach it where it is embedded."""
         return self._go.result()
 
     def admin(self, url: str) -> None:
@@ -54,7 +56,8 @@ class Link:
         try:
             with self._socket.makefile("rb") as lines:
                 for text in lines:
-                    self._go.set_result(json.loads(text)["kafka"])
+                    embedded = json.loads(text)["embedded"]
+                    self._go.set_result(None if embedded is None else EmbeddedAccess(**embedded))
         except OSError:
             pass
         # At once and without tidying up: Kafka goes down together with its supervisor, so there is nothing to tidy.

@@ -36,6 +36,8 @@ _QUIETER = {
     "asyncio": logging.WARNING,
     "filelock": logging.WARNING,
 }
+# It shows requests there, and passwords in them.
+_NEVER_DEBUG = {"aiokafka.conn": logging.INFO}
 
 
 def line(event: str, **fields: object) -> str:
@@ -112,9 +114,8 @@ def set_up(process: str, level: str) -> None:
     handler = Writer(_STDERR)
     handler.setFormatter(_Formatter(process))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    if level != "debug":
-        for name, quiet in _QUIETER.items():
-            logging.getLogger(name).setLevel(quiet)
+    for name, quiet in (_NEVER_DEBUG if level == "debug" else _QUIETER).items():
+        logging.getLogger(name).setLevel(quiet)
 
 
 class Logger:

@@ -1,7 +1,8 @@
 """A folder of exported files and its manifest: what is in them, how many, their hashes, and where to go on.
 
-For: writing so that a crash at any moment leaves whole files and a manifest that knows them; reading back what was
-written, and nothing else. Not for: what is exported (cli/export.py, cli/export_all.py) or imported (cli/restore.py)."""
+For: writing, for the owner's eyes only, so that a crash at any moment leaves whole files and a manifest that knows
+them; reading back what was written, and nothing else. Not for: what is exported (cli/export.py, cli/export_all.py) or
+imported (cli/restore.py)."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from broker.errors import ConfigurationError
+from broker.private_files import make_private
 
 NAME: Final = "manifest.json"
 FORMAT: Final = "everput-export"
@@ -74,8 +76,9 @@ def save(folder: Path, manifest: Manifest) -> None:
 
 
 def add(folder: Path, manifest: Manifest, name: str, rows: int, write: Callable[[Path], None], **place: Any) -> None:
-    """Write a file and then the manifest that knows it. write: makes the file at the path it is given."""
+    """Write a file and then the manifest that knows it. write: fills the empty file at the path it is given."""
     draft = folder / f".{name}"
+    make_private(draft)
     write(draft)
     with draft.open("rb") as file:
         os.fsync(file.fileno())
@@ -122,6 +125,7 @@ def hash_of(path: Path) -> tuple[str, int]:
 
 def _replace(path: Path, content: bytes) -> None:
     draft = path.with_name(f".{path.name}")
+    make_private(draft)
     with draft.open("wb") as file:
         file.write(content)
         file.flush()

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from broker.errors import ConfigurationError, LogUnavailable
+from broker.kafka.access import written_access
 from broker.kafka.importing import refuse_unfinished
-from broker.kafka.process import written_bootstrap
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import Topics, topics
 from broker.settings import KafkaSettings
@@ -31,12 +31,12 @@ def kafka_of(options: Options) -> KafkaSettings:
     """As the options say, else the Kafka of the data directory's server (ConfigurationError)."""
     if options.kafka is not None:
         return options.kafka_settings()
-    bootstrap = written_bootstrap(options.data_dir / "kafka")
-    if bootstrap is None:
+    embedded = written_access(options.data_dir / "kafka")
+    if embedded is None:
         raise ConfigurationError(
             f"which Kafka? Give --kafka HOST:PORT, or the --data-dir of an `everput serve`: {options.data_dir} is none"
         )
-    return options.kafka_settings(bootstrap)
+    return options.kafka_settings(embedded)
 
 
 @contextlib.asynccontextmanager

@@ -2,12 +2,11 @@
 
 For: reading them, making `Settings` of them, and handing them on to child processes. Not for: what they do
 (docs/operations.md says it for people, broker/settings.py for the code). Secrets are never options: they would be
-seen in the process list. They come by environment or from a file."""
+seen in the process list. They come by environment or from a file (cli/files.py)."""
 
 from __future__ import annotations
 
 import functools
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -20,9 +19,11 @@ import click
 
 from broker.disk import Marks
 from broker.errors import ConfigurationError
+from broker.kafka.access import EmbeddedAccess, written_access
 from broker.kafka.client import client_options
 from broker.settings import KafkaSettings, Network, Settings
 from cli import logs
+from cli.files import secret_setting
 from cli.hosts import Hosts
 
 PARTITIONS_EMBEDDED: Final = 16
@@ -131,10 +132,10 @@ class Options:
     kafka_cert_file: Path | None
     kafka_key_file: Path | None
 
-    def settings(self, *, sealing_key: str, embedded: str | None = None) -> Settings:
+    def settings(self, *, sealing_key: str, embedded: EmbeddedAccess | None = None) -> Settings:
         """What the parts are told (ConfigurationError when options do not go together).
 
-        embedded: the address of an embedded Kafka, which then has its own defaults: one broker, synced at each batch.
+        embedded: of an embedded Kafka, which then has its own defaults: one broker, synced at each batch.
         """
         return Settings(
             kafka=self.kafka_settings(embedded),
@@ -179,30 +180,32 @@ class Options:
         """Whether somebody on another machine may make an account."""
         return self.registration and (self.public_url is not None or not _is_loopback(self.host))
 
-    def kafka_settings(self, embedded: str | None = None) -> KafkaSettings:
-        """Settings.kafka, as for settings()."""
+    def kafka_settings(self, embedded: EmbeddedAccess | None = None) -> KafkaSettings:
+        """Settings.kafka, as for settings(). --kafka may also name the embedded Kafka of the data directory."""
+        if embedded is None and self.kafka is not None:
+            embedded = written_access(self.data_dir / "kafka", bootstrap=self.kafka)
         if embedded is not None:
-            return KafkaSettings(
-                bootstrap=embedded,
+            return embedded.settings(
                 topic_prefix=self.topic_prefix,
                 partitions=self.partitions or PARTITIONS_EMBEDDED,
-                replication=1,
-                min_insync=1,
                 flush_each_batch=self.flush_each_batch is not False,
             )
         if self.kafka is None:
             raise ConfigurationError("which Kafka? Give --kafka HOST:PORT or set EVERPUT_KAFKA")
         replication = self.replication or REPLICATION
         sasl = self.kafka_security_protocol.startswith("SASL")
-        password = os.environ.get(SASL_PASSWORD)
+        password = secret_setting(SASL_PASSWORD) if sasl else None
         if sasl and not (self.kafka_sasl_username and password):
-            raise ConfigurationError(f"{self.kafka_security_protocol} needs --kafka-sasl-username and {SASL_PASSWORD}")
+            raise ConfigurationError(
+                f"{self.kafka_security_protocol} needs --kafka-sasl-username, and the password in {SASL_PASSWORD} "
+                f"or in the file that {SASL_PASSWORD}_FILE names"
+            )
         settings = KafkaSettings(
             bootstrap=self.kafka,
             security_protocol=self.kafka_security_protocol,
             sasl_mechanism=(self.kafka_sasl_mechanism or "PLAIN") if sasl else None,
             sasl_username=self.kafka_sasl_username if sasl else None,
-            sasl_password=password if sasl else None,
+            sasl_password=password,
             ca_file=self.kafka_ca_file,
             cert_file=self.kafka_cert_file,
             key_file=self.kafka_key_file,
@@ -344,7 +347,9 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     },
     "kafka_security_protocol": {"type": click.Choice(PROTOCOLS), "default": "PLAINTEXT"},
     "kafka_sasl_mechanism": {"type": click.Choice(MECHANISMS)},
-    "kafka_sasl_username": {"help": f"The password comes by {SASL_PASSWORD}."},
+    "kafka_sasl_username": {
+        "help": f"The password comes by {SASL_PASSWORD}, or by the file that {SASL_PASSWORD}_FILE names."
+    },
     "kafka_ca_file": {"type": _file, "help": "PEM."},
     "kafka_cert_file": {"type": _file, "help": "PEM."},
     "kafka_key_file": {"type": _file, "help": "PEM."},

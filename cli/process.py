@@ -71,8 +71,7 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
     link = Link.from_environment()
     try:
         # Everything is imported by now. Embedded Kafka may still be starting; its address comes with `go`.
-        bootstrap = link.wait_for_go() if link is not None else None
-        embedded = bootstrap if options.kafka is None else None
+        embedded = link.wait_for_go() if link is not None else None
         settings = options.settings(sealing_key=files.sealing_key(options.data_dir), embedded=embedded)
         _raise_limits()
         # A policy, not a loop factory: faust asks the policy for its loop.

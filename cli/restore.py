@@ -108,7 +108,7 @@ async def _kafka(options: Options, made: Manifest) -> AsyncIterator[KafkaSetting
         embedded = EmbeddedKafka(options.data_dir / "kafka")
         await embedded.start()
         try:
-            yield options.kafka_settings(embedded.bootstrap)
+            yield options.kafka_settings(embedded.access)
         finally:
             await embedded.stop()
 

@@ -18,6 +18,7 @@ from broker.errors import ConfigurationError, Unavailable
 from broker.kafka.embedded import EmbeddedKafka
 from broker.kafka.importing import refuse_unfinished
 from broker.kafka.log import KafkaLog
+from broker.private_files import write_secret
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings
 from cli import files, logs
@@ -56,16 +57,17 @@ def command(options: Options) -> None:
 
 def _embedded(options: Options) -> int:
     """The new key is in the file, before the old one, ere it is used, and alone there when all is done."""
-    if files.SEALING_KEY_VARIABLE in os.environ:
-        raise ConfigurationError(f"{files.SEALING_KEY_VARIABLE} is set: give --kafka, or unset it and use the file")
+    for variable in (files.SEALING_KEY_VARIABLE, f"{files.SEALING_KEY_VARIABLE}_FILE"):
+        if variable in os.environ:
+            raise ConfigurationError(f"{variable} is set: give --kafka, or unset it and use the file")
     path = files.sealing_key_file(options.data_dir)
     with files.lock(options.data_dir):
         keys = files.sealing_key(options.data_dir)
         if Sealer(keys).keys == 1:
             keys = f"{new_sealing_key()},{keys}"
-            files.write_secret(path, keys)
+            write_secret(path, keys)
         count = asyncio.run(_reseal_embedded(options, Sealer(keys)))
-        files.write_secret(path, keys.partition(",")[0])
+        write_secret(path, keys.partition(",")[0])
     return count
 
 
@@ -73,7 +75,7 @@ async def _reseal_embedded(options: Options, sealer: Sealer) -> int:
     kafka = EmbeddedKafka(options.data_dir / "kafka")
     await kafka.start()
     try:
-        return await reseal(options.kafka_settings(kafka.bootstrap), sealer)
+        return await reseal(options.kafka_settings(kafka.access), sealer)
     finally:
         await kafka.stop()
 

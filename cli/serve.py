@@ -2,7 +2,7 @@
 
 For: which processes there are, in which order they start and stop, and the one line `ready`.
 Not for: keeping one of them running (cli/children.py), what they do (cli/api.py, cli/worker.py).
-It imports no Kafka client and holds no state of its own: killing it loses nothing."""
+It holds no state of its own: killing it loses nothing."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Final
 import click
 
 from broker.errors import BrokerError
+from broker.kafka.access import EmbeddedAccess
 from broker.kafka.embedded import EmbeddedKafka
 from cli import files, logs
 from cli.admin import serving
@@ -87,10 +88,10 @@ class Supervisor:
         if self._options.kafka is not None:
             self._options.kafka_settings()  # what is wrong with it is said before anything is started
         environment = self._environment()
-        bootstrap: asyncio.Future[str] = loop.create_future()
+        access: asyncio.Future[EmbeddedAccess | None] = loop.create_future()
         async with contextlib.AsyncExitStack() as stack:
             listening = stack.enter_context(bind(self._options.host, self._options.port))
-            self._make_children(environment, bootstrap, listening.fileno())
+            self._make_children(environment, access, listening.fileno())
             admin = await stack.enter_async_context(contextlib.AsyncExitStack())
             app = all_app(self._all())
             options = self._options
@@ -99,9 +100,9 @@ class Supervisor:
             tasks = [asyncio.create_task(child.keep()) for child in self._all()]
             if self._options.kafka is None:
                 self._kafka = EmbeddedKafka(self._options.data_dir / "kafka")
-                tasks.append(asyncio.create_task(self._keep_kafka(self._kafka, bootstrap)))
+                tasks.append(asyncio.create_task(self._keep_kafka(self._kafka, access)))
             else:
-                bootstrap.set_result(self._options.kafka)
+                access.set_result(None)
             announce = asyncio.create_task(self._announce(address(listening, self._options.host)))
             stopped = asyncio.create_task(stop.wait())
             try:
@@ -112,16 +113,19 @@ class Supervisor:
                 for task in (announce, stopped):
                     task.cancel()
                 await self._stop_all(tasks, admin)
-                bootstrap.cancel()
+                access.cancel()
 
     def _environment(self) -> dict[str, str]:
         options = self._options
         key = files.sealing_key(options.data_dir, make=True)
         # Each child has an admin address of its own, which it tells by its link.
         own = {variable("admin_host"): "127.0.0.1", variable("admin_port"): "0", variable("tunnel_port"): "0"}
-        return {**os.environ, **options.environment(), **own, files.SEALING_KEY_VARIABLE: key}
+        inherited = {name: text for name, text in os.environ.items() if name != f"{files.SEALING_KEY_VARIABLE}_FILE"}
+        return {**inherited, **options.environment(), **own, files.SEALING_KEY_VARIABLE: key}
 
-    def _make_children(self, environment: dict[str, str], bootstrap: asyncio.Future[str], listening: int) -> None:
+    def _make_children(
+        self, environment: dict[str, str], access: asyncio.Future[EmbeddedAccess | None], listening: int
+    ) -> None:
         for number in range(self._counts["api"]):
             extra = {"EVERPUT_LISTEN_FD": str(listening)}
             if number == 0:  # it looks what is missing
@@ -131,7 +135,7 @@ class Supervisor:
                     f"api-{number + 1}",
                     ["api"],
                     environment={**environment, **extra, "EVERPUT_PROCESS": f"api-{number + 1}"},
-                    kafka=bootstrap,
+                    kafka=access,
                     pass_fds=[listening],
                 )
             )
@@ -139,9 +143,7 @@ class Supervisor:
         for number in range(self._counts["worker"]):
             name = f"worker-{number + 1}"
             names = {"EVERPUT_PROCESS": name, "EVERPUT_WORKER_NAME": f"everput-{server_id}-{name}"}
-            self._children["worker"].append(
-                Child(name, ["worker"], environment={**environment, **names}, kafka=bootstrap)
-            )
+            self._children["worker"].append(Child(name, ["worker"], environment={**environment, **names}, kafka=access))
 
     def _all(self) -> list[Child]:
         return [child for children in self._children.values() for child in children]
@@ -156,7 +158,7 @@ class Supervisor:
         _log.info("console", url=console, **({"email": EMAIL, "password_in": password} if password.exists() else {}))
         print(f"ready {url}", flush=True)
 
-    async def _keep_kafka(self, kafka: EmbeddedKafka, bootstrap: asyncio.Future[str]) -> None:
+    async def _keep_kafka(self, kafka: EmbeddedKafka, access: asyncio.Future[EmbeddedAccess | None]) -> None:
         """Start it, and again whenever it died, on the same port."""
         loop = asyncio.get_running_loop()
         pauses = Pauses()
@@ -164,8 +166,8 @@ class Supervisor:
         while True:
             started_s = loop.time()
             _log.info("process.started", process="kafka", pid=kafka.pid, address=kafka.bootstrap)
-            if not bootstrap.done():
-                bootstrap.set_result(kafka.bootstrap)
+            if not access.done():
+                access.set_result(kafka.access)
             await kafka.wait()
             again = False
             while not again:

@@ -3,25 +3,36 @@
     pip install confluent-kafka
     python examples/read_topics.py 127.0.0.1:9092 control messages
 
+For the Kafka that `everput serve` runs, whose address its log names, add `--password-file data/kafka/password`.
 Each event is one JSON object, documented in docs/events.md. This prints what is there now and ends; a program that goes
 on takes the loop without the break, and a group.id of its own to remember where it was.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 PREFIX = "everput."
 
 
-def main(bootstrap: str, *topics: str) -> None:
+def main(bootstrap: str, *topics: str, password_file: Path | None = None) -> None:
+    sasl = {}
+    if password_file is not None:
+        sasl = {
+            "security.protocol": "SASL_PLAINTEXT",
+            "sasl.mechanism": "SCRAM-SHA-256",
+            "sasl.username": "everput",
+            "sasl.password": password_file.read_text().strip(),
+        }
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
+            **sasl,
             "group.id": "example",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
@@ -53,4 +64,10 @@ def main(bootstrap: str, *topics: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *(name if "." in name else PREFIX + name for name in sys.argv[2:] or ["control", "messages"]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("bootstrap")
+    parser.add_argument("topics", nargs="*", default=["control", "messages"])
+    parser.add_argument("--password-file", type=Path)
+    given = parser.parse_args()
+    names = (name if "." in name else PREFIX + name for name in given.topics)
+    main(given.bootstrap, *names, password_file=given.password_file)

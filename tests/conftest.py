@@ -40,14 +40,8 @@ async def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
 @pytest.fixture
 def kafka_settings(kafka_server: EmbeddedKafka) -> KafkaSettings:
     """The session's Kafka, with a prefix that no other test has."""
-    return KafkaSettings(
-        bootstrap=kafka_server.bootstrap,
-        topic_prefix=f"test-{uuid.uuid4().hex[:12]}.",
-        partitions=4,
-        replication=1,
-        min_insync=1,
-        flush_each_batch=True,
-    )
+    prefix = f"test-{uuid.uuid4().hex[:12]}."
+    return kafka_server.access.settings(topic_prefix=prefix, partitions=4, flush_each_batch=True)
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ import asyncio
 import hashlib
 import logging
 import os
+import secrets
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import filelock
 
@@ -24,9 +25,8 @@ from broker.kafka.admin import ensure_topics
 from broker.kafka.jars import KAFKA_VERSION, cache_dir, kafka_jars
 from broker.kafka.java import JAVA_OPTIONS, finished, java, java_home, spawn
 from broker.kafka.ports import free_port
-from broker.kafka.process import KafkaProcess
+from broker.kafka.process import PROPERTIES, KafkaProcess
 from broker.kafka.topics import topics
-from broker.settings import KafkaSettings
 
 _log = logging.getLogger(__name__)
 
@@ -85,10 +85,13 @@ def discard(path: Path | None) -> None:
 
 
 def _path(jars: Sequence[Path]) -> Path:
-    """Named by what Java checks: the class path and Java's own modules, by place, size and time, and the options."""
+    """Named by what Java checks: the class path and Java's own modules, by place, size and time, and the options.
+
+    Kafka's own settings are in the name, too: with others Kafka loads other classes.
+    """
     modules = java_home() / "lib" / "modules"
     facts = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in (modules, *jars)]
-    name = hashlib.sha256("\n".join([*facts, *JAVA_OPTIONS]).encode()).hexdigest()[:16]
+    name = hashlib.sha256("\n".join([*facts, *JAVA_OPTIONS, PROPERTIES]).encode()).hexdigest()[:16]
     return cache_dir() / f"kafka-{KAFKA_VERSION}-{name}.aot"
 
 
@@ -98,15 +101,14 @@ async def _make(jars: Sequence[Path], path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="everput-kafka-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
         recording = f"-XX:AOTConfiguration={directory / 'recorded'}"
-        ports = {"port": free_port(), "controller_port": free_port()}
-        await KafkaProcess(directory, jars=jars, options=_ALIKE, idle=True, **ports).format()
+        same: dict[str, Any] = {"jars": jars, "port": free_port(), "controller_port": free_port(), "idle": True}
+        same["password"] = secrets.token_urlsafe(32)
+        await KafkaProcess(directory, options=_ALIKE, **same).format()
         options = (*_ALIKE, "-XX:AOTMode=record", recording)
-        kafka = KafkaProcess(directory, jars=jars, options=options, idle=True, **ports)
+        kafka = KafkaProcess(directory, options=options, **same)
         await kafka.start()
         try:
-            settings = KafkaSettings(
-                bootstrap=kafka.bootstrap, partitions=1, replication=1, min_insync=1, flush_each_batch=True
-            )
+            settings = kafka.access.settings(partitions=1, flush_each_batch=True)
             await ensure_topics(settings, topics(settings))
         finally:
             await kafka.stop(within_s=_STEP_WITHIN_S)

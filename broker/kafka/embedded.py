@@ -20,9 +20,11 @@ import filelock
 
 from broker.errors import ConfigurationError
 from broker.kafka import archive
+from broker.kafka.access import EmbeddedAccess, made_password, password_file
 from broker.kafka.jars import awaited_jars
 from broker.kafka.ports import free_port, is_free
 from broker.kafka.process import KafkaProcess, answers
+from broker.private_files import read_secret, refuse_shared_directory, write_secret
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ class EmbeddedKafka:
 
     port: of the broker; None: a free one is picked, and kept as long as this object lives. heap_mib: Java's heap.
     progress: show on stderr what takes long on the first start. On Linux it dies with the thread that called start().
+    Clients connect as `access` says: the password is in data_dir/password, made by the first start, and read again only
+    by start(), so that clients which run keep theirs when Kafka restarts.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class EmbeddedKafka:
         self._progress = progress
         self._lock = filelock.FileLock(self.data_dir / ".lock", thread_local=False)
         self._kafka: KafkaProcess | None = None
+        self._password = ""
         self._making: asyncio.Task[None] | None = None
 
     @property
@@ -61,14 +66,26 @@ class EmbeddedKafka:
         return f"127.0.0.1:{self._port}"
 
     @property
+    def access(self) -> EmbeddedAccess:
+        """How clients connect (RuntimeError before the first start)."""
+        if not self._password:
+            raise RuntimeError("Kafka has not been started")
+        return EmbeddedAccess(self.bootstrap, self._password)
+
+    @property
     def pid(self) -> int:
         """Of the Java process (RuntimeError before start)."""
         return self._running.running.pid
 
     async def start(self) -> None:
-        """Return when Kafka answers. ConfigurationError: the directory is in use, or Kafka can't run there."""
+        """Return when Kafka answers.
+
+        ConfigurationError: the directory is in use, others can write to it, or Kafka can't run there.
+        """
         try:
             self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            refuse_shared_directory(self.data_dir)
+            self.data_dir.chmod(0o700)
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
             raise ConfigurationError(
@@ -77,6 +94,7 @@ class EmbeddedKafka:
         except OSError as error:
             raise ConfigurationError(f"the data directory {self.data_dir} can't be used: {error}") from error
         try:
+            self._password = made_password(self.data_dir)
             await asyncio.to_thread(_end_orphan, self._pid_file, str(self.data_dir))
             jars = await awaited_jars(progress=self._progress)
             saved = archive.existing(jars)
@@ -98,7 +116,7 @@ class EmbeddedKafka:
         try:
             while not died.done():
                 await asyncio.wait([died], timeout=_LOOK_S)
-                missed = 0 if died.done() or await answers(kafka.port) else missed + 1
+                missed = 0 if died.done() or await answers(kafka.port, self._password) else missed + 1
                 if missed == _MISSED_MAX:
                     _log.error("kafka.hangs pid=%d", kafka.running.pid)
                     self.kill()
@@ -109,6 +127,8 @@ class EmbeddedKafka:
     async def restart(self) -> None:
         """Start Kafka again on the same port, stopping it first when it is alive. ConfigurationError as start()."""
         await self._running.stop()
+        if read_secret(password_file(self.data_dir)) != self._password:  # deleted: another one begins with start()
+            write_secret(password_file(self.data_dir), self._password)
         jars = await awaited_jars(progress=self._progress)
         await self._start(jars, archive.existing(jars))
 
@@ -150,7 +170,14 @@ class EmbeddedKafka:
             if not is_free(port):
                 raise ConfigurationError(f"port {port} on 127.0.0.1 is taken by another program")
             options = (*self._options, *archive.use(saved))
-            kafka = KafkaProcess(self.data_dir, jars=jars, port=port, controller_port=controller_port, options=options)
+            kafka = KafkaProcess(
+                self.data_dir,
+                jars=jars,
+                port=port,
+                controller_port=controller_port,
+                password=self._password,
+                options=options,
+            )
             try:
                 await kafka.start()
             except ConfigurationError as error:

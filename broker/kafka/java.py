@@ -17,6 +17,8 @@ from broker.errors import ConfigurationError
 _IDLE: Final = 19  # as in nice(1)
 _TETHER: Final = Path(__file__).with_name("tether.py")
 
+ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
+
 JAVA_OPTIONS: Final = (
     # What Kafka's own start script chooses, for short pauses.
     "-XX:+UseG1GC",
@@ -59,9 +61,9 @@ def java(directory: Path, *, jars: Sequence[Path], options: Sequence[str]) -> tu
 async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) -> asyncio.subprocess.Process:
     """Run it in the directory, tethered to this thread (tether.py), its own words in kafka.out.
 
-    idle: it gets only the processor time that nobody else wants.
+    idle: it gets only the processor time that nobody else wants. Of the environment it gets ENVIRONMENT: no secret of
+    ours, nor JAVA_TOOL_OPTIONS, which are another program's as a rule.
     """
-    ignored = {"JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"}  # another program's, as a rule
     with (directory / "kafka.out").open("wb") as out:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), str(_IDLE if idle else 0)),
@@ -70,7 +72,7 @@ async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) 
             stdout=out,
             stderr=out,
             cwd=directory,
-            env={name: value for name, value in os.environ.items() if name not in ignored},
+            env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
             # Ctrl-C in the terminal is for the parent, which ends Kafka last. What is idle stays in the parent's
             # session: Linux shares the processor among sessions first, and only then by priority.
             start_new_session=not idle,

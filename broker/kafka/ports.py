@@ -1,11 +1,15 @@
 """Free ports on loopback for the embedded Kafka.
 
-For: picking one that stays usable. Not for: keeping it reserved: whoever binds it first has it."""
+For: picking one that stays usable, and knowing that nobody else took it.
+Not for: keeping it reserved: whoever binds it first has it."""
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from broker.errors import ConfigurationError
@@ -13,6 +17,7 @@ from broker.errors import ConfigurationError
 # Below every system's ephemeral ports. While Kafka is down for a moment, a client that connects to an ephemeral port of
 # its own machine can be given that same port as its source, meet itself, and keep Kafka from getting it back.
 _PORTS: Final = range(20_000, 32_000)
+_LISTENING: Final = "0A"
 
 
 def free_port() -> int:
@@ -33,3 +38,15 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def listens_as_us(port: int) -> bool:
+    """Whether no other user's program listens on the port. Linux says so; elsewhere True."""
+    owners = set()
+    for name in ("tcp", "tcp6"):
+        with suppress(OSError):
+            for line in Path("/proc/net", name).read_text(encoding="ascii").splitlines()[1:]:
+                _, local, _, state, _, _, _, uid, *_ = line.split()
+                if state == _LISTENING and int(local.rpartition(":")[2], 16) == port:
+                    owners.add(int(uid))
+    return owners <= {os.geteuid()}

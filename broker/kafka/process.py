@@ -1,24 +1,44 @@
 """One run of Apache Kafka as a child process: its files, its start and its end.
 
-For: server.properties, log4j2, `kafka.tools.StorageTool`, knowing when the broker answers.
-Not for: the Java command line (java.py); locking the directory, ports, what happens when it dies (embedded.py)."""
+For: server.properties, log4j2, `kafka.tools.StorageTool`, knowing when the broker answers. Not for: who may connect
+(access.py); the Java command line (java.py); locking the directory, ports, what happens when it dies (embedded.py)."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import os
-import re
+import secrets
 import shutil
 import signal
-import struct
 from collections.abc import Sequence
 from contextlib import suppress
+from enum import Enum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from broker.errors import ConfigurationError
+from aiokafka import errors as kafka_errors
+
+from broker.errors import ConfigurationError, LogUnavailable
+from broker.kafka.access import (
+    LISTENER,
+    MECHANISM,
+    NO_ANSWER,
+    USER,
+    EmbeddedAccess,
+    ask,
+    sasl,
+    tell_password,
+    write_client_properties,
+)
+from broker.kafka.client import client_options
 from broker.kafka.java import finished, java, spawn
+from broker.kafka.ports import listens_as_us
+from broker.private_files import write_private
+from broker.settings import KafkaSettings
+
+_log = logging.getLogger(__name__)
 
 READY_WITHIN_S: Final = 120.0  # after a crash Kafka reads what was written since its last flush: GiBs take a while
 _FORMAT_WITHIN_S: Final = 60.0
@@ -26,15 +46,29 @@ STOP_WITHIN_S: Final = 8.0  # what Kafka has acknowledged is safe without a clea
 _POLL_S: Final = 0.02
 _ANSWER_WITHIN_S: Final = 5.0
 
-_PROPERTIES: Final = """\
+# Kafka speaks to itself, and is told our password, by PLAIN with a password of this one start (decision 0180).
+_ITSELF: Final = "kafka"
+_PLAIN: Final = (
+    f'org.apache.kafka.common.security.plain.PlainLoginModule required username="{_ITSELF}" '
+    f'password="{{once}}" user_{_ITSELF}="{{once}}";'
+)
+
+PROPERTIES: Final = """\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller_port}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners={listener}://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners={listener}://127.0.0.1:{port}
+listener.security.protocol.map={listener}:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT
 controller.listener.names=CONTROLLER
-inter.broker.listener.name=PLAINTEXT
+inter.broker.listener.name={listener}
+sasl.enabled.mechanisms=PLAIN
+listener.name.{named}.sasl.enabled.mechanisms=PLAIN,{mechanism}
+sasl.mechanism.inter.broker.protocol=PLAIN
+sasl.mechanism.controller.protocol=PLAIN
+listener.name.{named}.plain.sasl.jaas.config={plain}
+listener.name.controller.plain.sasl.jaas.config={plain}
+listener.name.{named}.{scram}.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 log.dirs={log_dir}
 auto.create.topics.enable=false
 min.insync.replicas=1
@@ -81,9 +115,10 @@ rootLogger.appenderRef.file.ref=file
 class KafkaProcess:
     """A broker and its controller in one Java process, with everything it writes below one directory.
 
-    directory: exists. port, controller_port: on 127.0.0.1. options: Java options beside JAVA_OPTIONS. idle: as spawn().
-    was_killed: while it was starting, by somebody else.
-    Files: kafka/ (the log), kafka.log (bounded), kafka.out (what Java itself says), kafka.properties.
+    directory: exists, and others can't enter it. port, controller_port: on 127.0.0.1. password: of our clients' user.
+    options: Java options beside JAVA_OPTIONS. idle: as spawn(). was_killed: while it was starting, by somebody else.
+    Files: kafka/ (the log), kafka.log (bounded), kafka.out (what Java itself says), kafka.properties,
+    client.properties (for Kafka's own tools).
     """
 
     def __init__(
@@ -93,11 +128,14 @@ class KafkaProcess:
         jars: Sequence[Path],
         port: int,
         controller_port: int,
+        password: str,
         options: Sequence[str],
         idle: bool = False,
     ) -> None:
         self.directory = directory
         self.port = port
+        self._password = password
+        self._once = secrets.token_urlsafe(32)
         self._controller_port = controller_port
         self._idle = idle
         self._java = java(directory, jars=jars, options=options)
@@ -105,9 +143,9 @@ class KafkaProcess:
         self.was_killed = False
 
     @property
-    def bootstrap(self) -> str:
-        """`127.0.0.1:port`."""
-        return f"127.0.0.1:{self.port}"
+    def access(self) -> EmbeddedAccess:
+        """How clients connect."""
+        return EmbeddedAccess(f"127.0.0.1:{self.port}", self._password)
 
     @property
     def running(self) -> asyncio.subprocess.Process:
@@ -124,6 +162,7 @@ class KafkaProcess:
         await self.format()
         (self.directory / "kafka-log4j2.properties").write_text(_LOGGING, encoding="utf-8")
         properties = self._write_properties(self.directory / "kafka")
+        write_client_properties(self.directory, self.access)
         self._process = await spawn(
             (*self._java, "kafka.Kafka", str(properties)), directory=self.directory, idle=self._idle
         )
@@ -152,11 +191,26 @@ class KafkaProcess:
             self.running.send_signal(number)
 
     async def _until_it_answers(self, process: asyncio.subprocess.Process) -> None:
-        while not await answers(self.port):
+        told = False
+        while (answer := await _answer(self.port, self._password)) is not Answer.YES:
             if process.returncode is not None:
                 self.was_killed = process.returncode == -signal.SIGKILL
                 raise self._failure(f"ended with code {process.returncode} while starting")
+            if answer is Answer.WRONG_PASSWORD and not told:
+                told = await self._tell_password()
             await asyncio.sleep(_POLL_S)
+
+    async def _tell_password(self) -> bool:
+        """Have a new Kafka, one of an older version, or one with another password know ours; whether it does."""
+        if not listens_as_us(self.port):  # Kafka has yet to find its port taken
+            return False
+        itself = _options(self.port, "PLAIN", _ITSELF, self._once)
+        try:
+            await tell_password(itself, self._password, timeout_s=_ANSWER_WITHIN_S)
+        except (*NO_ANSWER, LogUnavailable) as error:
+            _log.info("kafka.password-not-told error=%s", error)
+            return False
+        return True
 
     async def format(self) -> None:
         """Make the log directory when there is none: all or nothing, it gets its name when all in it is on the disk."""
@@ -184,23 +238,22 @@ class KafkaProcess:
 
     def _write_properties(self, log_dir: Path) -> Path:
         path = self.directory / "kafka.properties"
-        text = _PROPERTIES.format(port=self.port, controller_port=self._controller_port, log_dir=_escaped(log_dir))
-        path.write_text(text, encoding="utf-8")
+        text = PROPERTIES.format(
+            port=self.port,
+            controller_port=self._controller_port,
+            listener=LISTENER,
+            named=LISTENER.lower(),
+            mechanism=MECHANISM,
+            scram=MECHANISM.lower(),
+            plain=_PLAIN.format(once=self._once),
+            log_dir=_escaped(log_dir),
+        )
+        write_private(path, text)
         return path
 
     def _failure(self, what: str) -> ConfigurationError:
         said = " ".join(_last_words(self.directory / name) for name in ("kafka.out", "kafka.log"))
         return ConfigurationError(f"embedded Kafka {what}; see {self.directory / 'kafka.log'}. {said}".strip())
-
-
-def written_bootstrap(directory: Path) -> str | None:
-    """`127.0.0.1:port` of the broker that ran here last, and may run; None when none ever did."""
-    try:
-        text = (directory / "kafka.properties").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    found = re.search(r"^advertised\.listeners=PLAINTEXT://(\S+)$", text, re.MULTILINE)
-    return None if found is None else found[1]
 
 
 def _last_words(path: Path) -> str:
@@ -230,18 +283,33 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-async def answers(port: int) -> bool:
-    """Whether a broker there answers a Metadata request (version 1, no topics) and names at least one broker."""
-    body = struct.pack(">hhihi", 3, 1, 0, -1, 0)  # api, version, correlation id, no client id, no topics
+class Answer(Enum):
+    """What came of asking a broker."""
+
+    YES = "it knows us, we know it, and it names at least one broker"
+    WRONG_PASSWORD = "it knows no such user or password"  # noqa: S105 - a sentence
+    NONE = "it does not answer, or not as Kafka does"
+
+
+async def answers(port: int, password: str | None = None) -> bool:
+    """Whether a broker on 127.0.0.1 answers. password: of an embedded Kafka; None for a broker without SASL."""
+    return await _answer(port, password) is Answer.YES
+
+
+async def _answer(port: int, password: str | None) -> Answer:
+    options = {"host": "127.0.0.1", "port": port} if password is None else _options(port, MECHANISM, USER, password)
     try:
         async with asyncio.timeout(_ANSWER_WITHIN_S):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            try:
-                writer.write(struct.pack(">i", len(body)) + body)
-                answer = await reader.readexactly(12)
-            finally:
-                writer.close()
-    except (OSError, TimeoutError, asyncio.IncompleteReadError):
-        return False
-    _size, _correlation_id, brokers = struct.unpack(">iii", answer)
-    return bool(brokers > 0)
+            return Answer.YES if await ask(options, timeout_s=_ANSWER_WITHIN_S) else Answer.NONE
+    except kafka_errors.SaslAuthenticationFailed:
+        return Answer.WRONG_PASSWORD
+    except NO_ANSWER:
+        return Answer.NONE
+
+
+def _options(port: int, mechanism: str, user: str, password: str) -> dict[str, Any]:
+    """Options of create_conn()."""
+    settings = KafkaSettings(bootstrap=f"127.0.0.1:{port}", **sasl(mechanism, user, password))
+    options = client_options(settings)
+    del options["bootstrap_servers"]
+    return {"host": "127.0.0.1", "port": port, **options}

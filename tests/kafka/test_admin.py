@@ -15,12 +15,13 @@ from broker.kafka import admin
 from broker.kafka.admin import ensure_topics
 from broker.kafka.client import client_options
 from broker.kafka.topics import topics
+from tests.kafka_clients import librdkafka
 from tests.listeners import nobody
 
 
 def configs(kafka_settings, names):
     """As another client sees them."""
-    client = AdminClient({"bootstrap.servers": kafka_settings.bootstrap})
+    client = AdminClient(librdkafka(kafka_settings))
     wanted = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in names]
     described = {one.name: future.result(60) for one, future in client.describe_configs(wanted).items()}
     return {name: {key: entry.value for key, entry in found.items()} for name, found in described.items()}
@@ -28,7 +29,7 @@ def configs(kafka_settings, names):
 
 def names(kafka_settings):
     """Of this test's topics that there are."""
-    listed = AdminClient({"bootstrap.servers": kafka_settings.bootstrap}).list_topics(timeout=60).topics
+    listed = AdminClient(librdkafka(kafka_settings)).list_topics(timeout=60).topics
     return [name for name in listed if name.startswith(kafka_settings.topic_prefix)]
 
 
@@ -49,7 +50,7 @@ async def test_the_topics_have_the_settings_of_the_table(kafka_settings):
     for topic in table.all():
         assert topic.config.items() <= found[topic.name].items()
         assert found[topic.name]["flush.messages"] == "1"
-    listed = AdminClient({"bootstrap.servers": kafka_settings.bootstrap}).list_topics(timeout=60).topics
+    listed = AdminClient(librdkafka(kafka_settings)).list_topics(timeout=60).topics
     assert [len(listed[topic.name].partitions) for topic in table.all()] == [1, 4, 4, 4, 4, 4]
 
 

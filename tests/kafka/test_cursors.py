@@ -13,6 +13,7 @@ from broker.errors import LogUnavailable
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import listener_group
+from tests.kafka_clients import librdkafka
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ async def test_the_last_one_stored_counts(cursors):
 async def test_another_kafka_client_sees_the_groups_offsets_and_their_metadata(cursors, kafka_settings, ready_topics):
     await cursors.store({"l-1": SOME})
     group, topic = listener_group(kafka_settings, "l-1"), ready_topics.messages.name
-    admin = AdminClient({"bootstrap.servers": kafka_settings.bootstrap})
+    admin = AdminClient(librdkafka(kafka_settings))
     asked = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, number) for number in range(4)])
     answer = admin.list_consumer_group_offsets([asked])[group]
     rows = (await asyncio.to_thread(answer.result, 60)).topic_partitions
@@ -60,7 +61,7 @@ async def test_another_kafka_client_sees_the_groups_offsets_and_their_metadata(c
 async def test_an_offset_that_another_tool_has_reset_is_taken_as_it_is(cursors, kafka_settings, ready_topics):
     await cursors.store({"l-1": SOME})
     group, topic = listener_group(kafka_settings, "l-1"), ready_topics.messages.name
-    admin = AdminClient({"bootstrap.servers": kafka_settings.bootstrap})
+    admin = AdminClient(librdkafka(kafka_settings))
     reset = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, 1, 3)])
     await asyncio.to_thread(admin.alter_consumer_group_offsets([reset])[group].result, 60)
     assert await cursors.load(["l-1"], range(4)) == {"l-1": {**SOME, 1: Cursor(top=3)}}

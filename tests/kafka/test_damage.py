@@ -32,7 +32,7 @@ async def kafka(tmp_path: Path):
 
 @pytest.fixture
 def settings(kafka: EmbeddedKafka) -> KafkaSettings:
-    return KafkaSettings(bootstrap=kafka.bootstrap, partitions=2, replication=1, min_insync=1, flush_each_batch=True)
+    return kafka.access.settings(partitions=2, flush_each_batch=True)
 
 
 async def written(log: KafkaLog, topic: Topic, count: int, *, size: int = 0) -> None:

@@ -16,6 +16,7 @@ from broker.errors import LogUnavailable, Suspended
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
+from tests.kafka_clients import librdkafka
 from tests.listeners import Got, until
 
 
@@ -123,7 +124,7 @@ async def test_the_cursor_is_the_group_s_offset_for_any_kafka_client(rig: Rig):
     topic = f"{rig.settings.kafka.topic_prefix}messages"
     group = f"{rig.settings.kafka.topic_prefix}listener.{listener.id}"
     ends = await rig.log.messages.end_offsets()
-    admin = AdminClient({"bootstrap.servers": rig.settings.kafka.bootstrap})
+    admin = AdminClient(librdkafka(rig.settings.kafka))
     wanted = [TopicPartition(topic, number) for number in range(len(ends))]
     (answer,) = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, wanted)]).values()
     offsets = {one.partition: one.offset for one in answer.result(60).topic_partitions}

@@ -18,10 +18,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from broker.errors import ConfigurationError
 from broker.kafka import archive, embedded, process
 from broker.kafka.admin import ensure_topics
+from broker.kafka.client import client_options
 from broker.kafka.embedded import EmbeddedKafka
 from broker.kafka.process import answers
 from broker.kafka.topics import topics
-from broker.settings import KafkaSettings
 
 
 @pytest.fixture
@@ -48,12 +48,10 @@ async def until_gone(pid: int) -> None:
 
 
 async def test_what_was_acknowledged_is_there_after_kill_9_and_restart_on_the_same_port(kafka):
-    settings = KafkaSettings(
-        bootstrap=kafka.bootstrap, partitions=2, replication=1, min_insync=1, flush_each_batch=True
-    )
+    settings = kafka.access.settings(partitions=2, flush_each_batch=True)
     table = topics(settings)
     await ensure_topics(settings, table)
-    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, acks="all") as producer:
+    async with AIOKafkaProducer(**client_options(settings), acks="all") as producer:
         for number in range(100):
             await producer.send_and_wait(table.messages.name, b"%d" % number, partition=number % 2)
     before = kafka.bootstrap, kafka.pid
@@ -65,7 +63,7 @@ async def test_what_was_acknowledged_is_there_after_kill_9_and_restart_on_the_sa
     assert kafka.bootstrap == before[0]
     assert kafka.pid != before[1]
     partitions = [TopicPartition(table.messages.name, number) for number in range(2)]
-    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, auto_offset_reset="earliest", group_id=None)
+    consumer = AIOKafkaConsumer(**client_options(settings), auto_offset_reset="earliest", group_id=None)
     await consumer.start()
     try:
         consumer.assign(partitions)
@@ -84,10 +82,10 @@ async def test_one_that_lives_and_answers_nothing_any_more_is_ended_and_one_that
     monkeypatch.setattr(embedded, "_MISSED_MAX", 3)
     looks = 0
 
-    async def counted(port: int) -> bool:
+    async def counted(port: int, password: str) -> bool:
         nonlocal looks
         looks += 1
-        return await answers(port)
+        return await answers(port, password)
 
     monkeypatch.setattr(embedded, "answers", counted)
     waiting = asyncio.create_task(kafka.wait())

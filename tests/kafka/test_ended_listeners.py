@@ -16,6 +16,7 @@ from broker.kafka.topics import Topics, listener_group
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
 from tests.kafka.test_outstanding import kept
+from tests.kafka_clients import librdkafka
 from tests.listeners import until
 
 
@@ -28,7 +29,7 @@ async def rig(kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: 
 
 async def groups(rig: Rig) -> set[str]:
     """The listeners' groups, as another client sees them."""
-    client = AdminClient({"bootstrap.servers": rig.settings.kafka.bootstrap})
+    client = AdminClient(librdkafka(rig.settings.kafka))
     listed = await asyncio.to_thread(client.list_consumer_groups().result, 60)
     return {one.group_id for one in listed.valid if one.group_id.startswith(listener_group(rig.settings.kafka, ""))}
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from broker.delivery import courier
+from broker.kafka.access import password_file
+from broker.kafka.embedded import EmbeddedKafka
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
 from tests.kafka.rig import running
@@ -18,7 +20,10 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 async def test_a_plain_kafka_client_reads_the_events(
-    kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch
+    kafka_server: EmbeddedKafka,
+    kafka_settings: KafkaSettings,
+    ready_topics: Topics,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(courier, "SET_ASIDE_AFTER_MS", 0)
     async with running(kafka_settings) as rig:
@@ -37,6 +42,8 @@ async def test_a_plain_kafka_client_reads_the_events(
             ready_topics.messages.name,
             ready_topics.deliveries.name,
             ready_topics.outstanding.name,
+            "--password-file",
+            str(password_file(kafka_server.data_dir)),
             stdout=asyncio.subprocess.PIPE,
         )
         said, _ = await process.communicate()

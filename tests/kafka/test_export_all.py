@@ -32,13 +32,14 @@ from cli.rotate import reseal
 from cli.rows import line
 from tests.kafka.rig import running
 from tests.kafka.test_retention import swept
+from tests.kafka_clients import librdkafka, sasl_variables
 from tests.listeners import until
 
 
 async def run(kafka: KafkaSettings, command: str, *arguments: str) -> Result:
     given = [command, *arguments, "--kafka", kafka.bootstrap, "--topic-prefix", kafka.topic_prefix]
     given += ["--replication", "1", "--min-insync", "1", "--flush-each-batch"]
-    return await asyncio.to_thread(CliRunner().invoke, everput, given)
+    return await asyncio.to_thread(CliRunner().invoke, everput, given, env=sasl_variables(kafka))
 
 
 async def all_records(kafka: KafkaSettings, table: Topics) -> dict[str, list[bytes]]:
@@ -56,7 +57,7 @@ async def all_records(kafka: KafkaSettings, table: Topics) -> dict[str, list[byt
 
 
 def produce(kafka: KafkaSettings, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
-    producer = confluent_kafka.Producer({"bootstrap.servers": kafka.bootstrap})
+    producer = confluent_kafka.Producer(librdkafka(kafka))
     producer.produce(topic, value, key, partition=partition)
     producer.flush()
 
@@ -210,7 +211,7 @@ async def test_what_is_owed_is_in_an_export_although_it_moves_and_is_compacted_m
             real(*arguments, **more)
             if arguments[2] == export_all.CURSORS:
                 produce(kafka_settings, topic, number, record.key, record.value)
-                admin = AdminClient({"bootstrap.servers": kafka_settings.bootstrap})
+                admin = AdminClient(librdkafka(kafka_settings))
                 policy = ConfigEntry("cleanup.policy", "compact,delete", incremental_operation=AlterConfigOpType.SET)
                 resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[policy])
                 (done,) = admin.incremental_alter_configs([resource]).values()  # so that it can be deleted at will

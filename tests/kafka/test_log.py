@@ -24,7 +24,6 @@ from broker.kafka.log import KafkaLog
 from broker.kafka.outcomes import OutcomesTopic
 from broker.kafka.requests import LATEST, KafkaRequests
 from broker.kafka.topics import topics as topic_table
-from broker.settings import KafkaSettings
 
 PARTITIONS = 4
 TRIES = 20
@@ -283,9 +282,7 @@ async def own_kafka(tmp_path, monkeypatch):
     monkeypatch.setitem(KafkaRequests.__init__.__kwdefaults__, "timeout_ms", 5_000)
     kafka = EmbeddedKafka(tmp_path / "data", heap_mib=256, progress=False)
     await kafka.start()
-    settings = KafkaSettings(
-        bootstrap=kafka.bootstrap, partitions=PARTITIONS, replication=1, min_insync=1, flush_each_batch=True
-    )
+    settings = kafka.access.settings(partitions=PARTITIONS, flush_each_batch=True)
     table = topic_table(settings)
     await ensure_topics(settings, table)
     log = KafkaLog(settings)

@@ -22,6 +22,7 @@ from broker.kafka.requests import LATEST, KafkaRequests
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
 from tests.kafka.rig import running
+from tests.kafka_clients import librdkafka
 from tests.listeners import until
 
 
@@ -167,7 +168,7 @@ async def test_what_is_not_worth_it_is_left_out_but_for_its_place_and_time(
 ):
     name = ready_topics.messages.name
     for compression in ("none", "gzip"):
-        producer = Producer({"bootstrap.servers": kafka_settings.bootstrap, "compression.type": compression})
+        producer = Producer({**librdkafka(kafka_settings), "compression.type": compression})
         for number in range(20):
             producer.produce(name, b"v" * 100, partition=0, timestamp=1_700_000_000_000 + number % 15)
         assert producer.flush(20) == 0

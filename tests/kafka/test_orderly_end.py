@@ -14,6 +14,7 @@ from broker.delivery import worker as worker_module
 from broker.kafka.topics import Topics, workers_group
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
+from tests.kafka_clients import librdkafka
 from tests.listeners import Got, until
 
 
@@ -25,7 +26,7 @@ async def rig(kafka_settings: KafkaSettings, ready_topics: Topics):
 
 async def members(rig: Rig) -> int:
     """Of the workers' group, as another client sees it."""
-    client = AdminClient({"bootstrap.servers": rig.settings.kafka.bootstrap})
+    client = AdminClient(librdkafka(rig.settings.kafka))
     group = workers_group(rig.settings.kafka)
     described = await asyncio.to_thread(client.describe_consumer_groups([group])[group].result, 60)
     return len(described.members)

@@ -15,7 +15,6 @@ from broker.kafka.admin import ensure_topics
 from broker.kafka.embedded import EmbeddedKafka
 from broker.kafka.log import KafkaLog
 from broker.kafka.topics import topics
-from broker.settings import KafkaSettings
 from projections.app import Projections
 
 
@@ -45,9 +44,7 @@ async def kafka(tmp_path) -> AsyncIterator[EmbeddedKafka]:
 
 @pytest.fixture
 async def log(kafka: EmbeddedKafka) -> AsyncIterator[KafkaLog]:
-    settings = KafkaSettings(
-        bootstrap=kafka.bootstrap, partitions=2, replication=1, min_insync=1, flush_each_batch=True
-    )
+    settings = kafka.access.settings(partitions=2, flush_each_batch=True)
     await ensure_topics(settings, topics(settings))
     log = KafkaLog(settings)
     await log.start()
@@ -57,7 +54,7 @@ async def log(kafka: EmbeddedKafka) -> AsyncIterator[KafkaLog]:
 
 async def test_the_fold_goes_on_where_it_was_when_kafka_is_back_after_kill_9(kafka, log):
     heard: list[str] = []
-    projections = Projections(KafkaSettings(bootstrap=kafka.bootstrap), log.control)
+    projections = Projections(kafka.access.settings(), log.control)
     projections.on_change(lambda event: heard.append(event.organization_id))
     await projections.start()
     crashed = asyncio.ensure_future(projections.crashed())

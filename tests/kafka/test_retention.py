@@ -25,6 +25,7 @@ from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
 from tests.kafka.test_outstanding import kept
 from tests.kafka.test_replay import ended, replayed, start
+from tests.kafka_clients import librdkafka
 from tests.listeners import until
 
 LATER_MS = 60_000
@@ -222,7 +223,7 @@ async def test_a_cursor_that_is_lost_repeats_and_skips_nothing_and_is_told_of(
     await rig.end(worker)
     await rig.end(await rig.work())
     assert "worker.cursors_missing" not in caplog.text
-    client = AdminClient({"bootstrap.servers": rig.settings.kafka.bootstrap})
+    client = AdminClient(librdkafka(rig.settings.kafka))
     group = listener_group(rig.settings.kafka, listener.id)
     await asyncio.to_thread(client.delete_consumer_groups([group])[group].result, 60)
     ids += await rig.put(queue, "while its cursor was lost")

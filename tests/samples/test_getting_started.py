@@ -20,7 +20,8 @@ import pytest
 
 from broker.kafka.embedded import EmbeddedKafka
 from broker.sealing import new_sealing_key
-from tests.scenarios.running import alone, said
+from tests.kafka_clients import sasl_variables
+from tests.scenarios.running import alone, everput, said
 
 HERE = Path(__file__).parent
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -30,9 +31,11 @@ UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 def api(kafka_server: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where an `everput api` process answers."""
     options = ["--kafka", kafka_server.bootstrap, "--topic-prefix", f"test-{uuid.uuid4().hex[:12]}."]
-    options += ["--replication", "1", "--flush-each-batch", "--partitions", "2", "--port", "0"]
+    options += ["--replication", "1", "--flush-each-batch", "--partitions", "2"]
     options += ["--data-dir", str(tmp_path_factory.mktemp("samples"))]
-    with alone("api", *options, EVERPUT_SEALING_KEY=new_sealing_key()) as process:
+    variables = {"EVERPUT_SEALING_KEY": new_sealing_key(), **sasl_variables(kafka_server.access)}
+    assert everput("init", *options, **variables).returncode == 0  # before that nobody can register
+    with alone("api", "--port", "0", *options, **variables) as process:
         yield said(process).removeprefix("ready ")
 
 

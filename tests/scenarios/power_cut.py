@@ -26,6 +26,7 @@ from broker.kafka.log import KafkaLog
 from broker.kafka.requests import LATEST
 from broker.kafka.topics import Topics, by_name, topics
 from broker.settings import KafkaSettings
+from tests.kafka_clients import sasl_variables
 from tests.listeners import until
 from tests.scenarios.soak import REJOIN_S, Server, load
 
@@ -40,12 +41,12 @@ async def power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Kafka itself notes up to where each partition is synced: what is behind that is cut off, as a power cut may. That
     the cut takes something is seen of the same topics once more, where batches are not synced.
     """
-    monkeypatch.setattr(kafka_process, "_PROPERTIES", kafka_process._PROPERTIES + OFTEN)
+    monkeypatch.setattr(kafka_process, "PROPERTIES", kafka_process.PROPERTIES + OFTEN)
     monkeypatch.setattr(safety, "ACKNOWLEDGED_MIN", 1)  # a start refuses what is not synced
     kafka = EmbeddedKafka(tmp_path, progress=False)
     await kafka.start()
     try:
-        common = KafkaSettings(bootstrap=kafka.bootstrap, partitions=4, replication=1, min_insync=1)
+        common = kafka.access.settings(partitions=4)
         synced = replace(common, flush_each_batch=True)
         not_synced = replace(common, topic_prefix="not-synced.", flush_each_batch=False)
         for settings in (synced, not_synced):
@@ -111,13 +112,13 @@ async def lose_what_is_not_synced(kafka: EmbeddedKafka, directory: Path, *tables
 
 async def power_cut_under_load(tmp_path: Path, dice: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was put over REST and answered 200 arrives after a power cut."""
-    monkeypatch.setattr(kafka_process, "_PROPERTIES", kafka_process._PROPERTIES + OFTEN)
+    monkeypatch.setattr(kafka_process, "PROPERTIES", kafka_process.PROPERTIES + OFTEN)
     kafka = EmbeddedKafka(tmp_path / "kafka", progress=False)
     await kafka.start()
     arguments = ("--kafka", kafka.bootstrap, "--replication", "1", "--partitions", "4", "--flush-each-batch")
-    table = topics(KafkaSettings(bootstrap=kafka.bootstrap, partitions=4))
+    table = topics(kafka.access.settings(partitions=4))
     try:
-        with Server(tmp_path / "data", *arguments) as server:
+        with Server(tmp_path / "data", *arguments, **sasl_variables(kafka.access)) as server:
             await asyncio.to_thread(server.until_ready)
             async with load(server, dice) as history:
                 history.listeners.down.add("flaky")  # something waits in every case

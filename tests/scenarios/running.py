@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar
 
+from broker.kafka.access import EmbeddedAccess, written_access
+
 WAIT_S = 120.0  # Kafka without its archive has needed 30 s on a machine with five times the work it can do
 STOPS_WITHIN_S = 30.0  # what `serve` promises
 T = TypeVar("T")
@@ -149,6 +151,13 @@ class Running:
     @property
     def kafka_address(self) -> str:
         return self.said("process.started", process="kafka").rpartition("address=")[2]
+
+    @property
+    def kafka(self) -> EmbeddedAccess:
+        """How its embedded Kafka is reached."""
+        access = written_access(self.data_dir / "kafka", bootstrap=self.kafka_address)
+        assert access is not None
+        return access
 
     @property
     def api_key(self) -> str:

@@ -25,6 +25,7 @@ import pytest
 from broker.kafka import process as kafka_process
 from broker.kafka.embedded import EmbeddedKafka
 from broker.kafka.ports import free_port
+from tests.kafka_clients import sasl_variables
 from tests.listeners import Got, Listeners, until
 from tests.scenarios.history import AHEAD_MS_MAX, History, as_put
 from tests.scenarios.proxy import Proxy
@@ -46,8 +47,9 @@ VICTIMS = (*PROCESSES, "supervisor")
 class Server:
     """An `everput serve` that is started again, on its port and its data directory, when all of it was killed."""
 
-    def __init__(self, data_dir: Path, *arguments: str, workers: int = 2) -> None:
+    def __init__(self, data_dir: Path, *arguments: str, workers: int = 2, **environment: str) -> None:
         self._data_dir = data_dir
+        self._environment = environment
         self._arguments = ("--api-processes", "2", "--workers", str(workers), "--port", str(free_port()), *arguments)
         lacking = {f"worker-{workers + 1}", "kafka" if "--kafka" in arguments else ""}
         self._processes = [name for name in PROCESSES if name not in lacking]
@@ -55,7 +57,7 @@ class Server:
         self.now = self._start()
 
     def _start(self) -> Running:
-        return self._stack.enter_context(Running(self._data_dir, *self._arguments))
+        return self._stack.enter_context(Running(self._data_dir, *self._arguments, **self._environment))
 
     def __enter__(self) -> Self:
         return self
@@ -267,16 +269,16 @@ async def bad_network_to_kafka(
 ) -> Counter[str]:
     """It loses nothing. Kafka's clients connect to the address that it tells them: the proxy's."""
     async with Proxy(0, dice, trouble=0.0, within=1_000_000) as proxy:
-        told = "advertised.listeners=PLAINTEXT://127.0.0.1:"
+        told = "advertised.listeners={listener}://127.0.0.1:"
         monkeypatch.setattr(
-            kafka_process, "_PROPERTIES", kafka_process._PROPERTIES.replace(told + "{port}", f"{told}{proxy.port}")
+            kafka_process, "PROPERTIES", kafka_process.PROPERTIES.replace(told + "{port}", f"{told}{proxy.port}")
         )
         kafka = EmbeddedKafka(tmp_path / "kafka", progress=False)
         await kafka.start()
         proxy.target = int(kafka.bootstrap.rpartition(":")[2])
         arguments = ["--kafka", f"127.0.0.1:{proxy.port}", *ONE_BROKER]
         try:
-            with Server(tmp_path / "data", *arguments) as server:
+            with Server(tmp_path / "data", *arguments, **sasl_variables(kafka.access)) as server:
                 await asyncio.to_thread(server.until_ready)
                 async with load(server, dice, lasts_s=seconds) as history:
                     # Any checkpoint may fail at any time. What may be repeated is cut_off()'s business.
@@ -332,7 +334,8 @@ async def cut_off(
         proxy.target = free_port()
         kafka = await _kafka_with_a_second_address(tmp_path / "kafka", monkeypatch, proxy.target, proxy.port)
         try:
-            with Server(tmp_path / "data", "--kafka", kafka.bootstrap, *ONE_BROKER, workers=1) as server:
+            arguments = ("--kafka", kafka.bootstrap, *ONE_BROKER)
+            with Server(tmp_path / "data", *arguments, workers=1, **sasl_variables(kafka.access)) as server:
                 await asyncio.to_thread(server.until_ready)
                 far_arguments = ("--kafka", f"127.0.0.1:{proxy.port}", *ONE_BROKER)
                 with FarWorker(tmp_path / "data", tmp_path / "far.log", *far_arguments) as far:
@@ -364,14 +367,14 @@ async def _kafka_with_a_second_address(
     directory: Path, monkeypatch: pytest.MonkeyPatch, port: int, told_port: int
 ) -> EmbeddedKafka:
     """Whoever comes by this port is told to come by the other one."""
-    properties = kafka_process._PROPERTIES
+    properties = kafka_process.PROPERTIES
     for line, more in (
-        ("listeners=PLAINTEXT://127.0.0.1:{port}", f",FAR://127.0.0.1:{port}"),
-        ("advertised.listeners=PLAINTEXT://127.0.0.1:{port}", f",FAR://127.0.0.1:{told_port}"),
-        ("listener.security.protocol.map=PLAINTEXT:PLAINTEXT", ",FAR:PLAINTEXT"),
+        ("listeners={listener}://127.0.0.1:{port}", f",FAR://127.0.0.1:{port}"),
+        ("advertised.listeners={listener}://127.0.0.1:{port}", f",FAR://127.0.0.1:{told_port}"),
+        ("listener.security.protocol.map={listener}:SASL_PLAINTEXT", ",FAR:PLAINTEXT"),
     ):
         properties = properties.replace("\n" + line, "\n" + line + more)
-    monkeypatch.setattr(kafka_process, "_PROPERTIES", properties)
+    monkeypatch.setattr(kafka_process, "PROPERTIES", properties)
     kafka = EmbeddedKafka(directory, progress=False)
     await kafka.start()
     return kafka

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from broker.core import events as ev
+from broker.kafka.embedded import EmbeddedKafka
 from broker.kafka.log import KafkaLog
 from broker.sealing import new_sealing_key
 from broker.settings import KafkaSettings
@@ -23,7 +24,8 @@ STRANGER = {"email": "admin@everput.local", "password": PASSWORD}
 
 
 @pytest.fixture
-def options(kafka_settings: KafkaSettings, ready_topics, tmp_path: Path) -> list[str]:
+def options(kafka_server: EmbeddedKafka, kafka_settings: KafkaSettings, ready_topics, tmp_path: Path) -> list[str]:
+    (tmp_path / "kafka").symlink_to(kafka_server.data_dir)  # where the commands find its password
     given = ["--kafka", kafka_settings.bootstrap, "--topic-prefix", kafka_settings.topic_prefix]
     given += ["--partitions", str(kafka_settings.partitions), "--replication", "1", "--flush-each-batch"]
     return [*given, "--data-dir", str(tmp_path)]

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import httpx
 
+from broker.kafka.access import EmbeddedAccess, made_password
 from broker.kafka.embedded import EmbeddedKafka
 from broker.kafka.ports import free_port
 from broker.sealing import new_sealing_key
+from tests.kafka_clients import sasl_variables
 from tests.listeners import Listeners, nobody, until
 from tests.scenarios.running import Running, clean_environment, wait_until
 
@@ -33,11 +35,13 @@ async def refused(client: httpx.AsyncClient, method: str, path: str, **request) 
 
 async def test_all_of_it_waits_for_kafka_answers_meanwhile_and_comes_back_with_it(tmp_path: Path):
     kafka = EmbeddedKafka(tmp_path / "kafka", port=free_port(), heap_mib=256, progress=False)
+    kafka.data_dir.mkdir(mode=0o700)
+    sasl = sasl_variables(EmbeddedAccess(kafka.bootstrap, made_password(kafka.data_dir)))
     port = free_port()
     options = ["--kafka", kafka.bootstrap, "--replication", "1", "--flush-each-batch", "--partitions", "2"]
     url = f"http://127.0.0.1:{port}"
     async with Listeners() as listeners, httpx.AsyncClient(base_url=url, timeout=ANSWERED_WITHIN_S) as client:
-        with Running(tmp_path / "data", *options, "--port", str(port), "--append-timeout-ms", "2000") as server:
+        with Running(tmp_path / "data", *options, "--port", str(port), "--append-timeout-ms", "2000", **sasl) as server:
 
             def started(process: str) -> int:
                 return len(server.events("process.started", process=process))

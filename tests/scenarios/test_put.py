@@ -14,6 +14,7 @@ import httpx
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+from tests.kafka_clients import librdkafka
 from tests.scenarios.running import Running, clean_environment, everput
 
 TOPIC = "everput.messages"
@@ -37,9 +38,7 @@ def messages_of(server: Running, queue: str) -> list[str]:
     ).json()["queues"]
     if not queues:
         return []
-    consumer = Consumer(
-        {"bootstrap.servers": server.kafka_address, "group.id": "reads-only", "enable.auto.commit": False}
-    )
+    consumer = Consumer({**librdkafka(server.kafka.settings()), "group.id": "reads-only", "enable.auto.commit": False})
     try:
         found = []
         places = {}

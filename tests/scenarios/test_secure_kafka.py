@@ -106,9 +106,12 @@ async def secured(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sec
         await kafka.wait()
 
 
-async def test_all_of_it_works_with_a_password_over_tls_and_tells_the_password_to_nobody(secured: Secured, tmp_path):
-    options = secured.options("BOTH", "--kafka-sasl-mechanism", "SCRAM-SHA-512", "--kafka-sasl-username", USER)
-    options += ["--kafka-ca-file", str(secured.ca), "--log-level", "debug"]
+@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-512", "PLAIN"])
+async def test_all_of_it_works_with_a_password_over_tls_and_tells_the_password_to_nobody(
+    secured: Secured, tmp_path, mechanism: str
+):
+    options = secured.options("BOTH", "--kafka-sasl-mechanism", mechanism, "--kafka-sasl-username", USER)
+    options += ["--kafka-ca-file", str(secured.ca), "--log-level", "debug", "--topic-prefix", f"{mechanism}."]
     async with Listeners() as listeners:
         with Running(tmp_path / "data", *options, EVERPUT_KAFKA_SASL_PASSWORD=PASSWORD) as server:
             url = server.url

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from broker.core.circuit import TRIP_AFTER_NEW
 from broker.sealing import new_sealing_key
 from cli.first_start import EMAIL
+from tests.kafka_clients import sasl_variables
 from tests.listeners import nobody
 from tests.scenarios.running import STOPS_WITHIN_S, Running, alone, everput, is_running, said, wait_until
 
@@ -69,7 +70,10 @@ def test_the_console_is_there_and_the_log_says_where(server: Running):
     assert (page.status_code, script.headers["content-type"]) == (200, "text/javascript; charset=utf-8")
 
 
-@pytest.mark.parametrize("name", ["api-key", "console-password", "sealing-key"])
+SECRETS = ["api-key", "console-password", "sealing-key", "kafka/password"]
+
+
+@pytest.mark.parametrize("name", SECRETS)
 def test_the_keys_are_their_owners_alone_and_in_no_log_line(server: Running, name: str):
     path = server.data_dir / name
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -78,10 +82,19 @@ def test_the_keys_are_their_owners_alone_and_in_no_log_line(server: Running, nam
 
 
 def test_no_secret_is_on_a_command_line(server: Running):
-    secrets = [(server.data_dir / name).read_text().strip() for name in ("api-key", "console-password", "sealing-key")]
+    secrets = [(server.data_dir / name).read_text().strip() for name in SECRETS]
     for pid in server.alive():
         command = Path(f"/proc/{pid}/cmdline").read_text()
         assert not any(secret in command for secret in secrets)
+
+
+def test_a_directory_that_others_can_write_to_is_a_clear_error(tmp_path: Path):
+    tmp_path.chmod(0o777)
+    refused = everput("serve", "--data-dir", str(tmp_path), "--port", "0")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    said = f"everput: other users can write to the directory {tmp_path}: `chmod go-w {tmp_path}`\n"
+    assert refused.stderr.endswith(said)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_second_server_on_the_same_directory_is_a_clear_error(server: Running):
@@ -106,14 +119,15 @@ def test_a_killed_worker_comes_back(server: Running):
 def test_each_process_also_runs_alone_on_an_existing_kafka(server: Running, tmp_path: Path):
     options = ["--kafka", server.kafka_address, "--topic-prefix", "alone.", "--partitions", "2", "--replication", "1"]
     options += ["--data-dir", str(tmp_path), "--flush-each-batch"]
-    assert "no sealing key" in everput("worker", *options).stderr
+    sasl = sasl_variables(server.kafka)
+    assert "no sealing key" in everput("worker", *options, **sasl).stderr
 
     who = {"email": "ann@example.com", "password": "correct horse battery"}
     init = ("init", *options, "--email", who["email"])
-    made = everput(*init, EVERPUT_PASSWORD=who["password"])
+    made = everput(*init, EVERPUT_PASSWORD=who["password"], **sasl)
     assert made.returncode == 0, made.stderr
-    assert "No account has" in everput(*init, EVERPUT_PASSWORD="something else").stderr
-    sealed = {"EVERPUT_SEALING_KEY": new_sealing_key()}
+    assert "No account has" in everput(*init, EVERPUT_PASSWORD="something else", **sasl).stderr
+    sealed = {"EVERPUT_SEALING_KEY": new_sealing_key(), **sasl}
     with alone("worker", *options, **sealed) as worker, alone("api", "--port", "0", *options, **sealed) as api:
         assert said(worker) == "ready worker"
         url = said(api).removeprefix("ready ")

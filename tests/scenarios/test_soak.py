@@ -16,7 +16,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource
 
 from broker.kafka.topics import topics
-from broker.settings import KafkaSettings
+from tests.kafka_clients import librdkafka
 from tests.scenarios import power_cut, soak
 from tests.scenarios.running import Running
 from tests.scenarios.soak import Server
@@ -74,11 +74,11 @@ def test_sigterm_ends_a_server_in_time_though_everything_in_it_hangs(tmp_path: P
 
 
 def test_every_topic_of_a_server_has_kafka_sync_each_batch(server: Server):
-    address = server.now.events("process.started", process="kafka")[-1].rpartition("address=")[2]
-    admin = AdminClient({"bootstrap.servers": address})
+    kafka = server.now.kafka.settings()
+    admin = AdminClient(librdkafka(kafka))
     names = [name for name in admin.list_topics(timeout=20).topics if name.startswith("everput.")]
     found = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, name) for name in names])
     assert {resource.name: future.result(20)["flush.messages"].value for resource, future in found.items()} == (
         dict.fromkeys(names, "1")
     )
-    assert set(names) == {topic.name for topic in topics(KafkaSettings(bootstrap=address)).all()}
+    assert set(names) == {topic.name for topic in topics(kafka).all()}

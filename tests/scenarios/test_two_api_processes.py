@@ -10,6 +10,7 @@ import httpx
 
 from broker.sealing import new_sealing_key
 from broker.settings import KafkaSettings
+from tests.kafka_clients import sasl_variables
 from tests.scenarios.running import STOPS_WITHIN_S, alone, everput, said
 
 NAMES = 100
@@ -22,8 +23,8 @@ async def test_of_two_processes_that_race_for_a_name_one_gets_it_and_one_says_42
     options = ["--kafka", kafka_settings.bootstrap, "--topic-prefix", kafka_settings.topic_prefix]
     options += ["--partitions", str(kafka_settings.partitions), "--replication", "1", "--flush-each-batch"]
     options += ["--data-dir", str(tmp_path)]
-    key = (await asyncio.to_thread(everput, "init", *options)).stdout.strip()
-    sealed = {"EVERPUT_SEALING_KEY": new_sealing_key()}
+    key = (await asyncio.to_thread(everput, "init", *options, **sasl_variables(kafka_settings))).stdout.strip()
+    sealed = {"EVERPUT_SEALING_KEY": new_sealing_key(), **sasl_variables(kafka_settings)}
     api = ("api", "--port", "0", *options)
     with alone(*api, **sealed) as one, alone(*api, **sealed) as other:
         urls = [(await asyncio.to_thread(said, process)).removeprefix("ready ") for process in (one, other)]

@@ -16,12 +16,17 @@ import pytest
 from click.testing import CliRunner
 
 from broker.errors import ConfigurationError
-from broker.sealing import Sealer
+from broker.kafka.access import EmbeddedAccess
+from broker.private_files import read_secret, refuse_shared_directory, write_secret
+from broker.sealing import Sealer, new_sealing_key
 from cli import files, logs
 from cli.app import everput
 from cli.children import Pauses
 from cli.lines import LINE_BYTES_MAX, Line, Lines
 from cli.options import Options, shared_options
+from cli.serve import Supervisor
+
+NOBODY = 65534
 
 
 def read_options(*arguments: str, **environment: str) -> Options:
@@ -100,7 +105,7 @@ def test_messages_are_kept_for_ever_or_for_an_age_that_repeats_of_puts_allow():
 
 
 def test_embedded_kafka_is_one_broker_that_syncs_each_batch():
-    kafka = read_options().kafka_settings(embedded="127.0.0.1:5")
+    kafka = read_options().kafka_settings(embedded=EmbeddedAccess("127.0.0.1:5", "hush-hush"))
     assert (kafka.bootstrap, kafka.replication, kafka.min_insync, kafka.flush_each_batch, kafka.partitions) == (
         "127.0.0.1:5",
         1,
@@ -108,6 +113,8 @@ def test_embedded_kafka_is_one_broker_that_syncs_each_batch():
         True,
         16,
     )
+    assert (kafka.security_protocol, kafka.sasl_password) == ("SASL_PLAINTEXT", "hush-hush")
+    assert "hush-hush" not in repr(kafka)
 
 
 def test_a_cluster_has_three_copies_of_which_two_acknowledge():
@@ -154,10 +161,10 @@ def test_a_configuration_error_is_one_line_and_exit_code_2(tmp_path: Path):
 
 def test_a_secret_is_written_for_its_owner_only_and_read_again(tmp_path: Path):
     path = tmp_path / "api-key"
-    files.write_secret(path, "one")
-    files.write_secret(path, "two")
+    write_secret(path, "one")
+    write_secret(path, "two")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert files.read_secret(path) == "two"
+    assert read_secret(path) == "two"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -175,6 +182,74 @@ def test_the_sealing_key_of_the_environment_wins(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv(files.SEALING_KEY_VARIABLE, "nonsense")
     with pytest.raises(ConfigurationError, match="not 32 bytes"):
         files.sealing_key(tmp_path)
+
+
+def test_a_secret_may_come_by_a_file_that_a_variable_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "mounted"
+    path.write_text("hush-hush\n")
+    path.chmod(0o444)  # as a container engine mounts it
+    monkeypatch.delenv("EVERPUT_KAFKA_SASL_PASSWORD", raising=False)
+    monkeypatch.setenv("EVERPUT_KAFKA_SASL_PASSWORD_FILE", str(path))
+    sasl = ("--kafka", "a:1", "--kafka-security-protocol", "SASL_SSL", "--kafka-sasl-username", "u")
+    assert read_options(*sasl).kafka_settings().sasl_password == "hush-hush"
+    monkeypatch.setenv("EVERPUT_KAFKA_SASL_PASSWORD", "another")
+    with pytest.raises(ConfigurationError, match="both set"):
+        read_options(*sasl).kafka_settings()
+    monkeypatch.setenv("EVERPUT_SEALING_KEY_FILE", str(tmp_path / "nowhere"))
+    monkeypatch.delenv(files.SEALING_KEY_VARIABLE, raising=False)
+    with pytest.raises(ConfigurationError, match="EVERPUT_SEALING_KEY_FILE names a file that is not there"):
+        files.sealing_key(tmp_path)
+
+
+def test_the_sealing_key_may_be_mounted_and_its_file_is_not_told_to_children(tmp_path: Path):
+    mounted = tmp_path / "mounted"
+    key = new_sealing_key()
+    mounted.write_text(key)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(files.SEALING_KEY_VARIABLE, raising=False)
+        patch.setenv("EVERPUT_SEALING_KEY_FILE", str(mounted))
+        told = Supervisor(read_options("--data-dir", str(tmp_path)), api_processes=1, workers=1)._environment()
+    assert told[files.SEALING_KEY_VARIABLE] == key
+    assert "EVERPUT_SEALING_KEY_FILE" not in told
+
+
+def test_a_data_directory_is_made_for_its_owner_only(tmp_path: Path):
+    files.make_data_dir(tmp_path / "data")
+    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+def test_a_data_directory_that_others_can_write_to_is_refused_with_what_to_do(tmp_path: Path, mode: int):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    folder.chmod(mode)
+    with pytest.raises(ConfigurationError, match=f"can write to the directory {folder}: `chmod go-w {folder}`"):
+        files.make_data_dir(folder)
+    folder.chmod(mode & ~0o022)
+    files.make_data_dir(folder)
+
+
+@pytest.mark.parametrize("name", ["sealing-key", "api-key", "console-password"])
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o602])
+def test_a_secret_that_others_can_read_or_write_is_refused_with_what_to_do(tmp_path: Path, name: str, mode: int):
+    tmp_path.chmod(0o700)
+    path = tmp_path / name
+    write_secret(path, "hush-hush")
+    files.make_data_dir(tmp_path)
+    path.chmod(mode)
+    with pytest.raises(ConfigurationError, match=f"can read or write {path}: `chmod go-rwx {path}`"):
+        files.make_data_dir(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_what_belongs_to_another_user_is_refused_except_by_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    os.chown(folder, NOBODY, NOBODY)
+    refuse_shared_directory(folder)
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    with pytest.raises(ConfigurationError, match="belongs to another user"):
+        refuse_shared_directory(folder)
 
 
 def test_a_data_directory_has_one_server(tmp_path: Path):

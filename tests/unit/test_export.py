@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +91,19 @@ def test_every_event_is_in_one_of_the_files_that_the_manifest_knows(api: Api, tm
     asked = len(api.asked)
     assert run(tmp_path / "out").exit_code == 0
     assert len(api.asked) == asked  # it is complete
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_an_export_is_its_owners_alone_whatever_the_umask(api: Api, tmp_path: Path, form: str):
+    before = os.umask(0)
+    try:
+        assert run(tmp_path / "out", "--format", form).exit_code == 0
+    finally:
+        os.umask(before)
+    folder = tmp_path / "out"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+    assert len(list(folder.iterdir())) > 1
 
 
 def test_an_export_that_was_broken_off_goes_on_where_its_last_whole_file_ended(api: Api, tmp_path: Path):

@@ -1,0 +1,187 @@
+"""Who may connect to the embedded Kafka: one user, whose password is in a file of Kafka's directory.
+
+For: making, keeping and reading that password, and telling Kafka of it (docs/decisions/0180).
+Not for: starting Kafka (process.py), a cluster's SASL settings (client.py)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from aiokafka import errors as kafka_errors
+from aiokafka.conn import create_conn
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.types import CompactArray, CompactBytes, CompactString, Int8, Int16, Int32, Schema, TaggedFields
+
+from broker.errors import ConfigurationError, LogUnavailable
+from broker.private_files import read_secret, refuse_shared_file, write_private, write_secret
+from broker.settings import KafkaSettings
+
+USER: Final = "everput"
+MECHANISM: Final = "SCRAM-SHA-256"
+LISTENER: Final = "CLIENT"
+_SHA_256: Final = 1  # in AlterUserScramCredentials
+_ITERATIONS: Final = 4096  # Kafka's least; the password has 256 random bits, so more of them protect nothing
+
+# What asking a server raises where it is away, or is not the Kafka that knows our password: aiokafka checks its proof.
+NO_ANSWER: Final = (kafka_errors.KafkaError, OSError, TimeoutError, ValueError, KeyError, AssertionError)
+
+_CLIENT_PROPERTIES: Final = f"""\
+bootstrap.servers={{bootstrap}}
+security.protocol=SASL_PLAINTEXT
+sasl.mechanism={MECHANISM}
+sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required \
+username="{USER}" password="{{password}}";
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedAccess:
+    """Where an embedded Kafka listens (`127.0.0.1:port`), and the password of its only user."""
+
+    bootstrap: str
+    password: str = field(repr=False)
+
+    def settings(self, **more: Any) -> KafkaSettings:
+        """Settings for a client of this Kafka, which is one broker. more: fields of KafkaSettings."""
+        return KafkaSettings(
+            bootstrap=self.bootstrap, replication=1, min_insync=1, **sasl(MECHANISM, USER, self.password), **more
+        )
+
+
+def sasl(mechanism: str, user: str, password: str) -> dict[str, Any]:
+    """Return the fields of KafkaSettings for SASL without TLS."""
+    return {
+        "security_protocol": "SASL_PLAINTEXT",
+        "sasl_mechanism": mechanism,
+        "sasl_username": user,
+        "sasl_password": password,
+    }
+
+
+def password_file(directory: Path) -> Path:
+    """Return where the password of the embedded Kafka in this directory is."""
+    return directory / "password"
+
+
+def made_password(directory: Path) -> str:
+    """Return the password in the directory; make one where there is none (ConfigurationError: others can read it)."""
+    path = password_file(directory)
+    refuse_shared_file(path)
+    password = read_secret(path)
+    if password is None:
+        password = secrets.token_urlsafe(32)
+        write_secret(path, password)
+    if not re.fullmatch(r"[A-Za-z0-9_-]{16,200}", password):
+        raise ConfigurationError(f"{path} holds no password of ours: delete it, and the next start makes another one")
+    return password
+
+
+def write_client_properties(directory: Path, access: EmbeddedAccess) -> None:
+    """Write client.properties, with which Kafka's own tools connect (`--command-config`)."""
+    text = _CLIENT_PROPERTIES.format(bootstrap=access.bootstrap, password=access.password)
+    write_private(directory / "client.properties", text)
+
+
+def written_access(directory: Path, *, bootstrap: str | None = None) -> EmbeddedAccess | None:
+    """Return how to reach the broker that ran here last, and may run; None when none ever did.
+
+    bootstrap: None, too, when that broker has another address.
+    ConfigurationError: there is no password, because an older version ran here or somebody deleted it.
+    """
+    try:
+        text = (directory / "kafka.properties").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(r"^advertised\.listeners=[A-Z]+://(\S+)$", text, re.MULTILINE)
+    if found is None or bootstrap not in (None, found[1]):
+        return None
+    password = read_secret(password_file(directory))
+    if password is None:
+        raise ConfigurationError(f"{password_file(directory)} is missing: stop `everput serve` and start it again")
+    return EmbeddedAccess(found[1], password)
+
+
+async def ask(options: dict[str, Any], *, timeout_s: float) -> bool:
+    """Whether the server authenticates itself and us, and names at least one broker. options: see create_conn().
+
+    SaslAuthenticationFailed: it answers, and does not know this user or password. Other errors as aiokafka raises them.
+    """
+    connection = await create_conn(**options, request_timeout_ms=round(timeout_s * 1000))
+    try:
+        answer = await connection.send(MetadataRequest([]))
+    finally:
+        connection.close()
+    return bool(answer.brokers)
+
+
+async def tell_password(options: dict[str, Any], password: str, *, timeout_s: float) -> None:
+    """Have Kafka know USER by this password from now on. options: of a user that it knows (LogUnavailable)."""
+    connection = await create_conn(**options, request_timeout_ms=round(timeout_s * 1000))
+    try:
+        answer = await connection.send(_AlterUserScramCredentials(password))
+    finally:
+        connection.close()
+    for _, code, message, _ in answer.results:
+        if code != 0:
+            reason = message or kafka_errors.for_code(code).__name__
+            raise LogUnavailable(f"the embedded Kafka does not take a password: {reason}")
+
+
+# aiokafka has no such request; https://kafka.apache.org/protocol, key 51. Neither class is ever logged with its fields.
+class _AlterUserScramCredentialsResponse(Response):  # type: ignore[misc]
+    API_KEY = 51
+    API_VERSION = 0
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "results",
+            CompactArray(
+                ("user", CompactString("utf-8")),
+                ("error_code", Int16),
+                ("error_message", CompactString("utf-8")),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class _AlterUserScramCredentialsV0(RequestStruct):  # type: ignore[misc]
+    API_KEY = 51
+    API_VERSION = 0
+    RESPONSE_TYPE = _AlterUserScramCredentialsResponse
+    FLEXIBLE_VERSION = True
+    SCHEMA = Schema(
+        ("deletions", CompactArray(("user", CompactString("utf-8")), ("mechanism", Int8), ("tags", TaggedFields))),
+        (
+            "upsertions",
+            CompactArray(
+                ("user", CompactString("utf-8")),
+                ("mechanism", Int8),
+                ("iterations", Int32),
+                ("salt", CompactBytes),
+                ("salted_password", CompactBytes),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class _AlterUserScramCredentials(Request[_AlterUserScramCredentialsV0]):  # type: ignore[misc]
+    API_KEY = 51
+
+    def __init__(self, password: str) -> None:
+        salt = os.urandom(16)
+        salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, _ITERATIONS)
+        self._upsertion: tuple[Any, ...] = (USER, _SHA_256, _ITERATIONS, salt, salted, {})
+
+    def build(self, request_struct_class: type[_AlterUserScramCredentialsV0]) -> _AlterUserScramCredentialsV0:
+        return request_struct_class([], [self._upsertion], {})
