@@ -329,7 +329,7 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     "retain_messages": {
         "type": _Age(),
         "metavar": "AGE",
-        "help": "Settled messages older than that, such as 30d, are deleted; default: kept for ever.",
+        "help": "Messages older than that, such as 30d, are deleted; unsettled ones are set aside; default: for ever.",
     },
     "log_level": {"type": click.Choice(logs.LEVELS), "default": "info", "help": "The least that is logged."},
     "topic_prefix": {"default": "everput.", "help": "Before the name of every topic and group."},

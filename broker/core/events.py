@@ -457,6 +457,9 @@ class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempte
     next_at_ms: int | None
 
 
+UNDECODABLE: Final = "undecodable"  # the error of a delivery whose message only a newer program can read: no payload
+
+
 class KeptDelivery(Event, frozen=True, kw_only=True):
     """What the events of `outstanding` share: the delivery, with its message. Is no event itself.
 
@@ -482,11 +485,25 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
     since_ms: int = 0
     first_at_ms: int = 0
 
+    def put(self) -> MessagePut:
+        """The message as it was put, or as it was changed before it came here; not of one that is UNDECODABLE."""
+        return MessagePut(
+            at_ms=self.put_at_ms,
+            organization_id=self.organization_id,
+            message_id=self.message_id,
+            queue_id=self.queue_id,
+            name=self.name,
+            data=self.data,
+            key=self.key,
+            deliver_at_ms=self.since_ms if self.since_ms and not self.number else UNSET,
+        )
+
 
 class DeliverySetAside(KeptDelivery, frozen=True, kw_only=True, tag="delivery.set_aside"):
     """It is to be tried later than its stream can wait, from `outstanding`, the next time at next_at_ms.
 
-    number: 0 when that is its first attempt, for its message is not to be delivered before.
+    number: 0 when that is its first attempt: its message is not to be delivered before, waits for another of its
+    ordering key, or is to be kept no longer in the log.
     """
 
     next_at_ms: int

@@ -22,6 +22,7 @@ from typing import Final
 
 from broker.core.circuit import Circuit, State
 from broker.core.directory import Listener, Queue
+from broker.core.events import UNDECODABLE
 from broker.core.flow import Share
 from broker.core.retry import RetryPolicy, next_at_ms
 from broker.core.turns import Turns
@@ -44,8 +45,9 @@ RETRIES_MAX: Final = HELD_MAX // 4  # so do others than these: what fails must n
 WAITING_MAX: Final = HELD_MAX // 4  # messages that wait for others of their ordering keys, unless these are quick
 CROWDED_AFTER_S: Final = 0.1  # one that has the turn of its key as long as this is not
 NEAR_MS: Final = 10_000  # a message to be delivered so soon waits in its window: the cursor may wait for it
-UNDECODABLE: Final = "undecodable"  # the error of a message that only a newer program can read
 PUT_OFF_MS: Final = 1_000
+SET_ASIDE_AT_ONCE: Final = 64  # messages that a courier writes to `outstanding` at once because the log is to go
+SET_ASIDE_BYTES_MAX: Final = 1 << 20  # and their bytes, but at least one
 _HELD_EACH: Final = 4  # messages that one which is new or on probation holds per attempt: there may be hundreds
 _IDLE_CONNECTIONS_S: Final = 30.0
 
@@ -107,6 +109,7 @@ class Courier:
         self._idle: list[Connection] = []
         self._held = 0
         self._held_bytes = 0
+        self._setting_aside: dict[Delivery, int] = {}  # by set_aside(), on their way to `outstanding`; their bytes
         self._loop = asyncio.get_running_loop()
         self.opened = opened
         self._target: Target = parse_url(listener.notify_url)
@@ -166,6 +169,15 @@ class Courier:
         """Whether it can take one more message now."""
         return self._held < self._held_max and self._held_bytes < self.bytes_share and self.listener.paused is None
 
+    def room_for(self, stream: Stream, offset: int) -> bool:
+        """Whether it can take the stream's message at this offset now: to send it, or to set it aside."""
+        return self.room() or (self.sending and offset < stream.set_aside_below and self._sets_aside_more)
+
+    @property
+    def _sets_aside_more(self) -> bool:
+        leaving = self._setting_aside
+        return len(leaving) < SET_ASIDE_AT_ONCE and sum(leaving.values()) < SET_ASIDE_BYTES_MAX
+
     @property
     def _held_max(self) -> int:
         limits, allowance = self.limits, self.circuit.allowance
@@ -188,10 +200,13 @@ class Courier:
         return stream
 
     def accept(self, delivery: Delivery, message: Message) -> None:
-        """Take a message; room() was True. It is sent as soon as the limits allow."""
+        """Take a message; room() or room_for() was True. It is sent as soon as the limits allow."""
         delivery.message = message
         self._held += 1
         self._held_bytes += message.size
+        if delivery.offset < delivery.stream.set_aside_below and delivery.owed is None:
+            self._set_aside(delivery)
+            return
         self._ready.append(delivery)
         self._activate()
         if len(self._under_way) + len(self._connecting) < self.limits.flow.limit:
@@ -236,6 +251,9 @@ class Courier:
         except UnknownEvent:
             log.exception("delivery.undecodable listener=%s message=%s", self.listener.id, message.id.decode())
             self.depot.put_aside(delivery, None, UNDECODABLE, None)
+            return False
+        if delivery.offset < delivery.stream.set_aside_below and delivery.owed is None:
+            self._set_aside(delivery)
             return False
         if message.key is not None and not self._has_turn(delivery, message.key):
             return False
@@ -367,6 +385,49 @@ class Courier:
             self._loop.time(),
         )
 
+    # What the log is to keep no longer
+
+    def set_aside(self, partition: int, below: int) -> None:
+        """Have all below an offset that is not settled leave the window for `outstanding`, with its payload.
+
+        Nothing of it is attempted meanwhile, and little is held at once. below: 0 ends it, however far it is.
+        """
+        stream = self.streams.get(partition)
+        if stream is None:  # it stands where the tail is
+            return
+        stream.set_aside_below = below
+        if below:
+            self.pump()
+        if self.sets_aside(partition):
+            self.behind[stream] = None
+            self._activate()
+            self.refill()
+
+    def sets_aside(self, partition: int) -> bool:
+        """Whether there is more to be set aside of a partition than what is under way or has the turn of its key."""
+        stream = self.streams.get(partition)
+        if stream is None or not stream.alive:
+            return False
+        wanted = stream.window.wanted()
+        leaving = any(delivery.stream is stream for delivery in self._setting_aside)
+        return leaving or (wanted is not None and wanted < stream.set_aside_below)
+
+    def _set_aside(self, delivery: Delivery) -> None:
+        message = delivery.message
+        if message is None or not delivery.stream.alive:
+            self._let_go(delivery)
+            return
+        if not delivery.first_at_ms and self.depot.is_owed(delivery):
+            self.settle(delivery)
+            return
+        self._setting_aside[delivery] = message.size
+        try:
+            message.body(self.queue)
+        except UnknownEvent:
+            self.depot.put_aside(delivery, None, UNDECODABLE, None)
+        else:
+            self._put_aside(delivery, None, None, max(now_ms(), message.deliver_at_ms))
+
     # What its connections tell (http.Owner)
 
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None:
@@ -485,6 +546,8 @@ class Courier:
     def _let_go(self, delivery: Delivery) -> None:
         """Hold its message no more; the next of its ordering key has the turn."""
         message, delivery.message = delivery.message, None
+        if self._setting_aside and self._setting_aside.pop(delivery, None) is not None and not self._setting_aside:
+            self._loop.call_soon(self.refill)
         if message is not None:
             self._held -= 1
             self._held_bytes -= message.size
@@ -624,10 +687,13 @@ class Courier:
         if not self.sending or any(stream.requested for stream in self.behind):
             return
         for stream in list(self.behind):
-            if not self.room():
-                return
+            wanted = stream.window.wanted()
+            if wanted is not None and not self.room_for(stream, wanted):
+                if not stream.set_aside_below:
+                    return
+                continue
             del self.behind[stream]
-            if stream.window.wanted() is None or not stream.alive:
+            if wanted is None or not stream.alive:
                 continue
             self.behind[stream] = None  # last in turn, should this not bring all of it
             self.depot.lagging(stream)
@@ -657,6 +723,7 @@ class Courier:
                 self._ready.append(heapq.heappop(self._retries)[2])
             self.pump()
         waits = bool(self.behind) and self.circuit.state is not State.OPEN and self.listener.paused is None
+        waits = waits or any(self.sets_aside(stream.partition) for stream in self.behind)
         if waits and (self._running_low or not (self._ready or self.busy)):  # else what only waits would keep it so
             self.refill()
         self._active = bool(self._held or waits or let_alone or self.busy)

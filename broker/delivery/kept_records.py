@@ -11,8 +11,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Final
 
-from broker.core.events import KeptDelivery, decode
-from broker.delivery.courier import UNDECODABLE
+from broker.core.events import UNDECODABLE, KeptDelivery, decode
 from broker.delivery.message import Message, messages
 from broker.delivery.owed import Key, Owed, ids_in, kept_message, owed_by
 from broker.delivery.ports import Appender, LogReader
@@ -56,11 +55,12 @@ class KeptRecords:
         """The message of its record, or of a later one of its key; None when a tombstone is all that is left of it.
 
         Where an append was tried twice the topic holds two, and compaction keeps the later one. One that Kafka does not
-        give, be it lost or behind what a new leader knows to be stored, is read where it was put (LogUnavailable).
+        give, be it lost or behind what a new leader knows to be stored, is read where it was put. LogUnavailable: that
+        is gone, and a new leader may still give the record.
         """
         if owed.record is not None:
             return await self._message(owed, owed.record, owed.offset)
-        key, at, size, buried = owed.key, owed.offset, _RECORD_BYTES, False
+        key, at, size, buried, behind = owed.key, owed.offset, _RECORD_BYTES, False, False
         with contextlib.suppress(OffsetTooOld):
             while True:
                 stretch = await self._requests.read(self._topic.name, owed.partition, at, bytes_max=size)
@@ -70,12 +70,16 @@ class KeptRecords:
                             return await self._message(owed, record.value, record.offset)
                         buried = True
                 if stretch.next_offset <= at or stretch.next_offset >= stretch.end_offset:
+                    behind = stretch.end_offset <= owed.offset
                     break
                 at, size = stretch.next_offset, _STRETCH_BYTES
         if buried:
             return None
         log.error("outstanding.record_gone partition=%d offset=%d", owed.partition, owed.offset)
-        return await self._of_log(owed.partition, owed.place)
+        message = await self._of_log(owed.partition, owed.place)
+        if message is None and behind:
+            raise LogUnavailable(f"Kafka gives nothing of {self._topic.name}/{owed.partition} at offset {owed.offset}")
+        return message
 
     async def _message(self, owed: Owed, value: bytes, offset: int) -> Message | None:
         event = _decoded(value, owed.partition, offset)

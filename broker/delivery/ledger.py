@@ -33,16 +33,17 @@ PRAGMA cache_size = -{CACHE_KIB};
 CREATE TABLE owed (
   id INTEGER PRIMARY KEY, partition INTEGER, message TEXT, listener INTEGER, place INTEGER, ordering_key TEXT,
   offset INTEGER, number INTEGER, redrives INTEGER, forgiven INTEGER, since_ms INTEGER, first_at_ms INTEGER,
-  due_ms INTEGER, queued_ms INTEGER, found INTEGER, record BLOB
+  due_ms INTEGER, queued_ms INTEGER, found INTEGER, record BLOB, bare INTEGER
 );
 CREATE UNIQUE INDEX by_message ON owed (partition, message, listener);
 CREATE INDEX by_listener ON owed (listener, queued_ms);
 CREATE INDEX by_redrives ON owed (listener, redrives) WHERE {_ATTEMPTED};
 CREATE INDEX by_age ON owed (partition, listener, message) WHERE {_WAITING};
+CREATE INDEX by_bare ON owed (partition, message) WHERE bare;
 CREATE INDEX by_line ON owed (partition, listener, ordering_key, place) WHERE {_IN_LINE};
 """
 _LINE: Final = f"partition = ? AND listener = ? AND ordering_key = ? AND {_IN_LINE}"
-_INSERT: Final = f"INSERT OR IGNORE INTO owed VALUES ({', '.join('?' * 16)})"
+_INSERT: Final = f"INSERT OR IGNORE INTO owed VALUES ({', '.join('?' * 17)})"
 
 
 @dataclass(slots=True)
@@ -209,6 +210,11 @@ class Ledger:
         """When the oldest message that anybody is owed was put."""
         return self._put_ms("SELECT message FROM owed WHERE partition = ? ORDER BY message LIMIT 1", (partition,))
 
+    def oldest_bare_put_ms(self, partition: int) -> int | None:
+        """When the oldest message was put of which a record has no payload."""
+        sql = "SELECT message FROM owed WHERE partition = ? AND bare ORDER BY message LIMIT 1"
+        return self._put_ms(sql, (partition,))
+
     def waits_since_ms(self, partition: int, listener_id: str) -> int | None:
         """When the oldest message that waits for a listener was put."""
         sql = f"SELECT message FROM owed WHERE partition = ? AND listener = ? AND {_WAITING} ORDER BY message LIMIT 1"
@@ -267,6 +273,7 @@ class Ledger:
             owed.queued_ms,
             owed.found,
             owed.record,
+            owed.bare,
         )
 
     def _count(self, owed: Owed, by: int) -> None:

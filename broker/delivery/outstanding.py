@@ -264,6 +264,10 @@ class Outstanding:
         """When the oldest message that is kept here was put; None when none is."""
         return self._ledger.oldest_put_ms(partition)
 
+    def oldest_bare_put_ms(self, partition: int) -> int | None:
+        """When the oldest message that is kept here without its payload was put; None when none is."""
+        return self._ledger.oldest_bare_put_ms(partition)
+
     # What goes from here
 
     def delivered(self, delivery: Delivery) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.core.events import DeliveryParked, DeliverySetAside, KeptDelivery, MessagePut, encode
+from broker.core.events import UNDECODABLE, DeliveryParked, DeliverySetAside, KeptDelivery, encode
 from broker.core.redrives import Redrives
 from broker.delivery.message import Message
 from broker.delivery.stream import Delivery, now_ms
@@ -23,10 +23,12 @@ class Owed:
     id: changes each time that it is written. place: its message's offset. ordering_key: None when it has none.
     offset: of its record in `outstanding`, below 0 when that is not known: then `record` has its value. due_ms: None
     when it is parked. queued_ms: see ledger.py. found: it was there when the partition was taken over, so its stream's
-    window may bring it once more. line: in which it waits with others of its ordering key. The rest as in KeptDelivery.
+    window may bring it once more. bare: its record has no payload, so its message must stay in the log. line: in which
+    it waits with others of its ordering key. The rest as in KeptDelivery.
     """
 
     __slots__ = (
+        "bare",
         "due_ms",
         "first_at_ms",
         "forgiven",
@@ -64,6 +66,7 @@ class Owed:
         queued_ms: int | None,
         found: int,
         record: bytes | None,
+        bare: int = False,
     ) -> None:
         self.id = row_id
         self.partition = partition
@@ -81,6 +84,7 @@ class Owed:
         self.queued_ms = queued_ms
         self.found = found
         self.record = record
+        self.bare = bare
         self.line: Line | None = None if ordering_key is None else (listener_id, partition, ordering_key)
 
     @property
@@ -141,6 +145,7 @@ def owed_by(event: KeptDelivery, offset: int, *, found: bool, record: bytes | No
         due_ms if event.key is None else None,
         found,
         record,
+        event.error == UNDECODABLE,
     )
 
 
@@ -178,15 +183,6 @@ def kept_event(
 
 def kept_message(event: KeptDelivery) -> Message:
     """The message again, as its listener gets it."""
-    put = MessagePut(
-        at_ms=event.put_at_ms,
-        organization_id=event.organization_id,
-        message_id=event.message_id,
-        queue_id=event.queue_id,
-        name=event.name,
-        data=event.data,
-        key=event.key,
-    )
-    message = Message(event.offset, event.message_id.encode(), event.queue_id, event.put_at_ms, encode(put))
+    message = Message(event.offset, event.message_id.encode(), event.queue_id, event.put_at_ms, encode(event.put()))
     message.deliver_at_ms = event.since_ms
     return message

@@ -163,7 +163,7 @@ class Partition:
             missing = offset in window.missing
             if not missing and not window.may_take(offset):
                 continue
-            if not courier.room() or (window.full and not missing):
+            if not courier.room_for(stream, offset) or (window.full and not missing):
                 stream.behind_since_ms = message.put_at_ms
                 return
             if missing:

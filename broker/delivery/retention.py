@@ -1,18 +1,22 @@
 """Lets go of what is old and settled: `messages`, `changes` and `deliveries` of the partitions that this worker owns.
 
 For: which records may go. Never one that somebody may still need: below the limit of a partition are only messages that
-are old enough, settled by every listener of every queue (paused and down ones too), and older than all that is kept in
-`outstanding`; a change and an outcome go when they are older than the message at the limit.
-Not for: deleting (broker/kafka/requests.py). Only what Kafka holds counts: cursors that are committed, not what a
-worker knows, so that one that owns a partition no more can do no harm.
+are old enough, and settled by every listener of every queue or kept in `outstanding` with their payload. An outcome
+goes when it is older than the message at the limit. A change stays while `outstanding` keeps an older message.
+A listener that has not taken what is old (paused, down or slow) holds nobody: what it lacks is set aside, a few
+listeners at a time, and goes at the next look (docs/decisions/0196).
+Not for: deleting (broker/kafka/requests.py), setting aside (courier.py). Only what Kafka holds counts: cursors that are
+committed, not what a worker knows, so that one that owns a partition no more can do no harm.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from broker.core.changes import CLOCK_SKEW_MS
 from broker.delivery.ports import CursorStore, DeliveryLog
@@ -23,16 +27,36 @@ from broker.ports import EARLIEST, LATEST, DirectoryView
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 600.0
+SET_ASIDE_LISTENERS: Final = 4  # whose messages are set aside at once: 64 messages, or 1 MiB, of each
+SET_ASIDE_S: Final = 10.0  # of one listener, before others have their turn
+_PAUSE_S: Final = 0.05
 
 
 class Kept(Protocol):
     def oldest_put_ms(self, partition: int) -> int | None: ...
+    def oldest_bare_put_ms(self, partition: int) -> int | None: ...
+
+
+class Lagging(Protocol):
+    """A courier, for a listener."""
+
+    def set_aside(self, partition: int, below: int) -> None: ...
+    def sets_aside(self, partition: int) -> bool: ...
+
+
+class _Lag(NamedTuple):
+    """A listener that has not settled what is below an offset of a partition, and old."""
+
+    partition: int
+    listener_id: str
+    below: int
 
 
 class Retention:
     """Of one worker. partitions: its own, as they are at each moment, another object after each take-over.
 
-    retain_s: the age; None keeps all for ever. assure: see Ownership.
+    couriers: the worker's own, by the id of the listener or replay. retain_s: the age; None keeps all for ever.
+    assure: see Ownership.
     """
 
     def __init__(
@@ -42,17 +66,19 @@ class Retention:
         view: DirectoryView,
         outstanding: Kept,
         partitions: Mapping[int, object],
+        couriers: Mapping[str, Lagging],
         retain_s: int | None,
         assure: Callable[[], Awaitable[None]],
     ) -> None:
         self._assure = assure
         self._requests = event_log.requests
         self._messages = event_log.messages.name
-        self._others = (event_log.changes.name, event_log.deliveries.name)
+        self._changes, self._deliveries = event_log.changes.name, event_log.deliveries.name
         self._cursors = cursors
         self._view = view
         self._outstanding = outstanding
         self._partitions = partitions
+        self._couriers = couriers
         self._retain_s = retain_s
 
     async def run(self) -> None:
@@ -65,7 +91,7 @@ class Retention:
                     log.warning("retention.waits error=%s", error)
 
     async def sweep(self, before_ms: int) -> None:
-        """Delete what was put before a time and is settled (LogUnavailable, ViewBehind)."""
+        """Delete what was put before a time and is settled, then set aside what is not (LogUnavailable, ViewBehind)."""
         owned = dict(self._partitions)
         partitions = await self._with_old(list(owned), before_ms)
         if not partitions:
@@ -76,16 +102,47 @@ class Retention:
         listeners = list(self._view.state.listeners.values())
         cursors = await self._cursors.load([listener.id for listener in listeners], partitions)
         ends = await self._requests.offsets(self._messages, dict.fromkeys(partitions, LATEST))
+        young = await self._requests.offsets(self._messages, dict.fromkeys(partitions, before_ms))
+        lags: deque[_Lag] = deque()
         for partition in partitions:
             await self._assure()  # else others keep what we do not know of
             if self._partitions.get(partition) is not owned[partition]:
                 continue  # given up meanwhile: what is kept there is not known any more, or newer than the cursors
-            stands = (listener.stands_at(cursors.get(listener.id, {}), partition) for listener in listeners)
-            low = min((cursor.offset for cursor in stands), default=ends[partition])
+            stands = {one.id: one.stands_at(cursors.get(one.id, {}), partition).offset for one in listeners}
+            low = min(stands.values(), default=ends[partition])
+            below = ends[partition] if young[partition] < 0 else young[partition]
+            lags.extend(_Lag(partition, one, below) for one, offset in stands.items() if offset < below)
             # After the cursors: what has left a window since they were committed is still above them.
-            oldest_ms = self._outstanding.oldest_put_ms(partition)
-            kept_ms = (before_ms if oldest_ms is None else oldest_ms) - CLOCK_SKEW_MS
-            await self._delete(partition, min(before_ms, kept_ms), min(low, ends[partition]))
+            bare_ms = _earlier(before_ms, self._outstanding.oldest_bare_put_ms(partition))
+            kept_ms = _earlier(before_ms, self._outstanding.oldest_put_ms(partition))
+            await self._delete(partition, bare_ms, min(low, ends[partition]), changes_ms=kept_ms)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_S):
+                await self._set_aside(lags)
+
+    async def _set_aside(self, lags: deque[_Lag]) -> None:
+        """Have each listener set aside what it lacks: a few at a time, so that little is held, and each for a while."""
+        while lags:
+            some = [lags.popleft() for _ in range(min(len(lags), SET_ASIDE_LISTENERS))]
+            for lag in some:
+                courier = self._couriers.get(lag.listener_id)
+                if courier is not None and lag.partition in self._partitions:
+                    courier.set_aside(lag.partition, lag.below)
+            try:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(SET_ASIDE_S):
+                        while any(map(self._sets_aside, some)):
+                            await asyncio.sleep(_PAUSE_S)
+                lags.extend(filter(self._sets_aside, some))
+            finally:
+                for lag in some:
+                    courier = self._couriers.get(lag.listener_id)
+                    if courier is not None:
+                        courier.set_aside(lag.partition, 0)
+
+    def _sets_aside(self, lag: _Lag) -> bool:
+        courier = self._couriers.get(lag.listener_id)
+        return courier is not None and courier.sets_aside(lag.partition)
 
     async def _with_old(self, partitions: list[int], before_ms: int) -> list[int]:
         """Those that begin before a time."""
@@ -94,8 +151,11 @@ class Retention:
         ends = await self._requests.offsets(self._messages, dict.fromkeys(partitions, LATEST))
         return [one for one in partitions if begins[one] < (ends[one] if firsts[one] < 0 else firsts[one])]
 
-    async def _delete(self, partition: int, before_ms: int, low: int) -> None:
-        """Messages below an offset that were put before a time, and the changes and outcomes of no others."""
+    async def _delete(self, partition: int, before_ms: int, low: int, *, changes_ms: int) -> None:
+        """Messages below an offset that were put before a time, and the changes and outcomes of no others.
+
+        changes_ms: no change after this time goes.
+        """
         begin = (await self._requests.offsets(self._messages, {partition: EARLIEST}))[partition]
         first = (await self._requests.offsets(self._messages, {partition: before_ms}))[partition]
         limit = low if first < 0 else min(first, low)
@@ -105,8 +165,13 @@ class Retention:
         if stretch.records:
             before_ms = min(before_ms, stretch.records[0].timestamp)
         await self._requests.delete_before(self._messages, partition, limit)
-        for topic in self._others:
-            found = (await self._requests.offsets(topic, {partition: before_ms - CLOCK_SKEW_MS}))[partition]
+        for topic, until_ms in ((self._changes, min(before_ms, changes_ms)), (self._deliveries, before_ms)):
+            found = (await self._requests.offsets(topic, {partition: until_ms - CLOCK_SKEW_MS}))[partition]
             if found > 0:
                 await self._requests.delete_before(topic, partition, found)
         log.info("retention.deleted partition=%d messages_before=%d", partition, limit)
+
+
+def _earlier(before_ms: int, put_ms: int | None) -> int:
+    """The time, or that of a put, if there is one, when it is earlier."""
+    return before_ms if put_ms is None else min(before_ms, put_ms - CLOCK_SKEW_MS)

@@ -66,6 +66,8 @@ class Stream:
     listener is another than it was, or `outstanding` knows of it. requested: a catch-up reader will come. alive: the
     partition is owned. stretch_bytes: how much of the log to read for it at once. owed: deliveries from `outstanding`
     that its courier has now. wants: of a replay that picks, whether it takes the message at an offset.
+    set_aside_below: what is not settled below this offset leaves the window for `outstanding`, unattempted, for the log
+    is to go up to there; 0: nothing does.
     """
 
     __slots__ = (
@@ -79,6 +81,7 @@ class Stream:
         "pressing",
         "requested",
         "rows",
+        "set_aside_below",
         "stretch_bytes",
         "wants",
         "window",
@@ -95,6 +98,7 @@ class Stream:
         self.pressing = False
         self.requested = False
         self.stretch_bytes = STRETCH_BYTES_FIRST
+        self.set_aside_below = 0
         self.alive = True
         self.owed: set[Delivery] = set()
         replay = courier.listener.replay

@@ -150,6 +150,7 @@ class Worker:
             projections.directory,
             self._outstanding,
             self._partitions,
+            self._couriers,
             settings.retain_messages_s,
             ours.assure,
         )

@@ -12,6 +12,7 @@ from broker.kafka.claims import ClaimsTopic
 from broker.kafka.control import ControlTopic
 from broker.kafka.messages import MessagesTopic
 from broker.kafka.outcomes import OutcomesTopic
+from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.producer import Producer
 from broker.kafka.reading import Turns
 from broker.kafka.requests import KafkaRequests
@@ -33,7 +34,8 @@ class KafkaLog:
         self._topics = [topic.name for topic in names.all()]
         self._producer = Producer(kafka)
         self.control = ControlTopic(self._producer, self.requests, names.control.name, timeout_s)
-        self.messages = MessagesTopic(self._producer, self.requests, names.messages, timeout_s, self.turns)
+        kept = KafkaOutstanding(kafka, self.requests, self.turns).message
+        self.messages = MessagesTopic(self._producer, self.requests, names.messages, timeout_s, self.turns, kept)
         self.claims = ClaimsTopic(self._producer, self.requests, names.claims, timeout_s)
         self.deliveries = OutcomesTopic(self._producer, names.deliveries.name, timeout_s)
         changes = OutcomesTopic(self._producer, names.changes.name, timeout_s)

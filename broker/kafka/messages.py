@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
 from broker.core.claims import CLOCKS_MS, IDS_KEPT_MS
@@ -18,22 +18,33 @@ from broker.kafka.reading import COUNT_READS_MAX, Turns
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
 from broker.kafka.topics import Topic
 
+Kept = Callable[[int, str, str], Awaitable[tuple[int, bytes] | None]]
 _CHUNK: Final = 200  # records of a partition that a page of a list looks at
 _CHUNK_BYTES_MAX: Final = 512 << 10  # and what it holds of them, but at least one
 _PAGE_BYTES_MAX: Final = 8 << 20  # of records in a page, but at least one
 
 
 class MessagesTopic(GroupCommit):
-    """timeout_s: how long an append waits for the acknowledgement. turns: for what reads much."""
+    """timeout_s: how long an append waits for the acknowledgement. turns: for what reads much.
+
+    kept: finds a message in `outstanding` that this topic holds no more, by partition, id and organization.
+    """
 
     def __init__(
-        self, producer: Producer, requests: KafkaRequests, topic: Topic, timeout_s: float, turns: Turns
+        self,
+        producer: Producer,
+        requests: KafkaRequests,
+        topic: Topic,
+        timeout_s: float,
+        turns: Turns,
+        kept: Kept | None = None,
     ) -> None:
         super().__init__(producer, requests, topic, timeout_s)
         # So much later than its id says may a message be in the log: claimed ids are kept for a while, an append waits,
         # and the clocks of claim, message and what is between them may be three.
         self._later_ms_max = IDS_KEPT_MS + round(timeout_s * 2000) + 2 * CLOCKS_MS
         self._turns = turns
+        self._kept = kept
 
     async def end_offsets(self) -> tuple[int, ...]:
         """By partition, one past the newest message (LogUnavailable)."""
@@ -55,7 +66,19 @@ class MessagesTopic(GroupCommit):
         found = await self.find_all(
             partition=partition, at_ms=at_ms, message_ids=[message_id], organization_id=organization_id
         )
-        return found.get(message_id)
+        if message_id in found or self._kept is None or not await self._may_have_gone(partition, at_ms):
+            return found.get(message_id)
+        return await self._kept(partition, message_id, organization_id)
+
+    async def _may_have_gone(self, partition: int, at_ms: int) -> bool:
+        """Whether retention has taken all that this partition had of a time."""
+        if partition >= self._partitions:
+            return False
+        begin, end, first = [
+            (await self._requests.offsets(self._topic, {partition: moment}))[partition]
+            for moment in (EARLIEST, LATEST, at_ms)
+        ]
+        return begin > 0 and (end if first < 0 else first) == begin
 
     async def find_all(
         self, *, partition: int, at_ms: int, message_ids: Collection[str], organization_id: str

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Final
 
 from broker.core.directory import Listener
-from broker.core.events import DeliverySetAside, KeptDelivery, decode
+from broker.core.events import UNDECODABLE, DeliverySetAside, KeptDelivery, decode, encode
 from broker.core.ids import parse_message_id
 from broker.errors import UnknownEvent
 from broker.kafka.reading import Turns
@@ -112,6 +112,24 @@ class KafkaOutstanding:
             return None
         return found
 
+    async def message(self, partition: int, message_id: str, organization_id: str) -> tuple[int, bytes] | None:
+        """The offset in `messages` and the `message.put` of a message that a delivery here has a copy of.
+
+        For a message that the log holds no more. None: no delivery of it is outstanding, or it is of another
+        organization (Unavailable).
+        """
+        found: dict[bytes, bytes | None] = {}
+        ending = _SEPARATOR + message_id.encode()
+        async with self._turns.turn(organization_id):
+            async for record in self._records(partition, 0, b""):
+                if record.key is not None and record.key.endswith(ending):
+                    found[record.key] = record.value
+        for value in found.values():
+            event = None if value is None else _decoded(value)
+            if event is not None and event.organization_id == organization_id and event.error != UNDECODABLE:
+                return event.offset, encode(event.put())
+        return None
+
     async def _records(
         self, partition: int, offset: int, prefix: bytes, reads_max: int = sys.maxsize
     ) -> AsyncIterator[Record]:
@@ -145,15 +163,18 @@ def _prefix(listener: Listener) -> bytes:
     return listener.id.encode() + _SEPARATOR
 
 
-def _row(record: Record, listener: Listener) -> OutstandingDelivery | None:
-    """None for a tombstone, and for what a newer program wrote."""
-    if record.value is None:
-        return None
+def _decoded(value: bytes) -> KeptDelivery | None:
     try:
-        event = decode(record.value)
+        event = decode(value)
     except UnknownEvent:
         return None
-    if not isinstance(event, KeptDelivery):
+    return event if isinstance(event, KeptDelivery) else None
+
+
+def _row(record: Record, listener: Listener) -> OutstandingDelivery | None:
+    """None for a tombstone, and for what a newer program wrote."""
+    event = None if record.value is None else _decoded(record.value)
+    if event is None:
         return None
     redriven = listener.redrives.concern(event.message_id, since=event.redrives)
     next_at_ms = event.next_at_ms if isinstance(event, DeliverySetAside) else None

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from confluent_kafka.admin import AdminClient
 
 from broker.changes import find_message
-from broker.commands import now_ms
+from broker.commands import ListenerWishes, create_organization, now_ms
 from broker.core.cursor import Cursor
-from broker.core.directory import Queue
+from broker.core.directory import Listener, Queue
 from broker.delivery import courier as courier_module
 from broker.delivery import retention as retention_module
 from broker.delivery import worker as worker_module
@@ -21,6 +23,7 @@ from broker.errors import LogUnavailable, NotFound
 from broker.kafka import changes as changes_module
 from broker.kafka.requests import EARLIEST, LATEST
 from broker.kafka.topics import Topics, listener_group
+from broker.puts import new_put
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
 from tests.kafka.test_outstanding import kept
@@ -72,7 +75,7 @@ async def find(rig: Rig, queue: Queue, message_id: str) -> bool:
     return True
 
 
-async def test_what_every_listener_has_settled_goes_and_what_one_lacks_stays(rig: Rig):
+async def test_what_every_listener_has_settled_goes_and_what_one_lacks_is_set_aside(rig: Rig):
     queue, other = await rig.queue("orders"), await rig.queue("others")
     await rig.listen(queue, "quick")
     paused = await rig.listen(queue, "paused")
@@ -81,26 +84,103 @@ async def test_what_every_listener_has_settled_goes_and_what_one_lacks_stays(rig
     old = await rig.put(queue, *(f"m{number}" for number in range(20)))
     await until(lambda: len(rig.listeners.got) == 40, what="both have the first ones")
     await rig.update(queue, old[0], "changed")
-    await rig.commands.pause_listener(rig.context, queue.id, paused.id, reason="test")
-    await until(lambda: worker._couriers[paused.id].listener.paused, what="the worker knows of the pause")
-    new = await rig.put(queue, *(f"n{number}" for number in range(20)))
-    await until(lambda: len(rig.listeners.taken("quick")) == 40, what="the quick one has all")
+    await paused_now(rig, worker, paused)
     await worker._retention.sweep(now_ms() - LATER_MS)
     assert await begins(rig, "messages") == 0  # nothing is old
     await swept(rig, worker, 20)
     assert not await find(rig, queue, old[0])
-    assert all([await find(rig, queue, message_id) for message_id in new])
+    new = await rig.put(queue, *(f"n{number}" for number in range(20)))
+    await until(lambda: len(rig.listeners.taken("quick")) == 40, what="the quick one has all")
     await rig.listen(queue, "from-the-beginning", begin_at_ms=0)
     await until(lambda: len(rig.listeners.taken("from-the-beginning")) >= 20, what="it begins with what is left")
     assert rig.listeners.ids("from-the-beginning") == Counter(new)
+    await swept(rig, worker, 40)
+    assert all([await find(rig, queue, message_id) for message_id in new])
     await rig.commands.resume_listener(rig.context, queue.id, paused.id)
     await until(lambda: len(rig.listeners.taken("paused")) >= 40, what="the paused one lacks nothing")
     assert rig.listeners.ids("paused") == Counter(old + new)
-    await swept(rig, worker, 40)
-    assert await begins(rig, "changes") == 0  # there is no newer change or message that says it is old enough
     last = await rig.put(queue, *(f"o{number}" for number in range(8)))
     await until(lambda: len(rig.listeners.taken("paused")) >= 48, what="deliveries go on")
     assert rig.listeners.ids("paused") == Counter(old + new + last)
+    await swept(rig, worker, 48)
+    assert not await find(rig, queue, new[0])
+
+
+async def paused_now(rig: Rig, worker: Worker, listener: Listener) -> None:
+    context = replace(rig.context, organization_id=listener.organization_id)
+    await rig.commands.pause_listener(context, listener.queue_id, listener.id, reason="test")
+    await until(lambda: worker._couriers[listener.id].listener.paused, what="the worker knows of the pause")
+
+
+async def of_another(rig: Rig) -> Queue:
+    """A queue of another organization."""
+    other = await create_organization(rig.log.control, rig.projections.directory, name="other")
+    return await rig.commands.create_queue(replace(rig.context, organization_id=other.id), name="theirs")
+
+
+async def listen_to(rig: Rig, queue: Queue, path: str, **settings: object) -> Listener:
+    url = rig.listeners.url(path)
+    wishes = ListenerWishes(name=path, notify_url=url, liveness_url=url, settings=settings)
+    context = replace(rig.context, organization_id=queue.organization_id)
+    return (await rig.commands.create_listener(context, queue.id, wishes))[0]
+
+
+@pytest.mark.parametrize("how", ["paused", "down", "slow"])
+async def test_what_one_organization_does_not_take_holds_nothing_of_another(rig: Rig, how: str):
+    """And it is delivered, changed and deleted as if it were in the log still."""
+    mine, theirs = await rig.queue(), await of_another(rig)
+    lagging = await rig.listen(mine, "lagging", **({"rate_per_s": 0.001} if how == "slow" else {}))
+    await listen_to(rig, theirs, "quick")
+    worker = await rig.work()
+    if how == "paused":
+        await paused_now(rig, worker, lagging)
+    elif how == "down":
+        rig.listeners.down = {"lagging"}
+    ids, keyed = list[str](), list[str]()
+    for number in range(40):
+        ids += await rig.put(mine, f"m{number}")
+        keyed += await rig.put(mine, f"k{number}", key="k")
+        await rig.put(theirs, f"t{number}")
+    await until(lambda: len(rig.listeners.taken("quick")) == 40, what="the other organization has all of its own")
+    await swept(rig, worker, 120)
+    first = set(rig.listeners.ids("lagging"))
+    assert len(first) <= (4 if how == "slow" else 0)  # before its rate held it back
+    assert [one for one in ids + keyed if not await find(rig, mine, one)] == [
+        one for one in ids + keyed if one in first
+    ]
+    await rig.update(mine, ids[30], "changed")
+    await rig.delete(mine, ids[31])
+    assert not await find(rig, mine, ids[31])
+    await rig.end(worker)
+    await rig.work()
+    rig.listeners.down = set()
+    if how == "paused":
+        await rig.commands.resume_listener(rig.context, mine.id, lagging.id)
+    elif how == "slow":
+        await rig.commands.update_listener(
+            rig.context, mine.id, lagging.id, ListenerWishes(settings={"rate_per_s": None})
+        )
+    expected = {*ids, *keyed} - {ids[31]}
+    await until(lambda: set(rig.listeners.ids("lagging")) == expected, what="all that was set aside is delivered")
+    assert set(rig.listeners.ids("lagging").values()) == {1}
+    assert [got.message_id for got in rig.listeners.taken("lagging") if got.message_id in set(keyed)] == keyed
+    got = {one.message_id: one.data for one in rig.listeners.taken("lagging")}
+    assert got[ids[30]] == "changed"
+    assert [got[one] for one in keyed] == [f"k{number}" for number in range(40)]
+
+
+async def test_what_waits_for_its_time_holds_nothing_of_another_organization(rig: Rig):
+    mine, theirs = await rig.queue(), await of_another(rig)
+    await rig.listen(mine, "later")
+    await listen_to(rig, theirs, "quick")
+    worker = await rig.work()
+    at = datetime.now(UTC) + timedelta(days=9)
+    ids = await rig.put(mine, *(f"m{number}" for number in range(8)), deliver_at=at)
+    await rig.put(theirs, *(f"t{number}" for number in range(8)))
+    await until(lambda: len(rig.listeners.taken("quick")) == 8, what="the other organization has its own")
+    await swept(rig, worker, 16)
+    assert all([await find(rig, mine, message_id) for message_id in ids])
+    assert rig.listeners.taken("later") == []
 
 
 async def test_who_may_be_no_member_any_more_deletes_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch):
@@ -125,25 +205,63 @@ async def test_who_may_be_no_member_any_more_deletes_nothing(rig: Rig, monkeypat
     await swept(rig, worker, 3)
 
 
-async def test_what_is_parked_keeps_its_message_and_those_after_it(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+async def test_what_is_parked_is_found_and_redriven_when_its_message_is_gone(rig: Rig, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 0)
     queue = await rig.queue()
-    await rig.listen(queue, "a", max_attempts=1)
+    listener = await rig.listen(queue, "a", max_attempts=1)
     rig.listeners.decide = lambda got: 422 if got.data == "parked" else 200
     worker = await rig.work()
     before = await rig.put(queue, "before", key="k")
     await until(lambda: len(rig.listeners.taken("a")) == 1, what="the one before")
     (parked,) = await rig.put(queue, "parked", key="k")
+    (deleted,) = await rig.put(queue, "parked", key="k")
     after = await rig.put(queue, "after", key="k")
     await until(lambda: len(rig.listeners.taken("a")) == 2, what="the one after")
-    await until(lambda: kept(rig), what="one is parked")
-    await swept(rig, worker, 1)
+
+    async def both() -> bool:
+        return len(await kept(rig)) == 2
+
+    await until(both, what="two are parked")
+    await swept(rig, worker, 4)
     assert not await find(rig, queue, before[0])
-    assert await find(rig, queue, parked)
-    assert await find(rig, queue, after[0])
-    assert await rig.delete(queue, parked)
-    await swept(rig, worker, 3)
     assert not await find(rig, queue, after[0])
+    assert await find(rig, queue, parked)
+    assert await rig.delete(queue, deleted) == {listener.id: "cancelled"}
+    assert not await find(rig, queue, deleted)
+    rig.listeners.decide = None
+    await rig.commands.redrive_listener(rig.context, queue.id, listener.id, [])
+    await until(lambda: len(rig.listeners.taken("a")) == 3, what="it is redriven")
+    assert rig.listeners.taken("a")[2].message_id == parked
+
+    async def gone() -> bool:
+        await worker._checkpoints.checkpoint()
+        return not await find(rig, queue, parked)
+
+    await until(gone, what="nothing is left of it")
+
+
+async def test_what_only_a_newer_program_reads_keeps_its_message(rig: Rig):
+    """Its record in `outstanding` has no payload."""
+    queue = await rig.queue()
+    await rig.listen(queue, "a")
+    worker = await rig.work()
+    await rig.put(queue, "before")
+    await until(lambda: rig.listeners.taken("a"), what="the one before")
+    put = new_put(queue, "newer", None, "k", "key:test", "r")
+
+    def build(partition: int) -> tuple[bytes, bytes, bytes]:
+        key, value, queue_id = put.build(partition)
+        assert b'"v":1' in value
+        return key, value.replace(b'"v":1', b'"v":99'), queue_id
+
+    partition, offset = await rig.log.messages.append(build, key="k")
+    await until(lambda: kept(rig), what="it is parked")
+    await rig.put(queue, "after", key="k")
+    await until(lambda: len(rig.listeners.taken("a")) == 2, what="the one after")
+    name = f"{rig.settings.kafka.topic_prefix}messages"
+    for _ in range(3):
+        await sweep(worker)
+        assert (await rig.log.requests.offsets(name, {partition: EARLIEST}))[partition] <= offset
 
 
 async def test_a_sweep_that_a_hand_over_meets_deletes_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch):

@@ -56,6 +56,9 @@ class ModelCourier:
     def room(self) -> bool:
         return len(self.held) < self.world.room
 
+    def room_for(self, _stream: object, _offset: int) -> bool:
+        return self.room()
+
     def accept(self, delivery: Delivery, message: Message) -> None:
         offset = message.offset
         assert offset == delivery.offset
