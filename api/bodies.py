@@ -5,6 +5,7 @@ announces much and sends little takes nothing from the others. Not for: a body's
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -21,24 +22,31 @@ class TooMuchUnderWay(Unavailable):
 
 
 class Bodies:
-    """Of one process."""
+    """Of one process. A tenant holds no more than is left for the others: half of it when the tenant is alone."""
 
     def __init__(self, bytes_max: int = BYTES_MAX) -> None:
         self._left = bytes_max
+        self._held: Counter[str] = Counter()  # by tenant
 
     @contextmanager
-    def arriving(self) -> Iterator[Callable[[int], None]]:
-        """Call what this gives with the size of each part that arrives (TooMuchUnderWay)."""
+    def arriving(self, tenant: str = "") -> Iterator[Callable[[int], None]]:
+        """Call what this gives with the size of each part that arrives (TooMuchUnderWay).
+
+        tenant: who sends the body; empty for all that have no key and no session.
+        """
         held = 0
 
         def hold(size: int) -> None:
             nonlocal held
-            if size > self._left:
+            if self._held[tenant] + size > self._left - size:
                 raise TooMuchUnderWay("This process is receiving as much as it can hold.")
             self._left -= size
+            self._held[tenant] += size
             held += size
 
         try:
             yield hold
         finally:
             self._left += held
+            self._held[tenant] -= held
+            self._held += Counter()

@@ -231,7 +231,9 @@ class Call:
         if message["type"] == "http.disconnect":
             raise Disconnected
         if message.get("more_body", False):
-            with self._service.bodies.arriving() as hold:
+            organization_id = getattr(self, "organization_id", "")
+            tenant = self._service.view.state.tenant_of(organization_id)
+            with self._service.bodies.arriving(tenant) as hold:
                 return await self._rest(message.get("body", b""), limit, hold)
         body: bytes = message.get("body", b"")
         if len(body) > limit:

@@ -20,6 +20,7 @@ from broker.delivery.guard import Resolver
 from broker.delivery.http import tls_context
 from broker.delivery.trial import try_out
 from broker.errors import NotFound
+from broker.places import Places
 from broker.ports import DirectoryView
 from broker.sealing import Sealer
 from broker.secrets import SecretCommands
@@ -27,6 +28,7 @@ from broker.secrets import SecretCommands
 _TESTS_AT_ONCE: Final = 5  # of one listener, in this process
 _TESTS_PER_S: Final = 0.5
 _TESTS_UNDER_WAY_MAX: Final = 20  # of all listeners
+_TESTS_EACH_MAX: Final = 5  # of one organization's
 _TOO_MANY_TESTS: Final = "There are too many tests of listeners at the moment."
 
 
@@ -39,7 +41,12 @@ class Secrets:
         self._sealer = sealer
         self._resolver = resolver
         self._tests = Limit("tests", _TESTS_AT_ONCE, per_s=_TESTS_PER_S, refusal=_TOO_MANY_TESTS)
-        self._under_way = 0
+        self._places = Places(
+            _TESTS_UNDER_WAY_MAX,
+            _TESTS_EACH_MAX,
+            tenant_of=view.state.tenant_of,
+            refusal=lambda: TooManyRequests(_TOO_MANY_TESTS, retry_after_s=1),
+        )
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
@@ -64,13 +71,8 @@ class Secrets:
         if queue is None:
             raise NotFound("no queue has this id")
         self._tests.take(call.headers, listener.id)
-        if self._under_way >= _TESTS_UNDER_WAY_MAX:
-            raise TooManyRequests(_TOO_MANY_TESTS, retry_after_s=1)
-        self._under_way += 1
-        try:
+        with self._places.place(organization_id):
             trial = await try_out(self._sealer, queue, listener, self._resolver, self._tls)
-        finally:
-            self._under_way -= 1
         return {
             "test": {
                 "message_id": trial.message_id,

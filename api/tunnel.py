@@ -14,9 +14,10 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 import orjson
 from starlette.applications import Starlette
@@ -33,6 +34,7 @@ from broker.commands import Commands, ListenerWishes, find_queue
 from broker.core.directory import Key, Listener
 from broker.delivery.guard import AWAY, TUNNEL_PROOF, tunnel_proof
 from broker.errors import BrokerError, Refused
+from broker.places import Places
 from broker.ports import DirectoryView
 
 ANSWER_S_MAX: Final = 125.0  # longer than any listener's timeout_ms
@@ -41,8 +43,10 @@ LOOK_S: Final = 1.0
 REVOKED: Final = 4401  # close codes: the key, or the listener, is no more; another client has connected for it
 DELETED: Final = 4404
 TAKEN_OVER: Final = 4409
-TUNNELS_OF_A_KEY_MAX: Final = 100  # in one process
+TUNNELS_MAX: Final = 1_000  # in one process
+TUNNELS_EACH_MAX: Final = 100  # of one organization
 TUNNEL_BYTES_MAX: Final = 16 << 20  # of requests that a client has not taken yet; each is there about three times
+TENANTS_TUNNELS_BYTES_MAX: Final = 16 << 20
 ALL_TUNNELS_BYTES_MAX: Final = 64 << 20
 _NOT_PASSED_ON: Final = frozenset({"host", "connection", "content-length", "transfer-encoding", "user-agent"})
 
@@ -80,10 +84,11 @@ class Room:
 
 
 class Tunnel:
-    """One client's socket. room: for requests that are being passed on."""
+    """One client's socket. room, tenants_room: for requests that are being passed on, its own and its tenant's."""
 
-    def __init__(self, websocket: WebSocket) -> None:
+    def __init__(self, websocket: WebSocket, tenants_room: Room) -> None:
         self.room = Room(TUNNEL_BYTES_MAX)
+        self.tenants_room = tenants_room
         self._websocket = websocket
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -123,28 +128,16 @@ class Tunnels:
     def __init__(self, address: str = "") -> None:
         self.address = address
         self._open: dict[str, Tunnel] = {}
-        self._held: Counter[str] = Counter()  # by key id
+        self._rooms: WeakValueDictionary[str, Room] = WeakValueDictionary()  # by tenant, while it has tunnels
         self._room = Room(ALL_TUNNELS_BYTES_MAX)
         routes = [Route("/{token}/notify", self._notify, methods=["POST"]), Route("/{token}/live", self._live)]
         self.app = Starlette(routes=routes)
 
     @contextlib.contextmanager
-    def place(self, key_id: str) -> Iterator[None]:
-        """One of the tunnels that a key may hold (TooManyRequests)."""
-        if self._held[key_id] >= TUNNELS_OF_A_KEY_MAX:
-            raise TooManyRequests(f"This API key holds {TUNNELS_OF_A_KEY_MAX} tunnels here already.", retry_after_s=1)
-        self._held[key_id] += 1
-        try:
-            yield
-        finally:
-            self._held[key_id] -= 1
-            if not self._held[key_id]:
-                del self._held[key_id]
-
-    @contextlib.contextmanager
-    def opened(self, token: str, websocket: WebSocket) -> Iterator[Tunnel]:
-        """The socket is there meanwhile."""
-        tunnel = self._open[token] = Tunnel(websocket)
+    def opened(self, token: str, websocket: WebSocket, tenant: str) -> Iterator[Tunnel]:
+        """The socket is there meanwhile. tenant: whose tunnels share one room."""
+        room = self._rooms.setdefault(tenant, Room(TENANTS_TUNNELS_BYTES_MAX))
+        tunnel = self._open[token] = Tunnel(websocket, room)
         try:
             yield tunnel
         finally:
@@ -171,7 +164,7 @@ class Tunnels:
         told = request.headers.get("content-length", "")
         size = int(told) if told.isdecimal() else TUNNEL_BYTES_MAX
         with tunnel.question() as (number, answer):
-            async with tunnel.room.held(size), self._room.held(size):
+            async with tunnel.room.held(size), tunnel.tenants_room.held(size), self._room.held(size):
                 if self._open.get(token) is not tunnel:
                     return {"away": True}  # the client has got nothing of it
                 await tunnel.say(await _message(request, number))
@@ -231,6 +224,12 @@ class Listen:
         self._view = view
         self._tunnels = tunnels
         self._changes = changes
+        self._places = Places(
+            TUNNELS_MAX,
+            TUNNELS_EACH_MAX,
+            tenant_of=view.state.tenant_of,
+            refusal=lambda: TooManyRequests("This organization holds as many tunnels here as it may.", retry_after_s=1),
+        )
 
     async def serve(self, websocket: WebSocket) -> None:
         token = secrets.token_urlsafe(24)
@@ -240,7 +239,7 @@ class Listen:
             key = await self._service.keys.find(call.key_text, call.headers, call.request_id)
             check_scope(key, "queues")
             call.by_key(key)
-            with self._tunnels.place(key.id):
+            with self._places.place(call.organization_id):
                 self._changes.take(call.headers, call.organization_id)
                 listener = await self._listener(call, websocket.query_params.get("name", ""), url)
                 await websocket.accept()
@@ -252,7 +251,8 @@ class Listen:
 
     async def _hold(self, websocket: WebSocket, token: str, key: Key, listener: Listener) -> None:
         """Until one of the two ends it."""
-        with self._tunnels.opened(token, websocket) as tunnel, contextlib.suppress(WebSocketDisconnect):
+        tenant = self._view.state.tenant_of(key.organization_id)
+        with self._tunnels.opened(token, websocket, tenant) as tunnel, contextlib.suppress(WebSocketDisconnect):
             await tunnel.say({"type": "listening", "listener": {"id": listener.id, "name": listener.name}})
             watching = asyncio.create_task(self._watch(websocket, key, listener))
             try:

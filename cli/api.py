@@ -60,6 +60,7 @@ async def _serve(process: Process, options: Options) -> None:
         await projections.start(timeout_s=CATCH_UP_S)
         stack.push_async_callback(projections.stop)
         view = projections.directory
+        log.turns.tenant_of = view.state.tenant_of
         process.health.view = view
         show_log(process.health.registry, log)
         sealer = Sealer(settings.sealing_key)

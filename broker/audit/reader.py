@@ -7,9 +7,8 @@ Not for: stretches of lanes (lanes.py), which events (broker/core/selection.py),
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -28,6 +27,7 @@ from broker.errors import Busy, NotFound, Refused
 from broker.kafka.reading import Turns
 from broker.kafka.requests import EARLIEST, LATEST
 from broker.kafka.topics import Topics
+from broker.places import Places
 from broker.ports import DirectoryView
 
 # An append is acknowledged within this, or Kafka is in trouble; and the processes' clocks differ by less.
@@ -93,9 +93,15 @@ class LogReader:
         self._table = dict(zip(TOPICS, (table.control, table.messages, table.changes, table.deliveries), strict=True))
         # One slice at a time, of each organization in turn: the readings together get a part of the loop.
         self._turns = Turns(1, 1, wait_s=_TURN_S_MAX)
+        self._turns.tenant_of = view.state.tenant_of
         self._rests = Rests(_REST_BYTES_MAX)
         self._listeners = Listeners(records, table.control.name, view, self._turns, self.others)
-        self._open: Counter[str] = Counter()
+        self._places = Places(
+            _OPEN_MAX,
+            _OPEN_EACH_MAX,
+            tenant_of=view.state.tenant_of,
+            refusal=lambda: Busy("Too many are reading the log at this moment."),
+        )
 
     async def read(self, wanted: Selection, span: Range) -> AsyncGenerator[Slice, None]:
         """The events in the order of the log (Busy, NotFound, WrongCursor, LogUnavailable). The last slice is complete.
@@ -104,7 +110,7 @@ class LogReader:
         But a message's story is told at once: the order of its last moments may be another the next time.
         A slice may have no events: its cursor is then further on all the same.
         """
-        with self._counted(wanted.organization_id):
+        with self._places.place(wanted.organization_id):
             wanted = await self._named(wanted, span)
             reading = _Reading(self._records, self._lanes(wanted), wanted, self._turns, self._rests, self.others)
             async with aclosing(reading.run(span, self._listeners.hears)) as slices:
@@ -137,17 +143,6 @@ class LogReader:
                 here = range(wanted.message.partition, wanted.message.partition + 1)
             lanes += [Place(TOPICS.index(topic), of.name, partition) for partition in here]
         return lanes
-
-    @contextmanager
-    def _counted(self, organization_id: str) -> Iterator[None]:
-        if self._open.total() >= _OPEN_MAX or self._open[organization_id] >= _OPEN_EACH_MAX:
-            raise Busy("Too many are reading the log at this moment.")
-        self._open[organization_id] += 1
-        try:
-            yield
-        finally:
-            self._open[organization_id] -= 1
-            self._open += Counter()  # forget who reads nothing
 
 
 class _Reading:

@@ -34,6 +34,7 @@ class Organization:
     """An organization.
 
     members: the ids of its accounts, in the order in which they joined.
+    founder: the id of the account that made it; empty where none did.
     by_shell: the operator made it in the shell; nobody can make such an organization over HTTP.
     bytes_by_day: recorded bytes of stored messages, by day since the UTC epoch.
     """
@@ -41,6 +42,7 @@ class Organization:
     id: str
     name: str
     members: tuple[str, ...] = ()
+    founder: str = ""
     by_shell: bool = False
     bytes_by_day: Mapping[int, int] = field(default_factory=dict)
 
@@ -178,6 +180,11 @@ class Directory:
         others = (self.accounts.by_id[member] for member in organization.members if member != account_id)
         return all(other.blocked for other in others)
 
+    def tenant_of(self, organization_id: str) -> str:
+        """Whom the organization counts for where tenants share something: its founder, else the organization itself."""
+        organization = self.organizations.get(organization_id)
+        return organization_id if organization is None else organization.founder or organization_id
+
     def keys_of(self, organization_id: str) -> Iterator[Key]:
         """In the order they were created."""
         return iter(self._keys_of.get(organization_id, {}).values())
@@ -239,7 +246,7 @@ class Directory:
         by_shell = _by_shell(event)
         self.initialized = self.initialized or by_shell
         self.organizations[event.organization_id] = Organization(
-            id=event.organization_id, name=event.name, by_shell=by_shell
+            id=event.organization_id, name=event.name, founder=_account_of(event), by_shell=by_shell
         )
         return True
 
@@ -561,6 +568,12 @@ def difference(thing: str, one: str, other: str) -> tuple[str, str, str] | None:
     starts = range(0, len(one), _CRC_CHARS)
     pairs = ((one[at : at + _CRC_CHARS], other[at : at + _CRC_CHARS]) for at in starts)
     return next(((name, *pair) for name, pair in zip(names, pairs, strict=True) if pair[0] != pair[1]), None)
+
+
+def _account_of(event: Event) -> str:
+    """The id of the account that did it; empty where no account did."""
+    kind, _, account_id = event.actor.partition(":")
+    return account_id if kind == "account" else ""
 
 
 def _by_shell(event: Event) -> bool:

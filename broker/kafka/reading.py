@@ -9,30 +9,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from broker.errors import Busy
 
 AT_ONCE: Final = 4  # in this process: a MiB or two each, and milliseconds of its event loop for each read
-EACH: Final = 2  # of one organization
+EACH: Final = 2  # of one tenant
 WAIT_S: Final = 10.0
 COUNT_READS_MAX: Final = 16  # of a MiB, per partition: who only wants to know how many does not read more
 
 
 class Turns:
-    """at_once: in all; each: of one organization. They come in the order in which they were asked for."""
+    """Turns come in the order in which they were asked for.
+
+    at_once: in all; each: of one tenant. tenant_of: by organization id, the account that the organization counts for;
+    without one, each organization counts for itself.
+    """
 
     def __init__(self, at_once: int = AT_ONCE, each: int = EACH, *, wait_s: float = WAIT_S) -> None:
         self._all = asyncio.Semaphore(at_once)
         self._each = each
         self._wait_s = wait_s
-        self._of: dict[str, tuple[asyncio.Semaphore, list[None]]] = {}  # by organization; an item for each that asks
+        self._of: dict[str, tuple[asyncio.Semaphore, list[None]]] = {}  # by tenant; an item for each that asks
+        self.tenant_of: Callable[[str], str] = lambda organization_id: organization_id
 
     @contextlib.asynccontextmanager
     async def turn(self, organization_id: str) -> AsyncIterator[None]:
         """A turn, while inside (Busy: it did not come in time)."""
-        own, asking = self._of.setdefault(organization_id, (asyncio.Semaphore(self._each), []))
+        tenant = self.tenant_of(organization_id)
+        own, asking = self._of.setdefault(tenant, (asyncio.Semaphore(self._each), []))
         asking.append(None)
         try:
             async with contextlib.AsyncExitStack() as held:
@@ -46,4 +52,4 @@ class Turns:
         finally:
             asking.pop()
             if not asking:
-                del self._of[organization_id]
+                del self._of[tenant]

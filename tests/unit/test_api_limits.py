@@ -215,21 +215,25 @@ async def test_what_is_percent_encoded_is_no_part_of_a_path():
             problem(await api.request(method, path, json={"name": "n", "data": "x"}), 404, "not-found")
 
 
-async def test_bodies_that_are_on_their_way_are_bounded_together():
+async def test_bodies_that_are_on_their_way_are_bounded_together_and_a_tenant_leaves_as_much_as_it_holds():
     bodies = Bodies(100)
     with ExitStack() as stack:
-        one, other = stack.enter_context(bodies.arriving()), stack.enter_context(bodies.arriving())
-        one(60)
-        other(30)
-        one(10)
+        one, more = (stack.enter_context(bodies.arriving("ann")) for _ in range(2))
+        other = stack.enter_context(bodies.arriving("bob"))
+        one(30)
+        more(20)
+        with pytest.raises(TooMuchUnderWay):
+            more(1)
+        other(25)
         with pytest.raises(TooMuchUnderWay):
             other(1)
-    with bodies.arriving() as hold:
-        hold(100)
+        stack.enter_context(bodies.arriving("cid"))(12)
+    with bodies.arriving("ann") as hold:
+        hold(50)
 
 
 async def test_a_body_that_does_not_fit_beside_the_others_is_503(monkeypatch):
-    monkeypatch.setattr(Bodies.__init__, "__defaults__", (1 << 20,))
+    monkeypatch.setattr(Bodies.__init__, "__defaults__", (2 << 20,))
     api = await make_api()
     path = f"/v1/queues/{await api.queue()}/messages"
     go_on, begun = asyncio.Event(), asyncio.Event()

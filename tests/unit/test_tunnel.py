@@ -168,22 +168,26 @@ async def test_a_revoked_keys_tunnel_is_closed_and_another_keys_is_not(tunnelled
         await one.leave()
 
 
-async def test_a_key_holds_so_many_tunnels_and_another_has_its_own(tunnelled, monkeypatch):
-    monkeypatch.setattr("api.tunnel.TUNNELS_OF_A_KEY_MAX", 2)
-    api, _ = tunnelled
+async def test_an_organization_holds_so_many_tunnels_with_any_key_and_another_has_its_own(monkeypatch):
+    monkeypatch.setattr("api.tunnel.TUNNELS_EACH_MAX", 2)
+    api = await make_api(tunnels=Tunnels("tunnel://127.0.0.1:7"))
     queue_id = await api.queue()
     held = [connect(api, queue_id, name=str(number)) for number in range(2)]
     for one in held:
         assert (await one.next())["type"] == "websocket.accept"
     assert (await connect(api, queue_id, name="one more").next())["status"] == 429
-    another = connect(api, queue_id, await api.key_with(("queues",)), name="another's")
+    second_key = await api.key_with(("queues",))
+    assert (await connect(api, queue_id, second_key, name="one more").next())["status"] == 429
+    theirs = await api.another_organization()
+    their_queue = await api.put("/v1/queues", json={"name": "theirs"}, headers={"x-api-key": theirs})
+    another = connect(api, their_queue.json()["queue"]["id"], theirs, name="another's")
     assert (await another.next())["type"] == "websocket.accept"
     await held[0].leave()
     again = connect(api, queue_id, name="one more")
     assert (await again.next())["type"] == "websocket.accept"
     for one in (held[1], another, again):
         await one.leave()
-    assert len(await listeners(api, queue_id)) == 4, "a refused one has made none"
+    assert len(await listeners(api, queue_id)) == 3, "a refused one has made none"
 
 
 class Worker:

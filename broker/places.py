@@ -1,0 +1,57 @@
+"""A fixed number of places in one process, shared by all tenants (docs/decisions/0192).
+
+For: who may take a place, so that no account and no organization keeps the others out. Not for: waiting for a place
+(broker/kafka/reading.py) or the answer to a tenant that gets none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from broker.errors import BrokerError
+
+
+class Places:
+    """Half of the places are first places: for tenants that have none. A tenant's further places come from the rest.
+
+    total: of all. each: the most that one organization may have. refusal: makes the error for a tenant that gets none.
+    tenant_of: by organization id, the account that the organization counts for (Directory.tenant_of).
+    """
+
+    def __init__(
+        self, total: int, each: int, *, tenant_of: Callable[[str], str], refusal: Callable[[], BrokerError]
+    ) -> None:
+        self._first = total // 2
+        self._left = total
+        self._each = each
+        self._tenant_of = tenant_of
+        self._refusal = refusal
+        self._tenants: Counter[str] = Counter()
+        self._organizations: Counter[str] = Counter()
+
+    @contextmanager
+    def place(self, organization_id: str) -> Iterator[None]:
+        """A place, while inside (the refusal)."""
+        tenant = self._tenant_of(organization_id)
+        mine = self._tenants[tenant]
+        allowed = mine < self._left - self._first if mine else self._left > 0
+        if not allowed or self._organizations[organization_id] >= self._each:
+            self._forget()
+            raise self._refusal()
+        held = ((self._tenants, tenant), (self._organizations, organization_id))
+        self._left -= 1
+        for counter, name in held:
+            counter[name] += 1
+        try:
+            yield
+        finally:
+            self._left += 1
+            for counter, name in held:
+                counter[name] -= 1
+            self._forget()
+
+    def _forget(self) -> None:
+        """Keep no name of a tenant without places."""
+        self._tenants += Counter()
+        self._organizations += Counter()
