@@ -207,6 +207,9 @@ class Line:
         self._waiting: tuple[deque[Stream], deque[Stream]] = (deque(), deque())
         self._some = asyncio.Semaphore(0)
 
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting))
+
     def join(self, stream: Stream) -> None:
         first, others = self._waiting
         (others if stream.courier.limits.gives_way else first).append(stream)
@@ -256,18 +259,27 @@ class CatchUp:
 
     async def _run(self, turns: Iterable[bool]) -> None:
         for first in turns:
-            stream = await self._line.next(first=first)
-            if not stream.requested:
-                continue  # another stream's read has served it
-            try:
-                await self._serve(stream)
-            except LogUnavailable as error:
-                log.warning("catch_up.waits partition=%d error=%s", stream.partition, error)
-                await asyncio.sleep(_STUCK_PAUSE_S)
-                self._line.join(stream)
-            except Exception:
-                log.exception("catch_up.failed partition=%d", stream.partition)
-                self._done(stream)
+            await self.serve_next(first=first)
+
+    @property
+    def waiting(self) -> int:
+        """Streams that wait for a reader."""
+        return len(self._line)
+
+    async def serve_next(self, *, first: bool) -> None:
+        """Serve one stream, as soon as there is one. first: of those whose listeners go first, if there is one."""
+        stream = await self._line.next(first=first)
+        if not stream.requested:
+            return  # another stream's read has served it
+        try:
+            await self._serve(stream)
+        except LogUnavailable as error:
+            log.warning("catch_up.waits partition=%d error=%s", stream.partition, error)
+            await asyncio.sleep(_STUCK_PAUSE_S)
+            self._line.join(stream)
+        except Exception:
+            log.exception("catch_up.failed partition=%d", stream.partition)
+            self._done(stream)
 
     async def _serve(self, stream: Stream) -> None:
         partition = self._partitions.get(stream.partition)

@@ -154,7 +154,7 @@ class Worker:
             settings.retain_messages_s,
             ours.assure,
         )
-        self._changed: set[str] = set()  # ids of listeners that the directory has changed
+        self._changed: dict[str, None] = {}  # ids of listeners that the directory has changed
         self._unusable: set[str] = set()  # ids of those whose secret can't be opened
         self._change = asyncio.Event()
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -369,8 +369,7 @@ class Worker:
             self._outstanding.take_over(number)
         self._changes.placed(changes)
         self._tail.begin(tails)
-        self._changed.update(self._directory.listeners.keys() ^ self._couriers.keys())  # while the cursors were read
-        self._change.set()
+        self._look_at(self._directory.listeners.keys() ^ self._couriers.keys())  # while the cursors were read
         self._endings.look()
         self._loaded.set()
 
@@ -411,24 +410,32 @@ class Worker:
 
     def _note_change(self, event: Event) -> None:
         listener_id, replay_id = getattr(event, "listener_id", None), getattr(event, "replay_id", None)
+        changed: Iterable[str] = ()
         if replay_id is not None:
-            self._changed.add(replay_id)
+            changed = (replay_id,)
             self._endings.look()
         elif listener_id is not None:
-            self._changed.add(listener_id)
-            self._changed.update(self._replaying.ids)  # perhaps its own
+            changed = (listener_id, *self._replaying.ids)  # perhaps its own
         elif isinstance(event, QueueDeleted):
-            self._changed.update(c.listener.id for c in self._couriers.values() if c.queue.id == event.queue_id)
+            changed = (one.listener.id for one in self._couriers.values() if one.queue.id == event.queue_id)
         if isinstance(event, ListenerDeleted | QueueDeleted):
             self._endings.look()
+        self._look_at(changed)
+
+    def _look_at(self, listener_ids: Iterable[str]) -> None:
+        """Have the couriers of these listeners follow the directory."""
+        self._changed.update(dict.fromkeys(listener_ids))
         self._change.set()
 
     async def _follow_directory(self) -> None:
         while True:
             await self._change.wait()
-            self._change.clear()
-            changed, self._changed = self._changed, set()
-            await self._reconcile(changed)
+            await self._follow_changes()
+
+    async def _follow_changes(self) -> None:
+        self._change.clear()
+        changed, self._changed = self._changed, {}
+        await self._reconcile(changed)
 
     async def _reconcile(self, changed: Iterable[str]) -> None:
         """Make the couriers of these listeners what the directory says: employ, update, dismiss."""
@@ -453,8 +460,7 @@ class Worker:
             await self._changes.cover({number: self._low(arrived, cursors, number) for number in partitions})
         except LogUnavailable:
             await asyncio.sleep(_LOAD_PAUSE_S)
-            self._changed.update(listener.id for listener in arrived)
-            self._change.set()
+            self._look_at(listener.id for listener in arrived)
             return
         if ownership != self._ownership or not self._sending:
             return

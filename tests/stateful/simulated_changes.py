@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from broker.changes import ANSWER_S
 from broker.core.events import ChangeApplied, Event, MessageDeleted, MessageUpdated, encode
-from broker.kafka.requests import Record as Row
+from broker.ports import Record as Row
 
 if TYPE_CHECKING:
     from broker.delivery.message import Message
@@ -40,7 +40,7 @@ class SimChanges:
 
     def __init__(self, world: World, partitions: int) -> None:
         self._world = world
-        self.rows: list[list[Row]] = [[] for _ in range(partitions)]
+        self.rows: list[list[Row]] = world.kafka.records["changes"]
         self.had: defaultdict[tuple[str, str], dict[Hashable, int]] = defaultdict(dict)
         self._made: defaultdict[Place, list[Made]] = defaultdict(list)
         self._asked: dict[Place, Made] = {}  # by place in `changes`

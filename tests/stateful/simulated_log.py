@@ -1,56 +1,101 @@
-"""The topics of the simulation beside `messages`, as a worker writes and reads them: a step at each await, and outages
-that leave it in doubt.
+"""The Kafka of the simulation: the twins in memory, a step at each await, and outages that leave a writer in doubt.
 
-For: `outstanding`, `changes` and `deliveries` in memory. Not for: what may be written when (simulation.py)."""
+For: the ports of one worker (tests/memory_kafka.py), and what stands for asyncio in the parts that it drives. Not for:
+what may be written when (simulation.py)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Mapping, MutableMapping
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from broker.core.cursor import Cursor
 from broker.core.events import decode
+from broker.delivery.ports import KeyAndValue, Ports
 from broker.errors import LogUnavailable
 from broker.kafka.changes import ChangesTopic
-from broker.kafka.producer import KeyAndValue
-from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, Stretch
-from broker.kafka.requests import Record as Row
-from tests.outstanding_topic import OutstandingTopic
+from broker.ports import NoMember, Record
+from tests.memory_kafka import MemoryAppender, MemoryChangeFeed, MemoryCursors, MemoryKafka, MemoryLog, MemoryReader
 
 if TYPE_CHECKING:
+    from broker.core.flow import Share
     from tests.stateful.simulated_worker import SimWorker
     from tests.stateful.simulation import World
 
-READ_MAX = 3  # records of `changes` or `deliveries`
+READ_MAX = 8  # records that one request brings
 
 
 class Pause:
-    """An await at which a step ends: anything may happen before the next one."""
+    """An await at which a step ends: anything may happen before the next one. seconds: as asked of sleep()."""
 
-    def __await__(self) -> Generator[None, None, None]:
-        yield
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._seconds = seconds
 
-
-async def asked(world: World) -> None:
-    await Pause()
-    if world.unavailable():
-        raise LogUnavailable("an outage")
+    def __await__(self) -> Generator[float, None, None]:
+        yield self._seconds
 
 
-class Topic(OutstandingTopic):
-    """`outstanding`."""
+class SimKafka(MemoryKafka):
+    """The cluster of one run."""
 
-    def __init__(self, worker: SimWorker) -> None:
-        super().__init__()
-        self.records = worker.world.outstanding
-        self._worker, self._world = worker, worker.world
+    def __init__(self, world: World, partitions: int) -> None:
+        super().__init__(partitions)
+        self._world = world
+        self.time = lambda: world.now_ms / 1000
+
+    async def asked(self) -> None:
+        await Pause()
+        self.records_max = self._world.dice.randint(1, READ_MAX)
+        if self._world.unavailable():
+            raise LogUnavailable("an outage")
+
+    def ports(self, worker: SimWorker) -> Ports:
+        return Ports(
+            log=SimLog(self._world, worker),
+            membership=SimMembership(self._world, worker),
+            cursors=SimCursors(self._world, worker),
+            changes=SimFeed(self._world),
+        )
+
+
+class SimLog(MemoryLog):
+    def __init__(self, world: World, worker: SimWorker) -> None:
+        super().__init__(world.kafka)
+        self.deliveries = Deliveries(world)
+        self.outstanding = Outstanding(world, worker)
+        self.changes = ChangesTopic(
+            MemoryAppender(world.kafka, "changes"), MemoryReader(world.kafka), "deliveries", None
+        )
+
+
+class Deliveries(MemoryAppender):
+    def __init__(self, world: World) -> None:
+        super().__init__(world.kafka, "deliveries")
+        self._world = world
+
+    async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
+        """At once: who was a member a moment ago still is, there are seconds for it."""
+        failed = self._world.unavailable()
+        _append(self._world, outcomes, self._write, failed=failed)
+        await Pause()
+        if failed:
+            raise LogUnavailable("an outage")
+
+    def _write(self, partition: int, key: bytes, value: bytes | None) -> None:
+        self._world.kafka.write("deliveries", partition, key, value)
+        self._world.changes.told(decode(value))
+
+
+class Outstanding(MemoryAppender):
+    def __init__(self, world: World, worker: SimWorker) -> None:
+        super().__init__(world.kafka, "outstanding")
+        self._world, self._worker = world, worker
 
     async def append_one(self, partition: int, key: bytes, value: bytes) -> int:
         dice, ownership = self._world.dice, self._worker.ownership
         await Pause()
         failed, offset = self._world.unavailable(), -1
         if not failed or dice.random() < 0.5:
-            offset = self.write(partition, key, value)
+            offset = self._write(partition, key, value)
             crash = self._worker.cut if ownership == self._worker.ownership else self._worker.gave_up
             if crash is not None:  # the next owner of the partition after this one finds it: docs/decisions/0006
                 self._world.more_in_flight(crash)
@@ -61,99 +106,95 @@ class Topic(OutstandingTopic):
         return offset if dice.random() < 0.9 else -1
 
     async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
-        await append(self._world, outcomes, self.write)
+        await Pause()
+        failed = self._world.unavailable()
+        _append(self._world, outcomes, self._write, failed=failed)
+        if failed:
+            raise LogUnavailable("an outage")
 
-    def write(self, partition: int, key: bytes, value: bytes | None) -> int:
+    def _write(self, partition: int, key: bytes, value: bytes | None) -> int:
         self._world.keep(key, value)
-        return super().write(partition, key, value)
-
-    async def _asked(self) -> None:
-        await asked(self._world)
+        return self._world.kafka.write("outstanding", partition, key, value)
 
 
-async def append(
+def _append(
     world: World,
     outcomes: MutableMapping[int, list[KeyAndValue]],
     write: Callable[[int, bytes, bytes | None], object],
+    *,
+    failed: bool,
 ) -> None:
-    """As OutcomesTopic.append."""
-    await Pause()
-    failed = world.unavailable()
+    """As OutcomesTopic.append. failed: some of it may be written, and what is may not be known."""
     for number in list(outcomes):
         if not failed or world.dice.random() < 0.5:
             for key, value in outcomes[number]:
                 write(number, key, value)
             if not failed or world.dice.random() < 0.5:
                 del outcomes[number]
-    if failed:
-        raise LogUnavailable("an outage")
 
 
-class Log:
-    """What Changes wants of a KafkaLog; is its `deliveries` and its requests, too."""
+class SimCursors(MemoryCursors):
+    def __init__(self, world: World, worker: SimWorker) -> None:
+        super().__init__(world.kafka)
+        self._world, self._worker = world, worker
 
-    name = "deliveries"
-    walk = KafkaRequests.walk
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self.deliveries = self.requests = self
-        self.messages = SimpleNamespace(name="messages")
-        self.changes = ChangesTopic(SimpleNamespace(name="changes"), self, "deliveries", None)
-
-    async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
-        """At once: who was a member a moment ago still is, there are seconds for it."""
-        failed = self._world.unavailable()
-        for number, rows in outcomes.items():
-            if not failed or self._world.dice.random() < 0.5:
-                for key, value in rows:
-                    self._world.write_delivery(number, key, value)
-                    self._world.changes.told(decode(value))
+    async def store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
         await Pause()
-        if failed:
+        self._worker.confirmed = False
+        if self._world.unavailable():
             raise LogUnavailable("an outage")
-
-    async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
-        await asked(self._world)
-        return {number: self._offset(self._rows(topic, number), at) for number, at in at_ms.items()}
-
-    @staticmethod
-    def _offset(rows: list[Row], at_ms: int) -> int:
-        if at_ms in (EARLIEST, LATEST):
-            return 0 if at_ms == EARLIEST else len(rows)
-        return next((row.offset for row in rows if row.timestamp >= at_ms), -1)
-
-    async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int = 1 << 20) -> Stretch:
-        await asked(self._world)
-        rows = self._rows(topic, partition)
-        records = rows[offset : offset + (1 if bytes_max == 1 else READ_MAX)]
-        return Stretch(records, offset + len(records), len(rows))
-
-    def _rows(self, topic: str, partition: int) -> list[Row]:
-        world = self._world
-        if topic == "changes":
-            return world.changes.rows[partition]
-        if topic == "deliveries":
-            return world.deliveries[partition]
-        puts = [put for put, _, _ in world.log[partition]]
-        return [Row(offset, round(put.sent_at * 1000), b"", b"", ()) for offset, put in enumerate(puts)]
+        self._world.commit(cursors, by=self._worker)
 
 
-class Tail:
-    """Stands for ChangesTail. at: by partition, up to where it was read."""
+class SimMembership:
+    """Membership. positions: by partition, where it reads on. share_now: as the group has agreed."""
+
+    def __init__(self, world: World, worker: SimWorker) -> None:
+        self._world, self._worker = world, worker
+        self.positions: dict[int, int] = {}
+        self.share_now: Share
+
+    def begin(self, offsets: Mapping[int, int]) -> None:
+        self.positions.update(offsets)
+
+    async def read(self) -> dict[int, list[Record]]:
+        """A few records of one partition."""
+        dice, number = self._world.dice, self._world.dice.choice(list(self.positions))
+        at = self.positions[number]
+        rows = self._world.kafka.records["messages"][number][at : at + dice.randint(1, READ_MAX - 2)]
+        self.positions[number] += len(rows)
+        return {number: rows} if rows else {}
+
+    def lags(self) -> bool:
+        return any(at < len(self._world.log[number]) for number, at in self.positions.items())
+
+    async def confirm(self, _offsets: Mapping[int, int]) -> None:
+        await Pause()
+        if self._worker.cut is not None:
+            raise (NoMember if self._world.dice.random() < 0.3 else LogUnavailable)("no member any more")
+        self._worker.confirmed = True
+
+    async def share(self, _partitions: object) -> Share:
+        await Pause()
+        return self.share_now
+
+
+class SimFeed(MemoryChangeFeed):
+    """at: by partition, up to where it was read."""
 
     def __init__(self, world: World) -> None:
+        super().__init__(world.kafka)
         self._world = world
-        self.at: dict[int, int] = {}
 
-    def follow(self, offsets: Mapping[int, int]) -> None:
-        self.at = dict(offsets)
+    @property
+    def at(self) -> dict[int, int]:
+        return self._positions
 
     async def read(self) -> list[tuple[int, int, Any]]:
         await Pause()
         found = []
         for partition, at in self.at.items():
-            rows = self._world.changes.rows[partition][at : at + self._world.dice.randint(0, READ_MAX)]
+            rows = self._world.changes.rows[partition][at : at + self._world.dice.randint(0, 3)]
             found += [(partition, row.offset, decode(row.value)) for row in rows]
             self.at[partition] += len(rows)
         return found
@@ -193,3 +234,27 @@ async def in_turn(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
     finally:
         for one in coroutines:
             one.close()
+
+
+class Future:
+    """For asyncio.Future, as far as the worker's parts need one."""
+
+    def __init__(self) -> None:
+        self._result: Callable[[], Any] | None = None
+
+    def done(self) -> bool:
+        return self._result is not None
+
+    def set_result(self, value: Any) -> None:
+        self._result = lambda: value
+
+    def set_exception(self, error: Exception) -> None:
+        self._result = lambda: _raise(error)
+
+    def exception(self) -> None:
+        """Nobody else wants to know."""
+
+    def __await__(self) -> Generator[None, None, Any]:
+        while self._result is None:
+            yield
+        return self._result()

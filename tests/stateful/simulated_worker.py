@@ -1,39 +1,37 @@
-"""A worker of the simulation: the real couriers, windows and checkpoints, with a fake network and event loop around.
+"""A worker of the simulation: the real Worker, with Kafka in memory and a fake network and event loop around it.
 
 For: doing one step of what a worker does, when it is told to. Not for: which step comes next (simulation.py)."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from broker.core.circuit import State
-from broker.core.cursor import Cursor
-from broker.core.directory import Listener
-from broker.core.flow import WHOLE
-from broker.core.signing import Signer
-from broker.delivery.changes import Changes, Taken
-from broker.delivery.checkpoints import Checkpoints
-from broker.delivery.courier import Courier, Depot
+from broker.core.directory import Queue
+from broker.core.flow import Share
+from broker.delivery import worker as worker_module
+from broker.delivery.courier import Courier
 from broker.delivery.guard import Target
 from broker.delivery.message import Message
-from broker.delivery.meters import Meters
 from broker.delivery.outstanding import Outstanding
-from broker.delivery.readers import CatchUp, Partition
-from broker.delivery.request import Opened
-from broker.delivery.shares import Sockets, let_begin, share_out
-from broker.delivery.stream import Delivery, Stream
+from broker.delivery.readers import Partition
+from broker.delivery.stream import Delivery
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable
-from tests.stateful.simulated_log import Log, Pause, Tail, Topic, append
+from broker.sealing import Sealer, new_sealing_key
+from broker.settings import KafkaSettings, Settings
+from tests.stateful.simulated_log import Future, SimFeed, SimMembership
 
 if TYPE_CHECKING:
     from tests.stateful.simulation import World
 
-OPENED = Opened(Signer(b"k" * 32))
+SETTINGS = Settings(kafka=KafkaSettings(bootstrap="none"), sealing_key="")
+SEALER = Sealer(new_sealing_key())
+SEALED = SEALER.seal("whsec_" + "a2tr" * 8)
 WORKS_OFF_MAX = 60  # steps of each
+STIRS = 0.6  # the chance that anything goes on in a worker beside what else happens
 CRASH_BETWEEN = 0.1  # the chance that a worker dies after a record of `outstanding` and before its cursor passes
 
 
@@ -75,12 +73,14 @@ class Connection:
         self.worker.world.changes.took(self.owner.listener.name, self.message, self)
 
     def answer(self, status: int, retry_after_s: int | None = None) -> None:
+        self.worker.acts()
         self.owner.answered(self, status, retry_after_s)
         self.used += 1
         self._end()
         self.owner.released(self)
 
     def fail(self, error: str) -> None:
+        self.worker.acts()
         self.owner.failed(self, error)
         self._end(lost=True)
         self.owner.lost(self)
@@ -106,24 +106,36 @@ class Connection:
 
 
 class Loop:
-    """What a courier wants of the event loop."""
+    """What the parts of one worker want of the event loop."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    create_future = Future
+
+    def __init__(self, worker: SimWorker) -> None:
+        self._worker = worker
         self._soon: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._later: list[tuple[float, Callable[..., None], tuple[Any, ...]]] = []
         self.connecting: list[Task] = []
 
     def time(self) -> float:
-        return self._world.now_ms / 1000
+        return self._worker.world.now_ms / 1000
 
     def call_soon(self, callback: Callable[..., None], *arguments: Any) -> None:
         self._soon.append((callback, arguments))
 
+    def call_later(self, delay_s: float, callback: Callable[..., None], *arguments: Any) -> None:
+        self._later.append((self.time() + delay_s, callback, arguments))
+
     def create_task(self, coroutine: Coroutine[Any, Any, None]) -> Task:
-        self.connecting.append(Task(coroutine))
+        self.connecting.append(Task(coroutine, self._worker))
         return self.connecting[-1]
 
     def settle(self) -> None:
+        if self._later:
+            due = [one for one in self._later if one[0] <= self.time()]
+            self._later = [one for one in self._later if one not in due]
+            self._soon.extend(one[1:] for one in due)
+        if self._soon:
+            self._worker.acts()
         while self._soon:
             callback, arguments = self._soon.popleft()
             callback(*arguments)
@@ -132,19 +144,27 @@ class Loop:
 class Task:
     """A coroutine, stepped from one await to the next."""
 
-    def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, None], worker: SimWorker) -> None:
         self._coroutine = coroutine
+        self._worker = worker
         self._callbacks: list[Callable[[Any], Any]] = []
 
     def add_done_callback(self, callback: Callable[[Any], Any]) -> None:
         self._callbacks.append(callback)
 
-    def step(self) -> None:
+    def step(self) -> float | None:
+        """How long it sleeps, at the least; None when it has ended."""
+        self._worker.acts()
         try:
-            self._coroutine.send(None)
+            return self._coroutine.send(None) or 0.0
         except StopIteration:
             for callback in self._callbacks:
                 callback(self)
+            return None
+
+    def throw(self, error: type[Exception]) -> None:
+        self._worker.acts()
+        self._coroutine.throw(error)
 
     def cancel(self) -> None:
         self._coroutine.close()
@@ -152,293 +172,262 @@ class Task:
     def cancelled(self) -> bool:
         return False
 
+    def exception(self) -> None:
+        return None
+
+
+class Timeout:
+    """For asyncio.timeout(): to_its_end() keeps it."""
+
+    def __init__(self, worker: SimWorker, seconds: float) -> None:
+        self._worker, self._seconds = worker, seconds
+
+    async def __aenter__(self) -> None:
+        self._worker.deadlines.append(self._worker.loop.time() + self._seconds)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._worker.deadlines.pop()
+
+
+class Dealt:
+    """For Gate: how much the slow may begin is up to the dice."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def tick(self, _late_s: float, *, waited: float) -> int:
+        return self._world.dice.randrange(4)
+
 
 class SimWorker:
-    """A worker's parts around the real couriers. Lives until it crashes; its partitions come and go."""
+    """A worker and what is under way in it. Lives until it crashes; its partitions come and go.
 
-    _place = Worker._place
-    _reconcile = Worker._reconcile
-    _put_aside = Worker._put_aside
-    _put_aside_now = Worker._put_aside_now
-    _placed = Worker._placed
-    _low = staticmethod(Worker._low)
+    ownership: counts what was given up. gave_up: the crash that counts for what it gave up last. cut: the crash that
+    counts, while its session has ended and it does not know. confirmed: it was a member a moment ago: it may commit
+    once. saved_ms, all_saved_ms: when the last checkpoint that succeeded began, and the last before a hand-over.
+    """
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.loop = Loop(world)
+        self.loop = Loop(self)
         self.requests: list[Connection] = []
-        self.lagging: list[Stream] = []
         self.tasks: list[Task] = []
-        self.changed: dict[str, None] = {}
+        self.deadlines: list[float] = []
         self.ownership = 0
-        self.gave_up: int | None = None  # the crash that counts for what it gave up last
-        self.active: list[Courier] = []
-        self.share = WHOLE
-        self.cut: int | None = None  # the crash that counts, while its session has ended and it does not know
+        self.gave_up: int | None = None
+        self.cut: int | None = None
+        self.confirmed = False
         self.under_checkpoint: Any = None
-        self.confirmed = False  # it was a member a moment ago: it may commit once
-        self.began_ms = self.saved_ms = world.now_ms  # of the checkpoint under way, and of the last that succeeded
-        self.all_saved_ms = world.now_ms  # of the last that succeeded before a hand-over
-        self._partitions: dict[int, Partition] = {}
-        self._couriers: dict[str, Courier] = {}
-        self._leaving: set[Task] = set()
+        self.began_ms = self.saved_ms = self.all_saved_ms = world.now_ms
+        self.acts()
+        ports = world.kafka.ports(self)
+        feed = SimpleNamespace(directory=self, on_change=None)
+        self.worker = Worker(SETTINGS, ports, feed, SEALER)
+        self.membership: SimMembership = ports.membership
+        self.tail: SimFeed = ports.changes
+        self._last = self.worker._checkpoints.last
+        self.worker._checkpoints.last = self._last_of_all
         self._serving: Task | None = None
-        topic = Topic(self)
-        self._outstanding = Outstanding(topic, topic, "messages", self._partitions, self._couriers, self._assure)
-        self._new_checkpoints()
-        self.tail = Tail(world)
-        self._changes = Changes(
-            Log(world),
-            self.tail,
-            self._outstanding,
-            self._partitions,
-            self._couriers,
-            self._placed,
-            self._run,
-            self._confirm_answer,
-        )
-        self._hearing = self._changes.run()
+        self._reading: Task | None = None
+        self._hearing = self.worker._changes.run()
+        self._ticking = self.worker._ticks()
+        self._ticking.send(None)
         self.hear()
-        self._cursors = SimpleNamespace(load=self._load)
-        self._changed = SimpleNamespace(update=lambda ids: self.changed.update(dict.fromkeys(ids)))
-        self._change = SimpleNamespace(set=lambda: None)
-        self.depot = Depot(
-            resolver=None,
-            sockets=Sockets(3),
-            tls=None,
-            touched=self.checkpoints.touched,
-            lagging=self._lag,
-            active=self.active.append,
-            put_aside=self._put_aside,
-            overtakes=self._outstanding.overtakes,
-            is_owed=self._outstanding.is_owed,
-            delivered=self._outstanding.delivered,
-            returned=self._outstanding.returned,
-            gone=lambda _courier: None,
-            changes=self._changes.known,
-            hold=self._changes.hold,
-        )
 
-    def _new_checkpoints(self) -> None:
-        cursors = SimpleNamespace(store=self._store)
-        deliveries = SimpleNamespace(append=lambda outcomes: append(self.world, outcomes, self.world.write_delivery))
-        self.checkpoints = Checkpoints(
-            cursors, deliveries, self._outstanding, self._partitions, self._couriers, Meters(), self._confirm
-        )
+    def acts(self) -> None:
+        """What the worker's parts ask of asyncio from now on, they ask in its name."""
+        self.world.current = self
+
+    @property
+    def state(self) -> SimpleNamespace:
+        """The directory, as the worker has folded it: all of it."""
+        listeners = {one.id: one for one in self.world.listeners}
+        queue = Queue(id="own", organization_id="o", name="own", created_at_ms=0, listeners=listeners)
+        return SimpleNamespace(listeners=listeners, queues={"own": queue})
+
+    @property
+    def partitions(self) -> dict[int, Partition]:
+        return self.worker._partitions
+
+    @property
+    def couriers(self) -> dict[str, Courier]:
+        return self.worker._couriers
+
+    @property
+    def outstanding(self) -> Outstanding:
+        return self.worker._outstanding
+
+    @property
+    def share(self) -> Share:
+        return self.worker._share
 
     # Ownership
 
-    def take_over(self, numbers: Collection[int]) -> None:
-        """As Worker._take_over."""
+    def take_over(self, numbers: Collection[int], share: Share) -> None:
+        """The group has given it these partitions."""
         world = self.world
-        cursors = {one.id: world.cursors(one) for one in world.listeners}
-        changes = self._read(numbers, cursors)
-        for number in numbers:
-            tops = [one.stands_at(cursors[one.id], number).top for one in world.listeners]
-            end = len(world.log[number])
-            self._partitions[number] = Partition(number, min(tops) if world.dice.random() < 0.7 else end)
-        self._changes.take_over(changes)
-        for one in world.listeners:
-            self._employ(one)
-            self._couriers[one.id].sending = True
-            self._place(one, cursors[one.id], numbers)
-        for number in numbers:
-            self._outstanding.take_over(number)
-        self._changes.placed(changes)
+        self.acts()
+        self.membership.share_now = share
+        worker_module.TAIL_BACKLOG_MAX = 10_000 if world.dice.random() < 0.7 else -1  # else the tail is at the end
+        self.worker._gained(list(numbers))
+        outage = world.outage
 
-    def _read(self, numbers: Collection[int], cursors: Mapping[str, Mapping[int, Cursor]]) -> dict[int, Taken]:
-        """Nothing else happening meanwhile but new changes."""
-        world = self.world
-        ends = [len(puts) for puts in world.log]
-        lows = {number: self._low(world.listeners, cursors, number, ends[number]) for number in numbers}
+        def meanwhile(slept_s: float) -> None:
+            if slept_s:
+                world.outage = False  # tried again until it is over
+            world.meanwhile()
 
-        async def read() -> dict[int, Taken]:
-            for number in numbers:
-                await self._outstanding.read(number)
-            changes: dict[int, Taken] = await self._changes.read(lows, ends)
-            await self._changes.say_taken(numbers)
-            return changes
-
-        try:
-            changes = to_its_end(read(), world.meanwhile)
-        except LogUnavailable:
-            outage, world.outage = world.outage, False  # tried again until it is over
-            changes = to_its_end(read(), world.meanwhile)
-            world.outage = outage
+        self.to_its_end(self.tasks[-1], meanwhile)
+        world.outage = outage
         for key, event in world.kept.items():
             if event.partition in numbers and key in world.stored_late:
                 world.lasts(world.stored_late.pop(key))
-        return changes
-
-    def follow(self) -> None:
-        """As Worker._follow_directory."""
-        changed, self.changed = self.changed, {}
-        to_its_end(self._reconcile(changed), self.world.meanwhile)
-
-    async def _load(self, ids: Iterable[str], _numbers: Collection[int]) -> dict[str, dict[int, Cursor]]:
-        return {one: self.world.cursors(self.world.listener(one)) for one in ids}
-
-    @property
-    def _directory(self) -> SimpleNamespace:
-        listeners = {one.id: one for one in self.world.listeners}
-        return SimpleNamespace(listeners=listeners, queues={"own": SimpleNamespace(listeners=listeners)})
-
-    @property
-    def _ownership(self) -> int:
-        return self.ownership
-
-    @property
-    def _sending(self) -> bool:
-        return bool(self._partitions)
-
-    def _employ(self, listener: Listener) -> None:
-        if listener.id not in self._couriers:
-            self.world.current = self
-            self._couriers[listener.id] = Courier(self.depot, self.world.queue, listener, OPENED, share=self.share)
-        self._couriers[listener.id].update(listener, share=self.share)
 
     def give_up(self) -> None:
-        """As Worker._given_up, the attempts under way having ended or not."""
-        world = self.world
-        if not self._partitions:
+        """The group agrees anew, the attempts under way having ended or not."""
+        world, dice = self.world, self.world.dice
+        if not self.partitions:
+            Task(self.worker._given_up(()), self).step()
             return
-        for one in self._couriers.values():
-            one.sending = False
         for request in list(self.requests):
-            if world.dice.random() < 0.7:
+            if dice.random() < 0.7:
                 world.settle(request)
-        for _ in range(4):
+        self.finish_checkpoint()
+
+        def meanwhile(slept_s: float) -> None:
+            world.now_ms += round(1000 * slept_s)
             for task in list(self.tasks):
-                if world.dice.random() < 0.9:
+                if task is not giving_up and dice.random() < 0.9:
                     task.step()
-        self.finish_checkpoint()
-        self.begin_checkpoint(self._last(), of_all=True)
-        self.finish_checkpoint()
-        saved_ms = self.saved_ms
-        self.begin_checkpoint(self.checkpoints.once_more())
-        self.finish_checkpoint()
-        self.saved_ms = saved_ms  # it says nothing new
+            if self.requests and dice.random() < 0.2:
+                world.settle(dice.choice(self.requests))
+            self.loop.settle()
+
+        self.acts()
+        giving_up = self.worker._run(self.worker._given_up(list(self.partitions)))
+        self.to_its_end(giving_up, meanwhile)
         world.crashed(self)
         self.ownership, self.gave_up = self.ownership + 1, len(world.record.crashes) - 1
-        for partition in self._partitions.values():
-            partition.alive = False
-        self._partitions.clear()
-        for one in self._couriers.values():
-            for stream_now in list(one.streams.values()):
-                one.drop(stream_now)
-        self.checkpoints.forget()
-        self._outstanding.forget()
-        self._changes.forget()
-        for one in self.lagging:
-            one.requested = False  # its catch-up reader comes, and finds that it is given up
-        self.lagging.clear()
+        self.membership.positions.clear()
 
-    async def _last(self) -> None:
-        """As in Worker._let_go."""
-        in_doubt = any(one.busy for one in self._couriers.values())
-        await self.checkpoints.last()
-        if not in_doubt:
-            await self._changes.hand_over()
+    async def _last_of_all(self) -> None:
+        began_ms = self._begin()
+        await self._last()
+        self.saved_ms = self.all_saved_ms = began_ms
+
+    def to_its_end(self, task: Task, meanwhile: Callable[[float], None]) -> None:
+        """Nothing else happening but this, at each await."""
+        while (slept_s := task.step()) is not None:
+            meanwhile(slept_s)
+            if self.deadlines and self.loop.time() > self.deadlines[-1]:
+                task.throw(TimeoutError)
+
+    # The directory
+
+    def note(self, listener_id: str) -> None:
+        self.worker._note_change(SimpleNamespace(listener_id=listener_id))
+
+    def follow(self) -> None:
+        self.to_its_end(Task(self.worker._follow_changes(), self), lambda _: self.world.meanwhile())
 
     # What the tail and the catch-up readers do
 
     def feed(self) -> None:
-        number = self.world.dice.choice(list(self._partitions))
-        partition = self._partitions[number]
-        partition.feed(self.world.messages(number, partition.tail, partition.tail + self.world.dice.randint(1, 6)))
+        """The tail brings what it has read, as soon as that is known to be the worker's own."""
+        if self._reading not in self.tasks and self.membership.positions:
+            self._reading = self.run(self._feed_some())
+        if self._reading in self.tasks:
+            self._reading.step()
 
-    def _lag(self, one: Stream) -> None:
-        partition = self._partitions.get(one.partition)
-        if partition is None or not one.alive or partition.from_ring(one) or one.requested:
-            return
-        one.requested = True
-        self.lagging.append(one)
+    async def _feed_some(self) -> None:
+        await self.worker._feed(await self.membership.read())
 
     def catch_up(self) -> None:
-        """As CatchUp._serve, for one stream."""
-        one = self.lagging.pop(self.world.dice.randrange(len(self.lagging)))
-        one.requested = False
-        partition, start = self._partitions.get(one.partition), one.window.wanted()
-        if partition is None or start is None or not one.alive:
-            return
-        end = min(start + self.world.dice.randint(1, 8), partition.tail)
-        if start < end:
-            found = self.world.messages(one.partition, start, end)
-            partition.bring(one, found, start, end)
-            CatchUp._report_gone(one, start, found, end)
-            one.courier.refill()
+        self.run(self.worker._catch_up.serve_next(first=self.world.dice.random() < 0.5)).step()
+
+    @property
+    def lagging(self) -> int:
+        """Streams that wait for a reader."""
+        return self.worker._catch_up.waiting
 
     # Changes of messages
 
     def hear(self) -> None:
         """Some that are new."""
+        self.acts()
         self._hearing.send(None)
 
     def prune(self) -> None:
         """As Changes.prune."""
-        for number in self._partitions:
-            self._changes.forget_settled(number)
+        for number in self.partitions:
+            self.worker._changes.forget_settled(number)
 
-    async def _confirm_answer(self) -> None:
-        await Pause()
-        if self.cut is not None:
-            raise LogUnavailable("no member any more")
-
-    # Deliveries that left their window
+    # What is under way
 
     def die(self) -> None:
         """Nothing of it is heard again."""
         for one in (*self.loop.connecting, *self.tasks):
             one.cancel()
         self.tasks.clear()
-        if self.under_checkpoint is not None:
-            self.under_checkpoint.close()
+        for one in (self.under_checkpoint, self._hearing, self._ticking):
+            if one is not None:
+                one.close()
+
+    def stir(self) -> None:
+        """A step of anything."""
+        if self.tasks and self.world.dice.random() < STIRS:
+            self.world.dice.choice(self.tasks).step()
 
     def work(self) -> None:
-        """A step or three of what is on its way to `outstanding`, or handed to couriers from there."""
+        """A step or three of what is on its way to `outstanding`, or handed to couriers from there, and so on."""
         if self._serving not in self.tasks:
-            self._serving = self._run(self._outstanding.serve_due())
-        for _ in range(self.world.dice.randint(1, 3)):
+            self._serving = self.run(self.outstanding.serve_due())
+        for _ in range(self.world.dice.randint(1, 3 + len(self.tasks))):
             task = self.world.dice.choice(self.tasks)
+            leaves = task in self.worker._leaving
             task.step()
-            if task is not self._serving and self.world.dice.random() < CRASH_BETWEEN:
+            if leaves and self.world.dice.random() < CRASH_BETWEEN:
                 self.world.crash(self)
             if not self.tasks:
                 break
 
     def work_off(self) -> None:
         """Until nothing is on its way, or it waits for an attempt that is under way."""
-        self._run(self._outstanding.serve_due())
+        self.run(self.outstanding.serve_due())
         for _ in range(WORKS_OFF_MAX):
-            for task in list(self.tasks):
-                task.step()
+            self.step_all()
             if not self.tasks:
                 break
 
-    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Task:
-        task = Task(coroutine)
+    def step_all(self) -> None:
+        for task in list(self.tasks):
+            task.step()
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Task:
+        """For asyncio.create_task()."""
+        task = Task(coroutine, self)
         self.tasks.append(task)
         task.add_done_callback(self.tasks.remove)
         return task
 
-    # Checkpoints: the real ones, a step at each await
+    # Checkpoints: a step at each await
 
-    def begin_checkpoint(self, checkpoint: Coroutine[Any, Any, None] | None = None, *, of_all: bool = False) -> None:
-        """of_all: nobody gives way in it."""
-        self.of_all = of_all
+    def _begin(self) -> int:
         # What is under way now may have been taken already, and is settled after this checkpoint.
-        self.began_ms = min([self.world.now_ms, *(int(one.at * 1000) for one in self.requests)])
         self.confirmed = False
-        self.under_checkpoint = self.checkpoints.checkpoint() if checkpoint is None else checkpoint
+        return min([self.world.now_ms, *(int(one.at * 1000) for one in self.requests)])
+
+    def begin_checkpoint(self) -> None:
+        self.began_ms = self._begin()
+        self.under_checkpoint = self.worker._checkpoints.checkpoint()
         self.step_checkpoint()
 
     def step_checkpoint(self) -> None:
+        self.acts()
         try:
             self.under_checkpoint.send(None)
         except StopIteration:
             self.under_checkpoint, self.saved_ms = None, self.began_ms
-            if self.of_all:
-                self.all_saved_ms = self.began_ms
         except LogUnavailable:
             self.under_checkpoint = None
 
@@ -451,43 +440,11 @@ class SimWorker:
         while self.confirmed and self.under_checkpoint is not None:
             self.step_checkpoint()
 
-    async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
-        await Pause()
-        self.confirmed = False
-        if self.world.unavailable():
-            raise LogUnavailable("an outage")
-        self.world.commit(cursors, by=self)
-
-    async def _confirm(self) -> None:
-        await Pause()
-        if self.cut is not None:
-            raise LogUnavailable("no member any more")
-        self.confirmed = True
-
-    async def _assure(self) -> None:
-        if self.cut is not None:
-            await self._confirm()
-
     # Time
 
     def tick(self) -> None:
-        at_ms = self.world.now_ms
-        self.active[:] = [one for one in self.active if one.tick(at_ms)]
-        share_out(self.active)
-        for one in let_begin(self.active, self.world.dice.randrange(4), turn=at_ms):
-            one.pump()
-        for one in self._couriers.values():
-            if one.circuit.state is State.OPEN and one.circuit.probe_at_ms <= at_ms:
-                alive = self.world.moods[one.listener.name] != "down"
-                if one.circuit.probed(alive=alive, at_ms=at_ms, interval_ms=500):
-                    one.wake()
-
-
-def to_its_end(coroutine: Coroutine[Any, Any, Any], meanwhile: Callable[[], None]) -> Any:
-    """What it comes to, nothing else happening but this, at each await."""
-    try:
-        while True:
-            coroutine.send(None)
-            meanwhile()
-    except StopIteration as end:
-        return end.value
+        """Once more than what is late: an event loop that stood still expires nothing."""
+        self.acts()
+        for _ in range(2):
+            while not self._ticking.send(None):
+                pass

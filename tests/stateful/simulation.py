@@ -1,10 +1,9 @@
 """A deterministic world for the deliveries: a clock, a log, listeners and workers that crash, all out of one seed.
 
-For: driving the real Courier, Window, Cursor, Turns, Flow, Circuit, retries, Outstanding, Partition, Changes and
-Checkpoints from one await to the next, in any order that a real run might take, without a socket or an event loop
-(simulated_worker.py, simulated_log.py). What a run proves is judged as a soak is (tests/scenarios/verdict.py), and what
-changes of messages promise in simulated_changes.py. Not for: Kafka and HTTP (tests/kafka, tests/delivery), the worker's
-loops.
+For: driving the real Worker and all its parts, its take-overs and hand-overs too, from one await to the next, in any
+order that a real run might take, without a socket or an event loop (simulated_worker.py, simulated_log.py). What a run
+proves is judged as a soak is (tests/scenarios/verdict.py), and what changes of messages promise in
+simulated_changes.py. Not for: Kafka and HTTP (tests/kafka, tests/delivery).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import asyncio
 import contextlib
 import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +22,7 @@ from msgspec import UNSET
 
 from broker.core import window
 from broker.core.cursor import Cursor
-from broker.core.directory import Listener, Queue
+from broker.core.directory import Listener
 from broker.core.events import (
     DeliveryParked,
     DeliverySetAside,
@@ -35,20 +34,33 @@ from broker.core.events import (
 )
 from broker.core.flow import Share
 from broker.core.ids import message_id
-from broker.delivery import answers, changes, checkpoints, courier, limits, outstanding, owed, readers, stream
+from broker.delivery import (
+    answers,
+    changes,
+    checkpoints,
+    courier,
+    limits,
+    liveness,
+    outstanding,
+    owed,
+    ownership,
+    readers,
+    stream,
+)
 from broker.delivery import worker as worker_module
 from broker.delivery.courier import Courier
 from broker.delivery.guard import AWAY, Target
 from broker.delivery.http import ConnectFailed
 from broker.delivery.message import Message
 from broker.delivery.owed import owed_key
+from broker.delivery.shares import Sockets
 from broker.delivery.stream import Delivery, Stream
 from broker.kafka import changes as changes_topic
-from broker.kafka.requests import Record as Row
+from broker.ports import SESSION_TIMEOUT_MS
 from tests.scenarios.verdict import Crash, Put, Record, Taken, violations
 from tests.stateful.simulated_changes import SimChanges
-from tests.stateful.simulated_log import Pause, Shared, in_turn
-from tests.stateful.simulated_worker import Connection, Loop, SimWorker
+from tests.stateful.simulated_log import Pause, Shared, SimKafka, in_turn
+from tests.stateful.simulated_worker import SEALED, Connection, Dealt, Loop, SimWorker, Task, Timeout
 
 PARTITIONS = 2
 QUEUES = ("own", "other")
@@ -60,9 +72,9 @@ GIVES_WAY_S = 20.0  # a run's clock goes by leaps of up to 30 s
 
 @dataclass
 class World:
-    """One run. found: what is wrong, beside what the record shows in the end. outstanding, kept: the topic's records by
-    partition, and what they say by key. stored_late: the keys of those written by who had given the partition up, and
-    the number of the crash that stands for that.
+    """One run. found: what is wrong, beside what the record shows in the end. log: what was put, by partition. kept:
+    what the records of `outstanding` say, by key. stored_late: the keys of those written by who had given the partition
+    up, and the number of the crash that stands for that. current: the worker whose code is running.
     """
 
     dice: random.Random
@@ -72,10 +84,7 @@ class World:
     log: list[list[tuple[Put, str, int]]] = field(default_factory=lambda: [[] for _ in range(PARTITIONS)])
     listeners: list[Listener] = field(default_factory=list)
     moods: dict[str, str] = field(default_factory=dict)
-    committed: dict[tuple[str, int], tuple[int, str]] = field(default_factory=dict)
-    outstanding: list[list[Row | None]] = field(default_factory=lambda: [[] for _ in range(PARTITIONS)])
     kept: dict[bytes, KeptDelivery] = field(default_factory=dict)
-    deliveries: list[list[Row]] = field(default_factory=lambda: [[] for _ in range(PARTITIONS)])
     stored_late: dict[bytes, int] = field(default_factory=dict)
     workers: list[SimWorker] = field(default_factory=list)
     zombies: list[Connection] = field(default_factory=list)
@@ -84,9 +93,9 @@ class World:
     current: SimWorker | None = None
 
     def __post_init__(self) -> None:
+        self.kafka = SimKafka(self, PARTITIONS)
         self.changes = SimChanges(self, PARTITIONS)
         self.changing = self.dice.random() < 0.5  # else more of everything else happens
-        self.queue = Queue(id="own", organization_id="o", name="own", created_at_ms=0)
 
     def run(self, steps: int) -> list[str]:
         """What was wrong with it."""
@@ -123,6 +132,8 @@ class World:
 
     def step(self) -> None:
         dice = self.dice
+        for one in self.workers:
+            one.stir()
         worker = dice.choice(self.workers)
         if self.changing and dice.random() < 0.15:
             self.step_of_changes(dice.choice(self.workers))
@@ -130,7 +141,7 @@ class World:
             case 0 | 1 | 2:
                 self.put()
             case 3 | 4 | 5:
-                if worker._partitions and worker.cut is None:
+                if worker.partitions and worker.cut is None:
                     worker.feed()
             case 6 | 7 | 8 | 9 | 10:
                 if worker.loop.connecting and dice.random() < 0.5:
@@ -193,7 +204,19 @@ class World:
         deliver_at_ms = self.now_ms + dice.choice((500, 5_000, 60_000, 300_000)) if later else 0
         made = message_id(at_ms=self.now_ms, partition=partition, random_bits=number)
         put = Put(f"m{number}", key, at_s, at_s, made)
-        self.log[partition].append((put, QUEUES[0] if own else QUEUES[1], deliver_at_ms))
+        queue = QUEUES[0] if own else QUEUES[1]
+        self.log[partition].append((put, queue, deliver_at_ms))
+        event = MessagePut(
+            at_ms=self.now_ms,
+            organization_id="o",
+            message_id=made,
+            queue_id=queue,
+            name="n",
+            data=put.data,
+            key=key,
+            deliver_at_ms=deliver_at_ms or UNSET,
+        )
+        self.kafka.write("messages", partition, made.encode(), encode(event), (("queue", queue.encode()),))
         if own:
             self.record.puts.append(put)
 
@@ -208,8 +231,8 @@ class World:
             queue_id="own",
             name=name,
             notify_url=dice.choice(("http://listener/", "tunnel://listener:1/")),
-            liveness_url="http://listener/",
-            sealed_secret="",
+            liveness_url=f"http://{name}/",
+            sealed_secret=SEALED,
             start_offsets=tuple(map(len, self.log)),
             settings=settings,
             created_at_ms=self.now_ms,
@@ -219,7 +242,7 @@ class World:
         self.record.slow.add(name)  # each is new at times
         self.record.listeners[name] = (self.now_ms / 1000, self.now_ms / 1000)
         for one in self.workers:
-            one.changed[listener.id] = None
+            one.note(listener.id)
             if one.cut is None and dice.random() < 0.7:
                 one.follow()
 
@@ -233,26 +256,10 @@ class World:
         redriven = replace(listener, redrives=listener.redrives.and_of(message_ids))
         self.listeners[self.listeners.index(listener)] = redriven
         for one in self.workers:
-            one.changed[listener.id] = None
+            one.note(listener.id)
 
     def listener(self, listener_id: str) -> Listener:
         return next(one for one in self.listeners if one.id == listener_id)
-
-    def messages(self, partition: int, start: int, end: int) -> list[Message]:
-        found = []
-        for offset, (put, queue_id, deliver_at_ms) in enumerate(self.log[partition][start:end], start):
-            event = MessagePut(
-                at_ms=round(put.sent_at * 1000),
-                organization_id="o",
-                message_id=put.message_id,
-                queue_id=queue_id,
-                name="n",
-                data=put.data,
-                key=put.key,
-                deliver_at_ms=deliver_at_ms or UNSET,
-            )
-            found.append(Message(offset, put.message_id.encode(), queue_id, event.at_ms, encode(event)))
-        return found
 
     # The listeners
 
@@ -315,6 +322,7 @@ class World:
         if self.members() in ([worker], []) or worker.cut is not None:
             return
         worker.finish_commit()
+        self.now_ms += SESSION_TIMEOUT_MS
         self.changes.asked_for_too_long()
         self.crashed(worker)
         worker.cut = len(self.record.crashes) - 1
@@ -338,8 +346,8 @@ class World:
         for number in range(PARTITIONS):
             dealt.setdefault(self.dice.randrange(len(members)), []).append(number)
         for rank, (place, numbers) in enumerate(dealt.items()):  # by their lowest partition
-            members[place].share = Share(partitions=len(numbers) / PARTITIONS, workers=len(dealt), rank=rank)
-            members[place].take_over(numbers)
+            share = Share(partitions=len(numbers) / PARTITIONS, workers=len(dealt), rank=rank)
+            members[place].take_over(numbers, share)
 
     def under_way(self, listener_id: str) -> int:
         """Attempts of a listener, by all workers, but for those of an earlier ownership."""
@@ -380,31 +388,21 @@ class World:
             if event.number - event.forgiven < (listener.settings.max_attempts or 1 << 60):
                 self.found.append(f"parked too early: {self.data(event.message_id)} ({listener.name})")
 
-    def write_delivery(self, number: int, key: bytes, value: bytes | None) -> None:
-        rows = self.deliveries[number]
-        rows.append(Row(len(rows), self.now_ms, key, value, ()))
-
     def commit(self, cursors: Mapping[str, Mapping[int, Cursor]], *, by: SimWorker) -> None:
         for listener_id, rows in cursors.items():
             name = self.name(listener_id)
             delivered = {one.message_id for one in self.record.taken.get(name, ())}
             begin = self.listener(listener_id).start_offsets
+            committed = self.kafka.committed.setdefault(listener_id, {})
             for number, cursor in rows.items():
-                if by.cut is not None and cursor.offset < self.committed.get((listener_id, number), (0, ""))[0]:
+                if by.cut is not None and cursor.offset < committed.get(number, (0, ""))[0]:
                     self.found.append(f"set back: the cursor of {name}")
-                self.committed[listener_id, number] = cursor.offset, cursor.metadata()
+                committed[number] = cursor.offset, cursor.metadata()
                 for offset, (put, queue_id, _) in enumerate(self.log[number][: cursor.top]):
                     kept = owed_key(listener_id, put.message_id) in self.kept
                     done = put.message_id in delivered or kept or self.changes.deleted((number, offset))
                     if queue_id == "own" and offset >= begin[number] and cursor.settled(offset) and not done:
                         self.found.append(f"committed past: {put.data} ({name})")
-
-    def cursors(self, listener: Listener) -> dict[int, Cursor]:
-        return {
-            number: Cursor.from_metadata(*self.committed[listener.id, number])
-            for number in range(PARTITIONS)
-            if (listener.id, number) in self.committed
-        }
 
     # The end
 
@@ -440,9 +438,11 @@ class World:
         worker.follow()
         while worker.tail.lags():
             worker.hear()
-        for number, partition in worker._partitions.items():
-            partition.feed(self.messages(number, partition.tail, len(self.log[number])))
-        for _ in range(len(worker.lagging)):
+        while worker.membership.lags():
+            worker.feed()
+            worker.step_all()
+        worker.work_off()
+        for _ in range(worker.lagging):
             worker.catch_up()
         worker.work_off()
         while worker.loop.connecting or worker.requests:
@@ -461,11 +461,11 @@ class World:
         return all(
             not courier_now.busy
             and not worker.tail.lags()
-            and all(partition.tail == len(self.log[number]) for number, partition in worker._partitions.items())
+            and all(partition.tail == len(self.log[number]) for number, partition in worker.partitions.items())
             and all(one.window.idle(len(self.log[one.partition])) for one in courier_now.streams.values())
-            and not any(worker._outstanding.retrying(number, courier_now.listener.id) for number in range(PARTITIONS))
+            and not any(worker.outstanding.retrying(number, courier_now.listener.id) for number in range(PARTITIONS))
             for worker in self.workers
-            for courier_now in worker._couriers.values()
+            for courier_now in worker.couriers.values()
         )
 
     def settle_loops(self) -> None:
@@ -487,13 +487,20 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
     async def connect(owner: Courier, target: Target, *_: object) -> Connection:
         if here[0].moods[owner.listener.name] == "down":
             raise ConnectFailed("refused")
-        worker = next(one for one in here[0].workers if owner in one._couriers.values())
+        worker = next(one for one in here[0].workers if owner in one.couriers.values())
         return Connection(owner, worker, target)
+
+    async def alive(url: str, *_: object, below: int) -> bool:
+        await Pause()
+        return here[0].moods[url.removeprefix("http://").rstrip("/")] != "down"
 
     def draw() -> float:
         return here[0].dice.random()
 
     numbers = itertools.count()
+
+    def create_task(coroutine: Coroutine[Any, Any, Any]) -> Task:
+        return here[0].current.run(coroutine)
 
     def get_loop() -> Loop:
         return here[0].current.loop
@@ -518,10 +525,22 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
         put_in(limits, SLOW_MS=20)
         put_in(outstanding, _AT_ONCE_MAX=3, _AT_ONCE_EACH_MAX=2, _IN_LINE_MAX=3)
         put_in(outstanding, _ROWS=2, _REDRIVEN_MAX=1, _LOOKS_MAX=5, _LOOKS_EACH_MAX=3)
-        pause = {"sleep": lambda _s: Pause(), "gather": in_turn}
-        put_in(outstanding, asyncio=SimpleNamespace(Event=asyncio.Event, **pause))
         shared = {"create_task": Shared, "shield": lambda one: one}
-        put_in(worker_module, asyncio=SimpleNamespace(**pause))
+        pause = {"sleep": Pause, "gather": in_turn, "get_running_loop": get_loop}
+        run_here = {
+            "create_task": create_task,
+            "timeout": lambda seconds: Timeout(here[0].current, seconds),
+        }
+        put_in(outstanding, asyncio=SimpleNamespace(Event=asyncio.Event, **pause))
+        put_in(readers, asyncio=SimpleNamespace(Semaphore=asyncio.Semaphore, **pause))
+        put_in(worker_module, asyncio=SimpleNamespace(Event=asyncio.Event, **pause, **run_here))
+        put_in(worker_module, Gate=lambda: Dealt(here[0]), Processor=lambda: SimpleNamespace(waited=lambda: 0.0))
+        put_in(worker_module, Resolver=lambda _: None, tls_context=lambda: None, Sockets=lambda: Sockets(3))
+        put_in(worker_module, _PARTS=1, _ROUND=1, TAIL_BACKLOG_MAX=0)  # the last is set at each take-over
+        put_in(ownership, asyncio=SimpleNamespace(shield=lambda one: one, **pause))
+        put_in(ownership, time=SimpleNamespace(monotonic=lambda: here[0].now_ms / 1000))
+        put_in(liveness, asyncio=SimpleNamespace(**pause, **run_here), random=draw)
+        put_in(liveness, alive=alive)
         put_in(answers, asyncio=SimpleNamespace(**pause), time=SimpleNamespace(monotonic=lambda: here[0].now_ms / 1000))
         put_in(changes, asyncio=SimpleNamespace(**pause, **shared))
         put_in(changes, time=SimpleNamespace(monotonic=lambda: 0.0))  # nobody is suspended
@@ -533,6 +552,6 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
         put_in(Stream, __hash__=lambda one: one.partition + PARTITIONS * int(one.courier.listener.name[1:]))
         put_in(Delivery, __hash__=lambda one: one.offset)
         put_in(courier, time=SimpleNamespace(time=lambda: here[0].now_ms / 1000))
-        for module in (courier, stream, changes, answers, checkpoints, outstanding, owed):
+        for module in (courier, stream, changes, answers, checkpoints, outstanding, owed, worker_module, liveness):
             put_in(module, now_ms=lambda: here[0].now_ms)
         yield run

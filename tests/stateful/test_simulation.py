@@ -19,8 +19,8 @@ from broker.delivery.changes import Changes
 from broker.delivery.ledger import Ledger
 from broker.delivery.outstanding import Outstanding
 from broker.delivery.readers import Partition
+from broker.delivery.worker import Worker
 from tests.stateful.simulated_log import Pause
-from tests.stateful.simulated_worker import SimWorker
 from tests.stateful.simulation import simulated
 
 SEEDS = int(os.environ.get("EVERPUT_SIMULATION_SEEDS", "1000"))
@@ -119,8 +119,8 @@ def commits_who_gives_way_at_hand_overs_only(self, courier, *_):
     return courier.limits.gives_way and not self._hurried
 
 
-def drops_nothing(_self, _stream):
-    pass
+def drops_nothing(self, stream):
+    del self.streams[stream.partition]
 
 
 def lets_go_and_forgets(_self, _offsets):
@@ -265,7 +265,7 @@ def skips_what_it_can_not_take(self, messages):
         (Outstanding, "flush", writes_no_tombstones, "repeated"),
         (Outstanding, "returned", takes_nothing_back, "lost"),
         (owed.Owed, "redrive", redrives_nothing, "lost"),
-        (SimWorker, "_put_aside_now", settles_before_it_is_written, "committed past"),
+        (Worker, "_put_aside_now", settles_before_it_is_written, "committed past"),
         (courier.Courier, "_is_time", is_never_too_early, "before its time"),
         (courier, "next_at_ms", never_sets_a_time, "lost"),
         (Changes, "_add", forgets_deletions_at_a_hand_over, "deleted"),
