@@ -143,8 +143,12 @@ def _settings(body: ListenerSettingsBody, *, hidden: bool = False) -> dict[str, 
 def _check_headers(headers: dict[str, str], *, hidden: bool) -> None:
     if len(headers) > _HEADERS_MAX:
         raise Refused(f"at most {_HEADERS_MAX} headers may be added", pointer="/headers")
+    seen: set[str] = set()
     for name, value in headers.items():
         pointer = "/headers/" + name.replace("~", "~0").replace("/", "~1")
+        if name.lower() in seen:
+            raise Refused("another header has this name, but for upper and lower case", pointer=pointer)
+        seen.add(name.lower())
         if not _HEADER_NAME.fullmatch(name):
             raise Refused("this is no name of an HTTP header", pointer=pointer)
         if name.lower() in _HEADERS_OURS or name.lower().startswith(_HEADER_PREFIXES_OURS):

@@ -10,6 +10,7 @@ that answers 200 and then does not end within a second has taken the message, an
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 import time
 from email.utils import parsedate_to_datetime
@@ -20,6 +21,11 @@ import httptools
 from broker.delivery.guard import PORTS_REFUSED, TUNNEL_PROOF, Refused, Resolver, Target, tunnel_proof
 from broker.delivery.names import NotAsked
 
+log = logging.getLogger(__name__)
+
+# The error of a host that DNS knows no address of, or none that a listener may have. It is one word for both, so that
+# nobody can tell which names an internal DNS knows; the debug log tells (docs/decisions/0197).
+NO_ADDRESS: Final = "no-address"
 HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -286,10 +292,9 @@ async def connect(owner: Owner, target: Target, resolver: Resolver, tls: ssl.SSL
         error = "connect-timeout"
     except NotAsked:
         raise NotTried("dns") from None
-    except Refused:
-        error = "address-not-allowed"
-    except (OSError, UnicodeError):  # UnicodeError: a name that can't be written in DNS
-        error = "dns"
+    except (Refused, OSError, UnicodeError) as failure:  # UnicodeError: a name that can't be written in DNS
+        error = NO_ADDRESS
+        log.debug("connect.no_address host=%s reason=%r", target.host, failure)
     raise ConnectFailed(error)
 
 

@@ -339,7 +339,7 @@ async def test_nobody_listening_is_refused(serve, open_office):
 async def test_an_address_that_is_not_allowed_is_never_connected_to(serve, open_office):
     server = await serve(answer_200)
     office = await open_office(server, office={"allow": ()})
-    assert await failing_to_connect(office) == "address-not-allowed"
+    assert await failing_to_connect(office) == "no-address"
     assert server.connections == 0
 
 
@@ -352,7 +352,7 @@ async def test_a_name_without_an_address_is_a_dns_failure(serve, open_office, mo
     monkeypatch.setattr(socket, "getaddrinfo", no_dns)
     office = await open_office("http://no-such-host.invalid/")
     office.courier._target = office.courier._target._replace(host=host)
-    assert await failing_to_connect(office) == "dns"
+    assert await failing_to_connect(office) == "no-address"
 
 
 async def test_a_name_leads_only_to_its_addresses_that_are_allowed(serve, open_office, monkeypatch):

@@ -141,7 +141,7 @@ async def test_a_listener_that_is_not_there_and_one_that_may_not_be_are_told_apa
     path = await path_of(forbidding, notify_url="http://localhost.example/")
     listener = forbidding.log.control.state.listeners[path.rpartition("/")[2]]
     object.__setattr__(listener, "notify_url", "http://127.0.0.1:8/")
-    assert (await forbidding.request("POST", f"{path}/test")).json()["test"]["error"] == "address-not-allowed"
+    assert (await forbidding.request("POST", f"{path}/test")).json()["test"]["error"] == "no-address"
 
 
 async def test_tests_of_a_listener_come_so_often_and_no_oftener(api):
@@ -204,6 +204,17 @@ async def test_what_is_sent_to_another_origin_is_what_was_given_for_it(api, give
     assert taken_apart(theirs[0])[0].get("authorization") == given.get("authorization")
     assert b"Bearer mine" not in theirs[0]
     assert b"blue" not in theirs[0]
+
+
+async def test_header_names_that_differ_only_in_case_are_refused(api):
+    queue_id = await api.queue()
+    twice = {"X-Team": "blue", "x-other": "a", "x-team": "red"}
+    listener = {"name": "l", "notify_url": "http://127.0.0.1:8/n", "liveness_url": "http://127.0.0.1:8/l"}
+    answer = await api.put(f"/v1/queues/{queue_id}/listeners", json={**listener, "headers": twice})
+    assert problem(answer, 422)["errors"][0]["pointer"] == "/headers/x-team"
+    path = f"/v1/queues/{queue_id}/listeners/{await api.listener(queue_id, headers={'X-Team': 'blue'})}"
+    answer = await api.put(path, json={"headers": {"X-Team": "…", "X-TEAM": "red"}})
+    assert problem(answer, 422)["errors"][0]["pointer"] == "/headers/X-TEAM"
 
 
 async def test_a_listener_without_headers_moves_to_another_origin_at_once(api):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 from ipaddress import ip_network
@@ -107,7 +108,7 @@ async def attempt(url: str, resolver: Resolver) -> str:
 async def test_no_connection_is_made_to_an_address_that_is_not_allowed_however_it_is_written():
     async with forbidden_server() as (port, connected):
         for host in (*DISGUISES[:6], "[::ffff:7f00:1]", "127.0.0.1"):
-            assert await attempt(f"http://{host}:{port}/", Resolver(())) == "address-not-allowed"
+            assert await attempt(f"http://{host}:{port}/", Resolver(())) == "no-address"
         assert connected == []
 
 
@@ -124,7 +125,7 @@ async def test_a_name_that_leads_to_loopback_is_not_connected_to(answer, monkeyp
     async with forbidden_server() as (port, connected):
         names = Names(answer)
         monkeypatch.setattr(socket, "getaddrinfo", names.getaddrinfo)
-        assert await attempt(f"http://innocent.example:{port}/", Resolver(())) == "address-not-allowed"
+        assert await attempt(f"http://innocent.example:{port}/", Resolver(())) == "no-address"
         assert names.asked == ["innocent.example"]
         assert connected == []
 
@@ -139,7 +140,7 @@ async def test_a_name_whose_answer_changes_after_the_check_is_checked_at_each_co
         target = parse_url(f"http://rebinding.example:{port}/")
         connection = await connect(Owner(), target, resolver, ssl.create_default_context())
         connection.close()
-        assert await attempt(f"http://rebinding.example:{port}/", resolver) == "address-not-allowed"
+        assert await attempt(f"http://rebinding.example:{port}/", resolver) == "no-address"
         assert len(names.asked) == 3  # once for each connection, and not again by the connecting
         assert len(connected) == 1
 
@@ -151,8 +152,30 @@ async def test_a_test_of_a_listener_is_guarded_too(monkeypatch):
         queue_id = await api.queue()
         listener_id = await api.listener(queue_id, notify_url=f"http://innocent.example:{port}/")
         answer = await api.request("POST", f"/v1/queues/{queue_id}/listeners/{listener_id}/test")
-        assert answer.json()["test"]["error"] == "address-not-allowed"
+        assert answer.json()["test"]["error"] == "no-address"
         assert connected == []
+
+
+async def test_a_name_that_leads_inside_is_answered_as_one_that_is_not_known(monkeypatch, caplog):
+    """In the answer to a test; in an attempt, by test_answers.py. The process log tells them apart."""
+    caplog.set_level(logging.DEBUG, "broker.delivery.http")
+    api = await make_api()
+    queue_id = await api.queue()
+    answers = []
+    for name, addresses in (("internal", ["10.0.0.7"]), ("unknown", [])):
+
+        def getaddrinfo(*asked: object, addresses: list[str] = addresses, **options: object) -> list[tuple]:
+            if not addresses:
+                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            return Names(addresses).getaddrinfo(*asked, **options)
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        listener_id = await api.listener(queue_id, name=name, notify_url=f"http://{name}.corp.example/")
+        test = (await api.request("POST", f"/v1/queues/{queue_id}/listeners/{listener_id}/test")).json()["test"]
+        answers.append({field: test[field] for field in ("status", "error")})
+    assert answers == [{"status": None, "error": "no-address"}] * 2
+    assert "host=internal.corp.example reason=Refused" in caplog.text
+    assert "host=unknown.corp.example reason=OSError" in caplog.text
 
 
 async def test_a_redirect_is_not_followed():
