@@ -12,7 +12,7 @@ from typing import Any, Final, Union, get_args, get_origin
 import click
 import msgspec
 
-from broker.core.catalogue import FIELDS, FORMER, PASSING, SECRET, TOPIC_OF, TOPICS
+from broker.core.catalogue import FIELDS, FORMER, INTERNAL, PASSING, SECRET, TOPIC_OF, TOPICS
 from broker.core.events import CLASSES, VERSIONS, Event
 
 _COMMON: Final = ("type", "v", "at_ms", "organization_id", "actor", "request_id")
@@ -25,7 +25,8 @@ Made by `make events` from the program itself; don't edit it.
 Every event is one JSON object, the value of one Kafka record. The record's topic has the prefix (`everput.`) before the
 name here. A reader passes over fields that it does not know: a version may get more of them. What is no longer
 understood with the old meaning gets a new version; those before it stay in the topics and are described below it, with
-what the program makes of them (its upcasters). Fields marked *secret* are in the topics, in no answer of the API.
+what the program makes of them (its upcasters). Fields marked *secret* or *internal* are in the topics, in no answer
+of the API; the internal ones are places in partitions that all organizations share.
 
 `claims` is kept for two days, `outstanding` is compacted; the others are the log that `GET /v1/log` reads.
 
@@ -65,8 +66,8 @@ def _rows(kind: type[msgspec.Struct], path: str) -> Iterator[tuple[str, str, str
     for field in msgspec.structs.fields(kind):
         if field.name in _COMMON and not path:
             continue
-        secret = " *secret*" if field.name in SECRET else ""
-        yield path + field.name, _json_type(field.type), FIELDS[field.name] + secret
+        mark = " *secret*" if field.name in SECRET else " *internal*" if field.name in INTERNAL else ""
+        yield path + field.name, _json_type(field.type), FIELDS[field.name] + mark
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
             yield from _rows(field.type, f"{path}{field.name}.")
 

@@ -1,7 +1,7 @@
 """What each event and each of its fields is, and which fields no reader of the log is shown.
 
-For: the one table behind `GET /v1/log`, exports and docs/events.md. A field that is not in FIELDS, or is in SECRET, is
-never shown: a new one stays hidden until somebody has described it here. Not for: encoding (events.py).
+For: the one table behind `GET /v1/log`, exports and docs/events.md. A field that is not in FIELDS, or is in SECRET or
+INTERNAL, is never shown: a new one stays hidden until somebody has described it here. Not for: encoding (events.py).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "scopes": "what the key may do",
     "queue_id": "the queue",
     "listener_id": "the listener",
-    "notify_url": "where messages are delivered",
+    "notify_url": "where messages are delivered; readers of the log are shown the values of its query as `…`",
     "liveness_url": "what is asked while the listener is down",
     "sealed_secret": "the signing secret, encrypted with the sealing key",
     "sealed": "by each sealed text the one that takes its place",
@@ -121,6 +121,9 @@ FIELDS: Final[Mapping[str, str]] = {
     "ids_at_ms": "what the messages' ids are made of: their time",
     "ids_seed": "what the messages' ids are made of: their random bits",
 }
+# In the topics, for the program and the operator's exports alone: places in partitions that all organizations share
+# tell how much the others put.
+INTERNAL: Final = frozenset({"start_offsets", "end_offsets", "before_offsets", "after_offsets", "picked"})
 SECRET: Final = frozenset(
     {
         "sealed_secret",
@@ -165,14 +168,15 @@ FORMER: Final[Mapping[tuple[str, int], Former]] = {
         frozenset({"send_headers"}), "the listener's headers are sent to its `notify_url`, whatever the origin"
     ),
 }
+_HIDDEN: Final = SECRET | INTERNAL
 _MASKED: Final = "…"
 _TUNNEL: Final = "tunnel://"
 
 
 def shown(event: Event) -> dict[str, Any]:
-    """The event as JSON for those who read the log: without SECRET fields.
+    """The event as JSON for those who read the log: without SECRET and INTERNAL fields.
 
-    Of a listener's headers the names, of a tunnel's URL no more than that it is one.
+    A listener's headers are shown without their values, and its URLs as masked_url() gives them.
     """
     return {"type": wire_name(type(event)), **_visible(event)}
 
@@ -197,11 +201,25 @@ def shown_url(url: str) -> str:
     return _TUNNEL + _MASKED if url.startswith(_TUNNEL) else url
 
 
+def masked_url(url: str) -> str:
+    """Show a URL without what may be a token: `https://…@host/path?name=…`. Its path is shown as it is."""
+    if url.startswith(_TUNNEL):
+        return shown_url(url)
+    place, mark, query = url.partition("?")
+    scheme, slashes, rest = place.partition("://")
+    authority, slash, path = rest.partition("/")
+    user, at, host = authority.rpartition("@")
+    place = f"{scheme}{slashes}{_MASKED if user else ''}{at}{host}{slash}{path}"
+    parts = (part.partition("=") for part in query.partition("#")[0].split("&"))
+    masked = "&".join(f"{name}={_MASKED}" if equals else _MASKED for name, equals, _ in parts)
+    return f"{place}?{masked}" if mark and query else place + mark
+
+
 def _visible(struct: msgspec.Struct) -> dict[str, Any]:
     told = {
         name: _value(name, getattr(struct, name))
         for name in struct.__struct_fields__
-        if name in FIELDS and name not in SECRET and getattr(struct, name) is not msgspec.UNSET
+        if name in FIELDS and name not in _HIDDEN and getattr(struct, name) is not msgspec.UNSET
     }
     if isinstance(struct, ListenerSettings):
         told["headers"] = dict.fromkeys([*struct.headers, *struct.sealed_headers], _MASKED)
@@ -211,14 +229,14 @@ def _visible(struct: msgspec.Struct) -> dict[str, Any]:
 def _value(name: str, value: Any) -> Any:
     if isinstance(value, msgspec.Struct):
         return _visible(value)
-    return shown_url(value) if name.endswith("_url") and value is not None else value
+    return masked_url(value) if name.endswith("_url") and value is not None else value
 
 
 def _all_shown(kind: type[Event]) -> bool:
     """Whether nothing of such an event is hidden or masked."""
     return all(
         field.name in FIELDS
-        and field.name not in SECRET
+        and field.name not in _HIDDEN
         and not field.name.endswith("_url")
         and field.type is not ListenerSettings
         for field in msgspec.structs.fields(kind)

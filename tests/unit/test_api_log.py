@@ -194,6 +194,27 @@ async def test_a_secret_is_never_shown():
         assert hidden not in text
 
 
+async def test_neither_tokens_in_urls_nor_places_in_shared_partitions_are_shown():
+    api = await make_audited()
+    queue_id = await api.queue("orders")
+    url = "https://l.example/n?token=of-theirs"
+    listener_id = await api.listener(queue_id, notify_url=url, liveness_url=url)
+    await api.put(f"/v1/queues/{queue_id}/listeners/{listener_id}", json={"notify_url": f"{url}-too"})
+    answer = await api.request(
+        "POST",
+        f"/v1/queues/{queue_id}/listeners/{listener_id}/replay",
+        json={"from": "beginning", "notify_url": "https://8.8.8.8/?token=of-theirs"},
+    )
+    assert answer.status_code == 200, answer.text
+    text = (await api.get("/v1/log")).text
+    assert "of-theirs" not in text
+    assert text.count('"notify_url":"https://l.example/n?token=…"') == 2
+    assert text.count('"notify_url":"https://8.8.8.8/?token=…"') == 1
+    assert not any(f"{name}_offsets" in text for name in ("start", "end", "before", "after"))
+    shown = (await api.get(f"/v1/queues/{queue_id}/listeners/{listener_id}")).json()["listener"]
+    assert shown["notify_url"] == f"{url}-too"  # its owner's own
+
+
 async def test_another_organization_sees_nothing_of_it_whatever_it_asks_for():
     api = await make_audited()
     queue_id = await api.queue("orders")

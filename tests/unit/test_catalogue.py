@@ -16,11 +16,13 @@ from broker.core import events as ev
 from broker.core.catalogue import (
     FIELDS,
     FORMER,
+    INTERNAL,
     PASSING,
     SECRET,
     TOPIC_OF,
     TOPICS,
     fields_of,
+    masked_url,
     shown,
     shown_json,
     types_named,
@@ -51,7 +53,7 @@ def test_every_event_has_its_topic():
 def test_all_but_the_secrets_is_shown(event: ev.Event):
     told = orjson.loads(orjson.dumps(shown(event)))
     said = {name for name in event.__struct_fields__ if getattr(event, name) is not msgspec.UNSET}
-    assert set(told) == {"type", *said} - SECRET
+    assert set(told) == {"type", *said} - SECRET - INTERNAL
     text = orjson.dumps(told).decode()
     assert "gAAAAAB" not in text
     assert "abababab" not in text
@@ -73,6 +75,29 @@ def test_where_a_tunnel_leads_is_not_shown():
     assert (told["notify_url"], told["liveness_url"]) == ("tunnel://…", "https://l.example")
     put = ev.MessagePut(at_ms=1, organization_id="o", message_id="m", queue_id="q", name="n", data="tunnel://as it is")
     assert shown(put)["data"] == "tunnel://as it is"
+
+
+@pytest.mark.parametrize(
+    ("url", "masked"),
+    [
+        ("https://l.example/path", "https://l.example/path"),
+        ("https://l.example/n?token=abc&x=1&x=2", "https://l.example/n?token=…&x=…&x=…"),
+        ("https://l.example?abc", "https://l.example?…"),
+        ("https://l.example/n?", "https://l.example/n?"),
+        ("https://l.example/n?a=b=c&&d", "https://l.example/n?a=…&…&…"),
+        ("https://user:password@l.example:8443/n?t=1", "https://…@l.example:8443/n?t=…"),
+        ("https://token@l.example", "https://…@l.example"),
+        ("https://l.example/n?t=1#frag=2", "https://l.example/n?t=…"),
+        ("tunnel://127.0.0.1:7000/token/notify?x=1", "tunnel://…"),
+        ("", ""),
+    ],
+)
+def test_a_url_is_shown_without_what_may_be_a_token(url: str, masked: str):
+    assert masked_url(url) == masked
+    event = ev.ListenerUpdated(
+        at_ms=1, organization_id="o", listener_id="l", name="n", notify_url=url, liveness_url=url, settings=SETTINGS
+    )
+    assert (shown(event)["notify_url"], shown(event)["liveness_url"]) == (masked, masked)
 
 
 def test_a_field_that_nobody_has_described_is_not_shown(monkeypatch: pytest.MonkeyPatch):
