@@ -25,6 +25,7 @@ from broker.errors import UnknownEvent
 TOLERANCE_MS: Final = 10 * 60_000
 _NOUNS: Final = ("account", "session", "organization", "key", "queue", "listener", "replay")
 _BY_ITSELF: Final = ("worker", "shell")  # no request asks for what they do, or one that the event names
+_OF_NOBODY: Final = (ev.VolumeRecorded,)  # an API process writes it for many requests at once
 _MAKING: Final = ("created", "started")
 
 
@@ -98,7 +99,8 @@ class Checks(ABC):
                 continue
             if not -TOLERANCE_MS <= at_ms - event.at_ms <= self._late_ms_max:
                 yield self._finding(offset, f"it says it happened {at_ms - event.at_ms} ms before it was recorded")
-            if not (event.request_id and event.actor) and event.actor not in _BY_ITSELF:
+            known = event.actor in _BY_ITSELF or isinstance(event, _OF_NOBODY)
+            if not known and not (event.request_id and event.actor):
                 yield self._finding(offset, "it does not say who did it, or by which request")
             for what in self.event(record, event):
                 yield self._finding(offset, what)
@@ -148,6 +150,7 @@ class ControlChecks(Checks):
         if record.key != event.organization_id.encode():
             yield "its key is not its organization"
         noun, _, verb = ev.wire_name(type(event)).partition(".")
+        noun = "organization" if noun == "volume" else noun
         made = str(getattr(event, f"{noun}_id", ""))
         known = self._made[noun]
         applied = self.state.apply(event)

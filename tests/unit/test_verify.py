@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 
 from broker.audit.verify import State, Verifier
 from broker.core import events as ev
-from broker.core.checks import Finding
+from broker.core.checks import ControlChecks, Finding
 from broker.core.cursor import Cursor
 from broker.core.directory import Directory
 from broker.core.events import Event, encode
@@ -21,6 +21,7 @@ from broker.kafka.requests import EARLIEST, OffsetTooOld, Record, Stretch
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
 from cli.verify import differences
+from tests.unit.test_events import SAMPLES
 
 KAFKA = KafkaSettings(bootstrap="unused", partitions=2)
 AT = 1_767_225_600_000
@@ -166,6 +167,21 @@ async def test_a_log_that_was_left_alone_is_whole(log: Log):
     assert await found(log) == []
 
 
+async def test_what_an_api_process_has_stored_for_an_organization_is_whole_unless_nobody_made_that(log: Log):
+    volume = {"at_ms": AT + 9, "bytes": 1_000}
+    log.add("control", 0, ev.VolumeRecorded(organization_id="o1", **volume))
+    assert await found(log) == []
+    log.add("control", 0, ev.VolumeRecorded(organization_id="o2", **volume))
+    assert await found(log) == ["control/0 offset 8: no event before it made the organization o2"]
+
+
+def test_every_event_of_control_can_be_checked():
+    """Whatever is found: the rules know each type."""
+    for offset, event in enumerate(one for one in SAMPLES if isinstance(one, get_args(ev.ControlEvent))):
+        record = Record(offset, event.at_ms, event.organization_id.encode(), encode(event), ())
+        list(ControlChecks(offset).check([record]))
+
+
 async def test_the_state_is_given_at_each_position_that_is_asked_for(log: Log):
     verifier = Verifier(KAFKA, log, topics(KAFKA), lambda _: None)  # type: ignore[arg-type]
     states = [one async for one in verifier.findings({0, 3, 7}) if isinstance(one, State)]
@@ -254,7 +270,7 @@ async def test_a_message_that_was_altered_contradicts_its_place_or_what_speaks_o
 ):
     records = log.records["messages", 0]
     event = msgspec.structs.replace(ev.decode(records[3].value or b""), **changes)
-    records[3] = records[3]._replace(value=encode(event))
+    records[3] = records[3]._replace(value=encode(event), ())
     assert any(said in one for one in await found(log))
 
 
@@ -290,7 +306,7 @@ async def test_what_nothing_else_repeats_is_not_found_out(log: Log):
     """Verify says so, too: there is no chain of hashes."""
     records = log.records["messages", 0]
     event = msgspec.structs.replace(ev.decode(records[3].value or b""), data="altered")
-    records[3] = records[3]._replace(value=encode(event))
+    records[3] = records[3]._replace(value=encode(event), ())
     assert await found(log) == []
 
 
@@ -505,7 +521,7 @@ async def test_the_first_thing_that_differs_is_named_with_its_field(
     records = log.records["control", 0]
     for offset, changes in altered.items():
         event = msgspec.structs.replace(ev.decode(records[offset].value or b""), **changes)
-        records[offset] = records[offset]._replace(value=encode(event))
+        records[offset] = records[offset]._replace(value=encode(event), ())
     live, _ = states(log)
     told = [re.sub(r"hash [0-9a-f]{8} and not [0-9a-f]{8}", "hash", one) for one in differences("api-1", live, state)]
     assert told == [f"api-1 differs from the log at offset {len(records)} of control: {what}" for what in said]
