@@ -270,7 +270,7 @@ async def test_a_message_that_was_altered_contradicts_its_place_or_what_speaks_o
 ):
     records = log.records["messages", 0]
     event = msgspec.structs.replace(ev.decode(records[3].value or b""), **changes)
-    records[3] = records[3]._replace(value=encode(event), ())
+    records[3] = records[3]._replace(value=encode(event))
     assert any(said in one for one in await found(log))
 
 
@@ -306,7 +306,7 @@ async def test_what_nothing_else_repeats_is_not_found_out(log: Log):
     """Verify says so, too: there is no chain of hashes."""
     records = log.records["messages", 0]
     event = msgspec.structs.replace(ev.decode(records[3].value or b""), data="altered")
-    records[3] = records[3]._replace(value=encode(event), ())
+    records[3] = records[3]._replace(value=encode(event))
     assert await found(log) == []
 
 
@@ -521,7 +521,7 @@ async def test_the_first_thing_that_differs_is_named_with_its_field(
     records = log.records["control", 0]
     for offset, changes in altered.items():
         event = msgspec.structs.replace(ev.decode(records[offset].value or b""), **changes)
-        records[offset] = records[offset]._replace(value=encode(event), ())
+        records[offset] = records[offset]._replace(value=encode(event))
     live, _ = states(log)
     told = [re.sub(r"hash [0-9a-f]{8} and not [0-9a-f]{8}", "hash", one) for one in differences("api-1", live, state)]
     assert told == [f"api-1 differs from the log at offset {len(records)} of control: {what}" for what in said]
