@@ -102,7 +102,7 @@ def make_app(
         registration=settings.registration,
     )
     secrets = Secrets(SecretCommands(log.control, view, sealer), view, sealer, Resolver(settings.allow_networks))
-    organization_keys = OrganizationKeys(log.control, view, keys, sessions, views, changes)
+    organization_keys = OrganizationKeys(log.control, view, sessions, views, changes)
     organization_members = OrganizationMembers(account_commands, view, sessions)
     members = Members(view, sessions, requests_per_s=limit)
     service = Service(keys, members, view, public_url, settings.body_bytes_max, Bodies())
@@ -122,21 +122,21 @@ def make_app(
         volume = Volume(settings.bytes_per_s, bytes_max=settings.body_bytes_max * BATCH_TIMES_BYTES_MAX)
         stores = [volume.before(handler) for handler in stores]
     put, put_batch, update = stores
-    puts = resource(f"{queue}/messages", PUT=Method(put, "messages"), GET=Method(messages.list, "messages"))
+    puts = resource(f"{queue}/messages", PUT=Method(put, "messages:put"), GET=Method(messages.list, "messages"))
     elsewhere = _Elsewhere(service)
     app = _App(
         puts,
         Others().came if reader is None else reader.others.came,
         routes=[
             Route(f"{queue}/messages", puts),
-            at(f"{queue}/messages/batch", POST=Method(put_batch, "messages")),
+            at(f"{queue}/messages/batch", POST=Method(put_batch, "messages:put")),
             at(
                 f"{queue}/messages/{{message_id}}",
                 GET=Method(messages.get, "messages"),
                 PUT=Method(update, "messages"),
                 DELETE=Method(messages.delete, "messages"),
             ),
-            at("/v1/queues", GET=Method(queues.list, "queues"), PUT=changing(queues.create)),
+            at("/v1/queues", GET=Method(queues.list, "queues", narrows=True), PUT=changing(queues.create)),
             at(
                 queue,
                 GET=Method(queues.get, "queues"),

@@ -1,8 +1,8 @@
 """Who asks: the API key in the header X-API-KEY, or the token of a session.
 
-For: finding the key or the session (401) and the organization that a session acts in (404), checking a key's scopes and
-that a browser's request was meant (403), noting now and then that a key is used. Not for: a key's form
-(broker/core/keys.py) or what is asked."""
+For: finding the key or the session (401) and the organization that a session acts in (404); checking a key's scopes
+(403), its queues (404) and its end (401), and that a browser's request was meant (403); noting now and then that a key
+is used. Not for: a key's form (broker/core/keys.py) or what is asked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from broker.commands import now_ms
 from broker.core.accounts import Session
 from broker.core.directory import Key
 from broker.core.events import KeyUsed
-from broker.core.keys import SESSION_PREFIX, is_key, key_sha256
+from broker.core.keys import SESSION_PREFIX, covers, is_key, key_sha256
 from broker.errors import BrokerError, NotFound
 from broker.ports import ControlLog, DirectoryView
 
@@ -48,7 +48,10 @@ class Keys:
     async def find(self, text: bytes, headers: Headers, request_id: bytes) -> Key:  # noqa: ARG002 - for LimitedKeys
         """The key (Unauthenticated). headers: of the answer. request_id: by which request it is used."""
         key = self._view.state.keys_by_sha256.get(self._hashes.get(text, ""))
-        return await self._look_up(text, request_id) if key is None else key
+        if key is None:
+            return await self._look_up(text, request_id)
+        check_unexpired(key)
+        return key
 
     async def _look_up(self, text: bytes, request_id: bytes) -> Key:
         if not text:
@@ -63,6 +66,7 @@ class Keys:
             key = self._view.state.keys_by_sha256.get(sha256)
         if key is None:
             raise Unauthenticated("This API key is unknown or was revoked.")
+        check_unexpired(key)
         if len(self._hashes) >= _REMEMBERED_MAX:
             self._hashes.clear()
         self._hashes[text] = sha256
@@ -110,10 +114,30 @@ def _requests(name: str, per_s: float, *, refusal: str) -> Limit:
     return Limit(name, max(1, round(per_s * _WINDOW_S)), per_s=per_s, refusal=refusal)
 
 
+def check_unexpired(key: Key) -> None:
+    """Unauthenticated when the key's time is over."""
+    if key.expires_at_ms is not None and key.has_expired(now_ms()):
+        raise Unauthenticated("This API key has expired.")
+
+
 def check_scope(key: Key, scope: str) -> None:
-    """Forbidden when the key lacks it."""
-    if scope not in key.scopes:
+    """Forbidden when the key lacks the scope."""
+    if not covers(key.scopes, scope):
         raise Forbidden(f"This API key lacks the scope {scope!r}.")
+
+
+def check_queue(key: Key, queue_id: str | None, *, narrows: bool) -> None:
+    """Refuse what a key for some queues may not ask for (NotFound: another queue; Forbidden: what is no queue's).
+
+    queue_id: the path's, None where it has none. narrows: the handler shows such a key only what is of its queues.
+    """
+    if key.queue_ids is None:
+        return
+    if queue_id is None:
+        if not narrows:
+            raise Forbidden("This API key is for some queues only.")
+    elif queue_id not in key.queue_ids:
+        raise NotFound("no queue has this id")
 
 
 class Token(NamedTuple):

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlencode
 import orjson
 from starlette.types import Message, Receive, Scope, Send
 
-from api.auth import ORGANIZATION, Keys, Members, check_scope
+from api.auth import ORGANIZATION, Keys, Members, check_queue, check_scope, check_unexpired
 from api.bodies import Bodies
 from api.etags import Item, entity_tag, is_known, versions
 from api.problems import (
@@ -115,6 +115,17 @@ class Call:
     def request_text(self) -> str:
         return str(self.request_id, "ascii")
 
+    async def admit_key(self, scope: str, *, narrows: bool = False) -> Key:
+        """Let a key ask that has the scope and is for this queue (Unauthenticated, Forbidden, NotFound).
+
+        This is the one place that knows a key's limits. narrows: as of Method.
+        """
+        key = await self._service.keys.find(self.key_text, self.headers, self.request_id)
+        check_scope(key, scope)
+        check_queue(key, self.scope["path_params"].get("queue_id"), narrows=narrows)
+        self.by_key(key)
+        return key
+
     def by_key(self, key: Key) -> None:
         """It is this key that asks."""
         self.key = key
@@ -136,6 +147,7 @@ class Call:
         if self.key is not None:
             if self.key.id not in state.keys:
                 raise Unauthenticated("This API key was revoked.")
+            check_unexpired(self.key)
         elif self.session is not None:
             if self.session.id not in state.accounts.sessions:
                 raise NoSession("This session has ended.")
@@ -279,10 +291,13 @@ class Method(NamedTuple):
     """A handler, and the scope a key needs for it. The handler returns a Stream, or what becomes the JSON of a 200.
 
     scope: None when the handler itself looks who asks, and catches up (accounts.py, keys.py).
+    narrows: where no queue is named in the path, the handler shows a key for some queues only what is of these; without
+    it such a key is refused.
     """
 
     handler: Handler
     scope: str | None
+    narrows: bool = False
 
 
 class Resource:
@@ -315,9 +330,7 @@ class Resource:
                 if not call.key_text and ORGANIZATION in call.sent:
                     call.by_member(*await self._service.members.find(scope, call.headers))
                 else:
-                    key = await self._service.keys.find(call.key_text, call.headers, call.request_id)
-                    check_scope(key, method.scope)
-                    call.by_key(key)
+                    await call.admit_key(method.scope, narrows=method.narrows)
                 if scope["method"] in _READS:  # what another process changed by now is seen, or it is a 503
                     await self._service.view.caught_up()
             if scope["query_string"]:

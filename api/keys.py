@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from api.auth import Keys, Sessions, check_scope
+from api.auth import Sessions
 from api.calls import Call
 from api.changes import Changes
 from api.pages import moment, optional_moment, page
@@ -16,27 +16,31 @@ from api.problems import Forbidden
 from api.shapes import KeyBody
 from broker.commands import SCOPES, SCOPES_DEFAULT, Context, create_key, now_ms, revoke_key
 from broker.core.directory import Key
+from broker.core.keys import covers
 from broker.errors import NotFound
 from broker.ports import ControlLog, DirectoryView
 
 
 class _Administrator(NamedTuple):
-    """Who may make and revoke an organization's keys. scopes: those that may be given away."""
+    """Who may make and revoke an organization's keys.
+
+    scopes: those that may be given away. expires_at_ms: no key may be made for longer; None: any may.
+    """
 
     organization_id: str
     actor: str
     scopes: tuple[str, ...]
+    expires_at_ms: int | None = None
 
 
 class OrganizationKeys:
     """Handlers for /v1/organizations/{organization_id}/keys and below."""
 
     def __init__(
-        self, control: ControlLog, view: DirectoryView, keys: Keys, sessions: Sessions, views: Views, changes: Changes
+        self, control: ControlLog, view: DirectoryView, sessions: Sessions, views: Views, changes: Changes
     ) -> None:
         self._control = control
         self._view = view
-        self._keys = keys
         self._sessions = sessions
         self._views = views
         self._changes = changes
@@ -47,15 +51,21 @@ class OrganizationKeys:
         body = await call.json(KeyBody, small=True)
         self._changes.take(call.headers, who.organization_id)
         scopes = SCOPES_DEFAULT if body.scopes is None else body.scopes
-        missing = [scope for scope in scopes if scope in SCOPES and scope not in who.scopes]
+        missing = [scope for scope in scopes if scope in SCOPES and not covers(who.scopes, scope)]
         if missing:
             raise Forbidden(f"This API key lacks the scope {missing[0]!r}, and so can't give it to another.")
+        expires_at_ms = None if body.expires_at is None else int(body.expires_at.timestamp() * 1000)
+        if who.expires_at_ms is not None and (expires_at_ms is None or expires_at_ms > who.expires_at_ms):
+            last = moment(who.expires_at_ms)
+            raise Forbidden(f"This API key can't make one that outlives it: say `expires_at`, at most {last}.")
         key, secret = await create_key(
             self._control,
             self._view,
             organization_id=who.organization_id,
             name=body.name,
             scopes=scopes,
+            queue_ids=body.queues,
+            expires_at_ms=expires_at_ms,
             actor=who.actor,
             request_id=call.request_text,
         )
@@ -89,12 +99,10 @@ class OrganizationKeys:
         await self._view.caught_up()
         organization_id = call.path("organization_id")
         if call.key_text:
-            key = await self._keys.find(call.key_text, call.headers, call.request_id)
-            check_scope(key, "keys")
+            key = await call.admit_key("keys")
             if key.organization_id != organization_id:
                 raise NotFound("no organization has this id")
-            call.by_key(key)
-            return _Administrator(organization_id, call.actor, key.scopes)
+            return _Administrator(organization_id, call.actor, key.scopes, key.expires_at_ms)
         session = await self._sessions.find(call.scope, call.headers)
         if not self._view.state.is_member(organization_id, session.account_id):
             raise NotFound("no organization has this id")
@@ -114,6 +122,8 @@ def _fields(key: Key) -> dict[str, Any]:
         "name": key.name,
         "prefix": key.prefix,
         "scopes": key.scopes,
+        "queues": key.queue_ids,
+        "expires_at": optional_moment(key.expires_at_ms),
         "created_at": moment(key.created_at_ms),
         "last_used_at": optional_moment(key.last_used_at_ms),
     }

@@ -16,6 +16,7 @@ from api.auth import COOKIE, COOKIE_HTTPS
 from api.problems import TITLES
 from api.reference import KEY, OPEN, SESSION, SESSION_OR_KEY, TOLD, Parameter, Told
 from api.samples import samples
+from broker.core.keys import SCOPES
 from everput import answers
 
 _REFERENCE: Final = "#/components/schemas/{name}"
@@ -37,6 +38,15 @@ _COOKIE_ABOUT: Final = (
 )
 _ORGANIZATION_ABOUT: Final = (
     "The id of the organization that a session acts in: its account is a member, and may do all."
+)
+_KEY_ABOUT: Final = "\n".join(
+    [
+        "What a key may do:",
+        "",
+        *(f"- `{scope}`: {words}." for scope, words in SCOPES.items()),
+        "",
+        "A key may be for some queues only: another queue is 404, what is no queue's is 403. An expired key is 401.",
+    ]
 )
 _TEXT: Final[Mapping[str, Any]] = {"schema": {"type": "string"}}
 # Where there is a limit: of a key's requests (`key`), an organization's bytes (`bytes`), and so on (limits.py).
@@ -68,7 +78,7 @@ def document(routes: Iterable[tuple[str, str, str | None]], *, server: str) -> d
         "components": {
             "schemas": schemas.all,
             "securitySchemes": {
-                "key": {"type": "apiKey", "in": "header", "name": "X-API-KEY"},
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-KEY", "description": _KEY_ABOUT},
                 "session": {"type": "http", "scheme": "bearer"},
                 "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": _COOKIE_ABOUT},
                 "organization": {
@@ -109,7 +119,8 @@ def _operation(method: str, path: str, scope: str | None, told: Told, schemas: _
         "x-codeSamples": samples(method, server + _PATH_PARAMETER.sub(_ID, path), _headers(told), told.example),
     }
     if scope is not None:
-        operation["description"] = f"The key needs the scope `{scope}`."
+        whole, colon, _ = scope.partition(":")
+        operation["description"] = f"The key needs the scope `{scope}`" + (f", or `{whole}`." if colon else ".")
     if told.request is not None:
         content: dict[str, Any] = {"schema": schemas.of(told.request)}
         if told.example is not None:

@@ -32,9 +32,11 @@ class Queues:
         state, organization_id = (await self._views.of(call)).state, call.organization_id
         if "name" in query:
             named = state.queues_by_name.get((organization_id, query["name"]))
-            shown, cursor = page([] if named is None else [named], query)
+            found = [] if named is None else [named]
         else:
-            shown, cursor = page(state.queues_of(organization_id), query)
+            found = list(state.queues_of(organization_id))
+        key = call.key
+        shown, cursor = page((queue for queue in found if key is None or key.is_for(queue.id)), query)
         links = call.links("/v1/queues", query, cursor)
         return {"queues": [queue_fields(queue) for queue in shown], "_links": links}
 

@@ -14,6 +14,7 @@ import orjson
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from api.problems import Malformed
+from broker.core.keys import SCOPES
 from broker.core.names import NAME_CHARS_MAX, shortened
 from broker.errors import Refused
 from broker.secrets import OVERLAP_S, OVERLAP_S_MAX
@@ -61,10 +62,12 @@ class DeletionBody(Struct, forbid_unknown_fields=True):
 
 
 class KeyBody(Struct, forbid_unknown_fields=True):
-    """PUT of a key. scopes: null for the default."""
+    """PUT of a key. What is null is not restricted, but scopes, which then are the default."""
 
     name: Name
-    scopes: tuple[str, ...] | None = None
+    scopes: Annotated[tuple[str, ...], Meta(extra_json_schema={"items": {"enum": [*SCOPES]}})] | None = None
+    queues: Annotated[tuple[str, ...], Meta(description="The ids of the queues that it is for.")] | None = None
+    expires_at: Annotated[datetime, Meta(tz=True, description="It is refused from then on.")] | None = None
 
 
 class ListenerSettingsBody(Struct, forbid_unknown_fields=True, kw_only=True):

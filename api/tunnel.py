@@ -26,11 +26,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from api.auth import check_scope
 from api.calls import Call, Service
 from api.changes import Changes
 from api.problems import MEDIA_TYPE, TooManyRequests, problem
-from broker.commands import Commands, ListenerWishes, find_queue
+from broker.commands import Commands, ListenerWishes, find_queue, now_ms
 from broker.core.directory import Key, Listener
 from broker.delivery.guard import AWAY, TUNNEL_PROOF, tunnel_proof
 from broker.errors import BrokerError, Refused
@@ -236,9 +235,7 @@ class Listen:
         url = f"{self._tunnels.address}/{token}"
         try:
             call = Call(websocket.scope, websocket.receive, self._service)
-            key = await self._service.keys.find(call.key_text, call.headers, call.request_id)
-            check_scope(key, "queues")
-            call.by_key(key)
+            key = await call.admit_key("queues")
             with self._places.place(call.organization_id):
                 self._changes.take(call.headers, call.organization_id)
                 listener = await self._listener(call, websocket.query_params.get("name", ""), url)
@@ -286,6 +283,8 @@ class Listen:
         state = self._view.state
         if key.id not in state.keys:
             return REVOKED, "its API key was revoked"
+        if key.has_expired(now_ms()):
+            return REVOKED, "its API key has expired"
         now = state.listeners.get(listener.id)
         if now is None:
             return DELETED, "it was deleted"

@@ -41,9 +41,7 @@ from broker.ports import ControlLog, DirectoryView, Log
 from broker.sealing import Sealer
 from broker.settings import Network
 
-# queues: make, see and change queues and listeners. messages: put and see messages. keys: make and revoke keys.
-# audit: read the organization's log.
-SCOPES: Final = ("queues", "messages", "keys", "audit")
+SCOPES: Final = tuple(keys.SCOPES)
 SCOPES_DEFAULT: Final = ("queues", "messages")
 KEYS_MAX: Final = 1_000  # of one organization
 HEADERS_BYTES_MAX: Final = 8 << 10  # of one listener, in the clear; each of its events has them all, sealed
@@ -112,14 +110,25 @@ async def create_key(
     organization_id: str,
     name: str,
     scopes: Sequence[str] = SCOPES_DEFAULT,
+    queue_ids: Sequence[str] | None = None,
+    expires_at_ms: int | None = None,
     actor: str = "shell",
     request_id: str = "",
 ) -> tuple[Key, str]:
-    """A new key and its secret, which is shown this once (Refused: no name, unknown scope; NotFound: organization)."""
+    """A new key and its secret, which is shown this once (Refused: no name, unknown scope; NotFound: organization).
+
+    queue_ids: the queues that it is for; None: all. expires_at_ms: None: never.
+    """
     check_name(name)
     for index, scope in enumerate(scopes):
         if scope not in SCOPES:
             raise Refused(f"{scope!r} is no scope; use some of {', '.join(SCOPES)}", pointer=f"/scopes/{index}")
+        if queue_ids is not None and scope not in keys.SCOPES_OF_QUEUES:
+            raise Refused(f"a key for some queues can't have the scope {scope!r}", pointer=f"/scopes/{index}")
+    if queue_ids is not None:
+        await _check_queues(view, organization_id, queue_ids)
+    if expires_at_ms is not None and expires_at_ms <= now_ms():
+        raise Refused("this time is over", pointer="/expires_at")
     if sum(1 for _ in view.state.keys_of(organization_id)) >= KEYS_MAX:
         raise QuotaReached(f"an organization may have at most {KEYS_MAX} keys; revoke one")
     secret = keys.key_text(os.urandom(keys.RANDOM_BYTES))
@@ -133,11 +142,22 @@ async def create_key(
         prefix=keys.key_prefix(secret),
         secret_sha256=keys.key_sha256(secret),
         scopes=tuple(dict.fromkeys(scopes)),
+        queue_ids=None if queue_ids is None else tuple(dict.fromkeys(queue_ids)),
+        expires_at_ms=expires_at_ms,
     )
     key = view.state.keys.get(event.key_id) if await record(control, view, event) else None
     if key is None:  # there is no such organization, or it has revoked the key already
         raise NotFound("no organization has this id")
     return key, secret
+
+
+async def _check_queues(view: DirectoryView, organization_id: str, queue_ids: Sequence[str]) -> None:
+    if not 1 <= len(queue_ids) <= keys.QUEUES_MAX:
+        raise Refused(f"name 1 to {keys.QUEUES_MAX} queues, or leave them out for all", pointer="/queues")
+    await view.caught_up()
+    for index, queue_id in enumerate(queue_ids):
+        if view.state.queue(organization_id, queue_id) is None:
+            raise Refused("no queue has this id", pointer=f"/queues/{index}")
 
 
 async def revoke_key(control: ControlLog, view: DirectoryView, context: Context, key_id: str) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from broker.accounts import AccountCommands, EmailTaken, WrongPassword
-from broker.commands import SCOPES, create_key, create_organization
+from broker.commands import create_key, create_organization
 from broker.core.accounts import Account
 from broker.core.directory import Organization
+from broker.core.keys import SCOPES_WHOLE
 from broker.errors import NotFound
 from broker.ports import ControlLog, DirectoryView
 from broker.private_files import read_secret, remove_secret, write_secret
@@ -55,7 +56,7 @@ async def new_key(
         found = await create_organization(control, view, name=name or ORGANIZATION)
     if account is not None and account.id not in found.members:
         await accounts.join(account.id, found.id)
-    _, secret = await create_key(control, view, organization_id=found.id, name=KEY, scopes=SCOPES)
+    _, secret = await create_key(control, view, organization_id=found.id, name=KEY, scopes=SCOPES_WHOLE)
     return secret, found
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import click
 
 import everput
-from cli.asking import asks, show, show_all
+from broker.core.keys import SCOPES
+from cli.asking import asks, find_queue, show, show_all
+from cli.moments import Moment
 from everput import Client
 
 
@@ -24,17 +26,27 @@ def command() -> None:
 def list_(client: Client, *, as_json: bool) -> None:
     """List the keys, oldest first."""
     pages = client.pages(everput.list_keys(_own(client)))
-    columns = {"id": "id", "name": "name", "begins with": "prefix", "scopes": "scopes", "last used": "last_used_at"}
+    columns = {"id": "id", "name": "name", "begins with": "prefix", "scopes": "scopes", "queues": "queues"}
+    columns |= {"expires": "expires_at", "last used": "last_used_at"}
     show_all((key for page in pages for key in page.keys), columns, as_json=as_json)
 
 
 @command.command("create")
 @click.argument("name")
-@click.option("--scope", "scopes", multiple=True, help="queues, messages, keys or audit; may be repeated.")
+@click.option("--scope", "scopes", multiple=True, help=f"{', '.join(SCOPES)}; may be repeated.")
+@click.option("--queue", "queues", multiple=True, help="Only for this queue, by name or id; may be repeated.")
+@click.option("--expires", type=Moment(ahead=True), help="Refuse the key from this time on, or from then on: 12h, 30d.")
 @asks
-def create(client: Client, *, name: str, scopes: tuple[str, ...], as_json: bool) -> None:
-    """Make a key and show it, this once."""
-    show(client.send(everput.create_key(_own(client), name, scopes or None)).key, as_json=as_json)
+def create(
+    client: Client, *, name: str, scopes: tuple[str, ...], queues: tuple[str, ...], expires: str | None, as_json: bool
+) -> None:
+    """Make a key and show it, this once. Without a --scope it has queues and messages.
+
+    A key may be made by a member, or by a key with the scope `keys`: with no scope that this one lacks, for no longer.
+    """
+    ids = [find_queue(client, queue) for queue in queues] or None
+    request = everput.create_key(_own(client), name, scopes or None, queues=ids, expires_at=expires)
+    show(client.send(request).key, as_json=as_json)
 
 
 @command.command("get")

@@ -1,6 +1,6 @@
 """Times as people type them on a command line.
 
-For: the options --from, --to and --at. Not for: times in requests (api/pages.py)."""
+For: the options --from, --to, --at and --expires. Not for: times in requests (api/pages.py)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,26 @@ _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Moment(click.ParamType):
-    """A time as RFC 3339 has it, a date, or how long ago: `90s`, `15m`, `2h`, `7d`. Becomes RFC 3339."""
+    """A time as RFC 3339 has it, a date, or how long ago: `90s`, `15m`, `2h`, `7d`. Becomes RFC 3339.
+
+    ahead: not how long ago, but how long from now on.
+    """
 
     name = "time"
+
+    def __init__(self, *, ahead: bool = False) -> None:
+        self._sign = 1 if ahead else -1
+        self._words = "from now on" if ahead else "ago"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         ago = re.fullmatch(r"(\d{1,9})([smhd])", value)
         if ago is not None:
-            at = datetime.fromtimestamp(max(0.0, time.time() - int(ago[1]) * _UNITS_S[ago[2]]), UTC)
+            at = datetime.fromtimestamp(max(0.0, time.time() + self._sign * int(ago[1]) * _UNITS_S[ago[2]]), UTC)
             return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         try:
             at = datetime.fromisoformat(value)
         except ValueError:
-            self.fail(f"{value!r} is not a time such as 2026-01-31T12:00:00Z, 2026-01-31 or 15m (ago)", param, ctx)
+            self.fail(
+                f"{value!r} is not a time such as 2026-01-31T12:00:00Z, 2026-01-31 or 15m ({self._words})", param, ctx
+            )
         return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).isoformat()

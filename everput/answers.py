@@ -392,10 +392,15 @@ class OrganizationsAnswer(Answer):
 
 
 class KeyFields(Named):
-    """prefix: the key's first characters. last_used_at: up to an hour behind."""
+    """prefix: the key's first characters. last_used_at: up to an hour behind.
+
+    queues: the ids of the queues that it is for, null for all. expires_at: null for never.
+    """
 
     prefix: str
     scopes: list[str]
+    queues: list[Id] | None
+    expires_at: Time | None
     created_at: Time
     last_used_at: Time | None
 

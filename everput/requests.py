@@ -298,8 +298,17 @@ def list_keys(organization_id: str) -> Request[answers.KeysAnswer]:
     return Request(method="GET", path=_keys(organization_id), answer=answers.KeysAnswer)
 
 
-def create_key(organization_id: str, name: str, scopes: Sequence[str] | None = None) -> Request[answers.NewKeyAnswer]:
-    body = {"name": name} if scopes is None else {"name": name, "scopes": list(scopes)}
+def create_key(
+    organization_id: str,
+    name: str,
+    scopes: Sequence[str] | None = None,
+    *,
+    queues: Sequence[str] | None = None,
+    expires_at: str | None = None,
+) -> Request[answers.NewKeyAnswer]:
+    """queues: ids, None for all. expires_at: a time, RFC 3339, None for never."""
+    said = {"scopes": scopes and list(scopes), "queues": queues and list(queues), "expires_at": expires_at}
+    body = {"name": name, **{field: value for field, value in said.items() if value is not None}}
     return Request(method="PUT", path=_keys(organization_id), answer=answers.NewKeyAnswer, body=body, repeatable=False)
 
 

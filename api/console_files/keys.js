@@ -8,6 +8,7 @@ import { problemWords } from "./words.js";
 const SCOPES = [
   ["queues", "queues: make, see and change queues and listeners"],
   ["messages", "messages: put and see messages"],
+  ["messages:put", "messages:put: only put messages"],
   ["keys", "keys: make and revoke keys"],
   ["audit", "audit: read the log"],
 ];
@@ -27,15 +28,16 @@ export async function showKeys({ main, signal }) {
     const rows = keys.map((key) => [
       key.name,
       el("code", {}, `${key.prefix}…`),
-      key.scopes.join(", ") || "none",
+      (key.scopes.join(", ") || "none") + (key.queues ? ` (${key.queues.length} queues only)` : ""),
       age(key.created_at),
       key.last_used_at ? age(key.last_used_at) : "never",
+      key.expires_at ? key.expires_at.slice(0, 16).replace("T", " ") : "never",
       button("Revoke", () => revoke(ids, key, look), { class: "danger" }),
     ]);
     list.replaceChildren(
       table(
         "API keys",
-        ["Name", "Begins with", "Scopes", "Made", "Last used", ""],
+        ["Name", "Begins with", "Scopes", "Made", "Last used", "Expires (UTC)", ""],
         rows,
         "There is no key. Programs need one to put messages.",
       ),

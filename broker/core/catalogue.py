@@ -50,7 +50,8 @@ FIELDS: Final[Mapping[str, str]] = {
     "password_hash": "argon2id of the password, in PHC form",
     "session_id": "the session; for a change of password, the one that made it",
     "token_sha256": "SHA-256 of the session's token, in hex",
-    "expires_at_ms": "when the session, or the one-time password, ends by itself",
+    "expires_at_ms": "when the session, the one-time password or the key ends by itself; null for a key that does not",
+    "queue_ids": "the queues that the key is for; null for all",
     "kept_session_id": "the session that goes on while the account's others end; empty when all end",
     "even_if_last": "whether it counts although no other member is left who is not blocked",
     "key_id": "the API key",
@@ -156,6 +157,9 @@ _UNSEALED: Final = Former(
 _UNCONDITIONAL: Final = Former(frozenset({"if_version"}), "the change counts whatever version the message is at")
 # For each of the upcasters (events.py).
 FORMER: Final[Mapping[tuple[str, int], Former]] = {
+    ("key.created", 1): Former(
+        frozenset({"queue_ids", "expires_at_ms"}), "the key is for all queues, and does not end by itself"
+    ),
     ("listener.created", 1): _UNSEALED,
     ("listener.updated", 1): _UNSEALED,
     ("message.updated", 1): _UNCONDITIONAL,

@@ -26,6 +26,7 @@ from broker.core.redrives import NO_REDRIVES, Redrives
 from broker.core.replays import Replay, Replays
 
 DAY_MS: Final = 86_400_000
+EXPIRED_KEYS_KEPT_MS: Final = 30 * 86_400_000  # an expired key is shown so long, until another one is made
 REPLAY_HEADER: Final = "everput-replay"  # so that a receiver can tell: the replay's id
 
 
@@ -54,7 +55,11 @@ class Organization:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """An API key. last_used_at_ms: up to an hour behind, None before its first use. created_by: an event's actor."""
+    """An API key.
+
+    last_used_at_ms: up to an hour behind, None before its first use. created_by: an event's actor.
+    queue_ids: the queues that it is for; None: all. expires_at_ms: it opens nothing from then on; None: never.
+    """
 
     id: str
     organization_id: str
@@ -65,6 +70,14 @@ class Key:
     created_at_ms: int
     last_used_at_ms: int | None = None
     created_by: str = ""
+    queue_ids: tuple[str, ...] | None = None
+    expires_at_ms: int | None = None
+
+    def has_expired(self, at_ms: int) -> bool:
+        return self.expires_at_ms is not None and self.expires_at_ms <= at_ms
+
+    def is_for(self, queue_id: str) -> bool:
+        return self.queue_ids is None or queue_id in self.queue_ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,7 +319,12 @@ class Directory:
             scopes=event.scopes,
             created_at_ms=event.at_ms,
             created_by=event.actor,
+            queue_ids=event.queue_ids,
+            expires_at_ms=event.expires_at_ms,
         )
+        for other in list(self.keys_of(key.organization_id)):
+            if other.has_expired(event.at_ms - EXPIRED_KEYS_KEPT_MS):
+                self._forget_key(other)
         self.initialized = self.initialized or _by_shell(event)
         self._put_key(key)
         return True
@@ -326,8 +344,11 @@ class Directory:
         key = self.keys.get(event.key_id)
         if key is None or key.organization_id != event.organization_id:
             return False
-        del self.keys[key.id], self.keys_by_sha256[key.secret_sha256], self._keys_of[key.organization_id][key.id]
+        self._forget_key(key)
         return True
+
+    def _forget_key(self, key: Key) -> None:
+        del self.keys[key.id], self.keys_by_sha256[key.secret_sha256], self._keys_of[key.organization_id][key.id]
 
     def _queue_created(self, event: ev.QueueCreated) -> bool:
         name = (event.organization_id, event.name)

@@ -142,13 +142,19 @@ class VolumeRecorded(Event, frozen=True, kw_only=True, tag="volume.recorded"):
 
 
 class KeyCreated(Event, frozen=True, kw_only=True, tag="key.created"):
-    """secret_sha256: hex SHA-256 of the whole key, which itself is in no event. prefix: its first characters."""
+    """secret_sha256: hex SHA-256 of the whole key, which itself is in no event. prefix: its first characters.
+
+    queue_ids: the queues that it is for; None: all. expires_at_ms: it opens nothing from then on; None: never.
+    """
 
     key_id: str
     name: str
     prefix: str
     secret_sha256: str
     scopes: tuple[str, ...]
+    queue_ids: tuple[str, ...] | None = None
+    expires_at_ms: int | None = None
+    v: int = 2  # a program that knows no restrictions must not take the key for an unrestricted one
 
 
 class KeyRevoked(Event, frozen=True, kw_only=True, tag="key.revoked"):
@@ -567,6 +573,8 @@ Upcaster = Callable[[Fields], Fields]
 
 # (wire name, version) -> what makes it the next version. Old versions are read for ever and never written.
 UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
+    # queue_ids and expires_at_ms came
+    ("key.created", 1): lambda fields: fields | {"v": 2},
     # sealed_headers came
     ("listener.created", 1): lambda fields: fields | {"v": 2},
     ("listener.updated", 1): lambda fields: fields | {"v": 2},

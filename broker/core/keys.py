@@ -1,6 +1,6 @@
-"""API keys and session tokens: their form, and what the log holds of one.
+"""API keys and session tokens: their form, what the log holds of one, and what each scope lets a key do.
 
-For: making a text from random bytes, refusing a malformed one without a look-up, its SHA-256.
+For: making a text from random bytes, refusing a malformed one without a look-up, its SHA-256; the scopes.
 Not for: drawing the bytes (broker/commands.py) or finding whose key it is (broker/core/directory.py).
 
 `evp_`, 43 base62 digits of 256 random bits, 6 base62 digits of the CRC-32 of all before them. The first eight digits
@@ -11,11 +11,28 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Collection, Mapping
 from typing import Final
 
 PREFIX: Final = "evp_"
 SESSION_PREFIX: Final = "evs_"  # as long
 RANDOM_BYTES: Final = 32
+# All that a key with the scope may do, for the reference, the command line and docs/operations.md. A scope that has a
+# colon is a part of the scope before the colon.
+SCOPES: Final[Mapping[str, str]] = {
+    "queues": (
+        "make, see, rename and delete queues; make, see, change, pause, test, redrive, replay to and delete their "
+        "listeners; see and rotate the signing secrets; hold a tunnel. A listener gets every message of its queue, so "
+        "a key with this scope can read messages by making one"
+    ),
+    "messages": "put, see, change and delete messages, and see their deliveries",
+    "messages:put": "put messages, one or a batch, and nothing else",
+    "keys": "see and revoke all keys of the organization; make keys that may no more than this one, for no longer",
+    "audit": "read the organization's whole log, with the data of every message, but no secrets",
+}
+SCOPES_WHOLE: Final = ("queues", "messages", "keys", "audit")  # together they are all scopes
+SCOPES_OF_QUEUES: Final = ("queues", "messages", "messages:put")  # those that a key for some queues may have
+QUEUES_MAX: Final = 100  # that a key may be restricted to
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _RANDOM_DIGITS: Final = 43
 _CHECK_DIGITS: Final = 6
@@ -36,6 +53,11 @@ def is_key(text: str, *, prefix: str = PREFIX) -> bool:
     if len(text) != _LENGTH or not text.startswith(prefix) or not text.isascii():
         return False
     return text[-_CHECK_DIGITS:] == _check_digits(text[:-_CHECK_DIGITS])
+
+
+def covers(scopes: Collection[str], scope: str) -> bool:
+    """Whether these scopes hold the one: itself, or the scope that it is a part of."""
+    return scope in scopes or scope.partition(":")[0] in scopes
 
 
 def key_sha256(text: str) -> str:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from api.app import make_app
-from broker.commands import create_key, create_organization
+from broker.commands import create_key, create_organization, now_ms
 from broker.kafka.log import KafkaLog
 from broker.kafka.topics import Topics
 from broker.ports import DirectoryView
@@ -169,6 +169,31 @@ async def test_a_thousand_puts_at_once_are_all_found_again(two):
     for number in range(0, 1000, 50):
         found = await other.client.get(f"{path}/{ids[number]}")
         assert found.json()["message"]["data"] == str(number)
+
+
+async def test_a_keys_queues_and_its_end_count_in_every_process(two):
+    one, other = two
+    queues = [(await asker.create_queue(name)).json()["queue"]["id"] for asker, name in ((one, "a"), (other, "b"))]
+    _, secret = await create_key(
+        one.log.control,
+        one.view,
+        organization_id=one.view.state.queues[queues[0]].organization_id,
+        name="for a moment",
+        scopes=("messages:put",),
+        queue_ids=queues[:1],
+        expires_at_ms=now_ms() + 8_000,
+    )
+    headers = {"x-api-key": secret}
+
+    async def statuses(queue_id: str) -> set[int]:
+        path = f"/v1/queues/{queue_id}/messages"
+        return {(await asker.client.put(path, json={"data": "x"}, headers=headers)).status_code for asker in two}
+
+    assert await statuses(queues[0]) == {200}
+    assert await statuses(queues[1]) == {404}
+    async with asyncio.timeout(30):
+        while await statuses(queues[0]) != {401}:
+            await asyncio.sleep(0.1)
 
 
 async def test_accounts_sessions_and_keys_count_in_every_process_at_once(two):

@@ -115,7 +115,7 @@ def test_each_version_that_is_still_read_is_described_with_the_fields_that_it_ha
     assert set(FORMER) == set(UPCASTERS)
     for name, version in FORMER:
         section = catalogue().partition(f"#### `{name}`, version {version}\n")[2].partition("\n#")[0]
-        described = set(re.findall(r"^\| `([a-z_.]+)`", section, re.MULTILINE))
+        described = set(re.findall(r"^\| `([a-z0-9_.]+)`", section, re.MULTILINE))
         stored = orjson.loads((golden / f"{name}.v{version}.json").read_bytes())
         inside = {f"settings.{field}" for field in stored.get("settings", ())}
         assert {*stored, *inside} - common <= described

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -134,6 +135,17 @@ def test_a_key_is_made_listed_shown_and_revoked(run: Run):
     run("queues", "list", EVERPUT_API_KEY=made["secret"])
     run("keys", "revoke", made["id"], "--yes")
     run("keys", "get", made["id"], code=1)
+    (queue,) = told(run("queues", "create", "for one key", "--json"))
+    limits = ("--scope", "messages:put", "--queue", "for one key", "--expires", "2h")
+    (made,) = told(run("keys", "create", "publisher", *limits, "--json"))
+    assert (made["scopes"], made["queues"]) == (["messages:put"], [queue["id"]])
+    left = datetime.fromisoformat(made["expires_at"]) - datetime.now(UTC)
+    assert timedelta(hours=1) < left <= timedelta(hours=2)
+    assert made["expires_at"] in run("keys", "list").stdout
+    run("messages", "put", queue["id"], "x", EVERPUT_API_KEY=made["secret"])
+    assert "lacks the scope" in run("queues", "list", code=2, EVERPUT_API_KEY=made["secret"]).stderr
+    missing = run("keys", "create", "none", "--queue", "no such queue", code=1)
+    assert "no queue has the name or id" in missing.stderr
     refused = run("queues", "list", code=2, EVERPUT_API_KEY=made["secret"])
     assert "the API key was refused" in refused.stderr
     assert made["secret"] not in refused.stderr

@@ -134,7 +134,7 @@ def test_every_operation_that_it_asks_for_is_one_of_the_api_and_is_asked_for():
 
 
 def test_all_scopes_of_keys_can_be_chosen():
-    assert re.findall(r'\["(\w+)", "\1: ', SCRIPTS["keys.js"]) == list(SCOPES)
+    assert re.findall(r'\["([\w:]+)", "\1: ', SCRIPTS["keys.js"]) == list(SCOPES)
 
 
 def test_it_is_in_the_wheel():

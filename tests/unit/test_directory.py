@@ -73,6 +73,8 @@ control_events = st.one_of(
         prefix=names,
         secret_sha256=st.sampled_from(["s1", "s2"]),
         scopes=st.just(("queues",)),
+        queue_ids=st.none() | st.just(("q1",)),
+        expires_at_ms=st.none() | at,
     ),
     of(
         ev.ReplayStarted,

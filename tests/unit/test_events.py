@@ -63,7 +63,14 @@ SAMPLES: list[ev.Event] = [
     ev.OrganizationLeft(**BY, **ACCOUNT, even_if_last=True),
     ev.VolumeRecorded(**BY | {"actor": ""}, bytes=16_777_216),
     ev.KeyCreated(
-        **BY, key_id="k-2", name="deploy", prefix="ep_abcdef", secret_sha256="ab" * 32, scopes=("queues", "messages")
+        **BY,
+        key_id="k-2",
+        name="deploy",
+        prefix="ep_abcdef",
+        secret_sha256="ab" * 32,
+        scopes=("queues", "messages"),
+        queue_ids=(QUEUE["queue_id"],),
+        expires_at_ms=1_767_312_030_123,
     ),
     ev.KeyRevoked(**BY, key_id="k-2"),
     ev.KeyUsed(**BY, key_id="k-2"),

@@ -14,6 +14,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from api_client import Api, Socket, make_api
 from starlette.routing import WebSocketRoute
@@ -25,6 +26,7 @@ from api.calls import Resource
 from api.tunnel import Tunnels
 from broker.accounts import AccountCommands
 from broker.commands import SCOPES, Context, create_key, create_organization, now_ms
+from broker.core.keys import SCOPES_OF_QUEUES
 
 QUEUE = "/v1/queues/{queue_id}"
 LISTENER = f"{QUEUE}/listeners/{{listener_id}}"
@@ -184,7 +186,7 @@ async def api() -> Api:
 def test_the_application_has_all_parts_that_production_has():
     parts = {name for name, one in inspect.signature(make_app).parameters.items() if one.default is None}
     by_make_api = {"reader", "outstanding", "cursors"}
-    without_routes = {"deliveries", "status"}
+    without_routes = {"deliveries", "status", "stored"}
     assert parts == {*by_make_api, *without_routes, "tunnels"}, "give the new one to make_api, above"
     wired = set(re.findall(r"^            (\w+)=", inspect.getsource(cli.api), re.MULTILINE))
     assert parts <= wired
@@ -308,6 +310,82 @@ async def test_a_key_without_the_scope_is_403_and_nothing_happens(api, route):
         body = {**OWNED, **OF_THE_ASKER}[route]
         assert (await ask(api, route, owner.ids, body, {"x-api-key": secret})).status_code == 403
         assert all_there_is(api) == before
+
+
+PUTS = {f"PUT {QUEUE}/messages", f"POST {QUEUE}/messages/batch"}
+
+
+async def key_of(api: Api, owner: Tenant, **limits: Any) -> dict[str, str]:
+    """What another key of the organization sends."""
+    control = api.log.control
+    made = create_key(control, control, organization_id=owner.ids["organization_id"], name="limited", **limits)
+    return {"x-api-key": (await made)[1]}
+
+
+async def ask_or_listen(api: Api, route: str, ids: dict[str, str], headers: dict[str, str]) -> tuple[int, str]:
+    """Status and text of the answer; of a socket that is let in 200."""
+    if route not in SOCKETS:
+        answer = await ask(api, route, ids, {**OWNED, **OF_THE_ASKER}[route], headers)
+        return answer.status_code, answer.text
+    socket = Socket(api, route.removeprefix("GET ").format(**ids), SOCKETS[route], headers)
+    told = await socket.next()
+    if told["type"] == "websocket.accept":
+        await socket.leave()
+        return 200, ""
+    return told["status"], (await socket.next())["body"].decode()
+
+
+@pytest.mark.parametrize("route", [*OWNED, *OF_THE_ASKER, *SOCKETS])
+async def test_a_key_that_only_puts_may_nothing_else(api, route):
+    owner = await tenant(api, "owner")
+    key = await key_of(api, owner, scopes=("messages:put",))
+    before = all_there_is(api)
+    status, _ = await ask_or_listen(api, route, owner.ids, key)
+    assert status == (200 if route in PUTS else 403)
+    assert (all_there_is(api) == before) == (route not in PUTS)
+
+
+@pytest.mark.parametrize("route", [*OWNED, *OF_THE_ASKER, *SOCKETS])
+async def test_a_key_for_one_queue_finds_no_other_and_may_nothing_that_is_no_queues(api, route):
+    owner = await tenant(api, "owner")
+    other = await ask(api, "PUT /v1/queues", {}, {"name": "other"}, owner.key)
+    other_id = other.json()["queue"]["id"]
+    limits = {"scopes": SCOPES_OF_QUEUES, "queue_ids": [other_id]}
+    key = await key_of(api, owner, **limits)
+    before = all_there_is(api)
+    if (
+        "_id}" in route.partition(QUEUE)[2]
+    ):  # by its own queue's path no listener, message or replay of another is found
+        status, text = await ask_or_listen(api, route, {**owner.ids, "queue_id": other_id}, key)
+        assert (status, "owner" in text) == (404, False)
+    status, text = await ask_or_listen(api, route, owner.ids, key)
+    if route == "GET /v1/queues":
+        assert [queue["name"] for queue in orjson.loads(text)["queues"]] == ["other"]
+    else:
+        assert status == (404 if QUEUE in route else 403)
+    assert "owner" not in text
+    assert all_there_is(api) == before
+    key = await key_of(api, owner, **{**limits, "queue_ids": [owner.ids["queue_id"]]})
+    status, _ = await ask_or_listen(api, route, owner.ids, key)
+    assert status == (200 if QUEUE in route or route == "GET /v1/queues" else 403)
+
+
+@pytest.mark.parametrize("remembered", [False, True])
+@pytest.mark.parametrize("route", [*OWNED, *OF_THE_ASKER, *SOCKETS, "GET /v1/organizations"])
+async def test_a_key_that_has_expired_opens_nothing(api, route, remembered, monkeypatch):
+    owner = await tenant(api, "owner")
+    key = await key_of(api, owner, scopes=SCOPES, expires_at_ms=now_ms() + 60_000)
+    if remembered:
+        assert (await api.bare.get("/v1/queues", headers=key)).status_code == 200
+    monkeypatch.setattr("api.auth.now_ms", lambda: now_ms() + 60_000)
+    before = all_there_is(api)
+    if route == "GET /v1/organizations":
+        answer = await api.bare.get("/v1/organizations", headers=key)
+        status, text = answer.status_code, answer.text
+    else:
+        status, text = await ask_or_listen(api, route, owner.ids, key)
+    assert (status, "has expired" in text) == (401, True)
+    assert all_there_is(api) == before
 
 
 @pytest.mark.parametrize("as_member", [False, True])

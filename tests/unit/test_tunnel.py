@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.tunnel import REVOKED, Room, Tunnels
-from broker.commands import Commands
+from broker.commands import Commands, create_key, now_ms
 from broker.delivery.guard import AWAY, TUNNEL_PROOF, parse_url, refuse_url, tunnel_proof
 
 
@@ -166,6 +166,25 @@ async def test_a_revoked_keys_tunnel_is_closed_and_another_keys_is_not(tunnelled
     assert other.said.empty()
     for one in (mine, other):
         await one.leave()
+
+
+async def test_an_expired_keys_tunnel_is_closed(tunnelled, monkeypatch):
+    api, _ = tunnelled
+    queue_id = await api.queue()
+    made = create_key(
+        api.log.control,
+        api.log.control,
+        organization_id=api.organization_id,
+        name="for a minute",
+        scopes=("queues",),
+        queue_ids=(queue_id,),
+        expires_at_ms=now_ms() + 60_000,
+    )
+    held = connect(api, queue_id, (await made)[1])
+    assert (await held.next())["type"] == "websocket.accept"
+    monkeypatch.setattr("api.tunnel.now_ms", lambda: now_ms() + 60_000)
+    assert await closed(held) == (REVOKED, "its API key has expired")
+    await held.leave()
 
 
 async def test_an_organization_holds_so_many_tunnels_with_any_key_and_another_has_its_own(monkeypatch):
