@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from api.auth import Keys, Sessions
+from api.browsers import Browsers
 from api.calls import Call
+from api.clients import Clients
 from api.limits import EVERYBODY, Limit
 from api.pages import moment
 from api.problems import BadParameter, Forbidden, NoSession
@@ -23,6 +25,10 @@ _GUESSES_AT_ONCE: Final = 10  # for one e-mail address, right or wrong
 _GUESSES_PER_S: Final = 0.1
 _ALL_GUESSES_AT_ONCE: Final = 50  # in this process: they must not take the processors from the messages
 _ALL_GUESSES_PER_S: Final = 3.0
+_CLIENTS_GUESSES_AT_ONCE: Final = 20  # of one client's address
+_CLIENTS_GUESSES_PER_S: Final = 0.5
+_CLIENTS_REGISTRATIONS_AT_ONCE: Final = 5
+_CLIENTS_REGISTRATIONS_PER_S: Final = 1 / 60
 _REGISTRATIONS_AT_ONCE: Final = 20  # in this process
 _REGISTRATIONS_PER_S: Final = 1.0
 
@@ -37,6 +43,8 @@ class Accounts:
         keys: Keys,
         sessions: Sessions,
         stored: StoredBytes,
+        clients: Clients,
+        browsers: Browsers,
         *,
         registration: bool,
     ) -> None:
@@ -45,12 +53,32 @@ class Accounts:
         self._keys = keys
         self._sessions = sessions
         self._stored = stored
+        self._clients = clients
+        self._browsers = browsers
         self._registration = registration
         self._guesses = Limit(
             "address",
             _GUESSES_AT_ONCE,
             per_s=_GUESSES_PER_S,
             refusal="There were too many attempts for this e-mail address.",
+        )
+        self._known_guesses = Limit(
+            "known",
+            _GUESSES_AT_ONCE,
+            per_s=_GUESSES_PER_S,
+            refusal="There were too many attempts for this account from browsers that it knows.",
+        )
+        self._clients_guesses = Limit(
+            "client",
+            _CLIENTS_GUESSES_AT_ONCE,
+            per_s=_CLIENTS_GUESSES_PER_S,
+            refusal="There were too many attempts from this network address.",
+        )
+        self._clients_registrations = Limit(
+            "client",
+            _CLIENTS_REGISTRATIONS_AT_ONCE,
+            per_s=_CLIENTS_REGISTRATIONS_PER_S,
+            refusal="Too many accounts were made from this network address.",
         )
         self._all_guesses = Limit(
             "sessions",
@@ -73,7 +101,7 @@ class Accounts:
         if not self._view.state.initialized:
             raise Forbidden("Nobody may register yet: the operator has to run `everput init` first.")
         body = await call.json(AccountBody, small=True)
-        self._registrations.take(call.headers, EVERYBODY)
+        self._count_registration(call)
         account = await self._commands.create_account(body.email, body.password, request_id=call.request_text)
         return {"account": _account_fields(account)}
 
@@ -81,17 +109,19 @@ class Accounts:
         """The only answer that holds the token, twice: for programs in the body, for browsers in a cookie."""
         body = await call.json(AccountBody, small=True)
         check_email(body.email)
-        self._guess(call, body.email)
+        https = self._sessions.https(call.scope)
+        self._guess(call, body.email, known=self._browsers.knows(call.scope, body.email, https=https))
         account = await self._commands.check_password(body.email, body.password)
         session, token = await self._commands.start_session(account, request_id=call.request_text)
         self._set_cookie(call, token, SESSION_S)
+        call.headers.append(self._browsers.cookie(account.email, https=https))
         return {"session": {**_session_fields(session), "token": token}, "account": _account_fields(account)}
 
     async def change_password(self, call: Call) -> Any:
         session = await self._sessions.find(call.scope, call.headers)
         body = await call.json(PasswordBody, small=True)
         account = self._account(session)
-        self._guess(call, account.email)
+        self._guess(call, account.email, known=True)
         if not await self._commands.change_password(
             session, body.password, body.new_password, request_id=call.request_text
         ):
@@ -103,7 +133,7 @@ class Accounts:
         session = await self._sessions.find(call.scope, call.headers)
         body = await call.json(DeletionBody, small=True)
         account = self._account(session)
-        self._guess(call, account.email)
+        self._guess(call, account.email, known=True)
         left = await self._commands.delete_own(
             session, body.password, even_if_last=body.even_if_last, request_id=call.request_text
         )
@@ -156,11 +186,32 @@ class Accounts:
         found = self._view.state.organizations_of(session.account_id)
         return {"organizations": [self._organization_fields(organization) for organization in found]}
 
-    def _guess(self, call: Call, email: str) -> None:
-        """What one of the two limits refuses counts for neither: a crowd uses up no address's attempts, one not all."""
+    def _guess(self, call: Call, email: str, *, known: bool) -> None:
+        """Count an attempt (TooManyRequests). known: from a browser that the account knows, or in its session.
+
+        Known attempts have a limit of their own. What one of the other limits refuses counts for none of them: a
+        crowd uses up no account's attempts, and neither one account nor one client all.
+        """
+        if known:
+            self._known_guesses.take(call.headers, email.lower())
+            return
+        client = self._clients.name(call.scope)
+        if client is not None:
+            self._clients_guesses.check(call.headers, client)
         self._all_guesses.check(call.headers, EVERYBODY)
         self._guesses.take(call.headers, email.lower())
         self._all_guesses.take(call.headers, EVERYBODY)
+        if client is not None:
+            self._clients_guesses.take(call.headers, client)
+
+    def _count_registration(self, call: Call) -> None:
+        """Count a new account (TooManyRequests)."""
+        client = self._clients.name(call.scope)
+        if client is not None:
+            self._clients_registrations.check(call.headers, client)
+        self._registrations.take(call.headers, EVERYBODY)
+        if client is not None:
+            self._clients_registrations.take(call.headers, client)
 
     def _organization_fields(self, organization: Organization) -> dict[str, Any]:
         return {

@@ -18,8 +18,10 @@ from starlette.types import Receive, Scope, Send
 from api.accounts import Accounts
 from api.auth import Keys, LimitedKeys, Members, Sessions
 from api.bodies import Bodies
+from api.browsers import Browsers
 from api.calls import Call, Handler, Method, Resource, Service, answer_problem
 from api.changes import Changes
+from api.clients import Clients
 from api.console import console_routes
 from api.deliveries import OutstandingDeliveries
 from api.docs import Reference, docs_routes
@@ -99,6 +101,8 @@ def make_app(
         keys,
         sessions,
         stored,
+        Clients(settings.trusted_proxies, behind_proxy=public_url is not None),
+        Browsers(sealer.derived_keys("known browsers")),
         registration=settings.registration,
     )
     secrets = Secrets(SecretCommands(log.control, view, sealer), view, sealer, Resolver(settings.allow_networks))

@@ -190,7 +190,7 @@ class Sessions:
 
     def cookie(self, scope: Scope, token: str, age_s: int) -> tuple[bytes, bytes]:
         """The header that has a browser hold the token for so long."""
-        https = self._https(scope)
+        https = self.https(scope)
         name = COOKIE_HTTPS if https else COOKIE
         secure = "; Secure" if https else ""
         cookie = f"{name}={token}; Path=/; Max-Age={age_s}; HttpOnly; SameSite=Lax{secure}"
@@ -202,11 +202,11 @@ class Sessions:
         authorization = headers.get(b"authorization", b"").decode("latin-1")
         if authorization.lower().startswith(_BEARER):
             return Token(authorization[len(_BEARER) :].strip(), by_cookie=False)
-        name = COOKIE_HTTPS if self._https(scope) else COOKIE
+        name = COOKIE_HTTPS if self.https(scope) else COOKIE
         text = cookie(headers.get(b"cookie", b"").decode("latin-1"), name)
         return None if text is None else Token(text, by_cookie=True)
 
-    def _https(self, scope: Scope) -> bool:
+    def https(self, scope: Scope) -> bool:
         """Whether browsers reach the API so."""
         public_url = self._public_url
         return scope["scheme"] == "https" if public_url is None else public_url.lower().startswith("https:")

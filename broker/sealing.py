@@ -5,10 +5,13 @@ changed. Not for: where the keys are kept (cli/files.py), changing them (cli/rot
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from broker.errors import ConfigurationError
 
@@ -25,12 +28,14 @@ class Sealer:
 
     def __init__(self, sealing_keys: str) -> None:
         try:
-            fernets = [Fernet(key) for key in _BETWEEN.split(sealing_keys.strip())]
+            keys = _BETWEEN.split(sealing_keys.strip())
+            fernets = [Fernet(key) for key in keys]
         except ValueError:
             raise ConfigurationError("the sealing key is not 32 bytes in url-safe base64") from None
         self._newest = fernets[0]
         self._any = MultiFernet(fernets)
         self.keys = len(fernets)
+        self._secrets = [base64.urlsafe_b64decode(key) for key in keys]
 
     def seal(self, secret: str) -> str:
         """The secret, encrypted, as text for an event."""
@@ -45,6 +50,10 @@ class Sealer:
                 "the log holds secrets that none of the sealing keys given opens: start with the one used before, "
                 "from EVERPUT_SEALING_KEY or DIR/sealing-key"
             ) from None
+
+    def derived_keys(self, purpose: str) -> list[bytes]:
+        """A key of 32 bytes for this purpose from each sealing key, in their order (HKDF-SHA256, RFC 5869)."""
+        return [HKDF(SHA256(), 32, salt=None, info=purpose.encode()).derive(secret) for secret in self._secrets]
 
     def reseal(self, sealed: Iterable[str]) -> dict[str, str]:
         """Those that the first key has not sealed, each with what takes its place (ConfigurationError)."""

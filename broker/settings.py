@@ -43,6 +43,7 @@ class Settings:
 
     sealing_key: a Fernet key (url-safe base64) that encrypts the listeners' signing secrets in the log.
     public_url: what `_links` start with; None: the address the request came to.
+    trusted_proxies: networks whose word is taken for the address that a request comes from.
     registration: whether anybody who reaches the API may make an account.
     requests_per_s: of an organization's keys in one API process, ten seconds' worth at once; None for no limit.
     bytes_per_s: likewise, of the bodies of one organization's puts. queues_max, listeners_max: of one organization.
@@ -56,6 +57,7 @@ class Settings:
     sealing_key: str = field(repr=False)
     allow_networks: tuple[Network, ...] = ()
     public_url: str | None = None
+    trusted_proxies: tuple[Network, ...] = ()
     registration: bool = True
     requests_per_s: float | None = None
     bytes_per_s: int | None = None

@@ -105,6 +105,7 @@ class Options:
     kafka: str | None
     allow_network: tuple[Network, ...]
     public_url: str | None
+    trusted_proxy: tuple[Network, ...]
     allowed_host: tuple[str, ...]
     registration: bool
     requests_per_s: float | None
@@ -142,6 +143,7 @@ class Options:
             sealing_key=sealing_key,
             allow_networks=self.allow_network,
             public_url=self.public_url,
+            trusted_proxies=self.trusted_proxy,
             registration=self.registration,
             requests_per_s=self._limit(self.requests_per_s, REQUESTS_PER_S),
             bytes_per_s=self._limit(self.bytes_per_s, BYTES_PER_S),
@@ -279,6 +281,13 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
         "metavar": "NAME",
         "help": "A host name that requests may be sent to, besides that of --public-url, IP addresses and names "
         "without a dot; * for any. May be repeated.",
+    },
+    "trusted_proxy": {
+        "type": _Network(),
+        "multiple": True,
+        "metavar": "CIDR",
+        "help": "A proxy in this network says with X-Forwarded-For or Forwarded which client a request comes from. "
+        "May be repeated.",
     },
     "registration": {
         "is_flag": True,

@@ -1,0 +1,102 @@
+"""The network address of the client that sends a request, also behind proxies (docs/decisions/0194).
+
+For: the name under which limits for clients without a key or a session are counted. Not for: who the client is
+(auth.py). Header fields are believed only from `--trusted-proxy` networks, and read in linear time, from their end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Final
+
+from starlette.types import Scope
+
+from broker.settings import Network
+
+Address = IPv4Address | IPv6Address
+
+_HOPS_MAX: Final = 16  # proxies between a client and this process
+_ADDRESS_CHARS_MAX: Final = 64
+_IPV6_PREFIX: Final = 64  # a client has a whole network of this size at least
+_X_FORWARDED_FOR: Final = b"x-forwarded-for"
+_FORWARDED: Final = b"forwarded"
+
+
+class Clients:
+    """trusted: the networks of proxies. behind_proxy: there is a proxy, whether it is trusted or not."""
+
+    def __init__(self, trusted: Sequence[Network] = (), *, behind_proxy: bool = False) -> None:
+        self._trusted = trusted
+        self._unknown = behind_proxy and not trusted
+
+    def name(self, scope: Scope) -> str | None:
+        """The client's IPv4 address, or its IPv6 network; None when the address is not known.
+
+        An address on loopback that is no trusted proxy is not known: it may be a proxy, or any user of this machine.
+        """
+        if self._unknown:
+            return None
+        client = scope.get("client")
+        found = None if client is None else parse_address(str(client[0]))
+        if found is None:
+            return None
+        if self._is_trusted(found):
+            for hop in _hops(scope):
+                address = parse_address(hop)
+                if address is None:
+                    break
+                found = address
+                if not self._is_trusted(found):
+                    break
+        elif found.is_loopback:
+            return None
+        if isinstance(found, IPv4Address):
+            return str(found)
+        return str(ip_network((found, _IPV6_PREFIX), strict=False))
+
+    def _is_trusted(self, address: Address) -> bool:
+        return any(address in network for network in self._trusted)
+
+
+def _hops(scope: Scope) -> Iterator[str]:
+    """The addresses that proxies have added, the nearest first.
+
+    Where a request has both header fields, the client may have sent the one that the proxy does not set: then none is
+    believed, and the request counts for the proxy.
+    """
+    of: dict[bytes, list[bytes]] = {_X_FORWARDED_FOR: [], _FORWARDED: []}
+    for name, value in scope["headers"]:
+        if name in of:
+            of[name].append(value)
+    if of[_X_FORWARDED_FOR] and of[_FORWARDED]:
+        return
+    for name, values in of.items():
+        elements = b",".join(values).decode("latin-1").rsplit(",", _HOPS_MAX)[-_HOPS_MAX:] if values else []
+        for element in reversed(elements):
+            yield element if name == _X_FORWARDED_FOR else _for(element)
+
+
+def _for(element: str) -> str:
+    """The node of a Forwarded element (RFC 7239, 5.2); empty when there is none. No comma is quoted in a node."""
+    for pair in element.split(";"):
+        name, _, value = pair.partition("=")
+        if name.strip().lower() == "for":
+            return value
+    return ""
+
+
+def parse_address(text: str) -> Address | None:
+    """The address in `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1` or `[2001:db8::1]:80`, also quoted; None for others."""
+    text = text.strip().strip('"')
+    if len(text) > _ADDRESS_CHARS_MAX or "%" in text:
+        return None
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return address if mapped is None else mapped
