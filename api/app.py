@@ -30,6 +30,7 @@ from api.listeners import Listeners
 from api.log import EventLog
 from api.members import OrganizationMembers
 from api.messages import BATCH_TIMES_BYTES_MAX, Messages
+from api.page_tokens import PageTokens
 from api.past import Views
 from api.problems import MEDIA_TYPE, NoSuchPath, Problem, framework_problem, problem
 from api.queues import Queues
@@ -88,7 +89,8 @@ def make_app(
     idempotency = Idempotency(
         log.claims, log.messages, append_timeout_ms=settings.append_timeout_ms, check_room=stored.check
     )
-    messages = Messages(log, idempotency, view, deliveries, stored)
+    tokens = PageTokens(sealer)
+    messages = Messages(log, idempotency, view, deliveries, stored, tokens)
     public_url = None if settings.public_url is None else settings.public_url.rstrip("/")
     limit = settings.requests_per_s
     keys = Keys(view, log.control) if limit is None else LimitedKeys(view, log.control, requests_per_s=limit)
@@ -197,12 +199,16 @@ def make_app(
                 if tunnels is None
                 else [WebSocketRoute(f"{queue}/listen", Listen(service, commands, view, tunnels, changes).serve)]
             ),
-            *([] if reader is None else [at("/v1/log", GET=Method(EventLog(reader, log.messages).read, "audit"))]),
+            *(
+                []
+                if reader is None
+                else [at("/v1/log", GET=Method(EventLog(reader, log.messages, tokens).read, "audit"))]
+            ),
         ],
         exception_handlers={HTTPException: elsewhere.refused, Exception: elsewhere.failed},
     )
     if outstanding is not None:
-        owed = OutstandingDeliveries(commands, view, outstanding)
+        owed = OutstandingDeliveries(commands, view, outstanding, tokens)
         app.routes.append(at(f"{listener}/deliveries", GET=Method(owed.list, "queues")))
         app.routes.append(at(f"{listener}/redrive", POST=changing(owed.redrive)))
     if outstanding is not None and cursors is not None:

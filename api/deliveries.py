@@ -6,11 +6,10 @@ For: /v1/queues/{queue_id}/listeners/{listener_id}/deliveries and /redrive. Not 
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Any, Final
 
 from api.calls import Call
+from api.page_tokens import PageTokens
 from api.pages import moment, optional_moment, page_limit
 from api.problems import BadParameter
 from api.shapes import RedriveBody
@@ -26,10 +25,11 @@ _OFFSET_MAX: Final = 2**63 - 1
 class OutstandingDeliveries:
     """The handlers."""
 
-    def __init__(self, commands: Commands, view: DirectoryView, outstanding: Outstanding) -> None:
+    def __init__(self, commands: Commands, view: DirectoryView, outstanding: Outstanding, tokens: PageTokens) -> None:
         self._commands = commands
         self._view = view
         self._outstanding = outstanding
+        self._tokens = tokens
 
     async def list(self, call: Call) -> Any:
         """A page may be short, or empty, while `next` says that there is more."""
@@ -38,10 +38,11 @@ class OutstandingDeliveries:
         state = query.get("state")
         if state is not None and state not in _STATES:
             raise BadParameter(f"state must be one of {', '.join(_STATES)}", parameter="state")
-        after = _place(query["cursor"]) if "cursor" in query else (0, 0)
-        rows, more = await self._outstanding.page(listener, state=state, after=after, limit=page_limit(query))
         path = f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/deliveries"
-        links = call.links(path, query, None if more is None else _cursor(more))
+        whose = listener.organization_id, path
+        after = _place(self._tokens.open(query["cursor"], *whose)) if "cursor" in query else (0, 0)
+        rows, more = await self._outstanding.page(listener, state=state, after=after, limit=page_limit(query))
+        links = call.links(path, query, None if more is None else self._tokens.seal(b"%d.%d" % more, *whose))
         return {"deliveries": [_fields(row) for row in rows], "_links": links}
 
     async def redrive(self, call: Call) -> Any:
@@ -74,16 +75,8 @@ def _fields(row: OutstandingDelivery) -> dict[str, Any]:
     }
 
 
-def _cursor(place: Place) -> str:
-    return base64.urlsafe_b64encode(b"%d.%d" % place).decode().rstrip("=")
-
-
-def _place(cursor: str) -> Place:
-    try:
-        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
-    except (binascii.Error, ValueError):
-        text = ""
-    partition, _, offset = text.partition(".")
+def _place(place: bytes) -> Place:
+    partition, _, offset = place.decode("latin-1").partition(".")
     digits = all(part.isascii() and part.isdigit() and len(part) <= 19 for part in (partition, offset))
     if not digits or int(partition) >= PARTITIONS_MAX or int(offset) > _OFFSET_MAX:
         raise BadParameter("cursor must be one that a list gave", parameter="cursor")

@@ -16,6 +16,7 @@ from typing import Any, Final
 import orjson
 
 from api.calls import Call
+from api.page_tokens import PageTokens
 from api.pages import time_parameter
 from api.problems import BadParameter
 from api.streams import Stream
@@ -29,6 +30,7 @@ from broker.errors import NotFound
 from broker.ports import MessageLog
 
 _ACTOR: Final = re.compile(r"(?:key|account):.+|worker|shell")
+_PATH: Final = "/v1/log"
 _MEDIA: Final = b"application/x-ndjson"
 _LIMIT_MAX: Final = 1_000_000
 # A message's events by other processes' clocks may be earlier than its id says.
@@ -38,9 +40,10 @@ _CLOCK_SKEW_MS: Final = 60_000
 class EventLog:
     """Handler for /v1/log."""
 
-    def __init__(self, reader: LogReader, messages: MessageLog) -> None:
+    def __init__(self, reader: LogReader, messages: MessageLog, tokens: PageTokens) -> None:
         self._reader = reader
         self._messages = messages
+        self._tokens = tokens
 
     async def read(self, call: Call) -> Any:
         query = call.query()
@@ -48,7 +51,7 @@ class EventLog:
         span = Range(
             begin_ms=time_parameter(query, "from"),
             end_ms=time_parameter(query, "to"),
-            cursor=_cursor(query),
+            cursor=self._cursor(query, organization_id),
             limit=_limit(query),
         )
         wanted = Selection(
@@ -65,7 +68,33 @@ class EventLog:
             first = await anext(slices)  # what is wrong is a problem of its own, not the end of a stream
         except WrongCursor as error:
             raise BadParameter(str(error), parameter="cursor") from None
-        return Stream(_MEDIA, _lines(first, slices), slices.aclose)
+        return Stream(_MEDIA, self._lines(first, slices, organization_id), slices.aclose)
+
+    def _cursor(self, query: dict[str, str], organization_id: str) -> Cursor | None:
+        if "cursor" not in query:
+            return None
+        text = self._tokens.open(query["cursor"], organization_id, _PATH).decode("latin-1")
+        try:
+            return Cursor.from_text(text)
+        except ValueError:
+            raise BadParameter("cursor must be one that the log gave", parameter="cursor") from None
+
+    async def _lines(
+        self, first: Slice, rest: AsyncGenerator[Slice, None], organization_id: str
+    ) -> AsyncGenerator[bytes, None]:
+        yield self._slice_lines(first, organization_id)
+        async for one in rest:
+            yield self._slice_lines(one, organization_id)
+
+    def _slice_lines(self, one: Slice, organization_id: str) -> bytes:
+        lines = [
+            b'{"topic":"%b","partition":%d,"offset":%d,"log_ms":%d,"event":%b}'
+            % (entry.topic.encode(), entry.partition, entry.offset, entry.log_ms, shown_json(entry.event))
+            for entry in one.entries
+        ]
+        token = self._tokens.seal(one.cursor.text().encode(), organization_id, _PATH)
+        lines.append(orjson.dumps({"cursor": token, "complete": one.complete}))
+        return b"\n".join(lines) + b"\n"
 
     async def _story(self, message_id: str, wanted: Selection, span: Range) -> tuple[Selection, Range]:
         """Only what tells of this message, from its own time on (NotFound)."""
@@ -88,22 +117,6 @@ class EventLog:
         return replace(wanted, message=place), replace(span, begin_ms=begin_ms)
 
 
-async def _lines(first: Slice, rest: AsyncGenerator[Slice, None]) -> AsyncGenerator[bytes, None]:
-    yield _slice_lines(first)
-    async for one in rest:
-        yield _slice_lines(one)
-
-
-def _slice_lines(one: Slice) -> bytes:
-    lines = [
-        b'{"topic":"%b","partition":%d,"offset":%d,"log_ms":%d,"event":%b}'
-        % (entry.topic.encode(), entry.partition, entry.offset, entry.log_ms, shown_json(entry.event))
-        for entry in one.entries
-    ]
-    lines.append(orjson.dumps({"cursor": one.cursor.text(), "complete": one.complete}))
-    return b"\n".join(lines) + b"\n"
-
-
 def _types(query: dict[str, str]) -> frozenset[str] | None:
     if "type" not in query:
         return None
@@ -121,15 +134,6 @@ def _actor(query: dict[str, str]) -> str | None:
     if actor is not None and _ACTOR.fullmatch(actor) is None:
         raise BadParameter("actor must be key:<id>, account:<id>, worker or shell", parameter="actor")
     return actor
-
-
-def _cursor(query: dict[str, str]) -> Cursor | None:
-    if "cursor" not in query:
-        return None
-    try:
-        return Cursor.from_text(query["cursor"])
-    except ValueError:
-        raise BadParameter("cursor must be one that the log gave", parameter="cursor") from None
 
 
 def _limit(query: dict[str, str]) -> int | None:

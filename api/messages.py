@@ -13,6 +13,7 @@ import msgspec
 
 from api.calls import Call
 from api.etags import Item
+from api.page_tokens import PageTokens
 from api.pages import Span, moment, optional_moment, page_limit, span, time_parameter
 from api.problems import BadHeader
 from api.shapes import BatchBody, MessageBody, MessageDataBody
@@ -39,6 +40,7 @@ class Messages:
         view: DirectoryView,
         deliveries: Deliveries | None,
         stored: StoredBytes,
+        tokens: PageTokens,
     ) -> None:
         self._all = log
         self._log = log.messages
@@ -47,6 +49,7 @@ class Messages:
         self._deliveries = deliveries
         self._check_room = stored.check
         self._count = stored.add
+        self._tokens = tokens
 
     async def put(self, call: Call) -> Any:
         queue_id = call.path("queue_id")
@@ -101,22 +104,23 @@ class Messages:
     async def list(self, call: Call) -> Any:
         """Newest first, without deleted ones. A page may be short, or empty, while `next` says that there is more."""
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
+        path = f"/v1/queues/{queue.id}/messages"
         query = call.query()
         limit = page_limit(query)
         begin_ms, end_ms = time_parameter(query, "from"), time_parameter(query, "to")
         if "cursor" in query:
             # What was deleted since the page before is not asked for.
             first, last = await self._log.offsets_at(0), await self._log.end_offsets()
-            made = span(query["cursor"], last)
+            made = span(self._tokens.open(query["cursor"], queue.organization_id, path), last)
             asked = Span(tuple(map(max, made.begin, first)), tuple(map(max, made.end, first)))
         else:
             begin = await self._log.offsets_at(begin_ms or 0)
             end = await (self._log.end_offsets() if end_ms is None else self._log.offsets_at(end_ms))
             asked = Span(begin, end)
         found, rest = await newest_messages(self._all, queue, begin=asked.begin, end=asked.end, limit=limit)
-        path = f"/v1/queues/{queue.id}/messages"
         more = any(begin < end for begin, end in zip(asked.begin, rest, strict=True))
-        cursor = Span(asked.begin, tuple(rest)).cursor() if more else None
+        place = Span(asked.begin, tuple(rest)).place()
+        cursor = self._tokens.seal(place, queue.organization_id, path) if more else None
         return {"messages": [_fields(message) for message in found], "_links": call.links(path, query, cursor)}
 
     async def get(self, call: Call) -> Any:

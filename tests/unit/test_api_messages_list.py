@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from api_client import make_api, problem
 
+from api.page_tokens import PageTokens
 from api.pages import Span
+from broker.sealing import Sealer
 
 
 async def test_a_queue_s_messages_are_listed_newest_first_a_page_at_a_time():
@@ -49,8 +51,9 @@ async def test_a_cursor_beyond_the_end_of_the_log_is_422():
     api = await make_api()
     queue_id = await api.queue("orders")
     await api.put(f"/v1/queues/{queue_id}/messages", json={"data": "m"})
+    path, tokens = f"/v1/queues/{queue_id}/messages", PageTokens(Sealer(api.settings.sealing_key))
     for beyond in (Span((0, 0), (2, 2)), Span((2, 2), (0, 0)), Span((0, 0), (2**63, 0))):
-        answer = await api.get(f"/v1/queues/{queue_id}/messages?cursor={beyond.cursor()}")
+        answer = await api.get(f"{path}?cursor={tokens.seal(beyond.place(), api.organization_id, path)}")
         assert problem(answer, 422, "bad-parameter")["errors"][0]["parameter"] == "cursor"
 
 
