@@ -101,6 +101,9 @@ class ControlLog(Protocol):
         """One past the newest event (LogUnavailable)."""
 
 
+# Told that so many bytes are stored for an organization.
+Count = Callable[[str, int], None]
+
 # Given the partition of the batch it goes into: the record's key, value and queue id.
 BuildRecord = Callable[[int], tuple[bytes, bytes, bytes]]
 

@@ -12,7 +12,7 @@ import asyncio
 import os
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import starmap
 from typing import Final, Protocol
@@ -24,7 +24,7 @@ from broker.core.events import MessagePut, encode
 from broker.core.ids import message_id
 from broker.core.names import NAME_CHARS_MAX, refuse_name
 from broker.errors import InDoubt, LogUnavailable, Refused
-from broker.ports import MessageLog
+from broker.ports import Count, MessageLog
 
 DATA_BYTES_MAX: Final = 1 << 20
 _UTF8_BYTES_A_CHAR_MAX: Final = 4
@@ -49,9 +49,6 @@ class _RandomBits:
 
 
 random_bits = _RandomBits().draw
-
-
-Count = Callable[[str, int], None]
 
 
 class Put:

@@ -1,20 +1,20 @@
-"""The bytes of messages that each organization has stored, and the bound on them (docs/decisions/0190).
+"""The bytes that each organization has stored, and the bound on them (docs/decisions/0190).
 
-For: counting each put, recording the sums in `control` now and then, refusing puts of an organization at its bound.
-Not for: folding the sums (broker/core/directory.py) or how many bytes a second may come (api/volume.py)."""
+For: counting each put and each record of its deliveries, recording the sums in `control` now and then, refusing puts of
+an organization at its bound. Not for: folding the sums (broker/core/directory.py), bytes a second (api/volume.py)."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Protocol
 
 from broker.commands import now_ms
 from broker.core.directory import Organization
-from broker.core.events import VolumeRecorded
+from broker.core.events import ControlEvent, Event, VolumeRecorded
 from broker.errors import BrokerError, InDoubt, StorageFull, ViewBehind
-from broker.ports import ControlLog, DirectoryView
+from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,13 @@ _STOP_S: Final = 2.0
 _SECOND_MS: Final = 1000
 
 
+class Control(Protocol):
+    """The `control` topic."""
+
+    async def append(self, event: ControlEvent) -> int:
+        """See ports.ControlLog."""
+
+
 class StoredBytes:
     """Counts in one process.
 
@@ -34,7 +41,7 @@ class StoredBytes:
     """
 
     def __init__(
-        self, control: ControlLog, view: DirectoryView, *, bytes_max: int | None, retain_s: int | None = None
+        self, control: Control, view: DirectoryView, *, bytes_max: int | None, retain_s: int | None = None
     ) -> None:
         self._control = control
         self._view = view
@@ -54,6 +61,21 @@ class StoredBytes:
     def add(self, organization_id: str, size: int) -> None:
         """Count bytes that are being stored."""
         self._left[organization_id] = self._left.get(organization_id, 0) - size
+
+    def count(self, organization_id: str, size: int) -> None:
+        """Count bytes that are stored whatever the bound is: a worker's records of deliveries."""
+        self.add(organization_id, size)
+        if self._left[organization_id] <= 0:
+            self._settle(organization_id)
+            step = self._step(self.bound(organization_id), self.stored(organization_id))
+            if self._unrecorded.get(organization_id, 0) >= step:
+                self._start_recording(organization_id)
+            self._left[organization_id] = self._granted[organization_id] = step
+
+    def follow(self, event: Event) -> None:
+        """Look at the bound again when any process has recorded a sum; called with each event that is folded."""
+        if isinstance(event, VolumeRecorded):
+            self._settle(event.organization_id)
 
     def stored(self, organization_id: str) -> int:
         """Bytes stored, as far as this process knows: what other processes have not recorded yet is missing."""

@@ -78,6 +78,7 @@ async def _serve(process: Process, options: Options) -> None:
         stored = StoredBytes(
             log.control, view, bytes_max=settings.organization_bytes_max, retain_s=settings.retain_messages_s
         )
+        projections.on_change(stored.follow)
         stack.push_async_callback(stored.stop)
         recording = asyncio.create_task(stored.run())
         stack.callback(recording.cancel)

@@ -17,6 +17,7 @@ from broker.kafka.cursors import KafkaCursors
 from broker.kafka.log import KafkaLog
 from broker.kafka.tail import Tail
 from broker.sealing import Sealer
+from broker.volume import StoredBytes
 from cli.metrics import show_worker
 from cli.options import Options, shared_options
 from cli.process import CATCH_UP_S, Process, run
@@ -50,7 +51,12 @@ async def _work(process: Process) -> None:
             cursors=KafkaCursors(settings.kafka, log.requests),
             changes=ChangesTail(settings.kafka),
         )
-        worker = Worker(settings, ports, projections, sealer)
+        bytes_max, retain_s = settings.organization_bytes_max, settings.retain_messages_s
+        stored = StoredBytes(log.control, projections.directory, bytes_max=bytes_max, retain_s=retain_s)
+        stack.push_async_callback(stored.stop)
+        recording = asyncio.create_task(stored.run())
+        stack.callback(recording.cancel)
+        worker = Worker(settings, ports, projections, sealer, stored.count)
         process.health.view = projections.directory
         process.health.look = show_worker(process.health.registry, worker)
         stack.push_async_callback(worker.stop)

@@ -27,7 +27,7 @@ from broker.delivery.ports import Appender, CursorStore
 from broker.delivery.readers import Partition
 from broker.delivery.stream import Stream, now_ms, outcome_events, take_outcomes
 from broker.errors import LogUnavailable, Suspended
-from broker.ports import NotStored
+from broker.ports import Count, NotStored
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class Checkpoints:
         couriers: dict[str, Courier],
         meters: Meters,
         confirm: Callable[[], Awaitable[None]],
+        count: Count | None = None,
     ) -> None:
         self._cursors = cursors
         self._deliveries = deliveries
@@ -68,6 +69,7 @@ class Checkpoints:
         self._couriers = couriers
         self._meters = meters
         self._confirm = confirm
+        self._count = count
         self._stored: dict[str, float] = {}  # as of when each listener was committed, since the partitions are ours
         self._ownership = 0  # counts hand-overs
         self._dirty: set[Stream] = set()
@@ -235,8 +237,10 @@ class Checkpoints:
             rows, attempts = take_outcomes(stream)
             self._meters.count(rows, attempts)
             for event in outcome_events(stream, rows, attempts, now_ms()):
-                key = getattr(event, "message_id", listener_id)
-                self._outcomes.setdefault(stream.partition, []).append((key.encode(), encode(event)))
+                key, value = getattr(event, "message_id", listener_id), encode(event)
+                self._outcomes.setdefault(stream.partition, []).append((key.encode(), value))
+                if self._count is not None:
+                    self._count(courier.listener.organization_id, len(value))
             cursors.setdefault(listener_id, {})[stream.partition] = self._cursor(stream, partition)
         return cursors
 

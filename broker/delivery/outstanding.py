@@ -30,6 +30,7 @@ from broker.delivery.ports import Appender, LogReader
 from broker.delivery.readers import Partition
 from broker.delivery.stream import Delivery, now_ms
 from broker.errors import LogUnavailable
+from broker.ports import Count
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +71,10 @@ class Outstanding:
         partitions: dict[int, Partition],
         couriers: dict[str, Courier],
         assure: Callable[[], Awaitable[None]],
+        count: Count | None = None,
     ) -> None:
         self._assure = assure
+        self._count = count
         self._topic = topic
         self._records = KeptRecords(topic, requests, messages_topic)
         self._partitions = partitions
@@ -183,6 +186,8 @@ class Outstanding:
             except LogUnavailable:
                 await asyncio.sleep(_PAUSE_S)
                 continue
+            if self._count is not None and delivery.owed is None:  # else the record takes another one's place
+                self._count(event.organization_id, len(value))
             if stream.alive and stream.partition in self._owned:
                 self._enter(owed_by(event, offset, found=False, record=value if offset < 0 else None))
             parked = isinstance(event, DeliveryParked)

@@ -47,7 +47,7 @@ from broker.delivery.retention import Retention
 from broker.delivery.shares import Processor, Sockets, let_begin, share_out
 from broker.delivery.stream import Delivery, Stream, now_ms
 from broker.errors import BrokerError, LogUnavailable
-from broker.ports import EARLIEST, DirectoryView, NoMember, OffsetTooOld, Record
+from broker.ports import EARLIEST, Count, DirectoryView, NoMember, OffsetTooOld, Record
 from broker.sealing import Sealer
 from broker.settings import Settings
 
@@ -82,7 +82,10 @@ class DirectoryFeed(Protocol):
 
 
 class Worker:
-    """One per process. kafka: its ports. projections: the directory as folded here, caught up before start()."""
+    """One per process. kafka: its ports. projections: the directory as folded here, caught up before start().
+
+    count: called with the organization and the size of what is written for it (broker/volume.py).
+    """
 
     def __init__(
         self,
@@ -90,6 +93,7 @@ class Worker:
         kafka: Ports,
         projections: DirectoryFeed,
         sealer: Sealer,
+        count: Count | None = None,
     ) -> None:
         event_log = kafka.log
         self._settings = settings
@@ -114,6 +118,7 @@ class Worker:
             self._partitions,
             self._couriers,
             ours.assure,
+            count,
         )
         self._changes_tail = kafka.changes
         self._changes = Changes(
@@ -134,6 +139,7 @@ class Worker:
             self._couriers,
             self.meters,
             ours.confirm,
+            count,
         )
         self._endings = Endings(
             self._cursors,

@@ -4,12 +4,47 @@ The marks of free space are raised instead of the disk filled."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
+import pytest
 
 from tests.scenarios.running import Running, wait_until
+
+
+class _Refuses(BaseHTTPRequestHandler):
+    """A listener that is alive and takes nothing."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.answer(500)
+
+    def do_GET(self) -> None:
+        self.answer(200)
+
+    def answer(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def refuses() -> Iterator[str]:
+    """Its URL."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Refuses) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+        thread.join()
+
 
 EMAIL = "admin@everput.local"
 BEYOND = str(1 << 60)
@@ -141,4 +176,22 @@ def test_an_organization_at_its_bound_stays_refused_after_restarts_while_others_
             assert 1_000 < bob.ask("GET", "/organizations").json()["organizations"][0]["stored_bytes"] < 10_000
         metrics = httpx.get(f"{server.admin_url}/metrics").text
         assert metrics.count("everput_organization_stored_bytes{") >= 2
+        assert server.stop() == 0
+
+
+def test_copies_that_workers_keep_for_listeners_count_for_their_organization(tmp_path: Path, refuses: str):
+    with Running(tmp_path / "data", "--organization-bytes-max", str(4 << 20)) as server, Client(server) as operator:
+        with Client(server, strangers_key(operator, "ann")) as ann:
+            queue = ann.made("/queues", {"name": "q"})["id"]
+            for number in range(20):
+                body = {"name": str(number), "notify_url": refuses, "liveness_url": refuses, "max_attempts": 1}
+                ann.made(f"/queues/{queue}/listeners", body)
+            path = f"/queues/{queue}/messages"
+            assert ann.ask("PUT", path, {"data": "x" * 250_000}).status_code == 200  # 5 MB are parked
+
+            def stored() -> int:
+                return int(ann.ask("GET", "/organizations").json()["organizations"][0]["stored_bytes"])
+
+            wait_until(lambda: stored() >= 4 << 20, what="the worker has recorded the copies")
+            assert ann.ask("PUT", path, {"data": "x"}).status_code == 507
         assert server.stop() == 0

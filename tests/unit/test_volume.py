@@ -57,6 +57,19 @@ async def test_sums_are_recorded_when_they_are_a_step_and_at_the_end():
     assert one.stored.stored(one.organization_id) == 5 * STEP_BYTES_MIN // 2
 
 
+async def test_what_workers_store_is_recorded_in_steps_too_and_never_refused():
+    one = Counting(await made(), bytes_max=2 << 20)
+    for _ in range(20):
+        one.stored.count(one.organization_id, STEP_BYTES_MIN // 2)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert 9 <= len(one.recorded()) <= 10
+    with pytest.raises(StorageFull):
+        await Counting(one.control, bytes_max=2 << 20).put(1)
+    await one.stored.stop()
+    assert sum(one.recorded()) == 10 * STEP_BYTES_MIN
+
+
 async def test_without_a_bound_the_events_become_fewer_as_more_is_stored():
     one = Counting(await made(), bytes_max=None)
     for _ in range(2_000):
@@ -79,6 +92,19 @@ async def test_processes_together_exceed_the_bound_by_no_more_than_a_step_each()
     for one in several:
         with pytest.raises(StorageFull):
             await one.put(1)
+
+
+async def test_a_process_hears_what_another_has_recorded():
+    control = await made()
+    one, other = Counting(control, bytes_max=2 << 20), Counting(control, bytes_max=2 << 20)
+    await one.put(1)
+    for _ in range(2):
+        await other.put(STEP_BYTES_MIN)
+    await other.stored.stop()
+    await one.put(1)  # it has a grant
+    one.stored.follow(decode(control.records[-1]))
+    with pytest.raises(StorageFull):
+        await one.put(1)
 
 
 async def test_one_that_is_full_is_full_for_a_process_that_starts_after_a_crash():
