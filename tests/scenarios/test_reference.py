@@ -19,7 +19,8 @@ CHECKS = (
     "response_schema_conformance,use_after_free,ensure_resource_availability,unsupported_method,"
     "allow_header_conformance"
 )  # not ignored_auth: it holds a bad session beside a good key against a request for which either will do
-ACCOUNT = {"email": "ann@example.com", "password": "correct horse battery"}
+# Not the password of the examples: with that one they delete the account.
+ACCOUNT = {"email": "ann@example.com", "password": "another horse battery"}
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,19 @@ def test_a_killed_worker_comes_back(server: Running):
     assert server.process.poll() is None
 
 
+def test_the_operator_resets_a_password_and_lists_what_there_is_by_the_data_directory(server: Running):
+    where = ("--data-dir", str(server.data_dir))
+    listed = [json.loads(line) for line in everput("accounts", "list", "--json", *where).stdout.splitlines()]
+    first = next(account for account in listed if account["email"] == EMAIL)
+    organizations = [json.loads(one) for one in everput("organizations", "list", "--json", *where).stdout.splitlines()]
+    own = next(one for one in organizations if one["made_by"] == "shell")
+    assert (own["members"], [one["id"] for one in first["organizations"]]) == ([EMAIL], [own["id"]])
+    reset = everput("accounts", "reset-password", EMAIL, *where)
+    assert reset.returncode == 0, reset.stderr
+    who = {"email": EMAIL, "password": reset.stdout.strip()}
+    assert [httpx.post(f"{server.url}/v1/sessions", json=who, timeout=20).status_code for _ in range(2)] == [200, 401]
+
+
 def test_each_process_also_runs_alone_on_an_existing_kafka(server: Running, tmp_path: Path):
     options = ["--kafka", server.kafka_address, "--topic-prefix", "alone.", "--partitions", "2", "--replication", "1"]
     options += ["--data-dir", str(tmp_path), "--flush-each-batch"]

@@ -1,7 +1,8 @@
 """The API against a small model: two organizations, two API processes that fold the log at their own pace, restarts.
 
 Each process is the real application over the real projection; only Kafka is in memory. Requests come one by one
-through either process, or two at once through both. Not here: deliveries, Idempotency-Key (the machine beside this).
+through either process, or two at once through both: with keys, some of them for one queue, and in members' sessions.
+Not here: deliveries, Idempotency-Key (the machine beside this), passwords (sessions are put into the log).
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from api.app import make_app
-from broker.commands import SCOPES, create_key, create_organization
+from broker.commands import SCOPES, create_key, create_organization, now_ms
+from broker.core import events as ev
 from broker.core.events import decode, encode
+from broker.core.keys import SESSION_PREFIX, key_sha256, key_text
 from broker.ports import DirectoryView
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings, Settings
@@ -94,7 +97,8 @@ class Organization:
     def __init__(self, organization_id: str, key: str) -> None:
         self.id = organization_id
         self.key = key
-        self.keys: dict[str, str] = {}  # by id the key itself
+        self.keys: dict[str, tuple[str, str | None]] = {}  # by id the key itself, and its queue if it is for one
+        self.members: list[str] = []  # account ids
         self.queues: dict[str, Queue] = {}
 
 
@@ -110,6 +114,10 @@ class ApiMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.lags = lags
         self.loop.run_until_complete(self._start())
+        for name in ("a", "b"):  # for one machine uses some of the rules only
+            self.put_a_queue(0, 0, name)
+            self.an_account_joins_and_signs_in(0)
+        self.make_a_key_for_a_queue(0, 0, 0)
 
     async def _start(self) -> None:
         self.log = MemoryLog()
@@ -117,6 +125,8 @@ class ApiMachine(RuleBasedStateMachine):
         self.processes = [Process(self.log, lag) for lag in self.lags]
         self.organizations = []
         self.revoked: list[str] = []
+        self.sessions: dict[str, str] = {}  # by account id the token, also of one that has ended
+        self.signed_in: set[str] = set()  # account ids
         view = self.processes[0].projection
         for name in ("acme", "other"):
             made = await create_organization(self.log.control, view, name=name)
@@ -297,7 +307,83 @@ class ApiMachine(RuleBasedStateMachine):
     def make_a_key(self, at, who):
         organization = self.organizations[who]
         made = self.ask(at, who, "PUT", f"/v1/organizations/{organization.id}/keys", {"name": "key"}).json()["key"]
-        organization.keys[made["id"]] = made["secret"]
+        organization.keys[made["id"]] = made["secret"], None
+
+    @rule(at=through, who=whose, which=which)
+    def make_a_key_for_a_queue(self, at, who, which):
+        organization = self.organizations[who]
+        queue_id, queue = self.some_queue(who, which)
+        body = {"name": "narrow", "queues": [queue_id]}
+        answer = self.ask(at, who, "PUT", f"/v1/organizations/{organization.id}/keys", body)
+        assert answer.status_code == (422 if queue is None else 200)
+        if queue is not None:
+            made = answer.json()["key"]
+            organization.keys[made["id"]] = made["secret"], queue_id
+
+    # Members
+
+    def happens(self, event: Any) -> None:
+        self.loop.run_until_complete(self.log.control.append(event))
+
+    @rule(who=whose)
+    def an_account_joins_and_signs_in(self, who):
+        account_id = f"account-{len(self.sessions)}"
+        token = key_text(len(self.sessions).to_bytes(32), prefix=SESSION_PREFIX)
+        fields = {"at_ms": 1, "organization_id": "", "actor": "shell", "account_id": account_id}
+        self.happens(ev.AccountCreated(**fields, email=f"{account_id}@example.com", password_hash="none"))
+        self.happens(ev.OrganizationJoined(**{**fields, "organization_id": self.organizations[who].id}))
+        expires_at_ms = now_ms() + 3_600_000
+        session = {"session_id": account_id, "token_sha256": key_sha256(token), "expires_at_ms": expires_at_ms}
+        self.happens(ev.SessionCreated(**fields, **session))
+        self.sessions[account_id] = token
+        self.signed_in.add(account_id)
+        self.organizations[who].members.append(account_id)
+
+    async def as_member(self, at: int, account_id: str, method: str, path: str, organization: str) -> int:
+        headers = {"authorization": f"Bearer {self.sessions[account_id]}", "everput-organization": organization}
+        return (await self.processes[at].client.request(method, path, headers=headers)).status_code
+
+    @precondition(lambda self: any(one.members for one in self.organizations))
+    @rule(at=through, who=whose, which=which, even_if_last=st.booleans())
+    def a_member_is_removed(self, at, who, which, even_if_last):
+        """By the first account of either organization that is signed in, which may be itself."""
+        owner = next(one for one in self.organizations if one.members)
+        asker = next((one for one in self.organizations[who].members if one in self.signed_in), None)
+        if asker is None:
+            return
+        account_id = owner.members[which % len(owner.members)]
+        path = f"/v1/organizations/{owner.id}/members/{account_id}?even_if_last={str(even_if_last).lower()}"
+        status = self.loop.run_until_complete(self.as_member(at, asker, "DELETE", path, owner.id))
+        others = [one for one in owner.members if one != account_id and one not in self.blocked()]
+        if owner is not self.organizations[who]:
+            assert status == 404
+        elif not others and not even_if_last:
+            assert status == 422
+        else:
+            assert status == 200
+            owner.members.remove(account_id)
+
+    def blocked(self) -> set[str]:
+        return set(self.sessions) - self.signed_in
+
+    @precondition(lambda self: self.signed_in)
+    @rule()
+    def an_account_is_blocked(self):
+        account_id = min(self.signed_in)
+        self.happens(ev.AccountBlocked(at_ms=1, organization_id="", actor="shell", account_id=account_id))
+        self.signed_in.remove(account_id)
+
+    @invariant()
+    def members_are_let_in_where_they_are_members_and_nowhere_else(self):
+        if not hasattr(self, "loop"):
+            return
+        for account_id in self.sessions:
+            for organization in self.organizations:
+                inside = 200 if account_id in organization.members else 404
+                wanted = inside if account_id in self.signed_in else 401
+                for at in (0, 1):
+                    asking = self.as_member(at, account_id, "GET", "/v1/queues", organization.id)
+                    assert self.loop.run_until_complete(asking) == wanted
 
     @precondition(lambda self: any(one.keys for one in self.organizations))
     @rule(at=through, who=whose)
@@ -308,7 +394,7 @@ class ApiMachine(RuleBasedStateMachine):
         path = f"/v1/organizations/{self.organizations[who].id}/keys/{key_id}"
         assert self.ask(at, who, "DELETE", path).status_code == (200 if mine else 404)
         if mine:
-            self.revoked.append(owner.keys.pop(key_id))
+            self.revoked.append(owner.keys.pop(key_id)[0])
 
     @rule(at=through, lag=st.integers(0, 4))
     def restart_a_process(self, at, lag):
@@ -338,15 +424,20 @@ class ApiMachine(RuleBasedStateMachine):
         for process in self.processes:
             self.loop.run_until_complete(process.projection.caught_up())
 
-        async def status(at: int, key: str) -> int:
-            return (await self.processes[at].client.get("/v1/queues", headers={"x-api-key": key})).status_code
+        def ask(at: int, key: str, path: str = "/v1/queues") -> httpx.Response:
+            asking = self.processes[at].client.get(path, headers={"x-api-key": key})
+            return self.loop.run_until_complete(asking)
 
         for at in (0, 1):
             for organization in self.organizations:
-                for key in organization.keys.values():
-                    assert self.loop.run_until_complete(status(at, key)) == 200
+                for key, only in organization.keys.values():
+                    seen = {queue["id"] for queue in ask(at, key).json()["queues"]}
+                    assert seen == set(organization.queues) & ({only} if only else set(organization.queues))
+                    for queue_id in organization.queues:
+                        status = ask(at, key, f"/v1/queues/{queue_id}").status_code
+                        assert status == (200 if only in (None, queue_id) else 404)
             for key in self.revoked:
-                assert self.loop.run_until_complete(status(at, key)) == 401
+                assert ask(at, key).status_code == 401
 
     @invariant()
     def the_processes_folds_are_one(self):
