@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 from broker.audit.control import control_records
@@ -21,9 +22,11 @@ from broker.core.events import decode
 from broker.errors import Busy, UnknownEvent
 from broker.kafka.requests import LATEST
 from broker.kafka.topics import Topics
+from broker.places import Places
 
 _KEPT_MAX: Final = 4
-_WAITING_MAX: Final = 8
+_ASKING_MAX: Final = 16  # requests at once
+_ASKING_EACH_MAX: Final = 4  # of one organization
 
 
 class PastView:
@@ -45,29 +48,29 @@ class PastView:
 
 
 class Past:
-    """Of one process. One fold at a time."""
+    """Of one process. One fold at a time. tenant_of: see Places."""
 
-    def __init__(self, records: Records, table: Topics, others: Others) -> None:
+    def __init__(self, records: Records, table: Topics, others: Others, tenant_of: Callable[[str], str] = str) -> None:
         self._records = records
         self._others = others
         self._control = table.control.name
         self._kept: OrderedDict[tuple[str, int], PastView] = OrderedDict()
         self._turn = asyncio.Lock()
-        self._waiting = 0
+        self._places = Places(
+            _ASKING_MAX,
+            _ASKING_EACH_MAX,
+            tenant_of=tenant_of,
+            refusal=lambda: Busy("Too many are looking at the past at this moment."),
+        )
 
     async def view(self, organization_id: str, at_ms: int) -> PastView:
         """The organization as of this log time, all that happened at it included (Busy, LogUnavailable)."""
-        if self._waiting >= _WAITING_MAX:
-            raise Busy("Too many are looking at the past at this moment.")
-        end = (await self._records.offsets(self._control, {0: at_ms + 1}))[0]
-        if end < 0:
-            end = (await self._records.offsets(self._control, {0: LATEST}))[0]
-        self._waiting += 1
-        try:
+        with self._places.place(organization_id):
+            end = (await self._records.offsets(self._control, {0: at_ms + 1}))[0]
+            if end < 0:
+                end = (await self._records.offsets(self._control, {0: LATEST}))[0]
             async with self._turn:
                 return await self._folded(organization_id, end)
-        finally:
-            self._waiting -= 1
 
     async def _folded(self, organization_id: str, end: int) -> PastView:
         place = organization_id, end

@@ -88,7 +88,7 @@ class LogReader:
 
     def __init__(self, records: Records, table: Topics, view: DirectoryView) -> None:
         self.others = Others()
-        self.past = Past(records, table, self.others)
+        self.past = Past(records, table, self.others, view.state.tenant_of)
         self._records = records
         self._table = dict(zip(TOPICS, (table.control, table.messages, table.changes, table.deliveries), strict=True))
         # One slice at a time, of each organization in turn: the readings together get a part of the loop.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from ipaddress import ip_network
 
 import httpx
@@ -65,6 +66,31 @@ async def test_one_accounts_organizations_do_not_take_all_places_of_the_log(monk
         held = await settled(asked, refused=24)
         assert {task.result().status_code for task in asked if task.done()} == {503}
         theirs = asyncio.create_task(client.get("/v1/log", headers=bob[0]))
+        gate.set()
+        assert (await theirs).status_code == 200
+        assert {answer.status_code for answer in await asyncio.gather(*held)} == {200}
+
+
+async def test_one_accounts_organizations_do_not_take_all_looks_at_the_past(monkeypatch: pytest.MonkeyPatch):
+    gate = asyncio.Event()
+    read = MemoryRecords.read
+
+    async def gated(self, *given, **more):
+        await gate.wait()
+        return await read(self, *given, **more)
+
+    monkeypatch.setattr(MemoryRecords, "read", gated)
+    api = await make_api()
+    ann, bob = await organizations(api, "ann", 4), await organizations(api, "bob", 1)
+    async with client_of(api) as client:
+        await client.put("/v1/queues", json={"name": "q"}, headers=bob[0])
+        now = {"at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")}
+        asked = [
+            asyncio.create_task(client.get("/v1/queues", params=now, headers=one)) for one in ann for _ in range(4)
+        ]
+        held = await settled(asked, refused=12)
+        assert {task.result().status_code for task in asked if task.done()} == {503}
+        theirs = asyncio.create_task(client.get("/v1/queues", params=now, headers=bob[0]))
         gate.set()
         assert (await theirs).status_code == 200
         assert {answer.status_code for answer in await asyncio.gather(*held)} == {200}
