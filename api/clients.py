@@ -50,12 +50,23 @@ class Clients:
                     break
         elif found.is_loopback:
             return None
-        if isinstance(found, IPv4Address):
-            return str(found)
-        return str(ip_network((found, _IPV6_PREFIX), strict=False))
+        return _name(found)
+
+    def peer(self, host: str) -> str | None:
+        """The name of the client at the other end of a connection; None where a proxy may be there."""
+        address = parse_address(host)
+        if address is None or self._unknown or address.is_loopback or self._is_trusted(address):
+            return None
+        return _name(address)
 
     def _is_trusted(self, address: Address) -> bool:
         return any(address in network for network in self._trusted)
+
+
+def _name(address: Address) -> str:
+    if isinstance(address, IPv4Address):
+        return str(address)
+    return str(ip_network((address, _IPV6_PREFIX), strict=False))
 
 
 def _hops(scope: Scope) -> Iterator[str]:

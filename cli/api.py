@@ -12,6 +12,7 @@ import os
 import click
 
 from api.app import make_app
+from api.clients import Clients
 from api.tunnel import Tunnels
 from broker import disk
 from broker.audit.reader import LogReader
@@ -49,7 +50,8 @@ async def _serve(process: Process, options: Options) -> None:
     async with contextlib.AsyncExitStack() as stack:
         descriptor = os.environ.get("EVERPUT_LISTEN_FD")
         listening = bind(options.host, options.port) if descriptor is None else inherited(int(descriptor))
-        doors = Doors(listening, connections_max=options.connections_max, hosts=options.hosts())
+        clients = Clients(settings.trusted_proxies, behind_proxy=settings.public_url is not None)
+        doors = Doors(listening, connections_max=options.connections_max, hosts=options.hosts(), clients=clients)
         stack.push_async_callback(doors.close)
         await process.kafka()
         doors.kafka_is_there()

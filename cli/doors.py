@@ -14,6 +14,7 @@ import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
+from api.clients import Clients
 from api.problems import MEDIA_TYPE, problem
 from broker.errors import LogUnavailable, Unavailable, ViewBehind
 from cli.hosts import Hosts
@@ -26,15 +27,20 @@ App = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
 
 
 class Doors:
-    """connections_max, hosts: see Server. Construct it in the running loop; close() ends it."""
+    """connections_max, hosts, clients: see Server. Construct it in the running loop; close() ends it."""
 
-    def __init__(self, listening: socket.socket, *, connections_max: int, hosts: Hosts) -> None:
+    def __init__(self, listening: socket.socket, *, connections_max: int, hosts: Hosts, clients: Clients) -> None:
         self._listening = listening
         self._app: App | None = None
         self._why: Unavailable = LogUnavailable("Kafka can't be reached; nothing was stored")
         self._accepts = asyncio.Event()
         self._server = Server(
-            self, accepts=self._accepts.set, connections_max=connections_max, websockets=True, hosts=hosts
+            self,
+            accepts=self._accepts.set,
+            connections_max=connections_max,
+            websockets=True,
+            hosts=hosts,
+            clients=clients,
         )
         self._serving: asyncio.Task[None] | None = None
         self._later = asyncio.get_running_loop().call_later(KAFKA_S, self._begin)

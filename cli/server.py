@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any, Final
@@ -15,6 +16,7 @@ from typing import Any, Final
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from api.clients import Clients
 from api.problems import MEDIA_TYPE, framework_problem
 from cli.hosts import ANY, Hosts
 from cli.sockets import BACKLOG
@@ -45,6 +47,8 @@ _uvicorn.addFilter(lambda record: not record.getMessage().startswith(_CLIENTS_FA
 class _Config(uvicorn.Config):
     connections_max: int | None = None
     hosts: Hosts = Hosts([ANY])
+    clients: Clients | None = None
+    connections_of: Counter[str]  # by client
 
 
 class Server(uvicorn.Server):
@@ -53,6 +57,7 @@ class Server(uvicorn.Server):
     request_s: how long a client may take to send a request, to begin its first one, or to read what it is sent.
     connections_max: clients connected at once; None for no limit. websockets: whether the app takes some.
     hosts: names that it answers to; another name in the header Host is answered 421.
+    clients: half of connections_max is the most that one client may have; None: one may have all.
     """
 
     config: _Config
@@ -66,6 +71,7 @@ class Server(uvicorn.Server):
         connections_max: int | None = None,
         websockets: bool = False,
         hosts: Hosts | None = None,
+        clients: Clients | None = None,
     ) -> None:
         super().__init__(
             _Config(
@@ -86,6 +92,8 @@ class Server(uvicorn.Server):
             )
         )
         self.config.connections_max = connections_max
+        self.config.clients = clients
+        self.config.connections_of = Counter()
         if hosts is not None:
             self.config.hosts = hosts
         self._accepts = accepts
@@ -124,6 +132,7 @@ class _Connection(HttpToolsProtocol):
     _framing_bytes = 0  # after the head, what of the body's bytes were not content; below 0 in the read with the head
     _unread_since = 0.0  # the client has read little of what is left for it; 0.0: nothing is
     _unread_bytes = 0
+    _client_name: str | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -131,6 +140,31 @@ class _Connection(HttpToolsProtocol):
         connections_max = self.config.connections_max
         if connections_max is not None and len(self.connections) > connections_max:
             self._refuse(503, "This process has as many connections as it may.", b"retry-after: 1\r\n")
+            return
+        clients, of = self.config.clients, self.config.connections_of
+        if connections_max is None or clients is None or self.client is None:
+            return
+        self._client_name = name = clients.peer(self.client[0])
+        if name is not None:
+            of[name] += 1
+            if of[name] * 2 > connections_max:
+                self._refuse(503, "Your network address has as many connections as it may.", b"retry-after: 1\r\n")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._release_client()
+
+    def handle_websocket_upgrade(self) -> None:
+        self._release_client()  # another protocol has the transport now
+        super().handle_websocket_upgrade()
+
+    def _release_client(self) -> None:
+        name, of = self._client_name, self.config.connections_of
+        if name is not None:
+            self._client_name = None
+            of[name] -= 1
+            if not of[name]:
+                del of[name]
 
     def data_received(self, data: bytes) -> None:
         self._read_bytes = len(data)

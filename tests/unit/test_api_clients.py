@@ -180,6 +180,14 @@ def test_a_hop_that_is_no_address_counts_for_the_proxy_that_sent_it():
     assert clients.name(scope) == "203.0.113.2"
 
 
+def test_a_connection_is_its_peers_unless_a_proxy_may_be_there():
+    clients = Clients(PROXIES)
+    peers = ("192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1", "10.0.0.1", "127.0.0.1", "::1", "x")
+    named = ["192.0.2.1", "2001:db8::/64", "192.0.2.1", None, None, None, None]
+    assert [clients.peer(peer) for peer in peers] == named
+    assert Clients(behind_proxy=True).peer("192.0.2.1") is None
+
+
 @given(st.text(max_size=100))
 def test_any_text_is_an_address_or_none(text):
     address = parse_address(text)

@@ -10,6 +10,7 @@ import orjson
 import pytest
 from api_client import make_api
 
+from api.clients import Clients
 from api.streams import Stream, answer_stream
 from api.tunnel import Tunnels
 from cli.hosts import Hosts
@@ -33,6 +34,13 @@ async def serving(api=None, **options):
         server.should_exit = True
         await task
         await api.bare.aclose()
+
+
+class EachPeer(Clients):
+    """Takes loopback addresses for clients: tests have no others."""
+
+    def peer(self, host: str) -> str | None:
+        return host
 
 
 async def said(port: int, *parts: bytes) -> tuple[int, dict]:
@@ -124,6 +132,35 @@ async def test_a_request_that_never_comes_whole_is_given_up(sent, status):
     api = await make_api()
     async with serving(api, request_s=0.2) as port:
         assert (await said(port, sent.replace(b"KEY", api.key.encode())))[0] == status
+
+
+async def test_one_client_has_no_more_than_half_of_the_connections():
+    api = await make_api()
+    request = b"GET /v1/queues HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
+    async with serving(api, connections_max=4, clients=EachPeer()) as port:
+
+        async def connect(own: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            return await asyncio.open_connection("127.0.0.1", port, local_addr=(own, 0))
+
+        async def status(own: str) -> int:
+            reader, writer = await connect(own)
+            with contextlib.suppress(ConnectionError):
+                writer.write(request)
+                await writer.drain()
+            line = await reader.readline()
+            writer.close()
+            return int(line.split()[1])
+
+        held = [await connect("127.0.0.2") for _ in range(2)]
+        async with asyncio.timeout(10):
+            while len(api.server.server_state.connections) < 2:
+                await asyncio.sleep(0.01)
+            assert await status("127.0.0.2") == 503
+            assert await status("127.0.0.3") == 401
+            for _, writer in held:
+                writer.close()
+            while await status("127.0.0.2") != 401:
+                await asyncio.sleep(0.01)
 
 
 async def test_one_connection_too_many_is_503_and_the_others_go_on():
