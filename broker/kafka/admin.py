@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError, for_code
 from broker.errors import ConfigurationError, LogUnavailable
 from broker.kafka import safety
 from broker.kafka.client import client_options
+from broker.kafka.features import FeaturesRequest, finalized
 from broker.kafka.reach import of_those_that_answer, why_not
 from broker.kafka.topics import Topic, Topics, import_mark
 from broker.settings import KafkaSettings
@@ -42,7 +43,10 @@ async def ensure_topics(kafka: KafkaSettings, topics: Topics, *, importing: bool
     try:
         async with asyncio.timeout(_CLUSTER_WITHIN_S), connected(options) as admin:
             found = await _created(admin, kafka, topics, importing=importing)
-            _refuse(safety.problems(kafka, topics, await _cluster(admin, topics, found)))
+            cluster = await _cluster(admin, topics, found)
+            _refuse(safety.problems(kafka, topics, cluster))
+            for doubt in safety.doubts(kafka, cluster):
+                _log.warning('kafka.doubtful what="%s"', doubt)
     except TimeoutError:
         _log.warning('kafka.awaited servers=%s reason="no answer, or topics without leaders"', kafka.bootstrap)
         raise LogUnavailable(
@@ -151,8 +155,8 @@ async def _cluster(admin: AIOKafkaAdminClient, topics: Topics, found: Mapping[st
     """The facts that safety.problems judges."""
     names = [topic.name for topic in topics.all()]
     brokers = [one["node_id"] for one in (await admin.describe_cluster())["brokers"]]
-    configs = await _configs(admin, names, brokers)
     kept = {*names, safety.OFFSETS_TOPIC}
+    configs = await _configs(admin, [name for name in kept if name in found], brokers)
     return safety.Cluster(
         brokers={node: configs.get(str(node), {}) for node in brokers},
         topics={
@@ -164,7 +168,17 @@ async def _cluster(admin: AIOKafkaAdminClient, topics: Topics, found: Mapping[st
             for name, topic in found.items()
             if name in kept
         },
+        features=await _features(admin),
     )
+
+
+async def _features(admin: AIOKafkaAdminClient) -> Mapping[str, int] | None:
+    """None when the cluster does not tell."""
+    try:
+        return finalized(await admin._send_request(FeaturesRequest()))  # noqa: SLF001 - it has none for this
+    except (KafkaError, NotImplementedError, OSError, ValueError) as error:
+        _log.info("kafka.features_unknown error=%s", type(error).__name__)
+        return None
 
 
 async def _configs(admin: AIOKafkaAdminClient, names: list[str], brokers: list[int]) -> dict[str, dict[str, str]]:

@@ -18,7 +18,16 @@ OFFSETS_TOPIC: Final = "__consumer_offsets"
 OFFSETS_RETENTION_MINUTES_MIN: Final = 525_600
 
 # The broker settings that safety depends on; what describe_configs is asked for.
-BROKER_SETTINGS: Final = ("offsets.retention.minutes", "offsets.topic.replication.factor")
+BROKER_SETTINGS: Final = (
+    "offsets.retention.minutes",
+    "offsets.topic.replication.factor",
+    "offset.metadata.max.bytes",
+    "min.insync.replicas",
+)
+# A cursor's metadata may be this long (broker/core/cursor.py).
+METADATA_BYTES_MIN: Final = 4_096
+# KIP-966: a replica that has all that was acknowledged stays eligible as leader, and no other one leads.
+ELIGIBLE_LEADERS: Final = "eligible.leader.replicas.version"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +41,14 @@ class FoundTopic:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A cluster as it is. brokers: node id to BROKER_SETTINGS, empty when they can't be read."""
+    """A cluster as it is. brokers: node id to BROKER_SETTINGS, empty when they can't be read.
+
+    features: the levels of those that are finalized; None when they can't be read.
+    """
 
     brokers: Mapping[int, Mapping[str, str]]
     topics: Mapping[str, FoundTopic]
+    features: Mapping[str, int] | None = None
 
 
 def copies(kafka: KafkaSettings, brokers: int) -> Iterator[str]:
@@ -83,7 +96,38 @@ def problems(kafka: KafkaSettings, topics: Topics, cluster: Cluster) -> list[str
         if topic.name in cluster.topics:
             found += _topic_problems(kafka, topic, cluster.topics[topic.name])
     found += _cursor_problems(kafka, cluster)
+    if _needs_eligible_leaders(kafka) and cluster.features is not None and not cluster.features.get(ELIGIBLE_LEADERS):
+        found.append(
+            "the cluster has no eligible leader replicas (KIP-966), so that the last broker standing may lead without "
+            "records that were acknowledged and not synced: kafka-features upgrade "
+            f"--feature {ELIGIBLE_LEADERS}=1 (Kafka 4.0 and newer), or --flush-each-batch"
+        )
     return found
+
+
+def doubts(kafka: KafkaSettings, cluster: Cluster) -> Iterator[str]:
+    """What would have to be changed if it is as it may be, or costs duplicates at worst: for the log."""
+    if _needs_eligible_leaders(kafka) and cluster.features is None:
+        yield f"whether the cluster has eligible leader replicas ({ELIGIBLE_LEADERS}) can't be read"
+    config = cluster.topics[OFFSETS_TOPIC].config if OFFSETS_TOPIC in cluster.topics else {}
+    for where, settings in ((f"topic {OFFSETS_TOPIC}", config), *_of_brokers(cluster)):
+        copies = settings.get("min.insync.replicas")
+        if copies is not None and int(copies) < kafka.min_insync:
+            yield (
+                f"{where} has min.insync.replicas={copies}: cursors are acknowledged by fewer copies than messages. "
+                "Deliveries may repeat when these are lost."
+            )
+            return
+
+
+def _needs_eligible_leaders(kafka: KafkaSettings) -> bool:
+    return kafka.replication > 1 and not kafka.flush_each_batch
+
+
+def _of_brokers(cluster: Cluster) -> Iterator[tuple[str, Mapping[str, str]]]:
+    if OFFSETS_TOPIC not in cluster.topics:
+        for node, settings in sorted(cluster.brokers.items()):
+            yield f"broker {node}", settings
 
 
 def _topic_problems(kafka: KafkaSettings, topic: Topic, now: FoundTopic) -> Iterator[str]:
@@ -129,6 +173,18 @@ def _cursor_problems(kafka: KafkaSettings, cluster: Cluster) -> Iterator[str]:
                 "set it to 2147483647 in its server.properties (it must be at least "
                 f"{OFFSETS_RETENTION_MINUTES_MIN}, a year) and restart it"
             )
+    for node, settings in sorted(cluster.brokers.items()):
+        size = settings.get("offset.metadata.max.bytes")
+        if size is not None and int(size) < METADATA_BYTES_MIN:
+            yield (
+                f"broker {node} has offset.metadata.max.bytes={size}, and a cursor may need {METADATA_BYTES_MIN}: "
+                "raise it in its server.properties and restart it"
+            )
+    if cluster.topics.get(OFFSETS_TOPIC, FoundTopic(0, 0)).config.get("unclean.leader.election.enable") == "true":
+        yield (
+            f"topic {OFFSETS_TOPIC} has unclean.leader.election.enable=true and may lose the listeners' cursors: "
+            f"kafka-configs --alter --topic {OFFSETS_TOPIC} --add-config unclean.leader.election.enable=false"
+        )
     if OFFSETS_TOPIC in cluster.topics:
         now = cluster.topics[OFFSETS_TOPIC].replication
         if now < kafka.replication:

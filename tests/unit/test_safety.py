@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from broker.kafka.safety import OFFSETS_TOPIC, Cluster, FoundTopic, problems
+from broker.kafka.safety import OFFSETS_TOPIC, Cluster, FoundTopic, doubts, problems
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
 
@@ -126,3 +126,47 @@ def test_what_may_not_be_read_is_not_judged():
 def test_all_problems_are_told_at_once():
     now = cluster(partitions=3, replication=1, config={"retention.ms": "1", "retention.bytes": "1"})
     assert len(problems(SETTINGS, TABLE, now)) == 4
+
+
+UNSYNCED = replace(SETTINGS, flush_each_batch=False)
+SYNCED = replace(SETTINGS, flush_each_batch=True)
+
+
+def test_a_cluster_without_eligible_leader_replicas_is_refused_unless_each_batch_is_flushed():
+    without = replace(cluster(), features={"metadata.version": 25})
+    assert "--feature eligible.leader.replicas.version=1" in the_problem(UNSYNCED, without)
+    flushed = replace(
+        without, topics={n: replace(t, config={**t.config, "flush.messages": "1"}) for n, t in without.topics.items()}
+    )
+    assert problems(SYNCED, topics(SYNCED), flushed) == []
+    level_0 = replace(cluster(), features={"eligible.leader.replicas.version": 0})
+    assert "eligible leader replicas" in the_problem(UNSYNCED, level_0)
+    enough = replace(cluster(), features={"eligible.leader.replicas.version": 1})
+    assert problems(UNSYNCED, TABLE, enough) == []
+    assert list(doubts(UNSYNCED, enough)) == []
+
+
+def test_where_the_features_are_not_known_that_is_said_and_the_cluster_taken():
+    assert problems(UNSYNCED, TABLE, cluster()) == []
+    (doubt,) = doubts(UNSYNCED, cluster())
+    assert "eligible.leader.replicas.version" in doubt
+    assert list(doubts(SYNCED, cluster())) == []
+
+
+def test_room_for_the_metadata_of_cursors():
+    assert "offset.metadata.max.bytes=1024" in the_problem(
+        SETTINGS, cluster(brokers=1, broker={"offset.metadata.max.bytes": "1024"})
+    )
+    assert problems(SETTINGS, TABLE, cluster(broker={"offset.metadata.max.bytes": "4096"})) == []
+
+
+def test_cursors_must_not_be_lost_to_an_unclean_leader_and_few_copies_of_them_are_said():
+    now = cluster()
+    unclean = FoundTopic(50, 3, {"unclean.leader.election.enable": "true", "min.insync.replicas": "1"})
+    said = the_problem(SETTINGS, replace(now, topics={**now.topics, OFFSETS_TOPIC: unclean}))
+    assert f"--topic {OFFSETS_TOPIC} --add-config unclean.leader.election.enable=false" in said
+    few = FoundTopic(50, 3, {"min.insync.replicas": "1"})
+    (doubt,) = doubts(SYNCED, replace(now, topics={**now.topics, OFFSETS_TOPIC: few}))
+    assert "min.insync.replicas=1" in doubt
+    (doubt,) = doubts(SYNCED, cluster(broker={"min.insync.replicas": "1"}))
+    assert "broker 1 has min.insync.replicas=1" in doubt
