@@ -100,6 +100,9 @@ class ControlLog(Protocol):
     async def end_offset(self) -> int:
         """One past the newest event (LogUnavailable)."""
 
+    async def check(self) -> None:
+        """Read all of it. ConfigurationError: the state that is folded from it can't be trusted (LogUnavailable)."""
+
 
 # Told that so many bytes are stored for an organization.
 Count = Callable[[str, int], None]

@@ -1,7 +1,7 @@
 """The admin address of a process: whether it lives, whether it does its work, its metrics, what it has folded.
 
-For: `/health/live`, `/health/ready`, `/metrics`, `/state`, on an address of their own, without a key: the default is
-loopback.
+For: `/health`, `/health/live`, `/health/ready`, `/metrics`, `/state`, on an address of their own, without a key: the
+default is loopback.
 Not for: which metrics there are (cli/metrics.py), the processes of a supervisor together (cli/admin_all.py).
 """
 
@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -22,12 +22,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from api.problems import MEDIA_TYPE, Problem, framework_problem, problem
+from broker.core.damage import Damage
 from broker.errors import BrokerError, Unavailable
 from broker.ports import DirectoryView
 from cli.hosts import Hosts
 from cli.metrics import new_registry
 from cli.server import Server
 from cli.sockets import address, bind
+
+_RANGES_SHOWN: Final = 3
 
 
 class Health:
@@ -48,6 +51,12 @@ class Health:
             raise Unavailable("this process is starting")
         await self.view.caught_up()
 
+    async def check_whole(self) -> None:
+        """check(), and Damaged while any of the log can't be read: neither a restart nor another process helps then."""
+        await self.check()
+        if self.view is not None and self.view.state.damage:
+            raise Damaged(f"of the log these can't be read as they were written: {damage_told(self.view.state.damage)}")
+
     def state(self) -> dict[str, Any]:
         """What this process has folded (Unavailable): where it is, the hash of all, and a digest of each thing."""
         if self.view is None:
@@ -60,22 +69,42 @@ class Health:
         }
 
 
+class Damaged(Unavailable):
+    """Something of the log was altered or is missing."""
+
+    code = "log-damaged"
+
+
+def damage_told(damage: Damage) -> str:
+    """The first ranges, in words."""
+    ranges = list(damage)
+    more = f", and {len(ranges) - _RANGES_SHOWN} more" if len(ranges) > _RANGES_SHOWN else ""
+    return ", ".join(map(str, ranges[:_RANGES_SHOWN])) + more
+
+
 def make_app(
     check: Callable[[], Awaitable[None]],
+    check_whole: Callable[[], Awaitable[None]],
     metrics: Callable[[], Awaitable[CollectorRegistry]],
     states: Callable[[], Awaitable[dict[str, Any]]],
 ) -> Starlette:
-    """check: raises Unavailable with what is not ready. states: what each process has folded, by its name."""
+    """check: raises Unavailable with what is not ready; check_whole: also where the log is damaged.
+
+    states: what each process has folded, by its name.
+    """
 
     async def live(_request: Request) -> Response:
         return JSONResponse({"status": "live"})
 
-    async def ready(_request: Request) -> Response:
-        try:
-            await check()
-        except BrokerError as error:
-            return _response(problem(error))
-        return JSONResponse({"status": "ready"})
+    def checked(look: Callable[[], Awaitable[None]], status: str) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(_request: Request) -> Response:
+            try:
+                await look()
+            except BrokerError as error:
+                return _response(problem(error))
+            return JSONResponse({"status": status})
+
+        return answer
 
     async def show(_request: Request) -> Response:
         return Response(generate_latest(await metrics()), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
@@ -88,7 +117,8 @@ def make_app(
 
     routes = [
         Route("/health/live", live),
-        Route("/health/ready", ready),
+        Route("/health/ready", checked(check, "ready")),
+        Route("/health", checked(check_whole, "ok")),
         Route("/metrics", show),
         Route("/state", state),
     ]
@@ -110,7 +140,7 @@ def process_app(health: Health) -> Starlette:
     async def states() -> dict[str, Any]:
         return {os.environ.get("EVERPUT_PROCESS", ""): health.state()}
 
-    return make_app(health.check, metrics, states)
+    return make_app(health.check, health.check_whole, metrics, states)
 
 
 @contextlib.asynccontextmanager

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 
 from broker.errors import Unavailable
-from cli.admin import make_app
+from cli.admin import Damaged, make_app
 from cli.children import Child
 
 ASK_S: Final = 3.0
@@ -34,6 +34,17 @@ def all_app(children: Sequence[Child]) -> Starlette:
         if missing:
             raise Unavailable(f"not ready: {', '.join(missing)}")
 
+    async def check_whole() -> None:
+        """All know the same damage: the first to tell of it is enough."""
+        import httpx  # as in _ask()
+
+        await check()
+        async with httpx.AsyncClient(timeout=ASK_S, trust_env=False) as client:
+            for child in children:
+                answer = await client.get(f"{child.admin_url}/health")
+                if answer.status_code != httpx.codes.OK:
+                    raise Damaged(answer.json()["detail"])
+
     async def metrics() -> CollectorRegistry:
         registry = CollectorRegistry()
         registry.register(_Together(await _ask(children, "/metrics")))
@@ -46,7 +57,7 @@ def all_app(children: Sequence[Child]) -> Starlette:
             raise Unavailable(f"no answer from {', '.join(missing)}")
         return {name: next(iter(orjson.loads(text)["states"].values())) for name, text in answers.items()}
 
-    return make_app(check, metrics, states)
+    return make_app(check, check_whole, metrics, states)
 
 
 async def _ask(children: Iterable[Child], path: str) -> dict[str, str]:

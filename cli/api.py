@@ -16,6 +16,7 @@ from api.clients import Clients
 from api.tunnel import Tunnels
 from broker import disk
 from broker.audit.reader import LogReader
+from broker.damage import DamageReports
 from broker.delivery.guard import TUNNEL
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.deliveries import KafkaDeliveries
@@ -27,7 +28,7 @@ from broker.volume import StoredBytes
 from cli import admin, files
 from cli.doors import Doors
 from cli.first_start import first_start
-from cli.metrics import show_log, show_stored
+from cli.metrics import show_damage, show_log, show_stored
 from cli.options import Options, shared_options
 from cli.process import CATCH_UP_S, Process, run
 from cli.sockets import address, bind, inherited
@@ -64,7 +65,11 @@ async def _serve(process: Process, options: Options) -> None:
         view = projections.directory
         log.turns.tenant_of = view.state.tenant_of
         process.health.view = view
+        await stack.enter_async_context(
+            DamageReports(log.requests, log.control, view, topics(settings.kafka)).running()
+        )
         show_log(process.health.registry, log)
+        show_damage(process.health.registry, view, log)
         sealer = Sealer(settings.sealing_key)
         sealer.check(text for listener in view.state.listeners.values() for text in listener.sealed())
         if os.environ.get("EVERPUT_FIRST_START"):

@@ -6,6 +6,7 @@ For: the command, a moment at which what is exported fits together, going on aft
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncGenerator
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from broker.audit.control import control_records
 from broker.core.directory import Directory
 from broker.core.events import decode
-from broker.errors import ConfigurationError, LogUnavailable, UnknownEvent
+from broker.errors import ConfigurationError, LogDamaged, LogUnavailable, UnknownEvent
 from broker.kafka.cursors import KafkaCursors
-from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, OffsetTooOld
+from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, OffsetTooOld, Stretch
 from broker.kafka.topics import Topic, Topics, by_name
 from cli import logs, manifest
 from cli.manifest import Manifest
@@ -44,11 +45,18 @@ def command(options: Options, folder: Path) -> None:
 
     An export that was broken off goes on when the same command is given again. It may run while everything else does:
     what is written after it began is not in it. Keep the sealing key with it, but not beside it.
+
+    Damaged records are left out and named, in the manifest too. The exit code is 1 then, and `everput import` refuses
+    such an export.
     """
     logs.set_up("export", "warning" if options.log_level == "info" else options.log_level)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     made = asyncio.run(_export(options, folder))
     say(f"{sum(one.rows for one in made.files):,} rows in {len(made.files):,} files in {folder}", err=True)
+    for what in made.damaged:
+        say(f"not in it, for it can't be read as it was written: {what}", err=True)
+    if made.damaged:
+        sys.exit(1)
 
 
 async def _export(options: Options, folder: Path) -> Manifest:
@@ -150,6 +158,11 @@ async def _partition(
     while not whole:
         try:
             stretch = await requests.read(topic.name, number, at, bytes_max=_STRETCH_BYTES)
+        except LogDamaged as damage:
+            made.damaged.append(f"{name}/{number} offsets {damage.first} to {damage.last}")
+            stretch = Stretch([], damage.last + 1, max(damage.last + 1, end or 0))
+            if end is None:
+                stretch = stretch._replace(end_offset=(await _ends(requests, topic))[number])
         except OffsetTooOld as error:
             gone = f"what was to come next, {name}/{number} from offset {at} on, was deleted as too old meanwhile"
             raise ConfigurationError(f"{gone}: export it once more, to another folder") from error

@@ -39,7 +39,7 @@ class Manifest(msgspec.Struct, kw_only=True):
 
     organization_id: whose events they are; empty while there are none, or when it is all. ends: of an export of all, by
     topic, what each partition's records end before; next: by topic and partition, where to go on. partitions: of all
-    topics but `control`.
+    topics but `control`. damaged: what could not be read, and is missing in the files.
     """
 
     kind: str
@@ -51,6 +51,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     ends: dict[str, list[int]] = {}
     next: dict[str, int] = {}
     partitions: int = 0
+    damaged: list[str] = []
     format: str = FORMAT
     version: int = 1
 

@@ -17,12 +17,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from broker.core.catalogue import PASSING, TOPICS
 from broker.core.histogram import BOUNDS_MS, Histogram
 
 if TYPE_CHECKING:  # the supervisor, which imports no Kafka client, comes by here
     from broker.delivery.meters import Condition, Lag, Meters
     from broker.delivery.worker import Worker
     from broker.kafka.log import KafkaLog
+    from broker.ports import DirectoryView
     from broker.volume import StoredBytes
 
 ORGANIZATIONS_SHOWN: Final = 20
@@ -80,6 +82,23 @@ def show_stored(registry: CollectorRegistry, stored: StoredBytes) -> None:
     registry.register(_Collector(make))
 
 
+def show_damage(registry: CollectorRegistry, view: DirectoryView, log: KafkaLog) -> None:
+    """What of the log can't be read as it was written."""
+    bad_copies = log.requests.bad_copies
+
+    def make() -> Iterator[Metric]:
+        text = "Offsets of the log that can't be read as they were written"
+        damaged = GaugeMetricFamily("everput_log_damaged_offsets", text, labels=["topic"])
+        found = view.state.damage.offsets()
+        for topic in sorted({*TOPICS, *PASSING, *found}):
+            damaged.add_metric([topic], found.get(topic, 0))
+        yield damaged
+        text = "Places where the leader's copy can't be read and another broker's was, since the process began"
+        yield GaugeMetricFamily("everput_log_bad_copies", text, len(bad_copies))
+
+    registry.register(_Collector(make))
+
+
 def show_worker(registry: CollectorRegistry, worker: Worker) -> Callable[[], Awaitable[None]]:
     """Of a worker: its deliveries, as they were when what this returns was called last."""
     now: Condition | None = None
@@ -130,6 +149,8 @@ def _now(now: Condition) -> Iterator[Metric]:
     yield GaugeMetricFamily("everput_recent_messages", "Messages in memory for streams that lag a little", now.recent)
     yield GaugeMetricFamily("everput_recent_bytes", "Their bytes", now.recent_bytes)
     yield GaugeMetricFamily("everput_outstanding_deliveries", "Deliveries set aside or parked", now.outstanding)
+    text = "Parked entries for messages that can't be read; each may stand for several deliveries"
+    yield GaugeMetricFamily("everput_damaged_deliveries", text, now.damaged)
 
 
 def _lags(lags: list[Lag], at_ms: float) -> Iterator[Metric]:

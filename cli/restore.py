@@ -53,6 +53,8 @@ def command(options: Options, folder: Path) -> None:
     made = manifest.load(folder)
     if made is None or made.kind != "all" or not made.complete:
         raise ConfigurationError(f"{folder} holds no complete export of all: `everput export-all` makes one")
+    if made.damaged:
+        raise ConfigurationError(f"{folder} is not whole, for these were damaged: {'; '.join(made.damaged)}")
     rows = asyncio.run(_import(options, folder, made))
     say(f"{rows:,} records; the listeners go on where they were", err=True)
 

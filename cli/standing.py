@@ -138,7 +138,7 @@ async def processes(addresses: Sequence[str]) -> list[ProcessRow]:
 async def _behind(client: httpx.AsyncClient, address: str) -> list[ProcessRow]:
     address = address.rstrip("/")
     try:
-        health = await client.get(f"{address}/health/ready")
+        health = await client.get(f"{address}/health")
         metrics = (await client.get(f"{address}/metrics")).raise_for_status().text
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         raise ConfigurationError(f"{address} is no URL: {error}") from error

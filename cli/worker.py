@@ -10,15 +10,17 @@ import os
 
 import click
 
+from broker.damage import DamageReports
 from broker.delivery.ports import Ports
 from broker.delivery.worker import Worker
 from broker.kafka.changes_tail import ChangesTail
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.log import KafkaLog
 from broker.kafka.tail import Tail
+from broker.kafka.topics import topics
 from broker.sealing import Sealer
 from broker.volume import StoredBytes
-from cli.metrics import show_worker
+from cli.metrics import show_damage, show_worker
 from cli.options import Options, shared_options
 from cli.process import CATCH_UP_S, Process, run
 from projections.app import Projections
@@ -41,6 +43,8 @@ async def _work(process: Process) -> None:
         projections = Projections(settings.kafka, log.control)
         await projections.start(timeout_s=CATCH_UP_S)
         stack.push_async_callback(projections.stop)
+        reports = DamageReports(log.requests, log.control, projections.directory, topics(settings.kafka))
+        await stack.enter_async_context(reports.running(look=True))
         sealer = Sealer(settings.sealing_key)
         listeners = projections.directory.state.listeners.values()
         sealer.check(text for listener in listeners for text in listener.sealed())
@@ -49,7 +53,7 @@ async def _work(process: Process) -> None:
             log=log,
             membership=Tail(settings.kafka, log.requests, name=name),
             cursors=KafkaCursors(settings.kafka, log.requests),
-            changes=ChangesTail(settings.kafka),
+            changes=ChangesTail(settings.kafka, log.requests),
         )
         bytes_max, retain_s = settings.organization_bytes_max, settings.retain_messages_s
         stored = StoredBytes(log.control, projections.directory, bytes_max=bytes_max, retain_s=retain_s)
@@ -59,6 +63,7 @@ async def _work(process: Process) -> None:
         worker = Worker(settings, ports, projections, sealer, stored.count)
         process.health.view = projections.directory
         process.health.look = show_worker(process.health.registry, worker)
+        show_damage(process.health.registry, projections.directory, log)
         stack.push_async_callback(worker.stop)
         await worker.start()
         process.ready("worker")

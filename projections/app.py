@@ -42,6 +42,7 @@ class Projections:
 
     def __init__(self, kafka: KafkaSettings, control: ControlLog) -> None:
         self._kafka = kafka
+        self._control = control
         self._directory = DirectoryProjection(control)
         self._app: Any = None
         self._assigned: asyncio.Event = asyncio.Event()
@@ -62,7 +63,11 @@ class Projections:
         self._directory.on_change(callback)
 
     async def start(self, *, timeout_s: float = 30.0) -> None:
-        """Begin to read, and return once everything in `control` is folded (LogUnavailable, ViewBehind)."""
+        """Begin to read, and return once everything in `control` is folded (LogUnavailable, ViewBehind).
+
+        ConfigurationError: `control` was altered or has lost records.
+        """
+        await self._control.check()
         self._ended = asyncio.get_running_loop().create_future()
         self._app = app = _faust_app(self._kafka, await reachable(self._kafka))
         control = app.topic(

@@ -56,10 +56,12 @@ def flip(batch: Batch, *, at: int = -10, bit: int = 0) -> None:
         file.write(bytes([byte ^ (1 << bit)]))
 
 
-def flip_within(batch: Batch, text: bytes) -> None:
-    """Flip a bit of this text, which is in the batch."""
+def flip_within(batch: Batch, text: bytes) -> int:
+    """Flip a bit of this text, which is in the batch; the byte of the batch."""
     raw = batch.path.read_bytes()[batch.at : batch.at + batch.size]
-    flip(batch, at=raw.index(text))
+    at = raw.index(text)
+    flip(batch, at=at)
+    return at
 
 
 def cut(batch: Batch) -> None:

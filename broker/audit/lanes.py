@@ -15,9 +15,10 @@ from broker.audit.pace import Pace
 from broker.audit.records import STRETCH_BYTES, Records
 from broker.core.catalogue import TOPIC_OF, TOPICS
 from broker.core.events import Event, ListenerRedriven, wire_name
+from broker.core.events import LogDamaged as DamageFound
 from broker.core.logorder import Lane, Merge, Run
 from broker.core.selection import Selection, Unreadable
-from broker.errors import Unavailable
+from broker.errors import LogDamaged, Unavailable
 from broker.kafka.requests import EARLIEST, OffsetTooOld, Stretch
 
 _CONTROL: Final = TOPIC_OF[wire_name(ListenerRedriven)]
@@ -92,6 +93,10 @@ class LaneReader:
         self._lanes = merge.lanes
         try:
             stretch = await self._next(lane)
+        except LogDamaged as damage:
+            first, last = max(lane.at, damage.first), min(damage.last, lane.end - 1)
+            merge.give(lane, [(first, lane.floor_ms, 0, self._told_damaged(lane, first, last))], last + 1)
+            return
         except OffsetTooOld:  # removed since it was looked up
             name = self._names[lane.rank]
             oldest = (await self._records.offsets(name, {lane.partition: EARLIEST}))[lane.partition]
@@ -104,6 +109,17 @@ class LaneReader:
         soonest = merge.soonest()
         if self._ahead is None and soonest is not None and soonest not in self._rests:
             self._ahead = _Ahead(soonest, asyncio.create_task(self._stretch(soonest, soonest.at)))
+
+    def _told_damaged(self, lane: Lane[Event], first: int, last: int) -> Event:
+        """Stands for what can't be read. Whoever reads is shown it: nobody knows whose it was."""
+        return DamageFound(
+            at_ms=lane.floor_ms,
+            organization_id="",
+            topic=TOPICS[lane.rank],
+            partition=lane.partition,
+            first_offset=first,
+            last_offset=last,
+        )
 
     async def events(self, run: Run[Event]) -> list[Event]:
         """Those of the run (Unavailable)."""

@@ -6,26 +6,43 @@ For: commands that read all of the log (verify, export-all). Not for: readings i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
 from broker.audit.records import Records
-from broker.errors import Unavailable
+from broker.errors import LogDamaged, Unavailable
 from broker.kafka.requests import Stretch
 
 _BYTES: Final = 1 << 20
 
 
 async def stretches(
-    records: Records, topic: str, partition: int, begin: int, end: int
+    records: Records,
+    topic: str,
+    partition: int,
+    begin: int,
+    end: int,
+    *,
+    damaged: Callable[[LogDamaged], None] | None = None,
 ) -> AsyncGenerator[Stretch, None]:
-    """What is in [begin, end), in order, each stretch without what is at or after the end (LogUnavailable)."""
+    """What is in [begin, end), in order, each stretch without what is at or after the end (LogUnavailable).
+
+    damaged: told of what can't be read, which is passed then; None: that ends it (LogDamaged).
+    """
     at = begin
     asked: asyncio.Task[Stretch] | None = None
     try:
         while at < end:
-            stretch = await (asked or records.read(topic, partition, at, bytes_max=_BYTES))
-            asked = None
+            try:
+                stretch = await (asked or records.read(topic, partition, at, bytes_max=_BYTES))
+            except LogDamaged as damage:
+                if damaged is None:
+                    raise
+                damaged(damage)
+                at = damage.last + 1
+                continue
+            finally:
+                asked = None
             if stretch.next_offset <= at:
                 if stretch.end_offset >= end:
                     return  # compaction has left nothing

@@ -11,16 +11,25 @@ that are newer than what was read of `messages` and `control` may speak of what 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from typing import NamedTuple
 
 from broker.audit.stretches import stretches
-from broker.core.checks import Checks, ControlChecks, Finding, MessageChecks, OutcomeChecks, noun_of, unaccounted
+from broker.core.checks import (
+    Checks,
+    ControlChecks,
+    Finding,
+    MessageChecks,
+    OutcomeChecks,
+    ReadableChecks,
+    noun_of,
+    unaccounted,
+)
 from broker.core.events import ListenerCreated, ReplayStarted, decode
-from broker.errors import UnknownEvent
+from broker.errors import LogDamaged, UnknownEvent
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, OffsetTooOld, Stretch
-from broker.kafka.topics import Topic, Topics
+from broker.kafka.topics import Topic, Topics, workers_group
 from broker.settings import KafkaSettings
 
 
@@ -48,7 +57,10 @@ class Verifier:
             "changes": table.changes,
             "deliveries": table.deliveries,
         }
+        self._claims_topic = table.claims
+        self._workers_group = workers_group(kafka)
         self.control = ControlChecks(0)
+        self._damage: list[LogDamaged] = []  # found and not told yet
 
     async def size(self) -> int:
         """How many offsets there are to read, about (LogUnavailable)."""
@@ -68,6 +80,8 @@ class Verifier:
                     yield Finding(name, number, None, what, wrong=False)
         async for one in self._fold_control(positions):
             yield one
+        async for finding in self._claims():
+            yield finding
         strangers: dict[str, Finding] = {}
         for number, (begin, end) in enumerate(zip(*messages, strict=True)):
             async for finding in self._partition(number, begin, end, strangers):
@@ -76,6 +90,9 @@ class Verifier:
             since = await self._receivers_since(self.control.end)
             for finding in (finding for one, finding in strangers.items() if one not in since):
                 yield finding
+        for topic_name, partition, offset, node in self._requests.bad_copies:
+            what = f"the copy on broker {node} is altered or incomplete; another broker's is good"
+            yield Finding(topic_name, partition, offset, what)
 
     async def _fold_control(self, positions: Collection[int]) -> AsyncGenerator[Finding | State, None]:
         topic = self._topics["control"]
@@ -84,13 +101,33 @@ class Verifier:
         if begin in positions:
             yield State(begin, checks.state.state_hash(), checks.state.digests())
         async for stretch in self._stretches(topic, 0, begin, end):
+            for finding in self._damaged(checks):
+                yield finding
             for record in stretch.records:
                 for finding in checks.check([record]):
                     yield finding
                 if record.offset + 1 in positions:
                     yield State(record.offset + 1, checks.state.state_hash(), checks.state.digests())
-        for finding in checks.ended(end):
+        for finding in (*self._damaged(checks), *checks.ended(end)):
             yield finding
+
+    def _damaged(self, checks: Checks) -> Iterator[Finding]:
+        """What can't be read, found since the last call."""
+        while self._damage:
+            one = self._damage.pop(0)
+            yield checks.damaged(one.first, one.last)
+
+    async def _claims(self) -> AsyncGenerator[Finding, None]:
+        """Nothing else speaks of claims: whether they can be read is all there is to check."""
+        topic = self._claims_topic
+        begins, ends = await self._bounds(topic)
+        for number, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+            checks = ReadableChecks("claims", number, begin)
+            async for _ in self._stretches(topic, number, begin, end):
+                for finding in self._damaged(checks):
+                    yield finding
+            for finding in self._damaged(checks):
+                yield finding
 
     async def _partition(
         self, number: int, begin: int, end: int, strangers: dict[str, Finding]
@@ -120,6 +157,8 @@ class Verifier:
             for checks in others:
                 for finding in checks.unseen():
                     yield finding
+        for finding in await self._lost_ends(number, latest):
+            yield finding
         named, who = self.control.named.get(number, (0, ""))
         if named > latest:
             yield Finding("messages", number, None, f"the {who} names offset {named}, after the end")
@@ -132,8 +171,20 @@ class Verifier:
                 yield Finding(
                     "messages", number, None, f"the {noun_of(listener)} {listener.id} stands at {place}, after the end"
                 )
+            lowest = place if cursor is None else cursor.offset
+            if lowest < begin and listener.replay is None:
+                what = f"it begins at {begin}, and the listener {listener.id} has settled nothing from {lowest} on"
+                yield Finding("messages", number, None, what)
             for finding in unaccounted(listener, cursor, messages, others):
                 yield finding
+
+    async def _lost_ends(self, number: int, latest: int) -> list[Finding]:
+        """Whether the workers' own tail has read more than there is."""
+        rows = await self._requests.committed(self._workers_group, self._topics["messages"].name, [number])
+        tail = rows.get(number, (0, ""))[0]
+        if tail <= latest:
+            return []
+        return [Finding("messages", number, None, f"a worker has read to {tail}, after the end at {latest}")]
 
     async def _checked(self, checks: Checks, topic: Topic, begin: int, end: int) -> AsyncGenerator[Finding, None]:
         """Of `outstanding` all there is when the end is reached.
@@ -144,6 +195,8 @@ class Verifier:
             reached = end
             try:
                 async for stretch in self._stretches(topic, checks.partition, begin, end):
+                    for finding in self._damaged(checks):
+                        yield finding
                     reached = stretch.end_offset
                     for finding in checks.check(stretch.records):
                         yield finding
@@ -156,7 +209,7 @@ class Verifier:
             if checks.topic != "outstanding" or reached <= end:
                 break
             begin, end = end, reached
-        for finding in checks.ended(end):
+        for finding in (*self._damaged(checks), *checks.ended(end)):
             yield finding
 
     async def _receivers_since(self, begin: int) -> set[str]:
@@ -175,7 +228,7 @@ class Verifier:
         return found
 
     async def _stretches(self, topic: Topic, partition: int, at: int, end: int) -> AsyncGenerator[Stretch, None]:
-        async for stretch in stretches(self._requests, topic.name, partition, at, end):
+        async for stretch in stretches(self._requests, topic.name, partition, at, end, damaged=self._damage.append):
             self._read(min(stretch.next_offset, end) - at)
             at = stretch.next_offset
             yield stretch

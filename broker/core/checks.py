@@ -18,7 +18,7 @@ from broker.core.catalogue import TOPIC_OF
 from broker.core.cursor import Cursor
 from broker.core.directory import Directory, Listener
 from broker.core.events import Event, decode, decode_message
-from broker.core.ids import parse_message_id
+from broker.core.ids import parse_damaged_id, parse_message_id
 from broker.errors import UnknownEvent
 
 # The clocks of the machines that write differ by less; a record may also wait that long for Kafka.
@@ -109,6 +109,12 @@ class Checks(ABC):
         """Retention has taken what is before this offset."""
         self._next = offset
 
+    def damaged(self, first: int, last: int) -> Finding:
+        """What no copy gives as it was written, or at all."""
+        self._next = max(self._next, last + 1)
+        offsets = "this record is" if first == last else f"the records from here to offset {last} are"
+        return self._finding(first, f"{offsets} altered or missing: see `everput mend`")
+
     def ended(self, end: int) -> Iterator[Finding]:
         """What is wrong when nothing more comes before this offset, where the partition ends."""
         if self._next < end and not self._compacted:
@@ -126,6 +132,13 @@ class Checks(ABC):
 
     def _finding(self, offset: int, what: str) -> Finding:
         return Finding(self.topic, self.partition, offset, what)
+
+
+class ReadableChecks(Checks):
+    """One partition of a topic of which nothing is checked but whether it can be read."""
+
+    def event(self, record: Seen, event: Event) -> Iterable[str]:  # noqa: ARG002 - it is shown none
+        return ()
 
 
 class ControlChecks(Checks):
@@ -149,6 +162,9 @@ class ControlChecks(Checks):
             return
         if record.key != event.organization_id.encode():
             yield "its key is not its organization"
+        if isinstance(event, ev.LogDamaged | ev.LogMended):
+            self.state.apply(event)
+            return
         noun, _, verb = ev.wire_name(type(event)).partition(".")
         noun = "organization" if noun == "volume" else noun
         made = str(getattr(event, f"{noun}_id", ""))
@@ -196,6 +212,7 @@ class MessageChecks(Checks):
         self.by_queue: defaultdict[str, list[int]] = defaultdict(list)
         self.queues = queues
         self._places: dict[bytes, int] = {}
+        self._damage: list[tuple[int, int]] = []
 
     def skip_to(self, offset: int) -> None:
         super().skip_to(offset)
@@ -203,6 +220,18 @@ class MessageChecks(Checks):
 
     def decode(self, value: bytes) -> Event:
         return decode_message(value)
+
+    def damaged(self, first: int, last: int) -> Finding:
+        self._damage.append((first, last))
+        return super().damaged(first, last)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all messages that ever were have been read so far."""
+        return self.begin == 0 and not self._damage
+
+    def _unread(self, offset: int) -> bool:
+        return offset < self.begin or any(first <= offset <= last for first, last in self._damage)
 
     def event(self, record: Seen, event: Event) -> Sequence[str]:
         if not isinstance(event, ev.MessagePut):  # decode_message takes no other
@@ -228,16 +257,16 @@ class MessageChecks(Checks):
         return wrong
 
     def has(self, offset: int, queue_id: str) -> bool:
-        """Whether this offset is a message of this queue; True for what is before the beginning."""
-        if offset < self.begin:
+        """Whether this offset is a message of this queue; True for what is before the beginning, or can't be read."""
+        if self._unread(offset):
             return True
         offsets = self.by_queue.get(queue_id, [])
         index = bisect_left(offsets, offset)
         return index < len(offsets) and offsets[index] == offset
 
     def is_at(self, offset: int, message_id: str) -> bool:
-        """Whether this message is at this offset; True for what is before the beginning."""
-        return offset < self.begin or self.place(message_id) == offset
+        """Whether this message is at this offset; True for what is before the beginning, or can't be read."""
+        return self._unread(offset) or self.place(message_id) == offset
 
     def place(self, message_id: str) -> int | None:
         return self._places.get(message_id.encode())
@@ -324,7 +353,7 @@ class OutcomeChecks(Checks):
 
     def _applied(self, at: int, event: ev.ChangeApplied) -> Iterator[str]:
         offset = self._messages.place(event.message_id)
-        if offset is None and self._messages.begin == 0:  # else it may be gone
+        if offset is None and self._messages.complete:
             what = f"the message {event.message_id} is not in this partition"
             self._unseen.setdefault((event.message_id, None, event.queue_id), self._finding(at, what))
         elif offset is not None and not self._messages.has(offset, event.queue_id):
@@ -339,6 +368,9 @@ class OutcomeChecks(Checks):
 
     def _told(self, at: int, fields: Any, listener_id: str | None) -> Iterator[str]:
         offset, message_id = fields.offset, fields.message_id
+        if (damaged := parse_damaged_id(message_id)) is not None and listener_id is not None:
+            self.outcomes.setdefault(listener_id, set()).update(range(damaged[1], damaged[2] + 1))
+            return
         if listener_id is None:
             self.changed[at] = message_id
         if not self._messages.is_at(offset, message_id):

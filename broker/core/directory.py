@@ -20,6 +20,7 @@ from msgspec import UNSET, UnsetType
 from broker.core import events as ev
 from broker.core.accounts import Account, Accounts, Session
 from broker.core.cursor import Cursor
+from broker.core.damage import Damage, DamagedRange
 from broker.core.events import Event, ListenerSettings
 from broker.core.origins import same_origin
 from broker.core.redrives import NO_REDRIVES, Redrives
@@ -142,6 +143,7 @@ class Directory:
     """The state. Everything is found by id; a name is looked up within its organization or queue.
 
     initialized: the operator has made an organization or a key in the shell (`everput init`, the first start).
+    damage: what of the log can't be read.
     """
 
     def __init__(self) -> None:
@@ -155,6 +157,7 @@ class Directory:
         self.listeners: dict[str, Listener] = {}  # and what replays that go on are delivered as
         self.listeners_by_name: dict[tuple[str, str], Listener] = {}
         self.replays = Replays()
+        self.damage = Damage()
         self._queues_of: dict[str, dict[str, Queue]] = {}
         self._keys_of: dict[str, dict[str, Key]] = {}
         self._organizations_of: dict[str, dict[str, None]] = {}  # their ids by account id
@@ -250,6 +253,10 @@ class Directory:
                 return self._listener_deleted(event)
             case ev.ReplayEvent():
                 return self._replay(event)
+            case ev.LogDamaged():
+                return self.damage.add(_range(event))
+            case ev.LogMended():
+                return self.damage.remove(_range(event))
             case _:
                 return False
 
@@ -517,6 +524,7 @@ class Directory:
             sorted(self.organizations.values(), key=lambda o: o.id),
             sorted(self.keys.values(), key=lambda k: k.id),
             self.replays.everything(),
+            *self.damage,
             [
                 (
                     queue.id,
@@ -600,6 +608,10 @@ def _account_of(event: Event) -> str:
 def _by_shell(event: Event) -> bool:
     """Whether the operator's shell wrote the event. The first programs left the shell's actor empty."""
     return event.actor in ("shell", "")
+
+
+def _range(event: ev.LogDamaged | ev.LogMended) -> DamagedRange:
+    return DamagedRange(event.topic, event.partition, event.first_offset, event.last_offset)
 
 
 def _at(item: Queue | Listener, version: int | UnsetType) -> bool:

@@ -21,7 +21,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """A recorded fact.
 
     at_ms: when it was recorded, milliseconds since the UTC epoch, by the writer's clock.
-    organization_id: whose event it is, empty for an account's.
+    organization_id: whose event it is, empty for an account's and for the installation's.
     actor: who did it: `key:<id>`, `account:<id>`, `worker` or `shell`.
     request_id: the request that caused it, empty when none did.
     urgent: whether the API still records it between the two marks of free disk space (broker/disk.py). An urgent event
@@ -430,6 +430,28 @@ class PartitionHandedOver(Event, frozen=True, kw_only=True, tag="partition.hande
     changes_below: int | UnsetType = UNSET
 
 
+class LogDamaged(Event, frozen=True, kw_only=True, tag="log.damaged"):
+    """Offsets that no copy of the log gives as they were written. Of two that tell of the same, the later counts not.
+
+    topic: without the installation's prefix. first_offset, last_offset: both included.
+    """
+
+    topic: str
+    partition: int
+    first_offset: int
+    last_offset: int
+
+
+class LogMended(Event, frozen=True, kw_only=True, tag="log.mended"):
+    """Offsets that were damaged can be read again, or nobody waits for them any more (given_up)."""
+
+    topic: str
+    partition: int
+    first_offset: int
+    last_offset: int
+    given_up: bool
+
+
 class DeliveriesSettled(Event, frozen=True, kw_only=True, tag="deliveries.settled"):
     """First attempts that succeeded, gathered per stream and checkpoint.
 
@@ -464,6 +486,8 @@ class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempte
 
 
 UNDECODABLE: Final = "undecodable"  # the error of a delivery whose message only a newer program can read: no payload
+DAMAGED: Final = "damaged"  # the error of a delivery whose message can't be read: no payload
+BARE: Final = (UNDECODABLE, DAMAGED)  # errors of records without a payload
 
 
 class KeptDelivery(Event, frozen=True, kw_only=True):
@@ -552,6 +576,8 @@ ControlEvent = (
     | ReplayPaused
     | ReplayResumed
     | ReplayCancelled
+    | LogDamaged
+    | LogMended
 )
 AnyEvent = (
     ControlEvent

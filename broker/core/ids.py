@@ -1,6 +1,7 @@
 """Message ids: UUIDv7 whose 12 `rand_a` bits carry the partition of the `messages` topic.
 
-For: making one from parts and reading the parts back, so that a message is found by its id without an index.
+For: making one from parts and reading the parts back, so that a message is found by its id without an index; and what
+stands for the ids of messages that can't be read.
 Not for: drawing the random bits or reading the clock (the callers do that)."""
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ PARTITIONS_MAX: Final = 1 << 12
 _VERSION_7: Final = 0x7 << 76
 _VARIANT: Final = 0b10 << 62
 _RANDOM_BITS: Final = (1 << 62) - 1
+_DAMAGED: Final = re.compile(r"damaged-(\d{1,4})-(\d{1,19})-(\d{1,19})", re.ASCII)
 # Not uuid.UUID, which takes four times as long: a check of the log reads millions of them.
 _CANONICAL: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
@@ -33,3 +35,14 @@ def parse_message_id(text: str) -> tuple[int, int] | None:
     if _CANONICAL.fullmatch(text) is None:
         return None
     return int(text[:8] + text[9:13], 16), int(text[15:18], 16)
+
+
+def damaged_id(partition: int, first: int, last: int) -> str:
+    """What stands for the ids of the messages at these offsets, which can't be read."""
+    return f"damaged-{partition}-{first}-{last}"
+
+
+def parse_damaged_id(text: str) -> tuple[int, int, int] | None:
+    """(partition, first, last) of what damaged_id() made; None for anything else."""
+    found = _DAMAGED.fullmatch(text)
+    return None if found is None else (int(found[1]), int(found[2]), int(found[3]))

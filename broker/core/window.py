@@ -117,6 +117,17 @@ class Window(Generic[D]):
             self.behind.popleft()
         self.open.pop(offset, None)
 
+    def scan(self, offset: int) -> None:
+        """From this offset, where the tail stands, on it can't tell which ones are own: catch-up readers must."""
+        if self.scan_from is None:
+            self.scan_from = max(offset, self.begin)
+
+    def within(self, first: int, last: int) -> tuple[list[int], int | None]:
+        """What it lacks of these offsets: its own ones, and from which one on it would scan; None: it would not."""
+        own = sorted(offset for offset in (*self.missing, *self.behind) if first <= offset <= last)
+        begin = self.scan_from
+        return own, begin if begin is not None and first <= begin <= last else None
+
     def found(self, offset: int) -> D | None:
         """A catch-up reader brings an own offset: the open delivery that was missing its message, if there is one."""
         if offset not in self.missing:

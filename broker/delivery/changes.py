@@ -22,6 +22,7 @@ from msgspec import UNSET
 
 from broker.core.changes import Change, change, prevailing
 from broker.core.events import (
+    DAMAGED,
     Fields,
     MessageChange,
     MessageUpdated,
@@ -38,7 +39,7 @@ from broker.delivery.outstanding import Outstanding
 from broker.delivery.ports import ChangeFeed, DeliveryLog
 from broker.delivery.readers import Partition
 from broker.delivery.stream import Delivery, now_ms
-from broker.errors import LogUnavailable, UnknownEvent
+from broker.errors import LogDamaged, LogUnavailable, UnknownEvent
 from broker.ports import EARLIEST, LATEST, OffsetTooOld
 
 log = logging.getLogger(__name__)
@@ -200,7 +201,7 @@ class Changes:
         requests, topic = self._log.requests, self._log.deliveries.name
         newest = (await requests.offsets(topic, {partition: LATEST}))[partition] - 1
         if newest >= 0:
-            async for record in requests.walk(topic, partition, newest, newest + 1):
+            async for record in requests.walk(topic, partition, newest, newest + 1, pass_damaged=True):
                 with contextlib.suppress(UnknownEvent):
                     event = decode(record.value or b"")
                     if isinstance(event, PartitionHandedOver):
@@ -238,9 +239,14 @@ class Changes:
     async def _put_at_ms(self, partition: int, offset: int) -> int | None:
         """When the first message at or after this offset was put; None when there is none yet."""
         requests = self._log.requests
-        begin = (await requests.offsets(self._messages, {partition: EARLIEST}))[partition]
-        stretch = await requests.read(self._messages, partition, max(begin, offset), bytes_max=1)
-        return stretch.records[0].timestamp if stretch.records else None
+        at = max(offset, (await requests.offsets(self._messages, {partition: EARLIEST}))[partition])
+        while True:
+            try:
+                stretch = await requests.read(self._messages, partition, at, bytes_max=1)
+            except LogDamaged as damage:
+                at = damage.last + 1
+                continue
+            return stretch.records[0].timestamp if stretch.records else None
 
     def _add(self, partition: int, taken: Taken) -> None:
         """What was read is all that there is of these messages: it takes the place of what was known of them."""
@@ -315,6 +321,10 @@ class Changes:
         while delivery in courier.renewing:
             try:
                 data = await self._text(partition, offset)
+            except LogDamaged:  # parked until the change can be read: what was put is not what counts
+                courier.renewing.discard(delivery)
+                courier.depot.put_aside(delivery, None, DAMAGED, None)
+                return
             except LogUnavailable:
                 await asyncio.sleep(_PAUSE_S)
                 continue

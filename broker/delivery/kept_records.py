@@ -11,11 +11,11 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Final
 
-from broker.core.events import UNDECODABLE, KeptDelivery, decode
+from broker.core.events import BARE, KeptDelivery, decode
 from broker.delivery.message import Message, messages
 from broker.delivery.owed import Key, Owed, ids_in, kept_message, owed_by
 from broker.delivery.ports import Appender, LogReader
-from broker.errors import LogUnavailable, UnknownEvent
+from broker.errors import LogDamaged, LogUnavailable, UnknownEvent
 from broker.ports import EARLIEST, LATEST, OffsetTooOld
 
 log = logging.getLogger(__name__)
@@ -35,13 +35,14 @@ class KeptRecords:
     async def all_of(self, partition: int, *, at_once: int) -> AsyncIterator[dict[Key, Owed | None]]:
         """What the records say, so many at a time, the later of a delivery after the earlier (LogUnavailable).
 
-        None: it is owed no more, or only a newer program knows what.
+        None: it is owed no more, or only a newer program knows what. Damaged records are passed: which deliveries they
+        were of is not known (docs/decisions/0201).
         """
         name = self._topic.name
         at = (await self._requests.offsets(name, {partition: EARLIEST}))[partition]
         end = (await self._requests.offsets(name, {partition: LATEST}))[partition]
         some: dict[Key, Owed | None] = {}
-        async for record in self._requests.walk(name, partition, at, end):
+        async for record in self._requests.walk(name, partition, at, end, pass_damaged=True):
             if record.key is None:
                 continue
             event = None if record.value is None else _decoded(record.value, partition, record.offset)
@@ -55,13 +56,13 @@ class KeptRecords:
         """The message of its record, or of a later one of its key; None when a tombstone is all that is left of it.
 
         Where an append was tried twice the topic holds two, and compaction keeps the later one. One that Kafka does not
-        give, be it lost or behind what a new leader knows to be stored, is read where it was put. LogUnavailable: that
-        is gone, and a new leader may still give the record.
+        give, be it lost, damaged or behind what a new leader knows to be stored, is read where it was put.
+        LogUnavailable: that is gone, and a new leader may still give the record. LogDamaged: that is damaged, too.
         """
         if owed.record is not None:
             return await self._message(owed, owed.record, owed.offset)
         key, at, size, buried, behind = owed.key, owed.offset, _RECORD_BYTES, False, False
-        with contextlib.suppress(OffsetTooOld):
+        with contextlib.suppress(OffsetTooOld, LogDamaged):
             while True:
                 stretch = await self._requests.read(self._topic.name, owed.partition, at, bytes_max=size)
                 for record in stretch.records:
@@ -83,9 +84,23 @@ class KeptRecords:
 
     async def _message(self, owed: Owed, value: bytes, offset: int) -> Message | None:
         event = _decoded(value, owed.partition, offset)
-        if event is None or event.error != UNDECODABLE:
+        if event is None or event.error not in BARE:
             return None if event is None else kept_message(event)
         return await self._of_log(owed.partition, event.offset)
+
+    async def messages_in(self, partition: int, first: int, last: int) -> list[Message]:
+        """Those at these offsets of `messages` (LogUnavailable, LogDamaged)."""
+        found, at = list[Message](), first
+        while at <= last:
+            try:
+                stretch = await self._requests.read(self._messages_topic, partition, at, bytes_max=_RECORD_BYTES)
+            except OffsetTooOld:
+                break
+            if stretch.next_offset <= at:
+                raise LogUnavailable(f"Kafka gives nothing of {self._messages_topic}/{partition} from offset {at} on")
+            found += (message for message in messages(stretch.records) if message.offset <= last)
+            at = stretch.next_offset
+        return found
 
     async def _of_log(self, partition: int, place: int) -> Message | None:
         """As it was put (LogUnavailable: a new leader does not know yet that it has it)."""

@@ -43,6 +43,7 @@ CREATE INDEX by_bare ON owed (partition, message) WHERE bare;
 CREATE INDEX by_line ON owed (partition, listener, ordering_key, place) WHERE {_IN_LINE};
 """
 _LINE: Final = f"partition = ? AND listener = ? AND ordering_key = ? AND {_IN_LINE}"
+_DAMAGED: Final = "partition = ? AND message >= 'damaged-' AND message < 'damaged.'"
 _INSERT: Final = f"INSERT OR IGNORE INTO owed VALUES ({', '.join('?' * 17)})"
 
 
@@ -206,12 +207,29 @@ class Ledger:
         sql = "SELECT 1 FROM owed WHERE partition = ? AND message = ? LIMIT 1"
         return bool(self._rows) and bool(self._rows_of(sql, (partition, message_id)))
 
+    def at_offsets(self, partition: int, first: int, last: int, *, after_id: int, limit: int) -> list[Owed]:
+        """Those that are parked and whose messages are at these offsets, in the order in which they were written."""
+        return self._some(
+            "SELECT * FROM owed WHERE partition = ? AND place BETWEEN ? AND ? AND due_ms IS NULL AND id > ?"
+            " ORDER BY id LIMIT ?",
+            (partition, first, last, after_id, limit),
+        )
+
+    def damaged(self, partition: int) -> int:
+        """How many stand for messages that can't be read."""
+        sql = f"SELECT COUNT(*) FROM owed WHERE {_DAMAGED}"
+        return next((int(row[0]) for row in self._rows_of(sql, (partition,))), 0)
+
     def oldest_put_ms(self, partition: int) -> int | None:
-        """When the oldest message that anybody is owed was put."""
+        """When the oldest message that anybody is owed was put; 0 where that can't be known, for it can't be read."""
+        if self._rows_of(f"SELECT 1 FROM owed WHERE {_DAMAGED} LIMIT 1", (partition,)):
+            return 0
         return self._put_ms("SELECT message FROM owed WHERE partition = ? ORDER BY message LIMIT 1", (partition,))
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
-        """When the oldest message was put of which a record has no payload."""
+        """When the oldest message was put of which a record has no payload; 0 where one of them can't be read."""
+        if self._rows_of(f"SELECT 1 FROM owed WHERE {_DAMAGED} LIMIT 1", (partition,)):
+            return 0
         sql = "SELECT message FROM owed WHERE partition = ? AND bare ORDER BY message LIMIT 1"
         return self._put_ms(sql, (partition,))
 

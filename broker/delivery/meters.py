@@ -65,7 +65,7 @@ class Condition:
 
     open: deliveries in windows. behind: offsets noted for later. held, held_bytes: messages that couriers hold.
     recent, recent_bytes: messages kept for those that lag a little. lagging: streams that wait for a catch-up reader.
-    outstanding: deliveries that are retried later, or parked.
+    outstanding: deliveries that are retried later, or parked. damaged: those of them whose messages can't be read.
     """
 
     partitions: int = 0
@@ -79,13 +79,14 @@ class Condition:
     recent_bytes: int = 0
     lagging: int = 0
     outstanding: int = 0
+    damaged: int = 0
 
 
 async def condition(
     couriers: Iterable[Courier], partitions: dict[int, Partition], outstanding: Outstanding
 ) -> Condition:
     """Looks at every courier, some at a time, so that deliveries go on meanwhile: for one who asks now and then."""
-    now = Condition(partitions=len(partitions), outstanding=len(outstanding))
+    now = Condition(partitions=len(partitions), outstanding=len(outstanding), damaged=outstanding.damaged())
     for partition in partitions.values():
         now.recent += partition.recent
         now.recent_bytes += partition.recent_bytes

@@ -13,15 +13,16 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Container, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from broker.core.directory import Listener
 from broker.core.events import DeliveryParked, KeptDelivery, encode
-from broker.core.ids import parse_message_id
+from broker.core.ids import parse_damaged_id, parse_message_id
 from broker.core.turns import Lines
 from broker.delivery.courier import Courier
+from broker.delivery.damaged import DamagedDeliveries
 from broker.delivery.kept_records import KeptRecords
 from broker.delivery.ledger import BEGIN, Ledger
 from broker.delivery.message import Message
@@ -29,7 +30,7 @@ from broker.delivery.owed import Key, Line, Owed, kept_event, owed_by, owed_key
 from broker.delivery.ports import Appender, LogReader
 from broker.delivery.readers import Partition
 from broker.delivery.stream import Delivery, now_ms
-from broker.errors import LogUnavailable
+from broker.errors import LogDamaged, LogUnavailable
 from broker.ports import Count
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ class Outstanding:
         self._redrives_done: dict[str, int] = {}
         self._wake = asyncio.Event()
         self._settled: dict[int, list[tuple[bytes, bytes | None]]] = {}
+        self._damaged = DamagedDeliveries(topic, self._records, couriers, self._enter, self._remove, assure)
 
     # Ownership
 
@@ -207,6 +209,46 @@ class Outstanding:
                 )
             return True
         return False
+
+    async def park_damaged(self, partition: int, ranges: Sequence[tuple[Listener, int, int]]) -> bool:
+        """These listeners may have deliveries at these offsets that can't be read: they are parked (LogUnavailable).
+
+        Whether the partition is still ours.
+        """
+        events = await self._damaged.park(partition, ranges)
+        if partition not in self._owned:
+            return False
+        for event in events:
+            self._enter(owed_by(event, -1, found=False, record=encode(event)))
+        return True
+
+    async def mended(self, partition: int, first: int, last: int, *, given_up: bool) -> None:
+        """What was damaged can be read again: try what was parked for it. given_up: cancel it instead."""
+        at = -1
+        while rows := self._ledger.at_offsets(partition, first, last, after_id=at, limit=_ROWS):
+            at = rows[-1].id
+            for owed in rows:
+                where = parse_damaged_id(owed.message_id)
+                if not given_up:
+                    self._retry(owed)
+                elif where is not None and where[2] <= last:
+                    self.cancel(partition, owed.listener_id, owed.message_id)
+            await asyncio.sleep(0)
+
+    def _retry(self, owed: Owed) -> None:
+        """A parked one is due now, with a fresh allowance."""
+        at_ms = now_ms()
+        owed.forgiven, owed.since_ms, owed.due_ms = owed.number, at_ms, at_ms
+        owed.queued_ms = None if owed.id in self._taken or owed.line is not None else at_ms
+        self._ledger.redriven(owed, was_parked=True)
+        if owed.line is not None:
+            self._advance(owed.line)
+        else:
+            self._note(owed.listener_id, at_ms)
+
+    def damaged(self) -> int:
+        """How many entries stand for deliveries whose messages can't be read."""
+        return sum(map(self._ledger.damaged, self._owned))
 
     def _enter(self, owed: Owed) -> None:
         """It is due when its record says, or now, when it was redriven since that was written."""
@@ -533,7 +575,14 @@ class Outstanding:
 
     async def _message_of(self, owed: Owed) -> Message | LogUnavailable | None:
         try:
-            message = await self._records.message(owed)
+            try:
+                if parse_damaged_id(owed.message_id) is not None:
+                    await self._damaged.again(owed)
+                    return None
+                message = await self._records.message(owed)
+            except LogDamaged:
+                await self._damaged.park_again(owed)
+                return None
             await self._assure()  # who had no answer for long reads what others have delivered
         except LogUnavailable as error:
             return error

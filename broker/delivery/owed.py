@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.core.events import UNDECODABLE, DeliveryParked, DeliverySetAside, KeptDelivery, encode
+from broker.core.events import BARE, DeliveryParked, DeliverySetAside, KeptDelivery, encode
 from broker.core.redrives import Redrives
 from broker.delivery.message import Message
 from broker.delivery.stream import Delivery, now_ms
@@ -145,7 +145,7 @@ def owed_by(event: KeptDelivery, offset: int, *, found: bool, record: bytes | No
         due_ms if event.key is None else None,
         found,
         record,
-        event.error == UNDECODABLE,
+        event.error in BARE,
     )
 
 

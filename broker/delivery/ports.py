@@ -36,13 +36,18 @@ class LogReader(Protocol):
         bytes_max: int = 1 << 20,
         worth: Callable[[bytes], bool] | None = None,
     ) -> Stretch:
-        """The records from an offset on, at least one if there is any (OffsetTooOld, LogUnavailable).
+        """The records from an offset on, at least one if there is any (OffsetTooOld, LogDamaged, LogUnavailable).
 
         worth: whether any record in these bytes may be wanted. If not, all of them may be left out.
         """
 
-    def walk(self, topic: str, partition: int, offset: int, end: int) -> AsyncIterator[Record]:
-        """The records in [offset, end) (LogUnavailable). end: known to be there."""
+    def walk(
+        self, topic: str, partition: int, offset: int, end: int, *, pass_damaged: bool = False
+    ) -> AsyncIterator[Record]:
+        """The records in [offset, end) (LogUnavailable). end: known to be there.
+
+        pass_damaged: go on after what can't be read; else LogDamaged.
+        """
 
     async def delete_before(self, topic: str, partition: int, offset: int) -> None:
         """Let a partition begin at this offset, or where it begins by now if that is later (LogUnavailable)."""
@@ -136,7 +141,10 @@ class Membership(Protocol):
         """Read these partitions from these offsets on."""
 
     async def read(self) -> Mapping[int, Iterable[Record]]:
-        """New records by partition; waits for them, but not for long (LogUnavailable: it fails for long)."""
+        """New records by partition; waits for them, but not for long (LogUnavailable: it fails for long).
+
+        LogDamaged: the next ones of a partition can't be read; begin() after them.
+        """
 
     async def confirm(self, offsets: Mapping[int, int]) -> None:
         """The member still owns its partitions (NoMember: it does not; LogUnavailable: that can't be told).

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from broker.delivery.courier import Courier
 from broker.delivery.message import Message
 from broker.delivery.stream import Delivery, Stream
-from broker.errors import LogUnavailable
+from broker.errors import LogDamaged, LogUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,11 @@ class Source(Protocol):
 
         Where the log begins after the offset, the messages from its beginning on.
         """
+
+    async def park_damaged(self, partition: int, ranges: Sequence[tuple[Courier, int, int]]) -> bool:
+        """Write the deliveries that these listeners may have at these offsets to `outstanding` as parked.
+
+        Returns whether the partition was still owned when that was done (LogUnavailable)."""
 
 
 class Partition:
@@ -106,6 +111,37 @@ class Partition:
     @property
     def recent_bytes(self) -> int:
         return self._ring_bytes
+
+    def pass_over(self, last: int) -> None:
+        """The tail can't read the next messages, up to this offset. It goes on after them.
+
+        Each stream has a catch-up reader look for itself, and parks what can't be read then.
+        """
+        begin, self.tail = self.tail, last + 1
+        self._ring.clear()
+        self._ring_bytes, self._ring_from = 0, self.tail
+        for courier in [courier for couriers in self._told.values() for courier in couriers]:
+            stream = courier.stream(self.number)
+            stream.window.scan(begin)
+            courier.behind[stream] = None
+            if not stream.dirty:
+                courier.depot.touched(stream)
+            courier.wake()
+        self._told.clear()
+
+    def pass_damage(self, stream: Stream, own: Iterable[int], begin: int | None, last: int) -> None:
+        """The stream has parked what can't be read: its own offsets, and what it would have scanned from begin on."""
+        window = stream.window
+        reach = stream.courier.listener.reach(self.number, self.tail)
+        for offset in own:
+            window.gone(offset)
+        if begin is not None:
+            window.passed(begin, min(last + 1, self.tail), reach)
+        if window.scan_from is None:
+            self._tell(stream.courier)
+        if not stream.dirty:
+            stream.courier.depot.touched(stream)
+        _note_caught_up(stream)
 
     def place(self, courier: Courier) -> None:
         """Its stream, if there is more to say of it than the tail does, stands where its cursor says."""
@@ -288,7 +324,13 @@ class CatchUp:
             self._done(stream)
             return
         queue_ids = self._queues_near(stream, start)
-        messages, next_offset = await self._source.stretch(stream.partition, start, stream.stretch_bytes, queue_ids)
+        try:
+            messages, next_offset = await self._source.stretch(stream.partition, start, stream.stretch_bytes, queue_ids)
+        except LogDamaged as damage:
+            await self._pass_damage(partition, damage)
+            if stream.requested:
+                asyncio.get_running_loop().call_later(_STUCK_PAUSE_S, self._done, stream)
+            return
         end = min(next_offset, partition.tail)
         if not partition.alive:
             self._done(stream)
@@ -313,6 +355,26 @@ class CatchUp:
                     other.courier.refill()
         if stream.requested and not was_served:  # it wants what the tail has not brought yet, or by now what was before
             asyncio.get_running_loop().call_later(_STUCK_PAUSE_S, self._done, stream)
+
+    async def _pass_damage(self, partition: Partition, damage: LogDamaged) -> None:
+        """All streams that lack what can't be read park what of it may be theirs, and go on after it."""
+        found = []
+        for stream in list(self._lagging.get(partition.number, ())):
+            own, begin = stream.window.within(damage.first, damage.last)
+            if stream.alive and (own or begin is not None):
+                found.append((stream, own, begin))
+        last = min(damage.last, partition.tail - 1)
+        ranges = [(stream.courier, offset, offset) for stream, own, _ in found for offset in own]
+        ranges += [(stream.courier, begin, last) for stream, _, begin in found if begin is not None and begin <= last]
+        if not await self._source.park_damaged(partition.number, ranges):
+            return
+        for number, (stream, own, begin) in enumerate(found, 1):
+            if stream.alive:
+                self._done(stream)
+                partition.pass_damage(stream, own, begin, damage.last)
+                stream.courier.refill()
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     def _queues_near(self, stream: Stream, start: int) -> set[str]:
         """The queues of all whom a read for this stream may serve, too.

@@ -22,6 +22,7 @@ from broker.core.events import (
     KeptDelivery,
     ListenerDeleted,
     ListenerPaused,
+    LogMended,
     QueueDeleted,
     ReplayPaused,
 )
@@ -46,7 +47,7 @@ from broker.delivery.request import Opened, open_listener, same_seals
 from broker.delivery.retention import Retention
 from broker.delivery.shares import Processor, Sockets, let_begin, share_out
 from broker.delivery.stream import Delivery, Stream, now_ms
-from broker.errors import BrokerError, LogUnavailable
+from broker.errors import BrokerError, LogDamaged, LogUnavailable
 from broker.ports import EARLIEST, Count, DirectoryView, NoMember, OffsetTooOld, Record
 from broker.sealing import Sealer
 from broker.settings import Settings
@@ -416,6 +417,11 @@ class Worker:
 
     def _note_change(self, event: Event) -> None:
         listener_id, replay_id = getattr(event, "listener_id", None), getattr(event, "replay_id", None)
+        if isinstance(event, LogMended):
+            if event.topic == "messages" and event.partition in self._partitions:
+                span = event.partition, event.first_offset, event.last_offset
+                self._run(self._outstanding.mended(*span, given_up=event.given_up))
+            return
         changed: Iterable[str] = ()
         if replay_id is not None:
             changed = (replay_id,)
@@ -555,7 +561,10 @@ class Worker:
 
     async def _follow_tail(self) -> None:
         while True:
-            await self._feed(await self._tail.read())
+            try:
+                await self._feed(await self._tail.read())
+            except LogDamaged as damage:
+                self._pass_over(damage)
             await asyncio.sleep(0)  # records that are there already must not keep the answers waiting
 
     async def _feed(self, read: Mapping[int, Iterable[Record]]) -> None:
@@ -592,6 +601,19 @@ class Worker:
             await asyncio.sleep(0)
         await self._ours.assure()
         return found, stretch.next_offset
+
+    def _pass_over(self, damage: LogDamaged) -> None:
+        """The tail goes on after what it can't read; each stream sees to its part of that."""
+        partition = self._partitions.get(damage.partition)
+        if partition is not None:
+            partition.pass_over(damage.last)
+        self._tail.begin({damage.partition: damage.last + 1})
+
+    async def park_damaged(self, partition: int, ranges: Sequence[tuple[Courier, int, int]]) -> bool:
+        """For the catch-up readers (readers.Source)."""
+        return await self._outstanding.park_damaged(
+            partition, [(one.listener, first, last) for one, first, last in ranges]
+        )
 
     # Time, and what happens seldom
 

@@ -153,11 +153,14 @@ class ChangesTopic:
     async def since(
         self, partition: int, at_ms: int, begin: int, end: int
     ) -> AsyncIterator[tuple[int, int, MessageChange]]:
-        """(offset, recorded at, event) of the changes since a time, in [begin, end) (LogUnavailable)."""
+        """(offset, recorded at, event) of the changes since a time, in [begin, end) (LogUnavailable).
+
+        A change that can't be read is passed: it is not honoured.
+        """
         first = (await self._requests.offsets(self._topic.name, {partition: max(at_ms - CLOCK_SKEW_MS, 0)}))[partition]
         if first < 0:
             return
-        async for record in self._requests.walk(self._topic.name, partition, max(first, begin), end):
+        async for record in self._requests.walk(self._topic.name, partition, max(first, begin), end, pass_damaged=True):
             event = _decoded(record.value)
             if isinstance(event, MessageChange):
                 yield record.offset, record.timestamp, event

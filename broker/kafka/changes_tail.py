@@ -15,9 +15,11 @@ from aiokafka import errors as kafka_errors
 from aiokafka.structs import TopicPartition
 
 from broker.core.events import MessageChange, decode
-from broker.errors import LogUnavailable, UnknownEvent
+from broker.errors import LogDamaged, LogUnavailable, UnknownEvent
 from broker.kafka.client import ANSWER_MS
 from broker.kafka.reach import reachable
+from broker.kafka.requests import KafkaRequests
+from broker.kafka.tail import poll
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
 
@@ -27,10 +29,12 @@ _POLL_MS: Final = 500
 class ChangesTail:
     """A consumer without a group: it reads what it is told to."""
 
-    def __init__(self, kafka: KafkaSettings) -> None:
+    def __init__(self, kafka: KafkaSettings, requests: KafkaRequests) -> None:
         self._kafka = kafka
+        self._requests = requests
         self._topic = topics(kafka).changes.name
         self._consumer: Any = None
+        self._positions: dict[TopicPartition, int] = {}
         self._follows = asyncio.Event()
 
     async def start(self) -> None:
@@ -59,6 +63,7 @@ class ChangesTail:
         """From now on these partitions, from these offsets on, and no others."""
         wanted = {TopicPartition(self._topic, partition): offset for partition, offset in offsets.items()}
         self._consumer.assign(list(wanted))
+        self._positions = wanted
         for partition, offset in wanted.items():
             self._consumer.seek(partition, offset)
         self._follows.set()
@@ -67,7 +72,12 @@ class ChangesTail:
         """(partition, offset, event) of new changes, waiting for up to half a second; nothing while Kafka is away."""
         await self._follows.wait()
         try:
-            batches = await self._consumer.getmany(timeout_ms=_POLL_MS)
+            batches = await poll(self._consumer, self._requests, self._positions, timeout_ms=_POLL_MS)
+        except LogDamaged as damage:  # a change that can't be read is not honoured
+            partition = TopicPartition(self._topic, damage.partition)
+            self._positions[partition] = damage.last + 1
+            self._consumer.seek(partition, damage.last + 1)
+            return []
         except kafka_errors.KafkaError:
             await asyncio.sleep(_POLL_MS / 1000)
             return []
@@ -77,5 +87,5 @@ class ChangesTail:
                 with contextlib.suppress(UnknownEvent):
                     event = decode(record.value or b"")
                     if isinstance(event, MessageChange):
-                        found.append((partition.partition, record.offset, event))
+                        found.append((partition, record.offset, event))
         return found

@@ -16,7 +16,7 @@ import msgspec
 from broker.core.claims import KEPT_MS, ClaimIndex, has_room
 from broker.core.events import PutClaimed, decode, encode
 from broker.disk import Refusal
-from broker.errors import BrokerError, ShareUsed, UnknownEvent, ViewBehind
+from broker.errors import BrokerError, LogDamaged, ShareUsed, UnknownEvent, ViewBehind
 from broker.kafka.outcomes import OutcomesTopic
 from broker.kafka.producer import Producer
 from broker.kafka.requests import LATEST, KafkaRequests, OffsetTooOld
@@ -109,7 +109,11 @@ class ClaimsTopic:
         if position is None:
             position = await self._first_since(partition, before_ms)
         while True:
-            stretch = await self._requests.read(self._topic, partition, position)
+            try:
+                stretch = await self._requests.read(self._topic, partition, position)
+            except LogDamaged as damage:  # a repeat of a key that stands there is stored once more
+                position = self._positions[partition] = damage.last + 1
+                continue
             for record in stretch.records:
                 if record.key is not None:
                     self._index.add(record.key, partition, record.offset, record.timestamp, _owner(record.value))
@@ -125,7 +129,7 @@ class ClaimsTopic:
 
     async def _read(self, partition: int, offset: int, digest: bytes) -> PutClaimed | None:
         """None where it is another key's, was written by a newer program, or is too old to be there."""
-        with contextlib.suppress(OffsetTooOld, UnknownEvent):
+        with contextlib.suppress(OffsetTooOld, LogDamaged, UnknownEvent):
             stretch = await self._requests.read(self._topic, partition, offset, bytes_max=_CLAIM_BYTES)
             for record in stretch.records:
                 if record.offset == offset and record.key == digest:

@@ -11,9 +11,9 @@ from aiokafka import errors as kafka_errors
 
 from broker.core.events import ControlEvent, encode
 from broker.disk import Refusal
-from broker.errors import InDoubt
+from broker.errors import ConfigurationError, InDoubt, LogDamaged
 from broker.kafka.producer import Producer
-from broker.kafka.requests import LATEST, KafkaRequests
+from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
 
 
 class ControlTopic:
@@ -45,6 +45,24 @@ class ControlTopic:
         if offset < 0:  # Kafka knew it as a repeat and no longer knows where it is: it is somewhere before the end
             return await self.end_offset() - 1
         return offset
+
+    async def check(self) -> None:
+        """See ports.ControlLog.check. The fold reads the leader's copy, so that one must be good, too."""
+        begin = (await self._requests.offsets(self._topic, {0: EARLIEST}))[0]
+        try:
+            async for _ in self._requests.walk(self._topic, 0, begin, await self.end_offset()):
+                pass
+        except LogDamaged as damage:
+            raise ConfigurationError(
+                f"{damage}. All state is folded from this topic, so nothing may go on: put the offsets back from "
+                "another broker's copy or from an export (`everput mend --help`)"
+            ) from damage
+        for topic, partition, offset, node in self._requests.bad_copies:
+            if topic == self._topic:
+                raise ConfigurationError(
+                    f"{topic}/{partition} is altered or incomplete from offset {offset} on at its leader, broker "
+                    f"{node}, but not at another broker: make that one its leader (kafka-leader-election)"
+                )
 
     async def end_offset(self) -> int:
         """One past the newest event (LogUnavailable)."""

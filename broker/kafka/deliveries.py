@@ -16,7 +16,7 @@ from typing import Final
 
 from broker.core.directory import Listener
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, decode
-from broker.errors import UnknownEvent
+from broker.errors import LogDamaged, UnknownEvent
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.reading import Turns
@@ -89,6 +89,7 @@ class KafkaDeliveries:
         found: dict[str, list[tuple[str, Attempt, int | None]]] = {listener_id: [] for listener_id in final}
         topic = self._deliveries.name
         at = (await self._requests.offsets(topic, {partition: at_ms}))[partition] if found else -1
+        all_read = True
         async with contextlib.AsyncExitStack() as turn:
             reads = 0
             while at >= 0 and not all(rows and rows[-1][0] in final[one] for one, rows in found.items()):
@@ -96,14 +97,18 @@ class KafkaDeliveries:
                     return found, False
                 if reads == 1:  # the first is nearly always enough
                     await turn.enter_async_context(self._turns.turn(listeners[0].organization_id))
-                stretch = await self._requests.read(topic, partition, at)
+                try:
+                    stretch = await self._requests.read(topic, partition, at)
+                except LogDamaged as damage:  # the attempt may stand there
+                    at, all_read = damage.last + 1, False
+                    continue
                 reads += 1
                 for record in stretch.records:
                     _collect(record, offset, found)
                 if stretch.next_offset <= at or stretch.next_offset >= stretch.end_offset:
                     break
                 at = stretch.next_offset
-        return found, True
+        return found, all_read
 
     async def condition(self, listener: Listener) -> ListenerCondition:
         """See ports.ListenerStatus."""
@@ -145,7 +150,11 @@ class KafkaDeliveries:
         for _ in range(_LAG_READS_MAX):
             if top >= end:
                 break
-            stretch = await self._requests.read(self._messages.name, partition, top)
+            try:
+                stretch = await self._requests.read(self._messages.name, partition, top)
+            except LogDamaged as damage:
+                top = damage.last + 1
+                continue
             for record in stretch.records:
                 if record.offset < end and record.headers and record.headers[0][1] == queue_id:
                     count += 1

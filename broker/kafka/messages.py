@@ -12,6 +12,7 @@ from typing import Final
 
 from broker.core.claims import CLOCKS_MS, IDS_KEPT_MS
 from broker.core.paging import Chunk, Found, newest
+from broker.errors import LogDamaged
 from broker.kafka.group_commit import GroupCommit
 from broker.kafka.producer import Producer
 from broker.kafka.reading import COUNT_READS_MAX, Turns
@@ -89,12 +90,18 @@ class MessagesTopic(GroupCommit):
             return found
         wanted = {message_id.encode() for message_id in message_ids}
         offset = (await self._requests.offsets(self._topic, {partition: at_ms}))[partition]
+        damage: LogDamaged | None = None
         async with contextlib.AsyncExitStack() as turn:
             reads = 0
             while offset >= 0:
                 if reads == 1:
                     await turn.enter_async_context(self._turns.turn(organization_id))
-                stretch = await self._requests.read(self._topic, partition, offset)
+                try:
+                    stretch = await self._requests.read(self._topic, partition, offset)
+                except LogDamaged as error:
+                    damage = damage or error
+                    offset = error.last + 1
+                    continue
                 reads += 1
                 for record in stretch.records:
                     if record.key in wanted and record.key is not None and record.value is not None:
@@ -104,6 +111,8 @@ class MessagesTopic(GroupCommit):
                 if stretch.next_offset == offset or stretch.next_offset >= stretch.end_offset:
                     break
                 offset = stretch.next_offset
+        if damage is not None:  # it may be one of those
+            raise damage
         return found
 
     async def count(
@@ -118,7 +127,11 @@ class MessagesTopic(GroupCommit):
                 for _ in range(COUNT_READS_MAX):
                     if at >= stop:
                         break
-                    stretch = await self._requests.read(self._topic, partition, at)
+                    try:
+                        stretch = await self._requests.read(self._topic, partition, at)
+                    except LogDamaged as damage:
+                        at, exact = damage.last + 1, False
+                        continue
                     found += sum(
                         record.offset < stop and bool(record.headers) and record.headers[0][1] == queue
                         for record in stretch.records
@@ -147,7 +160,7 @@ class MessagesTopic(GroupCommit):
         held = 0
         oldest_at_ms: int | None = None
         queue = queue_id.encode()
-        async for record in self._requests.walk(self._topic, partition, start, end):
+        async for record in self._requests.walk(self._topic, partition, start, end, pass_damaged=True):
             oldest_at_ms = record.timestamp if oldest_at_ms is None else oldest_at_ms
             if record.value is not None and record.headers and record.headers[0][1] == queue:
                 found.append(Found(record.timestamp, record.offset, record.value, len(record.value)))

@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Final
 
 from broker.core.directory import Listener
-from broker.core.events import UNDECODABLE, DeliverySetAside, KeptDelivery, decode, encode
+from broker.core.events import BARE, DeliverySetAside, KeptDelivery, decode, encode
 from broker.core.ids import parse_message_id
-from broker.errors import UnknownEvent
+from broker.errors import LogDamaged, UnknownEvent
 from broker.kafka.reading import Turns
 from broker.kafka.requests import EARLIEST, KafkaRequests, OffsetTooOld, Record
 from broker.kafka.topics import topics
@@ -126,7 +126,7 @@ class KafkaOutstanding:
                     found[record.key] = record.value
         for value in found.values():
             event = None if value is None else _decoded(value)
-            if event is not None and event.organization_id == organization_id and event.error != UNDECODABLE:
+            if event is not None and event.organization_id == organization_id and event.error not in BARE:
                 return event.offset, encode(event.put())
         return None
 
@@ -141,6 +141,9 @@ class KafkaOutstanding:
                 raise _TooMany
             try:
                 stretch = await self._requests.read(name, partition, offset)
+            except LogDamaged as damage:
+                offset = damage.last + 1
+                continue
             except OffsetTooOld:
                 begin = (await self._requests.offsets(name, {partition: EARLIEST}))[partition]
                 if begin <= offset:

@@ -54,6 +54,7 @@ class KafkaRequests:
         self._coordinators: dict[str, int] = {}
         self._compacted = {topics_of(kafka).outstanding.name}
         self.bad_copies: dict[tuple[str, int, int, int | None], None] = {}  # (topic, partition, offset, broker)
+        self.on_damage: Callable[[LogDamaged], None] | None = None  # told of each, whoever reads
 
     async def start(self, topics: Iterable[str]) -> None:
         """Connect, and keep the metadata of these topics (LogUnavailable, ConfigurationError)."""
@@ -138,7 +139,10 @@ class KafkaRequests:
             if stretch is None:
                 stretch = await self._from_another(topic, partition, offset, bytes_max, end, worth)
             if stretch is None:
-                raise await self._damage(topic, partition, offset, end, raw)
+                damage = await self._damage(topic, partition, offset, end, raw)
+                if self.on_damage is not None:
+                    self.on_damage(damage)
+                raise damage
             return stretch
 
         return await self._retried(ask)
@@ -227,14 +231,24 @@ class KafkaRequests:
                 found = high = min(begin, middle)
         return found
 
-    async def walk(self, topic: str, partition: int, offset: int, end: int) -> AsyncIterator[Record]:
+    async def walk(
+        self, topic: str, partition: int, offset: int, end: int, *, pass_damaged: bool = False
+    ) -> AsyncIterator[Record]:
         """The records in [offset, end), a read at a time (LogUnavailable).
 
         end: known to be there. A new leader may say for a while that the log ends before: that is waited for.
+        pass_damaged: go on after what can't be read (on_damage() is told of it); else LogDamaged.
         """
         patient_until = 0.0
         while offset < end:
-            stretch = await self.read(topic, partition, offset)
+            try:
+                stretch = await self.read(topic, partition, offset)
+            except LogDamaged as damage:
+                if not pass_damaged:
+                    raise
+                log.warning("log.passed error=%s", damage)
+                offset = damage.last + 1
+                continue
             for record in stretch.records:
                 if record.offset < end:
                     yield record

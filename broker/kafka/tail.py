@@ -20,7 +20,7 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from aiokafka.structs import TopicPartition
 
 from broker.core.flow import Share
-from broker.errors import LogUnavailable
+from broker.errors import LogDamaged, LogUnavailable
 from broker.kafka.reach import reachable
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import topics, workers_group
@@ -48,6 +48,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         self._requests = requests
         self._name = name
         self._consumer: Any = None
+        self._positions: dict[TopicPartition, int] = {}  # of the partitions that were begun
         self._member = (0, "")
         self._failing_since: float | None = None
         self._gained: Gained
@@ -102,6 +103,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             if partition in assigned:
                 self._consumer.seek(partition, offset)
                 self._consumer.resume(partition)
+                self._positions[partition] = offset
 
     async def confirm(self, offsets: Mapping[int, int]) -> None:
         """That it is still the member that was given its partitions (NoMember: it is not; LogUnavailable: who knows).
@@ -136,7 +138,9 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         LogUnavailable: it fails for long. aiokafka's tasks for the membership may have ended, and none begins anew.
         """
         try:
-            batches = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=_RECORDS_MAX)
+            batches = await poll(
+                self._consumer, self._requests, self._positions, timeout_ms=_POLL_MS, max_records=_RECORDS_MAX
+            )
         except kafka_errors.KafkaError as error:
             log.warning("tail.failed error=%s", error)
             now = time.monotonic()
@@ -146,11 +150,12 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             await asyncio.sleep(_POLL_MS / 1000)
             return {}
         self._failing_since = None
-        return {batch.partition: records for batch, records in batches.items()}
+        return batches
 
     # aiokafka calls these
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        self._positions.clear()
         await self._given_up([partition.partition for partition in revoked])
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
@@ -159,3 +164,44 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         if assigned:
             self._consumer.pause(*assigned)
         self._gained([partition.partition for partition in assigned])
+
+
+async def poll(
+    consumer: Any, requests: KafkaRequests, positions: dict[TopicPartition, int], **options: int
+) -> dict[int, list[Any]]:
+    """The consumer's new records by partition (LogDamaged: what a partition has next can't be read).
+
+    positions: where each partition was begun; kept up to date. options: see getmany().
+    """
+    try:
+        batches = await consumer.getmany(**options)
+    except kafka_errors.CorruptRecordException:
+        # It forgets what it has taken of other partitions before it raised, and does not say which one it is.
+        for partition, position in positions.items():
+            consumer.seek(partition, position)
+        return await _read_otherwise(consumer, requests, positions)
+    positions.update({partition: records[-1].offset + 1 for partition, records in batches.items() if records})
+    return {partition.partition: records for partition, records in batches.items()}
+
+
+async def _read_otherwise(
+    consumer: Any, requests: KafkaRequests, positions: dict[TopicPartition, int]
+) -> dict[int, list[Any]]:
+    """What single requests read from there on, which may ask a follower; LogDamaged when there is nothing else."""
+    found: dict[int, list[Any]] = {}
+    damaged: LogDamaged | None = None
+    for partition, position in list(positions.items()):
+        try:
+            stretch = await requests.read(partition.topic, partition.partition, position)
+        except LogDamaged as error:
+            damaged = error
+        except LogUnavailable as error:
+            log.warning("tail.failed error=%s", error)
+        else:
+            if stretch.records and positions.get(partition) == position:  # not begun anew meanwhile
+                consumer.seek(partition, stretch.next_offset)
+                positions[partition] = stretch.next_offset
+                found[partition.partition] = stretch.records
+    if damaged is not None and not found:
+        raise damaged
+    return found

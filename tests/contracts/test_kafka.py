@@ -37,7 +37,7 @@ async def ports(kafka_settings: KafkaSettings, log: KafkaLog) -> AsyncIterator[P
         log=log,
         membership=Tail(kafka_settings, log.requests),
         cursors=KafkaCursors(kafka_settings, log.requests),
-        changes=ChangesTail(kafka_settings),
+        changes=ChangesTail(kafka_settings, log.requests),
     )
     yield ports
     await ports.changes.stop()

@@ -706,7 +706,7 @@ async def test_a_burst_of_one_key_whose_first_fails_holds_nothing_else_up(serve,
 
 def held(outstanding) -> int:
     """How many objects it holds in memory, but for the worker's and the topic."""
-    others = ("_topic", "_records", "_partitions", "_couriers", "_assure")
+    others = ("_topic", "_records", "_partitions", "_couriers", "_assure", "_damaged")
     left = [value for name, value in vars(outstanding).items() if name not in others]
     seen: set[int] = set()
     while left:

@@ -99,7 +99,7 @@ class Rig:
             log=self.log,
             membership=Tail(kafka, requests),
             cursors=KafkaCursors(kafka, requests),
-            changes=ChangesTail(kafka),
+            changes=ChangesTail(kafka, self.log.requests),
         )
         return Worker(self.settings, ports, projections, Sealer(self.settings.sealing_key))
 

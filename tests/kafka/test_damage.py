@@ -8,14 +8,21 @@ from pathlib import Path
 
 import pytest
 
+from broker.core.directory import Listener
+from broker.core.ids import parse_damaged_id, parse_message_id
+from broker.damage import DamageReports
 from broker.errors import LogDamaged
 from broker.kafka.admin import ensure_topics
 from broker.kafka.embedded import EmbeddedKafka
 from broker.kafka.log import KafkaLog
+from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.requests import EARLIEST, LATEST
 from broker.kafka.topics import Topic, by_name, topics
+from broker.ports import OutstandingDelivery
 from broker.settings import KafkaSettings
-from tests.damage import Batch, cut, flip, holding, partition_folder
+from tests.damage import Batch, cut, flip, flip_within, holding, partition_folder
+from tests.kafka.rig import Rig, running
+from tests.listeners import until
 
 PARTITION = 1
 SIZE = 3_000  # of a record: Kafka's index has an entry every four KiB
@@ -145,3 +152,76 @@ async def test_a_segment_that_is_missing_is_damage_and_not_passed_in_silence(kaf
         }
     finally:
         await log.stop()
+
+
+async def places(rig: Rig, ids: list[str]) -> dict[str, tuple[int, int]]:
+    """By message id, (partition, offset)."""
+    found = {}
+    for one in ids:
+        at_ms, partition = parse_message_id(one)
+        place = await rig.log.messages.find(
+            partition=partition, at_ms=at_ms, message_id=one, organization_id=rig.organization_id
+        )
+        found[one] = partition, place[0]
+    return found
+
+
+async def parked(rig: Rig, listener: Listener) -> list[OutstandingDelivery]:
+    outstanding = KafkaOutstanding(rig.settings.kafka, rig.log.requests, rig.log.turns)
+    return (await outstanding.page(listener, state="parked", after=(0, 0), limit=100))[0]
+
+
+async def test_altered_messages_are_parked_all_others_delivered_and_these_once_they_are_mended(kafka, settings):
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    async with running(settings) as rig:
+        queue, other = await rig.queue(), await rig.queue("other")
+        listener = await rig.listen(queue, "it")
+        ids = await rig.put(queue, *(f"message-{number:02}" for number in range(40)))
+        await rig.put(other, "not for it")
+        where = await places(rig, ids)
+        await kafka._running.stop()
+        altered = {one: f"message-{number:02}".encode() for number, one in enumerate(ids) if number in (3, 17, 39)}
+        folders = [partition_folder(kafka.data_dir, table.messages.name, number) for number in range(2)]
+        flipped = []
+        for one, data in altered.items():
+            partition, offset = where[one]
+            batch = holding(folders[partition], offset)
+            flipped.append((batch, flip_within(batch, data)))
+        await kafka.restart()
+        worker = await rig.work()
+        reports = DamageReports(rig.log.requests, rig.log.control, rig.workers[worker].directory, table)
+        reports.start()
+        directory = rig.workers[worker].directory
+        good = [one for one in ids if one not in altered]
+        damage = {where[one] for one in altered}
+        try:
+            await until(lambda: set(rig.listeners.ids("it")) == set(good), what="all others are delivered")
+
+            async def all_parked() -> bool:
+                return len(await parked(rig, listener)) == len(damage)
+
+            await until(all_parked, what="they are parked")
+            rows = await parked(rig, listener)
+            assert {(row.state, row.error, row.attempts, row.name) for row in rows} == {("parked", "damaged", 0, "")}
+            assert {parse_damaged_id(row.message_id) for row in rows} == {(p, at, at) for p, at in damage}
+            await until(lambda: len(list(directory.state.damage)) == 3, what="it is told")
+            assert {(one.topic, one.partition, one.first, one.last) for one in directory.state.damage} == {
+                ("messages", partition, offset, offset) for partition, offset in damage
+            }
+            new = await rig.put(queue, "after that")
+            await until(
+                lambda: set(rig.listeners.ids("it")) == {*good, *new}, what="what comes after that is delivered"
+            )
+            await rig.noted(worker)
+
+            await kafka._running.stop()
+            for batch, at in flipped:
+                flip(batch, at=at)
+            await kafka.restart()
+            await reports.look_again(list(directory.state.damage))
+            await until(lambda: set(rig.listeners.ids("it")) == {*ids, *new}, what="mended, they are delivered")
+            assert not directory.state.damage
+            assert set(rig.listeners.ids("it").values()) == {1}
+        finally:
+            await reports.stop()

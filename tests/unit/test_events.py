@@ -143,6 +143,25 @@ SAMPLES: list[ev.Event] = [
     ev.DeliveriesSettled(
         **BY, **QUEUE, **LISTENER, partition=3, rows=((41, 1_767_225_630_200, 200, 12), (44, 1_767_225_630_201, 204, 3))
     ),
+    ev.LogDamaged(
+        at_ms=1_767_225_630_000,
+        organization_id="",
+        actor="worker",
+        topic="messages",
+        partition=3,
+        first_offset=40,
+        last_offset=44,
+    ),
+    ev.LogMended(
+        at_ms=1_767_225_640_000,
+        organization_id="",
+        actor="worker",
+        topic="messages",
+        partition=3,
+        first_offset=40,
+        last_offset=44,
+        given_up=False,
+    ),
     ev.DeliveryAttempted(
         **BY,
         **QUEUE,

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from memory import MemoryControl
 from prometheus_client.parser import text_string_to_metric_families
 
-from broker.core.events import DeliveryAttempted
+from broker.audit.past import PastView
+from broker.core.directory import Directory
+from broker.core.events import DeliveryAttempted, LogDamaged
 from broker.core.histogram import BOUNDS_MS, Histogram
 from broker.core.ids import message_id
 from broker.delivery.meters import Condition, Lag, Meters, condition
@@ -23,7 +25,7 @@ from broker.errors import LogUnavailable
 from cli.admin import Health, process_app, serving
 from cli.admin_all import all_app
 from cli.hosts import Hosts
-from cli.metrics import LISTENERS_SHOWN, show_worker
+from cli.metrics import LISTENERS_SHOWN, show_damage, show_worker
 
 PUT_MS = 1_700_000_000_000
 
@@ -200,3 +202,28 @@ async def test_a_histogram_of_the_worker_is_the_same_under_its_process():
     assert mine
     for (name, *labels), value in mine.items():
         assert together[(name, *sorted([*labels, ("process", "worker-1")]))] == value
+
+
+async def test_damage_of_the_log_is_told_by_health_and_counted_but_the_process_is_ready():
+    health, directory = Health(), Directory()
+    health.view, health.ready = PastView(directory, 0, complete=True), True
+    log = SimpleNamespace(requests=SimpleNamespace(bad_copies={("everput.messages", 1, 7, 2): None}))
+    show_damage(health.registry, health.view, log)
+    async with (
+        serving(process_app(health), "127.0.0.1", 0, Hosts([])) as url,
+        httpx.AsyncClient(trust_env=False) as client,
+    ):
+        assert (await client.get(url + "/health")).json() == {"status": "ok"}
+        assert (await scrape(url))["everput_log_damaged_offsets", ("topic", "messages")] == 0
+        for first in (4, 10, 20, 30):
+            range_ = {"topic": "messages", "partition": 1, "first_offset": first, "last_offset": first + 2}
+            directory.apply(LogDamaged(at_ms=1, organization_id="", **range_))
+        answer = await client.get(url + "/health")
+        assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (503, "log-damaged")
+        assert "messages/1 offsets 4 to 6, messages/1 offsets 10 to 12" in answer.json()["detail"]
+        assert "and 1 more" in answer.json()["detail"]
+        assert (await status(url))[0] == 200
+        told = await scrape(url)
+        assert told["everput_log_damaged_offsets", ("topic", "messages")] == 12
+        assert told["everput_log_damaged_offsets", ("topic", "control")] == 0
+        assert told[("everput_log_bad_copies",)] == 1

@@ -17,6 +17,7 @@ from broker.core.cursor import Cursor
 from broker.core.directory import Directory
 from broker.core.events import Event, encode
 from broker.core.ids import message_id
+from broker.errors import LogDamaged
 from broker.kafka.requests import EARLIEST, OffsetTooOld, Record, Stretch
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
@@ -70,6 +71,9 @@ class Log:
     begins: dict[tuple[str, int], int] = field(default_factory=dict)
     ends: dict[tuple[str, int], int] = field(default_factory=dict)
     meanwhile: dict[str, Callable[[], None]] = field(default_factory=dict)
+    damage: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
+    bad_copies: tuple[()] = ()
+    tail: int = 0
 
     def add(self, topic: str, partition: int, *events: Event) -> None:
         here = self.records.setdefault((topic, partition), [])
@@ -97,7 +101,12 @@ class Log:
         self.meanwhile.pop(name, lambda: None)()
         if offset < self.begins.get((name, partition), 0):
             raise OffsetTooOld(name)
+        first, last = self.damage.get((name, partition), (0, -1))
+        if first <= offset <= last:
+            raise LogDamaged(topic, partition, first, last)
         rest = [record for record in self.records[name, partition] if record.offset >= offset][:3]
+        if offset < first <= last:
+            rest = [record for record in rest if record.offset < first]
         return Stretch(rest, rest[-1].offset + 1 if rest else offset, self._end(name, partition))
 
     def _end(self, name: str, partition: int) -> int:
@@ -532,3 +541,45 @@ async def test_what_is_no_event_is_told(log: Log, value: bytes | None):
     records = log.records["deliveries", 1]
     records[0] = records[0]._replace(value=value)
     assert any(one.startswith("deliveries/1 offset 0: ") for one in await found(log))
+
+
+@pytest.mark.parametrize(
+    ("topic", "partition"), [("control", 0), ("messages", 0), ("changes", 0), ("deliveries", 1), ("outstanding", 0)]
+)
+async def test_what_can_t_be_read_is_named_and_what_speaks_of_it_is_not_wrong_for_that(
+    log: Log, topic: str, partition: int
+):
+    rows = log.records.setdefault((topic, partition), [])
+    end = len(rows)
+    log.damage[topic, partition] = (max(0, end - 1), max(0, end - 1))
+    log.ends[topic, partition] = max(1, end)
+    here = f"{topic}/{partition} offset {max(0, end - 1)}: this record is altered or missing"
+    told = [one for one in await found(log) if not one.startswith(here)]
+    assert len(told) < len(await found(log))
+    if topic == "messages":
+        assert told == []
+
+
+async def test_claims_that_can_t_be_read_are_named(log: Log):
+    log.records["claims", 1] = [Record(number, 1, b"k", b"v", ()) for number in range(5)]
+    log.damage["claims", 1] = (3, 4)
+    assert await found(log) == [
+        "claims/1 offset 3: the records from here to offset 4 are altered or missing: see `everput mend`"
+    ]
+
+
+async def test_a_worker_s_own_place_misses_what_is_gone_from_the_end(log: Log):
+    log.cursors["everput.workers", 0] = Cursor(top=99)
+    assert [one for one in await found(log) if "after the end" in one] == [
+        "messages/0: a worker has read to 99, after the end at 6"
+    ]
+
+
+async def test_a_log_that_begins_after_what_a_listener_has_settled_has_lost_something(log: Log):
+    log.cursors["l1", 0] = Cursor(top=0)
+    log.begins["messages", 0] = 1
+    log.records["messages", 0] = log.records["messages", 0][1:]
+    assert any(
+        "messages/0: it begins at 1, and the listener l1 has settled nothing from 0 on" in one
+        for one in await found(log)
+    )

@@ -1,0 +1,84 @@
+"""Which offsets of the log can't be read: the ranges that were found, less those that were mended or given up.
+
+For: the fold of `log.damaged` and `log.mended`. Pure. Not for: finding damage (broker/kafka/batches.py), nor for what
+becomes of the deliveries that it holds back (broker/delivery/damaged.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+Span = tuple[int, int]
+
+
+class DamagedRange(NamedTuple):
+    """Offsets that can't be read, both ends included. topic: its name without the installation's prefix."""
+
+    topic: str
+    partition: int
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        offsets = f"offset {self.first}" if self.first == self.last else f"offsets {self.first} to {self.last}"
+        return f"{self.topic}/{self.partition} {offsets}"
+
+
+class Damage:
+    """All ranges, by topic and partition. Ranges that touch are one."""
+
+    def __init__(self) -> None:
+        self._spans: dict[tuple[str, int], list[Span]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._spans)
+
+    def __iter__(self) -> Iterator[DamagedRange]:
+        for (topic, partition), spans in sorted(self._spans.items()):
+            for first, last in spans:
+                yield DamagedRange(topic, partition, first, last)
+
+    def covers(self, found: DamagedRange) -> bool:
+        """Whether all of this range is known."""
+        spans = self._spans.get((found.topic, found.partition), ())
+        return any(first <= found.first and found.last <= last for first, last in spans)
+
+    def add(self, found: DamagedRange) -> bool:
+        """Whether any of it was new."""
+        if found.last < found.first or self.covers(found):
+            return False
+        place = found.topic, found.partition
+        joined: list[Span] = []
+        low, high = found.first, found.last
+        for first, last in self._spans.get(place, ()):
+            if last + 1 < low or high + 1 < first:
+                joined.append((first, last))
+            else:
+                low, high = min(low, first), max(high, last)
+        self._spans[place] = sorted([*joined, (low, high)])
+        return True
+
+    def remove(self, mended: DamagedRange) -> bool:
+        """Whether any of it was there."""
+        place = mended.topic, mended.partition
+        before = self._spans.get(place, [])
+        left = [
+            span
+            for first, last in before
+            for span in ((first, min(last, mended.first - 1)), (max(first, mended.last + 1), last))
+            if span[0] <= span[1]
+        ]
+        left = sorted(set(left))
+        if left:
+            self._spans[place] = left
+        else:
+            self._spans.pop(place, None)
+        return left != before
+
+    def offsets(self) -> Mapping[str, int]:
+        """How many offsets can't be read, by topic."""
+        found: dict[str, int] = {}
+        for one in self:
+            found[one.topic] = found.get(one.topic, 0) + one.last - one.first + 1
+        return found

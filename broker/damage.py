@@ -1,0 +1,142 @@
+"""Says once, in the log, what of the log can't be read, and that it can be read again.
+
+For: `log.damaged` and `log.mended` in `control`: one event for a range, whoever finds it and how often. Not for:
+finding it (broker/kafka/batches.py), the deliveries that it holds back (broker/delivery/damaged.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from broker.core import events as ev
+from broker.core.damage import Damage, DamagedRange
+from broker.errors import BrokerError, LogDamaged
+from broker.kafka.requests import EARLIEST, KafkaRequests
+from broker.kafka.topics import Topics, by_name
+from broker.ports import ControlLog, DirectoryView
+
+log = logging.getLogger(__name__)
+
+_RETRY_S: Final = 1.0
+LOOK_S: Final = 30.0
+_BEHIND_S: Final = 5.0  # that the directory may be, before an event is written that may be there already
+
+
+class DamageReports:
+    """Of one process. requests: whose damage is told. start() it when the view has caught up."""
+
+    def __init__(self, requests: KafkaRequests, control: ControlLog, view: DirectoryView, table: Topics) -> None:
+        self._requests = requests
+        self._control = control
+        self._view = view
+        self._table = by_name(table)
+        self._names = {topic.name: name for name, topic in self._table.items()}
+        self._found = Damage()
+        self._some = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @asynccontextmanager
+    async def running(self, *, look: bool = False) -> AsyncIterator[None]:
+        """Report meanwhile."""
+        self.start(look=look)
+        try:
+            yield
+        finally:
+            await self.stop()
+
+    def start(self, *, look: bool = False) -> None:
+        """look: also look now and then whether what is known to be damaged can be read again; one process is enough."""
+        self._requests.on_damage = self.found
+        self._tasks = [asyncio.create_task(self._tell())]
+        if look:
+            self._tasks.append(asyncio.create_task(self._look()))
+
+    async def stop(self) -> None:
+        self._requests.on_damage = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def found(self, damage: LogDamaged) -> None:
+        """A read has found it."""
+        one = DamagedRange(self._names.get(damage.topic, damage.topic), damage.partition, damage.first, damage.last)
+        if not self._view.state.damage.covers(one) and self._found.add(one):
+            log.error("log.damaged topic=%s partition=%d first_offset=%d last_offset=%d", one.topic, *one[1:])
+            self._some.set()
+
+    async def _tell(self) -> None:
+        while True:
+            await self._some.wait()
+            self._some.clear()
+            for one in list(self._found):
+                while not await self._told(one):
+                    await asyncio.sleep(_RETRY_S)
+                self._found.remove(one)
+
+    async def _told(self, one: DamagedRange) -> bool:
+        try:
+            await self._view.caught_up(timeout_s=_BEHIND_S)
+            if not self._view.state.damage.covers(one):
+                await self._control.append(
+                    ev.LogDamaged(
+                        at_ms=time.time_ns() // 1_000_000,
+                        organization_id="",
+                        actor="worker",
+                        topic=one.topic,
+                        partition=one.partition,
+                        first_offset=one.first,
+                        last_offset=one.last,
+                    )
+                )
+        except BrokerError as error:
+            log.warning("damage.waits error=%s", error)
+            return False
+        return True
+
+    async def _look(self) -> None:
+        while True:
+            await self.look_again(list(self._view.state.damage))
+            await asyncio.sleep(LOOK_S)
+
+    async def look_again(self, known: Iterable[DamagedRange]) -> None:
+        """Tell of those of these that can be read again: a file was mended, or a better copy leads."""
+        for one in known:
+            try:
+                if await self._deleted(one):
+                    await self._control.append(mended(one, given_up=True, actor="worker"))
+                elif await self._readable(one):
+                    await self._control.append(mended(one, given_up=False, actor="worker"))
+            except BrokerError as error:
+                log.info("damage.remains range=%s error=%s", one, error)
+
+    async def _deleted(self, one: DamagedRange) -> bool:
+        """Whether retention has taken it."""
+        begins = await self._requests.offsets(self._table[one.topic].name, {one.partition: EARLIEST})
+        return begins[one.partition] > one.last
+
+    async def _readable(self, one: DamagedRange) -> bool:
+        at = one.first
+        while at <= one.last:
+            stretch = await self._requests.read(self._table[one.topic].name, one.partition, at)
+            if stretch.next_offset <= at:
+                return False
+            at = stretch.next_offset
+        return True
+
+
+def mended(one: DamagedRange, *, given_up: bool, actor: str) -> ev.LogMended:
+    return ev.LogMended(
+        at_ms=time.time_ns() // 1_000_000,
+        organization_id="",
+        actor=actor,
+        topic=one.topic,
+        partition=one.partition,
+        first_offset=one.first,
+        last_offset=one.last,
+        given_up=given_up,
+    )

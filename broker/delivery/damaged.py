@@ -1,0 +1,148 @@
+"""Deliveries of messages that can't be read: they are parked, and delivered when the messages can be read again.
+
+For: the record of such a delivery in `outstanding`, and what becomes of it when it is redriven, mended or given up.
+Where it is not known which messages they are, nor whose, the record stands for all that the listener may have there
+(`broker/core/ids.py`, damaged_id). Not for: finding the damage (broker/kafka), all other deliveries (outstanding.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+from broker.core.directory import Listener
+from broker.core.events import DAMAGED, DeliveryParked, DeliverySetAside, KeptDelivery, encode
+from broker.core.ids import damaged_id, parse_damaged_id, parse_message_id
+from broker.delivery.courier import Courier
+from broker.delivery.kept_records import KeptRecords
+from broker.delivery.message import Message
+from broker.delivery.owed import Owed, owed_by, owed_key
+from broker.delivery.ports import Appender
+from broker.delivery.stream import now_ms
+
+_AT_ONCE: Final = 500  # records that are appended together
+
+
+class DamagedDeliveries:
+    """Of one worker. enter: a record was written and counts now. remove: one counts no more. assure: see Ownership."""
+
+    def __init__(
+        self,
+        topic: Appender,
+        records: KeptRecords,
+        couriers: Mapping[str, Courier],
+        enter: Callable[[Owed], None],
+        remove: Callable[[Owed], bool],
+        assure: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._topic = topic
+        self._records = records
+        self._couriers = couriers
+        self._enter = enter
+        self._remove = remove
+        self._assure = assure
+
+    async def park(self, partition: int, ranges: Iterable[tuple[Listener, int, int]]) -> list[KeptDelivery]:
+        """Write that these listeners may have deliveries at these offsets, first and last (LogUnavailable).
+
+        The records are to be entered by the caller, if the partition is still owned then.
+        """
+        events = [_parked(listener, partition, first, last) for listener, first, last in ranges]
+        for at in range(0, len(events), _AT_ONCE):
+            await self._assure()
+            await self._topic.append({partition: [_record(event) for event in events[at : at + _AT_ONCE]]})
+        return list(events)
+
+    async def park_again(self, owed: Owed) -> None:
+        """Its message can't be read (LogUnavailable)."""
+        courier = self._couriers.get(owed.listener_id)
+        if courier is None:
+            return
+        event = _parked(courier.listener, owed.partition, owed.place, owed.place, owed)
+        await self._write(owed, [event])
+
+    async def again(self, owed: Owed) -> None:
+        """It stands for messages that could not be read: deliver those of them that are its listener's.
+
+        LogDamaged: they still can't be read.
+        """
+        where, courier = parse_damaged_id(owed.message_id), self._couriers.get(owed.listener_id)
+        if where is None or courier is None:
+            return
+        listener, queue = courier.listener, courier.queue
+        takes = None if listener.replay is None else listener.replay.chooser(owed.partition)
+        events = [
+            _set_aside(listener, owed.partition, message)
+            for message in await self._records.messages_in(*where)
+            if message.queue_id == queue.id
+            and message.body(queue)
+            and message.offset >= listener.start_offsets[owed.partition]
+            and (takes is None or takes(message.offset))
+        ]
+        await self._write(owed, events)
+
+    async def _write(self, owed: Owed, events: Sequence[KeptDelivery]) -> None:
+        """These records take its place."""
+        await self._assure()
+        rows = [_record(event) for event in events]
+        replaced = any(key == owed.key for key, _ in rows)
+        await self._topic.append({owed.partition: rows if replaced else [*rows, (owed.key, None)]})
+        for event, (_, value) in zip(events, rows, strict=True):
+            self._enter(owed_by(event, -1, found=False, record=value))
+        if not replaced:
+            self._remove(owed)
+
+
+def _record(event: KeptDelivery) -> tuple[bytes, bytes | None]:
+    return owed_key(event.listener_id, event.message_id), encode(event)
+
+
+def _parked(listener: Listener, partition: int, first: int, last: int, owed: Owed | None = None) -> DeliveryParked:
+    """owed: what is known of it already; its message is known then."""
+    place = None if owed is None else parse_message_id(owed.message_id)
+    return DeliveryParked(
+        at_ms=now_ms(),
+        organization_id=listener.organization_id,
+        actor="worker",
+        listener_id=listener.id,
+        queue_id=listener.queue_id,
+        message_id=damaged_id(partition, first, last) if owed is None else owed.message_id,
+        partition=partition,
+        offset=first,
+        number=0 if owed is None else owed.number,
+        status=None,
+        error=DAMAGED,
+        put_at_ms=now_ms() if place is None else place[0],
+        name="",
+        data="",
+        key=None if owed is None else owed.ordering_key,
+        redrives=listener.redrives.count,
+        forgiven=0 if owed is None else owed.forgiven,
+        since_ms=0 if owed is None else owed.since_ms,
+        first_at_ms=0 if owed is None else owed.first_at_ms,
+    )
+
+
+def _set_aside(listener: Listener, partition: int, message: Message) -> DeliverySetAside:
+    """Due now, or at the message's time. After body()."""
+    name, data = message.name_and_data()
+    return DeliverySetAside(
+        at_ms=now_ms(),
+        organization_id=listener.organization_id,
+        actor="worker",
+        listener_id=listener.id,
+        queue_id=listener.queue_id,
+        message_id=message.id.decode(),
+        partition=partition,
+        offset=message.offset,
+        number=0,
+        status=None,
+        error=None,
+        put_at_ms=message.put_at_ms,
+        name=name,
+        data=data,
+        key=message.key,
+        redrives=listener.redrives.count,
+        since_ms=message.deliver_at_ms,
+        next_at_ms=message.deliver_at_ms or now_ms(),
+    )
