@@ -52,7 +52,9 @@ _READS: Final = ("GET", "HEAD")
 _NOT_STORED: Final = (b"cache-control", b"no-store")
 _ASKED_AGAIN: Final = (b"cache-control", b"private, no-cache")  # the client may keep it, and ask with its tag
 _SMALL_BYTES_MAX: Final = 16 << 10
+# linear: two fixed words; at most a head long
 _SECRET = re.compile(rf"{PREFIX}|{SESSION_PREFIX}".encode())  # a request id is logged and stored: none may be in one
+# linear: one class, bounded
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z._:/+=-]{1,128}")
 T = TypeVar("T")
 

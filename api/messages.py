@@ -26,6 +26,7 @@ from broker.puts import Put, append_puts, new_batch, put_message
 from broker.volume import StoredBytes
 
 _IDEMPOTENCY_KEY: Final = b"idempotency-key"
+# linear: one class, bounded
 _KEY = re.compile(rb"[\x20-\x7e]{1,255}")
 BATCH_TIMES_BYTES_MAX: Final = 2  # a batch's body may be as large as two of other requests
 

@@ -21,8 +21,9 @@ from broker.secrets import OVERLAP_S, OVERLAP_S_MAX
 
 _DAY_S: Final = 86_400
 _DETAIL_CHARS_MAX: Final = 300  # of msgspec's message: it quotes the body, which may be long
-# Both see at most _DETAIL_CHARS_MAX characters, and no class of a repeat overlaps with what follows it.
+# linear: sees at most _DETAIL_CHARS_MAX characters; the class excludes what follows it
 _FIELD = re.compile(r"field `([^`]*)`")
+# linear: as _FIELD
 _STEP = re.compile(r"\.([^.\[]+)|\[([^\[\]]*)\]")
 
 T = TypeVar("T")

@@ -51,6 +51,7 @@ _UPDATES_TRIED: Final = 10  # of a listener, while others change it
 _CHANGED: Final = "it was changed since: read it again"
 Versions = Collection[int]  # those that a change may be made to
 HIDDEN: Final = "…"  # what is shown of a header's value
+# linear: fixed lengths
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 

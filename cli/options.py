@@ -45,6 +45,10 @@ MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 N = TypeVar("N", int, float)
 
 
+def _parts(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
 class _Network(click.ParamType):
     """`10.0.0.0/8` or one address; in the environment several, with spaces or commas between them."""
 
@@ -59,7 +63,7 @@ class _Network(click.ParamType):
             self.fail(f"{value!r} is not a network such as 10.0.0.0/8 or fd00::/8", param, ctx)
 
     def split_envvar_value(self, rv: str) -> Sequence[str]:
-        return [part for part in re.split(r"[\s,]+", rv) if part]
+        return _parts(rv)
 
 
 class _Host(click.ParamType):
@@ -68,7 +72,7 @@ class _Host(click.ParamType):
     name = "host"
 
     def split_envvar_value(self, rv: str) -> Sequence[str]:
-        return [part for part in re.split(r"[\s,]+", rv) if part]
+        return _parts(rv)
 
 
 _SECONDS_OF: Final = {"h": 3600, "d": 86_400}
@@ -81,6 +85,7 @@ class _Age(click.ParamType):
     name = "age"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        # linear: bounded
         if not re.fullmatch(r"[1-9][0-9]{0,5}[hd]", str(value)) or age_s(str(value)) < _RETAIN_S_MIN:
             self.fail(f"{value!r} is not a number of hours or days such as 30d, of 2d at least", param, ctx)
         return value

@@ -31,6 +31,7 @@ _OTHER_ANSWER_S: Final = 0.5  # where there is an answer already
 _CACHED_MAX: Final = 8192
 _NO_SUCH_NAME: Final = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
+# linear: bounded
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 
 Address = IPv4Address | IPv6Address

@@ -16,6 +16,7 @@ SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 # After that a broker's silence counts as a lost connection, and the cluster is asked who leads what was asked for.
 # aiokafka's 40 s, and Faust's 90 s, are as long an outage where a broker hangs, or its machine is gone.
 ANSWER_MS: Final = 15_000
+# linear: each class excludes what follows it; the operator's own text
 _SERVER: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]+):[0-9]{1,5}")
 SASL_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 

@@ -1,0 +1,329 @@
+"""Every parser of text that comes from outside, and hostile texts for it; run as a program, it counts their cost.
+
+For: test_linear.py, which runs it under Callgrind and compares PLACES with the code. Not for: what the parsers answer.
+
+A parser gets texts of SIZES characters, each a small piece repeated, once each in a run. Between two runs the program
+calls os.getppid(), which it does nowhere else: Callgrind dumps and zeroes its counts there, so a dump is a run's cost
+in instructions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import orjson
+from api_client import Api, make_api
+
+import everput
+from api.auth import Sessions, cookie
+from api.reference import TOLD
+from api.tunnel import Tunnel, Tunnels
+from broker.core import events, ids, names, signing
+from broker.core.accounts import refuse_email
+from broker.core.cursor import Cursor
+from broker.delivery.guard import Target, literal_address, refuse_url
+from broker.delivery.http import Connection, retry_after_s
+from cli.hosts import Hosts
+from cli.moments import Moment
+from cli.options import _Age, _Host, _Network
+from cli.server import Server
+from cli.tunnel_client import _detail
+from cli.visible import visible
+from everput.answers import ProblemAnswer
+from everput.client import _decoded
+
+SIZES: Final = (500, 1000, 2000, 4000)
+PIECES: Final = (
+    *("a", " ", "\t", "0", "9", "-", ".", ".[", "[", "]", "`", "$", "\\", '"', "%", "%41", ";", "a=", "=;", ",", ", "),
+    *(
+        ":",
+        "::",
+        "/",
+        "//",
+        "@",
+        "a@",
+        "a.",
+        "+",
+        "*",
+        "(",
+        "{",
+        "}",
+        "&",
+        "a&",
+        "#",
+        "?",
+        "\x00",
+        "\x1b",
+        "é",
+        "\u202e",
+    ),
+    *("W/", '"1.', "T00:", "1h", "evp_", "aA0_", "field `", " - at `$", "\r\n", "\r\n\r\n", "retry-after: "),
+)
+PIECES_OF_REQUESTS: Final = (".[", "`", "%", ",", "9", "aA0_", "\\", '"', "=;", "T00:", " - at `$", "\x00")
+
+
+# By each run below that reaches it, the functions that parse: the test finds them in the code by what they call.
+COVERED: Final[dict[str, str]] = {
+    "cookie": "cookie",
+    "answer": "Connection.data_received",
+    "retry-after": "_wait_s",
+    "host": "Hosts._accepts _is_address",
+    "url": "parse_url refuse_url _is_name",
+    "address": "literal_address",
+    "email": "refuse_email",
+    "message id": "parse_message_id",
+    "secret": "secret_bytes",
+    "cursor metadata": "unpack",
+    "event": "_decode_other",
+    "tunnel": "Tunnel.answered",
+    "signature": "verify",
+    "signature's secret": "_secret_bytes",
+    "shown": "visible",
+    "moment": "Moment.convert",
+    "age": "_Age.convert",
+    "networks": "_Network.convert",
+    "GET /v1/queues": "Call.__init__ Call.query _place span moment_ms versions",
+    "GET /v1/log": "_actor find_queue",
+    "PUT /v1/queues/{queue_id}/listeners": "parse _refusal _check_headers",
+    "PUT /v1/queues/{queue_id}/messages": "Messages._put_once",
+    "GET /v1/queues/{queue_id}/listeners": "find_listener",
+    "PUT /v1/queues/{queue_id}/listeners/{listener_id}": "_origin",
+    "same origin": "Sessions._same_origin",
+    "client's answer": "_decoded _problem",
+    "tunnel's client": "_detail TunnelClient._serve",
+}
+# The functions that parse only what the program itself or its operator wrote, or what was parsed before.
+OURS: Final[dict[str, str]] = {
+    "Courier.__init__": "a URL that refuse_url() has seen",
+    "Courier.update": "a URL that refuse_url() has seen",
+    "alive": "a URL that refuse_url() has seen",
+    "try_out": "a URL that refuse_url() has seen",
+    "Resolver.__init__.may_be_at": "an address that the system's resolver gives",
+    "Message.renewed": "a record that was encoded here",
+    "Message.name_and_data": "a record that was encoded here",
+    "ClaimsTopic.append": "a hash that was made here",
+    "client_options": "the operator's option",
+    "written_bootstrap": "the file that format() wrote",
+    "group_listener": "names of Kafka's groups; fixed lengths",
+    "all_app.states": "the answers of this server's own processes",
+    "Child._talk": "lines of a child process",
+    "Link._listen": "lines of the supervisor",
+    "_obey": "lines of the demo",
+    "DemoListeners._listen": "lines of the demo",
+    "DemoServer._read_log": "lines of our own log",
+    "_teller": "times that the server wrote",
+    "_teller.tells": "lines that the server wrote, orjson",
+    "_ask": "lines that the server wrote, orjson",
+    "_same": "times that the server wrote",
+    "_export": "lines that the server wrote, orjson",
+    "_check_owner": "an export's first line, orjson",
+    "command": "lines that the server wrote, orjson",
+    "load": "an export's manifest, msgspec",
+    "Options.hosts": "the operator's option",
+    "_is_loopback": "the operator's option",
+    "_store_cursors": "lines of an export, orjson",
+    "record": "lines of an export, orjson",
+    "_bytes": "fields of an export",
+    "_row": "times that the server wrote",
+    "TunnelClient.__init__": "the operator's option",
+}
+
+
+def texts(size: int, *, before: str = "", after: str = "", pieces: Sequence[str] = PIECES) -> Iterator[str]:
+    """Yield hostile texts of about size characters."""
+    for piece in pieces:
+        yield before + piece * (size // len(piece)) + after
+
+
+def each(parser: Callable[[str], Any], *, before: str = "") -> Callable[[int], Awaitable[None]]:
+    """Return a run that hands all texts to a parser, whatever it answers or raises."""
+
+    async def run(size: int) -> None:
+        for text in texts(size, before=before):
+            for whole in (text, text + "\x01" * 60):  # the second has no end that a pattern could find
+                with suppress(Exception):
+                    parser(whole)
+
+    return run
+
+
+class _Ear:
+    """A connection's owner and transport, a WebSocket's tunnel: takes all and does nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+_TARGET: Final = Target(tls=False, host="x", port=80, authority="x", target="/")
+
+
+def _answer(text: str) -> None:
+    """Have a connection to a listener read this answer, in pieces."""
+    connection = Connection(_Ear(), _TARGET)  # type: ignore[arg-type]
+    connection.connection_made(_Ear())  # type: ignore[arg-type]
+    connection.send(b"", object(), 0.0)
+    data = text.encode()
+    for start in range(0, len(data), 500):
+        connection.data_received(data[start : start + 500])
+
+
+class _Transport(_Ear):
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("127.0.0.1", 1) if name in ("sockname", "peername") else default
+
+    def is_closing(self) -> bool:
+        return False
+
+
+def _signature(text: str) -> None:
+    signed = {"webhook-id": text, "webhook-timestamp": "1", "webhook-signature": text}
+    for headers in (signed, {**signed, "webhook-timestamp": text}):
+        with suppress(everput.InvalidSignature):
+            everput.verify("whsec_" + "A" * 32, headers, b"")
+
+
+def _request(before: str) -> Callable[[int], Awaitable[None]]:
+    """Have the server read requests that begin so, in pieces."""
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    server = Server(app)
+    server.config.load()
+
+    async def run(size: int) -> None:
+        for text in texts(size, before=before, after="\r\n\r\n"):
+            connection = server.config.http_protocol_class(server.config, server.server_state, {})  # type: ignore[call-arg]
+            connection.connection_made(_Transport())  # type: ignore[arg-type]
+            data = text.encode()
+            for start in range(0, len(data), 500):
+                with suppress(Exception):
+                    connection.data_received(data[start : start + 500])
+            server.server_state.connections.clear()
+
+    return run
+
+
+def _ask(api: Api, method: str, path: str, told: Any) -> Callable[[int], Awaitable[None]]:
+    """Have one operation read hostile texts: in its path, its query, its headers, and each field of its body."""
+
+    async def request(text: str, body: bytes, query: bytes) -> None:
+        plain = text.encode().translate(None, bytes(range(32)))
+        headers = [(one.name.lower().encode(), plain) for one in told.parameters if one.place == "header"]
+        headers += [(b"x-api-key", api.key.encode()), (b"content-type", b"application/json"), (b"x-request-id", plain)]
+        sent = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> Any:
+            return sent.pop() if sent else {"type": "http.disconnect"}
+
+        async def send(_message: Any) -> None: ...
+
+        where = path.replace("{queue_id}", str(api.first_queue_id))
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": where,
+            "raw_path": where.encode(),
+            "root_path": "",
+            "scheme": "http",
+            "query_string": query,
+            "headers": headers,
+            "server": ("x", 80),
+            "client": ("x", 1),
+        }
+        await api.app(scope, receive, send)
+
+    async def run(size: int) -> None:
+        names_of = [one.name for one in told.parameters if one.place == "query"]
+        for text in texts(size, pieces=PIECES_OF_REQUESTS):
+            plain = text.encode().translate(None, bytes(range(33)))
+            query = b"&".join(name.encode() + b"=" + plain for name in names_of)
+            body = b""
+            if told.example is not None:
+                body = orjson.dumps({**told.example, **dict.fromkeys(told.example, text)})
+            await request(text, body, query)
+        for body in (orjson.dumps({text: 1}) for text in texts(size, before="x - at `$`", pieces=PIECES_OF_REQUESTS)):
+            if told.example is not None:
+                await request("", body, b"")
+
+    return run
+
+
+async def parsers() -> dict[str, Callable[[int], Awaitable[None]]]:
+    """Return a run for each parser, by its name in PLACES."""
+    tunnel = Tunnel(_Ear())  # type: ignore[arg-type]
+    hosts = Hosts(["*"])
+    runs = {
+        "cookie": each(lambda text: cookie('a="' + text + '"', "a")),
+        "retry-after": each(
+            lambda text: retry_after_s(text.encode(), at_s=0.0), before="HTTP/1.1 429 X\r\nretry-after:"
+        ),
+        "answer": each(_answer, before="HTTP/1.1 429 X\r\n"),
+        "chunked answer": each(_answer, before="HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n1;"),
+        "request line": _request("GET /"),
+        "request head": _request("GET / HTTP/1.1\r\nhost: x\r\nx:"),
+        "chunked request": _request("PUT / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1;"),
+        "trailers": _request("PUT / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx:"),
+        "host": each(lambda text: text.encode() in hosts),
+        "url": each(lambda text: refuse_url(text, ()), before="http://"),
+        "host name": each(lambda text: refuse_url(text[:2000], ()), before="http://a"),
+        "address": each(literal_address),
+        "name": each(names.refuse_name),
+        "email": each(refuse_email),
+        "message id": each(ids.parse_message_id),
+        "secret": each(signing.secret_bytes, before="whsec_"),
+        "cursor metadata": each(lambda text: Cursor.from_metadata(0, text)),
+        "event": each(lambda text: events.decode(text.encode()), before='{"type":"queue.created","name":"'),
+        "message": each(
+            lambda text: events.decode_message(orjson.dumps({"type": "message.put", "data": text, text: 1}))
+        ),
+        "tunnel": each(tunnel.answered, before='{"number":"'),
+        "signature": each(_signature),
+        "signature's secret": each(lambda text: everput.verify(text, {}, b""), before="whsec_"),
+        "shown": each(visible),
+        "moment": each(lambda text: Moment().convert(text, None, None)),
+        "age": each(lambda text: _Age().convert(text, None, None)),
+        "networks": each(
+            lambda text: [_Network().convert(one, None, None) for one in _Network().split_envvar_value(text)]
+        ),
+        "hosts": each(_Host().split_envvar_value),
+    }
+    sessions = Sessions(_Ear(), "https://x")  # type: ignore[arg-type]
+    runs["same origin"] = each(
+        lambda text: sessions._same_origin({"scheme": "http", "headers": [(b"host", b"x"), (b"origin", text.encode())]})
+    )
+    runs["client's answer"] = each(lambda text: _decoded(text.encode(), ProblemAnswer), before='{"title":"')
+    runs["tunnel's client"] = each(lambda text: _detail(text.encode()))
+    api = await make_api(tunnels=Tunnels("tunnel://127.0.0.1:7"))
+    await api.queue()
+    for (method, path), told in TOLD.items():
+        if told.parameters or told.example is not None:
+            runs[f"{method} {path}"] = _ask(api, method, path, told)
+    return runs
+
+
+async def _main(which: str) -> None:
+    gc.disable()  # a collection would count as some parser's cost
+    for name, run in (await parsers()).items():
+        if which not in name:
+            continue
+        await run(SIZES[0])  # imports, caches
+        for size in SIZES:
+            os.getppid()
+            await run(size)
+        os.getppid()
+        print(name, flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(sys.argv[1] if len(sys.argv) > 1 else ""))
