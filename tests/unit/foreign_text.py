@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from ipaddress import ip_network
 from typing import Any, Final
 
 import orjson
@@ -22,6 +23,7 @@ from api_client import Api, make_api
 
 import everput
 from api.auth import Sessions, cookie
+from api.clients import Clients
 from api.reference import TOLD
 from api.tunnel import Tunnel, Tunnels
 from broker.core import events, ids, names, signing
@@ -95,6 +97,8 @@ COVERED: Final[dict[str, str]] = {
     "GET /v1/queues/{queue_id}/listeners": "find_listener",
     "PUT /v1/queues/{queue_id}/listeners/{listener_id}": "_origin",
     "same origin": "Sessions._same_origin",
+    "x-forwarded-for header": "parse_address",
+    "forwarded header": "parse_address",
     "client's answer": "_decoded _problem",
     "tunnel's client": "_detail TunnelClient._serve",
 }
@@ -109,7 +113,10 @@ OURS: Final[dict[str, str]] = {
     "Message.name_and_data": "a record that was encoded here",
     "ClaimsTopic.append": "a hash that was made here",
     "client_options": "the operator's option",
-    "written_bootstrap": "the file that format() wrote",
+    "written_access": "the file that format() wrote",
+    "made_password": "a file in the data directory",
+    "Sealer.__init__": "the operator's key",
+    "Clients.name": "the address of a connection",
     "group_listener": "names of Kafka's groups; fixed lengths",
     "all_app.states": "the answers of this server's own processes",
     "Child._talk": "lines of a child process",
@@ -261,7 +268,7 @@ def _ask(api: Api, method: str, path: str, told: Any) -> Callable[[int], Awaitab
 
 async def parsers() -> dict[str, Callable[[int], Awaitable[None]]]:
     """Return a run for each parser, by its name in PLACES."""
-    tunnel = Tunnel(_Ear())  # type: ignore[arg-type]
+    tunnel = Tunnel(_Ear(), _Ear())  # type: ignore[arg-type]
     hosts = Hosts(["*"])
     runs = {
         "cookie": each(lambda text: cookie('a="' + text + '"', "a")),
@@ -302,6 +309,11 @@ async def parsers() -> dict[str, Callable[[int], Awaitable[None]]]:
     runs["same origin"] = each(
         lambda text: sessions._same_origin({"scheme": "http", "headers": [(b"host", b"x"), (b"origin", text.encode())]})
     )
+    clients = Clients([ip_network("127.0.0.0/8"), ip_network("::/0")])
+    for header in (b"x-forwarded-for", b"forwarded"):
+        runs[f"{header.decode()} header"] = each(
+            lambda text, header=header: clients.name({"client": ("127.0.0.1", 1), "headers": [(header, text.encode())]})
+        )
     runs["client's answer"] = each(lambda text: _decoded(text.encode(), ProblemAnswer), before='{"title":"')
     runs["tunnel's client"] = each(lambda text: _detail(text.encode()))
     api = await make_api(tunnels=Tunnels("tunnel://127.0.0.1:7"))
