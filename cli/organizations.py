@@ -12,7 +12,7 @@ from broker.errors import NotFound
 from cli.accounts import find_account
 from cli.asking import show_all
 from cli.directory import OpenDirectory, in_directory
-from cli.options import Options, shared_options
+from cli.options import Options, age_s, shared_options
 from cli.printing import say
 from everput.answers import Answer
 
@@ -24,6 +24,7 @@ class _Row(Answer):
     members: list[str]
     keys: int
     queues: int
+    stored_bytes: int
 
 
 @click.group("organizations")
@@ -42,6 +43,8 @@ def list_(options: Options, *, as_json: bool) -> None:
 
     async def rows(opened: OpenDirectory) -> list[_Row]:
         state = opened.view.state
+        retain_s = None if options.retain_messages is None else age_s(options.retain_messages)
+        since_ms = 0 if retain_s is None else now_ms() - retain_s * 1000
         return [
             _Row(
                 id=one.id,
@@ -50,11 +53,12 @@ def list_(options: Options, *, as_json: bool) -> None:
                 members=[state.accounts.by_id[member].email for member in one.members],
                 keys=sum(1 for _ in state.keys_of(one.id)),
                 queues=state.queue_count(one.id),
+                stored_bytes=one.bytes_since(since_ms),
             )
             for one in state.organizations.values()
         ]
 
-    columns = ("id", "name", "made by", "members", "keys", "queues")
+    columns = ("id", "name", "made by", "members", "keys", "queues", "stored bytes")
     show_all(in_directory(options, rows), {heading: heading.replace(" ", "_") for heading in columns}, as_json=as_json)
 
 

@@ -116,7 +116,7 @@ OURS: Final[dict[str, str]] = {
     "written_access": "the file that format() wrote",
     "made_password": "a file in the data directory",
     "Sealer.__init__": "the operator's key",
-    "Clients.name": "the address of a connection",
+    "_name": "an address that was parsed here",
     "group_listener": "names of Kafka's groups; fixed lengths",
     "all_app.states": "the answers of this server's own processes",
     "Child._talk": "lines of a child process",
