@@ -116,13 +116,17 @@ def test_a_killed_worker_comes_back(server: Running):
     assert server.process.poll() is None
 
 
-def test_the_operator_resets_a_password_and_lists_what_there_is_by_the_data_directory(server: Running):
+def test_the_operator_makes_an_account_resets_a_password_and_lists_all_by_the_data_directory(server: Running):
     where = ("--data-dir", str(server.data_dir))
     listed = [json.loads(line) for line in everput("accounts", "list", "--json", *where).stdout.splitlines()]
     first = next(account for account in listed if account["email"] == EMAIL)
     organizations = [json.loads(one) for one in everput("organizations", "list", "--json", *where).stdout.splitlines()]
     own = next(one for one in organizations if one["made_by"] == "shell")
     assert (own["members"], [one["id"] for one in first["organizations"]]) == ([EMAIL], [own["id"]])
+    made = everput("init", "--email", "operator@example.com", *where, EVERPUT_PASSWORD="correct horse battery")
+    assert made.returncode == 0, made.stderr
+    found = httpx.get(f"{server.url}/v1/organizations", headers={"x-api-key": made.stdout.strip()}, timeout=20).json()
+    assert [one["id"] for one in found["organizations"]] != [own["id"]]
     reset = everput("accounts", "reset-password", EMAIL, *where)
     assert reset.returncode == 0, reset.stderr
     who = {"email": EMAIL, "password": reset.stdout.strip()}
