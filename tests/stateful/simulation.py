@@ -96,6 +96,7 @@ class World:
         self.kafka = SimKafka(self, PARTITIONS)
         self.changes = SimChanges(self, PARTITIONS)
         self.changing = self.dice.random() < 0.5  # else more of everything else happens
+        self.retaining = self.dice.random() < 0.4
 
     def run(self, steps: int) -> list[str]:
         """What was wrong with it."""
@@ -137,6 +138,8 @@ class World:
         worker = dice.choice(self.workers)
         if self.changing and dice.random() < 0.15:
             self.step_of_changes(dice.choice(self.workers))
+        if self.retaining and dice.random() < 0.1:
+            self.retain(worker)
         match dice.randrange(22):
             case 0 | 1 | 2:
                 self.put()
@@ -191,6 +194,14 @@ class World:
             worker.hear()
             if self.dice.random() < 0.3:
                 worker.prune()
+
+    def retain(self, worker: SimWorker) -> None:
+        """Have a courier set aside what retention is to take, or end that. The log itself stays as it is."""
+        if worker.partitions and worker.couriers:
+            number = self.dice.choice(list(worker.partitions))
+            below = self.dice.choice((0, self.dice.randint(0, len(self.log[number])), len(self.log[number])))
+            worker.acts()
+            self.dice.choice(list(worker.couriers.values())).set_aside(number, below)
 
     # The API
 
@@ -519,6 +530,7 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
         put_in(window, OPEN_MAX=4, BEHIND_MAX=3)
         put_in(readers, RING_MAX=6)
         put_in(courier, HELD_MAX=5, WAITING_MAX=1, CROWDED_AFTER_S=0.3, RETRIES_MAX=2, connect=connect, random=draw)
+        put_in(courier, SET_ASIDE_AT_ONCE=2, SET_ASIDE_BYTES_MAX=1_000)
         put_in(courier, SET_ASIDE_AFTER_MS=0, NEAR_MS=1_000)  # the first is set by each run
         put_in(checkpoints, _AT_ONCE=1, _TOGETHER=1, _PAUSES_MAX=99, _MANY=4, GIVES_WAY_S=GIVES_WAY_S)
         put_in(checkpoints, time=SimpleNamespace(monotonic=lambda: here[0].now_ms / 1000))

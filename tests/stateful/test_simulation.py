@@ -237,9 +237,14 @@ def skips_what_it_can_not_take(self, messages):
                 one.depot.touched(delivery.stream)
 
 
+def lets_the_log_go_and_sets_nothing_aside(self, delivery):
+    self.settle(delivery)
+
+
 @pytest.mark.parametrize(
     ("where", "name", "planted", "kind"),
     [
+        (courier.Courier, "_set_aside", lets_the_log_go_and_sets_nothing_aside, "committed past"),
         (window.Window, "opened", commits_past_open, "committed past"),
         (window.Window, "top", forgets_what_is_behind, "committed past"),
         (cursor.Cursor, "from_metadata", staticmethod(takes_the_top_for_the_cursor), "lost"),
