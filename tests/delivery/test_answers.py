@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import socket
 import ssl
 from ipaddress import ip_network
@@ -334,6 +335,18 @@ async def test_nobody_listening_is_refused(serve, open_office):
     await server.stop()
     office = await open_office(server.url)
     assert await failing_to_connect(office) == "refused"
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n", b"garbage\r\n\r\n"])
+async def test_no_log_line_has_the_url_of_a_listener(serve, open_office, caplog, answer):
+    """Its path or query may hold a token; log lines name a listener by its id."""
+    caplog.set_level(logging.DEBUG, "broker")
+    server = await serve(says(answer, close=True))
+    office = await open_office(f"{server.url}&token=of-theirs", max_attempts=1)
+    office.put(8)
+    await until(lambda: "circuit.opened" in caplog.text or len(office.parked) == 8)
+    assert "attempt.failed" in caplog.text
+    assert "of-theirs" not in caplog.text
 
 
 async def test_an_address_that_is_not_allowed_is_never_connected_to(serve, open_office):
