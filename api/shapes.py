@@ -95,7 +95,10 @@ class NewListenerBody(ListenerSettingsBody, forbid_unknown_fields=True, kw_only=
 
 
 class ListenerBody(ListenerSettingsBody, forbid_unknown_fields=True, kw_only=True):
-    """PUT of an existing listener, in full or in part."""
+    """PUT of an existing listener, in full or in part.
+
+    notify_url: where its scheme, host or port changes, the values of `headers` must be given again, or `{}` for none.
+    """
 
     name: Name | None = None
     notify_url: Url | None = None
