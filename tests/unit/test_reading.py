@@ -85,6 +85,21 @@ async def test_an_organization_that_looks_for_made_up_ids_waits_for_itself_and_o
     assert not turns._of
 
 
+async def test_the_organizations_of_one_account_share_their_turns():
+    reads, turns = Reads(records=50), Turns(4, 2)
+    turns.tenant_of = lambda organization_id: organization_id[0]
+    topic = topic_of(reads, turns)
+    reads.gate.clear()
+    theirs = [asyncio.create_task(looked_for(topic, f"a{number}")) for number in range(10)]
+    await turns_come_round()
+    assert reads.under_way == 2
+    ours = asyncio.create_task(looked_for(topic, "b0"))
+    await turns_come_round()
+    assert reads.under_way == 3
+    reads.gate.set()
+    assert await asyncio.gather(ours, *theirs) == [None] * 11
+
+
 async def test_whoever_waits_too_long_is_told_to_come_again_and_keeps_nothing():
     turns = Turns(2, 1, wait_s=0.01)
 

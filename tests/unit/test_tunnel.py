@@ -305,7 +305,7 @@ async def test_when_the_client_goes_what_it_had_got_fails_and_what_it_had_not_wa
     assert [worker.answer for worker in workers] == [503, 503, AWAY]
 
 
-@pytest.mark.parametrize("bound", ["TUNNEL_BYTES_MAX", "ALL_TUNNELS_BYTES_MAX"])
+@pytest.mark.parametrize("bound", ["TUNNEL_BYTES_MAX", "TENANTS_TUNNELS_BYTES_MAX", "ALL_TUNNELS_BYTES_MAX"])
 async def test_bodies_wait_with_the_worker_while_the_client_takes_none(bound, monkeypatch):
     monkeypatch.setattr(f"api.tunnel.{bound}", 1000)
     tunnels = Tunnels("tunnel://127.0.0.1:7")
