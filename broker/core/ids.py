@@ -13,6 +13,7 @@ PARTITIONS_MAX: Final = 1 << 12
 _VERSION_7: Final = 0x7 << 76
 _VARIANT: Final = 0b10 << 62
 _RANDOM_BITS: Final = (1 << 62) - 1
+# linear: bounded
 _DAMAGED: Final = re.compile(r"damaged-(\d{1,4})-(\d{1,19})-(\d{1,19})", re.ASCII)
 # Not uuid.UUID, which takes four times as long: a check of the log reads millions of them.
 # linear: fixed lengths

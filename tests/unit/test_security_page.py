@@ -1,0 +1,61 @@
+"""docs/security.md says what is so: which routes need no key, and the numbers of their bounds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from api_client import make_api
+from starlette.routing import Route
+
+from api import accounts, calls
+from api.reference import OPEN, TOLD
+from broker import passwords
+from cli import server
+
+PAGE = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+
+
+def rows(heading: str) -> dict[str, str]:
+    """The rows of the table under this line, by what their first column names."""
+    table = PAGE.partition(heading)[2].partition("\n\n")[2].partition("\n\n")[0]
+    return {line.split("|")[1].strip(): line for line in table.splitlines()[2:]}
+
+
+async def test_the_table_of_routes_without_a_key_has_each_of_them_and_no_other():
+    told = {f"{method} {path}" for (method, path), one in TOLD.items() if one.asks == OPEN}
+    routes = [route for route in (await make_api()).app.routes if isinstance(route, Route)]
+    told |= {f"GET {route.path}" for route in routes if not route.path.startswith("/v1/")}
+    named = set()
+    for name in rows("These are the routes"):
+        for found in re.findall(r"`(\w+ /[^`]*)`", name):
+            with_files = "and its files" in name
+            named |= {one for one in told if one == found or (with_files and one.startswith(found + "/"))} or {found}
+    assert named - {"GET /v1/openapi.json"} == told - {"GET /v1/openapi.json"}
+
+
+async def test_every_other_operation_is_refused_without_a_key():
+    api = await make_api()
+    for (method, path), told in TOLD.items():
+        if told.asks != OPEN:
+            answer = await api.bare.request(method, re.sub(r"{\w+}", "x", path), content=b"[")
+            assert answer.status_code == 401, (method, path)
+
+
+def test_the_bounds_are_those_of_the_code():
+    connections, routes = rows("Each API process bounds"), rows("These are the routes")
+    assert f"{server.HEAD_BYTES_MAX >> 10} KiB" in connections["a request's line and headers"]
+    assert f"{server.FRAMING_BYTES_MAX >> 10} KiB" in connections["chunk extensions and trailers of a request"]
+    times = connections["time for a whole request to arrive, and between requests"]
+    assert f"{server.REQUEST_S:g} s, {server.KEEP_ALIVE_S} s" in times
+    register, sign_in = routes["`PUT /v1/accounts`"], routes["`POST /v1/sessions`"]
+    assert f"body {calls._SMALL_BYTES_MAX >> 10} KiB" in register
+    assert f"body {calls._SMALL_BYTES_MAX >> 10} KiB" in sign_in
+    assert f"{passwords.WAITING_MAX} wait" in register
+    assert passwords.AT_ONCE == 2
+    assert f"{passwords._JUDGED_CHARS_MAX} characters" in register
+    assert f"{accounts._REGISTRATIONS_AT_ONCE} at once, then {accounts._REGISTRATIONS_PER_S:g} a second" in register
+    assert f"{accounts._CLIENTS_REGISTRATIONS_AT_ONCE} of one client address" in register
+    assert f"{accounts._ALL_GUESSES_AT_ONCE} at once, then {accounts._ALL_GUESSES_PER_S:g} a second" in sign_in
+    assert f"{accounts._GUESSES_AT_ONCE} for one e-mail address" in sign_in
+    assert f"{accounts._CLIENTS_GUESSES_AT_ONCE} for one client address" in sign_in
