@@ -39,6 +39,7 @@ OVERLAP_S = 30 * 86_400  # likewise, of a secret's rotation
 REPLAYED_PER_S = 2
 RETRY_S = 45  # long enough to be set aside, and past whenever a test opens the directory
 LEFT_OUT = (
+    "client.properties",
     "kafka.log",
     "kafka.out",
     "kafka.pid",
