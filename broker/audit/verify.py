@@ -180,8 +180,11 @@ class Verifier:
 
     async def _lost_ends(self, number: int, latest: int) -> list[Finding]:
         """Whether the workers' own tail has read more than there is."""
-        rows = await self._requests.committed(self._workers_group, self._topics["messages"].name, [number])
+        topic = self._topics["messages"].name
+        rows = await self._requests.committed(self._workers_group, topic, [number])
         tail = rows.get(number, (0, ""))[0]
+        if tail > latest:  # messages may have been put, and read, since the end was looked up
+            latest = (await self._requests.offsets(topic, {number: LATEST}))[number]
         if tail <= latest:
             return []
         return [Finding("messages", number, None, f"a worker has read to {tail}, after the end at {latest}")]
