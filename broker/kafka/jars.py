@@ -26,8 +26,8 @@ import platformdirs
 
 from broker.errors import ConfigurationError
 
-KAFKA_VERSION: Final = "4.3.1"
-_ROOTS: Final = (f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4")
+KAFKA_VERSION: Final = "4.4.0"
+_ROOTS: Final = (f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.5")
 _DOWNLOADS_AT_ONCE: Final = 8
 _TRIES: Final = 3
 _TIMEOUT_S: Final = 30
@@ -115,7 +115,7 @@ def collect(
 
 
 def _missing(wanted: Sequence[Pin], directory: Path) -> list[Pin]:
-    """Those that are absent or not the pinned bytes. All 46 are read and hashed each time: 45 MB, under 0.1 s."""
+    """Those that are absent or not the pinned bytes. All are read and hashed each time: 45 MB, under 0.1 s."""
     return [pin for pin in wanted if not _is_pinned(pin, directory / pin.filename)]
 
 

@@ -22,6 +22,7 @@ from broker.kafka.client import client_options
 from broker.kafka.embedded import EmbeddedKafka
 from broker.kafka.process import answers
 from broker.kafka.topics import topics
+from tests.kafka.features import finalized_features
 
 
 @pytest.fixture
@@ -113,6 +114,11 @@ async def test_it_listens_on_loopback_only_and_keeps_its_log_to_itself(kafka, ca
     assert (kafka.data_dir / "kafka.log").stat().st_size > 0
     assert capfd.readouterr() == ("", "")
     assert kafka.data_dir.stat().st_mode & 0o777 == 0o700
+
+
+async def test_only_replicas_that_have_every_acknowledged_record_may_lead_in_a_new_directory(kafka):
+    found = await finalized_features(int(kafka.bootstrap.rpartition(":")[2]))
+    assert found["eligible.leader.replicas.version"] >= 1
 
 
 async def test_stop_ends_it_and_lets_go_of_the_directory(tmp_path):

@@ -46,7 +46,7 @@ def test_a_broker_writes_to_a_volume_of_its_own_and_is_who_the_others_take_it_fo
     broker = BROKERS[name]
     number = name.removeprefix("kafka-")
     environment = broker["environment"]
-    assert broker["image"] == "${KAFKA_IMAGE:-apache/kafka:4.3.1}"  # or pinned by its digest
+    assert broker["image"] == "${KAFKA_IMAGE:-apache/kafka:4.4.0}"  # or pinned by its digest
     # The last two are written by the image's start: tests/containers starts them.
     assert broker["volumes"] == [f"{name}:{environment['KAFKA_LOG_DIRS']}", "/opt/kafka/config", "/opt/kafka/logs"]
     assert name in COMPOSE["volumes"]

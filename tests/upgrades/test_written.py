@@ -22,7 +22,7 @@ import pytest
 from everput import InvalidSignature, verify
 from tests.listeners import Got, Listeners, until
 from tests.scenarios.running import Running, everput
-from tests.upgrades.write import WRITTEN, listening
+from tests.upgrades.write import WRITTEN, features, listening
 
 ARCHIVES = sorted(WRITTEN.glob("*.tar.xz"))
 KEY_KEPT_S = 86_400  # an Idempotency-Key
@@ -87,6 +87,8 @@ async def test_every_delivery_of_a_written_directory_ends_as_it_would_have(archi
             headers = {"x-api-key": account["api_key"]}
             async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=30) as client:
                 opened = Opened(account, client, listeners)
+                assert await features(server) == account["features"], "the Kafka before could not open it again"
+                assert account["features"]["eligible.leader.replicas.version"] >= 1
                 await who_could_sign_in_still_can(opened)
                 await what_waited_arrives_and_nothing_else(opened)
                 await the_replay_goes_on_where_it_was(opened)

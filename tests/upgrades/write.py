@@ -26,6 +26,7 @@ from typing import Any
 
 import httpx
 
+from tests.kafka.features import finalized_features
 from tests.listeners import Got, Listeners, until
 from tests.scenarios.running import Running
 from tests.upgrades.program import Program
@@ -46,7 +47,7 @@ LEFT_OUT = (
     "kafka.properties",
     ".lock",
 )  # made anew at each start; paths in them
-EMAIL, PASSWORD = "ann@example.com", "a password for a test"
+EMAIL, PASSWORD = "ann@example.com", "violet anchor 93 pelican"
 
 
 class Writer:
@@ -252,6 +253,11 @@ def _decide(listeners: Listeners, got: Got) -> int:
     return 422 if refused else 200
 
 
+async def features(server: Running) -> dict[str, int]:
+    """What the server's Kafka has finalized."""
+    return await finalized_features(int(server.kafka_address.rpartition(":")[2]))
+
+
 @contextlib.asynccontextmanager
 async def listening(port: int, **settings: Any) -> AsyncIterator[Listeners]:
     """Listeners at a port that another run of these tests may have; then it is waited for."""
@@ -280,6 +286,7 @@ async def write(directory: Path, commit: str) -> dict[str, Any]:
             writer = Writer(server, listeners)
             try:
                 await writer.write()
+                writer.account["features"] = await features(server)
             finally:
                 await writer.close()
             assert await asyncio.to_thread(server.stop) == 0
