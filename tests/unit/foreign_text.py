@@ -16,7 +16,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from ipaddress import ip_network
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from api_client import Api, make_api
@@ -141,10 +141,10 @@ OURS: Final[dict[str, str]] = {
 }
 
 
-def texts(size: int, *, before: str = "", after: str = "", pieces: Sequence[str] = PIECES) -> Iterator[str]:
+def texts(size: int, *, before: str = "", pieces: Sequence[str] = PIECES) -> Iterator[str]:
     """Yield hostile texts of about size characters."""
     for piece in pieces:
-        yield before + piece * (size // len(piece)) + after
+        yield before + piece * (size // len(piece))
 
 
 def each(parser: Callable[[str], Any], *, before: str = "") -> Callable[[int], Awaitable[None]]:
@@ -197,27 +197,26 @@ def _signature(text: str) -> None:
             everput.verify("whsec_" + "A" * 32, headers, b"")
 
 
-def _request(before: str) -> Callable[[int], Awaitable[None]]:
-    """Have the server read requests that begin so, in pieces."""
+async def _no_content(_scope: Any, _receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body"})
 
-    async def app(_scope: Any, _receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body"})
 
-    server = Server(app)
-    server.config.load()
+class _Reader:
+    """A server that reads requests without a socket, in pieces. It needs a running loop."""
 
-    async def run(size: int) -> None:
-        for text in texts(size, before=before, after="\r\n\r\n"):
-            connection = server.config.http_protocol_class(server.config, server.server_state, {})  # type: ignore[call-arg]
-            connection.connection_made(_Transport())  # type: ignore[arg-type]
-            data = text.encode()
-            for start in range(0, len(data), 500):
-                with suppress(Exception):
-                    connection.data_received(data[start : start + 500])
-            server.server_state.connections.clear()
+    def __init__(self) -> None:
+        self._server = Server(_no_content)
+        self._server.config.load()
 
-    return run
+    def __call__(self, text: str) -> None:
+        server = self._server
+        connection = server.config.http_protocol_class(server.config, server.server_state, {})  # type: ignore[call-arg]
+        connection.connection_made(_Transport())  # type: ignore[arg-type]
+        data = text.encode() + b"\r\n\r\n"
+        for start in range(0, len(data), 500):
+            connection.data_received(data[start : start + 500])
+        server.server_state.connections.clear()
 
 
 def _ask(api: Api, method: str, path: str, told: Any) -> Callable[[int], Awaitable[None]]:
@@ -265,56 +264,73 @@ def _ask(api: Api, method: str, path: str, told: Any) -> Callable[[int], Awaitab
     return run
 
 
-async def parsers() -> dict[str, Callable[[int], Awaitable[None]]]:
-    """Return a run for each parser, by its name in PLACES."""
+class TextParser(NamedTuple):
+    """A function that reads a text. before: what makes it read further, put before each text."""
+
+    read: Callable[[str], Any]
+    before: str = ""
+
+
+def text_parsers() -> dict[str, TextParser]:
+    """Return the parsers that read a text alone, by their names in COVERED. Call it in a running loop."""
     tunnel = Tunnel(_Ear(), _Ear())  # type: ignore[arg-type]
     hosts = Hosts(["*"])
-    runs = {
-        "cookie": each(lambda text: cookie('a="' + text + '"', "a")),
-        "retry-after": each(
-            lambda text: retry_after_s(text.encode(), at_s=0.0), before="HTTP/1.1 429 X\r\nretry-after:"
+    sessions = Sessions(_Ear(), "https://x")  # type: ignore[arg-type]
+    clients = Clients([ip_network("127.0.0.0/8"), ip_network("::/0")])
+    reader = _Reader()
+    chunked = "PUT / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+
+    def client(header: bytes) -> Callable[[str], Any]:
+        return lambda text: clients.name({"client": ("127.0.0.1", 1), "headers": [(header, text.encode())]})
+
+    def origin(text: str) -> bool:
+        return sessions._same_origin({"scheme": "http", "headers": [(b"host", b"x"), (b"origin", text.encode())]})
+
+    return {
+        "cookie": TextParser(lambda text: cookie(f'a="{text}"', "a")),
+        "retry-after": TextParser(
+            lambda text: retry_after_s(text.encode(), at_s=0.0), "HTTP/1.1 429 X\r\nretry-after:"
         ),
-        "answer": each(_answer, before="HTTP/1.1 429 X\r\n"),
-        "chunked answer": each(_answer, before="HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n1;"),
-        "request line": _request("GET /"),
-        "request head": _request("GET / HTTP/1.1\r\nhost: x\r\nx:"),
-        "chunked request": _request("PUT / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1;"),
-        "trailers": _request("PUT / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx:"),
-        "host": each(lambda text: text.encode() in hosts),
-        "url": each(lambda text: refuse_url(text, ()), before="http://"),
-        "host name": each(lambda text: refuse_url(text[:2000], ()), before="http://a"),
-        "address": each(literal_address),
-        "name": each(names.refuse_name),
-        "email": each(refuse_email),
-        "message id": each(lambda text: (ids.parse_damaged_id(text), ids.parse_message_id(text))),
-        "secret": each(signing.secret_bytes, before="whsec_"),
-        "cursor metadata": each(lambda text: Cursor.from_metadata(0, text)),
-        "event": each(lambda text: events.decode(text.encode()), before='{"type":"queue.created","name":"'),
-        "message": each(
+        "answer": TextParser(_answer, "HTTP/1.1 429 X\r\n"),
+        "chunked answer": TextParser(_answer, "HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n1;"),
+        "request line": TextParser(reader, "GET /"),
+        "request head": TextParser(reader, "GET / HTTP/1.1\r\nhost: x\r\nx:"),
+        "chunked request": TextParser(reader, chunked + "1;"),
+        "trailers": TextParser(reader, chunked + "0\r\nx:"),
+        "host": TextParser(lambda text: text.encode() in hosts),
+        "url": TextParser(lambda text: refuse_url(text, ()), "http://"),
+        "host name": TextParser(lambda text: refuse_url(text[:2000], ()), "http://a"),
+        "address": TextParser(literal_address),
+        "name": TextParser(names.refuse_name),
+        "email": TextParser(refuse_email),
+        "message id": TextParser(lambda text: (ids.parse_damaged_id(text), ids.parse_message_id(text))),
+        "secret": TextParser(signing.secret_bytes, "whsec_"),
+        "cursor metadata": TextParser(lambda text: Cursor.from_metadata(0, text)),
+        "event": TextParser(lambda text: events.decode(text.encode()), '{"type":"queue.created","name":"'),
+        "message": TextParser(
             lambda text: events.decode_message(orjson.dumps({"type": "message.put", "data": text, text: 1}))
         ),
-        "tunnel": each(tunnel.answered, before='{"number":"'),
-        "signature": each(_signature),
-        "signature's secret": each(lambda text: everput.verify(text, {}, b""), before="whsec_"),
-        "shown": each(visible),
-        "moment": each(lambda text: Moment().convert(text, None, None)),
-        "age": each(lambda text: _Age().convert(text, None, None)),
-        "networks": each(
+        "tunnel": TextParser(tunnel.answered, '{"number":"'),
+        "tunnel's client": TextParser(lambda text: _detail(text.encode())),
+        "signature": TextParser(_signature),
+        "signature's secret": TextParser(lambda text: everput.verify(text, {}, b""), "whsec_"),
+        "shown": TextParser(visible),
+        "moment": TextParser(lambda text: Moment().convert(text, None, None)),
+        "age": TextParser(lambda text: _Age().convert(text, None, None)),
+        "networks": TextParser(
             lambda text: [_Network().convert(one, None, None) for one in _Network().split_envvar_value(text)]
         ),
-        "hosts": each(_Host().split_envvar_value),
+        "hosts": TextParser(_Host().split_envvar_value),
+        "same origin": TextParser(origin),
+        "x-forwarded-for header": TextParser(client(b"x-forwarded-for")),
+        "forwarded header": TextParser(client(b"forwarded")),
+        "client's answer": TextParser(lambda text: _decoded(text.encode(), ProblemAnswer), '{"title":"'),
     }
-    sessions = Sessions(_Ear(), "https://x")  # type: ignore[arg-type]
-    runs["same origin"] = each(
-        lambda text: sessions._same_origin({"scheme": "http", "headers": [(b"host", b"x"), (b"origin", text.encode())]})
-    )
-    clients = Clients([ip_network("127.0.0.0/8"), ip_network("::/0")])
-    for header in (b"x-forwarded-for", b"forwarded"):
-        runs[f"{header.decode()} header"] = each(
-            lambda text, header=header: clients.name({"client": ("127.0.0.1", 1), "headers": [(header, text.encode())]})
-        )
-    runs["client's answer"] = each(lambda text: _decoded(text.encode(), ProblemAnswer), before='{"title":"')
-    runs["tunnel's client"] = each(lambda text: _detail(text.encode()))
+
+
+async def parsers() -> dict[str, Callable[[int], Awaitable[None]]]:
+    """Return a run of hostile texts for each parser, by its name in COVERED."""
+    runs = {name: each(parser.read, before=parser.before) for name, parser in text_parsers().items()}
     api = await make_api(tunnels=Tunnels("tunnel://127.0.0.1:7"))
     await api.queue()
     for (method, path), told in TOLD.items():
