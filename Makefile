@@ -58,6 +58,7 @@ bench: $(READY)
 
 events: $(READY)
 	$(BIN)/everput events > docs/events.md
+	$(BIN)/python -c "from broker.core.delivery import picture; print(picture(), end='')" > docs/delivery.md
 
 format: $(READY)
 	$(BIN)/ruff format

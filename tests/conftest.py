@@ -14,6 +14,7 @@ from broker.kafka.embedded import EmbeddedKafka
 from broker.kafka.topics import Topics
 from broker.kafka.topics import topics as topic_table
 from broker.settings import KafkaSettings
+from tests.legal import check_every_transition
 
 
 def pytest_configure() -> None:
@@ -22,6 +23,7 @@ def pytest_configure() -> None:
     What they start must heed signals though the run itself is in the background (SIGINT) or behind nohup (SIGHUP):
     it would inherit that they are ignored.
     """
+    check_every_transition()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from broker.core.delivery import CANCELLED, DROPPED
 from broker.core.events import ChangeApplied, MessageChange, encode
 from broker.delivery.courier import Courier
 from broker.delivery.outstanding import Outstanding
@@ -126,9 +127,9 @@ class Answers:
     def _outcome(self, attempt: _UnderWay, message_id: str) -> str | None:
         """None while it is under way; `delivered` when the listener took what it was sent before the change."""
         delivery, stream = attempt.delivery, attempt.delivery.stream
-        if not stream.alive:
+        if delivery.state is DROPPED:
             return "unknown"
-        if delivery.number != attempt.number or delivery.again != attempt.again or hasattr(delivery, "cancelled"):
+        if delivery.number != attempt.number or delivery.again != attempt.again or delivery.state is CANCELLED:
             return "retrying"
         if stream.courier.attempting(stream.partition, delivery.offset) is not None:
             return None

@@ -21,6 +21,7 @@ from typing import Any, Final
 from msgspec import UNSET
 
 from broker.core.changes import Change, change, prevailing
+from broker.core.delivery import RENEWING
 from broker.core.events import (
     DAMAGED,
     Fields,
@@ -312,13 +313,13 @@ class Changes:
         if counts.deleted:
             courier.cancel(delivery)
         else:
-            courier.renewing.add(delivery)
+            courier.renew(delivery)
             self._run(self._renew(delivery, message, counts.offset))
         return True
 
     async def _renew(self, delivery: Delivery, message: Message, offset: int) -> None:
         courier, partition = delivery.stream.courier, delivery.stream.partition
-        while delivery in courier.renewing:
+        while delivery.state is RENEWING:
             try:
                 data = await self._text(partition, offset)
             except LogDamaged:  # parked until the change can be read: what was put is not what counts
@@ -328,7 +329,7 @@ class Changes:
             except LogUnavailable:
                 await asyncio.sleep(_PAUSE_S)
                 continue
-            if delivery.message is message:
+            if delivery.state is RENEWING and delivery.message is message:
                 courier.renewed(delivery, message.renewed(data, offset))
             return
 

@@ -20,14 +20,37 @@ from math import inf
 from random import random
 from typing import Final
 
-from broker.core.circuit import Circuit, State
+from broker.core import circuit
+from broker.core.circuit import Circuit
+from broker.core.delivery import (
+    CANCELLED,
+    CONNECTING,
+    DELIVERED,
+    DROPPED,
+    KEPT,
+    MISSING,
+    QUEUED,
+    READY,
+    RENEWING,
+    RETURNED,
+    SENT,
+    Attempts,
+    Decision,
+    Failure,
+    Leaving,
+    State,
+    Verdict,
+    Waiting,
+    judge,
+    taken,
+)
 from broker.core.directory import Listener, Queue
 from broker.core.events import UNDECODABLE
 from broker.core.flow import Share
-from broker.core.retry import RetryPolicy, next_at_ms
+from broker.core.retry import RetryPolicy
 from broker.core.turns import Turns
 from broker.core.window import Window
-from broker.delivery.guard import AWAY, Resolver, Target, parse_url
+from broker.delivery.guard import Resolver, Target, parse_url
 from broker.delivery.http import ConnectFailed, Connection, NotTried, connect
 from broker.delivery.limits import Limits
 from broker.delivery.message import Message
@@ -50,6 +73,14 @@ SET_ASIDE_AT_ONCE: Final = 64  # messages that a courier writes to `outstanding`
 SET_ASIDE_BYTES_MAX: Final = 1 << 20  # and their bytes, but at least one
 _HELD_EACH: Final = 4  # messages that one which is new or on probation holds per attempt: there may be hundreds
 _IDLE_CONNECTIONS_S: Final = 30.0
+
+
+def _held(delivery: Delivery) -> Message:
+    """The message of a delivery in a state that holds one."""
+    message = delivery.message
+    if message is None:
+        raise RuntimeError(f"a delivery that is {delivery.state} holds no message")
+    return message
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +185,10 @@ class Courier:
         """It was redriven: the retries that this concerns are due."""
         later = []
         for row in self._retries:
-            message = row[2].message
-            if message is not None and self.listener.redrives.concern(message.id.decode(), since=since):
-                self._ready.append(row[2])
+            delivery = row[2]
+            if self.listener.redrives.concern(_held(delivery).id.decode(), since=since):
+                delivery.state = READY
+                self._ready.append(delivery)
             else:
                 later.append(row)
         heapq.heapify(later)
@@ -202,6 +234,7 @@ class Courier:
     def accept(self, delivery: Delivery, message: Message) -> None:
         """Take a message; room() or room_for() was True. It is sent as soon as the limits allow."""
         delivery.message = message
+        delivery.state = READY
         self._held += 1
         self._held_bytes += message.size
         if delivery.offset < delivery.stream.set_aside_below and delivery.owed is None:
@@ -233,24 +266,22 @@ class Courier:
                 self._send(self._idle.pop(), delivery)
             else:
                 self.depot.sockets.open += 1
+                delivery.state = CONNECTING
                 task = self._loop.create_task(self._connect(delivery))
                 self._connecting[task] = delivery, self._loop.time()
                 task.add_done_callback(self._connected)
 
     def _may_go(self, delivery: Delivery) -> bool:
         """Its turn among the messages of its ordering key; an undecodable message is settled here, loudly."""
-        message = delivery.message
-        if message is None or not delivery.stream.alive:
-            self._let_go(delivery)
-            return False
+        message = _held(delivery)
         if not delivery.first_at_ms and delivery.owed is None and self.depot.is_owed(delivery):
-            self.settle(delivery)  # a crash came between the record and the cursor
+            self.settle(delivery, KEPT)  # a crash came between the record and the cursor
             return False
         try:
             message.body(self.queue)
         except UnknownEvent:
             log.exception("delivery.undecodable listener=%s message=%s", self.listener.id, message.id.decode())
-            self.depot.put_aside(delivery, None, UNDECODABLE, None)
+            self._put_aside(delivery, None, UNDECODABLE, None)
             return False
         if delivery.offset < delivery.stream.set_aside_below and delivery.owed is None:
             self._set_aside(delivery)
@@ -273,6 +304,8 @@ class Courier:
             return False
         if not delivery.turn:
             delivery.turn = self._turns.take(key, delivery, at_s)
+            if not delivery.turn:
+                delivery.state = QUEUED
         if owed and delivery.turn and self.depot.overtakes(delivery):  # one before it has failed meanwhile
             self._let_go(delivery)
             self._give_back(delivery)
@@ -300,24 +333,27 @@ class Courier:
         at_s = self._loop.time()
         for key in self._turns.held_for(at_s, CROWDED_AFTER_S):
             for delivery in self._turns.send_away(key):
-                if delivery.message is None or not delivery.stream.alive:
-                    self._let_go(delivery)
-                elif delivery.owed is None:
+                if delivery.owed is None:
                     self._put_aside(delivery, None, None, now_ms())
                 else:  # few of a key
                     self._turns.take(key, delivery, at_s)
 
     def _give_back(self, delivery: Delivery) -> None:
+        delivery.state = RETURNED
         delivery.stream.owed.discard(delivery)
         self.depot.returned(delivery)
 
     def _put_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
-        message = delivery.message
+        key = _held(delivery).key
+        delivery.state = Leaving(due_ms, status, error)
         self.depot.put_aside(delivery, status, error, due_ms)
-        if delivery.turn and message is not None and message.key is not None:
+        if delivery.turn and key is not None:
             self._parking.add(delivery)
             if due_ms is not None:  # those who wait for it follow it at once
-                self._ready.extendleft(reversed(self._turns.send_away(message.key)))
+                following = self._turns.send_away(key)
+                for one in following:
+                    one.state = READY
+                self._ready.extendleft(reversed(following))
 
     def _is_time(self, delivery: Delivery, message: Message) -> bool:
         """Whether it may be delivered by now; if not, the delivery waits here or, for longer, in `outstanding`."""
@@ -325,9 +361,9 @@ class Courier:
         if message.deliver_at_ms <= at_ms:
             return True
         if message.deliver_at_ms - at_ms <= NEAR_MS and self._held <= self._held_max // 2:
-            heapq.heappush(self._retries, (message.deliver_at_ms, id(delivery), delivery))
+            self._wait(delivery, message.deliver_at_ms, "scheduled")
         else:
-            self.depot.put_aside(delivery, None, None, message.deliver_at_ms)
+            self._put_aside(delivery, None, None, message.deliver_at_ms)
         return False
 
     async def _connect(self, delivery: Delivery) -> None:
@@ -339,18 +375,13 @@ class Courier:
                     break
                 connection.close()  # the address was changed meanwhile
                 self.depot.sockets.open += 1
-        except NotTried:
-            self.depot.sockets.open -= 1
-            self._put_off(delivery)
         except ConnectFailed as error:
             self.depot.sockets.open -= 1
-            delivery.number += 1
-            if target.tunnel:  # the API process that held it is gone
-                self._away(delivery)
-            else:
-                self._failed(delivery, None, str(error), 0, None)
+            tried = not isinstance(error, NotTried)
+            self._failed(delivery, Failure(error=str(error), tried=tried, connected=False, tunnel=target.tunnel), 0)
         else:
-            if self._changes and self.depot.hold(delivery):  # its message was changed meanwhile
+            changed = bool(self._changes) and delivery.state is CONNECTING and self.depot.hold(delivery)
+            if changed or delivery.state is DROPPED:  # meanwhile
                 self.released(connection)
             else:
                 self._send(connection, delivery)
@@ -363,10 +394,8 @@ class Courier:
             self.depot.sockets.open -= 1
 
     def _send(self, connection: Connection, delivery: Delivery) -> None:
-        message = delivery.message
-        if message is None:  # let go while this was connecting
-            self.released(connection)
-            return
+        message = _held(delivery)
+        delivery.state = SENT
         delivery.number += 1
         body = message.body(self.queue)
         timestamp = b"%d" % time.time()
@@ -413,18 +442,15 @@ class Courier:
         return leaving or (wanted is not None and wanted < stream.set_aside_below)
 
     def _set_aside(self, delivery: Delivery) -> None:
-        message = delivery.message
-        if message is None or not delivery.stream.alive:
-            self._let_go(delivery)
-            return
+        message = _held(delivery)
         if not delivery.first_at_ms and self.depot.is_owed(delivery):
-            self.settle(delivery)
+            self.settle(delivery, KEPT)
             return
         self._setting_aside[delivery] = message.size
         try:
             message.body(self.queue)
         except UnknownEvent:
-            self.depot.put_aside(delivery, None, UNDECODABLE, None)
+            self._put_aside(delivery, None, UNDECODABLE, None)
         else:
             self._put_aside(delivery, None, None, max(now_ms(), message.deliver_at_ms))
 
@@ -434,47 +460,38 @@ class Courier:
         delivery: Delivery = connection.work
         took_ms = int((self._loop.time() - connection.at) * 1000)
         connection.well = status < 500
-        if not 200 <= status < 300:
-            if status == AWAY and connection.target.tunnel:
-                self._away(delivery)
-            else:
-                self._failed(delivery, status, None, took_ms, retry_after_s)
-                if status == 410 and connection.target is self._target:
-                    self._gone()
+        if not taken(status):
+            tunnel = connection.target.tunnel
+            self._failed(delivery, Failure(status=status, retry_after_s=retry_after_s, tunnel=tunnel), took_ms)
+            if status == 410 and connection.target is self._target:
+                self._gone()
             return
+        if delivery.state is not DROPPED:
+            self._delivered(delivery, status, took_ms)
+        self.limits.succeeded()
+        if self.circuit.faults or self.circuit.allowance is not None:
+            self.circuit.succeeded()
+
+    def _delivered(self, delivery: Delivery, status: int, took_ms: int) -> None:
         stream = delivery.stream
         if delivery.number == 1:
-            message = delivery.message
-            put_at_ms = 0 if message is None else message.deliver_at_ms or message.put_at_ms
+            message = _held(delivery)
+            put_at_ms = message.deliver_at_ms or message.put_at_ms
             stream.rows.append((delivery.offset, now_ms(), status, took_ms, put_at_ms))
         else:
             stream.record(delivery, "delivered", status, None, took_ms, None)
-        self.limits.succeeded()
-        circuit = self.circuit
-        if circuit.faults or circuit.allowance is not None:
-            circuit.succeeded()
         if self.error is not None:
             self._note_error(None, stream)
         if delivery.owed is not None:
             self.depot.delivered(delivery)
-        self.settle(delivery)
+        self.settle(delivery, DELIVERED)
 
     def failed(self, connection: Connection, error: str) -> None:
-        delivery: Delivery = connection.work
-        if error == "closed" and connection.used and connection.fresh and not delivery.again:
-            # The listener closed an idle connection while the request was on its way: not its fault, go again at once.
-            delivery.again = True
-            delivery.number -= 1
-            self._ready.appendleft(delivery)
-            self._stand_down_if_away()
-            return
-        if error == "garbage" and connection.target.tunnel:  # the API process is gone, and somebody else has its port
-            self._away(delivery)
-            return
         took_ms = int((self._loop.time() - connection.at) * 1000)
         if error == "timeout":
             self.limits.timed_out(took_ms)
-        self._failed(delivery, None, error, took_ms, None)
+        stale = connection.used > 0 and connection.fresh
+        self._failed(connection.work, Failure(error=error, tunnel=connection.target.tunnel, stale=stale), took_ms)
 
     def released(self, connection: Connection) -> None:
         self._under_way.pop(connection, None)
@@ -505,9 +522,12 @@ class Courier:
 
     # What follows
 
-    def settle(self, delivery: Delivery) -> None:
-        """The delivery is delivered, cancelled, or kept in `outstanding`."""
+    def settle(self, delivery: Delivery, state: State = KEPT) -> None:
+        """The delivery is delivered, cancelled, or kept in `outstanding`: the cursor may pass it."""
+        if delivery.state is DROPPED:
+            return
         stream = delivery.stream
+        delivery.state = state
         self._let_go(delivery)
         if delivery.owed is not None:
             stream.pressing = True
@@ -527,18 +547,21 @@ class Courier:
 
     def cancel(self, delivery: Delivery) -> None:
         """Its message was deleted."""
-        delivery.cancelled = True
         if delivery.owed is not None:
             self.depot.delivered(delivery)
-        self.settle(delivery)
+        self.settle(delivery, CANCELLED)
+
+    def renew(self, delivery: Delivery) -> None:
+        """Its message was updated: it waits for renewed()."""
+        delivery.state = RENEWING
+        self.renewing.add(delivery)
 
     def renewed(self, delivery: Delivery, message: Message) -> None:
-        """The message with its new data: attempt it now, if it was not let go meanwhile."""
-        if delivery not in self.renewing or delivery.message is None:
-            return
+        """The message with its new data: attempt it now."""
         self.renewing.discard(delivery)
-        self._held_bytes += message.size - delivery.message.size
+        self._held_bytes += message.size - _held(delivery).size
         delivery.message = message
+        delivery.state = READY
         self._ready.appendleft(delivery)
         if not self._stand_down_if_away():
             self.pump()
@@ -559,53 +582,90 @@ class Courier:
     def _next_turn(self, key: str) -> None:
         at_s = self._loop.time()
         following = self._turns.next(key, at_s)
-        while following is not None and following.message is None:  # its stream is gone
-            following = self._turns.next(key, at_s)
         if following is not None:
             following.turn = True
+            following.state = READY
             self._ready.appendleft(following)
 
-    def _failed(
-        self, delivery: Delivery, status: int | None, error: str | None, took_ms: int, retry_after_s: int | None
-    ) -> None:
-        at_ms = now_ms()
-        message = delivery.message
-        if message is None or not delivery.stream.alive:
-            self._let_go(delivery)
+    def _failed(self, delivery: Delivery, failure: Failure, took_ms: int) -> None:
+        """An attempt was not taken. Whoever hears of it late, of a delivery that was dropped, does nothing."""
+        if delivery.state is DROPPED:
             return
-        self._note_error(error or str(status), delivery.stream)
+        at_ms, owed = now_ms(), delivery.owed
+        number = delivery.number if failure.connected else delivery.number + 1
+        first_at_ms = delivery.first_at_ms or at_ms - took_ms
+        attempts = Attempts(
+            number=number if owed is None else number - owed.forgiven,
+            first_at_ms=first_at_ms,
+            since_ms=first_at_ms if owed is None else max(first_at_ms, owed.since_ms),
+            again=delivery.again,
+            outstanding=owed is not None,
+            crowded=self._many_fail or (delivery.turn and self._many_wait),
+        )
+        verdict = judge(
+            failure,
+            attempts,
+            self._policy,
+            at_ms=at_ms,
+            set_aside_after_ms=SET_ASIDE_AFTER_MS,
+            jitter=random(),  # noqa: S311 - it spreads retries, it guards nothing
+        )
+        match verdict.decision:
+            case Decision.AGAIN:
+                delivery.again = True
+                self._take_back(delivery, failure)
+                self._stand_down_if_away()
+            case Decision.AWAY:
+                self._take_back(delivery, failure)
+                self._away(delivery)
+            case Decision.PUT_OFF:
+                self._note_error("dns", delivery.stream)
+                self._wait(delivery, at_ms + PUT_OFF_MS, "put off")
+                self._touch(delivery.stream)
+                self._stand_down_if_away()
+            case _:
+                delivery.number, delivery.first_at_ms = number, first_at_ms
+                self._count_failure(delivery, failure, verdict, at_ms, took_ms)
+
+    def _take_back(self, delivery: Delivery, failure: Failure) -> None:
+        """This was no attempt."""
+        if failure.connected:
+            delivery.number -= 1
+        delivery.state = READY
+        self._ready.appendleft(delivery)
+
+    def _count_failure(self, delivery: Delivery, failure: Failure, verdict: Verdict, at_ms: int, took_ms: int) -> None:
+        """Write it down, and do as judged."""
+        stream, status, error, due_ms = delivery.stream, failure.status, failure.error, verdict.due_ms
+        self._note_error(error or str(status), stream)
         self.limits.failed()
-        delivery.first_at_ms = delivery.first_at_ms or at_ms - took_ms
-        if status in (429, 503) or error in ("timeout", "connect-timeout"):
-            self.limits.pushed_back(at_ms, retry_after_s)
+        if verdict.slow_down:
+            self.limits.pushed_back(at_ms, failure.retry_after_s)
         opened = False
-        if status is None or status >= 500:
+        if verdict.fault:
             opened = self.circuit.failed(at_ms, new=self.limits.new)
         else:
             self.circuit.succeeded()
-        owed = delivery.owed
-        due_ms = next_at_ms(
-            self._policy,
-            delivery.number - (0 if owed is None else owed.forgiven),
-            since_ms=delivery.first_at_ms if owed is None else max(delivery.first_at_ms, owed.since_ms),
-            at_ms=at_ms,
-            retry_after_s=retry_after_s,
-            jitter=random(),  # noqa: S311 - it spreads retries, it guards nothing
-        )
-        delivery.stream.record(delivery, "failed" if due_ms is not None else "parked", status, error, took_ms, due_ms)
-        for_long = (due_ms or at_ms) - delivery.first_at_ms >= SET_ASIDE_AFTER_MS or self._many_fail
-        for_long = for_long or (delivery.turn and self._many_wait)
-        if due_ms is None or owed is not None or for_long:
-            self._put_aside(delivery, status, error, due_ms)
+        parked = verdict.decision is Decision.PARK
+        stream.record(delivery, "parked" if parked else "failed", status, error, took_ms, due_ms)
+        if verdict.decision is Decision.RETRY and due_ms is not None:
+            self._wait(delivery, due_ms, "retry")
         else:
-            heapq.heappush(self._retries, (due_ms, id(delivery), delivery))
-        if opened or due_ms is None:
-            delivery.stream.pressing = True
+            self._put_aside(delivery, status, error, due_ms)
+        if opened or parked:
+            stream.pressing = True
         if opened:
             log.warning("circuit.opened listener=%s error=%s", self.listener.id, self.error)
         self._stand_down_if_away()
-        if not delivery.stream.dirty:
-            self.depot.touched(delivery.stream)
+        self._touch(stream)
+
+    def _wait(self, delivery: Delivery, due_ms: int, why: str) -> None:
+        delivery.state = Waiting(due_ms, why)
+        heapq.heappush(self._retries, (due_ms, id(delivery), delivery))
+
+    def _touch(self, stream: Stream) -> None:
+        if not stream.dirty:
+            self.depot.touched(stream)
 
     def _note_error(self, error: str | None, stream: Stream) -> None:
         """stream: its cursor will say so."""
@@ -619,34 +679,17 @@ class Courier:
             self.depot.gone(self)
 
     def _away(self, delivery: Delivery) -> None:
-        """Nobody holds the tunnel: this was no attempt, and there is none before a good probe."""
-        delivery.number -= 1
-        if delivery.message is None or not delivery.stream.alive:
-            self._let_go(delivery)
-            return
+        """Nobody holds the tunnel: there is no attempt before a good probe."""
         self._note_error("not-connected", delivery.stream)
         if self.circuit.trip(now_ms()):
             delivery.stream.pressing = True
             log.warning("circuit.opened listener=%s error=%s", self.listener.id, self.error)
-        self._ready.appendleft(delivery)
         self.stand_down()
-        if not delivery.stream.dirty:
-            self.depot.touched(delivery.stream)
-
-    def _put_off(self, delivery: Delivery) -> None:
-        """This was no attempt, and it says nothing of the listener; the next one is made in a moment."""
-        if delivery.message is None or not delivery.stream.alive:
-            self._let_go(delivery)
-            return
-        self._note_error("dns", delivery.stream)
-        heapq.heappush(self._retries, (now_ms() + PUT_OFF_MS, id(delivery), delivery))
-        if not delivery.stream.dirty:
-            self.depot.touched(delivery.stream)
-        self._stand_down_if_away()
+        self._touch(delivery.stream)
 
     def _stand_down_if_away(self) -> bool:
         """What came back to it must not be sent again, nor held, while it is down or paused. Whether it is."""
-        away = self.circuit.state is State.OPEN or self.listener.paused is not None
+        away = self.circuit.state is circuit.State.OPEN or self.listener.paused is not None
         if away:
             self.stand_down()
         return away
@@ -661,23 +704,23 @@ class Courier:
             delivery.turn = False
         connecting = (delivery for delivery, _ in self._connecting.values())
         under_way = (*(one.work for one in self._under_way), *connecting, *self._parking)
-        keys = [delivery.message.key for delivery in under_way if delivery.turn and delivery.message is not None]
+        keys = [_held(delivery).key for delivery in under_way if delivery.turn]
         idle += self._turns.restart(key for key in keys if key is not None)
         for delivery in idle:
-            if delivery.message is not None:
-                delivery.put_at_ms = delivery.message.put_at_ms
+            delivery.put_at_ms = _held(delivery).put_at_ms
             self._let_go(delivery)
-            stream = delivery.stream
             if delivery.owed is not None:
                 self._give_back(delivery)
-            elif stream.alive and delivery.offset in stream.window.open:
+            else:
+                stream = delivery.stream
+                delivery.state = MISSING
                 stream.window.forget((delivery.offset,))
                 self.behind[stream] = None
 
     def wake(self) -> None:
         """Attempts may flow again, after a good probe or a resume."""
         self._activate()  # resumed with its circuit open, it must be probed
-        if self.circuit.state is State.PROBATION:
+        if self.circuit.state is circuit.State.PROBATION:
             self.limits.begin_anew()
         self.refill()
         self.pump()
@@ -720,9 +763,11 @@ class Courier:
             self.pump()
         if self._retries and self._retries[0][0] <= at_ms:
             while self._retries and self._retries[0][0] <= at_ms:
-                self._ready.append(heapq.heappop(self._retries)[2])
+                delivery = heapq.heappop(self._retries)[2]
+                delivery.state = READY
+                self._ready.append(delivery)
             self.pump()
-        waits = bool(self.behind) and self.circuit.state is not State.OPEN and self.listener.paused is None
+        waits = bool(self.behind) and self.circuit.state is not circuit.State.OPEN and self.listener.paused is None
         waits = waits or any(self.sets_aside(stream.partition) for stream in self.behind)
         if waits and (self._running_low or not (self._ready or self.busy)):  # else what only waits would keep it so
             self.refill()
@@ -750,7 +795,7 @@ class Courier:
         if self.listener.paused is not None:
             return "paused"
         state = self.circuit.state
-        return "live" if state is State.CLOSED else "down" if state is State.OPEN else "probation"
+        return "live" if state is circuit.State.CLOSED else "down" if state is circuit.State.OPEN else "probation"
 
     def under_way(self) -> set[Delivery]:
         """Those whose request was sent and is not answered."""
@@ -783,14 +828,16 @@ class Courier:
         self.streams.pop(stream.partition, None)
         self.behind.pop(stream, None)
         for delivery in (*stream.window.open.values(), *stream.owed):
-            if delivery.turn and delivery.message is not None and delivery.message.key is not None:
-                self._turns.drop(delivery.message.key)  # who waits for it is of the same partition
+            if delivery.turn and (key := _held(delivery).key) is not None:
+                self._turns.drop(key)  # who waits for it is of the same partition
             delivery.turn = False
+            delivery.state = DROPPED
             self._parking.discard(delivery)
             self.renewing.discard(delivery)
             self._let_go(delivery)
         stream.owed.clear()
-        self._retries = [row for row in self._retries if row[2].stream.alive]
+        self._ready = deque(delivery for delivery in self._ready if delivery.state is READY)
+        self._retries = [row for row in self._retries if row[2].state is not DROPPED]
         heapq.heapify(self._retries)
 
     def close(self) -> None:

@@ -16,12 +16,13 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+from broker.core.delivery import TUNNEL_AWAY
 from broker.delivery.names import Ask, Names, NotAsked, ask_system
 from broker.settings import Network
 
 URL_CHARS_MAX: Final = 2048
 TUNNEL: Final = "tunnel"  # the scheme of an API process's own tunnel addresses: no client can name one
-AWAY: Final = 599  # what a tunnel answers when nobody has got the message: no attempt was made
+AWAY: Final = TUNNEL_AWAY
 TUNNEL_PROOF: Final = "everput-tunnel"  # the header that has it
 _CACHE_S: Final = 10.0
 _FAILURE_CACHE_S: Final = 1.0

@@ -25,8 +25,6 @@ class Message:
 
     __slots__ = ("_body", "_change", "_value", "deliver_at_ms", "id", "key", "offset", "put_at_ms", "queue_id", "size")
 
-    _change: int
-
     def __init__(self, offset: int, message_id: bytes, queue_id: str, put_at_ms: int, value: bytes) -> None:
         self.offset = offset
         self.queue_id = queue_id
@@ -37,6 +35,7 @@ class Message:
         self._body = b""
         self.key: str | None = None
         self.deliver_at_ms = 0
+        self._change = -1
 
     def body(self, queue: Queue) -> bytes:
         """`{"queue":{"id","name"},"message":{"id","name","data"}}`, encoded at the first call (UnknownEvent)."""
@@ -56,7 +55,7 @@ class Message:
 
     def change(self) -> int:
         """Where in `changes` its data is from; -1: it is what was put."""
-        return getattr(self, "_change", -1)
+        return self._change
 
     def renewed(self, data: str | None, change: int) -> Message:
         """The same message with the data of this change; None: as it was. After body()."""

@@ -11,8 +11,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from broker.core.circuit import State
+from broker.core import circuit
 from broker.core.cursor import Cursor
+from broker.core.delivery import MISSING, State
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, Event
 from broker.core.window import Window
 from broker.delivery.message import Message
@@ -31,24 +32,23 @@ Made = tuple[DeliveryAttempted, int]  # likewise
 
 
 class Delivery:
-    """The duty to bring one message to one listener. message: None while it must be read again.
+    """The duty to bring one message to one listener.
 
-    put_at_ms: its put, kept when the message is let go; 0: not known. number: attempts begun. again: it went again at
-    once, on a new connection. turn: it is the one of its ordering key.
-    owed: what `outstanding` knows of it, when it comes from there and not from the window. first_at_ms: of its first
-    attempt here. cancelled: is there once it is.
+    state: what it is doing, and what of it belongs to that (broker/core/delivery.py). message: None in the states that
+    hold none. put_at_ms: its put, kept when the message is let go; 0: not known. number: attempts begun. again: it went
+    again at once, on a new connection. turn: it is the one of its ordering key. owed: what `outstanding` knows of it,
+    when it comes from there and not from the window. first_at_ms: of its first attempt here.
     """
 
     __slots__ = (
-        *("again", "cancelled", "first_at_ms", "message", "number", "offset", "owed", "put_at_ms", "stream", "turn"),
+        *("again", "first_at_ms", "message", "number", "offset", "owed", "put_at_ms", "state", "stream", "turn"),
     )
-
-    cancelled: bool
 
     def __init__(self, stream: Stream, offset: int, message: Message | None) -> None:
         self.stream = stream
         self.offset = offset
         self.message = message
+        self.state: State = MISSING
         self.number = 0
         self.again = False
         self.turn = False
@@ -117,7 +117,7 @@ class Stream:
             open=opened,
             pending=len(opened) + waiting,
             oldest_at_ms=min((at for at in (self.oldest_at_ms, since_ms) if at is not None), default=None),
-            state="down" if self.courier.circuit.state is State.OPEN else "live",
+            state="down" if self.courier.circuit.state is circuit.State.OPEN else "live",
             error=self.courier.error,
             attempts=self._attempts_made(opened),
         )

@@ -9,6 +9,7 @@ from types import FunctionType, ModuleType
 
 import pytest
 
+from broker.core import delivery as delivery_states
 from broker.core.events import DeliveryParked, DeliverySetAside, ListenerSettings, decode, encode
 from broker.core.flow import WHOLE
 from broker.delivery import courier as courier_module
@@ -437,7 +438,7 @@ async def test_a_redrive_right_after_the_last_attempt_counts(serve, open_office,
 
 async def test_a_redrive_hurries_the_retries_of_the_window(serve, open_office, topic, monkeypatch):
     monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 60_000)
-    monkeypatch.setattr(courier_module, "next_at_ms", lambda *_, **__: now_ms() + 50_000)
+    monkeypatch.setattr(delivery_states, "next_at_ms", lambda *_, **__: now_ms() + 50_000)
     taker = Taker()
     taker.refused |= {"m-0", "m-1"}
     server = await serve(taker)

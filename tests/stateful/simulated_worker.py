@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Coroutine
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from broker.core.delivery import DROPPED
 from broker.core.directory import Queue
 from broker.core.flow import Share
 from broker.delivery import worker as worker_module
@@ -62,7 +63,7 @@ class Connection:
             world.attempted(listener, self.message, work.number)
             world.changes.sent(self.worker, listener.name, work.stream.partition, self.message)
         key = self.message.key
-        if key is not None and any(one.message.key == key and one.work.stream.alive for one in mine):
+        if key is not None and any(one.message.key == key and one.work.state is not DROPPED for one in mine):
             world.found.append(f"out of order: two of the key {key} under way")
         self.worker.requests.append(self)
 

@@ -22,6 +22,7 @@ from msgspec import UNSET
 
 from broker.core import window
 from broker.core.cursor import Cursor
+from broker.core.delivery import ENDED, HOLDS
 from broker.core.directory import Listener
 from broker.core.events import (
     DeliveryParked,
@@ -67,6 +68,7 @@ QUEUES = ("own", "other")
 KEYS = (None, None, "a", "b")
 BEGIN_MS = 1_700_000_000_000
 ROUNDS_MAX = 600
+CHECKED = 0.2  # the part of all steps after which every delivery is looked at
 GIVES_WAY_S = 20.0  # a run's clock goes by leaps of up to 30 s
 
 
@@ -482,12 +484,29 @@ class World:
     def settle_loops(self) -> None:
         for one in self.workers:
             one.loop.settle()
+        if self.dice.random() < CHECKED:
+            self.found += [f"state: {one.state} and {one.message}" for one in self.deliveries() if not is_whole(one)]
+
+    def deliveries(self) -> Iterator[Delivery]:
+        streams = (
+            stream
+            for worker in self.workers
+            for courier_now in worker.couriers.values()
+            for stream in courier_now.streams.values()
+        )
+        for one in streams:
+            yield from (*one.window.open.values(), *one.owed)
 
     def name(self, listener_id: str) -> str:
         return listener_id.removeprefix("id-")
 
     def data(self, found_id: str) -> str:
         return f"m{int(found_id[-12:], 16)}"
+
+
+def is_whole(one: Delivery) -> bool:
+    """Whether its message is there when its state says so, and only then."""
+    return one.state.kind not in ENDED and (one.state.kind in HOLDS) == (one.message is not None)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@ from unittest.mock import patch
 
 import pytest
 
-from broker.core import circuit, cursor, flow, turns, window
+from broker.core import circuit, cursor, delivery, flow, turns, window
+from broker.core.delivery import DROPPED, Leaving
 from broker.core.directory import Listener
 from broker.delivery import checkpoints, courier, outstanding, owed, stream
 from broker.delivery.changes import Changes
@@ -82,8 +83,8 @@ def everybody_has_the_turn(_self, _key, _delivery, _at_s):
     return True
 
 
-def nobody_gets_the_turn_back(_self, _key, _at_s):
-    return None
+def nobody_gets_the_turn_back(self, key, _at_s):
+    self.drop(key)
 
 
 def never_on_probation(_self, *, alive, at_ms, interval_ms):
@@ -94,8 +95,10 @@ def has_no_limit(self):
     self.limit = 1_000
 
 
-def parks_at_once_and_silently(self, delivery, *_):
-    self.settle(delivery)
+def parks_at_once_and_silently(self, one, *_):
+    if one.state is not DROPPED:
+        one.state = Leaving(None, None, None)
+        self.settle(one)
 
 
 def starts_at_the_beginning(_self, cursors, partition):
@@ -272,7 +275,7 @@ def lets_the_log_go_and_sets_nothing_aside(self, delivery):
         (owed.Owed, "redrive", redrives_nothing, "lost"),
         (Worker, "_put_aside_now", settles_before_it_is_written, "committed past"),
         (courier.Courier, "_is_time", is_never_too_early, "before its time"),
-        (courier, "next_at_ms", never_sets_a_time, "lost"),
+        (delivery, "next_at_ms", never_sets_a_time, "lost"),
         (Changes, "_add", forgets_deletions_at_a_hand_over, "deleted"),
         (Changes, "_add", forgets_updates_at_a_restart, "outdated"),
         (Changes, "_collect", looks_for_no_changes_of_what_is_outstanding, "deleted"),

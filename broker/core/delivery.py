@@ -1,0 +1,324 @@
+"""One delivery as a state machine: its states, the transitions between them, and what an attempt's end means for it.
+
+For: the table NEXT, its picture (docs/delivery.md), and judge(), which decides what follows an attempt. Pure: no clock,
+no dice, no I/O. Not for: acting on a verdict (broker/delivery/courier.py), which deliveries there are (window.py), or
+when the next attempt is due (retry.py).
+
+A delivery lives in memory from when a stream takes its message until the stream's cursor may pass it. A worker sets
+`Delivery.state` at each transition; the tests check every one of them against NEXT (tests/legal.py).
+
+Rule 1: the states in HOLDS hold the message in memory, and count against what a listener may hold; no other does.
+Rule 2: the states in ENDED are final. An answer that arrives for a delivery that was dropped changes nothing.
+Rule 3: an attempt begins in READY only, and at its end judge() alone says what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from broker.core.retry import RetryPolicy, next_at_ms
+
+TUNNEL_AWAY: Final = 599  # what a tunnel answers when nobody has got the message: no attempt was made
+SLOW_DOWN: Final = (429, 503)  # statuses by which a listener says that it has too much to do
+TIMEOUTS: Final = ("timeout", "connect-timeout")
+
+
+class Kind(Enum):
+    """What a delivery is doing."""
+
+    MISSING = "missing"
+    READY = "ready"
+    QUEUED = "queued"
+    RENEWING = "renewing"
+    WAITING = "waiting"
+    CONNECTING = "connecting"
+    SENT = "sent"
+    LEAVING = "leaving"
+    DELIVERED = "delivered"
+    KEPT = "kept"
+    RETURNED = "returned"
+    CANCELLED = "cancelled"
+    DROPPED = "dropped"
+
+
+class State:
+    """A state of one delivery. Those that carry data of their own are subclasses; of all others there is one object."""
+
+    __slots__ = ("kind",)
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind: Final = kind
+
+    def __repr__(self) -> str:
+        return self.kind.name
+
+
+class Waiting(State):
+    """Waits for a time. due_ms: when. why: `retry`, `scheduled` (its message's own time) or `put off`."""
+
+    __slots__ = ("due_ms", "why")
+
+    def __init__(self, due_ms: int, why: str) -> None:
+        super().__init__(Kind.WAITING)
+        self.due_ms: Final = due_ms
+        self.why: Final = why
+
+
+class Leaving(State):
+    """Is being written to `outstanding`. due_ms: its next attempt; None: it is parked. status, error: of the last."""
+
+    __slots__ = ("due_ms", "error", "status")
+
+    def __init__(self, due_ms: int | None, status: int | None, error: str | None) -> None:
+        super().__init__(Kind.LEAVING)
+        self.due_ms: Final = due_ms
+        self.status: Final = status
+        self.error: Final = error
+
+
+MISSING: Final = State(Kind.MISSING)
+READY: Final = State(Kind.READY)
+QUEUED: Final = State(Kind.QUEUED)
+RENEWING: Final = State(Kind.RENEWING)
+CONNECTING: Final = State(Kind.CONNECTING)
+SENT: Final = State(Kind.SENT)
+DELIVERED: Final = State(Kind.DELIVERED)
+KEPT: Final = State(Kind.KEPT)
+RETURNED: Final = State(Kind.RETURNED)
+CANCELLED: Final = State(Kind.CANCELLED)
+DROPPED: Final = State(Kind.DROPPED)
+
+MEANS: Final[Mapping[Kind, str]] = {
+    Kind.MISSING: "its message must be read from the log",
+    Kind.READY: "an attempt may begin as soon as the listener's limits allow",
+    Kind.QUEUED: "another delivery of its ordering key goes first",
+    Kind.RENEWING: "its message was updated, and the new data is being read",
+    Kind.WAITING: "it waits in its window for a time that is near",
+    Kind.CONNECTING: "a connection is being made for it",
+    Kind.SENT: "its request was sent and is not answered",
+    Kind.LEAVING: "its record is being written to `outstanding`",
+    Kind.DELIVERED: "the listener took it",
+    Kind.KEPT: "its record in `outstanding` is written: it is retried from there, or parked",
+    Kind.RETURNED: "it came from `outstanding`, and waits there again",
+    Kind.CANCELLED: "its message was deleted",
+    Kind.DROPPED: "its partition was handed over, or its listener has ended",
+}
+
+# What each transition is for, by state.
+NEXT: Final[Mapping[Kind, Mapping[Kind, str]]] = {
+    Kind.MISSING: {
+        Kind.READY: "its message is read",
+        Kind.DROPPED: "",
+    },
+    Kind.READY: {
+        Kind.CONNECTING: "no connection is idle",
+        Kind.SENT: "a connection is idle",
+        Kind.QUEUED: "another of its key goes first",
+        Kind.RENEWING: "its message was updated",
+        Kind.WAITING: "its message's time is near",
+        Kind.LEAVING: "its time is far, its key is held up, or it can't be decoded",
+        Kind.KEPT: "it was in outstanding already",
+        Kind.RETURNED: "the listener is down, or one before it failed",
+        Kind.MISSING: "the listener is down or paused",
+        Kind.CANCELLED: "its message was deleted",
+        Kind.DROPPED: "",
+    },
+    Kind.QUEUED: {
+        Kind.READY: "it goes next",
+        Kind.LEAVING: "its key is held up for long",
+        Kind.RETURNED: "the listener is down",
+        Kind.MISSING: "the listener is down or paused",
+        Kind.DROPPED: "",
+    },
+    Kind.RENEWING: {
+        Kind.READY: "its new data is read",
+        Kind.RETURNED: "the listener is down",
+        Kind.MISSING: "the listener is down or paused",
+        Kind.DROPPED: "",
+    },
+    Kind.WAITING: {
+        Kind.READY: "it is due, or was redriven",
+        Kind.RETURNED: "the listener is down",
+        Kind.MISSING: "the listener is down or paused",
+        Kind.DROPPED: "",
+    },
+    Kind.CONNECTING: {
+        Kind.SENT: "connected",
+        Kind.READY: "the tunnel is away",
+        Kind.WAITING: "no connection: retry, or nothing was tried",
+        Kind.LEAVING: "no connection: set aside or parked",
+        Kind.RENEWING: "its message was updated",
+        Kind.CANCELLED: "its message was deleted",
+        Kind.DROPPED: "",
+    },
+    Kind.SENT: {
+        Kind.DELIVERED: "2xx",
+        Kind.WAITING: "failed: retry",
+        Kind.LEAVING: "failed: set aside or parked",
+        Kind.READY: "no attempt: again",
+        Kind.DROPPED: "",
+    },
+    Kind.LEAVING: {
+        Kind.KEPT: "its record is written",
+        Kind.CANCELLED: "its message was deleted",
+        Kind.DROPPED: "",
+    },
+    Kind.DELIVERED: {},
+    Kind.KEPT: {},
+    Kind.RETURNED: {},
+    Kind.CANCELLED: {},
+    Kind.DROPPED: {},
+}
+
+ENDED: Final = frozenset(kind for kind, following in NEXT.items() if not following)
+HOLDS: Final = frozenset(kind for kind in NEXT if kind is not Kind.MISSING and kind not in ENDED)
+
+
+def legal(before: State, after: State) -> bool:
+    """Whether a delivery in the one state may be in the other one next."""
+    return after.kind in NEXT[before.kind]
+
+
+class Decision(Enum):
+    """What follows an attempt."""
+
+    RETRY = "retry"  # it failed; the next one is due soon, and the delivery waits in its window
+    SET_ASIDE = "set aside"  # it failed; the next one is due later, and the delivery waits in `outstanding`
+    PARK = "park"  # it failed, and no other one is left
+    PUT_OFF = "put off"  # there was none, for no fault of the listener; the next one is made in a moment
+    AWAY = "away"  # there was none: nobody holds the tunnel; the next one is made after a good probe
+    AGAIN = "again"  # there was none: the listener closed an idle connection; the next one is made at once
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """due_ms: when the next attempt is due, where the decision has a time. fault: it is the listener's, and counts
+    for its circuit. slow_down: the listener has too much to do."""
+
+    decision: Decision
+    due_ms: int | None = None
+    fault: bool = False
+    slow_down: bool = False
+
+
+PUT_OFF: Final = Verdict(Decision.PUT_OFF)
+AWAY: Final = Verdict(Decision.AWAY)
+AGAIN: Final = Verdict(Decision.AGAIN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """An attempt that was not answered 2xx. status: None when there was no answer; error: then why, in a word.
+
+    tried: False when nothing was, for no fault of the listener. connected: False when there was no connection.
+    tunnel: the listener's address is an API process's. stale: the request was sent on a connection that was idle
+    before, and the listener has said nothing.
+    """
+
+    status: int | None = None
+    error: str | None = None
+    retry_after_s: int | None = None
+    tried: bool = True
+    connected: bool = True
+    tunnel: bool = False
+    stale: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempts:
+    """What was tried of one delivery. number: attempts that count, this one included.
+
+    first_at_ms: when the first began. since_ms: from when its age counts, the first or the last redrive.
+    again: it went again at once before. outstanding: it came from there. crowded: others need its room in the window.
+    """
+
+    number: int
+    first_at_ms: int
+    since_ms: int
+    again: bool = False
+    outstanding: bool = False
+    crowded: bool = False
+
+
+def taken(status: int) -> bool:
+    """Whether a listener that answers so has taken the message."""
+    return 200 <= status < 300
+
+
+def judge(
+    failure: Failure, attempts: Attempts, policy: RetryPolicy, *, at_ms: int, set_aside_after_ms: int, jitter: float
+) -> Verdict:
+    """What follows an attempt that was not taken.
+
+    set_aside_after_ms: a delivery whose next attempt is due so long after its first one leaves its window.
+    jitter: a random number in [0, 1).
+    """
+    status, error = failure.status, failure.error
+    if not failure.tried:
+        return PUT_OFF
+    if error == "closed" and failure.stale and not attempts.again:
+        return AGAIN
+    if failure.tunnel and (not failure.connected or status == TUNNEL_AWAY or error == "garbage"):
+        return AWAY  # the API process is gone, and "garbage" is of another program that has got its port
+    due_ms = next_at_ms(
+        policy,
+        attempts.number,
+        since_ms=attempts.since_ms,
+        at_ms=at_ms,
+        retry_after_s=failure.retry_after_s,
+        jitter=jitter,
+    )
+    if due_ms is None:
+        decision = Decision.PARK
+    elif attempts.outstanding or attempts.crowded or due_ms - attempts.first_at_ms >= set_aside_after_ms:
+        decision = Decision.SET_ASIDE
+    else:
+        decision = Decision.RETRY
+    return Verdict(
+        decision,
+        due_ms,
+        fault=status is None or status >= 500,
+        slow_down=status in SLOW_DOWN or error in TIMEOUTS,
+    )
+
+
+def picture() -> str:
+    """The table as docs/delivery.md shows it, in Markdown with a Mermaid diagram."""
+    states = "\n".join(f"| {kind.value} | {means} | {_holds(kind)} |" for kind, means in MEANS.items())
+    arrows = "\n".join(
+        f"    {before.value} --> {after.value}: {why}"
+        for before, following in NEXT.items()
+        for after, why in following.items()
+        if after is not Kind.DROPPED
+    )
+    ends = "\n".join(f"    {kind.value} --> [*]" for kind in NEXT if kind in ENDED and kind is not Kind.DROPPED)
+    return _PICTURE.format(states=states, arrows=arrows, ends=ends)
+
+
+def _holds(kind: Kind) -> str:
+    return "final" if kind in ENDED else "yes" if kind in HOLDS else "no"
+
+
+_PICTURE: Final = """\
+# The states of a delivery
+
+Made by `make events` from `broker/core/delivery.py`; don't edit it.
+
+A delivery is the duty to bring one message to one listener. This is what one is in the memory of the worker that owns
+its message's partition. Every state but the final ones may also end in *dropped*: the partition was handed over, or the
+listener has ended. The next owner begins again with *missing* for what the cursor names as open.
+
+| state | meaning | message in memory |
+|---|---|---|
+{states}
+
+```mermaid
+stateDiagram-v2
+    [*] --> missing
+{arrows}
+{ends}
+```
+"""
