@@ -135,6 +135,7 @@ NEXT: Final[Mapping[Kind, Mapping[Kind, str]]] = {
     },
     Kind.RENEWING: {
         Kind.READY: "its new data is read",
+        Kind.LEAVING: "its new data can't be read",
         Kind.RETURNED: "the listener is down",
         Kind.MISSING: "the listener is down or paused",
         Kind.DROPPED: "",

@@ -23,7 +23,6 @@ from msgspec import UNSET
 from broker.core.changes import Change, change, prevailing
 from broker.core.delivery import RENEWING
 from broker.core.events import (
-    DAMAGED,
     Fields,
     MessageChange,
     MessageUpdated,
@@ -70,7 +69,7 @@ class Taken:
 
 
 class Changes:
-    """Of one worker. partitions, couriers: the worker's own. placed: the couriers of a queue whose place is known.
+    """Of one assignment. couriers: the worker's own. placed: the couriers of a queue whose place is known.
 
     run: starts what the worker must not outlive. confirm: see Ownership.
     """
@@ -164,16 +163,6 @@ class Changes:
             for one in self._partitions
         }
         await self._log.deliveries.append({one: [(_OWNERSHIP, encode(event))] for one, event in told.items()})
-
-    def forget(self) -> None:
-        """The partitions are given up."""
-        self.known.clear()
-        self._ids.clear()
-        self._floors.clear()
-        self._positions.clear()
-        self._in_doubt_below.clear()
-        self._honoured_below.clear()
-        self._texts.clear()
 
     async def cover(self, lows: Mapping[int, int]) -> None:
         """A listener begins further back than any other stood: place it right after (LogUnavailable)."""
@@ -323,8 +312,8 @@ class Changes:
             try:
                 data = await self._text(partition, offset)
             except LogDamaged:  # parked until the change can be read: what was put is not what counts
-                courier.renewing.discard(delivery)
-                courier.depot.put_aside(delivery, None, DAMAGED, None)
+                if delivery.state is RENEWING:
+                    courier.park_unreadable(delivery)
                 return
             except LogUnavailable:
                 await asyncio.sleep(_PAUSE_S)

@@ -45,7 +45,7 @@ IDLE_CHECKPOINT_S: Final = 60.0  # how stale an idle listener's committed offset
 
 
 class Checkpoints:
-    """Of one worker. partitions, couriers: the worker's own, as they are at each moment.
+    """Of one assignment. couriers: the worker's own, as they are at each moment.
 
     confirm: see Ownership. A cursor that the partition's next owner has moved on must not be set back: see
     docs/decisions/0160.
@@ -57,7 +57,7 @@ class Checkpoints:
         deliveries: Appender,
         outstanding: Outstanding,
         partitions: dict[int, Partition],
-        couriers: dict[str, Courier],
+        couriers: Mapping[str, Courier],
         meters: Meters,
         confirm: Callable[[], Awaitable[None]],
         count: Count | None = None,
@@ -70,8 +70,7 @@ class Checkpoints:
         self._meters = meters
         self._confirm = confirm
         self._count = count
-        self._stored: dict[str, float] = {}  # as of when each listener was committed, since the partitions are ours
-        self._ownership = 0  # counts hand-overs
+        self._stored: dict[str, float] = {}  # as of when each listener was committed
         self._dirty: set[Stream] = set()
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}  # taken from their streams, not yet written
         self.quiet = asyncio.Lock()  # whoever holds it knows that no cursor is being committed
@@ -86,12 +85,6 @@ class Checkpoints:
     def dismissed(self, listener_id: str) -> None:
         """The listener has ended."""
         self._stored.pop(listener_id, None)
-
-    def forget(self) -> None:
-        """The partitions are given up: what is not committed by now is repeated by the next owner."""
-        self._dirty.clear()
-        self._stored.clear()
-        self._ownership += 1
 
     async def last(self) -> None:
         """Before the partitions are given up: what has changed since the last one, without pauses (LogUnavailable).
@@ -148,13 +141,13 @@ class Checkpoints:
         async with self.quiet:
             if self.suspended:
                 return
-            began, ownership = time.monotonic(), self._ownership
+            began = time.monotonic()
             streams: list[Stream] = []
             try:
                 cursors = await self._collect(streams, began)
                 unwritten = await self._write(cursors)
                 await self._outstanding.flush()
-                refused = await self._store(cursors, ownership, pause_s=pause_s)
+                refused = await self._store(cursors, pause_s=pause_s)
             except BaseException:  # cancelled, too: the last checkpoint of a worker that is stopped repeats it
                 self._failed(streams)
                 raise
@@ -178,13 +171,12 @@ class Checkpoints:
             partition = self._partitions.get(stream.partition)
             if partition is None or stream.dirty or stream.owed or not stream.window.idle(partition.tail):
                 continue
-            stream.alive = False  # should anything still know it: another may stand in its place by then
             stream.courier.streams.pop(stream.partition, None)
 
     def _failed(self, streams: Iterable[Stream]) -> None:
         self._meters.checkpoints_failed += 1
         for stream in streams:
-            if stream.alive:
+            if stream.current:
                 stream.pressing = True
                 self.touched(stream)
 
@@ -231,7 +223,7 @@ class Checkpoints:
             self._dirty.discard(stream)
             stream.dirty = stream.pressing = False
             partition = self._partitions.get(stream.partition)
-            if partition is None or not stream.alive:
+            if partition is None or not stream.current:
                 continue
             streams.append(stream)
             rows, attempts = take_outcomes(stream)
@@ -265,13 +257,11 @@ class Checkpoints:
                 self._touch(couriers)  # what waits and does not change must not expire either
                 cursors = self._idle(couriers)
                 with contextlib.suppress(LogUnavailable):  # an older commit stands, and the next round is a minute off
-                    await self._store(cursors, self._ownership, pause_s=_IDLE_PAUSE_S)
+                    await self._store(cursors, pause_s=_IDLE_PAUSE_S)
                     self._meters.cursors += sum(map(len, cursors.values()))
 
-    async def _store(
-        self, cursors: Mapping[str, Mapping[int, Cursor]], ownership: int, *, pause_s: float
-    ) -> NotStored | None:
-        """Commit what was true of an ownership, some at a time, while it lasts (LogUnavailable: it does not).
+    async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]], *, pause_s: float) -> NotStored | None:
+        """Commit some at a time, as long as the partitions are ours (LogUnavailable: they are not).
 
         A group that takes no commit, because somebody else consumes as it, must not keep the others' cursors back:
         those that are not stored are told at the end.
@@ -281,8 +271,6 @@ class Checkpoints:
         failed: dict[str, LogUnavailable] = {}
         while rows:
             await self._confirm()
-            if ownership != self._ownership:
-                raise LogUnavailable("the partitions were given up meanwhile")
             now, rows = rows[:together], rows[together:]
             try:
                 await self._cursors.store(dict(now))

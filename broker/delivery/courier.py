@@ -14,7 +14,7 @@ import logging
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from random import random
@@ -45,7 +45,7 @@ from broker.core.delivery import (
     taken,
 )
 from broker.core.directory import Listener, Queue
-from broker.core.events import UNDECODABLE
+from broker.core.events import DAMAGED, UNDECODABLE
 from broker.core.flow import Share
 from broker.core.retry import RetryPolicy
 from broker.core.turns import Turns
@@ -57,7 +57,7 @@ from broker.delivery.message import Message
 from broker.delivery.request import Opened, also_signed, post_head
 from broker.delivery.shares import HELD_BYTES_MAX, Sockets
 from broker.delivery.sparing import Sparing
-from broker.delivery.stream import Delivery, Stream, now_ms
+from broker.delivery.stream import Assigned, Delivery, Stream, now_ms
 from broker.errors import UnknownEvent
 
 log = logging.getLogger(__name__)
@@ -87,36 +87,28 @@ def _held(delivery: Delivery) -> Message:
 class Depot:
     """What a courier needs of its worker.
 
-    sockets: how many of its connections there are.
-    touched: a stream became dirty. lagging: a stream needs a catch-up reader. active: a courier wants its tick().
-    put_aside: a delivery leaves the window, to be tried at a time (ms), or parked when that is None; settle() follows.
-    overtakes: whether it would one of its ordering key that has left the window.
-    is_owed: it left the window already. delivered, returned: one from `outstanding` was taken, or can't be tried now.
-    gone: the listener answered 410; said_gone keeps it from being told again. changes: of messages, empty nearly
-    always. hold: whether one of them keeps a delivery from being attempted now; cancel() or renewed() follows.
+    sockets: how many of its connections there are. active: a courier wants its tick(). gone: the listener answered 410;
+    said_gone keeps it from being told again.
     """
 
     resolver: Resolver
     sockets: Sockets
     tls: ssl.SSLContext
-    touched: Callable[[Stream], None]
-    lagging: Callable[[Stream], None]
     active: Callable[[Courier], None]
-    put_aside: Callable[[Delivery, int | None, str | None, int | None], None]
-    overtakes: Callable[[Delivery], bool]
-    is_owed: Callable[[Delivery], bool]
-    delivered: Callable[[Delivery], None]
-    returned: Callable[[Delivery], None]
     gone: Callable[[Courier], None]
-    changes: Mapping[tuple[int, int], object]
-    hold: Callable[[Delivery], bool]
 
 
 class Courier:
-    """One per listener and worker. opened: what of the listener is sealed. Is the Owner of its connections."""
+    """One per listener and worker. opened: what of the listener is sealed. Is the Owner of its connections.
 
-    def __init__(self, depot: Depot, queue: Queue, listener: Listener, opened: Opened, *, share: Share) -> None:
+    assignment: the worker's, which its next streams belong to.
+    """
+
+    def __init__(
+        self, depot: Depot, assignment: Assigned, queue: Queue, listener: Listener, opened: Opened, *, share: Share
+    ) -> None:
         self.depot = depot
+        self.assignment = assignment
         self.queue = queue
         self.listener = listener
         self.streams: dict[int, Stream] = {}
@@ -128,7 +120,6 @@ class Courier:
         self.failed_lines, self.parked_lines = Sparing(), Sparing()
         self.bytes_share = HELD_BYTES_MAX
         self.sending = True  # False: hand-over or shut-down; what is under way may finish
-        self._changes = depot.changes
         self._ready: deque[Delivery] = deque()
         self._retries: list[tuple[int, int, Delivery]] = []
         self._turns: Turns[Delivery] = Turns()
@@ -274,7 +265,7 @@ class Courier:
     def _may_go(self, delivery: Delivery) -> bool:
         """Its turn among the messages of its ordering key; an undecodable message is settled here, loudly."""
         message = _held(delivery)
-        if not delivery.first_at_ms and delivery.owed is None and self.depot.is_owed(delivery):
+        if not delivery.first_at_ms and delivery.owed is None and delivery.stream.assignment.is_owed(delivery):
             self.settle(delivery, KEPT)  # a crash came between the record and the cursor
             return False
         try:
@@ -290,7 +281,7 @@ class Courier:
             return False
         if message.deliver_at_ms and not self._is_time(delivery, message):
             return False
-        return not (self._changes and self.depot.hold(delivery))
+        return not (delivery.stream.assignment.known_changes and delivery.stream.assignment.hold(delivery))
 
     def _has_turn(self, delivery: Delivery, key: str) -> bool:
         """Whether it is the one of its ordering key to go.
@@ -299,14 +290,18 @@ class Courier:
         """
         at_s = self._loop.time()
         owed = delivery.owed is not None
-        if not owed and (self.depot.overtakes(delivery) or (not delivery.turn and self._crowded(key, at_s))):
+        if not owed and (
+            delivery.stream.assignment.overtakes(delivery) or (not delivery.turn and self._crowded(key, at_s))
+        ):
             self._put_aside(delivery, None, None, now_ms())
             return False
         if not delivery.turn:
             delivery.turn = self._turns.take(key, delivery, at_s)
             if not delivery.turn:
                 delivery.state = QUEUED
-        if owed and delivery.turn and self.depot.overtakes(delivery):  # one before it has failed meanwhile
+        if (
+            owed and delivery.turn and delivery.stream.assignment.overtakes(delivery)
+        ):  # one before it has failed meanwhile
             self._let_go(delivery)
             self._give_back(delivery)
             return False
@@ -341,12 +336,12 @@ class Courier:
     def _give_back(self, delivery: Delivery) -> None:
         delivery.state = RETURNED
         delivery.stream.owed.discard(delivery)
-        self.depot.returned(delivery)
+        delivery.stream.assignment.returned(delivery)
 
     def _put_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
         key = _held(delivery).key
         delivery.state = Leaving(due_ms, status, error)
-        self.depot.put_aside(delivery, status, error, due_ms)
+        delivery.stream.assignment.put_aside(delivery, status, error, due_ms)
         if delivery.turn and key is not None:
             self._parking.add(delivery)
             if due_ms is not None:  # those who wait for it follow it at once
@@ -380,7 +375,8 @@ class Courier:
             tried = not isinstance(error, NotTried)
             self._failed(delivery, Failure(error=str(error), tried=tried, connected=False, tunnel=target.tunnel), 0)
         else:
-            changed = bool(self._changes) and delivery.state is CONNECTING and self.depot.hold(delivery)
+            assignment = delivery.stream.assignment
+            changed = bool(assignment.known_changes) and delivery.state is CONNECTING and assignment.hold(delivery)
             if changed or delivery.state is DROPPED:  # meanwhile
                 self.released(connection)
             else:
@@ -435,7 +431,7 @@ class Courier:
     def sets_aside(self, partition: int) -> bool:
         """Whether there is more to be set aside of a partition than what is under way or has the turn of its key."""
         stream = self.streams.get(partition)
-        if stream is None or not stream.alive:
+        if stream is None:
             return False
         wanted = stream.window.wanted()
         leaving = any(delivery.stream is stream for delivery in self._setting_aside)
@@ -443,7 +439,7 @@ class Courier:
 
     def _set_aside(self, delivery: Delivery) -> None:
         message = _held(delivery)
-        if not delivery.first_at_ms and self.depot.is_owed(delivery):
+        if not delivery.first_at_ms and delivery.stream.assignment.is_owed(delivery):
             self.settle(delivery, KEPT)
             return
         self._setting_aside[delivery] = message.size
@@ -483,7 +479,7 @@ class Courier:
         if self.error is not None:
             self._note_error(None, stream)
         if delivery.owed is not None:
-            self.depot.delivered(delivery)
+            delivery.stream.assignment.delivered(delivery)
         self.settle(delivery, DELIVERED)
 
     def failed(self, connection: Connection, error: str) -> None:
@@ -535,8 +531,7 @@ class Courier:
             stream.window.settle(delivery.offset)  # where a crash had left it, too
         elif stream.window.settle(delivery.offset) is None:
             return
-        if stream.alive and not stream.dirty:
-            self.depot.touched(stream)
+        self._touch(stream)
 
     def attempting(self, partition: int, offset: int) -> Delivery | None:
         """The delivery of this message, if it was sent and is not answered."""
@@ -548,13 +543,18 @@ class Courier:
     def cancel(self, delivery: Delivery) -> None:
         """Its message was deleted."""
         if delivery.owed is not None:
-            self.depot.delivered(delivery)
+            delivery.stream.assignment.delivered(delivery)
         self.settle(delivery, CANCELLED)
 
     def renew(self, delivery: Delivery) -> None:
         """Its message was updated: it waits for renewed()."""
         delivery.state = RENEWING
         self.renewing.add(delivery)
+
+    def park_unreadable(self, delivery: Delivery) -> None:
+        """Its message was updated, and the new data can't be read: what was put is not what counts."""
+        self.renewing.discard(delivery)
+        self._put_aside(delivery, None, DAMAGED, None)
 
     def renewed(self, delivery: Delivery, message: Message) -> None:
         """The message with its new data: attempt it now."""
@@ -665,7 +665,7 @@ class Courier:
 
     def _touch(self, stream: Stream) -> None:
         if not stream.dirty:
-            self.depot.touched(stream)
+            stream.assignment.touched(stream)
 
     def _note_error(self, error: str | None, stream: Stream) -> None:
         """stream: its cursor will say so."""
@@ -736,10 +736,10 @@ class Courier:
                     return
                 continue
             del self.behind[stream]
-            if wanted is None or not stream.alive:
+            if wanted is None:
                 continue
             self.behind[stream] = None  # last in turn, should this not bring all of it
-            self.depot.lagging(stream)
+            stream.assignment.lagging(stream)
             if stream.requested:
                 return
 
@@ -824,7 +824,6 @@ class Courier:
 
     def drop(self, stream: Stream) -> None:
         """The partition is no longer owned, or the listener has ended: late answers of this stream are ignored."""
-        stream.alive = False
         self.streams.pop(stream.partition, None)
         self.behind.pop(stream, None)
         for delivery in (*stream.window.open.values(), *stream.owed):

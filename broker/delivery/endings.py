@@ -44,7 +44,7 @@ class Outstanding(Protocol):
 
 
 class Endings:
-    """Of one worker. partitions, couriers: the worker's own, as they are at each moment."""
+    """Of one assignment. couriers: the worker's own, as they are at each moment."""
 
     def __init__(
         self,

@@ -19,7 +19,6 @@ from broker.delivery.owed import Key, Line, Owed
 
 BEGIN: Final = (-1, -1)
 CACHE_KIB: Final = 16 << 10
-_FEW: Final = 1_000  # rows that are sooner deleted than a new database is made
 
 # queued_ms: from when on it is looked at; null while it is parked, behind others of its line, or taken.
 # Neither the scheduled (no redrive concerns them) nor what has no ordering key are in indices they do not need.
@@ -75,17 +74,13 @@ class Ledger:
     def __len__(self) -> int:
         return self._rows
 
-    def clear(self) -> None:
-        """Nothing is owed here any more."""
-        if self._opened is not None and self._rows <= _FEW:
-            self._opened.execute("DELETE FROM owed")
-        elif self._opened is not None:  # its file is gone at once
+    def close(self) -> None:
+        """Nothing is owed here any more, and its file is gone at once."""
+        if self._opened is not None:
             self._opened.close()
             self._opened = None
         self.counts.clear()
-        self.in_line = self._rows = 0  # an id is never given twice
-        self._numbers.clear()
-        self._listeners.clear()
+        self.in_line = self._rows = 0
 
     # One delivery
 

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from broker.core.delivery import DROPPED
 from broker.core.directory import Listener
 from broker.core.events import DeliveryParked, KeptDelivery, encode
 from broker.core.ids import parse_damaged_id, parse_message_id
@@ -62,7 +63,7 @@ class _Redriving:
 
 
 class Outstanding:
-    """Of one worker. partitions, couriers: the worker's own, as they are at each moment. assure: see Ownership."""
+    """Of one assignment. couriers: the worker's own, as they are at each moment. assure: see Ownership."""
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class Outstanding:
         requests: LogReader,
         messages_topic: str,
         partitions: dict[int, Partition],
-        couriers: dict[str, Courier],
+        couriers: Mapping[str, Courier],
         assure: Callable[[], Awaitable[None]],
         count: Count | None = None,
     ) -> None:
@@ -131,19 +132,10 @@ class Outstanding:
             if courier is not None:
                 self._begin_redrive(courier.listener)
 
-    def forget(self) -> None:
-        """The partitions are given up; their next owner reads it all again."""
-        self._ledger.clear()
-        self._owned.clear()
+    def close(self) -> None:
+        """The partitions are handed over; their next owner reads it all again."""
         self._reading.clear()
-        self._taken.clear()
-        self._coming.clear()
-        self._due.clear()
-        self._next_ms.clear()
-        self._soonest_ms = None
-        self._redriving.clear()
-        self._redrives_done.clear()
-        self._settled.clear()
+        self._ledger.close()
 
     # What comes here
 
@@ -179,10 +171,10 @@ class Outstanding:
         """Write what expect() gave. Whether it was ours to write."""
         stream = delivery.stream
         key, value = owed_key(event.listener_id, event.message_id), encode(event)
-        while stream.alive:
+        while delivery.state is not DROPPED:
             try:
                 await self._assure()  # else its next owner may have delivered it
-                if not stream.alive:
+                if delivery.state is DROPPED:
                     break
                 offset = await self._topic.append_one(stream.partition, key, value)
             except LogUnavailable:
@@ -190,7 +182,7 @@ class Outstanding:
                 continue
             if self._count is not None and delivery.owed is None:  # else the record takes another one's place
                 self._count(event.organization_id, len(value))
-            if stream.alive and stream.partition in self._owned:
+            if delivery.state is not DROPPED:
                 self._enter(owed_by(event, offset, found=False, record=value if offset < 0 else None))
             parked = isinstance(event, DeliveryParked)
             left_out = stream.courier.parked_lines.left_out(event.at_ms) if parked else None

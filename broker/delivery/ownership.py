@@ -20,27 +20,35 @@ _ASK_S: Final = SURE_S / 3  # so that nobody has to wait for an answer, while th
 _LOOK_S: Final = 1.0
 
 
+async def _handed_over() -> None:
+    raise LogUnavailable("the partitions were handed over")
+
+
 class Ownership:
-    """Of one worker. ask: asks Kafka (NoMember: others own them; LogUnavailable: it can't be told)."""
+    """Of one assignment. Nothing is known at first: we may have stood still since the partitions were given to us.
+
+    ask: asks Kafka (NoMember: others own them; LogUnavailable: it can't be told).
+    """
 
     def __init__(self, ask: Callable[[], Awaitable[None]]) -> None:
         self._ask = ask
         self._asked_at = float("-inf")  # when it was asked what it has answered last
         self._answer: asyncio.Future[None] | None = None  # while assure() asks
 
-    def begin_anew(self) -> None:
-        """What is known does not count any more. Also when partitions were just given to us: nobody knows when, for we
-        may have stood still since."""
-        self._asked_at = float("-inf")
+    def end(self) -> None:
+        """The partitions were handed over: from now on nobody is told that they are ours."""
+        self._ask, self._asked_at = _handed_over, float("-inf")
 
     async def confirm(self) -> None:
         """Our partitions are still ours, as of now (LogUnavailable)."""
-        asked_at = time.monotonic()
+        asked_at, ask = time.monotonic(), self._ask
         try:
-            await self._ask()
+            await ask()
         except NoMember:
-            self.begin_anew()
+            self._asked_at = float("-inf")
             raise
+        if ask is not self._ask:
+            raise LogUnavailable("the partitions were handed over meanwhile")
         self._asked_at = asked_at
 
     async def assure(self) -> None:

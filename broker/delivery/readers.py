@@ -11,9 +11,10 @@ import itertools
 import logging
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from functools import partial
 from operator import attrgetter
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from broker.delivery.courier import Courier
 from broker.delivery.message import Message
@@ -60,7 +61,6 @@ class Partition:
     def __init__(self, number: int, tail: int) -> None:
         self.number = number
         self.tail = tail
-        self.alive = True
         self._placed: set[Courier] = set()
         self._told: dict[str, dict[Courier, None]] = {}  # by queue id, in the order they came; there may be thousands
         self._ring: list[Message] = []
@@ -97,7 +97,7 @@ class Partition:
                         continue
                     courier.behind[stream] = None
                 if not stream.dirty:
-                    courier.depot.touched(stream)
+                    stream.assignment.touched(stream)
             for courier in scanning:
                 del couriers[courier]
         if len(ring) > RING_MAX or self._ring_bytes > RING_BYTES_MAX:
@@ -125,7 +125,7 @@ class Partition:
             stream.window.scan(begin)
             courier.behind[stream] = None
             if not stream.dirty:
-                courier.depot.touched(stream)
+                stream.assignment.touched(stream)
             courier.wake()
         self._told.clear()
 
@@ -140,7 +140,7 @@ class Partition:
         if window.scan_from is None:
             self._tell(stream.courier)
         if not stream.dirty:
-            stream.courier.depot.touched(stream)
+            stream.assignment.touched(stream)
         _note_caught_up(stream)
 
     def place(self, courier: Courier) -> None:
@@ -214,8 +214,13 @@ class Partition:
         if window.scan_from is None:
             self._tell(courier)
         if not stream.dirty:
-            courier.depot.touched(stream)
+            stream.assignment.touched(stream)
         _note_caught_up(stream)
+
+
+def report_messages_gone(partition: int, wanted: int, begins: int) -> None:
+    """The log begins after what is still to be read."""
+    log.warning("worker.messages_gone partition=%d wanted=%d begins=%d", partition, wanted, begins)
 
 
 def _note_caught_up(stream: Stream) -> None:
@@ -270,21 +275,16 @@ class CatchUp:
         self._partitions = partitions
         self._line = Line()
         self._lagging: dict[int, set[Stream]] = {}
-        self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
+    def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+        """The readers, each to be run."""
         turns = (itertools.repeat(True), itertools.cycle((True, False)))
-        self._tasks = [asyncio.create_task(self._run(first)) for first in turns]
-
-    async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        return [partial(self._run, first) for first in turns]
 
     def request(self, stream: Stream) -> None:
         """A stream has room and lacks messages: from the ring at once, else it waits its turn."""
         partition = self._partitions.get(stream.partition)
-        if partition is None or not stream.alive:
+        if partition is None:
             return
         if partition.from_ring(stream):
             return
@@ -320,7 +320,7 @@ class CatchUp:
     async def _serve(self, stream: Stream) -> None:
         partition = self._partitions.get(stream.partition)
         start = stream.window.wanted()
-        if partition is None or start is None or not stream.alive:
+        if partition is None or start is None or not stream.current:
             self._done(stream)
             return
         queue_ids = self._queues_near(stream, start)
@@ -332,9 +332,6 @@ class CatchUp:
                 asyncio.get_running_loop().call_later(_STUCK_PAUSE_S, self._done, stream)
             return
         end = min(next_offset, partition.tail)
-        if not partition.alive:
-            self._done(stream)
-            return
         was_served = False
         for served, other in enumerate(list(self._lagging.get(stream.partition, ())), 1):
             if served % _AT_ONCE == 0:
@@ -344,10 +341,10 @@ class CatchUp:
             wanted = other.window.wanted()
             if other.courier.listener.queue_id not in queue_ids:
                 continue  # it came meanwhile, or was further on: what there is of its queue was left out
-            if wanted is None or start <= wanted < end or not other.alive:
+            if wanted is None or start <= wanted < end or not other.current:
                 self._done(other)
                 was_served = was_served or other is stream  # and if it asks again below it has its place in the line
-                if other.alive and wanted is not None:
+                if wanted is not None and other.current:
                     partition.bring(other, messages, start, end)
                     self._report_gone(other, wanted, messages, end)
                     if other is stream:
@@ -361,7 +358,7 @@ class CatchUp:
         found = []
         for stream in list(self._lagging.get(partition.number, ())):
             own, begin = stream.window.within(damage.first, damage.last)
-            if stream.alive and (own or begin is not None):
+            if stream.current and (own or begin is not None):
                 found.append((stream, own, begin))
         last = min(damage.last, partition.tail - 1)
         ranges = [(stream.courier, offset, offset) for stream, own, _ in found for offset in own]
@@ -369,7 +366,7 @@ class CatchUp:
         if not await self._source.park_damaged(partition.number, ranges):
             return
         for number, (stream, own, begin) in enumerate(found, 1):
-            if stream.alive:
+            if stream.current:
                 self._done(stream)
                 partition.pass_damage(stream, own, begin, damage.last)
                 stream.courier.refill()
@@ -404,4 +401,4 @@ class CatchUp:
             )
             window.gone(wanted)
             _note_caught_up(stream)
-            stream.courier.depot.touched(stream)
+            stream.assignment.touched(stream)

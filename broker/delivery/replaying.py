@@ -29,7 +29,7 @@ class Outstanding(Protocol):
 
 
 class Replaying:
-    """Of one worker. partitions, couriers: the worker's own, as they are at each moment."""
+    """Of one assignment. couriers: the worker's own, as they are at each moment."""
 
     def __init__(
         self,
@@ -42,22 +42,18 @@ class Replaying:
         self._partitions = partitions
         self._couriers = couriers
         self._outstanding = outstanding
-        self.ids: set[str] = set()  # of the couriers that are replays
 
     async def run(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            for replay_id in list(self.ids):
+            for replay_id in [one for one, courier in self._couriers.items() if courier.listener.replay is not None]:
                 with contextlib.suppress(BrokerError):  # the next look says it again
                     await self._look(replay_id)
 
     async def _look(self, replay_id: str) -> None:
         courier = self._couriers.get(replay_id)
-        if courier is None:
-            self.ids.discard(replay_id)
-            return
-        replay = courier.listener.replay
-        if replay is None or replay.ended is not None:
+        replay = None if courier is None else courier.listener.replay
+        if courier is None or replay is None or replay.ended is not None:
             return
         done = tuple(
             number

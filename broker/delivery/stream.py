@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from broker.core import circuit
 from broker.core.cursor import Cursor
@@ -29,6 +29,28 @@ _ROWS_MAX = 5_000  # of an event: 300 KB at most
 
 Row = tuple[int, int, int, int, int]  # as in DeliveriesSettled.rows, and when the message was put, or its time came
 Made = tuple[DeliveryAttempted, int]  # likewise
+
+
+class Assigned(Protocol):
+    """What a courier asks of the assignment that a stream belongs to (assignment.py).
+
+    known_changes: of messages, empty nearly always. touched: a stream became dirty. lagging: a stream needs a catch-up
+    reader. put_aside: a delivery leaves the window, to be tried at a time (ms), or parked when that is None; settle()
+    follows. overtakes: whether it would overtake one of its ordering key that has left the window. is_owed: it left the
+    window already. delivered, returned: one from `outstanding` was taken, or can't be tried now. hold: whether a change
+    keeps a delivery from being attempted now; cancel() or renewed() follows.
+    """
+
+    @property
+    def known_changes(self) -> Mapping[tuple[int, int], object]: ...
+    def touched(self, stream: Stream, /) -> None: ...
+    def lagging(self, stream: Stream, /) -> None: ...
+    def put_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None, /) -> None: ...
+    def overtakes(self, delivery: Delivery, /) -> bool: ...
+    def is_owed(self, delivery: Delivery, /) -> bool: ...
+    def delivered(self, delivery: Delivery, /) -> None: ...
+    def returned(self, delivery: Delivery, /) -> None: ...
+    def hold(self, delivery: Delivery, /) -> bool: ...
 
 
 class Delivery:
@@ -60,18 +82,19 @@ class Delivery:
 class Stream:
     """The delivery of one partition's messages to one listener.
 
+    assignment: the one that its partition belongs to.
     rows: first attempts that succeeded, for the next checkpoint. attempts: all others. behind_since_ms: when the first
     message that is behind was put, as far as is known; 0: nothing is, or it is not known.
     dirty: changed since the last checkpoint. pressing: and so that the next one must tell, whoever gives way: its
-    listener is another than it was, or `outstanding` knows of it. requested: a catch-up reader will come. alive: the
-    partition is owned. stretch_bytes: how much of the log to read for it at once. owed: deliveries from `outstanding`
-    that its courier has now. wants: of a replay that picks, whether it takes the message at an offset.
-    set_aside_below: what is not settled below this offset leaves the window for `outstanding`, unattempted, for the log
-    is to go up to there; 0: nothing does.
+    listener is another than it was, or `outstanding` knows of it. requested: a catch-up reader will come.
+    stretch_bytes: how much of the log to read for it at once. owed: deliveries from `outstanding` that its courier has
+    now. wants: of a replay that picks, whether it takes the message at an offset. set_aside_below: what is not settled
+    below this offset leaves the window for `outstanding`, unattempted, for the log is to go up to there; 0: nothing
+    does.
     """
 
     __slots__ = (
-        "alive",
+        "assignment",
         "attempts",
         "behind_since_ms",
         "courier",
@@ -89,6 +112,7 @@ class Stream:
 
     def __init__(self, courier: Courier, partition: int, window: Window[Delivery]) -> None:
         self.courier = courier
+        self.assignment = courier.assignment
         self.partition = partition
         self.window = window
         self.rows: list[Row] = []
@@ -99,10 +123,14 @@ class Stream:
         self.requested = False
         self.stretch_bytes = STRETCH_BYTES_FIRST
         self.set_aside_below = 0
-        self.alive = True
         self.owed: set[Delivery] = set()
         replay = courier.listener.replay
         self.wants = None if replay is None else replay.chooser(partition)
+
+    @property
+    def current(self) -> bool:
+        """Whether it is its courier's stream of the partition: no other one stands in its place."""
+        return self.courier.streams.get(self.partition) is self
 
     def cursor(self, tail: int, *, waiting: int = 0, since_ms: int | None = None) -> Cursor:
         """Where the stream is, with the tail reader of its partition at this offset.

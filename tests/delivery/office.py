@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from itertools import count
+from types import SimpleNamespace
 
 from msgspec import UNSET, UnsetType
 
@@ -170,21 +171,23 @@ class Office:
             resolver=resolver,
             sockets=Sockets(sockets),
             tls=tls,
+            active=self.active.append,
+            gone=lambda courier: self.gone.append(courier.listener.id),
+        )
+        assignment = SimpleNamespace(
+            known_changes=self.deleted,
             touched=self._touched,
             lagging=self.catch_up.request,
-            active=self.active.append,
             put_aside=self._put_aside if topic is None else self._put_aside_in_topic,
             overtakes=self.outstanding.overtakes,
             is_owed=self.outstanding.is_owed,
             delivered=self.outstanding.delivered,
             returned=self.outstanding.returned,
-            gone=lambda courier: self.gone.append(courier.listener.id),
-            changes=self.deleted,
             hold=self._hold,
         )
         queue = Queue(id="q-1", organization_id="o", name="orders", created_at_ms=0)
         opened = Opened(Signer(b"k" * 32), headers=tuple(listener.settings.headers.items()))
-        self.courier = Courier(depot, queue, listener, opened, share=share)
+        self.courier = Courier(depot, assignment, queue, listener, opened, share=share)
         if not new:
             self.courier.limits.took(1)
         self.couriers[listener.id] = self.courier
@@ -197,14 +200,14 @@ class Office:
             raise self.no_member
 
     async def start(self) -> None:
-        self.catch_up.start()
+        self.readers = [asyncio.create_task(loop()) for loop in self.catch_up.loops()]
         self.ticker = asyncio.create_task(self._tick())
 
     async def stop(self) -> None:
-        self.ticker.cancel()
-        await asyncio.gather(self.ticker, return_exceptions=True)
+        for task in (self.ticker, *self.readers):
+            task.cancel()
+        await asyncio.gather(self.ticker, *self.readers, return_exceptions=True)
         await self.liveness.stop()
-        await self.catch_up.stop()
         self.courier.close()
 
     async def _tick(self) -> None:

@@ -76,7 +76,9 @@ class Owner:
         self.outstanding = Outstanding(topic, topic, "messages", self.partitions, {}, nothing)
         listener = SimpleNamespace(id="l-1", start_offsets=(0,), replay=None)
         self.attempt: Delivery | None = None
-        self.courier = SimpleNamespace(listener=listener, streams={}, attempting=lambda *_: self.attempt)
+        self.courier = SimpleNamespace(
+            listener=listener, streams={}, assignment=None, attempting=lambda *_: self.attempt
+        )
         self.tasks: list[asyncio.Task[None]] = []
         self.changes = Changes(
             log,

@@ -388,7 +388,7 @@ async def test_where_it_has_room_its_partitions_have_their_turns(open_office):
         stream.requested = True
         asked.append(stream.partition)
 
-    courier.depot = replace(courier.depot, lagging=asks)
+    courier.assignment.lagging = asks
     courier.behind |= dict.fromkeys(Stream(courier, number, Window(scan_from=0)) for number in range(3))
     for _ in range(6):
         courier.refill()

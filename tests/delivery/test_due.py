@@ -770,7 +770,7 @@ async def test_what_was_read_before_the_partition_was_given_up_or_read_again_is_
         return reading
 
     reading = await begin()
-    outstanding.forget()
+    outstanding.close()
     await reading
     assert not len(outstanding)
     reading = await begin()

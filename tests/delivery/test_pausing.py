@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -75,7 +74,7 @@ async def test_new_data_that_is_there_while_it_is_paused_or_down_is_not_sent_bef
         return await connect(*how)
 
     def hold(delivery: Delivery) -> bool:
-        courier.renewing.add(delivery)
+        courier.renew(delivery)
         return True
 
     monkeypatch.setattr(courier_module, "connect", late)
@@ -83,7 +82,7 @@ async def test_new_data_that_is_there_while_it_is_paused_or_down_is_not_sent_bef
     server = await serve(moody)
     office = await open_office(server)
     courier = office.courier
-    courier.depot = replace(courier.depot, hold=hold)
+    courier.assignment.hold = hold
     office.put()
     await until(lambda: courier.busy)
     if why == "paused":

@@ -56,7 +56,7 @@ def test_a_listener_that_has_ended_is_told_nothing_more():
             room_for=lambda _stream, _offset: True,
             taken=[],
             accept=lambda _, message: made.taken.append(message.offset),
-            depot=SimpleNamespace(touched=lambda _: None),
+            assignment=SimpleNamespace(touched=lambda _: None),
         )
         partition.place(made)
         return made
@@ -88,7 +88,8 @@ class Lagging:
         courier = SomeCourier(
             listener=SimpleNamespace(queue_id=queue_id, replay=None, reach=lambda _, tail: tail),
             limits=SimpleNamespace(gives_way=not first),
-            depot=SimpleNamespace(touched=lambda _: None),
+            assignment=SimpleNamespace(touched=lambda _: None),
+            streams={},
             room=lambda: True,
             room_for=lambda _stream, _offset: True,
             taken=[],
@@ -96,7 +97,7 @@ class Lagging:
             behind={},
             refill=lambda: self.catch_up.request(stream),  # it lacks more at once
         )
-        stream = Stream(courier, number, Window(scan_from=scan_from))
+        stream = courier.streams[number] = Stream(courier, number, Window(scan_from=scan_from))
         self.catch_up.request(stream)
         return stream
 
@@ -111,13 +112,21 @@ class Lagging:
         found = [(at, self.log.get((partition, at))) for at in range(offset, offset + 10)]
         return [Message(at, b"m", one, 1, b"{}") for at, one in found if one in queue_ids], offset + 10
 
+    def start(self) -> None:
+        self.reading = [asyncio.create_task(loop()) for loop in self.catch_up.loops()]
+
+    async def stop(self) -> None:
+        for task in self.reading:
+            task.cancel()
+        await asyncio.gather(*self.reading, return_exceptions=True)
+
     async def reads(self, count: int) -> list[int]:
         """The partitions of the first so many reads."""
-        self.catch_up.start()
+        self.start()
         for _ in range(100 * count):
             if len(self.read) < count:
                 await asyncio.sleep(0)
-        await self.catch_up.stop()
+        await self.stop()
         assert len(self.read) >= count
         return [partition for partition, _ in self.read[:count]]
 
@@ -152,7 +161,7 @@ async def test_whose_queue_was_not_looked_for_is_not_taken_past_its_messages():
     lagging = Lagging(1, {(0, 3): "b", (0, 7): "a", (0, 15): "b"})
     lagging.may_end.clear()
     a = lagging.lag(0, "a")
-    lagging.catch_up.start()
+    lagging.start()
     while not lagging.read:
         await asyncio.sleep(0)
     b = lagging.lag(0, "b")  # the read for the other one has begun
@@ -166,9 +175,9 @@ async def test_who_asks_again_at_once_keeps_its_place_in_the_line(monkeypatch):
     lagging = Lagging(1, {})
     lagging.partitions[0].tail = 2_000
     stream = lagging.lag(0, "a")
-    lagging.catch_up.start()
+    lagging.start()
     await until(lambda: stream.window.attached)  # nobody else asks for it
-    await lagging.catch_up.stop()
+    await lagging.stop()
 
 
 async def test_who_lacks_something_earlier_by_the_time_that_a_read_ends_is_not_forgotten(monkeypatch):
@@ -176,7 +185,7 @@ async def test_who_lacks_something_earlier_by_the_time_that_a_read_ends_is_not_f
     lagging = Lagging(1, {(0, 3): "a"})
     lagging.may_end.clear()
     stream = lagging.lag(0, "a", scan_from=100)
-    lagging.catch_up.start()
+    lagging.start()
     while not lagging.read:
         await asyncio.sleep(0)
     stream.window.open[3] = Delivery(stream, 3, None)
@@ -185,7 +194,7 @@ async def test_who_lacks_something_earlier_by_the_time_that_a_read_ends_is_not_f
     await until(lambda: not stream.requested)  # it may ask again
     lagging.catch_up.request(stream)
     await until(lambda: stream.courier.taken == [3])
-    await lagging.catch_up.stop()
+    await lagging.stop()
 
 
 @pytest.mark.parametrize("error", [LogUnavailable("away"), ValueError("a mistake")])
@@ -194,10 +203,10 @@ async def test_a_stream_whose_read_went_wrong_is_served_when_it_asks_again(monke
     lagging = Lagging(1, {(0, 3): "a"})
     lagging.errors.append(error)
     stream = lagging.lag(0, "a")
-    lagging.catch_up.start()
+    lagging.start()
     await until(lambda: not lagging.errors)
     for _ in range(9):
         await asyncio.sleep(0)
     lagging.catch_up.request(stream)
     await until(lambda: stream.courier.taken == [3])
-    await lagging.catch_up.stop()
+    await lagging.stop()

@@ -123,7 +123,7 @@ class Rig:
         """Wait until the worker has heard every answer to what is under way, and written down what came of it."""
         couriers = worker._couriers.values()
         await until(lambda: not any(courier.busy for courier in couriers), what="every attempt has ended")
-        await worker._checkpoints.checkpoint()
+        await worker.assignment.checkpoints.checkpoint()
 
     async def known_down(self, listener: Listener) -> None:
         """Wait until every worker knows it, and makes no attempt any more."""
@@ -138,10 +138,10 @@ class Rig:
         """Wait until the worker needs no change of a message any more."""
 
         async def none_is_known() -> bool:
-            await worker._checkpoints.checkpoint()
+            await worker.assignment.checkpoints.checkpoint()
             for partition in range(self.settings.kafka.partitions):
-                worker._changes.forget_settled(partition)
-            return not worker._changes.known
+                worker.assignment.changes.forget_settled(partition)
+            return not worker.assignment.changes.known
 
         await until(none_is_known, what="nobody needs the changes any more")
 

@@ -143,7 +143,7 @@ async def test_an_attempt_under_way_is_waited_for_and_decides_who_had_the_messag
     (first,) = await rig.put(queue, "old")
     await until(lambda: len(rig.listeners.hanging) == 2, what="both are asked")
     deleting = asyncio.create_task(rig.delete(queue, first))
-    await until(lambda: worker._changes.known, what="the worker knows of it")
+    await until(lambda: worker.assignment.changes.known, what="the worker knows of it")
     assert not begun
     assert not deleting.done()
     rig.listeners.let_go()
@@ -184,13 +184,13 @@ async def test_what_is_kept_in_outstanding_is_changed_too(rig: Rig, monkeypatch:
     await until(lambda: data(rig, "retries") == ["new"], what="the retry has the new data")
 
     async def only_the_parked_one() -> bool:
-        await worker._checkpoints.checkpoint()
+        await worker.assignment.checkpoints.checkpoint()
         return [(one.message_id, one.listener_id) for one in (await kept(rig)).values()] == [(first, parks.id)]
 
     await until(only_the_parked_one, what="what was deleted is kept no more")
     await rig.end(worker)
     third = await rig.work()
-    assert third._changes.known  # for the parked one, whose message is below every cursor
+    assert third.assignment.changes.known  # for the parked one, whose message is below every cursor
 
 
 async def test_what_is_deleted_during_its_attempt_from_outstanding_does_not_come_back(
@@ -212,20 +212,20 @@ async def test_what_is_deleted_during_its_attempt_from_outstanding_does_not_come
     rig.listeners.hangs.add("a")
     await until(lambda: rig.listeners.hanging, what="it is tried again")
     deleting = asyncio.create_task(rig.delete(queue, first))
-    await until(lambda: worker._changes.known, what="the worker knows that it is deleted")
+    await until(lambda: worker.assignment.changes.known, what="the worker knows that it is deleted")
     for partition in range(rig.settings.kafka.partitions):
-        worker._changes.forget_settled(partition)
+        worker.assignment.changes.forget_settled(partition)
     rig.listeners.let_go()
     assert list((await deleting).values()) == ["cancelled"]
     await rig.noted(worker)
-    await until(lambda: not worker._leaving, what="nothing is on its way to be kept")
-    assert not len(worker._outstanding)
+    await until(lambda: not worker.assignment.leaving, what="nothing is on its way to be kept")
+    assert not len(worker.assignment.outstanding)
     await rig.forgotten(worker)
     assert not await kept(rig)
 
 
 async def cursors_passed(worker: Worker) -> bool:
-    await worker._checkpoints.checkpoint()
+    await worker.assignment.checkpoints.checkpoint()
     return not any(stream.window.open for c in worker._couriers.values() for stream in c.streams.values())
 
 
@@ -239,7 +239,7 @@ async def test_changes_of_what_everybody_has_settled_are_forgotten_and_found_aga
     first, second, third = await rig.put(queue, "old", "deleted", "kept")
     await until(lambda: len(data(rig, "a")) == 3, what="the first listener has all")
     await change_two(rig, queue, first, second)
-    assert len(worker._changes.known) == 2
+    assert len(worker.assignment.changes.known) == 2
     await rig.forgotten(worker)
     await rig.listen(queue, "b", begin_at_ms=0)
     await until(lambda: len(data(rig, "b")) >= 2, what="a listener from the beginning has what there is")
@@ -266,7 +266,7 @@ async def test_after_a_crash_what_may_have_been_sent_is_unknown_and_after_an_ord
     async def nothing_is_written(*_: object) -> None:
         """As if it had been killed."""
 
-    monkeypatch.setattr(worker._changes, "hand_over", nothing_is_written)
+    monkeypatch.setattr(worker.assignment.changes, "hand_over", nothing_is_written)
     await rig.end(worker)
     monkeypatch.undo()
     worker = await rig.work()
@@ -351,14 +351,18 @@ async def test_workers_that_come_and_go_answer_for_the_partitions_that_they_own(
     await until(lambda: rig.listeners.probes["a"], what="the listener is down")
     second = await rig.work()
     await until(
-        lambda: first._partitions and second._partitions and len(first._partitions) + len(second._partitions) == 4,
+        lambda: (
+            first.assignment.partitions
+            and second.assignment.partitions
+            and len(first.assignment.partitions) + len(second.assignment.partitions) == 4
+        ),
         what="each has a share",
     )
     await rig.known_down(listener)
     for number in range(4):  # in all partitions
         assert await rig.update(queue, ids[number], f"new{number}") == {listener.id: "pending"}
     await rig.end(second)
-    await until(lambda: len(first._partitions) == 4, what="the first has them all again")
+    await until(lambda: len(first.assignment.partitions) == 4, what="the first has them all again")
     for number in range(4, 8):
         assert await rig.delete(queue, ids[number]) == {listener.id: "cancelled"}
     rig.listeners.down.clear()

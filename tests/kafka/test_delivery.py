@@ -253,13 +253,17 @@ async def test_two_workers_share_the_partitions_and_one_that_stops_hands_its_sha
     first = await rig.work()
     second = await rig.work()
     await until(
-        lambda: first._partitions and second._partitions and len(first._partitions) + len(second._partitions) == 4,
+        lambda: (
+            first.assignment.partitions
+            and second.assignment.partitions
+            and len(first.assignment.partitions) + len(second.assignment.partitions) == 4
+        ),
         what="each has a share",
     )
     ids = await rig.put(queue, *(f"m{number}" for number in range(100)))
     await until(lambda: len(rig.listeners.taken("a")) >= 100, what="all from both")
     await rig.end(first)
-    await until(lambda: len(second._partitions) == 4, what="the second has them all")
+    await until(lambda: len(second.assignment.partitions) == 4, what="the second has them all")
     ids += await rig.put(queue, *(f"n{number}" for number in range(100)))
     await until(lambda: len(rig.listeners.taken("a")) >= 200, what="all from the second")
     assert rig.listeners.ids("a") == Counter(ids)
@@ -298,7 +302,7 @@ async def test_who_has_heard_nothing_for_a_session_delivers_nothing_new_before_i
 
     with monkeypatch.context() as patch:
         patch.setattr(worker._tail, "confirm", refuse)
-        worker._ours.begin_anew()  # as after a session
+        worker.assignment.fence.begin_anew()  # as after a session
         ids += await rig.put(queue, *(f"n{number}" for number in range(20)))
         await until(lambda: "tail.waits" in caplog.text, what="the tail has brought something")
         with pytest.raises(LogUnavailable):

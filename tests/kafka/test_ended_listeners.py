@@ -117,7 +117,7 @@ async def test_what_ended_while_no_worker_ran_is_found_by_the_next_one(rig: Rig,
     await until(cleared, what="the groups of the queue's listeners are gone")
 
     async def buried() -> bool:
-        await second._checkpoints.checkpoint()
+        await second.assignment.checkpoints.checkpoint()
         return [event.listener_id for event in (await kept(rig)).values()] == [stays.id]
 
     await until(buried, what="their records are gone, the other listener's is not")

@@ -153,7 +153,7 @@ async def test_what_is_owed_is_still_owed_after_an_import_and_nothing_else_is(
             return [(await rig.state(ids[1], one)).state for one in (taking, parking, retrying, paused)]
 
         async def settled() -> bool:
-            await worker._checkpoints.checkpoint()
+            await worker.assignment.checkpoints.checkpoint()
             return len(rig.listeners.got) == 7 and await states() == ["delivered", "parked", "retrying", "pending"]
 
         await until(settled, what="all is as it is to stay")

@@ -129,7 +129,10 @@ async def test_idle_listeners_hold_nothing_and_each_gets_its_message_from_whiche
         await rig.listen(queues[number % len(queues)], f"l{number}")
     workers = [await rig.work(), await rig.work()]
     await until(
-        lambda: all(one._partitions for one in workers) and sum(len(one._partitions) for one in workers) == 4,
+        lambda: (
+            all(one.assignment.partitions for one in workers)
+            and sum(len(one.assignment.partitions) for one in workers) == 4
+        ),
         what="each has a share",
     )
     for _ in range(2):
@@ -138,7 +141,7 @@ async def test_idle_listeners_hold_nothing_and_each_gets_its_message_from_whiche
 
     async def idle() -> bool:
         for one in workers:
-            await one._checkpoints.checkpoint()
+            await one.assignment.checkpoints.checkpoint()
         return not any(courier.streams for one in workers for courier in one._couriers.values())
 
     await until(lambda: len(rig.listeners.got) >= 400, what="each has its messages")

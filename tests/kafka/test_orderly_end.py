@@ -106,7 +106,7 @@ async def test_what_is_committed_only_once_more_may_take_too_long(
     async def too_long() -> None:
         raise TimeoutError
 
-    monkeypatch.setattr(first._checkpoints, "once_more", too_long)
+    monkeypatch.setattr(first.assignment.checkpoints, "once_more", too_long)
     await rig.end(first)
     assert "checkpoint.last_failed" not in caplog.text
     await rig.work()
@@ -124,7 +124,7 @@ async def test_a_worker_whose_last_checkpoint_goes_wrong_leaves_the_group_all_th
     async def wrong() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(worker._checkpoints, "last", wrong)
+    monkeypatch.setattr(worker.assignment.checkpoints, "last", wrong)
     projections = rig.workers.pop(worker)
     with pytest.raises(ZeroDivisionError):
         await worker.stop()

@@ -52,7 +52,7 @@ def refusing(rig: Rig, *stuck: str) -> None:
 
 
 async def gone_on(rig: Rig, worker: Worker) -> bool:
-    await worker._checkpoints.checkpoint()
+    await worker.assignment.checkpoints.checkpoint()
     (courier,) = worker._couriers.values()
     return not any(stream.window.open for stream in courier.streams.values())
 
@@ -74,7 +74,7 @@ async def test_what_fails_for_long_lets_the_cursor_pass_and_arrives_in_the_end(r
     assert [got.headers["everput-attempt"] for got in rig.listeners.taken("a") if got.data == "stuck"] != ["1"]
 
     async def cleared() -> bool:
-        await worker._checkpoints.checkpoint()
+        await worker.assignment.checkpoints.checkpoint()
         return not await kept(rig)
 
     await until(cleared, what="nothing is kept any more")
@@ -243,17 +243,19 @@ async def test_what_is_redriven_while_no_worker_runs_is_tried_when_one_does_and_
         return [event.number for event in (await kept(rig)).values()] == [2]
 
     async def cleared() -> bool:
-        await second._checkpoints.checkpoint()
+        await second.assignment.checkpoints.checkpoint()
         return await parked_again()
 
     await until(cleared, what="the other is parked again")
-    await second._checkpoints.checkpoint()  # with its outcome, should it have come after the last one
+    await second.assignment.checkpoints.checkpoint()  # with its outcome, should it have come after the last one
     listener = rig.projections.directory.state.listeners[listener.id]
     state = await rig.state(two, listener)
     assert (state.state, [attempt.number for attempt in state.attempts]) == ("parked", [1, 2])
     await rig.end(second)
     third = await rig.work()
-    states = [third._outstanding.state(number, listener.id, two) for number in range(rig.settings.kafka.partitions)]
+    states = [
+        third.assignment.outstanding.state(number, listener.id, two) for number in range(rig.settings.kafka.partitions)
+    ]
     assert [one for one in states if one is not None] == ["parked"]
 
 
@@ -323,7 +325,7 @@ async def test_what_became_of_a_delivery_is_known_from_outstanding_where_too_man
     await until(lambda: len(rig.listeners.taken("b")) == 1, what="the other message arrives")
 
     async def settled() -> bool:
-        await worker._checkpoints.checkpoint()
+        await worker.assignment.checkpoints.checkpoint()
         states = [await rig.state(good, one) for one in (listener, again)]
         return [one.state for one in states] == ["delivered", "delivered"]
 

@@ -148,14 +148,14 @@ async def test_a_worker_that_was_cut_off_sets_no_cursor_back(rig: Rig):
     await rig.noted(cut_off)
     await expelled(rig, cut_off)
     other = await rig.work()
-    assert len(other._partitions) == len(cut_off._partitions) == rig.settings.kafka.partitions
+    assert len(other.assignment.partitions) == len(cut_off.assignment.partitions) == rig.settings.kafka.partitions
     await rig.put(queue, *(f"n{number}" for number in range(20)))
     await until(lambda: len(rig.listeners.taken("a")) == 40, what="the other ones")
     await rig.noted(other)
     before = await cursors(rig, listener.id)
     with pytest.raises(LogUnavailable):
-        await cut_off._checkpoints.last()
-    await cut_off._checkpoints.once_more()
+        await cut_off.assignment.checkpoints.last()
+    await cut_off.assignment.checkpoints.once_more()
     assert await cursors(rig, listener.id) == before
 
 
@@ -168,9 +168,12 @@ async def test_a_worker_that_was_cut_off_does_not_say_who_had_a_message(rig: Rig
     (message_id,) = await rig.put(queue, "m")
     await until(lambda: rig.listeners.taken("a"), what="the other one delivers it")
     told: list[object] = []
-    cut_off._changes._answers._deliveries = SimpleNamespace(append=told.append)
+    cut_off.assignment.changes._answers._deliveries = SimpleNamespace(append=told.append)
     assert await rig.delete(queue, message_id) == {listener.id: "delivered"}
-    await until(lambda: cut_off._changes.known and not cut_off._background, what="it has read of it, too")
+    await until(
+        lambda: cut_off.assignment.changes.known and cut_off._background <= cut_off.assignment.loops,
+        what="it has read of it, too",
+    )
     assert told == []
 
 
@@ -190,7 +193,7 @@ async def test_who_is_told_that_it_is_no_member_sends_no_more_of_what_it_holds_u
     coordinator._do_heartbeat = all_is_well
     await rig.log.requests.expel(workers_group(rig.settings.kafka), worker._tail._consumer._client._client_id)
     with pytest.raises(NoMember):
-        await worker._ours.confirm()
+        await worker.assignment.fence.confirm()
     rig.listeners.let_go()
     await until(lambda: not courier.busy, what="the one under way has ended")
     assert len(rig.listeners.taken("a")) == 1
@@ -222,13 +225,13 @@ async def test_a_hand_over_does_not_wait_for_what_hangs(rig: Rig, monkeypatch: p
     rig.listeners.delay_s["hangs"] = 3600.0
     first = await rig.work()
     gave_up = asyncio.Event()
-    forget = first._outstanding.forget
+    drop = first.assignment.drop
 
-    def forgotten() -> None:
+    def dropped() -> None:
         gave_up.set()
-        forget()
+        drop()
 
-    monkeypatch.setattr(first._outstanding, "forget", forgotten)
+    monkeypatch.setattr(first.assignment, "drop", dropped)
     await rig.put(queue, "m")
     await until(lambda: first._couriers[listener.id].busy, what="it is asked")
     joining = asyncio.create_task(rig.work())
@@ -236,4 +239,6 @@ async def test_a_hand_over_does_not_wait_for_what_hangs(rig: Rig, monkeypatch: p
         await gave_up.wait()
         second = await joining
     half = rig.settings.kafka.partitions // 2
-    await until(lambda: len(first._partitions) == len(second._partitions) == half, what="each has its share")
+    await until(
+        lambda: [len(one.assignment.partitions) for one in (first, second)] == [half] * 2, what="each has its share"
+    )

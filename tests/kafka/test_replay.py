@@ -84,7 +84,7 @@ async def test_its_cursors_are_gone_once_it_has_ended(rig: Rig):
     cursors = KafkaCursors(rig.settings.kafka, rig.log.requests)
 
     async def gone() -> bool:
-        worker._endings.look()
+        worker.assignment.endings.look()
         return replay.id not in await cursors.listeners()
 
     await until(gone, what="its group is deleted")
@@ -222,8 +222,8 @@ async def test_it_ends_with_its_listener_and_leaves_nothing_behind(
     cursors = KafkaCursors(rig.settings.kafka, rig.log.requests)
 
     async def gone() -> bool:
-        worker._endings.look()
-        await worker._checkpoints.checkpoint()
+        worker.assignment.endings.look()
+        await worker.assignment.checkpoints.checkpoint()
         return not {replay.id, listener.id} & await cursors.listeners() and not await kept(rig)
 
     await until(gone, what="nothing is left of it")
@@ -293,7 +293,7 @@ async def test_failed_is_what_is_owed_when_it_begins_and_not_what_was_redriven_a
     ids = await rig.put(queue, "m1", "bad1", "bad2", "m2")
 
     async def parked(count: int) -> bool:
-        await worker._checkpoints.checkpoint()
+        await worker.assignment.checkpoints.checkpoint()
         return len(await kept(rig)) == count
 
     await until(lambda: parked(2), what="two are parked")

@@ -51,9 +51,9 @@ async def begins(rig: Rig, topic: str) -> int:
 
 async def sweep(worker: Worker) -> None:
     """As if all that is there had become old."""
-    await worker._checkpoints.checkpoint()
-    await worker._cursors.store(worker._checkpoints._idle(worker._couriers.values()))
-    await worker._retention.sweep(now_ms() + LATER_MS)
+    await worker.assignment.checkpoints.checkpoint()
+    await worker._cursors.store(worker.assignment.checkpoints._idle(worker._couriers.values()))
+    await worker.assignment.retention.sweep(now_ms() + LATER_MS)
 
 
 async def swept(rig: Rig, worker: Worker, count: int) -> None:
@@ -85,7 +85,7 @@ async def test_what_every_listener_has_settled_goes_and_what_one_lacks_is_set_as
     await until(lambda: len(rig.listeners.got) == 40, what="both have the first ones")
     await rig.update(queue, old[0], "changed")
     await paused_now(rig, worker, paused)
-    await worker._retention.sweep(now_ms() - LATER_MS)
+    await worker.assignment.retention.sweep(now_ms() - LATER_MS)
     assert await begins(rig, "messages") == 0  # nothing is old
     await swept(rig, worker, 20)
     assert not await find(rig, queue, old[0])
@@ -194,13 +194,13 @@ async def test_who_may_be_no_member_any_more_deletes_nothing(rig: Rig, monkeypat
     async def refuse(_offsets: object) -> None:
         raise LogUnavailable("no member any more")
 
-    await worker._checkpoints.checkpoint()
-    await worker._cursors.store(worker._checkpoints._idle(worker._couriers.values()))
+    await worker.assignment.checkpoints.checkpoint()
+    await worker._cursors.store(worker.assignment.checkpoints._idle(worker._couriers.values()))
     with monkeypatch.context() as patch:
         patch.setattr(worker._tail, "confirm", refuse)
-        worker._ours.begin_anew()
+        patch.setattr(worker.assignment.fence, "_asked_at", float("-inf"))
         with pytest.raises(LogUnavailable):
-            await worker._retention.sweep(now_ms() + LATER_MS)
+            await worker.assignment.retention.sweep(now_ms() + LATER_MS)
         assert await begins(rig, "messages") == 0
     await swept(rig, worker, 3)
 
@@ -234,7 +234,7 @@ async def test_what_is_parked_is_found_and_redriven_when_its_message_is_gone(rig
     assert rig.listeners.taken("a")[2].message_id == parked
 
     async def gone() -> bool:
-        await worker._checkpoints.checkpoint()
+        await worker.assignment.checkpoints.checkpoint()
         return not await find(rig, queue, parked)
 
     await until(gone, what="nothing is left of it")
@@ -272,16 +272,17 @@ async def test_a_sweep_that_a_hand_over_meets_deletes_nothing(rig: Rig, monkeypa
     worker = await rig.work()
     (parked,) = await rig.put(queue, "parked")
     await until(lambda: kept(rig), what="it is parked")
-    await worker._checkpoints.checkpoint()
+    await worker.assignment.checkpoints.checkpoint()
     load = worker._cursors.load
 
     async def load_and_lose(listeners: Iterable[str], partitions: Iterable[int]) -> dict[str, dict[int, Cursor]]:
         found = await load(listeners, partitions)
-        await worker._given_up(list(worker._partitions))
+        await worker._given_up(list(worker.assignment.partitions))
         return found
 
     monkeypatch.setattr(worker._cursors, "load", load_and_lose)
-    await sweep(worker)
+    with pytest.raises(LogUnavailable, match="handed over"):
+        await sweep(worker)
     assert await begins(rig, "messages") == 0
     assert await find(rig, queue, parked)
 

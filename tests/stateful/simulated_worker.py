@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -226,14 +227,11 @@ class SimWorker:
         self.worker = Worker(SETTINGS, ports, feed, SEALER)
         self.membership: SimMembership = ports.membership
         self.tail: SimFeed = ports.changes
-        self._last = self.worker._checkpoints.last
-        self.worker._checkpoints.last = self._last_of_all
         self._serving: Task | None = None
         self._reading: Task | None = None
-        self._hearing = self.worker._changes.run()
+        self._hearing: Any = None
         self._ticking = self.worker._ticks()
         self._ticking.send(None)
-        self.hear()
 
     def acts(self) -> None:
         """What the worker's parts ask of asyncio from now on, they ask in its name."""
@@ -248,7 +246,7 @@ class SimWorker:
 
     @property
     def partitions(self) -> dict[int, Partition]:
-        return self.worker._partitions
+        return self.worker.assignment.partitions
 
     @property
     def couriers(self) -> dict[str, Courier]:
@@ -256,11 +254,11 @@ class SimWorker:
 
     @property
     def outstanding(self) -> Outstanding:
-        return self.worker._outstanding
+        return self.worker.assignment.outstanding
 
     @property
     def share(self) -> Share:
-        return self.worker._share
+        return self.worker.assignment.share
 
     # Ownership
 
@@ -271,6 +269,10 @@ class SimWorker:
         self.membership.share_now = share
         worker_module.TAIL_BACKLOG_MAX = 10_000 if world.dice.random() < 0.7 else -1  # else the tail is at the end
         self.worker._gained(list(numbers))
+        checkpoints = self.worker.assignment.checkpoints
+        checkpoints.last = partial(self._last_of_all, checkpoints.last)
+        self._stop_hearing()
+        self._hearing = self.worker.assignment.changes.run()
         outage = world.outage
 
         def meanwhile(slept_s: float) -> None:
@@ -310,10 +312,11 @@ class SimWorker:
         world.crashed(self)
         self.ownership, self.gave_up = self.ownership + 1, len(world.record.crashes) - 1
         self.membership.positions.clear()
+        self._stop_hearing()
 
-    async def _last_of_all(self) -> None:
+    async def _last_of_all(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
         began_ms = self._begin()
-        await self._last()
+        await last()
         self.saved_ms = self.all_saved_ms = began_ms
 
     def to_its_end(self, task: Task, meanwhile: Callable[[float], None]) -> None:
@@ -344,24 +347,31 @@ class SimWorker:
         await self.worker._feed(await self.membership.read())
 
     def catch_up(self) -> None:
-        self.run(self.worker._catch_up.serve_next(first=self.world.dice.random() < 0.5)).step()
+        self.run(self.worker.assignment.catch_up.serve_next(first=self.world.dice.random() < 0.5)).step()
 
     @property
     def lagging(self) -> int:
         """Streams that wait for a reader."""
-        return self.worker._catch_up.waiting
+        return self.worker.assignment.catch_up.waiting
 
     # Changes of messages
 
     def hear(self) -> None:
         """Some that are new."""
         self.acts()
-        self._hearing.send(None)
+        if self._hearing is not None:
+            self._hearing.send(None)
+
+    def _stop_hearing(self) -> None:
+        if self._hearing is not None:
+            self._hearing.close()
+            self._hearing = None
+            self.tail.follow({})
 
     def prune(self) -> None:
         """As Changes.prune."""
         for number in self.partitions:
-            self.worker._changes.forget_settled(number)
+            self.worker.assignment.changes.forget_settled(number)
 
     # What is under way
 
@@ -385,7 +395,7 @@ class SimWorker:
             self._serving = self.run(self.outstanding.serve_due())
         for _ in range(self.world.dice.randint(1, 3 + len(self.tasks))):
             task = self.world.dice.choice(self.tasks)
-            leaves = task in self.worker._leaving
+            leaves = task in self.worker.assignment.leaving
             task.step()
             if leaves and self.world.dice.random() < CRASH_BETWEEN:
                 self.world.crash(self)
@@ -420,7 +430,7 @@ class SimWorker:
 
     def begin_checkpoint(self) -> None:
         self.began_ms = self._begin()
-        self.under_checkpoint = self.worker._checkpoints.checkpoint()
+        self.under_checkpoint = self.worker.assignment.checkpoints.checkpoint()
         self.step_checkpoint()
 
     def step_checkpoint(self) -> None:

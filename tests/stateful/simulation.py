@@ -37,6 +37,7 @@ from broker.core.flow import Share
 from broker.core.ids import message_id
 from broker.delivery import (
     answers,
+    assignment,
     changes,
     checkpoints,
     courier,
@@ -49,6 +50,7 @@ from broker.delivery import (
     stream,
 )
 from broker.delivery import worker as worker_module
+from broker.delivery.assignment import Assignment
 from broker.delivery.courier import Courier
 from broker.delivery.guard import AWAY, Target
 from broker.delivery.http import ConnectFailed
@@ -568,6 +570,8 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
         put_in(worker_module, Gate=lambda: Dealt(here[0]), Processor=lambda: SimpleNamespace(waited=lambda: 0.0))
         put_in(worker_module, Resolver=lambda _: None, tls_context=lambda: None, Sockets=lambda: Sockets(3))
         put_in(worker_module, _PARTS=1, _ROUND=1, TAIL_BACKLOG_MAX=0)  # the last is set at each take-over
+        put_in(Assignment, start=lambda _: None)  # its loops are stepped, or what they do is done, one by one
+        put_in(assignment, asyncio=SimpleNamespace(**pause))
         put_in(ownership, asyncio=SimpleNamespace(shield=lambda one: one, **pause))
         put_in(ownership, time=SimpleNamespace(monotonic=lambda: here[0].now_ms / 1000))
         put_in(liveness, asyncio=SimpleNamespace(**pause, **run_here), random=draw)

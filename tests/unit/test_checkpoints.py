@@ -12,6 +12,7 @@ from broker.core.events import DeliveriesSettled, decode
 from broker.delivery import checkpoints as module
 from broker.delivery.checkpoints import _AT_ONCE, _MANY, _TOGETHER, Checkpoints
 from broker.delivery.meters import Meters
+from broker.delivery.ownership import Ownership
 from broker.errors import LogUnavailable, Suspended
 from broker.ports import NotStored
 
@@ -49,10 +50,14 @@ class Settled:
             error=None,
             limits=SimpleNamespace(gives_way=False),
         )
-        self.alive, self.dirty, self.pressing, self.at = True, False, False, 0
+        self.dirty, self.pressing, self.at = False, False, 0
         self.rows: list[tuple[int, ...]] = []
         self.attempts: list[object] = []
         self.owed = [self]  # so it is kept
+
+    @property
+    def current(self) -> bool:
+        return self.courier.streams.get(self.partition) is self
 
     def cursor(self, _tail: int, **_waiting: object) -> Cursor:
         return Cursor(top=self.at)
@@ -326,24 +331,14 @@ async def test_partitions_that_are_given_up_in_the_middle_of_many_commits_have_n
     class GivenUp(Committed):
         async def store(self, cursors) -> None:
             await super().store(cursors)
-            checkpoints.forget()
+            fence.end()
 
-    committed = GivenUp()
-    checkpoints = checkpoints_of(committed, {})
+    committed, fence = GivenUp(), Ownership(nothing)
+    checkpoints = checkpoints_of(committed, {}, confirm=fence.confirm)
     settled(checkpoints, {}, *(f"l-{number}" for number in range(3 * _TOGETHER)))
-    with pytest.raises(LogUnavailable, match="given up"):
+    with pytest.raises(LogUnavailable, match="handed over"):
         await checkpoints.checkpoint()
     assert len(committed) == _TOGETHER
-
-
-async def test_what_an_earlier_ownership_has_committed_is_not_committed_once_more():
-    committed, couriers = Committed(), {}
-    checkpoints = checkpoints_of(committed, couriers)
-    settled(checkpoints, couriers, "l")
-    await checkpoints.checkpoint()
-    checkpoints.forget()
-    await checkpoints.once_more()
-    assert committed == ["l"]
 
 
 async def test_the_last_checkpoint_asks_whether_they_were_ours_though_there_is_nothing_to_commit():
@@ -382,16 +377,16 @@ async def test_a_stream_that_was_dropped_is_not_committed():
     committed = Committed()
     checkpoints = checkpoints_of(committed, {})
     (stream,) = settled(checkpoints, {}, "ended")
-    stream.alive = False
+    stream.courier.streams.clear()
     await checkpoints.checkpoint()
     assert not committed
 
 
-async def test_a_stream_that_is_tidied_away_is_alive_no_more():
+async def test_a_stream_that_is_tidied_away_is_its_courier_s_no_more():
     checkpoints = checkpoints_of(Committed(), {})
     (stream,) = settled(checkpoints, {}, "l")
     await checkpoints.checkpoint()
-    assert not stream.alive
+    assert not stream.current
 
 
 async def one_round_of_the_idle(checkpoints: Checkpoints, done) -> None:

@@ -97,7 +97,7 @@ def check(ledger: Ledger, model: dict[tuple[int, Key], Owed]) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from((*("write",) * 4, "gone", "remove", "queue", "redriven", "clear")), rows)))
+@given(st.lists(st.tuples(st.sampled_from((*("write",) * 4, "gone", "remove", "queue", "redriven", "close")), rows)))
 def test_it_finds_what_a_dict_of_the_same_rows_has(steps: list[tuple[str, Owed]]):
     ledger = Ledger()
     model: dict[tuple[int, Key], Owed] = {}
@@ -111,8 +111,8 @@ def test_it_finds_what_a_dict_of_the_same_rows_has(steps: list[tuple[str, Owed]]
             model.pop((owed.partition, key), None)
             if what == "write":
                 model[owed.partition, key] = owed
-        elif what == "clear":
-            ledger.clear()
+        elif what == "close":
+            ledger.close()
             model.clear()
         elif there is not None and what == "remove":
             assert ledger.remove(there)
@@ -150,5 +150,5 @@ def test_its_rows_are_on_disk_and_their_file_goes_with_them():
         some = [made(number=begin + number, due_ms=5, ordering_key=f"key-{number}") for number in range(500)]
         ledger.write(0, {("l-1", one.message_id): one for one in some})
     assert on_disk() - before > 500_000
-    ledger.clear()
+    ledger.close()
     assert on_disk() == before

@@ -63,13 +63,18 @@ async def test_one_who_stood_still_may_do_nothing_before_kafka_has_answered(kafk
     await ours.assure()
 
 
-async def test_partitions_that_were_just_given_are_asked_for_too(kafka: Kafka):
+async def test_nobody_is_told_that_they_are_ours_after_they_were_handed_over(kafka: Kafka):
     ours = Ownership(kafka.ask)
     await ours.confirm()
-    ours.begin_anew()
-    kafka.error = LogUnavailable("no answer")
-    with pytest.raises(LogUnavailable):
-        await ours.assure()
+    kafka.may_answer.clear()
+    asking = asyncio.create_task(ours.confirm())
+    await asyncio.sleep(0)
+    ours.end()
+    kafka.may_answer.set()
+    for asks in (asking, ours.assure(), ours.confirm()):
+        with pytest.raises(LogUnavailable):
+            await asks
+    assert kafka.asked == 2
 
 
 @pytest.mark.parametrize("error", [NoMember("no member any more"), LogUnavailable("no answer")])
