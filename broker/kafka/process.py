@@ -69,6 +69,8 @@ sasl.mechanism.controller.protocol=PLAIN
 listener.name.{named}.plain.sasl.jaas.config={plain}
 listener.name.controller.plain.sasl.jaas.config={plain}
 listener.name.{named}.{scram}.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:{user};User:{itself}
 log.dirs={log_dir}
 auto.create.topics.enable=false
 min.insync.replicas=1
@@ -245,6 +247,8 @@ class KafkaProcess:
             named=LISTENER.lower(),
             mechanism=MECHANISM,
             scram=MECHANISM.lower(),
+            user=USER,
+            itself=_ITSELF,
             plain=_PLAIN.format(once=self._once),
             log_dir=_escaped(log_dir),
         )

@@ -13,12 +13,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import confluent_kafka.admin
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
 
 from broker.errors import ConfigurationError
 from broker.kafka.access import password_file, written_access
@@ -213,6 +216,31 @@ async def test_a_directory_of_an_older_version_gets_a_password_and_keeps_its_rec
         await consumer.stop()
     finally:
         await kafka.stop()
+
+
+async def test_a_user_that_somebody_made_while_kafka_was_open_may_do_nothing(kafka: EmbeddedKafka):
+    """Before Kafka asked for a password, another user of the machine could leave a user of its own in the metadata."""
+    ours = kafka.access.settings()
+    theirs = replace(ours, sasl_username="mallory", sasl_password="left-behind")
+
+    def look() -> tuple[set[str], str]:
+        """The topics that the other user sees, and what becomes of one that it creates."""
+        admin = AdminClient(librdkafka(ours))
+        admin.create_topics([confluent_kafka.admin.NewTopic("ours", 1, 1)])["ours"].result(60)
+        left = UserScramCredentialUpsertion(
+            "mallory", ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 4096), password=b"left-behind"
+        )
+        admin.alter_user_scram_credentials([left])["mallory"].result(60)
+        assert "ours" in admin.list_topics(timeout=60).topics
+        other = AdminClient(librdkafka(theirs))
+        seen = set(other.list_topics(timeout=60).topics)
+        try:
+            other.create_topics([confluent_kafka.admin.NewTopic("theirs", 1, 1)])["theirs"].result(60)
+        except KafkaException as error:
+            return seen, error.args[0].name()
+        return seen, "created"
+
+    assert await asyncio.to_thread(look) == (set(), "TOPIC_AUTHORIZATION_FAILED")
 
 
 async def test_other_kafka_clients_connect_as_the_documentation_says(kafka: EmbeddedKafka):
