@@ -7,6 +7,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 repository=$(cd "$here/../.." && pwd)
 scratch=$1
 python=$repository/.venv/bin/python
+kafka=docker.io/apache/kafka:$("$python" -c 'from broker.kafka.jars import KAFKA_VERSION; print(KAFKA_VERSION)')
 mkdir -p "$scratch"
 
 # docker.io/library/python:3.13-slim: Debian 13 has that version. pip finds what the locks name in /wheels, offline.
@@ -17,14 +18,14 @@ if ! podman image exists docker.io/library/python:3.13-slim; then
     tar -C "$scratch/python" -c . | podman import - docker.io/library/python:3.13-slim
 fi
 
-# docker.io/apache/kafka:4.3.1
-if ! podman image exists docker.io/apache/kafka:4.3.1; then
+# docker.io/apache/kafka, in the version that Everput embeds
+if ! podman image exists "$kafka"; then
     mkdir -p "$scratch/kafka/jars"
     cp "$here/run" "$here/kafka-broker-api-versions.sh" "$scratch/kafka/"
     cp -r "$("$python" -c 'from broker.kafka.java import java_home; print(java_home())')" "$scratch/kafka/java"
     "$python" -c 'from broker.kafka.jars import kafka_jars; print(*kafka_jars(), sep="\n")' |
         while read -r jar; do cp "$jar" "$scratch/kafka/jars/"; done
-    podman build --isolation chroot --tag docker.io/apache/kafka:4.3.1 --file "$here/kafka.Containerfile" "$scratch/kafka"
+    podman build --isolation chroot --tag "$kafka" --file "$here/kafka.Containerfile" "$scratch/kafka"
 fi
 
 # The wheels of the locks, and Everput's own image of the repository's Dockerfile.
