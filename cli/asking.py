@@ -59,8 +59,10 @@ def errors_told(url: str) -> Iterator[None]:
     try:
         yield
     except Problem as error:
-        if error.status in (401, 403):
+        if error.status == HTTPStatus.UNAUTHORIZED:
             raise ConfigurationError(f"the API key was refused: {error}") from error
+        if error.status == HTTPStatus.FORBIDDEN:
+            raise ConfigurationError(f"this API key may not do that: {error}") from error
         if error.status in AGAIN:
             raise ConfigurationError(f"the API at {url} does not answer: {error}") from error
         raise Refused(str(error)) from error

@@ -76,7 +76,8 @@ class _Host(click.ParamType):
 
 
 _SECONDS_OF: Final = {"h": 3600, "d": 86_400}
-_RETAIN_S_MIN: Final = 2 * 86_400  # as long as Idempotency-Keys are remembered: the messages of a repeat must be there
+# An Idempotency-Key is remembered for one day and kept by its topic for two. A repeated request must find its messages.
+_RETAIN_S_MIN: Final = 2 * 86_400
 
 
 class _Age(click.ParamType):

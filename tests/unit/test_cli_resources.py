@@ -134,6 +134,8 @@ def test_a_key_is_made_listed_shown_and_revoked(run: Run):
     assert made["id"] in {key["id"] for key in told(run("keys", "list", "--json"))}
     run("queues", "list", EVERPUT_API_KEY=made["secret"])
     run("keys", "revoke", made["id"], "--yes")
+    revoked = run("queues", "list", code=2, EVERPUT_API_KEY=made["secret"])
+    assert "the API key was refused: 401" in revoked.stderr
     run("keys", "get", made["id"], code=1)
     (queue,) = told(run("queues", "create", "for one key", "--json"))
     limits = ("--scope", "messages:put", "--queue", "for one key", "--expires", "2h")
@@ -147,7 +149,7 @@ def test_a_key_is_made_listed_shown_and_revoked(run: Run):
     missing = run("keys", "create", "none", "--queue", "no such queue", code=1)
     assert "no queue has the name or id" in missing.stderr
     refused = run("queues", "list", code=2, EVERPUT_API_KEY=made["secret"])
-    assert "the API key was refused" in refused.stderr
+    assert "this API key may not do that: 403" in refused.stderr
     assert made["secret"] not in refused.stderr
 
 
@@ -166,7 +168,10 @@ def test_a_key_for_messages_alone_uses_a_queue_by_its_id(run: Run, tmp_path: Pat
         assert refused.stderr == (
             "everput: this API key lacks the scope 'queues', and so can't look up by id: give the queue's id\n"
         )
-    assert "the API key was refused: 403" in run("queues", "list", code=2, **mine).stderr
+    forbidden = run("queues", "list", code=2, **mine).stderr
+    assert "this API key may not do that: 403" in forbidden
+    assert "lacks the scope 'queues'" in forbidden
+    assert "refused" not in forbidden
     missing = run("messages", "put", "5f0e6f0a-33c1-4a8e-8f1d-b5b9f6f0c001", "x", code=1, **mine)
     assert "no queue has this id" in missing.stderr
 
