@@ -16,8 +16,8 @@ from broker.core.events import CLASSES, encode
 BY_THEMSELVES = {
     "account.blocked", "account.password_reset", "account.unblocked",
     "change.applied", "deliveries.settled", "delivery.attempted", "delivery.parked", "delivery.set_aside",
-    "listener.resealed", "partition.handed_over", "partition.taken_over", "replay.advanced",
-    "volume.recorded",
+    "listener.resealed", "log.damaged", "log.mended", "partition.handed_over", "partition.taken_over",
+    "replay.advanced", "volume.recorded",
 }  # fmt: skip
 WHO = {"email": "ann@example.com", "password": "correct horse battery"}
 WHERE = {"name": "listener", "notify_url": "https://8.8.8.8/n", "liveness_url": "https://8.8.8.8/l"}
