@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from broker.core import events as ev
 from broker.core.accounts import SESSIONS_MAX
-from broker.core.directory import Directory
+from broker.core.directory import Directory, difference
 from broker.core.events import Event, decode, encode
 
 # Few of each, so that events meet: the same name, an id that is gone, another organization's id.
@@ -356,3 +356,16 @@ def test_what_was_changed_meanwhile_is_not_undone_by_a_new_sealing_key():
     assert (listener.sealed_secret, listener.former_secrets) == ("second", (("first'", 100),))
     assert listener.settings.sealed_headers == {"x": "x1'", "y": "y1"}
     assert not directory.apply(ev.ListenerResealed(at_ms=12, organization_id="o", listener_id="l", sealed=sealed))
+
+
+def test_what_an_organization_stores_is_a_part_of_the_state_s_hash_and_digests():
+    def folded(*sizes: int) -> Directory:
+        directory = Directory()
+        directory.apply(ev.OrganizationCreated(at_ms=1, organization_id="o", name="n"))
+        for day, size in enumerate(sizes):
+            directory.apply(ev.VolumeRecorded(at_ms=day * 86_400_000, organization_id="o", bytes=size))
+        return directory
+
+    assert folded(5, 6).state_hash() == folded(5, 6).state_hash() != folded(5, 7).state_hash()
+    one, other = (folded(*sizes).digests()["organization o"] for sizes in ((5, 6), (5, 7)))
+    assert difference("organization o", one, other)[0] == "bytes_by_day"
