@@ -14,7 +14,7 @@ from api.pages import moment, optional_moment, page_limit
 from api.problems import BadParameter
 from api.shapes import RedriveBody
 from broker.commands import Commands, find_listener
-from broker.core.ids import PARTITIONS_MAX, parse_message_id
+from broker.core.ids import PARTITIONS_MAX, parse_damaged_id, parse_message_id
 from broker.errors import Refused
 from broker.ports import DirectoryView, Outstanding, OutstandingDelivery, Place
 
@@ -50,7 +50,7 @@ class OutstandingDeliveries:
         body = await call.json_or_nothing(RedriveBody)
         message_ids = body.messages or []
         for index, message_id in enumerate(message_ids):
-            if parse_message_id(message_id) is None:
+            if parse_message_id(message_id) is None and parse_damaged_id(message_id) is None:
                 raise Refused("this is no message's id", pointer=f"/messages/{index}")
         listener = await find_listener(self._view, call.organization_id, *_ids(call))
         count = await self._outstanding.count(listener, message_ids)

@@ -65,9 +65,13 @@ class DamageReports:
     def found(self, damage: LogDamaged) -> None:
         """A read has found it."""
         one = DamagedRange(self._names.get(damage.topic, damage.topic), damage.partition, damage.first, damage.last)
-        if not self._view.state.damage.covers(one) and self._found.add(one):
+        if not self._known(one) and self._found.add(one):
             log.error("log.damaged topic=%s partition=%d first_offset=%d last_offset=%d", one.topic, *one[1:])
             self._some.set()
+
+    def _known(self, one: DamagedRange) -> bool:
+        state = self._view.state
+        return state.damage.covers(one) or state.given_up.covers(one)
 
     async def _tell(self) -> None:
         while True:
@@ -81,7 +85,7 @@ class DamageReports:
     async def _told(self, one: DamagedRange) -> bool:
         try:
             await self._view.caught_up(timeout_s=_BEHIND_S)
-            if not self._view.state.damage.covers(one):
+            if not self._known(one):
                 await self._control.append(
                     ev.LogDamaged(
                         at_ms=time.time_ns() // 1_000_000,

@@ -33,6 +33,7 @@ _COMMANDS: Final = {
     "log": ("cli.log", "Show what happened: an organization's events, or one message's story."),
     "show": ("cli.show", "Show a queue and its listeners, now or as they were at any moment."),
     "verify": ("cli.verify", "Fold the whole log again, and compare it with itself and with what runs."),
+    "mend": ("cli.mend", "Put damaged records back from an export, or give them up."),
     "export": ("cli.export", "Write the organization's events to files."),
     "export-all": ("cli.export_all", "Write the whole log and the cursors to files."),
     "check": ("cli.check", "Compare an export's files with its manifest."),

@@ -68,3 +68,12 @@ def cut(batch: Batch) -> None:
     """The file ends before this batch."""
     with batch.path.open("r+b") as file:
         file.truncate(batch.at)
+
+
+def with_text(data_dir: Path, topic: str, text: bytes) -> tuple[int, Batch]:
+    """The partition and the batch of a topic that hold this text."""
+    for folder in sorted(data_dir.rglob(f"{topic}-*")):
+        for batch in batches(folder):
+            if text in batch.path.read_bytes()[batch.at : batch.at + batch.size]:
+                return int(folder.name.rpartition("-")[2]), batch
+    raise LookupError(text)

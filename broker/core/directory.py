@@ -143,7 +143,7 @@ class Directory:
     """The state. Everything is found by id; a name is looked up within its organization or queue.
 
     initialized: the operator has made an organization or a key in the shell (`everput init`, the first start).
-    damage: what of the log can't be read.
+    damage: what of the log can't be read. given_up: what can't be read either, and nobody waits for.
     """
 
     def __init__(self) -> None:
@@ -158,6 +158,7 @@ class Directory:
         self.listeners_by_name: dict[tuple[str, str], Listener] = {}
         self.replays = Replays()
         self.damage = Damage()
+        self.given_up = Damage()
         self._queues_of: dict[str, dict[str, Queue]] = {}
         self._keys_of: dict[str, dict[str, Key]] = {}
         self._organizations_of: dict[str, dict[str, None]] = {}  # their ids by account id
@@ -254,9 +255,11 @@ class Directory:
             case ev.ReplayEvent():
                 return self._replay(event)
             case ev.LogDamaged():
-                return self.damage.add(_range(event))
+                return not self.given_up.covers(_range(event)) and self.damage.add(_range(event))
             case ev.LogMended():
-                return self.damage.remove(_range(event))
+                change = self.given_up.add if event.given_up else self.given_up.remove
+                changed = change(_range(event))
+                return self.damage.remove(_range(event)) or changed
             case _:
                 return False
 
@@ -525,6 +528,7 @@ class Directory:
             sorted(self.keys.values(), key=lambda k: k.id),
             self.replays.everything(),
             *self.damage,
+            *(("given up", *one) for one in self.given_up),
             [
                 (
                     queue.id,

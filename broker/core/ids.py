@@ -39,6 +39,12 @@ def parse_message_id(text: str) -> tuple[int, int] | None:
     return int(text[:8] + text[9:13], 16), int(text[15:18], 16)
 
 
+def partition_of(text: str) -> int | None:
+    """The partition of a message id, or of what damaged_id() made; None for anything else."""
+    place, damaged = parse_message_id(text), parse_damaged_id(text)
+    return place[1] if place is not None else None if damaged is None else damaged[0]
+
+
 def damaged_id(partition: int, first: int, last: int) -> str:
     """What stands for the ids of the messages at these offsets, which can't be read."""
     return f"damaged-{partition}-{first}-{last}"

@@ -67,7 +67,14 @@ class Assignment:
         self.fence = fence = Ownership(self._ask)
         self.catch_up = CatchUp(self, self.partitions)
         self.outstanding = Outstanding(
-            log.outstanding, log.requests, log.messages.name, self.partitions, couriers, fence.assure, count
+            log.outstanding,
+            log.requests,
+            log.messages.name,
+            self.partitions,
+            couriers,
+            fence.assure,
+            count,
+            log.deliveries.name,
         )
         self.changes = Changes(
             log, kafka.changes, self.outstanding, self.partitions, couriers, self.placed, run, fence.confirm

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from itertools import islice
 from typing import Final
 
-from broker.core.events import BARE, KeptDelivery, decode
+from broker.core.events import BARE, DeliveryAttempted, KeptDelivery, decode
 from broker.delivery.message import Message, messages
 from broker.delivery.owed import Key, Owed, ids_in, kept_message, owed_by
 from broker.delivery.ports import Appender, LogReader
@@ -27,22 +28,56 @@ _STRETCH_BYTES: Final = 1 << 20
 class KeptRecords:
     """messages_topic: the name of `messages`."""
 
-    def __init__(self, topic: Appender, requests: LogReader, messages_topic: str) -> None:
+    def __init__(self, topic: Appender, requests: LogReader, messages_topic: str, deliveries_topic: str | None) -> None:
         self._requests = requests
+        self._deliveries_topic = deliveries_topic
         self._topic = topic
         self._messages_topic = messages_topic
 
     async def all_of(self, partition: int, *, at_once: int) -> AsyncIterator[dict[Key, Owed | None]]:
         """What the records say, so many at a time, the later of a delivery after the earlier (LogUnavailable).
 
-        None: it is owed no more, or only a newer program knows what. Damaged records are passed: which deliveries they
-        were of is not known (docs/decisions/0201).
+        None: it is owed no more, or only a newer program knows what. Where records are damaged, what `deliveries` tells
+        of failed attempts comes first: of which deliveries the records were is not known.
         """
         name = self._topic.name
         at = (await self._requests.offsets(name, {partition: EARLIEST}))[partition]
         end = (await self._requests.offsets(name, {partition: LATEST}))[partition]
-        some: dict[Key, Owed | None] = {}
+        try:
+            async for rows in self._rows(partition, at, end, at_once, pass_damaged=False):
+                yield rows
+        except LogDamaged:
+            async for rows in self._failed(partition, at_once):
+                yield rows
+            async for rows in self._rows(partition, at, end, at_once, pass_damaged=True):
+                yield rows
+
+    async def _failed(self, partition: int, at_once: int) -> AsyncIterator[dict[Key, Owed | None]]:
+        """The deliveries whose last attempt failed; their messages are read where they were put."""
+        name = self._deliveries_topic
+        if name is None:
+            return
+        at = (await self._requests.offsets(name, {partition: EARLIEST}))[partition]
+        end = (await self._requests.offsets(name, {partition: LATEST}))[partition]
+        left: dict[Key, DeliveryAttempted] = {}
         async for record in self._requests.walk(name, partition, at, end, pass_damaged=True):
+            with contextlib.suppress(UnknownEvent):
+                event = decode(record.value or b"")
+                if isinstance(event, DeliveryAttempted):
+                    key = event.listener_id, event.message_id
+                    left.pop(key, None)
+                    if event.outcome != "delivered":
+                        left[key] = event
+        log.warning("outstanding.rebuilt partition=%d count=%d", partition, len(left))
+        rows = iter(left.items())
+        while some := dict(islice(rows, at_once)):
+            yield {key: _owed_after(event) for key, event in some.items()}
+
+    async def _rows(
+        self, partition: int, at: int, end: int, at_once: int, *, pass_damaged: bool
+    ) -> AsyncIterator[dict[Key, Owed | None]]:
+        some: dict[Key, Owed | None] = {}
+        async for record in self._requests.walk(self._topic.name, partition, at, end, pass_damaged=pass_damaged):
             if record.key is None:
                 continue
             event = None if record.value is None else _decoded(record.value, partition, record.offset)
@@ -111,6 +146,29 @@ class KeptRecords:
         if stretch.end_offset <= place:
             raise LogUnavailable(f"Kafka gives nothing of {self._messages_topic}/{partition} from offset {place} on")
         return next((message for message in messages(stretch.records) if message.offset == place), None)
+
+
+def _owed_after(event: DeliveryAttempted) -> Owed:
+    """What is owed after an attempt that failed. The attempt tells neither its ordering key nor its redrives."""
+    return Owed(
+        0,
+        event.partition,
+        event.listener_id,
+        event.message_id,
+        event.offset,
+        None,
+        -1,
+        event.number,
+        0,
+        0,
+        0,
+        event.at_ms,
+        event.next_at_ms,
+        event.next_at_ms,
+        True,
+        None,
+        True,
+    )
 
 
 def _decoded(value: bytes, partition: int, offset: int) -> KeptDelivery | None:

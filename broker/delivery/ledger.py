@@ -210,6 +210,11 @@ class Ledger:
             (partition, first, last, after_id, limit),
         )
 
+    def stand_ins(self, partition: int, *, after_id: int, limit: int) -> list[Owed]:
+        """Those that stand for messages that can't be read, in the order in which they were written."""
+        sql = f"SELECT * FROM owed WHERE {_DAMAGED} AND id > ? ORDER BY id LIMIT ?"
+        return self._some(sql, (partition, after_id, limit))
+
     def damaged(self, partition: int) -> int:
         """How many stand for messages that can't be read."""
         sql = f"SELECT COUNT(*) FROM owed WHERE {_DAMAGED}"

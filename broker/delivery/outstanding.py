@@ -17,10 +17,11 @@ from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from broker.core.damage import Damage, DamagedRange
 from broker.core.delivery import DROPPED
 from broker.core.directory import Listener
 from broker.core.events import DeliveryParked, KeptDelivery, encode
-from broker.core.ids import parse_damaged_id, parse_message_id
+from broker.core.ids import parse_damaged_id, partition_of
 from broker.core.turns import Lines
 from broker.delivery.courier import Courier
 from broker.delivery.damaged import DamagedDeliveries
@@ -74,11 +75,12 @@ class Outstanding:
         couriers: Mapping[str, Courier],
         assure: Callable[[], Awaitable[None]],
         count: Count | None = None,
+        deliveries_topic: str | None = None,
     ) -> None:
         self._assure = assure
         self._count = count
         self._topic = topic
-        self._records = KeptRecords(topic, requests, messages_topic)
+        self._records = KeptRecords(topic, requests, messages_topic, deliveries_topic)
         self._partitions = partitions
         self._couriers = couriers
         self._ledger = Ledger()
@@ -217,7 +219,9 @@ class Outstanding:
     async def mended(self, partition: int, first: int, last: int, *, given_up: bool) -> None:
         """What was damaged can be read again: try what was parked for it. given_up: cancel it instead."""
         at = -1
-        while rows := self._ledger.at_offsets(partition, first, last, after_id=at, limit=_ROWS):
+        while partition in self._owned and (
+            rows := self._ledger.at_offsets(partition, first, last, after_id=at, limit=_ROWS)
+        ):
             at = rows[-1].id
             for owed in rows:
                 where = parse_damaged_id(owed.message_id)
@@ -225,6 +229,22 @@ class Outstanding:
                     self._retry(owed)
                 elif where is not None and where[2] <= last:
                     self.cancel(partition, owed.listener_id, owed.message_id)
+            await asyncio.sleep(0)
+
+    async def review(self, partition: int, damage: Damage, given_up: Damage) -> None:
+        """A partition was taken over: see to what was mended or given up while nobody owned it."""
+        at = -1
+        while partition in self._owned and (rows := self._ledger.stand_ins(partition, after_id=at, limit=_ROWS)):
+            at = rows[-1].id
+            for owed in rows:
+                where = parse_damaged_id(owed.message_id)
+                if where is None or owed.due_ms is not None:
+                    continue
+                one = DamagedRange("messages", *where)
+                if given_up.covers(one):
+                    self.cancel(partition, owed.listener_id, owed.message_id)
+                elif not damage.covers(one):
+                    self._retry(owed)
             await asyncio.sleep(0)
 
     def _retry(self, owed: Owed) -> None:
@@ -414,8 +434,8 @@ class Outstanding:
 
     def _where(self, message_id: str) -> list[int]:
         """The partitions that a message may be in."""
-        place = parse_message_id(message_id)
-        return [place[1]] if place is not None else list(self._owned)
+        place = partition_of(message_id)
+        return [place] if place is not None else list(self._owned)
 
     def _redrive(self, owed: Owed, listener: Listener) -> None:
         was_parked = owed.due_ms is None

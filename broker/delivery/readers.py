@@ -117,6 +117,8 @@ class Partition:
 
         Each stream has a catch-up reader look for itself, and parks what can't be read then.
         """
+        if last < self.tail:
+            return
         begin, self.tail = self.tail, last + 1
         self._ring.clear()
         self._ring_bytes, self._ring_from = 0, self.tail

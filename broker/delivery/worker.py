@@ -292,6 +292,7 @@ class Worker:
                 self._place(listener_now, cursors.get(listener_id, {}), assignment)
         for number in partitions:
             outstanding.take_over(number)
+            self._run(outstanding.review(number, self._directory.damage, self._directory.given_up))
         assignment.changes.placed(changes)
         assignment.start()
         self._tail.begin(tails)

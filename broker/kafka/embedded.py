@@ -19,7 +19,7 @@ from typing import Final
 import filelock
 
 from broker.errors import ConfigurationError
-from broker.kafka import archive
+from broker.kafka import archive, segments
 from broker.kafka.access import EmbeddedAccess, made_password, password_file
 from broker.kafka.jars import awaited_jars
 from broker.kafka.ports import free_port, is_free
@@ -164,6 +164,7 @@ class EmbeddedKafka:
     async def _start(self, jars: Sequence[Path], saved: Path | None) -> None:
         """A port that was free may be taken by now, and a saved archive may be bad: neither is the end."""
         started = time.monotonic()
+        await asyncio.to_thread(_refuse_to_cut, self.data_dir / "kafka")
         suspect = None
         for number in range(1, _START_TRIES + 1):
             port, controller_port = self._port or free_port(), free_port()
@@ -194,6 +195,16 @@ class EmbeddedKafka:
             took_ms = round((time.monotonic() - started) * 1000)
             _log.info("kafka.started pid=%d port=%d took_ms=%d", self.pid, port, took_ms)
             return
+
+
+def _refuse_to_cut(log_dir: Path) -> None:
+    """ConfigurationError: Kafka would take an altered batch for the end of its partition, and cut off what follows."""
+    for name, batch in segments.cut_off(log_dir):
+        raise ConfigurationError(
+            f"{batch.path} is altered at byte {batch.at} (offset {batch.first} of {name}). Kafka did not end in order, "
+            "and would cut off all that follows there. Put it back with `everput mend --export`, or give up what "
+            f"follows: truncate -s {batch.at} {batch.path}"
+        )
 
 
 def _end_orphan(pid_file: Path, mark: str) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 
 from broker.core.directory import Listener
 from broker.core.events import BARE, DeliverySetAside, KeptDelivery, decode, encode
-from broker.core.ids import parse_message_id
+from broker.core.ids import partition_of
 from broker.errors import LogDamaged, UnknownEvent
 from broker.kafka.reading import Turns
 from broker.kafka.requests import EARLIEST, KafkaRequests, OffsetTooOld, Record
@@ -71,8 +71,8 @@ class KafkaOutstanding:
         """See ports.Outstanding."""
         prefix = _prefix(listener)
         wanted = {prefix + message_id.encode() for message_id in message_ids}
-        places = [parse_message_id(message_id) for message_id in message_ids]
-        partitions = {place[1] for place in places if place is not None} if wanted else range(self._topic.partitions)
+        places = {partition_of(message_id) for message_id in message_ids}
+        partitions = {place for place in places if place is not None} if wanted else range(self._topic.partitions)
         number = 0
         async with self._turns.turn(listener.organization_id):
             for partition in partitions:

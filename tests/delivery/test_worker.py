@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from broker.core.cursor import Cursor
+from broker.core.damage import Damage
 from broker.core.directory import Listener, Queue
 from broker.core.events import ListenerSettings
 from broker.delivery import worker as worker_module
@@ -34,7 +35,7 @@ def directory(sealer: Sealer) -> SimpleNamespace:
     sealed = sealer.seal("whsec_" + "a2tr" * 8)
     listeners = {f"l-{n}": listener(f"l-{n}", sealed) for n in range(MANY)}
     queue = Queue(id="q-1", organization_id="o", name="orders", created_at_ms=0, listeners=listeners)
-    return SimpleNamespace(queues={"q-1": queue}, listeners=listeners)
+    return SimpleNamespace(queues={"q-1": queue}, listeners=listeners, damage=Damage(), given_up=Damage())
 
 
 def listener(listener_id: str, sealed: str) -> Listener:

@@ -15,16 +15,18 @@ import yaml
 from aiokafka import AIOKafkaProducer
 
 from broker.core.events import OrganizationCreated
-from broker.errors import Unavailable
+from broker.errors import LogDamaged, Unavailable
 from broker.kafka.admin import ensure_topics
 from broker.kafka.jars import kafka_jars
 from broker.kafka.java import finished, java, spawn
 from broker.kafka.log import KafkaLog
 from broker.kafka.ports import free_port
 from broker.kafka.process import answers
+from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
 from projections.app import Projections
+from tests.damage import flip_within, holding, partition_folder
 
 SERVICES = yaml.safe_load((Path(__file__).parents[2] / "compose.yaml").read_text())["services"]
 NAMES = [name for name in SERVICES if name.startswith("kafka-")]
@@ -197,3 +199,52 @@ async def test_the_leader_of_control_and_of_cursors_hangs_and_another_one_is_fou
         os.kill(hanging, signal.SIGCONT)
         await projections.stop()
         await log.stop()
+
+
+@pytest.mark.slow
+async def test_what_is_altered_in_one_copy_is_read_from_another_and_named(cluster, tmp_path):
+    settings = KafkaSettings(
+        bootstrap=",".join(f"127.0.0.1:{broker.port}" for broker in cluster),
+        partitions=1,
+        replication=3,
+        min_insync=2,
+        flush_each_batch=True,
+    )
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    topic = table.messages.name
+    requests = KafkaRequests(settings)
+    await requests.start([topic])
+    async with AIOKafkaProducer(bootstrap_servers=settings.bootstrap, acks="all", enable_idempotence=True) as producer:
+        for number in range(10):
+            await producer.send_and_wait(topic, b"message-%d" % number, partition=0)
+    leader = requests.leader(topic, 0)
+    folder = partition_folder(tmp_path / NAMES[leader - 1], topic, 0)
+    for number in (4, 5):  # the leader has its files open and serves what is in them
+        flip_within(holding(folder, number), b"message-%d" % number)
+    followers = [partition_folder(tmp_path / name, topic, 0) for name in NAMES if name != NAMES[leader - 1]]
+    for each in followers:  # and this is in no copy whole
+        flip_within(holding(each, 8), b"message-8")
+    flip_within(holding(folder, 8), b"message-8")
+
+    async def values(at: int, end: int) -> list[bytes | None]:
+        return [record.value async for record in requests.walk(topic, 0, at, end)]
+
+    async def copied() -> bool:
+        """Whether the followers know that the last record is everywhere: they give no more than that."""
+        with contextlib.suppress(LogDamaged):
+            return len(await values(0, 8)) == 8
+        return False
+
+    try:
+        async with asyncio.timeout(60):
+            while not await copied():
+                await asyncio.sleep(0.1)
+        assert await values(0, 8) == [b"message-%d" % number for number in range(8)]
+        assert {(place[0], place[1], place[3]) for place in requests.bad_copies} == {(topic, 0, leader)}
+        with pytest.raises(LogDamaged) as found:
+            await requests.read(topic, 0, 8)
+        assert (found.value.first, found.value.last) == (8, 8)
+        assert (await requests.read(topic, 0, 9)).records[0].value == b"message-9"
+    finally:
+        await requests.stop()

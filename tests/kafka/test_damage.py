@@ -11,7 +11,7 @@ import pytest
 from broker.core.directory import Listener
 from broker.core.ids import parse_damaged_id, parse_message_id
 from broker.damage import DamageReports
-from broker.errors import LogDamaged
+from broker.errors import ConfigurationError, LogDamaged
 from broker.kafka.admin import ensure_topics
 from broker.kafka.embedded import EmbeddedKafka
 from broker.kafka.log import KafkaLog
@@ -20,7 +20,7 @@ from broker.kafka.requests import EARLIEST, LATEST
 from broker.kafka.topics import Topic, by_name, topics
 from broker.ports import OutstandingDelivery
 from broker.settings import KafkaSettings
-from tests.damage import Batch, cut, flip, flip_within, holding, partition_folder
+from tests.damage import Batch, batches, cut, flip, flip_within, holding, partition_folder
 from tests.kafka.rig import Rig, running
 from tests.listeners import until
 
@@ -225,3 +225,65 @@ async def test_altered_messages_are_parked_all_others_delivered_and_these_once_t
             assert set(rig.listeners.ids("it").values()) == {1}
         finally:
             await reports.stop()
+
+
+async def test_after_a_crash_kafka_is_not_let_cut_off_what_follows_an_altered_batch(kafka, settings):
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    log = KafkaLog(settings)
+    await log.start()
+    await written(log, table.messages, 20)
+    await log.stop()
+    kafka.kill()
+    await kafka.wait()
+    folder = partition_folder(kafka.data_dir, table.messages.name, PARTITION)
+    altered, last = holding(folder, 10), holding(folder, 39)
+    flip(altered)
+    with pytest.raises(ConfigurationError, match=r"offset 10 of .*truncate -s \d+ "):
+        await kafka.restart()
+    flip(altered)
+    with last.path.open("r+b") as file:  # this is what a crash leaves, and no refusal
+        file.truncate(last.at + last.size - 5)
+    await kafka.restart()
+
+    log = KafkaLog(settings)
+    await log.start()
+    try:
+        values, damaged = await read_all(log, table.messages)
+        assert damaged == []
+        assert set(values) == set(range(38))
+    finally:
+        await log.stop()
+
+
+async def test_what_was_parked_is_known_though_its_records_are_damaged_and_delivered_as_it_was_put(kafka, settings):
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    async with running(settings) as rig:
+        queue = await rig.queue()
+        listener = await rig.listen(queue, "it", max_attempts=1)
+        rig.listeners.status["it"] = 400
+        worker = await rig.work()
+        ids = await rig.put(queue, *(f"message-{number}" for number in range(6)))
+
+        async def all_parked() -> bool:
+            return len(await parked(rig, listener)) == len(ids)
+
+        await until(all_parked, what="they are parked")
+        await rig.noted(worker)
+        await rig.end(worker)
+        await kafka._running.stop()
+        damaged_here = 0
+        for name in (table.outstanding.name, table.claims.name):
+            for number in range(2):
+                for batch in list(batches(partition_folder(kafka.data_dir, name, number))):
+                    flip(batch)
+                    damaged_here += 1
+        assert damaged_here
+        await kafka.restart()
+        rig.listeners.status.clear()
+        rig.listeners.got.clear()
+        worker = await rig.work()
+        await rig.commands.redrive_listener(rig.context, queue.id, listener.id, [])
+        await until(lambda: set(rig.listeners.ids("it")) == set(ids), what="all are delivered")
+        assert {one.data for one in rig.listeners.taken("it")} == {f"message-{number}" for number in range(6)}

@@ -10,6 +10,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from broker.core.damage import Damage
 from broker.core.delivery import DROPPED
 from broker.core.directory import Queue
 from broker.core.flow import Share
@@ -242,7 +243,7 @@ class SimWorker:
         """The directory, as the worker has folded it: all of it."""
         listeners = {one.id: one for one in self.world.listeners}
         queue = Queue(id="own", organization_id="o", name="own", created_at_ms=0, listeners=listeners)
-        return SimpleNamespace(listeners=listeners, queues={"own": queue})
+        return SimpleNamespace(listeners=listeners, queues={"own": queue}, damage=Damage(), given_up=Damage())
 
     @property
     def partitions(self) -> dict[int, Partition]:
