@@ -42,7 +42,8 @@ class History:
 
     publishers: each puts one message after the other. keyed: so many more that give all of theirs an ordering key,
     each its own. pace_s: what each waits after an answer. timed_until: the moment up to which they give some messages
-    a time, of those without a key, and delete or update these, and update some others.
+    a time, of those without a key, and delete or update these, and update some others. transport: instead of the
+    network's.
     """
 
     def __init__(
@@ -54,9 +55,11 @@ class History:
         publishers: int = PUBLISHERS,
         keyed: int = 0,
         pace_s: float = 0.0,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.client = httpx.AsyncClient(
             base_url=url,
+            transport=transport,
             headers={"x-api-key": api_key},
             timeout=30,
             limits=httpx.Limits(max_connections=publishers + keyed + 2),

@@ -47,10 +47,12 @@ def clean_environment(**more: str) -> dict[str, str]:
     return {**kept, **more}
 
 
-def everput(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command that ends by itself."""
+def everput(
+    *arguments: str, python: Path = Path(sys.executable), **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """A command that ends by itself. python: as in Running."""
     return subprocess.run(
-        [sys.executable, "-P", "-m", "cli.app", *arguments],
+        [str(python), "-P", "-m", "cli.app", *arguments],
         capture_output=True,
         text=True,
         env=clean_environment(**environment),

@@ -142,14 +142,29 @@ class Picky:
 
 @contextlib.asynccontextmanager
 async def load(server: Server, dice: random.Random, *, lasts_s: float = 0.0) -> AsyncIterator[History]:
+    """load_on() a server."""
+    async with load_on(server.now.url, server.now.api_key, dice, lasts_s=lasts_s) as history:
+        yield history
+
+
+@contextlib.asynccontextmanager
+async def load_on(
+    url: str,
+    api_key: str,
+    dice: random.Random,
+    *,
+    lasts_s: float = 0.0,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> AsyncIterator[History]:
     """At most 300 puts a second, to four listeners; all arrived at the end.
 
     A third of them have an ordering key, some others a time, and what is parked is redriven at the end: `outstanding`
-    is never empty. lasts_s: how long it goes on, at least; by then the last time has come, if it is long.
+    is never empty. lasts_s: how long it goes on, at least; by then the last time has come, if it is long. transport:
+    instead of the network's.
     """
     async with Listeners() as listeners:
         listeners.delay_s["slow"] = 0.03  # a key's messages, 25 a second, are still taken one after the other
-        history = History(server.now.url, server.now.api_key, listeners, publishers=8, keyed=4, pace_s=0.035)
+        history = History(url, api_key, listeners, publishers=8, keyed=4, pace_s=0.035, transport=transport)
         picky = Picky(history)
         listeners.decide = picky.answer
         await history.set_up("steady", "flaky", "slow")
