@@ -11,12 +11,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-import ssl
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from math import inf
 from random import random
 from typing import Final
 
@@ -50,12 +47,13 @@ from broker.core.flow import Share
 from broker.core.retry import RetryPolicy
 from broker.core.turns import Turns
 from broker.core.window import Window
-from broker.delivery.guard import Resolver, Target, parse_url
-from broker.delivery.http import ConnectFailed, Connection, NotTried, connect
+from broker.delivery.connections import Connections, Network
+from broker.delivery.guard import parse_url
+from broker.delivery.http import ConnectFailed, Connection, NotTried
 from broker.delivery.limits import Limits
 from broker.delivery.message import Message
 from broker.delivery.request import Opened, also_signed, post_head
-from broker.delivery.shares import HELD_BYTES_MAX, Sockets
+from broker.delivery.shares import HELD_BYTES_MAX
 from broker.delivery.sparing import Sparing
 from broker.delivery.stream import Assigned, Delivery, Stream, now_ms
 from broker.errors import UnknownEvent
@@ -72,7 +70,6 @@ PUT_OFF_MS: Final = 1_000
 SET_ASIDE_AT_ONCE: Final = 64  # messages that a courier writes to `outstanding` at once because the log is to go
 SET_ASIDE_BYTES_MAX: Final = 1 << 20  # and their bytes, but at least one
 _HELD_EACH: Final = 4  # messages that one which is new or on probation holds per attempt: there may be hundreds
-_IDLE_CONNECTIONS_S: Final = 30.0
 
 
 def _held(delivery: Delivery) -> Message:
@@ -83,31 +80,27 @@ def _held(delivery: Delivery) -> Message:
     return message
 
 
-@dataclass(frozen=True, slots=True)
-class Depot:
-    """What a courier needs of its worker.
-
-    sockets: how many of its connections there are. active: a courier wants its tick(). gone: the listener answered 410;
-    said_gone keeps it from being told again.
-    """
-
-    resolver: Resolver
-    sockets: Sockets
-    tls: ssl.SSLContext
-    active: Callable[[Courier], None]
-    gone: Callable[[Courier], None]
-
-
 class Courier:
     """One per listener and worker. opened: what of the listener is sealed. Is the Owner of its connections.
 
-    assignment: the worker's, which its next streams belong to.
+    network: what it connects by. assignment: the worker's, which its next streams belong to. wants_tick: it is to be
+    called for it. gone: the listener answered 410; said_gone keeps it from being told again.
     """
 
     def __init__(
-        self, depot: Depot, assignment: Assigned, queue: Queue, listener: Listener, opened: Opened, *, share: Share
+        self,
+        network: Network,
+        assignment: Assigned,
+        queue: Queue,
+        listener: Listener,
+        opened: Opened,
+        *,
+        share: Share,
+        wants_tick: Callable[[Courier], None],
+        gone: Callable[[Courier], None],
     ) -> None:
-        self.depot = depot
+        self._wants_tick = wants_tick
+        self._tell_gone = gone
         self.assignment = assignment
         self.queue = queue
         self.listener = listener
@@ -126,15 +119,12 @@ class Courier:
         self._parking: set[Delivery] = set()  # on their way to `outstanding`; their keys' turns are theirs until then
         self._active = False
         self.said_gone = False
-        self._under_way: dict[Connection, None] = {}  # in the order they were sent
-        self._connecting: dict[asyncio.Task[None], tuple[Delivery, float]] = {}  # since when, by the loop's clock
-        self._idle: list[Connection] = []
+        self.connections = Connections(self, network, parse_url(listener.notify_url))
         self._held = 0
         self._held_bytes = 0
         self._setting_aside: dict[Delivery, int] = {}  # by set_aside(), on their way to `outstanding`; their bytes
         self._loop = asyncio.get_running_loop()
         self.opened = opened
-        self._target: Target = parse_url(listener.notify_url)
         self.update(listener, share=share)
 
     def update(self, listener: Listener, *, share: Share, opened: Opened | None = None) -> None:
@@ -147,7 +137,7 @@ class Courier:
         settings = listener.settings
         before, self.listener = self.listener, listener
         self.said_gone = False
-        self._aim(parse_url(listener.notify_url))
+        self.connections.aim(parse_url(listener.notify_url))
         self._timeout_s = settings.timeout_ms / 1000
         self._policy = RetryPolicy(
             delay_ms_first=settings.retry_first_ms,
@@ -156,21 +146,13 @@ class Courier:
             max_age_ms=settings.max_age_s * 1000,
         )
         self.limits.update(settings, share)
-        self._head = post_head(self._target, opened)
+        self._head = post_head(self.connections.target, opened)
         if listener.paused is not None:
             self.stand_down()
         elif before.paused is not None:
             self.wake()
         if before.redrives != listener.redrives:
             self._hurry(before.redrives.count)
-
-    def _aim(self, target: Target) -> None:
-        """Nothing more is sent elsewhere; a connection that leads there is closed, a busy one when it is released."""
-        if target != self._target:
-            self._target = target
-            for connection in self._idle:
-                connection.close()
-            self._idle.clear()
 
     def _hurry(self, since: int) -> None:
         """It was redriven: the retries that this concerns are due."""
@@ -233,34 +215,33 @@ class Courier:
             return
         self._ready.append(delivery)
         self._activate()
-        if len(self._under_way) + len(self._connecting) < self.limits.flow.limit:
+        if self.connections.busy < self.limits.flow.limit:
             self.pump()
 
     def _activate(self) -> None:
         if not self._active:
             self._active = True
-            self.depot.active(self)
+            self._wants_tick(self)
 
     def pump(self) -> None:
         """Begin as many attempts as the limits allow."""
         if not self.sending or not self._ready:
             return
-        most = self.limits.most(len(self._under_way) + len(self._connecting))
-        while self._ready and len(self._under_way) + len(self._connecting) < most:
+        connections = self.connections
+        most = self.limits.most(connections.busy)
+        while self._ready and connections.busy < most:
             delivery = self._ready.popleft()
             if not self._may_go(delivery):
                 continue
-            if (not self._idle and self.depot.sockets.used_up) or not self.limits.begin(self._loop.time()):
+            if not connections.may_have_one or not self.limits.begin(self._loop.time()):
                 self._ready.appendleft(delivery)
                 return
-            if self._idle:
-                self._send(self._idle.pop(), delivery)
+            connection = connections.take_idle()
+            if connection is not None:
+                self._send(connection, delivery)
             else:
-                self.depot.sockets.open += 1
                 delivery.state = CONNECTING
-                task = self._loop.create_task(self._connect(delivery))
-                self._connecting[task] = delivery, self._loop.time()
-                task.add_done_callback(self._connected)
+                connections.make(delivery, self._connect(delivery))
 
     def _may_go(self, delivery: Delivery) -> bool:
         """Its turn among the messages of its ordering key; an undecodable message is settled here, loudly."""
@@ -363,31 +344,20 @@ class Courier:
 
     async def _connect(self, delivery: Delivery) -> None:
         try:
-            while True:
-                target = self._target
-                connection = await connect(self, target, self.depot.resolver, self.depot.tls)
-                if target is self._target:
-                    break
-                connection.close()  # the address was changed meanwhile
-                self.depot.sockets.open += 1
-        except ConnectFailed as error:
-            self.depot.sockets.open -= 1
-            tried = not isinstance(error, NotTried)
-            self._failed(delivery, Failure(error=str(error), tried=tried, connected=False, tunnel=target.tunnel), 0)
-        else:
+            target, found = await self.connections.connect()
+            if isinstance(found, ConnectFailed):
+                tried = not isinstance(found, NotTried)
+                failure = Failure(error=str(found), tried=tried, connected=False, tunnel=target.tunnel)
+                self._failed(delivery, failure, 0)
+                return
             assignment = delivery.stream.assignment
             changed = bool(assignment.known_changes) and delivery.state is CONNECTING and assignment.hold(delivery)
             if changed or delivery.state is DROPPED:  # meanwhile
-                self.released(connection)
+                self.released(found)
             else:
-                self._send(connection, delivery)
+                self._send(found, delivery)
         finally:
             self._loop.call_soon(self.pump)
-
-    def _connected(self, task: asyncio.Task[None]) -> None:
-        del self._connecting[task]
-        if task.cancelled():
-            self.depot.sockets.open -= 1
 
     def _send(self, connection: Connection, delivery: Delivery) -> None:
         message = _held(delivery)
@@ -401,7 +371,7 @@ class Courier:
             signed += more
             if not more:  # their time is over
                 self._former = ()
-        self._under_way[connection] = None
+        self.connections.sent[connection] = None
         connection.send(
             b"%bwebhook-id: %b\r\nwebhook-timestamp: %b\r\nwebhook-signature: %b\r\neverput-attempt: %d\r\n"
             b"content-length: %d\r\n\r\n%b"
@@ -459,7 +429,7 @@ class Courier:
         if not taken(status):
             tunnel = connection.target.tunnel
             self._failed(delivery, Failure(status=status, retry_after_s=retry_after_s, tunnel=tunnel), took_ms)
-            if status == 410 and connection.target is self._target:
+            if status == 410 and connection.target is self.connections.target:
                 self._gone()
             return
         if delivery.state is not DROPPED:
@@ -490,25 +460,17 @@ class Courier:
         self._failed(connection.work, Failure(error=error, tunnel=connection.target.tunnel, stale=stale), took_ms)
 
     def released(self, connection: Connection) -> None:
-        self._under_way.pop(connection, None)
         self._note_took(connection)
-        if connection.target is self._target and not self.depot.sockets.crowded:
-            self._idle.append(connection)
-            connection.at = self._loop.time()
-        else:
-            connection.close()
+        connection.at = self._loop.time()
+        self.connections.release(connection)
         self.pump()
         if self.behind and self._running_low:
             self.refill()
 
     def lost(self, connection: Connection) -> None:
-        self.depot.sockets.open -= 1
-        if connection in self._under_way:
-            del self._under_way[connection]
+        if self.connections.lost(connection):
             self._note_took(connection)
             self._loop.call_soon(self.pump)
-        elif connection in self._idle:
-            self._idle.remove(connection)
 
     def _note_took(self, connection: Connection) -> None:
         """With all of its answer: one that does not end it is not quick, however soon it has begun."""
@@ -676,7 +638,7 @@ class Courier:
     def _gone(self) -> None:
         if self.listener.paused is None and not self.said_gone:
             self.said_gone = True
-            self.depot.gone(self)
+            self._tell_gone(self)
 
     def _away(self, delivery: Delivery) -> None:
         """Nobody holds the tunnel: there is no attempt before a good probe."""
@@ -702,8 +664,8 @@ class Courier:
         self._retries.clear()
         for delivery in idle:  # before the others: the one that has just failed still has its connection
             delivery.turn = False
-        connecting = (delivery for delivery, _ in self._connecting.values())
-        under_way = (*(one.work for one in self._under_way), *connecting, *self._parking)
+        connecting = (delivery for delivery, _ in self.connections.making.values())
+        under_way = (*(one.work for one in self.connections.sent), *connecting, *self._parking)
         keys = [_held(delivery).key for delivery in under_way if delivery.turn]
         idle += self._turns.restart(key for key in keys if key is not None)
         for delivery in idle:
@@ -748,12 +710,8 @@ class Courier:
 
         late: the event loop is, and answers may be there that nobody has read.
         """
-        now = self._loop.time()
-        while self._under_way and not late:
-            connection = next(iter(self._under_way))
-            if connection.at + self._timeout_s > now:
-                break
-            del self._under_way[connection]
+        before_s = self._loop.time() - self._timeout_s
+        while not late and (connection := self.connections.expired(before_s)) is not None:
             connection.expire()
             self._loop.call_soon(self.pump)
         let_alone = self.limits.let_alone(at_ms)
@@ -776,9 +734,7 @@ class Courier:
 
     def tidy(self) -> None:
         """Close connections that nothing was sent on for a while. Called now and then, at all times."""
-        now = self._loop.time()
-        while self._idle and self._idle[0].at + _IDLE_CONNECTIONS_S < now:
-            self._idle.pop(0).close()
+        self.connections.tidy()
 
     @property
     def held(self) -> int:
@@ -799,18 +755,12 @@ class Courier:
 
     def under_way(self) -> set[Delivery]:
         """Those whose request was sent and is not answered."""
-        return {connection.work for connection in self._under_way}
+        return {connection.work for connection in self.connections.sent}
 
     @property
     def busy(self) -> int:
         """How many attempts are under way."""
-        return len(self._under_way) + len(self._connecting)
-
-    def busy_since(self, at_s: float) -> bool:
-        """Whether an attempt is under way that began at this moment, of the loop's clock, or later."""
-        sent = next(reversed(self._under_way), None)
-        _, connecting_s = next(reversed(self._connecting.values()), (None, -inf))
-        return connecting_s >= at_s or (sent is not None and sent.at >= at_s)
+        return self.connections.busy
 
     @property
     def waits(self) -> bool:
@@ -845,7 +795,4 @@ class Courier:
             self.drop(stream)
         self._ready.clear()
         self._retries.clear()
-        for task in list(self._connecting):
-            task.cancel()
-        for connection in (*self._idle, *self._under_way):
-            connection.close()
+        self.connections.close()

@@ -28,7 +28,8 @@ from broker.core.events import (
 from broker.core.flow import Gate
 from broker.core.window import Window
 from broker.delivery.assignment import Assignment
-from broker.delivery.courier import Courier, Depot
+from broker.delivery.connections import Network
+from broker.delivery.courier import Courier
 from broker.delivery.guard import Resolver
 from broker.delivery.http import tls_context
 from broker.delivery.limits import FAILS
@@ -109,13 +110,7 @@ class Worker:
         self._sending = False  # the partitions are ours, and nobody else waits for them
         resolver, tls = Resolver(settings.allow_networks), tls_context()
         self._liveness = Liveness(resolver, tls)
-        self._depot = Depot(
-            resolver=resolver,
-            sockets=Sockets(),
-            tls=tls,
-            active=lambda courier: self._active.update({courier: None}),
-            gone=self._gone,
-        )
+        self._network = Network(resolver, Sockets(), tls)
         self.assignment = self._new_assignment()  # of no partition, until there is one
 
     def _new_assignment(self) -> Assignment:
@@ -235,7 +230,7 @@ class Worker:
         def promising(courier: Courier) -> bool:
             if at_end and courier.limits.rank != FAILS:
                 return courier.busy > 0  # it takes what it gets, in its time
-            return courier.busy_since(time() - HANGING_S)
+            return courier.connections.busy_since(time() - HANGING_S)
 
         self._let_send(False)
         with contextlib.suppress(TimeoutError):
@@ -431,7 +426,14 @@ class Worker:
             return
         queue = self._directory.queues[listener.queue_id]
         courier = self._couriers[listener.id] = Courier(
-            self._depot, assignment, queue, listener, opened, share=assignment.share
+            self._network,
+            assignment,
+            queue,
+            listener,
+            opened,
+            share=assignment.share,
+            wants_tick=self._ticks_for,
+            gone=self._gone,
         )
         courier.sending = self._sending
         if listener.replay is not None:
@@ -535,6 +537,9 @@ class Worker:
             self._liveness.tick(begins=begins)
             for courier in list(self._couriers.values())[number % _TIDY_TICKS :: _TIDY_TICKS]:
                 courier.tidy()
+
+    def _ticks_for(self, courier: Courier) -> None:
+        self._active[courier] = None
 
     @staticmethod
     async def _pump(couriers: Iterable[Courier]) -> None:

@@ -60,4 +60,6 @@ async def open_office(serve):
     for office in offices:
         await office.stop()
     couriers = [office.courier for office in offices]
-    await until(lambda: not any(one._idle or one.busy or one.depot.sockets.open for one in couriers))
+    await until(
+        lambda: not any(one.connections.idle or one.busy or one.connections.network.sockets.open for one in couriers)
+    )

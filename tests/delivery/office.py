@@ -18,7 +18,8 @@ from broker.core.directory import Listener, Queue
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, ListenerSettings, MessagePut, encode
 from broker.core.flow import WHOLE, Share
 from broker.core.signing import Signer
-from broker.delivery.courier import Courier, Depot
+from broker.delivery.connections import Network
+from broker.delivery.courier import Courier
 from broker.delivery.guard import Resolver
 from broker.delivery.liveness import Liveness
 from broker.delivery.message import Message
@@ -167,13 +168,7 @@ class Office:
         self.couriers: dict[str, Courier] = {}
         self.outstanding = Outstanding(topic, topic, "messages", self.partitions, self.couriers, self.assure)
         self.leaving: set[asyncio.Task[None]] = set()
-        depot = Depot(
-            resolver=resolver,
-            sockets=Sockets(sockets),
-            tls=tls,
-            active=self.active.append,
-            gone=lambda courier: self.gone.append(courier.listener.id),
-        )
+        network = Network(resolver, Sockets(sockets), tls)
         assignment = SimpleNamespace(
             known_changes=self.deleted,
             touched=self._touched,
@@ -187,7 +182,16 @@ class Office:
         )
         queue = Queue(id="q-1", organization_id="o", name="orders", created_at_ms=0)
         opened = Opened(Signer(b"k" * 32), headers=tuple(listener.settings.headers.items()))
-        self.courier = Courier(depot, assignment, queue, listener, opened, share=share)
+        self.courier = Courier(
+            network,
+            assignment,
+            queue,
+            listener,
+            opened,
+            share=share,
+            wants_tick=self.active.append,
+            gone=lambda courier: self.gone.append(courier.listener.id),
+        )
         if not new:
             self.courier.limits.took(1)
         self.couriers[listener.id] = self.courier
@@ -320,7 +324,7 @@ class Office:
         assert not courier._ready
         assert not courier._retries
         assert not courier._turns
-        assert not courier._connecting
+        assert not courier.connections.making
 
     @property
     def settled(self) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from broker.core.flow import WHOLE
-from broker.delivery import courier as courier_module
+from broker.delivery import connections as connections_module
 from tests.delivery.office import OK, until
 
 
@@ -41,14 +41,14 @@ async def test_once_the_address_is_changed_the_former_one_gets_only_what_it_had_
 async def test_a_connection_begun_before_the_change_carries_nothing_to_the_former_address(
     serve, open_office, monkeypatch
 ):
-    connect, begun, go_on = courier_module.connect, asyncio.Event(), asyncio.Event()
+    connect, begun, go_on = connections_module.connect, asyncio.Event(), asyncio.Event()
 
     async def late(owner, target, resolver, tls):
         begun.set()
         await go_on.wait()
         return await connect(owner, target, resolver, tls)
 
-    monkeypatch.setattr(courier_module, "connect", late)
+    monkeypatch.setattr(connections_module, "connect", late)
     old, new = await serve(answers_200), await serve(answers_200)
     office = await open_office(old, timeout_ms=60_000)
     office.put(3)

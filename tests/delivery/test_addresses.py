@@ -63,11 +63,13 @@ async def test_an_address_that_is_silent_is_left_for_the_next_which_comes_first_
         await office.all_settled()
         office.check_books()
         assert {outcome for rows in office.outcomes.values() for _, outcome, _ in rows} == {"delivered"}
-        resolver = office.courier.depot.resolver
+        resolver = office.courier.connections.network.resolver
         assert await resolver.addresses("two.example") == ["127.0.0.1", address]
         monkeypatch.setattr(http, "_NEXT_ADDRESS_S", http.CONNECT_TIMEOUT_S + 1)  # the silent one would take all of it
-        office.courier.depot.sockets.open += 1
-        connection = await http.connect(office.courier, office.courier._target, resolver, office.courier.depot.tls)
+        office.courier.connections.network.sockets.open += 1
+        connection = await http.connect(
+            office.courier, office.courier.connections.target, resolver, office.courier.connections.network.tls
+        )
         connection.close()
 
 
@@ -79,7 +81,10 @@ async def test_where_all_addresses_are_silent_it_is_a_time_out(serve, open_offic
         office = await open_office(f"http://two.example:{server.port}/", office={"allow": LOOPBACK})
         with pytest.raises(http.ConnectFailed, match="connect-timeout"):
             await http.connect(
-                office.courier, office.courier._target, office.courier.depot.resolver, office.courier.depot.tls
+                office.courier,
+                office.courier.connections.target,
+                office.courier.connections.network.resolver,
+                office.courier.connections.network.tls,
             )
 
 
@@ -89,7 +94,10 @@ async def test_only_the_first_few_of_many_addresses_are_tried(serve, open_office
     office = await open_office(f"http://many.example:{server.port}/", office={"allow": LOOPBACK})
     with pytest.raises(http.ConnectFailed, match="refused"):
         await http.connect(
-            office.courier, office.courier._target, office.courier.depot.resolver, office.courier.depot.tls
+            office.courier,
+            office.courier.connections.target,
+            office.courier.connections.network.resolver,
+            office.courier.connections.network.tls,
         )
 
 
@@ -102,7 +110,7 @@ async def test_that_its_name_had_no_turn_in_dns_is_no_attempt_and_no_fault_of_a_
     several[:] = ["127.0.0.1"]
     server = await serve(answers_200)
     office = await open_office(f"http://new.example:{server.port}/", office={"new": True})
-    resolver, without_a_turn = office.courier.depot.resolver, 0
+    resolver, without_a_turn = office.courier.connections.network.resolver, 0
     addresses = resolver.addresses
 
     async def counted(host: str) -> list[str]:

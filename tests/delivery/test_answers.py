@@ -364,7 +364,7 @@ async def test_a_name_without_an_address_is_a_dns_failure(serve, open_office, mo
 
     monkeypatch.setattr(socket, "getaddrinfo", no_dns)
     office = await open_office("http://no-such-host.invalid/")
-    office.courier._target = office.courier._target._replace(host=host)
+    office.courier.connections.target = office.courier.connections.target._replace(host=host)
     assert await failing_to_connect(office) == "no-address"
 
 

@@ -19,10 +19,10 @@ async def test_a_connection_that_nobody_needs_when_it_is_made_is_not_kept_where_
     server = await serve(takes)
     office = await open_office(server, office={"sockets": 2})
     office.put(2)
-    assert office.courier.busy == office.courier.depot.sockets.open == 2
+    assert office.courier.busy == office.courier.connections.network.sockets.open == 2
     office.courier.drop(office.courier.streams[0])  # the partition was given up
     await until(lambda: server.connections == 2 and not office.courier.busy)
-    await until(lambda: office.courier.depot.sockets.open == server.open <= 1)
+    await until(lambda: office.courier.connections.network.sockets.open == server.open <= 1)
     assert not server.posts
 
 
@@ -37,7 +37,7 @@ async def test_a_connection_that_is_closed_while_it_is_made_is_counted_once(serv
     monkeypatch.setattr(Connection, "connection_made", connection_made)
     office.put(1)
     await until(lambda: not office.courier.busy)
-    assert office.courier.depot.sockets.open == 0
+    assert office.courier.connections.network.sockets.open == 0
 
 
 async def test_a_connection_that_has_ended_before_it_is_used_is_no_attempt_under_way(serve, open_office, monkeypatch):
@@ -54,7 +54,7 @@ async def test_a_connection_that_has_ended_before_it_is_used_is_no_attempt_under
     office.put(1)
     await office.all_settled()
     assert office.outcomes[0] == [(1, "failed", "closed"), (2, "delivered", 200)]
-    await until(lambda: office.courier.depot.sockets.open == 1)
+    await until(lambda: office.courier.connections.network.sockets.open == 1)
 
 
 async def test_what_a_listener_gives_back_with_its_connection_after_it_was_paused_is_not_sent_again(serve, open_office):

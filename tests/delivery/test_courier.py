@@ -14,6 +14,7 @@ from broker.core.events import ListenerSettings
 from broker.core.flow import WHOLE, Share
 from broker.core.retry import RetryPolicy
 from broker.core.window import Window
+from broker.delivery import connections as connections_module
 from broker.delivery import courier as courier_module
 from broker.delivery import http as http_module
 from broker.delivery import limits as limits_module
@@ -432,7 +433,7 @@ async def test_one_that_accepts_no_connection_in_time_gets_half_as_many_at_a_tim
     async def silent(*_):
         raise ConnectFailed("connect-timeout")
 
-    monkeypatch.setattr(courier_module, "connect", silent)
+    monkeypatch.setattr(connections_module, "connect", silent)
     office = await open_office("http://127.0.0.1:9/", max_attempts=1)
     before = office.courier.limits.flow.limit
     office.put()
@@ -662,13 +663,13 @@ async def test_without_a_socket_to_spare_it_waits_for_one_and_keeps_none_that_is
     office = await open_office(server, office={"sockets": 2}, timeout_ms=60_000)
     office.put(20)
     await until(lambda: moody.kept_back == 2)
-    assert office.courier.busy == office.courier.depot.sockets.open == server.open == 2
+    assert office.courier.busy == office.courier.connections.network.sockets.open == server.open == 2
     moody.free.set()
     await office.all_settled()
     office.check_books()
     await until(lambda: server.open <= 1)
     assert office.courier.error is None
-    assert office.courier.depot.sockets.open == server.open
+    assert office.courier.connections.network.sockets.open == server.open
 
 
 @pytest.mark.parametrize("why", ["let alone", "its rate", "down"])
@@ -713,7 +714,7 @@ async def test_idle_connections_are_closed_after_a_while_and_keep_nobody_awake(s
     assert server.open > 0
     office.courier.tidy()
     assert server.open > 0
-    monkeypatch.setattr(courier_module, "_IDLE_CONNECTIONS_S", 0.0)
+    monkeypatch.setattr(connections_module, "_IDLE_S", 0.0)
     office.courier.tidy()
     await until(lambda: server.open == 0)
     office.put(1)
@@ -780,13 +781,13 @@ async def test_a_hand_over_tells_a_connection_that_is_long_in_coming_from_a_new_
     async def never(*_):
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(courier_module, "connect", never)
+    monkeypatch.setattr(connections_module, "connect", never)
     office = await open_office("http://127.0.0.1:9/")
     before_s = asyncio.get_running_loop().time()
     office.put(1)
     await until(lambda: office.courier.busy)
-    assert office.courier.busy_since(before_s)
-    assert not office.courier.busy_since(asyncio.get_running_loop().time() + 1)
+    assert office.courier.connections.busy_since(before_s)
+    assert not office.courier.connections.busy_since(asyncio.get_running_loop().time() + 1)
 
 
 # Messages that are changed

@@ -16,8 +16,8 @@ async def test_what_a_courier_had_when_it_was_dismissed_is_due_again_when_there_
     former = office.couriers.pop("l-1")
     former.close()
     office.outstanding.dismissed("l-1")
-    parts = former.depot, former.assignment, former.queue, former.listener, former.opened
-    another = Courier(*parts, share=WHOLE)
+    parts = former.connections.network, former.assignment, former.queue, former.listener, former.opened
+    another = Courier(*parts, share=WHOLE, wants_tick=office.active.append, gone=lambda _: None)
     office.courier = office.couriers["l-1"] = another
     office.partition.place(another)
     taker.free.set()

@@ -8,7 +8,7 @@ import pytest
 
 from broker.core.circuit import State
 from broker.core.flow import WHOLE
-from broker.delivery import courier as courier_module
+from broker.delivery import connections as connections_module
 from broker.delivery.stream import Delivery, now_ms
 from tests.delivery.office import Office, paused, until
 from tests.delivery.test_courier import REFUSAL, Moody, ids
@@ -67,7 +67,7 @@ async def test_answers_that_are_no_fault_end_a_probation_whatever_they_say(serve
 async def test_new_data_that_is_there_while_it_is_paused_or_down_is_not_sent_before_it_is_back(
     serve, open_office, monkeypatch, why
 ):
-    connect, go_on = courier_module.connect, asyncio.Event()
+    connect, go_on = connections_module.connect, asyncio.Event()
 
     async def late(*how):
         await go_on.wait()
@@ -77,7 +77,7 @@ async def test_new_data_that_is_there_while_it_is_paused_or_down_is_not_sent_bef
         courier.renew(delivery)
         return True
 
-    monkeypatch.setattr(courier_module, "connect", late)
+    monkeypatch.setattr(connections_module, "connect", late)
     moody = Moody()
     server = await serve(moody)
     office = await open_office(server)

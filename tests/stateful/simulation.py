@@ -40,6 +40,7 @@ from broker.delivery import (
     assignment,
     changes,
     checkpoints,
+    connections,
     courier,
     limits,
     liveness,
@@ -550,8 +551,9 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
 
         put_in(window, OPEN_MAX=4, BEHIND_MAX=3)
         put_in(readers, RING_MAX=6)
-        put_in(courier, HELD_MAX=5, WAITING_MAX=1, CROWDED_AFTER_S=0.3, RETRIES_MAX=2, connect=connect, random=draw)
+        put_in(courier, HELD_MAX=5, WAITING_MAX=1, CROWDED_AFTER_S=0.3, RETRIES_MAX=2, random=draw)
         put_in(courier, SET_ASIDE_AT_ONCE=2, SET_ASIDE_BYTES_MAX=1_000)
+        put_in(connections, connect=connect, asyncio=SimpleNamespace(get_running_loop=get_loop))
         put_in(courier, SET_ASIDE_AFTER_MS=0, NEAR_MS=1_000)  # the first is set by each run
         put_in(checkpoints, _AT_ONCE=1, _TOGETHER=1, _PAUSES_MAX=99, _MANY=4, GIVES_WAY_S=GIVES_WAY_S)
         put_in(checkpoints, time=SimpleNamespace(monotonic=lambda: here[0].now_ms / 1000))

@@ -1,0 +1,145 @@
+"""A courier's connections to its listener: those a request was sent on, those being made, and those that are idle.
+
+For: opening as many as the process may have, keeping idle ones for a while, closing those that lead elsewhere.
+Not for: what is sent when (courier.py), one connection (http.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Final
+
+from broker.delivery.guard import Resolver, Target
+from broker.delivery.http import ConnectFailed, Connection, Owner, connect
+from broker.delivery.shares import Sockets
+from broker.delivery.stream import Delivery
+
+_IDLE_S: Final = 30.0  # after which a connection that nothing was sent on is closed
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What all couriers of a worker connect by. sockets: how many connections there are."""
+
+    resolver: Resolver
+    sockets: Sockets
+    tls: ssl.SSLContext
+
+
+class Connections:
+    """Of one courier, their owner. target: where the listener is. Moments are the event loop's, in seconds.
+
+    sent: those that carry a request, in the order they were sent. making: for which delivery, and since when.
+    """
+
+    __slots__ = ("_idle", "_loop", "_owner", "making", "network", "sent", "target")
+
+    def __init__(self, owner: Owner, network: Network, target: Target) -> None:
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._idle: list[Connection] = []
+        self.network = network
+        self.target = target
+        self.sent: dict[Connection, None] = {}
+        self.making: dict[asyncio.Task[None], tuple[Delivery, float]] = {}
+
+    @property
+    def busy(self) -> int:
+        """How many carry a request, or are being made for one."""
+        return len(self.sent) + len(self.making)
+
+    def busy_since(self, at_s: float) -> bool:
+        """Whether any has become busy at this moment, or later."""
+        sent = next(reversed(self.sent), None)
+        _, making_s = next(reversed(self.making.values()), (None, -inf))
+        return making_s >= at_s or (sent is not None and sent.at >= at_s)
+
+    @property
+    def idle(self) -> int:
+        return len(self._idle)
+
+    @property
+    def may_have_one(self) -> bool:
+        """Whether one is idle, or may be opened."""
+        return bool(self._idle) or not self.network.sockets.used_up
+
+    def take_idle(self) -> Connection | None:
+        return self._idle.pop() if self._idle else None
+
+    def make(self, delivery: Delivery, work: Coroutine[Any, Any, None]) -> None:
+        """Run what makes one for this delivery, connect() within."""
+        self.network.sockets.open += 1
+        task = self._loop.create_task(work)
+        self.making[task] = delivery, self._loop.time()
+        task.add_done_callback(self._made)
+
+    def _made(self, task: asyncio.Task[None]) -> None:
+        del self.making[task]
+        if task.cancelled():
+            self.network.sockets.open -= 1
+
+    async def connect(self) -> tuple[Target, Connection | ConnectFailed]:
+        """A connection to where the listener is by then, or why there is none; and to where."""
+        network = self.network
+        while True:
+            target = self.target
+            try:
+                connection = await connect(self._owner, target, network.resolver, network.tls)
+            except ConnectFailed as error:
+                network.sockets.open -= 1
+                return target, error
+            if target is self.target:
+                return target, connection
+            connection.close()  # the address was changed meanwhile
+            network.sockets.open += 1
+
+    def aim(self, target: Target) -> None:
+        """Nothing more is sent elsewhere; a connection that leads there is closed, a busy one when it is released."""
+        if target != self.target:
+            self.target = target
+            for connection in self._idle:
+                connection.close()
+            self._idle.clear()
+
+    def release(self, connection: Connection) -> None:
+        """Its request is over: keep it for the next one."""
+        self.sent.pop(connection, None)
+        if connection.target is self.target and not self.network.sockets.crowded:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def lost(self, connection: Connection) -> bool:
+        """It is closed. Whether it carried a request."""
+        self.network.sockets.open -= 1
+        if connection in self.sent:
+            del self.sent[connection]
+            return True
+        if connection in self._idle:
+            self._idle.remove(connection)
+        return False
+
+    def expired(self, before_s: float) -> Connection | None:
+        """One on which a request was sent by this moment, out of `sent`; None when there is none."""
+        connection = next(iter(self.sent), None)
+        if connection is None or connection.at > before_s:
+            return None
+        del self.sent[connection]
+        return connection
+
+    def tidy(self) -> None:
+        """Close those that nothing was sent on for a while."""
+        before_s = self._loop.time() - _IDLE_S
+        while self._idle and self._idle[0].at < before_s:
+            self._idle.pop(0).close()
+
+    def close(self) -> None:
+        """All of them; lost() follows."""
+        for task in list(self.making):
+            task.cancel()
+        for connection in (*self._idle, *self.sent):
+            connection.close()
