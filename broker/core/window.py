@@ -87,7 +87,7 @@ class Window(Generic[D]):
         return self.behind[0] if self.behind else self.scan_from
 
     def may_take(self, offset: int) -> bool:
-        """Whether fed() would put this own offset among the open ones, if there is room."""
+        """Whether take() may put this own offset among the open ones, if there is room."""
         if self.behind:
             return offset == self.behind[0]
         return self.scan_from is not None and offset >= self.scan_from

@@ -1,6 +1,6 @@
 """The topics: what each holds, how it is created, and whether an existing one would lose data.
 
-For: the table of design section 3. Not for: reading or writing them (log.py), what the events mean (broker/core)."""
+For: the table of all topics. Not for: reading or writing them (log.py), what the events mean (broker/core)."""
 
 from __future__ import annotations
 
