@@ -43,8 +43,8 @@ from broker.accounts import AccountCommands
 from broker.audit.pace import Others
 from broker.audit.reader import LogReader
 from broker.commands import Commands, Quotas
-from broker.delivery.guard import Resolver
 from broker.idempotency import Idempotency
+from broker.outbound.addresses import Resolver
 from broker.ports import Cursors, Deliveries, DirectoryView, ListenerStatus, Log, Outstanding
 from broker.replays import ReplayCommands
 from broker.sealing import Sealer

@@ -1,7 +1,7 @@
 """A listener's signing secret, and its test: requests and answers.
 
 For: /secret, /secret/rotate and /test below a listener. Not for: the listener itself (listeners.py), what a rotation
-does (broker/secrets.py), what a test sends (broker/delivery/trial.py)."""
+does (broker/secrets.py), what a test sends (broker/outbound/listener_test.py)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from api.problems import TooManyRequests
 from api.shapes import RotationBody
 from broker.commands import find_listener, now_ms
 from broker.core.directory import Listener
-from broker.delivery.guard import Resolver
-from broker.delivery.http import tls_context
-from broker.delivery.trial import try_out
 from broker.errors import NotFound
+from broker.outbound.addresses import Resolver
+from broker.outbound.connection import tls_context
+from broker.outbound.listener_test import try_out
 from broker.places import Places
 from broker.ports import DirectoryView
 from broker.sealing import Sealer

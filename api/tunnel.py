@@ -31,8 +31,8 @@ from api.changes import Changes
 from api.problems import MEDIA_TYPE, TooManyRequests, problem
 from broker.commands import Commands, ListenerWishes, find_queue, now_ms
 from broker.core.directory import Key, Listener
-from broker.delivery.guard import AWAY, TUNNEL_PROOF, tunnel_proof
 from broker.errors import BrokerError, Refused
+from broker.outbound.addresses import AWAY, TUNNEL_PROOF, tunnel_proof
 from broker.places import Places
 from broker.ports import DirectoryView
 

@@ -25,7 +25,6 @@ from broker.core.directory import Key, Listener, Organization, Queue
 from broker.core.events import ControlEvent, ListenerSettings
 from broker.core.names import refuse_name
 from broker.core.origins import same_origin
-from broker.delivery.guard import TUNNEL, refuse_url
 from broker.errors import (
     Changed,
     ConfigurationError,
@@ -37,6 +36,7 @@ from broker.errors import (
     Unavailable,
     ViewBehind,
 )
+from broker.outbound.addresses import TUNNEL, refuse_url
 from broker.ports import ControlLog, DirectoryView, Log
 from broker.sealing import Sealer
 from broker.settings import Network

@@ -18,8 +18,8 @@ from broker.core.cursor import Cursor
 from broker.core.directory import Listener
 from broker.core.ids import parse_message_id
 from broker.core.replays import Replay, pick
-from broker.delivery.guard import refuse_url
 from broker.errors import NotFound, Refused
+from broker.outbound.addresses import refuse_url
 from broker.ports import Cursors, DirectoryView, Log, Outstanding
 from broker.settings import Network
 

@@ -17,12 +17,12 @@ from api.tunnel import Tunnels
 from broker import disk
 from broker.audit.reader import LogReader
 from broker.damage import DamageReports
-from broker.delivery.guard import TUNNEL
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.deliveries import KafkaDeliveries
 from broker.kafka.log import KafkaLog
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.topics import topics
+from broker.outbound.addresses import TUNNEL
 from broker.sealing import Sealer
 from broker.volume import StoredBytes
 from cli import admin, files

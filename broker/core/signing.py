@@ -1,7 +1,7 @@
 """Signs the request of one attempt.
 
 For: the order of the signed bytes and the signature's form (Standard Webhooks 1.0, "Signature scheme").
-Not for: which secret is current (broker/core/directory.py) or sending (broker/delivery/http.py)."""
+Not for: which secret is current (broker/core/directory.py) or sending (broker/outbound/connection.py)."""
 
 from __future__ import annotations
 

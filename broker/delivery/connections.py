@@ -1,7 +1,7 @@
 """A courier's connections to its listener: those a request was sent on, those being made, and those that are idle.
 
 For: opening as many as the process may have, keeping idle ones for a while, closing those that lead elsewhere.
-Not for: what is sent when (courier.py), one connection (http.py).
+Not for: what is sent when (courier.py), one connection (broker/outbound/connection.py).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Final
 
-from broker.delivery.guard import Resolver, Target
-from broker.delivery.http import ConnectFailed, Connection, Owner, connect
 from broker.delivery.shares import Sockets
 from broker.delivery.stream import Delivery
+from broker.outbound.addresses import Resolver, Target
+from broker.outbound.connection import ConnectFailed, Connection, Owner, connect
 
 _IDLE_S: Final = 30.0  # after which a connection that nothing was sent on is closed
 

@@ -48,15 +48,15 @@ from broker.core.retry import RetryPolicy
 from broker.core.turns import Turns
 from broker.core.window import Window
 from broker.delivery.connections import Connections, Network
-from broker.delivery.guard import parse_url
-from broker.delivery.http import ConnectFailed, Connection, NotTried
 from broker.delivery.limits import Limits
 from broker.delivery.message import Message
-from broker.delivery.request import Opened, also_signed, post_head
 from broker.delivery.shares import HELD_BYTES_MAX
 from broker.delivery.sparing import Sparing
 from broker.delivery.stream import Assigned, Delivery, Stream, now_ms
 from broker.errors import UnknownEvent
+from broker.outbound.addresses import parse_url
+from broker.outbound.connection import ConnectFailed, Connection, NotTried
+from broker.outbound.request import Opened, also_signed, post_head
 
 log = logging.getLogger(__name__)
 
@@ -420,7 +420,7 @@ class Courier:
         else:
             self._put_aside(delivery, None, None, max(now_ms(), message.deliver_at_ms))
 
-    # What its connections tell (http.Owner)
+    # What its connections tell (broker/outbound/connection.py, Owner)
 
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None:
         delivery: Delivery = connection.work

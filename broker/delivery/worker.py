@@ -30,18 +30,18 @@ from broker.core.window import Window
 from broker.delivery.assignment import Assignment
 from broker.delivery.connections import Network
 from broker.delivery.courier import Courier
-from broker.delivery.guard import Resolver
-from broker.delivery.http import tls_context
 from broker.delivery.limits import FAILS
 from broker.delivery.liveness import Liveness
 from broker.delivery.message import messages
 from broker.delivery.meters import Condition, Meters, condition
 from broker.delivery.ports import Ports
 from broker.delivery.readers import Partition, report_messages_gone
-from broker.delivery.request import Opened, open_listener, same_seals
 from broker.delivery.shares import Processor, Sockets, let_begin, share_out
 from broker.delivery.stream import Delivery, Stream, now_ms
 from broker.errors import BrokerError, LogDamaged, LogUnavailable
+from broker.outbound.addresses import Resolver
+from broker.outbound.connection import tls_context
+from broker.outbound.request import Opened, open_listener, same_seals
 from broker.ports import EARLIEST, Count, DirectoryView, Record
 from broker.sealing import Sealer
 from broker.settings import Settings

@@ -20,15 +20,15 @@ from broker.core.flow import WHOLE, Share
 from broker.core.signing import Signer
 from broker.delivery.connections import Network
 from broker.delivery.courier import Courier
-from broker.delivery.guard import Resolver
 from broker.delivery.liveness import Liveness
 from broker.delivery.message import Message
 from broker.delivery.outstanding import Outstanding
 from broker.delivery.readers import CatchUp, Partition
-from broker.delivery.request import Opened
 from broker.delivery.shares import Sockets, let_begin, share_out
 from broker.delivery.stream import Delivery, Stream, now_ms, outcome_events, take_outcomes
 from broker.errors import LogUnavailable
+from broker.outbound.addresses import Resolver
+from broker.outbound.request import Opened
 from tests.outstanding_topic import OutstandingTopic
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)

@@ -12,7 +12,9 @@ import pytest
 
 from broker.core.circuit import TRIP_AFTER, State
 from broker.delivery import courier as courier_module
-from broker.delivery import guard, http, names
+from broker.outbound import addresses as guard
+from broker.outbound import connection as http
+from broker.outbound import dns as names
 from tests.delivery.office import OK, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 and so on are addresses of Linux")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 
 from broker.core.flow import WHOLE
-from broker.delivery.http import Connection
+from broker.outbound.connection import Connection
 from tests.delivery.office import OK, paused, until
 
 

@@ -16,12 +16,12 @@ from broker.core.retry import RetryPolicy
 from broker.core.window import Window
 from broker.delivery import connections as connections_module
 from broker.delivery import courier as courier_module
-from broker.delivery import http as http_module
 from broker.delivery import limits as limits_module
 from broker.delivery import readers, shares
 from broker.delivery.courier import Courier
-from broker.delivery.http import ConnectFailed
 from broker.delivery.stream import Delivery, Stream
+from broker.outbound import connection as http_module
+from broker.outbound.connection import ConnectFailed
 from tests.delivery import office as office_module
 from tests.delivery.office import OK, paused, until
 

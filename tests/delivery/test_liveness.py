@@ -11,8 +11,8 @@ import pytest
 
 from broker.core.circuit import Circuit
 from broker.delivery import liveness
-from broker.delivery.guard import Resolver
 from broker.delivery.liveness import PROBES_LEAST, PROBES_MOST, Liveness, alive
+from broker.outbound.addresses import Resolver
 from tests.delivery.office import OK, until
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker.core.circuit import State
-from broker.delivery.guard import TUNNEL_PROOF, tunnel_proof
+from broker.outbound.addresses import TUNNEL_PROOF, tunnel_proof
 from tests.delivery.office import OK, until
 
 TOKEN = "a-token"

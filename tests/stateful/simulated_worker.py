@@ -16,13 +16,13 @@ from broker.core.directory import Queue
 from broker.core.flow import Share
 from broker.delivery import worker as worker_module
 from broker.delivery.courier import Courier
-from broker.delivery.guard import Target
 from broker.delivery.message import Message
 from broker.delivery.outstanding import Outstanding
 from broker.delivery.readers import Partition
 from broker.delivery.stream import Delivery
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable
+from broker.outbound.addresses import Target
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings, Settings
 from tests.stateful.simulated_log import Future, SimFeed, SimMembership

@@ -53,13 +53,13 @@ from broker.delivery import (
 from broker.delivery import worker as worker_module
 from broker.delivery.assignment import Assignment
 from broker.delivery.courier import Courier
-from broker.delivery.guard import AWAY, Target
-from broker.delivery.http import ConnectFailed
 from broker.delivery.message import Message
 from broker.delivery.owed import owed_key
 from broker.delivery.shares import Sockets
 from broker.delivery.stream import Delivery, Stream
 from broker.kafka import changes as changes_topic
+from broker.outbound.addresses import AWAY, Target
+from broker.outbound.connection import ConnectFailed
 from broker.ports import SESSION_TIMEOUT_MS
 from tests.scenarios.verdict import Crash, Put, Record, Taken, violations
 from tests.stateful.simulated_changes import SimChanges

@@ -29,8 +29,8 @@ from api.tunnel import Tunnel, Tunnels
 from broker.core import events, ids, names, signing
 from broker.core.accounts import refuse_email
 from broker.core.cursor import Cursor
-from broker.delivery.guard import Target, literal_address, refuse_url
-from broker.delivery.http import Connection, retry_after_s
+from broker.outbound.addresses import Target, literal_address, refuse_url
+from broker.outbound.connection import Connection, retry_after_s
 from cli.hosts import Hosts
 from cli.moments import Moment
 from cli.options import _Age, _Host, _Network

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from broker.delivery.guard import TUNNEL, parse_url
+from broker.outbound.addresses import TUNNEL, parse_url
 from broker.sealing import new_sealing_key
 from cli import files
 from cli.app import everput

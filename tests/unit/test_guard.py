@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.delivery.guard import (
+from broker.outbound.addresses import (
     URL_CHARS_MAX,
     Refused,
     Resolver,

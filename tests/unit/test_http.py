@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.delivery import http as module
-from broker.delivery.guard import parse_url
-from broker.delivery.http import Connection, retry_after_s
+from broker.outbound import connection as module
+from broker.outbound.addresses import parse_url
+from broker.outbound.connection import Connection, retry_after_s
 
 TARGET = parse_url("http://listener.example/")
 ANSWERS = (

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker.delivery import guard, names
-from broker.delivery.guard import Resolver
-from broker.delivery.names import Names, NotAsked
+from broker.outbound import addresses as guard
+from broker.outbound import dns as names
+from broker.outbound.addresses import Resolver
+from broker.outbound.dns import Names, NotAsked
 
 PUBLIC = ["93.184.215.14"]
 

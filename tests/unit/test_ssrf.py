@@ -17,9 +17,9 @@ import pytest
 from api_client import make_api, problem
 from test_guard import BAD_ADDRESSES, LOOPBACK, Names
 
-from broker.delivery.guard import Resolver, parse_url
-from broker.delivery.http import ConnectFailed, connect
 from broker.delivery.liveness import alive
+from broker.outbound.addresses import Resolver, parse_url
+from broker.outbound.connection import ConnectFailed, connect
 
 DISGUISES = ["127.1", "2130706433", "0x7f000001", "017700000001", "0177.0.0.1", "127.0.0.1.", "0", "[::ffff:7f00:1]"]
 HOSTS = [*(f"[{text}]" if ":" in text else text for text in BAD_ADDRESSES), *DISGUISES, "localhost", "a.internal"]
@@ -114,7 +114,7 @@ async def test_no_connection_is_made_to_an_address_that_is_not_allowed_however_i
 
 async def test_no_connection_is_made_to_a_port_where_something_else_than_http_is_spoken(monkeypatch):
     async with forbidden_server() as (port, connected):
-        monkeypatch.setattr("broker.delivery.http.PORTS_REFUSED", frozenset({port}))
+        monkeypatch.setattr("broker.outbound.connection.PORTS_REFUSED", frozenset({port}))
         for host in ("127.0.0.1", "localhost"):
             assert await attempt(f"http://{host}:{port}/", Resolver(LOOPBACK)) == "port-not-allowed"
         assert connected == []
@@ -135,7 +135,7 @@ async def test_a_name_whose_answer_changes_after_the_check_is_checked_at_each_co
     async with forbidden_server() as (port, connected):
         names = Names(["127.0.0.1"], ["127.0.0.2"], ["127.0.0.2"])
         monkeypatch.setattr(socket, "getaddrinfo", names.getaddrinfo)
-        monkeypatch.setattr("broker.delivery.guard._CACHE_S", -1.0)
+        monkeypatch.setattr("broker.outbound.addresses._CACHE_S", -1.0)
         resolver = Resolver((ip_network("127.0.0.1/32"),))
         target = parse_url(f"http://rebinding.example:{port}/")
         connection = await connect(Owner(), target, resolver, ssl.create_default_context())
@@ -158,7 +158,7 @@ async def test_a_test_of_a_listener_is_guarded_too(monkeypatch):
 
 async def test_a_name_that_leads_inside_is_answered_as_one_that_is_not_known(monkeypatch, caplog):
     """In the answer to a test; in an attempt, by test_answers.py. The process log tells them apart."""
-    caplog.set_level(logging.DEBUG, "broker.delivery.http")
+    caplog.set_level(logging.DEBUG, "broker.outbound.connection")
     api = await make_api()
     queue_id = await api.queue()
     answers = []

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from api.tunnel import REVOKED, Room, Tunnels
 from broker.commands import Commands, create_key, now_ms
-from broker.delivery.guard import AWAY, TUNNEL_PROOF, parse_url, refuse_url, tunnel_proof
+from broker.outbound.addresses import AWAY, TUNNEL_PROOF, parse_url, refuse_url, tunnel_proof
 
 
 @pytest.fixture(autouse=True)

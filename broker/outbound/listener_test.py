@@ -6,6 +6,7 @@ Not for: who may ask, and how often (api/secrets.py)."""
 from __future__ import annotations
 
 import asyncio
+import secrets
 import ssl
 import time
 from typing import Final, NamedTuple
@@ -14,10 +15,9 @@ import orjson
 
 from broker.core.directory import Listener, Queue
 from broker.core.ids import message_id
-from broker.delivery.guard import Resolver, parse_url
-from broker.delivery.once import ask
-from broker.delivery.request import also_signed, open_listener, post_head
-from broker.puts import random_bits
+from broker.outbound.addresses import Resolver, parse_url
+from broker.outbound.request import also_signed, open_listener, post_head
+from broker.outbound.single_request import ask
 from broker.sealing import Sealer
 
 TIMEOUT_S_MAX: Final = 15.0
@@ -37,7 +37,7 @@ async def try_out(sealer: Sealer, queue: Queue, listener: Listener, resolver: Re
     opened = open_listener(sealer, listener)
     target = parse_url(listener.notify_url)
     at_ms = time.time_ns() // 1_000_000
-    made = message_id(at_ms=at_ms, partition=0, random_bits=random_bits())
+    made = message_id(at_ms=at_ms, partition=0, random_bits=secrets.randbits(62))
     body = orjson.dumps(
         {
             "queue": {"id": queue.id, "name": queue.name},

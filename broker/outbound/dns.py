@@ -1,7 +1,7 @@
 """Asks DNS for names, on threads of its own: names that hang must not hold up the others.
 
 For: how many are asked at once, and which come first. Not for: which addresses are allowed and how long an answer is
-kept (guard.py).
+kept (addresses.py).
 
 A question can't be taken back: its thread waits for as long as the system's resolver does, half a minute where a name
 server is silent. So there are three desks: for names that were answered quickly the last time, for those that nothing

@@ -8,8 +8,8 @@ import asyncio
 import ssl
 from typing import NamedTuple
 
-from broker.delivery.guard import Resolver, Target
-from broker.delivery.http import ConnectFailed, Connection, connect
+from broker.outbound.addresses import Resolver, Target
+from broker.outbound.connection import ConnectFailed, Connection, connect
 
 
 class Answer(NamedTuple):
@@ -20,7 +20,7 @@ class Answer(NamedTuple):
 
 
 class _Once:
-    """The owner of the connection (http.Owner)."""
+    """The owner of the connection (connection.Owner)."""
 
     def __init__(self) -> None:
         self.done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()

@@ -1,7 +1,7 @@
 """What a request to a listener is made of, besides its message: its address, its own headers, its secrets.
 
 For: opening what is sealed in the log, and the request's first lines, the same for a delivery and a test.
-Not for: signing (broker/core/signing.py), sending (http.py)."""
+Not for: signing (broker/core/signing.py), sending (connection.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from broker.core.directory import Listener
 from broker.core.signing import Signer, secret_bytes
-from broker.delivery.guard import Target
+from broker.outbound.addresses import Target
 from broker.sealing import Sealer
 
 _HEADERS_OURS: Final = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})

@@ -1,7 +1,7 @@
 """HTTP/1.1 connections to listeners: one request at a time each, parsed by httptools.
 
 For: connecting (TLS, pinned addresses), writing a request, and telling its owner the answer's status, the connection's
-release and its end. Not for: what is sent when and what an answer means (courier.py, liveness.py).
+release and its end. Not for: what is sent when and what an answer means (broker/delivery).
 
 The status line is the answer. What follows is read, up to BODY_BYTES_MAX, only to use the connection again: a listener
 that answers 200 and then does not end within a second has taken the message, and its connection is closed.
@@ -18,8 +18,8 @@ from typing import Any, Final, Protocol
 
 import httptools
 
-from broker.delivery.guard import PORTS_REFUSED, TUNNEL_PROOF, Refused, Resolver, Target, tunnel_proof
-from broker.delivery.names import NotAsked
+from broker.outbound.addresses import PORTS_REFUSED, TUNNEL_PROOF, Refused, Resolver, Target, tunnel_proof
+from broker.outbound.dns import NotAsked
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Keeps listeners' URLs away from addresses and ports that are nobody's to name: SSRF.
 
 For: what a URL may be (at PUT, without DNS) and what may be connected to (at every connect, after DNS).
-Not for: connecting (http.py); it uses the very addresses that were checked here, so a name can't change in between.
+Not for: connecting (connection.py), to the very addresses that were checked here: a name can't change in between.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from broker.core.delivery import TUNNEL_AWAY
-from broker.delivery.names import Ask, Names, NotAsked, ask_system
+from broker.outbound.dns import Ask, Names, NotAsked, ask_system
 from broker.settings import Network
 
 URL_CHARS_MAX: Final = 2048
@@ -191,7 +191,7 @@ class _Kept:
 class Resolver:
     """Names to allowed addresses, kept for a few seconds, asked once for all who wait.
 
-    An answer serves on for minutes while DNS gives no other (as RFC 8767). ask: see names.py.
+    An answer serves on for minutes while DNS gives no other (as RFC 8767). ask: see dns.py.
     """
 
     def __init__(self, allow: Sequence[Network], ask: Ask = ask_system) -> None:
