@@ -480,14 +480,11 @@ class Worker:
 
     async def _follow_tail(self) -> None:
         while True:
-            assignment = self.assignment
             try:
-                read = await self._tail.read()
+                # A read that began before a take-over may bring the first records after it: nothing may be left out.
+                await self._feed(await self._tail.read())
             except LogDamaged as damage:
                 self._pass_over(damage)
-                continue
-            if assignment is self.assignment:
-                await self._feed(read)
             await asyncio.sleep(0)  # records that are there already must not keep the answers waiting
 
     async def _feed(self, read: Mapping[int, Iterable[Record]]) -> None:

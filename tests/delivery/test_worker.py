@@ -212,6 +212,24 @@ async def test_what_was_begun_for_an_earlier_assignment_reaches_no_later_one(own
     await later.fence.assure()
 
 
+async def test_what_is_brought_by_a_read_that_began_before_the_take_over_is_not_left_out(worker, kafka, monkeypatch):
+    read, may_read = worker._tail.read, asyncio.Event()
+
+    async def read_late():
+        await may_read.wait()
+        return await read()
+
+    monkeypatch.setattr(worker._tail, "read", read_late)
+    following = asyncio.create_task(worker._follow_tail())
+    await asyncio.sleep(0)
+    await join(worker)
+    await owns(worker)
+    kafka.write("messages", 0, b"m", b"{}", (("queue", b"q-2"),))
+    may_read.set()
+    await until(lambda: worker.assignment.partitions[0].tail == 101)
+    following.cancel()
+
+
 async def test_one_that_is_given_no_partition_is_ready_all_the_same(worker):
     worker._gained([])
     assert worker._loaded.is_set()
