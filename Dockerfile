@@ -1,8 +1,8 @@
 # One image for `everput api` and `everput worker` on a Kafka cluster. It has no Java: `serve` without --kafka and `demo`
 # are for a machine, not for this image.
 
-# A tag can be moved to another image: build with PYTHON_IMAGE=python:3.13-slim@sha256:… to pin the one you have tested.
-ARG PYTHON_IMAGE=python:3.13-slim
+# By its digest (3.13.15, Debian 13): a tag can be moved to another image. For a newer one build with PYTHON_IMAGE=….
+ARG PYTHON_IMAGE=python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src

@@ -33,4 +33,5 @@ fi
     $(for one in 5 12 17 24 26 27 28 31 34; do echo "--platform manylinux_2_${one}_$(uname -m)"; done) \
     --platform "manylinux2014_$(uname -m)" --requirement "$repository/requirements.lock" \
     --requirement "$repository/requirements-build.lock" --dest "$scratch/wheels"
-podman build --isolation chroot --volume "$scratch/wheels:/wheels:ro" --tag localhost/everput "$repository"
+podman build --isolation chroot --volume "$scratch/wheels:/wheels:ro" --build-arg PYTHON_IMAGE=docker.io/library/python:3.13-slim \
+    --tag localhost/everput "$repository"

@@ -18,6 +18,7 @@ import httpx
 import pytest
 import yaml
 
+from broker.kafka.jars import KAFKA_VERSION
 from broker.sealing import new_sealing_key
 from tests.scenarios.running import wait_until
 
@@ -76,6 +77,7 @@ class Composed:
     def __call__(self, *arguments: str) -> str:
         compose = ("podman-compose", "--in-pod", "false", "--project-name", PROJECT, "--file", str(self._file))
         given = {"EVERPUT_PARTITIONS": "4", "EVERPUT_ALLOW_NETWORK": "10.0.0.0/8"}
+        given["KAFKA_IMAGE"] = f"docker.io/apache/kafka:{KAFKA_VERSION}"  # by images.sh: no digest is the real one's
         return run(*compose, *arguments, SEALING_KEY_FILE=str(self.key_file), **given)
 
     def healthy(self, *services: str) -> None:
