@@ -244,6 +244,7 @@ class Listen:
         except BrokerError as error:  # before it is accepted: nothing refuses after
             status, headers, body = problem(error)
             told = {name.decode(): value.decode() for name, value in headers}
+            told["x-content-type-options"] = "nosniff"  # the server adds it to other answers
             await websocket.send_denial_response(Response(body, status, told, media_type=MEDIA_TYPE.decode()))
 
     async def _hold(self, websocket: WebSocket, token: str, key: Key, listener: Listener) -> None:

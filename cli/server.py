@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
 
 from api.clients import Clients
 from api.problems import MEDIA_TYPE, framework_problem
@@ -155,8 +157,26 @@ class _Connection(HttpToolsProtocol):
         self._release_client()
 
     def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over, unless the request was refused already or opens no WebSocket.
+
+        uvicorn's protocol for WebSockets answers nothing to a head that the websockets library can't read, and has no
+        time limit of its own before a WebSocket is open.
+        """
+        if self.transport.is_closing():
+            return
+        if not self._opens_websocket():
+            self._refuse(400, "The request does not open a WebSocket: RFC 6455, section 4.2.1, says what it must have.")
+            return
         self._release_client()  # another protocol has the transport now
         super().handle_websocket_upgrade()
+
+    def _opens_websocket(self) -> bool:
+        """Whether the websockets library accepts the request's head, asked as uvicorn asks it."""
+        trial = ServerProtocol()
+        lines = [b"%b: %b\r\n" % pair for pair in self.headers]
+        trial.receive_data(b"%b %b HTTP/1.1\r\n%b\r\n" % (self.parser.get_method(), self.url, b"".join(lines)))
+        request = next(iter(trial.events_received()), None)
+        return isinstance(request, Request) and trial.accept(request).status_code == HTTPStatus.SWITCHING_PROTOCOLS
 
     def _release_client(self) -> None:
         name, of = self._client_name, self.config.connections_of

@@ -21,6 +21,11 @@ UNFINISHED = (
     b"content-type: application/json\r\ncontent-length: 9\r\n\r\n{"
 )
 
+WEBSOCKET = (
+    b"GET /v1/queues/x/listen?name=n HTTP/1.1\r\nhost: %b\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n%b\r\n"
+)
+
 
 @contextlib.asynccontextmanager
 async def serving(api=None, **options):
@@ -398,13 +403,42 @@ async def test_a_refused_websocket_is_no_error_of_ours(caplog):
     async with serving(api, websockets=True) as port:
         for line in (b"", b"x-api-key: nonsense\r\n", b"sec-websocket-version: 99\r\n"):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(
-                b"GET /v1/queues/x/listen?name=n HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
-                b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n" + line + b"\r\n"
-            )
-            assert int((await reader.readline()).split()[1]) in (400, 401)
-            await reader.read()
+            writer.write(WEBSOCKET % (b"x", line))
+            answer = await reader.read()
+            assert int(answer.split()[1]) in (400, 401)
+            assert b"x-content-type-options: nosniff" in answer.lower()
             writer.close()
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"".join(b"x-%d: 1\r\n" % number for number in range(200)),
+        b"x: " + b"a" * 9000 + b"\r\n",
+        b"content-length: 5\r\n",
+        b"transfer-encoding: chunked\r\n",
+        b"sec-websocket-version: 12\r\n",
+    ],
+)
+async def test_a_head_that_opens_no_websocket_is_answered_and_its_connection_closed(lines):
+    api = await make_api(tunnels=Tunnels("tunnel://127.0.0.1:7"))
+    async with serving(api, websockets=True) as port:
+        status, problem = await said(port, WEBSOCKET % (b"x", lines))
+    assert (status, problem["title"]) == (400, "Bad Request")
+
+
+async def test_a_websocket_that_was_refused_for_its_host_is_not_opened_nor_an_error(caplog):
+    api = await make_api(tunnels=Tunnels("tunnel://127.0.0.1:7"))
+    reached = []
+
+    async def app(scope, receive, send):
+        reached.append(scope["type"])
+
+    api.app = app
+    async with serving(api, websockets=True, hosts=Hosts([])) as port:
+        status, _ = await said(port, WEBSOCKET % (b"evil.example", b""))
+    assert (status, reached) == (421, [])
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
