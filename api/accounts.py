@@ -119,6 +119,7 @@ class Accounts:
 
     async def change_password(self, call: Call) -> Any:
         session = await self._sessions.find(call.scope, call.headers)
+        call.by_session(session)
         body = await call.json(PasswordBody, small=True)
         account = self._account(session)
         self._guess(call, account.email, known=True)
@@ -131,6 +132,7 @@ class Accounts:
     async def delete(self, call: Call) -> Any:
         """The answer names the organizations that nobody can sign in to any more."""
         session = await self._sessions.find(call.scope, call.headers)
+        call.by_session(session)
         body = await call.json(DeletionBody, small=True)
         account = self._account(session)
         self._guess(call, account.email, known=True)
@@ -171,6 +173,7 @@ class Accounts:
 
     async def create_organization(self, call: Call) -> Any:
         session = await self._sessions.find(call.scope, call.headers)
+        call.by_session(session)
         body = await call.json(NameBody, small=True)
         organization = await self._commands.create_organization(
             session.account_id, name=body.name, request_id=call.request_text

@@ -134,16 +134,21 @@ class Call:
         self.organization_id = key.organization_id
         self.actor = f"key:{key.id}"
 
-    def by_member(self, session: Session, organization_id: str) -> None:
-        """It is this session that asks, of a member of the organization."""
+    def by_session(self, session: Session) -> None:
+        """It is this session that asks, in no organization."""
         self.session = session
-        self.organization_id = organization_id
         self.actor = f"account:{session.account_id}"
 
-    def check_still_in(self) -> None:
-        """Refuse a key that was revoked, and a member who was removed, while the body was on its way.
+    def by_member(self, session: Session, organization_id: str) -> None:
+        """It is this session that asks, of a member of the organization."""
+        self.by_session(session)
+        self.organization_id = organization_id
 
-        A body may take a minute: whoever is let in with its first byte must still be welcome with its last.
+    def check_still_in(self) -> None:
+        """Refuse a key that was revoked, and a member who was removed, while the body or the answer was on its way.
+
+        A body may take a minute: whoever is let in with its first byte must still be welcome with its last. An answer
+        that is streamed may take hours.
         """
         state = self._service.view.state
         if self.key is not None:
@@ -153,7 +158,8 @@ class Call:
         elif self.session is not None:
             if self.session.id not in state.accounts.sessions:
                 raise NoSession("This session has ended.")
-            if not state.is_member(self.organization_id, self.session.account_id):
+            organization_id = getattr(self, "organization_id", None)
+            if organization_id is not None and not state.is_member(organization_id, self.session.account_id):
                 raise NotFound("no organization has this id")
 
     def context(self) -> Context:

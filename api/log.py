@@ -69,7 +69,7 @@ class EventLog:
             first = await anext(slices)  # what is wrong is a problem of its own, not the end of a stream
         except WrongCursor as error:
             raise BadParameter(str(error), parameter="cursor") from None
-        return Stream(_MEDIA, self._lines(first, slices, organization_id), slices.aclose)
+        return Stream(_MEDIA, self._lines(call, first, slices), slices.aclose)
 
     def _cursor(self, query: dict[str, str], organization_id: str) -> Cursor | None:
         if "cursor" not in query:
@@ -80,12 +80,12 @@ class EventLog:
         except ValueError:
             raise BadParameter("cursor must be one that the log gave", parameter="cursor") from None
 
-    async def _lines(
-        self, first: Slice, rest: AsyncGenerator[Slice, None], organization_id: str
-    ) -> AsyncGenerator[bytes, None]:
-        yield self._slice_lines(first, organization_id)
+    async def _lines(self, call: Call, first: Slice, rest: AsyncGenerator[Slice, None]) -> AsyncGenerator[bytes, None]:
+        """The lines, cut off when the key is revoked or the member is removed meanwhile (Call.check_still_in)."""
+        yield self._slice_lines(first, call.organization_id)
         async for one in rest:
-            yield self._slice_lines(one, organization_id)
+            call.check_still_in()
+            yield self._slice_lines(one, call.organization_id)
 
     def _slice_lines(self, one: Slice, organization_id: str) -> bytes:
         lines = [

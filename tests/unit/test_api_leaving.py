@@ -13,6 +13,7 @@ from api_client import Api, make_api, problem
 from test_api_accounts import PASSWORD, WHO, bearer, cheap_passwords, organization, register  # noqa: F401 - a fixture
 
 from broker.accounts import AccountCommands
+from broker.audit import reader as reader_module
 from broker.core.accounts import Account
 
 BOB = "bob@example.com"
@@ -183,3 +184,62 @@ async def test_who_is_removed_or_revoked_while_a_body_is_on_its_way_makes_no_key
         answer = await api.bare.put(keys, content=body(), headers=sent)
         problem(answer, status)
     assert "late" not in [key.name for key in api.log.control.state.keys.values()]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PUT", "/v1/organizations", b'{"name": "late"}'),
+        ("POST", "/v1/accounts/delete", b'{"password": "%b"}' % PASSWORD.encode()),
+    ],
+)
+async def test_a_session_that_ends_while_a_body_is_on_its_way_does_nothing_more(api, method, path, body):
+    ended = await register(api)
+    other = (await api.bare.post("/v1/sessions", json=WHO)).json()["session"]["token"]
+
+    async def slowly():
+        yield body[:1]
+        assert (await delete(api, "/v1/sessions?which=others", other)).status_code == 200
+        yield body[1:]
+
+    headers = {**bearer(ended), "content-type": "application/json"}
+    problem(await api.bare.request(method, path, content=slowly(), headers=headers), 401)
+    assert account(api).email == WHO["email"]
+    assert "late" not in [one.name for one in api.log.control.state.organizations.values()]
+
+
+@pytest.mark.parametrize("by", ["key", "member"])
+async def test_a_log_that_is_being_sent_ends_when_its_reader_is_out(api, by, monkeypatch):
+    monkeypatch.setattr(reader_module, "SETTLE_MS", 0)
+    monkeypatch.setattr(reader_module, "_SLICE_EVENTS", 1)
+    ann, bob, path = await two_members(api)
+    keys = path.replace("members", "keys")
+    made = (await api.bare.put(keys, json={"name": "a", "scopes": ["audit"]}, headers=bearer(ann))).json()["key"]
+    sent = {"x-api-key": made["secret"]}
+    if by == "member":
+        sent = {**bearer(bob), "everput-organization": path.split("/")[3]}
+    whole = (await api.bare.get("/v1/log", headers=sent)).content
+    assert b'"complete":true' in whole
+    out = f"{path}/{account(api, BOB).id}" if by == "member" else f"{keys}/{made['id']}"
+    told = asyncio.Queue[Any]()
+
+    async def send(message: Any) -> None:
+        told.put_nowait(message)
+        if message.get("body") and told.qsize() == 2:  # the head and the first lines are there
+            assert (await delete(api, out, ann)).status_code == 200
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/v1/log",
+        "raw_path": b"/v1/log",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
+        "scheme": "http",
+        "http_version": "1.1",
+        "root_path": "",
+    }
+    await api.app(scope, asyncio.Queue[Any]().get, send)
+    bodies = [message["body"] for message in (told.get_nowait() for _ in range(told.qsize())) if "body" in message]
+    assert b'"complete":false' in bodies[0]
+    assert not any(b'"complete":true' in body for body in bodies)
