@@ -13,7 +13,7 @@ import click
 from rich.console import Console  # noqa: TID251 - here it takes no markup
 from rich.text import Text
 
-from cli.visible import visible
+from cli.visible import visible, visible_json
 
 WIDTH: Final = 200  # of a table that goes to no terminal, in columns
 
@@ -30,8 +30,9 @@ def say_error(text: str) -> None:
 
 
 def say_json(value: str | bytes) -> None:
-    """Print a line of JSON as it is: JSON escapes C0 by itself, and scripts get the rest unchanged."""
-    click.echo(value)  # noqa: TID251 - for scripts
+    """Print a line of JSON. What visible() escapes stands there as a JSON escape: scripts read the same value."""
+    text = value if isinstance(value, str) else value.decode(errors="replace")
+    click.echo(visible_json(text).encode())  # noqa: TID251 - here it is escaped
 
 
 class _Console(Console):

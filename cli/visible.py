@@ -1,6 +1,6 @@
 """Text from outside, made safe to show: control characters are escaped.
 
-For: what commands print (printing.py) and processes log (logs.py). Not for: JSON, which escapes by itself."""
+For: what commands print (printing.py) and processes log (logs.py)."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def visible(text: str, *, layout: bool = False) -> str:
     r"""Show control characters escaped, as Python does: `\x1b`, `\u202e`, `\n`. layout: keep tabs and line ends."""
     found = _CONTROL_BUT_LAYOUT if layout else _CONTROL
     return found.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def visible_json(text: str) -> str:
+    r"""Show control characters of a line of JSON escaped as JSON does: `\u009b`. JSON itself escapes only C0."""
+    return _CONTROL_BUT_LAYOUT.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

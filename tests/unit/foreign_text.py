@@ -36,7 +36,7 @@ from cli.moments import Moment
 from cli.options import _Age, _Host, _Network
 from cli.server import Server
 from cli.tunnel_client import _detail
-from cli.visible import visible
+from cli.visible import visible, visible_json
 from everput.answers import ProblemAnswer
 from everput.client import _decoded
 
@@ -87,6 +87,7 @@ COVERED: Final[dict[str, str]] = {
     "signature": "verify",
     "signature's secret": "_secret_bytes",
     "shown": "visible",
+    "shown JSON": "visible_json",
     "moment": "Moment.convert",
     "age": "_Age.convert",
     "networks": "_Network.convert",
@@ -315,6 +316,7 @@ def text_parsers() -> dict[str, TextParser]:
         "signature": TextParser(_signature),
         "signature's secret": TextParser(lambda text: everput.verify(text, {}, b""), "whsec_"),
         "shown": TextParser(visible),
+        "shown JSON": TextParser(visible_json),
         "moment": TextParser(lambda text: Moment().convert(text, None, None)),
         "age": TextParser(lambda text: _Age().convert(text, None, None)),
         "networks": TextParser(
