@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from broker.core.damage import DamagedRange
 from broker.core.directory import Listener
 from broker.core.ids import parse_damaged_id, parse_message_id
-from broker.damage import DamageReports
+from broker.damage import DamageReports, mended
 from broker.errors import ConfigurationError, LogDamaged
 from broker.kafka.admin import ensure_topics
 from broker.kafka.embedded import EmbeddedKafka
@@ -213,14 +214,28 @@ async def test_altered_messages_are_parked_all_others_delivered_and_these_once_t
             await until(
                 lambda: set(rig.listeners.ids("it")) == {*good, *new}, what="what comes after that is delivered"
             )
+            given_up = next(iter(altered))
+            partition, offset = where[given_up]
+            one = DamagedRange("messages", partition, offset, offset)
+            await rig.log.control.append(mended(one, given_up=True, actor="shell"))
+
+            async def one_less() -> bool:
+                return len(await parked(rig, listener)) == len(damage) - 1
+
             await rig.noted(worker)
+            await until(one_less, what="nothing is parked any more for what was given up")
+            with pytest.raises(LogDamaged):
+                await rig.log.requests.read(table.messages.name, partition, offset)
+            await directory.caught_up()
+            assert len(list(directory.state.damage)) == len(damage) - 1  # nor is it told again
 
             await kafka._running.stop()
             for batch, at in flipped:
                 flip(batch, at=at)
             await kafka.restart()
             await reports.look_again(list(directory.state.damage))
-            await until(lambda: set(rig.listeners.ids("it")) == {*ids, *new}, what="mended, they are delivered")
+            rest = {*ids, *new} - {given_up}
+            await until(lambda: set(rig.listeners.ids("it")) == rest, what="mended, they are delivered")
             assert not directory.state.damage
             assert set(rig.listeners.ids("it").values()) == {1}
         finally:
