@@ -46,15 +46,20 @@ class OutstandingDeliveries:
         return {"deliveries": [_fields(row) for row in rows], "_links": links}
 
     async def redrive(self, call: Call) -> Any:
-        """The count is of what was outstanding just before."""
+        """The count is of what was outstanding just before.
+
+        The event names no other messages: what it names is kept in `control` and in the memory of each process.
+        """
         body = await call.json_or_nothing(RedriveBody)
-        message_ids = body.messages or []
-        for index, message_id in enumerate(message_ids):
+        named = body.messages or []
+        for index, message_id in enumerate(named):
             if parse_message_id(message_id) is None and parse_damaged_id(message_id) is None:
                 raise Refused("this is no message's id", pointer=f"/messages/{index}")
         listener = await find_listener(self._view, call.organization_id, *_ids(call))
-        count = await self._outstanding.count(listener, message_ids)
-        await self._commands.redrive_listener(call.context(), listener.queue_id, listener.id, message_ids)
+        found = await self._outstanding.those(listener, named)
+        count = len(found) if named else await self._outstanding.count(listener)
+        if found or not named:
+            await self._commands.redrive_listener(call.context(), listener.queue_id, listener.id, found)
         path = f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/deliveries"
         return {"count": count, "_links": {"deliveries": {"href": call.href(path)}}}
 

@@ -336,8 +336,11 @@ class Outstanding(Protocol):
         meanwhile may come twice (LogUnavailable).
         """
 
-    async def count(self, listener: Listener, message_ids: Sequence[str]) -> int:
-        """How many retry or are parked of these messages, or of all when none is named (LogUnavailable)."""
+    async def count(self, listener: Listener) -> int:
+        """How many of a listener's deliveries retry or are parked (LogUnavailable)."""
+
+    async def those(self, listener: Listener, message_ids: Sequence[str]) -> list[str]:
+        """Those of the messages whose delivery to the listener retries or is parked, each once (LogUnavailable)."""
 
 
 class Cursors(Protocol):

@@ -67,26 +67,36 @@ class KafkaOutstanding:
             partition, offset = partition + 1, 0
         return shown, None
 
-    async def count(self, listener: Listener, message_ids: Sequence[str]) -> int:
+    async def count(self, listener: Listener) -> int:
+        """See ports.Outstanding."""
+        number = 0
+        async with self._turns.turn(listener.organization_id):
+            for partition in range(self._topic.partitions):
+                number += len(await self._there(listener, partition, None))
+        return number
+
+    async def those(self, listener: Listener, message_ids: Sequence[str]) -> list[str]:
         """See ports.Outstanding."""
         prefix = _prefix(listener)
         wanted = {prefix + message_id.encode() for message_id in message_ids}
-        places = {partition_of(message_id) for message_id in message_ids}
-        partitions = {place for place in places if place is not None} if wanted else range(self._topic.partitions)
-        number = 0
+        partitions = {partition_of(message_id) for message_id in message_ids}
+        there: set[bytes] = set()
         async with self._turns.turn(listener.organization_id):
             for partition in partitions:
-                if partition >= self._topic.partitions:
-                    continue
-                there: set[bytes] = set()
-                async for record in self._records(partition, 0, prefix):
-                    key = record.key or b""
-                    there.discard(key)
-                    row = _row(record, listener) if not wanted or key in wanted else None
-                    if row is not None and row.state != "pending":
-                        there.add(key)
-                number += len(there)
-        return number
+                if partition is not None and partition < self._topic.partitions:
+                    there |= await self._there(listener, partition, wanted)
+        return [one for one in dict.fromkeys(message_ids) if prefix + one.encode() in there]
+
+    async def _there(self, listener: Listener, partition: int, wanted: Collection[bytes] | None) -> set[bytes]:
+        """The keys of the listener's deliveries that retry or are parked. wanted: only these keys; None: all."""
+        there: set[bytes] = set()
+        async for record in self._records(partition, 0, _prefix(listener)):
+            key = record.key or b""
+            there.discard(key)
+            row = _row(record, listener) if wanted is None or key in wanted else None
+            if row is not None and row.state != "pending":
+                there.add(key)
+        return there
 
     async def kept(
         self, partition: int, message_id: str, listeners: Collection[Listener], *, reads_max: int

@@ -231,7 +231,7 @@ async def test_what_is_redriven_while_no_worker_runs_is_tried_when_one_does_and_
     outstanding = KafkaOutstanding(rig.settings.kafka, rig.log.requests, rig.log.turns)
     rows, _ = await outstanding.page(listener, state="parked", after=(0, 0), limit=10)
     assert {row.message_id: (row.attempts, row.status) for row in rows} == {one: (1, 422), two: (1, 422)}
-    assert await outstanding.count(listener, [one]) == 1
+    assert await outstanding.those(listener, [one, one]) == [one]
     await rig.commands.redrive_listener(rig.context, queue.id, listener.id, [one])
     await rig.commands.redrive_listener(rig.context, queue.id, listener.id, [two])
     refusing(rig, "two")

@@ -142,7 +142,17 @@ async def test_a_redrive_is_an_event_and_says_how_many_it_is_of(api, topic):
     assert (await api.request("POST", f"{path}/redrive", json=body)).json()["count"] == 2
     redrives = api.log.control.state.listeners[listener_id].redrives
     assert (redrives.count, redrives.of_all) == (2, 1)
-    assert dict(redrives.of_messages) == {the_id(number): 2 for number in (2, 3, 99)}
+    assert dict(redrives.of_messages) == {the_id(number): 2 for number in (2, 3)}
+
+
+async def test_a_redrive_of_messages_that_are_not_outstanding_is_neither_stored_nor_one_of_all(api, topic):
+    listener_id, path = await listener_of(api)
+    await topic.keep(kept(listener_id, 0, parked=True))
+    before = len(api.log.control.records)
+    body = {"messages": [the_id(number) for number in range(1, 1000)]}
+    assert (await api.request("POST", f"{path}/redrive", json=body)).json()["count"] == 0
+    assert api.log.control.state.listeners[listener_id].redrives.count == 0
+    assert b"listener.redriven" not in b"".join(api.log.control.records[before:])
 
 
 async def test_what_is_redriven_counts_as_retrying_from_then_on_and_what_is_parked_later_as_parked(api, topic):
