@@ -1,7 +1,7 @@
 """A listener's outstanding deliveries: to see them, and to have them tried now.
 
 For: /v1/queues/{queue_id}/listeners/{listener_id}/deliveries and /redrive. Not for: a message's deliveries
-(messages.py), what a redrive does (broker/delivery/outstanding.py).
+(messages.py), what a redrive does (broker/delivery/outstanding/schedule.py).
 """
 
 from __future__ import annotations

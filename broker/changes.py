@@ -1,7 +1,7 @@
 """A message as it is now, and changing it: the commands on a message that is in the log already.
 
 For: finding it, updating and deleting it, and what each listener had of it by then. Not for: putting it
-(broker/puts.py), honouring a change (broker/delivery/changes.py), the request around it (api/messages.py).
+(broker/puts.py), honouring a change (broker/delivery/changes/honour.py), the request around it (api/messages.py).
 
 A change waits for the worker that owns the message's partition to say that it honours it, and who had the message by
 then; after ANSWER_S that is answered as unknown. The change itself holds as soon as Kafka has it (decision 0050)."""

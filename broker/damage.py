@@ -1,7 +1,7 @@
 """Says once, in the log, what of the log can't be read, and that it can be read again.
 
 For: `log.damaged` and `log.mended` in `control`: one event for a range, whoever finds it and how often. Not for:
-finding it (broker/kafka/batches.py), the deliveries that it holds back (broker/delivery/damaged.py).
+finding it (broker/kafka/batches.py), the deliveries that it holds back (broker/delivery/outstanding/damaged.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`everput mend`: put damaged records back from an export, or give them up.
 
 For: the command. Not for: what is damaged in a file, and the proof that what is put back was there
-(broker/kafka/segments.py), what becomes of the deliveries then (broker/delivery/damaged.py)."""
+(broker/kafka/segments.py), what becomes of the deliveries then (broker/delivery/outstanding/damaged.py)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a process knows of itself, as Prometheus metrics.
 
 For: names, labels and help of every metric, made when somebody asks from what is counted anyway. Not for: counting
-(broker/delivery/meters.py, broker/kafka/log.py), serving (cli/admin.py). Listeners are named only where they lag most:
+(broker/delivery, broker/kafka/log.py), serving (cli/admin.py). Listeners are named only where they lag most:
 the number of series does not grow with the number of listeners.
 """
 
@@ -21,7 +21,7 @@ from broker.core.catalogue import PASSING, TOPICS
 from broker.core.histogram import BOUNDS_MS, Histogram
 
 if TYPE_CHECKING:  # the supervisor, which imports no Kafka client, comes by here
-    from broker.delivery.meters import Condition, Lag, Meters
+    from broker.delivery.checkpoint.metrics import Condition, Lag, Meters
     from broker.delivery.worker import Worker
     from broker.kafka.log import KafkaLog
     from broker.ports import DirectoryView

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from broker.core.delivery import MISSING, State, legal
-from broker.delivery.stream import Delivery
+from broker.delivery.dispatch.stream import Delivery
 
 
 class IllegalTransition(AssertionError):

@@ -12,7 +12,10 @@ import pytest
 
 from broker import changes as changes_commands
 from broker import commands
-from broker.delivery import answers, changes, checkpoints, worker
+from broker.delivery import worker
+from broker.delivery.changes import answers
+from broker.delivery.changes import honour as changes
+from broker.delivery.checkpoint import checkpoints
 from broker.kafka import tail
 from broker.kafka.log import KafkaLog
 from broker.kafka.requests import KafkaRequests

@@ -1,6 +1,6 @@
 """Whether a listener is let alone: closed (attempts flow), open (only its liveness_url is asked), probation.
 
-For: the decision, from answers and probes, with the clock passed in. Not for: asking (broker/delivery/liveness.py).
+For: the decision, from answers and probes, with the clock passed in. Not for: asking (broker/delivery).
 
     closed --[some faults in a row]--> open --[a good probe]--> probation --[enough successes]--> closed
                                               ^-------[faults in a row]--'

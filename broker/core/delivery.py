@@ -1,7 +1,7 @@
 """One delivery as a state machine: its states, the transitions between them, and what an attempt's end means for it.
 
 For: the table NEXT, its picture (docs/delivery.md), and judge(), which decides what follows an attempt. Pure: no clock,
-no dice, no I/O. Not for: acting on a verdict (broker/delivery/courier.py), which deliveries there are (window.py), or
+no dice, no I/O. Not for: acting on a verdict (broker/delivery/dispatch), which deliveries there are (window.py), or
 when the next attempt is due (retry.py).
 
 A delivery lives in memory from when a stream takes its message until the stream's cursor may pass it. A worker sets

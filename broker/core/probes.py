@@ -1,7 +1,7 @@
 """How often a listener that is down is asked, and whose turn it is where not all can be.
 
 For: both, with the clock passed in; the listeners are opaque. Not for: asking, and how many may be
-(broker/delivery/liveness.py); whether a listener is down, and since when (circuit.py).
+(broker/delivery/dispatch/liveness.py); whether a listener is down, and since when (circuit.py).
 """
 
 from __future__ import annotations

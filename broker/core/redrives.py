@@ -2,7 +2,7 @@
 
 For: the fold of `listener.redriven`, and whether a redrive came after what a record of `outstanding` knew. Redrives are
 counted, for clocks differ: the third in the log is the third for everybody. Pure. Not for: what a redrive does to a
-delivery (broker/delivery/outstanding.py).
+delivery (broker/delivery/outstanding/schedule.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One stream's place in its partition: what is taken, what is settled, what waits to be read.
 
 For: which offsets a stream takes, from the tail or from a catch-up reader, and what its cursor may say. Pure; the
-deliveries themselves are opaque. Not for: sending, retrying, or when there is room (broker/delivery/courier.py).
+deliveries themselves are opaque. Not for: sending, retrying, or when there is room (broker/delivery/dispatch).
 
 A partition's offsets, for one stream (own offsets only; another queue's do not count):
 

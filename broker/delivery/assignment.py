@@ -15,19 +15,19 @@ from typing import Any, Final
 
 from broker.core.events import KeptDelivery
 from broker.core.flow import WHOLE
-from broker.delivery.changes import Changes
-from broker.delivery.checkpoints import Checkpoints
-from broker.delivery.courier import Courier
-from broker.delivery.endings import Endings
-from broker.delivery.message import Message, may_be_in, messages
-from broker.delivery.meters import Meters
-from broker.delivery.outstanding import Outstanding
-from broker.delivery.ownership import Ownership
+from broker.delivery.changes.honour import Changes
+from broker.delivery.checkpoint.checkpoints import Checkpoints
+from broker.delivery.checkpoint.metrics import Meters
+from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.stream import Delivery
+from broker.delivery.fence import Ownership
+from broker.delivery.housekeeping.ended_listeners import Endings
+from broker.delivery.housekeeping.replay_progress import Replaying
+from broker.delivery.housekeeping.retention import Retention
+from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.ports import Ports
-from broker.delivery.readers import CatchUp, Partition, report_messages_gone
-from broker.delivery.replaying import Replaying
-from broker.delivery.retention import Retention
-from broker.delivery.stream import Delivery
+from broker.delivery.reading.message import Message, may_be_in, messages
+from broker.delivery.reading.readers import CatchUp, Partition, report_messages_gone
 from broker.ports import EARLIEST, Count, DirectoryView, NoMember, OffsetTooOld
 
 SERVE_S: Final = 0.05  # between two looks at what is due, where nothing tells sooner

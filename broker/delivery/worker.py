@@ -28,16 +28,16 @@ from broker.core.events import (
 from broker.core.flow import Gate
 from broker.core.window import Window
 from broker.delivery.assignment import Assignment
-from broker.delivery.connections import Network
-from broker.delivery.courier import Courier
-from broker.delivery.limits import FAILS
-from broker.delivery.liveness import Liveness
-from broker.delivery.message import messages
-from broker.delivery.meters import Condition, Meters, condition
+from broker.delivery.checkpoint.metrics import Condition, Meters, condition
+from broker.delivery.dispatch.connections import Network
+from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.fairness import Processor, Sockets, let_begin, share_out
+from broker.delivery.dispatch.limits import FAILS
+from broker.delivery.dispatch.liveness import Liveness
+from broker.delivery.dispatch.stream import Delivery, Stream, now_ms
 from broker.delivery.ports import Ports
-from broker.delivery.readers import Partition, report_messages_gone
-from broker.delivery.shares import Processor, Sockets, let_begin, share_out
-from broker.delivery.stream import Delivery, Stream, now_ms
+from broker.delivery.reading.message import messages
+from broker.delivery.reading.readers import Partition, report_messages_gone
 from broker.errors import BrokerError, LogDamaged, LogUnavailable
 from broker.outbound.addresses import Resolver
 from broker.outbound.connection import tls_context

@@ -1,7 +1,7 @@
 """The `changes` topic: messages updated and deleted, in the partition of the message (ports.ChangeLog).
 
 For: appending a change, what the partition's owner made of it, and which change of a message counts now.
-Not for: honouring changes (broker/delivery/changes.py), following them (changes_tail.py)."""
+Not for: honouring changes (broker/delivery/changes/honour.py), following them (changes_tail.py)."""
 
 from __future__ import annotations
 

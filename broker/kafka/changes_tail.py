@@ -1,7 +1,7 @@
 """The newest end of `changes`, as the owner of some partitions follows it.
 
 For: new changes within milliseconds of their append. Not for: who owns what (tail.py), what is done with a change
-(broker/delivery/changes.py)."""
+(broker/delivery/changes/honour.py)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Where a message is, and how a listener is doing: read from the cursors and the outcomes, stored nowhere twice.
 
 For: ports.Deliveries and ports.ListenerStatus. Not for: writing the cursors and outcomes
-(broker/delivery/checkpoints.py).
+(broker/delivery/checkpoint/checkpoints.py).
 
 What is below a listener's cursor and not open is settled; how, and after which attempts, stands in `deliveries`, in the
 message's own partition, from the message's time on. Where too much stands there, or it is kept no longer, `outstanding`

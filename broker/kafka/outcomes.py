@@ -1,7 +1,7 @@
 """Appends by partition: to `deliveries`, `outstanding` and `changes`, what happened after a put, and to `claims`.
 
 For: writing them by partition, bounded in time; records that are appended one by one while a batch of theirs is under
-way become the next one. Not for: what is written when (broker/delivery/checkpoints.py)."""
+way become the next one. Not for: what is written when (broker/delivery/checkpoint/checkpoints.py)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A listener's outstanding deliveries, read from the topic `outstanding` when somebody asks.
 
-For: ports.Outstanding. Not for: writing or trying them (broker/delivery/outstanding.py).
+For: ports.Outstanding. Not for: writing or trying them (broker/delivery/outstanding/schedule.py).
 
 A record counts while no later one of its partition has its key, so each look reads a partition to its end; one
 partition is looked at after the other, and of its records only what a page shows is held. A delivery that is written

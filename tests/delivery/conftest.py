@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from broker.delivery import courier as courier_module
+from broker.delivery.dispatch import courier as courier_module
 from tests.delivery.office import Behaviour, ListenerServer, Office, listener_at, until
 
 

@@ -18,14 +18,14 @@ from broker.core.directory import Listener, Queue
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, ListenerSettings, MessagePut, encode
 from broker.core.flow import WHOLE, Share
 from broker.core.signing import Signer
-from broker.delivery.connections import Network
-from broker.delivery.courier import Courier
-from broker.delivery.liveness import Liveness
-from broker.delivery.message import Message
-from broker.delivery.outstanding import Outstanding
-from broker.delivery.readers import CatchUp, Partition
-from broker.delivery.shares import Sockets, let_begin, share_out
-from broker.delivery.stream import Delivery, Stream, now_ms, outcome_events, take_outcomes
+from broker.delivery.dispatch.connections import Network
+from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.fairness import Sockets, let_begin, share_out
+from broker.delivery.dispatch.liveness import Liveness
+from broker.delivery.dispatch.stream import Delivery, Stream, now_ms, outcome_events, take_outcomes
+from broker.delivery.outstanding.schedule import Outstanding
+from broker.delivery.reading.message import Message
+from broker.delivery.reading.readers import CatchUp, Partition
 from broker.errors import LogUnavailable
 from broker.outbound.addresses import Resolver
 from broker.outbound.request import Opened

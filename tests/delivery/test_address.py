@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from broker.core.flow import WHOLE
-from broker.delivery import connections as connections_module
+from broker.delivery.dispatch import connections as connections_module
 from tests.delivery.office import OK, until
 
 

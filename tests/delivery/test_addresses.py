@@ -11,7 +11,7 @@ from ipaddress import ip_network
 import pytest
 
 from broker.core.circuit import TRIP_AFTER, State
-from broker.delivery import courier as courier_module
+from broker.delivery.dispatch import courier as courier_module
 from broker.outbound import addresses as guard
 from broker.outbound import connection as http
 from broker.outbound import dns as names

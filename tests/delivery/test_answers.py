@@ -14,7 +14,7 @@ import pytest
 
 from broker.core.flow import WHOLE
 from broker.core.signing import Signer
-from broker.delivery.stream import now_ms
+from broker.delivery.dispatch.stream import now_ms
 from broker.outbound import connection as http
 from tests.certificates import make_certificate
 from tests.delivery.office import OK, until

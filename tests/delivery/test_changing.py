@@ -14,10 +14,10 @@ import pytest
 from broker.core.events import ChangeApplied, MessageDeleted, MessageUpdated, PartitionHandedOver, decode, encode
 from broker.core.ids import message_id
 from broker.core.window import Window
-from broker.delivery.changes import Changes
-from broker.delivery.outstanding import Outstanding
-from broker.delivery.readers import Partition
-from broker.delivery.stream import Delivery, Stream, now_ms
+from broker.delivery.changes.honour import Changes
+from broker.delivery.dispatch.stream import Delivery, Stream, now_ms
+from broker.delivery.outstanding.schedule import Outstanding
+from broker.delivery.reading.readers import Partition
 from broker.kafka.changes import ChangesTopic
 from broker.kafka.requests import KafkaRequests
 from broker.ports import EARLIEST, Record, Stretch

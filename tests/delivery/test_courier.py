@@ -14,12 +14,13 @@ from broker.core.events import ListenerSettings
 from broker.core.flow import WHOLE, Share
 from broker.core.retry import RetryPolicy
 from broker.core.window import Window
-from broker.delivery import connections as connections_module
-from broker.delivery import courier as courier_module
-from broker.delivery import limits as limits_module
-from broker.delivery import readers, shares
-from broker.delivery.courier import Courier
-from broker.delivery.stream import Delivery, Stream
+from broker.delivery.dispatch import connections as connections_module
+from broker.delivery.dispatch import courier as courier_module
+from broker.delivery.dispatch import fairness as shares
+from broker.delivery.dispatch import limits as limits_module
+from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.stream import Delivery, Stream
+from broker.delivery.reading import readers
 from broker.outbound import connection as http_module
 from broker.outbound.connection import ConnectFailed
 from tests.delivery import office as office_module

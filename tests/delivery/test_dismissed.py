@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker.core.flow import WHOLE
-from broker.delivery.courier import Courier
+from broker.delivery.dispatch.courier import Courier
 from tests.delivery.test_due import Taker, held_by_its_courier, serve_all
 from tests.outstanding_topic import OutstandingTopic
 

@@ -12,11 +12,11 @@ import pytest
 from broker.core import delivery as delivery_states
 from broker.core.events import DeliveryParked, DeliverySetAside, ListenerSettings, decode, encode
 from broker.core.flow import WHOLE
-from broker.delivery import courier as courier_module
-from broker.delivery import outstanding as outstanding_module
-from broker.delivery.meters import Meters
-from broker.delivery.owed import owed_by, owed_key
-from broker.delivery.stream import now_ms, take_outcomes
+from broker.delivery.checkpoint.metrics import Meters
+from broker.delivery.dispatch import courier as courier_module
+from broker.delivery.dispatch.stream import now_ms, take_outcomes
+from broker.delivery.outstanding import schedule as outstanding_module
+from broker.delivery.outstanding.entry import owed_by, owed_key
 from broker.errors import LogUnavailable
 from broker.kafka.requests import Record, Stretch
 from tests.delivery.office import OK, Office, until

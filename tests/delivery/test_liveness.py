@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from broker.core.circuit import Circuit
-from broker.delivery import liveness
-from broker.delivery.liveness import PROBES_LEAST, PROBES_MOST, Liveness, alive
+from broker.delivery.dispatch import liveness
+from broker.delivery.dispatch.liveness import PROBES_LEAST, PROBES_MOST, Liveness, alive
 from broker.outbound.addresses import Resolver
 from tests.delivery.office import OK, until
 

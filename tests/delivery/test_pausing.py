@@ -8,8 +8,8 @@ import pytest
 
 from broker.core.circuit import State
 from broker.core.flow import WHOLE
-from broker.delivery import connections as connections_module
-from broker.delivery.stream import Delivery, now_ms
+from broker.delivery.dispatch import connections as connections_module
+from broker.delivery.dispatch.stream import Delivery, now_ms
 from tests.delivery.office import Office, paused, until
 from tests.delivery.test_courier import REFUSAL, Moody, ids
 

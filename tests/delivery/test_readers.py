@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from broker.core.window import Window
-from broker.delivery import readers
-from broker.delivery.message import Message
-from broker.delivery.readers import CatchUp, Partition
-from broker.delivery.stream import Delivery, Stream
+from broker.delivery.dispatch.stream import Delivery, Stream
+from broker.delivery.reading import readers
+from broker.delivery.reading.message import Message
+from broker.delivery.reading.readers import CatchUp, Partition
 from broker.errors import LogUnavailable
 from tests.delivery.office import until
 

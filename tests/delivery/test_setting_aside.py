@@ -6,7 +6,7 @@ import pytest
 
 from broker.core.circuit import State
 from broker.core.flow import WHOLE
-from broker.delivery.courier import SET_ASIDE_AT_ONCE, SET_ASIDE_BYTES_MAX
+from broker.delivery.dispatch.courier import SET_ASIDE_AT_ONCE, SET_ASIDE_BYTES_MAX
 from broker.errors import LogUnavailable
 from tests.delivery.office import Office, paused, until
 from tests.delivery.test_courier import Moody
@@ -76,7 +76,7 @@ async def test_what_is_old_is_set_aside_a_few_at_a_time_and_the_rest_stays(
 async def test_large_messages_are_set_aside_one_after_the_other(serve, open_office, topic, monkeypatch):
     office, _ = await lagging(serve, open_office, topic, how="paused", data="x" * 4_000)
     seen = watch(office, monkeypatch)
-    monkeypatch.setattr("broker.delivery.courier.SET_ASIDE_BYTES_MAX", 20_000)
+    monkeypatch.setattr("broker.delivery.dispatch.courier.SET_ASIDE_BYTES_MAX", 20_000)
     office.courier.set_aside(0, OLD)
     await until(lambda: not office.courier.sets_aside(0))
     assert len(topic.kept()) == OLD

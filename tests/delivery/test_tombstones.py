@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from broker.delivery.outstanding import Outstanding
-from broker.delivery.readers import Partition
+from broker.delivery.outstanding.schedule import Outstanding
+from broker.delivery.reading.readers import Partition
 from tests.delivery.test_due import set_aside
 from tests.outstanding_topic import OutstandingTopic
 

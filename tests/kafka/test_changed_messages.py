@@ -10,9 +10,9 @@ import pytest
 from broker import changes as commands_module
 from broker.changes import delete_message, update_message
 from broker.core.ids import parse_message_id
-from broker.delivery import answers as answers_module
-from broker.delivery import changes as changes_module
-from broker.delivery import courier as courier_module
+from broker.delivery.changes import answers as answers_module
+from broker.delivery.changes import honour as changes_module
+from broker.delivery.dispatch import courier as courier_module
 from broker.delivery.worker import Worker
 from broker.errors import Changed, NotFound
 from broker.kafka.log import KafkaLog

@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient
 
 from broker.core.cursor import Cursor
 from broker.core.events import ControlEvent, ListenerPaused
-from broker.delivery import checkpoints as checkpoints_module
+from broker.delivery.checkpoint import checkpoints as checkpoints_module
 from broker.errors import LogUnavailable, Suspended
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings

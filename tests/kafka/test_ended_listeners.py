@@ -9,9 +9,9 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from broker.core.cursor import Cursor
-from broker.delivery import checkpoints as checkpoints_module
-from broker.delivery import courier as courier_module
-from broker.delivery import endings as endings_module
+from broker.delivery.checkpoint import checkpoints as checkpoints_module
+from broker.delivery.dispatch import courier as courier_module
+from broker.delivery.housekeeping import ended_listeners as endings_module
 from broker.kafka.topics import Topics, listener_group
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running

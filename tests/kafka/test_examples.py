@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.delivery import courier
+from broker.delivery.dispatch import courier
 from broker.kafka.access import password_file
 from broker.kafka.embedded import EmbeddedKafka
 from broker.kafka.topics import Topics

@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from broker.core.ids import parse_message_id
-from broker.delivery import courier, retention
+from broker.delivery.dispatch import courier
+from broker.delivery.housekeeping import retention
 from broker.errors import ConfigurationError
 from broker.kafka import changes
 from broker.kafka import restore as broker_restore

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from broker.core.events import DeliveriesSettled, decode, encode
-from broker.delivery.stream import outcome_events
+from broker.delivery.dispatch.stream import outcome_events
 from broker.kafka.log import KafkaLog
 
 ROWS = 100_000  # of one stream: more than a megabyte's worth

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from broker.core.directory import Queue
-from broker.delivery import courier as courier_module
+from broker.delivery.dispatch import courier as courier_module
 from broker.kafka.topics import Topics
 from broker.puts import append_puts, new_put
 from broker.settings import KafkaSettings

@@ -10,7 +10,7 @@ import pytest
 
 from broker.core.events import DeliveryParked, DeliverySetAside, decode
 from broker.core.ids import parse_message_id
-from broker.delivery import courier as courier_module
+from broker.delivery.dispatch import courier as courier_module
 from broker.delivery.worker import Worker
 from broker.kafka import deliveries as deliveries_module
 from broker.kafka.outstanding import KafkaOutstanding

@@ -11,7 +11,7 @@ import pytest
 
 from broker.core.directory import REPLAY_HEADER, Listener, Queue
 from broker.core.replays import Replay
-from broker.delivery import courier as courier_module
+from broker.delivery.dispatch import courier as courier_module
 from broker.errors import NotFound
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.outstanding import KafkaOutstanding

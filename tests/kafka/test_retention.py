@@ -15,9 +15,9 @@ from broker.changes import find_message
 from broker.commands import ListenerWishes, create_organization, now_ms
 from broker.core.cursor import Cursor
 from broker.core.directory import Listener, Queue
-from broker.delivery import courier as courier_module
-from broker.delivery import retention as retention_module
 from broker.delivery import worker as worker_module
+from broker.delivery.dispatch import courier as courier_module
+from broker.delivery.housekeeping import retention as retention_module
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable, NotFound
 from broker.kafka import changes as changes_module

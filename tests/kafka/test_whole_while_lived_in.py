@@ -10,8 +10,8 @@ import pytest
 
 from broker.audit.verify import State, Verifier
 from broker.core.checks import Finding
-from broker.delivery import courier as courier_module
-from broker.delivery import retention as retention_module
+from broker.delivery.dispatch import courier as courier_module
+from broker.delivery.housekeeping import retention as retention_module
 from broker.kafka import changes as changes_module
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings

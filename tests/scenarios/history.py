@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 
 import httpx
 
-from broker.delivery.checkpoints import GIVES_WAY_S
-from broker.delivery.courier import NEAR_MS
+from broker.delivery.checkpoint.checkpoints import GIVES_WAY_S
+from broker.delivery.dispatch.courier import NEAR_MS
 from tests.listeners import Listeners, until
 from tests.scenarios.verdict import Attempt, Crash, Put, Record, Taken, Update, violations
 

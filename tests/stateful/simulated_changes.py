@@ -1,7 +1,7 @@
 """Updates and deletions of messages in the simulation: what the API does, and what its answers promise.
 
 For: the log of changes, and the judge of what is sent and told after them, by a fold of its own. Not for: honouring
-them (the real broker/delivery/changes.py), when they come (simulation.py)."""
+them (the real broker/delivery/changes/honour.py), when they come (simulation.py)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from broker.core.events import ChangeApplied, Event, MessageDeleted, MessageUpda
 from broker.ports import Record as Row
 
 if TYPE_CHECKING:
-    from broker.delivery.message import Message
+    from broker.delivery.reading.message import Message
     from tests.stateful.simulated_worker import SimWorker
     from tests.stateful.simulation import World
 

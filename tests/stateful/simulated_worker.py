@@ -15,11 +15,11 @@ from broker.core.delivery import DROPPED
 from broker.core.directory import Queue
 from broker.core.flow import Share
 from broker.delivery import worker as worker_module
-from broker.delivery.courier import Courier
-from broker.delivery.message import Message
-from broker.delivery.outstanding import Outstanding
-from broker.delivery.readers import Partition
-from broker.delivery.stream import Delivery
+from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.stream import Delivery
+from broker.delivery.outstanding.schedule import Outstanding
+from broker.delivery.reading.message import Message
+from broker.delivery.reading.readers import Partition
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable
 from broker.outbound.addresses import Target

@@ -35,28 +35,22 @@ from broker.core.events import (
 )
 from broker.core.flow import Share
 from broker.core.ids import message_id
-from broker.delivery import (
-    answers,
-    assignment,
-    changes,
-    checkpoints,
-    connections,
-    courier,
-    limits,
-    liveness,
-    outstanding,
-    owed,
-    ownership,
-    readers,
-    stream,
-)
+from broker.delivery import assignment
+from broker.delivery import fence as ownership
 from broker.delivery import worker as worker_module
 from broker.delivery.assignment import Assignment
-from broker.delivery.courier import Courier
-from broker.delivery.message import Message
-from broker.delivery.owed import owed_key
-from broker.delivery.shares import Sockets
-from broker.delivery.stream import Delivery, Stream
+from broker.delivery.changes import answers
+from broker.delivery.changes import honour as changes
+from broker.delivery.checkpoint import checkpoints
+from broker.delivery.dispatch import connections, courier, limits, liveness, stream
+from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.fairness import Sockets
+from broker.delivery.dispatch.stream import Delivery, Stream
+from broker.delivery.outstanding import entry as owed
+from broker.delivery.outstanding import schedule as outstanding
+from broker.delivery.outstanding.entry import owed_key
+from broker.delivery.reading import readers
+from broker.delivery.reading.message import Message
 from broker.kafka import changes as changes_topic
 from broker.outbound.addresses import AWAY, Target
 from broker.outbound.connection import ConnectFailed

@@ -15,12 +15,15 @@ import pytest
 from broker.core import circuit, cursor, delivery, flow, turns, window
 from broker.core.delivery import CONNECTING, DROPPED, Leaving
 from broker.core.directory import Listener
-from broker.delivery import checkpoints, courier, outstanding, owed, stream
 from broker.delivery.assignment import Assignment
-from broker.delivery.changes import Changes
-from broker.delivery.ledger import Ledger
-from broker.delivery.outstanding import Outstanding
-from broker.delivery.readers import Partition
+from broker.delivery.changes.honour import Changes
+from broker.delivery.checkpoint import checkpoints
+from broker.delivery.dispatch import courier, stream
+from broker.delivery.outstanding import entry as owed
+from broker.delivery.outstanding import schedule as outstanding
+from broker.delivery.outstanding.index import Ledger
+from broker.delivery.outstanding.schedule import Outstanding
+from broker.delivery.reading.readers import Partition
 from tests.stateful.simulated_log import Pause
 from tests.stateful.simulation import simulated
 

@@ -27,10 +27,11 @@ from broker.core import window as window_module
 from broker.core.circuit import State
 from broker.core.cursor import Cursor
 from broker.core.window import Window
-from broker.delivery import courier, readers
-from broker.delivery.message import Message
-from broker.delivery.readers import CatchUp, Partition
-from broker.delivery.stream import Delivery, Stream
+from broker.delivery.dispatch import courier
+from broker.delivery.dispatch.stream import Delivery, Stream
+from broker.delivery.reading import readers
+from broker.delivery.reading.message import Message
+from broker.delivery.reading.readers import CatchUp, Partition
 
 PARTITION = 0
 OWN, OTHER = "own", "other"

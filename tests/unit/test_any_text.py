@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from broker.core.directory import Queue
-from broker.delivery.message import Message
+from broker.delivery.reading.message import Message
 
 SCALARS = st.characters(exclude_categories=["Cs"])
 SHORT = {'"': '\\"', "\\": "\\\\", "/": "\\/", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}

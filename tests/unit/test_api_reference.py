@@ -19,7 +19,7 @@ from api.openapi import document
 from api.reference import TOLD
 from broker.core.directory import Queue
 from broker.core.events import MessagePut, encode
-from broker.delivery.message import Message
+from broker.delivery.reading.message import Message
 from everput.answers import Notification
 
 

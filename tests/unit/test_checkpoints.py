@@ -9,10 +9,10 @@ import pytest
 
 from broker.core.cursor import Cursor
 from broker.core.events import DeliveriesSettled, decode
-from broker.delivery import checkpoints as module
-from broker.delivery.checkpoints import _AT_ONCE, _MANY, _TOGETHER, Checkpoints
-from broker.delivery.meters import Meters
-from broker.delivery.ownership import Ownership
+from broker.delivery.checkpoint import checkpoints as module
+from broker.delivery.checkpoint.checkpoints import _AT_ONCE, _MANY, _TOGETHER, Checkpoints
+from broker.delivery.checkpoint.metrics import Meters
+from broker.delivery.fence import Ownership
 from broker.errors import LogUnavailable, Suspended
 from broker.ports import NotStored
 

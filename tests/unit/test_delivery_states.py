@@ -33,7 +33,7 @@ from broker.core.delivery import (
     taken,
 )
 from broker.core.retry import RetryPolicy
-from broker.delivery.stream import Delivery
+from broker.delivery.dispatch.stream import Delivery
 from tests.legal import IllegalTransition
 
 AT_MS = 1_000_000

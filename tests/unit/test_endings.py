@@ -8,8 +8,8 @@ import pytest
 from memory import MemoryControl
 
 from broker.core import events as ev
-from broker.delivery import endings as module
-from broker.delivery.endings import Endings
+from broker.delivery.housekeeping import ended_listeners as module
+from broker.delivery.housekeeping.ended_listeners import Endings
 from broker.errors import LogUnavailable
 
 BY = {"at_ms": 1, "organization_id": "o"}

@@ -9,7 +9,7 @@ from unittest.mock import AsyncMock, MagicMock
 import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from broker.delivery.message import may_be_in, messages
+from broker.delivery.reading.message import may_be_in, messages
 from broker.kafka import batches as batches_module
 from broker.kafka.requests import KafkaRequests
 from broker.settings import KafkaSettings

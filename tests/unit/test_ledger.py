@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.core.ids import message_id, parse_message_id
-from broker.delivery.ledger import BEGIN, Ledger
-from broker.delivery.owed import Key, Owed
+from broker.delivery.outstanding.entry import Key, Owed
+from broker.delivery.outstanding.index import BEGIN, Ledger
 
 LISTENERS, PARTITIONS, KEYS = ("l-1", "l-2"), (0, 1), (None, None, "a", "b")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from broker.core.circuit import Circuit
 from broker.core.events import ListenerSettings
 from broker.core.flow import WHOLE, Share
-from broker.delivery.limits import Limits
+from broker.delivery.dispatch.limits import Limits
 
 ONE_A_SECOND = ListenerSettings(rate_per_s=1)
 

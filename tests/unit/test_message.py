@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from broker.core.directory import Queue
 from broker.core.events import MessagePut, QueueCreated, encode
-from broker.delivery.message import Message, messages
+from broker.delivery.reading.message import Message, messages
 from broker.errors import UnknownEvent
 
 QUEUE = Queue(id="q-1", organization_id="o", name="Löschungen", created_at_ms=0)

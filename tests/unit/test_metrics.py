@@ -19,8 +19,8 @@ from broker.core.directory import Directory
 from broker.core.events import DeliveryAttempted, LogDamaged
 from broker.core.histogram import BOUNDS_MS, Histogram
 from broker.core.ids import message_id
-from broker.delivery.meters import Condition, Lag, Meters, condition
-from broker.delivery.outstanding import Outstanding
+from broker.delivery.checkpoint.metrics import Condition, Lag, Meters, condition
+from broker.delivery.outstanding.schedule import Outstanding
 from broker.errors import LogUnavailable
 from cli.admin import Health, process_app, serving
 from cli.admin_all import all_app

@@ -9,7 +9,7 @@ import pytest
 
 from broker.core.circuit import PROBE_MS_FIRST, PROBE_MS_MAX
 from broker.core.probes import Probes, interval_ms
-from broker.delivery.liveness import PROBES_LEAST, PROBES_MOST
+from broker.delivery.dispatch.liveness import PROBES_LEAST, PROBES_MOST
 
 TICK_MS = 50
 HOUR_MS = 3_600_000

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from broker.core.circuit import Circuit
 from broker.core.events import ListenerSettings
 from broker.core.flow import FIRST, WAITED_MAX, WHOLE
-from broker.delivery.limits import Limits
-from broker.delivery.shares import (
+from broker.delivery.dispatch.fairness import (
     ALL_HELD_BYTES_MAX,
     ATTEMPTS_LEAST,
     ATTEMPTS_MAX,
@@ -25,6 +24,7 @@ from broker.delivery.shares import (
     let_begin,
     share_out,
 )
+from broker.delivery.dispatch.limits import Limits
 
 
 def couriers(count: int, *, busy: int, hungry: bool, rank: int = 0, held_bytes: int = 0) -> list[SimpleNamespace]:

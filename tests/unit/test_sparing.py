@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.delivery.sparing import LINES_MAX, Sparing
+from broker.delivery.dispatch.log_rate_limit import LINES_MAX, Sparing
 
 
 def test_a_few_lines_a_second_and_the_next_one_says_how_many_were_left_out():

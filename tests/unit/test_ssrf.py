@@ -17,7 +17,7 @@ import pytest
 from api_client import make_api, problem
 from test_guard import BAD_ADDRESSES, LOOPBACK, Names
 
-from broker.delivery.liveness import alive
+from broker.delivery.dispatch.liveness import alive
 from broker.outbound.addresses import Resolver, parse_url
 from broker.outbound.connection import ConnectFailed, connect
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from broker.delivery import ownership as ownership_module
-from broker.delivery.ownership import SURE_S, Ownership
+from broker.delivery import fence as ownership_module
+from broker.delivery.fence import SURE_S, Ownership
 from broker.errors import LogUnavailable
 from broker.ports import NoMember
 

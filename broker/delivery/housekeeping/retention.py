@@ -19,8 +19,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple, Protocol
 
 from broker.core.changes import CLOCK_SKEW_MS
+from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.ports import CursorStore, DeliveryLog
-from broker.delivery.stream import now_ms
 from broker.errors import LogUnavailable, ViewBehind
 from broker.ports import EARLIEST, LATEST, DirectoryView
 

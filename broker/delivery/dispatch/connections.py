@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Final
 
-from broker.delivery.shares import Sockets
-from broker.delivery.stream import Delivery
+from broker.delivery.dispatch.fairness import Sockets
+from broker.delivery.dispatch.stream import Delivery
 from broker.outbound.addresses import Resolver, Target
 from broker.outbound.connection import ConnectFailed, Connection, Owner, connect
 

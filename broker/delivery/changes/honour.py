@@ -31,14 +31,14 @@ from broker.core.events import (
     decode,
     encode,
 )
-from broker.delivery.answers import ANSWER_S, Answers, Placed, Told
-from broker.delivery.checkpoints import SUSPENDED_S
-from broker.delivery.courier import Courier
-from broker.delivery.message import Message
-from broker.delivery.outstanding import Outstanding
+from broker.delivery.changes.answers import ANSWER_S, Answers, Placed, Told
+from broker.delivery.checkpoint.checkpoints import SUSPENDED_S
+from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.stream import Delivery, now_ms
+from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.ports import ChangeFeed, DeliveryLog
-from broker.delivery.readers import Partition
-from broker.delivery.stream import Delivery, now_ms
+from broker.delivery.reading.message import Message
+from broker.delivery.reading.readers import Partition
 from broker.errors import LogDamaged, LogUnavailable, UnknownEvent
 from broker.ports import EARLIEST, LATEST, OffsetTooOld
 

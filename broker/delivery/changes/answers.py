@@ -1,7 +1,7 @@
 """What a worker answers to a change of a message: who had it by then.
 
 For: the state of each listener's delivery at the moment when the change came to count, and the event that says it.
-Not for: honouring the change (changes.py). An attempt under way then is waited for: its outcome decides.
+Not for: honouring the change (honour.py). An attempt under way then is waited for: its outcome decides.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Final
 
 from broker.core.delivery import CANCELLED, DROPPED
 from broker.core.events import ChangeApplied, MessageChange, encode
-from broker.delivery.courier import Courier
-from broker.delivery.outstanding import Outstanding
+from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.stream import Delivery, now_ms
+from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.ports import Appender
-from broker.delivery.readers import Partition
-from broker.delivery.stream import Delivery, now_ms
+from broker.delivery.reading.readers import Partition
 from broker.errors import LogUnavailable
 
 ANSWER_S: Final = 3.0  # how long an attempt under way is waited for, before it is `unknown` what it came to

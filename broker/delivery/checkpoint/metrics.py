@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from broker.core.histogram import Histogram
-from broker.delivery.courier import Courier
-from broker.delivery.outstanding import Outstanding
-from broker.delivery.readers import Partition
-from broker.delivery.stream import Made, Row
+from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.stream import Made, Row
+from broker.delivery.outstanding.schedule import Outstanding
+from broker.delivery.reading.readers import Partition
 
 _AT_ONCE: Final = 16  # couriers, with their streams, that are looked at before others run; there may be thousands
 

@@ -16,9 +16,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
 from broker.core.events import ControlEvent, ReplayAdvanced
-from broker.delivery.courier import Courier
-from broker.delivery.readers import Partition
-from broker.delivery.stream import now_ms
+from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.stream import now_ms
+from broker.delivery.reading.readers import Partition
 from broker.errors import BrokerError
 
 LOOK_S: Final = 1.0

@@ -16,11 +16,11 @@ from broker.core.cursor import Cursor
 from broker.core.delivery import MISSING, State
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, Event
 from broker.core.window import Window
-from broker.delivery.message import Message
+from broker.delivery.reading.message import Message
 
 if TYPE_CHECKING:
-    from broker.delivery.courier import Courier
-    from broker.delivery.owed import Owed
+    from broker.delivery.dispatch.courier import Courier
+    from broker.delivery.outstanding.entry import Owed
 
 log = logging.getLogger(__name__)
 

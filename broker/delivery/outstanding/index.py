@@ -2,7 +2,7 @@
 
 For: finding the row of a delivery, those of a listener that are due, the first of a line; and counts that cost nothing.
 SQLite holds a few MiB of it in memory and the rest in a temporary file, which is gone with the process: what is here is
-found again in the topic `outstanding` (docs/decisions/0174). Not for: who may go when (outstanding.py).
+found again in the topic `outstanding` (docs/decisions/0174). Not for: who may go when (schedule.py).
 """
 
 # ruff: noqa: S608 - what statements are put together from are constants
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from broker.core.ids import parse_message_id
-from broker.delivery.owed import Key, Line, Owed
+from broker.delivery.outstanding.entry import Key, Line, Owed
 
 BEGIN: Final = (-1, -1)
 CACHE_KIB: Final = 16 << 10

@@ -21,8 +21,8 @@ from typing import Final
 
 from broker.core.circuit import State
 from broker.core.probes import Probes, interval_ms
-from broker.delivery.courier import Courier
-from broker.delivery.stream import now_ms
+from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.stream import now_ms
 from broker.outbound.addresses import Resolver, parse_url
 from broker.outbound.single_request import ask
 

@@ -1,7 +1,7 @@
 """Reads the topic `outstanding` for the worker that owns its partitions.
 
 For: all of a partition at a take-over, and the message of one record when it is due. Not for: reading it for an API
-process (broker/kafka/outstanding.py), writing it (outstanding.py).
+process (broker/kafka/outstanding.py), writing it (schedule.py).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from itertools import islice
 from typing import Final
 
 from broker.core.events import BARE, DeliveryAttempted, KeptDelivery, decode
-from broker.delivery.message import Message, messages
-from broker.delivery.owed import Key, Owed, ids_in, kept_message, owed_by
+from broker.delivery.outstanding.entry import Key, Owed, ids_in, kept_message, owed_by
 from broker.delivery.ports import Appender, LogReader
+from broker.delivery.reading.message import Message, messages
 from broker.errors import LogDamaged, LogUnavailable, UnknownEvent
 from broker.ports import EARLIEST, LATEST, OffsetTooOld
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from broker.core.flow import fair_share
-from broker.delivery.limits import ATTEMPTS_MAX, FIRST, SLOW
+from broker.delivery.dispatch.limits import ATTEMPTS_MAX, FIRST, SLOW
 
 if TYPE_CHECKING:
-    from broker.delivery.courier import Courier
+    from broker.delivery.dispatch.courier import Courier
 
 ATTEMPTS_LEAST: Final = 2  # under way, however many there are
 HELD_BYTES_MAX: Final = 4 << 20  # of messages that one courier holds

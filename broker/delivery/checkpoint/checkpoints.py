@@ -19,13 +19,13 @@ from typing import Final
 
 from broker.core.cursor import Cursor
 from broker.core.events import encode
-from broker.delivery.courier import Courier
-from broker.delivery.meters import Meters
-from broker.delivery.outstanding import Outstanding
-from broker.delivery.ownership import SURE_S
+from broker.delivery.checkpoint.metrics import Meters
+from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.stream import Stream, now_ms, outcome_events, take_outcomes
+from broker.delivery.fence import SURE_S
+from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.ports import Appender, CursorStore
-from broker.delivery.readers import Partition
-from broker.delivery.stream import Stream, now_ms, outcome_events, take_outcomes
+from broker.delivery.reading.readers import Partition
 from broker.errors import LogUnavailable, Suspended
 from broker.ports import Count, NotStored
 

@@ -2,7 +2,7 @@
 
 For: the record of such a delivery in `outstanding`, and what becomes of it when it is redriven, mended or given up.
 Where it is not known which messages they are, nor whose, the record stands for all that the listener may have there
-(`broker/core/ids.py`, damaged_id). Not for: finding the damage (broker/kafka), all other deliveries (outstanding.py).
+(`broker/core/ids.py`, damaged_id). Not for: finding the damage (broker/kafka), all other deliveries (schedule.py).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Final
 from broker.core.directory import Listener
 from broker.core.events import DAMAGED, DeliveryParked, DeliverySetAside, KeptDelivery, encode
 from broker.core.ids import damaged_id, parse_damaged_id, parse_message_id
-from broker.delivery.courier import Courier
-from broker.delivery.kept_records import KeptRecords
-from broker.delivery.message import Message
-from broker.delivery.owed import Owed, owed_by, owed_key
+from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.stream import now_ms
+from broker.delivery.outstanding.entry import Owed, owed_by, owed_key
+from broker.delivery.outstanding.records import KeptRecords
 from broker.delivery.ports import Appender
-from broker.delivery.stream import now_ms
+from broker.delivery.reading.message import Message
 
 _AT_ONCE: Final = 500  # records that are appended together
 

@@ -1,7 +1,7 @@
 """One delivery in `outstanding`: what is known of it, and its record, written and read again.
 
 For: Owed, the event made of a delivery, the message made of an event. Not for: when it is due and who gets it then
-(outstanding.py).
+(schedule.py).
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from typing import Any
 
 from broker.core.events import BARE, DeliveryParked, DeliverySetAside, KeptDelivery, encode
 from broker.core.redrives import Redrives
-from broker.delivery.message import Message
-from broker.delivery.stream import Delivery, now_ms
+from broker.delivery.dispatch.stream import Delivery, now_ms
+from broker.delivery.reading.message import Message
 
 Key = tuple[str, str]  # the ids of a listener and of a message
 Line = tuple[str, int, str]  # a listener's id, a partition, an ordering key
 
 
 class Owed:
-    """A row of the ledger (ledger.py), as it was when it was read.
+    """A row of the ledger (index.py), as it was when it was read.
 
     id: changes each time that it is written. place: its message's offset. ordering_key: None when it has none.
     offset: of its record in `outstanding`, below 0 when that is not known: then `record` has its value. due_ms: None
-    when it is parked. queued_ms: see ledger.py. found: it was there when the partition was taken over, so its stream's
+    when it is parked. queued_ms: see index.py. found: it was there when the partition was taken over, so its stream's
     window may bring it once more. bare: its record has no payload, so its message must stay in the log. line: in which
     it waits with others of its ordering key. The rest as in KeptDelivery.
     """

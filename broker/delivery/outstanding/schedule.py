@@ -3,7 +3,7 @@
 For: keeping them in the topic `outstanding`, knowing when each is due, handing it to its courier then. The record is
 written, and acknowledged, before the cursor may pass the message. What is known of each is in the ledger; in memory are
 only those that their couriers have, or get in a moment.
-Not for: the record itself (owed.py), reading it (kept_records.py), when an attempt is due (broker/core/retry.py),
+Not for: the record itself (entry.py), reading it (records.py), when an attempt is due (broker/core/retry.py),
 making it (courier.py), what waits in a window.
 """
 
@@ -23,15 +23,15 @@ from broker.core.directory import Listener
 from broker.core.events import DeliveryParked, KeptDelivery, encode
 from broker.core.ids import parse_damaged_id, partition_of
 from broker.core.turns import Lines
-from broker.delivery.courier import Courier
-from broker.delivery.damaged import DamagedDeliveries
-from broker.delivery.kept_records import KeptRecords
-from broker.delivery.ledger import BEGIN, Ledger
-from broker.delivery.message import Message
-from broker.delivery.owed import Key, Line, Owed, kept_event, owed_by, owed_key
+from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.stream import Delivery, now_ms
+from broker.delivery.outstanding.damaged import DamagedDeliveries
+from broker.delivery.outstanding.entry import Key, Line, Owed, kept_event, owed_by, owed_key
+from broker.delivery.outstanding.index import BEGIN, Ledger
+from broker.delivery.outstanding.records import KeptRecords
 from broker.delivery.ports import Appender, LogReader
-from broker.delivery.readers import Partition
-from broker.delivery.stream import Delivery, now_ms
+from broker.delivery.reading.message import Message
+from broker.delivery.reading.readers import Partition
 from broker.errors import LogDamaged, LogUnavailable
 from broker.ports import Count
 

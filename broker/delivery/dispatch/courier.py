@@ -47,12 +47,12 @@ from broker.core.flow import Share
 from broker.core.retry import RetryPolicy
 from broker.core.turns import Turns
 from broker.core.window import Window
-from broker.delivery.connections import Connections, Network
-from broker.delivery.limits import Limits
-from broker.delivery.message import Message
-from broker.delivery.shares import HELD_BYTES_MAX
-from broker.delivery.sparing import Sparing
-from broker.delivery.stream import Assigned, Delivery, Stream, now_ms
+from broker.delivery.dispatch.connections import Connections, Network
+from broker.delivery.dispatch.fairness import HELD_BYTES_MAX
+from broker.delivery.dispatch.limits import Limits
+from broker.delivery.dispatch.log_rate_limit import Sparing
+from broker.delivery.dispatch.stream import Assigned, Delivery, Stream, now_ms
+from broker.delivery.reading.message import Message
 from broker.errors import UnknownEvent
 from broker.outbound.addresses import parse_url
 from broker.outbound.connection import ConnectFailed, Connection, NotTried

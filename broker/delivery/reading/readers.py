@@ -16,9 +16,9 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, Final, Protocol
 
-from broker.delivery.courier import Courier
-from broker.delivery.message import Message
-from broker.delivery.stream import Delivery, Stream
+from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.stream import Delivery, Stream
+from broker.delivery.reading.message import Message
 from broker.errors import LogDamaged, LogUnavailable
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """How many attempts of one listener a worker may have under way, and begin.
 
 For: what the flow, the rate, the circuit, Retry-After and the worker's shares say of it, together. Not for: each of
-these (broker/core/flow.py, circuit.py), what all listeners share (shares.py).
+these (broker/core/flow.py, circuit.py), what all listeners share (fairness.py).
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""What happened is written down, then the cursors are committed."""

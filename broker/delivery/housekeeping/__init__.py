@@ -1,0 +1,1 @@
+"""What is old, ended or done is cleared away."""

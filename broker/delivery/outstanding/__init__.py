@@ -1,0 +1,1 @@
+"""Deliveries that have left their window: tried again later, or parked."""

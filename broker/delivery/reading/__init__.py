@@ -1,0 +1,1 @@
+"""Brings the log's messages to the streams."""
