@@ -302,11 +302,11 @@ async def test_who_has_heard_nothing_for_a_session_delivers_nothing_new_before_i
 
     with monkeypatch.context() as patch:
         patch.setattr(worker._tail, "confirm", refuse)
-        worker.assignment.fence.begin_anew()  # as after a session
+        patch.setattr(worker.assignment.fence, "_asked_at", float("-inf"))  # as after a session
         ids += await rig.put(queue, *(f"n{number}" for number in range(20)))
         await until(lambda: "tail.waits" in caplog.text, what="the tail has brought something")
         with pytest.raises(LogUnavailable):
-            await worker.stretch(0, 0, 1, [])
+            await worker.assignment.stretch(0, 0, 1, [])
         assert len(rig.listeners.taken("a")) == 1
     await until(lambda: len(rig.listeners.taken("a")) >= 21, what="all, once it is known to be a member")
     assert rig.listeners.ids("a") == Counter(ids)

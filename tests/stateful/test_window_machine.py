@@ -46,7 +46,7 @@ class ModelCourier:
         self.listener = SimpleNamespace(id="l", queue_id=OWN, replay=None, reach=lambda _partition, tail: tail)
         self.circuit = SimpleNamespace(state=State.CLOSED)
         self.error = None
-        self.depot = SimpleNamespace(touched=lambda _stream: None)
+        self.assignment = SimpleNamespace(touched=lambda _stream: None)
         self.streams: dict[int, Stream] = {}
         self.behind: dict[Stream, None] = {}
         self.held: dict[int, Delivery] = {}
