@@ -33,8 +33,9 @@ class Program:
         source = Path(sys.prefix) / "upgrades" / commit
         program = cls(commit, source / ".venv" / "bin" / "python")
         if not (source / ".venv" / ".installed").exists():
+            packed = io.BytesIO(_archive(commit))
             source.mkdir(parents=True, exist_ok=True)
-            with tarfile.open(fileobj=io.BytesIO(_archive(commit))) as archive:
+            with tarfile.open(fileobj=packed) as archive:
                 archive.extractall(source, filter="data")
             made = subprocess.run(
                 ["make", f"PYTHON={sys.executable}", ".venv/.installed"],
