@@ -7,11 +7,15 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import httpx
+import orjson
 import pytest
 
+from api.reference import TOLD
 from tests.scenarios.running import Running, clean_environment
 
 CHECKS = (
@@ -54,3 +58,72 @@ def test_the_server_keeps_to_its_document(tmp_path: Path, time_s: int, phases: s
         assert covered is not None, done.stdout[-20_000:]
         assert int(covered[1]) > 0
         assert not server.events("request.failed")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_with_real_ids_every_operation_succeeds_and_keeps_to_the_document(tmp_path: Path):
+    failed = {}
+    with Running(tmp_path / "data", "--allow-network", "127.0.0.0/8") as server:
+        assert server.url, "it is ready"
+        for (method, path), told in TOLD.items():
+            folder = tmp_path / told.name
+            folder.mkdir()
+            world = World(server, told.name)
+            lines = [f'"path.{name}" = "{value}"' for name, value in world.ids.items() if "{" + name + "}" in path]
+            (folder / "schemathesis.toml").write_text("\n".join(["[parameters]", *lines]))
+            arguments = [
+                *("run", f"{server.url}/v1/openapi.json", "--checks", CHECKS, "--continue-on-failure", "--no-shrink"),
+                *("--include-operation-id", told.name, "--phases", "examples,coverage,fuzzing", "--max-examples", "10"),
+                *("--max-time", "15", "--report", "har", "--report-har-path", str(folder / "report.har")),
+                *("-H", f"X-API-KEY: {server.api_key}", "-H", f"Authorization: Bearer {world.token}"),
+            ]
+            done = subprocess.run(
+                [sys.executable, "-m", "schemathesis.cli", *arguments],
+                capture_output=True,
+                text=True,
+                cwd=folder,
+                env=clean_environment(),
+                timeout=240,
+                check=False,
+            )
+            entries = orjson.loads((folder / "report.har").read_bytes())["log"]["entries"]
+            succeeded = [
+                one for one in entries if one["request"]["method"] == method and one["response"]["status"] == 200
+            ]
+            if done.returncode or not succeeded:
+                failed[f"{method} {path}"] = (len(succeeded), done.stdout[-3000:])
+        assert failed == {}
+        assert not server.events("request.failed")
+
+
+class World:
+    """Real things for one operation: an account, an organization, a key, a queue, a listener, a message, a replay."""
+
+    def __init__(self, server: Running, name: str) -> None:
+        example: dict[str, Any] = dict(TOLD["PUT", "/v1/accounts"].example or {})
+        who = {**example, "email": f"{name.lower()}@example.com"}  # that of the example is made by createAccount itself
+
+        def ask(method: str, path: str, *, headers: dict[str, str] | None = None, json: Any) -> Any:
+            sent = headers or {"x-api-key": server.api_key}
+            while (
+                answer := httpx.request(method, f"{server.url}{path}", headers=sent, json=json, timeout=60)
+            ).status_code == 429:
+                time.sleep(int(answer.headers["retry-after"]))
+            assert answer.status_code == 200, (method, path, answer.text)
+            return answer.json()
+
+        self.ids = {"account_id": ask("PUT", "/v1/accounts", json=who)["account"]["id"]}
+        self.token = ask("POST", "/v1/sessions", json=who)["session"]["token"]
+        session = {"authorization": f"Bearer {self.token}"}
+        organization = ask("PUT", "/v1/organizations", json={"name": name}, headers=session)["organization"]["id"]
+        queue = ask("PUT", "/v1/queues", json={"name": name})["queue"]["id"]
+        at = f"/v1/queues/{queue}"
+        url = "http://127.0.0.1:18/"  # nobody is there: all waits
+        made = {"name": "listener", "notify_url": url, "liveness_url": url}
+        listener = ask("PUT", f"{at}/listeners", json=made)["listener"]["id"]
+        message = ask("PUT", f"{at}/messages", json={"data": "{}"})["message"]["id"]
+        replay = ask("POST", f"{at}/listeners/{listener}/replay", json={"from": "beginning", "rate_per_s": 0.001})
+        key = ask("PUT", f"/v1/organizations/{organization}/keys", json={"name": "key"}, headers=session)["key"]["id"]
+        self.ids |= {"organization_id": organization, "queue_id": queue, "listener_id": listener, "message_id": message}
+        self.ids |= {"replay_id": replay["replay"]["id"], "key_id": key}
