@@ -27,6 +27,7 @@ from cli.options import Options, shared_options
 from cli.printing import say
 from cli.rows import record
 
+# linear: bounded repeats, each class excludes what follows it
 _RANGE: Final = re.compile(r"([a-z]+)/(\d{1,4}):(\d{1,19})(?:-(\d{1,19}))?", re.ASCII)
 
 

@@ -133,6 +133,7 @@ OURS: Final[dict[str, str]] = {
     "command": "lines that the server wrote, orjson",
     "load": "an export's manifest, msgspec",
     "Options.hosts": "the operator's option",
+    "_range": "the operator's argument",
     "_is_loopback": "the operator's option",
     "_store_cursors": "lines of an export, orjson",
     "record": "lines of an export, orjson",
