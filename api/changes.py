@@ -5,6 +5,7 @@ to end than was made, and taking a right away must not wait. Not for: messages (
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 
 from api.calls import Call, Handler
@@ -12,6 +13,7 @@ from api.limits import Limit
 from api.problems import Headers
 
 _MINUTE_S: Final = 60
+_BODY_BYTES: Final = 4 << 10  # of a change's body; each more of them counts as another change
 
 
 class Changes:
@@ -23,16 +25,24 @@ class Changes:
             refusal = "This organization changes its queues, listeners or keys too often."
             self._limit = Limit("changes", per_min, per_s=per_min / _MINUTE_S, refusal=refusal)
 
-    def take(self, headers: Headers, organization_id: str) -> None:
-        """Count one change (TooManyRequests). headers: of the answer."""
+    def take(self, headers: Headers, organization_id: str, body_bytes: int = 0) -> None:
+        """Count one change, and more where the body is large (TooManyRequests). headers: of the answer."""
         if self._limit is not None:
-            self._limit.take(headers, organization_id)
+            self._limit.take(headers, organization_id, min(1 + body_bytes // _BODY_BYTES, self._limit.size))
 
     def before(self, handler: Handler) -> Handler:
         """Return the handler with take() before it."""
 
         async def counted(call: Call) -> Any:
-            self.take(call.headers, call.organization_id)
+            told = call.told_length()
+            self.take(call.headers, call.organization_id, told or 0)
+            if told is None:  # a body in chunks: its size is known once it is there
+                call.when_received(partial(self._take_more, call.organization_id))
             return await handler(call)
 
         return handler if self._limit is None else counted
+
+    def _take_more(self, organization_id: str, body_bytes: int) -> None:
+        """Count what take() did not know of (TooManyRequests)."""
+        if body_bytes >= _BODY_BYTES:
+            self.take([], organization_id, body_bytes - _BODY_BYTES)

@@ -7,6 +7,7 @@ import re
 from contextlib import ExitStack
 
 import httpx
+import orjson
 import pytest
 from api_client import make_api, problem
 from hypothesis import given
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from api.bodies import Bodies, TooMuchUnderWay
 from api.buckets import NAMES_MAX, Buckets
+from broker.core.ids import message_id
 
 
 async def test_an_organization_whose_keys_ask_too_often_is_429_and_each_answer_says_how_much_is_left():
@@ -97,6 +99,25 @@ async def test_a_session_asks_only_so_often_and_another_accounts_is_not_held_up(
     assert refused.headers["ratelimit-policy"] == '"account";q=60;w=60'
     assert refused.headers["ratelimit"].startswith('"account";r=0;t=')
     assert (await api.bare.get("/v1/organizations", headers=tokens[1])).status_code == 200
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_change_counts_as_several_where_its_body_is_large(chunked):
+    api = await make_api(changes_per_min=20)
+    queue_id = await api.queue()
+    listener_id = await api.listener(queue_id)
+    ids = [message_id(at_ms=1, partition=0, random_bits=number) for number in range(1000)]
+    body = orjson.dumps({"messages": ids})  # 39 KB
+
+    async def parts():
+        yield body
+
+    async def redrive() -> int:
+        path = f"/v1/queues/{queue_id}/listeners/{listener_id}/redrive"
+        content = parts() if chunked else body
+        return (await api.request("POST", path, content=content)).status_code
+
+    assert [await redrive() for _ in range(3)] == [200, 429, 429]
 
 
 async def test_an_organization_changes_only_so_much_a_minute_and_may_always_delete():
