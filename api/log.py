@@ -25,6 +25,7 @@ from broker.core.catalogue import shown_json, types_named
 from broker.core.events import MessagePut
 from broker.core.ids import parse_message_id
 from broker.core.logorder import Cursor
+from broker.core.names import shortened
 from broker.core.selection import MessagePlace, Selection
 from broker.errors import NotFound
 from broker.ports import MessageLog
@@ -125,7 +126,7 @@ def _types(query: dict[str, str]) -> frozenset[str] | None:
     for text in query["type"].split(","):
         named = types_named(text)
         if named is None:
-            raise BadParameter(f"{text!r} is no type of event", parameter="type")
+            raise BadParameter(f"{shortened(text)!r} is no type of event", parameter="type")
         found |= named
     return found
 

@@ -13,6 +13,7 @@ import orjson
 
 from broker import errors
 from broker.accounts import AccountBlocked, WrongPassword
+from broker.core.names import shortened
 
 # Our own table: the phrases of Python's http.HTTPStatus change with its version (422 is "Content" from 3.13 on).
 TITLES: Final = {
@@ -37,6 +38,7 @@ TITLES: Final = {
     507: "Insufficient Storage",
 }
 MEDIA_TYPE: Final = b"application/problem+json"
+_POINTER_CHARS_MAX: Final = 300  # a field of the body may have a name of any length
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -181,7 +183,7 @@ def _places(error: errors.BrokerError, detail: str) -> Iterable[dict[str, str]]:
     elif isinstance(error, BadHeader):
         yield {"header": error.header, "detail": detail}
     elif isinstance(error, errors.Refused) and error.pointer is not None:
-        yield {"pointer": error.pointer, "detail": detail}
+        yield {"pointer": shortened(error.pointer, _POINTER_CHARS_MAX), "detail": detail}
 
 
 def _problem(status: int, code: str, detail: str, places: Iterable[dict[str, str]], headers: Headers) -> Problem:

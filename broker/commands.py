@@ -23,7 +23,7 @@ from broker.core import events as ev
 from broker.core import keys, signing
 from broker.core.directory import Key, Listener, Organization, Queue
 from broker.core.events import ControlEvent, ListenerSettings
-from broker.core.names import refuse_name
+from broker.core.names import refuse_name, shortened
 from broker.core.origins import same_origin
 from broker.errors import (
     Changed,
@@ -123,7 +123,9 @@ async def create_key(
     check_name(name)
     for index, scope in enumerate(scopes):
         if scope not in SCOPES:
-            raise Refused(f"{scope!r} is no scope; use some of {', '.join(SCOPES)}", pointer=f"/scopes/{index}")
+            raise Refused(
+                f"{shortened(scope)!r} is no scope; use some of {', '.join(SCOPES)}", pointer=f"/scopes/{index}"
+            )
         if queue_ids is not None and scope not in keys.SCOPES_OF_QUEUES:
             raise Refused(f"a key for some queues can't have the scope {scope!r}", pointer=f"/scopes/{index}")
     if queue_ids is not None:

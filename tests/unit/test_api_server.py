@@ -13,6 +13,7 @@ from api_client import make_api
 from api.clients import Clients
 from api.streams import Stream, answer_stream
 from api.tunnel import Tunnels
+from broker.commands import SCOPES, create_key
 from cli.hosts import Hosts
 from cli.server import FRAMING_BYTES_MAX, HEAD_BYTES_MAX, Server
 
@@ -319,11 +320,29 @@ async def test_an_error_quotes_little_of_a_body(name):
         assert len(answer.content) < 2000
 
 
-async def test_an_error_quotes_little_of_a_query():
+@pytest.mark.parametrize("query", ["queues?%s=1", "log?type=%s", "log?actor=%s", "log?cursor=%s", "queues?at=%s"])
+async def test_an_error_quotes_little_of_a_query(query):
     api = await make_api()
-    answer = await api.get("/v1/queues?" + "x" * 30_000 + "=1")
+    _, key = await create_key(
+        api.log.control, api.log.control, organization_id=api.organization_id, name="all", scopes=SCOPES
+    )
+    answer = await api.request("GET", "/v1/" + query % ("x" * 30_000), headers={"x-api-key": key})
     assert answer.status_code == 422
     assert len(answer.content) < 2000
+
+
+async def test_an_error_quotes_little_of_a_header_and_of_a_scope():
+    api = await make_api()
+    queue_id = await api.queue()
+    listener_id = await api.listener(queue_id)
+    administrator = {"x-api-key": await api.key_with(("keys",))}
+    keys, long = f"/v1/organizations/{api.organization_id}/keys", "z" * 15_000
+    for answer in (
+        await api.put(f"/v1/queues/{queue_id}/listeners/{listener_id}", json={"headers": {long: "1"}}),
+        await api.put(keys, json={"name": "k", "scopes": [long]}, headers=administrator),
+    ):
+        assert answer.status_code == 422
+        assert len(answer.content) < 2000
 
 
 @pytest.mark.parametrize(
