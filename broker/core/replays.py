@@ -8,12 +8,16 @@ Not for: asking for one (broker/replays.py), delivering (broker/delivery), the l
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
+from typing import Final
 
 from broker.core import events as ev
 from broker.core.varints import pack, unpack
+
+ENDED_MAX: Final = 1_000  # of an organization, that are remembered; every process holds them in memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +72,13 @@ class Replay:
 
 
 class Replays:
-    """The state: those that ended too, until their listener ends."""
+    """The state: also the newest ENDED_MAX of each organization that ended, until their listener ends."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, Replay] = {}
         self._of: dict[str, list[str]] = {}
+        self._ended_of: dict[str, dict[str, None]] = {}  # by organization, ids in the order in which they ended
+        self._running: Counter[str] = Counter()  # by organization
 
     def find(self, organization_id: str, replay_id: str) -> Replay | None:
         """The replay, if it is this organization's."""
@@ -90,21 +96,43 @@ class Replays:
             if event.replay_id in self._by_id:
                 return None
             self._of.setdefault(event.listener_id, []).append(event.replay_id)
+            self._running[event.organization_id] += 1
             now = started(event)
         elif before is None or before.ended is not None:
             return None
         else:
             now = _changed(before, event)
         self._by_id[now.id] = now
+        if now.ended is not None:
+            self._keep_ended(now)
         return now
+
+    def _keep_ended(self, replay: Replay) -> None:
+        """Keep what is shown of a replay that has ended, and forget the organization's oldest beyond ENDED_MAX."""
+        self._running[replay.organization_id] -= 1
+        self._by_id[replay.id] = replace(replay, picked=None)
+        ended = self._ended_of.setdefault(replay.organization_id, {})
+        ended[replay.id] = None
+        if len(ended) > ENDED_MAX:
+            oldest = self._by_id[next(iter(ended))]
+            self._of[oldest.listener_id].remove(oldest.id)
+            self._drop(oldest.id)
+
+    def _drop(self, replay_id: str) -> Replay:
+        replay = self._by_id.pop(replay_id)
+        if replay.ended is None:
+            self._running[replay.organization_id] -= 1
+        else:
+            del self._ended_of[replay.organization_id][replay_id]
+        return replay
 
     def running(self, organization_id: str) -> int:
         """How many of this organization's have not ended."""
-        return sum(one.ended is None and one.organization_id == organization_id for one in self._by_id.values())
+        return self._running[organization_id]
 
     def forget(self, listener_id: str) -> list[Replay]:
         """Those of a listener that has ended."""
-        return [self._by_id.pop(replay_id) for replay_id in self._of.pop(listener_id, ())]
+        return [self._drop(replay_id) for replay_id in self._of.pop(listener_id, ())]
 
     def everything(self) -> list[Replay]:
         """In a canonical order."""

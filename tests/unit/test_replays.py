@@ -11,7 +11,7 @@ from broker.core import events as ev
 from broker.core.cursor import Cursor
 from broker.core.directory import REPLAY_HEADER, Directory
 from broker.core.events import ListenerSettings
-from broker.core.replays import Replay, Replays, pick, picked_offsets
+from broker.core.replays import ENDED_MAX, Replay, Replays, pick, picked_offsets
 
 BY = {"at_ms": 90_000_000, "organization_id": "o"}
 STARTED = ev.ReplayStarted(
@@ -196,3 +196,18 @@ def test_equal_folds_have_equal_hashes_and_a_replay_counts(directory):
     directory.apply(ev.ReplayPaused(**BY, replay_id="r", reason="asked for"))
     assert directory.state_hash() != before
     assert isinstance(directory.replays.find("o", "r"), Replay)
+
+
+def test_of_an_organizations_replays_that_ended_the_newest_are_remembered_without_what_they_picked(directory):
+    chosen = msgspec.structs.replace(STARTED, only="failed", picked=(pick([3, 4]), pick([1])))
+    for number in range(ENDED_MAX + 2):
+        assert directory.apply(msgspec.structs.replace(chosen, replay_id=f"r{number}"))
+        assert directory.replays.running("o") == 2  # and the one that goes on
+        assert directory.apply(ev.ReplayCancelled(**BY, replay_id=f"r{number}"))
+    shown = directory.replays.of("l")
+    assert [one.id for one in shown] == ["r", *(f"r{number}" for number in range(2, ENDED_MAX + 2))]
+    assert {one.picked for one in shown} == {None}
+    assert directory.replays.find("o", "r1") is None
+    assert directory.apply(ev.ListenerDeleted(**BY, listener_id="l"))
+    assert directory.replays.everything() == []
+    assert directory.replays.running("o") == 0
