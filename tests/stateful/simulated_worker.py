@@ -228,6 +228,7 @@ class SimWorker:
         self.worker = Worker(SETTINGS, ports, feed, SEALER)
         self.membership: SimMembership = ports.membership
         self.tail: SimFeed = ports.changes
+        self._loops: list[Task] = []  # what the assignment's loops would be doing
         self._serving: Task | None = None
         self._reading: Task | None = None
         self._hearing: Any = None
@@ -314,6 +315,11 @@ class SimWorker:
         self.ownership, self.gave_up = self.ownership + 1, len(world.record.crashes) - 1
         self.membership.positions.clear()
         self._stop_hearing()
+        for task in self._loops:  # as Assignment.drop does
+            if task in self.tasks:
+                self.tasks.remove(task)
+                task.cancel()
+        self._loops.clear()
 
     async def _last_of_all(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
         began_ms = self._begin()
@@ -348,7 +354,7 @@ class SimWorker:
         await self.worker._feed(await self.membership.read())
 
     def catch_up(self) -> None:
-        self.run(self.worker.assignment.catch_up.serve_next(first=self.world.dice.random() < 0.5)).step()
+        self._loop(self.worker.assignment.catch_up.serve_next(first=self.world.dice.random() < 0.5)).step()
 
     @property
     def lagging(self) -> int:
@@ -393,7 +399,7 @@ class SimWorker:
     def work(self) -> None:
         """A step or three of what is on its way to `outstanding`, or handed to couriers from there, and so on."""
         if self._serving not in self.tasks:
-            self._serving = self.run(self.outstanding.serve_due())
+            self._serving = self._loop(self.outstanding.serve_due())
         for _ in range(self.world.dice.randint(1, 3 + len(self.tasks))):
             task = self.world.dice.choice(self.tasks)
             leaves = task in self.worker.assignment.leaving
@@ -405,7 +411,7 @@ class SimWorker:
 
     def work_off(self) -> None:
         """Until nothing is on its way, or it waits for an attempt that is under way."""
-        self.run(self.outstanding.serve_due())
+        self._loop(self.outstanding.serve_due())
         for _ in range(WORKS_OFF_MAX):
             self.step_all()
             if not self.tasks:
@@ -421,6 +427,12 @@ class SimWorker:
         self.tasks.append(task)
         task.add_done_callback(self.tasks.remove)
         return task
+
+    def _loop(self, coroutine: Coroutine[Any, Any, Any]) -> Task:
+        """A round of one of the assignment's loops, which ends with it."""
+        self._loops = [task for task in self._loops if task in self.tasks]
+        self._loops.append(self.run(coroutine))
+        return self._loops[-1]
 
     # Checkpoints: a step at each await
 
