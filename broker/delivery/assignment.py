@@ -3,7 +3,7 @@
 For: one object per generation of the group. It has the partitions, all that is known of their deliveries, the fence
 that says whether they are still the worker's, and the loops that serve them. A hand-over drops the object: what was
 begun for an earlier assignment holds that one, and reaches no later one.
-Not for: joining the group and the order of a take-over (worker.py), one listener's deliveries (courier.py).
+Not for: joining the group and the order of a take-over (worker.py), one listener's deliveries (dispatcher.py).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from broker.core.flow import WHOLE
 from broker.delivery.changes.honour import Changes
 from broker.delivery.checkpoint.checkpoints import Checkpoints
 from broker.delivery.checkpoint.metrics import Meters
-from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery
-from broker.delivery.fence import Ownership
-from broker.delivery.housekeeping.ended_listeners import Endings
-from broker.delivery.housekeeping.replay_progress import Replaying
+from broker.delivery.fence import Fence
+from broker.delivery.housekeeping.ended_listeners import EndedListeners
+from broker.delivery.housekeeping.replay_progress import ReplayProgress
 from broker.delivery.housekeeping.retention import Retention
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.ports import Ports
@@ -35,7 +35,7 @@ _MESSAGES_AT_ONCE: Final = 500  # that are made of what was read before others r
 
 
 class Assignment:
-    """One per generation. partitions: empty before the take-over. couriers: the worker's; they outlive it.
+    """One per generation. partitions: empty before the take-over. dispatchers: the worker's; they outlive it.
 
     share: of what each listener may have from all workers. count: see Worker. run: starts what the worker must not
     outlive, and fails with it. lost: called when Kafka says that the worker is no member any more.
@@ -45,7 +45,7 @@ class Assignment:
         self,
         kafka: Ports,
         view: DirectoryView,
-        couriers: Mapping[str, Courier],
+        dispatchers: Mapping[str, Dispatcher],
         meters: Meters,
         *,
         retain_s: int | None,
@@ -60,34 +60,36 @@ class Assignment:
         self._run = run
         self._lost = lost
         self.loops: set[asyncio.Task[None]] = set()
-        self.couriers = couriers
+        self.dispatchers = dispatchers
         self.partitions: dict[int, Partition] = {}
         self.share = WHOLE
         self.leaving: set[asyncio.Task[None]] = set()  # deliveries being written to `outstanding`
-        self.fence = fence = Ownership(self._ask)
+        self.fence = fence = Fence(self._ask)
         self.catch_up = CatchUp(self, self.partitions)
         self.outstanding = Outstanding(
             log.outstanding,
             log.requests,
             log.messages.name,
             self.partitions,
-            couriers,
+            dispatchers,
             fence.assure,
             count,
             log.deliveries.name,
         )
         self.changes = Changes(
-            log, kafka.changes, self.outstanding, self.partitions, couriers, self.placed, run, fence.confirm
+            log, kafka.changes, self.outstanding, self.partitions, dispatchers, self.placed, run, fence.confirm
         )
         self.checkpoints = Checkpoints(
-            kafka.cursors, log.deliveries, self.outstanding, self.partitions, couriers, meters, fence.confirm, count
+            kafka.cursors, log.deliveries, self.outstanding, self.partitions, dispatchers, meters, fence.confirm, count
         )
-        self.endings = Endings(kafka.cursors, view, self.checkpoints, self.outstanding, self.partitions, couriers)
-        self.replaying = Replaying(log.control.append, self.partitions, couriers, self.outstanding)
+        self.endings = EndedListeners(
+            kafka.cursors, view, self.checkpoints, self.outstanding, self.partitions, dispatchers
+        )
+        self.replaying = ReplayProgress(log.control.append, self.partitions, dispatchers, self.outstanding)
         self.retention = Retention(
-            log, kafka.cursors, view, self.outstanding, self.partitions, couriers, retain_s, fence.assure
+            log, kafka.cursors, view, self.outstanding, self.partitions, dispatchers, retain_s, fence.assure
         )
-        # What couriers ask (stream.Assigned).
+        # What dispatchers ask (stream.Assigned).
         self.known_changes = self.changes.known
         self.touched = self.checkpoints.touched
         self.lagging = self.catch_up.request
@@ -126,9 +128,9 @@ class Assignment:
         self.fence.end()
         for task in self.loops:
             task.cancel()
-        for courier in self.couriers.values():
-            for stream in list(courier.streams.values()):
-                courier.drop(stream)
+        for dispatcher in self.dispatchers.values():
+            for stream in list(dispatcher.streams.values()):
+                dispatcher.drop(stream)
         self.outstanding.close()
 
     async def _ask(self) -> None:
@@ -139,13 +141,13 @@ class Assignment:
             self._lost(self)
             raise
 
-    def placed(self, number: int, queue_id: str) -> Iterator[Courier]:
-        """The couriers of a queue whose place on a partition is known."""
+    def placed(self, number: int, queue_id: str) -> Iterator[Dispatcher]:
+        """The dispatchers of a queue whose place on a partition is known."""
         partition, queue = self.partitions[number], self._view.state.queues.get(queue_id)
         for listener_id in () if queue is None else queue.listeners:
-            courier = self.couriers.get(listener_id)
-            if courier is not None and partition.placed(courier):
-                yield courier
+            dispatcher = self.dispatchers.get(listener_id)
+            if dispatcher is not None and partition.placed(dispatcher):
+                yield dispatcher
 
     async def stretch(
         self, partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]
@@ -166,7 +168,7 @@ class Assignment:
         await self.fence.assure()
         return found, stretch.next_offset
 
-    async def park_damaged(self, partition: int, ranges: Sequence[tuple[Courier, int, int]]) -> bool:
+    async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatcher, int, int]]) -> bool:
         """For the catch-up readers (readers.Source)."""
         return await self.outstanding.park_damaged(
             partition, [(one.listener, first, last) for one, first, last in ranges]
@@ -185,12 +187,12 @@ class Assignment:
 
     async def _put_aside_now(self, delivery: Delivery, event: KeptDelivery) -> None:
         """Write the delivery to `outstanding`, and only then let the cursor pass it."""
-        courier = delivery.stream.courier
+        dispatcher = delivery.stream.dispatcher
         if self.changes.deleted(delivery):
             self.outstanding.expect_no_more(delivery)
-            courier.cancel(delivery)
+            dispatcher.cancel(delivery)
         elif await self.outstanding.put_aside(delivery, event):
-            courier.settle(delivery)
+            dispatcher.settle(delivery)
             if self.changes.deleted(delivery):  # meanwhile
                 self.outstanding.cancel(event.partition, event.listener_id, event.message_id)
 

@@ -24,7 +24,7 @@ async def _handed_over() -> None:
     raise LogUnavailable("the partitions were handed over")
 
 
-class Ownership:
+class Fence:
     """Of one assignment. Nothing is known at first: we may have stood still since the partitions were given to us.
 
     ask: asks Kafka (NoMember: others own them; LogUnavailable: it can't be told).

@@ -1,7 +1,7 @@
 """The worker: owns a share of the partitions and delivers their messages to every listener.
 
-For: ownership, couriers following the directory, the tail loop, and an orderly end.
-Not for: one listener's deliveries (courier.py), reading (readers.py), checkpoints.py, wiring a process (cli/).
+For: ownership, dispatchers following the directory, the tail loop, and an orderly end.
+Not for: one listener's deliveries (dispatcher.py), reading (readers.py), checkpoints.py, wiring a process (cli/).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from broker.core.window import Window
 from broker.delivery.assignment import Assignment
 from broker.delivery.checkpoint.metrics import Condition, Meters, condition
 from broker.delivery.dispatch.connections import Network
-from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.fairness import Processor, Sockets, let_begin, share_out
 from broker.delivery.dispatch.limits import FAILS
 from broker.delivery.dispatch.liveness import Liveness
@@ -49,11 +49,11 @@ from broker.settings import Settings
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
-_PARTS: Final = 5  # in which couriers have their ticks, one after the other: all at once would hold the others up
-_ROUND: Final = 5  # ticks after which all is shared out anew; a courier that gives way has one of them
+_PARTS: Final = 5  # in which dispatchers have their ticks, one after the other: all at once would hold the others up
+_ROUND: Final = 5  # ticks after which all is shared out anew; a dispatcher that gives way has one of them
 _PUMPED: Final = 8  # attempts that are begun before others run
 STOOD_STILL_S: Final = 0.1  # an event loop as late as this expires nothing: first it reads what has come meanwhile
-_TIDY_TICKS: Final = 100  # within so many every courier is tidied once
+_TIDY_TICKS: Final = 100  # within so many every dispatcher is tidied once
 DRAIN_S: Final = 5.0  # how long attempts under way may take to finish at the end
 HAND_OVER_S: Final = 2.0  # and at a hand-over, for which all workers wait
 HANGING_S: Final = 1.0  # nobody waits there, nor at the end if it is of one that fails, for one that has taken as long
@@ -63,7 +63,7 @@ NO_CURSOR_MS: Final = (
     180_000  # a listener may be so old before each of its cursors was committed: idle ones take a minute
 )
 _LOAD_PAUSE_S: Final = 0.5
-_AT_ONCE: Final = 20  # couriers that are employed before others run: opening their secrets takes its time
+_AT_ONCE: Final = 20  # dispatchers that are employed before others run: opening their secrets takes its time
 
 
 class DirectoryFeed(Protocol):
@@ -95,9 +95,9 @@ class Worker:
         self._projections = projections
         self._cursors = kafka.cursors
         self._tail = kafka.membership
-        self._couriers: dict[str, Courier] = {}
-        self._replays: set[str] = set()  # ids of the couriers that are replays
-        self._active: dict[Courier, None] = {}  # who asked for ticks, the longest first
+        self._dispatchers: dict[str, Dispatcher] = {}
+        self._replays: set[str] = set()  # ids of the dispatchers that are replays
+        self._active: dict[Dispatcher, None] = {}  # who asked for ticks, the longest first
         self.meters = Meters()
         self._count = count
         self._changed: dict[str, None] = {}  # ids of listeners that the directory has changed
@@ -117,7 +117,7 @@ class Worker:
         return Assignment(
             self._kafka,
             self._projections.directory,
-            self._couriers,
+            self._dispatchers,
             self.meters,
             retain_s=self._settings.retain_messages_s,
             count=self._count,
@@ -161,13 +161,13 @@ class Worker:
             await self._liveness.stop()
             await self._tail.stop()
             await self._kafka.changes.stop()
-            for courier in self._couriers.values():
-                courier.close()
+            for dispatcher in self._dispatchers.values():
+                dispatcher.close()
 
     async def condition(self) -> Condition:
         """As of now."""
         assignment = self.assignment
-        now = await condition(self._couriers.values(), assignment.partitions, assignment.outstanding)
+        now = await condition(self._dispatchers.values(), assignment.partitions, assignment.outstanding)
         now.listeners["unusable"] = len(self._unusable & self._directory.listeners.keys())
         return now
 
@@ -199,7 +199,7 @@ class Worker:
         assignment.drop()
 
     async def _commit_last(self, assignment: Assignment) -> None:
-        in_doubt = any(courier.busy for courier in self._couriers.values())
+        in_doubt = any(dispatcher.busy for dispatcher in self._dispatchers.values())
         checkpoints, committed = assignment.checkpoints, False
         try:
             async with asyncio.timeout(CHECKPOINT_S_MAX):
@@ -220,22 +220,22 @@ class Worker:
     def _let_send(self, sending: bool) -> None:
         """Whether attempts may begin, also to listeners that come meanwhile."""
         self._sending = sending
-        for courier in self._couriers.values():
-            courier.sending = sending
+        for dispatcher in self._dispatchers.values():
+            dispatcher.sending = sending
 
     async def _drain(self, assignment: Assignment, *, at_end: bool) -> None:
         """Begin nothing more. What hangs is repeated by the next owner, so that all others' messages need not wait."""
         time = asyncio.get_running_loop().time
 
-        def promising(courier: Courier) -> bool:
-            if at_end and courier.limits.rank != FAILS:
-                return courier.busy > 0  # it takes what it gets, in its time
-            return courier.connections.busy_since(time() - HANGING_S)
+        def promising(dispatcher: Dispatcher) -> bool:
+            if at_end and dispatcher.limits.rank != FAILS:
+                return dispatcher.busy > 0  # it takes what it gets, in its time
+            return dispatcher.connections.busy_since(time() - HANGING_S)
 
         self._let_send(False)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S if at_end else HAND_OVER_S):
-                while assignment.leaving or any(map(promising, self._couriers.values())):
+                while assignment.leaving or any(map(promising, self._dispatchers.values())):
                     await asyncio.sleep(TICK_S)
 
     async def _take_over(self, partitions: list[int], assignment: Assignment) -> None:
@@ -291,7 +291,7 @@ class Worker:
         assignment.changes.placed(changes)
         assignment.start()
         self._tail.begin(tails)
-        self._look_at(self._directory.listeners.keys() ^ self._couriers.keys())  # while the cursors were read
+        self._look_at(self._directory.listeners.keys() ^ self._dispatchers.keys())  # while the cursors were read
         assignment.endings.look()
         self._loaded.set()
 
@@ -324,7 +324,7 @@ class Worker:
         if lost:
             log.warning("worker.cursors_missing listeners=%d one=%s partitions=%s", len(lost), lost[0], sorted(ends))
 
-    # Couriers follow the directory
+    # Dispatchers follow the directory
 
     @property
     def _directory(self) -> Directory:
@@ -345,13 +345,13 @@ class Worker:
         elif listener_id is not None:
             changed = (listener_id, *self._replays)  # perhaps its own
         elif isinstance(event, QueueDeleted):
-            changed = (one.listener.id for one in self._couriers.values() if one.queue.id == event.queue_id)
+            changed = (one.listener.id for one in self._dispatchers.values() if one.queue.id == event.queue_id)
         if isinstance(event, ListenerDeleted | QueueDeleted):
             self.assignment.endings.look()
         self._look_at(changed)
 
     def _look_at(self, listener_ids: Iterable[str]) -> None:
-        """Have the couriers of these listeners follow the directory."""
+        """Have the dispatchers of these listeners follow the directory."""
         self._changed.update(dict.fromkeys(listener_ids))
         self._change.set()
 
@@ -366,14 +366,14 @@ class Worker:
         await self._reconcile(changed)
 
     async def _reconcile(self, changed: Iterable[str]) -> None:
-        """Make the couriers of these listeners what the directory says: employ, update, dismiss."""
+        """Make the dispatchers of these listeners what the directory says: employ, update, dismiss."""
         arrived: list[Listener] = []
         for listener_id in changed:
-            listener, courier = self._directory.listeners.get(listener_id), self._couriers.get(listener_id)
-            if listener is None and courier is not None:
-                self._dismiss(self._couriers.pop(listener_id))
-            elif listener is not None and courier is not None:
-                redriven = courier.listener.redrives.count != listener.redrives.count
+            listener, dispatcher = self._directory.listeners.get(listener_id), self._dispatchers.get(listener_id)
+            if listener is None and dispatcher is not None:
+                self._dismiss(self._dispatchers.pop(listener_id))
+            elif listener is not None and dispatcher is not None:
+                redriven = dispatcher.listener.redrives.count != listener.redrives.count
                 self._employ(listener)
                 if redriven:
                     self.assignment.outstanding.redrive(listener)
@@ -394,7 +394,7 @@ class Worker:
             return
         for listener_id in [listener.id for listener in arrived]:
             listener_now = self._directory.listeners.get(listener_id)
-            if listener_now is not None and listener_id not in self._couriers:
+            if listener_now is not None and listener_id not in self._dispatchers:
                 self._employ(listener_now)
                 self._place(listener_now, cursors.get(listener_id, {}), assignment)
                 assignment.outstanding.redrive(listener_now)
@@ -408,24 +408,24 @@ class Worker:
         return min(lows) if end is None else min((*lows, end))
 
     def _employ(self, listener: Listener) -> None:
-        courier = self._couriers.get(listener.id)
+        dispatcher = self._dispatchers.get(listener.id)
         self._unusable.discard(listener.id)
         try:
-            opened = self._opened(listener, courier)
+            opened = self._opened(listener, dispatcher)
         except (BrokerError, ValueError):  # it stands still until that is put right; all others go on
             log.exception("listener.secret_unusable listener=%s", listener.id)
             self._unusable.add(listener.id)
-            if courier is not None:
-                self._dismiss(self._couriers.pop(listener.id))
+            if dispatcher is not None:
+                self._dismiss(self._dispatchers.pop(listener.id))
                 self.assignment.outstanding.dismissed(listener.id)
             return
         assignment = self.assignment
-        if courier is not None:
-            courier.assignment = assignment
-            courier.update(listener, share=assignment.share, opened=opened)
+        if dispatcher is not None:
+            dispatcher.assignment = assignment
+            dispatcher.update(listener, share=assignment.share, opened=opened)
             return
         queue = self._directory.queues[listener.queue_id]
-        courier = self._couriers[listener.id] = Courier(
+        dispatcher = self._dispatchers[listener.id] = Dispatcher(
             self._network,
             assignment,
             queue,
@@ -435,26 +435,26 @@ class Worker:
             wants_tick=self._ticks_for,
             gone=self._gone,
         )
-        courier.sending = self._sending
+        dispatcher.sending = self._sending
         if listener.replay is not None:
             self._replays.add(listener.id)
 
-    def _opened(self, listener: Listener, courier: Courier | None) -> Opened:
-        if courier is not None and same_seals(courier.listener, listener):
-            return courier.opened
+    def _opened(self, listener: Listener, dispatcher: Dispatcher | None) -> Opened:
+        if dispatcher is not None and same_seals(dispatcher.listener, listener):
+            return dispatcher.opened
         return open_listener(self._sealer, listener)
 
     def _place(self, listener: Listener, cursors: Mapping[int, Cursor], assignment: Assignment) -> None:
         """Put the listener's streams where their cursors say and route the queue's messages to it."""
-        courier = self._couriers.get(listener.id)
-        if courier is None:
+        dispatcher = self._dispatchers.get(listener.id)
+        if dispatcher is None:
             return
         for number, partition in assignment.partitions.items():
             cursor = listener.stands_at(cursors, number)
             reach = listener.reach(number, partition.tail)
             if cursor.top != reach or cursor.open:
                 window: Window[Delivery] = Window()
-                stream = courier.streams[number] = Stream(courier, number, window)
+                stream = dispatcher.streams[number] = Stream(dispatcher, number, window)
                 opened = [(offset, Delivery(stream, offset, None)) for offset in cursor.open]
                 if opened:
                     opened[0][1].put_at_ms = cursor.oldest_at_ms or 0
@@ -462,19 +462,19 @@ class Worker:
                     delivery.number = made
                 window.restore(cursor, reach, opened)
                 if window.wanted() is not None:
-                    courier.behind[stream] = None
-            partition.place(courier)
-        if courier.behind:
-            courier.wake()  # and its ticks ask again: what a stream wants may be further than the tail is by now
+                    dispatcher.behind[stream] = None
+            partition.place(dispatcher)
+        if dispatcher.behind:
+            dispatcher.wake()  # and its ticks ask again: what a stream wants may be further than the tail is by now
 
-    def _dismiss(self, courier: Courier) -> None:
+    def _dismiss(self, dispatcher: Dispatcher) -> None:
         for partition in self.assignment.partitions.values():
-            partition.dismiss(courier)
-        self.assignment.checkpoints.dismissed(courier.listener.id)
-        self._replays.discard(courier.listener.id)
-        courier.close()
-        self._liveness.down.discard(courier)
-        self._active.pop(courier, None)
+            partition.dismiss(dispatcher)
+        self.assignment.checkpoints.dismissed(dispatcher.listener.id)
+        self._replays.discard(dispatcher.listener.id)
+        dispatcher.close()
+        self._liveness.down.discard(dispatcher)
+        self._active.pop(dispatcher, None)
 
     # The log
 
@@ -488,8 +488,8 @@ class Worker:
             await asyncio.sleep(0)  # records that are there already must not keep the answers waiting
 
     async def _feed(self, read: Mapping[int, Iterable[Record]]) -> None:
-        """What the tail has brought goes to the couriers. But who heard nothing for long is brought first of all what
-        others have delivered meanwhile: that is read again once it is known to be ours."""
+        """Give the dispatchers what the tail has brought. But a worker that heard nothing for long is brought first of
+        all what others have delivered meanwhile: that is read again once it is known to be ours."""
         assignment = self.assignment
         owned = {number: assignment.partitions[number] for number in read if number in assignment.partitions}
         try:
@@ -516,10 +516,10 @@ class Worker:
 
     async def _ticks(self) -> None:
         gate, processor, time = Gate(), Processor(), asyncio.get_running_loop().time
-        pumped: list[Courier] = []
+        pumped: list[Dispatcher] = []
         for number in itertools.count():
             late_s = 0.0
-            active, ticked = list(self._active), list[Courier]()
+            active, ticked = list(self._active), list[Dispatcher]()
             for part in range(_PARTS):
                 before_s = time()
                 await asyncio.sleep(TICK_S / _PARTS)
@@ -532,43 +532,43 @@ class Worker:
             if number % _ROUND == 0:
                 share_out(self._active)
             self._liveness.tick(begins=begins)
-            for courier in list(self._couriers.values())[number % _TIDY_TICKS :: _TIDY_TICKS]:
-                courier.tidy()
+            for dispatcher in list(self._dispatchers.values())[number % _TIDY_TICKS :: _TIDY_TICKS]:
+                dispatcher.tidy()
 
-    def _ticks_for(self, courier: Courier) -> None:
-        self._active[courier] = None
+    def _ticks_for(self, dispatcher: Dispatcher) -> None:
+        self._active[dispatcher] = None
 
     @staticmethod
-    async def _pump(couriers: Iterable[Courier]) -> None:
+    async def _pump(dispatchers: Iterable[Dispatcher]) -> None:
         """Let them begin what they were dealt."""
         begun = 0
-        for courier in couriers:
-            begun += courier.limits.begins
-            courier.pump()
+        for dispatcher in dispatchers:
+            begun += dispatcher.limits.begins
+            dispatcher.pump()
             if begun >= _PUMPED:
                 begun = 0
                 await asyncio.sleep(0)
 
-    def _tick_some(self, couriers: Iterable[Courier], number: int, *, late: bool) -> Iterator[Courier]:
+    def _tick_some(self, dispatchers: Iterable[Dispatcher], number: int, *, late: bool) -> Iterator[Dispatcher]:
         """Those that still have something to do."""
         at_ms = now_ms()
-        for place, courier in enumerate(couriers):
-            if courier not in self._active:  # its listener has ended meanwhile
+        for place, dispatcher in enumerate(dispatchers):
+            if dispatcher not in self._active:  # its listener has ended meanwhile
                 continue
-            if (place + number) % _ROUND and courier.limits.gives_way:
+            if (place + number) % _ROUND and dispatcher.limits.gives_way:
                 continue
-            if courier.tick(at_ms, late=late):
-                yield courier
+            if dispatcher.tick(at_ms, late=late):
+                yield dispatcher
             else:
-                del self._active[courier]
-            if courier.circuit.allowance == 0:
-                self._liveness.watch(courier)
+                del self._active[dispatcher]
+            if dispatcher.circuit.allowance == 0:
+                self._liveness.watch(dispatcher)
 
-    def _gone(self, courier: Courier) -> None:
-        self._run(self._pause(courier))
+    def _gone(self, dispatcher: Dispatcher) -> None:
+        self._run(self._pause(dispatcher))
 
-    async def _pause(self, courier: Courier) -> None:
-        listener = courier.listener
+    async def _pause(self, dispatcher: Dispatcher) -> None:
+        listener = dispatcher.listener
         fields: Fields = {
             "at_ms": now_ms(),
             "organization_id": listener.organization_id,
@@ -583,7 +583,7 @@ class Worker:
         try:
             await self._kafka.log.control.append(event)
         except BrokerError:
-            courier.said_gone = False  # its next 410 tries again
+            dispatcher.said_gone = False  # its next 410 tries again
 
     def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

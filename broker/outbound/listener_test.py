@@ -23,7 +23,7 @@ from broker.sealing import Sealer
 TIMEOUT_S_MAX: Final = 15.0
 
 
-class Trial(NamedTuple):
+class ListenerTest(NamedTuple):
     """status: None when there was no answer; error: then why, in a word. took_ms: connecting included."""
 
     message_id: str
@@ -32,7 +32,9 @@ class Trial(NamedTuple):
     took_ms: int
 
 
-async def try_out(sealer: Sealer, queue: Queue, listener: Listener, resolver: Resolver, tls: ssl.SSLContext) -> Trial:
+async def try_out(
+    sealer: Sealer, queue: Queue, listener: Listener, resolver: Resolver, tls: ssl.SSLContext
+) -> ListenerTest:
     """Send the listener a message with the header `everput-test: true` and wait for its answer (ConfigurationError)."""
     opened = open_listener(sealer, listener)
     target = parse_url(listener.notify_url)
@@ -61,4 +63,4 @@ async def try_out(sealer: Sealer, queue: Queue, listener: Listener, resolver: Re
     timeout_s = min(listener.settings.timeout_ms / 1000, TIMEOUT_S_MAX)
     answer = await ask(request, target, resolver, tls, timeout_s=timeout_s)
     took_ms = int((asyncio.get_running_loop().time() - began_s) * 1000)
-    return Trial(made, answer.status, answer.error, took_ms)
+    return ListenerTest(made, answer.status, answer.error, took_ms)

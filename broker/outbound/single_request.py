@@ -19,7 +19,7 @@ class Answer(NamedTuple):
     error: str | None
 
 
-class _Once:
+class _SingleRequest:
     """The owner of the connection (connection.Owner)."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class _Once:
 
 async def ask(request: bytes, target: Target, resolver: Resolver, tls: ssl.SSLContext, *, timeout_s: float) -> Answer:
     """Send this request to an address that was checked."""
-    once = _Once()
+    once = _SingleRequest()
     try:
         async with asyncio.timeout(timeout_s):
             connection = await connect(once, target, resolver, tls)

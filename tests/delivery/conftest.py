@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from broker.delivery.dispatch import courier as courier_module
+from broker.delivery.dispatch import dispatcher as dispatcher_module
 from tests.delivery.office import Behaviour, ListenerServer, Office, listener_at, until
 
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch):
     """The jitter at its least: a retry comes after 100 ms."""
-    monkeypatch.setattr(courier_module, "random", lambda: 0.0)
+    monkeypatch.setattr(dispatcher_module, "random", lambda: 0.0)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ async def serve(leaves_nothing_behind):
 
 @pytest.fixture
 async def open_office(serve):
-    """open_office(url or server, settings…) employs a courier; at the end it has no connection and counts none."""
+    """open_office(url or server, settings…) employs a dispatcher; at the end it has no connection and counts none."""
     offices: list[Office] = []
 
     async def start(where: str | ListenerServer, *, office: dict | None = None, **settings) -> Office:
@@ -59,7 +59,7 @@ async def open_office(serve):
     yield start
     for office in offices:
         await office.stop()
-    couriers = [office.courier for office in offices]
+    dispatchers = [office.dispatcher for office in offices]
     await until(
-        lambda: not any(one.connections.idle or one.busy or one.connections.network.sockets.open for one in couriers)
+        lambda: not any(one.connections.idle or one.busy or one.connections.network.sockets.open for one in dispatchers)
     )

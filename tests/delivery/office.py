@@ -1,4 +1,4 @@
-"""A real listener on loopback that behaves as told, and an office: what a worker is to its couriers, without Kafka."""
+"""A real listener on loopback that behaves as told, and an office: what a worker is to a dispatcher, without Kafka."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from broker.core.events import DeliveriesSettled, DeliveryAttempted, ListenerSet
 from broker.core.flow import WHOLE, Share
 from broker.core.signing import Signer
 from broker.delivery.dispatch.connections import Network
-from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.fairness import Sockets, let_begin, share_out
 from broker.delivery.dispatch.liveness import Liveness
 from broker.delivery.dispatch.stream import Delivery, Stream, now_ms, outcome_events, take_outcomes
@@ -130,7 +130,7 @@ class ListenerServer:
 
 
 class Office:
-    """What a worker is to one courier: the partition, the log behind it, ticks, probes; and it keeps the books.
+    """What a worker is to one dispatcher: the partition, the log behind it, ticks, probes; and it keeps the books.
 
     new: the listener has not answered yet. outcomes: by offset, (number, outcome, status or error) of each attempt.
     stretches: how many messages each read of the log brought.
@@ -163,10 +163,10 @@ class Office:
         self.liveness = Liveness(resolver, tls)
         self.no_member: LogUnavailable | None = None
         self.refused = 0
-        self.active: list[Courier] = []
+        self.active: list[Dispatcher] = []
         self.begins = 1_000  # what a slow listener may begin in a tick
-        self.couriers: dict[str, Courier] = {}
-        self.outstanding = Outstanding(topic, topic, "messages", self.partitions, self.couriers, self.assure)
+        self.dispatchers: dict[str, Dispatcher] = {}
+        self.outstanding = Outstanding(topic, topic, "messages", self.partitions, self.dispatchers, self.assure)
         self.leaving: set[asyncio.Task[None]] = set()
         network = Network(resolver, Sockets(sockets), tls)
         assignment = SimpleNamespace(
@@ -182,7 +182,7 @@ class Office:
         )
         queue = Queue(id="q-1", organization_id="o", name="orders", created_at_ms=0)
         opened = Opened(Signer(b"k" * 32), headers=tuple(listener.settings.headers.items()))
-        self.courier = Courier(
+        self.dispatcher = Dispatcher(
             network,
             assignment,
             queue,
@@ -190,12 +190,12 @@ class Office:
             opened,
             share=share,
             wants_tick=self.active.append,
-            gone=lambda courier: self.gone.append(courier.listener.id),
+            gone=lambda dispatcher: self.gone.append(dispatcher.listener.id),
         )
         if not new:
-            self.courier.limits.took(1)
-        self.couriers[listener.id] = self.courier
-        self.partition.place(self.courier)
+            self.dispatcher.limits.took(1)
+        self.dispatchers[listener.id] = self.dispatcher
+        self.partition.place(self.dispatcher)
         self.ticker: asyncio.Task[None] | None = None
 
     async def assure(self) -> None:
@@ -212,28 +212,28 @@ class Office:
             task.cancel()
         await asyncio.gather(self.ticker, *self.readers, return_exceptions=True)
         await self.liveness.stop()
-        self.courier.close()
+        self.dispatcher.close()
 
     async def _tick(self) -> None:
         for number in count():
             await asyncio.sleep(0.01)
             still = []
-            for courier in self.active:
-                if courier.tick(now_ms()):
-                    still.append(courier)
-                if courier.circuit.allowance == 0:
-                    self.liveness.watch(courier)
+            for dispatcher in self.active:
+                if dispatcher.tick(now_ms()):
+                    still.append(dispatcher)
+                if dispatcher.circuit.allowance == 0:
+                    self.liveness.watch(dispatcher)
             self.active[:] = still
             share_out(still)
-            for courier in let_begin(still, self.begins, turn=number):
-                courier.pump()
+            for dispatcher in let_begin(still, self.begins, turn=number):
+                dispatcher.pump()
             self.liveness.tick(begins=20)
             self.keep_books()
 
     def _hold(self, delivery: Delivery) -> bool:
         if (delivery.stream.partition, delivery.offset) not in self.deleted:
             return False
-        self.courier.cancel(delivery)
+        self.dispatcher.cancel(delivery)
         return True
 
     def _touched(self, stream: Stream) -> None:
@@ -243,14 +243,14 @@ class Office:
     def _put_aside(self, delivery: Delivery, _status: int | None, _error: str | None, due_ms: int | None) -> None:
         assert due_ms is None  # nothing here fails for a minute
         self.parked.append(delivery.offset)
-        asyncio.get_running_loop().call_soon(self.courier.settle, delivery)
+        asyncio.get_running_loop().call_soon(self.dispatcher.settle, delivery)
 
     def _put_aside_in_topic(self, delivery: Delivery, *how) -> None:
         event = self.outstanding.expect(delivery, delivery.message, *how)
 
         async def leave() -> None:
             if await self.outstanding.put_aside(delivery, event):
-                self.courier.settle(delivery)
+                self.dispatcher.settle(delivery)
 
         task = asyncio.create_task(leave())
         self.leaving.add(task)
@@ -317,18 +317,18 @@ class Office:
 
     async def all_settled(self) -> None:
         """Everything put is settled, nothing is under way or held."""
-        courier = self.courier
-        await until(lambda: self.settled and not courier.busy and not courier._held)
+        dispatcher = self.dispatcher
+        await until(lambda: self.settled and not dispatcher.busy and not dispatcher._held)
         self.keep_books()
-        assert courier._held_bytes == 0
-        assert not courier._ready
-        assert not courier._retries
-        assert not courier._turns
-        assert not courier.connections.making
+        assert dispatcher._held_bytes == 0
+        assert not dispatcher._ready
+        assert not dispatcher._retries
+        assert not dispatcher._turns
+        assert not dispatcher.connections.making
 
     @property
     def settled(self) -> bool:
-        stream = self.courier.streams.get(0)
+        stream = self.dispatcher.streams.get(0)
         return stream is None or (not stream.window.open and stream.window.attached)
 
     def check_books(self) -> None:

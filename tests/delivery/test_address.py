@@ -10,8 +10,8 @@ from broker.delivery.dispatch import connections as connections_module
 from tests.delivery.office import OK, until
 
 
-def moved_to(courier, server) -> None:
-    courier.update(replace(courier.listener, notify_url=server.url), share=WHOLE)
+def moved_to(dispatcher, server) -> None:
+    dispatcher.update(replace(dispatcher.listener, notify_url=server.url), share=WHOLE)
 
 
 async def answers_200(_request, writer):
@@ -29,7 +29,7 @@ async def test_once_the_address_is_changed_the_former_one_gets_only_what_it_had_
     office = await open_office(old, max_in_flight=4, timeout_ms=60_000)
     office.put(50)
     await until(lambda: len(old.posts) == 4)
-    moved_to(office.courier, new)
+    moved_to(office.dispatcher, new)
     free.set()
     await office.all_settled()
     office.check_books()
@@ -53,7 +53,7 @@ async def test_a_connection_begun_before_the_change_carries_nothing_to_the_forme
     office = await open_office(old, timeout_ms=60_000)
     office.put(3)
     await begun.wait()
-    moved_to(office.courier, new)
+    moved_to(office.dispatcher, new)
     go_on.set()
     await office.all_settled()
     office.check_books()
@@ -72,7 +72,7 @@ async def test_the_former_addresss_410_does_not_pause_the_listener_at_its_new_on
     office = await open_office(old, timeout_ms=60_000)
     office.put()
     await until(lambda: old.posts)
-    moved_to(office.courier, new)
+    moved_to(office.dispatcher, new)
     free.set()
     await office.all_settled()
     office.check_books()
@@ -86,7 +86,7 @@ async def test_once_the_address_is_changed_nothing_leads_to_the_former_one(serve
     office.put(3)
     await office.all_settled()
     assert old.open > 0
-    moved_to(office.courier, new)
+    moved_to(office.dispatcher, new)
     await until(lambda: old.open == 0)
     office.put()
     await office.all_settled()

@@ -11,7 +11,7 @@ from ipaddress import ip_network
 import pytest
 
 from broker.core.circuit import TRIP_AFTER, State
-from broker.delivery.dispatch import courier as courier_module
+from broker.delivery.dispatch import dispatcher as dispatcher_module
 from broker.outbound import addresses as guard
 from broker.outbound import connection as http
 from broker.outbound import dns as names
@@ -65,12 +65,12 @@ async def test_an_address_that_is_silent_is_left_for_the_next_which_comes_first_
         await office.all_settled()
         office.check_books()
         assert {outcome for rows in office.outcomes.values() for _, outcome, _ in rows} == {"delivered"}
-        resolver = office.courier.connections.network.resolver
+        resolver = office.dispatcher.connections.network.resolver
         assert await resolver.addresses("two.example") == ["127.0.0.1", address]
         monkeypatch.setattr(http, "_NEXT_ADDRESS_S", http.CONNECT_TIMEOUT_S + 1)  # the silent one would take all of it
-        office.courier.connections.network.sockets.open += 1
+        office.dispatcher.connections.network.sockets.open += 1
         connection = await http.connect(
-            office.courier, office.courier.connections.target, resolver, office.courier.connections.network.tls
+            office.dispatcher, office.dispatcher.connections.target, resolver, office.dispatcher.connections.network.tls
         )
         connection.close()
 
@@ -83,10 +83,10 @@ async def test_where_all_addresses_are_silent_it_is_a_time_out(serve, open_offic
         office = await open_office(f"http://two.example:{server.port}/", office={"allow": LOOPBACK})
         with pytest.raises(http.ConnectFailed, match="connect-timeout"):
             await http.connect(
-                office.courier,
-                office.courier.connections.target,
-                office.courier.connections.network.resolver,
-                office.courier.connections.network.tls,
+                office.dispatcher,
+                office.dispatcher.connections.target,
+                office.dispatcher.connections.network.resolver,
+                office.dispatcher.connections.network.tls,
             )
 
 
@@ -96,10 +96,10 @@ async def test_only_the_first_few_of_many_addresses_are_tried(serve, open_office
     office = await open_office(f"http://many.example:{server.port}/", office={"allow": LOOPBACK})
     with pytest.raises(http.ConnectFailed, match="refused"):
         await http.connect(
-            office.courier,
-            office.courier.connections.target,
-            office.courier.connections.network.resolver,
-            office.courier.connections.network.tls,
+            office.dispatcher,
+            office.dispatcher.connections.target,
+            office.dispatcher.connections.network.resolver,
+            office.dispatcher.connections.network.tls,
         )
 
 
@@ -107,12 +107,12 @@ async def test_that_its_name_had_no_turn_in_dns_is_no_attempt_and_no_fault_of_a_
     serve, open_office, several, monkeypatch
 ):
     monkeypatch.setattr(guard, "_ANSWER_S", 0.01)
-    monkeypatch.setattr(courier_module, "PUT_OFF_MS", 0)
+    monkeypatch.setattr(dispatcher_module, "PUT_OFF_MS", 0)
     monkeypatch.setattr(names, "_NEW_MAX", 0)
     several[:] = ["127.0.0.1"]
     server = await serve(answers_200)
     office = await open_office(f"http://new.example:{server.port}/", office={"new": True})
-    resolver, without_a_turn = office.courier.connections.network.resolver, 0
+    resolver, without_a_turn = office.dispatcher.connections.network.resolver, 0
     addresses = resolver.addresses
 
     async def counted(host: str) -> list[str]:
@@ -127,7 +127,7 @@ async def test_that_its_name_had_no_turn_in_dns_is_no_attempt_and_no_fault_of_a_
     office.put(3)
     office.put(3, key="k")
     await until(lambda: without_a_turn > 2 * TRIP_AFTER)
-    assert (office.courier.circuit.state, office.courier.circuit.faults) == (State.CLOSED, 0)
+    assert (office.dispatcher.circuit.state, office.dispatcher.circuit.faults) == (State.CLOSED, 0)
     monkeypatch.setattr(guard, "_ANSWER_S", 60.0)
     resolver._names._new.most = 1
     await office.all_settled()

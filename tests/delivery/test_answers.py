@@ -181,8 +181,8 @@ async def test_a_former_secret_signs_besides_until_its_time(serve, open_office):
     server = await serve(answer_200)
     office = await open_office(server)
     old, ended = (Signer(b"o" * 32), now_ms() + 60_000), (Signer(b"e" * 32), now_ms() - 1)
-    courier = office.courier
-    courier.update(courier.listener, share=WHOLE, opened=courier.opened._replace(former=(ended, old)))
+    dispatcher = office.dispatcher
+    dispatcher.update(dispatcher.listener, share=WHOLE, opened=dispatcher.opened._replace(former=(ended, old)))
     office.put()
     await office.all_settled()
     (request,) = server.posts
@@ -225,7 +225,7 @@ async def test_a_connection_closed_while_idle_costs_no_attempt(serve, open_offic
     office.check_books()
     assert all(rows == [(1, "delivered", 200)] for rows in office.outcomes.values())
     assert {request.attempt for request in server.posts} == {1}
-    assert office.courier.circuit.faults == 0
+    assert office.dispatcher.circuit.faults == 0
 
 
 async def test_a_connection_that_is_closed_under_every_repeat_is_a_failure_in_the_end(serve, open_office):
@@ -289,7 +289,7 @@ async def test_retry_after_is_honoured_and_holds_everything_back(serve, open_off
     await office.all_settled()
     office.check_books()
     assert times[1] - times[0] >= 0.95
-    assert office.courier.limits.flow.limit == 1
+    assert office.dispatcher.limits.flow.limit == 1
 
 
 async def test_a_retry_after_that_is_no_number_is_passed_over(serve, open_office):
@@ -364,7 +364,7 @@ async def test_a_name_without_an_address_is_a_dns_failure(serve, open_office, mo
 
     monkeypatch.setattr(socket, "getaddrinfo", no_dns)
     office = await open_office("http://no-such-host.invalid/")
-    office.courier.connections.target = office.courier.connections.target._replace(host=host)
+    office.dispatcher.connections.target = office.dispatcher.connections.target._replace(host=host)
     assert await failing_to_connect(office) == "no-address"
 
 

@@ -76,7 +76,7 @@ class Owner:
         self.outstanding = Outstanding(topic, topic, "messages", self.partitions, {}, nothing)
         listener = SimpleNamespace(id="l-1", start_offsets=(0,), replay=None)
         self.attempt: Delivery | None = None
-        self.courier = SimpleNamespace(
+        self.dispatcher = SimpleNamespace(
             listener=listener, streams={}, assignment=None, attempting=lambda *_: self.attempt
         )
         self.tasks: list[asyncio.Task[None]] = []
@@ -85,14 +85,14 @@ class Owner:
             SimpleNamespace(follow=lambda _: None),
             self.outstanding,
             self.partitions,
-            {"l-1": self.courier},
-            lambda *_: [self.courier],
+            {"l-1": self.dispatcher},
+            lambda *_: [self.dispatcher],
             lambda work: self.tasks.append(asyncio.create_task(work)),
             nothing,
         )
 
     def has_open(self, offset: int) -> Delivery:
-        stream = self.courier.streams.setdefault(0, Stream(self.courier, 0, Window(begin=END)))
+        stream = self.dispatcher.streams.setdefault(0, Stream(self.dispatcher, 0, Window(begin=END)))
         delivery = stream.window.open[offset] = Delivery(stream, offset, None)
         return delivery
 

@@ -1,24 +1,24 @@
-"""A courier that goes while it has deliveries from `outstanding`, and one that comes in its place. Real sockets."""
+"""A dispatcher that goes while it has deliveries from `outstanding`, and one that comes in its place. Real sockets."""
 
 from __future__ import annotations
 
 from broker.core.flow import WHOLE
-from broker.delivery.dispatch.courier import Courier
-from tests.delivery.test_due import Taker, held_by_its_courier, serve_all
+from broker.delivery.dispatch.dispatcher import Dispatcher
+from tests.delivery.test_due import Taker, held_by_its_dispatcher, serve_all
 from tests.outstanding_topic import OutstandingTopic
 
 
-async def test_what_a_courier_had_when_it_was_dismissed_is_due_again_when_there_is_another(serve, open_office):
+async def test_what_a_dispatcher_had_when_it_was_dismissed_is_due_again_when_there_is_another(serve, open_office):
     taker, topic = Taker(), OutstandingTopic()
     server = await serve(taker)
     office = await open_office(server, office={"topic": topic}, max_in_flight=1, timeout_ms=60_000)
-    await held_by_its_courier(office, server, taker, topic)
-    former = office.couriers.pop("l-1")
+    await held_by_its_dispatcher(office, server, taker, topic)
+    former = office.dispatchers.pop("l-1")
     former.close()
     office.outstanding.dismissed("l-1")
     parts = former.connections.network, former.assignment, former.queue, former.listener, former.opened
-    another = Courier(*parts, share=WHOLE, wants_tick=office.active.append, gone=lambda _: None)
-    office.courier = office.couriers["l-1"] = another
+    another = Dispatcher(*parts, share=WHOLE, wants_tick=office.active.append, gone=lambda _: None)
+    office.dispatcher = office.dispatchers["l-1"] = another
     office.partition.place(another)
     taker.free.set()
     await serve_all(office, lambda: not len(office.outstanding))

@@ -1,4 +1,4 @@
-"""What has left its window, from record to courier: the topic is in memory, courier and listener are real."""
+"""What has left its window, from record to dispatcher: the topic is in memory, dispatcher and listener are real."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from broker.core import delivery as delivery_states
 from broker.core.events import DeliveryParked, DeliverySetAside, ListenerSettings, decode, encode
 from broker.core.flow import WHOLE
 from broker.delivery.checkpoint.metrics import Meters
-from broker.delivery.dispatch import courier as courier_module
+from broker.delivery.dispatch import dispatcher as dispatcher_module
 from broker.delivery.dispatch.stream import now_ms, take_outcomes
 from broker.delivery.outstanding import schedule as outstanding_module
 from broker.delivery.outstanding.entry import owed_by, owed_key
@@ -73,7 +73,7 @@ def topic() -> OutstandingTopic:
 @pytest.fixture(autouse=True)
 def leaves_at_once(monkeypatch):
     """The first failure is long enough."""
-    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 0)
+    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 0)
 
 
 async def own(office: Office, topic: OutstandingTopic, *events) -> None:
@@ -113,7 +113,7 @@ async def test_what_is_due_is_delivered_with_its_next_attempt_number_and_its_rec
     server = await serve(taker)
     office = await open_office(server, office={"topic": topic})
     await own(office, topic, set_aside(1), set_aside(2, next_at_ms=now_ms() + 3_600_000), set_aside(3, parked=True))
-    await serve_all(office, lambda: taker.taken and not office.courier._held)
+    await serve_all(office, lambda: taker.taken and not office.dispatcher._held)
     await office.outstanding.flush()
     assert [(post.message_id, post.attempt) for post in server.posts] == [("m-1", 4)]
     assert sorted(topic.kept()) == [b"l-1:m-2", b"l-1:m-3"]
@@ -129,9 +129,9 @@ async def test_what_the_window_may_still_bring_waits_until_it_has(serve, open_of
     for _ in range(5):
         await office.outstanding.serve_due()
         await asyncio.sleep(0.005)
-    assert not office.courier._held
+    assert not office.dispatcher._held
     office.put(1)
-    await serve_all(office, lambda: taker.taken and not office.courier._held)
+    await serve_all(office, lambda: taker.taken and not office.dispatcher._held)
     await office.outstanding.flush()
     assert [(post.message_id, post.attempt) for post in server.posts] == [("m-0", 4)]
     assert not topic.kept()
@@ -192,8 +192,8 @@ async def test_one_of_which_a_tombstone_or_nothing_is_left_is_owed_no_more(
     assert not taker.taken
 
 
-async def test_no_courier_gets_more_than_it_has_room_for(serve, open_office, topic, monkeypatch):
-    monkeypatch.setattr(courier_module, "HELD_MAX", 3)
+async def test_no_dispatcher_gets_more_than_it_has_room_for(serve, open_office, topic, monkeypatch):
+    monkeypatch.setattr(dispatcher_module, "HELD_MAX", 3)
     taker = Taker()
     taker.free.clear()
     office = await open_office(await serve(taker), office={"topic": topic}, max_in_flight=1, timeout_ms=60_000)
@@ -201,7 +201,7 @@ async def test_no_courier_gets_more_than_it_has_room_for(serve, open_office, top
     most = 0
     for _ in range(5):
         await office.outstanding.serve_due()
-        most = max(most, office.courier._held)
+        most = max(most, office.dispatcher._held)
     assert most == 3
     taker.free.set()
     await serve_all(office, lambda: len(taker.taken) == 20)
@@ -211,15 +211,15 @@ async def test_no_courier_gets_more_than_it_has_room_for(serve, open_office, top
 async def test_a_listener_that_is_down_costs_what_is_due_to_it_nothing_until_it_is_back(serve, open_office, topic):
     taker = Taker()
     office = await open_office(await serve(taker), office={"topic": topic})
-    while not office.courier.circuit.failed(now_ms()):
+    while not office.dispatcher.circuit.failed(now_ms()):
         pass
-    office.courier.circuit.probe_at_ms = now_ms() + 3_600_000
+    office.dispatcher.circuit.probe_at_ms = now_ms() + 3_600_000
     await own(office, topic, *(set_aside(number) for number in range(30)))
     for _ in range(5):
         await office.outstanding.serve_due()
-    assert (topic.reads, office.courier._held) == (1, 0)  # it was read once, when the partition was taken over
-    office.courier.circuit.probed(alive=True, at_ms=now_ms(), interval_ms=0)
-    office.courier.wake()
+    assert (topic.reads, office.dispatcher._held) == (1, 0)  # it was read once, when the partition was taken over
+    office.dispatcher.circuit.probed(alive=True, at_ms=now_ms(), interval_ms=0)
+    office.dispatcher.wake()
     await serve_all(office, lambda: len(taker.taken) == 30)
 
 
@@ -234,16 +234,16 @@ async def test_what_was_taken_while_kafka_was_away_is_tried_when_it_is_back(serv
     await serve_all(office, lambda: len(taker.taken) == 5)
 
 
-async def test_a_listener_that_has_no_courier_yet_loses_nothing(serve, open_office, topic):
+async def test_a_listener_that_has_no_dispatcher_yet_loses_nothing(serve, open_office, topic):
     taker = Taker()
     office = await open_office(await serve(taker), office={"topic": topic})
-    courier = office.couriers.pop("l-1")
+    dispatcher = office.dispatchers.pop("l-1")
     await own(office, topic, set_aside(1))
     for _ in range(3):
         await office.outstanding.serve_due()
     await office.outstanding.flush()
     assert len(topic.kept()) == 1
-    office.couriers["l-1"] = courier
+    office.dispatchers["l-1"] = dispatcher
     await serve_all(office, lambda: taker.taken)
 
 
@@ -263,7 +263,7 @@ async def test_what_fails_again_is_written_anew_before_it_is_let_go(serve, open_
     office = await open_office(server, office={"topic": topic})
     await own(office, topic, set_aside(1))
     await serve_all(office, lambda: server.posts)
-    await until(lambda: not office.courier._held and not office.leaving)
+    await until(lambda: not office.dispatcher._held and not office.leaving)
     (event,) = topic.kept().values()
     assert (event.number, event.status) == (4, 422)
     assert not office.outstanding._taken
@@ -307,7 +307,7 @@ async def test_what_is_given_up_while_kafka_is_asked_is_not_set_aside(serve, ope
     office.outstanding._assure = assure
     office.put()
     await asked.wait()
-    office.courier.drop(office.courier.streams[0])
+    office.dispatcher.drop(office.dispatcher.streams[0])
     answered.set()
     await until(lambda: not office.leaving)
     assert not topic.kept()
@@ -332,9 +332,9 @@ async def test_what_is_due_is_tried_only_by_a_member(serve, open_office, topic):
 
 def redriven(office: Office, *message_ids: str) -> None:
     """Its listener is redriven, as a worker hears of it."""
-    listener = office.courier.listener
+    listener = office.dispatcher.listener
     listener = replace(listener, redrives=listener.redrives.and_of(message_ids))
-    office.courier.update(listener, share=WHOLE)
+    office.dispatcher.update(listener, share=WHOLE)
     office.outstanding.redrive(listener)
 
 
@@ -350,8 +350,8 @@ async def test_a_redrive_has_what_is_parked_and_what_retries_tried_at_once(serve
     await serve_all(office, lambda: taker.taken)
     assert [(post.message_id, post.attempt) for post in server.posts] == [("m-2", 4)]
     redriven(office)
-    await serve_all(office, lambda: len(taker.taken) == 3 and not office.courier._held)
-    await until(lambda: not office.courier._held)
+    await serve_all(office, lambda: len(taker.taken) == 3 and not office.dispatcher._held)
+    await until(lambda: not office.dispatcher._held)
     await office.outstanding.flush()
     assert (sorted(taker.taken), topic.kept()) == (["m-1", "m-2", "m-3"], {})
 
@@ -374,16 +374,16 @@ async def test_a_redrive_while_no_worker_ran_is_made_up_for_and_one_made_up_for_
     taker.refused.add("m-1")
     server = await serve(taker)
     first = await open_office(server, office={"topic": topic}, max_attempts=1)
-    listener = first.courier.listener
+    listener = first.dispatcher.listener
     listener = replace(listener, redrives=listener.redrives.and_of(("m-1",)))
-    first.courier.update(listener, share=WHOLE)  # a worker that starts has folded it before
+    first.dispatcher.update(listener, share=WHOLE)  # a worker that starts has folded it before
     await own(first, topic, set_aside(1, parked=True), set_aside(2, parked=True))
     await serve_all(first, lambda: server.posts)
-    await until(lambda: not first.courier._held and not first.leaving)
+    await until(lambda: not first.dispatcher._held and not first.leaving)
     assert [post.message_id for post in server.posts] == ["m-1"]
 
     second = await open_office(server, office={"topic": topic}, max_attempts=1)
-    second.courier.update(listener, share=WHOLE)
+    second.dispatcher.update(listener, share=WHOLE)
     await second.outstanding.read(0)
     second.outstanding.take_over(0)
     for _ in range(5):
@@ -437,7 +437,7 @@ async def test_a_redrive_right_after_the_last_attempt_counts(serve, open_office,
 
 
 async def test_a_redrive_hurries_the_retries_of_the_window(serve, open_office, topic, monkeypatch):
-    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 60_000)
+    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 60_000)
     monkeypatch.setattr(delivery_states, "next_at_ms", lambda *_, **__: now_ms() + 50_000)
     taker = Taker()
     taker.refused |= {"m-0", "m-1"}
@@ -445,7 +445,7 @@ async def test_a_redrive_hurries_the_retries_of_the_window(serve, open_office, t
     office = await open_office(server, office={"topic": topic})
     office.put(2, key="a")
     office.put(1)
-    await until(lambda: len(server.posts) == 2 and len(office.courier._retries) == 1)
+    await until(lambda: len(server.posts) == 2 and len(office.dispatcher._retries) == 1)
     taker.refused.clear()
     redriven(office, "m-1")  # it waits for m-0, the first of its key
     redriven(office, "m-0")
@@ -494,7 +494,7 @@ async def test_a_message_whose_time_is_near_waits_in_the_window_and_others_go_on
 async def test_a_message_whose_time_is_far_leaves_the_window_at_once_and_comes_then(
     serve, open_office, topic, monkeypatch
 ):
-    monkeypatch.setattr(courier_module, "NEAR_MS", 0)
+    monkeypatch.setattr(dispatcher_module, "NEAR_MS", 0)
     taker = Taker()
     server = await serve(taker)
     office = await open_office(server, office={"topic": topic})
@@ -508,7 +508,7 @@ async def test_a_message_whose_time_is_far_leaves_the_window_at_once_and_comes_t
     await serve_all(office, lambda: taker.taken)
     assert now_ms() >= deliver_at_ms
     assert [post.attempt for post in server.posts] == [1]
-    await until(lambda: not office.courier._held)
+    await until(lambda: not office.dispatcher._held)
     await office.outstanding.flush()
     assert topic.kept() == {}
 
@@ -563,7 +563,7 @@ async def test_the_time_of_the_first_attempt_is_kept_with_the_delivery(serve, op
 
 
 async def test_the_time_to_delivery_of_a_retried_message_counts_from_its_time(serve, open_office, monkeypatch):
-    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 60_000)
+    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 60_000)
     taker = Taker()
     taker.refused.add("m-0")
     office = await open_office(await serve(taker))
@@ -593,58 +593,58 @@ async def test_one_that_was_set_aside_for_its_time_before_a_crash_does_not_come_
     office.put(1, deliver_at_ms=deliver_at_ms)
     office.put(1)
     await until(lambda: taker.taken)
-    await serve_all(office, lambda: len(taker.taken) == 2 and not office.courier._held)
+    await serve_all(office, lambda: len(taker.taken) == 2 and not office.dispatcher._held)
     assert [post.message_id for post in server.posts] == ["m-1", "m-0"]
 
 
 async def test_those_that_wait_for_their_time_leave_room_for_the_others(serve, open_office, topic, monkeypatch):
-    monkeypatch.setattr(courier_module, "HELD_MAX", 10)
+    monkeypatch.setattr(dispatcher_module, "HELD_MAX", 10)
     taker = Taker()
     office = await open_office(await serve(taker), office={"topic": topic})
     await own(office, topic)
     office.put(40, deliver_at_ms=now_ms() + 8_000)
     office.put(5)
-    await until(lambda: len(taker.taken) == 5 and office.courier._held <= 6 and len(topic.kept()) >= 34)
+    await until(lambda: len(taker.taken) == 5 and office.dispatcher._held <= 6 and len(topic.kept()) >= 34)
 
 
 async def test_one_whose_next_attempt_is_far_off_does_not_wait_in_its_window(serve, open_office, topic, monkeypatch):
-    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 60_000)
+    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 60_000)
     taker = Taker()
     taker.refused = {"m-0"}
     office = await open_office(await serve(taker), office={"topic": topic}, retry_first_ms=3_600_000)
-    monkeypatch.setattr(courier_module, "random", lambda: 1.0)
+    monkeypatch.setattr(dispatcher_module, "random", lambda: 1.0)
     office.put(1)
-    await until(lambda: topic.kept() and not office.courier.held)
+    await until(lambda: topic.kept() and not office.dispatcher.held)
     assert office.settled
 
 
 async def test_those_that_fail_leave_room_for_those_that_would_not(serve, open_office, topic, monkeypatch):
-    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 60_000)
-    monkeypatch.setattr(courier_module, "RETRIES_MAX", 5)
+    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 60_000)
+    monkeypatch.setattr(dispatcher_module, "RETRIES_MAX", 5)
     taker = Taker()
     taker.refused = {f"m-{number}" for number in range(40)}
     office = await open_office(await serve(taker), office={"topic": topic}, retry_first_ms=30_000)
-    monkeypatch.setattr(courier_module, "random", lambda: 1.0)
+    monkeypatch.setattr(dispatcher_module, "random", lambda: 1.0)
     office.put(41)
     await until(lambda: taker.taken == ["m-40"] and len(topic.kept()) >= 35)
-    await until(lambda: office.courier.held == 5)
+    await until(lambda: office.dispatcher.held == 5)
 
 
 async def test_many_of_one_key_that_wait_for_long_make_room_and_come_in_order(serve, open_office, topic, monkeypatch):
-    monkeypatch.setattr(courier_module, "WAITING_MAX", 5)
-    monkeypatch.setattr(courier_module, "CROWDED_AFTER_S", 0.0)
+    monkeypatch.setattr(dispatcher_module, "WAITING_MAX", 5)
+    monkeypatch.setattr(dispatcher_module, "CROWDED_AFTER_S", 0.0)
     taker = Taker()
     taker.free.clear()
     office = await open_office(await serve(taker), office={"topic": topic}, timeout_ms=60_000)
     await own(office, topic)
     office.put(40, key="a")
     await until(lambda: len(topic.kept()) == 39)  # one is under way
-    assert office.courier.held == 1
+    assert office.dispatcher.held == 1
     office.put(1)
     office.put(5, key="a")
     await until(lambda: len(topic.kept()) == 44)
     taker.free.set()
-    await serve_all(office, lambda: len(taker.taken) == 46 and not office.courier._held)
+    await serve_all(office, lambda: len(taker.taken) == 46 and not office.dispatcher._held)
     await office.outstanding.flush()
     assert [one for one in taker.taken if one != "m-40"] == [f"m-{number}" for number in range(46) if number != 40]
     assert not topic.kept()
@@ -656,7 +656,7 @@ async def test_a_parked_message_of_a_key_lets_the_others_go_on(serve, open_offic
     office = await open_office(await serve(taker), office={"topic": topic}, max_attempts=2, retry_first_ms=1)
     await own(office, topic)
     office.put(4, key="a")
-    await serve_all(office, lambda: len(taker.taken) == 3 and not office.courier._held)
+    await serve_all(office, lambda: len(taker.taken) == 3 and not office.dispatcher._held)
     assert taker.taken == ["m-0", "m-2", "m-3"]
     await office.outstanding.flush()
     assert [type(event) for event in topic.kept().values()] == [DeliveryParked]
@@ -671,9 +671,9 @@ async def test_one_that_was_redriven_goes_before_later_ones_of_its_key(serve, op
     await own(office, topic)
     office.put(1, key="a")
     await until(lambda: office.outstanding.state(0, "l-1", "m-0") == "parked")
-    listener = office.courier.listener
-    office.courier.update(replace(listener, settings=ListenerSettings(retry_first_ms=3_600_000)), share=WHOLE)
-    monkeypatch.setattr(courier_module, "random", lambda: 1.0)
+    listener = office.dispatcher.listener
+    office.dispatcher.update(replace(listener, settings=ListenerSettings(retry_first_ms=3_600_000)), share=WHOLE)
+    monkeypatch.setattr(dispatcher_module, "random", lambda: 1.0)
     office.put(2, key="a")
     await until(lambda: len(topic.kept()) == 3)  # the second failed, and the third waits for it
     taker.refused = set()
@@ -683,20 +683,20 @@ async def test_one_that_was_redriven_goes_before_later_ones_of_its_key(serve, op
 
 
 async def test_a_burst_of_one_key_whose_first_fails_holds_nothing_else_up(serve, open_office, topic, monkeypatch):
-    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 60_000)
-    monkeypatch.setattr(courier_module, "random", lambda: 1.0)
+    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 60_000)
+    monkeypatch.setattr(dispatcher_module, "random", lambda: 1.0)
     taker = Taker()
     taker.refused = {"m-0"}
     office = await open_office(await serve(taker), office={"topic": topic}, retry_first_ms=30_000)
     await own(office, topic)
-    burst = courier_module.HELD_MAX + 100
+    burst = dispatcher_module.HELD_MAX + 100
     office.put(burst, key="a")
     office.put(1)
     await until(lambda: taker.taken == [f"m-{burst}"])
-    await until(lambda: len(topic.kept()) == burst and not office.courier.held)
+    await until(lambda: len(topic.kept()) == burst and not office.dispatcher.held)
     taker.refused = set()
     redriven(office)
-    await serve_all(office, lambda: len(taker.taken) == burst + 1 and not office.courier._held)
+    await serve_all(office, lambda: len(taker.taken) == burst + 1 and not office.dispatcher._held)
     assert taker.taken[1:] == [f"m-{number}" for number in range(burst)]
     await office.outstanding.flush()
     assert not topic.kept()
@@ -707,7 +707,7 @@ async def test_a_burst_of_one_key_whose_first_fails_holds_nothing_else_up(serve,
 
 def held(outstanding) -> int:
     """How many objects it holds in memory, but for the worker's and the topic."""
-    others = ("_topic", "_records", "_partitions", "_couriers", "_assure", "_damaged")
+    others = ("_topic", "_records", "_partitions", "_dispatchers", "_assure", "_damaged")
     left = [value for name, value in vars(outstanding).items() if name not in others]
     seen: set[int] = set()
     while left:
@@ -723,7 +723,7 @@ KINDS = ({}, {"parked": True}, {"number": 0}, {"key": "a"}, FAR, FAR | {"key": "
 
 async def test_memory_stays_bounded_however_many_there_are(serve, open_office, topic):
     office = await open_office(await serve(Taker()), office={"topic": topic})
-    office.courier.room = lambda: False
+    office.dispatcher.room = lambda: False
     events = [set_aside(number, **KINDS[number % len(KINDS)]) for number in range(20_000)]
     for event in events[:10_000]:
         topic.write(0, owed_key(event.listener_id, event.message_id), encode(event))
@@ -752,7 +752,7 @@ async def test_a_redrive_of_more_than_are_made_due_at_once_has_all_of_them_tried
     await serve_all(office, lambda: len(taker.taken) == 10)
     assert {int(one[2:]) % 3 for one in taker.taken} == {0}
     redriven(office)
-    await serve_all(office, lambda: len(taker.taken) == 20 and not office.courier._held)
+    await serve_all(office, lambda: len(taker.taken) == 20 and not office.dispatcher._held)
     assert {int(one[2:]) % 3 for one in taker.taken} == {0, 1}
     await office.outstanding.flush()
     assert len(topic.kept()) == len(office.outstanding) == 10
@@ -821,27 +821,27 @@ async def test_one_whose_record_is_somewhere_is_tried_from_what_was_written(serv
     assert ([post.attempt for post in server.posts], topic.reads) == ([1, 2], reads)
 
 
-async def held_by_its_courier(office: Office, server, taker: Taker, topic: OutstandingTopic) -> None:
+async def held_by_its_dispatcher(office: Office, server, taker: Taker, topic: OutstandingTopic) -> None:
     """m-1 is under way, m-2 waits for it; neither has an attempt left."""
     taker.free.clear()
     await own(office, topic, set_aside(1), set_aside(2))
-    await serve_all(office, lambda: server.posts and office.courier._held == 2)
+    await serve_all(office, lambda: server.posts and office.dispatcher._held == 2)
 
 
-async def test_a_redrive_concerns_what_its_courier_has_and_has_it_tried_once_at_a_time(serve, open_office, topic):
+async def test_a_redrive_concerns_what_its_dispatcher_has_and_has_it_tried_once_at_a_time(serve, open_office, topic):
     taker = Taker()
     taker.refused = {"m-1", "m-2"}
     server = await serve(taker)
     office = await open_office(server, office={"topic": topic}, max_attempts=3, max_in_flight=1, timeout_ms=60_000)
-    await held_by_its_courier(office, server, taker, topic)
+    await held_by_its_dispatcher(office, server, taker, topic)
     redriven(office)
     for _ in range(5):
         await office.outstanding.serve_due()
-    assert (len(server.posts), office.courier._held) == (1, 2)
-    office.courier.stand_down()
+    assert (len(server.posts), office.dispatcher._held) == (1, 2)
+    office.dispatcher.stand_down()
     taker.free.set()
     await serve_all(office, lambda: len(server.posts) == 2 and not office.leaving)
-    await until(lambda: not office.courier._held)
+    await until(lambda: not office.dispatcher._held)
     assert not any(isinstance(event, DeliveryParked) for event in map(decode, filter(None, values(topic))))
     assert {event.forgiven for event in topic.kept().values()} == {3}
 
@@ -850,13 +850,13 @@ def values(topic: OutstandingTopic) -> list[bytes | None]:
     return [record.value for record in topic.records[0] if record is not None]
 
 
-async def test_what_was_cancelled_while_its_courier_had_it_does_not_come_back(serve, open_office, topic):
+async def test_what_was_cancelled_while_its_dispatcher_had_it_does_not_come_back(serve, open_office, topic):
     taker = Taker()
     server = await serve(taker)
     office = await open_office(server, office={"topic": topic}, max_in_flight=1, timeout_ms=60_000)
-    await held_by_its_courier(office, server, taker, topic)
+    await held_by_its_dispatcher(office, server, taker, topic)
     office.outstanding.cancel(0, "l-1", "m-2")
-    office.courier.stand_down()
+    office.dispatcher.stand_down()
     taker.free.set()
     await serve_all(office, lambda: not len(office.outstanding))
     assert taker.taken == ["m-1"]
@@ -897,7 +897,7 @@ async def test_a_redrive_that_names_many_that_are_settled_reaches_the_one_that_i
 
 async def test_what_is_parked_and_redriven_is_retried_though_its_listener_has_no_room(serve, open_office, topic):
     office = await open_office(await serve(Taker()), office={"topic": topic})
-    office.courier.room = lambda: False
+    office.dispatcher.room = lambda: False
     await own(office, topic, set_aside(1, parked=True))
     assert not office.outstanding.retrying(0, "l-1")
     redriven(office)

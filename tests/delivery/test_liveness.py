@@ -83,7 +83,7 @@ async def test_a_probe_that_is_cancelled_closes_its_connection(serve, monkeypatc
 
 
 class Down:
-    """A courier, as far as it concerns probes, whose next one is due."""
+    """A dispatcher, as far as it concerns probes, whose next one is due."""
 
     def __init__(self, number: int) -> None:
         self.circuit = Circuit()
@@ -102,11 +102,11 @@ async def watched(monkeypatch):
 
     monkeypatch.setattr(liveness, "alive", nobody)
     watching = Liveness(Resolver(()), ssl.create_default_context())
-    couriers = [Down(number) for number in range(200)]
-    for courier in couriers:
-        watching.watch(courier)
-        watching.watch(courier)
-    return watching, couriers, asked
+    dispatchers = [Down(number) for number in range(200)]
+    for dispatcher in dispatchers:
+        watching.watch(dispatcher)
+        watching.watch(dispatcher)
+    return watching, dispatchers, asked
 
 
 @pytest.mark.parametrize(("begins", "most"), [(1, PROBES_LEAST), (12, 6), (1_000, PROBES_MOST)])
@@ -119,32 +119,32 @@ async def test_a_tick_begins_so_many_probes_at_most_however_many_are_due(watched
 
 
 async def test_who_is_back_or_paused_or_has_ended_is_asked_no_more_and_takes_no_other_ones_turn(watched):
-    watching, couriers, asked = watched
-    for number, courier in enumerate(couriers[:-3]):
+    watching, dispatchers, asked = watched
+    for number, dispatcher in enumerate(dispatchers[:-3]):
         if number % 3 == 0:
-            courier.listener.paused = "by hand"
+            dispatcher.listener.paused = "by hand"
         elif number % 3 == 1:
-            courier.circuit.probed(alive=True, at_ms=1, interval_ms=0)
+            dispatcher.circuit.probed(alive=True, at_ms=1, interval_ms=0)
         else:
-            watching.down.discard(courier)
+            watching.down.discard(dispatcher)
     for _ in range(2):
         watching.tick(begins=1)
         await asyncio.sleep(0)
     assert sorted(asked) == ["197", "198", "199"]
     await until(lambda: not watching._asking)
-    assert watching.down == set(couriers[-3:])
+    assert watching.down == set(dispatchers[-3:])
 
 
 async def test_one_whose_probe_broke_down_is_asked_again(watched, monkeypatch, caplog):
-    watching, couriers, asked = watched
+    watching, dispatchers, asked = watched
 
     async def broken(url: str, *_, **__) -> bool:
         asked.append(url)
         raise ValueError("not foreseen")
 
     monkeypatch.setattr(liveness, "alive", broken)
-    for courier in couriers[1:]:
-        watching.down.discard(courier)
+    for dispatcher in dispatchers[1:]:
+        watching.down.discard(dispatcher)
     for _ in range(2):
         watching.tick(begins=1)
         await until(lambda: not watching._asking)

@@ -11,13 +11,13 @@ from broker.core.flow import WHOLE
 from broker.delivery.dispatch import connections as connections_module
 from broker.delivery.dispatch.stream import Delivery, now_ms
 from tests.delivery.office import Office, paused, until
-from tests.delivery.test_courier import REFUSAL, Moody, ids
+from tests.delivery.test_dispatcher import REFUSAL, Moody, ids
 
 GONE = b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n"
 
 
 def pause(office: Office, reason: str | None) -> None:
-    office.courier.update(paused(office.courier.listener, reason), share=WHOLE)
+    office.dispatcher.update(paused(office.dispatcher.listener, reason), share=WHOLE)
 
 
 async def test_what_fails_while_it_is_paused_is_let_go(serve, open_office):
@@ -29,8 +29,8 @@ async def test_what_fails_while_it_is_paused_is_let_go(serve, open_office):
     pause(office, "by hand")
     moody.fails["m-0"] = 1
     moody.free.set()
-    await until(lambda: not office.courier.busy)
-    assert (office.courier.held, office.courier._retries) == (0, [])
+    await until(lambda: not office.dispatcher.busy)
+    assert (office.dispatcher.held, office.dispatcher._retries) == (0, [])
     pause(office, None)
     await office.all_settled()
     office.check_books()
@@ -54,10 +54,10 @@ async def test_answers_that_are_no_fault_end_a_probation_whatever_they_say(serve
     moody.refusal = REFUSAL
     moody.fails |= dict.fromkeys(ids(range(4)), 1)
     office = await open_office(await serve(moody), max_attempts=1)
-    circuit = office.courier.circuit
+    circuit = office.dispatcher.circuit
     circuit.trip(0)
     circuit.probed(alive=True, at_ms=0, interval_ms=1)
-    office.courier.wake()
+    office.dispatcher.wake()
     office.put(4)
     await office.all_settled()
     assert circuit.state is State.CLOSED
@@ -74,36 +74,36 @@ async def test_new_data_that_is_there_while_it_is_paused_or_down_is_not_sent_bef
         return await connect(*how)
 
     def hold(delivery: Delivery) -> bool:
-        courier.renew(delivery)
+        dispatcher.renew(delivery)
         return True
 
     monkeypatch.setattr(connections_module, "connect", late)
     moody = Moody()
     server = await serve(moody)
     office = await open_office(server)
-    courier = office.courier
-    courier.assignment.hold = hold
+    dispatcher = office.dispatcher
+    dispatcher.assignment.hold = hold
     office.put()
-    await until(lambda: courier.busy)
+    await until(lambda: dispatcher.busy)
     if why == "paused":
         pause(office, "by hand")
     else:
-        courier.circuit.trip(now_ms())
-        courier.circuit.probe_at_ms = now_ms() + 3_600_000
-        courier.stand_down()
+        dispatcher.circuit.trip(now_ms())
+        dispatcher.circuit.probe_at_ms = now_ms() + 3_600_000
+        dispatcher.stand_down()
     office.deleted[0, 0] = True  # it has changed
     go_on.set()
-    await until(lambda: courier.renewing and not courier.busy)
-    (delivery,) = courier.renewing
+    await until(lambda: dispatcher.renewing and not dispatcher.busy)
+    (delivery,) = dispatcher.renewing
     office.deleted.clear()
-    courier.renewed(delivery, delivery.message.renewed('"new"', 0))
-    assert (courier.busy, courier.held) == (0, 0)
+    dispatcher.renewed(delivery, delivery.message.renewed('"new"', 0))
+    assert (dispatcher.busy, dispatcher.held) == (0, 0)
     assert not server.posts
     if why == "paused":
         pause(office, None)
     else:
-        courier.circuit.probed(alive=True, at_ms=now_ms(), interval_ms=0)
-        courier.wake()
+        dispatcher.circuit.probed(alive=True, at_ms=now_ms(), interval_ms=0)
+        dispatcher.wake()
     await office.all_settled()
     office.check_books()
     assert moody.taken == ["m-0"]

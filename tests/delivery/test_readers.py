@@ -17,13 +17,13 @@ from broker.errors import LogUnavailable
 from tests.delivery.office import until
 
 
-class SomeCourier(SimpleNamespace):
-    """What of a courier a reader looks at."""
+class SomeDispatcher(SimpleNamespace):
+    """What of a dispatcher a reader looks at."""
 
     __hash__ = object.__hash__
 
 
-class CountsComparisons(SomeCourier):
+class CountsComparisons(SomeDispatcher):
     compared = 0
     __hash__ = object.__hash__
 
@@ -35,20 +35,20 @@ class CountsComparisons(SomeCourier):
 def test_a_queues_thousandth_listener_is_placed_and_dismissed_without_a_look_at_the_others():
     partition = Partition(0, 0)
     listener = SimpleNamespace(queue_id="q-1", replay=None)
-    couriers = [CountsComparisons(listener=listener, streams={}) for _ in range(1_000)]
-    for courier in (*couriers, *couriers):
-        partition.place(courier)
-    for courier in couriers:
-        partition.dismiss(courier)
+    dispatchers = [CountsComparisons(listener=listener, streams={}) for _ in range(1_000)]
+    for dispatcher in (*dispatchers, *dispatchers):
+        partition.place(dispatcher)
+    for dispatcher in dispatchers:
+        partition.dismiss(dispatcher)
     assert CountsComparisons.compared < 1_000  # of equal hashes, if there are any
-    assert not any(partition.placed(courier) for courier in couriers)
+    assert not any(partition.placed(dispatcher) for dispatcher in dispatchers)
 
 
 def test_a_listener_that_has_ended_is_told_nothing_more():
     partition = Partition(0, 0)
 
-    def courier() -> SomeCourier:
-        made = SomeCourier(
+    def dispatcher() -> SomeDispatcher:
+        made = SomeDispatcher(
             listener=SimpleNamespace(queue_id="q-1", replay=None),
             streams={},
             stream=lambda number: made.streams.setdefault(number, Stream(made, number, Window())),
@@ -61,7 +61,7 @@ def test_a_listener_that_has_ended_is_told_nothing_more():
         partition.place(made)
         return made
 
-    ended, other = courier(), courier()
+    ended, other = dispatcher(), dispatcher()
     partition.feed([Message(0, b"m-0", "q-1", 1, b"{}")])
     partition.dismiss(ended)
     partition.feed([Message(1, b"m-1", "q-1", 1, b"{}")])
@@ -85,7 +85,7 @@ class Lagging:
         self.may_end.set()
 
     def lag(self, number: int, queue_id: str, *, scan_from: int = 0, first: bool = False) -> Stream:
-        courier = SomeCourier(
+        dispatcher = SomeDispatcher(
             listener=SimpleNamespace(queue_id=queue_id, replay=None, reach=lambda _, tail: tail),
             limits=SimpleNamespace(gives_way=not first),
             assignment=SimpleNamespace(touched=lambda _: None),
@@ -93,11 +93,11 @@ class Lagging:
             room=lambda: True,
             room_for=lambda _stream, _offset: True,
             taken=[],
-            accept=lambda _, message: courier.taken.append(message.offset),
+            accept=lambda _, message: dispatcher.taken.append(message.offset),
             behind={},
             refill=lambda: self.catch_up.request(stream),  # it lacks more at once
         )
-        stream = courier.streams[number] = Stream(courier, number, Window(scan_from=scan_from))
+        stream = dispatcher.streams[number] = Stream(dispatcher, number, Window(scan_from=scan_from))
         self.catch_up.request(stream)
         return stream
 
@@ -167,7 +167,7 @@ async def test_whose_queue_was_not_looked_for_is_not_taken_past_its_messages():
     b = lagging.lag(0, "b")  # the read for the other one has begun
     lagging.may_end.set()
     await lagging.reads(20)
-    assert (a.courier.taken, b.courier.taken) == ([7], [3, 15])
+    assert (a.dispatcher.taken, b.dispatcher.taken) == ([7], [3, 15])
 
 
 async def test_who_asks_again_at_once_keeps_its_place_in_the_line(monkeypatch):
@@ -193,7 +193,7 @@ async def test_who_lacks_something_earlier_by_the_time_that_a_read_ends_is_not_f
     lagging.may_end.set()
     await until(lambda: not stream.requested)  # it may ask again
     lagging.catch_up.request(stream)
-    await until(lambda: stream.courier.taken == [3])
+    await until(lambda: stream.dispatcher.taken == [3])
     await lagging.stop()
 
 
@@ -208,5 +208,5 @@ async def test_a_stream_whose_read_went_wrong_is_served_when_it_asks_again(monke
     for _ in range(9):
         await asyncio.sleep(0)
     lagging.catch_up.request(stream)
-    await until(lambda: stream.courier.taken == [3])
+    await until(lambda: stream.dispatcher.taken == [3])
     await lagging.stop()

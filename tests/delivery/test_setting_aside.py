@@ -1,4 +1,4 @@
-"""What leaves a courier's window for `outstanding` because the log is to be kept no longer. Real sockets."""
+"""What leaves a dispatcher's window for `outstanding` because the log is to be kept no longer. Real sockets."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import pytest
 
 from broker.core.circuit import State
 from broker.core.flow import WHOLE
-from broker.delivery.dispatch.courier import SET_ASIDE_AT_ONCE, SET_ASIDE_BYTES_MAX
+from broker.delivery.dispatch.dispatcher import SET_ASIDE_AT_ONCE, SET_ASIDE_BYTES_MAX
 from broker.errors import LogUnavailable
 from tests.delivery.office import Office, paused, until
-from tests.delivery.test_courier import Moody
+from tests.delivery.test_dispatcher import Moody
 from tests.delivery.test_due import Taker, serve_all
 from tests.outstanding_topic import OutstandingTopic
 
@@ -23,14 +23,14 @@ def topic() -> OutstandingTopic:
 
 def watch(office: Office, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """How many messages, and bytes of them, are on their way to `outstanding` each time that one leaves."""
-    courier, seen = office.courier, list[tuple[int, int]]()
-    set_aside = courier._set_aside
+    dispatcher, seen = office.dispatcher, list[tuple[int, int]]()
+    set_aside = dispatcher._set_aside
 
     def watched(delivery) -> None:
         set_aside(delivery)
-        seen.append((len(courier._setting_aside), sum(courier._setting_aside.values())))
+        seen.append((len(dispatcher._setting_aside), sum(dispatcher._setting_aside.values())))
 
-    monkeypatch.setattr(courier, "_set_aside", watched)
+    monkeypatch.setattr(dispatcher, "_set_aside", watched)
     return seen
 
 
@@ -40,10 +40,10 @@ async def lagging(serve, open_office, topic, *, how: str, data: str = "{}") -> t
     await office.outstanding.read(0)
     office.outstanding.take_over(0)
     if how == "paused":
-        office.courier.update(paused(office.courier.listener, "by hand"), share=WHOLE)
+        office.dispatcher.update(paused(office.dispatcher.listener, "by hand"), share=WHOLE)
     else:
-        office.courier.circuit.trip(0)
-        assert office.courier.circuit.state is State.OPEN
+        office.dispatcher.circuit.trip(0)
+        assert office.dispatcher.circuit.state is State.OPEN
     office.put(OLD, data=data)
     office.put(YOUNG, data=data)
     return office, taker
@@ -54,31 +54,31 @@ async def test_what_is_old_is_set_aside_a_few_at_a_time_and_the_rest_stays(
     serve, open_office, topic, monkeypatch: pytest.MonkeyPatch, how: str
 ):
     office, taker = await lagging(serve, open_office, topic, how=how)
-    monkeypatch.setattr(office.liveness, "watch", lambda _courier: None)  # nobody asks whether it is back
-    courier, seen = office.courier, watch(office, monkeypatch)
-    courier.set_aside(0, OLD)
-    await until(lambda: not courier.sets_aside(0))
+    monkeypatch.setattr(office.liveness, "watch", lambda _dispatcher: None)  # nobody asks whether it is back
+    dispatcher, seen = office.dispatcher, watch(office, monkeypatch)
+    dispatcher.set_aside(0, OLD)
+    await until(lambda: not dispatcher.sets_aside(0))
     assert max(count for count, _ in seen) <= SET_ASIDE_AT_ONCE
-    assert (courier.held, courier.held_bytes, len(taker.taken)) == (0, 0, 0)
+    assert (dispatcher.held, dispatcher.held_bytes, len(taker.taken)) == (0, 0, 0)
     kept = topic.kept()
     assert sorted(event.offset for event in kept.values()) == list(range(OLD))
     assert {event.number for event in kept.values()} == {0}
-    assert courier.streams[0].cursor(len(office.log)).offset == OLD
+    assert dispatcher.streams[0].cursor(len(office.log)).offset == OLD
     if how == "paused":
-        courier.update(paused(courier.listener, None), share=WHOLE)
+        dispatcher.update(paused(dispatcher.listener, None), share=WHOLE)
     else:
-        courier.circuit.probed(alive=True, at_ms=0, interval_ms=1)
-        courier.wake()
-    await serve_all(office, lambda: len(taker.taken) == OLD + YOUNG and not courier.held)
+        dispatcher.circuit.probed(alive=True, at_ms=0, interval_ms=1)
+        dispatcher.wake()
+    await serve_all(office, lambda: len(taker.taken) == OLD + YOUNG and not dispatcher.held)
     assert len(set(taker.taken)) == OLD + YOUNG
 
 
 async def test_large_messages_are_set_aside_one_after_the_other(serve, open_office, topic, monkeypatch):
     office, _ = await lagging(serve, open_office, topic, how="paused", data="x" * 4_000)
     seen = watch(office, monkeypatch)
-    monkeypatch.setattr("broker.delivery.dispatch.courier.SET_ASIDE_BYTES_MAX", 20_000)
-    office.courier.set_aside(0, OLD)
-    await until(lambda: not office.courier.sets_aside(0))
+    monkeypatch.setattr("broker.delivery.dispatch.dispatcher.SET_ASIDE_BYTES_MAX", 20_000)
+    office.dispatcher.set_aside(0, OLD)
+    await until(lambda: not office.dispatcher.sets_aside(0))
     assert len(topic.kept()) == OLD
     assert max(size for _, size in seen) < 20_000 + 5_000 < SET_ASIDE_BYTES_MAX
 
@@ -86,15 +86,15 @@ async def test_large_messages_are_set_aside_one_after_the_other(serve, open_offi
 async def test_it_ends_when_it_is_told_to_however_far_it_is(serve, open_office, topic, monkeypatch):
     office, taker = await lagging(serve, open_office, topic, how="paused")
     topic.unavailable = LogUnavailable("no leader")
-    courier = office.courier
-    courier.set_aside(0, OLD)
-    await until(lambda: courier._setting_aside)
-    courier.set_aside(0, 0)
+    dispatcher = office.dispatcher
+    dispatcher.set_aside(0, OLD)
+    await until(lambda: dispatcher._setting_aside)
+    dispatcher.set_aside(0, 0)
     topic.unavailable = None
-    await until(lambda: not courier.sets_aside(0))
+    await until(lambda: not dispatcher.sets_aside(0))
     assert 0 < len(topic.kept()) <= SET_ASIDE_AT_ONCE
-    courier.update(paused(courier.listener, None), share=WHOLE)
-    await serve_all(office, lambda: len(taker.taken) == OLD + YOUNG and not courier.held)
+    dispatcher.update(paused(dispatcher.listener, None), share=WHOLE)
+    await serve_all(office, lambda: len(taker.taken) == OLD + YOUNG and not dispatcher.held)
     assert len(set(taker.taken)) == OLD + YOUNG
 
 
@@ -106,9 +106,9 @@ async def test_what_is_under_way_is_not_set_aside(serve, open_office, topic):
     office.outstanding.take_over(0)
     office.put(20)
     await until(lambda: moody.kept_back == 1)
-    office.courier.set_aside(0, 20)
+    office.dispatcher.set_aside(0, 20)
     moody.free.set()
-    await until(lambda: not office.courier.sets_aside(0) and not office.courier.busy)
+    await until(lambda: not office.dispatcher.sets_aside(0) and not office.dispatcher.busy)
     office.keep_books()
     delivered = {offset for offset, rows in office.outcomes.items() if rows[-1][1] == "delivered"}
     kept = {event.offset for event in topic.kept().values()}

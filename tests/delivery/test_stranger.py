@@ -28,7 +28,7 @@ async def test_what_a_stranger_answers_in_place_of_a_tunnel_counts_for_nothing(s
         said = server.alive = wrong
         probes = len(server.probes)
         await until(lambda before=probes: len(server.probes) > before + 1)
-        assert office.courier.circuit.state is State.OPEN
+        assert office.dispatcher.circuit.state is State.OPEN
     office.keep_books()
     assert not office.outcomes, "it was no attempt"
     said = server.alive = proven(TOKEN)

@@ -105,24 +105,24 @@ async def owner(worker: Worker) -> Worker:
 
 
 async def some_employed(worker: Worker) -> None:
-    while not worker._couriers:
+    while not worker._dispatchers:
         await asyncio.sleep(0)
-    assert len(worker._couriers) < MANY, "others run before all of them are employed"
+    assert len(worker._dispatchers) < MANY, "others run before all of them are employed"
     assert not worker.assignment.partitions, "and before anything is at its place"
 
 
-async def test_others_run_while_the_couriers_are_employed_and_what_ends_meanwhile_is_not_placed(worker, directory):
+async def test_others_run_while_the_dispatchers_are_employed_and_what_ends_meanwhile_is_not_placed(worker, directory):
     await join(worker)
     await some_employed(worker)
     del directory.listeners["l-0"]
     await worker._reconcile(["l-0"])
     await owns(worker)
-    assert worker._couriers.keys() == directory.listeners.keys()
-    assert all(worker.assignment.partitions[0].placed(courier) for courier in worker._couriers.values())
+    assert worker._dispatchers.keys() == directory.listeners.keys()
+    assert all(worker.assignment.partitions[0].placed(dispatcher) for dispatcher in worker._dispatchers.values())
     assert worker._tail.positions == {0: 100}
 
 
-async def test_partitions_that_are_given_up_while_the_couriers_are_employed_are_not_taken_over(worker):
+async def test_partitions_that_are_given_up_while_the_dispatchers_are_employed_are_not_taken_over(worker):
     await join(worker)
     await some_employed(worker)
     await worker._given_up([0])
@@ -141,11 +141,11 @@ async def test_for_who_lags_only_what_his_queue_may_be_in_is_parsed_and_only_his
 async def test_what_may_begin_is_begun_a_few_attempts_at_a_time():
     """All at once would hold up the others, and come back as answers all at once."""
     begun: list[int] = []
-    couriers = [
+    dispatchers = [
         SimpleNamespace(limits=SimpleNamespace(begins=3), pump=lambda place=place: begun.append(place))
         for place in range(9)
     ]
-    pumping = asyncio.create_task(Worker._pump(couriers))
+    pumping = asyncio.create_task(Worker._pump(dispatchers))
     seen = []
     while not pumping.done():
         await asyncio.sleep(0)
@@ -159,11 +159,11 @@ async def test_who_comes_while_partitions_are_given_up_is_not_employed_before_th
     directory.listeners["l-new"] = listener("l-new", sealer.seal("whsec_" + "a2tr" * 8))
     monkeypatch.setattr(owner.assignment.checkpoints, "last", partial(owner._reconcile, ["l-new"]))
     await owner._given_up([0])
-    assert "l-new" not in owner._couriers
+    assert "l-new" not in owner._dispatchers
     owner._gained([0])
     await owns(owner)
-    assert owner._couriers["l-new"].sending
-    assert owner.assignment.partitions[0].placed(owner._couriers["l-new"])
+    assert owner._dispatchers["l-new"].sending
+    assert owner.assignment.partitions[0].placed(owner._dispatchers["l-new"])
 
 
 async def test_who_came_before_partitions_are_given_up_has_no_place_on_them_after(
@@ -183,7 +183,7 @@ async def test_who_came_before_partitions_are_given_up_has_no_place_on_them_afte
         await owner._given_up([0])
         read.set()
         await reconciling
-    assert "l-new" not in owner._couriers
+    assert "l-new" not in owner._dispatchers
 
 
 async def test_who_comes_after_it_is_no_member_any_more_is_sent_nothing(owner, kafka, directory, sealer):
@@ -192,12 +192,12 @@ async def test_who_comes_after_it_is_no_member_any_more_is_sent_nothing(owner, k
         await owner.assignment.fence.confirm()
     directory.listeners["l-new"] = listener("l-new", sealer.seal("whsec_" + "a2tr" * 8))
     await owner._reconcile(["l-new"])
-    assert not any(courier.sending for courier in owner._couriers.values())
+    assert not any(dispatcher.sending for dispatcher in owner._dispatchers.values())
 
 
 async def test_what_was_begun_for_an_earlier_assignment_reaches_no_later_one(owner):
     earlier = owner.assignment
-    stream = owner._couriers["l-1"].stream(0)
+    stream = owner._dispatchers["l-1"].stream(0)
     await owner._given_up([0])
     owner._gained([0])
     await owns(owner)
@@ -248,7 +248,7 @@ async def test_who_comes_while_kafka_is_away_is_employed_when_it_is_back(owner, 
     monkeypatch.setattr(owner._cursors, "load", load_later)
     following = asyncio.create_task(owner._follow_directory())
     owner._note_change(SimpleNamespace(listener_id="l-new"))
-    await until(lambda: "l-new" in owner._couriers)
+    await until(lambda: "l-new" in owner._dispatchers)
     following.cancel()
 
 

@@ -121,16 +121,16 @@ class Rig:
 
     async def noted(self, worker: Worker) -> None:
         """Wait until the worker has heard every answer to what is under way, and written down what came of it."""
-        couriers = worker._couriers.values()
-        await until(lambda: not any(courier.busy for courier in couriers), what="every attempt has ended")
+        dispatchers = worker._dispatchers.values()
+        await until(lambda: not any(dispatcher.busy for dispatcher in dispatchers), what="every attempt has ended")
         await worker.assignment.checkpoints.checkpoint()
 
     async def known_down(self, listener: Listener) -> None:
         """Wait until every worker knows it, and makes no attempt any more."""
 
         def known() -> bool:
-            couriers = [worker._couriers[listener.id] for worker in self.workers]
-            return all(courier.condition == "down" and not courier.busy for courier in couriers)
+            dispatchers = [worker._dispatchers[listener.id] for worker in self.workers]
+            return all(dispatcher.condition == "down" and not dispatcher.busy for dispatcher in dispatchers)
 
         await until(known, what="the listener is known to be down")
 

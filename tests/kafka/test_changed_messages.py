@@ -12,7 +12,7 @@ from broker.changes import delete_message, update_message
 from broker.core.ids import parse_message_id
 from broker.delivery.changes import answers as answers_module
 from broker.delivery.changes import honour as changes_module
-from broker.delivery.dispatch import courier as courier_module
+from broker.delivery.dispatch import dispatcher as dispatcher_module
 from broker.delivery.worker import Worker
 from broker.errors import Changed, NotFound
 from broker.kafka.log import KafkaLog
@@ -126,7 +126,7 @@ async def test_a_retry_in_the_window_has_the_new_data_and_a_deleted_one_is_not_m
     stream_is_settled = lambda: all(  # noqa: E731
         not stream.window.open
         for worker in rig.workers
-        for c in worker._couriers.values()
+        for c in worker._dispatchers.values()
         for stream in c.streams.values()
     )
     await until(stream_is_settled, what="the deleted one is settled")
@@ -166,7 +166,7 @@ async def test_an_attempt_that_takes_too_long_is_unknown(rig: Rig, monkeypatch: 
 
 
 async def test_what_is_kept_in_outstanding_is_changed_too(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 0)
+    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 0)
     queue = await rig.queue()
     parks, retries = await rig.listen(queue, "parks", max_attempts=1), await rig.listen(queue, "retries")
     rig.listeners.decide = lambda got: 422 if got.data in ("old", "deleted") else 200
@@ -197,7 +197,7 @@ async def test_what_is_deleted_during_its_attempt_from_outstanding_does_not_come
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
     """The attempt takes so long that nothing else needs the change any more when it fails."""
-    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 0)
+    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 0)
     queue = await rig.queue()
     await rig.listen(queue, "a", retry_first_ms=100)
     rig.listeners.status["a"] = 422
@@ -226,7 +226,7 @@ async def test_what_is_deleted_during_its_attempt_from_outstanding_does_not_come
 
 async def cursors_passed(worker: Worker) -> bool:
     await worker.assignment.checkpoints.checkpoint()
-    return not any(stream.window.open for c in worker._couriers.values() for stream in c.streams.values())
+    return not any(stream.window.open for c in worker._dispatchers.values() for stream in c.streams.values())
 
 
 async def test_changes_of_what_everybody_has_settled_are_forgotten_and_found_again_for_who_begins_earlier(

@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 
 from broker.core.cursor import Cursor
 from broker.delivery.checkpoint import checkpoints as checkpoints_module
-from broker.delivery.dispatch import courier as courier_module
+from broker.delivery.dispatch import dispatcher as dispatcher_module
 from broker.delivery.housekeeping import ended_listeners as endings_module
 from broker.kafka.topics import Topics, listener_group
 from broker.settings import KafkaSettings
@@ -76,7 +76,7 @@ async def test_a_listener_that_ended_while_it_was_down_is_asked_no_more(rig: Rig
     await rig.put(queue, *(f"m{number}" for number in range(20)))
     await until(lambda: worker._liveness.down, what="it is down")
     await rig.commands.delete_listener(rig.context, queue.id, listener.id)
-    await until(lambda: not worker._couriers, what="it has ended")
+    await until(lambda: not worker._dispatchers, what="it has ended")
     down: list[int] = []
     tick = worker._liveness.tick
 
@@ -91,7 +91,7 @@ async def test_a_listener_that_ended_while_it_was_down_is_asked_no_more(rig: Rig
 
 
 async def test_what_ended_while_no_worker_ran_is_found_by_the_next_one(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 0)
+    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 0)
     queue, other = await rig.queue("ends"), await rig.queue("stays")
     await rig.listen(queue, "a", max_attempts=1)
     await rig.listen(queue, "b")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.delivery.dispatch import courier
+from broker.delivery.dispatch import dispatcher
 from broker.kafka.access import password_file
 from broker.kafka.embedded import EmbeddedKafka
 from broker.kafka.topics import Topics
@@ -25,7 +25,7 @@ async def test_a_plain_kafka_client_reads_the_events(
     ready_topics: Topics,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(courier, "SET_ASIDE_AFTER_MS", 0)
+    monkeypatch.setattr(dispatcher, "SET_ASIDE_AFTER_MS", 0)
     async with running(kafka_settings) as rig:
         queue = await rig.queue("orders")
         await rig.listen(queue, "a")

@@ -39,7 +39,7 @@ async def test_attempts_under_way_finish_are_written_down_and_the_group_is_left(
     ids = await rig.put(queue, *(f"m{number}" for number in range(30)))
     worker = await rig.work()
     assert await members(rig) == 1
-    await until(lambda: worker._couriers[listener.id].busy, what="some are under way")
+    await until(lambda: worker._dispatchers[listener.id].busy, what="some are under way")
     before = len(rig.listeners.taken("slow"))
     await rig.end(worker)
     assert len(rig.listeners.taken("slow")) > before
@@ -87,7 +87,7 @@ async def test_an_attempt_that_never_ends_does_not_keep_the_worker(rig: Rig, mon
     rig.listeners.decide = lambda got: asked.append(got) or 200
     worker = await rig.work()
     await rig.put(queue, "m")
-    await until(lambda: worker._couriers[listener.id].busy, what="it is asked")
+    await until(lambda: worker._dispatchers[listener.id].busy, what="it is asked")
     async with asyncio.timeout(60):
         await rig.end(worker)
     assert await members(rig) == 0

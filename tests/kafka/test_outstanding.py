@@ -10,7 +10,7 @@ import pytest
 
 from broker.core.events import DeliveryParked, DeliverySetAside, decode
 from broker.core.ids import parse_message_id
-from broker.delivery.dispatch import courier as courier_module
+from broker.delivery.dispatch import dispatcher as dispatcher_module
 from broker.delivery.worker import Worker
 from broker.kafka import deliveries as deliveries_module
 from broker.kafka.outstanding import KafkaOutstanding
@@ -24,7 +24,7 @@ from tests.listeners import Got, until
 
 @pytest.fixture
 async def rig(kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 0)  # the first failure is long enough
+    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 0)  # the first failure is long enough
     async with running(kafka_settings) as made:
         yield made
 
@@ -53,8 +53,8 @@ def refusing(rig: Rig, *stuck: str) -> None:
 
 async def gone_on(rig: Rig, worker: Worker) -> bool:
     await worker.assignment.checkpoints.checkpoint()
-    (courier,) = worker._couriers.values()
-    return not any(stream.window.open for stream in courier.streams.values())
+    (dispatcher,) = worker._dispatchers.values()
+    return not any(stream.window.open for stream in dispatcher.streams.values())
 
 
 async def test_what_fails_for_long_lets_the_cursor_pass_and_arrives_in_the_end(rig: Rig):
@@ -164,9 +164,9 @@ async def test_a_hand_over_waits_for_what_is_being_written(rig: Rig, monkeypatch
     monkeypatch.setattr(rig.log.outstanding, "append_one", slow)
     await rig.put(queue, "stuck")
     await begun.wait()
-    (courier,) = first._couriers.values()
+    (dispatcher,) = first._dispatchers.values()
     ending = asyncio.create_task(rig.end(first))
-    await until(lambda: not courier.sending, what="the hand-over has begun")
+    await until(lambda: not dispatcher.sending, what="the hand-over has begun")
     free.set()
     await ending
     cursors = (await rig.where._cursors.load([listener.id], range(rig.settings.kafka.partitions)))[listener.id]
@@ -211,7 +211,7 @@ async def test_a_listener_that_is_down_spends_no_attempt_on_what_is_kept(rig: Ri
     rig.listeners.down.clear()
     await until(lambda: len(rig.listeners.taken("a")) >= 21, what="all of it")
     assert rig.listeners.ids("a") == Counter(ids)
-    await until(lambda: not worker._couriers[listener.id]._held, what="nothing is held any more")
+    await until(lambda: not worker._dispatchers[listener.id]._held, what="nothing is held any more")
 
 
 async def test_what_is_redriven_while_no_worker_runs_is_tried_when_one_does_and_only_once(rig: Rig):
@@ -262,7 +262,7 @@ async def test_what_is_redriven_while_no_worker_runs_is_tried_when_one_does_and_
 async def test_a_message_with_a_time_comes_then_whoever_owns_it_and_is_pending_until(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(courier_module, "NEAR_MS", 0)
+    monkeypatch.setattr(dispatcher_module, "NEAR_MS", 0)
     queue = await rig.queue()
     listener = await rig.listen(queue, "a")
     first = await rig.work()

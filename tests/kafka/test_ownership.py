@@ -183,8 +183,8 @@ async def test_who_is_told_that_it_is_no_member_sends_no_more_of_what_it_holds_u
     rig.listeners.hangs.add("a")
     worker = await rig.work()
     ids = await rig.put(queue, *(f"m{number}" for number in range(20)))
-    courier = worker._couriers[listener.id]
-    await until(lambda: rig.listeners.hanging and courier.held > 1, what="one is under way, and it holds more")
+    dispatcher = worker._dispatchers[listener.id]
+    await until(lambda: rig.listeners.hanging and dispatcher.held > 1, what="one is under way, and it holds more")
     coordinator = worker._tail._consumer._coordinator
 
     async def all_is_well() -> bool:
@@ -195,7 +195,7 @@ async def test_who_is_told_that_it_is_no_member_sends_no_more_of_what_it_holds_u
     with pytest.raises(NoMember):
         await worker.assignment.fence.confirm()
     rig.listeners.let_go()
-    await until(lambda: not courier.busy, what="the one under way has ended")
+    await until(lambda: not dispatcher.busy, what="the one under way has ended")
     assert len(rig.listeners.taken("a")) == 1
     del coordinator._do_heartbeat
     await until(lambda: rig.listeners.ids("a").keys() >= set(ids), what="all, once it is a member again")
@@ -208,7 +208,7 @@ async def test_a_commit_that_was_long_on_its_way_is_made_good_at_the_hand_over(r
     ids = await rig.put(queue, *(f"m{number}" for number in range(20)))
     await until(lambda: len(rig.listeners.taken("a")) == 20, what="all of it")
     await rig.noted(first)
-    assert not first._couriers[listener.id].streams
+    assert not first._dispatchers[listener.id].streams
     await rig.where._cursors.store({listener.id: dict.fromkeys(range(rig.settings.kafka.partitions), Cursor(top=0))})
     await rig.end(first)
     await rig.work()
@@ -233,7 +233,7 @@ async def test_a_hand_over_does_not_wait_for_what_hangs(rig: Rig, monkeypatch: p
 
     monkeypatch.setattr(first.assignment, "drop", dropped)
     await rig.put(queue, "m")
-    await until(lambda: first._couriers[listener.id].busy, what="it is asked")
+    await until(lambda: first._dispatchers[listener.id].busy, what="it is asked")
     joining = asyncio.create_task(rig.work())
     async with asyncio.timeout(60):
         await gave_up.wait()

@@ -11,7 +11,7 @@ import pytest
 
 from broker.core.directory import REPLAY_HEADER, Listener, Queue
 from broker.core.replays import Replay
-from broker.delivery.dispatch import courier as courier_module
+from broker.delivery.dispatch import dispatcher as dispatcher_module
 from broker.errors import NotFound
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.outstanding import KafkaOutstanding
@@ -88,7 +88,7 @@ async def test_its_cursors_are_gone_once_it_has_ended(rig: Rig):
         return replay.id not in await cursors.listeners()
 
     await until(gone, what="its group is deleted")
-    assert replay.id not in worker._couriers
+    assert replay.id not in worker._dispatchers
 
 
 async def test_a_worker_that_takes_over_goes_on_where_it_was(rig: Rig):
@@ -117,15 +117,15 @@ async def test_paused_it_stands_still_and_cancelled_it_delivers_no_more(rig: Rig
     await until(lambda: replayed(rig), what="it has begun")
     paused = await commands(rig).pause(rig.context, replay)
     (worker,) = rig.workers
-    courier = worker._couriers[replay.id]
-    await until(lambda: courier.listener.paused and not courier.busy, what="it stands still")
+    dispatcher = worker._dispatchers[replay.id]
+    await until(lambda: dispatcher.listener.paused and not dispatcher.busy, what="it stands still")
     stood = len(replayed(rig))
     await asyncio.sleep(0.3)
     assert len(replayed(rig)) == stood
     resumed = await commands(rig).resume(rig.context, paused)
     await until(lambda: len(replayed(rig)) > stood, what="it goes on")
     await commands(rig).cancel(rig.context, resumed)
-    await until(lambda: replay.id not in worker._couriers, what="it has ended")
+    await until(lambda: replay.id not in worker._dispatchers, what="it has ended")
     assert len(replayed(rig)) < 50
 
 
@@ -203,7 +203,7 @@ async def test_it_delivers_what_was_updated_as_it_is_now_and_what_was_deleted_no
 async def test_it_ends_with_its_listener_and_leaves_nothing_behind(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, what: str
 ):
-    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 0)
+    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 0)
     queue = await rig.queue()
     listener = await rig.listen(queue, "a", max_attempts=2, retry_first_ms=3_600_000)
     worker = await rig.work()
@@ -227,7 +227,7 @@ async def test_it_ends_with_its_listener_and_leaves_nothing_behind(
         return not {replay.id, listener.id} & await cursors.listeners() and not await kept(rig)
 
     await until(gone, what="nothing is left of it")
-    assert replay.id not in worker._couriers
+    assert replay.id not in worker._dispatchers
     assert len(replayed(rig)) < 50
     with pytest.raises(NotFound):
         await commands(rig).find(rig.organization_id, queue.id, listener.id, replay.id)
@@ -243,7 +243,7 @@ async def test_cancelled_while_it_is_paused_it_has_ended(rig: Rig):
     await until(lambda: replayed(rig), what="it has begun")
     paused = await commands(rig).pause(rig.context, replay)
     assert (await commands(rig).cancel(rig.context, paused)).state == "cancelled"
-    await until(lambda: replay.id not in worker._couriers, what="it has ended")
+    await until(lambda: replay.id not in worker._dispatchers, what="it has ended")
     assert len(replayed(rig)) < 50
 
 
@@ -256,8 +256,8 @@ async def test_one_whose_receiver_hangs_holds_nothing_else_up(rig: Rig):
     rig.listeners.delay_s["hangs"] = 3600.0
 
     def busy(replay: Replay) -> int:
-        courier = worker._couriers.get(replay.id)
-        return 0 if courier is None else courier.busy
+        dispatcher = worker._dispatchers.get(replay.id)
+        return 0 if dispatcher is None else dispatcher.busy
 
     replays = [await start(rig, queue, listener, notify_url=rig.listeners.url("hangs")) for _ in range(3)]
     await until(lambda: all(busy(one) for one in replays), what="all of them hang")
@@ -285,7 +285,7 @@ async def test_what_is_for_later_is_not_delivered_before_its_time(rig: Rig):
 async def test_failed_is_what_is_owed_when_it_begins_and_not_what_was_redriven_and_taken(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 0)
+    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 0)
     queue = await rig.queue()
     listener = await rig.listen(queue, "a", max_attempts=1)
     worker = await rig.work()

@@ -16,7 +16,7 @@ from broker.commands import ListenerWishes, create_organization, now_ms
 from broker.core.cursor import Cursor
 from broker.core.directory import Listener, Queue
 from broker.delivery import worker as worker_module
-from broker.delivery.dispatch import courier as courier_module
+from broker.delivery.dispatch import dispatcher as dispatcher_module
 from broker.delivery.housekeeping import retention as retention_module
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable, NotFound
@@ -52,7 +52,7 @@ async def begins(rig: Rig, topic: str) -> int:
 async def sweep(worker: Worker) -> None:
     """As if all that is there had become old."""
     await worker.assignment.checkpoints.checkpoint()
-    await worker._cursors.store(worker.assignment.checkpoints._idle(worker._couriers.values()))
+    await worker._cursors.store(worker.assignment.checkpoints._idle(worker._dispatchers.values()))
     await worker.assignment.retention.sweep(now_ms() + LATER_MS)
 
 
@@ -109,7 +109,7 @@ async def test_what_every_listener_has_settled_goes_and_what_one_lacks_is_set_as
 async def paused_now(rig: Rig, worker: Worker, listener: Listener) -> None:
     context = replace(rig.context, organization_id=listener.organization_id)
     await rig.commands.pause_listener(context, listener.queue_id, listener.id, reason="test")
-    await until(lambda: worker._couriers[listener.id].listener.paused, what="the worker knows of the pause")
+    await until(lambda: worker._dispatchers[listener.id].listener.paused, what="the worker knows of the pause")
 
 
 async def of_another(rig: Rig) -> Queue:
@@ -195,7 +195,7 @@ async def test_who_may_be_no_member_any_more_deletes_nothing(rig: Rig, monkeypat
         raise LogUnavailable("no member any more")
 
     await worker.assignment.checkpoints.checkpoint()
-    await worker._cursors.store(worker.assignment.checkpoints._idle(worker._couriers.values()))
+    await worker._cursors.store(worker.assignment.checkpoints._idle(worker._dispatchers.values()))
     with monkeypatch.context() as patch:
         patch.setattr(worker._tail, "confirm", refuse)
         patch.setattr(worker.assignment.fence, "_asked_at", float("-inf"))
@@ -206,7 +206,7 @@ async def test_who_may_be_no_member_any_more_deletes_nothing(rig: Rig, monkeypat
 
 
 async def test_what_is_parked_is_found_and_redriven_when_its_message_is_gone(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 0)
+    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 0)
     queue = await rig.queue()
     listener = await rig.listen(queue, "a", max_attempts=1)
     rig.listeners.decide = lambda got: 422 if got.data == "parked" else 200
@@ -265,7 +265,7 @@ async def test_what_only_a_newer_program_reads_keeps_its_message(rig: Rig):
 
 
 async def test_a_sweep_that_a_hand_over_meets_deletes_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(courier_module, "SET_ASIDE_AFTER_MS", 0)
+    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 0)
     queue = await rig.queue()
     await rig.listen(queue, "a", max_attempts=1)
     rig.listeners.decide = lambda got: 422
@@ -296,7 +296,7 @@ async def test_what_is_being_replayed_stays_until_it_is(rig: Rig):
     await rig.noted(worker)
     rig.listeners.down = {"a"}
     replay = await start(rig, queue, listener)
-    await until(lambda: replay.id in worker._couriers, what="the worker knows of the replay")
+    await until(lambda: replay.id in worker._dispatchers, what="the worker knows of the replay")
     await sweep(worker)
     assert await begins(rig, "messages") == 0
     rig.listeners.down = set()

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 import httpx
 
 from broker.delivery.checkpoint.checkpoints import GIVES_WAY_S
-from broker.delivery.dispatch.courier import NEAR_MS
+from broker.delivery.dispatch.dispatcher import NEAR_MS
 from tests.listeners import Listeners, until
 from tests.scenarios.verdict import Attempt, Crash, Put, Record, Taken, Update, violations
 

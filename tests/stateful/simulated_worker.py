@@ -15,7 +15,7 @@ from broker.core.delivery import DROPPED
 from broker.core.directory import Queue
 from broker.core.flow import Share
 from broker.delivery import worker as worker_module
-from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.reading.message import Message
@@ -39,9 +39,9 @@ CRASH_BETWEEN = 0.1  # the chance that a worker dies after a record of `outstand
 
 
 class Connection:
-    """What a courier sends on. phase: idle, sent, taken (its answer is on the way)."""
+    """What a dispatcher sends on. phase: idle, sent, taken (its answer is on the way)."""
 
-    def __init__(self, owner: Courier, worker: SimWorker, target: Target) -> None:
+    def __init__(self, owner: Dispatcher, worker: SimWorker, target: Target) -> None:
         self.owner, self.worker, self.target = owner, worker, target
         self.work: Any = None
         self.at = 0.0
@@ -251,8 +251,8 @@ class SimWorker:
         return self.worker.assignment.partitions
 
     @property
-    def couriers(self) -> dict[str, Courier]:
-        return self.worker._couriers
+    def dispatchers(self) -> dict[str, Dispatcher]:
+        return self.worker._dispatchers
 
     @property
     def outstanding(self) -> Outstanding:
@@ -397,7 +397,7 @@ class SimWorker:
             self.world.dice.choice(self.tasks).step()
 
     def work(self) -> None:
-        """A step or three of what is on its way to `outstanding`, or handed to couriers from there, and so on."""
+        """A step or three of what is on its way to `outstanding`, or handed to dispatchers from there, and so on."""
         if self._serving not in self.tasks:
             self._serving = self._loop(self.outstanding.serve_due())
         for _ in range(self.world.dice.randint(1, 3 + len(self.tasks))):

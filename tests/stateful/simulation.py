@@ -42,8 +42,8 @@ from broker.delivery.assignment import Assignment
 from broker.delivery.changes import answers
 from broker.delivery.changes import honour as changes
 from broker.delivery.checkpoint import checkpoints
-from broker.delivery.dispatch import connections, courier, limits, liveness, stream
-from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch import connections, dispatcher, limits, liveness, stream
+from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.fairness import Sockets
 from broker.delivery.dispatch.stream import Delivery, Stream
 from broker.delivery.outstanding import entry as owed
@@ -195,12 +195,12 @@ class World:
                 worker.prune()
 
     def retain(self, worker: SimWorker) -> None:
-        """Have a courier set aside what retention is to take, or end that. The log itself stays as it is."""
-        if worker.partitions and worker.couriers:
+        """Have a dispatcher set aside what retention is to take, or end that. The log itself stays as it is."""
+        if worker.partitions and worker.dispatchers:
             number = self.dice.choice(list(worker.partitions))
             below = self.dice.choice((0, self.dice.randint(0, len(self.log[number])), len(self.log[number])))
             worker.acts()
-            self.dice.choice(list(worker.couriers.values())).set_aside(number, below)
+            self.dice.choice(list(worker.dispatchers.values())).set_aside(number, below)
 
     # The API
 
@@ -469,13 +469,13 @@ class World:
     def _done(self) -> bool:
         """Every stream stands at the end of the log."""
         return all(
-            not courier_now.busy
+            not dispatcher_now.busy
             and not worker.tail.lags()
             and all(partition.tail == len(self.log[number]) for number, partition in worker.partitions.items())
-            and all(one.window.idle(len(self.log[one.partition])) for one in courier_now.streams.values())
-            and not any(worker.outstanding.retrying(number, courier_now.listener.id) for number in range(PARTITIONS))
+            and all(one.window.idle(len(self.log[one.partition])) for one in dispatcher_now.streams.values())
+            and not any(worker.outstanding.retrying(number, dispatcher_now.listener.id) for number in range(PARTITIONS))
             for worker in self.workers
-            for courier_now in worker.couriers.values()
+            for dispatcher_now in worker.dispatchers.values()
         )
 
     def settle_loops(self) -> None:
@@ -488,8 +488,8 @@ class World:
         streams = (
             stream
             for worker in self.workers
-            for courier_now in worker.couriers.values()
-            for stream in courier_now.streams.values()
+            for dispatcher_now in worker.dispatchers.values()
+            for stream in dispatcher_now.streams.values()
         )
         for one in streams:
             yield from (*one.window.open.values(), *one.owed)
@@ -511,10 +511,10 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
     """Give the real parts the simulation's clock, dice and network, and small limits; yields run(seed, steps)."""
     here: list[World] = []
 
-    async def connect(owner: Courier, target: Target, *_: object) -> Connection:
+    async def connect(owner: Dispatcher, target: Target, *_: object) -> Connection:
         if here[0].moods[owner.listener.name] == "down":
             raise ConnectFailed("refused")
-        worker = next(one for one in here[0].workers if owner in one.couriers.values())
+        worker = next(one for one in here[0].workers if owner in one.dispatchers.values())
         return Connection(owner, worker, target)
 
     async def alive(url: str, *_: object, below: int) -> bool:
@@ -534,7 +534,7 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
 
     def run(seed: int, steps: int) -> list[str]:
         here[:] = [World(random.Random(seed))]
-        courier.SET_ASIDE_AFTER_MS = here[0].dice.choice((2_000, 60_000))
+        dispatcher.SET_ASIDE_AFTER_MS = here[0].dice.choice((2_000, 60_000))
         return here[0].run(steps)
 
     with contextlib.ExitStack() as stack:
@@ -545,10 +545,10 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
 
         put_in(window, OPEN_MAX=4, BEHIND_MAX=3)
         put_in(readers, RING_MAX=6)
-        put_in(courier, HELD_MAX=5, WAITING_MAX=1, CROWDED_AFTER_S=0.3, RETRIES_MAX=2, random=draw)
-        put_in(courier, SET_ASIDE_AT_ONCE=2, SET_ASIDE_BYTES_MAX=1_000)
+        put_in(dispatcher, HELD_MAX=5, WAITING_MAX=1, CROWDED_AFTER_S=0.3, RETRIES_MAX=2, random=draw)
+        put_in(dispatcher, SET_ASIDE_AT_ONCE=2, SET_ASIDE_BYTES_MAX=1_000)
         put_in(connections, connect=connect, asyncio=SimpleNamespace(get_running_loop=get_loop))
-        put_in(courier, SET_ASIDE_AFTER_MS=0, NEAR_MS=1_000)  # the first is set by each run
+        put_in(dispatcher, SET_ASIDE_AFTER_MS=0, NEAR_MS=1_000)  # the first is set by each run
         put_in(checkpoints, _AT_ONCE=1, _TOGETHER=1, _PAUSES_MAX=99, _MANY=4, GIVES_WAY_S=GIVES_WAY_S)
         put_in(checkpoints, time=SimpleNamespace(monotonic=lambda: here[0].now_ms / 1000))
         put_in(limits, SLOW_MS=20)
@@ -577,12 +577,12 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
         put_in(changes, time=SimpleNamespace(monotonic=lambda: 0.0))  # nobody is suspended
         put_in(changes, _TEXTS_MAX=1)
         put_in(changes_topic, CLOCK_SKEW_MS=5_000)
-        put_in(courier, asyncio=SimpleNamespace(get_running_loop=get_loop))
+        put_in(dispatcher, asyncio=SimpleNamespace(get_running_loop=get_loop))
         # Where an object lies in memory must not decide anything.
-        stack.enter_context(patch.object(courier, "id", lambda _one: next(numbers), create=True))
-        put_in(Stream, __hash__=lambda one: one.partition + PARTITIONS * int(one.courier.listener.name[1:]))
+        stack.enter_context(patch.object(dispatcher, "id", lambda _one: next(numbers), create=True))
+        put_in(Stream, __hash__=lambda one: one.partition + PARTITIONS * int(one.dispatcher.listener.name[1:]))
         put_in(Delivery, __hash__=lambda one: one.offset)
-        put_in(courier, time=SimpleNamespace(time=lambda: here[0].now_ms / 1000))
-        for module in (courier, stream, changes, answers, checkpoints, outstanding, owed, worker_module, liveness):
+        put_in(dispatcher, time=SimpleNamespace(time=lambda: here[0].now_ms / 1000))
+        for module in (dispatcher, stream, changes, answers, checkpoints, outstanding, owed, worker_module, liveness):
             put_in(module, now_ms=lambda: here[0].now_ms)
         yield run

@@ -18,7 +18,7 @@ from broker.core.directory import Listener
 from broker.delivery.assignment import Assignment
 from broker.delivery.changes.honour import Changes
 from broker.delivery.checkpoint import checkpoints
-from broker.delivery.dispatch import courier, stream
+from broker.delivery.dispatch import dispatcher, stream
 from broker.delivery.outstanding import entry as owed
 from broker.delivery.outstanding import schedule as outstanding
 from broker.delivery.outstanding.index import Ledger
@@ -121,8 +121,8 @@ async def commits_unasked(self, cursors, *, pause_s):
         await self._cursors.store(cursors)
 
 
-def commits_who_gives_way_at_hand_overs_only(self, courier, *_):
-    return courier.limits.gives_way and not self._hurried
+def commits_who_gives_way_at_hand_overs_only(self, dispatcher, *_):
+    return dispatcher.limits.gives_way and not self._hurried
 
 
 def drops_nothing(self, stream):
@@ -148,18 +148,18 @@ def nobody_is_coming(_self, _key):
 _may_leave = outstanding._may_leave
 
 
-def does_not_wait_for_its_window(partition, courier, owed):
+def does_not_wait_for_its_window(partition, dispatcher, owed):
     found, owed.found = owed.found, False
     try:
-        return _may_leave(partition, courier, owed)
+        return _may_leave(partition, dispatcher, owed)
     finally:
         owed.found = found
 
 
-def does_not_wait_for_its_key(partition, courier, owed):
+def does_not_wait_for_its_key(partition, dispatcher, owed):
     line, owed.line = owed.line, None
     try:
-        return _may_leave(partition, courier, owed)
+        return _may_leave(partition, dispatcher, owed)
     finally:
         owed.line = line
 
@@ -190,7 +190,7 @@ def redrives_nothing(_self, _redrives, _at_ms):
 
 
 async def settles_before_it_is_written(self, delivery, event):
-    delivery.stream.courier.settle(delivery)
+    delivery.stream.dispatcher.settle(delivery)
     await self.outstanding.put_aside(delivery, event)
 
 
@@ -254,7 +254,7 @@ def lets_the_log_go_and_sets_nothing_aside(self, delivery):
 @pytest.mark.parametrize(
     ("where", "name", "planted", "kind"),
     [
-        (courier.Courier, "_set_aside", lets_the_log_go_and_sets_nothing_aside, "committed past"),
+        (dispatcher.Dispatcher, "_set_aside", lets_the_log_go_and_sets_nothing_aside, "committed past"),
         (window.Window, "opened", commits_past_open, "committed past"),
         (window.Window, "top", forgets_what_is_behind, "committed past"),
         (cursor.Cursor, "from_metadata", staticmethod(takes_the_top_for_the_cursor), "lost"),
@@ -265,10 +265,10 @@ def lets_the_log_go_and_sets_nothing_aside(self, delivery):
         (flow.Share, "of", shares_by_partitions, "too many"),
         (checkpoints.Checkpoints, "_store", commits_unasked, "set back"),
         (checkpoints.Checkpoints, "_may_wait", commits_who_gives_way_at_hand_overs_only, "repeated"),
-        (courier.Courier, "_failed", parks_at_once_and_silently, "committed past"),
+        (dispatcher.Dispatcher, "_failed", parks_at_once_and_silently, "committed past"),
         (Listener, "stands_at", starts_at_the_beginning, "too early"),
         (Listener, "stands_at", starts_at_the_newest, "lost"),
-        (courier.Courier, "drop", drops_nothing, "repeated"),
+        (dispatcher.Dispatcher, "drop", drops_nothing, "repeated"),
         (window.Window, "forget", lets_go_and_forgets, "lost"),
         (Outstanding, "is_owed", knows_nothing_of_outstanding, "repeated"),
         (Ledger, "begins_before", nobody_is_before, "out of order"),
@@ -281,14 +281,14 @@ def lets_the_log_go_and_sets_nothing_aside(self, delivery):
         (Outstanding, "returned", takes_nothing_back, "lost"),
         (owed.Owed, "redrive", redrives_nothing, "lost"),
         (Assignment, "_put_aside_now", settles_before_it_is_written, "committed past"),
-        (courier.Courier, "_is_time", is_never_too_early, "before its time"),
+        (dispatcher.Dispatcher, "_is_time", is_never_too_early, "before its time"),
         (delivery, "next_at_ms", never_sets_a_time, "lost"),
         (Changes, "_add", forgets_deletions_at_a_hand_over, "deleted"),
         (Changes, "_add", forgets_updates_at_a_restart, "outdated"),
         (Changes, "_collect", looks_for_no_changes_of_what_is_outstanding, "deleted"),
         (Changes, "hold", sends_what_is_outstanding_as_it_was, "outdated"),
         (Changes, "hold", sends_as_it_was_when_it_began_to_connect, "outdated"),
-        (courier.Courier, "cancel", lets_go_of_what_is_deleted_and_settles_nothing, "unsettled"),
+        (dispatcher.Dispatcher, "cancel", lets_go_of_what_is_deleted_and_settles_nothing, "unsettled"),
         (Changes, "_doubt", takes_over_without_doubts, "denied"),
         (Partition, "feed", skips_what_it_can_not_take, "lost"),
     ],

@@ -27,7 +27,7 @@ from broker.core import window as window_module
 from broker.core.circuit import State
 from broker.core.cursor import Cursor
 from broker.core.window import Window
-from broker.delivery.dispatch import courier
+from broker.delivery.dispatch import dispatcher
 from broker.delivery.dispatch.stream import Delivery, Stream
 from broker.delivery.reading import readers
 from broker.delivery.reading.message import Message
@@ -38,7 +38,7 @@ OWN, OTHER = "own", "other"
 ROUNDS_MAX = 500  # a run that needs more to deliver everything delivers it never
 
 
-class ModelCourier:
+class ModelDispatcher:
     """Holds a bounded number of messages, as the real one does, and checks every message it is given."""
 
     def __init__(self, world: WindowMachine) -> None:
@@ -52,7 +52,7 @@ class ModelCourier:
         self.held: dict[int, Delivery] = {}
         self.settled: set[int] = set()
 
-    stream = courier.Courier.stream
+    stream = dispatcher.Dispatcher.stream
 
     def room(self) -> bool:
         return len(self.held) < self.world.room
@@ -82,7 +82,7 @@ class WindowMachine(RuleBasedStateMachine):
             patch.object(window_module, "OPEN_MAX", 4),
             patch.object(window_module, "BEHIND_MAX", 3),
             patch.object(readers, "RING_MAX", 6),
-            patch.object(courier, "Window", self.window_class),
+            patch.object(dispatcher, "Window", self.window_class),
         ]
         for each in self.patches:
             each.start()
@@ -94,7 +94,7 @@ class WindowMachine(RuleBasedStateMachine):
         self.start = 0
         self.committed: tuple[int, str] | None = None
         self.restored = Cursor(top=0)
-        self.courier = ModelCourier(self)
+        self.dispatcher = ModelDispatcher(self)
         self.partition = Partition(PARTITION, 0)
 
     def teardown(self) -> None:
@@ -104,12 +104,12 @@ class WindowMachine(RuleBasedStateMachine):
 
     @property
     def window(self) -> Window[Delivery]:
-        stream = self.courier.streams.get(PARTITION)
+        stream = self.dispatcher.streams.get(PARTITION)
         return self.window_class() if stream is None else stream.window
 
     def cursor(self) -> Cursor:
         """What a checkpoint would commit now."""
-        stream = self.courier.streams.get(PARTITION)
+        stream = self.dispatcher.streams.get(PARTITION)
         tail = self.partition.tail
         return Cursor(top=tail) if stream is None else stream.cursor(tail)
 
@@ -143,16 +143,16 @@ class WindowMachine(RuleBasedStateMachine):
         noted = sorted({*self.window.behind, *self.window.missing})
         self.vanished |= data.draw(st.sets(st.sampled_from(noted), min_size=1, max_size=2))
 
-    # The courier
+    # The dispatcher
 
     @rule(room=st.integers(0, 8))
     def room_comes_and_goes(self, room):
         self.room = room
 
-    @precondition(lambda self: self.courier.held)
+    @precondition(lambda self: self.dispatcher.held)
     @rule(data=st.data())
     def a_delivery_is_settled(self, data):
-        self.settle(data.draw(st.sampled_from(sorted(self.courier.held))))
+        self.settle(data.draw(st.sampled_from(sorted(self.dispatcher.held))))
 
     @rule(offset=st.integers(0, 40))
     def a_late_answer_changes_nothing(self, offset):
@@ -161,14 +161,14 @@ class WindowMachine(RuleBasedStateMachine):
             assert self.window.settle(offset) is None
             assert self.cursor() == before
 
-    @precondition(lambda self: self.courier.held)
+    @precondition(lambda self: self.dispatcher.held)
     @rule(data=st.data())
     def the_listener_goes_down_and_messages_are_let_go(self, data):
-        for offset in data.draw(st.sets(st.sampled_from(sorted(self.courier.held)), min_size=1)):
-            delivery = self.courier.held.pop(offset)
+        for offset in data.draw(st.sets(st.sampled_from(sorted(self.dispatcher.held)), min_size=1)):
+            delivery = self.dispatcher.held.pop(offset)
             delivery.message = None
             delivery.stream.window.forget((offset,))
-            self.courier.behind[delivery.stream] = None
+            self.dispatcher.behind[delivery.stream] = None
 
     # The readers
 
@@ -180,7 +180,7 @@ class WindowMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.window.wanted() is not None)
     @rule()
     def the_ring_brings_what_it_has(self):
-        self.partition.from_ring(self.courier.streams[PARTITION])
+        self.partition.from_ring(self.dispatcher.streams[PARTITION])
 
     # Checkpoints and crashes
 
@@ -189,7 +189,7 @@ class WindowMachine(RuleBasedStateMachine):
         cursor = self.cursor()
         self.committed = (cursor.offset, cursor.metadata())
         if self.window.idle(self.partition.tail):
-            self.courier.streams.pop(PARTITION, None)
+            self.dispatcher.streams.pop(PARTITION, None)
 
     @rule(data=st.data())
     def the_worker_crashes_and_another_takes_over(self, data):
@@ -199,14 +199,14 @@ class WindowMachine(RuleBasedStateMachine):
     def in_the_end_everything_is_delivered(self):
         self.room = 100
         for _ in range(ROUNDS_MAX):
-            for offset in list(self.courier.held):
+            for offset in list(self.dispatcher.held):
                 self.settle(offset)
             if self.partition.tail < len(self.log):
                 self.partition.feed(self.messages(self.partition.tail, len(self.log)))
                 self.partition.tail = len(self.log)  # what vanished at the end is passed, too
             elif self.window.wanted() is not None:
                 self.catch_up(0, 5)
-            elif not self.courier.held:
+            elif not self.dispatcher.held:
                 break
         assert self.unsettled() == set()
         assert self.window.attached
@@ -245,7 +245,7 @@ class WindowMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_open_is_held_or_noted_as_missing(self):
-        assert self.window.open.keys() == self.courier.held.keys() | self.window.missing
+        assert self.window.open.keys() == self.dispatcher.held.keys() | self.window.missing
 
     # How it is done
 
@@ -254,14 +254,14 @@ class WindowMachine(RuleBasedStateMachine):
         return own - self.delivered - self.vanished
 
     def settle(self, offset: int) -> None:
-        delivery = self.courier.held.pop(offset)
+        delivery = self.dispatcher.held.pop(offset)
         assert delivery.stream.window.settle(offset) is delivery
-        self.courier.settled.add(offset)
+        self.dispatcher.settled.add(offset)
         self.delivered.add(offset)
 
     def catch_up(self, before: int, length: int) -> None:
         """As CatchUp._serve, the read having begun a little before, for another stream."""
-        stream = self.courier.streams[PARTITION]
+        stream = self.dispatcher.streams[PARTITION]
         wanted = stream.window.wanted()
         start = max(0, wanted - before)
         messages = self.messages(start, start + length)
@@ -272,15 +272,15 @@ class WindowMachine(RuleBasedStateMachine):
 
     def begin_at(self, tail: int) -> None:
         """As Worker._take_over and _place."""
-        self.courier = ModelCourier(self)
+        self.dispatcher = ModelDispatcher(self)
         self.partition = Partition(PARTITION, tail)
         cursor = Cursor(top=self.start) if self.committed is None else Cursor.from_metadata(*self.committed)
         self.restored = cursor
         if cursor.top != tail or cursor.open:
             window = self.window_class()
-            stream = self.courier.streams[PARTITION] = Stream(self.courier, PARTITION, window)
+            stream = self.dispatcher.streams[PARTITION] = Stream(self.dispatcher, PARTITION, window)
             window.restore(cursor, tail, [(offset, Delivery(stream, offset, None)) for offset in cursor.open])
-        self.partition.place(self.courier)
+        self.partition.place(self.dispatcher)
 
 
 WindowMachine.TestCase.settings = settings(

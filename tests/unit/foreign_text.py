@@ -105,8 +105,8 @@ COVERED: Final[dict[str, str]] = {
 }
 # The functions that parse only what the program itself or its operator wrote, or what was parsed before.
 OURS: Final[dict[str, str]] = {
-    "Courier.__init__": "a URL that refuse_url() has seen",
-    "Courier.update": "a URL that refuse_url() has seen",
+    "Dispatcher.__init__": "a URL that refuse_url() has seen",
+    "Dispatcher.update": "a URL that refuse_url() has seen",
     "alive": "a URL that refuse_url() has seen",
     "try_out": "a URL that refuse_url() has seen",
     "Resolver.__init__.may_be_at": "an address that the system's resolver gives",

@@ -12,7 +12,7 @@ from broker.core.events import DeliveriesSettled, decode
 from broker.delivery.checkpoint import checkpoints as module
 from broker.delivery.checkpoint.checkpoints import _AT_ONCE, _MANY, _TOGETHER, Checkpoints
 from broker.delivery.checkpoint.metrics import Meters
-from broker.delivery.fence import Ownership
+from broker.delivery.fence import Fence
 from broker.errors import LogUnavailable, Suspended
 from broker.ports import NotStored
 
@@ -39,7 +39,7 @@ class Settled:
 
     def __init__(self, partition: int, name: str = "") -> None:
         self.partition = partition
-        self.courier = SimpleNamespace(
+        self.dispatcher = SimpleNamespace(
             listener=SimpleNamespace(
                 id=name or f"listener-{partition % 2}",
                 organization_id="o",
@@ -57,7 +57,7 @@ class Settled:
 
     @property
     def current(self) -> bool:
-        return self.courier.streams.get(self.partition) is self
+        return self.dispatcher.streams.get(self.partition) is self
 
     def cursor(self, _tail: int, **_waiting: object) -> Cursor:
         return Cursor(top=self.at)
@@ -129,12 +129,12 @@ async def test_who_is_no_member_any_more_in_the_middle_of_many_commits_makes_no_
     assert committed == [_TOGETHER] * 3
 
 
-def settled(checkpoints: Checkpoints, couriers: dict[str, object], *names: str) -> list[Settled]:
+def settled(checkpoints: Checkpoints, dispatchers: dict[str, object], *names: str) -> list[Settled]:
     """A stream of each of these listeners, that has changed."""
     streams = []
     for name in names:
         stream = Settled(0, name)
-        couriers[name] = stream.courier
+        dispatchers[name] = stream.dispatcher
         stream.owed, stream.window = [], SimpleNamespace(idle=lambda _: True)
         checkpoints.touched(stream)
         streams.append(stream)
@@ -157,8 +157,8 @@ async def test_a_group_that_takes_no_commit_keeps_its_own_streams_dirty_and_no_o
     with pytest.raises(LogUnavailable, match="refused"):
         await checkpoints.checkpoint()
     assert sorted(committed) == sorted(names)
-    assert squatted.courier.streams
-    assert not any(stream.courier.streams for stream in others), "what is idle is tidied away"
+    assert squatted.dispatcher.streams
+    assert not any(stream.dispatcher.streams for stream in others), "what is idle is tidied away"
     committed.clear()
     with pytest.raises(LogUnavailable, match="refused"):
         await checkpoints.checkpoint()
@@ -174,18 +174,18 @@ async def test_the_last_checkpoint_commits_what_has_changed_and_once_more_all_th
             raise NotStored({"l-0": LogUnavailable("refused")})
 
     parts = SimpleNamespace(store=store), Topic(), NOTHING_KEPT
-    couriers: dict[str, object] = {}
+    dispatchers: dict[str, object] = {}
     partition = SimpleNamespace(tail=9, placed=lambda _: True)
-    checkpoints = Checkpoints(*parts, {0: partition}, couriers, Meters(), nothing)
+    checkpoints = Checkpoints(*parts, {0: partition}, dispatchers, Meters(), nothing)
     names = [f"l-{number}" for number in range(1, 3 * _AT_ONCE)]
-    settled(checkpoints, couriers, *names)
+    settled(checkpoints, dispatchers, *names)
     await checkpoints.checkpoint()
-    settled(checkpoints, couriers, "new")
+    settled(checkpoints, dispatchers, "new")
     committed.clear()
     await checkpoints.last()
     assert committed == ["new"]
-    settled(checkpoints, couriers, "l-1")  # its outcome is not written: no cursor may say so
-    (squatted,) = settled(checkpoints, couriers, "l-0")
+    settled(checkpoints, dispatchers, "l-1")  # its outcome is not written: no cursor may say so
+    (squatted,) = settled(checkpoints, dispatchers, "l-0")
     squatted.dirty = False
     checkpoints._stored["l-0"] = 0.0
     committed.clear()
@@ -215,7 +215,7 @@ class Office:
             self.topic,
             NOTHING_KEPT,
             {0: SimpleNamespace(tail=9)},
-            {name: stream.courier for name, stream in self.streams.items()},
+            {name: stream.dispatcher for name, stream in self.streams.items()},
             Meters(),
             nothing,
         )
@@ -244,7 +244,7 @@ async def test_who_gives_way_is_committed_every_few_seconds_unless_much_has_happ
     """docs/decisions/0175"""
     office = Office(clock, "quick", "a", "b", "c", "busy", "pressing")
     for name in office.names[1:]:
-        office.streams[name].courier.limits.gives_way = True
+        office.streams[name].dispatcher.limits.gives_way = True
     assert await office.checkpoint() == sorted(office.names), "the first is never late"
     office.streams["busy"].rows += [(0, 1, 200, 1, 1)] * _MANY
     office.streams["pressing"].pressing = True
@@ -262,21 +262,21 @@ async def test_who_gives_way_is_committed_every_few_seconds_unless_much_has_happ
         await office.checkpoint()
     assert await office.checkpoint(last=True) == sorted(office.names), "before the partitions are given up all is"
     for name in "abc":
-        office.streams[name].courier.limits.gives_way = False
+        office.streams[name].dispatcher.limits.gives_way = False
     assert {"a", "b", "c"} <= set(await office.checkpoint()), "they are quick by now"
 
 
 async def test_those_that_give_way_have_their_turns_one_after_the_other(clock):
     office = Office(clock, *"abcdef")
     for stream in office.streams.values():
-        stream.courier.limits.gives_way = True
+        stream.dispatcher.limits.gives_way = True
     assert await office.checkpoint() == [*"abcdef"]
     assert [len(await office.checkpoint()) for _ in range(9)] == [2] * 9
 
 
 async def test_a_commit_that_failed_is_made_again_at_once_whoever_gives_way(clock):
     office = Office(clock, "slow")
-    office.streams["slow"].courier.limits.gives_way = True
+    office.streams["slow"].dispatcher.limits.gives_way = True
     await office.checkpoint()
     office.refused = {"slow"}
     rounds = [await office.checkpoint() for _ in range(6)]
@@ -292,7 +292,7 @@ async def test_a_listener_that_has_ended_is_not_remembered(clock):
     await office.checkpoint()
     office.checkpoints.dismissed("ended")
     assert office.checkpoints._stored.keys() == {"slow"}
-    del office.checkpoints._couriers["ended"]  # while its cursor is being committed
+    del office.checkpoints._dispatchers["ended"]  # while its cursor is being committed
     await office.checkpoint()
     assert office.checkpoints._stored.keys() == {"slow"}
 
@@ -304,10 +304,10 @@ class Committed(list[str]):
         self.extend(cursors)
 
 
-def checkpoints_of(cursors, couriers: dict[str, object], *, confirm=nothing) -> Checkpoints:
+def checkpoints_of(cursors, dispatchers: dict[str, object], *, confirm=nothing) -> Checkpoints:
     """Of one partition, where the place of every listener is known."""
     partition = SimpleNamespace(tail=9, placed=lambda _: True)
-    return Checkpoints(cursors, Topic(), NOTHING_KEPT, {0: partition}, couriers, Meters(), confirm)
+    return Checkpoints(cursors, Topic(), NOTHING_KEPT, {0: partition}, dispatchers, Meters(), confirm)
 
 
 async def test_of_several_groups_that_take_no_commit_each_keeps_its_streams_dirty():
@@ -333,7 +333,7 @@ async def test_partitions_that_are_given_up_in_the_middle_of_many_commits_have_n
             await super().store(cursors)
             fence.end()
 
-    committed, fence = GivenUp(), Ownership(nothing)
+    committed, fence = GivenUp(), Fence(nothing)
     checkpoints = checkpoints_of(committed, {}, confirm=fence.confirm)
     settled(checkpoints, {}, *(f"l-{number}" for number in range(3 * _TOGETHER)))
     with pytest.raises(LogUnavailable, match="handed over"):
@@ -351,7 +351,7 @@ async def test_the_last_checkpoint_asks_whether_they_were_ours_though_there_is_n
 
 async def test_who_gives_way_does_so_again_after_the_last_checkpoint(clock):
     office = Office(clock, "slow")
-    office.streams["slow"].courier.limits.gives_way = True
+    office.streams["slow"].dispatcher.limits.gives_way = True
     assert await office.checkpoint(last=True) == ["slow"]
     assert [] in [await office.checkpoint() for _ in range(3)]
 
@@ -360,15 +360,15 @@ async def test_one_who_stood_still_commits_nothing_any_more(clock, monkeypatch):
     async def stand_still(_s: float) -> None:
         clock.now += module.SUSPENDED_S + 1
 
-    committed, couriers = Committed(), {}
-    checkpoints = checkpoints_of(committed, couriers)
-    settled(checkpoints, couriers, "l")
+    committed, dispatchers = Committed(), {}
+    checkpoints = checkpoints_of(committed, dispatchers)
+    settled(checkpoints, dispatchers, "l")
     await checkpoints.checkpoint()
     monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=stand_still))
     with pytest.raises(Suspended):
         await checkpoints.run()
     await checkpoints.once_more()
-    settled(checkpoints, couriers, "l")
+    settled(checkpoints, dispatchers, "l")
     await checkpoints.checkpoint()
     assert committed == ["l"]
 
@@ -377,12 +377,12 @@ async def test_a_stream_that_was_dropped_is_not_committed():
     committed = Committed()
     checkpoints = checkpoints_of(committed, {})
     (stream,) = settled(checkpoints, {}, "ended")
-    stream.courier.streams.clear()
+    stream.dispatcher.streams.clear()
     await checkpoints.checkpoint()
     assert not committed
 
 
-async def test_a_stream_that_is_tidied_away_is_its_courier_s_no_more():
+async def test_a_stream_that_is_tidied_away_is_its_dispatcher_s_no_more():
     checkpoints = checkpoints_of(Committed(), {})
     (stream,) = settled(checkpoints, {}, "l")
     await checkpoints.checkpoint()
@@ -408,11 +408,11 @@ def quick_rounds(monkeypatch) -> None:
 @pytest.mark.usefixtures("quick_rounds")
 async def test_one_whose_place_is_not_known_yet_has_no_cursor_committed():
     committed = Committed()
-    couriers = {name: Settled(0, name).courier for name in ("loading", "known", "too")}
-    for courier in couriers.values():
-        courier.streams.clear()
-    checkpoints = checkpoints_of(committed, couriers)
-    checkpoints._partitions[0].placed = lambda courier: courier is not couriers["loading"]
+    dispatchers = {name: Settled(0, name).dispatcher for name in ("loading", "known", "too")}
+    for dispatcher in dispatchers.values():
+        dispatcher.streams.clear()
+    checkpoints = checkpoints_of(committed, dispatchers)
+    checkpoints._partitions[0].placed = lambda dispatcher: dispatcher is not dispatchers["loading"]
     await one_round_of_the_idle(checkpoints, lambda: committed.count("known") > 1 and committed.count("too") > 1)
     assert "loading" not in committed
 
@@ -420,6 +420,6 @@ async def test_one_whose_place_is_not_known_yet_has_no_cursor_committed():
 @pytest.mark.usefixtures("quick_rounds")
 async def test_what_waits_and_does_not_change_is_committed_now_and_then():
     stream = Settled(0, "l")
-    checkpoints = checkpoints_of(Committed(), {"l": stream.courier})
+    checkpoints = checkpoints_of(Committed(), {"l": stream.dispatcher})
     await one_round_of_the_idle(checkpoints, lambda: stream.dirty)
     assert stream in checkpoints._dirty

@@ -9,7 +9,7 @@ from memory import MemoryControl
 
 from broker.core import events as ev
 from broker.delivery.housekeeping import ended_listeners as module
-from broker.delivery.housekeeping.ended_listeners import Endings
+from broker.delivery.housekeeping.ended_listeners import EndedListeners
 from broker.errors import LogUnavailable
 
 BY = {"at_ms": 1, "organization_id": "o"}
@@ -79,46 +79,46 @@ def view() -> Behind:
     return view
 
 
-def endings(kafka: Kafka, view: Behind, *, partitions: set[int], couriers: set[str]) -> Endings:
-    return Endings(kafka, view, kafka, Records(kafka), partitions, couriers)
+def endings(kafka: Kafka, view: Behind, *, partitions: set[int], dispatchers: set[str]) -> EndedListeners:
+    return EndedListeners(kafka, view, kafka, Records(kafka), partitions, dispatchers)
 
 
 async def test_cursors_and_records_of_ended_listeners_go_and_those_of_the_others_stay(view: Behind):
     kafka = Kafka("ended", "lives")
     view.unfolded.append(created("lives"))
-    assert await endings(kafka, view, partitions={0, 1}, couriers={"lives"}).clear()
+    assert await endings(kafka, view, partitions={0, 1}, dispatchers={"lives"}).clear()
     assert kafka.cursors == kafka.records == {"lives"}
-    assert not await endings(kafka, view, partitions={0, 1}, couriers={"lives"}).clear()
+    assert not await endings(kafka, view, partitions={0, 1}, dispatchers={"lives"}).clear()
 
 
 async def test_only_the_owner_of_the_first_partition_deletes_cursors(view: Behind):
     kafka = Kafka("ended")
-    assert not await endings(kafka, view, partitions={1}, couriers=set()).clear()
+    assert not await endings(kafka, view, partitions={1}, dispatchers=set()).clear()
     assert (kafka.cursors, kafka.records) == ({"ended"}, set())
 
 
 async def test_a_listener_made_while_it_looks_keeps_all_it_has(view: Behind):
     kafka = Kafka("new")
     view.unfolded.append(created("new"))  # known once it has caught up, which it must do after it has listed
-    assert not await endings(kafka, view, partitions={0}, couriers=set()).clear()
+    assert not await endings(kafka, view, partitions={0}, dispatchers=set()).clear()
     assert kafka.cursors == kafka.records == {"new"}
 
 
 async def test_a_directory_that_lacks_what_a_newer_program_wrote_deletes_nothing(view: Behind):
     kafka = Kafka("written by a newer program")
     view.complete = False
-    assert not await endings(kafka, view, partitions={0}, couriers=set()).clear()
+    assert not await endings(kafka, view, partitions={0}, dispatchers=set()).clear()
     assert kafka.cursors == kafka.records == {"written by a newer program"}
 
 
-async def test_cursors_wait_until_the_courier_is_dismissed_and_for_nobody_else(view: Behind):
+async def test_cursors_wait_until_the_dispatcher_is_dismissed_and_for_nobody_else(view: Behind):
     kafka = Kafka("busy", "here", "gone")
     kafka.busy.add("busy")
-    couriers = {"here"}
-    clearing = endings(kafka, view, partitions={0}, couriers=couriers)
+    dispatchers = {"here"}
+    clearing = endings(kafka, view, partitions={0}, dispatchers=dispatchers)
     assert await clearing.clear()
     assert kafka.cursors == {"busy", "here"}
-    couriers.clear()
+    dispatchers.clear()
     kafka.busy.clear()
     assert await clearing.clear()
     assert not kafka.cursors
@@ -135,7 +135,7 @@ async def test_it_looks_again_until_there_is_nothing_left_and_then_rests(view: B
         return set(kafka.cursors)
 
     kafka.listeners = away_at_first
-    looking = Endings(kafka, view, kafka, Records(Kafka()), {0}, set())
+    looking = EndedListeners(kafka, view, kafka, Records(Kafka()), {0}, set())
     looking.look()
     running = asyncio.create_task(looking.run())
     for _ in range(100):

@@ -128,8 +128,8 @@ async def test_however_many_listeners_lag_only_the_worst_are_named():
 
 async def test_whoever_asks_how_thousands_of_listeners_are_stops_nobody():
     counted = {"held": 1, "held_bytes": 1, "behind": (), "streams": {}}
-    couriers = [SimpleNamespace(condition="live", **counted) for _ in range(1000)]
-    looking = asyncio.create_task(condition(couriers, {}, Outstanding(None, None, "", {}, {}, None)))
+    dispatchers = [SimpleNamespace(condition="live", **counted) for _ in range(1000)]
+    looking = asyncio.create_task(condition(dispatchers, {}, Outstanding(None, None, "", {}, {}, None)))
     turns = 0
     while not looking.done():
         await asyncio.sleep(0)

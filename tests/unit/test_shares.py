@@ -1,4 +1,4 @@
-"""What couriers share: the quick ones take what they need, the others share the rest; memory likewise."""
+"""What dispatchers share: the quick ones take what they need, the others share the rest; memory likewise."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from broker.delivery.dispatch.fairness import (
 from broker.delivery.dispatch.limits import Limits
 
 
-def couriers(count: int, *, busy: int, hungry: bool, rank: int = 0, held_bytes: int = 0) -> list[SimpleNamespace]:
+def dispatchers(count: int, *, busy: int, hungry: bool, rank: int = 0, held_bytes: int = 0) -> list[SimpleNamespace]:
     return [
         SimpleNamespace(
             busy=busy,
@@ -41,82 +41,82 @@ def couriers(count: int, *, busy: int, hungry: bool, rank: int = 0, held_bytes: 
 
 
 def test_the_hungry_share_what_the_others_leave():
-    slow = couriers(200, busy=64, hungry=True, rank=1)
-    share_out([*slow, *couriers(24, busy=2, hungry=False)])
-    assert {courier.limits.share for courier in slow} == {(ATTEMPTS_MAX - 48) // 200}
+    slow = dispatchers(200, busy=64, hungry=True, rank=1)
+    share_out([*slow, *dispatchers(24, busy=2, hungry=False)])
+    assert {dispatcher.limits.share for dispatcher in slow} == {(ATTEMPTS_MAX - 48) // 200}
 
 
 def test_a_quick_one_has_what_it_would_have_alone_the_slow_share_what_it_leaves_and_then_come_those_that_fail():
-    quick, slow = couriers(1, busy=64, hungry=True), couriers(200, busy=2, hungry=True, rank=1)
-    hanging, failing = couriers(300, busy=2, hungry=False, rank=2), couriers(9, busy=1, hungry=True, rank=2)
+    quick, slow = dispatchers(1, busy=64, hungry=True), dispatchers(200, busy=2, hungry=True, rank=1)
+    hanging, failing = dispatchers(300, busy=2, hungry=False, rank=2), dispatchers(9, busy=1, hungry=True, rank=2)
     share_out([*failing, *hanging, *slow, *quick])
     assert quick[0].limits.share == ATTEMPTS_MAX
-    assert {courier.limits.share for courier in slow} == {(ATTEMPTS_MAX - 64) // 200}
-    assert {courier.limits.share for courier in failing} == {ATTEMPTS_LEAST}
+    assert {dispatcher.limits.share for dispatcher in slow} == {(ATTEMPTS_MAX - 64) // 200}
+    assert {dispatcher.limits.share for dispatcher in failing} == {ATTEMPTS_LEAST}
 
 
 def test_everybody_may_have_a_few_however_many_there_are():
-    many = couriers(10_000, busy=2, hungry=True)
+    many = dispatchers(10_000, busy=2, hungry=True)
     share_out(many)
-    assert {courier.limits.share for courier in many} == {ATTEMPTS_LEAST}
+    assert {dispatcher.limits.share for dispatcher in many} == {ATTEMPTS_LEAST}
 
 
 def test_a_few_may_hold_as_much_as_one_may_and_many_no_more_than_all_may():
-    few, many = couriers(3, busy=1, hungry=True), couriers(600, busy=1, hungry=True)
+    few, many = dispatchers(3, busy=1, hungry=True), dispatchers(600, busy=1, hungry=True)
     share_out(few)
     share_out(many)
-    assert {courier.bytes_share for courier in few} == {HELD_BYTES_MAX}
-    assert sum(courier.bytes_share for courier in many) <= ALL_HELD_BYTES_MAX
+    assert {dispatcher.bytes_share for dispatcher in few} == {HELD_BYTES_MAX}
+    assert sum(dispatcher.bytes_share for dispatcher in many) <= ALL_HELD_BYTES_MAX
 
 
 def test_a_quick_one_may_hold_as_much_as_one_may_beside_many_others_that_share_what_it_leaves():
     quick, slow = (
-        couriers(2, busy=1, hungry=True, held_bytes=HELD_BYTES_MAX),
-        couriers(600, busy=1, hungry=True, rank=1),
+        dispatchers(2, busy=1, hungry=True, held_bytes=HELD_BYTES_MAX),
+        dispatchers(600, busy=1, hungry=True, rank=1),
     )
     share_out([*slow, *quick])
-    assert {courier.bytes_share for courier in quick} == {HELD_BYTES_MAX}
-    assert sum(courier.bytes_share for courier in slow) <= ALL_HELD_BYTES_MAX - 2 * HELD_BYTES_MAX
+    assert {dispatcher.bytes_share for dispatcher in quick} == {HELD_BYTES_MAX}
+    assert sum(dispatcher.bytes_share for dispatcher in slow) <= ALL_HELD_BYTES_MAX - 2 * HELD_BYTES_MAX
 
 
 @given(slow=st.integers(1, 50), begins=st.integers(0, 200))
 def test_the_slow_begin_what_they_may_together_and_over_some_turns_each_as_much(slow, begins):
-    all_of_them = couriers(slow, busy=0, hungry=True, rank=1)
+    all_of_them = dispatchers(slow, busy=0, hungry=True, rank=1)
     begun = [0] * slow
     for turn in range(slow):
         let_begin(all_of_them, begins, turn=turn)
-        assert sum(courier.limits.begins for courier in all_of_them) == begins
-        begun = [so_far + courier.limits.begins for so_far, courier in zip(begun, all_of_them, strict=True)]
+        assert sum(dispatcher.limits.begins for dispatcher in all_of_them) == begins
+        begun = [so_far + dispatcher.limits.begins for so_far, dispatcher in zip(begun, all_of_them, strict=True)]
     assert set(begun) == {begins}
 
 
 @pytest.mark.parametrize(("begins", "theirs"), [(4, [1, 1]), (400, [100, 100]), (5, [1, 2])])
 def test_half_of_what_may_begin_is_for_the_slow_however_many_fail(begins, theirs):
-    slow, failing = couriers(2, busy=1, hungry=True, rank=1), couriers(400, busy=2, hungry=True, rank=2)
+    slow, failing = dispatchers(2, busy=1, hungry=True, rank=1), dispatchers(400, busy=2, hungry=True, rank=2)
     begun = let_begin([*failing, *slow], begins, turn=0)
-    assert sorted(courier.limits.begins for courier in slow) == theirs
-    assert sum(courier.limits.begins for courier in failing) == begins // 2
+    assert sorted(dispatcher.limits.begins for dispatcher in slow) == theirs
+    assert sum(dispatcher.limits.begins for dispatcher in failing) == begins // 2
     assert [one for one in begun if one.limits.rank == 1] == slow
     let_begin(failing, begins, turn=0)
-    assert sum(courier.limits.begins for courier in failing) == begins  # when there are no slow ones
+    assert sum(dispatcher.limits.begins for dispatcher in failing) == begins  # when there are no slow ones
 
 
 def test_a_slow_one_that_has_nothing_to_do_need_not_wait_for_the_next_turn_when_it_gets_something():
-    idle, quick = couriers(1, busy=0, hungry=False, rank=1), couriers(5, busy=9, hungry=True)
+    idle, quick = dispatchers(1, busy=0, hungry=False, rank=1), dispatchers(5, busy=9, hungry=True)
     let_begin([*idle, *quick], 0, turn=3)
     assert idle[0].limits.begins == 1
-    assert {courier.limits.begins for courier in quick} == {0}  # does not count for them
+    assert {dispatcher.limits.begins for dispatcher in quick} == {0}  # does not count for them
 
 
 def test_a_replay_begins_no_more_than_is_left_to_it_however_quickly_it_is_answered():
     settings = ListenerSettings()
     limits, normal = Limits(Circuit(), settings, replay=True), Limits(Circuit(), settings)
-    courier = SimpleNamespace(busy=1, hungry=True, waits=True, limits=limits)
+    dispatcher = SimpleNamespace(busy=1, hungry=True, waits=True, limits=limits)
     for one in (limits, normal):
         one.update(settings, WHOLE)
         one.took(1)
     assert (limits.rank, normal.rank) == (1, 0)
-    let_begin([courier], 2, turn=0)
+    let_begin([dispatcher], 2, turn=0)
     assert (limits.most(1), normal.most(1)) == (1 + 2, FIRST)
     assert limits.begin(0.0)
     assert limits.begin(0.0)

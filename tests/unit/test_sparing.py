@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from broker.delivery.dispatch.log_rate_limit import LINES_MAX, Sparing
+from broker.delivery.dispatch.log_rate_limit import LINES_MAX, LogRateLimit
 
 
 def test_a_few_lines_a_second_and_the_next_one_says_how_many_were_left_out():
-    lines = Sparing()
+    lines = LogRateLimit()
     assert [lines.left_out(5_000 + number) for number in range(100)] == [0] * LINES_MAX + [None] * (100 - LINES_MAX)
     assert lines.left_out(6_000) == 100 - LINES_MAX
     assert lines.left_out(6_001) == 0

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from broker.delivery import fence as ownership_module
-from broker.delivery.fence import SURE_S, Ownership
+from broker.delivery import fence as fence_module
+from broker.delivery.fence import SURE_S, Fence
 from broker.errors import LogUnavailable
 from broker.ports import NoMember
 
@@ -24,7 +24,7 @@ class Kafka:
         self.takes_s = 0.0
         self.may_answer = asyncio.Event()
         self.may_answer.set()
-        monkeypatch.setattr(ownership_module, "time", SimpleNamespace(monotonic=lambda: self.now_s))
+        monkeypatch.setattr(fence_module, "time", SimpleNamespace(monotonic=lambda: self.now_s))
 
     async def ask(self) -> None:
         self.asked += 1
@@ -40,7 +40,7 @@ async def kafka(monkeypatch: pytest.MonkeyPatch) -> Kafka:
 
 
 async def test_an_answer_holds_from_when_it_was_asked_for_less_than_a_session(kafka: Kafka):
-    ours = Ownership(kafka.ask)
+    ours = Fence(kafka.ask)
     kafka.takes_s = 3.0
     await ours.assure()
     kafka.now_s += SURE_S - 3.1
@@ -52,7 +52,7 @@ async def test_an_answer_holds_from_when_it_was_asked_for_less_than_a_session(ka
 
 
 async def test_one_who_stood_still_may_do_nothing_before_kafka_has_answered(kafka: Kafka):
-    ours = Ownership(kafka.ask)
+    ours = Fence(kafka.ask)
     await ours.assure()
     kafka.now_s += 3_600
     kafka.error = LogUnavailable("no answer")
@@ -64,7 +64,7 @@ async def test_one_who_stood_still_may_do_nothing_before_kafka_has_answered(kafk
 
 
 async def test_nobody_is_told_that_they_are_ours_after_they_were_handed_over(kafka: Kafka):
-    ours = Ownership(kafka.ask)
+    ours = Fence(kafka.ask)
     await ours.confirm()
     kafka.may_answer.clear()
     asking = asyncio.create_task(ours.confirm())
@@ -79,7 +79,7 @@ async def test_nobody_is_told_that_they_are_ours_after_they_were_handed_over(kaf
 
 @pytest.mark.parametrize("error", [NoMember("no member any more"), LogUnavailable("no answer")])
 async def test_only_a_refusal_takes_an_earlier_answer_back(kafka: Kafka, error: LogUnavailable):
-    ours = Ownership(kafka.ask)
+    ours = Fence(kafka.ask)
     await ours.confirm()
     kafka.error = error
     with pytest.raises(type(error)):
@@ -92,7 +92,7 @@ async def test_only_a_refusal_takes_an_earlier_answer_back(kafka: Kafka, error: 
 
 @pytest.mark.parametrize("refuses", [False, True])
 async def test_all_who_want_to_know_at_a_time_get_one_answer(kafka: Kafka, refuses: bool):
-    ours = Ownership(kafka.ask)
+    ours = Fence(kafka.ask)
     kafka.error = LogUnavailable("no answer") if refuses else None
     kafka.may_answer.clear()
     waiting = [asyncio.create_task(ours.assure()) for _ in range(5)]
@@ -107,7 +107,7 @@ async def test_all_who_want_to_know_at_a_time_get_one_answer(kafka: Kafka, refus
 
 
 async def test_who_asks_and_is_cancelled_keeps_nobody_waiting(kafka: Kafka):
-    ours = Ownership(kafka.ask)
+    ours = Fence(kafka.ask)
     kafka.may_answer.clear()
     waiting = [asyncio.create_task(ours.assure()) for _ in range(2)]
     await asyncio.sleep(0)
@@ -120,8 +120,8 @@ async def test_who_asks_and_is_cancelled_keeps_nobody_waiting(kafka: Kafka):
 
 
 async def test_it_asks_once_nobody_else_has_for_some_seconds(kafka: Kafka, monkeypatch):
-    monkeypatch.setattr(ownership_module, "_LOOK_S", 0)
-    ours = Ownership(kafka.ask)
+    monkeypatch.setattr(fence_module, "_LOOK_S", 0)
+    ours = Fence(kafka.ask)
     await ours.confirm()
     running = asyncio.create_task(ours.run())
     for passed_s, asked in ((0, 1), (SURE_S / 2, 2), (0, 2)):

@@ -15,7 +15,7 @@ from typing import Final
 
 from broker.core.delivery import CANCELLED, DROPPED
 from broker.core.events import ChangeApplied, MessageChange, encode
-from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, now_ms
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.ports import Appender
@@ -26,7 +26,7 @@ ANSWER_S: Final = 3.0  # how long an attempt under way is waited for, before it 
 _LOOK_S: Final = 0.02
 
 
-Placed = Callable[[int, str], Iterable[Courier]]
+Placed = Callable[[int, str], Iterable[Dispatcher]]
 
 
 @dataclass(slots=True)
@@ -57,9 +57,9 @@ class Told:
 
 
 class Answers:
-    """Of one worker. deliveries: the topic. partitions: the worker's own. placed: a queue's couriers on a partition.
+    """Of one worker. deliveries: the topic. partitions: the worker's own. placed: a queue's dispatchers on a partition.
 
-    confirm: see Ownership.
+    confirm: see Fence.
     """
 
     def __init__(
@@ -79,15 +79,15 @@ class Answers:
     def look(self, partition: int, offset: int, event: MessageChange, *, in_doubt: bool, honoured: bool) -> Told:
         """Who had the message by now. in_doubt, honoured: see Told."""
         told = Told(offset, event, in_doubt, honoured)
-        for courier in self._placed(partition, event.queue_id):
-            listener = courier.listener
+        for dispatcher in self._placed(partition, event.queue_id):
+            listener = dispatcher.listener
             if listener.start_offsets[partition] > event.offset:
                 continue
-            attempt = courier.attempting(partition, event.offset)
+            attempt = dispatcher.attempting(partition, event.offset)
             if attempt is not None:
                 told.under_way[listener.id] = _UnderWay(attempt, attempt.number, attempt.again)
             else:
-                told.states[listener.id] = _known(told, self._state(courier, partition, event))
+                told.states[listener.id] = _known(told, self._state(dispatcher, partition, event))
         return told
 
     async def tell(self, partition: int, changes: Iterable[Told]) -> None:
@@ -107,10 +107,10 @@ class Answers:
             if waiting:
                 await asyncio.sleep(_LOOK_S)
 
-    def _state(self, courier: Courier, partition: int, event: MessageChange) -> str:
-        owed = self._outstanding.state(partition, courier.listener.id, event.message_id)
+    def _state(self, dispatcher: Dispatcher, partition: int, event: MessageChange) -> str:
+        owed = self._outstanding.state(partition, dispatcher.listener.id, event.message_id)
         if owed is None:
-            stream, tail = courier.streams.get(partition), self._partitions[partition].tail
+            stream, tail = dispatcher.streams.get(partition), self._partitions[partition].tail
             window = None if stream is None else stream.window
             top = tail if window is None else window.top(tail)
             if event.offset < top and (window is None or event.offset not in window.open):
@@ -131,11 +131,11 @@ class Answers:
             return "unknown"
         if delivery.number != attempt.number or delivery.again != attempt.again or delivery.state is CANCELLED:
             return "retrying"
-        if stream.courier.attempting(stream.partition, delivery.offset) is not None:
+        if stream.dispatcher.attempting(stream.partition, delivery.offset) is not None:
             return None
         if delivery in stream.owed or delivery.offset in stream.window.open:
             return "retrying"
-        return self._outstanding.state(stream.partition, stream.courier.listener.id, message_id) or "delivered"
+        return self._outstanding.state(stream.partition, stream.dispatcher.listener.id, message_id) or "delivered"
 
 
 def _known(told: Told, state: str) -> str:

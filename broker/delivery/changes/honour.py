@@ -3,7 +3,7 @@
 For: knowing the changes of what is not settled yet, new data for a delivery, cancelling. Not for: which of two changes
 counts (broker/core/changes.py), reading them (broker/kafka/changes.py), who had a message by then (answers.py).
 
-`known` is empty nearly always, and a courier looks into it right before each attempt: so a change holds for whatever
+`known` is empty nearly always, and a dispatcher looks into it right before each attempt: so a change holds for whatever
 waits, wherever it waits. It has all changes of messages from an offset on (the floor, no higher than the lowest cursor)
 and of those that are kept in `outstanding`; the texts stay in Kafka. Decision 0050 says why, and what `unknown` means.
 """
@@ -33,7 +33,7 @@ from broker.core.events import (
 )
 from broker.delivery.changes.answers import ANSWER_S, Answers, Placed, Told
 from broker.delivery.checkpoint.checkpoints import SUSPENDED_S
-from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, now_ms
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.ports import ChangeFeed, DeliveryLog
@@ -69,9 +69,9 @@ class Taken:
 
 
 class Changes:
-    """Of one assignment. couriers: the worker's own. placed: the couriers of a queue whose place is known.
+    """Of one assignment. dispatchers: the worker's own. placed: the dispatchers of a queue whose place is known.
 
-    run: starts what the worker must not outlive. confirm: see Ownership.
+    run: starts what the worker must not outlive. confirm: see Fence.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Changes:
         feed: ChangeFeed,
         outstanding: Outstanding,
         partitions: Mapping[int, Partition],
-        couriers: Mapping[str, Courier],
+        dispatchers: Mapping[str, Dispatcher],
         placed: Placed,
         run: Callable[[Coroutine[Any, Any, None]], object],
         confirm: Callable[[], Awaitable[None]],
@@ -91,7 +91,7 @@ class Changes:
         self._tail = feed
         self._outstanding = outstanding
         self._partitions = partitions
-        self._couriers = couriers
+        self._dispatchers = dispatchers
         self._placed = placed
         self._messages = event_log.messages.name
         self._run = run
@@ -138,7 +138,7 @@ class Changes:
         self._tail.follow({partition: one.position for partition, one in taken.items()})
 
     def placed(self, taken: Mapping[int, Taken]) -> None:
-        """The couriers are in their places: tell whoever asked while nobody owned a partition, cancel what is kept."""
+        """The dispatchers are placed: tell whoever asked while nobody owned a partition, cancel what is kept."""
         for partition, one in taken.items():
             recent = []
             for offset, event, counts in one.recent:
@@ -254,8 +254,8 @@ class Changes:
         return counts is new or (before is not None and new.offset <= before.offset)
 
     def _cancel_kept(self, partition: int, queue_id: str, message_id: str) -> None:
-        for courier in self._placed(partition, queue_id):
-            self._outstanding.cancel(partition, courier.listener.id, message_id)
+        for dispatcher in self._placed(partition, queue_id):
+            self._outstanding.cancel(partition, dispatcher.listener.id, message_id)
 
     # New changes
 
@@ -298,28 +298,28 @@ class Changes:
         counts, message = self.known.get((delivery.stream.partition, delivery.offset)), delivery.message
         if counts is None or message is None or message.change() == counts.offset:
             return False
-        courier = delivery.stream.courier
+        dispatcher = delivery.stream.dispatcher
         if counts.deleted:
-            courier.cancel(delivery)
+            dispatcher.cancel(delivery)
         else:
-            courier.renew(delivery)
+            dispatcher.renew(delivery)
             self._run(self._renew(delivery, message, counts.offset))
         return True
 
     async def _renew(self, delivery: Delivery, message: Message, offset: int) -> None:
-        courier, partition = delivery.stream.courier, delivery.stream.partition
+        dispatcher, partition = delivery.stream.dispatcher, delivery.stream.partition
         while delivery.state is RENEWING:
             try:
                 data = await self._text(partition, offset)
             except LogDamaged:  # parked until the change can be read: what was put is not what counts
                 if delivery.state is RENEWING:
-                    courier.park_unreadable(delivery)
+                    dispatcher.park_unreadable(delivery)
                 return
             except LogUnavailable:
                 await asyncio.sleep(_PAUSE_S)
                 continue
             if delivery.state is RENEWING and delivery.message is message:
-                courier.renewed(delivery, message.renewed(data, offset))
+                dispatcher.renewed(delivery, message.renewed(data, offset))
             return
 
     async def _text(self, partition: int, offset: int) -> str | None:
@@ -360,10 +360,10 @@ class Changes:
             return
         low = partition.tail
         under_way: set[int] = set()  # from `outstanding`: one that was cancelled meanwhile is known nowhere else
-        for courier in self._couriers.values():
-            if not partition.placed(courier):
+        for dispatcher in self._dispatchers.values():
+            if not partition.placed(dispatcher):
                 return  # it may begin further back
-            stream = courier.streams.get(number)
+            stream = dispatcher.streams.get(number)
             if stream is not None:
                 low = min(low, stream.window.top(partition.tail), *stream.window.open)
                 under_way.update(delivery.offset for delivery in stream.owed)

@@ -20,7 +20,7 @@ from typing import Final
 from broker.core.cursor import Cursor
 from broker.core.events import encode
 from broker.delivery.checkpoint.metrics import Meters
-from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Stream, now_ms, outcome_events, take_outcomes
 from broker.delivery.fence import SURE_S
 from broker.delivery.outstanding.schedule import Outstanding
@@ -45,9 +45,9 @@ IDLE_CHECKPOINT_S: Final = 60.0  # how stale an idle listener's committed offset
 
 
 class Checkpoints:
-    """Of one assignment. couriers: the worker's own, as they are at each moment.
+    """Of one assignment. dispatchers: the worker's own, as they are at each moment.
 
-    confirm: see Ownership. A cursor that the partition's next owner has moved on must not be set back: see
+    confirm: see Fence. A cursor that the partition's next owner has moved on must not be set back: see
     docs/decisions/0160.
     """
 
@@ -57,7 +57,7 @@ class Checkpoints:
         deliveries: Appender,
         outstanding: Outstanding,
         partitions: dict[int, Partition],
-        couriers: Mapping[str, Courier],
+        dispatchers: Mapping[str, Dispatcher],
         meters: Meters,
         confirm: Callable[[], Awaitable[None]],
         count: Count | None = None,
@@ -66,7 +66,7 @@ class Checkpoints:
         self._deliveries = deliveries
         self._outstanding = outstanding
         self._partitions = partitions
-        self._couriers = couriers
+        self._dispatchers = dispatchers
         self._meters = meters
         self._confirm = confirm
         self._count = count
@@ -103,10 +103,12 @@ class Checkpoints:
 
         A commit that was long on its way from an owner before us may have set it back.
         """
-        couriers = [courier for courier in self._couriers.values() if courier.listener.id in self._stored]
+        dispatchers = [
+            dispatcher for dispatcher in self._dispatchers.values() if dispatcher.listener.id in self._stored
+        ]
         async with self.quiet:
-            for first in range(0, len(couriers), _AT_ONCE):
-                some = couriers[first : first + _AT_ONCE]
+            for first in range(0, len(dispatchers), _AT_ONCE):
+                some = dispatchers[first : first + _AT_ONCE]
                 cursors = {one.listener.id: standing for one in some if (standing := self._standing(one))}
                 if self.suspended:
                     return
@@ -157,7 +159,7 @@ class Checkpoints:
             self._meters.cursors += sum(len(places) for one, places in cursors.items() if one not in kept_back)
             if error is not None:
                 self._failed(
-                    one for one in streams if one.courier.listener.id in kept_back or one.partition in self._outcomes
+                    one for one in streams if one.dispatcher.listener.id in kept_back or one.partition in self._outcomes
                 )
             elif streams:
                 self._meters.checkpoints.add((time.monotonic() - began) * 1000)
@@ -171,7 +173,7 @@ class Checkpoints:
             partition = self._partitions.get(stream.partition)
             if partition is None or stream.dirty or stream.owed or not stream.window.idle(partition.tail):
                 continue
-            stream.courier.streams.pop(stream.partition, None)
+            stream.dispatcher.streams.pop(stream.partition, None)
 
     def _failed(self, streams: Iterable[Stream]) -> None:
         self._meters.checkpoints_failed += 1
@@ -185,7 +187,7 @@ class Checkpoints:
         for listener_id in listener_ids:
             if listener_id in self._stored:
                 self._stored[listener_id] = at_s
-            elif listener_id in self._couriers:  # it has not ended meanwhile
+            elif listener_id in self._dispatchers:  # it has not ended meanwhile
                 self._stored[listener_id] = at_s - CHECKPOINT_S * (len(self._stored) % _TURNS)
 
     async def _write(self, cursors: dict[str, dict[int, Cursor]]) -> LogUnavailable | None:
@@ -214,10 +216,10 @@ class Checkpoints:
         for looked_at, stream in enumerate(list(self._dirty), 1):
             if looked_at % _AT_ONCE == 0:
                 await asyncio.sleep(0)
-            courier = stream.courier
-            listener_id = courier.listener.id
+            dispatcher = stream.dispatcher
+            listener_id = dispatcher.listener.id
             if listener_id not in waits:
-                waits[listener_id] = self._may_wait(courier, at_s)
+                waits[listener_id] = self._may_wait(dispatcher, at_s)
             if waits[listener_id]:
                 continue
             self._dirty.discard(stream)
@@ -232,17 +234,17 @@ class Checkpoints:
                 key, value = getattr(event, "message_id", listener_id), encode(event)
                 self._outcomes.setdefault(stream.partition, []).append((key.encode(), value))
                 if self._count is not None:
-                    self._count(courier.listener.organization_id, len(value))
+                    self._count(dispatcher.listener.organization_id, len(value))
             cursors.setdefault(listener_id, {})[stream.partition] = self._cursor(stream, partition)
         return cursors
 
-    def _may_wait(self, courier: Courier, at_s: float) -> bool:
+    def _may_wait(self, dispatcher: Dispatcher, at_s: float) -> bool:
         """Whether it gives way, its last commit is new enough, and what came since is little and does not press."""
-        if self._hurried or not courier.limits.gives_way:
+        if self._hurried or not dispatcher.limits.gives_way:
             return False
-        if at_s - self._stored.get(courier.listener.id, -inf) >= GIVES_WAY_S:
+        if at_s - self._stored.get(dispatcher.listener.id, -inf) >= GIVES_WAY_S:
             return False
-        streams = courier.streams.values()
+        streams = dispatcher.streams.values()
         return sum(inf if one.pressing else len(one.rows) + len(one.attempts) for one in streams) < _MANY
 
     async def run_idle(self) -> None:
@@ -253,9 +255,9 @@ class Checkpoints:
             await self._pause()
             turn = (turn + 1) % rounds
             async with self.quiet:
-                couriers = list(self._couriers.values())[turn::rounds]
-                self._touch(couriers)  # what waits and does not change must not expire either
-                cursors = self._idle(couriers)
+                dispatchers = list(self._dispatchers.values())[turn::rounds]
+                self._touch(dispatchers)  # what waits and does not change must not expire either
+                cursors = self._idle(dispatchers)
                 with contextlib.suppress(LogUnavailable):  # an older commit stands, and the next round is a minute off
                     await self._store(cursors, pause_s=_IDLE_PAUSE_S)
                     self._meters.cursors += sum(map(len, cursors.values()))
@@ -281,30 +283,30 @@ class Checkpoints:
                 await asyncio.sleep(pause_s)
         return NotStored(failed) if failed else None
 
-    def _touch(self, couriers: Iterable[Courier]) -> None:
-        for courier in couriers:
-            for stream in courier.streams.values():
+    def _touch(self, dispatchers: Iterable[Dispatcher]) -> None:
+        for dispatcher in dispatchers:
+            for stream in dispatcher.streams.values():
                 self.touched(stream)
 
-    def _idle(self, couriers: Iterable[Courier]) -> dict[str, dict[int, Cursor]]:
-        found = ((courier.listener.id, self._idle_of(courier)) for courier in couriers)
+    def _idle(self, dispatchers: Iterable[Dispatcher]) -> dict[str, dict[int, Cursor]]:
+        found = ((dispatcher.listener.id, self._idle_of(dispatcher)) for dispatcher in dispatchers)
         return {listener_id: idle for listener_id, idle in found if idle}
 
-    def _idle_of(self, courier: Courier) -> dict[int, Cursor]:
+    def _idle_of(self, dispatcher: Dispatcher) -> dict[int, Cursor]:
         idle = {}
         for number, partition in self._partitions.items():
-            if number not in courier.streams and partition.placed(courier):
-                waiting, since_ms = self._outstanding.waiting(number, courier.listener.id)
-                top = courier.listener.reach(number, partition.tail)
-                idle[number] = Cursor(top=top, pending=waiting, oldest_at_ms=since_ms, error=courier.error)
+            if number not in dispatcher.streams and partition.placed(dispatcher):
+                waiting, since_ms = self._outstanding.waiting(number, dispatcher.listener.id)
+                top = dispatcher.listener.reach(number, partition.tail)
+                idle[number] = Cursor(top=top, pending=waiting, oldest_at_ms=since_ms, error=dispatcher.error)
         return idle
 
     def _cursor(self, stream: Stream, partition: Partition) -> Cursor:
-        waiting, since_ms = self._outstanding.waiting(stream.partition, stream.courier.listener.id)
+        waiting, since_ms = self._outstanding.waiting(stream.partition, stream.dispatcher.listener.id)
         return stream.cursor(partition.tail, waiting=waiting, since_ms=since_ms)
 
-    def _standing(self, courier: Courier) -> dict[int, Cursor]:
+    def _standing(self, dispatcher: Dispatcher) -> dict[int, Cursor]:
         """All cursors that say nothing new: an outcome is written before the cursor that has passed it."""
-        streams = courier.streams.values()
+        streams = dispatcher.streams.values()
         kept = {one.partition: self._cursor(one, self._partitions[one.partition]) for one in streams if not one.dirty}
-        return self._idle_of(courier) | kept
+        return self._idle_of(dispatcher) | kept

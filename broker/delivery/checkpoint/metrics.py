@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from broker.core.histogram import Histogram
-from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Made, Row
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.reading.readers import Partition
 
-_AT_ONCE: Final = 16  # couriers, with their streams, that are looked at before others run; there may be thousands
+_AT_ONCE: Final = 16  # dispatchers, with their streams, that are looked at before others run; there may be thousands
 
 
 class Meters:
@@ -63,7 +63,7 @@ class Lag:
 class Condition:
     """A worker at a moment. listeners: how many, by `live`, `probation`, `down` and `paused`. lags: where not zero.
 
-    open: deliveries in windows. behind: offsets noted for later. held, held_bytes: messages that couriers hold.
+    open: deliveries in windows. behind: offsets noted for later. held, held_bytes: messages that dispatchers hold.
     recent, recent_bytes: messages kept for those that lag a little. lagging: streams that wait for a catch-up reader.
     outstanding: deliveries that are retried later, or parked. damaged: those of them whose messages can't be read.
     """
@@ -83,37 +83,39 @@ class Condition:
 
 
 async def condition(
-    couriers: Iterable[Courier], partitions: dict[int, Partition], outstanding: Outstanding
+    dispatchers: Iterable[Dispatcher], partitions: dict[int, Partition], outstanding: Outstanding
 ) -> Condition:
-    """Looks at every courier, some at a time, so that deliveries go on meanwhile: for one who asks now and then."""
+    """Looks at every dispatcher, some at a time, so that deliveries go on meanwhile: for one who asks now and then."""
     now = Condition(partitions=len(partitions), outstanding=len(outstanding), damaged=outstanding.damaged())
     for partition in partitions.values():
         now.recent += partition.recent
         now.recent_bytes += partition.recent_bytes
-    for looked_at, courier in enumerate(list(couriers), 1):
+    for looked_at, dispatcher in enumerate(list(dispatchers), 1):
         if looked_at % _AT_ONCE == 0:
             await asyncio.sleep(0)
-        now.listeners[courier.condition] += 1
-        now.held += courier.held
-        now.held_bytes += courier.held_bytes
-        now.lagging += len(courier.behind)
+        now.listeners[dispatcher.condition] += 1
+        now.held += dispatcher.held
+        now.held_bytes += dispatcher.held_bytes
+        now.lagging += len(dispatcher.behind)
         messages = 0
         oldest: list[int] = []
-        for number, stream in courier.streams.items():
+        for number, stream in dispatcher.streams.items():
             window, partition_now = stream.window, partitions.get(number)
             now.open += len(window.open)
             now.behind += len(window.behind)
             messages += len(window.open) + len(window.behind)
             if window.scan_from is not None and partition_now is not None:
-                messages += max(0, courier.listener.reach(number, partition_now.tail) - window.scan_from)
+                messages += max(0, dispatcher.listener.reach(number, partition_now.tail) - window.scan_from)
             since_ms = stream.oldest_at_ms
             if since_ms is not None:
                 oldest.append(since_ms)
         for number in list(partitions):
-            waiting, since_ms = outstanding.waiting(number, courier.listener.id)
+            waiting, since_ms = outstanding.waiting(number, dispatcher.listener.id)
             messages += waiting
             if since_ms is not None:
                 oldest.append(since_ms)
         if messages:
-            now.lags.append(Lag(courier.listener.id, courier.listener.queue_id, messages, min(oldest, default=None)))
+            now.lags.append(
+                Lag(dispatcher.listener.id, dispatcher.listener.queue_id, messages, min(oldest, default=None))
+            )
     return now

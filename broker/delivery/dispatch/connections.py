@@ -1,7 +1,7 @@
-"""A courier's connections to its listener: those a request was sent on, those being made, and those that are idle.
+"""A dispatcher's connections to its listener: those a request was sent on, those being made, and those that are idle.
 
 For: opening as many as the process may have, keeping idle ones for a while, closing those that lead elsewhere.
-Not for: what is sent when (courier.py), one connection (broker/outbound/connection.py).
+Not for: what is sent when (dispatcher.py), one connection (broker/outbound/connection.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _IDLE_S: Final = 30.0  # after which a connection that nothing was sent on is cl
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What all couriers of a worker connect by. sockets: how many connections there are."""
+    """What all dispatchers of a worker connect by. sockets: how many connections there are."""
 
     resolver: Resolver
     sockets: Sockets
@@ -31,7 +31,7 @@ class Network:
 
 
 class Connections:
-    """Of one courier, their owner. target: where the listener is. Moments are the event loop's, in seconds.
+    """Of one dispatcher, their owner. target: where the listener is. Moments are the event loop's, in seconds.
 
     sent: those that carry a request, in the order they were sent. making: for which delivery, and since when.
     """

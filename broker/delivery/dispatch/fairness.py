@@ -1,4 +1,4 @@
-"""What a worker's couriers share: attempts under way, those that give way begin, memory, sockets, the processor.
+"""What a worker's dispatchers share: attempts under way, those that give way begin, memory, sockets, the processor.
 
 For: the totals, and everybody's share of them, anew every few ticks. Not for: what one listener can take, and how much
 is well for the slow (core/flow.py).
@@ -17,10 +17,10 @@ from broker.core.flow import fair_share
 from broker.delivery.dispatch.limits import ATTEMPTS_MAX, FIRST, SLOW
 
 if TYPE_CHECKING:
-    from broker.delivery.dispatch.courier import Courier
+    from broker.delivery.dispatch.dispatcher import Dispatcher
 
 ATTEMPTS_LEAST: Final = 2  # under way, however many there are
-HELD_BYTES_MAX: Final = 4 << 20  # of messages that one courier holds
+HELD_BYTES_MAX: Final = 4 << 20  # of messages that one dispatcher holds
 ALL_HELD_BYTES_MAX: Final = 128 << 20
 HELD_BYTES_LEAST: Final = 64 << 10
 SOCKETS_KEPT: Final = 256  # of the files that the process may have open: for Kafka, probes, logs
@@ -70,58 +70,58 @@ class Processor:
         return 0.0
 
 
-def share_out(couriers: Iterable[Courier]) -> None:
+def share_out(dispatchers: Iterable[Dispatcher]) -> None:
     """Attempts under way, and memory: the quick share all of it, the slow what those leave, then the others.
 
-    couriers: those that have something to do.
+    dispatchers: those that have something to do.
     """
-    ranks: tuple[list[Courier], ...] = ([], [], [])
-    for courier in couriers:
-        ranks[courier.limits.rank].append(courier)
+    ranks: tuple[list[Dispatcher], ...] = ([], [], [])
+    for dispatcher in dispatchers:
+        ranks[dispatcher.limits.rank].append(dispatcher)
     attempts_used = bytes_used = 0
     for rank in ranks:
         _share_out(rank, attempts_used=attempts_used, bytes_used=bytes_used)
-        attempts_used += sum(courier.busy for courier in rank)
-        bytes_used += sum(courier.held_bytes for courier in rank)
+        attempts_used += sum(dispatcher.busy for dispatcher in rank)
+        bytes_used += sum(dispatcher.held_bytes for dispatcher in rank)
 
 
-def _share_out(couriers: Collection[Courier], *, attempts_used: int, bytes_used: int) -> None:
+def _share_out(dispatchers: Collection[Dispatcher], *, attempts_used: int, bytes_used: int) -> None:
     """Among these, those before them having used so much."""
     hungry, used = 0, attempts_used
-    for courier in couriers:
-        if courier.hungry:
+    for dispatcher in dispatchers:
+        if dispatcher.hungry:
             hungry += 1
         else:
-            used += courier.busy
+            used += dispatcher.busy
     attempts = fair_share(ATTEMPTS_MAX, used=used, hungry=hungry, least=ATTEMPTS_LEAST)
-    held = fair_share(ALL_HELD_BYTES_MAX, used=bytes_used, hungry=len(couriers), least=HELD_BYTES_LEAST)
-    for courier in couriers:
-        courier.limits.share = attempts
-        courier.bytes_share = min(HELD_BYTES_MAX, held)
+    held = fair_share(ALL_HELD_BYTES_MAX, used=bytes_used, hungry=len(dispatchers), least=HELD_BYTES_LEAST)
+    for dispatcher in dispatchers:
+        dispatcher.limits.share = attempts
+        dispatcher.bytes_share = min(HELD_BYTES_MAX, held)
 
 
-def let_begin(couriers: Iterable[Courier], begins: int, *, turn: int) -> list[Courier]:
+def let_begin(dispatchers: Iterable[Dispatcher], begins: int, *, turn: int) -> list[Dispatcher]:
     """What those of them that give way may begin until they are here again: so many together. turn: for fairness.
 
     At least half of it is for the slow that take what they get, where there are such. To be pumped: those that got any.
     """
-    slow: list[Courier] = []
-    others: list[Courier] = []
-    for courier in couriers:
-        limits = courier.limits
+    slow: list[Dispatcher] = []
+    others: list[Dispatcher] = []
+    for dispatcher in dispatchers:
+        limits = dispatcher.limits
         rank = limits.rank
         if rank != FIRST:
             limits.begins = 1  # should it get something to do meanwhile
-            if courier.waits:
-                (slow if rank == SLOW else others).append(courier)
+            if dispatcher.waits:
+                (slow if rank == SLOW else others).append(dispatcher)
     for_others = 0 if not others else begins // 2 if slow else begins
     _deal(slow, begins - for_others, turn)
     _deal(others, for_others, turn)
-    return [courier for courier in (*slow, *others) if courier.limits.begins]
+    return [dispatcher for dispatcher in (*slow, *others) if dispatcher.limits.begins]
 
 
-def _deal(couriers: Collection[Courier], begins: int, turn: int) -> None:
-    if couriers:
-        each, more = divmod(begins, len(couriers))
-        for place, courier in enumerate(couriers):
-            courier.limits.begins = each + ((place - turn * more) % len(couriers) < more)
+def _deal(dispatchers: Collection[Dispatcher], begins: int, turn: int) -> None:
+    if dispatchers:
+        each, more = divmod(begins, len(dispatchers))
+        for place, dispatcher in enumerate(dispatchers):
+            dispatcher.limits.begins = each + ((place - turn * more) % len(dispatchers) < more)

@@ -21,7 +21,7 @@ from typing import Final
 
 from broker.core.circuit import State
 from broker.core.probes import Probes, interval_ms
-from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import now_ms
 from broker.outbound.addresses import Resolver, parse_url
 from broker.outbound.single_request import ask
@@ -52,16 +52,16 @@ class Liveness:
     def __init__(self, resolver: Resolver, tls: ssl.SSLContext) -> None:
         self._resolver = resolver
         self._tls = tls
-        self._probes: Probes[Courier] = Probes()
+        self._probes: Probes[Dispatcher] = Probes()
         self._asking: set[asyncio.Task[None]] = set()
         self._per_s = _PROBES_CALM * _TICKS_PER_S
-        self.down: set[Courier] = set()  # each has its turn in _probes or is being asked
+        self.down: set[Dispatcher] = set()  # each has its turn in _probes or is being asked
 
-    def watch(self, courier: Courier) -> None:
+    def watch(self, dispatcher: Dispatcher) -> None:
         """It is down; that may be known."""
-        if courier not in self.down:
-            self.down.add(courier)
-            self._wait(courier)
+        if dispatcher not in self.down:
+            self.down.add(dispatcher)
+            self._wait(dispatcher)
 
     def tick(self, *, begins: int) -> None:
         """Begin the probes that are due, as many as there may be. begins: as core/flow.py's Gate says."""
@@ -69,32 +69,32 @@ class Liveness:
         most = max(PROBES_LEAST, min(PROBES_MOST, begins // _BEGINS_PER_PROBE))
         self._per_s = min(most, _PROBES_CALM) * _TICKS_PER_S
         while most:
-            courier = self._probes.next(at_ms)
-            if courier is None:
+            dispatcher = self._probes.next(at_ms)
+            if dispatcher is None:
                 return
-            if self._still_down(courier):
+            if self._still_down(dispatcher):
                 most -= 1
-                task = asyncio.create_task(self._ask(courier))
+                task = asyncio.create_task(self._ask(dispatcher))
                 self._asking.add(task)
-                task.add_done_callback(partial(self._asked, courier))
+                task.add_done_callback(partial(self._asked, dispatcher))
 
-    def _still_down(self, courier: Courier) -> bool:
+    def _still_down(self, dispatcher: Dispatcher) -> bool:
         """Whether it is to be asked; it is watched no longer if not."""
-        if courier.circuit.state is not State.OPEN or courier.listener.paused is not None:
-            self.down.discard(courier)
-        return courier in self.down
+        if dispatcher.circuit.state is not State.OPEN or dispatcher.listener.paused is not None:
+            self.down.discard(dispatcher)
+        return dispatcher in self.down
 
-    def _wait(self, courier: Courier) -> None:
-        circuit = courier.circuit
-        self._probes.add(courier, at_ms=circuit.probe_at_ms, since_ms=circuit.down_since_ms)
+    def _wait(self, dispatcher: Dispatcher) -> None:
+        circuit = dispatcher.circuit
+        self._probes.add(dispatcher, at_ms=circuit.probe_at_ms, since_ms=circuit.down_since_ms)
 
-    def _asked(self, courier: Courier, task: asyncio.Task[None]) -> None:
+    def _asked(self, dispatcher: Dispatcher, task: asyncio.Task[None]) -> None:
         self._asking.discard(task)
-        if self._still_down(courier):
-            self._wait(courier)
+        if self._still_down(dispatcher):
+            self._wait(dispatcher)
 
-    async def _ask(self, courier: Courier) -> None:
-        listener, circuit = courier.listener, courier.circuit
+    async def _ask(self, dispatcher: Dispatcher) -> None:
+        listener, circuit = dispatcher.listener, dispatcher.circuit
         below = 300 if listener.has_liveness_url else 500
         answer = await alive(listener.liveness_url, self._resolver, self._tls, below=below)
         at_ms = now_ms()
@@ -102,7 +102,7 @@ class Liveness:
         spread_ms = int(wait_ms * (1 - _JITTER * random()))  # noqa: S311 - it spreads probes, it guards nothing
         if circuit.probed(alive=answer, at_ms=at_ms, interval_ms=spread_ms):
             log.warning("circuit.probation listener=%s", listener.id)
-            courier.wake()
+            dispatcher.wake()
 
     async def stop(self) -> None:
         tasks = list(self._asking)

@@ -11,7 +11,7 @@ from typing import Final
 LINES_MAX: Final = 3  # a second
 
 
-class Sparing:
+class LogRateLimit:
     """Of one listener and one kind of line."""
 
     __slots__ = ("_left_out", "_second", "_told")

@@ -1,7 +1,7 @@
 """A stream, the delivery of one partition's messages to one listener, and the deliveries in it.
 
 For: what is known of each, where the stream stands, what a checkpoint writes of it. Not for: which offsets it takes
-(broker/core/window.py), sending (courier.py).
+(broker/core/window.py), sending (dispatcher.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from broker.core.window import Window
 from broker.delivery.reading.message import Message
 
 if TYPE_CHECKING:
-    from broker.delivery.dispatch.courier import Courier
+    from broker.delivery.dispatch.dispatcher import Dispatcher
     from broker.delivery.outstanding.entry import Owed
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ Made = tuple[DeliveryAttempted, int]  # likewise
 
 
 class Assigned(Protocol):
-    """What a courier asks of the assignment that a stream belongs to (assignment.py).
+    """What a dispatcher asks of the assignment that a stream belongs to (assignment.py).
 
     known_changes: of messages, empty nearly always. touched: a stream became dirty. lagging: a stream needs a catch-up
     reader. put_aside: a delivery leaves the window, to be tried at a time (ms), or parked when that is None; settle()
@@ -87,18 +87,18 @@ class Stream:
     message that is behind was put, as far as is known; 0: nothing is, or it is not known.
     dirty: changed since the last checkpoint. pressing: and so that the next one must tell, whoever gives way: its
     listener is another than it was, or `outstanding` knows of it. requested: a catch-up reader will come.
-    stretch_bytes: how much of the log to read for it at once. owed: deliveries from `outstanding` that its courier has
-    now. wants: of a replay that picks, whether it takes the message at an offset. set_aside_below: what is not settled
-    below this offset leaves the window for `outstanding`, unattempted, for the log is to go up to there; 0: nothing
-    does.
+    stretch_bytes: how much of the log to read for it at once. owed: deliveries from `outstanding` that its dispatcher
+    has now. wants: of a replay that picks, whether it takes the message at an offset. set_aside_below: what is not
+    settled below this offset leaves the window for `outstanding`, unattempted, for the log is to go up to there; 0:
+    nothing does.
     """
 
     __slots__ = (
         "assignment",
         "attempts",
         "behind_since_ms",
-        "courier",
         "dirty",
+        "dispatcher",
         "owed",
         "partition",
         "pressing",
@@ -110,9 +110,9 @@ class Stream:
         "window",
     )
 
-    def __init__(self, courier: Courier, partition: int, window: Window[Delivery]) -> None:
-        self.courier = courier
-        self.assignment = courier.assignment
+    def __init__(self, dispatcher: Dispatcher, partition: int, window: Window[Delivery]) -> None:
+        self.dispatcher = dispatcher
+        self.assignment = dispatcher.assignment
         self.partition = partition
         self.window = window
         self.rows: list[Row] = []
@@ -124,13 +124,13 @@ class Stream:
         self.stretch_bytes = STRETCH_BYTES_FIRST
         self.set_aside_below = 0
         self.owed: set[Delivery] = set()
-        replay = courier.listener.replay
+        replay = dispatcher.listener.replay
         self.wants = None if replay is None else replay.chooser(partition)
 
     @property
     def current(self) -> bool:
-        """Whether it is its courier's stream of the partition: no other one stands in its place."""
-        return self.courier.streams.get(self.partition) is self
+        """Whether it is its dispatcher's stream of the partition: no other one stands in its place."""
+        return self.dispatcher.streams.get(self.partition) is self
 
     def cursor(self, tail: int, *, waiting: int = 0, since_ms: int | None = None) -> Cursor:
         """Where the stream is, with the tail reader of its partition at this offset.
@@ -138,15 +138,15 @@ class Stream:
         waiting: deliveries that have left it and are not settled. since_ms: the oldest put of these.
         """
         window = self.window
-        tail = self.courier.listener.reach(self.partition, tail)
+        tail = self.dispatcher.listener.reach(self.partition, tail)
         opened = window.opened()
         return Cursor(
             top=window.top(tail),
             open=opened,
             pending=len(opened) + waiting,
             oldest_at_ms=min((at for at in (self.oldest_at_ms, since_ms) if at is not None), default=None),
-            state="down" if self.courier.circuit.state is circuit.State.OPEN else "live",
-            error=self.courier.error,
+            state="down" if self.dispatcher.circuit.state is circuit.State.OPEN else "live",
+            error=self.dispatcher.error,
             attempts=self._attempts_made(opened),
         )
 
@@ -155,7 +155,7 @@ class Stream:
         deliveries = [self.window.open[offset] for offset in opened]
         if not any(delivery.number for delivery in deliveries):
             return ()
-        under_way = self.courier.under_way()
+        under_way = self.dispatcher.under_way()
         made = tuple(delivery.number - (delivery in under_way) for delivery in deliveries)
         return made if any(made) else ()
 
@@ -178,7 +178,7 @@ class Stream:
         due_ms: int | None,
     ) -> None:
         """Keep what an attempt came to, for the next checkpoint; one that failed is logged now, if not too many are."""
-        message, listener = delivery.message, self.courier.listener
+        message, listener = delivery.message, self.dispatcher.listener
         if message is None:
             return
         attempt = DeliveryAttempted(
@@ -198,7 +198,7 @@ class Stream:
             next_at_ms=due_ms,
         )
         self.attempts.append((attempt, message.deliver_at_ms or message.put_at_ms))
-        left_out = None if outcome == "delivered" else self.courier.failed_lines.left_out(attempt.at_ms)
+        left_out = None if outcome == "delivered" else self.dispatcher.failed_lines.left_out(attempt.at_ms)
         if left_out is not None:
             log.info(
                 "attempt.failed message=%s listener=%s number=%d status=%s error=%s took_ms=%d next_at_ms=%s"
@@ -228,7 +228,7 @@ def take_outcomes(stream: Stream) -> tuple[list[Row], list[Made]]:
 
 def outcome_events(stream: Stream, rows: Sequence[Row], attempts: Sequence[Made], at_ms: int) -> list[Event]:
     """What a checkpoint writes of them to `deliveries`, none larger than Kafka takes at its defaults."""
-    listener = stream.courier.listener
+    listener = stream.dispatcher.listener
     settled = [
         DeliveriesSettled(
             at_ms=at_ms,

@@ -2,11 +2,11 @@
 
 For: finding it by comparing what there is with the directory, at each ending and take-over and now and then besides,
 so that a listener that ended while no worker ran, or whose cursor another worker committed once more, is found as well.
-Not for: ending its deliveries (worker.py dismisses the courier).
+Not for: ending its deliveries (worker.py dismisses the dispatcher).
 
 Rule 1: what there is is listed first, and the directory is caught up afterwards. So a listener that it does not know
 has ended, and is not one that this process has yet to fold.
-Rule 2: cursors are deleted while none is being committed, and only of a listener whose courier is gone.
+Rule 2: cursors are deleted while none is being committed, and only of a listener whose dispatcher is gone.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Outstanding(Protocol):
     async def bury(self, listeners: Collection[str]) -> None: ...
 
 
-class Endings:
-    """Of one assignment. couriers: the worker's own, as they are at each moment."""
+class EndedListeners:
+    """Of one assignment. dispatchers: the worker's own, as they are at each moment."""
 
     def __init__(
         self,
@@ -53,14 +53,14 @@ class Endings:
         checkpoints: Checkpoints,
         outstanding: Outstanding,
         partitions: Collection[int],
-        couriers: Collection[str],
+        dispatchers: Collection[str],
     ) -> None:
         self._cursors = cursors
         self._view = view
         self._checkpoints = checkpoints
         self._outstanding = outstanding
         self._partitions = partitions
-        self._couriers = couriers
+        self._dispatchers = dispatchers
         self._wake = asyncio.Event()
 
     def look(self) -> None:
@@ -100,7 +100,7 @@ class Endings:
 
     async def _delete(self, listener_id: str) -> None:
         async with self._checkpoints.quiet:
-            if listener_id in self._couriers:  # it is dismissed in a moment
+            if listener_id in self._dispatchers:  # it is dismissed in a moment
                 return
             try:
                 await self._cursors.delete(listener_id)

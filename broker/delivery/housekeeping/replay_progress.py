@@ -1,8 +1,8 @@
 """Says in the log which partitions of a replay are done, so that it ends when all of them are.
 
 For: the replays that this worker delivers a part of. Each worker knows of its own partitions only; the directory
-gathers what all of them say (ReplayAdvanced). Not for: delivering them (courier.py does, as for any listener), asking
-for them (broker/replays.py).
+gathers what all of them say (ReplayAdvanced). Not for: delivering them (dispatcher.py does, as for any listener),
+asking for them (broker/replays.py).
 
 A partition is done when its cursor, committed, stands at the replay's end and nothing of it is to be tried again from
 `outstanding`. What was parked of it has failed and holds nothing up.
@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
 from broker.core.events import ControlEvent, ReplayAdvanced
-from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.reading.readers import Partition
 from broker.errors import BrokerError
@@ -28,39 +28,41 @@ class Outstanding(Protocol):
     def retrying(self, partition: int, listener_id: str) -> bool: ...
 
 
-class Replaying:
-    """Of one assignment. couriers: the worker's own, as they are at each moment."""
+class ReplayProgress:
+    """Of one assignment. dispatchers: the worker's own, as they are at each moment."""
 
     def __init__(
         self,
         append: Callable[[ControlEvent], Awaitable[int]],
         partitions: Mapping[int, Partition],
-        couriers: Mapping[str, Courier],
+        dispatchers: Mapping[str, Dispatcher],
         outstanding: Outstanding,
     ) -> None:
         self._append = append
         self._partitions = partitions
-        self._couriers = couriers
+        self._dispatchers = dispatchers
         self._outstanding = outstanding
 
     async def run(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            for replay_id in [one for one, courier in self._couriers.items() if courier.listener.replay is not None]:
+            for replay_id in [
+                one for one, dispatcher in self._dispatchers.items() if dispatcher.listener.replay is not None
+            ]:
                 with contextlib.suppress(BrokerError):  # the next look says it again
                     await self._look(replay_id)
 
     async def _look(self, replay_id: str) -> None:
-        courier = self._couriers.get(replay_id)
-        replay = None if courier is None else courier.listener.replay
-        if courier is None or replay is None or replay.ended is not None:
+        dispatcher = self._dispatchers.get(replay_id)
+        replay = None if dispatcher is None else dispatcher.listener.replay
+        if dispatcher is None or replay is None or replay.ended is not None:
             return
         done = tuple(
             number
             for number, partition in self._partitions.items()
             if number not in replay.finished
-            and partition.placed(courier)
-            and number not in courier.streams
+            and partition.placed(dispatcher)
+            and number not in dispatcher.streams
             and not self._outstanding.retrying(number, replay_id)
         )
         if done:

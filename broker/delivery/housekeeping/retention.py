@@ -5,8 +5,8 @@ are old enough, and settled by every listener of every queue or kept in `outstan
 goes when it is older than the message at the limit. A change stays while `outstanding` keeps an older message.
 A listener that has not taken what is old (paused, down or slow) holds nobody: what it lacks is set aside, a few
 listeners at a time, and goes at the next look (docs/decisions/0196).
-Not for: deleting (broker/kafka/requests.py), setting aside (courier.py). Only what Kafka holds counts: cursors that are
-committed, not what a worker knows, so that one that owns a partition no more can do no harm.
+Not for: deleting (broker/kafka/requests.py), setting aside (dispatcher.py). Only what Kafka holds counts: cursors that
+are committed, not what a worker knows, so that one that owns a partition no more can do no harm.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Kept(Protocol):
 
 
 class Lagging(Protocol):
-    """A courier, for a listener."""
+    """A dispatcher, for a listener."""
 
     def set_aside(self, partition: int, below: int) -> None: ...
     def sets_aside(self, partition: int) -> bool: ...
@@ -55,8 +55,8 @@ class _Lag(NamedTuple):
 class Retention:
     """Of one worker. partitions: its own, as they are at each moment, another object after each take-over.
 
-    couriers: the worker's own, by the id of the listener or replay. retain_s: the age; None keeps all for ever.
-    assure: see Ownership.
+    dispatchers: the worker's own, by the id of the listener or replay. retain_s: the age; None keeps all for ever.
+    assure: see Fence.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Retention:
         view: DirectoryView,
         outstanding: Kept,
         partitions: Mapping[int, object],
-        couriers: Mapping[str, Lagging],
+        dispatchers: Mapping[str, Lagging],
         retain_s: int | None,
         assure: Callable[[], Awaitable[None]],
     ) -> None:
@@ -78,7 +78,7 @@ class Retention:
         self._view = view
         self._outstanding = outstanding
         self._partitions = partitions
-        self._couriers = couriers
+        self._dispatchers = dispatchers
         self._retain_s = retain_s
 
     async def run(self) -> None:
@@ -125,9 +125,9 @@ class Retention:
         while lags:
             some = [lags.popleft() for _ in range(min(len(lags), SET_ASIDE_LISTENERS))]
             for lag in some:
-                courier = self._couriers.get(lag.listener_id)
-                if courier is not None and lag.partition in self._partitions:
-                    courier.set_aside(lag.partition, lag.below)
+                dispatcher = self._dispatchers.get(lag.listener_id)
+                if dispatcher is not None and lag.partition in self._partitions:
+                    dispatcher.set_aside(lag.partition, lag.below)
             try:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(SET_ASIDE_S):
@@ -136,13 +136,13 @@ class Retention:
                 lags.extend(filter(self._sets_aside, some))
             finally:
                 for lag in some:
-                    courier = self._couriers.get(lag.listener_id)
-                    if courier is not None:
-                        courier.set_aside(lag.partition, 0)
+                    dispatcher = self._dispatchers.get(lag.listener_id)
+                    if dispatcher is not None:
+                        dispatcher.set_aside(lag.partition, 0)
 
     def _sets_aside(self, lag: _Lag) -> bool:
-        courier = self._couriers.get(lag.listener_id)
-        return courier is not None and courier.sets_aside(lag.partition)
+        dispatcher = self._dispatchers.get(lag.listener_id)
+        return dispatcher is not None and dispatcher.sets_aside(lag.partition)
 
     async def _with_old(self, partitions: list[int], before_ms: int) -> list[int]:
         """Those that begin before a time."""

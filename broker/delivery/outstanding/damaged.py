@@ -13,7 +13,7 @@ from typing import Final
 from broker.core.directory import Listener
 from broker.core.events import DAMAGED, DeliveryParked, DeliverySetAside, KeptDelivery, encode
 from broker.core.ids import damaged_id, parse_damaged_id, parse_message_id
-from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.outstanding.entry import Owed, owed_by, owed_key
 from broker.delivery.outstanding.records import KeptRecords
@@ -24,20 +24,20 @@ _AT_ONCE: Final = 500  # records that are appended together
 
 
 class DamagedDeliveries:
-    """Of one worker. enter: a record was written and counts now. remove: one counts no more. assure: see Ownership."""
+    """Of one worker. enter: a record was written and counts now. remove: one counts no more. assure: see Fence."""
 
     def __init__(
         self,
         topic: Appender,
         records: KeptRecords,
-        couriers: Mapping[str, Courier],
+        dispatchers: Mapping[str, Dispatcher],
         enter: Callable[[Owed], None],
         remove: Callable[[Owed], bool],
         assure: Callable[[], Awaitable[None]],
     ) -> None:
         self._topic = topic
         self._records = records
-        self._couriers = couriers
+        self._dispatchers = dispatchers
         self._enter = enter
         self._remove = remove
         self._assure = assure
@@ -55,10 +55,10 @@ class DamagedDeliveries:
 
     async def park_again(self, owed: Owed) -> None:
         """Its message can't be read (LogUnavailable)."""
-        courier = self._couriers.get(owed.listener_id)
-        if courier is None:
+        dispatcher = self._dispatchers.get(owed.listener_id)
+        if dispatcher is None:
             return
-        event = _parked(courier.listener, owed.partition, owed.place, owed.place, owed)
+        event = _parked(dispatcher.listener, owed.partition, owed.place, owed.place, owed)
         await self._write(owed, [event])
 
     async def again(self, owed: Owed) -> None:
@@ -66,10 +66,10 @@ class DamagedDeliveries:
 
         LogDamaged: they still can't be read.
         """
-        where, courier = parse_damaged_id(owed.message_id), self._couriers.get(owed.listener_id)
-        if where is None or courier is None:
+        where, dispatcher = parse_damaged_id(owed.message_id), self._dispatchers.get(owed.listener_id)
+        if where is None or dispatcher is None:
             return
-        listener, queue = courier.listener, courier.queue
+        listener, queue = dispatcher.listener, dispatcher.queue
         takes = None if listener.replay is None else listener.replay.chooser(owed.partition)
         events = [
             _set_aside(listener, owed.partition, message)

@@ -153,7 +153,7 @@ def kept_event(
     delivery: Delivery, message: Message, status: int | None, error: str | None, due_ms: int | None
 ) -> KeptDelivery:
     """The record of a delivery that leaves its window: parked when due_ms is None."""
-    listener, owed = delivery.stream.courier.listener, delivery.owed
+    listener, owed = delivery.stream.dispatcher.listener, delivery.owed
     name, data = message.name_and_data()
     fields: dict[str, Any] = {
         "at_ms": now_ms(),

@@ -1,10 +1,10 @@
 """Deliveries that have left their stream's window: they try again later, or are parked.
 
-For: keeping them in the topic `outstanding`, knowing when each is due, handing it to its courier then. The record is
+For: keeping them in the topic `outstanding`, knowing when each is due, handing it to its dispatcher then. The record is
 written, and acknowledged, before the cursor may pass the message. What is known of each is in the ledger; in memory are
-only those that their couriers have, or get in a moment.
+only those that their dispatchers have, or get in a moment.
 Not for: the record itself (entry.py), reading it (records.py), when an attempt is due (broker/core/retry.py),
-making it (courier.py), what waits in a window.
+making it (dispatcher.py), what waits in a window.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from broker.core.directory import Listener
 from broker.core.events import DeliveryParked, KeptDelivery, encode
 from broker.core.ids import parse_damaged_id, partition_of
 from broker.core.turns import Lines
-from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, now_ms
 from broker.delivery.outstanding.damaged import DamagedDeliveries
 from broker.delivery.outstanding.entry import Key, Line, Owed, kept_event, owed_by, owed_key
@@ -38,12 +38,12 @@ from broker.ports import Count
 log = logging.getLogger(__name__)
 
 _PAUSE_S: Final = 0.5
-_AT_ONCE_MAX: Final = 16  # records read at once, and so messages held besides the couriers'
+_AT_ONCE_MAX: Final = 16  # records read at once, and so messages held besides the dispatchers'
 _AT_ONCE_EACH_MAX: Final = 8  # of one listener
 _LOOKS_MAX: Final = 256  # at those that are due or redriven, for some that may be tried: a few milliseconds
 _LOOKS_EACH_MAX: Final = 32  # of one listener, and as many again the next time
 _REDRIVEN_MAX: Final = 16  # of one listener that are made due, before others have their turn
-_IN_LINE_MAX: Final = 8  # of one line that its courier has, or waits to have
+_IN_LINE_MAX: Final = 8  # of one line that its dispatcher has, or waits to have
 _ROWS: Final = 32  # of the ledger that are read, or taken out, before others run: about a millisecond
 
 
@@ -64,7 +64,7 @@ class _Redriving:
 
 
 class Outstanding:
-    """Of one assignment. couriers: the worker's own, as they are at each moment. assure: see Ownership."""
+    """Of one assignment. dispatchers: the worker's own, as they are at each moment. assure: see Fence."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Outstanding:
         requests: LogReader,
         messages_topic: str,
         partitions: dict[int, Partition],
-        couriers: Mapping[str, Courier],
+        dispatchers: Mapping[str, Dispatcher],
         assure: Callable[[], Awaitable[None]],
         count: Count | None = None,
         deliveries_topic: str | None = None,
@@ -82,11 +82,11 @@ class Outstanding:
         self._topic = topic
         self._records = KeptRecords(topic, requests, messages_topic, deliveries_topic)
         self._partitions = partitions
-        self._couriers = couriers
+        self._dispatchers = dispatchers
         self._ledger = Ledger()
         self._owned: set[int] = set()
         self._reading: dict[int, object] = {}
-        self._taken: dict[int, Owed] = {}  # by row: their couriers have them, or get them in a moment
+        self._taken: dict[int, Owed] = {}  # by row: their dispatchers have them, or get them in a moment
         self._coming: Lines[Line] = Lines()  # on their way here; none of their lines may go before them
         self._due: dict[str, _Pass] = {}  # listeners with some that are due
         self._next_ms: dict[str, int] = {}  # by listener, when there may be some again
@@ -95,7 +95,7 @@ class Outstanding:
         self._redrives_done: dict[str, int] = {}
         self._wake = asyncio.Event()
         self._settled: dict[int, list[tuple[bytes, bytes | None]]] = {}
-        self._damaged = DamagedDeliveries(topic, self._records, couriers, self._enter, self._remove, assure)
+        self._damaged = DamagedDeliveries(topic, self._records, dispatchers, self._enter, self._remove, assure)
 
     # Ownership
 
@@ -125,14 +125,14 @@ class Outstanding:
                 self._advance(before.line, foreseen=True)
 
     def take_over(self, partition: int) -> None:
-        """The partition is ours, and read() has read it; its couriers are employed."""
+        """The partition is ours, and read() has read it; its dispatchers are employed."""
         self._owned.add(partition)
         for listener_id, count in self._ledger.counts.items():
             if partition in count.due:
                 self._note(listener_id, 0)
-            courier = self._couriers.get(listener_id)
-            if courier is not None:
-                self._begin_redrive(courier.listener)
+            dispatcher = self._dispatchers.get(listener_id)
+            if dispatcher is not None:
+                self._begin_redrive(dispatcher.listener)
 
     def close(self) -> None:
         """The partitions are handed over; their next owner reads it all again."""
@@ -187,7 +187,7 @@ class Outstanding:
             if delivery.state is not DROPPED:
                 self._enter(owed_by(event, offset, found=False, record=value if offset < 0 else None))
             parked = isinstance(event, DeliveryParked)
-            left_out = stream.courier.parked_lines.left_out(event.at_ms) if parked else None
+            left_out = stream.dispatcher.parked_lines.left_out(event.at_ms) if parked else None
             if left_out is not None:
                 log.warning(
                     "delivery.parked message=%s listener=%s queue=%s attempts=%d status=%s error=%s age_ms=%d"
@@ -264,8 +264,8 @@ class Outstanding:
 
     def _enter(self, owed: Owed) -> None:
         """It is due when its record says, or now, when it was redriven since that was written."""
-        courier, line = self._couriers.get(owed.listener_id), owed.line
-        if courier is not None and owed.redrive(courier.listener.redrives, now_ms()) and line is None:
+        dispatcher, line = self._dispatchers.get(owed.listener_id), owed.line
+        if dispatcher is not None and owed.redrive(dispatcher.listener.redrives, now_ms()) and line is None:
             owed.queued_ms = owed.due_ms
         for before in self._ledger.write(owed.partition, {(owed.listener_id, owed.message_id): owed}):
             self._taken.pop(before.id, None)
@@ -283,7 +283,7 @@ class Outstanding:
 
     def is_owed(self, delivery: Delivery) -> bool:
         """Whether a delivery of a window is here: a crash came after its record and before the cursor."""
-        message, listener_id = delivery.message, delivery.stream.courier.listener.id
+        message, listener_id = delivery.message, delivery.stream.dispatcher.listener.id
         if message is None or listener_id not in self._ledger.counts:
             return False
         return self._ledger.find(delivery.stream.partition, listener_id, message.id.decode()) is not None
@@ -293,9 +293,9 @@ class Outstanding:
         owed = self._ledger.find(partition, listener_id, message_id)
         if owed is None:
             return None
-        courier = self._couriers.get(listener_id)
-        if courier is not None:
-            owed.redrive(courier.listener.redrives, now_ms())
+        dispatcher = self._dispatchers.get(listener_id)
+        if dispatcher is not None:
+            owed.redrive(dispatcher.listener.redrives, now_ms())
         if owed.scheduled:
             return "pending"
         return "parked" if owed.due_ms is None else "retrying"
@@ -364,12 +364,12 @@ class Outstanding:
                 raise
 
     def returned(self, delivery: Delivery) -> None:
-        """A courier could not try it after all (its listener is down): it is due as soon as the courier has room."""
+        """A dispatcher could not try it after all (its listener is down): it is due as soon as there is room."""
         if delivery.owed is not None:
             self._put_back(delivery.owed)
 
     def dismissed(self, listener_id: str) -> None:
-        """Its courier is gone, and may come back: what it had is due again, and what was on its way here is not."""
+        """Its dispatcher is gone, and may come back: what it had is due again, and what was on its way here is not."""
         lines = self._coming.forget(lambda line: line[0] == listener_id)
         for owed in [one for one in self._taken.values() if one.listener_id == listener_id]:
             self._put_back(owed)
@@ -377,7 +377,7 @@ class Outstanding:
             self._advance(line)
 
     def _put_back(self, owed: Owed) -> None:
-        """Its courier has it no more."""
+        """Its dispatcher has it no more."""
         if self._taken.get(owed.id) is not owed:
             return  # given up, cancelled, or written anew meanwhile
         del self._taken[owed.id]
@@ -458,7 +458,7 @@ class Outstanding:
                 await self._wake.wait()
 
     async def serve_due(self) -> bool:
-        """Hand what is due to the couriers that have room for it; the rest waits. Whether there may be more at once."""
+        """Hand what is due to dispatchers that have room for it; the rest waits. Whether there may be more at once."""
         self._wake.clear()
         at_ms = now_ms()
         if self._soonest_ms is not None and self._soonest_ms <= at_ms:
@@ -493,20 +493,20 @@ class Outstanding:
                 del self._due[listener_id]
                 self._redriving.pop(listener_id, None)
                 continue
-            courier = self._couriers.get(listener_id)
-            if courier is None or not courier.room():
+            dispatcher = self._dispatchers.get(listener_id)
+            if dispatcher is None or not dispatcher.room():
                 continue
             if listener_id in self._redriving:
                 more = True
-                looks -= self._redrive_some(courier.listener)
-            looks -= self._choose_of(courier, at_ms, chosen)
+                looks -= self._redrive_some(dispatcher.listener)
+            looks -= self._choose_of(dispatcher, at_ms, chosen)
             if len(chosen) >= _AT_ONCE_MAX or looks <= 0:
                 break
         return chosen, more
 
-    def _choose_of(self, courier: Courier, at_ms: int, chosen: list[Owed]) -> int:
+    def _choose_of(self, dispatcher: Dispatcher, at_ms: int, chosen: list[Owed]) -> int:
         """Of one listener. How many were looked at."""
-        listener_id, looks = courier.listener.id, 0
+        listener_id, looks = dispatcher.listener.id, 0
         due, enough = self._due.pop(listener_id), len(chosen) + _AT_ONCE_EACH_MAX
         while looks < _LOOKS_EACH_MAX and len(chosen) < enough:
             rows = self._ledger.due(listener_id, due.until_ms, after=due.after, limit=2 * _AT_ONCE_EACH_MAX)
@@ -515,7 +515,7 @@ class Outstanding:
                     break
                 looks += 1
                 due.after = owed.queued_ms or 0, owed.id
-                self._try(self._fresh(owed), courier, chosen, enough)
+                self._try(self._fresh(owed), dispatcher, chosen, enough)
             else:
                 if len(rows) < 2 * _AT_ONCE_EACH_MAX:  # that was the last
                     due = _Pass(at_ms)
@@ -527,10 +527,10 @@ class Outstanding:
             self._due[listener_id] = due  # behind the others
         return looks
 
-    def _try(self, owed: Owed, courier: Courier, chosen: list[Owed], enough: int) -> None:
+    def _try(self, owed: Owed, dispatcher: Dispatcher, chosen: list[Owed], enough: int) -> None:
         """Take it, and what may follow it in its line, if it may go now."""
         if owed.line is None:
-            if self._may_leave(owed, courier):
+            if self._may_leave(owed, dispatcher):
                 self._take(owed, chosen)
             return
         first = self._first(owed.line)
@@ -539,7 +539,7 @@ class Outstanding:
             return
         at_ms = now_ms()
         while first is not None and first.due_ms is not None and first.due_ms <= at_ms and len(chosen) < enough:
-            if not self._may_leave(first, courier):
+            if not self._may_leave(first, dispatcher):
                 break
             self._take(first, chosen)
             first = self._first(owed.line)
@@ -550,12 +550,12 @@ class Outstanding:
         self._ledger.queue(owed, None)
         chosen.append(owed)
 
-    def _may_leave(self, owed: Owed, courier: Courier) -> bool:
+    def _may_leave(self, owed: Owed, dispatcher: Dispatcher) -> bool:
         partition = self._partitions.get(owed.partition)
-        return partition is not None and partition.placed(courier) and _may_leave(partition, courier, owed)
+        return partition is not None and partition.placed(dispatcher) and _may_leave(partition, dispatcher, owed)
 
     def _first(self, line: Line) -> Owed | None:
-        """The one of a line to go next, when all before it are with its courier, and not too many."""
+        """The one of a line to go next, when all before it are with its dispatcher, and not too many."""
         coming = self._coming.first(line)
         for row_id, place in self._ledger.line(line, _IN_LINE_MAX):
             if coming is not None and coming <= place:
@@ -567,8 +567,8 @@ class Outstanding:
 
     def _fresh(self, owed: Owed) -> Owed:
         """With the redrives of its listener that it knows nothing of yet."""
-        courier = self._couriers.get(owed.listener_id)
-        if courier is not None and owed.redrive(courier.listener.redrives, now_ms()):
+        dispatcher = self._dispatchers.get(owed.listener_id)
+        if dispatcher is not None and owed.redrive(dispatcher.listener.redrives, now_ms()):
             self._ledger.redriven(owed, was_parked=False)
         return owed
 
@@ -601,39 +601,39 @@ class Outstanding:
         return message
 
     def _serve(self, owed: Owed, message: Message | LogUnavailable | None) -> bool:
-        """Hand it to its courier. Whether it left those that wait."""
-        courier = self._couriers.get(owed.listener_id)
-        if self._taken.get(owed.id) is not owed or courier is None:
+        """Hand it to its dispatcher. Whether it left those that wait."""
+        dispatcher = self._dispatchers.get(owed.listener_id)
+        if self._taken.get(owed.id) is not owed or dispatcher is None:
             return True  # given up, or cancelled, meanwhile
         if message is None:
             log.error("outstanding.message_gone listener=%s message=%s", owed.listener_id, owed.message_id)
             self._remove(owed)
             return True
-        if isinstance(message, LogUnavailable) or not courier.room() or not self._may_leave(owed, courier):
+        if isinstance(message, LogUnavailable) or not dispatcher.room() or not self._may_leave(owed, dispatcher):
             self._put_back(owed)  # its listener has gone while it was read, and one before it waits to be read again
             return False
-        stream = courier.stream(owed.partition)
+        stream = dispatcher.stream(owed.partition)
         delivery = Delivery(stream, message.offset, message)
         delivery.number, delivery.first_at_ms = owed.number, owed.first_at_ms
         delivery.owed = owed
         stream.owed.add(delivery)
-        courier.accept(delivery, message)
+        dispatcher.accept(delivery, message)
         return True
 
 
 def _line(delivery: Delivery) -> Line | None:
     key = None if delivery.message is None else delivery.message.key
-    return None if key is None else (delivery.stream.courier.listener.id, delivery.stream.partition, key)
+    return None if key is None else (delivery.stream.dispatcher.listener.id, delivery.stream.partition, key)
 
 
-def _may_leave(partition: Partition, courier: Courier, owed: Owed) -> bool:
+def _may_leave(partition: Partition, dispatcher: Dispatcher, owed: Owed) -> bool:
     """Whether its stream has come far enough after a crash.
 
     Its own window may still bring one that was found here: delivered before, it would be delivered once more where the
     partition has a new owner before the window is that far. And what it has yet to read may be of the same ordering
     key, and go first.
     """
-    tail, stream = partition.tail, courier.streams.get(owed.partition)
+    tail, stream = partition.tail, dispatcher.streams.get(owed.partition)
     if owed.found and not (owed.place < tail if stream is None else stream.window.settled(owed.place, tail)):
         return False
     wanted = None if stream is None else stream.window.wanted()

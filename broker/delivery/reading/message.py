@@ -1,6 +1,6 @@
 """One message as the deliverers hold it: a record of the log, decoded when first needed, its body encoded once.
 
-For: what every listener of the queue gets, the same bytes. Not for: headers and signatures, which differ (courier.py).
+For: what every listener of the queue gets, the same bytes. Not for: headers and signatures, which differ.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, Final, Protocol
 
-from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, Stream
 from broker.delivery.reading.message import Message
 from broker.errors import LogDamaged, LogUnavailable
@@ -45,7 +45,7 @@ class Source(Protocol):
         Where the log begins after the offset, the messages from its beginning on.
         """
 
-    async def park_damaged(self, partition: int, ranges: Sequence[tuple[Courier, int, int]]) -> bool:
+    async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatcher, int, int]]) -> bool:
         """Write the deliveries that these listeners may have at these offsets to `outstanding` as parked.
 
         Returns whether the partition was still owned when that was done (LogUnavailable)."""
@@ -54,15 +54,17 @@ class Source(Protocol):
 class Partition:
     """An owned partition. tail: the next offset the tail reader will bring.
 
-    A courier is *placed* once its cursor here is known. The tail tells those of a message's queue whose streams keep
+    A dispatcher is *placed* once its cursor here is known. The tail tells those of a message's queue whose streams keep
     up; one that must scan the log costs the tail nothing until a catch-up reader has brought it back.
     """
 
     def __init__(self, number: int, tail: int) -> None:
         self.number = number
         self.tail = tail
-        self._placed: set[Courier] = set()
-        self._told: dict[str, dict[Courier, None]] = {}  # by queue id, in the order they came; there may be thousands
+        self._placed: set[Dispatcher] = set()
+        self._told: dict[
+            str, dict[Dispatcher, None]
+        ] = {}  # by queue id, in the order they came; there may be thousands
         self._ring: list[Message] = []
         self._ring_bytes = 0
         self._ring_from = tail
@@ -77,29 +79,29 @@ class Partition:
             self.tail = offset + 1
             ring.append(message)
             self._ring_bytes += message.size
-            couriers = told.get(message.queue_id)
-            if couriers is None:
+            dispatchers = told.get(message.queue_id)
+            if dispatchers is None:
                 continue
-            scanning: list[Courier] = []
-            for courier in couriers:
-                stream = courier.streams.get(number)
+            scanning: list[Dispatcher] = []
+            for dispatcher in dispatchers:
+                stream = dispatcher.streams.get(number)
                 if stream is None:
-                    stream = courier.stream(number)
+                    stream = dispatcher.stream(number)
                 window = stream.window
-                delivery = Delivery(stream, offset, message) if courier.room() and not window.full else None
+                delivery = Delivery(stream, offset, message) if dispatcher.room() and not window.full else None
                 if window.seen(offset, delivery) and delivery is not None:
-                    courier.accept(delivery, message)
+                    dispatcher.accept(delivery, message)
                 elif not window.attached:
                     stream.behind_since_ms = stream.behind_since_ms or message.put_at_ms
                     if window.scan_from is not None:
-                        scanning.append(courier)
-                    if stream in courier.behind:  # its cursor stands where it stood: nothing to commit
+                        scanning.append(dispatcher)
+                    if stream in dispatcher.behind:  # its cursor stands where it stood: nothing to commit
                         continue
-                    courier.behind[stream] = None
+                    dispatcher.behind[stream] = None
                 if not stream.dirty:
                     stream.assignment.touched(stream)
-            for courier in scanning:
-                del couriers[courier]
+            for dispatcher in scanning:
+                del dispatchers[dispatcher]
         if len(ring) > RING_MAX or self._ring_bytes > RING_BYTES_MAX:
             self._trim()
 
@@ -122,48 +124,48 @@ class Partition:
         begin, self.tail = self.tail, last + 1
         self._ring.clear()
         self._ring_bytes, self._ring_from = 0, self.tail
-        for courier in [courier for couriers in self._told.values() for courier in couriers]:
-            stream = courier.stream(self.number)
+        for dispatcher in [dispatcher for dispatchers in self._told.values() for dispatcher in dispatchers]:
+            stream = dispatcher.stream(self.number)
             stream.window.scan(begin)
-            courier.behind[stream] = None
+            dispatcher.behind[stream] = None
             if not stream.dirty:
                 stream.assignment.touched(stream)
-            courier.wake()
+            dispatcher.wake()
         self._told.clear()
 
     def pass_damage(self, stream: Stream, own: Iterable[int], begin: int | None, last: int) -> None:
         """The stream has parked what can't be read: its own offsets, and what it would have scanned from begin on."""
         window = stream.window
-        reach = stream.courier.listener.reach(self.number, self.tail)
+        reach = stream.dispatcher.listener.reach(self.number, self.tail)
         for offset in own:
             window.gone(offset)
         if begin is not None:
             window.passed(begin, min(last + 1, self.tail), reach)
         if window.scan_from is None:
-            self._tell(stream.courier)
+            self._tell(stream.dispatcher)
         if not stream.dirty:
             stream.assignment.touched(stream)
         _note_caught_up(stream)
 
-    def place(self, courier: Courier) -> None:
+    def place(self, dispatcher: Dispatcher) -> None:
         """Its stream, if there is more to say of it than the tail does, stands where its cursor says."""
-        self._placed.add(courier)
-        stream = courier.streams.get(self.number)
+        self._placed.add(dispatcher)
+        stream = dispatcher.streams.get(self.number)
         if stream is None or stream.window.scan_from is None:
-            self._tell(courier)
+            self._tell(dispatcher)
 
-    def dismiss(self, courier: Courier) -> None:
+    def dismiss(self, dispatcher: Dispatcher) -> None:
         """The listener has ended."""
-        self._placed.discard(courier)
-        self._told.get(courier.listener.queue_id, {}).pop(courier, None)
+        self._placed.discard(dispatcher)
+        self._told.get(dispatcher.listener.queue_id, {}).pop(dispatcher, None)
 
-    def placed(self, courier: Courier) -> bool:
+    def placed(self, dispatcher: Dispatcher) -> bool:
         """Whether its place here is known."""
-        return courier in self._placed
+        return dispatcher in self._placed
 
-    def _tell(self, courier: Courier) -> None:
-        if courier.listener.replay is None:
-            self._told.setdefault(courier.listener.queue_id, {})[courier] = None
+    def _tell(self, dispatcher: Dispatcher) -> None:
+        if dispatcher.listener.replay is None:
+            self._told.setdefault(dispatcher.listener.queue_id, {})[dispatcher] = None
 
     def _trim(self) -> None:
         """Keep the newer half, so that trimming is rare."""
@@ -184,9 +186,9 @@ class Partition:
 
     def bring(self, stream: Stream, messages: Sequence[Message], start: int, end: int) -> None:
         """A catch-up reader has read [start, end), end being no more than the tail; the stream takes what it can."""
-        window, courier, wants = stream.window, stream.courier, stream.wants
-        queue_id = courier.listener.queue_id
-        reach = courier.listener.reach(self.number, self.tail)
+        window, dispatcher, wants = stream.window, stream.dispatcher, stream.wants
+        queue_id = dispatcher.listener.queue_id
+        reach = dispatcher.listener.reach(self.number, self.tail)
         end = min(end, reach)
         wanted = window.wanted()
         for at in range(bisect_left(messages, start if wanted is None else wanted, key=_offset), len(messages)):
@@ -201,20 +203,20 @@ class Partition:
             missing = offset in window.missing
             if not missing and not window.may_take(offset):
                 continue
-            if not courier.room_for(stream, offset) or (window.full and not missing):
+            if not dispatcher.room_for(stream, offset) or (window.full and not missing):
                 stream.behind_since_ms = message.put_at_ms
                 return
             if missing:
                 found = window.found(offset)
                 if found is not None:
-                    courier.accept(found, message)
+                    dispatcher.accept(found, message)
                 continue
             delivery = Delivery(stream, offset, message)
             window.take(offset, delivery)
-            courier.accept(delivery, message)
+            dispatcher.accept(delivery, message)
         window.passed(start, end, reach)
         if window.scan_from is None:
-            self._tell(courier)
+            self._tell(dispatcher)
         if not stream.dirty:
             stream.assignment.touched(stream)
         _note_caught_up(stream)
@@ -227,7 +229,7 @@ def report_messages_gone(partition: int, wanted: int, begins: int) -> None:
 
 def _note_caught_up(stream: Stream) -> None:
     if stream.window.wanted() is None:
-        stream.courier.behind.pop(stream, None)
+        stream.dispatcher.behind.pop(stream, None)
         stream.behind_since_ms = 0
 
 
@@ -255,7 +257,7 @@ class Line:
 
     def join(self, stream: Stream) -> None:
         first, others = self._waiting
-        (others if stream.courier.limits.gives_way else first).append(stream)
+        (others if stream.dispatcher.limits.gives_way else first).append(stream)
         self._some.release()
 
     async def next(self, *, first: bool) -> Stream:
@@ -341,7 +343,7 @@ class CatchUp:
             if not other.requested:
                 continue  # it was given up, or another read has served it
             wanted = other.window.wanted()
-            if other.courier.listener.queue_id not in queue_ids:
+            if other.dispatcher.listener.queue_id not in queue_ids:
                 continue  # it came meanwhile, or was further on: what there is of its queue was left out
             if wanted is None or start <= wanted < end or not other.current:
                 self._done(other)
@@ -351,7 +353,7 @@ class CatchUp:
                     self._report_gone(other, wanted, messages, end)
                     if other is stream:
                         _adapt(stream, start, end)
-                    other.courier.refill()
+                    other.dispatcher.refill()
         if stream.requested and not was_served:  # it wants what the tail has not brought yet, or by now what was before
             asyncio.get_running_loop().call_later(_STUCK_PAUSE_S, self._done, stream)
 
@@ -363,15 +365,17 @@ class CatchUp:
             if stream.current and (own or begin is not None):
                 found.append((stream, own, begin))
         last = min(damage.last, partition.tail - 1)
-        ranges = [(stream.courier, offset, offset) for stream, own, _ in found for offset in own]
-        ranges += [(stream.courier, begin, last) for stream, _, begin in found if begin is not None and begin <= last]
+        ranges = [(stream.dispatcher, offset, offset) for stream, own, _ in found for offset in own]
+        ranges += [
+            (stream.dispatcher, begin, last) for stream, _, begin in found if begin is not None and begin <= last
+        ]
         if not await self._source.park_damaged(partition.number, ranges):
             return
         for number, (stream, own, begin) in enumerate(found, 1):
             if stream.current:
                 self._done(stream)
                 partition.pass_damage(stream, own, begin, damage.last)
-                stream.courier.refill()
+                stream.dispatcher.refill()
             if number % _AT_ONCE == 0:
                 await asyncio.sleep(0)
 
@@ -381,11 +385,11 @@ class CatchUp:
         Of those that are further on than it comes nothing is looked for: theirs may be all over the log.
         """
         far = start + stream.stretch_bytes // _RECORD_BYTES_MIN
-        queue_ids = {stream.courier.listener.queue_id}
+        queue_ids = {stream.dispatcher.listener.queue_id}
         for other in self._lagging.get(stream.partition, ()):
             wanted = other.window.wanted()
             if wanted is not None and start <= wanted < far:
-                queue_ids.add(other.courier.listener.queue_id)
+                queue_ids.add(other.dispatcher.listener.queue_id)
         return queue_ids
 
     def _done(self, stream: Stream) -> None:
@@ -399,7 +403,10 @@ class CatchUp:
         noted = wanted in window.missing or (bool(window.behind) and window.behind[0] == wanted)
         if noted and window.wanted() == wanted and wanted < end and all(m.offset != wanted for m in messages):
             log.error(
-                "message.gone listener=%s partition=%d offset=%d", stream.courier.listener.id, stream.partition, wanted
+                "message.gone listener=%s partition=%d offset=%d",
+                stream.dispatcher.listener.id,
+                stream.partition,
+                wanted,
             )
             window.gone(wanted)
             _note_caught_up(stream)

@@ -1,4 +1,4 @@
-"""A courier: what one worker keeps for one listener, over all the partitions it owns.
+"""A dispatcher: what one worker keeps for one listener, over all the partitions it owns.
 
 For: its ready deliveries, the attempts under way, its connections and circuit, and what an answer means. It holds a
 bounded number of messages; a stream it has no room for is *lagging* and is brought back by a catch-up reader.
@@ -50,7 +50,7 @@ from broker.core.window import Window
 from broker.delivery.dispatch.connections import Connections, Network
 from broker.delivery.dispatch.fairness import HELD_BYTES_MAX
 from broker.delivery.dispatch.limits import Limits
-from broker.delivery.dispatch.log_rate_limit import Sparing
+from broker.delivery.dispatch.log_rate_limit import LogRateLimit
 from broker.delivery.dispatch.stream import Assigned, Delivery, Stream, now_ms
 from broker.delivery.reading.message import Message
 from broker.errors import UnknownEvent
@@ -60,14 +60,14 @@ from broker.outbound.request import Opened, also_signed, post_head
 
 log = logging.getLogger(__name__)
 
-HELD_MAX: Final = 512  # messages a courier holds, ready, under way or waiting for a retry
+HELD_MAX: Final = 512  # messages a dispatcher holds, ready, under way or waiting for a retry
 SET_ASIDE_AFTER_MS: Final = 60_000  # a delivery that still fails then leaves the window: it must not hold the cursor
 RETRIES_MAX: Final = HELD_MAX // 4  # so do others than these: what fails must not take the room of what would not
 WAITING_MAX: Final = HELD_MAX // 4  # messages that wait for others of their ordering keys, unless these are quick
 CROWDED_AFTER_S: Final = 0.1  # one that has the turn of its key as long as this is not
 NEAR_MS: Final = 10_000  # a message to be delivered so soon waits in its window: the cursor may wait for it
 PUT_OFF_MS: Final = 1_000
-SET_ASIDE_AT_ONCE: Final = 64  # messages that a courier writes to `outstanding` at once because the log is to go
+SET_ASIDE_AT_ONCE: Final = 64  # messages that a dispatcher writes to `outstanding` at once because the log is to go
 SET_ASIDE_BYTES_MAX: Final = 1 << 20  # and their bytes, but at least one
 _HELD_EACH: Final = 4  # messages that one which is new or on probation holds per attempt: there may be hundreds
 
@@ -80,7 +80,7 @@ def _held(delivery: Delivery) -> Message:
     return message
 
 
-class Courier:
+class Dispatcher:
     """One per listener and worker. opened: what of the listener is sealed. Is the Owner of its connections.
 
     network: what it connects by. assignment: the worker's, which its next streams belong to. wants_tick: it is to be
@@ -96,8 +96,8 @@ class Courier:
         opened: Opened,
         *,
         share: Share,
-        wants_tick: Callable[[Courier], None],
-        gone: Callable[[Courier], None],
+        wants_tick: Callable[[Dispatcher], None],
+        gone: Callable[[Dispatcher], None],
     ) -> None:
         self._wants_tick = wants_tick
         self._tell_gone = gone
@@ -110,7 +110,7 @@ class Courier:
         self.circuit = Circuit()
         self.limits = Limits(self.circuit, listener.settings, replay=listener.replay is not None)
         self.error: str | None = None
-        self.failed_lines, self.parked_lines = Sparing(), Sparing()
+        self.failed_lines, self.parked_lines = LogRateLimit(), LogRateLimit()
         self.bytes_share = HELD_BYTES_MAX
         self.sending = True  # False: hand-over or shut-down; what is under way may finish
         self._ready: deque[Delivery] = deque()

@@ -1,4 +1,4 @@
-"""A courier over time: turns of ordering keys, standing down and waking, circuits, room, hand-over. Real sockets."""
+"""A dispatcher over time: turns of ordering keys, standing down and waking, circuits, room, hand-over. Real sockets."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from broker.core.flow import WHOLE, Share
 from broker.core.retry import RetryPolicy
 from broker.core.window import Window
 from broker.delivery.dispatch import connections as connections_module
-from broker.delivery.dispatch import courier as courier_module
+from broker.delivery.dispatch import dispatcher as dispatcher_module
 from broker.delivery.dispatch import fairness as shares
 from broker.delivery.dispatch import limits as limits_module
-from broker.delivery.dispatch.courier import Courier
+from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, Stream
 from broker.delivery.reading import readers
 from broker.outbound import connection as http_module
@@ -129,7 +129,7 @@ async def test_a_key_goes_on_after_the_circuit_had_opened(serve, open_office, tr
     office = await open_office(server)
     office.put(8, key="a")
     office.put(8, key="b")
-    await until(lambda: office.courier.circuit.state is State.OPEN)
+    await until(lambda: office.dispatcher.circuit.state is State.OPEN)
     if trouble == "refused":
         await server.start()
     else:
@@ -147,11 +147,11 @@ async def test_a_key_goes_on_after_a_pause(serve, open_office):
     office = await open_office(server, timeout_ms=60_000)
     office.put(4, key="a")
     await until(lambda: moody.kept_back == 1)
-    office.courier.update(paused(office.courier.listener, "by hand"), share=WHOLE)
+    office.dispatcher.update(paused(office.dispatcher.listener, "by hand"), share=WHOLE)
     moody.free.set()
-    await until(lambda: not office.courier.busy)
+    await until(lambda: not office.dispatcher.busy)
     assert moody.taken == ["m-0"]
-    office.courier.update(paused(office.courier.listener, None), share=WHOLE)
+    office.dispatcher.update(paused(office.dispatcher.listener, None), share=WHOLE)
     await office.all_settled()
     office.check_books()
     assert moody.taken == ids(range(4))
@@ -164,18 +164,18 @@ async def test_a_key_goes_on_after_its_partition_was_given_up_and_gained_again(s
     office = await open_office(server, timeout_ms=60_000)
     office.put(4, key="a")
     await until(lambda: moody.kept_back == 1)
-    courier = office.courier
-    stream = courier.streams[0]
+    dispatcher = office.dispatcher
+    stream = dispatcher.streams[0]
     cursor = stream.cursor(office.partition.tail)
-    courier.drop(stream)
-    assert (courier._held, courier._held_bytes) == (0, 0)
+    dispatcher.drop(stream)
+    assert (dispatcher._held, dispatcher._held_bytes) == (0, 0)
 
     window: Window[Delivery] = Window()
-    again = courier.streams[0] = Stream(courier, 0, window)
+    again = dispatcher.streams[0] = Stream(dispatcher, 0, window)
     window.restore(cursor, office.partition.tail, [(offset, Delivery(again, offset, None)) for offset in cursor.open])
-    courier.behind[again] = None
+    dispatcher.behind[again] = None
     moody.free.set()
-    courier.wake()
+    dispatcher.wake()
     await office.all_settled()
     assert moody.taken == ["m-0", *ids(range(4))]  # the first was under way when the partition was given up
     assert [rows[-1][1] for rows in office.outcomes.values()] == ["delivered"] * 4
@@ -190,9 +190,9 @@ async def test_a_listener_that_is_down_is_let_alone_and_served_when_it_is_back(s
     moody.well, server.alive = False, BUSY
     office = await open_office(server)
     office.put(40)
-    await until(lambda: office.courier.circuit.state is State.OPEN and not office.courier.busy)
+    await until(lambda: office.dispatcher.circuit.state is State.OPEN and not office.dispatcher.busy)
     attempts = len(server.posts)
-    assert office.courier._held == 0
+    assert office.dispatcher._held == 0
     office.put(10)
     await until(lambda: len(server.probes) >= 2)
     assert len(server.posts) == attempts  # no attempt is spent while it is down
@@ -201,7 +201,7 @@ async def test_a_listener_that_is_down_is_let_alone_and_served_when_it_is_back(s
     await office.all_settled()
     office.check_books()
     assert sorted(moody.taken, key=lambda message: int(message[2:])) == ids(range(50))
-    assert office.courier.circuit.state is State.CLOSED
+    assert office.dispatcher.circuit.state is State.CLOSED
 
 
 async def test_a_listener_that_answers_probes_and_fails_messages_is_probed_less_often(serve, open_office):
@@ -210,11 +210,11 @@ async def test_a_listener_that_answers_probes_and_fails_messages_is_probed_less_
     server = await serve(moody)
     office = await open_office(server)
     office.put(10)
-    circuit, before_ms = office.courier.circuit, 0
+    circuit, before_ms = office.dispatcher.circuit, 0
 
     def relapsed() -> bool:
         nonlocal before_ms
-        before_ms = before_ms if circuit.relapses >= 2 else courier_module.now_ms()
+        before_ms = before_ms if circuit.relapses >= 2 else dispatcher_module.now_ms()
         return circuit.relapses >= 2
 
     await until(relapsed)
@@ -232,14 +232,14 @@ async def test_paused_it_holds_nothing_and_resumed_it_delivers_everything_once(s
     office = await open_office(server, timeout_ms=60_000, max_in_flight=4)
     office.put(30)
     await until(lambda: moody.kept_back == 4)
-    office.courier.update(paused(office.courier.listener, "by hand"), share=WHOLE)
-    assert office.courier._held == 4  # what is under way may finish
+    office.dispatcher.update(paused(office.dispatcher.listener, "by hand"), share=WHOLE)
+    assert office.dispatcher._held == 4  # what is under way may finish
     office.put(30)
     moody.free.set()
-    await until(lambda: not office.courier.busy)
-    assert (office.courier._held, office.courier._held_bytes) == (0, 0)
+    await until(lambda: not office.dispatcher.busy)
+    assert (office.dispatcher._held, office.dispatcher._held_bytes) == (0, 0)
     assert len(moody.taken) == 4
-    office.courier.update(paused(office.courier.listener, None), share=WHOLE)
+    office.dispatcher.update(paused(office.dispatcher.listener, None), share=WHOLE)
     await office.all_settled()
     office.check_books()
     assert sorted(moody.taken, key=lambda message: int(message[2:])) == ids(range(60))
@@ -253,9 +253,9 @@ async def test_standing_down_and_waking_again_and_again_loses_and_repeats_nothin
         office.put(3)
         office.put(2, key=f"k{turn % 2}")
         moody.fails[f"m-{5 * turn}"] = 1
-        office.courier.stand_down()
+        office.dispatcher.stand_down()
         await asyncio.sleep(0)
-        office.courier.wake()
+        office.dispatcher.wake()
     await office.all_settled()
     office.check_books()
     assert sorted(moody.taken, key=lambda message: int(message[2:])) == ids(range(100))
@@ -268,12 +268,12 @@ async def test_resumed_with_its_circuit_open_and_nothing_left_it_is_still_probed
     office = await open_office(server, max_attempts=1, max_in_flight=8)
     office.put(5)
     await office.all_settled()
-    courier = office.courier
-    assert courier.circuit.state is State.OPEN
+    dispatcher = office.dispatcher
+    assert dispatcher.circuit.state is State.OPEN
     assert len(office.parked) == 5
-    courier.update(paused(courier.listener, "by hand"), share=WHOLE)
+    dispatcher.update(paused(dispatcher.listener, "by hand"), share=WHOLE)
     await until(lambda: not office.liveness.down and not office.active)
-    courier.update(paused(courier.listener, None), share=WHOLE)
+    dispatcher.update(paused(dispatcher.listener, None), share=WHOLE)
     office.put(1)
     moody.well, server.alive = True, OK
     await office.all_settled()
@@ -284,10 +284,10 @@ async def test_the_retry_schedule_is_the_listeners_own_and_may_change(serve, ope
     server = await serve(Moody())
     office = await open_office(server, retry_first_ms=500, retry_max_s=7, max_attempts=9, max_age_s=60)
     expected = RetryPolicy(delay_ms_first=500, delay_ms_max=7_000, max_attempts=9, max_age_ms=60_000)
-    assert office.courier._policy == expected
-    listener = office.courier.listener
-    office.courier.update(replace(listener, settings=ListenerSettings()), share=WHOLE)
-    assert office.courier._policy == RetryPolicy()
+    assert office.dispatcher._policy == expected
+    listener = office.dispatcher.listener
+    office.dispatcher.update(replace(listener, settings=ListenerSettings()), share=WHOLE)
+    assert office.dispatcher._policy == RetryPolicy()
 
 
 # Bounds
@@ -301,7 +301,7 @@ async def test_no_more_are_under_way_than_the_setting_and_the_workers_share_allo
     office.put(20)
     await until(lambda: moody.kept_back == 2)
     assert len(server.posts) == server.open == 2
-    office.courier.update(office.courier.listener, share=Share(workers=2))
+    office.dispatcher.update(office.dispatcher.listener, share=Share(workers=2))
     moody.free.set()
     await office.all_settled()
     office.check_books()
@@ -332,13 +332,13 @@ async def test_only_attempts_count_against_the_rate_not_those_that_wait_for_thei
 
 
 async def test_a_backlog_beyond_what_it_may_hold_is_delivered_whole(serve, open_office, monkeypatch):
-    monkeypatch.setattr(courier_module, "HELD_MAX", 10)
+    monkeypatch.setattr(dispatcher_module, "HELD_MAX", 10)
     monkeypatch.setattr(readers, "RING_MAX", 20)
     moody = Moody()
     server = await serve(moody)
     office = await open_office(server, max_in_flight=4)
     office.put(200)
-    assert office.courier._held <= 10
+    assert office.dispatcher._held <= 10
     await office.all_settled()
     office.check_books()
     assert sorted(moody.taken, key=lambda message: int(message[2:])) == ids(range(200))
@@ -349,15 +349,15 @@ async def test_a_stream_far_behind_costs_the_tail_nothing_until_it_has_caught_up
     moody = Moody()
     server = await serve(moody)
     office = await open_office(server)
-    courier = office.courier
-    courier.update(replace(courier.listener, paused="by a test"), share=WHOLE)
+    dispatcher = office.dispatcher
+    dispatcher.update(replace(dispatcher.listener, paused="by a test"), share=WHOLE)
     office.put(30)
     assert office.partition._told["q-1"] == {}
     office.put(30)
-    assert len(courier.streams[0].window.behind) == 5
-    courier.update(replace(courier.listener, paused=None), share=WHOLE)
+    assert len(dispatcher.streams[0].window.behind) == 5
+    dispatcher.update(replace(dispatcher.listener, paused=None), share=WHOLE)
     await office.all_settled()
-    assert office.partition._told["q-1"] == {courier: None}
+    assert office.partition._told["q-1"] == {dispatcher: None}
     office.put(10)
     await office.all_settled()
     office.check_books()
@@ -368,14 +368,14 @@ async def test_a_stream_far_behind_costs_the_tail_nothing_until_it_has_caught_up
 async def test_as_much_of_the_log_is_read_at_once_as_there_is_room_for(
     serve, open_office, monkeypatch, held, most_read
 ):
-    monkeypatch.setattr(courier_module, "HELD_MAX", held)
+    monkeypatch.setattr(dispatcher_module, "HELD_MAX", held)
     monkeypatch.setattr(readers, "RING_MAX", 1)
     server = await serve(Moody())
     office = await open_office(server)
-    courier = office.courier
-    courier.update(replace(courier.listener, paused="by a test"), share=WHOLE)
+    dispatcher = office.dispatcher
+    dispatcher.update(replace(dispatcher.listener, paused="by a test"), share=WHOLE)
     office.put(1_000, data=f'"{1_000 * "x"}"')
-    courier.update(replace(courier.listener, paused=None), share=WHOLE)
+    dispatcher.update(replace(dispatcher.listener, paused=None), share=WHOLE)
     await office.all_settled()
     office.check_books()
     assert 1_000 <= sum(office.stretches) <= most_read
@@ -384,31 +384,31 @@ async def test_as_much_of_the_log_is_read_at_once_as_there_is_room_for(
 
 async def test_where_it_has_room_its_partitions_have_their_turns(open_office):
     office = await open_office("http://127.0.0.1:9/")
-    courier, asked = office.courier, []
+    dispatcher, asked = office.dispatcher, []
 
     def asks(stream: Stream) -> None:
         stream.requested = True
         asked.append(stream.partition)
 
-    courier.assignment.lagging = asks
-    courier.behind |= dict.fromkeys(Stream(courier, number, Window(scan_from=0)) for number in range(3))
+    dispatcher.assignment.lagging = asks
+    dispatcher.behind |= dict.fromkeys(Stream(dispatcher, number, Window(scan_from=0)) for number in range(3))
     for _ in range(6):
-        courier.refill()
-        for stream in courier.behind:
+        dispatcher.refill()
+        for stream in dispatcher.behind:
             stream.requested = False  # it was served, and there is more
     assert asked == [0, 1, 2, 0, 1, 2]
 
 
-async def test_a_courier_begins_no_more_attempts_than_its_share(serve, open_office, monkeypatch):
-    monkeypatch.setattr(office_module, "share_out", lambda _couriers: None)
+async def test_a_dispatcher_begins_no_more_attempts_than_its_share(serve, open_office, monkeypatch):
+    monkeypatch.setattr(office_module, "share_out", lambda _dispatchers: None)
     moody = Moody()
     server = await serve(moody)
     office = await open_office(server)
     moody.free.clear()
-    office.courier.limits.share = 3
+    office.dispatcher.limits.share = 3
     office.put(20)
     await until(lambda: moody.kept_back == 3)
-    assert office.courier.busy == 3
+    assert office.dispatcher.busy == 3
     moody.free.set()
     await office.all_settled()
     office.check_books()
@@ -423,7 +423,7 @@ async def test_a_listener_that_has_not_answered_yet_gets_two_at_a_time_then_as_m
     office = await open_office(server, office={"new": True}, timeout_ms=60_000)
     office.put(20)
     await until(lambda: moody.kept_back == 2)
-    assert office.courier.busy == 2
+    assert office.dispatcher.busy == 2
     moody.free.set()
     await office.all_settled()
     assert server.connections > 2
@@ -436,32 +436,32 @@ async def test_one_that_accepts_no_connection_in_time_gets_half_as_many_at_a_tim
 
     monkeypatch.setattr(connections_module, "connect", silent)
     office = await open_office("http://127.0.0.1:9/", max_attempts=1)
-    before = office.courier.limits.flow.limit
+    before = office.dispatcher.limits.flow.limit
     office.put()
     await office.all_settled()
     assert office.outcomes[0] == [(1, "parked", "connect-timeout")]
-    assert office.courier.limits.flow.limit == before // 2
+    assert office.dispatcher.limits.flow.limit == before // 2
 
 
-def becomes_slow(courier: Courier) -> None:
-    courier.limits.begin_anew()
-    courier.limits.took(2 * limits_module.SLOW_MS)
+def becomes_slow(dispatcher: Dispatcher) -> None:
+    dispatcher.limits.begin_anew()
+    dispatcher.limits.took(2 * limits_module.SLOW_MS)
 
 
 async def test_a_slow_listener_begins_what_it_may_until_it_is_quick_again(serve, open_office):
     moody = Moody()
     server = await serve(moody)
     office = await open_office(server)
-    courier = office.courier
-    becomes_slow(courier)
-    courier.limits.begins = office.begins = 0
+    dispatcher = office.dispatcher
+    becomes_slow(dispatcher)
+    dispatcher.limits.begins = office.begins = 0
     office.put(20)
     for _ in range(5):
-        courier.tick(courier_module.now_ms())
-    assert (courier.limits.gives_way, courier.busy) == (True, 0)
+        dispatcher.tick(dispatcher_module.now_ms())
+    assert (dispatcher.limits.gives_way, dispatcher.busy) == (True, 0)
     office.begins = 1
     await office.all_settled()
-    assert not courier.limits.gives_way  # its answers came at once
+    assert not dispatcher.limits.gives_way  # its answers came at once
     assert server.connections > 1
     office.check_books()
 
@@ -473,12 +473,12 @@ async def test_a_new_listener_that_fails_at_once_begins_one_attempt_and_then_wha
     office = await open_office(server, office={"new": True})
     office.begins = 0
     office.put(50)
-    await until(lambda: office.courier.circuit.faults == 1)
+    await until(lambda: office.dispatcher.circuit.faults == 1)
     for _ in range(5):
-        office.courier.tick(courier_module.now_ms())
-    assert (office.courier.busy, len(server.posts)) == (0, 1)
+        office.dispatcher.tick(dispatcher_module.now_ms())
+    assert (office.dispatcher.busy, len(server.posts)) == (0, 1)
     office.begins = 1
-    await until(lambda: office.courier.circuit.state is State.OPEN)
+    await until(lambda: office.dispatcher.circuit.state is State.OPEN)
     assert len(server.posts) == 2  # one that was well before gets more
     moody.well, server.alive = True, OK
     await office.all_settled()
@@ -491,7 +491,7 @@ async def test_one_that_fails_many_gives_way_whatever_it_says_until_it_takes_mos
     moody.refusal = refusal
     server = await serve(moody)
     office = await open_office(server, max_in_flight=1, retry_first_ms=1_000)
-    courier = office.courier
+    dispatcher = office.dispatcher
     office.begins = 0
     office.put(5)
     await office.all_settled()  # it is quick: nobody counts what it begins
@@ -499,12 +499,12 @@ async def test_one_that_fails_many_gives_way_whatever_it_says_until_it_takes_mos
     office.put(9)
     await until(lambda: len(moody.taken) == 6)  # one more at once, and then what it may
     for _ in range(5):
-        courier.tick(courier_module.now_ms())
-    assert (courier.limits.gives_way, courier.busy, len(server.posts)) == (True, 0, 9)
+        dispatcher.tick(dispatcher_module.now_ms())
+    assert (dispatcher.limits.gives_way, dispatcher.busy, len(server.posts)) == (True, 0, 9)
     office.begins = 1
     office.put(9)
     await office.all_settled()
-    assert not courier.limits.gives_way
+    assert not dispatcher.limits.gives_way
     office.check_books()
 
 
@@ -529,7 +529,7 @@ async def test_an_answer_that_does_not_end_is_not_waited_for_and_makes_its_liste
     office = await open_office(await serve(drip), max_in_flight=4, timeout_ms=60_000)
     office.put(24)
     await office.all_settled()
-    assert office.courier.limits.gives_way
+    assert office.dispatcher.limits.gives_way
     office.check_books()
 
 
@@ -537,14 +537,14 @@ async def test_a_slow_one_alone_has_all_under_way_that_it_may(serve, open_office
     moody = Moody()
     server = await serve(moody)
     office = await open_office(server, max_in_flight=4, timeout_ms=60_000)
-    courier = office.courier
-    becomes_slow(courier)
+    dispatcher = office.dispatcher
+    becomes_slow(dispatcher)
     moody.free.clear()
     office.begins = 4
     office.put(30)
     await until(lambda: moody.kept_back == 4)
-    assert (courier.hungry, courier.waits) == (False, True)
-    await until(lambda: courier.limits.begins == 4)  # when one is answered the next begins at once
+    assert (dispatcher.hungry, dispatcher.waits) == (False, True)
+    await until(lambda: dispatcher.limits.begins == 4)  # when one is answered the next begins at once
     moody.free.set()
     await office.all_settled()
     office.check_books()
@@ -554,15 +554,15 @@ async def test_a_late_event_loop_expires_nothing(serve, open_office):
     moody = Moody()
     moody.free.clear()
     office = await open_office(await serve(moody), timeout_ms=100)
-    courier = office.courier
+    dispatcher = office.dispatcher
     office.ticker.cancel()
     office.put(3)
     await until(lambda: moody.kept_back == 3)
     await asyncio.sleep(0.15)
-    courier.tick(courier_module.now_ms(), late=True)
-    assert courier.busy == 3
+    dispatcher.tick(dispatcher_module.now_ms(), late=True)
+    assert dispatcher.busy == 3
     moody.free.set()
-    await until(lambda: not courier.busy)
+    await until(lambda: not dispatcher.busy)
     office.keep_books()
     office.check_books()
     assert {outcome for rows in office.outcomes.values() for _, outcome, _ in rows} == {"delivered"}
@@ -573,14 +573,14 @@ async def test_one_that_is_up_again_has_its_first_attempt_at_once_and_is_quick_i
     server = await serve(moody)
     moody.well, server.alive = False, BUSY
     office = await open_office(server)
-    courier = office.courier
-    becomes_slow(courier)  # as of one that has hung
+    dispatcher = office.dispatcher
+    becomes_slow(dispatcher)  # as of one that has hung
     office.put(50)
-    await until(lambda: courier.circuit.state is State.OPEN and not courier.busy)
+    await until(lambda: dispatcher.circuit.state is State.OPEN and not dispatcher.busy)
     office.begins = 0
     moody.well, server.alive = True, OK
     await office.all_settled()
-    assert courier.limits.quick
+    assert dispatcher.limits.quick
     office.check_books()
 
 
@@ -592,30 +592,30 @@ async def test_one_that_has_all_under_way_that_it_is_able_to_wants_no_more(serve
     office = await open_office(server, office={"new": True})
     office.put(20)
     await until(lambda: moody.kept_back == 2)
-    courier = office.courier
-    assert (courier.busy, bool(courier._ready), courier.hungry) == (2, True, False)
+    dispatcher = office.dispatcher
+    assert (dispatcher.busy, bool(dispatcher._ready), dispatcher.hungry) == (2, True, False)
     moody.free.set()
     await office.all_settled()
     office.check_books()
 
 
 async def test_what_waits_for_a_retry_takes_no_room_when_the_listener_becomes_slow(serve, open_office, monkeypatch):
-    monkeypatch.setattr(courier_module, "random", lambda: 1.0)  # the longest wait
+    monkeypatch.setattr(dispatcher_module, "random", lambda: 1.0)  # the longest wait
 
     async def refuses_the_first(request, writer):
         writer.write(REFUSAL if int(request.message_id.split("-")[1]) < 100 else OK)
 
     server = await serve(refuses_the_first)
     office = await open_office(server, max_in_flight=8, retry_first_ms=50_000)
-    courier = office.courier
+    dispatcher = office.dispatcher
     office.put(100)
-    await until(lambda: len(courier._retries) == 100)
+    await until(lambda: len(dispatcher._retries) == 100)
     for _ in range(50):
-        courier.limits.took(40 * limits_module.SLOW_MS)
-    assert not courier.limits.quick
+        dispatcher.limits.took(40 * limits_module.SLOW_MS)
+    assert not dispatcher.limits.quick
     office.put(200)
     await until(lambda: sum(rows[-1][1] == "delivered" for rows in office.outcomes.values()) == 200)
-    assert len(courier._retries) == 100  # theirs is yet to come
+    assert len(dispatcher._retries) == 100  # theirs is yet to come
 
 
 async def test_on_probation_it_holds_no_more_than_it_may_soon_send(serve, open_office):
@@ -624,18 +624,18 @@ async def test_on_probation_it_holds_no_more_than_it_may_soon_send(serve, open_o
     moody.well, server.alive = False, BUSY
     office = await open_office(server)
     office.put(400)
-    courier = office.courier
-    await until(lambda: courier.circuit.state is State.OPEN and not courier.busy)
+    dispatcher = office.dispatcher
+    await until(lambda: dispatcher.circuit.state is State.OPEN and not dispatcher.busy)
     held: list[int] = []
-    accept = courier.accept
+    accept = dispatcher.accept
 
     def noting(delivery, message):
         accept(delivery, message)
-        held.append(courier.held / (courier.circuit.allowance or courier_module.HELD_MAX))
+        held.append(dispatcher.held / (dispatcher.circuit.allowance or dispatcher_module.HELD_MAX))
 
-    courier.accept = noting
+    dispatcher.accept = noting
     server.alive = OK  # it says it is well, and is not
-    await until(lambda: courier.circuit.relapses >= 2)
+    await until(lambda: dispatcher.circuit.relapses >= 2)
     assert 0 < max(held) <= 4
     moody.well = True
     await office.all_settled()
@@ -648,9 +648,9 @@ async def test_one_that_is_down_or_paused_needs_no_ticks_however_much_waits(serv
     moody.well, server.alive = False, BUSY
     office = await open_office(server)
     office.put(20)
-    await until(lambda: office.courier in office.liveness.down and not office.active)
+    await until(lambda: office.dispatcher in office.liveness.down and not office.active)
     office.put(20)
-    assert office.courier.behind
+    assert office.dispatcher.behind
     assert not office.active
     moody.well, server.alive = True, OK
     await office.all_settled()
@@ -664,13 +664,13 @@ async def test_without_a_socket_to_spare_it_waits_for_one_and_keeps_none_that_is
     office = await open_office(server, office={"sockets": 2}, timeout_ms=60_000)
     office.put(20)
     await until(lambda: moody.kept_back == 2)
-    assert office.courier.busy == office.courier.connections.network.sockets.open == server.open == 2
+    assert office.dispatcher.busy == office.dispatcher.connections.network.sockets.open == server.open == 2
     moody.free.set()
     await office.all_settled()
     office.check_books()
     await until(lambda: server.open <= 1)
-    assert office.courier.error is None
-    assert office.courier.connections.network.sockets.open == server.open
+    assert office.dispatcher.error is None
+    assert office.dispatcher.connections.network.sockets.open == server.open
 
 
 @pytest.mark.parametrize("why", ["let alone", "its rate", "down"])
@@ -681,27 +681,27 @@ async def test_one_that_would_begin_no_more_takes_no_share_of_what_others_may(se
     moody = Moody()
     server = await serve(pushing_back if why == "let alone" else moody)
     office = await open_office(server, **({"rate_per_s": 0.01} if why == "its rate" else {}))
-    courier = office.courier
+    dispatcher = office.dispatcher
     if why == "down":
         moody.well, server.alive = False, BUSY
     office.put(40)
-    await until(lambda: server.posts and not courier.busy)
-    await until(lambda: (courier.circuit.state is State.OPEN) == (why == "down"))
-    assert courier.held or why == "down"
-    assert not courier.hungry
+    await until(lambda: server.posts and not dispatcher.busy)
+    await until(lambda: (dispatcher.circuit.state is State.OPEN) == (why == "down"))
+    assert dispatcher.held or why == "down"
+    assert not dispatcher.hungry
 
 
 async def test_a_large_message_that_waits_for_its_next_attempt_does_not_keep_others_from_being_read(
     serve, open_office, monkeypatch
 ):
-    monkeypatch.setattr(courier_module, "random", lambda: 1.0)
+    monkeypatch.setattr(dispatcher_module, "random", lambda: 1.0)
     moody = Moody()
     server = await serve(moody)
     office = await open_office(server, retry_first_ms=30_000)
     moody.fails["m-0"] = 1
     monkeypatch.setattr(shares, "HELD_BYTES_MAX", 60_000)
     office.put(1, data="x" * 40_000)
-    await until(lambda: len(server.posts) == 1 and not office.courier.busy)
+    await until(lambda: len(server.posts) == 1 and not office.dispatcher.busy)
     office.put(300, data="y" * 1_000)
     await until(lambda: len(moody.taken) == 300)
 
@@ -713,10 +713,10 @@ async def test_idle_connections_are_closed_after_a_while_and_keep_nobody_awake(s
     await office.all_settled()
     await until(lambda: not office.active)
     assert server.open > 0
-    office.courier.tidy()
+    office.dispatcher.tidy()
     assert server.open > 0
     monkeypatch.setattr(connections_module, "_IDLE_S", 0.0)
-    office.courier.tidy()
+    office.dispatcher.tidy()
     await until(lambda: server.open == 0)
     office.put(1)
     await office.all_settled()
@@ -734,7 +734,7 @@ async def test_a_hanging_listener_costs_its_own_window_only(serve, open_office):
     await fine.all_settled()
     fine.check_books()
     assert bad.connections <= 16
-    await until(lambda: hung.courier.circuit.state is State.OPEN)
+    await until(lambda: hung.dispatcher.circuit.state is State.OPEN)
 
 
 async def test_closed_it_leaves_neither_connections_nor_tasks(serve, open_office):
@@ -744,10 +744,10 @@ async def test_closed_it_leaves_neither_connections_nor_tasks(serve, open_office
     office = await open_office(server, timeout_ms=60_000, max_in_flight=4)
     office.put(10)
     await until(lambda: moody.kept_back == 4)
-    office.courier.close()
+    office.dispatcher.close()
     moody.free.set()
     await until(lambda: server.open == 0)
-    assert (office.courier._held, office.courier._held_bytes, office.courier.busy) == (0, 0, False)
+    assert (office.dispatcher._held, office.dispatcher._held_bytes, office.dispatcher.busy) == (0, 0, False)
 
 
 async def test_retries_of_a_partition_that_is_given_up_take_no_room(serve, open_office):
@@ -756,9 +756,9 @@ async def test_retries_of_a_partition_that_is_given_up_take_no_room(serve, open_
 
     office = await open_office(await serve(refuses), retry_first_ms=30_000)
     office.put(4)
-    await until(lambda: len(office.courier._retries) == 4)
-    office.courier.drop(office.courier.streams[0])
-    assert not office.courier._retries
+    await until(lambda: len(office.dispatcher._retries) == 4)
+    office.dispatcher.drop(office.dispatcher.streams[0])
+    assert not office.dispatcher._retries
 
 
 async def test_at_a_hand_over_what_is_under_way_finishes_and_nothing_new_begins(serve, open_office):
@@ -768,12 +768,12 @@ async def test_at_a_hand_over_what_is_under_way_finishes_and_nothing_new_begins(
     office = await open_office(server, timeout_ms=60_000, max_in_flight=4)
     office.put(10)
     await until(lambda: moody.kept_back == 4)
-    office.courier.sending = False
+    office.dispatcher.sending = False
     moody.free.set()
-    await until(lambda: not office.courier.busy)
+    await until(lambda: not office.dispatcher.busy)
     assert len(moody.taken) == len(server.posts) == 4
-    office.courier.sending = True
-    office.courier.wake()
+    office.dispatcher.sending = True
+    office.dispatcher.wake()
     await office.all_settled()
     office.check_books()
 
@@ -786,9 +786,9 @@ async def test_a_hand_over_tells_a_connection_that_is_long_in_coming_from_a_new_
     office = await open_office("http://127.0.0.1:9/")
     before_s = asyncio.get_running_loop().time()
     office.put(1)
-    await until(lambda: office.courier.busy)
-    assert office.courier.connections.busy_since(before_s)
-    assert not office.courier.connections.busy_since(asyncio.get_running_loop().time() + 1)
+    await until(lambda: office.dispatcher.busy)
+    assert office.dispatcher.connections.busy_since(before_s)
+    assert not office.dispatcher.connections.busy_since(asyncio.get_running_loop().time() + 1)
 
 
 # Messages that are changed
@@ -798,11 +798,11 @@ async def test_a_message_that_is_deleted_while_its_attempt_connects_is_not_sent(
     moody = Moody()
     office = await open_office(await serve(moody))
     office.put()
-    await until(lambda: office.courier.busy)
-    assert office.courier.attempting(0, 0) is None  # whoever deletes it need not wait
+    await until(lambda: office.dispatcher.busy)
+    assert office.dispatcher.attempting(0, 0) is None  # whoever deletes it need not wait
     office.deleted[0, 0] = True
-    await until(lambda: not office.courier.busy)
+    await until(lambda: not office.dispatcher.busy)
     office.put()
     await until(lambda: moody.taken)
     assert moody.taken == ["m-1"]
-    assert not office.courier.streams[0].window.open
+    assert not office.dispatcher.streams[0].window.open
