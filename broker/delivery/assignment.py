@@ -26,8 +26,9 @@ from broker.delivery.housekeeping.replay_progress import ReplayProgress
 from broker.delivery.housekeeping.retention import Retention
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.ports import Ports
+from broker.delivery.reading.catch_up import CatchUp
 from broker.delivery.reading.message import Message, may_be_in, messages
-from broker.delivery.reading.readers import CatchUp, Partition, report_messages_gone
+from broker.delivery.reading.partition import Partition, report_messages_gone
 from broker.ports import EARLIEST, Count, DirectoryView, NoMember, OffsetTooOld
 
 SERVE_S: Final = 0.05  # between two looks at what is due, where nothing tells sooner
@@ -152,7 +153,7 @@ class Assignment:
     async def stretch(
         self, partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]
     ) -> tuple[Sequence[Message], int]:
-        """For the catch-up readers (readers.Source)."""
+        """For the catch-up readers (catch_up.Source)."""
         requests, name, worth = self._log.requests, self._log.messages.name, may_be_in(queue_ids)
         try:
             stretch = await requests.read(name, partition, offset, bytes_max=bytes_max, worth=worth)
@@ -169,7 +170,7 @@ class Assignment:
         return found, stretch.next_offset
 
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatcher, int, int]]) -> bool:
-        """For the catch-up readers (readers.Source)."""
+        """For the catch-up readers (catch_up.Source)."""
         return await self.outstanding.park_damaged(
             partition, [(one.listener, first, last) for one, first, last in ranges]
         )

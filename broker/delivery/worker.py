@@ -1,7 +1,7 @@
 """The worker: owns a share of the partitions and delivers their messages to every listener.
 
 For: ownership, dispatchers following the directory, the tail loop, and an orderly end.
-Not for: one listener's deliveries (dispatcher.py), reading (readers.py), checkpoints.py, wiring a process (cli/).
+Not for: one listener's deliveries (dispatcher.py), reading (catch_up.py), checkpoints.py, wiring a process (cli/).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from broker.delivery.dispatch.liveness import Liveness
 from broker.delivery.dispatch.stream import Delivery, Stream, now_ms
 from broker.delivery.ports import Ports
 from broker.delivery.reading.message import messages
-from broker.delivery.reading.readers import Partition, report_messages_gone
+from broker.delivery.reading.partition import Partition, report_messages_gone
 from broker.errors import BrokerError, LogDamaged, LogUnavailable
 from broker.outbound.addresses import Resolver
 from broker.outbound.connection import tls_context

@@ -24,8 +24,9 @@ from broker.delivery.dispatch.fairness import Sockets, let_begin, share_out
 from broker.delivery.dispatch.liveness import Liveness
 from broker.delivery.dispatch.stream import Delivery, Stream, now_ms, outcome_events, take_outcomes
 from broker.delivery.outstanding.schedule import Outstanding
+from broker.delivery.reading.catch_up import CatchUp
 from broker.delivery.reading.message import Message
-from broker.delivery.reading.readers import CatchUp, Partition
+from broker.delivery.reading.partition import Partition
 from broker.errors import LogUnavailable
 from broker.outbound.addresses import Resolver
 from broker.outbound.request import Opened
@@ -271,7 +272,7 @@ class Office:
     async def stretch(
         self, _partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]
     ) -> tuple[list[Message], int]:
-        """The log, read again (readers.Source)."""
+        """The log, read again (catch_up.Source)."""
         await asyncio.sleep(0)
         read = list[Message]()
         assert "q-1" in queue_ids

@@ -17,7 +17,7 @@ from broker.core.window import Window
 from broker.delivery.changes.honour import Changes
 from broker.delivery.dispatch.stream import Delivery, Stream, now_ms
 from broker.delivery.outstanding.schedule import Outstanding
-from broker.delivery.reading.readers import Partition
+from broker.delivery.reading.partition import Partition
 from broker.kafka.changes import ChangesTopic
 from broker.kafka.requests import KafkaRequests
 from broker.ports import EARLIEST, Record, Stretch

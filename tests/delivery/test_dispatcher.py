@@ -20,7 +20,7 @@ from broker.delivery.dispatch import fairness as shares
 from broker.delivery.dispatch import limits as limits_module
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, Stream
-from broker.delivery.reading import readers
+from broker.delivery.reading import partition as partition_module
 from broker.outbound import connection as http_module
 from broker.outbound.connection import ConnectFailed
 from tests.delivery import office as office_module
@@ -333,7 +333,7 @@ async def test_only_attempts_count_against_the_rate_not_those_that_wait_for_thei
 
 async def test_a_backlog_beyond_what_it_may_hold_is_delivered_whole(serve, open_office, monkeypatch):
     monkeypatch.setattr(dispatcher_module, "HELD_MAX", 10)
-    monkeypatch.setattr(readers, "RING_MAX", 20)
+    monkeypatch.setattr(partition_module, "RING_MAX", 20)
     moody = Moody()
     server = await serve(moody)
     office = await open_office(server, max_in_flight=4)
@@ -369,7 +369,7 @@ async def test_as_much_of_the_log_is_read_at_once_as_there_is_room_for(
     serve, open_office, monkeypatch, held, most_read
 ):
     monkeypatch.setattr(dispatcher_module, "HELD_MAX", held)
-    monkeypatch.setattr(readers, "RING_MAX", 1)
+    monkeypatch.setattr(partition_module, "RING_MAX", 1)
     server = await serve(Moody())
     office = await open_office(server)
     dispatcher = office.dispatcher

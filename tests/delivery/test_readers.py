@@ -10,9 +10,10 @@ import pytest
 
 from broker.core.window import Window
 from broker.delivery.dispatch.stream import Delivery, Stream
-from broker.delivery.reading import readers
+from broker.delivery.reading import catch_up
+from broker.delivery.reading.catch_up import CatchUp
 from broker.delivery.reading.message import Message
-from broker.delivery.reading.readers import CatchUp, Partition
+from broker.delivery.reading.partition import Partition
 from broker.errors import LogUnavailable
 from tests.delivery.office import until
 
@@ -171,7 +172,7 @@ async def test_whose_queue_was_not_looked_for_is_not_taken_past_its_messages():
 
 
 async def test_who_asks_again_at_once_keeps_its_place_in_the_line(monkeypatch):
-    monkeypatch.setattr(readers, "_STUCK_PAUSE_S", 0)
+    monkeypatch.setattr(catch_up, "_STUCK_PAUSE_S", 0)
     lagging = Lagging(1, {})
     lagging.partitions[0].tail = 2_000
     stream = lagging.lag(0, "a")
@@ -181,7 +182,7 @@ async def test_who_asks_again_at_once_keeps_its_place_in_the_line(monkeypatch):
 
 
 async def test_who_lacks_something_earlier_by_the_time_that_a_read_ends_is_not_forgotten(monkeypatch):
-    monkeypatch.setattr(readers, "_STUCK_PAUSE_S", 0)
+    monkeypatch.setattr(catch_up, "_STUCK_PAUSE_S", 0)
     lagging = Lagging(1, {(0, 3): "a"})
     lagging.may_end.clear()
     stream = lagging.lag(0, "a", scan_from=100)
@@ -199,7 +200,7 @@ async def test_who_lacks_something_earlier_by_the_time_that_a_read_ends_is_not_f
 
 @pytest.mark.parametrize("error", [LogUnavailable("away"), ValueError("a mistake")])
 async def test_a_stream_whose_read_went_wrong_is_served_when_it_asks_again(monkeypatch, error):
-    monkeypatch.setattr(readers, "_STUCK_PAUSE_S", 0)
+    monkeypatch.setattr(catch_up, "_STUCK_PAUSE_S", 0)
     lagging = Lagging(1, {(0, 3): "a"})
     lagging.errors.append(error)
     stream = lagging.lag(0, "a")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from broker.delivery.outstanding.schedule import Outstanding
-from broker.delivery.reading.readers import Partition
+from broker.delivery.reading.partition import Partition
 from tests.delivery.test_due import set_aside
 from tests.outstanding_topic import OutstandingTopic
 

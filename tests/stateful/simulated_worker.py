@@ -19,7 +19,7 @@ from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.reading.message import Message
-from broker.delivery.reading.readers import Partition
+from broker.delivery.reading.partition import Partition
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable
 from broker.outbound.addresses import Target

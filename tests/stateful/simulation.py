@@ -49,7 +49,7 @@ from broker.delivery.dispatch.stream import Delivery, Stream
 from broker.delivery.outstanding import entry as owed
 from broker.delivery.outstanding import schedule as outstanding
 from broker.delivery.outstanding.entry import owed_key
-from broker.delivery.reading import readers
+from broker.delivery.reading import catch_up, partition
 from broker.delivery.reading.message import Message
 from broker.kafka import changes as changes_topic
 from broker.outbound.addresses import AWAY, Target
@@ -544,7 +544,7 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
                 stack.enter_context(patch.object(module, name, part))
 
         put_in(window, OPEN_MAX=4, BEHIND_MAX=3)
-        put_in(readers, RING_MAX=6)
+        put_in(partition, RING_MAX=6)
         put_in(dispatcher, HELD_MAX=5, WAITING_MAX=1, CROWDED_AFTER_S=0.3, RETRIES_MAX=2, random=draw)
         put_in(dispatcher, SET_ASIDE_AT_ONCE=2, SET_ASIDE_BYTES_MAX=1_000)
         put_in(connections, connect=connect, asyncio=SimpleNamespace(get_running_loop=get_loop))
@@ -561,7 +561,7 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
             "timeout": lambda seconds: Timeout(here[0].current, seconds),
         }
         put_in(outstanding, asyncio=SimpleNamespace(Event=asyncio.Event, **pause))
-        put_in(readers, asyncio=SimpleNamespace(Semaphore=asyncio.Semaphore, **pause))
+        put_in(catch_up, asyncio=SimpleNamespace(Semaphore=asyncio.Semaphore, **pause))
         put_in(worker_module, asyncio=SimpleNamespace(Event=asyncio.Event, **pause, **run_here))
         put_in(worker_module, Gate=lambda: Dealt(here[0]), Processor=lambda: SimpleNamespace(waited=lambda: 0.0))
         put_in(worker_module, Resolver=lambda _: None, tls_context=lambda: None, Sockets=lambda: Sockets(3))

@@ -23,7 +23,7 @@ from broker.delivery.outstanding import entry as owed
 from broker.delivery.outstanding import schedule as outstanding
 from broker.delivery.outstanding.index import Ledger
 from broker.delivery.outstanding.schedule import Outstanding
-from broker.delivery.reading.readers import Partition
+from broker.delivery.reading.partition import Partition
 from tests.stateful.simulated_log import Pause
 from tests.stateful.simulation import simulated
 

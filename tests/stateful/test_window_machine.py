@@ -1,6 +1,6 @@
 """One stream over a growing partition, against a model that knows every message's fate.
 
-For: the window, the cursor and the readers' algorithm together (window.py, cursor.py, readers.Partition), with room
+For: the window, the cursor and the readers' algorithm together (window.py, cursor.py, partition.Partition), with room
 that comes and goes, a listener that goes down, messages that vanish from the log, and crashes. Limits are made small,
 so that short runs overflow them. The last tests plant bugs: the same machine must find each.
 """
@@ -29,9 +29,10 @@ from broker.core.cursor import Cursor
 from broker.core.window import Window
 from broker.delivery.dispatch import dispatcher
 from broker.delivery.dispatch.stream import Delivery, Stream
-from broker.delivery.reading import readers
+from broker.delivery.reading import partition as partition_module
+from broker.delivery.reading.catch_up import CatchUp
 from broker.delivery.reading.message import Message
-from broker.delivery.reading.readers import CatchUp, Partition
+from broker.delivery.reading.partition import Partition
 
 PARTITION = 0
 OWN, OTHER = "own", "other"
@@ -81,7 +82,7 @@ class WindowMachine(RuleBasedStateMachine):
         self.patches = [
             patch.object(window_module, "OPEN_MAX", 4),
             patch.object(window_module, "BEHIND_MAX", 3),
-            patch.object(readers, "RING_MAX", 6),
+            patch.object(partition_module, "RING_MAX", 6),
             patch.object(dispatcher, "Window", self.window_class),
         ]
         for each in self.patches:

@@ -19,7 +19,7 @@ from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, now_ms
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.ports import Appender
-from broker.delivery.reading.readers import Partition
+from broker.delivery.reading.partition import Partition
 from broker.errors import LogUnavailable
 
 ANSWER_S: Final = 3.0  # how long an attempt under way is waited for, before it is `unknown` what it came to

@@ -38,7 +38,7 @@ from broker.delivery.dispatch.stream import Delivery, now_ms
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.ports import ChangeFeed, DeliveryLog
 from broker.delivery.reading.message import Message
-from broker.delivery.reading.readers import Partition
+from broker.delivery.reading.partition import Partition
 from broker.errors import LogDamaged, LogUnavailable, UnknownEvent
 from broker.ports import EARLIEST, LATEST, OffsetTooOld
 

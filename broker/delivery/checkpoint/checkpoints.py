@@ -25,7 +25,7 @@ from broker.delivery.dispatch.stream import Stream, now_ms, outcome_events, take
 from broker.delivery.fence import SURE_S
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.ports import Appender, CursorStore
-from broker.delivery.reading.readers import Partition
+from broker.delivery.reading.partition import Partition
 from broker.errors import LogUnavailable, Suspended
 from broker.ports import Count, NotStored
 

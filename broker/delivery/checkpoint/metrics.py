@@ -16,7 +16,7 @@ from broker.core.histogram import Histogram
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Made, Row
 from broker.delivery.outstanding.schedule import Outstanding
-from broker.delivery.reading.readers import Partition
+from broker.delivery.reading.partition import Partition
 
 _AT_ONCE: Final = 16  # dispatchers, with their streams, that are looked at before others run; there may be thousands
 

@@ -2,7 +2,7 @@
 
 For: its ready deliveries, the attempts under way, its connections and circuit, and what an answer means. It holds a
 bounded number of messages; a stream it has no room for is *lagging* and is brought back by a catch-up reader.
-Not for: reading the log (readers.py), the cursor's arithmetic (broker/core/window.py), how many attempts there may be
+Not for: reading the log (catch_up.py), the cursor's arithmetic (broker/core/window.py), how many attempts there may be
 (limits.py), probing (liveness.py).
 """
 

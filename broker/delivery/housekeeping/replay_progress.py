@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from broker.core.events import ControlEvent, ReplayAdvanced
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import now_ms
-from broker.delivery.reading.readers import Partition
+from broker.delivery.reading.partition import Partition
 from broker.errors import BrokerError
 
 LOOK_S: Final = 1.0

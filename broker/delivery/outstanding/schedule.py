@@ -31,7 +31,7 @@ from broker.delivery.outstanding.index import BEGIN, Ledger
 from broker.delivery.outstanding.records import KeptRecords
 from broker.delivery.ports import Appender, LogReader
 from broker.delivery.reading.message import Message
-from broker.delivery.reading.readers import Partition
+from broker.delivery.reading.partition import Partition
 from broker.errors import LogDamaged, LogUnavailable
 from broker.ports import Count
 
