@@ -241,6 +241,8 @@ class Listen:
                 listener = await self._listener(call, websocket.query_params.get("name", ""), url)
                 await websocket.accept()
                 await self._hold(websocket, token, key, listener)
+        except WebSocketDisconnect:  # the client has gone before it was accepted
+            pass
         except BrokerError as error:  # before it is accepted: nothing refuses after
             status, headers, body = problem(error)
             told = {name.decode(): value.decode() for name, value in headers}

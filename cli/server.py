@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
@@ -80,7 +81,7 @@ class Server(uvicorn.Server):
                 app,
                 loop="none",
                 http=_Connection,
-                ws="websockets-sansio" if websockets else "none",
+                ws=_WebSocket if websockets else "none",
                 ws_max_size=WEBSOCKET_TEXT_BYTES_MAX,
                 lifespan="off",
                 log_config=None,
@@ -117,6 +118,16 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+class _WebSocket(WebSocketsSansIOProtocol):
+    """A WebSocket whose client says nothing before it is open: uvicorn's protocol would raise an error then."""
+
+    def data_received(self, data: bytes) -> None:
+        if self.handshake_initiated and not self.handshake_complete:
+            self.transport.abort()
+        else:
+            super().data_received(data)
 
 
 class _Connection(HttpToolsProtocol):

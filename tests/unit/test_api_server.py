@@ -461,6 +461,40 @@ async def test_a_websocket_that_was_refused_for_its_host_is_not_opened_nor_an_er
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
+@pytest.mark.parametrize("early", [b"\x81\x05hello", b"\x81\x85\0\0\0\0\xff\xff\xff\xff\xff", b"\xff\xff", b""])
+async def test_a_client_that_speaks_or_leaves_before_its_websocket_is_open_is_no_error_of_ours(caplog, early):
+    api = await make_api(tunnels=Tunnels("tunnel://127.0.0.1:7"))
+    queue_id = await api.queue()
+    inner, begun, gone = api.app, asyncio.Event(), asyncio.Event()
+
+    async def app(scope, receive, send):
+        begun.set()
+        await gone.wait()
+        await inner(scope, receive, send)
+
+    api.app = app
+    async with serving(api, websockets=True) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = WEBSOCKET % (b"x", b"x-api-key: " + api.key.encode() + b"\r\n")
+        writer.write(head.replace(b"/x/", b"/" + queue_id.encode() + b"/"))
+        await begun.wait()
+        if early:
+            writer.write(early)
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+        else:
+            writer.transport.abort()
+        async with asyncio.timeout(10):
+            while api.server.server_state.connections:
+                await asyncio.sleep(0.01)
+        gone.set()
+        async with asyncio.timeout(10):
+            while api.server.server_state.tasks:
+                await asyncio.sleep(0.01)
+        writer.close()
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_a_stream_that_its_client_does_not_read_is_one_line(caplog, monkeypatch):
     monkeypatch.setattr("api.streams._TAKE_S_MAX", 0.2)
 
