@@ -47,8 +47,8 @@ async def parse(
         if left <= 0:
             await asyncio.sleep(0)
             left = _CHECKED_AT_ONCE
-    if not batches and raw:
-        return None
+    if not batches and (raw or (offset < end_offset and not holes)):
+        return None  # Kafka gives nothing at all where a batch claims to reach beyond its file
     batches = [batch for batch in batches if not batch.is_control_batch]
     packed = any(getattr(batch, "compression_type", True) for batch in batches)  # the old formats do not say
     if batches and worth is not None and not packed and not worth(raw):

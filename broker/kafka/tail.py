@@ -35,6 +35,11 @@ _RECORDS_MAX: Final = 1_000
 _ANSWER_MS: Final = SESSION_TIMEOUT_MS + 5_000  # for any request; joining takes as long as the slowest hand-over
 FAILING_S_MAX: Final = 9.0  # with nothing but errors for so long it will not recover by itself
 
+_DAMAGED: Final = (
+    kafka_errors.CorruptRecordException,
+    kafka_errors.RecordTooLargeError,
+)  # an altered checksum, or length
+
 Gained = Callable[[Collection[int]], None]
 GivenUp = Callable[[Collection[int]], Awaitable[None]]
 
@@ -175,22 +180,36 @@ async def poll(
     """
     try:
         batches = await consumer.getmany(**options)
-    except kafka_errors.CorruptRecordException:
-        # It forgets what it has taken of other partitions before it raised, and does not say which one it is.
+    except kafka_errors.KafkaError as error:
+        # getmany() drops what it has taken from other partitions, does not say which one failed, and steps over an
+        # offset whose batch claims to be longer than what Kafka sent.
         for partition, position in positions.items():
             consumer.seek(partition, position)
-        return await _read_otherwise(consumer, requests, positions)
+        if not isinstance(error, _DAMAGED):
+            raise
+        return await _read_otherwise(consumer, requests, positions, list(positions))
+    if not batches:
+        # Where a batch claims to reach beyond its file, Kafka gives nothing and no error.
+        read = [(partition, at) for partition, at in positions.items() if partition in consumer.assignment()]
+        behind = [partition for partition, at in read if (consumer.highwater(partition) or 0) > at]
+        return await _read_otherwise(consumer, requests, positions, behind)
     positions.update({partition: records[-1].offset + 1 for partition, records in batches.items() if records})
     return {partition.partition: records for partition, records in batches.items()}
 
 
 async def _read_otherwise(
-    consumer: Any, requests: KafkaRequests, positions: dict[TopicPartition, int]
+    consumer: Any,
+    requests: KafkaRequests,
+    positions: dict[TopicPartition, int],
+    partitions: Collection[TopicPartition],
 ) -> dict[int, list[Any]]:
-    """What single requests read from there on, which may ask a follower; LogDamaged when there is nothing else."""
+    """What single requests read of these partitions, which may ask a follower; LogDamaged if there is nothing else."""
     found: dict[int, list[Any]] = {}
     damaged: LogDamaged | None = None
-    for partition, position in list(positions.items()):
+    for partition in partitions:
+        position = positions.get(partition)
+        if position is None:  # given up meanwhile
+            continue
         try:
             stretch = await requests.read(partition.topic, partition.partition, position)
         except LogDamaged as error:
