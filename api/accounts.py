@@ -222,6 +222,7 @@ class Accounts:
             "name": organization.name,
             "stored_bytes": self._stored.stored(organization.id),
             "stored_bytes_max": self._stored.bound(organization.id),
+            "log_damaged": bool(self._view.state.damage),
         }
 
     def _set_cookie(self, call: Call, token: str, age_s: int) -> None:

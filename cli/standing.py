@@ -39,10 +39,14 @@ class ListenerRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageRow:
-    """The bytes of messages that the organization stores. stored_bytes_max: None for no bound. wrong: as above."""
+    """The bytes of messages that the organization stores. stored_bytes_max: None for no bound. wrong: as above.
+
+    log_damaged: whether some of the installation's log can't be read.
+    """
 
     stored_bytes: int
     stored_bytes_max: int | None
+    log_damaged: bool
     wrong: str | None
 
 
@@ -126,7 +130,8 @@ async def storage(client: AsyncClient) -> StorageRow:
     told = (await client.send(list_organizations())).organizations[0]
     most = told.stored_bytes_max
     wrong = "at its bound: puts are refused" if most is not None and told.stored_bytes >= most else None
-    return StorageRow(stored_bytes=told.stored_bytes, stored_bytes_max=most, wrong=wrong)
+    damaged = told.log_damaged is True
+    return StorageRow(stored_bytes=told.stored_bytes, stored_bytes_max=most, log_damaged=damaged, wrong=wrong)
 
 
 async def processes(addresses: Sequence[str]) -> list[ProcessRow]:

@@ -26,6 +26,7 @@ from cli.standing import FIGURES, Limits, ListenerRow, ProcessRow, StorageRow, l
 from everput import AsyncClient
 
 GIVE_UP_AFTER_S: Final = 5.0
+DAMAGED_LINE: Final = "log damaged: some records can't be read; `everput status --admin URL` names them"
 _MIB: Final = 1 << 20
 
 
@@ -54,7 +55,8 @@ def command(
 ) -> None:
     """Show the listeners of QUEUE, which is a name or an id, or of all queues: state, messages that wait, last error.
 
-    The exit code is 1 if a listener is down or beyond a limit, or a process is not ready; 2 if the API does not answer.
+    The exit code is 1 if a listener is down or beyond a limit, the log is damaged, or a process is not ready; 2 if the
+    API does not answer.
     """
     with contextlib.suppress(KeyboardInterrupt), errors_told(url):
         client = AsyncClient(url, key, give_up_after_s=GIVE_UP_AFTER_S)
@@ -100,7 +102,7 @@ class _Status:
         if self._queue is not None and not seen:
             raise ConfigurationError(f"no queue of the name or id {self._queue} has a listener")
         wrongs = [*(row.wrong for row in seen), stored.wrong, *(row.wrong for row in behind)]
-        self.wrong = any(wrongs)
+        self.wrong = any(wrongs) or stored.log_damaged
         return seen, stored, behind
 
 
@@ -127,8 +129,10 @@ def _tables(seen: Sequence[ListenerRow], stored: StorageRow, behind: Sequence[Pr
         style = "red" if row.wrong else "yellow" if row.state != "live" or row.last_error else ""
         cells = (row.queue, row.listener, row.state, f"{row.lag:,}", _age(row.pending_s))
         table.add_row(*cells, row.last_error or "", row.wrong or "", style=style)
-    line = Text(_storage_line(stored), style="red" if stored.wrong else "")
-    return Group(table, line, _process_table(behind)) if behind else Group(table, line)
+    lines = [Text(_storage_line(stored), style="red" if stored.wrong else "")]
+    if stored.log_damaged:
+        lines.append(Text(DAMAGED_LINE, style="red"))
+    return Group(table, *lines, _process_table(behind)) if behind else Group(table, *lines)
 
 
 def _storage_line(stored: StorageRow) -> str:

@@ -377,10 +377,14 @@ class EndedSessionAnswer(Answer):
 
 
 class OrganizationFields(Named):
-    """stored_bytes: of messages, as far as one API process knows. stored_bytes_max: null for no bound."""
+    """stored_bytes: of messages, as far as one API process knows. stored_bytes_max: null for no bound.
+
+    log_damaged: whether some of the installation's log can't be read, of whatever organization; unset by an older API.
+    """
 
     stored_bytes: Count
     stored_bytes_max: Count | None
+    log_damaged: bool | UnsetType = UNSET
 
 
 class OrganizationAnswer(Answer):

@@ -15,6 +15,12 @@ const COLUMNS = ["Queue", "Listeners", "Waiting", "Oldest", "The last 5 minutes"
 export async function showQueues({ main, signal }) {
   const body = el("tbody");
   const told = el("p", { class: "alert", hidden: true });
+  const damaged = el(
+    "p",
+    { class: "alert", role: "status", hidden: true },
+    "Part of the log can't be read. Deliveries that may be concerned are parked with the error “damaged”; all others ",
+    "go on. The operator of this installation can see what is damaged.",
+  );
   const empty = el(
     "div",
     { class: "panel", hidden: true },
@@ -61,6 +67,7 @@ export async function showQueues({ main, signal }) {
       button("New queue", makeQueue, { class: "primary" }),
     ),
     told,
+    damaged,
     empty,
     el("div", { class: "panel flush" }, table),
     more,
@@ -70,6 +77,8 @@ export async function showQueues({ main, signal }) {
     LOOK_MS,
     async () => {
       const begunMs = Date.now();
+      const { organizations } = (await ask("listOrganizations", { signal })).body;
+      damaged.hidden = !organizations.some((one) => one.log_damaged);
       // Whatever is on the screen, each once; who scrolls on has other rows there meanwhile.
       const isDue = (row) => visible.has(row.element) && row.lookedMs < begunMs - 0.8 * LOOK_MS;
       for (let row; (row = [...rows.values()].find(isDue));) {

@@ -128,7 +128,9 @@ FIELDS: Final[Mapping[str, str]] = {
 }
 # In the topics, for the program and the operator's exports alone: places in partitions that all organizations share
 # tell how much the others put.
-INTERNAL: Final = frozenset({"start_offsets", "end_offsets", "before_offsets", "after_offsets", "picked"})
+INTERNAL: Final = frozenset(
+    {"start_offsets", "end_offsets", "before_offsets", "after_offsets", "picked", "first_offset", "last_offset"}
+)
 SECRET: Final = frozenset(
     {
         "sealed_secret",

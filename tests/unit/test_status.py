@@ -15,7 +15,11 @@ from api_client import make_api
 from memory import MemoryControl
 from rich.console import Console
 
+from broker.core.catalogue import shown_json
+from broker.core.damage import DamagedRange
 from broker.core.directory import Listener
+from broker.core.events import LogDamaged
+from broker.damage import mended
 from broker.errors import ConfigurationError
 from broker.ports import ListenerCondition
 from cli import status as status_module
@@ -147,3 +151,35 @@ async def test_on_a_terminal_one_table_is_kept_up_to_date(asked, monkeypatch: py
         conditions.by_name["l"] = ListenerCondition(state="down", lag=7, last_error="refused")
         await until(lambda: "refused" in shown.getvalue(), what="it is down, and why")
     assert "\x1b[1A" in shown.getvalue()  # over the table of before
+
+
+async def test_that_the_log_is_damaged_is_wrong_and_shown_until_it_is_mended(asked):
+    api, _, client = asked
+    await api.listener(await api.queue(), name="l")
+    status = _Status(client, None, [], NO_LIMITS)
+
+    async def shown() -> str:
+        out = io.StringIO()
+        Console(file=out, width=120).print(status_module._tables(*await status.look()))
+        return out.getvalue()
+
+    assert "damaged" not in await shown()
+    assert not status.wrong
+    found = DamagedRange("messages", 1, 7_771, 7_779)
+    range_ = {"topic": "messages", "partition": 1, "first_offset": 7_771, "last_offset": 7_779}
+    await api.log.control.append(LogDamaged(at_ms=1, organization_id="", actor="worker", **range_))
+    assert "log damaged" in await shown()
+    assert status.wrong
+    told = await api.get("/v1/organizations")
+    assert told.json()["organizations"][0]["log_damaged"] is True
+    assert "777" not in told.text  # another organization's messages may be there
+    await api.log.control.append(mended(found, given_up=False, actor="worker"))
+    assert "damaged" not in await shown()
+    assert not status.wrong
+
+
+def test_readers_of_the_log_are_not_told_which_offsets_are_damaged():
+    range_ = {"topic": "messages", "partition": 1, "first_offset": 7_771, "last_offset": 7_779}
+    line = shown_json(LogDamaged(at_ms=1, organization_id="", actor="worker", **range_))
+    assert b"log.damaged" in line
+    assert b"777" not in line
