@@ -51,7 +51,7 @@ class DamageReports:
 
     def start(self, *, look: bool = False) -> None:
         """look: also look now and then whether what is known to be damaged can be read again; one process is enough."""
-        self._requests.on_damage = self.found
+        self._requests.on_damage, self._requests.given_up = self.found, self.given_up
         self._tasks = [asyncio.create_task(self._tell())]
         if look:
             self._tasks.append(asyncio.create_task(self._look()))
@@ -64,10 +64,17 @@ class DamageReports:
 
     def found(self, damage: LogDamaged) -> None:
         """A read has found it."""
-        one = DamagedRange(self._names.get(damage.topic, damage.topic), damage.partition, damage.first, damage.last)
+        one = self._range(damage)
         if not self._known(one) and self._found.add(one):
             log.error("log.damaged topic=%s partition=%d first_offset=%d last_offset=%d", one.topic, *one[1:])
             self._some.set()
+
+    def given_up(self, damage: LogDamaged) -> bool:
+        """Return whether an operator has given this range up: nobody waits for it any more."""
+        return self._view.state.given_up.covers(self._range(damage))
+
+    def _range(self, damage: LogDamaged) -> DamagedRange:
+        return DamagedRange(self._names.get(damage.topic, damage.topic), damage.partition, damage.first, damage.last)
 
     def _known(self, one: DamagedRange) -> bool:
         state = self._view.state

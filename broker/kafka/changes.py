@@ -13,11 +13,11 @@ from broker.core.changes import CLOCK_SKEW_MS, Change, change, prevailing
 from broker.core.events import ChangeApplied, MessageChange, decode, encode
 from broker.core.ids import parse_message_id
 from broker.disk import Refusal
-from broker.errors import InDoubt, LogUnavailable, UnknownEvent
+from broker.errors import InDoubt, LogDamaged, LogUnavailable, UnknownEvent
 from broker.kafka.outcomes import OutcomesTopic
 from broker.kafka.reading import COUNT_READS_MAX, Turns
 from broker.kafka.requests import LATEST, KafkaRequests
-from broker.ports import CountingChange, TooMuch
+from broker.ports import CountingChange, Record, TooMuch
 
 _POLL_S: Final = 0.02
 
@@ -73,7 +73,7 @@ class ChangesTopic:
         key, counts = event.message_id.encode(), None
         async with self._turns.turn(event.organization_id):
             for partition, (offset, end) in (await self._spans({place[1]: place[0] - CLOCK_SKEW_MS})).items():
-                async for record in self._requests.walk(self._topic.name, partition, offset, end):
+                async for record in self._walk(partition, offset, end):
                     one = _decoded(record.value) if record.key == key else None
                     if isinstance(one, MessageChange):
                         this = change(record.offset, one)
@@ -98,7 +98,7 @@ class ChangesTopic:
         held = 0
         async with self._turns.turn(organization_id):
             for partition, (offset, end) in (await self._spans(since_ms)).items():
-                async for record in self._requests.walk(self._topic.name, partition, offset, end):
+                async for record in self._walk(partition, offset, end):
                     message_id = wanted.get(record.key or b"")
                     event = _decoded(record.value) if message_id is not None else None
                     if message_id is None or not isinstance(event, MessageChange):
@@ -125,7 +125,13 @@ class ChangesTopic:
                 for _ in range(COUNT_READS_MAX):
                     if offset >= stop:
                         break
-                    stretch = await self._requests.read(self._topic.name, partition, offset)
+                    try:
+                        stretch = await self._requests.read(self._topic.name, partition, offset)
+                    except LogDamaged as damage:
+                        if not self._requests.given_up(damage):
+                            raise
+                        offset = damage.last + 1
+                        continue
                     for record in stretch.records:
                         event = _decoded(record.value) if queue in (record.value or b"") else None
                         if not isinstance(event, MessageChange) or event.queue_id != queue_id:
@@ -136,6 +142,13 @@ class ChangesTopic:
                     offset = max(stretch.next_offset, offset + 1)
                 exact = exact and offset >= stop
         return sum(one.deleted for one in counts.values()), exact
+
+    def _walk(self, partition: int, offset: int, end: int) -> AsyncIterator[Record]:
+        """The records in [offset, end) (LogUnavailable; LogDamaged: a change may stand where nothing can be read).
+
+        A range that an operator has given up holds no change that counts.
+        """
+        return self._requests.walk(self._topic.name, partition, offset, end, pass_given_up=True)
 
     async def _spans(self, since_ms: Mapping[int, int]) -> dict[int, tuple[int, int]]:
         """By partition, [offset, end) of the changes since a time; nothing for a partition without any."""
@@ -167,7 +180,7 @@ class ChangesTopic:
 
     async def at(self, partition: int, offset: int) -> MessageChange | None:
         """The change at this offset; None when it is not there any more (LogUnavailable)."""
-        async for record in self._requests.walk(self._topic.name, partition, offset, offset + 1):
+        async for record in self._walk(partition, offset, offset + 1):
             event = _decoded(record.value)
             return event if isinstance(event, MessageChange) else None
         return None

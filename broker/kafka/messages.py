@@ -99,7 +99,8 @@ class MessagesTopic(GroupCommit):
                 try:
                     stretch = await self._requests.read(self._topic, partition, offset)
                 except LogDamaged as error:
-                    damage = damage or error
+                    if not self._requests.given_up(error):
+                        damage = damage or error
                     offset = error.last + 1
                     continue
                 reads += 1

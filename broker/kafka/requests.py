@@ -55,6 +55,7 @@ class KafkaRequests:
         self._compacted = {topics_of(kafka).outstanding.name}
         self.bad_copies: dict[tuple[str, int, int, int | None], None] = {}  # (topic, partition, offset, broker)
         self.on_damage: Callable[[LogDamaged], None] | None = None  # told of each, whoever reads
+        self.given_up: Callable[[LogDamaged], bool] = lambda _: False  # whether an operator has given the range up
 
     async def start(self, topics: Iterable[str]) -> None:
         """Connect, and keep the metadata of these topics (LogUnavailable, ConfigurationError)."""
@@ -232,19 +233,27 @@ class KafkaRequests:
         return found
 
     async def walk(
-        self, topic: str, partition: int, offset: int, end: int, *, pass_damaged: bool = False
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        end: int,
+        *,
+        pass_damaged: bool = False,
+        pass_given_up: bool = False,
     ) -> AsyncIterator[Record]:
         """The records in [offset, end), a read at a time (LogUnavailable).
 
         end: known to be there. A new leader may say for a while that the log ends before: that is waited for.
         pass_damaged: go on after what can't be read (on_damage() is told of it); else LogDamaged.
+        pass_given_up: go on after it only where an operator has given it up.
         """
         patient_until = 0.0
         while offset < end:
             try:
                 stretch = await self.read(topic, partition, offset)
             except LogDamaged as damage:
-                if not pass_damaged:
+                if not pass_damaged and not (pass_given_up and self.given_up(damage)):
                     raise
                 log.warning("log.passed error=%s", damage)
                 offset = damage.last + 1
