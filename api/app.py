@@ -94,7 +94,7 @@ def make_app(
     public_url = None if settings.public_url is None else settings.public_url.rstrip("/")
     limit = settings.requests_per_s
     keys = Keys(view, log.control) if limit is None else LimitedKeys(view, log.control, requests_per_s=limit)
-    changes = Changes(settings.changes_per_min)
+    changes = Changes(settings.changes_per_min, stored)
     sessions = Sessions(view, public_url)
     account_commands = AccountCommands(log.control, view)
     accounts = Accounts(

@@ -1,7 +1,8 @@
 """How many changes an organization may make: the events of `control`, which every process folds and keeps for ever.
 
-For: a limit on what creates, updates or starts something. What ends something has no limit of its own: there is no more
-to end than was made, and taking a right away must not wait. Not for: messages (volume.py)."""
+For: a limit on what creates, updates or starts something, and counting its bytes as stored. What ends something has no
+limit of its own: there is no more to end than was made, and taking a right away must not wait. Not for: messages
+(volume.py)."""
 
 from __future__ import annotations
 
@@ -11,24 +12,28 @@ from typing import Any, Final
 from api.calls import Call, Handler
 from api.limits import Limit
 from api.problems import Headers
+from broker.volume import StoredBytes
 
 _MINUTE_S: Final = 60
+_EVENT_BYTES: Final = 1 << 10  # of a change beside its body: its event, and its part of a record batch
 _BODY_BYTES: Final = 4 << 10  # of a change's body; each more of them counts as another change
 
 
 class Changes:
     """Counts in this process. per_min: of each organization, a minute's worth at once; None for no limit."""
 
-    def __init__(self, per_min: int | None) -> None:
+    def __init__(self, per_min: int | None, stored: StoredBytes) -> None:
+        self._stored = stored
         self._limit = None
         if per_min is not None:
             refusal = "This organization changes its queues, listeners or keys too often."
             self._limit = Limit("changes", per_min, per_s=per_min / _MINUTE_S, refusal=refusal)
 
     def take(self, headers: Headers, organization_id: str, body_bytes: int = 0) -> None:
-        """Count one change, and more where the body is large (TooManyRequests). headers: of the answer."""
+        """Count one change, and more where the body is large (TooManyRequests, StorageFull). headers: of the answer."""
         if self._limit is not None:
             self._limit.take(headers, organization_id, min(1 + body_bytes // _BODY_BYTES, self._limit.size))
+        self._stored.count_change(organization_id, _EVENT_BYTES + body_bytes)
 
     def before(self, handler: Handler) -> Handler:
         """Return the handler with take() before it."""
@@ -40,9 +45,9 @@ class Changes:
                 call.when_received(partial(self._take_more, call.organization_id))
             return await handler(call)
 
-        return handler if self._limit is None else counted
+        return counted
 
     def _take_more(self, organization_id: str, body_bytes: int) -> None:
-        """Count what take() did not know of (TooManyRequests)."""
+        """Count what take() did not know of (TooManyRequests, StorageFull)."""
         if body_bytes >= _BODY_BYTES:
             self.take([], organization_id, body_bytes - _BODY_BYTES)

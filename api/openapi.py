@@ -14,7 +14,7 @@ import msgspec
 
 from api.auth import COOKIE, COOKIE_HTTPS
 from api.problems import TITLES
-from api.reference import KEY, OPEN, SESSION, SESSION_OR_KEY, TOLD, Parameter, Told
+from api.reference import CHANGES, KEY, OPEN, SESSION, SESSION_OR_KEY, TOLD, Parameter, Told
 from api.samples import samples
 from broker.core.keys import SCOPES
 from everput import answers
@@ -171,7 +171,8 @@ def _responses(told: Told, schemas: _Schemas) -> dict[str, Any]:
     asked = () if told.asks == OPEN else (401, 403)
     limited = (429,) if limits else ()
     named = (404,) if told.asks == KEY else ()  # the organization of a session
-    for status in sorted({*told.problems, *asked, *limited, *named, *_EVERYWHERE}):
+    full = (507,) if told.name in CHANGES else ()
+    for status in sorted({*told.problems, *asked, *limited, *named, *full, *_EVERYWHERE}):
         again = {"Retry-After": {"schema": {"type": "integer"}}} if status in _RETRIED else {}
         found[str(status)] = {
             "description": TITLES[status],

@@ -28,6 +28,15 @@ SESSION: Final = "session"
 SESSION_OR_KEY: Final = "session or key"
 
 
+# Operations that make or change something that is kept for ever: they count as stored, so an organization can be full.
+CHANGES: Final = frozenset(
+    {
+        *("createQueue", "renameQueue", "createListener", "updateListener", "resumeListener", "rotateSecret"),
+        *("redriveListener", "replayToListener", "pauseReplay", "resumeReplay", "createKey"),
+    }
+)
+
+
 class Parameter(NamedTuple):
     """Of the query or, where `place` says so, a header. schema: JSON Schema."""
 

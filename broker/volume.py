@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final, Protocol
 
 from broker.commands import now_ms
@@ -22,6 +23,9 @@ STEPS: Final = 64  # a sum is recorded when it has come to this part of the boun
 STEP_BYTES_MIN: Final = 1 << 20
 _UNBOUNDED_BYTES_MIN: Final = 1 << 30  # without a bound, steps are at least a part of this
 RECORD_S: Final = 6 * 3600.0  # a smaller sum is recorded this often
+_CHANGES_PART: Final = (
+    10  # beyond the bound, changes may store this part of it: a full organization can mend its listeners
+)
 _STOP_S: Final = 2.0
 _SECOND_MS: Final = 1000
 
@@ -72,6 +76,15 @@ class StoredBytes:
                 self._start_recording(organization_id)
             self._left[organization_id] = self._granted[organization_id] = step
 
+    def count_change(self, organization_id: str, size: int) -> None:
+        """Count the bytes of a change of queues, listeners or keys (StorageFull, some way beyond the bound)."""
+        bound = self.bound(organization_id)
+        if bound is not None and self.stored(organization_id) >= bound + bound // _CHANGES_PART:
+            raise self._full(organization_id)
+        with suppress(StorageFull):
+            self.check(organization_id)
+        self.add(organization_id, size)
+
     def follow(self, event: Event) -> None:
         """Look at the bound again when any process has recorded a sum; called with each event that is folded."""
         if isinstance(event, VolumeRecorded):
@@ -117,11 +130,15 @@ class StoredBytes:
         if left <= 0 or self._unrecorded.get(organization_id, 0) >= step:
             self._start_recording(organization_id)
         if left <= 0:
-            raise StorageFull(
-                f"this organization stores {stored} bytes of messages and may store {bound}; who runs this server can "
-                "raise --organization-bytes-max, or have old messages deleted with --retain-messages"
-            )
+            raise self._full(organization_id)
         self._left[organization_id] = self._granted[organization_id] = left
+
+    def _full(self, organization_id: str) -> StorageFull:
+        stored, bound = self.stored(organization_id), self.bound(organization_id)
+        return StorageFull(
+            f"this organization stores {stored} bytes and may store {bound}; who runs this server can raise "
+            "--organization-bytes-max, or have old messages deleted with --retain-messages"
+        )
 
     def _settle(self, organization_id: str) -> None:
         """End the grant: what was used of it is unrecorded."""
