@@ -6,6 +6,7 @@ For: finding messages by id, a queue's newest ones, offsets of times and ends. N
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
@@ -18,6 +19,8 @@ from broker.kafka.producer import Producer
 from broker.kafka.reading import COUNT_READS_MAX, Turns
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
 from broker.kafka.topics import Topic
+
+log = logging.getLogger(__name__)
 
 Kept = Callable[[int, str, str], Awaitable[tuple[int, bytes] | None]]
 _CHUNK: Final = 200  # records of a partition that a page of a list looks at
@@ -85,11 +88,25 @@ class MessagesTopic(GroupCommit):
         self, *, partition: int, at_ms: int, message_ids: Collection[str], organization_id: str
     ) -> dict[str, tuple[int, bytes]]:
         """See ports.MessageLog.find_all. The first read, which nearly always is enough, needs no turn."""
-        found: dict[str, tuple[int, bytes]] = {}
         if partition >= self._partitions:
-            return found
+            return {}
         wanted = {message_id.encode() for message_id in message_ids}
         offset = (await self._requests.offsets(self._topic, {partition: at_ms}))[partition]
+        found, damage = await self._scan(partition, offset, at_ms, wanted, organization_id)
+        if len(found) < len(wanted):
+            earlier = await self._begin_of(partition, at_ms, offset)
+            if earlier != offset:
+                log.error("log.index_lies topic=%s partition=%d offset=%d", self._topic, partition, offset)
+                found, damage = await self._scan(partition, earlier, at_ms, wanted, organization_id)
+        if damage is not None and len(found) < len(wanted):  # it may be one of those
+            raise damage
+        return found
+
+    async def _scan(
+        self, partition: int, offset: int, at_ms: int, wanted: Collection[bytes], organization_id: str
+    ) -> tuple[dict[str, tuple[int, bytes]], LogDamaged | None]:
+        """Return which of these messages are found from this offset on, and what damage was passed."""
+        found: dict[str, tuple[int, bytes]] = {}
         damage: LogDamaged | None = None
         async with contextlib.AsyncExitStack() as turn:
             reads = 0
@@ -108,13 +125,30 @@ class MessagesTopic(GroupCommit):
                     if record.key in wanted and record.key is not None and record.value is not None:
                         found.setdefault(record.key.decode(), (record.offset, record.value))
                     if len(found) == len(wanted) or record.timestamp > at_ms + self._later_ms_max:
-                        return found
+                        return found, damage
                 if stretch.next_offset == offset or stretch.next_offset >= stretch.end_offset:
                     break
                 offset = stretch.next_offset
-        if damage is not None:  # it may be one of those
-            raise damage
-        return found
+        return found, damage
+
+    async def _begin_of(self, partition: int, at_ms: int, offset: int) -> int:
+        """Return where records of this time may begin, if Kafka gave a later offset than its records say.
+
+        Kafka finds a time by its index files. They have no checksum, and Kafka trusts them after an orderly stop.
+        """
+        begin, end = [
+            (await self._requests.offsets(self._topic, {partition: moment}))[partition] for moment in (EARLIEST, LATEST)
+        ]
+        first = end if offset < 0 else offset
+        at, step = first, 1
+        while at > begin:
+            at = max(begin, first - step)
+            with contextlib.suppress(LogDamaged):
+                stretch = await self._requests.read(self._topic, partition, at, bytes_max=1)
+                if not stretch.records or stretch.records[0].timestamp < at_ms:
+                    return offset if step == 1 else at
+            step *= 2
+        return offset if at == first else at
 
     async def count(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], organization_id: str

@@ -16,7 +16,7 @@ from broker.kafka.admin import ensure_topics
 from broker.kafka.topics import by_name, topics
 from tests.damage import batches, cut, flip, flip_within, partition_folder, with_text
 from tests.kafka.rig import Rig, running
-from tests.kafka.test_damage import PARTITION, kafka, settings
+from tests.kafka.test_damage import PARTITION, SIZE, kafka, settings
 from tests.listeners import until
 
 __all__ = ["kafka", "settings"]  # fixtures
@@ -124,3 +124,27 @@ async def test_verify_names_a_partition_whose_last_batch_was_cut_off(kafka, sett
         cut(list(batches(folder))[-1])
         await kafka.restart()
         assert ("messages", PARTITION) in await wrong(rig)
+
+
+async def test_an_index_of_times_that_lies_hides_no_message(kafka, settings):
+    """Kafka trusts its index files after an orderly stop; they have no checksum."""
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    async with running(settings) as rig:
+        queue = await rig.queue()
+        data = [f"message-{number}" + "." * SIZE for number in range(40)]
+        ids = await rig.put(queue, *data)
+        await kafka._running.stop()
+        entries = 0
+        for number in range(2):
+            for path in partition_folder(kafka.data_dir, table.messages.name, number).glob("*.timeindex"):
+                raw = bytearray(path.read_bytes())
+                for at in range(0, len(raw) - 11, 12):  # a time in eight bytes, an offset in four
+                    if any(raw[at : at + 12]):
+                        raw[at + 11] ^= 1 << 3
+                        entries += 1
+                path.write_bytes(raw)
+        assert entries > 4
+        await kafka.restart()
+        for one, text in zip(ids, data, strict=True):
+            assert (await find_message(rig.log, queue, one)).data == text
