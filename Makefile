@@ -27,7 +27,7 @@ test: $(READY)
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m broker.kafka.archive
+	$(BIN)/python -m broker.kafka.embedded.archive
 	@trap : INT; $(MAKE) --silent --keep-going --jobs=3 test-kafka test-scenarios test-others; status=$$?; \
 	cat .venv/test-scenarios.log .venv/test-others.log; exit $$status
 endif

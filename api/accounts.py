@@ -1,7 +1,7 @@
 """Accounts, sessions and organizations: their requests and answers.
 
-For: onboarding, and how often somebody may try. Not for: what a command does (broker/accounts.py), keys (keys.py), who
-asks (auth.py)."""
+For: onboarding, and how often somebody may try. Not for: what a command does (broker/commands/accounts.py), keys
+(keys.py), who asks (auth.py)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from api.limits import EVERYBODY, Limit
 from api.pages import moment
 from api.problems import BadParameter, Forbidden, NoSession
 from api.shapes import AccountBody, DeletionBody, NameBody, PasswordBody
-from broker.accounts import SESSION_S, AccountCommands, check_email
+from broker.commands.accounts import SESSION_S, AccountCommands, check_email
 from broker.core.accounts import Account, Session
 from broker.core.directory import Organization
 from broker.ports import DirectoryView

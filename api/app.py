@@ -1,7 +1,7 @@
 """The Starlette application: which path is which resource.
 
 For: routes, and the problems of paths that are none. Everything it needs is passed in, so that tests run it without a
-server. Not for: starting what it needs, or serving it (cli/api.py)."""
+server. Not for: starting what it needs, or serving it (cli/processes/api.py)."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from api.replays import Replays
 from api.secrets import Secrets
 from api.tunnel import Listen, Tunnels
 from api.volume import Volume
-from broker.accounts import AccountCommands
 from broker.audit.pace import Others
 from broker.audit.reader import LogReader
-from broker.commands import Commands, Quotas
-from broker.idempotency import Idempotency
+from broker.commands.accounts import AccountCommands
+from broker.commands.directory import Commands, Quotas
+from broker.commands.idempotency import Idempotency
+from broker.commands.replays import ReplayCommands
+from broker.commands.secrets import SecretCommands
 from broker.outbound.addresses import Resolver
 from broker.ports import Cursors, Deliveries, DirectoryView, ListenerStatus, Log, Outstanding
-from broker.replays import ReplayCommands
 from broker.sealing import Sealer
-from broker.secrets import SecretCommands
 from broker.settings import Settings
 from broker.volume import StoredBytes
 

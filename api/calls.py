@@ -33,14 +33,14 @@ from api.problems import (
 )
 from api.shapes import parse
 from api.streams import Stream, answer_stream
-from broker.commands import Context, now_ms
+from broker.commands.directory import Context, now_ms
+from broker.commands.puts import random_bits
 from broker.core.accounts import Session
 from broker.core.directory import Key
 from broker.core.keys import PREFIX, SESSION_PREFIX
 from broker.core.names import shortened
 from broker.errors import NotFound, Unavailable
 from broker.ports import DirectoryView
-from broker.puts import random_bits
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from api.page_tokens import PageTokens
 from api.pages import moment, optional_moment, page_limit
 from api.problems import BadParameter
 from api.shapes import RedriveBody
-from broker.commands import Commands, find_listener
+from broker.commands.directory import Commands, find_listener
 from broker.core.ids import PARTITIONS_MAX, parse_damaged_id, parse_message_id
 from broker.errors import Refused
 from broker.ports import DirectoryView, Outstanding, OutstandingDelivery, Place

@@ -1,4 +1,4 @@
-"""The listeners resource: its requests and answers. Not for: what a command does (broker/commands.py)."""
+"""The listeners resource: its requests and answers. Not for: what a command does (broker/commands/directory.py)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from api.etags import Item
 from api.pages import moment, moment_ms, optional_moment, page
 from api.past import Views
 from api.shapes import ListenerBody, ListenerSettingsBody, NewListenerBody
-from broker.commands import HIDDEN, Commands, ListenerWishes, find_listener, find_queue
+from broker.commands.directory import HIDDEN, Commands, ListenerWishes, find_listener, find_queue
 from broker.core.catalogue import shown_url
 from broker.core.directory import Listener
 from broker.errors import Refused

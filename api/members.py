@@ -10,7 +10,7 @@ from typing import Any
 from api.auth import Sessions
 from api.calls import Call
 from api.pages import flag_parameter
-from broker.accounts import AccountCommands
+from broker.commands.accounts import AccountCommands
 from broker.core.accounts import Account
 from broker.errors import NotFound
 from broker.ports import DirectoryView

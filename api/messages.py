@@ -1,6 +1,7 @@
 """The messages resource: its requests and answers.
 
-Not for: how a put is made (broker/puts.py), how a message is found and changed (broker/changes.py)."""
+Not for: how a put is made (broker/commands/puts.py), how a message is found and changed (broker/commands/changes.py).
+"""
 
 from __future__ import annotations
 
@@ -17,12 +18,12 @@ from api.page_tokens import PageTokens
 from api.pages import Span, moment, optional_moment, page_limit, span, time_parameter
 from api.problems import BadHeader
 from api.shapes import BatchBody, MessageBody, MessageDataBody
-from broker.changes import StoredMessage, delete_message, find_message, newest_messages, update_message
-from broker.commands import find_queue
+from broker.commands.changes import StoredMessage, delete_message, find_message, newest_messages, update_message
+from broker.commands.directory import find_queue
+from broker.commands.idempotency import Idempotency, Stored
+from broker.commands.puts import Put, append_puts, new_batch, put_message
 from broker.core.directory import Listener, Queue
-from broker.idempotency import Idempotency, Stored
 from broker.ports import Deliveries, DeliveryState, DirectoryView, Log
-from broker.puts import Put, append_puts, new_batch, put_message
 from broker.volume import StoredBytes
 
 _IDEMPOTENCY_KEY: Final = b"idempotency-key"

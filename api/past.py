@@ -8,7 +8,7 @@ from api.calls import Call
 from api.pages import time_parameter
 from api.problems import BadParameter
 from broker.audit.past import Past
-from broker.commands import now_ms
+from broker.commands.directory import now_ms
 from broker.ports import DirectoryView
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from broker import errors
-from broker.accounts import AccountBlocked, WrongPassword
+from broker.commands.accounts import AccountBlocked, WrongPassword
 from broker.core.names import shortened
 
 # Our own table: the phrases of Python's http.HTTPStatus change with its version (422 is "Content" from 3.13 on).

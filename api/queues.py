@@ -1,4 +1,4 @@
-"""The queues resource: its requests and answers. Not for: what a command does (broker/commands.py)."""
+"""The queues resource: its requests and answers. Not for: what a command does (broker/commands/directory.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from api.etags import Item
 from api.pages import page
 from api.past import Views
 from api.shapes import NameBody
-from broker.commands import Commands, find_queue
+from broker.commands.directory import Commands, find_queue
 from broker.core.directory import Queue
 from broker.ports import DirectoryView
 

@@ -1,6 +1,6 @@
 """The replays of a listener: their requests and answers.
 
-Not for: what a replay takes (broker/replays.py), how it is delivered (broker/delivery)."""
+Not for: what a replay takes (broker/commands/replays.py), how it is delivered (broker/delivery)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, Final
 from api.calls import Call
 from api.pages import moment, moment_ms, optional_moment, page
 from api.shapes import ReplayBody
-from broker.commands import find_listener
+from broker.commands.directory import find_listener
+from broker.commands.replays import ReplayCommands, ReplayWishes
 from broker.core.directory import Listener
 from broker.core.events import ReplayStarted
 from broker.core.replays import Replay
 from broker.errors import Refused
 from broker.ports import DirectoryView
-from broker.replays import ReplayCommands, ReplayWishes
 
 # What a replay without a rate is taken to deliver, to a quick listener beside other deliveries: benchmarks/README.md.
 EXPECTED_PER_S: Final = 2_000.0

@@ -1,7 +1,7 @@
 """A listener's signing secret, and its test: requests and answers.
 
 For: /secret, /secret/rotate and /test below a listener. Not for: the listener itself (listeners.py), what a rotation
-does (broker/secrets.py), what a test sends (broker/outbound/listener_test.py)."""
+does (broker/commands/secrets.py), what a test sends (broker/outbound/listener_test.py)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from api.limits import Limit
 from api.pages import moment
 from api.problems import TooManyRequests
 from api.shapes import RotationBody
-from broker.commands import find_listener, now_ms
+from broker.commands.directory import find_listener, now_ms
+from broker.commands.secrets import SecretCommands
 from broker.core.directory import Listener
 from broker.errors import NotFound
 from broker.outbound.addresses import Resolver
@@ -23,7 +24,6 @@ from broker.outbound.listener_test import try_out
 from broker.places import Places
 from broker.ports import DirectoryView
 from broker.sealing import Sealer
-from broker.secrets import SecretCommands
 
 _TESTS_AT_ONCE: Final = 5  # of one listener, in this process
 _TESTS_PER_S: Final = 0.5

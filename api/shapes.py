@@ -1,7 +1,8 @@
 """The shapes of request bodies, and how a body becomes one of them.
 
 For: JSON to a checked struct; where it does not fit, the RFC 6901 pointer to the place. Not for: rules that go beyond
-a value's type and range (broker/commands.py, broker/puts.py), answers (queues.py, listeners.py, messages.py)."""
+a value's type and range (broker/commands/directory.py, broker/commands/puts.py), answers (queues.py, listeners.py,
+messages.py)."""
 
 from __future__ import annotations
 
@@ -14,10 +15,10 @@ import orjson
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from api.problems import Malformed
+from broker.commands.secrets import OVERLAP_S, OVERLAP_S_MAX
 from broker.core.keys import SCOPES
 from broker.core.names import NAME_CHARS_MAX, shortened
 from broker.errors import Refused
-from broker.secrets import OVERLAP_S, OVERLAP_S_MAX
 
 _DAY_S: Final = 86_400
 _DETAIL_CHARS_MAX: Final = 300  # of msgspec's message: it quotes the body, which may be long
@@ -28,7 +29,8 @@ _STEP = re.compile(r"\.([^.\[]+)|\[([^\[\]]*)\]")
 
 T = TypeVar("T")
 
-# What is said of these is for the reference: they are checked where more is known (broker/commands.py, broker/puts.py).
+# What is said of these is for the reference: they are checked where more is known (broker/commands/directory.py,
+# broker/commands/puts.py).
 Name = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": NAME_CHARS_MAX})]
 Url = Annotated[str, Meta(extra_json_schema={"format": "uri", "pattern": "^https?://"})]
 Email = Annotated[str, Meta(extra_json_schema={"format": "email"})]

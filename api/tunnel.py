@@ -1,7 +1,8 @@
 """Tunnels: a client's own machine as a listener, over a WebSocket that the client holds to one API process.
 
 For: the WebSocket's end, and the addresses at which workers reach the listener through it, on a socket of this
-process's own. Not for: the client's end (cli/listen.py). While no client is connected the liveness answer is 503.
+process's own. Not for: the client's end (cli/listen/listen.py). While no client is connected the liveness answer is
+503.
 
 Whoever connects makes its listener's URLs those of the process it is connected to: docs/decisions/0060.
 JSON texts: `listening` once, then `request` and `live`, each with a number that the client's answer repeats: `status`
@@ -29,7 +30,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from api.calls import Call, Service
 from api.changes import Changes
 from api.problems import MEDIA_TYPE, TooManyRequests, problem
-from broker.commands import Commands, ListenerWishes, find_queue, now_ms
+from broker.commands.directory import Commands, ListenerWishes, find_queue, now_ms
 from broker.core.directory import Key, Listener
 from broker.errors import BrokerError, Refused
 from broker.outbound.addresses import AWAY, TUNNEL_PROOF, tunnel_proof

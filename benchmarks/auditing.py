@@ -24,7 +24,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartiti
 
 from benchmarks.running import Everput, serving, sinking
 from benchmarks.scale import MARK_BYTES
-from broker.kafka.access import MECHANISM, USER, EmbeddedAccess, written_access
+from broker.kafka.embedded.access import MECHANISM, USER, EmbeddedAccess, written_access
 
 T = TypeVar("T")
 TOPICS = [f"everput.{name}" for name in ("control", "messages", "changes", "deliveries")]

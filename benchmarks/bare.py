@@ -31,8 +31,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker.kafka.access import written_access
 from broker.kafka.client import client_options
+from broker.kafka.embedded.access import written_access
 
 TOPIC: Final = "bare"
 PARTITIONS: Final = 8

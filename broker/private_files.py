@@ -1,7 +1,7 @@
 """Files and directories that only their owner may read or write: secrets, and the folders that hold them.
 
 For: writing a secret so that a crash leaves all of it or nothing; reading it; refusing what other users could change.
-Not for: which secrets there are (cli/files.py, broker/kafka/access.py)."""
+Not for: which secrets there are (cli/files.py, broker/kafka/embedded/access.py)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final, Protocol
 
-from broker.commands import now_ms
+from broker.commands.directory import now_ms
 from broker.core.directory import Organization
 from broker.core.events import ControlEvent, Event, VolumeRecorded
 from broker.errors import BrokerError, InDoubt, StorageFull, ViewBehind

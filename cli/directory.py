@@ -1,7 +1,7 @@
 """The directory, for commands of the operator that read and change it in Kafka itself.
 
 For: one run of a command with the `control` log and its fold. Not for: which Kafka (cli/operate.py), what is changed
-(broker/accounts.py, broker/commands.py)."""
+(broker/commands/accounts.py, broker/commands/directory.py)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from broker.settings import KafkaSettings
 from cli import logs
 from cli.operate import cluster
 from cli.options import Options
-from cli.process import CATCH_UP_S
+from cli.processes.process import CATCH_UP_S
 from projections.app import Projections
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ def in_directory(options: Options, work: Callable[[OpenDirectory], Awaitable[T]]
 def run_quietly(name: str, options: Options, work: Awaitable[T]) -> T:
     """Run to the end what prints its result; of what goes on meanwhile only warnings are logged."""
     logs.set_up(name, "warning" if options.log_level == "info" else options.log_level)
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # as in cli/process.py
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # as in cli/processes/process.py
 
     async def run() -> T:
         return await work

@@ -1,7 +1,7 @@
 """The files of the data directory: the API key, the first account's password, the sealing key, the lock.
 
 For: where they are, and secrets that come by the environment or by a file named there. Not for: reading and writing a
-secret (broker/private_files.py), the embedded Kafka's own folder (broker/kafka/embedded.py)."""
+secret (broker/private_files.py), the embedded Kafka's own folder (broker/kafka/embedded/kafka.py)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A queue is given by its name or by its id: what the commands that find one have in common.
 
-For: telling an id, and what is said of a key that may not look names up. Not for: asking (asking.py, publish.py)."""
+For: telling an id, and the error for a key that may not look names up. Not for: asking (publish.py)."""
 
 from __future__ import annotations
 

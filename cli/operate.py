@@ -1,7 +1,7 @@
 """For commands of operators, which read or write the topics themselves.
 
 For: which Kafka (--kafka, or the one that `everput serve` runs on the data directory) and what its topics are like.
-Not for: what is done with them (cli/verify.py, cli/export.py)."""
+Not for: what is done with them (cli/commands/verify.py, cli/exports/export.py)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from broker.errors import ConfigurationError, LogUnavailable
-from broker.kafka.access import written_access
+from broker.kafka.embedded.access import written_access
 from broker.kafka.importing import refuse_unfinished
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import Topics, topics

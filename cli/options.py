@@ -19,12 +19,12 @@ import click
 
 from broker.disk import Marks
 from broker.errors import ConfigurationError
-from broker.kafka.access import EmbeddedAccess, written_access
 from broker.kafka.client import client_options
+from broker.kafka.embedded.access import EmbeddedAccess, written_access
 from broker.settings import KafkaSettings, Network, Settings
 from cli import logs
 from cli.files import secret_setting
-from cli.hosts import Hosts
+from cli.processes.hosts import Hosts
 
 PARTITIONS_EMBEDDED: Final = 16
 PARTITIONS_CLUSTER: Final = 64

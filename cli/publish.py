@@ -1,7 +1,7 @@
 """Puts messages over the REST API, many at a time.
 
 For: sending with the client of everput/, which sends again what was not answered, and counting. Of `put` and `demo`.
-Not for: where the lines come from (cli/lines.py), how it is shown (cli/put.py, cli/demo.py)."""
+Not for: where the lines come from (cli/lines.py), how it is shown (cli/commands/put.py, cli/demo/demo.py)."""
 
 from __future__ import annotations
 

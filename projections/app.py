@@ -21,7 +21,7 @@ from faust.tables import TableManager
 from broker.core.events import Event
 from broker.errors import LogUnavailable
 from broker.kafka.client import ANSWER_MS
-from broker.kafka.reach import reachable
+from broker.kafka.reachability import reachable
 from broker.kafka.topics import topics
 from broker.ports import ControlLog, DirectoryView
 from broker.settings import KafkaSettings

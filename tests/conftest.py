@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from broker.kafka.embedded import EmbeddedKafka
+from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.topics import Topics
 from broker.kafka.topics import topics as topic_table
 from broker.settings import KafkaSettings

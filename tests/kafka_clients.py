@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.kafka.access import EmbeddedAccess
+from broker.kafka.embedded.access import EmbeddedAccess
 from broker.settings import KafkaSettings
 
 

@@ -10,8 +10,8 @@ from typing import Final
 
 import pytest
 
-from broker import changes as changes_commands
-from broker import commands
+from broker.commands import changes as changes_commands
+from broker.commands import directory as commands
 from broker.delivery import worker
 from broker.delivery.changes import answers
 from broker.delivery.changes import honour as changes

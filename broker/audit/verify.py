@@ -1,7 +1,7 @@
 """Folds the whole log again and tells what does not hold together.
 
 For: the order in which topics, partitions and cursors are read, so that a log that is being written to is judged
-fairly. Not for: the rules (broker/core/checks.py), how findings are shown (cli/verify.py).
+fairly. Not for: the rules (broker/core/checks.py), how findings are shown (cli/commands/verify.py).
 
 The ends of `messages` are looked up first: whatever is before them speaks of queues that `control` has by then. A
 worker writes what came of a delivery before its cursor passes it, so the cursors are read before the outcomes. Outcomes

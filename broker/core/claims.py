@@ -1,7 +1,7 @@
 """Claims: who may put the messages of an Idempotency-Key, and where the claims of the last day are. Pure.
 
 For: the rule by which the log's order decides, the ids of claimed messages, and an index of 16 bytes a claim.
-Not for: reading the log (broker/kafka/claims.py), what is done with a claim (broker/idempotency.py).
+Not for: reading the log (broker/kafka/claims.py), what is done with a claim (broker/commands/idempotency.py).
 """
 
 from __future__ import annotations

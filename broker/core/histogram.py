@@ -1,6 +1,6 @@
 """How long things took, counted in fixed steps.
 
-For: counting cheaply where the work is done. Not for: showing it (cli/metrics.py)."""
+For: counting cheaply where the work is done. Not for: showing it (cli/processes/metrics.py)."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 For: what a replay is, which offsets it takes, and their fold as a part of the directory. A replay is delivered as a
 listener of its own would be, one that begins and ends at offsets, so whatever holds for listeners holds for it:
 windows, retries, cursors, circuits.
-Not for: asking for one (broker/replays.py), delivering (broker/delivery), the listener (broker/core/directory.py).
+Not for: asking for one (broker/commands/replays.py), delivering (broker/delivery), the listener
+(broker/core/directory.py).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from broker.errors import ConfigurationError, LogUnavailable
 from broker.kafka import safety
 from broker.kafka.client import client_options
 from broker.kafka.features import FeaturesRequest, finalized
-from broker.kafka.reach import of_those_that_answer, why_not
+from broker.kafka.reachability import of_those_that_answer, why_not
 from broker.kafka.topics import Topic, Topics, import_mark
 from broker.settings import KafkaSettings
 

@@ -17,7 +17,7 @@ from aiokafka.structs import TopicPartition
 from broker.core.events import MessageChange, decode
 from broker.errors import LogDamaged, LogUnavailable, UnknownEvent
 from broker.kafka.client import ANSWER_MS
-from broker.kafka.reach import reachable
+from broker.kafka.reachability import reachable
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.tail import poll
 from broker.kafka.topics import topics

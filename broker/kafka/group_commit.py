@@ -5,7 +5,7 @@ One that is late counts no more as one of the two, and its partition's leader ge
 acknowledged it: a broker that hangs holds up what must go to it, not the rest (docs/decisions/0171).
 
 For: what makes the next batch and for which partition, who is told what. Not for: what waits (appends.py), sending
-(producer.py), reading (messages.py), what a record holds (broker/puts.py).
+(producer.py), reading (messages.py), what a record holds (broker/commands/puts.py).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from aiokafka import errors as kafka_errors
 
 from broker.errors import ConfigurationError, LogUnavailable
 from broker.kafka.client import ANSWER_MS
-from broker.kafka.reach import reachable, why_not
+from broker.kafka.reachability import reachable, why_not
 from broker.settings import KafkaSettings
 
 log = logging.getLogger(__name__)

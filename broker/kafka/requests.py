@@ -25,7 +25,7 @@ from aiokafka.structs import TopicPartition
 
 from broker.errors import LogDamaged, LogUnavailable
 from broker.kafka.batches import FOLLOWING_BYTES, bytes_wanted, damaged_range, good, parse, to_confirm
-from broker.kafka.reach import reachable, why_not
+from broker.kafka.reachability import reachable, why_not
 from broker.kafka.topics import topics as topics_of
 from broker.ports import EARLIEST, LATEST, OffsetTooOld, Record, Stretch
 from broker.settings import KafkaSettings

@@ -21,7 +21,7 @@ from aiokafka.structs import TopicPartition
 
 from broker.core.flow import Share
 from broker.errors import LogDamaged, LogUnavailable
-from broker.kafka.reach import reachable
+from broker.kafka.reachability import reachable
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import topics, workers_group
 from broker.ports import SESSION_TIMEOUT_MS, NoMember

@@ -7,7 +7,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 repository=$(cd "$here/../.." && pwd)
 scratch=$1
 python=$repository/.venv/bin/python
-kafka=docker.io/apache/kafka:$("$python" -c 'from broker.kafka.jars import KAFKA_VERSION; print(KAFKA_VERSION)')
+kafka=docker.io/apache/kafka:$("$python" -c 'from broker.kafka.embedded.jars import KAFKA_VERSION; print(KAFKA_VERSION)')
 mkdir -p "$scratch"
 
 # docker.io/library/python:3.13-slim: Debian 13 has that version. pip finds what the locks name in /wheels, offline.
@@ -22,8 +22,8 @@ fi
 if ! podman image exists "$kafka"; then
     mkdir -p "$scratch/kafka/jars"
     cp "$here/run" "$here/kafka-broker-api-versions.sh" "$scratch/kafka/"
-    cp -r "$("$python" -c 'from broker.kafka.java import java_home; print(java_home())')" "$scratch/kafka/java"
-    "$python" -c 'from broker.kafka.jars import kafka_jars; print(*kafka_jars(), sep="\n")' |
+    cp -r "$("$python" -c 'from broker.kafka.embedded.java import java_home; print(java_home())')" "$scratch/kafka/java"
+    "$python" -c 'from broker.kafka.embedded.jars import kafka_jars; print(*kafka_jars(), sep="\n")' |
         while read -r jar; do cp "$jar" "$scratch/kafka/jars/"; done
     podman build --isolation chroot --tag "$kafka" --file "$here/kafka.Containerfile" "$scratch/kafka"
 fi

@@ -18,7 +18,7 @@ import httpx
 import pytest
 import yaml
 
-from broker.kafka.jars import KAFKA_VERSION
+from broker.kafka.embedded.jars import KAFKA_VERSION
 from broker.sealing import new_sealing_key
 from tests.scenarios.running import wait_until
 

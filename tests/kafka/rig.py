@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from broker.changes import delete_message, update_message
-from broker.commands import Commands, Context, ListenerWishes, create_organization, now_ms
+from broker.commands.changes import delete_message, update_message
+from broker.commands.directory import Commands, Context, ListenerWishes, create_organization, now_ms
+from broker.commands.puts import put_message
 from broker.core.directory import Listener, Queue
 from broker.core.ids import parse_message_id
 from broker.delivery import worker as worker_module
@@ -26,7 +27,6 @@ from broker.kafka.deliveries import KafkaDeliveries
 from broker.kafka.log import KafkaLog
 from broker.kafka.tail import Tail
 from broker.ports import DeliveryState
-from broker.puts import put_message
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings, Settings
 from projections.app import Projections

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from api.app import make_app
-from broker.commands import create_key, create_organization, now_ms
+from broker.commands.directory import create_key, create_organization, now_ms
 from broker.kafka.log import KafkaLog
 from broker.kafka.topics import Topics
 from broker.ports import DirectoryView

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from broker import changes as commands_module
-from broker.changes import delete_message, update_message
+from broker.commands import changes as commands_module
+from broker.commands.changes import delete_message, update_message
 from broker.core.ids import parse_message_id
 from broker.delivery.changes import answers as answers_module
 from broker.delivery.changes import honour as changes_module

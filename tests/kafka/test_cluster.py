@@ -17,11 +17,11 @@ from aiokafka import AIOKafkaProducer
 from broker.core.events import OrganizationCreated
 from broker.errors import LogDamaged, Unavailable
 from broker.kafka.admin import ensure_topics
-from broker.kafka.jars import kafka_jars
-from broker.kafka.java import finished, java, spawn
+from broker.kafka.embedded.jars import kafka_jars
+from broker.kafka.embedded.java import finished, java, spawn
+from broker.kafka.embedded.process import answers
 from broker.kafka.log import KafkaLog
 from broker.kafka.ports import free_port
-from broker.kafka.process import answers
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings

@@ -14,7 +14,7 @@ from broker.core.ids import parse_damaged_id, parse_message_id
 from broker.damage import DamageReports, mended
 from broker.errors import ConfigurationError, LogDamaged
 from broker.kafka.admin import ensure_topics
-from broker.kafka.embedded import EmbeddedKafka
+from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.log import KafkaLog
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.requests import EARLIEST, LATEST

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from broker.audit.verify import Verifier
-from broker.changes import find_message
+from broker.commands.changes import find_message
 from broker.core.checks import Finding
 from broker.core.damage import DamagedRange
 from broker.damage import DamageReports, mended

@@ -11,7 +11,7 @@ from aiokafka.structs import TopicPartition
 from broker.errors import LogDamaged
 from broker.kafka.admin import ensure_topics
 from broker.kafka.log import KafkaLog
-from broker.kafka.reach import reachable
+from broker.kafka.reachability import reachable
 from broker.kafka.tail import poll
 from broker.kafka.topics import topics
 from tests.damage import flip, holding, partition_folder

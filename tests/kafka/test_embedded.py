@@ -16,11 +16,12 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from broker.errors import ConfigurationError
-from broker.kafka import archive, embedded, process
 from broker.kafka.admin import ensure_topics
 from broker.kafka.client import client_options
-from broker.kafka.embedded import EmbeddedKafka
-from broker.kafka.process import answers
+from broker.kafka.embedded import archive, process
+from broker.kafka.embedded import kafka as embedded
+from broker.kafka.embedded.kafka import EmbeddedKafka
+from broker.kafka.embedded.process import answers
 from broker.kafka.topics import topics
 from tests.kafka.features import finalized_features
 

@@ -24,13 +24,13 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
 
 from broker.errors import ConfigurationError
-from broker.kafka.access import password_file, written_access
 from broker.kafka.client import client_options
-from broker.kafka.embedded import EmbeddedKafka
-from broker.kafka.jars import kafka_jars
-from broker.kafka.java import finished, java, spawn
+from broker.kafka.embedded.access import password_file, written_access
+from broker.kafka.embedded.jars import kafka_jars
+from broker.kafka.embedded.java import finished, java, spawn
+from broker.kafka.embedded.kafka import EmbeddedKafka
+from broker.kafka.embedded.process import answers
 from broker.kafka.ports import free_port, listens_as_us
-from broker.kafka.process import answers
 from broker.settings import KafkaSettings
 from tests.kafka.stranger import NOBODY
 from tests.kafka_clients import librdkafka

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from broker.delivery.dispatch import dispatcher
-from broker.kafka.access import password_file
-from broker.kafka.embedded import EmbeddedKafka
+from broker.kafka.embedded.access import password_file
+from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
 from tests.kafka.rig import running

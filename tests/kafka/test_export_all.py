@@ -27,10 +27,10 @@ from broker.kafka.restore import Restorer
 from broker.kafka.topics import Topics, by_name, topics
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings
-from cli import export_all, restore
 from cli.app import everput
-from cli.rotate import reseal
-from cli.rows import line
+from cli.commands.rotate import reseal
+from cli.exports import export_all, restore
+from cli.exports.rows import line
 from tests.kafka.rig import running
 from tests.kafka.test_retention import swept
 from tests.kafka_clients import librdkafka, sasl_variables

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+from broker.commands.idempotency import Idempotency
+from broker.commands.puts import new_put
 from broker.core.directory import Queue
 from broker.errors import InFlight, KeyReused
-from broker.idempotency import Idempotency
 from broker.kafka.log import KafkaLog
-from broker.puts import new_put
 
 QUEUE = Queue(id="q", organization_id="o", name="orders", created_at_ms=0)
 

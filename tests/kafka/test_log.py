@@ -18,7 +18,7 @@ from broker.core.events import QueueCreated, decode
 from broker.core.ids import message_id
 from broker.errors import InDoubt, LogUnavailable
 from broker.kafka.admin import ensure_topics
-from broker.kafka.embedded import EmbeddedKafka
+from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.group_commit import QUEUE_HEADER
 from broker.kafka.log import KafkaLog
 from broker.kafka.outcomes import OutcomesTopic

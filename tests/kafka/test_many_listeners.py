@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from broker.commands.puts import append_puts, new_put
 from broker.core.directory import Queue
 from broker.delivery.dispatch import dispatcher as dispatcher_module
 from broker.kafka.topics import Topics
-from broker.puts import append_puts, new_put
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
 from tests.listeners import nobody, until

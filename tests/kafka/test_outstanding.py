@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from broker.commands.puts import DATA_BYTES_MAX
 from broker.core.events import DeliveryParked, DeliverySetAside, decode
 from broker.core.ids import parse_message_id
 from broker.delivery.dispatch import dispatcher as dispatcher_module
@@ -16,7 +17,6 @@ from broker.kafka import deliveries as deliveries_module
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.topics import Topics
 from broker.ports import DeliveryState
-from broker.puts import DATA_BYTES_MAX
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
 from tests.listeners import Got, until

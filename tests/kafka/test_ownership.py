@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from broker.commands import Commands
+from broker.commands.directory import Commands
 from broker.core.cursor import Cursor
 from broker.delivery import worker as worker_module
 from broker.delivery.worker import Worker

@@ -12,7 +12,7 @@ import pytest
 from broker.core import events as ev
 from broker.errors import BrokerError, LogUnavailable, ViewBehind
 from broker.kafka.admin import ensure_topics
-from broker.kafka.embedded import EmbeddedKafka
+from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.log import KafkaLog
 from broker.kafka.topics import topics
 from projections.app import Projections

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from broker.commands.replays import ReplayCommands, ReplayWishes
 from broker.core.directory import REPLAY_HEADER, Listener, Queue
 from broker.core.replays import Replay
 from broker.delivery.dispatch import dispatcher as dispatcher_module
@@ -17,7 +18,6 @@ from broker.kafka.cursors import KafkaCursors
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.reading import Turns
 from broker.kafka.topics import Topics
-from broker.replays import ReplayCommands, ReplayWishes
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
 from tests.kafka.test_outstanding import kept

@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from broker.changes import find_message
-from broker.commands import ListenerWishes, create_organization, now_ms
+from broker.commands.changes import find_message
+from broker.commands.directory import ListenerWishes, create_organization, now_ms
+from broker.commands.puts import new_put
 from broker.core.cursor import Cursor
 from broker.core.directory import Listener, Queue
 from broker.delivery import worker as worker_module
@@ -23,7 +24,6 @@ from broker.errors import LogUnavailable, NotFound
 from broker.kafka import changes as changes_module
 from broker.kafka.requests import EARLIEST, LATEST
 from broker.kafka.topics import Topics, listener_group
-from broker.puts import new_put
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
 from tests.kafka.test_outstanding import kept

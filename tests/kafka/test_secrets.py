@@ -6,12 +6,12 @@ import dataclasses
 
 import pytest
 
+from broker.commands.secrets import SecretCommands
 from broker.core.signing import Signer, secret_bytes
 from broker.kafka.topics import Topics
 from broker.sealing import Sealer, new_sealing_key
-from broker.secrets import SecretCommands
 from broker.settings import KafkaSettings
-from cli.rotate import reseal
+from cli.commands.rotate import reseal
 from tests.kafka.rig import Rig, running
 from tests.listeners import Got, until
 

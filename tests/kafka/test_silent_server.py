@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from broker.kafka import reach
+from broker.kafka import reachability as reach
 from broker.kafka.admin import ensure_topics
 from broker.kafka.log import KafkaLog
-from broker.kafka.reach import reachable
+from broker.kafka.reachability import reachable
 from broker.settings import KafkaSettings
 from projections.app import Projections
 from tests.listeners import nobody

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 
 from api.app import make_app
-from broker.commands import create_key
+from broker.commands.directory import create_key
 from broker.kafka.topics import Topics
 from broker.sealing import Sealer
 from broker.settings import KafkaSettings

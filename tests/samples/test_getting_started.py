@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from broker.kafka.embedded import EmbeddedKafka
+from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.sealing import new_sealing_key
 from tests.kafka_clients import sasl_variables
 from tests.scenarios.running import alone, everput, said

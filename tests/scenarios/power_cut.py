@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 from broker.core.events import MessageUpdated, QueueCreated
-from broker.kafka import process as kafka_process
 from broker.kafka import safety
 from broker.kafka.admin import ensure_topics
-from broker.kafka.embedded import EmbeddedKafka
+from broker.kafka.embedded import process as kafka_process
+from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.log import KafkaLog
 from broker.kafka.requests import LATEST
 from broker.kafka.topics import Topics, by_name, topics

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar
 
-from broker.kafka.access import EmbeddedAccess, written_access
+from broker.kafka.embedded.access import EmbeddedAccess, written_access
 
 WAIT_S = 120.0  # Kafka without its archive has needed 30 s on a machine with five times the work it can do
 STOPS_WITHIN_S = 30.0  # what `serve` promises

@@ -22,8 +22,8 @@ from typing import Self
 import httpx
 import pytest
 
-from broker.kafka import process as kafka_process
-from broker.kafka.embedded import EmbeddedKafka
+from broker.kafka.embedded import process as kafka_process
+from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.ports import free_port
 from tests.kafka_clients import sasl_variables
 from tests.listeners import Got, Listeners, until

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from broker.core import events as ev
-from broker.kafka.embedded import EmbeddedKafka
+from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.log import KafkaLog
 from broker.sealing import new_sealing_key
 from broker.settings import KafkaSettings

@@ -15,10 +15,10 @@ from click.testing import CliRunner
 
 from broker.core.signing import Signer, secret_bytes
 from cli.app import everput as command
-from cli.demo import Demo
+from cli.demo.demo import Demo
 from tests.scenarios.running import clean_environment, everput, wait_until
 
-BUNDLED = Path(__file__).parents[2] / "cli" / "demo-messages.jsonl"
+BUNDLED = Path(__file__).parents[2] / "cli" / "demo" / "messages.jsonl"
 
 
 def test_nothing_is_missing_although_a_listener_refused_and_a_worker_was_killed(tmp_path: Path):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import httpx
 
-from broker.kafka.access import EmbeddedAccess, made_password
-from broker.kafka.embedded import EmbeddedKafka
+from broker.kafka.embedded.access import EmbeddedAccess, made_password
+from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.ports import free_port
 from broker.sealing import new_sealing_key
 from tests.kafka_clients import sasl_variables
@@ -142,7 +142,7 @@ from cli.app import main
 async def work(process):
     raise LogUnavailable("Kafka went")
 
-cli.worker._work = work
+cli.processes.worker._work = work
 main()
 """
     command = [sys.executable, "-c", program, "worker", "--kafka", "127.0.0.1:1", "--data-dir", str(tmp_path)]

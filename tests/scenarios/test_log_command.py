@@ -21,7 +21,8 @@ from typing import Any
 import httpx
 import pytest
 
-from cli import eventlog, manifest
+from cli import log_client
+from cli.exports import manifest
 from tests.scenarios.running import Running, clean_environment, everput, wait_until
 
 
@@ -142,12 +143,12 @@ def test_a_story_that_is_followed_is_asked_for_now_and_then(
 ):
     made = request(server, "PUT", f"/v1/queues/{queue_id}/messages", {"data": "d"})["message"]
     slept: list[float] = []
-    monkeypatch.setattr("cli.eventlog.time.sleep", slept.append)
-    with eventlog.client(server.url, server.api_key) as asking:
-        parts = eventlog.read(asking, {"message": made["id"]}, follow=True)
+    monkeypatch.setattr("cli.log_client.time.sleep", slept.append)
+    with log_client.client(server.url, server.api_key) as asking:
+        parts = log_client.read(asking, {"message": made["id"]}, follow=True)
         complete = islice((part for part in parts if part.complete), 4)
         assert [len(part.lines) for part in complete][:1] == [1]
-    assert slept == [eventlog.STORY_PAUSE_S] * 3
+    assert slept == [log_client.STORY_PAUSE_S] * 3
 
 
 def test_each_filter_of_the_command_is_one_of_the_log(server: Running, queue_id: str):

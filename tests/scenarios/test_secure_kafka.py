@@ -11,11 +11,11 @@ import pytest
 
 from broker.errors import ConfigurationError
 from broker.kafka.client import client_options
-from broker.kafka.jars import kafka_jars
-from broker.kafka.java import finished, java, spawn
+from broker.kafka.embedded.jars import kafka_jars
+from broker.kafka.embedded.java import finished, java, spawn
+from broker.kafka.embedded.process import answers
 from broker.kafka.ports import free_port
-from broker.kafka.process import answers
-from broker.kafka.reach import why_not
+from broker.kafka.reachability import why_not
 from broker.sealing import new_sealing_key
 from broker.settings import KafkaSettings
 from tests.certificates import make_certificate

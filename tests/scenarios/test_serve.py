@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from broker.core.circuit import TRIP_AFTER_NEW
 from broker.sealing import new_sealing_key
-from cli.first_start import EMAIL
+from cli.processes.first_start import EMAIL
 from tests.kafka_clients import sasl_variables
 from tests.listeners import nobody
 from tests.scenarios.running import STOPS_WITHIN_S, Running, alone, everput, is_running, said, wait_until

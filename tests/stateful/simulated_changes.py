@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import UNSET
 
-from broker.changes import ANSWER_S
+from broker.commands.changes import ANSWER_S
 from broker.core.events import ChangeApplied, Event, MessageDeleted, MessageUpdated, encode
 from broker.ports import Record as Row
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from api.app import make_app
-from broker.commands import SCOPES, create_key, create_organization, now_ms
+from broker.commands.directory import SCOPES, create_key, create_organization, now_ms
 from broker.core import events as ev
 from broker.core.events import decode, encode
 from broker.core.keys import SESSION_PREFIX, key_sha256, key_text

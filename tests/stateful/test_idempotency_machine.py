@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.commands.idempotency import Idempotency
+from broker.commands.puts import new_put
 from broker.core.claims import KEPT_MS
 from broker.core.directory import Queue
 from broker.core.events import decode_message
 from broker.errors import InFlight, KeyReused
-from broker.idempotency import Idempotency
-from broker.puts import new_put
 from tests.unit.memory import MemoryLog
 
 QUEUE = Queue(id="q", organization_id="o", name="orders", created_at_ms=0)

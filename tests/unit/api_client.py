@@ -18,7 +18,7 @@ from api.app import make_app
 from api.openapi import document
 from api.reference import TOLD
 from broker.audit.reader import LogReader
-from broker.commands import create_key, create_organization
+from broker.commands.directory import create_key, create_organization
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.reading import Turns
 from broker.kafka.topics import topics

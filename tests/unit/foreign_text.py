@@ -31,11 +31,11 @@ from broker.core.accounts import refuse_email
 from broker.core.cursor import Cursor
 from broker.outbound.addresses import Target, literal_address, refuse_url
 from broker.outbound.connection import Connection, retry_after_s
-from cli.hosts import Hosts
-from cli.moments import Moment
+from cli.listen.tunnel_client import _detail
 from cli.options import _Age, _Host, _Network
-from cli.server import Server
-from cli.tunnel_client import _detail
+from cli.processes.hosts import Hosts
+from cli.processes.server import Server
+from cli.times import Moment
 from cli.visible import visible, visible_json
 from everput.answers import ProblemAnswer
 from everput.client import _decoded

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from api_client import make_api
 
-from broker.commands import Commands
+from broker.commands.directory import Commands
 from broker.ports import ListenerCondition
 
 

@@ -12,8 +12,8 @@ import pytest
 from api_client import Api, make_api, problem
 from test_api_accounts import PASSWORD, WHO, bearer, cheap_passwords, organization, register  # noqa: F401 - a fixture
 
-from broker.accounts import AccountCommands
 from broker.audit import reader as reader_module
+from broker.commands.accounts import AccountCommands
 from broker.core.accounts import Account
 
 BOB = "bob@example.com"

@@ -13,9 +13,9 @@ from api_client import make_api
 from api.clients import Clients
 from api.streams import Stream, answer_stream
 from api.tunnel import Tunnels
-from broker.commands import SCOPES, create_key
-from cli.hosts import Hosts
-from cli.server import FRAMING_BYTES_MAX, HEAD_BYTES_MAX, Server
+from broker.commands.directory import SCOPES, create_key
+from cli.processes.hosts import Hosts
+from cli.processes.server import FRAMING_BYTES_MAX, HEAD_BYTES_MAX, Server
 
 UNFINISHED = (
     b"PUT /v1/queues HTTP/1.1\r\nhost: x\r\nx-api-key: KEY\r\n"
@@ -187,7 +187,7 @@ async def test_one_connection_too_many_is_503_and_the_others_go_on():
 
 @pytest.mark.parametrize("read", [False, True])
 async def test_a_client_that_never_reads_its_answer_is_dropped(read, monkeypatch):
-    monkeypatch.setattr("cli.server._LOOK_TICKS", 1)
+    monkeypatch.setattr("cli.processes.server._LOOK_TICKS", 1)
     api = await make_api()
 
     async def much(scope, receive, send):

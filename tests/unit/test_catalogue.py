@@ -28,8 +28,8 @@ from broker.core.catalogue import (
     types_named,
 )
 from broker.core.events import CLASSES, UPCASTERS
-from cli.events import catalogue
-from cli.log import heading, told
+from cli.commands.events import catalogue
+from cli.commands.log import heading, told
 
 SOUNDS_SECRET = re.compile(r"secret|password|hash|sha256|sealed|token|credential|private|salt|argon|cookie")
 

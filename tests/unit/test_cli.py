@@ -16,15 +16,15 @@ import pytest
 from click.testing import CliRunner
 
 from broker.errors import ConfigurationError
-from broker.kafka.access import EmbeddedAccess
+from broker.kafka.embedded.access import EmbeddedAccess
 from broker.private_files import read_secret, refuse_shared_directory, write_secret
 from broker.sealing import Sealer, new_sealing_key
 from cli import files, logs
 from cli.app import everput
-from cli.children import Pauses
 from cli.lines import LINE_BYTES_MAX, Line, Lines
 from cli.options import Options, shared_options
-from cli.serve import Supervisor
+from cli.processes.children import Pauses
+from cli.processes.serve import Supervisor
 
 NOBODY = 65534
 

@@ -24,7 +24,7 @@ from starlette.websockets import WebSocket
 
 from cli import logs
 from cli.app import everput
-from cli.server import Server
+from cli.processes.server import Server
 from cli.visible import visible
 from everput import answers
 

@@ -13,10 +13,10 @@ import pytest
 
 from broker.errors import ConfigurationError
 from cli import publish
-from cli.asking import asking, errors_told
+from cli.api_commands import asking, errors_told
+from cli.commands.put import _queue as queue_of
 from cli.lines import Line
 from cli.publish import Publisher, Tally
-from cli.put import _queue as queue_of
 from everput import Client
 
 QUEUE_ID = "0180994c-b6b2-4d0e-b7ad-414716e83386"

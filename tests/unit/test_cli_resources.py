@@ -15,10 +15,10 @@ import pytest
 from api_client import make_api
 from click.testing import CliRunner, Result
 
-from broker.commands import SCOPES
+from broker.commands.directory import SCOPES
 from broker.core.signing import secret_text
 from cli.app import everput
-from cli.server import Server
+from cli.processes.server import Server
 
 URLS = ["--notify-url", "http://127.0.0.1:8/n", "--liveness-url", "http://127.0.0.1:8/l"]
 Run = Callable[..., Result]

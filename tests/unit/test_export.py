@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 
 from broker.errors import ConfigurationError
 from broker.kafka.requests import Record
-from cli import eventlog, export, manifest, rows
+from cli import log_client
 from cli.app import everput
+from cli.exports import export, manifest, rows
 
 
 def event_line(number: int, organization_id: str = "o1") -> bytes:
@@ -62,9 +63,9 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Api:
     def client(url: str, key: str) -> httpx.Client:
         return httpx.Client(base_url="http://api.test", transport=httpx.MockTransport(made.answer))
 
-    real = eventlog.read
-    monkeypatch.setattr(eventlog, "client", client)
-    monkeypatch.setattr(eventlog, "read", lambda asking, query: real(asking, query, give_up_after_s=0))
+    real = log_client.read
+    monkeypatch.setattr(log_client, "client", client)
+    monkeypatch.setattr(log_client, "read", lambda asking, query: real(asking, query, give_up_after_s=0))
     monkeypatch.setattr(export, "FILE_EVENTS", 4)
     return made
 

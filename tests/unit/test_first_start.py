@@ -10,13 +10,13 @@ import pytest
 from memory import MemoryLog
 from test_api_accounts import cheap_passwords  # noqa: F401 - a fixture
 
-from broker.accounts import AccountCommands
-from broker.commands import create_organization
+from broker.commands.accounts import AccountCommands
+from broker.commands.directory import create_organization
 from broker.core import events as ev
 from broker.core.directory import Directory
 from broker.core.keys import key_sha256
 from broker.errors import NotFound
-from cli.first_start import EMAIL, ORGANIZATION, first_start, new_key
+from cli.processes.first_start import EMAIL, ORGANIZATION, first_start, new_key
 
 
 class Start:

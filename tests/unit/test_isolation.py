@@ -19,13 +19,13 @@ import pytest
 from api_client import Api, Socket, make_api
 from starlette.routing import WebSocketRoute
 
-import cli.api
+import cli.processes.api
 from api import console
 from api.app import make_app
 from api.calls import Resource
 from api.tunnel import Tunnels
-from broker.accounts import AccountCommands
-from broker.commands import SCOPES, Context, create_key, create_organization, now_ms
+from broker.commands.accounts import AccountCommands
+from broker.commands.directory import SCOPES, Context, create_key, create_organization, now_ms
 from broker.core.keys import SCOPES_OF_QUEUES
 
 QUEUE = "/v1/queues/{queue_id}"
@@ -188,7 +188,7 @@ def test_the_application_has_all_parts_that_production_has():
     by_make_api = {"reader", "outstanding", "cursors"}
     without_routes = {"deliveries", "status", "stored"}
     assert parts == {*by_make_api, *without_routes, "tunnels"}, "give the new one to make_api, above"
-    wired = set(re.findall(r"^            (\w+)=", inspect.getsource(cli.api), re.MULTILINE))
+    wired = set(re.findall(r"^            (\w+)=", inspect.getsource(cli.processes.api), re.MULTILINE))
     assert parts <= wired
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from broker.errors import ConfigurationError
-from broker.kafka import jars
-from broker.kafka.jars import KAFKA_VERSION, Pin, collect, pins
+from broker.kafka.embedded import jars
+from broker.kafka.embedded.jars import KAFKA_VERSION, Pin, collect, pins
 
 CONTENT = {"alpha": b"a" * 1000, "beta": b"b" * 2000}
 

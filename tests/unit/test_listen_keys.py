@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from broker.core.names import NAME_CHARS_MAX, refuse_name
 from broker.errors import ConfigurationError
-from cli.listen import names_of
-from cli.listen_keys import RECEIVED_BYTES_MAX, RECEIVED_MAX, Action, History, Keyboard
+from cli.listen.keys import RECEIVED_BYTES_MAX, RECEIVED_MAX, Action, History, Keyboard
+from cli.listen.listen import names_of
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,10 @@ from broker.core.ids import message_id
 from broker.delivery.checkpoint.metrics import Condition, Lag, Meters, condition
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.errors import LogUnavailable
-from cli.admin import Health, process_app, serving
-from cli.admin_all import all_app
-from cli.hosts import Hosts
-from cli.metrics import LISTENERS_SHOWN, show_damage, show_worker
+from cli.processes.admin import Health, process_app, serving
+from cli.processes.admin_all import all_app
+from cli.processes.hosts import Hosts
+from cli.processes.metrics import LISTENERS_SHOWN, show_damage, show_worker
 
 PUT_MS = 1_700_000_000_000
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cli.process import outdated
+from cli.processes.process import outdated
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from api import accounts, calls
 from api.reference import OPEN, TOLD
 from broker import passwords
-from cli import server
+from cli.processes import server
 
 PAGE = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
 

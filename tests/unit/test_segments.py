@@ -8,7 +8,7 @@ import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from broker.errors import ConfigurationError
-from broker.kafka.segments import cut_off, damaged, partitions, put_back, rebuilt, stopped
+from broker.kafka.embedded.segments import cut_off, damaged, partitions, put_back, rebuilt, stopped
 from broker.ports import Record
 
 RECORDS = [Record(at, 1_000 + at, b"key", b"value %d" % at, (("queue", b"q"),)) for at in range(9)]

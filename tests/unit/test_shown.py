@@ -13,7 +13,7 @@ from typing import IO
 
 import pytest
 
-from cli.demo_view import Row, View
+from cli.demo.view import Row, View
 from cli.progress import Progress
 
 MAIL = Row(name="mail", state="refuses", received=1_234, waiting=5, refused=7, retries=2, duplicates=1)

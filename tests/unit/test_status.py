@@ -22,11 +22,11 @@ from broker.core.events import LogDamaged
 from broker.damage import mended
 from broker.errors import ConfigurationError
 from broker.ports import ListenerCondition
-from cli import status as status_module
-from cli.admin import Health, process_app, serving
-from cli.hosts import Hosts
-from cli.standing import Limits, listeners, processes
-from cli.status import _Status
+from cli.commands import status as status_module
+from cli.commands.status import _Status
+from cli.processes.admin import Health, process_app, serving
+from cli.processes.hosts import Hosts
+from cli.report import Limits, listeners, processes
 from everput import AsyncClient
 from tests.listeners import until
 

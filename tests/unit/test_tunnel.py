@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.tunnel import REVOKED, Room, Tunnels
-from broker.commands import Commands, create_key, now_ms
+from broker.commands.directory import Commands, create_key, now_ms
 from broker.outbound.addresses import AWAY, TUNNEL_PROOF, parse_url, refuse_url, tunnel_proof
 
 

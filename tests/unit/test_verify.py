@@ -21,7 +21,7 @@ from broker.errors import LogDamaged
 from broker.kafka.requests import EARLIEST, OffsetTooOld, Record, Stretch
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
-from cli.verify import differences
+from cli.commands.verify import differences
 from tests.unit.test_events import SAMPLES
 
 KAFKA = KafkaSettings(bootstrap="unused", partitions=2)

@@ -9,11 +9,11 @@ import pytest
 from api_client import Api, make_api, problem
 from memory import MemoryControl
 
-from broker.commands import create_organization, now_ms
+from broker.commands.directory import create_organization, now_ms
 from broker.core.events import VolumeRecorded, decode
 from broker.errors import InDoubt, LogUnavailable, StorageFull
 from broker.volume import STEP_BYTES_MIN, StoredBytes
-from cli.standing import storage
+from cli.report import storage
 from everput import AsyncClient
 
 DAY_MS = 86_400_000

@@ -9,10 +9,10 @@ import orjson
 import pytest
 from api_client import Api, make_api
 
-from broker.commands import SCOPES
+from broker.commands.directory import SCOPES
 from broker.core.events import CLASSES, encode
 
-# What workers do by themselves, and what the shell does (cli/rotate.py, cli/accounts.py).
+# What workers do by themselves, and what the shell does (cli/commands/rotate.py, cli/commands/accounts.py).
 BY_THEMSELVES = {
     "account.blocked", "account.password_reset", "account.unblocked",
     "change.applied", "deliveries.settled", "delivery.attempted", "delivery.parked", "delivery.set_aside",

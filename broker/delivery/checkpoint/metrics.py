@@ -1,7 +1,8 @@
 """What a worker counts of its own work, and how its listeners are doing at a moment.
 
 For: plain numbers, counted where outcomes are gathered anyway: at the checkpoint, not at each delivery.
-Not for: making metrics of them (cli/metrics.py), what a client is told of a listener (broker/kafka/deliveries.py).
+Not for: making metrics of them (cli/processes/metrics.py), what a client is told of a listener
+(broker/kafka/deliveries.py).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 For: the replays that this worker delivers a part of. Each worker knows of its own partitions only; the directory
 gathers what all of them say (ReplayAdvanced). Not for: delivering them (dispatcher.py does, as for any listener),
-asking for them (broker/replays.py).
+asking for them (broker/commands/replays.py).
 
 A partition is done when its cursor, committed, stands at the replay's end and nothing of it is to be tried again from
 `outstanding`. What was parked of it has failed and holds nothing up.

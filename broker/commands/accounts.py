@@ -1,0 +1,273 @@
+"""Commands on accounts and sessions, and an account's organizations.
+
+For: who people are. Not for: keys (broker/commands/directory.py), how a password is hashed (broker/passwords.py), how
+often somebody may try (api/accounts.py), who may ask (api/auth.py)."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+from uuid import uuid4
+
+from broker.commands.directory import Context, by, create_organization, now_ms, record
+from broker.core import events as ev
+from broker.core import keys
+from broker.core.accounts import Account, Session, refuse_email
+from broker.core.directory import Organization
+from broker.errors import BrokerError, NotFound, QuotaReached, Refused, Unavailable
+from broker.passwords import Passwords
+from broker.ports import ControlLog, DirectoryView
+
+SESSION_S: Final = 7 * 86_400
+ORGANIZATIONS_MAX: Final = 20  # of one account
+_ONE_TIME_S: Final = 86_400  # until a one-time password expires
+_ONE_TIME_BYTES: Final = 15
+_BLOCKED: Final = "This account is blocked. Ask the operator of this server."
+_NO_ACCOUNT: Final = "no account has this id"
+_WRONG: Final = "No account has this e-mail address and password."
+
+
+_OfAnAccount = (
+    ev.AccountPasswordReset | ev.AccountSessionsEnded | ev.AccountBlocked | ev.AccountUnblocked | ev.AccountDeleted
+)
+
+
+class EmailTaken(Refused):
+    """An account has this e-mail address already."""
+
+    code = "email-taken"
+
+
+class WrongPassword(BrokerError):
+    """There is no account with this e-mail address and password."""
+
+    code = "wrong-password"
+
+
+class AccountBlocked(BrokerError):
+    """The account is blocked; the operator of this server can say why, and unblock it."""
+
+    code = "account-blocked"
+
+
+class LastMember(Refused):
+    """Nobody would be left in an organization who can sign in."""
+
+    code = "last-member"
+
+
+class AccountCommands:
+    """The commands; control: where their events go."""
+
+    def __init__(self, control: ControlLog, view: DirectoryView) -> None:
+        self._control = control
+        self._view = view
+        self._passwords = Passwords()
+
+    async def create_account(self, email: str, password: str, *, request_id: str = "") -> Account:
+        """A new account (Refused, EmailTaken)."""
+        check_email(email)
+        await self._view.caught_up()
+        taken = self._view.state.accounts.account(email) is not None
+        if not taken:
+            password_hash = await self._passwords.hash(password, about=(email,))
+            account_id = str(uuid4())
+            event = ev.AccountCreated(
+                **by(_nobodys(account_id, request_id)), account_id=account_id, email=email, password_hash=password_hash
+            )
+            taken = not await record(self._control, self._view, event)
+        if taken:
+            raise EmailTaken("an account has this e-mail address already", pointer="/email")
+        return self._view.state.accounts.by_id[event.account_id]
+
+    async def check_password(self, email: str, password: str) -> Account:
+        """The account (WrongPassword, after the same time whether there is one or not; AccountBlocked).
+
+        Only whoever knows the password is told that the account is blocked.
+        """
+        await self._view.caught_up()
+        account = self._view.state.accounts.account(email)
+        fits = await self._passwords.fits(password, None if account is None else account.password_hash)
+        if account is None or not fits:
+            raise WrongPassword(_WRONG)
+        if account.blocked:
+            raise AccountBlocked(_BLOCKED)
+        if not account.may_sign_in(now_ms()):  # a one-time password that was used, or is too old
+            raise WrongPassword(_WRONG)
+        return account
+
+    async def start_session(self, account: Account, *, request_id: str = "") -> tuple[Session, str]:
+        """A new session and its token, which is shown this once.
+
+        WrongPassword, AccountBlocked: that changed since the password was checked. Unavailable: the session has ended
+        already.
+        """
+        token = keys.key_text(os.urandom(keys.RANDOM_BYTES), prefix=keys.SESSION_PREFIX)
+        context = _nobodys(account.id, request_id)
+        event = ev.SessionCreated(
+            **by(context),
+            session_id=str(uuid4()),
+            account_id=account.id,
+            token_sha256=keys.key_sha256(token),
+            expires_at_ms=context.at_ms + SESSION_S * 1000,
+        )
+        begun = await record(self._control, self._view, event)
+        session = self._view.state.accounts.sessions.get(event.session_id)
+        now = self._view.state.accounts.by_id.get(account.id)
+        if now is not None and now.blocked:
+            raise AccountBlocked(_BLOCKED)
+        if not begun or now is None or now.password_hash != account.password_hash:
+            if session is not None:
+                await self.end_session(session, request_id=request_id)
+            raise WrongPassword(_WRONG)
+        if session is None:  # an account has so many at most, and the oldest goes
+            raise Unavailable("this account is signed in so often at the moment that the session has ended already")
+        return session, token
+
+    async def change_password(
+        self, session: Session, password: str, new_password: str, *, request_id: str = ""
+    ) -> bool:
+        """The account's other sessions end; False when this one has ended meanwhile (Refused: it or the new one)."""
+        account = self._view.state.accounts.by_id.get(session.account_id)
+        if account is None:
+            return False
+        await self._check_own_password(account, password)
+        event = ev.AccountPasswordChanged(
+            **by(_nobodys(account.id, request_id)),
+            account_id=account.id,
+            session_id=session.id,
+            password_hash=await self._passwords.hash(new_password, about=(account.email,), pointer="/new_password"),
+        )
+        return await record(self._control, self._view, event)
+
+    async def _check_own_password(self, account: Account, password: str) -> None:
+        if not await self._passwords.fits(password, account.password_hash):
+            raise Refused("this is not the account's password", pointer="/password")
+
+    async def reset_password(self, account_id: str) -> tuple[str, int]:
+        """A one-time password for the account, whose sessions end; and until when it can be used (NotFound)."""
+        password = secrets.token_urlsafe(_ONE_TIME_BYTES)
+        context = _nobodys(account_id, "")
+        event = ev.AccountPasswordReset(
+            **by(context),
+            account_id=account_id,
+            password_hash=await self._passwords.hash(password),
+            expires_at_ms=context.at_ms + _ONE_TIME_S * 1000,
+        )
+        await self._record_of_account(event)
+        return password, event.expires_at_ms
+
+    async def end_sessions(self, account_id: str, *, but: str = "", request_id: str = "") -> None:
+        """End all sessions of the account, but for the one with the id `but` (NotFound)."""
+        context = _nobodys(account_id, request_id)
+        await self._record_of_account(
+            ev.AccountSessionsEnded(**by(context), account_id=account_id, kept_session_id=but)
+        )
+
+    async def block(self, account_id: str) -> bool:
+        """End the account's sessions and let it have no new one; False if it is blocked already (NotFound)."""
+        event = ev.AccountBlocked(**by(_nobodys(account_id, "")), account_id=account_id)
+        return await self._record_of_account(event)
+
+    async def unblock(self, account_id: str) -> bool:
+        """Let the account sign in again; False if it is not blocked (NotFound)."""
+        event = ev.AccountUnblocked(**by(_nobodys(account_id, "")), account_id=account_id)
+        return await self._record_of_account(event)
+
+    async def delete(self, account_id: str, *, even_if_last: bool = False, request_id: str = "") -> list[Organization]:
+        """End the account; return the organizations that have no member any more who can sign in.
+
+        Each organization's own log says first that the account left. Its e-mail address is free afterwards. NotFound,
+        LastMember.
+        """
+        await self._view.caught_up()
+        left = [
+            one for one in self._view.state.organizations_of(account_id) if self._view.state.is_last(one, account_id)
+        ]
+        if left and not even_if_last:
+            raise LastMember(f"{_last(left)}; say that this is meant, with `even_if_last`")
+        context = _nobodys(account_id, request_id)
+        for one in list(self._view.state.organizations_of(account_id)):
+            within = replace(context, organization_id=one.id)
+            await self.leave(within, account_id, even_if_last=even_if_last)
+        event = ev.AccountDeleted(**by(context), account_id=account_id, even_if_last=even_if_last)
+        if not await self._record_of_account(event):
+            raise Unavailable("the account has become the last member of an organization meanwhile")
+        return left
+
+    async def delete_own(
+        self, session: Session, password: str, *, even_if_last: bool = False, request_id: str = ""
+    ) -> list[Organization]:
+        """delete() for the session's own account, which says its password (NotFound, Refused, LastMember)."""
+        account = self._view.state.accounts.by_id.get(session.account_id)
+        if account is None:
+            raise NotFound(_NO_ACCOUNT)
+        await self._check_own_password(account, password)
+        return await self.delete(account.id, even_if_last=even_if_last, request_id=request_id)
+
+    async def leave(self, context: Context, account_id: str, *, even_if_last: bool = False) -> None:
+        """End the account's membership in the context's organization (NotFound, LastMember)."""
+        event = ev.OrganizationLeft(**by(context), account_id=account_id, even_if_last=even_if_last)
+        if await record(self._control, self._view, event):
+            return
+        organization = self._view.state.organizations.get(context.organization_id)
+        if organization is None or account_id not in organization.members:
+            raise NotFound("no member of this organization has this id")
+        raise LastMember(f"{_last([organization])}; say that this is meant, with `even_if_last`")
+
+    async def _record_of_account(self, event: _OfAnAccount) -> bool:
+        """Whether the event counts (NotFound: there is no such account)."""
+        await self._view.caught_up()
+        if event.account_id not in self._view.state.accounts.by_id:
+            raise NotFound(_NO_ACCOUNT)
+        return await record(self._control, self._view, event)
+
+    async def end_session(self, session: Session, *, request_id: str = "") -> None:
+        """No event if it has ended already."""
+        event = ev.SessionEnded(**by(_nobodys(session.account_id, request_id)), session_id=session.id)
+        await record(self._control, self._view, event)
+
+    async def create_organization(self, account_id: str, *, name: str, request_id: str = "") -> Organization:
+        """A new organization with this account as its member (Refused, QuotaReached)."""
+        if sum(1 for _ in self._view.state.organizations_of(account_id)) >= ORGANIZATIONS_MAX:
+            raise QuotaReached(f"an account may have at most {ORGANIZATIONS_MAX} organizations")
+        made = await create_organization(
+            self._control, self._view, name=name, actor=_actor(account_id, request_id), request_id=request_id
+        )
+        return await self.join(account_id, made.id, request_id=request_id)
+
+    async def join(self, account_id: str, organization_id: str, *, request_id: str = "") -> Organization:
+        """The organization, with this account as a member (NotFound)."""
+        context = Context(
+            organization_id=organization_id, actor=_actor(account_id, request_id), request_id=request_id, at_ms=now_ms()
+        )
+        await record(self._control, self._view, ev.OrganizationJoined(**by(context), account_id=account_id))
+        organization = self._view.state.organizations.get(organization_id)
+        if organization is None or account_id not in organization.members:
+            raise NotFound("no organization has this id")
+        return organization
+
+
+def check_email(email: str) -> None:
+    """Refused when it is no e-mail address."""
+    reason = refuse_email(email)
+    if reason is not None:
+        raise Refused(f"the e-mail address {reason}", pointer="/email")
+
+
+def _last(organizations: Sequence[Organization]) -> str:
+    names = ", ".join(f"{one.name} ({one.id})" for one in organizations)
+    return f"no member who can sign in would be left in {names}"
+
+
+def _actor(account_id: str, request_id: str) -> str:
+    """Where no request asks it is the shell (cli/commands/init.py, cli/commands/accounts.py)."""
+    return f"account:{account_id}" if request_id else "shell"
+
+
+def _nobodys(account_id: str, request_id: str) -> Context:
+    """Of an event that is no organization's."""
+    return Context(organization_id="", actor=_actor(account_id, request_id), request_id=request_id, at_ms=now_ms())

@@ -1,0 +1,192 @@
+"""A message as it is now, and changing it: the commands on a message that is in the log already.
+
+For: finding it, updating and deleting it, and what each listener had of it by then. Not for: putting it
+(broker/commands/puts.py), honouring a change (broker/delivery/changes/honour.py), the request around it
+(api/messages.py).
+
+A change waits for the worker that owns the message's partition to say that it honours it, and who had the message by
+then; after ANSWER_S that is answered as unknown. The change itself holds as soon as Kafka has it (decision 0050)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from msgspec import UNSET, UnsetType
+
+from broker.commands.directory import Context, Versions
+from broker.commands.puts import new_put
+from broker.core.changes import version
+from broker.core.directory import Listener, Queue
+from broker.core.events import MessageDeleted, MessagePut, MessageUpdated, decode_message
+from broker.core.ids import parse_message_id
+from broker.errors import Changed, InDoubt, NotFound, Unavailable, UnknownEvent
+from broker.ports import ChangeLog, CountingChange, Log, TooMuch
+
+ANSWER_S: Final = 4.0
+_PAGE_BYTES_MAX: Final = 8 << 20  # of new data in a page, but at least one message
+_NONE: Final = "no message of this queue has this id"
+_DELETED: Final = "this message was deleted"
+_CHANGED: Final = "the message has changed since the version that If-Match names"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredMessage:
+    """put: as it was put. data: as it is now. updated_at_ms: None when it was never updated.
+
+    partition, offset: its place; -1 in a list. version: 1 as it was put, then with each update a higher one.
+    """
+
+    put: MessagePut
+    partition: int
+    offset: int
+    data: str
+    updated_at_ms: int | None
+    version: int
+
+
+async def find_message(log: Log, queue: Queue, message_id: str) -> StoredMessage:
+    """The queue's message as it is now (NotFound, also when it was deleted; LogUnavailable)."""
+    place = parse_message_id(message_id)
+    if place is None:
+        raise NotFound(_NONE)
+    at_ms, partition = place
+    found = await log.messages.find(
+        partition=partition, at_ms=at_ms, message_id=message_id, organization_id=queue.organization_id
+    )
+    if found is None:
+        raise NotFound(_NONE)
+    offset, value = found
+    try:
+        put = decode_message(value)
+    except UnknownEvent:
+        raise NotFound("this message was written by a newer program") from None
+    if put.queue_id != queue.id or put.organization_id != queue.organization_id:
+        raise NotFound(_NONE)
+    changes = await log.changes.latest({message_id: place}, organization_id=queue.organization_id)
+    change = changes.get(message_id)
+    if change is not None and isinstance(change.event, MessageDeleted):
+        raise NotFound(_DELETED)
+    return _stored(put, change, partition=partition, offset=offset)
+
+
+async def newest_messages(
+    log: Log, queue: Queue, *, begin: Sequence[int], end: Sequence[int], limit: int
+) -> tuple[list[StoredMessage], list[int]]:
+    """A page of the queue's messages as they are now, without deleted ones; see MessageLog.newest (LogUnavailable)."""
+    while True:
+        values, rest = await log.messages.newest(
+            queue.id, begin=begin, end=end, limit=limit, organization_id=queue.organization_id
+        )
+        puts = [put for value in values if (put := _decoded(value)) is not None]
+        places = {put.message_id: place for put in puts if (place := parse_message_id(put.message_id)) is not None}
+        try:
+            changes = await log.changes.latest(places, organization_id=queue.organization_id, bytes_max=_PAGE_BYTES_MAX)
+        except TooMuch:
+            limit = max(1, limit // 2)
+            continue
+        changed = ((put, changes.get(put.message_id)) for put in puts)
+        there = [(put, one) for put, one in changed if one is None or not isinstance(one.event, MessageDeleted)]
+        return [_stored(put, change) for put, change in there], rest
+
+
+async def update_message(
+    log: Log, context: Context, queue: Queue, message_id: str, *, data: str, if_match: Versions | None = None
+) -> tuple[StoredMessage, dict[str, str]]:
+    """The message with its new data, and by listener id the state of its delivery when that came to count.
+
+    `delivered` had what it was before; `pending`, `retrying` and `parked` get the new data; `unknown`: not known which.
+    if_match: the versions it may be made to; of two such changes at the same moment one is made.
+    (Refused, NotFound, Changed, LogUnavailable, InDoubt)
+    """
+    new_put(queue, data, None, None, "", "")  # the same rules as for data that is put
+    found = await find_message(log, queue, message_id)
+    event = MessageUpdated(**_of(context, found), if_version=_expected(found, if_match), data=data)
+    offset, states = await _change(log.changes, queue, found, event)
+    change = CountingChange(offset, event)
+    return _stored(found.put, change, partition=found.partition, offset=found.offset), states
+
+
+async def delete_message(
+    log: Log, context: Context, queue: Queue, message_id: str, *, if_match: Versions | None = None
+) -> tuple[StoredMessage, dict[str, str]]:
+    """The message as it was, and by listener id the state of its delivery now.
+
+    `delivered` had it, `cancelled` does not get it; `unknown`: not known whether it had it; it gets it no more.
+    if_match: as for update_message() (NotFound, Changed, LogUnavailable, InDoubt).
+    """
+    found = await find_message(log, queue, message_id)
+    event = MessageDeleted(**_of(context, found), if_version=_expected(found, if_match))
+    _, states = await _change(log.changes, queue, found, event)
+    return found, {one: state if state in ("delivered", "unknown") else "cancelled" for one, state in states.items()}
+
+
+async def _change(
+    changes: ChangeLog, queue: Queue, found: StoredMessage, event: MessageUpdated | MessageDeleted
+) -> tuple[int, dict[str, str]]:
+    offset, answers_from = await changes.append(event)
+    if event.if_version is not UNSET:  # another may have come before it in the log
+        try:
+            counted = await changes.counted(event)
+        except Unavailable as error:
+            raise InDoubt("the change is in the log, but it is not known yet whether another came first") from error
+        if counted is None:
+            raise Changed(_CHANGED)
+        offset = counted
+    concerned = [one for one in queue.listeners.values() if _concerns(one, found)]
+    if not concerned:
+        return offset, {}
+    answer = await changes.answer(
+        found.partition, offset, event.message_id, answers_from=answers_from, within_s=ANSWER_S
+    )
+    if answer is not None and not answer.applied and event.if_version is UNSET:
+        raise NotFound(_DELETED)
+    said: Mapping[str, str] = {} if answer is None else dict(answer.listeners)
+    return offset, {listener.id: said.get(listener.id, "unknown") for listener in concerned}
+
+
+def _expected(found: StoredMessage, if_match: Versions | None) -> int | UnsetType:
+    """The version that the change is for, for the event: another may change the message first (Changed)."""
+    if if_match is None:
+        return UNSET
+    if found.version not in if_match:
+        raise Changed(_CHANGED)
+    return found.version
+
+
+def _stored(put: MessagePut, change: CountingChange | None, *, partition: int = -1, offset: int = -1) -> StoredMessage:
+    updated = change.event if change is not None and isinstance(change.event, MessageUpdated) else None
+    return StoredMessage(
+        put=put,
+        partition=partition,
+        offset=offset,
+        data=put.data if updated is None else updated.data,
+        updated_at_ms=None if updated is None else updated.at_ms,
+        version=version(None if change is None else change.offset),
+    )
+
+
+def _decoded(value: bytes) -> MessagePut | None:
+    """None for what a newer program wrote: a list shows what it can."""
+    try:
+        return decode_message(value)
+    except UnknownEvent:
+        return None
+
+
+def _concerns(listener: Listener, found: StoredMessage) -> bool:
+    return listener.start_offsets[found.partition] <= found.offset
+
+
+def _of(context: Context, found: StoredMessage) -> dict[str, Any]:
+    return {
+        "at_ms": context.at_ms,
+        "organization_id": context.organization_id,
+        "actor": context.actor,
+        "request_id": context.request_id,
+        "message_id": found.put.message_id,
+        "queue_id": found.put.queue_id,
+        "partition": found.partition,
+        "offset": found.offset,
+    }

@@ -1,0 +1,510 @@
+"""Commands: what a client asks for, checked against the projection, appended, and answered when it is folded.
+
+For: changes of queues and listeners, of organizations and keys. Each waits until this process has folded its own event
+and then looks whether the fold took it: of two writers who want one name the first in the log has it, and the other is
+told here. Not for: accounts (broker/commands/accounts.py), messages (broker/commands/puts.py), what an event changes
+(broker/core/directory.py), who may ask (api/auth.py).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import uuid4
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from broker.core import events as ev
+from broker.core import keys, signing
+from broker.core.directory import Key, Listener, Organization, Queue
+from broker.core.events import ControlEvent, ListenerSettings
+from broker.core.names import refuse_name, shortened
+from broker.core.origins import same_origin
+from broker.errors import (
+    Changed,
+    ConfigurationError,
+    InDoubt,
+    NameTaken,
+    NotFound,
+    QuotaReached,
+    Refused,
+    Unavailable,
+    ViewBehind,
+)
+from broker.outbound.addresses import TUNNEL, refuse_url
+from broker.ports import ControlLog, DirectoryView, Log
+from broker.sealing import Sealer
+from broker.settings import Network
+
+SCOPES: Final = tuple(keys.SCOPES)
+SCOPES_DEFAULT: Final = ("queues", "messages")
+KEYS_MAX: Final = 1_000  # of one organization
+HEADERS_BYTES_MAX: Final = 8 << 10  # of one listener, in the clear; each of its events has them all, sealed
+_SIGNING_BYTES: Final = 32
+_FOLD_S: Final = 2.0
+_UPDATES_TRIED: Final = 10  # of a listener, while others change it
+_CHANGED: Final = "it was changed since: read it again"
+Versions = Collection[int]  # those that a change may be made to
+HIDDEN: Final = "…"  # what is shown of a header's value
+# linear: fixed lengths
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quotas:
+    """Of one organization. Looked at before the event is made: requests at the same moment may exceed them a little."""
+
+    queues_max: int = 10_000
+    listeners_max: int = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """Who asks. actor: `key:<id>`, `account:<id>`, `worker` or `shell`. at_ms: when, by this process's clock."""
+
+    organization_id: str
+    actor: str
+    request_id: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerWishes:
+    """What a request says about a listener. None: not said. begin_at_ms: 0 is the beginning of the log, None is now.
+
+    settings: those that are said, by the names that ListenerSettings has, but headers in the clear; of one that is
+    HIDDEN the value is as it was.
+    """
+
+    name: str | None = None
+    notify_url: str | None = None
+    liveness_url: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    secret: str | None = field(default=None, repr=False)
+    begin_at_ms: int | None = None
+
+
+def now_ms() -> int:
+    """Milliseconds since the UTC epoch, by this machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+async def create_organization(
+    control: ControlLog, view: DirectoryView, *, name: str, actor: str = "shell", request_id: str = ""
+) -> Organization:
+    """A new tenant, without members (Refused: the name is none)."""
+    check_name(name)
+    context = Context(organization_id=str(uuid4()), actor=actor, request_id=request_id, at_ms=now_ms())
+    await record(control, view, ev.OrganizationCreated(**by(context), name=name))
+    return view.state.organizations[context.organization_id]
+
+
+async def create_key(
+    control: ControlLog,
+    view: DirectoryView,
+    *,
+    organization_id: str,
+    name: str,
+    scopes: Sequence[str] = SCOPES_DEFAULT,
+    queue_ids: Sequence[str] | None = None,
+    expires_at_ms: int | None = None,
+    actor: str = "shell",
+    request_id: str = "",
+) -> tuple[Key, str]:
+    """A new key and its secret, which is shown this once (Refused: no name, unknown scope; NotFound: organization).
+
+    queue_ids: the queues that it is for; None: all. expires_at_ms: None: never.
+    """
+    check_name(name)
+    for index, scope in enumerate(scopes):
+        if scope not in SCOPES:
+            raise Refused(
+                f"{shortened(scope)!r} is no scope; use some of {', '.join(SCOPES)}", pointer=f"/scopes/{index}"
+            )
+        if queue_ids is not None and scope not in keys.SCOPES_OF_QUEUES:
+            raise Refused(f"a key for some queues can't have the scope {scope!r}", pointer=f"/scopes/{index}")
+    if queue_ids is not None:
+        await _check_queues(view, organization_id, queue_ids)
+    if expires_at_ms is not None and expires_at_ms <= now_ms():
+        raise Refused("this time is over", pointer="/expires_at")
+    if sum(1 for _ in view.state.keys_of(organization_id)) >= KEYS_MAX:
+        raise QuotaReached(f"an organization may have at most {KEYS_MAX} keys; revoke one")
+    secret = keys.key_text(os.urandom(keys.RANDOM_BYTES))
+    event = ev.KeyCreated(
+        at_ms=now_ms(),
+        organization_id=organization_id,
+        actor=actor,
+        request_id=request_id,
+        key_id=str(uuid4()),
+        name=name,
+        prefix=keys.key_prefix(secret),
+        secret_sha256=keys.key_sha256(secret),
+        scopes=tuple(dict.fromkeys(scopes)),
+        queue_ids=None if queue_ids is None else tuple(dict.fromkeys(queue_ids)),
+        expires_at_ms=expires_at_ms,
+    )
+    key = view.state.keys.get(event.key_id) if await record(control, view, event) else None
+    if key is None:  # there is no such organization, or it has revoked the key already
+        raise NotFound("no organization has this id")
+    return key, secret
+
+
+async def _check_queues(view: DirectoryView, organization_id: str, queue_ids: Sequence[str]) -> None:
+    if not 1 <= len(queue_ids) <= keys.QUEUES_MAX:
+        raise Refused(f"name 1 to {keys.QUEUES_MAX} queues, or leave them out for all", pointer="/queues")
+    await view.caught_up()
+    for index, queue_id in enumerate(queue_ids):
+        if view.state.queue(organization_id, queue_id) is None:
+            raise Refused("no queue has this id", pointer=f"/queues/{index}")
+
+
+async def revoke_key(control: ControlLog, view: DirectoryView, context: Context, key_id: str) -> None:
+    """End the key, in every process as soon as it has folded this (NotFound)."""
+    if not await record(control, view, ev.KeyRevoked(**by(context), key_id=key_id)):
+        raise NotFound("no key has this id")
+
+
+async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -> Queue:
+    """The queue (NotFound). A miss is checked: another process may have made it a moment ago."""
+    queue = view.state.queue(organization_id, queue_id)
+    if queue is None and _UUID.fullmatch(queue_id):
+        await view.caught_up()
+        queue = view.state.queue(organization_id, queue_id)
+    if queue is None:
+        raise NotFound("no queue has this id")
+    return queue
+
+
+async def find_listener(view: DirectoryView, organization_id: str, queue_id: str, listener_id: str) -> Listener:
+    """The queue's listener (NotFound). A miss is checked, as in find_queue()."""
+    listener = view.state.listener(organization_id, listener_id)
+    if listener is None and _UUID.fullmatch(listener_id):
+        await view.caught_up()
+        listener = view.state.listener(organization_id, listener_id)
+    if listener is None or listener.queue_id != queue_id:
+        raise NotFound("no listener of this queue has this id")
+    return listener
+
+
+class Commands:
+    """The commands on queues and listeners. allow_networks: addresses that listeners may have though not public.
+
+    A command that depends on how something is, not only on its being there, catches up with the log first: the change
+    before it may have been made through another process.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        view: DirectoryView,
+        sealer: Sealer,
+        *,
+        allow_networks: Sequence[Network],
+        quotas: Quotas | None = None,
+    ) -> None:
+        self._log = log
+        self._view = view
+        self._sealer = sealer
+        self._allow_networks = allow_networks
+        self._quotas = quotas or Quotas()
+
+    async def create_queue(self, context: Context, *, name: str) -> Queue:
+        """A new queue (Refused, NameTaken)."""
+        check_name(name)
+        await self._check_queue_name_free(context.organization_id, name, None)
+        if self._view.state.queue_count(context.organization_id) >= self._quotas.queues_max:
+            raise QuotaReached(f"an organization may have at most {self._quotas.queues_max} queues")
+        event = ev.QueueCreated(**by(context), queue_id=str(uuid4()), name=name)
+        if not await self._record(event):
+            raise NameTaken(f"a queue is named {name!r} already", pointer="/name")
+        return self._queue_now(context, event.queue_id)
+
+    async def rename_queue(
+        self, context: Context, queue_id: str, *, name: str, if_match: Versions | None = None
+    ) -> Queue:
+        """The queue, renamed (Refused, NameTaken, NotFound, Changed)."""
+        check_name(name)
+        await self._view.caught_up()
+        queue = await find_queue(self._view, context.organization_id, queue_id)
+        if_version = _expected(queue, if_match)
+        if queue.name == name:
+            return queue
+        await self._check_queue_name_free(context.organization_id, name, queue_id)
+        lost = not await self._record(
+            ev.QueueRenamed(**by(context), queue_id=queue_id, name=name, if_version=if_version)
+        )
+        queue = self._queue_now(context, queue_id)
+        if lost:
+            _check_version(queue, if_version)
+            raise NameTaken(f"a queue is named {name!r} already", pointer="/name")
+        return queue
+
+    async def delete_queue(self, context: Context, queue_id: str, *, if_match: Versions | None = None) -> None:
+        """End the queue and its listeners (NotFound, Changed)."""
+        if if_match is not None:
+            await self._view.caught_up()
+        if_version = _expected(await find_queue(self._view, context.organization_id, queue_id), if_match)
+        if not await self._record(ev.QueueDeleted(**by(context), queue_id=queue_id, if_version=if_version)):
+            _check_version(self._queue_now(context, queue_id), if_version)
+
+    async def create_listener(
+        self, context: Context, queue_id: str, wishes: ListenerWishes, *, tunnel: bool = False
+    ) -> tuple[Listener, str]:
+        """A new listener and its signing secret (Refused, NameTaken, NotFound).
+
+        tunnel: the URLs are this program's own (api/tunnel.py), not a client's.
+        """
+        name, notify_url, liveness_url = wishes.name or "", wishes.notify_url or "", wishes.liveness_url or ""
+        check_name(name)
+        if not tunnel:
+            self._check_url("/notify_url", notify_url)
+            self._check_url("/liveness_url", liveness_url)
+        secret = signing_secret(wishes.secret)
+        queue = await find_queue(self._view, context.organization_id, queue_id)
+        await self._check_listener_name_free(queue, name, None)
+        if self._view.state.listener_count(context.organization_id) >= self._quotas.listeners_max:
+            raise QuotaReached(f"an organization may have at most {self._quotas.listeners_max} listeners")
+        messages = self._log.messages
+        begin_at_ms = wishes.begin_at_ms
+        offsets = await (messages.end_offsets() if begin_at_ms is None else messages.offsets_at(begin_at_ms))
+        event = ev.ListenerCreated(
+            **by(context),
+            listener_id=str(uuid4()),
+            queue_id=queue_id,
+            name=name,
+            notify_url=notify_url,
+            liveness_url=liveness_url,
+            sealed_secret=self._sealer.seal(secret),
+            start_offsets=offsets,
+            settings=self._sealed(ListenerSettings(), wishes.settings),
+        )
+        if not await self._record(event):
+            self._queue_now(context, queue_id)
+            raise NameTaken(f"a listener of this queue is named {name!r} already", pointer="/name")
+        return self._listener_now(context, event.listener_id), secret
+
+    async def update_listener(
+        self,
+        context: Context,
+        queue_id: str,
+        listener_id: str,
+        wishes: ListenerWishes,
+        *,
+        if_match: Versions | None = None,
+        tunnel: bool = False,
+    ) -> Listener:
+        """The listener, with what was said changed and the rest as it is (Refused, NameTaken, NotFound, Changed).
+
+        The event has all values, so it counts for the version that they are of only. Where another change came before
+        it, and no version was asked for, it is made again of what is there then (Unavailable when that has no end).
+        tunnel: as for create_listener(); NameTaken when the listener has a URL of its own.
+        """
+        if wishes.name is not None:
+            check_name(wishes.name)
+        if wishes.notify_url is not None and not tunnel:
+            self._check_url("/notify_url", wishes.notify_url)
+        if wishes.liveness_url is not None and not tunnel:
+            self._check_url("/liveness_url", wishes.liveness_url)
+        for _ in range(_UPDATES_TRIED):
+            await self._view.caught_up()
+            listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
+            _expected(listener, if_match)
+            if tunnel and not listener.notify_url.startswith(f"{TUNNEL}:"):
+                raise NameTaken(f"a listener of this queue is named {listener.name!r} already, and has its own URL")
+            name = listener.name if wishes.name is None else wishes.name
+            await self._check_listener_name_free(self._queue_now(context, queue_id), name, listener_id)
+            _check_headers_named(listener, wishes)
+            event = ev.ListenerUpdated(
+                **by(context),
+                listener_id=listener_id,
+                name=name,
+                notify_url=listener.notify_url if wishes.notify_url is None else wishes.notify_url,
+                liveness_url=listener.liveness_url if wishes.liveness_url is None else wishes.liveness_url,
+                settings=self._sealed(listener.settings, wishes.settings),
+                if_version=listener.version,
+            )
+            taken = await self._record(event)
+            now = self._listener_now(context, listener_id)
+            if taken:
+                return now
+            if now.version == listener.version:
+                raise NameTaken(f"a listener of this queue is named {name!r} already", pointer="/name")
+        raise Unavailable("others change this listener all the time; nothing was changed")
+
+    async def delete_listener(
+        self, context: Context, queue_id: str, listener_id: str, *, if_match: Versions | None = None
+    ) -> None:
+        """End the listener; its deliveries are cancelled (NotFound, Changed)."""
+        if if_match is not None:
+            await self._view.caught_up()
+        listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
+        if_version = _expected(listener, if_match)
+        if not await self._record(ev.ListenerDeleted(**by(context), listener_id=listener_id, if_version=if_version)):
+            _check_version(self._listener_now(context, listener_id), if_version)
+
+    async def pause_listener(self, context: Context, queue_id: str, listener_id: str, *, reason: str) -> Listener:
+        """The listener, which gets nothing from now on; no event if it is paused already (NotFound)."""
+        await self._view.caught_up()
+        listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
+        if listener.paused is None:
+            await self._record(ev.ListenerPaused(**by(context), listener_id=listener_id, reason=reason))
+        return self._listener_now(context, listener_id)
+
+    async def resume_listener(self, context: Context, queue_id: str, listener_id: str) -> Listener:
+        """The listener, which gets its deliveries again; no event if it is not paused (NotFound)."""
+        await self._view.caught_up()
+        listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
+        if listener.paused is not None:
+            await self._record(ev.ListenerResumed(**by(context), listener_id=listener_id))
+        return self._listener_now(context, listener_id)
+
+    async def redrive_listener(
+        self, context: Context, queue_id: str, listener_id: str, message_ids: Sequence[str]
+    ) -> None:
+        """Have its deliveries that retry or are parked tried now, those of these messages or all (NotFound)."""
+        await find_listener(self._view, context.organization_id, queue_id, listener_id)
+        event = ev.ListenerRedriven(
+            **by(context), listener_id=listener_id, message_ids=tuple(dict.fromkeys(message_ids))
+        )
+        if not await self._record(event):
+            raise NotFound("no listener of this queue has this id")
+
+    async def _record(self, event: ControlEvent) -> bool:
+        return await record(self._log.control, self._view, event)
+
+    async def _check_queue_name_free(self, organization_id: str, name: str, own_id: str | None) -> None:
+        """Refuse a taken name early, but only when this process is not behind: it may have become free elsewhere."""
+        for checked in (False, True):
+            holder = self._view.state.queues_by_name.get((organization_id, name))
+            if holder is None or holder.id == own_id:
+                return
+            if not checked:
+                await self._view.caught_up()
+        raise NameTaken(f"a queue is named {name!r} already", pointer="/name")
+
+    async def _check_listener_name_free(self, queue: Queue, name: str, own_id: str | None) -> None:
+        for checked in (False, True):
+            holder = self._view.state.listeners_by_name.get((queue.id, name))
+            if holder is None or holder.id == own_id:
+                return
+            if not checked:
+                await self._view.caught_up()
+        raise NameTaken(f"a listener of this queue is named {name!r} already", pointer="/name")
+
+    def _sealed(self, before: ListenerSettings, said: Mapping[str, Any]) -> ListenerSettings:
+        """The settings from now on, no header's value in the clear (Refused: a hidden value that there is not)."""
+        known = before.sealed_headers | {name: self._sealer.seal(value) for name, value in before.headers.items()}
+        changed = dict(said)
+        asked: Mapping[str, str] | None = changed.pop("headers", None)
+        headers = known if asked is None else {}
+        size = 0
+        for name, value in (asked or {}).items():
+            if value == HIDDEN and name not in known:
+                raise Refused("this header has no value yet", pointer=f"/headers/{name}")
+            headers[name] = known[name] if value == HIDDEN else self._sealer.seal(value)
+            size += len(name) + self._size(known[name] if value == HIDDEN else None, value)
+        if size > HEADERS_BYTES_MAX:
+            detail = f"all names and values together may have {HEADERS_BYTES_MAX} bytes, and have {size}"
+            raise Refused(detail, pointer="/headers")
+        return msgspec.structs.replace(before, **changed, headers={}, sealed_headers=headers)
+
+    def _size(self, sealed: str | None, value: str) -> int:
+        """How long a header's value is. sealed: where it is hidden; one that this process can't open counts nothing."""
+        if sealed is not None:
+            try:
+                value = self._sealer.open(sealed)
+            except ConfigurationError:
+                return 0
+        return len(value)
+
+    def _check_url(self, pointer: str, url: str) -> None:
+        reason = refuse_url(url, self._allow_networks)
+        if reason is not None:
+            raise Refused(f"the URL {reason}", pointer=pointer)
+
+    def _queue_now(self, context: Context, queue_id: str) -> Queue:
+        """It was there a moment ago: no look at the log."""
+        queue = self._view.state.queue(context.organization_id, queue_id)
+        if queue is None:
+            raise NotFound("no queue has this id")
+        return queue
+
+    def _listener_now(self, context: Context, listener_id: str) -> Listener:
+        listener = self._view.state.listener(context.organization_id, listener_id)
+        if listener is None:
+            raise NotFound("no listener of this queue has this id")
+        return listener
+
+
+async def record(control: ControlLog, view: DirectoryView, event: ControlEvent) -> bool:
+    """Append, wait until this process has folded it, and say whether the fold took it (LogUnavailable, InDoubt)."""
+    offset = await control.append(event)
+    try:
+        await view.seen(offset, timeout_s=_FOLD_S)
+    except ViewBehind as error:
+        raise InDoubt("the change is in the log, but this process can't yet say what became of it") from error
+    return not view.passed_over(offset)
+
+
+def by(context: Context) -> ev.Fields:
+    """The fields of an event that say who asked."""
+    return {
+        "at_ms": context.at_ms,
+        "organization_id": context.organization_id,
+        "actor": context.actor,
+        "request_id": context.request_id,
+    }
+
+
+def _expected(item: Queue | Listener, if_match: Versions | None) -> int | UnsetType:
+    """The version that the change is for, for the event: another process may change the item first (Changed)."""
+    if if_match is None:
+        return UNSET
+    if item.version not in if_match:
+        raise Changed(_CHANGED)
+    return item.version
+
+
+def _check_version(item: Queue | Listener, if_version: int | UnsetType) -> None:
+    if if_version is not UNSET and item.version != if_version:
+        raise Changed(_CHANGED)
+
+
+def _check_headers_named(listener: Listener, wishes: ListenerWishes) -> None:
+    """Refused where header values that were given for one origin would be sent to another (docs/decisions/0195)."""
+    settings = listener.settings
+    if wishes.notify_url is None or same_origin(wishes.notify_url, listener.notify_url):
+        return
+    if not (settings.headers or settings.sealed_headers):
+        return
+    named: Mapping[str, str] | None = wishes.settings.get("headers")
+    if named is None:
+        raise Refused(
+            "this notify_url has another origin: give the values of `headers` again, or {} for none", pointer="/headers"
+        )
+    for name, value in named.items():
+        if value == HIDDEN:
+            raise Refused("the notify_url has another origin: give this value again", pointer=f"/headers/{name}")
+
+
+def check_name(name: str) -> None:
+    """Refused when it is none."""
+    reason = refuse_name(name)
+    if reason is not None:
+        raise Refused(f"the name {reason}", pointer="/name")
+
+
+def signing_secret(asked: str | None) -> str:
+    """The secret that is asked for, else a new one (Refused)."""
+    if asked is None:
+        return signing.secret_text(os.urandom(_SIGNING_BYTES))
+    try:
+        signing.secret_bytes(asked)
+    except ValueError as error:
+        raise Refused(str(error), pointer="/secret") from None
+    return asked

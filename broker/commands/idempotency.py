@@ -1,0 +1,166 @@
+"""Puts with an Idempotency-Key: the same key brings the same messages, once, whoever asks and whatever dies.
+
+For: claiming the key, putting what was claimed, answering again what was put (docs/decisions/0044). Not for: the rule
+who has a claim (broker/core/claims.py), how claims are kept (broker/kafka/claims.py), the header (api/messages.py).
+
+    claim appended -> first in the log: messages appended under the claim's ids -> answered
+                   -> not the first, or asked again: the messages are there -> answered
+                                                     they may still come -> InFlight
+                                                     they can't any more -> taken over by a claim of the next number
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from broker.commands.directory import now_ms
+from broker.commands.puts import Put, append_puts
+from broker.core.claims import CLOCKS_MS, IDS_KEPT_MS, Claim, decide, random_bits
+from broker.core.directory import Queue
+from broker.core.events import PutClaimed, decode_message
+from broker.core.ids import message_id
+from broker.errors import InFlight, KeyReused, LogUnavailable, ViewBehind
+from broker.ports import ClaimLog, MessageLog
+
+_RANDOM_BYTES: Final = 16
+_UNDER_WAY: Final = "a request with this Idempotency-Key is under way"
+
+
+class Stored(NamedTuple):
+    """A message that is in the log."""
+
+    id: str
+    name: str
+
+
+class Idempotency:
+    """append_timeout_ms: after it a claim's holder no longer puts anything. clock: milliseconds since the epoch.
+
+    check_room: raises where an organization may store nothing more.
+    """
+
+    def __init__(
+        self,
+        claims: ClaimLog,
+        messages: MessageLog,
+        *,
+        append_timeout_ms: int,
+        clock: Callable[[], int] = now_ms,
+        check_room: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._claims = claims
+        self._messages = messages
+        self._append_timeout_ms = append_timeout_ms
+        self._take_over_after_ms = 2 * append_timeout_ms + CLOCKS_MS
+        self._clock = clock
+        self._check_room = check_room
+        self._under_way: set[bytes] = set()
+
+    async def put(
+        self, queue: Queue, puts: Sequence[Put], *, key: bytes, body_sha256: str, actor: str, request_id: str
+    ) -> list[Stored]:
+        """The messages of this key, put now or before (InFlight, KeyReused, ShareUsed, Unavailable).
+
+        puts: checked, none of them appended. body_sha256: hex digest of all that has to be the same.
+        """
+        digest = hashlib.sha256(queue.organization_id.encode() + b"\0" + key).digest()
+        at_ms = self._clock()
+        claim = PutClaimed(
+            at_ms=at_ms,
+            organization_id=queue.organization_id,
+            actor=actor,
+            request_id=request_id,
+            queue_id=queue.id,
+            digest=digest.hex(),
+            body_sha256=body_sha256,
+            claim_id=_random_hex(),
+            ids_at_ms=at_ms,
+            ids_seed=_random_hex(),
+            partition=self._messages.some_partition(),
+        )
+        if digest in self._under_way:
+            raise InFlight(_UNDER_WAY)
+        self._under_way.add(digest)
+        try:
+            return await self._put(digest, claim, puts)
+        finally:
+            self._under_way.discard(digest)
+
+    async def _put(self, digest: bytes, mine: PutClaimed, puts: Sequence[Put]) -> list[Stored]:
+        held = decide(await self._claims.claims(digest), mine.at_ms)
+        if held is None:
+            held = await self._claim(digest, mine)
+        if held.first.body_sha256 != mine.body_sha256:
+            raise KeyReused("this Idempotency-Key was used with another request")
+        if held.holder.claim_id == mine.claim_id:
+            return await self._append(held, puts, {})
+        found = await self._find(held, puts)
+        if len(found) == len(puts):
+            return [found[number] for number in range(len(puts))]
+        if mine.at_ms - held.holder.at_ms < self._take_over_after_ms:
+            raise InFlight(_UNDER_WAY)
+        held = await self._claim(digest, _taking_over(held, mine))
+        if held.holder.claim_id != mine.claim_id:
+            raise InFlight(_UNDER_WAY)
+        return await self._append(held, puts, await self._find(held, puts))
+
+    async def _claim(self, digest: bytes, mine: PutClaimed) -> Claim:
+        """Whose it is, once this claim is in the log (StorageFull)."""
+        self._check_room(mine.organization_id)
+        await self._claims.append(mine)
+        held = decide(await self._claims.claims(digest), mine.at_ms)
+        if held is None:
+            raise ViewBehind("the claim of the Idempotency-Key is in the log and was not found there yet")
+        return held
+
+    async def _append(self, held: Claim, puts: Sequence[Put], found: Mapping[int, Stored]) -> list[Stored]:
+        """Put what is not there yet."""
+        if self._clock() - held.holder.at_ms > self._append_timeout_ms:  # another may soon take the claim over
+            raise LogUnavailable("Kafka is too slow; nothing was stored")
+        missing = [number for number in range(len(puts)) if number not in found]
+        for number in missing:
+            puts[number].claimed(held.holder.ids_at_ms, random_bits(held.holder, number))
+        await append_puts(self._messages, [puts[number] for number in missing], held.holder.partition)
+        return [found.get(number) or Stored(put.id, put.name) for number, put in enumerate(puts)]
+
+    async def _find(self, held: Claim, puts: Sequence[Put]) -> dict[int, Stored]:
+        """Those that are in the log, by their number."""
+        found: dict[int, Stored] = {}
+        for claim in held.ids:
+            wanted: dict[int, dict[str, int]] = {}
+            for number, put in enumerate(puts):
+                if number not in found:
+                    partition = claim.partition if put.key is None else self._messages.partition_of(put.key)
+                    bits = random_bits(claim, number)
+                    made = message_id(at_ms=claim.ids_at_ms, partition=partition, random_bits=bits)
+                    wanted.setdefault(partition, {})[made] = number
+            for partition, numbers in wanted.items():
+                there = await self._messages.find_all(
+                    partition=partition,
+                    at_ms=claim.ids_at_ms,
+                    message_ids=numbers.keys(),
+                    organization_id=claim.organization_id,
+                )
+                found |= {numbers[made]: Stored(made, decode_message(value).name) for made, (_, value) in there.items()}
+        return found
+
+
+def _taking_over(held: Claim, mine: PutClaimed) -> PutClaimed:
+    """The next claim of a key. The ids stay, lest a message that comes late after all has another one.
+
+    Not for long: a message is looked for from its id's time on, and not for ever.
+    """
+    next_one: dict[str, Any] = {"number": held.holder.number + 1, "of": held.first.claim_id}
+    if mine.at_ms - held.holder.ids_at_ms < IDS_KEPT_MS:
+        ids = ("ids_at_ms", "ids_seed", "partition")
+        next_one |= {field: getattr(held.holder, field) for field in ids}
+    return msgspec.structs.replace(mine, **next_one)
+
+
+def _random_hex() -> str:
+    return os.urandom(_RANDOM_BYTES).hex()

@@ -1,0 +1,226 @@
+"""Putting messages: the one command that is asked thousands of times a second.
+
+For: checking them, their ids, and their append to `messages`. Not for: the other commands
+(broker/commands/directory.py), record batches (broker/kafka/group_commit.py), the request around it
+(api/messages.py).
+
+A put touches no projection but to look its queue up, and waits for nothing but Kafka's acknowledgement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from itertools import starmap
+from typing import Final, Protocol
+
+from msgspec import UNSET, UnsetType
+
+from broker.core.directory import Queue
+from broker.core.events import MessagePut, encode
+from broker.core.ids import message_id
+from broker.core.names import NAME_CHARS_MAX, refuse_name
+from broker.errors import InDoubt, LogUnavailable, Refused
+from broker.ports import Count, MessageLog
+
+DATA_BYTES_MAX: Final = 1 << 20
+_UTF8_BYTES_A_CHAR_MAX: Final = 4
+_DAY_MS: Final = 86_400_000
+DELIVER_AHEAD_MS_MAX: Final = 366 * _DAY_MS
+_SHORT_ID_DIGITS: Final = 7
+_QUEUE_CHARS_MAX: Final = NAME_CHARS_MAX - len("-message-") - _SHORT_ID_DIGITS  # of its name in a message's
+_POOL_BYTES: Final = 4096
+
+
+class _RandomBits:
+    """Random integers of 64 bits, drawn from the system by the page: a call for each costs more than the whole id."""
+
+    def __init__(self) -> None:
+        self._pool: Iterator[tuple[int]] = iter(())
+
+    def draw(self) -> int:
+        for (bits,) in self._pool:
+            return bits
+        self._pool = struct.iter_unpack("=Q", os.urandom(_POOL_BYTES))
+        return self.draw()
+
+
+random_bits = _RandomBits().draw
+
+
+class Put:
+    """One message on its way into the log. id, name: known once it is there. key: the ordering key.
+
+    count: called with the organization and the record's size when it is built.
+    """
+
+    __slots__ = (
+        *(
+            "_actor",
+            "_at_ms",
+            "_count",
+            "_data",
+            "_deliver_at_ms",
+            "_queue",
+            "_random_bits",
+            "_request_id",
+            "id",
+            "key",
+            "name",
+        ),
+    )
+
+    def __init__(
+        self,
+        queue: Queue,
+        data: str,
+        name: str | None,
+        key: str | None,
+        actor: str,
+        request_id: str,
+        deliver_at_ms: int | UnsetType = UNSET,
+        count: Count | None = None,
+    ) -> None:
+        self._queue = queue
+        self._count = count
+        self._data = data
+        self.key = key
+        self._actor = actor
+        self._request_id = request_id
+        self._deliver_at_ms = deliver_at_ms
+        self._at_ms = time.time_ns() // 1_000_000
+        self._random_bits = random_bits()
+        self.id = ""
+        self.name = name or ""
+
+    @property
+    def size(self) -> int:
+        """About what it carries, bytes."""
+        return len(self._data)
+
+    def claimed(self, at_ms: int, random_bits: int) -> None:
+        """What its id is made of is settled already."""
+        self._at_ms = at_ms
+        self._random_bits = random_bits
+
+    def build(self, partition: int) -> tuple[bytes, bytes, bytes]:
+        """ports.BuildRecord: the id can't be made before the partition is chosen."""
+        queue = self._queue
+        self.id = made = message_id(at_ms=self._at_ms, partition=partition, random_bits=self._random_bits)
+        if not self.name:
+            self.name = f"{queue.name[:_QUEUE_CHARS_MAX]}-message-{made[-_SHORT_ID_DIGITS:]}"
+        event = MessagePut(
+            at_ms=self._at_ms,
+            organization_id=queue.organization_id,
+            actor=self._actor,
+            request_id=self._request_id,
+            message_id=made,
+            queue_id=queue.id,
+            name=self.name,
+            data=self._data,
+            key=self.key,
+            deliver_at_ms=self._deliver_at_ms,
+        )
+        value = encode(event)
+        if self._count is not None:
+            self._count(queue.organization_id, len(value))
+            self._count = None  # a batch in which it does not fit has it built again
+        return made.encode(), value, queue.id.encode()
+
+
+class NewMessage(Protocol):
+    """What a request says of a message."""
+
+    @property
+    def data(self) -> str: ...
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def key(self) -> str | None: ...
+    @property
+    def deliver_at(self) -> datetime | None: ...
+
+
+def new_put(
+    queue: Queue,
+    data: str,
+    name: str | None,
+    key: str | None,
+    actor: str,
+    request_id: str,
+    deliver_at: datetime | None = None,
+    count: Count | None = None,
+) -> Put:
+    """A message that may be put (Refused)."""
+    if len(data) * _UTF8_BYTES_A_CHAR_MAX > DATA_BYTES_MAX and len(data.encode()) > DATA_BYTES_MAX:
+        raise Refused(f"the data is longer than {DATA_BYTES_MAX} bytes of UTF-8", pointer="/data")
+    if name is not None and (reason := refuse_name(name)) is not None:
+        raise Refused(f"the name {reason}", pointer="/name")
+    if key is not None and not 0 < len(key) <= NAME_CHARS_MAX:
+        raise Refused(f"the ordering key must have 1 to {NAME_CHARS_MAX} characters", pointer="/key")
+    if deliver_at is None:
+        return Put(queue, data, name, key, actor, request_id, count=count)
+    if key is not None:
+        detail = "a message with an ordering key can't have a time: those after it would have to wait for it"
+        raise Refused(detail, pointer="/deliver_at")
+    deliver_at_ms = int(deliver_at.timestamp() * 1000)
+    if deliver_at_ms - time.time_ns() // 1_000_000 > DELIVER_AHEAD_MS_MAX:
+        raise Refused(f"at most {DELIVER_AHEAD_MS_MAX // _DAY_MS} days ahead", pointer="/deliver_at")
+    return Put(queue, data, name, key, actor, request_id, max(1, deliver_at_ms), count)
+
+
+async def put_message(
+    log: MessageLog,
+    queue: Queue,
+    *,
+    data: str,
+    name: str | None,
+    key: str | None,
+    actor: str,
+    request_id: str,
+    deliver_at: datetime | None = None,
+    count: Count | None = None,
+) -> Put:
+    """The message, once all in-sync replicas have it (Refused, LogUnavailable, InDoubt)."""
+    put = new_put(queue, data, name, key, actor, request_id, deliver_at, count)
+    await log.append(put.build, key=key, size=len(data))
+    return put
+
+
+def new_batch(
+    queue: Queue, messages: Sequence[NewMessage], actor: str, request_id: str, count: Count | None = None
+) -> list[Put]:
+    """Messages that may all be put (Refused; the pointer begins with the place: `/messages/3/data`)."""
+    puts = []
+    for number, message in enumerate(messages):
+        try:
+            said = message.data, message.name, message.key
+            puts.append(new_put(queue, *said, actor, request_id, message.deliver_at, count))
+        except Refused as error:
+            raise Refused(str(error), pointer=f"/messages/{number}{error.pointer}") from None
+    return puts
+
+
+async def append_puts(log: MessageLog, puts: Sequence[Put], partition: int | None = None) -> None:
+    """Returns once all in-sync replicas have all of them (LogUnavailable: nothing is stored; InDoubt).
+
+    Those without an ordering key go into one partition, and into one record batch if they fit.
+    partition: which one; None: any.
+    """
+    together: dict[int | None, list[Put]] = {}
+    for put in puts:
+        together.setdefault(partition if put.key is None else log.partition_of(put.key), []).append(put)
+
+    async def append(number: int | None, group: Sequence[Put]) -> None:
+        size = sum(put.size for put in group)
+        await log.append_together([put.build for put in group], partition=number, size=size)
+
+    results = await asyncio.gather(*starmap(append, together.items()), return_exceptions=True)
+    failures = [result for result in results if isinstance(result, BaseException)]
+    if failures:
+        nothing = len(failures) == len(results) and all(isinstance(error, LogUnavailable) for error in failures)
+        raise failures[0] if nothing else InDoubt("some of the messages may have been stored") from failures[0]

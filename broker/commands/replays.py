@@ -1,0 +1,231 @@
+"""Commands on replays: begin one, or say what it would be; pause, resume, cancel it; how far it is.
+
+For: which offsets a replay takes, and its events. Not for: what a replay is (broker/core/replays.py), delivering it
+(broker/delivery), the requests (api/replays.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final
+from uuid import uuid4
+
+from broker.commands.directory import Context, by, find_listener, record
+from broker.core import events as ev
+from broker.core.cursor import Cursor
+from broker.core.directory import Listener
+from broker.core.ids import parse_message_id
+from broker.core.replays import Replay, pick
+from broker.errors import NotFound, Refused
+from broker.outbound.addresses import refuse_url
+from broker.ports import Cursors, DirectoryView, Log, Outstanding
+from broker.settings import Network
+
+ONLY: Final = ("all", "failed", "undelivered")
+_RUNNING_MAX: Final = 10  # of one listener at once
+_RUNNING_ALL_MAX: Final = 100  # of one organization
+_PICKED_MAX: Final = 50_000  # messages picked one by one: they stand in the event
+_PAGE: Final = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayWishes:
+    """from_ms, to_ms: when the messages were put, the second excluded; None is now. The rest: core/replays.py."""
+
+    from_ms: int
+    to_ms: int | None = None
+    only: str = "all"
+    rate_per_s: float | None = None
+    notify_url: str | None = None
+    liveness_url: str | None = None
+    send_headers: bool = False
+
+
+class ReplayCommands:
+    """cursors: how far each listener and replay is. outstanding: what of a listener has left its windows."""
+
+    def __init__(
+        self,
+        log: Log,
+        view: DirectoryView,
+        outstanding: Outstanding,
+        cursors: Cursors,
+        *,
+        allow_networks: Sequence[Network],
+    ) -> None:
+        self._log = log
+        self._view = view
+        self._outstanding = outstanding
+        self._cursors = cursors
+        self._allow_networks = allow_networks
+
+    async def plan(self, context: Context, listener: Listener, wishes: ReplayWishes) -> ev.ReplayStarted:
+        """The replay as it would begin now; nothing is written (Refused, LogUnavailable)."""
+        self._check(wishes)
+        to_ms = context.at_ms if wishes.to_ms is None else wishes.to_ms
+        if to_ms <= wishes.from_ms:
+            raise Refused("a replay ends after it begins", pointer="/to" if wishes.to_ms is not None else "/from")
+        messages = self._log.messages
+        begin = await messages.offsets_at(wishes.from_ms)
+        end = await (messages.offsets_at(to_ms) if to_ms < context.at_ms else messages.end_offsets())
+        end = tuple(max(pair) for pair in zip(begin, end, strict=True))
+        before = after = end
+        picked: tuple[str, ...] | None = None
+        count, exact = 0, True
+        if wishes.only != "all":
+            before, after, offsets = await self._choose(listener, begin, end, failed=wishes.only == "failed")
+            picked, count = tuple(map(pick, offsets)), sum(map(len, offsets))
+        for low, high in ((begin, before), (after, end)):
+            if low != high:
+                more, all_counted = await self._count(listener, low, high, wishes.from_ms)
+                count, exact = count + more, exact and all_counted
+        return ev.ReplayStarted(
+            **by(context),
+            replay_id=str(uuid4()),
+            listener_id=listener.id,
+            from_ms=wishes.from_ms,
+            to_ms=to_ms,
+            only=wishes.only,
+            notify_url=wishes.notify_url,
+            liveness_url=wishes.liveness_url,
+            send_headers=wishes.send_headers,
+            rate_per_s=wishes.rate_per_s,
+            start_offsets=begin,
+            end_offsets=end,
+            before_offsets=before,
+            after_offsets=after,
+            picked=picked,
+            count=count,
+            counted_all=exact,
+        )
+
+    async def start(self, context: Context, queue_id: str, listener_id: str, wishes: ReplayWishes) -> Replay:
+        """A replay that has begun (Refused, NotFound, LogUnavailable)."""
+        await self._view.caught_up()
+        listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
+        replays = self._view.state.replays
+        for whose, most, running in (
+            ("this listener", _RUNNING_MAX, sum(replay.ended is None for replay in replays.of(listener_id))),
+            ("this organization", _RUNNING_ALL_MAX, replays.running(context.organization_id)),
+        ):
+            if running >= most:
+                raise Refused(f"{running} replays of {whose} are under way; cancel one, or wait for its end")
+        event = await self.plan(context, listener, wishes)
+        if not await record(self._log.control, self._view, event):
+            raise NotFound("no listener of this queue has this id")
+        return self._now(event)
+
+    async def find(self, organization_id: str, queue_id: str, listener_id: str, replay_id: str) -> Replay:
+        """The listener's replay (NotFound)."""
+        await find_listener(self._view, organization_id, queue_id, listener_id)
+        replay = self._view.state.replays.find(organization_id, replay_id)
+        if replay is None or replay.listener_id != listener_id:
+            raise NotFound("no replay of this listener has this id")
+        return replay
+
+    async def pause(self, context: Context, replay: Replay) -> Replay:
+        """It delivers nothing until it is resumed; no event if it is paused already or has ended."""
+        if replay.paused is not None or replay.ended is not None:
+            return replay
+        return await self._change(ev.ReplayPaused(**by(context), replay_id=replay.id, reason="asked for"))
+
+    async def resume(self, context: Context, replay: Replay) -> Replay:
+        """It goes on where it was; no event if it is not paused."""
+        if replay.paused is None or replay.ended is not None:
+            return replay
+        return await self._change(ev.ReplayResumed(**by(context), replay_id=replay.id))
+
+    async def cancel(self, context: Context, replay: Replay) -> Replay:
+        """It delivers no more; no event if it has ended."""
+        if replay.ended is not None:
+            return replay
+        return await self._change(ev.ReplayCancelled(**by(context), replay_id=replay.id))
+
+    async def progress(self, replay: Replay) -> float:
+        """How much of its stretch of the log is behind it, 0 to 1 (LogUnavailable)."""
+        spans = {
+            number: (start, end)
+            for number, (start, end) in enumerate(zip(replay.start_offsets, replay.end_offsets, strict=True))
+            if start < end
+        }
+        if replay.ended == "finished" or not spans:
+            return 1.0
+        cursors: Mapping[int, Cursor] = {}
+        if replay.ended is None:  # of one that was cancelled they are taken away
+            cursors = (await self._cursors.load([replay.id], spans)).get(replay.id, {})
+        behind = sum(
+            end - start if number in replay.finished else max(0, min(cursors[number].offset, end) - start)
+            for number, (start, end) in spans.items()
+            if number in replay.finished or number in cursors
+        )
+        return behind / sum(end - start for start, end in spans.values())
+
+    async def _change(self, event: ev.ReplayPaused | ev.ReplayResumed | ev.ReplayCancelled) -> Replay:
+        await record(self._log.control, self._view, event)
+        return self._now(event)
+
+    def _now(self, event: ev.ReplayEvent) -> Replay:
+        replay = self._view.state.replays.find(event.organization_id, event.replay_id)
+        if replay is None:
+            raise NotFound("no replay of this listener has this id")
+        return replay
+
+    async def _count(
+        self, listener: Listener, begin: Sequence[int], end: Sequence[int], since_ms: int
+    ) -> tuple[int, bool]:
+        """How many of its queue's messages in [begin, end), put since a time, are not deleted; and if that is exact."""
+        queue_id, organization_id = listener.queue_id, listener.organization_id
+        count, exact = await self._log.messages.count(queue_id, begin=begin, end=end, organization_id=organization_id)
+        deleted, all_deleted = await self._log.changes.deleted(
+            queue_id, begin=begin, end=end, since_ms=since_ms, organization_id=organization_id
+        )
+        return max(0, count - deleted), exact and all_deleted
+
+    async def _choose(
+        self, listener: Listener, begin: Sequence[int], end: Sequence[int], *, failed: bool
+    ) -> tuple[tuple[int, ...], tuple[int, ...], list[list[int]]]:
+        """What of [begin, end) has failed, or is undelivered: below which offsets, from which on, which between them.
+
+        By partition. What lies before its beginning it never got; from its cursors' tops on it has taken nothing yet.
+        """
+        # The cursors first: what leaves a window meanwhile is found in `outstanding`.
+        cursors = (await self._cursors.load([listener.id], range(len(end)))).get(listener.id, {})
+        stands = [listener.stands_at(cursors, partition) for partition in range(len(end))]
+        never, untaken = (begin, end) if failed else (listener.start_offsets, [cursor.top for cursor in stands])
+        before = tuple(min(max(pair), last) for *pair, last in zip(begin, never, end, strict=True))
+        after = tuple(max(low, min(pair)) for low, *pair in zip(before, untaken, end, strict=True))
+        found: set[tuple[int, int]] = set()
+        for partition, cursor in enumerate(stands):
+            attempts = cursor.attempts or (0,) * len(cursor.open)
+            for offset, number in zip(cursor.open, attempts, strict=True):
+                if (number or not failed) and before[partition] <= offset < after[partition]:
+                    found.add((partition, offset))
+        place: tuple[int, int] | None = (0, 0)
+        while place is not None:
+            rows, place = await self._outstanding.page(listener, state=None, after=place, limit=_PAGE)
+            for row in rows:
+                parts = parse_message_id(row.message_id)
+                if parts is None or (failed and row.state == "pending"):
+                    continue
+                if before[parts[1]] <= row.offset < after[parts[1]]:
+                    found.add((parts[1], row.offset))
+            if len(found) > _PICKED_MAX:
+                raise Refused(f"more than {_PICKED_MAX} messages are set aside: choose a shorter time", pointer="/from")
+        offsets: list[list[int]] = [[] for _ in end]
+        for partition, pairs in groupby(sorted(found), key=lambda pair: pair[0]):
+            offsets[partition] = [offset for _, offset in pairs]
+        return before, after, offsets
+
+    def _check(self, wishes: ReplayWishes) -> None:
+        if wishes.only not in ONLY:
+            raise Refused(f"only must be one of {', '.join(ONLY)}", pointer="/only")
+        if wishes.liveness_url is not None and wishes.notify_url is None:
+            raise Refused("a liveness_url is for a notify_url beside it", pointer="/liveness_url")
+        if wishes.send_headers and wishes.notify_url is None:
+            raise Refused("send_headers is for a notify_url beside it", pointer="/send_headers")
+        for pointer, url in (("/notify_url", wishes.notify_url), ("/liveness_url", wishes.liveness_url)):
+            reason = None if url is None else refuse_url(url, self._allow_networks)
+            if reason is not None:
+                raise Refused(f"the URL {reason}", pointer=pointer)

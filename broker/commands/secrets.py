@@ -1,0 +1,57 @@
+"""Commands on a listener's signing secrets: shown, and changed without a listener missing a message.
+
+For: rotation, by which the former secrets sign besides for a while. Not for: signing (broker/core/signing.py), the key
+they are encrypted with (broker/sealing.py)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from broker.commands.directory import Context, by, find_listener, record, signing_secret
+from broker.core import events as ev
+from broker.core.directory import Listener
+from broker.errors import NotFound, QuotaReached
+from broker.ports import ControlLog, DirectoryView
+from broker.sealing import Sealer
+
+OVERLAP_S: Final = 86_400
+OVERLAP_S_MAX: Final = 30 * 86_400
+FORMER_MAX: Final = 3
+
+
+class SecretCommands:
+    """The commands. sealer: what the log is encrypted with."""
+
+    def __init__(self, control: ControlLog, view: DirectoryView, sealer: Sealer) -> None:
+        self._control = control
+        self._view = view
+        self._sealer = sealer
+
+    async def show(self, context: Context, queue_id: str, listener_id: str) -> tuple[Listener, str]:
+        """The listener and its newest secret (NotFound)."""
+        listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
+        return listener, self._sealer.open(listener.sealed_secret)
+
+    async def rotate(
+        self, context: Context, queue_id: str, listener_id: str, *, secret: str | None, overlap_s: int
+    ) -> tuple[Listener, str]:
+        """The listener and its new secret; those before sign, too, for overlap_s (Refused, QuotaReached, NotFound)."""
+        new = signing_secret(secret)
+        await self._view.caught_up()
+        listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
+        going_on = [ends for _, ends in listener.former_secrets if ends > context.at_ms]
+        if overlap_s and len(going_on) >= FORMER_MAX:
+            raise QuotaReached(
+                f"{FORMER_MAX} former secrets sign already; wait, or end them with overlap_s 0", pointer="/overlap_s"
+            )
+        event = ev.ListenerSecretRotated(
+            **by(context),
+            listener_id=listener_id,
+            sealed_secret=self._sealer.seal(new),
+            former_end_at_ms=context.at_ms + overlap_s * 1000,
+        )
+        await record(self._control, self._view, event)
+        rotated = self._view.state.listener(context.organization_id, listener_id)
+        if rotated is None:  # deleted before, or right after
+            raise NotFound("no listener of this queue has this id")
+        return rotated, new

@@ -1,0 +1,138 @@
+"""Java's ahead-of-time cache of Kafka's classes: Kafka is ready in a second instead of four (decision 0010).
+
+For: making that file once by a training run, finding it again, throwing a bad one away.
+Not for: anything that must work: every failure here only means a slower start.
+`python -m broker.kafka.embedded.archive` makes it now, where many a Kafka will be started: the tests."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import filelock
+
+from broker.errors import BrokerError
+from broker.kafka.admin import ensure_topics
+from broker.kafka.embedded.jars import KAFKA_VERSION, cache_dir, kafka_jars
+from broker.kafka.embedded.java import JAVA_OPTIONS, finished, java, java_home, spawn
+from broker.kafka.embedded.process import PROPERTIES, KafkaProcess
+from broker.kafka.ports import free_port
+from broker.kafka.topics import topics
+
+_log = logging.getLogger(__name__)
+
+_UNUSED_FOR_S: Final = 30 * 86_400.0
+_AFTER_S: Final = 10.0  # the processes that need Kafka start first
+_STEP_WITHIN_S: Final = 120.0
+_SILENT: Final = "-Xlog:aot*=error"
+_ALIKE: Final = ("-Xmx512m", _SILENT)
+
+
+def existing(jars: Sequence[Path]) -> Path | None:
+    """The archive for these jars and this Java, when it has been made."""
+    path = _path(jars)
+    if not path.exists():
+        return None
+    with suppress(OSError):
+        os.utime(path)  # _prune sees that it is in use
+    return path
+
+
+async def make(jars: Sequence[Path], *, after_s: float = _AFTER_S) -> None:
+    """Make it, in the background and with what processor time nobody else wants (about 10 s of it, once).
+
+    Another process that is at it already is left to it. What goes wrong is only logged. To be cancelled at any time.
+    """
+    await asyncio.sleep(after_s)
+    path = _path(jars)
+    try:
+        lock = filelock.FileLock(path.with_suffix(".lock"), thread_local=False)
+        lock.acquire(timeout=0)
+    except (filelock.Timeout, OSError):
+        return
+    started = time.monotonic()
+    try:
+        await _make(jars, path)
+        _prune(path)
+        _log.info("archive.made path=%s took_ms=%d", path, round((time.monotonic() - started) * 1000))
+    except (BrokerError, OSError, TimeoutError) as error:
+        _log.info("archive.failed error=%s", error)
+    finally:
+        lock.release()
+
+
+def use(path: Path | None) -> tuple[str, ...]:
+    """The Java options that start Kafka from the archive; Java ignores one that does not fit its class path."""
+    if path is None:
+        return ()
+    return (f"-XX:AOTCache={path}", _SILENT)
+
+
+def discard(path: Path | None) -> None:
+    """It may be what kept Kafka from starting."""
+    if path is not None:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _path(jars: Sequence[Path]) -> Path:
+    """Named by what Java checks: the class path and Java's own modules, by place, size and time, and the options.
+
+    Kafka's own settings are in the name, too: with others Kafka loads other classes.
+    """
+    modules = java_home() / "lib" / "modules"
+    facts = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in (modules, *jars)]
+    name = hashlib.sha256("\n".join([*facts, *JAVA_OPTIONS, PROPERTIES]).encode()).hexdigest()[:16]
+    return cache_dir() / f"kafka-{KAFKA_VERSION}-{name}.aot"
+
+
+async def _make(jars: Sequence[Path], path: Path) -> None:
+    """Let a throwaway Kafka record what it loads, then have Java make the archive; it gets its name when whole."""
+    made = path.with_suffix(f".{os.getpid()}.new")
+    with tempfile.TemporaryDirectory(prefix="everput-kafka-", ignore_cleanup_errors=True) as name:
+        directory = Path(name)
+        recording = f"-XX:AOTConfiguration={directory / 'recorded'}"
+        same: dict[str, Any] = {"jars": jars, "port": free_port(), "controller_port": free_port(), "idle": True}
+        same["password"] = secrets.token_urlsafe(32)
+        await KafkaProcess(directory, options=_ALIKE, **same).format()
+        options = (*_ALIKE, "-XX:AOTMode=record", recording)
+        kafka = KafkaProcess(directory, options=options, **same)
+        await kafka.start()
+        try:
+            settings = kafka.access.settings(partitions=1, flush_each_batch=True)
+            await ensure_topics(settings, topics(settings))
+        finally:
+            await kafka.stop(within_s=_STEP_WITHIN_S)
+        try:
+            creating = (*_ALIKE, "-XX:AOTMode=create", recording, f"-XX:AOTCache={made}")
+            process = await spawn(java(directory, jars=jars, options=creating), directory=directory, idle=True)
+            code = await finished(process, within_s=_STEP_WITHIN_S)
+            if code != 0:
+                raise BrokerError(f"Java made no archive (code {code})")
+            made.replace(path)
+        finally:
+            made.unlink(missing_ok=True)
+
+
+def _prune(kept: Path) -> None:
+    """Archives that no start has used for a month: of an older Kafka or Java, or of an environment that is gone."""
+    for path in kept.parent.glob("kafka-*.aot"):
+        with suppress(OSError):
+            if path != kept and time.time() - path.stat().st_mtime > _UNUSED_FOR_S:
+                path.unlink()
+                path.with_suffix(".lock").unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    found = kafka_jars()
+    if existing(found) is None:
+        asyncio.run(make(found, after_s=0))

@@ -1,0 +1,256 @@
+"""The jars of Apache Kafka: fetched once, by coordinate, and used only when their SHA-256 is the pinned one.
+
+For: jars.lock (one line a jar: sha256, bytes, coordinate), the cache directory, the download by jgo.
+Not for: starting Kafka (kafka.py). `python -m broker.kafka.embedded.jars` walks the POMs anew and prints a new
+jars.lock: only when Kafka is upgraded; nothing else here reads a POM."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import queue
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+import filelock
+import platformdirs
+
+from broker.errors import ConfigurationError
+
+KAFKA_VERSION: Final = "4.4.0"
+_ROOTS: Final = (f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.5")
+_DOWNLOADS_AT_ONCE: Final = 8
+_TRIES: Final = 3
+_TIMEOUT_S: Final = 30
+_LOCK_WAIT_S: Final = 600
+_STAGING: Final = ".fetch-"
+_CANCELLED_WITHIN_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """One line of jars.lock. size: bytes. coordinate: group:artifact:version."""
+
+    sha256: str
+    size: int
+    coordinate: str
+
+    @property
+    def filename(self) -> str:
+        _, artifact, version = self.coordinate.split(":")
+        return f"{artifact}-{version}.jar"
+
+
+# Brings the jar of a pin into a new file below the empty directory, reports bytes as they come (OSError, RuntimeError).
+Fetch = Callable[[Pin, Path, Callable[[int], None]], Path]
+
+
+def pins() -> tuple[Pin, ...]:
+    """What jars.lock says, in the order of the class path."""
+    text = resources.files("broker.kafka.embedded").joinpath("jars.lock").read_text(encoding="ascii")
+    rows = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+    return tuple(Pin(sha256, int(size), coordinate) for sha256, size, coordinate in rows)
+
+
+def cache_dir() -> Path:
+    """Where this user's caches of Everput are: $EVERPUT_CACHE_DIR, else the platform's place for them."""
+    chosen = os.environ.get("EVERPUT_CACHE_DIR")
+    return Path(chosen) if chosen else platformdirs.user_cache_path("everput", appauthor=False)
+
+
+def kafka_jars(*, progress: bool = True, cancelled: threading.Event | None = None) -> tuple[Path, ...]:
+    """The verified jars, in class path order; downloaded when they are not in the cache yet (blocks).
+
+    progress: show a bar on stderr while downloading. cancelled: once it is set, an error of any kind comes at once.
+    ConfigurationError: no network, no room, or a jar that is not the pinned one.
+    """
+    directory = cache_dir() / f"kafka-{KAFKA_VERSION}"
+    return collect(pins(), directory, fetch=_fetch, progress=progress, cancelled=cancelled)
+
+
+async def awaited_jars(*, progress: bool) -> tuple[Path, ...]:
+    """kafka_jars() on a thread, which ends when this is cancelled."""
+    cancelled = threading.Event()
+    try:
+        return await asyncio.to_thread(kafka_jars, progress=progress, cancelled=cancelled)
+    finally:
+        cancelled.set()
+
+
+def collect(
+    wanted: Sequence[Pin], directory: Path, *, fetch: Fetch, progress: bool, cancelled: threading.Event | None = None
+) -> tuple[Path, ...]:
+    """Every wanted jar in the directory, the missing and the damaged ones fetched; one process fetches at a time."""
+    cancelled = cancelled or threading.Event()
+    paths = tuple(directory / pin.filename for pin in wanted)
+    if not _missing(wanted, directory):
+        return paths
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(directory / ".lock")
+        with lock.acquire(timeout=_LOCK_WAIT_S, cancel_check=cancelled.is_set):
+            for left in directory.glob(f"{_STAGING}*"):  # by a process that was ended
+                shutil.rmtree(left, ignore_errors=True)
+            missing = _missing(wanted, directory)  # another process may have brought them meanwhile
+            if missing:
+                _download(missing, directory, fetch=fetch, progress=progress, cancelled=cancelled)
+    except filelock.Timeout:
+        raise ConfigurationError(
+            f"another process has been downloading Kafka into {directory} for {_LOCK_WAIT_S} s; end it and try again"
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(
+            f"Kafka's jars can't be stored in {directory}: {error}; EVERPUT_CACHE_DIR chooses another place"
+        ) from error
+    return paths
+
+
+def _missing(wanted: Sequence[Pin], directory: Path) -> list[Pin]:
+    """Those that are absent or not the pinned bytes. All are read and hashed each time: 45 MB, under 0.1 s."""
+    return [pin for pin in wanted if not _is_pinned(pin, directory / pin.filename)]
+
+
+def _is_pinned(pin: Pin, path: Path) -> bool:
+    try:
+        if path.stat().st_size != pin.size:
+            return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == pin.sha256
+    except OSError:
+        return False
+
+
+def _download(
+    missing: Sequence[Pin], directory: Path, *, fetch: Fetch, progress: bool, cancelled: threading.Event
+) -> None:
+    """On threads that nobody waits for at the end of the program: a server that is silent must not hold that up."""
+    given_up = threading.Event()
+    todo = queue.SimpleQueue[Pin]()
+    done = queue.SimpleQueue[BaseException | None]()
+
+    def work(advance: Callable[[int], None]) -> None:
+        def advance_or_end(size: int) -> None:
+            if given_up.is_set():
+                raise InterruptedError
+            advance(size)
+
+        with suppress(queue.Empty):
+            while not given_up.is_set():
+                pin = todo.get_nowait()
+                try:
+                    _bring(pin, directory, fetch, advance_or_end)
+                    done.put(None)
+                except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+                    done.put(error)
+
+    for pin in missing:
+        todo.put(pin)
+    try:
+        with _progress_bar(sum(pin.size for pin in missing), shown=progress) as advance:
+            for _ in range(_DOWNLOADS_AT_ONCE):
+                threading.Thread(target=work, args=(advance,), name="jars", daemon=True).start()
+            for _ in missing:
+                error = _next(done, cancelled)
+                if error is not None:
+                    raise error
+    finally:
+        given_up.set()
+
+
+def _next(done: queue.SimpleQueue[BaseException | None], cancelled: threading.Event) -> BaseException | None:
+    while not cancelled.is_set():
+        with suppress(queue.Empty):
+            return done.get(timeout=_CANCELLED_WITHIN_S)
+    return InterruptedError("given up")
+
+
+def _bring(pin: Pin, directory: Path, fetch: Fetch, advance: Callable[[int], None]) -> None:
+    """One jar, checked before it gets its name: what is under that name is always whole and right."""
+    for number in range(1, _TRIES + 1):
+        # Each try has a directory of its own: jgo takes a half-written file of an earlier try for the jar.
+        with tempfile.TemporaryDirectory(prefix=_STAGING, dir=directory) as staging:
+            try:
+                fetched = fetch(pin, Path(staging), advance)
+            except InterruptedError:
+                raise
+            except (OSError, RuntimeError) as error:
+                if number == _TRIES:
+                    raise ConfigurationError(
+                        f"{pin.coordinate} can't be downloaded: {error}; embedded Kafka needs the network once, "
+                        "or use an existing cluster with --kafka"
+                    ) from error
+                continue
+            if not _is_pinned(pin, fetched):
+                raise ConfigurationError(
+                    f"{pin.coordinate} as downloaded is not the file that was pinned (SHA-256 {pin.sha256}): "
+                    "refused. Something between here and the Maven repository changes it"
+                )
+            fetched.replace(directory / pin.filename)
+            return
+
+
+def _fetch(pin: Pin, staging: Path, advance: Callable[[int], None]) -> Path:
+    from jgo.maven import MavenContext, PythonResolver  # only a first start needs it: it imports slowly
+
+    @contextmanager
+    def report(_filename: str, _size: int) -> Iterator[Callable[[int], None]]:
+        yield advance
+
+    group, artifact, version = pin.coordinate.split(":")
+    resolver = PythonResolver(progress_callback=report)
+    context = MavenContext(resolver=resolver, repo_cache=staging, local_repos=[], timeout=_TIMEOUT_S)
+    return Path(context.project(group, artifact).at_version(version).artifact().resolve())
+
+
+@contextmanager
+def _progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
+    """Yields what is called with each number of bytes, from any thread. total: bytes."""
+    if not shown:
+        yield lambda _size: None
+        return
+    from rich.console import Console  # noqa: TID251 - nothing of it comes from outside
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(f"Apache Kafka {KAFKA_VERSION}, once", total=total)
+        lock = threading.Lock()
+        done = 0
+
+        def advance(size: int) -> None:
+            nonlocal done
+            with lock:
+                done = min(done + size, total)  # a second try of a jar counts its bytes again
+                bar.update(task, completed=done)
+
+        yield advance
+
+
+def _new_lock() -> Iterator[str]:
+    """The lines of a jars.lock for _ROOTS, as the Maven repository has them today."""
+    import jgo
+    from jgo.maven import MavenContext
+
+    with tempfile.TemporaryDirectory() as repository:
+        context = MavenContext(repo_cache=Path(repository), timeout=_TIMEOUT_S)
+        found: dict[tuple[str, str], str] = {}
+        for root in _ROOTS:  # each by itself, Kafka first: together, log4j's BOM would change Kafka's own versions
+            for one in jgo.resolve(root):
+                found.setdefault((one.groupId, one.artifactId), one.version)
+        yield f"# sha256, bytes, coordinate: the class path of {' and '.join(_ROOTS)}"
+        for (group, artifact), version in sorted(found.items()):
+            path = Path(context.project(group, artifact).at_version(version).artifact().resolve())
+            yield f"{hashlib.sha256(path.read_bytes()).hexdigest()} {path.stat().st_size} {group}:{artifact}:{version}"
+
+
+if __name__ == "__main__":
+    sys.stdout.writelines(line + "\n" for line in _new_lock())

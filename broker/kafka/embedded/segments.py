@@ -1,0 +1,183 @@
+"""The segment files of a broker that is stopped: finding batches that were altered, and putting them back.
+
+For: what is damaged in a partition's folder, and the bytes that were there, made of the records of an export. They are
+written only if the batch's own checksum says that they are what was there. Not for: reading a log that is in use
+(requests.py), where the records come from (cli/commands/mend.py).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
+
+from broker.errors import ConfigurationError
+from broker.ports import Record
+
+_MAGIC: Final = 2
+_BATCH_BYTES_MAX: Final = 16 << 20
+_PREFIX_BYTES: Final = 12  # base offset and length, which the length does not count
+# Base offset, length, leader epoch, magic, CRC, attributes, last offset delta, first and last time, producer's id and
+# epoch, first sequence number, count of records.
+_HEADER: Final = struct.Struct(">qiibIhiqqqhii")
+_CLEAN: Final = ".kafka_cleanshutdown"
+_SYNCED: Final = "recovery-point-offset-checkpoint"
+_EPOCH_AT: Final = slice(12, 16)
+
+
+class DamagedBatch(NamedTuple):
+    """at: its first byte in the file. first, last: the offsets it should have, as far as its header is to be believed.
+
+    header: as it stands in the file.
+    """
+
+    path: Path
+    at: int
+    first: int
+    last: int
+    header: bytes
+
+
+_Row = tuple[int, bytes, bytes | None]  # see _batches()
+
+
+def partitions(log_dir: Path, topic: str) -> Iterator[tuple[int, Path]]:
+    """The partitions of a topic that a broker's folder has."""
+    found = [path for path in log_dir.glob(f"{topic}-*") if path.is_dir()]
+    for path in sorted(found):
+        number = path.name.removeprefix(f"{topic}-")
+        if number.isdecimal():
+            yield int(number), path
+
+
+@contextmanager
+def stopped(log_dir: Path) -> Iterator[None]:
+    """Hold the folder's lock, which a broker holds as long as it runs (ConfigurationError)."""
+    if not (log_dir / "meta.properties").is_file():
+        raise ConfigurationError(f"{log_dir} is no folder of a Kafka broker")
+    try:
+        file = (log_dir / ".lock").open("a+b")  # which a broker that ends takes with it
+    except OSError as error:
+        raise ConfigurationError(f"{log_dir} can't be used: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigurationError(f"a broker is running on {log_dir}: stop it first") from None
+        yield
+
+
+def damaged(folder: Path, *, since: int = 0) -> Iterator[DamagedBatch]:
+    """Batches of a partition whose checksum fails, or that do not begin where the one before them ends.
+
+    since: files that end before this offset are not read. Where a length is altered, nothing more of that file is read.
+    """
+    for path in _files(folder, since):
+        expected = int(path.stem)
+        rows: Iterator[_Row | None] = chain(_batches(path), (None,))
+        for row, following in pairwise(rows):
+            if row is None:
+                break
+            at, header, whole = row
+            base, last_delta = _HEADER.unpack(header)[0], max(0, _HEADER.unpack(header)[6])
+            after = base + last_delta + 1
+            # In a compacted topic offsets may be missing, but then what follows is beyond them, too.
+            beyond = following is None or _HEADER.unpack(following[1])[0] >= after
+            out_of_order = base < expected or (base > expected and not beyond)
+            if whole is None or out_of_order or not DefaultRecordBatch(whole).validate_crc():
+                yield DamagedBatch(path, at, expected, expected + last_delta, header)
+                after = expected + last_delta + 1
+            expected = after
+
+
+def cut_off(log_dir: Path) -> Iterator[tuple[str, DamagedBatch]]:
+    """What a broker that did not end in order would cut off, with all that follows it, as it starts: by partition.
+
+    It reads again what it had not noted as synced, and takes the first batch that fails its checksum for the end.
+    """
+    if not log_dir.is_dir() or (log_dir / _CLEAN).exists():
+        return
+    synced = _synced(log_dir)
+    for folder in sorted(path for path in log_dir.iterdir() if path.is_dir() and not path.name.startswith("__")):
+        for batch in damaged(folder, since=synced.get(folder.name, 0)):
+            if _goes_on(folder, batch):
+                yield folder.name, batch
+                break
+
+
+def _synced(log_dir: Path) -> dict[str, int]:
+    """By partition, the offset up to which the broker has noted that all is synced."""
+    try:
+        rows = [line.split() for line in (log_dir / _SYNCED).read_text().splitlines()[2:]]
+        return {f"{topic}-{partition}": int(offset) for topic, partition, offset in rows}
+    except (OSError, ValueError):
+        return {}
+
+
+def _goes_on(folder: Path, batch: DamagedBatch) -> bool:
+    """Whether anything good follows. If not, it may be what a crash left half written."""
+    if any(next(_batches(path), None) is not None for path in _files(folder, 0) if path.name > batch.path.name):
+        return True
+    following = (whole for at, _, whole in _batches(batch.path) if at > batch.at)
+    return any(whole is not None and DefaultRecordBatch(whole).validate_crc() for whole in following)
+
+
+def _files(folder: Path, since: int) -> list[Path]:
+    """The segment files, in order, from the one with this offset on."""
+    paths = sorted(folder.glob("*.log"))
+    return paths[max(0, bisect_right([int(path.stem) for path in paths], since) - 1) :]
+
+
+def _batches(path: Path) -> Iterator[_Row]:
+    """Where each batch begins, its header and all of it; None, and no more, where its length can't be right."""
+    if path.stat().st_size == 0:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+        at = 0
+        while at + _HEADER.size <= len(raw):
+            header = raw[at : at + _HEADER.size]
+            if not any(header):  # room that Kafka has reserved
+                return
+            _, length, _, magic, *_ = _HEADER.unpack(header)
+            size = _PREFIX_BYTES + length
+            if magic != _MAGIC or not _HEADER.size <= size <= _BATCH_BYTES_MAX or at + size > len(raw):
+                yield at, header, None
+                return
+            yield at, header, raw[at : at + size]
+            at += size
+
+
+def rebuilt(batch: DamagedBatch, records: Sequence[Record]) -> bytes | None:
+    """The batch as it was, made of its records; None when its checksum does not say that this is it."""
+    fields = _HEADER.unpack(batch.header)
+    crc, attributes, last_delta = fields[4:7]
+    producer_id, producer_epoch, base_sequence, count = fields[9:13]
+    wanted = [record for record in records if batch.first <= record.offset <= batch.first + last_delta]
+    if attributes or not wanted or len(wanted) != count:
+        return None
+    builder = DefaultRecordBatchBuilder(_MAGIC, 0, 0, producer_id, producer_epoch, base_sequence, _BATCH_BYTES_MAX)
+    for record in wanted:
+        place = record.offset - batch.first
+        builder.append(place, record.timestamp, record.key, record.value, list(record.headers))
+    whole = bytearray(builder.build())
+    whole[:8] = batch.first.to_bytes(8)
+    whole[_EPOCH_AT] = batch.header[_EPOCH_AT]
+    return bytes(whole) if _HEADER.unpack_from(whole)[4] == crc else None
+
+
+def put_back(batch: DamagedBatch, whole: bytes) -> None:
+    """Write what rebuilt() gave to where it was, and to the disk."""
+    with batch.path.open("r+b") as file:
+        file.seek(batch.at)
+        file.write(whole)
+        file.flush()
+        os.fsync(file.fileno())

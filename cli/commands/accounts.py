@@ -1,0 +1,184 @@
+"""`everput accounts`: what the operator does to accounts, in Kafka itself and so without a session or a key.
+
+Not for: what an account's owner does over HTTP (api/accounts.py), what the commands do (broker/commands/accounts.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+import click
+
+from broker.commands.accounts import AccountCommands
+from broker.commands.directory import now_ms
+from broker.core.accounts import Account
+from broker.core.directory import Directory, Organization
+from broker.errors import NotFound
+from cli.api_commands import show_all
+from cli.directory import OpenDirectory, in_directory
+from cli.options import Options, shared_options
+from cli.printing import say
+from everput.answers import Answer, Named
+
+_account_argument = click.argument("account", metavar="ACCOUNT")
+
+
+class _Row(Answer):
+    id: str
+    email: str
+    created_at: str
+    blocked: bool
+    sessions: int
+    organizations: list[Named]
+
+
+@click.group("accounts")
+def command() -> None:
+    """List, block, unblock and delete accounts, reset a password, end sessions. ACCOUNT is an e-mail address or an id.
+
+    The commands ask Kafka itself: that of --kafka, or that of the `everput serve` on --data-dir.
+    """
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@shared_options
+def list_(options: Options, *, as_json: bool) -> None:
+    """List all accounts, oldest first."""
+
+    async def rows(opened: OpenDirectory) -> list[_Row]:
+        state = opened.view.state
+        return [_row(state, account) for account in state.accounts.by_id.values()]
+
+    columns = ("id", "email", "created at", "blocked", "sessions", "organizations")
+    show_all(in_directory(options, rows), {heading: heading.replace(" ", "_") for heading in columns}, as_json=as_json)
+
+
+@command.command("block")
+@_account_argument
+@shared_options
+def block(options: Options, account: str) -> None:
+    """End an account's sessions and refuse its sign-in. Keys stay valid: they belong to organizations."""
+
+    async def work(opened: OpenDirectory) -> None:
+        found = find_account(opened, account)
+        if await AccountCommands(*opened).block(found.id):
+            say(f"blocked {found.email}; its sessions have ended")
+        else:
+            say(f"{found.email} was blocked already")
+        state = opened.view.state
+        _say_ownerless(one for one in state.organizations_of(found.id) if state.is_last(one, found.id))
+        _say_keys(state, found)
+
+    in_directory(options, work)
+
+
+@command.command("unblock")
+@_account_argument
+@shared_options
+def unblock(options: Options, account: str) -> None:
+    """Let a blocked account sign in again, with its password."""
+
+    async def work(opened: OpenDirectory) -> None:
+        found = find_account(opened, account)
+        done = await AccountCommands(*opened).unblock(found.id)
+        say(f"unblocked {found.email}" if done else f"{found.email} was not blocked")
+
+    in_directory(options, work)
+
+
+@command.command("delete")
+@_account_argument
+@click.option("--even-if-last", is_flag=True, help="Though an organization is left without a member who can sign in.")
+@click.confirmation_option(prompt="It can't be undone. Delete the account?")
+@shared_options
+def delete(options: Options, account: str, *, even_if_last: bool) -> None:
+    """Delete an account, its sessions and its memberships. Its e-mail address is free then.
+
+    Keys stay valid: they belong to organizations. The log keeps what has happened, the address included.
+    """
+
+    async def work(opened: OpenDirectory) -> None:
+        found = find_account(opened, account)
+        left = await AccountCommands(*opened).delete(found.id, even_if_last=even_if_last)
+        say(f"deleted {found.email}")
+        _say_ownerless(left)
+        _say_keys(opened.view.state, found)
+
+    in_directory(options, work)
+
+
+@command.command("reset-password")
+@_account_argument
+@shared_options
+def reset_password(options: Options, account: str) -> None:
+    """Print a one-time password for an account, and end its sessions.
+
+    The password opens one session, within a day. Set a new password in that session: in the console (behind the e-mail
+    address at the top), or by `POST /v1/accounts/password`.
+    """
+
+    async def work(opened: OpenDirectory) -> None:
+        found = find_account(opened, account)
+        password, until_ms = await AccountCommands(*opened).reset_password(found.id)
+        if found.blocked:
+            say(f"{found.email} is blocked: `everput accounts unblock` lets it sign in", err=True)
+        say(f"opens one session of {found.email}, until {_time(until_ms)}:", err=True)
+        say(password)
+
+    in_directory(options, work)
+
+
+@command.command("end-sessions")
+@_account_argument
+@shared_options
+def end_sessions(options: Options, account: str) -> None:
+    """End all sessions of an account. It can sign in again."""
+
+    async def work(opened: OpenDirectory) -> None:
+        found = find_account(opened, account)
+        await AccountCommands(*opened).end_sessions(found.id)
+        say(f"ended the sessions of {found.email}")
+
+    in_directory(options, work)
+
+
+def find_account(opened: OpenDirectory, text: str) -> Account:
+    """The account with this e-mail address or id (NotFound)."""
+    accounts = opened.view.state.accounts
+    found = accounts.account(text) or accounts.by_id.get(text)
+    if found is None:
+        raise NotFound(f"no account has the e-mail address or id {text}; `everput accounts list` shows all")
+    return found
+
+
+def _row(state: Directory, account: Account) -> _Row:
+    at_ms = now_ms()
+    return _Row(
+        id=account.id,
+        email=account.email,
+        created_at=_time(account.created_at_ms),
+        blocked=account.blocked,
+        sessions=sum(1 for one in state.accounts.sessions_of(account.id) if one.expires_at_ms > at_ms),
+        organizations=[Named(id=one.id, name=one.name) for one in state.organizations_of(account.id)],
+    )
+
+
+def _say_ownerless(organizations: Iterable[Organization]) -> None:
+    for one in organizations:
+        say(f"nobody can sign in to the organization {one.name} ({one.id}) any more", err=True)
+
+
+def _say_keys(state: Directory, account: Account) -> None:
+    """Name the keys that the account made: whoever has seen one can still use it."""
+    made = [key for key in state.keys.values() if key.created_by == f"account:{account.id}"]
+    for key in made:
+        name = state.organizations[key.organization_id].name
+        say(f"stays valid: key {key.id} {key.name}, of the organization {name}", err=True)
+    if made:
+        say("`everput organizations revoke-key KEY_ID` revokes such a key", err=True)
+
+
+def _time(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

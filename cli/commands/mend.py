@@ -1,0 +1,127 @@
+"""`everput mend`: put damaged records back from an export, or give them up.
+
+For: the command. Not for: what is damaged in a file, and the proof that what is put back was there
+(broker/kafka/embedded/segments.py), what becomes of the deliveries then (broker/delivery/outstanding/damaged.py)."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+
+from broker.core.damage import DamagedRange
+from broker.damage import mended
+from broker.errors import ConfigurationError
+from broker.kafka.embedded import segments
+from broker.kafka.topics import by_name, topics
+from broker.ports import Record
+from broker.settings import KafkaSettings
+from cli import files
+from cli.directory import OpenDirectory, in_directory
+from cli.exports import manifest
+from cli.exports.manifest import Manifest
+from cli.exports.rows import record
+from cli.options import Options, shared_options
+from cli.printing import say
+
+# linear: bounded repeats, each class excludes what follows it
+_RANGE: Final = re.compile(r"([a-z]+)/(\d{1,4}):(\d{1,19})(?:-(\d{1,19}))?", re.ASCII)
+
+
+@click.command("mend")
+@click.option(
+    "--export",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="What `everput export-all` wrote: damaged records that are in it are put back.",
+)
+@click.option(
+    "--log-dir",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="The log.dirs of a stopped broker. Default: that of the embedded Kafka in --data-dir.",
+)
+@click.option("--give-up", metavar="TOPIC/PARTITION:FIRST-LAST", help="Cancel what is parked for these offsets.")
+@shared_options
+def command(options: Options, folder: Path | None, log_dir: Path | None, give_up: str | None) -> None:
+    """Find damaged batches in the files of a stopped Kafka, and put them back from an export.
+
+    A batch is put back only if the checksum that its producer gave it says that it is what was there. On a cluster use
+    another broker's copy instead: make it the leader. After the next start what was parked as damaged is delivered.
+
+    With --give-up, while everything runs: nothing waits for these offsets any more. The exit code is 1 if a batch
+    remains damaged.
+    """
+    if give_up is not None:
+        one = _range(give_up)
+        in_directory(options, lambda opened: _give_up(opened, one))
+        say(f"given up: {one}")
+        return
+    made = None if folder is None else _load(folder)
+    if log_dir is None:
+        with files.lock(options.data_dir):
+            left = _mend(options, options.data_dir / "kafka" / "kafka", folder, made)
+    else:
+        left = _mend(options, log_dir, folder, made)
+    if left:
+        sys.exit(1)
+
+
+def _range(text: str) -> DamagedRange:
+    found = _RANGE.fullmatch(text)
+    if found is None:
+        raise ConfigurationError(f"--give-up {text}: give it as messages/3:10-12")
+    first, last = int(found[3]), int(found[4] or found[3])
+    return DamagedRange(found[1], int(found[2]), first, last)
+
+
+async def _give_up(opened: OpenDirectory, one: DamagedRange) -> None:
+    if not opened.view.state.damage.covers(one):
+        known = ", ".join(map(str, opened.view.state.damage)) or "nothing"
+        raise ConfigurationError(f"{one} is not known to be damaged; {known} is")
+    await opened.control.append(mended(one, given_up=True, actor="shell"))
+
+
+def _load(folder: Path) -> Manifest:
+    made = manifest.load(folder)
+    if made is None or made.kind != "all":
+        raise ConfigurationError(f"{folder} holds no export of all: `everput export-all` makes one")
+    for _ in manifest.check(folder, made):
+        pass
+    return made
+
+
+def _mend(options: Options, log_dir: Path, folder: Path | None, made: Manifest | None) -> int:
+    """How many batches remain damaged."""
+    left = 0
+    table = by_name(topics(KafkaSettings(bootstrap="", topic_prefix=options.topic_prefix)))
+    with segments.stopped(log_dir):
+        for name, topic in table.items():
+            for number, path in segments.partitions(log_dir, topic.name):
+                for batch in list(segments.damaged(path)):
+                    records = () if made is None or folder is None else _records(folder, made, name, number, batch)
+                    whole = segments.rebuilt(batch, list(records))
+                    place = f"{name}/{number} offsets {batch.first} to {batch.last}, in {batch.path.name}"
+                    if whole is None:
+                        left += 1
+                        say(f"damaged: {place}")
+                    else:
+                        segments.put_back(batch, whole)
+                        say(f"mended: {place}")
+    return left
+
+
+def _records(folder: Path, made: Manifest, name: str, number: int, batch: segments.DamagedBatch) -> Iterator[Record]:
+    """Those of the export that may be of the batch."""
+    for one in made.files:
+        if one.topic == name and one.partition == number and one.first <= batch.last:
+            with (folder / one.name).open("rb") as file:
+                for text in file:
+                    found = record(text)
+                    if found.offset > batch.last:
+                        break
+                    if found.offset >= batch.first:
+                        yield found

@@ -1,0 +1,115 @@
+"""`everput put`: each line of a file becomes a message.
+
+For: the command, its progress bar and its summary. Not for: sending (cli/publish.py), reading lines
+(cli/lines.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import IO
+
+import click
+
+from broker.errors import ConfigurationError, NotFound
+from cli.api_commands import asking, find_queue
+from cli.api_options import api_options
+from cli.lines import Line, Lines
+from cli.printing import say
+from cli.progress import Progress
+from cli.publish import Publisher, Tally
+from everput import Client, create_queue
+
+REFUSALS_SHOWN = 20
+
+
+@click.command("put")
+@click.argument("queue")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), default="-")
+@api_options
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 1024),
+    default=32,
+    show_default=True,
+    envvar="EVERPUT_CONCURRENCY",
+    help="Requests under way at once.",
+)
+@click.option(
+    "--give-up-after-s",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    envvar="EVERPUT_GIVE_UP_AFTER_S",
+    help="How long one message is tried again, in seconds.",
+)
+@click.option("--create", is_flag=True, help="Make the queue if it is missing.")
+@click.option("--quiet", is_flag=True, help="No progress bar and no summary.")
+def command(
+    *,
+    queue: str,
+    file: Path,
+    url: str,
+    key: str,
+    concurrency: int,
+    give_up_after_s: float,
+    create: bool,
+    quiet: bool,
+) -> None:
+    """Put each line of FILE (or of standard input) on QUEUE, which is a queue's name or id.
+
+    The order is not kept: many requests are under way at once, each with as many lines as are there. A request that was
+    answered 503 or 429, or not at all, is sent again, and stored once. Empty lines are skipped and counted. The exit
+    code is 1 if any line was refused; each is shown with its number and the reason.
+    """
+    with _open(file) as source:
+        with asking(url, key, give_up_after_s=give_up_after_s) as client:
+            queue_id = _queue(client, queue, create=create)
+        publisher = Publisher(url, key, concurrency=concurrency, give_up_after_s=give_up_after_s)
+        tally = asyncio.run(_put(publisher, queue_id, source, quiet=quiet))
+    if not quiet:
+        say(tally.summary(), err=True)
+    if tally.refused:
+        sys.exit(1)
+
+
+def _open(file: Path) -> IO[bytes]:
+    if str(file) == "-":
+        return click.get_binary_stream("stdin")
+    try:
+        return file.open("rb", buffering=0)
+    except OSError as error:
+        raise ConfigurationError(f"can't read {file}: {error.strerror}") from error
+
+
+def _queue(client: Client, queue: str, *, create: bool) -> str:
+    """Its id (ConfigurationError: there is none, and it is not to be made)."""
+    try:
+        return find_queue(client, queue)
+    except NotFound as error:
+        if not create:
+            raise ConfigurationError(f"{error}: --create makes it") from error
+        return client.send(create_queue(queue)).queue.id
+
+
+async def _put(publisher: Publisher, queue_id: str, source: IO[bytes], *, quiet: bool) -> Tally:
+    tally = Tally()
+    lines = Lines(source)
+    with Progress(total_bytes=lines.size, shown=not quiet) as progress:
+
+        def settled(line: Line, refusal: str | None) -> None:
+            tally.settled(refusal)
+            progress.update(tally.put, tally.refused, lines.bytes_read)
+            if refusal is not None and tally.refused <= REFUSALS_SHOWN:
+                progress.say(f"line {line.number}: {refusal}")
+
+        async with publisher:
+            try:
+                await publisher.put_all(queue_id, lines, settled)
+            finally:
+                tally.skipped = lines.skipped
+                tally.again = publisher.again
+    if tally.refused > REFUSALS_SHOWN:
+        say(f"and {tally.refused - REFUSALS_SHOWN} more were refused", err=True)
+    return tally

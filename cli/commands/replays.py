@@ -1,0 +1,50 @@
+"""`everput replays`: a listener's replays, those that have ended too; to pause, resume and cancel one.
+
+For: the command and its table. Not for: beginning one (cli/commands/replay.py)."""
+
+from __future__ import annotations
+
+import click
+from rich import box
+from rich.table import Table
+
+import everput
+from cli.api_commands import asks, find_listener, show_all
+from cli.printing import stdout
+from everput import Client
+
+
+@click.command("replays")
+@click.argument("queue")
+@click.argument("listener")
+@click.option("--pause", metavar="ID", help="It delivers nothing until it is resumed.")
+@click.option("--resume", metavar="ID", help="It goes on where it was.")
+@click.option("--cancel", metavar="ID", help="It delivers no more.")
+@asks
+def command(
+    client: Client,
+    *,
+    queue: str,
+    listener: str,
+    pause: str | None,
+    resume: str | None,
+    cancel: str | None,
+    as_json: bool,
+) -> None:
+    """Show the replays of LISTENER of QUEUE (names or ids), oldest first; or change one."""
+    place = find_listener(client, queue, listener)
+    changes = (everput.pause_replay, pause), (everput.resume_replay, resume), (everput.cancel_replay, cancel)
+    for change, replay_id in changes:
+        if replay_id is not None:
+            client.send(change(*place, replay_id))
+    ids = [row.id for page in client.pages(everput.list_replays(*place)) for row in page.replays]
+    found = (client.send(everput.get_replay(*place, replay_id)).replay for replay_id in ids)
+    if as_json:
+        show_all(found, {}, as_json=True)
+        return
+    table = Table("replay", "state", "from", "to", "only", "messages", "progress", box=box.SIMPLE)
+    table.columns[0].no_wrap = True  # an id is there to be copied
+    for one in found:
+        count = f"{'' if one.count_is_exact else '~'}{one.count:,}"
+        table.add_row(one.id, one.state, one.from_, one.to, one.only, count, f"{one.progress:.0%}")
+    stdout().print(table if table.row_count else "there are no replays")

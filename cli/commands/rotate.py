@@ -1,0 +1,113 @@
+"""`everput rotate-sealing-key`: the secrets in the log, encrypted anew with another key.
+
+For: the order of the steps, so that a crash between any two leaves every secret readable and the command can be given
+again. Not for: what is encrypted (broker/sealing.py), what the events change (broker/core/directory.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+
+import click
+import uvloop
+
+from broker.commands.directory import now_ms
+from broker.core.events import ListenerResealed
+from broker.errors import ConfigurationError, Unavailable
+from broker.kafka.embedded.kafka import EmbeddedKafka
+from broker.kafka.importing import refuse_unfinished
+from broker.kafka.log import KafkaLog
+from broker.private_files import write_secret
+from broker.sealing import Sealer, new_sealing_key
+from broker.settings import KafkaSettings
+from cli import files, logs
+from cli.options import Options, shared_options
+from cli.printing import say
+from cli.processes.process import CATCH_UP_S
+from projections.app import Projections
+
+
+@click.command("rotate-sealing-key")
+@shared_options
+def command(options: Options) -> None:
+    """Encrypt all secrets in the log with another sealing key.
+
+    With the embedded Kafka: stop `everput serve` first; a new key is made, and afterwards only it is in
+    DIR/sealing-key. With --kafka: put the new key and a comma before the old one wherever the processes read it, start
+    them again, then give this command, and at last take the old one away. An interrupted command is given again.
+    """
+    logs.set_up("rotate", "warning" if options.log_level == "info" else options.log_level)
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # as in cli/processes/process.py
+    try:
+        if options.kafka is None:
+            count = _embedded(options)
+        else:
+            sealer = Sealer(files.sealing_key(options.data_dir))
+            if sealer.keys == 1:
+                raise ConfigurationError(
+                    f"there is one sealing key only: have {files.SEALING_KEY_VARIABLE}=NEW,OLD where all processes "
+                    "read it, start them again, then give this command again"
+                )
+            count = asyncio.run(reseal(options.kafka_settings(), sealer))
+    except Unavailable as error:
+        raise ConfigurationError(str(error)) from error
+    say(f"{count} listeners' secrets were encrypted anew")
+
+
+def _embedded(options: Options) -> int:
+    """The new key is in the file, before the old one, ere it is used, and alone there when all is done."""
+    for variable in (files.SEALING_KEY_VARIABLE, f"{files.SEALING_KEY_VARIABLE}_FILE"):
+        if variable in os.environ:
+            raise ConfigurationError(f"{variable} is set: give --kafka, or unset it and use the file")
+    path = files.sealing_key_file(options.data_dir)
+    with files.lock(options.data_dir):
+        keys = files.sealing_key(options.data_dir)
+        if Sealer(keys).keys == 1:
+            keys = f"{new_sealing_key()},{keys}"
+            write_secret(path, keys)
+        count = asyncio.run(_reseal_embedded(options, Sealer(keys)))
+        write_secret(path, keys.partition(",")[0])
+    return count
+
+
+async def _reseal_embedded(options: Options, sealer: Sealer) -> int:
+    kafka = EmbeddedKafka(options.data_dir / "kafka")
+    await kafka.start()
+    try:
+        return await reseal(options.kafka_settings(kafka.access), sealer)
+    finally:
+        await kafka.stop()
+
+
+async def reseal(settings: KafkaSettings, sealer: Sealer) -> int:
+    """Encrypt with the first key whatever another one has: of how many listeners (ConfigurationError, Unavailable)."""
+    await refuse_unfinished(settings)
+    count = 0
+    async with contextlib.AsyncExitStack() as stack:
+        log = KafkaLog(settings)
+        await log.start()
+        stack.push_async_callback(log.stop)
+        projections = Projections(settings, log.control)
+        await projections.start(timeout_s=CATCH_UP_S)
+        stack.push_async_callback(projections.stop)
+        view = projections.directory
+        for listener in list(view.state.listeners.values()):
+            sealed = sealer.reseal(listener.sealed())
+            if sealed:
+                event = ListenerResealed(
+                    at_ms=now_ms(),
+                    organization_id=listener.organization_id,
+                    actor="shell",
+                    listener_id=listener.id,
+                    sealed=sealed,
+                )
+                await log.control.append(event)
+                count += 1
+        await view.caught_up(timeout_s=CATCH_UP_S)
+        left = sum(1 for listener in view.state.listeners.values() if sealer.reseal(listener.sealed()))
+    if left:
+        raise ConfigurationError(
+            f"{left} listeners have secrets of an old key again: a process still uses that one first; start it again"
+        )
+    return count

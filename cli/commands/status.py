@@ -1,0 +1,168 @@
+"""`everput status`: how every listener stands, and with `--admin` every process.
+
+For: the command, its tables and its exit code. Not for: asking and judging (cli/report.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Final
+
+import click
+import orjson
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from broker.errors import ConfigurationError
+from cli.api_commands import errors_told
+from cli.api_options import api_options
+from cli.printing import say_json, stdout
+from cli.report import FIGURES, Limits, ListenerRow, ProcessRow, StorageRow, listeners, processes, storage
+from everput import AsyncClient
+
+GIVE_UP_AFTER_S: Final = 5.0
+DAMAGED_LINE: Final = "log damaged: some records can't be read; `everput status --admin URL` names them"
+_MIB: Final = 1 << 20
+
+
+@click.command("status")
+@click.argument("queue", required=False)
+@api_options
+@click.option("--admin", multiple=True, metavar="URL", help="An admin address, to show its processes. May be repeated.")
+@click.option("--lag-max", type=click.IntRange(min=0), help="More messages waiting for a listener are wrong.")
+@click.option("--age-max-s", type=click.FloatRange(min=0), help="A message waiting longer, in seconds, is wrong.")
+@click.option("--watch", is_flag=True, help="Go on until interrupted.")
+@click.option(
+    "--every-s", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="With --watch: seconds."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object; with --watch one a line.")
+def command(
+    *,
+    queue: str | None,
+    url: str,
+    key: str,
+    admin: Sequence[str],
+    lag_max: int | None,
+    age_max_s: float | None,
+    watch: bool,
+    every_s: float,
+    as_json: bool,
+) -> None:
+    """Show the listeners of QUEUE, which is a name or an id, or of all queues: state, messages that wait, last error.
+
+    The exit code is 1 if a listener is down or beyond a limit, the log is damaged, or a process is not ready; 2 if the
+    API does not answer.
+    """
+    with contextlib.suppress(KeyboardInterrupt), errors_told(url):
+        client = AsyncClient(url, key, give_up_after_s=GIVE_UP_AFTER_S)
+        status = _Status(client, queue, admin, Limits(lag_max, age_max_s))
+        asyncio.run(status.run(every_s if watch else None, as_json=as_json))
+    if status.wrong:
+        sys.exit(1)
+
+
+class _Status:
+    """wrong: as of the last look."""
+
+    def __init__(self, client: AsyncClient, queue: str | None, admin: Sequence[str], limits: Limits) -> None:
+        self.wrong = False
+        self._client = client
+        self._queue = queue
+        self._admin = admin
+        self._limits = limits
+
+    async def run(self, every_s: float | None, *, as_json: bool) -> None:
+        """every_s: None to look once."""
+        console = stdout()
+        live = Live(console=console, auto_refresh=False) if every_s and not as_json and console.is_terminal else None
+        async with self._client:
+            with live or contextlib.nullcontext():
+                while True:
+                    seen, stored, behind = await self.look()
+                    if as_json:
+                        say_json(_json(seen, stored, behind, ok=not self.wrong))
+                    elif live is not None:
+                        live.update(_tables(seen, stored, behind), refresh=True)
+                    else:
+                        console.print(_tables(seen, stored, behind))
+                    if every_s is None:
+                        return
+                    await asyncio.sleep(every_s)
+
+    async def look(self) -> tuple[list[ListenerRow], StorageRow, list[ProcessRow]]:
+        """What there is now; `wrong` follows it (ConfigurationError)."""
+        seen, stored, behind = await asyncio.gather(
+            listeners(self._client, self._limits, self._queue), storage(self._client), processes(self._admin)
+        )
+        if self._queue is not None and not seen:
+            raise ConfigurationError(f"no queue of the name or id {self._queue} has a listener")
+        wrongs = [*(row.wrong for row in seen), stored.wrong, *(row.wrong for row in behind)]
+        self.wrong = any(wrongs) or stored.log_damaged
+        return seen, stored, behind
+
+
+def _json(seen: Sequence[ListenerRow], stored: StorageRow, behind: Sequence[ProcessRow], *, ok: bool) -> str:
+    fields = {
+        "ok": ok,
+        "listeners": [asdict(row) for row in seen],
+        "storage": asdict(stored),
+        "processes": [asdict(row) for row in behind],
+    }
+    return orjson.dumps(fields).decode()
+
+
+def _tables(seen: Sequence[ListenerRow], stored: StorageRow, behind: Sequence[ProcessRow]) -> Group:
+    """The worst first."""
+    table = Table()
+    for heading in ("queue", "listener", "state"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("waiting", "for"):
+        table.add_column(heading, justify="right")
+    table.add_column("last error", overflow="fold")
+    table.add_column("wrong", overflow="fold")
+    for row in sorted(seen, key=lambda row: (row.wrong is None, -row.lag, row.queue, row.listener)):
+        style = "red" if row.wrong else "yellow" if row.state != "live" or row.last_error else ""
+        cells = (row.queue, row.listener, row.state, f"{row.lag:,}", _age(row.pending_s))
+        table.add_row(*cells, row.last_error or "", row.wrong or "", style=style)
+    lines = [Text(_storage_line(stored), style="red" if stored.wrong else "")]
+    if stored.log_damaged:
+        lines.append(Text(DAMAGED_LINE, style="red"))
+    return Group(table, *lines, _process_table(behind)) if behind else Group(table, *lines)
+
+
+def _storage_line(stored: StorageRow) -> str:
+    bound = "" if stored.stored_bytes_max is None else f" of {stored.stored_bytes_max / _MIB:,.0f} MiB"
+    wrong = "" if stored.wrong is None else f", {stored.wrong}"
+    return f"messages stored: {stored.stored_bytes / _MIB:,.0f} MiB{bound}{wrong}"
+
+
+def _process_table(behind: Sequence[ProcessRow]) -> Table:
+    table = Table()
+    table.add_column("process", overflow="fold")
+    for heading in FIGURES:
+        table.add_column(heading, justify="right")
+    table.add_column("wrong", overflow="fold")
+    for row in behind:
+        figures = [_figure(name, row.figures.get(name)) for name in FIGURES]
+        table.add_row(row.process or row.address, *figures, row.wrong or "", style="red" if row.wrong else "")
+    return table
+
+
+def _figure(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value / _MIB:,.0f} MiB" if name == "memory" else f"{value:,.0f}"
+
+
+def _age(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

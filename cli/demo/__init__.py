@@ -1,0 +1,1 @@
+"""`everput demo`: its course, its server, its listeners and what it shows."""

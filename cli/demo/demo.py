@@ -1,0 +1,221 @@
+"""`everput demo`: messages put over REST, two listeners of which one fails for a while, a worker that is killed.
+
+For: the course of the demo and its verdict. Not for: the processes (server.py), the listeners
+(listeners.py), how it looks (view.py). Everything is real and in a temporary folder that goes at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+import click
+
+from broker.errors import ConfigurationError
+from cli.api_commands import errors_told
+from cli.demo.server import DemoListeners, DemoServer
+from cli.demo.view import Row, View
+from cli.publish import Publisher
+from everput import AsyncClient, EverputError, create_listener, create_queue, put_message
+
+MESSAGES: Final = Path(__file__).with_name("messages.jsonl")
+QUEUE: Final = "myapp.io/deletion-request-queue"
+STEADY: Final = "crm"
+FAILING: Final = "mail"
+REFUSE_FROM: Final = 0.25  # of the messages put
+KILL_AT: Final = 0.5
+ACCEPT_AFTER_S: Final = 2.0  # after the last put
+TICK_S: Final = 0.1
+PATIENCE_S: Final = 40.0  # without any progress: more than Kafka needs to notice a dead worker
+CONCURRENCY: Final = 16
+_OVER: Final = object()
+
+NEXT: Final = """\
+What to try next:
+  everput serve                                    # the same, to stay; the API key is then in data/api-key
+  open http://127.0.0.1:8080/console               # look at it; the password is in data/console-password
+  everput put --create my-queue messages.txt       # each line a message
+  curl -X PUT http://127.0.0.1:8080/v1/queues -H "X-API-KEY: $(cat data/api-key)" \\
+       -H 'Content-Type: application/json' -d '{"name": "my-queue"}'"""
+
+
+@click.command("demo")
+@click.argument(
+    "file", type=click.Path(path_type=Path, dir_okay=False, exists=True), default=MESSAGES, metavar="[FILE]"
+)
+@click.option("--messages", type=click.IntRange(min=1), help="How many; the file is begun again when it is too short.")
+@click.option(
+    "--pace-s", type=click.FloatRange(min=0), default=8.0, show_default=True, help="Seconds over which they are put."
+)
+def command(*, file: Path, messages: int | None, pace_s: float) -> None:
+    """Show what Everput promises: messages put over REST arrive at two listeners, although one of them refuses for a
+    while and a worker is killed on the way.
+
+    FILE: each line a message; without it, two thousand requests to delete an account. Exit code 1 if one is missing.
+    """
+    lines = [line for line in file.read_text().splitlines() if line]
+    if not lines:
+        raise ConfigurationError(f"{file} holds no messages")
+    total = messages or len(lines)
+    with tempfile.TemporaryDirectory(prefix="everput-demo-") as folder:
+        try:
+            complete = asyncio.run(_run(Path(folder), list(itertools.islice(itertools.cycle(lines), total)), pace_s))
+        except asyncio.CancelledError:
+            sys.exit(128 + signal.SIGTERM)
+    if not complete:
+        sys.exit(1)
+
+
+async def _run(folder: Path, messages: list[str], pace_s: float) -> bool:
+    this = asyncio.current_task()
+    if this is not None:  # so that SIGTERM, like Ctrl-C, tidies up
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    async with AsyncExitStack() as stack:
+        return await Demo(folder, messages, pace_s).run(stack)
+
+
+class Demo:
+    """One run."""
+
+    def __init__(self, folder: Path, messages: list[str], pace_s: float) -> None:
+        self._messages = messages
+        self._pace_s = pace_s
+        secrets = {name: "whsec_" + base64.b64encode(os.urandom(24)).decode() for name in (STEADY, FAILING)}
+        self._secrets = secrets
+        self._server = DemoServer(folder / "data")
+        self._listeners = DemoListeners(secrets)
+        self._view = View(len(messages))
+        self._put: set[str] = set()
+        self._refusals: list[EverputError] = []
+
+    async def run(self, stack: AsyncExitStack) -> bool:
+        """Whether every message arrived everywhere."""
+        self._view.say("starting Kafka (the first time it is fetched, 45 MB), the API, workers and two listeners")
+        stack.push_async_callback(self._listeners.stop)
+        stack.push_async_callback(self._server.stop)
+        await asyncio.gather(self._server.start(), self._listeners.start())
+        self._view.say(f"ready: {self._server.url}")
+        async with Publisher(self._server.url, self._server.api_key, concurrency=CONCURRENCY) as publisher:
+            queue_id = await self._create(publisher.client(0))
+            putting = asyncio.create_task(self._put_all(publisher, queue_id))
+            with self._view:
+                await self._watch(putting)
+            await putting
+        return await self._verdict()
+
+    async def _create(self, client: AsyncClient) -> str:
+        with errors_told(self._server.url):
+            queue_id = (await client.send(create_queue(QUEUE))).queue.id
+            for name, secret in self._secrets.items():
+                base = f"http://127.0.0.1:{self._listeners.ports[name]}"
+                urls = {"notify_url": f"{base}/notify", "liveness_url": f"{base}/live"}
+                await client.send(create_listener(queue_id, name=name, secret=secret, **urls))
+        self._view.say(f"made the queue {QUEUE} and its listeners {STEADY} and {FAILING}")
+        return queue_id
+
+    async def _put_all(self, publisher: Publisher, queue_id: str) -> None:
+        started_s = time.monotonic()
+        every_s = self._pace_s / len(self._messages)
+        numbered = iter(enumerate(self._messages))
+
+        async def send(task: int, mine: Iterator[tuple[int, str]]) -> None:
+            for number, data in mine:
+                await asyncio.sleep(max(0.0, started_s + number * every_s - time.monotonic()))
+                try:
+                    put = await publisher.client(task).send(put_message(queue_id, data))
+                except EverputError as error:
+                    self._refusals.append(error)
+                else:
+                    self._put.add(put.message.id)
+
+        async with asyncio.TaskGroup() as group:
+            for task in range(CONCURRENCY):
+                group.create_task(send(task, numbered))
+
+    async def _watch(self, putting: asyncio.Task[None]) -> None:
+        """Let happen what is to happen, and return when all has arrived or nothing moves any more."""
+        course = self._course(putting)
+        progress: object = None
+        moved_s = time.monotonic()
+        while True:
+            over = next(course, _OVER) is _OVER
+            rows = self._rows()
+            self._view.show(len(self._put), rows)
+            arrived = over and all(row.waiting <= 0 for row in rows)
+            seen = (len(self._put), [row.received for row in rows])
+            if seen != progress:
+                progress, moved_s = seen, time.monotonic()
+            if arrived or time.monotonic() - moved_s > PATIENCE_S:
+                self._view.show(len(self._put), rows, now=True)
+                return
+            await asyncio.sleep(TICK_S)
+
+    def _course(self, putting: asyncio.Task[None]) -> Iterator[None]:
+        """What goes wrong, and when; resumed at each tick."""
+        server, listeners, view = self._server, self._listeners, self._view
+        while len(self._put) < REFUSE_FROM * len(self._messages) and not putting.done():
+            yield
+        listeners.tell({"refuse": FAILING})
+        view.say(f"{FAILING} refuses from now on: 503, and its liveness_url too")
+        while len(self._put) < KILL_AT * len(self._messages) and not putting.done():
+            yield
+        killed = server.kill_worker()
+        view.say(f"kill -9 {killed}: a worker is gone; putting goes on")
+        while server.pids["worker-1"] == killed or "worker-1" not in server.ready:
+            yield
+        view.say(f"the supervisor has started another worker: {server.pids['worker-1']}")
+        while not putting.done():
+            yield
+        done_s = time.monotonic()
+        view.say(f"all {len(self._put):,} are put")
+        while time.monotonic() < done_s + ACCEPT_AFTER_S:
+            yield
+        listeners.tell({"accept": FAILING})
+        view.say(f"{FAILING} is back")
+
+    def _rows(self) -> list[Row]:
+        return [
+            Row(
+                name=name,
+                state="refuses" if counts["refusing"] else "takes them",
+                received=counts["received"],
+                waiting=len(self._put) - counts["received"],
+                refused=counts["refused"],
+                retries=counts["again"],
+                duplicates=counts["duplicates"],
+            )
+            for name, counts in self._listeners.counts.items()
+        ]
+
+    async def _verdict(self) -> bool:
+        everything = await self._listeners.everything()
+        say = self._view.say
+        complete = not self._refusals
+        for refusal in self._refusals[:5]:
+            say(f"a message was not taken: {refusal}")
+        for name, received in everything.items():
+            missing = len(self._put - received.keys())
+            duplicates = sum(received.values()) - len(received)
+            forged = self._listeners.counts[name]["forged"]
+            unknown = len(received.keys() - self._put)
+            complete = complete and not missing and not forged
+            say(
+                f"{name}: {len(self._put):,} put, {len(received):,} received, {duplicates:,} duplicates,"
+                f" {missing:,} missing"
+                + (f", {unknown:,} stored although the put was not answered" if unknown else "")
+                + (f", {forged:,} with a wrong signature" if forged else "")
+            )
+        if any(sum(received.values()) > len(received) for received in everything.values()):
+            say("duplicates: sent again after the kill -9, with the same webhook-id; a second's worth at most")
+        say("nothing is missing" if complete else "NOT everything arrived")
+        self._view.console.print(NEXT, soft_wrap=True)
+        return complete

@@ -1,0 +1,1 @@
+"""Exports and imports: events and topics as files, and back."""

@@ -1,0 +1,152 @@
+"""`everput export`: an organization's events as files.
+
+For: the command, files of a bounded number of events, going on after a kill. Not for: the reading (cli/log_client.py),
+the manifest (cli/exports/manifest.py), all organizations at once (cli/exports/export_all.py)."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Self
+
+import click
+import orjson
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from broker.errors import ConfigurationError
+from cli import log_client
+from cli.api_options import api_options
+from cli.exports import manifest, parquet
+from cli.exports.manifest import Manifest
+from cli.printing import say, stderr
+from cli.times import Moment
+
+FILE_EVENTS: Final = 100_000
+_FILE_BYTES: Final = 128 << 20
+_ENDINGS: Final = {"jsonl": "jsonl", "parquet": "parquet"}
+
+
+@click.command("export")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
+@api_options
+@click.option("--from", "begin", type=Moment(), help="Not before: 2026-01-31T12:00:00Z, 2026-01-31, or 15m (ago).")
+@click.option("--to", "end", type=Moment(), help="Before this time; without it, now.")
+@click.option("--format", "form", type=click.Choice(list(_ENDINGS)), default="jsonl", show_default=True)
+def command(*, folder: Path, url: str, key: str, begin: str | None, end: str | None, form: str) -> None:
+    """Write the organization's events to DIR, with a manifest of counts and SHA-256. The key needs the scope `audit`.
+
+    An export that was broken off goes on when the command is given again, with the times of the first one; a whole one
+    is refused other times. Secrets are not in it, so it can't be imported: that is for `everput export-all`.
+    """
+    if form == "parquet":
+        parquet.check_installed()
+    made = manifest.load(folder)
+    query = {name: value for name, value in (("from", begin), ("to", end)) if value is not None}
+    if made is None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        query.setdefault("to", datetime.now(UTC).isoformat(timespec="milliseconds"))
+        made = Manifest(kind="organization", query={**query, "format": form})
+    elif made.kind != "organization" or made.query["format"] != form:
+        raise ConfigurationError(f"{folder} holds another export: {made.kind}, {made.query.get('format', 'jsonl')}")
+    if not made.complete:
+        _export(folder, made, url, key)
+    elif not _same(begin, made.query.get("from")) or (end is not None and not _same(end, made.query["to"])):
+        span = f"{made.query.get('from', 'the beginning')} to {made.query['to']}"
+        raise ConfigurationError(f"{folder} holds a whole export from {span}: other times need another folder")
+    say(f"{sum(one.rows for one in made.files):,} events in {len(made.files):,} files in {folder}", err=True)
+
+
+def _same(one: str | None, other: str | None) -> bool:
+    return one == other or bool(one and other and datetime.fromisoformat(one) == datetime.fromisoformat(other))
+
+
+def _export(folder: Path, made: Manifest, url: str, key: str) -> None:
+    query = {name: value for name, value in made.query.items() if name != "format"}
+    if made.cursor:
+        query["cursor"] = made.cursor
+    console = stderr()
+    count = sum(one.rows for one in made.files)
+    end_ms = datetime.fromisoformat(made.query["to"]).timestamp() * 1000
+    begin_ms: float | None = None
+    columns = TextColumn("{task.fields[count]:,} events"), BarColumn(), TimeElapsedColumn()
+    with (
+        log_client.client(url, key) as asking,
+        Progress(*columns, console=console, disable=not console.is_terminal) as bar,
+        _Writer(folder, made) as writer,
+    ):
+        task = bar.add_task("export", total=None, count=count)
+        for part in log_client.read(asking, query):
+            _check_owner(made, part)
+            writer.add(part)
+            count += len(part.lines)
+            if part.lines:
+                log_ms = orjson.loads(part.lines[-1])["log_ms"]
+                begin_ms = log_ms if begin_ms is None else begin_ms
+                bar.update(task, total=max(1.0, end_ms - begin_ms), completed=log_ms - begin_ms, count=count)
+        writer.finish()
+
+
+class _Writer:
+    """Cuts what is read into files, and writes each in a thread while what follows is read."""
+
+    def __init__(self, folder: Path, made: Manifest) -> None:
+        self._folder = folder
+        self._made = made
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+        self._lines: list[bytes] = []
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def add(self, part: log_client.Part) -> None:
+        self._lines += part.lines
+        self._size += sum(map(len, part.lines))
+        if len(self._lines) >= FILE_EVENTS or self._size >= _FILE_BYTES:
+            self._wait()
+            self._writing = self._thread.submit(_write, self._folder, self._made, self._lines, part.cursor)
+            self._lines, self._size = [], 0
+
+    def finish(self) -> None:
+        """All is read: write the last file, and that there is no more."""
+        self._wait()
+        self._made.complete = True
+        _write(self._folder, self._made, self._lines, "")
+
+    def _wait(self) -> None:
+        """For the file before, so that no more than two are in memory; raises what went wrong with it."""
+        if self._writing is not None:
+            self._writing.result()
+
+
+def _check_owner(made: Manifest, part: log_client.Part) -> None:
+    """One folder, one organization: the key of another would go on with a cursor that is not its own."""
+    if part.lines:
+        owner = orjson.loads(part.lines[0])["event"]["organization_id"]
+        made.organization_id = made.organization_id or owner
+        if made.organization_id != owner:
+            raise ConfigurationError("the folder holds the export of another organization")
+
+
+def _write(folder: Path, made: Manifest, lines: list[bytes], cursor: str) -> None:
+    """The next file, and the cursor after it."""
+    if not made.files:
+        manifest.save(folder, made)  # or a kill after the first file would leave a folder that is no export
+    made.cursor = cursor
+    if not lines:
+        manifest.save(folder, made)
+        return
+    form = made.query["format"]
+
+    def write(path: Path) -> None:
+        if form == "parquet":
+            parquet.write(path, lines)
+        else:
+            path.write_bytes(b"\n".join(lines) + b"\n")
+
+    manifest.add(folder, made, f"events-{len(made.files) + 1:06d}.{_ENDINGS[form]}", len(lines), write)

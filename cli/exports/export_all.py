@@ -1,0 +1,196 @@
+"""`everput export-all`: all topics and cursors as files, from which `everput import` makes an installation again.
+
+For: the command, a moment at which what is exported fits together, going on after a kill. Not for: the manifest
+(cli/exports/manifest.py), one organization's events (cli/exports/export.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import click
+import orjson
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from broker.audit.control import control_records
+from broker.core.directory import Directory
+from broker.core.events import decode
+from broker.errors import ConfigurationError, LogDamaged, LogUnavailable, UnknownEvent
+from broker.kafka.cursors import KafkaCursors
+from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, OffsetTooOld, Stretch
+from broker.kafka.topics import Topic, Topics, by_name
+from cli import logs
+from cli.exports import manifest
+from cli.exports.manifest import Manifest
+from cli.exports.rows import line
+from cli.operate import Cluster, cluster
+from cli.options import Options, shared_options
+from cli.printing import say, stderr
+
+CURSORS: Final = "cursors.jsonl"
+FILE_RECORDS: Final = 100_000
+_FILE_BYTES: Final = 128 << 20
+_STRETCH_BYTES: Final = 1 << 20
+_MOMENTS_MAX: Final = 20
+
+
+@click.command("export-all")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
+@shared_options
+def command(options: Options, folder: Path) -> None:
+    """Write the whole log and the listeners' cursors to DIR: all organizations, sealed secrets and hashes of keys.
+
+    An export that was broken off goes on when the same command is given again. It may run while everything else does:
+    what is written after it began is not in it. Keep the sealing key with it, but not beside it.
+
+    Damaged records are left out and named, in the manifest too. The exit code is 1 then, and `everput import` refuses
+    such an export.
+    """
+    logs.set_up("export", "warning" if options.log_level == "info" else options.log_level)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    made = asyncio.run(_export(options, folder))
+    say(f"{sum(one.rows for one in made.files):,} rows in {len(made.files):,} files in {folder}", err=True)
+    for what in made.damaged:
+        say(f"not in it, for it can't be read as it was written: {what}", err=True)
+    if made.damaged:
+        sys.exit(1)
+
+
+async def _export(options: Options, folder: Path) -> Manifest:
+    made = manifest.load(folder)
+    if made is not None and made.kind != "all":
+        raise ConfigurationError(f"{folder} holds an export of one organization")
+    if made is not None and made.complete:
+        return made
+    async with cluster(options) as found:
+        console = stderr()
+        columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task("records", total=None)
+            if made is None or not made.ends:
+                made = await _begin(found, folder)
+            bar.update(task, total=sum(map(sum, made.ends.values())), completed=sum(made.next.values()))
+            for name, topic in by_name(found.table).items():
+                for number, end in enumerate(made.ends[name]):
+                    async for count in _partition(found.requests, topic, number, end, folder, made, name):
+                        bar.advance(task, count)
+        made.complete = True
+        manifest.save(folder, made)
+    return made
+
+
+async def _begin(found: Cluster, folder: Path) -> Manifest:
+    """Write the cursors and `outstanding`, then choose where the other topics end (docs/decisions/0092).
+
+    One that was broken off before that is begun anew: of `outstanding` only a whole, quick look is a moment.
+    """
+    _, requests, table = found
+    made = Manifest(kind="all", partitions=table.messages.partitions)
+    manifest.begin_anew(folder, made)
+    state = await _directory(requests, table, (await _ends(requests, table.control))[0])
+    places = await KafkaCursors(found.kafka, requests).load(state.listeners, range(table.messages.partitions))
+    rows = [
+        orjson.dumps({"listener_id": one, "partition": number, "offset": cursor.offset, "metadata": cursor.metadata()})
+        for one, of in places.items()
+        for number, cursor in of.items()
+    ]
+    manifest.add(folder, made, CURSORS, len(rows), partial(_write, rows=rows))
+    for number in range(table.outstanding.partitions):
+        async for _ in _partition(requests, table.outstanding, number, None, folder, made, "outstanding"):
+            pass
+    outstanding = [made.next.get(f"outstanding/{number}", 0) for number in range(table.outstanding.partitions)]
+    made.ends = {"outstanding": outstanding} | await _moment(requests, table)
+    manifest.save(folder, made)
+    return made
+
+
+async def _moment(requests: KafkaRequests, table: Topics) -> dict[str, list[int]]:
+    """Where the topics end: what speaks of another's events ends before it, and `control` with `messages`.
+
+    A queue's messages are not there without it, and no listener begins after the messages' end: it would miss what is
+    put on the new installation.
+    """
+    deliveries = await _ends(requests, table.deliveries)
+    changes = await _ends(requests, table.changes)
+    for _ in range(_MOMENTS_MAX):
+        control = await _ends(requests, table.control)
+        messages = await _ends(requests, table.messages)
+        if await _ends(requests, table.control) == control:
+            break
+    else:
+        raise LogUnavailable("`control` changes all the time: try again when fewer listeners are made")
+    claims = await _ends(requests, table.claims)
+    return {"control": control, "messages": messages, "changes": changes, "claims": claims, "deliveries": deliveries}
+
+
+async def _directory(requests: KafkaRequests, table: Topics, end: int) -> Directory:
+    state = Directory()
+    async for records in control_records(requests, table.control.name, end):
+        for record in records:
+            try:
+                state.apply(decode(record.value or b""))
+            except UnknownEvent as error:
+                raise ConfigurationError(f"`control` holds what a newer program wrote: {error}") from error
+    return state
+
+
+async def _ends(requests: KafkaRequests, topic: Topic) -> list[int]:
+    ends = await requests.offsets(topic.name, dict.fromkeys(range(topic.partitions), LATEST))
+    return [ends[number] for number in range(topic.partitions)]
+
+
+async def _partition(
+    requests: KafkaRequests, topic: Topic, number: int, end: int | None, folder: Path, made: Manifest, name: str
+) -> AsyncGenerator[int, None]:
+    """Write what is left of a partition, a file at a time; how many offsets each stretch had.
+
+    end: None for what its end is when it is reached. Of a compacted topic that is every key's record of that moment:
+    with an end chosen before, one that was written anew after it might be gone from where it was.
+    """
+    mine = sum(one.topic == name and one.partition == number for one in made.files)
+    at = made.next.get(f"{name}/{number}", (await requests.offsets(topic.name, {number: EARLIEST}))[number])
+    rows: list[bytes] = []
+    size, first = 0, at
+    whole = end is not None and at >= end
+    while not whole:
+        try:
+            stretch = await requests.read(topic.name, number, at, bytes_max=_STRETCH_BYTES)
+        except LogDamaged as damage:
+            made.damaged.append(f"{name}/{number} offsets {damage.first} to {damage.last}")
+            stretch = Stretch([], damage.last + 1, max(damage.last + 1, end or 0))
+            if end is None:
+                stretch = stretch._replace(end_offset=(await _ends(requests, topic))[number])
+        except OffsetTooOld as error:
+            gone = f"what was to come next, {name}/{number} from offset {at} on, was deleted as too old meanwhile"
+            raise ConfigurationError(f"{gone}: export it once more, to another folder") from error
+        last = stretch.end_offset if end is None else end
+        whole = stretch.next_offset >= last
+        if stretch.next_offset <= at and not whole:
+            raise LogUnavailable(f"Kafka gives nothing of {topic.name}/{number} from offset {at} on")
+        lines = [line(record) for record in stretch.records if record.offset < last]
+        yield min(stretch.next_offset, last) - at
+        at = stretch.next_offset
+        rows += lines
+        size += sum(map(len, lines))
+        made.next[f"{name}/{number}"] = at
+        if rows and (len(rows) >= FILE_RECORDS or size >= _FILE_BYTES or whole):
+            mine += 1
+            manifest.add(
+                folder,
+                made,
+                f"{name}-{number:04d}-{mine:06d}.jsonl",
+                len(rows),
+                partial(_write, rows=rows),
+                topic=name,
+                partition=number,
+                first=first,
+            )
+            rows, size, first = [], 0, at
+
+
+def _write(path: Path, rows: list[bytes]) -> None:
+    path.write_bytes(b"".join(row + b"\n" for row in rows))

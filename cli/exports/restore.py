@@ -1,0 +1,201 @@
+"""`everput import`: an installation again, from what `everput export-all` wrote.
+
+For: the command, into topics that are empty or hold half of it; hashes are checked before anything is written.
+Not for: the files (cli/exports/manifest.py, cli/exports/rows.py), writing records (broker/kafka/restore.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Final
+
+import click
+import orjson
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+from broker.core.cursor import Cursor
+from broker.errors import ConfigurationError
+from broker.kafka import importing
+from broker.kafka.admin import ensure_topics
+from broker.kafka.cursors import KafkaCursors
+from broker.kafka.embedded.kafka import EmbeddedKafka
+from broker.kafka.requests import LATEST, KafkaRequests
+from broker.kafka.restore import Restorer, fill
+from broker.kafka.topics import Topics, by_name, topics
+from broker.settings import KafkaSettings
+from cli import files, logs
+from cli.exports import manifest
+from cli.exports.export_all import CURSORS
+from cli.exports.manifest import Manifest
+from cli.exports.rows import record
+from cli.options import Options, shared_options
+from cli.printing import say, stderr
+
+_APPEND_RECORDS: Final = 5_000
+_CURSORS_AT_ONCE: Final = 1_000
+_SHIFTING: Final = ("outstanding", "claims")  # nothing speaks of their offsets
+
+
+@click.command("import")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR")
+@shared_options
+def command(options: Options, folder: Path) -> None:
+    """Write what `everput export-all` exported to DIR into an empty installation: every record at the offset it had.
+
+    Without --kafka that is a new --data-dir, for `everput serve`. It needs the sealing key of the old one, in
+    EVERPUT_SEALING_KEY or as the file sealing-key. What is not empty is refused. Nothing works on half an import: one
+    that was broken off goes on when the same command is given again.
+    """
+    logs.set_up("import", "warning" if options.log_level == "info" else options.log_level)
+    made = manifest.load(folder)
+    if made is None or made.kind != "all" or not made.complete:
+        raise ConfigurationError(f"{folder} holds no complete export of all: `everput export-all` makes one")
+    if made.damaged:
+        raise ConfigurationError(f"{folder} is not whole, for these were damaged: {'; '.join(made.damaged)}")
+    rows = asyncio.run(_import(options, folder, made))
+    say(f"{rows:,} records; the listeners go on where they were", err=True)
+
+
+async def _import(options: Options, folder: Path, made: Manifest) -> int:
+    console = stderr()
+    columns = "{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    size = sum(one.size for one in made.files)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("checking", total=size)
+        for count in manifest.check(folder, made):
+            bar.advance(task, count)
+        begins = _begins(folder, made)
+        async with contextlib.AsyncExitStack() as stack:
+            kafka = await stack.enter_async_context(_kafka(options, made))
+            table = topics(kafka)
+            await ensure_topics(kafka, table, importing=True)
+            requests = KafkaRequests(kafka)
+            await requests.start([topic.name for topic in table.all()])
+            stack.push_async_callback(requests.stop)
+            there = await _there(requests, table)
+            digest = manifest.digest(folder)
+            if not await importing.is_begun(kafka, digest):
+                _check_empty(there)
+                await importing.begin(kafka, digest)
+            for (name, number), begin in begins.items():
+                await _begin_at(kafka, requests, by_name(table)[name].name, number, there[name, number], begin)
+                there[name, number] = max(0, there[name, number] - begin)
+            task = bar.add_task("writing", total=size)
+            rows = 0
+            async with Restorer(kafka) as restorer:
+                for one in made.files:
+                    if one.topic:
+                        there[one.topic, one.partition] -= await _append(
+                            restorer, table, folder, one, there[one.topic, one.partition]
+                        )
+                        rows += one.rows
+                    bar.advance(task, one.size)
+            await _store_cursors(KafkaCursors(kafka, requests), folder)
+            await importing.end(kafka, digest)
+    return rows
+
+
+@contextlib.asynccontextmanager
+async def _kafka(options: Options, made: Manifest) -> AsyncIterator[KafkaSettings]:
+    """The cluster that is named, else a Kafka in the data directory, meanwhile."""
+    options = replace(options, partitions=made.partitions)
+    if options.kafka is not None:
+        yield options.kafka_settings()
+        return
+    files.make_data_dir(options.data_dir)
+    with files.lock(options.data_dir):
+        embedded = EmbeddedKafka(options.data_dir / "kafka")
+        await embedded.start()
+        try:
+            yield options.kafka_settings(embedded.access)
+        finally:
+            await embedded.stop()
+
+
+def _begins(folder: Path, made: Manifest) -> dict[tuple[str, int], int]:
+    """By topic and partition, the first offset, where it is not 0: retention has taken what was before.
+
+    Messages' offsets are in other events and in cursors: they must come out as they were (ConfigurationError).
+    """
+    found = {}
+    places = [(one.topic, one.partition, one.first, one.rows) for one in made.files if one.topic not in _SHIFTING]
+    places += [
+        (topic, number, end, 0)
+        for topic, ends in made.ends.items()
+        for number, end in enumerate(ends)
+        if topic not in _SHIFTING
+    ]
+    for (topic, partition), group in groupby(
+        sorted(place for place in places if place[0]), key=lambda place: place[:2]
+    ):
+        at = 0
+        for *_, first, rows in group:
+            if first != at:
+                if at > 0 or topic == "control":
+                    raise ConfigurationError(
+                        f"{folder}: {topic}/{partition} has no records from offset {at} to {first}, so that the others "
+                        "would get other offsets than they had"
+                    )
+                found[topic, partition] = first
+            at = first + rows
+    return found
+
+
+async def _there(requests: KafkaRequests, table: Topics) -> dict[tuple[str, int], int]:
+    """By topic and partition, how many records were ever written: an import that goes on begins after them."""
+    found: dict[tuple[str, int], int] = {}
+    for name, topic in by_name(table).items():
+        ends = await requests.offsets(topic.name, dict.fromkeys(range(topic.partitions), LATEST))
+        found |= {(name, number): end for number, end in ends.items()}
+    return found
+
+
+async def _begin_at(
+    kafka: KafkaSettings, requests: KafkaRequests, topic: str, partition: int, there: int, begin: int
+) -> None:
+    """Have a partition begin at an offset, as the exported one does. there: records that it has."""
+    if there < begin:
+        await fill(kafka, topic, partition, begin - there)
+    await requests.delete_before(topic, partition, begin)
+
+
+def _check_empty(there: dict[tuple[str, int], int]) -> None:
+    for (name, _), count in there.items():
+        if count:
+            raise ConfigurationError(f"the topic {name} is not empty: import needs an empty installation")
+
+
+async def _append(restorer: Restorer, table: Topics, folder: Path, one: manifest.File, there: int) -> int:
+    """Write a file's records but those that are there already, which it says how many they are."""
+    topic = by_name(table)[one.topic]
+    skipped = min(there, one.rows)
+    left = skipped
+    for lines in _pieces(folder / one.name):
+        records = [record(text) for text in lines[left:]]
+        left = max(0, left - len(lines))
+        if not records:
+            continue
+        at = await restorer.append(topic.name, one.partition, records)
+        if at != records[0].offset and one.topic not in _SHIFTING:
+            raise ConfigurationError(f"{topic.name}/{one.partition}: offset {records[0].offset} became {at}")
+    return skipped
+
+
+async def _store_cursors(cursors: KafkaCursors, folder: Path) -> None:
+    for lines in _pieces(folder / CURSORS):
+        places: dict[str, dict[int, Cursor]] = {}
+        for text in lines:
+            row = orjson.loads(text)
+            cursor = Cursor.from_metadata(row["offset"], row["metadata"])
+            places.setdefault(row["listener_id"], {})[row["partition"]] = cursor
+        await cursors.store(places)
+
+
+def _pieces(path: Path) -> Iterator[list[bytes]]:
+    with path.open("rb") as file:
+        while lines := list(islice(file, _APPEND_RECORDS)):
+            yield lines

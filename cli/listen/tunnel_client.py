@@ -1,0 +1,155 @@
+"""A client's end of a tunnel: a WebSocket to the API, kept open, and the address on this machine behind it.
+
+For: connecting, connecting again, passing each request on and its answer back. Not for: the API's end (api/tunnel.py),
+what is shown of it (cli/listen/listen.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+from http import HTTPStatus
+from typing import Any, Final
+from urllib.parse import urlencode, urlsplit
+
+import httpx
+import orjson
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
+
+from broker.errors import ConfigurationError
+
+REVOKED: Final = 4401  # as in api/tunnel.py
+DELETED: Final = 4404
+TAKEN_OVER: Final = 4409
+TEXT_BYTES_MAX: Final = 32 << 20  # a message of 8 MiB may double when its quotes are escaped
+ANSWER_S: Final = 120.0  # the longest that a listener's timeout_ms may be
+ALIVE_S: Final = 1.0
+PAUSE_S_MIN: Final = 0.5
+PAUSE_S_MAX: Final = 10.0
+
+
+class Lost(Exception):
+    """The listener is another client's now, or no more; or the key is."""
+
+
+class TunnelClient:
+    """url: of the API. target: the local address. told: called as told(event, **fields) with what happens:
+    listening (name, id), disconnected (reason), answered (status, error, took_ms, message_id, attempt, body, to), and
+    with the last one request and resend(), which sends it to the address again, or resent=True when it was."""
+
+    def __init__(self, url: str, key: str, queue_id: str, name: str, target: str, told: Callable[..., None]) -> None:
+        parts = urlsplit(target)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigurationError(f"{target} is no http or https URL")
+        self._place = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+        self._uri = (
+            f"{url.replace('http', 'ws', 1).rstrip('/')}/v1/queues/{queue_id}/listen?{urlencode({'name': name})}"
+        )
+        self._key = key
+        self._target = target
+        self._told = told
+        self._http = httpx.AsyncClient(timeout=ANSWER_S, trust_env=False)
+        self._answering: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Until it is cancelled (Lost; ConfigurationError: the API refuses)."""
+        pause_s = PAUSE_S_MIN
+        async with self._http:
+            while True:
+                began_s = time.monotonic()
+                self._told("disconnected", reason=await self._connected())
+                pause_s = PAUSE_S_MIN if time.monotonic() - began_s > PAUSE_S_MAX else min(pause_s * 2, PAUSE_S_MAX)
+                await asyncio.sleep(pause_s)
+
+    async def _connected(self) -> str:
+        """Serve one connection; why it ended."""
+        headers = {"x-api-key": self._key}
+        try:
+            async with connect(
+                self._uri, additional_headers=headers, max_size=TEXT_BYTES_MAX, proxy=None, user_agent_header="everput"
+            ) as socket:
+                await self._serve(socket)
+        except InvalidStatus as error:
+            status = error.response.status_code
+            told = f"{status} {_detail(error.response.body)}".strip()
+            if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS:
+                return f"the API answers {told}"
+            raise ConfigurationError(f"the API refuses: {told}") from error
+        except InvalidURI as error:
+            raise ConfigurationError(str(error)) from error
+        except ConnectionClosed as error:
+            if error.rcvd is not None and error.rcvd.code in (REVOKED, DELETED, TAKEN_OVER):
+                raise Lost(f"the tunnel has ended: {error.rcvd.reason}") from error
+            return "the connection ended"
+        except (OSError, TimeoutError, WebSocketException) as error:
+            return f"{type(error).__name__}: {error}"
+        return "the connection ended"
+
+    async def _serve(self, socket: ClientConnection) -> None:
+        async for text in socket:
+            message = orjson.loads(text)
+            if message["type"] == "listening":
+                self._told("listening", **message["listener"])
+                continue
+            answer = self._alive if message["type"] == "live" else self._pass_on
+            task = asyncio.create_task(self._answer(socket, message, answer))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, socket: ClientConnection, message: dict[str, Any], answer: Callable[..., Any]) -> None:
+        fields, shown = await answer(message)
+        try:
+            await socket.send(orjson.dumps({"number": message["number"], **fields}).decode())
+        except ConnectionClosed:
+            return  # it comes again
+        if shown is not None:
+            self._told("answered", request=message, resend=partial(self.resend, message), **shown)
+
+    async def resend(self, message: dict[str, Any]) -> None:
+        """Pass a request on once more, as it came. Nobody but `told` gets the answer."""
+        _, shown = await self._pass_on(message)
+        self._told("answered", resent=True, **shown)
+
+    async def _alive(self, _message: dict[str, Any]) -> tuple[dict[str, Any], None]:
+        """Whether somebody listens at the local address."""
+        try:
+            async with asyncio.timeout(ALIVE_S):
+                _, writer = await asyncio.open_connection(*self._place)
+                writer.close()
+        except (OSError, TimeoutError):
+            return {"alive": False}, None
+        return {"alive": True}, None
+
+    async def _pass_on(self, message: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        headers, body = message["headers"], message["body"]
+        began_s, error, after = time.monotonic(), None, None
+        try:
+            answer = await self._http.post(self._target, content=body.encode(), headers=headers)
+            status, text = answer.status_code, answer.headers.get("retry-after", "")
+            after = int(text) if text.isdecimal() else None
+        except httpx.ConnectError:  # it got nothing: the message waits until somebody is there
+            status, error = int(HTTPStatus.BAD_GATEWAY), "nobody-there"
+        except httpx.HTTPError as failure:
+            status, error = int(HTTPStatus.BAD_GATEWAY), type(failure).__name__
+        shown = {
+            "status": status,
+            "error": error,
+            "took_ms": int((time.monotonic() - began_s) * 1000),
+            "message_id": headers.get("webhook-id"),
+            "attempt": headers.get("everput-attempt"),
+            "body": body,
+            "to": self._target,
+        }
+        if error == "nobody-there":
+            return {"away": True}, shown
+        return {"status": status, "retry_after": after}, shown
+
+
+def _detail(body: bytes | bytearray | None) -> str:
+    try:
+        return str(orjson.loads(body or b"")["detail"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return ""

@@ -1,0 +1,1 @@
+"""The processes of an installation: supervisor, API, worker, and what they have in common."""

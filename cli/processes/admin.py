@@ -1,0 +1,167 @@
+"""The admin address of a process: whether it lives, whether it does its work, its metrics, what it has folded.
+
+For: `/health`, `/health/live`, `/health/ready`, `/metrics`, `/state`, on an address of their own, without a key: the
+default is loopback.
+Not for: which metrics there are (cli/processes/metrics.py), the processes of a supervisor together
+(cli/processes/admin_all.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from api.problems import MEDIA_TYPE, Problem, framework_problem, problem
+from broker.core.damage import Damage
+from broker.errors import BrokerError, Unavailable
+from broker.ports import DirectoryView
+from cli.processes.hosts import Hosts
+from cli.processes.metrics import new_registry
+from cli.processes.server import Server
+from cli.processes.sockets import address, bind
+
+_RANGES_SHOWN: Final = 3
+
+
+class Health:
+    """How one process is. view, ready: set as it starts. registry: whoever has metrics registers them.
+
+    look: to be awaited before the metrics are asked for.
+    """
+
+    def __init__(self) -> None:
+        self.look: Callable[[], Awaitable[None]] = _nothing
+        self.registry: CollectorRegistry = new_registry()
+        self.view: DirectoryView | None = None
+        self.ready = False
+
+    async def check(self) -> None:
+        """Unavailable unless the process does its work, Kafka is reachable and the projections have caught up."""
+        if self.view is None or not self.ready:
+            raise Unavailable("this process is starting")
+        await self.view.caught_up()
+
+    async def check_whole(self) -> None:
+        """check(), and Damaged while any of the log can't be read: neither a restart nor another process helps then."""
+        await self.check()
+        if self.view is not None and self.view.state.damage:
+            raise Damaged(f"of the log these can't be read as they were written: {damage_told(self.view.state.damage)}")
+
+    def state(self) -> dict[str, Any]:
+        """What this process has folded (Unavailable): where it is, the hash of all, and a digest of each thing."""
+        if self.view is None:
+            raise Unavailable("this process is starting")
+        directory = self.view.state
+        return {
+            "position": self.view.position,
+            "sha256": directory.state_hash(),
+            "digests": directory.digests(),
+        }
+
+
+class Damaged(Unavailable):
+    """Something of the log was altered or is missing."""
+
+    code = "log-damaged"
+
+
+def damage_told(damage: Damage) -> str:
+    """The first ranges, in words."""
+    ranges = list(damage)
+    more = f", and {len(ranges) - _RANGES_SHOWN} more" if len(ranges) > _RANGES_SHOWN else ""
+    return ", ".join(map(str, ranges[:_RANGES_SHOWN])) + more
+
+
+def make_app(
+    check: Callable[[], Awaitable[None]],
+    check_whole: Callable[[], Awaitable[None]],
+    metrics: Callable[[], Awaitable[CollectorRegistry]],
+    states: Callable[[], Awaitable[dict[str, Any]]],
+) -> Starlette:
+    """check: raises Unavailable with what is not ready; check_whole: also where the log is damaged.
+
+    states: what each process has folded, by its name.
+    """
+
+    async def live(_request: Request) -> Response:
+        return JSONResponse({"status": "live"})
+
+    def checked(look: Callable[[], Awaitable[None]], status: str) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(_request: Request) -> Response:
+            try:
+                await look()
+            except BrokerError as error:
+                return _response(problem(error))
+            return JSONResponse({"status": status})
+
+        return answer
+
+    async def show(_request: Request) -> Response:
+        return Response(generate_latest(await metrics()), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
+
+    async def state(_request: Request) -> Response:
+        try:
+            return JSONResponse({"states": await states()})
+        except BrokerError as error:
+            return _response(problem(error))
+
+    routes = [
+        Route("/health/live", live),
+        Route("/health/ready", checked(check, "ready")),
+        Route("/health", checked(check_whole, "ok")),
+        Route("/metrics", show),
+        Route("/state", state),
+    ]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _refused})
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _nothing() -> None: ...
+
+
+def process_app(health: Health) -> Starlette:
+    """Of one process."""
+
+    async def metrics() -> CollectorRegistry:
+        await health.look()
+        return health.registry
+
+    async def states() -> dict[str, Any]:
+        return {os.environ.get("EVERPUT_PROCESS", ""): health.state()}
+
+    return make_app(health.check, health.check_whole, metrics, states)
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Starlette, host: str, port: int, hosts: Hosts) -> AsyncIterator[str]:
+    """Serve it meanwhile; its URL (ConfigurationError when the address can't be had). hosts: see Server."""
+    with bind(host, port) as listening:
+        server = Server(app, hosts=hosts)
+        task = asyncio.create_task(server.serve(sockets=[listening]))
+        try:
+            yield address(listening, host)
+        finally:
+            server.should_exit = True
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    return _response(framework_problem(getattr(error, "status_code", 400), str(getattr(error, "detail", ""))))
+
+
+def _response(told: Problem) -> Response:
+    headers: dict[str, Any] = {name.decode(): value.decode() for name, value in told.headers}
+    return Response(told.body, told.status, headers, media_type=MEDIA_TYPE.decode())

@@ -1,0 +1,99 @@
+"""The admin address of a supervisor: what its processes say on theirs, together.
+
+For: asking each, and putting the label `process` on what it answers. Not for: what they say (cli/processes/admin.py).
+A process that does not answer is missing from the metrics, and `everput_up` says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import orjson
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+from starlette.applications import Starlette
+
+from broker.errors import Unavailable
+from cli.processes.admin import Damaged, make_app
+from cli.processes.children import Child
+
+ASK_S: Final = 3.0
+
+
+def all_app(children: Sequence[Child]) -> Starlette:
+    """Ready when all of them are."""
+
+    async def check() -> None:
+        answers = await _ask(children, "/health/ready")
+        missing = [child.name for child in children if not answers[child.name]]
+        if missing:
+            raise Unavailable(f"not ready: {', '.join(missing)}")
+
+    async def check_whole() -> None:
+        """All know the same damage: the first to tell of it is enough."""
+        import httpx  # as in _ask()
+
+        await check()
+        async with httpx.AsyncClient(timeout=ASK_S, trust_env=False) as client:
+            for child in children:
+                answer = await client.get(f"{child.admin_url}/health")
+                if answer.status_code != httpx.codes.OK:
+                    raise Damaged(answer.json()["detail"])
+
+    async def metrics() -> CollectorRegistry:
+        registry = CollectorRegistry()
+        registry.register(_Together(await _ask(children, "/metrics")))
+        return registry
+
+    async def states() -> dict[str, Any]:
+        answers = await _ask(children, "/state")
+        missing = [child.name for child in children if not answers[child.name]]
+        if missing:
+            raise Unavailable(f"no answer from {', '.join(missing)}")
+        return {name: next(iter(orjson.loads(text)["states"].values())) for name, text in answers.items()}
+
+    return make_app(check, check_whole, metrics, states)
+
+
+async def _ask(children: Iterable[Child], path: str) -> dict[str, str]:
+    """By process, the body of its 200; nothing where there was none in time."""
+    import httpx  # a tenth of a second of the start
+
+    async with httpx.AsyncClient(timeout=ASK_S, trust_env=False) as client:
+
+        async def one(child: Child) -> tuple[str, str]:
+            if child.admin_url is None:
+                return child.name, ""
+            try:
+                answer = await client.get(child.admin_url + path)
+            except httpx.HTTPError:
+                return child.name, ""
+            return child.name, answer.text if answer.status_code == httpx.codes.OK else ""
+
+        return dict(await asyncio.gather(*(one(child) for child in children)))
+
+
+class _Together(Collector):
+    """texts: by process, what it answered."""
+
+    def __init__(self, texts: dict[str, str]) -> None:
+        self._texts = texts
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        up = GaugeMetricFamily("everput_up", "Whether the process answers", labels=["process"])
+        together: dict[str, Metric] = {}
+        for process, text in self._texts.items():
+            up.add_metric([process], float(bool(text)))
+            for family in text_string_to_metric_families(text):
+                mine = together.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                for sample in family.samples:
+                    mine.add_sample(sample.name, {**sample.labels, "process": process}, sample.value)
+        return [up, *together.values()]

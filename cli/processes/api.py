@@ -1,0 +1,124 @@
+"""`everput api`: one API process.
+
+For: wiring the log, the projections and the Starlette app, and serving it until told to stop.
+Not for: what is answered (api/)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+
+import click
+
+from api.app import make_app
+from api.clients import Clients
+from api.tunnel import Tunnels
+from broker import disk
+from broker.audit.reader import LogReader
+from broker.damage import DamageReports
+from broker.kafka.cursors import KafkaCursors
+from broker.kafka.deliveries import KafkaDeliveries
+from broker.kafka.log import KafkaLog
+from broker.kafka.outstanding import KafkaOutstanding
+from broker.kafka.topics import topics
+from broker.outbound.addresses import TUNNEL
+from broker.sealing import Sealer
+from broker.volume import StoredBytes
+from cli import files
+from cli.options import Options, shared_options
+from cli.processes import admin
+from cli.processes.first_start import first_start
+from cli.processes.metrics import show_damage, show_log, show_stored
+from cli.processes.process import CATCH_UP_S, Process, run
+from cli.processes.sockets import address, bind, inherited
+from cli.processes.startup_server import Doors
+from projections.app import Projections
+
+
+@click.command("api")
+@shared_options
+def command(options: Options) -> None:
+    """Run one API process against an existing Kafka (--kafka). Prints `ready http://HOST:PORT`."""
+
+    async def work(process: Process) -> None:
+        await _serve(process, options)
+
+    run("api", options, work)
+
+
+async def _serve(process: Process, options: Options) -> None:
+    settings = process.settings
+    async with contextlib.AsyncExitStack() as stack:
+        descriptor = os.environ.get("EVERPUT_LISTEN_FD")
+        listening = bind(options.host, options.port) if descriptor is None else inherited(int(descriptor))
+        clients = Clients(settings.trusted_proxies, behind_proxy=settings.public_url is not None)
+        doors = Doors(listening, connections_max=options.connections_max, hosts=options.hosts(), clients=clients)
+        stack.push_async_callback(doors.close)
+        await process.kafka()
+        doors.kafka_is_there()
+        log = KafkaLog(settings.kafka, append_timeout_ms=settings.append_timeout_ms)
+        await log.start()
+        stack.push_async_callback(log.stop)
+        projections = Projections(settings.kafka, log.control)
+        await projections.start(timeout_s=CATCH_UP_S)
+        stack.push_async_callback(projections.stop)
+        view = projections.directory
+        log.turns.tenant_of = view.state.tenant_of
+        process.health.view = view
+        await stack.enter_async_context(
+            DamageReports(log.requests, log.control, view, topics(settings.kafka)).running()
+        )
+        show_log(process.health.registry, log)
+        show_damage(process.health.registry, view, log)
+        sealer = Sealer(settings.sealing_key)
+        sealer.check(text for listener in view.state.listeners.values() for text in listener.sealed())
+        if os.environ.get("EVERPUT_FIRST_START"):
+            await first_start(
+                log.control,
+                view,
+                key_file=files.api_key_file(options.data_dir),
+                password_file=files.console_password_file(options.data_dir),
+            )
+        if options.kafka is None:
+            watching = asyncio.create_task(disk.watch(options.data_dir, options.disk_marks(), log.refuse))
+            stack.callback(watching.cancel)
+        stored = StoredBytes(
+            log.control, view, bytes_max=settings.organization_bytes_max, retain_s=settings.retain_messages_s
+        )
+        projections.on_change(stored.follow)
+        stack.push_async_callback(stored.stop)
+        recording = asyncio.create_task(stored.run())
+        stack.callback(recording.cancel)
+        show_stored(process.health.registry, stored)
+        deliveries = KafkaDeliveries(settings.kafka, log.requests, log.turns)
+        tunnels = Tunnels()
+        tunnel_url = await stack.enter_async_context(
+            admin.serving(tunnels.app, options.tunnel_host, options.tunnel_port, options.hosts())
+        )
+        tunnels.address = tunnel_url.replace("http:", f"{TUNNEL}:", 1)
+        app = make_app(
+            settings,
+            log=log,
+            view=view,
+            sealer=sealer,
+            deliveries=deliveries,
+            status=deliveries,
+            reader=LogReader(log.requests, topics(settings.kafka), view),
+            outstanding=KafkaOutstanding(settings.kafka, log.requests, log.turns),
+            cursors=KafkaCursors(settings.kafka, log.requests),
+            tunnels=tunnels,
+            stored=stored,
+        )
+        await doors.open(app)
+        process.ready(address(listening, options.host))
+        serving = asyncio.create_task(doors.served())
+        crashed = asyncio.create_task(projections.crashed())
+        stopped = asyncio.create_task(process.stop.wait())
+        await asyncio.wait([serving, crashed, stopped], return_when=asyncio.FIRST_COMPLETED)
+        await doors.close()
+        for task in (serving, stopped):
+            task.cancel()
+        if crashed.done() and not process.stop.is_set():
+            raise RuntimeError("the projections ended") from crashed.result()
+        crashed.cancel()

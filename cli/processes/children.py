@@ -1,0 +1,178 @@
+"""One child process of the supervisor, kept running.
+
+For: starting it, telling it when Kafka is there, learning when it is ready, starting it again when it died, and
+stopping it. Not for: which processes there are and in which order they stop (cli/processes/serve.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Final
+
+from broker.errors import ConfigurationError
+from broker.kafka.embedded.access import EmbeddedAccess
+from cli.logs import Logger
+from cli.processes import supervisor_link as link
+
+PAUSE_S_MIN: Final = 0.1
+PAUSE_S_MAX: Final = 5.0
+STEADY_S: Final = 10.0  # who lived this long is not "dying again"
+EXIT_CONFIGURATION: Final = 2
+
+_log = Logger(__name__)
+
+
+class Pauses:
+    """How long to wait before starting a process again: 0.1 s, doubled to 5 s while it keeps dying young."""
+
+    def __init__(self) -> None:
+        self._next_s = PAUSE_S_MIN
+
+    def after(self, lived_s: float) -> float:
+        """In seconds. lived_s: how long the process lived this time."""
+        if lived_s >= STEADY_S:
+            self._next_s = PAUSE_S_MIN
+        pause_s, self._next_s = self._next_s, min(self._next_s * 2, PAUSE_S_MAX)
+        return pause_s
+
+
+class Child:
+    """name: for the log, such as `worker-1`. arguments: of the `everput` command.
+
+    kafka: done when Kafka is there; its result is how to reach an embedded one, None where it is a cluster.
+    environment: instead of this process's. pass_fds: descriptors the child inherits.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        kafka: asyncio.Future[EmbeddedAccess | None],
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        self.name = name
+        self.ready = asyncio.Event()
+        self.admin_url: str | None = None  # of the process that runs now
+        self._arguments = arguments
+        self._environment = environment
+        self._kafka = kafka
+        self._pass_fds = pass_fds
+        self._process: asyncio.subprocess.Process | None = None
+        self._was_ready = False
+        self._stopping = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._error: str | None = None
+
+    async def keep(self) -> None:
+        """Run it, again and again, until stop() (ConfigurationError when it can't start because of one)."""
+        loop = asyncio.get_running_loop()
+        pauses = Pauses()
+        try:
+            while not self._stopping.is_set():
+                started_s = loop.time()
+                code = await self._run()
+                if self._stopping.is_set():
+                    _log.info("process.stopped", process=self.name, exit=code)
+                    return
+                if code == EXIT_CONFIGURATION and not self._was_ready:
+                    raise ConfigurationError(self._error or f"{self.name} could not start")
+                pause_s = pauses.after(loop.time() - started_s)
+                _log.error("process.died", process=self.name, exit=code, reason=self._error, again_in_s=pause_s)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), pause_s)
+        finally:
+            self._ended.set()
+
+    async def _run(self) -> int:
+        """Run it once; its exit code, negative for a signal."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                self._process = process = await self._start(theirs.fileno())
+            _log.info("process.started", process=self.name, pid=process.pid)
+            if self._stopping.is_set():
+                self._signal(signal.SIGTERM)
+            self._error = None
+            talk = asyncio.create_task(self._talk(ours))
+            code = await process.wait()
+            self.ready.clear()
+            self.admin_url = None
+            await asyncio.wait([talk], timeout=1)  # its last words
+            talk.cancel()
+            with suppress(asyncio.CancelledError):
+                await talk
+            return code
+
+    async def _start(self, descriptor: int) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",  # no module of ours is in the folder it is started in, and one of the same name must not win
+            "-m",
+            "cli.app",
+            *self._arguments,
+            env={**self._environment, link.VARIABLE: str(descriptor)},
+            pass_fds=(*self._pass_fds, descriptor),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=sys.stderr.fileno(),  # stdout is the supervisor's alone: one line, `ready`
+            start_new_session=True,  # Ctrl-C in a terminal reaches the supervisor only, which stops all in order
+        )
+
+    async def _talk(self, ours: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        ours.setblocking(False)
+        heard = b""
+        go = asyncio.create_task(self._go(ours))
+        try:
+            while data := await loop.sock_recv(ours, 65536):
+                *lines, heard = (heard + data).split(b"\n")
+                for text in lines:
+                    self._heard(json.loads(text))
+        except ConnectionError:
+            pass
+        finally:
+            go.cancel()
+
+    async def _go(self, ours: socket.socket) -> None:
+        access = await asyncio.shield(self._kafka)
+        go = {"embedded": None if access is None else asdict(access)}
+        with suppress(OSError):  # it died meanwhile, which keep() notices
+            await asyncio.get_running_loop().sock_sendall(ours, json.dumps(go).encode() + b"\n")
+
+    def _heard(self, message: dict[str, object]) -> None:
+        if "ready" in message:
+            self._was_ready = True
+            self.ready.set()
+            _log.info("process.ready", process=self.name)
+        elif "admin" in message:
+            self.admin_url = str(message["admin"])
+        else:
+            self._error = str(message["error"])
+
+    async def stop(self, *, timeout_s: float) -> None:
+        """Ask it to end and wait; kill it when that takes longer. keep() returns then."""
+        self._stopping.set()
+        self._signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self._ended.wait(), timeout_s)
+        except TimeoutError:
+            _log.warning("process.killed", process=self.name, reason=f"did not stop within {timeout_s:g} s")
+            self.kill()
+            await self._ended.wait()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._stopping.set()
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(number)

@@ -1,0 +1,181 @@
+"""What a process knows of itself, as Prometheus metrics.
+
+For: names, labels and help of every metric, made when somebody asks from what is counted anyway. Not for: counting
+(broker/delivery, broker/kafka/log.py), serving (cli/processes/admin.py). Listeners are named only where they lag most:
+the number of series does not grow with the number of listeners.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from itertools import accumulate
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from broker.core.catalogue import PASSING, TOPICS
+from broker.core.histogram import BOUNDS_MS, Histogram
+
+if TYPE_CHECKING:  # the supervisor, which imports no Kafka client, comes by here
+    from broker.delivery.checkpoint.metrics import Condition, Lag, Meters
+    from broker.delivery.worker import Worker
+    from broker.kafka.log import KafkaLog
+    from broker.ports import DirectoryView
+    from broker.volume import StoredBytes
+
+ORGANIZATIONS_SHOWN: Final = 20
+LISTENERS_SHOWN: Final = 20  # of each process: those with the most messages waiting, and those that wait the longest
+
+
+def new_registry() -> CollectorRegistry:
+    """With what the system says of this process: memory, processor time, open files."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    return registry
+
+
+class _Collector(Collector):
+    """Metrics made by a function at each question."""
+
+    def __init__(self, make: Callable[[], Iterable[Metric]]) -> None:
+        self._make = make
+
+    def describe(self) -> Iterable[Metric]:
+        return []  # else the registry would ask collect() at once, before there is anything to tell
+
+    def collect(self) -> Iterable[Metric]:
+        return self._make()
+
+
+def show_log(registry: CollectorRegistry, log: KafkaLog) -> None:
+    """Of an API process: its puts."""
+    messages = log.messages
+
+    def make() -> Iterator[Metric]:
+        yield _histogram(
+            "everput_put_durable", "From a put, of one message or several, to Kafka's acknowledgement", messages.durable
+        )
+        failed = CounterMetricFamily("everput_puts_failed", "Puts answered 503", labels=["outcome"])
+        failed.add_metric(["in-doubt"], messages.in_doubt)
+        failed.add_metric(["refused"], messages.refused)
+        yield failed
+        yield GaugeMetricFamily("everput_puts_waiting", "Messages put that no batch has yet", messages.waiting)
+        yield GaugeMetricFamily("everput_puts_waiting_bytes", "What they carry", messages.waiting_bytes)
+
+    registry.register(_Collector(make))
+
+
+def show_stored(registry: CollectorRegistry, stored: StoredBytes) -> None:
+    """Of an API process: which organizations store most."""
+
+    def make() -> Iterator[Metric]:
+        text = "Bytes of messages that an organization stores, of those that store most"
+        sizes = GaugeMetricFamily("everput_organization_stored_bytes", text, labels=["organization"])
+        for organization_id, size in stored.most(ORGANIZATIONS_SHOWN):
+            sizes.add_metric([organization_id], size)
+        yield sizes
+
+    registry.register(_Collector(make))
+
+
+def show_damage(registry: CollectorRegistry, view: DirectoryView, log: KafkaLog) -> None:
+    """What of the log can't be read as it was written."""
+    bad_copies = log.requests.bad_copies
+
+    def make() -> Iterator[Metric]:
+        text = "Offsets of the log that can't be read as they were written"
+        damaged = GaugeMetricFamily("everput_log_damaged_offsets", text, labels=["topic"])
+        found = view.state.damage.offsets()
+        for topic in sorted({*TOPICS, *PASSING, *found}):
+            damaged.add_metric([topic], found.get(topic, 0))
+        yield damaged
+        text = "Places where the leader's copy can't be read and another broker's was, since the process began"
+        yield GaugeMetricFamily("everput_log_bad_copies", text, len(bad_copies))
+
+    registry.register(_Collector(make))
+
+
+def show_worker(registry: CollectorRegistry, worker: Worker) -> Callable[[], Awaitable[None]]:
+    """Of a worker: its deliveries, as they were when what this returns was called last."""
+    now: Condition | None = None
+
+    async def look() -> None:
+        nonlocal now
+        now = await worker.condition()
+
+    def make() -> Iterator[Metric]:
+        yield from _counted(worker.meters)
+        if now is not None:
+            yield from _now(now)
+            yield from _lags(now.lags, time.time() * 1000)
+
+    registry.register(_Collector(make))
+    return look
+
+
+def _counted(meters: Meters) -> Iterator[Metric]:
+    attempts = CounterMetricFamily(
+        "everput_attempts", "Attempts by what they came to and how they were answered", labels=["outcome", "answer"]
+    )
+    for labels, count in sorted(meters.attempts.items()):
+        attempts.add_metric(labels, count)
+    yield attempts
+    yield _histogram("everput_put_delivered", "From a put to the answer that took the message", meters.delivered)
+    yield _histogram("everput_checkpoint", "How long a checkpoint took", meters.checkpoints)
+    yield CounterMetricFamily("everput_checkpoints_failed", "Checkpoints to be repeated", meters.checkpoints_failed)
+    yield CounterMetricFamily("everput_cursors_committed", "Cursors committed to Kafka", meters.cursors)
+    yield CounterMetricFamily("everput_rebalances", "Times that the group gave out its partitions", meters.gained)
+
+
+def _now(now: Condition) -> Iterator[Metric]:
+    yield GaugeMetricFamily("everput_partitions_owned", "Partitions that this worker delivers", now.partitions)
+    listeners = GaugeMetricFamily(
+        "everput_listeners",
+        "Listeners by how they are; probation: down a moment ago; unusable: their secret can't be opened",
+        labels=["state"],
+    )
+    for state in ("live", "probation", "down", "paused", "unusable"):
+        listeners.add_metric([state], now.listeners[state])
+    yield listeners
+    yield GaugeMetricFamily("everput_window_deliveries", "Deliveries in windows: taken and not settled", now.open)
+    yield GaugeMetricFamily("everput_window_behind", "Messages noted, to be read again later", now.behind)
+    yield GaugeMetricFamily("everput_streams_lagging", "Streams that wait for a catch-up reader", now.lagging)
+    yield GaugeMetricFamily("everput_held_messages", "Messages in memory for their deliveries", now.held)
+    yield GaugeMetricFamily("everput_held_bytes", "Their bytes", now.held_bytes)
+    yield GaugeMetricFamily("everput_recent_messages", "Messages in memory for streams that lag a little", now.recent)
+    yield GaugeMetricFamily("everput_recent_bytes", "Their bytes", now.recent_bytes)
+    yield GaugeMetricFamily("everput_outstanding_deliveries", "Deliveries set aside or parked", now.outstanding)
+    text = "Parked entries for messages that can't be read; each may stand for several deliveries"
+    yield GaugeMetricFamily("everput_damaged_deliveries", text, now.damaged)
+
+
+def _lags(lags: list[Lag], at_ms: float) -> Iterator[Metric]:
+    yield GaugeMetricFamily("everput_lag_messages", "Messages that wait, of all listeners; an upper bound", _sum(lags))
+    yield GaugeMetricFamily("everput_listeners_lagging", "Listeners for whom a message waits", len(lags))
+    most = sorted(lags, key=lambda lag: -lag.messages)[:LISTENERS_SHOWN]
+    longest = sorted(lags, key=lambda lag: lag.oldest_at_ms or at_ms)[:LISTENERS_SHOWN]
+    labels = ["queue", "listener"]
+    text = "Messages that wait; the worst only. Of who is far behind, other queues' messages count, too"
+    messages = GaugeMetricFamily("everput_listener_lag_messages", text, labels=labels)
+    age = GaugeMetricFamily("everput_listener_lag_seconds", "Since the oldest was put; the worst only", labels=labels)
+    for lag in {lag.listener_id: lag for lag in (*most, *longest)}.values():
+        messages.add_metric([lag.queue_id, lag.listener_id], lag.messages)
+        if lag.oldest_at_ms is not None:
+            age.add_metric([lag.queue_id, lag.listener_id], max(0.0, at_ms - lag.oldest_at_ms) / 1000)
+    yield messages
+    yield age
+
+
+def _sum(lags: Iterable[Lag]) -> int:
+    return sum(lag.messages for lag in lags)
+
+
+def _histogram(name: str, documentation: str, counted: Histogram) -> HistogramMetricFamily:
+    bounds = [str(bound / 1000) for bound in BOUNDS_MS]
+    below = accumulate(counted.counts)
+    buckets = list(zip([*bounds, "+Inf"], below, strict=True))
+    return HistogramMetricFamily(f"{name}_seconds", documentation, buckets=buckets, sum_value=counted.total_ms / 1000)

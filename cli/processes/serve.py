@@ -1,0 +1,213 @@
+"""`everput serve`: the supervisor of the embedded Kafka, the API processes and the workers.
+
+For: which processes there are, in which order they start and stop, and the one line `ready`.
+Not for: keeping one of them running (cli/processes/children.py), what they do (cli/processes/api.py,
+cli/processes/worker.py). It holds no state of its own: killing it loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from functools import partial
+from typing import Final
+
+import click
+
+from broker.errors import BrokerError
+from broker.kafka.embedded.access import EmbeddedAccess
+from broker.kafka.embedded.kafka import EmbeddedKafka
+from cli import files, logs
+from cli.logs import Logger
+from cli.options import Options, shared_options, variable
+from cli.processes.admin import serving
+from cli.processes.admin_all import all_app
+from cli.processes.children import Child, Pauses
+from cli.processes.first_start import EMAIL
+from cli.processes.signals import on_end
+from cli.processes.sockets import address, bind
+from cli.processes.supervisor_link import Link
+
+# Together under the 30 s in which `serve` ends. The admin address closes while the API does: cli/processes/server.py
+# FINISH_S.
+API_STOP_S: Final = 9.0
+WORKER_STOP_S: Final = 10.0
+KAFKA_STOP_S: Final = 9.0
+
+_log = Logger(__name__)
+_WORKERS: Final = min(2, os.cpu_count() or 1)  # one is busy with one processor: docs/decisions/0033
+
+
+@click.command("serve")
+@shared_options
+@click.option(
+    "--api-processes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    envvar="EVERPUT_API_PROCESSES",
+    show_envvar=True,
+    help="How many share the port.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=_WORKERS,
+    show_default="2 where there are two processors",
+    envvar="EVERPUT_WORKERS",
+    show_envvar=True,
+    help="How many share the deliveries.",
+)
+def command(options: Options, api_processes: int, workers: int) -> None:
+    """Run everything on this machine: Kafka (unless --kafka names one), the API and the workers.
+
+    The first start writes an API key to DIR/api-key, and the password of the console's first account to
+    DIR/console-password. When all of it is ready, `ready http://HOST:PORT` is printed.
+    """
+    logs.set_up("serve", options.log_level)
+    Link.from_environment()  # `everput demo` started it: end when that ends
+    files.make_data_dir(options.data_dir)
+    with files.lock(options.data_dir):
+        asyncio.run(Supervisor(options, api_processes=api_processes, workers=workers).run())
+
+
+class Supervisor:
+    """Construct it inside the running event loop's program and await run() once."""
+
+    def __init__(self, options: Options, *, api_processes: int, workers: int) -> None:
+        self._options = options
+        self._counts = {"api": api_processes, "worker": workers}
+        self._children: dict[str, list[Child]] = {"api": [], "worker": []}
+        self._kafka: EmbeddedKafka | None = None
+
+    async def run(self) -> None:
+        """Until a signal ends it (ConfigurationError when it can't start)."""
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        on_end(partial(self._signalled, stop))
+        if self._options.kafka is not None:
+            self._options.kafka_settings()  # what is wrong with it is said before anything is started
+        environment = self._environment()
+        access: asyncio.Future[EmbeddedAccess | None] = loop.create_future()
+        async with contextlib.AsyncExitStack() as stack:
+            listening = stack.enter_context(bind(self._options.host, self._options.port))
+            self._make_children(environment, access, listening.fileno())
+            admin = await stack.enter_async_context(contextlib.AsyncExitStack())
+            app = all_app(self._all())
+            options = self._options
+            url = await admin.enter_async_context(serving(app, options.admin_host, options.admin_port, options.hosts()))
+            _log.info("admin.listening", url=url)
+            tasks = [asyncio.create_task(child.keep()) for child in self._all()]
+            if self._options.kafka is None:
+                self._kafka = EmbeddedKafka(self._options.data_dir / "kafka")
+                tasks.append(asyncio.create_task(self._keep_kafka(self._kafka, access)))
+            else:
+                access.set_result(None)
+            announce = asyncio.create_task(self._announce(address(listening, self._options.host)))
+            stopped = asyncio.create_task(stop.wait())
+            try:
+                done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+                for task in done - {stopped}:
+                    task.result()  # they never return by themselves: this raises
+            finally:
+                for task in (announce, stopped):
+                    task.cancel()
+                await self._stop_all(tasks, admin)
+                access.cancel()
+
+    def _environment(self) -> dict[str, str]:
+        options = self._options
+        key = files.sealing_key(options.data_dir, make=True)
+        # Each child has an admin address of its own, which it tells by its link.
+        own = {variable("admin_host"): "127.0.0.1", variable("admin_port"): "0", variable("tunnel_port"): "0"}
+        inherited = {name: text for name, text in os.environ.items() if name != f"{files.SEALING_KEY_VARIABLE}_FILE"}
+        return {**inherited, **options.environment(), **own, files.SEALING_KEY_VARIABLE: key}
+
+    def _make_children(
+        self, environment: dict[str, str], access: asyncio.Future[EmbeddedAccess | None], listening: int
+    ) -> None:
+        for number in range(self._counts["api"]):
+            extra = {"EVERPUT_LISTEN_FD": str(listening)}
+            if number == 0:  # it looks what is missing
+                extra["EVERPUT_FIRST_START"] = "1"
+            self._children["api"].append(
+                Child(
+                    f"api-{number + 1}",
+                    ["api"],
+                    environment={**environment, **extra, "EVERPUT_PROCESS": f"api-{number + 1}"},
+                    kafka=access,
+                    pass_fds=[listening],
+                )
+            )
+        server_id = files.server_id(self._options.data_dir)
+        for number in range(self._counts["worker"]):
+            name = f"worker-{number + 1}"
+            names = {"EVERPUT_PROCESS": name, "EVERPUT_WORKER_NAME": f"everput-{server_id}-{name}"}
+            self._children["worker"].append(Child(name, ["worker"], environment={**environment, **names}, kafka=access))
+
+    def _all(self) -> list[Child]:
+        return [child for children in self._children.values() for child in children]
+
+    async def _announce(self, url: str) -> None:
+        while not all(child.ready.is_set() for child in self._all()):  # one may die while another is awaited
+            for child in self._all():
+                await child.ready.wait()
+        _log.info("api-key", path=files.api_key_file(self._options.data_dir))
+        console = f"{(self._options.public_url or url).rstrip('/')}/console"
+        password = files.console_password_file(self._options.data_dir)
+        _log.info("console", url=console, **({"email": EMAIL, "password_in": password} if password.exists() else {}))
+        print(f"ready {url}", flush=True)
+
+    async def _keep_kafka(self, kafka: EmbeddedKafka, access: asyncio.Future[EmbeddedAccess | None]) -> None:
+        """Start it, and again whenever it died, on the same port."""
+        loop = asyncio.get_running_loop()
+        pauses = Pauses()
+        await kafka.start()
+        while True:
+            started_s = loop.time()
+            _log.info("process.started", process="kafka", pid=kafka.pid, address=kafka.bootstrap)
+            if not access.done():
+                access.set_result(kafka.access)
+            await kafka.wait()
+            again = False
+            while not again:
+                pause_s = pauses.after(loop.time() - started_s)
+                _log.error("process.died", process="kafka", again_in_s=pause_s)
+                await asyncio.sleep(pause_s)
+                started_s = loop.time()
+                try:
+                    await kafka.restart()
+                    again = True
+                except (BrokerError, OSError) as error:
+                    _log.error("kafka.did-not-start", reason=error)
+
+    async def _stop_all(self, tasks: list[asyncio.Task[None]], admin: contextlib.AsyncExitStack) -> None:
+        """First who takes work in, then who works it off, then where it is kept."""
+        _log.info("stopping")
+        await asyncio.gather(admin.aclose(), *(child.stop(timeout_s=API_STOP_S) for child in self._children["api"]))
+        await asyncio.gather(*(child.stop(timeout_s=WORKER_STOP_S) for child in self._children["worker"]))
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        if self._kafka is not None:
+            try:
+                await asyncio.wait_for(self._kafka.stop(), KAFKA_STOP_S)
+                _log.info("process.stopped", process="kafka")
+            except TimeoutError:
+                self._kafka.kill()
+                _log.warning("process.killed", process="kafka", reason=f"did not stop within {KAFKA_STOP_S:g} s")
+        _log.info("stopped")
+
+    def _signalled(self, stop: asyncio.Event) -> None:
+        if not stop.is_set():
+            stop.set()
+            return
+        _log.warning("stopping-at-once", reason="a second signal")
+        for child in self._all():
+            child.kill()
+        if self._kafka is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._kafka.kill()
+        logging.shutdown()
+        os._exit(1)

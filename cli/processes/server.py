@@ -1,0 +1,312 @@
+"""An HTTP server on a socket that is bound already: uvicorn with our settings, and bounds on what a client may do.
+
+For: the API processes and the listeners of `everput demo`. Not for: signals (the process has its own) or the app."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
+
+from api.clients import Clients
+from api.problems import MEDIA_TYPE, framework_problem
+from cli.processes.hosts import ANY, Hosts
+from cli.processes.sockets import BACKLOG
+
+KEEP_ALIVE_S: Final = 75  # longer than the 60 s after which common proxies drop their side
+FINISH_S: Final = 7  # for running requests, after should_exit
+HEAD_BYTES_MAX: Final = 32 << 10
+REQUEST_S: Final = 60.0
+FRAMING_BYTES_MAX: Final = 32 << 10  # of a request's chunk extensions and trailers: what is neither head nor body
+_CHUNK_BYTES: Final = 20  # a chunk's size in 16 digits, and its two line ends
+WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # what a client says: a tunnel's are short answers
+_READ_BYTES_MIN: Final = 64 << 10  # of what waits for a client, in request_s
+_LOOK_TICKS: Final = 20  # of 100 ms
+
+# uvicorn's lines about clients: a client that does not speak its protocol, or does not read its answer, or was refused.
+# Anybody may cause them by the thousand; what matters of them has a line of our own.
+_CLIENTS_FAULTS: Final = (
+    "ASGI callable returned without completing",  # the answer was cut off (stream.cut), the WebSocket refused
+    "opening handshake failed",
+    "parser failed",
+    "Invalid UTF-8 sequence",
+)
+_uvicorn = logging.getLogger("uvicorn.error")
+_uvicorn.setLevel(logging.ERROR)
+_uvicorn.addFilter(lambda record: not record.getMessage().startswith(_CLIENTS_FAULTS))
+
+
+class _Config(uvicorn.Config):
+    connections_max: int | None = None
+    hosts: Hosts = Hosts([ANY])
+    clients: Clients | None = None
+    connections_of: Counter[str]  # by client
+
+
+class Server(uvicorn.Server):
+    """app: ASGI. accepts: called once when requests are taken. Await serve(sockets=[…]); set should_exit to end it.
+
+    request_s: how long a client may take to send a request, to begin its first one, or to read what it is sent.
+    connections_max: clients connected at once; None for no limit. websockets: whether the app takes some.
+    hosts: names that it answers to; another name in the header Host is answered 421.
+    clients: half of connections_max is the most that one client may have; None: one may have all.
+    """
+
+    config: _Config
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        accepts: Callable[[], None] = lambda: None,
+        request_s: float = REQUEST_S,
+        connections_max: int | None = None,
+        websockets: bool = False,
+        hosts: Hosts | None = None,
+        clients: Clients | None = None,
+    ) -> None:
+        super().__init__(
+            _Config(
+                app,
+                loop="none",
+                http=_Connection,
+                ws=_WebSocket if websockets else "none",
+                ws_max_size=WEBSOCKET_TEXT_BYTES_MAX,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                headers=[("x-content-type-options", "nosniff")],
+                proxy_headers=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=FINISH_S,
+            )
+        )
+        self.config.connections_max = connections_max
+        self.config.clients = clients
+        self.config.connections_of = Counter()
+        if hosts is not None:
+            self.config.hosts = hosts
+        self._accepts = accepts
+        self._request_s = request_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._accepts()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _LOOK_TICKS == 0:
+            before = asyncio.get_running_loop().time() - self._request_s
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, _Connection):
+                    connection.close_if_waiting_since(before)
+                    connection.drop_if_unread_since(before)
+        return await super().on_tick(counter)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _WebSocket(WebSocketsSansIOProtocol):
+    """A WebSocket whose client says nothing before it is open: uvicorn's protocol would raise an error then."""
+
+    def data_received(self, data: bytes) -> None:
+        if self.handshake_initiated and not self.handshake_complete:
+            self.transport.abort()
+        else:
+            super().data_received(data)
+
+
+class _Connection(HttpToolsProtocol):
+    """A client's connection, with the bounds that uvicorn lacks and errors as problem details.
+
+    The size of a head, the time that a request may take and the bytes of a chunked body's framing are bounded. Trailers
+    are dropped (RFC 9112, 7.1.2): uvicorn would append them to the headers that the app was given.
+    """
+
+    config: _Config
+    _waiting_since: float | None = None  # for the rest of a request; None: there is none under way
+    _head_bytes = 0  # of an unfinished head, after the read in which it began; below 0 in that read
+    _read_bytes = 0  # in this read
+    _in_head = False
+    _framing_bytes = 0  # after the head, what of the body's bytes were not content; below 0 in the read with the head
+    _unread_since = 0.0  # the client has read little of what is left for it; 0.0: nothing is
+    _unread_bytes = 0
+    _client_name: str | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._waiting_since = self.loop.time()
+        connections_max = self.config.connections_max
+        if connections_max is not None and len(self.connections) > connections_max:
+            self._refuse(503, "This process has as many connections as it may.", b"retry-after: 1\r\n")
+            return
+        clients, of = self.config.clients, self.config.connections_of
+        if connections_max is None or clients is None or self.client is None:
+            return
+        self._client_name = name = clients.peer(self.client[0])
+        if name is not None:
+            of[name] += 1
+            if of[name] * 2 > connections_max:
+                self._refuse(503, "Your network address has as many connections as it may.", b"retry-after: 1\r\n")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._release_client()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over, unless the request was refused already or opens no WebSocket.
+
+        uvicorn's protocol for WebSockets answers nothing to a head that the websockets library can't read, and has no
+        time limit of its own before a WebSocket is open.
+        """
+        if self.transport.is_closing():
+            return
+        if not self._opens_websocket():
+            self._refuse(400, "The request does not open a WebSocket: RFC 6455, section 4.2.1, says what it must have.")
+            return
+        self._release_client()  # another protocol has the transport now
+        super().handle_websocket_upgrade()
+
+    def _opens_websocket(self) -> bool:
+        """Whether the websockets library accepts the request's head, asked as uvicorn asks it."""
+        trial = ServerProtocol()
+        lines = [b"%b: %b\r\n" % pair for pair in self.headers]
+        trial.receive_data(b"%b %b HTTP/1.1\r\n%b\r\n" % (self.parser.get_method(), self.url, b"".join(lines)))
+        request = next(iter(trial.events_received()), None)
+        return isinstance(request, Request) and trial.accept(request).status_code == HTTPStatus.SWITCHING_PROTOCOLS
+
+    def _release_client(self) -> None:
+        name, of = self._client_name, self.config.connections_of
+        if name is not None:
+            self._client_name = None
+            of[name] -= 1
+            if not of[name]:
+                del of[name]
+
+    def data_received(self, data: bytes) -> None:
+        self._read_bytes = len(data)
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
+                self._refuse_head()
+        elif self._waiting_since is not None:  # the request is not complete
+            self._framing_bytes += len(data)
+            if self._framing_bytes > FRAMING_BYTES_MAX and not self.transport.is_closing():
+                self._refuse_unfinished(
+                    431, f"Chunk extensions and trailers may have at most {FRAMING_BYTES_MAX} bytes."
+                )
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        self._head_bytes = -self._read_bytes
+        self._waiting_since = self.loop.time()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._framing_bytes = -self._read_bytes
+        if self._read_bytes > HEAD_BYTES_MAX or self._head_bytes >= 0:  # a head in one small read needs no counting
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > HEAD_BYTES_MAX:
+                self._refuse_head()
+                return
+        if not self.transport.is_closing() and self._is_well_formed():
+            super().on_headers_complete()
+
+    def _is_well_formed(self) -> bool:
+        """Check the headers that tell whom the request is for and where it ends; answer and close if they do not.
+
+        RFC 9112, 3.2 (Host) and 6.1 (Transfer-Encoding, of which httptools takes any that ends in chunked).
+        """
+        host = coding = None
+        hosts = 0
+        for name, value in self.headers:
+            if name == b"host":
+                host = value
+                hosts += 1
+            elif name == b"transfer-encoding":
+                coding = value if coding is None else b""
+        if coding is not None and coding.lower() != b"chunked":
+            self._refuse(501, "The only transfer coding that is understood is chunked.")
+        elif hosts > 1 or (host is None and self.parser.get_http_version() != "1.0"):
+            self._refuse(400, "A request has the header Host, once.")
+        elif host is not None and host not in self.config.hosts:
+            self._refuse(421, "This server does not answer to that host name; --public-url or --allowed-host adds one.")
+        else:
+            return True
+        return False
+
+    def on_chunk_header(self) -> None:
+        self._framing_bytes -= _CHUNK_BYTES
+
+    def on_body(self, body: bytes) -> None:
+        self._framing_bytes -= len(body)
+        if not self.transport.is_closing():
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._waiting_since = None
+        if not self.transport.is_closing():
+            super().on_message_complete()
+
+    def close_if_waiting_since(self, before: float) -> None:
+        """Close when the client has owed the rest of a request for longer."""
+        if self._waiting_since is None or self._waiting_since > before or self.transport.is_closing():
+            return
+        self._refuse_unfinished(408, "The request took too long to arrive.")
+
+    def resume_writing(self) -> None:
+        self._unread_since = 0.0
+        super().resume_writing()
+
+    def drop_if_unread_since(self, before: float) -> None:
+        """Drop it when the client has left for longer what it was sent, or reads only a byte now and then."""
+        left = self.transport.get_write_buffer_size()
+        if not left or not self._unread_since or left <= self._unread_bytes - _READ_BYTES_MIN:
+            self._unread_since = self.loop.time() if left else 0.0
+            self._unread_bytes = left
+        elif self._unread_since < before:
+            self.transport.abort()
+
+    def send_400_response(self, msg: str) -> None:
+        if not self.transport.is_closing():
+            self._refuse(400, msg)
+
+    def _refuse_unfinished(self, status: int, detail: str) -> None:
+        """Answer a request that is not complete and close; only close where its answer has begun."""
+        if self._in_head or (self.cycle is not None and not self.cycle.response_started):
+            self._refuse(status, detail)
+        else:
+            self.transport.close()
+
+    def _refuse_head(self) -> None:
+        status = 414 if len(self.url) > HEAD_BYTES_MAX // 2 else 431
+        self._refuse(status, f"The request's line and headers may have at most {HEAD_BYTES_MAX} bytes.")
+
+    def _refuse(self, status: int, detail: str, header: bytes = b"") -> None:
+        """Answer without the app, and close. header: one more, with its line's end."""
+        told = framework_problem(status, detail)
+        lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode()), b"content-type: " + MEDIA_TYPE]
+        lines.append(b"x-content-type-options: nosniff")
+        lines += [b"content-length: %d" % len(told.body), header + b"connection: close", b"", told.body]
+        self.transport.write(b"\r\n".join(lines))
+        self.transport.close()

@@ -1,0 +1,45 @@
+"""Listening sockets: bound once; the API's is shared by all API processes.
+
+For: binding it, taking it over from the supervisor, and its URL. Not for: serving on it (cli/processes/api.py).
+While one API process is replaced the others, or the kernel's backlog, hold the connections."""
+
+from __future__ import annotations
+
+import socket
+from typing import Final
+
+from broker.errors import ConfigurationError
+
+BACKLOG: Final = 2048
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Listening already, so that connections wait rather than fail (ConfigurationError when it can't be bound)."""
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(place)
+            listening.listen(BACKLOG)
+        except OSError:
+            listening.close()
+            raise
+    except OSError as error:
+        raise ConfigurationError(f"can't listen on {host} port {port}: {error.strerror or error}") from error
+    return listening
+
+
+def inherited(descriptor: int) -> socket.socket:
+    """The one that the supervisor bound."""
+    listening = socket.socket(fileno=descriptor)
+    listening.set_inheritable(False)
+    return listening
+
+
+def address(listening: socket.socket, host: str) -> str:
+    """Its URL, with the port that was picked."""
+    port = listening.getsockname()[1]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,89 @@
+"""The API's socket while its process starts: who asks is told to come again, rather than left waiting.
+
+For: when to begin to answer, and what, before the app is there. Not for: serving (cli/processes/server.py), the app
+(api/app.py).
+
+Processes of one server share the socket, and a connection that one takes is another's no more. So a start of the usual
+length answers nothing: others do, or the kernel holds the connection. One that waits for Kafka answers after KAFKA_S:
+without Kafka the others can't do much either (docs/decisions/0172).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+from api.clients import Clients
+from api.problems import MEDIA_TYPE, problem
+from broker.errors import LogUnavailable, Unavailable, ViewBehind
+from cli.processes.hosts import Hosts
+from cli.processes.server import Server
+
+KAFKA_S: Final = 2.0
+READING_S: Final = 8.0
+
+App = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
+
+
+class Doors:
+    """connections_max, hosts, clients: see Server. Construct it in the running loop; close() ends it."""
+
+    def __init__(self, listening: socket.socket, *, connections_max: int, hosts: Hosts, clients: Clients) -> None:
+        self._listening = listening
+        self._app: App | None = None
+        self._why: Unavailable = LogUnavailable("Kafka can't be reached; nothing was stored")
+        self._accepts = asyncio.Event()
+        self._server = Server(
+            self,
+            accepts=self._accepts.set,
+            connections_max=connections_max,
+            websockets=True,
+            hosts=hosts,
+            clients=clients,
+        )
+        self._serving: asyncio.Task[None] | None = None
+        self._later = asyncio.get_running_loop().call_later(KAFKA_S, self._begin)
+
+    def kafka_is_there(self) -> None:
+        """What is still to do is to read the log."""
+        self._why = ViewBehind("this process is reading the log; nothing was stored")
+        self._later.cancel()
+        self._later = asyncio.get_running_loop().call_later(READING_S, self._begin)
+
+    async def open(self, app: App) -> None:
+        """Have the app answer from now on; return when requests are taken."""
+        self._app = app
+        self._begin()
+        await self._accepts.wait()
+
+    async def served(self) -> None:
+        """Return when the server has ended, which it does not by itself. After open()."""
+        if self._serving is not None:
+            await asyncio.shield(self._serving)
+
+    async def close(self) -> None:
+        """Finish the requests under way."""
+        self._later.cancel()
+        if self._serving is not None:
+            self._server.should_exit = True
+            await self._serving
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        """ASGI: what open() was given, or that it is too early."""
+        if self._app is not None:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1013, "reason": str(self._why)})
+        else:
+            told = problem(self._why)
+            headers = [*told.headers, (b"content-type", MEDIA_TYPE), (b"content-length", b"%d" % len(told.body))]
+            await send({"type": "http.response.start", "status": told.status, "headers": headers})
+            await send({"type": "http.response.body", "body": told.body})
+
+    def _begin(self) -> None:
+        self._later.cancel()
+        if self._serving is None:
+            self._serving = asyncio.create_task(self._server.serve(sockets=[self._listening]))

@@ -1,0 +1,64 @@
+"""The socket between the supervisor and each process it started, seen from the process.
+
+For: `go`, with the address and the password of an embedded Kafka, from the supervisor; the admin address, `ready`, or
+why not, from the process; and the end of the process when the supervisor is gone, however it went. Lines of JSON.
+Not for: the supervisor's end (cli/processes/children.py)."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from concurrent.futures import Future
+
+from broker.kafka.embedded.access import EmbeddedAccess
+
+VARIABLE = "EVERPUT_SUPERVISOR_FD"
+
+
+class Link:
+    """The process's end."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._socket.setblocking(True)
+        self._socket.set_inheritable(False)
+        self._go: Future[EmbeddedAccess | None] = Future()
+        # A thread, so that it also ends a process whose event loop is busy or not there yet.
+        threading.Thread(target=self._listen, name="link", daemon=True).start()
+
+    @classmethod
+    def from_environment(cls) -> Link | None:
+        """None when no supervisor started this process."""
+        descriptor = os.environ.pop(VARIABLE, None)
+        return None if descriptor is None else cls(int(descriptor))
+
+    def wait_for_go(self) -> EmbeddedAccess | None:
+        """Block until Kafka is there; return how to reach it where it is embedded."""
+        return self._go.result()
+
+    def admin(self, url: str) -> None:
+        """Where this process's admin address is."""
+        self._send({"admin": url})
+
+    def ready(self) -> None:
+        self._send({"ready": True})
+
+    def failed(self, message: str) -> None:
+        """Tell why this process can't start; the supervisor shows it."""
+        self._send({"error": message})
+
+    def _send(self, message: dict[str, object]) -> None:
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def _listen(self) -> None:
+        try:
+            with self._socket.makefile("rb") as lines:
+                for text in lines:
+                    embedded = json.loads(text)["embedded"]
+                    self._go.set_result(None if embedded is None else EmbeddedAccess(**embedded))
+        except OSError:
+            pass
+        # At once and without tidying up: Kafka goes down together with its supervisor, so there is nothing to tidy.
+        os._exit(1)

@@ -1,0 +1,82 @@
+"""`everput worker`: one worker process.
+
+For: wiring the log, the projections and the deliveries, until told to stop. Not for: delivering (broker/delivery)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+
+import click
+
+from broker.damage import DamageReports
+from broker.delivery.ports import Ports
+from broker.delivery.worker import Worker
+from broker.kafka.changes_tail import ChangesTail
+from broker.kafka.cursors import KafkaCursors
+from broker.kafka.log import KafkaLog
+from broker.kafka.tail import Tail
+from broker.kafka.topics import topics
+from broker.sealing import Sealer
+from broker.volume import StoredBytes
+from cli.options import Options, shared_options
+from cli.processes.metrics import show_damage, show_worker
+from cli.processes.process import CATCH_UP_S, Process, run
+from projections.app import Projections
+
+
+@click.command("worker")
+@shared_options
+def command(options: Options) -> None:
+    """Run one worker against an existing Kafka (--kafka). Prints `ready worker`."""
+    run("worker", options, _work)
+
+
+async def _work(process: Process) -> None:
+    settings = process.settings
+    await process.kafka()
+    async with contextlib.AsyncExitStack() as stack:
+        log = KafkaLog(settings.kafka, append_timeout_ms=settings.append_timeout_ms)
+        await log.start()
+        stack.push_async_callback(log.stop)
+        projections = Projections(settings.kafka, log.control)
+        await projections.start(timeout_s=CATCH_UP_S)
+        stack.push_async_callback(projections.stop)
+        reports = DamageReports(log.requests, log.control, projections.directory, topics(settings.kafka))
+        await stack.enter_async_context(reports.running(look=True))
+        sealer = Sealer(settings.sealing_key)
+        listeners = projections.directory.state.listeners.values()
+        sealer.check(text for listener in listeners for text in listener.sealed())
+        name = os.environ.get("EVERPUT_WORKER_NAME")
+        ports = Ports(
+            log=log,
+            membership=Tail(settings.kafka, log.requests, name=name),
+            cursors=KafkaCursors(settings.kafka, log.requests),
+            changes=ChangesTail(settings.kafka, log.requests),
+        )
+        bytes_max, retain_s = settings.organization_bytes_max, settings.retain_messages_s
+        stored = StoredBytes(log.control, projections.directory, bytes_max=bytes_max, retain_s=retain_s)
+        stack.push_async_callback(stored.stop)
+        recording = asyncio.create_task(stored.run())
+        stack.callback(recording.cancel)
+        worker = Worker(settings, ports, projections, sealer, stored.count)
+        process.health.view = projections.directory
+        process.health.look = show_worker(process.health.registry, worker)
+        show_damage(process.health.registry, projections.directory, log)
+        stack.push_async_callback(worker.stop)
+        await worker.start()
+        process.ready("worker")
+        ends = {
+            asyncio.create_task(process.stop.wait()): "told to stop",
+            asyncio.create_task(projections.crashed()): "the projections ended",
+            asyncio.create_task(worker.failed()): "the deliveries ended",
+        }
+        done, running = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for task in running:
+            task.cancel()
+        if process.stop.is_set():
+            return
+        for task in done:
+            reason = task.result()
+            raise RuntimeError(ends[task]) from (reason if isinstance(reason, BaseException) else None)

@@ -1,0 +1,175 @@
+"""How an installation stands: every listener by the REST API, every process by its admin address.
+
+For: asking, and judging what is wrong. Not for: showing it (cli/commands/status.py)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, Final
+
+import httpx
+import msgspec
+from prometheus_client.parser import text_string_to_metric_families
+
+from broker.errors import ConfigurationError
+from everput import AsyncClient, Problem, get_listener, list_listeners, list_organizations, list_queues
+
+AT_ONCE: Final = 16
+ASK_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerRow:
+    """state: live, down or paused. lag: messages that wait. pending_s: since the oldest of them was put, None when
+    none waits or that is not known. wrong: why this is not as it should be, None when it is."""
+
+    queue: str
+    listener: str
+    id: str
+    state: str
+    lag: int
+    pending_s: float | None
+    last_error: str | None
+    wrong: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageRow:
+    """The bytes of messages that the organization stores. stored_bytes_max: None for no bound. wrong: as above.
+
+    log_damaged: whether some of the installation's log can't be read.
+    """
+
+    stored_bytes: int
+    stored_bytes_max: int | None
+    log_damaged: bool
+    wrong: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessRow:
+    """One process. address: the admin address that told of it. figures: by the names that FIGURES has."""
+
+    address: str
+    process: str
+    figures: dict[str, float]
+    wrong: str | None
+
+
+# What is shown of a process: sums over the samples of one metric.
+FIGURES: Final = {
+    "memory": "process_resident_memory_bytes",
+    "partitions": "everput_partitions_owned",
+    "waiting": "everput_lag_messages",
+    "outstanding": "everput_outstanding_deliveries",
+    "attempts": "everput_attempts_total",
+    "rebalances": "everput_rebalances_total",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a listener may lag before that is wrong; None for no limit."""
+
+    messages: int | None
+    age_s: float | None
+
+
+async def listeners(client: AsyncClient, limits: Limits, queue: str | None = None) -> list[ListenerRow]:
+    """Of all queues of the organization, or of one, by id or name (EverputError)."""
+    turns = asyncio.Semaphore(AT_ONCE)
+
+    async def one(queue_id: str, queue_name: str, listener_id: str) -> ListenerRow | None:
+        try:
+            async with turns:
+                told = await client.send(get_listener(queue_id, listener_id))
+        except Problem as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return None  # deleted meanwhile
+        return _row(queue_name, msgspec.to_builtins(told.listener), limits)
+
+    asked = []
+    async for page in client.pages(list_queues()):
+        for found in page.queues:
+            if queue in (None, found.id, found.name):
+                async for listed in client.pages(list_listeners(found.id)):
+                    asked += [(found.id, found.name, each.id) for each in listed.listeners]
+    rows = await asyncio.gather(*(one(*each) for each in asked))
+    return [row for row in rows if row is not None]
+
+
+def _row(queue: str, listener: dict[str, Any], limits: Limits) -> ListenerRow:
+    since = listener["oldest_pending_at"]
+    pending_s = None if since is None else max(0.0, (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds())
+    wrong = None
+    if listener["state"] == "down":
+        wrong = "down"
+    elif limits.messages is not None and listener["lag"] > limits.messages:
+        wrong = f"more than {limits.messages:,} wait"
+    elif limits.age_s is not None and pending_s is not None and pending_s > limits.age_s:
+        wrong = f"one waits longer than {limits.age_s:g} s"
+    return ListenerRow(
+        queue=queue,
+        listener=listener["name"],
+        id=listener["id"],
+        state=listener["state"],
+        lag=listener["lag"],
+        pending_s=pending_s,
+        last_error=listener["last_error"],
+        wrong=wrong,
+    )
+
+
+async def storage(client: AsyncClient) -> StorageRow:
+    """Of the key's organization (EverputError)."""
+    told = (await client.send(list_organizations())).organizations[0]
+    most = told.stored_bytes_max
+    wrong = "at its bound: puts are refused" if most is not None and told.stored_bytes >= most else None
+    damaged = told.log_damaged is True
+    return StorageRow(stored_bytes=told.stored_bytes, stored_bytes_max=most, log_damaged=damaged, wrong=wrong)
+
+
+async def processes(addresses: Sequence[str]) -> list[ProcessRow]:
+    """Those behind each admin address: one, or all of a supervisor."""
+    async with httpx.AsyncClient(timeout=ASK_S, trust_env=False) as client:
+        return [row for rows in await asyncio.gather(*(_behind(client, one) for one in addresses)) for row in rows]
+
+
+async def _behind(client: httpx.AsyncClient, address: str) -> list[ProcessRow]:
+    address = address.rstrip("/")
+    try:
+        health = await client.get(f"{address}/health")
+        metrics = (await client.get(f"{address}/metrics")).raise_for_status().text
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        raise ConfigurationError(f"{address} is no URL: {error}") from error
+    except httpx.HTTPError as error:
+        return [ProcessRow(address=address, process="", figures={}, wrong=f"does not answer: {type(error).__name__}")]
+    found: dict[str, dict[str, float]] = {}
+    up: dict[str, float] = {}
+    shown = {metric: name for name, metric in FIGURES.items()}
+    for family in text_string_to_metric_families(metrics):
+        for sample in family.samples:
+            process = sample.labels.get("process", "")
+            if sample.name == "everput_up":
+                up[process] = sample.value
+            elif sample.name in shown:
+                figures = found.setdefault(process, {})
+                figures[shown[sample.name]] = figures.get(shown[sample.name], 0.0) + sample.value
+    rows = [
+        ProcessRow(
+            address=address,
+            process=process,
+            figures=found.get(process, {}),
+            wrong=None if up.get(process, 1) else "does not answer",
+        )
+        for process in sorted({*found, *up})
+    ]
+    if health.status_code != HTTPStatus.OK and not any(row.wrong for row in rows):
+        why = health.json().get("detail", "not ready")
+        rows = [ProcessRow(address=row.address, process=row.process, figures=row.figures, wrong=why) for row in rows]
+    return rows
