@@ -11,7 +11,7 @@ from broker.commands.changes import find_message
 from broker.core.checks import Finding
 from broker.core.damage import DamagedRange
 from broker.damage import DamageReports, mended
-from broker.errors import LogDamaged, NotFound
+from broker.errors import ConfigurationError, LogDamaged, NotFound
 from broker.kafka.admin import ensure_topics
 from broker.kafka.topics import by_name, topics
 from tests.damage import batches, cut, flip, flip_within, partition_folder, with_text
@@ -122,6 +122,8 @@ async def test_verify_names_a_partition_whose_last_batch_was_cut_off(kafka, sett
         await kafka._running.stop()
         folder = partition_folder(kafka.data_dir, table.messages.name, PARTITION)
         cut(list(batches(folder))[-1])
+        for index in folder.glob("*.index"):  # else Kafka is not started, if it names the batch
+            index.unlink()
         await kafka.restart()
         assert ("messages", PARTITION) in await wrong(rig)
 
@@ -145,6 +147,26 @@ async def test_an_index_of_times_that_lies_hides_no_message(kafka, settings):
                         entries += 1
                 path.write_bytes(raw)
         assert entries > 4
+        await kafka.restart()
+        for one, text in zip(ids, data, strict=True):
+            assert (await find_message(rig.log, queue, one)).data == text
+
+
+async def test_kafka_is_not_started_with_an_offset_index_that_lies_and_makes_one_that_is_gone(kafka, settings):
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    async with running(settings) as rig:
+        queue = await rig.queue()
+        data = [f"message-{number}" + "." * SIZE for number in range(40)]
+        ids = await rig.put(queue, *data)
+        await kafka._running.stop()
+        (index,) = partition_folder(kafka.data_dir, table.messages.name, PARTITION).glob("*.index")
+        raw = bytearray(index.read_bytes())
+        raw[-1] ^= 1  # the place of the last entry's batch: Kafka would begin at offset 0 again
+        index.write_bytes(raw)
+        with pytest.raises(ConfigurationError, match=rf"rm .*{index.name}"):
+            await kafka.restart()
+        index.unlink()
         await kafka.restart()
         for one, text in zip(ids, data, strict=True):
             assert (await find_message(rig.log, queue, one)).data == text

@@ -199,12 +199,18 @@ class EmbeddedKafka:
 
 
 def _refuse_to_cut(log_dir: Path) -> None:
-    """ConfigurationError: Kafka would take an altered batch for the end of its partition, and cut off what follows."""
+    """ConfigurationError: Kafka would take an altered batch, or a wrong place, for the end of its partition."""
     for name, batch in segments.cut_off(log_dir):
         raise ConfigurationError(
             f"{batch.path} is altered at byte {batch.at} (offset {batch.first} of {name}). Kafka did not end in order, "
             "and would cut off all that follows there. Put it back with `everput mend --export`, or give up what "
             f"follows: truncate -s {batch.at} {batch.path}"
+        )
+    for path in segments.lying_indexes(log_dir):
+        raise ConfigurationError(
+            f"{path} is altered, or the segment beside it was cut: Kafka would take its partition for shorter than it "
+            "is, and write over the rest. Kafka makes the file again if it is gone: look for damage with `mend`, "
+            f"then rm {path}"
         )
 
 

@@ -29,6 +29,7 @@ _PREFIX_BYTES: Final = 12  # base offset and length, which the length does not c
 # Base offset, length, leader epoch, magic, CRC, attributes, last offset delta, first and last time, producer's id and
 # epoch, first sequence number, count of records.
 _HEADER: Final = struct.Struct(">qiibIhiqqqhii")
+_ENTRY: Final = struct.Struct(">ii")  # of an offset index: an offset, and the byte where its batch begins
 _CLEAN: Final = ".kafka_cleanshutdown"
 _SYNCED: Final = "recovery-point-offset-checkpoint"
 _EPOCH_AT: Final = slice(12, 16)
@@ -112,6 +113,32 @@ def cut_off(log_dir: Path) -> Iterator[tuple[str, DamagedBatch]]:
             if _goes_on(folder, batch):
                 yield folder.name, batch
                 break
+
+
+def lying_indexes(log_dir: Path) -> Iterator[Path]:
+    """The offset indexes whose last entry names no batch: after an orderly stop Kafka finds a partition's end by it."""
+    if not (log_dir / _CLEAN).exists():  # it makes them again
+        return
+    for index in sorted(log_dir.glob("*/*.index")):
+        raw = index.read_bytes()
+        used = len(raw.rstrip(b"\0"))
+        at = (used - 1) // _ENTRY.size * _ENTRY.size
+        if used and not _names_a_batch(index, *_ENTRY.unpack(raw[at : at + _ENTRY.size].ljust(_ENTRY.size, b"\0"))):
+            yield index
+
+
+def _names_a_batch(index: Path, offset: int, at: int) -> bool:
+    """Whether the batch at this byte of the segment holds the offset, which counts from the segment's first."""
+    try:
+        with index.with_suffix(".log").open("rb") as file:
+            file.seek(at)
+            header = file.read(_HEADER.size)
+    except OSError:
+        return True  # not ours to judge: Kafka removes an index without a segment
+    if len(header) < _HEADER.size:
+        return False
+    first, _, _, magic, _, _, last, *_ = _HEADER.unpack(header)
+    return bool(magic == _MAGIC and first <= int(index.stem) + offset <= first + last)
 
 
 def _synced(log_dir: Path) -> dict[str, int]:
