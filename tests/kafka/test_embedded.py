@@ -140,7 +140,7 @@ def start_in_another_process(directory: Path) -> subprocess.Popen[str]:
     """Prints Kafka's pid when it is up, then waits."""
     program = f"""
         import asyncio, pathlib
-        from broker.kafka.embedded import EmbeddedKafka
+        from broker.kafka.embedded.kafka import EmbeddedKafka
 
         async def main():
             kafka = EmbeddedKafka(pathlib.Path({str(directory)!r}), heap_mib=256, progress=False)
