@@ -26,7 +26,7 @@ SCOPES: Final[Mapping[str, str]] = {
         "a key with this scope can read messages by making one"
     ),
     "messages": "put, see, change and delete messages, and see their deliveries",
-    "messages:put": "put messages, one or a batch, and nothing else",
+    "messages:put": "put messages, one or a batch; it also sees the name and the stored bytes of its organization",
     "keys": "see and revoke all keys of the organization; make keys that may no more than this one, for no longer",
     "audit": "read the organization's whole log, with the data of every message, but no secrets",
 }
