@@ -316,12 +316,15 @@ async def bad_network_to_kafka(
 class FarWorker:
     """One more worker of a server, that reaches Kafka at an address of its own. Beside a server of one worker."""
 
-    def __init__(self, data_dir: Path, log: Path, *arguments: str) -> None:
+    def __init__(self, data_dir: Path, log: Path, *arguments: str, **environment: str) -> None:
         self._log = log
         with log.open("w") as file:
             command = [sys.executable, "-P", "-m", "cli.app", "worker", "--data-dir", str(data_dir), *arguments]
             self._process = subprocess.Popen(
-                [*command, "--allow-network", "127.0.0.0/8"], stdout=file, stderr=file, env=clean_environment()
+                [*command, "--allow-network", "127.0.0.0/8"],
+                stdout=file,
+                stderr=file,
+                env=clean_environment(**environment),
             )
 
     def __enter__(self) -> Self:
@@ -353,7 +356,8 @@ async def cut_off(
             with Server(tmp_path / "data", *arguments, workers=1, **sasl_variables(kafka.access)) as server:
                 await asyncio.to_thread(server.until_ready)
                 far_arguments = ("--kafka", f"127.0.0.1:{proxy.port}", *ONE_BROKER)
-                with FarWorker(tmp_path / "data", tmp_path / "far.log", *far_arguments) as far:
+                sasl = sasl_variables(kafka.access)
+                with FarWorker(tmp_path / "data", tmp_path / "far.log", *far_arguments, **sasl) as far:
                     await until(far.gained, what="the far worker has a share", within_s=BACK_WITHIN_S)
                     async with load(server, dice, lasts_s=times * silence_s) as history:
                         for _ in range(times):
@@ -386,9 +390,13 @@ async def _kafka_with_a_second_address(
     for line, more in (
         ("listeners={listener}://127.0.0.1:{port}", f",FAR://127.0.0.1:{port}"),
         ("advertised.listeners={listener}://127.0.0.1:{port}", f",FAR://127.0.0.1:{told_port}"),
-        ("listener.security.protocol.map={listener}:SASL_PLAINTEXT", ",FAR:PLAINTEXT"),
+        ("listener.security.protocol.map={listener}:SASL_PLAINTEXT", ",FAR:SASL_PLAINTEXT"),
     ):
         properties = properties.replace("\n" + line, "\n" + line + more)
+    properties += "listener.name.far.sasl.enabled.mechanisms={mechanism}\n"
+    properties += (
+        "listener.name.far.{scram}.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;\n"
+    )
     monkeypatch.setattr(kafka_process, "PROPERTIES", properties)
     kafka = EmbeddedKafka(directory, progress=False)
     await kafka.start()

@@ -79,7 +79,7 @@ LOCAL = (
     *(f"accounts {name}" for name in ("block", "delete", "end-sessions", "list", "reset-password", "unblock")),
     *(f"organizations {name}" for name in ("list", "remove-member", "revoke-key")),
     *("serve", "api", "worker", "init", "rotate-sealing-key", "verify"),
-    *("export-all", "check", "import", "events", "completion", "demo"),
+    *("export-all", "check", "import", "mend", "events", "completion", "demo"),
 )
 
 
