@@ -135,7 +135,7 @@ def test_sigterm_while_kafka_is_downloaded_from_a_silent_repository_ends_it_at_o
 
 def test_a_process_that_loses_kafka_while_it_starts_says_so_in_a_line(tmp_path: Path):
     program = """
-import cli.worker
+import cli.processes.worker
 from broker.errors import LogUnavailable
 from cli.app import main
 
