@@ -22,7 +22,10 @@ class TooMuchUnderWay(Unavailable):
 
 
 class Bodies:
-    """Of one process. A tenant holds no more than is left for the others: half of it when the tenant is alone."""
+    """The room for unfinished bodies in one process.
+
+    A tenant holds no more than is left for the others: half of it when the tenant is alone.
+    """
 
     def __init__(self, bytes_max: int = BYTES_MAX) -> None:
         self._left = bytes_max

@@ -22,7 +22,7 @@ from broker.ports import ControlLog, DirectoryView
 
 
 class _Administrator(NamedTuple):
-    """Who may make and revoke an organization's keys.
+    """The key or session that makes or revokes an organization's keys.
 
     scopes: those that may be given away. expires_at_ms: no key may be made for longer; None: any may.
     """

@@ -29,7 +29,7 @@ _STEP = re.compile(r"\.([^.\[]+)|\[([^\[\]]*)\]")
 
 T = TypeVar("T")
 
-# What is said of these is for the reference: they are checked where more is known (broker/commands/directory.py,
+# These constraints are for the reference: the values are checked where more is known (broker/commands/directory.py,
 # broker/commands/puts.py).
 Name = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": NAME_CHARS_MAX})]
 Url = Annotated[str, Meta(extra_json_schema={"format": "uri", "pattern": "^https?://"})]

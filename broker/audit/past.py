@@ -48,7 +48,7 @@ class PastView:
 
 
 class Past:
-    """Of one process. One fold at a time. tenant_of: see Places."""
+    """The folds of earlier states in one process, one at a time. tenant_of: see Places."""
 
     def __init__(self, records: Records, table: Topics, others: Others, tenant_of: Callable[[str], str] = str) -> None:
         self._records = records
