@@ -37,6 +37,9 @@ async def test_all_of_it_waits_for_kafka_answers_meanwhile_and_comes_back_with_i
     kafka = EmbeddedKafka(tmp_path / "kafka", port=free_port(), heap_mib=256, progress=False)
     kafka.data_dir.mkdir(mode=0o700)
     sasl = sasl_variables(EmbeddedAccess(kafka.bootstrap, made_password(kafka.data_dir)))
+    # A new one answers for a moment before it has been told of its user: a wrong password, which ends `serve`.
+    await kafka.start()
+    await kafka.stop()
     port = free_port()
     options = ["--kafka", kafka.bootstrap, "--replication", "1", "--flush-each-batch", "--partitions", "2"]
     url = f"http://127.0.0.1:{port}"
