@@ -1,4 +1,4 @@
-"""`python -m benchmarks [rates | isolation | replay | return | scale | audit]`: each prints a JSON object, with ratios.
+"""`python -m benchmarks [rates | cost | isolation | replay | return | scale | audit]`: each prints JSON, with ratios.
 
 Everything is started on a temporary folder: `everput serve` (embedded Kafka, fsync before each answer), a sink and
 publishers in processes of their own, all on this machine. `make bench` is `rates`. The sizes are options."""
@@ -12,6 +12,7 @@ import sys
 
 from benchmarks.auditing import auditing
 from benchmarks.back import back
+from benchmarks.cost import cost
 from benchmarks.isolation import isolation
 from benchmarks.rates import bench
 from benchmarks.replaying import replaying
@@ -32,6 +33,12 @@ def main() -> None:
     one = which.add_parser("rates", help="what it does, beside what its parts can do (this, if none is named)")
     one.add_argument("--messages", type=int, default=20_000)
     one.add_argument("--rounds", type=int, default=3)
+    one = which.add_parser("cost", help="processor time per message, beside an empty PUT's and another checkout's")
+    one.add_argument("--beside", default="", metavar="DIR", help="another checkout, with its .venv")
+    one.add_argument("--messages", type=int, default=10_000)
+    one.add_argument("--rounds", type=int, default=5)
+    one.add_argument("--rates", type=_numbers, default=[1_000, 3_000], metavar="N,…", help="messages a second")
+    one.add_argument("--idle-s", type=int, default=30, help="0: leave it out")
     one = which.add_parser("isolation", help="a healthy listener alone and beside bad ones")
     one.add_argument(
         "--kinds", type=_words, default=["dead", "hang", "slow"], metavar="KIND,…", help="or refuse, busy, drip"
@@ -67,7 +74,7 @@ def main() -> None:
     options = vars(parser.parse_args(given))
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     benchmark = {"rates": bench, "isolation": isolation, "replay": replaying, "return": back, "scale": scale}
-    found = (benchmark | {"audit": auditing})[options.pop("which")](**options)
+    found = (benchmark | {"audit": auditing, "cost": cost})[options.pop("which")](**options)
     print(json.dumps(found, indent=1))
 
 

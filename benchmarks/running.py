@@ -34,10 +34,14 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def process(*arguments: str, ready: str, nice: int = 0) -> Iterator[subprocess.Popen[str]]:
-    """A Python process of ours, from its ready line on; ended by SIGTERM. nice: as for nice(1)."""
-    command = ["nice", "-n", str(nice), sys.executable, *arguments]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def process(*arguments: str, ready: str, nice: int = 0, checkout: str = "") -> Iterator[subprocess.Popen[str]]:
+    """A Python process of ours, from its ready line on; ended by SIGTERM.
+
+    nice: as for nice(1). checkout: the directory of another one, with a .venv of its own.
+    """
+    python = f"{checkout}/.venv/bin/python" if checkout else sys.executable
+    command = ["nice", "-n", str(nice), python, *arguments]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=checkout or None)
     try:
         assert child.stdout is not None
         if ready:
@@ -209,12 +213,12 @@ def sinking(nice: int = 0) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def serving(folder: str, sink: str, *options: str) -> Iterator[Everput]:
-    """`everput serve` on a data directory, from `ready` on."""
+def serving(folder: str, sink: str, *options: str, checkout: str = "") -> Iterator[Everput]:
+    """`everput serve` on a data directory, from `ready` on. checkout: as of process()."""
     port, admin = free_port(), free_port()
     started = time.monotonic()
     given = ["--data-dir", folder, "--port", str(port), "--admin-port", str(admin), "--allow-network", "127.0.0.0/8"]
-    with process("-m", "cli.app", "serve", *given, *options, ready="ready") as serve:
+    with process("-m", "cli.app", "serve", *given, *options, ready="ready", checkout=checkout) as serve:
         ready_s = time.monotonic() - started
         key = (Path(folder) / "api-key").read_text().strip()
         yield Everput(f"http://127.0.0.1:{port}", key, sink, f"http://127.0.0.1:{admin}", serve.pid, round(ready_s, 1))

@@ -1,0 +1,136 @@
+"""Processor time per message of a whole installation, beside an empty PUT's, and beside another checkout's.
+
+Processor time is what a noisy machine changes least: a rate is of all that runs there, publishers and listeners too.
+Installations are served in turn within each round. Not for: what the parts can do at best (rates.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.running import PUBLISHERS, SIZE, Everput, free_port, process, run, serving, sinking, wait_for_port
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+OPEN_LOOP_S = 8.0
+SETTLE_S = 2.0
+
+
+def cost(*, beside: str, messages: int, rounds: int, rates: list[int], idle_s: int) -> dict[str, Any]:
+    """Measure this checkout and another one. beside: its directory, with a .venv of its own; "": only this one."""
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(sinking())
+        empty_port = free_port()
+        empty = stack.enter_context(process("-m", "benchmarks.limits", "empty", str(empty_port), ready=""))
+        wait_for_port(empty_port)
+        installations = {}
+        for name, checkout in {"this": "", "other": beside}.items():
+            if name == "this" or checkout:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="everput-bench-"))
+                installations[name] = stack.enter_context(serving(folder, sink, checkout=checkout))
+        for everput in installations.values():
+            for _ in range(2):  # until Java has compiled what it will
+                everput.put_and_deliver(1, messages)
+            everput.put_and_deliver(10, messages // 4)
+        rows: dict[str, dict[str, list[dict[str, Any]]]] = {name: {} for name in installations}
+        empties = []
+        put = ("benchmarks.publish", "none", str(messages), str(PUBLISHERS), str(SIZE))
+        for number in range(rounds):
+            print(f"round {number + 1} of {rounds}", file=sys.stderr)
+            empties.append(_empty(empty.pid, put, f"http://127.0.0.1:{empty_port}/v1/queues/q/messages", messages))
+            shapes: dict[str, tuple[int, int, float]] = {
+                "one": (1, messages, 0),
+                "ten": (10, messages // 4, 0),
+                **{f"at {rate}/s": (1, round(rate * OPEN_LOOP_S), rate) for rate in rates},
+            }
+            for shape, (listeners, count, rate) in shapes.items():
+                names = list(installations) if number % 2 else list(reversed(installations))
+                for name in names:
+                    row = _measured(installations[name], listeners, count, rate)
+                    rows[name].setdefault(shape, []).append(row)
+        idle = {name: _idle(everput, idle_s) for name, everput in installations.items()} if idle_s else {}
+    return _report(rows, empties) | {"idle_cores": idle}
+
+
+def _empty(pid: int, put: tuple[str, ...], url: str, messages: int) -> float:
+    """Microseconds of processor time of an empty PUT's server."""
+    before = processor_s([pid])
+    run(*put, given=url)
+    return round((processor_s([pid]) - before) * 1e6 / messages, 1)
+
+
+def _measured(everput: Everput, listeners: int, messages: int, rate: float) -> dict[str, Any]:
+    """What one load costs, by kind of process, in microseconds of processor time per message."""
+    time.sleep(SETTLE_S)
+    before = by_kind(everput.pid)
+    found = everput.put_and_deliver(listeners, messages, rate)
+    time.sleep(SETTLE_S)  # the cursors are committed, too
+    after = by_kind(everput.pid)
+    parts = {kind: round((after[kind] - before.get(kind, 0.0)) * 1e6 / messages, 1) for kind in after}
+    return found | {"us_per_message": round(sum(parts.values()), 1), "us_by_process": parts}
+
+
+def _idle(everput: Everput, idle_s: int) -> dict[str, float]:
+    before = by_kind(everput.pid)
+    time.sleep(idle_s)
+    after = by_kind(everput.pid)
+    parts = {kind: round((after[kind] - before.get(kind, 0.0)) / idle_s, 4) for kind in after}
+    return parts | {"all": round(sum(parts.values()), 4)}
+
+
+def processor_s(pids: list[int]) -> float:
+    """User and system time of these processes, of all their threads, in seconds."""
+    found = 0.0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            found += (int(words[11]) + int(words[12])) / TICKS_PER_S
+    return found
+
+
+def by_kind(pid: int) -> dict[str, float]:
+    """processor_s() of an installation by kind of process: serve, api, worker, kafka. pid: of `everput serve`."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            children.setdefault(parent, []).append(int(entry.name))
+    found = {"serve": processor_s([pid])}
+    left = list(children.get(pid, []))
+    while left:
+        child = left.pop()
+        left += children.get(child, [])
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            kind = next((word.decode() for word in words if word in (b"api", b"worker")), "kafka")
+            found[kind] = found.get(kind, 0.0) + processor_s([child])
+    return found
+
+
+def _report(rows: dict[str, dict[str, list[dict[str, Any]]]], empties: list[float]) -> dict[str, Any]:
+    def per(shape: str, name: str, what: Callable[[dict[str, Any]], float]) -> list[float]:
+        return [what(row) for row in rows[name][shape]]
+
+    def ratios(some: list[float], others: list[float]) -> dict[str, Any]:
+        each = [round(one / other, 3) for one, other in zip(some, others, strict=True)]
+        return {"median": round(statistics.median(each), 3), "rounds": each}
+
+    found: dict[str, Any] = {"empty_put_us": empties, "rows": rows, "ratios": {}}
+    for shape in rows["this"]:
+        costs = per(shape, "this", lambda row: row["us_per_message"])
+        deliveries = 10 if shape == "ten" else 1
+        beside_empty = ratios([one / deliveries for one in costs], empties)
+        found["ratios"][f"cost per delivery, {shape} / an empty PUT"] = beside_empty
+        if "other" in rows:
+            others = per(shape, "other", lambda row: row["us_per_message"])
+            found["ratios"][f"cost, {shape} / other"] = ratios(costs, others)
+            rates = [per(shape, name, lambda row: row["delivered_per_s"]) for name in ("this", "other")]
+            found["ratios"][f"rate, {shape} / other"] = ratios(*rates)
+    return found
