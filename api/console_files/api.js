@@ -1,6 +1,6 @@
-// The REST API as the console uses it: with the session's cookie, in one organization.
+// The client of the REST API. It uses the session's cookie and acts in one organization.
 //
-// For: which operations there are, requests, problems. Not for: what is shown of an answer (the views), words (words.js).
+// For: the operations, requests, problems. Not for: showing an answer (the views), sentences (words.js).
 
 // As in /v1/openapi.json, by operationId; a test compares the two.
 const OPERATIONS = {
@@ -45,7 +45,7 @@ const OPERATIONS = {
   readLog: ["GET", "/v1/log"],
 };
 
-/** What went wrong, as the server says it (RFC 9457). status 0: there was no answer. */
+/** An error that the server reported (RFC 9457). status: 0 if there was no answer. */
 class Problem extends Error {
   constructor(status, fields = {}, retryAfterS = null) {
     super(fields.detail || fields.title || `The server answered ${status}.`);
@@ -55,17 +55,17 @@ class Problem extends Error {
   }
 }
 
-/** Who is signed in and where they act; ids and names only. */
+/** The signed-in account and its organizations; ids and names only. */
 export const session = { account: null, organizations: [], organization: null };
 
 /**
- * The answer of an operation: {body, etag}; of one that answers lines, the body is their array (Problem).
- * ids: for the path. ifMatch: change only what this was the tag of. once: an Idempotency-Key.
+ * Call an operation; resolves to {body, etag}. The body of an answer in lines is an array of them. Throws Problem.
+ * ids: fill the path. ifMatch: an ETag; the change is refused if the resource has another. once: an Idempotency-Key.
  */
 export async function ask(name, { ids = {}, query = {}, body, ifMatch, once, signal } = {}) {
   const [method, path] = OPERATIONS[name];
   const filled = path.replace(/{(\w+)}/g, (_, id) => encodeURIComponent(ids[id]));
-  const url = new URL(filled.slice(1), document.baseURI); // beside the page, wherever a proxy has put it
+  const url = new URL(filled.slice(1), document.baseURI); // relative to the page, so that a proxy may add a path
   for (const [key, value] of Object.entries(query)) {
     if (value !== undefined && value !== null && value !== "") url.searchParams.set(key, value);
   }
@@ -88,7 +88,7 @@ export async function ask(name, { ids = {}, query = {}, body, ifMatch, once, sig
     text = await answer.text();
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem(0, { detail: "The server can't be reached." });
+    throw new Problem(0, { detail: "The server can't be reached. Check that it is running and that you are online." });
   }
   if (answer.ok) {
     const lines = answer.headers.get("content-type") === "application/x-ndjson";
@@ -111,13 +111,13 @@ function parsed(text) {
   }
 }
 
-/** The cursor of the page after this one, null on the last. */
+/** Return the cursor of the next page; null on the last page. */
 export function nextCursor(body) {
   const next = body._links && body._links.next;
   return next ? new URL(next.href).searchParams.get("cursor") : null;
 }
 
-/** A new Idempotency-Key. (crypto.randomUUID is there by https only.) */
+/** Create an Idempotency-Key. (Browsers offer crypto.randomUUID over https only.) */
 export function newKey() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }

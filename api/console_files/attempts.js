@@ -1,6 +1,6 @@
-// The attempts made for a listener in the last minutes, counted from the log as it grows.
+// A chart of a listener's attempts in the last minutes, counted from the log.
 //
-// For: reading on from where it was, so that each event is read once. Not for: the picture itself (charts.js).
+// For: reading each event of the log once, from the last cursor. Not for: drawing the chart (charts.js).
 
 import { ask } from "./api.js";
 import { bars } from "./charts.js";
@@ -10,11 +10,11 @@ import { count } from "./words.js";
 const BUCKETS = 40;
 const EVENTS_AT_ONCE = 2000;
 
-/** {element, look}. spanMs: how long back. */
+/** Create the chart: {element, look}. spanMs: the time it covers. */
 export function attemptsPicture(listenerId, spanMs, signal) {
-  const element = el("div", {}, el("p", { class: "quiet" }, "One moment…"));
+  const element = el("div", {}, el("p", { class: "quiet" }, "Loading…"));
   const width = spanMs / BUCKETS;
-  const made = new Map(); // number of a bucket -> {good, bad}
+  const made = new Map(); // bucket number -> {good, bad}
   const from = new Date(Date.now() - spanMs).toISOString();
   let cursor = null;
 
@@ -58,7 +58,7 @@ export function attemptsPicture(listenerId, spanMs, signal) {
         count(sum("good"), "succeeded", "succeeded"),
         ", ",
         count(sum("bad"), "failed", "failed"),
-        behind ? " – still reading" : "",
+        behind ? " – still loading" : "",
       ),
       bars(buckets, { what: "Attempts" }),
       el(
@@ -74,7 +74,7 @@ export function attemptsPicture(listenerId, spanMs, signal) {
   return { element, look };
 }
 
-/** [when, whether it succeeded] of each attempt that an event tells of. */
+/** Return [time in ms, whether it succeeded] for each attempt in an event. */
 function attemptsOf(event) {
   if (event.type === "deliveries.settled") return event.rows.map(([, atMs]) => [atMs, true]);
   if (event.type === "delivery.attempted") return [[event.at_ms, event.outcome === "delivered"]];

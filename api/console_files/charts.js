@@ -1,7 +1,7 @@
-// Small pictures, as SVG.
+// Small charts, as SVG.
 //
-// For: a line over the last minutes, bars of what succeeded and failed. Not for: where the numbers come from (the views).
-// Colours are classes in console.css. What a picture shows is in its title, too.
+// For: a line over the last minutes, bars of successes and failures. Not for: loading the numbers (the views).
+// Colors are classes in console.css. Each chart's title repeats its figures as text.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -27,7 +27,7 @@ function picture(width, height, title, name, ...children) {
   );
 }
 
-/** A line. points: {at (ms), value}, oldest first. spanMs: how long the picture is. */
+/** Draw a line. points: {at (ms), value}, oldest first. spanMs: the time it covers. */
 export function line(points, { spanMs, what, small = false }) {
   const [width, height] = small ? [120, 24] : [600, 120];
   const now = Date.now();
@@ -39,7 +39,7 @@ export function line(points, { spanMs, what, small = false }) {
   };
   const shown = points.filter((one) => one.at >= now - spanMs);
   const last = shown.length ? shown[shown.length - 1].value : 0;
-  const title = shown.length ? `${what}: now ${last}, at most ${top} in the last minutes` : `${what}: not seen yet`;
+  const title = shown.length ? `${what}: now ${last}, at most ${top} in the last minutes` : `${what}: no data yet`;
   if (!shown.length) return picture(width, height, title, small ? "small" : "large");
   const places = [...shown, { at: now, value: last }].map(place);
   const [first] = places[0].split(",");
@@ -53,7 +53,7 @@ export function line(points, { spanMs, what, small = false }) {
   );
 }
 
-/** Bars, one on the other. buckets: {good, bad}, oldest first. */
+/** Draw stacked bars. buckets: {good, bad}, oldest first. */
 export function bars(buckets, { what }) {
   const [width, height] = [600, 120];
   const top = Math.max(1, ...buckets.map((one) => one.good + one.bad));
@@ -68,5 +68,5 @@ export function bars(buckets, { what }) {
     ];
   });
   const sum = (name) => buckets.reduce((total, one) => total + one[name], 0);
-  return picture(width, height, `${what}: ${sum("good")} delivered, ${sum("bad")} failed`, "large", ...all);
+  return picture(width, height, `${what}: ${sum("good")} succeeded, ${sum("bad")} failed`, "large", ...all);
 }

@@ -1,4 +1,4 @@
-// A listener's deliveries that are tried later or parked, and having them tried now.
+// A listener's retrying and parked deliveries, and the buttons that retry them now.
 
 import { ask, nextCursor } from "./api.js";
 import { age, button, confirmed, el, link, notice, panel, redraw, state, tableOf } from "./dom.js";
@@ -8,29 +8,29 @@ const PAGE = 50;
 const PAGES_AT_ONCE = 20; // a page may be empty while there is a next one
 const COLUMNS = ["", "Message", "State", "Attempts", "Last answer", "Next attempt"];
 
-/** {element, look}: look() brings it up to date, as long as nothing is chosen and no more than the first page is shown. */
+/** Create the panel: {element, look}. look() refreshes it, unless a row is selected or more than one page is shown. */
 export function deliveriesPanel(ids, signal) {
   const choice = el(
     "select",
-    { "aria-label": "Which deliveries", onchange: () => said(first) },
-    ["", "parked", "retrying", "pending"].map((one) => el("option", { value: one }, one || "all of them")),
+    { "aria-label": "Filter by state", onchange: () => said(first) },
+    ["", "parked", "retrying", "pending"].map((one) => el("option", { value: one }, one || "All states")),
   );
   const body = el("tbody");
   const all = el("input", {
     type: "checkbox",
-    "aria-label": "All that are shown",
+    "aria-label": "Select all shown deliveries",
     onchange: () => {
       for (const box of boxes()) box.checked = all.checked;
       draw();
     },
   });
   const columns = [all, ...COLUMNS.slice(1)];
-  const table = tableOf("Deliveries that are tried later or parked", columns, body, { hidden: true });
-  const empty = el("p", { class: "quiet" }, "One moment…");
-  const some = button("Try the chosen ones now", () => redrive(chosen()), { hidden: true, class: "primary" });
-  const whole = button("Try all now", () => redrive(null), { hidden: true });
-  const more = button("More", () => said(() => add()), { hidden: true });
-  const element = panel("Tried later, or parked", el("div", { class: "row" }, choice, some, whole), empty, table, more);
+  const table = tableOf("Retrying and parked deliveries", columns, body, { hidden: true });
+  const empty = el("p", { class: "quiet" }, "Loading…");
+  const some = button("Retry selected", () => redrive(chosen()), { hidden: true, class: "primary" });
+  const whole = button("Retry all", () => redrive(null), { hidden: true });
+  const more = button("Show more", () => said(() => add()), { hidden: true });
+  const element = panel("Retrying and parked", el("div", { class: "row" }, choice, some, whole), empty, table, more);
   let cursor = null;
   let pages = 0;
 
@@ -43,7 +43,7 @@ export function deliveriesPanel(ids, signal) {
   function draw() {
     const many = chosen().length;
     some.hidden = many === 0;
-    some.textContent = `Try ${many === 1 ? "the chosen one" : `the ${many} chosen ones`} now`;
+    some.textContent = `Retry ${many} selected`;
     all.checked = many > 0 && many === boxes().length;
   }
 
@@ -84,7 +84,9 @@ export function deliveriesPanel(ids, signal) {
     const none = body.children.length === 0;
     table.hidden = none;
     empty.hidden = !none;
-    empty.textContent = "None: everything was delivered, or is on its way.";
+    empty.textContent = choice.value
+      ? `No deliveries are ${choice.value}.`
+      : "No retrying or parked deliveries.";
     more.hidden = cursor === null;
     whole.hidden = none;
     draw();
@@ -92,16 +94,16 @@ export function deliveriesPanel(ids, signal) {
 
   async function redrive(messages) {
     if (messages === null) {
-      const sure = await confirmed("Try all of them now?", {
-        explain: "Each parked or retrying delivery of this listener gets all its attempts again.",
-        yes: "Try all now",
+      const sure = await confirmed("Retry all deliveries?", {
+        explain: "Each parked or retrying delivery of this listener is sent now, and starts again with all its attempts.",
+        yes: "Retry all",
         danger: false,
       });
       if (!sure) return;
     }
     await said(async () => {
       const answer = (await ask("redriveListener", { ids, body: messages === null ? {} : { messages } })).body;
-      notice(`${count(answer.count, "delivery is", "deliveries are")} tried now.`);
+      notice(`Retrying ${count(answer.count, "delivery", "deliveries")}.`);
       await first();
     });
   }
@@ -118,7 +120,7 @@ function row(ids, delivery, changed) {
   const box = el("input", {
     type: "checkbox",
     value: message.id,
-    "aria-label": `Choose ${message.name}`,
+    "aria-label": `Select ${message.name}`,
     onchange: changed,
   });
   const cells = [

@@ -1,11 +1,11 @@
-// Elements. All text that anybody gave becomes text nodes: there is no HTML made of strings anywhere in the console, and
-// the page's policy (trusted types: none) would refuse it.
+// DOM elements. Text from users becomes text nodes. The console never builds HTML from strings, and the page's policy
+// (trusted types: none) would refuse it.
 //
-// For: making elements, tables, notices, dialogs. Not for: forms (forms.js), what is shown (the views).
+// For: creating elements, tables, notices, dialogs. Not for: forms (forms.js), the content of a page (the views).
 
 import { ago, duration } from "./words.js";
 
-/** An element. properties: attributes; `on…` a listener; true and false for those without a value. */
+/** Create an element. properties: its attributes; `on…` adds an event listener; true sets an attribute without a value. */
 export function el(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -17,7 +17,7 @@ export function el(tag, properties = {}, ...children) {
   return element;
 }
 
-/** A link within the console: to a path of parts, each of which may be any string. */
+/** Create a link within the console. parts: the path's parts; each may be any string. */
 export function link(parts, text, properties = {}) {
   return el("a", { href: hash(...parts), ...properties }, text);
 }
@@ -30,19 +30,19 @@ export function button(text, onclick, properties = {}) {
   return el("button", { type: "button", onclick, ...properties }, text);
 }
 
-/** How something stands: a coloured sign with its word in it. */
+/** Create a colored badge with a state's name. */
 export function state(word) {
   return el("span", { class: `state ${/^[a-z]+$/.test(word) ? word : "unknown"}` }, word);
 }
 
-/** A time as its age, which grows; the time itself on hover. */
+/** Show a time as its age, kept up to date; the time itself is shown on hover. */
 export function age(time) {
   if (!time) return document.createTextNode("–");
   const title = `${new Date(time).toLocaleString()} (${time})`;
   return el("time", { datetime: time, title, "data-age": "ago" }, ago(time, Date.now()));
 }
 
-/** How long since a time, which grows. */
+/** Show the duration since a time, kept up to date. */
 export function since(time) {
   if (!time) return document.createTextNode("–");
   const title = `since ${new Date(time).toLocaleString()}`;
@@ -53,7 +53,7 @@ function elapsed(time) {
   return duration(Math.floor(Math.max(0, Date.now() - Date.parse(time)) / 1000));
 }
 
-/** Let the ages on the page grow. */
+/** Update all ages on the page. */
 export function growOlder() {
   for (const element of document.querySelectorAll("time[data-age]")) {
     const time = element.dateTime;
@@ -65,8 +65,8 @@ export function growOlder() {
 const FOCUSABLE = "a, button, input, select, textarea, summary, [tabindex]";
 
 /**
- * Have these nodes in an element; what is the same already stays, and so do the focus and the selection in it.
- * Two buttons that look alike and act on different things need an attribute to tell them apart.
+ * Give an element these child nodes. Equal nodes are kept, with the focus and the selection in them.
+ * Two buttons with the same text that act on different things need an attribute that differs.
  */
 export function redraw(element, ...nodes) {
   const focused = [...element.querySelectorAll(FOCUSABLE)].indexOf(document.activeElement);
@@ -107,7 +107,7 @@ export function moment(time) {
   );
 }
 
-/** A table; on a phone each row is a card. columns: names. rows: arrays of nodes or strings; empty: said without rows. */
+/** Create a table; on a phone each row is a card. columns: names. rows: arrays of nodes or strings. empty: text if none. */
 export function table(caption, columns, rows, empty) {
   if (!rows.length) return el("p", { class: "quiet" }, empty);
   const body = el(
@@ -124,7 +124,7 @@ export function table(caption, columns, rows, empty) {
   return tableOf(caption, columns, body);
 }
 
-/** A table whose body is made elsewhere. columns: names or nodes. */
+/** Create a table around a body. columns: names or nodes. */
 export function tableOf(caption, columns, body, properties = {}) {
   const heads = columns.map((name) => el("th", { scope: "col" }, name));
   return el(
@@ -136,7 +136,7 @@ export function tableOf(caption, columns, body, properties = {}) {
   );
 }
 
-/** Names and values. rows: [name, node or string], null for none. */
+/** Create a list of names and values. rows: [name, node or string]; null is skipped. */
 export function facts(rows) {
   return el(
     "dl",
@@ -149,7 +149,7 @@ export function panel(title, ...children) {
   return el("section", { class: "panel" }, el("h2", {}, title), ...children);
 }
 
-/** Say something that has happened, for a few seconds; alert: that went wrong, until it is closed. */
+/** Show a notice for 6 seconds. alert: it reports an error, and stays until it is closed. */
 export function notice(text, { alert = false } = {}) {
   const box = el("div", { class: alert ? "notice alert" : "notice" }, el("span", {}, text));
   box.append(button("×", () => box.remove(), { class: "plain", "aria-label": "Close" }));
@@ -157,7 +157,7 @@ export function notice(text, { alert = false } = {}) {
   if (!alert) setTimeout(() => box.remove(), 6000);
 }
 
-/** A dialog with a title. content: called with a function that closes it. Resolves when it is closed. */
+/** Open a dialog. content: called with a function that closes the dialog. Resolves when the dialog is closed. */
 export function dialog(title, content) {
   const heading = el("h2", { id: `dialog-${Math.random().toString(36).slice(2)}` }, title);
   const box = el("dialog", { "aria-labelledby": heading.id }, heading);
@@ -173,8 +173,8 @@ export function dialog(title, content) {
   return closed;
 }
 
-/** Whether somebody said yes. */
-export async function confirmed(question, { explain = "", yes = "Yes", danger = true } = {}) {
+/** Ask for confirmation; resolves to true if it is given. */
+export async function confirmed(question, { explain = "", yes, danger = true } = {}) {
   const answer = await dialog(question, (close) =>
     el(
       "div",
@@ -184,14 +184,14 @@ export async function confirmed(question, { explain = "", yes = "Yes", danger = 
         "div",
         { class: "row" },
         button(yes, () => close("yes"), { class: danger ? "danger" : "primary" }),
-        button("No, leave it", () => close(), { autofocus: true }),
+        button("Cancel", () => close(), { autofocus: true }),
       ),
     ),
   );
   return answer === "yes";
 }
 
-/** A text to be copied, such as a secret. */
+/** Show a text with a button that copies it, such as a secret. */
 export function copyable(text, label) {
   const field = el("input", {
     class: "code",
@@ -207,7 +207,7 @@ export function copyable(text, label) {
       await navigator.clipboard.writeText(text);
       copy.textContent = "Copied";
     } catch {
-      copy.textContent = "Press Ctrl+C"; // by http from another machine browsers have no clipboard
+      copy.textContent = "Press Ctrl+C"; // over plain http from another machine, browsers offer no clipboard
     }
   });
   return el("div", { class: "copyable" }, field, copy);

@@ -1,6 +1,6 @@
-// Forms: fields with labels and hints, and problems beside the field that they are about.
+// Forms: fields with labels and hints, and each problem shown beside its field.
 //
-// For: making a form, reading it. Not for: what is done with it (the views).
+// For: creating and reading a form. Not for: sending its values (the views).
 
 import { button, el } from "./dom.js";
 import { problemWords } from "./words.js";
@@ -8,10 +8,10 @@ import { problemWords } from "./words.js";
 let number = 0;
 
 /**
- * A form. fields: {name, label, type?, value?, hint?, required?, options?, …attributes of the input}.
- * type: as of an input, or textarea, select, choices (several of the options), moment.
- * more: what advanced fields are behind; moreOpen: whether they are shown.
- * onSubmit: called with the values; what it throws is shown. others: more buttons, [text, function of the values].
+ * Create a form. fields: {name, label, type?, value?, hint?, required?, options?, …attributes of the input}.
+ * type: an input's type, or textarea, select, choices (several of the options), moment.
+ * more: the label of the section with the advanced fields; moreOpen: whether it starts open.
+ * onSubmit: called with the values; its errors are shown. others: further buttons, [text, function of the values].
  */
 export function form({
   fields,
@@ -93,7 +93,7 @@ function row({ name, label, type = "text", value = "", hint, options, advanced, 
   return { element, input, error, type };
 }
 
-/** By name: text; of choices an array; of a moment RFC 3339, "" for none. */
+/** Return the values by name: text; an array for choices; RFC 3339 or "" for a moment. */
 function values(inputs) {
   const found = {};
   for (const [name, { input, type }] of inputs) {

@@ -1,15 +1,15 @@
-// The organization's API keys: made, shown once, revoked.
+// The page of the organization's API keys: create, show once, revoke.
 
 import { ask, nextCursor, session } from "./api.js";
 import { age, button, confirmed, copyable, dialog, el, notice, table } from "./dom.js";
 import { form } from "./forms.js";
-import { problemWords } from "./words.js";
+import { count, problemWords } from "./words.js";
 
 const SCOPES = [
-  ["queues", "queues: make, see and change queues and listeners"],
-  ["messages", "messages: put and see messages"],
-  ["messages:put", "messages:put: only put messages"],
-  ["keys", "keys: make and revoke keys"],
+  ["queues", "queues: create, read, change and delete queues and listeners"],
+  ["messages", "messages: put, read, change and delete messages"],
+  ["messages:put", "messages:put: put messages, nothing else"],
+  ["keys", "keys: create and revoke API keys"],
   ["audit", "audit: read the log"],
 ];
 
@@ -28,7 +28,7 @@ export async function showKeys({ main, signal }) {
     const rows = keys.map((key) => [
       key.name,
       el("code", {}, `${key.prefix}…`),
-      (key.scopes.join(", ") || "none") + (key.queues ? ` (${key.queues.length} queues only)` : ""),
+      (key.scopes.join(", ") || "none") + (key.queues ? ` (${count(key.queues.length, "queue")} only)` : ""),
       age(key.created_at),
       key.last_used_at ? age(key.last_used_at) : "never",
       key.expires_at ? key.expires_at.slice(0, 16).replace("T", " ") : "never",
@@ -37,9 +37,9 @@ export async function showKeys({ main, signal }) {
     list.replaceChildren(
       table(
         "API keys",
-        ["Name", "Begins with", "Scopes", "Made", "Last used", "Expires (UTC)", ""],
+        ["Name", "Starts with", "Scopes", "Created", "Last used", "Expires (UTC)", ""],
         rows,
-        "There is no key. Programs need one to put messages.",
+        "No API keys yet. A program needs one to put messages.",
       ),
     );
   }
@@ -50,25 +50,25 @@ export async function showKeys({ main, signal }) {
       "div",
       { class: "title" },
       el("h1", { tabindex: "-1" }, "API keys"),
-      button("New key", () => make(ids, look), { class: "primary" }),
+      button("Create API key", () => create(ids, look), { class: "primary" }),
     ),
     el(
       "p",
       { class: "quiet" },
-      "Programs send one in the header X-API-KEY. When it was used last is up to an hour behind.",
+      "Programs send a key in the header X-API-KEY. “Last used” is up to an hour behind.",
     ),
     list,
   );
 }
 
-function make(ids, then) {
-  dialog("A new key", (close) =>
+function create(ids, then) {
+  dialog("Create API key", (close) =>
     form({
       fields: [
-        { name: "name", label: "Name", required: true, maxlength: 200, hint: "What, or who, will use it." },
-        { name: "scopes", label: "It may do", type: "choices", options: SCOPES, value: ["queues", "messages"] },
+        { name: "name", label: "Name", required: true, maxlength: 200, hint: "Name the program or person that will use the key." },
+        { name: "scopes", label: "Scopes", type: "choices", options: SCOPES, value: ["queues", "messages"] },
       ],
-      submit: "Make it",
+      submit: "Create API key",
       cancel: () => close(),
       onSubmit: async (body) => {
         const { key } = (await ask("createKey", { ids, body })).body;
@@ -81,35 +81,35 @@ function make(ids, then) {
 }
 
 function showKey(key) {
-  return dialog(`The key “${key.name}”`, (close) =>
+  return dialog(`API key “${key.name}”`, (close) =>
     el(
       "div",
       {},
       el(
         "p",
         {},
-        el("strong", {}, "It is shown this once."),
-        " Copy it to where it is needed; nobody can look it up later.",
+        el("strong", {}, "This key is shown only once."),
+        " Copy it now and store it safely. It can't be looked up later.",
       ),
       copyable(key.secret, "API key"),
       el(
         "div",
         { class: "row" },
-        button("I have it", () => close(), { class: "primary" }),
+        button("I have copied it", () => close(), { class: "primary" }),
       ),
     ),
   );
 }
 
 async function revoke(ids, key, then) {
-  const sure = await confirmed(`Revoke “${key.name}”?`, {
-    explain: `Whatever uses ${key.prefix}… is refused from the next second on. This can't be undone.`,
-    yes: "Revoke the key",
+  const sure = await confirmed(`Revoke API key “${key.name}”?`, {
+    explain: `Requests with ${key.prefix}… are refused within a second. This can't be undone.`,
+    yes: "Revoke API key",
   });
   if (!sure) return;
   try {
     await ask("revokeKey", { ids: { ...ids, key_id: key.id } });
-    notice(`The key “${key.name}” is revoked.`);
+    notice(`API key “${key.name}” revoked.`);
     await then();
   } catch (error) {
     if (error.name !== "AbortError") notice(problemWords(error), { alert: true });

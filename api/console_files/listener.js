@@ -1,4 +1,4 @@
-// One listener: how it is doing, what it is told, what it still owes an attempt.
+// The page of one listener: its state, attempts, retrying and parked deliveries, replays, settings.
 
 import { ask } from "./api.js";
 import { line } from "./charts.js";
@@ -64,13 +64,13 @@ export async function showListener({ main, ids, signal }) {
       { class: "title" },
       el("h1", { tabindex: "-1" }, listener.name),
       pausing,
-      button("Test", () => test(ids, listener)),
-      button("Change", () => listenerForm({ queue, listener, etag })),
-      button("Secret", () => secret(ids)),
+      button("Send test", () => test(ids, listener)),
+      button("Edit", () => listenerForm({ queue, listener, etag })),
+      button("Manage secret", () => secret(ids)),
       button("Delete", () => remove(queue, listener), { class: "danger" }),
     ),
     told,
-    el("div", { class: "columns" }, panel("Now", condition), panel("Attempts, the last 10 minutes", attempts.element)),
+    el("div", { class: "columns" }, panel("State", condition), panel("Attempts in the last 10 minutes", attempts.element)),
     deliveries.element,
     await replaysPanel(ids, signal),
     panel("Settings", settings),
@@ -83,29 +83,31 @@ export async function showListener({ main, ids, signal }) {
 function conditionOf(listener) {
   const waits = listener.lag
     ? [
-        count(listener.lag, "message waits", "messages wait"),
-        ", the oldest for ",
+        count(listener.lag, "message"),
+        " in the backlog, the oldest for ",
         since(listener.oldest_pending_at),
         ".",
       ]
-    : ["Nothing waits for it."];
+    : ["The backlog is empty."];
   return [
     el("p", { class: "big" }, state(listener.state || "unknown"), " ", ...waits),
-    listener.paused !== null ? el("p", {}, `It is paused: ${listener.paused}.`) : null,
+    listener.paused !== null
+      ? el("p", {}, `The listener is paused (${listener.paused}). Nothing is sent to it until you choose “Resume”.`)
+      : null,
     listener.state === "down"
       ? el(
           "p",
           {},
-          "It does not answer as it should. Its liveness_url is asked all the time; when it answers, it gets its messages at once. Meanwhile no attempts are used up.",
+          "The listener does not accept messages. Everput checks its liveness_url and sends the backlog as soon as that answers. Meanwhile no attempts are used up.",
         )
       : null,
     listener.last_error ? el("p", { class: "alert" }, `Last error: ${listener.last_error}`) : null,
-    line(seen(listener.id), { spanMs: SPAN_MS, what: "Messages that wait" }),
+    line(seen(listener.id), { spanMs: SPAN_MS, what: "Backlog" }),
     el(
       "p",
       { class: "axis quiet" },
       el("span", {}, "10 minutes ago"),
-      el("span", {}, "messages that wait"),
+      el("span", {}, "backlog"),
       el("span", {}, "now"),
     ),
   ].filter(Boolean);
@@ -113,17 +115,17 @@ function conditionOf(listener) {
 
 function settingsOf(listener) {
   return facts([
-    ["Listener", el("code", {}, listener.id)],
+    ["Listener ID", el("code", {}, listener.id)],
     ["notify_url", el("code", {}, listener.notify_url)],
     ["liveness_url", el("code", {}, listener.liveness_url)],
-    ["Requests at once", String(listener.max_in_flight)],
-    ["Deliveries a second", listener.rate_per_s === null ? "no limit" : String(listener.rate_per_s)],
-    ["Time for an answer", duration(listener.timeout_ms / 1000)],
-    ["Attempts", listener.max_attempts === null ? "no limit but time" : String(listener.max_attempts)],
-    ["Time to try", duration(listener.max_age_s)],
-    ["First and longest wait", `${duration(listener.retry_first_ms / 1000)}, ${duration(listener.retry_max_s)}`],
+    ["Concurrent requests, at most", String(listener.max_in_flight)],
+    ["Deliveries per second, at most", listener.rate_per_s === null ? "no limit" : String(listener.rate_per_s)],
+    ["Timeout of an attempt", duration(listener.timeout_ms / 1000)],
+    ["Attempts, at most", listener.max_attempts === null ? "no limit" : String(listener.max_attempts)],
+    ["Retried for", duration(listener.max_age_s)],
+    ["First and longest retry delay", `${duration(listener.retry_first_ms / 1000)}, ${duration(listener.retry_max_s)}`],
     Object.keys(listener.headers).length ? ["Headers", el("pre", {}, headersText(listener.headers))] : null,
-    ["Made", moment(listener.created_at)],
+    ["Created", moment(listener.created_at)],
   ]);
 }
 
@@ -139,14 +141,14 @@ async function test(ids, listener) {
   await said(async () => {
     const result = (await ask("testListener", { ids })).body.test;
     const good = result.status >= 200 && result.status < 300;
-    await dialog(good ? "It took the test" : "It did not take the test", (close) =>
+    await dialog(good ? "The listener accepted the test" : "The listener did not accept the test", (close) =>
       el(
         "div",
         {},
         el(
           "p",
           {},
-          `One marked message was sent to ${listener.notify_url}, past the queue: ${outcome(result.status, result.error)}, after ${result.took_ms} ms.`,
+          `Everput sent one test message to ${listener.notify_url}, bypassing the queue. Result: ${outcome(result.status, result.error)}, after ${result.took_ms} ms.`,
         ),
         el(
           "div",
@@ -162,18 +164,18 @@ async function secret(ids) {
   await said(async () => {
     const now = (await ask("getSecret", { ids })).body;
     const former = now.former.length
-      ? `${count(now.former.length, "former secret")} sign${now.former.length === 1 ? "s" : ""}, too, until ${new Date(now.former[0].ends_at).toLocaleString()}.`
+      ? `Requests are also signed with ${count(now.former.length, "previous secret")}, until ${new Date(now.former[0].ends_at).toLocaleString()}.`
       : "";
     const chosen = await dialog("Signing secret", (close) =>
       el(
         "div",
         {},
-        el("p", {}, "Requests to this listener are signed with it. Whoever knows it can make such requests. ", former),
+        el("p", {}, "Everput signs each request to this listener with the secret. Anybody who knows it can forge such requests. ", former),
         el(
           "div",
           { class: "row" },
-          button("Show it", () => close("show"), { class: "primary" }),
-          button("Change it…", () => close("rotate")),
+          button("Show secret", () => close("show"), { class: "primary" }),
+          button("Rotate secret…", () => close("rotate")),
           button("Cancel", () => close()),
         ),
       ),
@@ -184,44 +186,44 @@ async function secret(ids) {
 }
 
 function rotate(ids) {
-  return dialog("Change the secret", (close) =>
+  return dialog("Rotate signing secret", (close) =>
     form({
       fields: [
         {
           name: "overlap_h",
-          label: "Hours in which the former one signs, too",
+          label: "Overlap, in hours",
           type: "number",
           min: 0,
           max: 168,
           step: "any",
           value: "24",
           required: true,
-          hint: "Give the listener the new one in this time. 0, if others know the former one.",
+          hint: "Requests carry signatures of both secrets for this long: give the listener the new one in that time. If the old secret has leaked, enter 0.",
         },
-        { name: "secret", label: "New secret", hint: "whsec_…; empty: one is made." },
+        { name: "secret", label: "New secret", hint: "Starts with whsec_. Leave empty to generate one." },
       ],
-      submit: "Change it",
+      submit: "Rotate secret",
       cancel: () => close(),
       onSubmit: async (given) => {
         const body = { overlap_s: Math.round(Number(given.overlap_h) * 3600) };
         if (given.secret) body.secret = given.secret;
         const now = (await ask("rotateSecret", { ids, body })).body;
         close();
-        await showSecret(now.secret, "The new secret");
+        await showSecret(now.secret, "New signing secret");
       },
     }),
   );
 }
 
 async function remove(queue, listener) {
-  const sure = await confirmed(`Delete “${listener.name}”?`, {
-    explain: "What waits for it is cancelled. What happened stays in the log.",
-    yes: "Delete the listener",
+  const sure = await confirmed(`Delete listener “${listener.name}”?`, {
+    explain: "This cancels its undelivered messages. The log keeps what happened. This can't be undone.",
+    yes: "Delete listener",
   });
   if (!sure) return;
   await said(async () => {
     await ask("deleteListener", { ids: { queue_id: queue.id, listener_id: listener.id } });
-    notice(`The listener “${listener.name}” is deleted.`);
+    notice(`Listener “${listener.name}” deleted.`);
     location.hash = hash("queues", queue.id);
   });
 }

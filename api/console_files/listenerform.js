@@ -1,22 +1,22 @@
-// Making a listener, and changing one.
+// The form that creates or edits a listener.
 
 import { ask } from "./api.js";
 import { button, copyable, dialog, el, hash } from "./dom.js";
 import { form } from "./forms.js";
 import { headersOf, headersText } from "./words.js";
 
-// name, label, hint, whether empty means "no limit"
+// [name, label, hint, whether an empty field means "no limit"]
 const NUMBERS = [
-  ["max_in_flight", "Requests at once", "How many it may be sent at the same time.", false],
-  ["rate_per_s", "Deliveries a second", "At most; empty for no limit.", true],
-  ["timeout_ms", "Time for an answer, ms", "After that an attempt has failed.", false],
-  ["max_attempts", "Attempts", "Then the delivery is parked; empty for no limit but time.", true],
-  ["max_age_s", "Time to try, s", "From the first attempt; then the delivery is parked.", false],
-  ["retry_first_ms", "First wait, ms", "After the first failure; it doubles with each.", false],
-  ["retry_max_s", "Longest wait, s", "After any failure.", false],
+  ["max_in_flight", "Concurrent requests", "At most this many requests to the listener at a time.", false],
+  ["rate_per_s", "Deliveries per second", "At most. Leave empty for no limit.", true],
+  ["timeout_ms", "Timeout, ms", "An attempt without an answer by then has failed.", false],
+  ["max_attempts", "Attempts", "A delivery is parked after this many. Leave empty for no limit.", true],
+  ["max_age_s", "Retry for, s", "A delivery is parked this long after its first attempt.", false],
+  ["retry_first_ms", "First retry delay, ms", "Doubles with each failure.", false],
+  ["retry_max_s", "Longest retry delay, s", "The delay stops doubling here.", false],
 ];
 
-/** Open the form: for a new listener of a queue or, with listener and etag, for that one. */
+/** Open the form for a new listener of a queue or, with listener and etag, for an existing one. */
 export function listenerForm({ queue, listener = null, etag = null }) {
   const fresh = listener === null;
   const was = listener || {};
@@ -29,7 +29,7 @@ export function listenerForm({ queue, listener = null, etag = null }) {
       inputmode: "url",
       required: true,
       value: was.notify_url,
-      hint: "Each message is POSTed here. 2xx means it was taken.",
+      hint: "Everput sends each message here by POST. A 2xx status accepts it.",
     },
     {
       name: "liveness_url",
@@ -38,10 +38,10 @@ export function listenerForm({ queue, listener = null, etag = null }) {
       inputmode: "url",
       required: true,
       value: was.liveness_url,
-      hint: "Asked while deliveries fail: 2xx means it is up again.",
+      hint: "Everput checks this URL while deliveries fail. A 2xx status resumes them.",
     },
     ...(fresh
-      ? [beginning(), { name: "secret", label: "Signing secret", advanced: true, hint: "whsec_…; empty: one is made." }]
+      ? [beginning(), { name: "secret", label: "Signing secret", advanced: true, hint: "Starts with whsec_. Leave empty to generate one." }]
       : []),
     ...NUMBERS.map(([name, label, hint]) => ({
       name,
@@ -59,13 +59,13 @@ export function listenerForm({ queue, listener = null, etag = null }) {
       type: "textarea",
       advanced: true,
       value: headersText(was.headers),
-      hint: "One “Name: value” on each line, added to each request. Values are never shown again: … keeps one. A notify_url of another scheme, host or port needs the values again.",
+      hint: "Sent with each request; one “Name: value” a line. Saved values are shown as …; leave the … to keep a value. If you change the scheme, host or port of notify_url, enter the values again.",
     },
   ];
-  return dialog(fresh ? "A new listener" : "Change the listener", (close) =>
+  return dialog(fresh ? "Create listener" : "Edit listener", (close) =>
     form({
       fields,
-      submit: fresh ? "Make it" : "Save",
+      submit: fresh ? "Create listener" : "Save",
       cancel: () => close(),
       onSubmit: async (given) => {
         const body = fresh ? created(given) : changed(given, was);
@@ -78,20 +78,24 @@ export function listenerForm({ queue, listener = null, etag = null }) {
         }
         const made = (await ask("createListener", { ids: { queue_id: queue.id }, body })).body.listener;
         close();
-        await showSecret(made.secret, `The listener “${made.name}” is there`);
+        await showSecret(made.secret, `Listener “${made.name}” created`);
         location.hash = hash("queues", queue.id, "listeners", made.id);
       },
     }),
   );
 }
 
-/** Show a signing secret, to be copied. */
+/** Show a signing secret with a button that copies it. */
 export function showSecret(secret, title) {
   return dialog(title, (close) =>
     el(
       "div",
       {},
-      el("p", {}, "Its requests are signed with this secret (Standard Webhooks); the listener checks them with it:"),
+      el(
+        "p",
+        {},
+        "Everput signs each request with this secret (Standard Webhooks). Give it to the listener, so that it can verify the signatures:",
+      ),
       copyable(secret, "Signing secret"),
       el(
         "div",
@@ -104,10 +108,10 @@ export function showSecret(secret, title) {
 
 function beginning() {
   const options = [
-    ["now", "what is put from now on"],
-    ["beginning", "everything that the queue has had"],
+    ["now", "messages put from now on"],
+    ["beginning", "all messages of the queue, from the beginning"],
   ];
-  return { name: "from", label: "It gets", type: "select", options, value: "now" };
+  return { name: "from", label: "Deliver", type: "select", options, value: "now" };
 }
 
 function created(given) {
@@ -118,7 +122,7 @@ function created(given) {
   return body;
 }
 
-/** Only what is not as it was: URLs and headers are shown without their secret parts. */
+/** Return only the fields that differ. URLs and headers are shown without their secret parts, so unchanged ones are not sent. */
 function changed(given, was) {
   const body = {};
   for (const name of ["name", "notify_url", "liveness_url"]) if (given[name] !== was[name]) body[name] = given[name];

@@ -1,7 +1,7 @@
-// What is looked at again and again while a view is open.
+// Polling while a view is open.
 //
-// For: polling that stops with its view, rests while nobody looks, and is never a burden; what was seen of each listener in
-// the last minutes. Not for: what is asked (the views).
+// For: polling that stops with its view, pauses while the tab is hidden and uses at most half of the time; each listener's
+// backlog in the last minutes. Not for: the requests themselves (the views).
 
 import { ask } from "./api.js";
 import { problemWords } from "./words.js";
@@ -11,8 +11,8 @@ const AT_ONCE = 4;
 const lags = new Map();
 
 /**
- * Call look() now and every so often until the signal, and no more than half of the time.
- * told: an element that says so when what is shown is not up to date. sooner: its event "look" ends a pause.
+ * Call look() now and at every interval until the signal aborts. It runs for at most half of the time.
+ * told: an element that shows why the view is out of date. sooner: an EventTarget whose event "look" ends a pause.
  */
 export async function poll(signal, everyMs, look, told = null, sooner = null) {
   while (!signal.aborted) {
@@ -25,7 +25,7 @@ export async function poll(signal, everyMs, look, told = null, sooner = null) {
       if (signal.aborted || error.name === "AbortError") return;
       pauseMs = Math.max(everyMs, (error.retryAfterS || 0) * 1000);
       if (told) {
-        told.textContent = `Not up to date: ${problemWords(error)}`;
+        told.textContent = `This page is out of date. ${problemWords(error)}`;
         told.hidden = false;
       }
     }
@@ -48,7 +48,7 @@ function pause(signal, ms, sooner = null) {
   });
 }
 
-/** Call act with each of the items, a few at once. */
+/** Call act with each item, at most 4 at a time. */
 export async function each(items, act) {
   const left = [...items];
   const worker = async () => {
@@ -57,14 +57,14 @@ export async function each(items, act) {
   await Promise.all(Array.from({ length: Math.min(AT_ONCE, left.length) }, worker));
 }
 
-/** A listener as it is now, {listener, etag}; its lag is remembered. */
+/** Load a listener, {listener, etag}, and remember its lag. */
 export async function lookAtListener(queueId, listenerId, signal) {
   const { body, etag } = await ask("getListener", { ids: { queue_id: queueId, listener_id: listenerId }, signal });
   if (body.listener.lag !== undefined) note(listenerId, body.listener.lag);
   return { listener: body.listener, etag };
 }
 
-/** Remember a number that was seen now. */
+/** Remember a value with the current time. */
 export function note(id, value) {
   const at = Date.now();
   const seen = (lags.get(id) || []).filter((one) => one.at > at - KEPT_MS);
@@ -72,12 +72,12 @@ export function note(id, value) {
   lags.set(id, seen);
 }
 
-/** What was seen lately, oldest first: {at, value}. */
+/** Return the values of the last 10 minutes, oldest first: {at, value}. */
 export function seen(id) {
   return lags.get(id) || [];
 }
 
-/** Which of a table's rows are on the screen. appeared: an EventTarget, told "look" when others are. */
+/** Track which rows of a table are on the screen. appeared: an EventTarget that gets "look" when a row appears. */
 export function visibleRows() {
   const visible = new Set();
   const appeared = new EventTarget();

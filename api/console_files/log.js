@@ -1,4 +1,4 @@
-// The log: what happened, who did it, by which request.
+// The page of the log: each event with its time, actor and fields.
 
 import { ask } from "./api.js";
 import { button, el, hash, moment, tableOf } from "./dom.js";
@@ -28,7 +28,7 @@ export async function showLog({ main, query, signal }) {
   const list = el("tbody");
   const told = el("p", { class: "alert", hidden: true });
   const status = el("p", { class: "quiet", role: "status" });
-  const more = button("More", () => read(), { hidden: true });
+  const more = button("Show more", () => read(), { hidden: true });
   const follow = el("input", { type: "checkbox" });
   const types = el(
     "datalist",
@@ -40,18 +40,23 @@ export async function showLog({ main, query, signal }) {
 
   const filtersForm = form({
     fields: [
-      { name: "from", label: "From", type: "moment", hint: "Empty: the last 15 minutes, or all of a message's story." },
+      {
+        name: "from",
+        label: "From",
+        type: "moment",
+        hint: "Leave empty for the last 15 minutes; with a message ID, for all of its events.",
+      },
       { name: "to", label: "To", type: "moment" },
       {
         name: "type",
-        label: "Types",
+        label: "Event types",
         list: "types",
         value: query.get("type") || "",
-        hint: "With commas between: queue, message.put",
+        hint: "Separate with commas, for example: queue, message.put",
       },
-      { name: "queue", label: "Queue's id", advanced: true, value: query.get("queue") || "" },
-      { name: "listener", label: "Listener's id", advanced: true, value: query.get("listener") || "" },
-      { name: "message", label: "Message's id", advanced: true, value: query.get("message") || "" },
+      { name: "queue", label: "Queue ID", advanced: true, value: query.get("queue") || "" },
+      { name: "listener", label: "Listener ID", advanced: true, value: query.get("listener") || "" },
+      { name: "message", label: "Message ID", advanced: true, value: query.get("message") || "" },
       {
         name: "actor",
         label: "Actor",
@@ -60,7 +65,7 @@ export async function showLog({ main, query, signal }) {
         hint: "key:…, account:… or worker",
       },
     ],
-    submit: "Show",
+    submit: "Show events",
     more: "More filters",
     moreOpen: query.size > 0,
     onSubmit: (given) => show(given),
@@ -77,7 +82,7 @@ export async function showLog({ main, query, signal }) {
     await next();
   }
 
-  /** Read on from where it was; whether there is more now. */
+  /** Load the next events; resolves to whether there are more. */
   async function next() {
     const asked = { ...filters, limit: AT_ONCE, ...(cursor === null ? {} : { cursor }) };
     const { body } = await ask("readLog", { query: asked, signal });
@@ -88,7 +93,7 @@ export async function showLog({ main, query, signal }) {
     }
     while (list.children.length > SHOWN_MAX) list.firstChild.remove();
     more.hidden = complete;
-    status.textContent = `${count(list.children.length, "event")}, oldest first${complete ? "" : "; there are more"}.`;
+    status.textContent = `${count(list.children.length, "event")}, oldest first${complete ? "" : ". Choose “Show more” for later ones"}.`;
     return !complete;
   }
 
@@ -111,11 +116,11 @@ export async function showLog({ main, query, signal }) {
       "div",
       { class: "title" },
       el("h1", { tabindex: "-1" }, "Log"),
-      el("label", { class: "choice" }, follow, "follow it"),
+      el("label", { class: "choice" }, follow, "Follow new events"),
     ),
     el("div", { class: "panel" }, filtersForm, types),
     told,
-    el("div", { class: "panel flush" }, tableOf("Events", ["When", "What", "Who", "Event"], list, { class: "log" })),
+    el("div", { class: "panel flush" }, tableOf("Events", ["Time", "Type", "Actor", "Fields"], list, { class: "log" })),
     status,
     more,
   );
@@ -140,14 +145,14 @@ export async function showLog({ main, query, signal }) {
 function eventRow({ event, topic, partition, offset }) {
   const time = Number.isFinite(event.at_ms) ? moment(new Date(event.at_ms).toISOString()) : "–";
   const whole = JSON.stringify({ topic, partition, offset, event }, null, 2);
-  const box = el("details", {}, el("summary", {}, eventWords(event) || "no more"));
+  const box = el("details", {}, el("summary", {}, eventWords(event) || "no fields"));
   box.addEventListener("toggle", () => box.append(el("pre", {}, whole)), { once: true });
   return el(
     "tr",
     {},
-    el("td", { "data-label": "When" }, time),
-    el("td", { "data-label": "What" }, el("code", {}, event.type)),
-    el("td", { "data-label": "Who", class: "who", title: event.actor }, shortened(event.actor, 16)),
-    el("td", { "data-label": "Event" }, box),
+    el("td", { "data-label": "Time" }, time),
+    el("td", { "data-label": "Type" }, el("code", {}, event.type)),
+    el("td", { "data-label": "Actor", class: "who", title: event.actor }, shortened(event.actor, 16)),
+    el("td", { "data-label": "Fields" }, box),
   );
 }

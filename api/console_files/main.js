@@ -69,7 +69,7 @@ async function go() {
     return;
   }
   drawNavigation();
-  main.replaceChildren(el("p", { class: "quiet" }, "One moment…"));
+  main.replaceChildren(el("p", { class: "quiet" }, "Loading…"));
   try {
     await found.show({ main, ids: found.ids, query: found.query, signal, changed: drawNavigation });
     if (signal.aborted) return;
@@ -85,9 +85,9 @@ async function go() {
       el(
         "section",
         { class: "panel narrow" },
-        el("h1", { tabindex: "-1" }, error.status === 404 ? "It is not here (any more)" : "That did not work"),
+        el("h1", { tabindex: "-1" }, error.status === 404 ? "Not found" : "This page could not be loaded"),
         el("p", {}, problemWords(error)),
-        el("div", { class: "row" }, button("Try again", go, { class: "primary" }), link(["queues"], "To the queues")),
+        el("div", { class: "row" }, button("Try again", go, { class: "primary" }), link(["queues"], "Go to queues")),
       ),
     );
   }
@@ -115,12 +115,12 @@ function drawNavigation() {
     session.organizations.map((one) =>
       el("option", { value: one.id, selected: session.organization && one.id === session.organization.id }, one.name),
     ),
-    el("option", { value: "" }, "New organization…"),
+    el("option", { value: "" }, "Create organization…"),
   );
   nav.replaceChildren(
-    ...(session.organization ? [at("queues", "Queues"), at("log", "Log"), at("keys", "Keys"), choice] : []),
-    el("a", { href: "docs", target: "_blank", rel: "noopener" }, "API"),
-    link(["password"], session.account.email, { class: "who", title: "Signed in; change the password" }),
+    ...(session.organization ? [at("queues", "Queues"), at("log", "Log"), at("keys", "API keys"), choice] : []),
+    el("a", { href: "docs", target: "_blank", rel: "noopener" }, "API reference"),
+    link(["password"], session.account.email, { class: "who", title: "Signed in as this account. Change the password" }),
     button("Sign out", signOut),
   );
 }
@@ -155,7 +155,7 @@ async function start() {
       el(
         "section",
         { class: "panel narrow" },
-        el("h1", {}, "That did not work"),
+        el("h1", {}, "The console could not start"),
         el("p", {}, problemWords(error)),
         button("Try again", start, { class: "primary" }),
       ),

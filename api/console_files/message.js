@@ -1,4 +1,4 @@
-// One message: why is it, or is it not, delivered to each listener?
+// The page of one message: its data, and why it is or is not delivered to each listener.
 
 import { ask } from "./api.js";
 import {
@@ -18,7 +18,7 @@ import {
 } from "./dom.js";
 import { form } from "./forms.js";
 import { each, lookAtListener, poll } from "./live.js";
-import { deliverySentence, indented, outcome, problemWords } from "./words.js";
+import { count, deliverySentence, indented, outcome, problemWords } from "./words.js";
 
 const LOOK_MS = 3000;
 const SHOWN_CHARACTERS = 50_000;
@@ -37,20 +37,20 @@ export async function showMessage({ main, ids, signal }) {
       el(
         "a",
         { class: "button", href: `${hash("log")}?message=${encodeURIComponent(message.id)}` },
-        "Its story in the log",
+        "Show events in the log",
       ),
-      button("Change", () => change(queue, ids, signal)),
+      button("Edit data", () => change(queue, ids, signal)),
       button("Delete", () => remove(queue, message), { class: "danger" }),
     ),
     facts([
-      ["Message", el("code", {}, message.id)],
-      ["Put", moment(message.created_at)],
-      message.updated_at ? ["Changed", moment(message.updated_at)] : null,
+      ["Message ID", el("code", {}, message.id)],
+      ["Put at", moment(message.created_at)],
+      message.updated_at ? ["Changed at", moment(message.updated_at)] : null,
       message.key !== null ? ["Ordering key", message.key] : null,
       message.deliver_at ? ["Not before", moment(message.deliver_at)] : null,
     ]),
     told,
-    panel("Is it delivered?", deliveries),
+    panel("Deliveries", deliveries),
     dataPanel(message.data),
   );
   poll(signal, LOOK_MS, () => look(queue, ids, deliveries, signal), told);
@@ -74,7 +74,7 @@ async function look(queue, ids, deliveries, signal) {
   const boxes = states.map((one) => deliveryBox(queue, message, one, listeners.get(one.id) || null, open.has(one.id)));
   redraw(
     deliveries,
-    ...(boxes.length ? boxes : [el("p", { class: "quiet" }, "No listener of this queue was to get it.")]),
+    ...(boxes.length ? boxes : [el("p", { class: "quiet" }, "No listener of this queue gets this message.")]),
   );
 }
 
@@ -94,12 +94,12 @@ function deliveryBox(queue, message, delivery, listener, open) {
     el("h3", {}, state(delivery.state), " ", link(["queues", queue.id, "listeners", delivery.id], delivery.name)),
     el("p", {}, deliverySentence(delivery, listener, message, Date.now())),
     owed
-      ? button("Try it now", () => act("redriveListener", ids, { messages: [message.id] }, "It is tried now."), named)
+      ? button("Retry now", () => act("redriveListener", ids, { messages: [message.id] }, "Retrying."), named)
       : null,
     listener && listener.paused
       ? button(
-          "Resume the listener",
-          () => act("resumeListener", ids, undefined, "The listener gets its messages again."),
+          "Resume listener",
+          () => act("resumeListener", ids, undefined, "The listener is resumed."),
           named,
         )
       : null,
@@ -107,8 +107,8 @@ function deliveryBox(queue, message, delivery, listener, open) {
       ? el(
           "details",
           { open, "data-listener": delivery.id },
-          el("summary", {}, attempts.length === 1 ? "Its attempt" : `Its ${attempts.length} attempts`),
-          table(`Attempts at ${delivery.name}`, ["Attempt", "At", "Answer", "Took"], attempts, ""),
+          el("summary", {}, count(attempts.length, "attempt")),
+          table(`Attempts to deliver to ${delivery.name}`, ["Attempt", "Time", "Answer", "Duration"], attempts, ""),
         )
       : null,
   );
@@ -126,8 +126,8 @@ async function act(name, ids, body, done) {
 function dataPanel(data) {
   const formatted = indented(data);
   let text = formatted === null ? data : formatted;
-  const shown = el("pre", { tabindex: "0", "aria-label": "The message's data" });
-  const all = button("Show all of it", () => draw(text.length), { hidden: true });
+  const shown = el("pre", { tabindex: "0", "aria-label": "Message data" });
+  const all = button("Show all", () => draw(text.length), { hidden: true });
   function draw(length) {
     shown.textContent = text.slice(0, length);
     all.hidden = text.length <= length;
@@ -141,14 +141,14 @@ function dataPanel(data) {
   });
   draw(SHOWN_CHARACTERS);
   const choice =
-    formatted === null || formatted === data ? null : el("label", { class: "choice" }, asPut, "exactly as it was put");
+    formatted === null || formatted === data ? null : el("label", { class: "choice" }, asPut, "Show exactly as put");
   return panel("Data", choice, shown, all);
 }
 
 async function change(queue, ids, signal) {
   try {
     const { body: known, etag } = await ask("getMessage", { ids, signal });
-    await dialog("Change the data", (close) =>
+    await dialog("Edit data", (close) =>
       form({
         fields: [
           {
@@ -157,17 +157,17 @@ async function change(queue, ids, signal) {
             type: "textarea",
             rows: 10,
             value: known.message.data,
-            hint: "Who has not been sent it yet gets this. Whoever has it already keeps what they have.",
+            hint: "Listeners that do not have the message yet get the new data.",
           },
         ],
         submit: "Save",
         cancel: () => close(),
         onSubmit: async (given) => {
-          // A text field has its own line ends: what nobody has changed stays as it was put.
+          // A text field changes line ends: if the text is otherwise unchanged, keep the data as it was put.
           if (given.data.replace(/\r\n?/g, "\n") === known.message.data.replace(/\r\n?/g, "\n")) return close();
           const { body } = await ask("updateMessage", { ids, body: { data: given.data }, ifMatch: etag });
           close();
-          had("It is changed.", body.message);
+          had("Data changed.", body.message);
           return window.dispatchEvent(new Event("hashchange"));
         },
       }),
@@ -177,22 +177,22 @@ async function change(queue, ids, signal) {
   }
 }
 
-/** Say who had the message before. */
+/** Show a notice that names the listeners that already had the message. */
 function had(done, message) {
   const names = message.listeners.filter((one) => one.state === "delivered").map((one) => one.name);
-  notice(names.length ? `${done} These had it already: ${names.join(", ")}.` : `${done} Nobody had it yet.`);
+  notice(names.length ? `${done} Already delivered before: ${names.join(", ")}.` : `${done} No listener had it before.`);
 }
 
 async function remove(queue, message) {
-  const sure = await confirmed("Delete this message?", {
+  const sure = await confirmed("Delete message?", {
     explain:
-      "What has not been sent yet is cancelled. Whoever has it already keeps it, and what happened stays in the log.",
-    yes: "Delete the message",
+      "This cancels the deliveries that are not made yet. Listeners that have the message keep it, and the log keeps what happened. This can't be undone.",
+    yes: "Delete message",
   });
   if (!sure) return;
   try {
     const { body } = await ask("deleteMessage", { ids: { queue_id: queue.id, message_id: message.id } });
-    had("It is deleted.", body.message);
+    had("Message deleted.", body.message);
     location.hash = hash("queues", queue.id);
   } catch (error) {
     notice(problemWords(error), { alert: true });

@@ -1,4 +1,4 @@
-// A queue's messages: put one, look at those of a time.
+// A queue's messages: put one, list those of a time range.
 
 import { ask, newKey, nextCursor } from "./api.js";
 import { age, button, el, link, panel, table } from "./dom.js";
@@ -8,7 +8,7 @@ import { problemWords, shortened } from "./words.js";
 const PAGE = 25; // each has its data in it
 const PAGES_AT_ONCE = 20; // a page may be empty while there is a next one
 
-/** The panel, filled with the newest messages. */
+/** Create the panel with the newest messages. */
 export async function messagesPanel(queue, signal) {
   const list = el("div");
   const range = form({
@@ -17,8 +17,8 @@ export async function messagesPanel(queue, signal) {
       { name: "from", label: "From", type: "moment" },
       { name: "to", label: "To", type: "moment" },
     ],
-    submit: "Show",
-    others: [["Newest", () => reset()]],
+    submit: "Show messages",
+    others: [["Show newest", () => reset()]],
     onSubmit: (given) => show(given),
   });
 
@@ -29,7 +29,7 @@ export async function messagesPanel(queue, signal) {
 
   async function show(asked) {
     const shown = [];
-    const further = button("Older messages", () => carryOut(), { hidden: true });
+    const further = button("Show older", () => carryOut(), { hidden: true });
     const alert = el("p", { class: "alert", role: "alert", hidden: true });
     const box = el("div");
     let cursor = null;
@@ -79,26 +79,26 @@ function messageTable(queue, messages) {
     age(message.created_at),
     el("code", { class: "data" }, shortened(message.data, 100)),
   ]);
-  return table("Messages, newest first", ["Message", "Put", "Data"], rows, "There are no messages here.");
+  return table("Messages, newest first", ["Message", "Put", "Data"], rows, "No messages in this time range.");
 }
 
 function putForm(queue, then) {
-  let once = newKey(); // what is sent again after an error is stored once
+  let once = newKey(); // a message that is sent again after an error is stored once
   let sent = "";
   const box = form({
     fields: [
       { name: "data", label: "Data", type: "textarea", hint: "Any text, up to 1 MiB." },
-      { name: "name", label: "Name", advanced: true, maxlength: 200, hint: "Empty: one is made." },
+      { name: "name", label: "Name", advanced: true, maxlength: 200, hint: "Leave empty to generate one." },
       {
         name: "key",
         label: "Ordering key",
         advanced: true,
         maxlength: 200,
-        hint: "Messages of one key are delivered one at a time, in order.",
+        hint: "Messages with the same key are delivered one at a time, in order.",
       },
-      { name: "deliver_at", label: "Not before", type: "moment", advanced: true },
+      { name: "deliver_at", label: "Deliver at", hint: "Not delivered before this time.", type: "moment", advanced: true },
     ],
-    submit: "Put it",
+    submit: "Put message",
     onSubmit: async (given) => {
       const body = { data: given.data };
       for (const name of ["name", "key", "deliver_at"]) if (given[name]) body[name] = given[name];
@@ -108,13 +108,13 @@ function putForm(queue, then) {
       sent = "";
       box.reset();
       result.replaceChildren(
-        "Put: ",
+        "Message put: ",
         link(["queues", queue.id, "messages", message.id], message.name),
-        ". See there how it is delivered.",
+        ". Open it to see its deliveries.",
       );
       await then();
     },
   });
   const result = el("p", { role: "status" });
-  return el("details", { class: "put" }, el("summary", {}, "Put a message"), box, result);
+  return el("details", { class: "put" }, el("summary", {}, "Put message"), box, result);
 }

@@ -1,4 +1,4 @@
-// One queue: its listeners as they are now, its messages, and what can be done with it.
+// The page of one queue: its listeners' states, its messages, and its actions.
 
 import { ask, nextCursor } from "./api.js";
 import { line } from "./charts.js";
@@ -11,7 +11,7 @@ import { problemWords } from "./words.js";
 
 const LOOK_MS = 5000;
 const SPAN_MS = 5 * 60_000;
-const COLUMNS = ["Listener", "State", "Waiting", "Oldest", "The last 5 minutes", "Last error"];
+const COLUMNS = ["Listener", "State", "Backlog", "Oldest", "Last 5 minutes", "Last error"];
 
 export async function showQueue({ main, ids, signal }) {
   const found = await ask("getQueue", { ids, signal });
@@ -28,7 +28,7 @@ export async function showQueue({ main, ids, signal }) {
       button("Rename", () => rename(queue, found.etag)),
       button("Delete", () => remove(queue), { class: "danger" }),
     ),
-    el("p", { class: "quiet" }, "Queue ", el("code", {}, queue.id)),
+    el("p", { class: "quiet" }, "Queue ID ", el("code", {}, queue.id)),
     told,
     listeners.element,
     messages,
@@ -41,7 +41,7 @@ function listenersPanel(queue, signal) {
   const empty = el(
     "p",
     { class: "quiet", hidden: true },
-    "Nobody listens: messages are kept, and delivered to listeners that are made “from the beginning”.",
+    "No listeners yet. Messages are kept: a listener that starts from the beginning gets them all.",
   );
   const table = tableOf("Listeners", COLUMNS, body, { hidden: true });
   const element = panel(
@@ -49,7 +49,7 @@ function listenersPanel(queue, signal) {
     el(
       "div",
       { class: "row" },
-      button("New listener", () => listenerForm({ queue }), { class: "primary" }),
+      button("Create listener", () => listenerForm({ queue }), { class: "primary" }),
     ),
     empty,
     table,
@@ -96,14 +96,14 @@ function listenerRow(queue, listener) {
     if (now.paused) condition.append(" ", el("span", { class: "quiet" }, now.paused));
     waiting.replaceChildren((now.lag || 0).toLocaleString());
     oldest.replaceChildren(since(now.oldest_pending_at));
-    picture.replaceChildren(line(seen(listener.id), { spanMs: SPAN_MS, what: "Messages that wait", small: true }));
+    picture.replaceChildren(line(seen(listener.id), { spanMs: SPAN_MS, what: "Backlog", small: true }));
     error.replaceChildren(now.last_error || "–");
   }
   return { element: el("tr", {}, cells), draw };
 }
 
 function rename(queue, etag) {
-  dialog("Rename the queue", (close) =>
+  dialog("Rename queue", (close) =>
     form({
       fields: [
         {
@@ -112,10 +112,10 @@ function rename(queue, etag) {
           required: true,
           maxlength: 200,
           value: queue.name,
-          hint: "Its id and its messages stay; listeners are sent the new name from now on.",
+          hint: "The queue keeps its ID and its messages. New attempts carry the new name.",
         },
       ],
-      submit: "Rename",
+      submit: "Rename queue",
       cancel: () => close(),
       onSubmit: async (body) => {
         await ask("renameQueue", { ids: { queue_id: queue.id }, body, ifMatch: etag });
@@ -127,14 +127,14 @@ function rename(queue, etag) {
 }
 
 async function remove(queue) {
-  const sure = await confirmed(`Delete “${queue.name}”?`, {
-    explain: "Its listeners end and what is undelivered is cancelled. What happened stays in the log.",
-    yes: "Delete the queue",
+  const sure = await confirmed(`Delete queue “${queue.name}”?`, {
+    explain: "This deletes its listeners and cancels all undelivered messages. The log keeps what happened. This can't be undone.",
+    yes: "Delete queue",
   });
   if (!sure) return;
   try {
     await ask("deleteQueue", { ids: { queue_id: queue.id } });
-    notice(`The queue “${queue.name}” is deleted.`);
+    notice(`Queue “${queue.name}” deleted.`);
     location.hash = hash("queues");
   } catch (error) {
     notice(problemWords(error), { alert: true });

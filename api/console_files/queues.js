@@ -1,16 +1,15 @@
-// The queues of the organization: how much waits in each, and how its listeners are.
+// The list of the organization's queues, with each queue's backlog and its listeners' states.
 
 import { ask, nextCursor } from "./api.js";
 import { line } from "./charts.js";
 import { button, dialog, el, hash, link, notice, since, state, tableOf } from "./dom.js";
 import { form } from "./forms.js";
 import { each, lookAtListener, note, poll, seen, visibleRows } from "./live.js";
-import { count } from "./words.js";
 
 const LOOK_MS = 5000;
 const SPAN_MS = 5 * 60_000;
 const PAGE = 50;
-const COLUMNS = ["Queue", "Listeners", "Waiting", "Oldest", "The last 5 minutes"];
+const COLUMNS = ["Queue", "Listeners", "Backlog", "Oldest", "Last 5 minutes"];
 
 export async function showQueues({ main, signal }) {
   const body = el("tbody");
@@ -18,8 +17,8 @@ export async function showQueues({ main, signal }) {
   const damaged = el(
     "p",
     { class: "alert", role: "status", hidden: true },
-    "Part of the log can't be read. Deliveries that may be concerned are parked with the error “damaged”; all others ",
-    "go on. The operator of this installation can see what is damaged.",
+    "Part of the log can't be read. Deliveries that may be affected are parked with the error “damaged”; all others ",
+    "continue. The operator of this installation can see what is damaged.",
   );
   const empty = el(
     "div",
@@ -27,13 +26,13 @@ export async function showQueues({ main, signal }) {
     el(
       "p",
       {},
-      "There is no queue yet. A program puts messages on a queue; each listener of the queue gets every one of them.",
+      "No queues yet. Programs put messages on a queue; every listener of the queue gets every message.",
     ),
-    button("Make the first queue", makeQueue, { class: "primary" }),
+    button("Create queue", createQueue, { class: "primary" }),
   );
-  const more = button("More queues", () => addPage(), { hidden: true });
+  const more = button("Show more", () => addPage(), { hidden: true });
   const table = tableOf("Queues", COLUMNS, body);
-  const find = el("input", { type: "search", placeholder: "Exact name", "aria-label": "Find the queue of this name" });
+  const find = el("input", { type: "search", placeholder: "Exact queue name", "aria-label": "Find a queue by its exact name" });
   const search = el("form", { class: "find", role: "search" }, find, el("button", { type: "submit" }, "Find"));
   search.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -64,7 +63,7 @@ export async function showQueues({ main, signal }) {
       { class: "title" },
       el("h1", { tabindex: "-1" }, "Queues"),
       search,
-      button("New queue", makeQueue, { class: "primary" }),
+      button("Create queue", createQueue, { class: "primary" }),
     ),
     told,
     damaged,
@@ -79,7 +78,7 @@ export async function showQueues({ main, signal }) {
       const begunMs = Date.now();
       const { organizations } = (await ask("listOrganizations", { signal })).body;
       damaged.hidden = !organizations.some((one) => one.log_damaged);
-      // Whatever is on the screen, each once; who scrolls on has other rows there meanwhile.
+      // Refresh each row on the screen once; scrolling brings other rows there meanwhile.
       const isDue = (row) => visible.has(row.element) && row.lookedMs < begunMs - 0.8 * LOOK_MS;
       for (let row; (row = [...rows.values()].find(isDue));) {
         try {
@@ -96,7 +95,7 @@ export async function showQueues({ main, signal }) {
   );
 }
 
-/** A row: {element, look}. look() brings it up to date. */
+/** Create a row: {element, look}. look() refreshes it. */
 function queueRow(queue) {
   const cells = COLUMNS.map((name) => el("td", { "data-label": name }, "…"));
   const [name, listeners, waiting, oldest, picture] = cells;
@@ -129,7 +128,7 @@ function queueRow(queue) {
     oldest.replaceChildren(since(times[0]));
     if (now.length) note(`queue ${queue.id}`, lag);
     picture.replaceChildren(
-      now.length ? line(seen(`queue ${queue.id}`), { spanMs: SPAN_MS, what: "Messages that wait", small: true }) : "",
+      now.length ? line(seen(`queue ${queue.id}`), { spanMs: SPAN_MS, what: "Backlog", small: true }) : "",
     );
   }
   return row;
@@ -139,11 +138,11 @@ async function findQueue(name) {
   if (!name) return;
   const found = (await ask("listQueues", { query: { name } })).body.queues;
   if (found.length) location.hash = hash("queues", found[0].id);
-  else notice(`No queue has the name “${name}”.`);
+  else notice(`No queue is named “${name}”.`);
 }
 
-function makeQueue() {
-  dialog("A new queue", (close) =>
+function createQueue() {
+  dialog("Create queue", (close) =>
     form({
       fields: [
         {
@@ -151,15 +150,15 @@ function makeQueue() {
           label: "Name",
           required: true,
           maxlength: 200,
-          hint: "For people and programs, such as myapp.io/orders. It can be changed later.",
+          hint: "For example myapp.io/orders. You can rename the queue later.",
         },
       ],
-      submit: "Make it",
+      submit: "Create queue",
       cancel: () => close(),
       onSubmit: async (body) => {
         const { queue } = (await ask("createQueue", { body })).body;
         close();
-        notice(`The queue “${queue.name}” is there. It has ${count(0, "listener")} yet.`);
+        notice(`Queue “${queue.name}” created. Add a listener to deliver its messages.`);
         location.hash = hash("queues", queue.id);
       },
     }),

@@ -1,4 +1,4 @@
-// A listener's replays: count first, start, watch, pause, cancel.
+// A listener's replays: count, start, watch, pause, cancel.
 
 import { ask, nextCursor } from "./api.js";
 import { age, button, confirmed, el, notice, panel, redraw, state, table } from "./dom.js";
@@ -8,12 +8,12 @@ import { count, duration, problemWords } from "./words.js";
 
 const LOOK_MS = 2000;
 const ONLY = [
-  ["all", "all that was put"],
-  ["failed", "what failed"],
-  ["undelivered", "what it has not got"],
+  ["all", "all messages"],
+  ["failed", "messages that failed"],
+  ["undelivered", "messages that were not delivered"],
 ];
 
-/** The panel, which keeps itself up to date. */
+/** Create the panel, which refreshes itself. */
 export async function replaysPanel(ids, signal) {
   const list = el("div");
   const told = el("p", { class: "alert", hidden: true });
@@ -40,7 +40,7 @@ export async function replaysPanel(ids, signal) {
   poll(signal, LOOK_MS, async () => (going ? look() : undefined), told);
   return panel(
     "Replays",
-    el("details", {}, el("summary", {}, "Deliver again what was put in a time"), replayForm(ids, changed)),
+    el("details", {}, el("summary", {}, "Replay a time range"), replayForm(ids, changed)),
     told,
     list,
   );
@@ -70,7 +70,7 @@ function replayTable(ids, replays, changed) {
     age(one.created_at),
     actions(ids, one, changed),
   ]);
-  return table("Replays", ["Put in", "How many", "To", "Progress", "Began", ""], rows, "There was none.");
+  return table("Replays", ["Time range", "Messages", "To", "Progress", "Started", ""], rows, "No replays yet.");
 }
 
 function begin(time) {
@@ -99,7 +99,7 @@ function actions(ids, replay, changed) {
     }
   };
   const cancel = async () => {
-    if (await confirmed("Cancel this replay?", { explain: "No more of it is delivered.", yes: "Cancel the replay" }))
+    if (await confirmed("Cancel this replay?", { explain: "Its remaining messages are not delivered.", yes: "Cancel replay" }))
       await act("cancelReplay");
   };
   return [
@@ -121,41 +121,41 @@ function replayForm(ids, changed) {
   };
   const box = form({
     fields: [
-      { name: "from", label: "Put from", type: "moment", hint: "Empty: from the beginning." },
-      { name: "to", label: "Put before", type: "moment", hint: "Empty: until now." },
-      { name: "only", label: "Of that", type: "select", options: ONLY, value: "all" },
+      { name: "from", label: "From", type: "moment", hint: "Leave empty to start at the beginning." },
+      { name: "to", label: "To", type: "moment", hint: "Leave empty to end now." },
+      { name: "only", label: "Deliver", type: "select", options: ONLY, value: "all" },
       {
         name: "rate_per_s",
-        label: "Deliveries a second",
+        label: "Deliveries per second",
         type: "number",
         min: 0,
         step: "any",
-        hint: "Empty: as many as the listener takes.",
+        hint: "At most. Leave empty for the listener's own limit.",
       },
       {
         name: "notify_url",
-        label: "To another notify_url",
+        label: "Other notify_url",
         inputmode: "url",
         advanced: true,
-        hint: "Empty: to the listener itself. A URL of another scheme, host or port gets none of the listener’s headers.",
+        hint: "Leave empty to deliver to the listener itself. A URL with another scheme, host or port gets none of the listener’s headers.",
       },
-      { name: "liveness_url", label: "and its liveness_url", inputmode: "url", advanced: true },
+      { name: "liveness_url", label: "Other liveness_url", inputmode: "url", advanced: true },
     ],
-    submit: "Start",
+    submit: "Start replay",
     others: [
       [
-        "Only count",
+        "Count only",
         async (given) => {
           const planned = (await ask("replayToListener", { ids, body: { ...bodyOf(given), dry_run: true } })).body
             .replay;
-          const time = `about ${duration(planned.estimated_s)} if the listener is quick enough`;
+          const time = `about ${duration(planned.estimated_s)} if the listener keeps up`;
           result.textContent = `${count(planned.count, "message")}${planned.count_is_exact ? "" : " or more"}, ${time}. Nothing was sent.`;
         },
       ],
     ],
     onSubmit: async (given) => {
       const { replay } = (await ask("replayToListener", { ids, body: bodyOf(given) })).body;
-      result.textContent = `It has begun: ${count(replay.count, "message")}${replay.count_is_exact ? "" : " or more"}.`;
+      result.textContent = `Replay started: ${count(replay.count, "message")}${replay.count_is_exact ? "" : " or more"}.`;
       await changed();
     },
   });

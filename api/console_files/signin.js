@@ -1,4 +1,4 @@
-// Signing in, registering, and a person's organizations.
+// The pages to sign in, to register, to change the password and to create an organization.
 
 import { ask, session } from "./api.js";
 import { button, el, hash, notice } from "./dom.js";
@@ -7,7 +7,7 @@ import { form } from "./forms.js";
 const OPEN = document.documentElement.dataset.registration === "open";
 const CHOSEN = "everput.organization"; // an id; of this tab
 
-/** Ask who it is; then() is called when that is known. */
+/** Show the form to sign in or register. then: called once signed in. */
 export function showSignIn(main, then, { registering = false } = {}) {
   document.title = "Sign in – Everput";
   const who = [
@@ -29,8 +29,8 @@ export function showSignIn(main, then, { registering = false } = {}) {
     await signIn(given);
   };
   const other = registering
-    ? ["Have an account? ", button("Sign in", () => showSignIn(main, then), { class: "plain" })]
-    : ["New here? ", button("Register", () => showSignIn(main, then, { registering: true }), { class: "plain" })];
+    ? ["Already registered? ", button("Sign in", () => showSignIn(main, then), { class: "plain" })]
+    : ["No account yet? ", button("Register", () => showSignIn(main, then, { registering: true }), { class: "plain" })];
   main.replaceChildren(
     el(
       "section",
@@ -42,14 +42,14 @@ export function showSignIn(main, then, { registering = false } = {}) {
         : el(
             "p",
             { class: "quiet" },
-            "Accounts are made by whoever runs this server, with `everput init --email ADDRESS`.",
+            "Registration is closed. The operator of this server creates accounts with `everput init --email ADDRESS`.",
           ),
     ),
   );
   main.querySelector("input").focus();
 }
 
-/** Who is signed in, and where they act: false when nobody is (Problem). */
+/** Load the account and its organizations into the session. Resolves to false if nobody is signed in. Throws Problem. */
 export async function findSession() {
   try {
     session.account = (await ask("getSession")).body.account;
@@ -68,7 +68,7 @@ export function chooseOrganization(id) {
   try {
     sessionStorage.setItem(CHOSEN, id);
   } catch {
-    // a browser that stores nothing forgets it at the next visit
+    // A browser that stores nothing starts with the first organization at the next visit.
   }
 }
 
@@ -80,47 +80,47 @@ function stored() {
   }
 }
 
-/** The view in which the password is changed. */
+/** Show the page that changes the password. */
 export function showPassword({ main }) {
   const field = (name, label, autocomplete) => ({ name, label, type: "password", required: true, autocomplete });
   main.replaceChildren(
     el(
       "section",
       { class: "panel narrow" },
-      el("h1", { tabindex: "-1" }, "Change the password"),
-      el("p", {}, `Of ${session.account.email}. Wherever else you are signed in, you are signed out.`),
+      el("h1", { tabindex: "-1" }, "Change password"),
+      el("p", {}, `For ${session.account.email}. This ends your sessions in all other browsers.`),
       form({
         fields: [
-          field("password", "Password until now", "current-password"),
+          field("password", "Current password", "current-password"),
           field("new_password", "New password", "new-password"),
         ],
-        submit: "Change it",
+        submit: "Change password",
         onSubmit: async (body) => {
           await ask("changePassword", { body });
           location.hash = hash("queues");
-          notice("The password is changed.");
+          notice("Password changed. Your other sessions are signed out.");
         },
       }),
     ),
   );
 }
 
-/** The view in which an organization is made. */
+/** Show the page that creates an organization. */
 export function showNewOrganization({ main, changed }) {
   const first = session.organizations.length === 0;
   main.replaceChildren(
     el(
       "section",
       { class: "panel narrow" },
-      el("h1", { tabindex: "-1" }, first ? "Your organization" : "A new organization"),
-      el("p", {}, "Queues, listeners, messages and keys belong to an organization. What it is called is up to you."),
+      el("h1", { tabindex: "-1" }, first ? "Create your organization" : "Create organization"),
+      el("p", {}, "An organization owns queues, listeners, messages and API keys. Choose any name."),
       form({
         fields: [{ name: "name", label: "Name", required: true, maxlength: 200 }],
-        submit: "Make it",
+        submit: "Create organization",
         onSubmit: async (body) => {
-          const made = (await ask("createOrganization", { body })).body.organization;
-          session.organizations.push(made);
-          chooseOrganization(made.id);
+          const created = (await ask("createOrganization", { body })).body.organization;
+          session.organizations.push(created);
+          chooseOrganization(created.id);
           changed();
           location.hash = hash("queues");
         },

@@ -1,6 +1,6 @@
-// What is said about things: ages, sentences, problems. Strings in, strings out.
+// Sentences of the console: ages, delivery states, problems. Each function takes values and returns a string.
 //
-// For: words that more than one view says, and "why isn't it delivered yet?". Not for: elements (dom.js).
+// For: text that more than one view shows, and the answer to "why is this not delivered yet?". Not for: elements (dom.js).
 
 const UNITS = [
   ["d", 86_400],
@@ -9,7 +9,7 @@ const UNITS = [
   ["s", 1],
 ];
 
-/** A duration, of its two largest units. */
+/** Return a duration in its two largest units, such as “1 h 5 min”. */
 export function duration(seconds) {
   if (!Number.isFinite(seconds)) return "–";
   if (seconds > 0 && seconds < 1) return `${Math.round(seconds * 1000)} ms`;
@@ -25,7 +25,7 @@ export function duration(seconds) {
   return parts.filter(Boolean).join(" ");
 }
 
-/** How long ago a time was, or how far ahead it is. */
+/** Return how long ago a time was (“5 min ago”), or how far ahead it is (“in 5 min”). */
 export function ago(time, nowMs) {
   if (!time) return "–";
   const seconds = (nowMs - Date.parse(time)) / 1000;
@@ -42,15 +42,15 @@ export function shortened(text, length) {
   return characters.length > length ? `${characters.slice(0, length).join("")}…` : text;
 }
 
-/** What an attempt came to. */
+/** Return the result of an attempt: its HTTP status, or why there was no answer. */
 export function outcome(status, error) {
   if (status !== null && status !== undefined) return `HTTP ${status}`;
   return error ? `no answer: ${error}` : "no answer";
 }
 
 /**
- * Why a delivery is as it is, and what can be done, in a sentence or two.
- * listener: as GET tells it now, null where that is not known.
+ * Explain a delivery's state, and what to do about it, in a sentence or two.
+ * listener: as GET returned it just now; null if that is not known.
  */
 export function deliverySentence(delivery, listener, message, nowMs) {
   const last = delivery.attempts[delivery.attempts.length - 1];
@@ -59,39 +59,43 @@ export function deliverySentence(delivery, listener, message, nowMs) {
   switch (delivery.state) {
     case "delivered":
       return last
-        ? `Delivered ${ago(last.at, nowMs)}, at attempt ${last.number} (${outcome(last.status, last.error)}, ${last.took_ms} ms).`
+        ? `Delivered ${ago(last.at, nowMs)} by attempt ${last.number} (${outcome(last.status, last.error)}, ${last.took_ms} ms).`
         : "Delivered.";
     case "parked":
-      return `${failed || "Its attempts failed."} There are no more attempts: it is kept until somebody redrives it.`;
+      return `${failed} Parked: no more attempts follow until you choose “Retry now”.`.trim();
     case "cancelled":
-      return "Cancelled: the message or the listener was deleted before it was sent.";
+      return "Cancelled: the message or its listener was deleted before the delivery.";
     case "retrying":
-      if (paused) return `${failed} The listener is paused (${listener.paused}): resume it.`;
+      if (paused) return `${failed} ${pausedSentence(listener)}`.trim();
       return `${failed} The next attempt is ${delivery.next_attempt_at ? ago(delivery.next_attempt_at, nowMs) : "soon"}.`.trim();
     case "pending":
       return pendingSentence(delivery, listener, message, nowMs, failed, paused);
     default:
-      return "Too much has been put since to tell from here: look into the log.";
+      return "The state is not known here. Open the message's events in the log to see each attempt.";
   }
 }
 
 function pendingSentence(delivery, listener, message, nowMs, failed, paused) {
   if (message.deliver_at && Date.parse(message.deliver_at) > nowMs) {
-    return `It is not to be delivered before ${message.deliver_at} (${ago(message.deliver_at, nowMs)}).`;
+    return `Scheduled: not delivered before ${message.deliver_at} (${ago(message.deliver_at, nowMs)}).`;
   }
-  if (paused) return `The listener is paused (${listener.paused}): resume it.`;
+  if (paused) return pausedSentence(listener);
   if (listener && listener.state === "down") {
     const error = listener.last_error ? ` (${listener.last_error})` : "";
-    return `${failed} The listener is down${error}. Its liveness_url is asked all the time; when it answers, this is sent at once.`.trim();
+    return `${failed} The listener is down${error}. Everput checks its liveness_url and sends the message as soon as that answers.`.trim();
   }
   if (failed)
-    return `${failed} It is tried again ${delivery.next_attempt_at ? ago(delivery.next_attempt_at, nowMs) : "in a moment"}.`;
+    return `${failed} The next attempt is ${delivery.next_attempt_at ? ago(delivery.next_attempt_at, nowMs) : "soon"}.`;
   if (listener && listener.lag > 1)
-    return `It waits in line: ${count(listener.lag, "message")} for this listener are not settled.`;
-  return "It is about to be sent.";
+    return `Waiting: ${count(listener.lag, "message")} for this listener are not settled yet.`;
+  return "Waiting to be sent.";
 }
 
-/** What went wrong, for a person. */
+function pausedSentence(listener) {
+  return `The listener is paused (${listener.paused}). Resume it to continue.`;
+}
+
+/** Describe a problem, and when to try again. */
 export function problemWords(problem) {
   const places = (problem.errors || []).map((one) => {
     const where = one.pointer ? one.pointer.slice(1) : one.parameter || one.header || "";
@@ -100,11 +104,11 @@ export function problemWords(problem) {
   const said = places.length ? places.join("; ") : problem.message;
   const again = problem.retryAfterS ? ` Try again in ${duration(problem.retryAfterS)}.` : "";
   if (problem.status === 412)
-    return "Somebody has changed it meanwhile. Close this, look at it again, and then change it.";
+    return "Somebody else changed this in the meantime. Close this form, check the new values, and try again.";
   return `${said.charAt(0).toUpperCase()}${said.slice(1)}${/[.!?]$/.test(said) ? "" : "."}${again}`;
 }
 
-/** The data as indented JSON, null when it is no object or array. */
+/** Return the data as indented JSON; null if it is not a JSON object or array. */
 export function indented(data) {
   if (!/^\s*[[{]/.test(data)) return null;
   try {
@@ -114,12 +118,12 @@ export function indented(data) {
   }
 }
 
-/** "Name: value" on each line, as an object; throws an Error that says which line is none. */
+/** Parse lines of “Name: value” into an object. Throws an Error that quotes the first line of another form. */
 export function headersOf(text) {
   const headers = {};
   for (const line of text.split("\n").filter((one) => one.trim())) {
     const colon = line.indexOf(":");
-    if (colon < 1) throw new Error(`headers: “${shortened(line, 40)}” is no line such as “Name: value”.`);
+    if (colon < 1) throw new Error(`Headers: write each line as “Name: value”; “${shortened(line, 40)}” is not.`);
     headers[line.slice(0, colon).trim()] = line.slice(colon + 1).trim();
   }
   return headers;
@@ -133,7 +137,7 @@ export function headersText(headers) {
 
 const COMMON = new Set(["type", "v", "at_ms", "organization_id", "actor", "request_id"]);
 
-/** What an event of the log says, beside its time, type and actor, on one line. */
+/** Return an event's own fields on one line, without its time, type and actor. */
 export function eventWords(event) {
   return Object.entries(event)
     .filter(([name, value]) => !COMMON.has(name) && value !== null)

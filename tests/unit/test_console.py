@@ -137,6 +137,26 @@ def test_all_scopes_of_keys_can_be_chosen():
     assert re.findall(r'\["([\w:]+)", "\1: ', SCRIPTS["keys.js"]) == list(SCOPES)
 
 
+# Each action of the console begins with one of these; a new verb is added here on purpose.
+VERBS = {
+    *("Cancel", "Close", "Copy", "Count", "Create", "Delete", "Edit", "Manage", "Pause", "Put", "Register", "Rename"),
+    *("Resume", "Retry", "Revoke", "Rotate", "Save", "Send", "Show", "Sign", "Start", "Change", "Try", "Done", "I"),
+}
+
+
+def test_every_action_begins_with_a_verb():
+    actions = [
+        action
+        for script in SCRIPTS.values()
+        for found in re.findall(
+            r'button\(\s*"(\w[^"]*)"|submit: ([^\n]+),|yes: "([^"]*)"|textContent = `(Retry[^`]*)', script
+        )
+        for action in (re.findall(r'"([^"]+)"', found[1]) if found[1] else [found[0] or found[2] or found[3]])
+    ]
+    assert {"Create queue", "Retry all", "Create listener", "Put message"} <= set(actions)
+    assert [action for action in actions if action.split()[0] not in VERBS] == []
+
+
 def test_it_is_in_the_wheel():
     builder = WheelBuilder(str(Path(__file__).parent.parent.parent))
     shipped = {file.distribution_path for file in builder.recurse_included_files()}
@@ -258,7 +278,7 @@ def test_requests_go_where_the_page_is_with_the_organization_and_problems_come_b
     assert told["problems"] == [
         [429, "d", 7],
         [401, "The server answered 401.", None],
-        [0, "The server can't be reached.", None],
+        [0, "The server can't be reached. Check that it is running and that you are online.", None],
     ]
     assert told["events"] == ["signed-out"]
     assert re.fullmatch("[0-9a-f]{32}", told["key"])
@@ -273,17 +293,22 @@ def test_why_a_message_is_not_delivered_is_said_in_words():
     paused = {"state": "paused", "paused": "asked for", "lag": 7, "last_error": None}
     later = "2026-01-31T12:05:00Z"
     cases = [
-        ({"state": "delivered", "attempts": [taken]}, None, {}, "Delivered 1 min ago, at attempt 3 (HTTP 204, 9 ms)."),
-        ({"state": "parked", "attempts": [refused]}, live, {}, "Attempt 3 failed (no answer: refused)."),
+        ({"state": "delivered", "attempts": [taken]}, None, {}, "Delivered 1 min ago by attempt 3 (HTTP 204, 9 ms)."),
+        ({"state": "parked", "attempts": [refused]}, live, {}, "Attempt 3 failed (no answer: refused). Parked:"),
         ({"state": "retrying", "attempts": [failed], "next_attempt_at": later}, live, {}, "next attempt is in 5 min."),
         ({"state": "retrying", "attempts": [failed], "next_attempt_at": later}, paused, {}, "paused (asked for)"),
-        ({"state": "pending", "attempts": []}, paused, {}, "The listener is paused (asked for): resume it."),
+        (
+            {"state": "pending", "attempts": []},
+            paused,
+            {},
+            "The listener is paused (asked for). Resume it to continue.",
+        ),
         ({"state": "pending", "attempts": []}, down, {}, "The listener is down (timeout)."),
         ({"state": "pending", "attempts": []}, live, {}, "7 messages for this listener"),
         ({"state": "pending", "attempts": []}, live, {"deliver_at": later}, f"before {later} (in 5 min)"),
-        ({"state": "pending", "attempts": []}, None, {}, "It is about to be sent."),
+        ({"state": "pending", "attempts": []}, None, {}, "Waiting to be sent."),
         ({"state": "cancelled", "attempts": []}, None, {}, "Cancelled"),
-        ({"state": "unknown", "attempts": []}, None, {}, "look into the log"),
+        ({"state": "unknown", "attempts": []}, None, {}, "events in the log"),
     ]
     asked = [(delivery, listener, message) for delivery, listener, message, _ in cases]
     told = node(f"""
