@@ -1,8 +1,9 @@
 """Group commit: all messages that arrive while earlier batches are under way become one record batch for one
-partition, so that one fsync covers them all. Two batches may be under way, never two to one partition.
+partition, so that one fsync covers them all. One batch is under way to each broker that leads partitions.
 
-One that is late counts no more as one of the two, and its partition's leader gets no other one until it has
-acknowledged it: a broker that hangs holds up what must go to it, not the rest (docs/decisions/0171).
+A batch costs the same whatever is in it, so one that had company is followed by a short pause, in which the next one
+fills; a publisher who is alone waits for nobody. A broker whose batch is late gets no other one until it has
+acknowledged it: one that hangs holds up what must go to it, not the rest (docs/decisions/0171).
 
 For: what makes the next batch and for which partition, who is told what. Not for: what waits (appends.py), sending
 (producer.py), reading (messages.py), what a record holds (broker/commands/puts.py).
@@ -14,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import zlib
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from typing import Any, Final
 
 from aiokafka import errors as kafka_errors
@@ -30,7 +31,9 @@ from broker.ports import BuildRecord
 log = logging.getLogger(__name__)
 
 QUEUE_HEADER: Final = "queue"
-_BATCHES_UNDER_WAY: Final = 2
+PAUSE_S: Final = 0.004  # from the start of a batch to that of the next one to the same broker, if it had company:
+_COMPANY: Final = 3  # so many messages
+_IN_DOUBT_MAX: Final = 2  # batches under way while every broker is suspected
 _WAITING_MAX: Final = 20_000  # messages that wait for a batch; beyond, Kafka is too slow and new ones are refused
 _WAITING_BYTES_MAX: Final = 64 << 20  # and what they carry
 _LINE_SHARE: Final = 2  # half of both for those that must go to one partition
@@ -54,19 +57,22 @@ class _Batch:
 
 
 class GroupCommit:
-    """timeout_s: how long an append waits for the acknowledgement.
+    """timeout_s: how long an append waits for the acknowledgement. pause_s: as PAUSE_S.
 
     waiting: messages that no batch has yet; waiting_bytes: what they carry.
     durable: from an append to the acknowledgement. in_doubt: appends whose acknowledgement did not come.
     refused: appends that no batch took, or not in time.
     """
 
-    def __init__(self, producer: Producer, requests: KafkaRequests, topic: Topic, timeout_s: float) -> None:
+    def __init__(
+        self, producer: Producer, requests: KafkaRequests, topic: Topic, timeout_s: float, *, pause_s: float = PAUSE_S
+    ) -> None:
         self._producer = producer
         self._requests = requests
         self.name = self._topic = topic.name
         self._partitions = topic.partitions
         self._timeout_s = timeout_s
+        self._pause_s = pause_s
         self.durable = Histogram()
         self.in_doubt = self.refused = 0
         self.waiting = self.waiting_bytes = 0
@@ -78,6 +84,8 @@ class GroupCommit:
         self._proofs_s: dict[int | None, float] = {}  # by leader, when the newest batch that it acknowledged was sent
         self._turn = 0
         self._wake = asyncio.Event()
+        self._busy = asyncio.Event()  # something waits or is under way: the sweep has something to look at
+        self._resting: set[int | None] = set()  # leaders whose pause is not over
         self._tasks: set[asyncio.Task[None]] = set()
         self._look_again_s = 0.0
         self._waiting_max = _WAITING_MAX
@@ -85,8 +93,8 @@ class GroupCommit:
         self._left_out = False  # unkeyed messages that are to stay together found no room behind keyed ones
 
     def start(self) -> None:
-        for work in (*(self._run() for _ in range(_BATCHES_UNDER_WAY)), self._sweep()):
-            self._tasks.add(asyncio.create_task(work))
+        for work in (self._run(), self._sweep()):
+            self._spawn(work)
 
     def refuse(self, reason: str | None) -> None:
         """Take no more appends, for this reason (DiskNearlyFull); None: take them again."""
@@ -140,6 +148,7 @@ class GroupCommit:
         self.waiting += item.count
         self.waiting_bytes += item.size
         self._wake.set()
+        self._busy.set()
 
     def _refuses(self, partition: int | None) -> bool:
         if self.waiting >= self._waiting_max or self.waiting_bytes >= _WAITING_BYTES_MAX:
@@ -171,36 +180,51 @@ class GroupCommit:
         led = self._led()
         return [one for one in led if self._leader(one) not in self._suspects] if self._suspects else led
 
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _run(self) -> None:
-        """Send a batch after the other, until one is late: the sweep has put another in this one's place."""
-        late = False
-        while not late:
+        """Send a batch to each broker that may get one, whenever something has come or one may get one again."""
+        while True:
             await self._wake.wait()
-            partition, items, batch = self._next_batch()
-            if batch is None:
-                if partition < 0:  # else nobody waited for that one any more: look at the others
-                    self._wake.clear()
-                continue
-            sent = self._under_way[partition] = _Batch(items, self._leader(partition), _now_s())
-            producer = self._producer.get()
-            try:
-                metadata = await (await producer.send_batch(batch, self._topic, partition=partition))
-            except Exception as error:  # whatever it is, the group commit must go on
-                doubt = InDoubt(f"Kafka did not acknowledge ({type(error).__name__}); the message may be stored")
-                self.in_doubt += fail(items, doubt)
-                if isinstance(error, kafka_errors.KafkaError):
-                    self._producer.failed(producer, error)
-                else:
-                    log.exception("log.append_failed")
+            self._wake.clear()
+            while (chosen := self._choose_partition()) >= 0:
+                items, batch = self._next_batch(chosen)
+                if batch is not None:  # else nobody waited for that one any more: look at the others
+                    self._begin(chosen, items, batch)
+
+    def _begin(self, partition: int, items: list[Append], batch: Any) -> None:
+        leader = self._leader(partition)
+        sent = self._under_way[partition] = _Batch(items, leader, _now_s())
+        if len(items) >= _COMPANY:
+            self._resting.add(leader)
+            asyncio.get_running_loop().call_later(self._pause_s, self._rested, leader)
+        self._spawn(self._send(partition, sent, batch))
+
+    def _rested(self, leader: int | None) -> None:
+        self._resting.discard(leader)
+        self._wake.set()
+
+    async def _send(self, partition: int, sent: _Batch, batch: Any) -> None:
+        producer = self._producer.get()
+        try:
+            metadata = await (await producer.send_batch(batch, self._topic, partition=partition))
+        except Exception as error:  # whatever it is, the group commit must go on
+            doubt = InDoubt(f"Kafka did not acknowledge ({type(error).__name__}); the message may be stored")
+            self.in_doubt += fail(sent.items, doubt)
+            if isinstance(error, kafka_errors.KafkaError):
+                self._producer.failed(producer, error)
             else:
-                self._acknowledged(sent, partition, metadata.offset)
-            finally:
-                del self._under_way[partition]
-                late = sent.late
-                if late:
-                    self._judge()
-                if self._keyed or self._unkeyed:
-                    self._wake.set()
+                log.exception("log.append_failed")
+        else:
+            self._acknowledged(sent, partition, metadata.offset)
+        finally:
+            del self._under_way[partition]
+            if sent.late:
+                self._judge()
+            self._wake.set()
 
     def _acknowledged(self, batch: _Batch, partition: int, offset: int) -> None:
         for item in batch.items:
@@ -211,13 +235,9 @@ class GroupCommit:
         begun_s = _now_s() + self._timeout_s
         self.durable.add_all([(begun_s - item.deadline) * 1000 for item in batch.items])
 
-    def _next_batch(self) -> tuple[int, list[Append], Any]:
-        """What waits, as one batch for a partition that has none under way; (…, None) when there is none to make."""
-        partition = self._choose_partition()
-        if partition < 0:
-            return partition, [], None
-        producer = self._producer.get()
-        batch = producer.create_batch()
+    def _next_batch(self, partition: int) -> tuple[list[Append], Any]:
+        """Make one batch of what waits and may go to this partition; None when nobody waits for it any more."""
+        batch = self._producer.get().create_batch()
         items: list[Append] = []
         keyed = self._keyed.get(partition)
         queues = (self._unkeyed,) if not keyed else (self._unkeyed, keyed) if self._left_out else (keyed, self._unkeyed)
@@ -245,9 +265,9 @@ class GroupCommit:
         if keyed is not None and not keyed:
             del self._keyed[partition]
         if not items:
-            return partition, items, None
+            return items, None
         batch.close()
-        return partition, items, batch
+        return items, batch
 
     @staticmethod
     def _take_together(batch: Any, items: list[Append], wanted: Together, partition: int) -> bool:
@@ -277,12 +297,16 @@ class GroupCommit:
         return not wanted.builds
 
     def _choose_partition(self) -> int:
-        """One with keyed appends waiting, else the next in turn that has a leader; -1: there is nothing to do."""
+        """Return one with keyed appends waiting, else the next in turn whose leader may get a batch; -1: none may."""
         if not (self._keyed or self._unkeyed):
             return -1
-        usable: Sequence[int] = self._trusted()
-        if not usable and len(self._under_way) < _BATCHES_UNDER_WAY:  # none is better than another
+        if trusted := self._trusted():
+            resting = self._resting.union(batch.leader for batch in self._under_way.values() if not batch.late)
+            usable = [one for one in trusted if self._leader(one) not in resting] if resting else trusted
+        elif len(self._under_way) < _IN_DOUBT_MAX:  # no broker is better than another
             usable = self._led()
+        else:
+            return -1
         for partition in self._keyed:
             if partition not in self._under_way and partition in usable:
                 return partition
@@ -309,6 +333,7 @@ class GroupCommit:
     async def _sweep(self) -> None:
         """Answer those who have waited too long: not stored if no batch has them yet, else in doubt."""
         while True:
+            await self._busy.wait()
             await asyncio.sleep(_SWEEP_S)
             now_s = _now_s()
             self._keyed = {partition: line for partition, line in self._keyed.items() if line}
@@ -317,11 +342,7 @@ class GroupCommit:
                     late = LogUnavailable("Kafka acknowledges nothing; nothing was stored")
                     self.refused += fail([self._pop(line)], late)
             for batch in self._under_way.values():
-                if batch.sent_s + _LATE_S < now_s and not batch.late:
-                    batch.late = True
-                    task = asyncio.create_task(self._run())
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
+                batch.late = batch.late or batch.sent_s + _LATE_S < now_s
                 doubt = InDoubt("Kafka did not acknowledge in time; the message may have been stored")
                 self.in_doubt += fail([item for item in batch.items if item.deadline < now_s], doubt)
             self._judge()
@@ -330,6 +351,8 @@ class GroupCommit:
                 self._requests.look_again()
             if self._keyed or self._unkeyed:
                 self._wake.set()
+            elif not self._under_way:
+                self._busy.clear()
 
 
 def _now_s() -> float:

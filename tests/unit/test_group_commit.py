@@ -219,3 +219,40 @@ async def test_what_waits_for_one_partition_leaves_room_for_the_others(commit, b
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(one) for one in results] == [InDoubt] + [LogUnavailable] * 10
     assert commit.waiting == commit.waiting_bytes == 0
+
+
+async def test_one_batch_is_under_way_to_each_broker_and_the_rest_becomes_the_next(commit, brokers):
+    brokers.hanging |= {0, 1}
+    puts = []
+    for number in range(20):
+        puts.append(asyncio.ensure_future(commit.append(value(str(number)))))
+        await asyncio.sleep(0)
+    assert [len(brokers.held[broker]) for broker in (0, 1)] == [1, 1]
+    brokers.go_on(0)
+    brokers.go_on(1)
+    await asyncio.gather(*puts)
+    assert sorted(int(one) for values in brokers.stored.values() for one in values) == list(range(20))
+
+
+async def paused(brokers: Brokers, pause_s: float) -> AsyncIterator[GroupCommit]:
+    brokers.leaders = dict.fromkeys(range(PARTITIONS), 0)
+    commit = GroupCommit(brokers, brokers, Topic("messages", PARTITIONS, {}), 10, pause_s=pause_s)
+    commit.start()
+    yield commit
+    await commit.stop()
+
+
+async def test_a_batch_with_company_is_followed_by_a_pause_in_which_the_next_one_fills(brokers):
+    async for commit in paused(brokers, 1.0):
+        await asyncio.gather(*(commit.append(value("company")) for _ in range(3)))
+        puts = []
+        for number in range(20):
+            puts.append(asyncio.ensure_future(commit.append(value(str(number)))))
+            await asyncio.sleep(0)
+        assert len({partition for partition, _ in await asyncio.gather(*puts)}) == 1
+
+
+async def test_one_who_is_alone_waits_for_no_pause(brokers):
+    async for commit in paused(brokers, 3600):
+        for number in range(20):
+            await asyncio.wait_for(commit.append(value(str(number))), 10)
