@@ -1,4 +1,4 @@
-"""The documents lead where they say: links, headings, and the files that CONTRIBUTING.md sends a contributor to."""
+"""Every link, heading and file that a document names exists."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ def test_every_link_leads_to_a_file_and_a_heading_that_exist(document):
         assert not anchor or anchor in headings(target), link
 
 
-def test_contributing_names_files_that_exist():
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    named = re.findall(r"`((?:tests|broker|api|cli|everput|docs)/[\w/.-]+)`", text)
+@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_it_names_files_that_exist(document):
+    text = (ROOT / document).read_text()
+    named = re.findall(r"`((?:tests|broker|api|cli|everput|docs|projections|benchmarks)/[\w/.-]+)`", text)
     assert len(named) > 20
     assert [path for path in named if not (ROOT / path).exists()] == []
