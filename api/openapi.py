@@ -1,18 +1,21 @@
-"""The OpenAPI 3.1 document of the routes there are.
+"""The OpenAPI 3.1 document of the API.
 
-For: routes, with what reference.py says of them, as one document; the schemas are those of the shapes that check the
-requests. Not for: serving it (docs.py)."""
+For: creating the document from the routes, their entries in reference.py and descriptions.py, and the shapes. The
+shapes' docstrings describe the schemas: the first paragraph the schema, each line `name: text` a field. Not for:
+serving the document (docs.py)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
+from inspect import cleandoc
 from typing import Any, Final
 
 import msgspec
 
 from api.auth import COOKIE, COOKIE_HTTPS
+from api.descriptions import DESCRIPTIONS
 from api.problems import TITLES
 from api.reference import CHANGES, KEY, OPEN, SESSION, SESSION_OR_KEY, TOLD, Parameter, Told
 from api.samples import samples
@@ -22,8 +25,10 @@ from everput import answers
 _REFERENCE: Final = "#/components/schemas/{name}"
 _ID: Final = "0180994c-b6b2-7d0e-b7ad-414716e83386"
 _ID_SCHEMA: Final = {"type": "string", "format": "uuid"}
-# ours: paths of routes
+# linear: only our own paths are searched
 _PATH_PARAMETER = re.compile(r"{(\w+)}")
+# linear: one class, at the start of a line of our own docstrings
+_FIELD = re.compile(r"(\w+): ")
 _EVERYWHERE: Final = (400, 408, 414, 422, 431, 503)  # 400, 422: of a query
 _RETRIED: Final = (409, 429, 503)
 _SECURITY: Final[Mapping[str, list[dict[str, list[str]]]]] = {
@@ -34,35 +39,43 @@ _SECURITY: Final[Mapping[str, list[dict[str, list[str]]]]] = {
 _API_KEY: Final = ("X-API-KEY", "API_KEY")
 _TOKEN: Final = ("Authorization", "Bearer TOKEN")
 _COOKIE_ABOUT: Final = (
-    "The session's token, as a browser sends it; changes are taken from this server's own pages only. "
-    f"By https the name is `{COOKIE_HTTPS}`."
+    "The session's token in a browser's cookie. Requests that change something are accepted only from this server's "
+    f"own pages. Over https the cookie's name is `{COOKIE_HTTPS}`."
 )
 _ORGANIZATION_ABOUT: Final = (
-    "The id of the organization that a session acts in: its account is a member, and may do all."
+    "The ID of the organization in which a session acts. The session's account must be a member; members may do all."
 )
 _KEY_ABOUT: Final = "\n".join(
     [
-        "What a key may do:",
+        "An API key, for example `X-API-KEY: evp_…`. Its scopes say what it may do:",
         "",
         *(f"- `{scope}`: {words}." for scope, words in SCOPES.items()),
         "",
-        "A key may be for some queues only: another queue is 404, what is no queue's is 403. An expired key is 401.",
+        "A key can be restricted to some queues. Another queue is then answered 404, and what is no queue's 403.",
+        "An expired or revoked key is answered 401.",
     ]
 )
 _TEXT: Final[Mapping[str, Any]] = {"schema": {"type": "string"}}
-# Where there is a limit: of a key's requests (`key`), an organization's bytes (`bytes`), and so on (limits.py).
+# Present if a limit applies, such as the requests of a key (`key`) or the bytes of an organization (`bytes`).
 _RATE_LIMITS: Final[Mapping[str, Any]] = {
-    "RateLimit-Policy": {"description": "The limit: how much, in how many seconds.", **_TEXT},
-    "RateLimit": {"description": "What is left of it, and in how many seconds all is.", **_TEXT},
+    "RateLimit-Policy": {"description": "The limits: the amount `q` in a window of `w` seconds.", **_TEXT},
+    "RateLimit": {
+        "description": "The remaining amount `r`, and the seconds `t` until the limit is full again.",
+        **_TEXT,
+    },
 }
-_ABOUT: Final = """Put a message on a queue; every listener of the queue gets it over HTTP; nothing is lost.
+_ABOUT: Final = """Put a message on a queue, and every listener of the queue gets it by HTTP POST.
 
-Errors are problem details (RFC 9457). An id of another organization is 404. A request that was answered 503 may be sent
-again; with the same `Idempotency-Key` a message is not stored twice. Times are UTC, RFC 3339."""
+Errors are problem details (RFC 9457): `type` names the kind of the problem, `detail` says what to do. The ID of a
+resource of another organization is answered 404. Repeat a request that was answered 503 after `Retry-After` seconds;
+with the same `Idempotency-Key` a message is stored once. Times are RFC 3339 in UTC, with milliseconds."""
 
 
 def document(routes: Iterable[tuple[str, str, str | None]], *, server: str) -> dict[str, Any]:
-    """routes: (method, path, scope that a key needs). server: what all paths come after."""
+    """Create the OpenAPI document.
+
+    routes: method, path and the scope that a key needs. server: the base URL of all paths.
+    """
     known = [(method, path, scope, TOLD[method, path]) for method, path, scope in routes]
     schemas = _Schemas(told for *_, told in known)
     paths: dict[str, dict[str, Any]] = {}
@@ -80,7 +93,11 @@ def document(routes: Iterable[tuple[str, str, str | None]], *, server: str) -> d
             "schemas": schemas.all,
             "securitySchemes": {
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-KEY", "description": _KEY_ABOUT},
-                "session": {"type": "http", "scheme": "bearer"},
+                "session": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "The token of a session: `Authorization: Bearer evs_…`.",
+                },
                 "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": _COOKIE_ABOUT},
                 "organization": {
                     "type": "apiKey",
@@ -94,25 +111,62 @@ def document(routes: Iterable[tuple[str, str, str | None]], *, server: str) -> d
 
 
 class _Schemas:
-    """The shapes as JSON Schema. all: by name."""
+    """The JSON Schemas of the shapes, with descriptions from their docstrings. all: the schemas by name."""
 
     def __init__(self, operations: Iterable[Told]) -> None:
         shapes: list[type[msgspec.Struct]] = [answers.ProblemAnswer, answers.Notification]
         for told in operations:
             shapes += [told.answer] if told.request is None else [told.answer, told.request]
         _, self.all = msgspec.json.schema_components(list(dict.fromkeys(shapes)), ref_template=_REFERENCE)
+        known = {shape.__name__: shape for shape in _subclasses(msgspec.Struct)}
+        for name, schema in self.all.items():
+            _describe(schema, known[name])
 
     @staticmethod
     def of(shape: type[msgspec.Struct]) -> dict[str, str]:
         return {"$ref": _REFERENCE.format(name=shape.__name__)}
 
 
+def _subclasses(kind: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
+    """Yield all shapes of requests and answers."""
+    for shape in kind.__subclasses__():
+        if _is_ours(shape):
+            yield shape
+        yield from _subclasses(shape)
+
+
+def _describe(schema: dict[str, Any], shape: type[msgspec.Struct]) -> None:
+    """Add the texts of a shape's docstring, and of its bases' docstrings, to its schema."""
+    schema["description"], _ = described(shape)
+    names = dict(zip(shape.__struct_fields__, shape.__struct_encode_fields__, strict=True))
+    for base in filter(_is_ours, reversed(shape.__mro__)):
+        for name, text in described(base)[1].items():
+            schema["properties"][names[name]]["description"] = text
+
+
+def _is_ours(shape: type) -> bool:
+    return shape.__module__.startswith(("api.shapes", "everput.answers"))
+
+
+def described(shape: type) -> tuple[str, dict[str, str]]:
+    """Split a shape's docstring into its first paragraph and the texts of its fields, each `name: text`."""
+    about, _, rest = cleandoc(shape.__doc__ or "").partition("\n\n")
+    fields: dict[str, str] = {}
+    name = ""
+    for line in rest.splitlines():
+        found = _FIELD.match(line)
+        name, text = (found[1], line[found.end() :]) if found is not None else (name, line)
+        fields[name] = f"{fields.get(name, '')} {text.strip()}".strip()
+    return " ".join(about.split()), fields
+
+
 def _operation(method: str, path: str, scope: str | None, told: Told, schemas: _Schemas, server: str) -> dict[str, Any]:
     names = _PATH_PARAMETER.findall(path)
-    parameters = [Parameter(name, "", _ID_SCHEMA, "path") for name in names]
+    parameters = [Parameter(name, f"The ID of the {name.removesuffix('_id')}.", _ID_SCHEMA, "path") for name in names]
     operation: dict[str, Any] = {
         "operationId": told.name,
         "summary": told.summary,
+        "description": DESCRIPTIONS[told.name],
         "tags": [path.rsplit("/", maxsplit=1)[-1] if not names else _tag(path)],
         "security": _SECURITY.get(told.asks, []),
         "parameters": [_parameter(one) for one in (*parameters, *told.parameters)],
@@ -121,7 +175,8 @@ def _operation(method: str, path: str, scope: str | None, told: Told, schemas: _
     }
     if scope is not None:
         whole, colon, _ = scope.partition(":")
-        operation["description"] = f"The key needs the scope `{scope}`" + (f", or `{whole}`." if colon else ".")
+        also = f" or `{whole}`" if colon else ""
+        operation["description"] += f"\n\nAn API key needs the scope `{scope}`{also}."
     if told.request is not None:
         content: dict[str, Any] = {"schema": schemas.of(told.request)}
         if told.example is not None:
@@ -131,7 +186,7 @@ def _operation(method: str, path: str, scope: str | None, told: Told, schemas: _
 
 
 def _links(path: str, made: str, pointer: str, operations: Iterable[tuple[str, Told]]) -> dict[str, Any]:
-    """What can be done with what was made: by operationId."""
+    """Link the operations that take the ID of the created resource, by operationId."""
     values = {name: f"$request.path.{name}" for name in _PATH_PARAMETER.findall(path)}
     values[made] = f"$response.body#{pointer}"
     return {
@@ -142,7 +197,7 @@ def _links(path: str, made: str, pointer: str, operations: Iterable[tuple[str, T
 
 
 def _tag(path: str) -> str:
-    """The resource: the last part of the path that names a collection."""
+    """Return the resource's name: the last part of the path that names a collection."""
     return [part for part in path.split("/") if part.endswith("s")][-1]
 
 
@@ -151,8 +206,13 @@ def _headers(told: Told) -> list[tuple[str, str]]:
 
 
 def _parameter(one: Parameter) -> dict[str, Any]:
-    described = {"description": one.description} if one.description else {}
-    return {"name": one.name, "in": one.place, "required": one.place == "path", **described, "schema": dict(one.schema)}
+    return {
+        "name": one.name,
+        "in": one.place,
+        "description": one.description,
+        "required": one.place == "path",
+        "schema": dict(one.schema),
+    }
 
 
 def _responses(told: Told, schemas: _Schemas) -> dict[str, Any]:
@@ -161,13 +221,13 @@ def _responses(told: Told, schemas: _Schemas) -> dict[str, Any]:
     tag = {"ETag": _TEXT}
     cookie = {"Set-Cookie": {"description": "The session's token, for browsers.", **_TEXT}} if told.sets_cookie else {}
     done = {
-        "description": "Done",
+        "description": "The request succeeded.",
         "headers": headers | cookie | (tag if told.tagged else {}),
         "content": {told.media: {"schema": schemas.of(told.answer) if told.media.endswith("json") else {}}},
     }
     found: dict[str, Any] = {"200": done}
     if any(one.name == "If-None-Match" for one in told.parameters):
-        found["304"] = {"description": "Not changed", "headers": headers | tag}
+        found["304"] = {"description": "The resource has not changed.", "headers": headers | tag}
     asked = () if told.asks == OPEN else (401, 403)
     limited = (429,) if limits else ()
     named = (404,) if told.asks == KEY else ()  # the organization of a session
@@ -184,29 +244,32 @@ def _responses(told: Told, schemas: _Schemas) -> dict[str, Any]:
 
 def _webhooks(schemas: _Schemas) -> dict[str, Any]:
     headers: Mapping[str, str] = {
-        "webhook-id": "The message's id, the same at each attempt.",
-        "webhook-timestamp": "When the attempt was made, seconds since the epoch.",
-        "webhook-signature": "`v1,` and the base64 HMAC-SHA256 of id, timestamp and body with dots between them "
-        "(Standard Webhooks); several with spaces between them while the secret is being changed.",
-        "everput-attempt": "The attempt's number, from 1.",
+        "webhook-id": "The message's ID. It is the same in each attempt: use it to recognize repeats.",
+        "webhook-timestamp": "The time of the attempt, in seconds since the epoch.",
+        "webhook-signature": "`v1,` and the base64 HMAC-SHA256 of `id.timestamp.body` (Standard Webhooks). While the "
+        "secret is rotated, several signatures separated by spaces; one of them must match.",
+        "everput-attempt": "The number of the attempt, from 1.",
     }
-    taken = {"2XX": {"description": "Taken"}}
+    taken = {"2XX": {"description": "The listener has the message."}}
     return {
         "notify": {
             "post": {
-                "summary": "A message, at a listener's notify_url",
-                "description": "Anything but 2xx is tried again later; 410 pauses the listener.",
+                "summary": "Receive a message",
+                "description": "Everput sends each message to the listener's `notify_url`. Answer 2xx as soon as the "
+                "message is safe. Any other status is retried later; 410 also pauses the listener.",
                 "parameters": [
                     _parameter(Parameter(name, words, {"type": "string"}, "header")) for name, words in headers.items()
                 ],
                 "requestBody": {"content": {"application/json": {"schema": schemas.of(answers.Notification)}}},
-                "responses": {**taken, "410": {"description": "Send nothing more"}},
+                "responses": {**taken, "410": {"description": "The listener wants no more messages. It is paused."}},
             }
         },
         "liveness": {
             "get": {
-                "summary": "Is the listener up? At its liveness_url, while its deliveries fail",
-                "responses": taken,
+                "summary": "Answer a liveness check",
+                "description": "While deliveries fail, Everput checks the listener's `liveness_url`. A 2xx status "
+                "resumes the deliveries.",
+                "responses": {"2XX": {"description": "The listener is up."}},
             }
         },
     }

@@ -1,7 +1,7 @@
-"""What the reference says of each operation, by method and path.
+"""The operations of the API reference, by method and path.
 
-For: summary, shapes, parameters, problems and an example of every route there is; a test compares the two. Not for: the
-routes themselves, their scopes and handlers (app.py), making a document of it (openapi.py)."""
+For: summary, shapes, parameters, problems and example of every route; a test compares them with the routes. Not for:
+descriptions (descriptions.py), the routes' scopes and handlers (app.py), creating the OpenAPI document (openapi.py)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ KEY: Final = "key"  # or a session, with the organization it acts in
 SESSION: Final = "session"
 SESSION_OR_KEY: Final = "session or key"
 
-
-# Operations that make or change something that is kept for ever: they count as stored, so an organization can be full.
+# Operations whose events are kept for ever. They count as stored bytes, so an organization can be full (507).
 CHANGES: Final = frozenset(
     {
         *("createQueue", "renameQueue", "createListener", "updateListener", "resumeListener", "rotateSecret"),
@@ -38,7 +37,7 @@ CHANGES: Final = frozenset(
 
 
 class Parameter(NamedTuple):
-    """Of the query or, where `place` says so, a header. schema: JSON Schema."""
+    """A parameter of the query or, if `place` says so, a header. schema: JSON Schema."""
 
     name: str
     description: str
@@ -47,11 +46,13 @@ class Parameter(NamedTuple):
 
 
 class Told(NamedTuple):
-    """An operation. name: its operationId. asks: a session, either, or nobody, where its method has no scope.
+    """An operation of the API.
 
-    problems: beside those that every operation has. media: of the answer. example: a request's body.
-    tagged: the answer has an ETag. sets_cookie: for a browser.
-    makes: the parameter that names what was made, and where the answer has its value.
+    name: its operationId. summary: a verb first, at most six words. answer, request: the shapes of the bodies.
+    problems: the statuses of its errors, beside those that every operation has. example: a request's body.
+    asks: the credentials of an operation without a scope. media: the answer's media type.
+    tagged: the answer has an ETag. sets_cookie: the answer sets the session's cookie.
+    makes: the path parameter for the created resource's ID, and the RFC 6901 pointer to the ID in the answer.
     """
 
     name: str
@@ -70,35 +71,48 @@ class Told(NamedTuple):
 
 
 def parameters(method: str, path: str) -> frozenset[str]:
-    """The names of the query's parameters: no others are taken."""
+    """Return the names of the query parameters that an operation accepts. All others are refused."""
     told = TOLD.get((method, path))
     return frozenset() if told is None else frozenset(one.name for one in told.parameters if one.place == "query")
 
 
 _TEXT: Final = MappingProxyType({"type": "string"})
 _TIME: Final = MappingProxyType({"type": "string", "format": "date-time"})
-_LIMIT = Parameter("limit", "How many a page may have.", {"type": "integer", "minimum": 1, "maximum": 1000})
-_CURSOR = Parameter("cursor", "Where a page begins; `next` of the page before has it.", _TEXT)
-_FROM = Parameter("from", "From this time on.", _TIME)
-_TO = Parameter("to", "Before this time.", _TIME)
+_LIMIT = Parameter(
+    "limit", "The most items on a page. Default: 100.", {"type": "integer", "minimum": 1, "maximum": 1000}
+)
+_CURSOR = Parameter("cursor", "The start of the page, from `_links.next` of the page before.", _TEXT)
+_FROM = Parameter("from", "Start of the time range, for example `2026-01-31T12:00:00Z`.", _TIME)
+_TO = Parameter("to", "End of the time range, excluded.", _TIME)
 _PAGE = (_LIMIT, _CURSOR)
-_AT = Parameter("at", "As it was at this time.", _TIME)
-_TYPE = Parameter("type", "Types of events, with commas between them.", _TEXT)
-_IF_MATCH = Parameter("If-Match", "An `ETag`: change only what it was the tag of.", _TEXT, "header")
-_IF_NONE_MATCH = Parameter("If-None-Match", "An `ETag`: 304 if the answer is still the same.", _TEXT, "header")
+_AT = Parameter("at", "Show the state at this past time, for example `2026-01-31T12:00:00Z`.", _TIME)
+_TYPE = Parameter("type", "Event types, separated by commas, for example `queue,message.put`.", _TEXT)
+_IF_MATCH = Parameter(
+    "If-Match",
+    "The `ETag` of an earlier answer. The request is refused with 412 if the resource has changed since.",
+    _TEXT,
+    "header",
+)
+_IF_NONE_MATCH = Parameter(
+    "If-None-Match",
+    "The `ETag` of an earlier answer. If the resource has not changed since, the answer is 304.",
+    _TEXT,
+    "header",
+)
 _WHICH = Parameter(
     "which",
-    "`this` session, the account's `others`, or `all` of them.",
+    "The sessions to end: `this` one, the account's `others`, or `all`.",
     {"type": "string", "enum": ["this", "others", "all"], "default": "this"},
 )
 _EVEN_IF_LAST = Parameter(
     "even_if_last",
-    "Do it although no other member is left who can sign in; else that is 422.",
+    "Remove the member even if no other member can sign in. Otherwise such a request is refused with 422.",
     {"type": "boolean", "default": False},
 )
 _ONCE = Parameter(
     "Idempotency-Key",
-    "Repeated with the same key within 24 hours, a request stores nothing and gets the first answer again.",
+    "A new text for each put, such as a UUID. A request repeated with the same key within 24 hours stores nothing and "
+    "gets the first answer again.",
     {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]*$"},
     "header",
 )
@@ -114,7 +128,7 @@ _ACCOUNT_EXAMPLE: Final = {"email": "ann@myapp.io", "password": "correct horse b
 TOLD: Final[Mapping[tuple[str, str], Told]] = {
     ("PUT", "/v1/queues"): Told(
         "createQueue",
-        "Make a queue",
+        "Create a queue",
         answers.QueueAnswer,
         shapes.NameBody,
         problems=BODY,
@@ -124,14 +138,14 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
     ),
     ("GET", "/v1/queues"): Told(
         "listQueues",
-        "List the queues, oldest first",
+        "List queues",
         answers.QueuesAnswer,
-        parameters=(*_PAGE, _AT, Parameter("name", "Only the queue of exactly this name.", _TEXT)),
+        parameters=(*_PAGE, _AT, Parameter("name", "Only the queue with exactly this name.", _TEXT)),
         problems=(400, 422),
     ),
     ("GET", _QUEUE): Told(
         "getQueue",
-        "A queue",
+        "Get a queue",
         answers.QueueAnswer,
         parameters=(_AT, _IF_NONE_MATCH),
         problems=(400, 404, 422),
@@ -149,14 +163,14 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
     ),
     ("DELETE", _QUEUE): Told(
         "deleteQueue",
-        "Delete a queue; its listeners end and what is undelivered is cancelled",
+        "Delete a queue",
         answers.QueueAnswer,
         parameters=(_IF_MATCH,),
         problems=(404, 412),
     ),
     ("PUT", _QUEUE + "/listeners"): Told(
         "createListener",
-        "Make a listener; it gets every message that is put from now on",
+        "Create a listener",
         answers.NewListenerAnswer,
         shapes.NewListenerBody,
         problems=(404, *BODY),
@@ -166,14 +180,14 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
     ),
     ("GET", _QUEUE + "/listeners"): Told(
         "listListeners",
-        "List a queue's listeners, oldest first",
+        "List a queue's listeners",
         answers.ListenersAnswer,
         parameters=(*_PAGE, _AT),
         problems=(400, 404, 422),
     ),
     ("GET", _LISTENER): Told(
         "getListener",
-        "A listener, and how it is doing",
+        "Get a listener and its state",
         answers.ListenerNowAnswer,
         parameters=(_AT, _IF_NONE_MATCH),
         problems=(400, 404, 422),
@@ -181,7 +195,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
     ),
     ("PUT", _LISTENER): Told(
         "updateListener",
-        "Change a listener, in full or in part; pending deliveries go to the new URL",
+        "Change a listener",
         answers.ListenerAnswer,
         shapes.ListenerBody,
         (_IF_MATCH,),
@@ -191,27 +205,27 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
     ),
     ("DELETE", _LISTENER): Told(
         "deleteListener",
-        "Delete a listener; its pending deliveries are cancelled",
+        "Delete a listener",
         answers.ListenerAnswer,
         parameters=(_IF_MATCH,),
         problems=(404, 412),
     ),
     ("POST", _LISTENER + "/pause"): Told(
-        "pauseListener", "Send a listener nothing for now", answers.ListenerAnswer, problems=(404,), tagged=True
+        "pauseListener", "Pause a listener", answers.ListenerAnswer, problems=(404,), tagged=True
     ),
     ("POST", _LISTENER + "/resume"): Told(
         "resumeListener",
-        "Send a paused listener its messages again",
+        "Resume a listener",
         answers.ListenerAnswer,
         problems=(404,),
         tagged=True,
     ),
     ("GET", _LISTENER + "/secret"): Told(
-        "getSecret", "A listener's signing secret", answers.SecretAnswer, problems=(404,)
+        "getSecret", "Get a listener's signing secret", answers.SecretAnswer, problems=(404,)
     ),
     ("POST", _LISTENER + "/secret/rotate"): Told(
         "rotateSecret",
-        "Change a listener's signing secret; for a while the former one signs, too",
+        "Rotate a listener's signing secret",
         answers.SecretAnswer,
         shapes.RotationBody,
         problems=(404, *BODY),
@@ -220,24 +234,25 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
     ),
     ("POST", _LISTENER + "/test"): Told(
         "testListener",
-        "Send a listener one marked message, and say what it answered",
+        "Send a test message",
         answers.TrialAnswer,
         problems=(404, 429),
     ),
     ("GET", _LISTENER + "/deliveries"): Told(
         "listDeliveries",
-        "List a listener's deliveries that are set aside to be tried later, having failed for a minute, or parked; "
-        "a page may be short while there is a next one",
+        "List retrying and parked deliveries",
         answers.DeliveriesAnswer,
         parameters=(
-            Parameter("state", "Only these.", {"type": "string", "enum": ["pending", "retrying", "parked"]}),
+            Parameter(
+                "state", "Only deliveries in this state.", {"type": "string", "enum": ["pending", "retrying", "parked"]}
+            ),
             *_PAGE,
         ),
         problems=(400, 404, 422),
     ),
     ("POST", _LISTENER + "/redrive"): Told(
         "redriveListener",
-        "Try parked and retrying deliveries now: those of some messages, or all",
+        "Retry deliveries now",
         answers.RedriveAnswer,
         shapes.RedriveBody,
         problems=(404, *BODY),
@@ -246,7 +261,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
     ),
     ("POST", _LISTENER + "/replay"): Told(
         "replayToListener",
-        "Deliver what was put in a time once more, or only count it",
+        "Replay messages of a time range",
         answers.ReplayBegunAnswer,
         shapes.ReplayBody,
         problems=(404, *BODY),
@@ -254,10 +269,10 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         makes=("replay_id", "/replay/id"),
     ),
     ("GET", _LISTENER + "/replays"): Told(
-        "listReplays", "A listener's replays, oldest first", answers.ReplaysAnswer, None, _PAGE, (400, 404, 422)
+        "listReplays", "List a listener's replays", answers.ReplaysAnswer, None, _PAGE, (400, 404, 422)
     ),
-    ("GET", _REPLAY): Told("getReplay", "A replay and how far it is", answers.ReplayAnswer, problems=(404,)),
-    ("DELETE", _REPLAY): Told("cancelReplay", "Deliver no more of a replay", answers.ReplayAnswer, problems=(404,)),
+    ("GET", _REPLAY): Told("getReplay", "Get a replay and its progress", answers.ReplayAnswer, problems=(404,)),
+    ("DELETE", _REPLAY): Told("cancelReplay", "Cancel a replay", answers.ReplayAnswer, problems=(404,)),
     ("POST", _REPLAY + "/pause"): Told("pauseReplay", "Pause a replay", answers.ReplayAnswer, problems=(404,)),
     ("POST", _REPLAY + "/resume"): Told("resumeReplay", "Resume a replay", answers.ReplayAnswer, problems=(404,)),
     ("PUT", _QUEUE + "/messages"): Told(
@@ -272,7 +287,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
     ),
     ("POST", _QUEUE + "/messages/batch"): Told(
         "putBatch",
-        "Put up to 1,000 messages, all or none",
+        "Put several messages",
         answers.BatchAnswer,
         shapes.BatchBody,
         (_ONCE,),
@@ -281,14 +296,14 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
     ),
     ("GET", _QUEUE + "/messages"): Told(
         "listMessages",
-        "List a queue's messages, newest first; a page may be short while there is a next one",
+        "List a queue's messages",
         answers.MessagesAnswer,
         parameters=(_FROM, _TO, *_PAGE),
         problems=(400, 404, 422),
     ),
     ("GET", _MESSAGE): Told(
         "getMessage",
-        "A message, and where it is with each listener",
+        "Get a message and its deliveries",
         answers.MessageAnswer,
         parameters=(_IF_NONE_MATCH,),
         problems=(404,),
@@ -296,7 +311,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
     ),
     ("PUT", _MESSAGE): Told(
         "updateMessage",
-        "Change a message's data: what is not sent yet is sent with the new; the answer says who had it already",
+        "Change a message's data",
         answers.ChangedMessageAnswer,
         shapes.MessageDataBody,
         (_IF_MATCH,),
@@ -306,14 +321,14 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
     ),
     ("DELETE", _MESSAGE): Told(
         "deleteMessage",
-        "Delete a message: what is not sent yet is cancelled; the answer says who had it already",
+        "Delete a message",
         answers.ChangedMessageAnswer,
         parameters=(_IF_MATCH,),
         problems=(404, 412),
     ),
     ("PUT", "/v1/accounts"): Told(
         "createAccount",
-        "Register",
+        "Register an account",
         answers.AccountAnswer,
         shapes.AccountBody,
         problems=(403, 429, *BODY),
@@ -322,7 +337,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
     ),
     ("POST", "/v1/accounts/password"): Told(
         "changePassword",
-        "Change the password; the account's other sessions end",
+        "Change the password",
         answers.AccountAnswer,
         shapes.PasswordBody,
         problems=(429, *BODY),
@@ -331,7 +346,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
     ),
     ("POST", "/v1/accounts/delete"): Told(
         "deleteAccount",
-        "Delete the account; the answer names the organizations that nobody can sign in to any more",
+        "Delete the account",
         answers.DeletedAccountAnswer,
         shapes.DeletionBody,
         problems=(429, *BODY),
@@ -349,10 +364,10 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         asks=OPEN,
         sets_cookie=True,
     ),
-    ("GET", "/v1/sessions"): Told("getSession", "Who is signed in", answers.SessionAnswer, asks=SESSION),
+    ("GET", "/v1/sessions"): Told("getSession", "Get the session and its account", answers.SessionAnswer, asks=SESSION),
     ("DELETE", "/v1/sessions"): Told(
         "endSession",
-        "Sign out, here or elsewhere",
+        "Sign out",
         answers.EndedSessionAnswer,
         parameters=(_WHICH,),
         asks=SESSION,
@@ -360,7 +375,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
     ),
     ("PUT", "/v1/organizations"): Told(
         "createOrganization",
-        "Make an organization",
+        "Create an organization",
         answers.OrganizationAnswer,
         shapes.NameBody,
         problems=BODY,
@@ -370,7 +385,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
     ),
     ("GET", "/v1/organizations"): Told(
         "listOrganizations",
-        "The organizations of the account, or the one of the key",
+        "List organizations",
         answers.OrganizationsAnswer,
         asks=SESSION_OR_KEY,
     ),
@@ -379,7 +394,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
     ),
     ("DELETE", _MEMBERS + "/{account_id}"): Told(
         "removeMember",
-        "Remove a member, or leave; keys stay, for they are the organization's",
+        "Remove a member",
         answers.MemberAnswer,
         parameters=(_EVEN_IF_LAST,),
         problems=(404,),
@@ -387,7 +402,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
     ),
     ("PUT", _KEYS): Told(
         "createKey",
-        "Make a key; the only answer that holds it",
+        "Create an API key",
         answers.NewKeyAnswer,
         shapes.KeyBody,
         problems=(404, *BODY),
@@ -397,30 +412,37 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
     ),
     ("GET", _KEYS): Told(
         "listKeys",
-        "List an organization's keys, oldest first",
+        "List API keys",
         answers.KeysAnswer,
         parameters=(*_PAGE, _AT),
         problems=(400, 404, 422),
         asks=SESSION_OR_KEY,
     ),
     ("GET", _KEYS + "/{key_id}"): Told(
-        "getKey", "A key", answers.KeyAnswer, parameters=(_AT,), problems=(400, 404, 422), asks=SESSION_OR_KEY
+        "getKey", "Get an API key", answers.KeyAnswer, parameters=(_AT,), problems=(400, 404, 422), asks=SESSION_OR_KEY
     ),
     ("DELETE", _KEYS + "/{key_id}"): Told(
-        "revokeKey", "Revoke a key", answers.KeyAnswer, problems=(404,), asks=SESSION_OR_KEY
+        "revokeKey", "Revoke an API key", answers.KeyAnswer, problems=(404,), asks=SESSION_OR_KEY
     ),
     ("GET", "/v1/log"): Told(
         "readLog",
-        "The organization's events in one order, a line each",
+        "Read the log",
         answers.LogLine,
         parameters=(
             _FROM,
             _TO,
             _TYPE,
-            *(Parameter(name, f"Only events of this {name}.", _TEXT) for name in ("queue", "listener", "message")),
-            Parameter("actor", "Only what it did: `key:<id>`, `account:<id>` or `worker`.", _TEXT),
+            *(
+                Parameter(name, f"Only events of the {name} with this ID.", _TEXT)
+                for name in ("queue", "listener", "message")
+            ),
+            Parameter(
+                "actor", "Only events caused by this actor: `key:<id>`, `account:<id>`, `worker` or `shell`.", _TEXT
+            ),
             _CURSOR,
-            Parameter("limit", "How many events.", {"type": "integer", "minimum": 1, "maximum": 1_000_000}),
+            Parameter(
+                "limit", "The most events in the answer.", {"type": "integer", "minimum": 1, "maximum": 1_000_000}
+            ),
         ),
         problems=(400, 404, 422),
         media="application/x-ndjson",

@@ -1,8 +1,8 @@
-"""The shapes of request bodies, and how a body becomes one of them.
+"""The shapes of request bodies, and the parser of a body.
 
-For: JSON to a checked struct; where it does not fit, the RFC 6901 pointer to the place. Not for: rules that go beyond
-a value's type and range (broker/commands/directory.py, broker/commands/puts.py), answers (queues.py, listeners.py,
-messages.py)."""
+For: turning JSON into a checked struct, or into an error with the RFC 6901 pointer to the wrong place; the docstrings
+are the API reference's descriptions of the fields (openapi.py). Not for: rules beyond a value's type and range
+(broker/commands/directory.py, broker/commands/puts.py), answers (everput/answers)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from broker.core.names import NAME_CHARS_MAX, shortened
 from broker.errors import Refused
 
 _DAY_S: Final = 86_400
-_DETAIL_CHARS_MAX: Final = 300  # of msgspec's message: it quotes the body, which may be long
+_DETAIL_CHARS_MAX: Final = 300  # msgspec's message quotes the body, which may be long
 # linear: sees at most _DETAIL_CHARS_MAX characters; the class excludes what follows it
 _FIELD = re.compile(r"field `([^`]*)`")
 # linear: as _FIELD
@@ -29,52 +29,84 @@ _STEP = re.compile(r"\.([^.\[]+)|\[([^\[\]]*)\]")
 
 T = TypeVar("T")
 
-# These constraints are for the reference: the values are checked where more is known (broker/commands/directory.py,
-# broker/commands/puts.py).
+# These constraints are for the reference only. The values are checked by the commands, which give better messages
+# (broker/commands/directory.py, broker/commands/puts.py).
 Name = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": NAME_CHARS_MAX})]
 Url = Annotated[str, Meta(extra_json_schema={"format": "uri", "pattern": "^https?://"})]
 Email = Annotated[str, Meta(extra_json_schema={"format": "email"})]
-Begin = Annotated[str, Meta(description="`now`, `beginning`, or a time.")]
 
 
 class NameBody(Struct, forbid_unknown_fields=True):
-    """PUT of a queue, new or renamed."""
+    """The body of a request that names a queue or an organization.
+
+    name: The name, with 1 to 200 printable characters.
+    """
 
     name: Name
 
 
 class AccountBody(Struct, forbid_unknown_fields=True):
-    """PUT of an account, POST of a session."""
+    """The body of a request to register or to sign in.
+
+    email: The e-mail address of the account.
+    password: The password.
+    """
 
     email: Email
     password: str
 
 
 class PasswordBody(Struct, forbid_unknown_fields=True):
-    """POST of a password. password: the one until now."""
+    """The body of a request to change a password.
+
+    password: The current password.
+    new_password: The new password.
+    """
 
     password: str
     new_password: str
 
 
 class DeletionBody(Struct, forbid_unknown_fields=True):
-    """POST of an account's deletion. even_if_last: though an organization is left without a member who can sign in."""
+    """The body of a request to delete an account.
+
+    password: The current password.
+    even_if_last: Delete the account even if it is the last member of an organization who can sign in.
+    """
 
     password: str
     even_if_last: bool = False
 
 
 class KeyBody(Struct, forbid_unknown_fields=True):
-    """PUT of a key. What is null is not restricted, but scopes, which then are the default."""
+    """The body of a request to create an API key.
+
+    name: The name: the program or person that uses the key.
+    scopes: The scopes of the key. Default: `queues` and `messages`.
+    queues: The IDs of the queues that the key is restricted to. Default: all queues.
+    expires_at: The time from which the key is refused. Default: never.
+    """
 
     name: Name
     scopes: Annotated[tuple[str, ...], Meta(extra_json_schema={"items": {"enum": [*SCOPES]}})] | None = None
-    queues: Annotated[tuple[str, ...], Meta(description="The ids of the queues that it is for.")] | None = None
-    expires_at: Annotated[datetime, Meta(tz=True, description="It is refused from then on.")] | None = None
+    queues: tuple[str, ...] | None = None
+    expires_at: Annotated[datetime, Meta(tz=True)] | None = None
 
 
 class ListenerSettingsBody(Struct, forbid_unknown_fields=True, kw_only=True):
-    """What may be said about a listener's deliveries. Not said: the default, or as it was. null: no limit."""
+    """The delivery settings of a listener. A setting that is left out keeps its value; in a new listener, its default.
+
+    max_in_flight: The most requests to the listener at a time, over all workers; each worker may send at least one.
+        Default: 64.
+    rate_per_s: The most deliveries per second; null for no limit. Default: no limit.
+    timeout_ms: The time that an attempt may take, in milliseconds. Default: 15,000.
+    max_attempts: The attempts after which a delivery is parked; null for no limit. Default: no limit.
+    max_age_s: The seconds after its first attempt at which a failing delivery is parked. Default: 259,200 (72 hours).
+    retry_first_ms: The longest delay after the first failure, in milliseconds; it doubles with each further failure.
+        Default: 1,000.
+    retry_max_s: The longest delay between two attempts, in seconds. Default: 3,600.
+    headers: The headers to add to each request, up to 32. The value `…` keeps the saved value of a header.
+    """
 
     max_in_flight: Annotated[int, Meta(ge=1, le=10_000)] | UnsetType = UNSET
     rate_per_s: Annotated[float, Meta(ge=0.001, le=1000000)] | UnsetType | None = UNSET
@@ -87,19 +119,29 @@ class ListenerSettingsBody(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class NewListenerBody(ListenerSettingsBody, forbid_unknown_fields=True, kw_only=True):
-    """PUT of a new listener. begin: the field `from`."""
+    """The body of a request to create a listener.
+
+    name: The name, unique in the queue.
+    notify_url: The URL to which each message is sent by POST. A 2xx status accepts the message.
+    liveness_url: The URL that is checked by GET while deliveries fail. A 2xx status resumes them.
+    secret: The signing secret, `whsec_…`. Default: a new one.
+    begin: The first message to deliver: `now`, `beginning`, or a time such as `2026-01-31T12:00:00Z`.
+    """
 
     name: Name
     notify_url: Url
     liveness_url: Url
     secret: str | None = None
-    begin: Begin = msgspec.field(default="now", name="from")
+    begin: str = msgspec.field(default="now", name="from")
 
 
 class ListenerBody(ListenerSettingsBody, forbid_unknown_fields=True, kw_only=True):
-    """PUT of an existing listener, in full or in part.
+    """The body of a request to change a listener. Fields that are left out keep their values.
 
-    notify_url: where its scheme, host or port changes, the values of `headers` must be given again, or `{}` for none.
+    name: The new name, unique in the queue.
+    notify_url: The new URL for messages. If its scheme, host or port changes, give the values of `headers` again, or
+        `{}` for no headers.
+    liveness_url: The new URL for liveness checks.
     """
 
     name: Name | None = None
@@ -108,22 +150,36 @@ class ListenerBody(ListenerSettingsBody, forbid_unknown_fields=True, kw_only=Tru
 
 
 class RotationBody(Struct, forbid_unknown_fields=True):
-    """POST of a secret's rotation. overlap_s: how long the former secrets sign, too."""
+    """The body of a request to rotate a signing secret.
+
+    secret: The new secret, `whsec_…`. Default: a new one.
+    overlap_s: The seconds for which previous secrets sign, too. If a secret has leaked, use 0.
+    """
 
     secret: str | None = None
     overlap_s: Annotated[int, Meta(ge=0, le=OVERLAP_S_MAX)] = OVERLAP_S
 
 
 class RedriveBody(Struct, forbid_unknown_fields=True):
-    """POST of a redrive. messages: ids; not said: all."""
+    """The body of a request to retry deliveries now.
+
+    messages: The IDs of the messages to retry. Default: all parked and retrying deliveries.
+    """
 
     messages: Annotated[list[str], Meta(min_length=1, max_length=1000)] | None = None
 
 
 class ReplayBody(Struct, forbid_unknown_fields=True, kw_only=True):
-    """POST of a replay. begin: the field `from`, a time or `beginning`. to: now when it is not said.
+    """The body of a request to start or count a replay.
 
-    send_headers: send the listener's headers to a notify_url of another origin (scheme, host, port), too.
+    begin: The start of the time range: a time, or `beginning`.
+    to: The end of the time range. Default: now.
+    only: The messages to deliver: `all`, those that `failed`, or those `undelivered`.
+    dry_run: Count the messages and deliver none.
+    rate_per_s: The most deliveries per second. Default: the listener's own limit.
+    notify_url: The URL to deliver to. Default: the listener's own.
+    liveness_url: The URL to check while deliveries fail. Default: the listener's own.
+    send_headers: Send the listener's headers even to a `notify_url` with another scheme, host or port.
     """
 
     begin: str = msgspec.field(name="from")
@@ -137,7 +193,13 @@ class ReplayBody(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class MessageBody(Struct, forbid_unknown_fields=True):
-    """PUT of a message."""
+    """The body of a request to put a message.
+
+    data: The data: any text up to 1 MiB of UTF-8.
+    name: The name. Default: the queue's name, `-message-` and a short ID.
+    key: The ordering key. Messages of a queue with the same key are delivered one at a time, in order.
+    deliver_at: The time before which the message is not delivered, up to 366 days ahead. Default: now.
+    """
 
     data: str
     name: Name | None = None
@@ -146,26 +208,32 @@ class MessageBody(Struct, forbid_unknown_fields=True):
 
 
 class MessageDataBody(Struct, forbid_unknown_fields=True):
-    """PUT of a message that is there."""
+    """The body of a request to change a message.
+
+    data: The new data: any text up to 1 MiB of UTF-8.
+    """
 
     data: str
 
 
 class BatchBody(Struct, forbid_unknown_fields=True):
-    """POST of several messages."""
+    """The body of a request to put several messages.
+
+    messages: The messages, 1 to 1,000.
+    """
 
     messages: Annotated[list[MessageBody], Meta(min_length=1, max_length=1000)]
 
 
 def parse(body: bytes, shape: type[T]) -> T:
-    """The body as this shape (Malformed, Refused with the pointer).
+    """Parse a body into this shape. Raises Malformed if it is not JSON, Refused with a pointer if it does not fit.
 
-    orjson first: it takes no lone surrogates, no invalid UTF-8, no NaN and no endless nesting, and reads to the end.
+    orjson parses first: it refuses lone surrogates, invalid UTF-8, NaN, deep nesting and trailing bytes.
     """
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise Malformed(f"The body is not JSON: {error}") from None
+        raise Malformed(f"The body is not valid JSON: {error}") from None
     try:
         return msgspec.convert(fields, shape)
     except msgspec.ValidationError as error:
@@ -173,9 +241,9 @@ def parse(body: bytes, shape: type[T]) -> T:
 
 
 def _refusal(message: str) -> Refused:
-    """Return msgspec's `Expected `str`, got `int` - at `$.data`` as a detail and a pointer.
+    """Turn a message of msgspec, such as "Expected `str`, got `int` - at `$.data`", into a detail and a pointer.
 
-    The message quotes the body, so only its end is taken for the place, and only where it is as short as places are.
+    The message quotes the body. So only its end counts as the place, and only if it is as short as places are.
     """
     detail, at, place = message.rpartition(" - at `")
     if not at or len(place) > _DETAIL_CHARS_MAX:
@@ -183,7 +251,7 @@ def _refusal(message: str) -> Refused:
     detail = shortened(detail, _DETAIL_CHARS_MAX)
     steps = _STEP.finditer(place.rstrip("`"))
     pointer = "".join("/" + _escaped(step[1] or step[2]) for step in steps if step[2] != "...")
-    if (field := _FIELD.search(detail)) is not None:  # missing or unknown: the place is the field's own
+    if (field := _FIELD.search(detail)) is not None:  # a missing or unknown field: point to the field itself
         pointer += "/" + _escaped(field[1])
     return Refused(detail, pointer=pointer)
 

@@ -4,6 +4,8 @@ That every answer is as told is checked at every request of these tests (api_cli
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 import shlex
 
@@ -15,12 +17,20 @@ from api_client import make_api
 from api import shapes
 from api.app import operations
 from api.calls import Call
-from api.openapi import document
+from api.descriptions import DESCRIPTIONS
+from api.openapi import described, document
 from api.reference import TOLD
 from broker.core.directory import Queue
 from broker.core.events import MessagePut, encode
 from broker.delivery.reading.message import Message
+from everput import answers
 from everput.answers import Notification
+
+ANSWERS = [module.name for module in pkgutil.iter_modules(answers.__path__)]
+SUMMARY_VERBS = {
+    *("Answer", "Cancel", "Change", "Create", "Delete", "Get", "List", "Pause", "Put", "Read", "Receive", "Register"),
+    *("Remove", "Rename", "Replay", "Resume", "Retry", "Revoke", "Rotate", "Send", "Sign"),
+}
 
 
 async def reference() -> dict:
@@ -160,3 +170,31 @@ def test_what_a_listener_gets_is_as_told():
     queue = Queue(id=put.queue_id, organization_id="o", name="orders", created_at_ms=0)
     body = Message(0, put.message_id.encode(), queue.id, 1, encode(put)).body(queue)
     assert msgspec.json.decode(body, type=Notification).message.data == "ü\n"
+
+
+async def test_each_operation_has_a_short_summary_and_a_description_in_sentences():
+    told = await reference()
+    operations = [one for path in told["paths"].values() for one in path.values()]
+    assert {one["operationId"] for one in operations} == set(DESCRIPTIONS)
+    for one in [*operations, *(hook for path in told["webhooks"].values() for hook in path.values())]:
+        assert len(one["summary"].split()) <= 6, one["summary"]
+        assert one["summary"].split()[0] in SUMMARY_VERBS
+        assert one["description"].endswith(".")
+        assert all(parameter["description"].endswith(".") for parameter in one.get("parameters", ()))
+
+
+async def test_each_schema_and_each_field_is_described():
+    for name, schema in (await reference())["components"]["schemas"].items():
+        assert schema["description"].endswith("."), name
+        for field, one in schema.get("properties", {}).items():
+            assert one.get("description", "").endswith("."), f"{name}.{field}"
+
+
+@pytest.mark.parametrize("name", ["api.shapes", *(f"everput.answers.{name}" for name in ANSWERS)])
+def test_a_shape_describes_its_own_fields_and_no_others(name):
+    module = importlib.import_module(name)
+    shapes = [one for one in vars(module).values() if isinstance(one, type) and one.__module__ == name]
+    assert shapes
+    for shape in shapes:
+        own = set(shape.__struct_fields__) - set(shape.__base__.__struct_fields__)
+        assert set(described(shape)[1]) == own, shape

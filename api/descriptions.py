@@ -1,0 +1,158 @@
+"""The descriptions of the operations in the API reference, by operationId.
+
+For: whole sentences about what an operation does, when it fails, and what to do then. Not for: shapes, parameters and
+examples (reference.py), scopes (app.py; openapi.py adds a sentence about them)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+DESCRIPTIONS: Final[Mapping[str, str]] = {
+    "createQueue": (
+        "Creates a queue. The name must be unique in the organization; a name that is taken is refused with 422. "
+        "Save the ID: all other requests use it."
+    ),
+    "listQueues": (
+        "Lists the organization's queues, oldest first. To find the ID of a queue, pass its exact name, for example"
+        " `?name=orders`. Follow `_links.next` until it is missing to read all pages. With `at`, the answer shows "
+        "the state at that time, for example `?at=2026-01-31T12:00:00Z`."
+    ),
+    "getQueue": (
+        "Returns a queue and its listeners. With `at`, the answer shows the state at that time, for example "
+        "`?at=2026-01-31T12:00:00Z`."
+    ),
+    "renameQueue": (
+        "Renames a queue. Its ID, messages and listeners stay. New attempts carry the new name. With `If-Match`, "
+        "the request is refused with 412 if somebody else has changed it in the meantime."
+    ),
+    "deleteQueue": (
+        "Deletes a queue and its listeners, and cancels all undelivered messages. The log keeps what happened. With"
+        " `If-Match`, the request is refused with 412 if somebody else has changed it in the meantime."
+    ),
+    "createListener": (
+        "Creates a listener, which gets every message of the queue by HTTP POST. By default it gets the messages "
+        'put from now on; with `"from": "beginning"` it gets all. The answer holds the secret that signs the '
+        "requests. A URL whose address is not allowed is refused with 422."
+    ),
+    "listListeners": (
+        "Lists a queue's listeners, oldest first. Follow `_links.next` until it is missing to read all pages. With "
+        "`at`, the answer shows the state at that time, for example `?at=2026-01-31T12:00:00Z`."
+    ),
+    "getListener": (
+        "Returns a listener with its settings and its current state, backlog and last error. With `at`, the answer "
+        "shows the state at that time, for example `?at=2026-01-31T12:00:00Z`."
+    ),
+    "updateListener": (
+        "Changes the fields in the body and keeps all others. Pending deliveries go to the new URL. With `If-"
+        "Match`, the request is refused with 412 if somebody else has changed it in the meantime."
+    ),
+    "deleteListener": (
+        "Deletes a listener and cancels its pending deliveries. The log keeps what happened. With `If-Match`, the "
+        "request is refused with 412 if somebody else has changed it in the meantime."
+    ),
+    "pauseListener": (
+        "Pauses a listener: nothing is sent to it until it is resumed. Its messages wait, and use up no attempts. "
+        "Pausing a paused listener changes nothing."
+    ),
+    "resumeListener": "Resumes a paused listener. Its waiting messages are sent to it.",
+    "getSecret": (
+        "Returns the secret that signs the requests to a listener (Standard Webhooks), and until when previous "
+        "secrets sign, too."
+    ),
+    "rotateSecret": (
+        "Replaces a listener's signing secret. For `overlap_s` seconds (24 hours by default) requests carry the "
+        "signatures of the new and the previous secret, so give the listener the new one in that time. At most "
+        "three previous secrets sign at a time."
+    ),
+    "testListener": (
+        "Sends a listener one marked message and returns what it answered. The test bypasses the queue: it is not "
+        "stored and not retried. The answer is 200 whatever the listener answered; see `test.status`."
+    ),
+    "listDeliveries": (
+        "Lists a listener's parked and retrying deliveries, and those that wait for their `deliver_at`. A delivery "
+        "is listed once it has failed for a minute. Filter with `state`, for example `?state=parked`. A page may be"
+        " short, or empty, while there is a next one."
+    ),
+    "redriveListener": (
+        "Retries parked and retrying deliveries now: those of the messages in the body, or all. Each starts again "
+        "with all its attempts."
+    ),
+    "replayToListener": (
+        'Starts a replay: the messages of a time range are delivered to the listener again. With `"dry_run": true` '
+        "the messages are only counted. At most 10 replays of a listener and 100 of an organization run at a time."
+    ),
+    "listReplays": (
+        "Lists a listener's replays, oldest first. Follow `_links.next` until it is missing to read all pages."
+    ),
+    "getReplay": "Returns a replay with its state and progress.",
+    "cancelReplay": "Cancels a replay. Its remaining messages are not delivered.",
+    "pauseReplay": "Pauses a replay. Nothing of it is delivered until it is resumed.",
+    "resumeReplay": "Resumes a paused replay.",
+    "putMessage": (
+        "Puts a message on a queue. Every listener of the queue gets it. The answer 200 means that the message is "
+        "stored on disk by Kafka. After a 503 or no answer the message may be stored; send an `Idempotency-Key` "
+        "with each put, and repeat the request with the same key until it succeeds."
+    ),
+    "putBatch": (
+        "Puts up to 1,000 messages. If one is refused, none is stored. An `Idempotency-Key` counts for the whole batch."
+    ),
+    "listMessages": (
+        "Lists a queue's messages, newest first, without deleted ones. Choose a time range with `from` and `to`, "
+        "for example `?from=2026-01-31T12:00:00Z`. A page may be short, or empty, while there is a next one. Follow"
+        " `_links.next` until it is missing to read all pages."
+    ),
+    "getMessage": "Returns a message and, for each listener, the state of its delivery and all attempts.",
+    "updateMessage": (
+        "Changes a message's data. Deliveries that are not made yet get the new data. The answer names the "
+        "listeners that already had the old data as `delivered`. With `If-Match`, the request is refused with 412 "
+        "if somebody else has changed it in the meantime."
+    ),
+    "deleteMessage": (
+        "Deletes a message and cancels the deliveries that are not made yet. The answer names the listeners that "
+        "already had it as `delivered`. The log keeps what happened. With `If-Match`, the request is refused with "
+        "412 if somebody else has changed it in the meantime."
+    ),
+    "createAccount": (
+        "Registers an account with an e-mail address and a password. If registration is closed, the answer is 403; "
+        "ask the operator for an account."
+    ),
+    "changePassword": "Changes the password of the signed-in account. Its other sessions end.",
+    "deleteAccount": (
+        "Deletes the signed-in account. API keys stay, because they belong to organizations. If an organization "
+        "would be left with no member who can sign in, the request is refused with 422 unless `even_if_last` is "
+        "true; the answer then names these organizations."
+    ),
+    "startSession": (
+        "Signs in and starts a session. Programs send the token as `Authorization: Bearer evs_…`; browsers get it "
+        "as a cookie. After too many attempts the answer is 429; wait as long as `Retry-After` says."
+    ),
+    "getSession": "Returns the session of the request and its account.",
+    "endSession": "Signs out: ends this session, the account's others, or all, for example `?which=others`.",
+    "createOrganization": "Creates an organization. The signed-in account becomes its first member.",
+    "listOrganizations": ("Lists the organizations of the signed-in account, or the one that the API key belongs to."),
+    "listMembers": "Lists the members of an organization. All members have the same rights.",
+    "removeMember": (
+        "Removes a member from an organization. To leave, remove your own account. API keys stay, because they "
+        "belong to the organization."
+    ),
+    "createKey": (
+        "Creates an API key. Only this answer holds the key itself: save it. A key can give another key only scopes"
+        " that it has itself, and no longer life than its own."
+    ),
+    "listKeys": (
+        "Lists an organization's API keys, oldest first, without their secrets. Follow `_links.next` until it is "
+        "missing to read all pages. With `at`, the answer shows the state at that time, for example "
+        "`?at=2026-01-31T12:00:00Z`."
+    ),
+    "getKey": (
+        "Returns an API key without its secret. With `at`, the answer shows the state at that time, for example "
+        "`?at=2026-01-31T12:00:00Z`."
+    ),
+    "revokeKey": "Revokes an API key. Requests with it are refused with 401 from then on. This can't be undone.",
+    "readLog": (
+        "Streams the organization's events in the order of the log, one JSON object a line. The last line has a "
+        "`cursor`: pass it to read on from there, for example after a broken connection. Choose events with `type`,"
+        " for example `?type=queue,message.put`."
+    ),
+}

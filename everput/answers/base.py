@@ -1,0 +1,87 @@
+"""The parts that all answers share: links, names, times, problems.
+
+For: base classes and types. Not for: the answer of an operation (the other modules of this package)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+Id = Annotated[str, Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", extra_json_schema={"format": "uuid"})]
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]  # UTC, with milliseconds
+Count = Annotated[int, Meta(ge=0)]
+
+
+class Answer(Struct, kw_only=True):
+    """The base of all answers. An answer may have more fields than a program knows; ignore them."""
+
+
+class Link(Answer):
+    """A link to a resource.
+
+    href: The URL of the resource.
+    """
+
+    href: str
+
+
+class Links(Answer):
+    """The links of an answer.
+
+    self_: The resource that the answer shows.
+    """
+
+    self_: Link = field(name="self")
+
+
+class PageLinks(Links):
+    """The links of a page of a list.
+
+    next: The next page. Missing on the last page.
+    """
+
+    next: Link | UnsetType = UNSET
+
+
+class Place(Answer):
+    """The part of a request that is wrong: a place in its body, a parameter of its query, or a header.
+
+    detail: The error at this place, and how to correct it.
+    pointer: The place in the body, as an RFC 6901 pointer such as `/notify_url`.
+    parameter: The name of the query's parameter.
+    header: The name of the header.
+    """
+
+    detail: str
+    pointer: str | UnsetType = UNSET
+    parameter: str | UnsetType = UNSET
+    header: str | UnsetType = UNSET
+
+
+class ProblemAnswer(Answer):
+    """Problem details (RFC 9457): the answer to a request that failed.
+
+    type: The kind of the problem, such as `/problems/name-taken`. Programs compare this field.
+    title: The name of the HTTP status.
+    status: The HTTP status.
+    detail: The error in this request, and what to do about it. For people; the words may change.
+    errors: The parts of the request that are wrong, if the problem is about such a part.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[Place] | UnsetType = UNSET
+
+
+class Named(Answer):
+    """The ID and name of a thing.
+
+    id: The ID, a UUID. It never changes.
+    name: The name.
+    """
+
+    id: Id
+    name: str
