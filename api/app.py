@@ -247,7 +247,7 @@ def operations(app: Starlette) -> Iterator[tuple[str, str, str | None]]:
 class _App(Starlette):
     """Starlette, but for the put of a message: that goes to its resource without the way through middleware and routes.
 
-    It is the request that comes thousands of times a second, and the way is a third of what it costs (decision 0023).
+    It is the request that comes thousands of times a second, and the way is a third of what it costs (decision 0022).
     """
 
     def __init__(self, puts: Resource, came: Callable[[], None], **options: Any) -> None:

@@ -212,7 +212,7 @@ class Sessions:
         return scope["scheme"] == "https" if public_url is None else public_url.lower().startswith("https:")
 
     def _same_origin(self, scope: Scope) -> bool:
-        """What the browser says of where the request comes from (docs/decisions/0041). Nothing is not enough."""
+        """What the browser says of where the request comes from (docs/decisions/0121). Nothing is not enough."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
         site = headers.get(b"sec-fetch-site")
         if site is not None:
@@ -238,7 +238,7 @@ def cookie(text: str, name: str) -> str | None:
 
 
 class Members:
-    """Finds who acts in an organization by a session (docs/decisions/0120).
+    """Finds who acts in an organization by a session (docs/decisions/0121).
 
     requests_per_s: of all members of an organization, in this process; None for no limit.
     """

@@ -1,4 +1,4 @@
-"""The network address of the client that sends a request, also behind proxies (docs/decisions/0194).
+"""The network address of the client that sends a request, also behind proxies (docs/decisions/0193).
 
 For: the name under which limits for clients without a key or a session are counted. Not for: who the client is
 (auth.py). Header fields are believed only from `--trusted-proxy` networks, and read in linear time, from their end."""

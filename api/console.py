@@ -1,7 +1,7 @@
 """The web console at `/console`: a page and its few files, from this server alone.
 
 For: serving api/console_files, and the policy that lets the page be nothing but that. Not for: what the console does,
-which is to ask the REST API, in the browser, with the cookie of a session (docs/decisions/0120, 0121).
+which is to ask the REST API, in the browser, with the cookie of a session (docs/decisions/0121).
 """
 
 from __future__ import annotations

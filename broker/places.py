@@ -1,4 +1,4 @@
-"""A fixed number of places in one process, shared by all tenants (docs/decisions/0192).
+"""A fixed number of places in one process, shared by all tenants (docs/decisions/0191).
 
 For: who may take a place, so that no account and no organization keeps the others out. Not for: waiting for a place
 (broker/kafka/reading.py) or the answer to a tenant that gets none."""

@@ -476,7 +476,7 @@ def _check_version(item: Queue | Listener, if_version: int | UnsetType) -> None:
 
 
 def _check_headers_named(listener: Listener, wishes: ListenerWishes) -> None:
-    """Refused where header values that were given for one origin would be sent to another (docs/decisions/0195)."""
+    """Refused where header values that were given for one origin would be sent to another (docs/decisions/0042)."""
     settings = listener.settings
     if wishes.notify_url is None or same_origin(wishes.notify_url, listener.notify_url):
         return

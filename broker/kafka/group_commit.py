@@ -3,7 +3,7 @@ partition, so that one fsync covers them all. One batch is under way to each bro
 
 A batch costs the same whatever is in it, so one that had company is followed by a short pause, in which the next one
 fills; a publisher who is alone waits for nobody. A broker whose batch is late gets no other one until it has
-acknowledged it: one that hangs holds up what must go to it, not the rest (docs/decisions/0171).
+acknowledged it: one that hangs holds up what must go to it, not the rest (docs/decisions/0173).
 
 For: what makes the next batch and for which partition, who is told what. Not for: what waits (appends.py), sending
 (producer.py), reading (messages.py), what a record holds (broker/commands/puts.py).

@@ -73,7 +73,7 @@ def _fewer(kafka: KafkaSettings, copies: int) -> str:
 
 def _acknowledgements(kafka: KafkaSettings) -> Iterator[str]:
     if kafka.min_insync < ACKNOWLEDGED_MIN and not kafka.flush_each_batch:
-        # docs/decisions/0016: what one broker has acknowledged is in its page cache, and gone when it loses power.
+        # docs/decisions/0013: what one broker has acknowledged is in its page cache, and gone when it loses power.
         yield (
             f"one copy is to acknowledge, which no disk has by then: set --min-insync {ACKNOWLEDGED_MIN}, "
             "or --flush-each-batch where there is one broker"

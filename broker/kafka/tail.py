@@ -89,7 +89,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             raise LogUnavailable(f"Kafka can't be reached: {error}") from error
 
     async def _replace(self, name: str) -> None:
-        """Without it all partitions stand still until the dead one's session has timed out: docs/decisions/0032."""
+        """Without it all partitions stand still until the dead one's session has timed out: docs/decisions/0012."""
         with contextlib.suppress(LogUnavailable):
             if await self._requests.expel(workers_group(self._kafka), name):
                 log.info("worker.replaces name=%s", name)

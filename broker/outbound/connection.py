@@ -24,7 +24,7 @@ from broker.outbound.dns import NotAsked
 log = logging.getLogger(__name__)
 
 # The error of a host that DNS knows no address of, or none that a listener may have. It is one word for both, so that
-# nobody can tell which names an internal DNS knows; the debug log tells (docs/decisions/0197).
+# nobody can tell which names an internal DNS knows; the debug log tells (docs/decisions/0198).
 NO_ADDRESS: Final = "no-address"
 HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
@@ -211,7 +211,7 @@ class Connection(asyncio.Protocol):
 
 
 class TunnelConnection(Connection):
-    """To an API process's tunnels: an answer without the tunnel's proof is garbage (docs/decisions/0111)."""
+    """To an API process's tunnels: an answer without the tunnel's proof is garbage (docs/decisions/0060)."""
 
     __slots__ = ("_proof",)
 

@@ -36,7 +36,7 @@ WORKER_STOP_S: Final = 10.0
 KAFKA_STOP_S: Final = 9.0
 
 _log = Logger(__name__)
-_WORKERS: Final = min(2, os.cpu_count() or 1)  # one is busy with one processor: docs/decisions/0033
+_WORKERS: Final = min(2, os.cpu_count() or 1)  # one is busy with one processor: docs/architecture.md
 
 
 @click.command("serve")

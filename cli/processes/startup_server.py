@@ -5,7 +5,7 @@ For: when to begin to answer, and what, before the app is there. Not for: servin
 
 Processes of one server share the socket, and a connection that one takes is another's no more. So a start of the usual
 length answers nothing: others do, or the kernel holds the connection. One that waits for Kafka answers after KAFKA_S:
-without Kafka the others can't do much either (docs/decisions/0172).
+without Kafka the others can't do much either (docs/decisions/0173).
 """
 
 from __future__ import annotations

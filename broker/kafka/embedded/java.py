@@ -24,7 +24,7 @@ JAVA_OPTIONS: Final = (
     "-XX:+UseG1GC",
     "-XX:MaxGCPauseMillis=20",
     "-XX:InitiatingHeapOccupancyPercent=35",
-    "-XX:TieredStopAtLevel=1",  # the optimizing compiler costs more here than its code wins: decision 0014
+    "-XX:TieredStopAtLevel=1",  # the optimizing compiler costs more here than its code wins: decision 0010
     "-XX:+ExitOnOutOfMemoryError",  # a dead Kafka is started again, a half-dead one is not
     "-XX:-UsePerfData",  # no file in the temporary directory
     "-Djava.awt.headless=true",
