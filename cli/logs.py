@@ -1,4 +1,4 @@
-"""Log lines: one event each, on stderr, `moment LEVEL process event key=value …`.
+"""Log lines: one event each, on stderr: `moment LEVEL process event key=value …`, or a JSON object.
 
 For: the format, how loud each library is, and that nobody waits for whoever reads stderr: a thread writes, and what
 finds no room is left out and counted. Not for: what is logged, which every module decides for itself; no key, secret or
@@ -6,12 +6,16 @@ body of a message is ever among it."""
 
 from __future__ import annotations
 
+import json
 import logging
 import queue
+import shlex
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from io import FileIO
+from itertools import islice
 from typing import Any, Final
 
 from cli.visible import visible
@@ -22,6 +26,7 @@ _LOOK_S: Final = 0.005
 _STDERR: Final = 2
 
 LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("text", "json")
 
 # Libraries that tell in many lines what one line of ours says. aiokafka reports each failed connection while Kafka is
 # away; the callers log the outcome.
@@ -64,6 +69,56 @@ class _Formatter(logging.Formatter):
         return visible(super().formatException(ei), layout=True)
 
 
+class _JsonFormatter(_Formatter):
+    """Formats an event as one JSON object: time, level, from (the process), event, and its fields by name.
+
+    What a library says has no fields: its event is "library", its text and logger are the fields message and logger.
+    A traceback is the field traceback. Numbers stay numbers; every other value is text.
+    """
+
+    def __init__(self, process: str) -> None:
+        super().__init__(process)
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        event, values = getattr(record, "told", None) or _named(record)
+        shown: dict[str, Any] = {
+            "time": f"{self.formatTime(record, self.datefmt)}.{record.msecs:03.0f}Z",
+            "level": record.levelname.lower(),
+            "from": self._process,
+            "event": event,
+        }
+        for name, value in values.items():
+            if value is not None:
+                # a field must not pass itself off as the line's own time, level, from or event
+                shown[f"{name}_" if name in shown else name] = (
+                    value if isinstance(value, int | float) else visible(str(value))
+                )
+        if record.exc_info:
+            shown["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(shown)
+
+
+def _named(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
+    """Return event and fields of a line whose template is `event key=%s …`, as all of ours are."""
+    arguments = iter(record.args if isinstance(record.args, tuple) else ())
+    try:
+        first, *rest = shlex.split(str(record.msg))
+        pairs = [(name, template) for name, found, template in (part.partition("=") for part in rest) if found]
+        if len(pairs) == len(rest):
+            event = _filled(first, arguments)
+            return str(event), {name: _filled(template, arguments) for name, template in pairs}
+    except (ValueError, TypeError):
+        pass
+    return "library", {"logger": record.name, "message": record.getMessage()}
+
+
+def _filled(template: str, arguments: Iterator[object]) -> object:
+    """Return a template with the next of the arguments; the argument itself where it is all of the value."""
+    used = tuple(islice(arguments, template.count("%")))
+    return used[0] if used and template in ("%d", "%s") else template % used
+
+
 class Writer(logging.Handler):
     """Has a thread write the lines: a pipe that nobody empties must not stop an event loop.
 
@@ -85,7 +140,7 @@ class Writer(logging.Handler):
             self.handleError(record)
             return
         if self._left_out:
-            told = {"levelname": "WARNING", "msg": line("log.left_out", lines=self._left_out)}
+            told = {"levelname": "WARNING", "msg": "log.left_out lines=%d", "args": (self._left_out,)}
             text = f"{self.format(logging.makeLogRecord(told))}\n{text}"
         try:
             self._lines.put_nowait(f"{text}\n".encode(errors="backslashreplace"))
@@ -109,10 +164,18 @@ class Writer(logging.Handler):
             self._lines.task_done()
 
 
-def set_up(process: str, level: str) -> None:
-    """Log to stderr from now on. process: who speaks, such as `worker-1`. level: one of LEVELS."""
+def formatter(process: str, form: str) -> logging.Formatter:
+    """Return what makes lines of records. process, form: as for set_up()."""
+    return _JsonFormatter(process) if form == "json" else _Formatter(process)
+
+
+def set_up(process: str, level: str, form: str = "text") -> None:
+    """Log to stderr from now on.
+
+    process: who speaks, such as `worker-1`. level: one of LEVELS. form: one of FORMATS.
+    """
     handler = Writer(_STDERR)
-    handler.setFormatter(_Formatter(process))
+    handler.setFormatter(formatter(process, form))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     for name, quiet in (_NEVER_DEBUG if level == "debug" else _QUIETER).items():
         logging.getLogger(name).setLevel(quiet)
@@ -125,11 +188,15 @@ class Logger:
         self._logger = logging.getLogger(name)
 
     def info(self, event: str, **fields: Any) -> None:
-        self._logger.info("%s", line(event, **fields))
+        self._say(logging.INFO, event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
-        self._logger.warning("%s", line(event, **fields))
+        self._say(logging.WARNING, event, fields)
 
     def error(self, event: str, error: BaseException | None = None, **fields: Any) -> None:
         """error: its traceback follows the line."""
-        self._logger.error("%s", line(event, **fields), exc_info=error)
+        self._say(logging.ERROR, event, fields, error)
+
+    def _say(self, level: int, event: str, fields: dict[str, Any], error: BaseException | None = None) -> None:
+        if self._logger.isEnabledFor(level):
+            self._logger.log(level, "%s", line(event, **fields), exc_info=error, extra={"told": (event, fields)})

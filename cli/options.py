@@ -127,6 +127,7 @@ class Options:
     organization_bytes_max: int | None
     retain_messages: str | None
     log_level: str
+    log_format: str
     topic_prefix: str
     partitions: int | None
     replication: int | None
@@ -347,6 +348,11 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
         "help": "Messages older than that, such as 30d, are deleted; unsettled ones are set aside; default: for ever.",
     },
     "log_level": {"type": click.Choice(logs.LEVELS), "default": "info", "help": "The least that is logged."},
+    "log_format": {
+        "type": click.Choice(logs.FORMATS),
+        "default": "text",
+        "help": "Log lines as text or as JSON objects.",
+    },
     "topic_prefix": {"default": "everput.", "help": "Before the name of every topic and group."},
     "partitions": {
         "type": click.IntRange(1, 4096),

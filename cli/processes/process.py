@@ -63,7 +63,7 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
 
     An error in the work ends the process with exit code 1: the supervisor, or systemd, starts it again.
     """
-    logs.set_up(os.environ.get("EVERPUT_PROCESS", name), options.log_level)
+    logs.set_up(os.environ.get("EVERPUT_PROCESS", name), options.log_level, options.log_format)
     threading.excepthook = _thread_failed
     if sound := outdated(sys.version_info[:3]):
         _log.warning(

@@ -65,7 +65,7 @@ def command(options: Options, api_processes: int, workers: int) -> None:
     The first start writes an API key to DIR/api-key, and the password of the console's first account to
     DIR/console-password. When all of it is ready, `ready http://HOST:PORT` is printed.
     """
-    logs.set_up("serve", options.log_level)
+    logs.set_up("serve", options.log_level, options.log_format)
     Link.from_environment()  # `everput demo` started it: end when that ends
     files.make_data_dir(options.data_dir)
     with files.lock(options.data_dir):
