@@ -60,46 +60,48 @@ class Accounts:
             "address",
             _GUESSES_AT_ONCE,
             per_s=_GUESSES_PER_S,
-            refusal="There were too many attempts for this e-mail address.",
+            refusal="Too many attempts for this e-mail address. Try again later.",
         )
         self._known_guesses = Limit(
             "known",
             _GUESSES_AT_ONCE,
             per_s=_GUESSES_PER_S,
-            refusal="There were too many attempts for this account from browsers that it knows.",
+            refusal="Too many attempts for this account. Try again later.",
         )
         self._clients_guesses = Limit(
             "client",
             _CLIENTS_GUESSES_AT_ONCE,
             per_s=_CLIENTS_GUESSES_PER_S,
-            refusal="There were too many attempts from this network address.",
+            refusal="Too many attempts from this network address. Try again later.",
         )
         self._clients_registrations = Limit(
             "client",
             _CLIENTS_REGISTRATIONS_AT_ONCE,
             per_s=_CLIENTS_REGISTRATIONS_PER_S,
-            refusal="Too many accounts were made from this network address.",
+            refusal="Too many accounts were registered from this network address. Try again later.",
         )
         self._all_guesses = Limit(
             "sessions",
             _ALL_GUESSES_AT_ONCE,
             per_s=_ALL_GUESSES_PER_S,
-            refusal="There are too many attempts at the moment.",
+            refusal="Too many people are signing in at the moment. Try again later.",
         )
         self._registrations = Limit(
             "accounts",
             _REGISTRATIONS_AT_ONCE,
             per_s=_REGISTRATIONS_PER_S,
-            refusal="Too many accounts are being made at the moment.",
+            refusal="Too many accounts are being registered at the moment. Try again later.",
         )
 
     async def register(self, call: Call) -> Any:
         if not self._registration:
-            raise Forbidden("Nobody may register here: an account is made with `everput init`.")
+            raise Forbidden(
+                "Registration is closed here. Ask the operator for an account (`everput init --email ADDRESS`)."
+            )
         if not self._view.state.initialized:
             await self._view.caught_up()
         if not self._view.state.initialized:
-            raise Forbidden("Nobody may register yet: the operator has to run `everput init` first.")
+            raise Forbidden("Registration opens once the operator has run `everput init`.")
         body = await call.json(AccountBody, small=True)
         self._count_registration(call)
         account = await self._commands.create_account(body.email, body.password, request_id=call.request_text)
@@ -126,7 +128,7 @@ class Accounts:
         if not await self._commands.change_password(
             session, body.password, body.new_password, request_id=call.request_text
         ):
-            raise NoSession("This session is unknown or has ended.")
+            raise NoSession("This session is unknown or has ended. Sign in again.")
         return {"account": _account_fields(account)}
 
     async def delete(self, call: Call) -> Any:
@@ -154,7 +156,7 @@ class Accounts:
         session = await self._sessions.find(call.scope, call.headers)
         which = call.query().get("which", "this")
         if which not in ("this", "others", "all"):
-            raise BadParameter("which must be this, others or all", parameter="which")
+            raise BadParameter("The parameter which must be this, others or all.", parameter="which")
         if which == "this":
             await self._commands.end_session(session, request_id=call.request_text)
         else:
@@ -168,7 +170,7 @@ class Accounts:
         """The session's account (NoSession: it was deleted meanwhile)."""
         account = self._view.state.accounts.by_id.get(session.account_id)
         if account is None:
-            raise NoSession("This session is unknown or has ended.")
+            raise NoSession("This session is unknown or has ended. Sign in again.")
         return account
 
     async def create_organization(self, call: Call) -> Any:

@@ -58,14 +58,16 @@ class Keys:
             raise Unauthenticated("Send an API key in the header X-API-KEY.")
         decoded = text.decode("latin-1")
         if not is_key(decoded):
-            raise Unauthenticated("The header X-API-KEY holds no API key of Everput.")
+            raise Unauthenticated(
+                "The header X-API-KEY holds no API key of Everput. Check that the key was copied whole."
+            )
         sha256 = key_sha256(decoded)
         key = self._view.state.keys_by_sha256.get(sha256)
         if key is None:
             await self._view.caught_up()  # another process may have made it a moment ago
             key = self._view.state.keys_by_sha256.get(sha256)
         if key is None:
-            raise Unauthenticated("This API key is unknown or was revoked.")
+            raise Unauthenticated("This API key is unknown or was revoked. Use another key, or create one.")
         check_unexpired(key)
         if len(self._hashes) >= _REMEMBERED_MAX:
             self._hashes.clear()
@@ -117,13 +119,13 @@ def _requests(name: str, per_s: float, *, refusal: str) -> Limit:
 def check_unexpired(key: Key) -> None:
     """Unauthenticated when the key's time is over."""
     if key.expires_at_ms is not None and key.has_expired(now_ms()):
-        raise Unauthenticated("This API key has expired.")
+        raise Unauthenticated("This API key has expired. Create a new one.")
 
 
 def check_scope(key: Key, scope: str) -> None:
     """Forbidden when the key lacks the scope."""
     if not covers(key.scopes, scope):
-        raise Forbidden(f"This API key lacks the scope {scope!r}.")
+        raise Forbidden(f"This API key lacks the scope {scope!r}. Use a key that has it.")
 
 
 def check_queue(key: Key, queue_id: str | None, *, narrows: bool) -> None:
@@ -135,9 +137,9 @@ def check_queue(key: Key, queue_id: str | None, *, narrows: bool) -> None:
         return
     if queue_id is None:
         if not narrows:
-            raise Forbidden("This API key is for some queues only.")
+            raise Forbidden("This API key is restricted to some queues. Use a key for all queues.")
     elif queue_id not in key.queue_ids:
-        raise NotFound("no queue has this id")
+        raise NotFound("No queue of this organization has this ID.")
 
 
 class Token(NamedTuple):
@@ -178,14 +180,17 @@ class Sessions:
         if token is None:
             raise NoSession("Send a session's token in the header Authorization, as `Bearer evs_…`.")
         if token.by_cookie and scope["method"] not in ("GET", "HEAD") and not self._same_origin(scope):
-            raise Forbidden("A request with a session's cookie must come from this server's own pages.")
+            raise Forbidden(
+                "A request with a session's cookie must come from this server's own pages. "
+                "Programs send an API key or a token."
+            )
         session = None
         if is_key(token.text, prefix=SESSION_PREFIX):
             sha256 = key_sha256(token.text)
             await self._view.caught_up()  # it may have begun, or ended, in another process
             session = self._view.state.accounts.sessions_by_sha256.get(sha256)
         if session is None or session.expires_at_ms <= now_ms():
-            raise NoSession("This session is unknown or has ended.")
+            raise NoSession("This session is unknown or has ended. Sign in again.")
         return session
 
     def cookie(self, scope: Scope, token: str, age_s: int) -> tuple[bytes, bytes]:
@@ -262,5 +267,5 @@ class Members:
         if self._limit is not None:  # a stranger's requests count for the stranger
             self._limit.take(headers, organization_id if is_member else session.account_id)
         if not is_member:
-            raise NotFound("no organization has this id")
+            raise NotFound("You can reach no organization with this ID.")
         return session, organization_id

@@ -16,7 +16,7 @@ BYTES_MAX: Final = 256 << 20
 
 
 class TooMuchUnderWay(Unavailable):
-    """This process is receiving as much as it can hold."""
+    """This server is receiving as many large requests as it can hold. Try again later."""
 
     code = "busy"
 
@@ -42,7 +42,9 @@ class Bodies:
         def hold(size: int) -> None:
             nonlocal held
             if self._held[tenant] + size > self._left - size:
-                raise TooMuchUnderWay("This process is receiving as much as it can hold.")
+                raise TooMuchUnderWay(
+                    "This server is receiving as many large requests as it can hold. Try again later."
+                )
             self._left -= size
             self._held[tenant] += size
             held += size

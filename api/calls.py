@@ -153,14 +153,14 @@ class Call:
         state = self._service.view.state
         if self.key is not None:
             if self.key.id not in state.keys:
-                raise Unauthenticated("This API key was revoked.")
+                raise Unauthenticated("This API key was revoked. Use another key, or create one.")
             check_unexpired(self.key)
         elif self.session is not None:
             if self.session.id not in state.accounts.sessions:
-                raise NoSession("This session has ended.")
+                raise NoSession("This session has ended. Sign in again.")
             organization_id = getattr(self, "organization_id", None)
             if organization_id is not None and not state.is_member(organization_id, self.session.account_id):
-                raise NotFound("no organization has this id")
+                raise NotFound("You can reach no organization with this ID.")
 
     def context(self) -> Context:
         """Who asks, for a command."""
@@ -185,7 +185,9 @@ class Call:
             text = self.scope["query_string"].decode()
             return dict(parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_QUERY_FIELDS_MAX))
         except (UnicodeDecodeError, ValueError):
-            raise Malformed(f"The query is not percent-encoded UTF-8 of at most {_QUERY_FIELDS_MAX} fields.") from None
+            raise Malformed(
+                f"The query must be percent-encoded UTF-8 with at most {_QUERY_FIELDS_MAX} parameters."
+            ) from None
 
     def href(self, path: str) -> str:
         """An absolute link to a path that starts with /v1."""
@@ -223,9 +225,9 @@ class Call:
     def _check_json(self) -> None:
         kind = self.sent.get(b"content-type", b"")
         if kind != _JSON and not _is_json(kind):
-            raise NotJson("Send the body as application/json.")
+            raise NotJson("Send the body with the header `Content-Type: application/json`.")
         if self.sent.get(b"content-encoding", b"") not in (b"", b"identity"):
-            raise NotJson("Send the body as it is, without a content-encoding.")
+            raise NotJson("Send the body uncompressed, without the header Content-Encoding.")
 
     async def json_or_nothing(self, shape: type[T]) -> T:
         """As json(); where there is no body it is an empty object."""
@@ -239,14 +241,14 @@ class Call:
         if told is None:
             return None
         if len(told) > _LENGTH_DIGITS_MAX or not told.isdigit():
-            raise Malformed("The header Content-Length is no number of bytes.")
+            raise Malformed("The header Content-Length must be a number of bytes.")
         return int(told)
 
     async def body(self, limit: int) -> bytes:
         """The body, of at most so many bytes (Malformed; TooLarge as soon as that is known)."""
         length = self.told_length()
         if length is not None and length > limit:
-            raise TooLarge(f"The body may have at most {limit} bytes.")
+            raise TooLarge(f"The body is too large. Send at most {limit} bytes.")
         message = await self._receive()
         if message["type"] == "http.disconnect":
             raise Disconnected
@@ -257,7 +259,7 @@ class Call:
                 return await self._rest(message.get("body", b""), limit, hold)
         body: bytes = message.get("body", b"")
         if len(body) > limit:
-            raise TooLarge(f"The body may have at most {limit} bytes.")
+            raise TooLarge(f"The body is too large. Send at most {limit} bytes.")
         return body
 
     async def _rest(self, first: bytes, limit: int, hold: Callable[[int], None]) -> bytes:
@@ -270,7 +272,7 @@ class Call:
                 raise Disconnected
             part = message.get("body", b"")
             if len(body) + len(part) > limit:
-                raise TooLarge(f"The body may have at most {limit} bytes.")
+                raise TooLarge(f"The body is too large. Send at most {limit} bytes.")
             hold(len(part))
             body += part
             more = message.get("more_body", False)
@@ -333,7 +335,8 @@ class Resource:
                 if scope["method"] == "OPTIONS":
                     await answer(send, scope, 204, [(b"allow", self._allow.encode())], None, b"", call.request_id)
                     return
-                raise MethodNotAllowed(f"This resource has no {scope['method']}.", allow=self._allow)  # noqa: TRY301
+                detail = f"This resource does not support {scope['method']}. It supports {self._allow}."
+                raise MethodNotAllowed(detail, allow=self._allow)  # noqa: TRY301
             if method.scope is not None:
                 if not call.key_text and ORGANIZATION in call.sent:
                     call.by_member(*await self._service.members.find(scope, call.headers))
@@ -396,7 +399,9 @@ def _check_parameters(query: Mapping[str, str], known: Collection[str]) -> None:
     for name in query:
         if name not in known:
             quoted = shortened(name)
-            raise BadParameter(f"there is no parameter {quoted}", parameter=quoted)
+            raise BadParameter(
+                f"This operation has no parameter {quoted}. /docs lists its parameters.", parameter=quoted
+            )
 
 
 def _is_json(kind: bytes) -> bool:

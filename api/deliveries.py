@@ -37,7 +37,7 @@ class OutstandingDeliveries:
         query = call.query()
         state = query.get("state")
         if state is not None and state not in _STATES:
-            raise BadParameter(f"state must be one of {', '.join(_STATES)}", parameter="state")
+            raise BadParameter(f"The parameter state must be one of {', '.join(_STATES)}.", parameter="state")
         path = f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/deliveries"
         whose = listener.organization_id, path
         after = _place(self._tokens.open(query["cursor"], *whose)) if "cursor" in query else (0, 0)
@@ -54,7 +54,7 @@ class OutstandingDeliveries:
         named = body.messages or []
         for index, message_id in enumerate(named):
             if parse_message_id(message_id) is None and parse_damaged_id(message_id) is None:
-                raise Refused("this is no message's id", pointer=f"/messages/{index}")
+                raise Refused("This is not the ID of a message.", pointer=f"/messages/{index}")
         listener = await find_listener(self._view, call.organization_id, *_ids(call))
         found = await self._outstanding.those(listener, named)
         count = len(found) if named else await self._outstanding.count(listener)
@@ -84,5 +84,8 @@ def _place(place: bytes) -> Place:
     partition, _, offset = place.decode("latin-1").partition(".")
     digits = all(part.isascii() and part.isdigit() and len(part) <= 19 for part in (partition, offset))
     if not digits or int(partition) >= PARTITIONS_MAX or int(offset) > _OFFSET_MAX:
-        raise BadParameter("cursor must be one that a list gave", parameter="cursor")
+        raise BadParameter(
+            "The cursor is not from this list. Take it from `_links.next`, or leave it out to start at the first page.",
+            parameter="cursor",
+        )
     return int(partition), int(offset)

@@ -53,11 +53,13 @@ class OrganizationKeys:
         scopes = SCOPES_DEFAULT if body.scopes is None else body.scopes
         missing = [scope for scope in scopes if scope in SCOPES and not covers(who.scopes, scope)]
         if missing:
-            raise Forbidden(f"This API key lacks the scope {missing[0]!r}, and so can't give it to another.")
+            raise Forbidden(f"This API key lacks the scope {missing[0]!r}, so it can't give it to another key.")
         expires_at_ms = None if body.expires_at is None else int(body.expires_at.timestamp() * 1000)
         if who.expires_at_ms is not None and (expires_at_ms is None or expires_at_ms > who.expires_at_ms):
             last = moment(who.expires_at_ms)
-            raise Forbidden(f"This API key can't make one that outlives it: say `expires_at`, at most {last}.")
+            raise Forbidden(
+                f"This API key expires, so a key that it creates must expire, too. Set `expires_at` to at most {last}."
+            )
         key, secret = await create_key(
             self._control,
             self._view,
@@ -101,18 +103,18 @@ class OrganizationKeys:
         if call.key_text:
             key = await call.admit_key("keys")
             if key.organization_id != organization_id:
-                raise NotFound("no organization has this id")
+                raise NotFound("You can reach no organization with this ID.")
             return _Administrator(organization_id, call.actor, key.scopes, key.expires_at_ms)
         session = await self._sessions.find(call.scope, call.headers)
         if not self._view.state.is_member(organization_id, session.account_id):
-            raise NotFound("no organization has this id")
+            raise NotFound("You can reach no organization with this ID.")
         call.by_member(session, organization_id)
         return _Administrator(organization_id, call.actor, SCOPES)
 
     def _find(self, who: _Administrator, call: Call, view: DirectoryView) -> Key:
         key = view.state.keys.get(call.path("key_id"))
         if key is None or key.organization_id != who.organization_id:
-            raise NotFound("no key has this id")
+            raise NotFound("No API key of this organization has this ID.")
         return key
 
 

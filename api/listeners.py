@@ -144,22 +144,23 @@ def _settings(body: ListenerSettingsBody, *, hidden: bool = False) -> dict[str, 
 
 def _check_headers(headers: dict[str, str], *, hidden: bool) -> None:
     if len(headers) > _HEADERS_MAX:
-        raise Refused(f"at most {_HEADERS_MAX} headers may be added", pointer="/headers")
+        raise Refused(f"A listener may have at most {_HEADERS_MAX} headers.", pointer="/headers")
     seen: set[str] = set()
     for name, value in headers.items():
         pointer = "/headers/" + name.replace("~", "~0").replace("/", "~1")
         if name.lower() in seen:
-            raise Refused("another header has this name, but for upper and lower case", pointer=pointer)
+            raise Refused("Another header has the same name; upper and lower case do not differ.", pointer=pointer)
         seen.add(name.lower())
         if not _HEADER_NAME.fullmatch(name):
-            raise Refused("this is no name of an HTTP header", pointer=pointer)
+            raise Refused("This is not a valid name of an HTTP header.", pointer=pointer)
         if name.lower() in _HEADERS_OURS or name.lower().startswith(_HEADER_PREFIXES_OURS):
-            raise Refused("this header is set by Everput", pointer=pointer)
+            raise Refused("Everput sets this header itself. Choose another name.", pointer=pointer)
         if hidden and value == HIDDEN:
             continue
         if len(value) > _HEADER_VALUE_CHARS_MAX or not _HEADER_VALUE.fullmatch(value):
             raise Refused(
-                f"a header's value is at most {_HEADER_VALUE_CHARS_MAX} printable ASCII characters", pointer=pointer
+                f"A header's value may have at most {_HEADER_VALUE_CHARS_MAX} printable ASCII characters.",
+                pointer=pointer,
             )
 
 
@@ -172,5 +173,5 @@ def _begin_at_ms(begin: str) -> int | None:
     try:
         return moment_ms(begin)
     except ValueError:
-        detail = "from must be now, beginning, or a time such as 2026-01-31T12:00:00Z"
+        detail = "The field from must be now, beginning, or a time such as 2026-01-31T12:00:00Z."
         raise Refused(detail, pointer="/from") from None

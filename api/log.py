@@ -79,7 +79,10 @@ class EventLog:
         try:
             return Cursor.from_text(text)
         except ValueError:
-            raise BadParameter("cursor must be one that the log gave", parameter="cursor") from None
+            raise BadParameter(
+                "The cursor is not from the log. Take it from a line of an earlier answer with the same filters.",
+                parameter="cursor",
+            ) from None
 
     async def _lines(self, call: Call, first: Slice, rest: AsyncGenerator[Slice, None]) -> AsyncGenerator[bytes, None]:
         """The lines, cut off when the key is revoked or the member is removed meanwhile (Call.check_still_in)."""
@@ -108,12 +111,12 @@ class EventLog:
                 partition=partition, at_ms=at_ms, message_id=message_id, organization_id=wanted.organization_id
             )
         if parts is None or found is None:
-            raise NotFound("no message has this id")
+            raise NotFound("No message of this organization has this ID.")
         at_ms, partition = parts
         offset, value = found
         put = Selection(organization_id=wanted.organization_id).take(value)
         if not isinstance(put, MessagePut):
-            raise NotFound("no message has this id")
+            raise NotFound("No message of this organization has this ID.")
         begin_ms = max(at_ms - _CLOCK_SKEW_MS, span.begin_ms or 0)
         place = MessagePlace(id=message_id, queue_id=put.queue_id, at_ms=at_ms, partition=partition, offset=offset)
         return replace(wanted, message=place), replace(span, begin_ms=begin_ms)
@@ -126,7 +129,9 @@ def _types(query: dict[str, str]) -> frozenset[str] | None:
     for text in query["type"].split(","):
         named = types_named(text)
         if named is None:
-            raise BadParameter(f"{shortened(text)!r} is no type of event", parameter="type")
+            raise BadParameter(
+                f"{shortened(text)!r} is not a type of event. docs/events.md lists the types.", parameter="type"
+            )
         found |= named
     return found
 
@@ -134,7 +139,7 @@ def _types(query: dict[str, str]) -> frozenset[str] | None:
 def _actor(query: dict[str, str]) -> str | None:
     actor = query.get("actor")
     if actor is not None and _ACTOR.fullmatch(actor) is None:
-        raise BadParameter("actor must be key:<id>, account:<id>, worker or shell", parameter="actor")
+        raise BadParameter("The parameter actor must be key:<id>, account:<id>, worker or shell.", parameter="actor")
     return actor
 
 
@@ -143,5 +148,5 @@ def _limit(query: dict[str, str]) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 7 and 1 <= int(text) <= _LIMIT_MAX):
-        raise BadParameter(f"limit must be a number from 1 to {_LIMIT_MAX}", parameter="limit")
+        raise BadParameter(f"The parameter limit must be a number from 1 to {_LIMIT_MAX}.", parameter="limit")
     return int(text)

@@ -37,7 +37,7 @@ class OrganizationMembers:
         even_if_last = flag_parameter(call.query(), "even_if_last")
         account_id = call.path("account_id")
         if not self._view.state.is_member(call.organization_id, account_id):
-            raise NotFound("no member of this organization has this id")
+            raise NotFound("No member of this organization has this ID.")
         shown = _fields(self._view.state.accounts.by_id[account_id])
         await self._commands.leave(call.context(), account_id, even_if_last=even_if_last)
         return {"member": shown}
@@ -47,7 +47,7 @@ class OrganizationMembers:
         session = await self._sessions.find(call.scope, call.headers)
         organization_id = call.path("organization_id")
         if not self._view.state.is_member(organization_id, session.account_id):
-            raise NotFound("no organization has this id")
+            raise NotFound("You can reach no organization with this ID.")
         call.by_member(session, organization_id)
 
 

@@ -95,7 +95,9 @@ class Messages:
     ) -> list[Stored]:
         key = call.sent[_IDEMPOTENCY_KEY]
         if not _KEY.fullmatch(key):
-            raise BadHeader("Idempotency-Key must be 1 to 255 printable ASCII characters", header="Idempotency-Key")
+            raise BadHeader(
+                "The Idempotency-Key must have 1 to 255 printable ASCII characters.", header="Idempotency-Key"
+            )
         request_id = call.request_text
         puts = new_batch(queue, messages, call.actor, request_id, self._count)
         same = f"{type(body).__name__} {queue.id} ".encode() + msgspec.json.encode(body)

@@ -52,7 +52,10 @@ class PageTokens:
                     return cipher.decrypt(nonce, sealed, _bound_to(organization_id, path))
                 except InvalidTag:
                     continue
-        raise BadParameter("cursor must be one that this list gave", parameter="cursor")
+        raise BadParameter(
+            "The cursor is not from this list. Take it from `_links.next`, or leave it out to start at the first page.",
+            parameter="cursor",
+        )
 
 
 def _bound_to(organization_id: str, path: str) -> bytes:

@@ -64,12 +64,18 @@ def span(place: bytes, ends: Sequence[int]) -> Span:
     try:
         made = msgspec.json.decode(place, type=Span)
     except ValueError:
-        raise BadParameter("cursor must be one that a list gave", parameter="cursor") from None
+        raise BadParameter(
+            "The cursor is not from this list. Take it from `_links.next`, or leave it out to start at the first page.",
+            parameter="cursor",
+        ) from None
     sizes = {len(made.begin), len(made.end)}
     if sizes != {len(ends)} or any(
         not 0 <= at <= end for offsets in made for at, end in zip(offsets, ends, strict=True)
     ):
-        raise BadParameter("cursor must be one that a list gave", parameter="cursor")
+        raise BadParameter(
+            "The cursor is not from this list. Take it from `_links.next`, or leave it out to start at the first page.",
+            parameter="cursor",
+        )
     return made
 
 
@@ -80,14 +86,16 @@ def time_parameter(query: Mapping[str, str], name: str) -> int | None:
     try:
         return moment_ms(query[name])
     except ValueError:
-        raise BadParameter(f"{name} must be a time such as 2026-01-31T12:00:00Z", parameter=name) from None
+        raise BadParameter(
+            f"The parameter {name} must be a time such as 2026-01-31T12:00:00Z.", parameter=name
+        ) from None
 
 
 def flag_parameter(query: Mapping[str, str], name: str) -> bool:
     """Whether the query says so, `true` or `false`; false when it is not there (BadParameter)."""
     text = query.get(name, "false")
     if text not in ("true", "false"):
-        raise BadParameter(f"{name} must be true or false", parameter=name)
+        raise BadParameter(f"The parameter {name} must be true or false.", parameter=name)
     return text == "true"
 
 
@@ -122,7 +130,7 @@ def page_limit(query: Mapping[str, str]) -> int:
     if text is None:
         return _LIMIT_DEFAULT
     if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= _LIMIT_MAX):
-        raise BadParameter(f"limit must be a number from 1 to {_LIMIT_MAX}", parameter="limit")
+        raise BadParameter(f"The parameter limit must be a number from 1 to {_LIMIT_MAX}.", parameter="limit")
     return int(text)
 
 
@@ -137,5 +145,8 @@ def _place(cursor: str) -> tuple[int, str]:
         text = ""
     at_ms, _, item_id = text.partition(".")
     if not (at_ms.isascii() and at_ms.isdigit() and len(at_ms) <= 15):
-        raise BadParameter("cursor must be one that a list gave", parameter="cursor")
+        raise BadParameter(
+            "The cursor is not from this list. Take it from `_links.next`, or leave it out to start at the first page.",
+            parameter="cursor",
+        )
     return int(at_ms), item_id

@@ -1,7 +1,7 @@
-"""Problem details (RFC 9457): what an error looks like over HTTP. The only place with status codes.
+"""Problem details (RFC 9457): the HTTP answer to an error. The only place with status codes.
 
-For: turning an error of the tree into status, headers and body, and the errors that only a request can have.
-Not for: raising (the handlers and the commands do) or logging (calls.py)."""
+For: turning an error of the tree into status, headers and body; the errors that only a request can have.
+Not for: raising errors (the handlers and the commands do) or logging them (calls.py)."""
 
 from __future__ import annotations
 
@@ -44,36 +44,42 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Malformed(errors.BrokerError):
-    """The request's body is not JSON."""
+    """The request's body is not valid JSON."""
 
     code = "malformed"
 
 
 class Unauthenticated(errors.BrokerError):
-    """There is no valid API key in the header X-API-KEY. challenge: RFC 9110, 11.6.1."""
+    """The header X-API-KEY holds no valid API key.
+
+    challenge: the header WWW-Authenticate (RFC 9110, 11.6.1).
+    """
 
     code = "unauthenticated"
     challenge = b'ApiKey realm="everput"'
 
 
 class NoSession(Unauthenticated):
-    """There is no token of a session that goes on."""
+    """The request has no token of a running session."""
 
     challenge = b'Bearer realm="everput"'
 
 
 class Forbidden(errors.BrokerError):
-    """Who asks may not do this."""
+    """These credentials do not allow this operation."""
 
     code = "forbidden"
 
 
 class NoSuchPath(errors.NotFound):
-    """Nothing is at this path."""
+    """There is no resource at this path. /docs lists all paths."""
 
 
 class MethodNotAllowed(errors.BrokerError):
-    """The resource has no such method. allow: those it has."""
+    """The resource does not support this method.
+
+    allow: the supported methods, for the header Allow.
+    """
 
     code = "method-not-allowed"
 
@@ -83,13 +89,16 @@ class MethodNotAllowed(errors.BrokerError):
 
 
 class TooLarge(errors.BrokerError):
-    """The request's body is longer than allowed."""
+    """The request's body is too large."""
 
     code = "too-large"
 
 
 class TooManyRequests(errors.BrokerError):
-    """Who asks does so too often. retry_after_s: when to come again."""
+    """Too many requests.
+
+    retry_after_s: seconds to wait before the next request.
+    """
 
     code = "too-many-requests"
 
@@ -99,13 +108,16 @@ class TooManyRequests(errors.BrokerError):
 
 
 class NotJson(errors.BrokerError):
-    """The request's content type is not JSON, or it is encoded."""
+    """The request's content type is not JSON, or the body is compressed."""
 
     code = "not-json"
 
 
 class BadParameter(errors.Refused):
-    """A parameter of the query is not acceptable. parameter: its name."""
+    """A parameter of the query is not acceptable.
+
+    parameter: its name.
+    """
 
     code = "bad-parameter"
 
@@ -115,7 +127,10 @@ class BadParameter(errors.Refused):
 
 
 class BadHeader(errors.Refused):
-    """A header is not acceptable. header: its name."""
+    """A header is not acceptable.
+
+    header: its name.
+    """
 
     code = "bad-header"
 
@@ -124,7 +139,7 @@ class BadHeader(errors.Refused):
         self.header = header
 
 
-# Looked up along an error's ancestors; what is not here is our fault: 500, and says nothing about itself.
+# Looked up along an error's ancestors. Any other error is a fault of ours: 500, without details.
 _STATUS: Final[dict[type, int]] = {
     Malformed: 400,
     Unauthenticated: 401,
@@ -146,7 +161,7 @@ _STATUS: Final[dict[type, int]] = {
 
 
 class Problem(NamedTuple):
-    """An answer that tells of an error."""
+    """The HTTP answer to an error: status, headers and body."""
 
     status: int
     headers: Headers
@@ -154,10 +169,16 @@ class Problem(NamedTuple):
 
 
 def problem(error: BaseException) -> Problem:
-    """The answer to a request that ended with this error."""
+    """Create the answer to a request that ended with this error."""
     status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
     if status == 500 or not isinstance(error, errors.BrokerError):
-        return _problem(500, "internal", "Something went wrong here; the request's id finds it in the log.", (), [])
+        return _problem(
+            500,
+            "internal",
+            "An internal error occurred. The server's log has more, under the ID in the header X-Request-Id.",
+            (),
+            [],
+        )
     headers: Headers = []
     if isinstance(error, Unauthenticated):
         headers.append((b"www-authenticate", error.challenge))
@@ -172,7 +193,7 @@ def problem(error: BaseException) -> Problem:
 
 
 def framework_problem(status: int, detail: str) -> Problem:
-    """The answer to what Starlette or the server refused without asking a resource."""
+    """Create the answer to a request that Starlette or the server refused before any resource saw it."""
     status = status if status in TITLES else 400
     return _problem(status, TITLES[status].lower().replace(" ", "-"), detail, (), [])
 

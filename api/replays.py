@@ -126,4 +126,4 @@ def _time(pointer: str, text: str) -> int:
     try:
         return moment_ms(text)
     except ValueError:
-        raise Refused("this must be a time such as 2026-01-31T12:00:00Z", pointer=pointer) from None
+        raise Refused("This must be a time such as 2026-01-31T12:00:00Z.", pointer=pointer) from None

@@ -29,7 +29,7 @@ _TESTS_AT_ONCE: Final = 5  # of one listener, in this process
 _TESTS_PER_S: Final = 0.5
 _TESTS_UNDER_WAY_MAX: Final = 20  # of all listeners
 _TESTS_EACH_MAX: Final = 5  # of one organization's
-_TOO_MANY_TESTS: Final = "There are too many tests of listeners at the moment."
+_TOO_MANY_TESTS: Final = "Too many tests of listeners are running at the moment. Try again later."
 
 
 class Secrets:
@@ -69,7 +69,7 @@ class Secrets:
         listener = await find_listener(self._view, organization_id, queue_id, call.path("listener_id"))
         queue = self._view.state.queue(organization_id, queue_id)
         if queue is None:
-            raise NotFound("no queue has this id")
+            raise NotFound("No queue of this organization has this ID.")
         self._tests.take(call.headers, listener.id)
         with self._places.place(organization_id):
             trial = await try_out(self._sealer, queue, listener, self._resolver, self._tls)

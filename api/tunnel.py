@@ -267,7 +267,7 @@ class Listen:
     async def _listener(self, call: Call, name: str, url: str) -> Listener:
         """The listener, whose URLs lead here from now on (BrokerError)."""
         if not name:
-            raise Refused("the listener needs a name, in the parameter `name`")
+            raise Refused("The listener needs a name. Add the parameter `name`.")
         await self._view.caught_up()
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         wishes = ListenerWishes(name=name, notify_url=f"{url}/notify", liveness_url=f"{url}/live")

@@ -1,18 +1,20 @@
-"""The one error tree. For: what a caller may catch. Not for: HTTP status codes (api/problems.py knows those)."""
+"""The tree of all errors.
+
+For: the errors that a caller may catch. Not for: HTTP status codes (api/problems.py knows those)."""
 
 from __future__ import annotations
 
 
 class BrokerError(Exception):
-    """Everput could not do what was asked."""
+    """The base of all errors: Everput could not carry out the request."""
 
     code = "broker-error"
 
 
 class Refused(BrokerError):
-    """The command was understood and is not acceptable.
+    """The command was understood but is not acceptable.
 
-    pointer: the RFC 6901 place in the request body that is at fault, None when it is no one field.
+    pointer: the RFC 6901 place of the wrong field in the request body; None if no single field is wrong.
     """
 
     code = "refused"
@@ -23,13 +25,13 @@ class Refused(BrokerError):
 
 
 class NameTaken(Refused):
-    """The name is in use already."""
+    """The name is already in use."""
 
     code = "name-taken"
 
 
 class QuotaReached(Refused):
-    """There is as much of this as there may be."""
+    """The limit for this kind of resource is reached."""
 
     code = "quota-reached"
 
@@ -41,104 +43,113 @@ class KeyReused(Refused):
 
 
 class ShareUsed(BrokerError):
-    """The organization has used its share of what all have. retry_after_s: when to come again, in seconds."""
+    """The organization has used its share of a resource that all organizations share.
+
+    retry_after_s: seconds to wait before the next request.
+    """
 
     code = "share-used"
     retry_after_s = 600
 
 
 class InFlight(BrokerError):
-    """A request with this Idempotency-Key is under way. retry_after_s: when to come again, in seconds."""
+    """Another request with this Idempotency-Key is in progress.
+
+    retry_after_s: seconds to wait before the next request.
+    """
 
     code = "in-flight"
     retry_after_s = 1
 
 
 class Changed(BrokerError):
-    """It is at another version than the change was meant for."""
+    """The resource has another version than the change was meant for."""
 
     code = "precondition-failed"
 
 
 class NotFound(BrokerError):
-    """Nothing of this id exists, or it belongs to another organization."""
+    """Nothing with this ID exists, or it belongs to another organization."""
 
     code = "not-found"
 
 
 class Unavailable(BrokerError):
-    """Everput can't answer now. retry_after_s: when to come again, in seconds."""
+    """Everput can't answer at the moment.
+
+    retry_after_s: seconds to wait before the next request.
+    """
 
     code = "unavailable"
     retry_after_s = 1
 
 
 class Busy(Unavailable):
-    """Too many ask for much to be read."""
+    """Too many large reads are running at the moment."""
 
     code = "busy"
     retry_after_s = 2
 
 
 class LogUnavailable(Unavailable):
-    """Kafka can't be reached or has no leader; nothing was stored."""
+    """Kafka can't be reached or has no leader. Nothing was stored."""
 
     code = "log-unavailable"
 
 
 class LogDamaged(LogUnavailable):
-    """Records of the log were altered or are missing on every broker that has a copy; none of their data is used.
+    """Records of the log were altered or are missing on every broker that has a copy. None of their data is used.
 
-    topic: its name in Kafka. first, last: the offsets that can't be read; reading goes on after the last.
+    topic: the topic's name in Kafka. first, last: the range of unreadable offsets; reading continues after the last.
     """
 
     code = "log-damaged"
 
     def __init__(self, topic: str, partition: int, first: int, last: int) -> None:
         super().__init__(
-            f"{topic}/{partition} can't be read from offset {first} to {last}: what is there is not what was written"
+            f"{topic}/{partition} can't be read from offset {first} to {last}: the stored bytes were altered"
         )
         self.topic, self.partition, self.first, self.last = topic, partition, first, last
 
 
 class DiskNearlyFull(Unavailable):
-    """There is too little room where the embedded Kafka writes; nothing was stored."""
+    """The disk of the embedded Kafka is nearly full. Nothing was stored."""
 
     code = "disk-nearly-full"
     retry_after_s = 10
 
 
 class StorageFull(BrokerError):
-    """The organization stores as many bytes of messages as it may; nothing was stored."""
+    """The organization stores as many bytes of messages as it may. Nothing was stored."""
 
     code = "storage-full"
 
 
 class InDoubt(Unavailable):
-    """Kafka did not acknowledge in time: the event may have been stored all the same."""
+    """Kafka did not acknowledge in time. The event may have been stored."""
 
     code = "in-doubt"
 
 
 class ViewBehind(Unavailable):
-    """The projection has not caught up with the log in time."""
+    """The projection did not catch up with the log in time."""
 
     code = "view-behind"
 
 
 class ConfigurationError(BrokerError):
-    """A setting, a file or a Kafka cluster is not as it must be; the message says what to change."""
+    """A setting, a file or a Kafka cluster is wrong. The message says what to change."""
 
     code = "configuration"
 
 
 class UnknownEvent(BrokerError):
-    """The log holds an event of a type or version that this program does not know; a newer one wrote it."""
+    """The log holds an event of an unknown type or version, written by a newer program."""
 
     code = "unknown-event"
 
 
 class Suspended(BrokerError):
-    """The process did not run for so long that its partitions may be another worker's; it must begin anew."""
+    """The process was suspended for so long that another worker may own its partitions. It must start again."""
 
     code = "suspended"

@@ -60,7 +60,7 @@ class Past:
             _ASKING_MAX,
             _ASKING_EACH_MAX,
             tenant_of=tenant_of,
-            refusal=lambda: Busy("Too many are looking at the past at this moment."),
+            refusal=lambda: Busy("Too many requests read past states at the moment. Try again later."),
         )
 
     async def view(self, organization_id: str, at_ms: int) -> PastView:

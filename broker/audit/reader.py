@@ -100,7 +100,7 @@ class LogReader:
             _OPEN_MAX,
             _OPEN_EACH_MAX,
             tenant_of=view.state.tenant_of,
-            refusal=lambda: Busy("Too many are reading the log at this moment."),
+            refusal=lambda: Busy("Too many requests read the log at the moment. Try again later."),
         )
 
     async def read(self, wanted: Selection, span: Range) -> AsyncGenerator[Slice, None]:

@@ -80,7 +80,9 @@ class AccountCommands:
             )
             taken = not await record(self._control, self._view, event)
         if taken:
-            raise EmailTaken("an account has this e-mail address already", pointer="/email")
+            raise EmailTaken(
+                "An account with this e-mail address exists already. Sign in, or use another address.", pointer="/email"
+            )
         return self._view.state.accounts.by_id[event.account_id]
 
     async def check_password(self, email: str, password: str) -> Account:
@@ -124,7 +126,9 @@ class AccountCommands:
                 await self.end_session(session, request_id=request_id)
             raise WrongPassword(_WRONG)
         if session is None:  # an account has so many at most, and the oldest goes
-            raise Unavailable("this account is signed in so often at the moment that the session has ended already")
+            raise Unavailable(
+                "So many sessions of this account were started at once that this one has ended again. Try again."
+            )
         return session, token
 
     async def change_password(
@@ -145,7 +149,7 @@ class AccountCommands:
 
     async def _check_own_password(self, account: Account, password: str) -> None:
         if not await self._passwords.fits(password, account.password_hash):
-            raise Refused("this is not the account's password", pointer="/password")
+            raise Refused("This is not the account's password.", pointer="/password")
 
     async def reset_password(self, account_id: str) -> tuple[str, int]:
         """A one-time password for the account, whose sessions end; and until when it can be used (NotFound)."""
@@ -188,14 +192,14 @@ class AccountCommands:
             one for one in self._view.state.organizations_of(account_id) if self._view.state.is_last(one, account_id)
         ]
         if left and not even_if_last:
-            raise LastMember(f"{_last(left)}; say that this is meant, with `even_if_last`")
+            raise LastMember(f"{_last(left)} Set `even_if_last` to do it anyway.")
         context = _nobodys(account_id, request_id)
         for one in list(self._view.state.organizations_of(account_id)):
             within = replace(context, organization_id=one.id)
             await self.leave(within, account_id, even_if_last=even_if_last)
         event = ev.AccountDeleted(**by(context), account_id=account_id, even_if_last=even_if_last)
         if not await self._record_of_account(event):
-            raise Unavailable("the account has become the last member of an organization meanwhile")
+            raise Unavailable("The account has become the last member of an organization in the meantime. Try again.")
         return left
 
     async def delete_own(
@@ -215,8 +219,8 @@ class AccountCommands:
             return
         organization = self._view.state.organizations.get(context.organization_id)
         if organization is None or account_id not in organization.members:
-            raise NotFound("no member of this organization has this id")
-        raise LastMember(f"{_last([organization])}; say that this is meant, with `even_if_last`")
+            raise NotFound("No member of this organization has this ID.")
+        raise LastMember(f"{_last([organization])} Set `even_if_last` to do it anyway.")
 
     async def _record_of_account(self, event: _OfAnAccount) -> bool:
         """Whether the event counts (NotFound: there is no such account)."""
@@ -233,7 +237,7 @@ class AccountCommands:
     async def create_organization(self, account_id: str, *, name: str, request_id: str = "") -> Organization:
         """A new organization with this account as its member (Refused, QuotaReached)."""
         if sum(1 for _ in self._view.state.organizations_of(account_id)) >= ORGANIZATIONS_MAX:
-            raise QuotaReached(f"an account may have at most {ORGANIZATIONS_MAX} organizations")
+            raise QuotaReached(f"An account may have at most {ORGANIZATIONS_MAX} organizations. Leave one first.")
         made = await create_organization(
             self._control, self._view, name=name, actor=_actor(account_id, request_id), request_id=request_id
         )
@@ -247,7 +251,7 @@ class AccountCommands:
         await record(self._control, self._view, ev.OrganizationJoined(**by(context), account_id=account_id))
         organization = self._view.state.organizations.get(organization_id)
         if organization is None or account_id not in organization.members:
-            raise NotFound("no organization has this id")
+            raise NotFound("You can reach no organization with this ID.")
         return organization
 
 
@@ -255,12 +259,12 @@ def check_email(email: str) -> None:
     """Refused when it is no e-mail address."""
     reason = refuse_email(email)
     if reason is not None:
-        raise Refused(f"the e-mail address {reason}", pointer="/email")
+        raise Refused(f"The e-mail address {reason}.", pointer="/email")
 
 
 def _last(organizations: Sequence[Organization]) -> str:
     names = ", ".join(f"{one.name} ({one.id})" for one in organizations)
-    return f"no member who can sign in would be left in {names}"
+    return f"No member who can sign in would be left in {names}."
 
 
 def _actor(account_id: str, request_id: str) -> str:

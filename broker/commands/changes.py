@@ -61,7 +61,9 @@ async def find_message(log: Log, queue: Queue, message_id: str) -> StoredMessage
     try:
         put = decode_message(value)
     except UnknownEvent:
-        raise NotFound("this message was written by a newer program") from None
+        raise NotFound(
+            "This message was written by a newer version of Everput. Upgrade this server to read it."
+        ) from None
     if put.queue_id != queue.id or put.organization_id != queue.organization_id:
         raise NotFound(_NONE)
     changes = await log.changes.latest({message_id: place}, organization_id=queue.organization_id)
@@ -130,7 +132,9 @@ async def _change(
         try:
             counted = await changes.counted(event)
         except Unavailable as error:
-            raise InDoubt("the change is in the log, but it is not known yet whether another came first") from error
+            raise InDoubt(
+                "The change is stored, but it is not known yet whether another came first. Read the message again."
+            ) from error
         if counted is None:
             raise Changed(_CHANGED)
         offset = counted

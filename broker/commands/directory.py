@@ -48,7 +48,7 @@ HEADERS_BYTES_MAX: Final = 8 << 10  # of one listener, in the clear; each of its
 _SIGNING_BYTES: Final = 32
 _FOLD_S: Final = 2.0
 _UPDATES_TRIED: Final = 10  # of a listener, while others change it
-_CHANGED: Final = "it was changed since: read it again"
+_CHANGED: Final = "The resource has changed since. Read it again, and repeat the change with its new ETag."
 Versions = Collection[int]  # those that a change may be made to
 HIDDEN: Final = "…"  # what is shown of a header's value
 # linear: fixed lengths
@@ -127,13 +127,15 @@ async def create_key(
                 f"{shortened(scope)!r} is no scope; use some of {', '.join(SCOPES)}", pointer=f"/scopes/{index}"
             )
         if queue_ids is not None and scope not in keys.SCOPES_OF_QUEUES:
-            raise Refused(f"a key for some queues can't have the scope {scope!r}", pointer=f"/scopes/{index}")
+            raise Refused(
+                f"A key that is restricted to some queues can't have the scope {scope!r}.", pointer=f"/scopes/{index}"
+            )
     if queue_ids is not None:
         await _check_queues(view, organization_id, queue_ids)
     if expires_at_ms is not None and expires_at_ms <= now_ms():
-        raise Refused("this time is over", pointer="/expires_at")
+        raise Refused("This time is in the past.", pointer="/expires_at")
     if sum(1 for _ in view.state.keys_of(organization_id)) >= KEYS_MAX:
-        raise QuotaReached(f"an organization may have at most {KEYS_MAX} keys; revoke one")
+        raise QuotaReached(f"An organization may have at most {KEYS_MAX} keys. Revoke one first.")
     secret = keys.key_text(os.urandom(keys.RANDOM_BYTES))
     event = ev.KeyCreated(
         at_ms=now_ms(),
@@ -150,23 +152,23 @@ async def create_key(
     )
     key = view.state.keys.get(event.key_id) if await record(control, view, event) else None
     if key is None:  # there is no such organization, or it has revoked the key already
-        raise NotFound("no organization has this id")
+        raise NotFound("You can reach no organization with this ID.")
     return key, secret
 
 
 async def _check_queues(view: DirectoryView, organization_id: str, queue_ids: Sequence[str]) -> None:
     if not 1 <= len(queue_ids) <= keys.QUEUES_MAX:
-        raise Refused(f"name 1 to {keys.QUEUES_MAX} queues, or leave them out for all", pointer="/queues")
+        raise Refused(f"List 1 to {keys.QUEUES_MAX} queues, or leave the field out for all queues.", pointer="/queues")
     await view.caught_up()
     for index, queue_id in enumerate(queue_ids):
         if view.state.queue(organization_id, queue_id) is None:
-            raise Refused("no queue has this id", pointer=f"/queues/{index}")
+            raise Refused("No queue of this organization has this ID.", pointer=f"/queues/{index}")
 
 
 async def revoke_key(control: ControlLog, view: DirectoryView, context: Context, key_id: str) -> None:
     """End the key, in every process as soon as it has folded this (NotFound)."""
     if not await record(control, view, ev.KeyRevoked(**by(context), key_id=key_id)):
-        raise NotFound("no key has this id")
+        raise NotFound("No API key of this organization has this ID.")
 
 
 async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -> Queue:
@@ -176,7 +178,7 @@ async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -
         await view.caught_up()
         queue = view.state.queue(organization_id, queue_id)
     if queue is None:
-        raise NotFound("no queue has this id")
+        raise NotFound("No queue of this organization has this ID.")
     return queue
 
 
@@ -187,7 +189,7 @@ async def find_listener(view: DirectoryView, organization_id: str, queue_id: str
         await view.caught_up()
         listener = view.state.listener(organization_id, listener_id)
     if listener is None or listener.queue_id != queue_id:
-        raise NotFound("no listener of this queue has this id")
+        raise NotFound("No listener of this queue has this ID.")
     return listener
 
 
@@ -218,10 +220,10 @@ class Commands:
         check_name(name)
         await self._check_queue_name_free(context.organization_id, name, None)
         if self._view.state.queue_count(context.organization_id) >= self._quotas.queues_max:
-            raise QuotaReached(f"an organization may have at most {self._quotas.queues_max} queues")
+            raise QuotaReached(f"An organization may have at most {self._quotas.queues_max} queues. Delete one first.")
         event = ev.QueueCreated(**by(context), queue_id=str(uuid4()), name=name)
         if not await self._record(event):
-            raise NameTaken(f"a queue is named {name!r} already", pointer="/name")
+            raise NameTaken(f"A queue named {name!r} exists already. Choose another name.", pointer="/name")
         return self._queue_now(context, event.queue_id)
 
     async def rename_queue(
@@ -241,7 +243,7 @@ class Commands:
         queue = self._queue_now(context, queue_id)
         if lost:
             _check_version(queue, if_version)
-            raise NameTaken(f"a queue is named {name!r} already", pointer="/name")
+            raise NameTaken(f"A queue named {name!r} exists already. Choose another name.", pointer="/name")
         return queue
 
     async def delete_queue(self, context: Context, queue_id: str, *, if_match: Versions | None = None) -> None:
@@ -268,7 +270,9 @@ class Commands:
         queue = await find_queue(self._view, context.organization_id, queue_id)
         await self._check_listener_name_free(queue, name, None)
         if self._view.state.listener_count(context.organization_id) >= self._quotas.listeners_max:
-            raise QuotaReached(f"an organization may have at most {self._quotas.listeners_max} listeners")
+            raise QuotaReached(
+                f"An organization may have at most {self._quotas.listeners_max} listeners. Delete one first."
+            )
         messages = self._log.messages
         begin_at_ms = wishes.begin_at_ms
         offsets = await (messages.end_offsets() if begin_at_ms is None else messages.offsets_at(begin_at_ms))
@@ -285,7 +289,7 @@ class Commands:
         )
         if not await self._record(event):
             self._queue_now(context, queue_id)
-            raise NameTaken(f"a listener of this queue is named {name!r} already", pointer="/name")
+            raise NameTaken(f"This queue already has a listener named {name!r}. Choose another name.", pointer="/name")
         return self._listener_now(context, event.listener_id), secret
 
     async def update_listener(
@@ -315,7 +319,9 @@ class Commands:
             listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
             _expected(listener, if_match)
             if tunnel and not listener.notify_url.startswith(f"{TUNNEL}:"):
-                raise NameTaken(f"a listener of this queue is named {listener.name!r} already, and has its own URL")
+                raise NameTaken(
+                    f"This queue already has a listener named {listener.name!r} with a URL. Choose another name."
+                )
             name = listener.name if wishes.name is None else wishes.name
             await self._check_listener_name_free(self._queue_now(context, queue_id), name, listener_id)
             _check_headers_named(listener, wishes)
@@ -333,8 +339,10 @@ class Commands:
             if taken:
                 return now
             if now.version == listener.version:
-                raise NameTaken(f"a listener of this queue is named {name!r} already", pointer="/name")
-        raise Unavailable("others change this listener all the time; nothing was changed")
+                raise NameTaken(
+                    f"This queue already has a listener named {name!r}. Choose another name.", pointer="/name"
+                )
+        raise Unavailable("Other requests keep changing this listener. Nothing was changed; try again.")
 
     async def delete_listener(
         self, context: Context, queue_id: str, listener_id: str, *, if_match: Versions | None = None
@@ -372,7 +380,7 @@ class Commands:
             **by(context), listener_id=listener_id, message_ids=tuple(dict.fromkeys(message_ids))
         )
         if not await self._record(event):
-            raise NotFound("no listener of this queue has this id")
+            raise NotFound("No listener of this queue has this ID.")
 
     async def _record(self, event: ControlEvent) -> bool:
         return await record(self._log.control, self._view, event)
@@ -385,7 +393,7 @@ class Commands:
                 return
             if not checked:
                 await self._view.caught_up()
-        raise NameTaken(f"a queue is named {name!r} already", pointer="/name")
+        raise NameTaken(f"A queue named {name!r} exists already. Choose another name.", pointer="/name")
 
     async def _check_listener_name_free(self, queue: Queue, name: str, own_id: str | None) -> None:
         for checked in (False, True):
@@ -394,7 +402,7 @@ class Commands:
                 return
             if not checked:
                 await self._view.caught_up()
-        raise NameTaken(f"a listener of this queue is named {name!r} already", pointer="/name")
+        raise NameTaken(f"This queue already has a listener named {name!r}. Choose another name.", pointer="/name")
 
     def _sealed(self, before: ListenerSettings, said: Mapping[str, Any]) -> ListenerSettings:
         """The settings from now on, no header's value in the clear (Refused: a hidden value that there is not)."""
@@ -405,11 +413,11 @@ class Commands:
         size = 0
         for name, value in (asked or {}).items():
             if value == HIDDEN and name not in known:
-                raise Refused("this header has no value yet", pointer=f"/headers/{name}")
+                raise Refused("This header has no saved value yet. Enter its value.", pointer=f"/headers/{name}")
             headers[name] = known[name] if value == HIDDEN else self._sealer.seal(value)
             size += len(name) + self._size(known[name] if value == HIDDEN else None, value)
         if size > HEADERS_BYTES_MAX:
-            detail = f"all names and values together may have {HEADERS_BYTES_MAX} bytes, and have {size}"
+            detail = f"All header names and values together may have {HEADERS_BYTES_MAX} bytes; these have {size}."
             raise Refused(detail, pointer="/headers")
         return msgspec.structs.replace(before, **changed, headers={}, sealed_headers=headers)
 
@@ -425,19 +433,19 @@ class Commands:
     def _check_url(self, pointer: str, url: str) -> None:
         reason = refuse_url(url, self._allow_networks)
         if reason is not None:
-            raise Refused(f"the URL {reason}", pointer=pointer)
+            raise Refused(f"The URL {reason}.", pointer=pointer)
 
     def _queue_now(self, context: Context, queue_id: str) -> Queue:
         """It was there a moment ago: no look at the log."""
         queue = self._view.state.queue(context.organization_id, queue_id)
         if queue is None:
-            raise NotFound("no queue has this id")
+            raise NotFound("No queue of this organization has this ID.")
         return queue
 
     def _listener_now(self, context: Context, listener_id: str) -> Listener:
         listener = self._view.state.listener(context.organization_id, listener_id)
         if listener is None:
-            raise NotFound("no listener of this queue has this id")
+            raise NotFound("No listener of this queue has this ID.")
         return listener
 
 
@@ -447,7 +455,9 @@ async def record(control: ControlLog, view: DirectoryView, event: ControlEvent) 
     try:
         await view.seen(offset, timeout_s=_FOLD_S)
     except ViewBehind as error:
-        raise InDoubt("the change is in the log, but this process can't yet say what became of it") from error
+        raise InDoubt(
+            "The change is stored, but not applied yet. Read the resource again before you repeat the request."
+        ) from error
     return not view.passed_over(offset)
 
 
@@ -489,14 +499,17 @@ def _check_headers_named(listener: Listener, wishes: ListenerWishes) -> None:
         )
     for name, value in named.items():
         if value == HIDDEN:
-            raise Refused("the notify_url has another origin: give this value again", pointer=f"/headers/{name}")
+            raise Refused(
+                "The notify_url has another scheme, host or port. Enter this header's value again.",
+                pointer=f"/headers/{name}",
+            )
 
 
 def check_name(name: str) -> None:
     """Refused when it is none."""
     reason = refuse_name(name)
     if reason is not None:
-        raise Refused(f"the name {reason}", pointer="/name")
+        raise Refused(f"The name {reason}.", pointer="/name")
 
 
 def signing_secret(asked: str | None) -> str:

@@ -28,7 +28,7 @@ from broker.errors import InFlight, KeyReused, LogUnavailable, ViewBehind
 from broker.ports import ClaimLog, MessageLog
 
 _RANDOM_BYTES: Final = 16
-_UNDER_WAY: Final = "a request with this Idempotency-Key is under way"
+_UNDER_WAY: Final = "Another request with this Idempotency-Key is in progress. Try again."
 
 
 class Stored(NamedTuple):
@@ -96,7 +96,7 @@ class Idempotency:
         if held is None:
             held = await self._claim(digest, mine)
         if held.first.body_sha256 != mine.body_sha256:
-            raise KeyReused("this Idempotency-Key was used with another request")
+            raise KeyReused("This Idempotency-Key was used with another request. Use a new key for each message.")
         if held.holder.claim_id == mine.claim_id:
             return await self._append(held, puts, {})
         found = await self._find(held, puts)
@@ -115,13 +115,15 @@ class Idempotency:
         await self._claims.append(mine)
         held = decide(await self._claims.claims(digest), mine.at_ms)
         if held is None:
-            raise ViewBehind("the claim of the Idempotency-Key is in the log and was not found there yet")
+            raise ViewBehind(
+                "The Idempotency-Key was stored, but is not readable yet. Repeat the request with the same key."
+            )
         return held
 
     async def _append(self, held: Claim, puts: Sequence[Put], found: Mapping[int, Stored]) -> list[Stored]:
         """Put what is not there yet."""
         if self._clock() - held.holder.at_ms > self._append_timeout_ms:  # another may soon take the claim over
-            raise LogUnavailable("Kafka is too slow; nothing was stored")
+            raise LogUnavailable("Kafka is too slow at the moment. Nothing was stored; try again.")
         missing = [number for number in range(len(puts)) if number not in found]
         for number in missing:
             puts[number].claimed(held.holder.ids_at_ms, random_bits(held.holder, number))

@@ -157,11 +157,11 @@ def new_put(
 ) -> Put:
     """A message that may be put (Refused)."""
     if len(data) * _UTF8_BYTES_A_CHAR_MAX > DATA_BYTES_MAX and len(data.encode()) > DATA_BYTES_MAX:
-        raise Refused(f"the data is longer than {DATA_BYTES_MAX} bytes of UTF-8", pointer="/data")
+        raise Refused(f"The data is too long: at most {DATA_BYTES_MAX} bytes of UTF-8 are allowed.", pointer="/data")
     if name is not None and (reason := refuse_name(name)) is not None:
-        raise Refused(f"the name {reason}", pointer="/name")
+        raise Refused(f"The name {reason}.", pointer="/name")
     if key is not None and not 0 < len(key) <= NAME_CHARS_MAX:
-        raise Refused(f"the ordering key must have 1 to {NAME_CHARS_MAX} characters", pointer="/key")
+        raise Refused(f"The ordering key must have 1 to {NAME_CHARS_MAX} characters.", pointer="/key")
     if deliver_at is None:
         return Put(queue, data, name, key, actor, request_id, count=count)
     if key is not None:
@@ -169,7 +169,7 @@ def new_put(
         raise Refused(detail, pointer="/deliver_at")
     deliver_at_ms = int(deliver_at.timestamp() * 1000)
     if deliver_at_ms - time.time_ns() // 1_000_000 > DELIVER_AHEAD_MS_MAX:
-        raise Refused(f"at most {DELIVER_AHEAD_MS_MAX // _DAY_MS} days ahead", pointer="/deliver_at")
+        raise Refused(f"deliver_at may be at most {DELIVER_AHEAD_MS_MAX // _DAY_MS} days ahead.", pointer="/deliver_at")
     return Put(queue, data, name, key, actor, request_id, max(1, deliver_at_ms), count)
 
 
@@ -223,4 +223,10 @@ async def append_puts(log: MessageLog, puts: Sequence[Put], partition: int | Non
     failures = [result for result in results if isinstance(result, BaseException)]
     if failures:
         nothing = len(failures) == len(results) and all(isinstance(error, LogUnavailable) for error in failures)
-        raise failures[0] if nothing else InDoubt("some of the messages may have been stored") from failures[0]
+        raise (
+            failures[0]
+            if nothing
+            else InDoubt(
+                "Some of the messages may have been stored. With an Idempotency-Key it is safe to repeat the request."
+            )
+        ) from failures[0]

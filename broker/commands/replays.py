@@ -66,7 +66,10 @@ class ReplayCommands:
         self._check(wishes)
         to_ms = context.at_ms if wishes.to_ms is None else wishes.to_ms
         if to_ms <= wishes.from_ms:
-            raise Refused("a replay ends after it begins", pointer="/to" if wishes.to_ms is not None else "/from")
+            raise Refused(
+                "The end of the time range must be after its start.",
+                pointer="/to" if wishes.to_ms is not None else "/from",
+            )
         messages = self._log.messages
         begin = await messages.offsets_at(wishes.from_ms)
         end = await (messages.offsets_at(to_ms) if to_ms < context.at_ms else messages.end_offsets())
@@ -111,10 +114,12 @@ class ReplayCommands:
             ("this organization", _RUNNING_ALL_MAX, replays.running(context.organization_id)),
         ):
             if running >= most:
-                raise Refused(f"{running} replays of {whose} are under way; cancel one, or wait for its end")
+                raise Refused(
+                    f"{running} replays of {whose} are running, the most that may. Cancel one, or wait until one ends."
+                )
         event = await self.plan(context, listener, wishes)
         if not await record(self._log.control, self._view, event):
-            raise NotFound("no listener of this queue has this id")
+            raise NotFound("No listener of this queue has this ID.")
         return self._now(event)
 
     async def find(self, organization_id: str, queue_id: str, listener_id: str, replay_id: str) -> Replay:
@@ -122,7 +127,7 @@ class ReplayCommands:
         await find_listener(self._view, organization_id, queue_id, listener_id)
         replay = self._view.state.replays.find(organization_id, replay_id)
         if replay is None or replay.listener_id != listener_id:
-            raise NotFound("no replay of this listener has this id")
+            raise NotFound("No replay of this listener has this ID.")
         return replay
 
     async def pause(self, context: Context, replay: Replay) -> Replay:
@@ -169,7 +174,7 @@ class ReplayCommands:
     def _now(self, event: ev.ReplayEvent) -> Replay:
         replay = self._view.state.replays.find(event.organization_id, event.replay_id)
         if replay is None:
-            raise NotFound("no replay of this listener has this id")
+            raise NotFound("No replay of this listener has this ID.")
         return replay
 
     async def _count(
@@ -212,7 +217,10 @@ class ReplayCommands:
                 if before[parts[1]] <= row.offset < after[parts[1]]:
                     found.add((parts[1], row.offset))
             if len(found) > _PICKED_MAX:
-                raise Refused(f"more than {_PICKED_MAX} messages are set aside: choose a shorter time", pointer="/from")
+                raise Refused(
+                    f"More than {_PICKED_MAX} messages of this time range are retrying or parked. Choose less time.",
+                    pointer="/from",
+                )
         offsets: list[list[int]] = [[] for _ in end]
         for partition, pairs in groupby(sorted(found), key=lambda pair: pair[0]):
             offsets[partition] = [offset for _, offset in pairs]
@@ -220,12 +228,12 @@ class ReplayCommands:
 
     def _check(self, wishes: ReplayWishes) -> None:
         if wishes.only not in ONLY:
-            raise Refused(f"only must be one of {', '.join(ONLY)}", pointer="/only")
+            raise Refused(f"The field only must be one of {', '.join(ONLY)}.", pointer="/only")
         if wishes.liveness_url is not None and wishes.notify_url is None:
-            raise Refused("a liveness_url is for a notify_url beside it", pointer="/liveness_url")
+            raise Refused("A liveness_url needs a notify_url. Give both, or neither.", pointer="/liveness_url")
         if wishes.send_headers and wishes.notify_url is None:
-            raise Refused("send_headers is for a notify_url beside it", pointer="/send_headers")
+            raise Refused("send_headers needs a notify_url. Give both, or neither.", pointer="/send_headers")
         for pointer, url in (("/notify_url", wishes.notify_url), ("/liveness_url", wishes.liveness_url)):
             reason = None if url is None else refuse_url(url, self._allow_networks)
             if reason is not None:
-                raise Refused(f"the URL {reason}", pointer=pointer)
+                raise Refused(f"The URL {reason}.", pointer=pointer)

@@ -53,5 +53,5 @@ class SecretCommands:
         await record(self._control, self._view, event)
         rotated = self._view.state.listener(context.organization_id, listener_id)
         if rotated is None:  # deleted before, or right after
-            raise NotFound("no listener of this queue has this id")
+            raise NotFound("No listener of this queue has this ID.")
         return rotated, new

@@ -106,5 +106,11 @@ def fail(items: Sequence[Append], error: Exception) -> int:
     waiting = [item for item in items if not item.done.done()]
     for item in waiting:
         begun = item.together is not None and item.together.begun
-        item.done.set_exception(InDoubt("some of the messages may have been stored") if begun else error)
+        item.done.set_exception(
+            InDoubt(
+                "Some of the messages may have been stored. With an Idempotency-Key it is safe to repeat the request."
+            )
+            if begun
+            else error
+        )
     return len(waiting)

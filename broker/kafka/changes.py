@@ -43,7 +43,10 @@ class ChangesTopic:
             key, value = event.message_id.encode(), encode(event)
             offset = await self._topic.append_one(event.partition, key, value, urgent=event.urgent)
         except LogUnavailable as error:
-            raise InDoubt("Kafka did not acknowledge in time; the change may have been stored") from error
+            raise InDoubt(
+                "Kafka did not acknowledge in time. The change may have been stored; "
+                "read the resource before you repeat it."
+            ) from error
         return offset, answers_from
 
     async def answer(

@@ -68,7 +68,7 @@ class ClaimsTopic:
         """See ports.ClaimLog.append."""
         mine = self._index.count(claim.organization_id)
         if not has_room(mine, len(self._index)):
-            raise ShareUsed(f"this organization has used its share of Idempotency-Keys within a day: {mine}")
+            raise ShareUsed(f"This organization has used its {mine} Idempotency-Keys of 24 hours. Try again later.")
         digest = bytes.fromhex(claim.digest)
         await self._writer.append_one(self._partition(digest), digest, encode(claim))
 
@@ -83,7 +83,7 @@ class ClaimsTopic:
                     if (claim := await self._read(partition, offset, digest)) is not None
                 ]
         except TimeoutError:
-            raise ViewBehind("the Idempotency-Keys of the last day are still being read") from None
+            raise ViewBehind("This server is still reading the Idempotency-Keys of the last day. Try again.") from None
 
     def _partition(self, digest: bytes) -> int:
         return int.from_bytes(digest[-4:]) % self._partitions

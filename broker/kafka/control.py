@@ -38,10 +38,16 @@ class ControlTopic:
                 )
                 offset = int((await asyncio.shield(done)).offset)
         except TimeoutError:
-            raise InDoubt("Kafka did not acknowledge in time; the change may have been stored") from None
+            raise InDoubt(
+                "Kafka did not acknowledge in time. The change may have been stored; "
+                "read the resource before you repeat it."
+            ) from None
         except kafka_errors.KafkaError as error:
             self._producer.failed(producer, error)
-            raise InDoubt(f"Kafka did not acknowledge ({type(error).__name__}); the change may be stored") from error
+            raise InDoubt(
+                f"Kafka did not acknowledge ({type(error).__name__}). The change may have been stored; "
+                "read the resource before you repeat it."
+            ) from error
         if offset < 0:  # Kafka knew it as a repeat and no longer knows where it is: it is somewhere before the end
             return await self.end_offset() - 1
         return offset

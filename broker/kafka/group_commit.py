@@ -41,7 +41,7 @@ _RECORD_BYTES_EXTRA: Final = 40  # of a record in a batch: lengths, offset, time
 _SWEEP_S: Final = 0.1
 _LATE_S: Final = 0.5
 _LOOK_AGAIN_S: Final = 1.0
-_NO_ROOM: Final = "Kafka acknowledges nothing at the moment; nothing was stored"
+_NO_ROOM: Final = "Kafka does not acknowledge writes at the moment. Nothing was stored; try again."
 
 
 class _Batch:
@@ -212,7 +212,10 @@ class GroupCommit:
         try:
             metadata = await (await producer.send_batch(batch, self._topic, partition=partition))
         except Exception as error:  # whatever it is, the group commit must go on
-            doubt = InDoubt(f"Kafka did not acknowledge ({type(error).__name__}); the message may be stored")
+            doubt = InDoubt(
+                f"Kafka did not acknowledge ({type(error).__name__}). The message may have been stored; "
+                "with an Idempotency-Key it is safe to repeat the request."
+            )
             self.in_doubt += fail(sent.items, doubt)
             if isinstance(error, kafka_errors.KafkaError):
                 self._producer.failed(producer, error)
@@ -339,11 +342,16 @@ class GroupCommit:
             self._keyed = {partition: line for partition, line in self._keyed.items() if line}
             for line in (self._unkeyed, *self._keyed.values()):
                 while line and (line.first.done.done() or line.first.deadline < now_s):
-                    late = LogUnavailable("Kafka acknowledges nothing; nothing was stored")
+                    late = LogUnavailable(
+                        "Kafka does not acknowledge writes at the moment. Nothing was stored; try again."
+                    )
                     self.refused += fail([self._pop(line)], late)
             for batch in self._under_way.values():
                 batch.late = batch.late or batch.sent_s + _LATE_S < now_s
-                doubt = InDoubt("Kafka did not acknowledge in time; the message may have been stored")
+                doubt = InDoubt(
+                    "Kafka did not acknowledge in time. The message may have been stored; "
+                    "with an Idempotency-Key it is safe to repeat the request."
+                )
                 self.in_doubt += fail([item for item in batch.items if item.deadline < now_s], doubt)
             self._judge()
             if (self._suspects or self._keyed) and self._look_again_s < now_s:

@@ -47,7 +47,7 @@ class Turns:
                         for semaphore in (own, self._all):
                             await held.enter_async_context(semaphore)
                 except TimeoutError:
-                    raise Busy("too much is being read at the moment for requests such as this") from None
+                    raise Busy("Too many large reads are running at the moment. Try again later.") from None
                 yield
         finally:
             asking.pop()

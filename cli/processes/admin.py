@@ -49,7 +49,7 @@ class Health:
     async def check(self) -> None:
         """Unavailable unless the process does its work, Kafka is reachable and the projections have caught up."""
         if self.view is None or not self.ready:
-            raise Unavailable("this process is starting")
+            raise Unavailable("This server is starting. Try again.")
         await self.view.caught_up()
 
     async def check_whole(self) -> None:
@@ -61,7 +61,7 @@ class Health:
     def state(self) -> dict[str, Any]:
         """What this process has folded (Unavailable): where it is, the hash of all, and a digest of each thing."""
         if self.view is None:
-            raise Unavailable("this process is starting")
+            raise Unavailable("This server is starting. Try again.")
         directory = self.view.state
         return {
             "position": self.view.position,

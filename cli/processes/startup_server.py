@@ -33,7 +33,7 @@ class Doors:
     def __init__(self, listening: socket.socket, *, connections_max: int, hosts: Hosts, clients: Clients) -> None:
         self._listening = listening
         self._app: App | None = None
-        self._why: Unavailable = LogUnavailable("Kafka can't be reached; nothing was stored")
+        self._why: Unavailable = LogUnavailable("Kafka can't be reached. Nothing was stored; try again.")
         self._accepts = asyncio.Event()
         self._server = Server(
             self,
@@ -48,7 +48,7 @@ class Doors:
 
     def kafka_is_there(self) -> None:
         """What is still to do is to read the log."""
-        self._why = ViewBehind("this process is reading the log; nothing was stored")
+        self._why = ViewBehind("This server is starting and still reads the log. Nothing was stored; try again.")
         self._later.cancel()
         self._later = asyncio.get_running_loop().call_later(READING_S, self._begin)
 

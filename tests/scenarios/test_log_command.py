@@ -193,9 +193,9 @@ def test_a_key_of_the_scope_audit_is_all_that_a_story_needs(server: Running, que
     ("arguments", "said"),
     [
         (["--type", "nothing"], "no type of event"),
-        (["--message", "x"], "no message has this id"),
-        (["--message", "019b76d9-05ab-7003-8123-456789abcdef"], "no message has this id"),
-        (["--queue", "nobody's"], "no queue has this id"),
+        (["--message", "x"], "No message of this organization has this ID."),
+        (["--message", "019b76d9-05ab-7003-8123-456789abcdef"], "No message of this organization has this ID."),
+        (["--queue", "nobody's"], "No queue of this organization has this ID."),
         (["--listener", "x"], "no listener has this id"),
         (["--actor", "somebody"], "actor must be"),
         (["--from", "tomorrow"], "is not a time"),

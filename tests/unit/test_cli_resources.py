@@ -173,7 +173,7 @@ def test_a_key_for_messages_alone_uses_a_queue_by_its_id(run: Run, tmp_path: Pat
     assert "lacks the scope 'queues'" in forbidden
     assert "refused" not in forbidden
     missing = run("messages", "put", "5f0e6f0a-33c1-4a8e-8f1d-b5b9f6f0c001", "x", code=1, **mine)
-    assert "no queue has this id" in missing.stderr
+    assert "No queue of this organization has this ID." in missing.stderr
 
 
 def test_a_queue_whose_name_looks_like_an_id_is_found(run: Run):
@@ -184,7 +184,10 @@ def test_a_queue_whose_name_looks_like_an_id_is_found(run: Run):
 
 def test_exit_codes_tell_what_was_refused_from_what_could_not_be_asked(run: Run):
     run("queues", "create", "taken")
-    assert "a queue is named 'taken' already (/name)" in run("queues", "create", "taken", code=1).stderr
+    assert (
+        "A queue named 'taken' exists already. Choose another name. (/name)"
+        in run("queues", "create", "taken", code=1).stderr
+    )
     run("queues", "create", code=2)
     unanswered = run("queues", "list", code=2, EVERPUT_URL="nonsense:")
     assert "does not answer" in unanswered.stderr

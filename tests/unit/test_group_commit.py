@@ -142,12 +142,12 @@ async def test_a_key_whose_broker_hangs_is_told_that_nothing_was_stored_and_then
     with pytest.raises(InDoubt):
         await first
     for waiting in (same, other):
-        with pytest.raises(LogUnavailable, match="nothing was stored"):
+        with pytest.raises(LogUnavailable, match="Nothing was stored"):
             await waiting
     async with asyncio.timeout(10):
         while 1 not in commit._away:
             await asyncio.sleep(0.005)
-    with pytest.raises(LogUnavailable, match="nothing was stored"):
+    with pytest.raises(LogUnavailable, match="Nothing was stored"):
         commit.append(value("refused"), key=key_of(commit, 3))
     await commit.append(value("elsewhere"), key=key_of(commit, 2))
     brokers.go_on(1)
@@ -185,7 +185,7 @@ async def test_when_all_hang_few_batches_are_in_doubt_and_soon_a_put_is_refused_
     async with asyncio.timeout(10):
         while not commit._away >= {0, 1}:
             await asyncio.sleep(0.005)
-    with pytest.raises(LogUnavailable, match="nothing was stored"):
+    with pytest.raises(LogUnavailable, match="Nothing was stored"):
         commit.append(value("refused"))
     brokers.go_on(0)
     await until_suspected(commit, 1)
@@ -212,7 +212,7 @@ async def test_what_waits_for_one_partition_leaves_room_for_the_others(commit, b
     waiting = [asyncio.ensure_future(commit.append(value("in doubt"), key=key_of(commit, 1)))]
     await until_suspected(commit, 1)
     waiting += [asyncio.ensure_future(commit.append(value("waits"), key=key_of(commit, 1))) for _ in range(10)]
-    with pytest.raises(LogUnavailable, match="nothing was stored"):
+    with pytest.raises(LogUnavailable, match="Nothing was stored"):
         commit.append(value("one too many"), key=key_of(commit, 1))
     await asyncio.wait_for(commit.append(value("elsewhere")), 1)
     assert commit.waiting == 10

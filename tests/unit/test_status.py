@@ -100,7 +100,7 @@ async def test_a_process_that_is_not_ready_or_not_there_is_wrong():
     health = Health()
     async with serving(process_app(health), "127.0.0.1", 0, Hosts([])) as url:
         (row,) = await processes([url])
-        assert row.wrong == "this process is starting"
+        assert row.wrong == "This server is starting. Try again."
         health.view, health.ready = MemoryControl(), True
         (row,) = await processes([url])
         assert row.wrong is None
