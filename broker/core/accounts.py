@@ -22,10 +22,11 @@ _EMAIL = re.compile(r"[!-?A-~]+@[!-?A-~]+\.[!-?A-~]+")  # ASCII: what is equal m
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """An account.
+    """A person's account: an e-mail address and a password.
 
-    blocked: it has no session and gets none.
-    one_time_until_ms: the password opens one session, and only before this time; 0 once it has. None: no such limit.
+    blocked: the account has no session and gets none.
+    one_time_until_ms: the password opens one session, and only before this time; 0 once it has. None: the password may
+        be used as often as wanted.
     """
 
     id: str
@@ -36,7 +37,7 @@ class Account:
     one_time_until_ms: int | None = None
 
     def may_sign_in(self, at_ms: int) -> bool:
-        """Whether the password opens a session at this time."""
+        """Return whether the password opens a session at this time."""
         return not self.blocked and (self.one_time_until_ms is None or at_ms < self.one_time_until_ms)
 
 
@@ -49,7 +50,7 @@ class Session:
 
 
 def refuse_email(email: str) -> str | None:
-    """Why this is no e-mail address, as the end of a sentence about it; None when it may be one."""
+    """Return why the text is no e-mail address, as the end of a sentence about it, or None when it may be one."""
     if len(email) > EMAIL_CHARS_MAX:
         return f"must have at most {EMAIL_CHARS_MAX} characters"
     return None if _EMAIL.fullmatch(email) else "must be one such as name@example.com, in ASCII"
@@ -66,15 +67,15 @@ class Accounts:
         self._sessions_of: dict[str, dict[str, Session]] = {}
 
     def account(self, email: str) -> Account | None:
-        """Whose address this is; upper and lower case are one."""
+        """Return the account with this e-mail address, compared without upper and lower case."""
         return self._by_email.get(email.lower())
 
     def sessions_of(self, account_id: str) -> list[Session]:
-        """Oldest first; those whose time is over are among them until the next one begins."""
+        """Return the account's sessions, oldest first. Expired ones are dropped when the next session begins."""
         return list(self._sessions_of.get(account_id, {}).values())
 
     def apply(self, event: ev.AccountEvent | ev.SessionCreated | ev.SessionEnded) -> bool:
-        """Fold one event; False when it was passed over (Directory.apply)."""
+        """Fold one event. Return False when the event changed nothing (see Directory.apply)."""
         match event:
             case ev.AccountCreated():
                 return self._created(event)
@@ -90,7 +91,7 @@ class Accounts:
                 return account is not None and self._changed(account, event)
 
     def everything(self) -> Any:
-        """For Directory.state_hash()."""
+        """Return all accounts and sessions, for Directory.state_hash()."""
         return (
             sorted(self.by_id.values(), key=lambda account: account.id),
             sorted(self.sessions.values(), key=lambda session: session.id),

@@ -147,9 +147,9 @@ SECRET: Final = frozenset(
 
 
 class Former(NamedTuple):
-    """A version that is read and no longer written: which of the next one's fields it lacks, and how it is read.
+    """A former version of an event, which is still read and no longer written.
 
-    lacks: as they are named in docs/events.md.
+    lacks: the fields of the next version that this one does not have, as docs/events.md names them.
     """
 
     lacks: frozenset[str]
@@ -184,7 +184,7 @@ _TUNNEL: Final = "tunnel://"
 
 
 def shown(event: Event) -> dict[str, Any]:
-    """The event as JSON for those who read the log: without SECRET and INTERNAL fields.
+    """Return the event as JSON for readers of the log, without SECRET and INTERNAL fields.
 
     A listener's headers are shown without their values, and its URLs as masked_url() gives them.
     """
@@ -192,12 +192,12 @@ def shown(event: Event) -> dict[str, Any]:
 
 
 def shown_json(event: Event) -> bytes:
-    """shown() as JSON. Of what is written all the same, which is most of the log, that is the event as it is stored."""
+    """Return shown() as JSON text. Most events have nothing to hide: for those, return the stored bytes."""
     return encode(event) if type(event) in _ALL_SHOWN else orjson.dumps(shown(event))
 
 
 def fields_of(kind: type[msgspec.Struct]) -> list[str]:
-    """The names of all fields, those of the structs inside included."""
+    """List the names of all fields, including those of nested structs."""
     names: list[str] = []
     for field in msgspec.structs.fields(kind):
         names.append(field.name)
@@ -207,7 +207,9 @@ def fields_of(kind: type[msgspec.Struct]) -> list[str]:
 
 
 def shown_url(url: str) -> str:
-    """Of a tunnel's URL no more than that it is one: who knows the rest may reach the machine behind it."""
+    """Return `tunnel://…` for a tunnel's URL, whose rest gives access to the machine behind it, and any other URL as it
+    is.
+    """
     return _TUNNEL + _MASKED if url.startswith(_TUNNEL) else url
 
 
@@ -243,7 +245,7 @@ def _value(name: str, value: Any) -> Any:
 
 
 def _all_shown(kind: type[Event]) -> bool:
-    """Whether nothing of such an event is hidden or masked."""
+    """Return whether no field of such an event is hidden or masked."""
     return all(
         field.name in FIELDS
         and field.name not in _HIDDEN
@@ -257,7 +259,9 @@ _ALL_SHOWN: Final = frozenset(kind for kind in CLASSES.values() if _all_shown(ki
 
 
 def types_named(text: str) -> frozenset[str] | None:
-    """The event types that a filter names: one, or all of a noun such as `queue`; None when the log has no such."""
+    """Return the event types that a filter names: one type, or all types of a noun such as `queue`. None: there is no
+    such type.
+    """
     here = (name for name, topic in TOPIC_OF.items() if topic in TOPICS)
     found = frozenset(name for name in here if name == text or name.startswith(text + "."))
     return found or None

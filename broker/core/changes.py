@@ -16,7 +16,11 @@ CLOCK_SKEW_MS: Final = 10 * 60_000
 
 
 class Change(NamedTuple):
-    """offset: in its partition of `changes`. if_version: counts only if the message is at this version."""
+    """A change of a message: an update or a deletion.
+
+    offset: the change's own, in its partition of `changes`.
+    if_version: the change counts only if the message is at this version.
+    """
 
     offset: int
     deleted: bool
@@ -24,19 +28,20 @@ class Change(NamedTuple):
 
 
 def change(offset: int, event: MessageChange) -> Change:
-    """The change that a record of `changes` holds."""
+    """Return the change that a record of `changes` holds."""
     return Change(offset, isinstance(event, MessageDeleted), event.if_version)
 
 
 def version(offset: int | None) -> int:
-    """A message's version. offset: of the change that counts; None: there is none, it is as it was put."""
+    """Return a message's version: 1 as it was put, otherwise made from the offset of the change that counts."""
     return 1 if offset is None else offset + 2
 
 
 def prevailing(known: Change | None, other: Change) -> Change | None:
-    """The change that counts after another one; known: of all before it in the log. None: still none.
+    """Return the change that counts after one more change.
 
-    One that was read before may come again, and changes nothing then.
+    known: the change that counts among all earlier ones in the log; None when there is none. The same change may be
+        read again, and then changes nothing.
     """
     if known is not None and (known.deleted or other.offset <= known.offset):
         return known

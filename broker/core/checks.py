@@ -30,7 +30,7 @@ _MAKING: Final = ("created", "started")
 
 
 class Seen(Protocol):
-    """A record of the log. timestamp: the record's time, in milliseconds."""
+    """A record of the log, as the checks read it. timestamp: the record's time, in milliseconds."""
 
     @property
     def offset(self) -> int: ...
@@ -43,7 +43,11 @@ class Seen(Protocol):
 
 
 class Finding(NamedTuple):
-    """What is wrong, and where. offset: None when it is no one record. wrong: False for what can't be checked."""
+    """A finding of `everput verify`: what is wrong, and where.
+
+    offset: None when the finding is about no single record.
+    wrong: False for something that can't be checked.
+    """
 
     topic: str
     partition: int
@@ -57,9 +61,10 @@ class Finding(NamedTuple):
 
 
 class Checks(ABC):
-    """Of one partition of one topic: what holds for every record. Subclasses say what its events must be.
+    """The checks that hold for every record of one partition of one topic. Subclasses check what its events must be.
 
-    compacted: offsets may be missing. late: what a worker writes waits for Kafka, however long that is away.
+    compacted: offsets may be missing.
+    late: record times may be old, because workers wait for Kafka before they write.
     """
 
     def __init__(self, topic: str, partition: int, begin: int, *, compacted: bool = False, late: bool = False) -> None:
@@ -72,11 +77,13 @@ class Checks(ABC):
 
     @property
     def end(self) -> int:
-        """One past the last record that was checked."""
+        """The offset after the last record that was checked."""
         return self._next
 
     def check(self, records: Iterable[Seen]) -> Iterator[Finding]:
-        """What is wrong with the partition's next records: millions of them, so a good one costs few steps."""
+        """Check the partition's next records, and yield what is wrong. There are millions, so a good record costs few
+        steps.
+        """
         for record in records:
             offset, at_ms, value = record.offset, record.timestamp, record.value
             if offset != self._next and not self._compacted:
@@ -110,13 +117,13 @@ class Checks(ABC):
         self._next = offset
 
     def damaged(self, first: int, last: int) -> Finding:
-        """What no copy gives as it was written, or at all."""
+        """Return the finding for a range that no copy of the log gives as it was written."""
         self._next = max(self._next, last + 1)
         offsets = "this record is" if first == last else f"the records from here to offset {last} are"
         return self._finding(first, f"{offsets} altered or missing: see `everput mend`")
 
     def ended(self, end: int) -> Iterator[Finding]:
-        """What is wrong when nothing more comes before this offset, where the partition ends."""
+        """Check the end of the partition: yield what is wrong if no record follows before this offset."""
         if self._next < end and not self._compacted:
             yield self._finding(self._next, "the records from here on are missing")
 
@@ -125,27 +132,29 @@ class Checks(ABC):
 
     @abstractmethod
     def event(self, record: Seen, event: Event) -> Iterable[str]:
-        """What is wrong with this event."""
+        """Yield what is wrong with this event."""
 
     def buried(self, record: Seen) -> None:  # noqa: B027 - most topics have none
-        """A tombstone, in a compacted topic."""
+        """Check a tombstone of a compacted topic."""
 
     def _finding(self, offset: int, what: str) -> Finding:
         return Finding(self.topic, self.partition, offset, what)
 
 
 class ReadableChecks(Checks):
-    """One partition of a topic of which nothing is checked but whether it can be read."""
+    """A check that reads one partition and does nothing else."""
 
     def event(self, record: Seen, event: Event) -> Iterable[str]:  # noqa: ARG002 - it is shown none
         return ()
 
 
 class ControlChecks(Checks):
-    """Folds `control` again. state: so far. Every id that is spoken of must have been made before.
+    """The checks of `control`, which fold it again. Every id that an event names must have been created before.
 
-    queues: all there ever were, their organization by id. receivers: so the queues of listeners and replays.
-    named: by partition of `messages` the highest offset at which a listener begins or a replay ends, and who names it.
+    state: the directory folded so far.
+    queues: every queue that ever was, with its organization, by id.
+    receivers: likewise the queue of each listener and each replay.
+    named: by partition of `messages`, the highest offset where a listener begins or a replay ends, and which one.
     """
 
     def __init__(self, begin: int) -> None:
@@ -201,9 +210,11 @@ class ControlChecks(Checks):
 
 
 class MessageChecks(Checks):
-    """One partition of `messages`. by_queue: the offsets of each queue's messages, ascending.
+    """The checks of one partition of `messages`.
 
-    begin: of what is there to be checked; it may be set to more than it was. queues: as of ControlChecks.
+    by_queue: the offsets of each queue's messages, ascending.
+    begin: the first offset to be checked; callers may raise it.
+    queues: as in ControlChecks.
     """
 
     def __init__(self, partition: int, begin: int, queues: Mapping[str, str]) -> None:
@@ -227,7 +238,7 @@ class MessageChecks(Checks):
 
     @property
     def complete(self) -> bool:
-        """Whether all messages that ever were have been read so far."""
+        """Whether all messages that this partition ever had have been read so far."""
         return self.begin == 0 and not self._damage
 
     def _unread(self, offset: int) -> bool:
@@ -257,7 +268,9 @@ class MessageChecks(Checks):
         return wrong
 
     def has(self, offset: int, queue_id: str) -> bool:
-        """Whether this offset is a message of this queue; True for what is before the beginning, or can't be read."""
+        """Return whether this offset is a message of this queue. Offsets before the beginning, or damaged ones, count
+        as such.
+        """
         if self._unread(offset):
             return True
         offsets = self.by_queue.get(queue_id, [])
@@ -265,7 +278,9 @@ class MessageChecks(Checks):
         return index < len(offsets) and offsets[index] == offset
 
     def is_at(self, offset: int, message_id: str) -> bool:
-        """Whether this message is at this offset; True for what is before the beginning, or can't be read."""
+        """Return whether this message is at this offset. Offsets before the beginning, or damaged ones, count as
+        such.
+        """
         return self._unread(offset) or self.place(message_id) == offset
 
     def place(self, message_id: str) -> int | None:
@@ -273,12 +288,14 @@ class MessageChecks(Checks):
 
 
 class OutcomeChecks(Checks):
-    """One partition of `changes`, `deliveries` or `outstanding`, against the messages of the same partition.
+    """The checks of one partition of `changes`, `deliveries` or `outstanding`, against the messages of the same
+    partition.
 
-    outcomes: by listener, the offsets of messages of which the end is told, or which are owed. deleted: the offsets of
-    messages that all listeners are spared. changed: of `changes`, the message by offset. What may have been made after
-    `messages` and `control` were read is for the caller to look up: strangers, by listener or replay, are what is wrong
-    if it was not, and unseen() what is wrong when `messages` has been read on.
+    outcomes: by listener, the offsets of messages that are settled or outstanding.
+    deleted: the offsets of messages that were deleted for all listeners.
+    changed: by offset in `changes`, the message.
+    strangers: findings about unknown listeners or replays. They may have been created after `control` was read, so the
+        caller looks them up first. The same holds for unseen() and `messages`.
     """
 
     def __init__(
@@ -389,11 +406,13 @@ class OutcomeChecks(Checks):
             self.deleted.add(offset)
 
     def may_be_unseen(self) -> bool:
-        """Whether messages are spoken of that were not read."""
+        """Return whether an event named messages that have not been read."""
         return bool(self._unseen)
 
     def unseen(self) -> Iterator[Finding]:
-        """What is wrong with those, now that `messages` has been read to an end that was looked up later."""
+        """Check the messages that had not been read, now that `messages` has been read to a later end. Yield the
+        findings.
+        """
         messages = self._messages
         for (message_id, offset, queue_id), finding in self._unseen.items():
             if messages.begin > (offset or 0):
@@ -404,7 +423,7 @@ class OutcomeChecks(Checks):
 
 
 def _key(event: Any) -> bytes:
-    """What the record of an event that follows a put has as its key."""
+    """Return the record key that an event after a put must have."""
     match event:
         case ev.KeptDelivery():
             return f"{event.listener_id}:{event.message_id}".encode()
@@ -416,14 +435,16 @@ def _key(event: Any) -> bytes:
 
 
 def noun_of(listener: Listener) -> str:
-    """What it is delivered for."""
+    """Return what to call this listener in a finding: a listener or a replay."""
     return "listener" if listener.replay is None else "replay"
 
 
 def unaccounted(
     listener: Listener, cursor: Cursor | None, messages: MessageChecks, others: Sequence[OutcomeChecks]
 ) -> Iterator[Finding]:
-    """How many messages below a listener's or replay's cursor there are of which no outcome is told."""
+    """Count the messages below a listener's or replay's cursor that have no recorded outcome, and yield a finding for
+    them.
+    """
     start = listener.start_offsets[messages.partition]
     place = cursor or Cursor(top=start)
     told = set().union(*(checks.outcomes.get(listener.id, ()) for checks in others), place.open)

@@ -32,9 +32,12 @@ class State(Enum):
 
 
 class Circuit:
-    """allowance: attempts that may be under way at once; None: as the flow allows. probe_at_ms: the next probe.
+    """The circuit breaker of one listener: open while the listener is down.
 
-    down_since_ms: when it opened, for the first time since an attempt succeeded; a good probe alone says little. 0: no.
+    allowance: attempts that may be in flight; None: as many as the flow allows.
+    probe_at_ms: when the next probe is due.
+    down_since_ms: when the circuit opened for the first time since an attempt succeeded; 0 while the listener is up. A
+        good probe does not reset it.
     """
 
     __slots__ = ("allowance", "down_since_ms", "faults", "probe_at_ms", "relapses", "state")
@@ -47,7 +50,7 @@ class Circuit:
         self.allowance: int | None = None
 
     def succeeded(self) -> None:
-        """An attempt was answered, and not with the listener's fault."""
+        """Record an answer that was not the listener's fault."""
         self.faults = 0
         if self.state is State.PROBATION and self.allowance is not None:
             self.down_since_ms = 0
@@ -56,7 +59,10 @@ class Circuit:
                 self.state, self.allowance, self.relapses = State.CLOSED, None, 0
 
     def failed(self, at_ms: int, *, new: bool = False) -> bool:
-        """An attempt failed by the listener's fault. new: none has done well. Whether the circuit has opened by it."""
+        """Record an attempt that failed by the listener's fault. Return whether that opened the circuit.
+
+        new: no attempt to this listener has succeeded yet.
+        """
         self.faults += 1
         most = TRIP_AFTER_NEW if new or self.state is State.PROBATION else TRIP_AFTER
         if self.state is State.OPEN or self.faults < most:
@@ -67,7 +73,7 @@ class Circuit:
         return True
 
     def trip(self, at_ms: int) -> bool:
-        """Nobody is there: not one more attempt before a good probe. Whether the circuit has opened by it."""
+        """Open the circuit at once, because nobody is there. Return whether it was closed before."""
         if self.state is State.OPEN:
             return False
         self._open(at_ms, PROBE_MS_FIRST)
@@ -78,7 +84,10 @@ class Circuit:
         self.down_since_ms = self.down_since_ms or at_ms
 
     def probed(self, *, alive: bool, at_ms: int, interval_ms: int) -> bool:
-        """The liveness_url was asked. interval_ms: until it is asked again. Whether attempts may flow again."""
+        """Record a probe's result. Return whether attempts may flow again.
+
+        interval_ms: until the next probe.
+        """
         if self.state is not State.OPEN:
             return False
         if alive:

@@ -27,9 +27,11 @@ _PREFIX_BYTES: Final = 4
 
 
 class Claim(NamedTuple):
-    """A key that is taken. first: by whom, for what; holder: who may put its messages now.
+    """An idempotency key that is taken.
 
-    ids: the claims whose ids its messages may have, oldest first. The holder's is the last.
+    first: the claim of the first request.
+    holder: the claim that may put the messages now.
+    ids: the claims that the messages' ids may come from, oldest first; the holder's is the last.
     """
 
     first: PutClaimed
@@ -38,9 +40,10 @@ class Claim(NamedTuple):
 
 
 def decide(claims: Sequence[PutClaimed], at_ms: int) -> Claim | None:
-    """The claim that holds at this time, of all claims of one key in log order; None when the key is free.
+    """Return the claim that holds an idempotency key at this time, or None when the key is free.
 
-    The first has it for a day. Where it did not bring its messages, whoever takes it over first has it next.
+    claims: all claims of the key, in log order. The first one holds for a day. If its messages were not put in time,
+        the first claim of the next number holds.
     """
     held: Claim | None = None
     for claim in claims:
@@ -54,21 +57,26 @@ def decide(claims: Sequence[PutClaimed], at_ms: int) -> Claim | None:
 
 
 def random_bits(claim: PutClaimed, number: int) -> int:
-    """Of the id of the request's message of this number: the same for whoever puts it."""
+    """Return the random bits for the id of the request's message of this number. They are the same for each process
+    that puts it.
+    """
     return int.from_bytes(hashlib.sha256(f"{claim.ids_seed}.{number}".encode()).digest()[:8])
 
 
 def has_room(mine: int, all_of_them: int) -> bool:
-    """Whether an organization that has so many claims may have one more, of so many that there are.
+    """Return whether an organization with `mine` of all claims may have one more.
 
-    No more than are still free: whoever comes later finds room, too. The last quarter is for those who have few.
+    It may have no more than are free, so an organization that comes later finds room, too. The last quarter is reserved
+    for organizations with few claims.
     """
     free = CLAIMS_MAX - all_of_them
     return mine < free - CLAIMS_MAX // 4 or mine < min(free, FEW)
 
 
 class _Owners:
-    """How many claims each organization has. A number stands for it, and for another one when it has none any more."""
+    """A table of how many claims each organization has. A number stands for each organization, and is reused once its
+    claims are gone.
+    """
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
@@ -77,7 +85,7 @@ class _Owners:
         self._free: list[int] = []
 
     def add(self, owner: str) -> int:
-        """Its number; it has one claim more."""
+        """Count one more claim of the organization. Return the number that stands for it."""
         number = self._numbers.get(owner)
         if number is None:
             number = self._numbers[owner] = self._free.pop() if self._free else len(self._names)
@@ -89,7 +97,7 @@ class _Owners:
         return number
 
     def remove(self, numbers: Iterable[int]) -> None:
-        """One claim less for each time that a number is there."""
+        """Count one claim less for each occurrence of a number."""
         for number, count in Counter(numbers).items():
             self._counts[number] -= count
             if not self._counts[number]:
@@ -102,7 +110,7 @@ class _Owners:
 
 
 class _Run(NamedTuple):
-    """Claims, sorted by prefix, those of one prefix as they came. until_ms: the newest claim's time."""
+    """A sorted run of claims. Claims with the same prefix keep their order. until_ms: the time of the newest claim."""
 
     prefixes: array[int]
     places: array[int]
@@ -111,9 +119,10 @@ class _Run(NamedTuple):
 
 
 class ClaimIndex:
-    """Where in the log each key's claims are, by the first 4 bytes of its digest: there may be others among them.
+    """An index from an idempotency key to the places of its claims in the log.
 
-    Claims are gathered as they come and then, sorted, are a run. Runs that have become old go as a whole.
+    It holds the first 4 bytes of each digest, so a look-up may return other keys' claims, too. New claims are gathered
+    and then sorted into a run. Runs are dropped as a whole once they are old.
     """
 
     def __init__(self) -> None:
@@ -126,11 +135,11 @@ class ClaimIndex:
         return len(self._recent.places) + sum(len(run.places) for run in self._runs)
 
     def count(self, owner: str) -> int:
-        """How many are this organization's."""
+        """Count this organization's claims."""
         return self._owners.count(owner)
 
     def add(self, digest: bytes, partition: int, offset: int, at_ms: int, owner: str) -> None:
-        """A claim, as it comes in the log of its partition. owner: the id of its organization."""
+        """Add a claim, in log order of its partition. owner: the id of its organization."""
         recent = self._recent
         if recent.places and (len(recent.places) >= _RUN_MAX or at_ms - self._since_ms >= _RUN_MS_MAX):
             self._close_run()
@@ -146,11 +155,11 @@ class ClaimIndex:
         recent.owners.append(self._owners.add(owner))
 
     def places(self, digest: bytes) -> list[tuple[int, int]]:
-        """(partition, offset) of the claims that may be this key's, those of one partition in log order."""
+        """List (partition, offset) of the claims that may belong to this key, in log order for each partition."""
         return [(place >> _OFFSET_BITS, place & (1 << _OFFSET_BITS) - 1) for place in self._places(_prefix(digest))]
 
     def forget(self, before_ms: int) -> None:
-        """Drop what is older, as far as whole runs are."""
+        """Drop the runs that hold only older claims."""
         if self._recent.places and self._until_ms < before_ms:
             self._close_run()
         for run in self._runs:
@@ -171,7 +180,10 @@ class ClaimIndex:
         yield from reversed(found)
 
     def _begin(self) -> None:
-        """latest: by prefix, the newest row of the recent ones; before: by row, the one before it of its prefix."""
+        """Begin a new run.
+
+        latest: by prefix, the newest row; before: by row, the row before it with the same prefix.
+        """
         self._recent = _Run(array("I"), array("Q"), array("I"), 0)
         self._latest: dict[int, int] = {}
         self._before = array("i")

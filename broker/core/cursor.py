@@ -24,11 +24,15 @@ _VERSION: Final = "1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cursor:
-    """top: every own offset below it was taken. open: those of them that are not settled, ascending, all below top.
+    """A stream's committed place: everything below `top` that is not in `open` is settled.
 
-    pending: own messages below top that wait, open ones included. oldest_at_ms: since when the oldest does.
-    state: `live` or `down`. error: the last attempt's, in a word, None when the last one succeeded.
-    attempts: of each open one, those that have ended; empty when there are none, or that is not known.
+    top: every own offset below it was taken.
+    open: the own offsets below `top` that are not settled, ascending.
+    pending: own messages below `top` that wait, including the open ones.
+    oldest_at_ms: since when the oldest of these waits.
+    state: `live` or `down`.
+    error: the last attempt's error in a word, None if that attempt succeeded.
+    attempts: for each open offset, the number of finished attempts; empty when all are 0 or unknown.
     """
 
     top: int
@@ -41,15 +45,17 @@ class Cursor:
 
     @property
     def offset(self) -> int:
-        """What is committed: every offset below it is settled."""
+        """The committed offset: every offset below it is settled."""
         return self.open[0] if self.open else self.top
 
     def settled(self, offset: int) -> bool:
-        """Whether the message at this offset is settled, if it is this stream's at all."""
+        """Return whether the message at this offset is settled, if it belongs to this stream."""
         return offset < self.top and offset not in self.open
 
     def metadata(self) -> str:
-        """At most METADATA_BYTES_MAX bytes. OPEN_MAX open offsets fit; what does not is left out from the end."""
+        """Encode everything but the offset, in at most METADATA_BYTES_MAX bytes. OPEN_MAX open offsets fit; others are
+        left out from the end.
+        """
         numbers = [self.top - self.offset]
         before = self.offset
         for offset in self.open:
@@ -68,7 +74,9 @@ class Cursor:
 
     @classmethod
     def from_metadata(cls, offset: int, text: str) -> Cursor:
-        """The cursor again. Metadata that is not ours (a tool reset the offset) counts for nothing."""
+        """Decode a committed cursor. Metadata in another form counts as empty, for example after a tool reset the
+        offset.
+        """
         try:
             version, packed, pending, oldest, state, error, *more = text.split(" ")
             to_top, *distances = unpack(packed)

@@ -13,7 +13,7 @@ Span = tuple[int, int]
 
 
 class DamagedRange(NamedTuple):
-    """Offsets that can't be read, both ends included. topic: its name without the installation's prefix."""
+    """A range of offsets that can't be read, both ends included. topic: its name without the installation's prefix."""
 
     topic: str
     partition: int
@@ -26,7 +26,7 @@ class DamagedRange(NamedTuple):
 
 
 class Damage:
-    """All ranges, by topic and partition. Ranges that touch are one."""
+    """All damaged ranges, by topic and partition. Ranges that touch are joined."""
 
     def __init__(self) -> None:
         self._spans: dict[tuple[str, int], list[Span]] = {}
@@ -77,7 +77,7 @@ class Damage:
         return left != before
 
     def offsets(self) -> Mapping[str, int]:
-        """How many offsets can't be read, by topic."""
+        """Count the offsets that can't be read, by topic."""
         found: dict[str, int] = {}
         for one in self:
             found[one.topic] = found.get(one.topic, 0) + one.last - one.first + 1

@@ -27,7 +27,7 @@ TIMEOUTS: Final = ("timeout", "connect-timeout")
 
 
 class Kind(Enum):
-    """What a delivery is doing."""
+    """The kinds of states: what a delivery is doing."""
 
     MISSING = "missing"
     READY = "ready"
@@ -45,7 +45,7 @@ class Kind(Enum):
 
 
 class State:
-    """A state of one delivery. Those that carry data of their own are subclasses; of all others there is one object."""
+    """A state of one delivery. Kinds with data of their own have a subclass; every other kind has one shared object."""
 
     __slots__ = ("kind",)
 
@@ -57,7 +57,11 @@ class State:
 
 
 class Waiting(State):
-    """Waits for a time. due_ms: when. why: `retry`, `scheduled` (its message's own time) or `put off`."""
+    """The state of a delivery that waits for a time.
+
+    due_ms: the time.
+    why: `retry`, `scheduled` (the message has a `deliver_at`) or `put off`.
+    """
 
     __slots__ = ("due_ms", "why")
 
@@ -68,7 +72,11 @@ class Waiting(State):
 
 
 class Leaving(State):
-    """Is being written to `outstanding`. due_ms: its next attempt; None: it is parked. status, error: of the last."""
+    """The state of a delivery whose record is being written to `outstanding`.
+
+    due_ms: the next attempt; None: the delivery is parked.
+    status, error: of the last attempt.
+    """
 
     __slots__ = ("due_ms", "error", "status")
 
@@ -179,12 +187,12 @@ HOLDS: Final = frozenset(kind for kind in NEXT if kind is not Kind.MISSING and k
 
 
 def legal(before: State, after: State) -> bool:
-    """Whether a delivery in the one state may be in the other one next."""
+    """Return whether the transition from one state to the other is allowed."""
     return after.kind in NEXT[before.kind]
 
 
 class Decision(Enum):
-    """What follows an attempt."""
+    """The decisions that may follow an attempt."""
 
     RETRY = "retry"  # it failed; the next one is due soon, and the delivery waits in its window
     SET_ASIDE = "set aside"  # it failed; the next one is due later, and the delivery waits in `outstanding`
@@ -196,8 +204,12 @@ class Decision(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """due_ms: when the next attempt is due, where the decision has a time. fault: it is the listener's, and counts
-    for its circuit. slow_down: the listener has too much to do."""
+    """A decision about what follows an attempt, with its details.
+
+    due_ms: when the next attempt is due, if the decision has a time.
+    fault: the listener is to blame, and its circuit breaker counts it.
+    slow_down: the listener is overloaded.
+    """
 
     decision: Decision
     due_ms: int | None = None
@@ -212,11 +224,13 @@ AGAIN: Final = Verdict(Decision.AGAIN)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """An attempt that was not answered 2xx. status: None when there was no answer; error: then why, in a word.
+    """An attempt that did not get a 2xx answer.
 
-    tried: False when nothing was, for no fault of the listener. connected: False when there was no connection.
-    tunnel: the listener's address is an API process's. stale: the request was sent on a connection that was idle
-    before, and the listener has said nothing.
+    status: None when there was no answer; `error` then names the reason in a word.
+    tried: False when no request was sent, without the listener's fault.
+    connected: False when there was no connection.
+    tunnel: the listener's address is an API process's tunnel.
+    stale: the request was sent on a connection that had been idle, and no answer came.
     """
 
     status: int | None = None
@@ -230,10 +244,14 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempts:
-    """What was tried of one delivery. number: attempts that count, this one included.
+    """The history of one delivery's attempts.
 
-    first_at_ms: when the first began. since_ms: from when its age counts, the first or the last redrive.
-    again: it went again at once before. outstanding: it came from there. crowded: others need its room in the window.
+    number: attempts that count, including this one.
+    first_at_ms: when the first one began.
+    since_ms: from when the delivery's age counts: the first attempt or the last redrive.
+    again: the last attempt was repeated at once.
+    outstanding: the delivery came from `outstanding`.
+    crowded: other deliveries need its room in the window.
     """
 
     number: int
@@ -245,16 +263,16 @@ class Attempts:
 
 
 def taken(status: int) -> bool:
-    """Whether a listener that answers so has taken the message."""
+    """Return whether a listener that answers with this status has accepted the message."""
     return 200 <= status < 300
 
 
 def judge(
     failure: Failure, attempts: Attempts, policy: RetryPolicy, *, at_ms: int, set_aside_after_ms: int, jitter: float
 ) -> Verdict:
-    """What follows an attempt that was not taken.
+    """Decide what follows an attempt that was not accepted.
 
-    set_aside_after_ms: a delivery whose next attempt is due so long after its first one leaves its window.
+    set_aside_after_ms: the delivery leaves its window if its next attempt is due later than this after its first one.
     jitter: a random number in [0, 1).
     """
     status, error = failure.status, failure.error
@@ -287,7 +305,7 @@ def judge(
 
 
 def picture() -> str:
-    """The table as docs/delivery.md shows it, in Markdown with a Mermaid diagram."""
+    """Render the transition table for docs/delivery.md, in Markdown with a Mermaid diagram."""
     states = "\n".join(f"| {kind.value} | {means} | {_holds(kind)} |" for kind, means in MEANS.items())
     arrows = "\n".join(
         f"    {before.value} --> {after.value}: {why}"

@@ -33,11 +33,11 @@ REPLAY_HEADER: Final = "everput-replay"  # so that a receiver can tell: the repl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Organization:
-    """An organization.
+    """An organization: the tenant that owns queues, listeners and keys.
 
     members: the ids of its accounts, in the order in which they joined.
-    founder: the id of the account that made it; empty where none did.
-    by_shell: the operator made it in the shell; nobody can make such an organization over HTTP.
+    founder: the id of the account that created it; empty if none did.
+    by_shell: the operator created it from the shell, which is impossible over HTTP.
     bytes_by_day: recorded bytes of stored messages, by day since the UTC epoch.
     """
 
@@ -49,7 +49,7 @@ class Organization:
     bytes_by_day: Mapping[int, int] = field(default_factory=dict)
 
     def bytes_since(self, at_ms: int) -> int:
-        """Recorded bytes of messages that were stored on the day of this time or later."""
+        """Sum the recorded bytes of messages that were stored on the day of this time or later."""
         day = at_ms // DAY_MS
         return sum(size for one, size in self.bytes_by_day.items() if one >= day)
 
@@ -58,8 +58,10 @@ class Organization:
 class Key:
     """An API key.
 
-    last_used_at_ms: up to an hour behind, None before its first use. created_by: an event's actor.
-    queue_ids: the queues that it is for; None: all. expires_at_ms: it opens nothing from then on; None: never.
+    last_used_at_ms: up to an hour behind; None before the first use.
+    created_by: an event's actor.
+    queue_ids: the queues that the key is for; None: all.
+    expires_at_ms: the key is invalid from then on; None: never.
     """
 
     id: str
@@ -83,11 +85,13 @@ class Key:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """start_offsets: by partition of `messages`, the first offset it gets. paused: why, None when it is not.
+    """A listener of a queue, or the stand-in that a replay is delivered as.
 
+    start_offsets: by partition of `messages`, the first offset that the listener gets.
+    paused: the reason; None when it is not paused.
     version: 1, and one more with each change.
-    former_secrets: (sealed, ends_at_ms) of those that sign besides until their time, oldest first.
-    replay: what is replayed, when this is no real listener but what a replay is delivered as.
+    former_secrets: (sealed, ends_at_ms) of former secrets that also sign until their end, oldest first.
+    replay: the replay that this stands for; None for a real listener.
     """
 
     id: str
@@ -107,29 +111,33 @@ class Listener:
     replay: Replay | None = None
 
     def sealed(self) -> Iterator[str]:
-        """All of it that is encrypted."""
+        """Yield each of the listener's encrypted texts."""
         yield self.sealed_secret
         yield from (sealed for sealed, _ in self.former_secrets)
         yield from self.settings.sealed_headers.values()
 
     @property
     def has_liveness_url(self) -> bool:
-        """False: for want of one a probe asks the notify_url, which need not know GET."""
+        """Whether there is a liveness_url. If not, probes ask the notify_url, which need not support GET."""
         replay = self.replay
         return replay is None or replay.notify_url is None or replay.liveness_url is not None
 
     def reach(self, partition: int, tail: int) -> int:
-        """How far its stream of a partition reads, with the tail there: to where the replay ends, if it is one."""
+        """Return the offset up to which the stream of a partition reads: the tail, or the end of a replay."""
         return tail if self.replay is None else self.replay.end_offsets[partition]
 
     def stands_at(self, cursors: Mapping[int, Cursor], partition: int) -> Cursor:
-        """Where its stream of a partition stands: at the committed cursor, else where the listener began."""
+        """Return the cursor of the stream of a partition: the committed one, or else where the listener began."""
         return cursors.get(partition) or Cursor(top=self.start_offsets[partition])
 
 
 @dataclass(slots=True, kw_only=True)
 class Queue:
-    """listeners: by id, in the order they were created. version: 1, one more with each change, theirs of name too."""
+    """A queue.
+
+    listeners: by id, in the order of their creation.
+    version: 1, and one more with each change, including changes of its listeners' names.
+    """
 
     id: str
     organization_id: str
@@ -140,10 +148,11 @@ class Queue:
 
 
 class Directory:
-    """The state. Everything is found by id; a name is looked up within its organization or queue.
+    """The state folded from `control`. Everything is found by id; names are looked up within an organization or queue.
 
-    initialized: the operator has made an organization or a key in the shell (`everput init`, the first start).
-    damage: what of the log can't be read. given_up: what can't be read either, and nobody waits for.
+    initialized: the operator has created an organization or a key from the shell (`everput init`, the first start).
+    damage: ranges of the log that can't be read.
+    given_up: unreadable ranges that an operator has given up.
     """
 
     def __init__(self) -> None:
@@ -164,18 +173,18 @@ class Directory:
         self._organizations_of: dict[str, dict[str, None]] = {}  # their ids by account id
 
     def queue(self, organization_id: str, queue_id: str) -> Queue | None:
-        """The queue, if it is this organization's."""
+        """Return the queue, if it belongs to this organization."""
         found = self.queues.get(queue_id)
         return found if found is not None and found.organization_id == organization_id else None
 
     def listener(self, organization_id: str, listener_id: str) -> Listener | None:
-        """The listener, if it is this organization's."""
+        """Return the listener, if it belongs to this organization."""
         found = self.listeners.get(listener_id)
         ours = found is not None and found.organization_id == organization_id and found.replay is None
         return found if ours else None
 
     def queues_of(self, organization_id: str) -> Iterator[Queue]:
-        """In the order they were created."""
+        """Yield the organization's queues in the order of their creation."""
         return iter(self._queues_of.get(organization_id, {}).values())
 
     def queue_count(self, organization_id: str) -> int:
@@ -185,7 +194,7 @@ class Directory:
         return sum(len(queue.listeners) for queue in self.queues_of(organization_id))
 
     def organizations_of(self, account_id: str) -> Iterator[Organization]:
-        """Those the account is a member of, in the order in which it joined them."""
+        """Yield the account's organizations in the order in which it joined them."""
         return (self.organizations[each] for each in self._organizations_of.get(account_id, ()))
 
     def is_member(self, organization_id: str, account_id: str) -> bool:
@@ -193,23 +202,24 @@ class Directory:
         return organization is not None and account_id in organization.members
 
     def is_last(self, organization: Organization, account_id: str) -> bool:
-        """Whether no other member is left who is not blocked."""
+        """Return whether the organization has no other member who can sign in."""
         others = (self.accounts.by_id[member] for member in organization.members if member != account_id)
         return all(other.blocked for other in others)
 
     def tenant_of(self, organization_id: str) -> str:
-        """Whom the organization counts for where tenants share something: its founder, else the organization itself."""
+        """Return the tenant that the organization counts for: its founder, or else the organization itself."""
         organization = self.organizations.get(organization_id)
         return organization_id if organization is None else organization.founder or organization_id
 
     def keys_of(self, organization_id: str) -> Iterator[Key]:
-        """In the order they were created."""
+        """Yield the organization's API keys in the order of their creation."""
         return iter(self._keys_of.get(organization_id, {}).values())
 
     def apply(self, event: Event) -> bool:
-        """Fold one event; never refuses: what makes no sense any more (a taken name, a lost id) changes nothing.
+        """Fold one event. It never refuses: an event that makes no sense any more, such as a taken name, changes
+        nothing.
 
-        False when the event was passed over in that way.
+        Return False when the event changed nothing.
         """
         match event:
             case ev.AccountDeleted():
@@ -487,7 +497,7 @@ class Directory:
         return True
 
     def _forget_listener(self, listener: Listener) -> None:
-        """Its replays go with it."""
+        """Remove the listener's replays with it."""
         del self.listeners[listener.id], self.listeners_by_name[listener.queue_id, listener.name]
         for replay in self.replays.forget(listener.id):
             self.listeners.pop(replay.id, None)
@@ -501,7 +511,7 @@ class Directory:
         return replay is not None
 
     def _deliver(self, replay: Replay) -> None:
-        """While it goes on there is a listener that it is delivered as."""
+        """Add or remove the listener that stands for a replay, which exists while the replay runs."""
         if replay.ended is not None:
             self.listeners.pop(replay.id, None)
         else:
@@ -520,7 +530,7 @@ class Directory:
             self._deliver(replay)
 
     def state_hash(self) -> str:
-        """SHA-256 over everything, in a canonical order: equal folds have equal hashes."""
+        """Return the SHA-256 of the whole state in a canonical order, so that equal folds have equal hashes."""
         everything = (
             self.initialized,
             self.accounts.everything(),
@@ -544,7 +554,7 @@ class Directory:
         return hashlib.sha256(msgspec.json.encode(everything, order="deterministic")).hexdigest()
 
     def digests(self) -> dict[str, str]:
-        """By what it is and its id, of each of a thing's fields a CRC: to find what differs, see difference()."""
+        """Return a CRC of each field of everything in the state, by kind and id. difference() compares two of them."""
         things: dict[str, Iterable[Any]] = {
             "account": self.accounts.by_id.values(),
             "session": self.accounts.sessions.values(),
@@ -580,12 +590,12 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 def _queue_values(queue: Queue) -> list[Any]:
-    """Its listeners are things of their own."""
+    """List a queue's values without its listeners, which have digests of their own."""
     return [queue.id, queue.organization_id, queue.name, queue.created_at_ms, [*queue.listeners], queue.version]
 
 
 def _with_names(organization: Organization) -> Any:
-    """As it is encoded: only names that are texts have an order in JSON."""
+    """Convert an organization for hashing, because JSON orders only texts as names."""
     return replace(organization, bytes_by_day={str(day): size for day, size in organization.bytes_by_day.items()})  # type: ignore[misc]
 
 
@@ -602,9 +612,9 @@ _values: Final[Mapping[str, Callable[[Any], Iterable[Any]]]] = {
 
 
 def difference(thing: str, one: str, other: str) -> tuple[str, str, str] | None:
-    """The first field that differs between two digests of a thing (Directory.digests()), with what each has there.
+    """Find the first field that differs between two digests, and return it with both CRCs.
 
-    None when programs with other fields made them.
+    Return None when the digests come from programs with different fields.
     """
     names = _FIELDS.get(thing.partition(" ")[0], ())
     if not len(one) == len(other) == len(names) * _CRC_CHARS:
@@ -615,13 +625,13 @@ def difference(thing: str, one: str, other: str) -> tuple[str, str, str] | None:
 
 
 def _account_of(event: Event) -> str:
-    """The id of the account that did it; empty where no account did."""
+    """Return the id of the account that acted; empty if no account did."""
     kind, _, account_id = event.actor.partition(":")
     return account_id if kind == "account" else ""
 
 
 def _by_shell(event: Event) -> bool:
-    """Whether the operator's shell wrote the event. The first programs left the shell's actor empty."""
+    """Return whether the operator's shell wrote the event. The first versions left the shell's actor empty."""
     return event.actor in ("shell", "")
 
 
@@ -634,7 +644,9 @@ def _at(item: Queue | Listener, version: int | UnsetType) -> bool:
 
 
 def _as_listener(replay: Replay, listener: Listener) -> Listener:
-    """What a replay is delivered as. One that goes elsewhere has nothing to do with whether the listener is alive."""
+    """Make the listener that stands for a replay. A replay to another URL does not depend on whether the listener is
+    alive.
+    """
     settings = listener.settings
     urls = (listener.notify_url, listener.liveness_url)
     if replay.notify_url is not None:

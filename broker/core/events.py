@@ -21,11 +21,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """A recorded fact.
 
     at_ms: when it was recorded, milliseconds since the UTC epoch, by the writer's clock.
-    organization_id: whose event it is, empty for an account's and for the installation's.
-    actor: who did it: `key:<id>`, `account:<id>`, `worker` or `shell`.
-    request_id: the request that caused it, empty when none did.
-    urgent: whether the API still records it between the two marks of free disk space (broker/disk.py). An urgent event
-    takes a right or some work away, or lets a person in who may do so.
+    organization_id: the organization of the event; empty for accounts and for the installation.
+    actor: `key:<id>`, `account:<id>`, `worker` or `shell`.
+    request_id: the request that caused it; empty when none did.
+    urgent: the API still records it when disk space is between the two marks (broker/disk.py). An urgent event revokes
+        a right, ends some work, or lets a person in to do so.
     """
 
     urgent: ClassVar[bool] = False
@@ -42,7 +42,7 @@ class OrganizationCreated(Event, frozen=True, kw_only=True, tag="organization.cr
 
 
 class AccountEvent(Event, frozen=True, kw_only=True):
-    """What happens to an account. Is no event itself."""
+    """The base class of account events. It is not an event itself."""
 
     urgent: ClassVar[bool] = True
 
@@ -50,7 +50,11 @@ class AccountEvent(Event, frozen=True, kw_only=True):
 
 
 class AccountCreated(AccountEvent, frozen=True, kw_only=True, tag="account.created"):
-    """email: as it was given. password_hash: argon2id in PHC form; the password itself is in no event."""
+    """The event that an account was created.
+
+    email: as it was given.
+    password_hash: argon2id in PHC form; no event holds the password.
+    """
 
     urgent: ClassVar[bool] = False
 
@@ -59,14 +63,17 @@ class AccountCreated(AccountEvent, frozen=True, kw_only=True, tag="account.creat
 
 
 class AccountPasswordChanged(AccountEvent, frozen=True, kw_only=True, tag="account.password_changed"):
-    """session_id: in which it was changed; the account's other sessions end with this."""
+    """The event that a password was changed.
+
+    session_id: the session that changed it; the account's other sessions end.
+    """
 
     session_id: str
     password_hash: str
 
 
 class AccountPasswordReset(AccountEvent, frozen=True, kw_only=True, tag="account.password_reset"):
-    """The operator gave the account a one-time password; its sessions end.
+    """The event that the operator gave the account a one-time password. The account's sessions end.
 
     expires_at_ms: the password opens one session, and only before this time.
     """
@@ -76,13 +83,18 @@ class AccountPasswordReset(AccountEvent, frozen=True, kw_only=True, tag="account
 
 
 class AccountSessionsEnded(AccountEvent, frozen=True, kw_only=True, tag="account.sessions_ended"):
-    """All sessions of the account ended. kept_session_id: but for this one; empty for none."""
+    """The event that the account's sessions ended.
+
+    kept_session_id: the session that goes on; empty for none.
+    """
 
     kept_session_id: str = ""
 
 
 class AccountBlocked(AccountEvent, frozen=True, kw_only=True, tag="account.blocked"):
-    """The account's sessions end, and it gets no new one. It stays a member; the keys of organizations stay valid."""
+    """The event that the account was blocked. Its sessions end, and it gets no new one. Memberships and API keys
+    stay.
+    """
 
 
 class AccountUnblocked(AccountEvent, frozen=True, kw_only=True, tag="account.unblocked"):
@@ -90,16 +102,19 @@ class AccountUnblocked(AccountEvent, frozen=True, kw_only=True, tag="account.unb
 
 
 class AccountDeleted(AccountEvent, frozen=True, kw_only=True, tag="account.deleted"):
-    """The account, its sessions and its memberships end; its e-mail address is free.
+    """The event that the account was deleted: its sessions and memberships end, and its e-mail address is free.
 
-    even_if_last: as of OrganizationLeft, for each of its organizations.
+    even_if_last: as in OrganizationLeft, for each of its organizations.
     """
 
     even_if_last: bool = False
 
 
 class SessionCreated(Event, frozen=True, kw_only=True, tag="session.created"):
-    """token_sha256: hex SHA-256 of the whole token, which itself is in no event."""
+    """The event that a session began.
+
+    token_sha256: hex SHA-256 of the whole token; no event holds the token.
+    """
 
     urgent: ClassVar[bool] = True
 
@@ -116,15 +131,15 @@ class SessionEnded(Event, frozen=True, kw_only=True, tag="session.ended"):
 
 
 class OrganizationJoined(Event, frozen=True, kw_only=True, tag="organization.joined"):
-    """The account is a member of the organization from now on."""
+    """The event that an account became a member of the organization."""
 
     account_id: str
 
 
 class OrganizationLeft(Event, frozen=True, kw_only=True, tag="organization.left"):
-    """The account is no member of the organization any more: it left, or the actor removed it.
+    """The event that an account left the organization, or that the actor removed it.
 
-    even_if_last: false, and the event counts only if another member is there who is not blocked.
+    even_if_last: if false, the event counts only while another member exists who is not blocked.
     """
 
     urgent: ClassVar[bool] = True
@@ -134,7 +149,10 @@ class OrganizationLeft(Event, frozen=True, kw_only=True, tag="organization.left"
 
 
 class VolumeRecorded(Event, frozen=True, kw_only=True, tag="volume.recorded"):
-    """bytes: of messages that one process has stored for the organization since its event before this one."""
+    """The event that an organization stored bytes.
+
+    bytes: of messages, by one process, since its last event of this kind.
+    """
 
     urgent: ClassVar[bool] = True
 
@@ -142,9 +160,12 @@ class VolumeRecorded(Event, frozen=True, kw_only=True, tag="volume.recorded"):
 
 
 class KeyCreated(Event, frozen=True, kw_only=True, tag="key.created"):
-    """secret_sha256: hex SHA-256 of the whole key, which itself is in no event. prefix: its first characters.
+    """The event that an API key was created.
 
-    queue_ids: the queues that it is for; None: all. expires_at_ms: it opens nothing from then on; None: never.
+    secret_sha256: hex SHA-256 of the whole key; no event holds the key.
+    prefix: the key's first characters.
+    queue_ids: the queues that the key is for; None: all.
+    expires_at_ms: the key is invalid from then on; None: never.
     """
 
     key_id: str
@@ -164,7 +185,7 @@ class KeyRevoked(Event, frozen=True, kw_only=True, tag="key.revoked"):
 
 
 class KeyUsed(Event, frozen=True, kw_only=True, tag="key.used"):
-    """A request was made with it. Seldom recorded: at most about once an hour."""
+    """The event that an API key was used. It is recorded about once an hour at most."""
 
     key_id: str
 
@@ -175,7 +196,10 @@ class QueueCreated(Event, frozen=True, kw_only=True, tag="queue.created"):
 
 
 class QueueRenamed(Event, frozen=True, kw_only=True, tag="queue.renamed"):
-    """if_version: counts only if the queue is at this version; so in the other events that have it."""
+    """The event that a queue was renamed.
+
+    if_version: the event counts only if the queue is at this version. Other events use the field in the same way.
+    """
 
     queue_id: str
     name: str
@@ -190,14 +214,16 @@ class QueueDeleted(Event, frozen=True, kw_only=True, tag="queue.deleted"):
 
 
 class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How a listener wants its deliveries. All optional in a request; these are the defaults.
+    """The settings of a listener's deliveries. All are optional in a request, with these defaults.
 
-    max_in_flight: requests under way at once, over all workers, of which each has one at least.
-    rate_per_s: None for no limit. timeout_ms: for one attempt.
-    max_attempts: None for no limit. max_age_s: what fails so long after its first attempt is parked.
-    sealed_headers: added to each request, by name, their values encrypted (broker/sealing.py).
-    headers: likewise, in the clear, in events of before that.
-    retry_first_ms: the longest wait after the first failure; it doubles with each, up to retry_max_s.
+    max_in_flight: concurrent requests over all workers; each worker may have at least one.
+    rate_per_s: None for no limit.
+    timeout_ms: for one attempt.
+    max_attempts: None for no limit.
+    max_age_s: a delivery that still fails so long after its first attempt is parked.
+    sealed_headers: added to each request, by name, with encrypted values (broker/sealing.py).
+    headers: the same in the clear, in older events.
+    retry_first_ms: the longest wait after the first failure; it doubles with each failure, up to retry_max_s.
     """
 
     max_in_flight: int = 64
@@ -212,9 +238,10 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListenerCreated(Event, frozen=True, kw_only=True, tag="listener.created"):
-    """sealed_secret: the signing secret, encrypted (broker/sealing.py).
+    """The event that a listener was created.
 
-    start_offsets: by partition of `messages`, the first offset this listener gets.
+    sealed_secret: the signing secret, encrypted (broker/sealing.py).
+    start_offsets: by partition of `messages`, the first offset that the listener gets.
     """
 
     listener_id: str
@@ -241,7 +268,11 @@ class ListenerUpdated(Event, frozen=True, kw_only=True, tag="listener.updated"):
 
 
 class ListenerSecretRotated(Event, frozen=True, kw_only=True, tag="listener.secret_rotated"):
-    """sealed_secret: the new one. former_end_at_ms: those before it sign until then, at the longest."""
+    """The event that a listener got another signing secret.
+
+    sealed_secret: the new one.
+    former_end_at_ms: the latest time until which former secrets also sign.
+    """
 
     urgent: ClassVar[bool] = True
 
@@ -251,14 +282,20 @@ class ListenerSecretRotated(Event, frozen=True, kw_only=True, tag="listener.secr
 
 
 class ListenerResealed(Event, frozen=True, kw_only=True, tag="listener.resealed"):
-    """The same secrets under another sealing key. sealed: by each old sealed text the new one; others stay."""
+    """The event that a listener's secrets were encrypted with another sealing key.
+
+    sealed: each old sealed text with the new one that replaces it; others stay.
+    """
 
     listener_id: str
     sealed: dict[str, str]
 
 
 class ListenerPaused(Event, frozen=True, kw_only=True, tag="listener.paused"):
-    """reason: in words for people, such as `the listener answered 410 Gone`."""
+    """The event that a listener was paused.
+
+    reason: for people, such as `the listener answered 410 Gone`.
+    """
 
     urgent: ClassVar[bool] = True
 
@@ -271,7 +308,10 @@ class ListenerResumed(Event, frozen=True, kw_only=True, tag="listener.resumed"):
 
 
 class ListenerRedriven(Event, frozen=True, kw_only=True, tag="listener.redriven"):
-    """Its deliveries that retry or are parked are tried now. message_ids: only those of these messages; empty: all."""
+    """The event that a listener's retrying and parked deliveries are attempted now.
+
+    message_ids: only the deliveries of these messages; empty: all.
+    """
 
     listener_id: str
     message_ids: tuple[str, ...] = ()
@@ -285,13 +325,13 @@ class ListenerDeleted(Event, frozen=True, kw_only=True, tag="listener.deleted"):
 
 
 class ReplayEvent(Event, frozen=True, kw_only=True):
-    """What happens to a replay. Is no event itself."""
+    """The base class of replay events. It is not an event itself."""
 
     replay_id: str
 
 
 class ReplayStarted(ReplayEvent, frozen=True, kw_only=True, tag="replay.started"):
-    """A stretch of a queue's messages is delivered once more: broker/core/replays.py has the fields."""
+    """The event that a range of a queue's messages is delivered again. broker/core/replays.py describes the fields."""
 
     listener_id: str
     from_ms: int
@@ -312,13 +352,15 @@ class ReplayStarted(ReplayEvent, frozen=True, kw_only=True, tag="replay.started"
 
 
 class ReplayAdvanced(ReplayEvent, frozen=True, kw_only=True, tag="replay.advanced"):
-    """Everything of it in these partitions is settled. It has finished when that is said of all of them."""
+    """The event that a replay has settled everything in these partitions. It has finished when all partitions are
+    named.
+    """
 
     partitions: tuple[int, ...]
 
 
 class ReplayPaused(ReplayEvent, frozen=True, kw_only=True, tag="replay.paused"):
-    """reason: as of ListenerPaused."""
+    """The event that a replay was paused. reason: as in ListenerPaused."""
 
     urgent: ClassVar[bool] = True
 
@@ -326,19 +368,21 @@ class ReplayPaused(ReplayEvent, frozen=True, kw_only=True, tag="replay.paused"):
 
 
 class ReplayResumed(ReplayEvent, frozen=True, kw_only=True, tag="replay.resumed"):
-    """It goes on where it was."""
+    """The event that a replay continues where it was."""
 
 
 class ReplayCancelled(ReplayEvent, frozen=True, kw_only=True, tag="replay.cancelled"):
-    """What it has not delivered by now it does not."""
+    """The event that a replay was cancelled. Its undelivered messages are not delivered."""
 
     urgent: ClassVar[bool] = True
 
 
 class MessagePut(Event, frozen=True, kw_only=True, tag="message.put"):
-    """key: the ordering key; messages of one key are delivered one at a time, in order.
+    """The event that a message was put.
 
-    deliver_at_ms: not delivered before; absent when it is delivered at once. A message has one of the two at most.
+    key: the ordering key; messages of one key are delivered one at a time, in order.
+    deliver_at_ms: the message is not delivered before this time; absent for at once. A message has at most one of the
+        two.
     """
 
     message_id: str
@@ -350,11 +394,14 @@ class MessagePut(Event, frozen=True, kw_only=True, tag="message.put"):
 
 
 class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
-    """A request with an Idempotency-Key is about to put its messages, if this is the first claim of its number.
+    """The event that a request with an Idempotency-Key is about to put its messages, if it is the first claim of its
+    number.
 
-    digest: hex SHA-256 of organization and key. body_sha256: of what must be the same in a repeat. number: 1, or
-    more where it takes over from the claim before. of: the claim_id of number 1, empty in that one itself.
-    ids_at_ms, ids_seed, partition: what the messages' ids are made of.
+    digest: hex SHA-256 of organization and key.
+    body_sha256: of the request's values, which a repeat must have, too.
+    number: 1, or one more than the claim that it takes over from.
+    of: the claim_id of number 1; empty in that one itself.
+    ids_at_ms, ids_seed, partition: what the messages' ids are made from.
     """
 
     claim_id: str
@@ -369,9 +416,10 @@ class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
 
 
 class MessageChange(Event, frozen=True, kw_only=True):
-    """What the events of `changes` share. Is no event itself. partition, offset: the message's place in `messages`.
+    """The base class of the events of `changes`. It is not an event itself.
 
-    if_version: counts only if the message is at this version (broker/core/changes.py).
+    partition, offset: the message's place in `messages`.
+    if_version: the event counts only if the message is at this version (broker/core/changes.py).
     """
 
     message_id: str
@@ -383,22 +431,25 @@ class MessageChange(Event, frozen=True, kw_only=True):
 
 
 class MessageUpdated(MessageChange, frozen=True, kw_only=True, tag="message.updated"):
-    """What is sent from now on has this data. One after the message was deleted changes nothing."""
+    """The event that a message's data was changed. Later attempts send the new data. After a deletion it changes
+    nothing.
+    """
 
     data: str
 
 
 class MessageDeleted(MessageChange, frozen=True, kw_only=True, tag="message.deleted"):
-    """What has not been sent is cancelled, for good."""
+    """The event that a message was deleted. Deliveries that have not been sent are cancelled."""
 
     urgent: ClassVar[bool] = True
 
 
 class ChangeApplied(Event, frozen=True, kw_only=True, tag="change.applied"):
-    """The owner of the partition honours a change from now on. Kept in `deliveries`.
+    """The event that the owner of the partition has begun to honor a change. It is kept in `deliveries`.
 
-    change_offset: the change's, in `changes`. applied: False when it does not count (broker/core/changes.py).
-    listeners: (id, state) as it was then: `delivered`, `retrying`, `parked`, `pending`, or `unknown`.
+    change_offset: the change's, in `changes`.
+    applied: False when the change does not count (broker/core/changes.py).
+    listeners: (id, state) at that moment: `delivered`, `retrying`, `parked`, `pending` or `unknown`.
     """
 
     queue_id: str
@@ -410,19 +461,19 @@ class ChangeApplied(Event, frozen=True, kw_only=True, tag="change.applied"):
 
 
 class PartitionTakenOver(Event, frozen=True, kw_only=True, tag="partition.taken_over"):
-    """A worker owns a partition, and may send from now on. Kept in `deliveries`.
+    """The event that a worker owns a partition, and may send from now on. It is kept in `deliveries`.
 
-    While nothing follows it, that worker is there, or has ended without a word.
+    While no event follows it, that worker still owns the partition, or has crashed.
     """
 
     partition: int
 
 
 class PartitionHandedOver(Event, frozen=True, kw_only=True, tag="partition.handed_over"):
-    """Its owner gave a partition up with everything written that it knew. Kept in `deliveries`.
+    """The event that an owner gave a partition up with everything written. It is kept in `deliveries`.
 
-    in_doubt_below: an owner before it did not; what was open below this offset of `messages` may have been sent.
-    changes_below: it has honoured all changes below this offset of `changes`; unset by an older program.
+    in_doubt_below: an earlier owner crashed; what was open below this offset of `messages` may have been sent.
+    changes_below: all changes below this offset of `changes` were honored; unset by older programs.
     """
 
     partition: int
@@ -431,9 +482,11 @@ class PartitionHandedOver(Event, frozen=True, kw_only=True, tag="partition.hande
 
 
 class LogDamaged(Event, frozen=True, kw_only=True, tag="log.damaged"):
-    """Offsets that no copy of the log gives as they were written. Of two that tell of the same, the later counts not.
+    """The event that a range of the log is damaged: no copy gives it as it was written. A repeat for the same range
+    changes nothing.
 
-    topic: without the installation's prefix. first_offset, last_offset: both included.
+    topic: without the installation's prefix.
+    first_offset, last_offset: both included.
     """
 
     topic: str
@@ -443,7 +496,7 @@ class LogDamaged(Event, frozen=True, kw_only=True, tag="log.damaged"):
 
 
 class LogMended(Event, frozen=True, kw_only=True, tag="log.mended"):
-    """Offsets that were damaged can be read again, or nobody waits for them any more (given_up)."""
+    """The event that a damaged range can be read again, or that an operator has given it up (given_up)."""
 
     topic: str
     partition: int
@@ -453,9 +506,10 @@ class LogMended(Event, frozen=True, kw_only=True, tag="log.mended"):
 
 
 class DeliveriesSettled(Event, frozen=True, kw_only=True, tag="deliveries.settled"):
-    """First attempts that succeeded, gathered per stream and checkpoint.
+    """The event of first attempts that succeeded, gathered per stream and checkpoint.
 
-    partition: of `messages`; rows: (offset, at_ms, status, took_ms), each a delivery taken at attempt 1.
+    partition: of `messages`.
+    rows: (offset, at_ms, status, took_ms), each a delivery accepted at attempt 1.
     """
 
     listener_id: str
@@ -465,10 +519,12 @@ class DeliveriesSettled(Event, frozen=True, kw_only=True, tag="deliveries.settle
 
 
 class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempted"):
-    """One attempt that failed, or that succeeded after others had failed.
+    """The event of one attempt that failed, or that succeeded after failures.
 
-    offset: the message's, in its partition of `messages`. number: 1 for the first. status: None when there was no
-    answer; error: why not, in a word (`refused`, `timeout`, …). next_at_ms: when the next attempt is due, if any is.
+    offset: the message's, in its partition of `messages`.
+    number: 1 for the first attempt.
+    status: None when there was no answer; `error` then names the reason in a word (`refused`, `timeout`, …).
+    next_at_ms: when the next attempt is due, if there is one.
     outcome: `delivered`, `failed` or `parked`.
     """
 
@@ -491,11 +547,14 @@ BARE: Final = (UNDECODABLE, DAMAGED)  # errors of records without a payload
 
 
 class KeptDelivery(Event, frozen=True, kw_only=True):
-    """What the events of `outstanding` share: the delivery, with its message. Is no event itself.
+    """The base class of the events of `outstanding`: a delivery with a copy of its message. It is not an event itself.
 
-    number: attempts made. status, error: of the last one. redrives: how many of its listener's it has seen. forgiven:
-    attempts before the last redrive, which no longer count. since_ms: the last redrive, or the time before which it was
-    not to be delivered, 0 for neither. first_at_ms: its first attempt, 0 before it. Its age counts from the later.
+    number: attempts made.
+    status, error: of the last attempt.
+    redrives: how many redrives of its listener the writer had seen.
+    forgiven: attempts before the last redrive, which no longer count.
+    since_ms: the last redrive, or the message's `deliver_at`; 0 for neither.
+    first_at_ms: the first attempt; 0 before it. The delivery's age counts from the later of the two.
     """
 
     listener_id: str
@@ -516,7 +575,9 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
     first_at_ms: int = 0
 
     def put(self) -> MessagePut:
-        """The message as it was put, or as it was changed before it came here; not of one that is UNDECODABLE."""
+        """Return the message's put event, as the message was when the delivery was set aside. Not for an UNDECODABLE
+        message.
+        """
         return MessagePut(
             at_ms=self.put_at_ms,
             organization_id=self.organization_id,
@@ -530,17 +591,17 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
 
 
 class DeliverySetAside(KeptDelivery, frozen=True, kw_only=True, tag="delivery.set_aside"):
-    """It is to be tried later than its stream can wait, from `outstanding`, the next time at next_at_ms.
+    """The event that a delivery waits in `outstanding` for an attempt that is later than its stream can wait.
 
-    number: 0 when that is its first attempt: its message is not to be delivered before, waits for another of its
-    ordering key, or is to be kept no longer in the log.
+    number: 0 before the first attempt. The message then has a `deliver_at`, waits for its ordering key, or is too old
+        for the log.
     """
 
     next_at_ms: int
 
 
 class DeliveryParked(KeptDelivery, frozen=True, kw_only=True, tag="delivery.parked"):
-    """No attempt is left; it stays in `outstanding` until it is redriven or cancelled."""
+    """The event that a delivery has no attempt left. It stays in `outstanding` until it is redriven or cancelled."""
 
 
 ControlEvent = (
@@ -615,7 +676,7 @@ UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
 
 
 def wire_name(kind: type[Event]) -> str:
-    """The type as it stands in the log, such as `queue.created`."""
+    """Return the event's type as the log has it, such as `queue.created`."""
     return str(kind.__struct_config__.tag)
 
 
@@ -623,7 +684,7 @@ CLASSES: Final[Mapping[str, type[Event]]] = {wire_name(kind): kind for kind in g
 
 
 def version_of(kind: type[Event]) -> int:
-    """The version this program writes: the default of the class's field `v`."""
+    """Return the version that this program writes: the default of the field `v`."""
     return next(int(field.default) for field in msgspec.structs.fields(kind) if field.name == "v")
 
 
@@ -631,7 +692,7 @@ VERSIONS: Final[Mapping[str, int]] = {name: version_of(kind) for name, kind in C
 
 
 class MessageTexts(msgspec.Struct, frozen=True, tag_field="type", tag="message.put"):
-    """What a listener gets of a message.put: name and data still JSON texts, quotes and all."""
+    """The name and data of a message, still as JSON texts with their quotes."""
 
     v: int
     name: msgspec.Raw
@@ -650,14 +711,14 @@ _message_texts = msgspec.json.Decoder(MessageTexts)
 
 
 def encode(event: Event) -> bytes:
-    """The event as it is stored: one JSON object, `type` first."""
+    """Encode the event as it is stored: one JSON object with `type` first."""
     return _encoder.encode(event)
 
 
 def decode(value: bytes) -> Event:
-    """The event of a stored record, brought up to today's version.
+    """Decode a stored record into today's version of its event.
 
-    Raises UnknownEvent for a type or version that only a newer program knows, and for what is no event at all.
+    Raise UnknownEvent for a type or version of a newer program, and for bytes that are no event.
     """
     try:
         event: Event = _any_event.decode(value)
@@ -670,7 +731,7 @@ def decode(value: bytes) -> Event:
 
 
 def _decode_other(value: bytes) -> Event:
-    """decode() for what is not as this program writes it: an old version, or no event."""
+    """Decode an event of an old version, or raise UnknownEvent."""
     try:
         fields = orjson.loads(value)
         name, version = fields["type"], fields["v"]
@@ -686,7 +747,7 @@ def _decode_other(value: bytes) -> Event:
 
 
 def decode_message(value: bytes) -> MessagePut:
-    """decode() for the hot path: a record of the `messages` topic."""
+    """Decode a record of the `messages` topic. This is the hot path."""
     try:
         event = _message_put.decode(value)
     except _UNDECODED:
@@ -700,7 +761,9 @@ def decode_message(value: bytes) -> MessagePut:
 
 
 def message_texts(value: bytes) -> MessageTexts:
-    """What decode_message() gives, without taking the texts apart that are only put together again (UnknownEvent)."""
+    """Decode a record like decode_message(), but leave the texts encoded, because they are only joined again
+    (UnknownEvent).
+    """
     try:
         texts = _message_texts.decode(value)
     except _UNDECODED:

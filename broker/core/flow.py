@@ -21,7 +21,10 @@ _GATE_DECREASE: Final = 0.7
 
 
 class Flow:
-    """limit: attempts at once, 1 to max_in_flight; it grows by about one per `limit` successes."""
+    """The limit of concurrent attempts to one listener, which follows its answers.
+
+    limit: concurrent attempts, 1 to max_in_flight; it grows by about one per `limit` successes.
+    """
 
     __slots__ = ("_decreased_at_ms", "_exact", "limit", "max_in_flight")
 
@@ -37,21 +40,23 @@ class Flow:
             self.limit = int(self._exact)
 
     def pushed_back(self, at_ms: int) -> None:
-        """The listener said it is too much (429, 503) or did not answer in time."""
+        """Halve the limit: the listener answered 429 or 503, or not in time."""
         if at_ms - self._decreased_at_ms >= _DECREASE_PAUSE_MS:
             self._decreased_at_ms = at_ms
             self._exact = max(1.0, self._exact * _DECREASE)
             self.limit = int(self._exact)
 
     def resize(self, max_in_flight: int) -> None:
-        """The setting has changed, or the worker's share of the partitions has."""
+        """Apply a changed setting, or a changed share of the partitions."""
         self.max_in_flight = max_in_flight
         self._exact = min(self._exact, float(max_in_flight))
         self.limit = int(self._exact)
 
 
 class Pace:
-    """At most rate_per_s attempts, evenly; burst_s worth of them at once (the generic cell rate algorithm)."""
+    """A rate limit: at most rate_per_s attempts, evenly spaced, with a burst of burst_s (the generic cell rate
+    algorithm).
+    """
 
     __slots__ = ("_burst_s", "_free_at_s", "rate_per_s")
 
@@ -61,7 +66,7 @@ class Pace:
         self._free_at_s = 0.0
 
     def begin(self, at_s: float) -> bool:
-        """Count one attempt, if it may begin at this moment (seconds, of any clock that only goes forward)."""
+        """Count one attempt, and return whether it may begin. at_s: seconds of any monotonic clock."""
         if self._free_at_s > at_s + self._burst_s:
             return False
         self._free_at_s = max(self._free_at_s, at_s) + 1 / self.rate_per_s
@@ -70,9 +75,11 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """One worker's in what a listener may have from all of them together.
+    """A worker's share of what a listener may have from all workers together.
 
-    partitions: its part of them, 0 to 1. workers: how many own any. rank: its place among those, from 0.
+    partitions: the worker's part of the partitions, 0 to 1.
+    workers: how many workers own partitions.
+    rank: the worker's position among them, from 0.
     """
 
     partitions: float = 1.0
@@ -80,7 +87,9 @@ class Share:
     rank: int = 0
 
     def of(self, total: int) -> int:
-        """Of so many: the shares of all workers make up the total, or are one each where that is less."""
+        """Return this worker's part of a total. The parts of all workers add up to the total, or are 1 each if the
+        total is less.
+        """
         return max(1, total // self.workers + (self.rank < total % self.workers))
 
 
@@ -88,10 +97,10 @@ WHOLE: Final = Share()
 
 
 class Gate:
-    """What the slow listeners of a worker may begin together in one tick: as much as leaves the machine to the quick.
+    """The budget of attempts that a worker's slow and failing listeners may start together in one tick.
 
-    It grows by one attempt in each tick that was in time, and shrinks by three tenths in each that was late, or in
-    which the worker waited for a processor.
+    It grows by one in each tick that was in time. It shrinks by three tenths in each tick that was late, or in which
+    the worker waited for a processor.
     """
 
     __slots__ = ("_exact",)
@@ -100,10 +109,10 @@ class Gate:
         self._exact = float(GATE_LEAST)
 
     def tick(self, late_s: float, *, waited: float) -> int:
-        """Attempts that may begin now.
+        """Return how many attempts may begin now.
 
-        late_s: how much later than asked for the event loop came by, on average. waited: the part of the time since
-        the last tick that the worker could have run and did not.
+        late_s: how late the event loop was, on average.
+        waited: the part of the time since the last tick in which the worker was ready to run and had no processor.
         """
         if late_s > LATE_S or waited > WAITED_MAX:
             self._exact = max(GATE_LEAST, self._exact * _GATE_DECREASE)
@@ -113,8 +122,10 @@ class Gate:
 
 
 def fair_share(total: int, *, used: int, hungry: int, least: int) -> int:
-    """How much each of the hungry may have of something that there is `total` of, the others having `used` of it.
+    """Return the fair share of a total for each participant that wants more.
 
-    hungry: how many would take more than they have. least: what everybody may have, whatever there is.
+    used: what the other participants hold.
+    hungry: how many want more.
+    least: what each may have in any case.
     """
     return max(least, (total - used) // max(hungry, 1))

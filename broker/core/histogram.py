@@ -13,7 +13,7 @@ BOUNDS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_
 
 
 class Histogram:
-    """counts: by step. total_ms: of all that was counted."""
+    """A histogram of durations. counts: by step. total_ms: the sum of all durations."""
 
     __slots__ = ("counts", "total_ms")
 
@@ -26,7 +26,7 @@ class Histogram:
         self.total_ms += took_ms
 
     def add_all(self, took_ms: Iterable[float]) -> None:
-        """Where many are at hand at once."""
+        """Count many durations at once."""
         counts = self.counts
         total_ms = 0.0
         for one in took_ms:

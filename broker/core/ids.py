@@ -21,9 +21,11 @@ _CANONICAL: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9
 
 
 def message_id(*, at_ms: int, partition: int, random_bits: int) -> str:
-    """A UUIDv7 (RFC 9562, 5.7) in its canonical text form.
+    """Make a message id: a UUIDv7 (RFC 9562, 5.7) in its canonical text form.
 
-    at_ms: UTC epoch, 48 bits. partition: 0 to 4,095 (ValueError beyond). random_bits: the low 62 bits are used.
+    at_ms: UTC epoch, 48 bits.
+    partition: 0 to 4,095 (ValueError beyond).
+    random_bits: the low 62 bits are used.
     """
     if not 0 <= partition < PARTITIONS_MAX:
         raise ValueError(f"partition {partition} does not fit the 12 bits of rand_a")
@@ -33,24 +35,24 @@ def message_id(*, at_ms: int, partition: int, random_bits: int) -> str:
 
 
 def parse_message_id(text: str) -> tuple[int, int] | None:
-    """(at_ms, partition) of a message id; None for what is not the canonical form of a UUIDv7."""
+    """Return (at_ms, partition) of a message id, or None when the text is not a UUIDv7 in canonical form."""
     if _CANONICAL.fullmatch(text) is None:
         return None
     return int(text[:8] + text[9:13], 16), int(text[15:18], 16)
 
 
 def partition_of(text: str) -> int | None:
-    """The partition of a message id, or of what damaged_id() made; None for anything else."""
+    """Return the partition of a message id or of a damaged_id(), or None for any other text."""
     place, damaged = parse_message_id(text), parse_damaged_id(text)
     return place[1] if place is not None else None if damaged is None else damaged[0]
 
 
 def damaged_id(partition: int, first: int, last: int) -> str:
-    """What stands for the ids of the messages at these offsets, which can't be read."""
+    """Make the id that stands for the messages of an unreadable range."""
     return f"damaged-{partition}-{first}-{last}"
 
 
 def parse_damaged_id(text: str) -> tuple[int, int, int] | None:
-    """(partition, first, last) of what damaged_id() made; None for anything else."""
+    """Return (partition, first, last) of a damaged_id(), or None for any other text."""
     found = _DAMAGED.fullmatch(text)
     return None if found is None else (int(found[1]), int(found[2]), int(found[3]))

@@ -41,7 +41,7 @@ _SHOWN: Final = len(PREFIX) + 8
 
 
 def key_text(random: bytes, *, prefix: str = PREFIX) -> str:
-    """The key, or session token, of these random bytes (ValueError when they are not RANDOM_BYTES)."""
+    """Make an API key or a session token from random bytes (ValueError unless there are RANDOM_BYTES)."""
     if len(random) != RANDOM_BYTES:
         raise ValueError(f"a key is made of {RANDOM_BYTES} random bytes, not {len(random)}")
     body = prefix + _base62(int.from_bytes(random), _RANDOM_DIGITS)
@@ -49,24 +49,26 @@ def key_text(random: bytes, *, prefix: str = PREFIX) -> str:
 
 
 def is_key(text: str, *, prefix: str = PREFIX) -> bool:
-    """Whether this has the form of a key: anything else is refused without looking it up."""
+    """Return whether the text has the form of a key. Any other text is refused without a look-up."""
     if len(text) != _LENGTH or not text.startswith(prefix) or not text.isascii():
         return False
     return text[-_CHECK_DIGITS:] == _check_digits(text[:-_CHECK_DIGITS])
 
 
 def covers(scopes: Collection[str], scope: str) -> bool:
-    """Whether these scopes hold the one: itself, or the scope that it is a part of."""
+    """Return whether the scopes include this scope, or the scope that it is a part of."""
     return scope in scopes or scope.partition(":")[0] in scopes
 
 
 def key_sha256(text: str) -> str:
-    """Hex SHA-256 of the whole key: what the log holds. 256 random bits need neither salt nor stretching."""
+    """Return the hex SHA-256 of the whole key, which the log stores. 256 random bits need neither salt nor
+    stretching.
+    """
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def key_prefix(text: str) -> str:
-    """The part that may be shown, so that people can tell their keys apart."""
+    """Return the first characters of a key, which people see to tell keys apart."""
     return text[:_SHOWN]
 
 

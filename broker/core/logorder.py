@@ -24,7 +24,7 @@ _NO_END_MS: Final = 1 << 63
 
 
 class Held(NamedTuple, Generic[T]):
-    """A record that is read and whose turn has not come. size: in bytes."""
+    """A record that was read and waits for its place in the order. size: in bytes."""
 
     log_ms: int
     offset: int
@@ -33,9 +33,12 @@ class Held(NamedTuple, Generic[T]):
 
 
 class Lane(Generic[T]):
-    """One partition while it is merged. at: the next offset to read; end: where to stop; rank: of its topic.
+    """A partition during a merge.
 
-    floor_ms: the log time of the newest record read, or what a cursor said.
+    at: the next offset to read.
+    end: where to stop.
+    rank: the topic's position in the order of the log.
+    floor_ms: the log time of the newest record read, or from a cursor.
     """
 
     __slots__ = ("at", "end", "floor_ms", "held", "partition", "rank")
@@ -50,7 +53,7 @@ class Lane(Generic[T]):
 
 
 class Run(NamedTuple, Generic[T]):
-    """Records of one lane whose turn it is, one at least. size: of them all."""
+    """A run of consecutive records of one lane that are next in the order; at least one. size: of all of them."""
 
     lane: Lane[T]
     records: list[Held[T]]
@@ -58,7 +61,11 @@ class Run(NamedTuple, Generic[T]):
 
 
 class Cursor(NamedTuple):
-    """Where a reading goes on. passed_ms: all before it was given. lanes: (offset, floor_ms) of each."""
+    """The place where a reading of the log continues.
+
+    passed_ms: everything before this log time was given.
+    lanes: (offset, floor_ms) of each lane.
+    """
 
     passed_ms: int
     lanes: tuple[tuple[int, int], ...]
@@ -71,7 +78,7 @@ class Cursor(NamedTuple):
 
     @classmethod
     def from_text(cls, text: str) -> Cursor:
-        """The cursor again (ValueError when it is none)."""
+        """Decode a cursor (ValueError when the text is not one)."""
         numbers = unpack(text)
         if len(numbers) < 3 or numbers[0] != _VERSION or len(numbers) != 3 + 2 * numbers[2]:
             raise ValueError("not a cursor of the log")
@@ -80,7 +87,7 @@ class Cursor(NamedTuple):
 
 
 class Merge(Generic[T]):
-    """All lanes as one. passed_ms: everything before it was given."""
+    """The merge of all lanes into the order of the log. passed_ms: everything before this log time was given."""
 
     def __init__(self, lanes: Sequence[Lane[T]], passed_ms: int = 0) -> None:
         self.lanes = lanes
@@ -90,9 +97,10 @@ class Merge(Generic[T]):
             self._push(lane)
 
     def next(self, before_ms: int, *, most: int, bytes_max: int) -> Run[T] | Lane[T] | None:
-        """What is next in order; a lane that must be read first; None when nothing is left before this log time.
+        """Return the next records in order, or a lane that must be read first, or None when nothing is left before this
+        log time.
 
-        most, bytes_max: of records; the last one may go beyond the bytes.
+        most, bytes_max: limits of the records; the last one may exceed the bytes.
         """
         if not self._heap or self._heap[0][0] >= before_ms:
             self.passed_ms = max(self.passed_ms, before_ms)
@@ -112,16 +120,17 @@ class Merge(Generic[T]):
         return Run(lane, records, size)
 
     def _last_ms(self, first: Lane[T]) -> int:
-        """The latest log time at which the first lane's records still come before those of all others."""
+        """Return the latest log time at which the first lane's records still precede those of all other lanes."""
         if len(self._heap) == 1:
             return _NO_END_MS
         log_ms, rank, partition, *_ = min(self._heap[1:3])
         return log_ms if (first.rank, first.partition) < (rank, partition) else log_ms - 1
 
     def give(self, lane: Lane[T], records: Iterable[tuple[int, int, int, T | None]], at: int) -> None:
-        """(offset, record time, size, item) of what was read of the lane that next() named.
+        """Take what was read of the lane that next() returned.
 
-        item: None when it is unwanted. at: where to read on.
+        records: (offset, record time, size, item); the item is None for an unwanted record.
+        at: where to read on.
         """
         log_ms = lane.floor_ms
         for offset, at_ms, size, item in records:
@@ -133,12 +142,12 @@ class Merge(Generic[T]):
         self._replace(lane)
 
     def soonest(self) -> Lane[T] | None:
-        """The lane that next() will want read first, as far as is known; None when all are read to their ends."""
+        """Return the lane that next() will probably need read next, or None when all are read to their ends."""
         open_lanes = (lane for lane in self.lanes if lane.at < lane.end)
         return min(open_lanes, key=lambda lane: lane.floor_ms, default=None)
 
     def extend(self, ends: Iterable[int]) -> None:
-        """The lanes have grown: where each ends now, in their order."""
+        """Set the new ends of the lanes, in their order."""
         self._heap = []
         for lane, end in zip(self.lanes, ends, strict=True):
             lane.end = end
@@ -165,7 +174,7 @@ class Merge(Generic[T]):
             heapq.heappush(self._heap, entry)
 
     def _replace(self, lane: Lane[T]) -> None:
-        """The lane whose entry is the first has moved on."""
+        """Restore the heap after its first lane has advanced."""
         entry = self._entry(lane)
         if entry is None:
             heapq.heappop(self._heap)

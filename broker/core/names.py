@@ -10,7 +10,7 @@ NAME_CHARS_MAX: Final = 200
 
 
 def refuse_name(name: str) -> str | None:
-    """Why this is no name, as the end of a sentence about it; None when it is one."""
+    """Return why the text is no valid name, as the end of a sentence about it, or None when it is valid."""
     if not name:
         return "must not be empty"
     if len(name) > NAME_CHARS_MAX:

@@ -13,10 +13,10 @@ _TUNNEL: Final = "tunnel"
 
 
 def same_origin(one: str, other: str) -> bool:
-    """Whether the URLs have the same origin. A URL that can't be parsed has the origin of no other.
+    """Return whether two URLs have the same origin.
 
-    All tunnels have the same origin: a tunnel's address is one of this program's own processes, another at each
-    connection of `everput listen`.
+    A URL that can't be parsed shares its origin with none. All tunnels share one: each connection of `everput listen`
+    has another address, always of one of this program's processes.
     """
     return one == other or (_origin(one) is not None and _origin(one) == _origin(other))
 

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Found(NamedTuple, Generic[T]):
-    """One of the queue's records in a chunk. size: its bytes."""
+    """A record of the queue that was found in a chunk. size: its bytes."""
 
     at_ms: int
     offset: int
@@ -23,8 +23,9 @@ class Found(NamedTuple, Generic[T]):
 
 
 class Chunk(NamedTuple, Generic[T]):
-    """What was read of one partition: [start, end), and where the partition begins. found: in log order.
+    """The result of reading [start, end) of one partition, and where the partition begins.
 
+    found: in log order.
     oldest_at_ms: the time of the record at start, or right before it; None when nothing was read.
     """
 
@@ -36,15 +37,14 @@ class Chunk(NamedTuple, Generic[T]):
 
 
 def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = None) -> tuple[list[T], list[int]]:
-    """Up to limit records, newest first, and by partition where what is older ends.
+    """Return up to `limit` records, newest first, and for each partition where the older ones end.
 
-    bytes_max: of all records together, but at least one is shown if there is any; None for no limit.
+    bytes_max: of all records together, but at least one is returned; None for no limit.
 
-    Of one partition what is later in the log is newer, whatever the clocks of its writers say: the time of a record is
-    the latest up to it in its chunk. So a page takes the end of each partition, and what is left is what is before it.
-
-    A record is held back while a partition might still have a newer one before its chunk: the page is then short. The
-    partition whose chunk begins latest gives all it has, so that the next page is nearer the beginning.
+    Within a partition the later record counts as newer, whatever the writers' clocks say: a record's time is the
+    highest so far in its chunk. So a page takes the end of each partition. A record is held back while another
+    partition might have a newer one before its chunk; the page is then short. The partition whose chunk begins latest
+    gives all it has, so that the next page gets nearer to the beginning.
     """
     unread = [chunk for chunk in chunks if chunk.start > chunk.begin]
     floor_ms = max((chunk.oldest_at_ms for chunk in unread if chunk.oldest_at_ms is not None), default=None)
@@ -71,5 +71,5 @@ def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = No
 
 
 def _times_ms(chunk: Chunk[T]) -> Iterator[int]:
-    """Of what was found, never falling, and none before the chunk's own."""
+    """Yield the times of the found records, never falling, and none before the chunk's own."""
     return islice(accumulate((one.at_ms for one in chunk.found), max, initial=chunk.oldest_at_ms or 0), 1, None)

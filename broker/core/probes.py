@@ -20,18 +20,19 @@ L = TypeVar("L")
 
 
 def interval_ms(down_ms: int, *, listeners: int, per_s: int) -> int:
-    """How long to wait with the next probe of one that is down for so long.
+    """Return the time until the next probe of a listener that has been down for down_ms.
 
-    Not longer than it takes to ask all that are down, per_s of them a second: few are asked often for ever.
+    It is at most the time in which all listeners that are down can be probed at per_s, so a few listeners are always
+    probed often.
     """
     return max(PROBE_MS_FIRST, min(PROBE_MS_MAX, down_ms // _PART, 1000 * listeners // per_s))
 
 
 class Probes(Generic[L]):
-    """The turns of those that wait for a probe, each added once for each.
+    """A queue of due probes, one entry for each listener.
 
-    Where more are due than may be asked, every other turn is that of the one that went last, which is likely to be back
-    first, and every other that of the one that is due for longest, so that none waits for ever.
+    When more are due than may start, it alternates between two listeners: the one that went down last, which is likely
+    to return first, and the one whose probe has been due for longest, so that none starves.
     """
 
     __slots__ = ("_by_loss", "_due", "_last_gone", "_later", "_numbers")
@@ -44,11 +45,11 @@ class Probes(Generic[L]):
         self._last_gone = True
 
     def add(self, listener: L, *, at_ms: int, since_ms: int) -> None:
-        """at_ms: when it is due. since_ms: when it went down."""
+        """Add a listener. at_ms: when its probe is due. since_ms: when it went down."""
         heappush(self._later, (at_ms, next(self._numbers), since_ms, listener))
 
     def next(self, at_ms: int) -> L | None:
-        """The one to ask now, if any is due; it is gone from here."""
+        """Remove and return the listener to probe now, if any is due."""
         while self._later and self._later[0][0] <= at_ms:
             _, number, since_ms, listener = heappop(self._later)
             self._due[number] = (since_ms, number, listener)

@@ -18,9 +18,11 @@ MESSAGES_MAX: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redrives:
-    """count: how many there were. of_all: which was the last of all deliveries, 0 for none.
+    """The count of a listener's redrives.
 
-    of_messages: by message id, which was the last that named it since then.
+    count: how many there were.
+    of_all: the number of the last redrive of all deliveries; 0 for none.
+    of_messages: by message id, the number of the last later redrive that named the message.
     """
 
     count: int = 0
@@ -28,7 +30,7 @@ class Redrives:
     of_messages: Mapping[str, int] = field(default_factory=dict)
 
     def and_of(self, message_ids: Sequence[str]) -> Redrives:
-        """One more, of these messages, or of all when there are none."""
+        """Return the count with one more redrive, of these messages, or of all when none is named."""
         count = self.count + 1
         if not message_ids:
             return Redrives(count=count, of_all=count)
@@ -37,7 +39,7 @@ class Redrives:
         return Redrives(count=count, of_all=self.of_all, of_messages=dict(oldest_first[-MESSAGES_MAX:]))
 
     def concern(self, message_id: str, *, since: int) -> bool:
-        """Whether any after the first `since` of them redrives this message's delivery."""
+        """Return whether a redrive after the first `since` ones concerns this message's delivery."""
         return self.of_all > since or self.of_messages.get(message_id, 0) > since
 
 

@@ -23,15 +23,19 @@ ENDED_MAX: Final = 1_000  # of an organization, that are remembered; every proce
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """notify_url: None is the listener's own, as it is at each moment. So is liveness_url, but beside a notify_url that
-    is asked itself.
+    """A replay: a range of a queue's messages that is delivered again.
 
-    only: `all`, `failed` or `undelivered`. start_offsets, end_offsets: by partition; taken is what lies between.
-    picked: by partition, packed offsets (pick()); when it is not None, only those, what lies below before_offsets and
-    what does from after_offsets on, which are none when they are empty.
-    send_headers: whether the listener's headers are sent to a notify_url of another origin than the listener's.
-    count: messages in it when it began, exact when counted_all. finished: partitions whose part has been delivered.
-    paused: why, None when it is not. ended: `finished` or `cancelled`, None while it goes on.
+    notify_url: None: the listener's own, at each moment.
+    liveness_url: likewise; with a notify_url but without a liveness_url, the notify_url is probed.
+    only: `all`, `failed` or `undelivered`.
+    start_offsets, end_offsets: by partition, the range.
+    picked: by partition, packed offsets (pick()). If not None, the replay has these, everything below before_offsets,
+        and everything from after_offsets on; both may be empty.
+    send_headers: the listener's headers are sent even to a notify_url of another origin.
+    count: messages at the start; exact when counted_all.
+    finished: partitions that are done.
+    paused: the reason; None when it is not paused.
+    ended: `finished` or `cancelled`; None while it runs.
     """
 
     id: str
@@ -58,7 +62,7 @@ class Replay:
     ended_at_ms: int | None = None
 
     def chooser(self, partition: int) -> Callable[[int], bool] | None:
-        """Whether it takes the queue's message at an offset between its start and its end; None: it takes all."""
+        """Return the test of whether the replay takes an offset between its start and its end; None: it takes all."""
         if self.picked is None:
             return None
         before = self.before_offsets[partition]
@@ -73,7 +77,7 @@ class Replay:
 
 
 class Replays:
-    """The state: also the newest ENDED_MAX of each organization that ended, until their listener ends."""
+    """All replays that run, and of each organization the newest ENDED_MAX that ended, until their listener ends."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, Replay] = {}
@@ -82,16 +86,16 @@ class Replays:
         self._running: Counter[str] = Counter()  # by organization
 
     def find(self, organization_id: str, replay_id: str) -> Replay | None:
-        """The replay, if it is this organization's."""
+        """Return the replay, if it belongs to this organization."""
         found = self._by_id.get(replay_id)
         return found if found is not None and found.organization_id == organization_id else None
 
     def of(self, listener_id: str) -> list[Replay]:
-        """A listener's, in the order they began."""
+        """List a listener's replays in the order in which they began."""
         return [self._by_id[replay_id] for replay_id in self._of.get(listener_id, ())]
 
     def apply(self, event: ev.ReplayEvent) -> Replay | None:
-        """Fold one event: the replay as it is now, None when it was passed over (Directory.apply)."""
+        """Fold one event. Return the replay as it is now, or None when the event changed nothing (Directory.apply)."""
         before = self.find(event.organization_id, event.replay_id)
         if isinstance(event, ev.ReplayStarted):
             if event.replay_id in self._by_id:
@@ -109,7 +113,7 @@ class Replays:
         return now
 
     def _keep_ended(self, replay: Replay) -> None:
-        """Keep what is shown of a replay that has ended, and forget the organization's oldest beyond ENDED_MAX."""
+        """Keep what is shown of an ended replay, and forget the organization's oldest beyond ENDED_MAX."""
         self._running[replay.organization_id] -= 1
         self._by_id[replay.id] = replace(replay, picked=None)
         ended = self._ended_of.setdefault(replay.organization_id, {})
@@ -128,20 +132,20 @@ class Replays:
         return replay
 
     def running(self, organization_id: str) -> int:
-        """How many of this organization's have not ended."""
+        """Count the organization's replays that have not ended."""
         return self._running[organization_id]
 
     def forget(self, listener_id: str) -> list[Replay]:
-        """Those of a listener that has ended."""
+        """Remove and return the replays of a listener that has ended."""
         return [self._drop(replay_id) for replay_id in self._of.pop(listener_id, ())]
 
     def everything(self) -> list[Replay]:
-        """In a canonical order."""
+        """List all replays in a canonical order."""
         return sorted(self._by_id.values(), key=lambda replay: replay.id)
 
 
 def started(event: ev.ReplayStarted) -> Replay:
-    """As it was when it began."""
+    """Make a replay as it is at its start."""
     return Replay(
         id=event.replay_id,
         organization_id=event.organization_id,
@@ -186,5 +190,5 @@ def pick(offsets: Sequence[int]) -> str:
 
 
 def picked_offsets(text: str) -> list[int]:
-    """What pick() was given."""
+    """Unpack the offsets that pick() packed."""
     return list(accumulate(unpack(text)))

@@ -10,9 +10,12 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """delay_ms_first: the longest wait after the first failure; it doubles with each, up to delay_ms_max.
+    """The rules of when a delivery is retried.
 
-    delay_ms_min: the shortest wait. max_attempts: None for no limit. max_age_ms: how long after the first one.
+    delay_ms_first: the longest wait after the first failure; it doubles with each failure, up to delay_ms_max.
+    delay_ms_min: the shortest wait.
+    max_attempts: None for no limit.
+    max_age_ms: the delivery is parked if it still fails so long after its first attempt.
     """
 
     delay_ms_first: int = 1_000
@@ -26,10 +29,11 @@ _DOUBLINGS_MAX: Final = 32  # far beyond any delay_ms_max
 
 
 def delay_ms(policy: RetryPolicy, number: int, *, retry_after_s: int | None, jitter: float) -> int:
-    """How long to wait before the next attempt, in milliseconds.
+    """Return the wait until the next attempt, in milliseconds.
 
-    number: attempts made so far, 1 after the first failure (ValueError below 1). jitter: a random number in [0, 1).
-    retry_after_s: seconds the listener asked for (RFC 9110, 10.2.3), None when it did not; capped at delay_ms_max.
+    number: attempts made so far, 1 after the first failure (ValueError below 1).
+    retry_after_s: seconds that the listener asked for (RFC 9110, 10.2.3), capped at delay_ms_max; None when it did not.
+    jitter: a random number in [0, 1).
     """
     if number < 1:
         raise ValueError("attempts are numbered from 1")
@@ -41,9 +45,10 @@ def delay_ms(policy: RetryPolicy, number: int, *, retry_after_s: int | None, jit
 def next_at_ms(
     policy: RetryPolicy, number: int, *, since_ms: int, at_ms: int, retry_after_s: int | None, jitter: float
 ) -> int | None:
-    """When the next attempt is due; None when none is left and the delivery is to be parked.
+    """Return when the next attempt is due, or None when none is left and the delivery must be parked.
 
-    number: attempts that count, from 1. since_ms: from when its age counts: the first attempt, or the last redrive.
+    number: attempts that count, from 1.
+    since_ms: from when the delivery's age counts: the first attempt, or the last redrive.
     """
     if policy.max_attempts is not None and number >= policy.max_attempts:
         return None

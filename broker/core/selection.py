@@ -28,16 +28,16 @@ from broker.errors import UnknownEvent
 
 
 class Unreadable(Event, frozen=True, kw_only=True, tag="unreadable"):
-    """Stands for an event of a type or version that only a newer program can read. written: its type.
+    """A stand-in for an event that only a newer program can read. It is never stored.
 
-    Is never stored. Without it a reader who goes on by its cursor would never hear that there is something.
+    written: the event's type. Without it, a reader who continues by cursor would never learn that the event exists.
     """
 
     written: str
 
 
 class _Newer(msgspec.Struct):
-    """What every event has, whatever wrote it."""
+    """The fields that every event has, whichever program wrote it."""
 
     type: str
     at_ms: int
@@ -65,7 +65,7 @@ _OF_A_QUEUE: Final = tuple(_beginning(name) for name, kind in CLASSES.items() if
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessagePlace:
-    """A message: its id with the time in it, its queue, and where it is in `messages`."""
+    """A message's place: its id with the time in it, its queue, and its partition and offset in `messages`."""
 
     id: str
     queue_id: str
@@ -76,10 +76,13 @@ class MessagePlace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """All of it must fit; None: whatever. organization_id: whose events, and nobody else's.
+    """A filter of events. An event must match every field; None matches all.
 
-    queue_listener_ids: with queue_id, all listeners the queue ever had, and their replays, for events that name only
-    those. message: its story (broker/core/story.py), and what may be a part of it if its listener is of its queue.
+    organization_id: the only organization whose events match.
+    queue_listener_ids: with queue_id, all listeners that the queue ever had, and their replays, for events that name
+        only these.
+    message: the event belongs to this message's story (broker/core/story.py), or may belong to it if the listener is of
+        its queue.
     """
 
     organization_id: str
@@ -106,7 +109,7 @@ class Selection:
             object.__setattr__(self, name, value)
 
     def topics(self) -> tuple[str, ...]:
-        """Those that may hold what is wanted."""
+        """List the topics that may hold matching events."""
         types = frozenset(CLASSES) if self.types is None else self.types
         if self.listener_id is not None:
             types &= _OF_A_LISTENER
@@ -116,7 +119,7 @@ class Selection:
         return tuple(topic for topic in TOPICS if topic in wanted)
 
     def take(self, value: bytes | None) -> Event | None:
-        """The event of a record, if it is wanted; Unreadable for what only a newer program can read."""
+        """Return the event of a record if it matches; Unreadable for an event of a newer program."""
         if value is None or not self._may_be(value):
             return None
         try:
@@ -129,9 +132,9 @@ class Selection:
         return self._story_of(event) if self._is(event) else None
 
     def may_be_in(self, values: bytes) -> bool:
-        """Whether an event that is wanted may be among these, however many records' bytes they are.
+        """Return whether a matching event may be among these bytes of any number of records.
 
-        Not of `control`: some of its events name neither the queue nor the message.
+        Not for `control`: some of its events name neither queue nor message.
         """
         if not all(needle in values for needle in self._needles) or self._queue not in values:
             return False
@@ -166,7 +169,9 @@ class Selection:
         return about in self.queue_listener_ids
 
     def _story_of(self, event: Event) -> Event | None:
-        """The event, if it tells of the message; of those that tell of many, what it tells of this one."""
+        """Return the event if it tells of the message. Of an event about many messages, return the part about this
+        one.
+        """
         message = self.message
         if message is None:
             return event

@@ -17,7 +17,7 @@ _OUTER: Final = bytes(byte ^ 0x5C for byte in range(256))
 
 
 def secret_bytes(secret: str) -> bytes:
-    """The key of a `whsec_…` secret: 24 to 64 bytes, base64 (ValueError when it is not that)."""
+    """Return the key of a `whsec_…` secret: 24 to 64 bytes, base64 (ValueError for any other text)."""
     if not secret.startswith(PREFIX):
         raise ValueError(f"a signing secret starts with {PREFIX}")
     try:
@@ -30,29 +30,29 @@ def secret_bytes(secret: str) -> bytes:
 
 
 def secret_text(key: bytes) -> str:
-    """The `whsec_…` form of a key."""
+    """Return a key as a `whsec_…` secret."""
     return PREFIX + base64.b64encode(key).decode()
 
 
 class Signer:
-    """Signs with one secret.
+    """A signer with one secret (HMAC-SHA256, RFC 2104).
 
-    HMAC-SHA256 (RFC 2104) from hash states that have taken the padded key already: hmac.digest() looks the algorithm
-    up and hashes the key anew each time, which doubles the time of a message of 1 KiB.
+    It copies hash states that already hold the padded key. hmac.digest() hashes the key anew each time, which doubles
+    the time for a message of 1 KiB.
     """
 
     __slots__ = ("_inner", "_outer")
 
     def __init__(self, key: bytes) -> None:
-        """key: up to 64 bytes, as secret_bytes() gives."""
+        """Prepare the hash states. key: up to 64 bytes, as secret_bytes() returns."""
         padded = key.ljust(_BLOCK_BYTES, b"\0")
         self._inner = hashlib.sha256(padded.translate(_INNER))
         self._outer = hashlib.sha256(padded.translate(_OUTER))
 
     def sign(self, message_id: bytes, timestamp: bytes, body: bytes) -> bytes:
-        """The value of `webhook-signature`: `v1,` and the base64 HMAC of `id.timestamp.body`.
+        """Return the value of `webhook-signature`: `v1,` and the base64 HMAC of `id.timestamp.body`.
 
-        timestamp: seconds since the UTC epoch, in decimal digits, as in `webhook-timestamp`.
+        timestamp: seconds since the UTC epoch in decimal digits, as in `webhook-timestamp`.
         """
         inner = self._inner.copy()
         inner.update(b"%b.%b." % (message_id, timestamp))

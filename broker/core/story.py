@@ -11,14 +11,19 @@ from broker.core.replays import started
 
 
 class Story:
-    """Of one message. whole: it is read from the message's beginning on, so nothing that was told before is missing."""
+    """The story of one message: the events that tell of it.
+
+    whole: the story is read from the message's beginning on, so no earlier event is missing.
+    """
 
     def __init__(self, *, whole: bool) -> None:
         self._owed: dict[str, bool] = {}  # by listener, whether its last attempt failed
         self._whole = whole
 
     def tells(self, event: Event) -> bool:
-        """Whether this event, which names the message, or all that a listener owes, is a part of the story."""
+        """Return whether the event belongs to the story. The event names the message, or concerns all deliveries of a
+        listener.
+        """
         if isinstance(event, DeliveriesSettled):
             self._owed[event.listener_id] = False
         elif isinstance(event, DeliveryAttempted):
@@ -28,14 +33,16 @@ class Story:
         return True
 
     def doubted(self, event: Event) -> str | None:
-        """The listener of an event that is a part of the story if that is one of the message's queue; None: it is."""
+        """Return the listener on which it depends whether the event belongs to the story; None: it belongs in any
+        case.
+        """
         if isinstance(event, ReplayStarted) or (isinstance(event, ListenerRedriven) and not event.message_ids):
             return None if event.listener_id in self._owed else event.listener_id
         return None
 
 
 def replays(event: ReplayStarted, partition: int, offset: int) -> bool:
-    """Whether a replay of its queue takes the message at this place."""
+    """Return whether a replay of the message's queue takes the message at this place."""
     replay = started(event)
     if (
         partition >= len(replay.start_offsets)

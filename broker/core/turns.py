@@ -16,9 +16,10 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Turns(Generic[D]):
-    """A key is there while one of its deliveries has the turn; the others wait in the order they came.
+    """The order of deliveries within each ordering key: one delivery of a key has the turn, and the others wait in
+    order.
 
-    waiting: how many, of all keys. Moments are seconds of any clock that only goes forward.
+    waiting: how many deliveries wait, over all keys. Times are seconds of any monotonic clock.
     """
 
     __slots__ = ("_since_s", "_waiting", "waiting")
@@ -29,11 +30,13 @@ class Turns(Generic[D]):
         self.waiting = 0
 
     def __len__(self) -> int:
-        """How many keys have a turn under way."""
+        """Count the keys that have a delivery under way."""
         return len(self._waiting)
 
     def take(self, key: str, delivery: D, at_s: float) -> bool:
-        """Give the delivery the turn, or have it wait for next() to bring it. Whether it has the turn."""
+        """Give the delivery the turn of its key, or queue it until next() returns it. Return whether it has the
+        turn.
+        """
         waiting = self._waiting.get(key)
         if waiting is None:
             self._waiting[key] = deque()
@@ -44,11 +47,11 @@ class Turns(Generic[D]):
         return False
 
     def taken_for_s(self, key: str, at_s: float) -> float:
-        """How long the turn has been the same delivery's; 0 when it is nobody's."""
+        """Return for how long the same delivery has had the turn of this key; 0 when none has it."""
         return at_s - self._since_s.get(key, at_s)
 
     def next(self, key: str, at_s: float) -> D | None:
-        """The turn of this key is over: who has it now, None when nobody waits."""
+        """End the turn of this key. Return the delivery that has the turn now, or None when none waits."""
         waiting = self._waiting.get(key)
         if waiting:
             self._since_s[key] = at_s
@@ -58,12 +61,12 @@ class Turns(Generic[D]):
         return None
 
     def drop(self, key: str) -> None:
-        """Neither the one whose turn it is nor those who wait for it are here any more."""
+        """Drop the key with the delivery that has the turn and those that wait."""
         self.waiting -= len(self._waiting.pop(key, ()))
         self._since_s.pop(key, None)
 
     def send_away(self, key: str) -> list[D]:
-        """Those who wait for the turn of a key, in their order; it stays with who has it."""
+        """Remove and return the deliveries that wait for the key, in order. The delivery with the turn keeps it."""
         waiting = self._waiting.get(key)
         if not waiting:
             return []
@@ -72,11 +75,13 @@ class Turns(Generic[D]):
         return list(waiting)
 
     def held_for(self, at_s: float, as_long_as_s: float) -> list[str]:
-        """Keys for whose turn anybody waits while the same delivery has had it for so long."""
+        """List the keys for which deliveries wait while the same delivery has had the turn for this long."""
         return [key for key, waiting in self._waiting.items() if waiting and at_s - self._since_s[key] >= as_long_as_s]
 
     def restart(self, held: Iterable[str]) -> list[D]:
-        """Everybody who waits is sent away; only these keys' turns go on. Those sent away, per key in their order."""
+        """Remove all waiting deliveries and keep the turns of these keys only. Return the removed ones, in order for
+        each key.
+        """
         away = [delivery for waiting in self._waiting.values() for delivery in waiting]
         self._waiting = {key: deque() for key in held}
         self._since_s = {key: since_s for key, since_s in self._since_s.items() if key in self._waiting}
@@ -85,7 +90,7 @@ class Turns(Generic[D]):
 
 
 class Lines(Generic[K]):
-    """For each key the offsets of those that are on their way to where others of it wait, the lowest first."""
+    """The offsets of deliveries on their way to `outstanding`, by key, lowest first."""
 
     __slots__ = ("_lines",)
 
@@ -93,7 +98,7 @@ class Lines(Generic[K]):
         self._lines: dict[K, list[int]] = {}
 
     def __len__(self) -> int:
-        """How many keys have any."""
+        """Count the keys that have offsets on their way."""
         return len(self._lines)
 
     def join(self, key: K, offset: int) -> None:
@@ -102,7 +107,7 @@ class Lines(Generic[K]):
             insort(offsets, offset)
 
     def leave(self, key: K, offset: int) -> None:
-        """It has come, or will not."""
+        """Remove an offset that has arrived, or will not arrive."""
         offsets = self._lines.get(key, [])
         if offset in offsets:
             offsets.remove(offset)
@@ -114,7 +119,7 @@ class Lines(Generic[K]):
         return offsets[0] if offsets else None
 
     def forget(self, concerns: Callable[[K], bool]) -> list[K]:
-        """Those of these keys will not come. The keys that had any."""
+        """Remove the keys that match, because their offsets will not arrive. Return the removed keys."""
         gone = [key for key in self._lines if concerns(key)]
         for key in gone:
             del self._lines[key]

@@ -13,12 +13,12 @@ _BITS_MAX: Final = 63
 
 
 def pack(numbers: Iterable[int]) -> str:
-    """numbers: none is negative. Small ones take one byte each."""
+    """Pack non-negative numbers as text. Small numbers take one byte each."""
     return base64.urlsafe_b64encode(b"".join(map(_varint, numbers))).rstrip(b"=").decode()
 
 
 def unpack(text: str) -> list[int]:
-    """The numbers again (ValueError)."""
+    """Unpack the numbers of a text that pack() made (ValueError)."""
     return _numbers(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True))
 
 

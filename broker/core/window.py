@@ -31,9 +31,12 @@ D = TypeVar("D")
 
 
 class Window(Generic[D]):
-    """open: by offset, the deliveries taken and not settled. begin: own offsets below it are not this stream's.
+    """The place of one stream in its partition: what is taken, settled, and still to be read.
 
-    missing: open offsets whose message must be read again. behind, scan_from: see the picture above.
+    open: by offset, the deliveries that are taken and not settled.
+    begin: own offsets below it do not belong to this stream.
+    missing: open offsets whose message must be read again.
+    behind, scan_from: see the picture above.
     """
 
     __slots__ = ("begin", "behind", "missing", "open", "scan_from")
@@ -46,7 +49,7 @@ class Window(Generic[D]):
         self.missing: set[int] = set()
 
     def restore(self, cursor: Cursor, tail: int, opened: Iterable[tuple[int, D]]) -> None:
-        """Stand where a cursor says, with the tail reader at this offset. opened: a delivery per open offset."""
+        """Restore the window from a cursor. tail: where the tail reader is. opened: a delivery for each open offset."""
         self.open = dict(opened)
         self.missing = set(self.open)
         if cursor.top < tail:
@@ -59,7 +62,7 @@ class Window(Generic[D]):
         return self.scan_from is None and not self.behind
 
     def idle(self, tail: int) -> bool:
-        """Whether the tail's place says all there is to say of this stream."""
+        """Return whether the tail's position says everything about this stream."""
         return not self.open and not self.behind and self.scan_from is None and self.begin <= tail
 
     @property
@@ -68,7 +71,10 @@ class Window(Generic[D]):
         return len(self.open) >= OPEN_MAX
 
     def seen(self, offset: int, delivery: D | None) -> bool:
-        """The tail is at an own offset. delivery: None when there is no room. Whether the stream took it."""
+        """Note that the tail is at an own offset. Return whether the stream took it.
+
+        delivery: None when there is no room.
+        """
         if offset < self.begin or self.scan_from is not None:
             return False
         if delivery is not None and not self.behind and not self.missing:
@@ -81,19 +87,21 @@ class Window(Generic[D]):
         return False
 
     def wanted(self) -> int | None:
-        """Where a catch-up reader should read for this stream; None when it lacks nothing."""
+        """Return the offset from which a catch-up reader should read for this stream, or None when nothing is
+        missing.
+        """
         if self.missing:
             return min(self.missing)
         return self.behind[0] if self.behind else self.scan_from
 
     def may_take(self, offset: int) -> bool:
-        """Whether take() may put this own offset among the open ones, if there is room."""
+        """Return whether take() may open this own offset if there is room."""
         if self.behind:
             return offset == self.behind[0]
         return self.scan_from is not None and offset >= self.scan_from
 
     def take(self, offset: int, delivery: D) -> None:
-        """A catch-up reader brings an own offset that may_take() allows."""
+        """Take an own offset that a catch-up reader brings and may_take() allows."""
         if self.behind:
             self.behind.popleft()
         else:
@@ -101,9 +109,9 @@ class Window(Generic[D]):
         self.open[offset] = delivery
 
     def passed(self, start: int, end: int, tail: int) -> None:
-        """A catch-up reader has brought all own offsets in [start, end), and each was taken, or had been before.
+        """Note that a catch-up reader has brought all own offsets in [start, end), each taken now or before.
 
-        While one is still behind (the log did not hold it) none at or after scan_from could be taken.
+        While an offset is still behind, because the log did not hold it, none from scan_from on could be taken.
         """
         if self.scan_from is not None and not self.behind and start <= self.scan_from:
             self.scan_from = max(self.scan_from, end)
@@ -111,52 +119,58 @@ class Window(Generic[D]):
                 self.scan_from = None
 
     def gone(self, offset: int) -> None:
-        """The log does not hold this own offset any more: there is nothing to deliver."""
+        """Settle an own offset that the log no longer holds."""
         self.missing.discard(offset)
         if self.behind and self.behind[0] == offset:
             self.behind.popleft()
         self.open.pop(offset, None)
 
     def scan(self, offset: int) -> None:
-        """From this offset, where the tail stands, on it can't tell which ones are own: catch-up readers must."""
+        """Let catch-up readers scan from this offset, where the tail stands, because the tail can't tell which offsets
+        are own.
+        """
         if self.scan_from is None:
             self.scan_from = max(offset, self.begin)
 
     def within(self, first: int, last: int) -> tuple[list[int], int | None]:
-        """What it lacks of these offsets: its own ones, and from which one on it would scan; None: it would not."""
+        """Return the own offsets that are missing in this range, and from where it would have to be scanned (None:
+        nowhere).
+        """
         own = sorted(offset for offset in (*self.missing, *self.behind) if first <= offset <= last)
         begin = self.scan_from
         return own, begin if begin is not None and first <= begin <= last else None
 
     def found(self, offset: int) -> D | None:
-        """A catch-up reader brings an own offset: the open delivery that was missing its message, if there is one."""
+        """Return the open delivery that was missing the message at this own offset, if there is one."""
         if offset not in self.missing:
             return None
         self.missing.remove(offset)
         return self.open[offset]
 
     def forget(self, offsets: Iterable[int]) -> None:
-        """These open offsets' messages were let go, to save memory; they must be read again."""
+        """Note that the messages of these open offsets were dropped to save memory and must be read again."""
         self.missing.update(offsets)
 
     def settle(self, offset: int) -> D | None:
-        """The delivery is delivered, parked or cancelled; None when it was not open (a late answer)."""
+        """Settle a delivery: delivered, parked or cancelled. Return it, or None when it was not open (a late
+        answer).
+        """
         if self.missing:
             self.missing.discard(offset)
         return self.open.pop(offset, None)
 
     def top(self, tail: int) -> int:
-        """Every own offset below it was taken, with the tail reader at this offset."""
+        """Return the offset below which every own offset was taken. tail: where the tail reader is."""
         if self.behind:
             return self.behind[0]
         return max(tail, self.begin) if self.scan_from is None else self.scan_from
 
     def settled(self, offset: int, tail: int) -> bool:
-        """Whether this own offset is settled, as its cursor would say, with the tail reader at `tail`."""
+        """Return whether this own offset is settled, as the cursor would say. tail: where the tail reader is."""
         return offset < self.top(tail) and offset not in self.open
 
     def opened(self) -> tuple[int, ...]:
-        """The open offsets, ascending."""
+        """List the open offsets, ascending."""
         return tuple(sorted(self.open))
 
     @property
