@@ -87,7 +87,11 @@ def make_app(
     queues = Queues(commands, view, views)
     listeners = Listeners(commands, view, status, views)
     idempotency = Idempotency(
-        log.claims, log.messages, append_timeout_ms=settings.append_timeout_ms, check_room=stored.check
+        log.claims,
+        log.messages,
+        append_timeout_ms=settings.append_timeout_ms,
+        check_room=stored.check,
+        count=stored.add,
     )
     tokens = PageTokens(sealer)
     messages = Messages(log, idempotency, view, deliveries, stored, tokens)
@@ -212,7 +216,8 @@ def make_app(
         app.routes.append(at(f"{listener}/deliveries", GET=Method(owed.list, "queues")))
         app.routes.append(at(f"{listener}/redrive", POST=changing(owed.redrive)))
     if outstanding is not None and cursors is not None:
-        replays = Replays(ReplayCommands(log, view, outstanding, cursors, allow_networks=settings.allow_networks), view)
+        commands_on_replays = ReplayCommands(log, view, outstanding, cursors, allow_networks=settings.allow_networks)
+        replays = Replays(commands_on_replays, view, changes.take_more)
         app.routes.extend(
             [
                 at(f"{listener}/replay", POST=changing(replays.start)),

@@ -42,12 +42,14 @@ class Changes:
             told = call.told_length()
             self.take(call.headers, call.organization_id, told or 0)
             if told is None:  # a body in chunks: its size is known once it is there
-                call.when_received(partial(self._take_more, call.organization_id))
+                call.when_received(partial(self.take_more, call.organization_id))
             return await handler(call)
 
         return counted
 
-    def _take_more(self, organization_id: str, body_bytes: int) -> None:
-        """Count what take() did not know of (TooManyRequests, StorageFull)."""
-        if body_bytes >= _BODY_BYTES:
-            self.take([], organization_id, body_bytes - _BODY_BYTES)
+    def take_more(self, organization_id: str, body_bytes: int) -> None:
+        """Count a size that take() did not know, as it counts a body (TooManyRequests, StorageFull)."""
+        if self._limit is not None and body_bytes >= _BODY_BYTES:
+            self._limit.take([], organization_id, min(body_bytes // _BODY_BYTES, self._limit.size))
+        if body_bytes:
+            self._stored.count_change(organization_id, body_bytes)

@@ -144,10 +144,9 @@ class Messages:
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         body = await call.json(MessageDataBody)
         self._check_room(call.organization_id)
-        self._count(call.organization_id, len(msgspec.json.encode(body)))
         ids = queue, call.path("message_id")
         message, states = await update_message(
-            self._all, call.context(), *ids, data=body.data, if_match=call.if_match()
+            self._all, call.context(), *ids, data=body.data, if_match=call.if_match(), count=self._count
         )
         return _answer(call, message, _states(queue, states))
 
@@ -155,7 +154,9 @@ class Messages:
         """The answer shows the message as it was, and for each listener whether it had it: `delivered`."""
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         ids = queue, call.path("message_id")
-        message, states = await delete_message(self._all, call.context(), *ids, if_match=call.if_match())
+        message, states = await delete_message(
+            self._all, call.context(), *ids, if_match=call.if_match(), count=self._count
+        )
         return _answer(call, message, _states(queue, states)).fields
 
 

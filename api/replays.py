@@ -15,18 +15,19 @@ from broker.core.directory import Listener
 from broker.core.events import ReplayStarted
 from broker.core.replays import Replay
 from broker.errors import Refused
-from broker.ports import DirectoryView
+from broker.ports import Count, DirectoryView
 
 # What a replay without a rate is taken to deliver, to a quick listener beside other deliveries: benchmarks/README.md.
 EXPECTED_PER_S: Final = 2_000.0
 
 
 class Replays:
-    """Handlers for …/listeners/{listener_id}/replay and …/replays."""
+    """Handlers for …/listeners/{listener_id}/replay and …/replays. count: as of ReplayCommands.start()."""
 
-    def __init__(self, commands: ReplayCommands, view: DirectoryView) -> None:
+    def __init__(self, commands: ReplayCommands, view: DirectoryView, count: Count) -> None:
         self._commands = commands
         self._view = view
+        self._count = count
 
     async def start(self, call: Call) -> Any:
         body = await call.json(ReplayBody)
@@ -45,7 +46,7 @@ class Replays:
             planned = await self._commands.plan(call.context(), listener, wishes)
             rate_per_s = planned.rate_per_s or listener.settings.rate_per_s
             return {"replay": _planned(planned, rate_per_s)}
-        return await self._answer(call, await self._commands.start(call.context(), *ids, wishes))
+        return await self._answer(call, await self._commands.start(call.context(), *ids, wishes, self._count))
 
     async def list(self, call: Call) -> Any:
         listener = await find_listener(

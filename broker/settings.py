@@ -48,7 +48,7 @@ class Settings:
     requests_per_s: of an organization's keys in one API process, ten seconds' worth at once; None for no limit.
     bytes_per_s: likewise, of the bodies of one organization's puts. queues_max, listeners_max: of one organization.
     changes_per_min: events that an organization may add to `control` through one API process; None for no limit.
-    organization_bytes_max: of messages that an organization may store; None for no bound.
+    organization_bytes_max: that the organizations of one account may store together; None for no bound.
     retain_messages_s: settled messages older than that may be deleted; None keeps them for ever.
     append_timeout_ms: how long a request waits for Kafka's acknowledgement. body_bytes_max: of one request.
     """

@@ -1,18 +1,19 @@
-"""The bytes that each organization has stored, and the bound on them (docs/decisions/0190).
+"""The bytes that each organization has stored, and the bound on those of one account (docs/decisions/0190).
 
-For: counting each put and each record of its deliveries, recording the sums in `control` now and then, refusing puts of
-an organization at its bound. Not for: folding the sums (broker/core/directory.py), bytes a second (api/volume.py)."""
+For: counting each put and each record of its deliveries, recording the sums in `control` now and then, refusing puts
+where the bound is reached. Not for: folding the sums (broker/core/directory.py), bytes a second (api/volume.py)."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Final, Protocol
 
 from broker.commands.directory import now_ms
-from broker.core.directory import Organization
 from broker.core.events import ControlEvent, Event, VolumeRecorded
 from broker.errors import BrokerError, InDoubt, StorageFull, ViewBehind
 from broker.ports import DirectoryView
@@ -21,6 +22,10 @@ log = logging.getLogger(__name__)
 
 STEPS: Final = 64  # a sum is recorded when it has come to this part of the bound, or of what is stored without a bound
 STEP_BYTES_MIN: Final = 1 << 20
+# What Kafka stores of a record beside its value, at most: 61 bytes of a batch that has one record, 27 of lengths and
+# times, and 77 of keys and headers (a message's id and the header with its queue's; a listener's and a message's id).
+RECORD_BYTES: Final = 192
+_INDEX_PART: Final = 128  # and this part of everything: the indexes have at most 20 bytes for each 4,096
 _UNBOUNDED_BYTES_MIN: Final = 1 << 30  # without a bound, steps are at least a part of this
 RECORD_S: Final = 6 * 3600.0  # a smaller sum is recorded this often
 _CHANGES_PART: Final = (
@@ -28,6 +33,7 @@ _CHANGES_PART: Final = (
 )
 _STOP_S: Final = 2.0
 _SECOND_MS: Final = 1000
+_NOTHING: Final[Counter[str]] = Counter()
 
 
 class Control(Protocol):
@@ -40,7 +46,8 @@ class Control(Protocol):
 class StoredBytes:
     """Counts in one process.
 
-    bytes_max: the bound of each organization that was not made from the shell; None for no bound.
+    bytes_max: the bound of each tenant: an account with all organizations that it made (Directory.tenant_of). An
+    organization that was made from the shell has no bound. None for no bound at all.
     retain_s: what was stored earlier no longer counts; None: everything counts.
     """
 
@@ -51,35 +58,40 @@ class StoredBytes:
         self._view = view
         self._bytes_max = bytes_max
         self._retain_s = retain_s
-        # All by organization id. A grant is what may be stored before the bound is looked at again.
-        self._left: dict[str, int] = {}  # of the grant; below 0 where puts at the same moment exceeded it
-        self._granted: dict[str, int] = {}
-        self._unrecorded: dict[str, int] = {}  # without what was used of the grant
-        self._recording: dict[str, asyncio.Task[None]] = {}
+        # By tenant, what may be stored before the bound is looked at again; below 0 where puts at once exceeded it.
+        self._left: dict[str, int] = {}
+        self._unrecorded: dict[str, Counter[str]] = {}  # by tenant, then by organization id
+        self._recording: dict[str, asyncio.Task[None]] = {}  # by organization id
 
     def check(self, organization_id: str) -> None:
-        """StorageFull when the organization is at its bound. Costs one look-up while a grant lasts."""
-        if self._left.get(organization_id, 0) <= 0:
-            self._grant(organization_id)
+        """StorageFull when the organization's tenant is at its bound. Costs two look-ups while a grant lasts."""
+        tenant = self._tenant_of(organization_id)
+        if self._left.get(tenant, 0) <= 0:
+            self._grant(tenant, organization_id)
 
     def add(self, organization_id: str, size: int) -> None:
-        """Count bytes that are being stored."""
-        self._left[organization_id] = self._left.get(organization_id, 0) - size
+        """Count a record that is being stored. size: of its value."""
+        size += RECORD_BYTES + size // _INDEX_PART
+        tenant = self._tenant_of(organization_id)
+        self._left[tenant] = self._left.get(tenant, 0) - size
+        counts = self._unrecorded.get(tenant)
+        if counts is None:
+            counts = self._unrecorded[tenant] = Counter()
+        counts[organization_id] += size
 
     def count(self, organization_id: str, size: int) -> None:
-        """Count bytes that are stored whatever the bound is: a worker's records of deliveries."""
+        """Count a record that is stored whatever the bound is: a worker's, of deliveries."""
         self.add(organization_id, size)
-        if self._left[organization_id] <= 0:
-            self._settle(organization_id)
-            step = self._step(self.bound(organization_id), self.stored(organization_id))
-            if self._unrecorded.get(organization_id, 0) >= step:
-                self._start_recording(organization_id)
-            self._left[organization_id] = self._granted[organization_id] = step
+        tenant = self._tenant_of(organization_id)
+        if self._left[tenant] <= 0:
+            self._left[tenant] = step = self._step(tenant, self._bound_of(organization_id))
+            if self._unrecorded_of(tenant).total() >= step:
+                self._start_recording(tenant)
 
     def count_change(self, organization_id: str, size: int) -> None:
         """Count the bytes of a change of queues, listeners or keys (StorageFull, some way beyond the bound)."""
-        bound = self.bound(organization_id)
-        if bound is not None and self.stored(organization_id) >= bound + bound // _CHANGES_PART:
+        bound = self._bound_of(organization_id)
+        if bound is not None and self._stored_by(self._tenant_of(organization_id)) >= bound + bound // _CHANGES_PART:
             raise self._full(organization_id)
         with suppress(StorageFull):
             self.check(organization_id)
@@ -88,18 +100,21 @@ class StoredBytes:
     def follow(self, event: Event) -> None:
         """Look at the bound again when any process has recorded a sum; called with each event that is folded."""
         if isinstance(event, VolumeRecorded):
-            self._settle(event.organization_id)
+            self._left.pop(self._tenant_of(event.organization_id), None)
 
     def stored(self, organization_id: str) -> int:
         """Bytes stored, as far as this process knows: what other processes have not recorded yet is missing."""
         organization = self._view.state.organizations.get(organization_id)
-        used = self._granted.get(organization_id, 0) - self._left.get(organization_id, 0)
-        return self._recorded(organization) + self._unrecorded.get(organization_id, 0) + used
+        recorded = 0 if organization is None else organization.bytes_since(self._since_ms())
+        return recorded + self._unrecorded_of(self._tenant_of(organization_id)).get(organization_id, 0)
 
     def bound(self, organization_id: str) -> int | None:
-        """The most bytes that the organization may store; None for no bound."""
-        organization = self._view.state.organizations.get(organization_id)
-        return None if organization is None or organization.by_shell else self._bytes_max
+        """The most bytes that the organization may store, beside the others of its tenant; None for no bound."""
+        bound = self._bound_of(organization_id)
+        if bound is None:
+            return None
+        others = self._stored_by(self._tenant_of(organization_id)) - self.stored(organization_id)
+        return max(0, bound - others)
 
     def most(self, count: int) -> Iterator[tuple[str, int]]:
         """The organizations that store most, by id, with their bytes."""
@@ -118,60 +133,64 @@ class StoredBytes:
             async with asyncio.timeout(_STOP_S):
                 await self._record_all()
         except TimeoutError:
-            log.warning("volume.not_recorded organizations=%d", len(self._unrecorded))
+            log.warning("volume.not_recorded organizations=%d", sum(map(len, self._unrecorded.values())))
 
-    def _grant(self, organization_id: str) -> None:
-        """Let the organization store another step (StorageFull)."""
-        self._settle(organization_id)
-        bound = self.bound(organization_id)
-        stored = self.stored(organization_id)
-        step = self._step(bound, stored)
-        left = step if bound is None else min(step, bound - stored)
-        if left <= 0 or self._unrecorded.get(organization_id, 0) >= step:
-            self._start_recording(organization_id)
+    def _tenant_of(self, organization_id: str) -> str:
+        return self._view.state.tenant_of(organization_id)
+
+    def _bound_of(self, organization_id: str) -> int | None:
+        """The bound of the organization's tenant."""
+        organization = self._view.state.organizations.get(organization_id)
+        return None if organization is None or organization.by_shell else self._bytes_max
+
+    def _since_ms(self) -> int:
+        return 0 if self._retain_s is None else now_ms() - self._retain_s * _SECOND_MS
+
+    def _unrecorded_of(self, tenant: str) -> Counter[str]:
+        return self._unrecorded.get(tenant, _NOTHING)
+
+    def _stored_by(self, tenant: str) -> int:
+        return self._view.state.bytes_of(tenant, self._since_ms()) + self._unrecorded_of(tenant).total()
+
+    def _grant(self, tenant: str, organization_id: str) -> None:
+        """Let the tenant store another step (StorageFull)."""
+        bound = self._bound_of(organization_id)
+        step = self._step(tenant, bound)
+        left = step if bound is None else min(step, bound - self._stored_by(tenant))
+        if left <= 0 or self._unrecorded_of(tenant).total() >= step:
+            self._start_recording(tenant)
         if left <= 0:
             raise self._full(organization_id)
-        self._left[organization_id] = self._granted[organization_id] = left
+        self._left[tenant] = left
 
     def _full(self, organization_id: str) -> StorageFull:
-        stored, bound = self.stored(organization_id), self.bound(organization_id)
+        stored, bound = self._stored_by(self._tenant_of(organization_id)), self._bound_of(organization_id)
         return StorageFull(
-            f"this organization stores {stored} bytes and may store {bound}; who runs this server can raise "
-            "--organization-bytes-max, or have old messages deleted with --retain-messages"
+            f"the organizations of the account that made this one store {stored} bytes and may store {bound}; who runs "
+            "this server can raise --organization-bytes-max, or have old messages deleted with --retain-messages"
         )
 
-    def _settle(self, organization_id: str) -> None:
-        """End the grant: what was used of it is unrecorded."""
-        used = self._granted.pop(organization_id, 0) - self._left.pop(organization_id, 0)
-        if used:
-            self._unrecorded[organization_id] = self._unrecorded.get(organization_id, 0) + used
-
-    @staticmethod
-    def _step(bound: int | None, stored: int) -> int:
-        whole = max(_UNBOUNDED_BYTES_MIN, stored) if bound is None else bound
+    def _step(self, tenant: str, bound: int | None) -> int:
+        whole = max(_UNBOUNDED_BYTES_MIN, self._stored_by(tenant)) if bound is None else bound
         return max(STEP_BYTES_MIN, whole // STEPS)
 
-    def _recorded(self, organization: Organization | None) -> int:
-        if organization is None:
-            return 0
-        since_ms = 0 if self._retain_s is None else now_ms() - self._retain_s * _SECOND_MS
-        return organization.bytes_since(since_ms)
-
     async def _record_all(self) -> None:
-        for organization_id in list(self._granted):
-            self._settle(organization_id)
-        for organization_id in list(self._unrecorded):
-            self._start_recording(organization_id)
+        for tenant in list(self._unrecorded):
+            self._left.pop(tenant, None)
+            self._start_recording(tenant)
         await asyncio.gather(*self._recording.values())
 
-    def _start_recording(self, organization_id: str) -> None:
-        if organization_id in self._unrecorded and organization_id not in self._recording:
-            task = asyncio.create_task(self._record(organization_id))
-            self._recording[organization_id] = task
-            task.add_done_callback(lambda _: self._recording.pop(organization_id, None))
+    def _start_recording(self, tenant: str) -> None:
+        for organization_id, count in self._unrecorded_of(tenant).items():
+            if organization_id not in self._recording:
+                task = asyncio.create_task(self._record(tenant, organization_id, count))
+                self._recording[organization_id] = task
+                task.add_done_callback(partial(self._recorded, organization_id))
 
-    async def _record(self, organization_id: str) -> None:
-        count = self._unrecorded[organization_id]
+    def _recorded(self, organization_id: str, _: asyncio.Task[None]) -> None:
+        del self._recording[organization_id]
+
+    async def _record(self, tenant: str, organization_id: str, count: int) -> None:
         event = VolumeRecorded(at_ms=now_ms(), organization_id=organization_id, bytes=count)
         try:
             await self._view.seen(await self._control.append(event))
@@ -180,8 +199,9 @@ class StoredBytes:
         except BrokerError as error:
             log.warning("volume.not_recorded organization=%s bytes=%d error=%s", organization_id, count, error)
             return
-        left = self._unrecorded[organization_id] - count
-        if left:
-            self._unrecorded[organization_id] = left
-        else:
-            del self._unrecorded[organization_id]
+        counts = self._unrecorded[tenant]
+        counts[organization_id] -= count
+        if not counts[organization_id]:
+            del counts[organization_id]
+        if not counts:
+            del self._unrecorded[tenant]

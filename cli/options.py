@@ -324,8 +324,8 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     },
     "organization_bytes_max": {
         "type": click.IntRange(min=0),
-        "help": "Bytes of messages that an organization may store, unless it was made from a shell; 0 for no bound. "
-        f"Default {ORGANIZATION_BYTES_MAX >> 30} GiB with --registration, else no bound.",
+        "help": "Bytes that all organizations made by one account may store together; 0 for no bound. Those made from "
+        f"a shell have none. Default {ORGANIZATION_BYTES_MAX >> 30} GiB with --registration, else no bound.",
         "show_default": False,
     },
     "connections_max": {"type": _count, "default": 10_000, "help": "Clients connected to one API process."},

@@ -236,8 +236,12 @@ class AccountCommands:
 
     async def create_organization(self, account_id: str, *, name: str, request_id: str = "") -> Organization:
         """A new organization with this account as its member (Refused, QuotaReached)."""
-        if sum(1 for _ in self._view.state.organizations_of(account_id)) >= ORGANIZATIONS_MAX:
+        state = self._view.state
+        joined = sum(1 for _ in state.organizations_of(account_id))
+        if joined >= ORGANIZATIONS_MAX:
             raise QuotaReached(f"An account may have at most {ORGANIZATIONS_MAX} organizations. Leave one first.")
+        if state.founded_count(account_id) >= ORGANIZATIONS_MAX:
+            raise QuotaReached(f"An account may create at most {ORGANIZATIONS_MAX} organizations, and has done so.")
         made = await create_organization(
             self._control, self._view, name=name, actor=_actor(account_id, request_id), request_id=request_id
         )

@@ -19,12 +19,14 @@ from broker.commands.directory import Context, Versions
 from broker.commands.puts import new_put
 from broker.core.changes import version
 from broker.core.directory import Listener, Queue
-from broker.core.events import MessageDeleted, MessagePut, MessageUpdated, decode_message
+from broker.core.events import MessageDeleted, MessagePut, MessageUpdated, decode_message, encode
 from broker.core.ids import parse_message_id
 from broker.errors import Changed, InDoubt, NotFound, Unavailable, UnknownEvent
-from broker.ports import ChangeLog, CountingChange, Log, TooMuch
+from broker.ports import ChangeLog, Count, CountingChange, Log, TooMuch
 
 ANSWER_S: Final = 4.0
+_ANSWER_BYTES: Final = 1024  # of what a worker records of a change: the record and its fields, at most
+_LISTENER_BYTES: Final = 64  # and in it, a listener's id and state
 _PAGE_BYTES_MAX: Final = 8 << 20  # of new data in a page, but at least one message
 _NONE: Final = "no message of this queue has this id"
 _DELETED: Final = "this message was deleted"
@@ -94,39 +96,59 @@ async def newest_messages(
 
 
 async def update_message(
-    log: Log, context: Context, queue: Queue, message_id: str, *, data: str, if_match: Versions | None = None
+    log: Log,
+    context: Context,
+    queue: Queue,
+    message_id: str,
+    *,
+    data: str,
+    if_match: Versions | None = None,
+    count: Count | None = None,
 ) -> tuple[StoredMessage, dict[str, str]]:
     """The message with its new data, and by listener id the state of its delivery when that came to count.
 
     `delivered` had what it was before; `pending`, `retrying` and `parked` get the new data; `unknown`: not known which.
     if_match: the versions it may be made to; of two such changes at the same moment one is made.
+    count: called with the organization and the size of what the change makes Kafka store.
     (Refused, NotFound, Changed, LogUnavailable, InDoubt)
     """
     new_put(queue, data, None, None, "", "")  # the same rules as for data that is put
     found = await find_message(log, queue, message_id)
     event = MessageUpdated(**_of(context, found), if_version=_expected(found, if_match), data=data)
-    offset, states = await _change(log.changes, queue, found, event)
+    offset, states = await _change(log.changes, queue, found, event, count)
     change = CountingChange(offset, event)
     return _stored(found.put, change, partition=found.partition, offset=found.offset), states
 
 
 async def delete_message(
-    log: Log, context: Context, queue: Queue, message_id: str, *, if_match: Versions | None = None
+    log: Log,
+    context: Context,
+    queue: Queue,
+    message_id: str,
+    *,
+    if_match: Versions | None = None,
+    count: Count | None = None,
 ) -> tuple[StoredMessage, dict[str, str]]:
     """The message as it was, and by listener id the state of its delivery now.
 
     `delivered` had it, `cancelled` does not get it; `unknown`: not known whether it had it; it gets it no more.
-    if_match: as for update_message() (NotFound, Changed, LogUnavailable, InDoubt).
+    if_match, count: as for update_message() (NotFound, Changed, LogUnavailable, InDoubt).
     """
     found = await find_message(log, queue, message_id)
     event = MessageDeleted(**_of(context, found), if_version=_expected(found, if_match))
-    _, states = await _change(log.changes, queue, found, event)
+    _, states = await _change(log.changes, queue, found, event, count)
     return found, {one: state if state in ("delivered", "unknown") else "cancelled" for one, state in states.items()}
 
 
 async def _change(
-    changes: ChangeLog, queue: Queue, found: StoredMessage, event: MessageUpdated | MessageDeleted
+    changes: ChangeLog,
+    queue: Queue,
+    found: StoredMessage,
+    event: MessageUpdated | MessageDeleted,
+    count: Count | None,
 ) -> tuple[int, dict[str, str]]:
+    if count is not None:
+        count(event.organization_id, len(encode(event)) + _ANSWER_BYTES + _LISTENER_BYTES * len(queue.listeners))
     offset, answers_from = await changes.append(event)
     if event.if_version is not UNSET:  # another may have come before it in the log
         try:

@@ -22,10 +22,10 @@ from broker.commands.directory import now_ms
 from broker.commands.puts import Put, append_puts
 from broker.core.claims import CLOCKS_MS, IDS_KEPT_MS, Claim, decide, random_bits
 from broker.core.directory import Queue
-from broker.core.events import PutClaimed, decode_message
+from broker.core.events import PutClaimed, decode_message, encode
 from broker.core.ids import message_id
 from broker.errors import InFlight, KeyReused, LogUnavailable, ViewBehind
-from broker.ports import ClaimLog, MessageLog
+from broker.ports import ClaimLog, Count, MessageLog
 
 _RANDOM_BYTES: Final = 16
 _UNDER_WAY: Final = "Another request with this Idempotency-Key is in progress. Try again."
@@ -41,7 +41,7 @@ class Stored(NamedTuple):
 class Idempotency:
     """append_timeout_ms: after it a claim's holder no longer puts anything. clock: milliseconds since the epoch.
 
-    check_room: raises where an organization may store nothing more.
+    check_room: raises where an organization may store nothing more. count: called with the size of each claim.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Idempotency:
         append_timeout_ms: int,
         clock: Callable[[], int] = now_ms,
         check_room: Callable[[str], None] = lambda _: None,
+        count: Count = lambda _, __: None,
     ) -> None:
         self._claims = claims
         self._messages = messages
@@ -59,6 +60,7 @@ class Idempotency:
         self._take_over_after_ms = 2 * append_timeout_ms + CLOCKS_MS
         self._clock = clock
         self._check_room = check_room
+        self._count = count
         self._under_way: set[bytes] = set()
 
     async def put(
@@ -112,6 +114,7 @@ class Idempotency:
     async def _claim(self, digest: bytes, mine: PutClaimed) -> Claim:
         """Whose it is, once this claim is in the log (StorageFull)."""
         self._check_room(mine.organization_id)
+        self._count(mine.organization_id, len(encode(mine)))
         await self._claims.append(mine)
         held = decide(await self._claims.claims(digest), mine.at_ms)
         if held is None:

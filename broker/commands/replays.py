@@ -20,7 +20,7 @@ from broker.core.ids import parse_message_id
 from broker.core.replays import Replay, pick
 from broker.errors import NotFound, Refused
 from broker.outbound.addresses import refuse_url
-from broker.ports import Cursors, DirectoryView, Log, Outstanding
+from broker.ports import Count, Cursors, DirectoryView, Log, Outstanding
 from broker.settings import Network
 
 ONLY: Final = ("all", "failed", "undelivered")
@@ -104,8 +104,18 @@ class ReplayCommands:
             counted_all=exact,
         )
 
-    async def start(self, context: Context, queue_id: str, listener_id: str, wishes: ReplayWishes) -> Replay:
-        """A replay that has begun (Refused, NotFound, LogUnavailable)."""
+    async def start(
+        self,
+        context: Context,
+        queue_id: str,
+        listener_id: str,
+        wishes: ReplayWishes,
+        count: Count = lambda _, __: None,
+    ) -> Replay:
+        """A replay that has begun (Refused, NotFound, LogUnavailable).
+
+        count: called with the organization and the bytes of the offsets that the event has; it may raise.
+        """
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
         replays = self._view.state.replays
@@ -118,6 +128,7 @@ class ReplayCommands:
                     f"{running} replays of {whose} are running, the most that may. Cancel one, or wait until one ends."
                 )
         event = await self.plan(context, listener, wishes)
+        count(context.organization_id, sum(map(len, event.picked or ())))
         if not await record(self._log.control, self._view, event):
             raise NotFound("No listener of this queue has this ID.")
         return self._now(event)

@@ -8,6 +8,7 @@ Not for: accounts and sessions (broker/core/accounts.py), reading the log (proje
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
@@ -171,6 +172,8 @@ class Directory:
         self._queues_of: dict[str, dict[str, Queue]] = {}
         self._keys_of: dict[str, dict[str, Key]] = {}
         self._organizations_of: dict[str, dict[str, None]] = {}  # their ids by account id
+        self._founded: Counter[str] = Counter()  # organizations by the account that made them
+        self._bytes_of: dict[str, Counter[int]] = {}  # as Organization.bytes_by_day, by tenant
 
     def queue(self, organization_id: str, queue_id: str) -> Queue | None:
         """Return the queue, if it belongs to this organization."""
@@ -210,6 +213,15 @@ class Directory:
         """Return the tenant that the organization counts for: its founder, or else the organization itself."""
         organization = self.organizations.get(organization_id)
         return organization_id if organization is None else organization.founder or organization_id
+
+    def founded_count(self, account_id: str) -> int:
+        """How many organizations the account has made, whether it is still a member of them or not."""
+        return self._founded[account_id]
+
+    def bytes_of(self, tenant: str, at_ms: int) -> int:
+        """Recorded bytes of all organizations of a tenant, from the day of this time on."""
+        day = at_ms // DAY_MS
+        return sum(size for one, size in self._bytes_of.get(tenant, {}).items() if one >= day)
 
     def keys_of(self, organization_id: str) -> Iterator[Key]:
         """Yield the organization's API keys in the order of their creation."""
@@ -281,6 +293,8 @@ class Directory:
         self.organizations[event.organization_id] = Organization(
             id=event.organization_id, name=event.name, founder=_account_of(event), by_shell=by_shell
         )
+        if founder := _account_of(event):
+            self._founded[founder] += 1
         return True
 
     def _organization_joined(self, event: ev.OrganizationJoined) -> bool:
@@ -324,6 +338,7 @@ class Directory:
         size = organization.bytes_by_day.get(day, 0) + event.bytes
         days = {**organization.bytes_by_day, day: size}
         self.organizations[organization.id] = replace(organization, bytes_by_day=days)
+        self._bytes_of.setdefault(self.tenant_of(organization.id), Counter())[day] += event.bytes
         return True
 
     def _key_created(self, event: ev.KeyCreated) -> bool:

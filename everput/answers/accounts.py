@@ -119,8 +119,9 @@ class EndedSessionAnswer(Answer):
 class OrganizationFields(Named):
     """An organization, which owns queues, listeners, messages and keys.
 
-    stored_bytes: The bytes of messages that the organization stores, as far as the answering process knows.
-    stored_bytes_max: The most bytes that the organization may store; null for no limit.
+    stored_bytes: The bytes that the organization stores, as far as the answering process knows.
+    stored_bytes_max: The most bytes that the organization may store: what the other organizations of the account that
+        created it leave of the account's limit. null for no limit.
     log_damaged: Whether a part of the installation's log can't be read, of this or another organization. Missing from
         an older server.
     """

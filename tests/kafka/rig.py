@@ -29,6 +29,7 @@ from broker.kafka.tail import Tail
 from broker.ports import DeliveryState
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings, Settings
+from broker.volume import StoredBytes
 from projections.app import Projections
 from tests.listeners import Listeners, until
 
@@ -43,6 +44,7 @@ class Rig:
     commands: Commands
     organization_id: str
     listeners: Listeners
+    stored: StoredBytes
     workers: dict[Worker, Projections] = field(default_factory=dict)
 
     @property
@@ -101,7 +103,7 @@ class Rig:
             cursors=KafkaCursors(kafka, requests),
             changes=ChangesTail(kafka, self.log.requests),
         )
-        return Worker(self.settings, ports, projections, Sealer(self.settings.sealing_key))
+        return Worker(self.settings, ports, projections, Sealer(self.settings.sealing_key), self.stored.count)
 
     async def work(self) -> Worker:
         """Start one more worker, with projections of its own."""
@@ -171,7 +173,8 @@ async def running(kafka: KafkaSettings) -> AsyncIterator[Rig]:
     commands = Commands(log, view, Sealer(settings.sealing_key), allow_networks=settings.allow_networks)
     organization = await create_organization(log.control, view, name="test")
     async with Listeners() as listeners:
-        rig = Rig(settings, log, projections, commands, organization.id, listeners)
+        stored = StoredBytes(log.control, view, bytes_max=None)
+        rig = Rig(settings, log, projections, commands, organization.id, listeners, stored)
         try:
             yield rig
         finally:

@@ -135,6 +135,44 @@ async def test_only_what_failed_is_picked_from_what_is_outstanding(api, topic):
     assert taken == [[1], [2]]
 
 
+@pytest.mark.parametrize("changes_per_min", [5, None])
+async def test_the_offsets_that_a_replay_picks_count_as_changes_and_as_stored(topic, cursors, changes_per_min):
+    outstanding = KafkaOutstanding(KAFKA, topic, Turns())
+    api = await make_api(outstanding=outstanding, cursors=cursors, changes_per_min=changes_per_min)
+    listener_id, path = await listener_of(api)
+    api.log.messages.records[0] = [(b"", b"", b"")] * 30_000
+    for offset in range(0, 30_000, 3):
+        parked = DeliveryParked(
+            at_ms=1,
+            organization_id=api.organization_id,
+            listener_id=listener_id,
+            put_at_ms=1,
+            queue_id=api.first_queue_id,
+            number=3,
+            status=500,
+            error=None,
+            name="n",
+            data="x",
+            message_id=message_id(at_ms=1, partition=0, random_bits=offset),
+            partition=0,
+            offset=offset,
+        )
+        await topic.keep(parked)
+
+    async def stored() -> int:
+        return (await api.get("/v1/organizations")).json()["organizations"][0]["stored_bytes"]
+
+    before = await stored()
+    answer = await api.request("POST", f"{path}/replay", json={"from": "beginning", "only": "failed"})
+    if changes_per_min is None:
+        assert answer.json()["replay"]["count"] == 10_000
+        event = next(record for record in api.log.control.records if b'"type":"replay.started"' in record)
+        assert await stored() - before > len(event) > 10_000
+    else:
+        problem(answer, 429)
+        assert replays_in(api) == 0
+
+
 async def test_undelivered_is_what_came_before_the_listener_did_and_what_its_cursors_leave_open(api, topic, cursors):
     listener_id, path = await listener_of(api, before=2, messages=10)
     kept = {

@@ -9,6 +9,8 @@ import pytest
 from api_client import Api, make_api, problem
 from memory import MemoryControl
 
+from broker import volume
+from broker.commands.accounts import ORGANIZATIONS_MAX
 from broker.commands.directory import create_organization, now_ms
 from broker.core.events import VolumeRecorded, decode
 from broker.errors import InDoubt, LogUnavailable, StorageFull
@@ -17,6 +19,13 @@ from cli.report import storage
 from everput import AsyncClient
 
 DAY_MS = 86_400_000
+
+
+@pytest.fixture
+def sizes_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a record have as many bytes as its value: the sums below are round."""
+    monkeypatch.setattr(volume, "RECORD_BYTES", 0)
+    monkeypatch.setattr(volume, "_INDEX_PART", 1 << 60)
 
 
 class Counting:
@@ -44,6 +53,7 @@ async def made(*, actor: str = "account:ann") -> MemoryControl:
     return control
 
 
+@pytest.mark.usefixtures("sizes_as_they_are")
 async def test_sums_are_recorded_when_they_are_a_step_and_at_the_end():
     one = Counting(await made())
     for _ in range(5):
@@ -57,6 +67,7 @@ async def test_sums_are_recorded_when_they_are_a_step_and_at_the_end():
     assert one.stored.stored(one.organization_id) == 5 * STEP_BYTES_MIN // 2
 
 
+@pytest.mark.usefixtures("sizes_as_they_are")
 async def test_what_workers_store_is_recorded_in_steps_too_and_never_refused():
     one = Counting(await made(), bytes_max=2 << 20)
     for _ in range(20):
@@ -70,6 +81,7 @@ async def test_what_workers_store_is_recorded_in_steps_too_and_never_refused():
     assert sum(one.recorded()) == 10 * STEP_BYTES_MIN
 
 
+@pytest.mark.usefixtures("sizes_as_they_are")
 async def test_without_a_bound_the_events_become_fewer_as_more_is_stored():
     one = Counting(await made(), bytes_max=None)
     for _ in range(2_000):
@@ -78,6 +90,7 @@ async def test_without_a_bound_the_events_become_fewer_as_more_is_stored():
     assert one.stored.bound(one.organization_id) is None
 
 
+@pytest.mark.usefixtures("sizes_as_they_are")
 async def test_processes_together_exceed_the_bound_by_no_more_than_a_step_each():
     control = await made()
     several = [Counting(control) for _ in range(3)]
@@ -94,6 +107,7 @@ async def test_processes_together_exceed_the_bound_by_no_more_than_a_step_each()
             await one.put(1)
 
 
+@pytest.mark.usefixtures("sizes_as_they_are")
 async def test_a_process_hears_what_another_has_recorded():
     control = await made()
     one, other = Counting(control, bytes_max=2 << 20), Counting(control, bytes_max=2 << 20)
@@ -107,6 +121,7 @@ async def test_a_process_hears_what_another_has_recorded():
         await one.put(1)
 
 
+@pytest.mark.usefixtures("sizes_as_they_are")
 async def test_one_that_is_full_is_full_for_a_process_that_starts_after_a_crash():
     control = await made()
     one = Counting(control, bytes_max=10_000)
@@ -119,6 +134,7 @@ async def test_one_that_is_full_is_full_for_a_process_that_starts_after_a_crash(
         await Counting(control, bytes_max=10_000).put(1)
 
 
+@pytest.mark.usefixtures("sizes_as_they_are")
 async def test_what_is_older_than_messages_are_kept_no_longer_counts():
     control = await made()
     organization_id = next(iter(control.state.organizations))
@@ -133,6 +149,7 @@ async def test_what_is_older_than_messages_are_kept_no_longer_counts():
         await Counting(control, bytes_max=3_000).put(1)
 
 
+@pytest.mark.usefixtures("sizes_as_they_are")
 async def test_what_was_not_recorded_is_recorded_later_and_what_is_in_doubt_is_not_counted_twice():
     control = await made()
     one = Counting(control)
@@ -147,12 +164,17 @@ async def test_what_was_not_recorded_is_recorded_later_and_what_is_in_doubt_is_n
     assert one.recorded() == []
 
 
-async def stranger(api: Api, name: str) -> tuple[dict[str, str], str]:
-    """The headers of a new account's key, and a queue of its organization."""
+async def signed_in(api: Api, name: str) -> dict[str, str]:
+    """The headers of a new account's session."""
     who = {"email": f"{name}@example.com", "password": "correct horse battery"}
     await api.bare.put("/v1/accounts", json=who)
     session = await api.bare.post("/v1/sessions", json=who)
-    headers = {"authorization": f"Bearer {session.json()['session']['token']}"}
+    return {"authorization": f"Bearer {session.json()['session']['token']}"}
+
+
+async def stranger(api: Api, name: str, headers: dict[str, str] | None = None) -> tuple[dict[str, str], str]:
+    """The headers of a key, and a queue, of a new organization. headers: of a session; None: of a new account's."""
+    headers = headers or await signed_in(api, name)
     organization = (await api.bare.put("/v1/organizations", json={"name": name}, headers=headers)).json()
     path = f"/v1/organizations/{organization['organization']['id']}/keys"
     key = (await api.bare.put(path, json={"name": "k"}, headers=headers)).json()["key"]["secret"]
@@ -189,6 +211,60 @@ async def test_an_organization_at_its_bound_is_507_and_others_put_on():
     told = (await api.get("/v1/organizations")).json()["organizations"][0]
     assert told["stored_bytes"] > 60_000
     assert told["stored_bytes_max"] is None
+
+
+async def test_all_organizations_of_an_account_share_its_bound():
+    api = await make_api(organization_bytes_max=50_000)
+    session = await signed_in(api, "ann")
+    one, first = await stranger(api, "first", session)
+    other, second = await stranger(api, "second", session)
+    for _ in range(20):
+        assert (await api.bare.put(first, json={"data": "x" * 1_000}, headers=one)).status_code == 200
+    refused = await put_until_refused(api, other, second)
+    assert "account" in problem(refused, 507, "storage-full")["detail"]
+    problem(await api.bare.put(first, json={"data": "x"}, headers=one), 507)
+    told = (await api.bare.get("/v1/organizations", headers=session)).json()["organizations"]
+    assert 50_000 <= sum(organization["stored_bytes"] for organization in told) < 52_000
+    assert all(organization["stored_bytes"] >= organization["stored_bytes_max"] for organization in told)
+
+
+async def test_an_account_makes_so_many_organizations_and_no_more_by_leaving_some():
+    api = await make_api()
+    session = await signed_in(api, "ann")
+    account_id = (await api.bare.get("/v1/sessions", headers=session)).json()["account"]["id"]
+    for number in range(ORGANIZATIONS_MAX):
+        made = await api.bare.put("/v1/organizations", json={"name": f"o{number}"}, headers=session)
+        path = f"/v1/organizations/{made.json()['organization']['id']}/members/{account_id}"
+        left = await api.bare.delete(f"{path}?even_if_last=true", headers=session)
+        assert left.status_code == 200, left.text
+    problem(await api.bare.put("/v1/organizations", json={"name": "more"}, headers=session), 422)
+
+
+@pytest.mark.parametrize("change", ["update", "delete", "claim"])
+async def test_what_a_change_of_a_message_and_an_idempotency_key_store_counts(change):
+    api = await make_api()
+    queue = await api.queue()
+    path = f"/v1/queues/{queue}/messages"
+    message = (await api.put(path, json={"data": "x"})).json()["message"]["id"]
+
+    async def stored() -> int:
+        return (await api.get("/v1/organizations")).json()["organizations"][0]["stored_bytes"]
+
+    before = await stored()
+    if change == "update":
+        assert (await api.put(f"{path}/{message}", json={"data": "x" * 1_000})).status_code == 200
+        assert await stored() - before > 1_500
+    elif change == "delete":
+        assert (await api.request("DELETE", f"{path}/{message}")).status_code == 200
+        assert await stored() - before > 500
+        after = await stored()
+        problem(await api.request("DELETE", f"{path}/{message}"), 404)
+        assert await stored() == after
+    else:
+        await api.put(path, json={"data": "x"})
+        put = await stored() - before
+        assert (await api.put(path, json={"data": "x"}, headers={"idempotency-key": "1"})).status_code == 200
+        assert await stored() - before - put > put + 300
 
 
 async def test_changes_count_and_are_refused_a_tenth_beyond_the_bound():

@@ -173,6 +173,9 @@ class Outstanding:
         """Write what expect() gave. Whether it was ours to write."""
         stream = delivery.stream
         key, value = owed_key(event.listener_id, event.message_id), encode(event)
+        message = delivery.message
+        # A retry's record takes the place of the one before; that of an updated message may be larger than that one.
+        counts = delivery.owed is None or (message is not None and message.change() >= 0)
         while delivery.state is not DROPPED:
             try:
                 await self._assure()  # else its next owner may have delivered it
@@ -182,8 +185,8 @@ class Outstanding:
             except LogUnavailable:
                 await asyncio.sleep(_PAUSE_S)
                 continue
-            if self._count is not None and delivery.owed is None:  # else the record takes another one's place
-                self._count(event.organization_id, len(value))
+            if self._count is not None and counts:
+                self._count(event.organization_id, 2 * len(value))  # compaction begins when half is out of date
             if delivery.state is not DROPPED:
                 self._enter(owed_by(event, offset, found=False, record=value if offset < 0 else None))
             parked = isinstance(event, DeliveryParked)
