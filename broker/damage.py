@@ -28,7 +28,9 @@ _BEHIND_S: Final = 5.0  # that the directory may be, before an event is written 
 
 
 class DamageReports:
-    """Of one process. requests: whose damage is told. start() it when the view has caught up."""
+    """The reports of damage in one process. requests: the Kafka client whose damage is reported. Call start() when the
+    view has caught up.
+    """
 
     def __init__(self, requests: KafkaRequests, control: ControlLog, view: DirectoryView, table: Topics) -> None:
         self._requests = requests
@@ -50,7 +52,9 @@ class DamageReports:
             await self.stop()
 
     def start(self, *, look: bool = False) -> None:
-        """look: also look now and then whether what is known to be damaged can be read again; one process is enough."""
+        """Start reporting. look: also check now and then whether damaged ranges can be read again; one process is
+        enough.
+        """
         self._requests.on_damage, self._requests.given_up = self.found, self.given_up
         self._tasks = [asyncio.create_task(self._tell())]
         if look:
@@ -63,14 +67,14 @@ class DamageReports:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def found(self, damage: LogDamaged) -> None:
-        """A read has found it."""
+        """Note damage that a read has found."""
         one = self._range(damage)
         if not self._known(one) and self._found.add(one):
             log.error("log.damaged topic=%s partition=%d first_offset=%d last_offset=%d", one.topic, *one[1:])
             self._some.set()
 
     def given_up(self, damage: LogDamaged) -> bool:
-        """Return whether an operator has given this range up: nobody waits for it any more."""
+        """Return whether an operator has given this range up."""
         return self._view.state.given_up.covers(self._range(damage))
 
     def _range(self, damage: LogDamaged) -> DamagedRange:
@@ -115,7 +119,7 @@ class DamageReports:
             await asyncio.sleep(LOOK_S)
 
     async def look_again(self, known: Iterable[DamagedRange]) -> None:
-        """Tell of those of these that can be read again: a file was mended, or a better copy leads."""
+        """Check these ranges, and report those that can be read again after a repair or a change of leader."""
         for one in known:
             try:
                 if await self._deleted(one):

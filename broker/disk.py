@@ -22,26 +22,30 @@ LOOK_S: Final = 1.0
 
 
 class Marks(NamedTuple):
-    """growth: with fewer free bytes, only urgent events are recorded. reserve: with fewer, none is; at most growth."""
+    """The marks of free disk space.
+
+    growth: with fewer free bytes, only urgent events are recorded.
+    reserve: with fewer, none is; at most `growth`.
+    """
 
     growth: int
     reserve: int
 
 
 class Refusal(NamedTuple):
-    """Why events are refused at the moment. urgent: urgent ones are refused, too."""
+    """The reason why events are refused at the moment. urgent: urgent ones are refused, too."""
 
     reason: str
     urgent: bool
 
     def check(self, *, urgent: bool) -> None:
-        """DiskNearlyFull, unless the event is urgent and such are still recorded."""
+        """Raise DiskNearlyFull, unless the event is urgent and such events are still recorded."""
         if self.urgent or not urgent:
             raise DiskNearlyFull(self.reason)
 
 
 async def watch(folder: Path, marks: Marks, refuse: Callable[[Refusal | None], None]) -> None:
-    """For ever: call refuse() each time that the free space passes a mark; None means that nothing is refused."""
+    """Call refuse() each time that the free space passes a mark, for ever. None: nothing is refused."""
     before: bool | None = None  # Refusal.urgent
     while True:
         free = shutil.disk_usage(folder).free

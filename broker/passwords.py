@@ -42,7 +42,7 @@ class TooManyPasswords(Unavailable):
 
 
 class Passwords:
-    """One per process; its threads end with it."""
+    """The password hashing of a process. Its threads end with it."""
 
     def __init__(self) -> None:
         self._hasher = PasswordHasher(time_cost=1, memory_cost=46 << 10, parallelism=1)
@@ -51,9 +51,10 @@ class Passwords:
         self._nobodys: str | None = None
 
     async def hash(self, password: str, *, about: Sequence[str] = (), pointer: str = "/password") -> str:
-        """In PHC form, for an event (Refused: not acceptable; TooManyPasswords).
+        """Hash a password in PHC form (Refused: not acceptable; TooManyPasswords).
 
-        about: what a guesser would try first, such as the account's e-mail address. pointer: where the password stands.
+        about: what a guesser would try first, such as the account's e-mail address.
+        pointer: where the request has the password.
         """
         if not CHARS_MIN <= len(password) <= CHARS_MAX:
             raise Refused(f"the password must have {CHARS_MIN} to {CHARS_MAX} characters", pointer=pointer)
@@ -66,7 +67,7 @@ class Passwords:
         return self._hasher.hash(_normal(password))
 
     async def fits(self, password: str, password_hash: str | None) -> bool:
-        """Whether it is the password of this hash; None, when there is no account, takes as long (TooManyPasswords)."""
+        """Return whether the password fits the hash. None, for an unknown account, takes as long (TooManyPasswords)."""
         return await self._beside(lambda: self._fits(password[: CHARS_MAX + 1], password_hash))
 
     def _fits(self, password: str, password_hash: str | None) -> bool:
@@ -89,9 +90,9 @@ class Passwords:
 
 
 def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
-    """Why this password is too easy to guess, as the end of a sentence about it; None when it is not.
+    """Return why a password is too easy to guess, as the end of a sentence about it; None when it is acceptable.
 
-    Judges the beginning of a long password only. Takes up to 0.2 s: not for the event loop.
+    Only the beginning of a long password is judged. It takes up to 0.2 s: don't call it on the event loop.
     """
     judged = _judged(_normal(password).decode())
     if len(judged) < CHARS_MIN:  # so many different symbols in so few characters are no word
@@ -107,7 +108,7 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
 
 
 def _judged(password: str) -> str:
-    """The beginning that zxcvbn can judge in bounded time."""
+    """Return the beginning that zxcvbn can judge in bounded time."""
     end, seen = 0, set[str]()
     for character in password[:_JUDGED_CHARS_MAX]:
         seen.add(character)
@@ -118,5 +119,5 @@ def _judged(password: str) -> str:
 
 
 def _normal(password: str) -> bytes:
-    """The same bytes however a keyboard composes its characters (NIST SP 800-63B, 3.1.1.2)."""
+    """Return the same bytes however a keyboard composes its characters (NIST SP 800-63B, 3.1.1.2)."""
     return unicodedata.normalize("NFKC", password).encode()

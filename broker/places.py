@@ -13,9 +13,12 @@ from broker.errors import BrokerError
 
 
 class Places:
-    """Half of the places are first places: for tenants that have none. A tenant's further places come from the rest.
+    """A fixed number of slots, shared by tenants. Half are first slots, for tenants that have none; further ones come
+    from the rest.
 
-    total: of all. each: the most that one organization may have. refusal: makes the error for a tenant that gets none.
+    total: all slots.
+    each: the most that one organization may have.
+    refusal: makes the error for a tenant that gets none.
     tenant_of: by organization id, the account that the organization counts for (Directory.tenant_of).
     """
 
@@ -32,7 +35,7 @@ class Places:
 
     @contextmanager
     def place(self, organization_id: str) -> Iterator[None]:
-        """A place, while inside (the refusal)."""
+        """Hold a slot inside the `with` block (raises the refusal)."""
         tenant = self._tenant_of(organization_id)
         mine = self._tenants[tenant]
         allowed = mine < self._left - self._first if mine else self._left > 0

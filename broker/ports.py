@@ -20,10 +20,10 @@ SESSION_TIMEOUT_MS: Final = 10_000  # how long a killed worker's partitions stan
 
 
 class Record(NamedTuple):
-    """One record. timestamp: milliseconds. headers: (name, value) pairs.
+    """A Kafka record. timestamp: milliseconds. headers: (name, value) pairs.
 
-    Its fields are named as those of aiokafka's own class, for what is read are records of that one: to copy each would
-    take longer than to parse it.
+    The fields have the names of aiokafka's class, because that class is what reads return: copying each record would
+    take longer than parsing it.
     """
 
     offset: int
@@ -34,9 +34,12 @@ class Record(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """What one fetch brought. next_offset: where to read on; end_offset: one past the newest record there is.
+    """The result of one fetch.
 
-    size: in bytes, as Kafka sent it. left_out_ms: all records were left out, the latest of this time.
+    next_offset: where to read on.
+    end_offset: the partition's end.
+    size: in bytes, as Kafka sent it.
+    left_out_ms: all records were skipped; the latest had this time.
     """
 
     records: list[Record]
@@ -47,13 +50,13 @@ class Stretch(NamedTuple):
 
 
 class OffsetTooOld(LogUnavailable):
-    """The log no longer begins where a reader wanted to read."""
+    """The error that the log no longer begins where a reader wanted to read."""
 
     code = "offset-too-old"
 
 
 class NotStored(LogUnavailable):
-    """Cursors were not, or are not known to be, stored. failed: by listener id, why; all others' are."""
+    """The error that cursors may not be stored. failed: the reason by listener id; all others are stored."""
 
     def __init__(self, failed: Mapping[str, LogUnavailable]) -> None:
         super().__init__(str(next(iter(failed.values()))))
@@ -61,7 +64,9 @@ class NotStored(LogUnavailable):
 
 
 class NoMember(LogUnavailable):
-    """Kafka knows no such member, or the group has agreed anew without it: others own its partitions, or will soon."""
+    """The error that this is no member of the group: Kafka does not know it, or others own its partitions, or will
+    soon.
+    """
 
 
 class DirectoryView(Protocol):
@@ -72,36 +77,36 @@ class DirectoryView(Protocol):
 
     @property
     def position(self) -> int:
-        """The next offset of `control` to fold: the state is that of all before it."""
+        """The next offset of `control` to fold. The state includes everything before it."""
 
     @property
     def complete(self) -> bool:
-        """Whether this program knew every event so far; else something may exist that is not in the state."""
+        """Whether this program knew every event so far. If not, something may exist that is not in the state."""
 
     async def seen(self, offset: int, *, timeout_s: float = 2.0) -> None:
         """Wait until the event at this offset of `control` is folded (ViewBehind when it takes longer)."""
 
     def passed_over(self, offset: int) -> bool:
-        """Whether the fold changed nothing at this offset (a lost race for a name, an id that was gone).
+        """Return whether the event at this offset changed nothing (a lost race for a name, an id that was gone).
 
-        Only offsets seen lately are known; ask right after seen().
+        Only recent offsets are known: ask right after seen().
         """
 
     async def caught_up(self, *, timeout_s: float = 2.0) -> None:
-        """Wait until everything that is in `control` now is folded (ViewBehind, LogUnavailable)."""
+        """Wait until everything in `control` now is folded (ViewBehind, LogUnavailable)."""
 
 
 class ControlLog(Protocol):
     """The `control` topic, as a writer sees it."""
 
     async def append(self, event: ControlEvent) -> int:
-        """Its offset, once all in-sync replicas have it (LogUnavailable, InDoubt)."""
+        """Append an event. Return its offset once all in-sync replicas have it (LogUnavailable, InDoubt)."""
 
     async def end_offset(self) -> int:
-        """One past the newest event (LogUnavailable)."""
+        """Return the end offset (LogUnavailable)."""
 
     async def check(self) -> None:
-        """Read all of it. ConfigurationError: the state that is folded from it can't be trusted (LogUnavailable)."""
+        """Read the whole topic (LogUnavailable). ConfigurationError: the state folded from it can't be trusted."""
 
 
 # Told that so many bytes are stored for an organization.
@@ -115,59 +120,64 @@ class MessageLog(Protocol):
     """The `messages` topic, as a writer sees it."""
 
     def append(self, build: BuildRecord, *, key: str | None = None, size: int = 0) -> Awaitable[tuple[int, int]]:
-        """(partition, offset), once all in-sync replicas have it (LogUnavailable, InDoubt).
+        """Append a message. Return (partition, offset) once all in-sync replicas have it (LogUnavailable, InDoubt).
 
-        build: called when the batch, and with it the partition, is chosen; again if it did not fit.
-        key: an ordering key, fixes the partition. size: about what it carries, bytes.
+        build: called when the batch and its partition are chosen, and again if the record did not fit.
+        key: an ordering key, which decides the partition.
+        size: about how many bytes the message has.
         """
 
     def append_together(
         self, builds: Sequence[BuildRecord], *, partition: int | None = None, size: int = 0
     ) -> Awaitable[None]:
-        """Several messages as one batch, as few as possible where they don't fit one (LogUnavailable, InDoubt).
+        """Append several messages as one batch, or as few as possible if they don't fit one (LogUnavailable, InDoubt).
 
-        partition: theirs; None: any. Of LogUnavailable nothing is stored, of InDoubt all, some, or nothing.
+        partition: theirs; None: any.
+        After LogUnavailable none is stored; after InDoubt all, some or none are.
         """
 
     def partition_of(self, key: str) -> int:
-        """Where the messages of an ordering key are."""
+        """Return the partition of an ordering key."""
 
     def some_partition(self) -> int:
-        """One that can be written to, as far as is known."""
+        """Return a partition that can be written to, as far as is known."""
 
     async def end_offsets(self) -> tuple[int, ...]:
-        """By partition, one past the newest message (LogUnavailable)."""
+        """Return the end offset of each partition (LogUnavailable)."""
 
     async def offsets_at(self, at_ms: int) -> tuple[int, ...]:
-        """By partition, the first offset at or after a time, else the end; 0 is the beginning (LogUnavailable)."""
+        """Return, by partition, the first offset at or after a time, or else the end; 0 is the beginning
+        (LogUnavailable).
+        """
 
     async def find(
         self, *, partition: int, at_ms: int, message_id: str, organization_id: str
     ) -> tuple[int, bytes] | None:
-        """(offset, value) of a message, read from its partition and time; None when there is none (Unavailable).
+        """Return (offset, value) of a message, or None when there is none (Unavailable). Its partition is read from its
+        time on.
 
-        organization_id: who asks, here and below: what one organization has read at once is bounded.
+        organization_id: of the requester, here and below; concurrent reads are bounded for each organization.
         """
 
     async def find_all(
         self, *, partition: int, at_ms: int, message_ids: Collection[str], organization_id: str
     ) -> dict[str, tuple[int, bytes]]:
-        """find() for several messages of one time; nothing for those that are not there."""
+        """Find several messages of one time; missing ones are left out."""
 
     async def count(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], organization_id: str
     ) -> tuple[int, bool]:
-        """How many messages of a queue are in [begin, end) by partition, and whether that is exact.
+        """Count the queue's messages in [begin, end) by partition. Return also whether the count is exact.
 
-        A long stretch is looked at in part, and the rest is taken to be like it (Unavailable).
+        Of a long range a part is read, and the rest is estimated from it (Unavailable).
         """
 
     async def newest(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int, organization_id: str
     ) -> tuple[list[bytes], list[int]]:
-        """A queue's messages in [begin, end) by partition: up to limit values, newest first, and where the rest ends.
+        """Return the queue's newest messages in [begin, end), up to limit values, and by partition where the rest ends.
 
-        There may be fewer than limit, even none, while there is more (Unavailable).
+        There may be fewer than limit, even none, while more exist (Unavailable).
         """
 
 
@@ -175,10 +185,10 @@ class ClaimLog(Protocol):
     """The `claims` topic."""
 
     async def append(self, claim: PutClaimed) -> None:
-        """Returns once all in-sync replicas have it (ShareUsed; Unavailable: it may be stored all the same)."""
+        """Append a claim, and return once all in-sync replicas have it (ShareUsed; Unavailable: it may be stored)."""
 
     async def claims(self, digest: bytes) -> Sequence[PutClaimed]:
-        """Those of this digest, of the last day at least, in log order, up to now (Unavailable)."""
+        """Return the claims of this digest up to now, at least the last day's, in log order (Unavailable)."""
 
 
 class TooMuch(Exception):
@@ -186,46 +196,49 @@ class TooMuch(Exception):
 
 
 class CountingChange(NamedTuple):
-    """The change that counts now. offset: its own, in its partition of `changes`."""
+    """The change of a message that counts now. offset: its own, in its partition of `changes`."""
 
     offset: int
     event: MessageChange
 
 
 class ChangeLog(Protocol):
-    """The `changes` topic, and what became of a change."""
+    """The `changes` topic, and the owners' answers to changes."""
 
     async def append(self, event: MessageChange) -> tuple[int, int]:
-        """Its offset, -1 when that is not known, and where to look for its answer from (LogUnavailable, InDoubt)."""
+        """Append a change. Return its offset, -1 when that is unknown, and from where to look for its answer
+        (LogUnavailable, InDoubt).
+        """
 
     async def answer(
         self, partition: int, change_offset: int, message_id: str, *, answers_from: int, within_s: float
     ) -> ChangeApplied | None:
-        """What the owner of the partition said of a change; None when it said nothing in time."""
+        """Return the answer of the partition's owner to a change; None when none came in time."""
 
     async def counted(self, event: MessageChange) -> int | None:
-        """The offset at which an appended change came to count; None when it did not (Unavailable)."""
+        """Return the offset at which an appended change came to count; None when it did not (Unavailable)."""
 
     async def latest(
         self, places: Mapping[str, tuple[int, int]], *, organization_id: str, bytes_max: int | None = None
     ) -> dict[str, CountingChange]:
-        """By message id, the change that counts, of those that were changed (Unavailable).
+        """Return the counting change of each message that was changed, by message id (Unavailable).
 
-        places: (at_ms, partition) of each message. Reads all changes of these partitions since then.
+        places: (at_ms, partition) of each message. All changes of these partitions since then are read.
         bytes_max: of all new data together, unless it is one message's; TooMuch beyond.
         """
 
     async def deleted(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], since_ms: int, organization_id: str
     ) -> tuple[int, bool]:
-        """How many messages of a queue in [begin, end) by partition are deleted, and whether that is all (Unavailable).
+        """Count the queue's deleted messages in [begin, end) by partition. Return also whether the count is complete
+        (Unavailable).
 
-        since_ms: when the first of them was put, or before.
+        since_ms: when the first of them was put, or earlier.
         """
 
 
 class Log(Protocol):
-    """What a process writes to."""
+    """The log, as a process writes it."""
 
     @property
     def control(self) -> ControlLog: ...
@@ -242,7 +255,9 @@ class Log(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One HTTP request. number: from 1. status: None when there was no answer; error: then why, in a word."""
+    """An attempt: one HTTP request. number: from 1. status: None when there was no answer; `error` then names the
+    reason in a word.
+    """
 
     number: int
     at_ms: int
@@ -253,9 +268,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryState:
-    """state: pending, retrying, parked, delivered or cancelled; unknown when more would have to be read than may be.
+    """The state of a delivery.
 
-    attempts: as far as they are known, oldest first.
+    state: pending, retrying, parked, delivered or cancelled; unknown when too much would have to be read.
+    attempts: those that are known, oldest first.
     """
 
     state: str
@@ -264,7 +280,7 @@ class DeliveryState:
 
 
 class Deliveries(Protocol):
-    """Where a message is, as read from the cursors and the outcomes."""
+    """The states of deliveries, as read from cursors and outcomes."""
 
     async def states(
         self,
@@ -275,16 +291,22 @@ class Deliveries(Protocol):
         at_ms: int,
         deliver_at_ms: int = 0,
     ) -> Mapping[str, DeliveryState]:
-        """By listener id, for the message at this place of `messages`; all listeners are its queue's (Unavailable).
+        """Return, by listener id, the state of the delivery of the message at this place of `messages` (Unavailable).
 
-        at_ms: when it was put. deliver_at_ms: before which it is not delivered; 0 for none. A listener that
-        began after the message is not in the answer.
+        listeners: all of the message's queue. One that began after the message is left out.
+        at_ms: when the message was put.
+        deliver_at_ms: before which it is not delivered; 0 for none.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerCondition:
-    """state: live, down or paused. lag: messages not settled. oldest_pending_at_ms: None when nothing is pending."""
+    """The condition of a listener.
+
+    state: live, down or paused.
+    lag: messages that are not settled.
+    oldest_pending_at_ms: None when nothing is pending.
+    """
 
     state: str
     lag: int
@@ -293,19 +315,20 @@ class ListenerCondition:
 
 
 class ListenerStatus(Protocol):
-    """How a listener is doing."""
+    """The conditions of listeners."""
 
     async def condition(self, listener: Listener) -> ListenerCondition:
-        """As of now (LogUnavailable)."""
+        """Return the listener's condition now (LogUnavailable)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutstandingDelivery:
-    """One that has left its window. offset: the message's, in its partition.
+    """A delivery that has left its window.
 
-    state: retrying, parked, or pending when its message is not to be delivered yet.
+    offset: the message's, in its partition.
+    state: retrying, parked, or pending before the message's `deliver_at`.
     attempts: made so far; status, error: of the last.
-    next_attempt_at_ms: None when none is due, or at once: it was redriven.
+    next_attempt_at_ms: None when none is due, or when it is due at once after a redrive.
     """
 
     message_id: str
@@ -330,21 +353,23 @@ class Outstanding(Protocol):
     async def page(
         self, listener: Listener, *, state: str | None, after: Place, limit: int
     ) -> tuple[list[OutstandingDelivery], Place | None]:
-        """Those of a listener from a place on, (0, 0) being the first; and where the next page begins, if there is one.
+        """Return a page of a listener's outstanding deliveries from a place on, and the place of the next page, if any.
 
-        A page may be short, or empty, while there is more. None is missed while things change; one that is tried
-        meanwhile may come twice (LogUnavailable).
+        The first place is (0, 0). A page may be short, or empty, while there is more. None is missed while things
+        change; a delivery that is attempted meanwhile may come twice (LogUnavailable).
         """
 
     async def count(self, listener: Listener) -> int:
-        """How many of a listener's deliveries retry or are parked (LogUnavailable)."""
+        """Count the listener's retrying and parked deliveries (LogUnavailable)."""
 
     async def those(self, listener: Listener, message_ids: Sequence[str]) -> list[str]:
-        """Those of the messages whose delivery to the listener retries or is parked, each once (LogUnavailable)."""
+        """Return those of the messages whose delivery to the listener is retrying or parked, each once
+        (LogUnavailable).
+        """
 
 
 class Cursors(Protocol):
-    """Where streams stand, as committed."""
+    """The committed cursors of streams."""
 
     async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> Mapping[str, Mapping[int, Cursor]]:
-        """By listener and partition; nothing where nothing was committed (LogUnavailable)."""
+        """Load cursors by listener and partition; those never committed are left out (LogUnavailable)."""

@@ -79,7 +79,7 @@ def refuse_shared_directory(path: Path) -> None:
 
 
 def _refuse_foreign(path: Path, found: os.stat_result) -> None:
-    """Root may use every user's files, and everybody root's."""
+    """Raise if the file belongs to another user. Root may use every user's files, and everybody may use root's."""
     mine = os.geteuid()
     if mine not in (0, found.st_uid) and found.st_uid != 0:
         raise ConfigurationError(f"{path} belongs to another user (uid {found.st_uid}): `chown {mine} {path}`")

@@ -25,7 +25,9 @@ def new_sealing_key() -> str:
 
 
 class Sealer:
-    """sealing_keys: a Fernet key, or several with commas between; the first seals (ConfigurationError: one is none)."""
+    """The encryption of secrets in the log. sealing_keys: a Fernet key, or several separated by commas; the first seals
+    (ConfigurationError: an invalid one).
+    """
 
     def __init__(self, sealing_keys: str) -> None:
         try:
@@ -39,11 +41,11 @@ class Sealer:
         self._secrets = [base64.urlsafe_b64decode(key) for key in keys]
 
     def seal(self, secret: str) -> str:
-        """The secret, encrypted, as text for an event."""
+        """Encrypt a secret as text for an event."""
         return self._newest.encrypt(secret.encode()).decode()
 
     def open(self, sealed: str) -> str:
-        """The secret again (ConfigurationError when a key that is not here sealed it)."""
+        """Decrypt a secret (ConfigurationError when a key that is not given sealed it)."""
         try:
             return self._any.decrypt(sealed).decode()
         except InvalidToken:
@@ -53,11 +55,11 @@ class Sealer:
             ) from None
 
     def derived_keys(self, purpose: str) -> list[bytes]:
-        """A key of 32 bytes for this purpose from each sealing key, in their order (HKDF-SHA256, RFC 5869)."""
+        """Derive a key of 32 bytes for this purpose from each sealing key, in their order (HKDF-SHA256, RFC 5869)."""
         return [HKDF(SHA256(), 32, salt=None, info=purpose.encode()).derive(secret) for secret in self._secrets]
 
     def reseal(self, sealed: Iterable[str]) -> dict[str, str]:
-        """Those that the first key has not sealed, each with what takes its place (ConfigurationError)."""
+        """Return each text that the first key has not sealed, with its replacement (ConfigurationError)."""
         stale = {}
         for text in sealed:
             try:

@@ -13,13 +13,16 @@ Network = IPv4Network | IPv6Network
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaSettings:
-    """How Kafka is reached, and what its topics must be like.
+    """The settings of the connection to Kafka and of its topics.
 
-    bootstrap: `host:port,host:port`. security_protocol: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.
-    sasl_mechanism: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512. ca_file, cert_file, key_file: PEM, for SSL.
-    topic_prefix: before every topic's and group's name. partitions: of all topics but `control`.
-    replication, min_insync: what new topics get, and the least an existing one may have.
-    flush_each_batch: fsync before a record is acknowledged (`flush.messages=1`): for a single broker.
+    bootstrap: `host:port,host:port`.
+    security_protocol: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.
+    sasl_mechanism: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.
+    ca_file, cert_file, key_file: PEM, for SSL.
+    topic_prefix: of every topic's and group's name.
+    partitions: of all topics but `control`.
+    replication, min_insync: what new topics get, and the least that existing ones may have.
+    flush_each_batch: fsync before a record is acknowledged (`flush.messages=1`), for a single broker.
     """
 
     bootstrap: str

@@ -98,12 +98,14 @@ class StoredBytes:
         self.add(organization_id, size)
 
     def follow(self, event: Event) -> None:
-        """Look at the bound again when any process has recorded a sum; called with each event that is folded."""
+        """Check the bound again when a process has recorded a sum. It is called with each folded event."""
         if isinstance(event, VolumeRecorded):
             self._left.pop(self._tenant_of(event.organization_id), None)
 
     def stored(self, organization_id: str) -> int:
-        """Bytes stored, as far as this process knows: what other processes have not recorded yet is missing."""
+        """Return the stored bytes that this process knows of. Sums that other processes have not recorded yet are
+        missing.
+        """
         organization = self._view.state.organizations.get(organization_id)
         recorded = 0 if organization is None else organization.bytes_since(self._since_ms())
         return recorded + self._unrecorded_of(self._tenant_of(organization_id)).get(organization_id, 0)
@@ -117,12 +119,12 @@ class StoredBytes:
         return max(0, bound - others)
 
     def most(self, count: int) -> Iterator[tuple[str, int]]:
-        """The organizations that store most, by id, with their bytes."""
+        """Yield the organizations that store most, by id, with their bytes."""
         every = ((one, self.stored(one)) for one in self._view.state.organizations)
         return iter(sorted(((one, size) for one, size in every if size), key=lambda pair: -pair[1])[:count])
 
     async def run(self) -> None:
-        """For ever: record what has been counted, also of organizations that store little."""
+        """Record counted bytes for ever, also of organizations that store little."""
         while True:
             await asyncio.sleep(RECORD_S)
             await self._record_all()

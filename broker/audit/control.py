@@ -14,7 +14,9 @@ from broker.kafka.requests import EARLIEST, Record
 async def control_records(
     records: Records, topic: str, end: int, *, begin: int | None = None
 ) -> AsyncGenerator[list[Record], None]:
-    """The records before the offset end, from the beginning or this one on, a stretch at a time (LogUnavailable)."""
+    """Yield the records before the offset end, one read at a time, from the beginning or from this offset on
+    (LogUnavailable).
+    """
     at = (await records.offsets(topic, {0: EARLIEST}))[0] if begin is None else begin
     while at < end:
         stretch = await records.read(topic, 0, at, bytes_max=STRETCH_BYTES)

@@ -29,7 +29,7 @@ _TOO_LARGE: Final[Event] = Unreadable(at_ms=0, organization_id="", written="")
 
 
 class Place(NamedTuple):
-    """Of a lane. rank: of its topic in the order of the log. name: the topic in Kafka."""
+    """The partition of a lane. rank: the topic's position in the order of the log. name: the topic in Kafka."""
 
     rank: int
     name: str
@@ -46,9 +46,9 @@ class _Ahead(NamedTuple):
 
 
 class Rests:
-    """What of stretches had no room yet, of all readings in a process, so that it need not be fetched again.
+    """A cache of fetched records that had no room in their lane yet, for all readings of a process.
 
-    bytes_max: of them all; beyond it those go that have been there for longest.
+    bytes_max: of them all; beyond it the oldest are dropped.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -57,7 +57,7 @@ class Rests:
         self._kept: OrderedDict[Lane[Event], Stretch] = OrderedDict()
 
     def keep(self, lane: Lane[Event], stretch: Stretch, index: int) -> None:
-        """What of the stretch comes from this record on."""
+        """Keep the fetched records from this index on, so that they need not be fetched again."""
         records = stretch.records[index:]
         rest = stretch._replace(records=records, size=stretch.size * len(records) // len(stretch.records))
         self._kept[lane] = rest
@@ -75,7 +75,7 @@ class Rests:
 
 
 class LaneReader:
-    """Of one reading; stop() it. share_bytes: of records that one lane may hold."""
+    """A reader of the lanes of one reading; call stop() at its end. share_bytes: of records that one lane may hold."""
 
     def __init__(
         self, records: Records, places: Sequence[Place], wanted: Selection, rests: Rests, *, share_bytes: int
@@ -89,7 +89,7 @@ class LaneReader:
         self._lanes: Sequence[Lane[Event]] = ()
 
     async def read(self, merge: Merge[Event], lane: Lane[Event], pace: Pace) -> None:
-        """Give the lane that must be read its next records (Unavailable)."""
+        """Read the lane's next records and give them to the merge (Unavailable)."""
         self._lanes = merge.lanes
         try:
             stretch = await self._next(lane)
@@ -111,7 +111,9 @@ class LaneReader:
             self._ahead = _Ahead(soonest, asyncio.create_task(self._stretch(soonest, soonest.at)))
 
     def _told_damaged(self, lane: Lane[Event], first: int, last: int) -> Event:
-        """Stands for what can't be read. Whoever reads is shown it: nobody knows whose it was."""
+        """Make the event that stands for an unreadable range. Every reader is shown it, because nobody knows whose
+        records it held.
+        """
         return DamageFound(
             at_ms=lane.floor_ms,
             organization_id="",
@@ -122,7 +124,7 @@ class LaneReader:
         )
 
     async def events(self, run: Run[Event]) -> list[Event]:
-        """Those of the run (Unavailable)."""
+        """Return the events of the run (Unavailable)."""
         found = [held.item for held in run.records]
         for index, event in enumerate(found):
             if event is _TOO_LARGE:
@@ -150,7 +152,7 @@ class LaneReader:
         return await ahead.stretch
 
     def _give(self, merge: Merge[Event], lane: Lane[Event], stretch: Stretch) -> None:
-        """As much of the stretch as the lane may hold."""
+        """Give the merge as much of the fetched records as the lane may hold."""
         rows: list[tuple[int, int, int, Event | None]] = []
         if stretch.left_out_ms is not None:  # the lane may pass its end by it: nothing of that is wanted
             rows.append((lane.at, stretch.left_out_ms, 0, None))
@@ -174,7 +176,7 @@ class LaneReader:
         merge.give(lane, rows, at)
 
     async def _stretch(self, lane: Lane[Event], offset: int, bytes_max: int = STRETCH_BYTES) -> Stretch:
-        """What is at an offset that is known to be there (Unavailable)."""
+        """Fetch at an offset that is known to exist (Unavailable)."""
         worth = None if TOPICS[lane.rank] == _CONTROL else self._wanted.may_be_in
         name = self._names[lane.rank]
         for _ in range(_TRIES_MAX):

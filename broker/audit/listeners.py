@@ -28,7 +28,7 @@ _MADE: Final = frozenset({wire_name(QueueCreated), wire_name(ListenerCreated), w
 
 @dataclass(slots=True)
 class _Queue:
-    """next: where to read on."""
+    """The known listeners of one queue. next: where to read on."""
 
     next: int
     made: bool = False
@@ -36,7 +36,10 @@ class _Queue:
 
 
 class Listeners:
-    """Of one process. view: those there are. What was found of a queue is kept for a while, and read on from there."""
+    """A cache of which listeners queues ever had, for one process. view: the current ones.
+
+    A queue's entry is kept for a while and read on from its end.
+    """
 
     def __init__(self, records: Records, control: str, view: DirectoryView, turns: Turns, others: Others) -> None:
         self._records = records
@@ -47,9 +50,10 @@ class Listeners:
         self._kept: OrderedDict[tuple[str, str], _Queue] = OrderedDict()
 
     async def of_queue(self, organization_id: str, queue_id: str) -> frozenset[str] | None:
-        """All listeners it ever had, and their replays; None when there never was such a queue (LogUnavailable).
+        """Return all listeners that the queue ever had, and their replays; None when there never was such a queue
+        (LogUnavailable).
 
-        A queue that there is had none before it was made: `control` is read from that time on, else from its start.
+        `control` is read from the queue's creation on, or from its start if the queue has ended.
         """
         place = organization_id, queue_id
         before = self._kept.pop(place, None) or await self._unread(organization_id, queue_id)
@@ -72,14 +76,18 @@ class Listeners:
         return frozenset(now.listener_ids)
 
     async def hears(self, organization_id: str, listener_id: str, queue_id: str) -> bool:
-        """Whether it is, or was, a listener of this queue (LogUnavailable). `control` is read for what has ended."""
+        """Return whether the listener is, or was, one of this queue (LogUnavailable). `control` is read for ended
+        ones.
+        """
         live = self._view.state.listener(organization_id, listener_id)
         if live is not None:
             return live.queue_id == queue_id
         return listener_id in (await self.of_queue(organization_id, queue_id) or ())
 
     async def was(self, organization_id: str, listener_id: str) -> bool:
-        """Whether there ever was such a listener or replay (LogUnavailable). `control` is read for what has ended."""
+        """Return whether there ever was such a listener or replay (LogUnavailable). `control` is read for ended
+        ones.
+        """
         state = self._view.state
         live = state.listener(organization_id, listener_id) or state.replays.find(organization_id, listener_id)
         if live is not None:
@@ -94,7 +102,7 @@ class Listeners:
         return False
 
     async def _unread(self, organization_id: str, queue_id: str) -> _Queue:
-        """Of which nothing was read."""
+        """Return an entry of a queue of which nothing has been read."""
         live = self._view.state.queue(organization_id, queue_id)
         begin = -1 if live is None else await self._offset(live.created_at_ms - _CLOCK_MS)
         return _Queue(await self._offset(EARLIEST) if begin < 0 else begin)
@@ -103,7 +111,7 @@ class Listeners:
         return (await self._records.offsets(self._control, {0: moment}))[0]
 
     async def _made(self, organization_id: str, begin: int, end: int) -> AsyncGenerator[Event, None]:
-        """What made the organization's queues, listeners and replays, in [begin, end)."""
+        """Yield the events that created the organization's queues, listeners and replays, in [begin, end)."""
         wanted = Selection(organization_id=organization_id, types=_MADE)
         pace = Pace(self._others)
         async with aclosing(control_records(self._records, self._control, end, begin=begin)) as stretches:

@@ -13,13 +13,13 @@ LATELY_S: Final = 1.0
 
 
 class Others:
-    """Of a process: whether it has had lately what should not wait for such work."""
+    """A record of when this process last served a request that must not wait for log reading."""
 
     def __init__(self) -> None:
         self._came_s = -LATELY_S
 
     def came(self) -> None:
-        """A request has come that is no such work."""
+        """Note that such a request has arrived."""
         self._came_s = time.perf_counter()
 
     @property
@@ -28,7 +28,9 @@ class Others:
 
 
 class Pace:
-    """Of one work. Its steps are `with` blocks, in which it awaits nothing."""
+    """The pacing of one piece of work, so that other requests get the event loop in between. Each step is a `with`
+    block without an await.
+    """
 
     def __init__(self, others: Others) -> None:
         self._others = others
@@ -41,10 +43,10 @@ class Pace:
         self._busy_s += time.perf_counter() - self._began_s
 
     async def give_way(self, *, after_s: float = 0.0) -> None:
-        """Let the others have as long as the steps took since the last time.
+        """Yield the event loop for as long as the steps took since the last time.
 
-        Also when they are idle at the moment: a put beside a reading that went on until they were not took three times
-        as long, for it comes to the loop many times. When none came lately, only who is ready has a turn.
+        It does so even if the loop is idle at the moment, because a put comes to the loop many times: otherwise puts
+        beside a reading took three times as long. If no other request came lately, yield once only.
         after_s: do nothing before the steps took so long.
         """
         if self._busy_s < after_s:

@@ -38,13 +38,13 @@ class PastView:
         self.complete = complete
 
     async def seen(self, offset: int, *, timeout_s: float = 2.0) -> None:
-        """All that it will ever see is folded."""
+        """Do nothing: everything that this view will ever see is folded."""
 
     def passed_over(self, offset: int) -> bool:  # noqa: ARG002 - the port's signature
         return False
 
     async def caught_up(self, *, timeout_s: float = 2.0) -> None:
-        """It is."""
+        """Do nothing: the view is complete."""
 
 
 class Past:
@@ -64,7 +64,7 @@ class Past:
         )
 
     async def view(self, organization_id: str, at_ms: int) -> PastView:
-        """The organization as of this log time, all that happened at it included (Busy, LogUnavailable)."""
+        """Fold the organization's state as of this log time, including it (Busy, LogUnavailable)."""
         with self._places.place(organization_id):
             end = (await self._records.offsets(self._control, {0: at_ms + 1}))[0]
             if end < 0:

@@ -46,13 +46,13 @@ _MESSAGES: Final = TOPIC_OF[wire_name(MessagePut)]
 
 
 class WrongCursor(Refused):
-    """The cursor is of another reading: of another installation, or with other filters."""
+    """The cursor belongs to another reading: of another installation, or with other filters."""
 
     code = "wrong-cursor"
 
 
 class Entry(NamedTuple):
-    """An event and its place. log_ms: its log time."""
+    """An event and its place in the log. log_ms: its log time."""
 
     log_ms: int
     topic: str
@@ -62,7 +62,7 @@ class Entry(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """The next events, and the cursor after them. complete: nothing is left in the range that was asked for."""
+    """The next events of a reading, and the cursor after them. complete: nothing is left in the range."""
 
     entries: Sequence[Entry]
     cursor: Cursor
@@ -75,7 +75,12 @@ Hears = Callable[[str, str, str], Awaitable[bool]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """[begin_ms, end_ms) of log time. end_ms: None for now. cursor: begin there instead. limit: events."""
+    """The range [begin_ms, end_ms) of log time.
+
+    end_ms: None for now.
+    cursor: begin there instead.
+    limit: events.
+    """
 
     begin_ms: int | None = None
     end_ms: int | None = None
@@ -84,7 +89,12 @@ class Range:
 
 
 class LogReader:
-    """Of one process. view: the directory as it is. past: as it was. others: who must not be slowed down by it."""
+    """The reader of the log in one process.
+
+    view: the current directory.
+    past: earlier directories.
+    others: the requests that must not be slowed down.
+    """
 
     def __init__(self, records: Records, table: Topics, view: DirectoryView) -> None:
         self.others = Others()
@@ -104,11 +114,12 @@ class LogReader:
         )
 
     async def read(self, wanted: Selection, span: Range) -> AsyncGenerator[Slice, None]:
-        """The events in the order of the log (Busy, NotFound, WrongCursor, LogUnavailable). The last slice is complete.
+        """Yield the events in the order of the log (Busy, NotFound, WrongCursor, LogUnavailable). The last slice is
+        complete.
 
-        Without an end it is all that was acknowledged before the call, which takes SETTLE_MS longer than reading it.
-        But a message's story is told at once: the order of its last moments may be another the next time.
-        A slice may have no events: its cursor is then further on all the same.
+        Without an end, the range is everything acknowledged before the call, which takes SETTLE_MS longer than the
+        reading. A message's story is told at once, and the order of its last moments may differ the next time. A slice
+        may have no events; its cursor has advanced all the same.
         """
         with self._places.place(wanted.organization_id):
             wanted = await self._named(wanted, span)
@@ -118,7 +129,7 @@ class LogReader:
                     yield one
 
     async def _named(self, wanted: Selection, span: Range) -> Selection:
-        """With the listeners of the queue that is wanted (NotFound: there never was what is wanted)."""
+        """Add the listeners of the wanted queue (NotFound: there never was such an item)."""
         organization_id, message = wanted.organization_id, wanted.message
         if message is not None and wanted.queue_id == message.queue_id:
             wanted = replace(wanted, queue_id=None)  # all of its story is of its queue
@@ -134,7 +145,7 @@ class LogReader:
         return wanted
 
     def _lanes(self, wanted: Selection) -> list[Place]:
-        """What must be read."""
+        """List the lanes that must be read."""
         lanes = []
         for topic in wanted.topics():
             of = self._table[topic]
@@ -146,7 +157,7 @@ class LogReader:
 
 
 class _Reading:
-    """One range, once."""
+    """One reading of a range."""
 
     def __init__(
         self,
@@ -215,7 +226,7 @@ class _Reading:
         self._merge = Merge(lanes, passed_ms=0 if cursor is None else cursor.passed_ms)
 
     async def _starts(self, begin_ms: int | None, first: Sequence[int], ends: Sequence[int]) -> Sequence[int]:
-        """Where each lane begins."""
+        """Return where each lane begins."""
         if begin_ms is None:
             return first
         found = await self._offsets(begin_ms)
@@ -230,7 +241,7 @@ class _Reading:
         return starts
 
     async def _ends(self) -> list[int]:
-        """Where each lane ends; of `messages` a message's story needs no more than the message."""
+        """Return where each lane ends. A message's story needs only the message from `messages`."""
         message = self._wanted.message
         return [
             end if message is None or place.topic != _MESSAGES else min(end, message.offset + 1)
@@ -238,7 +249,7 @@ class _Reading:
         ]
 
     async def _offsets(self, moment: int) -> list[int]:
-        """By lane; a moment may be LATEST or EARLIEST."""
+        """Return the offset of each lane at a moment, which may be LATEST or EARLIEST."""
         found: dict[tuple[str, int], int] = {}
         for topic in dict.fromkeys(place.name for place in self._places):
             wanted = {place.partition: moment for place in self._places if place.name == topic}
@@ -247,7 +258,7 @@ class _Reading:
         return [found[place.name, place.partition] for place in self._places]
 
     async def _slice(self, before_ms: int) -> tuple[list[Entry], bool]:
-        """The next entries, and whether there may be more before this log time."""
+        """Return the next entries, and whether more may follow before this log time."""
         entries: list[Entry] = []
         pace = Pace(self._others)
         reads = size = 0
@@ -277,7 +288,7 @@ class _Reading:
         return entries, more
 
     async def _told(self, story: Story, event: Event, hears: Hears) -> bool:
-        """Whether it is a part of the story. The events come in the order of the log."""
+        """Return whether the event belongs to the story. Events come in the order of the log."""
         if not story.tells(event):
             return False
         message, doubted = self._wanted.message, story.doubted(event)

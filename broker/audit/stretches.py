@@ -25,9 +25,9 @@ async def stretches(
     *,
     damaged: Callable[[LogDamaged], None] | None = None,
 ) -> AsyncGenerator[Stretch, None]:
-    """What is in [begin, end), in order, each stretch without what is at or after the end (LogUnavailable).
+    """Yield what is in [begin, end), in order and without records from the end on (LogUnavailable).
 
-    damaged: told of what can't be read, which is passed then; None: that ends it (LogDamaged).
+    damaged: called for an unreadable range, which is then skipped; None: such a range ends the reading (LogDamaged).
     """
     at = begin
     asked: asyncio.Task[Stretch] | None = None

@@ -34,7 +34,7 @@ from broker.settings import KafkaSettings
 
 
 class State(NamedTuple):
-    """The directory at a position of `control`: the next offset to fold. digests: as Directory.digests()."""
+    """The directory's state at a position of `control`: the next offset to fold. digests: as Directory.digests()."""
 
     position: int
     sha256: str
@@ -42,7 +42,11 @@ class State(NamedTuple):
 
 
 class Verifier:
-    """read: told of each stretch, how many offsets it had. state: of the directory, after findings()."""
+    """The check of a whole log.
+
+    read: called with the number of offsets of each read.
+    state: of the directory, after findings().
+    """
 
     def __init__(
         self, kafka: KafkaSettings, requests: KafkaRequests, table: Topics, read: Callable[[int], None]
@@ -63,7 +67,7 @@ class Verifier:
         self._damage: list[LogDamaged] = []  # found and not told yet
 
     async def size(self) -> int:
-        """How many offsets there are to read, about (LogUnavailable)."""
+        """Return about how many offsets there are to read (LogUnavailable)."""
         size = 0
         for topic in self._topics.values():
             begins, ends = await self._bounds(topic)
@@ -71,7 +75,9 @@ class Verifier:
         return size
 
     async def findings(self, positions: Collection[int] = ()) -> AsyncGenerator[Finding | State, None]:
-        """All findings in the order of reading, and the states at these positions of `control` (LogUnavailable)."""
+        """Yield all findings in the order of reading, and the states at these positions of `control`
+        (LogUnavailable).
+        """
         messages = await self._bounds(self._topics["messages"])
         for name, topic in self._topics.items():
             for number, begin in enumerate((await self._bounds(topic))[0]):
@@ -112,13 +118,13 @@ class Verifier:
             yield finding
 
     def _damaged(self, checks: Checks) -> Iterator[Finding]:
-        """What can't be read, found since the last call."""
+        """Yield the unreadable ranges found since the last call."""
         while self._damage:
             one = self._damage.pop(0)
             yield checks.damaged(one.first, one.last)
 
     async def _claims(self) -> AsyncGenerator[Finding, None]:
-        """Nothing else speaks of claims: whether they can be read is all there is to check."""
+        """Read the claims. Nothing else mentions them, so only their readability can be checked."""
         topic = self._claims_topic
         begins, ends = await self._bounds(topic)
         for number, (begin, end) in enumerate(zip(begins, ends, strict=True)):
@@ -179,7 +185,7 @@ class Verifier:
                 yield finding
 
     async def _lost_ends(self, number: int, latest: int) -> list[Finding]:
-        """Whether the workers' own tail has read more than there is."""
+        """Check whether the workers' own tail has read more than there is."""
         topic = self._topics["messages"].name
         rows = await self._requests.committed(self._workers_group, topic, [number])
         tail = rows.get(number, (0, ""))[0]
@@ -190,9 +196,8 @@ class Verifier:
         return [Finding("messages", number, None, f"a worker has read to {tail}, after the end at {latest}")]
 
     async def _checked(self, checks: Checks, topic: Topic, begin: int, end: int) -> AsyncGenerator[Finding, None]:
-        """Of `outstanding` all there is when the end is reached.
-
-        With an end chosen before, compaction might take a delivery away that was written anew after it.
+        """Check a partition. `outstanding` is read until its end is reached: with an end chosen before, compaction
+        might remove a delivery that was written again after it.
         """
         while True:
             reached = end
@@ -216,7 +221,7 @@ class Verifier:
             yield finding
 
     async def _receivers_since(self, begin: int) -> set[str]:
-        """The listeners and replays that were made in `control` from this offset on."""
+        """Return the listeners and replays that were created in `control` from this offset on."""
         topic = self._topics["control"]
         ((_,), (end,)) = await self._bounds(topic)
         found: set[str] = set()
@@ -237,7 +242,7 @@ class Verifier:
             yield stretch
 
     async def _bounds(self, topic: Topic, partition: int | None = None) -> tuple[list[int], list[int]]:
-        """The first offsets and the ends, by partition."""
+        """Return the first offsets and the ends, by partition."""
         wanted = range(topic.partitions) if partition is None else [partition]
         begins = await self._requests.offsets(topic.name, dict.fromkeys(wanted, EARLIEST))
         ends = await self._requests.offsets(topic.name, dict.fromkeys(wanted, LATEST))

@@ -42,7 +42,7 @@ class EmailTaken(Refused):
 
 
 class WrongPassword(BrokerError):
-    """There is no account with this e-mail address and password."""
+    """No account has this e-mail address and password."""
 
     code = "wrong-password"
 
@@ -68,7 +68,7 @@ class AccountCommands:
         self._passwords = Passwords()
 
     async def create_account(self, email: str, password: str, *, request_id: str = "") -> Account:
-        """A new account (Refused, EmailTaken)."""
+        """Create an account (Refused, EmailTaken)."""
         check_email(email)
         await self._view.caught_up()
         taken = self._view.state.accounts.account(email) is not None
@@ -86,9 +86,9 @@ class AccountCommands:
         return self._view.state.accounts.by_id[event.account_id]
 
     async def check_password(self, email: str, password: str) -> Account:
-        """The account (WrongPassword, after the same time whether there is one or not; AccountBlocked).
+        """Return the account with this password. It takes the same time whether there is one or not (WrongPassword).
 
-        Only whoever knows the password is told that the account is blocked.
+        AccountBlocked: the password is right, and the account is blocked.
         """
         await self._view.caught_up()
         account = self._view.state.accounts.account(email)
@@ -102,7 +102,7 @@ class AccountCommands:
         return account
 
     async def start_session(self, account: Account, *, request_id: str = "") -> tuple[Session, str]:
-        """A new session and its token, which is shown this once.
+        """Begin a session. Return it with its token, which is shown only here.
 
         WrongPassword, AccountBlocked: that changed since the password was checked. Unavailable: the session has ended
         already.
@@ -134,7 +134,10 @@ class AccountCommands:
     async def change_password(
         self, session: Session, password: str, new_password: str, *, request_id: str = ""
     ) -> bool:
-        """The account's other sessions end; False when this one has ended meanwhile (Refused: it or the new one)."""
+        """Change the password and end the account's other sessions (Refused: one of the two passwords).
+
+        Return False when this session has ended meanwhile.
+        """
         account = self._view.state.accounts.by_id.get(session.account_id)
         if account is None:
             return False
@@ -152,7 +155,9 @@ class AccountCommands:
             raise Refused("This is not the account's password.", pointer="/password")
 
     async def reset_password(self, account_id: str) -> tuple[str, int]:
-        """A one-time password for the account, whose sessions end; and until when it can be used (NotFound)."""
+        """Make a one-time password, end the account's sessions, and return the password with its expiry time
+        (NotFound).
+        """
         password = secrets.token_urlsafe(_ONE_TIME_BYTES)
         context = _nobodys(account_id, "")
         event = ev.AccountPasswordReset(
@@ -165,27 +170,26 @@ class AccountCommands:
         return password, event.expires_at_ms
 
     async def end_sessions(self, account_id: str, *, but: str = "", request_id: str = "") -> None:
-        """End all sessions of the account, but for the one with the id `but` (NotFound)."""
+        """End all sessions of the account except the one with the id `but` (NotFound)."""
         context = _nobodys(account_id, request_id)
         await self._record_of_account(
             ev.AccountSessionsEnded(**by(context), account_id=account_id, kept_session_id=but)
         )
 
     async def block(self, account_id: str) -> bool:
-        """End the account's sessions and let it have no new one; False if it is blocked already (NotFound)."""
+        """End the account's sessions and block new ones. Return False if it is blocked already (NotFound)."""
         event = ev.AccountBlocked(**by(_nobodys(account_id, "")), account_id=account_id)
         return await self._record_of_account(event)
 
     async def unblock(self, account_id: str) -> bool:
-        """Let the account sign in again; False if it is not blocked (NotFound)."""
+        """Let the account sign in again. Return False if it is not blocked (NotFound)."""
         event = ev.AccountUnblocked(**by(_nobodys(account_id, "")), account_id=account_id)
         return await self._record_of_account(event)
 
     async def delete(self, account_id: str, *, even_if_last: bool = False, request_id: str = "") -> list[Organization]:
-        """End the account; return the organizations that have no member any more who can sign in.
+        """Delete the account. Return the organizations that no member can sign in to any more (NotFound, LastMember).
 
-        Each organization's own log says first that the account left. Its e-mail address is free afterwards. NotFound,
-        LastMember.
+        Each organization's log first records that the account left. The e-mail address is free afterwards.
         """
         await self._view.caught_up()
         left = [
@@ -205,7 +209,7 @@ class AccountCommands:
     async def delete_own(
         self, session: Session, password: str, *, even_if_last: bool = False, request_id: str = ""
     ) -> list[Organization]:
-        """delete() for the session's own account, which says its password (NotFound, Refused, LastMember)."""
+        """Delete the session's own account, whose password must be given (NotFound, Refused, LastMember)."""
         account = self._view.state.accounts.by_id.get(session.account_id)
         if account is None:
             raise NotFound(_NO_ACCOUNT)
@@ -223,19 +227,19 @@ class AccountCommands:
         raise LastMember(f"{_last([organization])} Set `even_if_last` to do it anyway.")
 
     async def _record_of_account(self, event: _OfAnAccount) -> bool:
-        """Whether the event counts (NotFound: there is no such account)."""
+        """Record an event of an account. Return whether it counts (NotFound: there is no such account)."""
         await self._view.caught_up()
         if event.account_id not in self._view.state.accounts.by_id:
             raise NotFound(_NO_ACCOUNT)
         return await record(self._control, self._view, event)
 
     async def end_session(self, session: Session, *, request_id: str = "") -> None:
-        """No event if it has ended already."""
+        """End a session. Record nothing if it has ended already."""
         event = ev.SessionEnded(**by(_nobodys(session.account_id, request_id)), session_id=session.id)
         await record(self._control, self._view, event)
 
     async def create_organization(self, account_id: str, *, name: str, request_id: str = "") -> Organization:
-        """A new organization with this account as its member (Refused, QuotaReached)."""
+        """Create an organization with this account as its member (Refused, QuotaReached)."""
         state = self._view.state
         joined = sum(1 for _ in state.organizations_of(account_id))
         if joined >= ORGANIZATIONS_MAX:
@@ -248,7 +252,7 @@ class AccountCommands:
         return await self.join(account_id, made.id, request_id=request_id)
 
     async def join(self, account_id: str, organization_id: str, *, request_id: str = "") -> Organization:
-        """The organization, with this account as a member (NotFound)."""
+        """Add the account to the organization as a member (NotFound)."""
         context = Context(
             organization_id=organization_id, actor=_actor(account_id, request_id), request_id=request_id, at_ms=now_ms()
         )
@@ -272,10 +276,12 @@ def _last(organizations: Sequence[Organization]) -> str:
 
 
 def _actor(account_id: str, request_id: str) -> str:
-    """Where no request asks it is the shell (cli/commands/init.py, cli/commands/accounts.py)."""
+    """Return the actor of an event: the account, or the shell if there is no request (cli/commands/init.py,
+    cli/commands/accounts.py).
+    """
     return f"account:{account_id}" if request_id else "shell"
 
 
 def _nobodys(account_id: str, request_id: str) -> Context:
-    """Of an event that is no organization's."""
+    """Return the context of an event that belongs to no organization."""
     return Context(organization_id="", actor=_actor(account_id, request_id), request_id=request_id, at_ms=now_ms())

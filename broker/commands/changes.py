@@ -35,9 +35,13 @@ _CHANGED: Final = "the message has changed since the version that If-Match names
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredMessage:
-    """put: as it was put. data: as it is now. updated_at_ms: None when it was never updated.
+    """A message as it is stored.
 
-    partition, offset: its place; -1 in a list. version: 1 as it was put, then with each update a higher one.
+    put: as it was put.
+    data: as it is now.
+    updated_at_ms: None when it was never updated.
+    partition, offset: its place; -1 in a list.
+    version: 1 as it was put, and a higher number after each update.
     """
 
     put: MessagePut
@@ -49,7 +53,7 @@ class StoredMessage:
 
 
 async def find_message(log: Log, queue: Queue, message_id: str) -> StoredMessage:
-    """The queue's message as it is now (NotFound, also when it was deleted; LogUnavailable)."""
+    """Find the queue's message as it is now (NotFound, also when it was deleted; LogUnavailable)."""
     place = parse_message_id(message_id)
     if place is None:
         raise NotFound(_NONE)
@@ -78,7 +82,9 @@ async def find_message(log: Log, queue: Queue, message_id: str) -> StoredMessage
 async def newest_messages(
     log: Log, queue: Queue, *, begin: Sequence[int], end: Sequence[int], limit: int
 ) -> tuple[list[StoredMessage], list[int]]:
-    """A page of the queue's messages as they are now, without deleted ones; see MessageLog.newest (LogUnavailable)."""
+    """Return a page of the queue's messages as they are now, without deleted ones; see MessageLog.newest
+    (LogUnavailable).
+    """
     while True:
         values, rest = await log.messages.newest(
             queue.id, begin=begin, end=end, limit=limit, organization_id=queue.organization_id
@@ -173,7 +179,7 @@ async def _change(
 
 
 def _expected(found: StoredMessage, if_match: Versions | None) -> int | UnsetType:
-    """The version that the change is for, for the event: another may change the message first (Changed)."""
+    """Return the version that the event is for, because another process may change the message first (Changed)."""
     if if_match is None:
         return UNSET
     if found.version not in if_match:
@@ -194,7 +200,7 @@ def _stored(put: MessagePut, change: CountingChange | None, *, partition: int = 
 
 
 def _decoded(value: bytes) -> MessagePut | None:
-    """None for what a newer program wrote: a list shows what it can."""
+    """Decode a message; None for one of a newer program, which a list leaves out."""
     try:
         return decode_message(value)
     except UnknownEvent:

@@ -57,7 +57,9 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quotas:
-    """Of one organization. Looked at before the event is made: requests at the same moment may exceed them a little."""
+    """The limits of one organization. They are checked before the event is made, so concurrent requests may exceed them
+    a little.
+    """
 
     queues_max: int = 10_000
     listeners_max: int = 10_000
@@ -65,7 +67,11 @@ class Quotas:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """Who asks. actor: `key:<id>`, `account:<id>`, `worker` or `shell`. at_ms: when, by this process's clock."""
+    """The requester of a command.
+
+    actor: `key:<id>`, `account:<id>`, `worker` or `shell`.
+    at_ms: the time of the request, by this process's clock.
+    """
 
     organization_id: str
     actor: str
@@ -75,10 +81,11 @@ class Context:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerWishes:
-    """What a request says about a listener. None: not said. begin_at_ms: 0 is the beginning of the log, None is now.
+    """The values of a listener that a request gives. None: not given.
 
-    settings: those that are said, by the names that ListenerSettings has, but headers in the clear; of one that is
-    HIDDEN the value is as it was.
+    begin_at_ms: 0 is the beginning of the log, None is now.
+    settings: the given ones, by the names of ListenerSettings, with headers in the clear. A header with the value
+        HIDDEN keeps its value.
     """
 
     name: str | None = None
@@ -90,14 +97,14 @@ class ListenerWishes:
 
 
 def now_ms() -> int:
-    """Milliseconds since the UTC epoch, by this machine's clock."""
+    """Return milliseconds since the UTC epoch, by this machine's clock."""
     return time.time_ns() // 1_000_000
 
 
 async def create_organization(
     control: ControlLog, view: DirectoryView, *, name: str, actor: str = "shell", request_id: str = ""
 ) -> Organization:
-    """A new tenant, without members (Refused: the name is none)."""
+    """Create an organization without members (Refused: the name)."""
     check_name(name)
     context = Context(organization_id=str(uuid4()), actor=actor, request_id=request_id, at_ms=now_ms())
     await record(control, view, ev.OrganizationCreated(**by(context), name=name))
@@ -116,9 +123,11 @@ async def create_key(
     actor: str = "shell",
     request_id: str = "",
 ) -> tuple[Key, str]:
-    """A new key and its secret, which is shown this once (Refused: no name, unknown scope; NotFound: organization).
+    """Create an API key. Return it with its secret, which is shown only here (Refused: name or scope; NotFound:
+    organization).
 
-    queue_ids: the queues that it is for; None: all. expires_at_ms: None: never.
+    queue_ids: the queues that the key is for; None: all.
+    expires_at_ms: None: never.
     """
     check_name(name)
     for index, scope in enumerate(scopes):
@@ -166,13 +175,15 @@ async def _check_queues(view: DirectoryView, organization_id: str, queue_ids: Se
 
 
 async def revoke_key(control: ControlLog, view: DirectoryView, context: Context, key_id: str) -> None:
-    """End the key, in every process as soon as it has folded this (NotFound)."""
+    """Revoke the key in every process as soon as it has folded the event (NotFound)."""
     if not await record(control, view, ev.KeyRevoked(**by(context), key_id=key_id)):
         raise NotFound("No API key of this organization has this ID.")
 
 
 async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -> Queue:
-    """The queue (NotFound). A miss is checked: another process may have made it a moment ago."""
+    """Find the queue (NotFound). Before a miss is reported, catch up with the log: another process may have just
+    created it.
+    """
     queue = view.state.queue(organization_id, queue_id)
     if queue is None and _UUID.fullmatch(queue_id):
         await view.caught_up()
@@ -183,7 +194,7 @@ async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -
 
 
 async def find_listener(view: DirectoryView, organization_id: str, queue_id: str, listener_id: str) -> Listener:
-    """The queue's listener (NotFound). A miss is checked, as in find_queue()."""
+    """Find the queue's listener (NotFound). A miss is checked, as in find_queue()."""
     listener = view.state.listener(organization_id, listener_id)
     if listener is None and _UUID.fullmatch(listener_id):
         await view.caught_up()
@@ -194,10 +205,10 @@ async def find_listener(view: DirectoryView, organization_id: str, queue_id: str
 
 
 class Commands:
-    """The commands on queues and listeners. allow_networks: addresses that listeners may have though not public.
+    """The commands on queues and listeners. allow_networks: listeners' addresses that are allowed although not public.
 
-    A command that depends on how something is, not only on its being there, catches up with the log first: the change
-    before it may have been made through another process.
+    A command that depends on an item's values catches up with the log first, because another process may have changed
+    them.
     """
 
     def __init__(
@@ -216,7 +227,7 @@ class Commands:
         self._quotas = quotas or Quotas()
 
     async def create_queue(self, context: Context, *, name: str) -> Queue:
-        """A new queue (Refused, NameTaken)."""
+        """Create a queue (Refused, NameTaken)."""
         check_name(name)
         await self._check_queue_name_free(context.organization_id, name, None)
         if self._view.state.queue_count(context.organization_id) >= self._quotas.queues_max:
@@ -229,7 +240,7 @@ class Commands:
     async def rename_queue(
         self, context: Context, queue_id: str, *, name: str, if_match: Versions | None = None
     ) -> Queue:
-        """The queue, renamed (Refused, NameTaken, NotFound, Changed)."""
+        """Rename the queue (Refused, NameTaken, NotFound, Changed)."""
         check_name(name)
         await self._view.caught_up()
         queue = await find_queue(self._view, context.organization_id, queue_id)
@@ -257,7 +268,7 @@ class Commands:
     async def create_listener(
         self, context: Context, queue_id: str, wishes: ListenerWishes, *, tunnel: bool = False
     ) -> tuple[Listener, str]:
-        """A new listener and its signing secret (Refused, NameTaken, NotFound).
+        """Create a listener. Return it with its signing secret (Refused, NameTaken, NotFound).
 
         tunnel: the URLs are this program's own (api/tunnel.py), not a client's.
         """
@@ -302,10 +313,10 @@ class Commands:
         if_match: Versions | None = None,
         tunnel: bool = False,
     ) -> Listener:
-        """The listener, with what was said changed and the rest as it is (Refused, NameTaken, NotFound, Changed).
+        """Update the given values of the listener (Refused, NameTaken, NotFound, Changed).
 
-        The event has all values, so it counts for the version that they are of only. Where another change came before
-        it, and no version was asked for, it is made again of what is there then (Unavailable when that has no end).
+        The event has all values, so it counts for one version only. If another change came first, and no version was
+        asked for, it is made again from the new state (Unavailable when that repeats too often).
         tunnel: as for create_listener(); NameTaken when the listener has a URL of its own.
         """
         if wishes.name is not None:
@@ -347,7 +358,7 @@ class Commands:
     async def delete_listener(
         self, context: Context, queue_id: str, listener_id: str, *, if_match: Versions | None = None
     ) -> None:
-        """End the listener; its deliveries are cancelled (NotFound, Changed)."""
+        """Delete the listener and cancel its deliveries (NotFound, Changed)."""
         if if_match is not None:
             await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
@@ -356,7 +367,7 @@ class Commands:
             _check_version(self._listener_now(context, listener_id), if_version)
 
     async def pause_listener(self, context: Context, queue_id: str, listener_id: str, *, reason: str) -> Listener:
-        """The listener, which gets nothing from now on; no event if it is paused already (NotFound)."""
+        """Pause the listener. Record nothing if it is paused already (NotFound)."""
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
         if listener.paused is None:
@@ -364,7 +375,7 @@ class Commands:
         return self._listener_now(context, listener_id)
 
     async def resume_listener(self, context: Context, queue_id: str, listener_id: str) -> Listener:
-        """The listener, which gets its deliveries again; no event if it is not paused (NotFound)."""
+        """Resume the listener. Record nothing if it is not paused (NotFound)."""
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
         if listener.paused is not None:
@@ -374,7 +385,7 @@ class Commands:
     async def redrive_listener(
         self, context: Context, queue_id: str, listener_id: str, message_ids: Sequence[str]
     ) -> None:
-        """Have its deliveries that retry or are parked tried now, those of these messages or all (NotFound)."""
+        """Redrive the listener's retrying and parked deliveries, of these messages or all (NotFound)."""
         await find_listener(self._view, context.organization_id, queue_id, listener_id)
         event = ev.ListenerRedriven(
             **by(context), listener_id=listener_id, message_ids=tuple(dict.fromkeys(message_ids))
@@ -386,7 +397,9 @@ class Commands:
         return await record(self._log.control, self._view, event)
 
     async def _check_queue_name_free(self, organization_id: str, name: str, own_id: str | None) -> None:
-        """Refuse a taken name early, but only when this process is not behind: it may have become free elsewhere."""
+        """Refuse a taken name early, but only if this process has caught up: another process may have freed the
+        name.
+        """
         for checked in (False, True):
             holder = self._view.state.queues_by_name.get((organization_id, name))
             if holder is None or holder.id == own_id:
@@ -405,7 +418,7 @@ class Commands:
         raise NameTaken(f"This queue already has a listener named {name!r}. Choose another name.", pointer="/name")
 
     def _sealed(self, before: ListenerSettings, said: Mapping[str, Any]) -> ListenerSettings:
-        """The settings from now on, no header's value in the clear (Refused: a hidden value that there is not)."""
+        """Return the new settings with sealed headers (Refused: a hidden value for a header that does not exist)."""
         known = before.sealed_headers | {name: self._sealer.seal(value) for name, value in before.headers.items()}
         changed = dict(said)
         asked: Mapping[str, str] | None = changed.pop("headers", None)
@@ -422,7 +435,7 @@ class Commands:
         return msgspec.structs.replace(before, **changed, headers={}, sealed_headers=headers)
 
     def _size(self, sealed: str | None, value: str) -> int:
-        """How long a header's value is. sealed: where it is hidden; one that this process can't open counts nothing."""
+        """Return the length of a header's value. A sealed one that this process can't open counts 0."""
         if sealed is not None:
             try:
                 value = self._sealer.open(sealed)
@@ -436,7 +449,7 @@ class Commands:
             raise Refused(f"The URL {reason}.", pointer=pointer)
 
     def _queue_now(self, context: Context, queue_id: str) -> Queue:
-        """It was there a moment ago: no look at the log."""
+        """Return the queue from memory, because it existed a moment ago."""
         queue = self._view.state.queue(context.organization_id, queue_id)
         if queue is None:
             raise NotFound("No queue of this organization has this ID.")
@@ -450,7 +463,9 @@ class Commands:
 
 
 async def record(control: ControlLog, view: DirectoryView, event: ControlEvent) -> bool:
-    """Append, wait until this process has folded it, and say whether the fold took it (LogUnavailable, InDoubt)."""
+    """Append an event, wait until this process has folded it, and return whether it counts (LogUnavailable,
+    InDoubt).
+    """
     offset = await control.append(event)
     try:
         await view.seen(offset, timeout_s=_FOLD_S)
@@ -462,7 +477,7 @@ async def record(control: ControlLog, view: DirectoryView, event: ControlEvent) 
 
 
 def by(context: Context) -> ev.Fields:
-    """The fields of an event that say who asked."""
+    """Return the fields of an event that say who asked."""
     return {
         "at_ms": context.at_ms,
         "organization_id": context.organization_id,
@@ -472,7 +487,7 @@ def by(context: Context) -> ev.Fields:
 
 
 def _expected(item: Queue | Listener, if_match: Versions | None) -> int | UnsetType:
-    """The version that the change is for, for the event: another process may change the item first (Changed)."""
+    """Return the version that the event is for, because another process may change the item first (Changed)."""
     if if_match is None:
         return UNSET
     if item.version not in if_match:
@@ -486,7 +501,7 @@ def _check_version(item: Queue | Listener, if_version: int | UnsetType) -> None:
 
 
 def _check_headers_named(listener: Listener, wishes: ListenerWishes) -> None:
-    """Refused where header values that were given for one origin would be sent to another (docs/decisions/0042)."""
+    """Raise Refused if header values given for one origin would be sent to another (docs/decisions/0042)."""
     settings = listener.settings
     if wishes.notify_url is None or same_origin(wishes.notify_url, listener.notify_url):
         return
@@ -513,7 +528,7 @@ def check_name(name: str) -> None:
 
 
 def signing_secret(asked: str | None) -> str:
-    """The secret that is asked for, else a new one (Refused)."""
+    """Return the requested secret, or a new one (Refused)."""
     if asked is None:
         return signing.secret_text(os.urandom(_SIGNING_BYTES))
     try:

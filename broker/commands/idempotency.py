@@ -66,9 +66,11 @@ class Idempotency:
     async def put(
         self, queue: Queue, puts: Sequence[Put], *, key: bytes, body_sha256: str, actor: str, request_id: str
     ) -> list[Stored]:
-        """The messages of this key, put now or before (InFlight, KeyReused, ShareUsed, Unavailable).
+        """Put the messages of this key, or return those that were put before (InFlight, KeyReused, ShareUsed,
+        Unavailable).
 
-        puts: checked, none of them appended. body_sha256: hex digest of all that has to be the same.
+        puts: checked, none of them appended.
+        body_sha256: hex digest of everything that a repeat must have in common.
         """
         digest = hashlib.sha256(queue.organization_id.encode() + b"\0" + key).digest()
         at_ms = self._clock()
@@ -112,7 +114,7 @@ class Idempotency:
         return await self._append(held, puts, await self._find(held, puts))
 
     async def _claim(self, digest: bytes, mine: PutClaimed) -> Claim:
-        """Whose it is, once this claim is in the log (StorageFull)."""
+        """Append the claim and return the claim that holds the key (StorageFull)."""
         self._check_room(mine.organization_id)
         self._count(mine.organization_id, len(encode(mine)))
         await self._claims.append(mine)
@@ -134,7 +136,7 @@ class Idempotency:
         return [found.get(number) or Stored(put.id, put.name) for number, put in enumerate(puts)]
 
     async def _find(self, held: Claim, puts: Sequence[Put]) -> dict[int, Stored]:
-        """Those that are in the log, by their number."""
+        """Find the messages that are in the log, by their number."""
         found: dict[int, Stored] = {}
         for claim in held.ids:
             wanted: dict[int, dict[str, int]] = {}
@@ -156,9 +158,9 @@ class Idempotency:
 
 
 def _taking_over(held: Claim, mine: PutClaimed) -> PutClaimed:
-    """The next claim of a key. The ids stay, lest a message that comes late after all has another one.
+    """Make the next claim of a key with the same ids, so that a late message can't get another id.
 
-    Not for long: a message is looked for from its id's time on, and not for ever.
+    That works for a short time only: a message is searched from its id's time on, and not for ever.
     """
     next_one: dict[str, Any] = {"number": held.holder.number + 1, "of": held.first.claim_id}
     if mine.at_ms - held.holder.ids_at_ms < IDS_KEPT_MS:

@@ -37,7 +37,9 @@ _POOL_BYTES: Final = 4096
 
 
 class _RandomBits:
-    """Random integers of 64 bits, drawn from the system by the page: a call for each costs more than the whole id."""
+    """Random integers of 64 bits. They are drawn from the system by the page, because a call for each costs more than
+    the whole id.
+    """
 
     def __init__(self) -> None:
         self._pool: Iterator[tuple[int]] = iter(())
@@ -53,9 +55,11 @@ random_bits = _RandomBits().draw
 
 
 class Put:
-    """One message on its way into the log. id, name: known once it is there. key: the ordering key.
+    """A message on its way into the log.
 
-    count: called with the organization and the record's size when it is built.
+    id, name: known once it is stored.
+    key: the ordering key.
+    count: called with the organization and the record's size when the record is built.
     """
 
     __slots__ = (
@@ -103,12 +107,12 @@ class Put:
         return len(self._data)
 
     def claimed(self, at_ms: int, random_bits: int) -> None:
-        """What its id is made of is settled already."""
+        """Use the claimed time and random bits for the id."""
         self._at_ms = at_ms
         self._random_bits = random_bits
 
     def build(self, partition: int) -> tuple[bytes, bytes, bytes]:
-        """ports.BuildRecord: the id can't be made before the partition is chosen."""
+        """Build the record (ports.BuildRecord). The id depends on the partition."""
         queue = self._queue
         self.id = made = message_id(at_ms=self._at_ms, partition=partition, random_bits=self._random_bits)
         if not self.name:
@@ -133,7 +137,7 @@ class Put:
 
 
 class NewMessage(Protocol):
-    """What a request says of a message."""
+    """A message as a request gives it."""
 
     @property
     def data(self) -> str: ...
@@ -155,7 +159,7 @@ def new_put(
     deliver_at: datetime | None = None,
     count: Count | None = None,
 ) -> Put:
-    """A message that may be put (Refused)."""
+    """Check and prepare a message (Refused)."""
     if len(data) * _UTF8_BYTES_A_CHAR_MAX > DATA_BYTES_MAX and len(data.encode()) > DATA_BYTES_MAX:
         raise Refused(f"The data is too long: at most {DATA_BYTES_MAX} bytes of UTF-8 are allowed.", pointer="/data")
     if name is not None and (reason := refuse_name(name)) is not None:
@@ -185,7 +189,7 @@ async def put_message(
     deliver_at: datetime | None = None,
     count: Count | None = None,
 ) -> Put:
-    """The message, once all in-sync replicas have it (Refused, LogUnavailable, InDoubt)."""
+    """Put a message, and return it once all in-sync replicas have it (Refused, LogUnavailable, InDoubt)."""
     put = new_put(queue, data, name, key, actor, request_id, deliver_at, count)
     await log.append(put.build, key=key, size=len(data))
     return put
@@ -194,7 +198,7 @@ async def put_message(
 def new_batch(
     queue: Queue, messages: Sequence[NewMessage], actor: str, request_id: str, count: Count | None = None
 ) -> list[Put]:
-    """Messages that may all be put (Refused; the pointer begins with the place: `/messages/3/data`)."""
+    """Check and prepare the messages of a batch (Refused; the pointer begins with the position: `/messages/3/data`)."""
     puts = []
     for number, message in enumerate(messages):
         try:
@@ -206,9 +210,9 @@ def new_batch(
 
 
 async def append_puts(log: MessageLog, puts: Sequence[Put], partition: int | None = None) -> None:
-    """Returns once all in-sync replicas have all of them (LogUnavailable: nothing is stored; InDoubt).
+    """Append messages, and return once all in-sync replicas have them (LogUnavailable: nothing is stored; InDoubt).
 
-    Those without an ordering key go into one partition, and into one record batch if they fit.
+    Messages without an ordering key go into one partition, and into one record batch if they fit.
     partition: which one; None: any.
     """
     together: dict[int | None, list[Put]] = {}

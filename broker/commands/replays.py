@@ -32,7 +32,10 @@ _PAGE: Final = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayWishes:
-    """from_ms, to_ms: when the messages were put, the second excluded; None is now. The rest: core/replays.py."""
+    """The values of a requested replay.
+
+    from_ms, to_ms: when the messages were put, to_ms excluded; None is now. The rest: core/replays.py.
+    """
 
     from_ms: int
     to_ms: int | None = None
@@ -44,7 +47,11 @@ class ReplayWishes:
 
 
 class ReplayCommands:
-    """cursors: how far each listener and replay is. outstanding: what of a listener has left its windows."""
+    """The commands on replays.
+
+    cursors: of listeners and replays.
+    outstanding: deliveries that have left their windows.
+    """
 
     def __init__(
         self,
@@ -62,7 +69,7 @@ class ReplayCommands:
         self._allow_networks = allow_networks
 
     async def plan(self, context: Context, listener: Listener, wishes: ReplayWishes) -> ev.ReplayStarted:
-        """The replay as it would begin now; nothing is written (Refused, LogUnavailable)."""
+        """Return the replay as it would begin now, without recording it (Refused, LogUnavailable)."""
         self._check(wishes)
         to_ms = context.at_ms if wishes.to_ms is None else wishes.to_ms
         if to_ms <= wishes.from_ms:
@@ -134,7 +141,7 @@ class ReplayCommands:
         return self._now(event)
 
     async def find(self, organization_id: str, queue_id: str, listener_id: str, replay_id: str) -> Replay:
-        """The listener's replay (NotFound)."""
+        """Find the listener's replay (NotFound)."""
         await find_listener(self._view, organization_id, queue_id, listener_id)
         replay = self._view.state.replays.find(organization_id, replay_id)
         if replay is None or replay.listener_id != listener_id:
@@ -142,25 +149,25 @@ class ReplayCommands:
         return replay
 
     async def pause(self, context: Context, replay: Replay) -> Replay:
-        """It delivers nothing until it is resumed; no event if it is paused already or has ended."""
+        """Pause the replay. Record nothing if it is paused already or has ended."""
         if replay.paused is not None or replay.ended is not None:
             return replay
         return await self._change(ev.ReplayPaused(**by(context), replay_id=replay.id, reason="asked for"))
 
     async def resume(self, context: Context, replay: Replay) -> Replay:
-        """It goes on where it was; no event if it is not paused."""
+        """Resume the replay where it was. Record nothing if it is not paused."""
         if replay.paused is None or replay.ended is not None:
             return replay
         return await self._change(ev.ReplayResumed(**by(context), replay_id=replay.id))
 
     async def cancel(self, context: Context, replay: Replay) -> Replay:
-        """It delivers no more; no event if it has ended."""
+        """Cancel the replay. Record nothing if it has ended."""
         if replay.ended is not None:
             return replay
         return await self._change(ev.ReplayCancelled(**by(context), replay_id=replay.id))
 
     async def progress(self, replay: Replay) -> float:
-        """How much of its stretch of the log is behind it, 0 to 1 (LogUnavailable)."""
+        """Return the replay's progress through its range of the log, 0 to 1 (LogUnavailable)."""
         spans = {
             number: (start, end)
             for number, (start, end) in enumerate(zip(replay.start_offsets, replay.end_offsets, strict=True))
@@ -191,7 +198,9 @@ class ReplayCommands:
     async def _count(
         self, listener: Listener, begin: Sequence[int], end: Sequence[int], since_ms: int
     ) -> tuple[int, bool]:
-        """How many of its queue's messages in [begin, end), put since a time, are not deleted; and if that is exact."""
+        """Count the queue's messages in [begin, end), put since a time and not deleted. Return also whether the count
+        is exact.
+        """
         queue_id, organization_id = listener.queue_id, listener.organization_id
         count, exact = await self._log.messages.count(queue_id, begin=begin, end=end, organization_id=organization_id)
         deleted, all_deleted = await self._log.changes.deleted(
@@ -202,9 +211,10 @@ class ReplayCommands:
     async def _choose(
         self, listener: Listener, begin: Sequence[int], end: Sequence[int], *, failed: bool
     ) -> tuple[tuple[int, ...], tuple[int, ...], list[list[int]]]:
-        """What of [begin, end) has failed, or is undelivered: below which offsets, from which on, which between them.
+        """Choose the failed or undelivered messages of [begin, end), by partition.
 
-        By partition. What lies before its beginning it never got; from its cursors' tops on it has taken nothing yet.
+        Return the offsets below which and from which on all messages belong to the replay, and the picked offsets in
+        between. The listener never got what lies before its beginning, and has taken nothing beyond its cursors' tops.
         """
         # The cursors first: what leaves a window meanwhile is found in `outstanding`.
         cursors = (await self._cursors.load([listener.id], range(len(end)))).get(listener.id, {})

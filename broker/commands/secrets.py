@@ -20,7 +20,7 @@ FORMER_MAX: Final = 3
 
 
 class SecretCommands:
-    """The commands. sealer: what the log is encrypted with."""
+    """The commands on signing secrets. sealer: encrypts them in the log."""
 
     def __init__(self, control: ControlLog, view: DirectoryView, sealer: Sealer) -> None:
         self._control = control
@@ -28,14 +28,14 @@ class SecretCommands:
         self._sealer = sealer
 
     async def show(self, context: Context, queue_id: str, listener_id: str) -> tuple[Listener, str]:
-        """The listener and its newest secret (NotFound)."""
+        """Return the listener and its newest secret (NotFound)."""
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
         return listener, self._sealer.open(listener.sealed_secret)
 
     async def rotate(
         self, context: Context, queue_id: str, listener_id: str, *, secret: str | None, overlap_s: int
     ) -> tuple[Listener, str]:
-        """The listener and its new secret; those before sign, too, for overlap_s (Refused, QuotaReached, NotFound)."""
+        """Give the listener a new secret. Former ones also sign for overlap_s (Refused, QuotaReached, NotFound)."""
         new = signing_secret(secret)
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)

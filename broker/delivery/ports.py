@@ -76,7 +76,7 @@ class Messages(Protocol):
     def name(self) -> str: ...
 
     async def end_offsets(self) -> Sequence[int]:
-        """By partition, one past the newest message (LogUnavailable)."""
+        """Return the end offset of each partition (LogUnavailable)."""
 
 
 class Control(Protocol):
@@ -93,13 +93,13 @@ class Changes(Protocol):
     def name(self) -> str: ...
 
     async def end_offsets(self, partitions: list[int]) -> Mapping[int, int]:
-        """By partition, one past the newest change (LogUnavailable)."""
+        """Return the end offset of each partition (LogUnavailable)."""
 
     def since(self, partition: int, at_ms: int, begin: int, end: int) -> AsyncIterator[tuple[int, int, MessageChange]]:
         """(offset, recorded at, event) of the changes since a time, in [begin, end) (LogUnavailable)."""
 
     async def at(self, partition: int, offset: int) -> MessageChange | None:
-        """The change at this offset; None when it is not there any more (LogUnavailable)."""
+        """Return the change at this offset; None when it no longer exists (LogUnavailable)."""
 
 
 class DeliveryLog(Protocol):
@@ -166,7 +166,7 @@ class CursorStore(Protocol):
         """Store them, those of one listener together (NotStored, when no request is under way any more)."""
 
     async def listeners(self) -> set[str]:
-        """The ids of all listeners that have cursors, those that ended included (LogUnavailable)."""
+        """Return the ids of all listeners that have cursors, including ended ones (LogUnavailable)."""
 
     async def delete(self, listener_id: str) -> None:
         """Forget a listener's cursors (LogUnavailable)."""
@@ -181,7 +181,7 @@ class ChangeFeed(Protocol):
     async def stop(self) -> None: ...
 
     def follow(self, offsets: Mapping[int, int]) -> None:
-        """From now on these partitions, from these offsets on, and no others."""
+        """Follow these partitions, from these offsets on, and no others."""
 
     async def read(self) -> list[tuple[int, int, MessageChange]]:
         """(partition, offset, event) of new changes; waits for them, but not for long."""

@@ -34,10 +34,11 @@ _EXISTS: Final = "TopicAlreadyExistsError"
 
 
 async def ensure_topics(kafka: KafkaSettings, topics: Topics, *, importing: bool = False) -> None:
-    """Return when every topic exists, has leaders, and neither they nor the cluster would lose data.
+    """Create missing topics, and return when every topic exists, has leaders, and is as safe as the cluster's settings
+    must be.
 
-    Any number of processes may do it at once. LogUnavailable: no answer within 30 s.
-    ConfigurationError: all that has to be changed, in one message; or an import is not whole, and this is not it.
+    Any number of processes may call it at once. LogUnavailable: no answer within 30 s. ConfigurationError: everything
+    that must be changed, in one message, or another import is unfinished.
     """
     options = client_options(kafka)
     try:
@@ -60,7 +61,7 @@ def _refuse(problems: list[str]) -> None:
 
 
 def refuse_half_import(kafka: KafkaSettings, names: Iterable[str]) -> None:
-    """names: of the cluster's topics (ConfigurationError)."""
+    """Raise ConfigurationError if one of the cluster's topics marks an unfinished import."""
     if any(name.startswith(import_mark(kafka)) for name in names):
         raise ConfigurationError(
             f"what is in the topics {kafka.topic_prefix}* is half an import, which was broken off or is under way: "
@@ -70,7 +71,7 @@ def refuse_half_import(kafka: KafkaSettings, names: Iterable[str]) -> None:
 
 @asynccontextmanager
 async def connected(options: dict[str, Any]) -> AsyncIterator[AIOKafkaAdminClient]:
-    """A connected client; tries until it is cancelled (ConfigurationError when no waiting will help)."""
+    """Connect an admin client. It retries until it is cancelled (ConfigurationError when waiting can't help)."""
     pause_s, said = _RETRY_S, ""
     while True:
         answering = await of_those_that_answer(options)
@@ -96,7 +97,7 @@ async def connected(options: dict[str, Any]) -> AsyncIterator[AIOKafkaAdminClien
 
 
 async def _enough_brokers(admin: AIOKafkaAdminClient, kafka: KafkaSettings) -> int:
-    """How many there are; a cluster that is just starting gets a moment to become as many as needed."""
+    """Return the number of brokers. A cluster that is just starting gets a moment to reach the needed number."""
     brokers = 0
     with suppress(TimeoutError):
         async with asyncio.timeout(_BROKERS_WITHIN_S):
@@ -112,9 +113,9 @@ async def _enough_brokers(admin: AIOKafkaAdminClient, kafka: KafkaSettings) -> i
 async def _created(
     admin: AIOKafkaAdminClient, kafka: KafkaSettings, topics: Topics, *, importing: bool
 ) -> Mapping[str, Any]:
-    """The metadata of all topics of the cluster, once ours are among them and all have leaders.
+    """Return the metadata of all topics of the cluster, once ours exist and have leaders.
 
-    Where they are there already, it is not asked how many brokers are: one of three may be away.
+    If our topics exist, brokers are not counted: one of three may be away.
     """
     asked = False
     while True:
@@ -152,7 +153,7 @@ async def _create(admin: AIOKafkaAdminClient, kafka: KafkaSettings, missing: lis
 
 
 async def _cluster(admin: AIOKafkaAdminClient, topics: Topics, found: Mapping[str, Any]) -> safety.Cluster:
-    """The facts that safety.problems judges."""
+    """Gather the facts that safety.problems judges."""
     names = [topic.name for topic in topics.all()]
     brokers = [one["node_id"] for one in (await admin.describe_cluster())["brokers"]]
     kept = {*names, safety.OFFSETS_TOPIC}
@@ -182,7 +183,7 @@ async def _features(admin: AIOKafkaAdminClient) -> Mapping[str, int] | None:
 
 
 async def _configs(admin: AIOKafkaAdminClient, names: list[str], brokers: list[int]) -> dict[str, dict[str, str]]:
-    """By topic name or node id; without those that this user may not read, which is logged."""
+    """Return the settings by topic name or node id. Settings that this user may not read are logged and left out."""
     wanted = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
     asked = dict.fromkeys(safety.BROKER_SETTINGS, "")
     wanted += [ConfigResource(ConfigResourceType.BROKER, str(node), asked) for node in brokers]

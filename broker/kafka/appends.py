@@ -15,7 +15,7 @@ from broker.ports import BuildRecord
 
 
 class Append:
-    """A message that waits for its batch, or is in one. done: (partition, offset)."""
+    """A message that waits for its batch, or is in one. done: its (partition, offset)."""
 
     __slots__ = ("build", "deadline", "done", "size")
     count = 1  # of messages; more in a Part
@@ -29,9 +29,10 @@ class Append:
 
 
 class Together(Append):
-    """Messages that wait for one batch; where they don't fit, they go into as few as possible. done: None.
+    """Messages that wait for one batch. If they don't fit one, they go into as few as possible.
 
-    builds: of those that are in no batch yet.
+    done: None.
+    builds: of the messages that are in no batch yet.
     """
 
     __slots__ = ("_unacknowledged", "begun", "builds", "count", "together")
@@ -44,7 +45,7 @@ class Together(Append):
         self.begun = False
 
     def part(self, count: int) -> Append:
-        """The first so many of those that were in no batch, which now are."""
+        """Move the first `count` messages that are in no batch into one, and return them."""
         done: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         done.add_done_callback(partial(self._part_done, count))
         self.builds = self.builds[count:]
@@ -63,7 +64,7 @@ class Together(Append):
 
 
 class Part(Append):
-    """Messages of a Together that are in one batch. done: where the first of them is."""
+    """Messages of a Together that are in one batch. done: the place of the first of them."""
 
     __slots__ = ("count",)
 
@@ -73,7 +74,7 @@ class Part(Append):
 
 
 class Line:
-    """What waits for one partition, or for any, in order. count: messages. size: bytes they carry."""
+    """A queue of what waits for one partition, or for any. count: messages. size: their bytes."""
 
     __slots__ = ("_items", "count", "size")
 
@@ -94,7 +95,7 @@ class Line:
         self.size += item.size
 
     def pop(self) -> Append:
-        """The first of what add() was given; a Together that has no builds left counts as it did when it came."""
+        """Remove and return the first item. A Together without builds left counts with its original size."""
         item = self._items.popleft()
         self.count -= item.count
         self.size -= item.size
@@ -102,7 +103,7 @@ class Line:
 
 
 def fail(items: Sequence[Append], error: Exception) -> int:
-    """How many of them had no answer yet."""
+    """Fail the items that have no answer yet, and return how many there were."""
     waiting = [item for item in items if not item.done.done()]
     for item in waiting:
         begun = item.together is not None and item.together.begun

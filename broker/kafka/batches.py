@@ -36,9 +36,10 @@ _RECORDS_AT_ONCE: Final = 500  # that are parsed before others run: a fraction o
 async def parse(
     raw: bytes, offset: int, end_offset: int, worth: Callable[[bytes], bool] | None = None, *, holes: bool
 ) -> Stretch | None:
-    """The records of the batches before the first that can't be trusted; None when that is the very first.
+    """Parse the records of the batches before the first bad one; None if the first batch is bad.
 
-    holes: offsets may be missing, as compaction leaves them. worth: see KafkaRequests.read().
+    holes: offsets may be missing, as after compaction.
+    worth: see KafkaRequests.read().
     """
     batches, next_offset, left = list[Any](), offset, _CHECKED_AT_ONCE
     for batch, size in good(raw, offset, end_offset, holes=holes):
@@ -64,9 +65,9 @@ async def parse(
 
 
 def good(raw: bytes, offset: int, end_offset: int, *, holes: bool) -> Iterator[tuple[Any, int]]:
-    """The batches before the first that can't be trusted, and their sizes in bytes.
+    """Yield the batches before the first bad one, with their sizes in bytes.
 
-    One whose base offset is altered may stand before the batch that was asked for, and is passed.
+    A batch whose base offset is altered may stand before the batch that was asked for; it is skipped.
     """
     began = passed = False
     for batch, follows_at, size in _framed(raw):
@@ -81,7 +82,7 @@ def good(raw: bytes, offset: int, end_offset: int, *, holes: bool) -> Iterator[t
 
 
 def _is_good(batch: Any, follows_at: int | None, offset: int, end_offset: int, *, holes: bool, exact: bool) -> bool:
-    """exact: the batch must not begin before the offset."""
+    """Return whether a batch can be trusted. exact: the batch must not begin before the offset."""
     base, after = _base(batch, offset), batch.next_offset
     if not offset < after <= end_offset or not batch.validate_crc():
         return False
@@ -93,8 +94,9 @@ def _is_good(batch: Any, follows_at: int | None, offset: int, end_offset: int, *
 
 
 def to_confirm(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] | None:
-    """(offset, size) of what follows the only batch here, if that begins before the offset: only if the next batch
-    begins right there is its base offset what was written. None where these bytes tell.
+    """Return (offset, size) of what must follow the only batch here, if that batch begins before the wanted offset.
+
+    Its base offset is confirmed only if the next batch begins exactly there. None: these bytes are enough.
     """
     if len(raw) < _BYTES_MIN[_MAGIC]:
         return None
@@ -107,9 +109,8 @@ def to_confirm(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] | No
 
 
 def damaged_range(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] | None:
-    """The first and the last offset that can't be read, where the first batch of these bytes can't be trusted.
-
-    None when these bytes do not show where it ends.
+    """Return the first and last unreadable offset if the first batch of these bytes is bad. None: the bytes do not show
+    where it ends.
     """
     first = None
     for number, (batch, follows_at, _) in enumerate(_framed(raw)):
@@ -128,17 +129,16 @@ def damaged_range(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] |
 
 
 def bytes_wanted(raw: bytes) -> int:
-    """How many bytes to fetch so that what follows the first batch is among them, if its length is to be believed."""
+    """Return how many bytes to fetch so that they include what follows the first batch, if its length is right."""
     length = _LENGTH.unpack_from(raw)[1] if len(raw) >= _LENGTH.size else 0
     return (min(length, _BYTES_MAX) if length > 0 else 0) + _BYTES_MAX
 
 
 def _framed(raw: bytes) -> Iterator[tuple[Any, int | None, int]]:
-    """The batches, as far as their lengths tell where each ends, and None for what can't be one.
+    """Yield the batches as far as their lengths show where each ends, and None for bytes that can't be one.
 
-    With each the base offset of what follows it, None where these bytes end, and its size.
-
-    The last may be cut off: Kafka sends as many bytes as were asked for, but at least one batch.
+    With each come the base offset of what follows (None where the bytes end) and its size. The last batch may be
+    truncated, because Kafka sends as many bytes as were asked for, but at least one batch.
     """
     at = 0
     while len(raw) - at > _MAGIC_AT:
@@ -162,12 +162,12 @@ def _framed(raw: bytes) -> Iterator[tuple[Any, int | None, int]]:
 
 
 def _base(batch: Any, otherwise: int) -> int:
-    """Its first offset. The old formats do not say it of what is compressed."""
+    """Return a batch's first offset. The old formats do not have it for compressed records."""
     return int(getattr(batch, "base_offset", otherwise))
 
 
 def _first(batch: Any, offset: int, after: int) -> int:
-    """The first offset of a batch that can't be trusted, if its header agrees with what comes after it."""
+    """Return the first offset of a bad batch, if its header agrees with what follows."""
     if batch is None or batch.next_offset != after:
         return offset
     return min(offset, max(0, _base(batch, offset)))

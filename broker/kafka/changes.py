@@ -23,7 +23,12 @@ _POLL_S: Final = 0.02
 
 
 class ChangesTopic:
-    """topic: where changes are appended. deliveries: the topic in which their owners answer. turns: for looks at it."""
+    """The topic `changes`: updates and deletions of messages.
+
+    topic: where changes are appended.
+    deliveries: the topic in which the partitions' owners answer.
+    turns: the slots for reads.
+    """
 
     def __init__(self, topic: OutcomesTopic, requests: KafkaRequests, deliveries: str, turns: Turns) -> None:
         self.name = topic.name
@@ -147,14 +152,14 @@ class ChangesTopic:
         return sum(one.deleted for one in counts.values()), exact
 
     def _walk(self, partition: int, offset: int, end: int) -> AsyncIterator[Record]:
-        """The records in [offset, end) (LogUnavailable; LogDamaged: a change may stand where nothing can be read).
+        """Yield the records in [offset, end) (LogUnavailable; LogDamaged: a change may be in an unreadable range).
 
         A range that an operator has given up holds no change that counts.
         """
         return self._requests.walk(self._topic.name, partition, offset, end, pass_given_up=True)
 
     async def _spans(self, since_ms: Mapping[int, int]) -> dict[int, tuple[int, int]]:
-        """By partition, [offset, end) of the changes since a time; nothing for a partition without any."""
+        """Return [offset, end) of the changes since a time, by partition; partitions without any are left out."""
         firsts = await self._requests.offsets(self._topic.name, {p: max(at, 0) for p, at in since_ms.items()})
         some = {partition: first for partition, first in firsts.items() if first >= 0}
         if not some:
@@ -163,15 +168,15 @@ class ChangesTopic:
         return {partition: (first, ends[partition]) for partition, first in some.items()}
 
     async def end_offsets(self, partitions: list[int]) -> dict[int, int]:
-        """By partition, one past the newest change (LogUnavailable)."""
+        """Return the end offset of each partition (LogUnavailable)."""
         return await self._requests.offsets(self._topic.name, dict.fromkeys(partitions, LATEST))
 
     async def since(
         self, partition: int, at_ms: int, begin: int, end: int
     ) -> AsyncIterator[tuple[int, int, MessageChange]]:
-        """(offset, recorded at, event) of the changes since a time, in [begin, end) (LogUnavailable).
+        """Yield (offset, recorded at, event) of the changes since a time, in [begin, end) (LogUnavailable).
 
-        A change that can't be read is passed: it is not honoured.
+        An unreadable change is skipped and not honored.
         """
         first = (await self._requests.offsets(self._topic.name, {partition: max(at_ms - CLOCK_SKEW_MS, 0)}))[partition]
         if first < 0:
@@ -182,7 +187,7 @@ class ChangesTopic:
                 yield record.offset, record.timestamp, event
 
     async def at(self, partition: int, offset: int) -> MessageChange | None:
-        """The change at this offset; None when it is not there any more (LogUnavailable)."""
+        """Return the change at this offset; None when it no longer exists (LogUnavailable)."""
         async for record in self._walk(partition, offset, offset + 1):
             event = _decoded(record.value)
             return event if isinstance(event, MessageChange) else None

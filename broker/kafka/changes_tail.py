@@ -27,7 +27,7 @@ _POLL_MS: Final = 500
 
 
 class ChangesTail:
-    """A consumer without a group: it reads what it is told to."""
+    """A consumer of new changes, without a group: it reads the partitions that it is given."""
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests) -> None:
         self._kafka = kafka
@@ -60,7 +60,7 @@ class ChangesTail:
                 await self._consumer.stop()
 
     def follow(self, offsets: Mapping[int, int]) -> None:
-        """From now on these partitions, from these offsets on, and no others."""
+        """Follow these partitions, from these offsets on, and no others."""
         wanted = {TopicPartition(self._topic, partition): offset for partition, offset in offsets.items()}
         self._consumer.assign(list(wanted))
         self._positions = wanted
@@ -69,7 +69,9 @@ class ChangesTail:
         self._follows.set()
 
     async def read(self) -> list[tuple[int, int, MessageChange]]:
-        """(partition, offset, event) of new changes, waiting for up to half a second; nothing while Kafka is away."""
+        """Return (partition, offset, event) of new changes, after at most half a second; nothing while Kafka is
+        away.
+        """
         await self._follows.wait()
         try:
             batches = await poll(self._consumer, self._requests, self._positions, timeout_ms=_POLL_MS)

@@ -29,7 +29,7 @@ _CLAIM_BYTES: Final = 4096  # Kafka gives whole record batches, however large
 
 
 class _Owned(msgspec.Struct):
-    """Of a claim, whose it is."""
+    """The part of a claim that says which organization it belongs to."""
 
     organization_id: str = ""
 
@@ -38,7 +38,9 @@ _owned = msgspec.json.Decoder(_Owned)
 
 
 class ClaimsTopic:
-    """timeout_s: how long an append waits for the acknowledgement."""
+    """The topic `claims`, with an index of its last day. timeout_s: how long an append waits for the
+    acknowledgement.
+    """
 
     def __init__(self, producer: Producer, requests: KafkaRequests, topic: Topic, timeout_s: float) -> None:
         self._requests = requests
@@ -89,7 +91,7 @@ class ClaimsTopic:
         return int.from_bytes(digest[-4:]) % self._partitions
 
     async def _catch_up(self, partition: int) -> None:
-        """Read up to the end as it is now, or let another reader do it who begins from now on."""
+        """Read to the current end, or wait for another reader that begins from now on."""
         asked = self._reads_begun[partition]
         async with self._turns[partition]:
             if self._read_done[partition] > asked:
@@ -128,7 +130,7 @@ class ClaimsTopic:
         return end if found < 0 else found
 
     async def _read(self, partition: int, offset: int, digest: bytes) -> PutClaimed | None:
-        """None where it is another key's, was written by a newer program, or is too old to be there."""
+        """Read a claim. None: it belongs to another key, was written by a newer program, or is gone."""
         with contextlib.suppress(OffsetTooOld, LogDamaged, UnknownEvent):
             stretch = await self._requests.read(self._topic, partition, offset, bytes_max=_CLAIM_BYTES)
             for record in stretch.records:
@@ -138,7 +140,7 @@ class ClaimsTopic:
         return None
 
     async def _follow(self) -> None:
-        """So that nobody who asks has a day to read."""
+        """Keep reading new claims, so that no request has to read a whole day."""
         while True:
             for partition in range(self._partitions):
                 with contextlib.suppress(BrokerError):
@@ -147,7 +149,7 @@ class ClaimsTopic:
 
 
 def _owner(value: bytes | None) -> str:
-    """The id of a claim's organization, without taking the rest of it apart; empty where it has none."""
+    """Return the id of a claim's organization without decoding the rest; empty if it has none."""
     try:
         return _owned.decode(value or b"").organization_id
     except msgspec.MsgspecError:

@@ -22,10 +22,10 @@ SASL_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
 def client_options(kafka: KafkaSettings) -> dict[str, Any]:
-    """bootstrap_servers, security_protocol, ssl_context and sasl_*, as aiokafka's clients take them.
+    """Return the settings of aiokafka's clients: bootstrap_servers, security_protocol, ssl_context and sasl_*.
 
-    ConfigurationError: what is no server, an unknown protocol or mechanism, SASL without name or password, a PEM file
-    that can't be read.
+    ConfigurationError: an invalid server, protocol or mechanism, SASL without a name or password, or an unreadable PEM
+    file.
     """
     protocol = kafka.security_protocol
     if protocol not in SECURITY_PROTOCOLS:
@@ -61,7 +61,7 @@ def _sasl(kafka: KafkaSettings) -> dict[str, Any]:
 
 
 def _ssl_context(kafka: KafkaSettings) -> ssl.SSLContext:
-    """Host names are checked; without ca_file the system's authorities are trusted."""
+    """Make the TLS settings. Host names are checked; without ca_file the system's CA certificates are trusted."""
     try:
         context = ssl.create_default_context(cafile=kafka.ca_file)
         if kafka.cert_file is not None:

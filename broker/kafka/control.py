@@ -27,7 +27,9 @@ class ControlTopic:
         self.refusal: Refusal | None = None
 
     async def append(self, event: ControlEvent) -> int:
-        """Its offset, once all in-sync replicas have it (InDoubt when that is not known in time, DiskNearlyFull)."""
+        """Append an event. Return its offset once all in-sync replicas have it (InDoubt when that is unknown,
+        DiskNearlyFull).
+        """
         if self.refusal is not None:
             self.refusal.check(urgent=event.urgent)
         producer = self._producer.get()
@@ -53,7 +55,9 @@ class ControlTopic:
         return offset
 
     async def check(self) -> None:
-        """See ports.ControlLog.check. The fold reads the leader's copy, so that one must be good, too."""
+        """Read the whole topic; see ports.ControlLog.check. The fold reads the leader's copy, so that copy must be
+        good, too.
+        """
         begin = (await self._requests.offsets(self._topic, {0: EARLIEST}))[0]
         try:
             async for _ in self._requests.walk(self._topic, 0, begin, await self.end_offset()):
@@ -71,5 +75,5 @@ class ControlTopic:
                 )
 
     async def end_offset(self) -> int:
-        """One past the newest event (LogUnavailable)."""
+        """Return the end offset (LogUnavailable)."""
         return (await self._requests.offsets(self._topic, {0: LATEST}))[0]

@@ -21,7 +21,9 @@ _UNDER_WAY_MAX: Final = 32  # requests pipelined to the coordinators at once; mo
 
 
 class KafkaCursors:
-    """A listener's cursors are the offsets of the group `<prefix>listener.<id>` in the topic `messages`."""
+    """The listeners' cursors: the offsets that the group `<prefix>listener.<id>` has committed for the topic
+    `messages`.
+    """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests) -> None:
         self._kafka = kafka
@@ -30,7 +32,7 @@ class KafkaCursors:
         self._turns = asyncio.Semaphore(_UNDER_WAY_MAX)
 
     async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> dict[str, dict[int, Cursor]]:
-        """By listener and partition, what was stored last; nothing where nothing was (LogUnavailable)."""
+        """Load the last stored cursors by listener and partition; those never stored are left out (LogUnavailable)."""
         wanted = list(partitions)
 
         async def one(listener_id: str) -> tuple[str, dict[int, Cursor]]:
@@ -43,7 +45,7 @@ class KafkaCursors:
         return dict(await asyncio.gather(*(one(listener_id) for listener_id in listener_ids)))
 
     async def store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
-        """Commit, one request a listener (NotStored, when none is under way any more)."""
+        """Commit the cursors with one request for each listener. NotStored is raised when all requests have ended."""
         failed: dict[str, LogUnavailable] = {}
 
         async def one(listener_id: str, rows: Mapping[int, Cursor]) -> None:
@@ -64,7 +66,7 @@ class KafkaCursors:
             raise NotStored(failed)
 
     async def listeners(self) -> set[str]:
-        """The ids of all listeners that have cursors, those that ended included (LogUnavailable)."""
+        """Return the ids of all listeners that have cursors, including ended ones (LogUnavailable)."""
         found = (group_listener(self._kafka, group) for group in await self._requests.groups())
         return {listener_id for listener_id in found if listener_id is not None}
 

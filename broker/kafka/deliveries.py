@@ -34,7 +34,9 @@ _LAG_READS_MAX: Final = 4  # per partition; a longer backlog is answered as "at 
 
 
 class KafkaDeliveries:
-    """Reads with single requests; keeps nothing. turns: for what reads much."""
+    """The state of deliveries, read from Kafka by single requests. It keeps nothing. turns: the slots for large
+    reads.
+    """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, turns: Turns) -> None:
         names = topics(kafka)
@@ -83,9 +85,10 @@ class KafkaDeliveries:
         final: Mapping[str, Collection[str]],
         listeners: Sequence[Listener],
     ) -> tuple[dict[str, list[tuple[str, Attempt, int | None]]], bool]:
-        """By listener, (outcome, attempt, next_at_ms) of every attempt recorded, up to the last one of each.
+        """Read the recorded attempts up to the last one of each delivery: by listener, (outcome, attempt, next_at_ms).
 
-        final: by listener, the outcomes after which no attempt follows. False besides where there is more to read.
+        final: by listener, the outcomes after which no attempt follows.
+        The second value is False when there is more to read.
         """
         found: dict[str, list[tuple[str, Attempt, int | None]]] = {listener_id: [] for listener_id in final}
         topic = self._deliveries.name
@@ -144,7 +147,9 @@ class KafkaDeliveries:
         )
 
     async def _behind(self, listener: Listener, partition: int, top: int, end: int) -> tuple[int, int | None]:
-        """How many of the queue's messages are in [top, end), as far as _LAG_READS_MAX reads show, and since when."""
+        """Count the queue's messages in [top, end), as far as _LAG_READS_MAX reads show, and return since when they
+        wait.
+        """
         queue_id = listener.queue_id.encode()
         count, since_ms = 0, None
         top = max(top, (await self._requests.offsets(self._messages.name, {partition: EARLIEST}))[partition])
@@ -198,7 +203,10 @@ def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) 
 def _settled_state(
     known: DeliveryState, listener: Listener, kept: Mapping[str, OutstandingDelivery] | None
 ) -> DeliveryState:
-    """Of one below the cursor whose last attempt was not found. kept: None when that could not be read to its end."""
+    """Return the state of a delivery below the cursor whose last attempt was not found.
+
+    kept: None when `outstanding` could not be read to its end.
+    """
     if kept is None:
         return DeliveryState(state="unknown", attempts=known.attempts)
     row = kept.get(listener.id)

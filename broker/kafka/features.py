@@ -53,7 +53,7 @@ class FeaturesRequest(Request[_Question]):  # type: ignore[misc]
 
 
 def finalized(answer: Any) -> Mapping[str, int]:
-    """By feature, the level that the whole cluster has; without those at level 0."""
+    """Return the finalized level of each feature of the cluster, without those at level 0."""
     packed = answer.tags.get(_FINALIZED_TAG)
     rows = [] if packed is None else _FINALIZED.decode(BytesIO(packed)) or []
     return {name: level for name, level, *_ in rows}

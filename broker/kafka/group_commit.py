@@ -45,7 +45,7 @@ _NO_ROOM: Final = "Kafka does not acknowledge writes at the moment. Nothing was 
 
 
 class _Batch:
-    """One that is under way. leader: of its partition when it was sent; None: nobody knew."""
+    """A batch in flight. leader: of its partition when it was sent; None: unknown."""
 
     __slots__ = ("items", "late", "leader", "sent_s")
 
@@ -57,11 +57,14 @@ class _Batch:
 
 
 class GroupCommit:
-    """timeout_s: how long an append waits for the acknowledgement. pause_s: as PAUSE_S.
+    """The group commit of one process.
 
-    waiting: messages that no batch has yet; waiting_bytes: what they carry.
-    durable: from an append to the acknowledgement. in_doubt: appends whose acknowledgement did not come.
-    refused: appends that no batch took, or not in time.
+    timeout_s: how long an append waits for the acknowledgement.
+    pause_s: as PAUSE_S.
+    waiting: messages that are in no batch yet; waiting_bytes: their bytes.
+    durable: times from append to acknowledgement.
+    in_doubt: appends whose acknowledgement did not come.
+    refused: appends that no batch took in time.
     """
 
     def __init__(
@@ -97,7 +100,7 @@ class GroupCommit:
             self._spawn(work)
 
     def refuse(self, reason: str | None) -> None:
-        """Take no more appends, for this reason (DiskNearlyFull); None: take them again."""
+        """Refuse appends for this reason (DiskNearlyFull); None: accept them again."""
         self._refusal = reason
         self._waiting_max = _WAITING_MAX if reason is None else 0
 
@@ -112,17 +115,19 @@ class GroupCommit:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def partition_of(self, key: str) -> int:
-        """Where the messages of an ordering key are."""
+        """Return the partition of an ordering key."""
         return zlib.crc32(key.encode()) % self._partitions
 
     def some_partition(self) -> int:
-        """One that can be written to, as far as is known."""
+        """Return a partition that can be written to, as far as is known."""
         usable = self._trusted() or self._led()
         self._turn += 1
         return usable[self._turn % len(usable)]
 
     def append(self, build: BuildRecord, *, key: str | None = None, size: int = 0) -> Awaitable[tuple[int, int]]:
-        """See ports.MessageLog.append. Raises LogUnavailable at once while Kafka acknowledges nothing."""
+        """Append a message; see ports.MessageLog.append. Raise LogUnavailable at once while Kafka acknowledges
+        nothing.
+        """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[tuple[int, int]] = loop.create_future()
         item = Append(build, done, loop.time() + self._timeout_s, size)
@@ -132,14 +137,16 @@ class GroupCommit:
     def append_together(
         self, builds: Sequence[BuildRecord], *, partition: int | None = None, size: int = 0
     ) -> Awaitable[None]:
-        """See ports.MessageLog.append_together. Raises LogUnavailable at once, as append() does."""
+        """Append messages together; see ports.MessageLog.append_together. Raise LogUnavailable at once, as append()
+        does.
+        """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         self._join(partition, Together(builds, done, loop.time() + self._timeout_s, size))
         return done
 
     def _join(self, partition: int | None, item: Append) -> None:
-        """Have it wait (LogUnavailable, DiskNearlyFull: there is no room, or nothing to wait for)."""
+        """Queue an append (LogUnavailable, DiskNearlyFull: there is no room, or Kafka acknowledges nothing)."""
         if self._refuses(partition):
             self.refused += 1
             raise LogUnavailable(_NO_ROOM) if self._refusal is None else DiskNearlyFull(self._refusal)
@@ -172,11 +179,11 @@ class GroupCommit:
         return self._requests.leader(self._topic, partition)
 
     def _led(self) -> Sequence[int]:
-        """The partitions that have a leader, or all when nothing is known of any."""
+        """Return the partitions that have a leader, or all when none is known."""
         return self._requests.partitions_with_leader(self._topic) or range(self._partitions)
 
     def _trusted(self) -> Sequence[int]:
-        """Those of them whose leader owes no acknowledgement for long."""
+        """Return the partitions with a leader that is not late with an acknowledgement."""
         led = self._led()
         return [one for one in led if self._leader(one) not in self._suspects] if self._suspects else led
 
@@ -186,7 +193,7 @@ class GroupCommit:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self) -> None:
-        """Send a batch to each broker that may get one, whenever something has come or one may get one again."""
+        """Send a batch to each broker that may get one, whenever an append arrives or a broker becomes free."""
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -239,7 +246,7 @@ class GroupCommit:
         self.durable.add_all([(begun_s - item.deadline) * 1000 for item in batch.items])
 
     def _next_batch(self, partition: int) -> tuple[list[Append], Any]:
-        """Make one batch of what waits and may go to this partition; None when nobody waits for it any more."""
+        """Make a batch of what waits and may go to this partition; None when nothing waits any more."""
         batch = self._producer.get().create_batch()
         items: list[Append] = []
         keyed = self._keyed.get(partition)
@@ -274,9 +281,9 @@ class GroupCommit:
 
     @staticmethod
     def _take_together(batch: Any, items: list[Append], wanted: Together, partition: int) -> bool:
-        """Put into the batch what is to stay together: all of it, or nothing where other messages leave no room.
+        """Add messages that stay together to the batch: all of them, or none if other messages leave no room.
 
-        What fits no batch goes into an empty one as far as it does. Whether that was the last of it.
+        Messages that fit no batch fill an empty one. Return whether these were the last of them.
         """
         try:
             if items and batch.size() + wanted.size > BATCH_BYTES_MAX:  # before anything is built: it takes its time
@@ -300,7 +307,9 @@ class GroupCommit:
         return not wanted.builds
 
     def _choose_partition(self) -> int:
-        """Return one with keyed appends waiting, else the next in turn whose leader may get a batch; -1: none may."""
+        """Return a partition with keyed appends waiting, or else the next whose leader may get a batch; -1: none
+        may.
+        """
         if not (self._keyed or self._unkeyed):
             return -1
         if trusted := self._trusted():
@@ -323,7 +332,7 @@ class GroupCommit:
         return -1
 
     def _judge(self) -> None:
-        """Which leaders are to be trusted with a batch, and for which it is not even worth waiting."""
+        """Decide which leaders may get a batch, and for which waiting is hopeless."""
         before_s = _now_s() - self._timeout_s
         owing = [
             batch
@@ -334,7 +343,7 @@ class GroupCommit:
         self._away = {batch.leader for batch in owing if batch.sent_s < before_s}
 
     async def _sweep(self) -> None:
-        """Answer those who have waited too long: not stored if no batch has them yet, else in doubt."""
+        """Answer appends that have waited too long: not stored if they are in no batch, otherwise in doubt."""
         while True:
             await self._busy.wait()
             await asyncio.sleep(_SWEEP_S)

@@ -21,7 +21,7 @@ _WITHIN_MS: Final = 10_000
 
 
 async def is_begun(kafka: KafkaSettings, manifest_sha256: str) -> bool:
-    """Whether an import of this export was (ConfigurationError: one of another was)."""
+    """Return whether an import of this export has begun (ConfigurationError: an import of another one has)."""
     mine = import_mark(kafka, manifest_sha256)
     marks = {name for name in await _topic_names(kafka) if name.startswith(import_mark(kafka))}
     if marks - {mine}:
@@ -33,7 +33,7 @@ async def is_begun(kafka: KafkaSettings, manifest_sha256: str) -> bool:
 
 
 async def begin(kafka: KafkaSettings, manifest_sha256: str) -> None:
-    """From now on it is not whole (LogUnavailable)."""
+    """Mark the log as incomplete while an import runs (LogUnavailable)."""
     mark = NewTopic(import_mark(kafka, manifest_sha256), 1, kafka.replication)
     try:
         async with connected(client_options(kafka)) as admin:
@@ -43,7 +43,7 @@ async def begin(kafka: KafkaSettings, manifest_sha256: str) -> None:
 
 
 async def end(kafka: KafkaSettings, manifest_sha256: str) -> None:
-    """It is whole (LogUnavailable)."""
+    """Remove the mark of an import that has finished (LogUnavailable)."""
     try:
         async with connected(client_options(kafka)) as admin:
             answer = await admin.delete_topics([import_mark(kafka, manifest_sha256)], timeout_ms=_WITHIN_MS)
@@ -53,12 +53,12 @@ async def end(kafka: KafkaSettings, manifest_sha256: str) -> None:
 
 
 async def refuse_unfinished(kafka: KafkaSettings) -> None:
-    """For who reads the topics and needs all of them (ConfigurationError, LogUnavailable)."""
+    """Raise ConfigurationError while an import is unfinished. For programs that read whole topics (LogUnavailable)."""
     refuse_half_import(kafka, await _topic_names(kafka))
 
 
 async def _topic_names(kafka: KafkaSettings) -> list[str]:
-    """All are listed: asking for one that does not exist would create it on many clusters."""
+    """List all topic names. Asking for a missing one would create it on many clusters."""
     try:
         async with connected(client_options(kafka)) as admin:
             return list(await admin.list_topics())

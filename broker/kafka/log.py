@@ -21,9 +21,10 @@ from broker.settings import KafkaSettings
 
 
 class KafkaLog:
-    """Everything a process writes to Kafka. append_timeout_ms: how long an append waits for the acknowledgement.
+    """Everything that a process writes to Kafka.
 
-    turns: those of this process, for all who read much.
+    append_timeout_ms: how long an append waits for the acknowledgement.
+    turns: the process's slots for large reads.
     """
 
     def __init__(self, kafka: KafkaSettings, *, append_timeout_ms: int = 5_000) -> None:
@@ -43,9 +44,8 @@ class KafkaLog:
         self.outstanding = OutcomesTopic(self._producer, names.outstanding.name, timeout_s)
 
     def refuse(self, refusal: Refusal | None) -> None:
-        """Refuse what the API appends, urgent events only where the refusal says so; None: refuse nothing.
-
-        What workers append is never refused.
+        """Refuse what the API appends, including urgent events if the refusal says so; None: refuse nothing. Workers'
+        appends are never refused.
         """
         self.messages.refuse(None if refusal is None else refusal.reason)
         self.control.refusal = refusal

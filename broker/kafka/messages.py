@@ -29,9 +29,11 @@ _PAGE_BYTES_MAX: Final = 8 << 20  # of records in a page, but at least one
 
 
 class MessagesTopic(GroupCommit):
-    """timeout_s: how long an append waits for the acknowledgement. turns: for what reads much.
+    """The topic `messages`.
 
-    kept: finds a message in `outstanding` that this topic holds no more, by partition, id and organization.
+    timeout_s: how long an append waits for the acknowledgement.
+    turns: the slots for large reads.
+    kept: finds a message in `outstanding` that this topic no longer holds, by partition, id and organization.
     """
 
     def __init__(
@@ -51,12 +53,12 @@ class MessagesTopic(GroupCommit):
         self._kept = kept
 
     async def end_offsets(self) -> tuple[int, ...]:
-        """By partition, one past the newest message (LogUnavailable)."""
+        """Return the end offset of each partition (LogUnavailable)."""
         found = await self._requests.offsets(self._topic, dict.fromkeys(range(self._partitions), LATEST))
         return tuple(found[partition] for partition in range(self._partitions))
 
     async def offsets_at(self, at_ms: int) -> tuple[int, ...]:
-        """By partition, the first offset at or after a time, else the end; time 0 is the log's beginning."""
+        """Return, by partition, the first offset at or after a time, or else the end. Time 0 is the log's beginning."""
         moment = at_ms if at_ms > 0 else EARLIEST
         # The ends first: what is put in between is then after them, and not lost between the two answers.
         ends = await self.end_offsets()
@@ -75,7 +77,7 @@ class MessagesTopic(GroupCommit):
         return await self._kept(partition, message_id, organization_id)
 
     async def _may_have_gone(self, partition: int, at_ms: int) -> bool:
-        """Whether retention has taken all that this partition had of a time."""
+        """Return whether retention has removed everything that this partition had from a time."""
         if partition >= self._partitions:
             return False
         begin, end, first = [
@@ -87,7 +89,7 @@ class MessagesTopic(GroupCommit):
     async def find_all(
         self, *, partition: int, at_ms: int, message_ids: Collection[str], organization_id: str
     ) -> dict[str, tuple[int, bytes]]:
-        """See ports.MessageLog.find_all. The first read, which nearly always is enough, needs no turn."""
+        """Find messages; see ports.MessageLog.find_all. The first read, which is usually enough, needs no slot."""
         if partition >= self._partitions:
             return {}
         wanted = {message_id.encode() for message_id in message_ids}
@@ -105,7 +107,7 @@ class MessagesTopic(GroupCommit):
     async def _scan(
         self, partition: int, offset: int, at_ms: int, wanted: Collection[bytes], organization_id: str
     ) -> tuple[dict[str, tuple[int, bytes]], LogDamaged | None]:
-        """Return which of these messages are found from this offset on, and what damage was passed."""
+        """Return the wanted messages that are found from this offset on, and the damage that was skipped."""
         found: dict[str, tuple[int, bytes]] = {}
         damage: LogDamaged | None = None
         async with contextlib.AsyncExitStack() as turn:
@@ -132,9 +134,9 @@ class MessagesTopic(GroupCommit):
         return found, damage
 
     async def _begin_of(self, partition: int, at_ms: int, offset: int) -> int:
-        """Return where records of this time may begin, if Kafka gave a later offset than its records say.
+        """Return where records of this time may begin, in case Kafka gave a later offset than the records' times say.
 
-        Kafka finds a time by its index files. They have no checksum, and Kafka trusts them after an orderly stop.
+        Kafka finds a time by index files, which have no checksum and are trusted after a clean stop.
         """
         begin, end = [
             (await self._requests.offsets(self._topic, {partition: moment}))[partition] for moment in (EARLIEST, LATEST)
@@ -189,7 +191,7 @@ class MessagesTopic(GroupCommit):
         return newest(chunks, limit, bytes_max=_PAGE_BYTES_MAX)
 
     async def _chunk(self, partition: int, queue_id: str, begin: int, end: int) -> Chunk[bytes]:
-        """The last _CHUNK records before end, or fewer, where the queue's are large."""
+        """Read the last _CHUNK records before end, or fewer if the queue's records are large."""
         start = max(begin, end - _CHUNK)
         found: deque[Found[bytes]] = deque()
         held = 0

@@ -23,14 +23,14 @@ _TOGETHER_BYTES_MAX: Final = 16 << 10  # about: who reads one record is given it
 
 
 class _Waiting(NamedTuple):
-    """A record that is not in a batch yet. offset: who appended it waits for this."""
+    """A record that is in no batch yet. offset: resolved for the caller that appended it."""
 
     record: KeyAndValue
     offset: asyncio.Future[int]
 
 
 class OutcomesTopic:
-    """One of these topics."""
+    """A topic that is written by partition: `deliveries`, `outstanding`, `changes` or `claims`."""
 
     def __init__(self, producer: Producer, topic: str, timeout_s: float) -> None:
         self._producer = producer
@@ -41,9 +41,9 @@ class OutcomesTopic:
         self._writing: set[asyncio.Task[None]] = set()
 
     async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
-        """Write (key, value) records by partition. No value: a tombstone. What is written is taken out of `outcomes`.
+        """Write (key, value) records by partition, and remove written ones from `outcomes`. No value: a tombstone.
 
-        LogUnavailable: what is left there may be written or not.
+        LogUnavailable: the records that are left in `outcomes` may be written or not.
         """
 
         async def write(partition: int, records: Sequence[KeyAndValue]) -> None:
@@ -53,9 +53,10 @@ class OutcomesTopic:
         await self._bounded([write(partition, records) for partition, records in outcomes.items()])
 
     async def append_one(self, partition: int, key: bytes, value: bytes, *, urgent: bool = False) -> int:
-        """The record's offset, -1 when Kafka knows it as a repeat and no longer where it is (Unavailable).
+        """Append a record. Return its offset, or -1 when Kafka recognizes a repeat and no longer knows its place
+        (Unavailable).
 
-        urgent: as of the event (broker/core/events.py).
+        urgent: as for the event (broker/core/events.py).
         """
         if self.refusal is not None:
             self.refusal.check(urgent=urgent)
@@ -74,7 +75,7 @@ class OutcomesTopic:
             raise LogUnavailable(_LATE) from None
 
     async def _write(self, partition: int, waiting: deque[_Waiting]) -> None:
-        """Write a batch of what waits after the other, until nothing does."""
+        """Write the waiting records, one batch after another, until none waits."""
         try:
             while some := [one for one in waiting if not one.offset.done()]:  # without those whose time is over
                 waiting.clear()
@@ -86,7 +87,7 @@ class OutcomesTopic:
             del self._waiting[partition]
 
     async def _tell(self, batch: Sequence[_Waiting], send: Awaitable[int]) -> None:
-        """What became of a batch, to all that are in it. When nobody waits for it any more it is taken back."""
+        """Pass a batch's result to all its records. Withdraw the batch when nobody waits for it any more."""
         sending = asyncio.create_task(self._bounded([send]))
         left = len(batch)
 
@@ -114,10 +115,10 @@ class OutcomesTopic:
                 one.offset.set_result(first if first < 0 else first + number)
 
     async def _bounded(self, sends: Iterable[Awaitable[T]]) -> list[T]:
-        """aiokafka tries for long; we don't wait that long. What it has begun may be written later, and then twice.
+        """Wait for sends for a bounded time only, because aiokafka retries for long.
 
-        What it has not begun, because another batch of the partition is under way, is taken back: who tries again and
-        again while Kafka is away would have as many copies written as there were tries, and keep them until then.
+        A send that has begun may be written later, and then twice. A send that has not begun, because another batch of
+        the partition is in flight, is withdrawn. Otherwise each retry while Kafka is away would add a copy.
         """
         producer = self._producer.get()
         try:

@@ -27,7 +27,7 @@ _SEPARATOR: Final = b":"
 
 
 class KafkaOutstanding:
-    """Reads with single requests, each look in its turn; keeps nothing."""
+    """The outstanding deliveries, read by single requests, each in a slot for large reads. It keeps nothing."""
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, turns: Turns) -> None:
         self._topic = topics(kafka).outstanding
@@ -88,7 +88,7 @@ class KafkaOutstanding:
         return [one for one in dict.fromkeys(message_ids) if prefix + one.encode() in there]
 
     async def _there(self, listener: Listener, partition: int, wanted: Collection[bytes] | None) -> set[bytes]:
-        """The keys of the listener's deliveries that retry or are parked. wanted: only these keys; None: all."""
+        """Return the keys of the listener's retrying and parked deliveries. wanted: only these keys; None: all."""
         there: set[bytes] = set()
         async for record in self._records(partition, 0, _prefix(listener)):
             key = record.key or b""
@@ -101,9 +101,9 @@ class KafkaOutstanding:
     async def kept(
         self, partition: int, message_id: str, listeners: Collection[Listener], *, reads_max: int
     ) -> Mapping[str, OutstandingDelivery] | None:
-        """By listener id, a message's deliveries that are outstanding; None when more than reads_max would be needed.
+        """Return a message's outstanding deliveries by listener id; None when more than reads_max would be needed.
 
-        All listeners are of one organization (Unavailable).
+        All listeners belong to one organization (Unavailable).
         """
         by_key = {_prefix(one) + message_id.encode(): one for one in listeners}
         found: dict[str, OutstandingDelivery] = {}
@@ -123,10 +123,10 @@ class KafkaOutstanding:
         return found
 
     async def message(self, partition: int, message_id: str, organization_id: str) -> tuple[int, bytes] | None:
-        """The offset in `messages` and the `message.put` of a message that a delivery here has a copy of.
+        """Return a message of which a delivery here has a copy: its offset in `messages` and its `message.put`.
 
-        For a message that the log holds no more. None: no delivery of it is outstanding, or it is of another
-        organization (Unavailable).
+        It serves messages that the log no longer holds. None: no delivery of it is outstanding, or it belongs to
+        another organization (Unavailable).
         """
         found: dict[bytes, bytes | None] = {}
         ending = _SEPARATOR + message_id.encode()
@@ -143,7 +143,7 @@ class KafkaOutstanding:
     async def _records(
         self, partition: int, offset: int, prefix: bytes, reads_max: int = sys.maxsize
     ) -> AsyncIterator[Record]:
-        """Those of a listener from an offset on, tombstones too (_TooMany)."""
+        """Yield a listener's records from an offset on, including tombstones (_TooMany)."""
         name = self._topic.name
         while True:
             reads_max -= 1
@@ -185,7 +185,7 @@ def _decoded(value: bytes) -> KeptDelivery | None:
 
 
 def _row(record: Record, listener: Listener) -> OutstandingDelivery | None:
-    """None for a tombstone, and for what a newer program wrote."""
+    """Convert a record; None for a tombstone and for a record of a newer program."""
     event = None if record.value is None else _decoded(record.value)
     if event is None:
         return None

@@ -21,7 +21,7 @@ _LISTENING: Final = "0A"
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on now."""
+    """Return a free loopback port."""
     for _ in range(100):
         port = _PORTS[secrets.randbelow(len(_PORTS))]
         if is_free(port):
@@ -41,7 +41,7 @@ def is_free(port: int) -> bool:
 
 
 def listens_as_us(port: int) -> bool:
-    """Whether no other user's program listens on the port. Linux says so; elsewhere True."""
+    """Return whether no other user's program listens on the port. Only Linux tells; elsewhere True."""
     owners = set()
     for name in ("tcp", "tcp6"):
         with suppress(OSError):

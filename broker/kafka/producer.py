@@ -27,7 +27,9 @@ _RENEW_PAUSE_S: Final = 0.2
 
 
 class Producer:
-    """An idempotent aiokafka producer, made anew when Kafka's answer has ended it (a lost sequence, a lost id)."""
+    """An idempotent aiokafka producer that is replaced when one of Kafka's answers has ended it (a lost sequence or
+    id).
+    """
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self._kafka = kafka
@@ -63,9 +65,9 @@ class Producer:
         return self._current
 
     def failed(self, producer: Any, error: kafka_errors.KafkaError) -> None:
-        """Have this producer replaced if the error ended it, unless that is under way already.
+        """Replace this producer if the error ended it, unless that is in progress already.
 
-        A time-out has not: the record did not get its turn among others of its partition.
+        A timeout does not end it: the record did not get its turn among others of its partition.
         """
         renewing = self._renewal is not None and not self._renewal.done()
         ended = not error.retriable and not isinstance(error, kafka_errors.KafkaTimeoutError)
@@ -83,7 +85,7 @@ class Producer:
                 await asyncio.sleep(_RENEW_PAUSE_S)
 
     def send_all(self, topic: str, partition: int, records: Sequence[KeyAndValue]) -> list[Awaitable[int]]:
-        """Send (key, value) records as whole batches; for each batch, its first record's offset."""
+        """Send (key, value) records as whole batches. Return the first record's offset for each batch."""
         sends: list[Awaitable[int]] = []
         at = 0
         while at < len(records):
@@ -99,7 +101,9 @@ class Producer:
         begin: int = 0,
         bytes_max: int = BATCH_BYTES_MAX,
     ) -> tuple[int, Awaitable[int]]:
-        """Send as many of records[begin:] as fit one batch, at least one: where the rest begins, the first's offset."""
+        """Send as many of records[begin:] as fit one batch, at least one. Return where the rest begins, and the first's
+        offset.
+        """
         batch = self._current.create_batch()
         end = begin
         while end < len(records):

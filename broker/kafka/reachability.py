@@ -24,16 +24,18 @@ _MOMENT_S: Final = 1.5
 
 
 class _Wrong(Exception):
-    """No waiting will help; the message says what to change."""
+    """A lasting failure: waiting can't help. The message says what to change."""
 
 
 async def reachable(kafka: KafkaSettings) -> dict[str, Any]:
-    """client_options(), of its servers only those that answer within a moment; all where none does, or there is one."""
+    """Return client_options() with only those servers that answer within a moment. Keep all if none does, or if there
+    is one.
+    """
     return await of_those_that_answer(client_options(kafka))
 
 
 async def of_those_that_answer(options: dict[str, Any]) -> dict[str, Any]:
-    """Likewise. options: as client_options() gives them."""
+    """Do the same as reachable() with given options from client_options()."""
     servers: list[str] = options["bootstrap_servers"]
     if len(servers) == 1:
         return options
@@ -44,9 +46,9 @@ async def of_those_that_answer(options: dict[str, Any]) -> dict[str, Any]:
 
 
 async def why_not(options: dict[str, Any]) -> str:
-    """By server, what is the matter with it. options: as client_options() gives them.
+    """Explain, for each server, why it can't be reached. options: from client_options().
 
-    ConfigurationError: none answers, and one says that it does not want this user, this mechanism or this certificate.
+    ConfigurationError: none answers, and one refuses this user, mechanism or certificate.
     """
     hosts = collect_hosts(options["bootstrap_servers"], randomize=False)
     found = await asyncio.gather(*(_look(host, port, options) for host, port, _ in hosts))

@@ -21,10 +21,12 @@ COUNT_READS_MAX: Final = 16  # of a MiB, per partition: who only wants to know h
 
 
 class Turns:
-    """Turns come in the order in which they were asked for.
+    """Slots for large reads, given in the order of the requests.
 
-    at_once: in all; each: of one tenant. tenant_of: by organization id, the account that the organization counts for;
-    without one, each organization counts for itself.
+    at_once: in all.
+    each: of one tenant.
+    tenant_of: by organization id, the account that the organization counts for. Without it, each organization counts
+        for itself.
     """
 
     def __init__(self, at_once: int = AT_ONCE, each: int = EACH, *, wait_s: float = WAIT_S) -> None:
@@ -36,7 +38,7 @@ class Turns:
 
     @contextlib.asynccontextmanager
     async def turn(self, organization_id: str) -> AsyncIterator[None]:
-        """A turn, while inside (Busy: it did not come in time)."""
+        """Hold a slot inside the `with` block (Busy: none became free in time)."""
         tenant = self.tenant_of(organization_id)
         own, asking = self._of.setdefault(tenant, (asyncio.Semaphore(self._each), []))
         asking.append(None)

@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 class KafkaRequests:
-    """A client of its own, shared by all who need a single request. timeout_ms: for a call with all its retries."""
+    """A Kafka client for single requests, shared within a process. timeout_ms: for a call with all its retries."""
 
     def __init__(self, kafka: KafkaSettings, *, timeout_ms: int = 5_000) -> None:
         self._kafka = kafka
@@ -73,24 +73,26 @@ class KafkaRequests:
             await self._client.close()
 
     def partitions(self, topic: str) -> int:
-        """How many the topic has, 0 when there is no such topic."""
+        """Return the number of the topic's partitions; 0 when there is no such topic."""
         return len(self._client.cluster.partitions_for_topic(topic) or ())
 
     def partitions_with_leader(self, topic: str) -> list[int]:
-        """The partitions that can be written to now, as far as this client has heard."""
+        """List the partitions that can be written to now, as far as this client knows."""
         return sorted(self._client.cluster.available_partitions_for_topic(topic) or ())
 
     def leader(self, topic: str, partition: int) -> int | None:
-        """The node that can write it, as far as this client has heard; None: there is none."""
+        """Return the node that leads the partition, as far as this client knows; None: there is none."""
         found = self._client.cluster.leader_for_partition(TopicPartition(topic, partition))
         return None if found is None or found == -1 else int(found)
 
     def look_again(self) -> None:
-        """Ask the cluster who leads its partitions; the answer comes later, if there is one."""
+        """Ask the cluster for its leaders. The answer comes later, if at all."""
         self._client.force_metadata_update()
 
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
-        """By partition, the first offset at or after a time; EARLIEST and LATEST are times too. -1: there is none."""
+        """Return, by partition, the first offset at or after a time. EARLIEST and LATEST are times, too. -1: there is
+        none.
+        """
 
         async def ask() -> dict[int, int]:
             by_leader: dict[int, list[tuple[int, int]]] = {}
@@ -121,12 +123,12 @@ class KafkaRequests:
         bytes_max: int = 1 << 20,
         worth: Callable[[bytes], bool] | None = None,
     ) -> Stretch:
-        """The records from this offset on, as many as fit into bytes_max but at least one if there is any.
+        """Read the records from this offset on: as many as fit into bytes_max, but at least one if there is any.
 
-        Every batch is checked. The records end before a batch that can't be trusted, on every broker that has a copy.
-        A read that begins at such a batch raises LogDamaged; reading goes on after its last offset.
-        worth: whether any of the records in these bytes may be wanted. If not, all are left out, unparsed; but what is
-        compressed is not asked.
+        Every batch is checked. The records end before a batch that is bad on every broker with a copy. A read that
+        begins at such a batch raises LogDamaged; reading continues after its last offset.
+        worth: whether any record in these bytes may be wanted. If not, all are skipped without parsing. Compressed
+            batches are always parsed.
         """
         holes = topic in self._compacted
 
@@ -149,7 +151,7 @@ class KafkaRequests:
         return await self._retried(ask)
 
     async def _fetch(self, node: int, topic: str, partition: int, offset: int, bytes_max: int) -> tuple[bytes, int]:
-        """What a broker has from this offset on, unchecked, and one past the newest record."""
+        """Fetch what a broker has from this offset on, unchecked. Return the bytes and the partition's end."""
         request = FetchRequest(0, 0, max(bytes_max, 1), 0, [(topic, [(partition, offset, bytes_max)])])
         answer = await self._client.send(node, request)
         _, partitions = answer.topics[0]
@@ -170,7 +172,7 @@ class KafkaRequests:
     async def _from_another(
         self, topic: str, partition: int, offset: int, bytes_max: int, end: int, worth: Callable[[bytes], bool] | None
     ) -> Stretch | None:
-        """What a follower has where the leader's copy can't be trusted (KIP-392); None when none has it whole."""
+        """Read from a follower if the leader's copy is bad (KIP-392); None when no follower has a good one."""
         leader = self.leader(topic, partition)
         for node in self._copies(topic, partition):
             if node == leader:
@@ -184,7 +186,7 @@ class KafkaRequests:
         return None
 
     def _copies(self, topic: str, partition: int) -> list[int]:
-        """The brokers that have the partition, those in sync first."""
+        """List the brokers that have the partition, in-sync ones first."""
         found = self._client.cluster._partitions.get(topic, {}).get(partition)  # noqa: SLF001 - nothing else tells
         return [] if found is None else list(dict.fromkeys((*found.isr, *found.replicas)))
 
@@ -197,16 +199,16 @@ class KafkaRequests:
             log.error("log.bad_copy topic=%s partition=%d offset=%d broker=%s", *place)
 
     async def _damage(self, topic: str, partition: int, offset: int, end: int, raw: bytes) -> LogDamaged:
-        """What can't be read at this offset: up to the next batch that can."""
+        """Find the unreadable range at this offset, up to the next good batch."""
         found = damaged_range(raw, offset, end)
         first, last = found or (offset, await self._next_readable(topic, partition, offset, end) - 1)
         return LogDamaged(topic, partition, first, last)
 
     async def _next_readable(self, topic: str, partition: int, offset: int, end: int) -> int:
-        """The first offset after this one from which Kafka gives a batch that can be trusted; else the end.
+        """Find the first offset after this one from which Kafka gives a good batch, or else the end.
 
-        Where a batch's length is altered, Kafka itself finds its way again at the next entry of its index, so from
-        there on all offsets can be read: search for the first one by halves.
+        After an altered length, Kafka finds its way again at the next entry of its index. All offsets from there on can
+        be read, so a binary search finds the first.
         """
         leader, holes = self._leader(topic, partition), topic in self._compacted
 
@@ -242,11 +244,11 @@ class KafkaRequests:
         pass_damaged: bool = False,
         pass_given_up: bool = False,
     ) -> AsyncIterator[Record]:
-        """The records in [offset, end), a read at a time (LogUnavailable).
+        """Yield the records in [offset, end), one read at a time (LogUnavailable).
 
-        end: known to be there. A new leader may say for a while that the log ends before: that is waited for.
-        pass_damaged: go on after what can't be read (on_damage() is told of it); else LogDamaged.
-        pass_given_up: go on after it only where an operator has given it up.
+        end: known to exist. A new leader may report an earlier end for a while; that is waited for.
+        pass_damaged: continue after unreadable ranges, which on_damage() is told; otherwise LogDamaged.
+        pass_given_up: continue only after ranges that an operator has given up.
         """
         patient_until = 0.0
         while offset < end:
@@ -273,7 +275,7 @@ class KafkaRequests:
                 await asyncio.sleep(_BEHIND_PAUSE_S)
 
     async def delete_before(self, topic: str, partition: int, offset: int) -> None:
-        """Let a partition's log begin at this offset, or where it begins by now if that is later (LogUnavailable)."""
+        """Delete the partition's records before this offset (LogUnavailable)."""
 
         async def ask() -> None:
             request = DeleteRecordsRequest([(topic, [(partition, offset)])], self._timeout_ms)
@@ -291,9 +293,10 @@ class KafkaRequests:
         *,
         member: tuple[int, str] = _NO_MEMBER,
     ) -> None:
-        """Store (offset, metadata) by partition for a group that has no members (LogUnavailable).
+        """Commit (offset, metadata) by partition for a group (LogUnavailable).
 
-        member: generation and id of one that it has, and LogUnavailable when it has not.
+        member: generation and id of one of its members; LogUnavailable when it is not one. By default the group has no
+            members.
         """
         wanted = [(topic, [(partition, offset, text) for partition, (offset, text) in cursors.items()])]
 
@@ -307,7 +310,7 @@ class KafkaRequests:
         await self._retried(ask, group=group)
 
     async def committed(self, group: str, topic: str, partitions: Iterable[int]) -> dict[int, tuple[int, str]]:
-        """By partition, the (offset, metadata) last stored; nothing for a partition without."""
+        """Return, by partition, the last committed (offset, metadata); partitions without one are left out."""
         wanted = [(topic, list(partitions))]
 
         async def ask() -> dict[int, tuple[int, str]]:
@@ -324,9 +327,9 @@ class KafkaRequests:
         return await self._retried(ask, group=group)
 
     async def expel(self, group: str, client_id: str) -> int:
-        """Have the members of a group that have this client id leave it at once; how many there were (LogUnavailable).
+        """Remove the members with this client id from a group at once. Return how many there were (LogUnavailable).
 
-        One that lives all the same joins again by itself.
+        A member that is alive after all joins again by itself.
         """
 
         async def ask() -> int:
@@ -343,7 +346,7 @@ class KafkaRequests:
         return await self._retried(ask, group=group)
 
     async def assignments(self, group: str, topic: str) -> list[set[int]]:
-        """By member, the partitions of a topic that it was given; none while the group agrees anew (LogUnavailable)."""
+        """List each member's partitions of a topic; empty while the group rebalances (LogUnavailable)."""
 
         async def ask() -> list[set[int]]:
             answer = await self._ask_coordinator(group, DescribeGroupsRequest([group]))
@@ -359,7 +362,7 @@ class KafkaRequests:
         return await self._retried(ask, group=group)
 
     async def groups(self) -> set[str]:
-        """The names of all groups that the cluster has, whoever coordinates them (LogUnavailable)."""
+        """Return the names of all groups of the cluster, whichever broker coordinates them (LogUnavailable)."""
 
         async def ask() -> set[str]:
             nodes = [broker.nodeId for broker in self._client.cluster.brokers()]
@@ -371,7 +374,7 @@ class KafkaRequests:
         return await self._retried(ask)
 
     async def delete_group(self, group: str) -> None:
-        """The group and its committed offsets are gone, or there was no such group (LogUnavailable)."""
+        """Delete a group and its committed offsets, if it exists (LogUnavailable)."""
 
         async def ask() -> None:
             answer = await self._ask_coordinator(group, DeleteGroupsRequest([group]))

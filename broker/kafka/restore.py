@@ -21,7 +21,7 @@ _FILL_AT_ONCE: Final = 100_000
 
 
 async def fill(kafka: KafkaSettings, topic: str, partition: int, count: int) -> None:
-    """Write so many records of nothing, a few bytes each, only to be deleted (LogUnavailable)."""
+    """Write this many empty records, a few bytes each, which will be deleted (LogUnavailable)."""
     nothing = Record(0, 0, None, b"", ())
     async with Restorer(kafka, compression="gzip") as restorer:
         for begin in range(0, count, _FILL_AT_ONCE):
@@ -29,7 +29,7 @@ async def fill(kafka: KafkaSettings, topic: str, partition: int, count: int) -> 
 
 
 class Restorer:
-    """A producer of its own. An async context manager (LogUnavailable)."""
+    """A producer that restores partitions. It is an async context manager (LogUnavailable)."""
 
     def __init__(self, kafka: KafkaSettings, *, compression: str | None = None) -> None:
         self._producer = AIOKafkaProducer(
@@ -53,7 +53,7 @@ class Restorer:
         await self._producer.stop()
 
     async def append(self, topic: str, partition: int, records: Sequence[Record]) -> int:
-        """The first one's new offset, once all in-sync replicas have all of them (LogUnavailable)."""
+        """Append records. Return the first one's offset once all in-sync replicas have them (LogUnavailable)."""
         first = -1
         try:
             for batch in self._batches(records):

@@ -32,7 +32,7 @@ ELIGIBLE_LEADERS: Final = "eligible.leader.replicas.version"
 
 @dataclass(frozen=True, slots=True)
 class FoundTopic:
-    """A topic as it is. replication: the fewest copies any partition has. config: empty when it can't be read."""
+    """An existing topic. replication: the fewest copies of any partition. config: empty when it can't be read."""
 
     partitions: int
     replication: int
@@ -41,9 +41,10 @@ class FoundTopic:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A cluster as it is. brokers: node id to BROKER_SETTINGS, empty when they can't be read.
+    """An existing cluster.
 
-    features: the levels of those that are finalized; None when they can't be read.
+    brokers: node id to BROKER_SETTINGS; empty when they can't be read.
+    features: finalized levels; None when they can't be read.
     """
 
     brokers: Mapping[int, Mapping[str, str]]
@@ -52,7 +53,7 @@ class Cluster:
 
 
 def copies(kafka: KafkaSettings, brokers: int) -> Iterator[str]:
-    """What is wrong with the number of copies, before any topic is made."""
+    """Yield what is wrong with the number of copies, before any topic is made."""
     yield from _acknowledgements(kafka)
     if brokers < kafka.replication:
         yield (
@@ -62,7 +63,7 @@ def copies(kafka: KafkaSettings, brokers: int) -> Iterator[str]:
 
 
 def _fewer(kafka: KafkaSettings, copies: int) -> str:
-    """The options that accept so few copies."""
+    """Return the options that accept this many copies."""
     said = f"--replication {copies}"
     if kafka.min_insync > copies:
         said += f" --min-insync {copies}"
@@ -86,9 +87,9 @@ def _acknowledgements(kafka: KafkaSettings) -> Iterator[str]:
 
 
 def problems(kafka: KafkaSettings, topics: Topics, cluster: Cluster) -> list[str]:
-    """Everything that must be changed before this cluster may be trusted with the log; empty: all is well.
+    """List everything that must change before this cluster is safe for the log; empty when it is safe.
 
-    Brokers that are away are no problem of topics that are there: the copies are counted wherever they are.
+    Brokers that are away are no problem for existing topics: copies count wherever they are.
     """
     missing = any(topic.name not in cluster.topics for topic in topics.all())
     found = list(copies(kafka, len(cluster.brokers)) if missing else _acknowledgements(kafka))
@@ -106,7 +107,7 @@ def problems(kafka: KafkaSettings, topics: Topics, cluster: Cluster) -> list[str
 
 
 def doubts(kafka: KafkaSettings, cluster: Cluster) -> Iterator[str]:
-    """What would have to be changed if it is as it may be, or costs duplicates at worst: for the log."""
+    """Yield what can't be checked, or costs duplicates at worst, for the process's own log."""
     if _needs_eligible_leaders(kafka) and cluster.features is None:
         yield f"whether the cluster has eligible leader replicas ({ELIGIBLE_LEADERS}) can't be read"
     config = cluster.topics[OFFSETS_TOPIC].config if OFFSETS_TOPIC in cluster.topics else {}
@@ -151,7 +152,7 @@ def _topic_problems(kafka: KafkaSettings, topic: Topic, now: FoundTopic) -> Iter
 
 
 def _holds(setting: str, wanted: str, now: str) -> bool:
-    """Whether a topic's setting is at least as safe as wanted."""
+    """Return whether a topic's setting is at least as safe as the wanted one."""
     match setting:
         case "min.insync.replicas" | "max.message.bytes":
             return int(now) >= int(wanted)
@@ -164,7 +165,7 @@ def _holds(setting: str, wanted: str, now: str) -> bool:
 
 
 def _cursor_problems(kafka: KafkaSettings, cluster: Cluster) -> Iterator[str]:
-    """The cursors of listeners are committed offsets, in a topic of Kafka's own."""
+    """Check Kafka's own topic of committed offsets, which holds the listeners' cursors."""
     for node, settings in sorted(cluster.brokers.items()):
         minutes = settings.get("offsets.retention.minutes")
         if minutes is not None and int(minutes) < OFFSETS_RETENTION_MINUTES_MIN:

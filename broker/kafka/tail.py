@@ -45,7 +45,10 @@ GivenUp = Callable[[Collection[int]], Awaitable[None]]
 
 
 class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
-    """name: another member of this name is dead, and this one takes its place. None: it takes nobody's place."""
+    """The tail of `messages`: one member of the workers' group.
+
+    name: replaces a dead member of this name. None: replaces none.
+    """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, *, name: str | None = None) -> None:
         self._topic = topics(kafka).messages.name
@@ -89,13 +92,15 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             raise LogUnavailable(f"Kafka can't be reached: {error}") from error
 
     async def _replace(self, name: str) -> None:
-        """Without it all partitions stand still until the dead one's session has timed out: docs/decisions/0012."""
+        """Remove dead members of this name. Otherwise partitions stand still until the session timeout
+        (docs/decisions/0012).
+        """
         with contextlib.suppress(LogUnavailable):
             if await self._requests.expel(workers_group(self._kafka), name):
                 log.info("worker.replaces name=%s", name)
 
     async def stop(self) -> None:
-        """Leave the group, so that others take the partitions over at once."""
+        """Leave the group, so that other members take the partitions over at once."""
         if self._consumer is not None:
             with contextlib.suppress(kafka_errors.KafkaError):
                 await self._consumer.stop()
@@ -111,9 +116,10 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._positions[partition] = offset
 
     async def confirm(self, offsets: Mapping[int, int]) -> None:
-        """That it is still the member that was given its partitions (NoMember: it is not; LogUnavailable: who knows).
+        """Confirm that this is still the member that owns its partitions (NoMember: it is not; LogUnavailable:
+        unknown).
 
-        offsets: where it reads, for whoever looks at the group.
+        offsets: where it reads, which tools show for the group.
         """
         if not offsets:
             raise LogUnavailable("no partition is ours")
@@ -126,7 +132,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             raise
 
     async def share(self, partitions: Collection[int]) -> Share:
-        """Of who was given these (LogUnavailable; also while the group agrees anew)."""
+        """Return the share of the worker with these partitions (LogUnavailable, also during a rebalance)."""
         owned = await self._requests.assignments(workers_group(self._kafka), self._topic)
         workers = sorted(sorted(one) for one in owned if one)
         if sorted(partitions) not in workers:
@@ -138,9 +144,10 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         )
 
     async def read(self) -> Mapping[int, list[Any]]:
-        """New records by partition, waiting for up to half a second; nothing while Kafka is away.
+        """Return new records by partition, after at most half a second; nothing while Kafka is away.
 
-        LogUnavailable: it fails for long. aiokafka's tasks for the membership may have ended, and none begins anew.
+        LogUnavailable: reading has failed for long. aiokafka's tasks for the membership may have ended, and nothing
+        restarts them.
         """
         try:
             batches = await poll(
@@ -174,9 +181,10 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
 async def poll(
     consumer: Any, requests: KafkaRequests, positions: dict[TopicPartition, int], **options: int
 ) -> dict[int, list[Any]]:
-    """The consumer's new records by partition (LogDamaged: what a partition has next can't be read).
+    """Return the consumer's new records by partition (LogDamaged: the next record of a partition can't be read).
 
-    positions: where each partition was begun; kept up to date. options: see getmany().
+    positions: where each partition's reading began; kept up to date.
+    options: see getmany().
     """
     try:
         batches = await consumer.getmany(**options)
@@ -203,7 +211,7 @@ async def _read_otherwise(
     positions: dict[TopicPartition, int],
     partitions: Collection[TopicPartition],
 ) -> dict[int, list[Any]]:
-    """What single requests read of these partitions, which may ask a follower; LogDamaged if there is nothing else."""
+    """Read these partitions by single requests, which may ask a follower (LogDamaged when no copy is good)."""
     found: dict[int, list[Any]] = {}
     damaged: LogDamaged | None = None
     for partition in partitions:

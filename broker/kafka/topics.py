@@ -19,7 +19,12 @@ _UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """name: with the prefix. partitions: how many. config: the topic settings that must hold."""
+    """A topic's name and settings.
+
+    name: with the prefix.
+    partitions: how many.
+    config: the settings that must hold.
+    """
 
     name: str
     partitions: int
@@ -42,7 +47,7 @@ class Topics:
 
 
 def topics(kafka: KafkaSettings) -> Topics:
-    """The table for these settings."""
+    """Return the table of topics for these settings."""
     # Where nothing larger is needed, Kafka's own default: a cluster may have a lower one.
     common = {
         "max.message.bytes": "1048588",
@@ -67,7 +72,7 @@ def topics(kafka: KafkaSettings) -> Topics:
 
 
 def by_name(table: Topics) -> dict[str, Topic]:
-    """Each topic by its name without the prefix."""
+    """Return the topics by their names without the prefix."""
     return {
         "control": table.control,
         "messages": table.messages,
@@ -79,22 +84,24 @@ def by_name(table: Topics) -> dict[str, Topic]:
 
 
 def import_mark(kafka: KafkaSettings, manifest_sha256: str = "") -> str:
-    """The topic that is there while an import of this export is not whole; without one, what all such begin with."""
+    """Return the topic that exists while an import of this export is unfinished, or without an export the common
+    prefix.
+    """
     return f"{kafka.topic_prefix}import-{manifest_sha256[:32]}"
 
 
 def workers_group(kafka: KafkaSettings) -> str:
-    """The consumer group of the workers: who owns which partition."""
+    """Return the name of the workers' consumer group, which decides who owns which partition."""
     return kafka.topic_prefix + "workers"
 
 
 def listener_group(kafka: KafkaSettings, listener_id: str) -> str:
-    """The group whose committed offsets are this listener's cursors."""
+    """Return the name of the group whose committed offsets are this listener's cursors."""
     return f"{kafka.topic_prefix}listener.{listener_id}"
 
 
 def group_listener(kafka: KafkaSettings, group: str) -> str | None:
-    """Whose cursors a group holds: a listener's id; None when it is no such group of this installation."""
+    """Return the listener whose cursors a group holds; None when it is not a listener's group of this installation."""
     # linear: fixed lengths
     found = re.fullmatch(re.escape(listener_group(kafka, "")) + f"({_UUID})", group)
     return None if found is None else found[1]

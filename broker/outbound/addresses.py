@@ -72,13 +72,15 @@ PORTS_REFUSED: Final = frozenset(
 
 
 class Refused(Exception):
-    """The listener's host has no address that may be connected to."""
+    """The error that a listener's host has no allowed address."""
 
 
 class Target(NamedTuple):
-    """A URL, taken apart for an HTTP/1.1 client. authority: the Host header. target: path and query.
+    """A URL, split for an HTTP/1.1 client.
 
-    tunnel: it is one of our own API processes, whose address needs no checking (docs/decisions/0060).
+    authority: the Host header.
+    target: path and query.
+    tunnel: the address belongs to one of our own API processes and needs no check (docs/decisions/0060).
     """
 
     tls: bool
@@ -90,7 +92,9 @@ class Target(NamedTuple):
 
 
 def address_allowed(address: Address, allow: Sequence[Network]) -> bool:
-    """Whether a listener may be at this address. allow: networks that are allowed although they are not public."""
+    """Return whether a listener may be at this address. allow: networks that are allowed although they are not
+    public.
+    """
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     if any(address in network for network in allow if network.version == address.version):
@@ -102,7 +106,7 @@ def address_allowed(address: Address, allow: Sequence[Network]) -> bool:
 
 @lru_cache(maxsize=4096)  # those of listeners that are down are needed at each probe
 def parse_url(url: str) -> Target:
-    """The URL's parts (ValueError with a reason for people when it is no plain http or https URL)."""
+    """Split a URL (ValueError with a reason for people when it is no plain http or https URL)."""
     if len(url) > URL_CHARS_MAX:
         raise ValueError(f"is longer than {URL_CHARS_MAX} characters")
     if not url.isascii() or any(char <= " " or char in '\\"<>^`{|}\x7f' for char in url):
@@ -127,19 +131,25 @@ def parse_url(url: str) -> Target:
 
 
 def tunnel_proof(token: str) -> str:
-    """What each answer of a tunnel holds: who else has got its port does not know it. token: of the URL."""
+    """Return the proof in each answer of a tunnel, which another program on its port can't know. token: from the
+    URL.
+    """
     return sha256(f"{TUNNEL_PROOF} {token}".encode()).hexdigest()
 
 
 def _is_name(host: str) -> bool:
-    """Whether DNS could know it as a host: RFC 1123, 2.1, and underscores; anything longer makes a resolver raise."""
+    """Return whether DNS could know the text as a host: RFC 1123, 2.1, and underscores. Longer ones make a resolver
+    raise.
+    """
     name = host.removesuffix(".")
     return len(name) <= 253 and all(_LABEL.fullmatch(label) for label in name.split("."))
 
 
 @lru_cache(maxsize=4096)  # as above
 def literal_address(host: str) -> Address | None:
-    """The address that a host names without DNS, in any form a resolver takes (127.1, 0x7f000001, 017700000001, …)."""
+    """Return the address that a host names without DNS, in any form that a resolver takes (127.1, 0x7f000001,
+    017700000001, …).
+    """
     host = host.removesuffix(".")
     try:
         return ip_address(host)
@@ -152,7 +162,9 @@ def literal_address(host: str) -> Address | None:
 
 
 def refuse_url(url: str, allow: Sequence[Network]) -> str | None:
-    """Why a listener can't have this URL, as the end of a sentence about it; None when it can. Asks no DNS."""
+    """Return why a listener can't have this URL, as the end of a sentence about it; None when it can. It asks no
+    DNS.
+    """
     try:
         target = parse_url(url)
     except ValueError as error:
@@ -173,8 +185,10 @@ def refuse_url(url: str, allow: Sequence[Network]) -> str | None:
 
 
 class _Kept:
-    """What DNS said of a name. error: instead of addresses. usable_until_s: where DNS does not answer meanwhile.
+    """A DNS answer in the cache.
 
+    error: instead of addresses.
+    usable_until_s: until when it may be used while DNS does not answer.
     preferred: the address that answered when one before it did not.
     """
 
@@ -189,9 +203,9 @@ class _Kept:
 
 
 class Resolver:
-    """Names to allowed addresses, kept for a few seconds, asked once for all who wait.
+    """A cache from host names to allowed addresses. Concurrent callers share a look-up.
 
-    An answer serves on for minutes while DNS gives no other (as RFC 8767). ask: see dns.py.
+    An answer is kept for seconds, and for minutes while DNS gives no other (as in RFC 8767). ask: see dns.py.
     """
 
     def __init__(self, allow: Sequence[Network], ask: Ask = ask_system) -> None:
@@ -204,15 +218,15 @@ class Resolver:
         self._kept: dict[str, _Kept] = {}
 
     async def addresses(self, host: str) -> list[str]:
-        """Addresses that may be connected to (Refused when there is none, OSError when DNS has no answer in time).
+        """Return the allowed addresses (Refused when there is none, OSError when DNS does not answer in time).
 
-        NotAsked when the name had no turn in that time: others hang, and nothing is known of this one.
+        NotAsked: the name got no thread in that time, because others hang, and nothing is known of it.
         """
         literal = literal_address(host)
         return self._allowed(host, await self._found(host) if literal is None else [str(literal)])
 
     def prefer(self, host: str, address: str) -> None:
-        """Others of this host's addresses did not answer: this one comes first from now on."""
+        """Prefer this address of the host from now on, because others did not answer."""
         kept = self._kept.get(host)
         if kept is not None:
             kept.preferred = address
@@ -245,7 +259,7 @@ class Resolver:
         return kept.addresses
 
     def _late(self, host: str, answer: asyncio.Future[list[str]]) -> None:
-        """An answer that nobody waited for any more is the next one's."""
+        """Keep a late answer for the next caller."""
         if not answer.cancelled() and answer.exception() is None:
             self._keep(host, answer.result(), None)
 

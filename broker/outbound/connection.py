@@ -41,9 +41,10 @@ _SECONDS_DIGITS_MAX: Final = 9
 
 
 class Owner(Protocol):
-    """Who uses a connection. Each request ends with answered() or failed(), never both; then released() or lost().
+    """The user of a connection. Each request ends with either answered() or failed(), and then with released() or
+    lost().
 
-    One that ends before connect() has given it to him is none of his.
+    A connection that ends before connect() has returned it is not reported.
     """
 
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None: ...
@@ -56,9 +57,13 @@ class Owner(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """target: where it leads. used: requests finished on it before. work: what the owner sends, until it is answered.
+    """An HTTP/1.1 connection to a listener.
 
-    at: when it was sent. well: whether its answer was no fault; the owner's to know.
+    target: where it leads.
+    used: finished requests on it.
+    work: what the owner sends, until it is answered.
+    at: when it was sent.
+    well: whether its answer was no fault; for the owner.
     """
 
     __slots__ = (
@@ -99,7 +104,7 @@ class Connection(asyncio.Protocol):
         self.well = False
 
     def own(self) -> bool:
-        """From now on its owner is told of its end. Whether it has not come yet."""
+        """Report the connection's end to its owner from now on. Return whether it is still open."""
         self._owned = self._transport is not None
         return self._owned
 
@@ -115,17 +120,17 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
 
     def close(self) -> None:
-        """At once; lost() follows."""
+        """Close the connection at once; lost() follows."""
         if self._transport is not None:
             self._transport.abort()
 
     def expire(self) -> None:
-        """The owner has waited long enough."""
+        """End the request, because its owner has waited long enough."""
         self._fail("timeout")
 
     @property
     def fresh(self) -> bool:
-        """Whether the listener has said nothing yet to the request under way."""
+        """Whether the listener has sent nothing yet for the current request."""
         return self._bytes == 0
 
     # asyncio calls these
@@ -211,7 +216,9 @@ class Connection(asyncio.Protocol):
 
 
 class TunnelConnection(Connection):
-    """To an API process's tunnels: an answer without the tunnel's proof is garbage (docs/decisions/0060)."""
+    """A connection to a tunnel of an API process. An answer without the tunnel's proof counts as garbage
+    (docs/decisions/0060).
+    """
 
     __slots__ = ("_proof",)
 
@@ -226,9 +233,10 @@ class TunnelConnection(Connection):
 
 
 def retry_after_s(head: bytes, *, at_s: float) -> int | None:
-    """The seconds that a Retry-After header asks for (RFC 9110, 10.2.3: seconds or a date); None when there is none.
+    """Return the seconds of a Retry-After header (RFC 9110, 10.2.3: seconds or a date); None when there is none.
 
-    head: the answer from its first byte on; what follows the header section is not looked at. at_s: now, UTC epoch.
+    head: the answer from its first byte on; only the header section is searched.
+    at_s: now, UTC epoch.
     """
     for line in head.partition(b"\r\n\r\n")[0].split(b"\n"):
         if line[: len(_RETRY_AFTER)].lower() == _RETRY_AFTER:
@@ -249,14 +257,14 @@ def _wait_s(value: bytes, at_s: float) -> int | None:
 
 
 def tls_context() -> ssl.SSLContext:
-    """The system's authorities, host names checked."""
+    """Make the TLS settings: the system's CA certificates, with host names checked."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context
 
 
 async def connect(owner: Owner, target: Target, resolver: Resolver, tls: ssl.SSLContext) -> Connection:
-    """A connection to an address that was checked (ConnectFailed, NotTried)."""
+    """Connect to a checked address (ConnectFailed, NotTried)."""
     if target.port in PORTS_REFUSED and not target.tunnel:
         raise ConnectFailed("port-not-allowed")
     loop = asyncio.get_running_loop()
@@ -299,8 +307,8 @@ async def connect(owner: Owner, target: Target, resolver: Resolver, tls: ssl.SSL
 
 
 class ConnectFailed(Exception):
-    """There is no connection; the message is why, in a word."""
+    """The error that there is no connection; the message is the reason in a word."""
 
 
 class NotTried(ConnectFailed):
-    """Nor was anything tried, for no fault of the listener: its name had no turn in DNS."""
+    """The error that no connection was tried, without the listener's fault: its name got no DNS thread."""

@@ -38,16 +38,20 @@ Ask = Callable[[str], list[str]]
 
 
 def ask_system(host: str) -> list[str]:
-    """The addresses of a host as the system's resolver says, blocking (OSError, UnicodeError)."""
+    """Return the addresses of a host from the system's resolver. It blocks (OSError, UnicodeError)."""
     return [str(sockaddr[0]) for *_, sockaddr in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
 
 
 class NotAsked(OSError):
-    """The name had no turn: that says nothing of it."""
+    """The error that the name got no thread, which says nothing about the name."""
 
 
 class _Desk:
-    """most: questions under way. leaves_s: after which one leaves its place, while fewer than hanging_max hang."""
+    """A pool of look-ups.
+
+    most: look-ups at once.
+    leaves_s: after it, a look-up frees its slot, while fewer than hanging_max hang.
+    """
 
     __slots__ = ("hanging_max", "leaves_s", "most", "under_way", "waiting")
 
@@ -70,7 +74,7 @@ class _Question:
 
 
 class Names:
-    """Of one event loop. ask: blocking, called on threads."""
+    """The DNS look-ups of one event loop. ask: blocking, called on threads."""
 
     def __init__(self, ask: Ask = ask_system) -> None:
         self._ask = ask
@@ -83,9 +87,9 @@ class Names:
         self._hung: dict[str, int] = {}  # by name, how often one after the other
 
     def addresses(self, host: str) -> asyncio.Future[list[str]]:
-        """What DNS says; one question for all who ask meanwhile, so shield it. Its end may be long in coming.
+        """Look a name up. Concurrent callers share the future, so shield it; it may take long.
 
-        Ends with OSError or UnicodeError when there is no answer, with NotAsked when it was given up before.
+        It ends with OSError or UnicodeError when there is no answer, and with NotAsked when it was given up before.
         """
         loop = asyncio.get_running_loop()
         question = self._questions.get(host)
@@ -97,7 +101,7 @@ class Names:
         return question.answer
 
     def kept_waiting(self, host: str) -> bool:
-        """Whether its question has had no turn yet, or only just, though nothing bad is known of the name."""
+        """Return whether the look-up has had no thread yet, or only just, though nothing bad is known of the name."""
         question = self._questions.get(host)
         if question is None or self._desk_of(host) is self._slow:
             return False
@@ -117,7 +121,7 @@ class Names:
                 self._begin(question)
 
     def _begin(self, question: _Question) -> None:
-        """On a thread that nobody waits for at the end of the program."""
+        """Start a look-up on a daemon thread, which does not delay the program's end."""
         loop = asyncio.get_running_loop()
 
         def answer() -> None:

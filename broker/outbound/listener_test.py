@@ -24,7 +24,11 @@ TIMEOUT_S_MAX: Final = 15.0
 
 
 class ListenerTest(NamedTuple):
-    """status: None when there was no answer; error: then why, in a word. took_ms: connecting included."""
+    """The result of a listener test.
+
+    status: None when there was no answer; `error` then names the reason in a word.
+    took_ms: including the connection.
+    """
 
     message_id: str
     status: int | None

@@ -16,7 +16,7 @@ _HEADERS_OURS: Final = frozenset({"host", "content-length", "content-type", "tra
 
 
 class Opened(NamedTuple):
-    """former: (signer, ends_at_ms) of the secrets before; they sign, too, until then."""
+    """A listener's opened secrets. former: (signer, ends_at_ms) of former secrets that also sign until their end."""
 
     signer: Signer
     former: tuple[tuple[Signer, int], ...] = ()
@@ -24,7 +24,7 @@ class Opened(NamedTuple):
 
 
 def open_listener(sealer: Sealer, listener: Listener) -> Opened:
-    """What of the listener is sealed (ConfigurationError: sealed with another key; ValueError: no secret)."""
+    """Open what is sealed in the listener (ConfigurationError: sealed with another key; ValueError: no secret)."""
     settings = listener.settings
     headers = settings.headers | {name: sealer.open(sealed) for name, sealed in settings.sealed_headers.items()}
     return Opened(
@@ -47,13 +47,13 @@ def same_seals(one: Listener, other: Listener) -> bool:
 def also_signed(
     former: tuple[tuple[Signer, int], ...], at_ms: int, *, message_id: bytes, timestamp: bytes, body: bytes
 ) -> bytes:
-    """What the former secrets add to `webhook-signature`: each a space and a signature."""
+    """Return the former secrets' part of `webhook-signature`: for each, a space and a signature."""
     going_on = (signer for signer, ends_at_ms in former if ends_at_ms > at_ms)
     return b"".join(b" " + signer.sign(message_id, timestamp, body) for signer in going_on)
 
 
 def post_head(target: Target, opened: Opened) -> bytes:
-    """The first lines of a POST to the notify_url, up to what differs from message to message."""
+    """Return the first lines of a POST to the notify_url, up to those that differ between messages."""
     extra = "".join(f"{name}: {value}\r\n" for name, value in opened.headers if name.lower() not in _HEADERS_OURS)
     return (
         f"POST {target.target} HTTP/1.1\r\nhost: {target.authority}\r\nuser-agent: everput\r\n"

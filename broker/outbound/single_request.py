@@ -13,7 +13,9 @@ from broker.outbound.connection import ConnectFailed, Connection, connect
 
 
 class Answer(NamedTuple):
-    """status: None when there was no proper answer; error: then why, in a word."""
+    """The answer to a single request. status: None when there was no valid answer; `error` then names the reason in a
+    word.
+    """
 
     status: int | None
     error: str | None
@@ -43,7 +45,7 @@ class _SingleRequest:
 
 
 async def ask(request: bytes, target: Target, resolver: Resolver, tls: ssl.SSLContext, *, timeout_s: float) -> Answer:
-    """Send this request to an address that was checked."""
+    """Send a request to a checked address, and return the answer."""
     once = _SingleRequest()
     try:
         async with asyncio.timeout(timeout_s):

@@ -43,13 +43,13 @@ username="{USER}" password="{{password}}";
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedAccess:
-    """Where an embedded Kafka listens (`127.0.0.1:port`), and the password of its only user."""
+    """The address of an embedded Kafka (`127.0.0.1:port`) and the password of its only user."""
 
     bootstrap: str
     password: str = field(repr=False)
 
     def settings(self, **more: Any) -> KafkaSettings:
-        """Settings for a client of this Kafka, which is one broker. more: fields of KafkaSettings."""
+        """Return the settings for a client of this Kafka, which is one broker. more: fields of KafkaSettings."""
         return KafkaSettings(
             bootstrap=self.bootstrap, replication=1, min_insync=1, **sasl(MECHANISM, USER, self.password), **more
         )
@@ -91,9 +91,9 @@ def write_client_properties(directory: Path, access: EmbeddedAccess) -> None:
 
 
 def written_access(directory: Path, *, bootstrap: str | None = None) -> EmbeddedAccess | None:
-    """Return how to reach the broker that ran here last, and may run; None when none ever did.
+    """Return how to reach the broker that ran here last, and may run now; None when none ever did.
 
-    bootstrap: None, too, when that broker has another address.
+    bootstrap: the expected address; None is returned for another one.
     ConfigurationError: there is no password, because an older version ran here or somebody deleted it.
     """
     try:
@@ -111,9 +111,10 @@ def written_access(directory: Path, *, bootstrap: str | None = None) -> Embedded
 
 
 async def ask(options: dict[str, Any], *, timeout_s: float) -> bool:
-    """Whether the server authenticates itself and us, and names at least one broker. options: see create_conn().
+    """Return whether the server authenticates itself and us, and names at least one broker.
 
-    SaslAuthenticationFailed: it answers, and does not know this user or password. Other errors as aiokafka raises them.
+    options: see create_conn().
+    SaslAuthenticationFailed: it does not know this user or password. aiokafka's other errors are passed on.
     """
     connection = await create_conn(**options, request_timeout_ms=round(timeout_s * 1000))
     try:
@@ -124,7 +125,7 @@ async def ask(options: dict[str, Any], *, timeout_s: float) -> bool:
 
 
 async def tell_password(options: dict[str, Any], password: str, *, timeout_s: float) -> None:
-    """Have Kafka know USER by this password from now on. options: of a user that it knows (LogUnavailable)."""
+    """Store the password of USER in Kafka. options: of a user that Kafka knows (LogUnavailable)."""
     connection = await create_conn(**options, request_timeout_ms=round(timeout_s * 1000))
     try:
         answer = await connection.send(_AlterUserScramCredentials(password))

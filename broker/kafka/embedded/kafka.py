@@ -39,12 +39,15 @@ _ORPHAN_GONE_WITHIN_S: Final = 10.0
 
 
 class EmbeddedKafka:
-    """Kafka on 127.0.0.1 whose log is below data_dir.
+    """A Kafka on 127.0.0.1 with its log below data_dir.
 
-    port: of the broker; None: a free one is picked, and kept as long as this object lives. heap_mib: Java's heap.
-    progress: show on stderr what takes long on the first start. On Linux it dies with the thread that called start().
-    Clients connect as `access` says: the password is in data_dir/password, made by the first start, and read again only
-    by start(), so that clients which run keep theirs when Kafka restarts.
+    port: of the broker; None: a free one is picked and kept for this object's life.
+    heap_mib: Java's heap.
+    progress: show on stderr what takes long at the first start.
+
+    On Linux it ends with the thread that called start(). Clients connect as `access` says. The password is in
+    data_dir/password; the first start makes it. Only start() reads it again, so running clients keep theirs when Kafka
+    restarts.
     """
 
     def __init__(
@@ -61,25 +64,25 @@ class EmbeddedKafka:
 
     @property
     def bootstrap(self) -> str:
-        """`127.0.0.1:port` (RuntimeError before the first start when no port was given)."""
+        """The broker's `127.0.0.1:port` (RuntimeError before the first start when no port was given)."""
         if self._port is None:
             raise RuntimeError("Kafka's port is picked when it starts")
         return f"127.0.0.1:{self._port}"
 
     @property
     def access(self) -> EmbeddedAccess:
-        """How clients connect (RuntimeError before the first start)."""
+        """The address and password for clients (RuntimeError before the first start)."""
         if not self._password:
             raise RuntimeError("Kafka has not been started")
         return EmbeddedAccess(self.bootstrap, self._password)
 
     @property
     def pid(self) -> int:
-        """Of the Java process (RuntimeError before start)."""
+        """The process id of Java (RuntimeError before start)."""
         return self._running.running.pid
 
     async def start(self) -> None:
-        """Return when Kafka answers.
+        """Start Kafka, and return when it answers.
 
         ConfigurationError: the directory is in use, others can write to it, or Kafka can't run there.
         """
@@ -107,9 +110,9 @@ class EmbeddedKafka:
             raise
 
     async def wait(self) -> int:
-        """Return when the process that runs now has died, with its exit code (negative: the signal's number).
+        """Wait until the current process has died, and return its exit code (negative: the signal's number).
 
-        One that lives and has answered nothing for minutes is killed here: for those who wait for it, it is dead.
+        A process that has answered nothing for minutes is killed.
         """
         kafka = self._running
         died = asyncio.ensure_future(kafka.running.wait())
@@ -126,7 +129,7 @@ class EmbeddedKafka:
             died.cancel()
 
     async def restart(self) -> None:
-        """Start Kafka again on the same port, stopping it first when it is alive. ConfigurationError as start()."""
+        """Start Kafka again on the same port, after stopping it if it is alive. ConfigurationError as for start()."""
         await self._running.stop()
         if read_secret(password_file(self.data_dir)) != self._password:  # deleted: another one begins with start()
             write_secret(password_file(self.data_dir), self._password)
@@ -134,7 +137,7 @@ class EmbeddedKafka:
         await self._start(jars, archive.existing(jars))
 
     async def stop(self) -> None:
-        """End Kafka cleanly, by force after 8 s, and let go of the directory; repeating it does nothing."""
+        """Stop Kafka, by force after 8 s, and release the directory. A repeat does nothing."""
         try:
             if self._making is not None:
                 self._making.cancel()
@@ -148,7 +151,7 @@ class EmbeddedKafka:
             self._lock.release()
 
     def kill(self) -> None:
-        """SIGKILL, as a crash would be; wait() tells when it is dead. Nothing, when it does not run."""
+        """Kill Kafka as a crash would. wait() tells when it is dead. Do nothing when it does not run."""
         if self._kafka is not None and self._kafka.running.returncode is None:
             self._kafka.running.kill()
 
@@ -163,7 +166,7 @@ class EmbeddedKafka:
         return self.data_dir / "kafka.pid"
 
     async def _start(self, jars: Sequence[Path], saved: Path | None) -> None:
-        """A port that was free may be taken by now, and a saved archive may be bad: neither is the end."""
+        """Start Kafka, trying again on another port if this one is taken, and without the archive if that is bad."""
         started = time.monotonic()
         await asyncio.to_thread(_refuse_to_cut, self.data_dir / "kafka")
         suspect = None
@@ -199,7 +202,7 @@ class EmbeddedKafka:
 
 
 def _refuse_to_cut(log_dir: Path) -> None:
-    """ConfigurationError: Kafka would take an altered batch, or a wrong place, for the end of its partition."""
+    """Raise ConfigurationError if Kafka would truncate a partition at an altered batch or a wrong index entry."""
     for name, batch in segments.cut_off(log_dir):
         raise ConfigurationError(
             f"{batch.path} is altered at byte {batch.at} (offset {batch.first} of {name}). Kafka did not end in order, "
@@ -215,7 +218,7 @@ def _refuse_to_cut(log_dir: Path) -> None:
 
 
 def _end_orphan(pid_file: Path, mark: str) -> None:
-    """Kill the Kafka that an earlier owner of the directory left behind. mark: what its command line must hold."""
+    """Kill the Kafka that an earlier owner of the directory left running. mark: a text in its command line."""
     try:
         pid = int(pid_file.read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -233,7 +236,7 @@ def _end_orphan(pid_file: Path, mark: str) -> None:
 
 
 def _command_of(pid: int) -> str:
-    """The command line of a process; empty when there is none, or only a zombie."""
+    """Return the command line of a process; empty if there is none, or only a zombie."""
     if sys.platform == "linux":
         try:
             return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")

@@ -115,12 +115,17 @@ rootLogger.appenderRef.file.ref=file
 
 
 class KafkaProcess:
-    """A broker and its controller in one Java process, with everything it writes below one directory.
+    """A broker and its controller in one Java process, with all files below one directory.
 
-    directory: exists, and others can't enter it. port, controller_port: on 127.0.0.1. password: of our clients' user.
-    options: Java options beside JAVA_OPTIONS. idle: as spawn(). was_killed: while it was starting, by somebody else.
-    Files: kafka/ (the log), kafka.log (bounded), kafka.out (what Java itself says), kafka.properties,
-    client.properties (for Kafka's own tools).
+    directory: exists, and others can't enter it.
+    port, controller_port: on 127.0.0.1.
+    password: of our clients' user.
+    options: Java options beside JAVA_OPTIONS.
+    idle: as for spawn().
+    was_killed: somebody else killed it while it was starting.
+
+    Files: kafka/ (the log), kafka.log (bounded), kafka.out (Java's output), kafka.properties, client.properties (for
+    Kafka's own tools).
     """
 
     def __init__(
@@ -146,7 +151,7 @@ class KafkaProcess:
 
     @property
     def access(self) -> EmbeddedAccess:
-        """How clients connect."""
+        """The address and password for clients."""
         return EmbeddedAccess(f"127.0.0.1:{self.port}", self._password)
 
     @property
@@ -159,7 +164,7 @@ class KafkaProcess:
     async def start(self) -> None:
         """Format the directory if it is new, start Kafka, and return when it answers.
 
-        ConfigurationError: it ended or did not answer in time; nothing is left running.
+        ConfigurationError: Kafka ended or did not answer in time. Nothing is left running.
         """
         await self.format()
         (self.directory / "kafka-log4j2.properties").write_text(_LOGGING, encoding="utf-8")
@@ -203,7 +208,9 @@ class KafkaProcess:
             await asyncio.sleep(_POLL_S)
 
     async def _tell_password(self) -> bool:
-        """Have a new Kafka, one of an older version, or one with another password know ours; whether it does."""
+        """Store our password in a Kafka that does not know it: a new or older one, or after a change. Return whether it
+        is known now.
+        """
         if not listens_as_us(self.port):  # Kafka has yet to find its port taken
             return False
         itself = _options(self.port, "PLAIN", _ITSELF, self._once)
@@ -215,7 +222,7 @@ class KafkaProcess:
         return True
 
     async def format(self) -> None:
-        """Make the log directory when there is none: all or nothing, it gets its name when all in it is on the disk."""
+        """Make the log directory if there is none. It gets its name only when everything in it is on the disk."""
         if (self.directory / "kafka").exists():
             return
         (self.directory / "kafka-log4j2.properties").write_text(_LOGGING, encoding="utf-8")
@@ -261,7 +268,7 @@ class KafkaProcess:
 
 
 def _last_words(path: Path) -> str:
-    """The newest line with an error in it, of the last 64 KiB."""
+    """Return the newest line with an error from the last 64 KiB of the file."""
     try:
         text = path.read_bytes()[-65536:].decode(errors="replace")
     except OSError:
@@ -273,7 +280,7 @@ def _last_words(path: Path) -> str:
 
 
 def _escaped(path: Path) -> str:
-    """As Java reads it in a properties file; a comma would begin a second log directory (ConfigurationError)."""
+    """Escape a path for Java's properties file. A comma would begin a second log directory (ConfigurationError)."""
     if "," in str(path):
         raise ConfigurationError(f"Kafka can't use a data directory with a comma in its name: {path}")
     return str(path).replace("\\", "\\\\")
@@ -288,7 +295,7 @@ def _sync(path: Path) -> None:
 
 
 class Answer(Enum):
-    """What came of asking a broker."""
+    """The possible results of asking a broker."""
 
     YES = "it knows us, we know it, and it names at least one broker"
     WRONG_PASSWORD = "it knows no such user or password"  # noqa: S105 - a sentence
@@ -296,7 +303,7 @@ class Answer(Enum):
 
 
 async def answers(port: int, password: str | None = None) -> bool:
-    """Whether a broker on 127.0.0.1 answers. password: of an embedded Kafka; None for a broker without SASL."""
+    """Return whether a broker on 127.0.0.1 answers. password: of an embedded Kafka; None for a broker without SASL."""
     return await _answer(port, password) is Answer.YES
 
 

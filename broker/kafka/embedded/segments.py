@@ -36,8 +36,10 @@ _EPOCH_AT: Final = slice(12, 16)
 
 
 class DamagedBatch(NamedTuple):
-    """at: its first byte in the file. first, last: the offsets it should have, as far as its header is to be believed.
+    """A damaged batch in a segment file.
 
+    at: its first byte in the file.
+    first, last: the offsets that it should have, if its header is right.
     header: as it stands in the file.
     """
 
@@ -52,7 +54,7 @@ _Row = tuple[int, bytes, bytes | None]  # see _batches()
 
 
 def partitions(log_dir: Path, topic: str) -> Iterator[tuple[int, Path]]:
-    """The partitions of a topic that a broker's folder has."""
+    """Yield the partitions of a topic in a broker's folder."""
     found = [path for path in log_dir.glob(f"{topic}-*") if path.is_dir()]
     for path in sorted(found):
         number = path.name.removeprefix(f"{topic}-")
@@ -62,7 +64,7 @@ def partitions(log_dir: Path, topic: str) -> Iterator[tuple[int, Path]]:
 
 @contextmanager
 def stopped(log_dir: Path) -> Iterator[None]:
-    """Hold the folder's lock, which a broker holds as long as it runs (ConfigurationError)."""
+    """Hold the folder's lock, which a running broker holds (ConfigurationError)."""
     if not (log_dir / "meta.properties").is_file():
         raise ConfigurationError(f"{log_dir} is no folder of a Kafka broker")
     try:
@@ -78,9 +80,9 @@ def stopped(log_dir: Path) -> Iterator[None]:
 
 
 def damaged(folder: Path, *, since: int = 0) -> Iterator[DamagedBatch]:
-    """Batches of a partition whose checksum fails, or that do not begin where the one before them ends.
+    """Yield the batches of a partition whose checksum fails, or that do not begin where the one before ends.
 
-    since: files that end before this offset are not read. Where a length is altered, nothing more of that file is read.
+    since: files that end before this offset are skipped. After an altered length, the rest of that file is skipped.
     """
     for path in _files(folder, since):
         expected = int(path.stem)
@@ -101,9 +103,9 @@ def damaged(folder: Path, *, since: int = 0) -> Iterator[DamagedBatch]:
 
 
 def cut_off(log_dir: Path) -> Iterator[tuple[str, DamagedBatch]]:
-    """What a broker that did not end in order would cut off, with all that follows it, as it starts: by partition.
+    """Yield, by partition, the batch at which a broker that crashed would truncate when it starts.
 
-    It reads again what it had not noted as synced, and takes the first batch that fails its checksum for the end.
+    The broker reads again what it had not noted as synced, and treats the first bad batch as the end.
     """
     if not log_dir.is_dir() or (log_dir / _CLEAN).exists():
         return
@@ -116,7 +118,9 @@ def cut_off(log_dir: Path) -> Iterator[tuple[str, DamagedBatch]]:
 
 
 def lying_indexes(log_dir: Path) -> Iterator[Path]:
-    """The offset indexes whose last entry names no batch: after an orderly stop Kafka finds a partition's end by it."""
+    """Yield the offset indexes whose last entry names no batch. After a clean stop Kafka finds a partition's end by
+    that entry.
+    """
     if not (log_dir / _CLEAN).exists():  # it makes them again
         return
     for index in sorted(log_dir.glob("*/*.index")):
@@ -128,7 +132,9 @@ def lying_indexes(log_dir: Path) -> Iterator[Path]:
 
 
 def _names_a_batch(index: Path, offset: int, at: int) -> bool:
-    """Whether the batch at this byte of the segment holds the offset, which counts from the segment's first."""
+    """Return whether the batch at this byte of the segment holds the offset, which is relative to the segment's
+    first.
+    """
     try:
         with index.with_suffix(".log").open("rb") as file:
             file.seek(at)
@@ -142,7 +148,7 @@ def _names_a_batch(index: Path, offset: int, at: int) -> bool:
 
 
 def _synced(log_dir: Path) -> dict[str, int]:
-    """By partition, the offset up to which the broker has noted that all is synced."""
+    """Return, by partition, the offset up to which the broker has noted everything as synced."""
     try:
         rows = [line.split() for line in (log_dir / _SYNCED).read_text().splitlines()[2:]]
         return {f"{topic}-{partition}": int(offset) for topic, partition, offset in rows}
@@ -151,7 +157,7 @@ def _synced(log_dir: Path) -> dict[str, int]:
 
 
 def _goes_on(folder: Path, batch: DamagedBatch) -> bool:
-    """Whether anything good follows. If not, it may be what a crash left half written."""
+    """Return whether a good batch follows. If not, the damage may be a half-written batch of a crash."""
     if any(next(_batches(path), None) is not None for path in _files(folder, 0) if path.name > batch.path.name):
         return True
     following = (whole for at, _, whole in _batches(batch.path) if at > batch.at)
@@ -159,13 +165,13 @@ def _goes_on(folder: Path, batch: DamagedBatch) -> bool:
 
 
 def _files(folder: Path, since: int) -> list[Path]:
-    """The segment files, in order, from the one with this offset on."""
+    """List the segment files in order, beginning with the one that has this offset."""
     paths = sorted(folder.glob("*.log"))
     return paths[max(0, bisect_right([int(path.stem) for path in paths], since) - 1) :]
 
 
 def _batches(path: Path) -> Iterator[_Row]:
-    """Where each batch begins, its header and all of it; None, and no more, where its length can't be right."""
+    """Yield where each batch begins, its header and its bytes. Yield None and stop where a length can't be right."""
     if path.stat().st_size == 0:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
@@ -184,7 +190,7 @@ def _batches(path: Path) -> Iterator[_Row]:
 
 
 def rebuilt(batch: DamagedBatch, records: Sequence[Record]) -> bytes | None:
-    """The batch as it was, made of its records; None when its checksum does not say that this is it."""
+    """Rebuild a batch from its records; None when its checksum does not confirm the result."""
     fields = _HEADER.unpack(batch.header)
     crc, attributes, last_delta = fields[4:7]
     producer_id, producer_epoch, base_sequence, count = fields[9:13]
@@ -202,7 +208,7 @@ def rebuilt(batch: DamagedBatch, records: Sequence[Record]) -> bytes | None:
 
 
 def put_back(batch: DamagedBatch, whole: bytes) -> None:
-    """Write what rebuilt() gave to where it was, and to the disk."""
+    """Write the result of rebuilt() to its place, and sync it."""
     with batch.path.open("r+b") as file:
         file.seek(batch.at)
         file.write(whole)
