@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from api.auth import Keys, Sessions
+from api.auth import ApiKeys, Sessions
 from api.browsers import Browsers
 from api.calls import Call
 from api.clients import Clients
 from api.limits import EVERYBODY, Limit
-from api.pages import moment
+from api.pages import rfc3339
 from api.problems import BadParameter, Forbidden, NoSession
 from api.shapes import AccountBody, DeletionBody, NameBody, PasswordBody
 from broker.commands.accounts import SESSION_S, AccountCommands, check_email
@@ -40,7 +40,7 @@ class Accounts:
         self,
         commands: AccountCommands,
         view: DirectoryView,
-        keys: Keys,
+        api_keys: ApiKeys,
         sessions: Sessions,
         stored: StoredBytes,
         clients: Clients,
@@ -50,7 +50,7 @@ class Accounts:
     ) -> None:
         self._commands = commands
         self._view = view
-        self._keys = keys
+        self._api_keys = api_keys
         self._sessions = sessions
         self._stored = stored
         self._clients = clients
@@ -184,9 +184,11 @@ class Accounts:
 
     async def list_organizations(self, call: Call) -> Any:
         """All of an account's: it has few. A key's is the one it belongs to."""
-        if call.key_text:
-            key = await self._keys.find(call.key_text, call.headers, call.request_id)
-            return {"organizations": [self._organization_fields(self._view.state.organizations[key.organization_id])]}
+        if call.api_key_text:
+            api_key = await self._api_keys.find(call.api_key_text, call.headers, call.request_id)
+            return {
+                "organizations": [self._organization_fields(self._view.state.organizations[api_key.organization_id])]
+            }
         session = await self._sessions.find(call.scope, call.headers)
         found = self._view.state.organizations_of(session.account_id)
         return {"organizations": [self._organization_fields(organization) for organization in found]}
@@ -236,4 +238,4 @@ def _account_fields(account: Account) -> dict[str, Any]:
 
 
 def _session_fields(session: Session) -> dict[str, Any]:
-    return {"id": session.id, "expires_at": moment(session.expires_at_ms)}
+    return {"id": session.id, "expires_at": rfc3339(session.expires_at_ms)}

@@ -16,7 +16,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from api.accounts import Accounts
-from api.auth import Keys, LimitedKeys, Members, Sessions
+from api.auth import ApiKeys, LimitedApiKeys, Members, Sessions
 from api.bodies import Bodies
 from api.browsers import Browsers
 from api.calls import Call, Handler, Method, Resource, Service, answer_problem
@@ -97,7 +97,7 @@ def make_app(
     messages = Messages(log, idempotency, view, deliveries, stored, tokens)
     public_url = None if settings.public_url is None else settings.public_url.rstrip("/")
     limit = settings.requests_per_s
-    keys = Keys(view, log.control) if limit is None else LimitedKeys(view, log.control, requests_per_s=limit)
+    keys = ApiKeys(view, log.control) if limit is None else LimitedApiKeys(view, log.control, requests_per_s=limit)
     changes = Changes(settings.changes_per_min, stored)
     sessions = Sessions(view, public_url)
     account_commands = AccountCommands(log.control, view)
@@ -301,7 +301,7 @@ class _Elsewhere:
     async def failed(self, request: Request, error: Exception) -> Response:
         return self._response(request, problem(error), {})
 
-    def _response(self, request: Request, told: Problem, more: Mapping[str, str]) -> Response:
-        headers = {name.decode(): value.decode() for name, value in told.headers} | dict(more)
+    def _response(self, request: Request, answer: Problem, more: Mapping[str, str]) -> Response:
+        headers = {name.decode(): value.decode() for name, value in answer.headers} | dict(more)
         headers["x-request-id"] = Call(request.scope, request.receive, self._service).request_id.decode()
-        return Response(told.body, told.status, headers, media_type=MEDIA_TYPE.decode())
+        return Response(answer.body, answer.status, headers, media_type=MEDIA_TYPE.decode())

@@ -17,7 +17,7 @@ from api.limits import Limit
 from api.problems import Forbidden, Headers, NoSession, Unauthenticated
 from broker.commands.directory import now_ms
 from broker.core.accounts import Session
-from broker.core.directory import Key
+from broker.core.directory import ApiKey
 from broker.core.events import KeyUsed
 from broker.core.keys import SESSION_PREFIX, covers, is_key, key_sha256
 from broker.errors import BrokerError, NotFound
@@ -36,7 +36,7 @@ _SESSION_CALLS_AT_ONCE: Final = 60  # of one account: it is people who have sess
 _SESSION_CALLS_PER_S: Final = 1.0
 
 
-class Keys:
+class ApiKeys:
     """Finds keys by their text. Remembers only how a text is hashed: a key revoked in the log is gone at once."""
 
     def __init__(self, view: DirectoryView, control: ControlLog) -> None:
@@ -45,15 +45,15 @@ class Keys:
         self._hashes: dict[bytes, str] = {}
         self._noting: set[asyncio.Task[None]] = set()
 
-    async def find(self, text: bytes, headers: Headers, request_id: bytes) -> Key:  # noqa: ARG002 - for LimitedKeys
+    async def find(self, text: bytes, headers: Headers, request_id: bytes) -> ApiKey:  # noqa: ARG002 - for LimitedApiKeys
         """The key (Unauthenticated). headers: of the answer. request_id: by which request it is used."""
-        key = self._view.state.keys_by_sha256.get(self._hashes.get(text, ""))
-        if key is None:
+        api_key = self._view.state.keys_by_sha256.get(self._hashes.get(text, ""))
+        if api_key is None:
             return await self._look_up(text, request_id)
-        check_unexpired(key)
-        return key
+        check_unexpired(api_key)
+        return api_key
 
-    async def _look_up(self, text: bytes, request_id: bytes) -> Key:
+    async def _look_up(self, text: bytes, request_id: bytes) -> ApiKey:
         if not text:
             raise Unauthenticated("Send an API key in the header X-API-KEY.")
         decoded = text.decode("latin-1")
@@ -62,83 +62,83 @@ class Keys:
                 "The header X-API-KEY holds no API key of Everput. Check that the key was copied whole."
             )
         sha256 = key_sha256(decoded)
-        key = self._view.state.keys_by_sha256.get(sha256)
-        if key is None:
+        api_key = self._view.state.keys_by_sha256.get(sha256)
+        if api_key is None:
             await self._view.caught_up()  # another process may have made it a moment ago
-            key = self._view.state.keys_by_sha256.get(sha256)
-        if key is None:
+            api_key = self._view.state.keys_by_sha256.get(sha256)
+        if api_key is None:
             raise Unauthenticated("This API key is unknown or was revoked. Use another key, or create one.")
-        check_unexpired(key)
+        check_unexpired(api_key)
         if len(self._hashes) >= _REMEMBERED_MAX:
             self._hashes.clear()
         self._hashes[text] = sha256
-        self._used(key, text, request_id)
-        return key
+        self._used(api_key, text, request_id)
+        return api_key
 
-    def _used(self, key: Key, text: bytes, request_id: bytes) -> None:
+    def _used(self, api_key: ApiKey, text: bytes, request_id: bytes) -> None:
         """Have its use recorded, unless some process did lately; forgotten after an hour, it is looked up again."""
         asyncio.get_running_loop().call_later(_USE_NOTED_S, self._hashes.pop, text, None)
         at_ms = now_ms()
-        if at_ms - (key.last_used_at_ms or 0) >= _USE_NOTED_S * 500:
-            task = asyncio.create_task(self._note(key, at_ms, request_id))
+        if at_ms - (api_key.last_used_at_ms or 0) >= _USE_NOTED_S * 500:
+            task = asyncio.create_task(self._note(api_key, at_ms, request_id))
             self._noting.add(task)
             task.add_done_callback(self._noting.discard)
 
-    async def _note(self, key: Key, at_ms: int, request_id: bytes) -> None:
+    async def _note(self, api_key: ApiKey, at_ms: int, request_id: bytes) -> None:
         event = KeyUsed(
             at_ms=at_ms,
-            organization_id=key.organization_id,
-            actor=f"key:{key.id}",
+            organization_id=api_key.organization_id,
+            actor=f"key:{api_key.id}",
             request_id=str(request_id, "ascii"),
-            key_id=key.id,
+            key_id=api_key.id,
         )
         try:
             await self._control.append(event)
         except BrokerError as error:  # its next use is noted
-            log.warning("key.use_not_noted key=%s error=%s", key.id, error)
+            log.warning("key.use_not_noted key=%s error=%s", api_key.id, error)
 
 
-class LimitedKeys(Keys):
+class LimitedApiKeys(ApiKeys):
     """Counts the requests of each organization's keys in this process, and says so in each answer."""
 
     def __init__(self, view: DirectoryView, control: ControlLog, *, requests_per_s: float) -> None:
         super().__init__(view, control)
         self._limit = _requests("keys", requests_per_s, refusal="This organization's keys make too many requests.")
 
-    async def find(self, text: bytes, headers: Headers, request_id: bytes) -> Key:
+    async def find(self, text: bytes, headers: Headers, request_id: bytes) -> ApiKey:
         """The key (Unauthenticated, TooManyRequests)."""
-        key = await super().find(text, headers, request_id)
-        self._limit.take(headers, key.organization_id)
-        return key
+        api_key = await super().find(text, headers, request_id)
+        self._limit.take(headers, api_key.organization_id)
+        return api_key
 
 
 def _requests(name: str, per_s: float, *, refusal: str) -> Limit:
     return Limit(name, max(1, round(per_s * _WINDOW_S)), per_s=per_s, refusal=refusal)
 
 
-def check_unexpired(key: Key) -> None:
+def check_unexpired(api_key: ApiKey) -> None:
     """Unauthenticated when the key's time is over."""
-    if key.expires_at_ms is not None and key.has_expired(now_ms()):
+    if api_key.expires_at_ms is not None and api_key.has_expired(now_ms()):
         raise Unauthenticated("This API key has expired. Create a new one.")
 
 
-def check_scope(key: Key, scope: str) -> None:
+def check_scope(api_key: ApiKey, scope: str) -> None:
     """Forbidden when the key lacks the scope."""
-    if not covers(key.scopes, scope):
+    if not covers(api_key.scopes, scope):
         raise Forbidden(f"This API key lacks the scope {scope!r}. Use a key that has it.")
 
 
-def check_queue(key: Key, queue_id: str | None, *, narrows: bool) -> None:
+def check_queue(api_key: ApiKey, queue_id: str | None, *, narrows: bool) -> None:
     """Refuse what a key for some queues may not ask for (NotFound: another queue; Forbidden: what is no queue's).
 
     queue_id: the path's, None where it has none. narrows: the handler shows such a key only what is of its queues.
     """
-    if key.queue_ids is None:
+    if api_key.queue_ids is None:
         return
     if queue_id is None:
         if not narrows:
             raise Forbidden("This API key is restricted to some queues. Use a key for all queues.")
-    elif queue_id not in key.queue_ids:
+    elif queue_id not in api_key.queue_ids:
         raise NotFound("No queue of this organization has this ID.")
 
 

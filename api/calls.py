@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlencode
 import orjson
 from starlette.types import Message, Receive, Scope, Send
 
-from api.auth import ORGANIZATION, Keys, Members, check_queue, check_scope, check_unexpired
+from api.auth import ORGANIZATION, ApiKeys, Members, check_queue, check_scope, check_unexpired
 from api.bodies import Bodies
 from api.etags import Item, entity_tag, is_known, versions
 from api.problems import (
@@ -36,7 +36,7 @@ from api.streams import Stream, answer_stream
 from broker.commands.directory import Context, now_ms
 from broker.commands.puts import random_bits
 from broker.core.accounts import Session
-from broker.core.directory import Key
+from broker.core.directory import ApiKey
 from broker.core.keys import PREFIX, SESSION_PREFIX
 from broker.core.names import shortened
 from broker.errors import NotFound, Unavailable
@@ -66,7 +66,7 @@ class Disconnected(Exception):
 class Service(NamedTuple):
     """What all resources share. public_url: what links start with, None for the address the request came to."""
 
-    keys: Keys
+    keys: ApiKeys
     members: Members
     view: DirectoryView
     public_url: str | None
@@ -85,9 +85,9 @@ class Call:
         "_receive",
         "_service",
         "actor",
+        "api_key",
+        "api_key_text",
         "headers",
-        "key",
-        "key_text",
         "organization_id",
         "request_id",
         "scope",
@@ -99,14 +99,14 @@ class Call:
     actor: str
 
     def __init__(self, scope: Scope, receive: Receive, service: Service) -> None:
-        self.key: Key | None = None
+        self.api_key: ApiKey | None = None
         self.session: Session | None = None
         self.scope = scope
         self.headers: Headers = []
         self._receive = receive
         self._service = service
         self.sent: dict[bytes, bytes] = dict(scope["headers"])  # of one sent twice the last
-        self.key_text = self.sent.get(b"x-api-key", b"")
+        self.api_key_text = self.sent.get(b"x-api-key", b"")
         given = self.sent.get(b"x-request-id")
         if given is not None and _REQUEST_ID.fullmatch(given) and not _SECRET.search(given):
             self.request_id = given
@@ -117,22 +117,22 @@ class Call:
     def request_text(self) -> str:
         return str(self.request_id, "ascii")
 
-    async def admit_key(self, scope: str, *, narrows: bool = False) -> Key:
+    async def admit_api_key(self, scope: str, *, narrows: bool = False) -> ApiKey:
         """Let a key ask that has the scope and is for this queue (Unauthenticated, Forbidden, NotFound).
 
         This is the one place that knows a key's limits. narrows: as of Method.
         """
-        key = await self._service.keys.find(self.key_text, self.headers, self.request_id)
-        check_scope(key, scope)
-        check_queue(key, self.scope["path_params"].get("queue_id"), narrows=narrows)
-        self.by_key(key)
-        return key
+        api_key = await self._service.keys.find(self.api_key_text, self.headers, self.request_id)
+        check_scope(api_key, scope)
+        check_queue(api_key, self.scope["path_params"].get("queue_id"), narrows=narrows)
+        self.by_api_key(api_key)
+        return api_key
 
-    def by_key(self, key: Key) -> None:
+    def by_api_key(self, api_key: ApiKey) -> None:
         """It is this key that asks."""
-        self.key = key
-        self.organization_id = key.organization_id
-        self.actor = f"key:{key.id}"
+        self.api_key = api_key
+        self.organization_id = api_key.organization_id
+        self.actor = f"key:{api_key.id}"
 
     def by_session(self, session: Session) -> None:
         """It is this session that asks, in no organization."""
@@ -151,10 +151,10 @@ class Call:
         that is streamed may take hours.
         """
         state = self._service.view.state
-        if self.key is not None:
-            if self.key.id not in state.keys:
+        if self.api_key is not None:
+            if self.api_key.id not in state.keys:
                 raise Unauthenticated("This API key was revoked. Use another key, or create one.")
-            check_unexpired(self.key)
+            check_unexpired(self.api_key)
         elif self.session is not None:
             if self.session.id not in state.accounts.sessions:
                 raise NoSession("This session has ended. Sign in again.")
@@ -200,15 +200,15 @@ class Call:
             host = name if port is None else f"{name}:{port}"
         return f"{self.scope['scheme']}://{host}{path}"
 
-    def links(self, path: str, query: Mapping[str, str], cursor: str | None) -> dict[str, Any]:
+    def links(self, path: str, query: Mapping[str, str], page_token: str | None) -> dict[str, Any]:
         """`_links` of a list: `self`, and `next` when there is a cursor of more."""
 
         def link(parameters: Mapping[str, str]) -> dict[str, str]:
             return {"href": self.href(f"{path}?{urlencode(parameters)}" if parameters else path)}
 
         links = {"self": link(query)}
-        if cursor is not None:
-            links["next"] = link({**query, "cursor": cursor})
+        if page_token is not None:
+            links["next"] = link({**query, "cursor": page_token})
         return links
 
     async def json(self, shape: type[T], *, times_bytes_max: int = 1, small: bool = False) -> T:
@@ -231,22 +231,22 @@ class Call:
 
     async def json_or_nothing(self, shape: type[T]) -> T:
         """As json(); where there is no body it is an empty object."""
-        if not self.told_length() and b"transfer-encoding" not in self.sent:
+        if not self.declared_length() and b"transfer-encoding" not in self.sent:
             return parse(b"{}", shape)
         return await self.json(shape)
 
-    def told_length(self) -> int | None:
+    def declared_length(self) -> int | None:
         """How many bytes the body has, None when the request does not tell (Malformed)."""
-        told = self.sent.get(b"content-length")
-        if told is None:
+        length = self.sent.get(b"content-length")
+        if length is None:
             return None
-        if len(told) > _LENGTH_DIGITS_MAX or not told.isdigit():
+        if len(length) > _LENGTH_DIGITS_MAX or not length.isdigit():
             raise Malformed("The header Content-Length must be a number of bytes.")
-        return int(told)
+        return int(length)
 
     async def body(self, limit: int) -> bytes:
         """The body, of at most so many bytes (Malformed; TooLarge as soon as that is known)."""
-        length = self.told_length()
+        length = self.declared_length()
         if length is not None and length > limit:
             raise TooLarge(f"The body is too large. Send at most {limit} bytes.")
         message = await self._receive()
@@ -338,10 +338,10 @@ class Resource:
                 detail = f"This resource does not support {scope['method']}. It supports {self._allow}."
                 raise MethodNotAllowed(detail, allow=self._allow)  # noqa: TRY301
             if method.scope is not None:
-                if not call.key_text and ORGANIZATION in call.sent:
+                if not call.api_key_text and ORGANIZATION in call.sent:
                     call.by_member(*await self._service.members.find(scope, call.headers))
                 else:
-                    await call.admit_key(method.scope, narrows=method.narrows)
+                    await call.admit_api_key(method.scope, narrows=method.narrows)
                 if scope["method"] in _READS:  # what another process changed by now is seen, or it is a 503
                     await self._service.view.caught_up()
             if scope["query_string"]:

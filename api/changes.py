@@ -39,9 +39,9 @@ class Changes:
         """Return the handler with take() before it."""
 
         async def counted(call: Call) -> Any:
-            told = call.told_length()
-            self.take(call.headers, call.organization_id, told or 0)
-            if told is None:  # a body in chunks: its size is known once it is there
+            length = call.declared_length()
+            self.take(call.headers, call.organization_id, length or 0)
+            if length is None:  # a body in chunks: its size is known once it is there
                 call.when_received(partial(self.take_more, call.organization_id))
             return await handler(call)
 

@@ -10,13 +10,13 @@ from typing import Any, Final
 
 from api.calls import Call
 from api.page_tokens import PageTokens
-from api.pages import moment, optional_moment, page_limit
+from api.pages import optional_rfc3339, page_limit, rfc3339
 from api.problems import BadParameter
 from api.shapes import RedriveBody
 from broker.commands.directory import Commands, find_listener
 from broker.core.ids import PARTITIONS_MAX, parse_damaged_id, parse_message_id
 from broker.errors import Refused
-from broker.ports import DirectoryView, Outstanding, OutstandingDelivery, Place
+from broker.ports import DirectoryView, Outstanding, OutstandingDelivery, Position
 
 _STATES: Final = ("pending", "retrying", "parked")
 _OFFSET_MAX: Final = 2**63 - 1
@@ -40,7 +40,7 @@ class OutstandingDeliveries:
             raise BadParameter(f"The parameter state must be one of {', '.join(_STATES)}.", parameter="state")
         path = f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/deliveries"
         whose = listener.organization_id, path
-        after = _place(self._tokens.open(query["cursor"], *whose)) if "cursor" in query else (0, 0)
+        after = _position(self._tokens.open(query["cursor"], *whose)) if "cursor" in query else (0, 0)
         rows, more = await self._outstanding.page(listener, state=state, after=after, limit=page_limit(query))
         links = call.links(path, query, None if more is None else self._tokens.seal(b"%d.%d" % more, *whose))
         return {"deliveries": [_fields(row) for row in rows], "_links": links}
@@ -70,18 +70,18 @@ def _ids(call: Call) -> tuple[str, str]:
 
 def _fields(row: OutstandingDelivery) -> dict[str, Any]:
     return {
-        "message": {"id": row.message_id, "name": row.name, "created_at": moment(row.put_at_ms)},
+        "message": {"id": row.message_id, "name": row.name, "created_at": rfc3339(row.put_at_ms)},
         "state": row.state,
         "attempts": row.attempts,
         "last_status": row.status,
         "last_error": row.error,
-        "last_attempt_at": optional_moment(row.last_attempt_at_ms),
-        "next_attempt_at": optional_moment(row.next_attempt_at_ms),
+        "last_attempt_at": optional_rfc3339(row.last_attempt_at_ms),
+        "next_attempt_at": optional_rfc3339(row.next_attempt_at_ms),
     }
 
 
-def _place(place: bytes) -> Place:
-    partition, _, offset = place.decode("latin-1").partition(".")
+def _position(position: bytes) -> Position:
+    partition, _, offset = position.decode("latin-1").partition(".")
     digits = all(part.isascii() and part.isdigit() and len(part) <= 19 for part in (partition, offset))
     if not digits or int(partition) >= PARTITIONS_MAX or int(offset) > _OFFSET_MAX:
         raise BadParameter(

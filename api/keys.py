@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from api.auth import Sessions
 from api.calls import Call
 from api.changes import Changes
-from api.pages import moment, optional_moment, page
+from api.pages import optional_rfc3339, page, rfc3339
 from api.past import Views
 from api.problems import Forbidden
 from api.shapes import KeyBody
 from broker.commands.directory import SCOPES, SCOPES_DEFAULT, Context, create_key, now_ms, revoke_key
-from broker.core.directory import Key
+from broker.core.directory import ApiKey
 from broker.core.keys import covers
 from broker.errors import NotFound
 from broker.ports import ControlLog, DirectoryView
@@ -56,11 +56,11 @@ class OrganizationKeys:
             raise Forbidden(f"This API key lacks the scope {missing[0]!r}, so it can't give it to another key.")
         expires_at_ms = None if body.expires_at is None else int(body.expires_at.timestamp() * 1000)
         if who.expires_at_ms is not None and (expires_at_ms is None or expires_at_ms > who.expires_at_ms):
-            last = moment(who.expires_at_ms)
+            last = rfc3339(who.expires_at_ms)
             raise Forbidden(
                 f"This API key expires, so a key that it creates must expire, too. Set `expires_at` to at most {last}."
             )
-        key, secret = await create_key(
+        api_key, secret = await create_key(
             self._control,
             self._view,
             organization_id=who.organization_id,
@@ -72,15 +72,15 @@ class OrganizationKeys:
             request_id=call.request_text,
         )
         call.headers.append((b"cache-control", b"no-store"))
-        return _answer(call, key, {"secret": secret})
+        return _answer(call, api_key, {"secret": secret})
 
     async def list(self, call: Call) -> Any:
         who = await self._administrator(call)
         query = call.query()
         view = await self._views.of(call, who.organization_id)
-        shown, cursor = page(view.state.keys_of(who.organization_id), query)
+        shown, page_token = page(view.state.keys_of(who.organization_id), query)
         path = f"/v1/organizations/{who.organization_id}/keys"
-        return {"keys": [_fields(key) for key in shown], "_links": call.links(path, query, cursor)}
+        return {"keys": [_fields(api_key) for api_key in shown], "_links": call.links(path, query, page_token)}
 
     async def get(self, call: Call) -> Any:
         who = await self._administrator(call)
@@ -89,48 +89,48 @@ class OrganizationKeys:
     async def revoke(self, call: Call) -> Any:
         """The answer shows the key as it was."""
         who = await self._administrator(call)
-        key = self._find(who, call, self._view)
+        api_key = self._find(who, call, self._view)
         context = Context(
             organization_id=who.organization_id, actor=who.actor, request_id=call.request_text, at_ms=now_ms()
         )
-        await revoke_key(self._control, self._view, context, key.id)
-        return _answer(call, key, {})
+        await revoke_key(self._control, self._view, context, api_key.id)
+        return _answer(call, api_key, {})
 
     async def _administrator(self, call: Call) -> _Administrator:
         """A key of this organization with the scope `keys`, else a member's session (NotFound for all others)."""
         await self._view.caught_up()
         organization_id = call.path("organization_id")
-        if call.key_text:
-            key = await call.admit_key("keys")
-            if key.organization_id != organization_id:
+        if call.api_key_text:
+            api_key = await call.admit_api_key("keys")
+            if api_key.organization_id != organization_id:
                 raise NotFound("You can reach no organization with this ID.")
-            return _Administrator(organization_id, call.actor, key.scopes, key.expires_at_ms)
+            return _Administrator(organization_id, call.actor, api_key.scopes, api_key.expires_at_ms)
         session = await self._sessions.find(call.scope, call.headers)
         if not self._view.state.is_member(organization_id, session.account_id):
             raise NotFound("You can reach no organization with this ID.")
         call.by_member(session, organization_id)
         return _Administrator(organization_id, call.actor, SCOPES)
 
-    def _find(self, who: _Administrator, call: Call, view: DirectoryView) -> Key:
-        key = view.state.keys.get(call.path("key_id"))
-        if key is None or key.organization_id != who.organization_id:
+    def _find(self, who: _Administrator, call: Call, view: DirectoryView) -> ApiKey:
+        api_key = view.state.keys.get(call.path("key_id"))
+        if api_key is None or api_key.organization_id != who.organization_id:
             raise NotFound("No API key of this organization has this ID.")
-        return key
+        return api_key
 
 
-def _fields(key: Key) -> dict[str, Any]:
+def _fields(api_key: ApiKey) -> dict[str, Any]:
     return {
-        "id": key.id,
-        "name": key.name,
-        "prefix": key.prefix,
-        "scopes": key.scopes,
-        "queues": key.queue_ids,
-        "expires_at": optional_moment(key.expires_at_ms),
-        "created_at": moment(key.created_at_ms),
-        "last_used_at": optional_moment(key.last_used_at_ms),
+        "id": api_key.id,
+        "name": api_key.name,
+        "prefix": api_key.prefix,
+        "scopes": api_key.scopes,
+        "queues": api_key.queue_ids,
+        "expires_at": optional_rfc3339(api_key.expires_at_ms),
+        "created_at": rfc3339(api_key.created_at_ms),
+        "last_used_at": optional_rfc3339(api_key.last_used_at_ms),
     }
 
 
-def _answer(call: Call, key: Key, more: dict[str, Any]) -> dict[str, Any]:
-    href = call.href(f"/v1/organizations/{key.organization_id}/keys/{key.id}")
-    return {"key": {**_fields(key), **more}, "_links": {"self": {"href": href}}}
+def _answer(call: Call, api_key: ApiKey, more: dict[str, Any]) -> dict[str, Any]:
+    href = call.href(f"/v1/organizations/{api_key.organization_id}/keys/{api_key.id}")
+    return {"key": {**_fields(api_key), **more}, "_links": {"self": {"href": href}}}

@@ -10,10 +10,10 @@ from msgspec import UNSET
 
 from api.calls import Call
 from api.etags import Item
-from api.pages import moment, moment_ms, optional_moment, page
+from api.pages import optional_rfc3339, page, rfc3339, rfc3339_ms
 from api.past import Views
 from api.shapes import ListenerBody, ListenerSettingsBody, NewListenerBody
-from broker.commands.directory import HIDDEN, Commands, ListenerWishes, find_listener, find_queue
+from broker.commands.directory import HIDDEN, Commands, ListenerInput, find_listener, find_queue
 from broker.core.catalogue import shown_url
 from broker.core.directory import Listener
 from broker.errors import Refused
@@ -47,7 +47,7 @@ class Listeners:
     async def create(self, call: Call) -> Any:
         """The only answer that holds the signing secret unasked."""
         body = await call.json(NewListenerBody)
-        wishes = ListenerWishes(
+        listener_input = ListenerInput(
             name=body.name,
             notify_url=body.notify_url,
             liveness_url=body.liveness_url,
@@ -55,14 +55,14 @@ class Listeners:
             secret=body.secret,
             begin_at_ms=_begin_at_ms(body.begin),
         )
-        listener, secret = await self._commands.create_listener(call.context(), call.path("queue_id"), wishes)
+        listener, secret = await self._commands.create_listener(call.context(), call.path("queue_id"), listener_input)
         return _answer(call, listener, {"secret": secret})
 
     async def list(self, call: Call) -> Any:
         query = call.query()
         queue = await find_queue(await self._views.of(call), call.organization_id, call.path("queue_id"))
-        shown, cursor = page(queue.listeners.values(), query)
-        links = call.links(f"/v1/queues/{queue.id}/listeners", query, cursor)
+        shown, page_token = page(queue.listeners.values(), query)
+        links = call.links(f"/v1/queues/{queue.id}/listeners", query, page_token)
         return {"listeners": [listener_fields(listener) for listener in shown], "_links": links}
 
     async def get(self, call: Call) -> Any:
@@ -75,14 +75,14 @@ class Listeners:
         now = {
             "state": condition.state,
             "lag": condition.lag,
-            "oldest_pending_at": optional_moment(condition.oldest_pending_at_ms),
+            "oldest_pending_at": optional_rfc3339(condition.oldest_pending_at_ms),
             "last_error": condition.last_error,
         }
         return _answer(call, listener, now)
 
     async def update(self, call: Call) -> Any:
         body = await call.json(ListenerBody)
-        wishes = ListenerWishes(
+        listener_input = ListenerInput(
             name=body.name,
             notify_url=body.notify_url,
             liveness_url=body.liveness_url,
@@ -90,7 +90,9 @@ class Listeners:
         )
         ids = call.path("queue_id"), call.path("listener_id")
         return _answer(
-            call, await self._commands.update_listener(call.context(), *ids, wishes, if_match=call.if_match()), {}
+            call,
+            await self._commands.update_listener(call.context(), *ids, listener_input, if_match=call.if_match()),
+            {},
         )
 
     async def delete(self, call: Call) -> Any:
@@ -124,7 +126,7 @@ def listener_fields(listener: Listener) -> dict[str, Any]:
         "liveness_url": shown_url(listener.liveness_url),
         **settings,
         "paused": listener.paused,
-        "created_at": moment(listener.created_at_ms),
+        "created_at": rfc3339(listener.created_at_ms),
     }
 
 
@@ -165,13 +167,13 @@ def _check_headers(headers: dict[str, str], *, hidden: bool) -> None:
 
 
 def _begin_at_ms(begin: str) -> int | None:
-    """The field `from`, as ListenerWishes has it."""
+    """The field `from`, as ListenerInput has it."""
     if begin == "now":
         return None
     if begin == "beginning":
         return 0
     try:
-        return moment_ms(begin)
+        return rfc3339_ms(begin)
     except ValueError:
         detail = "The field from must be now, beginning, or a time such as 2026-01-31T12:00:00Z."
         raise Refused(detail, pointer="/from") from None

@@ -26,7 +26,7 @@ from broker.core.events import MessagePut
 from broker.core.ids import parse_message_id
 from broker.core.logorder import Cursor
 from broker.core.names import shortened
-from broker.core.selection import MessagePlace, Selection
+from broker.core.selection import MessagePosition, Selection
 from broker.errors import NotFound
 from broker.ports import MessageLog
 
@@ -118,8 +118,10 @@ class EventLog:
         if not isinstance(put, MessagePut):
             raise NotFound("No message of this organization has this ID.")
         begin_ms = max(at_ms - _CLOCK_SKEW_MS, span.begin_ms or 0)
-        place = MessagePlace(id=message_id, queue_id=put.queue_id, at_ms=at_ms, partition=partition, offset=offset)
-        return replace(wanted, message=place), replace(span, begin_ms=begin_ms)
+        position = MessagePosition(
+            id=message_id, queue_id=put.queue_id, at_ms=at_ms, partition=partition, offset=offset
+        )
+        return replace(wanted, message=position), replace(span, begin_ms=begin_ms)
 
 
 def _types(query: dict[str, str]) -> frozenset[str] | None:

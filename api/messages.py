@@ -15,7 +15,7 @@ import msgspec
 from api.calls import Call
 from api.etags import Item
 from api.page_tokens import PageTokens
-from api.pages import Span, moment, optional_moment, page_limit, span, time_parameter
+from api.pages import Span, optional_rfc3339, page_limit, rfc3339, span, time_parameter
 from api.problems import BadHeader
 from api.shapes import BatchBody, MessageBody, MessageDataBody
 from broker.commands.changes import StoredMessage, delete_message, find_message, newest_messages, update_message
@@ -69,7 +69,7 @@ class Messages:
             queue,
             data=body.data,
             name=body.name,
-            key=body.key,
+            ordering_key=body.key,
             actor=call.actor,
             request_id=call.request_text,
             deliver_at=body.deliver_at,
@@ -93,8 +93,8 @@ class Messages:
     async def _put_once(
         self, call: Call, queue: Queue, body: MessageBody | BatchBody, messages: Sequence[MessageBody]
     ) -> list[Stored]:
-        key = call.sent[_IDEMPOTENCY_KEY]
-        if not _KEY.fullmatch(key):
+        idempotency_key = call.sent[_IDEMPOTENCY_KEY]
+        if not _KEY.fullmatch(idempotency_key):
             raise BadHeader(
                 "The Idempotency-Key must have 1 to 255 printable ASCII characters.", header="Idempotency-Key"
             )
@@ -102,7 +102,12 @@ class Messages:
         puts = new_batch(queue, messages, call.actor, request_id, self._count)
         same = f"{type(body).__name__} {queue.id} ".encode() + msgspec.json.encode(body)
         return await self._idempotency.put(
-            queue, puts, key=key, body_sha256=sha256(same).hexdigest(), actor=call.actor, request_id=request_id
+            queue,
+            puts,
+            idempotency_key=idempotency_key,
+            body_sha256=sha256(same).hexdigest(),
+            actor=call.actor,
+            request_id=request_id,
         )
 
     async def list(self, call: Call) -> Any:
@@ -123,9 +128,9 @@ class Messages:
             asked = Span(begin, end)
         found, rest = await newest_messages(self._all, queue, begin=asked.begin, end=asked.end, limit=limit)
         more = any(begin < end for begin, end in zip(asked.begin, rest, strict=True))
-        place = Span(asked.begin, tuple(rest)).place()
-        cursor = self._tokens.seal(place, queue.organization_id, path) if more else None
-        return {"messages": [_fields(message) for message in found], "_links": call.links(path, query, cursor)}
+        position = Span(asked.begin, tuple(rest)).position()
+        page_token = self._tokens.seal(position, queue.organization_id, path) if more else None
+        return {"messages": [_fields(message) for message in found], "_links": call.links(path, query, page_token)}
 
     async def get(self, call: Call) -> Any:
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
@@ -134,8 +139,8 @@ class Messages:
         if self._deliveries is not None:
             everybody = list(queue.listeners.values())
             put = message.put
-            place = put.message_id, message.partition, message.offset
-            states = await self._deliveries.states(*place, everybody, put.at_ms, put.deliver_at_ms or 0)
+            position = put.message_id, message.partition, message.offset
+            states = await self._deliveries.states(*position, everybody, put.at_ms, put.deliver_at_ms or 0)
             listeners = [_delivery(one, states[one.id]) for one in everybody if one.id in states]
         return _answer(call, message, listeners)
 
@@ -189,9 +194,9 @@ def _fields(message: StoredMessage) -> dict[str, Any]:
         "name": message.put.name,
         "data": message.data,
         "key": message.put.key,
-        "deliver_at": optional_moment(message.put.deliver_at_ms or None),
-        "created_at": moment(message.put.at_ms),
-        "updated_at": optional_moment(message.updated_at_ms),
+        "deliver_at": optional_rfc3339(message.put.deliver_at_ms or None),
+        "created_at": rfc3339(message.put.at_ms),
+        "updated_at": optional_rfc3339(message.updated_at_ms),
     }
 
 
@@ -203,12 +208,12 @@ def _delivery(listener: Listener, state: DeliveryState) -> dict[str, Any]:
         "attempts": [
             {
                 "number": attempt.number,
-                "at": moment(attempt.at_ms),
+                "at": rfc3339(attempt.at_ms),
                 "status": attempt.status,
                 "took_ms": attempt.took_ms,
                 "error": attempt.error,
             }
             for attempt in state.attempts
         ],
-        "next_attempt_at": optional_moment(state.next_attempt_at_ms),
+        "next_attempt_at": optional_rfc3339(state.next_attempt_at_ms),
     }

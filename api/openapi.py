@@ -17,7 +17,7 @@ import msgspec
 from api.auth import COOKIE, COOKIE_HTTPS
 from api.descriptions import DESCRIPTIONS
 from api.problems import TITLES
-from api.reference import CHANGES, KEY, OPEN, SESSION, SESSION_OR_KEY, TOLD, Parameter, Told
+from api.reference import CHANGES, KEY, OPEN, OPERATION_DOCS, SESSION, SESSION_OR_KEY, OperationDoc, Parameter
 from api.samples import samples
 from broker.core.keys import SCOPES
 from everput import answers
@@ -76,13 +76,13 @@ def document(routes: Iterable[tuple[str, str, str | None]], *, server: str) -> d
 
     routes: method, path and the scope that a key needs. server: the base URL of all paths.
     """
-    known = [(method, path, scope, TOLD[method, path]) for method, path, scope in routes]
-    schemas = _Schemas(told for *_, told in known)
+    known = [(method, path, scope, OPERATION_DOCS[method, path]) for method, path, scope in routes]
+    schemas = _Schemas(doc for *_, doc in known)
     paths: dict[str, dict[str, Any]] = {}
-    for method, path, scope, told in known:
-        operation = paths.setdefault(path, {})[method.lower()] = _operation(method, path, scope, told, schemas, server)
-        if told.makes is not None:
-            operation["responses"]["200"]["links"] = _links(path, *told.makes, [(one[1], one[3]) for one in known])
+    for method, path, scope, doc in known:
+        operation = paths.setdefault(path, {})[method.lower()] = _operation(method, path, scope, doc, schemas, server)
+        if doc.makes is not None:
+            operation["responses"]["200"]["links"] = _links(path, *doc.makes, [(one[1], one[3]) for one in known])
     return {
         "openapi": "3.1.0",
         "info": {"title": "Everput", "version": version("everput"), "description": _ABOUT},
@@ -113,10 +113,10 @@ def document(routes: Iterable[tuple[str, str, str | None]], *, server: str) -> d
 class _Schemas:
     """The JSON Schemas of the shapes, with descriptions from their docstrings. all: the schemas by name."""
 
-    def __init__(self, operations: Iterable[Told]) -> None:
+    def __init__(self, operations: Iterable[OperationDoc]) -> None:
         shapes: list[type[msgspec.Struct]] = [answers.ProblemAnswer, answers.Notification]
-        for told in operations:
-            shapes += [told.answer] if told.request is None else [told.answer, told.request]
+        for doc in operations:
+            shapes += [doc.answer] if doc.request is None else [doc.answer, doc.request]
         _, self.all = msgspec.json.schema_components(list(dict.fromkeys(shapes)), ref_template=_REFERENCE)
         known = {shape.__name__: shape for shape in _subclasses(msgspec.Struct)}
         for name, schema in self.all.items():
@@ -160,38 +160,40 @@ def described(shape: type) -> tuple[str, dict[str, str]]:
     return " ".join(about.split()), fields
 
 
-def _operation(method: str, path: str, scope: str | None, told: Told, schemas: _Schemas, server: str) -> dict[str, Any]:
+def _operation(
+    method: str, path: str, scope: str | None, doc: OperationDoc, schemas: _Schemas, server: str
+) -> dict[str, Any]:
     names = _PATH_PARAMETER.findall(path)
     parameters = [Parameter(name, f"The ID of the {name.removesuffix('_id')}.", _ID_SCHEMA, "path") for name in names]
     operation: dict[str, Any] = {
-        "operationId": told.name,
-        "summary": told.summary,
-        "description": DESCRIPTIONS[told.name],
+        "operationId": doc.name,
+        "summary": doc.summary,
+        "description": DESCRIPTIONS[doc.name],
         "tags": [path.rsplit("/", maxsplit=1)[-1] if not names else _tag(path)],
-        "security": _SECURITY.get(told.asks, []),
-        "parameters": [_parameter(one) for one in (*parameters, *told.parameters)],
-        "responses": _responses(told, schemas),
-        "x-codeSamples": samples(method, server + _PATH_PARAMETER.sub(_ID, path), _headers(told), told.example),
+        "security": _SECURITY.get(doc.asks, []),
+        "parameters": [_parameter(one) for one in (*parameters, *doc.parameters)],
+        "responses": _responses(doc, schemas),
+        "x-codeSamples": samples(method, server + _PATH_PARAMETER.sub(_ID, path), _headers(doc), doc.example),
     }
     if scope is not None:
         whole, colon, _ = scope.partition(":")
         also = f" or `{whole}`" if colon else ""
         operation["description"] += f"\n\nAn API key needs the scope `{scope}`{also}."
-    if told.request is not None:
-        content: dict[str, Any] = {"schema": schemas.of(told.request)}
-        if told.example is not None:
-            content["example"] = told.example
-        operation["requestBody"] = {"required": told.body_required, "content": {"application/json": content}}
+    if doc.request is not None:
+        content: dict[str, Any] = {"schema": schemas.of(doc.request)}
+        if doc.example is not None:
+            content["example"] = doc.example
+        operation["requestBody"] = {"required": doc.body_required, "content": {"application/json": content}}
     return operation
 
 
-def _links(path: str, made: str, pointer: str, operations: Iterable[tuple[str, Told]]) -> dict[str, Any]:
+def _links(path: str, made: str, pointer: str, operations: Iterable[tuple[str, OperationDoc]]) -> dict[str, Any]:
     """Link the operations that take the ID of the created resource, by operationId."""
     values = {name: f"$request.path.{name}" for name in _PATH_PARAMETER.findall(path)}
     values[made] = f"$response.body#{pointer}"
     return {
-        told.name: {"operationId": told.name, "parameters": {name: values[name] for name in names}}
-        for names, told in ((_PATH_PARAMETER.findall(other), told) for other, told in operations)
+        doc.name: {"operationId": doc.name, "parameters": {name: values[name] for name in names}}
+        for names, doc in ((_PATH_PARAMETER.findall(other), doc) for other, doc in operations)
         if made in names and set(names) <= set(values)
     }
 
@@ -201,8 +203,8 @@ def _tag(path: str) -> str:
     return [part for part in path.split("/") if part.endswith("s")][-1]
 
 
-def _headers(told: Told) -> list[tuple[str, str]]:
-    return [] if told.asks == OPEN else [_TOKEN if told.asks == SESSION else _API_KEY]
+def _headers(doc: OperationDoc) -> list[tuple[str, str]]:
+    return [] if doc.asks == OPEN else [_TOKEN if doc.asks == SESSION else _API_KEY]
 
 
 def _parameter(one: Parameter) -> dict[str, Any]:
@@ -215,24 +217,24 @@ def _parameter(one: Parameter) -> dict[str, Any]:
     }
 
 
-def _responses(told: Told, schemas: _Schemas) -> dict[str, Any]:
-    limits = {} if told.asks == OPEN and 429 not in told.problems else _RATE_LIMITS
+def _responses(doc: OperationDoc, schemas: _Schemas) -> dict[str, Any]:
+    limits = {} if doc.asks == OPEN and 429 not in doc.problems else _RATE_LIMITS
     headers: dict[str, Any] = {"X-Request-Id": _TEXT, **limits}
     tag = {"ETag": _TEXT}
-    cookie = {"Set-Cookie": {"description": "The session's token, for browsers.", **_TEXT}} if told.sets_cookie else {}
+    cookie = {"Set-Cookie": {"description": "The session's token, for browsers.", **_TEXT}} if doc.sets_cookie else {}
     done = {
         "description": "The request succeeded.",
-        "headers": headers | cookie | (tag if told.tagged else {}),
-        "content": {told.media: {"schema": schemas.of(told.answer) if told.media.endswith("json") else {}}},
+        "headers": headers | cookie | (tag if doc.tagged else {}),
+        "content": {doc.media: {"schema": schemas.of(doc.answer) if doc.media.endswith("json") else {}}},
     }
     found: dict[str, Any] = {"200": done}
-    if any(one.name == "If-None-Match" for one in told.parameters):
+    if any(one.name == "If-None-Match" for one in doc.parameters):
         found["304"] = {"description": "The resource has not changed.", "headers": headers | tag}
-    asked = () if told.asks == OPEN else (401, 403)
+    asked = () if doc.asks == OPEN else (401, 403)
     limited = (429,) if limits else ()
-    named = (404,) if told.asks == KEY else ()  # the organization of a session
-    full = (507,) if told.name in CHANGES else ()
-    for status in sorted({*told.problems, *asked, *limited, *named, *full, *_EVERYWHERE}):
+    named = (404,) if doc.asks == KEY else ()  # the organization of a session
+    full = (507,) if doc.name in CHANGES else ()
+    for status in sorted({*doc.problems, *asked, *limited, *named, *full, *_EVERYWHERE}):
         again = {"Retry-After": {"schema": {"type": "integer"}}} if status in _RETRIED else {}
         found[str(status)] = {
             "description": TITLES[status],

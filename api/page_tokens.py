@@ -1,9 +1,9 @@
-"""Seals the places at which lists go on.
+"""Seals the positions at which lists go on.
 
 For: lists that go on at an offset of a partition. Partitions hold the messages of all organizations, so two offsets
 tell how much everybody put in between. Not for: lists that go on after an item of their own (pages.py).
 
-A token is in URL-safe base64 without padding: the byte 1, a nonce of 12 random bytes, the place encrypted with
+A token is in URL-safe base64 without padding: the byte 1, a nonce of 12 random bytes, the position encrypted with
 AES-256-GCM, its tag of 16 bytes. The key is HKDF-SHA256 of the sealing key, without salt and with the info
 `everput page token`. The associated data are the organization's id, a zero byte and the list's path: a token of another
 list is refused.
@@ -33,14 +33,14 @@ class PageTokens:
     def __init__(self, sealer: Sealer) -> None:
         self._ciphers = [AESGCM(key) for key in sealer.derived_keys(_PURPOSE)]
 
-    def seal(self, place: bytes, organization_id: str, path: str) -> str:
-        """The token of a place in the list at this path."""
+    def seal(self, position: bytes, organization_id: str, path: str) -> str:
+        """The token of a position in the list at this path."""
         nonce = os.urandom(_NONCE_BYTES)
-        sealed = self._ciphers[0].encrypt(nonce, place, _bound_to(organization_id, path))
+        sealed = self._ciphers[0].encrypt(nonce, position, _bound_to(organization_id, path))
         return base64.urlsafe_b64encode(_VERSION + nonce + sealed).decode().rstrip("=")
 
     def open(self, token: str, organization_id: str, path: str) -> bytes:
-        """The place again (BadParameter: the token is not one that this list gave)."""
+        """The position again (BadParameter: the token is not one that this list gave)."""
         try:
             raw = base64.b64decode(token + "=" * (-len(token) % 4), b"-_", validate=True)
         except (binascii.Error, ValueError):

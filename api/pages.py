@@ -1,6 +1,6 @@
 """Lists, a page at a time.
 
-For: the parameters limit and cursor, the page they ask for, and the cursor of the next one; times in JSON.
+For: the parameters limit and cursor (a page token), the page they ask for, the token of the next page; times in JSON.
 Not for: what is listed."""
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from api.problems import BadParameter
 
 _LIMIT_DEFAULT: Final = 100
 _LIMIT_MAX: Final = 1000
-_MOMENT_MS_MAX: Final = 253_402_300_799_999  # the last of the year 9999: RFC 3339 has no other years
+_TIME_MS_MAX: Final = 253_402_300_799_999  # the last of the year 9999: RFC 3339 has no other years
 
 
 class Listed(Protocol):
-    """What has a place in a list: by its time and, within that, its id."""
+    """An item that lists order by its time and, within that, by its id."""
 
     @property
     def id(self) -> str: ...
@@ -35,17 +35,17 @@ T = TypeVar("T", bound=Listed)
 
 
 def page(items: Iterable[T], query: Mapping[str, str]) -> tuple[list[T], str | None]:
-    """The page, oldest first, and the cursor of the next one if there is more (BadParameter).
+    """The page, oldest first, and the token of the next one if there is more (BadParameter).
 
-    A cursor names a place, not a thing: deleting what it was made from does not break it.
+    A page token names a position, not an item: deleting the item that it was made from does not break it.
     """
     limit = page_limit(query)
-    after = _place(query["cursor"]) if "cursor" in query else None
-    placed = sorted(items, key=lambda item: (item.created_at_ms, item.id))
+    after = _position(query["cursor"]) if "cursor" in query else None
+    in_order = sorted(items, key=lambda item: (item.created_at_ms, item.id))
     if after is not None:
-        placed = [item for item in placed if (item.created_at_ms, item.id) > after]
-    shown = placed[:limit]
-    return shown, _cursor(shown[-1]) if len(placed) > limit else None
+        in_order = [item for item in in_order if (item.created_at_ms, item.id) > after]
+    shown = in_order[:limit]
+    return shown, _page_token(shown[-1]) if len(in_order) > limit else None
 
 
 class Span(NamedTuple):
@@ -54,15 +54,15 @@ class Span(NamedTuple):
     begin: tuple[int, ...]
     end: tuple[int, ...]
 
-    def place(self) -> bytes:
+    def position(self) -> bytes:
         """For a page token."""
         return orjson.dumps([self.begin, self.end])
 
 
-def span(place: bytes, ends: Sequence[int]) -> Span:
+def span(position: bytes, ends: Sequence[int]) -> Span:
     """The span again (BadParameter: of another log). ends: of the log, by partition."""
     try:
-        made = msgspec.json.decode(place, type=Span)
+        made = msgspec.json.decode(position, type=Span)
     except ValueError:
         raise BadParameter(
             "The cursor is not from this list. Take it from `_links.next`, or leave it out to start at the first page.",
@@ -84,7 +84,7 @@ def time_parameter(query: Mapping[str, str], name: str) -> int | None:
     if name not in query:
         return None
     try:
-        return moment_ms(query[name])
+        return rfc3339_ms(query[name])
     except ValueError:
         raise BadParameter(
             f"The parameter {name} must be a time such as 2026-01-31T12:00:00Z.", parameter=name
@@ -99,13 +99,13 @@ def flag_parameter(query: Mapping[str, str], name: str) -> bool:
     return text == "true"
 
 
-def moment(at_ms: int) -> str:
+def rfc3339(at_ms: int) -> str:
     """RFC 3339, UTC, with milliseconds; of a later year the end of 9999."""
-    at_ms = min(at_ms, _MOMENT_MS_MAX)
+    at_ms = min(at_ms, _TIME_MS_MAX)
     return f"{datetime.fromtimestamp(at_ms // 1000, UTC):%Y-%m-%dT%H:%M:%S}.{at_ms % 1000:03d}Z"
 
 
-def moment_ms(text: str) -> int:
+def rfc3339_ms(text: str) -> int:
     """The milliseconds of an RFC 3339 time, 0 for one before 1970.
 
     ValueError when it is none, has no zone, or is one that UTC has no year for.
@@ -114,14 +114,14 @@ def moment_ms(text: str) -> int:
     if at.tzinfo is None or "T" not in text.upper():
         raise ValueError("a time has a date, a T, and a zone")
     at_ms = max(0, int(at.timestamp() * 1000))
-    if at_ms > _MOMENT_MS_MAX:
+    if at_ms > _TIME_MS_MAX:
         raise ValueError("in UTC this is after the year 9999")
     return at_ms
 
 
-def optional_moment(at_ms: int | None) -> str | None:
-    """moment(), or None."""
-    return None if at_ms is None else moment(at_ms)
+def optional_rfc3339(at_ms: int | None) -> str | None:
+    """rfc3339(), or None."""
+    return None if at_ms is None else rfc3339(at_ms)
 
 
 def page_limit(query: Mapping[str, str]) -> int:
@@ -134,13 +134,13 @@ def page_limit(query: Mapping[str, str]) -> int:
     return int(text)
 
 
-def _cursor(item: Listed) -> str:
+def _page_token(item: Listed) -> str:
     return base64.urlsafe_b64encode(f"{item.created_at_ms}.{item.id}".encode()).decode().rstrip("=")
 
 
-def _place(cursor: str) -> tuple[int, str]:
+def _position(page_token: str) -> tuple[int, str]:
     try:
-        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+        text = base64.b64decode(page_token + "=" * (-len(page_token) % 4), altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
         text = ""
     at_ms, _, item_id = text.partition(".")

@@ -35,9 +35,9 @@ class Queues:
             found = [] if named is None else [named]
         else:
             found = list(state.queues_of(organization_id))
-        key = call.key
-        shown, cursor = page((queue for queue in found if key is None or key.is_for(queue.id)), query)
-        links = call.links("/v1/queues", query, cursor)
+        api_key = call.api_key
+        shown, page_token = page((queue for queue in found if api_key is None or api_key.is_for(queue.id)), query)
+        links = call.links("/v1/queues", query, page_token)
         return {"queues": [queue_fields(queue) for queue in shown], "_links": links}
 
     async def get(self, call: Call) -> Any:

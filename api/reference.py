@@ -45,7 +45,7 @@ class Parameter(NamedTuple):
     place: str = "query"
 
 
-class Told(NamedTuple):
+class OperationDoc(NamedTuple):
     """An operation of the API.
 
     name: its operationId. summary: a verb first, at most six words. answer, request: the shapes of the bodies.
@@ -72,8 +72,8 @@ class Told(NamedTuple):
 
 def parameters(method: str, path: str) -> frozenset[str]:
     """Return the names of the query parameters that an operation accepts. All others are refused."""
-    told = TOLD.get((method, path))
-    return frozenset() if told is None else frozenset(one.name for one in told.parameters if one.place == "query")
+    doc = OPERATION_DOCS.get((method, path))
+    return frozenset() if doc is None else frozenset(one.name for one in doc.parameters if one.place == "query")
 
 
 _TEXT: Final = MappingProxyType({"type": "string"})
@@ -81,10 +81,10 @@ _TIME: Final = MappingProxyType({"type": "string", "format": "date-time"})
 _LIMIT = Parameter(
     "limit", "The most items on a page. Default: 100.", {"type": "integer", "minimum": 1, "maximum": 1000}
 )
-_CURSOR = Parameter("cursor", "The start of the page, from `_links.next` of the page before.", _TEXT)
+_PAGE_TOKEN = Parameter("cursor", "The start of the page, from `_links.next` of the page before.", _TEXT)
 _FROM = Parameter("from", "Start of the time range, for example `2026-01-31T12:00:00Z`.", _TIME)
 _TO = Parameter("to", "End of the time range, excluded.", _TIME)
-_PAGE = (_LIMIT, _CURSOR)
+_PAGE = (_LIMIT, _PAGE_TOKEN)
 _AT = Parameter("at", "Show the state at this past time, for example `2026-01-31T12:00:00Z`.", _TIME)
 _TYPE = Parameter("type", "Event types, separated by commas, for example `queue,message.put`.", _TEXT)
 _IF_MATCH = Parameter(
@@ -125,8 +125,8 @@ _LISTENER_EXAMPLE: Final = {
 _MESSAGE_EXAMPLE: Final = {"data": '{ "userId": "481512342" }'}
 _ACCOUNT_EXAMPLE: Final = {"email": "ann@myapp.io", "password": "correct horse battery"}
 
-TOLD: Final[Mapping[tuple[str, str], Told]] = {
-    ("PUT", "/v1/queues"): Told(
+OPERATION_DOCS: Final[Mapping[tuple[str, str], OperationDoc]] = {
+    ("PUT", "/v1/queues"): OperationDoc(
         "createQueue",
         "Create a queue",
         answers.QueueAnswer,
@@ -136,14 +136,14 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         tagged=True,
         makes=("queue_id", "/queue/id"),
     ),
-    ("GET", "/v1/queues"): Told(
+    ("GET", "/v1/queues"): OperationDoc(
         "listQueues",
         "List queues",
         answers.QueuesAnswer,
         parameters=(*_PAGE, _AT, Parameter("name", "Only the queue with exactly this name.", _TEXT)),
         problems=(400, 422),
     ),
-    ("GET", _QUEUE): Told(
+    ("GET", _QUEUE): OperationDoc(
         "getQueue",
         "Get a queue",
         answers.QueueAnswer,
@@ -151,7 +151,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         problems=(400, 404, 422),
         tagged=True,
     ),
-    ("PUT", _QUEUE): Told(
+    ("PUT", _QUEUE): OperationDoc(
         "renameQueue",
         "Rename a queue",
         answers.QueueAnswer,
@@ -161,14 +161,14 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         {"name": "myapp.io/deletions"},
         tagged=True,
     ),
-    ("DELETE", _QUEUE): Told(
+    ("DELETE", _QUEUE): OperationDoc(
         "deleteQueue",
         "Delete a queue",
         answers.QueueAnswer,
         parameters=(_IF_MATCH,),
         problems=(404, 412),
     ),
-    ("PUT", _QUEUE + "/listeners"): Told(
+    ("PUT", _QUEUE + "/listeners"): OperationDoc(
         "createListener",
         "Create a listener",
         answers.NewListenerAnswer,
@@ -178,14 +178,14 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         tagged=True,
         makes=("listener_id", "/listener/id"),
     ),
-    ("GET", _QUEUE + "/listeners"): Told(
+    ("GET", _QUEUE + "/listeners"): OperationDoc(
         "listListeners",
         "List a queue's listeners",
         answers.ListenersAnswer,
         parameters=(*_PAGE, _AT),
         problems=(400, 404, 422),
     ),
-    ("GET", _LISTENER): Told(
+    ("GET", _LISTENER): OperationDoc(
         "getListener",
         "Get a listener and its state",
         answers.ListenerNowAnswer,
@@ -193,7 +193,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         problems=(400, 404, 422),
         tagged=True,
     ),
-    ("PUT", _LISTENER): Told(
+    ("PUT", _LISTENER): OperationDoc(
         "updateListener",
         "Change a listener",
         answers.ListenerAnswer,
@@ -203,27 +203,27 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         {"notify_url": "https://myapp.io/v2/deletion/listener", "max_in_flight": 8},
         tagged=True,
     ),
-    ("DELETE", _LISTENER): Told(
+    ("DELETE", _LISTENER): OperationDoc(
         "deleteListener",
         "Delete a listener",
         answers.ListenerAnswer,
         parameters=(_IF_MATCH,),
         problems=(404, 412),
     ),
-    ("POST", _LISTENER + "/pause"): Told(
+    ("POST", _LISTENER + "/pause"): OperationDoc(
         "pauseListener", "Pause a listener", answers.ListenerAnswer, problems=(404,), tagged=True
     ),
-    ("POST", _LISTENER + "/resume"): Told(
+    ("POST", _LISTENER + "/resume"): OperationDoc(
         "resumeListener",
         "Resume a listener",
         answers.ListenerAnswer,
         problems=(404,),
         tagged=True,
     ),
-    ("GET", _LISTENER + "/secret"): Told(
+    ("GET", _LISTENER + "/secret"): OperationDoc(
         "getSecret", "Get a listener's signing secret", answers.SecretAnswer, problems=(404,)
     ),
-    ("POST", _LISTENER + "/secret/rotate"): Told(
+    ("POST", _LISTENER + "/secret/rotate"): OperationDoc(
         "rotateSecret",
         "Rotate a listener's signing secret",
         answers.SecretAnswer,
@@ -232,13 +232,13 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         example={"overlap_s": 3600},
         body_required=False,
     ),
-    ("POST", _LISTENER + "/test"): Told(
+    ("POST", _LISTENER + "/test"): OperationDoc(
         "testListener",
         "Send a test message",
         answers.TrialAnswer,
         problems=(404, 429),
     ),
-    ("GET", _LISTENER + "/deliveries"): Told(
+    ("GET", _LISTENER + "/deliveries"): OperationDoc(
         "listDeliveries",
         "List retrying and parked deliveries",
         answers.DeliveriesAnswer,
@@ -250,7 +250,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         ),
         problems=(400, 404, 422),
     ),
-    ("POST", _LISTENER + "/redrive"): Told(
+    ("POST", _LISTENER + "/redrive"): OperationDoc(
         "redriveListener",
         "Retry deliveries now",
         answers.RedriveAnswer,
@@ -259,7 +259,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         example={"messages": ["0180994c-b6b2-7d0e-b7ad-414716e83386"]},
         body_required=False,
     ),
-    ("POST", _LISTENER + "/replay"): Told(
+    ("POST", _LISTENER + "/replay"): OperationDoc(
         "replayToListener",
         "Replay messages of a time range",
         answers.ReplayBegunAnswer,
@@ -268,14 +268,16 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         example={"from": "2026-01-31T12:00:00Z", "only": "undelivered", "rate_per_s": 50},
         makes=("replay_id", "/replay/id"),
     ),
-    ("GET", _LISTENER + "/replays"): Told(
+    ("GET", _LISTENER + "/replays"): OperationDoc(
         "listReplays", "List a listener's replays", answers.ReplaysAnswer, None, _PAGE, (400, 404, 422)
     ),
-    ("GET", _REPLAY): Told("getReplay", "Get a replay and its progress", answers.ReplayAnswer, problems=(404,)),
-    ("DELETE", _REPLAY): Told("cancelReplay", "Cancel a replay", answers.ReplayAnswer, problems=(404,)),
-    ("POST", _REPLAY + "/pause"): Told("pauseReplay", "Pause a replay", answers.ReplayAnswer, problems=(404,)),
-    ("POST", _REPLAY + "/resume"): Told("resumeReplay", "Resume a replay", answers.ReplayAnswer, problems=(404,)),
-    ("PUT", _QUEUE + "/messages"): Told(
+    ("GET", _REPLAY): OperationDoc("getReplay", "Get a replay and its progress", answers.ReplayAnswer, problems=(404,)),
+    ("DELETE", _REPLAY): OperationDoc("cancelReplay", "Cancel a replay", answers.ReplayAnswer, problems=(404,)),
+    ("POST", _REPLAY + "/pause"): OperationDoc("pauseReplay", "Pause a replay", answers.ReplayAnswer, problems=(404,)),
+    ("POST", _REPLAY + "/resume"): OperationDoc(
+        "resumeReplay", "Resume a replay", answers.ReplayAnswer, problems=(404,)
+    ),
+    ("PUT", _QUEUE + "/messages"): OperationDoc(
         "putMessage",
         "Put a message",
         answers.PutAnswer,
@@ -285,7 +287,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         _MESSAGE_EXAMPLE,
         makes=("message_id", "/message/id"),
     ),
-    ("POST", _QUEUE + "/messages/batch"): Told(
+    ("POST", _QUEUE + "/messages/batch"): OperationDoc(
         "putBatch",
         "Put several messages",
         answers.BatchAnswer,
@@ -294,14 +296,14 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         (404, 409, 507, *BODY),
         {"messages": [_MESSAGE_EXAMPLE, {"data": "second"}]},
     ),
-    ("GET", _QUEUE + "/messages"): Told(
+    ("GET", _QUEUE + "/messages"): OperationDoc(
         "listMessages",
         "List a queue's messages",
         answers.MessagesAnswer,
         parameters=(_FROM, _TO, *_PAGE),
         problems=(400, 404, 422),
     ),
-    ("GET", _MESSAGE): Told(
+    ("GET", _MESSAGE): OperationDoc(
         "getMessage",
         "Get a message and its deliveries",
         answers.MessageAnswer,
@@ -309,7 +311,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         problems=(404,),
         tagged=True,
     ),
-    ("PUT", _MESSAGE): Told(
+    ("PUT", _MESSAGE): OperationDoc(
         "updateMessage",
         "Change a message's data",
         answers.ChangedMessageAnswer,
@@ -319,14 +321,14 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         {"data": '{ "userId": "481512343" }'},
         tagged=True,
     ),
-    ("DELETE", _MESSAGE): Told(
+    ("DELETE", _MESSAGE): OperationDoc(
         "deleteMessage",
         "Delete a message",
         answers.ChangedMessageAnswer,
         parameters=(_IF_MATCH,),
         problems=(404, 412),
     ),
-    ("PUT", "/v1/accounts"): Told(
+    ("PUT", "/v1/accounts"): OperationDoc(
         "createAccount",
         "Register an account",
         answers.AccountAnswer,
@@ -335,7 +337,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         example=_ACCOUNT_EXAMPLE,
         asks=OPEN,
     ),
-    ("POST", "/v1/accounts/password"): Told(
+    ("POST", "/v1/accounts/password"): OperationDoc(
         "changePassword",
         "Change the password",
         answers.AccountAnswer,
@@ -344,7 +346,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         example={"password": "correct horse battery", "new_password": "wrong horse staple"},
         asks=SESSION,
     ),
-    ("POST", "/v1/accounts/delete"): Told(
+    ("POST", "/v1/accounts/delete"): OperationDoc(
         "deleteAccount",
         "Delete the account",
         answers.DeletedAccountAnswer,
@@ -354,7 +356,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         asks=SESSION,
         sets_cookie=True,
     ),
-    ("POST", "/v1/sessions"): Told(
+    ("POST", "/v1/sessions"): OperationDoc(
         "startSession",
         "Sign in",
         answers.NewSessionAnswer,
@@ -364,8 +366,10 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         asks=OPEN,
         sets_cookie=True,
     ),
-    ("GET", "/v1/sessions"): Told("getSession", "Get the session and its account", answers.SessionAnswer, asks=SESSION),
-    ("DELETE", "/v1/sessions"): Told(
+    ("GET", "/v1/sessions"): OperationDoc(
+        "getSession", "Get the session and its account", answers.SessionAnswer, asks=SESSION
+    ),
+    ("DELETE", "/v1/sessions"): OperationDoc(
         "endSession",
         "Sign out",
         answers.EndedSessionAnswer,
@@ -373,7 +377,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         asks=SESSION,
         sets_cookie=True,
     ),
-    ("PUT", "/v1/organizations"): Told(
+    ("PUT", "/v1/organizations"): OperationDoc(
         "createOrganization",
         "Create an organization",
         answers.OrganizationAnswer,
@@ -383,16 +387,16 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         asks=SESSION,
         makes=("organization_id", "/organization/id"),
     ),
-    ("GET", "/v1/organizations"): Told(
+    ("GET", "/v1/organizations"): OperationDoc(
         "listOrganizations",
         "List organizations",
         answers.OrganizationsAnswer,
         asks=SESSION_OR_KEY,
     ),
-    ("GET", _MEMBERS): Told(
+    ("GET", _MEMBERS): OperationDoc(
         "listMembers", "List an organization's members", answers.MembersAnswer, problems=(404,), asks=SESSION
     ),
-    ("DELETE", _MEMBERS + "/{account_id}"): Told(
+    ("DELETE", _MEMBERS + "/{account_id}"): OperationDoc(
         "removeMember",
         "Remove a member",
         answers.MemberAnswer,
@@ -400,7 +404,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         problems=(404,),
         asks=SESSION,
     ),
-    ("PUT", _KEYS): Told(
+    ("PUT", _KEYS): OperationDoc(
         "createKey",
         "Create an API key",
         answers.NewKeyAnswer,
@@ -410,7 +414,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         asks=SESSION_OR_KEY,
         makes=("key_id", "/key/id"),
     ),
-    ("GET", _KEYS): Told(
+    ("GET", _KEYS): OperationDoc(
         "listKeys",
         "List API keys",
         answers.KeysAnswer,
@@ -418,13 +422,13 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
         problems=(400, 404, 422),
         asks=SESSION_OR_KEY,
     ),
-    ("GET", _KEYS + "/{key_id}"): Told(
+    ("GET", _KEYS + "/{key_id}"): OperationDoc(
         "getKey", "Get an API key", answers.KeyAnswer, parameters=(_AT,), problems=(400, 404, 422), asks=SESSION_OR_KEY
     ),
-    ("DELETE", _KEYS + "/{key_id}"): Told(
+    ("DELETE", _KEYS + "/{key_id}"): OperationDoc(
         "revokeKey", "Revoke an API key", answers.KeyAnswer, problems=(404,), asks=SESSION_OR_KEY
     ),
-    ("GET", "/v1/log"): Told(
+    ("GET", "/v1/log"): OperationDoc(
         "readLog",
         "Read the log",
         answers.LogLine,
@@ -439,7 +443,7 @@ TOLD: Final[Mapping[tuple[str, str], Told]] = {
             Parameter(
                 "actor", "Only events caused by this actor: `key:<id>`, `account:<id>`, `worker` or `shell`.", _TEXT
             ),
-            _CURSOR,
+            _PAGE_TOKEN,
             Parameter(
                 "limit", "The most events in the answer.", {"type": "integer", "minimum": 1, "maximum": 1_000_000}
             ),

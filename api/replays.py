@@ -7,10 +7,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from api.calls import Call
-from api.pages import moment, moment_ms, optional_moment, page
+from api.pages import optional_rfc3339, page, rfc3339, rfc3339_ms
 from api.shapes import ReplayBody
 from broker.commands.directory import find_listener
-from broker.commands.replays import ReplayCommands, ReplayWishes
+from broker.commands.replays import ReplayCommands, ReplayInput
 from broker.core.directory import Listener
 from broker.core.events import ReplayStarted
 from broker.core.replays import Replay
@@ -31,7 +31,7 @@ class Replays:
 
     async def start(self, call: Call) -> Any:
         body = await call.json(ReplayBody)
-        wishes = ReplayWishes(
+        replay_input = ReplayInput(
             from_ms=_time("/from", body.begin),
             to_ms=None if body.to is None else _time("/to", body.to),
             only=body.only,
@@ -43,18 +43,18 @@ class Replays:
         ids = call.path("queue_id"), call.path("listener_id")
         if body.dry_run:
             listener = await find_listener(self._view, call.organization_id, *ids)
-            planned = await self._commands.plan(call.context(), listener, wishes)
+            planned = await self._commands.plan(call.context(), listener, replay_input)
             rate_per_s = planned.rate_per_s or listener.settings.rate_per_s
             return {"replay": _planned(planned, rate_per_s)}
-        return await self._answer(call, await self._commands.start(call.context(), *ids, wishes, self._count))
+        return await self._answer(call, await self._commands.start(call.context(), *ids, replay_input, self._count))
 
     async def list(self, call: Call) -> Any:
         listener = await find_listener(
             self._view, call.organization_id, call.path("queue_id"), call.path("listener_id")
         )
         query = call.query()
-        shown, cursor = page(self._view.state.replays.of(listener.id), query)
-        links = call.links(_path(call), query, cursor)
+        shown, page_token = page(self._view.state.replays.of(listener.id), query)
+        links = call.links(_path(call), query, page_token)
         return {"replays": [_fields(replay, listener) for replay in shown], "_links": links}
 
     async def get(self, call: Call) -> Any:
@@ -93,8 +93,8 @@ def _fields(replay: Replay, listener: Listener | None) -> dict[str, Any]:
     return {
         "id": replay.id,
         "state": state,
-        "from": moment(replay.from_ms),
-        "to": moment(replay.to_ms),
+        "from": rfc3339(replay.from_ms),
+        "to": rfc3339(replay.to_ms),
         "only": replay.only,
         "notify_url": replay.notify_url,
         "liveness_url": replay.liveness_url,
@@ -103,16 +103,16 @@ def _fields(replay: Replay, listener: Listener | None) -> dict[str, Any]:
         "count": replay.count,
         "count_is_exact": replay.counted_all,
         "paused": paused,
-        "created_at": moment(replay.created_at_ms),
-        "ended_at": optional_moment(replay.ended_at_ms),
+        "created_at": rfc3339(replay.created_at_ms),
+        "ended_at": optional_rfc3339(replay.ended_at_ms),
     }
 
 
 def _planned(planned: ReplayStarted, rate_per_s: float | None) -> dict[str, Any]:
     """estimated_s: how long it takes at its rate, if the listener is quick enough, and at EXPECTED_PER_S at most."""
     return {
-        "from": moment(planned.from_ms),
-        "to": moment(planned.to_ms),
+        "from": rfc3339(planned.from_ms),
+        "to": rfc3339(planned.to_ms),
         "only": planned.only,
         "count": planned.count,
         "count_is_exact": planned.counted_all,
@@ -125,6 +125,6 @@ def _time(pointer: str, text: str) -> int:
     if pointer == "/from" and text == "beginning":
         return 0
     try:
-        return moment_ms(text)
+        return rfc3339_ms(text)
     except ValueError:
         raise Refused("This must be a time such as 2026-01-31T12:00:00Z.", pointer=pointer) from None

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from api.calls import Call
 from api.limits import Limit
-from api.pages import moment
+from api.pages import rfc3339
 from api.problems import TooManyRequests
 from api.shapes import RotationBody
 from broker.commands.directory import find_listener, now_ms
@@ -21,9 +21,9 @@ from broker.errors import NotFound
 from broker.outbound.addresses import Resolver
 from broker.outbound.connection import tls_context
 from broker.outbound.listener_test import try_out
-from broker.places import Places
 from broker.ports import DirectoryView
 from broker.sealing import Sealer
+from broker.tenant_slots import TenantSlots
 
 _TESTS_AT_ONCE: Final = 5  # of one listener, in this process
 _TESTS_PER_S: Final = 0.5
@@ -41,7 +41,7 @@ class Secrets:
         self._sealer = sealer
         self._resolver = resolver
         self._tests = Limit("tests", _TESTS_AT_ONCE, per_s=_TESTS_PER_S, refusal=_TOO_MANY_TESTS)
-        self._places = Places(
+        self._slots = TenantSlots(
             _TESTS_UNDER_WAY_MAX,
             _TESTS_EACH_MAX,
             tenant_of=view.state.tenant_of,
@@ -71,7 +71,7 @@ class Secrets:
         if queue is None:
             raise NotFound("No queue of this organization has this ID.")
         self._tests.take(call.headers, listener.id)
-        with self._places.place(organization_id):
+        with self._slots.slot(organization_id):
             trial = await try_out(self._sealer, queue, listener, self._resolver, self._tls)
         return {
             "test": {
@@ -89,6 +89,6 @@ def _answer(call: Call, listener: Listener, secret: str) -> dict[str, Any]:
     href = call.href(f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/secret")
     return {
         "secret": secret,
-        "former": [{"ends_at": moment(ends)} for ends in going_on],
+        "former": [{"ends_at": rfc3339(ends)} for ends in going_on],
         "_links": {"self": {"href": href}},
     }

@@ -30,12 +30,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from api.calls import Call, Service
 from api.changes import Changes
 from api.problems import MEDIA_TYPE, TooManyRequests, problem
-from broker.commands.directory import Commands, ListenerWishes, find_queue, now_ms
-from broker.core.directory import Key, Listener
+from broker.commands.directory import Commands, ListenerInput, find_queue, now_ms
+from broker.core.directory import ApiKey, Listener
 from broker.errors import BrokerError, Refused
 from broker.outbound.addresses import AWAY, TUNNEL_PROOF, tunnel_proof
-from broker.places import Places
 from broker.ports import DirectoryView
+from broker.tenant_slots import TenantSlots
 
 ANSWER_S_MAX: Final = 125.0  # longer than any listener's timeout_ms
 LIVE_S: Final = 2.5  # a probe waits for three seconds
@@ -224,7 +224,7 @@ class Listen:
         self._view = view
         self._tunnels = tunnels
         self._changes = changes
-        self._places = Places(
+        self._slots = TenantSlots(
             TUNNELS_MAX,
             TUNNELS_EACH_MAX,
             tenant_of=view.state.tenant_of,
@@ -236,12 +236,12 @@ class Listen:
         url = f"{self._tunnels.address}/{token}"
         try:
             call = Call(websocket.scope, websocket.receive, self._service)
-            key = await call.admit_key("queues")
-            with self._places.place(call.organization_id):
+            api_key = await call.admit_api_key("queues")
+            with self._slots.slot(call.organization_id):
                 self._changes.take(call.headers, call.organization_id)
                 listener = await self._listener(call, websocket.query_params.get("name", ""), url)
                 await websocket.accept()
-                await self._hold(websocket, token, key, listener)
+                await self._hold(websocket, token, api_key, listener)
         except WebSocketDisconnect:  # the client has gone before it was accepted
             pass
         except BrokerError as error:  # before it is accepted: nothing refuses after
@@ -250,12 +250,12 @@ class Listen:
             told["x-content-type-options"] = "nosniff"  # the server adds it to other answers
             await websocket.send_denial_response(Response(body, status, told, media_type=MEDIA_TYPE.decode()))
 
-    async def _hold(self, websocket: WebSocket, token: str, key: Key, listener: Listener) -> None:
+    async def _hold(self, websocket: WebSocket, token: str, api_key: ApiKey, listener: Listener) -> None:
         """Until one of the two ends it."""
-        tenant = self._view.state.tenant_of(key.organization_id)
+        tenant = self._view.state.tenant_of(api_key.organization_id)
         with self._tunnels.opened(token, websocket, tenant) as tunnel, contextlib.suppress(WebSocketDisconnect):
             await tunnel.say({"type": "listening", "listener": {"id": listener.id, "name": listener.name}})
-            watching = asyncio.create_task(self._watch(websocket, key, listener))
+            watching = asyncio.create_task(self._watch(websocket, api_key, listener))
             try:
                 while True:
                     tunnel.answered(await websocket.receive_text())
@@ -270,24 +270,24 @@ class Listen:
             raise Refused("The listener needs a name. Add the parameter `name`.")
         await self._view.caught_up()
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
-        wishes = ListenerWishes(name=name, notify_url=f"{url}/notify", liveness_url=f"{url}/live")
+        listener_input = ListenerInput(name=name, notify_url=f"{url}/notify", liveness_url=f"{url}/live")
         known = next((one for one in queue.listeners.values() if one.name == name), None)
         if known is None:
-            return (await self._commands.create_listener(call.context(), queue.id, wishes, tunnel=True))[0]
-        return await self._commands.update_listener(call.context(), queue.id, known.id, wishes, tunnel=True)
+            return (await self._commands.create_listener(call.context(), queue.id, listener_input, tunnel=True))[0]
+        return await self._commands.update_listener(call.context(), queue.id, known.id, listener_input, tunnel=True)
 
-    async def _watch(self, websocket: WebSocket, key: Key, listener: Listener) -> None:
+    async def _watch(self, websocket: WebSocket, api_key: ApiKey, listener: Listener) -> None:
         """Until the key is revoked, or the listener is another client's, or no more."""
-        while (end := self._end(key, listener)) is None:
+        while (end := self._end(api_key, listener)) is None:
             await asyncio.sleep(LOOK_S)
         with contextlib.suppress(RuntimeError, WebSocketDisconnect):
             await websocket.close(*end)
 
-    def _end(self, key: Key, listener: Listener) -> tuple[int, str] | None:
+    def _end(self, api_key: ApiKey, listener: Listener) -> tuple[int, str] | None:
         state = self._view.state
-        if key.id not in state.keys:
+        if api_key.id not in state.keys:
             return REVOKED, "its API key was revoked"
-        if key.has_expired(now_ms()):
+        if api_key.has_expired(now_ms()):
             return REVOKED, "its API key has expired"
         now = state.listeners.get(listener.id)
         if now is None:

@@ -30,11 +30,11 @@ class Volume:
         """The handler, and TooManyRequests when it would be too much."""
 
         async def counted(call: Call) -> Any:
-            told = call.told_length()
-            if told is None:
+            length = call.declared_length()
+            if length is None:
                 call.when_received(partial(self._take, call))
             else:  # the server sees to it that so many come
-                self._take(call, told)
+                self._take(call, length)
             return await handler(call)
 
         return counted

@@ -161,8 +161,8 @@ class Everput(Site):
 
     def listen(self, queue_id: str, url: str, **settings: object) -> str:
         """A new listener of a queue, named as the URL's path."""
-        wishes = {"name": url.rpartition("/")[2], "notify_url": url, "liveness_url": url, **settings}
-        made = self.client.put(f"/v1/queues/{queue_id}/listeners", json=wishes).raise_for_status().json()
+        settings = {"name": url.rpartition("/")[2], "notify_url": url, "liveness_url": url, **settings}
+        made = self.client.put(f"/v1/queues/{queue_id}/listeners", json=settings).raise_for_status().json()
         return str(made["listener"]["id"])
 
     def steer(self, queue_id: str, listener_ids: Iterable[str], what: str) -> None:

@@ -48,7 +48,7 @@ class Passwords:
         self._hasher = PasswordHasher(time_cost=1, memory_cost=46 << 10, parallelism=1)
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="password")
         self._waiting = 0
-        self._nobodys: str | None = None
+        self._dummy_hash: str | None = None
 
     async def hash(self, password: str, *, about: Sequence[str] = (), pointer: str = "/password") -> str:
         """Hash a password in PHC form (Refused: not acceptable; TooManyPasswords).
@@ -71,10 +71,10 @@ class Passwords:
         return await self._beside(lambda: self._fits(password[: CHARS_MAX + 1], password_hash))
 
     def _fits(self, password: str, password_hash: str | None) -> bool:
-        if self._nobodys is None:
-            self._nobodys = self._hasher.hash("")
+        if self._dummy_hash is None:
+            self._dummy_hash = self._hasher.hash("")
         try:
-            self._hasher.verify(password_hash or self._nobodys, _normal(password))
+            self._hasher.verify(password_hash or self._dummy_hash, _normal(password))
         except VerificationError:
             return False
         return password_hash is not None

@@ -119,11 +119,13 @@ BuildRecord = Callable[[int], tuple[bytes, bytes, bytes]]
 class MessageLog(Protocol):
     """The `messages` topic, as a writer sees it."""
 
-    def append(self, build: BuildRecord, *, key: str | None = None, size: int = 0) -> Awaitable[tuple[int, int]]:
+    def append(
+        self, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
+    ) -> Awaitable[tuple[int, int]]:
         """Append a message. Return (partition, offset) once all in-sync replicas have it (LogUnavailable, InDoubt).
 
         build: called when the batch and its partition are chosen, and again if the record did not fit.
-        key: an ordering key, which decides the partition.
+        ordering_key: decides the partition.
         size: about how many bytes the message has.
         """
 
@@ -136,7 +138,7 @@ class MessageLog(Protocol):
         After LogUnavailable none is stored; after InDoubt all, some or none are.
         """
 
-    def partition_of(self, key: str) -> int:
+    def partition_of(self, ordering_key: str) -> int:
         """Return the partition of an ordering key."""
 
     def some_partition(self) -> int:
@@ -344,15 +346,15 @@ class OutstandingDelivery:
 
 
 # Where a page ends: the partition, and the offset in `outstanding`.
-Place = tuple[int, int]
+Position = tuple[int, int]
 
 
 class Outstanding(Protocol):
     """The deliveries that retry later or are parked."""
 
     async def page(
-        self, listener: Listener, *, state: str | None, after: Place, limit: int
-    ) -> tuple[list[OutstandingDelivery], Place | None]:
+        self, listener: Listener, *, state: str | None, after: Position, limit: int
+    ) -> tuple[list[OutstandingDelivery], Position | None]:
         """Return a page of a listener's outstanding deliveries from a place on, and the place of the next page, if any.
 
         The first place is (0, 0). A page may be short, or empty, while there is more. None is missed while things

@@ -35,7 +35,7 @@ def asks(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--json", "as_json", is_flag=True, help="JSON as the API shows it; of a list, one object a line.")
     @functools.wraps(command)
     def with_client(*, url: str, key: str, **values: Any) -> Any:
-        with asking(url, key) as client:
+        with api_client(url, key) as client:
             return command(client=client, **values)
 
     decorated: Callable[..., Any] = with_client
@@ -43,14 +43,14 @@ def asks(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def asking(url: str, key: str, *, give_up_after_s: float = GIVE_UP_AFTER_S) -> Iterator[Client]:
+def api_client(url: str, key: str, *, give_up_after_s: float = GIVE_UP_AFTER_S) -> Iterator[Client]:
     """A client; its errors are as of errors_told()."""
-    with errors_told(url), Client(url, key, give_up_after_s=give_up_after_s) as client:
+    with errors_as_refusals(url), Client(url, key, give_up_after_s=give_up_after_s) as client:
         yield client
 
 
 @contextmanager
-def errors_told(url: str) -> Iterator[None]:
+def errors_as_refusals(url: str) -> Iterator[None]:
     """A client's errors become a command's (Refused; ConfigurationError: no API answers, or it refuses the key)."""
     try:
         httpx.URL(url)

@@ -88,17 +88,17 @@ def sealing_key(data_dir: Path, *, make: bool = False) -> str:
     make: write a new one to the file when there is none.
     """
     path = sealing_key_file(data_dir)
-    key = secret_setting(SEALING_KEY_VARIABLE)
-    if key is None:
+    sealing_key = secret_setting(SEALING_KEY_VARIABLE)
+    if sealing_key is None:
         refuse_shared_file(path)
-        key = read_secret(path)
-    if key is None and make:
-        key = new_sealing_key()
-        write_secret(path, key)
-    if key is None:
+        sealing_key = read_secret(path)
+    if sealing_key is None and make:
+        sealing_key = new_sealing_key()
+        write_secret(path, sealing_key)
+    if sealing_key is None:
         raise ConfigurationError(
             f"no sealing key: set {SEALING_KEY_VARIABLE} or {SEALING_KEY_VARIABLE}_FILE, the same everywhere, "
             f"or have it in {path}"
         )
-    Sealer(key)
-    return key
+    Sealer(sealing_key)
+    return sealing_key

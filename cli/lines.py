@@ -17,7 +17,7 @@ _CHUNK_BYTES: Final = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TextLine:
     """number: from 1, as editors count. text: without its end. fault: why it can't be a message, None when it can."""
 
     number: int
@@ -25,7 +25,7 @@ class Line:
     fault: str | None = None
 
 
-class Lines:
+class TextLines:
     """Iterate over it once. skipped: empty lines passed over so far. size: in bytes, None where it is not known."""
 
     def __init__(self, source: IO[bytes]) -> None:
@@ -37,7 +37,7 @@ class Lines:
         self.skipped = 0
         self._number = 0
 
-    async def __aiter__(self) -> AsyncIterator[Line]:
+    async def __aiter__(self) -> AsyncIterator[TextLine]:
         held = bytearray()
         too_long = False  # the line that `held` begins is beyond the limit; its rest is thrown away
         async for chunk in self._chunks():
@@ -56,18 +56,18 @@ class Lines:
         if (held or too_long) and (line := self._line(held, too_long=too_long)) is not None:
             yield line
 
-    def _line(self, raw: bytearray, *, too_long: bool) -> Line | None:
+    def _line(self, raw: bytearray, *, too_long: bool) -> TextLine | None:
         self._number += 1
         if too_long or len(raw) > LINE_BYTES_MAX:
-            return Line(self._number, "", f"longer than {LINE_BYTES_MAX} bytes")
+            return TextLine(self._number, "", f"longer than {LINE_BYTES_MAX} bytes")
         try:
             text = raw.removesuffix(b"\r").decode()
         except UnicodeDecodeError:
-            return Line(self._number, "", "not UTF-8")
+            return TextLine(self._number, "", "not UTF-8")
         if not text:
             self.skipped += 1
             return None
-        return Line(self._number, text)
+        return TextLine(self._number, text)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         if self._regular:

@@ -46,7 +46,7 @@ def client(url: str, key: str) -> httpx.Client:
 
 
 def read(
-    asking: httpx.Client, query: Mapping[str, str], *, follow: bool = False, give_up_after_s: float = 60.0
+    http_client: httpx.Client, query: Mapping[str, str], *, follow: bool = False, give_up_after_s: float = 60.0
 ) -> Iterator[Part]:
     """All parts (Refused; ConfigurationError when the API does not answer for so long). follow: never ends."""
     query = dict(query)
@@ -55,7 +55,7 @@ def read(
     while True:
         why = "it ended in the middle"
         try:
-            for part in _ask(asking, query):
+            for part in _ask(http_client, query):
                 query["cursor"] = part.cursor
                 pause_s, alive_s = PAUSE_S_MIN, time.monotonic()
                 lines = part.lines if tells is None else [line for line in part.lines if tells(line)]
@@ -71,7 +71,7 @@ def read(
                     time.sleep(STORY_PAUSE_S)
                 continue
         except httpx.UnsupportedProtocol as error:
-            raise ConfigurationError(f"{asking.base_url} is no URL: {error}") from error
+            raise ConfigurationError(f"{http_client.base_url} is no URL: {error}") from error
         except httpx.TransportError as error:
             why = f"{type(error).__name__}: {error}"
         if time.monotonic() - alive_s > give_up_after_s:
@@ -80,10 +80,10 @@ def read(
         pause_s = min(pause_s * 2, PAUSE_S_MAX)
 
 
-def ask(asking: httpx.Client, path: str, **query: str) -> dict[str, Any] | None:
+def ask(http_client: httpx.Client, path: str, **query: str) -> dict[str, Any] | None:
     """The JSON at a path, None for 404 and for what this key may not see (Refused, ConfigurationError)."""
     try:
-        answer = asking.get(path, params=query)
+        answer = http_client.get(path, params=query)
     except httpx.HTTPError as error:
         raise ConfigurationError(f"the API does not answer: {type(error).__name__}: {error}") from error
     if answer.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN):
@@ -113,8 +113,8 @@ def _teller(query: Mapping[str, str]) -> Callable[[bytes], bool] | None:
     return tells
 
 
-def _ask(asking: httpx.Client, query: Mapping[str, str]) -> Iterator[Part]:
-    with asking.stream("GET", "/v1/log", params=query) as answer:
+def _ask(http_client: httpx.Client, query: Mapping[str, str]) -> Iterator[Part]:
+    with http_client.stream("GET", "/v1/log", params=query) as answer:
         if answer.status_code in AGAIN:
             raise httpx.RemoteProtocolError(f"{answer.status_code} {answer.reason_phrase}")
         if answer.status_code != HTTPStatus.OK:

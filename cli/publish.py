@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 
 import httpx
 
-from cli.lines import Line
+from cli.lines import TextLine
 from everput import AsyncClient, EverputError, Problem, put_batch, put_message
 
 CONNECTIONS_EACH: Final = 4  # per client: httpx looks at every connection of a client at every request
@@ -55,7 +55,7 @@ class Tally:
         return ", ".join(parts)
 
 
-Settled = Callable[[Line, str | None], None]  # and why it was refused, if it was
+Settled = Callable[[TextLine, str | None], None]  # and why it was refused, if it was
 
 
 class Publisher:
@@ -99,7 +99,7 @@ class Publisher:
         """Of the sender of this number, below `concurrency`."""
         return self._clients[number % len(self._clients)]
 
-    async def put_all(self, queue_id: str, lines: AsyncIterator[Line] | Any, settled: Settled) -> None:
+    async def put_all(self, queue_id: str, lines: AsyncIterator[TextLine] | Any, settled: Settled) -> None:
         """Put them all, each once; settled is told of each. The order is not kept."""
         waiting = _Waiting(max(2 * self.concurrency, BATCH_LINES_MAX))
 
@@ -118,7 +118,9 @@ class Publisher:
                     settled(line, line.fault)
             await waiting.put(None)
 
-    async def _put_lines(self, queue_id: str, lines: Sequence[Line], number: int) -> Sequence[tuple[Line, str | None]]:
+    async def _put_lines(
+        self, queue_id: str, lines: Sequence[TextLine], number: int
+    ) -> Sequence[tuple[TextLine, str | None]]:
         """Together or, where that is refused, one by one."""
         client = self.client(number)
         if len(lines) > 1:
@@ -131,7 +133,7 @@ class Publisher:
                 return [(line, None) for line in lines]
         return [(line, await self._put_line(client, queue_id, line)) for line in lines]
 
-    async def _put_line(self, client: AsyncClient, queue_id: str, line: Line) -> str | None:
+    async def _put_line(self, client: AsyncClient, queue_id: str, line: TextLine) -> str | None:
         try:
             await client.send(put_message(queue_id, line.text))
         except EverputError as error:
@@ -143,14 +145,14 @@ class _Waiting:
     """Lines that nobody sends yet, at most size of them; None after the last."""
 
     def __init__(self, size: int) -> None:
-        self._lines: asyncio.Queue[Line | None] = asyncio.Queue(size)
+        self._lines: asyncio.Queue[TextLine | None] = asyncio.Queue(size)
 
-    async def put(self, line: Line | None) -> None:
+    async def put(self, line: TextLine | None) -> None:
         await self._lines.put(line)
 
-    async def take(self) -> list[Line]:
+    async def take(self) -> list[TextLine]:
         """What may go together of those that are there, one at least; none at the end, for everybody."""
-        taken: list[Line] = []
+        taken: list[TextLine] = []
         chars = 0
         line = await self._lines.get()
         while line is not None:

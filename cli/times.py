@@ -14,7 +14,7 @@ import click
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class Moment(click.ParamType):
+class Time(click.ParamType):
     """A time as RFC 3339 has it, a date, or how long ago: `90s`, `15m`, `2h`, `7d`. Becomes RFC 3339.
 
     ahead: not how long ago, but how long from now on.

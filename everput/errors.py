@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from everput.answers import Place, ProblemAnswer
+from everput.answers import ErrorLocation, ProblemAnswer
 
 
 class EverputError(Exception):
@@ -22,7 +22,7 @@ class Problem(EverputError):
         self.status = answer.status
         self.code = answer.type.rpartition("/")[2]
         self.detail = answer.detail
-        self.errors: Sequence[Place] = answer.errors or ()
+        self.errors: Sequence[ErrorLocation] = answer.errors or ()
         super().__init__(f"{answer.status} {answer.title}: {answer.detail}{self._places()}")
 
     def _places(self) -> str:

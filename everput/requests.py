@@ -132,10 +132,10 @@ def redrive_listener(
 
 
 def start_replay(
-    queue_id: str, listener_id: str, *, begin: str, end: str | None = None, **wishes: Any
+    queue_id: str, listener_id: str, *, begin: str, end: str | None = None, **settings: Any
 ) -> Request[answers.ReplayBegunAnswer]:
-    """begin, end: times, RFC 3339, or `beginning`. wishes: as the API has them, such as dry_run, rate_per_s, only."""
-    body = {"from": begin, **({} if end is None else {"to": end}), **wishes}
+    """begin, end: times, RFC 3339, or `beginning`. settings: as the API has them, such as dry_run, rate_per_s, only."""
+    body = {"from": begin, **({} if end is None else {"to": end}), **settings}
     path = _listener(queue_id, listener_id, "replay")
     return Request(method="POST", path=path, answer=answers.ReplayBegunAnswer, body=body, repeatable=False)
 

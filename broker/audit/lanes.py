@@ -1,7 +1,7 @@
 """Reads the lanes of one reading of the log: stretch after stretch, the next one asked for ahead.
 
 For: what of a stretch is held until its turn comes, and what is kept or read again then. Not for: the order
-(broker/core/logorder.py), turns and slices (reader.py).
+(broker/core/logorder.py), read slots and slices (reader.py).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from broker.audit.pace import Others, Pace
 from broker.audit.records import Records
 from broker.core.events import Event, ListenerCreated, QueueCreated, ReplayStarted, wire_name
 from broker.core.selection import Selection
-from broker.kafka.reading import Turns
+from broker.kafka.read_slots import ReadSlots
 from broker.kafka.requests import EARLIEST, LATEST
 from broker.ports import DirectoryView
 
@@ -41,12 +41,14 @@ class Listeners:
     A queue's entry is kept for a while and read on from its end.
     """
 
-    def __init__(self, records: Records, control: str, view: DirectoryView, turns: Turns, others: Others) -> None:
+    def __init__(
+        self, records: Records, control: str, view: DirectoryView, read_slots: ReadSlots, others: Others
+    ) -> None:
         self._records = records
         self._view = view
         self._others = others
         self._control = control
-        self._turns = turns
+        self._read_slots = read_slots
         self._kept: OrderedDict[tuple[str, str], _Queue] = OrderedDict()
 
     async def of_queue(self, organization_id: str, queue_id: str) -> frozenset[str] | None:
@@ -116,7 +118,7 @@ class Listeners:
         pace = Pace(self._others)
         async with aclosing(control_records(self._records, self._control, end, begin=begin)) as stretches:
             while True:
-                async with self._turns.turn(organization_id):
+                async with self._read_slots.slot(organization_id):
                     records = await anext(stretches, None)
                     if records is None:
                         return

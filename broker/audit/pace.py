@@ -1,7 +1,7 @@
 """How long work in small steps shares the event loop of a process that answers others.
 
 For: giving way after some of it: half of the time belongs to others, as long as there are any. Not for: who of several
-such works is next (broker/kafka/reading.py)."""
+such works is next (broker/kafka/read_slots.py)."""
 
 from __future__ import annotations
 

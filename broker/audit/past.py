@@ -22,7 +22,7 @@ from broker.core.events import decode
 from broker.errors import Busy, UnknownEvent
 from broker.kafka.requests import LATEST
 from broker.kafka.topics import Topics
-from broker.places import Places
+from broker.tenant_slots import TenantSlots
 
 _KEPT_MAX: Final = 4
 _ASKING_MAX: Final = 16  # requests at once
@@ -48,15 +48,15 @@ class PastView:
 
 
 class Past:
-    """The folds of earlier states in one process, one at a time. tenant_of: see Places."""
+    """The folds of earlier states in one process, one at a time. tenant_of: see TenantSlots."""
 
     def __init__(self, records: Records, table: Topics, others: Others, tenant_of: Callable[[str], str] = str) -> None:
         self._records = records
         self._others = others
         self._control = table.control.name
         self._kept: OrderedDict[tuple[str, int], PastView] = OrderedDict()
-        self._turn = asyncio.Lock()
-        self._places = Places(
+        self._lock = asyncio.Lock()
+        self._slots = TenantSlots(
             _ASKING_MAX,
             _ASKING_EACH_MAX,
             tenant_of=tenant_of,
@@ -65,16 +65,16 @@ class Past:
 
     async def view(self, organization_id: str, at_ms: int) -> PastView:
         """Fold the organization's state as of this log time, including it (Busy, LogUnavailable)."""
-        with self._places.place(organization_id):
+        with self._slots.slot(organization_id):
             end = (await self._records.offsets(self._control, {0: at_ms + 1}))[0]
             if end < 0:
                 end = (await self._records.offsets(self._control, {0: LATEST}))[0]
-            async with self._turn:
+            async with self._lock:
                 return await self._folded(organization_id, end)
 
     async def _folded(self, organization_id: str, end: int) -> PastView:
-        place = organization_id, end
-        found = self._kept.get(place)
+        position = organization_id, end
+        found = self._kept.get(position)
         if found is None:
             state, complete, ours = Directory(), True, organization_id.encode()
             pace = Pace(self._others)
@@ -91,8 +91,8 @@ class Past:
                         if event.organization_id == organization_id:
                             state.apply(event)
                 await pace.give_way()
-            found = self._kept[place] = PastView(state, end, complete=complete)
-        self._kept.move_to_end(place)
+            found = self._kept[position] = PastView(state, end, complete=complete)
+        self._kept.move_to_end(position)
         while len(self._kept) > _KEPT_MAX:
             self._kept.popitem(last=False)
         return found

@@ -1,6 +1,6 @@
 """Reads the log in its order: a slice at a time, in bounded memory, and without holding up the process's other work.
 
-For: the shell around broker/core/logorder.py: which lanes, turns among readings, waiting until a moment is safely past.
+For: the shell around broker/core/logorder.py: which lanes, slots among readings, waiting until a moment is safely past.
 Not for: stretches of lanes (lanes.py), which events (broker/core/selection.py), how they are answered (api/log.py).
 """
 
@@ -24,17 +24,17 @@ from broker.core.logorder import Cursor, Lane, Merge
 from broker.core.selection import Selection
 from broker.core.story import Story
 from broker.errors import Busy, NotFound, Refused
-from broker.kafka.reading import Turns
+from broker.kafka.read_slots import ReadSlots
 from broker.kafka.requests import EARLIEST, LATEST
 from broker.kafka.topics import Topics
-from broker.places import Places
 from broker.ports import DirectoryView
+from broker.tenant_slots import TenantSlots
 
 # An append is acknowledged within this, or Kafka is in trouble; and the processes' clocks differ by less.
 SETTLE_MS: Final = 2_000
 _OPEN_MAX: Final = 32  # readings under way in this process; one that follows the log is nearly always under way
 _OPEN_EACH_MAX: Final = 8  # of one organization
-_TURN_S_MAX: Final = 60.0
+_SLOT_WAIT_S: Final = 60.0
 _HELD_BYTES_MAX: Final = 4 << 20  # by one reading
 _SHARE_BYTES_MIN: Final = 32 << 10  # by one lane
 _REST_BYTES_MAX: Final = 16 << 20  # by all readings
@@ -102,11 +102,11 @@ class LogReader:
         self._records = records
         self._table = dict(zip(TOPICS, (table.control, table.messages, table.changes, table.deliveries), strict=True))
         # One slice at a time, of each organization in turn: the readings together get a part of the loop.
-        self._turns = Turns(1, 1, wait_s=_TURN_S_MAX)
-        self._turns.tenant_of = view.state.tenant_of
+        self._read_slots = ReadSlots(1, 1, wait_s=_SLOT_WAIT_S)
+        self._read_slots.tenant_of = view.state.tenant_of
         self._rests = Rests(_REST_BYTES_MAX)
-        self._listeners = Listeners(records, table.control.name, view, self._turns, self.others)
-        self._places = Places(
+        self._listeners = Listeners(records, table.control.name, view, self._read_slots, self.others)
+        self._slots = TenantSlots(
             _OPEN_MAX,
             _OPEN_EACH_MAX,
             tenant_of=view.state.tenant_of,
@@ -121,9 +121,9 @@ class LogReader:
         reading. A message's story is told at once, and the order of its last moments may differ the next time. A slice
         may have no events; its cursor has advanced all the same.
         """
-        with self._places.place(wanted.organization_id):
+        with self._slots.slot(wanted.organization_id):
             wanted = await self._named(wanted, span)
-            reading = _Reading(self._records, self._lanes(wanted), wanted, self._turns, self._rests, self.others)
+            reading = _Reading(self._records, self._lanes(wanted), wanted, self._read_slots, self._rests, self.others)
             async with aclosing(reading.run(span, self._listeners.hears)) as slices:
                 async for one in slices:
                     yield one
@@ -164,14 +164,14 @@ class _Reading:
         records: Records,
         places: Sequence[Place],
         wanted: Selection,
-        turns: Turns,
+        read_slots: ReadSlots,
         rests: Rests,
         others: Others,
     ) -> None:
         self._records = records
         self._places = places
         self._wanted = wanted
-        self._turns = turns
+        self._read_slots = read_slots
         self._others = others
         self._merge: Merge[Event] = Merge([])
         share = max(_SHARE_BYTES_MIN, _HELD_BYTES_MAX // max(1, len(places)))
@@ -190,7 +190,7 @@ class _Reading:
         safe_ms = min(end_ms, arrived_ms + 1 - self._settle_ms)
         try:
             while True:
-                async with self._turns.turn(self._wanted.organization_id):
+                async with self._read_slots.slot(self._wanted.organization_id):
                     entries, more = await self._slice(safe_ms)
                 if self._story is not None:
                     entries = [one for one in entries if await self._told(self._story, one.event, hears)]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final
 from uuid import uuid4
 
-from broker.commands.directory import Context, by, create_organization, now_ms, record
+from broker.commands.directory import Context, create_organization, event_fields, now_ms, record
 from broker.core import events as ev
 from broker.core import keys
 from broker.core.accounts import Account, Session, refuse_email
@@ -76,7 +76,10 @@ class AccountCommands:
             password_hash = await self._passwords.hash(password, about=(email,))
             account_id = str(uuid4())
             event = ev.AccountCreated(
-                **by(_nobodys(account_id, request_id)), account_id=account_id, email=email, password_hash=password_hash
+                **event_fields(_without_organization(account_id, request_id)),
+                account_id=account_id,
+                email=email,
+                password_hash=password_hash,
             )
             taken = not await record(self._control, self._view, event)
         if taken:
@@ -108,9 +111,9 @@ class AccountCommands:
         already.
         """
         token = keys.key_text(os.urandom(keys.RANDOM_BYTES), prefix=keys.SESSION_PREFIX)
-        context = _nobodys(account.id, request_id)
+        context = _without_organization(account.id, request_id)
         event = ev.SessionCreated(
-            **by(context),
+            **event_fields(context),
             session_id=str(uuid4()),
             account_id=account.id,
             token_sha256=keys.key_sha256(token),
@@ -143,7 +146,7 @@ class AccountCommands:
             return False
         await self._check_own_password(account, password)
         event = ev.AccountPasswordChanged(
-            **by(_nobodys(account.id, request_id)),
+            **event_fields(_without_organization(account.id, request_id)),
             account_id=account.id,
             session_id=session.id,
             password_hash=await self._passwords.hash(new_password, about=(account.email,), pointer="/new_password"),
@@ -159,9 +162,9 @@ class AccountCommands:
         (NotFound).
         """
         password = secrets.token_urlsafe(_ONE_TIME_BYTES)
-        context = _nobodys(account_id, "")
+        context = _without_organization(account_id, "")
         event = ev.AccountPasswordReset(
-            **by(context),
+            **event_fields(context),
             account_id=account_id,
             password_hash=await self._passwords.hash(password),
             expires_at_ms=context.at_ms + _ONE_TIME_S * 1000,
@@ -171,19 +174,19 @@ class AccountCommands:
 
     async def end_sessions(self, account_id: str, *, but: str = "", request_id: str = "") -> None:
         """End all sessions of the account except the one with the id `but` (NotFound)."""
-        context = _nobodys(account_id, request_id)
+        context = _without_organization(account_id, request_id)
         await self._record_of_account(
-            ev.AccountSessionsEnded(**by(context), account_id=account_id, kept_session_id=but)
+            ev.AccountSessionsEnded(**event_fields(context), account_id=account_id, kept_session_id=but)
         )
 
     async def block(self, account_id: str) -> bool:
         """End the account's sessions and block new ones. Return False if it is blocked already (NotFound)."""
-        event = ev.AccountBlocked(**by(_nobodys(account_id, "")), account_id=account_id)
+        event = ev.AccountBlocked(**event_fields(_without_organization(account_id, "")), account_id=account_id)
         return await self._record_of_account(event)
 
     async def unblock(self, account_id: str) -> bool:
         """Let the account sign in again. Return False if it is not blocked (NotFound)."""
-        event = ev.AccountUnblocked(**by(_nobodys(account_id, "")), account_id=account_id)
+        event = ev.AccountUnblocked(**event_fields(_without_organization(account_id, "")), account_id=account_id)
         return await self._record_of_account(event)
 
     async def delete(self, account_id: str, *, even_if_last: bool = False, request_id: str = "") -> list[Organization]:
@@ -197,11 +200,11 @@ class AccountCommands:
         ]
         if left and not even_if_last:
             raise LastMember(f"{_last(left)} Set `even_if_last` to do it anyway.")
-        context = _nobodys(account_id, request_id)
+        context = _without_organization(account_id, request_id)
         for one in list(self._view.state.organizations_of(account_id)):
             within = replace(context, organization_id=one.id)
             await self.leave(within, account_id, even_if_last=even_if_last)
-        event = ev.AccountDeleted(**by(context), account_id=account_id, even_if_last=even_if_last)
+        event = ev.AccountDeleted(**event_fields(context), account_id=account_id, even_if_last=even_if_last)
         if not await self._record_of_account(event):
             raise Unavailable("The account has become the last member of an organization in the meantime. Try again.")
         return left
@@ -218,7 +221,7 @@ class AccountCommands:
 
     async def leave(self, context: Context, account_id: str, *, even_if_last: bool = False) -> None:
         """End the account's membership in the context's organization (NotFound, LastMember)."""
-        event = ev.OrganizationLeft(**by(context), account_id=account_id, even_if_last=even_if_last)
+        event = ev.OrganizationLeft(**event_fields(context), account_id=account_id, even_if_last=even_if_last)
         if await record(self._control, self._view, event):
             return
         organization = self._view.state.organizations.get(context.organization_id)
@@ -235,7 +238,9 @@ class AccountCommands:
 
     async def end_session(self, session: Session, *, request_id: str = "") -> None:
         """End a session. Record nothing if it has ended already."""
-        event = ev.SessionEnded(**by(_nobodys(session.account_id, request_id)), session_id=session.id)
+        event = ev.SessionEnded(
+            **event_fields(_without_organization(session.account_id, request_id)), session_id=session.id
+        )
         await record(self._control, self._view, event)
 
     async def create_organization(self, account_id: str, *, name: str, request_id: str = "") -> Organization:
@@ -256,7 +261,7 @@ class AccountCommands:
         context = Context(
             organization_id=organization_id, actor=_actor(account_id, request_id), request_id=request_id, at_ms=now_ms()
         )
-        await record(self._control, self._view, ev.OrganizationJoined(**by(context), account_id=account_id))
+        await record(self._control, self._view, ev.OrganizationJoined(**event_fields(context), account_id=account_id))
         organization = self._view.state.organizations.get(organization_id)
         if organization is None or account_id not in organization.members:
             raise NotFound("You can reach no organization with this ID.")
@@ -282,6 +287,6 @@ def _actor(account_id: str, request_id: str) -> str:
     return f"account:{account_id}" if request_id else "shell"
 
 
-def _nobodys(account_id: str, request_id: str) -> Context:
+def _without_organization(account_id: str, request_id: str) -> Context:
     """Return the context of an event that belongs to no organization."""
     return Context(organization_id="", actor=_actor(account_id, request_id), request_id=request_id, at_ms=now_ms())

@@ -21,7 +21,7 @@ from msgspec import UNSET, UnsetType
 
 from broker.core import events as ev
 from broker.core import keys, signing
-from broker.core.directory import Key, Listener, Organization, Queue
+from broker.core.directory import ApiKey, Listener, Organization, Queue
 from broker.core.events import ControlEvent, ListenerSettings
 from broker.core.names import refuse_name, shortened
 from broker.core.origins import same_origin
@@ -80,7 +80,7 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ListenerWishes:
+class ListenerInput:
     """The values of a listener that a request gives. None: not given.
 
     begin_at_ms: 0 is the beginning of the log, None is now.
@@ -107,7 +107,7 @@ async def create_organization(
     """Create an organization without members (Refused: the name)."""
     check_name(name)
     context = Context(organization_id=str(uuid4()), actor=actor, request_id=request_id, at_ms=now_ms())
-    await record(control, view, ev.OrganizationCreated(**by(context), name=name))
+    await record(control, view, ev.OrganizationCreated(**event_fields(context), name=name))
     return view.state.organizations[context.organization_id]
 
 
@@ -122,7 +122,7 @@ async def create_key(
     expires_at_ms: int | None = None,
     actor: str = "shell",
     request_id: str = "",
-) -> tuple[Key, str]:
+) -> tuple[ApiKey, str]:
     """Create an API key. Return it with its secret, which is shown only here (Refused: name or scope; NotFound:
     organization).
 
@@ -159,10 +159,10 @@ async def create_key(
         queue_ids=None if queue_ids is None else tuple(dict.fromkeys(queue_ids)),
         expires_at_ms=expires_at_ms,
     )
-    key = view.state.keys.get(event.key_id) if await record(control, view, event) else None
-    if key is None:  # there is no such organization, or it has revoked the key already
+    api_key = view.state.keys.get(event.key_id) if await record(control, view, event) else None
+    if api_key is None:  # there is no such organization, or it has revoked the key already
         raise NotFound("You can reach no organization with this ID.")
-    return key, secret
+    return api_key, secret
 
 
 async def _check_queues(view: DirectoryView, organization_id: str, queue_ids: Sequence[str]) -> None:
@@ -176,7 +176,7 @@ async def _check_queues(view: DirectoryView, organization_id: str, queue_ids: Se
 
 async def revoke_key(control: ControlLog, view: DirectoryView, context: Context, key_id: str) -> None:
     """Revoke the key in every process as soon as it has folded the event (NotFound)."""
-    if not await record(control, view, ev.KeyRevoked(**by(context), key_id=key_id)):
+    if not await record(control, view, ev.KeyRevoked(**event_fields(context), key_id=key_id)):
         raise NotFound("No API key of this organization has this ID.")
 
 
@@ -232,7 +232,7 @@ class Commands:
         await self._check_queue_name_free(context.organization_id, name, None)
         if self._view.state.queue_count(context.organization_id) >= self._quotas.queues_max:
             raise QuotaReached(f"An organization may have at most {self._quotas.queues_max} queues. Delete one first.")
-        event = ev.QueueCreated(**by(context), queue_id=str(uuid4()), name=name)
+        event = ev.QueueCreated(**event_fields(context), queue_id=str(uuid4()), name=name)
         if not await self._record(event):
             raise NameTaken(f"A queue named {name!r} exists already. Choose another name.", pointer="/name")
         return self._queue_now(context, event.queue_id)
@@ -249,7 +249,7 @@ class Commands:
             return queue
         await self._check_queue_name_free(context.organization_id, name, queue_id)
         lost = not await self._record(
-            ev.QueueRenamed(**by(context), queue_id=queue_id, name=name, if_version=if_version)
+            ev.QueueRenamed(**event_fields(context), queue_id=queue_id, name=name, if_version=if_version)
         )
         queue = self._queue_now(context, queue_id)
         if lost:
@@ -262,22 +262,22 @@ class Commands:
         if if_match is not None:
             await self._view.caught_up()
         if_version = _expected(await find_queue(self._view, context.organization_id, queue_id), if_match)
-        if not await self._record(ev.QueueDeleted(**by(context), queue_id=queue_id, if_version=if_version)):
+        if not await self._record(ev.QueueDeleted(**event_fields(context), queue_id=queue_id, if_version=if_version)):
             _check_version(self._queue_now(context, queue_id), if_version)
 
     async def create_listener(
-        self, context: Context, queue_id: str, wishes: ListenerWishes, *, tunnel: bool = False
+        self, context: Context, queue_id: str, asked: ListenerInput, *, tunnel: bool = False
     ) -> tuple[Listener, str]:
         """Create a listener. Return it with its signing secret (Refused, NameTaken, NotFound).
 
         tunnel: the URLs are this program's own (api/tunnel.py), not a client's.
         """
-        name, notify_url, liveness_url = wishes.name or "", wishes.notify_url or "", wishes.liveness_url or ""
+        name, notify_url, liveness_url = asked.name or "", asked.notify_url or "", asked.liveness_url or ""
         check_name(name)
         if not tunnel:
             self._check_url("/notify_url", notify_url)
             self._check_url("/liveness_url", liveness_url)
-        secret = signing_secret(wishes.secret)
+        secret = signing_secret(asked.secret)
         queue = await find_queue(self._view, context.organization_id, queue_id)
         await self._check_listener_name_free(queue, name, None)
         if self._view.state.listener_count(context.organization_id) >= self._quotas.listeners_max:
@@ -285,10 +285,10 @@ class Commands:
                 f"An organization may have at most {self._quotas.listeners_max} listeners. Delete one first."
             )
         messages = self._log.messages
-        begin_at_ms = wishes.begin_at_ms
+        begin_at_ms = asked.begin_at_ms
         offsets = await (messages.end_offsets() if begin_at_ms is None else messages.offsets_at(begin_at_ms))
         event = ev.ListenerCreated(
-            **by(context),
+            **event_fields(context),
             listener_id=str(uuid4()),
             queue_id=queue_id,
             name=name,
@@ -296,7 +296,7 @@ class Commands:
             liveness_url=liveness_url,
             sealed_secret=self._sealer.seal(secret),
             start_offsets=offsets,
-            settings=self._sealed(ListenerSettings(), wishes.settings),
+            settings=self._sealed(ListenerSettings(), asked.settings),
         )
         if not await self._record(event):
             self._queue_now(context, queue_id)
@@ -308,7 +308,7 @@ class Commands:
         context: Context,
         queue_id: str,
         listener_id: str,
-        wishes: ListenerWishes,
+        asked: ListenerInput,
         *,
         if_match: Versions | None = None,
         tunnel: bool = False,
@@ -319,12 +319,12 @@ class Commands:
         asked for, it is made again from the new state (Unavailable when that repeats too often).
         tunnel: as for create_listener(); NameTaken when the listener has a URL of its own.
         """
-        if wishes.name is not None:
-            check_name(wishes.name)
-        if wishes.notify_url is not None and not tunnel:
-            self._check_url("/notify_url", wishes.notify_url)
-        if wishes.liveness_url is not None and not tunnel:
-            self._check_url("/liveness_url", wishes.liveness_url)
+        if asked.name is not None:
+            check_name(asked.name)
+        if asked.notify_url is not None and not tunnel:
+            self._check_url("/notify_url", asked.notify_url)
+        if asked.liveness_url is not None and not tunnel:
+            self._check_url("/liveness_url", asked.liveness_url)
         for _ in range(_UPDATES_TRIED):
             await self._view.caught_up()
             listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
@@ -333,16 +333,16 @@ class Commands:
                 raise NameTaken(
                     f"This queue already has a listener named {listener.name!r} with a URL. Choose another name."
                 )
-            name = listener.name if wishes.name is None else wishes.name
+            name = listener.name if asked.name is None else asked.name
             await self._check_listener_name_free(self._queue_now(context, queue_id), name, listener_id)
-            _check_headers_named(listener, wishes)
+            _check_headers_named(listener, asked)
             event = ev.ListenerUpdated(
-                **by(context),
+                **event_fields(context),
                 listener_id=listener_id,
                 name=name,
-                notify_url=listener.notify_url if wishes.notify_url is None else wishes.notify_url,
-                liveness_url=listener.liveness_url if wishes.liveness_url is None else wishes.liveness_url,
-                settings=self._sealed(listener.settings, wishes.settings),
+                notify_url=listener.notify_url if asked.notify_url is None else asked.notify_url,
+                liveness_url=listener.liveness_url if asked.liveness_url is None else asked.liveness_url,
+                settings=self._sealed(listener.settings, asked.settings),
                 if_version=listener.version,
             )
             taken = await self._record(event)
@@ -363,7 +363,9 @@ class Commands:
             await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
         if_version = _expected(listener, if_match)
-        if not await self._record(ev.ListenerDeleted(**by(context), listener_id=listener_id, if_version=if_version)):
+        if not await self._record(
+            ev.ListenerDeleted(**event_fields(context), listener_id=listener_id, if_version=if_version)
+        ):
             _check_version(self._listener_now(context, listener_id), if_version)
 
     async def pause_listener(self, context: Context, queue_id: str, listener_id: str, *, reason: str) -> Listener:
@@ -371,7 +373,7 @@ class Commands:
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
         if listener.paused is None:
-            await self._record(ev.ListenerPaused(**by(context), listener_id=listener_id, reason=reason))
+            await self._record(ev.ListenerPaused(**event_fields(context), listener_id=listener_id, reason=reason))
         return self._listener_now(context, listener_id)
 
     async def resume_listener(self, context: Context, queue_id: str, listener_id: str) -> Listener:
@@ -379,7 +381,7 @@ class Commands:
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
         if listener.paused is not None:
-            await self._record(ev.ListenerResumed(**by(context), listener_id=listener_id))
+            await self._record(ev.ListenerResumed(**event_fields(context), listener_id=listener_id))
         return self._listener_now(context, listener_id)
 
     async def redrive_listener(
@@ -388,7 +390,7 @@ class Commands:
         """Redrive the listener's retrying and parked deliveries, of these messages or all (NotFound)."""
         await find_listener(self._view, context.organization_id, queue_id, listener_id)
         event = ev.ListenerRedriven(
-            **by(context), listener_id=listener_id, message_ids=tuple(dict.fromkeys(message_ids))
+            **event_fields(context), listener_id=listener_id, message_ids=tuple(dict.fromkeys(message_ids))
         )
         if not await self._record(event):
             raise NotFound("No listener of this queue has this ID.")
@@ -476,7 +478,7 @@ async def record(control: ControlLog, view: DirectoryView, event: ControlEvent) 
     return not view.passed_over(offset)
 
 
-def by(context: Context) -> ev.Fields:
+def event_fields(context: Context) -> ev.Fields:
     """Return the fields of an event that say who asked."""
     return {
         "at_ms": context.at_ms,
@@ -500,14 +502,14 @@ def _check_version(item: Queue | Listener, if_version: int | UnsetType) -> None:
         raise Changed(_CHANGED)
 
 
-def _check_headers_named(listener: Listener, wishes: ListenerWishes) -> None:
+def _check_headers_named(listener: Listener, asked: ListenerInput) -> None:
     """Raise Refused if header values given for one origin would be sent to another (docs/decisions/0042)."""
     settings = listener.settings
-    if wishes.notify_url is None or same_origin(wishes.notify_url, listener.notify_url):
+    if asked.notify_url is None or same_origin(asked.notify_url, listener.notify_url):
         return
     if not (settings.headers or settings.sealed_headers):
         return
-    named: Mapping[str, str] | None = wishes.settings.get("headers")
+    named: Mapping[str, str] | None = asked.settings.get("headers")
     if named is None:
         raise Refused(
             "this notify_url has another origin: give the values of `headers` again, or {} for none", pointer="/headers"

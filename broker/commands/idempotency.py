@@ -64,7 +64,14 @@ class Idempotency:
         self._under_way: set[bytes] = set()
 
     async def put(
-        self, queue: Queue, puts: Sequence[Put], *, key: bytes, body_sha256: str, actor: str, request_id: str
+        self,
+        queue: Queue,
+        puts: Sequence[Put],
+        *,
+        idempotency_key: bytes,
+        body_sha256: str,
+        actor: str,
+        request_id: str,
     ) -> list[Stored]:
         """Put the messages of this key, or return those that were put before (InFlight, KeyReused, ShareUsed,
         Unavailable).
@@ -72,7 +79,7 @@ class Idempotency:
         puts: checked, none of them appended.
         body_sha256: hex digest of everything that a repeat must have in common.
         """
-        digest = hashlib.sha256(queue.organization_id.encode() + b"\0" + key).digest()
+        digest = hashlib.sha256(queue.organization_id.encode() + b"\0" + idempotency_key).digest()
         at_ms = self._clock()
         claim = PutClaimed(
             at_ms=at_ms,
@@ -142,7 +149,9 @@ class Idempotency:
             wanted: dict[int, dict[str, int]] = {}
             for number, put in enumerate(puts):
                 if number not in found:
-                    partition = claim.partition if put.key is None else self._messages.partition_of(put.key)
+                    partition = (
+                        claim.partition if put.ordering_key is None else self._messages.partition_of(put.ordering_key)
+                    )
                     bits = random_bits(claim, number)
                     made = message_id(at_ms=claim.ids_at_ms, partition=partition, random_bits=bits)
                     wanted.setdefault(partition, {})[made] = number

@@ -73,7 +73,7 @@ class Put:
             "_random_bits",
             "_request_id",
             "id",
-            "key",
+            "ordering_key",
             "name",
         ),
     )
@@ -83,7 +83,7 @@ class Put:
         queue: Queue,
         data: str,
         name: str | None,
-        key: str | None,
+        ordering_key: str | None,
         actor: str,
         request_id: str,
         deliver_at_ms: int | UnsetType = UNSET,
@@ -92,7 +92,7 @@ class Put:
         self._queue = queue
         self._count = count
         self._data = data
-        self.key = key
+        self.ordering_key = ordering_key
         self._actor = actor
         self._request_id = request_id
         self._deliver_at_ms = deliver_at_ms
@@ -126,7 +126,7 @@ class Put:
             queue_id=queue.id,
             name=self.name,
             data=self._data,
-            key=self.key,
+            key=self.ordering_key,
             deliver_at_ms=self._deliver_at_ms,
         )
         value = encode(event)
@@ -153,7 +153,7 @@ def new_put(
     queue: Queue,
     data: str,
     name: str | None,
-    key: str | None,
+    ordering_key: str | None,
     actor: str,
     request_id: str,
     deliver_at: datetime | None = None,
@@ -164,17 +164,17 @@ def new_put(
         raise Refused(f"The data is too long: at most {DATA_BYTES_MAX} bytes of UTF-8 are allowed.", pointer="/data")
     if name is not None and (reason := refuse_name(name)) is not None:
         raise Refused(f"The name {reason}.", pointer="/name")
-    if key is not None and not 0 < len(key) <= NAME_CHARS_MAX:
+    if ordering_key is not None and not 0 < len(ordering_key) <= NAME_CHARS_MAX:
         raise Refused(f"The ordering key must have 1 to {NAME_CHARS_MAX} characters.", pointer="/key")
     if deliver_at is None:
-        return Put(queue, data, name, key, actor, request_id, count=count)
-    if key is not None:
+        return Put(queue, data, name, ordering_key, actor, request_id, count=count)
+    if ordering_key is not None:
         detail = "a message with an ordering key can't have a time: those after it would have to wait for it"
         raise Refused(detail, pointer="/deliver_at")
     deliver_at_ms = int(deliver_at.timestamp() * 1000)
     if deliver_at_ms - time.time_ns() // 1_000_000 > DELIVER_AHEAD_MS_MAX:
         raise Refused(f"deliver_at may be at most {DELIVER_AHEAD_MS_MAX // _DAY_MS} days ahead.", pointer="/deliver_at")
-    return Put(queue, data, name, key, actor, request_id, max(1, deliver_at_ms), count)
+    return Put(queue, data, name, ordering_key, actor, request_id, max(1, deliver_at_ms), count)
 
 
 async def put_message(
@@ -183,15 +183,15 @@ async def put_message(
     *,
     data: str,
     name: str | None,
-    key: str | None,
+    ordering_key: str | None,
     actor: str,
     request_id: str,
     deliver_at: datetime | None = None,
     count: Count | None = None,
 ) -> Put:
     """Put a message, and return it once all in-sync replicas have it (Refused, LogUnavailable, InDoubt)."""
-    put = new_put(queue, data, name, key, actor, request_id, deliver_at, count)
-    await log.append(put.build, key=key, size=len(data))
+    put = new_put(queue, data, name, ordering_key, actor, request_id, deliver_at, count)
+    await log.append(put.build, ordering_key=ordering_key, size=len(data))
     return put
 
 
@@ -217,7 +217,9 @@ async def append_puts(log: MessageLog, puts: Sequence[Put], partition: int | Non
     """
     together: dict[int | None, list[Put]] = {}
     for put in puts:
-        together.setdefault(partition if put.key is None else log.partition_of(put.key), []).append(put)
+        together.setdefault(partition if put.ordering_key is None else log.partition_of(put.ordering_key), []).append(
+            put
+        )
 
     async def append(number: int | None, group: Sequence[Put]) -> None:
         size = sum(put.size for put in group)

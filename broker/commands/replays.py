@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Final
 from uuid import uuid4
 
-from broker.commands.directory import Context, by, find_listener, record
+from broker.commands.directory import Context, event_fields, find_listener, record
 from broker.core import events as ev
 from broker.core.cursor import Cursor
 from broker.core.directory import Listener
@@ -31,7 +31,7 @@ _PAGE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayWishes:
+class ReplayInput:
     """The values of a requested replay.
 
     from_ms, to_ms: when the messages were put, to_ms excluded; None is now. The rest: core/replays.py.
@@ -68,40 +68,40 @@ class ReplayCommands:
         self._cursors = cursors
         self._allow_networks = allow_networks
 
-    async def plan(self, context: Context, listener: Listener, wishes: ReplayWishes) -> ev.ReplayStarted:
+    async def plan(self, context: Context, listener: Listener, asked: ReplayInput) -> ev.ReplayStarted:
         """Return the replay as it would begin now, without recording it (Refused, LogUnavailable)."""
-        self._check(wishes)
-        to_ms = context.at_ms if wishes.to_ms is None else wishes.to_ms
-        if to_ms <= wishes.from_ms:
+        self._check(asked)
+        to_ms = context.at_ms if asked.to_ms is None else asked.to_ms
+        if to_ms <= asked.from_ms:
             raise Refused(
                 "The end of the time range must be after its start.",
-                pointer="/to" if wishes.to_ms is not None else "/from",
+                pointer="/to" if asked.to_ms is not None else "/from",
             )
         messages = self._log.messages
-        begin = await messages.offsets_at(wishes.from_ms)
+        begin = await messages.offsets_at(asked.from_ms)
         end = await (messages.offsets_at(to_ms) if to_ms < context.at_ms else messages.end_offsets())
         end = tuple(max(pair) for pair in zip(begin, end, strict=True))
         before = after = end
         picked: tuple[str, ...] | None = None
         count, exact = 0, True
-        if wishes.only != "all":
-            before, after, offsets = await self._choose(listener, begin, end, failed=wishes.only == "failed")
+        if asked.only != "all":
+            before, after, offsets = await self._choose(listener, begin, end, failed=asked.only == "failed")
             picked, count = tuple(map(pick, offsets)), sum(map(len, offsets))
         for low, high in ((begin, before), (after, end)):
             if low != high:
-                more, all_counted = await self._count(listener, low, high, wishes.from_ms)
+                more, all_counted = await self._count(listener, low, high, asked.from_ms)
                 count, exact = count + more, exact and all_counted
         return ev.ReplayStarted(
-            **by(context),
+            **event_fields(context),
             replay_id=str(uuid4()),
             listener_id=listener.id,
-            from_ms=wishes.from_ms,
+            from_ms=asked.from_ms,
             to_ms=to_ms,
-            only=wishes.only,
-            notify_url=wishes.notify_url,
-            liveness_url=wishes.liveness_url,
-            send_headers=wishes.send_headers,
-            rate_per_s=wishes.rate_per_s,
+            only=asked.only,
+            notify_url=asked.notify_url,
+            liveness_url=asked.liveness_url,
+            send_headers=asked.send_headers,
+            rate_per_s=asked.rate_per_s,
             start_offsets=begin,
             end_offsets=end,
             before_offsets=before,
@@ -116,7 +116,7 @@ class ReplayCommands:
         context: Context,
         queue_id: str,
         listener_id: str,
-        wishes: ReplayWishes,
+        asked: ReplayInput,
         count: Count = lambda _, __: None,
     ) -> Replay:
         """A replay that has begun (Refused, NotFound, LogUnavailable).
@@ -134,7 +134,7 @@ class ReplayCommands:
                 raise Refused(
                     f"{running} replays of {whose} are running, the most that may. Cancel one, or wait until one ends."
                 )
-        event = await self.plan(context, listener, wishes)
+        event = await self.plan(context, listener, asked)
         count(context.organization_id, sum(map(len, event.picked or ())))
         if not await record(self._log.control, self._view, event):
             raise NotFound("No listener of this queue has this ID.")
@@ -152,19 +152,19 @@ class ReplayCommands:
         """Pause the replay. Record nothing if it is paused already or has ended."""
         if replay.paused is not None or replay.ended is not None:
             return replay
-        return await self._change(ev.ReplayPaused(**by(context), replay_id=replay.id, reason="asked for"))
+        return await self._change(ev.ReplayPaused(**event_fields(context), replay_id=replay.id, reason="asked for"))
 
     async def resume(self, context: Context, replay: Replay) -> Replay:
         """Resume the replay where it was. Record nothing if it is not paused."""
         if replay.paused is None or replay.ended is not None:
             return replay
-        return await self._change(ev.ReplayResumed(**by(context), replay_id=replay.id))
+        return await self._change(ev.ReplayResumed(**event_fields(context), replay_id=replay.id))
 
     async def cancel(self, context: Context, replay: Replay) -> Replay:
         """Cancel the replay. Record nothing if it has ended."""
         if replay.ended is not None:
             return replay
-        return await self._change(ev.ReplayCancelled(**by(context), replay_id=replay.id))
+        return await self._change(ev.ReplayCancelled(**event_fields(context), replay_id=replay.id))
 
     async def progress(self, replay: Replay) -> float:
         """Return the replay's progress through its range of the log, 0 to 1 (LogUnavailable)."""
@@ -247,14 +247,14 @@ class ReplayCommands:
             offsets[partition] = [offset for _, offset in pairs]
         return before, after, offsets
 
-    def _check(self, wishes: ReplayWishes) -> None:
-        if wishes.only not in ONLY:
+    def _check(self, asked: ReplayInput) -> None:
+        if asked.only not in ONLY:
             raise Refused(f"The field only must be one of {', '.join(ONLY)}.", pointer="/only")
-        if wishes.liveness_url is not None and wishes.notify_url is None:
+        if asked.liveness_url is not None and asked.notify_url is None:
             raise Refused("A liveness_url needs a notify_url. Give both, or neither.", pointer="/liveness_url")
-        if wishes.send_headers and wishes.notify_url is None:
+        if asked.send_headers and asked.notify_url is None:
             raise Refused("send_headers needs a notify_url. Give both, or neither.", pointer="/send_headers")
-        for pointer, url in (("/notify_url", wishes.notify_url), ("/liveness_url", wishes.liveness_url)):
+        for pointer, url in (("/notify_url", asked.notify_url), ("/liveness_url", asked.liveness_url)):
             reason = None if url is None else refuse_url(url, self._allow_networks)
             if reason is not None:
                 raise Refused(f"The URL {reason}.", pointer=pointer)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from broker.commands.directory import Context, by, find_listener, record, signing_secret
+from broker.commands.directory import Context, event_fields, find_listener, record, signing_secret
 from broker.core import events as ev
 from broker.core.directory import Listener
 from broker.errors import NotFound, QuotaReached
@@ -45,7 +45,7 @@ class SecretCommands:
                 f"{FORMER_MAX} former secrets sign already; wait, or end them with overlap_s 0", pointer="/overlap_s"
             )
         event = ev.ListenerSecretRotated(
-            **by(context),
+            **event_fields(context),
             listener_id=listener_id,
             sealed_secret=self._sealer.seal(new),
             former_end_at_ms=context.at_ms + overlap_s * 1000,

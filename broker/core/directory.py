@@ -56,7 +56,7 @@ class Organization:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
+class ApiKey:
     """An API key.
 
     last_used_at_ms: up to an hour behind; None before the first use.
@@ -160,8 +160,8 @@ class Directory:
         self.initialized = False
         self.accounts = Accounts()
         self.organizations: dict[str, Organization] = {}
-        self.keys: dict[str, Key] = {}
-        self.keys_by_sha256: dict[str, Key] = {}
+        self.keys: dict[str, ApiKey] = {}
+        self.keys_by_sha256: dict[str, ApiKey] = {}
         self.queues: dict[str, Queue] = {}
         self.queues_by_name: dict[tuple[str, str], Queue] = {}
         self.listeners: dict[str, Listener] = {}  # and what replays that go on are delivered as
@@ -170,7 +170,7 @@ class Directory:
         self.damage = Damage()
         self.given_up = Damage()
         self._queues_of: dict[str, dict[str, Queue]] = {}
-        self._keys_of: dict[str, dict[str, Key]] = {}
+        self._keys_of: dict[str, dict[str, ApiKey]] = {}
         self._organizations_of: dict[str, dict[str, None]] = {}  # their ids by account id
         self._founded: Counter[str] = Counter()  # organizations by the account that made them
         self._bytes_of: dict[str, Counter[int]] = {}  # as Organization.bytes_by_day, by tenant
@@ -223,7 +223,7 @@ class Directory:
         day = at_ms // DAY_MS
         return sum(size for one, size in self._bytes_of.get(tenant, {}).items() if one >= day)
 
-    def keys_of(self, organization_id: str) -> Iterator[Key]:
+    def keys_of(self, organization_id: str) -> Iterator[ApiKey]:
         """Yield the organization's API keys in the order of their creation."""
         return iter(self._keys_of.get(organization_id, {}).values())
 
@@ -345,7 +345,7 @@ class Directory:
         taken = event.key_id in self.keys or event.secret_sha256 in self.keys_by_sha256
         if taken or event.organization_id not in self.organizations:
             return False
-        key = Key(
+        api_key = ApiKey(
             id=event.key_id,
             organization_id=event.organization_id,
             name=event.name,
@@ -357,33 +357,41 @@ class Directory:
             queue_ids=event.queue_ids,
             expires_at_ms=event.expires_at_ms,
         )
-        for other in list(self.keys_of(key.organization_id)):
+        for other in list(self.keys_of(api_key.organization_id)):
             if other.has_expired(event.at_ms - EXPIRED_KEYS_KEPT_MS):
-                self._forget_key(other)
+                self._forget_api_key(other)
         self.initialized = self.initialized or _by_shell(event)
-        self._put_key(key)
+        self._put_api_key(api_key)
         return True
 
     def _key_used(self, event: ev.KeyUsed) -> bool:
-        key = self.keys.get(event.key_id)
-        if key is None or key.organization_id != event.organization_id or event.at_ms <= (key.last_used_at_ms or 0):
+        api_key = self.keys.get(event.key_id)
+        if (
+            api_key is None
+            or api_key.organization_id != event.organization_id
+            or event.at_ms <= (api_key.last_used_at_ms or 0)
+        ):
             return False
-        self._put_key(replace(key, last_used_at_ms=event.at_ms))
+        self._put_api_key(replace(api_key, last_used_at_ms=event.at_ms))
         return True
 
-    def _put_key(self, key: Key) -> None:
-        self.keys[key.id] = self.keys_by_sha256[key.secret_sha256] = key
-        self._keys_of.setdefault(key.organization_id, {})[key.id] = key
+    def _put_api_key(self, api_key: ApiKey) -> None:
+        self.keys[api_key.id] = self.keys_by_sha256[api_key.secret_sha256] = api_key
+        self._keys_of.setdefault(api_key.organization_id, {})[api_key.id] = api_key
 
     def _key_revoked(self, event: ev.KeyRevoked) -> bool:
-        key = self.keys.get(event.key_id)
-        if key is None or key.organization_id != event.organization_id:
+        api_key = self.keys.get(event.key_id)
+        if api_key is None or api_key.organization_id != event.organization_id:
             return False
-        self._forget_key(key)
+        self._forget_api_key(api_key)
         return True
 
-    def _forget_key(self, key: Key) -> None:
-        del self.keys[key.id], self.keys_by_sha256[key.secret_sha256], self._keys_of[key.organization_id][key.id]
+    def _forget_api_key(self, api_key: ApiKey) -> None:
+        del (
+            self.keys[api_key.id],
+            self.keys_by_sha256[api_key.secret_sha256],
+            self._keys_of[api_key.organization_id][api_key.id],
+        )
 
     def _queue_created(self, event: ev.QueueCreated) -> bool:
         name = (event.organization_id, event.name)
@@ -592,7 +600,7 @@ _FIELDS: Final[Mapping[str, Sequence[str]]] = {
         "account": Account,
         "session": Session,
         "organization": Organization,
-        "key": Key,
+        "key": ApiKey,
         "queue": Queue,
         "listener": Listener,
         "replay": Replay,

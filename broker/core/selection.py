@@ -64,7 +64,7 @@ _OF_A_QUEUE: Final = tuple(_beginning(name) for name, kind in CLASSES.items() if
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MessagePlace:
+class MessagePosition:
     """A message's place: its id with the time in it, its queue, and its partition and offset in `messages`."""
 
     id: str
@@ -91,7 +91,7 @@ class Selection:
     queue_listener_ids: frozenset[str] = frozenset()
     listener_id: str | None = None
     actor: str | None = None
-    message: MessagePlace | None = None
+    message: MessagePosition | None = None
     _needles: tuple[bytes, ...] = field(init=False, repr=False, compare=False)  # ids that must stand in the bytes
     _beginnings: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _queue: bytes = field(init=False, repr=False, compare=False)

@@ -15,7 +15,7 @@ from broker.core.ids import parse_message_id
 from broker.disk import Refusal
 from broker.errors import InDoubt, LogDamaged, LogUnavailable, UnknownEvent
 from broker.kafka.outcomes import OutcomesTopic
-from broker.kafka.reading import COUNT_READS_MAX, Turns
+from broker.kafka.read_slots import COUNT_READS_MAX, ReadSlots
 from broker.kafka.requests import LATEST, KafkaRequests
 from broker.ports import CountingChange, Record, TooMuch
 
@@ -27,15 +27,15 @@ class ChangesTopic:
 
     topic: where changes are appended.
     deliveries: the topic in which the partitions' owners answer.
-    turns: the slots for reads.
+    read_slots: the slots for reads.
     """
 
-    def __init__(self, topic: OutcomesTopic, requests: KafkaRequests, deliveries: str, turns: Turns) -> None:
+    def __init__(self, topic: OutcomesTopic, requests: KafkaRequests, deliveries: str, read_slots: ReadSlots) -> None:
         self.name = topic.name
         self._topic = topic
         self._requests = requests
         self._deliveries = deliveries
-        self._turns = turns
+        self._read_slots = read_slots
 
     def refuse(self, refusal: Refusal | None) -> None:
         """See KafkaLog.refuse."""
@@ -79,7 +79,7 @@ class ChangesTopic:
         if place is None:
             return None
         key, counts = event.message_id.encode(), None
-        async with self._turns.turn(event.organization_id):
+        async with self._read_slots.slot(event.organization_id):
             for partition, (offset, end) in (await self._spans({place[1]: place[0] - CLOCK_SKEW_MS})).items():
                 async for record in self._walk(partition, offset, end):
                     one = _decoded(record.value) if record.key == key else None
@@ -104,7 +104,7 @@ class ChangesTopic:
         found: dict[str, CountingChange] = {}
         sizes: dict[str, int] = {}
         held = 0
-        async with self._turns.turn(organization_id):
+        async with self._read_slots.slot(organization_id):
             for partition, (offset, end) in (await self._spans(since_ms)).items():
                 async for record in self._walk(partition, offset, end):
                     message_id = wanted.get(record.key or b"")
@@ -127,7 +127,7 @@ class ChangesTopic:
         """See ports.ChangeLog."""
         queue, counts, exact = queue_id.encode(), dict[str, Change](), True
         places = {number: place for number, place in enumerate(zip(begin, end, strict=True)) if place[0] < place[1]}
-        async with self._turns.turn(organization_id):
+        async with self._read_slots.slot(organization_id):
             for partition, (at, stop) in (await self._spans(dict.fromkeys(places, since_ms - CLOCK_SKEW_MS))).items():
                 offset = at
                 for _ in range(COUNT_READS_MAX):

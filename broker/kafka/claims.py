@@ -49,7 +49,7 @@ class ClaimsTopic:
         self._writer = OutcomesTopic(producer, topic.name, timeout_s)
         self._index = ClaimIndex()
         self._positions: dict[int, int] = {}
-        self._turns = [asyncio.Lock() for _ in range(topic.partitions)]
+        self._locks = [asyncio.Lock() for _ in range(topic.partitions)]
         self._reads_begun = [0] * topic.partitions
         self._read_done = [0] * topic.partitions  # the newest that came to its end
         self._following: asyncio.Task[None] | None = None
@@ -93,7 +93,7 @@ class ClaimsTopic:
     async def _catch_up(self, partition: int) -> None:
         """Read to the current end, or wait for another reader that begins from now on."""
         asked = self._reads_begun[partition]
-        async with self._turns[partition]:
+        async with self._locks[partition]:
             if self._read_done[partition] > asked:
                 return
             self._reads_begun[partition] += 1

@@ -29,14 +29,14 @@ class KafkaCursors:
         self._kafka = kafka
         self._requests = requests
         self._topic = topics(kafka).messages.name
-        self._turns = asyncio.Semaphore(_UNDER_WAY_MAX)
+        self._semaphore = asyncio.Semaphore(_UNDER_WAY_MAX)
 
     async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> dict[str, dict[int, Cursor]]:
         """Load the last stored cursors by listener and partition; those never stored are left out (LogUnavailable)."""
         wanted = list(partitions)
 
         async def one(listener_id: str) -> tuple[str, dict[int, Cursor]]:
-            async with self._turns:
+            async with self._semaphore:
                 rows = await self._requests.committed(listener_group(self._kafka, listener_id), self._topic, wanted)
             return listener_id, {
                 partition: Cursor.from_metadata(offset, text) for partition, (offset, text) in rows.items()
@@ -49,7 +49,7 @@ class KafkaCursors:
         failed: dict[str, LogUnavailable] = {}
 
         async def one(listener_id: str, rows: Mapping[int, Cursor]) -> None:
-            async with self._turns:
+            async with self._semaphore:
                 try:
                     await self._requests.commit(
                         listener_group(self._kafka, listener_id),
@@ -72,5 +72,5 @@ class KafkaCursors:
 
     async def delete(self, listener_id: str) -> None:
         """Forget a listener's cursors (LogUnavailable)."""
-        async with self._turns:
+        async with self._semaphore:
             await self._requests.delete_group(listener_group(self._kafka, listener_id))

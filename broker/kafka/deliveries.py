@@ -20,7 +20,7 @@ from broker.core.events import DeliveriesSettled, DeliveryAttempted, decode
 from broker.errors import LogDamaged, UnknownEvent
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.outstanding import KafkaOutstanding
-from broker.kafka.reading import Turns
+from broker.kafka.read_slots import ReadSlots
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, Record
 from broker.kafka.topics import topics
 from broker.ports import Attempt, DeliveryState, ListenerCondition, OutstandingDelivery
@@ -34,17 +34,17 @@ _LAG_READS_MAX: Final = 4  # per partition; a longer backlog is answered as "at 
 
 
 class KafkaDeliveries:
-    """The state of deliveries, read from Kafka by single requests. It keeps nothing. turns: the slots for large
+    """The state of deliveries, read from Kafka by single requests. It keeps nothing. read_slots: the slots for large
     reads.
     """
 
-    def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, turns: Turns) -> None:
+    def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, read_slots: ReadSlots) -> None:
         names = topics(kafka)
         self._messages, self._deliveries = names.messages, names.deliveries
         self._requests = requests
         self._cursors = KafkaCursors(kafka, requests)
-        self._outstanding = KafkaOutstanding(kafka, requests, turns)
-        self._turns = turns
+        self._outstanding = KafkaOutstanding(kafka, requests, read_slots)
+        self._read_slots = read_slots
 
     async def states(
         self,
@@ -94,13 +94,13 @@ class KafkaDeliveries:
         topic = self._deliveries.name
         at = (await self._requests.offsets(topic, {partition: at_ms}))[partition] if found else -1
         all_read = True
-        async with contextlib.AsyncExitStack() as turn:
+        async with contextlib.AsyncExitStack() as slot:
             reads = 0
             while at >= 0 and not all(rows and rows[-1][0] in final[one] for one, rows in found.items()):
                 if reads == _READS_MAX:
                     return found, False
                 if reads == 1:  # the first is nearly always enough
-                    await turn.enter_async_context(self._turns.turn(listeners[0].organization_id))
+                    await slot.enter_async_context(self._read_slots.slot(listeners[0].organization_id))
                 try:
                     stretch = await self._requests.read(topic, partition, at)
                 except LogDamaged as damage:  # the attempt may stand there
@@ -125,7 +125,7 @@ class KafkaDeliveries:
         behind = {number: place.top for number, place in places.items() if place.top < ends[number]}
         found: dict[int, tuple[int, int | None]] = {}
         if behind:
-            async with self._turns.turn(listener.organization_id):
+            async with self._read_slots.slot(listener.organization_id):
                 counted = (self._behind(listener, number, top, ends[number]) for number, top in behind.items())
                 found = dict(zip(behind, await asyncio.gather(*counted), strict=True))
         lag, oldest = 0, []

@@ -114,9 +114,9 @@ class GroupCommit:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def partition_of(self, key: str) -> int:
+    def partition_of(self, ordering_key: str) -> int:
         """Return the partition of an ordering key."""
-        return zlib.crc32(key.encode()) % self._partitions
+        return zlib.crc32(ordering_key.encode()) % self._partitions
 
     def some_partition(self) -> int:
         """Return a partition that can be written to, as far as is known."""
@@ -124,14 +124,16 @@ class GroupCommit:
         self._turn += 1
         return usable[self._turn % len(usable)]
 
-    def append(self, build: BuildRecord, *, key: str | None = None, size: int = 0) -> Awaitable[tuple[int, int]]:
+    def append(
+        self, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
+    ) -> Awaitable[tuple[int, int]]:
         """Append a message; see ports.MessageLog.append. Raise LogUnavailable at once while Kafka acknowledges
         nothing.
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[tuple[int, int]] = loop.create_future()
         item = Append(build, done, loop.time() + self._timeout_s, size)
-        self._join(None if key is None else self.partition_of(key), item)
+        self._join(None if ordering_key is None else self.partition_of(ordering_key), item)
         return done
 
     def append_together(

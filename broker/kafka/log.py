@@ -14,7 +14,7 @@ from broker.kafka.messages import MessagesTopic
 from broker.kafka.outcomes import OutcomesTopic
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.producer import Producer
-from broker.kafka.reading import Turns
+from broker.kafka.read_slots import ReadSlots
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
@@ -24,23 +24,23 @@ class KafkaLog:
     """Everything that a process writes to Kafka.
 
     append_timeout_ms: how long an append waits for the acknowledgement.
-    turns: the process's slots for large reads.
+    read_slots: the process's slots for large reads.
     """
 
     def __init__(self, kafka: KafkaSettings, *, append_timeout_ms: int = 5_000) -> None:
         names = topics(kafka)
         timeout_s = append_timeout_ms / 1000
         self.requests = KafkaRequests(kafka)
-        self.turns = Turns()
+        self.read_slots = ReadSlots()
         self._topics = [topic.name for topic in names.all()]
         self._producer = Producer(kafka)
         self.control = ControlTopic(self._producer, self.requests, names.control.name, timeout_s)
-        kept = KafkaOutstanding(kafka, self.requests, self.turns).message
-        self.messages = MessagesTopic(self._producer, self.requests, names.messages, timeout_s, self.turns, kept)
+        kept = KafkaOutstanding(kafka, self.requests, self.read_slots).message
+        self.messages = MessagesTopic(self._producer, self.requests, names.messages, timeout_s, self.read_slots, kept)
         self.claims = ClaimsTopic(self._producer, self.requests, names.claims, timeout_s)
         self.deliveries = OutcomesTopic(self._producer, names.deliveries.name, timeout_s)
         changes = OutcomesTopic(self._producer, names.changes.name, timeout_s)
-        self.changes = ChangesTopic(changes, self.requests, names.deliveries.name, self.turns)
+        self.changes = ChangesTopic(changes, self.requests, names.deliveries.name, self.read_slots)
         self.outstanding = OutcomesTopic(self._producer, names.outstanding.name, timeout_s)
 
     def refuse(self, refusal: Refusal | None) -> None:

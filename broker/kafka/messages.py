@@ -16,7 +16,7 @@ from broker.core.paging import Chunk, Found, newest
 from broker.errors import LogDamaged
 from broker.kafka.group_commit import GroupCommit
 from broker.kafka.producer import Producer
-from broker.kafka.reading import COUNT_READS_MAX, Turns
+from broker.kafka.read_slots import COUNT_READS_MAX, ReadSlots
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
 from broker.kafka.topics import Topic
 
@@ -32,7 +32,7 @@ class MessagesTopic(GroupCommit):
     """The topic `messages`.
 
     timeout_s: how long an append waits for the acknowledgement.
-    turns: the slots for large reads.
+    read_slots: the slots for large reads.
     kept: finds a message in `outstanding` that this topic no longer holds, by partition, id and organization.
     """
 
@@ -42,14 +42,14 @@ class MessagesTopic(GroupCommit):
         requests: KafkaRequests,
         topic: Topic,
         timeout_s: float,
-        turns: Turns,
+        read_slots: ReadSlots,
         kept: Kept | None = None,
     ) -> None:
         super().__init__(producer, requests, topic, timeout_s)
         # So much later than its id says may a message be in the log: claimed ids are kept for a while, an append waits,
         # and the clocks of claim, message and what is between them may be three.
         self._later_ms_max = IDS_KEPT_MS + round(timeout_s * 2000) + 2 * CLOCKS_MS
-        self._turns = turns
+        self._read_slots = read_slots
         self._kept = kept
 
     async def end_offsets(self) -> tuple[int, ...]:
@@ -110,11 +110,11 @@ class MessagesTopic(GroupCommit):
         """Return the wanted messages that are found from this offset on, and the damage that was skipped."""
         found: dict[str, tuple[int, bytes]] = {}
         damage: LogDamaged | None = None
-        async with contextlib.AsyncExitStack() as turn:
+        async with contextlib.AsyncExitStack() as slot:
             reads = 0
             while offset >= 0:
                 if reads == 1:
-                    await turn.enter_async_context(self._turns.turn(organization_id))
+                    await slot.enter_async_context(self._read_slots.slot(organization_id))
                 try:
                     stretch = await self._requests.read(self._topic, partition, offset)
                 except LogDamaged as error:
@@ -158,7 +158,7 @@ class MessagesTopic(GroupCommit):
         """See ports.MessageLog.count."""
         queue = queue_id.encode()
         total, exact = 0, True
-        async with self._turns.turn(organization_id):
+        async with self._read_slots.slot(organization_id):
             for partition, (start, stop) in enumerate(zip(begin, end, strict=True)):
                 at, found = start, 0
                 for _ in range(COUNT_READS_MAX):
@@ -183,7 +183,9 @@ class MessagesTopic(GroupCommit):
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int, organization_id: str
     ) -> tuple[list[bytes], list[int]]:
         """See ports.MessageLog.newest."""
-        async with self._turns.turn(organization_id):  # one partition after the other: what is held at once is bounded
+        async with self._read_slots.slot(
+            organization_id
+        ):  # one partition after the other: what is held at once is bounded
             chunks = [
                 await self._chunk(number, queue_id, *bounds)
                 for number, bounds in enumerate(zip(begin, end, strict=True))

@@ -17,10 +17,10 @@ from broker.core.directory import Listener
 from broker.core.events import BARE, DeliverySetAside, KeptDelivery, decode, encode
 from broker.core.ids import partition_of
 from broker.errors import LogDamaged, UnknownEvent
-from broker.kafka.reading import Turns
+from broker.kafka.read_slots import ReadSlots
 from broker.kafka.requests import EARLIEST, KafkaRequests, OffsetTooOld, Record
 from broker.kafka.topics import topics
-from broker.ports import OutstandingDelivery, Place
+from broker.ports import OutstandingDelivery, Position
 from broker.settings import KafkaSettings
 
 _SEPARATOR: Final = b":"
@@ -29,21 +29,21 @@ _SEPARATOR: Final = b":"
 class KafkaOutstanding:
     """The outstanding deliveries, read by single requests, each in a slot for large reads. It keeps nothing."""
 
-    def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, turns: Turns) -> None:
+    def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, read_slots: ReadSlots) -> None:
         self._topic = topics(kafka).outstanding
         self._requests = requests
-        self._turns = turns
+        self._read_slots = read_slots
 
     async def page(
-        self, listener: Listener, *, state: str | None, after: Place, limit: int
-    ) -> tuple[list[OutstandingDelivery], Place | None]:
+        self, listener: Listener, *, state: str | None, after: Position, limit: int
+    ) -> tuple[list[OutstandingDelivery], Position | None]:
         """See ports.Outstanding."""
-        async with self._turns.turn(listener.organization_id):
+        async with self._read_slots.slot(listener.organization_id):
             return await self._page(listener, state, after, limit)
 
     async def _page(
-        self, listener: Listener, state: str | None, after: Place, limit: int
-    ) -> tuple[list[OutstandingDelivery], Place | None]:
+        self, listener: Listener, state: str | None, after: Position, limit: int
+    ) -> tuple[list[OutstandingDelivery], Position | None]:
         shown: list[OutstandingDelivery] = []
         partition, offset = after
         while partition < self._topic.partitions:
@@ -70,7 +70,7 @@ class KafkaOutstanding:
     async def count(self, listener: Listener) -> int:
         """See ports.Outstanding."""
         number = 0
-        async with self._turns.turn(listener.organization_id):
+        async with self._read_slots.slot(listener.organization_id):
             for partition in range(self._topic.partitions):
                 number += len(await self._there(listener, partition, None))
         return number
@@ -81,7 +81,7 @@ class KafkaOutstanding:
         wanted = {prefix + message_id.encode() for message_id in message_ids}
         partitions = {partition_of(message_id) for message_id in message_ids}
         there: set[bytes] = set()
-        async with self._turns.turn(listener.organization_id):
+        async with self._read_slots.slot(listener.organization_id):
             for partition in partitions:
                 if partition is not None and partition < self._topic.partitions:
                     there |= await self._there(listener, partition, wanted)
@@ -110,7 +110,7 @@ class KafkaOutstanding:
         if not by_key:
             return found
         try:
-            async with self._turns.turn(next(iter(listeners)).organization_id):
+            async with self._read_slots.slot(next(iter(listeners)).organization_id):
                 async for record in self._records(partition, 0, b"", reads_max):
                     listener = by_key.get(record.key or b"")
                     if listener is not None:
@@ -130,7 +130,7 @@ class KafkaOutstanding:
         """
         found: dict[bytes, bytes | None] = {}
         ending = _SEPARATOR + message_id.encode()
-        async with self._turns.turn(organization_id):
+        async with self._read_slots.slot(organization_id):
             async for record in self._records(partition, 0, b""):
                 if record.key is not None and record.key.endswith(ending):
                     found[record.key] = record.value

@@ -172,10 +172,10 @@ def _say_ownerless(organizations: Iterable[Organization]) -> None:
 
 def _say_keys(state: Directory, account: Account) -> None:
     """Name the keys that the account made: whoever has seen one can still use it."""
-    made = [key for key in state.keys.values() if key.created_by == f"account:{account.id}"]
-    for key in made:
-        name = state.organizations[key.organization_id].name
-        say(f"stays valid: key {key.id} {key.name}, of the organization {name}", err=True)
+    made = [api_key for api_key in state.keys.values() if api_key.created_by == f"account:{account.id}"]
+    for api_key in made:
+        name = state.organizations[api_key.organization_id].name
+        say(f"stays valid: key {api_key.id} {api_key.name}, of the organization {name}", err=True)
     if made:
         say("`everput organizations revoke-key KEY_ID` revokes such a key", err=True)
 

@@ -47,11 +47,11 @@ def command(options: Options, organization: str | None, name: str | None, email:
         raise ConfigurationError("give --organization, the id of one that is there, or --name, but not both")
     owner = None if email is None else (email, _password())
     try:
-        key, made_for = run_quietly("init", options, _make(options, organization, name, owner))
+        api_key, made_for = run_quietly("init", options, _make(options, organization, name, owner))
     except (Refused, NotFound, WrongPassword, AccountBlocked) as error:
         raise ConfigurationError(str(error)) from error
     say(f"organization: {made_for.name} {made_for.id}", err=True)
-    say(key)
+    say(api_key)
 
 
 def _password() -> str:

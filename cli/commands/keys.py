@@ -7,7 +7,7 @@ import click
 import everput
 from broker.core.keys import SCOPES
 from cli.api_commands import asks, find_queue, show, show_all
-from cli.times import Moment
+from cli.times import Time
 from everput import Client
 
 
@@ -35,7 +35,7 @@ def list_(client: Client, *, as_json: bool) -> None:
 @click.argument("name")
 @click.option("--scope", "scopes", multiple=True, help=f"{', '.join(SCOPES)}; may be repeated.")
 @click.option("--queue", "queues", multiple=True, help="Only for this queue, by name or id; may be repeated.")
-@click.option("--expires", type=Moment(ahead=True), help="Refuse the key from this time on, or from then on: 12h, 30d.")
+@click.option("--expires", type=Time(ahead=True), help="Refuse the key from this time on, or from then on: 12h, 30d.")
 @asks
 def create(
     client: Client, *, name: str, scopes: tuple[str, ...], queues: tuple[str, ...], expires: str | None, as_json: bool

@@ -18,7 +18,7 @@ from broker.errors import ConfigurationError
 from cli import log_client
 from cli.api_options import api_options
 from cli.printing import say, say_json
-from cli.times import Moment
+from cli.times import Time
 from cli.visible import visible
 
 _SAID: Final = ("type", "v", "at_ms", "organization_id", "actor", "request_id")  # in columns, or the same in all
@@ -37,8 +37,8 @@ _WIDTHS: Final = (
 
 @click.command("log")
 @api_options
-@click.option("--from", "begin", type=Moment(), help="Not before: 2026-01-31T12:00:00Z, 2026-01-31, or 15m (ago).")
-@click.option("--to", "end", type=Moment(), help="Before this time.")
+@click.option("--from", "begin", type=Time(), help="Not before: 2026-01-31T12:00:00Z, 2026-01-31, or 15m (ago).")
+@click.option("--to", "end", type=Time(), help="Before this time.")
 @click.option("--type", "kind", metavar="TYPE,…", help="Such as queue.created, or all of a noun: queue.")
 @click.option("--queue", metavar="ID|NAME", help="Of this queue and its listeners.")
 @click.option("--listener", metavar="ID", help="Of this listener.")
@@ -69,12 +69,12 @@ def command(
     """
     if follow and end is not None:
         raise ConfigurationError("--follow has no end: leave --to out")
-    with log_client.client(url, key) as asking:
+    with log_client.client(url, key) as http_client:
         given = {
             "from": begin,
             "to": end,
             "type": kind,
-            "queue": None if queue is None else _queue_id(asking, queue),
+            "queue": None if queue is None else _queue_id(http_client, queue),
             "listener": listener,
             "message": message,
             "actor": actor,
@@ -83,7 +83,7 @@ def command(
         query = {name: value for name, value in given.items() if value is not None}
         try:
             headed = as_json
-            for part in log_client.read(asking, query, follow=follow):
+            for part in log_client.read(http_client, query, follow=follow):
                 for line in part.lines:
                     if not headed:
                         say(heading())
@@ -99,9 +99,9 @@ def command(
                 raise
 
 
-def _queue_id(asking: httpx.Client, queue: str) -> str:
+def _queue_id(http_client: httpx.Client, queue: str) -> str:
     """The id of the queue of this name, else what was given: it may be the id of one that is gone."""
-    found = log_client.ask(asking, "/v1/queues", name=queue)
+    found = log_client.ask(http_client, "/v1/queues", name=queue)
     return str(found["queues"][0]["id"]) if found is not None and found["queues"] else queue
 
 

@@ -9,7 +9,7 @@ import click
 
 import everput
 from cli.api_commands import asks, find_queue, show, show_all
-from cli.times import Moment
+from cli.times import Time
 from everput import Client
 from everput.answers import MessageFields
 
@@ -48,8 +48,8 @@ def put(
 
 @command.command("list")
 @click.argument("queue")
-@click.option("--from", "begin", type=Moment(), help="Not before: 2026-01-31T12:00:00Z, 2026-01-31, or 15m (ago).")
-@click.option("--to", "end", type=Moment(), help="Before this time.")
+@click.option("--from", "begin", type=Time(), help="Not before: 2026-01-31T12:00:00Z, 2026-01-31, or 15m (ago).")
+@click.option("--to", "end", type=Time(), help="Before this time.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
 @asks
 def list_(client: Client, *, queue: str, begin: str | None, end: str | None, limit: int, as_json: bool) -> None:

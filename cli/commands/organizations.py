@@ -85,11 +85,11 @@ def revoke(options: Options, key_id: str) -> None:
     """Revoke a key of any organization. From now on it opens nothing."""
 
     async def work(opened: OpenDirectory) -> None:
-        key = opened.view.state.keys.get(key_id)
-        if key is None:
+        api_key = opened.view.state.keys.get(key_id)
+        if api_key is None:
             raise NotFound(f"no key has the id {key_id}")
-        await revoke_key(opened.control, opened.view, _shell(key.organization_id), key.id)
-        say(f"revoked the key {key.name} of the organization {key.organization_id}")
+        await revoke_key(opened.control, opened.view, _shell(api_key.organization_id), api_key.id)
+        say(f"revoked the key {api_key.name} of the organization {api_key.organization_id}")
 
     in_directory(options, work)
 

@@ -13,9 +13,9 @@ from typing import IO
 import click
 
 from broker.errors import ConfigurationError, NotFound
-from cli.api_commands import asking, find_queue
+from cli.api_commands import api_client, find_queue
 from cli.api_options import api_options
-from cli.lines import Line, Lines
+from cli.lines import TextLine, TextLines
 from cli.printing import say
 from cli.progress import Progress
 from cli.publish import Publisher, Tally
@@ -64,7 +64,7 @@ def command(
     code is 1 if any line was refused; each is shown with its number and the reason.
     """
     with _open(file) as source:
-        with asking(url, key, give_up_after_s=give_up_after_s) as client:
+        with api_client(url, key, give_up_after_s=give_up_after_s) as client:
             queue_id = _queue(client, queue, create=create)
         publisher = Publisher(url, key, concurrency=concurrency, give_up_after_s=give_up_after_s)
         tally = asyncio.run(_put(publisher, queue_id, source, quiet=quiet))
@@ -95,10 +95,10 @@ def _queue(client: Client, queue: str, *, create: bool) -> str:
 
 async def _put(publisher: Publisher, queue_id: str, source: IO[bytes], *, quiet: bool) -> Tally:
     tally = Tally()
-    lines = Lines(source)
+    lines = TextLines(source)
     with Progress(total_bytes=lines.size, shown=not quiet) as progress:
 
-        def settled(line: Line, refusal: str | None) -> None:
+        def settled(line: TextLine, refusal: str | None) -> None:
             tally.settled(refusal)
             progress.update(tally.put, tally.refused, lines.bytes_read)
             if refusal is not None and tally.refused <= REFUSALS_SHOWN:

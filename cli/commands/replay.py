@@ -14,14 +14,14 @@ import everput
 from broker.commands.replays import ONLY
 from cli.api_commands import asks, find_listener, show
 from cli.printing import say, stderr
-from cli.times import Moment
+from cli.times import Time
 from cli.visible import visible
 from everput import Client
 
 _LOOK_S: Final = 0.5
 
 
-class _Beginning(Moment):
+class _Beginning(Time):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         return "beginning" if value == "beginning" else super().convert(value, param, ctx)
 
@@ -30,7 +30,7 @@ class _Beginning(Moment):
 @click.argument("queue")
 @click.argument("listener")
 @click.option("--from", "begin", type=_Beginning(), required=True, help="2026-01-31, 2h (ago), or beginning.")
-@click.option("--to", "end", type=Moment(), help="Before this time; now, if it is not said.")
+@click.option("--to", "end", type=Time(), help="Before this time; now, if it is not said.")
 @click.option(
     "--only", type=click.Choice(ONLY), default="all", show_default=True, help="What failed, or is not got yet."
 )
@@ -62,9 +62,9 @@ def command(
     It goes on without being watched: Ctrl-C only ends the watching, `everput replays` shows, pauses and cancels it.
     """
     place = find_listener(client, queue, listener)
-    wishes: dict[str, Any] = {"only": only, "rate_per_s": rate, "dry_run": dry_run}
-    wishes |= {"notify_url": notify_url, "liveness_url": liveness_url, "send_headers": send_headers}
-    begun = client.send(everput.start_replay(*place, begin=begin, end=end, **wishes)).replay
+    settings: dict[str, Any] = {"only": only, "rate_per_s": rate, "dry_run": dry_run}
+    settings |= {"notify_url": notify_url, "liveness_url": liveness_url, "send_headers": send_headers}
+    begun = client.send(everput.start_replay(*place, begin=begin, end=end, **settings)).replay
     if as_json:
         show(begun, as_json=True)
         return

@@ -62,12 +62,12 @@ def _embedded(options: Options) -> int:
             raise ConfigurationError(f"{variable} is set: give --kafka, or unset it and use the file")
     path = files.sealing_key_file(options.data_dir)
     with files.lock(options.data_dir):
-        keys = files.sealing_key(options.data_dir)
-        if Sealer(keys).keys == 1:
-            keys = f"{new_sealing_key()},{keys}"
-            write_secret(path, keys)
-        count = asyncio.run(_reseal_embedded(options, Sealer(keys)))
-        write_secret(path, keys.partition(",")[0])
+        sealing_keys = files.sealing_key(options.data_dir)
+        if Sealer(sealing_keys).keys == 1:
+            sealing_keys = f"{new_sealing_key()},{sealing_keys}"
+            write_secret(path, sealing_keys)
+        count = asyncio.run(_reseal_embedded(options, Sealer(sealing_keys)))
+        write_secret(path, sealing_keys.partition(",")[0])
     return count
 
 

@@ -14,7 +14,7 @@ from broker.errors import NotFound
 from cli import log_client
 from cli.api_options import api_options
 from cli.printing import say, say_json
-from cli.times import Moment
+from cli.times import Time
 
 _SHOWN = ("name", "id", "notify_url", "liveness_url", "state", "paused", "lag", "max_in_flight", "rate_per_s")
 
@@ -27,17 +27,17 @@ def command() -> None:
 @command.command("queue")
 @click.argument("queue")
 @api_options
-@click.option("--at", "at", type=Moment(), help="As it was then: 2026-01-31T12:00:00Z, 2026-01-31, or 15m (ago).")
+@click.option("--at", "at", type=Time(), help="As it was then: 2026-01-31T12:00:00Z, 2026-01-31, or 15m (ago).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def queue_command(*, queue: str, url: str, key: str, at: str | None, as_json: bool) -> None:
     """Show QUEUE, which is a name or an id, and its listeners."""
     then = {} if at is None else {"at": at}
-    with log_client.client(url, key) as asking:
-        found = _find(asking, queue, then)
+    with log_client.client(url, key) as http_client:
+        found = _find(http_client, queue, then)
         path = f"/v1/queues/{found['id']}/listeners"
         listeners = []
         for one in found["listeners"]:
-            told = log_client.ask(asking, f"{path}/{one['id']}", **then)
+            told = log_client.ask(http_client, f"{path}/{one['id']}", **then)
             if told is not None:
                 listeners.append(told["listener"])
     if as_json:
@@ -52,14 +52,14 @@ def queue_command(*, queue: str, url: str, key: str, at: str | None, as_json: bo
                 say(f"  {name:{width}}  {one[name]}")
 
 
-def _find(asking: httpx.Client, queue: str, then: dict[str, str]) -> dict[str, Any]:
+def _find(http_client: httpx.Client, queue: str, then: dict[str, str]) -> dict[str, Any]:
     """By name, else by id (NotFound)."""
-    named = log_client.ask(asking, "/v1/queues", name=queue, **then)
+    named = log_client.ask(http_client, "/v1/queues", name=queue, **then)
     if named is not None and named["queues"]:
         found: dict[str, Any] = named["queues"][0]
         return found
-    told = log_client.ask(asking, f"/v1/queues/{queue}", **then)
+    told = log_client.ask(http_client, f"/v1/queues/{queue}", **then)
     if told is None:
         raise NotFound(f"no queue has the name or id {queue}" + (f" at {then['at']}" if then else ""))
-    queue_told: dict[str, Any] = told["queue"]
-    return queue_told
+    found_queue: dict[str, Any] = told["queue"]
+    return found_queue

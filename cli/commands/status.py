@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from broker.errors import ConfigurationError
-from cli.api_commands import errors_told
+from cli.api_commands import errors_as_refusals
 from cli.api_options import api_options
 from cli.printing import say_json, stdout
 from cli.report import FIGURES, Limits, ListenerRow, ProcessRow, StorageRow, listeners, processes, storage
@@ -58,7 +58,7 @@ def command(
     The exit code is 1 if a listener is down or beyond a limit, the log is damaged, or a process is not ready; 2 if the
     API does not answer.
     """
-    with contextlib.suppress(KeyboardInterrupt), errors_told(url):
+    with contextlib.suppress(KeyboardInterrupt), errors_as_refusals(url):
         client = AsyncClient(url, key, give_up_after_s=GIVE_UP_AFTER_S)
         status = _Status(client, queue, admin, Limits(lag_max, age_max_s))
         asyncio.run(status.run(every_s if watch else None, as_json=as_json))

@@ -21,7 +21,7 @@ from typing import Final
 import click
 
 from broker.errors import ConfigurationError
-from cli.api_commands import errors_told
+from cli.api_commands import errors_as_refusals
 from cli.demo.server import DemoListeners, DemoServer
 from cli.demo.view import Row, View
 from cli.publish import Publisher
@@ -113,7 +113,7 @@ class Demo:
         return await self._verdict()
 
     async def _create(self, client: AsyncClient) -> str:
-        with errors_told(self._server.url):
+        with errors_as_refusals(self._server.url):
             queue_id = (await client.send(create_queue(QUEUE))).queue.id
             for name, secret in self._secrets.items():
                 base = f"http://127.0.0.1:{self._listeners.ports[name]}"

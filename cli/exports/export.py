@@ -20,7 +20,7 @@ from cli.api_options import api_options
 from cli.exports import manifest, parquet
 from cli.exports.manifest import Manifest
 from cli.printing import say, stderr
-from cli.times import Moment
+from cli.times import Time
 
 FILE_EVENTS: Final = 100_000
 _FILE_BYTES: Final = 128 << 20
@@ -30,8 +30,8 @@ _ENDINGS: Final = {"jsonl": "jsonl", "parquet": "parquet"}
 @click.command("export")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
 @api_options
-@click.option("--from", "begin", type=Moment(), help="Not before: 2026-01-31T12:00:00Z, 2026-01-31, or 15m (ago).")
-@click.option("--to", "end", type=Moment(), help="Before this time; without it, now.")
+@click.option("--from", "begin", type=Time(), help="Not before: 2026-01-31T12:00:00Z, 2026-01-31, or 15m (ago).")
+@click.option("--to", "end", type=Time(), help="Before this time; without it, now.")
 @click.option("--format", "form", type=click.Choice(list(_ENDINGS)), default="jsonl", show_default=True)
 def command(*, folder: Path, url: str, key: str, begin: str | None, end: str | None, form: str) -> None:
     """Write the organization's events to DIR, with a manifest of counts and SHA-256. The key needs the scope `audit`.
@@ -71,12 +71,12 @@ def _export(folder: Path, made: Manifest, url: str, key: str) -> None:
     begin_ms: float | None = None
     columns = TextColumn("{task.fields[count]:,} events"), BarColumn(), TimeElapsedColumn()
     with (
-        log_client.client(url, key) as asking,
+        log_client.client(url, key) as http_client,
         Progress(*columns, console=console, disable=not console.is_terminal) as bar,
         _Writer(folder, made) as writer,
     ):
         task = bar.add_task("export", total=None, count=count)
-        for part in log_client.read(asking, query):
+        for part in log_client.read(http_client, query):
             _check_owner(made, part)
             writer.add(part)
             count += len(part.lines)

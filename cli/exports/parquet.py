@@ -25,7 +25,7 @@ class _Fields(msgspec.Struct, gc=False):
     message_id: str | None = None
 
 
-class _Line(msgspec.Struct, gc=False):
+class _LogLine(msgspec.Struct, gc=False):
     topic: str
     partition: int
     offset: int
@@ -33,7 +33,7 @@ class _Line(msgspec.Struct, gc=False):
     event: msgspec.Raw
 
 
-_line: Final = msgspec.json.Decoder(_Line)
+_line: Final = msgspec.json.Decoder(_LogLine)
 _fields: Final = msgspec.json.Decoder(_Fields)
 _NUMBERS: Final = {"partition": "int32", "offset": "int64", "log_ms": "int64", "at_ms": "int64"}
 
@@ -61,7 +61,7 @@ def write(path: Path, lines: Sequence[bytes]) -> None:
 
     rows = [_line.decode(line) for line in lines]
     events = [_fields.decode(row.event) for row in rows]
-    places = [name for name in _Line.__struct_fields__ if name != "event"]
+    places = [name for name in _LogLine.__struct_fields__ if name != "event"]
     columns = {name: [getattr(row, name) for row in rows] for name in places}
     columns |= {name: [getattr(event, name) for event in events] for name in _Fields.__struct_fields__}
     columns["event"] = [bytes(row.event) for row in rows]

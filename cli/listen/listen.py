@@ -18,7 +18,7 @@ import click
 
 from broker.core.names import NAME_CHARS_MAX
 from broker.errors import ConfigurationError, NotFound
-from cli.api_commands import asking, find_queue
+from cli.api_commands import api_client, find_queue
 from cli.api_options import api_options
 from cli.listen.keys import HELP, Action, History, Keyboard, is_ours, keys
 from cli.listen.show import Show
@@ -68,7 +68,7 @@ def command(
 def _queue(url: str, key: str, queue: str) -> str:
     """Its id (ConfigurationError: there is none)."""
     try:
-        with asking(url, key, give_up_after_s=GIVE_UP_AFTER_S) as client:
+        with api_client(url, key, give_up_after_s=GIVE_UP_AFTER_S) as client:
             return find_queue(client, queue)
     except NotFound as error:
         raise ConfigurationError(str(error)) from error

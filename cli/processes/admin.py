@@ -56,7 +56,7 @@ class Health:
         """check(), and Damaged while any of the log can't be read: neither a restart nor another process helps then."""
         await self.check()
         if self.view is not None and self.view.state.damage:
-            raise Damaged(f"of the log these can't be read as they were written: {damage_told(self.view.state.damage)}")
+            raise Damaged(f"of the log these can't be read as they were written: {damage_text(self.view.state.damage)}")
 
     def state(self) -> dict[str, Any]:
         """What this process has folded (Unavailable): where it is, the hash of all, and a digest of each thing."""
@@ -76,7 +76,7 @@ class Damaged(Unavailable):
     code = "log-damaged"
 
 
-def damage_told(damage: Damage) -> str:
+def damage_text(damage: Damage) -> str:
     """The first ranges, in words."""
     ranges = list(damage)
     more = f", and {len(ranges) - _RANGES_SHOWN} more" if len(ranges) > _RANGES_SHOWN else ""
@@ -162,6 +162,6 @@ async def _refused(_request: Request, error: Exception) -> Response:
     return _response(framework_problem(getattr(error, "status_code", 400), str(getattr(error, "detail", ""))))
 
 
-def _response(told: Problem) -> Response:
-    headers: dict[str, Any] = {name.decode(): value.decode() for name, value in told.headers}
-    return Response(told.body, told.status, headers, media_type=MEDIA_TYPE.decode())
+def _response(answer: Problem) -> Response:
+    headers: dict[str, Any] = {name.decode(): value.decode() for name, value in answer.headers}
+    return Response(answer.body, answer.status, headers, media_type=MEDIA_TYPE.decode())

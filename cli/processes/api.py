@@ -32,7 +32,7 @@ from cli.processes.first_start import first_start
 from cli.processes.metrics import show_damage, show_log, show_stored
 from cli.processes.process import CATCH_UP_S, Process, run
 from cli.processes.sockets import address, bind, inherited
-from cli.processes.startup_server import Doors
+from cli.processes.startup_server import StartupServer
 from projections.app import Projections
 
 
@@ -53,10 +53,12 @@ async def _serve(process: Process, options: Options) -> None:
         descriptor = os.environ.get("EVERPUT_LISTEN_FD")
         listening = bind(options.host, options.port) if descriptor is None else inherited(int(descriptor))
         clients = Clients(settings.trusted_proxies, behind_proxy=settings.public_url is not None)
-        doors = Doors(listening, connections_max=options.connections_max, hosts=options.hosts(), clients=clients)
-        stack.push_async_callback(doors.close)
+        startup_server = StartupServer(
+            listening, connections_max=options.connections_max, hosts=options.hosts(), clients=clients
+        )
+        stack.push_async_callback(startup_server.close)
         await process.kafka()
-        doors.kafka_is_there()
+        startup_server.kafka_is_there()
         log = KafkaLog(settings.kafka, append_timeout_ms=settings.append_timeout_ms)
         await log.start()
         stack.push_async_callback(log.stop)
@@ -64,7 +66,7 @@ async def _serve(process: Process, options: Options) -> None:
         await projections.start(timeout_s=CATCH_UP_S)
         stack.push_async_callback(projections.stop)
         view = projections.directory
-        log.turns.tenant_of = view.state.tenant_of
+        log.read_slots.tenant_of = view.state.tenant_of
         process.health.view = view
         await stack.enter_async_context(
             DamageReports(log.requests, log.control, view, topics(settings.kafka)).running()
@@ -91,7 +93,7 @@ async def _serve(process: Process, options: Options) -> None:
         recording = asyncio.create_task(stored.run())
         stack.callback(recording.cancel)
         show_stored(process.health.registry, stored)
-        deliveries = KafkaDeliveries(settings.kafka, log.requests, log.turns)
+        deliveries = KafkaDeliveries(settings.kafka, log.requests, log.read_slots)
         tunnels = Tunnels()
         tunnel_url = await stack.enter_async_context(
             admin.serving(tunnels.app, options.tunnel_host, options.tunnel_port, options.hosts())
@@ -105,18 +107,18 @@ async def _serve(process: Process, options: Options) -> None:
             deliveries=deliveries,
             status=deliveries,
             reader=LogReader(log.requests, topics(settings.kafka), view),
-            outstanding=KafkaOutstanding(settings.kafka, log.requests, log.turns),
+            outstanding=KafkaOutstanding(settings.kafka, log.requests, log.read_slots),
             cursors=KafkaCursors(settings.kafka, log.requests),
             tunnels=tunnels,
             stored=stored,
         )
-        await doors.open(app)
+        await startup_server.open(app)
         process.ready(address(listening, options.host))
-        serving = asyncio.create_task(doors.served())
+        serving = asyncio.create_task(startup_server.served())
         crashed = asyncio.create_task(projections.crashed())
         stopped = asyncio.create_task(process.stop.wait())
         await asyncio.wait([serving, crashed, stopped], return_when=asyncio.FIRST_COMPLETED)
-        await doors.close()
+        await startup_server.close()
         for task in (serving, stopped):
             task.cancel()
         if crashed.done() and not process.stop.is_set():

@@ -304,9 +304,9 @@ class _Connection(HttpToolsProtocol):
 
     def _refuse(self, status: int, detail: str, header: bytes = b"") -> None:
         """Answer without the app, and close. header: one more, with its line's end."""
-        told = framework_problem(status, detail)
+        answer = framework_problem(status, detail)
         lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode()), b"content-type: " + MEDIA_TYPE]
         lines.append(b"x-content-type-options: nosniff")
-        lines += [b"content-length: %d" % len(told.body), header + b"connection: close", b"", told.body]
+        lines += [b"content-length: %d" % len(answer.body), header + b"connection: close", b"", answer.body]
         self.transport.write(b"\r\n".join(lines))
         self.transport.close()

@@ -27,7 +27,7 @@ READING_S: Final = 8.0
 App = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
 
 
-class Doors:
+class StartupServer:
     """connections_max, hosts, clients: see Server. Construct it in the running loop; close() ends it."""
 
     def __init__(self, listening: socket.socket, *, connections_max: int, hosts: Hosts, clients: Clients) -> None:
@@ -78,10 +78,10 @@ class Doors:
             await receive()
             await send({"type": "websocket.close", "code": 1013, "reason": str(self._why)})
         else:
-            told = problem(self._why)
-            headers = [*told.headers, (b"content-type", MEDIA_TYPE), (b"content-length", b"%d" % len(told.body))]
-            await send({"type": "http.response.start", "status": told.status, "headers": headers})
-            await send({"type": "http.response.body", "body": told.body})
+            answer = problem(self._why)
+            headers = [*answer.headers, (b"content-type", MEDIA_TYPE), (b"content-length", b"%d" % len(answer.body))]
+            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            await send({"type": "http.response.body", "body": answer.body})
 
     def _begin(self) -> None:
         self._later.cancel()

@@ -44,7 +44,7 @@ class PageLinks(Links):
     next: Link | UnsetType = UNSET
 
 
-class Place(Answer):
+class ErrorLocation(Answer):
     """The part of a request that is wrong: a place in its body, a parameter of its query, or a header.
 
     detail: The error at this place, and how to correct it.
@@ -73,7 +73,7 @@ class ProblemAnswer(Answer):
     title: str
     status: int
     detail: str
-    errors: list[Place] | UnsetType = UNSET
+    errors: list[ErrorLocation] | UnsetType = UNSET
 
 
 class Named(Answer):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from broker.commands.changes import delete_message, update_message
-from broker.commands.directory import Commands, Context, ListenerWishes, create_organization, now_ms
+from broker.commands.directory import Commands, Context, ListenerInput, create_organization, now_ms
 from broker.commands.puts import put_message
 from broker.core.directory import Listener, Queue
 from broker.core.ids import parse_message_id
@@ -58,14 +58,14 @@ class Rig:
         self, queue: Queue, path: str, *, url: str | None = None, begin_at_ms: int | None = None, **settings: Any
     ) -> Listener:
         """url: where its messages go, when not to the rig's listeners, who are probed all the same."""
-        wishes = ListenerWishes(
+        listener_input = ListenerInput(
             name=path,
             notify_url=url or self.listeners.url(path),
             liveness_url=self.listeners.url(path),
             begin_at_ms=begin_at_ms,
             settings=settings,
         )
-        return (await self.commands.create_listener(self.context, queue.id, wishes))[0]
+        return (await self.commands.create_listener(self.context, queue.id, listener_input))[0]
 
     async def put(
         self, queue: Queue, *data: str, key: str | None = None, deliver_at: datetime | None = None
@@ -78,7 +78,7 @@ class Rig:
                     queue,
                     data=one,
                     name=None,
-                    key=key,
+                    ordering_key=key,
                     actor="key:test",
                     request_id="r",
                     deliver_at=deliver_at,
@@ -149,7 +149,7 @@ class Rig:
 
     @property
     def where(self) -> KafkaDeliveries:
-        return KafkaDeliveries(self.settings.kafka, self.log.requests, self.log.turns)
+        return KafkaDeliveries(self.settings.kafka, self.log.requests, self.log.read_slots)
 
     async def state(self, message_id: str, listener: Listener, *, deliver_at_ms: int = 0) -> DeliveryState:
         """Of the message's delivery, as GET of the message says."""

@@ -129,7 +129,7 @@ async def test_a_broker_that_hangs_holds_up_the_puts_that_must_go_to_it_and_no_o
     await log.start()
 
     def put(key: str | None = None):
-        return log.messages.append(lambda _partition: (b"id", b"value", b"queue"), key=key)
+        return log.messages.append(lambda _partition: (b"id", b"value", b"queue"), ordering_key=key)
 
     try:
         places = await asyncio.gather(*(put() for _ in range(100)))

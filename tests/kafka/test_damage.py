@@ -168,7 +168,7 @@ async def places(rig: Rig, ids: list[str]) -> dict[str, tuple[int, int]]:
 
 
 async def parked(rig: Rig, listener: Listener) -> list[OutstandingDelivery]:
-    outstanding = KafkaOutstanding(rig.settings.kafka, rig.log.requests, rig.log.turns)
+    outstanding = KafkaOutstanding(rig.settings.kafka, rig.log.requests, rig.log.read_slots)
     return (await outstanding.page(listener, state="parked", after=(0, 0), limit=100))[0]
 
 

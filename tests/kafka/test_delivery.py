@@ -212,7 +212,7 @@ async def test_a_deleted_listener_gets_nothing_more_and_its_siblings_do(rig: Rig
 
 
 async def test_pending_deliveries_go_to_the_new_url(rig: Rig):
-    from broker.commands.directory import ListenerWishes
+    from broker.commands.directory import ListenerInput
 
     queue = await rig.queue()
     listener = await rig.listen(queue, "old")
@@ -220,8 +220,8 @@ async def test_pending_deliveries_go_to_the_new_url(rig: Rig):
     await rig.work()
     ids = await rig.put(queue, *(f"m{number}" for number in range(20)))
     await until(lambda: rig.listeners.probes["old"], what="the old one is down")
-    wishes = ListenerWishes(notify_url=rig.listeners.url("new"), liveness_url=rig.listeners.url("new"))
-    await rig.commands.update_listener(rig.context, queue.id, listener.id, wishes)
+    listener_input = ListenerInput(notify_url=rig.listeners.url("new"), liveness_url=rig.listeners.url("new"))
+    await rig.commands.update_listener(rig.context, queue.id, listener.id, listener_input)
     await until(lambda: len(rig.listeners.taken("new")) >= 20, what="all at the new URL")
     assert rig.listeners.ids("new") == Counter(ids)
 

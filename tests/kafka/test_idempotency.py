@@ -20,7 +20,7 @@ async def put(log: KafkaLog, key: str, *data: str, again: bool = True) -> list[s
         puts = [new_put(QUEUE, one, None, None, "", "") for one in data]
         try:
             stored = await idempotency.put(
-                QUEUE, puts, key=key.encode(), body_sha256=" ".join(data), actor="", request_id=""
+                QUEUE, puts, idempotency_key=key.encode(), body_sha256=" ".join(data), actor="", request_id=""
             )
             return [one.id for one in stored]
         except InFlight:

@@ -84,7 +84,7 @@ async def test_a_record_carries_its_queue_in_its_first_header(kafka_log, ready_t
 
 async def test_messages_of_one_key_share_a_partition_and_keep_their_order(kafka_log):
     async def put_all(key: str) -> list[tuple[int, int]]:
-        waiting = [kafka_log.messages.append(record(number), key=key) for number in range(100)]
+        waiting = [kafka_log.messages.append(record(number), ordering_key=key) for number in range(100)]
         noise = [kafka_log.messages.append(record(number)) for number in range(20)]
         places = list(await asyncio.gather(*waiting))
         await asyncio.gather(*noise)
@@ -127,13 +127,13 @@ async def test_a_message_is_found_by_its_id_and_only_that_one(kafka_log):
 async def test_offsets_are_known_for_the_beginning_the_end_and_a_moment_between(kafka_log):
     assert await kafka_log.messages.end_offsets() == (0,) * PARTITIONS
     assert await kafka_log.messages.offsets_at(0) == (0,) * PARTITIONS
-    await asyncio.gather(*(kafka_log.messages.append(record(number), key=str(number)) for number in range(50)))
+    await asyncio.gather(*(kafka_log.messages.append(record(number), ordering_key=str(number)) for number in range(50)))
     middle = await kafka_log.messages.end_offsets()
     await asyncio.sleep(0.01)  # Kafka's clock is in milliseconds
     at_ms = time.time_ns() // 1_000_000
     await asyncio.sleep(0.01)
     assert await kafka_log.messages.offsets_at(at_ms) == middle
-    await asyncio.gather(*(kafka_log.messages.append(record(number), key=str(number)) for number in range(50)))
+    await asyncio.gather(*(kafka_log.messages.append(record(number), ordering_key=str(number)) for number in range(50)))
     end = await kafka_log.messages.end_offsets()
     assert sum(end) == 100
     assert await kafka_log.messages.offsets_at(at_ms) == middle
@@ -175,7 +175,7 @@ async def batches_of(log: KafkaLog, topic: str) -> list[list[bytes]]:
 
 
 async def test_messages_that_stay_together_are_one_record_batch_among_whatever_comes(kafka_log, ready_topics):
-    noise = [kafka_log.messages.append(record(number), key=str(number % 9)) for number in range(2_000, 2_500)]
+    noise = [kafka_log.messages.append(record(number), ordering_key=str(number % 9)) for number in range(2_000, 2_500)]
     groups = [
         kafka_log.messages.append_together([record(number) for number in range(first, first + 200)])
         for first in range(0, 2_000, 200)
@@ -217,10 +217,10 @@ async def test_what_nobody_waits_for_any_more_is_not_written_and_holds_nobody_up
     by_partition = {zlib.crc32(b"%d" % number) % PARTITIONS: str(number) for number in range(100)}
     *gone, last = by_partition.values()
     for _ in range(5):
-        for waiting in [kafka_log.messages.append(record(1), key=key) for key in gone]:
+        for waiting in [kafka_log.messages.append(record(1), ordering_key=key) for key in gone]:
             waiting.cancel()
         async with asyncio.timeout(20):  # those that are gone would be waited for longer
-            await kafka_log.messages.append(record(2), key=last)
+            await kafka_log.messages.append(record(2), ordering_key=last)
     assert sum(await kafka_log.messages.end_offsets()) == 5
 
 

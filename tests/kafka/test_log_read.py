@@ -17,7 +17,7 @@ from broker.core.checks import Finding
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, MessagePut
 from broker.core.ids import parse_message_id
 from broker.core.logorder import Cursor
-from broker.core.selection import MessagePlace, Selection
+from broker.core.selection import MessagePosition, Selection
 from broker.kafka.requests import LATEST, KafkaRequests
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
@@ -92,7 +92,9 @@ async def test_the_story_of_a_message_is_read_from_its_own_partition_and_time(
         assert found is not None
         story = Selection(
             organization_id=rig.organization_id,
-            message=MessagePlace(id=message_id, queue_id=queue.id, at_ms=at_ms, partition=partition, offset=found[0]),
+            message=MessagePosition(
+                id=message_id, queue_id=queue.id, at_ms=at_ms, partition=partition, offset=found[0]
+            ),
         )
         reader = LogReader(rig.log.requests, ready_topics, rig.projections.directory)
 

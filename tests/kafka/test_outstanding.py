@@ -228,7 +228,7 @@ async def test_what_is_redriven_while_no_worker_runs_is_tried_when_one_does_and_
     await until(lambda: gone_on(rig, first), what="the cursor has passed them")
     await rig.end(first)
 
-    outstanding = KafkaOutstanding(rig.settings.kafka, rig.log.requests, rig.log.turns)
+    outstanding = KafkaOutstanding(rig.settings.kafka, rig.log.requests, rig.log.read_slots)
     rows, _ = await outstanding.page(listener, state="parked", after=(0, 0), limit=10)
     assert {row.message_id: (row.attempts, row.status) for row in rows} == {one: (1, 422), two: (1, 422)}
     assert await outstanding.those(listener, [one, one]) == [one]

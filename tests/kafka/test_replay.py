@@ -9,14 +9,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from broker.commands.replays import ReplayCommands, ReplayWishes
+from broker.commands.replays import ReplayCommands, ReplayInput
 from broker.core.directory import REPLAY_HEADER, Listener, Queue
 from broker.core.replays import Replay
 from broker.delivery.dispatch import dispatcher as dispatcher_module
 from broker.errors import NotFound
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.outstanding import KafkaOutstanding
-from broker.kafka.reading import Turns
+from broker.kafka.read_slots import ReadSlots
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
@@ -35,14 +35,14 @@ def commands(rig: Rig) -> ReplayCommands:
     return ReplayCommands(
         rig.log,
         rig.projections.directory,
-        KafkaOutstanding(kafka, requests, Turns()),
+        KafkaOutstanding(kafka, requests, ReadSlots()),
         KafkaCursors(kafka, requests),
         allow_networks=rig.settings.allow_networks,
     )
 
 
-async def start(rig: Rig, queue: Queue, listener: Listener, **wishes) -> Replay:
-    return await commands(rig).start(rig.context, queue.id, listener.id, ReplayWishes(from_ms=0, **wishes))
+async def start(rig: Rig, queue: Queue, listener: Listener, **replay_input) -> Replay:
+    return await commands(rig).start(rig.context, queue.id, listener.id, ReplayInput(from_ms=0, **replay_input))
 
 
 def replayed(rig: Rig, path: str = "a") -> list[Got]:

@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from broker.commands.changes import find_message
-from broker.commands.directory import ListenerWishes, create_organization, now_ms
+from broker.commands.directory import ListenerInput, create_organization, now_ms
 from broker.commands.puts import new_put
 from broker.core.cursor import Cursor
 from broker.core.directory import Listener, Queue
@@ -120,9 +120,9 @@ async def of_another(rig: Rig) -> Queue:
 
 async def listen_to(rig: Rig, queue: Queue, path: str, **settings: object) -> Listener:
     url = rig.listeners.url(path)
-    wishes = ListenerWishes(name=path, notify_url=url, liveness_url=url, settings=settings)
+    listener_input = ListenerInput(name=path, notify_url=url, liveness_url=url, settings=settings)
     context = replace(rig.context, organization_id=queue.organization_id)
-    return (await rig.commands.create_listener(context, queue.id, wishes))[0]
+    return (await rig.commands.create_listener(context, queue.id, listener_input))[0]
 
 
 @pytest.mark.parametrize("how", ["paused", "down", "slow"])
@@ -158,7 +158,7 @@ async def test_what_one_organization_does_not_take_holds_nothing_of_another(rig:
         await rig.commands.resume_listener(rig.context, mine.id, lagging.id)
     elif how == "slow":
         await rig.commands.update_listener(
-            rig.context, mine.id, lagging.id, ListenerWishes(settings={"rate_per_s": None})
+            rig.context, mine.id, lagging.id, ListenerInput(settings={"rate_per_s": None})
         )
     expected = {*ids, *keyed} - {ids[31]}
     await until(lambda: set(rig.listeners.ids("lagging")) == expected, what="all that was set aside is delivered")
@@ -254,7 +254,7 @@ async def test_what_only_a_newer_program_reads_keeps_its_message(rig: Rig):
         assert b'"v":1' in value
         return key, value.replace(b'"v":1', b'"v":99'), queue_id
 
-    partition, offset = await rig.log.messages.append(build, key="k")
+    partition, offset = await rig.log.messages.append(build, ordering_key="k")
     await until(lambda: kept(rig), what="it is parked")
     await rig.put(queue, "after", key="k")
     await until(lambda: len(rig.listeners.taken("a")) == 2, what="the one after")

@@ -141,8 +141,8 @@ def test_a_story_that_is_followed_is_asked_for_now_and_then(
     made = request(server, "PUT", f"/v1/queues/{queue_id}/messages", {"data": "d"})["message"]
     slept: list[float] = []
     monkeypatch.setattr("cli.log_client.time.sleep", slept.append)
-    with log_client.client(server.url, server.api_key) as asking:
-        parts = log_client.read(asking, {"message": made["id"]}, follow=True)
+    with log_client.client(server.url, server.api_key) as api_client:
+        parts = log_client.read(api_client, {"message": made["id"]}, follow=True)
         complete = islice((part for part in parts if part.complete), 4)
         assert [len(part.lines) for part in complete][:1] == [1]
     assert slept == [log_client.STORY_PAUSE_S] * 3

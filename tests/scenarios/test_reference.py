@@ -17,7 +17,7 @@ import httpx
 import orjson
 import pytest
 
-from api.reference import KEY, TOLD
+from api.reference import KEY, OPERATION_DOCS
 from tests.scenarios.running import Running, clean_environment
 
 CHECKS = (
@@ -70,13 +70,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "path"), TOLD, ids=[told.name for told in TOLD.values()])
+@pytest.mark.parametrize(("method", "path"), OPERATION_DOCS, ids=[doc.name for doc in OPERATION_DOCS.values()])
 def test_with_real_ids_each_operation_succeeds_and_keeps_to_the_document(
     server: Running, tmp_path: Path, method: str, path: str
 ):
-    name = TOLD[method, path].name
+    name = OPERATION_DOCS[method, path].name
     world = World(server, name)
-    key = {KEY: f"X-API-KEY: {server.api_key}"}.get(TOLD[method, path].asks, "X-Nothing: else")  # or the account's own
+    key = {KEY: f"X-API-KEY: {server.api_key}"}.get(
+        OPERATION_DOCS[method, path].asks, "X-Nothing: else"
+    )  # or the account's own
     lines = [f'"path.{name}" = "{value}"' for name, value in world.ids.items() if "{" + name + "}" in path]
     (tmp_path / "schemathesis.toml").write_text("\n".join(["[parameters]", *lines]))
     arguments = [
@@ -105,7 +107,7 @@ class World:
     """Real things for one operation: an account, an organization, a key, a queue, a listener, a message, a replay."""
 
     def __init__(self, server: Running, name: str) -> None:
-        example: dict[str, Any] = dict(TOLD["PUT", "/v1/accounts"].example or {})
+        example: dict[str, Any] = dict(OPERATION_DOCS["PUT", "/v1/accounts"].example or {})
         who = {**example, "email": f"{name.lower()}@example.com"}  # that of the example is made by createAccount itself
 
         def ask(method: str, path: str, *, headers: dict[str, str] | None = None, json: Any) -> Any:

@@ -45,7 +45,7 @@ class Processes:
         puts = [
             new_put(QUEUE, f"{body} {number}", None, "odd" if number % 3 else None, "", "") for number in range(count)
         ]
-        stored = await idempotency.put(QUEUE, puts, key=key, body_sha256=body, actor="", request_id="")
+        stored = await idempotency.put(QUEUE, puts, idempotency_key=key, body_sha256=body, actor="", request_id="")
         self.answers.append([one.id for one in stored])
         return self.answers[-1]
 
@@ -130,7 +130,7 @@ async def test_a_repeat_under_way_in_the_same_process_is_told_so():
 
     async def put():
         put = new_put(QUEUE, "x", None, None, "", "")
-        return await idempotency.put(QUEUE, [put], key=b"k", body_sha256="", actor="", request_id="")
+        return await idempotency.put(QUEUE, [put], idempotency_key=b"k", body_sha256="", actor="", request_id="")
 
     one, other = await asyncio.gather(put(), put(), return_exceptions=True)
     assert isinstance(other, InFlight)

@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import pytest
 
-from broker.core import circuit, cursor, delivery, flow, turns, window
+from broker.core import circuit, cursor, delivery, flow, key_order, window
 from broker.core.delivery import CONNECTING, DROPPED, Leaving
 from broker.core.directory import Listener
 from broker.delivery.assignment import Assignment
@@ -258,8 +258,8 @@ def lets_the_log_go_and_sets_nothing_aside(self, delivery):
         (window.Window, "opened", commits_past_open, "committed past"),
         (window.Window, "top", forgets_what_is_behind, "committed past"),
         (cursor.Cursor, "from_metadata", staticmethod(takes_the_top_for_the_cursor), "lost"),
-        (turns.Turns, "take", everybody_has_the_turn, "out of order"),
-        (turns.Turns, "next", nobody_gets_the_turn_back, "lost"),
+        (key_order.KeyOrder, "take", everybody_has_the_turn, "out of order"),
+        (key_order.KeyOrder, "next", nobody_gets_the_turn_back, "lost"),
         (circuit.Circuit, "probed", never_on_probation, "lost"),
         (flow.Flow, "succeeded", has_no_limit, "too many"),
         (flow.Share, "of", shares_by_partitions, "too many"),
@@ -272,7 +272,7 @@ def lets_the_log_go_and_sets_nothing_aside(self, delivery):
         (window.Window, "forget", lets_go_and_forgets, "lost"),
         (Outstanding, "is_owed", knows_nothing_of_outstanding, "repeated"),
         (Ledger, "begins_before", nobody_is_before, "out of order"),
-        (turns.Lines, "first", nobody_is_coming, "out of order"),
+        (key_order.ArrivingOffsets, "first", nobody_is_coming, "out of order"),
         (outstanding, "_may_leave", does_not_wait_for_its_key, "out of order"),
         (outstanding, "_may_leave", does_not_wait_for_its_window, "repeated"),
         (Outstanding, "__init__", forgets_no_line, "unsettled"),

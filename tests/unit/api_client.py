@@ -16,11 +16,11 @@ from memory import MemoryCursors, MemoryLog, MemoryRecords
 
 from api.app import make_app
 from api.openapi import document
-from api.reference import TOLD
+from api.reference import OPERATION_DOCS
 from broker.audit.reader import LogReader
 from broker.commands.directory import create_key, create_organization
 from broker.kafka.outstanding import KafkaOutstanding
-from broker.kafka.reading import Turns
+from broker.kafka.read_slots import ReadSlots
 from broker.kafka.topics import topics
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings, Settings
@@ -130,13 +130,15 @@ async def make_api(**parts: Any) -> Api:
     )
     records = MemoryRecords(log)
     parts.setdefault("reader", LogReader(records, topics(settings.kafka), log.control))
-    parts.setdefault("outstanding", KafkaOutstanding(settings.kafka, OutstandingTopic(), Turns()))
+    parts.setdefault("outstanding", KafkaOutstanding(settings.kafka, OutstandingTopic(), ReadSlots()))
     parts.setdefault("cursors", MemoryCursors())
     app = make_app(settings, log=log, view=log.control, sealer=Sealer(settings.sealing_key), **parts)
     return Api(log, app, settings, organization.id, key, records)
 
 
-_OPERATIONS = [(method, re.compile(re.sub(r"{\w+}", "[^/]+", path)), told) for (method, path), told in TOLD.items()]
+_OPERATIONS = [
+    (method, re.compile(re.sub(r"{\w+}", "[^/]+", path)), told) for (method, path), told in OPERATION_DOCS.items()
+]
 
 
 async def as_documented(response: httpx.Response) -> None:
@@ -162,7 +164,7 @@ async def as_documented(response: httpx.Response) -> None:
 @lru_cache
 def documented(name: str) -> dict[str, Any]:
     """The operation of this name."""
-    routes = [(method, path, None) for method, path in TOLD]
+    routes = [(method, path, None) for method, path in OPERATION_DOCS]
     paths = document(routes, server="http://api.example.com")["paths"]
     return next(one for path in paths.values() for one in path.values() if one["operationId"] == name)
 

@@ -24,7 +24,7 @@ from api_client import Api, make_api
 import everput
 from api.auth import Sessions, cookie
 from api.clients import Clients
-from api.reference import TOLD
+from api.reference import OPERATION_DOCS
 from api.tunnel import Tunnel, Tunnels
 from broker.core import events, ids, names, signing
 from broker.core.accounts import refuse_email
@@ -35,7 +35,7 @@ from cli.listen.tunnel_client import _detail
 from cli.options import _Age, _Host, _Network
 from cli.processes.hosts import Hosts
 from cli.processes.server import Server
-from cli.times import Moment
+from cli.times import Time
 from cli.visible import visible, visible_json
 from everput.answers import ProblemAnswer
 from everput.client import _decoded
@@ -88,10 +88,10 @@ COVERED: Final[dict[str, str]] = {
     "signature's secret": "_secret_bytes",
     "shown": "visible",
     "shown JSON": "visible_json",
-    "moment": "Moment.convert",
+    "moment": "Time.convert",
     "age": "_Age.convert",
     "networks": "_Network.convert",
-    "GET /v1/queues": "PageTokens.open Call.__init__ Call.query _place span moment_ms versions",
+    "GET /v1/queues": "PageTokens.open Call.__init__ Call.query _position span rfc3339_ms versions",
     "GET /v1/log": "_actor find_queue",
     "PUT /v1/queues/{queue_id}/listeners": "parse _refusal _check_headers",
     "PUT /v1/queues/{queue_id}/messages": "Messages._put_once",
@@ -318,7 +318,7 @@ def text_parsers() -> dict[str, TextParser]:
         "signature's secret": TextParser(lambda text: everput.verify(text, {}, b""), "whsec_"),
         "shown": TextParser(visible),
         "shown JSON": TextParser(visible_json),
-        "moment": TextParser(lambda text: Moment().convert(text, None, None)),
+        "moment": TextParser(lambda text: Time().convert(text, None, None)),
         "age": TextParser(lambda text: _Age().convert(text, None, None)),
         "networks": TextParser(
             lambda text: [_Network().convert(one, None, None) for one in _Network().split_envvar_value(text)]
@@ -336,7 +336,7 @@ async def parsers() -> dict[str, Callable[[int], Awaitable[None]]]:
     runs = {name: each(parser.read, before=parser.before) for name, parser in text_parsers().items()}
     api = await make_api(tunnels=Tunnels("tunnel://127.0.0.1:7"))
     await api.queue()
-    for (method, path), told in TOLD.items():
+    for (method, path), told in OPERATION_DOCS.items():
         if told.parameters or told.example is not None:
             runs[f"{method} {path}"] = _ask(api, method, path, told)
     return runs

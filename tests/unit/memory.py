@@ -70,12 +70,14 @@ class MemoryMessages:
         self.failing: BrokerError | None = None
         self._turn = 0
 
-    def append(self, build: BuildRecord, *, key: str | None = None, size: int = 0) -> Awaitable[tuple[int, int]]:
+    def append(
+        self, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
+    ) -> Awaitable[tuple[int, int]]:
         done: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         if self.failing is not None:
             raise self.failing
         self._turn += 1
-        partition = self._turn % 2 if key is None else self.partition_of(key)
+        partition = self._turn % 2 if ordering_key is None else self.partition_of(ordering_key)
         self.records[partition].append(build(partition))
         done.set_result((partition, len(self.records[partition]) - 1))
         return done
@@ -90,7 +92,7 @@ class MemoryMessages:
         self.records[number] += [build(number) for build in builds]
         await asyncio.sleep(0)
 
-    def partition_of(self, key: str) -> int:
+    def partition_of(self, ordering_key: str) -> int:
         return 0
 
     async def end_offsets(self) -> tuple[int, ...]:

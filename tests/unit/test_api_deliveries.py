@@ -8,7 +8,7 @@ from api_client import Api, make_api, problem
 from broker.core.events import DeliveryParked, DeliverySetAside, KeptDelivery
 from broker.core.ids import message_id
 from broker.kafka.outstanding import KafkaOutstanding
-from broker.kafka.reading import Turns
+from broker.kafka.read_slots import ReadSlots
 from broker.settings import KafkaSettings
 from tests.outstanding_topic import OutstandingTopic
 
@@ -23,7 +23,7 @@ def topic() -> OutstandingTopic:
 @pytest.fixture
 async def api(topic) -> Api:
     kafka = KafkaSettings(bootstrap="unused", partitions=PARTITIONS)
-    return await make_api(outstanding=KafkaOutstanding(kafka, topic, Turns()))
+    return await make_api(outstanding=KafkaOutstanding(kafka, topic, ReadSlots()))
 
 
 def the_id(number: int) -> str:

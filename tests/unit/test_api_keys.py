@@ -11,7 +11,7 @@ import pytest
 from api_client import Api, make_api, problem
 
 from api.openapi import document
-from api.reference import TOLD
+from api.reference import OPERATION_DOCS
 from broker.commands.directory import SCOPES, create_key, now_ms
 from broker.core import events as ev
 from broker.core.directory import EXPIRED_KEYS_KEPT_MS, Directory
@@ -140,7 +140,7 @@ def test_keys_that_expired_a_month_ago_are_let_go_when_another_is_made():
 
 
 def test_the_reference_says_what_each_scope_may():
-    routes = [(method, path, None) for method, path in TOLD]
+    routes = [(method, path, None) for method, path in OPERATION_DOCS]
     about = document(routes, server="")["components"]["securitySchemes"]["key"]["description"]
     for scope in SCOPES:
         assert f"- `{scope}`: {SCOPE_WORDS[scope]}." in about

@@ -53,7 +53,7 @@ async def test_a_cursor_beyond_the_end_of_the_log_is_422():
     await api.put(f"/v1/queues/{queue_id}/messages", json={"data": "m"})
     path, tokens = f"/v1/queues/{queue_id}/messages", PageTokens(Sealer(api.settings.sealing_key))
     for beyond in (Span((0, 0), (2, 2)), Span((2, 2), (0, 0)), Span((0, 0), (2**63, 0))):
-        answer = await api.get(f"{path}?cursor={tokens.seal(beyond.place(), api.organization_id, path)}")
+        answer = await api.get(f"{path}?cursor={tokens.seal(beyond.position(), api.organization_id, path)}")
         assert problem(answer, 422, "bad-parameter")["errors"][0]["parameter"] == "cursor"
 
 

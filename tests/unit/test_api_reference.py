@@ -19,7 +19,7 @@ from api.app import operations
 from api.calls import Call
 from api.descriptions import DESCRIPTIONS
 from api.openapi import described, document
-from api.reference import TOLD
+from api.reference import OPERATION_DOCS
 from broker.core.directory import Queue
 from broker.core.events import MessagePut, encode
 from broker.delivery.reading.message import Message
@@ -40,9 +40,9 @@ async def reference() -> dict:
 async def test_every_route_is_told_of_and_nothing_else_is():
     api = await make_api()
     routes = {(method, path) for method, path, _ in operations(api.app)}
-    assert routes == set(TOLD)
-    told = {(method.upper(), path) for path, methods in (await reference())["paths"].items() for method in methods}
-    assert told == routes
+    assert routes == set(OPERATION_DOCS)
+    doc = {(method.upper(), path) for path, methods in (await reference())["paths"].items() for method in methods}
+    assert doc == routes
 
 
 async def test_it_is_an_openapi_document_whose_references_all_lead_somewhere():
@@ -68,29 +68,29 @@ async def test_the_document_is_made_once_whatever_host_it_is_asked_of(monkeypatc
     monkeypatch.setattr("api.docs.document", lambda *args, **more: (made.append(1), document(*args, **more))[1])
     api = await make_api()
     for host in ("a.example", "b.example:8080", "[::1]:80", 'odd"\\'):
-        told = (await api.bare.get("/v1/openapi.json", headers={"host": host})).json()
-        assert told["servers"] == [{"url": f"http://{host}"}]
+        doc = (await api.bare.get("/v1/openapi.json", headers={"host": host})).json()
+        assert doc["servers"] == [{"url": f"http://{host}"}]
     assert len(made) == 1
 
 
 async def test_it_tells_of_limits_and_cookies():
-    told = await reference()
-    put = told["paths"]["/v1/queues/{queue_id}/messages"]["put"]["responses"]
+    doc = await reference()
+    put = doc["paths"]["/v1/queues/{queue_id}/messages"]["put"]["responses"]
     assert {"RateLimit", "RateLimit-Policy"} <= set(put["200"]["headers"])
     assert {"RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id"} <= set(put["429"]["headers"])
-    sessions = told["paths"]["/v1/sessions"]
+    sessions = doc["paths"]["/v1/sessions"]
     assert "Set-Cookie" in sessions["post"]["responses"]["200"]["headers"]
     assert "Set-Cookie" in sessions["delete"]["responses"]["200"]["headers"]
     assert "Set-Cookie" not in sessions["get"]["responses"]["200"]["headers"]
-    assert told["components"]["securitySchemes"]["cookie"]["in"] == "cookie"
+    assert doc["components"]["securitySchemes"]["cookie"]["in"] == "cookie"
     assert {"cookie": []} in sessions["get"]["security"]
 
 
-@pytest.mark.parametrize("told", TOLD.values(), ids=lambda told: told.name)
-def test_an_example_is_what_it_is_an_example_of(told):
-    assert (told.request is None) == (told.example is None)
-    if told.request is not None:
-        shapes.parse(msgspec.json.encode(told.example), told.request)
+@pytest.mark.parametrize("doc", OPERATION_DOCS.values(), ids=lambda doc: doc.name)
+def test_an_example_is_what_it_is_an_example_of(doc):
+    assert (doc.request is None) == (doc.example is None)
+    if doc.request is not None:
+        shapes.parse(msgspec.json.encode(doc.example), doc.request)
 
 
 async def test_a_sample_makes_the_request_it_is_a_sample_of():
@@ -130,15 +130,15 @@ async def test_the_body_that_is_checked_is_the_one_that_is_told(monkeypatch):
     account = {"email": "a@example.com", "password": "correct horse"}
     await api.bare.put("/v1/accounts", json=account)
     token = (await api.bare.post("/v1/sessions", json=account)).json()["session"]["token"]
-    for (method, path), told in TOLD.items():
-        if told.request is not None:
+    for (method, path), doc in OPERATION_DOCS.items():
+        if doc.request is not None:
             at = path.format_map(ids)
             headers = {"authorization": f"Bearer {token}"}
             if "organization" in path and "{" in path:
                 headers["x-api-key"] = await api.key_with(("keys",))
             used.clear()
             await api.request(method, at, json={}, headers=headers)
-            assert used == {method + at: told.request}
+            assert used == {method + at: doc.request}
 
 
 async def test_the_page_and_its_files_come_from_here_alone():
@@ -173,10 +173,10 @@ def test_what_a_listener_gets_is_as_told():
 
 
 async def test_each_operation_has_a_short_summary_and_a_description_in_sentences():
-    told = await reference()
-    operations = [one for path in told["paths"].values() for one in path.values()]
+    doc = await reference()
+    operations = [one for path in doc["paths"].values() for one in path.values()]
     assert {one["operationId"] for one in operations} == set(DESCRIPTIONS)
-    for one in [*operations, *(hook for path in told["webhooks"].values() for hook in path.values())]:
+    for one in [*operations, *(hook for path in doc["webhooks"].values() for hook in path.values())]:
         assert len(one["summary"].split()) <= 6, one["summary"]
         assert one["summary"].split()[0] in SUMMARY_VERBS
         assert one["description"].endswith(".")

@@ -13,7 +13,7 @@ from broker.core.cursor import Cursor
 from broker.core.events import DeliveryParked, DeliverySetAside, decode
 from broker.core.ids import message_id
 from broker.kafka.outstanding import KafkaOutstanding
-from broker.kafka.reading import Turns
+from broker.kafka.read_slots import ReadSlots
 from broker.settings import KafkaSettings
 from tests.outstanding_topic import OutstandingTopic
 
@@ -32,7 +32,7 @@ def cursors() -> MemoryCursors:
 
 @pytest.fixture
 async def api(topic, cursors) -> Api:
-    return await make_api(outstanding=KafkaOutstanding(KAFKA, topic, Turns()), cursors=cursors)
+    return await make_api(outstanding=KafkaOutstanding(KAFKA, topic, ReadSlots()), cursors=cursors)
 
 
 async def listener_of(api: Api, *, messages: int = 0, before: int = 0) -> tuple[str, str]:
@@ -137,7 +137,7 @@ async def test_only_what_failed_is_picked_from_what_is_outstanding(api, topic):
 
 @pytest.mark.parametrize("changes_per_min", [5, None])
 async def test_the_offsets_that_a_replay_picks_count_as_changes_and_as_stored(topic, cursors, changes_per_min):
-    outstanding = KafkaOutstanding(KAFKA, topic, Turns())
+    outstanding = KafkaOutstanding(KAFKA, topic, ReadSlots())
     api = await make_api(outstanding=outstanding, cursors=cursors, changes_per_min=changes_per_min)
     listener_id, path = await listener_of(api)
     api.log.messages.records[0] = [(b"", b"", b"")] * 30_000

@@ -21,7 +21,7 @@ from broker.private_files import read_secret, refuse_shared_directory, write_sec
 from broker.sealing import Sealer, new_sealing_key
 from cli import files, logs
 from cli.app import everput
-from cli.lines import LINE_BYTES_MAX, Line, Lines
+from cli.lines import LINE_BYTES_MAX, TextLine, TextLines
 from cli.options import Options, shared_options
 from cli.processes.children import Pauses
 from cli.processes.serve import Supervisor
@@ -337,22 +337,22 @@ raise SystemExit(1)
         assert process.wait(60) == 1
 
 
-async def collect(lines: Lines) -> list[Line]:
+async def collect(lines: TextLines) -> list[TextLine]:
     return [line async for line in lines]
 
 
 async def test_lines_keep_their_numbers_and_empty_ones_are_counted(tmp_path: Path):
     (tmp_path / "lines").write_bytes("one\n\ntwo\r\n\nthree ü".encode())
     with (tmp_path / "lines").open("rb") as file:
-        lines = Lines(file)
-        assert await collect(lines) == [Line(1, "one"), Line(3, "two"), Line(5, "three ü")]
+        lines = TextLines(file)
+        assert await collect(lines) == [TextLine(1, "one"), TextLine(3, "two"), TextLine(5, "three ü")]
         assert lines.skipped == 2
 
 
 async def test_a_line_that_can_be_no_message_says_why_and_does_not_end_the_rest(tmp_path: Path):
     (tmp_path / "lines").write_bytes(b"a" * (LINE_BYTES_MAX + 1) + b"\n\xff\nfine\n" + b"b" * (2 * LINE_BYTES_MAX))
     with (tmp_path / "lines").open("rb") as file:
-        found = await collect(Lines(file))
+        found = await collect(TextLines(file))
     assert [(line.number, line.fault is None) for line in found] == [(1, False), (2, False), (3, True), (4, False)]
     assert found[2].text == "fine"
 
@@ -360,11 +360,11 @@ async def test_a_line_that_can_be_no_message_says_why_and_does_not_end_the_rest(
 async def test_lines_come_from_a_pipe_as_they_are_written():
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb", buffering=0) as source:
-        lines = aiter(Lines(source))
+        lines = aiter(TextLines(source))
         os.write(writing, b"one\ntw")
-        assert await anext(lines) == Line(1, "one")
+        assert await anext(lines) == TextLine(1, "one")
         os.write(writing, b"o\n")
-        assert await anext(lines) == Line(2, "two")
+        assert await anext(lines) == TextLine(2, "two")
         os.close(writing)
         assert await anext(lines, None) is None
 

@@ -13,9 +13,9 @@ import pytest
 
 from broker.errors import ConfigurationError
 from cli import publish
-from cli.api_commands import asking, errors_told
+from cli.api_commands import api_client, errors_as_refusals
 from cli.commands.put import _queue as queue_of
-from cli.lines import Line
+from cli.lines import TextLine
 from cli.publish import Publisher, Tally
 from everput import Client
 
@@ -59,7 +59,7 @@ SELF = {"self": {"href": "/"}}
 OK = httpx.Response(200, json={"message": {"id": QUEUE_ID, "name": "n"}, "_links": SELF})
 
 
-async def lines(*given: Line):
+async def lines(*given: TextLine):
     for line in given:
         yield line
 
@@ -95,11 +95,11 @@ class Stores:
         return httpx.Response(200, json={"messages": [json.loads(OK.content)] * len(data)}) if together else OK
 
 
-async def put_all(stores: Stores, given: Sequence[Line], **more: float) -> dict[int, str | None]:
+async def put_all(stores: Stores, given: Sequence[TextLine], **more: float) -> dict[int, str | None]:
     """What became of each line, which must be said once."""
     settled: dict[int, str | None] = {}
 
-    def note(line: Line, refusal: str | None) -> None:
+    def note(line: TextLine, refusal: str | None) -> None:
         assert line.number not in settled
         settled[line.number] = refusal
 
@@ -111,7 +111,9 @@ async def put_all(stores: Stores, given: Sequence[Line], **more: float) -> dict[
 
 async def test_every_line_is_settled_once_with_its_own_answer():
     stores = Stores()
-    given = [Line(n, "bad" if n % 100 == 0 else f"good {n}") for n in range(1, 501)] + [Line(501, "", "not UTF-8")]
+    given = [TextLine(n, "bad" if n % 100 == 0 else f"good {n}") for n in range(1, 501)] + [
+        TextLine(501, "", "not UTF-8")
+    ]
     settled = await put_all(stores, given)
     refused = [n for n, refusal in settled.items() if refusal is not None]
     assert sorted(refused) == [100, 200, 300, 400, 500, 501]
@@ -122,25 +124,25 @@ async def test_every_line_is_settled_once_with_its_own_answer():
 
 async def test_lines_that_are_there_go_together_and_a_single_one_alone():
     stores = Stores()
-    await put_all(stores, [Line(n, f"{n}") for n in range(1, 1001)])
+    await put_all(stores, [TextLine(n, f"{n}") for n in range(1, 1001)])
     assert len(stores.stored) == 1000
     assert len(stores.batches) <= 20
     assert max(stores.batches) <= publish.BATCH_LINES_MAX
     stores = Stores()
-    await put_all(stores, [Line(1, "one")])
+    await put_all(stores, [TextLine(1, "one")])
     assert (stores.stored, stores.batches) == (["one"], [])
 
 
 async def test_long_lines_go_in_small_batches():
     stores = Stores()
-    await put_all(stores, [Line(n, "x" * (publish.BATCH_CHARS_MAX // 4)) for n in range(1, 41)])
+    await put_all(stores, [TextLine(n, "x" * (publish.BATCH_CHARS_MAX // 4)) for n in range(1, 41)])
     assert max(stores.batches) == 4
 
 
 @pytest.mark.parametrize("lost", [httpx.ReadError("no"), problem(503, "in doubt")])
 async def test_what_is_sent_again_is_stored_once(lost: httpx.Response | Exception):
     in_flight = httpx.Response(409, json={"type": "/problems/in-flight", "status": 409, "title": "t", "detail": "d"})
-    given = [Line(n, f"{n}") for n in range(1, 301)]
+    given = [TextLine(n, f"{n}") for n in range(1, 301)]
     stores = Stores(lost, in_flight, lost, lost)
     assert set((await put_all(stores, given)).values()) == {None}
     assert sorted(stores.stored) == sorted(line.text for line in given)
@@ -150,7 +152,7 @@ async def test_a_batch_that_is_given_up_says_so_of_each_line():
     def away(_request: httpx.Request) -> httpx.Response:
         return problem(503, "Kafka is away")
 
-    settled = await put_all(away, [Line(n, f"{n}") for n in range(1, 51)], give_up_after_s=0.02)
+    settled = await put_all(away, [TextLine(n, f"{n}") for n in range(1, 51)], give_up_after_s=0.02)
     assert set(settled.values()) == {"503 t: Kafka is away"}
 
 
@@ -206,14 +208,14 @@ def test_a_key_that_may_not_look_queues_up_uses_one_by_its_id():
 def test_a_refused_key_and_an_absent_api_are_said_in_a_line(answer: Answer, said: str):
     with (
         pytest.raises(ConfigurationError, match=said),
-        errors_told("http://api.test"),
+        errors_as_refusals("http://api.test"),
         client(answering(answer), give_up_after_s=0.02) as asked,
     ):
         queue_of(asked, "q", create=False)
 
 
 def test_what_is_no_url_is_said_so():
-    with pytest.raises(ConfigurationError, match="is no URL"), asking("http://here:port", "key"):
+    with pytest.raises(ConfigurationError, match="is no URL"), api_client("http://here:port", "key"):
         pass
 
 

@@ -20,7 +20,7 @@ from hatchling.builders.wheel import WheelBuilder
 from test_api_accounts import PASSWORD, SAME, WHO, cheap_passwords  # noqa: F401 - a fixture
 
 from api import console as served
-from api.reference import TOLD
+from api.reference import OPERATION_DOCS
 from broker.commands.directory import SCOPES
 
 FOLDER = Path(served.__file__).parent / "console_files"
@@ -124,9 +124,9 @@ def test_text_never_becomes_html_or_code_and_no_secret_is_kept(name):
 
 
 def test_every_operation_that_it_asks_for_is_one_of_the_api_and_is_asked_for():
-    told = {one.name: where for where, one in TOLD.items()}
+    documented = {one.name: where for where, one in OPERATION_DOCS.items()}
     assert len(OPERATIONS) == SCRIPTS["api.js"].count('"/v1/')
-    assert {name: told.get(name) for name in OPERATIONS} == OPERATIONS
+    assert {name: documented.get(name) for name in OPERATIONS} == OPERATIONS
     others = "".join(script for name, script in SCRIPTS.items() if name != "api.js")
     assert {name for name in OPERATIONS if f'"{name}"' not in others} == set()
     assert set(re.findall(r'\bask\(\s*"(\w+)"', others)) <= set(OPERATIONS)

@@ -16,7 +16,7 @@ from api_client import make_api
 from test_api_accounts import cheap_passwords  # noqa: F401 - a fixture
 
 import everput
-from api.reference import TOLD
+from api.reference import OPERATION_DOCS
 from broker.core import signing
 from everput import AsyncClient, Client, InvalidSignature, NoAnswer, Problem, client, verify
 
@@ -84,7 +84,7 @@ def test_the_client_can_ask_for_all_that_the_reference_tells_of_and_expects_what
             names = {one.name: f"{{{one.name}}}" for one in needed if one.kind is not one.VAR_KEYWORD}
             request = ask(**{**names, **({"messages": []} if "messages" in names else {})})
             made[request.method, unquote(request.path)] = request.answer
-    assert made == {where: one.answer for where, one in TOLD.items()}
+    assert made == {where: one.answer for where, one in OPERATION_DOCS.items()}
 
 
 async def test_a_person_signs_up_and_acts_in_an_organization(api):

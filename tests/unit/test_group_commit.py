@@ -133,12 +133,12 @@ async def test_one_broker_that_hangs_does_not_hold_up_what_may_go_elsewhere(comm
 
 async def test_a_key_whose_broker_hangs_is_told_that_nothing_was_stored_and_then_at_once(commit, brokers):
     brokers.hanging.add(1)
-    first = asyncio.ensure_future(commit.append(value("in doubt"), key=key_of(commit, 1)))
+    first = asyncio.ensure_future(commit.append(value("in doubt"), ordering_key=key_of(commit, 1)))
     await until_suspected(commit, 1)
     same, other = (
-        asyncio.ensure_future(commit.append(value("waits"), key=key_of(commit, number))) for number in (1, 3)
+        asyncio.ensure_future(commit.append(value("waits"), ordering_key=key_of(commit, number))) for number in (1, 3)
     )
-    assert (await asyncio.wait_for(commit.append(value("elsewhere"), key=key_of(commit, 2)), 1))[0] == 2
+    assert (await asyncio.wait_for(commit.append(value("elsewhere"), ordering_key=key_of(commit, 2)), 1))[0] == 2
     with pytest.raises(InDoubt):
         await first
     for waiting in (same, other):
@@ -148,18 +148,18 @@ async def test_a_key_whose_broker_hangs_is_told_that_nothing_was_stored_and_then
         while 1 not in commit._away:
             await asyncio.sleep(0.005)
     with pytest.raises(LogUnavailable, match="Nothing was stored"):
-        commit.append(value("refused"), key=key_of(commit, 3))
-    await commit.append(value("elsewhere"), key=key_of(commit, 2))
+        commit.append(value("refused"), ordering_key=key_of(commit, 3))
+    await commit.append(value("elsewhere"), ordering_key=key_of(commit, 2))
     brokers.go_on(1)
     await until_suspected(commit)
-    assert (await commit.append(value("back"), key=key_of(commit, 1)))[0] == 1
+    assert (await commit.append(value("back"), ordering_key=key_of(commit, 1)))[0] == 1
     assert brokers.stored[1] == [b"in doubt", b"back"]
     assert brokers.stored[3] == []
 
 
 async def test_a_key_of_a_partition_without_a_leader_waits_for_one_and_holds_up_nobody(commit, brokers):
     brokers.leaders[3] = None
-    waiting = asyncio.ensure_future(commit.append(value("waits"), key=key_of(commit, 3)))
+    waiting = asyncio.ensure_future(commit.append(value("waits"), ordering_key=key_of(commit, 3)))
     for number in range(20):
         await asyncio.wait_for(commit.append(value(str(number))), 1)
     async with asyncio.timeout(10):
@@ -195,7 +195,7 @@ async def test_when_all_hang_few_batches_are_in_doubt_and_soon_a_put_is_refused_
 async def test_a_broker_that_acknowledges_what_was_sent_later_is_trusted_though_one_partition_hangs(commit, brokers):
     brokers.leaders = dict.fromkeys(range(PARTITIONS), 0)
     brokers.hanging.add(0)
-    stuck = asyncio.ensure_future(commit.append(value("stuck"), key=key_of(commit, 5)))
+    stuck = asyncio.ensure_future(commit.append(value("stuck"), ordering_key=key_of(commit, 5)))
     await until_suspected(commit, 0)
     brokers.hanging.discard(0)  # for others
     for number in range(20):
@@ -209,11 +209,11 @@ async def test_a_broker_that_acknowledges_what_was_sent_later_is_trusted_though_
 async def test_what_waits_for_one_partition_leaves_room_for_the_others(commit, brokers, monkeypatch):
     commit._waiting_max = 20
     brokers.hanging.add(1)
-    waiting = [asyncio.ensure_future(commit.append(value("in doubt"), key=key_of(commit, 1)))]
+    waiting = [asyncio.ensure_future(commit.append(value("in doubt"), ordering_key=key_of(commit, 1)))]
     await until_suspected(commit, 1)
-    waiting += [asyncio.ensure_future(commit.append(value("waits"), key=key_of(commit, 1))) for _ in range(10)]
+    waiting += [asyncio.ensure_future(commit.append(value("waits"), ordering_key=key_of(commit, 1))) for _ in range(10)]
     with pytest.raises(LogUnavailable, match="Nothing was stored"):
-        commit.append(value("one too many"), key=key_of(commit, 1))
+        commit.append(value("one too many"), ordering_key=key_of(commit, 1))
     await asyncio.wait_for(commit.append(value("elsewhere")), 1)
     assert commit.waiting == 10
     results = await asyncio.gather(*waiting, return_exceptions=True)

@@ -23,7 +23,7 @@ from broker.core.events import Event, encode
 from broker.core.ids import message_id
 from broker.core.logorder import Cursor
 from broker.core.replays import pick
-from broker.core.selection import MessagePlace, Selection
+from broker.core.selection import MessagePosition, Selection
 from broker.errors import NotFound
 from broker.kafka.requests import EARLIEST, LATEST, OffsetTooOld, Record, Stretch
 from broker.kafka.topics import topics
@@ -108,7 +108,7 @@ async def read(log: Log, wanted: Selection, span: Range | None = None) -> list[S
 def story_of(log: Log, offset: int) -> Selection:
     event = ev.decode(log.records["messages", 0][offset].value or b"")
     assert isinstance(event, ev.MessagePut)
-    place = MessagePlace(id=event.message_id, queue_id="q", at_ms=event.at_ms, partition=0, offset=offset)
+    place = MessagePosition(id=event.message_id, queue_id="q", at_ms=event.at_ms, partition=0, offset=offset)
     return Selection(organization_id=OURS, message=place)
 
 

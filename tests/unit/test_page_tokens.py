@@ -17,7 +17,7 @@ from api.page_tokens import PageTokens
 from api.problems import BadParameter
 from broker.commands.directory import create_key, create_organization
 from broker.kafka.outstanding import KafkaOutstanding
-from broker.kafka.reading import Turns
+from broker.kafka.read_slots import ReadSlots
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings
 from tests.outstanding_topic import OutstandingTopic
@@ -32,7 +32,7 @@ def topic() -> OutstandingTopic:
 
 @pytest.fixture
 async def api(topic: OutstandingTopic) -> Api:
-    made = await make_api(outstanding=KafkaOutstanding(KAFKA, topic, Turns()))
+    made = await make_api(outstanding=KafkaOutstanding(KAFKA, topic, ReadSlots()))
     made.key = await made.key_with(("queues", "messages", "keys", "audit"))
     return made
 

@@ -11,7 +11,7 @@ from broker.core.claims import CLOCKS_MS, IDS_KEPT_MS
 from broker.core.ids import message_id
 from broker.errors import Busy
 from broker.kafka.messages import MessagesTopic
-from broker.kafka.reading import Turns
+from broker.kafka.read_slots import ReadSlots
 from broker.kafka.requests import Record, Stretch
 from broker.kafka.topics import Topic
 
@@ -48,10 +48,10 @@ class Reads:
         return Stretch([record], offset + 1, self.records)
 
 
-def topic_of(reads: Reads, turns: Turns) -> MessagesTopic:
+def topic_of(reads: Reads, read_slots: ReadSlots) -> MessagesTopic:
     requests: Any = reads
     producer: Any = None
-    return MessagesTopic(producer, requests, Topic("messages", 1, {}), 5.0, turns)
+    return MessagesTopic(producer, requests, Topic("messages", 1, {}), 5.0, read_slots)
 
 
 def looked_for(topic: MessagesTopic, organization_id: str, number: int = 0, **more: str) -> Any:
@@ -62,15 +62,15 @@ def looked_for(topic: MessagesTopic, organization_id: str, number: int = 0, **mo
 
 async def test_a_made_up_id_is_looked_for_no_longer_than_a_message_may_be_late():
     reads = Reads(records=10_000)
-    assert await looked_for(topic_of(reads, Turns()), "o") is None
+    assert await looked_for(topic_of(reads, ReadSlots()), "o") is None
     assert IDS_KEPT_MS + CLOCKS_MS < reads.reads * 1000 < 2 * (IDS_KEPT_MS + CLOCKS_MS)
     late = str((IDS_KEPT_MS + CLOCKS_MS) // 1000)
-    assert await looked_for(topic_of(reads, Turns()), "o", message_id=late) is not None
+    assert await looked_for(topic_of(reads, ReadSlots()), "o", message_id=late) is not None
 
 
 async def test_an_organization_that_looks_for_made_up_ids_waits_for_itself_and_others_do_not():
-    reads, turns = Reads(records=50), Turns(4, 2)
-    topic = topic_of(reads, turns)
+    reads, read_slots = Reads(records=50), ReadSlots(4, 2)
+    topic = topic_of(reads, read_slots)
     reads.gate.clear()
     theirs = [asyncio.create_task(looked_for(topic, "theirs", number)) for number in range(20)]
     await turns_come_round()
@@ -82,13 +82,13 @@ async def test_an_organization_that_looks_for_made_up_ids_waits_for_itself_and_o
     reads.gate.set()
     assert await asyncio.gather(ours, *theirs) == [None] * 21
     assert reads.most <= 4
-    assert not turns._of
+    assert not read_slots._of
 
 
 async def test_the_organizations_of_one_account_share_their_turns():
-    reads, turns = Reads(records=50), Turns(4, 2)
-    turns.tenant_of = lambda organization_id: organization_id[0]
-    topic = topic_of(reads, turns)
+    reads, read_slots = Reads(records=50), ReadSlots(4, 2)
+    read_slots.tenant_of = lambda organization_id: organization_id[0]
+    topic = topic_of(reads, read_slots)
     reads.gate.clear()
     theirs = [asyncio.create_task(looked_for(topic, f"a{number}")) for number in range(10)]
     await turns_come_round()
@@ -101,16 +101,16 @@ async def test_the_organizations_of_one_account_share_their_turns():
 
 
 async def test_whoever_waits_too_long_is_told_to_come_again_and_keeps_nothing():
-    turns = Turns(2, 1, wait_s=0.01)
+    read_slots = ReadSlots(2, 1, wait_s=0.01)
 
     async def wait(organization_id: str) -> None:
-        async with turns.turn(organization_id):
+        async with read_slots.slot(organization_id):
             pass
 
-    async with turns.turn("a"):
+    async with read_slots.slot("a"):
         with pytest.raises(Busy):
             await wait("a")
-        async with turns.turn("b"):
+        async with read_slots.slot("b"):
             with pytest.raises(Busy):
                 await wait("c")
         waiting = asyncio.create_task(wait("a"))
@@ -119,4 +119,4 @@ async def test_whoever_waits_too_long_is_told_to_come_again_and_keeps_nothing():
         assert isinstance((await asyncio.gather(waiting, return_exceptions=True))[0], asyncio.CancelledError)
     await wait("a")
     await wait("c")
-    assert not turns._of
+    assert not read_slots._of

@@ -9,7 +9,7 @@ from api_client import make_api
 from starlette.routing import Route
 
 from api import accounts, calls
-from api.reference import OPEN, TOLD
+from api.reference import OPEN, OPERATION_DOCS
 from broker import passwords
 from cli.processes import server
 
@@ -23,21 +23,23 @@ def rows(heading: str) -> dict[str, str]:
 
 
 async def test_the_table_of_routes_without_a_key_has_each_of_them_and_no_other():
-    told = {f"{method} {path}" for (method, path), one in TOLD.items() if one.asks == OPEN}
+    open_routes = {f"{method} {path}" for (method, path), one in OPERATION_DOCS.items() if one.asks == OPEN}
     routes = [route for route in (await make_api()).app.routes if isinstance(route, Route)]
-    told |= {f"GET {route.path}" for route in routes if not route.path.startswith("/v1/")}
+    open_routes |= {f"GET {route.path}" for route in routes if not route.path.startswith("/v1/")}
     named = set()
     for name in rows("These are the routes"):
         for found in re.findall(r"`(\w+ /[^`]*)`", name):
             with_files = "and its files" in name
-            named |= {one for one in told if one == found or (with_files and one.startswith(found + "/"))} or {found}
-    assert named - {"GET /v1/openapi.json"} == told - {"GET /v1/openapi.json"}
+            named |= {one for one in open_routes if one == found or (with_files and one.startswith(found + "/"))} or {
+                found
+            }
+    assert named - {"GET /v1/openapi.json"} == open_routes - {"GET /v1/openapi.json"}
 
 
 async def test_every_other_operation_is_refused_without_a_key():
     api = await make_api()
-    for (method, path), told in TOLD.items():
-        if told.asks != OPEN:
+    for (method, path), doc in OPERATION_DOCS.items():
+        if doc.asks != OPEN:
             answer = await api.bare.request(method, re.sub(r"{\w+}", "x", path), content=b"[")
             assert answer.status_code == 401, (method, path)
 

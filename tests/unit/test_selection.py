@@ -11,11 +11,11 @@ from test_events import BY, SAMPLES, golden_name
 from broker.core import events as ev
 from broker.core.catalogue import TOPICS, shown
 from broker.core.events import encode, wire_name
-from broker.core.selection import MessagePlace, Selection
+from broker.core.selection import MessagePosition, Selection
 
 OURS = str(BY["organization_id"])
 QUEUE_ID, LISTENER_ID = "5f0e6f0a-33c1-4a8e-8f1d-b5b9f6f0c001", "2d7f1a44-9f0b-4c61-8a5e-7d1c0e9b3002"
-MESSAGE = MessagePlace(
+MESSAGE = MessagePosition(
     id="019b76d9-05ab-7003-8123-456789abcdef", queue_id=QUEUE_ID, at_ms=1_767_225_630_123, partition=3, offset=41
 )
 
@@ -66,7 +66,7 @@ def test_the_story_of_a_message_is_what_names_it_and_its_row_of_what_was_gathere
     assert [row[0] for row in gathered.rows] == [41]
     elsewhere = Selection(
         organization_id=OURS,
-        message=MessagePlace(id="another", queue_id=QUEUE_ID, at_ms=1_767_225_630_123, partition=3, offset=40),
+        message=MessagePosition(id="another", queue_id=QUEUE_ID, at_ms=1_767_225_630_123, partition=3, offset=40),
     )
     assert not any(elsewhere.take(encode(sample)) for sample in SAMPLES)
 

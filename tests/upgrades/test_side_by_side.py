@@ -234,9 +234,9 @@ async def a_replay_that_the_version_before_may_not_know(history: History, to: da
         found = (await history.client.get(path)).raise_for_status().json()["listeners"]
         steady = next(one["id"] for one in found if one["name"] == "steady")
         url = listeners.url("replayed")
-        wishes = {"from": "beginning", "to": to.isoformat(), "notify_url": url, "liveness_url": url}
-        wishes["rate_per_s"] = REPLAYED_PER_S
-        answer = await history.client.post(f"{path}/{steady}/replay", json=wishes)
+        settings = {"from": "beginning", "to": to.isoformat(), "notify_url": url, "liveness_url": url}
+        settings["rate_per_s"] = REPLAYED_PER_S
+        answer = await history.client.post(f"{path}/{steady}/replay", json=settings)
         made = answer.raise_for_status().json()["replay"]
         await until(lambda: listeners.taken("replayed"), what="the replay has begun")
         yield Replay(history, listeners, f"{path}/{steady}/replays/{made['id']}", made["count"])

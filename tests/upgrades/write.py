@@ -184,8 +184,8 @@ class Writer:
 
     async def replay_half(self, name: str) -> None:
         """Half of what the listener has got comes once more; then the listener is down."""
-        wishes = {"from": "beginning", "rate_per_s": REPLAYED_PER_S}
-        made = (await self.ask("POST", self.path(name, "replay"), json=wishes))["replay"]
+        settings = {"from": "beginning", "rate_per_s": REPLAYED_PER_S}
+        made = (await self.ask("POST", self.path(name, "replay"), json=settings))["replay"]
         await until(lambda: len(self._replayed()) >= made["count"] // 2, what="half of it is replayed")
         self._listeners.down.add(name)
         self.account["replay"] = {"id": made["id"], "listener": name, "count": made["count"]}

@@ -44,8 +44,8 @@ from broker.core.delivery import (
 from broker.core.directory import Listener, Queue
 from broker.core.events import DAMAGED, UNDECODABLE
 from broker.core.flow import Share
+from broker.core.key_order import KeyOrder
 from broker.core.retry import RetryPolicy
-from broker.core.turns import Turns
 from broker.core.window import Window
 from broker.delivery.dispatch.connections import Connections, Network
 from broker.delivery.dispatch.fairness import HELD_BYTES_MAX
@@ -115,7 +115,7 @@ class Dispatcher:
         self.sending = True  # False: hand-over or shut-down; what is under way may finish
         self._ready: deque[Delivery] = deque()
         self._retries: list[tuple[int, int, Delivery]] = []
-        self._turns: Turns[Delivery] = Turns()
+        self._turns: KeyOrder[Delivery] = KeyOrder()
         self._parking: set[Delivery] = set()  # on their way to `outstanding`; their keys' turns are theirs until then
         self._active = False
         self.said_gone = False

@@ -22,7 +22,7 @@ from broker.core.delivery import DROPPED
 from broker.core.directory import Listener
 from broker.core.events import DeliveryParked, KeptDelivery, encode
 from broker.core.ids import parse_damaged_id, partition_of
-from broker.core.turns import Lines
+from broker.core.key_order import ArrivingOffsets
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, now_ms
 from broker.delivery.outstanding.damaged import DamagedDeliveries
@@ -87,7 +87,9 @@ class Outstanding:
         self._owned: set[int] = set()
         self._reading: dict[int, object] = {}
         self._taken: dict[int, Owed] = {}  # by row: their dispatchers have them, or get them in a moment
-        self._coming: Lines[Line] = Lines()  # on their way here; none of their lines may go before them
+        self._coming: ArrivingOffsets[Line] = (
+            ArrivingOffsets()
+        )  # on their way here; none of their lines may go before them
         self._due: dict[str, _Pass] = {}  # listeners with some that are due
         self._next_ms: dict[str, int] = {}  # by listener, when there may be some again
         self._soonest_ms: int | None = None  # of these

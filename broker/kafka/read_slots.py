@@ -1,8 +1,7 @@
-"""Long reads of the log that requests ask for: how many there are at once, and whose.
+"""A limit on the long reads of the log that requests make at once, shared by tenants.
 
-For: a turn for each, shared out so that an organization that asks for much waits for itself, and the others do not.
-Not for: the reads themselves, nor those of workers. /v1/log has turns of its own (broker/audit/reader.py). Whoever has
-a turn asks for no other one.
+For: the slots. A tenant that makes many long reads waits for its own slots and delays no other tenant. Not for: the
+reads, or those of workers. /v1/log has slots of its own (broker/audit/reader.py). Who holds a slot waits for no other.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ WAIT_S: Final = 10.0
 COUNT_READS_MAX: Final = 16  # of a MiB, per partition: who only wants to know how many does not read more
 
 
-class Turns:
+class ReadSlots:
     """Slots for large reads, given in the order of the requests.
 
     at_once: in all.
@@ -33,15 +32,17 @@ class Turns:
         self._all = asyncio.Semaphore(at_once)
         self._each = each
         self._wait_s = wait_s
-        self._of: dict[str, tuple[asyncio.Semaphore, list[None]]] = {}  # by tenant; an item for each that asks
+        self._of: dict[
+            str, tuple[asyncio.Semaphore, list[None]]
+        ] = {}  # by tenant; the list has an item for each request
         self.tenant_of: Callable[[str], str] = lambda organization_id: organization_id
 
     @contextlib.asynccontextmanager
-    async def turn(self, organization_id: str) -> AsyncIterator[None]:
+    async def slot(self, organization_id: str) -> AsyncIterator[None]:
         """Hold a slot inside the `with` block (Busy: none became free in time)."""
         tenant = self.tenant_of(organization_id)
-        own, asking = self._of.setdefault(tenant, (asyncio.Semaphore(self._each), []))
-        asking.append(None)
+        own, requests = self._of.setdefault(tenant, (asyncio.Semaphore(self._each), []))
+        requests.append(None)
         try:
             async with contextlib.AsyncExitStack() as held:
                 try:
@@ -52,6 +53,6 @@ class Turns:
                     raise Busy("Too many large reads are running at the moment. Try again later.") from None
                 yield
         finally:
-            asking.pop()
-            if not asking:
+            requests.pop()
+            if not requests:
                 del self._of[tenant]

@@ -1,7 +1,7 @@
-"""A fixed number of places in one process, shared by all tenants (docs/decisions/0191).
+"""A fixed number of slots in one process, shared by all tenants (docs/decisions/0191).
 
-For: who may take a place, so that no account and no organization keeps the others out. Not for: waiting for a place
-(broker/kafka/reading.py) or the answer to a tenant that gets none."""
+For: who may take a slot, so that no account and no organization keeps the others out. Not for: waiting for a slot
+(broker/kafka/read_slots.py) or the answer to a tenant that gets none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from broker.errors import BrokerError
 
 
-class Places:
+class TenantSlots:
     """A fixed number of slots, shared by tenants. Half are first slots, for tenants that have none; further ones come
     from the rest.
 
@@ -34,7 +34,7 @@ class Places:
         self._organizations: Counter[str] = Counter()
 
     @contextmanager
-    def place(self, organization_id: str) -> Iterator[None]:
+    def slot(self, organization_id: str) -> Iterator[None]:
         """Hold a slot inside the `with` block (raises the refusal)."""
         tenant = self._tenant_of(organization_id)
         mine = self._tenants[tenant]
@@ -55,6 +55,6 @@ class Places:
             self._forget()
 
     def _forget(self) -> None:
-        """Keep no name of a tenant without places."""
+        """Keep no name of a tenant without slots."""
         self._tenants += Counter()
         self._organizations += Counter()

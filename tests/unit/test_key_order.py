@@ -8,33 +8,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core.flow import Pace
-from broker.core.turns import Lines, Turns
+from broker.core.key_order import ArrivingOffsets, KeyOrder
 
 KEYS = st.sampled_from("abc")
 
 
 @given(st.lists(st.tuples(KEYS, st.booleans())))
 def test_one_delivery_of_a_key_has_the_turn_and_the_others_get_it_in_the_order_they_came(steps: list[tuple[str, bool]]):
-    turns: Turns[int] = Turns()
+    key_order: KeyOrder[int] = KeyOrder()
     model: defaultdict[str, list[int]] = defaultdict(list)  # the first of each has the turn
     for number, (key, comes) in enumerate(steps):
         if comes or not model[key]:
-            assert turns.take(key, number, 0.0) == (not model[key])
+            assert key_order.take(key, number, 0.0) == (not model[key])
             model[key].append(number)
         else:
             model[key].pop(0)
-            assert turns.next(key, 0.0) == (model[key][0] if model[key] else None)
+            assert key_order.next(key, 0.0) == (model[key][0] if model[key] else None)
 
 
 def test_a_restart_sends_away_all_who_wait_and_keeps_the_turns_that_go_on():
-    turns: Turns[str] = Turns()
+    key_order: KeyOrder[str] = KeyOrder()
     for key in ("held", "free"):
         for number in range(3):
-            turns.take(key, f"{key}{number}", 0.0)
-    assert turns.restart(["held"]) == ["held1", "held2", "free1", "free2"]
-    assert not turns.take("held", "later", 0.0)
-    assert turns.take("free", "again", 0.0)
-    assert turns.next("held", 0.0) == "later"
+            key_order.take(key, f"{key}{number}", 0.0)
+    assert key_order.restart(["held"]) == ["held1", "held2", "free1", "free2"]
+    assert not key_order.take("held", "later", 0.0)
+    assert key_order.take("free", "again", 0.0)
+    assert key_order.next("held", 0.0) == "later"
 
 
 @given(st.floats(0.1, 1000), st.lists(st.floats(0, 2), min_size=1, max_size=200))
@@ -52,7 +52,7 @@ def test_a_pace_never_lets_more_begin_than_its_rate_and_its_burst(rate_per_s: fl
 
 @given(st.lists(st.tuples(KEYS, st.integers(0, 9), st.sampled_from(["joins", "leaves", "forgotten"]))))
 def test_of_each_line_the_first_that_is_on_its_way_is_known(steps: list[tuple[str, int, str]]):
-    lines: Lines[str] = Lines()
+    lines: ArrivingOffsets[str] = ArrivingOffsets()
     model: defaultdict[str, set[int]] = defaultdict(set)
     for key, offset, what in steps:
         if what == "leaves":
@@ -69,31 +69,31 @@ def test_of_each_line_the_first_that_is_on_its_way_is_known(steps: list[tuple[st
 
 @given(st.lists(st.tuples(KEYS, st.sampled_from(["take", "next", "drop", "restart", "away"]), st.integers(0, 5))))
 def test_it_is_known_how_many_wait_and_for_how_long_the_turn_was_one_deliverys(steps: list[tuple[str, str, int]]):
-    turns: Turns[int] = Turns()
+    key_order: KeyOrder[int] = KeyOrder()
     waiting: defaultdict[str, int] = defaultdict(int)
     since: dict[str, float] = {}
     now = 0.0
     for key, what, pause in steps:
         now += pause
         if what == "take":
-            if turns.take(key, 0, now):
+            if key_order.take(key, 0, now):
                 since[key] = now
             else:
                 waiting[key] += 1
-        elif what == "next" and turns.next(key, now) is not None:
+        elif what == "next" and key_order.next(key, now) is not None:
             waiting[key] -= 1
             since[key] = now
         elif what == "away":
-            assert len(turns.send_away(key)) == waiting.pop(key, 0)
+            assert len(key_order.send_away(key)) == waiting.pop(key, 0)
         elif what == "restart":
-            turns.restart([key] if key in since else [])
+            key_order.restart([key] if key in since else [])
             waiting.clear()
             since = {key: since[key]} if key in since else {}
         elif what in ("next", "drop"):
-            turns.drop(key)
+            key_order.drop(key)
             waiting.pop(key, None)
             since.pop(key, None)
-        assert turns.waiting == sum(waiting.values())
-        assert all(turns.taken_for_s(one, now) == now - since.get(one, now) for one in "abc")
-        assert turns.held_for(now, 3.0) == [one for one in turns.held_for(now, 0.0) if now - since[one] >= 3.0]
-        assert sorted(turns.held_for(now, 0.0)) == sorted(one for one, count in waiting.items() if count)
+        assert key_order.waiting == sum(waiting.values())
+        assert all(key_order.taken_for_s(one, now) == now - since.get(one, now) for one in "abc")
+        assert key_order.held_for(now, 3.0) == [one for one in key_order.held_for(now, 0.0) if now - since[one] >= 3.0]
+        assert sorted(key_order.held_for(now, 0.0)) == sorted(one for one, count in waiting.items() if count)

@@ -1,6 +1,7 @@
 """Ordering keys: the messages of one key go one at a time, in order, and only they wait.
 
-For: whose turn it is (Turns), and who is on his way to wait elsewhere (Lines). Pure; the deliveries are opaque.
+For: the delivery of each key that may be sent (KeyOrder), and the offsets on their way to `outstanding`
+(ArrivingOffsets). Pure; the deliveries are opaque.
 Not for: other reasons to wait (flow.py, circuit.py).
 """
 
@@ -15,7 +16,7 @@ D = TypeVar("D")
 K = TypeVar("K", bound=Hashable)
 
 
-class Turns(Generic[D]):
+class KeyOrder(Generic[D]):
     """The order of deliveries within each ordering key: one delivery of a key has the turn, and the others wait in
     order.
 
@@ -89,41 +90,41 @@ class Turns(Generic[D]):
         return away
 
 
-class Lines(Generic[K]):
+class ArrivingOffsets(Generic[K]):
     """The offsets of deliveries on their way to `outstanding`, by key, lowest first."""
 
-    __slots__ = ("_lines",)
+    __slots__ = ("_offsets",)
 
     def __init__(self) -> None:
-        self._lines: dict[K, list[int]] = {}
+        self._offsets: dict[K, list[int]] = {}
 
     def __len__(self) -> int:
         """Count the keys that have offsets on their way."""
-        return len(self._lines)
+        return len(self._offsets)
 
     def join(self, key: K, offset: int) -> None:
-        offsets = self._lines.setdefault(key, [])
+        offsets = self._offsets.setdefault(key, [])
         if offset not in offsets:
             insort(offsets, offset)
 
     def leave(self, key: K, offset: int) -> None:
         """Remove an offset that has arrived, or will not arrive."""
-        offsets = self._lines.get(key, [])
+        offsets = self._offsets.get(key, [])
         if offset in offsets:
             offsets.remove(offset)
             if not offsets:
-                del self._lines[key]
+                del self._offsets[key]
 
     def first(self, key: K) -> int | None:
-        offsets = self._lines.get(key)
+        offsets = self._offsets.get(key)
         return offsets[0] if offsets else None
 
     def forget(self, concerns: Callable[[K], bool]) -> list[K]:
         """Remove the keys that match, because their offsets will not arrive. Return the removed keys."""
-        gone = [key for key in self._lines if concerns(key)]
+        gone = [key for key in self._offsets if concerns(key)]
         for key in gone:
-            del self._lines[key]
+            del self._offsets[key]
         return gone
 
     def clear(self) -> None:
-        self._lines.clear()
+        self._offsets.clear()
