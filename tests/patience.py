@@ -12,28 +12,25 @@ import pytest
 
 from broker.commands import changes as changes_commands
 from broker.commands import directory as commands
-from broker.delivery import worker
-from broker.delivery.changes import answers
-from broker.delivery.changes import honour as changes
-from broker.delivery.checkpoint import checkpoints
+from broker.delivery.tuning import Tuning
 from broker.kafka import tail
 from broker.kafka.log import KafkaLog
 from broker.kafka.requests import KafkaRequests
 from projections.directory import DirectoryProjection
 
 PATIENCE_S: Final = 30.0
+PATIENT: Final = Tuning(  # of a worker
+    answer_s=PATIENCE_S - 5,
+    suspended_s=PATIENCE_S,
+    drain_s=PATIENCE_S,
+    hand_over_s=PATIENCE_S,
+    hanging_s=PATIENCE_S,
+    last_checkpoint_s_max=PATIENCE_S,
+)
 
 _TIMES: Final = (
     (commands, "_FOLD_S", PATIENCE_S),
     (changes_commands, "ANSWER_S", PATIENCE_S),
-    (answers, "ANSWER_S", PATIENCE_S - 5),
-    (changes, "ANSWER_S", PATIENCE_S - 5),
-    (checkpoints, "SUSPENDED_S", PATIENCE_S),
-    (changes, "SUSPENDED_S", PATIENCE_S),
-    (worker, "DRAIN_S", PATIENCE_S),
-    (worker, "HAND_OVER_S", PATIENCE_S),
-    (worker, "HANGING_S", PATIENCE_S),
-    (worker, "CHECKPOINT_S_MAX", PATIENCE_S),
     (tail, "SESSION_TIMEOUT_MS", 60_000),
     (tail, "_ANSWER_MS", 65_000),
     (tail, "FAILING_S_MAX", PATIENCE_S),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from broker.core.events import KeptDelivery
 from broker.core.flow import WHOLE
@@ -29,10 +29,8 @@ from broker.delivery.ports import Ports
 from broker.delivery.reading.catch_up import CatchUp
 from broker.delivery.reading.message import Message, may_be_in, messages
 from broker.delivery.reading.partition import Partition, report_messages_gone
+from broker.delivery.tuning import Tuning
 from broker.ports import EARLIEST, Count, DirectoryView, NoMember, OffsetTooOld
-
-SERVE_S: Final = 0.05  # between two looks at what is due, where nothing tells sooner
-_MESSAGES_AT_ONCE: Final = 500  # that are made of what was read before others run
 
 
 class Assignment:
@@ -49,12 +47,14 @@ class Assignment:
         dispatchers: Mapping[str, Dispatcher],
         meters: Meters,
         *,
+        tuning: Tuning,
         retain_s: int | None,
         count: Count | None,
         run: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         lost: Callable[[Assignment], None],
     ) -> None:
         log = kafka.log
+        self._tuning = tuning
         self._log = log
         self._membership = kafka.membership
         self._view = view
@@ -65,8 +65,8 @@ class Assignment:
         self.partitions: dict[int, Partition] = {}
         self.share = WHOLE
         self.leaving: set[asyncio.Task[None]] = set()  # deliveries being written to `outstanding`
-        self.fence = fence = Fence(self._ask)
-        self.catch_up = CatchUp(self, self.partitions)
+        self.fence = fence = Fence(self._ask, tuning)
+        self.catch_up = CatchUp(self, self.partitions, tuning)
         self.outstanding = Outstanding(
             log.outstanding,
             log.requests,
@@ -76,19 +76,36 @@ class Assignment:
             fence.assure,
             count,
             log.deliveries.name,
+            tuning,
         )
         self.changes = Changes(
-            log, kafka.changes, self.outstanding, self.partitions, dispatchers, self.placed, run, fence.confirm
+            log,
+            kafka.changes,
+            self.outstanding,
+            self.partitions,
+            dispatchers,
+            self.placed,
+            run,
+            fence.confirm,
+            tuning,
         )
         self.checkpoints = Checkpoints(
-            kafka.cursors, log.deliveries, self.outstanding, self.partitions, dispatchers, meters, fence.confirm, count
+            kafka.cursors,
+            log.deliveries,
+            self.outstanding,
+            self.partitions,
+            dispatchers,
+            meters,
+            fence.confirm,
+            count,
+            tuning,
         )
         self.endings = EndedListeners(
-            kafka.cursors, view, self.checkpoints, self.outstanding, self.partitions, dispatchers
+            kafka.cursors, view, self.checkpoints, self.outstanding, self.partitions, dispatchers, tuning
         )
-        self.replaying = ReplayProgress(log.control.append, self.partitions, dispatchers, self.outstanding)
+        self.replaying = ReplayProgress(log.control.append, self.partitions, dispatchers, self.outstanding, tuning)
         self.retention = Retention(
-            log, kafka.cursors, view, self.outstanding, self.partitions, dispatchers, retain_s, fence.assure
+            log, kafka.cursors, view, self.outstanding, self.partitions, dispatchers, retain_s, fence.assure, tuning
         )
         # What dispatchers ask (stream.Assigned).
         self.known_changes = self.changes.known
@@ -163,7 +180,7 @@ class Assignment:
             at = max(begin, offset)
             stretch = await requests.read(name, partition, at, bytes_max=bytes_max, worth=worth)
         found, rest = list[Message](), messages(stretch.records, queue_ids)
-        while some := list(itertools.islice(rest, _MESSAGES_AT_ONCE)):
+        while some := list(itertools.islice(rest, self._tuning.messages_at_once)):
             found += some
             await asyncio.sleep(0)
         await self.fence.assure()
@@ -200,4 +217,4 @@ class Assignment:
     async def _serve_outstanding(self) -> None:
         while True:
             if not await self.outstanding.serve_due():
-                await self.outstanding.pause(SERVE_S)
+                await self.outstanding.pause(self._tuning.serve_s)

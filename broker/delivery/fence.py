@@ -10,14 +10,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
 
+from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable
-from broker.ports import SESSION_TIMEOUT_MS, NoMember
-
-SURE_S: Final = SESSION_TIMEOUT_MS / 1000 - 1.0  # Kafka gives nobody's partitions away sooner after it has heard of him
-_ASK_S: Final = SURE_S / 3  # so that nobody has to wait for an answer, while there are any
-_LOOK_S: Final = 1.0
+from broker.ports import NoMember
 
 
 async def _handed_over() -> None:
@@ -30,7 +26,8 @@ class Fence:
     ask: asks Kafka (NoMember: others own them; LogUnavailable: it can't be told).
     """
 
-    def __init__(self, ask: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, ask: Callable[[], Awaitable[None]], tuning: Tuning = TUNED) -> None:
+        self._tuning = tuning
         self._ask = ask
         self._asked_at = float("-inf")  # when it was asked what it has answered last
         self._answer: asyncio.Future[None] | None = None  # while assure() asks
@@ -54,7 +51,7 @@ class Fence:
     async def assure(self) -> None:
         """They can't be anybody else's yet (LogUnavailable). Asks only when the last answer does not say so any more;
         whoever wants to know meanwhile gets the same answer."""
-        if time.monotonic() - self._asked_at < SURE_S:
+        if time.monotonic() - self._asked_at < self._tuning.sure_s:
             return
         if self._answer is not None:
             await asyncio.shield(self._answer)
@@ -73,7 +70,7 @@ class Fence:
     async def run(self) -> None:
         """Ask now and then, where nobody else does."""
         while True:
-            await asyncio.sleep(_LOOK_S)
-            if time.monotonic() - self._asked_at >= _ASK_S:
+            await asyncio.sleep(self._tuning.ask_look_s)
+            if time.monotonic() - self._asked_at >= self._tuning.ask_s:
                 with contextlib.suppress(LogUnavailable):
                     await self.confirm()

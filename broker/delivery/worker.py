@@ -11,7 +11,8 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
-from typing import Any, Final, Protocol
+from random import random
+from typing import Any, Protocol
 
 from broker.core.cursor import Cursor
 from broker.core.directory import Directory, Listener
@@ -38,6 +39,7 @@ from broker.delivery.dispatch.stream import Delivery, Stream, now_ms
 from broker.delivery.ports import Ports
 from broker.delivery.reading.message import messages
 from broker.delivery.reading.partition import Partition, report_messages_gone
+from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import BrokerError, LogDamaged, LogUnavailable
 from broker.outbound.addresses import Resolver
 from broker.outbound.connection import tls_context
@@ -47,23 +49,6 @@ from broker.sealing import Sealer
 from broker.settings import Settings
 
 log = logging.getLogger(__name__)
-
-TICK_S: Final = 0.05
-_PARTS: Final = 5  # in which dispatchers have their ticks, one after the other: all at once would hold the others up
-_ROUND: Final = 5  # ticks after which all is shared out anew; a dispatcher that gives way has one of them
-_PUMPED: Final = 8  # attempts that are begun before others run
-STOOD_STILL_S: Final = 0.1  # an event loop as late as this expires nothing: first it reads what has come meanwhile
-_TIDY_TICKS: Final = 100  # within so many every dispatcher is tidied once
-DRAIN_S: Final = 5.0  # how long attempts under way may take to finish at the end
-HAND_OVER_S: Final = 2.0  # and at a hand-over, for which all workers wait
-HANGING_S: Final = 1.0  # nobody waits there, nor at the end if it is of one that fails, for one that has taken as long
-CHECKPOINT_S_MAX: Final = 5.0  # for the last checkpoint; with the drain, less than the group waits for a member
-TAIL_BACKLOG_MAX: Final = 10_000  # a stream further behind than this does not hold the tail back: it catches up
-NO_CURSOR_MS: Final = (
-    180_000  # a listener may be so old before each of its cursors was committed: idle ones take a minute
-)
-_LOAD_PAUSE_S: Final = 0.5
-_AT_ONCE: Final = 20  # dispatchers that are employed before others run: opening their secrets takes its time
 
 
 class DirectoryFeed(Protocol):
@@ -78,7 +63,8 @@ class DirectoryFeed(Protocol):
 class Worker:
     """One per process. kafka: its ports. projections: the directory as folded here, caught up before start().
 
-    count: called with the organization and the size of what is written for it (broker/volume.py).
+    count: called with the organization and the size of what is written for it (broker/volume.py). network: None for
+    the real one. dice: draws the jitter of retries and probes; it guards nothing.
     """
 
     def __init__(
@@ -88,7 +74,13 @@ class Worker:
         projections: DirectoryFeed,
         sealer: Sealer,
         count: Count | None = None,
+        *,
+        tuning: Tuning = TUNED,
+        network: Network | None = None,
+        dice: Callable[[], float] = random,
     ) -> None:
+        self._dice = dice
+        self.tuning = tuning
         self._settings = settings
         self._kafka = kafka
         self._sealer = sealer
@@ -108,9 +100,10 @@ class Worker:
         self._background: set[asyncio.Task[None]] = set()
         self._loaded = asyncio.Event()
         self._sending = False  # the partitions are ours, and nobody else waits for them
-        resolver, tls = Resolver(settings.allow_networks), tls_context()
-        self._liveness = Liveness(resolver, tls)
-        self._network = Network(resolver, Sockets(), tls)
+        self._network = network = network or Network(
+            Resolver(settings.allow_networks), Sockets(tuning=tuning), tls_context()
+        )
+        self._liveness = Liveness(network.resolver, network.tls, dice, tuning)
         self.assignment = self._new_assignment()  # of no partition, until there is one
 
     def _new_assignment(self) -> Assignment:
@@ -119,6 +112,7 @@ class Worker:
             self._projections.directory,
             self._dispatchers,
             self.meters,
+            tuning=self.tuning,
             retain_s=self._settings.retain_messages_s,
             count=self._count,
             run=self._run,
@@ -167,7 +161,12 @@ class Worker:
     async def condition(self) -> Condition:
         """As of now."""
         assignment = self.assignment
-        now = await condition(self._dispatchers.values(), assignment.partitions, assignment.outstanding)
+        now = await condition(
+            self._dispatchers.values(),
+            assignment.partitions,
+            assignment.outstanding,
+            at_once=self.tuning.conditions_at_once,
+        )
         now.listeners["unusable"] = len(self._unusable & self._directory.listeners.keys())
         return now
 
@@ -202,7 +201,7 @@ class Worker:
         in_doubt = any(dispatcher.busy for dispatcher in self._dispatchers.values())
         checkpoints, committed = assignment.checkpoints, False
         try:
-            async with asyncio.timeout(CHECKPOINT_S_MAX):
+            async with asyncio.timeout(self.tuning.last_checkpoint_s_max):
                 await checkpoints.last()
                 if not in_doubt and not checkpoints.suspended:
                     await assignment.changes.hand_over()
@@ -230,13 +229,13 @@ class Worker:
         def promising(dispatcher: Dispatcher) -> bool:
             if at_end and dispatcher.limits.rank != FAILS:
                 return dispatcher.busy > 0  # it takes what it gets, in its time
-            return dispatcher.connections.busy_since(time() - HANGING_S)
+            return dispatcher.connections.busy_since(time() - self.tuning.hanging_s)
 
         self._let_send(False)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_S if at_end else HAND_OVER_S):
+            async with asyncio.timeout(self.tuning.drain_s if at_end else self.tuning.hand_over_s):
                 while assignment.leaving or any(map(promising, self._dispatchers.values())):
-                    await asyncio.sleep(TICK_S)
+                    await asyncio.sleep(self.tuning.tick_s)
 
     async def _take_over(self, partitions: list[int], assignment: Assignment) -> None:
         """Load the cursors of all listeners on these partitions and begin to read."""
@@ -253,7 +252,7 @@ class Worker:
                 changes = await assignment.changes.read(lows, ends)
             except LogUnavailable as error:
                 log.warning("worker.waits_for_cursors error=%s", error)
-                await asyncio.sleep(_LOAD_PAUSE_S)
+                await asyncio.sleep(self.tuning.load_pause_s)
                 continue
             break
         else:
@@ -261,7 +260,9 @@ class Worker:
         if assignment is not self.assignment:
             return
         for place, listener_id in enumerate([listener.id for listener in listeners], 1):
-            if place % _AT_ONCE == 0:  # before anything is at its place: from then on it must be of one moment
+            if (
+                place % self.tuning.opened_at_once == 0
+            ):  # before anything is at its place: from then on it must be of one moment
                 await asyncio.sleep(0)
                 if assignment is not self.assignment:
                     return
@@ -274,11 +275,11 @@ class Worker:
         tails = {}
         for number in partitions:
             tops = [listener.stands_at(cursors.get(listener.id, {}), number).top for listener in listeners]
-            near = [top for top in tops if ends[number] - TAIL_BACKLOG_MAX <= top <= ends[number]]
+            near = [top for top in tops if ends[number] - self.tuning.tail_backlog_max <= top <= ends[number]]
             tails[number] = min(near, default=ends[number])
             if tails[number] < begins[number]:
                 report_messages_gone(number, tails[number], begins[number])
-            assignment.partitions[number] = Partition(number, tails[number])
+            assignment.partitions[number] = Partition(number, tails[number], self.tuning)
         assignment.changes.take_over(changes)
         self._let_send(True)
         for listener_id in [listener.id for listener in listeners]:
@@ -302,18 +303,17 @@ class Worker:
                 await assignment.changes.say_taken(partitions)
             except LogUnavailable as error:
                 log.warning("worker.waits_to_begin error=%s", error)
-                await asyncio.sleep(_LOAD_PAUSE_S)
+                await asyncio.sleep(self.tuning.load_pause_s)
             else:
                 return assignment is self.assignment
         return False
 
-    @staticmethod
     def _tell_of_lost(
-        listeners: Iterable[Listener], cursors: Mapping[str, Mapping[int, Cursor]], ends: Mapping[int, int]
+        self, listeners: Iterable[Listener], cursors: Mapping[str, Mapping[int, Cursor]], ends: Mapping[int, int]
     ) -> None:
         """Who is not new and has no cursor where there is something for him begins again: Kafka has lost it, or no
         worker ran since he was made."""
-        before_ms = now_ms() - NO_CURSOR_MS
+        before_ms = now_ms() - self.tuning.no_cursor_ms
         lost = [
             listener.id
             for listener in listeners
@@ -387,7 +387,7 @@ class Worker:
             cursors = await self._cursors.load([listener.id for listener in arrived], partitions)
             await assignment.changes.cover({number: self._low(arrived, cursors, number) for number in partitions})
         except LogUnavailable:
-            await asyncio.sleep(_LOAD_PAUSE_S)
+            await asyncio.sleep(self.tuning.load_pause_s)
             self._look_at(listener.id for listener in arrived)
             return
         if assignment is not self.assignment or not self._sending:
@@ -431,6 +431,8 @@ class Worker:
             queue,
             listener,
             opened,
+            tuning=self.tuning,
+            dice=self._dice,
             share=assignment.share,
             wants_tick=self._ticks_for,
             gone=self._gone,
@@ -497,7 +499,7 @@ class Worker:
                 await assignment.fence.assure()
         except LogUnavailable as error:
             log.warning("tail.waits error=%s", error)
-            await asyncio.sleep(_LOAD_PAUSE_S)
+            await asyncio.sleep(self.tuning.load_pause_s)
             if assignment is self.assignment:
                 self._tail.begin({number: partition.tail for number, partition in owned.items()})
             return
@@ -515,37 +517,40 @@ class Worker:
     # Time, and what happens seldom
 
     async def _ticks(self) -> None:
+        tuning = self.tuning
         gate, processor, time = Gate(), Processor(), asyncio.get_running_loop().time
         pumped: list[Dispatcher] = []
         for number in itertools.count():
             late_s = 0.0
             active, ticked = list(self._active), list[Dispatcher]()
-            for part in range(_PARTS):
+            for part in range(tuning.tick_parts):
                 before_s = time()
-                await asyncio.sleep(TICK_S / _PARTS)
-                part_late_s = time() - before_s - TICK_S / _PARTS
+                await asyncio.sleep(tuning.tick_s / tuning.tick_parts)
+                part_late_s = time() - before_s - tuning.tick_s / tuning.tick_parts
                 late_s += part_late_s
-                ticked += self._tick_some(active[part::_PARTS], number, late=part_late_s > STOOD_STILL_S)
-                await self._pump(pumped[part::_PARTS])
-            begins = gate.tick(late_s / _PARTS, waited=processor.waited())
-            pumped = let_begin(ticked, begins, turn=number // _ROUND)
-            if number % _ROUND == 0:
-                share_out(self._active)
+                ticked += self._tick_some(
+                    active[part :: tuning.tick_parts], number, late=part_late_s > tuning.stood_still_s
+                )
+                await self._pump(pumped[part :: tuning.tick_parts], tuning.begun_at_once)
+            begins = gate.tick(late_s / tuning.tick_parts, waited=processor.waited())
+            pumped = let_begin(ticked, begins, turn=number // tuning.share_ticks)
+            if number % tuning.share_ticks == 0:
+                share_out(self._active, tuning)
             self._liveness.tick(begins=begins)
-            for dispatcher in list(self._dispatchers.values())[number % _TIDY_TICKS :: _TIDY_TICKS]:
+            for dispatcher in list(self._dispatchers.values())[number % tuning.tidy_ticks :: tuning.tidy_ticks]:
                 dispatcher.tidy()
 
     def _ticks_for(self, dispatcher: Dispatcher) -> None:
         self._active[dispatcher] = None
 
     @staticmethod
-    async def _pump(dispatchers: Iterable[Dispatcher]) -> None:
+    async def _pump(dispatchers: Iterable[Dispatcher], at_once: int) -> None:
         """Let them begin what they were dealt."""
         begun = 0
         for dispatcher in dispatchers:
             begun += dispatcher.limits.begins
             dispatcher.pump()
-            if begun >= _PUMPED:
+            if begun >= at_once:
                 begun = 0
                 await asyncio.sleep(0)
 
@@ -555,7 +560,7 @@ class Worker:
         for place, dispatcher in enumerate(dispatchers):
             if dispatcher not in self._active:  # its listener has ended meanwhile
                 continue
-            if (place + number) % _ROUND and dispatcher.limits.gives_way:
+            if (place + number) % self.tuning.share_ticks and dispatcher.limits.gives_way:
                 continue
             if dispatcher.tick(at_ms, late=late):
                 yield dispatcher

@@ -7,14 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from broker.delivery.dispatch import dispatcher as dispatcher_module
 from tests.delivery.office import Behaviour, ListenerServer, Office, listener_at, until
-
-
-@pytest.fixture(autouse=True)
-def quick_retries(monkeypatch):
-    """The jitter at its least: a retry comes after 100 ms."""
-    monkeypatch.setattr(dispatcher_module, "random", lambda: 0.0)
 
 
 @pytest.fixture

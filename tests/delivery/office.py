@@ -27,8 +27,10 @@ from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.reading.catch_up import CatchUp
 from broker.delivery.reading.message import Message
 from broker.delivery.reading.partition import Partition
+from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable
 from broker.outbound.addresses import Resolver
+from broker.outbound.connection import Connection, connect
 from broker.outbound.request import Opened
 from tests.outstanding_topic import OutstandingTopic
 
@@ -133,7 +135,8 @@ class ListenerServer:
 class Office:
     """What a worker is to one dispatcher: the partition, the log behind it, ticks, probes; and it keeps the books.
 
-    new: the listener has not answered yet. outcomes: by offset, (number, outcome, status or error) of each attempt.
+    new: the listener has not answered yet. dice: 0.0, the jitter at its least: a retry comes after 100 ms.
+    outcomes: by offset, (number, outcome, status or error) of each attempt.
     stretches: how many messages each read of the log brought.
     settled: offsets, in that order. no_member: raised where it must be known that the partition is still ours, and
     refused: how often it was.
@@ -149,7 +152,11 @@ class Office:
         topic: OutstandingTopic | None = None,
         new: bool = False,
         sockets: int = 1_000,
+        tuning: Tuning = TUNED,
+        dice: Callable[[], float] = lambda: 0.0,
+        connect: Callable[..., Awaitable[Connection]] = connect,
     ) -> None:
+        self.tuning = tuning
         self.log: list[Message] = []
         self.stretches: list[int] = []
         self.dirty: set[Stream] = set()
@@ -157,19 +164,22 @@ class Office:
         self.parked: list[int] = []
         self.gone: list[str] = []
         self.deleted: dict[tuple[int, int], object] = {}  # by partition and offset
-        self.partition = Partition(0, 0)
+        self.partition = Partition(0, 0, tuning)
         self.partitions = {0: self.partition}
-        self.catch_up = CatchUp(self, self.partitions)
+        self.catch_up = CatchUp(self, self.partitions, tuning)
         resolver, tls = Resolver(allow), tls or ssl.create_default_context()
-        self.liveness = Liveness(resolver, tls)
+        self.liveness = Liveness(resolver, tls, dice, tuning)
         self.no_member: LogUnavailable | None = None
         self.refused = 0
         self.active: list[Dispatcher] = []
+        self.shares_out = True
         self.begins = 1_000  # what a slow listener may begin in a tick
         self.dispatchers: dict[str, Dispatcher] = {}
-        self.outstanding = Outstanding(topic, topic, "messages", self.partitions, self.dispatchers, self.assure)
+        self.outstanding = Outstanding(
+            topic, topic, "messages", self.partitions, self.dispatchers, self.assure, tuning=tuning
+        )
         self.leaving: set[asyncio.Task[None]] = set()
-        network = Network(resolver, Sockets(sockets), tls)
+        network = Network(resolver, Sockets(sockets), tls, connect)
         assignment = SimpleNamespace(
             known_changes=self.deleted,
             touched=self._touched,
@@ -189,6 +199,8 @@ class Office:
             queue,
             listener,
             opened,
+            tuning=tuning,
+            dice=dice,
             share=share,
             wants_tick=self.active.append,
             gone=lambda dispatcher: self.gone.append(dispatcher.listener.id),
@@ -225,7 +237,8 @@ class Office:
                 if dispatcher.circuit.allowance == 0:
                     self.liveness.watch(dispatcher)
             self.active[:] = still
-            share_out(still)
+            if self.shares_out:
+                share_out(still, self.tuning)
             for dispatcher in let_begin(still, self.begins, turn=number):
                 dispatcher.pump()
             self.liveness.tick(begins=20)

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from broker.core.flow import WHOLE
-from broker.delivery.dispatch import connections as connections_module
+from broker.outbound.connection import connect
 from tests.delivery.office import OK, until
 
 
@@ -38,19 +38,16 @@ async def test_once_the_address_is_changed_the_former_one_gets_only_what_it_had_
     await until(lambda: old.open == 0)
 
 
-async def test_a_connection_begun_before_the_change_carries_nothing_to_the_former_address(
-    serve, open_office, monkeypatch
-):
-    connect, begun, go_on = connections_module.connect, asyncio.Event(), asyncio.Event()
+async def test_a_connection_begun_before_the_change_carries_nothing_to_the_former_address(serve, open_office):
+    begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def late(owner, target, resolver, tls):
         begun.set()
         await go_on.wait()
         return await connect(owner, target, resolver, tls)
 
-    monkeypatch.setattr(connections_module, "connect", late)
     old, new = await serve(answers_200), await serve(answers_200)
-    office = await open_office(old, timeout_ms=60_000)
+    office = await open_office(old, office={"connect": late}, timeout_ms=60_000)
     office.put(3)
     await begun.wait()
     moved_to(office.dispatcher, new)

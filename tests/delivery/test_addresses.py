@@ -11,7 +11,7 @@ from ipaddress import ip_network
 import pytest
 
 from broker.core.circuit import TRIP_AFTER, State
-from broker.delivery.dispatch import dispatcher as dispatcher_module
+from broker.delivery.tuning import Tuning
 from broker.outbound import addresses as guard
 from broker.outbound import connection as http
 from broker.outbound import dns as names
@@ -107,11 +107,12 @@ async def test_that_its_name_had_no_turn_in_dns_is_no_attempt_and_no_fault_of_a_
     serve, open_office, several, monkeypatch
 ):
     monkeypatch.setattr(guard, "_ANSWER_S", 0.01)
-    monkeypatch.setattr(dispatcher_module, "PUT_OFF_MS", 0)
     monkeypatch.setattr(names, "_NEW_MAX", 0)
     several[:] = ["127.0.0.1"]
     server = await serve(answers_200)
-    office = await open_office(f"http://new.example:{server.port}/", office={"new": True})
+    office = await open_office(
+        f"http://new.example:{server.port}/", office={"new": True, "tuning": Tuning(put_off_ms=0)}
+    )
     resolver, without_a_turn = office.dispatcher.connections.network.resolver, 0
     addresses = resolver.addresses
 

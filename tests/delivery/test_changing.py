@@ -18,6 +18,7 @@ from broker.delivery.changes.honour import Changes
 from broker.delivery.dispatch.stream import Delivery, Stream, now_ms
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.reading.partition import Partition
+from broker.delivery.tuning import TUNED
 from broker.kafka.changes import ChangesTopic
 from broker.kafka.requests import KafkaRequests
 from broker.ports import EARLIEST, Record, Stretch
@@ -77,7 +78,7 @@ class Owner:
         listener = SimpleNamespace(id="l-1", start_offsets=(0,), replay=None)
         self.attempt: Delivery | None = None
         self.dispatcher = SimpleNamespace(
-            listener=listener, streams={}, assignment=None, attempting=lambda *_: self.attempt
+            tuning=TUNED, listener=listener, streams={}, assignment=None, attempting=lambda *_: self.attempt
         )
         self.tasks: list[asyncio.Task[None]] = []
         self.changes = Changes(

@@ -14,20 +14,17 @@ from broker.core.events import ListenerSettings
 from broker.core.flow import WHOLE, Share
 from broker.core.retry import RetryPolicy
 from broker.core.window import Window
-from broker.delivery.dispatch import connections as connections_module
-from broker.delivery.dispatch import dispatcher as dispatcher_module
-from broker.delivery.dispatch import fairness as shares
 from broker.delivery.dispatch import limits as limits_module
 from broker.delivery.dispatch.dispatcher import Dispatcher
-from broker.delivery.dispatch.stream import Delivery, Stream
-from broker.delivery.reading import partition as partition_module
+from broker.delivery.dispatch.stream import Delivery, Stream, now_ms
+from broker.delivery.tuning import TUNED, Tuning
 from broker.outbound import connection as http_module
 from broker.outbound.connection import ConnectFailed
-from tests.delivery import office as office_module
 from tests.delivery.office import OK, paused, until
 
 FAIL = b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n"
 REFUSAL = b"HTTP/1.1 422 No\r\ncontent-length: 0\r\n\r\n"
+LONGEST_WAITS = {"dice": lambda: 1.0}  # between attempts
 BUSY = b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -214,7 +211,7 @@ async def test_a_listener_that_answers_probes_and_fails_messages_is_probed_less_
 
     def relapsed() -> bool:
         nonlocal before_ms
-        before_ms = before_ms if circuit.relapses >= 2 else dispatcher_module.now_ms()
+        before_ms = before_ms if circuit.relapses >= 2 else now_ms()
         return circuit.relapses >= 2
 
     await until(relapsed)
@@ -331,12 +328,10 @@ async def test_only_attempts_count_against_the_rate_not_those_that_wait_for_thei
     assert moody.taken == ids(range(20))
 
 
-async def test_a_backlog_beyond_what_it_may_hold_is_delivered_whole(serve, open_office, monkeypatch):
-    monkeypatch.setattr(dispatcher_module, "HELD_MAX", 10)
-    monkeypatch.setattr(partition_module, "RING_MAX", 20)
+async def test_a_backlog_beyond_what_it_may_hold_is_delivered_whole(serve, open_office):
     moody = Moody()
     server = await serve(moody)
-    office = await open_office(server, max_in_flight=4)
+    office = await open_office(server, office={"tuning": Tuning(held_max=10, ring_max=20)}, max_in_flight=4)
     office.put(200)
     assert office.dispatcher._held <= 10
     await office.all_settled()
@@ -365,13 +360,9 @@ async def test_a_stream_far_behind_costs_the_tail_nothing_until_it_has_caught_up
 
 
 @pytest.mark.parametrize(("held", "most_read"), [(8, 4_000), (512, 2_500)])
-async def test_as_much_of_the_log_is_read_at_once_as_there_is_room_for(
-    serve, open_office, monkeypatch, held, most_read
-):
-    monkeypatch.setattr(dispatcher_module, "HELD_MAX", held)
-    monkeypatch.setattr(partition_module, "RING_MAX", 1)
+async def test_as_much_of_the_log_is_read_at_once_as_there_is_room_for(serve, open_office, held, most_read):
     server = await serve(Moody())
-    office = await open_office(server)
+    office = await open_office(server, office={"tuning": Tuning(held_max=held, ring_max=1)})
     dispatcher = office.dispatcher
     dispatcher.update(replace(dispatcher.listener, paused="by a test"), share=WHOLE)
     office.put(1_000, data=f'"{1_000 * "x"}"')
@@ -399,11 +390,11 @@ async def test_where_it_has_room_its_partitions_have_their_turns(open_office):
     assert asked == [0, 1, 2, 0, 1, 2]
 
 
-async def test_a_dispatcher_begins_no_more_attempts_than_its_share(serve, open_office, monkeypatch):
-    monkeypatch.setattr(office_module, "share_out", lambda _dispatchers: None)
+async def test_a_dispatcher_begins_no_more_attempts_than_its_share(serve, open_office):
     moody = Moody()
     server = await serve(moody)
     office = await open_office(server)
+    office.shares_out = False
     moody.free.clear()
     office.dispatcher.limits.share = 3
     office.put(20)
@@ -430,12 +421,11 @@ async def test_a_listener_that_has_not_answered_yet_gets_two_at_a_time_then_as_m
     office.check_books()
 
 
-async def test_one_that_accepts_no_connection_in_time_gets_half_as_many_at_a_time(open_office, monkeypatch):
+async def test_one_that_accepts_no_connection_in_time_gets_half_as_many_at_a_time(open_office):
     async def silent(*_):
         raise ConnectFailed("connect-timeout")
 
-    monkeypatch.setattr(connections_module, "connect", silent)
-    office = await open_office("http://127.0.0.1:9/", max_attempts=1)
+    office = await open_office("http://127.0.0.1:9/", office={"connect": silent}, max_attempts=1)
     before = office.dispatcher.limits.flow.limit
     office.put()
     await office.all_settled()
@@ -445,7 +435,7 @@ async def test_one_that_accepts_no_connection_in_time_gets_half_as_many_at_a_tim
 
 def becomes_slow(dispatcher: Dispatcher) -> None:
     dispatcher.limits.begin_anew()
-    dispatcher.limits.took(2 * limits_module.SLOW_MS)
+    dispatcher.limits.took(2 * TUNED.slow_ms)
 
 
 async def test_a_slow_listener_begins_what_it_may_until_it_is_quick_again(serve, open_office):
@@ -457,7 +447,7 @@ async def test_a_slow_listener_begins_what_it_may_until_it_is_quick_again(serve,
     dispatcher.limits.begins = office.begins = 0
     office.put(20)
     for _ in range(5):
-        dispatcher.tick(dispatcher_module.now_ms())
+        dispatcher.tick(now_ms())
     assert (dispatcher.limits.gives_way, dispatcher.busy) == (True, 0)
     office.begins = 1
     await office.all_settled()
@@ -475,7 +465,7 @@ async def test_a_new_listener_that_fails_at_once_begins_one_attempt_and_then_wha
     office.put(50)
     await until(lambda: office.dispatcher.circuit.faults == 1)
     for _ in range(5):
-        office.dispatcher.tick(dispatcher_module.now_ms())
+        office.dispatcher.tick(now_ms())
     assert (office.dispatcher.busy, len(server.posts)) == (0, 1)
     office.begins = 1
     await until(lambda: office.dispatcher.circuit.state is State.OPEN)
@@ -499,7 +489,7 @@ async def test_one_that_fails_many_gives_way_whatever_it_says_until_it_takes_mos
     office.put(9)
     await until(lambda: len(moody.taken) == 6)  # one more at once, and then what it may
     for _ in range(5):
-        dispatcher.tick(dispatcher_module.now_ms())
+        dispatcher.tick(now_ms())
     assert (dispatcher.limits.gives_way, dispatcher.busy, len(server.posts)) == (True, 0, 9)
     office.begins = 1
     office.put(9)
@@ -559,7 +549,7 @@ async def test_a_late_event_loop_expires_nothing(serve, open_office):
     office.put(3)
     await until(lambda: moody.kept_back == 3)
     await asyncio.sleep(0.15)
-    dispatcher.tick(dispatcher_module.now_ms(), late=True)
+    dispatcher.tick(now_ms(), late=True)
     assert dispatcher.busy == 3
     moody.free.set()
     await until(lambda: not dispatcher.busy)
@@ -599,19 +589,18 @@ async def test_one_that_has_all_under_way_that_it_is_able_to_wants_no_more(serve
     office.check_books()
 
 
-async def test_what_waits_for_a_retry_takes_no_room_when_the_listener_becomes_slow(serve, open_office, monkeypatch):
-    monkeypatch.setattr(dispatcher_module, "random", lambda: 1.0)  # the longest wait
+async def test_what_waits_for_a_retry_takes_no_room_when_the_listener_becomes_slow(serve, open_office):
 
     async def refuses_the_first(request, writer):
         writer.write(REFUSAL if int(request.message_id.split("-")[1]) < 100 else OK)
 
     server = await serve(refuses_the_first)
-    office = await open_office(server, max_in_flight=8, retry_first_ms=50_000)
+    office = await open_office(server, office=LONGEST_WAITS, max_in_flight=8, retry_first_ms=50_000)
     dispatcher = office.dispatcher
     office.put(100)
     await until(lambda: len(dispatcher._retries) == 100)
     for _ in range(50):
-        dispatcher.limits.took(40 * limits_module.SLOW_MS)
+        dispatcher.limits.took(40 * TUNED.slow_ms)
     assert not dispatcher.limits.quick
     office.put(200)
     await until(lambda: sum(rows[-1][1] == "delivered" for rows in office.outcomes.values()) == 200)
@@ -631,7 +620,7 @@ async def test_on_probation_it_holds_no_more_than_it_may_soon_send(serve, open_o
 
     def noting(delivery, message):
         accept(delivery, message)
-        held.append(dispatcher.held / (dispatcher.circuit.allowance or dispatcher_module.HELD_MAX))
+        held.append(dispatcher.held / (dispatcher.circuit.allowance or TUNED.held_max))
 
     dispatcher.accept = noting
     server.alive = OK  # it says it is well, and is not
@@ -691,22 +680,19 @@ async def test_one_that_would_begin_no_more_takes_no_share_of_what_others_may(se
     assert not dispatcher.hungry
 
 
-async def test_a_large_message_that_waits_for_its_next_attempt_does_not_keep_others_from_being_read(
-    serve, open_office, monkeypatch
-):
-    monkeypatch.setattr(dispatcher_module, "random", lambda: 1.0)
+async def test_a_large_message_that_waits_for_its_next_attempt_does_not_keep_others_from_being_read(serve, open_office):
     moody = Moody()
     server = await serve(moody)
-    office = await open_office(server, retry_first_ms=30_000)
+    tuning = Tuning(held_bytes_max=60_000)
+    office = await open_office(server, office=LONGEST_WAITS | {"tuning": tuning}, retry_first_ms=30_000)
     moody.fails["m-0"] = 1
-    monkeypatch.setattr(shares, "HELD_BYTES_MAX", 60_000)
     office.put(1, data="x" * 40_000)
     await until(lambda: len(server.posts) == 1 and not office.dispatcher.busy)
     office.put(300, data="y" * 1_000)
     await until(lambda: len(moody.taken) == 300)
 
 
-async def test_idle_connections_are_closed_after_a_while_and_keep_nobody_awake(serve, open_office, monkeypatch):
+async def test_idle_connections_are_closed_after_a_while_and_keep_nobody_awake(serve, open_office):
     server = await serve(Moody())
     office = await open_office(server)
     office.put(5)
@@ -715,7 +701,7 @@ async def test_idle_connections_are_closed_after_a_while_and_keep_nobody_awake(s
     assert server.open > 0
     office.dispatcher.tidy()
     assert server.open > 0
-    monkeypatch.setattr(connections_module, "_IDLE_S", 0.0)
+    office.dispatcher.connections.idle_s = 0.0
     office.dispatcher.tidy()
     await until(lambda: server.open == 0)
     office.put(1)
@@ -778,12 +764,11 @@ async def test_at_a_hand_over_what_is_under_way_finishes_and_nothing_new_begins(
     office.check_books()
 
 
-async def test_a_hand_over_tells_a_connection_that_is_long_in_coming_from_a_new_one(open_office, monkeypatch):
+async def test_a_hand_over_tells_a_connection_that_is_long_in_coming_from_a_new_one(open_office):
     async def never(*_):
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(connections_module, "connect", never)
-    office = await open_office("http://127.0.0.1:9/")
+    office = await open_office("http://127.0.0.1:9/", office={"connect": never})
     before_s = asyncio.get_running_loop().time()
     office.put(1)
     await until(lambda: office.dispatcher.busy)

@@ -13,10 +13,9 @@ from broker.core import delivery as delivery_states
 from broker.core.events import DeliveryParked, DeliverySetAside, ListenerSettings, decode, encode
 from broker.core.flow import WHOLE
 from broker.delivery.checkpoint.metrics import Meters
-from broker.delivery.dispatch import dispatcher as dispatcher_module
 from broker.delivery.dispatch.stream import now_ms, take_outcomes
-from broker.delivery.outstanding import schedule as outstanding_module
 from broker.delivery.outstanding.entry import owed_by, owed_key
+from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable
 from broker.kafka.requests import Record, Stretch
 from tests.delivery.office import OK, Office, until
@@ -66,14 +65,18 @@ def set_aside(number: int, /, **more) -> DeliverySetAside | DeliveryParked:
 
 
 @pytest.fixture
+def open_office(open_office):
+    """The first failure is long enough, unless a test says otherwise."""
+
+    async def start(where, *, office: dict | None = None, **settings) -> Office:
+        return await open_office(where, office={"tuning": Tuning(set_aside_after_ms=0)} | (office or {}), **settings)
+
+    return start
+
+
+@pytest.fixture
 def topic() -> OutstandingTopic:
     return OutstandingTopic()
-
-
-@pytest.fixture(autouse=True)
-def leaves_at_once(monkeypatch):
-    """The first failure is long enough."""
-    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 0)
 
 
 async def own(office: Office, topic: OutstandingTopic, *events) -> None:
@@ -192,11 +195,15 @@ async def test_one_of_which_a_tombstone_or_nothing_is_left_is_owed_no_more(
     assert not taker.taken
 
 
-async def test_no_dispatcher_gets_more_than_it_has_room_for(serve, open_office, topic, monkeypatch):
-    monkeypatch.setattr(dispatcher_module, "HELD_MAX", 3)
+async def test_no_dispatcher_gets_more_than_it_has_room_for(serve, open_office, topic):
     taker = Taker()
     taker.free.clear()
-    office = await open_office(await serve(taker), office={"topic": topic}, max_in_flight=1, timeout_ms=60_000)
+    office = await open_office(
+        await serve(taker),
+        office={"topic": topic, "tuning": Tuning(set_aside_after_ms=0, held_max=3)},
+        max_in_flight=1,
+        timeout_ms=60_000,
+    )
     await own(office, topic, *(set_aside(number) for number in range(20)))
     most = 0
     for _ in range(5):
@@ -247,10 +254,11 @@ async def test_a_listener_that_has_no_dispatcher_yet_loses_nothing(serve, open_o
     await serve_all(office, lambda: taker.taken)
 
 
-async def test_very_many_that_are_due_together_are_served_a_few_at_a_time(serve, open_office, topic, monkeypatch):
-    monkeypatch.setattr(outstanding_module, "_AT_ONCE_MAX", 7)
+async def test_very_many_that_are_due_together_are_served_a_few_at_a_time(serve, open_office, topic):
     taker = Taker()
-    office = await open_office(await serve(taker), office={"topic": topic})
+    office = await open_office(
+        await serve(taker), office={"topic": topic, "tuning": Tuning(set_aside_after_ms=0, due_at_once=7)}
+    )
     await own(office, topic, *(set_aside(number) for number in range(60)))
     await serve_all(office, lambda: len(taker.taken) == 60)
     assert len(set(taker.taken)) == 60
@@ -277,13 +285,14 @@ async def test_what_fails_again_is_written_anew_before_it_is_let_go(serve, open_
 NO_MEMBER = LogUnavailable("no member any more")
 
 
-async def test_who_is_no_member_any_more_sets_nothing_aside(serve, open_office, topic, monkeypatch):
+async def test_who_is_no_member_any_more_sets_nothing_aside(serve, open_office, topic):
     """Its next owner may have delivered it: docs/decisions/0160."""
-    monkeypatch.setattr(outstanding_module, "_PAUSE_S", 0.005)
     taker = Taker()
     taker.refused.add("m-0")
     server = await serve(taker)
-    office = await open_office(server, office={"topic": topic})
+    office = await open_office(
+        server, office={"topic": topic, "tuning": Tuning(set_aside_after_ms=0, append_pause_s=0.005)}
+    )
     office.no_member = NO_MEMBER
     office.put()
     await until(lambda: office.refused >= 2)
@@ -437,12 +446,11 @@ async def test_a_redrive_right_after_the_last_attempt_counts(serve, open_office,
 
 
 async def test_a_redrive_hurries_the_retries_of_the_window(serve, open_office, topic, monkeypatch):
-    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 60_000)
     monkeypatch.setattr(delivery_states, "next_at_ms", lambda *_, **__: now_ms() + 50_000)
     taker = Taker()
     taker.refused |= {"m-0", "m-1"}
     server = await serve(taker)
-    office = await open_office(server, office={"topic": topic})
+    office = await open_office(server, office={"topic": topic, "tuning": TUNED})
     office.put(2, key="a")
     office.put(1)
     await until(lambda: len(server.posts) == 2 and len(office.dispatcher._retries) == 1)
@@ -491,13 +499,10 @@ async def test_a_message_whose_time_is_near_waits_in_the_window_and_others_go_on
     assert topic.kept() == {}
 
 
-async def test_a_message_whose_time_is_far_leaves_the_window_at_once_and_comes_then(
-    serve, open_office, topic, monkeypatch
-):
-    monkeypatch.setattr(dispatcher_module, "NEAR_MS", 0)
+async def test_a_message_whose_time_is_far_leaves_the_window_at_once_and_comes_then(serve, open_office, topic):
     taker = Taker()
     server = await serve(taker)
-    office = await open_office(server, office={"topic": topic})
+    office = await open_office(server, office={"topic": topic, "tuning": Tuning(set_aside_after_ms=0, near_ms=0)})
     await own(office, topic)
     deliver_at_ms = now_ms() + 400
     office.put(1, deliver_at_ms=deliver_at_ms)
@@ -562,11 +567,10 @@ async def test_the_time_of_the_first_attempt_is_kept_with_the_delivery(serve, op
     assert later.first_at_ms == first.first_at_ms
 
 
-async def test_the_time_to_delivery_of_a_retried_message_counts_from_its_time(serve, open_office, monkeypatch):
-    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 60_000)
+async def test_the_time_to_delivery_of_a_retried_message_counts_from_its_time(serve, open_office):
     taker = Taker()
     taker.refused.add("m-0")
-    office = await open_office(await serve(taker))
+    office = await open_office(await serve(taker), office={"tuning": TUNED})
     its_time_ms = now_ms() - 1_000
     meters = Meters()
 
@@ -597,45 +601,49 @@ async def test_one_that_was_set_aside_for_its_time_before_a_crash_does_not_come_
     assert [post.message_id for post in server.posts] == ["m-1", "m-0"]
 
 
-async def test_those_that_wait_for_their_time_leave_room_for_the_others(serve, open_office, topic, monkeypatch):
-    monkeypatch.setattr(dispatcher_module, "HELD_MAX", 10)
+async def test_those_that_wait_for_their_time_leave_room_for_the_others(serve, open_office, topic):
     taker = Taker()
-    office = await open_office(await serve(taker), office={"topic": topic})
+    office = await open_office(
+        await serve(taker), office={"topic": topic, "tuning": Tuning(set_aside_after_ms=0, held_max=10)}
+    )
     await own(office, topic)
     office.put(40, deliver_at_ms=now_ms() + 8_000)
     office.put(5)
     await until(lambda: len(taker.taken) == 5 and office.dispatcher._held <= 6 and len(topic.kept()) >= 34)
 
 
-async def test_one_whose_next_attempt_is_far_off_does_not_wait_in_its_window(serve, open_office, topic, monkeypatch):
-    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 60_000)
+async def test_one_whose_next_attempt_is_far_off_does_not_wait_in_its_window(serve, open_office, topic):
     taker = Taker()
     taker.refused = {"m-0"}
-    office = await open_office(await serve(taker), office={"topic": topic}, retry_first_ms=3_600_000)
-    monkeypatch.setattr(dispatcher_module, "random", lambda: 1.0)
+    office = await open_office(
+        await serve(taker), office={"topic": topic, "tuning": TUNED, "dice": lambda: 1.0}, retry_first_ms=3_600_000
+    )
     office.put(1)
     await until(lambda: topic.kept() and not office.dispatcher.held)
     assert office.settled
 
 
-async def test_those_that_fail_leave_room_for_those_that_would_not(serve, open_office, topic, monkeypatch):
-    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 60_000)
-    monkeypatch.setattr(dispatcher_module, "RETRIES_MAX", 5)
+async def test_those_that_fail_leave_room_for_those_that_would_not(serve, open_office, topic):
     taker = Taker()
     taker.refused = {f"m-{number}" for number in range(40)}
-    office = await open_office(await serve(taker), office={"topic": topic}, retry_first_ms=30_000)
-    monkeypatch.setattr(dispatcher_module, "random", lambda: 1.0)
+    office = await open_office(
+        await serve(taker),
+        office={"topic": topic, "tuning": Tuning(retries_max=5), "dice": lambda: 1.0},
+        retry_first_ms=30_000,
+    )
     office.put(41)
     await until(lambda: taker.taken == ["m-40"] and len(topic.kept()) >= 35)
     await until(lambda: office.dispatcher.held == 5)
 
 
-async def test_many_of_one_key_that_wait_for_long_make_room_and_come_in_order(serve, open_office, topic, monkeypatch):
-    monkeypatch.setattr(dispatcher_module, "WAITING_MAX", 5)
-    monkeypatch.setattr(dispatcher_module, "CROWDED_AFTER_S", 0.0)
+async def test_many_of_one_key_that_wait_for_long_make_room_and_come_in_order(serve, open_office, topic):
     taker = Taker()
     taker.free.clear()
-    office = await open_office(await serve(taker), office={"topic": topic}, timeout_ms=60_000)
+    office = await open_office(
+        await serve(taker),
+        office={"topic": topic, "tuning": Tuning(set_aside_after_ms=0, key_waiting_max=5, key_slow_s=0.0)},
+        timeout_ms=60_000,
+    )
     await own(office, topic)
     office.put(40, key="a")
     await until(lambda: len(topic.kept()) == 39)  # one is under way
@@ -664,16 +672,15 @@ async def test_a_parked_message_of_a_key_lets_the_others_go_on(serve, open_offic
     await until(lambda: taker.taken[-1] == "m-4")
 
 
-async def test_one_that_was_redriven_goes_before_later_ones_of_its_key(serve, open_office, topic, monkeypatch):
+async def test_one_that_was_redriven_goes_before_later_ones_of_its_key(serve, open_office, topic):
     taker = Taker()
     taker.refused = {"m-0", "m-1"}
-    office = await open_office(await serve(taker), office={"topic": topic}, max_attempts=1)
+    office = await open_office(await serve(taker), office={"topic": topic, "dice": lambda: 1.0}, max_attempts=1)
     await own(office, topic)
     office.put(1, key="a")
     await until(lambda: office.outstanding.state(0, "l-1", "m-0") == "parked")
     listener = office.dispatcher.listener
     office.dispatcher.update(replace(listener, settings=ListenerSettings(retry_first_ms=3_600_000)), share=WHOLE)
-    monkeypatch.setattr(dispatcher_module, "random", lambda: 1.0)
     office.put(2, key="a")
     await until(lambda: len(topic.kept()) == 3)  # the second failed, and the third waits for it
     taker.refused = set()
@@ -682,14 +689,14 @@ async def test_one_that_was_redriven_goes_before_later_ones_of_its_key(serve, op
     assert taker.taken == ["m-0", "m-1", "m-2"]
 
 
-async def test_a_burst_of_one_key_whose_first_fails_holds_nothing_else_up(serve, open_office, topic, monkeypatch):
-    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 60_000)
-    monkeypatch.setattr(dispatcher_module, "random", lambda: 1.0)
+async def test_a_burst_of_one_key_whose_first_fails_holds_nothing_else_up(serve, open_office, topic):
     taker = Taker()
     taker.refused = {"m-0"}
-    office = await open_office(await serve(taker), office={"topic": topic}, retry_first_ms=30_000)
+    office = await open_office(
+        await serve(taker), office={"topic": topic, "tuning": TUNED, "dice": lambda: 1.0}, retry_first_ms=30_000
+    )
     await own(office, topic)
-    burst = dispatcher_module.HELD_MAX + 100
+    burst = TUNED.held_max + 100
     office.put(burst, key="a")
     office.put(1)
     await until(lambda: taker.taken == [f"m-{burst}"])
@@ -740,12 +747,11 @@ async def test_memory_stays_bounded_however_many_there_are(serve, open_office, t
     assert states == ["retrying", "retrying", "pending", "retrying", "retrying", "retrying", "pending"]
 
 
-async def test_a_redrive_of_more_than_are_made_due_at_once_has_all_of_them_tried(
-    serve, open_office, topic, monkeypatch
-):
-    monkeypatch.setattr(outstanding_module, "_REDRIVEN_MAX", 3)
+async def test_a_redrive_of_more_than_are_made_due_at_once_has_all_of_them_tried(serve, open_office, topic):
     taker = Taker()
-    office = await open_office(await serve(taker), office={"topic": topic})
+    office = await open_office(
+        await serve(taker), office={"topic": topic, "tuning": Tuning(set_aside_after_ms=0, redriven_at_once=3)}
+    )
     ways = ({"parked": True}, FAR, FAR | {"number": 0})
     await own(office, topic, *(set_aside(number, **ways[number % 3]) for number in range(30)))
     redriven(office, *(f"m-{number}" for number in range(0, 30, 3)))
@@ -865,7 +871,7 @@ async def test_what_was_cancelled_while_its_dispatcher_had_it_does_not_come_back
 async def test_those_whose_stream_is_not_that_far_do_not_hold_up_those_behind_them(serve, open_office, topic):
     taker = Taker()
     office = await open_office(await serve(taker), office={"topic": topic})
-    many = outstanding_module._LOOKS_EACH_MAX + 10
+    many = TUNED.looks_each_max + 10
     events = [set_aside(number, next_at_ms=1_000 + (number or many)) for number in range(many)]
     await own(office, topic, *events)
     office.partition.tail = 1

@@ -11,15 +11,16 @@ import pytest
 
 from broker.core.circuit import Circuit
 from broker.delivery.dispatch import liveness
-from broker.delivery.dispatch.liveness import PROBES_LEAST, PROBES_MOST, Liveness, alive
+from broker.delivery.dispatch.liveness import Liveness, alive
+from broker.delivery.tuning import TUNED
 from broker.outbound.addresses import Resolver
 from tests.delivery.office import OK, until
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 
 
-async def ask(url: str, allow=LOOPBACK) -> bool:
-    return await alive(url, Resolver(allow), ssl.create_default_context())
+async def ask(url: str, allow=LOOPBACK, **how) -> bool:
+    return await alive(url, Resolver(allow), ssl.create_default_context(), **how)
 
 
 async def never(_request, _writer):
@@ -46,10 +47,9 @@ SILENT = (b"", b"HTTP/1.1 200")  # sooner or later
         (b"HTTP/1.1 200", False),
     ],
 )
-async def test_only_a_2xx_in_time_means_alive(serve, monkeypatch, answer, expected):
-    monkeypatch.setattr(liveness, "PROBE_TIMEOUT_S", 0.3 if answer in SILENT else 60.0)
+async def test_only_a_2xx_in_time_means_alive(serve, answer, expected):
     server = await serve(never, alive=answer)
-    assert await ask(server.url) is expected
+    assert await ask(server.url, timeout_s=0.3 if answer in SILENT else 60.0) is expected
     (probe,) = server.probes
     assert (probe.target, probe.headers["host"]) == ("/hook?x=1", f"127.0.0.1:{server.port}")
 
@@ -72,10 +72,9 @@ async def test_an_address_that_is_not_allowed_is_not_asked(serve):
     assert server.connections == 0
 
 
-async def test_a_probe_that_is_cancelled_closes_its_connection(serve, monkeypatch):
-    monkeypatch.setattr(liveness, "PROBE_TIMEOUT_S", 60.0)
+async def test_a_probe_that_is_cancelled_closes_its_connection(serve):
     server = await serve(never, alive=b"")
-    asking = asyncio.create_task(ask(server.url))
+    asking = asyncio.create_task(ask(server.url, timeout_s=60.0))
     await until(lambda: server.probes)
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
@@ -101,7 +100,7 @@ async def watched(monkeypatch):
         return False
 
     monkeypatch.setattr(liveness, "alive", nobody)
-    watching = Liveness(Resolver(()), ssl.create_default_context())
+    watching = Liveness(Resolver(()), ssl.create_default_context(), lambda: 0.0)
     dispatchers = [Down(number) for number in range(200)]
     for dispatcher in dispatchers:
         watching.watch(dispatcher)
@@ -109,7 +108,7 @@ async def watched(monkeypatch):
     return watching, dispatchers, asked
 
 
-@pytest.mark.parametrize(("begins", "most"), [(1, PROBES_LEAST), (12, 6), (1_000, PROBES_MOST)])
+@pytest.mark.parametrize(("begins", "most"), [(1, TUNED.probes_min), (12, 6), (1_000, TUNED.probes_max)])
 async def test_a_tick_begins_so_many_probes_at_most_however_many_are_due(watched, begins, most):
     watching, _, asked = watched
     for tick in range(1, 4):

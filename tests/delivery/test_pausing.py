@@ -8,8 +8,8 @@ import pytest
 
 from broker.core.circuit import State
 from broker.core.flow import WHOLE
-from broker.delivery.dispatch import connections as connections_module
 from broker.delivery.dispatch.stream import Delivery, now_ms
+from broker.outbound.connection import connect
 from tests.delivery.office import Office, paused, until
 from tests.delivery.test_dispatcher import REFUSAL, Moody, ids
 
@@ -64,10 +64,8 @@ async def test_answers_that_are_no_fault_end_a_probation_whatever_they_say(serve
 
 
 @pytest.mark.parametrize("why", ["paused", "down"])
-async def test_new_data_that_is_there_while_it_is_paused_or_down_is_not_sent_before_it_is_back(
-    serve, open_office, monkeypatch, why
-):
-    connect, go_on = connections_module.connect, asyncio.Event()
+async def test_new_data_that_is_there_while_it_is_paused_or_down_is_not_sent_before_it_is_back(serve, open_office, why):
+    go_on = asyncio.Event()
 
     async def late(*how):
         await go_on.wait()
@@ -77,10 +75,9 @@ async def test_new_data_that_is_there_while_it_is_paused_or_down_is_not_sent_bef
         dispatcher.renew(delivery)
         return True
 
-    monkeypatch.setattr(connections_module, "connect", late)
     moody = Moody()
     server = await serve(moody)
-    office = await open_office(server)
+    office = await open_office(server, office={"connect": late})
     dispatcher = office.dispatcher
     dispatcher.assignment.hold = hold
     office.put()

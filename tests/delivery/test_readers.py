@@ -10,10 +10,10 @@ import pytest
 
 from broker.core.window import Window
 from broker.delivery.dispatch.stream import Delivery, Stream
-from broker.delivery.reading import catch_up
 from broker.delivery.reading.catch_up import CatchUp
 from broker.delivery.reading.message import Message
 from broker.delivery.reading.partition import Partition
+from broker.delivery.tuning import Tuning
 from broker.errors import LogUnavailable
 from tests.delivery.office import until
 
@@ -22,6 +22,7 @@ class SomeDispatcher(SimpleNamespace):
     """What of a dispatcher a reader looks at."""
 
     __hash__ = object.__hash__
+    tuning = Tuning(stuck_pause_s=0)
 
 
 class CountsComparisons(SomeDispatcher):
@@ -79,7 +80,7 @@ class Lagging:
     def __init__(self, partitions: int, log: Mapping[tuple[int, int], str]) -> None:
         self.partitions = {number: Partition(number, 1_000_000) for number in range(partitions)}
         self.log = log
-        self.catch_up = CatchUp(self, self.partitions)
+        self.catch_up = CatchUp(self, self.partitions, SomeDispatcher.tuning)
         self.read: list[tuple[int, set[str]]] = []
         self.errors: list[Exception] = []
         self.may_end = asyncio.Event()
@@ -171,8 +172,7 @@ async def test_whose_queue_was_not_looked_for_is_not_taken_past_its_messages():
     assert (a.dispatcher.taken, b.dispatcher.taken) == ([7], [3, 15])
 
 
-async def test_who_asks_again_at_once_keeps_its_place_in_the_line(monkeypatch):
-    monkeypatch.setattr(catch_up, "_STUCK_PAUSE_S", 0)
+async def test_who_asks_again_at_once_keeps_its_place_in_the_line():
     lagging = Lagging(1, {})
     lagging.partitions[0].tail = 2_000
     stream = lagging.lag(0, "a")
@@ -181,8 +181,7 @@ async def test_who_asks_again_at_once_keeps_its_place_in_the_line(monkeypatch):
     await lagging.stop()
 
 
-async def test_who_lacks_something_earlier_by_the_time_that_a_read_ends_is_not_forgotten(monkeypatch):
-    monkeypatch.setattr(catch_up, "_STUCK_PAUSE_S", 0)
+async def test_who_lacks_something_earlier_by_the_time_that_a_read_ends_is_not_forgotten():
     lagging = Lagging(1, {(0, 3): "a"})
     lagging.may_end.clear()
     stream = lagging.lag(0, "a", scan_from=100)
@@ -199,8 +198,7 @@ async def test_who_lacks_something_earlier_by_the_time_that_a_read_ends_is_not_f
 
 
 @pytest.mark.parametrize("error", [LogUnavailable("away"), ValueError("a mistake")])
-async def test_a_stream_whose_read_went_wrong_is_served_when_it_asks_again(monkeypatch, error):
-    monkeypatch.setattr(catch_up, "_STUCK_PAUSE_S", 0)
+async def test_a_stream_whose_read_went_wrong_is_served_when_it_asks_again(error):
     lagging = Lagging(1, {(0, 3): "a"})
     lagging.errors.append(error)
     stream = lagging.lag(0, "a")

@@ -6,7 +6,7 @@ import pytest
 
 from broker.core.circuit import State
 from broker.core.flow import WHOLE
-from broker.delivery.dispatch.dispatcher import SET_ASIDE_AT_ONCE, SET_ASIDE_BYTES_MAX
+from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable
 from tests.delivery.office import Office, paused, until
 from tests.delivery.test_dispatcher import Moody
@@ -34,9 +34,9 @@ def watch(office: Office, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, in
     return seen
 
 
-async def lagging(serve, open_office, topic, *, how: str, data: str = "{}") -> tuple[Office, Taker]:
+async def lagging(serve, open_office, topic, *, how: str, data: str = "{}", tuning=TUNED) -> tuple[Office, Taker]:
     taker = Taker()
-    office = await open_office(await serve(taker), office={"topic": topic})
+    office = await open_office(await serve(taker), office={"topic": topic, "tuning": tuning})
     await office.outstanding.read(0)
     office.outstanding.take_over(0)
     if how == "paused":
@@ -58,7 +58,7 @@ async def test_what_is_old_is_set_aside_a_few_at_a_time_and_the_rest_stays(
     dispatcher, seen = office.dispatcher, watch(office, monkeypatch)
     dispatcher.set_aside(0, OLD)
     await until(lambda: not dispatcher.sets_aside(0))
-    assert max(count for count, _ in seen) <= SET_ASIDE_AT_ONCE
+    assert max(count for count, _ in seen) <= TUNED.set_aside_at_once
     assert (dispatcher.held, dispatcher.held_bytes, len(taker.taken)) == (0, 0, 0)
     kept = topic.kept()
     assert sorted(event.offset for event in kept.values()) == list(range(OLD))
@@ -74,16 +74,17 @@ async def test_what_is_old_is_set_aside_a_few_at_a_time_and_the_rest_stays(
 
 
 async def test_large_messages_are_set_aside_one_after_the_other(serve, open_office, topic, monkeypatch):
-    office, _ = await lagging(serve, open_office, topic, how="paused", data="x" * 4_000)
+    office, _ = await lagging(
+        serve, open_office, topic, how="paused", data="x" * 4_000, tuning=Tuning(set_aside_bytes_max=20_000)
+    )
     seen = watch(office, monkeypatch)
-    monkeypatch.setattr("broker.delivery.dispatch.dispatcher.SET_ASIDE_BYTES_MAX", 20_000)
     office.dispatcher.set_aside(0, OLD)
     await until(lambda: not office.dispatcher.sets_aside(0))
     assert len(topic.kept()) == OLD
-    assert max(size for _, size in seen) < 20_000 + 5_000 < SET_ASIDE_BYTES_MAX
+    assert max(size for _, size in seen) < 20_000 + 5_000 < TUNED.set_aside_bytes_max
 
 
-async def test_it_ends_when_it_is_told_to_however_far_it_is(serve, open_office, topic, monkeypatch):
+async def test_it_ends_when_it_is_told_to_however_far_it_is(serve, open_office, topic):
     office, taker = await lagging(serve, open_office, topic, how="paused")
     topic.unavailable = LogUnavailable("no leader")
     dispatcher = office.dispatcher
@@ -92,7 +93,7 @@ async def test_it_ends_when_it_is_told_to_however_far_it_is(serve, open_office, 
     dispatcher.set_aside(0, 0)
     topic.unavailable = None
     await until(lambda: not dispatcher.sets_aside(0))
-    assert 0 < len(topic.kept()) <= SET_ASIDE_AT_ONCE
+    assert 0 < len(topic.kept()) <= TUNED.set_aside_at_once
     dispatcher.update(paused(dispatcher.listener, None), share=WHOLE)
     await serve_all(office, lambda: len(taker.taken) == OLD + YOUNG and not dispatcher.held)
     assert len(set(taker.taken)) == OLD + YOUNG

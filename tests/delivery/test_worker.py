@@ -13,7 +13,7 @@ from broker.core.cursor import Cursor
 from broker.core.damage import Damage
 from broker.core.directory import Listener, Queue
 from broker.core.events import ListenerSettings
-from broker.delivery import worker as worker_module
+from broker.delivery.tuning import Tuning
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable
 from broker.ports import NoMember
@@ -75,15 +75,11 @@ def kafka(directory: SimpleNamespace) -> MemoryKafka:
 
 
 @pytest.fixture
-async def worker(
-    kafka: MemoryKafka, sealer: Sealer, directory: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Worker]:
+async def worker(kafka: MemoryKafka, sealer: Sealer, directory: SimpleNamespace) -> AsyncIterator[Worker]:
     """It has not joined the group yet."""
     feed = SimpleNamespace(directory=View(state=directory), on_change=lambda _: None)
     settings = Settings(kafka=KafkaSettings(bootstrap="none"), sealing_key="")
-    worker = Worker(settings, kafka.ports(), feed, sealer)
-    monkeypatch.setattr(worker_module, "_AT_ONCE", 10)
-    monkeypatch.setattr(worker_module, "_LOAD_PAUSE_S", 0)
+    worker = Worker(settings, kafka.ports(), feed, sealer, tuning=Tuning(opened_at_once=10, load_pause_s=0))
     yield worker
     await worker.stop()
 
@@ -145,7 +141,7 @@ async def test_what_may_begin_is_begun_a_few_attempts_at_a_time():
         SimpleNamespace(limits=SimpleNamespace(begins=3), pump=lambda place=place: begun.append(place))
         for place in range(9)
     ]
-    pumping = asyncio.create_task(Worker._pump(dispatchers))
+    pumping = asyncio.create_task(Worker._pump(dispatchers, 8))
     seen = []
     while not pumping.done():
         await asyncio.sleep(0)

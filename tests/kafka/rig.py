@@ -6,20 +6,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from ipaddress import ip_network
 from typing import Any
-
-import pytest
 
 from broker.commands.changes import delete_message, update_message
 from broker.commands.directory import Commands, Context, ListenerInput, create_organization, now_ms
 from broker.commands.puts import put_message
 from broker.core.directory import Listener, Queue
 from broker.core.ids import parse_message_id
-from broker.delivery import worker as worker_module
 from broker.delivery.ports import Ports
+from broker.delivery.tuning import Tuning
 from broker.delivery.worker import Worker
 from broker.kafka.changes_tail import ChangesTail
 from broker.kafka.cursors import KafkaCursors
@@ -32,11 +30,12 @@ from broker.settings import KafkaSettings, Settings
 from broker.volume import StoredBytes
 from projections.app import Projections
 from tests.listeners import Listeners, until
+from tests.patience import PATIENT
 
 
 @dataclass
 class Rig:
-    """One organization's API side, and any number of workers."""
+    """One organization's API side, and any number of workers. tuning: of the workers that are made from now on."""
 
     settings: Settings
     log: KafkaLog
@@ -46,10 +45,15 @@ class Rig:
     listeners: Listeners
     stored: StoredBytes
     workers: dict[Worker, Projections] = field(default_factory=dict)
+    tuning: Tuning = PATIENT
 
     @property
     def context(self) -> Context:
         return Context(organization_id=self.organization_id, actor="key:test", request_id="r", at_ms=now_ms())
+
+    def tune(self, **numbers: Any) -> None:
+        """Give the workers that are made from now on these numbers."""
+        self.tuning = replace(self.tuning, **numbers)
 
     async def queue(self, name: str = "orders") -> Queue:
         return await self.commands.create_queue(self.context, name=name)
@@ -103,7 +107,8 @@ class Rig:
             cursors=KafkaCursors(kafka, requests),
             changes=ChangesTail(kafka, self.log.requests),
         )
-        return Worker(self.settings, ports, projections, Sealer(self.settings.sealing_key), self.stored.count)
+        sealer = Sealer(self.settings.sealing_key)
+        return Worker(self.settings, ports, projections, sealer, self.stored.count, tuning=self.tuning)
 
     async def work(self) -> Worker:
         """Start one more worker, with projections of its own."""
@@ -178,9 +183,8 @@ async def running(kafka: KafkaSettings) -> AsyncIterator[Rig]:
         try:
             yield rig
         finally:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(worker_module, "DRAIN_S", 0.0)  # nobody looks at what is under way any more
-                for worker in list(rig.workers):
-                    await rig.end(worker)
+            for worker in list(rig.workers):
+                worker.tuning = replace(worker.tuning, drain_s=0.0)  # nobody looks at what is under way any more
+                await rig.end(worker)
             await projections.stop()
             await log.stop()

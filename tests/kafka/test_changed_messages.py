@@ -10,9 +10,6 @@ import pytest
 from broker.commands import changes as commands_module
 from broker.commands.changes import delete_message, update_message
 from broker.core.ids import parse_message_id
-from broker.delivery.changes import answers as answers_module
-from broker.delivery.changes import honour as changes_module
-from broker.delivery.dispatch import dispatcher as dispatcher_module
 from broker.delivery.worker import Worker
 from broker.errors import Changed, NotFound
 from broker.kafka.log import KafkaLog
@@ -155,7 +152,7 @@ async def test_an_attempt_under_way_is_waited_for_and_decides_who_had_the_messag
 
 
 async def test_an_attempt_that_takes_too_long_is_unknown(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(answers_module, "ANSWER_S", 0.2)
+    rig.tune(answer_s=0.2)
     queue = await rig.queue()
     listener = await rig.listen(queue, "a")
     rig.listeners.hangs.add("a")
@@ -166,7 +163,7 @@ async def test_an_attempt_that_takes_too_long_is_unknown(rig: Rig, monkeypatch: 
 
 
 async def test_what_is_kept_in_outstanding_is_changed_too(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 0)
+    rig.tune(set_aside_after_ms=0)
     queue = await rig.queue()
     parks, retries = await rig.listen(queue, "parks", max_attempts=1), await rig.listen(queue, "retries")
     rig.listeners.decide = lambda got: 422 if got.data in ("old", "deleted") else 200
@@ -197,7 +194,7 @@ async def test_what_is_deleted_during_its_attempt_from_outstanding_does_not_come
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
     """The attempt takes so long that nothing else needs the change any more when it fails."""
-    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 0)
+    rig.tune(set_aside_after_ms=0)
     queue = await rig.queue()
     await rig.listen(queue, "a", retry_first_ms=100)
     rig.listeners.status["a"] = 422
@@ -232,7 +229,7 @@ async def cursors_passed(worker: Worker) -> bool:
 async def test_changes_of_what_everybody_has_settled_are_forgotten_and_found_again_for_who_begins_earlier(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(changes_module, "PRUNE_S", 3600.0)  # not before the test wants it
+    rig.tune(prune_s=3600.0)  # not before the test wants it
     queue = await rig.queue()
     await rig.listen(queue, "a")
     worker = await rig.work()

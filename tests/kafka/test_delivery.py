@@ -11,7 +11,6 @@ from confluent_kafka.admin import AdminClient
 
 from broker.core.cursor import Cursor
 from broker.core.events import ControlEvent, ListenerPaused
-from broker.delivery.checkpoint import checkpoints as checkpoints_module
 from broker.errors import LogUnavailable, Suspended
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
@@ -312,13 +311,11 @@ async def test_who_has_heard_nothing_for_a_session_delivers_nothing_new_before_i
     assert rig.listeners.ids("a") == Counter(ids)
 
 
-async def test_a_worker_that_stood_still_for_a_session_ends_without_moving_a_cursor(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-):
+async def test_a_worker_that_stood_still_for_a_session_ends_without_moving_a_cursor(rig: Rig):
+    rig.tune(suspended_s=-1.0)  # any pause is too long
     queue = await rig.queue()
     listener = await rig.listen(queue, "a")
     worker = await rig.work()
-    monkeypatch.setattr(checkpoints_module, "SUSPENDED_S", -1.0)  # any pause is too long
     await rig.put(queue, "m")
     with pytest.raises(Suspended):
         await worker.failed()

@@ -9,9 +9,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from broker.core.cursor import Cursor
-from broker.delivery.checkpoint import checkpoints as checkpoints_module
-from broker.delivery.dispatch import dispatcher as dispatcher_module
-from broker.delivery.housekeeping import ended_listeners as endings_module
+from broker.delivery.tuning import TUNED
 from broker.kafka.topics import Topics, listener_group
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
@@ -21,9 +19,9 @@ from tests.listeners import until
 
 
 @pytest.fixture
-async def rig(kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(checkpoints_module, "IDLE_CHECKPOINT_S", checkpoints_module.CHECKPOINT_S)
+async def rig(kafka_settings: KafkaSettings, ready_topics: Topics):
     async with running(kafka_settings) as made:
+        made.tune(idle_checkpoint_s=TUNED.checkpoint_s)
         yield made
 
 
@@ -90,8 +88,8 @@ async def test_a_listener_that_ended_while_it_was_down_is_asked_no_more(rig: Rig
     assert worker._active == {}
 
 
-async def test_what_ended_while_no_worker_ran_is_found_by_the_next_one(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 0)
+async def test_what_ended_while_no_worker_ran_is_found_by_the_next_one(rig: Rig):
+    rig.tune(set_aside_after_ms=0)
     queue, other = await rig.queue("ends"), await rig.queue("stays")
     await rig.listen(queue, "a", max_attempts=1)
     await rig.listen(queue, "b")
@@ -126,7 +124,7 @@ async def test_what_ended_while_no_worker_ran_is_found_by_the_next_one(rig: Rig,
 async def test_a_cursor_that_a_worker_behind_the_log_committed_once_more_is_found(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(endings_module, "AGAIN_S", 0.2)
+    rig.tune(ended_again_s=0.2)
     queue = await rig.queue()
     listener = await rig.listen(queue, "a")
     worker = await rig.work()

@@ -6,9 +6,6 @@ import asyncio
 import sys
 from pathlib import Path
 
-import pytest
-
-from broker.delivery.dispatch import dispatcher
 from broker.kafka.embedded.access import password_file
 from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.topics import Topics
@@ -23,10 +20,9 @@ async def test_a_plain_kafka_client_reads_the_events(
     kafka_server: EmbeddedKafka,
     kafka_settings: KafkaSettings,
     ready_topics: Topics,
-    monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(dispatcher, "SET_ASIDE_AFTER_MS", 0)
     async with running(kafka_settings) as rig:
+        rig.tune(set_aside_after_ms=0)
         queue = await rig.queue("orders")
         await rig.listen(queue, "a")
         rig.listeners.decide = lambda got: 500 if got.headers["everput-attempt"] == "1" else 200

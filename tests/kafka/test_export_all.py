@@ -16,7 +16,6 @@ from click.testing import CliRunner, Result
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from broker.core.ids import parse_message_id
-from broker.delivery.dispatch import dispatcher
 from broker.delivery.housekeeping import retention
 from broker.errors import ConfigurationError
 from broker.kafka import changes
@@ -135,11 +134,11 @@ async def test_an_export_that_was_killed_goes_on_and_is_what_it_would_have_been(
 
 
 async def test_what_is_owed_is_still_owed_after_an_import_and_nothing_else_is(
-    kafka_settings: KafkaSettings, ready_topics: Topics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kafka_settings: KafkaSettings, ready_topics: Topics, tmp_path: Path
 ):
-    monkeypatch.setattr(dispatcher, "SET_ASIDE_AFTER_MS", 0)
     again = replace(kafka_settings, topic_prefix=f"test-{uuid.uuid4().hex[:12]}.")
     async with running(kafka_settings) as rig:
+        rig.tune(set_aside_after_ms=0)
         queue = await rig.queue("orders")
         taking = await rig.listen(queue, "taking")
         parking = await rig.listen(queue, "parking", max_attempts=1)
@@ -190,8 +189,8 @@ async def test_what_is_owed_is_still_owed_after_an_import_and_nothing_else_is(
 async def test_what_is_owed_is_in_an_export_although_it_moves_and_is_compacted_meanwhile(
     kafka_settings: KafkaSettings, ready_topics: Topics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(dispatcher, "SET_ASIDE_AFTER_MS", 0)
     async with running(kafka_settings) as rig:
+        rig.tune(set_aside_after_ms=0)
         queue = await rig.queue("orders")
         await rig.listen(queue, "a", retry_first_ms=3_600_000)
         rig.listeners.status["a"] = 500

@@ -15,7 +15,7 @@ import pytest
 
 from broker.commands.puts import append_puts, new_put
 from broker.core.directory import Queue
-from broker.delivery.dispatch import dispatcher as dispatcher_module
+from broker.delivery.tuning import TUNED
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
@@ -65,8 +65,8 @@ async def put_many(rig: Rig, queue: Queue, count: int) -> list[str]:
     return ids
 
 
-async def test_a_healthy_listener_gets_everything_while_the_bad_ones_beside_it_lag(rig: Rig, no_http, monkeypatch):
-    monkeypatch.setattr(dispatcher_module, "HELD_MAX", 32)
+async def test_a_healthy_listener_gets_everything_while_the_bad_ones_beside_it_lag(rig: Rig, no_http):
+    rig.tune(held_max=32)
     queue = await rig.queue()
     bad = [f"{kind}{number}" for number in range(12) for kind in KINDS]
     for path in ("ok", *bad):
@@ -95,7 +95,8 @@ async def test_a_healthy_listener_gets_everything_while_the_bad_ones_beside_it_l
     assert rig.listeners.ids("ok") == Counter(ids)
 
     rig.listeners.down, rig.listeners.delay_s = set(), {}
-    monkeypatch.setattr(dispatcher_module, "HELD_MAX", 512)
+    for dispatcher in worker._dispatchers.values():
+        dispatcher.tuning = TUNED
     quick = [path for path in bad if not path.startswith("hang")]
     await until(
         lambda: all(len(rig.listeners.ids(path)) == len(ids) for path in quick),

@@ -10,7 +10,6 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from broker.core.cursor import Cursor
-from broker.delivery import worker as worker_module
 from broker.kafka.topics import Topics, workers_group
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
@@ -78,8 +77,7 @@ async def test_a_checkpoint_that_the_end_interrupts_is_made_good_by_the_last_one
 
 
 async def test_an_attempt_that_never_ends_does_not_keep_the_worker(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(worker_module, "DRAIN_S", 3600.0)
-    monkeypatch.setattr(worker_module, "HANGING_S", 0.1)
+    rig.tune(drain_s=3600.0, hanging_s=0.1)
     queue = await rig.queue()
     listener = await rig.listen(queue, "hangs")
     asked: list[Got] = []

@@ -11,7 +11,6 @@ import pytest
 from broker.commands.puts import DATA_BYTES_MAX
 from broker.core.events import DeliveryParked, DeliverySetAside, decode
 from broker.core.ids import parse_message_id
-from broker.delivery.dispatch import dispatcher as dispatcher_module
 from broker.delivery.worker import Worker
 from broker.kafka import deliveries as deliveries_module
 from broker.kafka.outstanding import KafkaOutstanding
@@ -23,9 +22,9 @@ from tests.listeners import Got, until
 
 
 @pytest.fixture
-async def rig(kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 0)  # the first failure is long enough
+async def rig(kafka_settings: KafkaSettings, ready_topics: Topics):
     async with running(kafka_settings) as made:
+        made.tune(set_aside_after_ms=0)  # the first failure is long enough
         yield made
 
 
@@ -260,9 +259,9 @@ async def test_what_is_redriven_while_no_worker_runs_is_tried_when_one_does_and_
 
 
 async def test_a_message_with_a_time_comes_then_whoever_owns_it_and_is_pending_until(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    rig: Rig,
 ):
-    monkeypatch.setattr(dispatcher_module, "NEAR_MS", 0)
+    rig.tune(near_ms=0)
     queue = await rig.queue()
     listener = await rig.listen(queue, "a")
     first = await rig.work()

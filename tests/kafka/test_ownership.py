@@ -11,7 +11,6 @@ import pytest
 
 from broker.commands.directory import Commands
 from broker.core.cursor import Cursor
-from broker.delivery import worker as worker_module
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable
 from broker.kafka.cursors import KafkaCursors
@@ -218,8 +217,7 @@ async def test_a_commit_that_was_long_on_its_way_is_made_good_at_the_hand_over(r
 
 
 async def test_a_hand_over_does_not_wait_for_what_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(worker_module, "HAND_OVER_S", 3600.0)
-    monkeypatch.setattr(worker_module, "HANGING_S", 0.1)
+    rig.tune(hand_over_s=3600.0, hanging_s=0.1)
     queue = await rig.queue()
     listener = await rig.listen(queue, "hangs")
     rig.listeners.delay_s["hangs"] = 3600.0

@@ -12,7 +12,6 @@ import pytest
 from broker.commands.replays import ReplayCommands, ReplayInput
 from broker.core.directory import REPLAY_HEADER, Listener, Queue
 from broker.core.replays import Replay
-from broker.delivery.dispatch import dispatcher as dispatcher_module
 from broker.errors import NotFound
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.outstanding import KafkaOutstanding
@@ -203,7 +202,7 @@ async def test_it_delivers_what_was_updated_as_it_is_now_and_what_was_deleted_no
 async def test_it_ends_with_its_listener_and_leaves_nothing_behind(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, what: str
 ):
-    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 0)
+    rig.tune(set_aside_after_ms=0)
     queue = await rig.queue()
     listener = await rig.listen(queue, "a", max_attempts=2, retry_first_ms=3_600_000)
     worker = await rig.work()
@@ -285,7 +284,7 @@ async def test_what_is_for_later_is_not_delivered_before_its_time(rig: Rig):
 async def test_failed_is_what_is_owed_when_it_begins_and_not_what_was_redriven_and_taken(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 0)
+    rig.tune(set_aside_after_ms=0)
     queue = await rig.queue()
     listener = await rig.listen(queue, "a", max_attempts=1)
     worker = await rig.work()

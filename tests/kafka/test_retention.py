@@ -16,8 +16,6 @@ from broker.commands.directory import ListenerInput, create_organization, now_ms
 from broker.commands.puts import new_put
 from broker.core.cursor import Cursor
 from broker.core.directory import Listener, Queue
-from broker.delivery import worker as worker_module
-from broker.delivery.dispatch import dispatcher as dispatcher_module
 from broker.delivery.housekeeping import retention as retention_module
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable, NotFound
@@ -206,7 +204,7 @@ async def test_who_may_be_no_member_any_more_deletes_nothing(rig: Rig, monkeypat
 
 
 async def test_what_is_parked_is_found_and_redriven_when_its_message_is_gone(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 0)
+    rig.tune(set_aside_after_ms=0)
     queue = await rig.queue()
     listener = await rig.listen(queue, "a", max_attempts=1)
     rig.listeners.decide = lambda got: 422 if got.data == "parked" else 200
@@ -265,7 +263,7 @@ async def test_what_only_a_newer_program_reads_keeps_its_message(rig: Rig):
 
 
 async def test_a_sweep_that_a_hand_over_meets_deletes_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 0)
+    rig.tune(set_aside_after_ms=0)
     queue = await rig.queue()
     await rig.listen(queue, "a", max_attempts=1)
     rig.listeners.decide = lambda got: 422
@@ -309,7 +307,7 @@ async def test_what_is_being_replayed_stays_until_it_is(rig: Rig):
 async def test_messages_that_are_gone_before_they_were_delivered_are_told_of(
     rig: Rig, caplog, monkeypatch: pytest.MonkeyPatch, tail_backlog_max: int
 ):
-    monkeypatch.setattr(worker_module, "TAIL_BACKLOG_MAX", tail_backlog_max)
+    rig.tune(tail_backlog_max=tail_backlog_max)
     queue = await rig.queue()
     await rig.listen(queue, "a")
     await rig.put(queue, *(f"m{number}" for number in range(20)))
@@ -333,7 +331,7 @@ async def test_messages_that_are_gone_before_they_were_delivered_are_told_of(
 async def test_a_cursor_that_is_lost_repeats_and_skips_nothing_and_is_told_of(
     rig: Rig, caplog, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(worker_module, "NO_CURSOR_MS", 0)
+    rig.tune(no_cursor_ms=0)
     queue = await rig.queue()
     listener = await rig.listen(queue, "a")
     worker = await rig.work()

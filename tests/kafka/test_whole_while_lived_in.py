@@ -10,7 +10,6 @@ import pytest
 
 from broker.audit.verify import State, Verifier
 from broker.core.checks import Finding
-from broker.delivery.dispatch import dispatcher as dispatcher_module
 from broker.delivery.housekeeping import retention as retention_module
 from broker.kafka import changes as changes_module
 from broker.kafka.topics import Topics
@@ -25,10 +24,10 @@ ROUNDS = 6
 
 @pytest.fixture
 async def rig(kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(dispatcher_module, "SET_ASIDE_AFTER_MS", 0)
     monkeypatch.setattr(retention_module, "CLOCK_SKEW_MS", 0)
     monkeypatch.setattr(changes_module, "CLOCK_SKEW_MS", 0)
     async with running(kafka_settings) as made:
+        made.tune(set_aside_after_ms=0)
         yield made
 
 

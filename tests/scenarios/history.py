@@ -15,8 +15,7 @@ from datetime import UTC, datetime
 
 import httpx
 
-from broker.delivery.checkpoint.checkpoints import GIVES_WAY_S
-from broker.delivery.dispatch.dispatcher import NEAR_MS
+from broker.delivery.tuning import TUNED
 from tests.listeners import Listeners, until
 from tests.scenarios.verdict import Attempt, Crash, Put, Record, Taken, Update, violations
 
@@ -28,7 +27,7 @@ SLACK_S = 0.5
 TIMED_EVERY = 7  # messages
 DELETED_EVERY = 4 * TIMED_EVERY
 UPDATED_EVERY = 31  # messages of those without a time; of those with one all that are not deleted, some of them twice
-AHEAD_MS = NEAR_MS + 500  # what is due so late, or later, waits in `outstanding`
+AHEAD_MS = TUNED.near_ms + 500  # what is due so late, or later, waits in `outstanding`
 AHEAD_MS_MAX = AHEAD_MS + 3_000
 
 
@@ -180,7 +179,7 @@ class History:
         began = time.monotonic()
         puts_until = None if settles_s is None else began + settles_s
         since = began - CHECKPOINT_S
-        crash = Crash(began, began, since, IN_FLIGHT, puts_until, since_of_slow=since - GIVES_WAY_S)
+        crash = Crash(began, began, since, IN_FLIGHT, puts_until, since_of_slow=since - TUNED.low_priority_s)
         number = len(self.record.crashes)
         self.record.crashes.append(crash)
         yield

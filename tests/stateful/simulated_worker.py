@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,9 @@ from broker.core.damage import Damage
 from broker.core.delivery import DROPPED
 from broker.core.directory import Queue
 from broker.core.flow import Share
-from broker.delivery import worker as worker_module
+from broker.delivery.dispatch.connections import Network
 from broker.delivery.dispatch.dispatcher import Dispatcher
+from broker.delivery.dispatch.fairness import Sockets
 from broker.delivery.dispatch.stream import Delivery
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.reading.message import Message
@@ -225,7 +227,10 @@ class SimWorker:
         self.acts()
         ports = world.kafka.ports(self)
         feed = SimpleNamespace(directory=self, on_change=None)
-        self.worker = Worker(SETTINGS, ports, feed, SEALER)
+        network = Network(None, Sockets(3), None, world.connect)
+        self.worker = Worker(
+            SETTINGS, ports, feed, SEALER, tuning=world.tuning, network=network, dice=world.dice.random
+        )
         self.membership: SimMembership = ports.membership
         self.tail: SimFeed = ports.changes
         self._loops: list[Task] = []  # what the assignment's loops would be doing
@@ -269,7 +274,8 @@ class SimWorker:
         world = self.world
         self.acts()
         self.membership.share_now = share
-        worker_module.TAIL_BACKLOG_MAX = 10_000 if world.dice.random() < 0.7 else -1  # else the tail is at the end
+        backlog_max = 10_000 if world.dice.random() < 0.7 else -1  # then the tail is at the end
+        self.worker.tuning = replace(self.worker.tuning, tail_backlog_max=backlog_max)
         self.worker._gained(list(numbers))
         checkpoints = self.worker.assignment.checkpoints
         checkpoints.last = partial(self._last_of_all, checkpoints.last)

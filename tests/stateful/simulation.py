@@ -42,15 +42,15 @@ from broker.delivery.assignment import Assignment
 from broker.delivery.changes import answers
 from broker.delivery.changes import honour as changes
 from broker.delivery.checkpoint import checkpoints
-from broker.delivery.dispatch import connections, dispatcher, limits, liveness, stream
+from broker.delivery.dispatch import connections, dispatcher, liveness, stream
 from broker.delivery.dispatch.dispatcher import Dispatcher
-from broker.delivery.dispatch.fairness import Sockets
 from broker.delivery.dispatch.stream import Delivery, Stream
 from broker.delivery.outstanding import entry as owed
 from broker.delivery.outstanding import schedule as outstanding
 from broker.delivery.outstanding.entry import owed_key
-from broker.delivery.reading import catch_up, partition
+from broker.delivery.reading import catch_up
 from broker.delivery.reading.message import Message
+from broker.delivery.tuning import Tuning
 from broker.kafka import changes as changes_topic
 from broker.outbound.addresses import AWAY, Target
 from broker.outbound.connection import ConnectFailed
@@ -66,7 +66,32 @@ KEYS = (None, None, "a", "b")
 BEGIN_MS = 1_700_000_000_000
 ROUNDS_MAX = 600
 CHECKED = 0.2  # the part of all steps after which every delivery is looked at
-GIVES_WAY_S = 20.0  # a run's clock goes by leaps of up to 30 s
+TUNING = Tuning(
+    ring_max=6,
+    held_max=5,
+    key_waiting_max=1,
+    key_slow_s=0.3,
+    retries_max=2,
+    set_aside_at_once=2,
+    set_aside_bytes_max=1_000,
+    near_ms=1_000,
+    dirty_at_once=1,
+    commits_together=1,
+    commit_pauses_max=99,
+    outcomes_waiting_max=4,
+    low_priority_s=20.0,  # a run's clock goes by leaps of up to 30 s
+    slow_ms=20,
+    due_at_once=3,
+    due_each_at_once=2,
+    key_taken_max=3,
+    rows_at_once=2,
+    redriven_at_once=1,
+    looks_max=5,
+    looks_each_max=3,
+    tick_parts=1,
+    share_ticks=1,
+    texts_max=1,
+)
 
 
 @dataclass
@@ -97,9 +122,16 @@ class World:
         self.changing = self.dice.random() < 0.5  # else more of everything else happens
         self.retaining = self.dice.random() < 0.4
 
+    async def connect(self, owner: Dispatcher, target: Target, *_: object) -> Connection:
+        if self.moods[owner.listener.name] == "down":
+            raise ConnectFailed("refused")
+        worker = next(one for one in self.workers if owner in one.dispatchers.values())
+        return Connection(owner, worker, target)
+
     def run(self, steps: int) -> list[str]:
         """What was wrong with it."""
         self.listen()
+        self.tuning = replace(TUNING, set_aside_after_ms=self.dice.choice((2_000, 60_000)))
         self.workers = [SimWorker(self), SimWorker(self)]
         self.rebalance()
         for _ in range(steps):
@@ -378,7 +410,7 @@ class World:
         for one in worker.requests:
             one.crash = len(self.record.crashes)
         saved_s = worker.saved_ms / 1000
-        of_slow_s = max(saved_s - GIVES_WAY_S, worker.all_saved_ms / 1000)
+        of_slow_s = max(saved_s - TUNING.low_priority_s, worker.all_saved_ms / 1000)
         self.record.crashes.append(Crash(at_s, at_s, saved_s, len(worker.requests), since_of_slow=of_slow_s))
 
     def unavailable(self) -> bool:
@@ -511,18 +543,9 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
     """Give the real parts the simulation's clock, dice and network, and small limits; yields run(seed, steps)."""
     here: list[World] = []
 
-    async def connect(owner: Dispatcher, target: Target, *_: object) -> Connection:
-        if here[0].moods[owner.listener.name] == "down":
-            raise ConnectFailed("refused")
-        worker = next(one for one in here[0].workers if owner in one.dispatchers.values())
-        return Connection(owner, worker, target)
-
-    async def alive(url: str, *_: object, below: int) -> bool:
+    async def alive(url: str, *_: object, **__: object) -> bool:
         await Pause()
         return here[0].moods[url.removeprefix("http://").rstrip("/")] != "down"
-
-    def draw() -> float:
-        return here[0].dice.random()
 
     numbers = itertools.count()
 
@@ -534,7 +557,6 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
 
     def run(seed: int, steps: int) -> list[str]:
         here[:] = [World(random.Random(seed))]
-        dispatcher.SET_ASIDE_AFTER_MS = here[0].dice.choice((2_000, 60_000))
         return here[0].run(steps)
 
     with contextlib.ExitStack() as stack:
@@ -544,16 +566,8 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
                 stack.enter_context(patch.object(module, name, part))
 
         put_in(window, OPEN_MAX=4, BEHIND_MAX=3)
-        put_in(partition, RING_MAX=6)
-        put_in(dispatcher, HELD_MAX=5, WAITING_MAX=1, CROWDED_AFTER_S=0.3, RETRIES_MAX=2, random=draw)
-        put_in(dispatcher, SET_ASIDE_AT_ONCE=2, SET_ASIDE_BYTES_MAX=1_000)
-        put_in(connections, connect=connect, asyncio=SimpleNamespace(get_running_loop=get_loop))
-        put_in(dispatcher, SET_ASIDE_AFTER_MS=0, NEAR_MS=1_000)  # the first is set by each run
-        put_in(checkpoints, _AT_ONCE=1, _TOGETHER=1, _PAUSES_MAX=99, _MANY=4, GIVES_WAY_S=GIVES_WAY_S)
+        put_in(connections, asyncio=SimpleNamespace(get_running_loop=get_loop))
         put_in(checkpoints, time=SimpleNamespace(monotonic=lambda: here[0].now_ms / 1000))
-        put_in(limits, SLOW_MS=20)
-        put_in(outstanding, _AT_ONCE_MAX=3, _AT_ONCE_EACH_MAX=2, _IN_LINE_MAX=3)
-        put_in(outstanding, _ROWS=2, _REDRIVEN_MAX=1, _LOOKS_MAX=5, _LOOKS_EACH_MAX=3)
         shared = {"create_task": Shared, "shield": lambda one: one}
         pause = {"sleep": Pause, "gather": in_turn, "get_running_loop": get_loop}
         run_here = {
@@ -564,18 +578,15 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
         put_in(catch_up, asyncio=SimpleNamespace(Semaphore=asyncio.Semaphore, **pause))
         put_in(worker_module, asyncio=SimpleNamespace(Event=asyncio.Event, **pause, **run_here))
         put_in(worker_module, Gate=lambda: Dealt(here[0]), Processor=lambda: SimpleNamespace(waited=lambda: 0.0))
-        put_in(worker_module, Resolver=lambda _: None, tls_context=lambda: None, Sockets=lambda: Sockets(3))
-        put_in(worker_module, _PARTS=1, _ROUND=1, TAIL_BACKLOG_MAX=0)  # the last is set at each take-over
         put_in(Assignment, start=lambda _: None)  # its loops are stepped, or what they do is done, one by one
         put_in(assignment, asyncio=SimpleNamespace(**pause))
         put_in(ownership, asyncio=SimpleNamespace(shield=lambda one: one, **pause))
         put_in(ownership, time=SimpleNamespace(monotonic=lambda: here[0].now_ms / 1000))
-        put_in(liveness, asyncio=SimpleNamespace(**pause, **run_here), random=draw)
+        put_in(liveness, asyncio=SimpleNamespace(**pause, **run_here))
         put_in(liveness, alive=alive)
         put_in(answers, asyncio=SimpleNamespace(**pause), time=SimpleNamespace(monotonic=lambda: here[0].now_ms / 1000))
         put_in(changes, asyncio=SimpleNamespace(**pause, **shared))
         put_in(changes, time=SimpleNamespace(monotonic=lambda: 0.0))  # nobody is suspended
-        put_in(changes, _TEXTS_MAX=1)
         put_in(changes_topic, CLOCK_SKEW_MS=5_000)
         put_in(dispatcher, asyncio=SimpleNamespace(get_running_loop=get_loop))
         # Where an object lies in memory must not decide anything.

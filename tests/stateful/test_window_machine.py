@@ -29,12 +29,13 @@ from broker.core.cursor import Cursor
 from broker.core.window import Window
 from broker.delivery.dispatch import dispatcher
 from broker.delivery.dispatch.stream import Delivery, Stream
-from broker.delivery.reading import partition as partition_module
 from broker.delivery.reading.catch_up import CatchUp
 from broker.delivery.reading.message import Message
 from broker.delivery.reading.partition import Partition
+from broker.delivery.tuning import Tuning
 
 PARTITION = 0
+TUNING = Tuning(ring_max=6)
 OWN, OTHER = "own", "other"
 ROUNDS_MAX = 500  # a run that needs more to deliver everything delivers it never
 
@@ -46,6 +47,7 @@ class ModelDispatcher:
         self.world = world
         self.listener = SimpleNamespace(id="l", queue_id=OWN, replay=None, reach=lambda _partition, tail: tail)
         self.circuit = SimpleNamespace(state=State.CLOSED)
+        self.tuning = TUNING
         self.error = None
         self.assignment = SimpleNamespace(touched=lambda _stream: None)
         self.streams: dict[int, Stream] = {}
@@ -82,7 +84,6 @@ class WindowMachine(RuleBasedStateMachine):
         self.patches = [
             patch.object(window_module, "OPEN_MAX", 4),
             patch.object(window_module, "BEHIND_MAX", 3),
-            patch.object(partition_module, "RING_MAX", 6),
             patch.object(dispatcher, "Window", self.window_class),
         ]
         for each in self.patches:
@@ -96,7 +97,7 @@ class WindowMachine(RuleBasedStateMachine):
         self.committed: tuple[int, str] | None = None
         self.restored = Cursor(top=0)
         self.dispatcher = ModelDispatcher(self)
-        self.partition = Partition(PARTITION, 0)
+        self.partition = Partition(PARTITION, 0, TUNING)
 
     def teardown(self) -> None:
         logging.disable(logging.NOTSET)
@@ -274,7 +275,7 @@ class WindowMachine(RuleBasedStateMachine):
     def begin_at(self, tail: int) -> None:
         """As Worker._take_over and _place."""
         self.dispatcher = ModelDispatcher(self)
-        self.partition = Partition(PARTITION, tail)
+        self.partition = Partition(PARTITION, tail, TUNING)
         cursor = Cursor(top=self.start) if self.committed is None else Cursor.from_metadata(*self.committed)
         self.restored = cursor
         if cursor.top != tail or cursor.open:

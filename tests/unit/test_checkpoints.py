@@ -10,9 +10,10 @@ import pytest
 from broker.core.cursor import Cursor
 from broker.core.events import DeliveriesSettled, decode
 from broker.delivery.checkpoint import checkpoints as module
-from broker.delivery.checkpoint.checkpoints import _AT_ONCE, _MANY, _TOGETHER, Checkpoints
+from broker.delivery.checkpoint.checkpoints import Checkpoints
 from broker.delivery.checkpoint.metrics import Meters
 from broker.delivery.fence import Fence
+from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable, Suspended
 from broker.ports import NotStored
 
@@ -117,16 +118,16 @@ async def test_who_is_no_member_any_more_in_the_middle_of_many_commits_makes_no_
 
     parts = SimpleNamespace(store=store), Topic(), NOTHING_KEPT
     checkpoints = Checkpoints(*parts, {0: SimpleNamespace(tail=9)}, {}, Meters(), confirm)
-    streams = [Settled(0, f"l-{number}") for number in range(3 * _TOGETHER)]
+    streams = [Settled(0, f"l-{number}") for number in range(3 * TUNED.commits_together)]
     for stream in streams:
         checkpoints.touched(stream)
     with pytest.raises(LogUnavailable):
         await checkpoints.checkpoint()
-    assert committed == [_TOGETHER] * lost_after
+    assert committed == [TUNED.commits_together] * lost_after
     assert all(stream.dirty for stream in streams)
     committed.clear()
     await checkpoints.checkpoint()
-    assert committed == [_TOGETHER] * 3
+    assert committed == [TUNED.commits_together] * 3
 
 
 def settled(checkpoints: Checkpoints, dispatchers: dict[str, object], *names: str) -> list[Settled]:
@@ -152,7 +153,7 @@ async def test_a_group_that_takes_no_commit_keeps_its_own_streams_dirty_and_no_o
 
     parts = SimpleNamespace(store=store), Topic(), NOTHING_KEPT
     checkpoints = Checkpoints(*parts, {0: SimpleNamespace(tail=9)}, {}, Meters(), nothing)
-    names = [f"l-{number}" for number in range(3 * _TOGETHER)]
+    names = [f"l-{number}" for number in range(3 * TUNED.commits_together)]
     squatted, *others = settled(checkpoints, {}, *names)
     with pytest.raises(LogUnavailable, match="refused"):
         await checkpoints.checkpoint()
@@ -177,7 +178,7 @@ async def test_the_last_checkpoint_commits_what_has_changed_and_once_more_all_th
     dispatchers: dict[str, object] = {}
     partition = SimpleNamespace(tail=9, placed=lambda _: True)
     checkpoints = Checkpoints(*parts, {0: partition}, dispatchers, Meters(), nothing)
-    names = [f"l-{number}" for number in range(1, 3 * _AT_ONCE)]
+    names = [f"l-{number}" for number in range(1, 3 * TUNED.dirty_at_once)]
     settled(checkpoints, dispatchers, *names)
     await checkpoints.checkpoint()
     settled(checkpoints, dispatchers, "new")
@@ -227,7 +228,7 @@ class Office:
 
     async def checkpoint(self, *, last: bool = False) -> list[str]:
         """After as many seconds as there are between two, each having settled one more: whose cursors it commits."""
-        self.clock.now += module.CHECKPOINT_S
+        self.clock.now += TUNED.checkpoint_s
         for stream in self.streams.values():
             stream.at += 1
             stream.rows.append((stream.at, 1, 200, 1, 1))
@@ -246,7 +247,7 @@ async def test_who_gives_way_is_committed_every_few_seconds_unless_much_has_happ
     for name in office.names[1:]:
         office.streams[name].dispatcher.limits.gives_way = True
     assert await office.checkpoint() == sorted(office.names), "the first is never late"
-    office.streams["busy"].rows += [(0, 1, 200, 1, 1)] * _MANY
+    office.streams["busy"].rows += [(0, 1, 200, 1, 1)] * TUNED.outcomes_waiting_max
     office.streams["pressing"].pressing = True
     second = await office.checkpoint()
     assert {"quick", "busy", "pressing"} <= set(second)
@@ -257,7 +258,7 @@ async def test_who_gives_way_is_committed_every_few_seconds_unless_much_has_happ
     assert sorted(one for some in (second, third, fourth) for one in some if one in "abc") == list("abc"), "each once"
     for _ in range(9):
         waited = {name: len(stream.rows) for name, stream in office.streams.items()}
-        assert max(waited.values()) < module.GIVES_WAY_S / module.CHECKPOINT_S
+        assert max(waited.values()) < TUNED.low_priority_s / TUNED.checkpoint_s
         assert waited["quick"] == 0
         await office.checkpoint()
     assert await office.checkpoint(last=True) == sorted(office.names), "before the partitions are given up all is"
@@ -304,10 +305,10 @@ class Committed(list[str]):
         self.extend(cursors)
 
 
-def checkpoints_of(cursors, dispatchers: dict[str, object], *, confirm=nothing) -> Checkpoints:
+def checkpoints_of(cursors, dispatchers: dict[str, object], *, confirm=nothing, tuning=TUNED) -> Checkpoints:
     """Of one partition, where the place of every listener is known."""
     partition = SimpleNamespace(tail=9, placed=lambda _: True)
-    return Checkpoints(cursors, Topic(), NOTHING_KEPT, {0: partition}, dispatchers, Meters(), confirm)
+    return Checkpoints(cursors, Topic(), NOTHING_KEPT, {0: partition}, dispatchers, Meters(), confirm, tuning=tuning)
 
 
 async def test_of_several_groups_that_take_no_commit_each_keeps_its_streams_dirty():
@@ -318,7 +319,7 @@ async def test_of_several_groups_that_take_no_commit_each_keeps_its_streams_dirt
 
     committed = Squatted()
     checkpoints = checkpoints_of(committed, {})
-    names = [f"l-{number}" for number in range(3 * _TOGETHER)]
+    names = [f"l-{number}" for number in range(3 * TUNED.commits_together)]
     settled(checkpoints, {}, *names)
     for _ in range(2):
         committed.clear()
@@ -335,10 +336,10 @@ async def test_partitions_that_are_given_up_in_the_middle_of_many_commits_have_n
 
     committed, fence = GivenUp(), Fence(nothing)
     checkpoints = checkpoints_of(committed, {}, confirm=fence.confirm)
-    settled(checkpoints, {}, *(f"l-{number}" for number in range(3 * _TOGETHER)))
+    settled(checkpoints, {}, *(f"l-{number}" for number in range(3 * TUNED.commits_together)))
     with pytest.raises(LogUnavailable, match="handed over"):
         await checkpoints.checkpoint()
-    assert len(committed) == _TOGETHER
+    assert len(committed) == TUNED.commits_together
 
 
 async def test_the_last_checkpoint_asks_whether_they_were_ours_though_there_is_nothing_to_commit():
@@ -358,7 +359,7 @@ async def test_who_gives_way_does_so_again_after_the_last_checkpoint(clock):
 
 async def test_one_who_stood_still_commits_nothing_any_more(clock, monkeypatch):
     async def stand_still(_s: float) -> None:
-        clock.now += module.SUSPENDED_S + 1
+        clock.now += TUNED.suspended_s + 1
 
     committed, dispatchers = Committed(), {}
     checkpoints = checkpoints_of(committed, dispatchers)
@@ -398,28 +399,22 @@ async def one_round_of_the_idle(checkpoints: Checkpoints, done) -> None:
     await asyncio.gather(running, return_exceptions=True)
 
 
-@pytest.fixture
-def quick_rounds(monkeypatch) -> None:
-    """Each listener's turn comes every other millisecond."""
-    monkeypatch.setattr(module, "CHECKPOINT_S", 0.001)
-    monkeypatch.setattr(module, "IDLE_CHECKPOINT_S", 0.002)
+QUICK_ROUNDS = Tuning(checkpoint_s=0.001, idle_checkpoint_s=0.002)  # each listener is visited every other millisecond
 
 
-@pytest.mark.usefixtures("quick_rounds")
 async def test_one_whose_place_is_not_known_yet_has_no_cursor_committed():
     committed = Committed()
     dispatchers = {name: Settled(0, name).dispatcher for name in ("loading", "known", "too")}
     for dispatcher in dispatchers.values():
         dispatcher.streams.clear()
-    checkpoints = checkpoints_of(committed, dispatchers)
+    checkpoints = checkpoints_of(committed, dispatchers, tuning=QUICK_ROUNDS)
     checkpoints._partitions[0].placed = lambda dispatcher: dispatcher is not dispatchers["loading"]
     await one_round_of_the_idle(checkpoints, lambda: committed.count("known") > 1 and committed.count("too") > 1)
     assert "loading" not in committed
 
 
-@pytest.mark.usefixtures("quick_rounds")
 async def test_what_waits_and_does_not_change_is_committed_now_and_then():
     stream = Settled(0, "l")
-    checkpoints = checkpoints_of(Committed(), {"l": stream.dispatcher})
+    checkpoints = checkpoints_of(Committed(), {"l": stream.dispatcher}, tuning=QUICK_ROUNDS)
     await one_round_of_the_idle(checkpoints, lambda: stream.dirty)
     assert stream in checkpoints._dirty

@@ -8,8 +8,8 @@ import pytest
 from memory import MemoryControl
 
 from broker.core import events as ev
-from broker.delivery.housekeeping import ended_listeners as module
 from broker.delivery.housekeeping.ended_listeners import EndedListeners
+from broker.delivery.tuning import Tuning
 from broker.errors import LogUnavailable
 
 BY = {"at_ms": 1, "organization_id": "o"}
@@ -124,8 +124,7 @@ async def test_cursors_wait_until_the_dispatcher_is_dismissed_and_for_nobody_els
     assert not kafka.cursors
 
 
-async def test_it_looks_again_until_there_is_nothing_left_and_then_rests(view: Behind, monkeypatch):
-    monkeypatch.setattr(module, "AGAIN_S", 0)
+async def test_it_looks_again_until_there_is_nothing_left_and_then_rests(view: Behind):
     kafka, looks = Kafka("ended"), []
 
     async def away_at_first() -> set[str]:
@@ -135,7 +134,7 @@ async def test_it_looks_again_until_there_is_nothing_left_and_then_rests(view: B
         return set(kafka.cursors)
 
     kafka.listeners = away_at_first
-    looking = EndedListeners(kafka, view, kafka, Records(Kafka()), {0}, set())
+    looking = EndedListeners(kafka, view, kafka, Records(Kafka()), {0}, set(), Tuning(ended_again_s=0))
     looking.look()
     running = asyncio.create_task(looking.run())
     for _ in range(100):

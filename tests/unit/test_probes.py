@@ -9,7 +9,7 @@ import pytest
 
 from broker.core.circuit import PROBE_MS_FIRST, PROBE_MS_MAX
 from broker.core.probes import Probes, interval_ms
-from broker.delivery.dispatch.liveness import PROBES_LEAST, PROBES_MOST
+from broker.delivery.tuning import TUNED
 
 TICK_MS = 50
 HOUR_MS = 3_600_000
@@ -41,11 +41,11 @@ def long_dead(count: int) -> dict[str, int]:
 
 
 def test_few_are_asked_twice_a_second_however_long_they_are_down():
-    found = asked(long_dead(PROBES_LEAST * 10), most=PROBES_LEAST, for_ms=20_000)
+    found = asked(long_dead(TUNED.probes_min * 10), most=TUNED.probes_min, for_ms=20_000)
     assert {longest_wait_ms(times, for_ms=20_000) for times in found.values()} == {PROBE_MS_FIRST}
 
 
-@pytest.mark.parametrize("most", [PROBES_LEAST, PROBES_MOST])
+@pytest.mark.parametrize("most", [TUNED.probes_min, TUNED.probes_max])
 @pytest.mark.parametrize("old", [600, 10_000])
 def test_one_that_has_just_gone_is_asked_twice_a_second_beside_thousands_that_are_dead_for_long(old, most):
     found = asked(long_dead(old) | {"gone": 0}, most=most, for_ms=5_000)
@@ -54,16 +54,16 @@ def test_one_that_has_just_gone_is_asked_twice_a_second_beside_thousands_that_ar
 
 def test_the_last_to_go_comes_first_where_hundreds_went_a_moment_before():
     before = {f"before-{number}": 10_000 + number for number in range(600)}
-    found = asked(before | {"gone": 0}, most=PROBES_LEAST, for_ms=5_000)
+    found = asked(before | {"gone": 0}, most=TUNED.probes_min, for_ms=5_000)
     assert longest_wait_ms(found["gone"], for_ms=5_000) <= PROBE_MS_FIRST + TICK_MS
 
 
 def test_none_waits_for_ever_although_more_are_asked_often_than_there_may_be_probes():
     """The longest wait is that of their number, at half of the probes there may be."""
     going = {f"going-{number}": 0 for number in range(40)}
-    found = asked(long_dead(560) | going, most=PROBES_LEAST, for_ms=100_000)
+    found = asked(long_dead(560) | going, most=TUNED.probes_min, for_ms=100_000)
     assert len(found) == 600
-    in_turn_ms = 600 * TICK_MS // (PROBES_LEAST // 2)
+    in_turn_ms = 600 * TICK_MS // (TUNED.probes_min // 2)
     assert max(longest_wait_ms(times, for_ms=100_000) for times in found.values()) <= in_turn_ms + PROBE_MS_MAX
 
 

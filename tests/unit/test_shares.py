@@ -16,15 +16,12 @@ from broker.core.circuit import Circuit
 from broker.core.events import ListenerSettings
 from broker.core.flow import FIRST, WAITED_MAX, WHOLE
 from broker.delivery.dispatch.fairness import (
-    ALL_HELD_BYTES_MAX,
-    ATTEMPTS_LEAST,
-    ATTEMPTS_MAX,
-    HELD_BYTES_MAX,
     Processor,
     let_begin,
     share_out,
 )
 from broker.delivery.dispatch.limits import Limits
+from broker.delivery.tuning import TUNED
 
 
 def dispatchers(count: int, *, busy: int, hungry: bool, rank: int = 0, held_bytes: int = 0) -> list[SimpleNamespace]:
@@ -43,40 +40,40 @@ def dispatchers(count: int, *, busy: int, hungry: bool, rank: int = 0, held_byte
 def test_the_hungry_share_what_the_others_leave():
     slow = dispatchers(200, busy=64, hungry=True, rank=1)
     share_out([*slow, *dispatchers(24, busy=2, hungry=False)])
-    assert {dispatcher.limits.share for dispatcher in slow} == {(ATTEMPTS_MAX - 48) // 200}
+    assert {dispatcher.limits.share for dispatcher in slow} == {(TUNED.attempts_max - 48) // 200}
 
 
 def test_a_quick_one_has_what_it_would_have_alone_the_slow_share_what_it_leaves_and_then_come_those_that_fail():
     quick, slow = dispatchers(1, busy=64, hungry=True), dispatchers(200, busy=2, hungry=True, rank=1)
     hanging, failing = dispatchers(300, busy=2, hungry=False, rank=2), dispatchers(9, busy=1, hungry=True, rank=2)
     share_out([*failing, *hanging, *slow, *quick])
-    assert quick[0].limits.share == ATTEMPTS_MAX
-    assert {dispatcher.limits.share for dispatcher in slow} == {(ATTEMPTS_MAX - 64) // 200}
-    assert {dispatcher.limits.share for dispatcher in failing} == {ATTEMPTS_LEAST}
+    assert quick[0].limits.share == TUNED.attempts_max
+    assert {dispatcher.limits.share for dispatcher in slow} == {(TUNED.attempts_max - 64) // 200}
+    assert {dispatcher.limits.share for dispatcher in failing} == {TUNED.attempts_min}
 
 
 def test_everybody_may_have_a_few_however_many_there_are():
     many = dispatchers(10_000, busy=2, hungry=True)
     share_out(many)
-    assert {dispatcher.limits.share for dispatcher in many} == {ATTEMPTS_LEAST}
+    assert {dispatcher.limits.share for dispatcher in many} == {TUNED.attempts_min}
 
 
 def test_a_few_may_hold_as_much_as_one_may_and_many_no_more_than_all_may():
     few, many = dispatchers(3, busy=1, hungry=True), dispatchers(600, busy=1, hungry=True)
     share_out(few)
     share_out(many)
-    assert {dispatcher.bytes_share for dispatcher in few} == {HELD_BYTES_MAX}
-    assert sum(dispatcher.bytes_share for dispatcher in many) <= ALL_HELD_BYTES_MAX
+    assert {dispatcher.bytes_share for dispatcher in few} == {TUNED.held_bytes_max}
+    assert sum(dispatcher.bytes_share for dispatcher in many) <= TUNED.all_held_bytes_max
 
 
 def test_a_quick_one_may_hold_as_much_as_one_may_beside_many_others_that_share_what_it_leaves():
     quick, slow = (
-        dispatchers(2, busy=1, hungry=True, held_bytes=HELD_BYTES_MAX),
+        dispatchers(2, busy=1, hungry=True, held_bytes=TUNED.held_bytes_max),
         dispatchers(600, busy=1, hungry=True, rank=1),
     )
     share_out([*slow, *quick])
-    assert {dispatcher.bytes_share for dispatcher in quick} == {HELD_BYTES_MAX}
-    assert sum(dispatcher.bytes_share for dispatcher in slow) <= ALL_HELD_BYTES_MAX - 2 * HELD_BYTES_MAX
+    assert {dispatcher.bytes_share for dispatcher in quick} == {TUNED.held_bytes_max}
+    assert sum(dispatcher.bytes_share for dispatcher in slow) <= TUNED.all_held_bytes_max - 2 * TUNED.held_bytes_max
 
 
 @given(slow=st.integers(1, 50), begins=st.integers(0, 200))

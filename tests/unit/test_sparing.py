@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from broker.delivery.dispatch.log_rate_limit import LINES_MAX, LogRateLimit
+from broker.delivery.dispatch.log_rate_limit import LogRateLimit
+from broker.delivery.tuning import TUNED
+
+LINES_MAX = TUNED.log_lines_per_s
 
 
 def test_a_few_lines_a_second_and_the_next_one_says_how_many_were_left_out():

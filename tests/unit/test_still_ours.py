@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from broker.delivery import fence as fence_module
-from broker.delivery.fence import SURE_S, Fence
+from broker.delivery.fence import Fence
+from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable
 from broker.ports import NoMember
 
@@ -43,7 +44,7 @@ async def test_an_answer_holds_from_when_it_was_asked_for_less_than_a_session(ka
     ours = Fence(kafka.ask)
     kafka.takes_s = 3.0
     await ours.assure()
-    kafka.now_s += SURE_S - 3.1
+    kafka.now_s += TUNED.sure_s - 3.1
     await ours.assure()
     assert kafka.asked == 1
     kafka.now_s += 0.2
@@ -119,18 +120,17 @@ async def test_who_asks_and_is_cancelled_keeps_nobody_waiting(kafka: Kafka):
     assert kafka.asked == 2
 
 
-async def test_it_asks_once_nobody_else_has_for_some_seconds(kafka: Kafka, monkeypatch):
-    monkeypatch.setattr(fence_module, "_LOOK_S", 0)
-    ours = Fence(kafka.ask)
+async def test_it_asks_once_nobody_else_has_for_some_seconds(kafka: Kafka):
+    ours = Fence(kafka.ask, Tuning(ask_look_s=0))
     await ours.confirm()
     running = asyncio.create_task(ours.run())
-    for passed_s, asked in ((0, 1), (SURE_S / 2, 2), (0, 2)):
+    for passed_s, asked in ((0, 1), (TUNED.sure_s / 2, 2), (0, 2)):
         kafka.now_s += passed_s
         for _ in range(9):
             await asyncio.sleep(0)
         assert kafka.asked == asked
     kafka.error = LogUnavailable("no answer")
-    kafka.now_s += SURE_S
+    kafka.now_s += TUNED.sure_s
     for _ in range(9):
         await asyncio.sleep(0)
     assert kafka.asked > 2

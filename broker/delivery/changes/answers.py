@@ -11,7 +11,6 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 from broker.core.delivery import CANCELLED, DROPPED
 from broker.core.events import ChangeApplied, MessageChange, encode
@@ -20,11 +19,8 @@ from broker.delivery.dispatch.stream import Delivery, now_ms
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.ports import Appender
 from broker.delivery.reading.partition import Partition
+from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable
-
-ANSWER_S: Final = 3.0  # how long an attempt under way is waited for, before it is `unknown` what it came to
-_LOOK_S: Final = 0.02
-
 
 Placed = Callable[[int, str], Iterable[Dispatcher]]
 
@@ -69,7 +65,9 @@ class Answers:
         partitions: Mapping[int, Partition],
         placed: Placed,
         confirm: Callable[[], Awaitable[None]],
+        tuning: Tuning = TUNED,
     ) -> None:
+        self._tuning = tuning
         self._confirm = confirm
         self._placed = placed
         self._deliveries = deliveries
@@ -92,7 +90,7 @@ class Answers:
 
     async def tell(self, partition: int, changes: Iterable[Told]) -> None:
         """Write who had what as soon as that is decided; what is not in time is `unknown`."""
-        deadline = time.monotonic() + ANSWER_S
+        deadline = time.monotonic() + self._tuning.answer_s
         waiting = list(changes)
         while waiting:
             late = time.monotonic() > deadline
@@ -105,7 +103,7 @@ class Answers:
                     await self._deliveries.append({partition: ready})
             waiting = [told for told in waiting if told.under_way]
             if waiting:
-                await asyncio.sleep(_LOOK_S)
+                await asyncio.sleep(self._tuning.answer_look_s)
 
     def _state(self, dispatcher: Dispatcher, partition: int, event: MessageChange) -> str:
         owed = self._outstanding.state(partition, dispatcher.listener.id, event.message_id)

@@ -31,23 +31,19 @@ from broker.core.events import (
     decode,
     encode,
 )
-from broker.delivery.changes.answers import ANSWER_S, Answers, Placed, Told
-from broker.delivery.checkpoint.checkpoints import SUSPENDED_S
+from broker.delivery.changes.answers import Answers, Placed, Told
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, now_ms
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.ports import ChangeFeed, DeliveryLog
 from broker.delivery.reading.message import Message
 from broker.delivery.reading.partition import Partition
+from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogDamaged, LogUnavailable, UnknownEvent
 from broker.ports import EARLIEST, LATEST, OffsetTooOld
 
 log = logging.getLogger(__name__)
 
-PRUNE_S: Final = 10.0
-KNOWN_MANY: Final = 1_000_000  # about 200 MB: worth a line in the log
-_PAUSE_S: Final = 0.2
-_TEXTS_MAX: Final = 16  # changed messages kept, so that all listeners share one
 _OWNERSHIP: Final = b"partition"  # the key of PartitionTakenOver and PartitionHandedOver
 
 
@@ -84,7 +80,9 @@ class Changes:
         placed: Placed,
         run: Callable[[Coroutine[Any, Any, None]], object],
         confirm: Callable[[], Awaitable[None]],
+        tuning: Tuning = TUNED,
     ) -> None:
+        self._tuning = tuning
         self.known: dict[tuple[int, int], Change] = {}
         self._ids: dict[tuple[int, int], str] = {}
         self._log = event_log
@@ -101,7 +99,7 @@ class Changes:
         self._honoured_below: dict[int, int] = {}  # changes before it may have counted before they were looked at
         self._covering = 0
         self._texts: dict[tuple[int, int], asyncio.Task[str | None]] = {}
-        self._answers = Answers(event_log.deliveries, outstanding, partitions, placed, confirm)
+        self._answers = Answers(event_log.deliveries, outstanding, partitions, placed, confirm, tuning)
 
     # Ownership
 
@@ -214,7 +212,7 @@ class Changes:
         async for offset, recorded_ms, event in self._log.changes.since(partition, min(times), begin, taken.position):
             owes = event.offset >= taken.floor
             owes = owes or (kept and self._outstanding.has_message(partition, event.message_id))
-            recent = recorded_ms > at_ms - ANSWER_S * 1000
+            recent = recorded_ms > at_ms - self._tuning.answer_s * 1000
             if not owes and not recent:
                 continue
             before, this = taken.found.get(event.offset), change(offset, event)
@@ -264,7 +262,7 @@ class Changes:
             by_partition: dict[int, list[Told]] = {}
             before = time.monotonic()
             events = await self._tail.read()
-            if time.monotonic() - before > SUSPENDED_S:
+            if time.monotonic() - before > self._tuning.suspended_s:
                 continue  # others may own what we think is ours; the checkpoints will end it
             for partition, offset, event in events:
                 if partition in self._partitions and partition in self._floors:
@@ -316,7 +314,7 @@ class Changes:
                     dispatcher.park_unreadable(delivery)
                 return
             except LogUnavailable:
-                await asyncio.sleep(_PAUSE_S)
+                await asyncio.sleep(self._tuning.change_pause_s)
                 continue
             if delivery.state is RENEWING and delivery.message is message:
                 dispatcher.renewed(delivery, message.renewed(data, offset))
@@ -326,7 +324,7 @@ class Changes:
         """The data of an update; None when the log does not hold it any more (LogUnavailable)."""
         task = self._texts.get((partition, offset))
         if task is None:
-            while len(self._texts) >= _TEXTS_MAX:
+            while len(self._texts) >= self._tuning.texts_max:
                 del self._texts[next(iter(self._texts))]
             task = self._texts[partition, offset] = asyncio.create_task(self._read_text(partition, offset))
         try:
@@ -347,11 +345,11 @@ class Changes:
     async def prune(self) -> None:
         """Now and then, forget the changes of what every listener has settled."""
         while True:
-            await asyncio.sleep(PRUNE_S)
+            await asyncio.sleep(self._tuning.prune_s)
             for number in list(self._partitions) if self.known else ():
                 self.forget_settled(number)
                 await asyncio.sleep(0)
-            if len(self.known) > KNOWN_MANY:
+            if len(self.known) > self._tuning.changes_many:
                 log.warning("changes.many count=%d", len(self.known))
 
     def forget_settled(self, number: int) -> None:

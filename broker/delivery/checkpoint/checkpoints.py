@@ -15,33 +15,20 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from math import inf
-from typing import Final
 
 from broker.core.cursor import Cursor
 from broker.core.events import encode
 from broker.delivery.checkpoint.metrics import Meters
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Stream, now_ms, outcome_events, take_outcomes
-from broker.delivery.fence import SURE_S
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.ports import Appender, CursorStore
 from broker.delivery.reading.partition import Partition
+from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable, Suspended
 from broker.ports import Count, NotStored
 
 log = logging.getLogger(__name__)
-
-CHECKPOINT_S: Final = 1.0
-GIVES_WAY_S: Final = 3.0  # between the commits of a listener that gives way
-_TURNS: Final = round(GIVES_WAY_S / CHECKPOINT_S)
-_MANY: Final = 64  # outcomes for which none waits as long
-SUSPENDED_S: Final = SURE_S  # after it, others may own what we think is ours
-_AT_ONCE: Final = 64  # streams that are looked at before others run; there may be thousands
-_TOGETHER: Final = 4  # listeners whose cursors are committed at once; sixteen hold Kafka up for others, by milliseconds
-_PAUSES_MAX: Final = 48
-_PAUSE_S: Final = 0.02  # between them, where there is time
-_IDLE_PAUSE_S: Final = 0.005  # shorter: checkpoints wait for it
-IDLE_CHECKPOINT_S: Final = 60.0  # how stale an idle listener's committed offset may be; it also keeps it from expiring
 
 
 class Checkpoints:
@@ -61,7 +48,10 @@ class Checkpoints:
         meters: Meters,
         confirm: Callable[[], Awaitable[None]],
         count: Count | None = None,
+        tuning: Tuning = TUNED,
     ) -> None:
+        self._tuning = tuning
+        self._turns = round(tuning.low_priority_s / tuning.checkpoint_s)
         self._cursors = cursors
         self._deliveries = deliveries
         self._outstanding = outstanding
@@ -107,8 +97,8 @@ class Checkpoints:
             dispatcher for dispatcher in self._dispatchers.values() if dispatcher.listener.id in self._stored
         ]
         async with self.quiet:
-            for first in range(0, len(dispatchers), _AT_ONCE):
-                some = dispatchers[first : first + _AT_ONCE]
+            for first in range(0, len(dispatchers), self._tuning.dirty_at_once):
+                some = dispatchers[first : first + self._tuning.dirty_at_once]
                 cursors = {one.listener.id: standing for one in some if (standing := self._standing(one))}
                 if self.suspended:
                     return
@@ -125,16 +115,16 @@ class Checkpoints:
         while True:
             await self._pause()
             try:
-                await self.checkpoint(pause_s=_PAUSE_S)
+                await self.checkpoint(pause_s=self._tuning.commit_pause_s)
             except LogUnavailable as error:
                 log.warning("checkpoint.failed error=%s", error)
 
     async def _pause(self) -> None:
         """Until the next checkpoint (Suspended: there is none any more, for what we know is out of date)."""
         before = time.monotonic()
-        await asyncio.sleep(CHECKPOINT_S)
+        await asyncio.sleep(self._tuning.checkpoint_s)
         stood_still_s = time.monotonic() - before
-        if stood_still_s > SUSPENDED_S:
+        if stood_still_s > self._tuning.suspended_s:
             self.suspended = True
             raise Suspended(f"this process stood still for {stood_still_s:.0f} s")
 
@@ -188,7 +178,7 @@ class Checkpoints:
             if listener_id in self._stored:
                 self._stored[listener_id] = at_s
             elif listener_id in self._dispatchers:  # it has not ended meanwhile
-                self._stored[listener_id] = at_s - CHECKPOINT_S * (len(self._stored) % _TURNS)
+                self._stored[listener_id] = at_s - self._tuning.checkpoint_s * (len(self._stored) % self._turns)
 
     async def _write(self, cursors: dict[str, dict[int, Cursor]]) -> LogUnavailable | None:
         """The outcomes. cursors: loses those of partitions where they are not known to be written; and why that is."""
@@ -214,7 +204,7 @@ class Checkpoints:
         cursors: dict[str, dict[int, Cursor]] = {}
         waits: dict[str, bool] = {}
         for looked_at, stream in enumerate(list(self._dirty), 1):
-            if looked_at % _AT_ONCE == 0:
+            if looked_at % self._tuning.dirty_at_once == 0:
                 await asyncio.sleep(0)
             dispatcher = stream.dispatcher
             listener_id = dispatcher.listener.id
@@ -242,14 +232,17 @@ class Checkpoints:
         """Whether it gives way, its last commit is new enough, and what came since is little and does not press."""
         if self._hurried or not dispatcher.limits.gives_way:
             return False
-        if at_s - self._stored.get(dispatcher.listener.id, -inf) >= GIVES_WAY_S:
+        if at_s - self._stored.get(dispatcher.listener.id, -inf) >= self._tuning.low_priority_s:
             return False
         streams = dispatcher.streams.values()
-        return sum(inf if one.pressing else len(one.rows) + len(one.attempts) for one in streams) < _MANY
+        return (
+            sum(inf if one.pressing else len(one.rows) + len(one.attempts) for one in streams)
+            < self._tuning.outcomes_waiting_max
+        )
 
     async def run_idle(self) -> None:
         """Commit the tail's place for streams that have nothing open: some listeners a second, all within a minute."""
-        rounds = int(IDLE_CHECKPOINT_S / CHECKPOINT_S)
+        rounds = int(self._tuning.idle_checkpoint_s / self._tuning.checkpoint_s)
         turn = 0
         while True:
             await self._pause()
@@ -259,7 +252,7 @@ class Checkpoints:
                 self._touch(dispatchers)  # what waits and does not change must not expire either
                 cursors = self._idle(dispatchers)
                 with contextlib.suppress(LogUnavailable):  # an older commit stands, and the next round is a minute off
-                    await self._store(cursors, pause_s=_IDLE_PAUSE_S)
+                    await self._store(cursors, pause_s=self._tuning.idle_commit_pause_s)
                     self._meters.cursors += sum(map(len, cursors.values()))
 
     async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]], *, pause_s: float) -> NotStored | None:
@@ -269,7 +262,7 @@ class Checkpoints:
         those that are not stored are told at the end.
         """
         rows = list(cursors.items())
-        together = max(_TOGETHER, -(-len(rows) // _PAUSES_MAX))
+        together = max(self._tuning.commits_together, -(-len(rows) // self._tuning.commit_pauses_max))
         failed: dict[str, LogUnavailable] = {}
         while rows:
             await self._confirm()

@@ -11,15 +11,13 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 from broker.core.histogram import Histogram
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Made, Row
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.reading.partition import Partition
-
-_AT_ONCE: Final = 16  # dispatchers, with their streams, that are looked at before others run; there may be thousands
+from broker.delivery.tuning import TUNED
 
 
 class Meters:
@@ -84,7 +82,11 @@ class Condition:
 
 
 async def condition(
-    dispatchers: Iterable[Dispatcher], partitions: dict[int, Partition], outstanding: Outstanding
+    dispatchers: Iterable[Dispatcher],
+    partitions: dict[int, Partition],
+    outstanding: Outstanding,
+    *,
+    at_once: int = TUNED.conditions_at_once,
 ) -> Condition:
     """Looks at every dispatcher, some at a time, so that deliveries go on meanwhile: for one who asks now and then."""
     now = Condition(partitions=len(partitions), outstanding=len(outstanding), damaged=outstanding.damaged())
@@ -92,7 +94,7 @@ async def condition(
         now.recent += partition.recent
         now.recent_bytes += partition.recent_bytes
     for looked_at, dispatcher in enumerate(list(dispatchers), 1):
-        if looked_at % _AT_ONCE == 0:
+        if looked_at % at_once == 0:
             await asyncio.sleep(0)
         now.listeners[dispatcher.condition] += 1
         now.held += dispatcher.held

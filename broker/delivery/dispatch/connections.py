@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Final
+from typing import Any
 
 from broker.delivery.dispatch.fairness import Sockets
 from broker.delivery.dispatch.stream import Delivery
+from broker.delivery.tuning import TUNED, Tuning
 from broker.outbound.addresses import Resolver, Target
 from broker.outbound.connection import ConnectFailed, Connection, Owner, connect
-
-_IDLE_S: Final = 30.0  # after which a connection that nothing was sent on is closed
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What all dispatchers of a worker connect by. sockets: how many connections there are."""
+    """What all dispatchers of a worker connect by. sockets: how many connections there are. connect: makes one."""
 
     resolver: Resolver
     sockets: Sockets
     tls: ssl.SSLContext
+    connect: Callable[[Owner, Target, Resolver, ssl.SSLContext], Awaitable[Connection]] = connect
 
 
 class Connections:
@@ -36,12 +36,13 @@ class Connections:
     sent: those that carry a request, in the order they were sent. making: for which delivery, and since when.
     """
 
-    __slots__ = ("_idle", "_loop", "_owner", "making", "network", "sent", "target")
+    __slots__ = ("_idle", "_loop", "_owner", "idle_s", "making", "network", "sent", "target")
 
-    def __init__(self, owner: Owner, network: Network, target: Target) -> None:
+    def __init__(self, owner: Owner, network: Network, target: Target, tuning: Tuning = TUNED) -> None:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._idle: list[Connection] = []
+        self.idle_s = tuning.connection_idle_s
         self.network = network
         self.target = target
         self.sent: dict[Connection, None] = {}
@@ -88,7 +89,7 @@ class Connections:
         while True:
             target = self.target
             try:
-                connection = await connect(self._owner, target, network.resolver, network.tls)
+                connection = await network.connect(self._owner, target, network.resolver, network.tls)
             except ConnectFailed as error:
                 network.sockets.open -= 1
                 return target, error
@@ -133,7 +134,7 @@ class Connections:
 
     def tidy(self) -> None:
         """Close those that nothing was sent on for a while."""
-        before_s = self._loop.time() - _IDLE_S
+        before_s = self._loop.time() - self.idle_s
         while self._idle and self._idle[0].at < before_s:
             self._idle.pop(0).close()
 

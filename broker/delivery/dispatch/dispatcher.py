@@ -14,8 +14,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from random import random
-from typing import Final
 
 from broker.core import circuit
 from broker.core.circuit import Circuit
@@ -48,28 +46,17 @@ from broker.core.key_order import KeyOrder
 from broker.core.retry import RetryPolicy
 from broker.core.window import Window
 from broker.delivery.dispatch.connections import Connections, Network
-from broker.delivery.dispatch.fairness import HELD_BYTES_MAX
 from broker.delivery.dispatch.limits import Limits
 from broker.delivery.dispatch.log_rate_limit import LogRateLimit
 from broker.delivery.dispatch.stream import Assigned, Delivery, Stream, now_ms
 from broker.delivery.reading.message import Message
+from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import UnknownEvent
 from broker.outbound.addresses import parse_url
 from broker.outbound.connection import ConnectFailed, Connection, NotTried
 from broker.outbound.request import Opened, also_signed, post_head
 
 log = logging.getLogger(__name__)
-
-HELD_MAX: Final = 512  # messages a dispatcher holds, ready, under way or waiting for a retry
-SET_ASIDE_AFTER_MS: Final = 60_000  # a delivery that still fails then leaves the window: it must not hold the cursor
-RETRIES_MAX: Final = HELD_MAX // 4  # so do others than these: what fails must not take the room of what would not
-WAITING_MAX: Final = HELD_MAX // 4  # messages that wait for others of their ordering keys, unless these are quick
-CROWDED_AFTER_S: Final = 0.1  # one that has the turn of its key as long as this is not
-NEAR_MS: Final = 10_000  # a message to be delivered so soon waits in its window: the cursor may wait for it
-PUT_OFF_MS: Final = 1_000
-SET_ASIDE_AT_ONCE: Final = 64  # messages that a dispatcher writes to `outstanding` at once because the log is to go
-SET_ASIDE_BYTES_MAX: Final = 1 << 20  # and their bytes, but at least one
-_HELD_EACH: Final = 4  # messages that one which is new or on probation holds per attempt: there may be hundreds
 
 
 def _held(delivery: Delivery) -> Message:
@@ -95,10 +82,14 @@ class Dispatcher:
         listener: Listener,
         opened: Opened,
         *,
+        tuning: Tuning = TUNED,
+        dice: Callable[[], float],
         share: Share,
         wants_tick: Callable[[Dispatcher], None],
         gone: Callable[[Dispatcher], None],
     ) -> None:
+        self.tuning = tuning
+        self._dice = dice
         self._wants_tick = wants_tick
         self._tell_gone = gone
         self.assignment = assignment
@@ -108,10 +99,10 @@ class Dispatcher:
         self.behind: dict[Stream, None] = {}  # the one to be brought next first
         self.renewing: set[Delivery] = set()  # new data is being read for them
         self.circuit = Circuit()
-        self.limits = Limits(self.circuit, listener.settings, replay=listener.replay is not None)
+        self.limits = Limits(self.circuit, listener.settings, tuning, replay=listener.replay is not None)
         self.error: str | None = None
-        self.failed_lines, self.parked_lines = LogRateLimit(), LogRateLimit()
-        self.bytes_share = HELD_BYTES_MAX
+        self.failed_lines, self.parked_lines = LogRateLimit(tuning), LogRateLimit(tuning)
+        self.bytes_share = tuning.held_bytes_max
         self.sending = True  # False: hand-over or shut-down; what is under way may finish
         self._ready: deque[Delivery] = deque()
         self._retries: list[tuple[int, int, Delivery]] = []
@@ -119,7 +110,7 @@ class Dispatcher:
         self._parking: set[Delivery] = set()  # on their way to `outstanding`; their keys' turns are theirs until then
         self._active = False
         self.said_gone = False
-        self.connections = Connections(self, network, parse_url(listener.notify_url))
+        self.connections = Connections(self, network, parse_url(listener.notify_url), tuning)
         self._held = 0
         self._held_bytes = 0
         self._setting_aside: dict[Delivery, int] = {}  # by set_aside(), on their way to `outstanding`; their bytes
@@ -181,7 +172,7 @@ class Dispatcher:
     @property
     def _sets_aside_more(self) -> bool:
         leaving = self._setting_aside
-        return len(leaving) < SET_ASIDE_AT_ONCE and sum(leaving.values()) < SET_ASIDE_BYTES_MAX
+        return len(leaving) < self.tuning.set_aside_at_once and sum(leaving.values()) < self.tuning.set_aside_bytes_max
 
     @property
     def _held_max(self) -> int:
@@ -189,8 +180,9 @@ class Dispatcher:
         if allowance == 0:
             return 0
         if limits.new or allowance is not None:
-            return _HELD_EACH * limits.able + len(self._retries)
-        return HELD_MAX if limits.quick else min(HELD_MAX, HELD_MAX // 2 + len(self._retries))
+            return self.tuning.held_per_attempt * limits.able + len(self._retries)
+        held_max = self.tuning.held_max
+        return held_max if limits.quick else min(held_max, held_max // 2 + len(self._retries))
 
     @property
     def _running_low(self) -> bool:
@@ -294,20 +286,20 @@ class Dispatcher:
         if not waiting:  # nearly always
             return False
         most = self._held_max
-        return most > 0 and not self.limits.new and waiting >= min(WAITING_MAX, most // 2)
+        return most > 0 and not self.limits.new and waiting >= min(self.tuning.key_waiting_max, most // 2)
 
     @property
     def _many_fail(self) -> bool:
         most = self._held_max
-        return most > 0 and len(self._retries) >= max(1, min(RETRIES_MAX, most // 2))
+        return most > 0 and len(self._retries) >= max(1, min(self.tuning.retries_max, most // 2))
 
     def _crowded(self, key: str, at_s: float) -> bool:
-        return self._many_wait and self._turns.taken_for_s(key, at_s) >= CROWDED_AFTER_S
+        return self._many_wait and self._turns.taken_for_s(key, at_s) >= self.tuning.key_slow_s
 
     def _make_room(self) -> None:
         """Too many wait for others of their keys: those whose keys are not quick leave their windows."""
         at_s = self._loop.time()
-        for key in self._turns.held_for(at_s, CROWDED_AFTER_S):
+        for key in self._turns.held_for(at_s, self.tuning.key_slow_s):
             for delivery in self._turns.send_away(key):
                 if delivery.owed is None:
                     self._put_aside(delivery, None, None, now_ms())
@@ -336,7 +328,7 @@ class Dispatcher:
         at_ms = now_ms()
         if message.deliver_at_ms <= at_ms:
             return True
-        if message.deliver_at_ms - at_ms <= NEAR_MS and self._held <= self._held_max // 2:
+        if message.deliver_at_ms - at_ms <= self.tuning.near_ms and self._held <= self._held_max // 2:
             self._wait(delivery, message.deliver_at_ms, "scheduled")
         else:
             self._put_aside(delivery, None, None, message.deliver_at_ms)
@@ -569,8 +561,8 @@ class Dispatcher:
             attempts,
             self._policy,
             at_ms=at_ms,
-            set_aside_after_ms=SET_ASIDE_AFTER_MS,
-            jitter=random(),  # noqa: S311 - it spreads retries, it guards nothing
+            set_aside_after_ms=self.tuning.set_aside_after_ms,
+            jitter=self._dice(),
         )
         match verdict.decision:
             case Decision.AGAIN:
@@ -582,7 +574,7 @@ class Dispatcher:
                 self._away(delivery)
             case Decision.PUT_OFF:
                 self._note_error("dns", delivery.stream)
-                self._wait(delivery, at_ms + PUT_OFF_MS, "put off")
+                self._wait(delivery, at_ms + self.tuning.put_off_ms, "put off")
                 self._touch(delivery.stream)
                 self._stand_down_if_away()
             case _:

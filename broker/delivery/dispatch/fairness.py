@@ -11,19 +11,14 @@ import resource
 import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from broker.core.flow import fair_share
-from broker.delivery.dispatch.limits import ATTEMPTS_MAX, FIRST, SLOW
+from broker.delivery.dispatch.limits import FIRST, SLOW
+from broker.delivery.tuning import TUNED, Tuning
 
 if TYPE_CHECKING:
     from broker.delivery.dispatch.dispatcher import Dispatcher
-
-ATTEMPTS_LEAST: Final = 2  # under way, however many there are
-HELD_BYTES_MAX: Final = 4 << 20  # of messages that one dispatcher holds
-ALL_HELD_BYTES_MAX: Final = 128 << 20
-HELD_BYTES_LEAST: Final = 64 << 10
-SOCKETS_KEPT: Final = 256  # of the files that the process may have open: for Kafka, probes, logs
 
 
 class Sockets:
@@ -34,8 +29,9 @@ class Sockets:
 
     __slots__ = ("_crowded", "_most", "open")
 
-    def __init__(self, most: int | None = None) -> None:
-        self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SOCKETS_KEPT if most is None else most
+    def __init__(self, most: int | None = None, tuning: Tuning = TUNED) -> None:
+        files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most = files_max - tuning.sockets_kept if most is None else most
         self._crowded = self._most * 3 // 4
         self.open = 0
 
@@ -70,7 +66,7 @@ class Processor:
         return 0.0
 
 
-def share_out(dispatchers: Iterable[Dispatcher]) -> None:
+def share_out(dispatchers: Iterable[Dispatcher], tuning: Tuning = TUNED) -> None:
     """Attempts under way, and memory: the quick share all of it, the slow what those leave, then the others.
 
     dispatchers: those that have something to do.
@@ -80,12 +76,12 @@ def share_out(dispatchers: Iterable[Dispatcher]) -> None:
         ranks[dispatcher.limits.rank].append(dispatcher)
     attempts_used = bytes_used = 0
     for rank in ranks:
-        _share_out(rank, attempts_used=attempts_used, bytes_used=bytes_used)
+        _share_out(rank, tuning, attempts_used=attempts_used, bytes_used=bytes_used)
         attempts_used += sum(dispatcher.busy for dispatcher in rank)
         bytes_used += sum(dispatcher.held_bytes for dispatcher in rank)
 
 
-def _share_out(dispatchers: Collection[Dispatcher], *, attempts_used: int, bytes_used: int) -> None:
+def _share_out(dispatchers: Collection[Dispatcher], tuning: Tuning, *, attempts_used: int, bytes_used: int) -> None:
     """Among these, those before them having used so much."""
     hungry, used = 0, attempts_used
     for dispatcher in dispatchers:
@@ -93,11 +89,11 @@ def _share_out(dispatchers: Collection[Dispatcher], *, attempts_used: int, bytes
             hungry += 1
         else:
             used += dispatcher.busy
-    attempts = fair_share(ATTEMPTS_MAX, used=used, hungry=hungry, least=ATTEMPTS_LEAST)
-    held = fair_share(ALL_HELD_BYTES_MAX, used=bytes_used, hungry=len(dispatchers), least=HELD_BYTES_LEAST)
+    attempts = fair_share(tuning.attempts_max, used=used, hungry=hungry, least=tuning.attempts_min)
+    held = fair_share(tuning.all_held_bytes_max, used=bytes_used, hungry=len(dispatchers), least=tuning.held_bytes_min)
     for dispatcher in dispatchers:
         dispatcher.limits.share = attempts
-        dispatcher.bytes_share = min(HELD_BYTES_MAX, held)
+        dispatcher.bytes_share = min(tuning.held_bytes_max, held)
 
 
 def let_begin(dispatchers: Iterable[Dispatcher], begins: int, *, turn: int) -> list[Dispatcher]:

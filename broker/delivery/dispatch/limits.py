@@ -6,22 +6,12 @@ these (broker/core/flow.py, circuit.py), what all listeners share (fairness.py).
 
 from __future__ import annotations
 
-from typing import Final
-
 from broker.core.circuit import Circuit, State
 from broker.core.events import ListenerSettings
 from broker.core.flow import Flow, Pace, Share
+from broker.delivery.tuning import TUNED, Tuning
 
-ATTEMPTS_MAX: Final = 1024  # under way in one worker: docs/decisions/0007
-SLOW_MS: Final = 250  # a listener whose answers take as long, on average, shares what may begin with others such
-FAILING: Final = 0.25  # a listener that fails more of its attempts than this, on average, comes after all others
 FIRST, SLOW, FAILS = range(3)  # ranks
-_NEW_MAX: Final = 2  # attempts at once to one that has not answered yet
-_WEIGHT: Final = 8  # the last so many answers count for most of an average
-_TOOK_MS_MAX: Final = 2 * SLOW_MS  # that counts: one answer that took long does not make a quick listener slow
-_PUSH_BACK_S_MAX: Final = 60
-_RATE_BURST_S: Final = 0.1
-_RATE_MIN: Final = 0.001
 
 
 class Limits:
@@ -37,18 +27,21 @@ class Limits:
     gives_way: bool
 
     __slots__ = (
-        *("_circuit", "_pace", "_pushed_back_until_ms", "_replay", "_samples", "_too_early"),
+        *("_circuit", "_pace", "_pushed_back_until_ms", "_replay", "_samples", "_too_early", "_tuning"),
         *("begins", "failing", "flow", "gives_way", "rank", "share", "took_ms"),
     )
 
-    def __init__(self, circuit: Circuit, settings: ListenerSettings, *, replay: bool = False) -> None:
+    def __init__(
+        self, circuit: Circuit, settings: ListenerSettings, tuning: Tuning = TUNED, *, replay: bool = False
+    ) -> None:
+        self._tuning = tuning
         self._circuit = circuit
         self._replay = replay
         self.flow = Flow(settings.max_in_flight)
-        self.share = ATTEMPTS_MAX
+        self.share = tuning.attempts_max
         self.begins = 1
         self.took_ms: float | None = None
-        self._samples = _WEIGHT
+        self._samples = tuning.answers_weighed
         self.failing = 0.0
         self._pace: Pace | None = None
         self._pushed_back_until_ms = 0
@@ -58,11 +51,15 @@ class Limits:
     def update(self, settings: ListenerSettings, share: Share) -> None:
         """The listener's settings, or this worker's share of all that it may have, have changed."""
         self.flow.resize(share.of(settings.max_in_flight))
-        rate_per_s = None if settings.rate_per_s is None else max(settings.rate_per_s * share.partitions, _RATE_MIN)
+        rate_per_s = (
+            None
+            if settings.rate_per_s is None
+            else max(settings.rate_per_s * share.partitions, self._tuning.rate_min_per_s)
+        )
         if rate_per_s is None:
             self._pace, self._too_early = None, False
         elif self._pace is None or self._pace.rate_per_s != rate_per_s:
-            self._pace = Pace(rate_per_s, burst_s=_RATE_BURST_S)
+            self._pace = Pace(rate_per_s, burst_s=self._tuning.rate_burst_s)
 
     def most(self, busy: int) -> int:
         """How many may be under way, so many being so now."""
@@ -77,7 +74,7 @@ class Limits:
         most, allowance = self.flow.limit, self._circuit.allowance
         if allowance is not None and allowance < most:
             most = allowance
-        return _NEW_MAX if self.new and most > _NEW_MAX else most
+        return min(most, self._tuning.attempts_new_max) if self.new else most
 
     def begin(self, at_s: float) -> bool:
         """Count one attempt that most() allows, if the rate does, too. at_s: the event loop's time."""
@@ -90,11 +87,12 @@ class Limits:
 
     def took(self, took_ms: int) -> None:
         """An attempt was answered, and that was no fault. took_ms: until all of the answer was there."""
-        known, took_ms = self.took_ms, min(took_ms, _TOOK_MS_MAX)
+        tuning = self._tuning
+        known, took_ms = self.took_ms, min(took_ms, tuning.took_ms_max)
         if known is None:
             self.took_ms, self._samples = took_ms, 1
         else:
-            if self._samples < _WEIGHT:  # the first may have been an exception
+            if self._samples < tuning.answers_weighed:  # the first may have been an exception
                 self._samples += 1
             self.took_ms = known + (took_ms - known) / self._samples
         self._judge()
@@ -108,13 +106,13 @@ class Limits:
         """An attempt was taken."""
         self.flow.succeeded()
         if self.failing:
-            failing = 0.0 if self.new else self.failing * (1 - 1 / _WEIGHT)
+            failing = 0.0 if self.new else self.failing * (1 - 1 / self._tuning.answers_weighed)
             self.failing = failing if failing > 1 / 100 else 0.0
             self._judge()
 
     def failed(self) -> None:
         """An attempt was not taken, for whatever reason."""
-        self.failing = 1.0 if self.new else self.failing + (1 - self.failing) / _WEIGHT
+        self.failing = 1.0 if self.new else self.failing + (1 - self.failing) / self._tuning.answers_weighed
         self._judge()
 
     @property
@@ -137,16 +135,16 @@ class Limits:
 
     def _judge(self) -> None:
         took_ms = self.took_ms
-        if took_ms is None or self.failing > FAILING:
+        if took_ms is None or self.failing > self._tuning.failing:
             self.rank = FAILS
         else:
-            self.rank = SLOW if took_ms >= SLOW_MS or self._replay else FIRST
+            self.rank = SLOW if took_ms >= self._tuning.slow_ms or self._replay else FIRST
         self.gives_way = self.rank != FIRST
 
     @property
     def quick(self) -> bool:
         """Whether it is known to answer soon: what it waits for may come at any moment."""
-        return self.took_ms is not None and self.took_ms < SLOW_MS
+        return self.took_ms is not None and self.took_ms < self._tuning.slow_ms
 
     def begin_anew(self) -> None:
         """It is up again: what it took before says nothing of it now, and its first attempt is made at once."""
@@ -157,7 +155,7 @@ class Limits:
         """The listener has too much to do (429, 503, no answer in time). retry_after_s: how long to let it alone."""
         self.flow.pushed_back(at_ms)
         if retry_after_s:
-            self._pushed_back_until_ms = at_ms + min(retry_after_s, _PUSH_BACK_S_MAX) * 1000
+            self._pushed_back_until_ms = at_ms + min(retry_after_s, self._tuning.push_back_s_max) * 1000
 
     def let_alone(self, at_ms: int) -> bool:
         """Whether the listener has asked to be let alone, and the time is not over."""

@@ -6,7 +6,7 @@ how often it is asked, and who comes first (broker/core/probes.py).
 A replay to a URL without a liveness_url has that URL asked instead, and whatever it answers will do, but for 5xx: what
 takes a POST may well refuse a GET.
 
-One probe per listener and worker. PROBES_MOST of them begin in a tick, whoever is down, and fewer while the machine is
+One probe per listener and worker. `probes_max` of them begin in a tick, whoever is down, and fewer while the machine is
 busy: who was down for long waits then, who has just gone does not (docs/decisions/0002).
 """
 
@@ -15,46 +15,44 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections.abc import Callable
 from functools import partial
-from random import random
-from typing import Final
 
 from broker.core.circuit import State
 from broker.core.probes import Probes, interval_ms
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import now_ms
+from broker.delivery.tuning import TUNED, Tuning
 from broker.outbound.addresses import Resolver, parse_url
 from broker.outbound.single_request import ask
 
 log = logging.getLogger(__name__)
 
-_TICKS_PER_S: Final = 20  # worker.py's
-PROBES_MOST: Final = 50  # in a tick, where very many have gone at once and the machine has time to spare
-_PROBES_CALM: Final = 10  # in a tick; what the others' turns are reckoned with
-PROBES_LEAST: Final = 2  # of which one is for who has just gone
-_BEGINS_PER_PROBE: Final = 2  # what the slow may begin in a tick: both give way together
-PROBE_TIMEOUT_S: Final = 3.0
-_JITTER: Final = 0.2
 
-
-async def alive(url: str, resolver: Resolver, tls: ssl.SSLContext, *, below: int = 300) -> bool:
+async def alive(
+    url: str, resolver: Resolver, tls: ssl.SSLContext, *, below: int = 300, timeout_s: float = TUNED.probe_timeout_s
+) -> bool:
     """Whether a GET of the liveness_url is answered in time, with 200 to below."""
     target = parse_url(url)
     head = f"GET {target.target} HTTP/1.1\r\nhost: {target.authority}\r\nuser-agent: everput\r\n"
     request = f"{head}connection: close\r\n\r\n".encode("latin-1")
-    status = (await ask(request, target, resolver, tls, timeout_s=PROBE_TIMEOUT_S)).status
+    status = (await ask(request, target, resolver, tls, timeout_s=timeout_s)).status
     return status is not None and 200 <= status < below
 
 
 class Liveness:
     """The listeners of one worker that are down."""
 
-    def __init__(self, resolver: Resolver, tls: ssl.SSLContext) -> None:
+    def __init__(
+        self, resolver: Resolver, tls: ssl.SSLContext, dice: Callable[[], float], tuning: Tuning = TUNED
+    ) -> None:
+        self._tuning = tuning
+        self._dice = dice
         self._resolver = resolver
         self._tls = tls
         self._probes: Probes[Dispatcher] = Probes()
         self._asking: set[asyncio.Task[None]] = set()
-        self._per_s = _PROBES_CALM * _TICKS_PER_S
+        self._per_s = round(tuning.probes_calm / tuning.tick_s)
         self.down: set[Dispatcher] = set()  # each has its turn in _probes or is being asked
 
     def watch(self, dispatcher: Dispatcher) -> None:
@@ -65,9 +63,9 @@ class Liveness:
 
     def tick(self, *, begins: int) -> None:
         """Begin the probes that are due, as many as there may be. begins: as core/flow.py's Gate says."""
-        at_ms = now_ms()
-        most = max(PROBES_LEAST, min(PROBES_MOST, begins // _BEGINS_PER_PROBE))
-        self._per_s = min(most, _PROBES_CALM) * _TICKS_PER_S
+        at_ms, tuning = now_ms(), self._tuning
+        most = max(tuning.probes_min, min(tuning.probes_max, begins // tuning.permits_per_probe))
+        self._per_s = round(min(most, tuning.probes_calm) / tuning.tick_s)
         while most:
             dispatcher = self._probes.next(at_ms)
             if dispatcher is None:
@@ -96,10 +94,12 @@ class Liveness:
     async def _ask(self, dispatcher: Dispatcher) -> None:
         listener, circuit = dispatcher.listener, dispatcher.circuit
         below = 300 if listener.has_liveness_url else 500
-        answer = await alive(listener.liveness_url, self._resolver, self._tls, below=below)
+        answer = await alive(
+            listener.liveness_url, self._resolver, self._tls, below=below, timeout_s=self._tuning.probe_timeout_s
+        )
         at_ms = now_ms()
         wait_ms = interval_ms(at_ms - circuit.down_since_ms, listeners=len(self.down), per_s=self._per_s)
-        spread_ms = int(wait_ms * (1 - _JITTER * random()))  # noqa: S311 - it spreads probes, it guards nothing
+        spread_ms = int(wait_ms * (1 - self._tuning.probe_jitter * self._dice()))
         if circuit.probed(alive=answer, at_ms=at_ms, interval_ms=spread_ms):
             log.warning("circuit.probation listener=%s", listener.id)
             dispatcher.wake()

@@ -6,17 +6,16 @@ logged, nor the record of each attempt, which is in `deliveries` (stream.py).
 
 from __future__ import annotations
 
-from typing import Final
-
-LINES_MAX: Final = 3  # a second
+from broker.delivery.tuning import TUNED, Tuning
 
 
 class LogRateLimit:
     """Of one listener and one kind of line."""
 
-    __slots__ = ("_left_out", "_second", "_told")
+    __slots__ = ("_left_out", "_lines_max", "_second", "_told")
 
-    def __init__(self) -> None:
+    def __init__(self, tuning: Tuning = TUNED) -> None:
+        self._lines_max = tuning.log_lines_per_s
         self._second = self._told = self._left_out = 0
 
     def left_out(self, at_ms: int) -> int | None:
@@ -24,7 +23,7 @@ class LogRateLimit:
         second = at_ms // 1000
         if second != self._second:
             self._second, self._told = second, 0
-        if self._told == LINES_MAX:
+        if self._told == self._lines_max:
             self._left_out += 1
             return None
         self._told += 1

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STRETCH_BYTES_FIRST = 64 << 10  # room for some tens of messages
 _ROWS_MAX = 5_000  # of an event: 300 KB at most
 
 Row = tuple[int, int, int, int, int]  # as in DeliveriesSettled.rows, and when the message was put, or its time came
@@ -121,7 +120,7 @@ class Stream:
         self.dirty = False
         self.pressing = False
         self.requested = False
-        self.stretch_bytes = STRETCH_BYTES_FIRST
+        self.stretch_bytes = dispatcher.tuning.fetch_bytes_first
         self.set_aside_below = 0
         self.owed: set[Delivery] = set()
         replay = dispatcher.listener.replay

@@ -17,13 +17,12 @@ import logging
 from collections.abc import Collection
 from typing import Final, Protocol
 
+from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable, ViewBehind
 from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-LOOK_S: Final = 60.0
-AGAIN_S: Final = 5.0  # after something was found, or could not be looked for: another worker may be behind
 _DELETES_CURSORS: Final = 0  # the owner of this partition of `messages` does it for all
 
 
@@ -54,7 +53,9 @@ class EndedListeners:
         outstanding: Outstanding,
         partitions: Collection[int],
         dispatchers: Collection[str],
+        tuning: Tuning = TUNED,
     ) -> None:
+        self._tuning = tuning
         self._cursors = cursors
         self._view = view
         self._checkpoints = checkpoints
@@ -70,7 +71,7 @@ class EndedListeners:
     async def run(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
+                async with asyncio.timeout(self._tuning.ended_look_s):
                     await self._wake.wait()
             self._wake.clear()
             try:
@@ -79,7 +80,7 @@ class EndedListeners:
                 log.warning("endings.wait error=%s", error)
                 again = True
             if again:
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(self._tuning.ended_again_s)
                 self.look()
 
     async def clear(self) -> bool:

@@ -13,15 +13,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, Protocol
+from typing import Protocol
 
 from broker.core.events import ControlEvent, ReplayAdvanced
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.reading.partition import Partition
+from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import BrokerError
-
-LOOK_S: Final = 1.0
 
 
 class Outstanding(Protocol):
@@ -37,7 +36,9 @@ class ReplayProgress:
         partitions: Mapping[int, Partition],
         dispatchers: Mapping[str, Dispatcher],
         outstanding: Outstanding,
+        tuning: Tuning = TUNED,
     ) -> None:
+        self._look_s = tuning.replay_look_s
         self._append = append
         self._partitions = partitions
         self._dispatchers = dispatchers
@@ -45,7 +46,7 @@ class ReplayProgress:
 
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(self._look_s)
             for replay_id in [
                 one for one, dispatcher in self._dispatchers.items() if dispatcher.listener.replay is not None
             ]:

@@ -16,20 +16,16 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from broker.core.changes import CLOCK_SKEW_MS
 from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.ports import CursorStore, DeliveryLog
+from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable, ViewBehind
 from broker.ports import EARLIEST, LATEST, DirectoryView
 
 log = logging.getLogger(__name__)
-
-LOOK_S: Final = 600.0
-SET_ASIDE_LISTENERS: Final = 4  # whose messages are set aside at once: 64 messages, or 1 MiB, of each
-SET_ASIDE_S: Final = 10.0  # of one listener, before others have their turn
-_PAUSE_S: Final = 0.05
 
 
 class Kept(Protocol):
@@ -69,7 +65,9 @@ class Retention:
         dispatchers: Mapping[str, Lagging],
         retain_s: int | None,
         assure: Callable[[], Awaitable[None]],
+        tuning: Tuning = TUNED,
     ) -> None:
+        self._tuning = tuning
         self._assure = assure
         self._requests = event_log.requests
         self._messages = event_log.messages.name
@@ -83,7 +81,7 @@ class Retention:
 
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(self._tuning.retention_look_s)
             if self._retain_s is not None:
                 try:
                     await self.sweep(now_ms() - self._retain_s * 1000)
@@ -117,22 +115,22 @@ class Retention:
             kept_ms = _earlier(before_ms, self._outstanding.oldest_put_ms(partition))
             await self._delete(partition, bare_ms, min(low, ends[partition]), changes_ms=kept_ms)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_S):
+            async with asyncio.timeout(self._tuning.retention_look_s):
                 await self._set_aside(lags)
 
     async def _set_aside(self, lags: deque[_Lag]) -> None:
         """Have each listener set aside what it lacks: a few at a time, so that little is held, and each for a while."""
         while lags:
-            some = [lags.popleft() for _ in range(min(len(lags), SET_ASIDE_LISTENERS))]
+            some = [lags.popleft() for _ in range(min(len(lags), self._tuning.set_aside_listeners))]
             for lag in some:
                 dispatcher = self._dispatchers.get(lag.listener_id)
                 if dispatcher is not None and lag.partition in self._partitions:
                     dispatcher.set_aside(lag.partition, lag.below)
             try:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(SET_ASIDE_S):
+                    async with asyncio.timeout(self._tuning.set_aside_s):
                         while any(map(self._sets_aside, some)):
-                            await asyncio.sleep(_PAUSE_S)
+                            await asyncio.sleep(self._tuning.set_aside_look_s)
                 lags.extend(filter(self._sets_aside, some))
             finally:
                 for lag in some:

@@ -8,7 +8,6 @@ Where it is not known which messages they are, nor whose, the record stands for 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Final
 
 from broker.core.directory import Listener
 from broker.core.events import DAMAGED, DeliveryParked, DeliverySetAside, KeptDelivery, encode
@@ -19,8 +18,7 @@ from broker.delivery.outstanding.entry import Owed, owed_by, owed_key
 from broker.delivery.outstanding.records import KeptRecords
 from broker.delivery.ports import Appender
 from broker.delivery.reading.message import Message
-
-_AT_ONCE: Final = 500  # records that are appended together
+from broker.delivery.tuning import TUNED, Tuning
 
 
 class DamagedDeliveries:
@@ -34,7 +32,9 @@ class DamagedDeliveries:
         enter: Callable[[Owed], None],
         remove: Callable[[Owed], bool],
         assure: Callable[[], Awaitable[None]],
+        tuning: Tuning = TUNED,
     ) -> None:
+        self._at_once = tuning.damaged_at_once
         self._topic = topic
         self._records = records
         self._dispatchers = dispatchers
@@ -48,9 +48,9 @@ class DamagedDeliveries:
         The records are to be entered by the caller, if the partition is still owned then.
         """
         events = [_parked(listener, partition, first, last) for listener, first, last in ranges]
-        for at in range(0, len(events), _AT_ONCE):
+        for at in range(0, len(events), self._at_once):
             await self._assure()
-            await self._topic.append({partition: [_record(event) for event in events[at : at + _AT_ONCE]]})
+            await self._topic.append({partition: [_record(event) for event in events[at : at + self._at_once]]})
         return list(events)
 
     async def park_again(self, owed: Owed) -> None:

@@ -16,9 +16,9 @@ from typing import Any, Final
 
 from broker.core.ids import parse_message_id
 from broker.delivery.outstanding.entry import Key, Line, Owed
+from broker.delivery.tuning import TUNED
 
 BEGIN: Final = (-1, -1)
-CACHE_KIB: Final = 16 << 10
 
 # queued_ms: from when on it is looked at; null while it is parked, behind others of its line, or taken.
 # Neither the scheduled (no redrive concerns them) nor what has no ordering key are in indices they do not need.
@@ -28,7 +28,6 @@ _WAITING: Final = "due_ms IS NOT NULL AND (number > 0 OR ordering_key IS NOT NUL
 _SCHEMA: Final = f"""
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
-PRAGMA cache_size = -{CACHE_KIB};
 CREATE TABLE owed (
   id INTEGER PRIMARY KEY, partition INTEGER, message TEXT, listener INTEGER, place INTEGER, ordering_key TEXT,
   offset INTEGER, number INTEGER, redrives INTEGER, forgiven INTEGER, since_ms INTEGER, first_at_ms INTEGER,
@@ -62,7 +61,8 @@ class Count:
 class Ledger:
     """Of one worker. counts: by listener id. in_line: how many wait in the lines of ordering keys."""
 
-    def __init__(self) -> None:
+    def __init__(self, cache_kib: int = TUNED.index_cache_kib) -> None:
+        self._cache_kib = cache_kib
         self.counts: dict[str, Count] = {}
         self.in_line = 0
         self._rows = 0
@@ -249,6 +249,7 @@ class Ledger:
         if self._opened is None:
             self._opened = sqlite3.connect("", isolation_level=None)
             self._opened.executescript(_SCHEMA)
+            self._opened.execute(f"PRAGMA cache_size = -{self._cache_kib}")
         return self._opened
 
     def _one(self, sql: str, values: Sequence[Any]) -> Owed | None:

@@ -16,19 +16,27 @@ from broker.core.events import BARE, DeliveryAttempted, KeptDelivery, decode
 from broker.delivery.outstanding.entry import Key, Owed, ids_in, kept_message, owed_by
 from broker.delivery.ports import Appender, LogReader
 from broker.delivery.reading.message import Message, messages
+from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogDamaged, LogUnavailable, UnknownEvent
 from broker.ports import EARLIEST, LATEST, OffsetTooOld
 
 log = logging.getLogger(__name__)
 
 _RECORD_BYTES: Final = 1  # Kafka then answers with one batch, and that is the record and few others
-_STRETCH_BYTES: Final = 1 << 20
 
 
 class KeptRecords:
     """messages_topic: the name of `messages`."""
 
-    def __init__(self, topic: Appender, requests: LogReader, messages_topic: str, deliveries_topic: str | None) -> None:
+    def __init__(
+        self,
+        topic: Appender,
+        requests: LogReader,
+        messages_topic: str,
+        deliveries_topic: str | None,
+        tuning: Tuning = TUNED,
+    ) -> None:
+        self._more_bytes = tuning.record_bytes_more
         self._requests = requests
         self._deliveries_topic = deliveries_topic
         self._topic = topic
@@ -108,7 +116,7 @@ class KeptRecords:
                 if stretch.next_offset <= at or stretch.next_offset >= stretch.end_offset:
                     behind = stretch.end_offset <= owed.offset
                     break
-                at, size = stretch.next_offset, _STRETCH_BYTES
+                at, size = stretch.next_offset, self._more_bytes
         if buried:
             return None
         log.error("outstanding.record_gone partition=%d offset=%d", owed.partition, owed.offset)

@@ -15,7 +15,6 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from broker.core.damage import Damage, DamagedRange
 from broker.core.delivery import DROPPED
@@ -32,19 +31,11 @@ from broker.delivery.outstanding.records import KeptRecords
 from broker.delivery.ports import Appender, LogReader
 from broker.delivery.reading.message import Message
 from broker.delivery.reading.partition import Partition
+from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogDamaged, LogUnavailable
 from broker.ports import Count
 
 log = logging.getLogger(__name__)
-
-_PAUSE_S: Final = 0.5
-_AT_ONCE_MAX: Final = 16  # records read at once, and so messages held besides the dispatchers'
-_AT_ONCE_EACH_MAX: Final = 8  # of one listener
-_LOOKS_MAX: Final = 256  # at those that are due or redriven, for some that may be tried: a few milliseconds
-_LOOKS_EACH_MAX: Final = 32  # of one listener, and as many again the next time
-_REDRIVEN_MAX: Final = 16  # of one listener that are made due, before others have their turn
-_IN_LINE_MAX: Final = 8  # of one line that its dispatcher has, or waits to have
-_ROWS: Final = 32  # of the ledger that are read, or taken out, before others run: about a millisecond
 
 
 @dataclass(slots=True)
@@ -76,14 +67,16 @@ class Outstanding:
         assure: Callable[[], Awaitable[None]],
         count: Count | None = None,
         deliveries_topic: str | None = None,
+        tuning: Tuning = TUNED,
     ) -> None:
+        self._tuning = tuning
         self._assure = assure
         self._count = count
         self._topic = topic
-        self._records = KeptRecords(topic, requests, messages_topic, deliveries_topic)
+        self._records = KeptRecords(topic, requests, messages_topic, deliveries_topic, tuning)
         self._partitions = partitions
         self._dispatchers = dispatchers
-        self._ledger = Ledger()
+        self._ledger = Ledger(tuning.index_cache_kib)
         self._owned: set[int] = set()
         self._reading: dict[int, object] = {}
         self._taken: dict[int, Owed] = {}  # by row: their dispatchers have them, or get them in a moment
@@ -97,7 +90,7 @@ class Outstanding:
         self._redrives_done: dict[str, int] = {}
         self._wake = asyncio.Event()
         self._settled: dict[int, list[tuple[bytes, bytes | None]]] = {}
-        self._damaged = DamagedDeliveries(topic, self._records, dispatchers, self._enter, self._remove, assure)
+        self._damaged = DamagedDeliveries(topic, self._records, dispatchers, self._enter, self._remove, assure, tuning)
 
     # Ownership
 
@@ -108,11 +101,13 @@ class Outstanding:
         def current() -> bool:
             return self._reading.get(partition) is reading
 
-        while current() and (before := self._ledger.of_partition(partition, limit=_ROWS)):  # of a try that failed
+        while current() and (
+            before := self._ledger.of_partition(partition, limit=self._tuning.rows_at_once)
+        ):  # of a try that failed
             for owed in before:
                 self._ledger.remove(owed)
             await asyncio.sleep(0)
-        async for rows in self._records.all_of(partition, at_once=_ROWS):
+        async for rows in self._records.all_of(partition, at_once=self._tuning.rows_at_once):
             if not current():
                 return
             self._found(partition, rows)
@@ -185,7 +180,7 @@ class Outstanding:
                     break
                 offset = await self._topic.append_one(stream.partition, key, value)
             except LogUnavailable:
-                await asyncio.sleep(_PAUSE_S)
+                await asyncio.sleep(self._tuning.append_pause_s)
                 continue
             if self._count is not None and counts:
                 self._count(event.organization_id, 2 * len(value))  # compaction begins when half is out of date
@@ -225,7 +220,7 @@ class Outstanding:
         """What was damaged can be read again: try what was parked for it. given_up: cancel it instead."""
         at = -1
         while partition in self._owned and (
-            rows := self._ledger.at_offsets(partition, first, last, after_id=at, limit=_ROWS)
+            rows := self._ledger.at_offsets(partition, first, last, after_id=at, limit=self._tuning.rows_at_once)
         ):
             at = rows[-1].id
             for owed in rows:
@@ -239,7 +234,9 @@ class Outstanding:
     async def review(self, partition: int, damage: Damage, given_up: Damage) -> None:
         """A partition was taken over: see to what was mended or given up while nobody owned it."""
         at = -1
-        while partition in self._owned and (rows := self._ledger.stand_ins(partition, after_id=at, limit=_ROWS)):
+        while partition in self._owned and (
+            rows := self._ledger.stand_ins(partition, after_id=at, limit=self._tuning.rows_at_once)
+        ):
             at = rows[-1].id
             for owed in rows:
                 where = parse_damaged_id(owed.message_id)
@@ -349,7 +346,7 @@ class Outstanding:
         """The deliveries of these listeners are cancelled, and their tombstones written (LogUnavailable)."""
         self._coming.forget(lambda line: line[0] in listeners)
         for listener_id in [one for one in self._ledger.counts if one in listeners]:
-            while rows := self._ledger.of_listener(listener_id, limit=_ROWS):
+            while rows := self._ledger.of_listener(listener_id, limit=self._tuning.rows_at_once):
                 tombstones: dict[int, list[tuple[bytes, bytes | None]]] = {}
                 for owed in rows:
                     tombstones.setdefault(owed.partition, []).append((owed.key, None))
@@ -422,14 +419,16 @@ class Outstanding:
         """Make some of those due that its redrives concern. How many were looked at."""
         redriving = self._redriving[listener.id]
         if not redriving.named:
-            rows = self._ledger.attempted_before(listener.id, listener.redrives.of_all, limit=_REDRIVEN_MAX)
+            rows = self._ledger.attempted_before(
+                listener.id, listener.redrives.of_all, limit=self._tuning.redriven_at_once
+            )
             if not rows:
                 self._redrives_done[listener.id] = redriving.count
                 del self._redriving[listener.id]
             for owed in rows:
                 self._redrive(owed, listener)
             return len(rows)
-        named = [redriving.named.popleft() for _ in range(min(len(redriving.named), _REDRIVEN_MAX))]
+        named = [redriving.named.popleft() for _ in range(min(len(redriving.named), self._tuning.redriven_at_once))]
         for message_id in named:
             for partition in self._where(message_id):
                 found = self._ledger.find(partition, listener.id, message_id)
@@ -492,7 +491,7 @@ class Outstanding:
     def _choose(self, at_ms: int) -> tuple[list[Owed], bool]:
         """Some of those that are due: of each listener that has room a few, in turn. Whether there may be more."""
         chosen: list[Owed] = []
-        more, looks = False, _LOOKS_MAX
+        more, looks = False, self._tuning.looks_max
         for listener_id in list(self._due):
             if listener_id not in self._ledger.counts:
                 del self._due[listener_id]
@@ -505,16 +504,16 @@ class Outstanding:
                 more = True
                 looks -= self._redrive_some(dispatcher.listener)
             looks -= self._choose_of(dispatcher, at_ms, chosen)
-            if len(chosen) >= _AT_ONCE_MAX or looks <= 0:
+            if len(chosen) >= self._tuning.due_at_once or looks <= 0:
                 break
         return chosen, more
 
     def _choose_of(self, dispatcher: Dispatcher, at_ms: int, chosen: list[Owed]) -> int:
         """Of one listener. How many were looked at."""
         listener_id, looks = dispatcher.listener.id, 0
-        due, enough = self._due.pop(listener_id), len(chosen) + _AT_ONCE_EACH_MAX
-        while looks < _LOOKS_EACH_MAX and len(chosen) < enough:
-            rows = self._ledger.due(listener_id, due.until_ms, after=due.after, limit=2 * _AT_ONCE_EACH_MAX)
+        due, enough = self._due.pop(listener_id), len(chosen) + self._tuning.due_each_at_once
+        while looks < self._tuning.looks_each_max and len(chosen) < enough:
+            rows = self._ledger.due(listener_id, due.until_ms, after=due.after, limit=2 * self._tuning.due_each_at_once)
             for owed in rows:
                 if len(chosen) >= enough:
                     break
@@ -522,7 +521,7 @@ class Outstanding:
                 due.after = owed.queued_ms or 0, owed.id
                 self._try(self._fresh(owed), dispatcher, chosen, enough)
             else:
-                if len(rows) < 2 * _AT_ONCE_EACH_MAX:  # that was the last
+                if len(rows) < 2 * self._tuning.due_each_at_once:  # that was the last
                     due = _Pass(at_ms)
                     break
         next_ms = self._ledger.next_ms(listener_id) if due.after == BEGIN else at_ms
@@ -562,7 +561,7 @@ class Outstanding:
     def _first(self, line: Line) -> Owed | None:
         """The one of a line to go next, when all before it are with its dispatcher, and not too many."""
         coming = self._coming.first(line)
-        for row_id, place in self._ledger.line(line, _IN_LINE_MAX):
+        for row_id, place in self._ledger.line(line, self._tuning.key_taken_max):
             if coming is not None and coming <= place:
                 return None
             if row_id not in self._taken:

@@ -18,15 +18,12 @@ from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Stream
 from broker.delivery.reading.message import Message
 from broker.delivery.reading.partition import Partition, note_caught_up
+from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogDamaged, LogUnavailable
 
 log = logging.getLogger(__name__)
 
-_STUCK_PAUSE_S: Final = 0.05
-_STRETCH_BYTES_MIN: Final = 8 << 10
-_STRETCH_BYTES_MAX: Final = 1 << 20
 _RECORD_BYTES_MIN: Final = 128  # of a message in the log: two ids and what names its parts are more
-_AT_ONCE: Final = 8  # streams that a reader serves before it lets others run
 
 
 class Source(Protocol):
@@ -47,16 +44,16 @@ class Source(Protocol):
         Returns whether the partition was still owned when that was done (LogUnavailable)."""
 
 
-def _adapt(stream: Stream, start: int, end: int) -> None:
+def _adapt(stream: Stream, start: int, end: int, tuning: Tuning) -> None:
     """[start, end) was read for a stream: more the next time if it has taken all, less if it took not half of it.
 
     One that was down holds a few messages only, of which there may be hundreds; a queue's messages may be far between.
     """
     wanted = stream.window.wanted()
     if wanted is not None and wanted >= end:
-        stream.stretch_bytes = min(2 * stream.stretch_bytes, _STRETCH_BYTES_MAX)
+        stream.stretch_bytes = min(2 * stream.stretch_bytes, tuning.fetch_bytes_max)
     elif wanted is not None and 2 * wanted < start + end:
-        stream.stretch_bytes = max(stream.stretch_bytes // 2, _STRETCH_BYTES_MIN)
+        stream.stretch_bytes = max(stream.stretch_bytes // 2, tuning.fetch_bytes_min)
 
 
 class CatchUpQueue:
@@ -88,7 +85,8 @@ class CatchUp:
     the others are served, too.
     """
 
-    def __init__(self, source: Source, partitions: dict[int, Partition]) -> None:
+    def __init__(self, source: Source, partitions: dict[int, Partition], tuning: Tuning = TUNED) -> None:
+        self._tuning = tuning
         self._source = source
         self._partitions = partitions
         self._line = CatchUpQueue()
@@ -129,7 +127,7 @@ class CatchUp:
             await self._serve(stream)
         except LogUnavailable as error:
             log.warning("catch_up.waits partition=%d error=%s", stream.partition, error)
-            await asyncio.sleep(_STUCK_PAUSE_S)
+            await asyncio.sleep(self._tuning.stuck_pause_s)
             self._line.join(stream)
         except Exception:
             log.exception("catch_up.failed partition=%d", stream.partition)
@@ -147,12 +145,12 @@ class CatchUp:
         except LogDamaged as damage:
             await self._pass_damage(partition, damage)
             if stream.requested:
-                asyncio.get_running_loop().call_later(_STUCK_PAUSE_S, self._done, stream)
+                asyncio.get_running_loop().call_later(self._tuning.stuck_pause_s, self._done, stream)
             return
         end = min(next_offset, partition.tail)
         was_served = False
         for served, other in enumerate(list(self._lagging.get(stream.partition, ())), 1):
-            if served % _AT_ONCE == 0:
+            if served % self._tuning.streams_at_once == 0:
                 await asyncio.sleep(0)
             if not other.requested:
                 continue  # it was given up, or another read has served it
@@ -166,10 +164,10 @@ class CatchUp:
                     partition.bring(other, messages, start, end)
                     self._report_gone(other, wanted, messages, end)
                     if other is stream:
-                        _adapt(stream, start, end)
+                        _adapt(stream, start, end, self._tuning)
                     other.dispatcher.refill()
         if stream.requested and not was_served:  # it wants what the tail has not brought yet, or by now what was before
-            asyncio.get_running_loop().call_later(_STUCK_PAUSE_S, self._done, stream)
+            asyncio.get_running_loop().call_later(self._tuning.stuck_pause_s, self._done, stream)
 
     async def _pass_damage(self, partition: Partition, damage: LogDamaged) -> None:
         """All streams that lack what can't be read park what of it may be theirs, and go on after it."""
@@ -190,7 +188,7 @@ class CatchUp:
                 self._done(stream)
                 partition.pass_damage(stream, own, begin, damage.last)
                 stream.dispatcher.refill()
-            if number % _AT_ONCE == 0:
+            if number % self._tuning.streams_at_once == 0:
                 await asyncio.sleep(0)
 
     def _queues_near(self, stream: Stream, start: int) -> set[str]:

@@ -10,16 +10,14 @@ import logging
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
-from typing import Final
 
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, Stream
 from broker.delivery.reading.message import Message
+from broker.delivery.tuning import TUNED, Tuning
 
 log = logging.getLogger(__name__)
 
-RING_MAX: Final = 4096  # messages kept per partition for streams that lag a little
-RING_BYTES_MAX: Final = 2 << 20  # and their bytes in the log, per partition; decoded and signed they are twice that
 _offset = attrgetter("offset")
 
 
@@ -30,7 +28,8 @@ class Partition:
     up; one that must scan the log costs the tail nothing until a catch-up reader has brought it back.
     """
 
-    def __init__(self, number: int, tail: int) -> None:
+    def __init__(self, number: int, tail: int, tuning: Tuning = TUNED) -> None:
+        self._ring_max, self._ring_bytes_max = tuning.ring_max, tuning.ring_bytes_max
         self.number = number
         self.tail = tail
         self._placed: set[Dispatcher] = set()
@@ -74,7 +73,7 @@ class Partition:
                     stream.assignment.touched(stream)
             for dispatcher in scanning:
                 del dispatchers[dispatcher]
-        if len(ring) > RING_MAX or self._ring_bytes > RING_BYTES_MAX:
+        if len(ring) > self._ring_max or self._ring_bytes > self._ring_bytes_max:
             self._trim()
 
     @property
@@ -142,7 +141,7 @@ class Partition:
     def _trim(self) -> None:
         """Keep the newer half, so that trimming is rare."""
         ring = self._ring
-        while len(ring) > RING_MAX or self._ring_bytes > RING_BYTES_MAX:
+        while len(ring) > self._ring_max or self._ring_bytes > self._ring_bytes_max:
             cut = (len(ring) + 1) // 2
             self._ring_bytes -= sum(message.size for message in ring[:cut])
             del ring[:cut]
