@@ -9,7 +9,7 @@ READY := .venv/.installed
 help:
 	@echo "make demo    put messages, watch them arrive at listeners that fail and come back"
 	@echo "make test    the tests, with a real Kafka"
-	@echo "make check   formatting, lint, types, imports"
+	@echo "make check   formatting, lint, types, imports, words"
 	@echo "make format  put the formatting right"
 	@echo "make soak    the fault runs of minutes"
 	@echo "make bench   how fast it is, beside its limits"
@@ -49,6 +49,7 @@ check: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.words
 
 soak: $(READY)
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -42,18 +42,22 @@ class KafkaSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """kafka: where the log is. allow_networks: addresses that listeners may have although they are not public.
+    """The settings of a process.
 
-    sealing_key: a Fernet key (url-safe base64) that encrypts the listeners' signing secrets in the log.
-    public_url: what `_links` start with; None: the address the request came to.
-    trusted_proxies: networks whose word is taken for the address that a request comes from.
-    registration: whether anybody who reaches the API may make an account.
-    requests_per_s: of an organization's keys in one API process, ten seconds' worth at once; None for no limit.
-    bytes_per_s: likewise, of the bodies of one organization's puts. queues_max, listeners_max: of one organization.
+    kafka: where the log is.
+    allow_networks: listeners' addresses that are allowed although not public.
+    sealing_key: a Fernet key (url-safe base64) that encrypts listeners' secrets in the log.
+    public_url: the base of `_links`; None: the address of the request.
+    trusted_proxies: networks of proxies whose client addresses are believed.
+    registration: anybody who reaches the API may create an account.
+    requests_per_s: of an organization's keys in one API process, with a burst of ten seconds; None for no limit.
+    bytes_per_s: likewise, of the bodies of an organization's puts.
+    queues_max, listeners_max: of one organization.
     changes_per_min: events that an organization may add to `control` through one API process; None for no limit.
-    organization_bytes_max: that the organizations of one account may store together; None for no bound.
-    retain_messages_s: settled messages older than that may be deleted; None keeps them for ever.
-    append_timeout_ms: how long a request waits for Kafka's acknowledgement. body_bytes_max: of one request.
+    organization_bytes_max: what the organizations of one account may store together; None for no bound.
+    retain_messages_s: older messages may be deleted; None keeps them for ever.
+    append_timeout_ms: how long a request waits for Kafka's acknowledgement.
+    body_bytes_max: of one request.
     """
 
     kafka: KafkaSettings

@@ -44,11 +44,11 @@ class Control(Protocol):
 
 
 class StoredBytes:
-    """Counts in one process.
+    """The count of stored bytes by organization, in one process.
 
-    bytes_max: the bound of each tenant: an account with all organizations that it made (Directory.tenant_of). An
-    organization that was made from the shell has no bound. None for no bound at all.
-    retain_s: what was stored earlier no longer counts; None: everything counts.
+    bytes_max: the bound of each tenant, which is an account with all organizations that it created
+        (Directory.tenant_of); None for no bound. An organization that the shell created has no bound.
+    retain_s: bytes stored earlier no longer count; None: all count.
     """
 
     def __init__(
@@ -64,7 +64,9 @@ class StoredBytes:
         self._recording: dict[str, asyncio.Task[None]] = {}  # by organization id
 
     def check(self, organization_id: str) -> None:
-        """StorageFull when the organization's tenant is at its bound. Costs two look-ups while a grant lasts."""
+        """Raise StorageFull when the organization's tenant is at its bound. It costs two look-ups while a grant
+        lasts.
+        """
         tenant = self._tenant_of(organization_id)
         if self._left.get(tenant, 0) <= 0:
             self._grant(tenant, organization_id)
@@ -80,7 +82,7 @@ class StoredBytes:
         counts[organization_id] += size
 
     def count(self, organization_id: str, size: int) -> None:
-        """Count a record that is stored whatever the bound is: a worker's, of deliveries."""
+        """Count a record that is stored whatever the bound is: a worker's record of deliveries."""
         self.add(organization_id, size)
         tenant = self._tenant_of(organization_id)
         if self._left[tenant] <= 0:
@@ -111,7 +113,9 @@ class StoredBytes:
         return recorded + self._unrecorded_of(self._tenant_of(organization_id)).get(organization_id, 0)
 
     def bound(self, organization_id: str) -> int | None:
-        """The most bytes that the organization may store, beside the others of its tenant; None for no bound."""
+        """Return the most bytes that the organization may store beside its tenant's other organizations; None for no
+        bound.
+        """
         bound = self._bound_of(organization_id)
         if bound is None:
             return None
@@ -141,7 +145,7 @@ class StoredBytes:
         return self._view.state.tenant_of(organization_id)
 
     def _bound_of(self, organization_id: str) -> int | None:
-        """The bound of the organization's tenant."""
+        """Return the bound of the organization's tenant."""
         organization = self._view.state.organizations.get(organization_id)
         return None if organization is None or organization.by_shell else self._bytes_max
 

@@ -157,7 +157,7 @@ class LogReader:
 
 
 class _Reading:
-    """One reading of a range."""
+    """A reading of one range."""
 
     def __init__(
         self,

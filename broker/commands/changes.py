@@ -111,10 +111,11 @@ async def update_message(
     if_match: Versions | None = None,
     count: Count | None = None,
 ) -> tuple[StoredMessage, dict[str, str]]:
-    """The message with its new data, and by listener id the state of its delivery when that came to count.
+    """Update a message. Return it with its new data, and by listener id the state of its delivery at that moment.
 
-    `delivered` had what it was before; `pending`, `retrying` and `parked` get the new data; `unknown`: not known which.
-    if_match: the versions it may be made to; of two such changes at the same moment one is made.
+    `delivered`: the listener has the former data. `pending`, `retrying` and `parked`: it gets the new data. `unknown`:
+    either.
+    if_match: the versions that may be updated; of two such updates at the same moment one fails.
     count: called with the organization and the size of what the change makes Kafka store.
     (Refused, NotFound, Changed, LogUnavailable, InDoubt)
     """
@@ -135,9 +136,9 @@ async def delete_message(
     if_match: Versions | None = None,
     count: Count | None = None,
 ) -> tuple[StoredMessage, dict[str, str]]:
-    """The message as it was, and by listener id the state of its delivery now.
+    """Delete a message. Return it as it was, and by listener id the state of its delivery.
 
-    `delivered` had it, `cancelled` does not get it; `unknown`: not known whether it had it; it gets it no more.
+    `delivered`: the listener has it. `cancelled`: it does not get it. `unknown`: it may have it already.
     if_match, count: as for update_message() (NotFound, Changed, LogUnavailable, InDoubt).
     """
     found = await find_message(log, queue, message_id)

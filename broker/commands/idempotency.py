@@ -39,9 +39,12 @@ class Stored(NamedTuple):
 
 
 class Idempotency:
-    """append_timeout_ms: after it a claim's holder no longer puts anything. clock: milliseconds since the epoch.
+    """The puts with an Idempotency-Key.
 
-    check_room: raises where an organization may store nothing more. count: called with the size of each claim.
+    append_timeout_ms: after it, a claim's holder puts nothing more.
+    clock: milliseconds since the epoch.
+    check_room: raises if an organization may store nothing more.
+    count: called with the size of each claim.
     """
 
     def __init__(

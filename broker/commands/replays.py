@@ -119,9 +119,9 @@ class ReplayCommands:
         asked: ReplayInput,
         count: Count = lambda _, __: None,
     ) -> Replay:
-        """A replay that has begun (Refused, NotFound, LogUnavailable).
+        """Begin a replay (Refused, NotFound, LogUnavailable).
 
-        count: called with the organization and the bytes of the offsets that the event has; it may raise.
+        count: called with the organization and the bytes of the picked offsets in the event; it may raise.
         """
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)

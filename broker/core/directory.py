@@ -215,11 +215,11 @@ class Directory:
         return organization_id if organization is None else organization.founder or organization_id
 
     def founded_count(self, account_id: str) -> int:
-        """How many organizations the account has made, whether it is still a member of them or not."""
+        """Count the organizations that the account has created, whether it is still a member or not."""
         return self._founded[account_id]
 
     def bytes_of(self, tenant: str, at_ms: int) -> int:
-        """Recorded bytes of all organizations of a tenant, from the day of this time on."""
+        """Sum the recorded bytes of all organizations of a tenant, from the day of this time on."""
         day = at_ms // DAY_MS
         return sum(size for one, size in self._bytes_of.get(tenant, {}).items() if one >= day)
 
