@@ -11,7 +11,7 @@ from api.auth import ApiKeys, Sessions
 from api.browsers import Browsers
 from api.calls import Call
 from api.clients import Clients
-from api.limits import EVERYBODY, Limit
+from api.limits import EVERYBODY, Limit, Recent
 from api.pages import rfc3339
 from api.problems import BadParameter, Forbidden, NoSession
 from api.shapes import AccountBody, DeletionBody, NameBody, PasswordBody
@@ -31,6 +31,7 @@ _CLIENTS_REGISTRATIONS_AT_ONCE: Final = 5
 _CLIENTS_REGISTRATIONS_PER_S: Final = 1 / 60
 _REGISTRATIONS_AT_ONCE: Final = 20  # in this process
 _REGISTRATIONS_PER_S: Final = 1.0
+_RECENT_S: Final = 600.0  # for so long an attempt, of sign-in or registration, puts its network behind others
 
 
 class Accounts:
@@ -86,6 +87,13 @@ class Accounts:
             per_s=_ALL_GUESSES_PER_S,
             refusal="Too many people are signing in at the moment. Try again later.",
         )
+        self._all_known_guesses = Limit(
+            "known-sessions",
+            _ALL_GUESSES_AT_ONCE,
+            per_s=_ALL_GUESSES_PER_S,
+            refusal="Too many people are signing in at the moment. Try again later.",
+        )
+        self._recent = Recent(_ALL_GUESSES_AT_ONCE // 2, each_s=_RECENT_S)
         self._registrations = Limit(
             "accounts",
             _REGISTRATIONS_AT_ONCE,
@@ -196,18 +204,24 @@ class Accounts:
     def _guess(self, call: Call, email: str, *, known: bool) -> None:
         """Count an attempt (TooManyRequests). known: from a browser that the account knows, or in its session.
 
-        Known attempts have a limit of their own. What one of the other limits refuses counts for none of them: a
-        crowd uses up no account's attempts, and neither one account nor one client all.
+        Known attempts have limits of their own. What one limit refuses counts for none: a crowd uses up no account's
+        attempts, and neither one account nor one client all. Networks that tried lately leave some for the others.
         """
+        network = self._clients.network(call.scope)
+        recent = self._recent.count(network)
         if known:
+            self._all_known_guesses.check(call.headers, EVERYBODY, left=recent)
             self._known_guesses.take(call.headers, email.lower())
+            self._all_known_guesses.take(call.headers, EVERYBODY)
+            self._recent.add(network)
             return
         client = self._clients.name(call.scope)
         if client is not None:
             self._clients_guesses.check(call.headers, client)
-        self._all_guesses.check(call.headers, EVERYBODY)
-        self._guesses.take(call.headers, email.lower())
+        self._all_guesses.check(call.headers, EVERYBODY, left=recent)
+        self._guesses.take(call.headers, email.lower(), left=recent)
         self._all_guesses.take(call.headers, EVERYBODY)
+        self._recent.add(network)
         if client is not None:
             self._clients_guesses.take(call.headers, client)
 
@@ -216,7 +230,9 @@ class Accounts:
         client = self._clients.name(call.scope)
         if client is not None:
             self._clients_registrations.check(call.headers, client)
-        self._registrations.take(call.headers, EVERYBODY)
+        network = self._clients.network(call.scope)
+        self._registrations.take(call.headers, EVERYBODY, left=self._recent.count(network))
+        self._recent.add(network)
         if client is not None:
             self._clients_registrations.take(call.headers, client)
 

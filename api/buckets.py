@@ -36,6 +36,10 @@ class Buckets:
             return Allowance(max(0, math.floor(self.size - before_s * self.per_s + 1e-9)), before_s, wait_s)
         return Allowance(math.floor(self.size - full_in_s * self.per_s + 1e-9), full_in_s, 0.0)
 
+    def taken(self, name: str, at_s: float) -> int:
+        """How many are counted and not made up for yet."""
+        return math.ceil(max(0.0, self._full_at_s.get(name, 0.0) - at_s) * self.per_s - 1e-9)
+
     def take(self, name: str, at_s: float, count: int = 1) -> Allowance:
         """Count so many, unless they come too soon. at_s: any clock that only goes forward. count: up to size."""
         allowance = self.look(name, at_s, count)

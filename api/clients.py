@@ -18,6 +18,8 @@ Address = IPv4Address | IPv6Address
 _HOPS_MAX: Final = 16  # proxies between a client and this process
 _ADDRESS_CHARS_MAX: Final = 64
 _IPV6_PREFIX: Final = 64  # a client has a whole network of this size at least
+_IPV4_NETWORK_PREFIX: Final = 24
+_IPV6_NETWORK_PREFIX: Final = 48
 _X_FORWARDED_FOR: Final = b"x-forwarded-for"
 _FORWARDED: Final = b"forwarded"
 
@@ -34,6 +36,21 @@ class Clients:
 
         An address on loopback that is no trusted proxy is not known: it may be a proxy, or any user of this machine.
         """
+        address = self._address(scope)
+        return None if address is None else _name(address)
+
+    def network(self, scope: Scope) -> str | None:
+        """The network in which the client's address is, as networks are given out; None as in name().
+
+        Whoever has one address of it may well have others.
+        """
+        address = self._address(scope)
+        if address is None:
+            return None
+        prefix = _IPV4_NETWORK_PREFIX if isinstance(address, IPv4Address) else _IPV6_NETWORK_PREFIX
+        return str(ip_network((address, prefix), strict=False))
+
+    def _address(self, scope: Scope) -> Address | None:
         if self._unknown:
             return None
         client = scope.get("client")
@@ -50,7 +67,7 @@ class Clients:
                     break
         elif found.is_loopback:
             return None
-        return _name(found)
+        return found
 
     def peer(self, host: str) -> str | None:
         """The name of the client at the other end of a connection; None where a proxy may be there."""

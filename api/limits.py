@@ -15,6 +15,27 @@ from api.problems import Headers, TooManyRequests
 EVERYBODY: Final = ""  # who shares a limit with all others
 
 
+class Recent:
+    """How often each network came lately, so that those that came most leave room for the others (Limit.check).
+
+    An attempt is remembered for `each_s` seconds after the one before it is forgotten, and `most` of them at most.
+    """
+
+    def __init__(self, most: int, *, each_s: float) -> None:
+        self._buckets = Buckets(most, per_s=1 / each_s)
+
+    def count(self, network: str | None) -> int:
+        """How many attempts of the network are remembered; 0 for a network that is not known."""
+        if network is None:
+            return 0
+        return self._buckets.taken(network, asyncio.get_running_loop().time())
+
+    def add(self, network: str | None) -> None:
+        """Remember one more."""
+        if network is not None:
+            self._buckets.take(network, asyncio.get_running_loop().time())
+
+
 class Limit:
     """So many at once, then so many a second, for each name apart.
 
@@ -33,18 +54,24 @@ class Limit:
         """How many may come at once."""
         return self._buckets.size
 
-    def take(self, headers: Headers, whose: str, count: int = 1) -> None:
-        """Count so many, up to size (TooManyRequests). headers: of the answer.
+    def take(self, headers: Headers, whose: str, count: int = 1, *, left: int = 0) -> None:
+        """Count so many, up to size (TooManyRequests). headers: of the answer. left: as of check().
 
         What others have left is nobody's business: of EVERYBODY's limit only who is refused is told.
         """
+        if left:
+            self.check(headers, whose, left=left)
         allowance = self._buckets.take(whose, asyncio.get_running_loop().time(), count)
         if whose != EVERYBODY or allowance.wait_s:
             self._tell(headers, allowance)
 
-    def check(self, headers: Headers, whose: str) -> None:
-        """Count nothing (TooManyRequests where take() would raise it)."""
-        allowance = self._buckets.look(whose, asyncio.get_running_loop().time())
+    def check(self, headers: Headers, whose: str, *, left: int = 0) -> None:
+        """Count nothing (TooManyRequests where take() would raise it).
+
+        left: so many must be left after this one, for others; half of the limit at most.
+        """
+        left = min(left, self.size // 2)
+        allowance = self._buckets.look(whose, asyncio.get_running_loop().time(), 1 + left)
         if allowance.wait_s:
             self._tell(headers, allowance)
 

@@ -24,7 +24,7 @@ from broker.errors import Refused, Unavailable
 CHARS_MIN: Final = 10
 CHARS_MAX: Final = 1000
 AT_ONCE: Final = 2  # 46 MiB and less than 0.1 s of a processor each
-WAITING_MAX: Final = 100  # more than the limits for strangers let through at once (api/accounts.py)
+WAITING_MAX: Final = 150  # more than the limits for strangers let through at once (api/accounts.py)
 _SCORE_MIN: Final = 2  # of zxcvbn's 0 to 4: more than a million guesses
 # zxcvbn tries all readings of symbols such as @ and 4 as letters: its time grows with their product, and faster than
 # with the square of the length. 72 hostile characters take 14 s; within these bounds the worst found takes 0.2 s.

@@ -139,6 +139,55 @@ async def test_one_client_does_not_use_up_everybodys_attempts_to_sign_in(monkeyp
         assert (await tried(60, "203.0.113.2")).status_code == 401
 
 
+def no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no limit regain anything while the test runs."""
+    for name in ("_ALL_GUESSES", "_GUESSES", "_CLIENTS_GUESSES", "_REGISTRATIONS", "_CLIENTS_REGISTRATIONS"):
+        monkeypatch.setattr(f"api.accounts.{name}_PER_S", 1e-6)
+
+
+async def test_networks_that_guess_leave_attempts_for_one_that_did_not(monkeypatch: pytest.MonkeyPatch):
+    no_more(monkeypatch)
+    monkeypatch.setattr("api.accounts._ALL_GUESSES_AT_ONCE", 16)
+    async with client_of(trusted_proxies=PROXIES) as client:
+        await client.put("/v1/accounts", json=ANN, headers={"x-forwarded-for": "198.51.100.1"})
+
+        async def tried(email: str, address: str, password: str = "a wrong password") -> int:
+            body = {"email": email, "password": password}
+            return (await client.post("/v1/sessions", json=body, headers={"x-forwarded-for": address})).status_code
+
+        got_in = 0
+        for number in range(40):  # six networks, addresses of any client in them, and addresses of anybody
+            address = f"203.0.{number % 6}.{number}" if number % 2 else f"2001:db8:{number % 6}:{number}::1"
+            got_in += await tried(f"{number}@example.com", address) == 401
+        assert 8 <= got_in < 16
+        assert await tried(ANN["email"], "192.0.2.1", PASSWORD) == 200
+        assert await tried("no@example.com", "192.0.3.1") == 401
+
+
+async def test_guesses_at_an_e_mail_address_do_not_keep_its_owner_out_of_a_new_browser(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    no_more(monkeypatch)
+    async with client_of(trusted_proxies=PROXIES) as client:
+        await client.put("/v1/accounts", json=ANN, headers={"x-forwarded-for": "198.51.100.1"})
+
+        async def tried(address: str, password: str) -> int:
+            body = {**ANN, "password": password}
+            return (await client.post("/v1/sessions", json=body, headers={"x-forwarded-for": address})).status_code
+
+        guesses = [await tried(f"203.0.{number % 4}.{number}", "a wrong password") for number in range(30)]
+        assert guesses[-20:] == [429] * 20
+        assert await tried("192.0.2.1", PASSWORD) == 200
+
+
+async def test_networks_that_register_much_leave_room_for_one_that_did_not(monkeypatch: pytest.MonkeyPatch):
+    no_more(monkeypatch)
+    async with client_of(trusted_proxies=PROXIES) as client:
+        made = [await register(client, number, x_forwarded_for=f"203.0.{number % 4}.{number}") for number in range(40)]
+        assert 10 <= made.count(200) < 20
+        assert await register(client, 40, x_forwarded_for="192.0.2.1") == 200
+
+
 async def test_a_header_is_not_believed_from_elsewhere_nor_beside_the_other_one():
     async with client_of(trusted_proxies=(ip_network("10.0.0.0/8"),)) as client:
         forged = [await register(client, number, x_forwarded_for="203.0.113.1") for number in range(7)]

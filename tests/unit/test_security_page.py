@@ -8,7 +8,7 @@ from pathlib import Path
 from api_client import make_api
 from starlette.routing import Route
 
-from api import accounts, calls
+from api import accounts, buckets, calls, clients
 from api.reference import OPEN, OPERATION_DOCS
 from broker import passwords
 from cli.processes import server
@@ -61,3 +61,6 @@ def test_the_bounds_are_those_of_the_code():
     assert f"{accounts._ALL_GUESSES_AT_ONCE} at once, then {accounts._ALL_GUESSES_PER_S:g} a second" in sign_in
     assert f"{accounts._GUESSES_AT_ONCE} for one e-mail address" in sign_in
     assert f"{accounts._CLIENTS_GUESSES_AT_ONCE} for one client address" in sign_in
+    assert f"for {accounts._RECENT_S / 60:g} minutes each, {accounts._ALL_GUESSES_AT_ONCE // 2} of them at most" in PAGE
+    assert f"and {buckets.NAMES_MAX:,} networks" in PAGE
+    assert f"/{clients._IPV4_NETWORK_PREFIX} for IPv4, /{clients._IPV6_NETWORK_PREFIX} for\nIPv6" in PAGE
