@@ -6,6 +6,7 @@ server. Not for: starting what it needs, or serving it (cli/processes/api.py).""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from time import perf_counter
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -36,6 +37,7 @@ from api.problems import MEDIA_TYPE, NoSuchPath, Problem, framework_problem, pro
 from api.queues import Queues
 from api.reference import parameters
 from api.replays import Replays
+from api.request_counts import RequestCounts
 from api.secrets import Secrets
 from api.tunnel import Listen, Tunnels
 from api.volume import Volume
@@ -115,13 +117,13 @@ def make_app(
     organization_keys = OrganizationKeys(log.control, view, sessions, views, changes)
     organization_members = OrganizationMembers(account_commands, view, sessions)
     members = Members(view, sessions, requests_per_s=limit)
-    service = Service(keys, members, view, public_url, settings.body_bytes_max, Bodies())
+    service = Service(keys, members, view, public_url, settings.body_bytes_max, Bodies(), RequestCounts())
 
     def changing(handler: Handler, scope: str = "queues") -> Method:
         return Method(changes.before(handler), scope)
 
     def resource(path: str, **methods: Method) -> Resource:
-        return Resource(service, methods, {name: parameters(name, path) for name in methods})
+        return Resource(service, path, methods, {name: parameters(name, path) for name in methods})
 
     def at(path: str, **methods: Method) -> Route:
         return Route(path, resource(path, **methods))
@@ -238,6 +240,7 @@ def make_app(
     ]
     app.router.redirect_slashes = False  # a path with a slash too many is another path, and so unknown
     app.router.default = elsewhere
+    app.state.requests = service.requests
     return app
 
 
@@ -290,8 +293,10 @@ class _Elsewhere:
         if scope["type"] != "http":  # a WebSocket: closing it before it was accepted answers 403
             await send({"type": "websocket.close", "code": 1000, "reason": ""})
             return
+        begun_s = perf_counter()
         request_id = Call(scope, receive, self._service).request_id
-        await answer_problem(send, scope, NoSuchPath("Nothing is at this path."), request_id)
+        status = await answer_problem(send, scope, NoSuchPath("Nothing is at this path."), request_id)
+        self._service.requests.add("other", "other", status, begun_s)
 
     async def refused(self, request: Request, error: Exception) -> Response:
         """An HTTPException, with what headers it has: Allow, of a 405."""

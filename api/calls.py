@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from time import perf_counter
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
@@ -31,6 +32,7 @@ from api.problems import (
     Unauthenticated,
     problem,
 )
+from api.request_counts import GONE, RequestCounts
 from api.shapes import parse
 from api.streams import Stream, answer_stream
 from broker.commands.directory import Context, now_ms
@@ -72,6 +74,7 @@ class Service(NamedTuple):
     public_url: str | None
     body_bytes_max: int
     bodies: Bodies
+    requests: RequestCounts
 
 
 class Call:
@@ -313,13 +316,14 @@ class Method(NamedTuple):
 class Resource:
     """An ASGI application for one path. methods: GET, PUT, POST, DELETE; HEAD and OPTIONS come by themselves.
 
-    scopes: what a key needs, by method. parameters: the names that a query may have, by method.
+    path: its template. scopes: what a key needs, by method. parameters: the names that a query may have, by method.
     """
 
     def __init__(
-        self, service: Service, methods: Mapping[str, Method], parameters: Mapping[str, Collection[str]]
+        self, service: Service, path: str, methods: Mapping[str, Method], parameters: Mapping[str, Collection[str]]
     ) -> None:
         self._service = service
+        self._path = path
         self._methods = dict(methods)
         if "GET" in self._methods:
             self._methods["HEAD"] = self._methods["GET"]
@@ -328,13 +332,19 @@ class Resource:
         self._allow = ", ".join(sorted([*self._methods, "OPTIONS"]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = Call(scope, receive, self._service)
+        begun_s = perf_counter()
+        status = await self._answered(Call(scope, receive, self._service), scope, receive, send)
+        method = scope["method"] if scope["method"] in self._methods else "other"
+        self._service.requests.add(method, self._path, status, begun_s)
+
+    async def _answered(self, call: Call, scope: Scope, receive: Receive, send: Send) -> int:
+        """Answer, and return with which status."""
         method = self._methods.get(scope["method"])
         try:
             if method is None:
                 if scope["method"] == "OPTIONS":
-                    await answer(send, scope, 204, [(b"allow", self._allow.encode())], None, b"", call.request_id)
-                    return
+                    allow = [(b"allow", self._allow.encode())]
+                    return await answer(send, scope, 204, allow, None, b"", call.request_id)
                 detail = f"This resource does not support {scope['method']}. It supports {self._allow}."
                 raise MethodNotAllowed(detail, allow=self._allow)  # noqa: TRY301
             if method.scope is not None:
@@ -349,7 +359,7 @@ class Resource:
             made = await method.handler(call)
             if type(made) is Stream:
                 await answer_stream(scope, receive, send, made, call.request_id, call.headers)
-                return
+                return 200
             body = orjson.dumps(made.fields if type(made) is Item else made)
             if type(made) is Item:
                 tag = entity_tag(made, body)
@@ -357,22 +367,20 @@ class Resource:
                 if scope["method"] in _READS:
                     call.headers.append(_ASKED_AGAIN)
                     if is_known(call.sent.get(b"if-none-match"), tag):
-                        await answer(send, scope, 304, call.headers, None, b"", call.request_id)
-                        return
+                        return await answer(send, scope, 304, call.headers, None, b"", call.request_id)
             elif scope["method"] in _READS:
                 call.headers.append(_NOT_STORED)
         except Disconnected:
-            return
+            return GONE
         except Exception as error:  # noqa: BLE001 - told apart by problem(); a stack trace goes to the log only
-            await answer_problem(send, scope, error, call.request_id, call.headers)
-            return
-        await answer(send, scope, 200, call.headers, _JSON, body, call.request_id)
+            return await answer_problem(send, scope, error, call.request_id, call.headers)
+        return await answer(send, scope, 200, call.headers, _JSON, body, call.request_id)
 
 
 async def answer(
     send: Send, scope: Scope, status: int, headers: Headers, kind: bytes | None, body: bytes, request_id: bytes
-) -> None:
-    """Send a whole response; to a HEAD all but the body."""
+) -> int:
+    """Send a whole response, to a HEAD all but the body, and return its status."""
     if kind is not None:
         headers.append((b"content-type", kind))
     if status not in (204, 304):
@@ -380,19 +388,20 @@ async def answer(
     headers.append((b"x-request-id", request_id))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+    return status
 
 
 async def answer_problem(
     send: Send, scope: Scope, error: BaseException, request_id: bytes, more: Sequence[tuple[bytes, bytes]] = ()
-) -> None:
-    """Send what went wrong, and log it where it is ours. more: headers."""
+) -> int:
+    """Send what went wrong, log it where it is ours, and return its status. more: headers."""
     status, headers, body = problem(error)
     headers += [*more, _NOT_STORED]
     if status == 500:
         log.error("request.failed id=%s path=%s", request_id.decode(), scope["path"], exc_info=error)
     elif isinstance(error, Unavailable):
         log.warning("request.unavailable id=%s path=%s reason=%s", request_id.decode(), scope["path"], error)
-    await answer(send, scope, status, headers, MEDIA_TYPE, body, request_id)
+    return await answer(send, scope, status, headers, MEDIA_TYPE, body, request_id)
 
 
 def _check_parameters(query: Mapping[str, str], known: Collection[str]) -> None:

@@ -29,7 +29,7 @@ from cli import files
 from cli.options import Options, shared_options
 from cli.processes import admin
 from cli.processes.first_start import first_start
-from cli.processes.metrics import show_damage, show_log, show_stored
+from cli.processes.metrics import show_answers, show_damage, show_log
 from cli.processes.process import CATCH_UP_S, Process, run
 from cli.processes.sockets import address, bind, inherited
 from cli.processes.startup_server import StartupServer
@@ -92,7 +92,6 @@ async def _serve(process: Process, options: Options) -> None:
         stack.push_async_callback(stored.stop)
         recording = asyncio.create_task(stored.run())
         stack.callback(recording.cancel)
-        show_stored(process.health.registry, stored)
         deliveries = KafkaDeliveries(settings.kafka, log.requests, log.read_slots)
         tunnels = Tunnels()
         tunnel_url = await stack.enter_async_context(
@@ -112,6 +111,7 @@ async def _serve(process: Process, options: Options) -> None:
             tunnels=tunnels,
             stored=stored,
         )
+        show_answers(process.health.registry, app.state.requests, stored)
         await startup_server.open(app)
         process.ready(address(listening, options.host))
         serving = asyncio.create_task(startup_server.served())

@@ -21,6 +21,7 @@ from broker.core.catalogue import PASSING, TOPICS
 from broker.core.histogram import BOUNDS_MS, Histogram
 
 if TYPE_CHECKING:  # the supervisor, which imports no Kafka client, comes by here
+    from api.request_counts import RequestCounts
     from broker.delivery.checkpoint.metrics import Condition, Lag, Meters
     from broker.delivery.worker import Worker
     from broker.kafka.log import KafkaLog
@@ -69,10 +70,23 @@ def show_log(registry: CollectorRegistry, log: KafkaLog) -> None:
     registry.register(_Collector(make))
 
 
-def show_stored(registry: CollectorRegistry, stored: StoredBytes) -> None:
-    """Of an API process: which organizations store most."""
+def show_answers(registry: CollectorRegistry, requests: RequestCounts, stored: StoredBytes) -> None:
+    """Of an API process: its requests, and which organizations store most.
+
+    Neither ids nor foreign text are labels of requests: their series are as many as the routes.
+    """
 
     def make() -> Iterator[Metric]:
+        text = "Requests answered, by route and status; 499: the client was gone"
+        answered = CounterMetricFamily("everput_requests", text, labels=["method", "route", "status"])
+        for (method, route, status), count in sorted(requests.answered.items()):
+            answered.add_metric([method, route, str(status)], count)
+        yield answered
+        text = "From a request's head to the end of its answer, by route"
+        took = HistogramMetricFamily("everput_request_seconds", text, labels=["method", "route"])
+        for (method, route), counted in sorted(requests.took.items()):
+            took.add_metric([method, route], _buckets(counted), counted.total_ms / 1000)
+        yield took
         text = "Bytes of messages that an organization stores, of those that store most"
         sizes = GaugeMetricFamily("everput_organization_stored_bytes", text, labels=["organization"])
         for organization_id, size in stored.most(ORGANIZATIONS_SHOWN):
@@ -175,7 +189,11 @@ def _sum(lags: Iterable[Lag]) -> int:
 
 
 def _histogram(name: str, documentation: str, counted: Histogram) -> HistogramMetricFamily:
+    return HistogramMetricFamily(
+        f"{name}_seconds", documentation, buckets=_buckets(counted), sum_value=counted.total_ms / 1000
+    )
+
+
+def _buckets(counted: Histogram) -> list[tuple[str, float]]:
     bounds = [str(bound / 1000) for bound in BOUNDS_MS]
-    below = accumulate(counted.counts)
-    buckets = list(zip([*bounds, "+Inf"], below, strict=True))
-    return HistogramMetricFamily(f"{name}_seconds", documentation, buckets=buckets, sum_value=counted.total_ms / 1000)
+    return list(zip([*bounds, "+Inf"], accumulate(counted.counts), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -240,6 +241,35 @@ def samples(server: Running, name: str) -> dict[tuple[tuple[str, str], ...], flo
         for one in family.samples
         if one.name == name
     }
+
+
+def test_every_metric_that_the_dashboard_and_the_alerts_ask_for_is_there(server: Running):
+    text = "".join(path.read_text() for path in sorted((Path(__file__).parents[2] / "deploy").rglob("*.*")))
+    wanted = set(re.findall(r"\beverput_[a-z_]+", text))
+    assert len(wanted) > 15
+    put_queue(server, "on the dashboard").raise_for_status()
+
+    scraped = httpx.get(server.admin_url + "/metrics", timeout=20).raise_for_status().text
+    there = {family.name for family in text_string_to_metric_families(scraped)}  # of a counter without its _total
+    assert {name.removesuffix("_bucket").removesuffix("_total") for name in wanted} <= there
+
+
+def test_requests_are_counted_by_route_and_status_without_what_strangers_send(server: Running):
+    def counted(method: str, route: str, status: int) -> float:
+        wanted = {("method", method), ("route", route), ("status", str(status))}
+        found = samples(server, "everput_requests_total")
+        return sum(value for labels, value in found.items() if wanted <= set(labels))
+
+    before = counted("PUT", "/v1/queues", 200), counted("PUT", "/v1/queues", 401), counted("other", "other", 404)
+    put_queue(server, "counted").raise_for_status()
+    assert httpx.put(f"{server.url}/v1/queues", json={"name": "x"}, headers={"x-api-key": "no"}).status_code == 401
+    assert httpx.get(f"{server.url}/v1/nothing/secret-text").status_code == 404
+    assert httpx.request("BREW", f"{server.url}/v1/queues").status_code in (400, 405)
+    now = counted("PUT", "/v1/queues", 200), counted("PUT", "/v1/queues", 401), counted("other", "other", 404)
+    assert [after - earlier for after, earlier in zip(now, before, strict=True)] == [1, 1, 1]
+    scraped = httpx.get(server.admin_url + "/metrics", timeout=20).text
+    assert "secret-text" not in scraped
+    assert "BREW" not in scraped
 
 
 def test_one_scrape_tells_of_puts_deliveries_and_the_listener_that_lags(server: Running, dead: str):
