@@ -169,7 +169,9 @@ class Accounts:
             await self._commands.end_session(session, request_id=call.request_text)
         else:
             kept = session.id if which == "others" else ""
-            await self._commands.end_sessions(session.account_id, but=kept, request_id=call.request_text)
+            every = self._view.state.accounts.sessions_of(session.account_id)
+            if any(one.id != kept for one in every):  # else nothing ends: no event
+                await self._commands.end_sessions(session.account_id, but=kept, request_id=call.request_text)
         if which != "others":
             self._set_cookie(call, "", 0)
         return {"session": _session_fields(session)}

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from api.accounts import Accounts
 from api.auth import ApiKeys, LimitedApiKeys, Members, Sessions
@@ -39,7 +40,7 @@ from api.reference import parameters
 from api.replays import Replays
 from api.request_counts import RequestCounts
 from api.secrets import Secrets
-from api.tunnel import Listen, Tunnels
+from api.tunnel import Listen, Tunnels, deny
 from api.volume import Volume
 from broker.audit.pace import Others
 from broker.audit.reader import LogReader
@@ -290,8 +291,8 @@ class _Elsewhere:
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":  # a WebSocket: closing it before it was accepted answers 403
-            await send({"type": "websocket.close", "code": 1000, "reason": ""})
+        if scope["type"] == "websocket":
+            await deny(WebSocket(scope, receive, send), NoSuchPath("Nothing is at this path."))
             return
         begun_s = perf_counter()
         request_id = Call(scope, receive, self._service).request_id

@@ -213,6 +213,14 @@ def _response(token: str, status: int, retry_after_s: int | None = None) -> Resp
     return Response(status_code=status, headers=headers)
 
 
+async def deny(websocket: WebSocket, error: BrokerError) -> None:
+    """Answer a WebSocket that is not accepted with a problem."""
+    status, headers, body = problem(error)
+    told = {name.decode(): value.decode() for name, value in headers}
+    told["x-content-type-options"] = "nosniff"  # the server adds it to other answers
+    await websocket.send_denial_response(Response(body, status, told, media_type=MEDIA_TYPE.decode()))
+
+
 class Listen:
     """The WebSocket at /v1/queues/{queue_id}/listen?name=…: a listener of that name, made if there is none."""
 
@@ -245,10 +253,7 @@ class Listen:
         except WebSocketDisconnect:  # the client has gone before it was accepted
             pass
         except BrokerError as error:  # before it is accepted: nothing refuses after
-            status, headers, body = problem(error)
-            told = {name.decode(): value.decode() for name, value in headers}
-            told["x-content-type-options"] = "nosniff"  # the server adds it to other answers
-            await websocket.send_denial_response(Response(body, status, told, media_type=MEDIA_TYPE.decode()))
+            await deny(websocket, error)
 
     async def _hold(self, websocket: WebSocket, token: str, api_key: ApiKey, listener: Listener) -> None:
         """Until one of the two ends it."""

@@ -112,6 +112,7 @@ class Server(uvicorn.Server):
             for connection in list(self.server_state.connections):
                 if isinstance(connection, _Connection):
                     connection.close_if_waiting_since(before)
+                if isinstance(connection, _Written):
                     connection.drop_if_unread_since(before)
         return await super().on_tick(counter)
 
@@ -120,8 +121,35 @@ class Server(uvicorn.Server):
         yield
 
 
-class _WebSocket(WebSocketsSansIOProtocol):
+class _Written(asyncio.Protocol):
+    """A connection that is dropped when its client does not read what it is sent: closing it would wait for that."""
+
+    transport: asyncio.Transport
+    loop: asyncio.AbstractEventLoop
+    _unread_since = 0.0  # the client has read little of what is left for it; 0.0: nothing is
+    _unread_bytes = 0
+
+    def resume_writing(self) -> None:
+        self._unread_since = 0.0
+        super().resume_writing()
+
+    def drop_if_unread_since(self, before: float) -> None:
+        """Drop it when the client has left for longer what it was sent, or reads only a byte now and then."""
+        left = self.transport.get_write_buffer_size()
+        if not left or not self._unread_since or left <= self._unread_bytes - _READ_BYTES_MIN:
+            self._unread_since = self.loop.time() if left else 0.0
+            self._unread_bytes = left
+        elif self._unread_since < before:
+            self.transport.abort()
+
+
+class _WebSocket(_Written, WebSocketsSansIOProtocol):
     """A WebSocket whose client says nothing before it is open: uvicorn's protocol would raise an error then."""
+
+    def keepalive_timeout(self) -> None:
+        """Drop the client that answers no ping: it may not read either."""
+        super().keepalive_timeout()
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self.handshake_initiated and not self.handshake_complete:
@@ -130,7 +158,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
             super().data_received(data)
 
 
-class _Connection(HttpToolsProtocol):
+class _Connection(_Written, HttpToolsProtocol):
     """A client's connection, with the bounds that uvicorn lacks and errors as problem details.
 
     The size of a head, the time that a request may take and the bytes of a chunked body's framing are bounded. Trailers
@@ -143,8 +171,6 @@ class _Connection(HttpToolsProtocol):
     _read_bytes = 0  # in this read
     _in_head = False
     _framing_bytes = 0  # after the head, what of the body's bytes were not content; below 0 in the read with the head
-    _unread_since = 0.0  # the client has read little of what is left for it; 0.0: nothing is
-    _unread_bytes = 0
     _client_name: str | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -273,19 +299,6 @@ class _Connection(HttpToolsProtocol):
         if self._waiting_since is None or self._waiting_since > before or self.transport.is_closing():
             return
         self._refuse_unfinished(408, "The request took too long to arrive.")
-
-    def resume_writing(self) -> None:
-        self._unread_since = 0.0
-        super().resume_writing()
-
-    def drop_if_unread_since(self, before: float) -> None:
-        """Drop it when the client has left for longer what it was sent, or reads only a byte now and then."""
-        left = self.transport.get_write_buffer_size()
-        if not left or not self._unread_since or left <= self._unread_bytes - _READ_BYTES_MIN:
-            self._unread_since = self.loop.time() if left else 0.0
-            self._unread_bytes = left
-        elif self._unread_since < before:
-            self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         if not self.transport.is_closing():

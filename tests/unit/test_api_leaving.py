@@ -163,6 +163,9 @@ async def test_a_session_ends_itself_the_others_or_all(api, which, here, elsewhe
     for token, status in ((tokens[0], here), (tokens[1], elsewhere), (theirs, 200)):
         assert (await api.bare.get("/v1/sessions", headers=bearer(token))).status_code == status
     problem(await delete(api, "/v1/sessions?which=mine", theirs), 422, "bad-parameter")
+    events = len(api.log.control.records)
+    assert (await delete(api, "/v1/sessions?which=others", theirs)).status_code == 200
+    assert len(api.log.control.records) == events, "there is none: nothing is written"
 
 
 async def test_who_is_removed_or_revoked_while_a_body_is_on_its_way_makes_no_key(api):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 
+import httpx
 import orjson
 import pytest
 from api_client import make_api
@@ -14,6 +15,7 @@ from api.clients import Clients
 from api.streams import Stream, answer_stream
 from api.tunnel import Tunnels
 from broker.commands.directory import SCOPES, create_key
+from broker.outbound.addresses import AWAY
 from cli.processes.hosts import Hosts
 from cli.processes.server import FRAMING_BYTES_MAX, HEAD_BYTES_MAX, Server
 
@@ -428,6 +430,45 @@ async def test_a_refused_websocket_is_no_error_of_ours(caplog):
             assert b"x-content-type-options: nosniff" in answer.lower()
             writer.close()
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+@pytest.mark.parametrize("silent", ["reads nothing", "answers no ping"])
+async def test_a_tunnel_whose_client_is_silent_gives_its_place_back(silent, monkeypatch):
+    monkeypatch.setattr("cli.processes.server._LOOK_TICKS", 1)
+    tunnels = Tunnels("tunnel://127.0.0.1:7")
+    api = await make_api(tunnels=tunnels)
+    path = f"/{await api.queue()}/"
+    async with serving(api, websockets=True, request_s=0.5 if silent == "reads nothing" else 60) as port:
+        api.server.config.ws_ping_interval = api.server.config.ws_ping_timeout = 0.2
+        if silent == "reads nothing":
+            api.server.config.ws_ping_interval = None
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 10)
+        head = WEBSOCKET % (b"x", b"x-api-key: " + api.key.encode() + b"\r\n")
+        writer.write(head.replace(b"/x/", path.encode()))
+        assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+        writer.transport.pause_reading()
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(tunnels.app), base_url="http://w") as worker:
+            (listener,) = api.log.control.state.listeners.values()
+            notify = "/" + listener.notify_url.split("/", 3)[3]
+            sending = [asyncio.create_task(worker.post(notify, content=b"x" * (15 << 20))) for _ in range(4)]
+            async with asyncio.timeout(20):
+                while api.server.server_state.connections or api.server.server_state.tasks:
+                    await asyncio.sleep(0.01)
+                answers = await asyncio.gather(*sending)
+        assert {answer.status_code for answer in answers} <= {503, AWAY}
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize("path", [b"/nowhere", b"/v1/queues", b"/console"])
+async def test_a_websocket_where_there_is_none_is_a_404(path):
+    async with serving(websockets=True) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(WEBSOCKET.replace(b"/v1/queues/x/listen?name=n", path) % (b"x", b""))
+        answer = (await reader.read()).lower()
+        assert answer.startswith(b"http/1.1 404 ")
+        assert b"x-content-type-options: nosniff" in answer
+        assert b"application/problem+json" in answer
+        writer.close()
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ async def test_every_event_says_who_asked_for_it_and_by_which_request():
 
     asking.headers = {}
     who = {**WHO, "password": changed["new_password"]}
+    await asking("POST", "/v1/sessions", who)
     session = (await asking("POST", "/v1/sessions", who))["session"]
     asking.headers = {"authorization": f"Bearer {session['token']}"}
     await asking("DELETE", "/v1/sessions?which=others")
