@@ -25,7 +25,7 @@ from broker.kafka.reachability import reachable
 from broker.kafka.topics import topics
 from broker.ports import ControlLog, DirectoryView
 from broker.settings import KafkaSettings
-from projections.agents import fold_control
+from projections.agents import Agent, fold_control
 from projections.directory import DirectoryProjection
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ class Projections:
         self._kafka = kafka
         self._control = control
         self._directory = DirectoryProjection(control)
+        self._agents: dict[str, Agent] = {"control": fold_control(self._directory, self.failed)}
         self._app: Any = None
         self._assigned: asyncio.Event = asyncio.Event()
         self._ended: asyncio.Future[BaseException | None] | None = None
@@ -62,6 +63,10 @@ class Projections:
         """Call back with each event of `control` right after it was folded, from the first one on. Before start()."""
         self._directory.on_change(callback)
 
+    def add_agent(self, name: str, agent: Agent) -> None:
+        """Have one more Faust agent read `control` from its beginning. Before start()."""
+        self._agents[name] = agent
+
     async def start(self, *, timeout_s: float = 30.0) -> None:
         """Begin to read, and return once everything in `control` is folded (LogUnavailable, ViewBehind).
 
@@ -73,7 +78,8 @@ class Projections:
         control = app.topic(
             topics(self._kafka).control.name, key_serializer="raw", value_serializer="raw", value_type=bytes
         )
-        app.agent(control, name="control")(fold_control(self._directory, self._failed))
+        for name, agent in self._agents.items():
+            app.agent(control, name=name)(agent)
         app.on_partitions_assigned.connect(self._on_assigned)
         try:
             async with asyncio.timeout(timeout_s):
@@ -115,7 +121,8 @@ class Projections:
             raise RuntimeError("the projections were not started")
         return await asyncio.shield(self._ended)
 
-    def _failed(self, reason: BaseException) -> None:
+    def failed(self, reason: BaseException) -> None:
+        """Say that an agent can't go on: crashed() ends."""
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(reason)
 
@@ -123,7 +130,7 @@ class Projections:
         """An embedded app that crashes does not end its process, so someone has to look."""
         app = self._app
         await app.wait_for_stopped(asyncio.get_running_loop().create_future())
-        self._failed(app.crash_reason or RuntimeError("Faust stopped by itself"))
+        self.failed(app.crash_reason or RuntimeError("Faust stopped by itself"))
 
     async def _first_of(self, waiting: Any) -> None:
         """Wait for something, or raise what ended the projections before it came."""

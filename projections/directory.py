@@ -69,7 +69,7 @@ class DirectoryProjection:
     def passed_over(self, offset: int) -> bool:
         return offset in self._passed_over
 
-    async def seen(self, offset: int, *, timeout_s: float = 2.0) -> None:
+    async def seen(self, offset: int, *, timeout_s: float | None = 2.0) -> None:
         if offset < self.position:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -37,7 +37,7 @@ class PastView:
         self.position = position
         self.complete = complete
 
-    async def seen(self, offset: int, *, timeout_s: float = 2.0) -> None:
+    async def seen(self, offset: int, *, timeout_s: float | None = 2.0) -> None:
         """Do nothing: everything that this view will ever see is folded."""
 
     def passed_over(self, offset: int) -> bool:  # noqa: ARG002 - the port's signature

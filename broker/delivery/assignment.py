@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from broker.core.events import KeptDelivery
 from broker.core.flow import WHOLE
 from broker.delivery.changes.honour import Changes
 from broker.delivery.checkpoint.checkpoints import Checkpoints
-from broker.delivery.checkpoint.metrics import Meters
+from broker.delivery.checkpoint.metrics import Metrics
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery
 from broker.delivery.fence import Fence
@@ -33,88 +34,59 @@ from broker.delivery.tuning import Tuning
 from broker.ports import EARLIEST, Count, DirectoryView, NoMember, OffsetTooOld
 
 
-class Assignment:
-    """One per generation. partitions: empty before the take-over. dispatchers: the worker's; they outlive it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What a worker gives each of its assignments.
 
-    share: of what each listener may have from all workers. count: see Worker. run: starts what the worker must not
-    outlive, and fails with it. lost: called when Kafka says that the worker is no member any more.
+    dispatchers: the worker's; they outlive an assignment. count: see Worker. run: starts a task that the worker ends
+    with, and whose error ends the worker. lost: called when Kafka says that the worker is no member any more.
     """
 
-    def __init__(
-        self,
-        kafka: Ports,
-        view: DirectoryView,
-        dispatchers: Mapping[str, Dispatcher],
-        meters: Meters,
-        *,
-        tuning: Tuning,
-        retain_s: int | None,
-        count: Count | None,
-        run: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
-        lost: Callable[[Assignment], None],
-    ) -> None:
-        log = kafka.log
-        self._tuning = tuning
-        self._log = log
-        self._membership = kafka.membership
-        self._view = view
-        self._run = run
-        self._lost = lost
-        self.loops: set[asyncio.Task[None]] = set()
+    kafka: Ports
+    view: DirectoryView
+    dispatchers: Mapping[str, Dispatcher]
+    metrics: Metrics
+    tuning: Tuning
+    retain_s: int | None
+    count: Count | None
+    run: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+    lost: Callable[[Assignment], None]
+
+
+class Assignment:
+    """One per generation. partitions: empty before the take-over. share: of what each listener may have from all
+    workers. leaving: deliveries that are being written to `outstanding`."""
+
+    def __init__(self, shared: Shared) -> None:
+        kafka, dispatchers, count, tuning = shared.kafka, shared.dispatchers, shared.count, shared.tuning
+        log, cursors = kafka.log, kafka.cursors
+        self._shared = shared
         self.dispatchers = dispatchers
         self.partitions: dict[int, Partition] = {}
         self.share = WHOLE
-        self.leaving: set[asyncio.Task[None]] = set()  # deliveries being written to `outstanding`
+        self.loops: set[asyncio.Task[None]] = set()
+        self.leaving: set[asyncio.Task[None]] = set()
         self.fence = fence = Fence(self._ask, tuning)
         self.catch_up = CatchUp(self, self.partitions, tuning)
-        self.outstanding = Outstanding(
-            log.outstanding,
-            log.requests,
-            log.messages.name,
-            self.partitions,
-            dispatchers,
-            fence.assure,
-            count,
-            log.deliveries.name,
-            tuning,
+        topics = log.messages.name, log.deliveries.name
+        may_write = fence.assure, count, topics[1], tuning
+        self.outstanding = outstanding = Outstanding(
+            log.outstanding, log.requests, topics[0], self.partitions, dispatchers, *may_write
         )
-        self.changes = Changes(
-            log,
-            kafka.changes,
-            self.outstanding,
-            self.partitions,
-            dispatchers,
-            self.placed,
-            run,
-            fence.confirm,
-            tuning,
-        )
-        self.checkpoints = Checkpoints(
-            kafka.cursors,
-            log.deliveries,
-            self.outstanding,
-            self.partitions,
-            dispatchers,
-            meters,
-            fence.confirm,
-            count,
-            tuning,
-        )
-        self.endings = EndedListeners(
-            kafka.cursors, view, self.checkpoints, self.outstanding, self.partitions, dispatchers, tuning
-        )
-        self.replaying = ReplayProgress(log.control.append, self.partitions, dispatchers, self.outstanding, tuning)
-        self.retention = Retention(
-            log, kafka.cursors, view, self.outstanding, self.partitions, dispatchers, retain_s, fence.assure, tuning
-        )
+        owned = outstanding, self.partitions, dispatchers
+        self.changes = Changes(log, kafka.changes, *owned, self.placed, shared.run, fence.confirm, tuning)
+        self.checkpoints = Checkpoints(cursors, log.deliveries, *owned, shared.metrics, fence.confirm, count, tuning)
+        self.ended_listeners = EndedListeners(cursors, shared.view, self.checkpoints, *owned, tuning)
+        self.replay_progress = ReplayProgress(log.control.append, self.partitions, dispatchers, outstanding, tuning)
+        self.retention = Retention(log, cursors, shared.view, *owned, shared.retain_s, fence.assure, tuning)
         # What dispatchers ask (stream.Assigned).
         self.known_changes = self.changes.known
         self.touched = self.checkpoints.touched
         self.lagging = self.catch_up.request
-        self.overtakes = self.outstanding.overtakes
-        self.is_owed = self.outstanding.is_owed
-        self.delivered = self.outstanding.delivered
-        self.returned = self.outstanding.returned
+        self.overtakes = outstanding.overtakes
+        self.is_owed = outstanding.is_owed
+        self.delivered = outstanding.delivered
+        self.returned = outstanding.returned
         self.hold = self.changes.hold
 
     # Its life
@@ -123,17 +95,17 @@ class Assignment:
         """The partitions are taken over: serve them."""
         loops = (
             self._serve_outstanding,
-            self.endings.run,
+            self.ended_listeners.run,
             self.changes.run,
             self.changes.prune,
-            self.replaying.run,
+            self.replay_progress.run,
             self.retention.run,
             self.fence.run,
             self.checkpoints.run,
             self.checkpoints.run_idle,
             *self.catch_up.loops(),
         )
-        self.loops = {self._run(loop()) for loop in loops}
+        self.loops = {self._shared.run(loop()) for loop in loops}
 
     async def pause(self) -> None:
         """Have its loops end; what is under way goes on."""
@@ -154,14 +126,16 @@ class Assignment:
     async def _ask(self) -> None:
         """For the fence. When they are not ours, others deliver what waits here: no more of it is sent."""
         try:
-            await self._membership.confirm({number: partition.tail for number, partition in self.partitions.items()})
+            await self._shared.kafka.membership.confirm(
+                {number: partition.tail for number, partition in self.partitions.items()}
+            )
         except NoMember:
-            self._lost(self)
+            self._shared.lost(self)
             raise
 
     def placed(self, number: int, queue_id: str) -> Iterator[Dispatcher]:
         """The dispatchers of a queue whose place on a partition is known."""
-        partition, queue = self.partitions[number], self._view.state.queues.get(queue_id)
+        partition, queue = self.partitions[number], self._shared.view.state.queues.get(queue_id)
         for listener_id in () if queue is None else queue.listeners:
             dispatcher = self.dispatchers.get(listener_id)
             if dispatcher is not None and partition.placed(dispatcher):
@@ -171,7 +145,8 @@ class Assignment:
         self, partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]
     ) -> tuple[Sequence[Message], int]:
         """For the catch-up readers (catch_up.Source)."""
-        requests, name, worth = self._log.requests, self._log.messages.name, may_be_in(queue_ids)
+        log = self._shared.kafka.log
+        requests, name, worth = log.requests, log.messages.name, may_be_in(queue_ids)
         try:
             stretch = await requests.read(name, partition, offset, bytes_max=bytes_max, worth=worth)
         except OffsetTooOld:
@@ -180,7 +155,7 @@ class Assignment:
             at = max(begin, offset)
             stretch = await requests.read(name, partition, at, bytes_max=bytes_max, worth=worth)
         found, rest = list[Message](), messages(stretch.records, queue_ids)
-        while some := list(itertools.islice(rest, self._tuning.messages_at_once)):
+        while some := list(itertools.islice(rest, self._shared.tuning.messages_at_once)):
             found += some
             await asyncio.sleep(0)
         await self.fence.assure()
@@ -199,7 +174,7 @@ class Assignment:
         if delivery.message is None:
             return
         event = self.outstanding.expect(delivery, delivery.message, status, error, due_ms)
-        task = self._run(self._put_aside_now(delivery, event))
+        task = self._shared.run(self._put_aside_now(delivery, event))
         self.leaving.add(task)
         task.add_done_callback(self.leaving.discard)
 
@@ -217,4 +192,4 @@ class Assignment:
     async def _serve_outstanding(self) -> None:
         while True:
             if not await self.outstanding.serve_due():
-                await self.outstanding.pause(self._tuning.serve_s)
+                await self.outstanding.pause(self._shared.tuning.serve_s)

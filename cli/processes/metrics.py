@@ -22,7 +22,7 @@ from broker.core.histogram import BOUNDS_MS, Histogram
 
 if TYPE_CHECKING:  # the supervisor, which imports no Kafka client, comes by here
     from api.request_counts import RequestCounts
-    from broker.delivery.checkpoint.metrics import Condition, Lag, Meters
+    from broker.delivery.checkpoint.metrics import Condition, Lag, Metrics
     from broker.delivery.worker import Worker
     from broker.kafka.log import KafkaLog
     from broker.ports import DirectoryView
@@ -122,7 +122,7 @@ def show_worker(registry: CollectorRegistry, worker: Worker) -> Callable[[], Awa
         now = await worker.condition()
 
     def make() -> Iterator[Metric]:
-        yield from _counted(worker.meters)
+        yield from _counted(worker.metrics)
         if now is not None:
             yield from _now(now)
             yield from _lags(now.lags, time.time() * 1000)
@@ -131,18 +131,18 @@ def show_worker(registry: CollectorRegistry, worker: Worker) -> Callable[[], Awa
     return look
 
 
-def _counted(meters: Meters) -> Iterator[Metric]:
+def _counted(metrics: Metrics) -> Iterator[Metric]:
     attempts = CounterMetricFamily(
         "everput_attempts", "Attempts by what they came to and how they were answered", labels=["outcome", "answer"]
     )
-    for labels, count in sorted(meters.attempts.items()):
+    for labels, count in sorted(metrics.attempts.items()):
         attempts.add_metric(labels, count)
     yield attempts
-    yield _histogram("everput_put_delivered", "From a put to the answer that took the message", meters.delivered)
-    yield _histogram("everput_checkpoint", "How long a checkpoint took", meters.checkpoints)
-    yield CounterMetricFamily("everput_checkpoints_failed", "Checkpoints to be repeated", meters.checkpoints_failed)
-    yield CounterMetricFamily("everput_cursors_committed", "Cursors committed to Kafka", meters.cursors)
-    yield CounterMetricFamily("everput_rebalances", "Times that the group gave out its partitions", meters.gained)
+    yield _histogram("everput_put_delivered", "From a put to the answer that took the message", metrics.delivered)
+    yield _histogram("everput_checkpoint", "How long a checkpoint took", metrics.checkpoints)
+    yield CounterMetricFamily("everput_checkpoints_failed", "Checkpoints to be repeated", metrics.checkpoints_failed)
+    yield CounterMetricFamily("everput_cursors_committed", "Cursors committed to Kafka", metrics.cursors)
+    yield CounterMetricFamily("everput_rebalances", "Times that the group gave out its partitions", metrics.gained)
 
 
 def _now(now: Condition) -> Iterator[Metric]:

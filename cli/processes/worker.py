@@ -23,6 +23,7 @@ from broker.volume import StoredBytes
 from cli.options import Options, shared_options
 from cli.processes.metrics import show_damage, show_worker
 from cli.processes.process import CATCH_UP_S, Process, run
+from projections.agents import run_delivery_streams
 from projections.app import Projections
 
 
@@ -41,13 +42,7 @@ async def _work(process: Process) -> None:
         await log.start()
         stack.push_async_callback(log.stop)
         projections = Projections(settings.kafka, log.control)
-        await projections.start(timeout_s=CATCH_UP_S)
-        stack.push_async_callback(projections.stop)
-        reports = DamageReports(log.requests, log.control, projections.directory, topics(settings.kafka))
-        await stack.enter_async_context(reports.running(look=True))
-        sealer = Sealer(settings.sealing_key)
-        listeners = projections.directory.state.listeners.values()
-        sealer.check(text for listener in listeners for text in listener.sealed())
+        view = projections.directory
         name = os.environ.get("EVERPUT_WORKER_NAME")
         ports = Ports(
             log=log,
@@ -56,14 +51,21 @@ async def _work(process: Process) -> None:
             changes=ChangesTail(settings.kafka, log.requests),
         )
         bytes_max, retain_s = settings.organization_bytes_max, settings.retain_messages_s
-        stored = StoredBytes(log.control, projections.directory, bytes_max=bytes_max, retain_s=retain_s)
+        stored = StoredBytes(log.control, view, bytes_max=bytes_max, retain_s=retain_s)
+        sealer = Sealer(settings.sealing_key)
+        worker = Worker(settings, ports, view, sealer, stored.count)
+        projections.add_agent("delivery_streams", run_delivery_streams(view, worker.roster, projections.failed))
+        await projections.start(timeout_s=CATCH_UP_S)
+        stack.push_async_callback(projections.stop)
+        reports = DamageReports(log.requests, log.control, view, topics(settings.kafka))
+        await stack.enter_async_context(reports.running(look=True))
+        sealer.check(text for listener in view.state.listeners.values() for text in listener.sealed())
         stack.push_async_callback(stored.stop)
         recording = asyncio.create_task(stored.run())
         stack.callback(recording.cancel)
-        worker = Worker(settings, ports, projections, sealer, stored.count)
-        process.health.view = projections.directory
+        process.health.view = view
         process.health.look = show_worker(process.health.registry, worker)
-        show_damage(process.health.registry, projections.directory, log)
+        show_damage(process.health.registry, view, log)
         stack.push_async_callback(worker.stop)
         await worker.start()
         process.ready("worker")

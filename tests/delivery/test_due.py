@@ -12,7 +12,7 @@ import pytest
 from broker.core import delivery as delivery_states
 from broker.core.events import DeliveryParked, DeliverySetAside, ListenerSettings, decode, encode
 from broker.core.flow import WHOLE
-from broker.delivery.checkpoint.metrics import Meters
+from broker.delivery.checkpoint.metrics import Metrics
 from broker.delivery.dispatch.stream import now_ms, take_outcomes
 from broker.delivery.outstanding.entry import owed_by, owed_key
 from broker.delivery.tuning import TUNED, Tuning
@@ -572,18 +572,18 @@ async def test_the_time_to_delivery_of_a_retried_message_counts_from_its_time(se
     taker.refused.add("m-0")
     office = await open_office(await serve(taker), office={"tuning": TUNED})
     its_time_ms = now_ms() - 1_000
-    meters = Meters()
+    metrics = Metrics()
 
     def keep_books() -> None:
         for one in office.dirty:
-            meters.count(*take_outcomes(one))
+            metrics.count(*take_outcomes(one))
 
     office.keep_books = keep_books
     office.put(1, deliver_at_ms=its_time_ms, put_at_ms=its_time_ms - 3_600_000)
-    await until(lambda: meters.attempts["failed", "4xx"])
+    await until(lambda: metrics.attempts["failed", "4xx"])
     taker.refused.clear()
-    await until(lambda: meters.attempts["delivered", "2xx"])
-    assert 1_000 <= meters.delivered.total_ms < 600_000
+    await until(lambda: metrics.attempts["delivered", "2xx"])
+    assert 1_000 <= metrics.delivered.total_ms < 600_000
 
 
 async def test_one_that_was_set_aside_for_its_time_before_a_crash_does_not_come_from_its_window(

@@ -41,7 +41,7 @@ def test_a_queues_thousandth_listener_is_placed_and_dismissed_without_a_look_at_
     for dispatcher in (*dispatchers, *dispatchers):
         partition.place(dispatcher)
     for dispatcher in dispatchers:
-        partition.dismiss(dispatcher)
+        partition.remove(dispatcher)
     assert CountsComparisons.compared < 1_000  # of equal hashes, if there are any
     assert not any(partition.placed(dispatcher) for dispatcher in dispatchers)
 
@@ -65,7 +65,7 @@ def test_a_listener_that_has_ended_is_told_nothing_more():
 
     ended, other = dispatcher(), dispatcher()
     partition.feed([Message(0, b"m-0", "q-1", 1, b"{}")])
-    partition.dismiss(ended)
+    partition.remove(ended)
     partition.feed([Message(1, b"m-1", "q-1", 1, b"{}")])
     assert (ended.taken, other.taken) == ([0], [0, 1])
 

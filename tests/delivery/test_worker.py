@@ -1,147 +1,171 @@
-"""A worker, with Kafka in memory: what may happen while it takes partitions over, and what it reads for who lags."""
+"""A worker, with Kafka in memory: its take-overs and hand-overs, and the listeners that come and go meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from functools import partial
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 
 import pytest
 
+from broker.core import events as ev
 from broker.core.cursor import Cursor
-from broker.core.damage import Damage
-from broker.core.directory import Listener, Queue
-from broker.core.events import ListenerSettings
-from broker.delivery.tuning import Tuning
+from broker.delivery.dispatch.ticks import Ticks, pump
+from broker.delivery.tuning import TUNED, Tuning
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable
 from broker.ports import NoMember
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings, Settings
+from projections.agents import follow
+from projections.directory import DirectoryProjection
 from tests.delivery.office import until
 from tests.memory_kafka import MemoryKafka
 
 MANY = 50
+SEALER = Sealer(new_sealing_key())
+
+
+class Control:
+    """The end of `control`, of which all is folded."""
+
+    async def append(self, event: ev.ControlEvent) -> int:
+        raise NotImplementedError
+
+    async def end_offset(self) -> int:
+        return 0
+
+    async def check(self) -> None: ...
+
+
+class Place:
+    """A worker that has not joined its group yet, its directory, and the Kafka of both."""
+
+    def __init__(self) -> None:
+        self.kafka = MemoryKafka(1)
+        self.kafka.time = lambda: 1.0
+        self.view = DirectoryProjection(Control())
+        settings = Settings(kafka=KafkaSettings(bootstrap="none"), sealing_key="")
+        tuning = Tuning(opened_at_once=10, load_pause_s=0)
+        self.worker = Worker(settings, self.kafka.ports(), self.view, SEALER, tuning=tuning)
+        self.fold(ev.QueueCreated(at_ms=0, organization_id="o", queue_id="q-1", name="orders"))
+
+    def fold(self, event: ev.ControlEvent) -> Callable[[], None]:
+        """The directory folds the event; what is returned is the agent of the delivery streams coming to it."""
+        self.view.fold(self.view.position, event)
+        return lambda: follow(event, self.view.state, self.worker.roster)
+
+    def created(self, listener_id: str, sealed: str | None = None) -> Callable[[], None]:
+        return self.fold(
+            ev.ListenerCreated(
+                at_ms=0,
+                organization_id="o",
+                listener_id=listener_id,
+                queue_id="q-1",
+                name=listener_id,
+                notify_url="http://127.0.0.1:9/",
+                liveness_url="http://127.0.0.1:9/",
+                sealed_secret=sealed or SEALER.seal("whsec_" + "a2tr" * 8),
+                start_offsets=(100,),
+            )
+        )
+
+    def deleted(self, listener_id: str) -> Callable[[], None]:
+        return self.fold(ev.ListenerDeleted(at_ms=0, organization_id="o", listener_id=listener_id))
+
+    def paused(self, listener_id: str) -> Callable[[], None]:
+        return self.fold(ev.ListenerPaused(at_ms=0, organization_id="o", listener_id=listener_id, reason="test"))
+
+    async def join(self) -> None:
+        membership, worker = self.worker.kafka.membership, self.worker
+        await membership.start(worker._gained, worker._given_up)
+
+    async def owns(self) -> None:
+        await until(lambda: self.worker.assignment.partitions)
+
+    def placed(self, listener_id: str) -> bool:
+        partition, dispatcher = self.worker.assignment.partitions.get(0), self.worker.dispatchers.get(listener_id)
+        return partition is not None and dispatcher is not None and partition.placed(dispatcher)
+
+    async def hand_over(self) -> None:
+        await self.worker._given_up([0])
+        self.worker._gained([0])
+        await self.owns()
 
 
 @pytest.fixture
-def sealer() -> Sealer:
-    return Sealer(new_sealing_key())
-
-
-@pytest.fixture
-def directory(sealer: Sealer) -> SimpleNamespace:
-    sealed = sealer.seal("whsec_" + "a2tr" * 8)
-    listeners = {f"l-{n}": listener(f"l-{n}", sealed) for n in range(MANY)}
-    queue = Queue(id="q-1", organization_id="o", name="orders", created_at_ms=0, listeners=listeners)
-    return SimpleNamespace(queues={"q-1": queue}, listeners=listeners, damage=Damage(), given_up=Damage())
-
-
-def listener(listener_id: str, sealed: str) -> Listener:
-    return Listener(
-        id=listener_id,
-        organization_id="o",
-        queue_id="q-1",
-        name=listener_id,
-        notify_url="http://127.0.0.1:9/",
-        liveness_url="http://127.0.0.1:9/",
-        sealed_secret=sealed,
-        start_offsets=(100,),
-        settings=ListenerSettings(),
-        created_at_ms=0,
-    )
-
-
-class View(SimpleNamespace):
-    """The directory, of which all is folded."""
-
-    complete = True
-
-    async def caught_up(self) -> None: ...
-
-
-@pytest.fixture
-def kafka(directory: SimpleNamespace) -> MemoryKafka:
+async def place() -> AsyncIterator[Place]:
     """One partition of 100 messages, all settled; every other one is of the queue."""
-    kafka = MemoryKafka(1)
-    kafka.time = lambda: 1.0
+    place = Place()
     for offset in range(100):
         queue = b"q-1" if offset % 2 else b"q-2"
-        kafka.write("messages", 0, b"m", b"{}", (("queue", queue),))
-    for one in directory.listeners:
-        kafka.committed[one] = {0: (100, Cursor(top=100).metadata())}
-    return kafka
+        place.kafka.write("messages", 0, b"m", b"{}", (("queue", queue),))
+    for number in range(MANY):
+        place.created(f"l-{number}")
+        place.kafka.committed[f"l-{number}"] = {0: (100, Cursor(top=100).metadata())}
+    yield place
+    await place.worker.stop()
 
 
 @pytest.fixture
-async def worker(kafka: MemoryKafka, sealer: Sealer, directory: SimpleNamespace) -> AsyncIterator[Worker]:
-    """It has not joined the group yet."""
-    feed = SimpleNamespace(directory=View(state=directory), on_change=lambda _: None)
-    settings = Settings(kafka=KafkaSettings(bootstrap="none"), sealing_key="")
-    worker = Worker(settings, kafka.ports(), feed, sealer, tuning=Tuning(opened_at_once=10, load_pause_s=0))
-    yield worker
-    await worker.stop()
-
-
-async def join(worker: Worker) -> None:
-    await worker._tail.start(worker._gained, worker._given_up)
-
-
-async def owns(worker: Worker) -> None:
-    await until(lambda: worker.assignment.partitions)
-
-
-@pytest.fixture
-async def owner(worker: Worker) -> Worker:
+async def owner(place: Place) -> Place:
     """It has taken its partition over."""
-    await join(worker)
-    await owns(worker)
-    return worker
+    await place.join()
+    await place.owns()
+    return place
 
 
-async def some_employed(worker: Worker) -> None:
-    while not worker._dispatchers:
+async def some_are_there(worker: Worker) -> None:
+    while not worker.dispatchers:
         await asyncio.sleep(0)
-    assert len(worker._dispatchers) < MANY, "others run before all of them are employed"
+    assert len(worker.dispatchers) < MANY, "others run before all of them are there"
     assert not worker.assignment.partitions, "and before anything is at its place"
 
 
-async def test_others_run_while_the_dispatchers_are_employed_and_what_ends_meanwhile_is_not_placed(worker, directory):
-    await join(worker)
-    await some_employed(worker)
-    del directory.listeners["l-0"]
-    await worker._reconcile(["l-0"])
-    await owns(worker)
-    assert worker._dispatchers.keys() == directory.listeners.keys()
-    assert all(worker.assignment.partitions[0].placed(dispatcher) for dispatcher in worker._dispatchers.values())
-    assert worker._tail.positions == {0: 100}
+@contextlib.asynccontextmanager
+async def running(work) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    yield
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_partitions_that_are_given_up_while_the_dispatchers_are_employed_are_not_taken_over(worker):
-    await join(worker)
-    await some_employed(worker)
-    await worker._given_up([0])
-    await until(lambda: not worker._background)
-    assert not worker.assignment.partitions
-    assert not worker._tail.positions
+async def test_a_listener_that_ends_while_dispatchers_are_added_is_not_placed(place):
+    await place.join()
+    await some_are_there(place.worker)
+    place.deleted("l-0")()
+    await place.owns()
+    assert place.worker.dispatchers.keys() == place.view.state.listeners.keys()
+    assert all(map(place.placed, place.worker.dispatchers))
+    assert place.worker.kafka.membership.positions == {0: 100}
 
 
-async def test_for_who_lags_only_what_his_queue_may_be_in_is_parsed_and_only_his_messages_are_made(owner):
-    found, next_offset = await owner.assignment.stretch(0, 0, 1024, {"q-1"})
+async def test_partitions_that_are_given_up_while_dispatchers_are_added_are_not_taken_over(place):
+    await place.join()
+    await some_are_there(place.worker)
+    await place.worker._given_up([0])
+    await until(lambda: not place.worker._background.tasks)
+    assert not place.worker.assignment.partitions
+    assert not place.worker.kafka.membership.positions
+
+
+async def test_for_a_stream_that_lags_only_messages_of_its_queue_are_made(owner):
+    fetch = owner.worker.assignment.stretch
+    found, next_offset = await fetch(0, 0, 1024, {"q-1"})
     assert [message.offset for message in found] == list(range(1, 100, 2))
     assert next_offset == 100
-    assert await owner.assignment.stretch(0, 0, 1024, {"q-3"}) == ([], 100)
+    assert await fetch(0, 0, 1024, {"q-3"}) == ([], 100)
 
 
-async def test_what_may_begin_is_begun_a_few_attempts_at_a_time():
+async def test_attempts_are_begun_a_few_at_a_time():
     """All at once would hold up the others, and come back as answers all at once."""
     begun: list[int] = []
     dispatchers = [
         SimpleNamespace(limits=SimpleNamespace(begins=3), pump=lambda place=place: begun.append(place))
         for place in range(9)
     ]
-    pumping = asyncio.create_task(Worker._pump(dispatchers, 8))
+    pumping = asyncio.create_task(pump(dispatchers, 8))
     seen = []
     while not pumping.done():
         await asyncio.sleep(0)
@@ -149,111 +173,156 @@ async def test_what_may_begin_is_begun_a_few_attempts_at_a_time():
     assert seen[:3] == [3, 6, 9]
 
 
-async def test_who_comes_while_partitions_are_given_up_is_not_employed_before_the_next_take_over(
-    owner, directory, sealer, monkeypatch
-):
-    directory.listeners["l-new"] = listener("l-new", sealer.seal("whsec_" + "a2tr" * 8))
-    monkeypatch.setattr(owner.assignment.checkpoints, "last", partial(owner._reconcile, ["l-new"]))
-    await owner._given_up([0])
-    assert "l-new" not in owner._dispatchers
-    owner._gained([0])
-    await owns(owner)
-    assert owner._dispatchers["l-new"].sending
-    assert owner.assignment.partitions[0].placed(owner._dispatchers["l-new"])
+async def test_a_listener_that_is_created_starts_at_its_cursor_and_one_that_is_deleted_stops(owner):
+    async with running(owner.worker.roster.run()):
+        owner.created("l-new")()
+        await until(lambda: owner.placed("l-new"))
+        assert owner.worker.dispatchers["l-new"].sending
+        owner.deleted("l-new")()
+    assert "l-new" not in owner.worker.dispatchers
 
 
-async def test_who_came_before_partitions_are_given_up_has_no_place_on_them_after(
-    owner, directory, sealer, monkeypatch
-):
-    directory.listeners["l-new"] = listener("l-new", sealer.seal("whsec_" + "a2tr" * 8))
-    read = asyncio.Event()
+async def test_an_agent_that_is_behind_the_directory_leaves_alone_what_is_right_already(owner):
+    """As after a restart: the take-over has started all listeners as they are, and the agent begins at offset 0."""
+    roster = owner.worker.roster
+    late = [owner.created("l-gone"), owner.created("l-new"), owner.paused("l-new"), owner.deleted("l-gone")]
+    await owner.hand_over()
+    dispatcher = owner.worker.dispatchers["l-new"]
+    assert dispatcher.listener.paused
+    before = list(owner.worker.dispatchers.values())
+    async with running(roster.run()):
+        for comes_to_it in late:
+            comes_to_it()
+            assert list(owner.worker.dispatchers.values()) == before
+        owner.created("l-newer")()
+        await until(lambda: owner.placed("l-newer"))
+    assert list(owner.worker.dispatchers.values())[:-1] == before
+    assert dispatcher.listener.paused
 
-    async def load(*_):
-        await read.wait()
-        return {}
 
-    with monkeypatch.context() as patch:
-        patch.setattr(owner._cursors, "load", load)
-        reconciling = asyncio.create_task(owner._reconcile(["l-new"]))
+async def test_a_listener_that_is_deleted_before_the_agent_comes_to_its_creation_is_never_started(owner):
+    late = [owner.created("l-gone"), owner.deleted("l-gone")]
+    async with running(owner.worker.roster.run()):
+        for comes_to_it in (*late, owner.created("l-new")):
+            comes_to_it()
+        await until(lambda: owner.placed("l-new"))
+    assert "l-gone" not in owner.worker.dispatchers
+
+
+async def test_all_listeners_of_a_queue_that_is_deleted_stop(owner):
+    owner.fold(ev.QueueDeleted(at_ms=0, organization_id="o", queue_id="q-1"))()
+    assert not owner.worker.dispatchers
+
+
+async def test_a_listener_that_comes_while_partitions_are_given_up_starts_with_the_next_take_over(owner):
+    worker = owner.worker
+    last = worker.assignment.checkpoints.last
+
+    async def comes_meanwhile() -> None:
+        owner.created("l-new")()
+        await worker.roster.admit()
+        await last()
+
+    worker.assignment.checkpoints.last = comes_meanwhile
+    await worker._given_up([0])
+    assert "l-new" not in worker.dispatchers
+    worker._gained([0])
+    await owner.owns()
+    assert worker.dispatchers["l-new"].sending
+    assert owner.placed("l-new")
+
+
+async def test_a_listener_whose_cursors_are_loaded_for_an_earlier_assignment_has_no_place_in_the_next(owner):
+    owner.created("l-new")()
+    async with running(owner.worker.roster.admit()):
         await asyncio.sleep(0)
-        await owner._given_up([0])
-        read.set()
-        await reconciling
-    assert "l-new" not in owner._dispatchers
+        await owner.worker._given_up([0])
+    assert "l-new" not in owner.worker.dispatchers
 
 
-async def test_who_comes_after_it_is_no_member_any_more_is_sent_nothing(owner, kafka, directory, sealer):
-    await kafka.expire(owner._tail)
+async def test_after_the_worker_is_no_member_any_more_a_new_listener_is_sent_nothing(owner):
+    await owner.kafka.expire(owner.worker.kafka.membership)
     with pytest.raises(NoMember):
-        await owner.assignment.fence.confirm()
-    directory.listeners["l-new"] = listener("l-new", sealer.seal("whsec_" + "a2tr" * 8))
-    await owner._reconcile(["l-new"])
-    assert not any(dispatcher.sending for dispatcher in owner._dispatchers.values())
+        await owner.worker.assignment.fence.confirm()
+    owner.created("l-new")()
+    await owner.worker.roster.admit()
+    assert not any(dispatcher.sending for dispatcher in owner.worker.dispatchers.values())
 
 
-async def test_what_was_begun_for_an_earlier_assignment_reaches_no_later_one(owner):
-    earlier = owner.assignment
-    stream = owner._dispatchers["l-1"].stream(0)
-    await owner._given_up([0])
-    owner._gained([0])
-    await owns(owner)
-    later = owner.assignment
+async def test_work_of_an_earlier_assignment_reaches_no_later_one(owner):
+    worker = owner.worker
+    earlier = worker.assignment
+    stream = worker.dispatchers["l-1"].stream(0)
+    await owner.hand_over()
+    later = worker.assignment
     assert later is not earlier
     assert not stream.current
     earlier.touched(stream)
-    assert not later.checkpoints._dirty
+    await later.checkpoints.checkpoint()
+    assert worker.metrics.cursors == 0
     for asks in (earlier.fence.assure, earlier.fence.confirm):
         with pytest.raises(LogUnavailable):
             await asks()
     await later.fence.assure()
 
 
-async def test_what_is_brought_by_a_read_that_began_before_the_take_over_is_not_left_out(worker, kafka, monkeypatch):
-    read, may_read = worker._tail.read, asyncio.Event()
+async def test_records_of_a_read_that_began_before_the_take_over_are_not_left_out(place):
+    worker, may_read = place.worker, asyncio.Event()
+    read = worker.kafka.membership.read
 
     async def read_late():
         await may_read.wait()
         return await read()
 
-    monkeypatch.setattr(worker._tail, "read", read_late)
-    following = asyncio.create_task(worker._follow_tail())
-    await asyncio.sleep(0)
-    await join(worker)
-    await owns(worker)
-    kafka.write("messages", 0, b"m", b"{}", (("queue", b"q-2"),))
-    may_read.set()
-    await until(lambda: worker.assignment.partitions[0].tail == 101)
-    following.cancel()
+    worker.kafka.membership.read = read_late
+    async with running(worker._tail_loop.run()):
+        await asyncio.sleep(0)
+        await place.join()
+        await place.owns()
+        place.kafka.write("messages", 0, b"m", b"{}", (("queue", b"q-2"),))
+        may_read.set()
+        await until(lambda: worker.assignment.partitions[0].tail == 101)
 
 
-async def test_one_that_is_given_no_partition_is_ready_all_the_same(worker):
-    worker._gained([])
-    assert worker._loaded.is_set()
-    assert not worker._background
+async def test_a_worker_that_is_given_no_partition_is_ready_all_the_same(place):
+    place.worker._gained([])
+    assert place.worker._loaded.is_set()
+    assert not place.worker._background.tasks
 
 
-async def test_who_comes_while_kafka_is_away_is_employed_when_it_is_back(owner, directory, sealer, monkeypatch):
-    directory.listeners["l-new"] = listener("l-new", sealer.seal("whsec_" + "a2tr" * 8))
-    load, away = owner._cursors.load, [LogUnavailable("away")]
+async def test_a_listener_that_comes_while_kafka_is_away_starts_when_it_is_back(owner):
+    owner.kafka.unavailable = LogUnavailable("away")
+    async with running(owner.worker.roster.run()):
+        owner.created("l-new")()
+        await asyncio.sleep(0.01)
+        assert "l-new" not in owner.worker.dispatchers
+        owner.kafka.unavailable = None
+        await until(lambda: owner.placed("l-new"))
 
-    async def load_later(*which):
-        if away:
-            raise away.pop()
-        return await load(*which)
 
-    monkeypatch.setattr(owner._cursors, "load", load_later)
-    following = asyncio.create_task(owner._follow_directory())
-    owner._note_change(SimpleNamespace(listener_id="l-new"))
-    await until(lambda: "l-new" in owner._dispatchers)
-    following.cancel()
+async def test_a_listener_whose_secret_can_not_be_opened_stops_until_it_is_put_right(owner):
+    worker = owner.worker
+    async with running(worker.roster.run()):
+        for secret in ("none of ours", SEALER.seal("whsec_" + "a2tr" * 8)):
+            owner.fold(
+                ev.ListenerSecretRotated(
+                    at_ms=0, organization_id="o", listener_id="l-0", sealed_secret=secret, former_end_at_ms=0
+                )
+            )()
+            if secret == "none of ours":
+                assert "l-0" not in worker.dispatchers
+                assert (await worker.condition()).listeners["unusable"] == 1
+        await until(lambda: owner.placed("l-0"))
+    assert (await worker.condition()).listeners["unusable"] == 0
 
 
 class Ended(SimpleNamespace):
     __hash__ = object.__hash__
 
 
-async def test_one_whose_listener_ends_while_others_have_their_ticks_has_none(worker):
+async def test_a_dispatcher_whose_listener_ends_while_others_have_their_ticks_has_none():
     ticked: list[object] = []
+    ticks = Ticks(SimpleNamespace(), TUNED)
     ended = Ended(tick=ticked.append)
-    assert list(worker._tick_some([ended], 0, late=False)) == []
+    assert list(ticks._tick_some([ended], 0, late=False)) == []
     assert not ticked

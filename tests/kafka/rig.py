@@ -28,6 +28,7 @@ from broker.ports import DeliveryState
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings, Settings
 from broker.volume import StoredBytes
+from projections.agents import run_delivery_streams
 from projections.app import Projections
 from tests.listeners import Listeners, until
 from tests.patience import PATIENT
@@ -99,7 +100,7 @@ class Rig:
         return (await delete_message(self.log, self.context, queue, message_id))[1]
 
     def worker(self, projections: Projections) -> Worker:
-        """A worker that is not started."""
+        """A worker that is not started, and its agent. projections: not started, either."""
         kafka, requests = self.settings.kafka, self.log.requests
         ports = Ports(
             log=self.log,
@@ -107,14 +108,16 @@ class Rig:
             cursors=KafkaCursors(kafka, requests),
             changes=ChangesTail(kafka, self.log.requests),
         )
-        sealer = Sealer(self.settings.sealing_key)
-        return Worker(self.settings, ports, projections, sealer, self.stored.count, tuning=self.tuning)
+        view, sealer = projections.directory, Sealer(self.settings.sealing_key)
+        worker = Worker(self.settings, ports, view, sealer, self.stored.count, tuning=self.tuning)
+        projections.add_agent("delivery_streams", run_delivery_streams(view, worker.roster, projections.failed))
+        return worker
 
     async def work(self) -> Worker:
         """Start one more worker, with projections of its own."""
         projections = Projections(self.settings.kafka, self.log.control)
-        await projections.start()
         worker = self.worker(projections)
+        await projections.start()
         await worker.start()
         self.workers[worker] = projections
         return worker
@@ -128,7 +131,7 @@ class Rig:
 
     async def noted(self, worker: Worker) -> None:
         """Wait until the worker has heard every answer to what is under way, and written down what came of it."""
-        dispatchers = worker._dispatchers.values()
+        dispatchers = worker.dispatchers.values()
         await until(lambda: not any(dispatcher.busy for dispatcher in dispatchers), what="every attempt has ended")
         await worker.assignment.checkpoints.checkpoint()
 
@@ -136,7 +139,7 @@ class Rig:
         """Wait until every worker knows it, and makes no attempt any more."""
 
         def known() -> bool:
-            dispatchers = [worker._dispatchers[listener.id] for worker in self.workers]
+            dispatchers = [worker.dispatchers[listener.id] for worker in self.workers]
             return all(dispatcher.condition == "down" and not dispatcher.busy for dispatcher in dispatchers)
 
         await until(known, what="the listener is known to be down")

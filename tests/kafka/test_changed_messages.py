@@ -123,7 +123,7 @@ async def test_a_retry_in_the_window_has_the_new_data_and_a_deleted_one_is_not_m
     stream_is_settled = lambda: all(  # noqa: E731
         not stream.window.open
         for worker in rig.workers
-        for c in worker._dispatchers.values()
+        for c in worker.dispatchers.values()
         for stream in c.streams.values()
     )
     await until(stream_is_settled, what="the deleted one is settled")
@@ -223,7 +223,7 @@ async def test_what_is_deleted_during_its_attempt_from_outstanding_does_not_come
 
 async def cursors_passed(worker: Worker) -> bool:
     await worker.assignment.checkpoints.checkpoint()
-    return not any(stream.window.open for c in worker._dispatchers.values() for stream in c.streams.values())
+    return not any(stream.window.open for c in worker.dispatchers.values() for stream in c.streams.values())
 
 
 async def test_changes_of_what_everybody_has_settled_are_forgotten_and_found_again_for_who_begins_earlier(

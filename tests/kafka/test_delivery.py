@@ -88,7 +88,7 @@ async def test_a_listener_that_was_down_gets_everything_when_it_is_back(rig: Rig
     await rig.noted(worker)
     condition = await rig.where.condition(listener)
     assert (condition.state, condition.lag) == ("down", 300)
-    attempts_while_down = sum(worker._dispatchers[listener.id].circuit.faults for _ in "1")
+    attempts_while_down = sum(worker.dispatchers[listener.id].circuit.faults for _ in "1")
     assert attempts_while_down < 100
     assert not rig.listeners.taken("a")
     rig.listeners.down.clear()
@@ -151,7 +151,7 @@ async def test_a_paused_listener_gets_nothing_and_after_its_resume_everything(ri
     await rig.listen(queue, "b")
     worker = await rig.work()
     await rig.commands.pause_listener(rig.context, queue.id, listener.id, reason="by hand")
-    await until(lambda: worker._dispatchers[listener.id].listener.paused, what="the worker knows")
+    await until(lambda: worker.dispatchers[listener.id].listener.paused, what="the worker knows")
     ids = await rig.put(queue, *(f"m{number}" for number in range(40)))
     await until(lambda: len(rig.listeners.taken("b")) == 40, what="the other one has all")
     assert not rig.listeners.taken("a")
@@ -204,7 +204,7 @@ async def test_a_deleted_listener_gets_nothing_more_and_its_siblings_do(rig: Rig
     await rig.put(queue, "m1")
     await until(lambda: len(rig.listeners.got) == 2, what="both got the first")
     await rig.commands.delete_listener(rig.context, queue.id, listener.id)
-    await until(lambda: listener.id not in worker._dispatchers, what="the worker knows")
+    await until(lambda: listener.id not in worker.dispatchers, what="the worker knows")
     await rig.put(queue, "m2")
     await until(lambda: len(rig.listeners.taken("b")) == 2, what="the other one goes on")
     assert len(rig.listeners.taken("a")) == 1
@@ -279,7 +279,7 @@ async def test_a_listener_far_behind_is_caught_up_from_the_log_in_order_of_offse
         puts = await asyncio.gather(*(rig.put(queue, "x" * 4000) for _ in range(1000)))
         ids += [one for (one,) in puts]
     await until(lambda: len(rig.listeners.taken("quick")) == 6000, what="the quick one has all")
-    held = worker._dispatchers[listener.id]._held
+    held = worker.dispatchers[listener.id]._held
     assert held <= 64
     rig.listeners.down.clear()
     await until(lambda: len(rig.listeners.taken("behind")) >= 6000, what="the other one has caught up")
@@ -300,7 +300,7 @@ async def test_who_has_heard_nothing_for_a_session_delivers_nothing_new_before_i
         raise LogUnavailable("no answer")
 
     with monkeypatch.context() as patch:
-        patch.setattr(worker._tail, "confirm", refuse)
+        patch.setattr(worker.kafka.membership, "confirm", refuse)
         patch.setattr(worker.assignment.fence, "_asked_at", float("-inf"))  # as after a session
         ids += await rig.put(queue, *(f"n{number}" for number in range(20)))
         await until(lambda: "tail.waits" in caplog.text, what="the tail has brought something")

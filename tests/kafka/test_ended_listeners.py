@@ -39,7 +39,7 @@ async def test_a_deleted_listener_s_group_goes_and_no_checkpoint_brings_it_back(
     ends, stays = await rig.listen(queue, "ends"), await rig.listen(queue, "stays")
     worker = await rig.work()
     happened: list[tuple[str, str]] = []
-    store, delete = worker._cursors.store, worker._cursors.delete
+    store, delete = worker.kafka.cursors.store, worker.kafka.cursors.delete
 
     async def slow_store(cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
         """Each commit is long under way: time for its listener to end meanwhile."""
@@ -51,8 +51,8 @@ async def test_a_deleted_listener_s_group_goes_and_no_checkpoint_brings_it_back(
         await delete(listener_id)
         happened.append(("deleted", listener_id))
 
-    monkeypatch.setattr(worker._cursors, "store", slow_store)
-    monkeypatch.setattr(worker._cursors, "delete", told_delete)
+    monkeypatch.setattr(worker.kafka.cursors, "store", slow_store)
+    monkeypatch.setattr(worker.kafka.cursors, "delete", told_delete)
     await rig.put(queue, *(f"m{number}" for number in range(20)))
     await until(lambda: ("committed", ends.id) in happened, what="both have cursors")
     deleting = asyncio.create_task(rig.commands.delete_listener(rig.context, queue.id, ends.id))
@@ -74,7 +74,7 @@ async def test_a_listener_that_ended_while_it_was_down_is_asked_no_more(rig: Rig
     await rig.put(queue, *(f"m{number}" for number in range(20)))
     await until(lambda: worker._liveness.down, what="it is down")
     await rig.commands.delete_listener(rig.context, queue.id, listener.id)
-    await until(lambda: not worker._dispatchers, what="it has ended")
+    await until(lambda: not worker.dispatchers, what="it has ended")
     down: list[int] = []
     tick = worker._liveness.tick
 
@@ -85,7 +85,7 @@ async def test_a_listener_that_ended_while_it_was_down_is_asked_no_more(rig: Rig
     monkeypatch.setattr(worker._liveness, "tick", told_tick)
     await until(lambda: len(down) >= 10, what="some ticks more")
     assert down == [0] * len(down)
-    assert worker._active == {}
+    assert worker._ticks._active == {}
 
 
 async def test_what_ended_while_no_worker_ran_is_found_by_the_next_one(rig: Rig):
@@ -130,17 +130,17 @@ async def test_a_cursor_that_a_worker_behind_the_log_committed_once_more_is_foun
     worker = await rig.work()
     await rig.put(queue, "m")
     await until(lambda: groups(rig), what="its cursor is committed")
-    delete = worker._cursors.delete
+    delete = worker.kafka.cursors.delete
 
     async def commit_again(listener_id: str) -> None:
-        monkeypatch.setattr(worker._cursors, "delete", delete)
+        monkeypatch.setattr(worker.kafka.cursors, "delete", delete)
         await delete(listener_id)
         await rig.where._cursors.store({listener_id: {0: Cursor(top=1)}})
 
-    monkeypatch.setattr(worker._cursors, "delete", commit_again)
+    monkeypatch.setattr(worker.kafka.cursors, "delete", commit_again)
     await rig.commands.delete_listener(rig.context, queue.id, listener.id)
 
     async def none() -> bool:
-        return worker._cursors.delete is delete and not await groups(rig)
+        return worker.kafka.cursors.delete is delete and not await groups(rig)
 
     await until(none, what="it is gone for good")

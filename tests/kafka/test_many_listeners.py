@@ -82,9 +82,9 @@ async def test_a_healthy_listener_gets_everything_while_the_bad_ones_beside_it_l
     assert rig.listeners.ids("ok") == Counter(ids)
     for path in bad:
         assert len(rig.listeners.taken(path)) < len(ids) // 2
-    held = {dispatcher.listener.name: dispatcher.held for dispatcher in worker._dispatchers.values()}
+    held = {dispatcher.listener.name: dispatcher.held for dispatcher in worker.dispatchers.values()}
     assert max(held.values()) <= 32
-    open_now = sum(len(stream.window.open) for one in worker._dispatchers.values() for stream in one.streams.values())
+    open_now = sum(len(stream.window.open) for one in worker.dispatchers.values() for stream in one.streams.values())
     assert open_now <= 32 * len(held)  # of the 48,000 deliveries that wait
 
     for number in range(20):
@@ -95,7 +95,7 @@ async def test_a_healthy_listener_gets_everything_while_the_bad_ones_beside_it_l
     assert rig.listeners.ids("ok") == Counter(ids)
 
     rig.listeners.down, rig.listeners.delay_s = set(), {}
-    for dispatcher in worker._dispatchers.values():
+    for dispatcher in worker.dispatchers.values():
         dispatcher.tuning = TUNED
     quick = [path for path in bad if not path.startswith("hang")]
     await until(
@@ -112,7 +112,7 @@ async def test_a_listener_that_returns_gets_its_backlog_after_its_first_good_pro
     rig.listeners.down = {"back"}
     worker = await rig.work()
     ids = await put_many(rig, queue, 4_000)
-    back = next(one for one in worker._dispatchers.values() if one.listener.name == "back")
+    back = next(one for one in worker.dispatchers.values() if one.listener.name == "back")
     await until(lambda: len(rig.listeners.taken("ok")) >= len(ids), what="the other one has all")
     await rig.known_down(back.listener)
     assert back.held == 0
@@ -143,7 +143,7 @@ async def test_idle_listeners_hold_nothing_and_each_gets_its_message_from_whiche
     async def idle() -> bool:
         for one in workers:
             await one.assignment.checkpoints.checkpoint()
-        return not any(dispatcher.streams for one in workers for dispatcher in one._dispatchers.values())
+        return not any(dispatcher.streams for one in workers for dispatcher in one.dispatchers.values())
 
     await until(lambda: len(rig.listeners.got) >= 400, what="each has its messages")
     await until(idle, what="no stream is held")

@@ -38,7 +38,7 @@ async def test_attempts_under_way_finish_are_written_down_and_the_group_is_left(
     ids = await rig.put(queue, *(f"m{number}" for number in range(30)))
     worker = await rig.work()
     assert await members(rig) == 1
-    await until(lambda: worker._dispatchers[listener.id].busy, what="some are under way")
+    await until(lambda: worker.dispatchers[listener.id].busy, what="some are under way")
     before = len(rig.listeners.taken("slow"))
     await rig.end(worker)
     assert len(rig.listeners.taken("slow")) > before
@@ -57,15 +57,15 @@ async def test_a_checkpoint_that_the_end_interrupts_is_made_good_by_the_last_one
     queue = await rig.queue()
     await rig.listen(queue, "a")
     first = await rig.work()
-    store = first._cursors.store
+    store = first.kafka.cursors.store
     storing = asyncio.Event()
 
     async def hangs(_cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
-        monkeypatch.setattr(first._cursors, "store", store)
+        monkeypatch.setattr(first.kafka.cursors, "store", store)
         storing.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(first._cursors, "store", hangs)
+    monkeypatch.setattr(first.kafka.cursors, "store", hangs)
     ids = await rig.put(queue, *(f"m{number}" for number in range(20)))
     await until(lambda: len(rig.listeners.taken("a")) == 20, what="all of it")
     await until(storing.is_set, what="a checkpoint")
@@ -85,7 +85,7 @@ async def test_an_attempt_that_never_ends_does_not_keep_the_worker(rig: Rig, mon
     rig.listeners.decide = lambda got: asked.append(got) or 200
     worker = await rig.work()
     await rig.put(queue, "m")
-    await until(lambda: worker._dispatchers[listener.id].busy, what="it is asked")
+    await until(lambda: worker.dispatchers[listener.id].busy, what="it is asked")
     async with asyncio.timeout(60):
         await rig.end(worker)
     assert await members(rig) == 0

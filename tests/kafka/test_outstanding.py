@@ -52,7 +52,7 @@ def refusing(rig: Rig, *stuck: str) -> None:
 
 async def gone_on(rig: Rig, worker: Worker) -> bool:
     await worker.assignment.checkpoints.checkpoint()
-    (dispatcher,) = worker._dispatchers.values()
+    (dispatcher,) = worker.dispatchers.values()
     return not any(stream.window.open for stream in dispatcher.streams.values())
 
 
@@ -130,7 +130,7 @@ async def test_a_crash_between_the_record_and_the_cursor_delivers_once(rig: Rig,
     async def never(*_: object) -> None:
         """The worker dies before it has committed anything."""
 
-    monkeypatch.setattr(first._cursors, "store", never)
+    monkeypatch.setattr(first.kafka.cursors, "store", never)
     await until(lambda: kept(rig), what="it is kept in outstanding")
     await rig.end(first)
     attempts: Counter[str] = Counter()
@@ -163,7 +163,7 @@ async def test_a_hand_over_waits_for_what_is_being_written(rig: Rig, monkeypatch
     monkeypatch.setattr(rig.log.outstanding, "append_one", slow)
     await rig.put(queue, "stuck")
     await begun.wait()
-    (dispatcher,) = first._dispatchers.values()
+    (dispatcher,) = first.dispatchers.values()
     ending = asyncio.create_task(rig.end(first))
     await until(lambda: not dispatcher.sending, what="the hand-over has begun")
     free.set()
@@ -210,7 +210,7 @@ async def test_a_listener_that_is_down_spends_no_attempt_on_what_is_kept(rig: Ri
     rig.listeners.down.clear()
     await until(lambda: len(rig.listeners.taken("a")) >= 21, what="all of it")
     assert rig.listeners.ids("a") == Counter(ids)
-    await until(lambda: not worker._dispatchers[listener.id]._held, what="nothing is held any more")
+    await until(lambda: not worker.dispatchers[listener.id]._held, what="nothing is held any more")
 
 
 async def test_what_is_redriven_while_no_worker_runs_is_tried_when_one_does_and_only_once(rig: Rig):

@@ -11,6 +11,7 @@ import pytest
 
 from broker.commands.directory import Commands
 from broker.core.cursor import Cursor
+from broker.delivery.roster import Roster
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable
 from broker.kafka.cursors import KafkaCursors
@@ -37,12 +38,13 @@ async def test_what_changes_while_a_worker_takes_over_counts(rig: Rig, monkeypat
     await rig.listen(queue, "stays")
     pausing, deleted = await rig.listen(queue, "pausing"), await rig.listen(queue, "deleted")
     projections = Projections(rig.settings.kafka, rig.log.control)
+    worker = rig.worker(projections)
     await projections.start()
     load = KafkaCursors.load
 
     async def load_slowly(self: KafkaCursors, ids: Iterable[str], numbers: Iterable[int]) -> dict:
         found = await load(self, ids, numbers)
-        if self is worker._cursors and "new" not in rig.projections.directory.state.listeners:
+        if self is worker.kafka.cursors and "new" not in rig.projections.directory.state.listeners:
             monkeypatch.setattr(KafkaCursors, "load", load)
             await rig.commands.delete_queue(rig.context, doomed.id)
             await rig.commands.delete_listener(rig.context, queue.id, deleted.id)
@@ -52,7 +54,6 @@ async def test_what_changes_while_a_worker_takes_over_counts(rig: Rig, monkeypat
         return found
 
     monkeypatch.setattr(KafkaCursors, "load", load_slowly)
-    worker = rig.worker(projections)
     rig.workers[worker] = projections
     async with asyncio.timeout(60):
         await worker.start()
@@ -93,10 +94,10 @@ async def test_a_worker_that_can_not_take_over_says_so_instead_of_waiting(rig: R
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(Worker, "_place", broken)
+    monkeypatch.setattr(Roster, "place", broken)
     projections = Projections(rig.settings.kafka, rig.log.control)
-    await projections.start()
     worker = rig.worker(projections)
+    await projections.start()
     rig.workers[worker] = projections
     with pytest.raises(RuntimeError, match="a bug"):
         async with asyncio.timeout(60):
@@ -132,10 +133,12 @@ async def expelled(rig: Rig, worker: Worker) -> None:
     async def all_is_well() -> bool:
         return True
 
-    worker._tail._consumer._coordinator._do_heartbeat = all_is_well
-    follows = next(task for task in worker._tasks if task.get_name() == "_follow_tail")
+    worker.kafka.membership._consumer._coordinator._do_heartbeat = all_is_well
+    follows = next(task for task in worker._tasks if task.get_name() == "tail")
     follows.cancel()
-    await rig.log.requests.expel(workers_group(rig.settings.kafka), worker._tail._consumer._client._client_id)
+    await rig.log.requests.expel(
+        workers_group(rig.settings.kafka), worker.kafka.membership._consumer._client._client_id
+    )
 
 
 async def test_a_worker_that_was_cut_off_sets_no_cursor_back(rig: Rig):
@@ -170,7 +173,7 @@ async def test_a_worker_that_was_cut_off_does_not_say_who_had_a_message(rig: Rig
     cut_off.assignment.changes._answers._deliveries = SimpleNamespace(append=told.append)
     assert await rig.delete(queue, message_id) == {listener.id: "delivered"}
     await until(
-        lambda: cut_off.assignment.changes.known and cut_off._background <= cut_off.assignment.loops,
+        lambda: cut_off.assignment.changes.known and cut_off._background.tasks <= cut_off.assignment.loops,
         what="it has read of it, too",
     )
     assert told == []
@@ -182,15 +185,17 @@ async def test_who_is_told_that_it_is_no_member_sends_no_more_of_what_it_holds_u
     rig.listeners.hangs.add("a")
     worker = await rig.work()
     ids = await rig.put(queue, *(f"m{number}" for number in range(20)))
-    dispatcher = worker._dispatchers[listener.id]
+    dispatcher = worker.dispatchers[listener.id]
     await until(lambda: rig.listeners.hanging and dispatcher.held > 1, what="one is under way, and it holds more")
-    coordinator = worker._tail._consumer._coordinator
+    coordinator = worker.kafka.membership._consumer._coordinator
 
     async def all_is_well() -> bool:
         return True
 
     coordinator._do_heartbeat = all_is_well
-    await rig.log.requests.expel(workers_group(rig.settings.kafka), worker._tail._consumer._client._client_id)
+    await rig.log.requests.expel(
+        workers_group(rig.settings.kafka), worker.kafka.membership._consumer._client._client_id
+    )
     with pytest.raises(NoMember):
         await worker.assignment.fence.confirm()
     rig.listeners.let_go()
@@ -207,7 +212,7 @@ async def test_a_commit_that_was_long_on_its_way_is_made_good_at_the_hand_over(r
     ids = await rig.put(queue, *(f"m{number}" for number in range(20)))
     await until(lambda: len(rig.listeners.taken("a")) == 20, what="all of it")
     await rig.noted(first)
-    assert not first._dispatchers[listener.id].streams
+    assert not first.dispatchers[listener.id].streams
     await rig.where._cursors.store({listener.id: dict.fromkeys(range(rig.settings.kafka.partitions), Cursor(top=0))})
     await rig.end(first)
     await rig.work()
@@ -231,7 +236,7 @@ async def test_a_hand_over_does_not_wait_for_what_hangs(rig: Rig, monkeypatch: p
 
     monkeypatch.setattr(first.assignment, "drop", dropped)
     await rig.put(queue, "m")
-    await until(lambda: first._dispatchers[listener.id].busy, what="it is asked")
+    await until(lambda: first.dispatchers[listener.id].busy, what="it is asked")
     joining = asyncio.create_task(rig.work())
     async with asyncio.timeout(60):
         await gave_up.wait()

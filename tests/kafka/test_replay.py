@@ -83,11 +83,11 @@ async def test_its_cursors_are_gone_once_it_has_ended(rig: Rig):
     cursors = KafkaCursors(rig.settings.kafka, rig.log.requests)
 
     async def gone() -> bool:
-        worker.assignment.endings.look()
+        worker.assignment.ended_listeners.look()
         return replay.id not in await cursors.listeners()
 
     await until(gone, what="its group is deleted")
-    assert replay.id not in worker._dispatchers
+    assert replay.id not in worker.dispatchers
 
 
 async def test_a_worker_that_takes_over_goes_on_where_it_was(rig: Rig):
@@ -116,7 +116,7 @@ async def test_paused_it_stands_still_and_cancelled_it_delivers_no_more(rig: Rig
     await until(lambda: replayed(rig), what="it has begun")
     paused = await commands(rig).pause(rig.context, replay)
     (worker,) = rig.workers
-    dispatcher = worker._dispatchers[replay.id]
+    dispatcher = worker.dispatchers[replay.id]
     await until(lambda: dispatcher.listener.paused and not dispatcher.busy, what="it stands still")
     stood = len(replayed(rig))
     await asyncio.sleep(0.3)
@@ -124,7 +124,7 @@ async def test_paused_it_stands_still_and_cancelled_it_delivers_no_more(rig: Rig
     resumed = await commands(rig).resume(rig.context, paused)
     await until(lambda: len(replayed(rig)) > stood, what="it goes on")
     await commands(rig).cancel(rig.context, resumed)
-    await until(lambda: replay.id not in worker._dispatchers, what="it has ended")
+    await until(lambda: replay.id not in worker.dispatchers, what="it has ended")
     assert len(replayed(rig)) < 50
 
 
@@ -221,12 +221,12 @@ async def test_it_ends_with_its_listener_and_leaves_nothing_behind(
     cursors = KafkaCursors(rig.settings.kafka, rig.log.requests)
 
     async def gone() -> bool:
-        worker.assignment.endings.look()
+        worker.assignment.ended_listeners.look()
         await worker.assignment.checkpoints.checkpoint()
         return not {replay.id, listener.id} & await cursors.listeners() and not await kept(rig)
 
     await until(gone, what="nothing is left of it")
-    assert replay.id not in worker._dispatchers
+    assert replay.id not in worker.dispatchers
     assert len(replayed(rig)) < 50
     with pytest.raises(NotFound):
         await commands(rig).find(rig.organization_id, queue.id, listener.id, replay.id)
@@ -242,7 +242,7 @@ async def test_cancelled_while_it_is_paused_it_has_ended(rig: Rig):
     await until(lambda: replayed(rig), what="it has begun")
     paused = await commands(rig).pause(rig.context, replay)
     assert (await commands(rig).cancel(rig.context, paused)).state == "cancelled"
-    await until(lambda: replay.id not in worker._dispatchers, what="it has ended")
+    await until(lambda: replay.id not in worker.dispatchers, what="it has ended")
     assert len(replayed(rig)) < 50
 
 
@@ -255,7 +255,7 @@ async def test_one_whose_receiver_hangs_holds_nothing_else_up(rig: Rig):
     rig.listeners.delay_s["hangs"] = 3600.0
 
     def busy(replay: Replay) -> int:
-        dispatcher = worker._dispatchers.get(replay.id)
+        dispatcher = worker.dispatchers.get(replay.id)
         return 0 if dispatcher is None else dispatcher.busy
 
     replays = [await start(rig, queue, listener, notify_url=rig.listeners.url("hangs")) for _ in range(3)]

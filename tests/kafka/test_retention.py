@@ -50,7 +50,7 @@ async def begins(rig: Rig, topic: str) -> int:
 async def sweep(worker: Worker) -> None:
     """As if all that is there had become old."""
     await worker.assignment.checkpoints.checkpoint()
-    await worker._cursors.store(worker.assignment.checkpoints._idle(worker._dispatchers.values()))
+    await worker.kafka.cursors.store(worker.assignment.checkpoints._idle(worker.dispatchers.values()))
     await worker.assignment.retention.sweep(now_ms() + LATER_MS)
 
 
@@ -107,7 +107,7 @@ async def test_what_every_listener_has_settled_goes_and_what_one_lacks_is_set_as
 async def paused_now(rig: Rig, worker: Worker, listener: Listener) -> None:
     context = replace(rig.context, organization_id=listener.organization_id)
     await rig.commands.pause_listener(context, listener.queue_id, listener.id, reason="test")
-    await until(lambda: worker._dispatchers[listener.id].listener.paused, what="the worker knows of the pause")
+    await until(lambda: worker.dispatchers[listener.id].listener.paused, what="the worker knows of the pause")
 
 
 async def of_another(rig: Rig) -> Queue:
@@ -193,9 +193,9 @@ async def test_who_may_be_no_member_any_more_deletes_nothing(rig: Rig, monkeypat
         raise LogUnavailable("no member any more")
 
     await worker.assignment.checkpoints.checkpoint()
-    await worker._cursors.store(worker.assignment.checkpoints._idle(worker._dispatchers.values()))
+    await worker.kafka.cursors.store(worker.assignment.checkpoints._idle(worker.dispatchers.values()))
     with monkeypatch.context() as patch:
-        patch.setattr(worker._tail, "confirm", refuse)
+        patch.setattr(worker.kafka.membership, "confirm", refuse)
         patch.setattr(worker.assignment.fence, "_asked_at", float("-inf"))
         with pytest.raises(LogUnavailable):
             await worker.assignment.retention.sweep(now_ms() + LATER_MS)
@@ -271,14 +271,14 @@ async def test_a_sweep_that_a_hand_over_meets_deletes_nothing(rig: Rig, monkeypa
     (parked,) = await rig.put(queue, "parked")
     await until(lambda: kept(rig), what="it is parked")
     await worker.assignment.checkpoints.checkpoint()
-    load = worker._cursors.load
+    load = worker.kafka.cursors.load
 
     async def load_and_lose(listeners: Iterable[str], partitions: Iterable[int]) -> dict[str, dict[int, Cursor]]:
         found = await load(listeners, partitions)
         await worker._given_up(list(worker.assignment.partitions))
         return found
 
-    monkeypatch.setattr(worker._cursors, "load", load_and_lose)
+    monkeypatch.setattr(worker.kafka.cursors, "load", load_and_lose)
     with pytest.raises(LogUnavailable, match="handed over"):
         await sweep(worker)
     assert await begins(rig, "messages") == 0
@@ -294,7 +294,7 @@ async def test_what_is_being_replayed_stays_until_it_is(rig: Rig):
     await rig.noted(worker)
     rig.listeners.down = {"a"}
     replay = await start(rig, queue, listener)
-    await until(lambda: replay.id in worker._dispatchers, what="the worker knows of the replay")
+    await until(lambda: replay.id in worker.dispatchers, what="the worker knows of the replay")
     await sweep(worker)
     assert await begins(rig, "messages") == 0
     rig.listeners.down = set()

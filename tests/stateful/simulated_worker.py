@@ -5,7 +5,7 @@ For: doing one step of what a worker does, when it is told to. Not for: which st
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -27,6 +27,7 @@ from broker.errors import LogUnavailable
 from broker.outbound.addresses import Target
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings, Settings
+from projections.agents import follow
 from tests.stateful.simulated_log import Future, SimFeed, SimMembership
 
 if TYPE_CHECKING:
@@ -226,18 +227,18 @@ class SimWorker:
         self.began_ms = self.saved_ms = self.all_saved_ms = world.now_ms
         self.acts()
         ports = world.kafka.ports(self)
-        feed = SimpleNamespace(directory=self, on_change=None)
         network = Network(None, Sockets(3), None, world.connect)
         self.worker = Worker(
-            SETTINGS, ports, feed, SEALER, tuning=world.tuning, network=network, dice=world.dice.random
+            SETTINGS, ports, self, SEALER, tuning=world.tuning, network=network, dice=world.dice.random
         )
+        self._told: list[str] = []  # ids of listeners that its agent has yet to look at
         self.membership: SimMembership = ports.membership
         self.tail: SimFeed = ports.changes
         self._loops: list[Task] = []  # what the assignment's loops would be doing
         self._serving: Task | None = None
         self._reading: Task | None = None
         self._hearing: Any = None
-        self._ticking = self.worker._ticks()
+        self._ticking = self.worker._ticks.run(self.dispatchers)
         self._ticking.send(None)
 
     def acts(self) -> None:
@@ -256,8 +257,8 @@ class SimWorker:
         return self.worker.assignment.partitions
 
     @property
-    def dispatchers(self) -> dict[str, Dispatcher]:
-        return self.worker._dispatchers
+    def dispatchers(self) -> Mapping[str, Dispatcher]:
+        return self.worker.dispatchers
 
     @property
     def outstanding(self) -> Outstanding:
@@ -315,7 +316,7 @@ class SimWorker:
             self.loop.settle()
 
         self.acts()
-        giving_up = self.worker._run(self.worker._given_up(list(self.partitions)))
+        giving_up = self.worker._background.run(self.worker._given_up(list(self.partitions)))
         self.to_its_end(giving_up, meanwhile)
         world.crashed(self)
         self.ownership, self.gave_up = self.ownership + 1, len(world.record.crashes) - 1
@@ -342,10 +343,15 @@ class SimWorker:
     # The directory
 
     def note(self, listener_id: str) -> None:
-        self.worker._note_change(SimpleNamespace(listener_id=listener_id))
+        """The directory has folded an event of this listener."""
+        self._told.append(listener_id)
 
     def follow(self) -> None:
-        self.to_its_end(Task(self.worker._follow_changes(), self), lambda _: self.world.meanwhile())
+        """The agent comes to the events that are folded, and the cursors of those who came are loaded."""
+        told, self._told = self._told, []
+        for listener_id in told:
+            follow(SimpleNamespace(listener_id=listener_id), self.state, self.worker.roster)
+        self.to_its_end(Task(self.worker.roster.admit(), self), lambda _: self.world.meanwhile())
 
     # What the tail and the catch-up readers do
 
@@ -357,7 +363,7 @@ class SimWorker:
             self._reading.step()
 
     async def _feed_some(self) -> None:
-        await self.worker._feed(await self.membership.read())
+        await self.worker._tail_loop.feed(await self.membership.read())
 
     def catch_up(self) -> None:
         self._loop(self.worker.assignment.catch_up.serve_next(first=self.world.dice.random() < 0.5)).step()

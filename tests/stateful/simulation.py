@@ -35,20 +35,20 @@ from broker.core.events import (
 )
 from broker.core.flow import Share
 from broker.core.ids import message_id
-from broker.delivery import assignment
+from broker.delivery import assignment, background, roster
 from broker.delivery import fence as ownership
 from broker.delivery import worker as worker_module
 from broker.delivery.assignment import Assignment
 from broker.delivery.changes import answers
 from broker.delivery.changes import honour as changes
 from broker.delivery.checkpoint import checkpoints
-from broker.delivery.dispatch import connections, dispatcher, liveness, stream
+from broker.delivery.dispatch import connections, dispatcher, liveness, stream, ticks
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, Stream
 from broker.delivery.outstanding import entry as owed
 from broker.delivery.outstanding import schedule as outstanding
 from broker.delivery.outstanding.entry import owed_key
-from broker.delivery.reading import catch_up
+from broker.delivery.reading import catch_up, tail_loop
 from broker.delivery.reading.message import Message
 from broker.delivery.tuning import Tuning
 from broker.kafka import changes as changes_topic
@@ -576,8 +576,11 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
         }
         put_in(outstanding, asyncio=SimpleNamespace(Event=asyncio.Event, **pause))
         put_in(catch_up, asyncio=SimpleNamespace(Semaphore=asyncio.Semaphore, **pause))
-        put_in(worker_module, asyncio=SimpleNamespace(Event=asyncio.Event, **pause, **run_here))
-        put_in(worker_module, Gate=lambda: Dealt(here[0]), Processor=lambda: SimpleNamespace(waited=lambda: 0.0))
+        for module in (worker_module, roster, background):
+            put_in(module, asyncio=SimpleNamespace(Event=asyncio.Event, **pause, **run_here))
+        for module in (tail_loop, ticks):
+            put_in(module, asyncio=SimpleNamespace(**pause))
+        put_in(ticks, Gate=lambda: Dealt(here[0]), Processor=lambda: SimpleNamespace(waited=lambda: 0.0))
         put_in(Assignment, start=lambda _: None)  # its loops are stepped, or what they do is done, one by one
         put_in(assignment, asyncio=SimpleNamespace(**pause))
         put_in(ownership, asyncio=SimpleNamespace(shield=lambda one: one, **pause))
@@ -594,6 +597,7 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
         put_in(Stream, __hash__=lambda one: one.partition + PARTITIONS * int(one.dispatcher.listener.name[1:]))
         put_in(Delivery, __hash__=lambda one: one.offset)
         put_in(dispatcher, time=SimpleNamespace(time=lambda: here[0].now_ms / 1000))
-        for module in (dispatcher, stream, changes, answers, checkpoints, outstanding, owed, worker_module, liveness):
+        clocks = (dispatcher, stream, changes, answers, checkpoints, outstanding, owed, worker_module, liveness, ticks)
+        for module in (*clocks, roster):
             put_in(module, now_ms=lambda: here[0].now_ms)
         yield run

@@ -11,7 +11,7 @@ from broker.core.cursor import Cursor
 from broker.core.events import DeliveriesSettled, decode
 from broker.delivery.checkpoint import checkpoints as module
 from broker.delivery.checkpoint.checkpoints import Checkpoints
-from broker.delivery.checkpoint.metrics import Meters
+from broker.delivery.checkpoint.metrics import Metrics
 from broker.delivery.fence import Fence
 from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable, Suspended
@@ -78,7 +78,7 @@ async def test_a_partition_whose_outcomes_are_not_written_keeps_back_its_own_cur
 
     partitions = {number: SimpleNamespace(tail=9) for number in range(3)}
     parts = SimpleNamespace(store=store), topic, NOTHING_KEPT
-    checkpoints = Checkpoints(*parts, partitions, {}, Meters(), nothing)
+    checkpoints = Checkpoints(*parts, partitions, {}, Metrics(), nothing)
     streams = [Settled(number) for number in partitions]
 
     def settle(offset: int) -> None:
@@ -117,7 +117,7 @@ async def test_who_is_no_member_any_more_in_the_middle_of_many_commits_makes_no_
             raise LogUnavailable("no member any more")
 
     parts = SimpleNamespace(store=store), Topic(), NOTHING_KEPT
-    checkpoints = Checkpoints(*parts, {0: SimpleNamespace(tail=9)}, {}, Meters(), confirm)
+    checkpoints = Checkpoints(*parts, {0: SimpleNamespace(tail=9)}, {}, Metrics(), confirm)
     streams = [Settled(0, f"l-{number}") for number in range(3 * TUNED.commits_together)]
     for stream in streams:
         checkpoints.touched(stream)
@@ -152,7 +152,7 @@ async def test_a_group_that_takes_no_commit_keeps_its_own_streams_dirty_and_no_o
             raise NotStored({"l-0": LogUnavailable("refused")})
 
     parts = SimpleNamespace(store=store), Topic(), NOTHING_KEPT
-    checkpoints = Checkpoints(*parts, {0: SimpleNamespace(tail=9)}, {}, Meters(), nothing)
+    checkpoints = Checkpoints(*parts, {0: SimpleNamespace(tail=9)}, {}, Metrics(), nothing)
     names = [f"l-{number}" for number in range(3 * TUNED.commits_together)]
     squatted, *others = settled(checkpoints, {}, *names)
     with pytest.raises(LogUnavailable, match="refused"):
@@ -177,7 +177,7 @@ async def test_the_last_checkpoint_commits_what_has_changed_and_once_more_all_th
     parts = SimpleNamespace(store=store), Topic(), NOTHING_KEPT
     dispatchers: dict[str, object] = {}
     partition = SimpleNamespace(tail=9, placed=lambda _: True)
-    checkpoints = Checkpoints(*parts, {0: partition}, dispatchers, Meters(), nothing)
+    checkpoints = Checkpoints(*parts, {0: partition}, dispatchers, Metrics(), nothing)
     names = [f"l-{number}" for number in range(1, 3 * TUNED.dirty_at_once)]
     settled(checkpoints, dispatchers, *names)
     await checkpoints.checkpoint()
@@ -217,7 +217,7 @@ class Office:
             NOTHING_KEPT,
             {0: SimpleNamespace(tail=9)},
             {name: stream.dispatcher for name, stream in self.streams.items()},
-            Meters(),
+            Metrics(),
             nothing,
         )
 
@@ -291,7 +291,7 @@ async def test_a_commit_that_failed_is_made_again_at_once_whoever_gives_way(cloc
 async def test_a_listener_that_has_ended_is_not_remembered(clock):
     office = Office(clock, "slow", "ended")
     await office.checkpoint()
-    office.checkpoints.dismissed("ended")
+    office.checkpoints.removed("ended")
     assert office.checkpoints._stored.keys() == {"slow"}
     del office.checkpoints._dispatchers["ended"]  # while its cursor is being committed
     await office.checkpoint()
@@ -308,7 +308,7 @@ class Committed(list[str]):
 def checkpoints_of(cursors, dispatchers: dict[str, object], *, confirm=nothing, tuning=TUNED) -> Checkpoints:
     """Of one partition, where the place of every listener is known."""
     partition = SimpleNamespace(tail=9, placed=lambda _: True)
-    return Checkpoints(cursors, Topic(), NOTHING_KEPT, {0: partition}, dispatchers, Meters(), confirm, tuning=tuning)
+    return Checkpoints(cursors, Topic(), NOTHING_KEPT, {0: partition}, dispatchers, Metrics(), confirm, tuning=tuning)
 
 
 async def test_of_several_groups_that_take_no_commit_each_keeps_its_streams_dirty():

@@ -19,7 +19,7 @@ from broker.core.directory import Directory
 from broker.core.events import DeliveryAttempted, LogDamaged
 from broker.core.histogram import BOUNDS_MS, Histogram
 from broker.core.ids import message_id
-from broker.delivery.checkpoint.metrics import Condition, Lag, Meters, condition
+from broker.delivery.checkpoint.metrics import Condition, Lag, Metrics, condition
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.errors import LogUnavailable
 from cli.processes.admin import Health, process_app, serving
@@ -31,10 +31,10 @@ PUT_MS = 1_700_000_000_000
 
 
 class SomeWorker:
-    """A worker's meters and condition as a test wants them."""
+    """A worker's metrics and condition as a test wants them."""
 
     def __init__(self) -> None:
-        self.meters = Meters()
+        self.metrics = Metrics()
         self.now = Condition()
 
     async def condition(self) -> Condition:
@@ -82,7 +82,7 @@ async def test_a_scrape_tells_attempts_and_the_time_from_put_to_delivery():
     put = message_id(at_ms=PUT_MS, partition=0, random_bits=1)
     common = {"organization_id": "o", "listener_id": "l", "queue_id": "q", "message_id": put, "partition": 0}
     common |= {"offset": 3, "error": None, "took_ms": 1, "next_at_ms": None}
-    worker.meters.count(
+    worker.metrics.count(
         [(1, PUT_MS + 3, 200, 1, PUT_MS), (2, PUT_MS + 70, 204, 1, PUT_MS)],
         [
             (DeliveryAttempted(at_ms=PUT_MS + 900, number=1, outcome="failed", status=503, **common), PUT_MS),
@@ -158,7 +158,7 @@ async def test_a_process_is_ready_once_it_said_so_and_while_its_projections_catc
 async def test_the_processes_together_are_told_apart_by_a_label_and_ready_when_all_are():
     one, two = SomeWorker(), SomeWorker()
     first, second = Health(), Health()
-    one.meters.gained, two.meters.gained = 1, 2
+    one.metrics.gained, two.metrics.gained = 1, 2
     first.look = show_worker(first.registry, one)
     second.look = show_worker(second.registry, two)
     for health in (first, second):
@@ -192,7 +192,7 @@ async def test_nothing_else_is_there(method: str, path: str, code: int):
 
 async def test_a_histogram_of_the_worker_is_the_same_under_its_process():
     worker, health = SomeWorker(), Health()
-    worker.meters.checkpoints.add(12)
+    worker.metrics.checkpoints.add(12)
     health.look = show_worker(health.registry, worker)
     async with serving(process_app(health), "127.0.0.1", 0, Hosts([])) as own:
         child = SimpleNamespace(name="worker-1", admin_url=own)

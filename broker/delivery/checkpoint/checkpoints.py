@@ -18,7 +18,7 @@ from math import inf
 
 from broker.core.cursor import Cursor
 from broker.core.events import encode
-from broker.delivery.checkpoint.metrics import Meters
+from broker.delivery.checkpoint.metrics import Metrics
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Stream, now_ms, outcome_events, take_outcomes
 from broker.delivery.outstanding.schedule import Outstanding
@@ -45,7 +45,7 @@ class Checkpoints:
         outstanding: Outstanding,
         partitions: dict[int, Partition],
         dispatchers: Mapping[str, Dispatcher],
-        meters: Meters,
+        metrics: Metrics,
         confirm: Callable[[], Awaitable[None]],
         count: Count | None = None,
         tuning: Tuning = TUNED,
@@ -57,7 +57,7 @@ class Checkpoints:
         self._outstanding = outstanding
         self._partitions = partitions
         self._dispatchers = dispatchers
-        self._meters = meters
+        self._metrics = metrics
         self._confirm = confirm
         self._count = count
         self._stored: dict[str, float] = {}  # as of when each listener was committed
@@ -72,7 +72,7 @@ class Checkpoints:
         stream.dirty = True
         self._dirty.add(stream)
 
-    def dismissed(self, listener_id: str) -> None:
+    def removed(self, listener_id: str) -> None:
         """The listener has ended."""
         self._stored.pop(listener_id, None)
 
@@ -146,13 +146,13 @@ class Checkpoints:
             self._note_stored(cursors, began)
             error = unwritten or refused
             kept_back = () if refused is None else refused.failed
-            self._meters.cursors += sum(len(places) for one, places in cursors.items() if one not in kept_back)
+            self._metrics.cursors += sum(len(places) for one, places in cursors.items() if one not in kept_back)
             if error is not None:
                 self._failed(
                     one for one in streams if one.dispatcher.listener.id in kept_back or one.partition in self._outcomes
                 )
             elif streams:
-                self._meters.checkpoints.add((time.monotonic() - began) * 1000)
+                self._metrics.checkpoints.add((time.monotonic() - began) * 1000)
             self._clean_up(streams)
             if error is not None:
                 raise error
@@ -166,7 +166,7 @@ class Checkpoints:
             stream.dispatcher.streams.pop(stream.partition, None)
 
     def _failed(self, streams: Iterable[Stream]) -> None:
-        self._meters.checkpoints_failed += 1
+        self._metrics.checkpoints_failed += 1
         for stream in streams:
             if stream.current:
                 stream.pressing = True
@@ -219,7 +219,7 @@ class Checkpoints:
                 continue
             streams.append(stream)
             rows, attempts = take_outcomes(stream)
-            self._meters.count(rows, attempts)
+            self._metrics.count(rows, attempts)
             for event in outcome_events(stream, rows, attempts, now_ms()):
                 key, value = getattr(event, "message_id", listener_id), encode(event)
                 self._outcomes.setdefault(stream.partition, []).append((key.encode(), value))
@@ -253,7 +253,7 @@ class Checkpoints:
                 cursors = self._idle(dispatchers)
                 with contextlib.suppress(LogUnavailable):  # an older commit stands, and the next round is a minute off
                     await self._store(cursors, pause_s=self._tuning.idle_commit_pause_s)
-                    self._meters.cursors += sum(map(len, cursors.values()))
+                    self._metrics.cursors += sum(map(len, cursors.values()))
 
     async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]], *, pause_s: float) -> NotStored | None:
         """Commit some at a time, as long as the partitions are ours (LogUnavailable: they are not).

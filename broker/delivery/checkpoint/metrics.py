@@ -20,7 +20,7 @@ from broker.delivery.reading.partition import Partition
 from broker.delivery.tuning import TUNED
 
 
-class Meters:
+class Metrics:
     """Since the process began. attempts: by (outcome, answer), the answer being `2xx` … `5xx` or `none`.
 
     delivered: from the put, or the time it was to wait for, to the answer that took the message. cursors: committed.

@@ -2,7 +2,7 @@
 
 For: finding it by comparing what there is with the directory, at each ending and take-over and now and then besides,
 so that a listener that ended while no worker ran, or whose cursor another worker committed once more, is found as well.
-Not for: ending its deliveries (worker.py dismisses the dispatcher).
+Not for: ending its deliveries (the roster stops its streams).
 
 Rule 1: what there is is listed first, and the directory is caught up afterwards. So a listener that it does not know
 has ended, and is not one that this process has yet to fold.
@@ -101,7 +101,7 @@ class EndedListeners:
 
     async def _delete(self, listener_id: str) -> None:
         async with self._checkpoints.quiet:
-            if listener_id in self._dispatchers:  # it is dismissed in a moment
+            if listener_id in self._dispatchers:  # its streams are stopped in a moment
                 return
             try:
                 await self._cursors.delete(listener_id)

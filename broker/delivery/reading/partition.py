@@ -125,7 +125,7 @@ class Partition:
         if stream is None or stream.window.scan_from is None:
             self._tell(dispatcher)
 
-    def dismiss(self, dispatcher: Dispatcher) -> None:
+    def remove(self, dispatcher: Dispatcher) -> None:
         """The listener has ended."""
         self._placed.discard(dispatcher)
         self._told.get(dispatcher.listener.queue_id, {}).pop(dispatcher, None)

@@ -1,0 +1,87 @@
+"""Ticks: what a worker does for its dispatchers several times a second.
+
+For: time-outs, retries that are due, the share of each dispatcher, probes, closing idle connections. Not for: what
+one dispatcher does in a tick (dispatcher.py), the shares themselves (fairness.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+
+from broker.core.flow import Gate
+from broker.delivery.dispatch.dispatcher import Dispatcher
+from broker.delivery.dispatch.fairness import Processor, let_begin, share_out
+from broker.delivery.dispatch.liveness import Liveness
+from broker.delivery.dispatch.stream import now_ms
+from broker.delivery.tuning import Tuning
+
+
+class Ticks:
+    """The dispatchers that asked for ticks, those that have waited longest first."""
+
+    def __init__(self, liveness: Liveness, tuning: Tuning) -> None:
+        self._tuning = tuning
+        self._liveness = liveness
+        self._active: dict[Dispatcher, None] = {}
+
+    def add(self, dispatcher: Dispatcher) -> None:
+        """Give the dispatcher ticks, until its tick() returns False."""
+        self._active[dispatcher] = None
+
+    def remove(self, dispatcher: Dispatcher) -> None:
+        """Give a dispatcher whose listener has ended no more ticks and no more probes."""
+        self._liveness.down.discard(dispatcher)
+        self._active.pop(dispatcher, None)
+
+    async def run(self, dispatchers: Mapping[str, Dispatcher]) -> None:
+        """Tick for ever. dispatchers: all that there are; those without ticks are tidied, too."""
+        tuning = self._tuning
+        gate, processor, time = Gate(), Processor(), asyncio.get_running_loop().time
+        pumped: list[Dispatcher] = []
+        for number in itertools.count():
+            late_s = 0.0
+            active, ticked = list(self._active), list[Dispatcher]()
+            for part in range(tuning.tick_parts):
+                before_s = time()
+                await asyncio.sleep(tuning.tick_s / tuning.tick_parts)
+                part_late_s = time() - before_s - tuning.tick_s / tuning.tick_parts
+                late_s += part_late_s
+                ticked += self._tick_some(
+                    active[part :: tuning.tick_parts], number, late=part_late_s > tuning.stood_still_s
+                )
+                await pump(pumped[part :: tuning.tick_parts], tuning.begun_at_once)
+            begins = gate.tick(late_s / tuning.tick_parts, waited=processor.waited())
+            pumped = let_begin(ticked, begins, turn=number // tuning.share_ticks)
+            if number % tuning.share_ticks == 0:
+                share_out(self._active, tuning)
+            self._liveness.tick(begins=begins)
+            for dispatcher in list(dispatchers.values())[number % tuning.tidy_ticks :: tuning.tidy_ticks]:
+                dispatcher.tidy()
+
+    def _tick_some(self, dispatchers: Iterable[Dispatcher], number: int, *, late: bool) -> Iterator[Dispatcher]:
+        """Tick these; yield those that still have something to do."""
+        at_ms = now_ms()
+        for place, dispatcher in enumerate(dispatchers):
+            if dispatcher not in self._active:  # its listener has ended meanwhile
+                continue
+            if (place + number) % self._tuning.share_ticks and dispatcher.limits.gives_way:
+                continue
+            if dispatcher.tick(at_ms, late=late):
+                yield dispatcher
+            else:
+                del self._active[dispatcher]
+            if dispatcher.circuit.allowance == 0:
+                self._liveness.watch(dispatcher)
+
+
+async def pump(dispatchers: Iterable[Dispatcher], at_once: int) -> None:
+    """Have the dispatchers begin the attempts that let_begin() dealt them, a few before other tasks run."""
+    begun = 0
+    for dispatcher in dispatchers:
+        begun += dispatcher.limits.begins
+        dispatcher.pump()
+        if begun >= at_once:
+            begun = 0
+            await asyncio.sleep(0)

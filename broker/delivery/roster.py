@@ -1,0 +1,267 @@
+"""The roster of one worker: a dispatcher for each listener, kept as the directory says.
+
+For: starting, changing and stopping the delivery streams of one listener. A Faust agent of its own asks for that, event
+by event (projections/agents.py); a take-over starts all listeners at once (worker.py).
+Not for: sending (dispatch/dispatcher.py), folding the directory (projections/directory.py).
+
+The roster reads the directory as it is now; an event only says which listeners to look at. So an agent that is behind
+the directory, or that reads `control` from its beginning again, leaves alone what is right already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from broker.core.cursor import Cursor
+from broker.core.directory import Directory, Listener
+from broker.core.events import (
+    ControlEvent,
+    Event,
+    Fields,
+    ListenerDeleted,
+    ListenerPaused,
+    LogMended,
+    QueueDeleted,
+    ReplayPaused,
+)
+from broker.core.window import Window
+from broker.delivery.assignment import Assignment
+from broker.delivery.dispatch.connections import Network
+from broker.delivery.dispatch.dispatcher import Dispatcher
+from broker.delivery.dispatch.stream import Delivery, Stream, now_ms
+from broker.delivery.dispatch.ticks import Ticks
+from broker.delivery.ports import Ports
+from broker.delivery.tuning import Tuning
+from broker.errors import BrokerError, LogUnavailable
+from broker.outbound.request import Opened, open_listener, same_seals
+from broker.ports import DirectoryView
+from broker.sealing import Sealer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a worker gives its dispatchers. dice: draws their jitter. run: starts a task that the worker ends with."""
+
+    network: Network
+    dice: Callable[[], float]
+    tuning: Tuning
+    ticks: Ticks
+    run: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+
+
+class Roster:
+    """The dispatchers of one worker, by listener id. A dispatcher outlives an assignment; its streams don't.
+
+    assignment: the worker's current one, to which new streams belong.
+    sending: whether attempts may begin, also those of listeners that are created from now on.
+    unusable: ids of listeners whose secret can't be opened.
+    """
+
+    assignment: Assignment
+
+    def __init__(self, kafka: Ports, view: DirectoryView, sealer: Sealer, means: Means) -> None:
+        self._cursors = kafka.cursors
+        self._control = kafka.log.control
+        self._view = view
+        self._sealer = sealer
+        self._means = means
+        self.dispatchers: dict[str, Dispatcher] = {}
+        self.sending = False
+        self.unusable: set[str] = set()
+        self._replays: set[str] = set()  # ids of the dispatchers that are replays
+        self._arrivals: dict[str, None] = {}  # ids of listeners whose cursors must be loaded
+        self._arrived = asyncio.Event()
+
+    @property
+    def _directory(self) -> Directory:
+        return self._view.state
+
+    # What the agent asks for, once the directory has folded the event. Nothing here waits.
+
+    def concerned(self, event: Event) -> Collection[str]:
+        """Return the ids of the listeners and replays whose delivery streams this event of `control` may change."""
+        if isinstance(event, QueueDeleted):
+            return [one.listener.id for one in self.dispatchers.values() if one.queue.id == event.queue_id]
+        replay_id, listener_id = getattr(event, "replay_id", None), getattr(event, "listener_id", None)
+        if replay_id is not None:
+            return (replay_id,)
+        return () if listener_id is None else (listener_id, *self._replays)  # a replay of it may have changed
+
+    def __contains__(self, listener_id: str) -> bool:
+        return listener_id in self.dispatchers
+
+    def start(self, listener: Listener) -> None:
+        """Start the listener's delivery streams, as soon as its cursors are loaded (run())."""
+        if self.sending:  # else the next take-over starts them
+            self._arrivals[listener.id] = None
+            self._arrived.set()
+
+    def change(self, listener: Listener) -> None:
+        """Have the delivery streams follow the listener: paused, resumed, redriven, another URL or secret."""
+        before = self.dispatchers[listener.id].listener
+        if before is listener:
+            return  # a take-over or a later event has told of it already
+        self.add(listener)
+        if before.redrives.count != listener.redrives.count:
+            self.assignment.outstanding.redrive(listener)
+
+    def stop(self, listener_id: str) -> None:
+        """Stop the delivery streams of a listener that has ended, if it has any."""
+        dispatcher = self.dispatchers.pop(listener_id, None)
+        if dispatcher is None:
+            return
+        for partition in self.assignment.partitions.values():
+            partition.remove(dispatcher)
+        self.assignment.checkpoints.removed(listener_id)
+        self._replays.discard(listener_id)
+        dispatcher.close()
+        self._means.ticks.remove(dispatcher)
+
+    def tell(self, event: Event) -> None:
+        """Tell the assignment of what else the event means: a listener or replay ended, the log was mended."""
+        assignment = self.assignment
+        if isinstance(event, LogMended):
+            if event.topic == "messages" and event.partition in assignment.partitions:
+                span = event.partition, event.first_offset, event.last_offset
+                self._means.run(assignment.outstanding.mended(*span, given_up=event.given_up))
+        elif isinstance(event, ListenerDeleted | QueueDeleted) or getattr(event, "replay_id", None) is not None:
+            assignment.ended_listeners.look()
+
+    # Listeners that have arrived
+
+    async def run(self) -> None:
+        """Load the cursors of the listeners that start() has named, many at once, and start their streams. Endless."""
+        while True:
+            await self._arrived.wait()
+            await self.admit()
+
+    async def admit(self) -> None:
+        """One round of run()."""
+        self._arrived.clear()
+        ids, self._arrivals = self._arrivals, {}
+        arrived = [one for one in map(self._directory.listeners.get, ids) if one and one.id not in self.dispatchers]
+        if not arrived or not self.sending:
+            return
+        assignment = self.assignment
+        partitions = list(assignment.partitions)
+        try:
+            cursors = await self._cursors.load([listener.id for listener in arrived], partitions)
+            await assignment.changes.cover({number: lowest(arrived, cursors, number) for number in partitions})
+        except LogUnavailable:
+            await asyncio.sleep(self._means.tuning.load_pause_s)
+            for listener in arrived:
+                self.start(listener)
+            return
+        if assignment is not self.assignment or not self.sending:
+            return
+        for listener_id in [listener.id for listener in arrived]:
+            listener_now = self._directory.listeners.get(listener_id)
+            if listener_now is not None and listener_id not in self.dispatchers:
+                self.add(listener_now)
+                self.place(listener_now, cursors.get(listener_id, {}))
+                assignment.outstanding.redrive(listener_now)
+
+    # Dispatchers
+
+    def add(self, listener: Listener) -> None:
+        """Make the listener's dispatcher, or bring the one that it has up to date. Its streams stand nowhere yet."""
+        dispatcher, assignment = self.dispatchers.get(listener.id), self.assignment
+        self.unusable.discard(listener.id)
+        try:
+            opened = self._opened(listener, dispatcher)
+        except (BrokerError, ValueError):  # the listener waits until its secret is mended; all others go on
+            log.exception("listener.secret_unusable listener=%s", listener.id)
+            self.unusable.add(listener.id)
+            if dispatcher is not None:
+                self.stop(listener.id)
+                assignment.outstanding.dismissed(listener.id)
+            return
+        if dispatcher is not None:
+            dispatcher.assignment = assignment
+            dispatcher.update(listener, share=assignment.share, opened=opened)
+            return
+        dispatcher = self.dispatchers[listener.id] = Dispatcher(
+            self._means.network,
+            assignment,
+            self._directory.queues[listener.queue_id],
+            listener,
+            opened,
+            tuning=self._means.tuning,
+            dice=self._means.dice,
+            share=assignment.share,
+            wants_tick=self._means.ticks.add,
+            gone=self._gone,
+        )
+        dispatcher.sending = self.sending
+        if listener.replay is not None:
+            self._replays.add(listener.id)
+
+    def _opened(self, listener: Listener, dispatcher: Dispatcher | None) -> Opened:
+        if dispatcher is not None and same_seals(dispatcher.listener, listener):
+            return dispatcher.opened
+        return open_listener(self._sealer, listener)
+
+    def place(self, listener: Listener, cursors: Mapping[int, Cursor]) -> None:
+        """Put the listener's streams where its cursors say, and have its queue's messages brought to it."""
+        dispatcher = self.dispatchers.get(listener.id)
+        if dispatcher is None:
+            return
+        for number, partition in self.assignment.partitions.items():
+            cursor = listener.stands_at(cursors, number)
+            reach = listener.reach(number, partition.tail)
+            if cursor.top != reach or cursor.open:
+                window: Window[Delivery] = Window()
+                stream = dispatcher.streams[number] = Stream(dispatcher, number, window)
+                opened = [(offset, Delivery(stream, offset, None)) for offset in cursor.open]
+                if opened:
+                    opened[0][1].put_at_ms = cursor.oldest_at_ms or 0
+                for (_, delivery), made in zip(opened, cursor.attempts, strict=False):  # none where none is known
+                    delivery.number = made
+                window.restore(cursor, reach, opened)
+                if window.wanted() is not None:
+                    dispatcher.behind[stream] = None
+            partition.place(dispatcher)
+        if dispatcher.behind:
+            dispatcher.wake()  # and its ticks ask again: what a stream wants may be further than the tail is by now
+
+    def let_send(self, *, sending: bool) -> None:
+        """Say whether attempts may begin."""
+        self.sending = sending
+        for dispatcher in self.dispatchers.values():
+            dispatcher.sending = sending
+
+    def _gone(self, dispatcher: Dispatcher) -> None:
+        self._means.run(self._pause(dispatcher))
+
+    async def _pause(self, dispatcher: Dispatcher) -> None:
+        """Record in `control` that a listener is paused because it answered 410."""
+        listener = dispatcher.listener
+        fields: Fields = {
+            "at_ms": now_ms(),
+            "organization_id": listener.organization_id,
+            "actor": "worker",
+            "reason": "the listener answered 410 Gone",
+        }
+        event: ControlEvent = (
+            ListenerPaused(**fields, listener_id=listener.id)
+            if listener.replay is None
+            else ReplayPaused(**fields, replay_id=listener.id)
+        )
+        try:
+            await self._control.append(event)
+        except BrokerError:
+            dispatcher.said_gone = False  # its next 410 tries again
+
+
+def lowest(
+    listeners: Iterable[Listener], cursors: Mapping[str, Mapping[int, Cursor]], number: int, end: int | None = None
+) -> int:
+    """Return the lowest offset of a partition that one of these listeners has not settled; `end` at the most."""
+    lows = [listener.stands_at(cursors.get(listener.id, {}), number).offset for listener in listeners]
+    return min(lows) if end is None else min((*lows, end))
