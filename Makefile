@@ -4,7 +4,7 @@
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help demo test test-kafka test-scenarios test-others check soak bench lock events format clean
+.PHONY: help demo test test-kafka test-scenarios test-others check soak bench lock events pictures format clean
 
 help:
 	@echo "make demo    put messages, watch them arrive at listeners that fail and come back"
@@ -14,6 +14,7 @@ help:
 	@echo "make soak    the fault runs of minutes"
 	@echo "make bench   how fast it is, beside its limits"
 	@echo "make events  write docs/events.md from the code"
+	@echo "make pictures  record the demo and photograph the console, for README.md; needs Chromium"
 	@echo "make lock    choose the newest dependencies and pin their hashes"
 	@echo "make clean   remove .venv and the tools' caches"
 
@@ -60,6 +61,10 @@ bench: $(READY)
 events: $(READY)
 	$(BIN)/everput events > docs/events.md
 	$(BIN)/python -c "from broker.core.delivery import picture; print(picture(), end='')" > docs/delivery.md
+
+pictures: $(READY)
+	$(BIN)/python docs/pictures/recording.py docs/pictures/demo.svg
+	$(BIN)/python docs/pictures/screenshot.py docs/pictures/console.png
 
 format: $(READY)
 	$(BIN)/ruff format
