@@ -17,6 +17,7 @@ from broker.core import events as ev
 from broker.core.damage import Damage, DamagedRange
 from broker.errors import BrokerError, LogDamaged
 from broker.kafka.requests import EARLIEST, KafkaRequests
+from broker.kafka.scan import scan
 from broker.kafka.topics import Topics, by_name
 from broker.ports import ControlLog, DirectoryView
 
@@ -136,12 +137,9 @@ class DamageReports:
 
     async def _readable(self, one: DamagedRange) -> bool:
         at = one.first
-        while at <= one.last:
-            stretch = await self._requests.read(self._table[one.topic].name, one.partition, at)
-            if stretch.next_offset <= at:
-                return False
-            at = stretch.next_offset
-        return True
+        async for fetched in scan(self._requests, self._table[one.topic].name, one.partition, at, one.last + 1):
+            at = fetched.next_offset
+        return at > one.last
 
 
 def mended(one: DamagedRange, *, given_up: bool, actor: str) -> ev.LogMended:

@@ -33,7 +33,7 @@ class Record(NamedTuple):
     headers: Sequence[tuple[str, bytes | None]]
 
 
-class Stretch(NamedTuple):
+class FetchResult(NamedTuple):
     """The result of one fetch.
 
     next_offset: where to read on.

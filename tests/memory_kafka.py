@@ -19,7 +19,7 @@ from broker.delivery.ports import Gained, GivenUp, KeyAndValue, Ports
 from broker.errors import LogUnavailable
 from broker.kafka.changes import ChangesTopic
 from broker.kafka.requests import KafkaRequests
-from broker.ports import EARLIEST, LATEST, NoMember, OffsetTooOld, Record, Stretch
+from broker.ports import EARLIEST, LATEST, FetchResult, NoMember, OffsetTooOld, Record
 
 TOPICS = ("control", "messages", "changes", "deliveries", "outstanding")
 POLL_S = 0.05
@@ -119,7 +119,7 @@ class MemoryReader:
         *,
         bytes_max: int = 1 << 20,
         worth: Callable[[bytes], bool] | None = None,
-    ) -> Stretch:
+    ) -> FetchResult:
         await self._cluster.asked()
         rows, end = self._cluster.records[topic][partition], len(self._cluster.records[topic][partition])
         if not self._cluster.begins[topic, partition] <= offset <= end:
@@ -130,8 +130,8 @@ class MemoryReader:
         next_offset = records[-1].offset + 1 if more else end
         raw = b"".join(b"%b %b %b" % (row.key, row.value or b"", _headers(row)) for row in records)
         if records and worth is not None and not worth(raw):
-            return Stretch([], next_offset, end, len(raw), max(row.timestamp for row in records))
-        return Stretch(records, next_offset, end, len(raw))
+            return FetchResult([], next_offset, end, len(raw), max(row.timestamp for row in records))
+        return FetchResult(records, next_offset, end, len(raw))
 
     async def delete_before(self, topic: str, partition: int, offset: int) -> None:
         await self._cluster.asked()

@@ -9,7 +9,7 @@ from collections import defaultdict
 
 from broker.core.events import Event, KeptDelivery, decode, encode
 from broker.errors import LogUnavailable
-from broker.kafka.requests import EARLIEST, KafkaRequests, Record, Stretch
+from broker.kafka.requests import EARLIEST, FetchResult, KafkaRequests, Record
 
 
 class OutstandingTopic:
@@ -53,7 +53,7 @@ class OutstandingTopic:
     async def offsets(self, _topic: str, at_ms) -> dict[int, int]:
         return {number: 0 if at == EARLIEST else len(self.records[number]) for number, at in at_ms.items()}
 
-    async def read(self, _topic: str, partition: int, offset: int, *, bytes_max: int = 1 << 20) -> Stretch:
+    async def read(self, _topic: str, partition: int, offset: int, *, bytes_max: int = 1 << 20) -> FetchResult:
         await self._asked()
         self.reads += 1
         all_of_it = self.records[partition]
@@ -61,7 +61,7 @@ class OutstandingTopic:
         more = len(records) > self.stretch or bytes_max == 1
         records = records[: 1 if bytes_max == 1 else self.stretch]
         end = len(all_of_it)
-        return Stretch(records, records[-1].offset + 1 if records and more else end, end)
+        return FetchResult(records, records[-1].offset + 1 if records and more else end, end)
 
     def kept(self) -> dict[bytes, Event]:
         """By key, what no tombstone has taken."""

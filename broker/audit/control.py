@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from broker.audit.records import STRETCH_BYTES, Records
+from broker.audit.records import FETCH_BYTES, Records
 from broker.errors import Unavailable
 from broker.kafka.requests import EARLIEST, Record
+from broker.kafka.scan import scan
 
 
 async def control_records(
@@ -18,9 +19,8 @@ async def control_records(
     (LogUnavailable).
     """
     at = (await records.offsets(topic, {0: EARLIEST}))[0] if begin is None else begin
-    while at < end:
-        stretch = await records.read(topic, 0, at, bytes_max=STRETCH_BYTES)
-        if stretch.next_offset <= at:
-            raise Unavailable("Kafka does not give what it said it has.")
-        yield [record for record in stretch.records if record.offset < end]
-        at = stretch.next_offset
+    async for fetched in scan(records, topic, 0, at, end, bytes_max=FETCH_BYTES):
+        at = fetched.next_offset
+        yield fetched.records
+    if at < end:
+        raise Unavailable("Kafka does not give what it said it has.")

@@ -1,6 +1,6 @@
-"""Reads the lanes of one reading of the log: stretch after stretch, the next one asked for ahead.
+"""Reads the lanes of one reading of the log: fetch after fetch, the next one begun ahead.
 
-For: what of a stretch is held until its turn comes, and what is kept or read again then. Not for: the order
+For: what of a fetch is held until its turn comes, and what is kept or read again then. Not for: the order
 (broker/core/logorder.py), read slots and slices (reader.py).
 """
 
@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from broker.audit.pace import Pace
-from broker.audit.records import STRETCH_BYTES, Records
+from broker.audit.records import FETCH_BYTES, Records
 from broker.core.catalogue import TOPIC_OF, TOPICS
 from broker.core.events import Event, ListenerRedriven, wire_name
 from broker.core.events import LogDamaged as DamageFound
 from broker.core.logorder import Lane, Merge, Run
 from broker.core.selection import Selection, Unreadable
 from broker.errors import LogDamaged, Unavailable
-from broker.kafka.requests import EARLIEST, OffsetTooOld, Stretch
+from broker.kafka.requests import EARLIEST, FetchResult, OffsetTooOld
 
 _CONTROL: Final = TOPIC_OF[wire_name(ListenerRedriven)]
 _TRIES_MAX: Final = 100
@@ -42,7 +42,7 @@ class Place(NamedTuple):
 
 class _Ahead(NamedTuple):
     lane: Lane[Event]
-    stretch: asyncio.Task[Stretch]
+    fetched: asyncio.Task[FetchResult]
 
 
 class Rests:
@@ -54,18 +54,18 @@ class Rests:
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._bytes = 0
-        self._kept: OrderedDict[Lane[Event], Stretch] = OrderedDict()
+        self._kept: OrderedDict[Lane[Event], FetchResult] = OrderedDict()
 
-    def keep(self, lane: Lane[Event], stretch: Stretch, index: int) -> None:
+    def keep(self, lane: Lane[Event], fetched: FetchResult, index: int) -> None:
         """Keep the fetched records from this index on, so that they need not be fetched again."""
-        records = stretch.records[index:]
-        rest = stretch._replace(records=records, size=stretch.size * len(records) // len(stretch.records))
+        records = fetched.records[index:]
+        rest = fetched._replace(records=records, size=fetched.size * len(records) // len(fetched.records))
         self._kept[lane] = rest
         self._bytes += rest.size
         while self._bytes > self._bytes_max:
             self._bytes -= self._kept.popitem(last=False)[1].size
 
-    def take(self, lane: Lane[Event]) -> Stretch | None:
+    def take(self, lane: Lane[Event]) -> FetchResult | None:
         rest = self._kept.pop(lane, None)
         self._bytes -= 0 if rest is None else rest.size
         return rest
@@ -92,7 +92,7 @@ class LaneReader:
         """Read the lane's next records and give them to the merge (Unavailable)."""
         self._lanes = merge.lanes
         try:
-            stretch = await self._next(lane)
+            fetched = await self._next(lane)
         except LogDamaged as damage:
             first, last = max(lane.at, damage.first), min(damage.last, lane.end - 1)
             merge.give(lane, [(first, lane.floor_ms, 0, self._told_damaged(lane, first, last))], last + 1)
@@ -105,10 +105,10 @@ class LaneReader:
             merge.give(lane, (), oldest)
             return
         with pace:
-            self._give(merge, lane, stretch)
+            self._give(merge, lane, fetched)
         soonest = merge.soonest()
         if self._ahead is None and soonest is not None and soonest not in self._rests:
-            self._ahead = _Ahead(soonest, asyncio.create_task(self._stretch(soonest, soonest.at)))
+            self._ahead = _Ahead(soonest, asyncio.create_task(self._fetch(soonest, soonest.at)))
 
     def _told_damaged(self, lane: Lane[Event], first: int, last: int) -> Event:
         """Make the event that stands for an unreadable range. Every reader is shown it, because nobody knows whose
@@ -128,8 +128,8 @@ class LaneReader:
         found = [held.item for held in run.records]
         for index, event in enumerate(found):
             if event is _TOO_LARGE:
-                stretch = await self._stretch(run.lane, run.records[index].offset, 1)
-                again = self._wanted.take(stretch.records[0].value) if stretch.records else None
+                fetched = await self._fetch(run.lane, run.records[index].offset, 1)
+                again = self._wanted.take(fetched.records[0].value) if fetched.records else None
                 if again is None:
                     raise Unavailable("Kafka gives another record at a place that was read before.")
                 found[index] = again
@@ -139,32 +139,32 @@ class LaneReader:
         for lane in self._lanes:
             self._rests.take(lane)
         if self._ahead is not None:
-            self._ahead.stretch.cancel()
-            await asyncio.gather(self._ahead.stretch, return_exceptions=True)
+            self._ahead.fetched.cancel()
+            await asyncio.gather(self._ahead.fetched, return_exceptions=True)
 
-    async def _next(self, lane: Lane[Event]) -> Stretch:
+    async def _next(self, lane: Lane[Event]) -> FetchResult:
         if (rest := self._rests.take(lane)) is not None:
             return rest
         ahead = self._ahead
         if ahead is None or ahead.lane is not lane:
-            return await self._stretch(lane, lane.at)
+            return await self._fetch(lane, lane.at)
         self._ahead = None
-        return await ahead.stretch
+        return await ahead.fetched
 
-    def _give(self, merge: Merge[Event], lane: Lane[Event], stretch: Stretch) -> None:
+    def _give(self, merge: Merge[Event], lane: Lane[Event], fetched: FetchResult) -> None:
         """Give the merge as much of the fetched records as the lane may hold."""
         rows: list[tuple[int, int, int, Event | None]] = []
-        if stretch.left_out_ms is not None:  # the lane may pass its end by it: nothing of that is wanted
-            rows.append((lane.at, stretch.left_out_ms, 0, None))
-        left, at, end, take = self._share_bytes, stretch.next_offset, lane.end, self._wanted.take
-        for index, record in enumerate(stretch.records):
+        if fetched.left_out_ms is not None:  # the lane may pass its end by it: nothing of that is wanted
+            rows.append((lane.at, fetched.left_out_ms, 0, None))
+        left, at, end, take = self._share_bytes, fetched.next_offset, lane.end, self._wanted.take
+        for index, record in enumerate(fetched.records):
             offset, value = record.offset, record.value
             if offset >= end:  # newer than the reading
                 at = end
                 break
             if left <= 0:
                 at = offset
-                self._rests.keep(lane, stretch, index)
+                self._rests.keep(lane, fetched, index)
                 break
             event = take(value)
             size = 0
@@ -175,13 +175,13 @@ class LaneReader:
             rows.append((offset, record.timestamp, size, event))
         merge.give(lane, rows, at)
 
-    async def _stretch(self, lane: Lane[Event], offset: int, bytes_max: int = STRETCH_BYTES) -> Stretch:
+    async def _fetch(self, lane: Lane[Event], offset: int, bytes_max: int = FETCH_BYTES) -> FetchResult:
         """Fetch at an offset that is known to exist (Unavailable)."""
         worth = None if TOPICS[lane.rank] == _CONTROL else self._wanted.may_be_in
         name = self._names[lane.rank]
         for _ in range(_TRIES_MAX):
-            stretch = await self._records.read(name, lane.partition, offset, bytes_max=bytes_max, worth=worth)
-            if stretch.next_offset > offset:
-                return stretch
+            fetched = await self._records.read(name, lane.partition, offset, bytes_max=bytes_max, worth=worth)
+            if fetched.next_offset > offset:
+                return fetched
             await asyncio.sleep(_PAUSE_S)
         raise Unavailable("Kafka does not give what it said it has.")

@@ -116,10 +116,10 @@ class Listeners:
         """Yield the events that created the organization's queues, listeners and replays, in [begin, end)."""
         wanted = Selection(organization_id=organization_id, types=_MADE)
         pace = Pace(self._others)
-        async with aclosing(control_records(self._records, self._control, end, begin=begin)) as stretches:
+        async with aclosing(control_records(self._records, self._control, end, begin=begin)) as results:
             while True:
                 async with self._read_slots.slot(organization_id):
-                    records = await anext(stretches, None)
+                    records = await anext(results, None)
                     if records is None:
                         return
                     with pace:

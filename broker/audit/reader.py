@@ -1,7 +1,7 @@
 """Reads the log in its order: a slice at a time, in bounded memory, and without holding up the process's other work.
 
 For: the shell around broker/core/logorder.py: which lanes, slots among readings, waiting until a moment is safely past.
-Not for: stretches of lanes (lanes.py), which events (broker/core/selection.py), how they are answered (api/log.py).
+Not for: fetches of lanes (lanes.py), which events (broker/core/selection.py), how they are answered (api/log.py).
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from broker.kafka.requests import Stretch
+from broker.kafka.requests import FetchResult
 
-STRETCH_BYTES: Final = 256 << 10  # short, so that no other request waits long while one is looked through
+FETCH_BYTES: Final = 256 << 10  # short, so that no other request waits long while one is looked through
 
 
 class Records(Protocol):
@@ -25,4 +25,4 @@ class Records(Protocol):
         *,
         bytes_max: int = ...,
         worth: Callable[[bytes], bool] | None = ...,
-    ) -> Stretch: ...
+    ) -> FetchResult: ...

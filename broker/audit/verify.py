@@ -14,7 +14,6 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from typing import NamedTuple
 
-from broker.audit.stretches import stretches
 from broker.core.checks import (
     Checks,
     ControlChecks,
@@ -28,7 +27,8 @@ from broker.core.checks import (
 from broker.core.events import ListenerCreated, ReplayStarted, decode
 from broker.errors import LogDamaged, UnknownEvent
 from broker.kafka.cursors import KafkaCursors
-from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, OffsetTooOld, Stretch
+from broker.kafka.requests import EARLIEST, LATEST, FetchResult, KafkaRequests, OffsetTooOld
+from broker.kafka.scan import scan
 from broker.kafka.topics import Topic, Topics, workers_group
 from broker.settings import KafkaSettings
 
@@ -106,10 +106,10 @@ class Verifier:
         self.control = checks = ControlChecks(begin)
         if begin in positions:
             yield State(begin, checks.state.state_hash(), checks.state.digests())
-        async for stretch in self._stretches(topic, 0, begin, end):
+        async for fetched in self._scan(topic, 0, begin, end):
             for finding in self._damaged(checks):
                 yield finding
-            for record in stretch.records:
+            for record in fetched.records:
                 for finding in checks.check([record]):
                     yield finding
                 if record.offset + 1 in positions:
@@ -129,7 +129,7 @@ class Verifier:
         begins, ends = await self._bounds(topic)
         for number, (begin, end) in enumerate(zip(begins, ends, strict=True)):
             checks = ReadableChecks("claims", number, begin)
-            async for _ in self._stretches(topic, number, begin, end):
+            async for _ in self._scan(topic, number, begin, end):
                 for finding in self._damaged(checks):
                     yield finding
             for finding in self._damaged(checks):
@@ -202,11 +202,11 @@ class Verifier:
         while True:
             reached = end
             try:
-                async for stretch in self._stretches(topic, checks.partition, begin, end):
+                async for fetched in self._scan(topic, checks.partition, begin, end):
                     for finding in self._damaged(checks):
                         yield finding
-                    reached = stretch.end_offset
-                    for finding in checks.check(stretch.records):
+                    reached = fetched.end_offset
+                    for finding in checks.check(fetched.records):
                         yield finding
             except OffsetTooOld:
                 begin = (await self._requests.offsets(topic.name, {checks.partition: EARLIEST}))[checks.partition]
@@ -225,8 +225,8 @@ class Verifier:
         topic = self._topics["control"]
         ((_,), (end,)) = await self._bounds(topic)
         found: set[str] = set()
-        async for stretch in stretches(self._requests, topic.name, 0, begin, end):
-            for record in stretch.records:
+        async for fetched in scan(self._requests, topic.name, 0, begin, end, ahead=True):
+            for record in fetched.records:
                 with contextlib.suppress(UnknownEvent):
                     event = decode(record.value or b"")
                     if isinstance(event, ListenerCreated):
@@ -235,11 +235,13 @@ class Verifier:
                         found.add(event.replay_id)
         return found
 
-    async def _stretches(self, topic: Topic, partition: int, at: int, end: int) -> AsyncGenerator[Stretch, None]:
-        async for stretch in stretches(self._requests, topic.name, partition, at, end, damaged=self._damage.append):
-            self._read(min(stretch.next_offset, end) - at)
-            at = stretch.next_offset
-            yield stretch
+    async def _scan(self, topic: Topic, partition: int, at: int, end: int) -> AsyncGenerator[FetchResult, None]:
+        async for fetched in scan(
+            self._requests, topic.name, partition, at, end, damaged=self._damage.append, ahead=True
+        ):
+            self._read(min(fetched.next_offset, end) - at)
+            at = fetched.next_offset
+            yield fetched
 
     async def _bounds(self, topic: Topic, partition: int | None = None) -> tuple[list[int], list[int]]:
         """Return the first offsets and the ends, by partition."""

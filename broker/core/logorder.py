@@ -1,6 +1,6 @@
 """The order of the log: one order over all partitions of its topics, the same at every reading.
 
-For: merging partitions that are read a stretch at a time, and the cursor where a reading may go on. Pure; what is
+For: merging partitions that are read a fetch at a time, and the cursor where a reading may go on. Pure; what is
 merged is opaque. Not for: reading (broker/audit/reader.py), which events a reader wants (broker/core/selection.py).
 
 A record's *log time* is the latest record time in its partition up to and including its own: it never goes back. The

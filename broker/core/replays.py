@@ -1,4 +1,4 @@
-"""Replays: a stretch of the log delivered once more, to a listener or to a URL given for the purpose.
+"""Replays: a range of the log delivered once more, to a listener or to a URL given for the purpose.
 
 For: what a replay is, which offsets it takes, and their fold as a part of the directory. A replay is delivered as a
 listener of its own would be, one that begins and ends at offsets, so whatever holds for listeners holds for it:

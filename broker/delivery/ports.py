@@ -14,7 +14,7 @@ from typing import Protocol
 from broker.core.cursor import Cursor
 from broker.core.events import ControlEvent, MessageChange
 from broker.core.flow import Share
-from broker.ports import Record, Stretch
+from broker.ports import FetchResult, Record
 
 KeyAndValue = tuple[bytes, bytes | None]
 Gained = Callable[[Collection[int]], None]
@@ -35,7 +35,7 @@ class LogReader(Protocol):
         *,
         bytes_max: int = 1 << 20,
         worth: Callable[[bytes], bool] | None = None,
-    ) -> Stretch:
+    ) -> FetchResult:
         """The records from an offset on, at least one if there is any (OffsetTooOld, LogDamaged, LogUnavailable).
 
         worth: whether any record in these bytes may be wanted. If not, all of them may be left out.

@@ -19,7 +19,7 @@ from typing import Any, Final
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.legacy_records import LegacyRecordBatch
 
-from broker.ports import Record, Stretch
+from broker.ports import FetchResult, Record
 
 _LENGTH: Final = struct.Struct(">qi")  # base offset, and the bytes that follow
 _MAGIC_AT: Final = 16
@@ -35,7 +35,7 @@ _RECORDS_AT_ONCE: Final = 500  # that are parsed before others run: a fraction o
 
 async def parse(
     raw: bytes, offset: int, end_offset: int, worth: Callable[[bytes], bool] | None = None, *, holes: bool
-) -> Stretch | None:
+) -> FetchResult | None:
     """Parse the records of the batches before the first bad one; None if the first batch is bad.
 
     holes: offsets may be missing, as after compaction.
@@ -53,7 +53,7 @@ async def parse(
     batches = [batch for batch in batches if not batch.is_control_batch]
     packed = any(getattr(batch, "compression_type", True) for batch in batches)  # the old formats do not say
     if batches and worth is not None and not packed and not worth(raw):
-        return Stretch([], next_offset, end_offset, len(raw), max(batch.max_timestamp for batch in batches))
+        return FetchResult([], next_offset, end_offset, len(raw), max(batch.max_timestamp for batch in batches))
     records: list[Record] = []
     rest = itertools.chain.from_iterable(batches)
     while some := list(itertools.islice(rest, _RECORDS_AT_ONCE)):
@@ -61,7 +61,7 @@ async def parse(
             some = [record for record in some if record.offset >= offset]
         records += some
         await asyncio.sleep(0)
-    return Stretch(records, next_offset, end_offset, len(raw))
+    return FetchResult(records, next_offset, end_offset, len(raw))
 
 
 def good(raw: bytes, offset: int, end_offset: int, *, holes: bool) -> Iterator[tuple[Any, int]]:

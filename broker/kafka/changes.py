@@ -17,6 +17,7 @@ from broker.errors import InDoubt, LogDamaged, LogUnavailable, UnknownEvent
 from broker.kafka.outcomes import OutcomesTopic
 from broker.kafka.read_slots import COUNT_READS_MAX, ReadSlots
 from broker.kafka.requests import LATEST, KafkaRequests
+from broker.kafka.scan import scan
 from broker.ports import CountingChange, Record, TooMuch
 
 _POLL_S: Final = 0.02
@@ -62,13 +63,13 @@ class ChangesTopic:
         try:
             async with asyncio.timeout(within_s):
                 while True:
-                    stretch = await self._requests.read(self._deliveries, partition, answers_from)
-                    for record in stretch.records:
+                    fetched = await self._requests.read(self._deliveries, partition, answers_from)
+                    for record in fetched.records:
                         event = _decoded(record.value) if record.key == key else None
                         if isinstance(event, ChangeApplied) and change_offset in (event.change_offset, -1):
                             return event
-                    answers_from = stretch.next_offset
-                    if answers_from >= stretch.end_offset:
+                    answers_from = fetched.next_offset
+                    if answers_from >= fetched.end_offset:
                         await asyncio.sleep(_POLL_S)
         except (TimeoutError, LogUnavailable):
             return None
@@ -130,26 +131,32 @@ class ChangesTopic:
         async with self._read_slots.slot(organization_id):
             for partition, (at, stop) in (await self._spans(dict.fromkeys(places, since_ms - CLOCK_SKEW_MS))).items():
                 offset = at
-                for _ in range(COUNT_READS_MAX):
-                    if offset >= stop:
-                        break
-                    try:
-                        stretch = await self._requests.read(self._topic.name, partition, offset)
-                    except LogDamaged as damage:
-                        if not self._requests.given_up(damage):
-                            raise
-                        offset = damage.last + 1
-                        continue
-                    for record in stretch.records:
+                results = scan(
+                    self._requests,
+                    self._topic.name,
+                    partition,
+                    at,
+                    stop,
+                    damaged=self._fail_unless_given_up,
+                    reads_max=COUNT_READS_MAX,
+                    patience_s=None,
+                )
+                async for fetched in results:
+                    offset = fetched.next_offset
+                    for record in fetched.records:
                         event = _decoded(record.value) if queue in (record.value or b"") else None
                         if not isinstance(event, MessageChange) or event.queue_id != queue_id:
                             continue
                         counting = prevailing(counts.get(event.message_id), change(record.offset, event))
                         if counting is not None and event.offset in range(*places[partition]):
                             counts[event.message_id] = counting
-                    offset = max(stretch.next_offset, offset + 1)
                 exact = exact and offset >= stop
         return sum(one.deleted for one in counts.values()), exact
+
+    def _fail_unless_given_up(self, damage: LogDamaged) -> None:
+        """Let a scan continue after a range that an operator has given up: it holds no change that counts."""
+        if not self._requests.given_up(damage):
+            raise damage
 
     def _walk(self, partition: int, offset: int, end: int) -> AsyncIterator[Record]:
         """Yield the records in [offset, end) (LogUnavailable; LogDamaged: a change may be in an unreadable range).

@@ -20,6 +20,7 @@ from broker.errors import BrokerError, LogDamaged, ShareUsed, UnknownEvent, View
 from broker.kafka.outcomes import OutcomesTopic
 from broker.kafka.producer import Producer
 from broker.kafka.requests import LATEST, KafkaRequests, OffsetTooOld
+from broker.kafka.scan import scan
 from broker.kafka.topics import Topic
 
 _MARGIN_MS: Final = 3600 * 1000  # of clocks, and of the index, which forgets in whole runs
@@ -110,19 +111,12 @@ class ClaimsTopic:
         position = self._positions.get(partition)
         if position is None:
             position = await self._first_since(partition, before_ms)
-        while True:
-            try:
-                stretch = await self._requests.read(self._topic, partition, position)
-            except LogDamaged as damage:  # a repeat of a key that stands there is stored once more
-                position = self._positions[partition] = damage.last + 1
-                continue
-            for record in stretch.records:
+        # A repeat of a key whose claim can't be read is stored once more.
+        async for fetched in scan(self._requests, self._topic, partition, position, damaged=lambda _: None):
+            for record in fetched.records:
                 if record.key is not None:
                     self._index.add(record.key, partition, record.offset, record.timestamp, _owner(record.value))
-            self._positions[partition] = stretch.next_offset
-            if stretch.next_offset >= stretch.end_offset or stretch.next_offset == position:
-                return
-            position = stretch.next_offset
+            self._positions[partition] = fetched.next_offset
 
     async def _first_since(self, partition: int, at_ms: int) -> int:
         end = (await self._requests.offsets(self._topic, {partition: LATEST}))[partition]  # first: see offsets_at()
@@ -132,8 +126,8 @@ class ClaimsTopic:
     async def _read(self, partition: int, offset: int, digest: bytes) -> PutClaimed | None:
         """Read a claim. None: it belongs to another key, was written by a newer program, or is gone."""
         with contextlib.suppress(OffsetTooOld, LogDamaged, UnknownEvent):
-            stretch = await self._requests.read(self._topic, partition, offset, bytes_max=_CLAIM_BYTES)
-            for record in stretch.records:
+            fetched = await self._requests.read(self._topic, partition, offset, bytes_max=_CLAIM_BYTES)
+            for record in fetched.records:
                 if record.offset == offset and record.key == digest:
                     claim = decode(record.value or b"")
                     return claim if isinstance(claim, PutClaimed) else None

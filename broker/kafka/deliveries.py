@@ -22,6 +22,7 @@ from broker.kafka.cursors import KafkaCursors
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.read_slots import ReadSlots
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, Record
+from broker.kafka.scan import scan
 from broker.kafka.topics import topics
 from broker.ports import Attempt, DeliveryState, ListenerCondition, OutstandingDelivery
 from broker.settings import KafkaSettings
@@ -94,24 +95,32 @@ class KafkaDeliveries:
         topic = self._deliveries.name
         at = (await self._requests.offsets(topic, {partition: at_ms}))[partition] if found else -1
         all_read = True
-        async with contextlib.AsyncExitStack() as slot:
+
+        def complete() -> bool:
+            return all(rows and rows[-1][0] in final[one] for one, rows in found.items())
+
+        def damaged(_damage: LogDamaged) -> None:  # the attempt may stand there
+            nonlocal all_read
+            all_read = False
+
+        if at < 0 or complete():
+            return found, True
+        async with contextlib.AsyncExitStack() as held:
+            results = scan(self._requests, topic, partition, at, damaged=damaged)
+            await held.enter_async_context(contextlib.aclosing(results))
             reads = 0
-            while at >= 0 and not all(rows and rows[-1][0] in final[one] for one, rows in found.items()):
+            async for fetched in results:
+                for record in fetched.records:
+                    _collect(record, offset, found)
+                if fetched.next_offset >= fetched.end_offset:  # an unreadable range, or the end
+                    continue
+                reads += 1
+                if complete():
+                    break
                 if reads == _READS_MAX:
                     return found, False
                 if reads == 1:  # the first is nearly always enough
-                    await slot.enter_async_context(self._read_slots.slot(listeners[0].organization_id))
-                try:
-                    stretch = await self._requests.read(topic, partition, at)
-                except LogDamaged as damage:  # the attempt may stand there
-                    at, all_read = damage.last + 1, False
-                    continue
-                reads += 1
-                for record in stretch.records:
-                    _collect(record, offset, found)
-                if stretch.next_offset <= at or stretch.next_offset >= stretch.end_offset:
-                    break
-                at = stretch.next_offset
+                    await held.enter_async_context(self._read_slots.slot(listeners[0].organization_id))
         return found, all_read
 
     async def condition(self, listener: Listener) -> ListenerCondition:
@@ -153,21 +162,21 @@ class KafkaDeliveries:
         queue_id = listener.queue_id.encode()
         count, since_ms = 0, None
         top = max(top, (await self._requests.offsets(self._messages.name, {partition: EARLIEST}))[partition])
-        for _ in range(_LAG_READS_MAX):
-            if top >= end:
-                break
-            try:
-                stretch = await self._requests.read(self._messages.name, partition, top)
-            except LogDamaged as damage:
-                top = damage.last + 1
-                continue
-            for record in stretch.records:
-                if record.offset < end and record.headers and record.headers[0][1] == queue_id:
+        results = scan(
+            self._requests,
+            self._messages.name,
+            partition,
+            top,
+            end,
+            damaged=lambda _: None,
+            reads_max=_LAG_READS_MAX,
+            patience_s=None,
+        )
+        async for fetched in results:
+            for record in fetched.records:
+                if record.headers and record.headers[0][1] == queue_id:
                     count += 1
                     since_ms = record.timestamp if since_ms is None else since_ms
-            if stretch.next_offset <= top:
-                break
-            top = stretch.next_offset
         return count, since_ms
 
 

@@ -18,6 +18,7 @@ from broker.kafka.group_commit import GroupCommit
 from broker.kafka.producer import Producer
 from broker.kafka.read_slots import COUNT_READS_MAX, ReadSlots
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
+from broker.kafka.scan import scan
 from broker.kafka.topics import Topic
 
 log = logging.getLogger(__name__)
@@ -110,27 +111,27 @@ class MessagesTopic(GroupCommit):
         """Return the wanted messages that are found from this offset on, and the damage that was skipped."""
         found: dict[str, tuple[int, bytes]] = {}
         damage: LogDamaged | None = None
-        async with contextlib.AsyncExitStack() as slot:
-            reads = 0
-            while offset >= 0:
-                if reads == 1:
-                    await slot.enter_async_context(self._read_slots.slot(organization_id))
-                try:
-                    stretch = await self._requests.read(self._topic, partition, offset)
-                except LogDamaged as error:
-                    if not self._requests.given_up(error):
-                        damage = damage or error
-                    offset = error.last + 1
-                    continue
-                reads += 1
-                for record in stretch.records:
+
+        def damaged(error: LogDamaged) -> None:
+            nonlocal damage
+            if not self._requests.given_up(error):
+                damage = damage or error
+
+        async with contextlib.AsyncExitStack() as held:
+            if offset < 0:
+                return found, damage
+            results = scan(self._requests, self._topic, partition, offset, damaged=damaged)
+            await held.enter_async_context(contextlib.aclosing(results))
+            slot: contextlib.AbstractAsyncContextManager[None] | None = self._read_slots.slot(organization_id)
+            async for fetched in results:
+                for record in fetched.records:
                     if record.key in wanted and record.key is not None and record.value is not None:
                         found.setdefault(record.key.decode(), (record.offset, record.value))
                     if len(found) == len(wanted) or record.timestamp > at_ms + self._later_ms_max:
                         return found, damage
-                if stretch.next_offset == offset or stretch.next_offset >= stretch.end_offset:
-                    break
-                offset = stretch.next_offset
+                if slot is not None and fetched.next_offset < fetched.end_offset:
+                    await held.enter_async_context(slot)
+                    slot = None
         return found, damage
 
     async def _begin_of(self, partition: int, at_ms: int, offset: int) -> int:
@@ -146,8 +147,8 @@ class MessagesTopic(GroupCommit):
         while at > begin:
             at = max(begin, first - step)
             with contextlib.suppress(LogDamaged):
-                stretch = await self._requests.read(self._topic, partition, at, bytes_max=1)
-                if not stretch.records or stretch.records[0].timestamp < at_ms:
+                fetched = await self._requests.read(self._topic, partition, at, bytes_max=1)
+                if not fetched.records or fetched.records[0].timestamp < at_ms:
                     return offset if step == 1 else at
             step *= 2
         return offset if at == first else at
@@ -160,22 +161,23 @@ class MessagesTopic(GroupCommit):
         total, exact = 0, True
         async with self._read_slots.slot(organization_id):
             for partition, (start, stop) in enumerate(zip(begin, end, strict=True)):
-                at, found = start, 0
-                for _ in range(COUNT_READS_MAX):
-                    if at >= stop:
-                        break
-                    try:
-                        stretch = await self._requests.read(self._topic, partition, at)
-                    except LogDamaged as damage:
-                        at, exact = damage.last + 1, False
-                        continue
-                    found += sum(
-                        record.offset < stop and bool(record.headers) and record.headers[0][1] == queue
-                        for record in stretch.records
-                    )
-                    at = max(stretch.next_offset, at + 1)
+                at, found, damage = start, 0, list[LogDamaged]()
+                results = scan(
+                    self._requests,
+                    self._topic,
+                    partition,
+                    start,
+                    stop,
+                    damaged=damage.append,
+                    reads_max=COUNT_READS_MAX,
+                    patience_s=None,
+                )
+                async for fetched in results:
+                    at = fetched.next_offset
+                    found += sum(bool(record.headers) and record.headers[0][1] == queue for record in fetched.records)
+                exact = exact and not damage
                 if at < stop:
-                    found, exact = found * (stop - start) // (at - start), False
+                    found, exact = found * (stop - start) // max(1, at - start), False
                 total += found
         return total, exact
 

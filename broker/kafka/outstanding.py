@@ -16,9 +16,10 @@ from typing import Final
 from broker.core.directory import Listener
 from broker.core.events import BARE, DeliverySetAside, KeptDelivery, decode, encode
 from broker.core.ids import partition_of
-from broker.errors import LogDamaged, UnknownEvent
+from broker.errors import UnknownEvent
 from broker.kafka.read_slots import ReadSlots
 from broker.kafka.requests import EARLIEST, KafkaRequests, OffsetTooOld, Record
+from broker.kafka.scan import scan
 from broker.kafka.topics import topics
 from broker.ports import OutstandingDelivery, Position
 from broker.settings import KafkaSettings
@@ -146,26 +147,27 @@ class KafkaOutstanding:
         """Yield a listener's records from an offset on, including tombstones (_TooMany)."""
         name = self._topic.name
         while True:
-            reads_max -= 1
-            if reads_max < 0:
+            if reads_max <= 0:
                 raise _TooMany
             try:
-                stretch = await self._requests.read(name, partition, offset)
-            except LogDamaged as damage:
-                offset = damage.last + 1
-                continue
+                async for fetched in scan(
+                    self._requests, name, partition, offset, damaged=lambda _: None, reads_max=reads_max
+                ):
+                    reads_max -= 1
+                    offset = fetched.next_offset
+                    for record in fetched.records:
+                        if record.key is not None and record.key.startswith(prefix):
+                            yield record
+                    if reads_max == 0 and offset < fetched.end_offset:
+                        raise _TooMany
             except OffsetTooOld:
+                reads_max -= 1
                 begin = (await self._requests.offsets(name, {partition: EARLIEST}))[partition]
                 if begin <= offset:
                     return
                 offset = begin
                 continue
-            for record in stretch.records:
-                if record.key is not None and record.key.startswith(prefix):
-                    yield record
-            if stretch.next_offset <= offset or stretch.next_offset >= stretch.end_offset:
-                return
-            offset = stretch.next_offset
+            return
 
 
 class _TooMany(Exception):

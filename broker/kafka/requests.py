@@ -1,4 +1,4 @@
-"""Single Kafka requests that need no consumer: read a stretch of a partition, look offsets up, keep cursors.
+"""Single Kafka requests that need no consumer: read a range of a partition, look offsets up, keep cursors.
 
 For: one request, one answer, with the leader or coordinator found, and found again when it moved. Not for: a tail
 that waits for new records (delivery uses a consumer for that), nor for what the records and metadata mean.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -26,17 +25,17 @@ from aiokafka.structs import TopicPartition
 from broker.errors import LogDamaged, LogUnavailable
 from broker.kafka.batches import FOLLOWING_BYTES, bytes_wanted, damaged_range, good, parse, to_confirm
 from broker.kafka.reachability import reachable, why_not
+from broker.kafka.scan import scan
 from broker.kafka.topics import topics as topics_of
-from broker.ports import EARLIEST, LATEST, OffsetTooOld, Record, Stretch
+from broker.ports import EARLIEST, LATEST, FetchResult, OffsetTooOld, Record
 from broker.settings import KafkaSettings
 
-__all__ = ["EARLIEST", "LATEST", "KafkaRequests", "OffsetTooOld", "Record", "Stretch"]
+__all__ = ["EARLIEST", "LATEST", "FetchResult", "KafkaRequests", "OffsetTooOld", "Record"]
 
 log = logging.getLogger(__name__)
 
 _NO_MEMBER: Final = (-1, "")  # of a commit from outside the group: Kafka takes it while the group has no members
 _RETRY_PAUSE_S: Final = 0.05
-_BEHIND_PAUSE_S: Final = 0.2
 _BAD_COPIES_MAX: Final = 1_000  # that are remembered
 _CORRUPT: Final = b"\0"  # no batch
 _PROBE_BYTES: Final = 1  # Kafka then answers with one batch
@@ -122,7 +121,7 @@ class KafkaRequests:
         *,
         bytes_max: int = 1 << 20,
         worth: Callable[[bytes], bool] | None = None,
-    ) -> Stretch:
+    ) -> FetchResult:
         """Read the records from this offset on: as many as fit into bytes_max, but at least one if there is any.
 
         Every batch is checked. The records end before a batch that is bad on every broker with a copy. A read that
@@ -132,21 +131,21 @@ class KafkaRequests:
         """
         holes = topic in self._compacted
 
-        async def ask() -> Stretch:
+        async def ask() -> FetchResult:
             leader = self._leader(topic, partition)
             raw, end = await self._fetch(leader, topic, partition, offset, bytes_max)
-            stretch = await parse(raw, offset, end, worth, holes=holes)
-            if stretch is None:  # what follows in the leader's copy, and the other copies, may tell
+            fetched = await parse(raw, offset, end, worth, holes=holes)
+            if fetched is None:  # what follows in the leader's copy, and the other copies, may tell
                 raw, end = await self._fetch(leader, topic, partition, offset, bytes_wanted(raw))
-                stretch = await parse(raw, offset, end, worth, holes=holes)
-            if stretch is None:
-                stretch = await self._from_another(topic, partition, offset, bytes_max, end, worth)
-            if stretch is None:
+                fetched = await parse(raw, offset, end, worth, holes=holes)
+            if fetched is None:
+                fetched = await self._from_another(topic, partition, offset, bytes_max, end, worth)
+            if fetched is None:
                 damage = await self._damage(topic, partition, offset, end, raw)
                 if self.on_damage is not None:
                     self.on_damage(damage)
                 raise damage
-            return stretch
+            return fetched
 
         return await self._retried(ask)
 
@@ -171,7 +170,7 @@ class KafkaRequests:
 
     async def _from_another(
         self, topic: str, partition: int, offset: int, bytes_max: int, end: int, worth: Callable[[bytes], bool] | None
-    ) -> Stretch | None:
+    ) -> FetchResult | None:
         """Read from a follower if the leader's copy is bad (KIP-392); None when no follower has a good one."""
         leader = self.leader(topic, partition)
         for node in self._copies(topic, partition):
@@ -179,10 +178,10 @@ class KafkaRequests:
                 continue
             with contextlib.suppress(kafka_errors.KafkaError, OSError, IndexError, OffsetTooOld):
                 raw, _ = await self._fetch(node, topic, partition, offset, bytes_max)
-                stretch = await parse(raw, offset, end, worth, holes=topic in self._compacted)
-                if stretch is not None and stretch.next_offset > offset:
+                fetched = await parse(raw, offset, end, worth, holes=topic in self._compacted)
+                if fetched is not None and fetched.next_offset > offset:
                     self._note_bad_copy(topic, partition, offset, leader)
-                    return stretch
+                    return fetched
         return None
 
     def _copies(self, topic: str, partition: int) -> list[int]:
@@ -250,29 +249,19 @@ class KafkaRequests:
         pass_damaged: continue after unreadable ranges, which on_damage() is told; otherwise LogDamaged.
         pass_given_up: continue only after ranges that an operator has given up.
         """
-        patient_until = 0.0
-        while offset < end:
-            try:
-                stretch = await self.read(topic, partition, offset)
-            except LogDamaged as damage:
-                if not pass_damaged and not (pass_given_up and self.given_up(damage)):
-                    raise
-                log.warning("log.passed error=%s", damage)
-                offset = damage.last + 1
-                continue
-            for record in stretch.records:
-                if record.offset < end:
+
+        def damaged(damage: LogDamaged) -> None:
+            if not pass_damaged and not (pass_given_up and self.given_up(damage)):
+                raise damage
+            log.warning("log.passed error=%s", damage)
+
+        patience_s = self._timeout_ms / 1000
+        async with contextlib.aclosing(
+            scan(self, topic, partition, offset, end, damaged=damaged, patience_s=patience_s)
+        ) as results:
+            async for fetched in results:
+                for record in fetched.records:
                     yield record
-            if stretch.next_offset > offset:
-                offset, patient_until = stretch.next_offset, 0.0
-            elif stretch.end_offset >= end:
-                break  # compaction has left nothing
-            else:
-                now = time.monotonic()
-                patient_until = patient_until or now + self._timeout_ms / 1000
-                if now > patient_until:
-                    raise LogUnavailable(f"Kafka gives nothing of {topic}/{partition} from offset {offset} on")
-                await asyncio.sleep(_BEHIND_PAUSE_S)
 
     async def delete_before(self, topic: str, partition: int, offset: int) -> None:
         """Delete the partition's records before this offset (LogUnavailable)."""

@@ -219,16 +219,16 @@ async def _read_otherwise(
         if position is None:  # given up meanwhile
             continue
         try:
-            stretch = await requests.read(partition.topic, partition.partition, position)
+            fetched = await requests.read(partition.topic, partition.partition, position)
         except LogDamaged as error:
             damaged = error
         except LogUnavailable as error:
             log.warning("tail.failed error=%s", error)
         else:
-            if stretch.records and positions.get(partition) == position:  # not begun anew meanwhile
-                consumer.seek(partition, stretch.next_offset)
-                positions[partition] = stretch.next_offset
-                found[partition.partition] = stretch.records
+            if fetched.records and positions.get(partition) == position:  # not begun anew meanwhile
+                consumer.seek(partition, fetched.next_offset)
+                positions[partition] = fetched.next_offset
+                found[partition.partition] = fetched.records
     if damaged is not None and not found:
         raise damaged
     return found

@@ -21,7 +21,7 @@ from broker.core.directory import Directory
 from broker.core.events import decode
 from broker.errors import ConfigurationError, LogDamaged, LogUnavailable, UnknownEvent
 from broker.kafka.cursors import KafkaCursors
-from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, OffsetTooOld, Stretch
+from broker.kafka.requests import EARLIEST, LATEST, FetchResult, KafkaRequests, OffsetTooOld
 from broker.kafka.topics import Topic, Topics, by_name
 from cli import logs
 from cli.exports import manifest
@@ -34,7 +34,7 @@ from cli.printing import say, stderr
 CURSORS: Final = "cursors.jsonl"
 FILE_RECORDS: Final = 100_000
 _FILE_BYTES: Final = 128 << 20
-_STRETCH_BYTES: Final = 1 << 20
+_FETCH_BYTES: Final = 1 << 20
 _MOMENTS_MAX: Final = 20
 
 
@@ -146,7 +146,7 @@ async def _ends(requests: KafkaRequests, topic: Topic) -> list[int]:
 async def _partition(
     requests: KafkaRequests, topic: Topic, number: int, end: int | None, folder: Path, made: Manifest, name: str
 ) -> AsyncGenerator[int, None]:
-    """Write what is left of a partition, a file at a time; how many offsets each stretch had.
+    """Write what is left of a partition, a file at a time; how many offsets each fetch had.
 
     end: None for what its end is when it is reached. Of a compacted topic that is every key's record of that moment:
     with an end chosen before, one that was written anew after it might be gone from where it was.
@@ -158,22 +158,22 @@ async def _partition(
     whole = end is not None and at >= end
     while not whole:
         try:
-            stretch = await requests.read(topic.name, number, at, bytes_max=_STRETCH_BYTES)
+            fetched = await requests.read(topic.name, number, at, bytes_max=_FETCH_BYTES)
         except LogDamaged as damage:
             made.damaged.append(f"{name}/{number} offsets {damage.first} to {damage.last}")
-            stretch = Stretch([], damage.last + 1, max(damage.last + 1, end or 0))
+            fetched = FetchResult([], damage.last + 1, max(damage.last + 1, end or 0))
             if end is None:
-                stretch = stretch._replace(end_offset=(await _ends(requests, topic))[number])
+                fetched = fetched._replace(end_offset=(await _ends(requests, topic))[number])
         except OffsetTooOld as error:
             gone = f"what was to come next, {name}/{number} from offset {at} on, was deleted as too old meanwhile"
             raise ConfigurationError(f"{gone}: export it once more, to another folder") from error
-        last = stretch.end_offset if end is None else end
-        whole = stretch.next_offset >= last
-        if stretch.next_offset <= at and not whole:
+        last = fetched.end_offset if end is None else end
+        whole = fetched.next_offset >= last
+        if fetched.next_offset <= at and not whole:
             raise LogUnavailable(f"Kafka gives nothing of {topic.name}/{number} from offset {at} on")
-        lines = [line(record) for record in stretch.records if record.offset < last]
-        yield min(stretch.next_offset, last) - at
-        at = stretch.next_offset
+        lines = [line(record) for record in fetched.records if record.offset < last]
+        yield min(fetched.next_offset, last) - at
+        at = fetched.next_offset
         rows += lines
         size += sum(map(len, lines))
         made.next[f"{name}/{number}"] = at

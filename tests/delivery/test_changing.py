@@ -21,7 +21,7 @@ from broker.delivery.reading.partition import Partition
 from broker.delivery.tuning import TUNED
 from broker.kafka.changes import ChangesTopic
 from broker.kafka.requests import KafkaRequests
-from broker.ports import EARLIEST, Record, Stretch
+from broker.ports import EARLIEST, FetchResult, Record
 from tests.delivery.test_due import set_aside
 from tests.outstanding_topic import OutstandingTopic
 
@@ -50,8 +50,8 @@ class Log:
     async def offsets(self, topic: str, at_ms) -> dict[int, int]:
         return {0: 0 if at_ms[0] == EARLIEST or at_ms[0] > 0 else len(self.rows[topic])}
 
-    async def read(self, topic: str, _partition: int, offset: int, *, bytes_max: int = 1) -> Stretch:
-        return Stretch(self.rows[topic][offset:], len(self.rows[topic]), len(self.rows[topic]))
+    async def read(self, topic: str, _partition: int, offset: int, *, bytes_max: int = 1) -> FetchResult:
+        return FetchResult(self.rows[topic][offset:], len(self.rows[topic]), len(self.rows[topic]))
 
     def change(self, kind: type, offset: int, **more) -> None:
         made = message_id(at_ms=now_ms(), partition=0, random_bits=offset)

@@ -17,7 +17,7 @@ from broker.delivery.dispatch.stream import now_ms, take_outcomes
 from broker.delivery.outstanding.entry import owed_by, owed_key
 from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable
-from broker.kafka.requests import Record, Stretch
+from broker.kafka.requests import FetchResult, Record
 from tests.delivery.office import OK, Office, until
 from tests.outstanding_topic import OutstandingTopic
 
@@ -106,7 +106,7 @@ def read_the_log_too(topic: OutstandingTopic, office: Office, monkeypatch) -> No
             for one in log
             if one.offset >= offset
         ]
-        return Stretch(rows, 9, 9)
+        return FetchResult(rows, 9, 9)
 
     monkeypatch.setattr(topic, "read", read_either)
 

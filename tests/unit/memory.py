@@ -22,7 +22,7 @@ from broker.core.events import (
 )
 from broker.core.paging import Chunk, Found, newest
 from broker.errors import BrokerError
-from broker.kafka.requests import EARLIEST, LATEST, Record, Stretch
+from broker.kafka.requests import EARLIEST, LATEST, FetchResult, Record
 from broker.ports import BuildRecord, CountingChange, TooMuch
 
 
@@ -277,13 +277,13 @@ class MemoryRecords:
         *,
         bytes_max: int = 1 << 20,
         worth: Callable[[bytes], bool] | None = None,
-    ) -> Stretch:
+    ) -> FetchResult:
         records = self._records(topic, partition)
         here = records[offset : offset + (1 if bytes_max == 1 else self._stretch_max)]
         if here and worth is not None and not worth(b"".join(record.value or b"" for record in here)):
             left_out_ms = max(record.timestamp for record in here)
-            return Stretch([], offset + len(here), len(records), left_out_ms=left_out_ms)
-        return Stretch(here, offset + len(here), len(records))
+            return FetchResult([], offset + len(here), len(records), left_out_ms=left_out_ms)
+        return FetchResult(here, offset + len(here), len(records))
 
     def _records(self, topic: str, partition: int) -> list[Record]:
         name = topic.rpartition(".")[2]

@@ -25,7 +25,7 @@ from broker.core.logorder import Cursor
 from broker.core.replays import pick
 from broker.core.selection import MessagePosition, Selection
 from broker.errors import NotFound
-from broker.kafka.requests import EARLIEST, LATEST, OffsetTooOld, Record, Stretch
+from broker.kafka.requests import EARLIEST, LATEST, FetchResult, OffsetTooOld, Record
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
 
@@ -79,7 +79,7 @@ class Log:
         *,
         bytes_max: int = 1,
         worth: Callable[[bytes], bool] | None = None,
-    ) -> Stretch:
+    ) -> FetchResult:
         place = topic.removeprefix("everput."), partition
         if offset < self.begins.get(place, 0):
             raise OffsetTooOld("gone")
@@ -89,8 +89,8 @@ class Log:
         await asyncio.sleep(0)
         if worth is not None and not worth(b"".join(one.value or b"" for one in some)):
             self.left_out += len(some)
-            return Stretch([], offset + len(some), len(here), left_out_ms=max(one.timestamp for one in some))
-        return Stretch(some, offset + len(some), len(here), sum(len(one.value or b"") for one in some))
+            return FetchResult([], offset + len(some), len(here), left_out_ms=max(one.timestamp for one in some))
+        return FetchResult(some, offset + len(some), len(here), sum(len(one.value or b"") for one in some))
 
 
 def put(number: int, partition: int = 0, organization_id: str = OURS, data: str = "d") -> ev.MessagePut:
@@ -206,7 +206,7 @@ async def test_a_log_that_has_lost_its_end_ends_the_reading(monkeypatch: pytest.
     log.add("messages", 0, *(put(number) for number in range(20)))
     real = log.read
 
-    async def shorter(topic: str, partition: int, offset: int, **more: Any) -> Stretch:
+    async def shorter(topic: str, partition: int, offset: int, **more: Any) -> FetchResult:
         if offset >= 10:
             raise OffsetTooOld("partition 0 can't be read from there")
         return await real(topic, partition, offset, **more)

@@ -19,7 +19,7 @@ from broker.commands.directory import SCOPES, create_key, create_organization
 from broker.core import events as ev
 from broker.core.directory import Directory
 from broker.core.events import Event, encode
-from broker.kafka.requests import EARLIEST, LATEST, Record, Stretch
+from broker.kafka.requests import EARLIEST, LATEST, FetchResult, Record
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
 
@@ -43,9 +43,9 @@ class Control:
         later = (record.offset for record in self.records if record.timestamp >= at_ms[0])
         return {0: {EARLIEST: 0, LATEST: len(self.records)}.get(at_ms[0], next(later, -1))}
 
-    async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int = 1) -> Stretch:
+    async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int = 1) -> FetchResult:
         here = self.records[offset : offset + 2]
-        return Stretch(here, offset + len(here), len(self.records))
+        return FetchResult(here, offset + len(here), len(self.records))
 
 
 def without_members(directory: Directory) -> Directory:

@@ -12,7 +12,7 @@ from broker.core.ids import message_id
 from broker.errors import Busy
 from broker.kafka.messages import MessagesTopic
 from broker.kafka.read_slots import ReadSlots
-from broker.kafka.requests import Record, Stretch
+from broker.kafka.requests import FetchResult, Record
 from broker.kafka.topics import Topic
 
 AT_MS = 1_700_000_000_000
@@ -37,7 +37,7 @@ class Reads:
     async def offsets(self, _topic: str, at_ms: Any) -> dict[int, int]:
         return dict.fromkeys(at_ms, 0)
 
-    async def read(self, _topic: str, _partition: int, offset: int, **_: Any) -> Stretch:
+    async def read(self, _topic: str, _partition: int, offset: int, **_: Any) -> FetchResult:
         self.reads += 1
         if offset:
             self.under_way += 1
@@ -45,7 +45,7 @@ class Reads:
             await self.gate.wait()
             self.under_way -= 1
         record = Record(offset, AT_MS + offset * 1000, b"%d" % offset, b"", ())
-        return Stretch([record], offset + 1, self.records)
+        return FetchResult([record], offset + 1, self.records)
 
 
 def topic_of(reads: Reads, read_slots: ReadSlots) -> MessagesTopic:

@@ -18,7 +18,7 @@ from broker.core.directory import Directory
 from broker.core.events import Event, encode
 from broker.core.ids import message_id
 from broker.errors import LogDamaged
-from broker.kafka.requests import EARLIEST, OffsetTooOld, Record, Stretch
+from broker.kafka.requests import EARLIEST, FetchResult, OffsetTooOld, Record
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
 from cli.commands.verify import differences
@@ -96,7 +96,7 @@ class Log:
             for number, moment in at_ms.items()
         }
 
-    async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int = 1) -> Stretch:
+    async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int = 1) -> FetchResult:
         name = topic.removeprefix("everput.")
         self.meanwhile.pop(name, lambda: None)()
         if offset < self.begins.get((name, partition), 0):
@@ -107,7 +107,7 @@ class Log:
         rest = [record for record in self.records[name, partition] if record.offset >= offset][:3]
         if offset < first <= last:
             rest = [record for record in rest if record.offset < first]
-        return Stretch(rest, rest[-1].offset + 1 if rest else offset, self._end(name, partition))
+        return FetchResult(rest, rest[-1].offset + 1 if rest else offset, self._end(name, partition))
 
     def _end(self, name: str, partition: int) -> int:
         here = self.records.get((name, partition), [])
