@@ -40,7 +40,7 @@ class DeliveryStreams(Protocol):
 
 
 def fold_control(directory: DirectoryProjection, failed: Failed) -> Agent:
-    """The agent that folds `control` into the directory.
+    """Return the agent that folds `control` into the directory.
 
     failed: called with an error of the fold itself. The state can't be trusted then, so the process has to end.
     """
@@ -61,7 +61,7 @@ def fold_control(directory: DirectoryProjection, failed: Failed) -> Agent:
 
 
 def run_delivery_streams(directory: DirectoryView, streams: DeliveryStreams, failed: Failed) -> Agent:
-    """The agent that starts, changes and stops each listener's delivery streams as `control` tells.
+    """Return the agent that starts, changes and stops each listener's delivery streams as `control` tells.
 
     failed: called with an error. The process has to end then: it might go on sending to a listener that has ended.
     """

@@ -38,7 +38,7 @@ for _name in ("faust", "mode"):
 
 
 class Projections:
-    """What this process has folded from the log, kept up to date while it runs."""
+    """The state that this process folds from the log, kept up to date while the process runs."""
 
     def __init__(self, kafka: KafkaSettings, control: ControlLog) -> None:
         self._kafka = kafka
@@ -127,7 +127,7 @@ class Projections:
             self._ended.set_result(reason)
 
     async def _watch_app(self) -> None:
-        """An embedded app that crashes does not end its process, so someone has to look."""
+        """Watch the app: one that crashes does not end its process by itself."""
         app = self._app
         await app.wait_for_stopped(asyncio.get_running_loop().create_future())
         self.failed(app.crash_reason or RuntimeError("Faust stopped by itself"))

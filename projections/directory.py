@@ -89,7 +89,7 @@ class DirectoryProjection:
         await self.seen(end - 1, timeout_s=timeout_s)
 
     async def _end_offset(self) -> int:
-        """The end as of now or later. Many may ask at once: they share a look-up that began after they asked."""
+        """Return the end as of now or later. Callers at the same time share a look-up that began after they asked."""
         if self._end_lookup is None or self._end_lookup.done():
             self._end_lookup = _shared(self._control.end_offset())
             return await asyncio.shield(self._end_lookup)
@@ -110,7 +110,7 @@ class DirectoryProjection:
 
 
 def _shared(lookup: Coroutine[Any, Any, int]) -> asyncio.Task[int]:
-    """A task whose error is nobody's when all who waited for it have given up."""
+    """Start a task whose error is dropped when everybody who waited for it has given up."""
     task = asyncio.create_task(lookup)
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return task

@@ -36,7 +36,7 @@ from broker.ports import EARLIEST, Count, DirectoryView, NoMember, OffsetTooOld
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """What a worker gives each of its assignments.
+    """The parts of a worker that all of its assignments share.
 
     dispatchers: the worker's; they outlive an assignment. count: see Worker. run: starts a task that the worker ends
     with, and whose error ends the worker. lost: called when Kafka says that the worker is no member any more.
@@ -54,8 +54,11 @@ class Shared:
 
 
 class Assignment:
-    """One per generation. partitions: empty before the take-over. share: of what each listener may have from all
-    workers. leaving: deliveries that are being written to `outstanding`."""
+    """An assignment, one per generation of the group.
+
+    partitions: empty before the take-over. share: the worker's part of what each listener may get from all workers.
+    leaving: deliveries that are being written to `outstanding`.
+    """
 
     def __init__(self, shared: Shared) -> None:
         kafka, dispatchers, count, tuning = shared.kafka, shared.dispatchers, shared.count, shared.tuning
@@ -92,7 +95,7 @@ class Assignment:
     # Its life
 
     def start(self) -> None:
-        """The partitions are taken over: serve them."""
+        """Serve the partitions, once they are taken over."""
         loops = (
             self._serve_outstanding,
             self.ended_listeners.run,
@@ -108,13 +111,13 @@ class Assignment:
         self.loops = {self._shared.run(loop()) for loop in loops}
 
     async def pause(self) -> None:
-        """Have its loops end; what is under way goes on."""
+        """End the loops. Attempts under way go on."""
         for task in self.loops:
             task.cancel()
         await asyncio.gather(*self.loops, return_exceptions=True)
 
     def drop(self) -> None:
-        """The partitions are handed over: nothing is done for them from now on."""
+        """Drop the assignment: its partitions are handed over, and nothing is done for them from now on."""
         self.fence.end()
         for task in self.loops:
             task.cancel()
@@ -124,7 +127,7 @@ class Assignment:
         self.outstanding.close()
 
     async def _ask(self) -> None:
-        """For the fence. When they are not ours, others deliver what waits here: no more of it is sent."""
+        """Ask Kafka whether the worker still owns the partitions. If not, it sends nothing more: their owner does."""
         try:
             await self._shared.kafka.membership.confirm(
                 {number: partition.tail for number, partition in self.partitions.items()}
@@ -134,35 +137,35 @@ class Assignment:
             raise
 
     def placed(self, number: int, queue_id: str) -> Iterator[Dispatcher]:
-        """The dispatchers of a queue whose place on a partition is known."""
+        """Yield the dispatchers of a queue whose place on a partition is known."""
         partition, queue = self.partitions[number], self._shared.view.state.queues.get(queue_id)
         for listener_id in () if queue is None else queue.listeners:
             dispatcher = self.dispatchers.get(listener_id)
             if dispatcher is not None and partition.placed(dispatcher):
                 yield dispatcher
 
-    async def stretch(
+    async def fetch(
         self, partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]
     ) -> tuple[Sequence[Message], int]:
-        """For the catch-up readers (catch_up.Source)."""
+        """Read a range of the log for the catch-up readers (catch_up.Source)."""
         log = self._shared.kafka.log
         requests, name, worth = log.requests, log.messages.name, may_be_in(queue_ids)
         try:
-            stretch = await requests.read(name, partition, offset, bytes_max=bytes_max, worth=worth)
+            fetched = await requests.read(name, partition, offset, bytes_max=bytes_max, worth=worth)
         except OffsetTooOld:
             begin = (await requests.offsets(name, {partition: EARLIEST}))[partition]
             report_messages_gone(partition, offset, begin)
             at = max(begin, offset)
-            stretch = await requests.read(name, partition, at, bytes_max=bytes_max, worth=worth)
-        found, rest = list[Message](), messages(stretch.records, queue_ids)
+            fetched = await requests.read(name, partition, at, bytes_max=bytes_max, worth=worth)
+        found, rest = list[Message](), messages(fetched.records, queue_ids)
         while some := list(itertools.islice(rest, self._shared.tuning.messages_at_once)):
             found += some
             await asyncio.sleep(0)
         await self.fence.assure()
-        return found, stretch.next_offset
+        return found, fetched.next_offset
 
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatcher, int, int]]) -> bool:
-        """For the catch-up readers (catch_up.Source)."""
+        """Park what can't be read for the catch-up readers (catch_up.Source)."""
         return await self.outstanding.park_damaged(
             partition, [(one.listener, first, last) for one, first, last in ranges]
         )

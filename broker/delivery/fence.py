@@ -21,9 +21,9 @@ async def _handed_over() -> None:
 
 
 class Fence:
-    """Of one assignment. Nothing is known at first: we may have stood still since the partitions were given to us.
+    """The fence of one assignment. It begins closed: the worker may have stood still since it was given the partitions.
 
-    ask: asks Kafka (NoMember: others own them; LogUnavailable: it can't be told).
+    ask: asks Kafka (NoMember: others own the partitions; LogUnavailable: Kafka can't tell).
     """
 
     def __init__(self, ask: Callable[[], Awaitable[None]], tuning: Tuning = TUNED) -> None:
@@ -33,11 +33,11 @@ class Fence:
         self._answer: asyncio.Future[None] | None = None  # while assure() asks
 
     def end(self) -> None:
-        """The partitions were handed over: from now on nobody is told that they are ours."""
+        """Close the fence: the partitions are handed over."""
         self._ask, self._asked_at = _handed_over, float("-inf")
 
     async def confirm(self) -> None:
-        """Our partitions are still ours, as of now (LogUnavailable)."""
+        """Ask Kafka now whether the worker owns the partitions (LogUnavailable: it does not, or Kafka can't tell)."""
         asked_at, ask = time.monotonic(), self._ask
         try:
             await ask()
@@ -49,8 +49,10 @@ class Fence:
         self._asked_at = asked_at
 
     async def assure(self) -> None:
-        """They can't be anybody else's yet (LogUnavailable). Asks only when the last answer does not say so any more;
-        whoever wants to know meanwhile gets the same answer."""
+        """Make sure that no other worker owns the partitions yet (LogUnavailable).
+
+        Kafka is asked only when its last answer is too old. Callers at the same time share one answer.
+        """
         if time.monotonic() - self._asked_at < self._tuning.sure_s:
             return
         if self._answer is not None:
@@ -68,7 +70,7 @@ class Fence:
             self._answer = None
 
     async def run(self) -> None:
-        """Ask now and then, where nobody else does."""
+        """Ask now and then, so that assure() seldom has to wait. Endless."""
         while True:
             await asyncio.sleep(self._tuning.ask_look_s)
             if time.monotonic() - self._asked_at >= self._tuning.ask_s:

@@ -25,7 +25,7 @@ class LogReader(Protocol):
     """Reads partitions of topics, one request at a time."""
 
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
-        """By partition, the first offset at or after a time (EARLIEST and LATEST are times); -1: there is none."""
+        """Return by partition the first offset at or after a time (EARLIEST, LATEST are times); -1: there is none."""
 
     async def read(
         self,
@@ -36,7 +36,7 @@ class LogReader(Protocol):
         bytes_max: int = 1 << 20,
         worth: Callable[[bytes], bool] | None = None,
     ) -> FetchResult:
-        """The records from an offset on, at least one if there is any (OffsetTooOld, LogDamaged, LogUnavailable).
+        """Fetch records from an offset on, at least one if there is any (OffsetTooOld, LogDamaged, LogUnavailable).
 
         worth: whether any record in these bytes may be wanted. If not, all of them may be left out.
         """
@@ -44,7 +44,7 @@ class LogReader(Protocol):
     def walk(
         self, topic: str, partition: int, offset: int, end: int, *, pass_damaged: bool = False
     ) -> AsyncIterator[Record]:
-        """The records in [offset, end) (LogUnavailable). end: known to be there.
+        """Yield the records in [offset, end) (LogUnavailable). end: known to be there.
 
         pass_damaged: go on after what can't be read; else LogDamaged.
         """
@@ -66,7 +66,7 @@ class Appender(Protocol):
         """
 
     async def append_one(self, partition: int, key: bytes, value: bytes) -> int:
-        """The record's offset; -1: it is written, but its offset is not known (LogUnavailable: may be written)."""
+        """Write a record and return its offset, -1 where it is not known (LogUnavailable: it may be written)."""
 
 
 class Messages(Protocol):
@@ -83,7 +83,7 @@ class Control(Protocol):
     """The topic `control`."""
 
     async def append(self, event: ControlEvent) -> int:
-        """Its offset, once it is stored (LogUnavailable, InDoubt)."""
+        """Return the event's offset, once it is stored (LogUnavailable, InDoubt)."""
 
 
 class Changes(Protocol):
@@ -125,7 +125,7 @@ class DeliveryLog(Protocol):
 
 
 class Membership(Protocol):
-    """One member of the workers' group, and the newest end of `messages` in the partitions that it owns."""
+    """A member of the workers' group, and the newest end of `messages` in the partitions that it owns."""
 
     async def start(self, gained: Gained, given_up: GivenUp) -> None:
         """Join the group (LogUnavailable).
@@ -147,20 +147,20 @@ class Membership(Protocol):
         """
 
     async def confirm(self, offsets: Mapping[int, int]) -> None:
-        """The member still owns its partitions (NoMember: it does not; LogUnavailable: that can't be told).
+        """Ask whether the member still owns its partitions (NoMember: it does not; LogUnavailable: Kafka can't tell).
 
         offsets: where it reads, for people who inspect the group.
         """
 
     async def share(self, partitions: Collection[int]) -> Share:
-        """The share of the member that owns these partitions (LogUnavailable; also during a rebalance)."""
+        """Return the share of the member that owns these partitions (LogUnavailable; also during a rebalance)."""
 
 
 class CursorStore(Protocol):
     """The cursors of all listeners."""
 
     async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> dict[str, dict[int, Cursor]]:
-        """By listener and partition, the cursor stored last; nothing where none was (LogUnavailable)."""
+        """Return by listener and partition the cursor stored last; nothing where none was (LogUnavailable)."""
 
     async def store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
         """Store them, those of one listener together (NotStored, when no request is under way any more)."""

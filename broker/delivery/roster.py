@@ -46,7 +46,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What a worker gives its dispatchers. dice: draws their jitter. run: starts a task that the worker ends with."""
+    """The parts of a worker that its dispatchers share.
+
+    dice: draws their jitter. run: starts a task that the worker ends with.
+    """
 
     network: Network
     dice: Callable[[], float]
@@ -142,7 +145,7 @@ class Roster:
             await self.admit()
 
     async def admit(self) -> None:
-        """One round of run()."""
+        """Make one round of run()."""
         self._arrived.clear()
         ids, self._arrivals = self._arrivals, {}
         arrived = [one for one in map(self._directory.listeners.get, ids) if one and one.id not in self.dispatchers]

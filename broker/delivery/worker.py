@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """One per process.
+    """The worker of a process.
 
     kafka: its ports. view: the directory as folded here, caught up before start(). roster: its dispatchers; an agent
     keeps them as the directory says. count: called with the organization and the size of what is written for it
@@ -72,7 +72,7 @@ class Worker:
         self._ticks = Ticks(self._liveness, tuning)
         means = Means(network, dice, tuning, self._ticks, self._background.run)
         self.roster = Roster(kafka, view, sealer, means)
-        self._tail_loop = TailLoop(kafka.membership, lambda: self.assignment, tuning)
+        self._tail_loop = TailLoop(kafka.membership, self.roster, tuning)
         self._shared = Shared(
             kafka=kafka,
             view=view,
@@ -93,7 +93,7 @@ class Worker:
 
     @property
     def dispatchers(self) -> Mapping[str, Dispatcher]:
-        """By listener id."""
+        """The dispatchers, by listener id."""
         return self.roster.dispatchers
 
     @property
@@ -120,7 +120,7 @@ class Worker:
             failed.cancel()
 
     async def failed(self) -> None:
-        """Ends, with the error, when a loop of the worker has: the process must end then, and be started again."""
+        """Wait until a loop of the worker fails, and raise its error. The process must be started again then."""
         done, _ = await asyncio.wait([*self._tasks, self._background.failed], return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
@@ -142,7 +142,7 @@ class Worker:
                 dispatcher.close()
 
     async def condition(self) -> Condition:
-        """As of now."""
+        """Return how the worker and its listeners are doing now."""
         assignment, roster = self.assignment, self.roster
         now = await condition(
             roster.dispatchers.values(),
@@ -156,7 +156,7 @@ class Worker:
     # Ownership
 
     def _gained(self, partitions: Collection[int]) -> None:
-        """Called when the group has agreed on who owns what; everything of before was given up."""
+        """Take over the partitions that the group has given the worker. Those of before were given up."""
         assignment = self._begin_assignment()
         self.metrics.gained += 1
         log.info("worker.gained partitions=%s", sorted(partitions))
@@ -166,7 +166,7 @@ class Worker:
             self._loaded.set()
 
     async def _given_up(self, partitions: Collection[int]) -> None:
-        """Called before anybody else may own them: all that it was given."""
+        """Hand over all partitions, before another member may own them."""
         await self._let_go(partitions)
 
     async def _let_go(self, partitions: Collection[int], *, at_end: bool = False) -> None:
@@ -195,12 +195,12 @@ class Worker:
                 log.warning("checkpoint.last_failed error=%s", error or "it took too long")
 
     def _no_member(self, assignment: Assignment) -> None:
-        """Kafka says so: nothing is sent before the next take-over."""
+        """Send nothing before the next take-over: Kafka says that the worker is no member of the group."""
         if assignment is self.assignment:
             self.roster.let_send(sending=False)
 
     async def _drain(self, assignment: Assignment, *, at_end: bool) -> None:
-        """Begin nothing more. What hangs is repeated by the next owner, so that all others' messages need not wait."""
+        """Begin no attempt, and wait for those under way, except attempts that hang: the next owner repeats them."""
         time = asyncio.get_running_loop().time
 
         def promising(dispatcher: Dispatcher) -> bool:
@@ -275,7 +275,7 @@ class Worker:
         self._loaded.set()
 
     async def _said_taken(self, partitions: list[int], assignment: Assignment) -> bool:
-        """Say that they are ours, right before the first attempt. Whether they still are."""
+        """Record that the worker owns the partitions, right before the first attempt. Return whether it still does."""
         while assignment is self.assignment:
             try:
                 await assignment.changes.say_taken(partitions)
@@ -289,8 +289,10 @@ class Worker:
     def _tell_of_lost(
         self, listeners: Iterable[Listener], cursors: Mapping[str, Mapping[int, Cursor]], ends: Mapping[int, int]
     ) -> None:
-        """Who is not new and has no cursor where there is something for him begins again: Kafka has lost it, or no
-        worker ran since he was made."""
+        """Warn of listeners without a cursor that are not new: they begin again where they were created.
+
+        Kafka has lost their cursors, or no worker has run since they were created.
+        """
         before_ms = now_ms() - self.tuning.no_cursor_ms
         lost = [
             listener.id

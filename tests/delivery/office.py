@@ -282,7 +282,7 @@ class Office:
                     self.outcomes[event.offset].append((event.number, event.outcome, said))
         self.dirty.clear()
 
-    async def stretch(
+    async def fetch(
         self, _partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]
     ) -> tuple[list[Message], int]:
         """The log, read again (catch_up.Source)."""

@@ -103,7 +103,7 @@ class Lagging:
         self.catch_up.request(stream)
         return stream
 
-    async def stretch(
+    async def fetch(
         self, partition: int, offset: int, _bytes_max: int, queue_ids: Collection[str]
     ) -> tuple[list[Message], int]:
         self.read.append((partition, set(queue_ids)))

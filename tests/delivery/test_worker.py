@@ -151,7 +151,7 @@ async def test_partitions_that_are_given_up_while_dispatchers_are_added_are_not_
 
 
 async def test_for_a_stream_that_lags_only_messages_of_its_queue_are_made(owner):
-    fetch = owner.worker.assignment.stretch
+    fetch = owner.worker.assignment.fetch
     found, next_offset = await fetch(0, 0, 1024, {"q-1"})
     assert [message.offset for message in found] == list(range(1, 100, 2))
     assert next_offset == 100

@@ -305,7 +305,7 @@ async def test_who_has_heard_nothing_for_a_session_delivers_nothing_new_before_i
         ids += await rig.put(queue, *(f"n{number}" for number in range(20)))
         await until(lambda: "tail.waits" in caplog.text, what="the tail has brought something")
         with pytest.raises(LogUnavailable):
-            await worker.assignment.stretch(0, 0, 1, [])
+            await worker.assignment.fetch(0, 0, 1, [])
         assert len(rig.listeners.taken("a")) == 1
     await until(lambda: len(rig.listeners.taken("a")) >= 21, what="all, once it is known to be a member")
     assert rig.listeners.ids("a") == Counter(ids)

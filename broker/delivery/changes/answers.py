@@ -35,11 +35,12 @@ class _UnderWay:
 
 
 @dataclass(slots=True)
-class Told:
-    """A change that is to be answered. offset: of its record. applied: False when the message was deleted before.
+class ChangeReply:
+    """A change, and the answer to it.
 
-    in_doubt: its message may have been sent by who could not say so. honoured: it may have counted before this moment,
-    so that what is settled may have been settled after it.
+    offset: of the change's record. applied: False when the message was deleted before.
+    in_doubt: an owner that could not record it may have sent the message.
+    honoured: the change may have counted before this moment, so a settled delivery may have been settled after it.
     states: by listener id. under_way: by listener id, the attempts whose outcome decides.
     """
 
@@ -53,7 +54,7 @@ class Told:
 
 
 class Answers:
-    """Of one worker. deliveries: the topic. partitions: the worker's own. placed: a queue's dispatchers on a partition.
+    """The answers to changes in one assignment. deliveries: the topic. placed: a queue's dispatchers on a partition.
 
     confirm: see Fence.
     """
@@ -74,34 +75,34 @@ class Answers:
         self._outstanding = outstanding
         self._partitions = partitions
 
-    def look(self, partition: int, offset: int, event: MessageChange, *, in_doubt: bool, honoured: bool) -> Told:
-        """Who had the message by now. in_doubt, honoured: see Told."""
-        told = Told(offset, event, in_doubt, honoured)
+    def look(self, partition: int, offset: int, event: MessageChange, *, in_doubt: bool, honoured: bool) -> ChangeReply:
+        """Return who had the message when its change came. in_doubt, honoured: see ChangeReply."""
+        reply = ChangeReply(offset, event, in_doubt, honoured)
         for dispatcher in self._placed(partition, event.queue_id):
             listener = dispatcher.listener
             if listener.start_offsets[partition] > event.offset:
                 continue
             attempt = dispatcher.attempting(partition, event.offset)
             if attempt is not None:
-                told.under_way[listener.id] = _UnderWay(attempt, attempt.number, attempt.again)
+                reply.under_way[listener.id] = _UnderWay(attempt, attempt.number, attempt.again)
             else:
-                told.states[listener.id] = _known(told, self._state(dispatcher, partition, event))
-        return told
+                reply.states[listener.id] = _known(reply, self._state(dispatcher, partition, event))
+        return reply
 
-    async def tell(self, partition: int, changes: Iterable[Told]) -> None:
+    async def tell(self, partition: int, changes: Iterable[ChangeReply]) -> None:
         """Write who had what as soon as that is decided; what is not in time is `unknown`."""
         deadline = time.monotonic() + self._tuning.answer_s
         waiting = list(changes)
         while waiting:
             late = time.monotonic() > deadline
-            for told in waiting:
-                self._decide(told, late=late)
-            ready = [_answer(told) for told in waiting if not told.under_way]
+            for reply in waiting:
+                self._decide(reply, late=late)
+            ready = [_answer(reply) for reply in waiting if not reply.under_way]
             if ready:
                 with contextlib.suppress(LogUnavailable):  # whoever waits for it is told that it is unknown
                     await self._confirm()  # else others may have delivered what waits here
                     await self._deliveries.append({partition: ready})
-            waiting = [told for told in waiting if told.under_way]
+            waiting = [reply for reply in waiting if reply.under_way]
             if waiting:
                 await asyncio.sleep(self._tuning.answer_look_s)
 
@@ -115,12 +116,12 @@ class Answers:
                 return "delivered"
         return owed or "pending"
 
-    def _decide(self, told: Told, *, late: bool) -> None:
-        for listener_id, attempt in list(told.under_way.items()):
-            state = self._outcome(attempt, told.event.message_id) or ("unknown" if late else None)
+    def _decide(self, reply: ChangeReply, *, late: bool) -> None:
+        for listener_id, attempt in list(reply.under_way.items()):
+            state = self._outcome(attempt, reply.event.message_id) or ("unknown" if late else None)
             if state is not None:
-                told.states[listener_id] = _known(told, state)
-                del told.under_way[listener_id]
+                reply.states[listener_id] = _known(reply, state)
+                del reply.under_way[listener_id]
 
     def _outcome(self, attempt: _UnderWay, message_id: str) -> str | None:
         """None while it is under way; `delivered` when the listener took what it was sent before the change."""
@@ -136,13 +137,13 @@ class Answers:
         return self._outstanding.state(stream.partition, stream.dispatcher.listener.id, message_id) or "delivered"
 
 
-def _known(told: Told, state: str) -> str:
-    """As far as it can be told."""
-    return "unknown" if (told.honoured if state == "delivered" else told.in_doubt) else state
+def _known(reply: ChangeReply, state: str) -> str:
+    """Return the state of a delivery as far as it is certain."""
+    return "unknown" if (reply.honoured if state == "delivered" else reply.in_doubt) else state
 
 
-def _answer(told: Told) -> tuple[bytes, bytes | None]:
-    event = told.event
+def _answer(reply: ChangeReply) -> tuple[bytes, bytes | None]:
+    event = reply.event
     answer = ChangeApplied(
         at_ms=now_ms(),
         organization_id=event.organization_id,
@@ -151,8 +152,8 @@ def _answer(told: Told) -> tuple[bytes, bytes | None]:
         queue_id=event.queue_id,
         message_id=event.message_id,
         partition=event.partition,
-        change_offset=told.offset,
-        applied=told.applied,
-        listeners=tuple(told.states.items()),
+        change_offset=reply.offset,
+        applied=reply.applied,
+        listeners=tuple(reply.states.items()),
     )
     return event.message_id.encode(), encode(answer)

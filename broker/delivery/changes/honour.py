@@ -31,7 +31,7 @@ from broker.core.events import (
     decode,
     encode,
 )
-from broker.delivery.changes.answers import Answers, Placed, Told
+from broker.delivery.changes.answers import Answers, ChangeReply, Placed
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, now_ms
 from broker.delivery.outstanding.schedule import Outstanding
@@ -49,7 +49,7 @@ _OWNERSHIP: Final = b"partition"  # the key of PartitionTakenOver and PartitionH
 
 @dataclass(slots=True)
 class Taken:
-    """What was read of one partition before it is delivered. position: of `changes`, up to where; to follow from there.
+    """The changes of one partition, read before it is delivered. position: the next offset of `changes` to read.
 
     floor: `found` has all changes of messages from this offset on. in_doubt_below: see PartitionHandedOver.
     honoured_below: changes before it may have been honoured by an earlier owner. recent: changes whose writer may still
@@ -65,9 +65,10 @@ class Taken:
 
 
 class Changes:
-    """Of one assignment. dispatchers: the worker's own. placed: the dispatchers of a queue whose place is known.
+    """The changes of messages in one assignment.
 
-    run: starts what the worker must not outlive. confirm: see Fence.
+    dispatchers: the worker's own. placed: yields the dispatchers of a queue whose place on a partition is known.
+    run: starts a task that the worker ends with. confirm: see Fence.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Changes:
     # Ownership
 
     async def read(self, lows: Mapping[int, int], ends: Sequence[int]) -> dict[int, Taken]:
-        """All that must be known before these partitions are delivered, after Outstanding.read() (LogUnavailable).
+        """Read all that must be known before these partitions are delivered, after Outstanding.read() (LogUnavailable).
 
         By partition: lows, the lowest offset that is not settled; ends, one past the newest message.
         """
@@ -119,14 +120,17 @@ class Changes:
         return dict(await asyncio.gather(*(one(partition, low) for partition, low in lows.items())))
 
     async def say_taken(self, partitions: Iterable[int]) -> None:
-        """Before the first attempt: should this worker crash, their next owner is in doubt (LogUnavailable)."""
+        """Record that the worker owns the partitions, before its first attempt (LogUnavailable).
+
+        Should it crash, their next owner is in doubt what was sent.
+        """
         by: Fields = {"at_ms": now_ms(), "organization_id": "", "actor": "worker"}
         await self._log.deliveries.append(
             {one: [(_OWNERSHIP, encode(PartitionTakenOver(**by, partition=one)))] for one in partitions}
         )
 
     def take_over(self, taken: Mapping[int, Taken]) -> None:
-        """The partitions are ours, and this is what read() found."""
+        """Keep what read() found, now that the partitions are the worker's."""
         for partition, one in taken.items():
             self._floors[partition] = one.floor
             self._positions[partition] = one.position
@@ -136,7 +140,7 @@ class Changes:
         self._tail.follow({partition: one.position for partition, one in taken.items()})
 
     def placed(self, taken: Mapping[int, Taken]) -> None:
-        """The dispatchers are placed: tell whoever asked while nobody owned a partition, cancel what is kept."""
+        """Answer the changes that came while nobody owned the partitions. Called once dispatchers are placed."""
         for partition, one in taken.items():
             recent = []
             for offset, event, counts in one.recent:
@@ -151,7 +155,7 @@ class Changes:
     async def hand_over(self) -> None:
         """Everything that is known of these partitions is written (LogUnavailable: their next owner is in doubt)."""
         by: Fields = {"at_ms": now_ms(), "organization_id": "", "actor": "worker"}
-        told = {
+        handed_over = {
             one: PartitionHandedOver(
                 **by,
                 partition=one,
@@ -160,10 +164,10 @@ class Changes:
             )
             for one in self._partitions
         }
-        await self._log.deliveries.append({one: [(_OWNERSHIP, encode(event))] for one, event in told.items()})
+        await self._log.deliveries.append({one: [(_OWNERSHIP, encode(event))] for one, event in handed_over.items()})
 
     async def cover(self, lows: Mapping[int, int]) -> None:
-        """A listener begins further back than any other stood: place it right after (LogUnavailable)."""
+        """Read the changes for listeners that begin further back than all others (LogUnavailable). Place them next."""
         self._covering += 1
         try:
             for partition, low in lows.items():
@@ -225,7 +229,7 @@ class Changes:
                 taken.found[event.offset] = (event.message_id, event.queue_id, counts)
 
     async def _put_at_ms(self, partition: int, offset: int) -> int | None:
-        """When the first message at or after this offset was put; None when there is none yet."""
+        """Return when the first message at or after this offset was put; None when there is none yet."""
         requests = self._log.requests
         at = max(offset, (await requests.offsets(self._messages, {partition: EARLIEST}))[partition])
         while True:
@@ -237,7 +241,7 @@ class Changes:
             return stretch.records[0].timestamp if stretch.records else None
 
     def _add(self, partition: int, taken: Taken) -> None:
-        """What was read is all that there is of these messages: it takes the place of what was known of them."""
+        """Replace what was known of these messages by what was read: it is all that there is."""
         for offset, (message_id, _, counts) in taken.found.items():
             self.known[partition, offset] = counts
             self._ids[partition, offset] = message_id
@@ -259,7 +263,7 @@ class Changes:
 
     async def run(self) -> None:
         while True:
-            by_partition: dict[int, list[Told]] = {}
+            by_partition: dict[int, list[ChangeReply]] = {}
             before = time.monotonic()
             events = await self._tail.read()
             if time.monotonic() - before > self._tuning.suspended_s:
@@ -270,16 +274,16 @@ class Changes:
             for partition, changes in by_partition.items():
                 self._run(self._answers.tell(partition, changes))
 
-    def _apply(self, partition: int, offset: int, event: MessageChange) -> Told:
-        told = self._look(partition, offset, event)
-        told.applied = self._note(partition, event.offset, event.message_id, change(offset, event))
+    def _apply(self, partition: int, offset: int, event: MessageChange) -> ChangeReply:
+        reply = self._look(partition, offset, event)
+        reply.applied = self._note(partition, event.offset, event.message_id, change(offset, event))
         self._positions[partition] = offset + 1
         counts = self.known.get((partition, event.offset))
         if counts is not None and counts.deleted:
             self._cancel_kept(partition, event.queue_id, event.message_id)
-        return told
+        return reply
 
-    def _look(self, partition: int, offset: int, event: MessageChange) -> Told:
+    def _look(self, partition: int, offset: int, event: MessageChange) -> ChangeReply:
         in_doubt = event.offset < self._in_doubt_below[partition]
         honoured = offset < self._honoured_below[partition]
         return self._answers.look(partition, offset, event, in_doubt=in_doubt, honoured=honoured)
@@ -292,7 +296,7 @@ class Changes:
         return counts is not None and counts.deleted
 
     def hold(self, delivery: Delivery) -> bool:
-        """Before an attempt: whether it must not be made now, for it is cancelled or gets new data first."""
+        """Return whether an attempt must not be made now, because its delivery is cancelled or gets new data first."""
         counts, message = self.known.get((delivery.stream.partition, delivery.offset)), delivery.message
         if counts is None or message is None or message.change() == counts.offset:
             return False
@@ -321,7 +325,7 @@ class Changes:
             return
 
     async def _text(self, partition: int, offset: int) -> str | None:
-        """The data of an update; None when the log does not hold it any more (LogUnavailable)."""
+        """Return the data of an update; None when the log does not hold it any more (LogUnavailable)."""
         task = self._texts.get((partition, offset))
         if task is None:
             while len(self._texts) >= self._tuning.texts_max:

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """Of one assignment. dispatchers: the worker's own, as they are at each moment.
+    """The checkpoints of one assignment. dispatchers: the worker's own, as they are at each moment.
 
     confirm: see Fence. A cursor that the partition's next owner has moved on must not be set back: see
     docs/decisions/0160.
@@ -68,18 +68,18 @@ class Checkpoints:
         self._hurried = False  # others wait for a checkpoint: no pauses in one that is under way
 
     def touched(self, stream: Stream) -> None:
-        """The stream has changed since its last checkpoint."""
+        """Have the stream in the next checkpoint: it has changed."""
         stream.dirty = True
         self._dirty.add(stream)
 
     def removed(self, listener_id: str) -> None:
-        """The listener has ended."""
+        """Forget a listener that has ended."""
         self._stored.pop(listener_id, None)
 
     async def last(self) -> None:
-        """Before the partitions are given up: what has changed since the last one, without pauses (LogUnavailable).
+        """Make the last checkpoint, without pauses, before the partitions are given up (LogUnavailable).
 
-        They were ours to the end of it.
+        When it returns, the worker owned the partitions to the end of it.
         """
         self._hurried = True
         try:
@@ -111,7 +111,7 @@ class Checkpoints:
                     return
 
     async def run(self) -> None:
-        """One checkpoint a second, for ever (Suspended)."""
+        """Make a checkpoint a second, for ever (Suspended)."""
         while True:
             await self._pause()
             try:
@@ -120,7 +120,7 @@ class Checkpoints:
                 log.warning("checkpoint.failed error=%s", error)
 
     async def _pause(self) -> None:
-        """Until the next checkpoint (Suspended: there is none any more, for what we know is out of date)."""
+        """Wait for the next checkpoint (Suspended: the process stood still, and what it knows is out of date)."""
         before = time.monotonic()
         await asyncio.sleep(self._tuning.checkpoint_s)
         stood_still_s = time.monotonic() - before
@@ -129,7 +129,10 @@ class Checkpoints:
             raise Suspended(f"this process stood still for {stood_still_s:.0f} s")
 
     async def checkpoint(self, *, pause_s: float = 0.0) -> None:
-        """All streams that have changed (LogUnavailable). pause_s: between some commits and the next."""
+        """Write the outcomes and commit the cursors of all streams that have changed (LogUnavailable).
+
+        pause_s: between some commits and the next.
+        """
         async with self.quiet:
             if self.suspended:
                 return
@@ -158,7 +161,7 @@ class Checkpoints:
                 raise error
 
     def _clean_up(self, streams: Iterable[Stream]) -> None:
-        """Of what is committed, nothing is kept that the tail's place says as well."""
+        """Drop the streams whose place is that of the tail, once it is committed."""
         for stream in streams:
             partition = self._partitions.get(stream.partition)
             if partition is None or stream.dirty or stream.owed or not stream.window.idle(partition.tail):
@@ -173,7 +176,10 @@ class Checkpoints:
                 self.touched(stream)
 
     def _note_stored(self, listener_ids: Iterable[str], at_s: float) -> None:
-        """At first as if it had been at different times: those that give way must not all have their turns at once."""
+        """Note when cursors were committed.
+
+        First commits are staggered, so that listeners of low priority don't all fall due at once.
+        """
         for listener_id in listener_ids:
             if listener_id in self._stored:
                 self._stored[listener_id] = at_s
@@ -181,7 +187,7 @@ class Checkpoints:
                 self._stored[listener_id] = at_s - self._tuning.checkpoint_s * (len(self._stored) % self._turns)
 
     async def _write(self, cursors: dict[str, dict[int, Cursor]]) -> LogUnavailable | None:
-        """The outcomes. cursors: loses those of partitions where they are not known to be written; and why that is."""
+        """Write the outcomes. Where that fails, take the partition's cursors out of `cursors`, and return the error."""
         if not self._outcomes:
             return None
         try:
@@ -299,7 +305,7 @@ class Checkpoints:
         return stream.cursor(partition.tail, waiting=waiting, since_ms=since_ms)
 
     def _standing(self, dispatcher: Dispatcher) -> dict[int, Cursor]:
-        """All cursors that say nothing new: an outcome is written before the cursor that has passed it."""
+        """Return a dispatcher's cursors that pass no outcome that is not written yet."""
         streams = dispatcher.streams.values()
         kept = {one.partition: self._cursor(one, self._partitions[one.partition]) for one in streams if not one.dirty}
         return self._idle_of(dispatcher) | kept

@@ -36,7 +36,7 @@ class Metrics:
         self.gained = 0
 
     def count(self, rows: Sequence[Row], attempts: Iterable[Made]) -> None:
-        """What a checkpoint has gathered of one stream."""
+        """Count what a checkpoint has gathered of one stream."""
         if rows:
             self.attempts["delivered", "2xx"] += len(rows)
             self.delivered.add_all([max(0, at_ms - put_at_ms) for _, at_ms, _, _, put_at_ms in rows])
@@ -49,8 +49,11 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """messages: not settled, as far as this worker knows; where the log must still be read, its other messages count,
-    too. oldest_at_ms: when the oldest of them was put, None when that is not known."""
+    """The lag of a listener.
+
+    messages: not settled, as far as this worker knows; where the log must still be read, its other messages count, too.
+    oldest_at_ms: when the oldest of them was put, None when that is not known.
+    """
 
     listener_id: str
     queue_id: str

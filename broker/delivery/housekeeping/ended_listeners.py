@@ -43,7 +43,7 @@ class Outstanding(Protocol):
 
 
 class EndedListeners:
-    """Of one assignment. dispatchers: the worker's own, as they are at each moment."""
+    """The clearing away for one assignment. dispatchers: the worker's own, as they are at each moment."""
 
     def __init__(
         self,

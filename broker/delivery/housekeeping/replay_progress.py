@@ -28,7 +28,7 @@ class Outstanding(Protocol):
 
 
 class ReplayProgress:
-    """Of one assignment. dispatchers: the worker's own, as they are at each moment."""
+    """The progress of replays in one assignment. dispatchers: the worker's own, as they are at each moment."""
 
     def __init__(
         self,

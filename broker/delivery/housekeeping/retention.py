@@ -49,7 +49,7 @@ class _Lag(NamedTuple):
 
 
 class Retention:
-    """Of one worker. partitions: its own, as they are at each moment, another object after each take-over.
+    """The retention of one assignment's partitions.
 
     dispatchers: the worker's own, by the id of the listener or replay. retain_s: the age; None keeps all for ever.
     assure: see Fence.
@@ -143,7 +143,7 @@ class Retention:
         return dispatcher is not None and dispatcher.sets_aside(lag.partition)
 
     async def _with_old(self, partitions: list[int], before_ms: int) -> list[int]:
-        """Those that begin before a time."""
+        """Return those that begin before a time."""
         begins = await self._requests.offsets(self._messages, dict.fromkeys(partitions, EARLIEST))
         firsts = await self._requests.offsets(self._messages, dict.fromkeys(partitions, before_ms))
         ends = await self._requests.offsets(self._messages, dict.fromkeys(partitions, LATEST))
@@ -171,5 +171,5 @@ class Retention:
 
 
 def _earlier(before_ms: int, put_ms: int | None) -> int:
-    """The time, or that of a put, if there is one, when it is earlier."""
+    """Return the earlier of a time and the time of the first put, if there is one."""
     return before_ms if put_ms is None else min(before_ms, put_ms - CLOCK_SKEW_MS)

@@ -27,15 +27,15 @@ _RECORD_BYTES_MIN: Final = 128  # of a message in the log: two ids and what name
 
 
 class Source(Protocol):
-    """Reads a stretch of one partition of `messages`."""
+    """Reads ranges of a partition of `messages`."""
 
-    async def stretch(
+    async def fetch(
         self, partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]
     ) -> tuple[Sequence[Message], int]:
-        """What so much of the log from this offset on, at least a message, has of these queues, and the offset to read
-        on from (LogUnavailable).
+        """Read up to bytes_max of the log from an offset on, at least one message (LogUnavailable).
 
-        Where the log begins after the offset, the messages from its beginning on.
+        Returns the messages of these queues, and the offset to read on from. Where the log begins after the offset, it
+        is read from its beginning.
         """
 
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatcher, int, int]]) -> bool:
@@ -72,7 +72,7 @@ class CatchUpQueue:
         self._some.release()
 
     async def next(self, *, first: bool) -> Stream:
-        """Of those who go first, or of the others; of the ones when there are none of the other ones."""
+        """Wait for a stream and return it: of a fast listener if first, else of another, or whichever there is."""
         await self._some.acquire()
         wanted, instead = self._waiting if first else reversed(self._waiting)
         return (wanted or instead).popleft()
@@ -89,16 +89,16 @@ class CatchUp:
         self._tuning = tuning
         self._source = source
         self._partitions = partitions
-        self._line = CatchUpQueue()
+        self._queue = CatchUpQueue()
         self._lagging: dict[int, set[Stream]] = {}
 
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        """The readers, each to be run."""
+        """Return the readers, each to be run as a task."""
         turns = (itertools.repeat(True), itertools.cycle((True, False)))
         return [partial(self._run, first) for first in turns]
 
     def request(self, stream: Stream) -> None:
-        """A stream has room and lacks messages: from the ring at once, else it waits its turn."""
+        """Bring a stream the messages that it has room for: from the ring at once, else by a reader, in its turn."""
         partition = self._partitions.get(stream.partition)
         if partition is None:
             return
@@ -107,7 +107,7 @@ class CatchUp:
         if not stream.requested:
             stream.requested = True
             self._lagging.setdefault(stream.partition, set()).add(stream)
-            self._line.join(stream)
+            self._queue.join(stream)
 
     async def _run(self, turns: Iterable[bool]) -> None:
         for first in turns:
@@ -116,11 +116,11 @@ class CatchUp:
     @property
     def waiting(self) -> int:
         """Streams that wait for a reader."""
-        return len(self._line)
+        return len(self._queue)
 
     async def serve_next(self, *, first: bool) -> None:
         """Serve one stream, as soon as there is one. first: of those whose listeners go first, if there is one."""
-        stream = await self._line.next(first=first)
+        stream = await self._queue.next(first=first)
         if not stream.requested:
             return  # another stream's read has served it
         try:
@@ -128,7 +128,7 @@ class CatchUp:
         except LogUnavailable as error:
             log.warning("catch_up.waits partition=%d error=%s", stream.partition, error)
             await asyncio.sleep(self._tuning.stuck_pause_s)
-            self._line.join(stream)
+            self._queue.join(stream)
         except Exception:
             log.exception("catch_up.failed partition=%d", stream.partition)
             self._done(stream)
@@ -141,7 +141,7 @@ class CatchUp:
             return
         queue_ids = self._queues_near(stream, start)
         try:
-            messages, next_offset = await self._source.stretch(stream.partition, start, stream.stretch_bytes, queue_ids)
+            messages, next_offset = await self._source.fetch(stream.partition, start, stream.stretch_bytes, queue_ids)
         except LogDamaged as damage:
             await self._pass_damage(partition, damage)
             if stream.requested:
@@ -159,7 +159,7 @@ class CatchUp:
                 continue  # it came meanwhile, or was further on: what there is of its queue was left out
             if wanted is None or start <= wanted < end or not other.current:
                 self._done(other)
-                was_served = was_served or other is stream  # and if it asks again below it has its place in the line
+                was_served = was_served or other is stream  # and if it asks again below it has its place in the queue
                 if wanted is not None and other.current:
                     partition.bring(other, messages, start, end)
                     self._report_gone(other, wanted, messages, end)
@@ -170,7 +170,7 @@ class CatchUp:
             asyncio.get_running_loop().call_later(self._tuning.stuck_pause_s, self._done, stream)
 
     async def _pass_damage(self, partition: Partition, damage: LogDamaged) -> None:
-        """All streams that lack what can't be read park what of it may be theirs, and go on after it."""
+        """Have all streams that lack what can't be read park their part of it, and go on after it."""
         found = []
         for stream in list(self._lagging.get(partition.number, ())):
             own, begin = stream.window.within(damage.first, damage.last)
@@ -192,9 +192,9 @@ class CatchUp:
                 await asyncio.sleep(0)
 
     def _queues_near(self, stream: Stream, start: int) -> set[str]:
-        """The queues of all whom a read for this stream may serve, too.
+        """Return the queues of all lagging streams that a read for this stream may serve, too.
 
-        Of those that are further on than it comes nothing is looked for: theirs may be all over the log.
+        Streams further on than the read comes are left out: their messages may be all over the log.
         """
         far = start + stream.stretch_bytes // _RECORD_BYTES_MIN
         queue_ids = {stream.dispatcher.listener.queue_id}
@@ -210,7 +210,7 @@ class CatchUp:
 
     @staticmethod
     def _report_gone(stream: Stream, wanted: int, messages: Sequence[Message], end: int) -> None:
-        """A message that must be there and is not: deleted from the log behind our back. Say so; don't wait for it."""
+        """Log that a message that must be there was deleted from the log, and go on without it."""
         window = stream.window
         noted = wanted in window.missing or (bool(window.behind) and window.behind[0] == wanted)
         if noted and window.wanted() == wanted and wanted < end and all(m.offset != wanted for m in messages):

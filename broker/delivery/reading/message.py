@@ -18,8 +18,9 @@ _SOUGHT_MAX: Final = 4  # to look for one takes a sixth of the time in which as 
 
 
 class Message:
-    """offset: in its partition. size: bytes of the record, what holding it costs.
+    """A message.
 
+    offset: in its partition. size: bytes of the record, what holding it costs.
     deliver_at_ms: not before; 0 for at once. It and the key are known after body().
     """
 
@@ -54,11 +55,11 @@ class Message:
         return self._body
 
     def change(self) -> int:
-        """Where in `changes` its data is from; -1: it is what was put."""
+        """Return the offset in `changes` that the data is from; -1: the data is what was put."""
         return self._change
 
     def renewed(self, data: str | None, change: int) -> Message:
-        """The same message with the data of this change; None: as it was. After body()."""
+        """Return the same message with the data of this change (None: as it was). Only after body()."""
         fields = orjson.loads(self._body)
         if data is not None:
             fields["message"]["data"] = data
@@ -69,7 +70,7 @@ class Message:
         return renewed
 
     def name_and_data(self) -> tuple[str, str]:
-        """What was put; empty strings for a record that can't be decoded."""
+        """Return the name and data that were put; empty strings for a record that can't be decoded."""
         if self._value is not None:
             return "", ""
         message = orjson.loads(self._body)["message"]

@@ -1,4 +1,4 @@
-"""An owned partition: who is told of its messages, the ring of recent ones, how far the tail has come.
+"""An owned partition: which streams the tail feeds, the ring of recent messages, how far the tail has come.
 
 For: the fan-out of what the tail and the catch-up readers bring. Not for: which offsets a stream takes
 (broker/core/window.py), reading for streams that lag (catch_up.py).
@@ -24,8 +24,9 @@ _offset = attrgetter("offset")
 class Partition:
     """An owned partition. tail: the next offset the tail reader will bring.
 
-    A dispatcher is *placed* once its cursor here is known. The tail tells those of a message's queue whose streams keep
-    up; one that must scan the log costs the tail nothing until a catch-up reader has brought it back.
+    A dispatcher is *placed* once its cursor here is known. The tail feeds the
+    dispatchers of a message's queue whose streams keep up. One that must scan the log costs the tail nothing until a
+    catch-up reader has brought it back.
     """
 
     def __init__(self, number: int, tail: int, tuning: Tuning = TUNED) -> None:
@@ -33,16 +34,14 @@ class Partition:
         self.number = number
         self.tail = tail
         self._placed: set[Dispatcher] = set()
-        self._told: dict[
-            str, dict[Dispatcher, None]
-        ] = {}  # by queue id, in the order they came; there may be thousands
+        self._fed: dict[str, dict[Dispatcher, None]] = {}  # by queue id, in the order they came; there may be thousands
         self._ring: list[Message] = []
         self._ring_bytes = 0
         self._ring_from = tail
 
     def feed(self, messages: Iterable[Message]) -> None:
-        """The tail reader brings what comes next."""
-        number, told, ring = self.number, self._told, self._ring
+        """Give the tail's next messages to the streams that keep up."""
+        number, fed, ring = self.number, self._fed, self._ring
         for message in messages:
             offset = message.offset
             if offset < self.tail:
@@ -50,7 +49,7 @@ class Partition:
             self.tail = offset + 1
             ring.append(message)
             self._ring_bytes += message.size
-            dispatchers = told.get(message.queue_id)
+            dispatchers = fed.get(message.queue_id)
             if dispatchers is None:
                 continue
             scanning: list[Dispatcher] = []
@@ -86,26 +85,26 @@ class Partition:
         return self._ring_bytes
 
     def pass_over(self, last: int) -> None:
-        """The tail can't read the next messages, up to this offset. It goes on after them.
+        """Pass over messages up to this offset, which the tail can't read.
 
-        Each stream has a catch-up reader look for itself, and parks what can't be read then.
+        A catch-up reader looks for each stream, and the stream parks what can't be read.
         """
         if last < self.tail:
             return
         begin, self.tail = self.tail, last + 1
         self._ring.clear()
         self._ring_bytes, self._ring_from = 0, self.tail
-        for dispatcher in [dispatcher for dispatchers in self._told.values() for dispatcher in dispatchers]:
+        for dispatcher in [dispatcher for dispatchers in self._fed.values() for dispatcher in dispatchers]:
             stream = dispatcher.stream(self.number)
             stream.window.scan(begin)
             dispatcher.behind[stream] = None
             if not stream.dirty:
                 stream.assignment.touched(stream)
             dispatcher.wake()
-        self._told.clear()
+        self._fed.clear()
 
     def pass_damage(self, stream: Stream, own: Iterable[int], begin: int | None, last: int) -> None:
-        """The stream has parked what can't be read: its own offsets, and what it would have scanned from begin on."""
+        """Go on after what a stream has parked: its own offsets, and what it would have scanned from begin on."""
         window = stream.window
         reach = stream.dispatcher.listener.reach(self.number, self.tail)
         for offset in own:
@@ -113,30 +112,30 @@ class Partition:
         if begin is not None:
             window.passed(begin, min(last + 1, self.tail), reach)
         if window.scan_from is None:
-            self._tell(stream.dispatcher)
+            self._feed_to(stream.dispatcher)
         if not stream.dirty:
             stream.assignment.touched(stream)
         note_caught_up(stream)
 
     def place(self, dispatcher: Dispatcher) -> None:
-        """Its stream, if there is more to say of it than the tail does, stands where its cursor says."""
+        """Note that the place of the dispatcher's stream is known: where its stream stands, or else the tail."""
         self._placed.add(dispatcher)
         stream = dispatcher.streams.get(self.number)
         if stream is None or stream.window.scan_from is None:
-            self._tell(dispatcher)
+            self._feed_to(dispatcher)
 
     def remove(self, dispatcher: Dispatcher) -> None:
-        """The listener has ended."""
+        """Bring nothing more to a dispatcher whose listener has ended."""
         self._placed.discard(dispatcher)
-        self._told.get(dispatcher.listener.queue_id, {}).pop(dispatcher, None)
+        self._fed.get(dispatcher.listener.queue_id, {}).pop(dispatcher, None)
 
     def placed(self, dispatcher: Dispatcher) -> bool:
         """Whether its place here is known."""
         return dispatcher in self._placed
 
-    def _tell(self, dispatcher: Dispatcher) -> None:
+    def _feed_to(self, dispatcher: Dispatcher) -> None:
         if dispatcher.listener.replay is None:
-            self._told.setdefault(dispatcher.listener.queue_id, {})[dispatcher] = None
+            self._fed.setdefault(dispatcher.listener.queue_id, {})[dispatcher] = None
 
     def _trim(self) -> None:
         """Keep the newer half, so that trimming is rare."""
@@ -156,7 +155,7 @@ class Partition:
         return True
 
     def bring(self, stream: Stream, messages: Sequence[Message], start: int, end: int) -> None:
-        """A catch-up reader has read [start, end), end being no more than the tail; the stream takes what it can."""
+        """Give a stream what it can take of the messages that were read in [start, end). end: at most the tail."""
         window, dispatcher, wants = stream.window, stream.dispatcher, stream.wants
         queue_id = dispatcher.listener.queue_id
         reach = dispatcher.listener.reach(self.number, self.tail)
@@ -187,14 +186,14 @@ class Partition:
             dispatcher.accept(delivery, message)
         window.passed(start, end, reach)
         if window.scan_from is None:
-            self._tell(dispatcher)
+            self._feed_to(dispatcher)
         if not stream.dirty:
             stream.assignment.touched(stream)
         note_caught_up(stream)
 
 
 def report_messages_gone(partition: int, wanted: int, begins: int) -> None:
-    """The log begins after what is still to be read."""
+    """Log that the log begins after the messages that are still to be read."""
     log.warning("worker.messages_gone partition=%d wanted=%d begins=%d", partition, wanted, begins)
 
 

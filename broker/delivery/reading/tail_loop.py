@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
-from broker.delivery.assignment import Assignment
 from broker.delivery.ports import Membership
 from broker.delivery.reading.message import messages
+from broker.delivery.roster import Roster
 from broker.delivery.tuning import Tuning
 from broker.errors import LogDamaged, LogUnavailable
 from broker.ports import Record
@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 
 
 class TailLoop:
-    """One per worker. current: returns its assignment."""
+    """The tail loop of a worker. roster: has its current assignment."""
 
-    def __init__(self, membership: Membership, current: Callable[[], Assignment], tuning: Tuning) -> None:
+    def __init__(self, membership: Membership, roster: Roster, tuning: Tuning) -> None:
         self._membership = membership
-        self._current = current
+        self._roster = roster
         self._pause_s = tuning.load_pause_s
 
     async def run(self) -> None:
@@ -47,7 +47,7 @@ class TailLoop:
         Without this check, a worker that resumes after a pause sends the backlog before it learns that it has lost its
         partitions. Where Kafka can't tell, the same records are read again.
         """
-        assignment = self._current()
+        assignment = self._roster.assignment
         owned = {number: assignment.partitions[number] for number in read if number in assignment.partitions}
         try:
             if owned:
@@ -55,16 +55,16 @@ class TailLoop:
         except LogUnavailable as error:
             log.warning("tail.waits error=%s", error)
             await asyncio.sleep(self._pause_s)
-            if assignment is self._current():
+            if assignment is self._roster.assignment:
                 self._membership.begin({number: partition.tail for number, partition in owned.items()})
             return
-        if assignment is self._current():
+        if assignment is self._roster.assignment:
             for number, partition in owned.items():
                 partition.feed(messages(read[number]))
 
     def _pass_over(self, damage: LogDamaged) -> None:
         """Read on after what can't be read; each stream parks its part of that."""
-        partition = self._current().partitions.get(damage.partition)
+        partition = self._roster.assignment.partitions.get(damage.partition)
         if partition is not None:
             partition.pass_over(damage.last)
         self._membership.begin({damage.partition: damage.last + 1})
