@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 _RETRY_S: Final = 1.0
 LOOK_S: Final = 30.0
-_BEHIND_S: Final = 5.0  # that the directory may be, before an event is written that may be there already
+_BEHIND_S: Final = 5.0  # The directory may be this late before an event is written again that may exist already.
 
 
 class DamageReports:

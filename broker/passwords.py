@@ -23,14 +23,14 @@ from broker.errors import Refused, Unavailable
 
 CHARS_MIN: Final = 10
 CHARS_MAX: Final = 1000
-AT_ONCE: Final = 2  # 46 MiB and less than 0.1 s of a processor each
-WAITING_MAX: Final = 150  # more than the limits for strangers let through at once (api/accounts.py)
-_SCORE_MIN: Final = 2  # of zxcvbn's 0 to 4: more than a million guesses
-# zxcvbn tries all readings of symbols such as @ and 4 as letters: its time grows with their product, and faster than
-# with the square of the length. 72 hostile characters take 14 s; within these bounds the worst found takes 0.2 s.
+AT_ONCE: Final = 2  # Each takes 46 MiB and less than 0.1 s of a processor.
+WAITING_MAX: Final = 150  # More than the limits for strangers allow at once (api/accounts.py).
+_SCORE_MIN: Final = 2  # The score is zxcvbn's, 0 to 4; 2 stands for more than a million guesses.
+# zxcvbn tries all readings of symbols such as @ and 4 as letters, and its time grows with their product.
+# With 72 hostile characters it takes 14 s; within these bounds the worst case found takes 0.2 s.
 _JUDGED_CHARS_MAX: Final = 32
 _READINGS_MAX: Final = 8
-_judging: Final = Lock()  # zxcvbn keeps what it is told of the account in a global
+_judging: Final = Lock()  # zxcvbn keeps the words of an account in a global.
 
 T = TypeVar("T")
 
@@ -95,7 +95,7 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
     Only the beginning of a long password is judged. It takes up to 0.2 s: don't call it on the event loop.
     """
     judged = _judged(_normal(password).decode())
-    if len(judged) < CHARS_MIN:  # so many different symbols in so few characters are no word
+    if len(judged) < CHARS_MIN:  # With so many different symbols in so few characters, the password is no word.
         return None
     known = [part for text in about for part in (text, *text.split("@"))]
     with _judging:

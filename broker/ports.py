@@ -15,8 +15,8 @@ from broker.core.events import ChangeApplied, ControlEvent, MessageChange, PutCl
 from broker.errors import LogUnavailable
 
 EARLIEST: Final = -2  # as a time: the first offset of a partition
-LATEST: Final = -1  # as a time: one past the newest record
-SESSION_TIMEOUT_MS: Final = 10_000  # how long a killed worker's partitions stand still, if none takes its place
+LATEST: Final = -1  # as a time: the end of a partition
+SESSION_TIMEOUT_MS: Final = 10_000  # How long a killed worker's partitions stand still if no other worker replaces it.
 
 
 class Record(NamedTuple):
@@ -109,10 +109,10 @@ class ControlLog(Protocol):
         """Read the whole topic (LogUnavailable). ConfigurationError: the state folded from it can't be trusted."""
 
 
-# Told that so many bytes are stored for an organization.
+# A function that is told how many bytes are stored for an organization.
 Count = Callable[[str, int], None]
 
-# Given the partition of the batch it goes into: the record's key, value and queue id.
+# A function from the batch's partition to the record's key, value and queue id.
 BuildRecord = Callable[[int], tuple[bytes, bytes, bytes]]
 
 
@@ -345,7 +345,7 @@ class OutstandingDelivery:
     next_attempt_at_ms: int | None
 
 
-# Where a page ends: the partition, and the offset in `outstanding`.
+# The end of a page: the partition, and the offset in `outstanding`.
 Position = tuple[int, int]
 
 

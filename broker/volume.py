@@ -20,16 +20,16 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-STEPS: Final = 64  # a sum is recorded when it has come to this part of the bound, or of what is stored without a bound
+STEPS: Final = 64  # A sum is recorded at this part of the bound, or of what is stored if there is no bound.
 STEP_BYTES_MIN: Final = 1 << 20
-# What Kafka stores of a record beside its value, at most: 61 bytes of a batch that has one record, 27 of lengths and
-# times, and 77 of keys and headers (a message's id and the header with its queue's; a listener's and a message's id).
+# Upper bound of what Kafka stores of a record beside its value: 61 bytes for a batch of its own,
+# 27 for lengths and times, and 77 for keys and headers with ids.
 RECORD_BYTES: Final = 192
-_INDEX_PART: Final = 128  # and this part of everything: the indexes have at most 20 bytes for each 4,096
-_UNBOUNDED_BYTES_MIN: Final = 1 << 30  # without a bound, steps are at least a part of this
+_INDEX_PART: Final = 128  # Indexes add this part of everything: at most 20 bytes for each 4,096.
+_UNBOUNDED_BYTES_MIN: Final = 1 << 30  # without a bound, the least that a step is a part of
 RECORD_S: Final = 6 * 3600.0  # a smaller sum is recorded this often
 _CHANGES_PART: Final = (
-    10  # beyond the bound, changes may store this part of it: a full organization can mend its listeners
+    10  # Changes may exceed the bound by this part of it, so that a full organization can mend its listeners.
 )
 _STOP_S: Final = 2.0
 _SECOND_MS: Final = 1000
@@ -58,7 +58,7 @@ class StoredBytes:
         self._view = view
         self._bytes_max = bytes_max
         self._retain_s = retain_s
-        # By tenant, what may be stored before the bound is looked at again; below 0 where puts at once exceeded it.
+        # By tenant, what may be stored before the bound is checked again; below 0 if concurrent puts have exceeded it.
         self._left: dict[str, int] = {}
         self._unrecorded: dict[str, Counter[str]] = {}  # by tenant, then by organization id
         self._recording: dict[str, asyncio.Task[None]] = {}  # by organization id
@@ -200,7 +200,8 @@ class StoredBytes:
         event = VolumeRecorded(at_ms=now_ms(), organization_id=organization_id, bytes=count)
         try:
             await self._view.seen(await self._control.append(event))
-        except (InDoubt, ViewBehind) as error:  # it is stored, or probably is: recording it again would count it twice
+        # The event is stored, or probably is. Recording it again would count it twice.
+        except (InDoubt, ViewBehind) as error:
             log.warning("volume.in_doubt organization=%s bytes=%d error=%s", organization_id, count, error)
         except BrokerError as error:
             log.warning("volume.not_recorded organization=%s bytes=%d error=%s", organization_id, count, error)

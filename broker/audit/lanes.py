@@ -24,7 +24,7 @@ from broker.kafka.requests import EARLIEST, FetchResult, OffsetTooOld
 _CONTROL: Final = TOPIC_OF[wire_name(ListenerRedriven)]
 _TRIES_MAX: Final = 100
 _PAUSE_S: Final = 0.02
-# Stands for an event that was too large to be held: it is read again when its turn has come.
+# This object stands for an event that was too large to hold. The event is read again when its turn has come.
 _TOO_LARGE: Final[Event] = Unreadable(at_ms=0, organization_id="", written="")
 
 
@@ -101,7 +101,7 @@ class LaneReader:
             name = self._names[lane.rank]
             oldest = (await self._records.offsets(name, {lane.partition: EARLIEST}))[lane.partition]
             if oldest <= lane.at:
-                raise  # it is beyond the end: Kafka has lost some
+                raise  # The offset is beyond the partition's end: Kafka has lost records.
             merge.give(lane, (), oldest)
             return
         with pace:
@@ -154,7 +154,8 @@ class LaneReader:
     def _give(self, merge: Merge[Event], lane: Lane[Event], fetched: FetchResult) -> None:
         """Give the merge as much of the fetched records as the lane may hold."""
         rows: list[tuple[int, int, int, Event | None]] = []
-        if fetched.left_out_ms is not None:  # the lane may pass its end by it: nothing of that is wanted
+        # The lane may advance past its end, because none of the skipped records is wanted.
+        if fetched.left_out_ms is not None:
             rows.append((lane.at, fetched.left_out_ms, 0, None))
         left, at, end, take = self._share_bytes, fetched.next_offset, lane.end, self._wanted.take
         for index, record in enumerate(fetched.records):

@@ -21,7 +21,7 @@ from broker.kafka.requests import EARLIEST, LATEST
 from broker.ports import DirectoryView
 
 _KEPT_MAX: Final = 128
-# A record's time is that of its event, or a moment later, but clocks are set back sometimes.
+# A record's time is that of its event or a moment later, but clocks are sometimes set back.
 _CLOCK_MS: Final = 60_000
 _MADE: Final = frozenset({wire_name(QueueCreated), wire_name(ListenerCreated), wire_name(ReplayStarted)})
 

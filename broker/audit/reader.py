@@ -30,9 +30,9 @@ from broker.kafka.topics import Topics
 from broker.ports import DirectoryView
 from broker.tenant_slots import TenantSlots
 
-# An append is acknowledged within this, or Kafka is in trouble; and the processes' clocks differ by less.
+# Kafka acknowledges an append within this time unless it is in trouble. Clocks of processes differ by less.
 SETTLE_MS: Final = 2_000
-_OPEN_MAX: Final = 32  # readings under way in this process; one that follows the log is nearly always under way
+_OPEN_MAX: Final = 32  # readings at once in this process; a reading that follows the log is nearly always active
 _OPEN_EACH_MAX: Final = 8  # of one organization
 _SLOT_WAIT_S: Final = 60.0
 _HELD_BYTES_MAX: Final = 4 << 20  # by one reading
@@ -41,7 +41,7 @@ _REST_BYTES_MAX: Final = 16 << 20  # by all readings
 _SLICE_EVENTS: Final = 256
 _SLICE_READS: Final = 16
 _SLICE_BYTES: Final = 256 << 10
-_STEPS_S: Final = 0.001  # of a slice, before others are let run
+_STEPS_S: Final = 0.001  # of working on a slice, before yielding to the event loop
 _MESSAGES: Final = TOPIC_OF[wire_name(MessagePut)]
 
 
@@ -69,7 +69,7 @@ class Slice(NamedTuple):
     complete: bool
 
 
-# Whether this listener of an organization is, or was, one of this queue's.
+# A function that returns whether an organization's listener is, or was, one of this queue's.
 Hears = Callable[[str, str, str], Awaitable[bool]]
 
 
@@ -101,7 +101,7 @@ class LogReader:
         self.past = Past(records, table, self.others, view.state.tenant_of)
         self._records = records
         self._table = dict(zip(TOPICS, (table.control, table.messages, table.changes, table.deliveries), strict=True))
-        # One slice at a time, of each organization in turn: the readings together get a part of the loop.
+        # One slice at a time, organizations in turn, so that all readings together get a part of the event loop.
         self._read_slots = ReadSlots(1, 1, wait_s=_SLOT_WAIT_S)
         self._read_slots.tenant_of = view.state.tenant_of
         self._rests = Rests(_REST_BYTES_MAX)
@@ -132,14 +132,16 @@ class LogReader:
         """Add the listeners of the wanted queue (NotFound: there never was such an item)."""
         organization_id, message = wanted.organization_id, wanted.message
         if message is not None and wanted.queue_id == message.queue_id:
-            wanted = replace(wanted, queue_id=None)  # all of its story is of its queue
+            wanted = replace(wanted, queue_id=None)  # The message's whole story belongs to its queue.
         if wanted.queue_id is not None:
             found = await self._listeners.of_queue(organization_id, wanted.queue_id)
             if found is None:
                 raise NotFound("no queue has this id, nor ever had")
             wanted = replace(wanted, queue_listener_ids=found)
         if wanted.listener_id is None or message is not None or span.cursor is not None:
-            return wanted  # whoever has a cursor was told by then; for a story `control` is not read from its start
+            # A reader with a cursor has been told of such listeners already; for a story, `control` is not read from
+            # its start.
+            return wanted
         if not await self._listeners.was(organization_id, wanted.listener_id):
             raise NotFound("no listener has this id, nor ever had")
         return wanted
@@ -200,7 +202,8 @@ class _Reading:
                     yield Slice(entries, self._merge.cursor(), complete)
                 if complete or self._left == 0:
                     return
-                if not more:  # what is left is too young to be sure of: wait, and see what has come meanwhile
+                # The remaining records are too recent to be complete: wait, and read what has arrived meanwhile.
+                if not more:
                     await asyncio.sleep(max(0, end_ms + self._settle_ms - now_ms()) / 1000)
                     safe_ms = end_ms
                     self._merge.extend(await self._ends())
@@ -233,7 +236,7 @@ class _Reading:
         starts = [end if at < 0 else at for at, end in zip(found, ends, strict=True)]
         message = self._wanted.message
         if message is not None:
-            # Nearer to the message, but not later than anything that decides its log time.
+            # Begin nearer to the message, but not later than any record that decides its log time.
             near = await self._offsets(message.at_ms)
             for number, place in enumerate(self._places):
                 if place.topic == _MESSAGES and 0 <= near[number] <= message.offset:

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from broker.kafka.requests import FetchResult
 
-FETCH_BYTES: Final = 256 << 10  # short, so that no other request waits long while one is looked through
+FETCH_BYTES: Final = 256 << 10  # short, so that scanning one fetch does not delay other requests for long
 
 
 class Records(Protocol):

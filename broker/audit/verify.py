@@ -158,7 +158,8 @@ class Verifier:
         if any(checks.may_be_unseen() for checks in others):
             end = (await self._requests.offsets(topic.name, {number: LATEST}))[number]
             async for finding in self._checked(messages, topic, messages.end, end):
-                if not finding.wrong:  # what is, is found the next time: these may be of queues that were not read of
+                # A wrong record is found at the next pass: these may belong to queues that had not been read.
+                if not finding.wrong:
                     yield finding
             for checks in others:
                 for finding in checks.unseen():
@@ -168,7 +169,7 @@ class Verifier:
         named, who = self.control.named.get(number, (0, ""))
         if named > latest:
             yield Finding("messages", number, None, f"the {who} names offset {named}, after the end")
-        # Retention takes messages first, then what is told of them.
+        # Retention deletes messages first, and their outcomes later.
         messages.begin = max(messages.begin, (await self._requests.offsets(topic.name, {number: EARLIEST}))[number])
         for listener in listeners.values():
             cursor = cursors[listener.id].get(number)
@@ -189,7 +190,7 @@ class Verifier:
         topic = self._topics["messages"].name
         rows = await self._requests.committed(self._workers_group, topic, [number])
         tail = rows.get(number, (0, ""))[0]
-        if tail > latest:  # messages may have been put, and read, since the end was looked up
+        if tail > latest:  # Messages may have been put, and read, since the end was looked up.
             latest = (await self._requests.offsets(topic, {number: LATEST}))[number]
         if tail <= latest:
             return []

@@ -100,7 +100,7 @@ class AccountCommands:
             raise WrongPassword(_WRONG)
         if account.blocked:
             raise AccountBlocked(_BLOCKED)
-        if not account.may_sign_in(now_ms()):  # a one-time password that was used, or is too old
+        if not account.may_sign_in(now_ms()):  # The one-time password has been used or has expired.
             raise WrongPassword(_WRONG)
         return account
 
@@ -128,7 +128,7 @@ class AccountCommands:
             if session is not None:
                 await self.end_session(session, request_id=request_id)
             raise WrongPassword(_WRONG)
-        if session is None:  # an account has so many at most, and the oldest goes
+        if session is None:  # An account has a bounded number of sessions, and the oldest is dropped.
             raise Unavailable(
                 "So many sessions of this account were started at once that this one has ended again. Try again."
             )

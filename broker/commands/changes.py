@@ -25,8 +25,8 @@ from broker.errors import Changed, InDoubt, NotFound, Unavailable, UnknownEvent
 from broker.ports import ChangeLog, Count, CountingChange, Log, TooMuch
 
 ANSWER_S: Final = 4.0
-_ANSWER_BYTES: Final = 1024  # of what a worker records of a change: the record and its fields, at most
-_LISTENER_BYTES: Final = 64  # and in it, a listener's id and state
+_ANSWER_BYTES: Final = 1024  # upper bound of a worker's record of a change: the record and its fields
+_LISTENER_BYTES: Final = 64  # upper bound of a listener's id and state in such a record
 _PAGE_BYTES_MAX: Final = 8 << 20  # of new data in a page, but at least one message
 _NONE: Final = "no message of this queue has this id"
 _DELETED: Final = "this message was deleted"
@@ -119,7 +119,7 @@ async def update_message(
     count: called with the organization and the size of what the change makes Kafka store.
     (Refused, NotFound, Changed, LogUnavailable, InDoubt)
     """
-    new_put(queue, data, None, None, "", "")  # the same rules as for data that is put
+    new_put(queue, data, None, None, "", "")  # Updated data follows the same rules as data that is put.
     found = await find_message(log, queue, message_id)
     event = MessageUpdated(**_of(context, found), if_version=_expected(found, if_match), data=data)
     offset, states = await _change(log.changes, queue, found, event, count)
@@ -157,7 +157,7 @@ async def _change(
     if count is not None:
         count(event.organization_id, len(encode(event)) + _ANSWER_BYTES + _LISTENER_BYTES * len(queue.listeners))
     offset, answers_from = await changes.append(event)
-    if event.if_version is not UNSET:  # another may have come before it in the log
+    if event.if_version is not UNSET:  # Another change may come before this one in the log.
         try:
             counted = await changes.counted(event)
         except Unavailable as error:

@@ -44,12 +44,12 @@ from broker.settings import Network
 SCOPES: Final = tuple(keys.SCOPES)
 SCOPES_DEFAULT: Final = ("queues", "messages")
 KEYS_MAX: Final = 1_000  # of one organization
-HEADERS_BYTES_MAX: Final = 8 << 10  # of one listener, in the clear; each of its events has them all, sealed
+HEADERS_BYTES_MAX: Final = 8 << 10  # of one listener in the clear; each of its events holds all of them, encrypted
 _SIGNING_BYTES: Final = 32
 _FOLD_S: Final = 2.0
 _UPDATES_TRIED: Final = 10  # of a listener, while others change it
 _CHANGED: Final = "The resource has changed since. Read it again, and repeat the change with its new ETag."
-Versions = Collection[int]  # those that a change may be made to
+Versions = Collection[int]  # The versions that a change may be made to.
 HIDDEN: Final = "…"  # what is shown of a header's value
 # linear: fixed lengths
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -160,7 +160,7 @@ async def create_key(
         expires_at_ms=expires_at_ms,
     )
     api_key = view.state.keys.get(event.key_id) if await record(control, view, event) else None
-    if api_key is None:  # there is no such organization, or it has revoked the key already
+    if api_key is None:  # The organization does not exist, or has revoked the key already.
         raise NotFound("You can reach no organization with this ID.")
     return api_key, secret
 

@@ -132,7 +132,8 @@ class Put:
         value = encode(event)
         if self._count is not None:
             self._count(queue.organization_id, len(value))
-            self._count = None  # a batch in which it does not fit has it built again
+            # A record that does not fit is built again for the next batch, and must not be counted twice.
+            self._count = None
         return made.encode(), value, queue.id.encode()
 
 

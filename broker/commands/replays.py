@@ -26,7 +26,7 @@ from broker.settings import Network
 ONLY: Final = ("all", "failed", "undelivered")
 _RUNNING_MAX: Final = 10  # of one listener at once
 _RUNNING_ALL_MAX: Final = 100  # of one organization
-_PICKED_MAX: Final = 50_000  # messages picked one by one: they stand in the event
+_PICKED_MAX: Final = 50_000  # messages picked one by one, which the event lists
 _PAGE: Final = 1000
 
 
@@ -176,7 +176,7 @@ class ReplayCommands:
         if replay.ended == "finished" or not spans:
             return 1.0
         cursors: Mapping[int, Cursor] = {}
-        if replay.ended is None:  # of one that was cancelled they are taken away
+        if replay.ended is None:  # The directory has dropped the listener of a replay that was cancelled.
             cursors = (await self._cursors.load([replay.id], spans)).get(replay.id, {})
         behind = sum(
             end - start if number in replay.finished else max(0, min(cursors[number].offset, end) - start)
@@ -216,7 +216,7 @@ class ReplayCommands:
         Return the offsets below which and from which on all messages belong to the replay, and the picked offsets in
         between. The listener never got what lies before its beginning, and has taken nothing beyond its cursors' tops.
         """
-        # The cursors first: what leaves a window meanwhile is found in `outstanding`.
+        # Read the cursors first: a delivery that leaves its window meanwhile is found in `outstanding`.
         cursors = (await self._cursors.load([listener.id], range(len(end)))).get(listener.id, {})
         stands = [listener.stands_at(cursors, partition) for partition in range(len(end))]
         never, untaken = (begin, end) if failed else (listener.start_offsets, [cursor.top for cursor in stands])

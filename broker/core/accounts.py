@@ -17,7 +17,7 @@ from broker.core import events as ev
 SESSIONS_MAX: Final = 20
 EMAIL_CHARS_MAX: Final = 254  # RFC 5321, 4.5.3.1.3, without its angle brackets
 # linear: quadratic in the part after the @, which is bounded before (EMAIL_CHARS_MAX)
-_EMAIL = re.compile(r"[!-?A-~]+@[!-?A-~]+\.[!-?A-~]+")  # ASCII: what is equal must not depend on Unicode's version
+_EMAIL = re.compile(r"[!-?A-~]+@[!-?A-~]+\.[!-?A-~]+")  # ASCII only: equality must not depend on a Unicode version.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,7 @@ class Accounts:
     def _changed(self, account: Account, event: ev.AccountEvent) -> bool:
         match event:
             case ev.AccountPasswordChanged():
-                # Of two changes in different sessions the first in the log ends the session of the second.
+                # Of two password changes in different sessions, the first in the log ends the session of the second.
                 if event.session_id not in self._sessions_of.get(account.id, {}):
                     return False
                 self._end_all(account, but=event.session_id)

@@ -14,9 +14,10 @@ import orjson
 
 from broker.core.events import CLASSES, ControlEvent, Event, ListenerSettings, encode, wire_name
 
-# In the order of the log: of events of one millisecond those of an earlier topic come first.
+# The topics in the order of the log: of two events in the same millisecond, that of the earlier topic comes first.
 TOPICS: Final = ("control", "messages", "changes", "deliveries")
-# No part of that order, for they are not kept: what is owed now (compacted), and claims (for two days).
+# Topics that are not in that order, because their records are temporary: `outstanding` is compacted, `claims` has two
+# days.
 PASSING: Final = ("outstanding", "claims")
 
 _ELSEWHERE: Final[Mapping[str, str]] = {
@@ -34,7 +35,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
 }
 TOPIC_OF: Final[Mapping[str, str]] = {**{wire_name(kind): "control" for kind in get_args(ControlEvent)}, **_ELSEWHERE}
 
-# One noun has one meaning: what is said here of a field holds for every event that has it.
+# One description for each field name: it holds for every event that has the field.
 FIELDS: Final[Mapping[str, str]] = {
     "type": "the event's name",
     "v": "the version of the event's fields",
@@ -126,8 +127,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "ids_at_ms": "what the messages' ids are made of: their time",
     "ids_seed": "what the messages' ids are made of: their random bits",
 }
-# In the topics, for the program and the operator's exports alone: places in partitions that all organizations share
-# tell how much the others put.
+# Fields that only the topics and operators' exports have: offsets in shared partitions tell how much others put.
 INTERNAL: Final = frozenset(
     {"start_offsets", "end_offsets", "before_offsets", "after_offsets", "picked", "first_offset", "last_offset"}
 )

@@ -11,7 +11,7 @@ from msgspec import UNSET, UnsetType
 
 from broker.core.events import MessageChange, MessageDeleted
 
-# A change is looked for from a message's time on, less this: the clocks of the API processes may differ by as much.
+# Read changes from a message's time on, less this: API processes' clocks may differ by as much.
 CLOCK_SKEW_MS: Final = 10 * 60_000
 
 

@@ -21,11 +21,11 @@ from broker.core.events import Event, decode, decode_message
 from broker.core.ids import parse_damaged_id, parse_message_id
 from broker.errors import UnknownEvent
 
-# The clocks of the machines that write differ by less; a record may also wait that long for Kafka.
+# Clocks of the writing machines differ by less. A record may also wait this long for Kafka.
 TOLERANCE_MS: Final = 10 * 60_000
 _NOUNS: Final = ("account", "session", "organization", "key", "queue", "listener", "replay")
-_BY_ITSELF: Final = ("worker", "shell")  # no request asks for what they do, or one that the event names
-_OF_NOBODY: Final = (ev.VolumeRecorded,)  # an API process writes it for many requests at once
+_BY_ITSELF: Final = ("worker", "shell")  # Actors whose events have no request, or one that the event itself names.
+_OF_NOBODY: Final = (ev.VolumeRecorded,)  # Events that an API process writes for many requests at once.
 _MAKING: Final = ("created", "started")
 
 

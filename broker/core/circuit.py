@@ -93,6 +93,6 @@ class Circuit:
         if alive:
             self.state, self.allowance, self.faults = State.PROBATION, PROBATION_FIRST, 0
             return True
-        self.relapses = 0  # it is down for good reason: serve it at once when it is back
+        self.relapses = 0  # The listener had a good reason to be down: serve it at once when it is back.
         self.probe_at_ms = at_ms + interval_ms
         return False

@@ -64,7 +64,8 @@ class Cursor:
         packed = pack(numbers)
         oldest = "-" if self.oldest_at_ms is None else str(self.oldest_at_ms)
         text = f"{_VERSION} {packed} {self.pending} {oldest} {self.state} {self.error or '-'}"
-        if len(text) > METADATA_BYTES_MAX and self.open:  # say less: what is above a lower top is delivered again
+        # Drop open offsets from the end: what is above a lower top is delivered again.
+        if len(text) > METADATA_BYTES_MAX and self.open:
             fewer = len(self.open) // 2
             return replace(self, top=self.open[fewer], open=self.open[:fewer], attempts=()).metadata()
         if any(self.attempts):
@@ -93,7 +94,7 @@ class Cursor:
             )
         except (ValueError, TypeError):  # TypeError: too many fields
             return cls(top=offset)
-        # What makes no sense as a cursor must not be believed: a top that is too high would skip messages.
+        # Refuse metadata that makes no sense: a top that is too high would skip messages.
         ascending = all(low < high for low, high in pairwise((*opened, cursor.top)))
         ours = version == _VERSION and state in ("live", "down") and cursor.pending >= 0
         counted = len(attempts) in (0, len(opened))

@@ -21,8 +21,8 @@ from typing import Final
 
 from broker.core.retry import RetryPolicy, next_at_ms
 
-TUNNEL_AWAY: Final = 599  # what a tunnel answers when nobody has got the message: no attempt was made
-SLOW_DOWN: Final = (429, 503)  # statuses by which a listener says that it has too much to do
+TUNNEL_AWAY: Final = 599  # a tunnel's answer when no client has got the message: no attempt was made
+SLOW_DOWN: Final = (429, 503)  # statuses with which a listener says that it is overloaded
 TIMEOUTS: Final = ("timeout", "connect-timeout")
 
 
@@ -194,12 +194,12 @@ def legal(before: State, after: State) -> bool:
 class Decision(Enum):
     """The decisions that may follow an attempt."""
 
-    RETRY = "retry"  # it failed; the next one is due soon, and the delivery waits in its window
-    SET_ASIDE = "set aside"  # it failed; the next one is due later, and the delivery waits in `outstanding`
-    PARK = "park"  # it failed, and no other one is left
-    PUT_OFF = "put off"  # there was none, for no fault of the listener; the next one is made in a moment
-    AWAY = "away"  # there was none: nobody holds the tunnel; the next one is made after a good probe
-    AGAIN = "again"  # there was none: the listener closed an idle connection; the next one is made at once
+    RETRY = "retry"  # The attempt failed. The next one is due soon, and the delivery waits in its window.
+    SET_ASIDE = "set aside"  # The attempt failed. The next one is due later, and the delivery waits in `outstanding`.
+    PARK = "park"  # The attempt failed, and it was the last one.
+    PUT_OFF = "put off"  # No attempt was made, without the listener's fault. It is made in a moment.
+    AWAY = "away"  # No attempt was made, because the tunnel has no client. It is made after a good probe.
+    AGAIN = "again"  # No attempt was made, because the listener had closed the idle connection. It is made at once.
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +281,7 @@ def judge(
     if error == "closed" and failure.stale and not attempts.again:
         return AGAIN
     if failure.tunnel and (not failure.connected or status == TUNNEL_AWAY or error == "garbage"):
-        return AWAY  # the API process is gone, and "garbage" is of another program that has got its port
+        return AWAY  # The API process is gone, and the garbage comes from another program on its port.
     due_ms = next_at_ms(
         policy,
         attempts.number,

@@ -28,8 +28,8 @@ from broker.core.redrives import NO_REDRIVES, Redrives
 from broker.core.replays import Replay, Replays
 
 DAY_MS: Final = 86_400_000
-EXPIRED_KEYS_KEPT_MS: Final = 30 * 86_400_000  # an expired key is shown so long, until another one is made
-REPLAY_HEADER: Final = "everput-replay"  # so that a receiver can tell: the replay's id
+EXPIRED_KEYS_KEPT_MS: Final = 30 * 86_400_000  # for which an expired key is shown, until another one is created
+REPLAY_HEADER: Final = "everput-replay"  # A receiver recognizes a replay by this header, which holds the replay's id.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +164,7 @@ class Directory:
         self.keys_by_sha256: dict[str, ApiKey] = {}
         self.queues: dict[str, Queue] = {}
         self.queues_by_name: dict[tuple[str, str], Queue] = {}
-        self.listeners: dict[str, Listener] = {}  # and what replays that go on are delivered as
+        self.listeners: dict[str, Listener] = {}  # including the stand-ins that running replays are delivered as
         self.listeners_by_name: dict[tuple[str, str], Listener] = {}
         self.replays = Replays()
         self.damage = Damage()

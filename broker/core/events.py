@@ -175,7 +175,7 @@ class KeyCreated(Event, frozen=True, kw_only=True, tag="key.created"):
     scopes: tuple[str, ...]
     queue_ids: tuple[str, ...] | None = None
     expires_at_ms: int | None = None
-    v: int = 2  # a program that knows no restrictions must not take the key for an unrestricted one
+    v: int = 2  # Version 2, so that an older program does not take a restricted key for an unrestricted one.
 
 
 class KeyRevoked(Event, frozen=True, kw_only=True, tag="key.revoked"):
@@ -541,8 +541,9 @@ class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempte
     next_at_ms: int | None
 
 
-UNDECODABLE: Final = "undecodable"  # the error of a delivery whose message only a newer program can read: no payload
-DAMAGED: Final = "damaged"  # the error of a delivery whose message can't be read: no payload
+# The error of a delivery whose message only a newer program can read; its record has no payload.
+UNDECODABLE: Final = "undecodable"
+DAMAGED: Final = "damaged"  # the error of a delivery whose message can't be read; its record has no payload
 BARE: Final = (UNDECODABLE, DAMAGED)  # errors of records without a payload
 
 
@@ -658,7 +659,7 @@ AnyEvent = (
 Fields = dict[str, Any]
 Upcaster = Callable[[Fields], Fields]
 
-# (wire name, version) -> what makes it the next version. Old versions are read for ever and never written.
+# (wire name, version) -> the upcaster to the next version. Old versions are always read and never written.
 UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
     # queue_ids and expires_at_ms came
     ("key.created", 1): lambda fields: fields | {"v": 2},
@@ -670,7 +671,7 @@ UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
     ("message.deleted", 1): lambda fields: fields | {"v": 2},
     # after_offsets came
     ("replay.started", 1): lambda fields: fields | {"v": 2},
-    # send_headers came: until then the listener's headers were sent to any notify_url
+    # Before send_headers, the listener's headers were sent to any notify_url.
     ("replay.started", 2): lambda fields: fields | {"v": 3},
 }
 
@@ -702,7 +703,8 @@ class MessageTexts(msgspec.Struct, frozen=True, tag_field="type", tag="message.p
 
 
 _NAMES: Final = {kind: name for name, kind in CLASSES.items()}
-_UNDECODED: Final = (ValueError, RecursionError)  # no UTF-8 is a ValueError, too; far too deep the other
+# Invalid UTF-8 is a ValueError, too; nesting that is far too deep is a RecursionError.
+_UNDECODED: Final = (ValueError, RecursionError)
 
 _encoder = msgspec.json.Encoder()
 _any_event = msgspec.json.Decoder(AnyEvent)
@@ -724,7 +726,7 @@ def decode(value: bytes) -> Event:
         event: Event = _any_event.decode(value)
     except _UNDECODED:
         return _decode_other(value)
-    # Where `v` is missing the class has filled it in.
+    # The class has filled in a missing `v`.
     if event.v == VERSIONS[_NAMES[type(event)]] and b'"v":' in value:
         return event
     return _decode_other(value)
@@ -742,7 +744,7 @@ def _decode_other(value: bytes) -> Event:
         if version > VERSIONS[name]:
             raise UnknownEvent(f"{name} version {version} is newer than this program")
         return msgspec.convert(fields, kind)
-    except (KeyError, TypeError, ValueError) as error:  # ValueError: orjson's and msgspec's errors derive from it
+    except (KeyError, TypeError, ValueError) as error:  # ValueError includes the errors of orjson and msgspec.
         raise UnknownEvent(f"not an event this program knows: {error}") from error
 
 

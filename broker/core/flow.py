@@ -12,9 +12,11 @@ from typing import Final
 
 FIRST: Final = 8
 _DECREASE: Final = 0.5
-_DECREASE_PAUSE_MS: Final = 1_000  # answers to attempts begun before a decrease must not decrease again
-LATE_S: Final = 0.001  # an event loop that comes by as late as this is felt in the latency of the quick
-WAITED_MAX: Final = 0.05  # of the time, for a processor: all that runs beside the worker, Kafka too, waits as well then
+# Pause after a decrease: answers to earlier attempts must not decrease the limit again.
+_DECREASE_PAUSE_MS: Final = 1_000
+LATE_S: Final = 0.001  # lateness of the event loop that fast listeners would notice
+# Part of the time spent waiting for a processor; everything else on the machine, Kafka too, waits as well then.
+WAITED_MAX: Final = 0.05
 GATE_LEAST: Final = 2
 GATE_MOST: Final = 512
 _GATE_DECREASE: Final = 0.7

@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Final
 
-# Upper bounds of the steps; one more step holds what took longer.
+# Upper bounds of the steps. One more step counts longer durations.
 BOUNDS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 60_000, 600_000, 3_600_000)
 
 

@@ -17,8 +17,8 @@ from typing import Final
 PREFIX: Final = "evp_"
 SESSION_PREFIX: Final = "evs_"  # as long
 RANDOM_BYTES: Final = 32
-# All that a key with the scope may do, for the reference, the command line and docs/operations.md. A scope that has a
-# colon is a part of the scope before the colon.
+# The rights of each scope, for the API reference, the command line and docs/operations.md.
+# A scope with a colon is a part of the scope before the colon.
 SCOPES: Final[Mapping[str, str]] = {
     "queues": (
         "make, see, rename and delete queues; make, see, change, pause, test, redrive, replay to and delete their "
@@ -31,7 +31,7 @@ SCOPES: Final[Mapping[str, str]] = {
     "audit": "read the organization's whole log, with the data of every message, but no secrets",
 }
 SCOPES_WHOLE: Final = ("queues", "messages", "keys", "audit")  # together they are all scopes
-SCOPES_OF_QUEUES: Final = ("queues", "messages", "messages:put")  # those that a key for some queues may have
+SCOPES_OF_QUEUES: Final = ("queues", "messages", "messages:put")  # The scopes that a key for some queues may have.
 QUEUES_MAX: Final = 100  # that a key may be restricted to
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _RANDOM_DIGITS: Final = 43

@@ -165,7 +165,7 @@ class Merge(Generic[T]):
     def _entry(self, lane: Lane[T]) -> tuple[int, int, int, int, Lane[T]] | None:
         if lane.held:
             return lane.held[0].log_ms, lane.rank, lane.partition, lane.held[0].offset, lane
-        if lane.at < lane.end:  # what it holds next is not earlier than this
+        if lane.at < lane.end:  # The lane's next record is not earlier than this.
             return lane.floor_ms, lane.rank, lane.partition, lane.at, lane
         return None
 

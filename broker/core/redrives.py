@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 MESSAGES_MAX: Final = (
-    10_000  # named ones that are remembered of a listener; a worker needs each only until it has seen it
+    10_000  # Redrives by message that are remembered for a listener. A worker needs each only until it has seen it.
 )
 
 

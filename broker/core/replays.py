@@ -18,7 +18,7 @@ from typing import Final
 from broker.core import events as ev
 from broker.core.varints import pack, unpack
 
-ENDED_MAX: Final = 1_000  # of an organization, that are remembered; every process holds them in memory
+ENDED_MAX: Final = 1_000  # ended replays of an organization that are remembered, in every process's memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,8 @@ class Replays:
     def __init__(self) -> None:
         self._by_id: dict[str, Replay] = {}
         self._of: dict[str, list[str]] = {}
-        self._ended_of: dict[str, dict[str, None]] = {}  # by organization, ids in the order in which they ended
+        # By organization, replay ids in the order in which the replays ended.
+        self._ended_of: dict[str, dict[str, None]] = {}
         self._running: Counter[str] = Counter()  # by organization
 
     def find(self, organization_id: str, replay_id: str) -> Replay | None:

@@ -48,9 +48,10 @@ class _Newer(msgspec.Struct):
 
 
 _newer_fields = msgspec.json.Decoder(_Newer)
-# Of `control` nothing else is of a message's story.
+# A message's story has no other events of `control`.
 _OF_MANY: Final = frozenset({wire_name(ListenerRedriven), wire_name(ReplayStarted)})
-_TYPED: Final = b'{"type":"'  # so our encoder begins an event; one that begins otherwise is decoded to be judged
+# Our encoder begins events with this. Events that begin otherwise are decoded before they are judged.
+_TYPED: Final = b'{"type":"'
 
 
 def _beginning(name: str) -> bytes:

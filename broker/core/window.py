@@ -25,7 +25,8 @@ from typing import Final, Generic, TypeVar
 
 from broker.core.cursor import OPEN_MAX, Cursor
 
-BEHIND_MAX: Final = 32  # offsets noted per stream, there may be thousands; beyond, the tail need not visit it
+# Offsets noted per stream, of which there may be thousands; with more, the tail skips the stream.
+BEHIND_MAX: Final = 32
 
 D = TypeVar("D")
 

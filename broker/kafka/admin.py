@@ -120,7 +120,7 @@ async def _created(
     asked = False
     while True:
         with suppress(KafkaError, OSError):
-            # All topics are listed: asking for one that does not exist would create it on many clusters.
+            # List all topics: asking for a missing one would create it on many clusters.
             found = {one["topic"]: one for one in await admin.describe_topics()}
             if not importing:
                 refuse_half_import(kafka, found)

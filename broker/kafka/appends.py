@@ -19,7 +19,7 @@ class Append:
 
     __slots__ = ("build", "deadline", "done", "size")
     count = 1  # of messages; more in a Part
-    together: Together | None = None  # what it is itself, where it is more than one message
+    together: Together | None = None  # the group that this belongs to, if it is a part of one
 
     def __init__(self, build: BuildRecord, done: asyncio.Future[Any], deadline: float, size: int) -> None:
         self.size = size

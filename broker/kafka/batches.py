@@ -24,13 +24,13 @@ from broker.ports import FetchResult, Record
 _LENGTH: Final = struct.Struct(">qi")  # base offset, and the bytes that follow
 _MAGIC_AT: Final = 16
 _LAST_DELTA_AT: Final = 23
-FOLLOWING_BYTES: Final = _LENGTH.size  # of the batch that follows, enough to know where it begins
-_OLD_CRC_AT: Final = 12  # of the old formats: a CRC-32 of all that follows it
-_MAGIC: Final = 2  # the format of every Kafka since 0.11; 0 and 1 are the older ones
+FOLLOWING_BYTES: Final = _LENGTH.size  # bytes of the following batch that are enough to know where it begins
+_OLD_CRC_AT: Final = 12  # In the old formats, the position of a CRC-32 of everything that follows it.
+_MAGIC: Final = 2  # the format of every Kafka since 0.11; 0 and 1 are older
 _BYTES_MIN: Final = {0: 26, 1: 34, _MAGIC: 61}  # of a batch, by its magic
-_BYTES_MAX: Final = 9 << 20  # of a batch: what topics.py allows, and some
-_CHECKED_AT_ONCE: Final = 256 << 10  # bytes whose checksums are computed before others run, about as long
-_RECORDS_AT_ONCE: Final = 500  # that are parsed before others run: a fraction of a millisecond
+_BYTES_MAX: Final = 9 << 20  # of a batch: a little more than topics.py allows
+_CHECKED_AT_ONCE: Final = 256 << 10  # bytes to check before yielding to the event loop
+_RECORDS_AT_ONCE: Final = 500  # records to parse before yielding to the event loop: a fraction of a millisecond
 
 
 async def parse(
@@ -49,7 +49,7 @@ async def parse(
             await asyncio.sleep(0)
             left = _CHECKED_AT_ONCE
     if not batches and (raw or (offset < end_offset and not holes)):
-        return None  # Kafka gives nothing at all where a batch claims to reach beyond its file
+        return None  # Kafka returns no bytes for a batch that claims to reach beyond its file.
     batches = [batch for batch in batches if not batch.is_control_batch]
     packed = any(getattr(batch, "compression_type", True) for batch in batches)  # the old formats do not say
     if batches and worth is not None and not packed and not worth(raw):
@@ -57,7 +57,7 @@ async def parse(
     records: list[Record] = []
     rest = itertools.chain.from_iterable(batches)
     while some := list(itertools.islice(rest, _RECORDS_AT_ONCE)):
-        if some[0].offset < offset:  # a batch may begin before the offset asked for
+        if some[0].offset < offset:  # A batch may begin before the requested offset.
             some = [record for record in some if record.offset >= offset]
         records += some
         await asyncio.sleep(0)

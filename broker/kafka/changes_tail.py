@@ -75,7 +75,7 @@ class ChangesTail:
         await self._follows.wait()
         try:
             batches = await poll(self._consumer, self._requests, self._positions, timeout_ms=_POLL_MS)
-        except LogDamaged as damage:  # a change that can't be read is not honoured
+        except LogDamaged as damage:  # A change that can't be read is not honored.
             partition = TopicPartition(self._topic, damage.partition)
             self._positions[partition] = damage.last + 1
             self._consumer.seek(partition, damage.last + 1)

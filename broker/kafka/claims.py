@@ -23,7 +23,7 @@ from broker.kafka.requests import LATEST, KafkaRequests, OffsetTooOld
 from broker.kafka.scan import scan
 from broker.kafka.topics import Topic
 
-_MARGIN_MS: Final = 3600 * 1000  # of clocks, and of the index, which forgets in whole runs
+_MARGIN_MS: Final = 3600 * 1000  # A margin for clocks, and for the index, which drops whole runs.
 _LOOK_S: Final = 2.0
 _FOLLOW_S: Final = 30.0
 _CLAIM_BYTES: Final = 4096  # Kafka gives whole record batches, however large
@@ -101,7 +101,7 @@ class ClaimsTopic:
             before_ms = time.time_ns() // 1_000_000 - KEPT_MS - _MARGIN_MS
             try:
                 await self._read_to_end(partition, before_ms)
-            except OffsetTooOld:  # nothing was read here for longer than claims are kept
+            except OffsetTooOld:  # Nothing was read here for longer than claims are kept.
                 self._positions.pop(partition, None)
                 raise
             self._read_done[partition] = self._reads_begun[partition]

@@ -50,7 +50,8 @@ class ControlTopic:
                 f"Kafka did not acknowledge ({type(error).__name__}). The change may have been stored; "
                 "read the resource before you repeat it."
             ) from error
-        if offset < 0:  # Kafka knew it as a repeat and no longer knows where it is: it is somewhere before the end
+        # Kafka recognized a repeat and no longer knows its offset; the record is somewhere before the end.
+        if offset < 0:
             return await self.end_offset() - 1
         return offset
 

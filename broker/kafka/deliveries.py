@@ -29,9 +29,9 @@ from broker.settings import KafkaSettings
 
 _FINAL: Final = ("delivered", "parked")
 _FINAL_IF_REDRIVEN: Final = ("delivered",)  # of a listener that ever was
-_READS_MAX: Final = 64  # of a MiB each, per message asked for
+_READS_MAX: Final = 64  # reads of a MiB for each requested message
 _KEPT_READS_MAX: Final = 64  # likewise, of `outstanding`
-_LAG_READS_MAX: Final = 4  # per partition; a longer backlog is answered as "at least"
+_LAG_READS_MAX: Final = 4  # reads per partition; a longer backlog is answered as "at least"
 
 
 class KafkaDeliveries:
@@ -68,7 +68,7 @@ class KafkaDeliveries:
             for listener in concerned.values()
         }
         attempts, all_read = await self._attempts(partition, offset, max(at_ms, deliver_at_ms), final, listeners)
-        # What has left its stream is settled for the cursor, too. Its last attempt says how it is, where that is found.
+        # The cursor counts a delivery that has left its stream as settled. Its last attempt, if found, says how it is.
         doubtful = [
             listener
             for one, listener in concerned.items()
@@ -202,7 +202,7 @@ def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) 
     outcome, next_at_ms = (rows[-1][0], rows[-1][2]) if rows else ("", None)
     if outcome in ("delivered", "parked"):
         return DeliveryState(state=outcome, attempts=attempts)
-    if not rows and deliver_at_ms:  # the cursor passes what is kept in `outstanding` until its time
+    if not rows and deliver_at_ms:  # The cursor passes a message that waits in `outstanding` for its `deliver_at`.
         return DeliveryState(state="pending", next_attempt_at_ms=deliver_at_ms)
     return DeliveryState(
         state="retrying" if outcome == "failed" else "pending", attempts=attempts, next_attempt_at_ms=next_at_ms

@@ -31,13 +31,15 @@ from broker.ports import BuildRecord
 log = logging.getLogger(__name__)
 
 QUEUE_HEADER: Final = "queue"
-PAUSE_S: Final = 0.004  # from the start of a batch to that of the next one to the same broker, if it had company:
+# From the start of a batch of at least _COMPANY messages to that of the next one to the same broker.
+PAUSE_S: Final = 0.004
 _COMPANY: Final = 3  # so many messages
-_IN_DOUBT_MAX: Final = 2  # batches under way while every broker is suspected
-_WAITING_MAX: Final = 20_000  # messages that wait for a batch; beyond, Kafka is too slow and new ones are refused
+_IN_DOUBT_MAX: Final = 2  # batches in flight while every broker is suspected
+_WAITING_MAX: Final = 20_000  # messages that wait for a batch; with more, Kafka is too slow and new ones are refused
 _WAITING_BYTES_MAX: Final = 64 << 20  # and what they carry
-_LINE_SHARE: Final = 2  # half of both for those that must go to one partition
-_RECORD_BYTES_EXTRA: Final = 40  # of a record in a batch: lengths, offset, time, the header's name; at most
+_LINE_SHARE: Final = 2  # Messages for one partition may use one half of both limits.
+# Upper bound of a record's extra bytes in a batch: lengths, offset, time, the header's name.
+_RECORD_BYTES_EXTRA: Final = 40
 _SWEEP_S: Final = 0.1
 _LATE_S: Final = 0.5
 _LOOK_AGAIN_S: Final = 1.0
@@ -80,20 +82,21 @@ class GroupCommit:
         self.in_doubt = self.refused = 0
         self.waiting = self.waiting_bytes = 0
         self._unkeyed = Line()
-        self._keyed: dict[int, Line] = {}  # by partition; a partition without waiting appends is not there
+        self._keyed: dict[int, Line] = {}  # by partition; those without waiting appends are left out
         self._under_way: dict[int, _Batch] = {}  # by partition
         self._suspects: set[int | None] = set()  # leaders of batches that are late
-        self._away: set[int | None] = set()  # and of those for whose acknowledgement nobody waits any more
-        self._proofs_s: dict[int | None, float] = {}  # by leader, when the newest batch that it acknowledged was sent
+        self._away: set[int | None] = set()  # leaders of late batches for which nobody waits any more
+        # By leader, when the newest batch that it has acknowledged was sent.
+        self._proofs_s: dict[int | None, float] = {}
         self._turn = 0
         self._wake = asyncio.Event()
-        self._busy = asyncio.Event()  # something waits or is under way: the sweep has something to look at
+        self._busy = asyncio.Event()  # set while something waits or is in flight, and the sweep must look
         self._resting: set[int | None] = set()  # leaders whose pause is not over
         self._tasks: set[asyncio.Task[None]] = set()
         self._look_again_s = 0.0
         self._waiting_max = _WAITING_MAX
         self._refusal: str | None = None
-        self._left_out = False  # unkeyed messages that are to stay together found no room behind keyed ones
+        self._left_out = False  # Unkeyed messages that stay together found no room behind keyed ones.
 
     def start(self) -> None:
         for work in (self._run(), self._sweep()):
@@ -201,7 +204,8 @@ class GroupCommit:
             self._wake.clear()
             while (chosen := self._choose_partition()) >= 0:
                 items, batch = self._next_batch(chosen)
-                if batch is not None:  # else nobody waited for that one any more: look at the others
+                # If the batch is None, nobody waited for it any more: look at the other partitions.
+                if batch is not None:
                     self._begin(chosen, items, batch)
 
     def _begin(self, partition: int, items: list[Append], batch: Any) -> None:
@@ -220,7 +224,7 @@ class GroupCommit:
         producer = self._producer.get()
         try:
             metadata = await (await producer.send_batch(batch, self._topic, partition=partition))
-        except Exception as error:  # whatever it is, the group commit must go on
+        except Exception as error:  # Group commit must continue after any error.
             doubt = InDoubt(
                 f"Kafka did not acknowledge ({type(error).__name__}). The message may have been stored; "
                 "with an Idempotency-Key it is safe to repeat the request."
@@ -257,12 +261,13 @@ class GroupCommit:
         for waiting in queues:
             while waiting:
                 item = waiting.first
-                if item.done.done():  # its request is gone, or the sweep was faster
+                if item.done.done():  # Its request has ended, or the sweep has failed it.
                     self._pop(waiting)
                     continue
                 if item.together is not None:
                     if not self._take_together(batch, items, item.together, partition):
-                        self._left_out = waiting is self._unkeyed  # it is the first of the next batch
+                        # An item that does not fit is the first of the next batch.
+                        self._left_out = waiting is self._unkeyed
                         break
                     self._pop(waiting)
                     continue
@@ -288,10 +293,12 @@ class GroupCommit:
         Messages that fit no batch fill an empty one. Return whether these were the last of them.
         """
         try:
-            if items and batch.size() + wanted.size > BATCH_BYTES_MAX:  # before anything is built: it takes its time
+            # Check before building, because building takes time.
+            if items and batch.size() + wanted.size > BATCH_BYTES_MAX:
                 return False
             records: Iterable[tuple[bytes, bytes, bytes]] = (build(partition) for build in wanted.builds)
-            if items or not wanted.begun:  # then all of it: one that can't be made must be known before any is taken
+            # Build all messages first: one that can't be built must fail before any is taken.
+            if items or not wanted.begun:
                 records = list(records)
                 size = sum(len(key) + len(value) + len(queue) + _RECORD_BYTES_EXTRA for key, value, queue in records)
                 if items and batch.size() + size > BATCH_BYTES_MAX:

@@ -24,9 +24,9 @@ from broker.kafka.topics import Topic
 log = logging.getLogger(__name__)
 
 Kept = Callable[[int, str, str], Awaitable[tuple[int, bytes] | None]]
-_CHUNK: Final = 200  # records of a partition that a page of a list looks at
-_CHUNK_BYTES_MAX: Final = 512 << 10  # and what it holds of them, but at least one
-_PAGE_BYTES_MAX: Final = 8 << 20  # of records in a page, but at least one
+_CHUNK: Final = 200  # records of a partition that a page of a list reads
+_CHUNK_BYTES_MAX: Final = 512 << 10  # bytes of them that are held, but at least one record
+_PAGE_BYTES_MAX: Final = 8 << 20  # of records in a page, but at least one record
 
 
 class MessagesTopic(GroupCommit):
@@ -47,8 +47,8 @@ class MessagesTopic(GroupCommit):
         kept: Kept | None = None,
     ) -> None:
         super().__init__(producer, requests, topic, timeout_s)
-        # So much later than its id says may a message be in the log: claimed ids are kept for a while, an append waits,
-        # and the clocks of claim, message and what is between them may be three.
+        # A message may be this much later in the log than its id says.
+        # Claimed ids are kept for a while, an append waits, and up to three clocks differ.
         self._later_ms_max = IDS_KEPT_MS + round(timeout_s * 2000) + 2 * CLOCKS_MS
         self._read_slots = read_slots
         self._kept = kept
@@ -61,7 +61,7 @@ class MessagesTopic(GroupCommit):
     async def offsets_at(self, at_ms: int) -> tuple[int, ...]:
         """Return, by partition, the first offset at or after a time, or else the end. Time 0 is the log's beginning."""
         moment = at_ms if at_ms > 0 else EARLIEST
-        # The ends first: what is put in between is then after them, and not lost between the two answers.
+        # Ask for the ends first: messages put in between then lie after them, and are not lost between the two answers.
         ends = await self.end_offsets()
         found = await self._requests.offsets(self._topic, dict.fromkeys(range(self._partitions), moment))
         return tuple(end if found[partition] < 0 else found[partition] for partition, end in enumerate(ends))
@@ -187,7 +187,7 @@ class MessagesTopic(GroupCommit):
         """See ports.MessageLog.newest."""
         async with self._read_slots.slot(
             organization_id
-        ):  # one partition after the other: what is held at once is bounded
+        ):  # One partition after another, so that little is held at once.
             chunks = [
                 await self._chunk(number, queue_id, *bounds)
                 for number, bounds in enumerate(zip(begin, end, strict=True))
@@ -206,7 +206,7 @@ class MessagesTopic(GroupCommit):
             if record.value is not None and record.headers and record.headers[0][1] == queue:
                 found.append(Found(record.timestamp, record.offset, record.value, len(record.value)))
                 held += len(record.value)
-            while held > _CHUNK_BYTES_MAX and len(found) > 1:  # the oldest is left for a later page
+            while held > _CHUNK_BYTES_MAX and len(found) > 1:  # The oldest record is left for a later page.
                 dropped = found.popleft()
                 held -= dropped.size
                 start, oldest_at_ms = dropped.offset + 1, dropped.at_ms

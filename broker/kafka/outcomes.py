@@ -19,7 +19,7 @@ from broker.kafka.producer import KeyAndValue, Producer
 T = TypeVar("T")
 
 _LATE: Final = "Kafka did not take the outcomes in time"
-_TOGETHER_BYTES_MAX: Final = 16 << 10  # about: who reads one record is given its whole batch
+_TOGETHER_BYTES_MAX: Final = 16 << 10  # about; a reader of one record gets its whole batch
 
 
 class _Waiting(NamedTuple):
@@ -37,7 +37,7 @@ class OutcomesTopic:
         self._timeout_s = timeout_s
         self.name = topic
         self.refusal: Refusal | None = None  # of append_one()
-        self._waiting: dict[int, deque[_Waiting]] = {}  # by partition, while a batch of append_one() is under way
+        self._waiting: dict[int, deque[_Waiting]] = {}  # by partition, while a batch of append_one() is in flight
         self._writing: set[asyncio.Task[None]] = set()
 
     async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:

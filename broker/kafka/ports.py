@@ -14,8 +14,8 @@ from typing import Final
 
 from broker.errors import ConfigurationError
 
-# Below every system's ephemeral ports. While Kafka is down for a moment, a client that connects to an ephemeral port of
-# its own machine can be given that same port as its source, meet itself, and keep Kafka from getting it back.
+# Use ports below every system's ephemeral range. Otherwise a client that connects to Kafka's port while Kafka is down
+# may get that port as its own source port, connect to itself, and keep Kafka from getting the port back.
 _PORTS: Final = range(20_000, 32_000)
 _LISTENING: Final = "0A"
 

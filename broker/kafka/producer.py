@@ -21,7 +21,7 @@ from broker.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 KeyAndValue = tuple[bytes, bytes | None]
-BATCH_BYTES_MAX: Final = 1 << 20  # but a record that is larger is a batch of its own
+BATCH_BYTES_MAX: Final = 1 << 20  # A larger record is a batch of its own.
 _RECORD_BYTES_MAX: Final = 8 << 20
 _RENEW_PAUSE_S: Final = 0.2
 
@@ -76,12 +76,12 @@ class Producer:
 
     async def _renew(self, broken: Any) -> None:
         log.warning("log.producer_renewed")
-        with contextlib.suppress(Exception):  # it is broken: whatever it says at its end does not matter
+        with contextlib.suppress(Exception):  # The producer is broken: errors while it closes do not matter.
             await asyncio.wait_for(broken.stop(), 1)
         while self._current is broken:
             try:
                 await self.start()
-            except (LogUnavailable, ConfigurationError):  # the password may be changed under us, and back
+            except (LogUnavailable, ConfigurationError):  # Somebody may change the password and change it back.
                 await asyncio.sleep(_RENEW_PAUSE_S)
 
     def send_all(self, topic: str, partition: int, records: Sequence[KeyAndValue]) -> list[Awaitable[int]]:

@@ -13,10 +13,10 @@ from typing import Final
 
 from broker.errors import Busy
 
-AT_ONCE: Final = 4  # in this process: a MiB or two each, and milliseconds of its event loop for each read
+AT_ONCE: Final = 4  # in this process; each read is a MiB or two, and milliseconds of the event loop
 EACH: Final = 2  # of one tenant
 WAIT_S: Final = 10.0
-COUNT_READS_MAX: Final = 16  # of a MiB, per partition: who only wants to know how many does not read more
+COUNT_READS_MAX: Final = 16  # reads of a MiB per partition; counting reads no more
 
 
 class ReadSlots:

@@ -34,7 +34,7 @@ __all__ = ["EARLIEST", "LATEST", "FetchResult", "KafkaRequests", "OffsetTooOld",
 
 log = logging.getLogger(__name__)
 
-_NO_MEMBER: Final = (-1, "")  # of a commit from outside the group: Kafka takes it while the group has no members
+_NO_MEMBER: Final = (-1, "")  # for a commit from outside the group, which Kafka accepts while the group has no members
 _RETRY_PAUSE_S: Final = 0.05
 _BAD_COPIES_MAX: Final = 1_000  # that are remembered
 _CORRUPT: Final = b"\0"  # no batch
@@ -54,7 +54,8 @@ class KafkaRequests:
         self._compacted = {topics_of(kafka).outstanding.name}
         self.bad_copies: dict[tuple[str, int, int, int | None], None] = {}  # (topic, partition, offset, broker)
         self.on_damage: Callable[[LogDamaged], None] | None = None  # told of each, whoever reads
-        self.given_up: Callable[[LogDamaged], bool] = lambda _: False  # whether an operator has given the range up
+        # Returns whether an operator has given the range up.
+        self.given_up: Callable[[LogDamaged], bool] = lambda _: False
 
     async def start(self, topics: Iterable[str]) -> None:
         """Connect, and keep the metadata of these topics (LogUnavailable, ConfigurationError)."""
@@ -135,7 +136,7 @@ class KafkaRequests:
             leader = self._leader(topic, partition)
             raw, end = await self._fetch(leader, topic, partition, offset, bytes_max)
             fetched = await parse(raw, offset, end, worth, holes=holes)
-            if fetched is None:  # what follows in the leader's copy, and the other copies, may tell
+            if fetched is None:  # The next batch in the leader's copy, or another copy, may help.
                 raw, end = await self._fetch(leader, topic, partition, offset, bytes_wanted(raw))
                 fetched = await parse(raw, offset, end, worth, holes=holes)
             if fetched is None:
@@ -158,7 +159,8 @@ class KafkaRequests:
         error = kafka_errors.for_code(code)
         if error is kafka_errors.OffsetOutOfRangeError:
             raise OffsetTooOld(f"partition {partition} of the log can't be read from offset {offset}")
-        if error is kafka_errors.CorruptRecordException:  # the broker has seen it itself: nothing here is to be trusted
+        # The broker itself has found the damage, so nothing in its answer can be trusted.
+        if error is kafka_errors.CorruptRecordException:
             return _CORRUPT, (await self.offsets(topic, {partition: LATEST}))[partition]
         _check(code)
         raw = raw or b""
@@ -387,7 +389,7 @@ class KafkaRequests:
         node = self._coordinators.get(group)
         if node is None:
             brokers = self._client.cluster.brokers()
-            if len(brokers) == 1 and self._coordinators:  # the first look-up makes Kafka create its offsets topic
+            if len(brokers) == 1 and self._coordinators:  # The first look-up makes Kafka create its offsets topic.
                 return int(next(iter(brokers)).nodeId)
             node = self._coordinators[group] = int(await self._client.coordinator_lookup(CoordinationType.GROUP, group))
         return node
@@ -408,7 +410,7 @@ class KafkaRequests:
                     await asyncio.sleep(_RETRY_PAUSE_S)
                     await self._client.force_metadata_update()  # which waits as long as a request
         except TimeoutError:
-            # Who hangs may not be the one to ask any more; nobody else would look for five minutes.
+            # A hanging broker may have lost its role, and nothing else would look for five minutes.
             self.look_again()
             if group is not None:
                 self._coordinators.pop(group, None)

@@ -11,22 +11,22 @@ from typing import Final
 from broker.kafka.topics import Topic, Topics
 from broker.settings import KafkaSettings
 
-# How many brokers must have a record before it is acknowledged, where none of them has synced it by then.
+# The number of brokers that must have a record before it is acknowledged, unless each batch is synced.
 ACKNOWLEDGED_MIN: Final = 2
 OFFSETS_TOPIC: Final = "__consumer_offsets"
-# A listener that is down or idle for that long keeps its cursor; Kafka's default of 7 days would drop it.
+# A listener that is down or idle for this long keeps its cursor; Kafka's default of 7 days would drop it.
 OFFSETS_RETENTION_MINUTES_MIN: Final = 525_600
 
-# The broker settings that safety depends on; what describe_configs is asked for.
+# The broker settings that safety depends on, as describe_configs is asked for them.
 BROKER_SETTINGS: Final = (
     "offsets.retention.minutes",
     "offsets.topic.replication.factor",
     "offset.metadata.max.bytes",
     "min.insync.replicas",
 )
-# A cursor's metadata may be this long (broker/core/cursor.py).
+# The length that a cursor's metadata may have (broker/core/cursor.py).
 METADATA_BYTES_MIN: Final = 4_096
-# KIP-966: a replica that has all that was acknowledged stays eligible as leader, and no other one leads.
+# KIP-966: only a replica that has every acknowledged record may lead.
 ELIGIBLE_LEADERS: Final = "eligible.leader.replicas.version"
 
 
@@ -74,7 +74,7 @@ def _fewer(kafka: KafkaSettings, copies: int) -> str:
 
 def _acknowledgements(kafka: KafkaSettings) -> Iterator[str]:
     if kafka.min_insync < ACKNOWLEDGED_MIN and not kafka.flush_each_batch:
-        # docs/decisions/0013: what one broker has acknowledged is in its page cache, and gone when it loses power.
+        # Without a sync, acknowledged records are in one broker's page cache and lost in a power cut (decision 0013).
         yield (
             f"one copy is to acknowledge, which no disk has by then: set --min-insync {ACKNOWLEDGED_MIN}, "
             "or --flush-each-batch where there is one broker"
@@ -134,7 +134,7 @@ def _of_brokers(cluster: Cluster) -> Iterator[tuple[str, Mapping[str, str]]]:
 def _topic_problems(kafka: KafkaSettings, topic: Topic, now: FoundTopic) -> Iterator[str]:
     name = topic.name
     if now.partitions != topic.partitions:
-        # The partition is part of every message id and of every cursor: their number never changes.
+        # Message ids and cursors hold the partition, so the number of partitions never changes.
         say = "it must be made anew" if topic.partitions == 1 else f"set --partitions {now.partitions}"
         yield f"topic {name} has {now.partitions} partitions, not {topic.partitions}: {say}"
     if now.replication < kafka.replication:
@@ -156,7 +156,7 @@ def _holds(setting: str, wanted: str, now: str) -> bool:
     match setting:
         case "min.insync.replicas" | "max.message.bytes":
             return int(now) >= int(wanted)
-        case "segment.bytes":  # how soon it is compacted: nothing is lost by it
+        case "segment.bytes":  # The setting decides how soon compaction comes; nothing is lost by it.
             return True
         case "flush.messages":
             return int(now) <= int(wanted)

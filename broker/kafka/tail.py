@@ -33,7 +33,7 @@ _HEARTBEAT_MS: Final = 1_000
 _POLL_MS: Final = 500
 _RECORDS_MAX: Final = 1_000
 _ANSWER_MS: Final = SESSION_TIMEOUT_MS + 5_000  # for any request; joining takes as long as the slowest hand-over
-FAILING_S_MAX: Final = 9.0  # with nothing but errors for so long it will not recover by itself
+FAILING_S_MAX: Final = 9.0  # After only errors for this long, the client will not recover by itself.
 
 _DAMAGED: Final = (
     kafka_errors.CorruptRecordException,
@@ -189,15 +189,15 @@ async def poll(
     try:
         batches = await consumer.getmany(**options)
     except kafka_errors.KafkaError as error:
-        # getmany() drops what it has taken from other partitions, does not say which one failed, and steps over an
-        # offset whose batch claims to be longer than what Kafka sent.
+        # getmany() drops records of other partitions, does not name the one that failed,
+        # and skips an offset whose batch claims to be longer than what Kafka sent.
         for partition, position in positions.items():
             consumer.seek(partition, position)
         if not isinstance(error, _DAMAGED):
             raise
         return await _read_otherwise(consumer, requests, positions, list(positions))
     if not batches:
-        # Where a batch claims to reach beyond its file, Kafka gives nothing and no error.
+        # For a batch that claims to reach beyond its file, Kafka returns nothing and no error.
         read = [(partition, at) for partition, at in positions.items() if partition in consumer.assignment()]
         behind = [partition for partition, at in read if (consumer.highwater(partition) or 0) > at]
         return await _read_otherwise(consumer, requests, positions, behind)

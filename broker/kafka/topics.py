@@ -12,7 +12,7 @@ from broker.settings import KafkaSettings
 
 _FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 _TWO_DAYS = {"cleanup.policy": "delete", "retention.ms": str(2 * 24 * 3600 * 1000), "retention.bytes": "-1"}
-# Only full segments are compacted, and a new owner reads what is there: Kafka's default is 1 GiB.
+# Kafka compacts full segments only, and a new owner reads everything: the default of 1 GiB is too much.
 _COMPACTED = {"cleanup.policy": "compact", "segment.bytes": str(16 << 20)}
 _UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
@@ -48,7 +48,7 @@ class Topics:
 
 def topics(kafka: KafkaSettings) -> Topics:
     """Return the table of topics for these settings."""
-    # Where nothing larger is needed, Kafka's own default: a cluster may have a lower one.
+    # Kafka's default, unless more is needed; a cluster may have a lower value.
     common = {
         "max.message.bytes": "1048588",
         "min.insync.replicas": str(kafka.min_insync),

@@ -21,13 +21,13 @@ from broker.outbound.dns import Ask, Names, NotAsked, ask_system
 from broker.settings import Network
 
 URL_CHARS_MAX: Final = 2048
-TUNNEL: Final = "tunnel"  # the scheme of an API process's own tunnel addresses: no client can name one
+TUNNEL: Final = "tunnel"  # the scheme of API processes' own tunnel addresses, which no client can name
 AWAY: Final = TUNNEL_AWAY
 TUNNEL_PROOF: Final = "everput-tunnel"  # the header that has it
 _CACHE_S: Final = 10.0
 _FAILURE_CACHE_S: Final = 1.0
 _USABLE_S: Final = 600.0
-_ANSWER_S: Final = 2.5  # less than a probe, or a connection, may take
+_ANSWER_S: Final = 2.5  # less than a probe or a connection may take
 _OTHER_ANSWER_S: Final = 0.5  # where there is an answer already
 _CACHED_MAX: Final = 8192
 _NO_SUCH_NAME: Final = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
@@ -37,29 +37,29 @@ _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 
 Address = IPv4Address | IPv6Address
 
-# Beyond what `is_global` knows. Transition prefixes lead to an IPv4 address that somebody else chooses.
+# Networks that `is_global` does not exclude. Transition prefixes lead to IPv4 addresses that somebody else chooses.
 _REFUSED: Final = tuple(
     map(
         ip_network,
         (
             "0.0.0.0/8",  # this host
             "100.64.0.0/10",  # CGNAT, RFC 6598; and a cloud's metadata
-            "168.63.129.16/32",  # a cloud's host agent, on a public address
+            "168.63.129.16/32",  # A cloud's host agent has this public address.
             "192.0.0.0/24",  # IETF protocol assignments, RFC 6890
             "192.88.99.0/24",  # 6to4 relays, RFC 7526
             "198.18.0.0/15",  # benchmarks, RFC 2544
             "240.0.0.0/4",  # reserved, and broadcast
-            "::/3",  # not global unicast, RFC 4291: IPv4-compatible, -mapped and -translated, NAT64, discard
+            "::/3",  # not global unicast (RFC 4291): IPv4-compatible, -mapped and -translated, NAT64, discard
             "2001::/23",  # IETF, Teredo among them, RFC 2928
             "2002::/16",  # 6to4, RFC 3056
             "3fff::/20",  # documentation, RFC 9637
-            "4000::/2",  # not global unicast, and so on up to the multicast addresses
+            "4000::/2",  # not global unicast, up to the multicast addresses
             "8000::/1",
         ),
     )
 )
 
-# Where something else than HTTP is spoken, which might take a request's lines for its own: Fetch standard, "bad port".
+# Ports of other protocols, which might misread a request's lines (Fetch standard, "bad port").
 PORTS_REFUSED: Final = frozenset(
     [
         *(0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95),
@@ -104,7 +104,7 @@ def address_allowed(address: Address, allow: Sequence[Network]) -> bool:
     return not any(address in network for network in _REFUSED if network.version == address.version)
 
 
-@lru_cache(maxsize=4096)  # those of listeners that are down are needed at each probe
+@lru_cache(maxsize=4096)  # cached, because each probe of a listener that is down needs it
 def parse_url(url: str) -> Target:
     """Split a URL (ValueError with a reason for people when it is no plain http or https URL)."""
     if len(url) > URL_CHARS_MAX:
@@ -209,7 +209,7 @@ class Resolver:
     """
 
     def __init__(self, allow: Sequence[Network], ask: Ask = ask_system) -> None:
-        @lru_cache(maxsize=4096)  # those of listeners that are down are looked at for each probe
+        @lru_cache(maxsize=4096)  # cached, because each probe of a listener that is down needs it
         def may_be_at(text: str) -> bool:
             return address_allowed(ip_address(text.partition("%")[0]), allow)
 

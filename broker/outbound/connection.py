@@ -23,16 +23,16 @@ from broker.outbound.dns import NotAsked
 
 log = logging.getLogger(__name__)
 
-# The error of a host that DNS knows no address of, or none that a listener may have. It is one word for both, so that
-# nobody can tell which names an internal DNS knows; the debug log tells (docs/decisions/0198).
+# The error of a host without a known or an allowed address. Both have the same word,
+# so that nobody can tell which names an internal DNS knows; the debug log can (decision 0198).
 NO_ADDRESS: Final = "no-address"
 HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
 CONNECT_TIMEOUT_S: Final = 5.0
-_END_S: Final = 1.0  # after the first of an answer that does not come at once, for the rest of it
+_END_S: Final = 1.0  # for the rest of an answer that does not come at once, after its first bytes
 _ADDRESSES_MAX: Final = 3  # of a host that are tried
-_NEXT_ADDRESS_S: Final = 1.25  # an address that says nothing for so long is left for the next one
-# Looked for only where it counts: a callback for each header of each answer would cost more than all else here.
+_NEXT_ADDRESS_S: Final = 1.25  # An address that is silent for so long is left for the next one.
+# Searched only where needed: a callback for each header of each answer would cost more than everything else here.
 _RETRY_AFTER: Final = b"retry-after:"
 _RETRY_AFTER_BYTES_MAX: Final = 64  # of its value; dates have 29
 _MAY_SAY_WHEN: Final = (429, 503)
@@ -94,9 +94,9 @@ class Connection(asyncio.Protocol):
         self._bytes = 0
         self._answered = True
         self._end: asyncio.TimerHandle | None = None
-        self._ended = 0  # answers that ended, or began too many, in the data at hand
-        self._head: list[bytes] = []  # the pieces in which the answer came so far, until its status is known
-        self._again = b""  # the last answer, if it came at once and whole: the same bytes need not be parsed again
+        self._ended = 0  # answers that have ended in the present data; more than one is an error
+        self._head: list[bytes] = []  # the pieces of the answer until its status is known
+        self._again = b""  # The last answer, if it came whole: the same bytes need not be parsed again.
         self._again_status = 0
         self.work: Any = None
         self.at = 0.0
@@ -159,7 +159,7 @@ class Connection(asyncio.Protocol):
         else:
             if self._bytes > (BODY_BYTES_MAX if self._answered else HEAD_BYTES_MAX) and self.work is not None:
                 self._fail("too-large")
-            elif self._ended == 1:  # only now: were there more, it would be taken for the next request's answer
+            elif self._ended == 1:  # Checked only now: a second answer would be taken for the next request's.
                 self._ended = 0
                 status = self._parser.get_status_code()
                 if self._bytes == len(data) <= _AGAIN_BYTES_MAX and status not in _MAY_SAY_WHEN:
@@ -300,7 +300,7 @@ async def connect(owner: Owner, target: Target, resolver: Resolver, tls: ssl.SSL
         error = "connect-timeout"
     except NotAsked:
         raise NotTried("dns") from None
-    except (Refused, OSError, UnicodeError) as failure:  # UnicodeError: a name that can't be written in DNS
+    except (Refused, OSError, UnicodeError) as failure:  # UnicodeError: the name can't be written in DNS.
         error = NO_ADDRESS
         log.debug("connect.no_address host=%s reason=%r", target.host, failure)
     raise ConnectFailed(error)

@@ -24,15 +24,16 @@ from typing import Final
 _QUICK_S: Final = 1.0
 _KNOWN_LEAVES_S: Final = 1.0
 _NEW_LEAVES_S: Final = 0.25
-_ASKED_S: Final = 0.5  # one that is under way for a shorter time has had none to be answered
-_WANTED_S: Final = 15.0  # who asks for it again does so sooner; after that a question that had no turn yet is given up
+_ASKED_S: Final = 0.5  # A shorter look-up has not had the time to be answered.
+_WANTED_S: Final = 15.0  # A caller asks again sooner. After this, a look-up without a thread is given up.
 _KNOWN_MAX: Final = 32  # questions under way at each desk
 _NEW_MAX: Final = 16
 _SLOW_MAX: Final = 16
-_HANGING_MAX: Final = 1024  # at the slow desk with those that came from the others; a thread of 27 KiB and a file each
-_FILES_PART: Final = 8  # of the files that the process may have open there are as many at most
+# In the slow pool, including look-ups from the others; each has a thread of 27 KiB and a file.
+_HANGING_MAX: Final = 1024
+_FILES_PART: Final = 8  # At most one in this many of the process's files is used.
 _REMEMBERED_MAX: Final = 16_384  # names
-_SLOW_AFTER: Final = 2  # times that a name hung, one after the other
+_SLOW_AFTER: Final = 2  # times in a row that a name hung before it counts as slow
 
 Ask = Callable[[str], list[str]]
 
@@ -80,11 +81,11 @@ class Names:
         self._ask = ask
         hanging_max = min(_HANGING_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _FILES_PART)
         self._known = _Desk(_KNOWN_MAX, leaves_s=_KNOWN_LEAVES_S, hanging_max=hanging_max)
-        # Were all of it full of new ones, the known that hang could not leave.
+        # If new names could fill everything, known names that hang could not move here.
         self._new = _Desk(_NEW_MAX, leaves_s=_NEW_LEAVES_S, hanging_max=hanging_max * 3 // 4)
         self._slow = _Desk(_SLOW_MAX)
         self._questions: dict[str, _Question] = {}
-        self._hung: dict[str, int] = {}  # by name, how often one after the other
+        self._hung: dict[str, int] = {}  # by name, how often it has hung in a row
 
     def addresses(self, host: str) -> asyncio.Future[list[str]]:
         """Look a name up. Concurrent callers share the future, so shield it; it may take long.
@@ -130,7 +131,7 @@ class Names:
                 found = self._ask(question.host)
             except Exception as error:  # noqa: BLE001 - it is told to those who wait
                 found = error
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants to know
+            with contextlib.suppress(RuntimeError):  # The event loop is closed, and nobody waits for the answer.
                 loop.call_soon_threadsafe(self._answered, question, found)
 
         thread = threading.Thread(target=answer, name="dns", daemon=True)

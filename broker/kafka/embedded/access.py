@@ -27,9 +27,9 @@ USER: Final = "everput"
 MECHANISM: Final = "SCRAM-SHA-256"
 LISTENER: Final = "CLIENT"
 _SHA_256: Final = 1  # in AlterUserScramCredentials
-_ITERATIONS: Final = 4096  # Kafka's least; the password has 256 random bits, so more of them protect nothing
+_ITERATIONS: Final = 4096  # Kafka's minimum; more iterations protect nothing, because the password has 256 random bits
 
-# What asking a server raises where it is away, or is not the Kafka that knows our password: aiokafka checks its proof.
+# Errors of a server that is away, or that can't prove that it knows our password.
 NO_ANSWER: Final = (kafka_errors.KafkaError, OSError, TimeoutError, ValueError, KeyError, AssertionError)
 
 _CLIENT_PROPERTIES: Final = f"""\
@@ -137,7 +137,7 @@ async def tell_password(options: dict[str, Any], password: str, *, timeout_s: fl
             raise LogUnavailable(f"the embedded Kafka does not take a password: {reason}")
 
 
-# aiokafka has no such request; https://kafka.apache.org/protocol, key 51. Neither class is ever logged with its fields.
+# aiokafka lacks this request (https://kafka.apache.org/protocol, key 51). Its fields are never logged.
 class _AlterUserScramCredentialsResponse(Response):  # type: ignore[misc]
     API_KEY = 51
     API_VERSION = 0

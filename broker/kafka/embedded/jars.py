@@ -50,7 +50,7 @@ class Pin:
         return f"{artifact}-{version}.jar"
 
 
-# Brings the jar of a pin into a new file below the empty directory, reports bytes as they come (OSError, RuntimeError).
+# A function that downloads a pinned jar into an empty directory, and reports bytes (OSError, RuntimeError).
 Fetch = Callable[[Pin, Path, Callable[[int], None]], Path]
 
 
@@ -179,7 +179,7 @@ def _next(done: queue.SimpleQueue[BaseException | None], cancelled: threading.Ev
 def _bring(pin: Pin, directory: Path, fetch: Fetch, advance: Callable[[int], None]) -> None:
     """Fetch one jar and check it before it gets its name, so that a named jar is always complete and right."""
     for number in range(1, _TRIES + 1):
-        # Each try has a directory of its own: jgo takes a half-written file of an earlier try for the jar.
+        # Each try has its own directory, because jgo would take a half-written file of an earlier try for the jar.
         with tempfile.TemporaryDirectory(prefix=_STAGING, dir=directory) as staging:
             try:
                 fetched = fetch(pin, Path(staging), advance)
@@ -202,7 +202,8 @@ def _bring(pin: Pin, directory: Path, fetch: Fetch, advance: Callable[[int], Non
 
 
 def _fetch(pin: Pin, staging: Path, advance: Callable[[int], None]) -> Path:
-    from jgo.maven import MavenContext, PythonResolver  # only a first start needs it: it imports slowly
+    # Imported here because it is slow, and only a first start needs it.
+    from jgo.maven import MavenContext, PythonResolver
 
     @contextmanager
     def report(_filename: str, _size: int) -> Iterator[Callable[[int], None]]:
@@ -232,7 +233,7 @@ def _progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]
         def advance(size: int) -> None:
             nonlocal done
             with lock:
-                done = min(done + size, total)  # a second try of a jar counts its bytes again
+                done = min(done + size, total)  # A second try of a jar counts its bytes again.
                 bar.update(task, completed=done)
 
         yield advance
@@ -246,7 +247,7 @@ def _new_lock() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as repository:
         context = MavenContext(repo_cache=Path(repository), timeout=_TIMEOUT_S)
         found: dict[tuple[str, str], str] = {}
-        for root in _ROOTS:  # each by itself, Kafka first: together, log4j's BOM would change Kafka's own versions
+        for root in _ROOTS:  # Resolve Kafka first and by itself: log4j's BOM would change Kafka's own versions.
             for one in jgo.resolve(root):
                 found.setdefault((one.groupId, one.artifactId), one.version)
         yield f"# sha256, bytes, coordinate: the class path of {' and '.join(_ROOTS)}"

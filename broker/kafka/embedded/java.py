@@ -20,16 +20,16 @@ _TETHER: Final = Path(__file__).with_name("parent_watch.py")
 ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
 
 JAVA_OPTIONS: Final = (
-    # What Kafka's own start script chooses, for short pauses.
+    # These are the choices of Kafka's own start script, for short pauses.
     "-XX:+UseG1GC",
     "-XX:MaxGCPauseMillis=20",
     "-XX:InitiatingHeapOccupancyPercent=35",
-    "-XX:TieredStopAtLevel=1",  # the optimizing compiler costs more here than its code wins: decision 0010
-    "-XX:+ExitOnOutOfMemoryError",  # a dead Kafka is started again, a half-dead one is not
+    "-XX:TieredStopAtLevel=1",  # The optimizing compiler costs more here than its code wins (decision 0010).
+    "-XX:+ExitOnOutOfMemoryError",  # A dead Kafka is restarted; a half-dead one would not be.
     "-XX:-UsePerfData",  # no file in the temporary directory
     "-Djava.awt.headless=true",
-    "-Djdk.nio.maxCachedBufferSize=262144",  # per thread; without it one big request is remembered for ever
-    "--sun-misc-unsafe-memory-access=allow",  # Kafka unmaps files with it; Java 25 would warn
+    "-Djdk.nio.maxCachedBufferSize=262144",  # per thread; without it a single big request keeps its memory for ever
+    "--sun-misc-unsafe-memory-access=allow",  # Kafka unmaps files with this; Java 25 would warn.
 )
 
 
@@ -73,8 +73,10 @@ async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) 
             stderr=out,
             cwd=directory,
             env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
-            # Ctrl-C in the terminal is for the parent, which ends Kafka last. What is idle stays in the parent's
-            # session: Linux shares the processor among sessions first, and only then by priority.
+            # Kafka has a session of its own, so that Ctrl-C in the terminal reaches only the parent, which ends Kafka
+            # last.
+            # An idle Kafka stays in the parent's session: Linux shares processors among sessions before it looks at
+            # priorities.
             start_new_session=not idle,
         )
 

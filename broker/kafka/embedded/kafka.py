@@ -33,7 +33,7 @@ _HEAP_MIB: Final = 512
 _START_TRIES: Final = 3
 _LOOK_S: Final = 5.0
 _MISSED_MAX: Final = (
-    12  # looks one after the other, each of which may take another 5 s: counted, for we may stand still too
+    12  # checks in a row, each up to 5 s longer; they are counted, because this process may be suspended, too
 )
 _ORPHAN_GONE_WITHIN_S: Final = 10.0
 

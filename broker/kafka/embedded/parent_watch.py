@@ -20,7 +20,7 @@ def main() -> None:
         import ctypes
 
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != int(parent):  # it died before the line above: no signal will come
+        if os.getppid() != int(parent):  # The parent died before the line above, so no signal will come.
             sys.exit(1)
     os.execv(command[0], command)  # noqa: S606 - the command is ours, and no shell is wanted
 

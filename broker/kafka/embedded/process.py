@@ -40,13 +40,14 @@ from broker.settings import KafkaSettings
 
 _log = logging.getLogger(__name__)
 
-READY_WITHIN_S: Final = 120.0  # after a crash Kafka reads what was written since its last flush: GiBs take a while
+READY_WITHIN_S: Final = 120.0  # After a crash Kafka reads everything since its last flush; gigabytes take a while.
 _FORMAT_WITHIN_S: Final = 60.0
-STOP_WITHIN_S: Final = 8.0  # what Kafka has acknowledged is safe without a clean end; that only starts faster
+# Acknowledged records are safe without a clean stop, which only makes the next start faster.
+STOP_WITHIN_S: Final = 8.0
 _POLL_S: Final = 0.02
 _ANSWER_WITHIN_S: Final = 5.0
 
-# Kafka speaks to itself, and is told our password, by PLAIN with a password of this one start (decision 0180).
+# The broker's own connections use PLAIN with a password that is made for each start (decision 0180).
 _ITSELF: Final = "kafka"
 _PLAIN: Final = (
     f'org.apache.kafka.common.security.plain.PlainLoginModule required username="{_ITSELF}" '
@@ -211,7 +212,7 @@ class KafkaProcess:
         """Store our password in a Kafka that does not know it: a new or older one, or after a change. Return whether it
         is known now.
         """
-        if not listens_as_us(self.port):  # Kafka has yet to find its port taken
+        if not listens_as_us(self.port):  # Kafka has not yet noticed that its port is taken.
             return False
         itself = _options(self.port, "PLAIN", _ITSELF, self._once)
         try:
@@ -231,7 +232,7 @@ class KafkaProcess:
         properties = self._write_properties(staging)
         cluster_id = (
             "E" + base64.urlsafe_b64encode(os.urandom(16)).decode()[1:22]
-        )  # a leading `-` is taken for an option
+        )  # A leading `-` would be taken for an option.
         command = ("kafka.tools.StorageTool", "format", "--cluster-id", cluster_id, "--config", str(properties))
         try:
             process = await spawn((*self._java, *command), directory=self.directory, idle=self._idle)

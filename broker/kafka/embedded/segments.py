@@ -26,10 +26,11 @@ from broker.ports import Record
 _MAGIC: Final = 2
 _BATCH_BYTES_MAX: Final = 16 << 20
 _PREFIX_BYTES: Final = 12  # base offset and length, which the length does not count
-# Base offset, length, leader epoch, magic, CRC, attributes, last offset delta, first and last time, producer's id and
-# epoch, first sequence number, count of records.
+# Base offset, length, leader epoch, magic, CRC, attributes, last offset delta, first and last time,
+# producer id and epoch, first sequence number, count of records.
 _HEADER: Final = struct.Struct(">qiibIhiqqqhii")
-_ENTRY: Final = struct.Struct(">ii")  # of an offset index: an offset, and the byte where its batch begins
+# An entry of an offset index: a relative offset, and the byte where its batch begins.
+_ENTRY: Final = struct.Struct(">ii")
 _CLEAN: Final = ".kafka_cleanshutdown"
 _SYNCED: Final = "recovery-point-offset-checkpoint"
 _EPOCH_AT: Final = slice(12, 16)
@@ -68,7 +69,7 @@ def stopped(log_dir: Path) -> Iterator[None]:
     if not (log_dir / "meta.properties").is_file():
         raise ConfigurationError(f"{log_dir} is no folder of a Kafka broker")
     try:
-        file = (log_dir / ".lock").open("a+b")  # which a broker that ends takes with it
+        file = (log_dir / ".lock").open("a+b")  # A broker removes its lock file when it ends.
     except OSError as error:
         raise ConfigurationError(f"{log_dir} can't be used: {error.strerror}") from error
     with file:
@@ -93,7 +94,7 @@ def damaged(folder: Path, *, since: int = 0) -> Iterator[DamagedBatch]:
             at, header, whole = row
             base, last_delta = _HEADER.unpack(header)[0], max(0, _HEADER.unpack(header)[6])
             after = base + last_delta + 1
-            # In a compacted topic offsets may be missing, but then what follows is beyond them, too.
+            # In a compacted topic offsets may be missing, but then the following batch is beyond them, too.
             beyond = following is None or _HEADER.unpack(following[1])[0] >= after
             out_of_order = base < expected or (base > expected and not beyond)
             if whole is None or out_of_order or not DefaultRecordBatch(whole).validate_crc():
@@ -140,7 +141,7 @@ def _names_a_batch(index: Path, offset: int, at: int) -> bool:
             file.seek(at)
             header = file.read(_HEADER.size)
     except OSError:
-        return True  # not ours to judge: Kafka removes an index without a segment
+        return True  # Kafka itself removes an index without a segment.
     if len(header) < _HEADER.size:
         return False
     first, _, _, magic, _, _, last, *_ = _HEADER.unpack(header)
