@@ -84,7 +84,9 @@ class DirectoryView(Protocol):
         """Whether this program knew every event so far. If not, something may exist that is not in the state."""
 
     async def seen(self, offset: int, *, timeout_s: float | None = 2.0) -> None:
-        """Wait until the event at this offset of `control` is folded (ViewBehind when it takes longer; None: never)."""
+        """Wait until the event at this offset of `control` is folded (ViewBehind when it takes longer; None: no
+        limit).
+        """
 
     def passed_over(self, offset: int) -> bool:
         """Return whether the event at this offset changed nothing (a lost race for a name, an id that was gone).

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Background:
-    """The tasks that a worker ends with. failed: gets the first error of a task; the process must end then."""
+    """The tasks that end with a worker. failed: gets the first error of a task; the process must then end."""
 
     def __init__(self) -> None:
         self.tasks: set[asyncio.Task[None]] = set()

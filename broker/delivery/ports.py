@@ -22,7 +22,7 @@ GivenUp = Callable[[Collection[int]], Awaitable[None]]
 
 
 class LogReader(Protocol):
-    """Reads partitions of topics, one request at a time."""
+    """A reader of topics' partitions, one request at a time."""
 
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
         """Return by partition the first offset at or after a time (EARLIEST, LATEST are times); -1: there is none."""
@@ -50,7 +50,7 @@ class LogReader(Protocol):
         """
 
     async def delete_before(self, topic: str, partition: int, offset: int) -> None:
-        """Let a partition begin at this offset, or where it begins by now if that is later (LogUnavailable)."""
+        """Delete the partition's records before this offset (LogUnavailable)."""
 
 
 class Appender(Protocol):
@@ -60,7 +60,7 @@ class Appender(Protocol):
     def name(self) -> str: ...
 
     async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
-        """Write (key, value) records by partition; no value: a tombstone. What is written is taken out of `outcomes`.
+        """Write (key, value) records by partition, and remove written ones from `outcomes`. No value: a tombstone.
 
         LogUnavailable: the records that are left in `outcomes` may be written or not.
         """
@@ -96,7 +96,7 @@ class Changes(Protocol):
         """Return the end offset of each partition (LogUnavailable)."""
 
     def since(self, partition: int, at_ms: int, begin: int, end: int) -> AsyncIterator[tuple[int, int, MessageChange]]:
-        """(offset, recorded at, event) of the changes since a time, in [begin, end) (LogUnavailable)."""
+        """Yield (offset, recorded at, event) of the changes since a time, in [begin, end) (LogUnavailable)."""
 
     async def at(self, partition: int, offset: int) -> MessageChange | None:
         """Return the change at this offset; None when it no longer exists (LogUnavailable)."""
@@ -130,8 +130,8 @@ class Membership(Protocol):
     async def start(self, gained: Gained, given_up: GivenUp) -> None:
         """Join the group (LogUnavailable).
 
-        gained: called when the group has agreed; nothing is read before begin(). given_up: awaited before another
-        member may own these partitions.
+        gained: called when the group has agreed; nothing is read before begin().
+        given_up: awaited before another member may own these partitions.
         """
 
     async def stop(self) -> None:
@@ -141,9 +141,9 @@ class Membership(Protocol):
         """Read these partitions from these offsets on."""
 
     async def read(self) -> Mapping[int, Iterable[Record]]:
-        """New records by partition; waits for them, but not for long (LogUnavailable: it fails for long).
+        """Return new records by partition, after a short wait at most (LogUnavailable: reading has failed for long).
 
-        LogDamaged: the next ones of a partition can't be read; begin() after them.
+        LogDamaged: the next records of a partition can't be read; call begin() after them.
         """
 
     async def confirm(self, offsets: Mapping[int, int]) -> None:
@@ -163,7 +163,7 @@ class CursorStore(Protocol):
         """Return by listener and partition the cursor stored last; nothing where none was (LogUnavailable)."""
 
     async def store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
-        """Store them, those of one listener together (NotStored, when no request is under way any more)."""
+        """Store cursors, those of a listener together. NotStored is raised when all requests have ended."""
 
     async def listeners(self) -> set[str]:
         """Return the ids of all listeners that have cursors, including ended ones (LogUnavailable)."""
@@ -184,7 +184,7 @@ class ChangeFeed(Protocol):
         """Follow these partitions, from these offsets on, and no others."""
 
     async def read(self) -> list[tuple[int, int, MessageChange]]:
-        """(partition, offset, event) of new changes; waits for them, but not for long."""
+        """Return (partition, offset, event) of new changes, after a short wait at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from broker.outbound.connection import ConnectFailed, Connection, Owner, connect
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What all dispatchers of a worker connect by. sockets: how many connections there are. connect: makes one."""
+    """The network access of a worker's dispatchers. sockets: the count of connections. connect: opens one."""
 
     resolver: Resolver
     sockets: Sockets
@@ -31,9 +31,11 @@ class Network:
 
 
 class Connections:
-    """Of one dispatcher, their owner. target: where the listener is. Moments are the event loop's, in seconds.
+    """The connections of one dispatcher, which owns them.
 
-    sent: those that carry a request, in the order they were sent. making: for which delivery, and since when.
+    target: where the listener is. Times are seconds of the event loop.
+    sent: connections that carry a request, in the order of sending.
+    making: deliveries that wait for a connection, and since when.
     """
 
     __slots__ = ("_idle", "_loop", "_owner", "idle_s", "making", "network", "sent", "target")
@@ -50,11 +52,11 @@ class Connections:
 
     @property
     def busy(self) -> int:
-        """How many carry a request, or are being made for one."""
+        """The number of connections that carry a request or are being made for one."""
         return len(self.sent) + len(self.making)
 
     def busy_since(self, at_s: float) -> bool:
-        """Whether any has become busy at this moment, or later."""
+        """Return whether a connection has become busy at this moment or later."""
         sent = next(reversed(self.sent), None)
         _, making_s = next(reversed(self.making.values()), (None, -inf))
         return making_s >= at_s or (sent is not None and sent.at >= at_s)
@@ -72,7 +74,7 @@ class Connections:
         return self._idle.pop() if self._idle else None
 
     def make(self, delivery: Delivery, work: Coroutine[Any, Any, None]) -> None:
-        """Run what makes one for this delivery, connect() within."""
+        """Run the work that makes a connection for this delivery; it calls connect()."""
         self.network.sockets.open += 1
         task = self._loop.create_task(work)
         self.making[task] = delivery, self._loop.time()
@@ -84,7 +86,7 @@ class Connections:
             self.network.sockets.open -= 1
 
     async def connect(self) -> tuple[Target, Connection | ConnectFailed]:
-        """A connection to where the listener is by then, or why there is none; and to where."""
+        """Connect to the listener's current address. Return that address with the connection, or with the failure."""
         network = self.network
         while True:
             target = self.target
@@ -99,7 +101,7 @@ class Connections:
             network.sockets.open += 1
 
     def aim(self, target: Target) -> None:
-        """Nothing more is sent elsewhere; a connection that leads there is closed, a busy one when it is released."""
+        """Send to this address from now on. Close connections to other addresses, busy ones when they are released."""
         if target != self.target:
             self.target = target
             for connection in self._idle:
@@ -107,7 +109,7 @@ class Connections:
             self._idle.clear()
 
     def release(self, connection: Connection) -> None:
-        """Its request is over: keep it for the next one."""
+        """Keep a connection for the next request, after its request has ended."""
         self.sent.pop(connection, None)
         if connection.target is self.target and not self.network.sockets.crowded:
             self._idle.append(connection)
@@ -115,7 +117,7 @@ class Connections:
             connection.close()
 
     def lost(self, connection: Connection) -> bool:
-        """It is closed. Whether it carried a request."""
+        """Forget a closed connection. Return whether it carried a request."""
         self.network.sockets.open -= 1
         if connection in self.sent:
             del self.sent[connection]
@@ -125,7 +127,7 @@ class Connections:
         return False
 
     def expired(self, before_s: float) -> Connection | None:
-        """One on which a request was sent by this moment, out of `sent`; None when there is none."""
+        """Remove and return a connection whose request was sent by this time; None when there is none."""
         connection = next(iter(self.sent), None)
         if connection is None or connection.at > before_s:
             return None
@@ -133,13 +135,13 @@ class Connections:
         return connection
 
     def tidy(self) -> None:
-        """Close those that nothing was sent on for a while."""
+        """Close connections that have been idle for a while."""
         before_s = self._loop.time() - self.idle_s
         while self._idle and self._idle[0].at < before_s:
             self._idle.pop(0).close()
 
     def close(self) -> None:
-        """All of them; lost() follows."""
+        """Close all connections; lost() follows for each."""
         for task in list(self.making):
             task.cancel()
         for connection in (*self._idle, *self.sent):

@@ -15,12 +15,16 @@ FIRST, SLOW, FAILS = range(3)  # ranks
 
 
 class Limits:
-    """share: of the attempts that a worker has under way, what this listener may have. begins: attempts it may begin
-    before there is more, if it gives way. took_ms: an answer that was no fault, on average; None: there was none yet.
-    failing: the part of its attempts that were not taken, on average. replay: it is one, and gives way to normal
-    deliveries however quickly it is answered.
-    rank: FIRST, it is quick and takes what it gets. SLOW, so it is, or a replay. FAILS, it does, or is not known yet.
-    What all of a worker share they have in this order. gives_way: what it may begin is counted, with all others such.
+    """The limits of one listener's attempts in a worker.
+
+    share: of the worker's attempts in flight.
+    begins: attempts that a low-priority listener may start until more are dealt.
+    took_ms: average duration of answers without fault; None before the first.
+    failing: average part of attempts that were not accepted.
+    replay: a replay has low priority, however fast its answers are.
+    rank: fast accepts and answers quickly; slow accepts, but slowly, and so does a replay; failing rejects over a
+        quarter of its attempts, or has not answered yet. Shared resources go out in this order.
+    gives_way: the listener has low priority, so its starts are counted.
     """
 
     rank: int
@@ -49,7 +53,7 @@ class Limits:
         self._judge()
 
     def update(self, settings: ListenerSettings, share: Share) -> None:
-        """The listener's settings, or this worker's share of all that it may have, have changed."""
+        """Apply changed settings of the listener, or a changed share of this worker."""
         self.flow.resize(share.of(settings.max_in_flight))
         rate_per_s = (
             None
@@ -62,7 +66,7 @@ class Limits:
             self._pace = Pace(rate_per_s, burst_s=self._tuning.rate_burst_s)
 
     def most(self, busy: int) -> int:
-        """How many may be under way, so many being so now."""
+        """Return how many attempts may be in flight. busy: how many are now."""
         if self._circuit.state is State.OPEN or self._pushed_back_until_ms:
             return 0
         most = min(self.able, self.share)
@@ -70,14 +74,14 @@ class Limits:
 
     @property
     def able(self) -> int:
-        """How many may be under way, whoever else wants to."""
+        """The attempts that may be in flight, whatever other listeners want."""
         most, allowance = self.flow.limit, self._circuit.allowance
         if allowance is not None and allowance < most:
             most = allowance
         return min(most, self._tuning.attempts_new_max) if self.new else most
 
     def begin(self, at_s: float) -> bool:
-        """Count one attempt that most() allows, if the rate does, too. at_s: the event loop's time."""
+        """Count one attempt that most() allows, if the rate limit allows it, too. at_s: the event loop's time."""
         if self._pace is not None:
             self._too_early = not self._pace.begin(at_s)
             if self._too_early:
@@ -86,7 +90,7 @@ class Limits:
         return True
 
     def took(self, took_ms: int) -> None:
-        """An attempt was answered, and that was no fault. took_ms: until all of the answer was there."""
+        """Record an answer without fault. took_ms: until the complete answer."""
         tuning = self._tuning
         known, took_ms = self.took_ms, min(took_ms, tuning.took_ms_max)
         if known is None:
@@ -98,12 +102,12 @@ class Limits:
         self._judge()
 
     def timed_out(self, took_ms: int) -> None:
-        """An attempt was not answered: this makes one slow, not known."""
+        """Record an attempt without an answer. It makes a listener slow, but does not make it known."""
         if not self.new:
             self.took(took_ms)
 
     def succeeded(self) -> None:
-        """An attempt was taken."""
+        """Record an attempt that was accepted."""
         self.flow.succeeded()
         if self.failing:
             failing = 0.0 if self.new else self.failing * (1 - 1 / self._tuning.answers_weighed)
@@ -111,7 +115,7 @@ class Limits:
             self._judge()
 
     def failed(self) -> None:
-        """An attempt was not taken, for whatever reason."""
+        """Record an attempt that was not accepted, for any reason."""
         self.failing = 1.0 if self.new else self.failing + (1 - self.failing) / self._tuning.answers_weighed
         self._judge()
 
@@ -121,16 +125,16 @@ class Limits:
         return self.took_ms is None
 
     def held_back(self, busy: int) -> bool:
-        """Whether a larger share would not have it begin more, so many being under way.
+        """Return whether a larger share would not start more attempts. busy: attempts in flight.
 
-        It is down, let alone, at its rate, or has all that it is able to.
+        Then the listener is down, asked for a pause, is at its rate limit, or has all that it can handle.
         """
         return (
             self._circuit.state is State.OPEN or self._pushed_back_until_ms > 0 or self._too_early or busy >= self.able
         )
 
     def let_wait(self, busy: int) -> bool:
-        """Whether it could not make use of what it may begin, so many being under way: before long, if not at once."""
+        """Return whether it could not use what it may begin, now or soon. busy: attempts in flight."""
         return self._circuit.state is State.OPEN or self._pushed_back_until_ms > 0 or (self.new and busy >= self.able)
 
     def _judge(self) -> None:
@@ -143,22 +147,24 @@ class Limits:
 
     @property
     def quick(self) -> bool:
-        """Whether it is known to answer soon: what it waits for may come at any moment."""
+        """Whether it is known to answer soon, so that an answer may arrive at any moment."""
         return self.took_ms is not None and self.took_ms < self._tuning.slow_ms
 
     def begin_anew(self) -> None:
-        """It is up again: what it took before says nothing of it now, and its first attempt is made at once."""
+        """Forget the averages, because the listener is up again. Its first attempt starts at once."""
         self.took_ms, self.failing, self.begins = None, 0.0, 1
         self._judge()
 
     def pushed_back(self, at_ms: int, retry_after_s: int | None) -> None:
-        """The listener has too much to do (429, 503, no answer in time). retry_after_s: how long to let it alone."""
+        """Slow down: the listener is overloaded (429, 503, no answer in time). retry_after_s: how long to send
+        nothing.
+        """
         self.flow.pushed_back(at_ms)
         if retry_after_s:
             self._pushed_back_until_ms = at_ms + min(retry_after_s, self._tuning.push_back_s_max) * 1000
 
     def let_alone(self, at_ms: int) -> bool:
-        """Whether the listener has asked to be let alone, and the time is not over."""
+        """Return whether the listener has asked for a pause that is not over."""
         if self._pushed_back_until_ms <= at_ms:
             self._pushed_back_until_ms = 0
         return self._pushed_back_until_ms > 0

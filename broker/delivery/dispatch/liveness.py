@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 async def alive(
     url: str, resolver: Resolver, tls: ssl.SSLContext, *, below: int = 300, timeout_s: float = TUNED.probe_timeout_s
 ) -> bool:
-    """Whether a GET of the liveness_url is answered in time, with 200 to below."""
+    """Return whether a GET of the liveness_url is answered in time with a status from 200 to below `below`."""
     target = parse_url(url)
     head = f"GET {target.target} HTTP/1.1\r\nhost: {target.authority}\r\nuser-agent: everput\r\n"
     request = f"{head}connection: close\r\n\r\n".encode("latin-1")
@@ -56,13 +56,13 @@ class Liveness:
         self.down: set[Dispatcher] = set()  # each has its turn in _probes or is being asked
 
     def watch(self, dispatcher: Dispatcher) -> None:
-        """It is down; that may be known."""
+        """Probe a dispatcher's listener, which is down. A repeat does nothing."""
         if dispatcher not in self.down:
             self.down.add(dispatcher)
             self._wait(dispatcher)
 
     def tick(self, *, begins: int) -> None:
-        """Begin the probes that are due, as many as there may be. begins: as core/flow.py's Gate says."""
+        """Start the probes that are due, as many as are allowed. begins: the budget of core/flow.py's Gate."""
         at_ms, tuning = now_ms(), self._tuning
         most = max(tuning.probes_min, min(tuning.probes_max, begins // tuning.permits_per_probe))
         self._per_s = round(min(most, tuning.probes_calm) / tuning.tick_s)
@@ -77,7 +77,7 @@ class Liveness:
                 task.add_done_callback(partial(self._asked, dispatcher))
 
     def _still_down(self, dispatcher: Dispatcher) -> bool:
-        """Whether it is to be asked; it is watched no longer if not."""
+        """Return whether the listener must be probed. If not, stop watching it."""
         if dispatcher.circuit.state is not State.OPEN or dispatcher.listener.paused is not None:
             self.down.discard(dispatcher)
         return dispatcher in self.down

@@ -10,7 +10,7 @@ from broker.delivery.tuning import TUNED, Tuning
 
 
 class LogRateLimit:
-    """Of one listener and one kind of line."""
+    """A rate limit for one kind of log line about one listener."""
 
     __slots__ = ("_left_out", "_lines_max", "_second", "_told")
 
@@ -19,7 +19,7 @@ class LogRateLimit:
         self._second = self._told = self._left_out = 0
 
     def left_out(self, at_ms: int) -> int | None:
-        """How many lines were, right before the one to be written now; None when that is left out, too."""
+        """Return how many lines were left out before this one; None when this one is left out, too."""
         second = at_ms // 1000
         if second != self._second:
             self._second, self._told = second, 0

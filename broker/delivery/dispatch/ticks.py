@@ -19,7 +19,7 @@ from broker.delivery.tuning import Tuning
 
 
 class Ticks:
-    """The dispatchers that asked for ticks, those that have waited longest first."""
+    """The dispatchers that need ticks, longest waiting first."""
 
     def __init__(self, liveness: Liveness, tuning: Tuning) -> None:
         self._tuning = tuning
@@ -27,16 +27,16 @@ class Ticks:
         self._active: dict[Dispatcher, None] = {}
 
     def add(self, dispatcher: Dispatcher) -> None:
-        """Give the dispatcher ticks, until its tick() returns False."""
+        """Give the dispatcher ticks until its tick() returns False."""
         self._active[dispatcher] = None
 
     def remove(self, dispatcher: Dispatcher) -> None:
-        """Give a dispatcher whose listener has ended no more ticks and no more probes."""
+        """Stop ticks and probes of a dispatcher whose listener has ended."""
         self._liveness.down.discard(dispatcher)
         self._active.pop(dispatcher, None)
 
     async def run(self, dispatchers: Mapping[str, Dispatcher]) -> None:
-        """Tick for ever. dispatchers: all that there are; those without ticks are tidied, too."""
+        """Tick for ever. dispatchers: all dispatchers; those without ticks are tidied, too."""
         tuning = self._tuning
         gate, processor, time = Gate(), Processor(), asyncio.get_running_loop().time
         pumped: list[Dispatcher] = []
@@ -61,7 +61,7 @@ class Ticks:
                 dispatcher.tidy()
 
     def _tick_some(self, dispatchers: Iterable[Dispatcher], number: int, *, late: bool) -> Iterator[Dispatcher]:
-        """Tick these; yield those that still have something to do."""
+        """Tick these dispatchers, and yield those that still have something to do."""
         at_ms = now_ms()
         for place, dispatcher in enumerate(dispatchers):
             if dispatcher not in self._active:  # its listener has ended meanwhile
@@ -77,7 +77,7 @@ class Ticks:
 
 
 async def pump(dispatchers: Iterable[Dispatcher], at_once: int) -> None:
-    """Have the dispatchers begin the attempts that let_begin() dealt them, a few before other tasks run."""
+    """Have the dispatchers begin the attempts that let_begin() dealt, a few before yielding to the event loop."""
     begun = 0
     for dispatcher in dispatchers:
         begun += dispatcher.limits.begins

@@ -84,7 +84,9 @@ class EndedListeners:
                 self.look()
 
     async def clear(self) -> bool:
-        """Take away what is left. Whether there were cursors to delete (LogUnavailable, ViewBehind)."""
+        """Delete what ended listeners have left. Return whether there were cursors to delete (LogUnavailable,
+        ViewBehind).
+        """
         if not self._partitions:
             return False
         with_cursors = await self._cursors.listeners() if _DELETES_CURSORS in self._partitions else set()

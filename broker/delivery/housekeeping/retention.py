@@ -41,7 +41,7 @@ class Lagging(Protocol):
 
 
 class _Lag(NamedTuple):
-    """A listener that has not settled what is below an offset of a partition, and old."""
+    """A listener that has not settled old messages below an offset of a partition."""
 
     partition: int
     listener_id: str
@@ -89,7 +89,9 @@ class Retention:
                     log.warning("retention.waits error=%s", error)
 
     async def sweep(self, before_ms: int) -> None:
-        """Delete what was put before a time and is settled, then set aside what is not (LogUnavailable, ViewBehind)."""
+        """Delete settled messages from before a time, then set aside those that are not settled (LogUnavailable,
+        ViewBehind).
+        """
         owned = dict(self._partitions)
         partitions = await self._with_old(list(owned), before_ms)
         if not partitions:
@@ -119,7 +121,9 @@ class Retention:
                 await self._set_aside(lags)
 
     async def _set_aside(self, lags: deque[_Lag]) -> None:
-        """Have each listener set aside what it lacks: a few at a time, so that little is held, and each for a while."""
+        """Have a few listeners at a time set aside what they lack, each for a while, so that little is held in
+        memory.
+        """
         while lags:
             some = [lags.popleft() for _ in range(min(len(lags), self._tuning.set_aside_listeners))]
             for lag in some:
@@ -150,9 +154,9 @@ class Retention:
         return [one for one in partitions if begins[one] < (ends[one] if firsts[one] < 0 else firsts[one])]
 
     async def _delete(self, partition: int, before_ms: int, low: int, *, changes_ms: int) -> None:
-        """Messages below an offset that were put before a time, and the changes and outcomes of no others.
+        """Delete messages below an offset that were put before a time, with their changes and outcomes.
 
-        changes_ms: no change after this time goes.
+        changes_ms: no change after this time is deleted.
         """
         begin = (await self._requests.offsets(self._messages, {partition: EARLIEST}))[partition]
         first = (await self._requests.offsets(self._messages, {partition: before_ms}))[partition]

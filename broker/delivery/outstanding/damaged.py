@@ -22,7 +22,12 @@ from broker.delivery.tuning import TUNED, Tuning
 
 
 class DamagedDeliveries:
-    """Of one worker. enter: a record was written and counts now. remove: one counts no more. assure: see Fence."""
+    """The deliveries of unreadable messages, in one worker.
+
+    enter: a record was written and counts now.
+    remove: a record counts no more.
+    assure: see Fence.
+    """
 
     def __init__(
         self,
@@ -45,7 +50,7 @@ class DamagedDeliveries:
     async def park(self, partition: int, ranges: Iterable[tuple[Listener, int, int]]) -> list[KeptDelivery]:
         """Write that these listeners may have deliveries at these offsets, first and last (LogUnavailable).
 
-        The records are to be entered by the caller, if the partition is still owned then.
+        The caller enters the records if it still owns the partition then.
         """
         events = [_parked(listener, partition, first, last) for listener, first, last in ranges]
         for at in range(0, len(events), self._at_once):
@@ -54,7 +59,7 @@ class DamagedDeliveries:
         return list(events)
 
     async def park_again(self, owed: Owed) -> None:
-        """Its message can't be read (LogUnavailable)."""
+        """Park an entry whose message can't be read (LogUnavailable)."""
         dispatcher = self._dispatchers.get(owed.listener_id)
         if dispatcher is None:
             return
@@ -62,9 +67,8 @@ class DamagedDeliveries:
         await self._write(owed, [event])
 
     async def again(self, owed: Owed) -> None:
-        """It stands for messages that could not be read: deliver those of them that are its listener's.
-
-        LogDamaged: they still can't be read.
+        """Deliver the messages that an entry stands for, as far as they are its listener's. LogDamaged: they are still
+        unreadable.
         """
         where, dispatcher = parse_damaged_id(owed.message_id), self._dispatchers.get(owed.listener_id)
         if where is None or dispatcher is None:
@@ -82,7 +86,7 @@ class DamagedDeliveries:
         await self._write(owed, events)
 
     async def _write(self, owed: Owed, events: Sequence[KeptDelivery]) -> None:
-        """These records take its place."""
+        """Replace the entry by these records."""
         await self._assure()
         rows = [_record(event) for event in events]
         replaced = any(key == owed.key for key, _ in rows)
@@ -98,7 +102,7 @@ def _record(event: KeptDelivery) -> tuple[bytes, bytes | None]:
 
 
 def _parked(listener: Listener, partition: int, first: int, last: int, owed: Owed | None = None) -> DeliveryParked:
-    """owed: what is known of it already; its message is known then."""
+    """Make the parked event for a range. owed: the existing entry, if there is one; its message is known then."""
     place = None if owed is None else parse_message_id(owed.message_id)
     return DeliveryParked(
         at_ms=now_ms(),
@@ -124,7 +128,7 @@ def _parked(listener: Listener, partition: int, first: int, last: int, owed: Owe
 
 
 def _set_aside(listener: Listener, partition: int, message: Message) -> DeliverySetAside:
-    """Due now, or at the message's time. After body()."""
+    """Make the event of a delivery that is due now, or at its `deliver_at`. Call it after body()."""
     name, data = message.name_and_data()
     return DeliverySetAside(
         at_ms=now_ms(),

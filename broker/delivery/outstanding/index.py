@@ -47,9 +47,11 @@ _INSERT: Final = f"INSERT OR IGNORE INTO owed VALUES ({', '.join('?' * 17)})"
 
 @dataclass(slots=True)
 class Count:
-    """Of one listener. due: of each partition, those that are not parked. in_line: those of them with a key.
+    """The counts of one listener's entries.
 
-    waiting: of each partition, those of them that wait for the listener, and not for their message's time.
+    due: of each partition, those that are not parked.
+    in_line: those of them with an ordering key.
+    waiting: of each partition, those of them that wait for the listener, and not for their `deliver_at`.
     """
 
     rows: int = 0
@@ -59,7 +61,11 @@ class Count:
 
 
 class Ledger:
-    """Of one worker. counts: by listener id. in_line: how many wait in the lines of ordering keys."""
+    """The index of `outstanding` in one worker.
+
+    counts: by listener id.
+    in_line: how many entries wait in the queues of ordering keys.
+    """
 
     def __init__(self, cache_kib: int = TUNED.index_cache_kib) -> None:
         self._cache_kib = cache_kib
@@ -75,7 +81,7 @@ class Ledger:
         return self._rows
 
     def close(self) -> None:
-        """Nothing is owed here any more, and its file is gone at once."""
+        """Close the index and delete its file."""
         if self._opened is not None:
             self._opened.close()
             self._opened = None
@@ -94,9 +100,8 @@ class Ledger:
         return self._one("SELECT * FROM owed WHERE id = ?", (row_id,))
 
     def write(self, partition: int, rows: Mapping[Key, Owed | None]) -> list[Owed]:
-        """These are owed now, or no more (None). What was owed of them before.
-
-        One that is written anew has another id.
+        """Write entries, or remove those that are None. Return the former entries. A new version of an entry has
+        another id.
         """
         written = [owed for owed in rows.values() if owed is not None]
         before: list[Owed] = []
@@ -114,7 +119,7 @@ class Ledger:
         return before
 
     def _insert(self, written: Sequence[Owed]) -> bool:
-        """All of them, or none when any is there already: nearly always none is."""
+        """Insert all entries, or none if one exists already; nearly always none does."""
         if not written:
             return True
         first_id = self._last_id + 1
@@ -132,19 +137,19 @@ class Ledger:
         return before
 
     def remove(self, owed: Owed) -> bool:
-        """Whether it was there still, as it is here."""
+        """Remove an entry. Return whether it was still in the index as it is here."""
         gone = self._database.execute("DELETE FROM owed WHERE id = ?", (owed.id,)).rowcount > 0
         if gone:
             self._count(owed, -1)
         return gone
 
     def queue(self, owed: Owed, queued_ms: int | None) -> None:
-        """From when on it is looked at."""
+        """Set from when on the entry is examined."""
         owed.queued_ms = queued_ms
         self._database.execute("UPDATE owed SET queued_ms = ? WHERE id = ?", (queued_ms, owed.id))
 
     def redriven(self, owed: Owed, *, was_parked: bool) -> None:
-        """What a redrive has changed of it."""
+        """Store what a redrive has changed in an entry."""
         self._database.execute(
             "UPDATE owed SET redrives = ?, forgiven = ?, since_ms = ?, due_ms = ?, queued_ms = ? WHERE id = ?",
             (owed.redrives, owed.forgiven, owed.since_ms, owed.due_ms, owed.queued_ms, owed.id),
@@ -155,7 +160,7 @@ class Ledger:
     # Of a listener
 
     def due(self, listener_id: str, at_ms: int, *, after: tuple[int, int], limit: int) -> list[Owed]:
-        """Those to be looked at by now, the earliest first, after this (queued_ms, id)."""
+        """Return the entries to be examined by now, earliest first, after this (queued_ms, id)."""
         return self._some(
             "SELECT * FROM owed WHERE listener = ? AND queued_ms <= ? AND (queued_ms, id) > (?, ?)"
             " ORDER BY queued_ms, id LIMIT ?",
@@ -163,12 +168,12 @@ class Ledger:
         )
 
     def next_ms(self, listener_id: str) -> int | None:
-        """When the first of them is to be looked at."""
+        """Return when the first of a listener's entries is to be examined."""
         sql = "SELECT queued_ms FROM owed WHERE listener = ? AND queued_ms > -1 ORDER BY queued_ms LIMIT 1"
         return next((row[0] for row in self._rows_of(sql, (self._numbers.get(listener_id),))), None)
 
     def attempted_before(self, listener_id: str, redrive: int, *, limit: int) -> list[Owed]:
-        """Those that an attempt was made of, and that know nothing of this redrive yet."""
+        """Return attempted entries that do not know of this redrive yet."""
         return self._some(
             f"SELECT * FROM owed WHERE listener = ? AND redrives < ? AND {_ATTEMPTED} LIMIT ?",
             (self._numbers.get(listener_id), redrive, limit),
@@ -185,7 +190,7 @@ class Ledger:
         return self._rows_of(sql, (*self._of(line), limit))
 
     def begins_before(self, line: Line, place: int) -> bool:
-        """Whether there is a line, and its first is earlier than this."""
+        """Return whether the queue exists and its first entry is earlier than this offset."""
         count = self.counts.get(line[0])
         if count is None or not count.in_line:
             return False
@@ -203,7 +208,7 @@ class Ledger:
         return bool(self._rows) and bool(self._rows_of(sql, (partition, message_id)))
 
     def at_offsets(self, partition: int, first: int, last: int, *, after_id: int, limit: int) -> list[Owed]:
-        """Those that are parked and whose messages are at these offsets, in the order in which they were written."""
+        """Return parked entries whose messages are at these offsets, in the order of writing."""
         return self._some(
             "SELECT * FROM owed WHERE partition = ? AND place BETWEEN ? AND ? AND due_ms IS NULL AND id > ?"
             " ORDER BY id LIMIT ?",
@@ -211,30 +216,30 @@ class Ledger:
         )
 
     def stand_ins(self, partition: int, *, after_id: int, limit: int) -> list[Owed]:
-        """Those that stand for messages that can't be read, in the order in which they were written."""
+        """Return the entries that stand for unreadable messages, in the order of writing."""
         sql = f"SELECT * FROM owed WHERE {_DAMAGED} AND id > ? ORDER BY id LIMIT ?"
         return self._some(sql, (partition, after_id, limit))
 
     def damaged(self, partition: int) -> int:
-        """How many stand for messages that can't be read."""
+        """Count the entries that stand for unreadable messages."""
         sql = f"SELECT COUNT(*) FROM owed WHERE {_DAMAGED}"
         return next((int(row[0]) for row in self._rows_of(sql, (partition,))), 0)
 
     def oldest_put_ms(self, partition: int) -> int | None:
-        """When the oldest message that anybody is owed was put; 0 where that can't be known, for it can't be read."""
+        """Return when the oldest outstanding message was put; 0 if that can't be read."""
         if self._rows_of(f"SELECT 1 FROM owed WHERE {_DAMAGED} LIMIT 1", (partition,)):
             return 0
         return self._put_ms("SELECT message FROM owed WHERE partition = ? ORDER BY message LIMIT 1", (partition,))
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
-        """When the oldest message was put of which a record has no payload; 0 where one of them can't be read."""
+        """Return when the oldest message was put whose record has no payload; 0 if one of them can't be read."""
         if self._rows_of(f"SELECT 1 FROM owed WHERE {_DAMAGED} LIMIT 1", (partition,)):
             return 0
         sql = "SELECT message FROM owed WHERE partition = ? AND bare ORDER BY message LIMIT 1"
         return self._put_ms(sql, (partition,))
 
     def waits_since_ms(self, partition: int, listener_id: str) -> int | None:
-        """When the oldest message that waits for a listener was put."""
+        """Return when the oldest message that waits for a listener was put."""
         sql = f"SELECT message FROM owed WHERE partition = ? AND listener = ? AND {_WAITING} ORDER BY message LIMIT 1"
         return self._put_ms(sql, (partition, self._numbers.get(listener_id)))
 
@@ -268,7 +273,7 @@ class Ledger:
         return line[1], self._numbers.get(line[0], -1), line[2]
 
     def _row(self, owed: Owed) -> tuple[Any, ...]:
-        """Its row, with an id of its own."""
+        """Return the entry as a row, with an id of its own."""
         number = self._numbers.get(owed.listener_id)
         if number is None:
             number = self._numbers[owed.listener_id] = len(self._listeners)
