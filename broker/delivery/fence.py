@@ -29,7 +29,7 @@ class Fence:
     def __init__(self, ask: Callable[[], Awaitable[None]], tuning: Tuning = TUNED) -> None:
         self._tuning = tuning
         self._ask = ask
-        self._asked_at = float("-inf")  # when it was asked what it has answered last
+        self._asked_at = float("-inf")  # when the request was sent that the last answer belongs to
         self._answer: asyncio.Future[None] | None = None  # while assure() asks
 
     def end(self) -> None:
@@ -64,7 +64,7 @@ class Fence:
             answer.set_result(None)
         except BaseException as error:
             answer.set_exception(error if isinstance(error, LogUnavailable) else LogUnavailable("nobody asks any more"))
-            answer.exception()  # there may be nobody else who wants to know
+            answer.exception()  # Nobody else may be waiting for this answer.
             raise
         finally:
             self._answer = None

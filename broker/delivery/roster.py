@@ -78,14 +78,14 @@ class Roster:
         self.sending = False
         self.unusable: set[str] = set()
         self._replays: set[str] = set()  # ids of the dispatchers that are replays
-        self._arrivals: dict[str, None] = {}  # ids of listeners whose cursors must be loaded
+        self._arrivals: dict[str, None] = {}  # the ids of listeners whose cursors must be loaded
         self._arrived = asyncio.Event()
 
     @property
     def _directory(self) -> Directory:
         return self._view.state
 
-    # What the agent asks for, once the directory has folded the event. Nothing here waits.
+    # The agent's calls, once the directory has folded the event. Nothing here waits.
 
     def concerned(self, event: Event) -> Collection[str]:
         """Return the ids of the listeners and replays whose delivery streams this event of `control` may change."""
@@ -109,7 +109,7 @@ class Roster:
         """Have the delivery streams follow the listener: paused, resumed, redriven, another URL or secret."""
         before = self.dispatchers[listener.id].listener
         if before is listener:
-            return  # a take-over or a later event has told of it already
+            return  # A take-over or a later event has handled the listener already.
         self.add(listener)
         if before.redrives.count != listener.redrives.count:
             self.assignment.outstanding.redrive(listener)
@@ -178,7 +178,7 @@ class Roster:
         self.unusable.discard(listener.id)
         try:
             opened = self._opened(listener, dispatcher)
-        except (BrokerError, ValueError):  # the listener waits until its secret is mended; all others go on
+        except (BrokerError, ValueError):  # This listener waits until its secret can be opened; all others continue.
             log.exception("listener.secret_unusable listener=%s", listener.id)
             self.unusable.add(listener.id)
             if dispatcher is not None:
@@ -231,7 +231,7 @@ class Roster:
                     dispatcher.behind[stream] = None
             partition.place(dispatcher)
         if dispatcher.behind:
-            dispatcher.wake()  # and its ticks ask again: what a stream wants may be further than the tail is by now
+            dispatcher.wake()  # Its ticks ask again, because a stream may want messages beyond the tail.
 
     def let_send(self, *, sending: bool) -> None:
         """Say whether attempts may begin."""

@@ -99,8 +99,8 @@ class Answers:
                 self._decide(reply, late=late)
             ready = [_answer(reply) for reply in waiting if not reply.under_way]
             if ready:
-                with contextlib.suppress(LogUnavailable):  # whoever waits for it is told that it is unknown
-                    await self._confirm()  # else others may have delivered what waits here
+                with contextlib.suppress(LogUnavailable):  # A writer without an answer in time is told `unknown`.
+                    await self._confirm()  # Without this check, other workers may have delivered what waits here.
                     await self._deliveries.append({partition: ready})
             waiting = [reply for reply in waiting if reply.under_way]
             if waiting:

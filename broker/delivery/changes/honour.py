@@ -95,9 +95,10 @@ class Changes:
         self._messages = event_log.messages.name
         self._run = run
         self._floors: dict[int, int] = {}
-        self._positions: dict[int, int] = {}  # how far what we know goes, in `changes`
+        self._positions: dict[int, int] = {}  # by partition, the offset of `changes` up to which changes are known
         self._in_doubt_below: dict[int, int] = {}
-        self._honoured_below: dict[int, int] = {}  # changes before it may have counted before they were looked at
+        # Changes before this offset may have counted before the deliveries were examined.
+        self._honoured_below: dict[int, int] = {}
         self._covering = 0
         self._texts: dict[tuple[int, int], asyncio.Task[str | None]] = {}
         self._answers = Answers(event_log.deliveries, outstanding, partitions, placed, confirm, tuning)
@@ -212,7 +213,7 @@ class Changes:
         times = [at_ms, (self._outstanding.oldest_put_ms(partition) if kept else None) or at_ms]
         with contextlib.suppress(OffsetTooOld):
             times.append(await self._put_at_ms(partition, taken.floor) or at_ms)
-        settled: dict[int, Change | None] = {}  # what counts of messages that nobody waits for
+        settled: dict[int, Change | None] = {}  # The counting changes of messages that no delivery waits for.
         async for offset, recorded_ms, event in self._log.changes.since(partition, min(times), begin, taken.position):
             owes = event.offset >= taken.floor
             owes = owes or (kept and self._outstanding.has_message(partition, event.message_id))
@@ -267,7 +268,7 @@ class Changes:
             before = time.monotonic()
             events = await self._tail.read()
             if time.monotonic() - before > self._tuning.suspended_s:
-                continue  # others may own what we think is ours; the checkpoints will end it
+                continue  # Other workers may own the partitions by now; the checkpoints will notice.
             for partition, offset, event in events:
                 if partition in self._partitions and partition in self._floors:
                     by_partition.setdefault(partition, []).append(self._apply(partition, offset, event))
@@ -313,7 +314,8 @@ class Changes:
         while delivery.state is RENEWING:
             try:
                 data = await self._text(partition, offset)
-            except LogDamaged:  # parked until the change can be read: what was put is not what counts
+            # Park the delivery until the change can be read, because the original data no longer counts.
+            except LogDamaged:
                 if delivery.state is RENEWING:
                     dispatcher.park_unreadable(delivery)
                 return
@@ -361,7 +363,7 @@ class Changes:
         if partition is None or number not in self._floors or self._covering:
             return
         low = partition.tail
-        under_way: set[int] = set()  # from `outstanding`: one that was cancelled meanwhile is known nowhere else
+        under_way: set[int] = set()  # Attempts of entries from `outstanding`: a cancelled entry is known nowhere else.
         for dispatcher in self._dispatchers.values():
             if not partition.placed(dispatcher):
                 return  # it may begin further back

@@ -49,7 +49,7 @@ class Limits:
         self.failing = 0.0
         self._pace: Pace | None = None
         self._pushed_back_until_ms = 0
-        self._too_early = False  # the last time that an attempt was asked for the rate did not allow it
+        self._too_early = False  # The rate limit refused the last attempt that was asked for.
         self._judge()
 
     def update(self, settings: ListenerSettings, share: Share) -> None:
@@ -86,7 +86,8 @@ class Limits:
             self._too_early = not self._pace.begin(at_s)
             if self._too_early:
                 return False
-        self.begins = self.begins - 1 if self.gives_way else 1  # one at once, should it give way from now on
+        # Keep one start, in case the listener has low priority from now on.
+        self.begins = self.begins - 1 if self.gives_way else 1
         return True
 
     def took(self, took_ms: int) -> None:

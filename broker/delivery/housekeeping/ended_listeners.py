@@ -23,7 +23,7 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-_DELETES_CURSORS: Final = 0  # the owner of this partition of `messages` does it for all
+_DELETES_CURSORS: Final = 0  # The owner of this partition of `messages` deletes the cursors for all workers.
 
 
 class Cursors(Protocol):
@@ -92,7 +92,7 @@ class EndedListeners:
         with_cursors = await self._cursors.listeners() if _DELETES_CURSORS in self._partitions else set()
         with_records = self._outstanding.listeners()
         await self._view.caught_up()
-        if not self._view.complete:  # what it does not know it must not delete
+        if not self._view.complete:  # Delete nothing while the directory may lack listeners of a newer program.
             return False
         known = self._view.state.listeners.keys()
         await self._outstanding.bury(with_records - known)
@@ -107,7 +107,7 @@ class EndedListeners:
                 return
             try:
                 await self._cursors.delete(listener_id)
-            except LogUnavailable as error:  # also when somebody consumes as this group: the others must not wait
+            except LogUnavailable as error:  # Another consumer may be using this group; the other groups must not wait.
                 log.warning("endings.wait listener=%s error=%s", listener_id, error)
             else:
                 log.info("listener.ended listener=%s", listener_id)

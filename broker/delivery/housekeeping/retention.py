@@ -97,7 +97,7 @@ class Retention:
         if not partitions:
             return
         await self._view.caught_up()
-        if not self._view.complete:  # there may be listeners that it does not know
+        if not self._view.complete:  # The directory may lack listeners of a newer program.
             return
         listeners = list(self._view.state.listeners.values())
         cursors = await self._cursors.load([listener.id for listener in listeners], partitions)
@@ -105,14 +105,14 @@ class Retention:
         young = await self._requests.offsets(self._messages, dict.fromkeys(partitions, before_ms))
         lags: deque[_Lag] = deque()
         for partition in partitions:
-            await self._assure()  # else others keep what we do not know of
+            await self._assure()  # Without this check, another owner may keep records that this worker does not know.
             if self._partitions.get(partition) is not owned[partition]:
-                continue  # given up meanwhile: what is kept there is not known any more, or newer than the cursors
+                continue  # The partition was given up meanwhile, so its entries are unknown, or newer than the cursors.
             stands = {one.id: one.stands_at(cursors.get(one.id, {}), partition).offset for one in listeners}
             low = min(stands.values(), default=ends[partition])
             below = ends[partition] if young[partition] < 0 else young[partition]
             lags.extend(_Lag(partition, one, below) for one, offset in stands.items() if offset < below)
-            # After the cursors: what has left a window since they were committed is still above them.
+            # Look after reading the cursors: a delivery that has left its window since then lies above them.
             bare_ms = _earlier(before_ms, self._outstanding.oldest_bare_put_ms(partition))
             kept_ms = _earlier(before_ms, self._outstanding.oldest_put_ms(partition))
             await self._delete(partition, bare_ms, min(low, ends[partition]), changes_ms=kept_ms)

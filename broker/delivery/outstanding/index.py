@@ -20,8 +20,8 @@ from broker.delivery.tuning import TUNED
 
 BEGIN: Final = (-1, -1)
 
-# queued_ms: from when on it is looked at; null while it is parked, behind others of its line, or taken.
-# Neither the scheduled (no redrive concerns them) nor what has no ordering key are in indices they do not need.
+# queued_ms: when the row is examined next; null while it is parked, behind others of its ordering key, or taken.
+# Scheduled rows and rows without an ordering key are left out of the indices that they do not need.
 _ATTEMPTED: Final = "(number > 0 OR due_ms IS NULL)"
 _IN_LINE: Final = "ordering_key IS NOT NULL AND due_ms IS NOT NULL"
 _WAITING: Final = "due_ms IS NOT NULL AND (number > 0 OR ordering_key IS NOT NULL)"

@@ -35,11 +35,11 @@ class TailLoop:
         """Read for ever (LogUnavailable: Kafka is away for long)."""
         while True:
             try:
-                # A read that began before a take-over may bring the first records after it: nothing may be left out.
+                # A read that began before a take-over may bring the first records after it, so keep everything.
                 await self.feed(await self._membership.read())
             except LogDamaged as damage:
                 self._pass_over(damage)
-            await asyncio.sleep(0)  # records that are there already must not keep the answers waiting
+            await asyncio.sleep(0)  # Yield once, so that available records do not delay answers.
 
     async def feed(self, read: Mapping[int, Iterable[Record]]) -> None:
         """Give the records to their partitions, unless others may own them by now.
