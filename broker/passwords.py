@@ -95,7 +95,7 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
     Only the beginning of a long password is judged. It takes up to 0.2 s: don't call it on the event loop.
     """
     judged = _judged(_normal(password).decode())
-    if len(judged) < CHARS_MIN:  # With so many different symbols in so few characters, the password is no word.
+    if len(judged) < CHARS_MIN:  # The password has so many different symbols in so few characters that it is no word.
         return None
     known = [part for text in about for part in (text, *text.split("@"))]
     with _judging:

@@ -15,7 +15,7 @@ from broker.core.events import ChangeApplied, ControlEvent, MessageChange, PutCl
 from broker.errors import LogUnavailable
 
 EARLIEST: Final = -2  # as a time: the first offset of a partition
-LATEST: Final = -1  # as a time: the end of a partition
+LATEST: Final = -1  # This time stands for the end of a partition.
 SESSION_TIMEOUT_MS: Final = 10_000  # How long a killed worker's partitions stand still if no other worker replaces it.
 
 

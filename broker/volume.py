@@ -58,7 +58,8 @@ class StoredBytes:
         self._view = view
         self._bytes_max = bytes_max
         self._retain_s = retain_s
-        # By tenant, what may be stored before the bound is checked again; below 0 if concurrent puts have exceeded it.
+        # The bytes that each tenant may store before the bound is checked again; below 0 if concurrent puts have
+        # exceeded it.
         self._left: dict[str, int] = {}
         self._unrecorded: dict[str, Counter[str]] = {}  # by tenant, then by organization id
         self._recording: dict[str, asyncio.Task[None]] = {}  # by organization id

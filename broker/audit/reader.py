@@ -41,7 +41,7 @@ _REST_BYTES_MAX: Final = 16 << 20  # by all readings
 _SLICE_EVENTS: Final = 256
 _SLICE_READS: Final = 16
 _SLICE_BYTES: Final = 256 << 10
-_STEPS_S: Final = 0.001  # of working on a slice, before yielding to the event loop
+_STEPS_S: Final = 0.001  # A slice is worked on for at most this long before the event loop is yielded.
 _MESSAGES: Final = TOPIC_OF[wire_name(MessagePut)]
 
 

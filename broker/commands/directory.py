@@ -44,7 +44,8 @@ from broker.settings import Network
 SCOPES: Final = tuple(keys.SCOPES)
 SCOPES_DEFAULT: Final = ("queues", "messages")
 KEYS_MAX: Final = 1_000  # of one organization
-HEADERS_BYTES_MAX: Final = 8 << 10  # of one listener in the clear; each of its events holds all of them, encrypted
+# The limit is for one listener in the clear. Each of its events holds all of its headers, encrypted.
+HEADERS_BYTES_MAX: Final = 8 << 10
 _SIGNING_BYTES: Final = 32
 _FOLD_S: Final = 2.0
 _UPDATES_TRIED: Final = 10  # of a listener, while others change it

@@ -18,9 +18,9 @@ from broker.core.events import PutClaimed
 KEPT_MS: Final = 24 * 3600 * 1000
 CLAIMS_MAX: Final = 8_000_000  # of the last day, 16 bytes each
 FEW: Final = 10_000
-# For which later claims keep the same ids, because a message is searched from its id's time on.
+# Later claims keep the same ids for this time, because a message is searched from its id's time on.
 IDS_KEPT_MS: Final = 60_000
-CLOCKS_MS: Final = 10_000  # by which the clocks of two API processes may differ
+CLOCKS_MS: Final = 10_000  # The clocks of two API processes may differ by this much.
 _RUN_MAX: Final = 1 << 16
 _RUN_MS_MAX: Final = 3600 * 1000
 _OFFSET_BITS: Final = 48

@@ -28,7 +28,7 @@ from broker.core.redrives import NO_REDRIVES, Redrives
 from broker.core.replays import Replay, Replays
 
 DAY_MS: Final = 86_400_000
-EXPIRED_KEYS_KEPT_MS: Final = 30 * 86_400_000  # for which an expired key is shown, until another one is created
+EXPIRED_KEYS_KEPT_MS: Final = 30 * 86_400_000  # An expired key is shown for this long, until another one is created.
 REPLAY_HEADER: Final = "everput-replay"  # A receiver recognizes a replay by this header, which holds the replay's id.
 
 

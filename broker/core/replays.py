@@ -82,7 +82,7 @@ class Replays:
     def __init__(self) -> None:
         self._by_id: dict[str, Replay] = {}
         self._of: dict[str, list[str]] = {}
-        # By organization, replay ids in the order in which the replays ended.
+        # The ids of ended replays, by organization, in the order in which they ended.
         self._ended_of: dict[str, dict[str, None]] = {}
         self._running: Counter[str] = Counter()  # by organization
 

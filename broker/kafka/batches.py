@@ -25,10 +25,10 @@ _LENGTH: Final = struct.Struct(">qi")  # base offset, and the bytes that follow
 _MAGIC_AT: Final = 16
 _LAST_DELTA_AT: Final = 23
 FOLLOWING_BYTES: Final = _LENGTH.size  # bytes of the following batch that are enough to know where it begins
-_OLD_CRC_AT: Final = 12  # In the old formats, the position of a CRC-32 of everything that follows it.
+_OLD_CRC_AT: Final = 12  # The old formats have a CRC-32 of all following bytes at this position.
 _MAGIC: Final = 2  # the format of every Kafka since 0.11; 0 and 1 are older
 _BYTES_MIN: Final = {0: 26, 1: 34, _MAGIC: 61}  # of a batch, by its magic
-_BYTES_MAX: Final = 9 << 20  # of a batch: a little more than topics.py allows
+_BYTES_MAX: Final = 9 << 20  # A batch may be a little larger than topics.py allows.
 _CHECKED_AT_ONCE: Final = 256 << 10  # bytes to check before yielding to the event loop
 _RECORDS_AT_ONCE: Final = 500  # records to parse before yielding to the event loop: a fraction of a millisecond
 

@@ -31,7 +31,7 @@ from broker.ports import BuildRecord
 log = logging.getLogger(__name__)
 
 QUEUE_HEADER: Final = "queue"
-# From the start of a batch of at least _COMPANY messages to that of the next one to the same broker.
+# A pause, in seconds from one start to the next, after a batch of at least _COMPANY messages to the same broker.
 PAUSE_S: Final = 0.004
 _COMPANY: Final = 3  # so many messages
 _IN_DOUBT_MAX: Final = 2  # batches in flight while every broker is suspected
@@ -82,11 +82,12 @@ class GroupCommit:
         self.in_doubt = self.refused = 0
         self.waiting = self.waiting_bytes = 0
         self._unkeyed = Line()
-        self._keyed: dict[int, Line] = {}  # by partition; those without waiting appends are left out
+        # The keyed appends that wait, by partition; partitions without any are left out.
+        self._keyed: dict[int, Line] = {}
         self._under_way: dict[int, _Batch] = {}  # by partition
         self._suspects: set[int | None] = set()  # leaders of batches that are late
         self._away: set[int | None] = set()  # leaders of late batches for which nobody waits any more
-        # By leader, when the newest batch that it has acknowledged was sent.
+        # The time when the newest acknowledged batch was sent, by leader.
         self._proofs_s: dict[int | None, float] = {}
         self._turn = 0
         self._wake = asyncio.Event()

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 Kept = Callable[[int, str, str], Awaitable[tuple[int, bytes] | None]]
 _CHUNK: Final = 200  # records of a partition that a page of a list reads
 _CHUNK_BYTES_MAX: Final = 512 << 10  # bytes of them that are held, but at least one record
-_PAGE_BYTES_MAX: Final = 8 << 20  # of records in a page, but at least one record
+_PAGE_BYTES_MAX: Final = 8 << 20  # A page holds at most this many bytes of records, but at least one record.
 
 
 class MessagesTopic(GroupCommit):

@@ -37,7 +37,8 @@ class OutcomesTopic:
         self._timeout_s = timeout_s
         self.name = topic
         self.refusal: Refusal | None = None  # of append_one()
-        self._waiting: dict[int, deque[_Waiting]] = {}  # by partition, while a batch of append_one() is in flight
+        # The records that wait while a batch of append_one() is in flight, by partition.
+        self._waiting: dict[int, deque[_Waiting]] = {}
         self._writing: set[asyncio.Task[None]] = set()
 
     async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:

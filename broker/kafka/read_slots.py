@@ -13,7 +13,8 @@ from typing import Final
 
 from broker.errors import Busy
 
-AT_ONCE: Final = 4  # in this process; each read is a MiB or two, and milliseconds of the event loop
+# This many reads run at once in a process. Each takes a MiB or two, and milliseconds of the event loop.
+AT_ONCE: Final = 4
 EACH: Final = 2  # of one tenant
 WAIT_S: Final = 10.0
 COUNT_READS_MAX: Final = 16  # reads of a MiB per partition; counting reads no more

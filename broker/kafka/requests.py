@@ -34,7 +34,8 @@ __all__ = ["EARLIEST", "LATEST", "FetchResult", "KafkaRequests", "OffsetTooOld",
 
 log = logging.getLogger(__name__)
 
-_NO_MEMBER: Final = (-1, "")  # for a commit from outside the group, which Kafka accepts while the group has no members
+# A commit from outside the group has no member. Kafka accepts it while the group has no members.
+_NO_MEMBER: Final = (-1, "")
 _RETRY_PAUSE_S: Final = 0.05
 _BAD_COPIES_MAX: Final = 1_000  # that are remembered
 _CORRUPT: Final = b"\0"  # no batch

@@ -33,7 +33,7 @@ _HEARTBEAT_MS: Final = 1_000
 _POLL_MS: Final = 500
 _RECORDS_MAX: Final = 1_000
 _ANSWER_MS: Final = SESSION_TIMEOUT_MS + 5_000  # for any request; joining takes as long as the slowest hand-over
-FAILING_S_MAX: Final = 9.0  # After only errors for this long, the client will not recover by itself.
+FAILING_S_MAX: Final = 9.0  # A client that has had only errors for this long will not recover by itself.
 
 _DAMAGED: Final = (
     kafka_errors.CorruptRecordException,

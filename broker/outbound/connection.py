@@ -29,7 +29,7 @@ NO_ADDRESS: Final = "no-address"
 HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
 CONNECT_TIMEOUT_S: Final = 5.0
-_END_S: Final = 1.0  # for the rest of an answer that does not come at once, after its first bytes
+_END_S: Final = 1.0  # The rest of an answer may take this long after its first bytes.
 _ADDRESSES_MAX: Final = 3  # of a host that are tried
 _NEXT_ADDRESS_S: Final = 1.25  # An address that is silent for so long is left for the next one.
 # Searched only where needed: a callback for each header of each answer would cost more than everything else here.

@@ -29,9 +29,9 @@ _WANTED_S: Final = 15.0  # A caller asks again sooner. After this, a look-up wit
 _KNOWN_MAX: Final = 32  # questions under way at each desk
 _NEW_MAX: Final = 16
 _SLOW_MAX: Final = 16
-# In the slow pool, including look-ups from the others; each has a thread of 27 KiB and a file.
+# This many look-ups may hang in the slow pool; each has a thread of 27 KiB and an open file.
 _HANGING_MAX: Final = 1024
-_FILES_PART: Final = 8  # At most one in this many of the process's files is used.
+_FILES_PART: Final = 8  # The pools use at most one in this many of the process's files.
 _REMEMBERED_MAX: Final = 16_384  # names
 _SLOW_AFTER: Final = 2  # times in a row that a name hung before it counts as slow
 
@@ -85,7 +85,7 @@ class Names:
         self._new = _Desk(_NEW_MAX, leaves_s=_NEW_LEAVES_S, hanging_max=hanging_max * 3 // 4)
         self._slow = _Desk(_SLOW_MAX)
         self._questions: dict[str, _Question] = {}
-        self._hung: dict[str, int] = {}  # by name, how often it has hung in a row
+        self._hung: dict[str, int] = {}  # How often each name has hung in a row.
 
     def addresses(self, host: str) -> asyncio.Future[list[str]]:
         """Look a name up. Concurrent callers share the future, so shield it; it may take long.

@@ -95,7 +95,7 @@ class Changes:
         self._messages = event_log.messages.name
         self._run = run
         self._floors: dict[int, int] = {}
-        self._positions: dict[int, int] = {}  # by partition, the offset of `changes` up to which changes are known
+        self._positions: dict[int, int] = {}  # The offset of `changes` up to which changes are known, by partition.
         self._in_doubt_below: dict[int, int] = {}
         # Changes before this offset may have counted before the deliveries were examined.
         self._honoured_below: dict[int, int] = {}
