@@ -19,6 +19,7 @@ from broker.core.selection import Selection
 from broker.kafka.read_slots import ReadSlots
 from broker.kafka.requests import EARLIEST, LATEST
 from broker.ports import DirectoryView
+from broker.time_offsets import offsets_since
 
 _KEPT_MAX: Final = 128
 # A record's time is that of its event or a moment later, but clocks are sometimes set back.
@@ -106,8 +107,10 @@ class Listeners:
     async def _unread(self, organization_id: str, queue_id: str) -> _Queue:
         """Return an entry of a queue of which nothing has been read."""
         live = self._view.state.queue(organization_id, queue_id)
-        begin = -1 if live is None else await self._offset(live.created_at_ms - _CLOCK_MS)
-        return _Queue(await self._offset(EARLIEST) if begin < 0 else begin)
+        if live is None:
+            return _Queue(await self._offset(EARLIEST))
+        since_ms = max(0, live.created_at_ms - _CLOCK_MS)
+        return _Queue((await offsets_since(self._records, self._control, {0: since_ms}))[0])
 
     async def _offset(self, moment: int) -> int:
         return (await self._records.offsets(self._control, {0: moment}))[0]

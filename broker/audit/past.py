@@ -20,9 +20,9 @@ from broker.audit.records import Records
 from broker.core.directory import Directory
 from broker.core.events import decode
 from broker.errors import Busy, UnknownEvent
-from broker.kafka.requests import LATEST
 from broker.kafka.topics import Topics
 from broker.tenant_slots import TenantSlots
+from broker.time_offsets import offsets_since
 
 _KEPT_MAX: Final = 4
 _ASKING_MAX: Final = 16  # requests at once
@@ -66,9 +66,7 @@ class Past:
     async def view(self, organization_id: str, at_ms: int) -> PastView:
         """Fold the organization's state as of this log time, including it (Busy, LogUnavailable)."""
         with self._slots.slot(organization_id):
-            end = (await self._records.offsets(self._control, {0: at_ms + 1}))[0]
-            if end < 0:
-                end = (await self._records.offsets(self._control, {0: LATEST}))[0]
+            end = (await offsets_since(self._records, self._control, {0: at_ms + 1}))[0]
             async with self._lock:
                 return await self._folded(organization_id, end)
 

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, NamedTuple
 
 from broker.audit.lanes import LaneReader, Place, Rests
@@ -29,6 +30,7 @@ from broker.kafka.requests import EARLIEST, LATEST
 from broker.kafka.topics import Topics
 from broker.ports import DirectoryView
 from broker.tenant_slots import TenantSlots
+from broker.time_offsets import offsets_since
 
 # Kafka acknowledges an append within this time unless it is in trouble. Clocks of processes differ by less.
 SETTLE_MS: Final = 2_000
@@ -232,12 +234,12 @@ class _Reading:
         """Return where each lane begins."""
         if begin_ms is None:
             return first
-        found = await self._offsets(begin_ms)
-        starts = [end if at < 0 else at for at, end in zip(found, ends, strict=True)]
+        found = await self._offsets(begin_ms, confirmed=True)
+        starts = [min(at, end) for at, end in zip(found, ends, strict=True)]
         message = self._wanted.message
         if message is not None:
             # Begin nearer to the message, but not later than any record that decides its log time.
-            near = await self._offsets(message.at_ms)
+            near = await self._offsets(message.at_ms)  # an index that lies costs the order, and skips nothing
             for number, place in enumerate(self._places):
                 if place.topic == _MESSAGES and 0 <= near[number] <= message.offset:
                     starts[number] = max(starts[number], near[number])
@@ -251,12 +253,16 @@ class _Reading:
             for place, end in zip(self._places, await self._offsets(LATEST), strict=True)
         ]
 
-    async def _offsets(self, moment: int) -> list[int]:
-        """Return the offset of each lane at a moment, which may be LATEST or EARLIEST."""
+    async def _offsets(self, moment: int, *, confirmed: bool = False) -> list[int]:
+        """Return the offset of each lane at a moment, which may be LATEST or EARLIEST.
+
+        confirmed: by the records themselves, see offsets_since().
+        """
         found: dict[tuple[str, int], int] = {}
         for topic in dict.fromkeys(place.name for place in self._places):
             wanted = {place.partition: moment for place in self._places if place.name == topic}
-            for partition, offset in (await self._records.offsets(topic, wanted)).items():
+            ask = partial(offsets_since, self._records) if confirmed else self._records.offsets
+            for partition, offset in (await ask(topic, wanted)).items():
                 found[topic, partition] = offset
         return [found[place.name, place.partition] for place in self._places]
 

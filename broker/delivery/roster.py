@@ -130,11 +130,20 @@ class Roster:
         """Tell the assignment of what else the event means: a listener or replay ended, the log was mended."""
         assignment = self.assignment
         if isinstance(event, LogMended):
-            if event.topic == "messages" and event.partition in assignment.partitions:
+            if event.partition in assignment.partitions:
                 span = event.partition, event.first_offset, event.last_offset
-                self._means.run(assignment.outstanding.mended(*span, given_up=event.given_up))
+                if event.topic == "messages":
+                    self._means.run(assignment.outstanding.mended(*span, given_up=event.given_up))
+                elif event.topic == "changes":
+                    self._means.run(self._changes_mended(*span))
         elif isinstance(event, ListenerDeleted | QueueDeleted) or getattr(event, "replay_id", None) is not None:
             assignment.ended_listeners.look()
+
+    async def _changes_mended(self, partition: int, first: int, last: int) -> None:
+        """Honor the changes at these offsets, and retry the deliveries that were parked for want of them."""
+        assignment = self.assignment
+        await assignment.changes.mended(partition, first, last)
+        await assignment.outstanding.review(partition, self._directory.damage, self._directory.given_up)
 
     # Listeners that have arrived
 

@@ -19,6 +19,7 @@ from broker.kafka.read_slots import COUNT_READS_MAX, ReadSlots
 from broker.kafka.requests import LATEST, KafkaRequests
 from broker.kafka.scan import scan
 from broker.ports import CountingChange, Record, TooMuch
+from broker.time_offsets import offsets_since
 
 _POLL_S: Final = 0.02
 
@@ -167,12 +168,9 @@ class ChangesTopic:
 
     async def _spans(self, since_ms: Mapping[int, int]) -> dict[int, tuple[int, int]]:
         """Return [offset, end) of the changes since a time, by partition; partitions without any are left out."""
-        firsts = await self._requests.offsets(self._topic.name, {p: max(at, 0) for p, at in since_ms.items()})
-        some = {partition: first for partition, first in firsts.items() if first >= 0}
-        if not some:
-            return {}
-        ends = await self._requests.offsets(self._topic.name, dict.fromkeys(some, LATEST))
-        return {partition: (first, ends[partition]) for partition, first in some.items()}
+        firsts = await offsets_since(self._requests, self._topic.name, {p: max(at, 0) for p, at in since_ms.items()})
+        ends = await self._requests.offsets(self._topic.name, dict.fromkeys(firsts, LATEST))
+        return {number: (first, ends[number]) for number, first in firsts.items() if first < ends[number]}
 
     async def end_offsets(self, partitions: list[int]) -> dict[int, int]:
         """Return the end offset of each partition (LogUnavailable)."""
@@ -185,9 +183,8 @@ class ChangesTopic:
 
         An unreadable change is skipped and not honored.
         """
-        first = (await self._requests.offsets(self._topic.name, {partition: max(at_ms - CLOCK_SKEW_MS, 0)}))[partition]
-        if first < 0:
-            return
+        times = {partition: max(at_ms - CLOCK_SKEW_MS, 0)}
+        first = (await offsets_since(self._requests, self._topic.name, times))[partition]
         async for record in self._requests.walk(self._topic.name, partition, max(first, begin), end, pass_damaged=True):
             event = _decoded(record.value)
             if isinstance(event, MessageChange):

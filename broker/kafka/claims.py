@@ -19,9 +19,10 @@ from broker.disk import Refusal
 from broker.errors import BrokerError, LogDamaged, ShareUsed, UnknownEvent, ViewBehind
 from broker.kafka.outcomes import OutcomesTopic
 from broker.kafka.producer import Producer
-from broker.kafka.requests import LATEST, KafkaRequests, OffsetTooOld
+from broker.kafka.requests import KafkaRequests, OffsetTooOld
 from broker.kafka.scan import scan
 from broker.kafka.topics import Topic
+from broker.time_offsets import offsets_since
 
 _MARGIN_MS: Final = 3600 * 1000  # A margin for clocks, and for the index, which drops whole runs.
 _LOOK_S: Final = 2.0
@@ -110,18 +111,13 @@ class ClaimsTopic:
     async def _read_to_end(self, partition: int, before_ms: int) -> None:
         position = self._positions.get(partition)
         if position is None:
-            position = await self._first_since(partition, before_ms)
+            position = (await offsets_since(self._requests, self._topic, {partition: before_ms}))[partition]
         # A repeat of a key whose claim can't be read is stored once more.
         async for fetched in scan(self._requests, self._topic, partition, position, damaged=lambda _: None):
             for record in fetched.records:
                 if record.key is not None:
                     self._index.add(record.key, partition, record.offset, record.timestamp, _owner(record.value))
             self._positions[partition] = fetched.next_offset
-
-    async def _first_since(self, partition: int, at_ms: int) -> int:
-        end = (await self._requests.offsets(self._topic, {partition: LATEST}))[partition]  # first: see offsets_at()
-        found = (await self._requests.offsets(self._topic, {partition: at_ms}))[partition]
-        return end if found < 0 else found
 
     async def _read(self, partition: int, offset: int, digest: bytes) -> PutClaimed | None:
         """Read a claim. None: it belongs to another key, was written by a newer program, or is gone."""

@@ -26,6 +26,7 @@ from broker.kafka.scan import scan
 from broker.kafka.topics import topics
 from broker.ports import Attempt, DeliveryState, ListenerCondition, OutstandingDelivery
 from broker.settings import KafkaSettings
+from broker.time_offsets import offsets_since
 
 _FINAL: Final = ("delivered", "parked")
 _FINAL_IF_REDRIVEN: Final = ("delivered",)  # of a listener that ever was
@@ -93,7 +94,7 @@ class KafkaDeliveries:
         """
         found: dict[str, list[tuple[str, Attempt, int | None]]] = {listener_id: [] for listener_id in final}
         topic = self._deliveries.name
-        at = (await self._requests.offsets(topic, {partition: at_ms}))[partition] if found else -1
+        at = (await offsets_since(self._requests, topic, {partition: at_ms}))[partition] if found else -1
         all_read = True
 
         def complete() -> bool:

@@ -20,6 +20,7 @@ from broker.kafka.read_slots import COUNT_READS_MAX, ReadSlots
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
 from broker.kafka.scan import scan
 from broker.kafka.topics import Topic
+from broker.time_offsets import offsets_since
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +61,12 @@ class MessagesTopic(GroupCommit):
 
     async def offsets_at(self, at_ms: int) -> tuple[int, ...]:
         """Return, by partition, the first offset at or after a time, or else the end. Time 0 is the log's beginning."""
-        moment = at_ms if at_ms > 0 else EARLIEST
-        # Ask for the ends first: messages put in between then lie after them, and are not lost between the two answers.
-        ends = await self.end_offsets()
-        found = await self._requests.offsets(self._topic, dict.fromkeys(range(self._partitions), moment))
-        return tuple(end if found[partition] < 0 else found[partition] for partition, end in enumerate(ends))
+        everywhere = range(self._partitions)
+        if at_ms <= 0:
+            found = await self._requests.offsets(self._topic, dict.fromkeys(everywhere, EARLIEST))
+        else:
+            found = await offsets_since(self._requests, self._topic, dict.fromkeys(everywhere, at_ms))
+        return tuple(found[partition] for partition in everywhere)
 
     async def find(
         self, *, partition: int, at_ms: int, message_id: str, organization_id: str
@@ -81,11 +83,8 @@ class MessagesTopic(GroupCommit):
         """Return whether retention has removed everything that this partition had from a time."""
         if partition >= self._partitions:
             return False
-        begin, end, first = [
-            (await self._requests.offsets(self._topic, {partition: moment}))[partition]
-            for moment in (EARLIEST, LATEST, at_ms)
-        ]
-        return begin > 0 and (end if first < 0 else first) == begin
+        begin = (await self._requests.offsets(self._topic, {partition: EARLIEST}))[partition]
+        return begin > 0 and (await offsets_since(self._requests, self._topic, {partition: at_ms}))[partition] <= begin
 
     async def find_all(
         self, *, partition: int, at_ms: int, message_ids: Collection[str], organization_id: str
@@ -97,9 +96,8 @@ class MessagesTopic(GroupCommit):
         offset = (await self._requests.offsets(self._topic, {partition: at_ms}))[partition]
         found, damage = await self._scan(partition, offset, at_ms, wanted, organization_id)
         if len(found) < len(wanted):
-            earlier = await self._begin_of(partition, at_ms, offset)
-            if earlier != offset:
-                log.error("log.index_lies topic=%s partition=%d offset=%d", self._topic, partition, offset)
+            earlier = (await offsets_since(self._requests, self._topic, {partition: at_ms}))[partition]
+            if offset < 0 or earlier < offset:
                 found, damage = await self._scan(partition, earlier, at_ms, wanted, organization_id)
         if damage is not None and len(found) < len(wanted):  # it may be one of those
             raise damage
@@ -133,25 +131,6 @@ class MessagesTopic(GroupCommit):
                     await held.enter_async_context(slot)
                     slot = None
         return found, damage
-
-    async def _begin_of(self, partition: int, at_ms: int, offset: int) -> int:
-        """Return where records of this time may begin, in case Kafka gave a later offset than the records' times say.
-
-        Kafka finds a time by index files, which have no checksum and are trusted after a clean stop.
-        """
-        begin, end = [
-            (await self._requests.offsets(self._topic, {partition: moment}))[partition] for moment in (EARLIEST, LATEST)
-        ]
-        first = end if offset < 0 else offset
-        at, step = first, 1
-        while at > begin:
-            at = max(begin, first - step)
-            with contextlib.suppress(LogDamaged):
-                fetched = await self._requests.read(self._topic, partition, at, bytes_max=1)
-                if not fetched.records or fetched.records[0].timestamp < at_ms:
-                    return offset if step == 1 else at
-            step *= 2
-        return offset if at == first else at
 
     async def count(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], organization_id: str

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from broker.core.damage import DamagedRange
 from broker.damage import mended
 from broker.errors import ConfigurationError
 from broker.kafka.embedded import segments
+from broker.kafka.embedded.rebuild import rebuilt, why_not
 from broker.kafka.topics import by_name, topics
 from broker.ports import Record
 from broker.settings import KafkaSettings
@@ -29,6 +31,7 @@ from cli.options import Options, shared_options
 from cli.printing import say
 
 # linear: bounded repeats, each class excludes what follows it
+_RECORD_BYTES: Final = 8  # of a record in a batch, at the least
 _RANGE: Final = re.compile(r"([a-z]+)/(\d{1,4}):(\d{1,19})(?:-(\d{1,19}))?", re.ASCII)
 
 
@@ -101,27 +104,48 @@ def _mend(options: Options, log_dir: Path, folder: Path | None, made: Manifest |
     with segments.stopped(log_dir):
         for name, topic in table.items():
             for number, path in segments.partitions(log_dir, topic.name):
-                for batch in list(segments.damaged(path)):
-                    records = () if made is None or folder is None else _records(folder, made, name, number, batch)
-                    whole = segments.rebuilt(batch, list(records))
-                    place = f"{name}/{number} offsets {batch.first} to {batch.last}, in {batch.path.name}"
-                    if whole is None:
-                        left += 1
-                        say(f"damaged: {place}")
-                    else:
-                        segments.put_back(batch, whole)
-                        say(f"mended: {place}")
+                records_of = None if made is None or folder is None else partial(_records, folder, made, name, number)
+                left += _mend_partition(path, f"{name}/{number}", records_of)
     return left
 
 
-def _records(folder: Path, made: Manifest, name: str, number: int, batch: segments.DamagedBatch) -> Iterator[Record]:
-    """Those of the export that may be of the batch."""
+def _mend_partition(path: Path, place: str, records_of: Callable[[segments.DamagedBatch], list[Record]] | None) -> int:
+    """Put back what can be, and return how many batches remain damaged. records_of: what an export has for a batch.
+
+    Nothing behind an altered length is found, so each batch that was put back may show others.
+    """
+    damaged: list[str] = []
+    mended = True
+    while mended:
+        mended, damaged = False, []
+        for batch in list(segments.damaged(path)):
+            offsets = f"{place} offsets {batch.first} to {batch.last}, in {batch.path.name}"
+            records = [] if records_of is None else records_of(batch)
+            whole = rebuilt(batch, records)
+            if whole is None:
+                why = "--export DIR puts it back" if records_of is None else why_not(batch, records)
+                damaged.append(f"damaged: {offsets}: {why}")
+            else:
+                segments.put_back(batch, whole)
+                mended = True
+                say(f"mended: {offsets}")
+    for text in damaged:
+        say(text)
+    return len(damaged)
+
+
+def _records(folder: Path, made: Manifest, name: str, number: int, batch: segments.DamagedBatch) -> list[Record]:
+    """The records of the export that may be of the batch: no more than a batch can hold."""
+    found, size = list[Record](), 0
     for one in made.files:
-        if one.topic == name and one.partition == number and one.first <= batch.last:
+        if one.topic == name and one.partition == number and (batch.until is None or one.first < batch.until):
             with (folder / one.name).open("rb") as file:
                 for text in file:
-                    found = record(text)
-                    if found.offset > batch.last:
-                        break
-                    if found.offset >= batch.first:
-                        yield found
+                    row = record(text)
+                    if row.offset < batch.first:
+                        continue
+                    size += _RECORD_BYTES + len(row.value or b"")
+                    if size > segments.BATCH_BYTES_MAX or (batch.until is not None and row.offset >= batch.until):
+                        return found
+                    found.append(row)
+    return found

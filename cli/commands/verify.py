@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -17,6 +18,8 @@ from broker.audit.verify import State, Verifier
 from broker.core.checks import Finding
 from broker.core.directory import difference
 from broker.errors import ConfigurationError
+from broker.kafka.embedded.indexes import wrong_indexes
+from broker.kafka.topics import Topics, by_name
 from cli import logs
 from cli.operate import cluster
 from cli.options import Options, shared_options
@@ -36,8 +39,8 @@ def command(options: Options, admin: Sequence[str]) -> None:
 
     Checked: ids against partitions and times, every id that is spoken of against the event that made it, versions,
     times, missing offsets, outcomes against messages, cursors against outcomes; with --admin the state of each process
-    against the log's. Not checked, for nothing repeats them: the values of a message, a queue, a listener. The exit
-    code is 1 if there is a finding.
+    against the log's; of an embedded Kafka, the index files. Not checked, for nothing repeats them: the values of a
+    message, a queue, a listener. The exit code is 1 if there is a finding.
     """
     logs.set_up("verify", "warning" if options.log_level == "info" else options.log_level)
     lives = {f"{url} {name}".strip(): state for url in admin for name, state in _ask(url).items()}
@@ -80,8 +83,20 @@ async def _verify(options: Options, lives: Lives) -> int:
                         tell(text)
             for name, live in left.items():
                 tell(f"{name} stands at offset {live['position']} of control, which is not in the log")
+            if options.kafka is None:  # only the files of the embedded Kafka are here
+                for text in await asyncio.to_thread(wrong_files, options.data_dir / "kafka" / "kafka", table):
+                    tell(text)
         say(f"{size:,} records, state {verifier.control.state.state_hash()}", err=True)
     return found
+
+
+def wrong_files(log_dir: Path, table: Topics) -> list[str]:
+    """What the index files of these topics say wrongly."""
+    return [
+        f"{name}/{one.partition} offset {one.offset}: {one}"
+        for name, topic in by_name(table).items()
+        for one in wrong_indexes(log_dir, topic.name, compacted="compact" in topic.config["cleanup.policy"])
+    ]
 
 
 def differences(name: str, live: Mapping[str, Any], state: State) -> Iterator[str]:

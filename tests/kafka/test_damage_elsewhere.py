@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 
 import pytest
 
+from broker.audit.reader import LogReader, Range
 from broker.audit.verify import Verifier
 from broker.commands.changes import find_message
 from broker.core.checks import Finding
 from broker.core.damage import DamagedRange
+from broker.core.events import MessagePut, MessageUpdated
+from broker.core.ids import parse_message_id
+from broker.core.selection import Selection
 from broker.damage import DamageReports, mended
 from broker.errors import ConfigurationError, LogDamaged, NotFound
 from broker.kafka.admin import ensure_topics
+from broker.kafka.embedded.indexes import wrong_indexes
+from broker.kafka.embedded.kafka import EmbeddedKafka
+from broker.kafka.log import KafkaLog
 from broker.kafka.topics import by_name, topics
-from tests.damage import batches, cut, flip, flip_within, partition_folder, with_text
+from tests.damage import Batch, batches, cut, flip, flip_within, partition_folder, with_text
 from tests.kafka.rig import Rig, running
-from tests.kafka.test_damage import PARTITION, SIZE, kafka, settings
+from tests.kafka.test_damage import PARTITION, SIZE, kafka, parked, settings, written
 from tests.listeners import until
 
 __all__ = ["kafka", "settings"]  # fixtures
@@ -25,6 +33,15 @@ __all__ = ["kafka", "settings"]  # fixtures
 def verified(rig: Rig) -> Verifier:
     kafka = rig.settings.kafka
     return Verifier(kafka, rig.log.requests, topics(kafka), lambda _: None)
+
+
+def index_lies(kafka: EmbeddedKafka) -> set[tuple[str, int]]:
+    """The partitions whose index files `everput verify` names."""
+    return {
+        (name, one.partition)
+        for name, topic in by_name(topics(kafka.access.settings())).items()
+        for one in wrong_indexes(kafka.data_dir / "kafka", topic.name, compacted=name == "outstanding")
+    }
 
 
 async def wrong(rig: Rig) -> set[tuple[str, int | None]]:
@@ -74,6 +91,69 @@ async def test_a_change_that_is_damaged_is_not_honoured_and_answered_again_once_
                 await find_message(rig.log, queue, ids[2])
             assert (await rig.update(queue, ids[0], "again")).keys()
             assert (await find_message(rig.log, queue, ids[0])).data == "again"
+        finally:
+            await reports.stop()
+
+
+async def test_what_waits_for_a_damaged_change_is_delivered_with_it_as_soon_as_it_can_be_read(kafka, settings):
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    async with running(settings) as rig:
+        queue = await rig.queue()
+        listener = await rig.listen(queue, "it")
+        worker = await rig.work()
+        directory = rig.projections.directory
+        reports = DamageReports(rig.log.requests, rig.log.control, directory, table)
+        reports.start()
+        rig.listeners.down.add("it")
+        ids = await rig.put(queue, *(f"message-{number}" for number in range(4)))
+        await rig.known_down(listener)
+        await rig.update(queue, ids[0], "updated-0")
+        await rig.delete(queue, ids[1])
+
+        def delivered() -> dict[str, str]:
+            return {one.message_id: one.data for one in rig.listeners.taken("it")}
+
+        async def is_parked() -> bool:
+            return [(row.message_id, row.error) for row in await parked(rig, listener)] == [(ids[0], "damaged")]
+
+        async def mend(*batches: Batch) -> None:
+            await until(lambda: bool(directory.state.damage), what="it is told")
+            for batch in batches:
+                flip(batch)
+            await reports.look_again(list(directory.state.damage))
+            await until(lambda: not directory.state.damage, what="it is mended")
+
+        try:
+            _, update = with_text(kafka.data_dir, table.changes.name, b"updated-0")
+            flip(update)  # Kafka serves what is in its files
+            rig.listeners.down.clear()
+            await until(
+                lambda: delivered() == {one: f"message-{n + 2}" for n, one in enumerate(ids[2:])}, what="others"
+            )
+            await until(is_parked, what="the one that was updated is parked")
+            await mend(update)
+            await until(lambda: delivered().get(ids[0]) == "updated-0", what="it is delivered as it was updated")
+
+            rig.listeners.down.add("it")
+            ids += await rig.put(queue, "message-4", "message-5")
+            await rig.known_down(listener)
+            await rig.update(queue, ids[4], "updated-4")
+            await rig.delete(queue, ids[5])
+            await rig.end(worker)
+            await kafka._running.stop()
+            damaged = [with_text(kafka.data_dir, table.changes.name, one)[1] for one in (b"updated-4", ids[5].encode())]
+            for batch in damaged:
+                flip(batch)
+            await kafka.restart()
+            worker = await rig.work()  # which reads the changes that count, and not these
+            await rig.known_down(listener)
+            await mend(*damaged)
+            honored = worker.assignment.changes.known.values
+            await until(lambda: [one.deleted for one in honored()].count(True) == 1, what="it knows them")
+            rig.listeners.down.clear()
+            await until(lambda: delivered().get(ids[4]) == "updated-4", what="it is delivered as it was updated")
+            assert delivered().keys() == set(ids) - {ids[1], ids[5]}
         finally:
             await reports.stop()
 
@@ -150,6 +230,67 @@ async def test_an_index_of_times_that_lies_hides_no_message(kafka, settings):
         await kafka.restart()
         for one, text in zip(ids, data, strict=True):
             assert (await find_message(rig.log, queue, one)).data == text
+
+
+async def test_an_index_of_times_that_lies_hides_no_change_no_outcome_and_no_event(kafka, settings):
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    async with running(settings) as rig:
+        queue = await rig.queue()
+        listener = await rig.listen(queue, "it")
+        worker = await rig.work()
+        ids = await rig.put(queue, *(f"message-{number}" for number in range(8)))
+        await until(lambda: set(rig.listeners.ids("it")) == set(ids), what="they are delivered")
+        await rig.noted(worker)
+        for one in ids:
+            await rig.update(queue, one, f"update of {one}")
+        await rig.end(worker)
+        assert index_lies(kafka) == set()
+        begin_ms = parse_message_id(ids[0])[0]
+        await kafka._running.stop()
+        lying = set()
+        for name in ("messages", "changes", "deliveries"):
+            for number in range(2):
+                folder = partition_folder(kafka.data_dir, by_name(table)[name].name, number)
+                for path in folder.glob("*.timeindex"):
+                    raw = bytearray(path.read_bytes())
+                    for at in range(0, len(raw) - 11, 12):
+                        if any(raw[at : at + 12]):  # an hour earlier: Kafka begins after all that is younger
+                            earlier = int.from_bytes(raw[at : at + 8]) - 3_600_000
+                            raw[at : at + 8] = earlier.to_bytes(8)
+                            lying.add((name, number))
+                    path.write_bytes(raw)
+        assert {name for name, _ in lying} == {"messages", "changes", "deliveries"}
+        await kafka.restart()
+        assert index_lies(kafka) == lying
+        for one in ids:
+            assert (await find_message(rig.log, queue, one)).data == f"update of {one}"
+            state = await rig.state(one, listener)
+            assert (state.state, len(state.attempts)) == ("delivered", 1)
+        reader = LogReader(rig.log.requests, table, rig.projections.directory)
+        wanted = Selection(organization_id=rig.organization_id, types={"message.put", "message.updated"})
+        async with aclosing(reader.read(wanted, Range(begin_ms=begin_ms))) as slices:
+            events = [entry.event async for one in slices for entry in one.entries]
+        assert {one.message_id for one in events if isinstance(one, MessagePut)} == set(ids)
+        assert {one.message_id for one in events if isinstance(one, MessageUpdated)} == set(ids)
+
+
+async def test_verify_names_every_entry_of_an_offset_index_that_lies(kafka, settings):
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    log = KafkaLog(settings)
+    await log.start()
+    await written(log, table.messages, 20, size=SIZE)
+    await log.stop()
+    assert index_lies(kafka) == set()
+    (index,) = partition_folder(kafka.data_dir, table.messages.name, PARTITION).glob("*.index")
+    await kafka._running.stop()
+    whole = index.read_bytes()
+    for at in (3, 7):  # of the first entry the offset, and the place of its batch
+        index.write_bytes(bytes(byte ^ 4 * (number == at) for number, byte in enumerate(whole)))
+        await kafka.restart()
+        assert index_lies(kafka) == {("messages", PARTITION)}
+        await kafka._running.stop()
 
 
 async def test_kafka_is_not_started_with_an_offset_index_that_lies_and_makes_one_that_is_gone(kafka, settings):

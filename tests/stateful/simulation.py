@@ -20,6 +20,7 @@ from unittest.mock import patch
 
 from msgspec import UNSET
 
+from broker import time_offsets
 from broker.core import window
 from broker.core.cursor import Cursor
 from broker.core.delivery import ENDED, HOLDS
@@ -583,6 +584,7 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
         put_in(ticks, Gate=lambda: Dealt(here[0]), Processor=lambda: SimpleNamespace(waited=lambda: 0.0))
         put_in(Assignment, start=lambda _: None)  # its loops are stepped, or what they do is done, one by one
         put_in(assignment, asyncio=SimpleNamespace(**pause))
+        put_in(time_offsets, asyncio=SimpleNamespace(**pause))
         put_in(ownership, asyncio=SimpleNamespace(shield=lambda one: one, **pause))
         put_in(ownership, time=SimpleNamespace(monotonic=lambda: here[0].now_ms / 1000))
         put_in(liveness, asyncio=SimpleNamespace(**pause, **run_here))

@@ -289,6 +289,21 @@ class Changes:
         honoured = offset < self._honoured_below[partition]
         return self._answers.look(partition, offset, event, in_doubt=in_doubt, honoured=honoured)
 
+    async def mended(self, partition: int, first: int, last: int) -> None:
+        """Honor the changes at these offsets, which could not be read before; what was given up stays unread."""
+        while partition in self._floors:
+            try:
+                found = [one async for one in self._log.changes.since(partition, 0, first, last + 1)]
+            except LogUnavailable:
+                await asyncio.sleep(self._tuning.change_pause_s)
+                continue
+            for offset, _, event in found:
+                self._note(partition, event.offset, event.message_id, change(offset, event))
+                counts = self.known.get((partition, event.offset))
+                if counts is not None and counts.deleted:
+                    self._cancel_kept(partition, event.queue_id, event.message_id)
+            return
+
     # Deliveries
 
     def deleted(self, delivery: Delivery) -> bool:

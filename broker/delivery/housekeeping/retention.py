@@ -24,6 +24,7 @@ from broker.delivery.ports import CursorStore, DeliveryLog
 from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable, ViewBehind
 from broker.ports import EARLIEST, LATEST, DirectoryView
+from broker.time_offsets import offsets_since
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class Retention:
         listeners = list(self._view.state.listeners.values())
         cursors = await self._cursors.load([listener.id for listener in listeners], partitions)
         ends = await self._requests.offsets(self._messages, dict.fromkeys(partitions, LATEST))
-        young = await self._requests.offsets(self._messages, dict.fromkeys(partitions, before_ms))
+        young = await offsets_since(self._requests, self._messages, dict.fromkeys(partitions, before_ms))
         lags: deque[_Lag] = deque()
         for partition in partitions:
             await self._assure()  # Without this check, another owner may keep records that this worker does not know.
@@ -110,7 +111,7 @@ class Retention:
                 continue  # The partition was given up meanwhile, so its entries are unknown, or newer than the cursors.
             stands = {one.id: one.stands_at(cursors.get(one.id, {}), partition).offset for one in listeners}
             low = min(stands.values(), default=ends[partition])
-            below = ends[partition] if young[partition] < 0 else young[partition]
+            below = young[partition]
             lags.extend(_Lag(partition, one, below) for one, offset in stands.items() if offset < below)
             # Look after reading the cursors: a delivery that has left its window since then lies above them.
             bare_ms = _earlier(before_ms, self._outstanding.oldest_bare_put_ms(partition))
@@ -149,9 +150,8 @@ class Retention:
     async def _with_old(self, partitions: list[int], before_ms: int) -> list[int]:
         """Return those that begin before a time."""
         begins = await self._requests.offsets(self._messages, dict.fromkeys(partitions, EARLIEST))
-        firsts = await self._requests.offsets(self._messages, dict.fromkeys(partitions, before_ms))
-        ends = await self._requests.offsets(self._messages, dict.fromkeys(partitions, LATEST))
-        return [one for one in partitions if begins[one] < (ends[one] if firsts[one] < 0 else firsts[one])]
+        firsts = await offsets_since(self._requests, self._messages, dict.fromkeys(partitions, before_ms))
+        return [one for one in partitions if begins[one] < firsts[one]]
 
     async def _delete(self, partition: int, before_ms: int, low: int, *, changes_ms: int) -> None:
         """Delete messages below an offset that were put before a time, with their changes and outcomes.
@@ -159,8 +159,8 @@ class Retention:
         changes_ms: no change after this time is deleted.
         """
         begin = (await self._requests.offsets(self._messages, {partition: EARLIEST}))[partition]
-        first = (await self._requests.offsets(self._messages, {partition: before_ms}))[partition]
-        limit = low if first < 0 else min(first, low)
+        first = (await offsets_since(self._requests, self._messages, {partition: before_ms}))[partition]
+        limit = min(first, low)
         if limit <= begin:
             return
         stretch = await self._requests.read(self._messages, partition, limit, bytes_max=1)
@@ -168,7 +168,7 @@ class Retention:
             before_ms = min(before_ms, stretch.records[0].timestamp)
         await self._requests.delete_before(self._messages, partition, limit)
         for topic, until_ms in ((self._changes, min(before_ms, changes_ms)), (self._deliveries, before_ms)):
-            found = (await self._requests.offsets(topic, {partition: until_ms - CLOCK_SKEW_MS}))[partition]
+            found = (await offsets_since(self._requests, topic, {partition: until_ms - CLOCK_SKEW_MS}))[partition]
             if found > 0:
                 await self._requests.delete_before(topic, partition, found)
         log.info("retention.deleted partition=%d messages_before=%d", partition, limit)

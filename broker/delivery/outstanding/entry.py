@@ -6,13 +6,14 @@ For: Owed, the event made of a delivery, the message made of an event. Not for: 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
-from broker.core.events import BARE, DeliveryParked, DeliverySetAside, KeptDelivery, encode
+from broker.core.events import BARE, DAMAGED, DeliveryParked, DeliverySetAside, KeptDelivery, encode
 from broker.core.redrives import Redrives
 from broker.delivery.dispatch.stream import Delivery, now_ms
 from broker.delivery.reading.message import Message
 
+UNREAD: Final = 2
 Key = tuple[str, str]  # the ids of a listener and of a message
 Line = tuple[str, int, str]  # a listener's id, a partition, an ordering key
 
@@ -23,8 +24,8 @@ class Owed:
     id: changes each time that it is written. place: its message's offset. ordering_key: None when it has none.
     offset: of its record in `outstanding`, below 0 when that is not known: then `record` has its value. due_ms: None
     when it is parked. queued_ms: see index.py. found: it was there when the partition was taken over, so its stream's
-    window may bring it once more. bare: its record has no payload, so its message must stay in the log. line: in which
-    it waits with others of its ordering key. The rest as in KeptDelivery.
+    window may bring it once more. bare: its record has no payload, so its message must stay in the log; UNREAD: because
+    its message could not be read. line: in which it waits with others of its ordering key. The rest as in KeptDelivery.
     """
 
     __slots__ = (
@@ -145,7 +146,7 @@ def owed_by(event: KeptDelivery, offset: int, *, found: bool, record: bytes | No
         due_ms if event.key is None else None,
         found,
         record,
-        event.error in BARE,
+        UNREAD if event.error == DAMAGED else event.error in BARE,
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from broker.core.ids import parse_message_id
-from broker.delivery.outstanding.entry import Key, Line, Owed
+from broker.delivery.outstanding.entry import UNREAD, Key, Line, Owed
 from broker.delivery.tuning import TUNED
 
 BEGIN: Final = (-1, -1)
@@ -215,10 +215,10 @@ class Ledger:
             (partition, first, last, after_id, limit),
         )
 
-    def stand_ins(self, partition: int, *, after_id: int, limit: int) -> list[Owed]:
-        """Return the entries that stand for unreadable messages, in the order of writing."""
-        sql = f"SELECT * FROM owed WHERE {_DAMAGED} AND id > ? ORDER BY id LIMIT ?"
-        return self._some(sql, (partition, after_id, limit))
+    def unread(self, partition: int, *, after_id: int, limit: int) -> list[Owed]:
+        """Return the parked entries whose message, or its change, could not be read, in the order of writing."""
+        sql = "SELECT * FROM owed WHERE partition = ? AND bare = ? AND due_ms IS NULL AND id > ? ORDER BY id LIMIT ?"
+        return self._some(sql, (partition, UNREAD, after_id, limit))
 
     def damaged(self, partition: int) -> int:
         """Count the entries that stand for unreadable messages."""

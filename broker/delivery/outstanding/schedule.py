@@ -232,18 +232,19 @@ class Outstanding:
             await asyncio.sleep(0)
 
     async def review(self, partition: int, damage: Damage, given_up: Damage) -> None:
-        """A partition was taken over: see to what was mended or given up while nobody owned it."""
+        """Retry what was parked because its message or a change could not be read, and can be read by now.
+
+        damage, given_up: as the directory has them. Cancel what stands for messages that were given up.
+        """
         at = -1
         while partition in self._owned and (
-            rows := self._ledger.stand_ins(partition, after_id=at, limit=self._tuning.rows_at_once)
+            rows := self._ledger.unread(partition, after_id=at, limit=self._tuning.rows_at_once)
         ):
             at = rows[-1].id
             for owed in rows:
                 where = parse_damaged_id(owed.message_id)
-                if where is None or owed.due_ms is not None:
-                    continue
-                one = DamagedRange("messages", *where)
-                if given_up.covers(one):
+                one = DamagedRange("messages", *(where or (partition, owed.place, owed.place)))
+                if where is not None and given_up.covers(one):
                     self.cancel(partition, owed.listener_id, owed.message_id)
                 elif not damage.covers(one):
                     self._retry(owed)

@@ -1,8 +1,7 @@
 """The segment files of a broker that is stopped: finding batches that were altered, and putting them back.
 
-For: what is damaged in a partition's folder, and the bytes that were there, made of the records of an export. They are
-written only if the batch's own checksum says that they are what was there. Not for: reading a log that is in use
-(requests.py), where the records come from (cli/commands/mend.py).
+For: what is damaged in a partition's folder, and writing a batch to where it was. Not for: reading a log that is in use
+(requests.py), making the batch again (rebuild.py), where its records come from (cli/commands/mend.py).
 """
 
 from __future__ import annotations
@@ -12,35 +11,34 @@ import mmap
 import os
 import struct
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
+from aiokafka.record.default_records import DefaultRecordBatch
 
 from broker.errors import ConfigurationError
-from broker.ports import Record
 
-_MAGIC: Final = 2
-_BATCH_BYTES_MAX: Final = 16 << 20
-_PREFIX_BYTES: Final = 12  # base offset and length, which the length does not count
+MAGIC: Final = 2
+BATCH_BYTES_MAX: Final = 16 << 20
+PREFIX_BYTES: Final = 12  # base offset and length, which the length does not count
 # Base offset, length, leader epoch, magic, CRC, attributes, last offset delta, first and last time,
 # producer id and epoch, first sequence number, count of records.
-_HEADER: Final = struct.Struct(">qiibIhiqqqhii")
+HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 # An entry of an offset index: a relative offset, and the byte where its batch begins.
 _ENTRY: Final = struct.Struct(">ii")
 _CLEAN: Final = ".kafka_cleanshutdown"
 _SYNCED: Final = "recovery-point-offset-checkpoint"
-_EPOCH_AT: Final = slice(12, 16)
 
 
 class DamagedBatch(NamedTuple):
     """A damaged batch in a segment file.
 
     at: its first byte in the file.
-    first, last: the offsets that it should have, if its header is right.
+    first, last: the offsets that it should have.
+    until: the first offset of the batch behind it; None when that is not known.
     header: as it stands in the file.
     """
 
@@ -48,6 +46,7 @@ class DamagedBatch(NamedTuple):
     at: int
     first: int
     last: int
+    until: int | None
     header: bytes
 
 
@@ -92,15 +91,27 @@ def damaged(folder: Path, *, since: int = 0) -> Iterator[DamagedBatch]:
             if row is None:
                 break
             at, header, whole = row
-            base, last_delta = _HEADER.unpack(header)[0], max(0, _HEADER.unpack(header)[6])
+            base, last_delta = HEADER.unpack(header)[0], max(0, HEADER.unpack(header)[6])
             after = base + last_delta + 1
             # In a compacted topic offsets may be missing, but then the following batch is beyond them, too.
-            beyond = following is None or _HEADER.unpack(following[1])[0] >= after
+            beyond = following is None or HEADER.unpack(following[1])[0] >= after
             out_of_order = base < expected or (base > expected and not beyond)
             if whole is None or out_of_order or not DefaultRecordBatch(whole).validate_crc():
-                yield DamagedBatch(path, at, expected, expected + last_delta, header)
-                after = expected + last_delta + 1
+                until = _begin(following, after=expected)
+                last = expected + last_delta
+                if until is not None and not expected <= last < until:  # its own header is altered
+                    last = max(expected, until - 1)
+                yield DamagedBatch(path, at, expected, last, until, header)
+                after = last + 1
             expected = after
+
+
+def _begin(row: _Row | None, *, after: int) -> int | None:
+    """Return the first offset of an intact batch; None if it is damaged, or does not begin after this offset."""
+    if row is None or row[2] is None or not DefaultRecordBatch(row[2]).validate_crc():
+        return None
+    base = int(HEADER.unpack(row[1])[0])
+    return base if base > after else None
 
 
 def cut_off(log_dir: Path) -> Iterator[tuple[str, DamagedBatch]]:
@@ -139,13 +150,13 @@ def _names_a_batch(index: Path, offset: int, at: int) -> bool:
     try:
         with index.with_suffix(".log").open("rb") as file:
             file.seek(at)
-            header = file.read(_HEADER.size)
+            header = file.read(HEADER.size)
     except OSError:
         return True  # Kafka itself removes an index without a segment.
-    if len(header) < _HEADER.size:
+    if len(header) < HEADER.size:
         return False
-    first, _, _, magic, _, _, last, *_ = _HEADER.unpack(header)
-    return bool(magic == _MAGIC and first <= int(index.stem) + offset <= first + last)
+    first, _, _, magic, _, _, last, *_ = HEADER.unpack(header)
+    return bool(magic == MAGIC and first <= int(index.stem) + offset <= first + last)
 
 
 def _synced(log_dir: Path) -> dict[str, int]:
@@ -177,39 +188,21 @@ def _batches(path: Path) -> Iterator[_Row]:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
         at = 0
-        while at + _HEADER.size <= len(raw):
-            header = raw[at : at + _HEADER.size]
+        while at + HEADER.size <= len(raw):
+            header = raw[at : at + HEADER.size]
             if not any(header):  # room that Kafka has reserved
                 return
-            _, length, _, magic, *_ = _HEADER.unpack(header)
-            size = _PREFIX_BYTES + length
-            if magic != _MAGIC or not _HEADER.size <= size <= _BATCH_BYTES_MAX or at + size > len(raw):
+            _, length, _, magic, *_ = HEADER.unpack(header)
+            size = PREFIX_BYTES + length
+            if magic != MAGIC or not HEADER.size <= size <= BATCH_BYTES_MAX or at + size > len(raw):
                 yield at, header, None
                 return
             yield at, header, raw[at : at + size]
             at += size
 
 
-def rebuilt(batch: DamagedBatch, records: Sequence[Record]) -> bytes | None:
-    """Rebuild a batch from its records; None when its checksum does not confirm the result."""
-    fields = _HEADER.unpack(batch.header)
-    crc, attributes, last_delta = fields[4:7]
-    producer_id, producer_epoch, base_sequence, count = fields[9:13]
-    wanted = [record for record in records if batch.first <= record.offset <= batch.first + last_delta]
-    if attributes or not wanted or len(wanted) != count:
-        return None
-    builder = DefaultRecordBatchBuilder(_MAGIC, 0, 0, producer_id, producer_epoch, base_sequence, _BATCH_BYTES_MAX)
-    for record in wanted:
-        place = record.offset - batch.first
-        builder.append(place, record.timestamp, record.key, record.value, list(record.headers))
-    whole = bytearray(builder.build())
-    whole[:8] = batch.first.to_bytes(8)
-    whole[_EPOCH_AT] = batch.header[_EPOCH_AT]
-    return bytes(whole) if _HEADER.unpack_from(whole)[4] == crc else None
-
-
 def put_back(batch: DamagedBatch, whole: bytes) -> None:
-    """Write the result of rebuilt() to its place, and sync it."""
+    """Write a rebuilt batch to its place, and sync it."""
     with batch.path.open("r+b") as file:
         file.seek(batch.at)
         file.write(whole)

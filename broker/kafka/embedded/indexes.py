@@ -1,0 +1,113 @@
+"""The index files of a broker's segments, checked against the batches that they name.
+
+For: every entry of the offset indexes and the time indexes of a topic, also while the broker runs. Neither file has a
+checksum. Not for: what makes a start of Kafka unsafe (segments.lying_indexes), nor a lookup that must not be fooled
+(broker/time_offsets.py).
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from broker.kafka.embedded.segments import HEADER, PREFIX_BYTES, partitions
+
+_PLACE: Final = struct.Struct(">ii")  # an entry of `.index`: relative offset, byte of the file
+_TIME: Final = struct.Struct(">qi")  # an entry of `.timeindex`: the youngest time so far, relative offset of its batch
+
+
+class WrongIndex(NamedTuple):
+    """A file of a segment that says what its batches do not. offset: the first one that an entry is wrong about."""
+
+    topic: str
+    partition: int
+    path: Path
+    offset: int
+
+    def __str__(self) -> str:
+        place = self.path.with_suffix(".index")
+        return (
+            f"{self.path} names a wrong place or time: stop the server and remove {place}, Kafka makes both indexes of "
+            "the segment again"
+        )
+
+
+class _Batches(NamedTuple):
+    """The batches of a segment: their first bytes, first offsets, last offsets, and the youngest time up to each."""
+
+    at: list[int]
+    first: list[int]
+    last: list[int]
+    youngest_ms: list[int]
+
+
+def wrong_indexes(log_dir: Path, topic: str, *, compacted: bool = False) -> Iterator[WrongIndex]:
+    """Yield the index files of the topic that have a wrong entry. compacted: an entry's batch may be gone."""
+    for number, folder in partitions(log_dir, topic):
+        paths = sorted(folder.glob("*.log"))
+        for path in paths:
+            for suffix, wrong in ((".index", _wrong_place), (".timeindex", _wrong_time)):
+                index = path.with_suffix(suffix)
+                try:
+                    raw = index.read_bytes()  # before the batches: what it names is there by then
+                    batches = _batches(path)
+                except FileNotFoundError:
+                    continue
+                found = wrong(raw, batches, int(path.stem), compacted=compacted)
+                if found is None and wrong is _wrong_time and path != paths[-1] and not compacted:
+                    found = _ends_early(raw, batches)
+                if found is not None and index.exists() and path.exists():  # else Kafka has removed the segment
+                    yield WrongIndex(topic, number, index, found)
+
+
+def _wrong_place(raw: bytes, batches: _Batches, base: int, *, compacted: bool) -> int | None:
+    for relative, at in _entries(raw, _PLACE):
+        offset, number = base + relative, bisect_right(batches.at, at) - 1
+        if number < 0 or batches.at[number] != at or batches.first[number] > offset:
+            return offset
+        if not compacted and batches.last[number] < offset:
+            return offset
+    return None
+
+
+def _wrong_time(raw: bytes, batches: _Batches, base: int, *, compacted: bool) -> int | None:
+    for at_ms, relative in _entries(raw, _TIME):
+        offset = base + relative
+        number = bisect_right(batches.first, offset) - 1
+        before_ms = batches.youngest_ms[number - 1] if number > 0 else -1
+        if before_ms > at_ms:
+            return offset
+        if not compacted and (number < 0 or batches.last[number] < offset or batches.youngest_ms[number] != at_ms):
+            return offset
+    return None
+
+
+def _ends_early(raw: bytes, batches: _Batches) -> int | None:
+    """Return the first offset of a segment that Kafka writes to no more, if its last time is not the youngest."""
+    last_ms = max((at_ms for at_ms, _ in _entries(raw, _TIME)), default=-1)
+    return batches.first[0] if batches.first and last_ms != batches.youngest_ms[-1] else None
+
+
+def _entries(raw: bytes, entry: struct.Struct) -> Iterator[tuple[int, int]]:
+    """Yield the entries of an index; zeros after the last one are room that Kafka has reserved."""
+    used = -(-len(raw.rstrip(b"\0")) // entry.size) * entry.size
+    return entry.iter_unpack(raw[:used].ljust(used, b"\0"))
+
+
+def _batches(path: Path) -> _Batches:
+    """Read the headers of a segment, as far as their lengths lead."""
+    found, youngest_ms, at = _Batches([], [], [], []), -1, 0
+    with path.open("rb") as file:
+        while len(header := file.read(HEADER.size)) == HEADER.size and any(header):
+            first, length, _, _, _, _, last, _, at_ms, *_ = HEADER.unpack(header)
+            if length < HEADER.size - PREFIX_BYTES:
+                break
+            youngest_ms = max(youngest_ms, at_ms)
+            for column, value in zip(found, (at, first, first + last, youngest_ms), strict=True):
+                column.append(value)
+            at += PREFIX_BYTES + length
+            file.seek(at)
+    return found

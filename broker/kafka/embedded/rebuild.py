@@ -1,0 +1,90 @@
+"""Makes a damaged record batch again from the records of an export.
+
+For: the bytes that were there, with proof. The proof is the checksum (CRC-32C) that the producer of the batch computed:
+the result must have it. Where the checksum itself was altered, all the bytes that it covers must be in the file.
+Not for: finding damaged batches and writing to files (segments.py).
+
+An altered field of a batch's header is made from the records, or is tried with each of its bits flipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.util import calc_crc32c
+
+from broker.kafka.embedded.segments import BATCH_BYTES_MAX, HEADER, MAGIC, DamagedBatch
+from broker.ports import Record
+
+_EPOCH_AT: Final = slice(12, 16)  # the leader's; the checksum does not cover it
+_CRC_AT: Final = slice(17, 21)
+_COVERED_FROM: Final = 21
+_LAST_DELTA_AT: Final = slice(23, 27)
+_PRODUCER_AT: Final = range(43, 57)  # the producer's id and epoch, and its number of the first record
+_CODECS: Final = {1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
+_CODEC_BITS: Final = 0b111
+
+
+def rebuilt(batch: DamagedBatch, records: Sequence[Record]) -> bytes | None:
+    """Return the batch as it was, made of its records; None when nothing proves that the result is what was there.
+
+    records: at least those of the batch, in their order.
+    """
+    fields = HEADER.unpack(batch.header)
+    last_delta, count = fields[6], fields[12]
+    there = [record for record in records if record.offset >= batch.first]
+    tried: set[int] = set()
+    for last in (batch.first + last_delta, batch.last, there[count - 1].offset if 0 < count <= len(there) else -1):
+        wanted = [record for record in there if record.offset <= last]
+        if last not in tried and wanted and (whole := _proven(batch, wanted, last)) is not None:
+            return whole
+        tried.add(last)
+    return None
+
+
+def why_not(batch: DamagedBatch, records: Sequence[Record]) -> str:
+    """Say why rebuilt() gave nothing, and what to do."""
+    if not any(batch.first <= record.offset <= batch.last for record in records):
+        return "the export holds nothing of these offsets"
+    codec = _CODECS.get(HEADER.unpack(batch.header)[5] & _CODEC_BITS)
+    if codec is not None:
+        return (
+            f"it is compressed with {codec}, and nothing compresses to the same bytes again: use another broker's copy"
+        )
+    return "the checksum in its header is not that of the export's records"
+
+
+def _proven(batch: DamagedBatch, records: Sequence[Record], last: int) -> bytes | None:
+    """Return the batch of these records if it is proven to be the one that was there."""
+    fields = HEADER.unpack(batch.header)
+    crc, producer = fields[4], fields[9:12]
+    builder = DefaultRecordBatchBuilder(MAGIC, 0, 0, *producer, BATCH_BYTES_MAX)
+    for record in records:
+        place = record.offset - batch.first
+        builder.append(place, record.timestamp, record.key, record.value, list(record.headers))
+    whole = bytearray(builder.build())
+    whole[:8] = batch.first.to_bytes(8)
+    whole[_EPOCH_AT] = batch.header[_EPOCH_AT]
+    whole[_LAST_DELTA_AT] = (last - batch.first).to_bytes(4)
+    made = calc_crc32c(whole[_COVERED_FROM:])
+    if made != crc and not _with_flipped_bit(whole, crc):
+        with batch.path.open("rb") as file:
+            file.seek(batch.at + _COVERED_FROM)
+            if file.read(len(whole) - _COVERED_FROM) != whole[_COVERED_FROM:]:
+                return None
+        crc = made  # it is the checksum that was altered
+    whole[_CRC_AT] = crc.to_bytes(4)
+    return bytes(whole)
+
+
+def _with_flipped_bit(whole: bytearray, crc: int) -> bool:
+    """Flip the bit of the producer's fields that gives the batch this checksum. False when none does."""
+    for at in _PRODUCER_AT:
+        for bit in range(8):
+            whole[at] ^= 1 << bit
+            if calc_crc32c(whole[_COVERED_FROM:]) == crc:
+                return True
+            whole[at] ^= 1 << bit
+    return False

@@ -1,0 +1,66 @@
+"""Offsets of times, each confirmed by the records beside it.
+
+For: an offset before which every record is older than a time. Kafka looks a time up in its `.timeindex` files. They
+have no checksum, and Kafka trusts them after an orderly stop. Not for: reading the records from there on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from broker.errors import LogDamaged
+from broker.ports import EARLIEST, LATEST, FetchResult, OffsetTooOld
+
+log = logging.getLogger(__name__)
+
+_ONE_BATCH: Final = 1  # byte; Kafka answers with one batch
+
+
+class Offsets(Protocol):
+    """Looks offsets up and reads records: KafkaRequests."""
+
+    async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
+        """See KafkaRequests.offsets()."""
+
+    async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int) -> FetchResult:
+        """See KafkaRequests.read()."""
+
+
+async def offsets_since(kafka: Offsets, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
+    """Return by partition an offset before which every record is older than the time; the end where all are older.
+
+    The offset is the first one of the time. Where the index lies, or the record before can't be read, it is an earlier
+    one. Clocks of writers differ: callers look up an earlier time than the one they want (LogUnavailable).
+    """
+    # The ends first: what is appended in between is after them.
+    ends = await kafka.offsets(topic, dict.fromkeys(at_ms, LATEST))
+    found = await kafka.offsets(topic, at_ms)
+    firsts = {partition: end if found[partition] < 0 else found[partition] for partition, end in ends.items()}
+    confirmed = (_confirmed(kafka, topic, partition, at_ms[partition], first) for partition, first in firsts.items())
+    return dict(zip(firsts, await asyncio.gather(*confirmed), strict=True))
+
+
+async def _confirmed(kafka: Offsets, topic: str, partition: int, at_ms: int, first: int) -> int:
+    """Return `first` if the record before it is older than the time, else an offset further back whose record is."""
+    at, step, doubtful = first, 1, False
+    while at > 0:
+        at = max(0, first - step)
+        try:
+            fetched = await kafka.read(topic, partition, at, bytes_max=_ONE_BATCH)
+        except OffsetTooOld:
+            at = (await kafka.offsets(topic, {partition: EARLIEST}))[partition]
+            break
+        except LogDamaged:
+            doubtful = True
+        else:
+            before = [record for record in fetched.records if record.offset < first]
+            if before and before[-1].timestamp < at_ms:
+                break
+            if before and not doubtful:
+                log.error("log.index_lies topic=%s partition=%d offset=%d", topic, partition, first)
+            doubtful = doubtful or bool(before)
+        step *= 2
+    return min(at, first) if doubtful else first
