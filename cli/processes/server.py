@@ -30,6 +30,7 @@ HEAD_BYTES_MAX: Final = 32 << 10
 REQUEST_S: Final = 60.0
 FRAMING_BYTES_MAX: Final = 32 << 10  # of a request's chunk extensions and trailers: what is neither head nor body
 _CHUNK_BYTES: Final = 20  # a chunk's size in 16 digits, and its two line ends
+PIPELINED_MAX: Final = 32  # requests of a connection that wait for the answer to the one before
 WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # what a client says: a tunnel's are short answers
 _READ_BYTES_MIN: Final = 64 << 10  # of what waits for a client, in request_s
 _LOOK_TICKS: Final = 20  # of 100 ms
@@ -162,7 +163,9 @@ class _Connection(_Written, HttpToolsProtocol):
     """A client's connection, with the bounds that uvicorn lacks and errors as problem details.
 
     The size of a head, the time that a request may take and the bytes of a chunked body's framing are bounded. Trailers
-    are dropped (RFC 9112, 7.1.2): uvicorn would append them to the headers that the app was given.
+    are dropped (RFC 9112, 7.1.2): uvicorn would append them to the headers that the app was given. So are requests that
+    come after so many unanswered ones: uvicorn would read on at each answer, and hold all of them. The answer to the
+    last one taken says that the connection closes (RFC 9112, 9.3.2 and 9.6).
     """
 
     config: _Config
@@ -172,6 +175,8 @@ class _Connection(_Written, HttpToolsProtocol):
     _in_head = False
     _framing_bytes = 0  # after the head, what of the body's bytes were not content; below 0 in the read with the head
     _client_name: str | None = None
+    _last_taken = False  # no request comes after this one
+    _deaf = False  # and another one began
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -224,6 +229,8 @@ class _Connection(_Written, HttpToolsProtocol):
                 del of[name]
 
     def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
         self._read_bytes = len(data)
         super().data_received(data)
         if self._in_head:
@@ -238,6 +245,9 @@ class _Connection(_Written, HttpToolsProtocol):
                 )
 
     def on_message_begin(self) -> None:
+        if self._last_taken:
+            self._deaf = True
+            raise BufferError  # the parser stops here
         super().on_message_begin()
         self._in_head = True
         self._head_bytes = -self._read_bytes
@@ -257,6 +267,10 @@ class _Connection(_Written, HttpToolsProtocol):
                 return
         if not self.transport.is_closing() and self._is_well_formed():
             super().on_headers_complete()
+            if len(self.pipeline) >= PIPELINED_MAX:
+                self._last_taken = True
+                self.headers.append((b"connection", b"close"))
+                self.cycle.keep_alive = False
 
     def _is_well_formed(self) -> bool:
         """Check the headers that tell whom the request is for and where it ends; answer and close if they do not.
@@ -301,7 +315,7 @@ class _Connection(_Written, HttpToolsProtocol):
         self._refuse_unfinished(408, "The request took too long to arrive.")
 
     def send_400_response(self, msg: str) -> None:
-        if not self.transport.is_closing():
+        if not self.transport.is_closing() and not self._deaf:
             self._refuse(400, msg)
 
     def _refuse_unfinished(self, status: int, detail: str) -> None:
