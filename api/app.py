@@ -42,11 +42,11 @@ from api.request_counts import RequestCounts
 from api.secrets import Secrets
 from api.tunnel import Listen, Tunnels, deny
 from api.volume import Volume
-from broker.audit.pace import Others
 from broker.audit.reader import LogReader
 from broker.commands.accounts import AccountCommands
-from broker.commands.directory import Commands, Quotas
 from broker.commands.idempotency import Idempotency
+from broker.commands.listeners import ListenerCommands
+from broker.commands.queues import QueueCommands
 from broker.commands.replays import ReplayCommands
 from broker.commands.secrets import SecretCommands
 from broker.outbound.addresses import Resolver
@@ -67,28 +67,22 @@ def make_app(
     log: Log,
     view: DirectoryView,
     sealer: Sealer,
-    deliveries: Deliveries | None = None,
-    status: ListenerStatus | None = None,
-    reader: LogReader | None = None,
-    outstanding: Outstanding | None = None,
-    cursors: Cursors | None = None,
-    tunnels: Tunnels | None = None,
-    stored: StoredBytes | None = None,
+    deliveries: Deliveries,
+    status: ListenerStatus,
+    reader: LogReader,
+    outstanding: Outstanding,
+    cursors: Cursors,
+    tunnels: Tunnels,
+    stored: StoredBytes,
 ) -> Starlette:
-    """The REST API over a started log and a started projection.
-
-    deliveries, status: None leaves a message's deliveries and a listener's condition out of the answers.
-    reader: None leaves /v1/log and the past out. outstanding, cursors, tunnels: None leaves their resources out.
-    stored: None makes one whose sums nobody has recorded when little is stored.
-    """
-    if stored is None:
-        bytes_max, retain_s = settings.organization_bytes_max, settings.retain_messages_s
-        stored = StoredBytes(log.control, view, bytes_max=bytes_max, retain_s=retain_s)
-    quotas = Quotas(queues_max=settings.queues_max, listeners_max=settings.listeners_max)
-    commands = Commands(log, view, sealer, allow_networks=settings.allow_networks, quotas=quotas)
-    views = Views(view, None if reader is None else reader.past)
-    queues = Queues(commands, view, views)
-    listeners = Listeners(commands, view, status, views)
+    """Make the REST API over a started log and a started projection."""
+    queue_commands = QueueCommands(log.control, view, queues_max=settings.queues_max)
+    listener_commands = ListenerCommands(
+        log, view, sealer, allow_networks=settings.allow_networks, listeners_max=settings.listeners_max
+    )
+    views = Views(view, reader.past)
+    queues = Queues(queue_commands, view, views)
+    listeners = Listeners(listener_commands, view, status, views)
     idempotency = Idempotency(
         log.claims,
         log.messages,
@@ -136,10 +130,13 @@ def make_app(
         stores = [volume.before(handler) for handler in stores]
     put, put_batch, update = stores
     puts = resource(f"{queue}/messages", PUT=Method(put, "messages:put"), GET=Method(messages.list, "messages"))
+    outstanding_deliveries = OutstandingDeliveries(listener_commands, view, outstanding, tokens)
+    replay_commands = ReplayCommands(log, view, outstanding, cursors, allow_networks=settings.allow_networks)
+    replays = Replays(replay_commands, view, changes.take_more)
     elsewhere = _Elsewhere(service)
     app = _App(
         puts,
-        Others().came if reader is None else reader.others.came,
+        reader.others.came,
         routes=[
             Route(f"{queue}/messages", puts),
             at(f"{queue}/messages/batch", POST=Method(put_batch, "messages:put")),
@@ -201,39 +198,22 @@ def make_app(
             at(f"{listener}/test", POST=Method(secrets.test, "queues")),
             at(f"{listener}/pause", POST=Method(listeners.pause, "queues")),
             at(f"{listener}/resume", POST=changing(listeners.resume)),
-            *(
-                []
-                if tunnels is None
-                else [WebSocketRoute(f"{queue}/listen", Listen(service, commands, view, tunnels, changes).serve)]
+            WebSocketRoute(f"{queue}/listen", Listen(service, listener_commands, view, tunnels, changes).serve),
+            at("/v1/log", GET=Method(EventLog(reader, log.messages, tokens).read, "audit")),
+            at(f"{listener}/deliveries", GET=Method(outstanding_deliveries.list, "queues")),
+            at(f"{listener}/redrive", POST=changing(outstanding_deliveries.redrive)),
+            at(f"{listener}/replay", POST=changing(replays.start)),
+            at(f"{listener}/replays", GET=Method(replays.list, "queues")),
+            at(
+                f"{listener}/replays/{{replay_id}}",
+                GET=Method(replays.get, "queues"),
+                DELETE=Method(replays.cancel, "queues"),
             ),
-            *(
-                []
-                if reader is None
-                else [at("/v1/log", GET=Method(EventLog(reader, log.messages, tokens).read, "audit"))]
-            ),
+            at(f"{listener}/replays/{{replay_id}}/pause", POST=changing(replays.pause)),
+            at(f"{listener}/replays/{{replay_id}}/resume", POST=changing(replays.resume)),
         ],
         exception_handlers={HTTPException: elsewhere.refused, Exception: elsewhere.failed},
     )
-    if outstanding is not None:
-        owed = OutstandingDeliveries(commands, view, outstanding, tokens)
-        app.routes.append(at(f"{listener}/deliveries", GET=Method(owed.list, "queues")))
-        app.routes.append(at(f"{listener}/redrive", POST=changing(owed.redrive)))
-    if outstanding is not None and cursors is not None:
-        commands_on_replays = ReplayCommands(log, view, outstanding, cursors, allow_networks=settings.allow_networks)
-        replays = Replays(commands_on_replays, view, changes.take_more)
-        app.routes.extend(
-            [
-                at(f"{listener}/replay", POST=changing(replays.start)),
-                at(f"{listener}/replays", GET=Method(replays.list, "queues")),
-                at(
-                    f"{listener}/replays/{{replay_id}}",
-                    GET=Method(replays.get, "queues"),
-                    DELETE=Method(replays.cancel, "queues"),
-                ),
-                at(f"{listener}/replays/{{replay_id}}/pause", POST=changing(replays.pause)),
-                at(f"{listener}/replays/{{replay_id}}/resume", POST=changing(replays.resume)),
-            ]
-        )
     app.router.routes += [
         at("/v1/openapi.json", GET=Method(Reference(lambda: operations(app)).get, None)),
         *docs_routes(),

@@ -15,7 +15,7 @@ from starlette.types import Scope
 
 from api.limits import Limit
 from api.problems import Forbidden, Headers, NoSession, Unauthenticated
-from broker.commands.directory import now_ms
+from broker.commands.context import now_ms
 from broker.core.accounts import Session
 from broker.core.directory import ApiKey
 from broker.core.events import KeyUsed

@@ -35,7 +35,7 @@ from api.problems import (
 from api.request_counts import GONE, RequestCounts
 from api.shapes import parse
 from api.streams import Stream, answer_stream
-from broker.commands.directory import Context, now_ms
+from broker.commands.context import Context, now_ms
 from broker.commands.puts import random_bits
 from broker.core.accounts import Session
 from broker.core.directory import ApiKey

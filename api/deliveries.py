@@ -13,7 +13,8 @@ from api.page_tokens import PageTokens
 from api.pages import optional_rfc3339, page_limit, rfc3339
 from api.problems import BadParameter
 from api.shapes import RedriveBody
-from broker.commands.directory import Commands, find_listener
+from broker.commands.context import find_listener
+from broker.commands.listeners import ListenerCommands
 from broker.core.ids import PARTITIONS_MAX, parse_damaged_id, parse_message_id
 from broker.errors import Refused
 from broker.ports import DirectoryView, Outstanding, OutstandingDelivery, Position
@@ -25,7 +26,9 @@ _OFFSET_MAX: Final = 2**63 - 1
 class OutstandingDeliveries:
     """The handlers."""
 
-    def __init__(self, commands: Commands, view: DirectoryView, outstanding: Outstanding, tokens: PageTokens) -> None:
+    def __init__(
+        self, commands: ListenerCommands, view: DirectoryView, outstanding: Outstanding, tokens: PageTokens
+    ) -> None:
         self._commands = commands
         self._view = view
         self._outstanding = outstanding

@@ -1,7 +1,7 @@
 """Entity tags (RFC 9110, 8.8.3) and the conditions made of them.
 
 For: the tag of an item's answer, what If-Match and If-None-Match mean. Not for: the version in it, which the fold
-counts (broker/core/directory.py), or losing a race for it (broker/commands/directory.py).
+counts (broker/core/directory.py), or losing a race for it (broker/commands/context.py).
 
 A tag is `"<version>.<digest of the answer>"`. A change asks for the version only: what an answer says beside the item's
 own state (a listener's lag) may be another in the meantime.

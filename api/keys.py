@@ -1,7 +1,7 @@
 """The keys resource: its requests and answers.
 
 For: an organization's keys, made and revoked by its members and by keys that may. Not for: what makes a key
-(broker/commands/directory.py), finding the one that a request is made with (auth.py)."""
+(broker/commands/organizations.py), finding the one that a request is made with (auth.py)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from api.pages import optional_rfc3339, page, rfc3339
 from api.past import Views
 from api.problems import Forbidden
 from api.shapes import KeyBody
-from broker.commands.directory import SCOPES, SCOPES_DEFAULT, Context, create_key, now_ms, revoke_key
+from broker.commands.context import Context, now_ms
+from broker.commands.organizations import SCOPES, SCOPES_DEFAULT, create_key, revoke_key
 from broker.core.directory import ApiKey
 from broker.core.keys import covers
 from broker.errors import NotFound

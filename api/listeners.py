@@ -1,4 +1,4 @@
-"""The listeners resource: its requests and answers. Not for: what a command does (broker/commands/directory.py)."""
+"""The listeners resource: its requests and answers. Not for: what a command does (broker/commands/listeners.py)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from api.etags import Item
 from api.pages import optional_rfc3339, page, rfc3339, rfc3339_ms
 from api.past import Views
 from api.shapes import ListenerBody, ListenerSettingsBody, NewListenerBody
-from broker.commands.directory import HIDDEN, Commands, ListenerInput, find_listener, find_queue
+from broker.commands.context import find_listener, find_queue
+from broker.commands.listeners import HIDDEN, ListenerCommands, ListenerInput
 from broker.core.catalogue import shown_url
 from broker.core.directory import Listener
 from broker.errors import Refused
@@ -36,9 +37,9 @@ _HEADER_PREFIXES_OURS: Final = ("webhook-", "everput-", "proxy-")
 
 
 class Listeners:
-    """Handlers for /v1/queues/{queue_id}/listeners and below. status: None leaves a listener's condition out."""
+    """Handlers for /v1/queues/{queue_id}/listeners and below."""
 
-    def __init__(self, commands: Commands, view: DirectoryView, status: ListenerStatus | None, views: Views) -> None:
+    def __init__(self, commands: ListenerCommands, view: DirectoryView, status: ListenerStatus, views: Views) -> None:
         self._commands = commands
         self._view = view
         self._status = status
@@ -69,7 +70,7 @@ class Listeners:
         """state, lag and so on are those of now: a GET with `at` has none of them."""
         view = await self._views.of(call)
         listener = await self._find(call, view)
-        if self._status is None or view is not self._view:
+        if view is not self._view:
             return _answer(call, listener, {})
         condition = await self._status.condition(listener)
         now = {

@@ -19,7 +19,7 @@ from api.pages import Span, optional_rfc3339, page_limit, rfc3339, span, time_pa
 from api.problems import BadHeader
 from api.shapes import BatchBody, MessageBody, MessageDataBody
 from broker.commands.changes import StoredMessage, delete_message, find_message, newest_messages, update_message
-from broker.commands.directory import find_queue
+from broker.commands.context import find_queue
 from broker.commands.idempotency import Idempotency, Stored
 from broker.commands.puts import Put, append_puts, new_batch, put_message
 from broker.core.directory import Listener, Queue
@@ -33,14 +33,14 @@ BATCH_TIMES_BYTES_MAX: Final = 2  # a batch's body may be as large as two of oth
 
 
 class Messages:
-    """Handlers for /v1/queues/{queue_id}/messages and below. deliveries: None leaves the listeners out."""
+    """Handlers for /v1/queues/{queue_id}/messages and below."""
 
     def __init__(
         self,
         log: Log,
         idempotency: Idempotency,
         view: DirectoryView,
-        deliveries: Deliveries | None,
+        deliveries: Deliveries,
         stored: StoredBytes,
         tokens: PageTokens,
     ) -> None:
@@ -135,13 +135,11 @@ class Messages:
     async def get(self, call: Call) -> Any:
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         message = await find_message(self._all, queue, call.path("message_id"))
-        listeners = None
-        if self._deliveries is not None:
-            everybody = list(queue.listeners.values())
-            put = message.put
-            position = put.message_id, message.partition, message.offset
-            states = await self._deliveries.states(*position, everybody, put.at_ms, put.deliver_at_ms or 0)
-            listeners = [_delivery(one, states[one.id]) for one in everybody if one.id in states]
+        everybody = list(queue.listeners.values())
+        put = message.put
+        position = put.message_id, message.partition, message.offset
+        states = await self._deliveries.states(*position, everybody, put.at_ms, put.deliver_at_ms or 0)
+        listeners = [_delivery(one, states[one.id]) for one in everybody if one.id in states]
         return _answer(call, message, listeners)
 
     async def update(self, call: Call) -> Any:
@@ -165,10 +163,8 @@ class Messages:
         return _answer(call, message, _states(queue, states)).fields
 
 
-def _answer(call: Call, message: StoredMessage, listeners: list[dict[str, Any]] | None) -> Item:
-    fields = _fields(message)
-    if listeners is not None:
-        fields["listeners"] = listeners
+def _answer(call: Call, message: StoredMessage, listeners: list[dict[str, Any]]) -> Item:
+    fields = _fields(message) | {"listeners": listeners}
     href = call.href(f"/v1/queues/{message.put.queue_id}/messages/{message.put.message_id}")
     return Item({"message": fields, "_links": {"self": {"href": href}}}, message.version)
 

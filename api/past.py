@@ -8,14 +8,14 @@ from api.calls import Call
 from api.pages import time_parameter
 from api.problems import BadParameter
 from broker.audit.past import Past
-from broker.commands.directory import now_ms
+from broker.commands.context import now_ms
 from broker.ports import DirectoryView
 
 
 class Views:
-    """past: None where there is no log to read."""
+    """The directory as it is, and as it was."""
 
-    def __init__(self, view: DirectoryView, past: Past | None) -> None:
+    def __init__(self, view: DirectoryView, past: Past) -> None:
         self._view = view
         self._past = past
 
@@ -23,7 +23,7 @@ class Views:
         """The directory now, or as it was (BadParameter). organization_id: None for the key's."""
         query = call.query()
         at_ms = time_parameter(query, "at")
-        if at_ms is None or self._past is None:
+        if at_ms is None:
             return self._view
         if at_ms > now_ms():
             raise BadParameter("The parameter at must not be in the future.", parameter="at")

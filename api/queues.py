@@ -1,4 +1,4 @@
-"""The queues resource: its requests and answers. Not for: what a command does (broker/commands/directory.py)."""
+"""The queues resource: its requests and answers. Not for: what a command does (broker/commands/queues.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from api.etags import Item
 from api.pages import page
 from api.past import Views
 from api.shapes import NameBody
-from broker.commands.directory import Commands, find_queue
+from broker.commands.context import find_queue
+from broker.commands.queues import QueueCommands
 from broker.core.directory import Queue
 from broker.ports import DirectoryView
 
@@ -17,7 +18,7 @@ from broker.ports import DirectoryView
 class Queues:
     """Handlers for /v1/queues and /v1/queues/{queue_id}."""
 
-    def __init__(self, commands: Commands, view: DirectoryView, views: Views) -> None:
+    def __init__(self, commands: QueueCommands, view: DirectoryView, views: Views) -> None:
         self._commands = commands
         self._view = view
         self._views = views

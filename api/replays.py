@@ -9,7 +9,7 @@ from typing import Any, Final
 from api.calls import Call
 from api.pages import optional_rfc3339, page, rfc3339, rfc3339_ms
 from api.shapes import ReplayBody
-from broker.commands.directory import find_listener
+from broker.commands.context import find_listener
 from broker.commands.replays import ReplayCommands, ReplayInput
 from broker.core.directory import Listener
 from broker.core.events import ReplayStarted

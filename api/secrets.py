@@ -14,7 +14,7 @@ from api.limits import Limit
 from api.pages import rfc3339
 from api.problems import TooManyRequests
 from api.shapes import RotationBody
-from broker.commands.directory import find_listener, now_ms
+from broker.commands.context import find_listener, now_ms
 from broker.commands.secrets import SecretCommands
 from broker.core.directory import Listener
 from broker.errors import NotFound

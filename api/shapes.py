@@ -2,7 +2,7 @@
 
 For: turning JSON into a checked struct, or into an error with the RFC 6901 pointer to the wrong place; the docstrings
 are the API reference's descriptions of the fields (openapi.py). Not for: rules beyond a value's type and range
-(broker/commands/directory.py, broker/commands/puts.py), answers (everput/answers)."""
+(broker/commands), answers (everput/answers)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _STEP = re.compile(r"\.([^.\[]+)|\[([^\[\]]*)\]")
 T = TypeVar("T")
 
 # These constraints are for the reference only. The values are checked by the commands, which give better messages
-# (broker/commands/directory.py, broker/commands/puts.py).
+# (broker/commands).
 Name = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": NAME_CHARS_MAX})]
 Url = Annotated[str, Meta(extra_json_schema={"format": "uri", "pattern": "^https?://"})]
 Email = Annotated[str, Meta(extra_json_schema={"format": "email"})]

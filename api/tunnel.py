@@ -30,7 +30,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from api.calls import Call, Service
 from api.changes import Changes
 from api.problems import MEDIA_TYPE, TooManyRequests, problem
-from broker.commands.directory import Commands, ListenerInput, find_queue, now_ms
+from broker.commands.context import find_queue, now_ms
+from broker.commands.listeners import ListenerCommands, ListenerInput
 from broker.core.directory import ApiKey, Listener
 from broker.errors import BrokerError, Refused
 from broker.outbound.addresses import AWAY, TUNNEL_PROOF, tunnel_proof
@@ -225,7 +226,7 @@ class Listen:
     """The WebSocket at /v1/queues/{queue_id}/listen?name=…: a listener of that name, made if there is none."""
 
     def __init__(
-        self, service: Service, commands: Commands, view: DirectoryView, tunnels: Tunnels, changes: Changes
+        self, service: Service, commands: ListenerCommands, view: DirectoryView, tunnels: Tunnels, changes: Changes
     ) -> None:
         self._service = service
         self._commands = commands

@@ -1,7 +1,7 @@
 """The directory, for commands of the operator that read and change it in Kafka itself.
 
 For: one run of a command with the `control` log and its fold. Not for: which Kafka (cli/operate.py), what is changed
-(broker/commands/accounts.py, broker/commands/directory.py)."""
+(broker/commands/accounts.py, broker/commands/organizations.py)."""
 
 from __future__ import annotations
 

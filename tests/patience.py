@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from broker.commands import changes as changes_commands
-from broker.commands import directory as commands
+from broker.commands import context
 from broker.delivery.tuning import Tuning
 from broker.kafka import tail
 from broker.kafka.log import KafkaLog
@@ -29,7 +29,7 @@ PATIENT: Final = Tuning(  # of a worker
 )
 
 _TIMES: Final = (
-    (commands, "_FOLD_S", PATIENCE_S),
+    (context, "_FOLD_S", PATIENCE_S),
     (changes_commands, "ANSWER_S", PATIENCE_S),
     (tail, "SESSION_TIMEOUT_MS", 60_000),
     (tail, "_ANSWER_MS", 65_000),

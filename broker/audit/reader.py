@@ -18,7 +18,7 @@ from broker.audit.listeners import Listeners
 from broker.audit.pace import Others, Pace
 from broker.audit.past import Past
 from broker.audit.records import Records
-from broker.commands.directory import now_ms
+from broker.commands.context import now_ms
 from broker.core.catalogue import TOPIC_OF, TOPICS
 from broker.core.events import Event, MessagePut, wire_name
 from broker.core.logorder import Cursor, Lane, Merge

@@ -1,7 +1,7 @@
 """Commands on accounts and sessions, and an account's organizations.
 
-For: who people are. Not for: keys (broker/commands/directory.py), how a password is hashed (broker/passwords.py), how
-often somebody may try (api/accounts.py), who may ask (api/auth.py)."""
+For: who people are. Not for: keys (broker/commands/organizations.py), how a password is hashed (broker/passwords.py),
+how often somebody may try (api/accounts.py), who may ask (api/auth.py)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Final
 from uuid import uuid4
 
-from broker.commands.directory import Context, create_organization, event_fields, now_ms, record
+from broker.commands.context import Context, event_fields, now_ms, record
+from broker.commands.organizations import create_organization
 from broker.core import events as ev
 from broker.core import keys
 from broker.core.accounts import Account, Session, refuse_email

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from msgspec import UNSET, UnsetType
 
-from broker.commands.directory import Context, Versions
+from broker.commands.context import Context, Versions
 from broker.commands.puts import new_put
 from broker.core.changes import version
 from broker.core.directory import Listener, Queue

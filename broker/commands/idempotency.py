@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from broker.commands.directory import now_ms
+from broker.commands.context import now_ms
 from broker.commands.puts import Put, append_puts
 from broker.core.claims import CLOCKS_MS, IDS_KEPT_MS, Claim, decide, random_bits
 from broker.core.directory import Queue

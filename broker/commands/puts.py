@@ -1,7 +1,7 @@
 """Putting messages: the one command that is asked thousands of times a second.
 
 For: checking them, their ids, and their append to `messages`. Not for: the other commands
-(broker/commands/directory.py), record batches (broker/kafka/group_commit.py), the request around it
+(broker/commands/context.py), record batches (broker/kafka/group_commit.py), the request around it
 (api/messages.py).
 
 A put touches no projection but to look its queue up, and waits for nothing but Kafka's acknowledgement.

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Final
 from uuid import uuid4
 
-from broker.commands.directory import Context, event_fields, find_listener, record
+from broker.commands.context import Context, event_fields, find_listener, record
 from broker.core import events as ev
 from broker.core.cursor import Cursor
 from broker.core.directory import Listener

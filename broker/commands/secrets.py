@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from broker.commands.directory import Context, event_fields, find_listener, record, signing_secret
+from broker.commands.context import Context, event_fields, find_listener, record
+from broker.commands.listeners import signing_secret
 from broker.core import events as ev
 from broker.core.directory import Listener
 from broker.errors import NotFound, QuotaReached

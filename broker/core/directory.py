@@ -3,7 +3,7 @@
 For: the state and the fold. The log's order decides: of two events that want one name the first counts and the
 fold passes over the second, the same way in every process; the writer of the second looks and sees it lost.
 Not for: accounts and sessions (broker/core/accounts.py), reading the log (projections/), writing to it
-(broker/commands/directory.py)."""
+(broker/commands)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """API keys and session tokens: their form, what the log holds of one, and what each scope lets a key do.
 
 For: making a text from random bytes, refusing a malformed one without a look-up, its SHA-256; the scopes.
-Not for: drawing the bytes (broker/commands/directory.py) or finding whose key it is (broker/core/directory.py).
+Not for: drawing the bytes (broker/commands/organizations.py) or finding whose key it is (broker/core/directory.py).
 
 `evp_`, 43 base62 digits of 256 random bits, 6 base62 digits of the CRC-32 of all before them. The first eight digits
 are shown as the key's prefix, which leaves 208 bits that nobody has seen.

@@ -1,7 +1,7 @@
 """The ordered append to `control` (ports.ControlLog).
 
 For: one event at a time, and where the log ends. Not for: folding it (projections/), what may be said
-(broker/commands/directory.py)."""
+(broker/commands)."""
 
 from __future__ import annotations
 

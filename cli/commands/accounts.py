@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import click
 
 from broker.commands.accounts import AccountCommands
-from broker.commands.directory import now_ms
+from broker.commands.context import now_ms
 from broker.core.accounts import Account
 from broker.core.directory import Directory, Organization
 from broker.errors import NotFound

@@ -7,7 +7,8 @@ from __future__ import annotations
 import click
 
 from broker.commands.accounts import AccountCommands
-from broker.commands.directory import Context, now_ms, revoke_key
+from broker.commands.context import Context, now_ms
+from broker.commands.organizations import revoke_key
 from broker.errors import NotFound
 from cli.api_commands import show_all
 from cli.commands.accounts import find_account

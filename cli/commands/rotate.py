@@ -12,7 +12,7 @@ import os
 import click
 import uvloop
 
-from broker.commands.directory import now_ms
+from broker.commands.context import now_ms
 from broker.core.events import ListenerResealed
 from broker.errors import ConfigurationError, Unavailable
 from broker.kafka.embedded.kafka import EmbeddedKafka

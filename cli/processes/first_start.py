@@ -1,7 +1,7 @@
 """The first organization, key and account: made by the first start of `everput serve`, or by `everput init`.
 
 For: making them once and keeping the only copies of key and password safe (docs/decisions/0185). Not for: what makes a
-key (broker/commands/directory.py) or an account (broker/commands/accounts.py)."""
+key (broker/commands/organizations.py) or an account (broker/commands/accounts.py)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from broker.commands.accounts import AccountCommands, EmailTaken, WrongPassword
-from broker.commands.directory import create_key, create_organization
+from broker.commands.organizations import create_key, create_organization
 from broker.core.accounts import Account
 from broker.core.directory import Organization
 from broker.core.keys import SCOPES_WHOLE

@@ -12,8 +12,11 @@ from ipaddress import ip_network
 from typing import Any
 
 from broker.commands.changes import delete_message, update_message
-from broker.commands.directory import Commands, Context, ListenerInput, create_organization, now_ms
+from broker.commands.context import Context, now_ms
+from broker.commands.listeners import ListenerCommands, ListenerInput
+from broker.commands.organizations import create_organization
 from broker.commands.puts import put_message
+from broker.commands.queues import QueueCommands
 from broker.core.directory import Listener, Queue
 from broker.core.ids import parse_message_id
 from broker.delivery.ports import Ports
@@ -41,7 +44,8 @@ class Rig:
     settings: Settings
     log: KafkaLog
     projections: Projections
-    commands: Commands
+    commands: ListenerCommands
+    queue_commands: QueueCommands
     organization_id: str
     listeners: Listeners
     stored: StoredBytes
@@ -57,7 +61,7 @@ class Rig:
         self.tuning = replace(self.tuning, **numbers)
 
     async def queue(self, name: str = "orders") -> Queue:
-        return await self.commands.create_queue(self.context, name=name)
+        return await self.queue_commands.create_queue(self.context, name=name)
 
     async def listen(
         self, queue: Queue, path: str, *, url: str | None = None, begin_at_ms: int | None = None, **settings: Any
@@ -178,11 +182,13 @@ async def running(kafka: KafkaSettings) -> AsyncIterator[Rig]:
     projections = Projections(kafka, log.control)
     await projections.start()
     view = projections.directory
-    commands = Commands(log, view, Sealer(settings.sealing_key), allow_networks=settings.allow_networks)
+    commands = ListenerCommands(log, view, Sealer(settings.sealing_key), allow_networks=settings.allow_networks)
     organization = await create_organization(log.control, view, name="test")
     async with Listeners() as listeners:
         stored = StoredBytes(log.control, view, bytes_max=None)
-        rig = Rig(settings, log, projections, commands, organization.id, listeners, stored)
+        rig = Rig(
+            settings, log, projections, commands, QueueCommands(log.control, view), organization.id, listeners, stored
+        )
         try:
             yield rig
         finally:

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from broker.commands.directory import create_key, create_organization
+from broker.commands.organizations import create_key, create_organization
 from broker.kafka.topics import Topics
 from broker.sealing import new_sealing_key
 from broker.settings import KafkaSettings, Settings

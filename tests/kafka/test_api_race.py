@@ -13,14 +13,15 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from api.app import make_app
-from broker.commands.directory import create_key, create_organization, now_ms
+from broker.commands.context import now_ms
+from broker.commands.organizations import create_key, create_organization
 from broker.kafka.log import KafkaLog
 from broker.kafka.topics import Topics
 from broker.ports import DirectoryView
-from broker.sealing import Sealer, new_sealing_key
+from broker.sealing import new_sealing_key
 from broker.settings import KafkaSettings, Settings
 from projections.app import Projections
+from tests.apps import kafka_app_of
 from tests.listeners import until
 
 NAMES = 50
@@ -44,7 +45,7 @@ async def process(settings: Settings) -> AsyncIterator[Process]:
     await log.start()
     projections = Projections(settings.kafka, log.control)
     await projections.start()
-    app = make_app(settings, log=log, view=projections.directory, sealer=Sealer(settings.sealing_key))
+    app = kafka_app_of(settings, log=log, view=projections.directory)
     try:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api.example.com") as client:
             yield Process(log, projections.directory, client)

@@ -211,7 +211,7 @@ async def test_a_deleted_listener_gets_nothing_more_and_its_siblings_do(rig: Rig
 
 
 async def test_pending_deliveries_go_to_the_new_url(rig: Rig):
-    from broker.commands.directory import ListenerInput
+    from broker.commands.listeners import ListenerInput
 
     queue = await rig.queue()
     listener = await rig.listen(queue, "old")

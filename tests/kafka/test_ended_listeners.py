@@ -105,7 +105,7 @@ async def test_what_ended_while_no_worker_ran_is_found_by_the_next_one(rig: Rig)
     await until(all_kept, what="all three are in outstanding")
     await rig.end(first)
     assert len(await groups(rig)) == 3
-    await rig.commands.delete_queue(rig.context, queue.id)
+    await rig.queue_commands.delete_queue(rig.context, queue.id)
     assert len(await groups(rig)) == 3
     second = await rig.work()
 

@@ -11,7 +11,7 @@ from confluent_kafka import Producer
 from broker.audit import reader as reader_module
 from broker.audit.reader import Entry, LogReader, Range
 from broker.audit.verify import State, Verifier
-from broker.commands.directory import now_ms
+from broker.commands.context import now_ms
 from broker.core.catalogue import TOPICS
 from broker.core.checks import Finding
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, MessagePut

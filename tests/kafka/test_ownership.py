@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from broker.commands.directory import Commands
+from broker.commands.listeners import ListenerCommands
 from broker.core.cursor import Cursor
 from broker.delivery.roster import Roster
 from broker.delivery.worker import Worker
@@ -46,7 +46,7 @@ async def test_what_changes_while_a_worker_takes_over_counts(rig: Rig, monkeypat
         found = await load(self, ids, numbers)
         if self is worker.kafka.cursors and "new" not in rig.projections.directory.state.listeners:
             monkeypatch.setattr(KafkaCursors, "load", load)
-            await rig.commands.delete_queue(rig.context, doomed.id)
+            await rig.queue_commands.delete_queue(rig.context, doomed.id)
             await rig.commands.delete_listener(rig.context, queue.id, deleted.id)
             await rig.commands.pause_listener(rig.context, queue.id, pausing.id, reason="test")
             new = await rig.listen(queue, "new")
@@ -109,7 +109,9 @@ async def test_a_listener_whose_secret_can_not_be_opened_stands_still_and_no_oth
     await rig.listen(queue, "well")
     commands = rig.commands
     view = rig.projections.directory
-    rig.commands = Commands(rig.log, view, Sealer(new_sealing_key()), allow_networks=rig.settings.allow_networks)
+    rig.commands = ListenerCommands(
+        rig.log, view, Sealer(new_sealing_key()), allow_networks=rig.settings.allow_networks
+    )
     before = await rig.listen(queue, "before")
     worker = await rig.work()
     await rig.listen(queue, "later")

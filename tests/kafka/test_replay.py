@@ -217,7 +217,7 @@ async def test_it_ends_with_its_listener_and_leaves_nothing_behind(
     if what == "listener":
         await rig.commands.delete_listener(rig.context, queue.id, listener.id)
     else:
-        await rig.commands.delete_queue(rig.context, queue.id)
+        await rig.queue_commands.delete_queue(rig.context, queue.id)
     cursors = KafkaCursors(rig.settings.kafka, rig.log.requests)
 
     async def gone() -> bool:

@@ -12,7 +12,9 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from broker.commands.changes import find_message
-from broker.commands.directory import ListenerInput, create_organization, now_ms
+from broker.commands.context import now_ms
+from broker.commands.listeners import ListenerInput
+from broker.commands.organizations import create_organization
 from broker.commands.puts import new_put
 from broker.core.cursor import Cursor
 from broker.core.directory import Listener, Queue
@@ -113,7 +115,7 @@ async def paused_now(rig: Rig, worker: Worker, listener: Listener) -> None:
 async def of_another(rig: Rig) -> Queue:
     """A queue of another organization."""
     other = await create_organization(rig.log.control, rig.projections.directory, name="other")
-    return await rig.commands.create_queue(replace(rig.context, organization_id=other.id), name="theirs")
+    return await rig.queue_commands.create_queue(replace(rig.context, organization_id=other.id), name="theirs")
 
 
 async def listen_to(rig: Rig, queue: Queue, path: str, **settings: object) -> Listener:

@@ -7,12 +7,11 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from api.app import make_app
-from broker.commands.directory import create_key
+from broker.commands.organizations import create_key
 from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.topics import Topics
-from broker.sealing import Sealer
 from broker.settings import KafkaSettings
+from tests.apps import kafka_app_of
 from tests.kafka.rig import running
 from tests.listeners import until
 
@@ -39,8 +38,7 @@ async def test_no_less_is_counted_than_lies_on_the_disk(
         later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
         view = rig.projections.directory
         _, key = await create_key(rig.log.control, view, organization_id=rig.organization_id, name="k")
-        sealer = Sealer(rig.settings.sealing_key)
-        app = make_app(rig.settings, log=rig.log, view=view, sealer=sealer, deliveries=rig.where, stored=rig.stored)
+        app = kafka_app_of(rig.settings, log=rig.log, view=view, stored=rig.stored)
         transport = httpx.ASGITransport(app)
         headers = {"x-api-key": key}
         async with httpx.AsyncClient(base_url="http://127.0.0.1", transport=transport, headers=headers) as client:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import httpx
 
-from api.app import make_app
-from broker.commands.directory import create_key
+from broker.commands.organizations import create_key
 from broker.kafka.topics import Topics
-from broker.sealing import Sealer
 from broker.settings import KafkaSettings
+from tests.apps import kafka_app_of
 from tests.kafka.rig import running
 from tests.listeners import until
 
@@ -25,7 +24,7 @@ async def test_each_character_of_unicode_arrives_byte_for_byte(kafka_settings: K
         queue = await rig.queue()
         await rig.listen(queue, "a")
         await rig.work()
-        app = make_app(rig.settings, log=rig.log, view=view, sealer=Sealer(rig.settings.sealing_key))
+        app = kafka_app_of(rig.settings, log=rig.log, view=view)
         ids = {}
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
             for text in texts:

@@ -71,7 +71,7 @@ async def live(rig: Rig, dice: random.Random, *, retain: bool) -> None:
         if dice.random() < 0.5:
             await rig.commands.delete_listener(rig.context, queue.id, flaky.id)
         if dice.random() < 0.3:
-            await rig.commands.delete_queue(rig.context, queue.id)
+            await rig.queue_commands.delete_queue(rig.context, queue.id)
         if dice.random() < 0.3:
             (worker, *_) = rig.workers
             await rig.end(worker)

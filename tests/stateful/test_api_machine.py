@@ -15,15 +15,16 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from api.app import make_app
-from broker.commands.directory import SCOPES, create_key, create_organization, now_ms
+from broker.commands.context import now_ms
+from broker.commands.organizations import SCOPES, create_key, create_organization
 from broker.core import events as ev
 from broker.core.events import decode, encode
 from broker.core.keys import SESSION_PREFIX, key_sha256, key_text
 from broker.ports import DirectoryView
-from broker.sealing import Sealer, new_sealing_key
+from broker.sealing import new_sealing_key
 from broker.settings import KafkaSettings, Settings
 from projections.directory import DirectoryProjection
+from tests.apps import app_of
 from tests.unit.memory import MemoryLog
 
 SETTINGS = Settings(kafka=KafkaSettings(bootstrap="unused", partitions=2), sealing_key=new_sealing_key())
@@ -64,7 +65,7 @@ class Process:
         control.grown.append(self._grown)
         self.projection = DirectoryProjection(control)
         view: DirectoryView = self.projection
-        app = make_app(SETTINGS, log=log, view=view, sealer=Sealer(SETTINGS.sealing_key))
+        app = app_of(SETTINGS, log=log, view=view)
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api")
         self._following = asyncio.create_task(self._follow())
 

@@ -14,18 +14,15 @@ import httpx
 import msgspec
 from memory import MemoryCursors, MemoryLog, MemoryRecords
 
-from api.app import make_app
 from api.openapi import document
 from api.reference import OPERATION_DOCS
 from broker.audit.reader import LogReader
-from broker.commands.directory import create_key, create_organization
-from broker.kafka.outstanding import KafkaOutstanding
-from broker.kafka.read_slots import ReadSlots
+from broker.commands.organizations import create_key, create_organization
 from broker.kafka.topics import topics
-from broker.sealing import Sealer, new_sealing_key
+from broker.sealing import new_sealing_key
 from broker.settings import KafkaSettings, Settings
 from everput.answers import ProblemAnswer
-from tests.outstanding_topic import OutstandingTopic
+from tests.apps import app_of
 
 
 class Api:
@@ -130,9 +127,8 @@ async def make_api(**parts: Any) -> Api:
     )
     records = MemoryRecords(log)
     parts.setdefault("reader", LogReader(records, topics(settings.kafka), log.control))
-    parts.setdefault("outstanding", KafkaOutstanding(settings.kafka, OutstandingTopic(), ReadSlots()))
     parts.setdefault("cursors", MemoryCursors())
-    app = make_app(settings, log=log, view=log.control, sealer=Sealer(settings.sealing_key), **parts)
+    app = app_of(settings, log=log, view=log.control, **parts)
     return Api(log, app, settings, organization.id, key, records)
 
 

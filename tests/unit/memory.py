@@ -27,9 +27,14 @@ from broker.ports import BuildRecord, CountingChange, TooMuch
 
 
 class MemoryControl:
-    """ports.ControlLog, and the fold right behind it (ports.DirectoryView). failing: raised by the next appends."""
+    """ports.ControlLog, and the fold right behind it (ports.DirectoryView).
+
+    failing: raised by the next appends.
+    before: awaited with an event before it is appended: what comes into the log first, from another process.
+    """
 
     def __init__(self) -> None:
+        self.before: Callable[[ControlEvent], Awaitable[None]] | None = None
         self.state = Directory()
         self.complete = True
         self.records: list[bytes] = []
@@ -43,6 +48,8 @@ class MemoryControl:
     async def append(self, event: ControlEvent) -> int:
         if self.failing is not None:
             raise self.failing
+        if self.before is not None:
+            await self.before(event)
         offset = len(self.records)
         self.records.append(encode(event))
         if not self.state.apply(decode(self.records[offset])):

@@ -11,7 +11,7 @@ from api_client import Api, make_api, problem
 
 from api.auth import cookie
 from broker.commands.accounts import ORGANIZATIONS_MAX, AccountCommands
-from broker.commands.directory import SCOPES, create_key
+from broker.commands.organizations import SCOPES, create_key
 from broker.core.accounts import SESSIONS_MAX
 from broker.core.events import KeyUsed, SessionCreated, decode
 from broker.passwords import Passwords

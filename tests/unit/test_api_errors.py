@@ -10,7 +10,7 @@ from api_client import Api, make_api, problem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from broker.commands.directory import SCOPES, create_key
+from broker.commands.organizations import SCOPES, create_key
 from broker.core.keys import covers
 from broker.errors import InDoubt, LogUnavailable, ViewBehind
 

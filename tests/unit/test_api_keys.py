@@ -12,7 +12,8 @@ from api_client import Api, make_api, problem
 
 from api.openapi import document
 from api.reference import OPERATION_DOCS
-from broker.commands.directory import SCOPES, create_key, now_ms
+from broker.commands.context import now_ms
+from broker.commands.organizations import SCOPES, create_key
 from broker.core import events as ev
 from broker.core.directory import EXPIRED_KEYS_KEPT_MS, Directory
 from broker.core.keys import SCOPES as SCOPE_WORDS

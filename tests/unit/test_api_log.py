@@ -11,7 +11,7 @@ import pytest
 from api_client import Api, make_api
 
 from broker.audit import reader as reader_module
-from broker.commands.directory import SCOPES, create_key, create_organization
+from broker.commands.organizations import SCOPES, create_key, create_organization
 from broker.core import events as ev
 from broker.core.ids import parse_message_id
 from broker.errors import LogUnavailable

@@ -134,7 +134,8 @@ async def test_an_update_changes_what_it_says_and_keeps_the_rest(api):
     changed = {"notify_url": "https://8.8.8.8/other", "rate_per_s": None, "max_attempts": 3, "retry_max_s": 60}
     answer = await api.put(path, json=changed)
     assert (before["retry_first_ms"], before["retry_max_s"]) == (1_000, 3_600)
-    assert answer.json()["listener"] == {**before, **changed}
+    condition = {"state", "lag", "oldest_pending_at", "last_error"}  # of now: only a GET shows it
+    assert answer.json()["listener"] == {key: one for key, one in {**before, **changed}.items() if key not in condition}
     assert (await api.get(path)).json()["listener"] == {**before, **changed}
 
 
@@ -192,7 +193,7 @@ async def test_any_string_up_to_a_mebibyte_comes_back_as_it_was_put(api, data):
     assert message["data"] == data
     assert message["name"] == "mine"
     assert message["key"] == "k"
-    assert "listeners" not in message
+    assert message["listeners"] == []
 
 
 async def test_a_message_shows_each_listeners_delivery():

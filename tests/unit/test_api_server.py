@@ -14,7 +14,7 @@ from api_client import make_api
 from api.clients import Clients
 from api.streams import Stream, answer_stream
 from api.tunnel import Tunnels
-from broker.commands.directory import SCOPES, create_key
+from broker.commands.organizations import SCOPES, create_key
 from broker.outbound.addresses import AWAY
 from cli.processes.hosts import Hosts
 from cli.processes.server import FRAMING_BYTES_MAX, HEAD_BYTES_MAX, Server

@@ -15,7 +15,7 @@ import pytest
 from api_client import make_api
 from click.testing import CliRunner, Result
 
-from broker.commands.directory import SCOPES
+from broker.commands.organizations import SCOPES
 from broker.core.signing import secret_text
 from cli.app import everput
 from cli.processes.server import Server

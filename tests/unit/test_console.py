@@ -21,7 +21,7 @@ from test_api_accounts import PASSWORD, SAME, WHO, cheap_passwords  # noqa: F401
 
 from api import console as served
 from api.reference import OPERATION_DOCS
-from broker.commands.directory import SCOPES
+from broker.commands.organizations import SCOPES
 
 FOLDER = Path(served.__file__).parent / "console_files"
 SCRIPTS = {path.name: path.read_text() for path in FOLDER.glob("*.js")}

@@ -11,7 +11,7 @@ from memory import MemoryLog
 from test_api_accounts import cheap_passwords  # noqa: F401 - a fixture
 
 from broker.commands.accounts import AccountCommands
-from broker.commands.directory import create_organization
+from broker.commands.organizations import create_organization
 from broker.core import events as ev
 from broker.core.directory import Directory
 from broker.core.keys import key_sha256

@@ -15,7 +15,7 @@ from test_api_deliveries import kept
 
 from api.page_tokens import PageTokens
 from api.problems import BadParameter
-from broker.commands.directory import create_key, create_organization
+from broker.commands.organizations import create_key, create_organization
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.read_slots import ReadSlots
 from broker.sealing import Sealer, new_sealing_key

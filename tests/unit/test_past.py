@@ -15,7 +15,7 @@ from test_directory import control_events, names, of, seen_by
 
 from broker.audit.pace import Others
 from broker.audit.past import Past
-from broker.commands.directory import SCOPES, create_key, create_organization
+from broker.commands.organizations import SCOPES, create_key, create_organization
 from broker.core import events as ev
 from broker.core.directory import Directory
 from broker.core.events import Event, encode
@@ -123,7 +123,7 @@ async def test_only_the_last_few_moments_are_kept():
 
 async def test_a_queue_and_its_listener_are_shown_as_they_were(monkeypatch: pytest.MonkeyPatch):
     clock = [1_767_225_600_000]
-    for module in ("broker.commands.directory", "api.calls"):
+    for module in ("broker.commands.organizations", "api.calls"):
         monkeypatch.setattr(f"{module}.now_ms", lambda: clock[0])
     api = await make_api()
     queue_id = await api.queue("before")
@@ -156,7 +156,7 @@ async def test_a_queue_and_its_listener_are_shown_as_they_were(monkeypatch: pyte
 
 async def test_keys_are_shown_as_they_were_to_who_may_see_them(monkeypatch: pytest.MonkeyPatch):
     clock = [1_767_225_600_000]
-    for module in ("broker.commands.directory", "api.calls", "api.keys"):
+    for module in ("broker.commands.organizations", "api.calls", "api.keys"):
         monkeypatch.setattr(f"{module}.now_ms", lambda: clock[0])
     api = await make_api()
     path = f"/v1/organizations/{api.organization_id}/keys"

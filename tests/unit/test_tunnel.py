@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.tunnel import REVOKED, Room, Tunnels
-from broker.commands.directory import Commands, create_key, now_ms
+from broker.commands.context import now_ms
+from broker.commands.organizations import create_key
 from broker.outbound.addresses import AWAY, TUNNEL_PROOF, parse_url, refuse_url, tunnel_proof
 
 
@@ -85,22 +86,20 @@ async def test_a_listener_with_a_url_of_its_own_is_not_taken_over(tunnelled):
     assert shown["notify_url"] == "https://8.8.8.8/n"
 
 
-async def test_a_listener_that_is_given_a_url_of_its_own_while_a_client_connects_keeps_it(tunnelled, monkeypatch):
+async def test_a_listener_that_is_given_a_url_of_its_own_while_a_client_connects_keeps_it(tunnelled):
     api, _ = tunnelled
     queue_id = await api.queue()
     first = connect(api, queue_id)
     await first.next()
     await first.leave()
     (shown,) = await listeners(api, queue_id)
-    record = Commands._record
 
-    async def late(self, event):
-        monkeypatch.setattr(Commands, "_record", record)
+    async def late(_event):
+        api.log.control.before = None
         path = f"/v1/queues/{queue_id}/listeners/{shown['id']}"
         assert (await api.put(path, json={"notify_url": "https://8.8.8.8/own"})).status_code == 200
-        return await record(self, event)
 
-    monkeypatch.setattr(Commands, "_record", late)
+    api.log.control.before = late
     told = await connect(api, queue_id).next()
     assert told["status"] == 422
     assert (await listeners(api, queue_id))[0]["notify_url"] == "https://8.8.8.8/own"

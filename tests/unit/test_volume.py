@@ -11,7 +11,8 @@ from memory import MemoryControl
 
 from broker import volume
 from broker.commands.accounts import ORGANIZATIONS_MAX
-from broker.commands.directory import create_organization, now_ms
+from broker.commands.context import now_ms
+from broker.commands.organizations import create_organization
 from broker.core.events import VolumeRecorded, decode
 from broker.errors import InDoubt, LogUnavailable, StorageFull
 from broker.volume import STEP_BYTES_MIN, StoredBytes

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from api_client import Api, make_api
 
-from broker.commands.directory import SCOPES
+from broker.commands.organizations import SCOPES
 from broker.core.events import CLASSES, encode
 
 # What workers do by themselves, and what the shell does (cli/commands/rotate.py, cli/commands/accounts.py).

@@ -1,0 +1,131 @@
+"""The parts that all commands share: who asks, and recording an event.
+
+For: the context of a request, finding the item that a command names, waiting until this process has folded the event.
+A writer learns from its own fold whether its event counts: of two writers that want one name, the first in the log has
+it. Not for: the commands (the modules beside this one), what an event changes (broker/core/directory.py).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from msgspec import UNSET, UnsetType
+
+from broker.core import events as ev
+from broker.core.directory import Listener, Queue
+from broker.core.events import ControlEvent
+from broker.core.names import refuse_name
+from broker.errors import (
+    Changed,
+    InDoubt,
+    NotFound,
+    Refused,
+    ViewBehind,
+)
+from broker.ports import ControlLog, DirectoryView
+
+_FOLD_S: Final = 2.0
+_CHANGED: Final = "The resource has changed since. Read it again, and repeat the change with its new ETag."
+Versions = Collection[int]  # The versions that a change may be made to.
+# linear: fixed lengths
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """The requester of a command.
+
+    actor: `key:<id>`, `account:<id>`, `worker` or `shell`.
+    at_ms: the time of the request, by this process's clock.
+    """
+
+    organization_id: str
+    actor: str
+    request_id: str
+    at_ms: int
+
+
+def now_ms() -> int:
+    """Return milliseconds since the UTC epoch, by this machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+def event_fields(context: Context) -> ev.Fields:
+    """Return the fields of an event that say who asked."""
+    return {
+        "at_ms": context.at_ms,
+        "organization_id": context.organization_id,
+        "actor": context.actor,
+        "request_id": context.request_id,
+    }
+
+
+async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -> Queue:
+    """Find the queue (NotFound). Before a miss is reported, catch up with the log: another process may have just
+    created it.
+    """
+    queue = view.state.queue(organization_id, queue_id)
+    if queue is None and _UUID.fullmatch(queue_id):
+        await view.caught_up()
+        queue = view.state.queue(organization_id, queue_id)
+    if queue is None:
+        raise NotFound("No queue of this organization has this ID.")
+    return queue
+
+
+async def find_listener(view: DirectoryView, organization_id: str, queue_id: str, listener_id: str) -> Listener:
+    """Find the queue's listener (NotFound). A miss is checked, as in find_queue()."""
+    listener = view.state.listener(organization_id, listener_id)
+    if listener is None and _UUID.fullmatch(listener_id):
+        await view.caught_up()
+        listener = view.state.listener(organization_id, listener_id)
+    if listener is None or listener.queue_id != queue_id:
+        raise NotFound("No listener of this queue has this ID.")
+    return listener
+
+
+def queue_now(view: DirectoryView, context: Context, queue_id: str) -> Queue:
+    """Return the queue from memory, because it existed a moment ago (NotFound)."""
+    queue = view.state.queue(context.organization_id, queue_id)
+    if queue is None:
+        raise NotFound("No queue of this organization has this ID.")
+    return queue
+
+
+async def record(control: ControlLog, view: DirectoryView, event: ControlEvent) -> bool:
+    """Append an event, wait until this process has folded it, and return whether it counts (LogUnavailable,
+    InDoubt).
+    """
+    offset = await control.append(event)
+    try:
+        await view.seen(offset, timeout_s=_FOLD_S)
+    except ViewBehind as error:
+        raise InDoubt(
+            "The change is stored, but not applied yet. Read the resource again before you repeat the request."
+        ) from error
+    return not view.passed_over(offset)
+
+
+def expected_version(item: Queue | Listener, if_match: Versions | None) -> int | UnsetType:
+    """Return the version that the event is for, because another process may change the item first (Changed)."""
+    if if_match is None:
+        return UNSET
+    if item.version not in if_match:
+        raise Changed(_CHANGED)
+    return item.version
+
+
+def check_version(item: Queue | Listener, if_version: int | UnsetType) -> None:
+    if if_version is not UNSET and item.version != if_version:
+        raise Changed(_CHANGED)
+
+
+def check_name(name: str) -> None:
+    """Refused when it is none."""
+    reason = refuse_name(name)
+    if reason is not None:
+        raise Refused(f"The name {reason}.", pointer="/name")

@@ -1,0 +1,300 @@
+"""Commands on listeners.
+
+For: creating, updating, pausing, resuming, redriving and deleting them. Not for: their secrets after that (secrets.py),
+replays (replays.py), what an event changes (broker/core/directory.py), who may ask (api/auth.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import uuid4
+
+import msgspec
+
+from broker.commands.context import (
+    Context,
+    Versions,
+    check_name,
+    check_version,
+    event_fields,
+    expected_version,
+    find_listener,
+    find_queue,
+    queue_now,
+    record,
+)
+from broker.core import events as ev
+from broker.core import signing
+from broker.core.directory import Listener, Queue
+from broker.core.events import ControlEvent, ListenerSettings
+from broker.core.origins import same_origin
+from broker.errors import (
+    ConfigurationError,
+    NameTaken,
+    NotFound,
+    QuotaReached,
+    Refused,
+    Unavailable,
+)
+from broker.outbound.addresses import TUNNEL, refuse_url
+from broker.ports import DirectoryView, Log
+from broker.sealing import Sealer
+from broker.settings import Network
+
+# The limit is for one listener in the clear. Each of its events holds all of its headers, encrypted.
+HEADERS_BYTES_MAX: Final = 8 << 10
+_SIGNING_BYTES: Final = 32
+_UPDATES_TRIED: Final = 10  # of a listener, while others change it
+HIDDEN: Final = "…"  # what is shown of a header's value
+LISTENERS_MAX: Final = 10_000  # of one organization; concurrent requests may exceed it a little
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerInput:
+    """The values of a listener that a request gives. None: not given.
+
+    begin_at_ms: 0 is the beginning of the log, None is now.
+    settings: the given ones, by the names of ListenerSettings, with headers in the clear. A header with the value
+        HIDDEN keeps its value.
+    """
+
+    name: str | None = None
+    notify_url: str | None = None
+    liveness_url: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    secret: str | None = field(default=None, repr=False)
+    begin_at_ms: int | None = None
+
+
+class ListenerCommands:
+    """The commands on listeners. A command that depends on an item's values catches up with the log first.
+
+    allow_networks: addresses that listeners may have although they are not public.
+    listeners_max: of one organization.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        view: DirectoryView,
+        sealer: Sealer,
+        *,
+        allow_networks: Sequence[Network],
+        listeners_max: int = LISTENERS_MAX,
+    ) -> None:
+        self._log = log
+        self._view = view
+        self._sealer = sealer
+        self._allow_networks = allow_networks
+        self._listeners_max = listeners_max
+
+    async def create_listener(
+        self, context: Context, queue_id: str, asked: ListenerInput, *, tunnel: bool = False
+    ) -> tuple[Listener, str]:
+        """Create a listener. Return it with its signing secret (Refused, NameTaken, NotFound).
+
+        tunnel: the URLs are this program's own (api/tunnel.py), not a client's.
+        """
+        name, notify_url, liveness_url = asked.name or "", asked.notify_url or "", asked.liveness_url or ""
+        check_name(name)
+        if not tunnel:
+            self._check_url("/notify_url", notify_url)
+            self._check_url("/liveness_url", liveness_url)
+        secret = signing_secret(asked.secret)
+        queue = await find_queue(self._view, context.organization_id, queue_id)
+        await self._check_listener_name_free(queue, name, None)
+        if self._view.state.listener_count(context.organization_id) >= self._listeners_max:
+            raise QuotaReached(f"An organization may have at most {self._listeners_max} listeners. Delete one first.")
+        messages = self._log.messages
+        begin_at_ms = asked.begin_at_ms
+        offsets = await (messages.end_offsets() if begin_at_ms is None else messages.offsets_at(begin_at_ms))
+        event = ev.ListenerCreated(
+            **event_fields(context),
+            listener_id=str(uuid4()),
+            queue_id=queue_id,
+            name=name,
+            notify_url=notify_url,
+            liveness_url=liveness_url,
+            sealed_secret=self._sealer.seal(secret),
+            start_offsets=offsets,
+            settings=self._sealed(ListenerSettings(), asked.settings),
+        )
+        if not await self._record(event):
+            queue_now(self._view, context, queue_id)
+            raise NameTaken(f"This queue already has a listener named {name!r}. Choose another name.", pointer="/name")
+        return self._listener_now(context, event.listener_id), secret
+
+    async def update_listener(
+        self,
+        context: Context,
+        queue_id: str,
+        listener_id: str,
+        asked: ListenerInput,
+        *,
+        if_match: Versions | None = None,
+        tunnel: bool = False,
+    ) -> Listener:
+        """Update the given values of the listener (Refused, NameTaken, NotFound, Changed).
+
+        The event has all values, so it counts for one version only. If another change came first, and no version was
+        asked for, it is made again from the new state (Unavailable when that repeats too often).
+        tunnel: as for create_listener(); NameTaken when the listener has a URL of its own.
+        """
+        if asked.name is not None:
+            check_name(asked.name)
+        if asked.notify_url is not None and not tunnel:
+            self._check_url("/notify_url", asked.notify_url)
+        if asked.liveness_url is not None and not tunnel:
+            self._check_url("/liveness_url", asked.liveness_url)
+        for _ in range(_UPDATES_TRIED):
+            await self._view.caught_up()
+            listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
+            expected_version(listener, if_match)
+            if tunnel and not listener.notify_url.startswith(f"{TUNNEL}:"):
+                raise NameTaken(
+                    f"This queue already has a listener named {listener.name!r} with a URL. Choose another name."
+                )
+            name = listener.name if asked.name is None else asked.name
+            await self._check_listener_name_free(queue_now(self._view, context, queue_id), name, listener_id)
+            _check_headers_named(listener, asked)
+            event = ev.ListenerUpdated(
+                **event_fields(context),
+                listener_id=listener_id,
+                name=name,
+                notify_url=listener.notify_url if asked.notify_url is None else asked.notify_url,
+                liveness_url=listener.liveness_url if asked.liveness_url is None else asked.liveness_url,
+                settings=self._sealed(listener.settings, asked.settings),
+                if_version=listener.version,
+            )
+            taken = await self._record(event)
+            now = self._listener_now(context, listener_id)
+            if taken:
+                return now
+            if now.version == listener.version:
+                raise NameTaken(
+                    f"This queue already has a listener named {name!r}. Choose another name.", pointer="/name"
+                )
+        raise Unavailable("Other requests keep changing this listener. Nothing was changed; try again.")
+
+    async def delete_listener(
+        self, context: Context, queue_id: str, listener_id: str, *, if_match: Versions | None = None
+    ) -> None:
+        """Delete the listener and cancel its deliveries (NotFound, Changed)."""
+        if if_match is not None:
+            await self._view.caught_up()
+        listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
+        if_version = expected_version(listener, if_match)
+        if not await self._record(
+            ev.ListenerDeleted(**event_fields(context), listener_id=listener_id, if_version=if_version)
+        ):
+            check_version(self._listener_now(context, listener_id), if_version)
+
+    async def pause_listener(self, context: Context, queue_id: str, listener_id: str, *, reason: str) -> Listener:
+        """Pause the listener. Record nothing if it is paused already (NotFound)."""
+        await self._view.caught_up()
+        listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
+        if listener.paused is None:
+            await self._record(ev.ListenerPaused(**event_fields(context), listener_id=listener_id, reason=reason))
+        return self._listener_now(context, listener_id)
+
+    async def resume_listener(self, context: Context, queue_id: str, listener_id: str) -> Listener:
+        """Resume the listener. Record nothing if it is not paused (NotFound)."""
+        await self._view.caught_up()
+        listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
+        if listener.paused is not None:
+            await self._record(ev.ListenerResumed(**event_fields(context), listener_id=listener_id))
+        return self._listener_now(context, listener_id)
+
+    async def redrive_listener(
+        self, context: Context, queue_id: str, listener_id: str, message_ids: Sequence[str]
+    ) -> None:
+        """Redrive the listener's retrying and parked deliveries, of these messages or all (NotFound)."""
+        await find_listener(self._view, context.organization_id, queue_id, listener_id)
+        event = ev.ListenerRedriven(
+            **event_fields(context), listener_id=listener_id, message_ids=tuple(dict.fromkeys(message_ids))
+        )
+        if not await self._record(event):
+            raise NotFound("No listener of this queue has this ID.")
+
+    async def _check_listener_name_free(self, queue: Queue, name: str, own_id: str | None) -> None:
+        for checked in (False, True):
+            holder = self._view.state.listeners_by_name.get((queue.id, name))
+            if holder is None or holder.id == own_id:
+                return
+            if not checked:
+                await self._view.caught_up()
+        raise NameTaken(f"This queue already has a listener named {name!r}. Choose another name.", pointer="/name")
+
+    def _sealed(self, before: ListenerSettings, said: Mapping[str, Any]) -> ListenerSettings:
+        """Return the new settings with sealed headers (Refused: a hidden value for a header that does not exist)."""
+        known = before.sealed_headers | {name: self._sealer.seal(value) for name, value in before.headers.items()}
+        changed = dict(said)
+        asked: Mapping[str, str] | None = changed.pop("headers", None)
+        headers = known if asked is None else {}
+        size = 0
+        for name, value in (asked or {}).items():
+            if value == HIDDEN and name not in known:
+                raise Refused("This header has no saved value yet. Enter its value.", pointer=f"/headers/{name}")
+            headers[name] = known[name] if value == HIDDEN else self._sealer.seal(value)
+            size += len(name) + self._size(known[name] if value == HIDDEN else None, value)
+        if size > HEADERS_BYTES_MAX:
+            detail = f"All header names and values together may have {HEADERS_BYTES_MAX} bytes; these have {size}."
+            raise Refused(detail, pointer="/headers")
+        return msgspec.structs.replace(before, **changed, headers={}, sealed_headers=headers)
+
+    def _size(self, sealed: str | None, value: str) -> int:
+        """Return the length of a header's value. A sealed one that this process can't open counts 0."""
+        if sealed is not None:
+            try:
+                value = self._sealer.open(sealed)
+            except ConfigurationError:
+                return 0
+        return len(value)
+
+    def _check_url(self, pointer: str, url: str) -> None:
+        reason = refuse_url(url, self._allow_networks)
+        if reason is not None:
+            raise Refused(f"The URL {reason}.", pointer=pointer)
+
+    def _listener_now(self, context: Context, listener_id: str) -> Listener:
+        listener = self._view.state.listener(context.organization_id, listener_id)
+        if listener is None:
+            raise NotFound("No listener of this queue has this ID.")
+        return listener
+
+    async def _record(self, event: ControlEvent) -> bool:
+        return await record(self._log.control, self._view, event)
+
+
+def _check_headers_named(listener: Listener, asked: ListenerInput) -> None:
+    """Raise Refused if header values given for one origin would be sent to another (docs/decisions/0042)."""
+    settings = listener.settings
+    if asked.notify_url is None or same_origin(asked.notify_url, listener.notify_url):
+        return
+    if not (settings.headers or settings.sealed_headers):
+        return
+    named: Mapping[str, str] | None = asked.settings.get("headers")
+    if named is None:
+        raise Refused(
+            "this notify_url has another origin: give the values of `headers` again, or {} for none", pointer="/headers"
+        )
+    for name, value in named.items():
+        if value == HIDDEN:
+            raise Refused(
+                "The notify_url has another scheme, host or port. Enter this header's value again.",
+                pointer=f"/headers/{name}",
+            )
+
+
+def signing_secret(asked: str | None) -> str:
+    """Return the requested secret, or a new one (Refused)."""
+    if asked is None:
+        return signing.secret_text(os.urandom(_SIGNING_BYTES))
+    try:
+        signing.secret_bytes(asked)
+    except ValueError as error:
+        raise Refused(str(error), pointer="/secret") from None
+    return asked

@@ -1,0 +1,95 @@
+"""Commands on queues.
+
+For: creating, renaming and deleting them. Not for: their listeners (listeners.py), what an event changes
+(broker/core/directory.py), who may ask (api/auth.py).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import uuid4
+
+from broker.commands.context import (
+    Context,
+    Versions,
+    check_name,
+    check_version,
+    event_fields,
+    expected_version,
+    find_queue,
+    queue_now,
+    record,
+)
+from broker.core import events as ev
+from broker.core.directory import Queue
+from broker.core.events import ControlEvent
+from broker.errors import (
+    NameTaken,
+    QuotaReached,
+)
+from broker.ports import ControlLog, DirectoryView
+
+QUEUES_MAX: Final = 10_000  # of one organization; concurrent requests may exceed it a little
+
+
+class QueueCommands:
+    """The commands on queues. control: the topic of their events. queues_max: of one organization."""
+
+    def __init__(self, control: ControlLog, view: DirectoryView, *, queues_max: int = QUEUES_MAX) -> None:
+        self._control = control
+        self._view = view
+        self._queues_max = queues_max
+
+    async def create_queue(self, context: Context, *, name: str) -> Queue:
+        """Create a queue (Refused, NameTaken)."""
+        check_name(name)
+        await self._check_queue_name_free(context.organization_id, name, None)
+        if self._view.state.queue_count(context.organization_id) >= self._queues_max:
+            raise QuotaReached(f"An organization may have at most {self._queues_max} queues. Delete one first.")
+        event = ev.QueueCreated(**event_fields(context), queue_id=str(uuid4()), name=name)
+        if not await self._record(event):
+            raise NameTaken(f"A queue named {name!r} exists already. Choose another name.", pointer="/name")
+        return queue_now(self._view, context, event.queue_id)
+
+    async def rename_queue(
+        self, context: Context, queue_id: str, *, name: str, if_match: Versions | None = None
+    ) -> Queue:
+        """Rename the queue (Refused, NameTaken, NotFound, Changed)."""
+        check_name(name)
+        await self._view.caught_up()
+        queue = await find_queue(self._view, context.organization_id, queue_id)
+        if_version = expected_version(queue, if_match)
+        if queue.name == name:
+            return queue
+        await self._check_queue_name_free(context.organization_id, name, queue_id)
+        lost = not await self._record(
+            ev.QueueRenamed(**event_fields(context), queue_id=queue_id, name=name, if_version=if_version)
+        )
+        queue = queue_now(self._view, context, queue_id)
+        if lost:
+            check_version(queue, if_version)
+            raise NameTaken(f"A queue named {name!r} exists already. Choose another name.", pointer="/name")
+        return queue
+
+    async def delete_queue(self, context: Context, queue_id: str, *, if_match: Versions | None = None) -> None:
+        """End the queue and its listeners (NotFound, Changed)."""
+        if if_match is not None:
+            await self._view.caught_up()
+        if_version = expected_version(await find_queue(self._view, context.organization_id, queue_id), if_match)
+        if not await self._record(ev.QueueDeleted(**event_fields(context), queue_id=queue_id, if_version=if_version)):
+            check_version(queue_now(self._view, context, queue_id), if_version)
+
+    async def _record(self, event: ControlEvent) -> bool:
+        return await record(self._control, self._view, event)
+
+    async def _check_queue_name_free(self, organization_id: str, name: str, own_id: str | None) -> None:
+        """Refuse a taken name early, but only if this process has caught up: another process may have freed the
+        name.
+        """
+        for checked in (False, True):
+            holder = self._view.state.queues_by_name.get((organization_id, name))
+            if holder is None or holder.id == own_id:
+                return
+            if not checked:
+                await self._view.caught_up()
+        raise NameTaken(f"A queue named {name!r} exists already. Choose another name.", pointer="/name")

@@ -1,0 +1,91 @@
+"""The REST API in a test's own process, with all its parts.
+
+For: make_app() where a test names only the parts it is about. Not for: processes of their own (tests/scenarios)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from starlette.applications import Starlette
+
+from api.app import make_app
+from api.tunnel import Tunnels
+from broker.audit.reader import LogReader
+from broker.core.cursor import Cursor
+from broker.core.directory import Listener
+from broker.kafka.cursors import KafkaCursors
+from broker.kafka.deliveries import KafkaDeliveries
+from broker.kafka.log import KafkaLog
+from broker.kafka.outstanding import KafkaOutstanding
+from broker.kafka.read_slots import ReadSlots
+from broker.kafka.topics import topics
+from broker.ports import DeliveryState, DirectoryView, ListenerCondition
+from broker.sealing import Sealer
+from broker.settings import KafkaSettings, Settings
+from broker.volume import StoredBytes
+from tests.outstanding_topic import OutstandingTopic
+
+
+class NoDeliveries:
+    """ports.Deliveries and ports.ListenerStatus while no worker runs: nothing was attempted, nothing is behind."""
+
+    async def states(
+        self, _message_id: str, _partition: int, _offset: int, listeners: Sequence[Listener], *_at_ms: int
+    ) -> Mapping[str, DeliveryState]:
+        return {one.id: DeliveryState(state="pending") for one in listeners}
+
+    async def condition(self, listener: Listener) -> ListenerCondition:
+        return ListenerCondition(state="live" if listener.paused is None else "paused", lag=0)
+
+
+class NoCursors:
+    """ports.Cursors before anything was committed."""
+
+    async def load(self, listener_ids: Any, partitions: Any) -> dict[str, dict[int, Cursor]]:
+        return {one: {} for one in listener_ids}
+
+
+class NoRecords:
+    """audit.records.Records of an empty log."""
+
+    async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
+        return dict.fromkeys(at_ms, 0)
+
+    async def read(self, topic: str, *_: Any, **__: Any) -> Any:
+        raise AssertionError(f"this test reads {topic}: give app_of() a reader")
+
+
+def app_of(settings: Settings, *, log: Any, view: DirectoryView, **parts: Any) -> Starlette:
+    """Make the app over a log in memory. parts: of make_app(); the others are of a log that nobody works on."""
+    quiet = NoDeliveries()
+    defaults: dict[str, Any] = {
+        "deliveries": quiet,
+        "status": quiet,
+        "reader": LogReader(NoRecords(), topics(settings.kafka), view),
+        "outstanding": KafkaOutstanding(settings.kafka, OutstandingTopic(), ReadSlots()),
+        "cursors": NoCursors(),
+    }
+    return _app(settings, log, view, defaults | parts)
+
+
+def kafka_app_of(settings: Settings, *, log: KafkaLog, view: DirectoryView, **parts: Any) -> Starlette:
+    """Make the app as `everput api` does, over a Kafka. parts: of make_app()."""
+    kafka: KafkaSettings = settings.kafka
+    deliveries = KafkaDeliveries(kafka, log.requests, log.read_slots)
+    defaults: dict[str, Any] = {
+        "deliveries": deliveries,
+        "status": deliveries,
+        "reader": LogReader(log.requests, topics(kafka), view),
+        "outstanding": KafkaOutstanding(kafka, log.requests, log.read_slots),
+        "cursors": KafkaCursors(kafka, log.requests),
+    }
+    return _app(settings, log, view, defaults | parts)
+
+
+def _app(settings: Settings, log: Any, view: DirectoryView, parts: dict[str, Any]) -> Starlette:
+    stored = StoredBytes(
+        log.control, view, bytes_max=settings.organization_bytes_max, retain_s=settings.retain_messages_s
+    )
+    more = {"sealer": Sealer(settings.sealing_key), "stored": stored, "tunnels": Tunnels("tunnel://127.0.0.1:7")}
+    return make_app(settings, log=log, view=view, **(more | parts))
