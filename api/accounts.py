@@ -23,7 +23,8 @@ from broker.volume import StoredBytes
 
 _GUESSES_AT_ONCE: Final = 10  # for one e-mail address, right or wrong
 _GUESSES_PER_S: Final = 0.1
-_ALL_GUESSES_AT_ONCE: Final = 50  # in this process: they must not take the processors from the messages
+# This process makes at most this many at once, so that messages keep their processors.
+_ALL_GUESSES_AT_ONCE: Final = 50
 _ALL_GUESSES_PER_S: Final = 3.0
 _CLIENTS_GUESSES_AT_ONCE: Final = 20  # of one client's address
 _CLIENTS_GUESSES_PER_S: Final = 0.5
@@ -31,7 +32,7 @@ _CLIENTS_REGISTRATIONS_AT_ONCE: Final = 5
 _CLIENTS_REGISTRATIONS_PER_S: Final = 1 / 60
 _REGISTRATIONS_AT_ONCE: Final = 20  # in this process
 _REGISTRATIONS_PER_S: Final = 1.0
-_RECENT_S: Final = 600.0  # for so long an attempt, of sign-in or registration, puts its network behind others
+_RECENT_S: Final = 600.0  # An attempt to sign in or register lets other networks go first for this many seconds.
 
 
 class Accounts:
@@ -116,7 +117,9 @@ class Accounts:
         return {"account": _account_fields(account)}
 
     async def start_session(self, call: Call) -> Any:
-        """The only answer that holds the token, twice: for programs in the body, for browsers in a cookie."""
+        """Answer with a new session. Only this answer holds the token: in the body for programs, and in a cookie for
+        browsers.
+        """
         body = await call.json(AccountBody, small=True)
         check_email(body.email)
         https = self._sessions.https(call.scope)
@@ -140,7 +143,7 @@ class Accounts:
         return {"account": _account_fields(account)}
 
     async def delete(self, call: Call) -> Any:
-        """The answer names the organizations that nobody can sign in to any more."""
+        """Delete the account. The answer names the organizations that nobody can sign in to any more."""
         session = await self._sessions.find(call.scope, call.headers)
         call.by_session(session)
         body = await call.json(DeletionBody, small=True)
@@ -160,7 +163,7 @@ class Accounts:
         return {"session": _session_fields(session), "account": _account_fields(self._account(session))}
 
     async def end_session(self, call: Call) -> Any:
-        """which: `this` session, the account's `others`, or `all`."""
+        """End sessions. The parameter `which` is `this` session, the account's `others`, or `all`."""
         session = await self._sessions.find(call.scope, call.headers)
         which = call.query().get("which", "this")
         if which not in ("this", "others", "all"):
@@ -177,7 +180,7 @@ class Accounts:
         return {"session": _session_fields(session)}
 
     def _account(self, session: Session) -> Account:
-        """The session's account (NoSession: it was deleted meanwhile)."""
+        """Return the session's account (NoSession: it was deleted meanwhile)."""
         account = self._view.state.accounts.by_id.get(session.account_id)
         if account is None:
             raise NoSession("This session is unknown or has ended. Sign in again.")
@@ -193,7 +196,7 @@ class Accounts:
         return {"organization": self._organization_fields(organization)}
 
     async def list_organizations(self, call: Call) -> Any:
-        """All of an account's: it has few. A key's is the one it belongs to."""
+        """List all organizations of an account, of which there are few, or the one of a key."""
         if call.api_key_text:
             api_key = await self._api_keys.find(call.api_key_text, call.headers, call.request_id)
             return {
@@ -204,10 +207,11 @@ class Accounts:
         return {"organizations": [self._organization_fields(organization) for organization in found]}
 
     def _guess(self, call: Call, email: str, *, known: bool) -> None:
-        """Count an attempt (TooManyRequests). known: from a browser that the account knows, or in its session.
+        """Count an attempt (TooManyRequests).
 
-        Known attempts have limits of their own. What one limit refuses counts for none: a crowd uses up no account's
-        attempts, and neither one account nor one client all. Networks that tried lately leave some for the others.
+        known: from a browser that the account knows, or in its session; known attempts have their own limits.
+        An attempt that one limit refuses counts for none, so that a crowd does not use up an account's attempts.
+        Networks with recent attempts leave some for the others.
         """
         network = self._clients.network(call.scope)
         recent = self._recent.count(network)

@@ -219,14 +219,14 @@ def make_app(
         *docs_routes(),
         *console_routes(registration=settings.registration),
     ]
-    app.router.redirect_slashes = False  # a path with a slash too many is another path, and so unknown
+    app.router.redirect_slashes = False  # A path with an extra slash is another path, and so unknown.
     app.router.default = elsewhere
     app.state.requests = service.requests
     return app
 
 
 def operations(app: Starlette) -> Iterator[tuple[str, str, str | None]]:
-    """(method, path, scope) of all that the API does; without what tells of it."""
+    """Yield (method, path, scope) of all operations, without those that describe the API."""
     for route in app.routes:
         if isinstance(route, Route) and isinstance(route.endpoint, Resource) and route.path != "/v1/openapi.json":
             for method, scope in route.endpoint.scopes.items():
@@ -234,9 +234,10 @@ def operations(app: Starlette) -> Iterator[tuple[str, str, str | None]]:
 
 
 class _App(Starlette):
-    """Starlette, but for the put of a message: that goes to its resource without the way through middleware and routes.
+    """The Starlette application. It passes the put of a message straight to its resource, without middleware and
+    routing.
 
-    It is the request that comes thousands of times a second, and the way is a third of what it costs (decision 0022).
+    Puts come thousands of times a second, and middleware and routing would be a third of their cost (decision 0022).
     """
 
     def __init__(self, puts: Resource, came: Callable[[], None], **options: Any) -> None:
@@ -246,7 +247,7 @@ class _App(Starlette):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            path = scope["raw_path"]  # as it was sent: what is percent-encoded is no part of any path here
+            path = scope["raw_path"]  # The path is compared as it was sent: no path here needs percent-encoding.
             if path != _LOG:
                 self._came()
             if (
@@ -265,7 +266,9 @@ class _App(Starlette):
 
 
 class _Elsewhere:
-    """What is at every path that is none, and what goes wrong where no resource is asked: in /docs, in Starlette."""
+    """The application for all paths without a resource, and for errors that arise outside of one: in /docs, in
+    Starlette.
+    """
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -280,7 +283,7 @@ class _Elsewhere:
         self._service.requests.add("other", "other", status, begun_s)
 
     async def refused(self, request: Request, error: Exception) -> Response:
-        """An HTTPException, with what headers it has: Allow, of a 405."""
+        """Answer an HTTPException with its headers, such as Allow of a 405."""
         status, more = (error.status_code, error.headers) if isinstance(error, HTTPException) else (400, None)
         return self._response(request, framework_problem(status, str(getattr(error, "detail", ""))), more or {})
 

@@ -25,19 +25,21 @@ from broker.ports import ControlLog, DirectoryView
 
 log = logging.getLogger(__name__)
 
-ORGANIZATION: Final = b"everput-organization"  # the header in which a member says where to act
+ORGANIZATION: Final = b"everput-organization"  # This header names the organization that a member acts in.
 COOKIE: Final = "everput_session"
-COOKIE_HTTPS: Final = f"__Host-{COOKIE}"  # no other host, and no page without TLS, can set one of this name
+COOKIE_HTTPS: Final = f"__Host-{COOKIE}"  # No other host, and no page without TLS, can set a cookie of this name.
 _REMEMBERED_MAX: Final = 10_000
 _USE_NOTED_S: Final = 3600
 _WINDOW_S: Final = 10  # whose requests may come at once
 _BEARER: Final = "bearer "
-_SESSION_CALLS_AT_ONCE: Final = 60  # of one account: it is people who have sessions, programs have keys
+_SESSION_CALLS_AT_ONCE: Final = 60  # The limit is for one account: people have sessions, and programs have keys.
 _SESSION_CALLS_PER_S: Final = 1.0
 
 
 class ApiKeys:
-    """Finds keys by their text. Remembers only how a text is hashed: a key revoked in the log is gone at once."""
+    """The look-up of API keys. It remembers only the hashes of keys, so a key that is revoked in the log is refused at
+    once.
+    """
 
     def __init__(self, view: DirectoryView, control: ControlLog) -> None:
         self._view = view
@@ -46,7 +48,7 @@ class ApiKeys:
         self._noting: set[asyncio.Task[None]] = set()
 
     async def find(self, text: bytes, headers: Headers, request_id: bytes) -> ApiKey:  # noqa: ARG002 - for LimitedApiKeys
-        """The key (Unauthenticated). headers: of the answer. request_id: by which request it is used."""
+        """Find an API key (Unauthenticated). headers: of the answer. request_id: the request that uses the key."""
         api_key = self._view.state.keys_by_sha256.get(self._hashes.get(text, ""))
         if api_key is None:
             return await self._look_up(text, request_id)
@@ -64,7 +66,7 @@ class ApiKeys:
         sha256 = key_sha256(decoded)
         api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
-            await self._view.caught_up()  # another process may have made it a moment ago
+            await self._view.caught_up()  # Another process may have just created the key.
             api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
             raise Unauthenticated("This API key is unknown or was revoked. Use another key, or create one.")
@@ -76,7 +78,7 @@ class ApiKeys:
         return api_key
 
     def _used(self, api_key: ApiKey, text: bytes, request_id: bytes) -> None:
-        """Have its use recorded, unless some process did lately; forgotten after an hour, it is looked up again."""
+        """Record the key's use, unless a process has done so lately. A key is looked up again after an hour."""
         asyncio.get_running_loop().call_later(_USE_NOTED_S, self._hashes.pop, text, None)
         at_ms = now_ms()
         if at_ms - (api_key.last_used_at_ms or 0) >= _USE_NOTED_S * 500:
@@ -99,14 +101,16 @@ class ApiKeys:
 
 
 class LimitedApiKeys(ApiKeys):
-    """Counts the requests of each organization's keys in this process, and says so in each answer."""
+    """The look-up of API keys that counts the requests of each organization in this process, and tells the limit in
+    each answer.
+    """
 
     def __init__(self, view: DirectoryView, control: ControlLog, *, requests_per_s: float) -> None:
         super().__init__(view, control)
         self._limit = _requests("keys", requests_per_s, refusal="This organization's keys make too many requests.")
 
     async def find(self, text: bytes, headers: Headers, request_id: bytes) -> ApiKey:
-        """The key (Unauthenticated, TooManyRequests)."""
+        """Find an API key, and count the request (Unauthenticated, TooManyRequests)."""
         api_key = await super().find(text, headers, request_id)
         self._limit.take(headers, api_key.organization_id)
         return api_key
@@ -129,9 +133,10 @@ def check_scope(api_key: ApiKey, scope: str) -> None:
 
 
 def check_queue(api_key: ApiKey, queue_id: str | None, *, narrows: bool) -> None:
-    """Refuse what a key for some queues may not ask for (NotFound: another queue; Forbidden: what is no queue's).
+    """Refuse what a key for some queues may not ask for (NotFound: another queue; Forbidden: no queue's resource).
 
-    queue_id: the path's, None where it has none. narrows: the handler shows such a key only what is of its queues.
+    queue_id: the path's; None when it has none.
+    narrows: the handler shows such a key only what belongs to its queues.
     """
     if api_key.queue_ids is None:
         return
@@ -150,9 +155,8 @@ class Token(NamedTuple):
 
 
 class Sessions:
-    """Finds sessions by their token, and is how browsers hold one.
-
-    public_url: where browsers see the API, None for the address they connect to.
+    """The look-up of sessions by their tokens, and the cookies that hold these. public_url: the URL that browsers use;
+    None for the address that they connect to.
     """
 
     def __init__(self, view: DirectoryView, public_url: str | None) -> None:
@@ -166,16 +170,15 @@ class Sessions:
         )
 
     async def find(self, scope: Scope, headers: Headers) -> Session:
-        """The session (NoSession; Forbidden when a browser sends it for another site; TooManyRequests).
-
-        headers: of the answer.
+        """Find the session (NoSession; Forbidden when a browser sends it for another site; TooManyRequests). headers:
+        of the answer.
         """
         session = await self.look_up(scope)
         self._limit.take(headers, session.account_id)
         return session
 
     async def look_up(self, scope: Scope) -> Session:
-        """As find(), for those who count requests in another way (NoSession, Forbidden)."""
+        """Find the session without counting the request (NoSession, Forbidden)."""
         token = self._token(scope)
         if token is None:
             raise NoSession("Send a session's token in the header Authorization, as `Bearer evs_…`.")
@@ -187,14 +190,14 @@ class Sessions:
         session = None
         if is_key(token.text, prefix=SESSION_PREFIX):
             sha256 = key_sha256(token.text)
-            await self._view.caught_up()  # it may have begun, or ended, in another process
+            await self._view.caught_up()  # The session may have begun, or ended, in another process.
             session = self._view.state.accounts.sessions_by_sha256.get(sha256)
         if session is None or session.expires_at_ms <= now_ms():
             raise NoSession("This session is unknown or has ended. Sign in again.")
         return session
 
     def cookie(self, scope: Scope, token: str, age_s: int) -> tuple[bytes, bytes]:
-        """The header that has a browser hold the token for so long."""
+        """Return the header that has a browser hold the token for age_s."""
         https = self.https(scope)
         name = COOKIE_HTTPS if https else COOKIE
         secure = "; Secure" if https else ""
@@ -202,7 +205,7 @@ class Sessions:
         return b"set-cookie", cookie.encode()
 
     def _token(self, scope: Scope) -> Token | None:
-        """From the header Authorization (`Bearer evs_…`), else from the cookie."""
+        """Return the token from the header Authorization (`Bearer evs_…`), or else from the cookie."""
         headers = dict(scope["headers"])
         authorization = headers.get(b"authorization", b"").decode("latin-1")
         if authorization.lower().startswith(_BEARER):
@@ -217,7 +220,9 @@ class Sessions:
         return scope["scheme"] == "https" if public_url is None else public_url.lower().startswith("https:")
 
     def _same_origin(self, scope: Scope) -> bool:
-        """What the browser says of where the request comes from (docs/decisions/0121). Nothing is not enough."""
+        """Return whether the browser says that its own page sends the request (decision 0121). Without any word it is
+        False.
+        """
         headers: dict[bytes, bytes] = dict(scope["headers"])
         site = headers.get(b"sec-fetch-site")
         if site is not None:
@@ -230,10 +235,11 @@ class Sessions:
 
 
 def cookie(text: str, name: str) -> str | None:
-    """Return a cookie's value from the header Cookie (RFC 6265, 5.4), as it was sent; the last of those of its name.
+    """Return a cookie's value from the header Cookie (RFC 6265, 5.4) as it was sent; the last one of its name.
 
-    Quoted values are not unquoted: ours need no quotes, and the standard library's way takes quadratic time on Pythons
-    before 3.11.10 and 3.12.6 (CVE-2024-7592)."""
+    Quoted values are not unquoted, because ours need no quotes. The standard library takes quadratic time on Pythons
+    before 3.11.10 and 3.12.6 (CVE-2024-7592).
+    """
     value = None
     for pair in text.split(";"):
         own, is_pair, rest = pair.partition("=")
@@ -243,7 +249,7 @@ def cookie(text: str, name: str) -> str | None:
 
 
 class Members:
-    """Finds who acts in an organization by a session (docs/decisions/0121).
+    """The look-up of members who act in an organization by a session (decision 0121).
 
     requests_per_s: of all members of an organization, in this process; None for no limit.
     """
@@ -257,9 +263,10 @@ class Members:
             self._limit = _requests("members", requests_per_s, refusal=refusal)
 
     async def find(self, scope: Scope, headers: Headers) -> tuple[Session, str]:
-        """The session, and the organization that the header names.
+        """Return the session, and the organization that the header names (NoSession, Forbidden, TooManyRequests).
 
-        NoSession, Forbidden, TooManyRequests; NotFound where the account is no member. headers: of the answer.
+        NotFound: the account is no member.
+        headers: of the answer.
         """
         session = await self._sessions.look_up(scope)
         organization_id = dict(scope["headers"])[ORGANIZATION].decode("latin-1")

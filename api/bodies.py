@@ -22,9 +22,8 @@ class TooMuchUnderWay(Unavailable):
 
 
 class Bodies:
-    """The room for unfinished bodies in one process.
-
-    A tenant holds no more than is left for the others: half of it when the tenant is alone.
+    """The room for unfinished bodies in one process. A tenant holds no more than it leaves free: half of it when it is
+    alone.
     """
 
     def __init__(self, bytes_max: int = BYTES_MAX) -> None:
@@ -33,9 +32,10 @@ class Bodies:
 
     @contextmanager
     def arriving(self, tenant: str = "") -> Iterator[Callable[[int], None]]:
-        """Call what this gives with the size of each part that arrives (TooMuchUnderWay).
+        """Hold room inside the `with` block, which calls the given function with the size of each part that arrives
+        (TooMuchUnderWay).
 
-        tenant: who sends the body; empty for all that have no key and no session.
+        tenant: the sender; empty without a key and a session.
         """
         held = 0
 

@@ -24,13 +24,13 @@ _TEXT_CHARS_MAX: Final = 200
 
 
 class Browsers:
-    """keys: the first signs, any is believed."""
+    """The cookies of known browsers. keys: the first one signs, and any of them is believed."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._keys = keys
 
     def cookie(self, email: str, *, https: bool) -> tuple[bytes, bytes]:
-        """The header that makes a browser known for this account for a year."""
+        """Return the header that makes a browser known for this account for a year."""
         claim = f"{int(time.time()) + KNOWN_S}.{secrets.token_urlsafe(_RANDOM_BYTES)}"
         value = f"{claim}.{_signature(self._keys[0], claim, email)}"
         name, secure = (NAME_HTTPS, "; Secure") if https else (NAME, "")
@@ -38,7 +38,7 @@ class Browsers:
         return b"set-cookie", text.encode()
 
     def knows(self, scope: Scope, email: str, *, https: bool) -> bool:
-        """Whether the browser has signed in to the account with this e-mail address before."""
+        """Return whether the browser has signed in to the account with this e-mail address before."""
         sent = dict(scope["headers"]).get(b"cookie", b"").decode("latin-1")
         value = cookie(sent, NAME_HTTPS if https else NAME)
         if value is None or len(value) > _TEXT_CHARS_MAX or not value.isascii():

@@ -12,7 +12,12 @@ NAMES_MAX: Final = 10_000
 
 
 class Allowance(NamedTuple):
-    """left: how many more may come at once. full_in_s: until all may again. wait_s: 0 when this one may pass."""
+    """The remaining allowance of a limit.
+
+    left: how many more may come at once.
+    full_in_s: until the whole limit is free again.
+    wait_s: 0 when this one may pass.
+    """
 
     left: int
     full_in_s: float
@@ -20,7 +25,7 @@ class Allowance(NamedTuple):
 
 
 class Buckets:
-    """Generic cell rate algorithm: a name costs one number, and nothing is done while nobody comes."""
+    """Rate limits by name (the generic cell rate algorithm). A name costs one number, and unused names cost no work."""
 
     def __init__(self, size: int, *, per_s: float) -> None:
         self.size = size
@@ -28,7 +33,7 @@ class Buckets:
         self._full_at_s: dict[str, float] = {}
 
     def look(self, name: str, at_s: float, count: int = 1) -> Allowance:
-        """What take() would say, without counting."""
+        """Return what take() would return, without counting."""
         before_s = max(0.0, self._full_at_s.get(name, 0.0) - at_s)
         full_in_s = before_s + count / self.per_s
         wait_s = full_in_s - self.size / self.per_s
@@ -37,11 +42,11 @@ class Buckets:
         return Allowance(math.floor(self.size - full_in_s * self.per_s + 1e-9), full_in_s, 0.0)
 
     def taken(self, name: str, at_s: float) -> int:
-        """How many are counted and not made up for yet."""
+        """Return how many are counted and not yet made up for."""
         return math.ceil(max(0.0, self._full_at_s.get(name, 0.0) - at_s) * self.per_s - 1e-9)
 
     def take(self, name: str, at_s: float, count: int = 1) -> Allowance:
-        """Count so many, unless they come too soon. at_s: any clock that only goes forward. count: up to size."""
+        """Count `count` uses unless they come too soon. at_s: any monotonic clock. count: up to size."""
         allowance = self.look(name, at_s, count)
         if not allowance.wait_s:
             if name not in self._full_at_s and len(self._full_at_s) >= NAMES_MAX:
@@ -50,7 +55,9 @@ class Buckets:
         return allowance
 
     def _forget(self, at_s: float) -> None:
-        """Those who may do all again; if nobody may, the half that used least: a crowd makes nobody new."""
+        """Forget the names that have their whole limit again. If there are none, forget the half that used least, so
+        that no crowd gains.
+        """
         kept = [(full_at_s, name) for name, full_at_s in self._full_at_s.items() if full_at_s > at_s]
         if len(kept) > NAMES_MAX // 2:
             kept = sorted(kept)[-NAMES_MAX // 2 :]

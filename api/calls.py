@@ -50,12 +50,14 @@ _JSON: Final = b"application/json"
 _QUERY_FIELDS_MAX: Final = 100
 _LENGTH_DIGITS_MAX: Final = 19  # of a Content-Length
 _READS: Final = ("GET", "HEAD")
-# What a key or a session was shown is no other's: a cache on the way does not know the header X-API-KEY.
+# Caches must not share an answer between keys, because they do not know the header X-API-KEY.
 _NOT_STORED: Final = (b"cache-control", b"no-store")
-_ASKED_AGAIN: Final = (b"cache-control", b"private, no-cache")  # the client may keep it, and ask with its tag
+# The client may keep the answer, and ask again with its tag.
+_ASKED_AGAIN: Final = (b"cache-control", b"private, no-cache")
 _SMALL_BYTES_MAX: Final = 16 << 10
 # linear: two fixed words; at most a head long
-_SECRET = re.compile(rf"{PREFIX}|{SESSION_PREFIX}".encode())  # a request id is logged and stored: none may be in one
+# A request id is logged and stored, so it must not hold a secret.
+_SECRET = re.compile(rf"{PREFIX}|{SESSION_PREFIX}".encode())
 # linear: one class, bounded
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z._:/+=-]{1,128}")
 T = TypeVar("T")
@@ -66,7 +68,7 @@ class Disconnected(Exception):
 
 
 class Service(NamedTuple):
-    """What all resources share. public_url: what links start with, None for the address the request came to."""
+    """The parts that all resources share. public_url: the base of links; None for the address of the request."""
 
     keys: ApiKeys
     members: Members
@@ -78,10 +80,11 @@ class Service(NamedTuple):
 
 
 class Call:
-    """One request under way.
+    """A request that is being answered.
 
-    organization_id, actor: who asks; set before a handler is called, unless its method has no scope.
-    sent: the request's headers, names in lower case. headers: what the answer has besides.
+    organization_id, actor: of the requester; set before a handler is called, unless its method has no scope.
+    sent: the request's headers, with names in lower case.
+    headers: extra ones of the answer.
     """
 
     __slots__ = (
@@ -121,9 +124,10 @@ class Call:
         return str(self.request_id, "ascii")
 
     async def admit_api_key(self, scope: str, *, narrows: bool = False) -> ApiKey:
-        """Let a key ask that has the scope and is for this queue (Unauthenticated, Forbidden, NotFound).
+        """Admit a key that has the scope and is for this queue (Unauthenticated, Forbidden, NotFound).
 
-        This is the one place that knows a key's limits. narrows: as of Method.
+        Only this method knows a key's restrictions.
+        narrows: as in Method.
         """
         api_key = await self._service.keys.find(self.api_key_text, self.headers, self.request_id)
         check_scope(api_key, scope)
@@ -132,26 +136,25 @@ class Call:
         return api_key
 
     def by_api_key(self, api_key: ApiKey) -> None:
-        """It is this key that asks."""
+        """Set an API key as the requester."""
         self.api_key = api_key
         self.organization_id = api_key.organization_id
         self.actor = f"key:{api_key.id}"
 
     def by_session(self, session: Session) -> None:
-        """It is this session that asks, in no organization."""
+        """Set a session, outside of any organization, as the requester."""
         self.session = session
         self.actor = f"account:{session.account_id}"
 
     def by_member(self, session: Session, organization_id: str) -> None:
-        """It is this session that asks, of a member of the organization."""
+        """Set a session of a member of the organization as the requester."""
         self.by_session(session)
         self.organization_id = organization_id
 
     def check_still_in(self) -> None:
-        """Refuse a key that was revoked, and a member who was removed, while the body or the answer was on its way.
+        """Refuse a key that was revoked, or a member who was removed, while the body or the answer was on its way.
 
-        A body may take a minute: whoever is let in with its first byte must still be welcome with its last. An answer
-        that is streamed may take hours.
+        A body may take a minute, and a streamed answer hours.
         """
         state = self._service.view.state
         if self.api_key is not None:
@@ -166,7 +169,7 @@ class Call:
                 raise NotFound("You can reach no organization with this ID.")
 
     def context(self) -> Context:
-        """Who asks, for a command."""
+        """Return the requester, for a command."""
         return Context(
             organization_id=self.organization_id,
             actor=self.actor,
@@ -175,15 +178,15 @@ class Call:
         )
 
     def if_match(self) -> frozenset[int] | None:
-        """The versions that the change may be made to, None for any."""
+        """Return the versions that the change may be made to; None for any."""
         return versions(self.sent.get(b"if-match"))
 
     def path(self, name: str) -> str:
-        """A parameter of the path."""
+        """Return a parameter of the path."""
         return str(self.scope["path_params"][name])
 
     def query(self) -> dict[str, str]:
-        """The query's parameters; of one given twice the last."""
+        """Return the query's parameters; of one that is given twice, the last."""
         try:
             text = self.scope["query_string"].decode()
             return dict(parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_QUERY_FIELDS_MAX))
@@ -193,7 +196,7 @@ class Call:
             ) from None
 
     def href(self, path: str) -> str:
-        """An absolute link to a path that starts with /v1."""
+        """Return an absolute link to a path that starts with /v1."""
         public_url = self._service.public_url
         if public_url is not None:
             return public_url + path
@@ -204,7 +207,7 @@ class Call:
         return f"{self.scope['scheme']}://{host}{path}"
 
     def links(self, path: str, query: Mapping[str, str], page_token: str | None) -> dict[str, Any]:
-        """`_links` of a list: `self`, and `next` when there is a cursor of more."""
+        """Return `_links` of a list: `self`, and `next` if there is a page token."""
 
         def link(parameters: Mapping[str, str]) -> dict[str, str]:
             return {"href": self.href(f"{path}?{urlencode(parameters)}" if parameters else path)}
@@ -215,9 +218,10 @@ class Call:
         return links
 
     async def json(self, shape: type[T], *, times_bytes_max: int = 1, small: bool = False) -> T:
-        """The body as this shape (NotJson, TooLarge, Malformed, Refused).
+        """Read the body as this shape (NotJson, TooLarge, Malformed, Refused).
 
-        times_bytes_max: it may be so many times as large as other bodies. small: it holds no message.
+        times_bytes_max: it may be this many times as large as other bodies.
+        small: it holds no message.
         """
         self._check_json()
         limit = self._service.body_bytes_max * times_bytes_max
@@ -233,13 +237,13 @@ class Call:
             raise NotJson("Send the body uncompressed, without the header Content-Encoding.")
 
     async def json_or_nothing(self, shape: type[T]) -> T:
-        """As json(); where there is no body it is an empty object."""
+        """Read the body like json(); without a body, read an empty object."""
         if not self.declared_length() and b"transfer-encoding" not in self.sent:
             return parse(b"{}", shape)
         return await self.json(shape)
 
     def declared_length(self) -> int | None:
-        """How many bytes the body has, None when the request does not tell (Malformed)."""
+        """Return how many bytes the body has; None when the request does not tell (Malformed)."""
         length = self.sent.get(b"content-length")
         if length is None:
             return None
@@ -248,7 +252,7 @@ class Call:
         return int(length)
 
     async def body(self, limit: int) -> bytes:
-        """The body, of at most so many bytes (Malformed; TooLarge as soon as that is known)."""
+        """Read the body, of at most `limit` bytes (Malformed; TooLarge as soon as that is known)."""
         length = self.declared_length()
         if length is not None and length > limit:
             raise TooLarge(f"The body is too large. Send at most {limit} bytes.")
@@ -282,7 +286,7 @@ class Call:
         return bytes(body)
 
     def when_received(self, act: Callable[[int], None]) -> None:
-        """Have act called with the body's size once all of it is there, before body() returns; it may raise."""
+        """Have `act` called with the body's size before body() returns; it may raise."""
         receive, size = self._receive, 0
 
         async def watched() -> Message:
@@ -301,11 +305,11 @@ Handler = Callable[[Call], Awaitable[Any]]
 
 
 class Method(NamedTuple):
-    """A handler, and the scope a key needs for it. The handler returns a Stream, or what becomes the JSON of a 200.
+    """A handler, and the scope that a key needs for it. It returns a Stream, or the JSON of a 200.
 
-    scope: None when the handler itself looks who asks, and catches up (accounts.py, keys.py).
-    narrows: where no queue is named in the path, the handler shows a key for some queues only what is of these; without
-    it such a key is refused.
+    scope: None when the handler itself finds the requester, and catches up (accounts.py, keys.py).
+    narrows: if no queue is in the path, the handler shows a restricted key only what belongs to its queues. Otherwise
+        such a key is refused.
     """
 
     handler: Handler
@@ -314,9 +318,12 @@ class Method(NamedTuple):
 
 
 class Resource:
-    """An ASGI application for one path. methods: GET, PUT, POST, DELETE; HEAD and OPTIONS come by themselves.
+    """An ASGI application for one path.
 
-    path: its template. scopes: what a key needs, by method. parameters: the names that a query may have, by method.
+    methods: GET, PUT, POST, DELETE; HEAD and OPTIONS are added.
+    path: its template.
+    scopes: of a key, by method.
+    parameters: the accepted names in a query, by method.
     """
 
     def __init__(
@@ -352,7 +359,7 @@ class Resource:
                     call.by_member(*await self._service.members.find(scope, call.headers))
                 else:
                     await call.admit_api_key(method.scope, narrows=method.narrows)
-                if scope["method"] in _READS:  # what another process changed by now is seen, or it is a 503
+                if scope["method"] in _READS:  # A read shows what other processes have changed by now, or it is a 503.
                     await self._service.view.caught_up()
             if scope["query_string"]:
                 _check_parameters(call.query(), self._parameters[scope["method"]])
@@ -380,7 +387,7 @@ class Resource:
 async def answer(
     send: Send, scope: Scope, status: int, headers: Headers, kind: bytes | None, body: bytes, request_id: bytes
 ) -> int:
-    """Send a whole response, to a HEAD all but the body, and return its status."""
+    """Send a whole response, without the body to a HEAD, and return its status."""
     if kind is not None:
         headers.append((b"content-type", kind))
     if status not in (204, 304):
@@ -394,7 +401,7 @@ async def answer(
 async def answer_problem(
     send: Send, scope: Scope, error: BaseException, request_id: bytes, more: Sequence[tuple[bytes, bytes]] = ()
 ) -> int:
-    """Send what went wrong, log it where it is ours, and return its status. more: headers."""
+    """Send the problem of an error, log it if it is ours, and return its status. more: headers."""
     status, headers, body = problem(error)
     headers += [*more, _NOT_STORED]
     if status == 500:

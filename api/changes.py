@@ -15,12 +15,14 @@ from api.problems import Headers
 from broker.volume import StoredBytes
 
 _MINUTE_S: Final = 60
-_EVENT_BYTES: Final = 1 << 10  # of a change beside its body: its event, and its part of a record batch
-_BODY_BYTES: Final = 4 << 10  # of a change's body; each more of them counts as another change
+_EVENT_BYTES: Final = 1 << 10  # A change counts this much beside its body: its event, and its part of a record batch.
+_BODY_BYTES: Final = 4 << 10  # Each further part of this size in a body counts as another change.
 
 
 class Changes:
-    """Counts in this process. per_min: of each organization, a minute's worth at once; None for no limit."""
+    """The count of changes in this process. per_min: of each organization, with a burst of a minute; None for no
+    limit.
+    """
 
     def __init__(self, per_min: int | None, stored: StoredBytes) -> None:
         self._stored = stored
@@ -30,7 +32,7 @@ class Changes:
             self._limit = Limit("changes", per_min, per_s=per_min / _MINUTE_S, refusal=refusal)
 
     def take(self, headers: Headers, organization_id: str, body_bytes: int = 0) -> None:
-        """Count one change, and more where the body is large (TooManyRequests, StorageFull). headers: of the answer."""
+        """Count one change, and more for a large body (TooManyRequests, StorageFull). headers: of the answer."""
         if self._limit is not None:
             self._limit.take(headers, organization_id, min(1 + body_bytes // _BODY_BYTES, self._limit.size))
         self._stored.count_change(organization_id, _EVENT_BYTES + body_bytes)
@@ -41,7 +43,7 @@ class Changes:
         async def counted(call: Call) -> Any:
             length = call.declared_length()
             self.take(call.headers, call.organization_id, length or 0)
-            if length is None:  # a body in chunks: its size is known once it is there
+            if length is None:  # The size of a chunked body is known once it has arrived.
                 call.when_received(partial(self.take_more, call.organization_id))
             return await handler(call)
 

@@ -17,7 +17,7 @@ Address = IPv4Address | IPv6Address
 
 _HOPS_MAX: Final = 16  # proxies between a client and this process
 _ADDRESS_CHARS_MAX: Final = 64
-_IPV6_PREFIX: Final = 64  # a client has a whole network of this size at least
+_IPV6_PREFIX: Final = 64  # A client has a whole network of at least this size.
 _IPV4_NETWORK_PREFIX: Final = 24
 _IPV6_NETWORK_PREFIX: Final = 48
 _X_FORWARDED_FOR: Final = b"x-forwarded-for"
@@ -25,24 +25,26 @@ _FORWARDED: Final = b"forwarded"
 
 
 class Clients:
-    """trusted: the networks of proxies. behind_proxy: there is a proxy, whether it is trusted or not."""
+    """The names of clients, by their network addresses. trusted: networks of proxies. behind_proxy: there is a proxy,
+    trusted or not.
+    """
 
     def __init__(self, trusted: Sequence[Network] = (), *, behind_proxy: bool = False) -> None:
         self._trusted = trusted
         self._unknown = behind_proxy and not trusted
 
     def name(self, scope: Scope) -> str | None:
-        """The client's IPv4 address, or its IPv6 network; None when the address is not known.
+        """Return the client's IPv4 address or IPv6 network; None when it is unknown.
 
-        An address on loopback that is no trusted proxy is not known: it may be a proxy, or any user of this machine.
+        An address on loopback that is no trusted proxy is unknown: it may be a proxy, or any user of this machine.
         """
         address = self._address(scope)
         return None if address is None else _name(address)
 
     def network(self, scope: Scope) -> str | None:
-        """The network in which the client's address is, as networks are given out; None as in name().
+        """Return the network of the client's address, as networks are assigned; None as in name().
 
-        Whoever has one address of it may well have others.
+        The owner of one address in it may well have others.
         """
         address = self._address(scope)
         if address is None:
@@ -70,7 +72,7 @@ class Clients:
         return found
 
     def peer(self, host: str) -> str | None:
-        """The name of the client at the other end of a connection; None where a proxy may be there."""
+        """Return the client at the other end of a connection; None where a proxy may be there."""
         address = parse_address(host)
         if address is None or self._unknown or address.is_loopback or self._is_trusted(address):
             return None
@@ -87,9 +89,9 @@ def _name(address: Address) -> str:
 
 
 def _hops(scope: Scope) -> Iterator[str]:
-    """The addresses that proxies have added, the nearest first.
+    """Yield the addresses that proxies have added, nearest first.
 
-    Where a request has both header fields, the client may have sent the one that the proxy does not set: then none is
+    In a request with both header fields, the client may have sent the one that the proxy does not set. Then none is
     believed, and the request counts for the proxy.
     """
     of: dict[bytes, list[bytes]] = {_X_FORWARDED_FOR: [], _FORWARDED: []}
@@ -105,7 +107,7 @@ def _hops(scope: Scope) -> Iterator[str]:
 
 
 def _for(element: str) -> str:
-    """The node of a Forwarded element (RFC 7239, 5.2); empty when there is none. No comma is quoted in a node."""
+    """Return the node of a Forwarded element (RFC 7239, 5.2); empty when there is none. A node has no quoted comma."""
     for pair in element.split(";"):
         name, _, value = pair.partition("=")
         if name.strip().lower() == "for":
@@ -114,7 +116,7 @@ def _for(element: str) -> str:
 
 
 def parse_address(text: str) -> Address | None:
-    """The address in `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1` or `[2001:db8::1]:80`, also quoted; None for others."""
+    """Parse `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1` or `[2001:db8::1]:80`, also quoted; None for other texts."""
     text = text.strip().strip('"')
     if len(text) > _ADDRESS_CHARS_MAX or "%" in text:
         return None

@@ -25,7 +25,7 @@ _MEDIA: Final[Mapping[str, str]] = {
     ".css": "text/css",
     ".svg": "image/svg+xml",
 }
-# No script and no style but these files, nothing from or to elsewhere, and (trusted types) no HTML made of strings.
+# Only these scripts and styles are allowed, no other hosts, and (trusted types) no HTML made of strings.
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
@@ -35,12 +35,13 @@ _HEADERS: Final[Mapping[str, str]] = {
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-cache",  # a browser keeps them, and asks with their tag: those of two versions never meet
+    # A browser keeps the files and asks with their tag, so that files of two versions never meet.
+    "cache-control": "no-cache",
 }
 
 
 def console_routes(*, registration: bool) -> list[Route]:
-    """`/console` and its files. registration: whether the page offers to register."""
+    """Return the routes of `/console` and its files. registration: whether the page offers to register."""
     routes = []
     for file in sorted(_FOLDER.iterdir()):
         media, content = _MEDIA[file.suffix], file.read_bytes()

@@ -35,7 +35,7 @@ class OutstandingDeliveries:
         self._tokens = tokens
 
     async def list(self, call: Call) -> Any:
-        """A page may be short, or empty, while `next` says that there is more."""
+        """List outstanding deliveries. A page may be short, or empty, while `next` says that there is more."""
         listener = await find_listener(self._view, call.organization_id, *_ids(call))
         query = call.query()
         state = query.get("state")
@@ -49,9 +49,9 @@ class OutstandingDeliveries:
         return {"deliveries": [_fields(row) for row in rows], "_links": links}
 
     async def redrive(self, call: Call) -> Any:
-        """The count is of what was outstanding just before.
+        """Redrive deliveries. The answer counts those that were outstanding just before.
 
-        The event names no other messages: what it names is kept in `control` and in the memory of each process.
+        The event names only these, because `control` and every process's memory keep what it names.
         """
         body = await call.json_or_nothing(RedriveBody)
         named = body.messages or []

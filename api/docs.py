@@ -20,9 +20,10 @@ from starlette.routing import Route
 from api.calls import Call
 from api.openapi import document
 
-_SERVER: Final = "https://[server]"  # stands in the document until somebody asks; what a shell needs quotes for
+# The document holds this text until it is requested; a shell needs quotes for the URL.
+_SERVER: Final = "https://[server]"
 _ASSETS: Final = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
-# Swagger UI sets styles on its elements; everything else comes from here or not at all.
+# Swagger UI sets styles on its elements. Everything else comes from this server.
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -43,7 +44,7 @@ _PAGE: Final = """<!doctype html>
 <script src="docs/reference.js"></script>
 </html>
 """
-# Swagger UI does not know x-codeSamples: they are shown as part of the description.
+# Swagger UI does not know x-codeSamples, so they are shown in the description.
 _SCRIPT: Final = """(async () => {
   const spec = await (await fetch("v1/openapi.json")).json();
   for (const path of Object.values(spec.paths)) {
@@ -59,7 +60,7 @@ _SCRIPT: Final = """(async () => {
 
 
 class Reference:
-    """Handler for /v1/openapi.json. routes: called when it is asked for, gives what document() takes."""
+    """The handler for /v1/openapi.json. routes: returns what document() takes."""
 
     def __init__(self, routes: Callable[[], Iterable[tuple[str, str, str | None]]]) -> None:
         self._routes = routes

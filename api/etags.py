@@ -19,26 +19,26 @@ _TAG = re.compile(rb'"(\d{1,18})\.[0-9a-f]{16}"')
 
 
 class Item(NamedTuple):
-    """What a handler returns where the answer has a tag. fields: its JSON."""
+    """The result of a handler whose answer has an entity tag. fields: the JSON."""
 
     fields: dict[str, Any]
     version: int
 
 
 def entity_tag(item: Item, body: bytes) -> bytes:
-    """The strong tag of this answer."""
+    """Return the strong tag of this answer."""
     return b'"%d.%b"' % (item.version, hashlib.sha256(body).hexdigest()[:_DIGEST_DIGITS].encode())
 
 
 def versions(if_match: bytes | None) -> frozenset[int] | None:
-    """The versions that a change may be made to; None: any (RFC 9110, 13.1.1). A tag that is not ours allows none."""
+    """Return the versions that a change may be made to; None: any (RFC 9110, 13.1.1). A foreign tag allows none."""
     if if_match is None or if_match.strip() == b"*":
         return None
     return frozenset(int(found[1]) for tag in if_match.split(b",") if (found := _TAG.fullmatch(tag.strip())))
 
 
 def is_known(if_none_match: bytes | None, tag: bytes) -> bool:
-    """Whether the client has this answer (RFC 9110, 13.1.2: a weak comparison)."""
+    """Return whether the client has this answer (RFC 9110, 13.1.2: a weak comparison)."""
     if if_none_match is None:
         return False
     known = (one.strip().removeprefix(b"W/") for one in if_none_match.split(b","))

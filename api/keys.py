@@ -23,9 +23,10 @@ from broker.ports import ControlLog, DirectoryView
 
 
 class _Administrator(NamedTuple):
-    """The key or session that makes or revokes an organization's keys.
+    """The key or session that creates or revokes an organization's keys.
 
-    scopes: those that may be given away. expires_at_ms: no key may be made for longer; None: any may.
+    scopes: those that it may give.
+    expires_at_ms: the latest expiry that it may give; None: any.
     """
 
     organization_id: str
@@ -47,7 +48,7 @@ class OrganizationKeys:
         self._changes = changes
 
     async def create(self, call: Call) -> Any:
-        """The only answer that holds the key itself."""
+        """Create an API key. Only this answer holds the key itself."""
         who = await self._administrator(call)
         body = await call.json(KeyBody, small=True)
         self._changes.take(call.headers, who.organization_id)
@@ -88,7 +89,7 @@ class OrganizationKeys:
         return _answer(call, self._find(who, call, await self._views.of(call, who.organization_id)), {})
 
     async def revoke(self, call: Call) -> Any:
-        """The answer shows the key as it was."""
+        """Revoke an API key. The answer shows the key as it was."""
         who = await self._administrator(call)
         api_key = self._find(who, call, self._view)
         context = Context(
@@ -98,7 +99,7 @@ class OrganizationKeys:
         return _answer(call, api_key, {})
 
     async def _administrator(self, call: Call) -> _Administrator:
-        """A key of this organization with the scope `keys`, else a member's session (NotFound for all others)."""
+        """Return a key of this organization with the scope `keys`, or a member's session (NotFound for all others)."""
         await self._view.caught_up()
         organization_id = call.path("organization_id")
         if call.api_key_text:

@@ -16,16 +16,16 @@ EVERYBODY: Final = ""  # who shares a limit with all others
 
 
 class Recent:
-    """How often each network came lately, so that those that came most leave room for the others (Limit.check).
+    """The recent attempts of each network, so that networks with many leave room for the others (Limit.check).
 
-    An attempt is remembered for `each_s` seconds after the one before it is forgotten, and `most` of them at most.
+    An attempt is remembered for `each_s` seconds after the one before it is forgotten, and at most `most` are.
     """
 
     def __init__(self, most: int, *, each_s: float) -> None:
         self._buckets = Buckets(most, per_s=1 / each_s)
 
     def count(self, network: str | None) -> int:
-        """How many attempts of the network are remembered; 0 for a network that is not known."""
+        """Count the remembered attempts of the network; 0 for an unknown network."""
         if network is None:
             return 0
         return self._buckets.taken(network, asyncio.get_running_loop().time())
@@ -37,9 +37,11 @@ class Recent:
 
 
 class Limit:
-    """So many at once, then so many a second, for each name apart.
+    """A rate limit with a burst, for each name apart.
 
-    name: the policy's. unit: what is counted, where that is not requests. refusal: what is said to who comes too often.
+    name: the policy's.
+    unit: what is counted, unless requests.
+    refusal: the text for a client that comes too often.
     """
 
     def __init__(self, name: str, size: int, *, per_s: float, refusal: str, unit: str | None = None) -> None:
@@ -51,13 +53,14 @@ class Limit:
 
     @property
     def size(self) -> int:
-        """How many may come at once."""
+        """The size of the burst."""
         return self._buckets.size
 
     def take(self, headers: Headers, whose: str, count: int = 1, *, left: int = 0) -> None:
-        """Count so many, up to size (TooManyRequests). headers: of the answer. left: as of check().
+        """Count uses, up to size (TooManyRequests).
 
-        What others have left is nobody's business: of EVERYBODY's limit only who is refused is told.
+        headers: of the answer. The state of EVERYBODY's limit is told only to a client that is refused.
+        left: as in check().
         """
         if left:
             self.check(headers, whose, left=left)
@@ -66,9 +69,9 @@ class Limit:
             self._tell(headers, allowance)
 
     def check(self, headers: Headers, whose: str, *, left: int = 0) -> None:
-        """Count nothing (TooManyRequests where take() would raise it).
+        """Check without counting (TooManyRequests where take() would raise it).
 
-        left: so many must be left after this one, for others; half of the limit at most.
+        left: how many must be left for others after this one; at most half of the limit.
         """
         left = min(left, self.size // 2)
         allowance = self._buckets.look(whose, asyncio.get_running_loop().time(), 1 + left)

@@ -26,7 +26,7 @@ _HEADER_VALUE_CHARS_MAX: Final = 1024
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")  # RFC 9110, 5.6.2
 # linear: one repeat, given back a character at a time; the value is bounded
 _HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?|")  # RFC 9110, 5.5, without obs-text
-# Ours to set, or such that setting them would change where a request ends.
+# These headers are set by Everput, or would change where a request ends.
 _HEADERS_OURS: Final = frozenset(
     [
         *("connection", "content-encoding", "content-length", "content-type", "expect", "host", "keep-alive"),
@@ -46,7 +46,7 @@ class Listeners:
         self._views = views
 
     async def create(self, call: Call) -> Any:
-        """The only answer that holds the signing secret unasked."""
+        """Create a listener. Only this answer holds the signing secret unasked."""
         body = await call.json(NewListenerBody)
         listener_input = ListenerInput(
             name=body.name,
@@ -67,7 +67,7 @@ class Listeners:
         return {"listeners": [listener_fields(listener) for listener in shown], "_links": links}
 
     async def get(self, call: Call) -> Any:
-        """state, lag and so on are those of now: a GET with `at` has none of them."""
+        """Return the listener. state, lag and similar fields are those of now, so a GET with `at` has none."""
         view = await self._views.of(call)
         listener = await self._find(call, view)
         if view is not self._view:
@@ -97,7 +97,7 @@ class Listeners:
         )
 
     async def delete(self, call: Call) -> Any:
-        """The answer shows the listener as it was."""
+        """Delete the listener. The answer shows it as it was."""
         listener = await self._find(call)
         await self._commands.delete_listener(call.context(), listener.queue_id, listener.id, if_match=call.if_match())
         return _answer(call, listener, {}).fields
@@ -117,7 +117,9 @@ class Listeners:
 
 
 def listener_fields(listener: Listener) -> dict[str, Any]:
-    """A listener in an answer, its headers without their values. paused: why, null when it is not."""
+    """Return the fields of a listener in an answer, without header values. paused: the reason; null when it is not
+    paused.
+    """
     settings = msgspec.structs.asdict(listener.settings)
     settings["headers"] = dict.fromkeys([*settings["headers"], *settings.pop("sealed_headers")], HIDDEN)
     return {
@@ -138,7 +140,9 @@ def _answer(call: Call, listener: Listener, more: dict[str, Any]) -> Item:
 
 
 def _settings(body: ListenerSettingsBody, *, hidden: bool = False) -> dict[str, Any]:
-    """What the body says (Refused: a header that is ours, or none). hidden: a header's value may be HIDDEN."""
+    """Return the settings of the body (Refused: a reserved or invalid header). hidden: a header's value may be
+    HIDDEN.
+    """
     fields = {name: getattr(body, name) for name in ListenerSettingsBody.__struct_fields__}
     said = {name: value for name, value in fields.items() if value is not UNSET}
     _check_headers(said.get("headers", {}), hidden=hidden)
@@ -168,7 +172,7 @@ def _check_headers(headers: dict[str, str], *, hidden: bool) -> None:
 
 
 def _begin_at_ms(begin: str) -> int | None:
-    """The field `from`, as ListenerInput has it."""
+    """Convert the field `from` for ListenerInput."""
     if begin == "now":
         return None
     if begin == "beginning":

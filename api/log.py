@@ -35,7 +35,7 @@ _ACTOR: Final = re.compile(r"(?:key|account):.+|worker|shell")
 _PATH: Final = "/v1/log"
 _MEDIA: Final = b"application/x-ndjson"
 _LIMIT_MAX: Final = 1_000_000
-# A message's events by other processes' clocks may be earlier than its id says.
+# By other processes' clocks, a message's events may be earlier than its id says.
 _CLOCK_SKEW_MS: Final = 60_000
 
 
@@ -67,7 +67,7 @@ class EventLog:
             wanted, span = await self._story(query["message"], wanted, span)
         slices = self._reader.read(wanted, span)
         try:
-            first = await anext(slices)  # what is wrong is a problem of its own, not the end of a stream
+            first = await anext(slices)  # An error at the start is a problem of its own, not the end of a stream.
         except WrongCursor as error:
             raise BadParameter(str(error), parameter="cursor") from None
         return Stream(_MEDIA, self._lines(call, first, slices), slices.aclose)
@@ -85,7 +85,7 @@ class EventLog:
             ) from None
 
     async def _lines(self, call: Call, first: Slice, rest: AsyncGenerator[Slice, None]) -> AsyncGenerator[bytes, None]:
-        """The lines, cut off when the key is revoked or the member is removed meanwhile (Call.check_still_in)."""
+        """Yield the lines, until the key is revoked or the member is removed (Call.check_still_in)."""
         yield self._slice_lines(first, call.organization_id)
         async for one in rest:
             call.check_still_in()
@@ -102,7 +102,7 @@ class EventLog:
         return b"\n".join(lines) + b"\n"
 
     async def _story(self, message_id: str, wanted: Selection, span: Range) -> tuple[Selection, Range]:
-        """Only what tells of this message, from its own time on (NotFound)."""
+        """Restrict the selection to the events of this message, from its own time on (NotFound)."""
         parts = parse_message_id(message_id)
         found = None
         if parts is not None:

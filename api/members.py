@@ -25,14 +25,14 @@ class OrganizationMembers:
         self._sessions = sessions
 
     async def list(self, call: Call) -> Any:
-        """All of them, in the order in which they joined: an organization has few."""
+        """List all members in the order in which they joined. An organization has few."""
         await self._as_member(call)
         state = self._view.state
         members = state.organizations[call.organization_id].members
         return {"members": [_fields(state.accounts.by_id[member]) for member in members]}
 
     async def remove(self, call: Call) -> Any:
-        """The answer shows the member as it was. Whoever removes itself leaves."""
+        """Remove a member, who may be the requester. The answer shows the member as it was."""
         await self._as_member(call)
         even_if_last = flag_parameter(call.query(), "even_if_last")
         account_id = call.path("account_id")
@@ -43,7 +43,7 @@ class OrganizationMembers:
         return {"member": shown}
 
     async def _as_member(self, call: Call) -> None:
-        """A member's session asks (NoSession; NotFound for all others)."""
+        """Require a member's session (NoSession; NotFound for all others)."""
         session = await self._sessions.find(call.scope, call.headers)
         organization_id = call.path("organization_id")
         if not self._view.state.is_member(organization_id, session.account_id):

@@ -29,7 +29,7 @@ from broker.volume import StoredBytes
 _IDEMPOTENCY_KEY: Final = b"idempotency-key"
 # linear: one class, bounded
 _KEY = re.compile(rb"[\x20-\x7e]{1,255}")
-BATCH_TIMES_BYTES_MAX: Final = 2  # a batch's body may be as large as two of other requests
+BATCH_TIMES_BYTES_MAX: Final = 2  # A batch's body may be as large as two other bodies.
 
 
 class Messages:
@@ -78,7 +78,9 @@ class Messages:
         return _put_answer(call, queue_id, put)
 
     async def put_batch(self, call: Call) -> Any:
-        """All or, when one is refused, none; for each what a put of its own would have answered, in their order."""
+        """Put all messages of a batch, or none if one is refused. The answer has a put's answer for each, in their
+        order.
+        """
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         body = await call.json(BatchBody, times_bytes_max=BATCH_TIMES_BYTES_MAX)
         puts: Sequence[Put | Stored]
@@ -111,14 +113,16 @@ class Messages:
         )
 
     async def list(self, call: Call) -> Any:
-        """Newest first, without deleted ones. A page may be short, or empty, while `next` says that there is more."""
+        """List messages, newest first, without deleted ones. A page may be short, or empty, while `next` says that
+        there is more.
+        """
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         path = f"/v1/queues/{queue.id}/messages"
         query = call.query()
         limit = page_limit(query)
         begin_ms, end_ms = time_parameter(query, "from"), time_parameter(query, "to")
         if "cursor" in query:
-            # What was deleted since the page before is not asked for.
+            # Messages deleted since the page before are not looked up.
             first, last = await self._log.offsets_at(0), await self._log.end_offsets()
             made = span(self._tokens.open(query["cursor"], queue.organization_id, path), last)
             asked = Span(tuple(map(max, made.begin, first)), tuple(map(max, made.end, first)))
@@ -143,7 +147,7 @@ class Messages:
         return _answer(call, message, listeners)
 
     async def update(self, call: Call) -> Any:
-        """The answer says for each listener whether it had the message before: then its delivery is `delivered`."""
+        """Update a message. A listener that had the message before is answered `delivered`."""
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         body = await call.json(MessageDataBody)
         self._check_room(call.organization_id)
@@ -154,7 +158,7 @@ class Messages:
         return _answer(call, message, _states(queue, states))
 
     async def delete(self, call: Call) -> Any:
-        """The answer shows the message as it was, and for each listener whether it had it: `delivered`."""
+        """Delete a message. The answer shows it as it was; a listener that had it is answered `delivered`."""
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         ids = queue, call.path("message_id")
         message, states = await delete_message(

@@ -56,7 +56,8 @@ _KEY_ABOUT: Final = "\n".join(
     ]
 )
 _TEXT: Final[Mapping[str, Any]] = {"schema": {"type": "string"}}
-# Present if a limit applies, such as the requests of a key (`key`) or the bytes of an organization (`bytes`).
+# The header is present if a limit applies, such as the requests of a key (`key`) or the bytes of an organization
+# (`bytes`).
 _RATE_LIMITS: Final[Mapping[str, Any]] = {
     "RateLimit-Policy": {"description": "The limits: the amount `q` in a window of `w` seconds.", **_TEXT},
     "RateLimit": {

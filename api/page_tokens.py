@@ -28,19 +28,21 @@ _NONCE_BYTES: Final = 12
 
 
 class PageTokens:
-    """Seals with the newest sealing key, and opens with any: a token outlives a change of the sealing key."""
+    """The encryption of page tokens. It uses the newest sealing key, and opens with any, so tokens outlive a change of
+    the key.
+    """
 
     def __init__(self, sealer: Sealer) -> None:
         self._ciphers = [AESGCM(key) for key in sealer.derived_keys(_PURPOSE)]
 
     def seal(self, position: bytes, organization_id: str, path: str) -> str:
-        """The token of a position in the list at this path."""
+        """Encrypt a position in the list at this path as a token."""
         nonce = os.urandom(_NONCE_BYTES)
         sealed = self._ciphers[0].encrypt(nonce, position, _bound_to(organization_id, path))
         return base64.urlsafe_b64encode(_VERSION + nonce + sealed).decode().rstrip("=")
 
     def open(self, token: str, organization_id: str, path: str) -> bytes:
-        """The position again (BadParameter: the token is not one that this list gave)."""
+        """Decrypt a token (BadParameter: this list did not give it)."""
         try:
             raw = base64.b64decode(token + "=" * (-len(token) % 4), b"-_", validate=True)
         except (binascii.Error, ValueError):

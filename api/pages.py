@@ -18,7 +18,8 @@ from api.problems import BadParameter
 
 _LIMIT_DEFAULT: Final = 100
 _LIMIT_MAX: Final = 1000
-_TIME_MS_MAX: Final = 253_402_300_799_999  # the last of the year 9999: RFC 3339 has no other years
+# This is the last millisecond of the year 9999, after which RFC 3339 has no years.
+_TIME_MS_MAX: Final = 253_402_300_799_999
 
 
 class Listed(Protocol):
@@ -35,9 +36,9 @@ T = TypeVar("T", bound=Listed)
 
 
 def page(items: Iterable[T], query: Mapping[str, str]) -> tuple[list[T], str | None]:
-    """The page, oldest first, and the token of the next one if there is more (BadParameter).
+    """Return the page, oldest first, and the token of the next one if there is more (BadParameter).
 
-    A page token names a position, not an item: deleting the item that it was made from does not break it.
+    A page token names a position, not an item, so deleting an item does not break it.
     """
     limit = page_limit(query)
     after = _position(query["cursor"]) if "cursor" in query else None
@@ -49,18 +50,18 @@ def page(items: Iterable[T], query: Mapping[str, str]) -> tuple[list[T], str | N
 
 
 class Span(NamedTuple):
-    """Which messages a list is of: offsets [begin, end) by partition."""
+    """The range of messages that a list shows: offsets [begin, end) by partition."""
 
     begin: tuple[int, ...]
     end: tuple[int, ...]
 
     def position(self) -> bytes:
-        """For a page token."""
+        """Encode the span for a page token."""
         return orjson.dumps([self.begin, self.end])
 
 
 def span(position: bytes, ends: Sequence[int]) -> Span:
-    """The span again (BadParameter: of another log). ends: of the log, by partition."""
+    """Decode a span (BadParameter: of another log). ends: of the log, by partition."""
     try:
         made = msgspec.json.decode(position, type=Span)
     except ValueError:
@@ -80,7 +81,7 @@ def span(position: bytes, ends: Sequence[int]) -> Span:
 
 
 def time_parameter(query: Mapping[str, str], name: str) -> int | None:
-    """A time of the query in milliseconds since the UTC epoch, None when it is not there (BadParameter)."""
+    """Return a time of the query in milliseconds since the UTC epoch; None when it is missing (BadParameter)."""
     if name not in query:
         return None
     try:
@@ -92,7 +93,7 @@ def time_parameter(query: Mapping[str, str], name: str) -> int | None:
 
 
 def flag_parameter(query: Mapping[str, str], name: str) -> bool:
-    """Whether the query says so, `true` or `false`; false when it is not there (BadParameter)."""
+    """Return whether the query has `true` (not `false`) for this name; False when it is missing (BadParameter)."""
     text = query.get(name, "false")
     if text not in ("true", "false"):
         raise BadParameter(f"The parameter {name} must be true or false.", parameter=name)
@@ -100,15 +101,15 @@ def flag_parameter(query: Mapping[str, str], name: str) -> bool:
 
 
 def rfc3339(at_ms: int) -> str:
-    """RFC 3339, UTC, with milliseconds; of a later year the end of 9999."""
+    """Format a time by RFC 3339, UTC, with milliseconds. Later years become the end of 9999."""
     at_ms = min(at_ms, _TIME_MS_MAX)
     return f"{datetime.fromtimestamp(at_ms // 1000, UTC):%Y-%m-%dT%H:%M:%S}.{at_ms % 1000:03d}Z"
 
 
 def rfc3339_ms(text: str) -> int:
-    """The milliseconds of an RFC 3339 time, 0 for one before 1970.
+    """Return the milliseconds of an RFC 3339 time; 0 for a time before 1970.
 
-    ValueError when it is none, has no zone, or is one that UTC has no year for.
+    ValueError: an invalid time, one without a zone, or one whose year UTC does not have.
     """
     at = datetime.fromisoformat(text)
     if at.tzinfo is None or "T" not in text.upper():
@@ -125,7 +126,7 @@ def optional_rfc3339(at_ms: int | None) -> str | None:
 
 
 def page_limit(query: Mapping[str, str]) -> int:
-    """How many a page may have (BadParameter)."""
+    """Return how many items a page may have (BadParameter)."""
     text = query.get("limit")
     if text is None:
         return _LIMIT_DEFAULT

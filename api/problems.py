@@ -15,7 +15,7 @@ from broker import errors
 from broker.commands.accounts import AccountBlocked, WrongPassword
 from broker.core.names import shortened
 
-# Our own table: the phrases of Python's http.HTTPStatus change with its version (422 is "Content" from 3.13 on).
+# The titles are our own, because the phrases of Python's http.HTTPStatus change with its version (422 in 3.13).
 TITLES: Final = {
     400: "Bad Request",
     401: "Unauthorized",
@@ -38,7 +38,7 @@ TITLES: Final = {
     507: "Insufficient Storage",
 }
 MEDIA_TYPE: Final = b"application/problem+json"
-_POINTER_CHARS_MAX: Final = 300  # a field of the body may have a name of any length
+_POINTER_CHARS_MAX: Final = 300  # A field of the body may have a name of any length.
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -72,7 +72,7 @@ class Forbidden(errors.BrokerError):
 
 
 class NoSuchPath(errors.NotFound):
-    """There is no resource at this path. /docs lists all paths."""
+    """The path is unknown. /docs lists all paths."""
 
 
 class MethodNotAllowed(errors.BrokerError):
@@ -139,7 +139,7 @@ class BadHeader(errors.Refused):
         self.header = header
 
 
-# Looked up along an error's ancestors. Any other error is a fault of ours: 500, without details.
+# The status is looked up along an error's ancestors. Any other error is our fault: 500, without details.
 _STATUS: Final[dict[type, int]] = {
     Malformed: 400,
     Unauthenticated: 401,

@@ -28,7 +28,7 @@ class Queues:
         return _answer(call, await self._commands.create_queue(call.context(), name=body.name))
 
     async def list(self, call: Call) -> Any:
-        """name: only the queue of exactly this name."""
+        """List queues. The parameter `name` selects the queue with exactly this name."""
         query = call.query()
         state, organization_id = (await self._views.of(call)).state, call.organization_id
         if "name" in query:
@@ -53,14 +53,14 @@ class Queues:
         return _answer(call, queue)
 
     async def delete(self, call: Call) -> Any:
-        """The answer shows the queue as it was."""
+        """Delete the queue. The answer shows it as it was."""
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         await self._commands.delete_queue(call.context(), queue.id, if_match=call.if_match())
         return _answer(call, queue).fields
 
 
 def queue_fields(queue: Queue) -> dict[str, Any]:
-    """A queue in an answer; its listeners by id and name."""
+    """Return the fields of a queue in an answer, with its listeners' ids and names."""
     listeners = [{"id": listener.id, "name": listener.name} for listener in queue.listeners.values()]
     return {"id": queue.id, "name": queue.name, "listeners": listeners}
 

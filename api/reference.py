@@ -23,11 +23,11 @@ _MEMBERS: Final = "/v1/organizations/{organization_id}/members"
 
 BODY: Final = (400, 413, 415, 422)
 OPEN: Final = "open"
-KEY: Final = "key"  # or a session, with the organization it acts in
+KEY: Final = "key"  # An API key, or a session that names an organization.
 SESSION: Final = "session"
 SESSION_OR_KEY: Final = "session or key"
 
-# Operations whose events are kept for ever. They count as stored bytes, so an organization can be full (507).
+# The events of these operations are kept for ever and count as stored bytes, so an organization can be full (507).
 CHANGES: Final = frozenset(
     {
         *("createQueue", "renameQueue", "createListener", "updateListener", "resumeListener", "rotateSecret"),

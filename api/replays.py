@@ -17,7 +17,7 @@ from broker.core.replays import Replay
 from broker.errors import Refused
 from broker.ports import Count, DirectoryView
 
-# What a replay without a rate is taken to deliver, to a quick listener beside other deliveries: benchmarks/README.md.
+# A replay without a rate is expected to deliver this much to a fast listener beside other deliveries.
 EXPECTED_PER_S: Final = 2_000.0
 
 
@@ -86,7 +86,9 @@ def _path(call: Call) -> str:
 
 
 def _fields(replay: Replay, listener: Listener | None) -> dict[str, Any]:
-    """paused: why, null when it is not. One that goes to its listener stands still with it."""
+    """Return the fields of a replay. paused: the reason; null when it is not. A replay to its listener pauses with the
+    listener.
+    """
     state, paused = replay.state, replay.paused
     if state == "running" and replay.notify_url is None and listener is not None and listener.paused is not None:
         state, paused = "paused", f"its listener is paused: {listener.paused}"
@@ -109,7 +111,10 @@ def _fields(replay: Replay, listener: Listener | None) -> dict[str, Any]:
 
 
 def _planned(planned: ReplayStarted, rate_per_s: float | None) -> dict[str, Any]:
-    """estimated_s: how long it takes at its rate, if the listener is quick enough, and at EXPECTED_PER_S at most."""
+    """Return the fields of a planned replay.
+
+    estimated_s: its duration at its rate, if the listener is fast enough, and at EXPECTED_PER_S at most.
+    """
     return {
         "from": rfc3339(planned.from_ms),
         "to": rfc3339(planned.to_ms),

@@ -10,7 +10,8 @@ from typing import Final
 
 from broker.core.histogram import Histogram
 
-GONE: Final = 499  # the client closed the connection before its answer; no status of RFC 9110, but proxies use it
+# The client closed the connection before its answer. RFC 9110 has no such status, but proxies use this one.
+GONE: Final = 499
 
 
 class RequestCounts:

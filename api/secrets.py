@@ -64,7 +64,7 @@ class Secrets:
         return _answer(call, *await changed)
 
     async def test(self, call: Call) -> Any:
-        """What the listener answered, whatever that is, is a 200."""
+        """Test the listener. Any answer of the listener is a 200 here."""
         organization_id, queue_id = call.organization_id, call.path("queue_id")
         listener = await find_listener(self._view, organization_id, queue_id, call.path("listener_id"))
         queue = self._view.state.queue(organization_id, queue_id)
@@ -84,7 +84,7 @@ class Secrets:
 
 
 def _answer(call: Call, listener: Listener, secret: str) -> dict[str, Any]:
-    """former: the secrets before, which sign, too, until then; they themselves are not shown again."""
+    """Return the answer about a secret. former: until when former secrets also sign; these are not shown again."""
     going_on = [ends for _, ends in listener.former_secrets if ends > now_ms()]
     href = call.href(f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/secret")
     return {

@@ -21,7 +21,7 @@ from broker.core.names import NAME_CHARS_MAX, shortened
 from broker.errors import Refused
 
 _DAY_S: Final = 86_400
-_DETAIL_CHARS_MAX: Final = 300  # msgspec's message quotes the body, which may be long
+_DETAIL_CHARS_MAX: Final = 300  # The message of msgspec quotes the body, which may be long.
 # linear: sees at most _DETAIL_CHARS_MAX characters; the class excludes what follows it
 _FIELD = re.compile(r"field `([^`]*)`")
 # linear: as _FIELD
@@ -251,7 +251,7 @@ def _refusal(message: str) -> Refused:
     detail = shortened(detail, _DETAIL_CHARS_MAX)
     steps = _STEP.finditer(place.rstrip("`"))
     pointer = "".join("/" + _escaped(step[1] or step[2]) for step in steps if step[2] != "...")
-    if (field := _FIELD.search(detail)) is not None:  # a missing or unknown field: point to the field itself
+    if (field := _FIELD.search(detail)) is not None:  # If a field is missing or unknown, point to the field itself.
         pointer += "/" + _escaped(field[1])
     return Refused(detail, pointer=pointer)
 

@@ -20,7 +20,12 @@ _TAKE_S_MAX: Final = 30.0  # for the client to take one chunk
 
 
 class Stream(NamedTuple):
-    """kind: the media type. chunks: what is sent, none of them empty. close: called once, whatever was sent."""
+    """A streamed answer.
+
+    kind: the media type.
+    chunks: what is sent, none of them empty.
+    close: called once, whatever was sent.
+    """
 
     kind: bytes
     chunks: AsyncGenerator[bytes, None]
@@ -30,9 +35,10 @@ class Stream(NamedTuple):
 async def answer_stream(
     scope: Scope, receive: Receive, send: Send, stream: Stream, request_id: bytes, more: Headers
 ) -> None:
-    """Send a 200 and all chunks; to a HEAD all but the chunks. Raises nothing. more: headers.
+    """Send a 200 and all chunks, without the chunks to a HEAD. It raises nothing. more: headers.
 
-    An error while they are made cuts the answer off: its end is missing, so that nobody takes it for whole.
+    An error while chunks are made ends the answer early. Its last line is then missing, so that nobody takes it for
+    complete.
     """
     headers = [(b"content-type", stream.kind), (b"cache-control", b"no-store"), (b"x-request-id", request_id), *more]
     sending = asyncio.create_task(_send_all(scope, send, stream, headers))

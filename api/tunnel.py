@@ -41,19 +41,20 @@ from broker.tenant_slots import TenantSlots
 ANSWER_S_MAX: Final = 125.0  # longer than any listener's timeout_ms
 LIVE_S: Final = 2.5  # a probe waits for three seconds
 LOOK_S: Final = 1.0
-REVOKED: Final = 4401  # close codes: the key, or the listener, is no more; another client has connected for it
+REVOKED: Final = 4401  # These close codes say that the key or listener has ended, or that another client has connected.
 DELETED: Final = 4404
 TAKEN_OVER: Final = 4409
 TUNNELS_MAX: Final = 1_000  # in one process
 TUNNELS_EACH_MAX: Final = 100  # of one organization
-TUNNEL_BYTES_MAX: Final = 16 << 20  # of requests that a client has not taken yet; each is there about three times
+# The limit is for requests that a client has not taken yet. Each is in memory about three times.
+TUNNEL_BYTES_MAX: Final = 16 << 20
 TENANTS_TUNNELS_BYTES_MAX: Final = 16 << 20
 ALL_TUNNELS_BYTES_MAX: Final = 64 << 20
 _NOT_PASSED_ON: Final = frozenset({"host", "connection", "content-length", "transfer-encoding", "user-agent"})
 
 
 class Room:
-    """So many bytes at once. Who finds no room waits for it, in turn; what is more than all of it waits for all."""
+    """A bounded number of bytes. Who finds no room waits in turn; more than all of it waits for all of it."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -85,7 +86,9 @@ class Room:
 
 
 class Tunnel:
-    """One client's socket. room, tenants_room: for requests that are being passed on, its own and its tenant's."""
+    """A client's socket. room, tenants_room: for requests that are being passed on, the socket's own and its
+    tenant's.
+    """
 
     def __init__(self, websocket: WebSocket, tenants_room: Room) -> None:
         self.room = Room(TUNNEL_BYTES_MAX)
@@ -96,7 +99,9 @@ class Tunnel:
 
     @contextlib.contextmanager
     def question(self) -> Iterator[tuple[int, asyncio.Future[dict[str, Any]]]]:
-        """A number for the client's answer, and what the answer comes in; cancelled when the client has gone."""
+        """Yield a number for the client's answer, and a future of that answer, which is cancelled when the client has
+        gone.
+        """
         number = next(self._numbers)
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._asked[number] = answer
@@ -106,12 +111,12 @@ class Tunnel:
             del self._asked[number]
 
     async def say(self, message: dict[str, Any]) -> None:
-        """Send it as soon as the client has taken most of what was sent before."""
+        """Send a message as soon as the client has taken most of what was sent before."""
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # RuntimeError: it is closed
             await self._websocket.send_text(orjson.dumps(message).decode())
 
     def answered(self, text: str) -> None:
-        """What the client says; what makes no sense is passed over."""
+        """Handle a message of the client. Nonsense is ignored."""
         with contextlib.suppress(ValueError, AttributeError, TypeError):
             message = orjson.loads(text)
             answer = self._asked.get(message["number"]) if "number" in message else None
@@ -124,7 +129,7 @@ class Tunnel:
 
 
 class Tunnels:
-    """Those of one API process. address: `tunnel://host:port`, where workers reach app; set once it is served."""
+    """The tunnels of one API process. address: `tunnel://host:port`, where workers reach app; set once it is served."""
 
     def __init__(self, address: str = "") -> None:
         self.address = address
@@ -136,7 +141,7 @@ class Tunnels:
 
     @contextlib.contextmanager
     def opened(self, token: str, websocket: WebSocket, tenant: str) -> Iterator[Tunnel]:
-        """The socket is there meanwhile. tenant: whose tunnels share one room."""
+        """Register the socket inside the `with` block. tenant: its tunnels share one room."""
         room = self._rooms.setdefault(tenant, Room(TENANTS_TUNNELS_BYTES_MAX))
         tunnel = self._open[token] = Tunnel(websocket, room)
         try:
@@ -161,7 +166,10 @@ class Tunnels:
         return _response(token, status, after if isinstance(after, int) else None)
 
     async def _passed_on(self, request: Request, token: str, tunnel: Tunnel) -> dict[str, Any] | None:
-        """The client's answer; None when it, or the worker, has gone. The body is held until it is sent, no longer."""
+        """Pass the request on and return the client's answer; None when the client or the worker has gone.
+
+        The body is held only until it is sent.
+        """
         told = request.headers.get("content-length", "")
         size = int(told) if told.isdecimal() else TUNNEL_BYTES_MAX
         with tunnel.question() as (number, answer):
@@ -191,7 +199,7 @@ async def _message(request: Request, number: int) -> dict[str, Any]:
 
 
 async def _unless_left(request: Request, answer: asyncio.Future[dict[str, Any]]) -> dict[str, Any] | None:
-    """The answer, unless the client or the worker goes first."""
+    """Return the answer, or None if the client or the worker goes first."""
     left = asyncio.create_task(_left(request))
     waiting: list[asyncio.Future[Any]] = [answer, left]
     try:
@@ -207,7 +215,7 @@ async def _left(request: Request) -> None:
 
 
 def _response(token: str, status: int, retry_after_s: int | None = None) -> Response:
-    """With the proof that this is an API process: a worker believes nothing else."""
+    """Make a response with the proof that this is an API process, without which a worker does not believe it."""
     headers = {TUNNEL_PROOF: tunnel_proof(token)}
     if retry_after_s is not None:
         headers["retry-after"] = str(retry_after_s)
@@ -223,7 +231,9 @@ async def deny(websocket: WebSocket, error: BrokerError) -> None:
 
 
 class Listen:
-    """The WebSocket at /v1/queues/{queue_id}/listen?name=…: a listener of that name, made if there is none."""
+    """The WebSocket at /v1/queues/{queue_id}/listen?name=…. It serves the listener of that name, which is created if
+    needed.
+    """
 
     def __init__(
         self, service: Service, commands: ListenerCommands, view: DirectoryView, tunnels: Tunnels, changes: Changes
@@ -251,13 +261,13 @@ class Listen:
                 listener = await self._listener(call, websocket.query_params.get("name", ""), url)
                 await websocket.accept()
                 await self._hold(websocket, token, api_key, listener)
-        except WebSocketDisconnect:  # the client has gone before it was accepted
+        except WebSocketDisconnect:  # The client has gone before it was accepted.
             pass
         except BrokerError as error:  # before it is accepted: nothing refuses after
             await deny(websocket, error)
 
     async def _hold(self, websocket: WebSocket, token: str, api_key: ApiKey, listener: Listener) -> None:
-        """Until one of the two ends it."""
+        """Hold the socket until one of the two sides ends it."""
         tenant = self._view.state.tenant_of(api_key.organization_id)
         with self._tunnels.opened(token, websocket, tenant) as tunnel, contextlib.suppress(WebSocketDisconnect):
             await tunnel.say({"type": "listening", "listener": {"id": listener.id, "name": listener.name}})
@@ -271,7 +281,7 @@ class Listen:
                 watching.cancel()
 
     async def _listener(self, call: Call, name: str, url: str) -> Listener:
-        """The listener, whose URLs lead here from now on (BrokerError)."""
+        """Return the listener, whose URLs lead here from now on (BrokerError)."""
         if not name:
             raise Refused("The listener needs a name. Add the parameter `name`.")
         await self._view.caught_up()
@@ -283,7 +293,7 @@ class Listen:
         return await self._commands.update_listener(call.context(), queue.id, known.id, listener_input, tunnel=True)
 
     async def _watch(self, websocket: WebSocket, api_key: ApiKey, listener: Listener) -> None:
-        """Until the key is revoked, or the listener is another client's, or no more."""
+        """Wait until the key is revoked, or another client serves the listener, or it is deleted."""
         while (end := self._end(api_key, listener)) is None:
             await asyncio.sleep(LOOK_S)
         with contextlib.suppress(RuntimeError, WebSocketDisconnect):

@@ -15,7 +15,7 @@ _WINDOW_S: Final = 10  # whose bytes may come at once
 
 
 class Volume:
-    """Counts the bytes of request bodies, for each organization, in this process alone. bytes_max: the largest body."""
+    """The count of request bodies' bytes, for each organization, in this process. bytes_max: the largest body."""
 
     def __init__(self, bytes_per_s: int, *, bytes_max: int) -> None:
         self._limit = Limit(
@@ -27,13 +27,13 @@ class Volume:
         )
 
     def before(self, handler: Handler) -> Handler:
-        """The handler, and TooManyRequests when it would be too much."""
+        """Return the handler with a limit in front (TooManyRequests)."""
 
         async def counted(call: Call) -> Any:
             length = call.declared_length()
             if length is None:
                 call.when_received(partial(self._take, call))
-            else:  # the server sees to it that so many come
+            else:  # The server makes sure that this many bytes arrive.
                 self._take(call, length)
             return await handler(call)
 

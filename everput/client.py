@@ -33,11 +33,14 @@ T = TypeVar("T")
 
 
 class Client:
-    """url: of the API. key: an API key, a session's token, or None for what anybody may ask.
+    """A client of the REST API. It is a context manager.
 
-    organization: the id of the one that a session acts in. give_up_after_s: for one request with its repeats.
-    transport: in place of the network. A context manager. `etag` is the last answer's, for `if_match`; `again` counts
-    repeats.
+    url: of the API.
+    key: an API key, a session's token, or None for open operations.
+    organization: the id of the one that a session acts in.
+    give_up_after_s: for a request with its repeats.
+    transport: replaces the network.
+    `etag` is the last answer's, for `if_match`; `again` counts repeats.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class Client:
         self._http.close()
 
     def send(self, request: Request[T]) -> T:
-        """The answer (Problem, NoAnswer)."""
+        """Send a request and return its answer (Problem, NoAnswer)."""
         tries = _Tries(request, self._give_up_after_s)
         while True:
             try:
@@ -82,7 +85,7 @@ class Client:
             time.sleep(wait_s)
 
     def pages(self, request: Request[T]) -> Iterator[T]:
-        """A list, page after page."""
+        """Yield the pages of a list."""
         following: Request[T] | None = request
         while following is not None:
             page = self.send(following)
@@ -90,9 +93,10 @@ class Client:
             following = _following(request, page)
 
     def lines(self, request: Request[LogLine]) -> Iterator[LogLine]:
-        """The log, as it is read; where it breaks off it goes on, and no event comes twice (Problem, NoAnswer).
+        """Yield the lines of the log while it is read. An interrupted reading continues, and no event comes twice
+        (Problem, NoAnswer).
 
-        A line has an `event`, or the `cursor` with which all before it is never asked for again.
+        A line has an `event`, or a `cursor` after which a later reading can continue.
         """
         reading = _Reading(request, self._give_up_after_s)
         while True:
@@ -112,7 +116,7 @@ class Client:
 
 
 class AsyncClient:
-    """As Client, with `await` and `async for`."""
+    """A client like Client, with `await` and `async for`."""
 
     def __init__(
         self,
@@ -140,7 +144,7 @@ class AsyncClient:
         await self._http.aclose()
 
     async def send(self, request: Request[T]) -> T:
-        """The answer (Problem, NoAnswer)."""
+        """Send a request and return its answer (Problem, NoAnswer)."""
         tries = _Tries(request, self._give_up_after_s)
         while True:
             try:
@@ -156,7 +160,7 @@ class AsyncClient:
             await asyncio.sleep(wait_s)
 
     async def pages(self, request: Request[T]) -> AsyncIterator[T]:
-        """A list, page after page."""
+        """Yield the pages of a list."""
         following: Request[T] | None = request
         while following is not None:
             page = await self.send(following)
@@ -164,7 +168,7 @@ class AsyncClient:
             following = _following(request, page)
 
     async def lines(self, request: Request[LogLine]) -> AsyncIterator[LogLine]:
-        """As Client.lines."""
+        """Yield the lines of the log, like Client.lines."""
         reading = _Reading(request, self._give_up_after_s)
         while True:
             try:
@@ -184,7 +188,9 @@ class AsyncClient:
 
 
 class _Tries:
-    """How long to wait before a request is sent again; raises what ended it when it is not to be."""
+    """The tries of a request: how long to wait before it is sent again. It raises the last error when there is no
+    further try.
+    """
 
     def __init__(self, request: Request[Any], give_up_after_s: float) -> None:
         self._repeatable = request.repeatable
@@ -220,9 +226,10 @@ class _Tries:
 
 
 class _Reading(_Tries):
-    """A reading of the log: events are given out when the line after them says where to go on.
+    """A reading of the log. It gives events only when the cursor after them has arrived.
 
-    request: what is left to be asked. complete: nothing is.
+    request: what is left to be asked.
+    complete: nothing is.
     """
 
     def __init__(self, request: Request[LogLine], give_up_after_s: float) -> None:
@@ -233,7 +240,7 @@ class _Reading(_Tries):
         self._held: list[LogLine] = []
 
     def lines(self, part: bytes) -> Iterator[LogLine]:
-        """part: the next bytes of the answer."""
+        """Take the next bytes of the answer, and yield the lines that are complete."""
         *whole, self._rest = (self._rest + part).split(b"\n")
         for text in whole:
             line = _decoded(text, self.request.answer)
@@ -307,7 +314,7 @@ def _retry_after_s(response: httpx.Response) -> float:
 
 
 def _following(request: Request[T], page: T) -> Request[T] | None:
-    """What is asked for next: of its `next` link the query; the address stays the one that was given."""
+    """Return the request for the next page, with the query of the `next` link and the address that was given."""
     link = getattr(getattr(page, "links", None), "next", None)
     if not link:
         return None

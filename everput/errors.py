@@ -12,7 +12,7 @@ class EverputError(Exception):
 
 
 class NoAnswer(EverputError):
-    """There was no answer in time, or one that was not Everput's."""
+    """No answer came in time, or the answer was not Everput's."""
 
 
 class Problem(EverputError):
@@ -31,4 +31,4 @@ class Problem(EverputError):
 
 
 class InvalidSignature(EverputError):
-    """What came to the listener was not sent by whoever has its secret, or not lately."""
+    """The signature or the time of a request to the listener is wrong."""

@@ -17,7 +17,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request(Generic[T]):
-    """answer: its shape. repeatable: it may be sent again when nobody knows whether it was carried out."""
+    """A request to the API. answer: its shape. repeatable: it may be sent again when it is unknown whether it was
+    carried out.
+    """
 
     method: str
     path: str
@@ -29,7 +31,7 @@ class Request(Generic[T]):
 
 
 def list_queues(*, name: str | None = None) -> Request[answers.QueuesAnswer]:
-    """name: only the queue of exactly this name."""
+    """List queues. name: only the queue of exactly this name."""
     query = {} if name is None else {"name": name}
     return Request(method="GET", path="/v1/queues", answer=answers.QueuesAnswer, query=query)
 
@@ -61,7 +63,9 @@ def list_listeners(queue_id: str) -> Request[answers.ListenersAnswer]:
 def create_listener(
     queue_id: str, *, name: str, notify_url: str, liveness_url: str, **settings: Any
 ) -> Request[answers.NewListenerAnswer]:
-    """settings: as the API has them, such as secret, max_in_flight, rate_per_s, headers; `begin` for `from`."""
+    """Create a listener. settings: the API's other fields, such as secret, max_in_flight, rate_per_s, headers; `begin`
+    for `from`.
+    """
     if "begin" in settings:
         settings["from"] = settings.pop("begin")
     body = {"name": name, "notify_url": notify_url, "liveness_url": liveness_url, **settings}
@@ -76,7 +80,7 @@ def get_listener(queue_id: str, listener_id: str) -> Request[answers.ListenerNow
 def update_listener(
     queue_id: str, listener_id: str, *, if_match: str | None = None, **changes: Any
 ) -> Request[answers.ListenerAnswer]:
-    """changes: what is to be otherwise, as the API has it."""
+    """Update a listener. changes: the API's fields that change."""
     path = _listener(queue_id, listener_id)
     return Request(method="PUT", path=path, answer=answers.ListenerAnswer, body=changes, **_condition(if_match))
 
@@ -116,7 +120,10 @@ def rotate_secret(
 
 
 def list_deliveries(queue_id: str, listener_id: str, *, state: str | None = None) -> Request[answers.DeliveriesAnswer]:
-    """state: pending, retrying or parked, None for all. Large pages: each costs a look at all that is outstanding."""
+    """List outstanding deliveries. state: pending, retrying or parked; None for all.
+
+    Pages are large, because each one reads everything that is outstanding.
+    """
     query = {"limit": "1000"} | ({} if state is None else {"state": state})
     path = _listener(queue_id, listener_id, "deliveries")
     return Request(method="GET", path=path, answer=answers.DeliveriesAnswer, query=query)
@@ -125,7 +132,7 @@ def list_deliveries(queue_id: str, listener_id: str, *, state: str | None = None
 def redrive_listener(
     queue_id: str, listener_id: str, message_ids: Sequence[str] = ()
 ) -> Request[answers.RedriveAnswer]:
-    """message_ids: none for all."""
+    """Redrive deliveries. message_ids: none for all."""
     body = {"messages": list(message_ids)} if message_ids else {}
     path = _listener(queue_id, listener_id, "redrive")
     return Request(method="POST", path=path, answer=answers.RedriveAnswer, body=body)
@@ -134,7 +141,9 @@ def redrive_listener(
 def start_replay(
     queue_id: str, listener_id: str, *, begin: str, end: str | None = None, **settings: Any
 ) -> Request[answers.ReplayBegunAnswer]:
-    """begin, end: times, RFC 3339, or `beginning`. settings: as the API has them, such as dry_run, rate_per_s, only."""
+    """Start a replay. begin, end: RFC 3339 times, or `beginning`. settings: the API's other fields, such as dry_run,
+    rate_per_s, only.
+    """
     body = {"from": begin, **({} if end is None else {"to": end}), **settings}
     path = _listener(queue_id, listener_id, "replay")
     return Request(method="POST", path=path, answer=answers.ReplayBegunAnswer, body=body, repeatable=False)
@@ -173,9 +182,11 @@ def put_message(
     deliver_at: str | None = None,
     idempotency_key: str | None = None,
 ) -> Request[answers.PutAnswer]:
-    """key: the ordering key. deliver_at: not before this time, RFC 3339.
+    """Put a message.
 
-    idempotency_key: None for a new one; sent again, the message is stored once.
+    key: the ordering key.
+    deliver_at: the earliest time of delivery, RFC 3339.
+    idempotency_key: None for a new one. A repeat with the same key is stored once.
     """
     said = {"name": name, "key": key, "deliver_at": deliver_at}
     body = {"data": data} | {field: value for field, value in said.items() if value is not None}
@@ -186,7 +197,7 @@ def put_message(
 def put_batch(
     queue_id: str, messages: Sequence[Mapping[str, Any]], *, idempotency_key: str | None = None
 ) -> Request[answers.BatchAnswer]:
-    """messages: up to 1,000, each with `data` and perhaps `name`, `key` or `deliver_at`; all are put, or none."""
+    """Put up to 1,000 messages, all or none. messages: each with `data` and perhaps `name`, `key` or `deliver_at`."""
     return Request(
         method="POST",
         path=_queue(queue_id, "messages", "batch"),
@@ -212,7 +223,7 @@ def get_message(queue_id: str, message_id: str) -> Request[answers.MessageAnswer
 def update_message(
     queue_id: str, message_id: str, data: str, *, if_match: str | None = None
 ) -> Request[answers.ChangedMessageAnswer]:
-    """The answer says for each listener whether it had the message before."""
+    """Update a message. The answer says for each listener whether it had the message before."""
     path = _queue(queue_id, "messages", message_id)
     return Request(
         method="PUT", path=path, answer=answers.ChangedMessageAnswer, body={"data": data}, **_condition(if_match)
@@ -222,7 +233,7 @@ def update_message(
 def delete_message(
     queue_id: str, message_id: str, *, if_match: str | None = None
 ) -> Request[answers.ChangedMessageAnswer]:
-    """The answer says for each listener whether it had the message."""
+    """Delete a message. The answer says for each listener whether it had the message."""
     path = _queue(queue_id, "messages", message_id)
     return Request(method="DELETE", path=path, answer=answers.ChangedMessageAnswer, **{**_condition(if_match), **_ONCE})
 
@@ -234,14 +245,14 @@ def create_account(email: str, password: str) -> Request[answers.AccountAnswer]:
 
 
 def change_password(password: str, new_password: str) -> Request[answers.AccountAnswer]:
-    """Of the session's account, whose other sessions end. password: the one until now."""
+    """Change the password of the session's account, whose other sessions end. password: the present one."""
     body = {"password": password, "new_password": new_password}
     path = "/v1/accounts/password"
     return Request(method="POST", path=path, answer=answers.AccountAnswer, body=body, repeatable=False)
 
 
 def start_session(email: str, password: str) -> Request[answers.NewSessionAnswer]:
-    """The answer's `session.token` is what a client takes in place of a key."""
+    """Sign in. A client takes the answer's `session.token` in place of a key."""
     return Request(
         method="POST",
         path="/v1/sessions",
@@ -256,39 +267,42 @@ def get_session() -> Request[answers.SessionAnswer]:
 
 
 def end_session(which: str = "this") -> Request[answers.EndedSessionAnswer]:
-    """which: `this` session, the account's `others`, or `all` of them."""
+    """End sessions. which: `this` session, the account's `others`, or `all` of them."""
     query = {} if which == "this" else {"which": which}
     path = "/v1/sessions"
     return Request(method="DELETE", path=path, answer=answers.EndedSessionAnswer, query=query, repeatable=False)
 
 
 def delete_account(password: str, *, even_if_last: bool = False) -> Request[answers.DeletedAccountAnswer]:
-    """Of the session. even_if_last: though an organization is left without a member who can sign in."""
+    """Delete the session's account. even_if_last: even if an organization is left without a member who can sign in."""
     body = {"password": password, "even_if_last": even_if_last}
     path = "/v1/accounts/delete"
     return Request(method="POST", path=path, answer=answers.DeletedAccountAnswer, body=body, repeatable=False)
 
 
 def create_organization(name: str) -> Request[answers.OrganizationAnswer]:
-    """Of a session."""
+    """Create an organization, in a session."""
     path = "/v1/organizations"
     return Request(method="PUT", path=path, answer=answers.OrganizationAnswer, body={"name": name}, repeatable=False)
 
 
 def list_organizations() -> Request[answers.OrganizationsAnswer]:
-    """The one that the key belongs to, or those of the session's account."""
+    """List the organization of the key, or those of the session's account."""
     return Request(method="GET", path="/v1/organizations", answer=answers.OrganizationsAnswer)
 
 
 def list_members(organization_id: str) -> Request[answers.MembersAnswer]:
-    """Of a session."""
+    """List the members of an organization, in a session."""
     return Request(method="GET", path=_members(organization_id), answer=answers.MembersAnswer)
 
 
 def remove_member(
     organization_id: str, account_id: str, *, even_if_last: bool = False
 ) -> Request[answers.MemberAnswer]:
-    """Of a session, which leaves if the account is its own. even_if_last: though nobody who can sign in is left."""
+    """Remove a member, in a session, which may be the member's own.
+
+    even_if_last: even if nobody who can sign in is left.
+    """
     query = {"even_if_last": "true"} if even_if_last else {}
     path = _members(organization_id, account_id)
     return Request(method="DELETE", path=path, answer=answers.MemberAnswer, query=query, repeatable=False)
@@ -306,7 +320,7 @@ def create_key(
     queues: Sequence[str] | None = None,
     expires_at: str | None = None,
 ) -> Request[answers.NewKeyAnswer]:
-    """queues: ids, None for all. expires_at: a time, RFC 3339, None for never."""
+    """Create an API key. queues: ids, None for all. expires_at: an RFC 3339 time, None for never."""
     said = {"scopes": scopes and list(scopes), "queues": queues and list(queues), "expires_at": expires_at}
     body = {"name": name, **{field: value for field, value in said.items() if value is not None}}
     return Request(method="PUT", path=_keys(organization_id), answer=answers.NewKeyAnswer, body=body, repeatable=False)
@@ -332,9 +346,12 @@ def read_log(
     cursor: str | None = None,
     limit: int | None = None,
 ) -> Request[answers.LogLine]:
-    """For a client's lines(). begin, end: times, RFC 3339. queue, listener, message: ids. limit: of events.
+    """Read the log, with a client's lines().
 
-    cursor: of a line of before, with the same filters.
+    begin, end: RFC 3339 times.
+    queue, listener, message: ids.
+    limit: of events.
+    cursor: of an earlier line, with the same filters.
     """
     said = {
         "from": begin,
@@ -379,7 +396,9 @@ def _keys(organization_id: str, *parts: str) -> str:
 
 
 def _condition(if_match: str | None) -> dict[str, Any]:
-    """With a condition it can't be repeated: the first one may have changed what it is for."""
+    """Return the condition's arguments. Such a request can't be repeated, because the first one may have changed the
+    version.
+    """
     return {} if if_match is None else {"headers": {"if-match": if_match}, "repeatable": False}
 
 

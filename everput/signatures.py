@@ -30,12 +30,14 @@ def verify(
     tolerance_s: float = TOLERANCE_S,
     now_s: float | None = None,
 ) -> str:
-    """Check one request and return its message's id, the same at each attempt.
+    """Check a request, and return its message's id, which is the same at each attempt.
 
-    Raises InvalidSignature when the request is not signed with the secret, or its time is too far from now. Raises
-    ValueError when the secret is not base64 of 24 to 64 bytes: an empty setting must not accept anybody's signature.
-    headers: of the request, in any case. body: the bytes as received. tolerance_s: how far the request's time may be
-    from this machine's. now_s: seconds since the epoch, None for now.
+    InvalidSignature: the request is not signed with the secret, or its time is too far from now.
+    ValueError: the secret is not base64 of 24 to 64 bytes. An empty setting must not accept anybody's signature.
+    headers: of the request, in any case.
+    body: the bytes as received.
+    tolerance_s: how far the request's time may be from this machine's.
+    now_s: seconds since the epoch, None for now.
     """
     key = _secret_bytes(secret)
     lower = {name.lower(): value for name, value in headers.items()}

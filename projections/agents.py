@@ -71,10 +71,10 @@ def run_delivery_streams(directory: DirectoryView, streams: DeliveryStreams, fai
         async for record in stream.noack().events():
             offset = record.message.offset
             if offset < done:
-                continue  # Kafka handed the partition out anew and the reading began again
+                continue  # Kafka has assigned the partition again, and the reading began again.
             try:
                 event = decode(record.message.value)
-                await directory.seen(offset, timeout_s=None)  # the directory's agent has folded this event, too
+                await directory.seen(offset, timeout_s=None)  # The directory's agent has folded this event, too.
                 follow(event, directory.state, streams)
             except UnknownEvent:
                 pass  # the directory's agent logs it

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 _STOP_S: Final = 3.0
 
-# Faust tells each service's start and stop, about sixty lines, at INFO.
+# At INFO, Faust logs each service's start and stop, about sixty lines.
 for _name in ("faust", "mode"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
@@ -106,7 +106,7 @@ class Projections:
             stopping = asyncio.ensure_future(app.stop())
             await asyncio.wait(
                 [stopping], timeout=_STOP_S
-            )  # not wait_for, which waits on for what ignores its cancelling
+            )  # wait_for() would go on waiting for a task that ignores its cancellation.
             if not stopping.done():
                 stopping.cancel()
                 log.warning("projections.stop_unfinished after_s=%s", _STOP_S)
@@ -116,13 +116,15 @@ class Projections:
             self._ended.set_result(None)
 
     async def crashed(self) -> BaseException | None:
-        """Ends when the projections can't go on, and the process must end: the reason; None after stop()."""
+        """Wait until the projections can't go on, and return the reason; the process must then end. None after
+        stop().
+        """
         if self._ended is None:
             raise RuntimeError("the projections were not started")
         return await asyncio.shield(self._ended)
 
     def failed(self, reason: BaseException) -> None:
-        """Say that an agent can't go on: crashed() ends."""
+        """Record that an agent can't go on, which ends crashed()."""
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(reason)
 
@@ -148,12 +150,12 @@ class Projections:
 
 class _NoTables(TableManager):  # type: ignore[misc]
     async def sleep(self, *_: Any, **_more: Any) -> None:
-        """Faust waits a second at each start for tables that may yet be made."""
+        """Return at once. Faust would wait a second at each start for tables that may yet be made."""
 
 
 class _App(faust.App):  # type: ignore[misc]
     def _create_directories(self) -> None:
-        """Faust makes a data directory in the working directory; there are no tables, so nothing would be in it."""
+        """Do nothing. Faust would make a data directory in the working directory, although there are no tables."""
 
 
 def _faust_app(kafka: KafkaSettings, options: dict[str, Any]) -> Any:
@@ -168,11 +170,12 @@ def _faust_app(kafka: KafkaSettings, options: dict[str, Any]) -> Any:
         consumer_auto_offset_reset="earliest",
         autodiscover=False,
         web_enabled=False,
-        topic_allow_declare=False,  # broker/kafka/admin.py creates them, with the settings that keep what is in them
+        # Broker/kafka/admin.py creates the topics, with the settings that keep their records.
+        topic_allow_declare=False,
         topic_disable_leader=True,
         store="memory://",
         TableManager=_NoTables,
-        stream_wait_empty=False,  # it waits for acknowledgements, and ours are never given: a stop would hang
+        stream_wait_empty=False,  # Faust would wait for acknowledgements, which we never give, so a stop would hang.
         worker_redirect_stdouts=False,
     )
 

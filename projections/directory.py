@@ -20,11 +20,11 @@ from broker.ports import ControlLog
 
 log = logging.getLogger(__name__)
 
-_PASSED_OVER_MAX: Final = 10_000  # a writer asks within milliseconds of its append
+_PASSED_OVER_MAX: Final = 10_000  # A writer asks within milliseconds of its append.
 
 
 class DirectoryProjection:
-    """Implements ports.DirectoryView. position: the next offset of `control` to fold."""
+    """The directory that this process folds (ports.DirectoryView). position: the next offset of `control` to fold."""
 
     def __init__(self, control: ControlLog) -> None:
         self.state = Directory()
@@ -40,16 +40,15 @@ class DirectoryProjection:
         self._next_end_lookup: asyncio.Task[int] | None = None
 
     def on_change(self, callback: Callable[[Event], None]) -> None:
-        """Call back with each event right after it was folded, in log order. What it raises is logged."""
+        """Call back with each event right after it was folded, in log order. Errors of the callback are logged."""
         self._callbacks.append(callback)
 
     def fold(self, offset: int, event: Event | None) -> None:
-        """Fold the event at this offset, None for one that a newer program wrote.
-
-        An offset folded before changes nothing.
+        """Fold the event at this offset; None for an event of a newer program. An offset that was folded before changes
+        nothing.
         """
         if offset < self.position:
-            return  # Kafka handed the partition out anew and the reading began again
+            return  # Kafka has assigned the partition again, and the reading began again.
         if event is None:
             self.complete = False
         else:
