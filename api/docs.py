@@ -6,11 +6,12 @@ document (openapi.py). The files are those of the package swagger-ui-py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import orjson
 from starlette.requests import Request
@@ -19,9 +20,11 @@ from starlette.routing import Route
 
 from api.calls import Call
 from api.openapi import document
+from api.streams import Stream
 
 # The document holds this text until it is requested; a shell needs quotes for the URL.
 _SERVER: Final = "https://[server]"
+_PIECE_BYTES: Final = 32 << 10
 _ASSETS: Final = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
 # Swagger UI sets styles on its elements. Everything else comes from this server.
 _POLICY: Final = (
@@ -65,13 +68,31 @@ class Reference:
     def __init__(self, routes: Callable[[], Iterable[tuple[str, str, str | None]]]) -> None:
         self._routes = routes
 
-    async def get(self, call: Call) -> Any:
+    async def get(self, call: Call) -> Stream:
+        """Stream the document: each request holds a piece of it, however slowly its client reads."""
         server = orjson.dumps(call.href(""))[1:-1]  # any host that a client names
-        return orjson.Fragment(self._document.replace(_SERVER.encode(), server))
+        return Stream(b"application/json", self._pieces(server), _nothing_to_close)
+
+    async def _pieces(self, server: bytes) -> AsyncGenerator[bytes, None]:
+        first, *parts = self._parts
+        piece = bytearray(first)
+        for part in parts:
+            piece += server + part
+            while len(piece) >= _PIECE_BYTES:
+                yield bytes(piece[:_PIECE_BYTES])
+                del piece[:_PIECE_BYTES]
+                await asyncio.sleep(0)  # a client that takes all at once must not keep the others waiting
+        if piece:
+            yield bytes(piece)
 
     @cached_property
-    def _document(self) -> bytes:
-        return orjson.dumps(document(self._routes(), server=_SERVER))
+    def _parts(self) -> list[bytes]:
+        """The document, taken apart where the server's address stands."""
+        return orjson.dumps(document(self._routes(), server=_SERVER)).split(_SERVER.encode())
+
+
+async def _nothing_to_close() -> None:
+    pass
 
 
 def docs_routes() -> list[Route]:

@@ -17,7 +17,7 @@ from api.tunnel import Tunnels
 from broker.commands.organizations import SCOPES, create_key
 from broker.outbound.addresses import AWAY
 from cli.processes.hosts import Hosts
-from cli.processes.server import FRAMING_BYTES_MAX, HEAD_BYTES_MAX, Server
+from cli.processes.server import FRAMING_BYTES_MAX, HEAD_BYTES_MAX, PIPELINED_MAX, Server
 
 UNFINISHED = (
     b"PUT /v1/queues HTTP/1.1\r\nhost: x\r\nx-api-key: KEY\r\n"
@@ -211,6 +211,20 @@ async def test_a_client_that_never_reads_its_answer_is_dropped(read, monkeypatch
                     got += len(chunk)
         assert (got >= 64 << 20) == read
         writer.close()
+
+
+async def test_a_client_that_does_not_read_the_reference_has_little_of_it_held():
+    async with serving(api := await make_api()) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 10)
+        writer.write(b"GET /v1/openapi.json HTTP/1.1\r\nhost: x\r\n\r\n" * PIPELINED_MAX)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.pause_reading()
+        (connection,) = api.server.server_state.connections
+        async with asyncio.timeout(20):
+            while not connection.transport.get_write_buffer_size():
+                await asyncio.sleep(0.01)
+        assert connection.transport.get_write_buffer_size() < 128 << 10
+        writer.transport.abort()
 
 
 CHUNKED = b"PUT /v1/queues HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n"

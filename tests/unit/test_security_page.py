@@ -8,7 +8,7 @@ from pathlib import Path
 from api_client import make_api
 from starlette.routing import Route
 
-from api import accounts, buckets, calls, clients
+from api import accounts, buckets, calls, clients, docs
 from api.reference import OPEN, OPERATION_DOCS
 from broker import passwords
 from cli.processes import server
@@ -48,6 +48,11 @@ def test_the_bounds_are_those_of_the_code():
     connections, routes = rows("Each API process bounds"), rows("These are the routes")
     assert f"{server.HEAD_BYTES_MAX >> 10} KiB" in connections["a request's line and headers"]
     assert f"{server.FRAMING_BYTES_MAX >> 10} KiB" in connections["chunk extensions and trailers of a request"]
+    assert (
+        f"| {server.PIPELINED_MAX}; later"
+        in connections["requests of a connection that wait for the answer to the one before"]
+    )
+    assert f"{docs._PIECE_BYTES >> 10} KiB of the document" in routes["`GET /v1/openapi.json`"]
     times = connections["time for a whole request to arrive, and between requests"]
     assert f"{server.REQUEST_S:g} s, {server.KEEP_ALIVE_S} s" in times
     register, sign_in = routes["`PUT /v1/accounts`"], routes["`POST /v1/sessions`"]
