@@ -1,6 +1,6 @@
-"""What the commands that ask the REST API have in common.
+"""The common parts of the commands that ask the REST API.
 
-For: a client whose errors become the command's, finding things by name or id, showing answers as tables or JSON.
+For: a client whose errors become the command's, finding things by name or ID, showing answers as tables or JSON.
 Not for: the options (api_options.py), the requests (everput/)."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 import httpx
@@ -21,18 +21,35 @@ from broker.errors import ConfigurationError, NotFound, Refused
 from cli.api_options import api_options
 from cli.names import NoNames, is_id
 from cli.printing import say_json, stdout
-from everput import Client, NoAnswer, Problem, get_queue, list_listeners, list_queues
+from cli.waiting import waiting
+from everput import Client, NoAnswer, NotReached, Problem, Request, get_queue, list_listeners, list_queues
 from everput.answers import Answer
 from everput.client import AGAIN
 
 GIVE_UP_AFTER_S: Final = 30.0
 
+T = TypeVar("T")
+
+
+class WaitingClient(Client):
+    """A client that says what it waits for after a second, and gives up at once where nothing listens."""
+
+    def __init__(self, url: str, key: str | None, *, give_up_after_s: float) -> None:
+        super().__init__(url, key, give_up_after_s=give_up_after_s, refused_at_once=True)
+        self._url = url
+
+    def send(self, request: Request[T]) -> T:
+        with waiting(f"the API at {self._url}"):
+            return super().send(request)
+
 
 def asks(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator: the options of the API and --json; the command is called with `client` and `as_json`."""
+    """Decorate a command with the options of the API and --json; it is called with `client` and `as_json`."""
 
     @api_options
-    @click.option("--json", "as_json", is_flag=True, help="JSON as the API shows it; of a list, one object a line.")
+    @click.option(
+        "--json", "as_json", is_flag=True, help="Print JSON as the API sends it; for a list, one object a line."
+    )
     @functools.wraps(command)
     def with_client(*, url: str, key: str, **values: Any) -> Any:
         with api_client(url, key) as client:
@@ -44,34 +61,41 @@ def asks(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def api_client(url: str, key: str, *, give_up_after_s: float = GIVE_UP_AFTER_S) -> Iterator[Client]:
-    """A client; its errors are as of errors_told()."""
-    with errors_as_refusals(url), Client(url, key, give_up_after_s=give_up_after_s) as client:
+    """Yield a client whose errors become the command's, as in errors_as_refusals()."""
+    with errors_as_refusals(url), WaitingClient(url, key, give_up_after_s=give_up_after_s) as client:
         yield client
 
 
 @contextmanager
 def errors_as_refusals(url: str) -> Iterator[None]:
-    """A client's errors become a command's (Refused; ConfigurationError: no API answers, or it refuses the key)."""
+    """Turn a client's errors into a command's: Refused; ConfigurationError if no API answers or the key is refused."""
     try:
         httpx.URL(url)
     except (httpx.InvalidURL, ValueError) as error:
-        raise ConfigurationError(f"{url} is no URL: {error}") from error
+        raise ConfigurationError(f"{url} is not a URL: {error}") from error
     try:
         yield
     except Problem as error:
         if error.status == HTTPStatus.UNAUTHORIZED:
             raise ConfigurationError(f"the API key was refused: {error}") from error
         if error.status == HTTPStatus.FORBIDDEN:
-            raise ConfigurationError(f"this API key may not do that: {error}") from error
+            raise ConfigurationError(f"the API key may not do this: {error}") from error
         if error.status in AGAIN:
-            raise ConfigurationError(f"the API at {url} does not answer: {error}") from error
+            raise ConfigurationError(f"the API at {url} can't answer at the moment: {error}") from error
         raise Refused(str(error)) from error
+    except NotReached as error:
+        raise nothing_answers(url, error) from error
     except NoAnswer as error:
         raise ConfigurationError(f"the API at {url} does not answer: {error}") from error
 
 
+def nothing_answers(url: str, error: Exception) -> ConfigurationError:
+    """Return the error of a server to which no connection could be made."""
+    return ConfigurationError(f"nothing answers at {url}; is `everput serve` running? ({error})")
+
+
 def find_queue(client: Client, queue: str) -> str:
-    """The id of the queue of this id or name (NotFound; NoNames: the key may not look names up)."""
+    """Return the ID of the queue with this ID or name. NotFound; NoNames if the key may not look names up."""
     try:
         if is_id(queue) and _is_there(client, queue):
             return queue
@@ -81,10 +105,10 @@ def find_queue(client: Client, queue: str) -> str:
     except Problem as error:
         if error.status != HTTPStatus.FORBIDDEN:
             raise
-        if is_id(queue):  # what is done with its messages needs no look at the queue
+        if is_id(queue):  # a key for messages can use the queue without reading it
             return queue
         raise NoNames(queue) from error
-    raise NotFound(f"no queue has the name or id {queue}")
+    raise NotFound(f"no queue has the name or ID {queue}; `everput queues list` shows all")
 
 
 def _is_there(client: Client, queue_id: str) -> bool:
@@ -98,17 +122,17 @@ def _is_there(client: Client, queue_id: str) -> bool:
 
 
 def find_listener(client: Client, queue: str, listener: str) -> tuple[str, str]:
-    """The ids of the queue and of its listener of this name or id (NotFound)."""
+    """Return the IDs of the queue and of its listener with this name or ID. Raises NotFound."""
     queue_id = find_queue(client, queue)
     for page in client.pages(list_listeners(queue_id)):
         for found in page.listeners:
             if listener in (found.id, found.name):
                 return queue_id, found.id
-    raise NotFound(f"no listener of the queue {queue} has the name or id {listener}")
+    raise NotFound(f"the queue {queue} has no listener {listener}, by name or ID; `everput listeners list` shows all")
 
 
 def show(item: Answer, *, as_json: bool) -> None:
-    """One thing: its fields, one a line."""
+    """Print one thing: its fields, one a line."""
     fields = msgspec.to_builtins(item)
     if as_json:
         say_json(msgspec.json.encode(fields))
@@ -120,7 +144,7 @@ def show(item: Answer, *, as_json: bool) -> None:
 
 
 def show_all(items: Iterable[Answer], columns: Mapping[str, str], *, as_json: bool) -> None:
-    """Several. columns: heading to field."""
+    """Print several things as a table. columns: heading to field."""
     if as_json:
         for item in items:
             say_json(msgspec.json.encode(item))

@@ -1,36 +1,43 @@
-"""The options of every command that asks the REST API: where it is, and the key.
+"""The options of every command that asks the REST API: the server's URL and the key.
 
-For: `--url`, `--key`, `--data-dir`, and finding the key. Not for: asking (cli/publish.py)."""
+For: `--url`, `--key`, `--profile`, `--data-dir`, and finding the URL and the key that belong together. Not for:
+requests (api_commands.py)."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 
 from broker.errors import ConfigurationError
 from broker.private_files import read_secret
-from cli import files
+from cli import files, profiles
 
 KEY_VARIABLE: Final = "EVERPUT_API_KEY"
+URL_DEFAULT: Final = "http://127.0.0.1:8080"
 
 _OPTIONS = (
     click.option(
         "--url",
-        default="http://127.0.0.1:8080",
         envvar="EVERPUT_URL",
-        show_default=True,
         show_envvar=True,
-        help="Where the API is.",
+        help=f"URL of the server. Default: the one in DIR/url, else the profile's, else {URL_DEFAULT}.",
     ),
     click.option(
         "--key",
         envvar=KEY_VARIABLE,
         show_envvar=True,
-        help=f"The API key; without it, what is in the file that {KEY_VARIABLE}_FILE names, or in DIR/api-key.",
+        help=f"API key. Default: that in the file named by {KEY_VARIABLE}_FILE, in DIR/api-key, or in the profile.",
+    ),
+    click.option(
+        "--profile",
+        envvar="EVERPUT_PROFILE",
+        show_envvar=True,
+        metavar="NAME",
+        help="Profile of `everput login` to use. Default: DIR/api-key if there is one, else the profile used last.",
     ),
     click.option(
         "--data-dir",
@@ -40,22 +47,55 @@ _OPTIONS = (
         show_default=True,
         show_envvar=True,
         metavar="DIR",
-        help="Where the server keeps its api-key.",
+        help="Data directory of a server on this machine.",
     ),
 )
 
 
+class Connection(NamedTuple):
+    """A server's URL, and a key that was meant for it."""
+
+    url: str
+    key: str
+
+
+def connection(*, url: str | None, key: str | None, profile: str | None, data_dir: Path) -> Connection:
+    """Find the URL and the key for a command. Raises ConfigurationError if there is no key.
+
+    A profile's key is sent to that profile's URL only.
+    """
+    key = key or files.secret_setting(KEY_VARIABLE)
+    if profile is not None:
+        chosen = profiles.load().find(profile)
+        if key is None and url is not None and not profiles.same_url(url, chosen.url):
+            raise ConfigurationError(f"the profile {profile} is for {chosen.url}, not for {url}: leave one of them out")
+        return Connection(url or chosen.url, key or chosen.key)
+    known = profiles.load()
+    here = read_secret(files.api_key_file(data_dir))
+    at = read_secret(files.url_file(data_dir))
+    current = known.by_name.get(known.current or "")
+    if key is None and url is not None:
+        matching = None if at is not None and profiles.same_url(at, url) else known.of_url(url)
+        key = here if matching is None else matching.key
+    elif key is None and here is not None:
+        key, url = here, at or URL_DEFAULT
+    elif key is None and current is not None:
+        key, url = current.key, current.url
+    if key is None:
+        raise ConfigurationError(
+            f"no API key: run `everput login`, give --key, set {KEY_VARIABLE}, or start where "
+            f"{files.api_key_file(data_dir)} is"
+        )
+    return Connection(url or at or (URL_DEFAULT if current is None else current.url), key)
+
+
 def api_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator: the command is called with `url` and `key` (ConfigurationError when there is no key)."""
+    """Decorate a command with these options; it is called with `url` and `key`. ConfigurationError: there is no key."""
 
     @functools.wraps(command)
-    def with_key(*, key: str | None, data_dir: Path, **values: Any) -> Any:
-        found = key or files.secret_setting(KEY_VARIABLE) or read_secret(files.api_key_file(data_dir))
-        if found is None:
-            raise ConfigurationError(
-                f"no API key: give --key, set {KEY_VARIABLE}, or start where {files.api_key_file(data_dir)} is"
-            )
-        return command(key=found, **values)
+    def with_key(*, url: str | None, key: str | None, profile: str | None, data_dir: Path, **values: Any) -> Any:
+        found = connection(url=url, key=key, profile=profile, data_dir=data_dir)
+        return command(url=found.url, key=found.key, **values)
 
     decorated: Callable[..., Any] = with_key
     for option in reversed(_OPTIONS):

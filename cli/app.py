@@ -1,7 +1,7 @@
 """The `everput` command.
 
-For: the group, which command is in which module, and how an error is shown. Not for: what a command does.
-A command's module is imported when it is called, so that `everput put` does not wait for Kafka's client."""
+For: the commands in their sections, the module of each, and how an error is shown. Not for: what a command does.
+A command's module is imported when the command is called, so that `everput put` need not import Kafka's client."""
 
 from __future__ import annotations
 
@@ -13,43 +13,57 @@ import click
 from click.shell_completion import CompletionItem
 
 from broker.errors import BrokerError, ConfigurationError
+from cli.groups import Group, examples
 
-# In the order in which `--help` shows them; the words are here so that it imports none of them.
-_COMMANDS: Final = {
-    "serve": ("cli.processes.serve", "Run everything on this machine: Kafka, the API and the workers."),
-    "api": ("cli.processes.api", "Run one API process against an existing Kafka."),
-    "worker": ("cli.processes.worker", "Run one worker against an existing Kafka."),
-    "init": ("cli.commands.init", "Make an account, an organization and a key, and print the key."),
-    "status": ("cli.commands.status", "Show how every listener stands, and what is wrong."),
-    "rotate-sealing-key": ("cli.commands.rotate", "Encrypt the secrets in the log with another sealing key."),
-    "queues": ("cli.commands.queues", "List, see, make, rename and delete queues."),
-    "listeners": ("cli.commands.listeners", "See and change the listeners of a queue."),
-    "messages": ("cli.commands.messages", "Put, list, see, change and delete messages."),
-    "accounts": ("cli.commands.accounts", "List, block and delete accounts, reset a password, end sessions."),
-    "organizations": ("cli.commands.organizations", "List organizations, remove a member, revoke a key."),
-    "keys": ("cli.commands.keys", "List, make, see and revoke an organization's API keys."),
-    "put": ("cli.commands.put", "Put each line of a file on a queue."),
-    "listen": ("cli.listen.listen", "Make an address on this machine a listener, while it is connected."),
-    "log": ("cli.commands.log", "Show what happened: an organization's events, or one message's story."),
-    "show": ("cli.commands.show", "Show a queue and its listeners, now or as they were at any moment."),
-    "verify": ("cli.commands.verify", "Fold the whole log again, and compare it with itself and with what runs."),
-    "mend": ("cli.commands.mend", "Put damaged records back from an export, or give them up."),
-    "export": ("cli.exports.export", "Write the organization's events to files."),
-    "export-all": ("cli.exports.export_all", "Write the whole log and the cursors to files."),
-    "check": ("cli.exports.check", "Compare an export's files with its manifest."),
-    "import": ("cli.exports.restore", "Make an installation again from what export-all wrote."),
-    "events": ("cli.commands.events", "Print the catalogue of events."),
-    "parked": ("cli.commands.parked", "Show a listener's deliveries that have no attempt left."),
-    "redrive": ("cli.commands.redrive", "Have a listener's parked and retrying deliveries tried now."),
-    "replay": ("cli.commands.replay", "Deliver a stretch of a queue's messages to a listener once more."),
-    "replays": ("cli.commands.replays", "Show a listener's replays; pause, resume or cancel one."),
-    "completion": ("cli.commands.completion", "Print what makes a shell complete this command."),
-    "demo": ("cli.demo.demo", "Show it all: messages put, listeners that fail, a worker that is killed."),
+# By section, in the order of `--help`. The texts are here, so that `--help` imports no command.
+_SECTIONS: Final = {
+    "Start": {
+        "serve": ("cli.processes.serve", "Run everything on this machine: Kafka, the API and the workers."),
+        "demo": ("cli.demo.demo", "Show a failing listener and a killed worker, and that no message is lost."),
+        "login": ("cli.commands.login", "Save a server's URL and an API key as a profile."),
+        "profiles": ("cli.commands.profiles", "List, choose and remove profiles."),
+        "completion": ("cli.commands.completion", "Print the script that completes commands in a shell."),
+    },
+    "Queues, listeners and messages": {
+        "queues": ("cli.commands.queues", "List, show, create, rename and delete queues."),
+        "listeners": ("cli.commands.listeners", "List, create, change, pause, test and delete listeners."),
+        "messages": ("cli.commands.messages", "Put, list, show, change and delete messages."),
+        "put": ("cli.commands.put", "Put each line of a file on a queue."),
+        "listen": ("cli.listen.listen", "Deliver the messages of a queue to this machine, through a tunnel."),
+        "show": ("cli.commands.show", "Show a queue and its listeners, now or at a past time."),
+        "keys": ("cli.commands.keys", "List, create, show and revoke API keys."),
+    },
+    "Deliveries": {
+        "status": ("cli.commands.status", "Show the state of every listener, and what is wrong."),
+        "parked": ("cli.commands.parked", "Show the parked deliveries of a listener."),
+        "redrive": ("cli.commands.redrive", "Retry parked and retrying deliveries now."),
+        "replay": ("cli.commands.replay", "Deliver the messages of a time range again."),
+        "replays": ("cli.commands.replays", "Show, pause, resume and cancel replays."),
+    },
+    "The log": {
+        "log": ("cli.commands.log", "Show the organization's events, or those of one message."),
+        "export": ("cli.exports.export", "Write the organization's events to files."),
+        "check": ("cli.exports.check", "Compare the files of an export with its manifest."),
+        "events": ("cli.commands.events", "Print the catalog of events."),
+    },
+    "Operators: these commands need access to Kafka or to the data directory": {
+        "init": ("cli.commands.init", "Create an organization and an API key, and print the key."),
+        "api": ("cli.processes.api", "Run one API process against an existing Kafka."),
+        "worker": ("cli.processes.worker", "Run one worker against an existing Kafka."),
+        "accounts": ("cli.commands.accounts", "List, block and delete accounts, reset passwords, end sessions."),
+        "organizations": ("cli.commands.organizations", "List organizations, remove members, revoke keys."),
+        "verify": ("cli.commands.verify", "Check the whole log against itself and the running processes."),
+        "mend": ("cli.commands.mend", "Put damaged records back from an export, or give them up."),
+        "export-all": ("cli.exports.export_all", "Back up the whole log and the cursors to files."),
+        "import": ("cli.exports.restore", "Restore an installation from a backup of export-all."),
+        "rotate-sealing-key": ("cli.commands.rotate", "Encrypt the secrets in the log with a new sealing key."),
+    },
 }
+_COMMANDS: Final = {name: told for section in _SECTIONS.values() for name, told in section.items()}
 
 
 class _OneLine(click.ClickException):
-    """An error whose message says all there is to say."""
+    """An error whose message is all that the user needs."""
 
     def __init__(self, error: BrokerError) -> None:
         super().__init__(str(error))
@@ -58,11 +72,11 @@ class _OneLine(click.ClickException):
     def show(self, file: IO[Any] | None = None) -> None:  # noqa: ARG002 - click's signature
         from cli.printing import say_error
 
-        logging.shutdown()  # this is the last line: what was logged before is written
+        logging.shutdown()  # write pending log lines first: the error is the last line
         say_error(f"everput: {self.message}")
 
 
-class _Commands(click.Group):
+class _Commands(Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(_COMMANDS)
 
@@ -73,11 +87,13 @@ class _Commands(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - likewise
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, words) for name, (_, words) in _COMMANDS.items()])
+        width = max(map(len, _COMMANDS))  # the same in all sections
+        for title, section in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), words) for name, (_, words) in section.items()])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """As click's, but without importing what every command needs."""
+        """Complete a command's name as click does, but without importing every command."""
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)
         return [
@@ -91,14 +107,18 @@ class _Commands(click.Group):
             raise _OneLine(error) from error
 
 
-@click.command(cls=_Commands)
+@click.command(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples("everput serve", "everput put orders orders.jsonl --create", "everput listen orders --to 3000"),
+)
 @click.version_option(package_name="everput", message="%(package)s %(version)s")
 def everput() -> None:
-    """Everput: put a message over REST; every listener of its queue gets it over HTTP; nothing is lost."""
+    """Put a message on a queue; every listener of the queue gets it by HTTP POST."""
 
 
 def main() -> None:
-    """The console script."""
+    """Run the command; the entry point of the console script."""
     everput(prog_name="everput")
 
 

@@ -20,6 +20,7 @@ from cli import logs
 from cli.operate import cluster
 from cli.options import Options
 from cli.processes.process import CATCH_UP_S
+from cli.waiting import waiting
 from projections.app import Projections
 
 T = TypeVar("T")
@@ -40,7 +41,8 @@ async def directory(kafka: KafkaSettings) -> AsyncIterator[OpenDirectory]:
         await log.start()
         stack.push_async_callback(log.stop)
         projections = Projections(kafka, log.control)
-        await projections.start(timeout_s=CATCH_UP_S)
+        with waiting("the directory to be read from Kafka"):
+            await projections.start(timeout_s=CATCH_UP_S)
         stack.push_async_callback(projections.stop)
         yield OpenDirectory(log.control, projections.directory)
 

@@ -22,6 +22,10 @@ def api_key_file(data_dir: Path) -> Path:
     return data_dir / "api-key"
 
 
+def url_file(data_dir: Path) -> Path:
+    return data_dir / "url"
+
+
 def console_password_file(data_dir: Path) -> Path:
     return data_dir / "console-password"
 

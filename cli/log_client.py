@@ -1,4 +1,4 @@
-"""Reads the log over the REST API: to its end or for ever, on where it broke off, each event once.
+"""Reads the log over the REST API, to its end or for ever. It continues after a broken connection, without repeats.
 
 For: `everput log` and `everput export`. Not for: how it is shown (cli/commands/log.py) or kept
 (cli/exports/export.py)."""
@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
@@ -19,6 +20,9 @@ from broker.core.events import decode
 from broker.core.ids import parse_message_id
 from broker.core.story import Story
 from broker.errors import BrokerError, ConfigurationError, UnknownEvent
+from cli.api_commands import nothing_answers
+from cli.printing import say
+from cli.waiting import waiting
 from everput.client import AGAIN, PAUSE_S_MAX, PAUSE_S_MIN, TIMEOUT
 
 STORY_PAUSE_S: Final = 1.0  # a story is complete at once, unlike the rest of the log: there is nothing to wait for
@@ -26,11 +30,11 @@ _MARK: Final = b'{"cursor"'
 
 
 class Refused(BrokerError):
-    """The API refused the question."""
+    """The API refused the request."""
 
 
 class Part(NamedTuple):
-    """Events in the order of the log, each a line as the API sent it, and the cursor after them."""
+    """A part of the log: events in order, each a line as the API sent it, and the cursor after them."""
 
     lines: list[bytes]
     cursor: str
@@ -38,25 +42,25 @@ class Part(NamedTuple):
 
 
 def client(url: str, key: str) -> httpx.Client:
-    """Close it (ConfigurationError)."""
+    """Create a client; close it after use. Raises ConfigurationError if the URL is not one."""
     try:
         return httpx.Client(base_url=url, headers={"x-api-key": key}, timeout=TIMEOUT, trust_env=False)
     except (httpx.InvalidURL, ValueError) as error:
-        raise ConfigurationError(f"{url} is no URL: {error}") from error
+        raise ConfigurationError(f"{url} is not a URL: {error}") from error
 
 
 def read(
     http_client: httpx.Client, query: Mapping[str, str], *, follow: bool = False, give_up_after_s: float = 60.0
 ) -> Iterator[Part]:
-    """All parts (Refused; ConfigurationError when the API does not answer for so long). follow: never ends."""
+    """Yield all parts. follow: never end. Raises Refused, or ConfigurationError if the API does not answer in time."""
     query = dict(query)
     tells = _teller(query)
-    pause_s, alive_s = PAUSE_S_MIN, time.monotonic()
+    pause_s, alive_s, reached, said = PAUSE_S_MIN, time.monotonic(), False, ""
     while True:
         why = "it ended in the middle"
         try:
             for part in _ask(http_client, query):
-                query["cursor"] = part.cursor
+                query["cursor"], reached = part.cursor, True
                 pause_s, alive_s = PAUSE_S_MIN, time.monotonic()
                 lines = part.lines if tells is None else [line for line in part.lines if tells(line)]
                 yield part._replace(lines=lines)
@@ -71,21 +75,31 @@ def read(
                     time.sleep(STORY_PAUSE_S)
                 continue
         except httpx.UnsupportedProtocol as error:
-            raise ConfigurationError(f"{http_client.base_url} is no URL: {error}") from error
+            raise ConfigurationError(f"{http_client.base_url} is not a URL: {error}") from error
         except httpx.TransportError as error:
+            if isinstance(error, httpx.ConnectError) and not reached:
+                raise nothing_answers(str(http_client.base_url), error) from error
             why = f"{type(error).__name__}: {error}"
         if time.monotonic() - alive_s > give_up_after_s:
-            raise ConfigurationError(f"the API does not answer: {why}")
+            raise ConfigurationError(f"the API at {http_client.base_url} does not answer: {why}")
+        if why != said:
+            said = why
+            say(f"trying again: the API at {http_client.base_url} did not answer: {why}", err=True)
         time.sleep(random.uniform(0, pause_s))  # noqa: S311 - jitter
         pause_s = min(pause_s * 2, PAUSE_S_MAX)
 
 
 def ask(http_client: httpx.Client, path: str, **query: str) -> dict[str, Any] | None:
-    """The JSON at a path, None for 404 and for what this key may not see (Refused, ConfigurationError)."""
+    """Return the JSON at a path; None for 404 and for a key that may not read it. Refused, ConfigurationError."""
     try:
-        answer = http_client.get(path, params=query)
+        with waiting(f"the API at {http_client.base_url}"):
+            answer = http_client.get(path, params=query)
+    except httpx.ConnectError as error:
+        raise nothing_answers(str(http_client.base_url), error) from error
     except httpx.HTTPError as error:
-        raise ConfigurationError(f"the API does not answer: {type(error).__name__}: {error}") from error
+        raise ConfigurationError(
+            f"the API at {http_client.base_url} does not answer: {type(error).__name__}: {error}"
+        ) from error
     if answer.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN):
         return None
     _check(answer)
@@ -94,9 +108,9 @@ def ask(http_client: httpx.Client, path: str, **query: str) -> dict[str, Any] | 
 
 
 def _teller(query: Mapping[str, str]) -> Callable[[bytes], bool] | None:
-    """Whether a line is a part of the story that is asked for; None when none is.
+    """Return a test for the lines of the message that is asked for; None if none is.
 
-    The API, asked to go on with a story, knows nothing of what it told before: only we do.
+    The API does not know which events it sent before the cursor; only this process does.
     """
     parts = parse_message_id(query.get("message", ""))
     if parts is None:
@@ -114,7 +128,9 @@ def _teller(query: Mapping[str, str]) -> Callable[[bytes], bool] | None:
 
 
 def _ask(http_client: httpx.Client, query: Mapping[str, str]) -> Iterator[Part]:
-    with http_client.stream("GET", "/v1/log", params=query) as answer:
+    with ExitStack() as stack:
+        with waiting(f"the API at {http_client.base_url}"):
+            answer = stack.enter_context(http_client.stream("GET", "/v1/log", params=query))
         if answer.status_code in AGAIN:
             raise httpx.RemoteProtocolError(f"{answer.status_code} {answer.reason_phrase}")
         if answer.status_code != HTTPStatus.OK:
@@ -132,7 +148,7 @@ def _ask(http_client: httpx.Client, query: Mapping[str, str]) -> Iterator[Part]:
 
 
 def _lines(answer: httpx.Response) -> Iterator[list[bytes]]:
-    """Whole ones, as they come. Not iter_lines(), which takes other characters for ends, too."""
+    """Yield whole lines as they come. httpx's iter_lines() would also split at other characters."""
     rest = b""
     for chunk in answer.iter_bytes():
         *whole, rest = (rest + chunk).split(b"\n")
@@ -147,4 +163,4 @@ def _check(answer: httpx.Response) -> None:
         detail = told.get("detail") or told.get("title")
     except ValueError:
         detail = answer.reason_phrase
-    raise Refused(f"the API refused: {answer.status_code} {detail}")
+    raise Refused(f"the API refused the request: {answer.status_code} {detail}")

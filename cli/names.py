@@ -1,6 +1,6 @@
-"""A queue is given by its name or by its id: what the commands that find one have in common.
+"""Queues by name or ID.
 
-For: telling an id, and the error for a key that may not look names up. Not for: asking (publish.py)."""
+For: recognizing an ID, and the error for a key that may not look names up. Not for: requests (api_commands.py)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from broker.errors import ConfigurationError
 
 
 def is_id(text: str) -> bool:
-    """Whether it may be an id; it may be the name of a queue all the same."""
+    """Tell whether the text has the form of an ID. A queue's name may have it, too."""
     try:
         return str(UUID(text)) == text.lower()
     except ValueError:
@@ -18,7 +18,7 @@ def is_id(text: str) -> bool:
 
 
 class NoNames(ConfigurationError):
-    """The key may not see the queues: it can use one, by its id."""
+    """The key may not read queues. It can use a queue by its ID."""
 
     def __init__(self, queue: str) -> None:
-        super().__init__(f"this API key lacks the scope 'queues', and so can't look up {queue}: give the queue's id")
+        super().__init__(f"this API key lacks the scope 'queues', so it can't look up {queue}: give the queue's ID")

@@ -1,8 +1,8 @@
-"""The options that the commands share, each also an `EVERPUT_…` environment variable.
+"""The options that the servers and the operator's commands share, each also an `EVERPUT_…` environment variable.
 
-For: reading them, making `Settings` of them, and handing them on to child processes. Not for: what they do
-(docs/operations.md says it for people, broker/settings.py for the code). Secrets are never options: they would be
-seen in the process list. They come by environment or from a file (cli/files.py)."""
+For: reading the options, turning them into `Settings`, and passing them to child processes. Not for: what they do
+(docs/operations.md says it for people, broker/settings.py for the code). Secrets are never options, because the process
+list would show them; they come from the environment or from a file (cli/files.py)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _parts(text: str) -> list[str]:
 
 
 class _Network(click.ParamType):
-    """`10.0.0.0/8` or one address; in the environment several, with spaces or commas between them."""
+    """A network such as `10.0.0.0/8`, or one address. In the environment, several separated by spaces or commas."""
 
     name = "cidr"
 
@@ -67,7 +67,7 @@ class _Network(click.ParamType):
 
 
 class _Host(click.ParamType):
-    """A host name; in the environment several, with spaces or commas between them."""
+    """A host name. In the environment, several separated by spaces or commas."""
 
     name = "host"
 
@@ -76,12 +76,12 @@ class _Host(click.ParamType):
 
 
 _SECONDS_OF: Final = {"h": 3600, "d": 86_400}
-# An Idempotency-Key is remembered for one day and kept by its topic for two. A repeated request must find its messages.
+# An Idempotency-Key is valid for one day, and its topic keeps it for two. A repeated request must find its messages.
 _RETAIN_S_MIN: Final = 2 * 86_400
 
 
 class _Age(click.ParamType):
-    """`36h` or `30d`."""
+    """An age of at least two days, such as `36h` or `30d`."""
 
     name = "age"
 
@@ -93,13 +93,13 @@ class _Age(click.ParamType):
 
 
 def age_s(text: str) -> int:
-    """`36h` or `30d` in seconds."""
+    """Return an age such as `36h` or `30d` in seconds."""
     return int(text[:-1]) * _SECONDS_OF[text[-1]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The shared options as given; a field for each, None where there is no answer."""
+    """The shared options as given, a field for each. None: the option is not given."""
 
     data_dir: Path
     host: str
@@ -141,9 +141,9 @@ class Options:
     kafka_key_file: Path | None
 
     def settings(self, *, sealing_key: str, embedded: EmbeddedAccess | None = None) -> Settings:
-        """What the parts are told (ConfigurationError when options do not go together).
+        """Return the settings of the parts. Raises ConfigurationError if options contradict each other.
 
-        embedded: of an embedded Kafka, which then has its own defaults: one broker, synced at each batch.
+        embedded: the access to an embedded Kafka, which has its own defaults: one broker, synced at each batch.
         """
         return Settings(
             kafka=self.kafka_settings(embedded),
@@ -170,27 +170,27 @@ class Options:
         return Hosts([*self.allowed_host, *(name for name in own if name is not None)])
 
     def disk_marks(self) -> Marks:
-        """For disk.watch()."""
+        """Return the amounts of free space below which writing is refused, for disk.watch()."""
         return Marks(self.disk_free_bytes_min, min(self.disk_reserve_bytes, self.disk_free_bytes_min))
 
     def _limit(self, said: N | None, default: N) -> N | None:
-        """As settings have it, None for no limit."""
+        """Return a limit as Settings has it: None for no limit."""
         limit = (default if self._open_to_strangers else None) if said is None else said
         return limit or None
 
     @property
     def _organization_bytes_max(self) -> int | None:
-        """As settings have it."""
+        """Return the bound as Settings has it: None for no bound."""
         said = self.organization_bytes_max
         return ((ORGANIZATION_BYTES_MAX if self.registration else None) if said is None else said) or None
 
     @property
     def _open_to_strangers(self) -> bool:
-        """Whether somebody on another machine may make an account."""
-        return self.registration and (self.public_url is not None or not _is_loopback(self.host))
+        """Tell whether people on other machines may register an account."""
+        return self.registration and (self.public_url is not None or not is_loopback(self.host))
 
     def kafka_settings(self, embedded: EmbeddedAccess | None = None) -> KafkaSettings:
-        """Settings.kafka, as for settings(). --kafka may also name the embedded Kafka of the data directory."""
+        """Return Settings.kafka. --kafka may also name the embedded Kafka of the data directory."""
         if embedded is None and self.kafka is not None:
             embedded = written_access(self.data_dir / "kafka", bootstrap=self.kafka)
         if embedded is not None:
@@ -200,7 +200,7 @@ class Options:
                 flush_each_batch=self.flush_each_batch is not False,
             )
         if self.kafka is None:
-            raise ConfigurationError("which Kafka? Give --kafka HOST:PORT or set EVERPUT_KAFKA")
+            raise ConfigurationError("no Kafka: give --kafka HOST:PORT or set EVERPUT_KAFKA")
         replication = self.replication or REPLICATION
         sasl = self.kafka_security_protocol.startswith("SASL")
         password = secret_setting(SASL_PASSWORD) if sasl else None
@@ -224,16 +224,16 @@ class Options:
             min_insync=self.min_insync or min(MIN_INSYNC, replication),
             flush_each_batch=bool(self.flush_each_batch),
         )
-        client_options(settings)  # says what can't be
+        client_options(settings)  # raises if the settings are impossible
         return settings
 
     def environment(self) -> dict[str, str]:
-        """The same options as variables, for a child process."""
+        """Return the same options as environment variables, for a child process."""
         values = ((field.name, getattr(self, field.name)) for field in fields(self))
         return {variable(name): _text(value) for name, value in values if value is not None}
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -241,7 +241,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def variable(name: str) -> str:
-    """The environment variable of an option: `data_dir` -> `EVERPUT_DATA_DIR`."""
+    """Return the environment variable of an option, such as EVERPUT_DATA_DIR for `data_dir`."""
     return "EVERPUT_" + name.upper()
 
 
@@ -259,67 +259,70 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
         "type": click.Path(path_type=Path, file_okay=False),
         "default": Path("data"),
         "metavar": "DIR",
-        "help": "Where the keys and the embedded Kafka's log are.",
+        "help": "Data directory: keys, and the log of the embedded Kafka.",
     },
     "host": {"default": "127.0.0.1", "help": "Address to listen on."},
     "port": {"type": click.IntRange(0, 65535), "default": 8080, "help": "Port to listen on; 0 picks a free one."},
-    "admin_host": {"default": "127.0.0.1", "help": "Address for health and metrics; they ask for no key."},
+    "admin_host": {"default": "127.0.0.1", "help": "Address for health and metrics, which need no key."},
     "admin_port": {
         "type": click.IntRange(0, 65535),
         "default": 0,
-        "help": "Its port; 0 picks a free one, which the log names.",
+        "help": "Port for health and metrics; 0 picks a free one, which the log names.",
     },
     "tunnel_host": {
         "default": "127.0.0.1",
-        "help": "Address of this machine at which workers reach the API process that a tunnel is connected to.",
+        "help": "Address at which workers reach this API process, for the tunnels that are connected to it.",
     },
-    "tunnel_port": {"type": click.IntRange(0, 65535), "default": 0, "help": "Its port; 0 picks a free one."},
-    "kafka": {"metavar": "HOST:PORT,…", "help": "An existing Apache Kafka cluster."},
+    "tunnel_port": {"type": click.IntRange(0, 65535), "default": 0, "help": "Port for tunnels; 0 picks a free one."},
+    "kafka": {
+        "metavar": "HOST:PORT,…",
+        "help": "Existing Apache Kafka cluster. `everput serve` runs its own Kafka without it.",
+    },
     "allow_network": {
         "type": _Network(),
         "multiple": True,
         "metavar": "CIDR",
-        "help": "Listeners may be in this network although it is not public. May be repeated.",
+        "help": "Allow listeners in this network, although it is not public. May be repeated.",
     },
-    "public_url": {"metavar": "URL", "help": "What the links in answers start with, when behind a proxy."},
+    "public_url": {"metavar": "URL", "help": "URL under which clients reach the API, if it is behind a proxy."},
     "allowed_host": {
         "type": _Host(),
         "multiple": True,
         "metavar": "NAME",
-        "help": "A host name that requests may be sent to, besides that of --public-url, IP addresses and names "
+        "help": "Host name under which requests are accepted, besides that of --public-url, IP addresses and names "
         "without a dot; * for any. May be repeated.",
     },
     "trusted_proxy": {
         "type": _Network(),
         "multiple": True,
         "metavar": "CIDR",
-        "help": "A proxy in this network says with X-Forwarded-For or Forwarded which client a request comes from. "
-        "May be repeated.",
+        "help": "Trust X-Forwarded-For and Forwarded of proxies in this network. May be repeated.",
     },
     "registration": {
         "is_flag": True,
         "default": True,
-        "help": "Whether anybody who reaches the API may make an account.",
+        "help": "Allow everybody who reaches the API to register an account.",
     },
     "requests_per_s": {
         "type": click.FloatRange(min=0),
-        "help": "Of an organization's keys in each API process, ten seconds' worth at once; 0 for no limit. "
-        f"{REQUESTS_PER_S:g} where strangers may register: with --registration and a --public-url, or a --host that is "
-        "not loopback; else no limit.",
+        "help": "Most requests per second of an organization's keys to each API process, in bursts of ten seconds; "
+        f"0 for no limit. Default: {REQUESTS_PER_S:g} where strangers may register, that is with --registration and "
+        "either a --public-url or a --host that is not loopback; otherwise no limit.",
         "show_default": False,
     },
     "bytes_per_s": {
         "type": click.IntRange(min=0),
-        "help": "That an organization may put in each API process, ten seconds' worth at once; 0 for no limit. "
-        f"{BYTES_PER_S >> 20} MiB where strangers may register, as above; else no limit.",
+        "help": "Most bytes per second that an organization may put to each API process, with bursts of ten "
+        f"seconds; 0 for no limit. Default: {BYTES_PER_S >> 20} MiB where strangers may register (see above); "
+        "otherwise no limit.",
         "show_default": False,
     },
-    "queues_max": {"type": _count, "default": 10_000, "help": "Queues that an organization may have."},
-    "listeners_max": {"type": _count, "default": 10_000, "help": "Listeners that an organization may have."},
+    "queues_max": {"type": _count, "default": 10_000, "help": "Most queues of an organization."},
+    "listeners_max": {"type": _count, "default": 10_000, "help": "Most listeners of an organization."},
     "changes_per_min": {
         "type": click.IntRange(min=0),
-        "help": "Changes of queues, listeners and keys by an organization through each API process, a minute's worth "
-        f"at once; 0 for no limit. {CHANGES_PER_MIN} where strangers may register, as above; else no limit.",
+        "help": "Most changes per minute of queues, listeners and keys by an organization through each API process; 0 "
+        f"for no limit. Default: {CHANGES_PER_MIN} where strangers may register (see above); otherwise no limit.",
         "show_default": False,
     },
     "organization_bytes_max": {
@@ -328,52 +331,62 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
         f"a shell have none. Default {ORGANIZATION_BYTES_MAX >> 30} GiB with --registration, else no bound.",
         "show_default": False,
     },
-    "connections_max": {"type": _count, "default": 10_000, "help": "Clients connected to one API process."},
-    "body_bytes_max": {"type": _count, "default": 8 << 20, "help": "The largest request body."},
-    "append_timeout_ms": {"type": _count, "default": 5_000, "help": "How long a request waits for Kafka."},
+    "connections_max": {"type": _count, "default": 10_000, "help": "Most client connections to one API process."},
+    "body_bytes_max": {"type": _count, "default": 8 << 20, "help": "Largest request body, in bytes."},
+    "append_timeout_ms": {
+        "type": _count,
+        "default": 5_000,
+        "help": "Milliseconds for which a request waits for Kafka.",
+    },
     "disk_free_bytes_min": {
         "type": click.IntRange(min=0),
         "default": 512 << 20,
-        "help": "With less free in DIR, what makes the log grow is answered 503. Embedded Kafka only.",
+        "help": "With less free space in DIR, requests that make the log grow are answered 503. Embedded Kafka only.",
     },
     "disk_reserve_bytes": {
         "type": click.IntRange(min=0),
         "default": 128 << 20,
-        "help": "With less free, so is what is still possible below --disk-free-bytes-min: revoking keys, "
-        "signing in and out, deleting, pausing.",
+        "help": "With less free space, the requests that --disk-free-bytes-min still allows are refused, too: revoking "
+        "keys, signing in and out, deleting, pausing.",
     },
     "retain_messages": {
         "type": _Age(),
         "metavar": "AGE",
-        "help": "Messages older than that, such as 30d, are deleted; unsettled ones are set aside; default: for ever.",
+        "help": "Delete messages older than this, such as 30d; undelivered ones are kept for their listeners. "
+        "Default: keep all messages.",
     },
-    "log_level": {"type": click.Choice(logs.LEVELS), "default": "info", "help": "The least that is logged."},
+    "log_level": {"type": click.Choice(logs.LEVELS), "default": "info", "help": "Lowest level of log lines to write."},
     "log_format": {
         "type": click.Choice(logs.FORMATS),
         "default": "text",
         "help": "Log lines as text or as JSON objects.",
     },
-    "topic_prefix": {"default": "everput.", "help": "Before the name of every topic and group."},
+    "topic_prefix": {"default": "everput.", "help": "Prefix of the names of topics and groups in Kafka."},
     "partitions": {
         "type": click.IntRange(1, 4096),
-        "help": f"Of new topics; {PARTITIONS_EMBEDDED} embedded, {PARTITIONS_CLUSTER} on a cluster. Can't be changed.",
+        "help": f"Partitions of new topics; fixed from then on. Default: {PARTITIONS_EMBEDDED} in an embedded Kafka, "
+        f"{PARTITIONS_CLUSTER} on a cluster.",
         "show_default": False,
     },
-    "replication": {"type": _count, "help": f"Copies of each topic; default {REPLICATION}."},
-    "min_insync": {"type": _count, "help": f"Copies that must acknowledge; default {MIN_INSYNC}."},
+    "replication": {"type": _count, "help": f"Copies of each topic. Default: {REPLICATION}."},
+    "min_insync": {"type": _count, "help": f"Copies that must acknowledge a write. Default: {MIN_INSYNC}."},
     "flush_each_batch": {
         "is_flag": True,
         "default": None,
-        "help": "fsync before acknowledging (flush.messages=1), for a single broker.",
+        "help": "Sync each batch to disk before acknowledging it (flush.messages=1), for a single broker.",
     },
-    "kafka_security_protocol": {"type": click.Choice(PROTOCOLS), "default": "PLAINTEXT"},
-    "kafka_sasl_mechanism": {"type": click.Choice(MECHANISMS)},
+    "kafka_security_protocol": {
+        "type": click.Choice(PROTOCOLS),
+        "default": "PLAINTEXT",
+        "help": "Protocol of --kafka.",
+    },
+    "kafka_sasl_mechanism": {"type": click.Choice(MECHANISMS), "help": "SASL mechanism. Default: PLAIN."},
     "kafka_sasl_username": {
-        "help": f"The password comes by {SASL_PASSWORD}, or by the file that {SASL_PASSWORD}_FILE names."
+        "help": f"SASL user. The password comes from {SASL_PASSWORD} or the file named by {SASL_PASSWORD}_FILE."
     },
-    "kafka_ca_file": {"type": _file, "help": "PEM."},
-    "kafka_cert_file": {"type": _file, "help": "PEM."},
-    "kafka_key_file": {"type": _file, "help": "PEM."},
+    "kafka_ca_file": {"type": _file, "help": "CA certificates of the brokers, PEM."},
+    "kafka_cert_file": {"type": _file, "help": "Client certificate, PEM."},
+    "kafka_key_file": {"type": _file, "help": "Key of the client certificate, PEM."},
 }
 
 
@@ -383,7 +396,7 @@ def _declaration(name: str) -> str:
 
 
 def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator: the command is called with `options`, an Options, in place of one argument for each."""
+    """Decorate a command with the shared options; it is called with `options`, an Options."""
 
     @functools.wraps(command)
     def with_options(**values: Any) -> Any:

@@ -4,11 +4,12 @@
         queue = client.send(create_queue("orders")).queue
         client.send(put_message(queue.id, "first"))
 
-AsyncClient is the same with `await`. verify() checks what a listener got. Imports no other package of this project.
+AsyncClient does the same with `await`. verify() checks a request that a listener got. This package imports no other one
+of the project.
 """
 
 from everput.client import AsyncClient, Client
-from everput.errors import EverputError, InvalidSignature, NoAnswer, Problem
+from everput.errors import EverputError, InvalidSignature, NoAnswer, NotReached, Problem
 from everput.requests import (
     Request,
     cancel_replay,
@@ -64,6 +65,7 @@ __all__ = [
     "EverputError",
     "InvalidSignature",
     "NoAnswer",
+    "NotReached",
     "Problem",
     "Request",
     "cancel_replay",

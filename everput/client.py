@@ -1,7 +1,7 @@
-"""Sends requests, sync and async, and again where that is safe.
+"""Sends requests, sync and async, and retries them where that is safe.
 
-For: retries with back-off, problems as errors, lists page by page, the log line by line. Not for: what is asked
-(requests.py)."""
+For: retries with back-off, problems as errors, lists page by page, the log line by line. Not for: the requests
+themselves (requests.py)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import msgspec
 from msgspec import UNSET
 
 from everput.answers import LogLine, ProblemAnswer
-from everput.errors import EverputError, NoAnswer, Problem
+from everput.errors import EverputError, NoAnswer, NotReached, Problem
 from everput.requests import Request
 
 PAUSE_S_MIN: Final = 0.1
@@ -33,14 +33,14 @@ T = TypeVar("T")
 
 
 class Client:
-    """A client of the REST API. It is a context manager.
+    """A client of the API; a context manager.
 
-    url: of the API.
-    key: an API key, a session's token, or None for open operations.
-    organization: the id of the one that a session acts in.
-    give_up_after_s: for a request with its repeats.
-    transport: replaces the network.
-    `etag` is the last answer's, for `if_match`; `again` counts repeats.
+    url: the API's base URL. key: an API key, a session's token, or None for requests that need neither.
+    organization: the ID of the organization in which a session acts.
+    give_up_after_s: seconds for one request with its retries.
+    refused_at_once: raise NotReached at the first refused connection, as long as the server has never answered.
+    transport: replaces the network, for tests.
+    etag: the last answer's ETag, for `if_match`. again: the number of retries.
     """
 
     def __init__(
@@ -50,9 +50,11 @@ class Client:
         *,
         organization: str | None = None,
         give_up_after_s: float = 60.0,
+        refused_at_once: bool = False,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._give_up_after_s = give_up_after_s
+        self._refused_at_once = refused_at_once
         self._http = httpx.Client(**_options(url, key, organization), transport=transport)
         self.etag: str | None = None
         self.again = 0
@@ -69,14 +71,15 @@ class Client:
         self._http.close()
 
     def send(self, request: Request[T]) -> T:
-        """Send a request and return its answer (Problem, NoAnswer)."""
-        tries = _Tries(request, self._give_up_after_s)
+        """Send a request and return its answer. Raises Problem or NoAnswer."""
+        tries = _Tries(request, self._give_up_after_s, refused_at_once=self._refused_at_once)
         while True:
             try:
                 response = self._http.request(**_arguments(request))
             except httpx.TransportError as error:
                 wait_s = tries.after_error(error)
             else:
+                self._refused_at_once = False
                 self.etag = response.headers.get("etag")
                 if response.status_code == httpx.codes.OK:
                     return _answer(response, request.answer)
@@ -93,15 +96,15 @@ class Client:
             following = _following(request, page)
 
     def lines(self, request: Request[LogLine]) -> Iterator[LogLine]:
-        """Yield the lines of the log while it is read. An interrupted reading continues, and no event comes twice
-        (Problem, NoAnswer).
+        """Yield the lines of the log. After a broken connection it continues, and no event comes twice.
 
-        A line has an `event`, or a `cursor` after which a later reading can continue.
+        A line has an `event`, or a `cursor` that continues after all lines before it. Raises Problem or NoAnswer.
         """
-        reading = _Reading(request, self._give_up_after_s)
+        reading = _Reading(request, self._give_up_after_s, refused_at_once=self._refused_at_once)
         while True:
             try:
                 with self._http.stream(**_arguments(reading.request)) as response:
+                    self._refused_at_once = False
                     if response.status_code == httpx.codes.OK:
                         for part in response.iter_bytes():
                             yield from reading.lines(part)
@@ -125,9 +128,11 @@ class AsyncClient:
         *,
         organization: str | None = None,
         give_up_after_s: float = 60.0,
+        refused_at_once: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._give_up_after_s = give_up_after_s
+        self._refused_at_once = refused_at_once
         self._http = httpx.AsyncClient(**_options(url, key, organization), transport=transport)
         self.etag: str | None = None
         self.again = 0
@@ -144,14 +149,15 @@ class AsyncClient:
         await self._http.aclose()
 
     async def send(self, request: Request[T]) -> T:
-        """Send a request and return its answer (Problem, NoAnswer)."""
-        tries = _Tries(request, self._give_up_after_s)
+        """Send a request and return its answer. Raises Problem or NoAnswer."""
+        tries = _Tries(request, self._give_up_after_s, refused_at_once=self._refused_at_once)
         while True:
             try:
                 response = await self._http.request(**_arguments(request))
             except httpx.TransportError as error:
                 wait_s = tries.after_error(error)
             else:
+                self._refused_at_once = False
                 self.etag = response.headers.get("etag")
                 if response.status_code == httpx.codes.OK:
                     return _answer(response, request.answer)
@@ -168,11 +174,12 @@ class AsyncClient:
             following = _following(request, page)
 
     async def lines(self, request: Request[LogLine]) -> AsyncIterator[LogLine]:
-        """Yield the lines of the log, like Client.lines."""
-        reading = _Reading(request, self._give_up_after_s)
+        """Yield the lines of the log, as Client.lines does."""
+        reading = _Reading(request, self._give_up_after_s, refused_at_once=self._refused_at_once)
         while True:
             try:
                 async with self._http.stream(**_arguments(reading.request)) as response:
+                    self._refused_at_once = False
                     if response.status_code == httpx.codes.OK:
                         async for part in response.aiter_bytes():
                             for line in reading.lines(part):
@@ -188,11 +195,10 @@ class AsyncClient:
 
 
 class _Tries:
-    """The tries of a request: how long to wait before it is sent again. It raises the last error when there is no
-    further try.
-    """
+    """The retries of one request. Each method returns the seconds to wait before the next try, or raises the error."""
 
-    def __init__(self, request: Request[Any], give_up_after_s: float) -> None:
+    def __init__(self, request: Request[Any], give_up_after_s: float, *, refused_at_once: bool) -> None:
+        self._refused_at_once = refused_at_once
         self._repeatable = request.repeatable
         self._give_up_after_s = give_up_after_s
         self._begin()
@@ -202,9 +208,10 @@ class _Tries:
         self._pause_s = PAUSE_S_MIN
 
     def after_error(self, error: httpx.TransportError) -> float:
-        told = NoAnswer(f"{type(error).__name__}: {error}")
         not_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-        if isinstance(error, httpx.UnsupportedProtocol) or not (self._repeatable or not_sent):
+        told = (NotReached if not_sent else NoAnswer)(f"{type(error).__name__}: {error}")
+        refused = self._refused_at_once and isinstance(error, httpx.ConnectError)
+        if refused or isinstance(error, httpx.UnsupportedProtocol) or not (self._repeatable or not_sent):
             raise told from error
         return self._wait(told, 0.0)
 
@@ -226,21 +233,20 @@ class _Tries:
 
 
 class _Reading(_Tries):
-    """A reading of the log. It gives events only when the cursor after them has arrived.
+    """A reading of the log. Events are released when a line with a cursor follows them.
 
-    request: what is left to be asked.
-    complete: nothing is.
+    request: the request for the rest. complete: nothing is left.
     """
 
-    def __init__(self, request: Request[LogLine], give_up_after_s: float) -> None:
-        super().__init__(request, give_up_after_s)
+    def __init__(self, request: Request[LogLine], give_up_after_s: float, *, refused_at_once: bool) -> None:
+        super().__init__(request, give_up_after_s, refused_at_once=refused_at_once)
         self.request = request
         self.complete = False
         self._rest = b""
         self._held: list[LogLine] = []
 
     def lines(self, part: bytes) -> Iterator[LogLine]:
-        """Take the next bytes of the answer, and yield the lines that are complete."""
+        """Yield the lines that the next bytes of the answer complete."""
         *whole, self._rest = (self._rest + part).split(b"\n")
         for text in whole:
             line = _decoded(text, self.request.answer)
@@ -253,7 +259,7 @@ class _Reading(_Tries):
             yield from given
 
     def after_error(self, error: httpx.TransportError) -> float:
-        self._rest, self._held = b"", []  # it comes again, after the cursor
+        self._rest, self._held = b"", []  # they come again, after the cursor
         return super().after_error(error)
 
     def _went_on(self, cursor: str, count: int) -> None:
@@ -314,7 +320,7 @@ def _retry_after_s(response: httpx.Response) -> float:
 
 
 def _following(request: Request[T], page: T) -> Request[T] | None:
-    """Return the request for the next page, with the query of the `next` link and the address that was given."""
+    """Return the request for the next page: with the query of its `next` link, at the address of the first request."""
     link = getattr(getattr(page, "links", None), "next", None)
     if not link:
         return None

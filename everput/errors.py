@@ -1,4 +1,4 @@
-"""What the client raises."""
+"""The errors that the client raises."""
 
 from __future__ import annotations
 
@@ -8,15 +8,22 @@ from everput.answers import ErrorLocation, ProblemAnswer
 
 
 class EverputError(Exception):
-    """Any of them."""
+    """The base of the client's errors."""
 
 
 class NoAnswer(EverputError):
-    """No answer came in time, or the answer was not Everput's."""
+    """The server did not answer in time, or the answer was not Everput's."""
+
+
+class NotReached(NoAnswer):
+    """No connection to the server could be made; nothing was sent."""
 
 
 class Problem(EverputError):
-    """The request was refused (RFC 9457). code: the last part of its type, such as `name-taken`."""
+    """The server refused the request (RFC 9457).
+
+    code: the last part of the problem's type, such as `name-taken`. errors: the wrong parts of the request.
+    """
 
     def __init__(self, answer: ProblemAnswer) -> None:
         self.status = answer.status
@@ -31,4 +38,4 @@ class Problem(EverputError):
 
 
 class InvalidSignature(EverputError):
-    """The signature or the time of a request to the listener is wrong."""
+    """The request to a listener is not signed with its secret, or was not sent lately."""

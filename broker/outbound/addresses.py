@@ -32,6 +32,10 @@ _OTHER_ANSWER_S: Final = 0.5  # where there is an answer already
 _CACHED_MAX: Final = 8192
 _NO_SUCH_NAME: Final = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
+_ALLOWING: Final = (
+    "The operator can allow a network with --allow-network. `everput listen` delivers to your own machine without it"
+)
+
 # linear: bounded
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 
@@ -179,9 +183,9 @@ def refuse_url(url: str, allow: Sequence[Network]) -> str | None:
             target.host.rstrip(".").rsplit(".", 1)[-1] in ("localhost", "local", "internal", "localdomain")
             and not allow
         ):
-            return "names a host that is not public"
+            return f"names a host that is not public. {_ALLOWING}"
         return None
-    return None if address_allowed(address, allow) else "has an address that is not allowed"
+    return None if address_allowed(address, allow) else f"has an address that is not public. {_ALLOWING}"
 
 
 class _Kept:
@@ -275,5 +279,5 @@ class Resolver:
     def _allowed(self, host: str, found: Sequence[str]) -> list[str]:
         allowed = [text for text in found if self._may_be_at(text)]
         if not allowed:
-            raise Refused(f"{host} has no address that is allowed")
+            raise Refused(f"{host} has no public address, and no other that --allow-network allows")
         return allowed

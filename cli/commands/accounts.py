@@ -1,4 +1,4 @@
-"""`everput accounts`: what the operator does to accounts, in Kafka itself and so without a session or a key.
+"""`everput accounts`: the operator's commands on accounts, on Kafka itself and so without a session or a key.
 
 Not for: what an account's owner does over HTTP (api/accounts.py), what the commands do (broker/commands/accounts.py).
 """
@@ -17,6 +17,7 @@ from broker.core.directory import Directory, Organization
 from broker.errors import NotFound
 from cli.api_commands import show_all
 from cli.directory import OpenDirectory, in_directory
+from cli.groups import Group, examples
 from cli.options import Options, shared_options
 from cli.printing import say
 from everput.answers import Answer, Named
@@ -33,16 +34,16 @@ class _Row(Answer):
     organizations: list[Named]
 
 
-@click.group("accounts")
+@click.group("accounts", cls=Group)
 def command() -> None:
-    """List, block, unblock and delete accounts, reset a password, end sessions. ACCOUNT is an e-mail address or an id.
+    """List, block, unblock and delete accounts, reset a password, end sessions. ACCOUNT is an e-mail address or an ID.
 
-    The commands ask Kafka itself: that of --kafka, or that of the `everput serve` on --data-dir.
+    The commands connect to Kafka: that of --kafka, or that of the running `everput serve` on --data-dir.
     """
 
 
-@command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@command.command("list", epilog=examples("everput accounts list"))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @shared_options
 def list_(options: Options, *, as_json: bool) -> None:
     """List all accounts, oldest first."""
@@ -55,18 +56,18 @@ def list_(options: Options, *, as_json: bool) -> None:
     show_all(in_directory(options, rows), {heading: heading.replace(" ", "_") for heading in columns}, as_json=as_json)
 
 
-@command.command("block")
+@command.command("block", epilog=examples("everput accounts block ann@shop.example"))
 @_account_argument
 @shared_options
 def block(options: Options, account: str) -> None:
-    """End an account's sessions and refuse its sign-in. Keys stay valid: they belong to organizations."""
+    """End an account's sessions, and refuse to sign it in. Keys stay valid, because they belong to organizations."""
 
     async def work(opened: OpenDirectory) -> None:
         found = find_account(opened, account)
         if await AccountCommands(*opened).block(found.id):
             say(f"blocked {found.email}; its sessions have ended")
         else:
-            say(f"{found.email} was blocked already")
+            say(f"{found.email} was already blocked")
         state = opened.view.state
         _say_ownerless(one for one in state.organizations_of(found.id) if state.is_last(one, found.id))
         _say_keys(state, found)
@@ -74,11 +75,11 @@ def block(options: Options, account: str) -> None:
     in_directory(options, work)
 
 
-@command.command("unblock")
+@command.command("unblock", epilog=examples("everput accounts unblock ann@shop.example"))
 @_account_argument
 @shared_options
 def unblock(options: Options, account: str) -> None:
-    """Let a blocked account sign in again, with its password."""
+    """Let a blocked account sign in again with its password."""
 
     async def work(opened: OpenDirectory) -> None:
         found = find_account(opened, account)
@@ -88,15 +89,19 @@ def unblock(options: Options, account: str) -> None:
     in_directory(options, work)
 
 
-@command.command("delete")
+@command.command("delete", epilog=examples("everput accounts delete ann@shop.example"))
 @_account_argument
-@click.option("--even-if-last", is_flag=True, help="Though an organization is left without a member who can sign in.")
-@click.confirmation_option(prompt="It can't be undone. Delete the account?")
+@click.option(
+    "--even-if-last",
+    is_flag=True,
+    help="Delete the account even if it is the last member of an organization who can sign in.",
+)
+@click.confirmation_option(prompt="This can't be undone. Delete the account?")
 @shared_options
 def delete(options: Options, account: str, *, even_if_last: bool) -> None:
-    """Delete an account, its sessions and its memberships. Its e-mail address is free then.
+    """Delete an account with its sessions and memberships. Its e-mail address can then be registered again.
 
-    Keys stay valid: they belong to organizations. The log keeps what has happened, the address included.
+    Keys stay valid, because they belong to organizations. The log keeps what happened, including the address.
     """
 
     async def work(opened: OpenDirectory) -> None:
@@ -109,32 +114,32 @@ def delete(options: Options, account: str, *, even_if_last: bool) -> None:
     in_directory(options, work)
 
 
-@command.command("reset-password")
+@command.command("reset-password", epilog=examples("everput accounts reset-password ann@shop.example"))
 @_account_argument
 @shared_options
 def reset_password(options: Options, account: str) -> None:
     """Print a one-time password for an account, and end its sessions.
 
-    The password opens one session, within a day. Set a new password in that session: in the console (behind the e-mail
-    address at the top), or by `POST /v1/accounts/password`.
+    The password works once, within a day. The owner signs in with it and then sets a new password: in the console
+    (choose the e-mail address at the top), or with `POST /v1/accounts/password`.
     """
 
     async def work(opened: OpenDirectory) -> None:
         found = find_account(opened, account)
         password, until_ms = await AccountCommands(*opened).reset_password(found.id)
         if found.blocked:
-            say(f"{found.email} is blocked: `everput accounts unblock` lets it sign in", err=True)
-        say(f"opens one session of {found.email}, until {_time(until_ms)}:", err=True)
+            say(f"{found.email} is blocked; `everput accounts unblock {found.email}` lets it sign in", err=True)
+        say(f"one-time password of {found.email}, valid until {_time(until_ms)}:", err=True)
         say(password)
 
     in_directory(options, work)
 
 
-@command.command("end-sessions")
+@command.command("end-sessions", epilog=examples("everput accounts end-sessions ann@shop.example"))
 @_account_argument
 @shared_options
 def end_sessions(options: Options, account: str) -> None:
-    """End all sessions of an account. It can sign in again."""
+    """End all sessions of an account. The account can sign in again."""
 
     async def work(opened: OpenDirectory) -> None:
         found = find_account(opened, account)
@@ -145,11 +150,11 @@ def end_sessions(options: Options, account: str) -> None:
 
 
 def find_account(opened: OpenDirectory, text: str) -> Account:
-    """The account with this e-mail address or id (NotFound)."""
+    """Return the account with this e-mail address or ID. Raises NotFound."""
     accounts = opened.view.state.accounts
     found = accounts.account(text) or accounts.by_id.get(text)
     if found is None:
-        raise NotFound(f"no account has the e-mail address or id {text}; `everput accounts list` shows all")
+        raise NotFound(f"no account has the e-mail address or ID {text}; `everput accounts list` shows all")
     return found
 
 
@@ -167,15 +172,15 @@ def _row(state: Directory, account: Account) -> _Row:
 
 def _say_ownerless(organizations: Iterable[Organization]) -> None:
     for one in organizations:
-        say(f"nobody can sign in to the organization {one.name} ({one.id}) any more", err=True)
+        say(f"the organization {one.name} ({one.id}) has no member left who can sign in", err=True)
 
 
 def _say_keys(state: Directory, account: Account) -> None:
-    """Name the keys that the account made: whoever has seen one can still use it."""
+    """Name the keys that the account created: anybody who has one of them can still use it."""
     made = [api_key for api_key in state.keys.values() if api_key.created_by == f"account:{account.id}"]
     for api_key in made:
         name = state.organizations[api_key.organization_id].name
-        say(f"stays valid: key {api_key.id} {api_key.name}, of the organization {name}", err=True)
+        say(f"still valid: the key {api_key.name} ({api_key.id}) of the organization {name}", err=True)
     if made:
         say("`everput organizations revoke-key KEY_ID` revokes such a key", err=True)
 

@@ -1,4 +1,4 @@
-"""`everput completion`: the script that makes a shell complete the command. Not for: what is completed (click does)."""
+"""`everput completion`: the script that completes commands in a shell. Not for: completing (click, arguments.py)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import click
 from click.shell_completion import get_completion_class
 
 from broker.errors import ConfigurationError
+from cli.groups import examples
 
 
-@click.command("completion")
+@click.command("completion", epilog=examples('eval "$(everput completion bash)"', "everput completion fish | source"))
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(context: click.Context, shell: str) -> None:
-    """Print what makes SHELL complete the command, as in: eval "$(everput completion bash)"."""
+    """Print the script that makes SHELL complete commands, options, and names of queues and listeners."""
     found = get_completion_class(shell)
     if found is None or context.parent is None:
         raise ConfigurationError(f"there is no completion for {shell}")

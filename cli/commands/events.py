@@ -1,7 +1,7 @@
-"""`everput events`: the catalogue of events, as Markdown.
+"""`everput events`: the catalog of events, as Markdown.
 
-For: docs/events.md (`make events`), and whoever reads the topics with another Kafka client. Not for: what a field means
-(broker/core/catalogue.py)."""
+For: docs/events.md (`make events`), and readers of the topics with another Kafka client. Not for: the meaning of a
+field (broker/core/catalogue.py)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import msgspec
 
 from broker.core.catalogue import FIELDS, FORMER, INTERNAL, PASSING, SECRET, TOPIC_OF, TOPICS
 from broker.core.events import CLASSES, VERSIONS, Event
+from cli.groups import examples
 
 _COMMON: Final = ("type", "v", "at_ms", "organization_id", "actor", "request_id")
 _JSON: Final = {str: "string", int: "integer", float: "number", bool: "boolean", types.NoneType: "null"}
@@ -34,9 +35,9 @@ Every event has
 """
 
 
-@click.command("events")
+@click.command("events", epilog=examples("everput events > events.md"))
 def command() -> None:
-    """Print every type of event, its topic and fields, in all of its versions, as Markdown."""
+    """Print every type of event with its topic and fields, in all versions, as Markdown."""
     print(catalogue(), end="")
 
 

@@ -1,8 +1,8 @@
-"""`everput init`: an account, an organization and a key, from the shell.
+"""`everput init`: create an account, an organization and a key from the shell.
 
-For: an existing Kafka, where no `everput serve` makes them, and that of a running `everput serve`, for one more account
-or organization. It needs no session: whoever reaches Kafka may do everything.
-Not for: how they are made (cli/processes/first_start.py)."""
+For: an existing Kafka, where no `everput serve` creates them, and the Kafka of a running `everput serve`, for one more
+account or organization. The command needs no session, because access to Kafka allows everything.
+Not for: how they are created (cli/processes/first_start.py)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from broker.kafka.admin import ensure_topics
 from broker.kafka.topics import topics
 from cli import files
 from cli.directory import directory, run_quietly
+from cli.groups import examples
 from cli.operate import cluster
 from cli.options import Options, shared_options
 from cli.printing import say
@@ -26,25 +27,29 @@ from cli.processes.first_start import new_key
 PASSWORD: Final = "EVERPUT_PASSWORD"  # noqa: S105 - the variable's name
 
 
-@click.command("init")
-@click.option("--organization", metavar="ID", help="Make the key for this organization, whoever made it.")
-@click.option("--name", metavar="NAME", help="The name of the operator's organization.  [default: default]")
-@click.option("--email", metavar="ADDRESS", help="An account that is to be a member; it is made if it is missing.")
+@click.command(
+    "init",
+    epilog=examples("everput init", "everput init --kafka kafka-1:9092 --email ann@shop.example --name shop"),
+)
+@click.option("--organization", metavar="ID", help="Create the key for this organization.")
+@click.option("--name", metavar="NAME", help="Name of the operator's organization.  [default: default]")
+@click.option(
+    "--email", metavar="ADDRESS", help="Make this account a member of the organization. A missing account is created."
+)
 @shared_options
 def command(options: Options, organization: str | None, name: str | None, email: str | None) -> None:
-    """Make an organization and a key with all scopes, and print the key. Until then nobody can register over HTTP.
+    """Create an organization and a key with all scopes, and print the key. Nobody can register over HTTP before that.
 
-    With --kafka the topics are made, too; without it, the Kafka is that of the `everput serve` on --data-dir. The key
-    is nowhere else: keep it. The organization's name and id are shown on stderr. With --email, the account is made or,
-    if it is there, its password is checked, and it becomes a member of the organization; the password comes by
-    EVERPUT_PASSWORD or EVERPUT_PASSWORD_FILE, or is asked for.
+    With --kafka, the command creates the topics, too. Without it, the command uses the Kafka of the running
+    `everput serve` on --data-dir. Save the key: it is not stored anywhere. The organization's name and ID are shown on
+    stderr. With --email, the account becomes a member of the organization. A missing account is created; the password
+    of an existing one is checked. The password is read from EVERPUT_PASSWORD or EVERPUT_PASSWORD_FILE, or asked for.
 
-    To repeat the command is safe: it makes one more key for the organization that it made before, with the same --email
-    and --name if these are given. It never takes an organization that was registered over HTTP, unless --organization
-    says its id.
+    The command can be repeated: it then creates one more key for the same organization, chosen by --email and --name
+    if these are given. It uses an organization that was registered over HTTP only if --organization names it.
     """
     if organization is not None and name is not None:
-        raise ConfigurationError("give --organization, the id of one that is there, or --name, but not both")
+        raise ConfigurationError("give --organization, the ID of an existing organization, or --name, but not both")
     owner = None if email is None else (email, _password())
     try:
         api_key, made_for = run_quietly("init", options, _make(options, organization, name, owner))

@@ -1,4 +1,6 @@
-"""`everput listeners`: everything about listeners. Not for: asking and showing (api_commands.py)."""
+"""`everput listeners`: list, show, create, change, pause, test and delete listeners.
+
+Not for: requests and output (api_commands.py)."""
 
 from __future__ import annotations
 
@@ -9,14 +11,16 @@ import click
 
 import everput
 from cli.api_commands import asks, find_listener, find_queue, show, show_all
+from cli.arguments import listener_arguments, queue_argument
+from cli.groups import Group, examples
 from everput import Client
 
-NO_LIMIT: Final = object()  # said; None is not said
+NO_LIMIT: Final = object()  # the option says `none`; Python's None means that the option is missing
 
 
-@click.group("listeners")
+@click.group("listeners", cls=Group)
 def command() -> None:
-    """See and change the listeners of a queue. QUEUE and LISTENER are names or ids."""
+    """List, create, change, pause, test and delete the listeners of a queue. QUEUE and LISTENER are names or IDs."""
 
 
 def _headers(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> dict[str, str] | None:
@@ -25,7 +29,7 @@ def _headers(_context: click.Context, _parameter: click.Parameter, values: Seque
 
 
 class _OrNone(click.ParamType):
-    """A number, or `none` for no limit: the API's null."""
+    """A number, or `none` for no limit, the API's null."""
 
     name = "number"
 
@@ -42,20 +46,40 @@ class _OrNone(click.ParamType):
 
 
 _SETTINGS = (
-    click.option("--max-in-flight", type=int, help="Requests under way at once."),
-    click.option("--rate-per-s", type=_OrNone(float), help="Requests a second, or none for no limit."),
-    click.option("--timeout-ms", type=int, help="Of one attempt."),
-    click.option("--max-attempts", type=_OrNone(int), help="Then a delivery is parked; none: by its age alone."),
-    click.option("--max-age-s", type=int, help="Older deliveries are parked."),
-    click.option("--retry-first-ms", type=int, help="The longest wait after the first failure; it doubles with each."),
-    click.option("--retry-max-s", type=int, help="The longest wait after any failure."),
+    click.option("--max-in-flight", type=int, help="Most requests to the listener at a time.  [default: 64]"),
     click.option(
-        "--header", "headers", multiple=True, metavar="NAME:VALUE", callback=_headers, help="Of each request."
+        "--rate-per-s", type=_OrNone(float), help="Most deliveries per second, or none for no limit.  [default: none]"
+    ),
+    click.option("--timeout-ms", type=int, help="Timeout of an attempt, in milliseconds.  [default: 15000]"),
+    click.option(
+        "--max-attempts",
+        type=_OrNone(int),
+        help="Park a delivery after this many attempts, or none for no limit.  [default: none]",
+    ),
+    click.option(
+        "--max-age-s", type=int, help="Park a delivery this many seconds after its first attempt.  [default: 259200]"
+    ),
+    click.option(
+        "--retry-first-ms",
+        type=int,
+        help="Longest delay after the first failure, in milliseconds; it doubles with each.  [default: 1000]",
+    ),
+    click.option("--retry-max-s", type=int, help="Longest delay between two attempts, in seconds.  [default: 3600]"),
+    click.option(
+        "--header",
+        "headers",
+        multiple=True,
+        metavar="NAME:VALUE",
+        callback=_headers,
+        help="Header to add to each request. May be repeated.",
     ),
 )
-# A file, for a command line is public.
+# A file, because other users of the machine can see a command line.
 _secret = click.option(
-    "--secret-file", "secret", type=click.File(), help="Its first line is the secret; - for standard input."
+    "--secret-file",
+    "secret",
+    type=click.File(),
+    help="File whose first line is the signing secret; - for standard input. Default: a new secret.",
 )
 
 
@@ -74,114 +98,122 @@ def _line(secret: IO[str] | None) -> str | None:
     return None if secret is None else secret.readline().strip()
 
 
-@command.command("list")
-@click.argument("queue")
+@command.command("list", epilog=examples("everput listeners list orders"))
+@queue_argument
 @asks
 def list_(client: Client, *, queue: str, as_json: bool) -> None:
-    """List a queue's listeners, oldest first."""
+    """List the listeners of a queue, oldest first."""
     pages = client.pages(everput.list_listeners(find_queue(client, queue)))
     columns = {"id": "id", "name": "name", "notify_url": "notify_url", "paused": "paused"}
     show_all((listener for page in pages for listener in page.listeners), columns, as_json=as_json)
 
 
-@command.command("get")
-@click.argument("queue")
-@click.argument("listener")
+@command.command("get", epilog=examples("everput listeners get orders billing"))
+@listener_arguments
 @asks
 def get(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
-    """Show a listener and how it is doing."""
+    """Show a listener's settings, state, backlog and last error."""
     show(client.send(everput.get_listener(*find_listener(client, queue, listener))).listener, as_json=as_json)
 
 
-@command.command("create")
-@click.argument("queue")
+@command.command(
+    "create",
+    epilog=examples(
+        "everput listeners create orders billing --notify-url https://shop.example/hook "
+        "--liveness-url https://shop.example/live"
+    ),
+)
+@queue_argument
 @click.argument("name")
-@click.option("--notify-url", required=True, help="Where the messages are sent.")
-@click.option("--liveness-url", required=True, help="What is asked while the listener is down.")
-@click.option("--from", "begin", help="now (the default), beginning, or a time.")
+@click.option("--notify-url", required=True, help="URL that gets each message by POST.")
+@click.option("--liveness-url", required=True, help="URL that is checked while deliveries fail.")
+@click.option(
+    "--from",
+    "begin",
+    help="First message to deliver: now, beginning, or a time such as 2026-01-31T12:00:00Z.  [default: now]",
+)
 @_settings
 @_secret
 @asks
 def create(client: Client, *, queue: str, secret: IO[str] | None, as_json: bool, **values: Any) -> None:
-    """Make a listener; the answer shows its signing secret."""
+    """Create a listener and show its signing secret."""
     values["secret"] = _line(secret)
     made = client.send(everput.create_listener(find_queue(client, queue), **_said(values)))
     show(made.listener, as_json=as_json)
 
 
-@command.command("update")
-@click.argument("queue")
-@click.argument("listener")
-@click.option("--name", help="Another name.")
-@click.option("--notify-url", help="Pending deliveries go there, too.")
-@click.option("--liveness-url", help="What is asked while the listener is down.")
+@command.command(
+    "update", epilog=examples("everput listeners update orders billing --max-in-flight 8 --rate-per-s none")
+)
+@listener_arguments
+@click.option("--name", help="New name.")
+@click.option("--notify-url", help="New URL for messages. Pending deliveries go there, too.")
+@click.option("--liveness-url", help="URL that is checked while deliveries fail.")
 @_settings
 @asks
 def update(client: Client, *, queue: str, listener: str, as_json: bool, **values: Any) -> None:
-    """Change what is said and leave the rest."""
+    """Change a listener. Settings that are left out keep their values."""
     request = everput.update_listener(*find_listener(client, queue, listener), **_said(values))
     show(client.send(request).listener, as_json=as_json)
 
 
-@command.command("delete")
-@click.argument("queue")
-@click.argument("listener")
-@click.confirmation_option(prompt="Its pending deliveries are cancelled. Delete it?")
+@command.command("delete", epilog=examples("everput listeners delete orders billing"))
+@listener_arguments
+@click.confirmation_option(prompt="This cancels its pending deliveries. Delete the listener?")
 @asks
 def delete(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
-    """Delete a listener; its pending deliveries are cancelled."""
+    """Delete a listener and cancel its pending deliveries."""
     show(client.send(everput.delete_listener(*find_listener(client, queue, listener))).listener, as_json=as_json)
 
 
-@command.command("pause")
-@click.argument("queue")
-@click.argument("listener")
+@command.command("pause", epilog=examples("everput listeners pause orders billing"))
+@listener_arguments
 @asks
 def pause(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
-    """Send a listener nothing for now."""
+    """Pause a listener: nothing is sent to it until it is resumed."""
     show(client.send(everput.pause_listener(*find_listener(client, queue, listener))).listener, as_json=as_json)
 
 
-@command.command("resume")
-@click.argument("queue")
-@click.argument("listener")
+@command.command("resume", epilog=examples("everput listeners resume orders billing"))
+@listener_arguments
 @asks
 def resume(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
-    """Send a paused listener its messages again."""
+    """Resume a paused listener. Its waiting messages are sent to it."""
     show(client.send(everput.resume_listener(*find_listener(client, queue, listener))).listener, as_json=as_json)
 
 
-@command.command("test")
-@click.argument("queue")
-@click.argument("listener")
+@command.command("test", epilog=examples("everput listeners test orders billing"))
+@listener_arguments
 @asks
 def test(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
-    """Send a listener one marked message; the exit code is 1 unless it takes it."""
+    """Send a listener a test message, and show what it answers. The exit code is 1 unless that is a 2xx status."""
     answer = client.send(everput.send_test(*find_listener(client, queue, listener))).test
     show(answer, as_json=as_json)
     if answer.status is None or not 200 <= answer.status < 300:
         raise click.exceptions.Exit(1)
 
 
-@command.command("secret")
-@click.argument("queue")
-@click.argument("listener")
+@command.command("secret", epilog=examples("everput listeners secret orders billing"))
+@listener_arguments
 @asks
 def secret(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
     """Show a listener's signing secret."""
     show(client.send(everput.get_secret(*find_listener(client, queue, listener))), as_json=as_json)
 
 
-@command.command("rotate-secret")
-@click.argument("queue")
-@click.argument("listener")
-@click.option("--overlap-s", type=int, help="How long the former secret signs, too.")
+@command.command("rotate-secret", epilog=examples("everput listeners rotate-secret orders billing --overlap-s 3600"))
+@listener_arguments
+@click.option(
+    "--overlap-s",
+    type=int,
+    help="Seconds for which the previous secret signs, too; 0 if it has leaked.  [default: 86400]",
+)
 @_secret
 @asks
 def rotate_secret(
     client: Client, *, queue: str, listener: str, overlap_s: int | None, secret: IO[str] | None, as_json: bool
 ) -> None:
-    """Change the signing secret to a new one, or to the one that is given."""
+    """Replace a listener's signing secret."""
     place = find_listener(client, queue, listener)
     request = everput.rotate_secret(*place, secret=_line(secret), overlap_s=overlap_s)
     show(client.send(request), as_json=as_json)

@@ -1,6 +1,6 @@
-"""`everput log`: what happened, for people and for scripts.
+"""`everput log`: the events of an organization, for people and for scripts.
 
-For: the command, and an event as a row of a table that people can read. Not for: reading (cli/log_client.py)."""
+For: the command, and an event as a line for people. Not for: reading (cli/log_client.py)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from broker.core.events import CLASSES
 from broker.errors import ConfigurationError
 from cli import log_client
 from cli.api_options import api_options
+from cli.groups import examples
 from cli.printing import say, say_json
 from cli.times import Time
 from cli.visible import visible
@@ -35,18 +36,32 @@ _WIDTHS: Final = (
 )
 
 
-@click.command("log")
+@click.command(
+    "log",
+    epilog=examples(
+        "everput log --from 15m",
+        "everput log --queue orders --type delivery --follow",
+        "everput log --message MESSAGE_ID --json",
+    ),
+)
 @api_options
-@click.option("--from", "begin", type=Time(), help="Not before: 2026-01-31T12:00:00Z, 2026-01-31, or 15m (ago).")
-@click.option("--to", "end", type=Time(), help="Before this time.")
-@click.option("--type", "kind", metavar="TYPE,…", help="Such as queue.created, or all of a noun: queue.")
-@click.option("--queue", metavar="ID|NAME", help="Of this queue and its listeners.")
-@click.option("--listener", metavar="ID", help="Of this listener.")
-@click.option("--message", metavar="ID", help="The story of this message.")
-@click.option("--actor", metavar="WHO", help="What key:ID, account:ID, worker or shell did.")
-@click.option("--limit", type=click.IntRange(1, 1_000_000), help="At most so many events.")
-@click.option("--follow", is_flag=True, help="Go on with what happens from now on, until Ctrl-C.")
-@click.option("--json", "as_json", is_flag=True, help="Lines of JSON, as the API sends them.")
+@click.option(
+    "--from", "begin", type=Time(), help="Start of the time range: 2026-01-31T12:00:00Z, 2026-01-31, or 15m (ago)."
+)
+@click.option("--to", "end", type=Time(), help="End of the time range.")
+@click.option(
+    "--type",
+    "kind",
+    metavar="TYPE,…",
+    help="Types of events, such as queue.created, or queue for all events of queues.",
+)
+@click.option("--queue", metavar="ID|NAME", help="Only events of this queue and its listeners.")
+@click.option("--listener", metavar="ID", help="Only events of this listener.")
+@click.option("--message", metavar="ID", help="Only events of this message: its whole story.")
+@click.option("--actor", metavar="WHO", help="Only events caused by key:ID, account:ID, worker or shell.")
+@click.option("--limit", type=click.IntRange(1, 1_000_000), help="Show at most this many events.")
+@click.option("--follow", is_flag=True, help="Show new events as they happen, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print lines of JSON, as the API sends them.")
 def command(
     *,
     url: str,
@@ -64,8 +79,8 @@ def command(
 ) -> None:
     """Show the organization's events in the order of the log, oldest first. The key needs the scope `audit`.
 
-    The end is two seconds late, but for a message's story: until then an event of another process may still come in
-    between.
+    New events are shown after two seconds, because until then an earlier event of another process may still arrive.
+    The events of one message (--message) are shown at once.
     """
     if follow and end is not None:
         raise ConfigurationError("--follow has no end: leave --to out")

@@ -1,7 +1,7 @@
 """`everput mend`: put damaged records back from an export, or give them up.
 
-For: the command. Not for: what is damaged in a file, and the proof that what is put back was there
-(broker/kafka/embedded/segments.py), what becomes of the deliveries then (broker/delivery/outstanding/damaged.py)."""
+For: the command. Not for: finding damage in a file, and proving that a restored batch is the original
+(broker/kafka/embedded/segments.py), the deliveries afterwards (broker/delivery/outstanding/damaged.py)."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from cli.directory import OpenDirectory, in_directory
 from cli.exports import manifest
 from cli.exports.manifest import Manifest
 from cli.exports.rows import record
+from cli.groups import examples
 from cli.options import Options, shared_options
 from cli.printing import say
 
@@ -35,28 +36,32 @@ _RECORD_BYTES: Final = 8  # of a record in a batch, at the least
 _RANGE: Final = re.compile(r"([a-z]+)/(\d{1,4}):(\d{1,19})(?:-(\d{1,19}))?", re.ASCII)
 
 
-@click.command("mend")
+@click.command(
+    "mend", epilog=examples("everput mend --export backup", "everput mend --give-up messages/3:10-12 --data-dir data")
+)
 @click.option(
     "--export",
     "folder",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="What `everput export-all` wrote: damaged records that are in it are put back.",
+    help="Folder of `everput export-all` from which to put damaged records back.",
 )
 @click.option(
     "--log-dir",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="The log.dirs of a stopped broker. Default: that of the embedded Kafka in --data-dir.",
+    help="The log.dirs of a stopped broker. Default: those of the embedded Kafka in --data-dir.",
 )
-@click.option("--give-up", metavar="TOPIC/PARTITION:FIRST-LAST", help="Cancel what is parked for these offsets.")
+@click.option(
+    "--give-up", metavar="TOPIC/PARTITION:FIRST-LAST", help="Cancel the deliveries that are parked for these offsets."
+)
 @shared_options
 def command(options: Options, folder: Path | None, log_dir: Path | None, give_up: str | None) -> None:
     """Find damaged batches in the files of a stopped Kafka, and put them back from an export.
 
-    A batch is put back only if the checksum that its producer gave it says that it is what was there. On a cluster use
-    another broker's copy instead: make it the leader. After the next start what was parked as damaged is delivered.
+    A batch is put back only if the producer's checksum proves that it is the original. On a cluster, make a broker with
+    an undamaged copy the leader instead. After the next start, deliveries that were parked as damaged are made.
 
-    With --give-up, while everything runs: nothing waits for these offsets any more. The exit code is 1 if a batch
-    remains damaged.
+    --give-up is for a running installation: it cancels the deliveries that wait for these offsets. The exit code is 1
+    if a batch remains damaged.
     """
     if give_up is not None:
         one = _range(give_up)
@@ -76,29 +81,29 @@ def command(options: Options, folder: Path | None, log_dir: Path | None, give_up
 def _range(text: str) -> DamagedRange:
     found = _RANGE.fullmatch(text)
     if found is None:
-        raise ConfigurationError(f"--give-up {text}: give it as messages/3:10-12")
+        raise ConfigurationError(f"--give-up {text} is not of the form messages/3:10-12")
     first, last = int(found[3]), int(found[4] or found[3])
     return DamagedRange(found[1], int(found[2]), first, last)
 
 
 async def _give_up(opened: OpenDirectory, one: DamagedRange) -> None:
     if not opened.view.state.damage.covers(one):
-        known = ", ".join(map(str, opened.view.state.damage)) or "nothing"
-        raise ConfigurationError(f"{one} is not known to be damaged; {known} is")
+        known = ", ".join(map(str, opened.view.state.damage)) or "none"
+        raise ConfigurationError(f"{one} is not known to be damaged; known damage: {known}")
     await opened.control.append(mended(one, given_up=True, actor="shell"))
 
 
 def _load(folder: Path) -> Manifest:
     made = manifest.load(folder)
     if made is None or made.kind != "all":
-        raise ConfigurationError(f"{folder} holds no export of all: `everput export-all` makes one")
+        raise ConfigurationError(f"{folder} holds no export of `everput export-all`")
     for _ in manifest.check(folder, made):
         pass
     return made
 
 
 def _mend(options: Options, log_dir: Path, folder: Path | None, made: Manifest | None) -> int:
-    """How many batches remain damaged."""
+    """Put batches back where possible, and return how many remain damaged."""
     left = 0
     table = by_name(topics(KafkaSettings(bootstrap="", topic_prefix=options.topic_prefix)))
     with segments.stopped(log_dir):

@@ -1,4 +1,4 @@
-"""`everput messages`: to put, list, see, change and delete them. Not for: files (put.py), asking (api_commands.py)."""
+"""`everput messages`: put, list, show, change and delete messages. Not for: files (put.py), requests (everput/)."""
 
 from __future__ import annotations
 
@@ -9,23 +9,31 @@ import click
 
 import everput
 from cli.api_commands import asks, find_queue, show, show_all
+from cli.arguments import queue_argument
+from cli.groups import Group, examples
 from cli.times import Time
 from everput import Client
 from everput.answers import MessageFields
 
 
-@click.group("messages")
+@click.group("messages", cls=Group)
 def command() -> None:
-    """Put, list, see, change and delete messages. QUEUE is a queue's name or id."""
+    """Put, list, show, change and delete messages. QUEUE is a queue's name or ID."""
 
 
-@command.command("put")
-@click.argument("queue")
+@command.command(
+    "put",
+    epilog=examples(
+        """everput messages put orders '{"order": 7}'""",
+        "everput messages put orders hello --ordering-key customer-12 --deliver-at 2026-12-31T12:00:00Z",
+    ),
+)
+@queue_argument
 @click.argument("data")
-@click.option("--name", help="Its name, otherwise made.")
-@click.option("--ordering-key", help="Messages of one key are delivered in order.")
-@click.option("--deliver-at", help="Not before this time: 2026-01-31T12:00:00Z.")
-@click.option("--idempotency-key", help="Repeated with the same one, it is stored once.")
+@click.option("--name", help="Name of the message. Default: a generated one.")
+@click.option("--ordering-key", help="Messages with the same key are delivered one at a time, in order.")
+@click.option("--deliver-at", help="Do not deliver before this time, such as 2026-01-31T12:00:00Z.")
+@click.option("--idempotency-key", help="Store the message once, even if the command is repeated with the same key.")
 @asks
 def put(
     client: Client,
@@ -38,7 +46,7 @@ def put(
     idempotency_key: str | None,
     as_json: bool,
 ) -> None:
-    """Put one message; `everput put` puts the lines of a file."""
+    """Put one message. To put each line of a file, use `everput put`."""
     queue_id = find_queue(client, queue)
     request = everput.put_message(
         queue_id, data, name=name, key=ordering_key, deliver_at=deliver_at, idempotency_key=idempotency_key
@@ -46,11 +54,15 @@ def put(
     show(client.send(request).message, as_json=as_json)
 
 
-@command.command("list")
-@click.argument("queue")
-@click.option("--from", "begin", type=Time(), help="Not before: 2026-01-31T12:00:00Z, 2026-01-31, or 15m (ago).")
-@click.option("--to", "end", type=Time(), help="Before this time.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@command.command("list", epilog=examples("everput messages list orders --from 2h --limit 20"))
+@queue_argument
+@click.option(
+    "--from", "begin", type=Time(), help="Start of the time range: 2026-01-31T12:00:00Z, 2026-01-31, or 15m (ago)."
+)
+@click.option("--to", "end", type=Time(), help="End of the time range.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show at most this many messages."
+)
 @asks
 def list_(client: Client, *, queue: str, begin: str | None, end: str | None, limit: int, as_json: bool) -> None:
     """List a queue's messages, newest first."""
@@ -64,30 +76,30 @@ def list_(client: Client, *, queue: str, begin: str | None, end: str | None, lim
     show_all(islice(found(), limit), columns, as_json=as_json)
 
 
-@command.command("get")
-@click.argument("queue")
+@command.command("get", epilog=examples("everput messages get orders MESSAGE_ID"))
+@queue_argument
 @click.argument("message_id")
 @asks
 def get(client: Client, *, queue: str, message_id: str, as_json: bool) -> None:
-    """Show a message, and where it is with each listener."""
+    """Show a message and its delivery to each listener."""
     show(client.send(everput.get_message(find_queue(client, queue), message_id)).message, as_json=as_json)
 
 
-@command.command("update")
-@click.argument("queue")
+@command.command("update", epilog=examples("""everput messages update orders MESSAGE_ID '{"order": 8}'"""))
+@queue_argument
 @click.argument("message_id")
 @click.argument("data")
 @asks
 def update(client: Client, *, queue: str, message_id: str, data: str, as_json: bool) -> None:
-    """Change a message: who has not had it yet gets the new data."""
+    """Change a message's data. Deliveries that are not made yet get the new data."""
     show(client.send(everput.update_message(find_queue(client, queue), message_id, data)).message, as_json=as_json)
 
 
-@command.command("delete")
-@click.argument("queue")
+@command.command("delete", epilog=examples("everput messages delete orders MESSAGE_ID"))
+@queue_argument
 @click.argument("message_id")
-@click.confirmation_option(prompt="Who has not had it yet will not get it. Delete it?")
+@click.confirmation_option(prompt="This cancels the deliveries that are not made yet. Delete the message?")
 @asks
 def delete(client: Client, *, queue: str, message_id: str, as_json: bool) -> None:
-    """Delete a message: who has not had it yet will not get it."""
+    """Delete a message and cancel the deliveries that are not made yet."""
     show(client.send(everput.delete_message(find_queue(client, queue), message_id)).message, as_json=as_json)

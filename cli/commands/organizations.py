@@ -1,4 +1,4 @@
-"""`everput organizations`: what the operator does to any organization, in Kafka itself.
+"""`everput organizations`: the operator's commands on any organization, on Kafka itself.
 
 Not for: what a member does over HTTP (api/members.py, api/keys.py)."""
 
@@ -13,6 +13,7 @@ from broker.errors import NotFound
 from cli.api_commands import show_all
 from cli.commands.accounts import find_account
 from cli.directory import OpenDirectory, in_directory
+from cli.groups import Group, examples
 from cli.options import Options, age_s, shared_options
 from cli.printing import say
 from everput.answers import Answer
@@ -28,16 +29,16 @@ class _Row(Answer):
     stored_bytes: int
 
 
-@click.group("organizations")
+@click.group("organizations", cls=Group)
 def command() -> None:
-    """List all organizations, remove a member from one, revoke a key of one. `everput init` makes one.
+    """List organizations, remove a member, revoke a key. To create an organization, use `everput init`.
 
-    The commands ask Kafka itself: that of --kafka, or that of the `everput serve` on --data-dir.
+    The commands connect to Kafka: that of --kafka, or that of the running `everput serve` on --data-dir.
     """
 
 
-@command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@command.command("list", epilog=examples("everput organizations list"))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @shared_options
 def list_(options: Options, *, as_json: bool) -> None:
     """List all organizations, oldest first."""
@@ -63,32 +64,34 @@ def list_(options: Options, *, as_json: bool) -> None:
     show_all(in_directory(options, rows), {heading: heading.replace(" ", "_") for heading in columns}, as_json=as_json)
 
 
-@command.command("remove-member")
+@command.command(
+    "remove-member", epilog=examples("everput organizations remove-member ORGANIZATION_ID ann@shop.example")
+)
 @click.argument("organization_id")
 @click.argument("account", metavar="ACCOUNT")
-@click.option("--even-if-last", is_flag=True, help="Though no other member is left who can sign in.")
+@click.option("--even-if-last", is_flag=True, help="Remove the account even if no other member can sign in.")
 @shared_options
 def remove_member(options: Options, organization_id: str, account: str, *, even_if_last: bool) -> None:
-    """Remove an account, by its e-mail address or id, from an organization. Keys stay valid."""
+    """Remove an account (an e-mail address or ID) from an organization. The organization's keys stay valid."""
 
     async def work(opened: OpenDirectory) -> None:
         found = find_account(opened, account)
         await AccountCommands(*opened).leave(_shell(organization_id), found.id, even_if_last=even_if_last)
-        say(f"{found.email} is no member of the organization {organization_id} any more")
+        say(f"removed {found.email} from the organization {organization_id}")
 
     in_directory(options, work)
 
 
-@command.command("revoke-key")
+@command.command("revoke-key", epilog=examples("everput organizations revoke-key KEY_ID"))
 @click.argument("key_id")
 @shared_options
 def revoke(options: Options, key_id: str) -> None:
-    """Revoke a key of any organization. From now on it opens nothing."""
+    """Revoke a key of any organization. Requests with it are refused from now on."""
 
     async def work(opened: OpenDirectory) -> None:
         api_key = opened.view.state.keys.get(key_id)
         if api_key is None:
-            raise NotFound(f"no key has the id {key_id}")
+            raise NotFound(f"no key has the ID {key_id}")
         await revoke_key(opened.control, opened.view, _shell(api_key.organization_id), api_key.id)
         say(f"revoked the key {api_key.name} of the organization {api_key.organization_id}")
 

@@ -1,4 +1,4 @@
-"""`everput put`: each line of a file becomes a message.
+"""`everput put`: put each line of a file as a message.
 
 For: the command, its progress bar and its summary. Not for: sending (cli/publish.py), reading lines
 (cli/lines.py)."""
@@ -15,6 +15,8 @@ import click
 from broker.errors import ConfigurationError, NotFound
 from cli.api_commands import api_client, find_queue
 from cli.api_options import api_options
+from cli.arguments import queue_argument
+from cli.groups import examples
 from cli.lines import TextLine, TextLines
 from cli.printing import say
 from cli.progress import Progress
@@ -24,8 +26,10 @@ from everput import Client, create_queue
 REFUSALS_SHOWN = 20
 
 
-@click.command("put")
-@click.argument("queue")
+@click.command(
+    "put", epilog=examples("everput put orders orders.jsonl", "tail -f orders.jsonl | everput put orders --create")
+)
+@queue_argument
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), default="-")
 @api_options
 @click.option(
@@ -34,7 +38,7 @@ REFUSALS_SHOWN = 20
     default=32,
     show_default=True,
     envvar="EVERPUT_CONCURRENCY",
-    help="Requests under way at once.",
+    help="Most requests at a time.",
 )
 @click.option(
     "--give-up-after-s",
@@ -42,10 +46,10 @@ REFUSALS_SHOWN = 20
     default=60.0,
     show_default=True,
     envvar="EVERPUT_GIVE_UP_AFTER_S",
-    help="How long one message is tried again, in seconds.",
+    help="Seconds for which one message is retried.",
 )
-@click.option("--create", is_flag=True, help="Make the queue if it is missing.")
-@click.option("--quiet", is_flag=True, help="No progress bar and no summary.")
+@click.option("--create", is_flag=True, help="Create the queue if it is missing.")
+@click.option("--quiet", is_flag=True, help="Show no progress bar and no summary.")
 def command(
     *,
     queue: str,
@@ -57,11 +61,11 @@ def command(
     create: bool,
     quiet: bool,
 ) -> None:
-    """Put each line of FILE (or of standard input) on QUEUE, which is a queue's name or id.
+    """Put each line of FILE (or of standard input) on QUEUE, a queue's name or ID.
 
-    The order is not kept: many requests are under way at once, each with as many lines as are there. A request that was
-    answered 503 or 429, or not at all, is sent again, and stored once. Empty lines are skipped and counted. The exit
-    code is 1 if any line was refused; each is shown with its number and the reason.
+    The order is not kept, because many requests run at a time. A request that is answered 503 or 429, or not at all, is
+    retried; its messages are stored once. Empty lines are skipped and counted. Each refused line is shown with its
+    number and the reason; the exit code is then 1.
     """
     with _open(file) as source:
         with api_client(url, key, give_up_after_s=give_up_after_s) as client:
@@ -84,12 +88,12 @@ def _open(file: Path) -> IO[bytes]:
 
 
 def _queue(client: Client, queue: str, *, create: bool) -> str:
-    """Its id (ConfigurationError: there is none, and it is not to be made)."""
+    """Return the queue's ID. Raises ConfigurationError if the queue is missing and --create is not given."""
     try:
         return find_queue(client, queue)
     except NotFound as error:
         if not create:
-            raise ConfigurationError(f"{error}: --create makes it") from error
+            raise ConfigurationError(f"{error}; --create creates it") from error
         return client.send(create_queue(queue)).queue.id
 
 

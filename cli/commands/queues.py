@@ -1,4 +1,4 @@
-"""`everput queues`: to list, see, make, rename and delete queues. Not for: asking and showing (api_commands.py)."""
+"""`everput queues`: list, show, create, rename and delete queues. Not for: requests and output (api_commands.py)."""
 
 from __future__ import annotations
 
@@ -6,51 +6,53 @@ import click
 
 import everput
 from cli.api_commands import asks, find_queue, show, show_all
+from cli.arguments import queue_argument
+from cli.groups import Group, examples
 from everput import Client
 
 
-@click.group("queues")
+@click.group("queues", cls=Group)
 def command() -> None:
-    """List, see, make, rename and delete queues. QUEUE is a queue's name or id."""
+    """List, show, create, rename and delete queues. QUEUE is a queue's name or ID."""
 
 
-@command.command("list")
+@command.command("list", epilog=examples("everput queues list"))
 @asks
 def list_(client: Client, *, as_json: bool) -> None:
-    """List the queues, oldest first."""
+    """List queues, oldest first."""
     found = (queue for page in client.pages(everput.list_queues()) for queue in page.queues)
     show_all(found, {"id": "id", "name": "name", "listeners": "listeners"}, as_json=as_json)
 
 
-@command.command("get")
-@click.argument("queue")
+@command.command("get", epilog=examples("everput queues get orders"))
+@queue_argument
 @asks
 def get(client: Client, *, queue: str, as_json: bool) -> None:
-    """Show a queue."""
+    """Show a queue and its listeners."""
     show(client.send(everput.get_queue(find_queue(client, queue))).queue, as_json=as_json)
 
 
-@command.command("create")
+@command.command("create", epilog=examples("everput queues create orders"))
 @click.argument("name")
 @asks
 def create(client: Client, *, name: str, as_json: bool) -> None:
-    """Make a queue."""
+    """Create a queue."""
     show(client.send(everput.create_queue(name)).queue, as_json=as_json)
 
 
-@command.command("rename")
-@click.argument("queue")
+@command.command("rename", epilog=examples("everput queues rename orders shop.example/orders"))
+@queue_argument
 @click.argument("name")
 @asks
 def rename(client: Client, *, queue: str, name: str, as_json: bool) -> None:
-    """Give a queue another name."""
+    """Rename a queue. Its ID, messages and listeners stay."""
     show(client.send(everput.rename_queue(find_queue(client, queue), name)).queue, as_json=as_json)
 
 
-@command.command("delete")
-@click.argument("queue")
-@click.confirmation_option(prompt="Its listeners end, and what is undelivered is cancelled. Delete it?")
+@command.command("delete", epilog=examples("everput queues delete orders", "everput queues delete orders --yes"))
+@queue_argument
+@click.confirmation_option(prompt="This deletes its listeners and cancels all undelivered messages. Delete the queue?")
 @asks
 def delete(client: Client, *, queue: str, as_json: bool) -> None:
-    """Delete a queue; its listeners end, and what is undelivered is cancelled."""
+    """Delete a queue and its listeners, and cancel all undelivered messages."""
     show(client.send(everput.delete_queue(find_queue(client, queue))).queue, as_json=as_json)

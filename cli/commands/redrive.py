@@ -1,4 +1,4 @@
-"""`everput redrive`: parked and retrying deliveries are tried now. Not for: asking (api_commands.py, everput/)."""
+"""`everput redrive`: retry parked and retrying deliveries now. Not for: requests (api_commands.py, everput/)."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ import orjson
 
 import everput
 from cli.api_commands import asks, find_listener
+from cli.arguments import listener_arguments
+from cli.groups import examples
 from cli.printing import say, say_json
 from everput import Client
 
 _MESSAGES_MAX: Final = 1_000  # in one request
 
 
-@click.command("redrive")
-@click.argument("queue")
-@click.argument("listener")
+@click.command(
+    "redrive", epilog=examples("everput redrive orders billing", "everput redrive orders billing MESSAGE_ID")
+)
+@listener_arguments
 @click.argument("messages", metavar="[MESSAGE]...", nargs=-1)
 @asks
 def command(client: Client, *, queue: str, listener: str, messages: tuple[str, ...], as_json: bool) -> None:
-    """Have the deliveries of LISTENER of QUEUE (names or ids) that are parked or retry later tried now.
+    """Retry the parked and retrying deliveries of LISTENER of QUEUE (names or IDs) now.
 
-    MESSAGE is a message's id; without one it is all of them. They have all their attempts and all their time again.
+    MESSAGE is a message's ID. Without one, all deliveries are retried. Each starts again with all its attempts.
     """
     ids = find_listener(client, queue, listener)
     parts = [messages[at : at + _MESSAGES_MAX] for at in range(0, len(messages), _MESSAGES_MAX)] or [()]
@@ -31,4 +34,4 @@ def command(client: Client, *, queue: str, listener: str, messages: tuple[str, .
     if as_json:
         say_json(orjson.dumps({"count": count}))
     else:
-        say(f"{count:,} redriven")
+        say(f"retrying {count:,} {'delivery' if count == 1 else 'deliveries'}")

@@ -1,6 +1,6 @@
-"""`everput replay`: a stretch of a queue's messages is delivered to a listener once more.
+"""`everput replay`: deliver the messages of a time range to a listener again.
 
-For: the command and its progress bar. Not for: those under way and ended (cli/commands/replays.py)."""
+For: the command and its progress bar. Not for: running and ended replays (cli/commands/replays.py)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 import everput
 from broker.commands.replays import ONLY
 from cli.api_commands import asks, find_listener, show
+from cli.arguments import listener_arguments
+from cli.groups import examples
 from cli.printing import say, stderr
 from cli.times import Time
 from cli.visible import visible
@@ -26,20 +28,43 @@ class _Beginning(Time):
         return "beginning" if value == "beginning" else super().convert(value, param, ctx)
 
 
-@click.command("replay")
-@click.argument("queue")
-@click.argument("listener")
-@click.option("--from", "begin", type=_Beginning(), required=True, help="2026-01-31, 2h (ago), or beginning.")
-@click.option("--to", "end", type=Time(), help="Before this time; now, if it is not said.")
-@click.option(
-    "--only", type=click.Choice(ONLY), default="all", show_default=True, help="What failed, or is not got yet."
+@click.command(
+    "replay",
+    epilog=examples(
+        "everput replay orders billing --from 2h --dry-run",
+        "everput replay orders billing --from 2026-01-31 --to 2026-02-01 --only failed --rate 50",
+    ),
 )
-@click.option("--rate", type=click.FloatRange(0.001, 1_000_000), help="Deliveries a second at most.")
-@click.option("--notify-url", help="Where to deliver them, in place of the listener's notify_url.")
-@click.option("--liveness-url", help="What is asked while that notify_url is down; itself, if it is not said.")
-@click.option("--send-headers", is_flag=True, help="Send the listener's headers to a --notify-url of another origin.")
-@click.option("--dry-run", is_flag=True, help="Count and estimate only.")
-@click.option("--detach", is_flag=True, help="Print its id and go.")
+@listener_arguments
+@click.option(
+    "--from",
+    "begin",
+    type=_Beginning(),
+    required=True,
+    help="Start of the time range: 2026-01-31, 2h (ago), or beginning.",
+)
+@click.option("--to", "end", type=Time(), help="End of the time range.  [default: now]")
+@click.option(
+    "--only",
+    type=click.Choice(ONLY),
+    default="all",
+    show_default=True,
+    help="Messages to deliver: all, those that failed, or those undelivered.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0.001, 1_000_000),
+    help="Most deliveries per second. Default: the listener's own limit.",
+)
+@click.option("--notify-url", help="URL to deliver to. Default: the listener's notify_url.")
+@click.option("--liveness-url", help="URL to check while --notify-url is down. Default: --notify-url.")
+@click.option(
+    "--send-headers",
+    is_flag=True,
+    help="Send the listener's headers even to a --notify-url with another scheme, host or port.",
+)
+@click.option("--dry-run", is_flag=True, help="Count the messages and estimate the duration; deliver nothing.")
+@click.option("--detach", is_flag=True, help="Print the replay's ID and return at once.")
 @asks
 def command(
     client: Client,
@@ -57,9 +82,9 @@ def command(
     detach: bool,
     as_json: bool,
 ) -> None:
-    """Deliver what was put on QUEUE in a time to LISTENER (names or ids) once more, and watch it.
+    """Deliver the messages of a time range to LISTENER of QUEUE (names or IDs) again, and show the progress.
 
-    It goes on without being watched: Ctrl-C only ends the watching, `everput replays` shows, pauses and cancels it.
+    Ctrl-C ends only the progress bar, not the replay. `everput replays` shows, pauses and cancels replays.
     """
     place = find_listener(client, queue, listener)
     settings: dict[str, Any] = {"only": only, "rate_per_s": rate, "dry_run": dry_run}
@@ -70,7 +95,7 @@ def command(
         return
     number = f"{'' if begun.count_is_exact else 'about '}{begun.count:,} messages"
     if dry_run:
-        say(f"{number}, {max(1.0, begun.estimated_s or 1.0):,.0f} s if the listener is quick enough")
+        say(f"{number}, {max(1.0, begun.estimated_s or 1.0):,.0f} s if the listener keeps up")
     elif detach:
         say(str(begun.id))
     else:

@@ -1,6 +1,6 @@
-"""`everput replays`: a listener's replays, those that have ended too; to pause, resume and cancel one.
+"""`everput replays`: show, pause, resume and cancel the replays of a listener.
 
-For: the command and its table. Not for: beginning one (cli/commands/replay.py)."""
+For: the command and its table. Not for: starting a replay (cli/commands/replay.py)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from rich.table import Table
 
 import everput
 from cli.api_commands import asks, find_listener, show_all
+from cli.arguments import listener_arguments
+from cli.groups import examples
 from cli.printing import stdout
 from everput import Client
 
 
-@click.command("replays")
-@click.argument("queue")
-@click.argument("listener")
-@click.option("--pause", metavar="ID", help="It delivers nothing until it is resumed.")
-@click.option("--resume", metavar="ID", help="It goes on where it was.")
-@click.option("--cancel", metavar="ID", help="It delivers no more.")
+@click.command(
+    "replays", epilog=examples("everput replays orders billing", "everput replays orders billing --cancel REPLAY_ID")
+)
+@listener_arguments
+@click.option("--pause", metavar="ID", help="Pause this replay.")
+@click.option("--resume", metavar="ID", help="Resume this replay where it was paused.")
+@click.option("--cancel", metavar="ID", help="Cancel this replay. Its remaining messages are not delivered.")
 @asks
 def command(
     client: Client,
@@ -31,7 +34,7 @@ def command(
     cancel: str | None,
     as_json: bool,
 ) -> None:
-    """Show the replays of LISTENER of QUEUE (names or ids), oldest first; or change one."""
+    """Show the replays of LISTENER of QUEUE (names or IDs), oldest first; or pause, resume or cancel one."""
     place = find_listener(client, queue, listener)
     changes = (everput.pause_replay, pause), (everput.resume_replay, resume), (everput.cancel_replay, cancel)
     for change, replay_id in changes:
@@ -43,8 +46,8 @@ def command(
         show_all(found, {}, as_json=True)
         return
     table = Table("replay", "state", "from", "to", "only", "messages", "progress", box=box.SIMPLE)
-    table.columns[0].no_wrap = True  # an id is there to be copied
+    table.columns[0].no_wrap = True  # keep IDs whole, so that they can be copied
     for one in found:
         count = f"{'' if one.count_is_exact else '~'}{one.count:,}"
         table.add_row(one.id, one.state, one.from_, one.to, one.only, count, f"{one.progress:.0%}")
-    stdout().print(table if table.row_count else "there are no replays")
+    stdout().print(table if table.row_count else "no replays yet")

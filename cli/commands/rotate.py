@@ -1,7 +1,7 @@
-"""`everput rotate-sealing-key`: the secrets in the log, encrypted anew with another key.
+"""`everput rotate-sealing-key`: encrypt the secrets in the log with a new key.
 
-For: the order of the steps, so that a crash between any two leaves every secret readable and the command can be given
-again. Not for: what is encrypted (broker/sealing.py), what the events change (broker/core/directory.py)."""
+For: the order of the steps, so that after a crash between any two every secret is readable and the command can be
+repeated. Not for: encrypting (broker/sealing.py), what the events change (broker/core/directory.py)."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from broker.private_files import write_secret
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings
 from cli import files, logs
+from cli.groups import examples
 from cli.options import Options, shared_options
 from cli.printing import say
 from cli.processes.process import CATCH_UP_S
 from projections.app import Projections
 
 
-@click.command("rotate-sealing-key")
+@click.command("rotate-sealing-key", epilog=examples("everput rotate-sealing-key --data-dir data"))
 @shared_options
 def command(options: Options) -> None:
-    """Encrypt all secrets in the log with another sealing key.
+    """Encrypt all secrets in the log with a new sealing key. An interrupted command can be repeated.
 
-    With the embedded Kafka: stop `everput serve` first; a new key is made, and afterwards only it is in
-    DIR/sealing-key. With --kafka: put the new key and a comma before the old one wherever the processes read it, start
-    them again, then give this command, and at last take the old one away. An interrupted command is given again.
+    With the embedded Kafka, stop `everput serve` first. The command creates a new key; afterwards DIR/sealing-key holds
+    only that one. With --kafka, set the sealing key of all processes to NEW,OLD and restart them. Then run this
+    command, set the key to NEW, and restart them again.
     """
     logs.set_up("rotate", "warning" if options.log_level == "info" else options.log_level)
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # as in cli/processes/process.py
@@ -46,13 +47,13 @@ def command(options: Options) -> None:
             sealer = Sealer(files.sealing_key(options.data_dir))
             if sealer.keys == 1:
                 raise ConfigurationError(
-                    f"there is one sealing key only: have {files.SEALING_KEY_VARIABLE}=NEW,OLD where all processes "
-                    "read it, start them again, then give this command again"
+                    f"there is only one sealing key: set {files.SEALING_KEY_VARIABLE}=NEW,OLD for all processes, "
+                    "restart them, then repeat this command"
                 )
             count = asyncio.run(reseal(options.kafka_settings(), sealer))
     except Unavailable as error:
         raise ConfigurationError(str(error)) from error
-    say(f"{count} listeners' secrets were encrypted anew")
+    say(f"encrypted the secrets of {count} listeners with the new key")
 
 
 def _embedded(options: Options) -> int:
@@ -108,6 +109,6 @@ async def reseal(settings: KafkaSettings, sealer: Sealer) -> int:
         left = sum(1 for listener in view.state.listeners.values() if sealer.reseal(listener.sealed()))
     if left:
         raise ConfigurationError(
-            f"{left} listeners have secrets of an old key again: a process still uses that one first; start it again"
+            f"{left} listeners again have secrets of an old key: restart the process that still uses it first"
         )
     return count

@@ -1,6 +1,6 @@
-"""`everput show queue`: a queue and its listeners, now or as they were.
+"""`everput show queue`: a queue and its listeners, now or at a past time.
 
-For: the command and its lines. Not for: the past (the API folds it)."""
+For: the command and its lines. Not for: past states (the API folds them from the log)."""
 
 from __future__ import annotations
 
@@ -13,24 +13,28 @@ import orjson
 from broker.errors import NotFound
 from cli import log_client
 from cli.api_options import api_options
+from cli.arguments import queue_argument
+from cli.groups import Group, examples
 from cli.printing import say, say_json
 from cli.times import Time
 
 _SHOWN = ("name", "id", "notify_url", "liveness_url", "state", "paused", "lag", "max_in_flight", "rate_per_s")
 
 
-@click.group("show")
+@click.group("show", cls=Group)
 def command() -> None:
-    """Show a queue and its listeners, now or as they were at any moment."""
+    """Show a queue and its listeners, now or at a past time."""
 
 
-@command.command("queue")
-@click.argument("queue")
+@command.command("queue", epilog=examples("everput show queue orders", "everput show queue orders --at 2h"))
+@queue_argument
 @api_options
-@click.option("--at", "at", type=Time(), help="As it was then: 2026-01-31T12:00:00Z, 2026-01-31, or 15m (ago).")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option(
+    "--at", "at", type=Time(), help="Show the state at this time: 2026-01-31T12:00:00Z, 2026-01-31, or 15m (ago)."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def queue_command(*, queue: str, url: str, key: str, at: str | None, as_json: bool) -> None:
-    """Show QUEUE, which is a name or an id, and its listeners."""
+    """Show QUEUE (a name or an ID) and its listeners."""
     then = {} if at is None else {"at": at}
     with log_client.client(url, key) as http_client:
         found = _find(http_client, queue, then)
@@ -53,13 +57,13 @@ def queue_command(*, queue: str, url: str, key: str, at: str | None, as_json: bo
 
 
 def _find(http_client: httpx.Client, queue: str, then: dict[str, str]) -> dict[str, Any]:
-    """By name, else by id (NotFound)."""
+    """Find a queue by name, else by ID. Raises NotFound."""
     named = log_client.ask(http_client, "/v1/queues", name=queue, **then)
     if named is not None and named["queues"]:
         found: dict[str, Any] = named["queues"][0]
         return found
     told = log_client.ask(http_client, f"/v1/queues/{queue}", **then)
     if told is None:
-        raise NotFound(f"no queue has the name or id {queue}" + (f" at {then['at']}" if then else ""))
+        raise NotFound(f"no queue has the name or ID {queue}" + (f" at {then['at']}" if then else ""))
     found_queue: dict[str, Any] = told["queue"]
     return found_queue

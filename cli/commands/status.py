@@ -1,6 +1,6 @@
-"""`everput status`: how every listener stands, and with `--admin` every process.
+"""`everput status`: the state of every listener and, with `--admin`, of every process.
 
-For: the command, its tables and its exit code. Not for: asking and judging (cli/report.py)."""
+For: the command, its tables and its exit code. Not for: requests and verdicts (cli/report.py)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ from rich.text import Text
 from broker.errors import ConfigurationError
 from cli.api_commands import errors_as_refusals
 from cli.api_options import api_options
+from cli.arguments import QueueName
+from cli.groups import examples
 from cli.printing import say_json, stdout
 from cli.report import FIGURES, Limits, ListenerRow, ProcessRow, StorageRow, listeners, processes, storage
+from cli.waiting import waiting
 from everput import AsyncClient
 
 GIVE_UP_AFTER_S: Final = 5.0
@@ -30,17 +33,28 @@ DAMAGED_LINE: Final = "log damaged: some records can't be read; `everput status 
 _MIB: Final = 1 << 20
 
 
-@click.command("status")
-@click.argument("queue", required=False)
-@api_options
-@click.option("--admin", multiple=True, metavar="URL", help="An admin address, to show its processes. May be repeated.")
-@click.option("--lag-max", type=click.IntRange(min=0), help="More messages waiting for a listener are wrong.")
-@click.option("--age-max-s", type=click.FloatRange(min=0), help="A message waiting longer, in seconds, is wrong.")
-@click.option("--watch", is_flag=True, help="Go on until interrupted.")
-@click.option(
-    "--every-s", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="With --watch: seconds."
+@click.command(
+    "status",
+    epilog=examples("everput status", "everput status orders --watch", "everput status --lag-max 1000 --json"),
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object; with --watch one a line.")
+@click.argument("queue", required=False, type=QueueName())
+@api_options
+@click.option("--admin", multiple=True, metavar="URL", help="Admin address whose processes to show. May be repeated.")
+@click.option("--lag-max", type=click.IntRange(min=0), help="Report a listener with a larger backlog as wrong.")
+@click.option(
+    "--age-max-s",
+    type=click.FloatRange(min=0),
+    help="Report a listener as wrong whose oldest message waits longer than this many seconds.",
+)
+@click.option("--watch", is_flag=True, help="Refresh until Ctrl-C.")
+@click.option(
+    "--every-s",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    show_default=True,
+    help="Seconds between two refreshes, with --watch.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; with --watch, one a line.")
 def command(
     *,
     queue: str | None,
@@ -53,23 +67,24 @@ def command(
     every_s: float,
     as_json: bool,
 ) -> None:
-    """Show the listeners of QUEUE, which is a name or an id, or of all queues: state, messages that wait, last error.
+    """Show the listeners of QUEUE (a name or an ID), or of all queues: state, backlog, last error.
 
     The exit code is 1 if a listener is down or beyond a limit, the log is damaged, or a process is not ready; 2 if the
     API does not answer.
     """
     with contextlib.suppress(KeyboardInterrupt), errors_as_refusals(url):
-        client = AsyncClient(url, key, give_up_after_s=GIVE_UP_AFTER_S)
-        status = _Status(client, queue, admin, Limits(lag_max, age_max_s))
+        client = AsyncClient(url, key, give_up_after_s=GIVE_UP_AFTER_S, refused_at_once=True)
+        status = _Status(client, url, queue, admin, Limits(lag_max, age_max_s))
         asyncio.run(status.run(every_s if watch else None, as_json=as_json))
     if status.wrong:
         sys.exit(1)
 
 
 class _Status:
-    """wrong: as of the last look."""
+    """One run of the command. wrong: whether the last look found something wrong."""
 
-    def __init__(self, client: AsyncClient, queue: str | None, admin: Sequence[str], limits: Limits) -> None:
+    def __init__(self, client: AsyncClient, url: str, queue: str | None, admin: Sequence[str], limits: Limits) -> None:
+        self._url = url
         self.wrong = False
         self._client = client
         self._queue = queue
@@ -77,7 +92,7 @@ class _Status:
         self._limits = limits
 
     async def run(self, every_s: float | None, *, as_json: bool) -> None:
-        """every_s: None to look once."""
+        """Look and print, again every so many seconds; None to look once."""
         console = stdout()
         live = Live(console=console, auto_refresh=False) if every_s and not as_json and console.is_terminal else None
         async with self._client:
@@ -95,12 +110,13 @@ class _Status:
                     await asyncio.sleep(every_s)
 
     async def look(self) -> tuple[list[ListenerRow], StorageRow, list[ProcessRow]]:
-        """What there is now; `wrong` follows it (ConfigurationError)."""
-        seen, stored, behind = await asyncio.gather(
-            listeners(self._client, self._limits, self._queue), storage(self._client), processes(self._admin)
-        )
+        """Ask for the current state, and set `wrong`. Raises ConfigurationError."""
+        with waiting(f"the API at {self._url}"):
+            seen, stored, behind = await asyncio.gather(
+                listeners(self._client, self._limits, self._queue), storage(self._client), processes(self._admin)
+            )
         if self._queue is not None and not seen:
-            raise ConfigurationError(f"no queue of the name or id {self._queue} has a listener")
+            raise ConfigurationError(f"no queue with the name or ID {self._queue} has a listener")
         wrongs = [*(row.wrong for row in seen), stored.wrong, *(row.wrong for row in behind)]
         self.wrong = any(wrongs) or stored.log_damaged
         return seen, stored, behind
@@ -117,7 +133,7 @@ def _json(seen: Sequence[ListenerRow], stored: StorageRow, behind: Sequence[Proc
 
 
 def _tables(seen: Sequence[ListenerRow], stored: StorageRow, behind: Sequence[ProcessRow]) -> Group:
-    """The worst first."""
+    """Return the tables, with the worst rows first."""
     table = Table()
     for heading in ("queue", "listener", "state"):
         table.add_column(heading, overflow="fold")

@@ -1,6 +1,6 @@
-"""`everput verify`: does the log hold together, and does what runs hold what the log says?
+"""`everput verify`: check that the log is consistent, and that running processes agree with it.
 
-For: the command, its bar, its lines and its exit code. Not for: the rules (broker/core/checks.py)."""
+For: the command, its progress bar, its lines and its exit code. Not for: the rules (broker/core/checks.py)."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from broker.errors import ConfigurationError
 from broker.kafka.embedded.indexes import wrong_indexes
 from broker.kafka.topics import Topics, by_name
 from cli import logs
+from cli.groups import examples
 from cli.operate import cluster
 from cli.options import Options, shared_options
 from cli.printing import say, stderr
@@ -31,16 +32,21 @@ _ASK_S: Final = 30.0
 Lives = Mapping[str, Mapping[str, Any]]
 
 
-@click.command("verify")
-@click.option("--admin", multiple=True, metavar="URL", help="An admin address: its processes' state is compared, too.")
+@click.command("verify", epilog=examples("everput verify", "everput verify --admin http://127.0.0.1:9100"))
+@click.option(
+    "--admin",
+    multiple=True,
+    metavar="URL",
+    help="Admin address whose processes to compare with the log. May be repeated.",
+)
 @shared_options
 def command(options: Options, admin: Sequence[str]) -> None:
-    """Fold the whole log again, in this process, and say what does not hold together, one finding a line.
+    """Read the whole log and report every inconsistency, one a line. The exit code is 1 if there is one.
 
-    Checked: ids against partitions and times, every id that is spoken of against the event that made it, versions,
-    times, missing offsets, outcomes against messages, cursors against outcomes; with --admin the state of each process
-    against the log's; of an embedded Kafka, the index files. Not checked, for nothing repeats them: the values of a
-    message, a queue, a listener. The exit code is 1 if there is a finding.
+    Checked: IDs against partitions and times; every mentioned ID against the event that created it; versions, times and
+    missing offsets; outcomes against messages; cursors against outcomes. With --admin: the state of each process
+    against the log. For an embedded Kafka: its index files. Not checked: the data of messages and the settings of
+    queues and listeners, because they are stored only once.
     """
     logs.set_up("verify", "warning" if options.log_level == "info" else options.log_level)
     lives = {f"{url} {name}".strip(): state for url in admin for name, state in _ask(url).items()}
@@ -51,7 +57,7 @@ def command(options: Options, admin: Sequence[str]) -> None:
 
 
 async def _verify(options: Options, lives: Lives) -> int:
-    """How many findings there were; the first SHOWN_MAX are on stdout."""
+    """Return the number of findings, and print the first SHOWN_MAX."""
     console = stderr()
     found = 0
 
@@ -82,7 +88,7 @@ async def _verify(options: Options, lives: Lives) -> int:
                     for text in differences(name, left.pop(name), one):
                         tell(text)
             for name, live in left.items():
-                tell(f"{name} stands at offset {live['position']} of control, which is not in the log")
+                tell(f"{name} is at offset {live['position']} of control, which is not in the log")
             if options.kafka is None:  # only the files of the embedded Kafka are here
                 for text in await asyncio.to_thread(wrong_files, options.data_dir / "kafka" / "kafka", table):
                     tell(text)
@@ -125,5 +131,5 @@ def _ask(url: str) -> dict[str, Mapping[str, Any]]:
         answer = httpx.get(f"{url.rstrip('/')}/state", timeout=_ASK_S, trust_env=False).raise_for_status()
         states: dict[str, Mapping[str, Any]] = answer.json()["states"]
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError) as error:
-        raise ConfigurationError(f"{url} is no admin address that answers: {error}") from error
+        raise ConfigurationError(f"{url} does not answer as an admin address: {error}") from error
     return states

@@ -1,4 +1,4 @@
-"""`everput demo`: messages put over REST, two listeners of which one fails for a while, a worker that is killed.
+"""`everput demo`: messages put over REST, two listeners, one of which fails for a while, and a killed worker.
 
 For: the course of the demo and its verdict. Not for: the processes (server.py), the listeners
 (listeners.py), how it looks (view.py). Everything is real and in a temporary folder that goes at the end."""
@@ -24,6 +24,7 @@ from broker.errors import ConfigurationError
 from cli.api_commands import errors_as_refusals
 from cli.demo.server import DemoListeners, DemoServer
 from cli.demo.view import Row, View
+from cli.groups import examples
 from cli.publish import Publisher
 from everput import AsyncClient, EverputError, create_listener, create_queue, put_message
 
@@ -41,30 +42,39 @@ _OVER: Final = object()
 
 NEXT: Final = """\
 What to try next:
-  everput serve                                    # the same, to stay; the API key is then in data/api-key
-  open http://127.0.0.1:8080/console               # look at it; the password is in data/console-password
-  everput put --create my-queue messages.txt       # each line a message
+  everput serve                                    # run a server; the API key is in data/api-key
+  open http://127.0.0.1:8080/console               # open the console; the password is in data/console-password
+  everput put --create my-queue messages.txt       # put each line of a file
   curl -X PUT http://127.0.0.1:8080/v1/queues -H "X-API-KEY: $(cat data/api-key)" \\
        -H 'Content-Type: application/json' -d '{"name": "my-queue"}'"""
 
 
-@click.command("demo")
+@click.command("demo", epilog=examples("everput demo", "everput demo orders.jsonl --messages 5000"))
 @click.argument(
     "file", type=click.Path(path_type=Path, dir_okay=False, exists=True), default=MESSAGES, metavar="[FILE]"
 )
-@click.option("--messages", type=click.IntRange(min=1), help="How many; the file is begun again when it is too short.")
 @click.option(
-    "--pace-s", type=click.FloatRange(min=0), default=8.0, show_default=True, help="Seconds over which they are put."
+    "--messages",
+    type=click.IntRange(min=1),
+    help="Number of messages. A short FILE is repeated. Default: all lines of FILE.",
+)
+@click.option(
+    "--pace-s",
+    type=click.FloatRange(min=0),
+    default=8.0,
+    show_default=True,
+    help="Seconds over which the messages are put.",
 )
 def command(*, file: Path, messages: int | None, pace_s: float) -> None:
-    """Show what Everput promises: messages put over REST arrive at two listeners, although one of them refuses for a
-    while and a worker is killed on the way.
+    """Show Everput's promise: every message arrives at two listeners, although one of them refuses messages for a
+    while and a worker is killed.
 
-    FILE: each line a message; without it, two thousand requests to delete an account. Exit code 1 if one is missing.
+    Each line of FILE is a message. Without FILE, the messages are 2,000 requests to delete an account. The exit code is
+    1 if a message is missing at the end.
     """
     lines = [line for line in file.read_text().splitlines() if line]
     if not lines:
-        raise ConfigurationError(f"{file} holds no messages")
+        raise ConfigurationError(f"{file} holds no messages: it has no lines")
     total = messages or len(lines)
     with tempfile.TemporaryDirectory(prefix="everput-demo-") as folder:
         try:
@@ -99,7 +109,7 @@ class Demo:
 
     async def run(self, stack: AsyncExitStack) -> bool:
         """Whether every message arrived everywhere."""
-        self._view.say("starting Kafka (the first time it is fetched, 45 MB), the API, workers and two listeners")
+        self._view.say("starting Kafka (the first start downloads 45 MB), the API, workers and two listeners")
         stack.push_async_callback(self._listeners.stop)
         stack.push_async_callback(self._server.stop)
         await asyncio.gather(self._server.start(), self._listeners.start())
@@ -119,7 +129,7 @@ class Demo:
                 base = f"http://127.0.0.1:{self._listeners.ports[name]}"
                 urls = {"notify_url": f"{base}/notify", "liveness_url": f"{base}/live"}
                 await client.send(create_listener(queue_id, name=name, secret=secret, **urls))
-        self._view.say(f"made the queue {QUEUE} and its listeners {STEADY} and {FAILING}")
+        self._view.say(f"created the queue {QUEUE} with the listeners {STEADY} and {FAILING}")
         return queue_id
 
     async def _put_all(self, publisher: Publisher, queue_id: str) -> None:

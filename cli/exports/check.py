@@ -1,4 +1,4 @@
-"""`everput check`: are the files of an export what was exported?
+"""`everput check`: compare the files of an export with its manifest.
 
 For: the command, for exports of either kind. Not for: the manifest (cli/exports/manifest.py), whether the events in
 them make sense (cli/commands/verify.py)."""
@@ -12,16 +12,17 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 from broker.errors import ConfigurationError
 from cli.exports import manifest, parquet
+from cli.groups import examples
 from cli.printing import say, stderr
 
 
-@click.command("check")
+@click.command("check", epilog=examples("everput check backup"))
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR")
 def command(folder: Path) -> None:
-    """Compare the files of DIR with its manifest: their SHA-256, their sizes, how many rows they have.
+    """Compare the files of an export in DIR with its manifest: SHA-256, sizes and numbers of rows.
 
-    DIR is what `everput export` or `everput export-all` wrote. Nobody is asked. The exit code is 2 if a file is another
-    or is missing, or the export was broken off.
+    DIR was written by `everput export` or `everput export-all`. No server is needed. The exit code is 2 if a file
+    differs or is missing, or the export is incomplete.
     """
     made = manifest.load(folder)
     if made is None:
@@ -33,11 +34,11 @@ def command(folder: Path) -> None:
         for one, size in zip(made.files, manifest.check(folder, made), strict=True):
             rows = _rows(folder / one.name)
             if rows != one.rows:
-                raise ConfigurationError(f"{folder / one.name} has {rows:,} rows, and its manifest says {one.rows:,}")
+                raise ConfigurationError(f"{folder / one.name} has {rows:,} rows, but its manifest says {one.rows:,}")
             bar.advance(task, size)
     if not made.complete:
-        raise ConfigurationError(f"{folder} is as far as it goes, but the export was broken off: give it again")
-    say(f"{sum(one.rows for one in made.files):,} rows in {len(made.files):,} files are what was exported")
+        raise ConfigurationError(f"the files in {folder} are intact, but the export is incomplete: repeat the export")
+    say(f"{sum(one.rows for one in made.files):,} rows in {len(made.files):,} files match the manifest")
 
 
 def _rows(path: Path) -> int:

@@ -1,6 +1,6 @@
-"""`everput export`: an organization's events as files.
+"""`everput export`: write an organization's events to files.
 
-For: the command, files of a bounded number of events, going on after a kill. Not for: the reading (cli/log_client.py),
+For: the command, files of a bounded number of events, continuing after a kill. Not for: reading (cli/log_client.py),
 the manifest (cli/exports/manifest.py), all organizations at once (cli/exports/export_all.py)."""
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from cli import log_client
 from cli.api_options import api_options
 from cli.exports import manifest, parquet
 from cli.exports.manifest import Manifest
+from cli.groups import examples
 from cli.printing import say, stderr
 from cli.times import Time
 
@@ -27,17 +28,30 @@ _FILE_BYTES: Final = 128 << 20
 _ENDINGS: Final = {"jsonl": "jsonl", "parquet": "parquet"}
 
 
-@click.command("export")
+@click.command(
+    "export",
+    epilog=examples("everput export events --from 30d", "everput export events --format parquet"),
+)
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
 @api_options
-@click.option("--from", "begin", type=Time(), help="Not before: 2026-01-31T12:00:00Z, 2026-01-31, or 15m (ago).")
-@click.option("--to", "end", type=Time(), help="Before this time; without it, now.")
-@click.option("--format", "form", type=click.Choice(list(_ENDINGS)), default="jsonl", show_default=True)
+@click.option(
+    "--from", "begin", type=Time(), help="Start of the time range: 2026-01-31T12:00:00Z, 2026-01-31, or 15m (ago)."
+)
+@click.option("--to", "end", type=Time(), help="End of the time range.  [default: now]")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(list(_ENDINGS)),
+    default="jsonl",
+    show_default=True,
+    help="Format of the files.",
+)
 def command(*, folder: Path, url: str, key: str, begin: str | None, end: str | None, form: str) -> None:
     """Write the organization's events to DIR, with a manifest of counts and SHA-256. The key needs the scope `audit`.
 
-    An export that was broken off goes on when the command is given again, with the times of the first one; a whole one
-    is refused other times. Secrets are not in it, so it can't be imported: that is for `everput export-all`.
+    An interrupted export continues when the command is repeated, with the time range of the first run. A complete
+    export can't be given another time range. Secrets are left out, so the files can't be imported; for a backup, use
+    `everput export-all`.
     """
     if form == "parquet":
         parquet.check_installed()
@@ -53,7 +67,9 @@ def command(*, folder: Path, url: str, key: str, begin: str | None, end: str | N
         _export(folder, made, url, key)
     elif not _same(begin, made.query.get("from")) or (end is not None and not _same(end, made.query["to"])):
         span = f"{made.query.get('from', 'the beginning')} to {made.query['to']}"
-        raise ConfigurationError(f"{folder} holds a whole export from {span}: other times need another folder")
+        raise ConfigurationError(
+            f"{folder} holds a complete export from {span}; use another folder for another time range"
+        )
     say(f"{sum(one.rows for one in made.files):,} events in {len(made.files):,} files in {folder}", err=True)
 
 

@@ -1,6 +1,6 @@
-"""`everput export-all`: all topics and cursors as files, from which `everput import` makes an installation again.
+"""`everput export-all`: write all topics and cursors to files, from which `everput import` restores an installation.
 
-For: the command, a moment at which what is exported fits together, going on after a kill. Not for: the manifest
+For: the command, a consistent moment for the export, continuing after a kill. Not for: the manifest
 (cli/exports/manifest.py), one organization's events (cli/exports/export.py)."""
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from cli import logs
 from cli.exports import manifest
 from cli.exports.manifest import Manifest
 from cli.exports.rows import line
+from cli.groups import examples
 from cli.operate import Cluster, cluster
 from cli.options import Options, shared_options
 from cli.printing import say, stderr
@@ -38,24 +39,24 @@ _FETCH_BYTES: Final = 1 << 20
 _MOMENTS_MAX: Final = 20
 
 
-@click.command("export-all")
+@click.command("export-all", epilog=examples("everput export-all backup --data-dir data"))
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
 @shared_options
 def command(options: Options, folder: Path) -> None:
-    """Write the whole log and the listeners' cursors to DIR: all organizations, sealed secrets and hashes of keys.
+    """Back up the whole log and the listeners' cursors to DIR: all organizations, sealed secrets and hashes of keys.
 
-    An export that was broken off goes on when the same command is given again. It may run while everything else does:
-    what is written after it began is not in it. Keep the sealing key with it, but not beside it.
+    The installation may keep running; events that are written after the start are not in the backup. An interrupted
+    backup continues when the command is repeated. Keep the sealing key, too, but in another place.
 
-    Damaged records are left out and named, in the manifest too. The exit code is 1 then, and `everput import` refuses
-    such an export.
+    Damaged records are left out and named, also in the manifest. The exit code is then 1, and `everput import` refuses
+    the backup.
     """
     logs.set_up("export", "warning" if options.log_level == "info" else options.log_level)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     made = asyncio.run(_export(options, folder))
     say(f"{sum(one.rows for one in made.files):,} rows in {len(made.files):,} files in {folder}", err=True)
     for what in made.damaged:
-        say(f"not in it, for it can't be read as it was written: {what}", err=True)
+        say(f"left out, because it is damaged: {what}", err=True)
     if made.damaged:
         sys.exit(1)
 
@@ -122,7 +123,7 @@ async def _moment(requests: KafkaRequests, table: Topics) -> dict[str, list[int]
         if await _ends(requests, table.control) == control:
             break
     else:
-        raise LogUnavailable("`control` changes all the time: try again when fewer listeners are made")
+        raise LogUnavailable("`control` keeps changing: try again when fewer queues and listeners are being changed")
     claims = await _ends(requests, table.claims)
     return {"control": control, "messages": messages, "changes": changes, "claims": claims, "deliveries": deliveries}
 

@@ -1,6 +1,6 @@
-"""`everput import`: an installation again, from what `everput export-all` wrote.
+"""`everput import`: restore an installation from a backup of `everput export-all`.
 
-For: the command, into topics that are empty or hold half of it; hashes are checked before anything is written.
+For: the command, into topics that are empty or hold a part of the backup; all hashes are checked first.
 Not for: the files (cli/exports/manifest.py, cli/exports/rows.py), writing records (broker/kafka/restore.py)."""
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from cli.exports import manifest
 from cli.exports.export_all import CURSORS
 from cli.exports.manifest import Manifest
 from cli.exports.rows import record
+from cli.groups import examples
 from cli.options import Options, shared_options
 from cli.printing import say, stderr
 
@@ -40,24 +41,24 @@ _CURSORS_AT_ONCE: Final = 1_000
 _SHIFTING: Final = ("outstanding", "claims")  # nothing speaks of their offsets
 
 
-@click.command("import")
+@click.command("import", epilog=examples("everput import backup --data-dir new-data"))
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR")
 @shared_options
 def command(options: Options, folder: Path) -> None:
-    """Write what `everput export-all` exported to DIR into an empty installation: every record at the offset it had.
+    """Restore the backup in DIR into an empty installation. Every record gets its old offset.
 
-    Without --kafka that is a new --data-dir, for `everput serve`. It needs the sealing key of the old one, in
-    EVERPUT_SEALING_KEY or as the file sealing-key. What is not empty is refused. Nothing works on half an import: one
-    that was broken off goes on when the same command is given again.
+    Without --kafka, the installation is a new --data-dir, for `everput serve`. It needs the old sealing key, in
+    EVERPUT_SEALING_KEY or in the file sealing-key. An installation that is not empty is refused. An interrupted import
+    continues when the command is repeated; until it is complete, no process starts on it.
     """
     logs.set_up("import", "warning" if options.log_level == "info" else options.log_level)
     made = manifest.load(folder)
     if made is None or made.kind != "all" or not made.complete:
-        raise ConfigurationError(f"{folder} holds no complete export of all: `everput export-all` makes one")
+        raise ConfigurationError(f"{folder} holds no complete backup of `everput export-all`")
     if made.damaged:
-        raise ConfigurationError(f"{folder} is not whole, for these were damaged: {'; '.join(made.damaged)}")
+        raise ConfigurationError(f"the backup in {folder} lacks damaged records: {'; '.join(made.damaged)}")
     rows = asyncio.run(_import(options, folder, made))
-    say(f"{rows:,} records; the listeners go on where they were", err=True)
+    say(f"restored {rows:,} records; the listeners continue where they were", err=True)
 
 
 async def _import(options: Options, folder: Path, made: Manifest) -> int:

@@ -1,6 +1,6 @@
-"""What `everput listen` does at a terminal besides: keys that send a request again, show a body, list what came.
+"""The keys of `everput listen` at a terminal: send a request again, show a body, list the requests.
 
-For: what a key means, the requests that it may mean, and reading keys without Enter. Not for: sending
+For: the meaning of keys, the requests that they can name, and reading keys without Enter. Not for: sending
 (tunnel_client.py), the lines (show.py).
 """
 
@@ -19,22 +19,22 @@ from typing import Any, Final, NamedTuple
 RECEIVED_MAX: Final = 100
 RECEIVED_BYTES_MAX: Final = 64 << 20
 HELP: Final = (
-    "Keys: r sends the last request again, 3r the one with number 3; b shows bodies or hides them, 3b shows that of "
-    "number 3; l lists what came; q quits."
+    "Keys: r sends the last request again, 3r request 3; b shows or hides bodies, 3b shows that of request 3; l lists "
+    "the requests; q quits."
 )
 _DIGITS_MAX: Final = 9
 _ACTIONS: Final = {"r": "resend", "b": "body", "l": "list", "q": "quit", "?": "help", "h": "help"}
 
 
 class Action(NamedTuple):
-    """What is asked for: resend, body, list, quit or help. number: of a request, None for none."""
+    """An action: resend, body, list, quit or help. number: the request's number; None for the last one."""
 
     name: str
     number: int | None
 
 
 class Keyboard:
-    """Keys to actions: a letter is one, digits before it are its number. Anything else is forgotten, digits too."""
+    """A reader of keys: a letter is an action, digits before it are its number. Other keys discard the digits."""
 
     def __init__(self) -> None:
         self._digits = ""
@@ -50,9 +50,9 @@ class Keyboard:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """number: from 1, as it is shown. request: as the tunnel brought it. fields: what was told of its answer.
+    """A request that came. number: from 1, as shown. request: as the tunnel brought it. fields: those of its answer.
 
-    resend: sends it to the local address once more.
+    resend: sends the request to the local address again.
     """
 
     number: int
@@ -62,7 +62,7 @@ class Received:
 
 
 class History:
-    """The newest requests: up to RECEIVED_MAX, and RECEIVED_BYTES_MAX of their bodies, but the last one at any size."""
+    """The newest requests: at most RECEIVED_MAX, with at most RECEIVED_BYTES_MAX of bodies; the last one always."""
 
     def __init__(self) -> None:
         self._all: deque[Received] = deque()
@@ -79,7 +79,7 @@ class History:
         return one
 
     def find(self, number: int | None) -> Received | None:
-        """The one with this number, None: the last one; None when it is not there (any more)."""
+        """Return the request with this number, or the last one for None; None if it is not in the list."""
         if number is None:
             return self._all[-1] if self._all else None
         return next((one for one in self._all if one.number == number), None)
@@ -89,7 +89,7 @@ class History:
 
 
 def is_ours(descriptor: int) -> bool:
-    """Whether it is a terminal that we may read: not in the background, where reading would stop us."""
+    """Tell whether this is a terminal that may be read. Reading in the background would stop the process."""
     if not os.isatty(descriptor):
         return False
     try:
@@ -100,7 +100,7 @@ def is_ours(descriptor: int) -> bool:
 
 @contextlib.contextmanager
 def keys(descriptor: int, pressed: Callable[[str], None]) -> Iterator[None]:
-    """Have each key told as it is pressed. Ctrl-C stays what it is; afterwards the terminal is as it was."""
+    """Call `pressed` with each key. Ctrl-C keeps its meaning; afterwards the terminal is as before."""
     loop = asyncio.get_running_loop()
 
     def read() -> None:

@@ -1,100 +1,165 @@
-"""`everput listen`: an address on this machine is a listener, however far away the API is.
+"""`everput listen`: deliver the messages of queues to addresses on this machine, however far away the API is.
 
-For: the command, and what its keys do. Not for: the socket and the local address (tunnel_client.py), the lines
-(show.py), the keyboard (keys.py)."""
+For: the command and its keys. Not for: addresses and filters (targets.py), the socket and the local address
+(tunnel_client.py), the lines (show.py), the keyboard (keys.py)."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import platform
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from hashlib import sha256
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
 import click
 
-from broker.core.names import NAME_CHARS_MAX
-from broker.errors import ConfigurationError, NotFound
+import everput
+from broker.errors import BrokerError, ConfigurationError, NotFound
 from cli.api_commands import api_client, find_queue
 from cli.api_options import api_options
+from cli.arguments import QueueName
+from cli.groups import examples
 from cli.listen.keys import HELP, Action, History, Keyboard, is_ours, keys
 from cli.listen.show import Show
+from cli.listen.targets import Address, Filter, names_of, wanted
 from cli.listen.tunnel_client import Lost, TunnelClient
 from cli.printing import say, say_error
 
 GIVE_UP_AFTER_S = 10.0
 
 
-@click.command("listen")
-@click.argument("queue")
-@click.option("--to", "to", multiple=True, required=True, metavar="URL", help="Where the POSTs go. May be repeated.")
-@click.option("--name", multiple=True, metavar="NAME", help="The listener's, one for each --to; else made of it.")
-@api_options
-@click.option("--once", is_flag=True, help="End when one message was taken.")
-@click.option("--body", is_flag=True, help="Show the bodies, too.")
-@click.option("--json", "as_json", is_flag=True, help="A JSON object a line.")
-def command(
-    *, queue: str, to: Sequence[str], name: Sequence[str], url: str, key: str, once: bool, body: bool, as_json: bool
-) -> None:
-    """Have the messages of QUEUE, which is a name or an id, POSTed to addresses on this machine.
+class _Place(NamedTuple):
+    """A listener to be: its queue, its name, and the local address behind it."""
 
-    Each --to is a listener of its own, which stays when this command ends: its messages wait, and come when it is
-    started again with the same name. This lets the internet reach these addresses: whoever may put on QUEUE decides
-    what is POSTed there, as long as the command runs. At a terminal r sends the last request to the address again, b
-    shows bodies, l lists what came, and q quits.
+    queue: str
+    queue_id: str
+    name: str
+    target: str
+
+
+@click.command(
+    "listen",
+    epilog=examples(
+        "everput listen orders --to 3000",
+        "everput listen orders invoices --to localhost:3000/hook --filter 'name=order-*' --temporary",
+    ),
+)
+@click.argument("queues", metavar="QUEUE...", nargs=-1, required=True, type=QueueName())
+@click.option(
+    "--to",
+    "to",
+    type=Address(),
+    multiple=True,
+    required=True,
+    metavar="ADDRESS",
+    help="Local address that gets the messages by POST: 3000, localhost:3000, or a URL. May be repeated.",
+)
+@click.option(
+    "--name",
+    multiple=True,
+    metavar="NAME",
+    help="Name of the listener, one for each --to. Default: made of the address and this machine's name.",
+)
+@click.option(
+    "--filter",
+    "filters",
+    type=Filter(),
+    multiple=True,
+    metavar="FIELD=PATTERN",
+    help="Pass on only messages whose name, data or queue matches, such as name=order-*. Others are accepted and "
+    "dropped. May be repeated.",
+)
+@click.option("--temporary", is_flag=True, help="Delete the listener at the end, with the messages that wait for it.")
+@api_options
+@click.option("--once", is_flag=True, help="End after one accepted message.")
+@click.option("--body", is_flag=True, help="Show the bodies of messages.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+def command(
+    *,
+    queues: Sequence[str],
+    to: Sequence[str],
+    name: Sequence[str],
+    filters: Sequence[tuple[str, str]],
+    temporary: bool,
+    url: str,
+    key: str,
+    once: bool,
+    body: bool,
+    as_json: bool,
+) -> None:
+    """Deliver the messages of each QUEUE (a name or an ID) to addresses on this machine.
+
+    Each --to becomes a listener of each queue. Without --temporary, the listener stays when the command ends; its
+    messages wait until the command is started again with the same name.
+
+    Anybody who may put messages on the queue can send requests to these addresses while the command runs. At a
+    terminal, press r to send the last request again, b to show bodies, l to list the requests, and q to quit.
     """
-    names = names_of(to, name)
+    names = names_of(to, name, temporary=temporary)
     say(
-        f"This lets the internet reach {', '.join(to)} on this machine: whoever may put on {queue} at {url} decides "
-        "what is POSTed there, until this command ends (Ctrl-C).",
+        f"This lets the internet reach {', '.join(to)} on this machine: until this command ends (Ctrl-C), anybody who "
+        f"may put messages on {', '.join(queues)} at {url} decides what is sent there.",
         err=True,
     )
     terminal = not as_json and sys.stdout.isatty() and is_ours(sys.stdin.fileno())
+    places = _places(url, key, queues, list(zip(names, to, strict=True)))
     listening = _Listening(Show(body=body, as_json=as_json), once=once, terminal=terminal)
-    with contextlib.suppress(KeyboardInterrupt):
-        try:
-            queue_id = _queue(url, key, queue)
-            asyncio.run(listening.run(url, key, queue_id, list(zip(names, to, strict=True))))
-        except* Lost as group:
-            say_error(f"everput: {group.exceptions[0]}")
-            sys.exit(1)
-        except* ConfigurationError as group:
-            raise group.exceptions[0] from None
+    made: dict[str, _Place] = {}
+    ours = True
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(listening.run(url, key, places, partial(wanted, filters) if filters else None, made))
+    except* Lost as group:
+        ours = False
+        say_error(f"everput: {group.exceptions[0]}")
+        sys.exit(1)
+    except* ConfigurationError as group:
+        raise group.exceptions[0] from None
+    finally:
+        _end(url, key, made, temporary=temporary and ours)
 
 
-def _queue(url: str, key: str, queue: str) -> str:
-    """Its id (ConfigurationError: there is none)."""
+def _places(url: str, key: str, queues: Sequence[str], targets: Sequence[tuple[str, str]]) -> list[_Place]:
+    """Find the queues. Raises ConfigurationError if one is missing."""
     try:
         with api_client(url, key, give_up_after_s=GIVE_UP_AFTER_S) as client:
-            return find_queue(client, queue)
+            ids = [(queue, find_queue(client, queue)) for queue in dict.fromkeys(queues)]
     except NotFound as error:
         raise ConfigurationError(str(error)) from error
+    return [_Place(queue, queue_id, name, target) for (queue, queue_id), (name, target) in product(ids, targets)]
 
 
-def names_of(targets: Sequence[str], given: Sequence[str]) -> Sequence[str]:
-    """The listeners' names, one for each address (ConfigurationError: two would have the same)."""
-    if given and len(given) != len(targets):
-        raise ConfigurationError("give as many --name as --to, or none")
-    names = given or [_name(one) for one in targets]
-    if len(set(names)) < len(names):
-        raise ConfigurationError("two listeners of one name: give each --to a --name of its own")
-    return names
+def _end(url: str, key: str, made: dict[str, _Place], *, temporary: bool) -> None:
+    """Delete the listeners that were made, by ID, or say that they stay."""
+    for listener_id, place in made.items():
+        if not temporary:
+            say(
+                f"The listener {place.name} of {place.queue} stays, and its messages wait. To delete it: "
+                f"everput listeners delete {place.queue_id} {listener_id}",
+                err=True,
+            )
+            continue
+        try:
+            with api_client(url, key, give_up_after_s=GIVE_UP_AFTER_S) as client:
+                client.send(everput.delete_listener(place.queue_id, listener_id))
+        except BrokerError as error:
+            say_error(f"everput: the listener {place.name} could not be deleted: {error}")
+        else:
+            say(f"Deleted the temporary listener {place.name} of {place.queue}.", err=True)
 
 
-def _name(target: str) -> str:
-    """One that this address has on this machine each time, and no other."""
-    name = f"{target} on {platform.node()}"
-    if len(name) <= NAME_CHARS_MAX:
-        return name
-    digest = sha256(name.encode()).hexdigest()[:16]
-    return f"{name[: NAME_CHARS_MAX - len(digest) - 1]} {digest}"
+async def _show_secret(url: str, key: str, place: _Place, listener_id: str) -> None:
+    """Show the secret with which the requests are signed, so that the local program can verify them."""
+    with contextlib.suppress(everput.EverputError):
+        async with everput.AsyncClient(url, key, give_up_after_s=GIVE_UP_AFTER_S) as client:
+            secret = (await client.send(everput.get_secret(place.queue_id, listener_id))).secret
+            say(f"Requests of {place.name} are signed with the secret {secret}", err=True)
 
 
 class _Listening:
-    """One run of the command. terminal: whether keys are read, and requests numbered for them."""
+    """One run of the command. terminal: whether keys are read and requests are numbered."""
 
     def __init__(self, show: Show, *, once: bool, terminal: bool) -> None:
         self._show = show
@@ -103,18 +168,38 @@ class _Listening:
         self._end = asyncio.Event()
         self._history = History()
         self._keyboard = Keyboard()
-        self._resending: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def run(self, url: str, key: str, queue_id: str, targets: Sequence[tuple[str, str]]) -> None:
-        """targets: (name, address) of each listener (Lost, ConfigurationError)."""
-        clients = [TunnelClient(url, key, queue_id, name, target, self._told) for name, target in targets]
+    async def run(
+        self,
+        url: str,
+        key: str,
+        places: Sequence[_Place],
+        wants: Callable[[dict[str, Any]], bool] | None,
+        made: dict[str, _Place],
+    ) -> None:
+        """Hold a tunnel for each place until the end. Raises Lost or ConfigurationError.
+
+        wants: whether a message is passed on; None for all. made: gets each listener's ID and place.
+        """
+
+        def on_event(place: _Place, event: str, **fields: Any) -> None:
+            if event == "listening" and fields["id"] not in made:
+                made[fields["id"]] = place
+                self._start(_show_secret(url, key, place, fields["id"]))
+            self._told(event, **fields)
+
+        clients = [
+            TunnelClient(url, key, place.queue_id, place.name, place.target, partial(on_event, place), wants)
+            for place in places
+        ]
         with keys(sys.stdin.fileno(), self._pressed) if self._terminal else contextlib.nullcontext():
             if self._terminal:
                 say(HELP, err=True)
             async with asyncio.TaskGroup() as group:
                 running = [group.create_task(client.run()) for client in clients]
                 await self._end.wait()
-                for one in (*running, *self._resending):
+                for one in (*running, *self._tasks):
                     one.cancel()
 
     def _told(
@@ -133,9 +218,12 @@ class _Listening:
             self._end.set()
 
     def _resend(self, resend: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        task = asyncio.create_task(resend())
-        self._resending.add(task)
-        task.add_done_callback(self._resending.discard)
+        self._start(resend())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _pressed(self, key: str) -> None:
         action = self._keyboard.pressed(key)
@@ -143,7 +231,7 @@ class _Listening:
             self._act(action)
 
     def _act(self, action: Action) -> None:
-        """What a key asks for."""
+        """Do what a key asks for."""
         show, number = self._show, action.number
         if action.name == "quit":
             self._end.set()
@@ -152,12 +240,12 @@ class _Listening:
         elif action.name == "list":
             for one in self._history:
                 show.again(one.number, one.fields)
-            show.say(f"{self._history.count} came")
+            show.say(f"{self._history.count} requests so far")
         elif action.name == "body" and number is None:
             show.body = not show.body
             show.say("bodies are shown" if show.body else "bodies are hidden")
         elif (found := self._history.find(number)) is None:
-            show.say("nothing came yet" if number is None else f"there is no #{number} (any more)")
+            show.say("no requests yet" if number is None else f"#{number} is not in the list of the last requests")
         elif action.name == "body":
             show.one_body(found.request["body"])
         else:

@@ -1,6 +1,6 @@
-"""What `everput listen` prints: a line for each thing that happens, as text or as JSON.
+"""The output of `everput listen`: a line for each event, as text or as JSON.
 
-Not for: what happens (tunnel_client.py), what keys do (keys.py)."""
+Not for: the events themselves (tunnel_client.py), the keys (keys.py)."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from cli.printing import say, say_json
 
 
 class Show:
-    """body: whether bodies are shown, too. as_json: an object a line, for scripts."""
+    """The printer of events. body: whether bodies are shown, too. as_json: print one JSON object a line."""
 
     def __init__(self, *, body: bool, as_json: bool) -> None:
         self.body = body
         self._as_json = as_json
 
     def __call__(self, event: str, *, number: int | None = None, resent: bool = False, **fields: Any) -> None:
-        """event: listening, disconnected, answered. number: of the request, where it may be asked for by one."""
+        """Print an event: listening, disconnected or answered. number: the request's number, if keys can name it."""
         if self._as_json:
             shown = {name: value for name, value in fields.items() if name != "body" or self.body}
             say_json(orjson.dumps({"event": event, "at": time.time(), **shown}))
         elif event == "answered":
             self._line(time.strftime("%H:%M:%S"), fields, number=number, resent=resent)
         elif event == "listening":
-            self.say(f"connected: {fields['name']} gets what is put from now on, and what has waited")
+            self.say(f"connected: {fields['name']} gets new messages and those that waited")
         else:
-            self.say(f"not connected: {fields['reason']}; messages wait")
+            self.say(f"not connected, messages wait: {fields['reason']}")
 
     def say(self, text: str) -> None:
         say(f"{time.strftime('%H:%M:%S')}  {text}")
 
     def again(self, number: int, fields: dict[str, Any]) -> None:
-        """A line that was shown before."""
+        """Print a line again."""
         self._line(" " * 8, fields, number=number, resent=False)
 
     @staticmethod

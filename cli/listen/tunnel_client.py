@@ -1,7 +1,7 @@
-"""A client's end of a tunnel: a WebSocket to the API, kept open, and the address on this machine behind it.
+"""The client's end of a tunnel: a WebSocket to the API, kept open, and the local address behind it.
 
-For: connecting, connecting again, passing each request on and its answer back. Not for: the API's end (api/tunnel.py),
-what is shown of it (cli/listen/listen.py).
+For: connecting, reconnecting, passing each request on and its answer back. Not for: the API's end (api/tunnel.py),
+output (cli/listen/show.py).
 """
 
 from __future__ import annotations
@@ -32,18 +32,32 @@ PAUSE_S_MAX: Final = 10.0
 
 
 class Lost(Exception):
-    """The listener is another client's now, or no more; or the key is."""
+    """The tunnel has ended: another client has the listener, or the listener was deleted, or the key was revoked."""
 
 
 class TunnelClient:
-    """url: of the API. target: the local address. told: called as told(event, **fields) with what happens:
-    listening (name, id), disconnected (reason), answered (status, error, took_ms, message_id, attempt, body, to), and
-    with the last one request and resend(), which sends it to the address again, or resent=True when it was."""
+    """The client's end of one tunnel.
 
-    def __init__(self, url: str, key: str, queue_id: str, name: str, target: str, told: Callable[..., None]) -> None:
+    url: of the API. target: the local address. wants: whether a message is passed on; None for all.
+    told: called as told(event, **fields). Events: listening (name, id); disconnected (reason); answered (status, error,
+    took_ms, message_id, attempt, body, to). The last has request and resend(), which sends the request again, or
+    resent=True after that.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        queue_id: str,
+        name: str,
+        target: str,
+        told: Callable[..., None],
+        wants: Callable[[dict[str, Any]], bool] | None = None,
+    ) -> None:
+        self._wants = wants
         parts = urlsplit(target)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigurationError(f"{target} is no http or https URL")
+            raise ConfigurationError(f"{target} is not an http or https URL")
         self._place = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
         self._uri = (
             f"{url.replace('http', 'ws', 1).rstrip('/')}/v1/queues/{queue_id}/listen?{urlencode({'name': name})}"
@@ -55,7 +69,7 @@ class TunnelClient:
         self._answering: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Until it is cancelled (Lost; ConfigurationError: the API refuses)."""
+        """Hold the tunnel until cancelled. Raises Lost; ConfigurationError if the API refuses."""
         pause_s = PAUSE_S_MIN
         async with self._http:
             while True:
@@ -65,7 +79,7 @@ class TunnelClient:
                 await asyncio.sleep(pause_s)
 
     async def _connected(self) -> str:
-        """Serve one connection; why it ended."""
+        """Serve one connection, and return why it ended."""
         headers = {"x-api-key": self._key}
         try:
             async with connect(
@@ -76,8 +90,8 @@ class TunnelClient:
             status = error.response.status_code
             told = f"{status} {_detail(error.response.body)}".strip()
             if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS:
-                return f"the API answers {told}"
-            raise ConfigurationError(f"the API refuses: {told}") from error
+                return f"the API answered {told}"
+            raise ConfigurationError(f"the API refused the tunnel: {told}") from error
         except InvalidURI as error:
             raise ConfigurationError(str(error)) from error
         except ConnectionClosed as error:
@@ -104,17 +118,17 @@ class TunnelClient:
         try:
             await socket.send(orjson.dumps({"number": message["number"], **fields}).decode())
         except ConnectionClosed:
-            return  # it comes again
+            return  # the message comes again
         if shown is not None:
             self._told("answered", request=message, resend=partial(self.resend, message), **shown)
 
     async def resend(self, message: dict[str, Any]) -> None:
-        """Pass a request on once more, as it came. Nobody but `told` gets the answer."""
-        _, shown = await self._pass_on(message)
+        """Send a request to the local address again. Only `told` gets the answer."""
+        _, shown = await self._pass_on_wanted(message)
         self._told("answered", resent=True, **shown)
 
     async def _alive(self, _message: dict[str, Any]) -> tuple[dict[str, Any], None]:
-        """Whether somebody listens at the local address."""
+        """Tell whether something listens at the local address."""
         try:
             async with asyncio.timeout(ALIVE_S):
                 _, writer = await asyncio.open_connection(*self._place)
@@ -123,14 +137,19 @@ class TunnelClient:
             return {"alive": False}, None
         return {"alive": True}, None
 
-    async def _pass_on(self, message: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    async def _pass_on(self, message: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        if self._wants is not None and not self._wants(orjson.loads(message["body"])):
+            return {"status": int(HTTPStatus.NO_CONTENT), "retry_after": None}, None
+        return await self._pass_on_wanted(message)
+
+    async def _pass_on_wanted(self, message: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         headers, body = message["headers"], message["body"]
         began_s, error, after = time.monotonic(), None, None
         try:
             answer = await self._http.post(self._target, content=body.encode(), headers=headers)
             status, text = answer.status_code, answer.headers.get("retry-after", "")
             after = int(text) if text.isdecimal() else None
-        except httpx.ConnectError:  # it got nothing: the message waits until somebody is there
+        except httpx.ConnectError:  # nothing was sent: the message waits until a program listens
             status, error = int(HTTPStatus.BAD_GATEWAY), "nobody-there"
         except httpx.HTTPError as failure:
             status, error = int(HTTPStatus.BAD_GATEWAY), type(failure).__name__

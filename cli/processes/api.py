@@ -26,6 +26,7 @@ from broker.outbound.addresses import TUNNEL
 from broker.sealing import Sealer
 from broker.volume import StoredBytes
 from cli import files
+from cli.groups import examples
 from cli.options import Options, shared_options
 from cli.processes import admin
 from cli.processes.first_start import first_start
@@ -36,10 +37,10 @@ from cli.processes.startup_server import StartupServer
 from projections.app import Projections
 
 
-@click.command("api")
+@click.command("api", epilog=examples("everput api --kafka kafka-1:9092,kafka-2:9092 --host 0.0.0.0"))
 @shared_options
 def command(options: Options) -> None:
-    """Run one API process against an existing Kafka (--kafka). Prints `ready http://HOST:PORT`."""
+    """Run one API process against an existing Kafka (--kafka). Prints `ready http://HOST:PORT` when it is ready."""
 
     async def work(process: Process) -> None:
         await _serve(process, options)

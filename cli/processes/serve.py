@@ -10,17 +10,22 @@ import asyncio
 import contextlib
 import logging
 import os
+from dataclasses import replace
 from functools import partial
+from ipaddress import ip_network
 from typing import Final
 
 import click
 
-from broker.errors import BrokerError
+from broker.errors import BrokerError, ConfigurationError
 from broker.kafka.embedded.access import EmbeddedAccess
 from broker.kafka.embedded.kafka import EmbeddedKafka
+from broker.private_files import write_secret
 from cli import files, logs
+from cli.groups import examples
 from cli.logs import Logger
-from cli.options import Options, shared_options, variable
+from cli.options import Options, is_loopback, shared_options, variable
+from cli.printing import say
 from cli.processes.admin import serving
 from cli.processes.admin_all import all_app
 from cli.processes.children import Child, Pauses
@@ -35,11 +40,20 @@ API_STOP_S: Final = 9.0
 WORKER_STOP_S: Final = 10.0
 KAFKA_STOP_S: Final = 9.0
 
+_LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+
 _log = Logger(__name__)
 _WORKERS: Final = min(2, os.cpu_count() or 1)  # one is busy with one processor: docs/architecture.md
 
 
-@click.command("serve")
+@click.command(
+    "serve",
+    epilog=examples(
+        "everput serve",
+        "everput serve --data-dir /var/lib/everput --port 80",
+        "everput serve --kafka kafka-1:9092,kafka-2:9092 --host 0.0.0.0",
+    ),
+)
 @shared_options
 @click.option(
     "--api-processes",
@@ -48,7 +62,7 @@ _WORKERS: Final = min(2, os.cpu_count() or 1)  # one is busy with one processor:
     show_default=True,
     envvar="EVERPUT_API_PROCESSES",
     show_envvar=True,
-    help="How many share the port.",
+    help="Number of API processes, which share the port.",
 )
 @click.option(
     "--workers",
@@ -57,25 +71,49 @@ _WORKERS: Final = min(2, os.cpu_count() or 1)  # one is busy with one processor:
     show_default="2 where there are two processors",
     envvar="EVERPUT_WORKERS",
     show_envvar=True,
-    help="How many share the deliveries.",
+    help="Number of workers, which share the deliveries.",
 )
-def command(options: Options, api_processes: int, workers: int) -> None:
+@click.option(
+    "--kafka-port",
+    type=click.IntRange(1, 65535),
+    envvar="EVERPUT_KAFKA_PORT",
+    show_envvar=True,
+    help="Port of the embedded Kafka on 127.0.0.1. Default: a free one at each start.",
+)
+def command(options: Options, api_processes: int, workers: int, kafka_port: int | None) -> None:
     """Run everything on this machine: Kafka (unless --kafka names one), the API and the workers.
 
     The first start writes an API key to DIR/api-key, and the password of the console's first account to
-    DIR/console-password. When all of it is ready, `ready http://HOST:PORT` is printed.
+    DIR/console-password. The other commands find the key, and the server's URL, when they are run beside DIR. When
+    everything is ready, `ready http://HOST:PORT` is printed.
+
+    If only this machine can reach the API, listeners may be on this machine, too: --host is a loopback address, and
+    none of --public-url, --trusted-proxy and --allowed-host is given.
     """
+    if options.kafka is not None and kafka_port is not None:
+        raise ConfigurationError("--kafka-port is the embedded Kafka's; leave it out with --kafka")
+    options = with_loopback(options)
     logs.set_up("serve", options.log_level, options.log_format)
     Link.from_environment()  # `everput demo` started it: end when that ends
     files.make_data_dir(options.data_dir)
     with files.lock(options.data_dir):
-        asyncio.run(Supervisor(options, api_processes=api_processes, workers=workers).run())
+        supervisor = Supervisor(options, api_processes=api_processes, workers=workers, kafka_port=kafka_port)
+        asyncio.run(supervisor.run())
+
+
+def with_loopback(options: Options) -> Options:
+    """Allow listeners on loopback addresses if only this machine can reach the API (docs/security.md)."""
+    proxied = options.public_url is not None or options.trusted_proxy or options.allowed_host
+    if not is_loopback(options.host) or proxied:
+        return options
+    return replace(options, allow_network=tuple(dict.fromkeys([*options.allow_network, *_LOOPBACK])))
 
 
 class Supervisor:
     """Construct it inside the running event loop's program and await run() once."""
 
-    def __init__(self, options: Options, *, api_processes: int, workers: int) -> None:
+    def __init__(self, options: Options, *, api_processes: int, workers: int, kafka_port: int | None = None) -> None:
+        self._kafka_port = kafka_port
         self._options = options
         self._counts = {"api": api_processes, "worker": workers}
         self._children: dict[str, list[Child]] = {"api": [], "worker": []}
@@ -100,7 +138,7 @@ class Supervisor:
             _log.info("admin.listening", url=url)
             tasks = [asyncio.create_task(child.keep()) for child in self._all()]
             if self._options.kafka is None:
-                self._kafka = EmbeddedKafka(self._options.data_dir / "kafka")
+                self._kafka = EmbeddedKafka(self._options.data_dir / "kafka", port=self._kafka_port)
                 tasks.append(asyncio.create_task(self._keep_kafka(self._kafka, access)))
             else:
                 access.set_result(None)
@@ -153,11 +191,22 @@ class Supervisor:
         while not all(child.ready.is_set() for child in self._all()):  # one may die while another is awaited
             for child in self._all():
                 await child.ready.wait()
-        _log.info("api-key", path=files.api_key_file(self._options.data_dir))
-        console = f"{(self._options.public_url or url).rstrip('/')}/console"
-        password = files.console_password_file(self._options.data_dir)
+        options = self._options
+        key_file, password = files.api_key_file(options.data_dir), files.console_password_file(options.data_dir)
+        console = f"{(options.public_url or url).rstrip('/')}/console"
+        _log.info("api-key", path=key_file)
         _log.info("console", url=console, **({"email": EMAIL, "password_in": password} if password.exists() else {}))
+        write_secret(files.url_file(options.data_dir), url)
         print(f"ready {url}", flush=True)
+        if options.log_format == "text":
+            logging.getLogger().handlers[0].flush()  # the banner stands after what was logged before
+            sign_in = f"  (sign in as {EMAIL}; the password is in {password})" if password.exists() else ""
+            say("Everput is ready.", err=True)
+            say(f"  API      {options.public_url or url}", err=True)
+            say(f"  Console  {console}{sign_in}", err=True)
+            say(f"  API key  in {key_file}", err=True)
+            if set(_LOOPBACK) <= set(options.allow_network):
+                say("  Listeners may be on this machine, because only this machine can reach the API.", err=True)
 
     async def _keep_kafka(self, kafka: EmbeddedKafka, access: asyncio.Future[EmbeddedAccess | None]) -> None:
         """Start it, and again whenever it died, on the same port."""

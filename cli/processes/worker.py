@@ -20,6 +20,7 @@ from broker.kafka.tail import Tail
 from broker.kafka.topics import topics
 from broker.sealing import Sealer
 from broker.volume import StoredBytes
+from cli.groups import examples
 from cli.options import Options, shared_options
 from cli.processes.metrics import show_damage, show_worker
 from cli.processes.process import CATCH_UP_S, Process, run
@@ -27,10 +28,10 @@ from projections.agents import run_delivery_streams
 from projections.app import Projections
 
 
-@click.command("worker")
+@click.command("worker", epilog=examples("everput worker --kafka kafka-1:9092,kafka-2:9092"))
 @shared_options
 def command(options: Options) -> None:
-    """Run one worker against an existing Kafka (--kafka). Prints `ready worker`."""
+    """Run one worker against an existing Kafka (--kafka). Prints `ready worker` when it is ready."""
     run("worker", options, _work)
 
 

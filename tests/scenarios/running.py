@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar
@@ -85,15 +85,20 @@ class Running:
     now: ClassVar[list[Self]] = []  # those that run
 
     def __init__(
-        self, data_dir: Path, *arguments: str, python: Path = Path(sys.executable), **environment: str
+        self,
+        data_dir: Path,
+        *arguments: str,
+        python: Path = Path(sys.executable),
+        allow: Sequence[str] = ("127.0.0.0/8",),
+        **environment: str,
     ) -> None:
-        """python: an interpreter that has another version of the program, in place of this one."""
+        """python: an interpreter that has another version of the program. allow: networks for --allow-network."""
         self.data_dir = data_dir
         self.stderr: list[str] = []
         self.stdout: list[str] = []
         command = [str(python), "-P", "-m", "cli.app", "serve", "--data-dir", str(data_dir), "--port", "0"]
         self.process = subprocess.Popen(
-            [*command, "--allow-network", "127.0.0.0/8", "--workers", "1", *arguments],
+            [*command, *(f"--allow-network={one}" for one in allow), "--workers", "1", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import termios
@@ -291,7 +292,7 @@ async def test_at_a_terminal_keys_send_again_show_bodies_list_what_came_and_quit
     async with Listeners() as local, Terminal(server, "keys", "--to", local.url("hook")) as terminal:
         assert not terminal.as_before, "keys come without Enter"
         terminal.press("r")
-        await terminal.shows("nothing came yet")
+        await terminal.shows("no requests yet")
         for number, data in enumerate(("first", "second"), start=1):
             await put(client, queue_id, data)
             await terminal.shows(f"#{number} ")
@@ -313,10 +314,10 @@ async def test_at_a_terminal_keys_send_again_show_bodies_list_what_came_and_quit
         await put(client, queue_id, "third")
         await terminal.shows('"data":"third"')
         terminal.press("bl")
-        await terminal.shows("bodies are hidden", "3 came")
+        await terminal.shows("bodies are hidden", "3 requests so far")
         await until(lambda: terminal.said.count("#1 ") == terminal.said.count("#3 ") == 2, what="both, once more")
         terminal.press("9r")
-        await terminal.shows("there is no #9")
+        await terminal.shows("#9 is not in the list")
         assert len(local.taken("hook")) == 5
         terminal.press("q")
         await until(lambda: terminal.process.poll() is not None, what="it ends")
@@ -369,6 +370,77 @@ async def test_a_key_revoked_through_one_process_is_refused_by_another_and_its_t
             assert "its API key was revoked" in listen.process.stderr.read()
         async with Listen(server, *arguments):
             pass  # a key that goes on may have the listener
+
+
+def stderr_of(listen: Listen) -> str:
+    """What the command has said on stderr, once it has ended."""
+    listen.process.wait(30)
+    assert listen.process.stderr is not None
+    return listen.process.stderr.read()
+
+
+async def test_a_bare_port_is_an_address_its_secret_is_shown_and_the_listener_stays(
+    server: Running, client: httpx.AsyncClient
+):
+    queue_id = await new_queue(client, "bare")
+    async with Listeners() as local:
+        port = httpx.URL(local.url("hook")).port
+        async with Listen(server, "bare", "--to", f"{port}/hook", "--once") as listen:
+            await put(client, queue_id, "x")
+            await until(lambda: listen.process.poll() is not None, what="it ends after one message")
+            said = stderr_of(listen)
+    (kept,) = (await client.get(f"/queues/{queue_id}/listeners")).json()["listeners"]
+    secret = (await client.get(f"/queues/{queue_id}/listeners/{kept['id']}/secret")).json()["secret"]
+    assert secret in said
+    assert f"everput listeners delete {queue_id} {kept['id']}" in said
+    assert len(local.taken("hook")) == 1
+
+
+async def test_a_temporary_listener_is_gone_at_the_end_and_one_of_before_is_not(
+    server: Running, client: httpx.AsyncClient
+):
+    queue_id = await new_queue(client, "temporary")
+    async with Listeners() as local:
+        target = ("--to", local.url("hook"))
+        async with Listen(server, "temporary", *target) as listen:
+            listen.process.send_signal(signal.SIGINT)
+            assert "stays" in stderr_of(listen)
+        (before,) = (await client.get(f"/queues/{queue_id}/listeners")).json()["listeners"]
+        async with Listen(server, "temporary", *target, "--temporary") as listen:
+            assert len((await client.get(f"/queues/{queue_id}/listeners")).json()["listeners"]) == 2
+            listen.process.send_signal(signal.SIGINT)
+            assert "Deleted the temporary listener" in stderr_of(listen)
+        assert (await client.get(f"/queues/{queue_id}/listeners")).json()["listeners"] == [before]
+
+
+async def test_several_queues_are_listened_to_and_a_filter_passes_on_what_it_names(
+    server: Running, client: httpx.AsyncClient
+):
+    first, second = await new_queue(client, "several-1"), await new_queue(client, "several-2")
+    async with Listeners() as local:
+        given = [sys.executable, "-P", "-m", "cli.app", "listen", "several-1", "several-2", "--to", local.url("hook")]
+        given += ["--filter", "data=*keep*", "--temporary", "--url", server.url, "--key", server.api_key]
+        with subprocess.Popen(
+            given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_environment()
+        ) as process:
+
+            async def are_there() -> bool:
+                each = [(await client.get(f"/queues/{one}/listeners")).json()["listeners"] for one in (first, second)]
+                return all(each)
+
+            try:
+                await until(are_there, what="a listener of each queue")
+                await put(client, first, "drop 1", "keep 1")
+                await put(client, second, "keep 2", "drop 2")
+
+                async def nothing_waits() -> bool:
+                    return all([(await listener(client, one))["lag"] == 0 for one in (first, second)])
+
+                await until(nothing_waits, what="all are accepted")
+                assert sorted(one.data for one in local.taken("hook")) == ["keep 1", "keep 2"]
+            finally:
+                process.send_signal(signal.SIGINT)
+                process.communicate(timeout=30)
 
 
 def test_a_queue_that_is_not_there_is_an_error_before_anything_is_made(server: Running, tmp_path: Path):

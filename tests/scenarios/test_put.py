@@ -96,7 +96,10 @@ def test_a_queue_that_is_not_there_is_a_clear_error(server: Running, tmp_path: P
     (tmp_path / "lines").write_text("one\n")
     done = put(server, "nowhere", str(tmp_path / "lines"))
     assert done.returncode == 2
-    assert done.stderr == "everput: no queue has the name or id nowhere: --create makes it\n"
+    assert (
+        done.stderr
+        == "everput: no queue has the name or ID nowhere; `everput queues list` shows all; --create creates it\n"
+    )
 
 
 def test_a_wrong_key_is_a_clear_error(server: Running, tmp_path: Path):

@@ -44,7 +44,7 @@ async def test_what_is_parked_is_shown_and_redriven(tmp_path: Path):
 
             listeners.status.clear()
             said = await asyncio.to_thread(run, "redrive", "orders", "billing", ids[0])
-            assert (said.returncode, said.stdout) == (0, "1 redriven\n"), said.stderr
+            assert (said.returncode, said.stdout) == (0, "retrying 1 delivery\n"), said.stderr
             await until(lambda: listeners.ids("a")[ids[0]] == 1, what="it arrives")
             said = await asyncio.to_thread(run, "redrive", queue, "billing")
             assert (said.returncode, said.stdout) in [

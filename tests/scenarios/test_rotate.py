@@ -31,7 +31,9 @@ def test_a_servers_sealing_key_is_changed_while_it_is_stopped_and_a_lost_one_is_
     before = key_file.read_text()
 
     rotated = everput("rotate-sealing-key", "--data-dir", str(data_dir))
-    assert (rotated.returncode, rotated.stdout) == (0, "1 listeners' secrets were encrypted anew\n"), rotated.stderr
+    assert (rotated.returncode, rotated.stdout) == (0, "encrypted the secrets of 1 listeners with the new key\n"), (
+        rotated.stderr
+    )
     after = key_file.read_text()
     assert after != before
     assert "," not in after

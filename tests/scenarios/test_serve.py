@@ -16,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.core.circuit import TRIP_AFTER_NEW
+from broker.kafka.ports import free_port
 from broker.sealing import new_sealing_key
 from cli.processes.first_start import EMAIL
 from tests.kafka_clients import sasl_variables
@@ -52,6 +53,51 @@ def puts_again(server: Running, name: str) -> int | None:
 def test_ready_is_the_only_line_on_stdout_and_the_api_answers(server: Running):
     assert server.stdout == [f"ready {server.url}"]
     assert put_queue(server, "first").status_code == 200
+
+
+def test_the_banner_at_the_end_of_the_start_says_where_everything_is(server: Running):
+    assert server.url
+    wait_until(lambda: any("API key" in line for line in server.stderr), what="the banner")
+    at = server.stderr.index("Everput is ready.")
+    api, console, key = server.stderr[at + 1 : at + 4]
+    assert server.url in api
+    assert f"{server.url}/console" in console
+    assert str(server.data_dir / "console-password") in console
+    assert str(server.data_dir / "api-key") in key
+    assert server.api_key not in "\n".join(server.stderr)
+
+
+def test_commands_beside_the_data_directory_find_the_server_and_its_key(server: Running, tmp_path: Path):
+    assert server.url
+    done = everput("queues", "list", "--data-dir", str(server.data_dir), XDG_CONFIG_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    done = everput("status", "--data-dir", str(server.data_dir), XDG_CONFIG_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_server_that_only_this_machine_reaches_lets_listeners_be_on_it_and_on_no_other_private_network(
+    tmp_path: Path,
+):
+    port = free_port()
+    with Running(tmp_path / "data", "--kafka-port", str(port), allow=()) as server:
+        assert server.url
+        assert server.kafka_address == f"127.0.0.1:{port}"
+        wait_until(lambda: any("Listeners may be on this machine" in one for one in server.stderr), what="it is said")
+        assert put_queue(server, "loopback").status_code == 200
+        create = ("listeners", "create", "loopback")
+        where = ("--data-dir", str(server.data_dir))
+
+        def urls(host: str) -> tuple[str, ...]:
+            return ("--notify-url", f"http://{host}:8/n", "--liveness-url", f"http://{host}:8/l")
+
+        for host in ("127.0.0.1", "localhost", "[::1]"):
+            done = everput(*create, host, *urls(host), *where)
+            assert done.returncode == 0, done.stderr
+        for host in ("10.0.0.1", "192.168.0.1", "169.254.169.254", "[fd00::1]"):
+            refused = everput(*create, host, *urls(host), *where)
+            assert refused.returncode == 1
+            assert "--allow-network" in refused.stderr
+            assert "everput listen" in refused.stderr
 
 
 def test_the_console_is_there_and_the_log_says_where(server: Running):

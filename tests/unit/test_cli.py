@@ -24,7 +24,7 @@ from cli.app import everput
 from cli.lines import LINE_BYTES_MAX, TextLine, TextLines
 from cli.options import Options, shared_options
 from cli.processes.children import Pauses
-from cli.processes.serve import Supervisor
+from cli.processes.serve import Supervisor, with_loopback
 
 NOBODY = 65534
 
@@ -88,6 +88,27 @@ def test_options_reach_a_child_unchanged_through_its_environment():
     arguments = ["--data-dir", "/somewhere", "--host", "::1", "--port", "0", "--kafka", "a:1,b:2", "--partitions", "8"]
     arguments += ["--allow-network", "10.0.0.0/8", "--allow-network", "fd00::/8", "--no-flush-each-batch"]
     options = read_options(*arguments)
+    assert read_options(**options.environment()) == options
+
+
+@pytest.mark.parametrize(
+    ("arguments", "allowed"),
+    [
+        ([], True),
+        (["--host", "localhost"], True),
+        (["--host", "::1"], True),
+        (["--host", "0.0.0.0"], False),
+        (["--host", "10.0.0.1"], False),
+        (["--host", "everput.local"], False),
+        (["--public-url", "https://everput.example"], False),
+        (["--trusted-proxy", "127.0.0.1"], False),
+        (["--allowed-host", "everput.example"], False),
+    ],
+)
+def test_listeners_may_be_on_loopback_where_the_api_is_for_this_machine_alone(arguments: list[str], allowed: bool):
+    options = with_loopback(read_options(*arguments))
+    networks = options.settings(sealing_key="k", embedded=EmbeddedAccess("127.0.0.1:5", "hush")).allow_networks
+    assert set(networks) == ({ip_network("127.0.0.0/8"), ip_network("::1/128")} if allowed else set())
     assert read_options(**options.environment()) == options
 
 

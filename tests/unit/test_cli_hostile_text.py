@@ -71,6 +71,7 @@ SHOWING = {
     "status": (),
     "log": (),
     "listen": ("q", "--to", "HOOK", "--once", "--body"),
+    "login": (),
 }
 # These show of the API's answers their errors alone.
 ERRORS_ONLY = {"put": ("q", "FILE"), "redrive": ("q", ID), "export": ("FOLDER",)}
@@ -80,6 +81,7 @@ LOCAL = (
     *(f"organizations {name}" for name in ("list", "remove-member", "revoke-key")),
     *("serve", "api", "worker", "init", "rotate-sealing-key", "verify"),
     *("export-all", "check", "import", "mend", "events", "completion", "demo"),
+    *(f"profiles {name}" for name in ("list", "use", "remove")),
 )
 
 
@@ -153,6 +155,11 @@ async def listen(socket: WebSocket) -> None:
     await socket.close()
 
 
+@pytest.fixture(autouse=True)
+def own_profiles(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
 class Api(NamedTuple):
     url: str
     invoke: Callable[..., Result]
@@ -220,7 +227,7 @@ def test_a_command_shows_an_error_of_the_api_escaped_and_without_a_line_of_its_o
     assert "everput: all is well" not in result.stderr.splitlines()
 
 
-@pytest.mark.parametrize("command", sorted({*SHOWING} - {"listen"}))
+@pytest.mark.parametrize("command", sorted({*SHOWING} - {"listen", "login"}))
 def test_json_stays_the_json_of_the_api(api: Api, command: str):
     result = api.invoke(*command.split(), *SHOWING[command], "--json")
     is_safe(result)

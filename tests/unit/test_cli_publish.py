@@ -193,7 +193,7 @@ def test_a_queue_is_found_by_its_id_by_its_name_or_made():
 def test_a_key_that_may_not_look_queues_up_uses_one_by_its_id():
     with client(answering(problem(403, "lacks the scope"))) as asked:
         assert queue_of(asked, QUEUE_ID, create=False) == QUEUE_ID
-        with pytest.raises(ConfigurationError, match="give the queue's id"):
+        with pytest.raises(ConfigurationError, match="give the queue's ID"):
             queue_of(asked, "orders", create=True)
 
 
@@ -201,8 +201,8 @@ def test_a_key_that_may_not_look_queues_up_uses_one_by_its_id():
     ("answer", "said"),
     [
         (problem(401, "no such key"), "the API key was refused: 401"),
-        (problem(503, "Kafka is away"), "does not answer: 503"),
-        (httpx.ConnectError("refused"), "does not answer: ConnectError"),
+        (problem(503, "Kafka is away"), "can't answer at the moment: 503"),
+        (httpx.ConnectError("refused"), "nothing answers at http://api.test; is `everput serve` running"),
     ],
 )
 def test_a_refused_key_and_an_absent_api_are_said_in_a_line(answer: Answer, said: str):
@@ -215,7 +215,7 @@ def test_a_refused_key_and_an_absent_api_are_said_in_a_line(answer: Answer, said
 
 
 def test_what_is_no_url_is_said_so():
-    with pytest.raises(ConfigurationError, match="is no URL"), api_client("http://here:port", "key"):
+    with pytest.raises(ConfigurationError, match="is not a URL"), api_client("http://here:port", "key"):
         pass
 
 

@@ -66,7 +66,7 @@ def test_a_queue_is_made_shown_listed_renamed_and_deleted(run: Run):
     run("queues", "rename", "orders", "others")
     run("queues", "delete", "others", "--yes")
     missing = run("queues", "get", made["id"], code=1)
-    assert missing.stderr.startswith("everput: no queue has the name or id")
+    assert missing.stderr.startswith("everput: no queue has the name or ID")
 
 
 def test_a_listener_is_made_shown_changed_paused_and_deleted(run: Run):
@@ -147,9 +147,9 @@ def test_a_key_is_made_listed_shown_and_revoked(run: Run):
     run("messages", "put", queue["id"], "x", EVERPUT_API_KEY=made["secret"])
     assert "lacks the scope" in run("queues", "list", code=2, EVERPUT_API_KEY=made["secret"]).stderr
     missing = run("keys", "create", "none", "--queue", "no such queue", code=1)
-    assert "no queue has the name or id" in missing.stderr
+    assert "no queue has the name or ID" in missing.stderr
     refused = run("queues", "list", code=2, EVERPUT_API_KEY=made["secret"])
-    assert "this API key may not do that: 403" in refused.stderr
+    assert "the API key may not do this: 403" in refused.stderr
     assert made["secret"] not in refused.stderr
 
 
@@ -166,10 +166,10 @@ def test_a_key_for_messages_alone_uses_a_queue_by_its_id(run: Run, tmp_path: Pat
     for command in (("messages", "put", "by id", "x"), ("put", "by id", str(tmp_path / "lines"))):
         refused = run(*command, code=2, **mine)
         assert refused.stderr == (
-            "everput: this API key lacks the scope 'queues', and so can't look up by id: give the queue's id\n"
+            "everput: this API key lacks the scope 'queues', so it can't look up by id: give the queue's ID\n"
         )
     forbidden = run("queues", "list", code=2, **mine).stderr
-    assert "this API key may not do that: 403" in forbidden
+    assert "the API key may not do this: 403" in forbidden
     assert "lacks the scope 'queues'" in forbidden
     assert "refused" not in forbidden
     missing = run("messages", "put", "5f0e6f0a-33c1-4a8e-8f1d-b5b9f6f0c001", "x", code=1, **mine)

@@ -126,7 +126,7 @@ def test_a_whole_export_is_not_taken_for_one_of_other_times(api: Api, tmp_path: 
     assert run(tmp_path / "out", "--from", "1970-01-01T00:00:00Z", "--to", "2000-01-01").exit_code == 0  # the same
     refused = run(tmp_path / "out", *other)
     assert refused.exit_code == 2
-    assert "holds a whole export from 1970-01-01T00:00:00+00:00 to 2000-01-01T01:00:00+01:00" in refused.output
+    assert "holds a complete export from 1970-01-01T00:00:00+00:00 to 2000-01-01T01:00:00+01:00" in refused.output
     assert len(events_in(tmp_path / "out")) == 10
 
 
@@ -208,15 +208,15 @@ def test_check_says_whether_the_files_are_what_was_exported(api: Api, tmp_path: 
     assert "holds no export" in check()[1]
     api.fails_at = 7
     run(tmp_path / "out", "--format", form)
-    assert (check()[0], "was broken off" in check()[1]) == (2, True)
+    assert (check()[0], "is incomplete" in check()[1]) == (2, True)
     api.fails_at = None
     run(tmp_path / "out", "--format", form)
-    assert check() == (0, "10 rows in 3 files are what was exported\n")
+    assert check() == (0, "10 rows in 3 files match the manifest\n")
     made = manifest.load(tmp_path / "out")
     assert made is not None
     made.files[1].rows += 1
     manifest.save(tmp_path / "out", made)
-    assert "has 4 rows, and its manifest says 5" in check()[1]
+    assert "has 4 rows, but its manifest says 5" in check()[1]
     (tmp_path / "out" / made.files[0].name).unlink()
     assert (check()[0], "can't be read" in check()[1]) == (2, True)
 

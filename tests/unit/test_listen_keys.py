@@ -4,6 +4,7 @@ The whole way, and a terminal: tests/scenarios/test_listen.py."""
 
 from __future__ import annotations
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from broker.core.names import NAME_CHARS_MAX, refuse_name
 from broker.errors import ConfigurationError
 from cli.listen.keys import RECEIVED_BYTES_MAX, RECEIVED_MAX, Action, History, Keyboard
-from cli.listen.listen import names_of
+from cli.listen.targets import Address, Filter, names_of, wanted
 
 
 @pytest.mark.parametrize(
@@ -91,3 +92,40 @@ def test_no_listener_is_dropped_silently(targets, given):
 
 def test_one_address_may_be_two_listeners_with_names_of_their_own():
     assert names_of(["http://a/", "http://a/"], ["one", "two"]) == ["one", "two"]
+
+
+def test_temporary_listeners_have_names_that_no_other_has():
+    first, second = (names_of(["http://a/"], (), temporary=True) for _ in range(2))
+    assert first != second
+    assert names_of(["http://a/"], ["mine"], temporary=True) == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "url"),
+    [
+        ("3000", "http://127.0.0.1:3000/"),
+        ("3000/hook?x=1", "http://127.0.0.1:3000/hook?x=1"),
+        ("localhost:3000", "http://localhost:3000"),
+        ("my-box.local:80/a", "http://my-box.local:80/a"),
+        ("https://localhost/x", "https://localhost/x"),
+    ],
+)
+def test_a_port_or_a_host_with_a_port_is_an_address(typed: str, url: str):
+    assert Address().convert(typed, None, None) == url
+
+
+@pytest.mark.parametrize("typed", ["localhost", "ftp://a/", "3000 ", "", "300000"])
+def test_what_is_no_address_is_refused(typed: str):
+    with pytest.raises(click.BadParameter, match="such as 3000"):
+        Address().convert(typed, None, None)
+
+
+def test_a_filter_is_a_pattern_for_a_field_and_all_filters_must_match():
+    told = {"queue": {"name": "orders"}, "message": {"name": "order-7", "data": "urgent: yes\n"}}
+    assert wanted([("name", "order-*"), ("data", "*urgent*"), ("queue", "orders")], told)
+    assert not wanted([("name", "order-*"), ("data", "later*")], told)
+    assert wanted([], told)
+    assert Filter().convert("data=a=b", None, None) == ("data", "a=b")
+    for refused in ("data", "key=x", "=x"):
+        with pytest.raises(click.BadParameter, match="such as name=order"):
+            Filter().convert(refused, None, None)

@@ -93,7 +93,7 @@ async def test_what_is_down_or_beyond_a_limit_is_wrong_and_what_is_paused_is_not
 async def test_a_queue_that_is_not_there_is_an_error(asked):
     _, _, client = asked
     with pytest.raises(ConfigurationError, match="nowhere"):
-        await _Status(client, "nowhere", [], NO_LIMITS).look()
+        await _Status(client, "http://api.test", "nowhere", [], NO_LIMITS).look()
 
 
 async def test_a_process_that_is_not_ready_or_not_there_is_wrong():
@@ -121,7 +121,7 @@ async def watching(status: _Status, *, as_json: bool) -> AsyncIterator[None]:
 async def test_whoever_watches_is_told_again_and_again_how_it_is_by_then(asked, capsys: pytest.CaptureFixture[str]):
     api, conditions, _ = asked
     await api.listener(await api.queue(), name="l")
-    status = _Status(client_of(api), None, [], NO_LIMITS)
+    status = _Status(client_of(api), "http://api.test", None, [], NO_LIMITS)
     told: list[dict] = []
 
     def told_that(state: str) -> bool:
@@ -146,7 +146,7 @@ async def test_on_a_terminal_one_table_is_kept_up_to_date(asked, monkeypatch: py
     shown = io.StringIO()
     terminal = Console(file=shown, force_terminal=True, width=120, height=30, _environ={"TERM": "xterm"})
     monkeypatch.setattr(status_module, "stdout", lambda: terminal)
-    async with watching(_Status(client_of(api), None, [], NO_LIMITS), as_json=False):
+    async with watching(_Status(client_of(api), "http://api.test", None, [], NO_LIMITS), as_json=False):
         await until(lambda: "live" in shown.getvalue(), what="it is live")
         conditions.by_name["l"] = ListenerCondition(state="down", lag=7, last_error="refused")
         await until(lambda: "refused" in shown.getvalue(), what="it is down, and why")
@@ -156,7 +156,7 @@ async def test_on_a_terminal_one_table_is_kept_up_to_date(asked, monkeypatch: py
 async def test_that_the_log_is_damaged_is_wrong_and_shown_until_it_is_mended(asked):
     api, _, client = asked
     await api.listener(await api.queue(), name="l")
-    status = _Status(client, None, [], NO_LIMITS)
+    status = _Status(client, "http://api.test", None, [], NO_LIMITS)
 
     async def shown() -> str:
         out = io.StringIO()

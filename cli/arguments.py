@@ -1,0 +1,83 @@
+"""The arguments QUEUE and LISTENER, whose names a shell can complete.
+
+For: asking the API for names while a command line is typed. Not for: finding what a name stands for
+(api_commands.py)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from click.shell_completion import CompletionItem
+
+from broker.errors import BrokerError
+from cli.api_options import connection
+from everput import Client, EverputError, list_listeners, list_queues
+
+_ANSWER_S: Final = 1.0  # nobody waits longer for a completion
+_NAMES_MAX: Final = 1_000
+
+
+def _names(context: click.Context, list_names: Callable[[Client], list[str]]) -> list[str]:
+    """Return names, or none if the API does not answer in time."""
+    found: list[str] = []
+
+    def ask() -> None:
+        given = context.params
+        with suppress(BrokerError, EverputError, ValueError):
+            at = connection(
+                url=given.get("url"),
+                key=given.get("key"),
+                profile=given.get("profile"),
+                data_dir=given.get("data_dir") or Path("data"),
+            )
+            with Client(*at, give_up_after_s=0.0, refused_at_once=True) as client:
+                found.extend(list_names(client)[:_NAMES_MAX])
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_ANSWER_S)
+    return list(found)
+
+
+def _queues(client: Client) -> list[str]:
+    return [queue.name for queue in client.send(list_queues()).queues]
+
+
+class QueueName(click.ParamType):
+    """A queue, by name or ID."""
+
+    name = "queue"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's signature
+        return [CompletionItem(name) for name in _names(ctx, _queues) if name.startswith(incomplete)]
+
+
+class ListenerName(click.ParamType):
+    """A listener of the queue in the argument before, by name or ID."""
+
+    name = "listener"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's signature
+        queue = ctx.params.get("queue")
+
+        def listeners(client: Client) -> list[str]:
+            for found in client.send(list_queues(name=queue)).queues:
+                return [listener.name for listener in client.send(list_listeners(found.id)).listeners]
+            return []
+
+        return [CompletionItem(name) for name in _names(ctx, listeners) if name.startswith(incomplete)]
+
+
+def queue_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a command with the argument QUEUE."""
+    return click.argument("queue", type=QueueName())(command)
+
+
+def listener_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a command with the arguments QUEUE and LISTENER."""
+    return queue_argument(click.argument("listener", type=ListenerName())(command))

@@ -1,0 +1,84 @@
+"""The local addresses of `everput listen`, the names of their listeners, and which messages they get.
+
+For: reading the options. Not for: the command (listen.py), the tunnel (tunnel_client.py)."""
+
+from __future__ import annotations
+
+import platform
+import re
+import secrets
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from hashlib import sha256
+from typing import Any, Final
+
+import click
+
+from broker.core.names import NAME_CHARS_MAX
+from broker.errors import ConfigurationError
+
+FIELDS: Final = ("name", "data", "queue")
+# linear: bounded repeats, each followed by what it can't contain
+_PORT: Final = re.compile(r"(\d{1,5})(/.*)?", re.ASCII | re.DOTALL)
+# linear: one bounded class, then fixed characters
+_HOST: Final = re.compile(r"[\w.-]{1,253}:\d{1,5}(?:/.*)?", re.ASCII | re.DOTALL)
+
+
+class Address(click.ParamType):
+    """A local address: `3000`, `3000/hook`, `localhost:3000`, or a URL. Becomes a URL."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if (port := _PORT.fullmatch(text)) is not None:
+            return f"http://127.0.0.1:{port[1]}{port[2] or '/'}"
+        if _HOST.fullmatch(text) is not None:
+            return f"http://{text}"
+        if not text.startswith(("http://", "https://")):
+            self.fail(
+                f"{text!r} is not an address such as 3000, localhost:3000 or http://localhost:3000/hook", param, ctx
+            )
+        return text
+
+
+class Filter(click.ParamType):
+    """A condition on messages, such as `name=order-*`. Becomes a field and a pattern."""
+
+    name = "filter"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        field, equals, pattern = str(value).partition("=")
+        if field not in FIELDS or not equals:
+            self.fail(f"{value!r} is not a filter such as name=order-*, data=*urgent* or queue=orders", param, ctx)
+        return field, pattern
+
+
+def wanted(filters: Sequence[tuple[str, str]], notification: dict[str, Any]) -> bool:
+    """Tell whether a message matches all filters. notification: the body that a listener gets."""
+    message = notification["message"]
+    values = {"name": message["name"], "data": message["data"], "queue": notification["queue"]["name"]}
+    return all(fnmatchcase(values[field], pattern) for field, pattern in filters)
+
+
+def names_of(targets: Sequence[str], given: Sequence[str], *, temporary: bool = False) -> Sequence[str]:
+    """Return a listener's name for each address. Raises ConfigurationError if two would have the same.
+
+    temporary: the names are new, so that no listener that is there already is deleted at the end.
+    """
+    if given and len(given) != len(targets):
+        raise ConfigurationError("give as many --name as --to, or none")
+    if temporary and not given:
+        return [_shortened(f"{one} on {platform.node()} {secrets.token_hex(4)}") for one in targets]
+    names = given or [_shortened(f"{one} on {platform.node()}") for one in targets]
+    if len(set(names)) < len(names):
+        raise ConfigurationError("two listeners would have the same name: give each --to a --name of its own")
+    return names
+
+
+def _shortened(name: str) -> str:
+    """Return a name that this address always has on this machine, and no other address."""
+    if len(name) <= NAME_CHARS_MAX:
+        return name
+    digest = sha256(name.encode()).hexdigest()[:16]
+    return f"{name[: NAME_CHARS_MAX - len(digest) - 1]} {digest}"
