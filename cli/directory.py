@@ -35,7 +35,7 @@ class OpenDirectory(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def directory(kafka: KafkaSettings) -> AsyncIterator[OpenDirectory]:
-    """The directory of a Kafka whose topics are there (Unavailable)."""
+    """Open the directory of a Kafka whose topics exist (Unavailable)."""
     async with contextlib.AsyncExitStack() as stack:
         log = KafkaLog(kafka)
         await log.start()
@@ -48,9 +48,9 @@ async def directory(kafka: KafkaSettings) -> AsyncIterator[OpenDirectory]:
 
 
 def in_directory(options: Options, work: Callable[[OpenDirectory], Awaitable[T]]) -> T:
-    """Do the work with the directory of --kafka, or of the Kafka that `everput serve` runs on the data directory.
+    """Run work with the directory of --kafka, or of the Kafka that `everput serve` runs on the data directory.
 
-    ConfigurationError: it can't be reached, too.
+    ConfigurationError: also when Kafka can't be reached.
     """
 
     async def run() -> T:
@@ -61,7 +61,7 @@ def in_directory(options: Options, work: Callable[[OpenDirectory], Awaitable[T]]
 
 
 def run_quietly(name: str, options: Options, work: Awaitable[T]) -> T:
-    """Run to the end what prints its result; of what goes on meanwhile only warnings are logged."""
+    """Run work that prints its result. Only warnings are logged meanwhile."""
     logs.set_up(name, "warning" if options.log_level == "info" else options.log_level)
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # as in cli/processes/process.py
 

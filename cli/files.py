@@ -67,7 +67,7 @@ def make_data_dir(data_dir: Path) -> None:
 
 
 def server_id(data_dir: Path) -> str:
-    """What tells this data directory's server from all others; made by the first call."""
+    """Return the id that distinguishes this data directory's server. The first call makes it."""
     path = data_dir / "server-id"
     found = read_secret(path)
     if found is None:
@@ -77,7 +77,7 @@ def server_id(data_dir: Path) -> str:
 
 
 def lock(data_dir: Path) -> FileLock:
-    """Hold it as long as the server runs (ConfigurationError when another one does)."""
+    """Lock the data directory for as long as the server runs (ConfigurationError when another one runs)."""
     held = FileLock(data_dir / "serve.lock")
     try:
         held.acquire(timeout=0)
@@ -87,8 +87,9 @@ def lock(data_dir: Path) -> FileLock:
 
 
 def sealing_key(data_dir: Path, *, make: bool = False) -> str:
-    """From the environment, else from DIR/sealing-key (ConfigurationError: none, no such key, or others can read it).
+    """Return the sealing key from the environment, or else from DIR/sealing-key.
 
+    ConfigurationError: there is none, it is invalid, or others can read it.
     make: write a new one to the file when there is none.
     """
     path = sealing_key_file(data_dir)

@@ -12,13 +12,18 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import IO, Final
 
-LINE_BYTES_MAX: Final = 4 << 20  # more than any message may hold: the server says what it does not take
+LINE_BYTES_MAX: Final = 4 << 20  # The limit is above the size of any message; the server says what it does not accept.
 _CHUNK_BYTES: Final = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
 class TextLine:
-    """number: from 1, as editors count. text: without its end. fault: why it can't be a message, None when it can."""
+    """A line of a file.
+
+    number: from 1, as editors count.
+    text: without its end.
+    fault: why it can't be a message; None when it can.
+    """
 
     number: int
     text: str
@@ -26,7 +31,7 @@ class TextLine:
 
 
 class TextLines:
-    """Iterate over it once. skipped: empty lines passed over so far. size: in bytes, None where it is not known."""
+    """The lines of a file, to be iterated over once. skipped: empty lines so far. size: in bytes; None when unknown."""
 
     def __init__(self, source: IO[bytes]) -> None:
         self._source = source
@@ -39,7 +44,7 @@ class TextLines:
 
     async def __aiter__(self) -> AsyncIterator[TextLine]:
         held = bytearray()
-        too_long = False  # the line that `held` begins is beyond the limit; its rest is thrown away
+        too_long = False  # The rest of a line that exceeds the limit is thrown away.
         async for chunk in self._chunks():
             self.bytes_read += len(chunk)
             held += chunk
@@ -74,7 +79,7 @@ class TextLines:
             while chunk := await asyncio.to_thread(os.read, self._source.fileno(), _CHUNK_BYTES):
                 yield chunk
             return
-        # A pipe may be silent for long; a thread waiting in read() could not be interrupted.
+        # A pipe may be silent for long, and a thread that waits in read() could not be interrupted.
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=_CHUNK_BYTES)
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self._source)

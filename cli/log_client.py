@@ -25,7 +25,7 @@ from cli.printing import say
 from cli.waiting import waiting
 from everput.client import AGAIN, PAUSE_S_MAX, PAUSE_S_MIN, TIMEOUT
 
-STORY_PAUSE_S: Final = 1.0  # a story is complete at once, unlike the rest of the log: there is nothing to wait for
+STORY_PAUSE_S: Final = 1.0  # A story is complete at once, unlike the rest of the log, so there is nothing to wait for.
 _MARK: Final = b'{"cursor"'
 
 
@@ -121,7 +121,7 @@ def _teller(query: Mapping[str, str]) -> Callable[[bytes], bool] | None:
     def tells(line: bytes) -> bool:
         try:
             return story.tells(decode(orjson.dumps(orjson.loads(line)["event"])))
-        except UnknownEvent:  # of a newer API, or with something left out: none that a story depends on
+        except UnknownEvent:  # The event is of a newer API or incomplete; no story depends on it.
             return True
 
     return tells

@@ -21,32 +21,32 @@ from typing import Any, Final
 from cli.visible import visible
 
 LINES_MAX: Final = 10_000  # that wait to be written
-_LAST_S: Final = 2.0  # how long the end of the process waits for them
+_LAST_S: Final = 2.0  # The end of the process waits this long for its log lines.
 _LOOK_S: Final = 0.005
 _STDERR: Final = 2
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 
-# Libraries that tell in many lines what one line of ours says. aiokafka reports each failed connection while Kafka is
-# away; the callers log the outcome.
+# These libraries log in many lines what one of ours says.
+# aiokafka reports each failed connection while Kafka is away; our callers log the result.
 _QUIETER = {
     "aiokafka": logging.CRITICAL,
     "faust": logging.ERROR,
     "mode": logging.ERROR,
-    "projections.app": logging.WARNING,  # the module of our faust.App, which tells its start and stop there
+    "projections.app": logging.WARNING,  # This is the module of our faust.App, which logs its start and stop there.
     "uvicorn": logging.WARNING,
     "httpx": logging.WARNING,
     "httpcore": logging.WARNING,
     "asyncio": logging.WARNING,
     "filelock": logging.WARNING,
 }
-# It shows requests there, and passwords in them.
+# This logger shows requests, and passwords in them.
 _NEVER_DEBUG = {"aiokafka.conn": logging.INFO}
 
 
 def line(event: str, **fields: object) -> str:
-    """`event key=value …`; None is left out, a text with spaces is quoted."""
+    """Format `event key=value …`. None is left out, and a text with spaces is quoted."""
     return " ".join([event, *(f"{name}={_value(value)}" for name, value in fields.items() if value is not None)])
 
 
@@ -62,7 +62,7 @@ class _Formatter(logging.Formatter):
         self.converter = time.gmtime
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        record.message = visible(" ".join(record.message.split("\n")))  # one event, one line; a traceback follows it
+        record.message = visible(" ".join(record.message.split("\n")))  # One event is one line. A traceback follows it.
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
@@ -70,10 +70,10 @@ class _Formatter(logging.Formatter):
 
 
 class _JsonFormatter(_Formatter):
-    """Formats an event as one JSON object: time, level, from (the process), event, and its fields by name.
+    """The formatter of an event as one JSON object: time, level, from (the process), event, and its fields by name.
 
-    What a library says has no fields: its event is "library", its text and logger are the fields message and logger.
-    A traceback is the field traceback. Numbers stay numbers; every other value is text.
+    A library's line has the event "library", and its text and logger as the fields message and logger. A traceback is
+    the field traceback. Numbers stay numbers; every other value is text.
     """
 
     def __init__(self, process: str) -> None:
@@ -90,7 +90,7 @@ class _JsonFormatter(_Formatter):
         }
         for name, value in values.items():
             if value is not None:
-                # a field must not pass itself off as the line's own time, level, from or event
+                # A field must not pass for the line's own time, level, from or event.
                 shown[f"{name}_" if name in shown else name] = (
                     value if isinstance(value, int | float) else visible(str(value))
                 )
@@ -114,26 +114,28 @@ def _named(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
 
 
 def _filled(template: str, arguments: Iterator[object]) -> object:
-    """Return a template with the next of the arguments; the argument itself where it is all of the value."""
+    """Fill a template with the next of the arguments. Return the argument itself where it is the whole value."""
     used = tuple(islice(arguments, template.count("%")))
     return used[0] if used and template in ("%d", "%s") else template % used
 
 
 class Writer(logging.Handler):
-    """Has a thread write the lines: a pipe that nobody empties must not stop an event loop.
+    """A log handler whose lines are written by a thread, because a pipe that nobody empties must not stop the event
+    loop.
 
-    logging itself calls flush() when the process ends, an error ending it too.
+    logging calls flush() when the process ends, also after an error.
     """
 
     def __init__(self, fd: int) -> None:
         super().__init__()
-        self._file = FileIO(fd, "w", closefd=False)  # not sys.stderr, whose lock the process needs at its end
+        # The file is not sys.stderr, whose lock the process needs at its end.
+        self._file = FileIO(fd, "w", closefd=False)
         self._lines: queue.Queue[bytes] = queue.Queue(LINES_MAX)
         self._left_out = 0
         threading.Thread(target=self._write, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """By one thread at a time: logging sees to it."""
+        """Queue a line. logging calls it from one thread at a time."""
         try:
             text = self.format(record)
         except Exception:  # noqa: BLE001 - as all handlers do
@@ -150,7 +152,7 @@ class Writer(logging.Handler):
             self._left_out = 0
 
     def flush(self) -> None:
-        """Wait until what was logged is written, for a while."""
+        """Wait until everything is written, for a bounded time."""
         until_s = time.monotonic() + _LAST_S
         while self._lines.unfinished_tasks and time.monotonic() < until_s:
             time.sleep(_LOOK_S)
@@ -165,7 +167,7 @@ class Writer(logging.Handler):
 
 
 def formatter(process: str, form: str) -> logging.Formatter:
-    """Return what makes lines of records. process, form: as for set_up()."""
+    """Return the formatter of log lines. process, form: as for set_up()."""
     return _JsonFormatter(process) if form == "json" else _Formatter(process)
 
 
@@ -194,7 +196,7 @@ class Logger:
         self._say(logging.WARNING, event, fields)
 
     def error(self, event: str, error: BaseException | None = None, **fields: Any) -> None:
-        """error: its traceback follows the line."""
+        """Log an error. error: its traceback follows the line."""
         self._say(logging.ERROR, event, fields, error)
 
     def _say(self, level: int, event: str, fields: dict[str, Any], error: BaseException | None = None) -> None:

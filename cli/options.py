@@ -32,7 +32,7 @@ REPLICATION: Final = 3
 MIN_INSYNC: Final = 2
 SASL_PASSWORD: Final = "EVERPUT_KAFKA_SASL_PASSWORD"  # noqa: S105 - the variable's name
 
-# Where strangers may register (docs/decisions/0191): far beyond what one client needs, below what a process can do.
+# Where strangers may register (decision 0191), these are far above one client's needs and below a process's capacity.
 REQUESTS_PER_S: Final = 1_000.0
 BYTES_PER_S: Final = 16 << 20
 CHANGES_PER_MIN: Final = 600

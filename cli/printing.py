@@ -15,7 +15,7 @@ from rich.text import Text
 
 from cli.visible import visible, visible_json
 
-WIDTH: Final = 200  # of a table that goes to no terminal, in columns
+WIDTH: Final = 200  # A table that goes to no terminal has this many columns.
 
 
 def say(*parts: str | tuple[str, str], err: bool = False) -> None:
@@ -36,7 +36,7 @@ def say_json(value: str | bytes) -> None:
 
 
 class _Console(Console):
-    """Shows text in tables as it is: no markup, no emoji codes, control characters escaped."""
+    """A console that shows text in tables as it is: no markup, no emoji codes, control characters escaped."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
@@ -46,7 +46,7 @@ class _Console(Console):
 
 
 def stdout() -> Console:
-    """Standard output, as wide as the terminal; WIDTH columns where there is none (a pipe, a file)."""
+    """Return a console on standard output, as wide as the terminal, or WIDTH columns for a pipe or a file."""
     found = _Console()
     return found if found.is_terminal or "COLUMNS" in os.environ else _Console(width=WIDTH)
 

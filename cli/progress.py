@@ -13,7 +13,9 @@ from cli.visible import visible
 
 
 class Progress:
-    """total_bytes: of the file, None where it is not known (the bar then only moves). shown: False for none at all."""
+    """The progress bar of a file. total_bytes: None when unknown, so that the bar only moves. shown: False for none at
+    all.
+    """
 
     def __init__(self, *, total_bytes: int | None, shown: bool) -> None:
         console = stderr()
@@ -39,7 +41,7 @@ class Progress:
         self._bar.stop()
 
     def update(self, put: int, refused: int, bytes_read: int) -> None:
-        """The counts as they are now."""
+        """Update the counts."""
         elapsed_s = self._bar.tasks[0].elapsed or 0.0
         self._bar.update(
             self._task,
@@ -50,7 +52,7 @@ class Progress:
         )
 
     def say(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         if self._bar.disable:
             say(text, err=True)
         else:

@@ -18,18 +18,18 @@ import httpx
 from cli.lines import TextLine
 from everput import AsyncClient, EverputError, Problem, put_batch, put_message
 
-CONNECTIONS_EACH: Final = 4  # per client: httpx looks at every connection of a client at every request
-# Lines that wait go together: a batch is one claim and one record batch in the log, whatever it holds.
+CONNECTIONS_EACH: Final = 4  # Each client has few connections, because httpx examines all of them at every request.
+# Waiting lines go together: a batch is one claim and one record batch, whatever it holds.
 BATCH_LINES_MAX: Final = 100
 BATCH_CHARS_MAX: Final = 1 << 18
 _ONE_BY_ONE: Final = frozenset(
     {400, 413, 415, 422}
-)  # a batch is refused for one of its lines: each finds out for itself
+)  # A batch is refused because of one of its lines, so each line is now sent alone.
 
 
 @dataclass(slots=True)
 class Tally:
-    """put: answered 200. refused: not. skipped: empty lines. again: requests sent again."""
+    """The counts of a run. put: answered 200. refused: not. skipped: empty lines. again: repeated requests."""
 
     put: int = 0
     refused: int = 0
@@ -55,13 +55,17 @@ class Tally:
         return ", ".join(parts)
 
 
-Settled = Callable[[TextLine, str | None], None]  # and why it was refused, if it was
+# A function that is told of each line, and why it was refused, if it was.
+Settled = Callable[[TextLine, str | None], None]
 
 
 class Publisher:
-    """url: of the API. concurrency: requests under way at once. give_up_after_s: for one request with its repeats.
+    """A publisher of many lines. It is an async context manager.
 
-    transport: in place of the network, for tests. An async context manager.
+    url: of the API.
+    concurrency: requests in flight.
+    give_up_after_s: for a request with its repeats.
+    transport: replaces the network in tests.
     """
 
     def __init__(
@@ -96,11 +100,11 @@ class Publisher:
         return sum(client.again for client in self._clients)
 
     def client(self, number: int) -> AsyncClient:
-        """Of the sender of this number, below `concurrency`."""
+        """Return the client of the sender with this number, below `concurrency`."""
         return self._clients[number % len(self._clients)]
 
     async def put_all(self, queue_id: str, lines: AsyncIterator[TextLine] | Any, settled: Settled) -> None:
-        """Put them all, each once; settled is told of each. The order is not kept."""
+        """Put all lines, each once; settled is told of each. The order is not kept."""
         waiting = _Waiting(max(2 * self.concurrency, BATCH_LINES_MAX))
 
         async def send(number: int) -> None:
@@ -121,7 +125,7 @@ class Publisher:
     async def _put_lines(
         self, queue_id: str, lines: Sequence[TextLine], number: int
     ) -> Sequence[tuple[TextLine, str | None]]:
-        """Together or, where that is refused, one by one."""
+        """Put the lines together or, if that is refused, one by one."""
         client = self.client(number)
         if len(lines) > 1:
             try:
@@ -142,7 +146,7 @@ class Publisher:
 
 
 class _Waiting:
-    """Lines that nobody sends yet, at most size of them; None after the last."""
+    """The lines that no sender has taken yet, at most `size` of them; None after the last one."""
 
     def __init__(self, size: int) -> None:
         self._lines: asyncio.Queue[TextLine | None] = asyncio.Queue(size)
@@ -151,7 +155,7 @@ class _Waiting:
         await self._lines.put(line)
 
     async def take(self) -> list[TextLine]:
-        """What may go together of those that are there, one at least; none at the end, for everybody."""
+        """Take as many waiting lines as may go together, at least one; none at the end, for every sender."""
         taken: list[TextLine] = []
         chars = 0
         line = await self._lines.get()

@@ -24,8 +24,13 @@ ASK_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerRow:
-    """state: live, down or paused. lag: messages that wait. pending_s: since the oldest of them was put, None when
-    none waits or that is not known. wrong: why this is not as it should be, None when it is."""
+    """The row of a listener.
+
+    state: live, down or paused.
+    lag: messages that wait.
+    pending_s: since the oldest of them was put; None when none waits, or unknown.
+    wrong: the reason why this is a problem; None when it is not.
+    """
 
     queue: str
     listener: str
@@ -39,9 +44,11 @@ class ListenerRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageRow:
-    """The bytes of messages that the organization stores. stored_bytes_max: None for no bound. wrong: as above.
+    """The bytes of messages that the organization stores.
 
-    log_damaged: whether some of the installation's log can't be read.
+    stored_bytes_max: None for no bound.
+    wrong: as in ListenerRow.
+    log_damaged: whether a part of the installation's log can't be read.
     """
 
     stored_bytes: int
@@ -52,7 +59,7 @@ class StorageRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessRow:
-    """One process. address: the admin address that told of it. figures: by the names that FIGURES has."""
+    """The row of a process. address: the admin address that told of it. figures: by the names of FIGURES."""
 
     address: str
     process: str
@@ -60,7 +67,7 @@ class ProcessRow:
     wrong: str | None
 
 
-# What is shown of a process: sums over the samples of one metric.
+# The figures of a process are sums over the samples of one metric.
 FIGURES: Final = {
     "memory": "process_resident_memory_bytes",
     "partitions": "everput_partitions_owned",
@@ -73,14 +80,14 @@ FIGURES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a listener may lag before that is wrong; None for no limit."""
+    """The limits of a listener's lag; None for no limit."""
 
     messages: int | None
     age_s: float | None
 
 
 async def listeners(client: AsyncClient, limits: Limits, queue: str | None = None) -> list[ListenerRow]:
-    """Of all queues of the organization, or of one, by id or name (EverputError)."""
+    """Return the listeners of all queues of the organization, or of one, by id or name (EverputError)."""
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def one(queue_id: str, queue_name: str, listener_id: str) -> ListenerRow | None:
@@ -126,7 +133,7 @@ def _row(queue: str, listener: dict[str, Any], limits: Limits) -> ListenerRow:
 
 
 async def storage(client: AsyncClient) -> StorageRow:
-    """Of the key's organization (EverputError)."""
+    """Return the storage of the key's organization (EverputError)."""
     told = (await client.send(list_organizations())).organizations[0]
     most = told.stored_bytes_max
     wrong = "at its bound: puts are refused" if most is not None and told.stored_bytes >= most else None
@@ -135,7 +142,7 @@ async def storage(client: AsyncClient) -> StorageRow:
 
 
 async def processes(addresses: Sequence[str]) -> list[ProcessRow]:
-    """Those behind each admin address: one, or all of a supervisor."""
+    """Return the processes behind each admin address: one, or all of a supervisor."""
     async with httpx.AsyncClient(timeout=ASK_S, trust_env=False) as client:
         return [row for rows in await asyncio.gather(*(_behind(client, one) for one in addresses)) for row in rows]
 

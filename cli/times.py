@@ -15,9 +15,9 @@ _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Time(click.ParamType):
-    """A time as RFC 3339 has it, a date, or how long ago: `90s`, `15m`, `2h`, `7d`. Becomes RFC 3339.
+    """A time: RFC 3339, a date, or a duration such as `90s`, `15m`, `2h`, `7d`. It becomes RFC 3339.
 
-    ahead: not how long ago, but how long from now on.
+    ahead: the duration counts from now on, instead of back.
     """
 
     name = "time"

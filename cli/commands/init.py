@@ -68,7 +68,7 @@ async def _make(
     options: Options, organization_id: str | None, name: str | None, owner: tuple[str, str] | None
 ) -> tuple[str, Organization]:
     async with contextlib.AsyncExitStack() as stack:
-        if options.kafka is None:  # that of an `everput serve`, which has made the topics
+        if options.kafka is None:  # That Kafka belongs to an `everput serve`, which has created the topics.
             kafka = (await stack.enter_async_context(cluster(options))).kafka
         else:
             kafka = options.kafka_settings()

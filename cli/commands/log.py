@@ -23,7 +23,7 @@ from cli.times import Time
 from cli.visible import visible
 
 _SAID: Final = ("type", "v", "at_ms", "organization_id", "actor", "request_id")  # in columns, or the same in all
-# What an event is about: the first of these that it has.
+# The subject of an event is the first of these fields that it has.
 _ABOUT: Final = ("message_id", "replay_id", "listener_id", "queue_id", "key_id", "account_id", "session_id")
 _VALUE_CHARS_MAX: Final = 60
 _ID_CHARS: Final = 36
@@ -115,13 +115,13 @@ def command(
 
 
 def _queue_id(http_client: httpx.Client, queue: str) -> str:
-    """The id of the queue of this name, else what was given: it may be the id of one that is gone."""
+    """Return the id of the queue with this name, or the given text, which may be the id of a deleted queue."""
     found = log_client.ask(http_client, "/v1/queues", name=queue)
     return str(found["queues"][0]["id"]) if found is not None and found["queues"] else queue
 
 
 def told(event: dict[str, Any]) -> Iterator[str]:
-    """Lines for people, under heading(). Of deliveries that were gathered one line each."""
+    """Yield lines for people, under heading(). An event of several deliveries gives a line for each."""
     if event["type"] != "deliveries.settled":
         yield _line(event["at_ms"], event, _attempt(event) if event["type"] == "delivery.attempted" else "")
         return
@@ -131,7 +131,7 @@ def told(event: dict[str, Any]) -> Iterator[str]:
 
 
 def heading() -> str:
-    """What stands in the columns. Their widths are fixed, for the lines are shown as they come."""
+    """Return the headings of the columns. Widths are fixed, because lines are printed as they come."""
     return _columns("time", "type", "about", "actor", "request", "what")
 
 
@@ -149,13 +149,13 @@ def _line(at_ms: int, event: dict[str, Any], what: str) -> str:
 
 
 def _columns(*cells: str) -> str:
-    """The last one is as long as it is."""
+    """Join the cells of a line. The last one is not padded."""
     *rest, what = cells
     return "  ".join([*(_short(one).ljust(width) for one, width in zip(rest, _WIDTHS, strict=True)), what]).rstrip()
 
 
 def _attempt(event: dict[str, Any]) -> str:
-    """In words what its fields say, which it has no longer then."""
+    """Describe an attempt in words, and remove the described fields from the event."""
     number, outcome, took_ms = (event.pop(name) for name in ("number", "outcome", "took_ms"))
     status, error, next_at_ms = (event.pop(name) for name in ("status", "error", "next_at_ms"))
     text = f"attempt {number} {outcome}: {error if status is None else status} after {took_ms} ms"

@@ -32,7 +32,7 @@ from cli.options import Options, shared_options
 from cli.printing import say
 
 # linear: bounded repeats, each class excludes what follows it
-_RECORD_BYTES: Final = 8  # of a record in a batch, at the least
+_RECORD_BYTES: Final = 8  # A record in a batch has at least this many bytes.
 _RANGE: Final = re.compile(r"([a-z]+)/(\d{1,4}):(\d{1,19})(?:-(\d{1,19}))?", re.ASCII)
 
 
@@ -115,9 +115,10 @@ def _mend(options: Options, log_dir: Path, folder: Path | None, made: Manifest |
 
 
 def _mend_partition(path: Path, place: str, records_of: Callable[[segments.DamagedBatch], list[Record]] | None) -> int:
-    """Put back what can be, and return how many batches remain damaged. records_of: what an export has for a batch.
+    """Restore the batches of a partition, and return how many remain damaged.
 
-    Nothing behind an altered length is found, so each batch that was put back may show others.
+    records_of: the records that an export has for a batch.
+    Batches behind an altered length are found only after that one is restored.
     """
     damaged: list[str] = []
     mended = True
@@ -140,7 +141,7 @@ def _mend_partition(path: Path, place: str, records_of: Callable[[segments.Damag
 
 
 def _records(folder: Path, made: Manifest, name: str, number: int, batch: segments.DamagedBatch) -> list[Record]:
-    """The records of the export that may be of the batch: no more than a batch can hold."""
+    """Return the export's records that may belong to the batch: no more than a batch can hold."""
     found, size = list[Record](), 0
     for one in made.files:
         if one.topic == name and one.partition == number and (batch.until is None or one.first < batch.until):

@@ -57,7 +57,7 @@ def command(options: Options) -> None:
 
 
 def _embedded(options: Options) -> int:
-    """The new key is in the file, before the old one, ere it is used, and alone there when all is done."""
+    """Replace the sealing key. The new key is in the file before it is used, and it is alone there at the end."""
     for variable in (files.SEALING_KEY_VARIABLE, f"{files.SEALING_KEY_VARIABLE}_FILE"):
         if variable in os.environ:
             raise ConfigurationError(f"{variable} is set: give --kafka, or unset it and use the file")
@@ -82,7 +82,9 @@ async def _reseal_embedded(options: Options, sealer: Sealer) -> int:
 
 
 async def reseal(settings: KafkaSettings, sealer: Sealer) -> int:
-    """Encrypt with the first key whatever another one has: of how many listeners (ConfigurationError, Unavailable)."""
+    """Encrypt with the first key what another key has encrypted. Return for how many listeners (ConfigurationError,
+    Unavailable).
+    """
     await refuse_unfinished(settings)
     count = 0
     async with contextlib.AsyncExitStack() as stack:

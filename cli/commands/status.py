@@ -81,7 +81,7 @@ def command(
 
 
 class _Status:
-    """One run of the command. wrong: whether the last look found something wrong."""
+    """A run of the command. wrong: whether the last look found something wrong."""
 
     def __init__(self, client: AsyncClient, url: str, queue: str | None, admin: Sequence[str], limits: Limits) -> None:
         self._url = url

@@ -89,7 +89,7 @@ async def _verify(options: Options, lives: Lives) -> int:
                         tell(text)
             for name, live in left.items():
                 tell(f"{name} is at offset {live['position']} of control, which is not in the log")
-            if options.kafka is None:  # only the files of the embedded Kafka are here
+            if options.kafka is None:  # Only the files of the embedded Kafka are on this machine.
                 for text in await asyncio.to_thread(wrong_files, options.data_dir / "kafka" / "kafka", table):
                     tell(text)
         say(f"{size:,} records, state {verifier.control.state.state_hash()}", err=True)
@@ -97,7 +97,7 @@ async def _verify(options: Options, lives: Lives) -> int:
 
 
 def wrong_files(log_dir: Path, table: Topics) -> list[str]:
-    """What the index files of these topics say wrongly."""
+    """List what the index files of these topics say wrongly."""
     return [
         f"{name}/{one.partition} offset {one.offset}: {one}"
         for name, topic in by_name(table).items()
@@ -106,7 +106,7 @@ def wrong_files(log_dir: Path, table: Topics) -> list[str]:
 
 
 def differences(name: str, live: Mapping[str, Any], state: State) -> Iterator[str]:
-    """The first one, in words: which thing, and in which of its fields, with the hashes of what is there."""
+    """Yield the first difference in words: which thing and which of its fields, with the hashes of both states."""
     if live["sha256"] == state.sha256:
         return
     theirs = live["digests"]

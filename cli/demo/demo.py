@@ -36,7 +36,8 @@ REFUSE_FROM: Final = 0.25  # of the messages put
 KILL_AT: Final = 0.5
 ACCEPT_AFTER_S: Final = 2.0  # after the last put
 TICK_S: Final = 0.1
-PATIENCE_S: Final = 40.0  # without any progress: more than Kafka needs to notice a dead worker
+# The demo gives up after this time without progress, which is more than Kafka needs to notice a dead worker.
+PATIENCE_S: Final = 40.0
 CONCURRENCY: Final = 16
 _OVER: Final = object()
 
@@ -94,7 +95,7 @@ async def _run(folder: Path, messages: list[str], pace_s: float) -> bool:
 
 
 class Demo:
-    """One run."""
+    """A run of the demo."""
 
     def __init__(self, folder: Path, messages: list[str], pace_s: float) -> None:
         self._messages = messages
@@ -152,7 +153,7 @@ class Demo:
                 group.create_task(send(task, numbered))
 
     async def _watch(self, putting: asyncio.Task[None]) -> None:
-        """Let happen what is to happen, and return when all has arrived or nothing moves any more."""
+        """Run the course of the demo. Return when everything has arrived, or nothing moves any more."""
         course = self._course(putting)
         progress: object = None
         moved_s = time.monotonic()
@@ -170,7 +171,7 @@ class Demo:
             await asyncio.sleep(TICK_S)
 
     def _course(self, putting: asyncio.Task[None]) -> Iterator[None]:
-        """What goes wrong, and when; resumed at each tick."""
+        """Let things go wrong one after another; it is resumed at each tick."""
         server, listeners, view = self._server, self._listeners, self._view
         while len(self._put) < REFUSE_FROM * len(self._messages) and not putting.done():
             yield

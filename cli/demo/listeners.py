@@ -25,12 +25,17 @@ from cli.processes.server import Server
 from cli.processes.sockets import bind
 
 REPORT_S: Final = 0.2
-CLOCK_SKEW_S: Final = 300  # Standard Webhooks: refuse what is older or newer
+CLOCK_SKEW_S: Final = 300  # Standard Webhooks: refuse requests that are older or newer.
 ENOUGH_S: Final = 0.5
 
 
 class Listener:
-    """received: by message id, how often it was taken. refused: answered 503. probes: of the liveness URL."""
+    """A listener of the demo.
+
+    received: by message id, how often it was accepted.
+    refused: requests answered 503.
+    probes: requests to its liveness URL.
+    """
 
     def __init__(self, name: str, secret: str) -> None:
         self.name = name
@@ -84,7 +89,7 @@ def _tell(message: dict[str, Any]) -> None:
 
 
 async def _obey(listeners: Sequence[Listener]) -> None:
-    """Until stdin ends: {"refuse": name}, {"accept": name}, {"everything": true}."""
+    """Obey lines of stdin until it ends: {"refuse": name}, {"accept": name}, {"everything": true}."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     by_name = {listener.name: listener for listener in listeners}

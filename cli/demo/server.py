@@ -41,13 +41,14 @@ async def _spawn(*arguments: str, environment: Mapping[str, str], **more: Any) -
         *arguments,
         env=dict(environment),
         stdout=asyncio.subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is for the demo, which ends them in order
+        # The children have a session of their own, so that Ctrl-C reaches the demo only, which stops them in order.
+        start_new_session=True,
         **more,
     )
 
 
 def _environment() -> dict[str, str]:
-    """This process's, without what would make the server another one."""
+    """Return this process's environment without Everput's own variables."""
     not_for_the_demo = {variable(name) for name in Options.__dataclass_fields__}
     not_for_the_demo |= {files.SEALING_KEY_VARIABLE, f"{files.SEALING_KEY_VARIABLE}_FILE"}
     not_for_the_demo |= {"EVERPUT_API_PROCESSES", "EVERPUT_WORKERS"}
@@ -55,7 +56,11 @@ def _environment() -> dict[str, str]:
 
 
 class DemoServer:
-    """url, api_key: once started. pids, ready: by process name, as the server's log tells them."""
+    """The server of the demo.
+
+    url, api_key: once it is started.
+    pids, ready: by process name, from the server's log.
+    """
 
     def __init__(self, data_dir: Path) -> None:
         self.url = ""
@@ -69,13 +74,13 @@ class DemoServer:
         self._link: socket.socket | None = None
 
     async def start(self) -> None:
-        """Return when it is ready (ConfigurationError with what it said when it does not become so)."""
+        """Start the server, and return when it is ready (ConfigurationError with its last words if it fails)."""
         self._link, theirs = socket.socketpair()
         with theirs:
             self._process = process = await _spawn(
                 *("cli.app", "serve", "--data-dir", str(self._data_dir), "--port", "0"),
                 *("--allow-network", "127.0.0.0/8", "--allow-network", "::1/128"),
-                # What a killed process leaves in the temporary folder is to go with the demo's own.
+                # The demo's own folder holds what a killed process leaves behind.
                 environment={
                     **_environment(),
                     link.VARIABLE: str(theirs.fileno()),
@@ -105,7 +110,7 @@ class DemoServer:
         return pid
 
     async def stop(self) -> None:
-        """In order, as SIGTERM does; by force when that takes too long."""
+        """Stop the server by SIGTERM, or by force if that takes too long."""
         if self._process is None:
             return
         if self._process.returncode is None:
@@ -128,7 +133,9 @@ class DemoServer:
 
 
 class DemoListeners:
-    """ports: by name, once started. counts: by name, a fifth of a second old at most."""
+    """The listeners of the demo. ports: by name, once they are started. counts: by name, up to a fifth of a second
+    old.
+    """
 
     def __init__(self, secrets: Mapping[str, str]) -> None:
         self.ports: dict[str, int] = {}
@@ -159,7 +166,7 @@ class DemoListeners:
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
 
     async def everything(self) -> dict[str, dict[str, int]]:
-        """By name and message id, how often it was received."""
+        """Return how often each message was received, by listener name and message id."""
         self._everything = asyncio.get_running_loop().create_future()
         self.tell({"everything": True})
         return await self._everything

@@ -20,9 +20,13 @@ PLAIN_EVERY_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One listener. received: different messages. waiting: put, and not received yet. refused: answered 503.
+    """The counts of one listener.
 
-    retries: received at a second or later attempt. duplicates: received again.
+    received: different messages.
+    waiting: put, and not received yet.
+    refused: answered 503.
+    retries: received at a second or later attempt.
+    duplicates: received again.
     """
 
     name: str
@@ -35,7 +39,7 @@ class Row:
 
 
 class View:
-    """Use it as a context manager around the run."""
+    """The view of the demo's progress, a context manager around the run."""
 
     def __init__(self, total: int) -> None:
         self.console = stdout()
@@ -60,7 +64,7 @@ class View:
         self._print(f"{time.monotonic() - self._started_s:6.1f} s  {text}")
 
     def show(self, put: int, rows: Sequence[Row], *, now: bool = False) -> None:
-        """The figures as they are. now: also where plain lines come once a second."""
+        """Show the present counts. now: also where plain lines come once a second."""
         if self._live is not None:
             self._live.update(self._table(put, rows), refresh=True)
             return

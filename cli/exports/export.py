@@ -104,7 +104,7 @@ def _export(folder: Path, made: Manifest, url: str, key: str) -> None:
 
 
 class _Writer:
-    """Cuts what is read into files, and writes each in a thread while what follows is read."""
+    """A writer that cuts what is read into files, and writes each in a thread while the next part is read."""
 
     def __init__(self, folder: Path, made: Manifest) -> None:
         self._folder = folder
@@ -129,19 +129,19 @@ class _Writer:
             self._lines, self._size = [], 0
 
     def finish(self) -> None:
-        """All is read: write the last file, and that there is no more."""
+        """Write the last file, and record that the export is complete."""
         self._wait()
         self._made.complete = True
         _write(self._folder, self._made, self._lines, "")
 
     def _wait(self) -> None:
-        """For the file before, so that no more than two are in memory; raises what went wrong with it."""
+        """Wait for the previous file, so that no more than two are in memory. Raise its error."""
         if self._writing is not None:
             self._writing.result()
 
 
 def _check_owner(made: Manifest, part: log_client.Part) -> None:
-    """One folder, one organization: the key of another would go on with a cursor that is not its own."""
+    """Refuse another organization's key: a cursor of the folder is not valid for it."""
     if part.lines:
         owner = orjson.loads(part.lines[0])["event"]["organization_id"]
         made.organization_id = made.organization_id or owner
@@ -150,9 +150,9 @@ def _check_owner(made: Manifest, part: log_client.Part) -> None:
 
 
 def _write(folder: Path, made: Manifest, lines: list[bytes], cursor: str) -> None:
-    """The next file, and the cursor after it."""
+    """Write the next file, and the cursor after it."""
     if not made.files:
-        manifest.save(folder, made)  # or a kill after the first file would leave a folder that is no export
+        manifest.save(folder, made)  # Without this, a kill after the first file would leave a folder that is no export.
     made.cursor = cursor
     if not lines:
         manifest.save(folder, made)

@@ -85,9 +85,10 @@ async def _export(options: Options, folder: Path) -> Manifest:
 
 
 async def _begin(found: Cluster, folder: Path) -> Manifest:
-    """Write the cursors and `outstanding`, then choose where the other topics end (docs/decisions/0092).
+    """Write the cursors and `outstanding`, then choose where the other topics end (decision 0092).
 
-    One that was broken off before that is begun anew: of `outstanding` only a whole, quick look is a moment.
+    An export that was interrupted before that starts anew: only a quick reading of all of `outstanding` is of one
+    moment.
     """
     _, requests, table = found
     made = Manifest(kind="all", partitions=table.messages.partitions)
@@ -110,10 +111,10 @@ async def _begin(found: Cluster, folder: Path) -> Manifest:
 
 
 async def _moment(requests: KafkaRequests, table: Topics) -> dict[str, list[int]]:
-    """Where the topics end: what speaks of another's events ends before it, and `control` with `messages`.
+    """Choose where the topics end, so that no event names a record behind the end of another topic.
 
-    A queue's messages are not there without it, and no listener begins after the messages' end: it would miss what is
-    put on the new installation.
+    Messages need `control`, which has their queue. No listener may begin after the messages' end: it would miss
+    messages that are put on the new installation.
     """
     deliveries = await _ends(requests, table.deliveries)
     changes = await _ends(requests, table.changes)
@@ -147,10 +148,10 @@ async def _ends(requests: KafkaRequests, topic: Topic) -> list[int]:
 async def _partition(
     requests: KafkaRequests, topic: Topic, number: int, end: int | None, folder: Path, made: Manifest, name: str
 ) -> AsyncGenerator[int, None]:
-    """Write what is left of a partition, a file at a time; how many offsets each fetch had.
+    """Write the rest of a partition, one file at a time. Yield how many offsets each fetch had.
 
-    end: None for what its end is when it is reached. Of a compacted topic that is every key's record of that moment:
-    with an end chosen before, one that was written anew after it might be gone from where it was.
+    end: None for the end at the moment when it is reached. For a compacted topic that gives every key's record of that
+        moment. With an end chosen before, compaction could have removed a record that was written again later.
     """
     mine = sum(one.topic == name and one.partition == number for one in made.files)
     at = made.next.get(f"{name}/{number}", (await requests.offsets(topic.name, {number: EARLIEST}))[number])

@@ -23,7 +23,9 @@ _CHUNK_BYTES: Final = 1 << 20
 
 
 class File(msgspec.Struct, kw_only=True):
-    """rows: events or records. topic, partition, first: of an export of all, the first row's place."""
+    """A file of an export. rows: events or records. topic, partition, first: the first row's place, in an export of
+    all.
+    """
 
     name: str
     rows: int
@@ -35,11 +37,16 @@ class File(msgspec.Struct, kw_only=True):
 
 
 class Manifest(msgspec.Struct, kw_only=True):
-    """kind: `organization` or `all`. query: what was asked for. cursor, ends: how a broken export goes on.
+    """The manifest of an export.
 
-    organization_id: whose events they are; empty while there are none, or when it is all. ends: of an export of all, by
-    topic, what each partition's records end before; next: by topic and partition, where to go on. partitions: of all
-    topics but `control`. damaged: what could not be read, and is missing in the files.
+    kind: `organization` or `all`.
+    query: what was asked for.
+    cursor: where an interrupted export continues.
+    organization_id: of the events; empty while there are none, or in an export of all.
+    ends: in an export of all, by topic, where each partition ends.
+    next: by topic and partition, where to continue.
+    partitions: of all topics but `control`.
+    damaged: unreadable ranges, which the files don't have.
     """
 
     kind: str
@@ -57,7 +64,9 @@ class Manifest(msgspec.Struct, kw_only=True):
 
 
 def load(folder: Path) -> Manifest | None:
-    """The folder's manifest; None when the folder is empty or not there (ConfigurationError: it is another's)."""
+    """Load the folder's manifest; None when the folder is empty or missing (ConfigurationError: it is something
+    else's).
+    """
     try:
         if not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir()):  # drafts, at most
             return None
@@ -72,12 +81,12 @@ def load(folder: Path) -> Manifest | None:
 
 
 def save(folder: Path, manifest: Manifest) -> None:
-    """All of it or what was there before, and on the disk on return."""
+    """Save the manifest completely or not at all. It is on the disk on return."""
     _replace(folder / NAME, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
 
 
 def add(folder: Path, manifest: Manifest, name: str, rows: int, write: Callable[[Path], None], **place: Any) -> None:
-    """Write a file and then the manifest that knows it. write: fills the empty file at the path it is given."""
+    """Write a file, and then the manifest that lists it. write: fills the empty file at the given path."""
     draft = folder / f".{name}"
     make_private(draft)
     write(draft)
@@ -90,7 +99,7 @@ def add(folder: Path, manifest: Manifest, name: str, rows: int, write: Callable[
 
 
 def begin_anew(folder: Path, manifest: Manifest) -> None:
-    """Have the manifest in the folder in place of another, whose files go."""
+    """Replace the folder's manifest, and delete the files of the old one."""
     before = load(folder)
     save(folder, manifest)
     for one in () if before is None else before.files:
@@ -98,12 +107,12 @@ def begin_anew(folder: Path, manifest: Manifest) -> None:
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 of the manifest, in hex: which export it is."""
+    """Return the SHA-256 of the manifest in hex, which names the export."""
     return hash_of(folder / NAME)[0]
 
 
 def check(folder: Path, manifest: Manifest) -> Iterator[int]:
-    """Hash all files again, and say of each how large it was (ConfigurationError: one is not what was exported)."""
+    """Hash all files again, and yield the size of each (ConfigurationError: a file differs from what was exported)."""
     for one in manifest.files:
         try:
             found = hash_of(folder / one.name)

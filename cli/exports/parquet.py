@@ -14,7 +14,7 @@ from broker.errors import ConfigurationError
 
 
 class _Fields(msgspec.Struct, gc=False):
-    """What queries group and filter by; the whole event is there as JSON."""
+    """The columns that queries group and filter by. The whole event is there as JSON, too."""
 
     type: str
     at_ms: int
@@ -47,7 +47,7 @@ def check_installed() -> None:
 
 
 def rows(path: Path) -> int:
-    """How many a file has (ConfigurationError when pyarrow is missing)."""
+    """Count the rows of a file (ConfigurationError when pyarrow is missing)."""
     check_installed()
     import pyarrow.parquet as pq
 
@@ -55,7 +55,7 @@ def rows(path: Path) -> int:
 
 
 def write(path: Path, lines: Sequence[bytes]) -> None:
-    """lines: as `GET /v1/log` sends them."""
+    """Write a Parquet file. lines: as `GET /v1/log` sends them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

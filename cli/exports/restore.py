@@ -102,7 +102,7 @@ async def _import(options: Options, folder: Path, made: Manifest) -> int:
 
 @contextlib.asynccontextmanager
 async def _kafka(options: Options, made: Manifest) -> AsyncIterator[KafkaSettings]:
-    """The cluster that is named, else a Kafka in the data directory, meanwhile."""
+    """Yield the cluster that is named, or else a Kafka that runs in the data directory meanwhile."""
     options = replace(options, partitions=made.partitions)
     if options.kafka is not None:
         yield options.kafka_settings()
@@ -118,9 +118,10 @@ async def _kafka(options: Options, made: Manifest) -> AsyncIterator[KafkaSetting
 
 
 def _begins(folder: Path, made: Manifest) -> dict[tuple[str, int], int]:
-    """By topic and partition, the first offset, where it is not 0: retention has taken what was before.
+    """Return, by topic and partition, the first offset where it is not 0, because retention has removed what was
+    before.
 
-    Messages' offsets are in other events and in cursors: they must come out as they were (ConfigurationError).
+    Other events and cursors name messages' offsets, so these must stay the same (ConfigurationError).
     """
     found = {}
     places = [(one.topic, one.partition, one.first, one.rows) for one in made.files if one.topic not in _SHIFTING]
@@ -147,7 +148,7 @@ def _begins(folder: Path, made: Manifest) -> dict[tuple[str, int], int]:
 
 
 async def _there(requests: KafkaRequests, table: Topics) -> dict[tuple[str, int], int]:
-    """By topic and partition, how many records were ever written: an import that goes on begins after them."""
+    """Return, by topic and partition, how many records were written. An import continues after them."""
     found: dict[tuple[str, int], int] = {}
     for name, topic in by_name(table).items():
         ends = await requests.offsets(topic.name, dict.fromkeys(range(topic.partitions), LATEST))
@@ -158,7 +159,7 @@ async def _there(requests: KafkaRequests, table: Topics) -> dict[tuple[str, int]
 async def _begin_at(
     kafka: KafkaSettings, requests: KafkaRequests, topic: str, partition: int, there: int, begin: int
 ) -> None:
-    """Have a partition begin at an offset, as the exported one does. there: records that it has."""
+    """Make a partition begin at an offset, as the exported one does. there: the records that it has."""
     if there < begin:
         await fill(kafka, topic, partition, begin - there)
     await requests.delete_before(topic, partition, begin)
@@ -171,7 +172,7 @@ def _check_empty(there: dict[tuple[str, int], int]) -> None:
 
 
 async def _append(restorer: Restorer, table: Topics, folder: Path, one: manifest.File, there: int) -> int:
-    """Write a file's records but those that are there already, which it says how many they are."""
+    """Write those records of a file that are missing, and return how many are there already."""
     topic = by_name(table)[one.topic]
     skipped = min(there, one.rows)
     left = skipped

@@ -14,7 +14,7 @@ from broker.kafka.requests import Record
 
 
 def line(record: Record) -> bytes:
-    """One JSON object. What is no UTF-8 is base64, in a field of its own."""
+    """Encode a record as a JSON object. Bytes that are not UTF-8 are base64, in a field of their own."""
     row: dict[str, Any] = {"offset": record.offset, "at_ms": record.timestamp}
     row |= _field("key", record.key) | _field("value", record.value)
     if record.headers:

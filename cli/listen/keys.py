@@ -94,7 +94,7 @@ def is_ours(descriptor: int) -> bool:
         return False
     try:
         return os.tcgetpgrp(descriptor) == os.getpgrp()
-    except OSError:  # a terminal, but not the one that controls us
+    except OSError:  # It is a terminal, but not the controlling one.
         return True
 
 

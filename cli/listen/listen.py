@@ -159,7 +159,7 @@ async def _show_secret(url: str, key: str, place: _Place, listener_id: str) -> N
 
 
 class _Listening:
-    """One run of the command. terminal: whether keys are read and requests are numbered."""
+    """A run of the command. terminal: whether keys are read and requests are numbered."""
 
     def __init__(self, show: Show, *, once: bool, terminal: bool) -> None:
         self._show = show

@@ -24,8 +24,8 @@ from broker.errors import ConfigurationError
 REVOKED: Final = 4401  # as in api/tunnel.py
 DELETED: Final = 4404
 TAKEN_OVER: Final = 4409
-TEXT_BYTES_MAX: Final = 32 << 20  # a message of 8 MiB may double when its quotes are escaped
-ANSWER_S: Final = 120.0  # the longest that a listener's timeout_ms may be
+TEXT_BYTES_MAX: Final = 32 << 20  # A message of 8 MiB may double in size when its quotes are escaped.
+ANSWER_S: Final = 120.0  # This is the longest timeout_ms that a listener may have.
 ALIVE_S: Final = 1.0
 PAUSE_S_MIN: Final = 0.5
 PAUSE_S_MAX: Final = 10.0

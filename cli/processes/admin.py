@@ -35,9 +35,11 @@ _RANGES_SHOWN: Final = 3
 
 
 class Health:
-    """How one process is. view, ready: set as it starts. registry: whoever has metrics registers them.
+    """The health of one process.
 
-    look: to be awaited before the metrics are asked for.
+    view, ready: set while it starts.
+    registry: for metrics.
+    look: awaited before metrics are read.
     """
 
     def __init__(self) -> None:
@@ -47,19 +49,23 @@ class Health:
         self.ready = False
 
     async def check(self) -> None:
-        """Unavailable unless the process does its work, Kafka is reachable and the projections have caught up."""
+        """Raise Unavailable unless the process works, Kafka is reachable and the projections have caught up."""
         if self.view is None or not self.ready:
             raise Unavailable("This server is starting. Try again.")
         await self.view.caught_up()
 
     async def check_whole(self) -> None:
-        """check(), and Damaged while any of the log can't be read: neither a restart nor another process helps then."""
+        """Check like check(), and raise Damaged while a part of the log can't be read. A restart would not help
+        then.
+        """
         await self.check()
         if self.view is not None and self.view.state.damage:
             raise Damaged(f"of the log these can't be read as they were written: {damage_text(self.view.state.damage)}")
 
     def state(self) -> dict[str, Any]:
-        """What this process has folded (Unavailable): where it is, the hash of all, and a digest of each thing."""
+        """Return what this process has folded (Unavailable): its position, the hash of everything, and a digest of each
+        thing.
+        """
         if self.view is None:
             raise Unavailable("This server is starting. Try again.")
         directory = self.view.state
@@ -71,13 +77,13 @@ class Health:
 
 
 class Damaged(Unavailable):
-    """Something of the log was altered or is missing."""
+    """The error that a part of the log was altered or is missing."""
 
     code = "log-damaged"
 
 
 def damage_text(damage: Damage) -> str:
-    """The first ranges, in words."""
+    """Describe the first damaged ranges in words."""
     ranges = list(damage)
     more = f", and {len(ranges) - _RANGES_SHOWN} more" if len(ranges) > _RANGES_SHOWN else ""
     return ", ".join(map(str, ranges[:_RANGES_SHOWN])) + more
@@ -89,8 +95,10 @@ def make_app(
     metrics: Callable[[], Awaitable[CollectorRegistry]],
     states: Callable[[], Awaitable[dict[str, Any]]],
 ) -> Starlette:
-    """check: raises Unavailable with what is not ready; check_whole: also where the log is damaged.
+    """Make the application of the admin address.
 
+    check: raises Unavailable with what is not ready.
+    check_whole: also when the log is damaged.
     states: what each process has folded, by its name.
     """
 
@@ -132,7 +140,7 @@ async def _nothing() -> None: ...
 
 
 def process_app(health: Health) -> Starlette:
-    """Of one process."""
+    """Make the application of one process."""
 
     async def metrics() -> CollectorRegistry:
         await health.look()
@@ -146,7 +154,9 @@ def process_app(health: Health) -> Starlette:
 
 @contextlib.asynccontextmanager
 async def serving(app: Starlette, host: str, port: int, hosts: Hosts) -> AsyncIterator[str]:
-    """Serve it meanwhile; its URL (ConfigurationError when the address can't be had). hosts: see Server."""
+    """Serve the application inside the `with` block, and yield its URL (ConfigurationError: the address is taken).
+    hosts: see Server.
+    """
     with bind(host, port) as listening:
         server = Server(app, hosts=hosts)
         task = asyncio.create_task(server.serve(sockets=[listening]))

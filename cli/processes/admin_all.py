@@ -35,7 +35,7 @@ def all_app(children: Sequence[Child]) -> Starlette:
             raise Unavailable(f"not ready: {', '.join(missing)}")
 
     async def check_whole() -> None:
-        """All know the same damage: the first to tell of it is enough."""
+        """Check the children for damage. All know the same damage, so the first answer is enough."""
         import httpx  # as in _ask()
 
         await check()
@@ -61,8 +61,8 @@ def all_app(children: Sequence[Child]) -> Starlette:
 
 
 async def _ask(children: Iterable[Child], path: str) -> dict[str, str]:
-    """By process, the body of its 200; nothing where there was none in time."""
-    import httpx  # a tenth of a second of the start
+    """Return the body of each child's 200, by process; processes without an answer in time are left out."""
+    import httpx  # Importing httpx takes a tenth of a second of the start.
 
     async with httpx.AsyncClient(timeout=ASK_S, trust_env=False) as client:
 
@@ -79,7 +79,7 @@ async def _ask(children: Iterable[Child], path: str) -> dict[str, str]:
 
 
 class _Together(Collector):
-    """texts: by process, what it answered."""
+    """The metrics of all children together. texts: by process, its answer."""
 
     def __init__(self, texts: dict[str, str]) -> None:
         self._texts = texts

@@ -22,20 +22,20 @@ from cli.processes import supervisor_link as link
 
 PAUSE_S_MIN: Final = 0.1
 PAUSE_S_MAX: Final = 5.0
-STEADY_S: Final = 10.0  # who lived this long is not "dying again"
+STEADY_S: Final = 10.0  # A process that lived this long does not count as dying again.
 EXIT_CONFIGURATION: Final = 2
 
 _log = Logger(__name__)
 
 
 class Pauses:
-    """How long to wait before starting a process again: 0.1 s, doubled to 5 s while it keeps dying young."""
+    """The pauses before a process is restarted: 0.1 s, doubled up to 5 s while it keeps dying young."""
 
     def __init__(self) -> None:
         self._next_s = PAUSE_S_MIN
 
     def after(self, lived_s: float) -> float:
-        """In seconds. lived_s: how long the process lived this time."""
+        """Return the pause in seconds. lived_s: how long the process lived this time."""
         if lived_s >= STEADY_S:
             self._next_s = PAUSE_S_MIN
         pause_s, self._next_s = self._next_s, min(self._next_s * 2, PAUSE_S_MAX)
@@ -43,10 +43,13 @@ class Pauses:
 
 
 class Child:
-    """name: for the log, such as `worker-1`. arguments: of the `everput` command.
+    """A child process of the supervisor.
 
-    kafka: done when Kafka is there; its result is how to reach an embedded one, None where it is a cluster.
-    environment: instead of this process's. pass_fds: descriptors the child inherits.
+    name: for the log, such as `worker-1`.
+    arguments: of the `everput` command.
+    kafka: done when Kafka is there, with the access to an embedded one, or None for a cluster.
+    environment: instead of this process's.
+    pass_fds: descriptors that the child inherits.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class Child:
         self._error: str | None = None
 
     async def keep(self) -> None:
-        """Run it, again and again, until stop() (ConfigurationError when it can't start because of one)."""
+        """Run the child again and again until stop() (ConfigurationError when it can't start because of one)."""
         loop = asyncio.get_running_loop()
         pauses = Pauses()
         try:
@@ -92,7 +95,7 @@ class Child:
             self._ended.set()
 
     async def _run(self) -> int:
-        """Run it once; its exit code, negative for a signal."""
+        """Run the child once. Return its exit code, negative for a signal."""
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
@@ -114,15 +117,16 @@ class Child:
     async def _start(self, descriptor: int) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
-            "-P",  # no module of ours is in the folder it is started in, and one of the same name must not win
+            "-P",  # A module of the same name in the working directory must not replace ours.
             "-m",
             "cli.app",
             *self._arguments,
             env={**self._environment, link.VARIABLE: str(descriptor)},
             pass_fds=(*self._pass_fds, descriptor),
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=sys.stderr.fileno(),  # stdout is the supervisor's alone: one line, `ready`
-            start_new_session=True,  # Ctrl-C in a terminal reaches the supervisor only, which stops all in order
+            stdout=sys.stderr.fileno(),  # Only the supervisor writes to stdout: one line, `ready`.
+            # Ctrl-C in a terminal reaches the supervisor only, which stops all processes in order.
+            start_new_session=True,
         )
 
     async def _talk(self, ours: socket.socket) -> None:
@@ -157,7 +161,7 @@ class Child:
             self._error = str(message["error"])
 
     async def stop(self, *, timeout_s: float) -> None:
-        """Ask it to end and wait; kill it when that takes longer. keep() returns then."""
+        """Ask the child to end, wait, and kill it after timeout_s. keep() then returns."""
         self._stopping.set()
         self._signal(signal.SIGTERM)
         try:

@@ -21,7 +21,8 @@ from broker.private_files import read_secret, remove_secret, write_secret
 
 ORGANIZATION: Final = "default"
 KEY: Final = "first"
-EMAIL: Final = "admin@everput.local"  # nobody's: who signs in to the console with it has the password from the file
+# The account belongs to no person: the password in the file signs in to the console.
+EMAIL: Final = "admin@everput.local"
 _PASSWORD_BYTES: Final = 15
 
 
@@ -33,12 +34,12 @@ async def new_key(
     name: str | None = None,
     owner: tuple[str, str] | None = None,
 ) -> tuple[str, Organization]:
-    """Make a key with all scopes; return the whole key, which is nowhere else, and its organization.
+    """Create a key with all scopes. Return the whole key, which is stored nowhere, and its organization.
 
-    organization_id: the organization that gets the key. None: the oldest organization that the shell made and that has
-    this name, if one is given, and the owner as a member, if one is given; a new organization where there is none. An
-    organization that somebody registered over HTTP is never taken without its id.
-    owner: e-mail address and password of an account, made if there is none, that becomes a member.
+    organization_id: of the organization that gets the key. None: the oldest organization that the shell created, with
+        this name and with the owner as a member if these are given; or else a new one. An organization that was
+        registered over HTTP is used only by its id.
+    owner: e-mail address and password of an account that becomes a member, and is created if needed.
     Refused, NotFound, WrongPassword, LogUnavailable, InDoubt.
     """
     account = None
@@ -63,7 +64,7 @@ async def new_key(
 def _of_the_shell(
     view: DirectoryView, *, name: str | None = None, member: Account | None = None
 ) -> Organization | None:
-    """The oldest organization that the shell made, of this name and with this member if they are given."""
+    """Return the oldest organization that the shell created, with this name and this member if they are given."""
     return next(
         (
             one
@@ -75,18 +76,18 @@ def _of_the_shell(
 
 
 async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Path, password_file: Path) -> None:
-    """Have a key in one file, unless there is one, and the password of EMAIL in the other, unless there is any account.
+    """Write a key to one file, unless it has one, and the password of EMAIL to the other, unless there is an account.
 
-    After a crash at any point the next start makes what is missing.
+    After a crash at any point the next start creates what is missing.
     """
     password = read_secret(password_file)
     if not view.state.accounts.by_id:
         if password is None:
             password = secrets.token_urlsafe(_PASSWORD_BYTES)
-            write_secret(password_file, password)  # first: only who knows a password can change it
+            write_secret(password_file, password)  # Write the password first, because only its owner can change it.
         try:
             await AccountCommands(control, view).create_account(EMAIL, password)
-        except EmailTaken:  # another machine on the same Kafka was first, and has it
+        except EmailTaken:  # Another machine on the same Kafka was first, and has the account.
             remove_secret(password_file)
             password = None
     if read_secret(key_file) is None:

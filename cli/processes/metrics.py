@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from broker.core.catalogue import PASSING, TOPICS
 from broker.core.histogram import BOUNDS_MS, Histogram
 
-if TYPE_CHECKING:  # the supervisor, which imports no Kafka client, comes by here
+if TYPE_CHECKING:  # The supervisor imports this module, and must not import a Kafka client.
     from api.request_counts import RequestCounts
     from broker.delivery.checkpoint.metrics import Condition, Lag, Metrics
     from broker.delivery.worker import Worker
@@ -29,11 +29,12 @@ if TYPE_CHECKING:  # the supervisor, which imports no Kafka client, comes by her
     from broker.volume import StoredBytes
 
 ORGANIZATIONS_SHOWN: Final = 20
-LISTENERS_SHOWN: Final = 20  # of each process: those with the most messages waiting, and those that wait the longest
+# Each process shows the listeners with the most messages waiting, and those that wait longest.
+LISTENERS_SHOWN: Final = 20
 
 
 def new_registry() -> CollectorRegistry:
-    """With what the system says of this process: memory, processor time, open files."""
+    """Make a registry with the system's metrics of this process: memory, processor time, open files."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     return registry
@@ -46,14 +47,14 @@ class _Collector(Collector):
         self._make = make
 
     def describe(self) -> Iterable[Metric]:
-        return []  # else the registry would ask collect() at once, before there is anything to tell
+        return []  # Otherwise the registry would call collect() at once, before there is anything to tell.
 
     def collect(self) -> Iterable[Metric]:
         return self._make()
 
 
 def show_log(registry: CollectorRegistry, log: KafkaLog) -> None:
-    """Of an API process: its puts."""
+    """Show the puts of an API process."""
     messages = log.messages
 
     def make() -> Iterator[Metric]:
@@ -71,9 +72,9 @@ def show_log(registry: CollectorRegistry, log: KafkaLog) -> None:
 
 
 def show_answers(registry: CollectorRegistry, requests: RequestCounts, stored: StoredBytes) -> None:
-    """Of an API process: its requests, and which organizations store most.
+    """Show the requests of an API process, and the organizations that store most.
 
-    Neither ids nor foreign text are labels of requests: their series are as many as the routes.
+    Labels of requests hold neither ids nor foreign text, so there are only as many series as routes.
     """
 
     def make() -> Iterator[Metric]:
@@ -97,7 +98,7 @@ def show_answers(registry: CollectorRegistry, requests: RequestCounts, stored: S
 
 
 def show_damage(registry: CollectorRegistry, view: DirectoryView, log: KafkaLog) -> None:
-    """What of the log can't be read as it was written."""
+    """Show how much of the log is damaged."""
     bad_copies = log.requests.bad_copies
 
     def make() -> Iterator[Metric]:
@@ -114,7 +115,7 @@ def show_damage(registry: CollectorRegistry, view: DirectoryView, log: KafkaLog)
 
 
 def show_worker(registry: CollectorRegistry, worker: Worker) -> Callable[[], Awaitable[None]]:
-    """Of a worker: its deliveries, as they were when what this returns was called last."""
+    """Show the deliveries of a worker, as of the last call of the returned function."""
     now: Condition | None = None
 
     async def look() -> None:

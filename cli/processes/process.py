@@ -32,23 +32,24 @@ from cli.processes.signals import on_end
 from cli.processes.supervisor_link import Link
 
 _GIVE_UP_S: Final = 5.0
-CATCH_UP_S: Final = 120.0  # for a start to fold all of `control`: about 15,000 events a second
+CATCH_UP_S: Final = 120.0  # A start may take this long to fold all of `control`, at about 15,000 events a second.
 
 _PYTHONS_SOUND: Final = {
     (3, 11): 10,
     (3, 12): 6,
-}  # the first patch release that has the security fixes which we know of
+}  # These are the first patch releases with the security fixes that we know of.
 
 _log = Logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """What the work is told. stop: set by cli/processes/signals.py; before the process is ready the work is
-    cancelled, too.
+    """The parts of a process that its work uses.
 
-    kafka: wait for Kafka, and until all topics exist: before anything else that needs it.
-    ready: call it once, with what to print after `ready`. health: to be given what the admin address shows.
+    stop: set by cli/processes/signals.py. Before the process is ready, the work is cancelled, too.
+    kafka: waits for Kafka and all topics.
+    ready: called once, with what to print after `ready`.
+    health: gets what the admin address shows.
     """
 
     settings: Settings
@@ -59,9 +60,9 @@ class Process:
 
 
 def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]]) -> None:
-    """Do the work until it returns, which it does after `stop` is set (ConfigurationError when it can't start).
+    """Run the work until it returns, which it does after `stop` is set (ConfigurationError when it can't start).
 
-    An error in the work ends the process with exit code 1: the supervisor, or systemd, starts it again.
+    An error in the work ends the process with exit code 1. The supervisor, or systemd, restarts it.
     """
     logs.set_up(os.environ.get("EVERPUT_PROCESS", name), options.log_level, options.log_format)
     threading.excepthook = _thread_failed
@@ -71,11 +72,11 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
         )
     link = Link.from_environment()
     try:
-        # Everything is imported by now. Embedded Kafka may still be starting; its address comes with `go`.
+        # Everything is imported by now. The embedded Kafka may still be starting; its address comes with `go`.
         embedded = link.wait_for_go() if link is not None else None
         settings = options.settings(sealing_key=files.sealing_key(options.data_dir), embedded=embedded)
         _raise_limits()
-        # A policy, not a loop factory: faust asks the policy for its loop.
+        # Faust asks the policy for its loop, so a loop factory is not enough.
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
         asyncio.run(_run(settings, options, link, work))
     except ConfigurationError as error:
@@ -83,7 +84,7 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
             raise
         link.failed(str(error))
         sys.exit(2)
-    except (Unavailable, Suspended) as error:  # Kafka went, or the machine slept: nothing for a programmer
+    except (Unavailable, Suspended) as error:  # Kafka went away, or the machine slept: no traceback is needed.
         _log.error("process.failed", reason=error)
         if link is not None:
             link.failed(str(error))
@@ -132,7 +133,7 @@ async def _run_work(
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([working, stopped], return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
-    if stop.is_set() and not health.ready:  # who is still starting, or waits for Kafka, has nothing to finish
+    if stop.is_set() and not health.ready:  # A process that is still starting has nothing to finish.
         working.cancel()
         await asyncio.wait([working], timeout=_GIVE_UP_S)
         return
@@ -148,20 +149,22 @@ async def _await_kafka(kafka: KafkaSettings) -> None:
 
 
 def _thread_failed(told: threading.ExceptHookArgs) -> None:
-    """Faust's consumer thread ends by its own cancelling where Kafka is away."""
+    """Ignore the end of Faust's consumer thread, which cancels itself while Kafka is away."""
     if not isinstance(told.exc_value, asyncio.CancelledError):
         _log.error("thread.failed", told.exc_value, thread=None if told.thread is None else told.thread.name)
 
 
 def _raise_limits() -> None:
-    """As many sockets as the system lets us have; the soft limit is often 1,024."""
+    """Raise the limit of open files to the highest allowed; the soft limit is often 1,024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # macOS refuses its own "unlimited"
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _settle_garbage() -> None:
-    """Modules and long-lived objects are never looked at again, and collections are rare: their pauses are the p99."""
+    """Exempt modules and long-lived objects from garbage collection, and make collections rare: their pauses are the
+    p99.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)

@@ -34,8 +34,8 @@ from cli.processes.signals import on_end
 from cli.processes.sockets import address, bind
 from cli.processes.supervisor_link import Link
 
-# Together under the 30 s in which `serve` ends. The admin address closes while the API does: cli/processes/server.py
-# FINISH_S.
+# All of this takes less than the 30 s in which `serve` must end.
+# The admin address closes together with the API (FINISH_S in cli/processes/server.py).
 API_STOP_S: Final = 9.0
 WORKER_STOP_S: Final = 10.0
 KAFKA_STOP_S: Final = 9.0
@@ -94,7 +94,7 @@ def command(options: Options, api_processes: int, workers: int, kafka_port: int 
         raise ConfigurationError("--kafka-port is the embedded Kafka's; leave it out with --kafka")
     options = with_loopback(options)
     logs.set_up("serve", options.log_level, options.log_format)
-    Link.from_environment()  # `everput demo` started it: end when that ends
+    Link.from_environment()  # If `everput demo` has started this process, end together with it.
     files.make_data_dir(options.data_dir)
     with files.lock(options.data_dir):
         supervisor = Supervisor(options, api_processes=api_processes, workers=workers, kafka_port=kafka_port)
@@ -110,7 +110,7 @@ def with_loopback(options: Options) -> Options:
 
 
 class Supervisor:
-    """Construct it inside the running event loop's program and await run() once."""
+    """The supervisor. Construct it inside the running event loop, and await run() once."""
 
     def __init__(self, options: Options, *, api_processes: int, workers: int, kafka_port: int | None = None) -> None:
         self._kafka_port = kafka_port
@@ -120,12 +120,12 @@ class Supervisor:
         self._kafka: EmbeddedKafka | None = None
 
     async def run(self) -> None:
-        """Until a signal ends it (ConfigurationError when it can't start)."""
+        """Run until a signal ends it (ConfigurationError when it can't start)."""
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         on_end(partial(self._signalled, stop))
         if self._options.kafka is not None:
-            self._options.kafka_settings()  # what is wrong with it is said before anything is started
+            self._options.kafka_settings()  # Report wrong settings before anything is started.
         environment = self._environment()
         access: asyncio.Future[EmbeddedAccess | None] = loop.create_future()
         async with contextlib.AsyncExitStack() as stack:
@@ -157,7 +157,7 @@ class Supervisor:
     def _environment(self) -> dict[str, str]:
         options = self._options
         key = files.sealing_key(options.data_dir, make=True)
-        # Each child has an admin address of its own, which it tells by its link.
+        # Each child reports its own admin address over its link.
         own = {variable("admin_host"): "127.0.0.1", variable("admin_port"): "0", variable("tunnel_port"): "0"}
         inherited = {name: text for name, text in os.environ.items() if name != f"{files.SEALING_KEY_VARIABLE}_FILE"}
         return {**inherited, **options.environment(), **own, files.SEALING_KEY_VARIABLE: key}
@@ -209,7 +209,7 @@ class Supervisor:
                 say("  Listeners may be on this machine, because only this machine can reach the API.", err=True)
 
     async def _keep_kafka(self, kafka: EmbeddedKafka, access: asyncio.Future[EmbeddedAccess | None]) -> None:
-        """Start it, and again whenever it died, on the same port."""
+        """Start Kafka, and restart it on the same port whenever it has died."""
         loop = asyncio.get_running_loop()
         pauses = Pauses()
         await kafka.start()
@@ -232,7 +232,7 @@ class Supervisor:
                     _log.error("kafka.did-not-start", reason=error)
 
     async def _stop_all(self, tasks: list[asyncio.Task[None]], admin: contextlib.AsyncExitStack) -> None:
-        """First who takes work in, then who works it off, then where it is kept."""
+        """Stop the API first, then the workers, then Kafka."""
         _log.info("stopping")
         await asyncio.gather(admin.aclose(), *(child.stop(timeout_s=API_STOP_S) for child in self._children["api"]))
         await asyncio.gather(*(child.stop(timeout_s=WORKER_STOP_S) for child in self._children["worker"]))

@@ -24,21 +24,21 @@ from api.problems import MEDIA_TYPE, framework_problem
 from cli.processes.hosts import ANY, Hosts
 from cli.processes.sockets import BACKLOG
 
-KEEP_ALIVE_S: Final = 75  # longer than the 60 s after which common proxies drop their side
+KEEP_ALIVE_S: Final = 75  # Keep connections for longer than common proxies do, which is 60 s.
 FINISH_S: Final = 7  # for running requests, after should_exit
 HEAD_BYTES_MAX: Final = 32 << 10
 REQUEST_S: Final = 60.0
-FRAMING_BYTES_MAX: Final = 32 << 10  # of a request's chunk extensions and trailers: what is neither head nor body
-_CHUNK_BYTES: Final = 20  # a chunk's size in 16 digits, and its two line ends
-PIPELINED_MAX: Final = 32  # requests of a connection that wait for the answer to the one before
-WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # what a client says: a tunnel's are short answers
-_READ_BYTES_MIN: Final = 64 << 10  # of what waits for a client, in request_s
+FRAMING_BYTES_MAX: Final = 32 << 10  # The limit is for chunk extensions and trailers, which are neither head nor body.
+_CHUNK_BYTES: Final = 20  # A chunk has a size of up to 16 digits and two line ends.
+PIPELINED_MAX: Final = 32  # This many requests of a connection may wait for the answer to the one before.
+WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # A tunnel's client sends only short answers.
+_READ_BYTES_MIN: Final = 64 << 10  # A client must read at least this much of its answer in request_s.
 _LOOK_TICKS: Final = 20  # of 100 ms
 
-# uvicorn's lines about clients: a client that does not speak its protocol, or does not read its answer, or was refused.
-# Anybody may cause them by the thousand; what matters of them has a line of our own.
+# These are uvicorn's lines about clients that break the protocol, do not read, or were refused.
+# Anybody may cause thousands of them; what matters has a line of our own.
 _CLIENTS_FAULTS: Final = (
-    "ASGI callable returned without completing",  # the answer was cut off (stream.cut), the WebSocket refused
+    "ASGI callable returned without completing",  # The answer was cut off (stream.cut), or the WebSocket was refused.
     "opening handshake failed",
     "parser failed",
     "Invalid UTF-8 sequence",
@@ -56,12 +56,15 @@ class _Config(uvicorn.Config):
 
 
 class Server(uvicorn.Server):
-    """app: ASGI. accepts: called once when requests are taken. Await serve(sockets=[…]); set should_exit to end it.
+    """An HTTP server with bounds. Await serve(sockets=[…]); set should_exit to end it.
 
-    request_s: how long a client may take to send a request, to begin its first one, or to read what it is sent.
-    connections_max: clients connected at once; None for no limit. websockets: whether the app takes some.
-    hosts: names that it answers to; another name in the header Host is answered 421.
-    clients: half of connections_max is the most that one client may have; None: one may have all.
+    app: ASGI.
+    accepts: called once when requests are accepted.
+    request_s: how long a client may take to send a request, to begin its first one, or to read its answer.
+    connections_max: concurrent clients; None for no limit.
+    websockets: whether the app accepts some.
+    hosts: accepted names; another name in the header Host is answered 421.
+    clients: one client may have half of connections_max; None: all.
     """
 
     config: _Config
@@ -123,11 +126,11 @@ class Server(uvicorn.Server):
 
 
 class _Written(asyncio.Protocol):
-    """A connection that is dropped when its client does not read what it is sent: closing it would wait for that."""
+    """A connection that is dropped when its client does not read its answer, because closing would wait for that."""
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
-    _unread_since = 0.0  # the client has read little of what is left for it; 0.0: nothing is
+    _unread_since = 0.0  # The client has read little of its answer since this time; 0.0: nothing is left to read.
     _unread_bytes = 0
 
     def resume_writing(self) -> None:
@@ -135,7 +138,7 @@ class _Written(asyncio.Protocol):
         super().resume_writing()
 
     def drop_if_unread_since(self, before: float) -> None:
-        """Drop it when the client has left for longer what it was sent, or reads only a byte now and then."""
+        """Drop the connection if the client has read little or nothing of its answer since that time."""
         left = self.transport.get_write_buffer_size()
         if not left or not self._unread_since or left <= self._unread_bytes - _READ_BYTES_MIN:
             self._unread_since = self.loop.time() if left else 0.0
@@ -145,10 +148,10 @@ class _Written(asyncio.Protocol):
 
 
 class _WebSocket(_Written, WebSocketsSansIOProtocol):
-    """A WebSocket whose client says nothing before it is open: uvicorn's protocol would raise an error then."""
+    """A WebSocket that ignores a client's text before it is open, which uvicorn's protocol would raise an error for."""
 
     def keepalive_timeout(self) -> None:
-        """Drop the client that answers no ping: it may not read either."""
+        """Drop a client that answers no ping, because it may not read, either."""
         super().keepalive_timeout()
         self.transport.abort()
 
@@ -160,20 +163,21 @@ class _WebSocket(_Written, WebSocketsSansIOProtocol):
 
 
 class _Connection(_Written, HttpToolsProtocol):
-    """A client's connection, with the bounds that uvicorn lacks and errors as problem details.
+    """A client's connection, with the bounds that uvicorn lacks, and with errors as problem details.
 
-    The size of a head, the time that a request may take and the bytes of a chunked body's framing are bounded. Trailers
-    are dropped (RFC 9112, 7.1.2): uvicorn would append them to the headers that the app was given. So are requests that
-    come after so many unanswered ones: uvicorn would read on at each answer, and hold all of them. The answer to the
-    last one taken says that the connection closes (RFC 9112, 9.3.2 and 9.6).
+    The size of a head, the time of a request, and the bytes of a chunked body's framing are bounded. Trailers are
+    dropped (RFC 9112, 7.1.2), because uvicorn would append them to the headers. After too many unanswered requests,
+    further ones are dropped: uvicorn would hold them all. The answer to the last accepted one says that the connection
+    closes (RFC 9112, 9.3.2 and 9.6).
     """
 
     config: _Config
-    _waiting_since: float | None = None  # for the rest of a request; None: there is none under way
-    _head_bytes = 0  # of an unfinished head, after the read in which it began; below 0 in that read
+    # The rest of a request has been awaited since this time; None: none is under way.
+    _waiting_since: float | None = None
+    _head_bytes = 0  # The bytes of an unfinished head, after the read in which it began; below 0 in that read.
     _read_bytes = 0  # in this read
     _in_head = False
-    _framing_bytes = 0  # after the head, what of the body's bytes were not content; below 0 in the read with the head
+    _framing_bytes = 0  # The bytes of a body that are not content, after the head; below 0 in the read with the head.
     _client_name: str | None = None
     _last_taken = False  # no request comes after this one
     _deaf = False  # and another one began
@@ -199,10 +203,10 @@ class _Connection(_Written, HttpToolsProtocol):
         self._release_client()
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand the connection over, unless the request was refused already or opens no WebSocket.
+        """Hand the connection over to a WebSocket, unless the request was refused or opens none.
 
-        uvicorn's protocol for WebSockets answers nothing to a head that the websockets library can't read, and has no
-        time limit of its own before a WebSocket is open.
+        uvicorn's protocol does not answer a head that the websockets library can't read, and has no time limit before a
+        WebSocket is open.
         """
         if self.transport.is_closing():
             return
@@ -213,7 +217,7 @@ class _Connection(_Written, HttpToolsProtocol):
         super().handle_websocket_upgrade()
 
     def _opens_websocket(self) -> bool:
-        """Whether the websockets library accepts the request's head, asked as uvicorn asks it."""
+        """Return whether the websockets library accepts the request's head, in the way that uvicorn asks it."""
         trial = ServerProtocol()
         lines = [b"%b: %b\r\n" % pair for pair in self.headers]
         trial.receive_data(b"%b %b HTTP/1.1\r\n%b\r\n" % (self.parser.get_method(), self.url, b"".join(lines)))
@@ -260,7 +264,8 @@ class _Connection(_Written, HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._framing_bytes = -self._read_bytes
-        if self._read_bytes > HEAD_BYTES_MAX or self._head_bytes >= 0:  # a head in one small read needs no counting
+        # A head that comes in one small read needs no counting.
+        if self._read_bytes > HEAD_BYTES_MAX or self._head_bytes >= 0:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > HEAD_BYTES_MAX:
                 self._refuse_head()
@@ -273,9 +278,9 @@ class _Connection(_Written, HttpToolsProtocol):
                 self.cycle.keep_alive = False
 
     def _is_well_formed(self) -> bool:
-        """Check the headers that tell whom the request is for and where it ends; answer and close if they do not.
+        """Check the headers that say whom the request is for and where it ends. If they are wrong, answer and close.
 
-        RFC 9112, 3.2 (Host) and 6.1 (Transfer-Encoding, of which httptools takes any that ends in chunked).
+        RFC 9112, 3.2 (Host) and 6.1 (Transfer-Encoding, of which httptools accepts any that ends in chunked).
         """
         host = coding = None
         hosts = 0
@@ -309,7 +314,7 @@ class _Connection(_Written, HttpToolsProtocol):
             super().on_message_complete()
 
     def close_if_waiting_since(self, before: float) -> None:
-        """Close when the client has owed the rest of a request for longer."""
+        """Close the connection if the client has owed the rest of a request since that time."""
         if self._waiting_since is None or self._waiting_since > before or self.transport.is_closing():
             return
         self._refuse_unfinished(408, "The request took too long to arrive.")
@@ -319,7 +324,7 @@ class _Connection(_Written, HttpToolsProtocol):
             self._refuse(400, msg)
 
     def _refuse_unfinished(self, status: int, detail: str) -> None:
-        """Answer a request that is not complete and close; only close where its answer has begun."""
+        """Answer an incomplete request and close; only close if its answer has begun."""
         if self._in_head or (self.cycle is not None and not self.cycle.response_started):
             self._refuse(status, detail)
         else:
@@ -330,7 +335,7 @@ class _Connection(_Written, HttpToolsProtocol):
         self._refuse(status, f"The request's line and headers may have at most {HEAD_BYTES_MAX} bytes.")
 
     def _refuse(self, status: int, detail: str, header: bytes = b"") -> None:
-        """Answer without the app, and close. header: one more, with its line's end."""
+        """Answer without the app, and close. header: an additional one, with its line end."""
         answer = framework_problem(status, detail)
         lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode()), b"content-type: " + MEDIA_TYPE]
         lines.append(b"x-content-type-options: nosniff")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 def on_end(callback: Callable[[], None]) -> None:
     """Call back in the running loop for each SIGTERM and SIGINT, and for SIGHUP once.
 
-    That is a terminal that was closed, which shell and kernel may both tell; `nohup` has it ignored.
+    SIGHUP says that a terminal was closed, which shell and kernel may both report; `nohup` has it ignored.
     """
     loop = asyncio.get_running_loop()
     heard = False

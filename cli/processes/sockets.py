@@ -14,7 +14,7 @@ BACKLOG: Final = 2048
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Listening already, so that connections wait rather than fail (ConfigurationError when it can't be bound)."""
+    """Bind a listening socket, so that early connections wait (ConfigurationError when it can't be bound)."""
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -33,13 +33,13 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def inherited(descriptor: int) -> socket.socket:
-    """The one that the supervisor bound."""
+    """Return the socket that the supervisor has bound."""
     listening = socket.socket(fileno=descriptor)
     listening.set_inheritable(False)
     return listening
 
 
 def address(listening: socket.socket, host: str) -> str:
-    """Its URL, with the port that was picked."""
+    """Return the socket's URL, with the port that was picked."""
     port = listening.getsockname()[1]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

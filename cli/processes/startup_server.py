@@ -28,7 +28,10 @@ App = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
 
 
 class StartupServer:
-    """connections_max, hosts, clients: see Server. Construct it in the running loop; close() ends it."""
+    """The server that answers while the process starts. Construct it in the running loop; close() ends it.
+
+    connections_max, hosts, clients: see Server.
+    """
 
     def __init__(self, listening: socket.socket, *, connections_max: int, hosts: Hosts, clients: Clients) -> None:
         self._listening = listening
@@ -47,19 +50,19 @@ class StartupServer:
         self._later = asyncio.get_running_loop().call_later(KAFKA_S, self._begin)
 
     def kafka_is_there(self) -> None:
-        """What is still to do is to read the log."""
+        """Note that Kafka is there, and only the log must still be read."""
         self._why = ViewBehind("This server is starting and still reads the log. Nothing was stored; try again.")
         self._later.cancel()
         self._later = asyncio.get_running_loop().call_later(READING_S, self._begin)
 
     async def open(self, app: App) -> None:
-        """Have the app answer from now on; return when requests are taken."""
+        """Have the app answer from now on, and return when requests are accepted."""
         self._app = app
         self._begin()
         await self._accepts.wait()
 
     async def served(self) -> None:
-        """Return when the server has ended, which it does not by itself. After open()."""
+        """Wait until the server has ended, which it does not do by itself. Call it after open()."""
         if self._serving is not None:
             await asyncio.shield(self._serving)
 
@@ -71,7 +74,7 @@ class StartupServer:
             await self._serving
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        """ASGI: what open() was given, or that it is too early."""
+        """Answer as the app that open() got, or that it is too early (ASGI)."""
         if self._app is not None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":

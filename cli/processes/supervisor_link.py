@@ -25,7 +25,7 @@ class Link:
         self._socket.setblocking(True)
         self._socket.set_inheritable(False)
         self._go: Future[EmbeddedAccess | None] = Future()
-        # A thread, so that it also ends a process whose event loop is busy or not there yet.
+        # A thread also ends a process whose event loop is busy or does not exist yet.
         threading.Thread(target=self._listen, name="link", daemon=True).start()
 
     @classmethod
@@ -35,11 +35,11 @@ class Link:
         return None if descriptor is None else cls(int(descriptor))
 
     def wait_for_go(self) -> EmbeddedAccess | None:
-        """Block until Kafka is there; return how to reach it where it is embedded."""
+        """Block until Kafka is there. Return how to reach it if it is embedded."""
         return self._go.result()
 
     def admin(self, url: str) -> None:
-        """Where this process's admin address is."""
+        """Tell the supervisor this process's admin address."""
         self._send({"admin": url})
 
     def ready(self) -> None:
@@ -60,5 +60,5 @@ class Link:
                     self._go.set_result(None if embedded is None else EmbeddedAccess(**embedded))
         except OSError:
             pass
-        # At once and without tidying up: Kafka goes down together with its supervisor, so there is nothing to tidy.
+        # End at once, without tidying up: Kafka ends together with its supervisor.
         os._exit(1)
