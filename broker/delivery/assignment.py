@@ -184,12 +184,12 @@ class Assignment:
     async def _put_aside_now(self, delivery: Delivery, event: KeptDelivery) -> None:
         """Write the delivery to `outstanding`, and only then let the cursor pass it."""
         dispatcher = delivery.stream.dispatcher
-        if self.changes.deleted(delivery):
+        if self.known_changes and self.changes.deleted(delivery):
             self.outstanding.expect_no_more(delivery)
             dispatcher.cancel(delivery)
         elif await self.outstanding.put_aside(delivery, event):
             dispatcher.settle(delivery)
-            if self.changes.deleted(delivery):  # meanwhile
+            if self.known_changes and self.changes.deleted(delivery):  # meanwhile
                 self.outstanding.cancel(event.partition, event.listener_id, event.message_id)
 
     async def _serve_outstanding(self) -> None:

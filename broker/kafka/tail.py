@@ -51,7 +51,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
     """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, *, name: str | None = None) -> None:
-        self._topic = topics(kafka).messages.name
+        self._topic, self._group = topics(kafka).messages.name, workers_group(kafka)
         self._kafka = kafka
         self._requests = requests
         self._name = name
@@ -72,7 +72,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer = AIOKafkaConsumer(
             **await reachable(self._kafka),
             **named,
-            group_id=workers_group(self._kafka),
+            group_id=self._group,
             enable_auto_commit=False,
             check_crcs=True,
             auto_offset_reset="earliest",
@@ -96,7 +96,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         (docs/decisions/0012).
         """
         with contextlib.suppress(LogUnavailable):
-            if await self._requests.expel(workers_group(self._kafka), name):
+            if await self._requests.expel(self._group, name):
                 log.info("worker.replaces name=%s", name)
 
     async def stop(self) -> None:
@@ -125,7 +125,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             raise LogUnavailable("no partition is ours")
         cursors = {partition: (offset, "") for partition, offset in offsets.items()}
         try:
-            await self._requests.commit(workers_group(self._kafka), self._topic, cursors, member=self._member)
+            await self._requests.commit(self._group, self._topic, cursors, member=self._member)
         except LogUnavailable as error:
             if isinstance(error.__cause__, kafka_errors.UnknownMemberIdError | kafka_errors.IllegalGenerationError):
                 raise NoMember(str(error)) from error
@@ -133,7 +133,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def share(self, partitions: Collection[int]) -> Share:
         """Return the share of the worker with these partitions (LogUnavailable, also during a rebalance)."""
-        owned = await self._requests.assignments(workers_group(self._kafka), self._topic)
+        owned = await self._requests.assignments(self._group, self._topic)
         workers = sorted(sorted(one) for one in owned if one)
         if sorted(partitions) not in workers:
             raise LogUnavailable("the partitions are being given out anew")

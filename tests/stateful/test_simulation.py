@@ -24,6 +24,7 @@ from broker.delivery.outstanding import schedule as outstanding
 from broker.delivery.outstanding.index import Ledger
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.reading.partition import Partition
+from broker.delivery.roster import Roster
 from tests.stateful.simulated_log import Pause
 from tests.stateful.simulation import simulated
 
@@ -247,6 +248,14 @@ def skips_what_it_can_not_take(self, messages):
                 delivery.stream.assignment.touched(delivery.stream)
 
 
+place = Roster.place
+
+
+def places_every_listener_where_the_tail_is(self, listener, _cursors):
+    tails = {number: cursor.Cursor(top=one.tail) for number, one in self.assignment.partitions.items()}
+    place(self, listener, tails)
+
+
 def lets_the_log_go_and_sets_nothing_aside(self, delivery):
     self.settle(delivery)
 
@@ -291,6 +300,7 @@ def lets_the_log_go_and_sets_nothing_aside(self, delivery):
         (dispatcher.Dispatcher, "cancel", lets_go_of_what_is_deleted_and_settles_nothing, "unsettled"),
         (Changes, "_doubt", takes_over_without_doubts, "denied"),
         (Partition, "feed", skips_what_it_can_not_take, "lost"),
+        (Roster, "place", places_every_listener_where_the_tail_is, "lost"),
     ],
 )
 def test_a_planted_bug_is_found_and_called_by_its_name(where, name: str, planted, kind: str):
