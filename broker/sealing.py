@@ -50,7 +50,7 @@ class Sealer:
             return self._any.decrypt(sealed).decode()
         except InvalidToken:
             raise ConfigurationError(
-                "the log holds secrets that none of the sealing keys given opens: start with the one used before, "
+                "the log holds secrets that no given sealing key can decrypt: start with the former key, "
                 "from EVERPUT_SEALING_KEY or DIR/sealing-key"
             ) from None
 

@@ -57,7 +57,7 @@ def read(
     tells = _teller(query)
     pause_s, alive_s, reached, said = PAUSE_S_MIN, time.monotonic(), False, ""
     while True:
-        why = "it ended in the middle"
+        why = "the answer ended before it was complete"
         try:
             for part in _ask(http_client, query):
                 query["cursor"], reached = part.cursor, True

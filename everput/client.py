@@ -110,7 +110,7 @@ class Client:
                             yield from reading.lines(part)
                         if reading.complete:
                             return
-                        raise httpx.RemoteProtocolError("it ended in the middle")
+                        raise httpx.RemoteProtocolError("the answer ended before it was complete")
                     response.read()
                     wait_s = reading.after_problem(response)
             except httpx.TransportError as error:
@@ -186,7 +186,7 @@ class AsyncClient:
                                 yield line
                         if reading.complete:
                             return
-                        raise httpx.RemoteProtocolError("it ended in the middle")
+                        raise httpx.RemoteProtocolError("the answer ended before it was complete")
                     await response.aread()
                     wait_s = reading.after_problem(response)
             except httpx.TransportError as error:
@@ -302,7 +302,7 @@ def _decoded(text: bytes, shape: type[T]) -> T:
     try:
         return msgspec.json.decode(text, type=shape)
     except msgspec.MsgspecError as error:
-        raise NoAnswer(f"the answer is not one of Everput's: {error}") from error
+        raise NoAnswer(f"the answer is not from Everput: {error}") from error
 
 
 def _problem(response: httpx.Response) -> EverputError:

@@ -53,7 +53,7 @@ def verify(
         raise InvalidSignature(f"the request was sent more than {tolerance_s:g} s from now")
     wanted = b"v1," + base64.b64encode(hmac.digest(key, content, "sha256"))
     if not any(hmac.compare_digest(wanted, one) for one in given):
-        raise InvalidSignature("no signature in webhook-signature is right")
+        raise InvalidSignature("no signature in webhook-signature is valid for this secret")
     return message_id
 
 

@@ -77,7 +77,9 @@ class DirectoryProjection:
             async with asyncio.timeout(timeout_s):
                 await waiter
         except TimeoutError:
-            raise ViewBehind(f"the directory is at {self.position} of `control` and not yet past {offset}") from None
+            raise ViewBehind(
+                f"the directory has folded `control` up to {self.position}, and not yet offset {offset}"
+            ) from None
 
     async def caught_up(self, *, timeout_s: float = 2.0) -> None:
         try:

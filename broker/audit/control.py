@@ -23,4 +23,4 @@ async def control_records(
         at = fetched.next_offset
         yield fetched.records
     if at < end:
-        raise Unavailable("Kafka does not give what it said it has.")
+        raise Unavailable("Kafka returned fewer records than it had reported. Try again.")

@@ -131,7 +131,9 @@ class LaneReader:
                 fetched = await self._fetch(run.lane, run.records[index].offset, 1)
                 again = self._wanted.take(fetched.records[0].value) if fetched.records else None
                 if again is None:
-                    raise Unavailable("Kafka gives another record at a place that was read before.")
+                    raise Unavailable(
+                        "Kafka returned another record at an offset that was read before. Start the reading again."
+                    )
                 found[index] = again
         return found
 
@@ -185,4 +187,4 @@ class LaneReader:
             if fetched.next_offset > offset:
                 return fetched
             await asyncio.sleep(_PAUSE_S)
-        raise Unavailable("Kafka does not give what it said it has.")
+        raise Unavailable("Kafka returned fewer records than it had reported. Try again.")

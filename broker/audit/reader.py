@@ -138,14 +138,14 @@ class LogReader:
         if wanted.queue_id is not None:
             found = await self._listeners.of_queue(organization_id, wanted.queue_id)
             if found is None:
-                raise NotFound("no queue has this id, nor ever had")
+                raise NotFound("No queue of this organization has, or had, this ID.")
             wanted = replace(wanted, queue_listener_ids=found)
         if wanted.listener_id is None or message is not None or span.cursor is not None:
             # A reader with a cursor has been told of such listeners already; for a story, `control` is not read from
             # its start.
             return wanted
         if not await self._listeners.was(organization_id, wanted.listener_id):
-            raise NotFound("no listener has this id, nor ever had")
+            raise NotFound("No listener of this organization has, or had, this ID.")
         return wanted
 
     def _lanes(self, wanted: Selection) -> list[Place]:

@@ -279,7 +279,8 @@ def _check_headers_named(listener: Listener, asked: ListenerInput) -> None:
     named: Mapping[str, str] | None = asked.settings.get("headers")
     if named is None:
         raise Refused(
-            "this notify_url has another origin: give the values of `headers` again, or {} for none", pointer="/headers"
+            "The new notify_url has another scheme, host or port. Give the values of `headers` again, or {} for none.",
+            pointer="/headers",
         )
     for name, value in named.items():
         if value == HIDDEN:

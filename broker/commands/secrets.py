@@ -43,7 +43,8 @@ class SecretCommands:
         going_on = [ends for _, ends in listener.former_secrets if ends > context.at_ms]
         if overlap_s and len(going_on) >= FORMER_MAX:
             raise QuotaReached(
-                f"{FORMER_MAX} former secrets sign already; wait, or end them with overlap_s 0", pointer="/overlap_s"
+                f"{FORMER_MAX} former secrets sign already. Wait until one ends, or end them now with overlap_s 0.",
+                pointer="/overlap_s",
             )
         event = ev.ListenerSecretRotated(
             **event_fields(context),

@@ -64,8 +64,8 @@ def refuse_half_import(kafka: KafkaSettings, names: Iterable[str]) -> None:
     """Raise ConfigurationError if one of the cluster's topics marks an unfinished import."""
     if any(name.startswith(import_mark(kafka)) for name in names):
         raise ConfigurationError(
-            f"what is in the topics {kafka.topic_prefix}* is half an import, which was broken off or is under way: "
-            "`everput import` with the same folder goes on with it"
+            f"the topics {kafka.topic_prefix}* hold an unfinished import, which was interrupted or is running: "
+            "`everput import` with the same folder continues it"
         )
 
 
@@ -149,7 +149,7 @@ async def _create(admin: AIOKafkaAdminClient, kafka: KafkaSettings, missing: lis
         if code == 0:
             _log.info("topic.created name=%s", name)
         elif error.__name__ != _EXISTS and not getattr(error, "retriable", False):  # another process may be quicker
-            raise ConfigurationError(f"Kafka does not create topic {name}: {message or error.__name__}")
+            raise ConfigurationError(f"Kafka refused to create the topic {name}: {message or error.__name__}")
 
 
 async def _cluster(admin: AIOKafkaAdminClient, topics: Topics, found: Mapping[str, Any]) -> safety.Cluster:

@@ -65,14 +65,14 @@ class ControlTopic:
                 pass
         except LogDamaged as damage:
             raise ConfigurationError(
-                f"{damage}. All state is folded from this topic, so nothing may go on: put the offsets back from "
+                f"{damage}. All state is folded from this topic, so no process can start: restore the offsets from "
                 "another broker's copy or from an export (`everput mend --help`)"
             ) from damage
         for topic, partition, offset, node in self._requests.bad_copies:
             if topic == self._topic:
                 raise ConfigurationError(
-                    f"{topic}/{partition} is altered or incomplete from offset {offset} on at its leader, broker "
-                    f"{node}, but not at another broker: make that one its leader (kafka-leader-election)"
+                    f"{topic}/{partition} is damaged from offset {offset} on in the copy of its leader, broker "
+                    f"{node}. Another broker has a good copy: make that broker the leader (kafka-leader-election)"
                 )
 
     async def end_offset(self) -> int:

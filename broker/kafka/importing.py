@@ -26,7 +26,7 @@ async def is_begun(kafka: KafkaSettings, manifest_sha256: str) -> bool:
     marks = {name for name in await _topic_names(kafka) if name.startswith(import_mark(kafka))}
     if marks - {mine}:
         raise ConfigurationError(
-            f"half an import of another export is in the topics {kafka.topic_prefix}*: go on with that one, or import "
+            f"the topics {kafka.topic_prefix}* hold an unfinished import of another export: finish that one, or import "
             "into an empty installation"
         )
     return bool(marks)
@@ -39,7 +39,7 @@ async def begin(kafka: KafkaSettings, manifest_sha256: str) -> None:
         async with connected(client_options(kafka)) as admin:
             _check((await admin.create_topics([mark], timeout_ms=_WITHIN_MS)).topic_errors[0][1])
     except KafkaError as error:
-        raise LogUnavailable(f"the import can't be begun: {type(error).__name__}") from error
+        raise LogUnavailable(f"the import could not be started in Kafka: {type(error).__name__}") from error
 
 
 async def end(kafka: KafkaSettings, manifest_sha256: str) -> None:
@@ -49,7 +49,9 @@ async def end(kafka: KafkaSettings, manifest_sha256: str) -> None:
             answer = await admin.delete_topics([import_mark(kafka, manifest_sha256)], timeout_ms=_WITHIN_MS)
             _check(answer.topic_error_codes[0][1])
     except KafkaError as error:
-        raise LogUnavailable(f"the import can't be ended: {type(error).__name__}; give it again") from error
+        raise LogUnavailable(
+            f"the import could not be finished in Kafka: {type(error).__name__}; run the command again"
+        ) from error
 
 
 async def refuse_unfinished(kafka: KafkaSettings) -> None:
@@ -63,7 +65,7 @@ async def _topic_names(kafka: KafkaSettings) -> list[str]:
         async with connected(client_options(kafka)) as admin:
             return list(await admin.list_topics())
     except KafkaError as error:
-        raise LogUnavailable(f"Kafka does not say which topics it has: {type(error).__name__}") from error
+        raise LogUnavailable(f"Kafka did not list its topics: {type(error).__name__}") from error
 
 
 def _check(code: int) -> None:

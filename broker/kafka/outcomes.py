@@ -18,7 +18,7 @@ from broker.kafka.producer import KeyAndValue, Producer
 
 T = TypeVar("T")
 
-_LATE: Final = "Kafka did not take the outcomes in time"
+_LATE: Final = "Kafka did not store the outcomes in time"
 _TOGETHER_BYTES_MAX: Final = 16 << 10  # about; a reader of one record gets its whole batch
 
 
@@ -130,7 +130,7 @@ class OutcomesTopic:
         for error in ended:
             if isinstance(error, kafka_errors.KafkaError):
                 self._producer.failed(producer, error)
-                raise LogUnavailable(f"Kafka did not take the outcomes: {type(error).__name__}") from error
+                raise LogUnavailable(f"Kafka did not store the outcomes: {type(error).__name__}") from error
         failed = next((error for error in ended if isinstance(error, BaseException)), None)
         if failed is not None:
             raise failed

@@ -404,7 +404,7 @@ class KafkaRequests:
                         return await ask()
                     except (kafka_errors.KafkaError, OSError, IndexError) as error:
                         if isinstance(error, kafka_errors.KafkaError) and not error.retriable:
-                            raise LogUnavailable(f"Kafka refused: {type(error).__name__}") from error
+                            raise LogUnavailable(f"Kafka refused the request: {type(error).__name__}") from error
                         last = error
                     if group is not None:
                         self._coordinators.pop(group, None)

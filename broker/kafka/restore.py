@@ -61,7 +61,7 @@ class Restorer:
                 sent = await (await self._producer.send_batch(batch, topic, partition=partition))
                 first = sent.offset if first < 0 else first
         except kafka_errors.KafkaError as error:
-            raise LogUnavailable(f"Kafka did not take the records: {type(error).__name__}") from error
+            raise LogUnavailable(f"Kafka did not store the records: {type(error).__name__}") from error
         return first
 
     def _batches(self, records: Iterable[Record]) -> Iterable[Any]:

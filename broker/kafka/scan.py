@@ -74,7 +74,7 @@ async def scan(
                 now_s = time.monotonic()
                 patient_until_s = patient_until_s or now_s + patience_s
                 if now_s >= patient_until_s:
-                    raise LogUnavailable(f"Kafka gives nothing of {topic}/{partition} from offset {offset} on.")
+                    raise LogUnavailable(f"Kafka returned no records of {topic}/{partition} from offset {offset} on.")
                 await asyncio.sleep(_BEHIND_PAUSE_S)
                 continue
             offset, patient_until_s = fetched.next_offset, 0.0

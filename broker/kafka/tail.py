@@ -122,7 +122,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         offsets: where it reads, which tools show for the group.
         """
         if not offsets:
-            raise LogUnavailable("no partition is ours")
+            raise LogUnavailable("this worker owns no partitions")
         cursors = {partition: (offset, "") for partition, offset in offsets.items()}
         try:
             await self._requests.commit(self._group, self._topic, cursors, member=self._member)
@@ -136,7 +136,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         owned = await self._requests.assignments(self._group, self._topic)
         workers = sorted(sorted(one) for one in owned if one)
         if sorted(partitions) not in workers:
-            raise LogUnavailable("the partitions are being given out anew")
+            raise LogUnavailable("the workers' group is rebalancing")
         return Share(
             partitions=len(partitions) / topics(self._kafka).messages.partitions,
             workers=len(workers),

@@ -254,7 +254,7 @@ class Resolver:
                 elif isinstance(error, NotAsked) or (
                     isinstance(error, TimeoutError) and self._names.kept_waiting(host)
                 ):
-                    raise NotAsked("DNS had no time for this name") from None
+                    raise NotAsked("no thread was free to look this name up in time") from None
                 else:
                     said = "DNS did not answer in time" if isinstance(error, TimeoutError) else str(error)
                     kept = self._keep(host, [], said)

@@ -228,7 +228,7 @@ class TunnelConnection(Connection):
 
     def on_headers_complete(self) -> None:
         if not self._answered and self._proof not in b"".join(self._head):
-            raise ValueError("this is no tunnel")
+            raise ValueError("the answer lacks the tunnel's proof")
         super().on_headers_complete()
 
 

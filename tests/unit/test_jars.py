@@ -57,7 +57,7 @@ def test_what_is_missing_is_fetched_once(tmp_path):
 
 def test_a_jar_with_other_bytes_is_refused_and_never_gets_its_name(tmp_path):
     repository = Repository(beta=b"x" * 2000)
-    with pytest.raises(ConfigurationError, match=r"org\.example:beta:1\.0 .* not the file that was pinned"):
+    with pytest.raises(ConfigurationError, match=r"org\.example:beta:1\.0 .* differs from the pinned file"):
         collect(WANTED, tmp_path, fetch=repository.fetch, progress=False)
     assert not list(tmp_path.rglob("beta*"))
     assert not [path for path in tmp_path.rglob("*.jar") if path.read_bytes() == b"x" * 2000]

@@ -126,7 +126,9 @@ class Checkpoints:
         stood_still_s = time.monotonic() - before
         if stood_still_s > self._tuning.suspended_s:
             self.suspended = True
-            raise Suspended(f"this process stood still for {stood_still_s:.0f} s")
+            raise Suspended(
+                f"this process was suspended for {stood_still_s:.0f} s, so other workers may own its partitions"
+            )
 
     async def checkpoint(self, *, pause_s: float = 0.0) -> None:
         """Write the outcomes and commit the cursors of all streams that have changed (LogUnavailable).

@@ -80,7 +80,9 @@ def made_password(directory: Path) -> str:
         write_secret(path, password)
     # linear: one class, bounded
     if not re.fullmatch(r"[A-Za-z0-9_-]{16,200}", password):
-        raise ConfigurationError(f"{path} holds no password of ours: delete it, and the next start makes another one")
+        raise ConfigurationError(
+            f"{path} does not hold a password that Everput made: delete it, and the next start makes another one"
+        )
     return password
 
 
@@ -134,7 +136,7 @@ async def tell_password(options: dict[str, Any], password: str, *, timeout_s: fl
     for _, code, message, _ in answer.results:
         if code != 0:
             reason = message or kafka_errors.for_code(code).__name__
-            raise LogUnavailable(f"the embedded Kafka does not take a password: {reason}")
+            raise LogUnavailable(f"the embedded Kafka refused to store the password: {reason}")
 
 
 # aiokafka lacks this request (https://kafka.apache.org/protocol, key 51). Its fields are never logged.

@@ -194,8 +194,8 @@ def _bring(pin: Pin, directory: Path, fetch: Fetch, advance: Callable[[int], Non
                 continue
             if not _is_pinned(pin, fetched):
                 raise ConfigurationError(
-                    f"{pin.coordinate} as downloaded is not the file that was pinned (SHA-256 {pin.sha256}): "
-                    "refused. Something between here and the Maven repository changes it"
+                    f"{pin.coordinate} as downloaded differs from the pinned file (SHA-256 {pin.sha256}): refused. "
+                    "A proxy or the Maven repository changes it"
                 )
             fetched.replace(directory / pin.filename)
             return

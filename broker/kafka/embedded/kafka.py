@@ -205,15 +205,15 @@ def _refuse_to_cut(log_dir: Path) -> None:
     """Raise ConfigurationError if Kafka would truncate a partition at an altered batch or a wrong index entry."""
     for name, batch in segments.cut_off(log_dir):
         raise ConfigurationError(
-            f"{batch.path} is altered at byte {batch.at} (offset {batch.first} of {name}). Kafka did not end in order, "
-            "and would cut off all that follows there. Put it back with `everput mend --export`, or give up what "
-            f"follows: truncate -s {batch.at} {batch.path}"
+            f"{batch.path} is damaged at byte {batch.at} (offset {batch.first} of {name}). Kafka was killed, "
+            "and would delete everything behind the damage. Restore it with `everput mend --export DIR`, or give up "
+            f"what follows: truncate -s {batch.at} {batch.path}"
         )
     for path in segments.lying_indexes(log_dir):
         raise ConfigurationError(
-            f"{path} is altered, or the segment beside it was cut: Kafka would take its partition for shorter than it "
-            "is, and write over the rest. Kafka makes the file again if it is gone: look for damage with `mend`, "
-            f"then rm {path}"
+            f"{path} is a damaged index, or its segment was shortened: Kafka would take the partition for shorter than "
+            "it is, and overwrite the rest. Look for damage with `everput mend`. Then delete the index, "
+            f"which Kafka makes again: rm {path}"
         )
 
 
@@ -226,7 +226,9 @@ def _end_orphan(pid_file: Path, mark: str) -> None:
     deadline = time.monotonic() + _ORPHAN_GONE_WITHIN_S
     while mark in (command := _command_of(pid)) and "kafka.Kafka" in command:
         if time.monotonic() > deadline:
-            raise ConfigurationError(f"the Kafka of an earlier server (process {pid}) does not end; end it by hand")
+            raise ConfigurationError(
+                f"the Kafka of an earlier server (process {pid}) does not end; end it yourself: kill -9 {pid}"
+            )
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
