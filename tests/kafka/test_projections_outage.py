@@ -15,7 +15,9 @@ from broker.kafka.admin import ensure_topics
 from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.log import KafkaLog
 from broker.kafka.topics import topics
+from projections.agents import run_delivery_streams
 from projections.app import Projections
+from tests.listeners import until
 
 
 def organization(name: str) -> ev.OrganizationCreated:
@@ -31,6 +33,19 @@ async def append(log: KafkaLog, event: ev.OrganizationCreated) -> int:
         except BrokerError:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.2)
+
+
+class Streams:
+    """The delivery streams of no listener. told: the organizations of the events that their agent came to."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def concerned(self, event: ev.Event) -> tuple[str, ...]:
+        self.told.append(event.organization_id)
+        return ()
+
+    def tell(self, _event: ev.Event) -> None: ...
 
 
 @pytest.fixture
@@ -54,8 +69,11 @@ async def log(kafka: EmbeddedKafka) -> AsyncIterator[KafkaLog]:
 
 async def test_the_fold_goes_on_where_it_was_when_kafka_is_back_after_kill_9(kafka, log):
     heard: list[str] = []
+    streams = Streams()
     projections = Projections(kafka.access.settings(), log.control)
     projections.on_change(lambda event: heard.append(event.organization_id))
+    agent = run_delivery_streams(projections.directory, streams, projections.failed)
+    projections.add_agent("delivery_streams", agent)
     await projections.start()
     crashed = asyncio.ensure_future(projections.crashed())
     try:
@@ -68,6 +86,8 @@ async def test_the_fold_goes_on_where_it_was_when_kafka_is_back_after_kill_9(kaf
             await kafka.restart()
             await projections.directory.seen(await append(log, organization(f"after {outage}")), timeout_s=60)
         assert list(dict.fromkeys(heard)) == ["before", "after 0", "after 1"]
+        await until(lambda: len(streams.told) >= len(heard), what="the agent of the delivery streams is as far")
+        assert streams.told == heard, "it comes to each event once, and in order"
         assert not crashed.done()
     finally:
         await projections.stop()
