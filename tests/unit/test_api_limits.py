@@ -12,6 +12,7 @@ import pytest
 from api_client import make_api, problem
 from hypothesis import given
 from hypothesis import strategies as st
+from test_api_server import live_api
 
 from api.bodies import Bodies, TooMuchUnderWay
 from api.buckets import NAMES_MAX, Buckets
@@ -19,20 +20,20 @@ from broker.core.ids import message_id
 
 
 async def test_an_organization_whose_keys_ask_too_often_is_429_and_each_answer_says_how_much_is_left():
-    api = await make_api(requests_per_s=0.5)
-    answers = [await api.get("/v1/queues") for _ in range(6)]
-    assert [answer.status_code for answer in answers] == [200] * 5 + [429]
-    assert {answer.headers["ratelimit-policy"] for answer in answers} == {'"keys";q=5;w=10'}
-    assert answers[0].headers["ratelimit"] == '"keys";r=4;t=2'
-    assert answers[4].headers["ratelimit"].startswith('"keys";r=0;t=')
-    problem(answers[5], 429, "too-many-requests")
-    assert answers[5].headers["ratelimit"].startswith('"keys";r=0;t=')
-    assert 1 <= int(answers[5].headers["retry-after"]) <= 2
-    problem(await api.put("/v1/queues/x/messages", json={"data": "x"}), 429)
-    second = {"x-api-key": await api.key_with(("queues",))}
-    problem(await api.get("/v1/queues", headers=second), 429, "too-many-requests")
-    other = {"x-api-key": await api.another_organization()}
-    assert (await api.get("/v1/queues", headers=other)).status_code == 200
+    async with live_api(requests_per_s=0.5) as api:
+        answers = [await api.get("/v1/queues") for _ in range(6)]
+        assert [answer.status_code for answer in answers] == [200] * 5 + [429]
+        assert {answer.headers["ratelimit-policy"] for answer in answers} == {'"keys";q=5;w=10'}
+        assert answers[0].headers["ratelimit"] == '"keys";r=4;t=2'
+        assert answers[4].headers["ratelimit"].startswith('"keys";r=0;t=')
+        problem(answers[5], 429, "too-many-requests")
+        assert answers[5].headers["ratelimit"].startswith('"keys";r=0;t=')
+        assert 1 <= int(answers[5].headers["retry-after"]) <= 2
+        problem(await api.put("/v1/queues/x/messages", json={"data": "x"}), 429)
+        second = {"x-api-key": await api.key_with(("queues",))}
+        problem(await api.get("/v1/queues", headers=second), 429, "too-many-requests")
+        other = {"x-api-key": await api.another_organization()}
+        assert (await api.get("/v1/queues", headers=other)).status_code == 200
 
 
 async def test_an_organization_that_puts_too_many_bytes_is_429_and_another_is_not():
@@ -121,33 +122,35 @@ async def test_a_change_counts_as_several_where_its_body_is_large(chunked):
 
 
 async def test_an_organization_changes_only_so_much_a_minute_and_may_always_delete():
-    api = await make_api(changes_per_min=4)
-    queue_id = await api.queue()
-    listener_id = await api.listener(queue_id)
-    listener = f"/v1/queues/{queue_id}/listeners/{listener_id}"
-    keys = f"/v1/organizations/{api.organization_id}/keys"
-    administrator = {"x-api-key": await api.key_with(("keys",))}
-    made = (await api.put(keys, json={"name": "third", "scopes": ["keys"]}, headers=administrator)).json()["key"]["id"]
-    fourth = await api.put(f"/v1/queues/{queue_id}", json={"name": "renamed"})
-    assert fourth.headers["ratelimit-policy"] == '"changes";q=4;w=60'
-    assert fourth.headers["ratelimit"].startswith('"changes";r=0;t=')
-    for refused in (
-        await api.put("/v1/queues", json={"name": "fifth"}),
-        await api.put(f"/v1/queues/{queue_id}", json={"name": "fifth"}),
-        await api.put(listener, json={"name": "fifth"}),
-        await api.request("POST", f"{listener}/secret/rotate"),
-        await api.request("POST", f"{listener}/redrive"),
-        await api.request("POST", f"{listener}/replay", json={"from": "beginning"}),
-        await api.put(keys, json={"name": "fifth", "scopes": ["keys"]}, headers=administrator),
-    ):
-        problem(refused, 429, "too-many-requests")
-        assert 1 <= int(refused.headers["retry-after"]) <= 15
-    other = {"x-api-key": await api.another_organization()}
-    assert (await api.put("/v1/queues", json={"name": "theirs"}, headers=other)).status_code == 200
-    assert (await api.request("DELETE", f"{keys}/{made}", headers=administrator)).status_code == 200
-    assert (await api.request("POST", f"{listener}/pause")).status_code == 200
-    assert (await api.request("DELETE", listener)).status_code == 200
-    assert (await api.request("DELETE", f"/v1/queues/{queue_id}")).status_code == 200
+    async with live_api(changes_per_min=4) as api:
+        queue_id = await api.queue()
+        listener_id = await api.listener(queue_id)
+        listener = f"/v1/queues/{queue_id}/listeners/{listener_id}"
+        keys = f"/v1/organizations/{api.organization_id}/keys"
+        administrator = {"x-api-key": await api.key_with(("keys",))}
+        made = (await api.put(keys, json={"name": "third", "scopes": ["keys"]}, headers=administrator)).json()["key"][
+            "id"
+        ]
+        fourth = await api.put(f"/v1/queues/{queue_id}", json={"name": "renamed"})
+        assert fourth.headers["ratelimit-policy"] == '"changes";q=4;w=60'
+        assert fourth.headers["ratelimit"].startswith('"changes";r=0;t=')
+        for refused in (
+            await api.put("/v1/queues", json={"name": "fifth"}),
+            await api.put(f"/v1/queues/{queue_id}", json={"name": "fifth"}),
+            await api.put(listener, json={"name": "fifth"}),
+            await api.request("POST", f"{listener}/secret/rotate"),
+            await api.request("POST", f"{listener}/redrive"),
+            await api.request("POST", f"{listener}/replay", json={"from": "beginning"}),
+            await api.put(keys, json={"name": "fifth", "scopes": ["keys"]}, headers=administrator),
+        ):
+            problem(refused, 429, "too-many-requests")
+            assert 1 <= int(refused.headers["retry-after"]) <= 15
+        other = {"x-api-key": await api.another_organization()}
+        assert (await api.put("/v1/queues", json={"name": "theirs"}, headers=other)).status_code == 200
+        assert (await api.request("DELETE", f"{keys}/{made}", headers=administrator)).status_code == 200
+        assert (await api.request("POST", f"{listener}/pause")).status_code == 200
+        assert (await api.request("DELETE", listener)).status_code == 200
+        assert (await api.request("DELETE", f"/v1/queues/{queue_id}")).status_code == 200
 
 
 async def test_a_member_counts_for_the_organization_and_a_stranger_who_names_it_does_not():
@@ -170,22 +173,22 @@ async def test_a_member_counts_for_the_organization_and_a_stranger_who_names_it_
 
 
 async def test_a_listeners_headers_have_8_kib_together():
-    api = await make_api()
-    queue_id = await api.queue()
-    urls = {"notify_url": "https://8.8.8.8/n", "liveness_url": "https://8.8.8.8/l"}
-    headers = {f"x-{number}": "v" * 1_000 for number in range(8)}  # 8,024 bytes of names and values
-    listeners = f"/v1/queues/{queue_id}/listeners"
-    too_many = {**headers, "x-8": "v" * 166}
-    body = {"name": "l", **urls, "headers": too_many}
-    assert problem(await api.put(listeners, json=body), 422)["errors"][0]["pointer"] == "/headers"
-    fits = {**headers, "x-8": "v" * 165}
-    listener_id = await api.listener(queue_id, headers=fits)
-    hidden = dict.fromkeys(fits, "…")
-    assert (await api.put(f"{listeners}/{listener_id}", json={"headers": hidden})).status_code == 200
-    more = {**hidden, "x-9": "v"}
-    answer = await api.put(f"{listeners}/{listener_id}", json={"headers": more})
-    assert problem(answer, 422)["errors"][0]["pointer"] == "/headers"
-    assert (await api.put(f"{listeners}/{listener_id}", json={"name": "renamed"})).status_code == 200
+    async with live_api() as api:
+        queue_id = await api.queue()
+        urls = {"notify_url": "https://8.8.8.8/n", "liveness_url": "https://8.8.8.8/l"}
+        headers = {f"x-{number}": "v" * 1_000 for number in range(8)}  # 8,024 bytes of names and values
+        listeners = f"/v1/queues/{queue_id}/listeners"
+        too_many = {**headers, "x-8": "v" * 166}
+        body = {"name": "l", **urls, "headers": too_many}
+        assert problem(await api.put(listeners, json=body), 422)["errors"][0]["pointer"] == "/headers"
+        fits = {**headers, "x-8": "v" * 165}
+        listener_id = await api.listener(queue_id, headers=fits)
+        hidden = dict.fromkeys(fits, "…")
+        assert (await api.put(f"{listeners}/{listener_id}", json={"headers": hidden})).status_code == 200
+        more = {**hidden, "x-9": "v"}
+        answer = await api.put(f"{listeners}/{listener_id}", json={"headers": more})
+        assert problem(answer, 422)["errors"][0]["pointer"] == "/headers"
+        assert (await api.put(f"{listeners}/{listener_id}", json={"name": "renamed"})).status_code == 200
 
 
 async def test_an_organization_has_so_many_queues_and_listeners_and_another_has_its_own():

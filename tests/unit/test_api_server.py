@@ -9,7 +9,7 @@ import socket
 import httpx
 import orjson
 import pytest
-from api_client import make_api
+from api_client import as_documented, make_api
 
 from api.clients import Clients
 from api.streams import Stream, answer_stream
@@ -42,6 +42,18 @@ async def serving(api=None, **options):
         server.should_exit = True
         await task
         await api.bare.aclose()
+
+
+@contextlib.asynccontextmanager
+async def live_api(**parts):
+    """An Api whose requests go over HTTP to a live server."""
+    api = await make_api(**parts)
+    await api.bare.aclose()
+    async with serving(api) as port:
+        api.bare = httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", timeout=60, event_hooks={"response": [as_documented]}
+        )
+        yield api
 
 
 class EachPeer(Clients):
