@@ -29,8 +29,8 @@ _STEP = re.compile(r"\.([^.\[]+)|\[([^\[\]]*)\]")
 
 T = TypeVar("T")
 
-# These constraints are for the reference only. The values are checked by the commands, which give better messages
-# (broker/commands).
+# These constraints are for the reference only.
+# The commands in broker/commands check the values, with better messages.
 Name = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": NAME_CHARS_MAX})]
 Url = Annotated[str, Meta(extra_json_schema={"format": "uri", "pattern": "^https?://"})]
 Email = Annotated[str, Meta(extra_json_schema={"format": "email"})]

@@ -141,8 +141,8 @@ class LogReader:
                 raise NotFound("No queue of this organization has, or had, this ID.")
             wanted = replace(wanted, queue_listener_ids=found)
         if wanted.listener_id is None or message is not None or span.cursor is not None:
-            # A reader with a cursor has been told of such listeners already; for a story, `control` is not read from
-            # its start.
+            # A reader with a cursor knows of such listeners already.
+            # For a story, `control` is not read from its start.
             return wanted
         if not await self._listeners.was(organization_id, wanted.listener_id):
             raise NotFound("No listener of this organization has, or had, this ID.")

@@ -16,8 +16,8 @@ from broker.core.events import CLASSES, ControlEvent, Event, ListenerSettings, e
 
 # The topics in the order of the log: of two events in the same millisecond, that of the earlier topic comes first.
 TOPICS: Final = ("control", "messages", "changes", "deliveries")
-# Topics that are not in that order, because their records are temporary: `outstanding` is compacted, `claims` has two
-# days.
+# The records of these topics are temporary, so the order of the log leaves them out.
+# `outstanding` is compacted, and `claims` keeps two days.
 PASSING: Final = ("outstanding", "claims")
 
 _ELSEWHERE: Final[Mapping[str, str]] = {

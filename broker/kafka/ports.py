@@ -14,8 +14,9 @@ from typing import Final
 
 from broker.errors import ConfigurationError
 
-# Use ports below every system's ephemeral range. Otherwise a client that connects to Kafka's port while Kafka is down
-# may get that port as its own source port, connect to itself, and keep Kafka from getting the port back.
+# Use ports below every system's ephemeral range.
+# A client that connects while Kafka is down could otherwise get Kafka's port as its own source port.
+# It would connect to itself, and keep Kafka from getting the port back.
 _PORTS: Final = range(20_000, 32_000)
 _LISTENING: Final = "0A"
 

@@ -73,10 +73,8 @@ async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) 
             stderr=out,
             cwd=directory,
             env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
-            # Kafka has a session of its own, so that Ctrl-C in the terminal reaches only the parent, which ends Kafka
-            # last.
-            # An idle Kafka stays in the parent's session: Linux shares processors among sessions before it looks at
-            # priorities.
+            # In a session of its own, Kafka gets no Ctrl-C from the terminal; the parent ends Kafka last.
+            # An idle Kafka stays in the parent's session: Linux shares processors by session first, then by priority.
             start_new_session=not idle,
         )
 

@@ -24,8 +24,8 @@ from broker.errors import ConfigurationError
 MAGIC: Final = 2
 BATCH_BYTES_MAX: Final = 16 << 20
 PREFIX_BYTES: Final = 12  # base offset and length, which the length does not count
-# Base offset, length, leader epoch, magic, CRC, attributes, last offset delta, first and last time,
-# producer id and epoch, first sequence number, count of records.
+# Base offset, length, leader epoch, magic, CRC, attributes, last offset delta,
+# first and last time, producer id and epoch, first sequence number, count of records.
 HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 # An entry of an offset index: a relative offset, and the byte where its batch begins.
 _ENTRY: Final = struct.Struct(">ii")
