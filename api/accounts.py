@@ -17,7 +17,7 @@ from api.problems import BadParameter, Forbidden, NoSession
 from api.shapes import AccountBody, DeletionBody, NameBody, PasswordBody
 from broker.commands.accounts import SESSION_S, AccountCommands, check_email
 from broker.core.accounts import Account, Session
-from broker.core.directory import Organization
+from broker.core.entities import Organization
 from broker.ports import DirectoryView
 from broker.volume import StoredBytes
 

@@ -17,7 +17,7 @@ from api.limits import Limit
 from api.problems import Forbidden, Headers, NoSession, Unauthenticated
 from broker.commands.context import now_ms
 from broker.core.accounts import Session
-from broker.core.directory import ApiKey
+from broker.core.api_keys import ApiKey
 from broker.core.events import KeyUsed
 from broker.core.keys import SESSION_PREFIX, covers, is_key, key_sha256
 from broker.errors import BrokerError, NotFound

@@ -38,7 +38,7 @@ from api.streams import Stream, answer_stream
 from broker.commands.context import Context, now_ms
 from broker.commands.puts import random_bits
 from broker.core.accounts import Session
-from broker.core.directory import ApiKey
+from broker.core.api_keys import ApiKey
 from broker.core.keys import PREFIX, SESSION_PREFIX
 from broker.core.names import shortened
 from broker.errors import NotFound, Unavailable

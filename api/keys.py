@@ -16,7 +16,7 @@ from api.problems import Forbidden
 from api.shapes import KeyBody
 from broker.commands.context import Context, now_ms
 from broker.commands.organizations import SCOPES, SCOPES_DEFAULT, create_key, revoke_key
-from broker.core.directory import ApiKey
+from broker.core.api_keys import ApiKey
 from broker.core.keys import covers
 from broker.errors import NotFound
 from broker.ports import ControlLog, DirectoryView

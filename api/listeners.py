@@ -16,7 +16,7 @@ from api.shapes import ListenerBody, ListenerSettingsBody, NewListenerBody
 from broker.commands.context import find_listener, find_queue
 from broker.commands.listeners import HIDDEN, ListenerCommands, ListenerInput
 from broker.core.catalogue import shown_url
-from broker.core.directory import Listener
+from broker.core.entities import Listener
 from broker.errors import Refused
 from broker.ports import DirectoryView, ListenerStatus
 

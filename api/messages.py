@@ -22,7 +22,7 @@ from broker.commands.changes import StoredMessage, delete_message, find_message,
 from broker.commands.context import find_queue
 from broker.commands.idempotency import Idempotency, Stored
 from broker.commands.puts import Put, append_puts, new_batch, put_message
-from broker.core.directory import Listener, Queue
+from broker.core.entities import Listener, Queue
 from broker.ports import Deliveries, DeliveryState, DirectoryView, Log
 from broker.volume import StoredBytes
 

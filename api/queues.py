@@ -11,7 +11,7 @@ from api.past import Views
 from api.shapes import NameBody
 from broker.commands.context import find_queue
 from broker.commands.queues import QueueCommands
-from broker.core.directory import Queue
+from broker.core.entities import Queue
 from broker.ports import DirectoryView
 
 

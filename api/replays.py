@@ -11,7 +11,7 @@ from api.pages import optional_rfc3339, page, rfc3339, rfc3339_ms
 from api.shapes import ReplayBody
 from broker.commands.context import find_listener
 from broker.commands.replays import ReplayCommands, ReplayInput
-from broker.core.directory import Listener
+from broker.core.entities import Listener
 from broker.core.events import ReplayStarted
 from broker.core.replays import Replay
 from broker.errors import Refused

@@ -16,7 +16,7 @@ from api.problems import TooManyRequests
 from api.shapes import RotationBody
 from broker.commands.context import find_listener, now_ms
 from broker.commands.secrets import SecretCommands
-from broker.core.directory import Listener
+from broker.core.entities import Listener
 from broker.errors import NotFound
 from broker.outbound.addresses import Resolver
 from broker.outbound.connection import tls_context

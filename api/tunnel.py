@@ -32,7 +32,8 @@ from api.changes import Changes
 from api.problems import MEDIA_TYPE, TooManyRequests, problem
 from broker.commands.context import find_queue, now_ms
 from broker.commands.listeners import ListenerCommands, ListenerInput
-from broker.core.directory import ApiKey, Listener
+from broker.core.api_keys import ApiKey
+from broker.core.entities import Listener
 from broker.errors import BrokerError, Refused
 from broker.outbound.addresses import AWAY, TUNNEL_PROOF, tunnel_proof
 from broker.ports import DirectoryView

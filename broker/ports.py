@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from broker.core.cursor import Cursor
-from broker.core.directory import Directory, Listener
+from broker.core.directory import Directory
+from broker.core.entities import Listener
 from broker.core.events import ChangeApplied, ControlEvent, MessageChange, PutClaimed
 from broker.errors import LogUnavailable
 

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import httpx
 import orjson
 
-from broker.core.events import decode
+from broker.core.codec import decode
 from broker.core.ids import parse_message_id
 from broker.core.story import Story
 from broker.errors import BrokerError, ConfigurationError, UnknownEvent

@@ -14,8 +14,10 @@ import logging
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Protocol
 
-from broker.core.directory import Directory, Listener
-from broker.core.events import Event, decode
+from broker.core.codec import decode
+from broker.core.directory import Directory
+from broker.core.entities import Listener
+from broker.core.events import Event
 from broker.errors import UnknownEvent
 from broker.ports import DirectoryView
 from projections.directory import DirectoryProjection

@@ -13,7 +13,7 @@ from api.app import make_app
 from api.tunnel import Tunnels
 from broker.audit.reader import LogReader
 from broker.core.cursor import Cursor
-from broker.core.directory import Listener
+from broker.core.entities import Listener
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.deliveries import KafkaDeliveries
 from broker.kafka.log import KafkaLog

@@ -12,8 +12,9 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from types import SimpleNamespace
 
+from broker.core.codec import decode, encode
 from broker.core.cursor import Cursor
-from broker.core.events import ControlEvent, MessageChange, decode, encode
+from broker.core.events import ControlEvent, MessageChange
 from broker.core.flow import Share
 from broker.delivery.ports import Gained, GivenUp, KeyAndValue, Ports
 from broker.errors import LogUnavailable

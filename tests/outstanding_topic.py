@@ -7,7 +7,8 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 
-from broker.core.events import Event, KeptDelivery, decode, encode
+from broker.core.codec import decode, encode
+from broker.core.events import Event, KeptDelivery
 from broker.errors import LogUnavailable
 from broker.kafka.requests import EARLIEST, FetchResult, KafkaRequests, Record
 

@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 from broker.audit.pace import Pace
 from broker.audit.records import FETCH_BYTES, Records
 from broker.core.catalogue import TOPIC_OF, TOPICS
-from broker.core.events import Event, ListenerRedriven, wire_name
+from broker.core.codec import wire_name
+from broker.core.events import Event, ListenerRedriven
 from broker.core.events import LogDamaged as DamageFound
 from broker.core.logorder import Lane, Merge, Run
 from broker.core.selection import Selection, Unreadable

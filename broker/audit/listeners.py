@@ -14,7 +14,8 @@ from typing import Final
 from broker.audit.control import control_records
 from broker.audit.pace import Others, Pace
 from broker.audit.records import Records
-from broker.core.events import Event, ListenerCreated, QueueCreated, ReplayStarted, wire_name
+from broker.core.codec import wire_name
+from broker.core.events import Event, ListenerCreated, QueueCreated, ReplayStarted
 from broker.core.selection import Selection
 from broker.kafka.read_slots import ReadSlots
 from broker.kafka.requests import EARLIEST, LATEST

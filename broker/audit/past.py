@@ -17,8 +17,8 @@ from typing import Final
 from broker.audit.control import control_records
 from broker.audit.pace import Others, Pace
 from broker.audit.records import Records
+from broker.core.codec import decode
 from broker.core.directory import Directory
-from broker.core.events import decode
 from broker.errors import Busy, UnknownEvent
 from broker.kafka.topics import Topics
 from broker.tenant_slots import TenantSlots

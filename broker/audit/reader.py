@@ -20,7 +20,8 @@ from broker.audit.past import Past
 from broker.audit.records import Records
 from broker.commands.context import now_ms
 from broker.core.catalogue import TOPIC_OF, TOPICS
-from broker.core.events import Event, MessagePut, wire_name
+from broker.core.codec import wire_name
+from broker.core.events import Event, MessagePut
 from broker.core.logorder import Cursor, Lane, Merge
 from broker.core.selection import Selection
 from broker.core.story import Story

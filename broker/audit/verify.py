@@ -24,7 +24,9 @@ from broker.core.checks import (
     noun_of,
     unaccounted,
 )
-from broker.core.events import ListenerCreated, ReplayStarted, decode
+from broker.core.codec import decode
+from broker.core.digests import digests, state_hash
+from broker.core.events import ListenerCreated, ReplayStarted
 from broker.errors import LogDamaged, UnknownEvent
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.requests import EARLIEST, LATEST, FetchResult, KafkaRequests, OffsetTooOld
@@ -34,7 +36,7 @@ from broker.settings import KafkaSettings
 
 
 class State(NamedTuple):
-    """The directory's state at a position of `control`: the next offset to fold. digests: as Directory.digests()."""
+    """The directory at a position of `control`: the next offset to fold. digests: see broker.core.digests."""
 
     position: int
     sha256: str
@@ -105,7 +107,7 @@ class Verifier:
         ((begin,), (end,)) = await self._bounds(topic)
         self.control = checks = ControlChecks(begin)
         if begin in positions:
-            yield State(begin, checks.state.state_hash(), checks.state.digests())
+            yield State(begin, state_hash(checks.state), digests(checks.state))
         async for fetched in self._scan(topic, 0, begin, end):
             for finding in self._damaged(checks):
                 yield finding
@@ -113,7 +115,7 @@ class Verifier:
                 for finding in checks.check([record]):
                     yield finding
                 if record.offset + 1 in positions:
-                    yield State(record.offset + 1, checks.state.state_hash(), checks.state.digests())
+                    yield State(record.offset + 1, state_hash(checks.state), digests(checks.state))
         for finding in (*self._damaged(checks), *checks.ended(end)):
             yield finding
 

@@ -17,7 +17,7 @@ from broker.commands.organizations import create_organization
 from broker.core import events as ev
 from broker.core import keys
 from broker.core.accounts import Account, Session, refuse_email
-from broker.core.directory import Organization
+from broker.core.entities import Organization
 from broker.errors import BrokerError, NotFound, QuotaReached, Refused, Unavailable
 from broker.passwords import Passwords
 from broker.ports import ControlLog, DirectoryView

@@ -18,8 +18,9 @@ from msgspec import UNSET, UnsetType
 from broker.commands.context import Context, Versions
 from broker.commands.puts import new_put
 from broker.core.changes import version
-from broker.core.directory import Listener, Queue
-from broker.core.events import MessageDeleted, MessagePut, MessageUpdated, decode_message, encode
+from broker.core.codec import decode_message, encode
+from broker.core.entities import Listener, Queue
+from broker.core.events import MessageDeleted, MessagePut, MessageUpdated
 from broker.core.ids import parse_message_id
 from broker.errors import Changed, InDoubt, NotFound, Unavailable, UnknownEvent
 from broker.ports import ChangeLog, Count, CountingChange, Log, TooMuch

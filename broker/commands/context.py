@@ -15,8 +15,8 @@ from typing import Final
 
 from msgspec import UNSET, UnsetType
 
-from broker.core import events as ev
-from broker.core.directory import Listener, Queue
+from broker.core import codec
+from broker.core.entities import Listener, Queue
 from broker.core.events import ControlEvent
 from broker.core.names import refuse_name
 from broker.errors import (
@@ -54,7 +54,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def event_fields(context: Context) -> ev.Fields:
+def event_fields(context: Context) -> codec.Fields:
     """Return the fields of an event that say who asked."""
     return {
         "at_ms": context.at_ms,

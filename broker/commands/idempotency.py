@@ -21,8 +21,9 @@ import msgspec
 from broker.commands.context import now_ms
 from broker.commands.puts import Put, append_puts
 from broker.core.claims import CLOCKS_MS, IDS_KEPT_MS, Claim, decide, random_bits
-from broker.core.directory import Queue
-from broker.core.events import PutClaimed, decode_message, encode
+from broker.core.codec import decode_message, encode
+from broker.core.entities import Queue
+from broker.core.events import PutClaimed
 from broker.core.ids import message_id
 from broker.errors import InFlight, KeyReused, LogUnavailable, ViewBehind
 from broker.ports import ClaimLog, Count, MessageLog

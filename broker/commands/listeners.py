@@ -28,7 +28,7 @@ from broker.commands.context import (
 )
 from broker.core import events as ev
 from broker.core import signing
-from broker.core.directory import Listener, Queue
+from broker.core.entities import Listener, Queue
 from broker.core.events import ControlEvent, ListenerSettings
 from broker.core.origins import same_origin
 from broker.errors import (

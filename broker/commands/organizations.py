@@ -19,7 +19,8 @@ from broker.commands.context import (
 )
 from broker.core import events as ev
 from broker.core import keys
-from broker.core.directory import ApiKey, Organization
+from broker.core.api_keys import ApiKey
+from broker.core.entities import Organization
 from broker.core.names import shortened
 from broker.errors import (
     NotFound,

@@ -20,8 +20,9 @@ from typing import Final, Protocol
 
 from msgspec import UNSET, UnsetType
 
-from broker.core.directory import Queue
-from broker.core.events import MessagePut, encode
+from broker.core.codec import encode
+from broker.core.entities import Queue
+from broker.core.events import MessagePut
 from broker.core.ids import message_id
 from broker.core.names import NAME_CHARS_MAX, refuse_name
 from broker.errors import InDoubt, LogUnavailable, Refused

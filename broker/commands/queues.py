@@ -21,7 +21,7 @@ from broker.commands.context import (
     record,
 )
 from broker.core import events as ev
-from broker.core.directory import Queue
+from broker.core.entities import Queue
 from broker.core.events import ControlEvent
 from broker.errors import (
     NameTaken,

@@ -15,7 +15,7 @@ from uuid import uuid4
 from broker.commands.context import Context, event_fields, find_listener, record
 from broker.core import events as ev
 from broker.core.cursor import Cursor
-from broker.core.directory import Listener
+from broker.core.entities import Listener
 from broker.core.ids import parse_message_id
 from broker.core.replays import Replay, pick
 from broker.errors import NotFound, Refused

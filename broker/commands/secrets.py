@@ -10,7 +10,7 @@ from typing import Final
 from broker.commands.context import Context, event_fields, find_listener, record
 from broker.commands.listeners import signing_secret
 from broker.core import events as ev
-from broker.core.directory import Listener
+from broker.core.entities import Listener
 from broker.errors import NotFound, QuotaReached
 from broker.ports import ControlLog, DirectoryView
 from broker.sealing import Sealer

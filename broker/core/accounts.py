@@ -91,7 +91,7 @@ class Accounts:
                 return account is not None and self._changed(account, event)
 
     def everything(self) -> Any:
-        """Return all accounts and sessions, for Directory.state_hash()."""
+        """Return all accounts and sessions, for digests.state_hash()."""
         return (
             sorted(self.by_id.values(), key=lambda account: account.id),
             sorted(self.sessions.values(), key=lambda session: session.id),

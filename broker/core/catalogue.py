@@ -12,7 +12,8 @@ from typing import Any, Final, NamedTuple, get_args
 import msgspec
 import orjson
 
-from broker.core.events import CLASSES, ControlEvent, Event, ListenerSettings, encode, wire_name
+from broker.core.codec import CLASSES, encode, wire_name
+from broker.core.events import ControlEvent, Event, ListenerSettings
 
 # The topics in the order of the log: of two events in the same millisecond, that of the earlier topic comes first.
 TOPICS: Final = ("control", "messages", "changes", "deliveries")

@@ -13,11 +13,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol, get_args
 
+from broker.core import codec
 from broker.core import events as ev
 from broker.core.catalogue import TOPIC_OF
+from broker.core.codec import decode, decode_message
 from broker.core.cursor import Cursor
-from broker.core.directory import Directory, Listener
-from broker.core.events import Event, decode, decode_message
+from broker.core.directory import Directory
+from broker.core.entities import Listener
+from broker.core.events import Event
 from broker.core.ids import parse_damaged_id, parse_message_id
 from broker.errors import UnknownEvent
 
@@ -167,14 +170,14 @@ class ControlChecks(Checks):
 
     def event(self, record: Seen, event: Event) -> Iterator[str]:
         if not isinstance(event, get_args(ev.ControlEvent)):
-            yield f"{ev.wire_name(type(event))} does not belong here"
+            yield f"{codec.wire_name(type(event))} does not belong here"
             return
         if record.key != event.organization_id.encode():
             yield "its key is not its organization"
         if isinstance(event, ev.LogDamaged | ev.LogMended):
             self.state.apply(event)
             return
-        noun, _, verb = ev.wire_name(type(event)).partition(".")
+        noun, _, verb = codec.wire_name(type(event)).partition(".")
         noun = "organization" if noun == "volume" else noun
         made = str(getattr(event, f"{noun}_id", ""))
         known = self._made[noun]
@@ -324,7 +327,7 @@ class OutcomeChecks(Checks):
         self.begin = offset
 
     def event(self, record: Seen, event: Event) -> Iterator[str]:
-        name = ev.wire_name(type(event))
+        name = codec.wire_name(type(event))
         if TOPIC_OF[name] != self.topic:
             yield f"{name} does not belong here"
             return

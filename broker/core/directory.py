@@ -7,145 +7,25 @@ Not for: accounts and sessions (broker/core/accounts.py), reading the log (proje
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from operator import attrgetter
-from typing import Any, Final
-from zlib import crc32
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from broker.core import events as ev
-from broker.core.accounts import Account, Accounts, Session
-from broker.core.cursor import Cursor
+from broker.core.accounts import Accounts
+from broker.core.api_keys import ApiKey, ApiKeys
 from broker.core.damage import Damage, DamagedRange
-from broker.core.events import Event, ListenerSettings
+from broker.core.entities import DAY_MS, Listener, Organization, Queue
+from broker.core.events import Event
 from broker.core.origins import same_origin
-from broker.core.redrives import NO_REDRIVES, Redrives
+from broker.core.redrives import NO_REDRIVES
 from broker.core.replays import Replay, Replays
 
-DAY_MS: Final = 86_400_000
-EXPIRED_KEYS_KEPT_MS: Final = 30 * 86_400_000  # An expired key is shown for this long, until another one is created.
 REPLAY_HEADER: Final = "everput-replay"  # A receiver recognizes a replay by this header, which holds the replay's id.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Organization:
-    """An organization: the tenant that owns queues, listeners and keys.
-
-    members: the ids of its accounts, in the order in which they joined.
-    founder: the id of the account that created it; empty if none did.
-    by_shell: the operator created it from the shell, which is impossible over HTTP.
-    bytes_by_day: recorded bytes of stored messages, by day since the UTC epoch.
-    """
-
-    id: str
-    name: str
-    members: tuple[str, ...] = ()
-    founder: str = ""
-    by_shell: bool = False
-    bytes_by_day: Mapping[int, int] = field(default_factory=dict)
-
-    def bytes_since(self, at_ms: int) -> int:
-        """Sum the recorded bytes of messages that were stored on the day of this time or later."""
-        day = at_ms // DAY_MS
-        return sum(size for one, size in self.bytes_by_day.items() if one >= day)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApiKey:
-    """An API key.
-
-    last_used_at_ms: up to an hour behind; None before the first use.
-    created_by: an event's actor.
-    queue_ids: the queues that the key is for; None: all.
-    expires_at_ms: the key is invalid from then on; None: never.
-    """
-
-    id: str
-    organization_id: str
-    name: str
-    prefix: str
-    secret_sha256: str
-    scopes: tuple[str, ...]
-    created_at_ms: int
-    last_used_at_ms: int | None = None
-    created_by: str = ""
-    queue_ids: tuple[str, ...] | None = None
-    expires_at_ms: int | None = None
-
-    def has_expired(self, at_ms: int) -> bool:
-        return self.expires_at_ms is not None and self.expires_at_ms <= at_ms
-
-    def is_for(self, queue_id: str) -> bool:
-        return self.queue_ids is None or queue_id in self.queue_ids
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listener:
-    """A listener of a queue, or the stand-in that a replay is delivered as.
-
-    start_offsets: by partition of `messages`, the first offset that the listener gets.
-    paused: the reason; None when it is not paused.
-    version: 1, and one more with each change.
-    former_secrets: (sealed, ends_at_ms) of former secrets that also sign until their end, oldest first.
-    replay: the replay that this stands for; None for a real listener.
-    """
-
-    id: str
-    organization_id: str
-    queue_id: str
-    name: str
-    notify_url: str
-    liveness_url: str
-    sealed_secret: str
-    start_offsets: tuple[int, ...]
-    settings: ListenerSettings
-    created_at_ms: int
-    paused: str | None = None
-    version: int = 1
-    former_secrets: tuple[tuple[str, int], ...] = ()
-    redrives: Redrives = NO_REDRIVES
-    replay: Replay | None = None
-
-    def sealed(self) -> Iterator[str]:
-        """Yield each of the listener's encrypted texts."""
-        yield self.sealed_secret
-        yield from (sealed for sealed, _ in self.former_secrets)
-        yield from self.settings.sealed_headers.values()
-
-    @property
-    def has_liveness_url(self) -> bool:
-        """Whether there is a liveness_url. If not, probes ask the notify_url, which need not support GET."""
-        replay = self.replay
-        return replay is None or replay.notify_url is None or replay.liveness_url is not None
-
-    def reach(self, partition: int, tail: int) -> int:
-        """Return the offset up to which the stream of a partition reads: the tail, or the end of a replay."""
-        return tail if self.replay is None else self.replay.end_offsets[partition]
-
-    def stands_at(self, cursors: Mapping[int, Cursor], partition: int) -> Cursor:
-        """Return the cursor of the stream of a partition: the committed one, or else where the listener began."""
-        return cursors.get(partition) or Cursor(top=self.start_offsets[partition])
-
-
-@dataclass(slots=True, kw_only=True)
-class Queue:
-    """A queue.
-
-    listeners: by id, in the order of their creation.
-    version: 1, and one more with each change, including changes of its listeners' names.
-    """
-
-    id: str
-    organization_id: str
-    name: str
-    created_at_ms: int
-    listeners: dict[str, Listener] = field(default_factory=dict)
-    version: int = 1
 
 
 class Directory:
@@ -160,8 +40,9 @@ class Directory:
         self.initialized = False
         self.accounts = Accounts()
         self.organizations: dict[str, Organization] = {}
-        self.keys: dict[str, ApiKey] = {}
-        self.keys_by_sha256: dict[str, ApiKey] = {}
+        self._api_keys = ApiKeys()
+        self.keys = self._api_keys.by_id
+        self.keys_by_sha256 = self._api_keys.by_sha256
         self.queues: dict[str, Queue] = {}
         self.queues_by_name: dict[tuple[str, str], Queue] = {}
         self.listeners: dict[str, Listener] = {}  # including the stand-ins that running replays are delivered as
@@ -170,7 +51,6 @@ class Directory:
         self.damage = Damage()
         self.given_up = Damage()
         self._queues_of: dict[str, dict[str, Queue]] = {}
-        self._keys_of: dict[str, dict[str, ApiKey]] = {}
         self._organizations_of: dict[str, dict[str, None]] = {}  # their ids by account id
         self._founded: Counter[str] = Counter()  # organizations by the account that made them
         self._bytes_of: dict[str, Counter[int]] = {}  # as Organization.bytes_by_day, by tenant
@@ -225,7 +105,7 @@ class Directory:
 
     def keys_of(self, organization_id: str) -> Iterator[ApiKey]:
         """Yield the organization's API keys in the order of their creation."""
-        return iter(self._keys_of.get(organization_id, {}).values())
+        return self._api_keys.of(organization_id)
 
     def apply(self, event: Event) -> bool:
         """Fold one event. It never refuses: an event that makes no sense any more, such as a taken name, changes
@@ -247,11 +127,11 @@ class Directory:
             case ev.VolumeRecorded():
                 return self._volume_recorded(event)
             case ev.KeyCreated():
-                return self._key_created(event)
-            case ev.KeyRevoked():
-                return self._key_revoked(event)
-            case ev.KeyUsed():
-                return self._key_used(event)
+                created = event.organization_id in self.organizations and self._api_keys.apply(event)
+                self.initialized = self.initialized or (created and _by_shell(event))
+                return created
+            case ev.KeyRevoked() | ev.KeyUsed():
+                return self._api_keys.apply(event)
             case ev.QueueCreated():
                 return self._queue_created(event)
             case ev.QueueRenamed():
@@ -266,10 +146,8 @@ class Directory:
                 return self._listener_secret_rotated(event)
             case ev.ListenerResealed():
                 return self._listener_resealed(event)
-            case ev.ListenerPaused():
-                return self._listener_paused(event, event.reason)
-            case ev.ListenerResumed():
-                return self._listener_paused(event, None)
+            case ev.ListenerPaused() | ev.ListenerResumed():
+                return self._listener_paused(event)
             case ev.ListenerRedriven():
                 return self._listener_redriven(event)
             case ev.ListenerDeleted():
@@ -340,58 +218,6 @@ class Directory:
         self.organizations[organization.id] = replace(organization, bytes_by_day=days)
         self._bytes_of.setdefault(self.tenant_of(organization.id), Counter())[day] += event.bytes
         return True
-
-    def _key_created(self, event: ev.KeyCreated) -> bool:
-        taken = event.key_id in self.keys or event.secret_sha256 in self.keys_by_sha256
-        if taken or event.organization_id not in self.organizations:
-            return False
-        api_key = ApiKey(
-            id=event.key_id,
-            organization_id=event.organization_id,
-            name=event.name,
-            prefix=event.prefix,
-            secret_sha256=event.secret_sha256,
-            scopes=event.scopes,
-            created_at_ms=event.at_ms,
-            created_by=event.actor,
-            queue_ids=event.queue_ids,
-            expires_at_ms=event.expires_at_ms,
-        )
-        for other in list(self.keys_of(api_key.organization_id)):
-            if other.has_expired(event.at_ms - EXPIRED_KEYS_KEPT_MS):
-                self._forget_api_key(other)
-        self.initialized = self.initialized or _by_shell(event)
-        self._put_api_key(api_key)
-        return True
-
-    def _key_used(self, event: ev.KeyUsed) -> bool:
-        api_key = self.keys.get(event.key_id)
-        if (
-            api_key is None
-            or api_key.organization_id != event.organization_id
-            or event.at_ms <= (api_key.last_used_at_ms or 0)
-        ):
-            return False
-        self._put_api_key(replace(api_key, last_used_at_ms=event.at_ms))
-        return True
-
-    def _put_api_key(self, api_key: ApiKey) -> None:
-        self.keys[api_key.id] = self.keys_by_sha256[api_key.secret_sha256] = api_key
-        self._keys_of.setdefault(api_key.organization_id, {})[api_key.id] = api_key
-
-    def _key_revoked(self, event: ev.KeyRevoked) -> bool:
-        api_key = self.keys.get(event.key_id)
-        if api_key is None or api_key.organization_id != event.organization_id:
-            return False
-        self._forget_api_key(api_key)
-        return True
-
-    def _forget_api_key(self, api_key: ApiKey) -> None:
-        del (
-            self.keys[api_key.id],
-            self.keys_by_sha256[api_key.secret_sha256],
-            self._keys_of[api_key.organization_id][api_key.id],
-        )
 
     def _queue_created(self, event: ev.QueueCreated) -> bool:
         name = (event.organization_id, event.name)
@@ -495,7 +321,8 @@ class Directory:
         )
         return True
 
-    def _listener_paused(self, event: ev.ListenerPaused | ev.ListenerResumed, reason: str | None) -> bool:
+    def _listener_paused(self, event: ev.ListenerPaused | ev.ListenerResumed) -> bool:
+        reason = event.reason if isinstance(event, ev.ListenerPaused) else None
         listener = self.listener(event.organization_id, event.listener_id)
         if listener is None:
             return False
@@ -551,100 +378,6 @@ class Directory:
         self.listeners[listener.id] = self.listeners_by_name[listener.queue_id, listener.name] = listener
         for replay in self.replays.of(listener.id):
             self._deliver(replay)
-
-    def state_hash(self) -> str:
-        """Return the SHA-256 of the whole state in a canonical order, so that equal folds have equal hashes."""
-        everything = (
-            self.initialized,
-            self.accounts.everything(),
-            [_with_names(one) for one in sorted(self.organizations.values(), key=lambda o: o.id)],
-            sorted(self.keys.values(), key=lambda k: k.id),
-            self.replays.everything(),
-            *self.damage,
-            *(("given up", *one) for one in self.given_up),
-            [
-                (
-                    queue.id,
-                    queue.organization_id,
-                    queue.name,
-                    queue.created_at_ms,
-                    queue.version,
-                    list(queue.listeners.values()),
-                )
-                for queue in sorted(self.queues.values(), key=lambda q: q.id)
-            ],
-        )
-        return hashlib.sha256(msgspec.json.encode(everything, order="deterministic")).hexdigest()
-
-    def digests(self) -> dict[str, str]:
-        """Return a CRC of each field of everything in the state, by kind and id. difference() compares two of them."""
-        things: dict[str, Iterable[Any]] = {
-            "account": self.accounts.by_id.values(),
-            "session": self.accounts.sessions.values(),
-            "organization": self.organizations.values(),
-            "key": self.keys.values(),
-            "queue": self.queues.values(),
-            "listener": (one for one in self.listeners.values() if one.replay is None),
-            "replay": self.replays.everything(),
-        }
-        return {
-            f"{noun} {one.id}": "".join([f"{crc32(_encode(value)):08x}" for value in _values[noun](one)])
-            for noun, several in things.items()
-            for one in several
-        }
-
-
-_FIELDS: Final[Mapping[str, Sequence[str]]] = {
-    noun: [field.name for field in fields(kind)]
-    for noun, kind in {
-        "account": Account,
-        "session": Session,
-        "organization": Organization,
-        "key": ApiKey,
-        "queue": Queue,
-        "listener": Listener,
-        "replay": Replay,
-    }.items()
-}
-_CRC_CHARS: Final = 8
-
-
-_encode = msgspec.json.Encoder(order="deterministic").encode
-
-
-def _queue_values(queue: Queue) -> list[Any]:
-    """List a queue's values without its listeners, which have digests of their own."""
-    return [queue.id, queue.organization_id, queue.name, queue.created_at_ms, [*queue.listeners], queue.version]
-
-
-def _with_names(organization: Organization) -> Any:
-    """Convert an organization for hashing, because JSON orders only texts as names."""
-    return replace(organization, bytes_by_day={str(day): size for day, size in organization.bytes_by_day.items()})  # type: ignore[misc]
-
-
-def _organization_values(organization: Organization) -> list[Any]:
-    named = _with_names(organization)
-    return [getattr(named, name) for name in _FIELDS["organization"]]
-
-
-_values: Final[Mapping[str, Callable[[Any], Iterable[Any]]]] = {
-    **{noun: attrgetter(*names) for noun, names in _FIELDS.items()},
-    "organization": _organization_values,
-    "queue": _queue_values,
-}
-
-
-def difference(thing: str, one: str, other: str) -> tuple[str, str, str] | None:
-    """Find the first field that differs between two digests, and return it with both CRCs.
-
-    Return None when the digests come from programs with different fields.
-    """
-    names = _FIELDS.get(thing.partition(" ")[0], ())
-    if not len(one) == len(other) == len(names) * _CRC_CHARS:
-        return None
-    starts = range(0, len(one), _CRC_CHARS)
-    pairs = ((one[at : at + _CRC_CHARS], other[at : at + _CRC_CHARS]) for at in starts)
-    return next(((name, *pair) for name, pair in zip(names, pairs, strict=True) if pair[0] != pair[1]), None)
 
 
 def _account_of(event: Event) -> str:

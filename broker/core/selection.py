@@ -12,17 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from broker.core.catalogue import TOPIC_OF, TOPICS
-from broker.core.events import (
-    CLASSES,
-    DeliveriesSettled,
-    Event,
-    ListenerRedriven,
-    MessagePut,
-    ReplayStarted,
-    decode,
-    decode_message,
-    wire_name,
-)
+from broker.core.codec import CLASSES, decode, decode_message, wire_name
+from broker.core.events import DeliveriesSettled, Event, ListenerRedriven, MessagePut, ReplayStarted
 from broker.core.story import replays
 from broker.errors import UnknownEvent
 

@@ -16,12 +16,13 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from broker.core.codec import Fields
 from broker.core.cursor import Cursor
-from broker.core.directory import Directory, Listener
+from broker.core.directory import Directory
+from broker.core.entities import Listener
 from broker.core.events import (
     ControlEvent,
     Event,
-    Fields,
     ListenerDeleted,
     ListenerPaused,
     LogMended,

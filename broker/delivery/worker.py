@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from random import random
 
 from broker.core.cursor import Cursor
-from broker.core.directory import Directory, Listener
+from broker.core.directory import Directory
+from broker.core.entities import Listener
 from broker.delivery.assignment import Assignment, Shared
 from broker.delivery.background import Background
 from broker.delivery.checkpoint.metrics import Condition, Metrics, condition

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
 from broker.core.changes import CLOCK_SKEW_MS, Change, change, prevailing
-from broker.core.events import ChangeApplied, MessageChange, decode, encode
+from broker.core.codec import decode, encode
+from broker.core.events import ChangeApplied, MessageChange
 from broker.core.ids import parse_message_id
 from broker.disk import Refusal
 from broker.errors import InDoubt, LogDamaged, LogUnavailable, UnknownEvent

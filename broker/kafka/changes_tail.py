@@ -14,7 +14,8 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka import errors as kafka_errors
 from aiokafka.structs import TopicPartition
 
-from broker.core.events import MessageChange, decode
+from broker.core.codec import decode
+from broker.core.events import MessageChange
 from broker.errors import LogDamaged, LogUnavailable, UnknownEvent
 from broker.kafka.client import ANSWER_MS
 from broker.kafka.reachability import reachable

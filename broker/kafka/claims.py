@@ -14,7 +14,8 @@ from typing import Final
 import msgspec
 
 from broker.core.claims import KEPT_MS, ClaimIndex, has_room
-from broker.core.events import PutClaimed, decode, encode
+from broker.core.codec import decode, encode
+from broker.core.events import PutClaimed
 from broker.disk import Refusal
 from broker.errors import BrokerError, LogDamaged, ShareUsed, UnknownEvent, ViewBehind
 from broker.kafka.outcomes import OutcomesTopic

@@ -9,7 +9,8 @@ import asyncio
 
 from aiokafka import errors as kafka_errors
 
-from broker.core.events import ControlEvent, encode
+from broker.core.codec import encode
+from broker.core.events import ControlEvent
 from broker.disk import Refusal
 from broker.errors import ConfigurationError, InDoubt, LogDamaged
 from broker.kafka.producer import Producer

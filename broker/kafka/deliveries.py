@@ -15,8 +15,9 @@ import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
-from broker.core.directory import Listener
-from broker.core.events import DeliveriesSettled, DeliveryAttempted, decode
+from broker.core.codec import decode
+from broker.core.entities import Listener
+from broker.core.events import DeliveriesSettled, DeliveryAttempted
 from broker.errors import LogDamaged, UnknownEvent
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.outstanding import KafkaOutstanding

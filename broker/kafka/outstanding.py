@@ -13,8 +13,9 @@ import sys
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Final
 
-from broker.core.directory import Listener
-from broker.core.events import BARE, DeliverySetAside, KeptDelivery, decode, encode
+from broker.core.codec import decode, encode
+from broker.core.entities import Listener
+from broker.core.events import BARE, DeliverySetAside, KeptDelivery
 from broker.core.ids import partition_of
 from broker.errors import UnknownEvent
 from broker.kafka.read_slots import ReadSlots

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from broker.core.directory import Listener, Queue
+from broker.core.entities import Listener, Queue
 from broker.core.ids import message_id
 from broker.outbound.addresses import Resolver, parse_url
 from broker.outbound.request import also_signed, open_listener, post_head

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from broker.core.directory import Listener
+from broker.core.entities import Listener
 from broker.core.signing import Signer, secret_bytes
 from broker.outbound.addresses import Target
 from broker.sealing import Sealer

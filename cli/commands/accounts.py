@@ -13,7 +13,8 @@ import click
 from broker.commands.accounts import AccountCommands
 from broker.commands.context import now_ms
 from broker.core.accounts import Account
-from broker.core.directory import Directory, Organization
+from broker.core.directory import Directory
+from broker.core.entities import Organization
 from broker.errors import NotFound
 from cli.api_commands import show_all
 from cli.directory import OpenDirectory, in_directory

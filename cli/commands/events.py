@@ -13,7 +13,8 @@ import click
 import msgspec
 
 from broker.core.catalogue import FIELDS, FORMER, INTERNAL, PASSING, SECRET, TOPIC_OF, TOPICS
-from broker.core.events import CLASSES, VERSIONS, Event
+from broker.core.codec import CLASSES, VERSIONS
+from broker.core.events import Event
 from cli.groups import examples
 
 _COMMON: Final = ("type", "v", "at_ms", "organization_id", "actor", "request_id")

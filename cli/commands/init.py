@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from broker.commands.accounts import AccountBlocked, WrongPassword
-from broker.core.directory import Organization
+from broker.core.entities import Organization
 from broker.errors import ConfigurationError, NotFound, Refused
 from broker.kafka.admin import ensure_topics
 from broker.kafka.topics import topics

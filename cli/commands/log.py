@@ -13,7 +13,7 @@ import click
 import httpx
 import orjson
 
-from broker.core.events import CLASSES
+from broker.core.codec import CLASSES
 from broker.errors import ConfigurationError
 from cli import log_client
 from cli.api_options import api_options

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from broker.audit.verify import State, Verifier
 from broker.core.checks import Finding
-from broker.core.directory import difference
+from broker.core.digests import difference, state_hash
 from broker.errors import ConfigurationError
 from broker.kafka.embedded.indexes import wrong_indexes
 from broker.kafka.topics import Topics, by_name
@@ -92,7 +92,7 @@ async def _verify(options: Options, lives: Lives) -> int:
             if options.kafka is None:  # Only the files of the embedded Kafka are on this machine.
                 for text in await asyncio.to_thread(wrong_files, options.data_dir / "kafka" / "kafka", table):
                     tell(text)
-        say(f"{size:,} records, state {verifier.control.state.state_hash()}", err=True)
+        say(f"{size:,} records, state {state_hash(verifier.control.state)}", err=True)
     return found
 
 

@@ -17,8 +17,8 @@ import orjson
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from broker.audit.control import control_records
+from broker.core.codec import decode
 from broker.core.directory import Directory
-from broker.core.events import decode
 from broker.errors import ConfigurationError, LogDamaged, LogUnavailable, UnknownEvent
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.requests import EARLIEST, LATEST, FetchResult, KafkaRequests, OffsetTooOld

@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from api.problems import MEDIA_TYPE, Problem, framework_problem, problem
 from broker.core.damage import Damage
+from broker.core.digests import digests, state_hash
 from broker.errors import BrokerError, Unavailable
 from broker.ports import DirectoryView
 from cli.processes.hosts import Hosts
@@ -71,8 +72,8 @@ class Health:
         directory = self.view.state
         return {
             "position": self.view.position,
-            "sha256": directory.state_hash(),
-            "digests": directory.digests(),
+            "sha256": state_hash(directory),
+            "digests": digests(directory),
         }
 
 

@@ -13,7 +13,7 @@ from typing import Final
 from broker.commands.accounts import AccountCommands, EmailTaken, WrongPassword
 from broker.commands.organizations import create_key, create_organization
 from broker.core.accounts import Account
-from broker.core.directory import Organization
+from broker.core.entities import Organization
 from broker.core.keys import SCOPES_WHOLE
 from broker.errors import NotFound
 from broker.ports import ControlLog, DirectoryView

@@ -14,8 +14,9 @@ from types import SimpleNamespace
 
 from msgspec import UNSET, UnsetType
 
-from broker.core.directory import Listener, Queue
-from broker.core.events import DeliveriesSettled, DeliveryAttempted, ListenerSettings, MessagePut, encode
+from broker.core.codec import encode
+from broker.core.entities import Listener, Queue
+from broker.core.events import DeliveriesSettled, DeliveryAttempted, ListenerSettings, MessagePut
 from broker.core.flow import WHOLE, Share
 from broker.core.signing import Signer
 from broker.delivery.dispatch.connections import Network

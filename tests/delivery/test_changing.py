@@ -11,7 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from broker.core.events import ChangeApplied, MessageDeleted, MessageUpdated, PartitionHandedOver, decode, encode
+from broker.core.codec import decode, encode
+from broker.core.events import ChangeApplied, MessageDeleted, MessageUpdated, PartitionHandedOver
 from broker.core.ids import message_id
 from broker.core.window import Window
 from broker.delivery.changes.honour import Changes

@@ -10,7 +10,8 @@ from types import FunctionType, ModuleType
 import pytest
 
 from broker.core import delivery as delivery_states
-from broker.core.events import DeliveryParked, DeliverySetAside, ListenerSettings, decode, encode
+from broker.core.codec import decode, encode
+from broker.core.events import DeliveryParked, DeliverySetAside, ListenerSettings
 from broker.core.flow import WHOLE
 from broker.delivery.checkpoint.metrics import Metrics
 from broker.delivery.dispatch.stream import now_ms, take_outcomes

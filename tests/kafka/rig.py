@@ -17,7 +17,7 @@ from broker.commands.listeners import ListenerCommands, ListenerInput
 from broker.commands.organizations import create_organization
 from broker.commands.puts import put_message
 from broker.commands.queues import QueueCommands
-from broker.core.directory import Listener, Queue
+from broker.core.entities import Listener, Queue
 from broker.core.ids import parse_message_id
 from broker.delivery.ports import Ports
 from broker.delivery.tuning import Tuning

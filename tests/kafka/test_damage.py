@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from broker.core.damage import DamagedRange
-from broker.core.directory import Listener
+from broker.core.entities import Listener
 from broker.core.ids import parse_damaged_id, parse_message_id
 from broker.damage import DamageReports, mended
 from broker.errors import ConfigurationError, LogDamaged

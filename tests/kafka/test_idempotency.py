@@ -6,7 +6,7 @@ import asyncio
 
 from broker.commands.idempotency import Idempotency
 from broker.commands.puts import new_put
-from broker.core.directory import Queue
+from broker.core.entities import Queue
 from broker.errors import InFlight, KeyReused
 from broker.kafka.log import KafkaLog
 

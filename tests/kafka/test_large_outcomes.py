@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from broker.core.events import DeliveriesSettled, decode, encode
+from broker.core.codec import decode, encode
+from broker.core.events import DeliveriesSettled
 from broker.delivery.dispatch.stream import outcome_events
 from broker.kafka.log import KafkaLog
 

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from broker.core.events import MessagePut, decode_message, encode
+from broker.core.codec import decode_message, encode
+from broker.core.events import MessagePut
 from broker.core.ids import message_id
 from broker.kafka import messages as messages_module
 from broker.kafka.client import client_options

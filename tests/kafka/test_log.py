@@ -14,7 +14,8 @@ from aiokafka import errors as kafka_errors
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.memory_records import MemoryRecords
 
-from broker.core.events import QueueCreated, decode
+from broker.core.codec import decode
+from broker.core.events import QueueCreated
 from broker.core.ids import message_id
 from broker.errors import InDoubt, LogUnavailable
 from broker.kafka.admin import ensure_topics

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from broker.commands.puts import append_puts, new_put
-from broker.core.directory import Queue
+from broker.core.entities import Queue
 from broker.delivery.tuning import TUNED
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from broker.commands.puts import DATA_BYTES_MAX
-from broker.core.events import DeliveryParked, DeliverySetAside, decode
+from broker.core.codec import decode
+from broker.core.events import DeliveryParked, DeliverySetAside
 from broker.core.ids import parse_message_id
 from broker.delivery.worker import Worker
 from broker.kafka import deliveries as deliveries_module

@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from broker.commands.replays import ReplayCommands, ReplayInput
-from broker.core.directory import REPLAY_HEADER, Listener, Queue
+from broker.core.directory import REPLAY_HEADER
+from broker.core.entities import Listener, Queue
 from broker.core.replays import Replay
 from broker.errors import NotFound
 from broker.kafka.cursors import KafkaCursors

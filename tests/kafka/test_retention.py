@@ -17,7 +17,7 @@ from broker.commands.listeners import ListenerInput
 from broker.commands.organizations import create_organization
 from broker.commands.puts import new_put
 from broker.core.cursor import Cursor
-from broker.core.directory import Listener, Queue
+from broker.core.entities import Listener, Queue
 from broker.delivery.housekeeping import retention as retention_module
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable, NotFound

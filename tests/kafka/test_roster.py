@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from broker.core import events as ev
-from broker.core.directory import Listener, Queue
+from broker.core.entities import Listener, Queue
 from broker.delivery.worker import Worker
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings

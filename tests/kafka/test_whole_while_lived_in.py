@@ -10,6 +10,7 @@ import pytest
 
 from broker.audit.verify import State, Verifier
 from broker.core.checks import Finding
+from broker.core.digests import state_hash
 from broker.delivery.housekeeping import retention as retention_module
 from broker.kafka import changes as changes_module
 from broker.kafka.topics import Topics
@@ -41,7 +42,7 @@ def dice() -> random.Random:
 async def wrong(rig: Rig, topics: Topics) -> list[str]:
     verifier = Verifier(rig.settings.kafka, rig.log.requests, topics, lambda _: None)
     position = rig.projections.position
-    here = rig.projections.directory.state.state_hash()
+    here = state_hash(rig.projections.directory.state)
     found = [one async for one in verifier.findings({position})]
     (state,) = [one for one in found if isinstance(one, State)]
     assert (state.position, state.sha256) == (position, here)

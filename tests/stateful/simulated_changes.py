@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from msgspec import UNSET
 
 from broker.commands.changes import ANSWER_S
-from broker.core.events import ChangeApplied, Event, MessageDeleted, MessageUpdated, encode
+from broker.core.codec import encode
+from broker.core.events import ChangeApplied, Event, MessageDeleted, MessageUpdated
 from broker.ports import Record as Row
 
 if TYPE_CHECKING:

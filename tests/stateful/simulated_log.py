@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Generator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from broker.core.codec import decode
 from broker.core.cursor import Cursor
-from broker.core.events import decode
 from broker.delivery.ports import KeyAndValue, Ports
 from broker.errors import LogUnavailable
 from broker.kafka.changes import ChangesTopic

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.core.damage import Damage
 from broker.core.delivery import DROPPED
-from broker.core.directory import Queue
+from broker.core.entities import Queue
 from broker.core.flow import Share
 from broker.delivery.dispatch.connections import Network
 from broker.delivery.dispatch.dispatcher import Dispatcher

@@ -22,18 +22,11 @@ from msgspec import UNSET
 
 from broker import time_offsets
 from broker.core import window
+from broker.core.codec import decode, encode
 from broker.core.cursor import Cursor
 from broker.core.delivery import ENDED, HOLDS
-from broker.core.directory import Listener
-from broker.core.events import (
-    DeliveryParked,
-    DeliverySetAside,
-    KeptDelivery,
-    ListenerSettings,
-    MessagePut,
-    decode,
-    encode,
-)
+from broker.core.entities import Listener
+from broker.core.events import DeliveryParked, DeliverySetAside, KeptDelivery, ListenerSettings, MessagePut
 from broker.core.flow import Share
 from broker.core.ids import message_id
 from broker.delivery import assignment, background, roster

@@ -18,7 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from broker.commands.context import now_ms
 from broker.commands.organizations import SCOPES, create_key, create_organization
 from broker.core import events as ev
-from broker.core.events import decode, encode
+from broker.core.codec import decode, encode
+from broker.core.digests import state_hash
 from broker.core.keys import SESSION_PREFIX, key_sha256, key_text
 from broker.ports import DirectoryView
 from broker.sealing import new_sealing_key
@@ -445,7 +446,7 @@ class ApiMachine(RuleBasedStateMachine):
         if hasattr(self, "loop"):
             for process in self.processes:
                 self.loop.run_until_complete(process.projection.caught_up())
-            one, other = (process.projection.state.state_hash() for process in self.processes)
+            one, other = (state_hash(process.projection.state) for process in self.processes)
             assert one == other
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from broker.commands.idempotency import Idempotency
 from broker.commands.puts import new_put
 from broker.core.claims import KEPT_MS
-from broker.core.directory import Queue
-from broker.core.events import decode_message
+from broker.core.codec import decode_message
+from broker.core.entities import Queue
 from broker.errors import InFlight, KeyReused
 from tests.unit.memory import MemoryLog
 

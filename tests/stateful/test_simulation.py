@@ -14,7 +14,7 @@ import pytest
 
 from broker.core import circuit, cursor, delivery, flow, key_order, window
 from broker.core.delivery import CONNECTING, DROPPED, Leaving
-from broker.core.directory import Listener
+from broker.core.entities import Listener
 from broker.delivery.assignment import Assignment
 from broker.delivery.changes.honour import Changes
 from broker.delivery.checkpoint import checkpoints

@@ -26,7 +26,7 @@ from api.auth import Sessions, cookie
 from api.clients import Clients
 from api.reference import OPERATION_DOCS
 from api.tunnel import Tunnel, Tunnels
-from broker.core import events, ids, names, signing
+from broker.core import codec, ids, names, signing
 from broker.core.accounts import refuse_email
 from broker.core.cursor import Cursor
 from broker.outbound.addresses import Target, literal_address, refuse_url
@@ -311,9 +311,9 @@ def text_parsers() -> dict[str, TextParser]:
         "message id": TextParser(lambda text: (ids.parse_damaged_id(text), ids.parse_message_id(text))),
         "secret": TextParser(signing.secret_bytes, "whsec_"),
         "cursor metadata": TextParser(lambda text: Cursor.from_metadata(0, text)),
-        "event": TextParser(lambda text: events.decode(text.encode()), '{"type":"queue.created","name":"'),
+        "event": TextParser(lambda text: codec.decode(text.encode()), '{"type":"queue.created","name":"'),
         "message": TextParser(
-            lambda text: events.decode_message(orjson.dumps({"type": "message.put", "data": text, text: 1}))
+            lambda text: codec.decode_message(orjson.dumps({"type": "message.put", "data": text, text: 1}))
         ),
         "tunnel": TextParser(tunnel.answered, '{"number":"'),
         "tunnel's client": TextParser(lambda text: _detail(text.encode())),

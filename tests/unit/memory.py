@@ -8,18 +8,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
 from broker.core.changes import Change, change, prevailing
+from broker.core.codec import decode, encode
 from broker.core.cursor import Cursor
 from broker.core.directory import Directory
-from broker.core.events import (
-    ChangeApplied,
-    ControlEvent,
-    Event,
-    MessageChange,
-    MessageDeleted,
-    PutClaimed,
-    decode,
-    encode,
-)
+from broker.core.events import ChangeApplied, ControlEvent, Event, MessageChange, MessageDeleted, PutClaimed
 from broker.core.paging import Chunk, Found, newest
 from broker.errors import BrokerError
 from broker.kafka.requests import EARLIEST, LATEST, FetchResult, Record

@@ -8,7 +8,7 @@ from api_client import make_api
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from broker.core.directory import Queue
+from broker.core.entities import Queue
 from broker.delivery.reading.message import Message
 
 SCALARS = st.characters(exclude_categories=["Cs"])

@@ -13,7 +13,8 @@ from api.auth import cookie
 from broker.commands.accounts import ORGANIZATIONS_MAX, AccountCommands
 from broker.commands.organizations import SCOPES, create_key
 from broker.core.accounts import SESSIONS_MAX
-from broker.core.events import KeyUsed, SessionCreated, decode
+from broker.core.codec import decode
+from broker.core.events import KeyUsed, SessionCreated
 from broker.passwords import Passwords
 
 EMAIL = "ann@example.com"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from api_client import make_api
 
-from broker.core.events import decode_message
+from broker.core.codec import decode_message
 from broker.errors import InDoubt, LogUnavailable
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from api_client import Api, make_api, problem
 
-from broker.core.events import decode_message
+from broker.core.codec import decode_message
 
 
 @pytest.fixture

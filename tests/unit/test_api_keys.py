@@ -14,8 +14,10 @@ from api.openapi import document
 from api.reference import OPERATION_DOCS
 from broker.commands.context import now_ms
 from broker.commands.organizations import SCOPES, create_key
+from broker.core import codec
 from broker.core import events as ev
-from broker.core.directory import EXPIRED_KEYS_KEPT_MS, Directory
+from broker.core.api_keys import EXPIRED_KEYS_KEPT_MS
+from broker.core.directory import Directory
 from broker.core.keys import SCOPES as SCOPE_WORDS
 from broker.core.keys import SCOPES_WHOLE, covers
 
@@ -55,8 +57,8 @@ async def test_a_key_for_a_queue_and_a_time_is_shown_as_such_and_stands_in_the_l
         "m": (None, None),
         "new": ([queue_id], LATER),
     }
-    event = ev.decode(api.log.control.records[-1])
-    event = event if isinstance(event, ev.KeyCreated) else ev.decode(api.log.control.records[-2])
+    event = codec.decode(api.log.control.records[-1])
+    event = event if isinstance(event, ev.KeyCreated) else codec.decode(api.log.control.records[-2])
     assert event.queue_ids == (queue_id,)
 
 
@@ -113,7 +115,7 @@ async def test_a_part_of_a_scope_does_not_give_the_whole(api):
 
 
 def test_a_key_of_an_older_version_means_what_it_meant():
-    old = ev.decode(
+    old = codec.decode(
         b'{"type":"key.created","at_ms":1,"organization_id":"o","actor":"","request_id":"","v":1,"key_id":"k",'
         b'"name":"n","prefix":"p","secret_sha256":"s","scopes":["messages"]}'
     )

@@ -6,7 +6,7 @@ import pytest
 from api_client import Api, make_api, problem
 from test_api_accounts import SAME, bearer, cheap_passwords, organization, register  # noqa: F401 - a fixture
 
-from broker.core.events import decode
+from broker.core.codec import decode
 
 
 async def member(api: Api) -> dict[str, str]:

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from api_client import Api, make_api
 
-from broker.core.events import decode_message
+from broker.core.codec import decode_message
 from broker.core.ids import parse_message_id
 from broker.ports import Attempt, DeliveryState, ListenerCondition
 

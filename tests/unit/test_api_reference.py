@@ -20,8 +20,9 @@ from api.calls import Call
 from api.descriptions import DESCRIPTIONS
 from api.openapi import described, document
 from api.reference import OPERATION_DOCS
-from broker.core.directory import Queue
-from broker.core.events import MessagePut, encode
+from broker.core.codec import encode
+from broker.core.entities import Queue
+from broker.core.events import MessagePut
 from broker.delivery.reading.message import Message
 from everput import answers
 from everput.answers import Notification

@@ -9,8 +9,9 @@ from memory import MemoryCursors
 
 from api.replays import EXPECTED_PER_S
 from broker.core import events as ev
+from broker.core.codec import decode
 from broker.core.cursor import Cursor
-from broker.core.events import DeliveryParked, DeliverySetAside, decode
+from broker.core.events import DeliveryParked, DeliverySetAside
 from broker.core.ids import message_id
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.read_slots import ReadSlots

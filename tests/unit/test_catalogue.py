@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_events import SAMPLES, SETTINGS, any_of, golden_name
 
+from broker.core import codec
 from broker.core import events as ev
 from broker.core.catalogue import (
     FIELDS,
@@ -27,7 +28,7 @@ from broker.core.catalogue import (
     shown_json,
     types_named,
 )
-from broker.core.events import CLASSES, UPCASTERS
+from broker.core.codec import CLASSES, UPCASTERS
 from cli.commands.events import catalogue
 from cli.commands.log import heading, told
 
@@ -131,7 +132,7 @@ def test_an_event_is_a_row_under_the_heads_of_the_table(event: ev.Event):
     assert rows
     for row in rows:
         cells = [row[head.index(one) :].partition("  ")[0] for one in ("type", "actor", "request")]
-        assert cells == [ev.wire_name(type(event)), event.actor, event.request_id]
+        assert cells == [codec.wire_name(type(event)), event.actor, event.request_id]
         about = row[head.index("about") : head.index("actor")].strip()
         assert about in {value for name, value in msgspec.structs.asdict(event).items() if name.endswith("_id")} | {""}
         assert "organization_id" not in row

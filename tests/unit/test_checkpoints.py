@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from broker.core.codec import decode
 from broker.core.cursor import Cursor
-from broker.core.events import DeliveriesSettled, decode
+from broker.core.events import DeliveriesSettled
 from broker.delivery.checkpoint import checkpoints as module
 from broker.delivery.checkpoint.checkpoints import Checkpoints
 from broker.delivery.checkpoint.metrics import Metrics

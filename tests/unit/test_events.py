@@ -16,7 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from broker.core import events as ev
-from broker.core.events import CLASSES, UPCASTERS, VERSIONS, ListenerSettings, decode, decode_message, encode, wire_name
+from broker.core.codec import CLASSES, UPCASTERS, VERSIONS, decode, decode_message, encode, wire_name
+from broker.core.events import ListenerSettings
 from broker.errors import UnknownEvent
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -17,9 +17,11 @@ from memory import MemoryControl
 from broker.audit import reader as reader_module
 from broker.audit.pace import Others, Pace
 from broker.audit.reader import LogReader, Range, Slice
+from broker.core import codec
 from broker.core import events as ev
 from broker.core.catalogue import TOPICS
-from broker.core.events import Event, encode
+from broker.core.codec import encode
+from broker.core.events import Event
 from broker.core.ids import message_id
 from broker.core.logorder import Cursor
 from broker.core.replays import pick
@@ -106,7 +108,7 @@ async def read(log: Log, wanted: Selection, span: Range | None = None) -> list[S
 
 
 def story_of(log: Log, offset: int) -> Selection:
-    event = ev.decode(log.records["messages", 0][offset].value or b"")
+    event = codec.decode(log.records["messages", 0][offset].value or b"")
     assert isinstance(event, ev.MessagePut)
     place = MessagePosition(id=event.message_id, queue_id="q", at_ms=event.at_ms, partition=0, offset=offset)
     return Selection(organization_id=OURS, message=place)

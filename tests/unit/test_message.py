@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.core.directory import Queue
-from broker.core.events import MessagePut, QueueCreated, encode
+from broker.core.codec import encode
+from broker.core.entities import Queue
+from broker.core.events import MessagePut, QueueCreated
 from broker.delivery.reading.message import Message, messages
 from broker.errors import UnknownEvent
 

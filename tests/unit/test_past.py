@@ -17,8 +17,9 @@ from broker.audit.pace import Others
 from broker.audit.past import Past
 from broker.commands.organizations import SCOPES, create_key, create_organization
 from broker.core import events as ev
+from broker.core.codec import encode
 from broker.core.directory import Directory
-from broker.core.events import Event, encode
+from broker.core.events import Event
 from broker.kafka.requests import EARLIEST, LATEST, FetchResult, Record
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings

@@ -10,7 +10,7 @@ from test_events import BY, SAMPLES, golden_name
 
 from broker.core import events as ev
 from broker.core.catalogue import TOPICS, shown
-from broker.core.events import encode, wire_name
+from broker.core.codec import encode, wire_name
 from broker.core.selection import MessagePosition, Selection
 
 OURS = str(BY["organization_id"])

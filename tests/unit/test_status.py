@@ -17,7 +17,7 @@ from rich.console import Console
 
 from broker.core.catalogue import shown_json
 from broker.core.damage import DamagedRange
-from broker.core.directory import Listener
+from broker.core.entities import Listener
 from broker.core.events import LogDamaged
 from broker.damage import mended
 from broker.errors import ConfigurationError

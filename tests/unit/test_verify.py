@@ -11,11 +11,14 @@ import msgspec
 import pytest
 
 from broker.audit.verify import State, Verifier
+from broker.core import codec
 from broker.core import events as ev
 from broker.core.checks import ControlChecks, Finding
+from broker.core.codec import encode
 from broker.core.cursor import Cursor
+from broker.core.digests import digests, state_hash
 from broker.core.directory import Directory
-from broker.core.events import Event, encode
+from broker.core.events import Event
 from broker.core.ids import message_id
 from broker.errors import LogDamaged
 from broker.kafka.requests import EARLIEST, FetchResult, OffsetTooOld, Record
@@ -198,7 +201,7 @@ async def test_the_state_is_given_at_each_position_that_is_asked_for(log: Log):
     assert "queue q1" in states[1].digests
     assert "queue q2" not in states[1].digests
     assert len({one.sha256 for one in states}) == 3
-    assert verifier.control.state.state_hash() == states[2].sha256
+    assert state_hash(verifier.control.state) == states[2].sha256
 
 
 async def test_what_is_told_of_a_message_that_may_have_gone_is_let_alone(log: Log):
@@ -278,7 +281,7 @@ async def test_a_message_that_was_altered_contradicts_its_place_or_what_speaks_o
     log: Log, changes: dict[str, Any], said: str
 ):
     records = log.records["messages", 0]
-    event = msgspec.structs.replace(ev.decode(records[3].value or b""), **changes)
+    event = msgspec.structs.replace(codec.decode(records[3].value or b""), **changes)
     records[3] = records[3]._replace(value=encode(event))
     assert any(said in one for one in await found(log))
 
@@ -314,7 +317,7 @@ async def test_an_outcome_that_was_removed_is_missed(log: Log):
 async def test_what_nothing_else_repeats_is_not_found_out(log: Log):
     """Verify says so, too: there is no chain of hashes."""
     records = log.records["messages", 0]
-    event = msgspec.structs.replace(ev.decode(records[3].value or b""), data="altered")
+    event = msgspec.structs.replace(codec.decode(records[3].value or b""), data="altered")
     records[3] = records[3]._replace(value=encode(event))
     assert await found(log) == []
 
@@ -505,8 +508,8 @@ def states(log: Log) -> tuple[dict[str, Any], State]:
     """What a process says that folded this `control`, and what verify does."""
     state = Directory()
     for record in log.records["control", 0]:
-        state.apply(ev.decode(record.value or b""))
-    made = State(len(log.records["control", 0]), state.state_hash(), state.digests())
+        state.apply(codec.decode(record.value or b""))
+    made = State(len(log.records["control", 0]), state_hash(state), digests(state))
     return {"position": made.position, "sha256": made.sha256, "digests": made.digests}, made
 
 
@@ -529,7 +532,7 @@ async def test_the_first_thing_that_differs_is_named_with_its_field(
     _, state = states(log)
     records = log.records["control", 0]
     for offset, changes in altered.items():
-        event = msgspec.structs.replace(ev.decode(records[offset].value or b""), **changes)
+        event = msgspec.structs.replace(codec.decode(records[offset].value or b""), **changes)
         records[offset] = records[offset]._replace(value=encode(event))
     live, _ = states(log)
     told = [re.sub(r"hash [0-9a-f]{8} and not [0-9a-f]{8}", "hash", one) for one in differences("api-1", live, state)]

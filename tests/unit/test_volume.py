@@ -13,7 +13,8 @@ from broker import volume
 from broker.commands.accounts import ORGANIZATIONS_MAX
 from broker.commands.context import now_ms
 from broker.commands.organizations import create_organization
-from broker.core.events import VolumeRecorded, decode
+from broker.core.codec import decode
+from broker.core.events import VolumeRecorded
 from broker.errors import InDoubt, LogUnavailable, StorageFull
 from broker.volume import STEP_BYTES_MIN, StoredBytes
 from cli.report import storage

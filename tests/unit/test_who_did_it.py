@@ -10,7 +10,7 @@ import pytest
 from api_client import Api, make_api
 
 from broker.commands.organizations import SCOPES
-from broker.core.events import CLASSES, encode
+from broker.core.codec import CLASSES, encode
 
 # What workers do by themselves, and what the shell does (cli/commands/rotate.py, cli/commands/accounts.py).
 BY_THEMSELVES = {

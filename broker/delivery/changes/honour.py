@@ -21,16 +21,9 @@ from typing import Any, Final
 from msgspec import UNSET
 
 from broker.core.changes import Change, change, prevailing
+from broker.core.codec import Fields, decode, encode
 from broker.core.delivery import RENEWING
-from broker.core.events import (
-    Fields,
-    MessageChange,
-    MessageUpdated,
-    PartitionHandedOver,
-    PartitionTakenOver,
-    decode,
-    encode,
-)
+from broker.core.events import MessageChange, MessageUpdated, PartitionHandedOver, PartitionTakenOver
 from broker.delivery.changes.answers import Answers, ChangeReply, Placed
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, now_ms

@@ -16,8 +16,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from math import inf
 
+from broker.core.codec import encode
 from broker.core.cursor import Cursor
-from broker.core.events import encode
 from broker.delivery.checkpoint.metrics import Metrics
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Stream, now_ms, outcome_events, take_outcomes

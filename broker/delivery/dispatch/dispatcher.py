@@ -39,7 +39,7 @@ from broker.core.delivery import (
     judge,
     taken,
 )
-from broker.core.directory import Listener, Queue
+from broker.core.entities import Listener, Queue
 from broker.core.events import DAMAGED, UNDECODABLE
 from broker.core.flow import Share
 from broker.core.key_order import KeyOrder

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-from broker.core.directory import Listener
-from broker.core.events import DAMAGED, DeliveryParked, DeliverySetAside, KeptDelivery, encode
+from broker.core.codec import encode
+from broker.core.entities import Listener
+from broker.core.events import DAMAGED, DeliveryParked, DeliverySetAside, KeptDelivery
 from broker.core.ids import damaged_id, parse_damaged_id, parse_message_id
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import now_ms

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from broker.core.events import BARE, DAMAGED, DeliveryParked, DeliverySetAside, KeptDelivery, encode
+from broker.core.codec import encode
+from broker.core.events import BARE, DAMAGED, DeliveryParked, DeliverySetAside, KeptDelivery
 from broker.core.redrives import Redrives
 from broker.delivery.dispatch.stream import Delivery, now_ms
 from broker.delivery.reading.message import Message

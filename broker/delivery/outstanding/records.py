@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator
 from itertools import islice
 from typing import Final
 
-from broker.core.events import BARE, DeliveryAttempted, KeptDelivery, decode
+from broker.core.codec import decode
+from broker.core.events import BARE, DeliveryAttempted, KeptDelivery
 from broker.delivery.outstanding.entry import Key, Owed, ids_in, kept_message, owed_by
 from broker.delivery.ports import Appender, LogReader
 from broker.delivery.reading.message import Message, messages

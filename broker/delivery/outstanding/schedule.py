@@ -16,10 +16,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
+from broker.core.codec import encode
 from broker.core.damage import Damage, DamagedRange
 from broker.core.delivery import DROPPED
-from broker.core.directory import Listener
-from broker.core.events import DeliveryParked, KeptDelivery, encode
+from broker.core.entities import Listener
+from broker.core.events import DeliveryParked, KeptDelivery
 from broker.core.ids import parse_damaged_id, partition_of
 from broker.core.key_order import ArrivingOffsets
 from broker.delivery.dispatch.dispatcher import Dispatcher

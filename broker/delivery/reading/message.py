@@ -11,8 +11,8 @@ from typing import Any, Final
 import orjson
 from msgspec import UNSET
 
-from broker.core.directory import Queue
-from broker.core.events import message_texts
+from broker.core.codec import message_texts
+from broker.core.entities import Queue
 
 _SOUGHT_MAX: Final = 4  # Searching for one queue takes a sixth of the time of parsing the same bytes.
 

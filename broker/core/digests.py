@@ -1,0 +1,118 @@
+"""Hashes of the directory, by which two folds of the log are compared.
+
+For: the hash of the whole state, and a CRC of each field that says where two states differ. Not for: comparing them
+(cli/commands/verify.py)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from operator import attrgetter
+from typing import Any, Final
+from zlib import crc32
+
+import msgspec
+
+from broker.core.accounts import Account, Session
+from broker.core.api_keys import ApiKey
+from broker.core.directory import Directory
+from broker.core.entities import Listener, Organization, Queue
+from broker.core.replays import Replay
+
+_FIELDS: Final[Mapping[str, Sequence[str]]] = {
+    noun: [field.name for field in fields(kind)]
+    for noun, kind in {
+        "account": Account,
+        "session": Session,
+        "organization": Organization,
+        "key": ApiKey,
+        "queue": Queue,
+        "listener": Listener,
+        "replay": Replay,
+    }.items()
+}
+
+
+_CRC_CHARS: Final = 8
+
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+def _queue_values(queue: Queue) -> list[Any]:
+    """List a queue's values without its listeners, which have digests of their own."""
+    return [queue.id, queue.organization_id, queue.name, queue.created_at_ms, [*queue.listeners], queue.version]
+
+
+def _with_names(organization: Organization) -> Any:
+    """Convert an organization for hashing, because JSON orders only texts as names."""
+    return replace(organization, bytes_by_day={str(day): size for day, size in organization.bytes_by_day.items()})  # type: ignore[misc]
+
+
+def _organization_values(organization: Organization) -> list[Any]:
+    named = _with_names(organization)
+    return [getattr(named, name) for name in _FIELDS["organization"]]
+
+
+_values: Final[Mapping[str, Callable[[Any], Iterable[Any]]]] = {
+    **{noun: attrgetter(*names) for noun, names in _FIELDS.items()},
+    "organization": _organization_values,
+    "queue": _queue_values,
+}
+
+
+def state_hash(directory: Directory) -> str:
+    """Return the SHA-256 of the whole state in a canonical order, so that equal folds have equal hashes."""
+    everything = (
+        directory.initialized,
+        directory.accounts.everything(),
+        [_with_names(one) for one in sorted(directory.organizations.values(), key=lambda o: o.id)],
+        sorted(directory.keys.values(), key=lambda k: k.id),
+        directory.replays.everything(),
+        *directory.damage,
+        *(("given up", *one) for one in directory.given_up),
+        [
+            (
+                queue.id,
+                queue.organization_id,
+                queue.name,
+                queue.created_at_ms,
+                queue.version,
+                list(queue.listeners.values()),
+            )
+            for queue in sorted(directory.queues.values(), key=lambda q: q.id)
+        ],
+    )
+    return hashlib.sha256(msgspec.json.encode(everything, order="deterministic")).hexdigest()
+
+
+def digests(directory: Directory) -> dict[str, str]:
+    """Return a CRC of each field of everything in the state, by kind and id. difference() compares two of them."""
+    things: dict[str, Iterable[Any]] = {
+        "account": directory.accounts.by_id.values(),
+        "session": directory.accounts.sessions.values(),
+        "organization": directory.organizations.values(),
+        "key": directory.keys.values(),
+        "queue": directory.queues.values(),
+        "listener": (one for one in directory.listeners.values() if one.replay is None),
+        "replay": directory.replays.everything(),
+    }
+    return {
+        f"{noun} {one.id}": "".join([f"{crc32(_encode(value)):08x}" for value in _values[noun](one)])
+        for noun, several in things.items()
+        for one in several
+    }
+
+
+def difference(thing: str, one: str, other: str) -> tuple[str, str, str] | None:
+    """Find the first field that differs between two digests, and return it with both CRCs.
+
+    Return None when the digests come from programs with different fields.
+    """
+    names = _FIELDS.get(thing.partition(" ")[0], ())
+    if not len(one) == len(other) == len(names) * _CRC_CHARS:
+        return None
+    starts = range(0, len(one), _CRC_CHARS)
+    pairs = ((one[at : at + _CRC_CHARS], other[at : at + _CRC_CHARS]) for at in starts)
+    return next(((name, *pair) for name, pair in zip(names, pairs, strict=True) if pair[0] != pair[1]), None)
