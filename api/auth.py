@@ -1,8 +1,9 @@
-"""Who asks: the API key in the header X-API-KEY, or the token of a session.
+"""The authentication of requests: by the API key in the header X-API-KEY, or by the token of a session.
 
-For: finding the key or the session (401) and the organization that a session acts in (404); checking a key's scopes
-(403), its queues (404) and its end (401), and that a browser's request was meant (403); noting now and then that a key
-is used. Not for: a key's form (broker/core/keys.py) or what is asked."""
+For: finding the key or the session (401), and the organization that a session acts in (404); checking a key's scopes
+(403), its queues (404) and its end (401), and that a browser's request was meant (403); recording now and then that a
+key is used. Not for: a key's form (broker/core/keys.py) or what is requested.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""How much of unfinished bodies a process holds.
+"""The bound on unfinished bodies in a process.
 
-For: many large or slow uploads at once, which would each be within its own limit. Only what has arrived counts: who
-announces much and sends little takes nothing from the others. Not for: a body's own limit (calls.py)."""
+For: many large or slow uploads at once, each within its own limit. Only bytes that have arrived count: a client that
+announces much and sends little takes nothing from the others. Not for: a body's own limit (calls.py).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""How often something may be done: so many at once, then so many a second, for each name apart.
+"""Rate limits by name: a burst, and then a number a second.
 
-For: guesses of a password, registrations, requests of a key. Counted in this process alone, and forgotten at its end.
-Not for: what is answered to who comes too often (problems.py)."""
+For: guesses of a password, registrations, requests of a key. They are counted in this process, and forgotten at its
+end. Not for: the answer to a client that comes too often (problems.py).
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""How many changes an organization may make: the events of `control`, which every process folds and keeps for ever.
+"""The limit on an organization's changes: the events of `control`, which every process folds and keeps for ever.
 
-For: a limit on what creates, updates or starts something, and counting its bytes as stored. What ends something has no
-limit of its own: there is no more to end than was made, and taking a right away must not wait. Not for: messages
-(volume.py)."""
+For: limiting what creates, updates or starts something, and counting its bytes as stored. What ends something has no
+limit: there is no more to end than was made, and a right must be revoked at once. Not for: messages (volume.py).
+"""
 
 from __future__ import annotations
 

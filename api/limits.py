@@ -1,7 +1,8 @@
-"""How often something may be asked for, and the headers that say what is left of it.
+"""Rate limits of requests, and the headers that say what is left.
 
-For: counting, `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10), and the 429. Counted in
-this process alone. Not for: the arithmetic (buckets.py), what is limited and how far (those who have a Limit)."""
+For: counting, `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10), and the 429. They are
+counted in this process alone. Not for: the arithmetic (buckets.py), what is limited and how far (the users of a Limit).
+"""
 
 from __future__ import annotations
 

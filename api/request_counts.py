@@ -1,6 +1,7 @@
-"""How many requests each route has answered, with which status, and how long that took.
+"""The count of requests by route and status, and of their durations.
 
-For: counting where a request is answered. Not for: showing it (cli/processes/metrics.py)."""
+For: counting where a request is answered. Not for: showing it (cli/processes/metrics.py).
+"""
 
 from __future__ import annotations
 

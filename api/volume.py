@@ -1,7 +1,8 @@
-"""How many bytes an organization may put.
+"""The limit on the bytes that an organization puts.
 
-For: the quota of bytes, where there is one; it stands before a handler, so that it costs nothing where there is none.
-Not for: the size of one request (calls.py) or how often a key may ask (auth.py)."""
+For: the limit, if there is one; it stands before a handler, so that it costs nothing otherwise. Not for: the size of
+one request (calls.py) or how often a key may ask (auth.py).
+"""
 
 from __future__ import annotations
 

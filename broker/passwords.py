@@ -1,4 +1,4 @@
-"""Hashes passwords and checks them: argon2id, by argon2-cffi, with 46 MiB, one pass, one lane (OWASP's first choice).
+"""Password hashing: argon2id, by argon2-cffi, with 46 MiB, one pass, one lane (OWASP's first choice).
 
 For: refusing a new password that is easy to guess; hashing beside the event loop, a bounded number at a time; taking as
 long for an account that does not exist as for one that does. Not for: how often somebody may guess (api/accounts.py).

@@ -1,7 +1,8 @@
-"""What the parts of Everput ask of each other, as narrow as each asker can do with.
+"""The protocols between the parts of Everput, each as narrow as its users need.
 
-For: the protocols; broker/kafka and projections implement them, broker/commands, broker/delivery and api use them.
-Not for: any implementation."""
+For: the protocols; broker/kafka and projections implement them, broker/commands, broker/delivery and api use them. Not
+for: any implementation.
+"""
 
 from __future__ import annotations
 

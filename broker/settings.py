@@ -1,6 +1,7 @@
-"""What every process is told at its start; each setting is one sentence.
+"""The settings of every process, one sentence for each.
 
-For: the values, after the command line and the environment were read. Not for: reading them (cli/options.py)."""
+For: the values, after the command line and the environment were read. Not for: reading them (cli/options.py).
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""How an installation stands: every listener by the REST API, every process by its admin address.
+"""The report of an installation: every listener by the REST API, every process by its admin address.
 
-For: asking, and judging what is wrong. Not for: showing it (cli/commands/status.py)."""
+For: asking, and judging what is wrong. Not for: showing it (cli/commands/status.py).
+"""
 
 from __future__ import annotations
 

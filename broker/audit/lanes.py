@@ -1,7 +1,8 @@
-"""Reads the lanes of one reading of the log: fetch after fetch, the next one begun ahead.
+"""The lanes of one reading of the log. Each lane is a partition that is read fetch by fetch, the next fetch begun
+ahead.
 
-For: what of a fetch is held until its turn comes, and what is kept or read again then. Not for: the order
-(broker/core/logorder.py), read slots and slices (reader.py).
+For: holding fetched records until their turn comes, and keeping or reading again what has no room. Not for: the order
+(broker/core/logorder.py), slots and slices (reader.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Which listeners and replays there ever were: those that have ended are in no projection, but in `control`.
+"""The listeners and replays that there ever were. Ended ones are in no projection, but in `control`.
 
-For: readings of the log by queue, listener or message. Not for: what a listener is (projections/), or was (past.py).
+For: readings of the log by queue, listener or message. Not for: present listeners (projections/), or earlier states
+(past.py).
 """
 
 from __future__ import annotations

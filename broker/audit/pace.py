@@ -1,7 +1,8 @@
-"""How long work in small steps shares the event loop of a process that answers others.
+"""The pace of long work in small steps, which shares the event loop with requests.
 
-For: giving way after some of it: half of the time belongs to others, as long as there are any. Not for: who of several
-such works is next (broker/kafka/read_slots.py)."""
+For: yielding half of the time to other requests, as long as there are any. Not for: the order of several such works
+(broker/kafka/read_slots.py).
+"""
 
 from __future__ import annotations
 

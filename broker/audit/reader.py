@@ -1,7 +1,8 @@
-"""Reads the log in its order: a slice at a time, in bounded memory, and without holding up the process's other work.
+"""The reader of the log in its order: one slice at a time, in bounded memory, without delaying the process's other
+work.
 
-For: the shell around broker/core/logorder.py: which lanes, slots among readings, waiting until a moment is safely past.
-Not for: fetches of lanes (lanes.py), which events (broker/core/selection.py), how they are answered (api/log.py).
+For: the I/O around broker/core/logorder.py: lanes, slots, and waiting until a moment is safely past. Not for: fetches
+(lanes.py), the choice of events (broker/core/selection.py), answers (api/log.py).
 """
 
 from __future__ import annotations

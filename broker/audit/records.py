@@ -1,6 +1,7 @@
-"""What the readers of the log ask of Kafka.
+"""The port through which the readers of the log use Kafka.
 
-For: the port that all of them share. Not for: doing it (broker/kafka/requests.py)."""
+Not for: its implementation (broker/kafka/requests.py).
+"""
 
 from __future__ import annotations
 

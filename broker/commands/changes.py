@@ -1,11 +1,12 @@
-"""A message as it is now, and changing it: the commands on a message that is in the log already.
+"""The commands on messages that are in the log already.
 
-For: finding it, updating and deleting it, and what each listener had of it by then. Not for: putting it
-(broker/commands/puts.py), honouring a change (broker/delivery/changes/honour.py), the request around it
-(api/messages.py).
+For: finding, updating and deleting a message, and telling which listeners had it by then. Not for: putting it
+(broker/commands/puts.py), honoring a change (broker/delivery/changes/honour.py), the request (api/messages.py).
 
-A change waits for the worker that owns the message's partition to say that it honours it, and who had the message by
-then; after ANSWER_S that is answered as unknown. The change itself holds as soon as Kafka has it (decision 0050)."""
+A change waits until the worker that owns the message's partition says that it honors the change, and which listeners
+had the message. After ANSWER_S the answer is `unknown`. The change itself counts as soon as Kafka has it (decision
+0050).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What each event and each of its fields is, and which fields no reader of the log is shown.
+"""The description of each event and each of its fields, and the fields that no reader of the log is shown.
 
 For: the one table behind `GET /v1/log`, exports and docs/events.md. A field that is not in FIELDS, or is in SECRET or
-INTERNAL, is never shown: a new one stays hidden until somebody has described it here. Not for: encoding (events.py).
+INTERNAL, is never shown, so a new field stays hidden until somebody describes it here. Not for: encoding (events.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Which change of a message counts: being deleted is for good, else the latest update; not one for another version.
+"""The rule for which change of a message counts: a deletion is final, otherwise the last update for the present version
+counts.
 
-For: the rule, folded over a message's changes in the order of the log. Pure. Not for: reading `changes`
-(broker/kafka/changes.py), what a change means for deliveries under way (broker/delivery/changes/honour.py)."""
+For: folding a message's changes in the order of the log. Pure. Not for: reading `changes` (broker/kafka/changes.py),
+what a change means for deliveries (broker/delivery/changes/honour.py).
+"""
 
 from __future__ import annotations
 

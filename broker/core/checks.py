@@ -1,8 +1,8 @@
-"""Whether the log holds together: what each event says, against its place and against the events before it.
+"""The rules of `everput verify`: each event must fit its place in the log and the events before it.
 
-For: the rules, topic by topic; all records of a topic's partition are shown in order. Pure. Not for: reading them
-(broker/audit/verify.py). What no rule can tell: whether a value that nothing else repeats (a message's data, a queue's
-name) is the one that was written. There is no chain of hashes (docs/decisions/0091).
+For: the rules, topic by topic; all records of a partition are given in order. Pure. Not for: reading the records
+(broker/audit/verify.py). No rule can tell whether a value that nothing repeats (a message's data, a queue's name) is
+the one that was written. There is no chain of hashes (docs/decisions/0091).
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Whether a listener is let alone: closed (attempts flow), open (only its liveness_url is asked), probation.
+"""The circuit breaker of a listener: closed (attempts flow), open (only its liveness_url is probed), probation.
 
-For: the decision, from answers and probes, with the clock passed in. Not for: asking (broker/delivery).
+For: the state, from answers and probes, with the clock passed in. Not for: probing (broker/delivery).
 
     closed --[some faults in a row]--> open --[a good probe]--> probation --[enough successes]--> closed
                                               ^-------[faults in a row]--'
 
-TRIP_AFTER faults in a row open it, TRIP_AFTER_NEW those of a listener that has not done well yet: hundreds of new ones
-that are dead must not get five attempts each. While it is open no attempt is spent. Probation lets few attempts through
-and doubles with each success; as many faults in a row as of a new one end it, so that who fails half of his attempts
-gets through. A listener whose liveness_url answers well and whose notify_url fails all the same is probed less and less
-often.
+TRIP_AFTER faults in a row open the circuit, and TRIP_AFTER_NEW those of a new listener: hundreds of new listeners that
+are dead must not get five attempts each. While the circuit is open, no attempt is spent. Probation allows few attempts,
+and doubles them with each success. It ends with as many faults in a row as for a new listener, so a listener that fails
+half of its attempts gets through. A listener whose liveness_url works and whose notify_url fails is probed less and
+less often.
 """
 
 from __future__ import annotations

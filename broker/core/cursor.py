@@ -1,12 +1,13 @@
-"""A stream's cursor as it is kept in Kafka: an offset that every Kafka tool understands, and metadata that says more.
+"""A stream's cursor as Kafka keeps it: an offset that every Kafka tool understands, and metadata with the details.
 
-For: the two, back and forth. The committed offset is the lowest that is not settled, so a reader that knows nothing
-of the metadata repeats some deliveries and skips none. Not for: storing it (broker/kafka/cursors.py).
+For: encoding and decoding. The committed offset is the lowest that is not settled, so a reader that ignores the
+metadata repeats some deliveries and skips none. Not for: storing it (broker/kafka/cursors.py).
 
-Metadata, version 1: `1 <open> <pending> <oldest_at_ms> <state> <error> <attempts>`, with `-` for what there is none of.
-<open> is unpadded url-safe base64 of unsigned LEB128 varints: top - offset, then the open offsets, each as the
-distance to the one before (the first to the committed offset). OPEN_MAX of them fit Kafka's 4,096 bytes. <attempts> is
-written likewise, a number for each open offset; it is left out, with the space before, when all are 0 or it won't fit.
+Metadata, version 1: `1 <open> <pending> <oldest_at_ms> <state> <error> <attempts>`, with `-` for a missing value.
+<open> is unpadded url-safe base64 of unsigned LEB128 varints: top - offset, then the open offsets, each as the distance
+to the one before (the first to the committed offset). OPEN_MAX of them fit Kafka's 4,096 bytes. <attempts> is written
+in the same way, a number for each open offset. It is left out, with the space before it, when all are 0 or it does not
+fit.
 """
 
 from __future__ import annotations

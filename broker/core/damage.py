@@ -1,7 +1,7 @@
-"""Which offsets of the log can't be read: the ranges that were found, less those that were mended or given up.
+"""The unreadable ranges of the log: those that were found, without those that were mended or given up.
 
-For: the fold of `log.damaged` and `log.mended`. Pure. Not for: finding damage (broker/kafka/batches.py), nor for what
-becomes of the deliveries that it holds back (broker/delivery/outstanding/damaged.py).
+For: the fold of `log.damaged` and `log.mended`. Pure. Not for: finding damage (broker/kafka/batches.py), the deliveries
+that it holds back (broker/delivery/outstanding/damaged.py).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""How many attempts to one listener may be under way at once, and how many may begin in a second.
+"""The limits on attempts to one listener: how many may be in flight, and how many may begin in a second.
 
-For: the limit, from the answers (additive increase, multiplicative decrease), and the pace.
-It also shares out what a listener may have from all workers, and what all listeners of a worker use together, the slow
-ones apart from the quick ones.
-Not for: the circuit of a listener that is down (circuit.py)."""
+For: the limit that follows the answers (additive increase, multiplicative decrease), the rate limit, a worker's share
+of what a listener may have, and the budget of slow listeners. Not for: the circuit of a listener that is down
+(circuit.py).
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""How long things took, counted in fixed steps.
+"""A histogram of durations with fixed steps.
 
-For: counting cheaply where the work is done. Not for: showing it (cli/processes/metrics.py)."""
+For: counting cheaply where the work is done. Not for: showing it (cli/processes/metrics.py).
+"""
 
 from __future__ import annotations
 

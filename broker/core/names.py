@@ -1,6 +1,7 @@
-"""What a name may be: of an organization, a key, a queue, a listener, a message; and how text from outside is quoted.
+"""The rule for names of organizations, keys, queues, listeners and messages, and the quoting of text from outside.
 
-For: the one rule, and its length in an error. Not for: whether the name is taken (broker/core/directory.py)."""
+For: the rule and its error. Not for: whether a name is taken (broker/core/directory.py).
+"""
 
 from __future__ import annotations
 

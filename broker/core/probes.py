@@ -1,6 +1,6 @@
-"""How often a listener that is down is asked, and whose turn it is where not all can be.
+"""The intervals between probes of listeners that are down, and their order when not all can be probed.
 
-For: both, with the clock passed in; the listeners are opaque. Not for: asking, and how many may be
+For: both, with the clock passed in; the listeners are opaque. Not for: probing, and how many may start
 (broker/delivery/dispatch/liveness.py); whether a listener is down, and since when (circuit.py).
 """
 

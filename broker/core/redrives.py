@@ -1,8 +1,8 @@
-"""Which of a listener's deliveries its redrives concern.
+"""The fold of a listener's redrives, which tells the deliveries that they concern.
 
-For: the fold of `listener.redriven`, and whether a redrive came after what a record of `outstanding` knew. Redrives are
-counted, for clocks differ: the third in the log is the third for everybody. Pure. Not for: what a redrive does to a
-delivery (broker/delivery/outstanding/schedule.py).
+For: comparing a redrive with what a record of `outstanding` knew. Redrives are counted, because clocks differ: the
+third redrive in the log is the third for every process. Pure. Not for: what a redrive does to a delivery
+(broker/delivery/outstanding/schedule.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which events a reader of the log wants.
+"""The filter of the events that a reader of the log wants.
 
-For: the filters, on a record's bytes first: an id stands in them as it is, so most records need no decoding.
-Not for: where to look (broker/audit/reader.py), what of an event is shown (broker/core/catalogue.py).
+For: filtering a record's bytes first: they contain ids as they are, so most records need no decoding. Not for: where to
+look (broker/audit/reader.py), what is shown of an event (broker/core/catalogue.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a message's story has of the events that name many messages, or none.
+"""The rule for which events of many or no messages belong to one message's story.
 
-For: redrives of all that a listener owed, which tell of the message only if it was owed then; replays that take it.
-Pure; the events come in the order of the log. Not for: finding the events (selection.py, broker/audit/reader.py).
+For: redrives of all deliveries of a listener, which concern the message only if it was outstanding; replays that take
+it. Pure; the events come in the order of the log. Not for: finding the events (selection.py, broker/audit/reader.py).
 """
 
 from __future__ import annotations

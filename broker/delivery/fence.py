@@ -1,7 +1,7 @@
-"""Whether a worker may still act for its partitions: one guard for what others may be doing in its place by then.
+"""The fence: whether a worker may still act for its partitions, which other workers may own by now.
 
-For: asking Kafka whether it is still the member that was given them, and for how long an answer holds. Not for: how it
-is asked (broker/kafka/tail.py), nor for what has happened and is only told, such as the outcome of an attempt.
+For: asking Kafka whether the worker is still the member that was given them, and how long an answer holds. Not for: how
+Kafka is asked (broker/kafka/tail.py), or for facts such as the outcome of an attempt, which are written unasked.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""How every Kafka client of this program connects.
+"""The connection settings of every Kafka client of this program.
 
-For: turning KafkaSettings into aiokafka's keyword arguments, the same for producer, consumer, admin and raw client.
-Not for: what a producer or a consumer adds (producer.py, tail.py), the topics (topics.py, admin.py)."""
+For: turning KafkaSettings into aiokafka's keyword arguments, the same for producer, consumer, admin and raw client. Not
+for: what a producer or a consumer adds (producer.py, tail.py), the topics (topics.py, admin.py).
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Where a message is, and how a listener is doing: read from the cursors and the outcomes, stored nowhere twice.
+"""The state of deliveries and listeners, read from the cursors and the outcomes.
 
-For: ports.Deliveries and ports.ListenerStatus. Not for: writing the cursors and outcomes
+For: ports.Deliveries and ports.ListenerStatus. Not for: writing cursors and outcomes
 (broker/delivery/checkpoint/checkpoints.py).
 
-What is below a listener's cursor and not open is settled; how, and after which attempts, stands in `deliveries`, in the
-message's own partition, from the message's time on. Where too much stands there, or it is kept no longer, `outstanding`
-says whether the delivery is still owed. All lag a checkpoint or some (0175) behind the deliveries themselves.
+An offset below a listener's cursor that is not open is settled. Its attempts are in `deliveries`, in the message's own
+partition, from the message's time on. If too much is there, or they have been deleted, `outstanding` says whether the
+delivery is outstanding. All of this is a checkpoint or more behind the deliveries (decision 0175).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Which features a cluster has finalized: a part of Kafka's answer about versions that aiokafka leaves out.
+"""The features that a cluster has finalized, a part of Kafka's answer about versions that aiokafka leaves out.
 
-For: one request. Not for: what a feature is needed for (safety.py)."""
+For: one request. Not for: what a feature is needed for (safety.py).
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""A listener's outstanding deliveries, read from the topic `outstanding` when somebody asks.
+"""A listener's outstanding deliveries, read from the topic `outstanding` on request.
 
-For: ports.Outstanding. Not for: writing or trying them (broker/delivery/outstanding/schedule.py).
+For: ports.Outstanding. Not for: writing or attempting them (broker/delivery/outstanding/schedule.py).
 
-A record counts while no later one of its partition has its key, so each look reads a partition to its end; one
-partition is looked at after the other, and of its records only what a page shows is held. A delivery that is written
-anew moves towards the end: whoever reads on from a place misses none.
+A record counts while no later one of its partition has its key, so each request reads a partition to its end.
+Partitions are read one after another, and only the records of a page are held. A delivery that is written again moves
+towards the end, so a reader that continues from a place misses none.
 """
 
 from __future__ import annotations

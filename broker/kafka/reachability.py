@@ -1,8 +1,7 @@
-"""Which of Kafka's servers answer; and why none does, said so that it is known what to change or to wait for.
+"""The servers of Kafka that answer, and the reason why the others do not.
 
-For: one look at each server: before a client starts, which would ask them in any order and wait long for each that is
-silent; and after it gave up on all of them without saying why. Not for: what clients are told besides (client.py),
-waiting (admin.py).
+For: one look at each server: before a client starts, which would wait long for a silent one; and after a client gave up
+on all of them without a reason. Not for: the clients' other settings (client.py), waiting (admin.py).
 """
 
 from __future__ import annotations

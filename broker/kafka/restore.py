@@ -1,6 +1,7 @@
-"""Writes records of an exported log as they were: keys, values, headers, and the times of then.
+"""The writer of an exported log's records as they were: keys, values, headers and times.
 
-For: `everput import`, into topics that are empty. Not for: anything that happens now (log.py)."""
+For: `everput import`, into empty topics. Not for: present records (log.py).
+"""
 
 from __future__ import annotations
 

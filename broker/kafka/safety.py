@@ -1,6 +1,8 @@
-"""What of an existing Kafka would lose data, each with what to change. Pure: facts in, sentences out.
+"""The rules for a Kafka cluster that loses no data. Each broken rule says what to change. Pure: facts in, sentences
+out.
 
-For: the rules. Not for: asking the cluster (admin.py), what the topics must be like (topics.py)."""
+For: the rules. Not for: asking the cluster (admin.py), the topics' settings (topics.py).
+"""
 
 from __future__ import annotations
 

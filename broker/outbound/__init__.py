@@ -1,1 +1,1 @@
-"""All that goes to a listener's address: which addresses may be used, DNS, connections, requests."""
+"""Requests to listeners: allowed addresses, DNS, connections, requests."""

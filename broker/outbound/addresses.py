@@ -1,7 +1,7 @@
-"""Keeps listeners' URLs away from addresses and ports that are nobody's to name: SSRF.
+"""The check that keeps listeners' URLs away from private addresses and other protocols' ports (SSRF).
 
-For: what a URL may be (at PUT, without DNS) and what may be connected to (at every connect, after DNS).
-Not for: connecting (connection.py), to the very addresses that were checked here: a name can't change in between.
+For: what a URL may be (at PUT, without DNS), and what may be connected to (at every connect, after DNS). Not for:
+connecting (connection.py), which uses exactly the addresses that were checked here.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Asks DNS for names, on threads of its own: names that hang must not hold up the others.
+"""The DNS look-ups, on threads of its own, so that names that hang do not delay others.
 
-For: how many are asked at once, and which come first. Not for: which addresses are allowed and how long an answer is
-kept (addresses.py).
+For: how many look-ups run, and in which order. Not for: which addresses are allowed, and how long an answer is kept
+(addresses.py).
 
-A question can't be taken back: its thread waits for as long as the system's resolver does, half a minute where a name
-server is silent. So there are three desks: for names that were answered quickly the last time, for those that nothing
-is known of, and for those that hang again and again. A question that takes long leaves its place to the next one, goes
-on, and counts at the last desk. Thousands of names that hang so take each other's places, and no one else's for long:
-after a restart all names are new, and those that hang are passed sixteen at a time, _NEW_LEAVES_S for each sixteen.
+A look-up can't be cancelled: its thread waits as long as the system's resolver does, which is half a minute if a name
+server is silent. So there are three pools: for names that were answered quickly the last time, for unknown names, and
+for names that hang repeatedly. A look-up that takes long frees its slot, goes on, and counts in the last pool.
+Thousands of hanging names so delay each other, and others only for a short time. After a restart all names are new, and
+the hanging ones are passed sixteen at a time, in _NEW_LEAVES_S each.
 """
 
 from __future__ import annotations

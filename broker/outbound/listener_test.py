@@ -1,7 +1,8 @@
-"""A test of a listener: one marked message, sent now, past the log and all queues.
+"""A test of a listener: one marked message, sent at once, beside the log and all queues.
 
-For: what `POST …/test` sends and what came of it. It is signed and addressed as a delivery is; nothing is recorded.
-Not for: who may ask, and how often (api/secrets.py)."""
+For: what `POST …/test` sends, and its result. It is signed and addressed like a delivery; nothing is recorded. Not for:
+who may ask, and how often (api/secrets.py).
+"""
 
 from __future__ import annotations
 

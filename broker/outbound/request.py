@@ -1,7 +1,8 @@
-"""What a request to a listener is made of, besides its message: its address, its own headers, its secrets.
+"""The parts of a request to a listener that do not depend on the message: address, headers, secrets.
 
-For: opening what is sealed in the log, and the request's first lines, the same for a delivery and a test.
-Not for: signing (broker/core/signing.py), sending (connection.py)."""
+For: opening what is sealed in the log, and the request's first lines, the same for a delivery and a test. Not for:
+signing (broker/core/signing.py), sending (connection.py).
+"""
 
 from __future__ import annotations
 

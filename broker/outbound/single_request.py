@@ -1,6 +1,7 @@
-"""One request on a connection of its own, and its answer: for probes and tests, not for deliveries.
+"""A request on a connection of its own, and its answer: for probes and tests, not for deliveries.
 
-For: connecting, sending, waiting, all within one time-out. Not for: what is sent, what an answer means."""
+For: connecting, sending, waiting, all within one timeout. Not for: what is sent, what an answer means.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""What `everput demo` shows: a live table on a terminal, a plain line a second elsewhere, and what happened in between.
+"""The view of `everput demo`: a live table on a terminal, a plain line a second elsewhere, and what happened in
+between.
 
-Not for: the figures (cli/demo/demo.py gathers them)."""
+Not for: the figures (cli/demo/demo.py gathers them).
+"""
 
 from __future__ import annotations
 

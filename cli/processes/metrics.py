@@ -1,8 +1,8 @@
-"""What a process knows of itself, as Prometheus metrics.
+"""The Prometheus metrics of a process.
 
-For: names, labels and help of every metric, made when somebody asks from what is counted anyway. Not for: counting
-(broker/delivery, broker/kafka/log.py), serving (cli/processes/admin.py). Listeners are named only where they lag most:
-the number of series does not grow with the number of listeners.
+For: names, labels and help of every metric, made on request from existing counts. Not for: counting (broker/delivery,
+broker/kafka/log.py), serving (cli/processes/admin.py). Only the listeners that lag most are named, so the number of
+series does not grow with the number of listeners.
 """
 
 from __future__ import annotations

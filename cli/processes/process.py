@@ -1,7 +1,8 @@
-"""What an API process and a worker have in common.
+"""The common parts of an API process and a worker.
 
 For: waiting for Kafka, the event loop, signals, file descriptors, the garbage collector, telling that it is ready, and
-what its end means. Not for: the work itself (cli/processes/api.py, cli/processes/worker.py)."""
+what its end means. Not for: the work itself (cli/processes/api.py, cli/processes/worker.py).
+"""
 
 from __future__ import annotations
 

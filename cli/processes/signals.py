@@ -1,6 +1,7 @@
-"""Which signals ask a process to end in order.
+"""The signals that ask a process to end cleanly.
 
-For: the supervisor and the processes it starts, or somebody else starts alone. Not for: what they do then."""
+For: the supervisor, and the processes that it or somebody else starts. Not for: what they do then.
+"""
 
 from __future__ import annotations
 

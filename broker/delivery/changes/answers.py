@@ -1,7 +1,7 @@
-"""What a worker answers to a change of a message: who had it by then.
+"""A worker's answers to changes of messages: which listeners had the message by then.
 
-For: the state of each listener's delivery at the moment when the change came to count, and the event that says it.
-Not for: honouring the change (honour.py). An attempt under way then is waited for: its outcome decides.
+For: the state of each listener's delivery when the change came to count, and the event that tells it. Not for: honoring
+the change (honour.py). An attempt in flight is awaited, because its result decides.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What happened is written down, then the cursors are committed."""
+"""Checkpoints: outcomes are written, and then the cursors are committed."""

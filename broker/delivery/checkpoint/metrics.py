@@ -1,8 +1,7 @@
-"""What a worker counts of its own work, and how its listeners are doing at a moment.
+"""A worker's counters of its own work, and the condition of its listeners at a moment.
 
-For: plain numbers, counted where outcomes are gathered anyway: at the checkpoint, not at each delivery.
-Not for: making metrics of them (cli/processes/metrics.py), what a client is told of a listener
-(broker/kafka/deliveries.py).
+For: plain numbers, counted at the checkpoint, where outcomes are gathered anyway. Not for: making metrics of them
+(cli/processes/metrics.py), a listener's state for clients (broker/kafka/deliveries.py).
 """
 
 from __future__ import annotations

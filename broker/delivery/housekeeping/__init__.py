@@ -1,1 +1,1 @@
-"""What is old, ended or done is cleared away."""
+"""The removal of what is old, ended or done."""

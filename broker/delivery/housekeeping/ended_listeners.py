@@ -1,12 +1,8 @@
-"""What is left of listeners that have ended, taken away: their cursors in Kafka, their records in `outstanding`.
+"""The removal of what ended listeners have left: their cursors in Kafka, and their records in `outstanding`.
 
-For: finding it by comparing what there is with the directory, at each ending and take-over and now and then besides,
-so that a listener that ended while no worker ran, or whose cursor another worker committed once more, is found as well.
-Not for: ending its deliveries (the roster stops its streams).
-
-Rule 1: what there is is listed first, and the directory is caught up afterwards. So a listener that it does not know
-has ended, and is not one that this process has yet to fold.
-Rule 2: cursors are deleted while none is being committed, and only of a listener whose dispatcher is gone.
+For: finding these by a comparison with the directory: when a listener ends, at a take-over, and now and then. So a
+listener is found that ended while no worker ran, or whose cursor another worker committed once more. Not for: ending
+its deliveries (the roster stops its streams).
 """
 
 from __future__ import annotations

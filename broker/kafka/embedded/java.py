@@ -1,6 +1,7 @@
-"""Runs Java: its options, and a child process that does not outlive its parent.
+"""The Java process: its options, and a child process that does not outlive its parent.
 
-For: the command line, the environment, waiting for the end. Not for: what Kafka is told (process.py)."""
+For: the command line, the environment, waiting for the end. Not for: Kafka's settings (process.py).
+"""
 
 from __future__ import annotations
 

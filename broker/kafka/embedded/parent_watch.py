@@ -1,8 +1,9 @@
-"""Runs a command that dies with its parent: `python parent_watch.py PARENT_PID NICE COMMAND…`.
+"""A program that runs a command and ends it with its parent: `python parent_watch.py PARENT_PID NICE COMMAND…`.
 
 For: being executed, not imported: between fork and exec nothing of the (threaded) parent runs, and the pid stays the
-same. Linux ends the command when the parent's *thread* that started it ends, whatever ended it. Elsewhere it is only
-executed; there embedded.py ends what an earlier run left behind. Not for: choosing the command (java.py)."""
+same. Linux ends the command when the parent's *thread* that started it ends, for any reason. Elsewhere the command is
+only executed; kafka.py ends what an earlier run left behind. Not for: choosing the command (java.py).
+"""
 
 from __future__ import annotations
 

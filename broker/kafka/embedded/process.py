@@ -1,7 +1,8 @@
-"""One run of Apache Kafka as a child process: its files, its start and its end.
+"""A run of Apache Kafka as a child process: its files, its start and its end.
 
 For: server.properties, log4j2, `kafka.tools.StorageTool`, knowing when the broker answers. Not for: who may connect
-(access.py); the Java command line (java.py); locking the directory, ports, what happens when it dies (embedded.py)."""
+(access.py); the Java command line (java.py); locking the directory, ports, restarts (kafka.py).
+"""
 
 from __future__ import annotations
 
