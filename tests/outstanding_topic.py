@@ -18,6 +18,7 @@ class OutstandingTopic:
 
     name = "outstanding"
     walk = KafkaRequests.walk
+    _timeout_ms = 30_000
 
     def __init__(self, *, stretch: int = 1_000) -> None:
         self.records: dict[int, list[Record | None]] = defaultdict(list)  # None: compacted away

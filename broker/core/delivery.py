@@ -243,7 +243,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attempts:
+class History:
     """The history of one delivery's attempts.
 
     number: attempts that count, including this one.
@@ -268,7 +268,7 @@ def taken(status: int) -> bool:
 
 
 def judge(
-    failure: Failure, attempts: Attempts, policy: RetryPolicy, *, at_ms: int, set_aside_after_ms: int, jitter: float
+    failure: Failure, history: History, policy: RetryPolicy, *, at_ms: int, set_aside_after_ms: int, jitter: float
 ) -> Verdict:
     """Decide what follows an attempt that was not accepted.
 
@@ -278,21 +278,21 @@ def judge(
     status, error = failure.status, failure.error
     if not failure.tried:
         return PUT_OFF
-    if error == "closed" and failure.stale and not attempts.again:
+    if error == "closed" and failure.stale and not history.again:
         return AGAIN
     if failure.tunnel and (not failure.connected or status == TUNNEL_AWAY or error == "garbage"):
         return AWAY  # The API process is gone, and the garbage comes from another program on its port.
     due_ms = next_at_ms(
         policy,
-        attempts.number,
-        since_ms=attempts.since_ms,
+        history.number,
+        since_ms=history.since_ms,
         at_ms=at_ms,
         retry_after_s=failure.retry_after_s,
         jitter=jitter,
     )
     if due_ms is None:
         decision = Decision.PARK
-    elif attempts.outstanding or attempts.crowded or due_ms - attempts.first_at_ms >= set_aside_after_ms:
+    elif history.outstanding or history.crowded or due_ms - history.first_at_ms >= set_aside_after_ms:
         decision = Decision.SET_ASIDE
     else:
         decision = Decision.RETRY

@@ -20,7 +20,7 @@ from broker.delivery.changes.honour import Changes
 from broker.delivery.checkpoint.checkpoints import Checkpoints
 from broker.delivery.checkpoint.metrics import Metrics
 from broker.delivery.dispatch.dispatcher import Dispatcher
-from broker.delivery.dispatch.stream import Delivery
+from broker.delivery.dispatch.stream import Delivery, Dispatching
 from broker.delivery.fence import Fence
 from broker.delivery.housekeeping.ended_listeners import EndedListeners
 from broker.delivery.housekeeping.replay_progress import ReplayProgress
@@ -164,7 +164,7 @@ class Assignment:
         await self.fence.assure()
         return found, fetched.next_offset
 
-    async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatcher, int, int]]) -> bool:
+    async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatching, int, int]]) -> bool:
         """Park what can't be read for the catch-up readers (catch_up.Source)."""
         return await self.outstanding.park_damaged(
             partition, [(one.listener, first, last) for one, first, last in ranges]

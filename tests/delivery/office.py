@@ -173,7 +173,7 @@ class Office:
         self.no_member: LogUnavailable | None = None
         self.refused = 0
         self.active: list[Dispatcher] = []
-        self.shares_out = True
+        self.shares_out = self.probes = True
         self.begins = 1_000  # what a slow listener may begin in a tick
         self.dispatchers: dict[str, Dispatcher] = {}
         self.outstanding = Outstanding(
@@ -235,7 +235,7 @@ class Office:
             for dispatcher in self.active:
                 if dispatcher.tick(now_ms()):
                     still.append(dispatcher)
-                if dispatcher.circuit.allowance == 0:
+                if dispatcher.circuit.allowance == 0 and self.probes:
                     self.liveness.watch(dispatcher)
             self.active[:] = still
             if self.shares_out:
@@ -333,12 +333,12 @@ class Office:
     async def all_settled(self) -> None:
         """Everything put is settled, nothing is under way or held."""
         dispatcher = self.dispatcher
-        await until(lambda: self.settled and not dispatcher.busy and not dispatcher._held)
+        await until(lambda: self.settled and not dispatcher.busy and not dispatcher.held)
         self.keep_books()
-        assert dispatcher._held_bytes == 0
-        assert not dispatcher._ready
-        assert not dispatcher._retries
-        assert not dispatcher._turns
+        assert dispatcher.held_bytes == 0
+        assert not dispatcher.deliveries.ready
+        assert not dispatcher.deliveries.retries
+        assert not dispatcher.deliveries.keys
         assert not dispatcher.connections.making
 
     @property

@@ -70,7 +70,10 @@ async def test_an_address_that_is_silent_is_left_for_the_next_which_comes_first_
         monkeypatch.setattr(http, "_NEXT_ADDRESS_S", http.CONNECT_TIMEOUT_S + 1)  # the silent one would take all of it
         office.dispatcher.connections.network.sockets.open += 1
         connection = await http.connect(
-            office.dispatcher, office.dispatcher.connections.target, resolver, office.dispatcher.connections.network.tls
+            office.dispatcher.attempts,
+            office.dispatcher.connections.target,
+            resolver,
+            office.dispatcher.connections.network.tls,
         )
         connection.close()
 
@@ -83,7 +86,7 @@ async def test_where_all_addresses_are_silent_it_is_a_time_out(serve, open_offic
         office = await open_office(f"http://two.example:{server.port}/", office={"allow": LOOPBACK})
         with pytest.raises(http.ConnectFailed, match="connect-timeout"):
             await http.connect(
-                office.dispatcher,
+                office.dispatcher.attempts,
                 office.dispatcher.connections.target,
                 office.dispatcher.connections.network.resolver,
                 office.dispatcher.connections.network.tls,
@@ -96,7 +99,7 @@ async def test_only_the_first_few_of_many_addresses_are_tried(serve, open_office
     office = await open_office(f"http://many.example:{server.port}/", office={"allow": LOOPBACK})
     with pytest.raises(http.ConnectFailed, match="refused"):
         await http.connect(
-            office.dispatcher,
+            office.dispatcher.attempts,
             office.dispatcher.connections.target,
             office.dispatcher.connections.network.resolver,
             office.dispatcher.connections.network.tls,

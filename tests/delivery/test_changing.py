@@ -34,6 +34,7 @@ class Log:
 
     name = "deliveries"
     walk = KafkaRequests.walk
+    _timeout_ms = 30_000
 
     def __init__(self) -> None:
         self.rows: dict[str, list[Record]] = defaultdict(list)

@@ -165,7 +165,7 @@ async def test_a_key_goes_on_after_its_partition_was_given_up_and_gained_again(s
     stream = dispatcher.streams[0]
     cursor = stream.cursor(office.partition.tail)
     dispatcher.drop(stream)
-    assert (dispatcher._held, dispatcher._held_bytes) == (0, 0)
+    assert (dispatcher.held, dispatcher.held_bytes) == (0, 0)
 
     window: Window[Delivery] = Window()
     again = dispatcher.streams[0] = Stream(dispatcher, 0, window)
@@ -189,7 +189,7 @@ async def test_a_listener_that_is_down_is_let_alone_and_served_when_it_is_back(s
     office.put(40)
     await until(lambda: office.dispatcher.circuit.state is State.OPEN and not office.dispatcher.busy)
     attempts = len(server.posts)
-    assert office.dispatcher._held == 0
+    assert office.dispatcher.held == 0
     office.put(10)
     await until(lambda: len(server.probes) >= 2)
     assert len(server.posts) == attempts  # no attempt is spent while it is down
@@ -230,11 +230,11 @@ async def test_paused_it_holds_nothing_and_resumed_it_delivers_everything_once(s
     office.put(30)
     await until(lambda: moody.kept_back == 4)
     office.dispatcher.update(paused(office.dispatcher.listener, "by hand"), share=WHOLE)
-    assert office.dispatcher._held == 4  # what is under way may finish
+    assert office.dispatcher.held == 4  # what is under way may finish
     office.put(30)
     moody.free.set()
     await until(lambda: not office.dispatcher.busy)
-    assert (office.dispatcher._held, office.dispatcher._held_bytes) == (0, 0)
+    assert (office.dispatcher.held, office.dispatcher.held_bytes) == (0, 0)
     assert len(moody.taken) == 4
     office.dispatcher.update(paused(office.dispatcher.listener, None), share=WHOLE)
     await office.all_settled()
@@ -281,10 +281,10 @@ async def test_the_retry_schedule_is_the_listeners_own_and_may_change(serve, ope
     server = await serve(Moody())
     office = await open_office(server, retry_first_ms=500, retry_max_s=7, max_attempts=9, max_age_s=60)
     expected = RetryPolicy(delay_ms_first=500, delay_ms_max=7_000, max_attempts=9, max_age_ms=60_000)
-    assert office.dispatcher._policy == expected
+    assert office.dispatcher.attempts._policy == expected
     listener = office.dispatcher.listener
     office.dispatcher.update(replace(listener, settings=ListenerSettings()), share=WHOLE)
-    assert office.dispatcher._policy == RetryPolicy()
+    assert office.dispatcher.attempts._policy == RetryPolicy()
 
 
 # Bounds
@@ -333,7 +333,7 @@ async def test_a_backlog_beyond_what_it_may_hold_is_delivered_whole(serve, open_
     server = await serve(moody)
     office = await open_office(server, office={"tuning": Tuning(held_max=10, ring_max=20)}, max_in_flight=4)
     office.put(200)
-    assert office.dispatcher._held <= 10
+    assert office.dispatcher.held <= 10
     await office.all_settled()
     office.check_books()
     assert sorted(moody.taken, key=lambda message: int(message[2:])) == ids(range(200))
@@ -583,7 +583,7 @@ async def test_one_that_has_all_under_way_that_it_is_able_to_wants_no_more(serve
     office.put(20)
     await until(lambda: moody.kept_back == 2)
     dispatcher = office.dispatcher
-    assert (dispatcher.busy, bool(dispatcher._ready), dispatcher.hungry) == (2, True, False)
+    assert (dispatcher.busy, bool(dispatcher.deliveries.ready), dispatcher.hungry) == (2, True, False)
     moody.free.set()
     await office.all_settled()
     office.check_books()
@@ -598,13 +598,13 @@ async def test_what_waits_for_a_retry_takes_no_room_when_the_listener_becomes_sl
     office = await open_office(server, office=LONGEST_WAITS, max_in_flight=8, retry_first_ms=50_000)
     dispatcher = office.dispatcher
     office.put(100)
-    await until(lambda: len(dispatcher._retries) == 100)
+    await until(lambda: len(dispatcher.deliveries.retries) == 100)
     for _ in range(50):
         dispatcher.limits.took(40 * TUNED.slow_ms)
     assert not dispatcher.limits.quick
     office.put(200)
     await until(lambda: sum(rows[-1][1] == "delivered" for rows in office.outcomes.values()) == 200)
-    assert len(dispatcher._retries) == 100  # theirs is yet to come
+    assert len(dispatcher.deliveries.retries) == 100  # theirs is yet to come
 
 
 async def test_on_probation_it_holds_no_more_than_it_may_soon_send(serve, open_office):
@@ -733,7 +733,7 @@ async def test_closed_it_leaves_neither_connections_nor_tasks(serve, open_office
     office.dispatcher.close()
     moody.free.set()
     await until(lambda: server.open == 0)
-    assert (office.dispatcher._held, office.dispatcher._held_bytes, office.dispatcher.busy) == (0, 0, False)
+    assert (office.dispatcher.held, office.dispatcher.held_bytes, office.dispatcher.busy) == (0, 0, False)
 
 
 async def test_retries_of_a_partition_that_is_given_up_take_no_room(serve, open_office):
@@ -742,9 +742,9 @@ async def test_retries_of_a_partition_that_is_given_up_take_no_room(serve, open_
 
     office = await open_office(await serve(refuses), retry_first_ms=30_000)
     office.put(4)
-    await until(lambda: len(office.dispatcher._retries) == 4)
+    await until(lambda: len(office.dispatcher.deliveries.retries) == 4)
     office.dispatcher.drop(office.dispatcher.streams[0])
-    assert not office.dispatcher._retries
+    assert not office.dispatcher.deliveries.retries
 
 
 async def test_at_a_hand_over_what_is_under_way_finishes_and_nothing_new_begins(serve, open_office):

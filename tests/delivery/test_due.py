@@ -117,7 +117,7 @@ async def test_what_is_due_is_delivered_with_its_next_attempt_number_and_its_rec
     server = await serve(taker)
     office = await open_office(server, office={"topic": topic})
     await own(office, topic, set_aside(1), set_aside(2, next_at_ms=now_ms() + 3_600_000), set_aside(3, parked=True))
-    await serve_all(office, lambda: taker.taken and not office.dispatcher._held)
+    await serve_all(office, lambda: taker.taken and not office.dispatcher.held)
     await office.outstanding.flush()
     assert [(post.message_id, post.attempt) for post in server.posts] == [("m-1", 4)]
     assert sorted(topic.kept()) == [b"l-1:m-2", b"l-1:m-3"]
@@ -133,9 +133,9 @@ async def test_what_the_window_may_still_bring_waits_until_it_has(serve, open_of
     for _ in range(5):
         await office.outstanding.serve_due()
         await asyncio.sleep(0.005)
-    assert not office.dispatcher._held
+    assert not office.dispatcher.held
     office.put(1)
-    await serve_all(office, lambda: taker.taken and not office.dispatcher._held)
+    await serve_all(office, lambda: taker.taken and not office.dispatcher.held)
     await office.outstanding.flush()
     assert [(post.message_id, post.attempt) for post in server.posts] == [("m-0", 4)]
     assert not topic.kept()
@@ -209,7 +209,7 @@ async def test_no_dispatcher_gets_more_than_it_has_room_for(serve, open_office, 
     most = 0
     for _ in range(5):
         await office.outstanding.serve_due()
-        most = max(most, office.dispatcher._held)
+        most = max(most, office.dispatcher.held)
     assert most == 3
     taker.free.set()
     await serve_all(office, lambda: len(taker.taken) == 20)
@@ -225,7 +225,7 @@ async def test_a_listener_that_is_down_costs_what_is_due_to_it_nothing_until_it_
     await own(office, topic, *(set_aside(number) for number in range(30)))
     for _ in range(5):
         await office.outstanding.serve_due()
-    assert (topic.reads, office.dispatcher._held) == (1, 0)  # it was read once, when the partition was taken over
+    assert (topic.reads, office.dispatcher.held) == (1, 0)  # it was read once, when the partition was taken over
     office.dispatcher.circuit.probed(alive=True, at_ms=now_ms(), interval_ms=0)
     office.dispatcher.wake()
     await serve_all(office, lambda: len(taker.taken) == 30)
@@ -272,7 +272,7 @@ async def test_what_fails_again_is_written_anew_before_it_is_let_go(serve, open_
     office = await open_office(server, office={"topic": topic})
     await own(office, topic, set_aside(1))
     await serve_all(office, lambda: server.posts)
-    await until(lambda: not office.dispatcher._held and not office.leaving)
+    await until(lambda: not office.dispatcher.held and not office.leaving)
     (event,) = topic.kept().values()
     assert (event.number, event.status) == (4, 422)
     assert not office.outstanding._taken
@@ -360,8 +360,8 @@ async def test_a_redrive_has_what_is_parked_and_what_retries_tried_at_once(serve
     await serve_all(office, lambda: taker.taken)
     assert [(post.message_id, post.attempt) for post in server.posts] == [("m-2", 4)]
     redriven(office)
-    await serve_all(office, lambda: len(taker.taken) == 3 and not office.dispatcher._held)
-    await until(lambda: not office.dispatcher._held)
+    await serve_all(office, lambda: len(taker.taken) == 3 and not office.dispatcher.held)
+    await until(lambda: not office.dispatcher.held)
     await office.outstanding.flush()
     assert (sorted(taker.taken), topic.kept()) == (["m-1", "m-2", "m-3"], {})
 
@@ -389,7 +389,7 @@ async def test_a_redrive_while_no_worker_ran_is_made_up_for_and_one_made_up_for_
     first.dispatcher.update(listener, share=WHOLE)  # a worker that starts has folded it before
     await own(first, topic, set_aside(1, parked=True), set_aside(2, parked=True))
     await serve_all(first, lambda: server.posts)
-    await until(lambda: not first.dispatcher._held and not first.leaving)
+    await until(lambda: not first.dispatcher.held and not first.leaving)
     assert [post.message_id for post in server.posts] == ["m-1"]
 
     second = await open_office(server, office={"topic": topic}, max_attempts=1)
@@ -454,7 +454,7 @@ async def test_a_redrive_hurries_the_retries_of_the_window(serve, open_office, t
     office = await open_office(server, office={"topic": topic, "tuning": TUNED})
     office.put(2, key="a")
     office.put(1)
-    await until(lambda: len(server.posts) == 2 and len(office.dispatcher._retries) == 1)
+    await until(lambda: len(server.posts) == 2 and len(office.dispatcher.deliveries.retries) == 1)
     taker.refused.clear()
     redriven(office, "m-1")  # it waits for m-0, the first of its key
     redriven(office, "m-0")
@@ -514,7 +514,7 @@ async def test_a_message_whose_time_is_far_leaves_the_window_at_once_and_comes_t
     await serve_all(office, lambda: taker.taken)
     assert now_ms() >= deliver_at_ms
     assert [post.attempt for post in server.posts] == [1]
-    await until(lambda: not office.dispatcher._held)
+    await until(lambda: not office.dispatcher.held)
     await office.outstanding.flush()
     assert topic.kept() == {}
 
@@ -598,7 +598,7 @@ async def test_one_that_was_set_aside_for_its_time_before_a_crash_does_not_come_
     office.put(1, deliver_at_ms=deliver_at_ms)
     office.put(1)
     await until(lambda: taker.taken)
-    await serve_all(office, lambda: len(taker.taken) == 2 and not office.dispatcher._held)
+    await serve_all(office, lambda: len(taker.taken) == 2 and not office.dispatcher.held)
     assert [post.message_id for post in server.posts] == ["m-1", "m-0"]
 
 
@@ -610,7 +610,7 @@ async def test_those_that_wait_for_their_time_leave_room_for_the_others(serve, o
     await own(office, topic)
     office.put(40, deliver_at_ms=now_ms() + 8_000)
     office.put(5)
-    await until(lambda: len(taker.taken) == 5 and office.dispatcher._held <= 6 and len(topic.kept()) >= 34)
+    await until(lambda: len(taker.taken) == 5 and office.dispatcher.held <= 6 and len(topic.kept()) >= 34)
 
 
 async def test_one_whose_next_attempt_is_far_off_does_not_wait_in_its_window(serve, open_office, topic):
@@ -653,7 +653,7 @@ async def test_many_of_one_key_that_wait_for_long_make_room_and_come_in_order(se
     office.put(5, key="a")
     await until(lambda: len(topic.kept()) == 44)
     taker.free.set()
-    await serve_all(office, lambda: len(taker.taken) == 46 and not office.dispatcher._held)
+    await serve_all(office, lambda: len(taker.taken) == 46 and not office.dispatcher.held)
     await office.outstanding.flush()
     assert [one for one in taker.taken if one != "m-40"] == [f"m-{number}" for number in range(46) if number != 40]
     assert not topic.kept()
@@ -665,7 +665,7 @@ async def test_a_parked_message_of_a_key_lets_the_others_go_on(serve, open_offic
     office = await open_office(await serve(taker), office={"topic": topic}, max_attempts=2, retry_first_ms=1)
     await own(office, topic)
     office.put(4, key="a")
-    await serve_all(office, lambda: len(taker.taken) == 3 and not office.dispatcher._held)
+    await serve_all(office, lambda: len(taker.taken) == 3 and not office.dispatcher.held)
     assert taker.taken == ["m-0", "m-2", "m-3"]
     await office.outstanding.flush()
     assert [type(event) for event in topic.kept().values()] == [DeliveryParked]
@@ -704,7 +704,7 @@ async def test_a_burst_of_one_key_whose_first_fails_holds_nothing_else_up(serve,
     await until(lambda: len(topic.kept()) == burst and not office.dispatcher.held)
     taker.refused = set()
     redriven(office)
-    await serve_all(office, lambda: len(taker.taken) == burst + 1 and not office.dispatcher._held)
+    await serve_all(office, lambda: len(taker.taken) == burst + 1 and not office.dispatcher.held)
     assert taker.taken[1:] == [f"m-{number}" for number in range(burst)]
     await office.outstanding.flush()
     assert not topic.kept()
@@ -759,7 +759,7 @@ async def test_a_redrive_of_more_than_are_made_due_at_once_has_all_of_them_tried
     await serve_all(office, lambda: len(taker.taken) == 10)
     assert {int(one[2:]) % 3 for one in taker.taken} == {0}
     redriven(office)
-    await serve_all(office, lambda: len(taker.taken) == 20 and not office.dispatcher._held)
+    await serve_all(office, lambda: len(taker.taken) == 20 and not office.dispatcher.held)
     assert {int(one[2:]) % 3 for one in taker.taken} == {0, 1}
     await office.outstanding.flush()
     assert len(topic.kept()) == len(office.outstanding) == 10
@@ -832,7 +832,7 @@ async def held_by_its_dispatcher(office: Office, server, taker: Taker, topic: Ou
     """m-1 is under way, m-2 waits for it; neither has an attempt left."""
     taker.free.clear()
     await own(office, topic, set_aside(1), set_aside(2))
-    await serve_all(office, lambda: server.posts and office.dispatcher._held == 2)
+    await serve_all(office, lambda: server.posts and office.dispatcher.held == 2)
 
 
 async def test_a_redrive_concerns_what_its_dispatcher_has_and_has_it_tried_once_at_a_time(serve, open_office, topic):
@@ -844,11 +844,11 @@ async def test_a_redrive_concerns_what_its_dispatcher_has_and_has_it_tried_once_
     redriven(office)
     for _ in range(5):
         await office.outstanding.serve_due()
-    assert (len(server.posts), office.dispatcher._held) == (1, 2)
+    assert (len(server.posts), office.dispatcher.held) == (1, 2)
     office.dispatcher.stand_down()
     taker.free.set()
     await serve_all(office, lambda: len(server.posts) == 2 and not office.leaving)
-    await until(lambda: not office.dispatcher._held)
+    await until(lambda: not office.dispatcher.held)
     assert not any(isinstance(event, DeliveryParked) for event in map(decode, filter(None, values(topic))))
     assert {event.forgiven for event in topic.kept().values()} == {3}
 

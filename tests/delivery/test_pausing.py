@@ -30,7 +30,7 @@ async def test_what_fails_while_it_is_paused_is_let_go(serve, open_office):
     moody.fails["m-0"] = 1
     moody.free.set()
     await until(lambda: not office.dispatcher.busy)
-    assert (office.dispatcher.held, office.dispatcher._retries) == (0, [])
+    assert (office.dispatcher.held, office.dispatcher.deliveries.retries) == (0, [])
     pause(office, None)
     await office.all_settled()
     office.check_books()
@@ -90,8 +90,8 @@ async def test_new_data_that_is_there_while_it_is_paused_or_down_is_not_sent_bef
         dispatcher.stand_down()
     office.deleted[0, 0] = True  # it has changed
     go_on.set()
-    await until(lambda: dispatcher.renewing and not dispatcher.busy)
-    (delivery,) = dispatcher.renewing
+    await until(lambda: dispatcher.deliveries.renewing and not dispatcher.busy)
+    (delivery,) = dispatcher.deliveries.renewing
     office.deleted.clear()
     dispatcher.renewed(delivery, delivery.message.renewed('"new"', 0))
     assert (dispatcher.busy, dispatcher.held) == (0, 0)

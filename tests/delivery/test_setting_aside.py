@@ -21,16 +21,17 @@ def topic() -> OutstandingTopic:
     return OutstandingTopic()
 
 
-def watch(office: Office, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+def watch(office: Office) -> list[tuple[int, int]]:
     """How many messages, and bytes of them, are on their way to `outstanding` each time that one leaves."""
-    dispatcher, seen = office.dispatcher, list[tuple[int, int]]()
-    set_aside = dispatcher._set_aside
+    seen, leaving = list[tuple[int, int]](), office.dispatcher.memory.setting_aside
+    assignment = office.dispatcher.assignment
+    put_aside = assignment.put_aside
 
-    def watched(delivery) -> None:
-        set_aside(delivery)
-        seen.append((len(dispatcher._setting_aside), sum(dispatcher._setting_aside.values())))
+    def watched(*how) -> None:
+        seen.append((len(leaving), sum(leaving.values())))
+        put_aside(*how)
 
-    monkeypatch.setattr(dispatcher, "_set_aside", watched)
+    assignment.put_aside = watched
     return seen
 
 
@@ -50,12 +51,10 @@ async def lagging(serve, open_office, topic, *, how: str, data: str = "{}", tuni
 
 
 @pytest.mark.parametrize("how", ["paused", "down"])
-async def test_what_is_old_is_set_aside_a_few_at_a_time_and_the_rest_stays(
-    serve, open_office, topic, monkeypatch: pytest.MonkeyPatch, how: str
-):
+async def test_what_is_old_is_set_aside_a_few_at_a_time_and_the_rest_stays(serve, open_office, topic, how: str):
     office, taker = await lagging(serve, open_office, topic, how=how)
-    monkeypatch.setattr(office.liveness, "watch", lambda _dispatcher: None)  # nobody asks whether it is back
-    dispatcher, seen = office.dispatcher, watch(office, monkeypatch)
+    office.probes = False  # nobody asks whether it is back
+    dispatcher, seen = office.dispatcher, watch(office)
     dispatcher.set_aside(0, OLD)
     await until(lambda: not dispatcher.sets_aside(0))
     assert max(count for count, _ in seen) <= TUNED.set_aside_at_once
@@ -73,11 +72,11 @@ async def test_what_is_old_is_set_aside_a_few_at_a_time_and_the_rest_stays(
     assert len(set(taker.taken)) == OLD + YOUNG
 
 
-async def test_large_messages_are_set_aside_one_after_the_other(serve, open_office, topic, monkeypatch):
+async def test_large_messages_are_set_aside_one_after_the_other(serve, open_office, topic):
     office, _ = await lagging(
         serve, open_office, topic, how="paused", data="x" * 4_000, tuning=Tuning(set_aside_bytes_max=20_000)
     )
-    seen = watch(office, monkeypatch)
+    seen = watch(office)
     office.dispatcher.set_aside(0, OLD)
     await until(lambda: not office.dispatcher.sets_aside(0))
     assert len(topic.kept()) == OLD
@@ -89,7 +88,7 @@ async def test_it_ends_when_it_is_told_to_however_far_it_is(serve, open_office, 
     topic.unavailable = LogUnavailable("no leader")
     dispatcher = office.dispatcher
     dispatcher.set_aside(0, OLD)
-    await until(lambda: dispatcher._setting_aside)
+    await until(lambda: dispatcher.memory.setting_aside)
     dispatcher.set_aside(0, 0)
     topic.unavailable = None
     await until(lambda: not dispatcher.sets_aside(0))

@@ -96,7 +96,7 @@ async def test_a_healthy_listener_gets_everything_while_the_bad_ones_beside_it_l
 
     rig.listeners.down, rig.listeners.delay_s = set(), {}
     for dispatcher in worker.dispatchers.values():
-        dispatcher.tuning = TUNED
+        dispatcher.memory.tuning = TUNED
     quick = [path for path in bad if not path.startswith("hang")]
     await until(
         lambda: all(len(rig.listeners.ids(path)) == len(ids) for path in quick),

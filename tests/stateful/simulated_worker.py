@@ -15,6 +15,7 @@ from broker.core.damage import Damage
 from broker.core.delivery import DROPPED
 from broker.core.entities import Queue
 from broker.core.flow import Share
+from broker.delivery.dispatch.attempts import Attempts
 from broker.delivery.dispatch.connections import Network
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.fairness import Sockets
@@ -44,7 +45,7 @@ CRASH_BETWEEN = 0.1  # the chance that a worker dies after a record of `outstand
 class Connection:
     """What a dispatcher sends on. phase: idle, sent, taken (its answer is on the way)."""
 
-    def __init__(self, owner: Dispatcher, worker: SimWorker, target: Target) -> None:
+    def __init__(self, owner: Attempts, worker: SimWorker, target: Target) -> None:
         self.owner, self.worker, self.target = owner, worker, target
         self.work: Any = None
         self.at = 0.0
@@ -56,7 +57,7 @@ class Connection:
         self.crash: int | None = None  # whose worker has gone, or given its partition up, while it was under way
 
     def send(self, _request: bytes, work: Delivery, at: float) -> None:
-        world, listener = self.worker.world, self.owner.listener
+        world, listener = self.worker.world, self.owner.dispatcher.listener
         self.work, self.at, self.phase, self.message, self.crash = work, at, "sent", work.message, None
         mine = [one for one in self.worker.requests if one.owner is self.owner]
         if self.worker.cut is not None:
@@ -75,8 +76,8 @@ class Connection:
     def take(self) -> None:
         """The listener takes the message."""
         self.phase = "taken"
-        self.worker.world.take(self.owner.listener.name, self.message, self.crash)
-        self.worker.world.changes.took(self.owner.listener.name, self.message, self)
+        self.worker.world.take(self.owner.dispatcher.listener.name, self.message, self.crash)
+        self.worker.world.changes.took(self.owner.dispatcher.listener.name, self.message, self)
 
     def answer(self, status: int, retry_after_s: int | None = None) -> None:
         self.worker.acts()
@@ -105,7 +106,7 @@ class Connection:
     def _end(self, *, lost: bool = False) -> None:
         if lost and self.phase == "taken":
             self.worker.world.record.lost_answers += 1
-            self.worker.world.changes.lost(self.owner.listener.name, self.message, self)
+            self.worker.world.changes.lost(self.owner.dispatcher.listener.name, self.message, self)
         if self in self.worker.requests:
             self.worker.requests.remove(self)
         self.work, self.phase = None, "idle"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import random
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -36,10 +35,10 @@ from broker.delivery.assignment import Assignment
 from broker.delivery.changes import answers
 from broker.delivery.changes import honour as changes
 from broker.delivery.checkpoint import checkpoints
-from broker.delivery.dispatch import connections, dispatcher, liveness, stream, ticks
-from broker.delivery.dispatch.dispatcher import Dispatcher
+from broker.delivery.dispatch import admission, attempts, backlog, connections, dispatcher, liveness, stream, ticks
+from broker.delivery.dispatch.attempts import Attempts
 from broker.delivery.dispatch.stream import Delivery, Stream
-from broker.delivery.outstanding import entry as owed
+from broker.delivery.outstanding import records
 from broker.delivery.outstanding import schedule as outstanding
 from broker.delivery.outstanding.entry import owed_key
 from broker.delivery.reading import catch_up, tail_loop
@@ -116,10 +115,10 @@ class World:
         self.changing = self.dice.random() < 0.5  # else more of everything else happens
         self.retaining = self.dice.random() < 0.4
 
-    async def connect(self, owner: Dispatcher, target: Target, *_: object) -> Connection:
-        if self.moods[owner.listener.name] == "down":
+    async def connect(self, owner: Attempts, target: Target, *_: object) -> Connection:
+        if self.moods[owner.dispatcher.listener.name] == "down":
             raise ConnectFailed("refused")
-        worker = next(one for one in self.workers if owner in one.dispatchers.values())
+        worker = next(one for one in self.workers if owner.dispatcher in one.dispatchers.values())
         return Connection(owner, worker, target)
 
     def run(self, steps: int) -> list[str]:
@@ -323,7 +322,7 @@ class World:
         if request.phase == "taken":
             request.answer(200)
             return
-        mood = self.moods[request.owner.listener.name]
+        mood = self.moods[request.owner.dispatcher.listener.name]
         if mood == "well" or (mood == "flaky" and self.dice.random() < 0.5):
             request.take()
             if self.dice.random() < 0.7:
@@ -332,7 +331,7 @@ class World:
             request.answer(429, self.dice.choice((None, 1)))
         elif mood == "flaky":
             request.answer(self.dice.choice((500, 422)))
-        elif request.owner.listener.notify_url.startswith("tunnel"):
+        elif request.owner.dispatcher.listener.notify_url.startswith("tunnel"):
             request.answer(AWAY)
         else:
             request.fail("closed")
@@ -388,7 +387,7 @@ class World:
     def under_way(self, listener_id: str) -> int:
         """Attempts of a listener, by all workers, but for those of an earlier ownership."""
         requests = (one for worker in self.workers for one in worker.requests)
-        return sum(one.owner.listener.id == listener_id and one.crash is None for one in requests)
+        return sum(one.owner.dispatcher.listener.id == listener_id and one.crash is None for one in requests)
 
     def more_in_flight(self, number: int) -> None:
         crash = self.record.crashes[number]
@@ -541,8 +540,6 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
         await Pause()
         return here[0].moods[url.removeprefix("http://").rstrip("/")] != "down"
 
-    numbers = itertools.count()
-
     def create_task(coroutine: Coroutine[Any, Any, Any]) -> Task:
         return here[0].current.run(coroutine)
 
@@ -588,11 +585,10 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
         put_in(changes_topic, CLOCK_SKEW_MS=5_000)
         put_in(dispatcher, asyncio=SimpleNamespace(get_running_loop=get_loop))
         # Where an object lies in memory must not decide anything.
-        stack.enter_context(patch.object(dispatcher, "id", lambda _one: next(numbers), create=True))
         put_in(Stream, __hash__=lambda one: one.partition + PARTITIONS * int(one.dispatcher.listener.name[1:]))
         put_in(Delivery, __hash__=lambda one: one.offset)
-        put_in(dispatcher, time=SimpleNamespace(time=lambda: here[0].now_ms / 1000))
-        clocks = (dispatcher, stream, changes, answers, checkpoints, outstanding, owed, worker_module, liveness, ticks)
-        for module in (*clocks, roster):
+        put_in(attempts, time=SimpleNamespace(time=lambda: here[0].now_ms / 1000))
+        dispatching = (admission, attempts, backlog, dispatcher, liveness, stream, ticks)
+        for module in (*dispatching, changes, answers, checkpoints, outstanding, records, worker_module, roster):
             put_in(module, now_ms=lambda: here[0].now_ms)
         yield run

@@ -19,7 +19,11 @@ from broker.delivery.assignment import Assignment
 from broker.delivery.changes.honour import Changes
 from broker.delivery.checkpoint import checkpoints
 from broker.delivery.dispatch import dispatcher, stream
+from broker.delivery.dispatch.admission import Admission, Admissions
+from broker.delivery.dispatch.attempts import Attempts
+from broker.delivery.dispatch.backlog import Backlog
 from broker.delivery.outstanding import entry as owed
+from broker.delivery.outstanding import records
 from broker.delivery.outstanding import schedule as outstanding
 from broker.delivery.outstanding.index import Ledger
 from broker.delivery.outstanding.schedule import Outstanding
@@ -102,7 +106,7 @@ def has_no_limit(self):
 def parks_at_once_and_silently(self, one, *_):
     if one.state is not DROPPED:
         one.state = Leaving(None, None, None)
-        self.settle(one)
+        self.dispatcher.settle(one)
 
 
 def starts_at_the_beginning(_self, cursors, partition):
@@ -175,7 +179,7 @@ def forgets_no_line(self, topic, *how):
 
 
 def expects_nothing(_self, *delivery):
-    return owed.kept_event(*delivery)
+    return records.kept_event(*delivery)
 
 
 def writes_no_tombstones(_self):
@@ -195,8 +199,8 @@ async def settles_before_it_is_written(self, delivery, event):
     await self.outstanding.put_aside(delivery, event)
 
 
-def is_never_too_early(_self, _delivery, _message):
-    return True
+def is_never_too_early(_self, _message):
+    return Admission.BEGIN
 
 
 def never_sets_a_time(*_, **__):
@@ -257,13 +261,13 @@ def places_every_listener_where_the_tail_is(self, listener, _cursors):
 
 
 def lets_the_log_go_and_sets_nothing_aside(self, delivery):
-    self.settle(delivery)
+    self._dispatcher.settle(delivery)
 
 
 @pytest.mark.parametrize(
     ("where", "name", "planted", "kind"),
     [
-        (dispatcher.Dispatcher, "_set_aside", lets_the_log_go_and_sets_nothing_aside, "committed past"),
+        (Backlog, "release", lets_the_log_go_and_sets_nothing_aside, "committed past"),
         (window.Window, "opened", commits_past_open, "committed past"),
         (window.Window, "top", forgets_what_is_behind, "committed past"),
         (cursor.Cursor, "from_metadata", staticmethod(takes_the_top_for_the_cursor), "lost"),
@@ -274,7 +278,7 @@ def lets_the_log_go_and_sets_nothing_aside(self, delivery):
         (flow.Share, "of", shares_by_partitions, "too many"),
         (checkpoints.Checkpoints, "_store", commits_unasked, "set back"),
         (checkpoints.Checkpoints, "_may_wait", commits_who_gives_way_at_hand_overs_only, "repeated"),
-        (dispatcher.Dispatcher, "_failed", parks_at_once_and_silently, "committed past"),
+        (Attempts, "_failed", parks_at_once_and_silently, "committed past"),
         (Listener, "stands_at", starts_at_the_beginning, "too early"),
         (Listener, "stands_at", starts_at_the_newest, "lost"),
         (dispatcher.Dispatcher, "drop", drops_nothing, "repeated"),
@@ -290,7 +294,7 @@ def lets_the_log_go_and_sets_nothing_aside(self, delivery):
         (Outstanding, "returned", takes_nothing_back, "lost"),
         (owed.Owed, "redrive", redrives_nothing, "lost"),
         (Assignment, "_put_aside_now", settles_before_it_is_written, "committed past"),
-        (dispatcher.Dispatcher, "_is_time", is_never_too_early, "before its time"),
+        (Admissions, "_by_time", is_never_too_early, "before its time"),
         (delivery, "next_at_ms", never_sets_a_time, "lost"),
         (Changes, "_add", forgets_deletions_at_a_hand_over, "deleted"),
         (Changes, "_add", forgets_updates_at_a_restart, "outdated"),

@@ -20,9 +20,9 @@ from broker.core.delivery import (
     PUT_OFF,
     READY,
     SENT,
-    Attempts,
     Decision,
     Failure,
+    History,
     Kind,
     Leaving,
     Verdict,
@@ -38,13 +38,11 @@ from tests.legal import IllegalTransition
 
 AT_MS = 1_000_000
 POLICY = RetryPolicy(delay_ms_first=1_000, delay_ms_max=3_600_000, max_attempts=5, max_age_ms=600_000)
-FIRST = Attempts(number=1, first_at_ms=AT_MS, since_ms=AT_MS)
+FIRST = History(number=1, first_at_ms=AT_MS, since_ms=AT_MS)
 
 
-def judged(
-    failure: Failure, attempts: Attempts = FIRST, *, policy: RetryPolicy = POLICY, jitter: float = 0.5
-) -> Verdict:
-    return judge(failure, attempts, policy, at_ms=AT_MS, set_aside_after_ms=60_000, jitter=jitter)
+def judged(failure: Failure, history: History = FIRST, *, policy: RetryPolicy = POLICY, jitter: float = 0.5) -> Verdict:
+    return judge(failure, history, policy, at_ms=AT_MS, set_aside_after_ms=60_000, jitter=jitter)
 
 
 def test_the_picture_in_the_docs_is_that_of_the_table():
@@ -124,15 +122,15 @@ def test_the_last_attempt_parks():
 
 
 @pytest.mark.parametrize(
-    "attempts",
+    "history",
     [
         replace(FIRST, first_at_ms=AT_MS - 60_000),
         replace(FIRST, outstanding=True),
         replace(FIRST, crowded=True),
     ],
 )
-def test_what_fails_for_long_came_from_outstanding_or_takes_the_room_of_others_is_set_aside(attempts: Attempts):
-    verdict = judged(Failure(status=500), attempts)
+def test_what_fails_for_long_came_from_outstanding_or_takes_the_room_of_others_is_set_aside(history: History):
+    verdict = judged(Failure(status=500), history)
     assert (verdict.decision, verdict.due_ms) == (Decision.SET_ASIDE, AT_MS + 500)
 
 

@@ -32,6 +32,7 @@ def dispatchers(count: int, *, busy: int, hungry: bool, rank: int = 0, held_byte
             waits=hungry,
             held_bytes=held_bytes,
             limits=SimpleNamespace(rank=rank, begins=0),
+            memory=SimpleNamespace(),
         )
         for _ in range(count)
     ]
@@ -62,8 +63,8 @@ def test_a_few_may_hold_as_much_as_one_may_and_many_no_more_than_all_may():
     few, many = dispatchers(3, busy=1, hungry=True), dispatchers(600, busy=1, hungry=True)
     share_out(few)
     share_out(many)
-    assert {dispatcher.bytes_share for dispatcher in few} == {TUNED.held_bytes_max}
-    assert sum(dispatcher.bytes_share for dispatcher in many) <= TUNED.all_held_bytes_max
+    assert {dispatcher.memory.bytes_share for dispatcher in few} == {TUNED.held_bytes_max}
+    assert sum(dispatcher.memory.bytes_share for dispatcher in many) <= TUNED.all_held_bytes_max
 
 
 def test_a_quick_one_may_hold_as_much_as_one_may_beside_many_others_that_share_what_it_leaves():
@@ -72,8 +73,10 @@ def test_a_quick_one_may_hold_as_much_as_one_may_beside_many_others_that_share_w
         dispatchers(600, busy=1, hungry=True, rank=1),
     )
     share_out([*slow, *quick])
-    assert {dispatcher.bytes_share for dispatcher in quick} == {TUNED.held_bytes_max}
-    assert sum(dispatcher.bytes_share for dispatcher in slow) <= TUNED.all_held_bytes_max - 2 * TUNED.held_bytes_max
+    assert {dispatcher.memory.bytes_share for dispatcher in quick} == {TUNED.held_bytes_max}
+    assert (
+        sum(dispatcher.memory.bytes_share for dispatcher in slow) <= TUNED.all_held_bytes_max - 2 * TUNED.held_bytes_max
+    )
 
 
 @given(slow=st.integers(1, 50), begins=st.integers(0, 200))

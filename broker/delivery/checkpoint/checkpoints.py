@@ -19,8 +19,7 @@ from math import inf
 from broker.core.codec import encode
 from broker.core.cursor import Cursor
 from broker.delivery.checkpoint.metrics import Metrics
-from broker.delivery.dispatch.dispatcher import Dispatcher
-from broker.delivery.dispatch.stream import Stream, now_ms, outcome_events, take_outcomes
+from broker.delivery.dispatch.stream import Dispatching, Stream, now_ms, outcome_events, take_outcomes
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.ports import Appender, CursorStore
 from broker.delivery.reading.partition import Partition
@@ -44,7 +43,7 @@ class Checkpoints:
         deliveries: Appender,
         outstanding: Outstanding,
         partitions: dict[int, Partition],
-        dispatchers: Mapping[str, Dispatcher],
+        dispatchers: Mapping[str, Dispatching],
         metrics: Metrics,
         confirm: Callable[[], Awaitable[None]],
         count: Count | None = None,
@@ -236,7 +235,7 @@ class Checkpoints:
             cursors.setdefault(listener_id, {})[stream.partition] = self._cursor(stream, partition)
         return cursors
 
-    def _may_wait(self, dispatcher: Dispatcher, at_s: float) -> bool:
+    def _may_wait(self, dispatcher: Dispatching, at_s: float) -> bool:
         """Whether it gives way, its last commit is new enough, and what came since is little and does not press."""
         if self._hurried or not dispatcher.limits.gives_way:
             return False
@@ -284,16 +283,16 @@ class Checkpoints:
                 await asyncio.sleep(pause_s)
         return NotStored(failed) if failed else None
 
-    def _touch(self, dispatchers: Iterable[Dispatcher]) -> None:
+    def _touch(self, dispatchers: Iterable[Dispatching]) -> None:
         for dispatcher in dispatchers:
             for stream in dispatcher.streams.values():
                 self.touched(stream)
 
-    def _idle(self, dispatchers: Iterable[Dispatcher]) -> dict[str, dict[int, Cursor]]:
+    def _idle(self, dispatchers: Iterable[Dispatching]) -> dict[str, dict[int, Cursor]]:
         found = ((dispatcher.listener.id, self._idle_of(dispatcher)) for dispatcher in dispatchers)
         return {listener_id: idle for listener_id, idle in found if idle}
 
-    def _idle_of(self, dispatcher: Dispatcher) -> dict[int, Cursor]:
+    def _idle_of(self, dispatcher: Dispatching) -> dict[int, Cursor]:
         idle = {}
         for number, partition in self._partitions.items():
             if number not in dispatcher.streams and partition.placed(dispatcher):
@@ -306,7 +305,7 @@ class Checkpoints:
         waiting, since_ms = self._outstanding.waiting(stream.partition, stream.dispatcher.listener.id)
         return stream.cursor(partition.tail, waiting=waiting, since_ms=since_ms)
 
-    def _standing(self, dispatcher: Dispatcher) -> dict[int, Cursor]:
+    def _standing(self, dispatcher: Dispatching) -> dict[int, Cursor]:
         """Return a dispatcher's cursors that pass no outcome that is not written yet."""
         streams = dispatcher.streams.values()
         kept = {one.partition: self._cursor(one, self._partitions[one.partition]) for one in streams if not one.dirty}

@@ -11,14 +11,32 @@ import resource
 import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeVar
 
 from broker.core.flow import fair_share
-from broker.delivery.dispatch.limits import FIRST, SLOW
+from broker.delivery.dispatch.limits import FIRST, SLOW, Limits
+from broker.delivery.dispatch.room import Room
 from broker.delivery.tuning import TUNED, Tuning
 
-if TYPE_CHECKING:
-    from broker.delivery.dispatch.dispatcher import Dispatcher
+
+class Sharing(Protocol):
+    """What is asked of a dispatcher here (dispatcher.py)."""
+
+    limits: Limits
+    memory: Room
+
+    @property
+    def busy(self) -> int: ...
+    @property
+    def held_bytes(self) -> int: ...
+    @property
+    def waits(self) -> bool: ...
+    @property
+    def hungry(self) -> bool: ...
+    def pump(self) -> None: ...
+
+
+DispatcherT = TypeVar("DispatcherT", bound=Sharing)
 
 
 class Sockets:
@@ -66,12 +84,12 @@ class Processor:
         return 0.0
 
 
-def share_out(dispatchers: Iterable[Dispatcher], tuning: Tuning = TUNED) -> None:
+def share_out(dispatchers: Iterable[Sharing], tuning: Tuning = TUNED) -> None:
     """Attempts under way, and memory: the quick share all of it, the slow what those leave, then the others.
 
     dispatchers: those that have something to do.
     """
-    ranks: tuple[list[Dispatcher], ...] = ([], [], [])
+    ranks: tuple[list[Sharing], ...] = ([], [], [])
     for dispatcher in dispatchers:
         ranks[dispatcher.limits.rank].append(dispatcher)
     attempts_used = bytes_used = 0
@@ -81,7 +99,7 @@ def share_out(dispatchers: Iterable[Dispatcher], tuning: Tuning = TUNED) -> None
         bytes_used += sum(dispatcher.held_bytes for dispatcher in rank)
 
 
-def _share_out(dispatchers: Collection[Dispatcher], tuning: Tuning, *, attempts_used: int, bytes_used: int) -> None:
+def _share_out(dispatchers: Collection[Sharing], tuning: Tuning, *, attempts_used: int, bytes_used: int) -> None:
     """Among these, those before them having used so much."""
     hungry, used = 0, attempts_used
     for dispatcher in dispatchers:
@@ -93,16 +111,16 @@ def _share_out(dispatchers: Collection[Dispatcher], tuning: Tuning, *, attempts_
     held = fair_share(tuning.all_held_bytes_max, used=bytes_used, hungry=len(dispatchers), least=tuning.held_bytes_min)
     for dispatcher in dispatchers:
         dispatcher.limits.share = attempts
-        dispatcher.bytes_share = min(tuning.held_bytes_max, held)
+        dispatcher.memory.bytes_share = min(tuning.held_bytes_max, held)
 
 
-def let_begin(dispatchers: Iterable[Dispatcher], begins: int, *, turn: int) -> list[Dispatcher]:
+def let_begin(dispatchers: Iterable[DispatcherT], begins: int, *, turn: int) -> list[DispatcherT]:
     """What those of them that give way may begin until they are here again: so many together. turn: for fairness.
 
     At least half of it is for the slow that take what they get, where there are such. To be pumped: those that got any.
     """
-    slow: list[Dispatcher] = []
-    others: list[Dispatcher] = []
+    slow: list[DispatcherT] = []
+    others: list[DispatcherT] = []
     for dispatcher in dispatchers:
         limits = dispatcher.limits
         rank = limits.rank
@@ -116,7 +134,7 @@ def let_begin(dispatchers: Iterable[Dispatcher], begins: int, *, turn: int) -> l
     return [dispatcher for dispatcher in (*slow, *others) if dispatcher.limits.begins]
 
 
-def _deal(dispatchers: Collection[Dispatcher], begins: int, turn: int) -> None:
+def _deal(dispatchers: Collection[Sharing], begins: int, turn: int) -> None:
     if dispatchers:
         each, more = divmod(begins, len(dispatchers))
         for place, dispatcher in enumerate(dispatchers):

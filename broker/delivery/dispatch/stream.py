@@ -9,18 +9,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from broker.core import circuit
+from broker.core.circuit import Circuit
 from broker.core.cursor import Cursor
-from broker.core.delivery import MISSING, State
+from broker.core.delivery import KEPT, MISSING, State
+from broker.core.entities import Listener
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, Event
 from broker.core.window import Window
+from broker.delivery.dispatch.limits import Limits
+from broker.delivery.dispatch.log_rate_limit import LogRateLimit
+from broker.delivery.outstanding.entry import Owed
 from broker.delivery.reading.message import Message
-
-if TYPE_CHECKING:
-    from broker.delivery.dispatch.dispatcher import Dispatcher
-    from broker.delivery.outstanding.entry import Owed
+from broker.delivery.tuning import Tuning
 
 log = logging.getLogger(__name__)
 
@@ -52,17 +54,51 @@ class Assigned(Protocol):
     def hold(self, delivery: Delivery, /) -> bool: ...
 
 
+class Dispatching(Protocol):
+    """What streams, and those who bring messages to them or commit them, ask of a dispatcher (dispatcher.py)."""
+
+    tuning: Tuning
+    assignment: Assigned
+    listener: Listener
+    circuit: Circuit
+    limits: Limits
+    streams: dict[int, Stream]
+    behind: dict[Stream, None]
+    failed_lines: LogRateLimit
+    parked_lines: LogRateLimit
+
+    @property
+    def error(self) -> str | None: ...
+    def room(self) -> bool: ...
+    def room_for(self, stream: Stream, offset: int, /) -> bool: ...
+    def stream(self, partition: int, /) -> Stream: ...
+    def accept(self, delivery: Delivery, message: Message, /) -> None: ...
+    def under_way(self) -> set[Delivery]: ...
+    def attempting(self, partition: int, offset: int, /) -> Delivery | None: ...
+    def settle(self, delivery: Delivery, state: State = KEPT, /) -> None: ...
+    def cancel(self, delivery: Delivery, /) -> None: ...
+    def renew(self, delivery: Delivery, /) -> None: ...
+    def renewed(self, delivery: Delivery, message: Message, /) -> None: ...
+    def park_unreadable(self, delivery: Delivery, /) -> None: ...
+    def refill(self) -> None: ...
+    def wake(self) -> None: ...
+
+
 class Delivery:
     """The duty to bring one message to one listener.
 
-    state: what it is doing, and what of it belongs to that (broker/core/delivery.py). message: None in the states that
-    hold none. put_at_ms: its put, kept when the message is let go; 0: not known. number: attempts begun. again: it went
-    again at once, on a new connection. turn: it is the one of its ordering key. owed: what `outstanding` knows of it,
-    when it comes from there and not from the window. first_at_ms: of its first attempt here.
+    state: what it is doing, and what belongs to that (broker/core/delivery.py).
+    message: None in the states that hold none.
+    put_at_ms: the time of the put, kept when the message is let go; 0: not known.
+    number: attempts begun. first_at_ms: the beginning of the first one here.
+    again: it was sent again at once, on a new connection.
+    first_of_key: no other delivery of its ordering key goes before it.
+    owed: its entry in `outstanding`, when it comes from there and not from the window.
     """
 
     __slots__ = (
-        *("again", "first_at_ms", "message", "number", "offset", "owed", "put_at_ms", "state", "stream", "turn"),
+        *("again", "first_at_ms", "first_of_key", "message", "number", "offset", "owed", "put_at_ms"),
+        *("state", "stream"),
     )
 
     def __init__(self, stream: Stream, offset: int, message: Message | None) -> None:
@@ -72,10 +108,18 @@ class Delivery:
         self.state: State = MISSING
         self.number = 0
         self.again = False
-        self.turn = False
+        self.first_of_key = False
         self.owed: Owed | None = None
         self.first_at_ms = 0
         self.put_at_ms = 0
+
+
+def message_of(delivery: Delivery) -> Message:
+    """Return the message of a delivery in a state that holds one."""
+    message = delivery.message
+    if message is None:
+        raise RuntimeError(f"a delivery that is {delivery.state} holds no message")
+    return message
 
 
 class Stream:
@@ -109,7 +153,7 @@ class Stream:
         "window",
     )
 
-    def __init__(self, dispatcher: Dispatcher, partition: int, window: Window[Delivery]) -> None:
+    def __init__(self, dispatcher: Dispatching, partition: int, window: Window[Delivery]) -> None:
         self.dispatcher = dispatcher
         self.assignment = dispatcher.assignment
         self.partition = partition
@@ -125,6 +169,11 @@ class Stream:
         self.owed: set[Delivery] = set()
         replay = dispatcher.listener.replay
         self.wants = None if replay is None else replay.chooser(partition)
+
+    def touch(self) -> None:
+        """It has changed: the next checkpoint sees to it."""
+        if not self.dirty:
+            self.assignment.touched(self)
 
     @property
     def current(self) -> bool:

@@ -1,18 +1,15 @@
-"""One delivery in `outstanding`: what is known of it, and its record, written and read again.
+"""One delivery in `outstanding`: what is known of it.
 
-For: Owed, the event made of a delivery, the message made of an event. Not for: when it is due and who gets it then
+For: Owed, and what it says of its record. Not for: the record (records.py), when it is due and who gets it then
 (schedule.py).
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-from broker.core.codec import encode
-from broker.core.events import BARE, DAMAGED, DeliveryParked, DeliverySetAside, KeptDelivery
+from broker.core.events import BARE, DAMAGED, DeliverySetAside, KeptDelivery
 from broker.core.redrives import Redrives
-from broker.delivery.dispatch.stream import Delivery, now_ms
-from broker.delivery.reading.message import Message
 
 UNREAD: Final = 2
 Key = tuple[str, str]  # the ids of a listener and of a message
@@ -149,42 +146,3 @@ def owed_by(event: KeptDelivery, offset: int, *, found: bool, record: bytes | No
         record,
         UNREAD if event.error == DAMAGED else event.error in BARE,
     )
-
-
-def kept_event(
-    delivery: Delivery, message: Message, status: int | None, error: str | None, due_ms: int | None
-) -> KeptDelivery:
-    """The record of a delivery that leaves its window: parked when due_ms is None."""
-    listener, owed = delivery.stream.dispatcher.listener, delivery.owed
-    name, data = message.name_and_data()
-    fields: dict[str, Any] = {
-        "at_ms": now_ms(),
-        "organization_id": listener.organization_id,
-        "actor": "worker",
-        "listener_id": listener.id,
-        "queue_id": listener.queue_id,
-        "message_id": message.id.decode(),
-        "partition": delivery.stream.partition,
-        "offset": delivery.offset,
-        "number": delivery.number,
-        "status": status,
-        "error": error,
-        "put_at_ms": message.put_at_ms,
-        "name": name,
-        "data": data,
-        "key": message.key,
-        "redrives": listener.redrives.count if owed is None else owed.redrives,
-        "forgiven": 0 if owed is None else owed.forgiven,
-        "since_ms": message.deliver_at_ms if owed is None else owed.since_ms,
-        "first_at_ms": delivery.first_at_ms,
-    }
-    if due_ms is None:
-        return DeliveryParked(**fields)
-    return DeliverySetAside(**fields, next_at_ms=due_ms)
-
-
-def kept_message(event: KeptDelivery) -> Message:
-    """The message again, as its listener gets it."""
-    message = Message(event.offset, event.message_id.encode(), event.queue_id, event.put_at_ms, encode(event.put()))
-    message.deliver_at_ms = event.since_ms
-    return message

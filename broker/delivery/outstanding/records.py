@@ -1,7 +1,7 @@
-"""Reads the topic `outstanding` for the worker that owns its partitions.
+"""The records of the topic `outstanding`: made of a delivery, and read again by the worker that owns the partition.
 
-For: all of a partition at a take-over, and the message of one record when it is due. Not for: reading it for an API
-process (broker/kafka/outstanding.py), writing it (schedule.py).
+For: all of a partition at a take-over, and the message of one record when it is due. Not for: reading them for an API
+process (broker/kafka/outstanding.py), writing them (schedule.py).
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
-from broker.core.codec import decode
-from broker.core.events import BARE, DeliveryAttempted, KeptDelivery
-from broker.delivery.outstanding.entry import Key, Owed, ids_in, kept_message, owed_by
+from broker.core.codec import decode, encode
+from broker.core.events import BARE, DeliveryAttempted, DeliveryParked, DeliverySetAside, KeptDelivery
+from broker.delivery.dispatch.stream import Delivery, now_ms
+from broker.delivery.outstanding.entry import Key, Owed, ids_in, owed_by
 from broker.delivery.ports import Appender, LogReader
 from broker.delivery.reading.message import Message, messages
 from broker.delivery.tuning import TUNED, Tuning
@@ -188,3 +189,42 @@ def _decoded(value: bytes, partition: int, offset: int) -> KeptDelivery | None:
         log.exception("outstanding.undecodable partition=%d offset=%d", partition, offset)
         return None
     return event if isinstance(event, KeptDelivery) else None
+
+
+def kept_event(
+    delivery: Delivery, message: Message, status: int | None, error: str | None, due_ms: int | None
+) -> KeptDelivery:
+    """The record of a delivery that leaves its window: parked when due_ms is None."""
+    listener, owed = delivery.stream.dispatcher.listener, delivery.owed
+    name, data = message.name_and_data()
+    fields: dict[str, Any] = {
+        "at_ms": now_ms(),
+        "organization_id": listener.organization_id,
+        "actor": "worker",
+        "listener_id": listener.id,
+        "queue_id": listener.queue_id,
+        "message_id": message.id.decode(),
+        "partition": delivery.stream.partition,
+        "offset": delivery.offset,
+        "number": delivery.number,
+        "status": status,
+        "error": error,
+        "put_at_ms": message.put_at_ms,
+        "name": name,
+        "data": data,
+        "key": message.key,
+        "redrives": listener.redrives.count if owed is None else owed.redrives,
+        "forgiven": 0 if owed is None else owed.forgiven,
+        "since_ms": message.deliver_at_ms if owed is None else owed.since_ms,
+        "first_at_ms": delivery.first_at_ms,
+    }
+    if due_ms is None:
+        return DeliveryParked(**fields)
+    return DeliverySetAside(**fields, next_at_ms=due_ms)
+
+
+def kept_message(event: KeptDelivery) -> Message:
+    """The message again, as its listener gets it."""
+    message = Message(event.offset, event.message_id.encode(), event.queue_id, event.put_at_ms, encode(event.put()))
+    message.deliver_at_ms = event.since_ms
+    return message

@@ -26,9 +26,9 @@ from broker.core.key_order import ArrivingOffsets
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, now_ms
 from broker.delivery.outstanding.damaged import DamagedDeliveries
-from broker.delivery.outstanding.entry import Key, Line, Owed, kept_event, owed_by, owed_key
+from broker.delivery.outstanding.entry import Key, Line, Owed, owed_by, owed_key
 from broker.delivery.outstanding.index import BEGIN, Ledger
-from broker.delivery.outstanding.records import KeptRecords
+from broker.delivery.outstanding.records import KeptRecords, kept_event
 from broker.delivery.ports import Appender, LogReader
 from broker.delivery.reading.message import Message
 from broker.delivery.reading.partition import Partition

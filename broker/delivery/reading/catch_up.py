@@ -14,8 +14,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
-from broker.delivery.dispatch.dispatcher import Dispatcher
-from broker.delivery.dispatch.stream import Stream
+from broker.delivery.dispatch.stream import Dispatching, Stream
 from broker.delivery.reading.message import Message
 from broker.delivery.reading.partition import Partition, note_caught_up
 from broker.delivery.tuning import TUNED, Tuning
@@ -38,7 +37,7 @@ class Source(Protocol):
         is read from its beginning.
         """
 
-    async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatcher, int, int]]) -> bool:
+    async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatching, int, int]]) -> bool:
         """Write the deliveries that these listeners may have at these offsets to `outstanding` as parked.
 
         Returns whether the partition was still owned when that was done (LogUnavailable)."""

@@ -11,8 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
-from broker.delivery.dispatch.dispatcher import Dispatcher
-from broker.delivery.dispatch.stream import Delivery, Stream
+from broker.delivery.dispatch.stream import Delivery, Dispatching, Stream
 from broker.delivery.reading.message import Message
 from broker.delivery.tuning import TUNED, Tuning
 
@@ -33,8 +32,10 @@ class Partition:
         self._ring_max, self._ring_bytes_max = tuning.ring_max, tuning.ring_bytes_max
         self.number = number
         self.tail = tail
-        self._placed: set[Dispatcher] = set()
-        self._fed: dict[str, dict[Dispatcher, None]] = {}  # by queue id, in the order they came; there may be thousands
+        self._placed: set[Dispatching] = set()
+        self._fed: dict[
+            str, dict[Dispatching, None]
+        ] = {}  # by queue id, in the order they came; there may be thousands
         self._ring: list[Message] = []
         self._ring_bytes = 0
         self._ring_from = tail
@@ -52,7 +53,7 @@ class Partition:
             dispatchers = fed.get(message.queue_id)
             if dispatchers is None:
                 continue
-            scanning: list[Dispatcher] = []
+            scanning: list[Dispatching] = []
             for dispatcher in dispatchers:
                 stream = dispatcher.streams.get(number)
                 if stream is None:
@@ -117,23 +118,23 @@ class Partition:
             stream.assignment.touched(stream)
         note_caught_up(stream)
 
-    def place(self, dispatcher: Dispatcher) -> None:
+    def place(self, dispatcher: Dispatching) -> None:
         """Note that the place of the dispatcher's stream is known: where its stream stands, or else the tail."""
         self._placed.add(dispatcher)
         stream = dispatcher.streams.get(self.number)
         if stream is None or stream.window.scan_from is None:
             self._feed_to(dispatcher)
 
-    def remove(self, dispatcher: Dispatcher) -> None:
+    def remove(self, dispatcher: Dispatching) -> None:
         """Bring nothing more to a dispatcher whose listener has ended."""
         self._placed.discard(dispatcher)
         self._fed.get(dispatcher.listener.queue_id, {}).pop(dispatcher, None)
 
-    def placed(self, dispatcher: Dispatcher) -> bool:
+    def placed(self, dispatcher: Dispatching) -> bool:
         """Whether its place here is known."""
         return dispatcher in self._placed
 
-    def _feed_to(self, dispatcher: Dispatcher) -> None:
+    def _feed_to(self, dispatcher: Dispatching) -> None:
         if dispatcher.listener.replay is None:
             self._fed.setdefault(dispatcher.listener.queue_id, {})[dispatcher] = None
 

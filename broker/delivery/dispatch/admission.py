@@ -1,0 +1,111 @@
+"""Whether an attempt of a delivery may begin now, and if not, what is to become of the delivery.
+
+For: deciding. Nothing is changed here but the order of keys, in which the delivery takes its place.
+Not for: acting on it (dispatcher.py), the limits of the listener (limits.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from enum import Enum
+from typing import Final
+
+from broker.core.entities import Queue
+from broker.delivery.dispatch.delivery_queue import DeliveryQueue
+from broker.delivery.dispatch.room import Room
+from broker.delivery.dispatch.stream import Delivery, message_of, now_ms
+from broker.delivery.reading.message import Message
+from broker.errors import UnknownEvent
+
+log = logging.getLogger(__name__)
+
+
+class Admission(Enum):
+    """The answers to whether an attempt may begin."""
+
+    BEGIN = "an attempt may begin"
+    KEPT = "its record in `outstanding` was written before a crash that came before the cursor"
+    UNDECODABLE = "its message can't be decoded: it is parked"
+    RELEASED = "the log is to go: it is set aside, without an attempt"
+    QUEUED = "another delivery of its ordering key goes first"
+    FOLLOWS = "one before it of its key has left the window, or too many wait for a slow key: it is set aside, due now"
+    RETURNED = "it came from `outstanding`, and one before it of its key waits there"
+    NEAR = "its message's time is near: it waits in its window"
+    FAR = "its message's time is far: it is set aside until then"
+
+
+BEGIN: Final = Admission.BEGIN  # what is asked for with each delivery: an enumeration's attributes are slow
+_QUEUED: Final = Admission.QUEUED
+
+
+class Admissions:
+    """Decides for one dispatcher. queue: of its listener."""
+
+    __slots__ = ("_deliveries", "_loop", "_queue", "_room")
+
+    def __init__(self, queue: Queue, deliveries: DeliveryQueue, room: Room, loop: asyncio.AbstractEventLoop) -> None:
+        self._queue = queue
+        self._deliveries = deliveries
+        self._room = room
+        self._loop = loop
+
+    def of(self, delivery: Delivery) -> Admission:
+        """Decide for the delivery that is next."""
+        message, stream, in_window = message_of(delivery), delivery.stream, delivery.owed is None
+        if in_window and not delivery.first_at_ms and stream.assignment.is_owed(delivery):
+            return Admission.KEPT
+        try:
+            message.body(self._queue)
+        except UnknownEvent:
+            listener_id = stream.dispatcher.listener.id
+            log.exception("delivery.undecodable listener=%s message=%s", listener_id, message.id.decode())
+            return Admission.UNDECODABLE
+        if in_window and delivery.offset < stream.set_aside_below:
+            return Admission.RELEASED
+        if message.key is not None:
+            admission = self._by_key(delivery, message.key)
+            if admission is not BEGIN:
+                return admission
+        if message.deliver_at_ms:
+            return self._by_time(message)
+        return BEGIN
+
+    def _by_key(self, delivery: Delivery, key: str) -> Admission:
+        """Decide by the order of its key."""
+        assignment, at_s = delivery.stream.assignment, self._loop.time()
+        in_window = delivery.owed is None
+        if in_window and (assignment.overtakes(delivery) or (not delivery.first_of_key and self._is_slow(key, at_s))):
+            return Admission.FOLLOWS
+        if not delivery.first_of_key:
+            delivery.first_of_key = self._deliveries.keys.take(key, delivery, at_s)
+            if not delivery.first_of_key:
+                return _QUEUED
+        if not in_window and assignment.overtakes(delivery):  # one before it has failed meanwhile
+            return Admission.RETURNED
+        return BEGIN
+
+    def _is_slow(self, key: str, at_s: float) -> bool:
+        """Whether too many wait, and one that came now would wait for this key for long."""
+        return self._room.many_wait and self._deliveries.keys.taken_for_s(key, at_s) >= self._room.tuning.key_slow_s
+
+    def _by_time(self, message: Message) -> Admission:
+        """Decide by the time that its message is for."""
+        wait_ms = message.deliver_at_ms - now_ms()
+        if wait_ms <= 0:
+            return BEGIN
+        room = self._room
+        near = wait_ms <= room.tuning.near_ms and room.held <= room.held_max // 2
+        return Admission.NEAR if near else Admission.FAR
+
+    def crowd(self) -> list[Delivery]:
+        """Remove the deliveries that wait for slow keys, and return them. Those from `outstanding` stay."""
+        at_s, keys = self._loop.time(), self._deliveries.keys
+        leave = list[Delivery]()
+        for key in keys.held_for(at_s, self._room.tuning.key_slow_s):
+            for delivery in keys.send_away(key):
+                if delivery.owed is None:
+                    leave.append(delivery)
+                else:  # few of a key
+                    keys.take(key, delivery, at_s)
+        return leave
