@@ -34,16 +34,7 @@ from broker.ports import DirectoryView
 from broker.tenant_slots import TenantSlots
 from broker.time_offsets import offsets_since
 
-# Kafka acknowledges an append within this time unless it is in trouble. Clocks of processes differ by less.
-SETTLE_MS: Final = 2_000
-_OPEN_MAX: Final = 32  # readings at once in this process; a reading that follows the log is nearly always active
-_OPEN_EACH_MAX: Final = 8  # of one organization
 _SLOT_WAIT_S: Final = 60.0
-_HELD_BYTES_MAX: Final = 4 << 20  # by one reading
-_SHARE_BYTES_MIN: Final = 32 << 10  # by one lane
-_REST_BYTES_MAX: Final = 16 << 20  # by all readings
-_SLICE_EVENTS: Final = 256
-_SLICE_READS: Final = 16
 _SLICE_BYTES: Final = 256 << 10
 _STEPS_S: Final = 0.001  # A slice is worked on for at most this long before the event loop is yielded.
 _MESSAGES: Final = TOPIC_OF[wire_name(MessagePut)]
@@ -92,6 +83,28 @@ class Range:
     limit: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReaderTuning:
+    """The bounds of a LogReader.
+
+    settle_ms: Kafka acknowledges an append within this time unless it is in trouble, and clocks differ by less.
+    open_max: readings at once in this process. A reading that follows the log is nearly always active.
+    open_each_max: readings of one organization at once.
+    held_bytes_max: what one reading holds. share_bytes_min: what one of its lanes may hold at least.
+    rest_bytes_max: fetched bytes that had no room yet, of all readings.
+    slice_events, slice_reads: the most of one slice.
+    """
+
+    settle_ms: int = 2_000
+    open_max: int = 32
+    open_each_max: int = 8
+    held_bytes_max: int = 4 << 20
+    share_bytes_min: int = 32 << 10
+    rest_bytes_max: int = 16 << 20
+    slice_events: int = 256
+    slice_reads: int = 16
+
+
 class LogReader:
     """The reader of the log in one process.
 
@@ -100,7 +113,10 @@ class LogReader:
     others: the requests that must not be slowed down.
     """
 
-    def __init__(self, records: Records, table: Topics, view: DirectoryView) -> None:
+    def __init__(
+        self, records: Records, table: Topics, view: DirectoryView, tuning: ReaderTuning = ReaderTuning()
+    ) -> None:
+        self._tuning = tuning
         self.others = Others()
         self.past = Past(records, table, self.others, view.state.tenant_of)
         self._records = records
@@ -108,11 +124,11 @@ class LogReader:
         # One slice at a time, organizations in turn, so that all readings together get a part of the event loop.
         self._read_slots = ReadSlots(1, 1, wait_s=_SLOT_WAIT_S)
         self._read_slots.tenant_of = view.state.tenant_of
-        self._rests = Rests(_REST_BYTES_MAX)
+        self._rests = Rests(tuning.rest_bytes_max)
         self._listeners = Listeners(records, table.control.name, view, self._read_slots, self.others)
         self._slots = TenantSlots(
-            _OPEN_MAX,
-            _OPEN_EACH_MAX,
+            tuning.open_max,
+            tuning.open_each_max,
             tenant_of=view.state.tenant_of,
             refusal=lambda: Busy("Too many requests read the log at the moment. Try again later."),
         )
@@ -121,13 +137,15 @@ class LogReader:
         """Yield the events in the order of the log (Busy, NotFound, WrongCursor, LogUnavailable). The last slice is
         complete.
 
-        Without an end, the range is everything acknowledged before the call, which takes SETTLE_MS longer than the
+        Without an end, the range is everything acknowledged before the call, which takes settle_ms longer than the
         reading. A message's story is told at once, and the order of its last moments may differ the next time. A slice
         may have no events; its cursor has advanced all the same.
         """
         with self._slots.slot(wanted.organization_id):
             wanted = await self._named(wanted, span)
-            reading = _Reading(self._records, self._lanes(wanted), wanted, self._read_slots, self._rests, self.others)
+            reading = _Reading(
+                self._records, self._lanes(wanted), wanted, self._read_slots, self._rests, self.others, self._tuning
+            )
             async with aclosing(reading.run(span, self._listeners.hears)) as slices:
                 async for one in slices:
                     yield one
@@ -173,18 +191,20 @@ class _Reading:
         read_slots: ReadSlots,
         rests: Rests,
         others: Others,
+        tuning: ReaderTuning,
     ) -> None:
+        self._tuning = tuning
         self._records = records
         self._places = places
         self._wanted = wanted
         self._read_slots = read_slots
         self._others = others
         self._merge: Merge[Event] = Merge([])
-        share = max(_SHARE_BYTES_MIN, _HELD_BYTES_MAX // max(1, len(places)))
+        share = max(tuning.share_bytes_min, tuning.held_bytes_max // max(1, len(places)))
         self._lanes = LaneReader(records, places, wanted, rests, share_bytes=share)
         self._left: int | None = None
         self._story: Story | None = None
-        self._settle_ms = SETTLE_MS if wanted.message is None else 0
+        self._settle_ms = tuning.settle_ms if wanted.message is None else 0
 
     async def run(self, span: Range, hears: Hears) -> AsyncGenerator[Slice, None]:
         arrived_ms = now_ms()
@@ -274,8 +294,8 @@ class _Reading:
         pace = Pace(self._others)
         reads = size = 0
         more = True
-        while more and reads < _SLICE_READS and size < _SLICE_BYTES:
-            most = _SLICE_EVENTS if self._left is None else min(_SLICE_EVENTS, self._left)
+        while more and reads < self._tuning.slice_reads and size < _SLICE_BYTES:
+            most = self._tuning.slice_events if self._left is None else min(self._tuning.slice_events, self._left)
             if len(entries) >= most:
                 break
             with pace:

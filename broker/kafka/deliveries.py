@@ -32,16 +32,27 @@ from broker.time_offsets import offsets_since
 _FINAL: Final = ("delivered", "parked")
 _FINAL_IF_REDRIVEN: Final = ("delivered",)  # of a listener that ever was
 _READS_MAX: Final = 64  # reads of a MiB for each requested message
-_KEPT_READS_MAX: Final = 64  # likewise, of `outstanding`
 _LAG_READS_MAX: Final = 4  # reads per partition; a longer backlog is answered as "at least"
 
 
 class KafkaDeliveries:
-    """The state of deliveries, read from Kafka by single requests. It keeps nothing. read_slots: the slots for large
-    reads.
+    """The state of deliveries, read from Kafka by single requests. It keeps nothing.
+
+    read_slots: the slots for large reads.
+    outcome_reads_max, outstanding_reads_max: the most reads of `deliveries` and of `outstanding` for one message.
     """
 
-    def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, read_slots: ReadSlots) -> None:
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        requests: KafkaRequests,
+        read_slots: ReadSlots,
+        *,
+        outcome_reads_max: int = _READS_MAX,
+        outstanding_reads_max: int = _READS_MAX,
+    ) -> None:
+        self._outcome_reads_max = outcome_reads_max
+        self._outstanding_reads_max = outstanding_reads_max
         names = topics(kafka)
         self._messages, self._deliveries = names.messages, names.deliveries
         self._requests = requests
@@ -76,7 +87,7 @@ class KafkaDeliveries:
             for one, listener in concerned.items()
             if settled[one] and not (attempts[one] and (all_read or attempts[one][-1][0] in final[one]))
         ]
-        kept = await self._outstanding.kept(partition, message_id, doubtful, reads_max=_KEPT_READS_MAX)
+        kept = await self._outstanding.kept(partition, message_id, doubtful, reads_max=self._outstanding_reads_max)
         states = {one: _state(attempts[one], deliver_at_ms) for one in concerned}
         return states | {one.id: _settled_state(states[one.id], one, kept) for one in doubtful}
 
@@ -108,22 +119,19 @@ class KafkaDeliveries:
         if at < 0 or complete():
             return found, True
         async with contextlib.AsyncExitStack() as held:
-            results = scan(self._requests, topic, partition, at, damaged=damaged)
+            reads_max = self._outcome_reads_max
+            results = scan(self._requests, topic, partition, at, damaged=damaged, reads_max=reads_max)
             await held.enter_async_context(contextlib.aclosing(results))
             reads = 0
             async for fetched in results:
+                reads += 1
                 for record in fetched.records:
                     _collect(record, offset, found)
-                if fetched.next_offset >= fetched.end_offset:  # an unreadable range, or the end
-                    continue
-                reads += 1
-                if complete():
-                    break
-                if reads == _READS_MAX:
-                    return found, False
+                if complete() or fetched.next_offset >= fetched.end_offset:
+                    return found, all_read
                 if reads == 1:  # the first is nearly always enough
                     await held.enter_async_context(self._read_slots.slot(listeners[0].organization_id))
-        return found, all_read
+        return found, all_read and reads < reads_max
 
     async def condition(self, listener: Listener) -> ListenerCondition:
         """See ports.ListenerStatus."""

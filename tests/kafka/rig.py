@@ -39,7 +39,11 @@ from tests.patience import PATIENT
 
 @dataclass
 class Rig:
-    """One organization's API side, and any number of workers. tuning: of the workers that are made from now on."""
+    """One organization's API side, and any number of workers.
+
+    tuning: of the workers that are made from now on.
+    reads_max: of the looks at deliveries (KafkaDeliveries), by parameter.
+    """
 
     settings: Settings
     log: KafkaLog
@@ -51,6 +55,7 @@ class Rig:
     stored: StoredBytes
     workers: dict[Worker, Projections] = field(default_factory=dict)
     tuning: Tuning = PATIENT
+    reads_max: dict[str, int] = field(default_factory=dict)
 
     @property
     def context(self) -> Context:
@@ -161,7 +166,7 @@ class Rig:
 
     @property
     def where(self) -> KafkaDeliveries:
-        return KafkaDeliveries(self.settings.kafka, self.log.requests, self.log.read_slots)
+        return KafkaDeliveries(self.settings.kafka, self.log.requests, self.log.read_slots, **self.reads_max)
 
     async def state(self, message_id: str, listener: Listener, *, deliver_at_ms: int = 0) -> DeliveryState:
         """Of the message's delivery, as GET of the message says."""

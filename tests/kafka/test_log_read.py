@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-import pytest
 from confluent_kafka import Producer
 
-from broker.audit import reader as reader_module
-from broker.audit.reader import Entry, LogReader, Range
+from broker.audit.reader import Entry, LogReader, Range, ReaderTuning
 from broker.audit.verify import State, Verifier
 from broker.commands.context import now_ms
 from broker.core.catalogue import TOPICS
@@ -40,14 +38,14 @@ def places(entries: Sequence[Entry]) -> list[tuple[str, int, int]]:
 
 
 async def test_every_event_is_read_once_in_one_order_while_others_are_written(
-    kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch
+    kafka_settings: KafkaSettings, ready_topics: Topics
 ):
-    monkeypatch.setattr(reader_module, "_HELD_BYTES_MAX", 64 << 10)  # less than a stretch: some is read again
-    monkeypatch.setattr(reader_module, "_SHARE_BYTES_MIN", 4 << 10)  # and some is too large to be held
-    monkeypatch.setattr(reader_module, "SETTLE_MS", 1_000)
     async with running(kafka_settings) as rig:
         queue = await rig.queue("orders")
-        reader = LogReader(rig.log.requests, ready_topics, rig.projections.directory)
+        # less than a stretch: some is read again
+        # and some is too large to be held
+        tuning = ReaderTuning(held_bytes_max=64 << 10, share_bytes_min=4 << 10, settle_ms=1_000)
+        reader = LogReader(rig.log.requests, ready_topics, rig.projections.directory, tuning)
         ours = Selection(organization_id=rig.organization_id)
 
         async def put_many() -> list[str]:
@@ -76,9 +74,8 @@ async def test_every_event_is_read_once_in_one_order_while_others_are_written(
 
 
 async def test_the_story_of_a_message_is_read_from_its_own_partition_and_time(
-    kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch
+    kafka_settings: KafkaSettings, ready_topics: Topics
 ):
-    monkeypatch.setattr(reader_module, "SETTLE_MS", 0)
     async with running(kafka_settings) as rig:
         queue = await rig.queue("orders")
         good, bad = await rig.listen(queue, "good"), await rig.listen(queue, "bad")
@@ -97,7 +94,8 @@ async def test_the_story_of_a_message_is_read_from_its_own_partition_and_time(
                 id=message_id, queue_id=queue.id, at_ms=at_ms, partition=partition, offset=found[0]
             ),
         )
-        reader = LogReader(rig.log.requests, ready_topics, rig.projections.directory)
+        tuning = ReaderTuning(settle_ms=0)
+        reader = LogReader(rig.log.requests, ready_topics, rig.projections.directory, tuning)
 
         async def told() -> list[Entry] | None:
             entries, _ = await all_of(reader, story, Range(begin_ms=at_ms - 1000))
@@ -142,15 +140,13 @@ async def test_a_log_that_is_written_to_is_whole_at_every_moment(kafka_settings:
         assert state.sha256 == state_hash(rig.projections.directory.state)
 
 
-async def test_a_reading_goes_on_behind_what_was_removed_meanwhile(
-    kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(reader_module, "SETTLE_MS", 0)
+async def test_a_reading_goes_on_behind_what_was_removed_meanwhile(kafka_settings: KafkaSettings, ready_topics: Topics):
     async with running(kafka_settings) as rig:
         queue = await rig.queue("orders")
         for number in range(60):
             await rig.put(queue, f"{number}")
-        reader = LogReader(rig.log.requests, ready_topics, rig.projections.directory)
+        tuning = ReaderTuning(settle_ms=0)
+        reader = LogReader(rig.log.requests, ready_topics, rig.projections.directory, tuning)
         ours = Selection(organization_id=rig.organization_id, types=frozenset({"message.put"}))
         whole, _ = await all_of(reader, ours, Range())
         first, cursor = await all_of(reader, ours, Range(limit=20))

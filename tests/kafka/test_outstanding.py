@@ -13,7 +13,6 @@ from broker.core.codec import decode
 from broker.core.events import DeliveryParked, DeliverySetAside
 from broker.core.ids import parse_message_id
 from broker.delivery.worker import Worker
-from broker.kafka import deliveries as deliveries_module
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.topics import Topics
 from broker.ports import DeliveryState
@@ -308,9 +307,7 @@ async def test_what_is_set_aside_is_shown_as_retrying_though_the_cursor_has_pass
     assert condition.oldest_pending_at_ms == lag.oldest_at_ms == parse_message_id(stuck)[0]
 
 
-async def test_what_became_of_a_delivery_is_known_from_outstanding_where_too_many_outcomes_came_since(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-):
+async def test_what_became_of_a_delivery_is_known_from_outstanding_where_too_many_outcomes_came_since(rig: Rig):
     queue = await rig.queue()
     listener = await rig.listen(queue, "a", max_attempts=1)
     again = await rig.listen(queue, "b", retry_first_ms=3_600_000)
@@ -330,12 +327,12 @@ async def test_what_became_of_a_delivery_is_known_from_outstanding_where_too_man
         return [one.state for one in states] == ["delivered", "delivered"]
 
     await until(settled, what="the other message is delivered")
-    monkeypatch.setattr(deliveries_module, "_READS_MAX", 0)
+    rig.reads_max["outcome_reads_max"] = 0
     assert (await rig.state(stuck, listener)).state == "parked"
     retrying = await rig.state(stuck, again)
     assert (retrying.state, retrying.next_attempt_at_ms is not None) == ("retrying", True)
     assert (await rig.state(good, listener)).state == "delivered"
-    monkeypatch.setattr(deliveries_module, "_KEPT_READS_MAX", 0)
+    rig.reads_max["outstanding_reads_max"] = 0
     for message_id in (stuck, good):
         assert (await rig.state(message_id, listener)).state == "unknown"
 

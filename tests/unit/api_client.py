@@ -16,7 +16,7 @@ from memory import MemoryCursors, MemoryLog, MemoryRecords
 
 from api.openapi import document
 from api.reference import OPERATION_DOCS
-from broker.audit.reader import LogReader
+from broker.audit.reader import LogReader, ReaderTuning
 from broker.commands.organizations import create_key, create_organization
 from broker.kafka.topics import topics
 from broker.sealing import new_sealing_key
@@ -115,7 +115,7 @@ class Socket:
 
 
 async def make_api(**parts: Any) -> Api:
-    """parts: settings, and what make_app takes besides, such as deliveries."""
+    """parts: settings, and what make_app takes besides, such as deliveries. reading: the bounds of the log's reader."""
     log = MemoryLog()
     organization = await create_organization(log.control, log.control, name="acme")
     _, key = await create_key(log.control, log.control, organization_id=organization.id, name="first")
@@ -126,7 +126,8 @@ async def make_api(**parts: Any) -> Api:
         | {field.name: parts.pop(field.name) for field in fields(Settings) if field.name in parts},
     )
     records = MemoryRecords(log)
-    parts.setdefault("reader", LogReader(records, topics(settings.kafka), log.control))
+    tuning = parts.pop("reading", ReaderTuning(settle_ms=0))
+    parts.setdefault("reader", LogReader(records, topics(settings.kafka), log.control, tuning))
     parts.setdefault("cursors", MemoryCursors())
     app = app_of(settings, log=log, view=log.control, **parts)
     return Api(log, app, settings, organization.id, key, records)

@@ -14,7 +14,7 @@ from api_client import Api, make_api, problem
 from test_api_accounts import PASSWORD, WHO, bearer, cheap_passwords, organization, register  # noqa: F401 - a fixture
 from test_api_server import live_api
 
-from broker.audit import reader as reader_module
+from broker.audit.reader import ReaderTuning
 from broker.commands.accounts import AccountCommands
 from broker.core.accounts import Account
 
@@ -28,7 +28,7 @@ async def api() -> Api:
 
 @pytest.fixture
 async def over_http() -> AsyncIterator[Api]:
-    async with live_api() as live:
+    async with live_api(reading=ReaderTuning(settle_ms=0, slice_events=1)) as live:
         yield live
 
 
@@ -222,10 +222,8 @@ async def test_a_session_that_ends_while_a_body_is_on_its_way_does_nothing_more(
 
 
 @pytest.mark.parametrize("by", ["key", "member"])
-async def test_a_log_that_is_being_sent_ends_when_its_reader_is_out(over_http, by, monkeypatch):
+async def test_a_log_that_is_being_sent_ends_when_its_reader_is_out(over_http, by):
     api = over_http
-    monkeypatch.setattr(reader_module, "SETTLE_MS", 0)
-    monkeypatch.setattr(reader_module, "_SLICE_EVENTS", 1)
     ann, bob, path = await two_members(api)
     keys = path.replace("members", "keys")
     made = (await api.bare.put(keys, json={"name": "a", "scopes": ["audit"]}, headers=bearer(ann))).json()["key"]

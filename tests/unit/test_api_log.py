@@ -10,24 +10,18 @@ import orjson
 import pytest
 from api_client import Api, make_api
 
-from broker.audit import reader as reader_module
+from broker.audit.reader import ReaderTuning
 from broker.commands.organizations import SCOPES, create_key, create_organization
 from broker.core import events as ev
 from broker.core.ids import parse_message_id
 from broker.errors import LogUnavailable
 
-
-@pytest.fixture(autouse=True)
-def _no_settling(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reader_module, "SETTLE_MS", 0)
-
-
 # All but key.used, which is recorded a moment after the request.
 MADE = "type=organization,key.created,queue,listener,message"
 
 
-async def make_audited() -> Api:
-    api = await make_api()
+async def make_audited(**parts: Any) -> Api:
+    api = await make_api(**parts)
     control = api.log.control
     _, api.key = await create_key(
         control, control, organization_id=api.organization_id, name="all", scopes=SCOPES, actor="shell"
@@ -281,19 +275,17 @@ async def test_a_head_has_no_body_and_leaves_nothing_open():
         assert (answer.status_code, answer.content) == (200, b"")
 
 
-async def test_more_readings_than_there_is_room_for_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reader_module, "_OPEN_EACH_MAX", 0)
-    api = await make_audited()
+async def test_more_readings_than_there_is_room_for_are_told_to_come_again():
+    api = await make_audited(reading=ReaderTuning(settle_ms=0, open_each_max=0))
     answer = await api.get("/v1/log")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
 
 
 async def test_an_answer_that_can_t_be_finished_is_cut_off_without_a_last_line(monkeypatch: pytest.MonkeyPatch):
-    api = await make_audited()
+    api = await make_audited(reading=ReaderTuning(settle_ms=0, slice_events=2))
     queue_id = await api.queue("orders")
     for _ in range(12):
         await put(api, queue_id)
-    monkeypatch.setattr(reader_module, "_SLICE_EVENTS", 2)
     real, reads = api.records.read, 0
 
     async def failing(*arguments: Any, **more: Any) -> Any:

@@ -177,8 +177,7 @@ class Console:
         return await self.http.request(method, path.format_map(ids), headers=headers, params=query, **sent)
 
 
-async def test_a_person_comes_from_an_e_mail_address_to_a_message_and_out_again(monkeypatch):
-    monkeypatch.setattr("broker.audit.reader.SETTLE_MS", 0)
+async def test_a_person_comes_from_an_e_mail_address_to_a_message_and_out_again():
     console = Console(await make_api())
     problem(await console.ask("getSession"), 401)
     assert (await console.ask("createAccount", WHO)).status_code == 200

@@ -105,8 +105,7 @@ async def test_a_person_signs_up_and_acts_in_an_organization(api):
             await ann.send(everput.get_queue(queue.id))
 
 
-async def test_the_log_is_read_line_by_line(api, monkeypatch):
-    monkeypatch.setattr("broker.audit.reader.SETTLE_MS", 0)
+async def test_the_log_is_read_line_by_line(api):
     queue_id = await api.queue()
     api.key = await api.key_with(("audit",))
     async with asked(api) as client:

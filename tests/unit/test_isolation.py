@@ -390,8 +390,7 @@ async def test_a_key_that_has_expired_opens_nothing(api, route, remembered, monk
 
 @pytest.mark.parametrize("as_member", [False, True])
 @pytest.mark.parametrize("route", [*OF_THE_ASKER, *OF_THE_SESSION])
-async def test_what_is_of_the_asker_shows_nothing_of_another(api, route, as_member, monkeypatch):
-    monkeypatch.setattr("broker.audit.reader.SETTLE_MS", 0)
+async def test_what_is_of_the_asker_shows_nothing_of_another(api, route, as_member):
     owner, stranger = await tenant(api, "owner"), await tenant(api, "stranger")
     state = api.log.control.state
     before = [queue.id for queue in state.queues_of(owner.ids["organization_id"])], list(state.accounts.sessions)

@@ -14,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory import MemoryControl
 
-from broker.audit import reader as reader_module
 from broker.audit.pace import Others, Pace
-from broker.audit.reader import LogReader, Range, Slice
+from broker.audit.reader import LogReader, Range, ReaderTuning, Slice
 from broker.core import codec
 from broker.core import events as ev
 from broker.core.catalogue import TOPICS
@@ -26,7 +25,7 @@ from broker.core.ids import message_id
 from broker.core.logorder import Cursor
 from broker.core.replays import pick
 from broker.core.selection import MessagePosition, Selection
-from broker.errors import NotFound
+from broker.errors import Busy, NotFound
 from broker.kafka.requests import EARLIEST, LATEST, FetchResult, OffsetTooOld, Record
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
@@ -38,18 +37,14 @@ BY: dict[str, Any] = {"organization_id": OURS, "at_ms": AT}
 QUEUE = ev.QueueCreated(**BY, queue_id="q", name="orders")
 
 
-@pytest.fixture(autouse=True)
-def _no_settling(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reader_module, "SETTLE_MS", 0)
-
-
 class Log:
     """audit.records.Records: ten records a read. begins: what was removed from a partition lies before it.
 
-    view: `control` folded.
+    view: `control` folded. tuning: of its readers; other numbers than ReaderTuning has.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, **tuning: int) -> None:
+        self.tuning = ReaderTuning(settle_ms=0, **tuning)
         self.view = MemoryControl()
         self.records: dict[tuple[str, int], list[Record]] = {}
         self.begins: dict[tuple[str, int], int] = {}
@@ -103,7 +98,7 @@ def put(number: int, partition: int = 0, organization_id: str = OURS, data: str 
 
 
 async def read(log: Log, wanted: Selection, span: Range | None = None) -> list[Slice]:
-    async with aclosing(LogReader(log, TABLE, log.view).read(wanted, span or Range())) as slices:
+    async with aclosing(LogReader(log, TABLE, log.view, log.tuning).read(wanted, span or Range())) as slices:
         return [one async for one in slices]
 
 
@@ -142,9 +137,8 @@ async def test_a_story_that_is_wanted_from_a_later_time_on_does_not_have_what_wa
     assert slices[-1].complete
 
 
-async def test_a_slice_in_which_nothing_was_wanted_says_all_the_same_where_to_go_on(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reader_module, "_SLICE_READS", 2)
-    log = Log()
+async def test_a_slice_in_which_nothing_was_wanted_says_all_the_same_where_to_go_on():
+    log = Log(slice_reads=2)
     log.add("messages", 1, *(put(number, 1, THEIRS) for number in range(95)), put(95, 1))
     wanted = Selection(organization_id=OURS)
     slices = await read(log, wanted)
@@ -157,12 +151,11 @@ async def test_a_slice_in_which_nothing_was_wanted_says_all_the_same_where_to_go
             assert min(offset for topic, _, offset in log.read_of if topic == "messages") == min(95, 20 * (number + 1))
 
 
-async def test_organizations_take_turns_however_many_readings_one_of_them_has(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reader_module, "_SLICE_EVENTS", 1)
-    log = Log()
+async def test_organizations_take_turns_however_many_readings_one_of_them_has():
+    log = Log(slice_events=1)
     for number in range(60):
         log.add("messages", 0, put(number, 0, OURS if number % 2 else THEIRS))
-    reader = LogReader(log, TABLE, log.view)
+    reader = LogReader(log, TABLE, log.view, log.tuning)
     order: list[str] = []
 
     async def follow(organization_id: str) -> None:
@@ -179,7 +172,7 @@ async def test_organizations_take_turns_however_many_readings_one_of_them_has(mo
 async def test_what_is_removed_while_it_is_about_to_be_read_is_left_out():
     log = Log()
     log.add("messages", 0, *(put(number) for number in range(100)))
-    reader = LogReader(log, TABLE, log.view)
+    reader = LogReader(log, TABLE, log.view, log.tuning)
     offsets: list[int] = []
     async with aclosing(reader.read(Selection(organization_id=OURS), Range(limit=50))) as slices:
         async for one in slices:
@@ -191,19 +184,20 @@ async def test_what_is_removed_while_it_is_about_to_be_read_is_left_out():
     assert offsets == [*range(50), *range(70, 100)]
 
 
-async def test_what_is_removed_under_a_reading_is_left_out(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reader_module, "_SLICE_EVENTS", 5)
-    log = Log()
+async def test_what_is_removed_under_a_reading_is_left_out():
+    log = Log(slice_events=5)
     log.add("messages", 0, *(put(number) for number in range(100)))
     offsets: list[int] = []
-    async with aclosing(LogReader(log, TABLE, log.view).read(Selection(organization_id=OURS), Range())) as slices:
+    async with aclosing(
+        LogReader(log, TABLE, log.view, log.tuning).read(Selection(organization_id=OURS), Range())
+    ) as slices:
         async for one in slices:
             offsets += [entry.offset for entry in one.entries]
             log.begins["messages", 0] = 70
     assert offsets == [*range(20), *range(70, 100)]  # two stretches had been asked for
 
 
-async def test_a_log_that_has_lost_its_end_ends_the_reading(monkeypatch: pytest.MonkeyPatch):
+async def test_a_log_that_has_lost_its_end_ends_the_reading():
     log = Log()
     log.add("messages", 0, *(put(number) for number in range(20)))
     real = log.read
@@ -213,19 +207,14 @@ async def test_a_log_that_has_lost_its_end_ends_the_reading(monkeypatch: pytest.
             raise OffsetTooOld("partition 0 can't be read from there")
         return await real(topic, partition, offset, **more)
 
-    monkeypatch.setattr(log, "read", shorter)
+    log.read = shorter
     with pytest.raises(OffsetTooOld):
         await read(log, Selection(organization_id=OURS))
 
 
 @pytest.mark.parametrize("rest_bytes_max", [0, 2_000, 1 << 20])
-async def test_no_more_is_held_than_may_be_and_what_is_too_large_is_read_again(
-    monkeypatch: pytest.MonkeyPatch, rest_bytes_max: int
-):
-    monkeypatch.setattr(reader_module, "_REST_BYTES_MAX", rest_bytes_max)
-    monkeypatch.setattr(reader_module, "_HELD_BYTES_MAX", 2_000)
-    monkeypatch.setattr(reader_module, "_SHARE_BYTES_MIN", 500)
-    log = Log()
+async def test_no_more_is_held_than_may_be_and_what_is_too_large_is_read_again(rest_bytes_max: int):
+    log = Log(rest_bytes_max=rest_bytes_max, held_bytes_max=2_000, share_bytes_min=500)
     for number in range(40):
         log.add("messages", 0, put(2 * number, 0, data="x" * (900 if number % 7 == 0 else 50)))
         log.add("messages", 1, put(2 * number + 1, 1))
@@ -235,12 +224,10 @@ async def test_no_more_is_held_than_may_be_and_what_is_too_large_is_read_again(
     assert len(large) == 6
 
 
-async def test_what_is_read_too_early_is_not_read_again_and_nothing_of_it_stays_behind(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reader_module, "_HELD_BYTES_MAX", 1_000)
-    monkeypatch.setattr(reader_module, "_SHARE_BYTES_MIN", 500)
-    log = Log()
+async def test_what_is_read_too_early_is_not_read_again_and_nothing_of_it_stays_behind():
+    log = Log(held_bytes_max=1_000, share_bytes_min=500)
     log.add("messages", 0, *(put(number) for number in range(50)))
-    reader = LogReader(log, TABLE, log.view)
+    reader = LogReader(log, TABLE, log.view, log.tuning)
     async with aclosing(reader.read(Selection(organization_id=OURS), Range())) as slices:
         assert sum([len(one.entries) async for one in slices]) == 50
     assert [offset for topic, _, offset in log.read_of if topic == "messages"] == [0, 10, 20, 30, 40]
@@ -272,11 +259,10 @@ async def test_a_listener_s_events_are_not_looked_for_where_there_are_none():
     assert not any(topic == "messages" for topic, *_ in log.read_of)
 
 
-async def test_a_queue_s_readings_are_counted_while_its_listeners_are_looked_for(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reader_module, "_OPEN_EACH_MAX", 1)
-    log = Log()
+async def test_a_queue_s_readings_are_counted_while_its_listeners_are_looked_for():
+    log = Log(open_each_max=1)
     log.add("control", 0, QUEUE)
-    reader = LogReader(log, TABLE, log.view)
+    reader = LogReader(log, TABLE, log.view, log.tuning)
 
     def of_queue() -> AsyncGenerator[Slice, None]:
         return reader.read(Selection(organization_id=OURS, queue_id="q"), Range())
@@ -284,7 +270,7 @@ async def test_a_queue_s_readings_are_counted_while_its_listeners_are_looked_for
     async with aclosing(of_queue()) as one, aclosing(of_queue()) as other:
         first = asyncio.create_task(anext(one))
         await asyncio.sleep(0)
-        with pytest.raises(reader_module.Busy):
+        with pytest.raises(Busy):
             await anext(other)
         assert (await first).complete
 
@@ -363,7 +349,7 @@ async def test_the_story_of_a_message_does_not_read_control_from_its_start():
     log.add("control", 0, *(listener(f"l{number}", **before) for number in range(200)))
     ended = [ev.ListenerDeleted(**BY, listener_id=one) for one in ("l1", "elsewhere too")]
     log.add("control", 0, replayed("l0", 0, 9), replayed("elsewhere", 1, 9), redriven(AT + 950, "l0"))
-    reader = LogReader(log, TABLE, log.view)
+    reader = LogReader(log, TABLE, log.view, log.tuning)
 
     async def told(**more: Any) -> tuple[list[str], list[int]]:
         """(The replays in the story, where `control` was read.)"""
@@ -404,7 +390,7 @@ async def test_what_there_never_was_is_not_found_and_what_has_ended_is():
 async def test_a_queue_s_listeners_are_looked_for_once_and_then_only_among_what_is_new():
     log = Log()
     log.add("control", 0, QUEUE, *(listener(f"l{number}") for number in range(30)))
-    reader = LogReader(log, TABLE, log.view)
+    reader = LogReader(log, TABLE, log.view, log.tuning)
     wanted = Selection(organization_id=OURS, queue_id="q", types=frozenset({"message.put"}))
 
     async def asked() -> list[int]:
@@ -478,26 +464,21 @@ def by_definition(log: Log) -> list[tuple[int, str, int, int]]:
 async def test_a_reading_gives_the_order_of_the_definition_whatever_is_held_left_out_or_come_late(
     early: Rows, late: Rows, rest_bytes: int, share_bytes: int, slice_events: int, limit: int
 ):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reader_module, "_HELD_BYTES_MAX", 0)
-        patch.setattr(reader_module, "_SHARE_BYTES_MIN", share_bytes)
-        patch.setattr(reader_module, "_REST_BYTES_MAX", rest_bytes)
-        patch.setattr(reader_module, "_SLICE_EVENTS", slice_events)
-        log = Log()
-        add(log, early)
-        ours = Selection(organization_id=OURS)
+    log = Log(held_bytes_max=0, share_bytes_min=share_bytes, rest_bytes_max=rest_bytes, slice_events=slice_events)
+    add(log, early)
+    ours = Selection(organization_id=OURS)
 
-        async def told(span: Range) -> tuple[list[tuple[int, str, int, int]], Cursor]:
-            slices = await read(log, ours, span)
-            entries = [entry for one in slices for entry in one.entries]
-            return [(one.log_ms, one.topic, one.partition, one.offset) for one in entries], slices[-1].cursor
+    async def told(span: Range) -> tuple[list[tuple[int, str, int, int]], Cursor]:
+        slices = await read(log, ours, span)
+        entries = [entry for one in slices for entry in one.entries]
+        return [(one.log_ms, one.topic, one.partition, one.offset) for one in entries], slices[-1].cursor
 
-        first, cursor = await told(Range(limit=limit))
-        rest, _ = await told(Range(cursor=cursor))
-        assert first + rest == by_definition(log)
-        assert first == by_definition(log)[:limit]
-        since, _ = await told(Range(begin_ms=AT + 6))
-        assert since == [place for place in by_definition(log) if place[0] >= AT + 6]
-        add(log, late)
-        rest, _ = await told(Range(cursor=cursor))
-        assert sorted(place[1:] for place in first + rest) == sorted(place[1:] for place in by_definition(log))
+    first, cursor = await told(Range(limit=limit))
+    rest, _ = await told(Range(cursor=cursor))
+    assert first + rest == by_definition(log)
+    assert first == by_definition(log)[:limit]
+    since, _ = await told(Range(begin_ms=AT + 6))
+    assert since == [place for place in by_definition(log) if place[0] >= AT + 6]
+    add(log, late)
+    rest, _ = await told(Range(cursor=cursor))
+    assert sorted(place[1:] for place in first + rest) == sorted(place[1:] for place in by_definition(log))
