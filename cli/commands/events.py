@@ -24,13 +24,15 @@ _HEAD: Final = """\
 
 Made by `make events` from the program itself; don't edit it.
 
-Every event is one JSON object, the value of one Kafka record. The record's topic has the prefix (`everput.`) before the
-name here. A reader passes over fields that it does not know: a version may get more of them. What is no longer
-understood with the old meaning gets a new version; those before it stay in the topics and are described below it, with
-what the program makes of them (its upcasters). Fields marked *secret* or *internal* are in the topics, in no answer
-of the API; the internal ones are places in partitions that all organizations share.
+Every event is one JSON object, the value of one Kafka record. The record's topic is the name here after the prefix
+(`everput.`). Ignore fields that you do not know: a version may get more fields. A change that breaks readers is a new
+version of the event. Earlier versions stay in the topics. They are described below the present one, with their upcasters.
 
-`claims` is kept for two days, `outstanding` is compacted; the others are the log that `GET /v1/log` reads.
+Fields marked *secret* or *internal* are in the topics, and in no answer of the API. The internal ones are offsets in
+partitions that all organizations share.
+
+`claims` keeps its records for two days, and `outstanding` is compacted. The other topics are the log that `GET /v1/log`
+reads.
 
 Every event has
 """
@@ -43,7 +45,7 @@ def command() -> None:
 
 
 def catalogue() -> str:
-    """docs/events.md."""
+    """Return docs/events.md."""
     lines = [_HEAD, *_table([(name, _json_type(_type_of(name)), FIELDS[name]) for name in _COMMON])]
     for topic in (*TOPICS, *PASSING):
         found = [name for name, where in TOPIC_OF.items() if where == topic]
