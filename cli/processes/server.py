@@ -210,6 +210,10 @@ class _Connection(_Written, HttpToolsProtocol):
         """
         if self.transport.is_closing():
             return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._take_last()  # else its answer would come before those of the requests before it
+            self._deaf = True
+            return
         if not self._opens_websocket():
             self._refuse(400, "The request does not open a WebSocket: RFC 6455, section 4.2.1, says what it must have.")
             return
@@ -273,9 +277,13 @@ class _Connection(_Written, HttpToolsProtocol):
         if not self.transport.is_closing() and self._is_well_formed():
             super().on_headers_complete()
             if len(self.pipeline) >= PIPELINED_MAX:
-                self._last_taken = True
-                self.headers.append((b"connection", b"close"))
-                self.cycle.keep_alive = False
+                self._take_last()
+
+    def _take_last(self) -> None:
+        """Close when the newest request is answered, and say so in its answer."""
+        self._last_taken = True
+        self.cycle.scope["headers"].append((b"connection", b"close"))
+        self.cycle.keep_alive = False
 
     def _is_well_formed(self) -> bool:
         """Check the headers that say whom the request is for and where it ends. If they are wrong, answer and close.

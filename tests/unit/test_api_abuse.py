@@ -9,9 +9,10 @@ import re
 import orjson
 import pytest
 from api_client import Api, make_api
-from test_api_server import serving
+from test_api_server import WEBSOCKET, serving
 
 from api.calls import Call
+from api.tunnel import Tunnels
 from cli.processes.server import PIPELINED_MAX
 
 
@@ -69,6 +70,18 @@ async def test_of_many_pipelined_requests_so_many_are_answered_and_the_rest_is_n
     if count == 60:  # more may be on its way when the connection is closed, and then answers are lost
         assert len(answers) == PIPELINED_MAX + 1
         assert [b"connection: close" in answer for answer in answers] == [False] * PIPELINED_MAX + [True]
+
+
+async def test_a_websocket_behind_a_request_that_is_not_answered_yet_is_not_opened():
+    api = await make_api(tunnels=Tunnels("tunnel://127.0.0.1:7"))
+    path = f"/v1/queues/{await api.queue()}"
+    upgrade = WEBSOCKET % (b"x", b"x-api-key: " + api.key.encode() + b"\r\n")
+    first = request(api, "PUT", f"{path}/messages", b'{"data":"x"}', last=False)
+    async with serving(api, websockets=True) as port:
+        said = await exchange(port, first + upgrade.replace(b"/v1/queues/x", path.encode()))
+    assert statuses(said) == [200]
+    assert b"connection: close" in said
+    assert list(api.log.control.state.listeners) == []
 
 
 SMUGGLED = b'PUT /v1/queues HTTP/1.1\r\nhost: x\r\nx-api-key: KEY\r\ncontent-length: 19\r\n\r\n{"name":"smuggled"}'

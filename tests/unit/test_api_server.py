@@ -16,6 +16,7 @@ from api.streams import Stream, answer_stream
 from api.tunnel import Tunnels
 from broker.commands.organizations import SCOPES, create_key
 from broker.outbound.addresses import AWAY
+from cli.processes import admin
 from cli.processes.hosts import Hosts
 from cli.processes.server import FRAMING_BYTES_MAX, HEAD_BYTES_MAX, PIPELINED_MAX, Server
 
@@ -428,6 +429,23 @@ async def test_a_request_without_one_host_or_with_another_coding_than_chunked_is
         answered, _ = await said(port, refused + (b"0\r\n\r\n" if b"transfer" in lines else b"") + second)
         assert answered in (status, 400)
     assert list(api.log.control.state.queues) == [], "nothing that follows a refused request is done"
+
+
+async def test_the_admin_address_and_that_of_tunnels_answer_to_the_servers_names_only():
+    async def state() -> dict:
+        return {}
+
+    checked = admin.make_app(state, state, state, state)
+    for app in (checked, Tunnels().app):
+        async with admin.serving(app, "127.0.0.1", 0, Hosts(["broker.example"])) as url:
+            port = int(url.rpartition(":")[2])
+            for host, status in ((b"evil.example", 421), (b"broker.example", 404), (b"127.0.0.1", 404)):
+                head = b"GET /nowhere HTTP/1.1\r\nhost: " + host + b"\r\nconnection: close\r\n\r\n"
+                async with asyncio.timeout(10):
+                    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.write(head)
+                    assert int((await reader.read()).split()[1]) == status
+                    writer.close()
 
 
 async def test_http_1_0_needs_no_host():
