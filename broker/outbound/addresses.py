@@ -17,18 +17,14 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from broker.core.delivery import TUNNEL_AWAY
-from broker.outbound.dns import Ask, Names, NotAsked, ask_system
+from broker.outbound.dns import DEFAULT, Ask, DnsTuning, Names, NotAsked, ask_system
 from broker.settings import Network
 
 URL_CHARS_MAX: Final = 2048
 TUNNEL: Final = "tunnel"  # the scheme of API processes' own tunnel addresses, which no client can name
 AWAY: Final = TUNNEL_AWAY
 TUNNEL_PROOF: Final = "everput-tunnel"  # the header that has it
-_CACHE_S: Final = 10.0
-_FAILURE_CACHE_S: Final = 1.0
 _USABLE_S: Final = 600.0
-_ANSWER_S: Final = 2.5  # less than a probe or a connection may take
-_OTHER_ANSWER_S: Final = 0.5  # where there is an answer already
 _CACHED_MAX: Final = 8192
 _NO_SUCH_NAME: Final = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
@@ -198,27 +194,28 @@ class _Kept:
 
     __slots__ = ("addresses", "error", "fresh_until_s", "preferred", "usable_until_s")
 
-    def __init__(self, addresses: list[str], error: str | None, at_s: float) -> None:
+    def __init__(self, addresses: list[str], error: str | None, at_s: float, tuning: DnsTuning) -> None:
         self.addresses = addresses
         self.error = error
         self.preferred: str | None = None
-        self.fresh_until_s = at_s + (_CACHE_S if error is None else _FAILURE_CACHE_S)
+        self.fresh_until_s = at_s + (tuning.cache_s if error is None else tuning.failure_cache_s)
         self.usable_until_s = at_s + _USABLE_S if error is None else 0.0
 
 
 class Resolver:
     """A cache from host names to allowed addresses. Concurrent callers share a look-up.
 
-    An answer is kept for seconds, and for minutes while DNS gives no other (as in RFC 8767). ask: see dns.py.
+    An answer is kept for seconds, and for minutes while DNS gives no other (as in RFC 8767). ask, tuning: see dns.py.
     """
 
-    def __init__(self, allow: Sequence[Network], ask: Ask = ask_system) -> None:
+    def __init__(self, allow: Sequence[Network], ask: Ask = ask_system, tuning: DnsTuning = DEFAULT) -> None:
         @lru_cache(maxsize=4096)  # cached, because each probe of a listener that is down needs it
         def may_be_at(text: str) -> bool:
             return address_allowed(ip_address(text.partition("%")[0]), allow)
 
         self._may_be_at = may_be_at
-        self._names = Names(ask)
+        self.tuning = tuning
+        self.names = Names(ask, tuning)
         self._kept: dict[str, _Kept] = {}
 
     async def addresses(self, host: str) -> list[str]:
@@ -241,8 +238,10 @@ class Resolver:
         kept = self._kept.get(host)
         if kept is None or kept.fresh_until_s < now_s:
             usable = kept is not None and now_s < kept.usable_until_s
-            answer = self._names.addresses(host)
-            in_time, _ = await asyncio.wait([answer], timeout=_OTHER_ANSWER_S if usable else _ANSWER_S)
+            answer = self.names.addresses(host)
+            in_time, _ = await asyncio.wait(
+                [answer], timeout=self.tuning.other_answer_s if usable else self.tuning.answer_s
+            )
             try:
                 if not in_time:
                     raise TimeoutError
@@ -250,10 +249,8 @@ class Resolver:
             except (OSError, UnicodeError) as error:
                 answer.add_done_callback(partial(self._late, host))
                 if kept is not None and usable and getattr(error, "errno", None) not in _NO_SUCH_NAME:
-                    kept.fresh_until_s = now_s + _CACHE_S
-                elif isinstance(error, NotAsked) or (
-                    isinstance(error, TimeoutError) and self._names.kept_waiting(host)
-                ):
+                    kept.fresh_until_s = now_s + self.tuning.cache_s
+                elif isinstance(error, NotAsked) or (isinstance(error, TimeoutError) and self.names.kept_waiting(host)):
                     raise NotAsked("no thread was free to look this name up in time") from None
                 else:
                     said = "DNS did not answer in time" if isinstance(error, TimeoutError) else str(error)
@@ -271,7 +268,7 @@ class Resolver:
         former = self._kept.pop(host, None)
         if len(self._kept) >= _CACHED_MAX:
             del self._kept[next(iter(self._kept))]
-        kept = self._kept[host] = _Kept(addresses, error, asyncio.get_running_loop().time())
+        kept = self._kept[host] = _Kept(addresses, error, asyncio.get_running_loop().time(), self.tuning)
         if former is not None and former.preferred is not None:
             self.prefer(host, former.preferred)
         return kept

@@ -7,7 +7,7 @@ A look-up can't be cancelled: its thread waits as long as the system's resolver 
 server is silent. So there are three pools: for names that were answered quickly the last time, for unknown names, and
 for names that hang repeatedly. A look-up that takes long frees its slot, goes on, and counts in the last pool.
 Thousands of hanging names so delay each other, and others only for a short time. After a restart all names are new, and
-the hanging ones are passed sixteen at a time, in _NEW_LEAVES_S each.
+the hanging ones are passed sixteen at a time, in new_leaves_s each.
 """
 
 from __future__ import annotations
@@ -19,22 +19,45 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
-_QUICK_S: Final = 1.0
-_KNOWN_LEAVES_S: Final = 1.0
-_NEW_LEAVES_S: Final = 0.25
-_ASKED_S: Final = 0.5  # A shorter look-up has not had the time to be answered.
-_WANTED_S: Final = 15.0  # A caller asks again sooner. After this, a look-up without a thread is given up.
-_KNOWN_MAX: Final = 32  # questions under way at each desk
-_NEW_MAX: Final = 16
-_SLOW_MAX: Final = 16
-# This many look-ups may hang in the slow pool; each has a thread of 27 KiB and an open file.
-_HANGING_MAX: Final = 1024
 _FILES_PART: Final = 8  # The pools use at most one in this many of the process's files.
 _REMEMBERED_MAX: Final = 16_384  # names
-_SLOW_AFTER: Final = 2  # times in a row that a name hung before it counts as slow
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DnsTuning:
+    """The bounds of look-ups.
+
+    quick_s: an answer within this time makes a name known.
+    known_leaves_s, new_leaves_s: after this time a look-up leaves the known or the new pool for the slow one.
+    asked_s: a shorter look-up has not had the time to be answered.
+    wanted_s: a caller asks again sooner. After this time, a look-up without a thread is given up.
+    known_max, new_max, slow_max: look-ups under way in each pool.
+    hanging_max: look-ups that may hang in the slow pool; each has a thread of 27 KiB and an open file.
+    slow_after: times in a row that a name hangs before it counts as slow.
+    answer_s: how long a caller waits. other_answer_s: likewise, while an older answer may be used.
+    cache_s: how long an answer is fresh. failure_cache_s: likewise, a failure.
+    """
+
+    quick_s: float = 1.0
+    known_leaves_s: float = 1.0
+    new_leaves_s: float = 0.25
+    asked_s: float = 0.5
+    wanted_s: float = 15.0
+    known_max: int = 32
+    new_max: int = 16
+    slow_max: int = 16
+    hanging_max: int = 1024
+    slow_after: int = 2
+    answer_s: float = 2.5
+    other_answer_s: float = 0.5
+    cache_s: float = 10.0
+    failure_cache_s: float = 1.0
+
+
+DEFAULT: Final = DnsTuning()
 Ask = Callable[[str], list[str]]
 
 
@@ -47,7 +70,7 @@ class NotAsked(OSError):
     """The error that the name got no thread, which says nothing about the name."""
 
 
-class _Desk:
+class Pool:
     """A pool of look-ups.
 
     most: look-ups at once.
@@ -65,11 +88,11 @@ class _Desk:
 
 
 class _Question:
-    __slots__ = ("answer", "begun_s", "desk", "host", "wanted_until_s")
+    __slots__ = ("answer", "begun_s", "host", "pool", "wanted_until_s")
 
-    def __init__(self, host: str, desk: _Desk, answer: asyncio.Future[list[str]]) -> None:
+    def __init__(self, host: str, pool: Pool, answer: asyncio.Future[list[str]]) -> None:
         self.host = host
-        self.desk = desk
+        self.pool = pool
         self.answer = answer
         self.wanted_until_s = self.begun_s = 0.0
 
@@ -77,13 +100,14 @@ class _Question:
 class Names:
     """The DNS look-ups of one event loop. ask: blocking, called on threads."""
 
-    def __init__(self, ask: Ask = ask_system) -> None:
+    def __init__(self, ask: Ask = ask_system, tuning: DnsTuning = DEFAULT) -> None:
+        self.tuning = tuning
         self._ask = ask
-        hanging_max = min(_HANGING_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _FILES_PART)
-        self._known = _Desk(_KNOWN_MAX, leaves_s=_KNOWN_LEAVES_S, hanging_max=hanging_max)
+        hanging_max = min(self.tuning.hanging_max, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _FILES_PART)
+        self.known = Pool(self.tuning.known_max, leaves_s=self.tuning.known_leaves_s, hanging_max=hanging_max)
         # If new names could fill everything, known names that hang could not move here.
-        self._new = _Desk(_NEW_MAX, leaves_s=_NEW_LEAVES_S, hanging_max=hanging_max * 3 // 4)
-        self._slow = _Desk(_SLOW_MAX)
+        self.new = Pool(self.tuning.new_max, leaves_s=self.tuning.new_leaves_s, hanging_max=hanging_max * 3 // 4)
+        self.slow = Pool(self.tuning.slow_max)
         self._questions: dict[str, _Question] = {}
         self._hung: dict[str, int] = {}  # How often each name has hung in a row.
 
@@ -95,27 +119,27 @@ class Names:
         loop = asyncio.get_running_loop()
         question = self._questions.get(host)
         if question is None:
-            question = self._questions[host] = _Question(host, self._desk_of(host), loop.create_future())
-            question.desk.waiting.append(question)
-        question.wanted_until_s = loop.time() + _WANTED_S
-        self._next(question.desk)
+            question = self._questions[host] = _Question(host, self.pool_of(host), loop.create_future())
+            question.pool.waiting.append(question)
+        question.wanted_until_s = loop.time() + self.tuning.wanted_s
+        self._next(question.pool)
         return question.answer
 
     def kept_waiting(self, host: str) -> bool:
         """Return whether the look-up has had no thread yet, or only just, though nothing bad is known of the name."""
         question = self._questions.get(host)
-        if question is None or self._desk_of(host) is self._slow:
+        if question is None or self.pool_of(host) is self.slow:
             return False
-        return not question.begun_s or asyncio.get_running_loop().time() < question.begun_s + _ASKED_S
+        return not question.begun_s or asyncio.get_running_loop().time() < question.begun_s + self.tuning.asked_s
 
-    def _desk_of(self, host: str) -> _Desk:
+    def pool_of(self, host: str) -> Pool:
         hung = self._hung.get(host, 1)
-        return self._known if hung == 0 else self._new if hung < _SLOW_AFTER else self._slow
+        return self.known if hung == 0 else self.new if hung < self.tuning.slow_after else self.slow
 
-    def _next(self, desk: _Desk) -> None:
+    def _next(self, pool: Pool) -> None:
         now_s = asyncio.get_running_loop().time()
-        while desk.waiting and desk.under_way < desk.most:
-            question = desk.waiting.popleft()
+        while pool.waiting and pool.under_way < pool.most:
+            question = pool.waiting.popleft()
             if question.wanted_until_s < now_s:
                 self._end(question, NotAsked("DNS had no time for this name"))
             else:
@@ -140,29 +164,29 @@ class Names:
         except RuntimeError as error:
             self._end(question, NotAsked(str(error)))
             return
-        question.desk.under_way += 1
+        question.pool.under_way += 1
         question.begun_s = loop.time()
-        if question.desk is not self._slow:
-            loop.call_later(question.desk.leaves_s, self._takes_long, question)
+        if question.pool is not self.slow:
+            loop.call_later(question.pool.leaves_s, self._takes_long, question)
 
     def _takes_long(self, question: _Question) -> None:
         if question.answer.done():
             return
-        left = question.desk
-        if self._slow.under_way >= left.hanging_max:
+        left = question.pool
+        if self.slow.under_way >= left.hanging_max:
             asyncio.get_running_loop().call_later(left.leaves_s, self._takes_long, question)
             return
-        question.desk = self._slow
+        question.pool = self.slow
         left.under_way -= 1
-        self._slow.under_way += 1
+        self.slow.under_way += 1
         self._next(left)
 
     def _answered(self, question: _Question, found: list[str] | Exception) -> None:
-        question.desk.under_way -= 1
-        quick = asyncio.get_running_loop().time() < question.begun_s + _QUICK_S
-        self._remember(question.host, 0 if quick else self._hung.get(question.host, 0) + 1)
+        question.pool.under_way -= 1
+        quick = asyncio.get_running_loop().time() < question.begun_s + self.tuning.quick_s
+        self.remember(question.host, 0 if quick else self._hung.get(question.host, 0) + 1)
         self._end(question, found)
-        self._next(question.desk)
+        self._next(question.pool)
 
     def _end(self, question: _Question, found: list[str] | Exception) -> None:
         del self._questions[question.host]
@@ -172,7 +196,7 @@ class Names:
         else:
             question.answer.set_result(found)
 
-    def _remember(self, host: str, hung: int) -> None:
+    def remember(self, host: str, hung: int) -> None:
         self._hung.pop(host, None)
         if len(self._hung) >= _REMEMBERED_MAX:
             del self._hung[next(iter(self._hung))]

@@ -6,13 +6,13 @@ import contextlib
 import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
 
 from broker.core.circuit import TRIP_AFTER, State
 from broker.delivery.tuning import Tuning
-from broker.outbound import addresses as guard
 from broker.outbound import connection as http
 from broker.outbound import dns as names
 from tests.delivery.office import OK, until
@@ -54,13 +54,14 @@ def several(monkeypatch: pytest.MonkeyPatch):
 
 
 async def test_an_address_that_is_silent_is_left_for_the_next_which_comes_first_from_then_on(
-    serve, open_office, several, monkeypatch
+    serve, open_office, several
 ):
-    monkeypatch.setattr(guard, "_CACHE_S", -1.0)  # DNS is asked again each time
     server = await serve(answers_200)
     with silent(server.port) as address:
         several[:] = [address, "127.0.0.1"]
         office = await open_office(f"http://two.example:{server.port}/", office={"allow": LOOPBACK}, max_in_flight=1)
+        resolver = office.dispatcher.connections.network.resolver
+        resolver.tuning = replace(resolver.tuning, cache_s=-1.0)  # DNS is asked again each time
         office.put(3)
         await office.all_settled()
         office.check_books()
@@ -109,14 +110,14 @@ async def test_only_the_first_few_of_many_addresses_are_tried(serve, open_office
 async def test_that_its_name_had_no_turn_in_dns_is_no_attempt_and_no_fault_of_a_listener(
     serve, open_office, several, monkeypatch
 ):
-    monkeypatch.setattr(guard, "_ANSWER_S", 0.01)
-    monkeypatch.setattr(names, "_NEW_MAX", 0)
     several[:] = ["127.0.0.1"]
     server = await serve(answers_200)
     office = await open_office(
         f"http://new.example:{server.port}/", office={"new": True, "tuning": Tuning(put_off_ms=0)}
     )
     resolver, without_a_turn = office.dispatcher.connections.network.resolver, 0
+    resolver.tuning = replace(resolver.tuning, answer_s=0.01)
+    resolver.names.new.most = 0
     addresses = resolver.addresses
 
     async def counted(host: str) -> list[str]:
@@ -132,8 +133,8 @@ async def test_that_its_name_had_no_turn_in_dns_is_no_attempt_and_no_fault_of_a_
     office.put(3, key="k")
     await until(lambda: without_a_turn > 2 * TRIP_AFTER)
     assert (office.dispatcher.circuit.state, office.dispatcher.circuit.faults) == (State.CLOSED, 0)
-    monkeypatch.setattr(guard, "_ANSWER_S", 60.0)
-    resolver._names._new.most = 1
+    resolver.tuning = replace(resolver.tuning, answer_s=60.0)
+    resolver.names.new.most = 1
     await office.all_settled()
     office.check_books()
     assert [len(rows) for rows in office.outcomes.values()] == [1] * 6

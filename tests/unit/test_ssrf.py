@@ -20,6 +20,7 @@ from test_guard import BAD_ADDRESSES, LOOPBACK, Names
 from broker.delivery.dispatch.liveness import alive
 from broker.outbound.addresses import Resolver, parse_url
 from broker.outbound.connection import ConnectFailed, connect
+from broker.outbound.dns import DnsTuning
 
 DISGUISES = ["127.1", "2130706433", "0x7f000001", "017700000001", "0177.0.0.1", "127.0.0.1.", "0", "[::ffff:7f00:1]"]
 HOSTS = [*(f"[{text}]" if ":" in text else text for text in BAD_ADDRESSES), *DISGUISES, "localhost", "a.internal"]
@@ -135,8 +136,7 @@ async def test_a_name_whose_answer_changes_after_the_check_is_checked_at_each_co
     async with forbidden_server() as (port, connected):
         names = Names(["127.0.0.1"], ["127.0.0.2"], ["127.0.0.2"])
         monkeypatch.setattr(socket, "getaddrinfo", names.getaddrinfo)
-        monkeypatch.setattr("broker.outbound.addresses._CACHE_S", -1.0)
-        resolver = Resolver((ip_network("127.0.0.1/32"),))
+        resolver = Resolver((ip_network("127.0.0.1/32"),), tuning=DnsTuning(cache_s=-1.0))
         target = parse_url(f"http://rebinding.example:{port}/")
         connection = await connect(Owner(), target, resolver, ssl.create_default_context())
         connection.close()
