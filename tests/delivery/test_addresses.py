@@ -54,7 +54,7 @@ def several(monkeypatch: pytest.MonkeyPatch):
 
 
 async def test_an_address_that_is_silent_is_left_for_the_next_which_comes_first_from_then_on(
-    serve, open_office, several
+    serve, open_office, several, monkeypatch
 ):
     server = await serve(answers_200)
     with silent(server.port) as address:

@@ -102,7 +102,7 @@ async def test_an_export_that_was_killed_goes_on_and_is_what_it_would_have_been(
     kafka_settings: KafkaSettings, ready_topics: Topics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(export_all, "FILE_RECORDS", 3)
-    monkeypatch.setattr(export_all, "_STRETCH_BYTES", 1)
+    monkeypatch.setattr(export_all, "_FETCH_BYTES", 1)
     async with running(kafka_settings) as rig:
         queue = await rig.queue("orders")
         for number in range(20):
