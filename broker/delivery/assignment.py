@@ -54,9 +54,10 @@ class Shared:
 
 
 class Assignment:
-    """An assignment, one per generation of the group.
+    """The partitions that a worker owns in one generation of the group, and everything that it knows of them.
 
-    partitions: empty before the take-over. share: the worker's part of what each listener may get from all workers.
+    partitions: empty before the take-over.
+    share: the worker's part of what each listener may get from all workers.
     leaving: deliveries that are being written to `outstanding`.
     """
 
@@ -173,7 +174,7 @@ class Assignment:
     # Deliveries that leave their window
 
     def put_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
-        """Write the delivery to `outstanding`, to be tried at a time (ms), or parked when that is None."""
+        """Write the delivery to `outstanding`, to be attempted at due_ms; None: parked."""
         if delivery.message is None:
             return
         event = self.outstanding.expect(delivery, delivery.message, status, error, due_ms)

@@ -70,7 +70,7 @@ class Fence:
             self._answer = None
 
     async def run(self) -> None:
-        """Ask now and then, so that assure() seldom has to wait. Endless."""
+        """Ask Kafka now and then, for ever, so that assure() seldom has to wait."""
         while True:
             await asyncio.sleep(self._tuning.ask_look_s)
             if time.monotonic() - self._asked_at >= self._tuning.ask_s:

@@ -63,7 +63,7 @@ class Roster:
     """The dispatchers of one worker, by listener id. A dispatcher outlives an assignment; its streams don't.
 
     assignment: the worker's current one, to which new streams belong.
-    sending: whether attempts may begin, also those of listeners that are created from now on.
+    sending: whether attempts may begin, also to listeners created from now on.
     unusable: ids of listeners whose secret can't be opened.
     """
 
@@ -149,7 +149,7 @@ class Roster:
     # Listeners that have arrived
 
     async def run(self) -> None:
-        """Load the cursors of the listeners that start() has named, many at once, and start their streams. Endless."""
+        """Load the cursors of the listeners that start() has named, many at once, and start their streams, for ever."""
         while True:
             await self._arrived.wait()
             await self.admit()
@@ -183,7 +183,7 @@ class Roster:
     # Dispatchers
 
     def add(self, listener: Listener) -> None:
-        """Make the listener's dispatcher, or bring the one that it has up to date. Its streams stand nowhere yet."""
+        """Make the listener's dispatcher, or update the existing one. Its streams are not placed yet."""
         dispatcher, assignment = self.dispatchers.get(listener.id), self.assignment
         self.unusable.discard(listener.id)
         try:
@@ -221,7 +221,7 @@ class Roster:
         return open_listener(self._sealer, listener)
 
     def place(self, listener: Listener, cursors: Mapping[int, Cursor]) -> None:
-        """Put the listener's streams where its cursors say, and have its queue's messages brought to it."""
+        """Place the listener's streams at its cursors, and have its queue's messages brought to it."""
         dispatcher = self.dispatchers.get(listener.id)
         if dispatcher is None:
             return
@@ -275,6 +275,6 @@ class Roster:
 def lowest(
     listeners: Iterable[Listener], cursors: Mapping[str, Mapping[int, Cursor]], number: int, end: int | None = None
 ) -> int:
-    """Return the lowest offset of a partition that one of these listeners has not settled; `end` at the most."""
+    """Return the lowest offset of a partition that one of these listeners has not settled, and at most `end`."""
     lows = [listener.stands_at(cursors.get(listener.id, {}), number).offset for listener in listeners]
     return min(lows) if end is None else min((*lows, end))

@@ -42,11 +42,14 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """The worker of a process.
+    """A worker: it owns partitions and delivers their messages. There is one in a process.
 
-    kafka: its ports. view: the directory as folded here, caught up before start(). roster: its dispatchers; an agent
-    keeps them as the directory says. count: called with the organization and the size of what is written for it
-    (broker/volume.py). network: None for the real one. dice: draws the jitter of retries and probes.
+    kafka: its ports.
+    view: the directory as folded here, caught up before start().
+    roster: its dispatchers; an agent keeps them as the directory says.
+    count: called with the organization and the size of each record written for it (broker/volume.py).
+    network: None for the real one.
+    dice: draws the jitter of retries and probes.
     """
 
     def __init__(
@@ -88,7 +91,7 @@ class Worker:
         self._begin_assignment()  # of no partition, until there is one
 
     def _begin_assignment(self) -> Assignment:
-        """Put an assignment without partitions in the place of the current one."""
+        """Replace the current assignment by one without partitions."""
         self.assignment = self.roster.assignment = Assignment(self._shared)
         return self.assignment
 
@@ -102,7 +105,7 @@ class Worker:
         return self._view.state
 
     async def start(self) -> None:
-        """Join the group, load the cursors of what it was given, begin to deliver (LogUnavailable)."""
+        """Join the group, load the cursors of the assigned partitions, and begin to deliver (LogUnavailable)."""
         await self.kafka.changes.start()
         await self.kafka.membership.start(self._gained, self._given_up)
         loops = {
@@ -127,14 +130,14 @@ class Worker:
             task.result()
 
     async def stop(self) -> None:
-        """Begin no more attempts, let those under way finish (bounded), checkpoint, leave the group."""
+        """Start no more attempts, let those in flight finish within a bound, make a checkpoint, and leave the group."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.assignment.pause()
         try:
             await self._let_go(list(self.assignment.partitions), at_end=True)
-        finally:  # should that go wrong, the group must not wait for a member that is gone
+        finally:  # Even after an error, the group must not wait for a member that has left.
             self._background.cancel()
             await self._liveness.stop()
             await self.kafka.membership.stop()
@@ -171,9 +174,9 @@ class Worker:
         await self._let_go(partitions)
 
     async def _let_go(self, partitions: Collection[int], *, at_end: bool = False) -> None:
-        """Stop sending, make the last checkpoint, drop the assignment."""
+        """Stop sending, make the last checkpoint, and drop the assignment."""
         assignment = self.assignment
-        if assignment.partitions:  # else it was not taken over, or not yet, and nothing was done for it
+        if assignment.partitions:  # Without partitions nothing was taken over, so nothing needs to be written.
             await self._drain(assignment, at_end=at_end)
             await self._commit_last(assignment)
         if partitions:
@@ -206,7 +209,7 @@ class Worker:
 
         def promising(dispatcher: Dispatcher) -> bool:
             if at_end and dispatcher.limits.rank != FAILS:
-                return dispatcher.busy > 0  # it takes what it gets, in its time
+                return dispatcher.busy > 0  # The listener accepts messages, so its attempts will end.
             return dispatcher.connections.busy_since(time() - self.tuning.hanging_s)
 
         self.roster.let_send(sending=False)
@@ -216,7 +219,7 @@ class Worker:
                     await asyncio.sleep(self.tuning.tick_s)
 
     async def _take_over(self, partitions: list[int], assignment: Assignment) -> None:
-        """Load the cursors of all listeners on these partitions and begin to read."""
+        """Load the cursors of all listeners on these partitions, and begin to read."""
         outstanding, event_log, roster = assignment.outstanding, self.kafka.log, self.roster
         while assignment is self.assignment:
             try:
@@ -240,12 +243,12 @@ class Worker:
         for place, listener_id in enumerate([listener.id for listener in listeners], 1):
             if (
                 place % self.tuning.opened_at_once == 0
-            ):  # before anything is at its place: from then on it must be of one moment
+            ):  # Stop before any stream is placed: from here on everything must be of one moment.
                 await asyncio.sleep(0)
                 if assignment is not self.assignment:
                     return
             listener_now = self._directory.listeners.get(listener_id)
-            if listener_now is not None:  # as it is by now; what comes meanwhile is added in a moment
+            if listener_now is not None:  # The listener as it is now; later changes follow in a moment.
                 roster.add(listener_now)
         if not await self._said_taken(partitions, assignment):
             return

@@ -26,7 +26,8 @@ Made by `make events` from the program itself; don't edit it.
 
 Every event is one JSON object, the value of one Kafka record. The record's topic is the name here after the prefix
 (`everput.`). Ignore fields that you do not know: a version may get more fields. A change that breaks readers is a new
-version of the event. Earlier versions stay in the topics. They are described below the present one, with their upcasters.
+version of the event. Earlier versions stay in the topics. They are described below the present one, with their
+upcasters.
 
 Fields marked *secret* or *internal* are in the topics, and in no answer of the API. The internal ones are offsets in
 partitions that all organizations share.

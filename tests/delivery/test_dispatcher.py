@@ -347,12 +347,12 @@ async def test_a_stream_far_behind_costs_the_tail_nothing_until_it_has_caught_up
     dispatcher = office.dispatcher
     dispatcher.update(replace(dispatcher.listener, paused="by a test"), share=WHOLE)
     office.put(30)
-    assert office.partition._told["q-1"] == {}
+    assert office.partition._fed["q-1"] == {}
     office.put(30)
     assert len(dispatcher.streams[0].window.behind) == 5
     dispatcher.update(replace(dispatcher.listener, paused=None), share=WHOLE)
     await office.all_settled()
-    assert office.partition._told["q-1"] == {dispatcher: None}
+    assert office.partition._fed["q-1"] == {dispatcher: None}
     office.put(10)
     await office.all_settled()
     office.check_books()

@@ -28,7 +28,7 @@ Placed = Callable[[int, str], Iterable[Dispatcher]]
 
 @dataclass(slots=True)
 class _UnderWay:
-    """The attempt, told from later ones of the same delivery."""
+    """An attempt in flight, which differs from later attempts of the same delivery."""
 
     delivery: Delivery
     number: int
@@ -91,7 +91,7 @@ class Answers:
         return reply
 
     async def tell(self, partition: int, changes: Iterable[ChangeReply]) -> None:
-        """Write who had what as soon as that is decided; what is not in time is `unknown`."""
+        """Write the answers as soon as they are decided. A state that is not decided in time is `unknown`."""
         deadline = time.monotonic() + self._tuning.answer_s
         waiting = list(changes)
         while waiting:
@@ -125,7 +125,9 @@ class Answers:
                 del reply.under_way[listener_id]
 
     def _outcome(self, attempt: _UnderWay, message_id: str) -> str | None:
-        """None while it is under way; `delivered` when the listener took what it was sent before the change."""
+        """Return None while the attempt is in flight; `delivered` if the listener accepted what was sent before the
+        change.
+        """
         delivery, stream = attempt.delivery, attempt.delivery.stream
         if delivery.state is DROPPED:
             return "unknown"

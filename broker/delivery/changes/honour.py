@@ -58,10 +58,12 @@ class Taken:
 
 
 class Changes:
-    """The changes of messages in one assignment.
+    """The changes of messages that one assignment honors.
 
-    dispatchers: the worker's own. placed: yields the dispatchers of a queue whose place on a partition is known.
-    run: starts a task that the worker ends with. confirm: see Fence.
+    dispatchers: the worker's own.
+    placed: yields the dispatchers of a queue whose place on a partition is known.
+    run: starts a task that ends with the worker.
+    confirm: see Fence.
     """
 
     def __init__(
@@ -147,7 +149,9 @@ class Changes:
                 self._run(self._answers.tell(partition, recent))
 
     async def hand_over(self) -> None:
-        """Everything that is known of these partitions is written (LogUnavailable: their next owner is in doubt)."""
+        """Record that everything known of these partitions is written (LogUnavailable: their next owner is in
+        doubt).
+        """
         by: Fields = {"at_ms": now_ms(), "organization_id": "", "actor": "worker"}
         handed_over = {
             one: PartitionHandedOver(
@@ -181,7 +185,7 @@ class Changes:
             self._covering -= 1
 
     async def _doubt(self, partition: int, end: int, changes_end: int) -> tuple[int, int]:
-        """Below which offset an earlier owner may have sent more than it could write, and which changes it honoured."""
+        """Return below which offset an earlier owner may have sent more than it wrote, and which changes it honored."""
         if end == 0:
             return 0, 0
         requests, topic = self._log.requests, self._log.deliveries.name
@@ -198,7 +202,7 @@ class Changes:
     async def _collect(self, partition: int, taken: Taken, begin: int, *, kept: bool) -> None:
         """Read the changes of messages from the floor on, in [begin, taken.position).
 
-        kept: and of those that are kept in `outstanding`.
+        kept: also those of messages in `outstanding`.
         """
         if not taken.position:
             return
@@ -241,7 +245,7 @@ class Changes:
             self._ids[partition, offset] = message_id
 
     def _note(self, partition: int, offset: int, message_id: str, new: Change) -> bool:
-        """Honour a change from now on, unless it does not count: then False. cover() may have read it before."""
+        """Honor a change from now on. Return False if it does not count. cover() may have read it before."""
         before = self.known.get((partition, offset))
         counts = prevailing(before, new)
         if counts is new:
@@ -357,7 +361,7 @@ class Changes:
     # Letting go
 
     async def prune(self) -> None:
-        """Now and then, forget the changes of what every listener has settled."""
+        """Forget the changes of messages that every listener has settled."""
         while True:
             await asyncio.sleep(self._tuning.prune_s)
             for number in list(self._partitions) if self.known else ():

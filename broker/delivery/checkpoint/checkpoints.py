@@ -62,9 +62,9 @@ class Checkpoints:
         self._stored: dict[str, float] = {}  # as of when each listener was committed
         self._dirty: set[Stream] = set()
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}  # taken from their streams, not yet written
-        self.quiet = asyncio.Lock()  # whoever holds it knows that no cursor is being committed
+        self.quiet = asyncio.Lock()  # held while cursors are being committed
         self.suspended = False
-        self._hurried = False  # others wait for a checkpoint: no pauses in one that is under way
+        self._hurried = False  # Somebody waits for a checkpoint, so the present one makes no pauses.
 
     def touched(self, stream: Stream) -> None:
         """Have the stream in the next checkpoint: it has changed."""
@@ -88,9 +88,9 @@ class Checkpoints:
             self._hurried = False
 
     async def once_more(self) -> None:
-        """After the last one, as time allows: what was committed while the partitions were ours, and is so still.
+        """Commit again what was committed while the partitions were ours, as time allows after last().
 
-        A commit that was long on its way from an owner before us may have set it back.
+        A commit that an earlier owner sent long ago may have set a cursor back.
         """
         dispatchers = [
             dispatcher for dispatcher in self._dispatchers.values() if dispatcher.listener.id in self._stored
@@ -106,7 +106,7 @@ class Checkpoints:
                     await self._cursors.store(cursors)
                 except NotStored:  # the others' all the same
                     continue
-                except LogUnavailable:  # repeats of what is stored, as a rule
+                except LogUnavailable:  # Usually these commits only repeat what is stored.
                     return
 
     async def run(self) -> None:
@@ -144,7 +144,7 @@ class Checkpoints:
                 unwritten = await self._write(cursors)
                 await self._outstanding.flush()
                 refused = await self._store(cursors, pause_s=pause_s)
-            except BaseException:  # cancelled, too: the last checkpoint of a worker that is stopped repeats it
+            except BaseException:  # Also when cancelled: the last checkpoint of a worker that stops writes these again.
                 self._failed(streams)
                 raise
             self._note_stored(cursors, began)
@@ -204,9 +204,8 @@ class Checkpoints:
         return None
 
     async def _collect(self, streams: list[Stream], at_s: float) -> dict[str, dict[int, Cursor]]:
-        """Take the outcomes and cursor of each stream that has changed, at one moment, of those that may not wait.
-
-        streams: gets those.
+        """Take the outcomes and cursors of all changed streams that may not wait, at one moment. Add those streams to
+        `streams`.
         """
         cursors: dict[str, dict[int, Cursor]] = {}
         waits: dict[str, bool] = {}
@@ -236,7 +235,9 @@ class Checkpoints:
         return cursors
 
     def _may_wait(self, dispatcher: Dispatching, at_s: float) -> bool:
-        """Whether it gives way, its last commit is new enough, and what came since is little and does not press."""
+        """Return whether a low-priority dispatcher may skip this checkpoint: its last commit is recent, and little has
+        happened since.
+        """
         if self._hurried or not dispatcher.limits.gives_way:
             return False
         if at_s - self._stored.get(dispatcher.listener.id, -inf) >= self._tuning.low_priority_s:
@@ -248,7 +249,7 @@ class Checkpoints:
         )
 
     async def run_idle(self) -> None:
-        """Commit the tail's place for streams that have nothing open: some listeners a second, all within a minute."""
+        """Commit the tail's position for streams with nothing open: some listeners a second, all within a minute."""
         rounds = int(self._tuning.idle_checkpoint_s / self._tuning.checkpoint_s)
         turn = 0
         while True:
@@ -256,17 +257,19 @@ class Checkpoints:
             turn = (turn + 1) % rounds
             async with self.quiet:
                 dispatchers = list(self._dispatchers.values())[turn::rounds]
-                self._touch(dispatchers)  # what waits and does not change must not expire either
+                # A waiting listener without changes is committed too, so that its cursor does not expire.
+                self._touch(dispatchers)
                 cursors = self._idle(dispatchers)
-                with contextlib.suppress(LogUnavailable):  # an older commit stands, and the next round is a minute off
+                # An older commit stands, and the next round follows in a minute.
+                with contextlib.suppress(LogUnavailable):
                     await self._store(cursors, pause_s=self._tuning.idle_commit_pause_s)
                     self._metrics.cursors += sum(map(len, cursors.values()))
 
     async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]], *, pause_s: float) -> NotStored | None:
-        """Commit some at a time, as long as the partitions are ours (LogUnavailable: they are not).
+        """Commit in parts while the partitions are ours (LogUnavailable: they are not).
 
-        A group that takes no commit, because somebody else consumes as it, must not keep the others' cursors back:
-        those that are not stored are told at the end.
+        A group that another consumer uses refuses commits. It must not delay the others, so failures are returned at
+        the end.
         """
         rows = list(cursors.items())
         together = max(self._tuning.commits_together, -(-len(rows) // self._tuning.commit_pauses_max))
@@ -278,7 +281,7 @@ class Checkpoints:
                 await self._cursors.store(dict(now))
             except NotStored as error:
                 failed |= error.failed
-                together = len(rows)  # it may have taken long: all others at once
+                together = len(rows)  # The checkpoint may have taken long: commit all others at once.
             if rows and pause_s and not self._hurried:
                 await asyncio.sleep(pause_s)
         return NotStored(failed) if failed else None

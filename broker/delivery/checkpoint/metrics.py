@@ -20,10 +20,12 @@ from broker.delivery.tuning import TUNED
 
 
 class Metrics:
-    """Since the process began. attempts: by (outcome, answer), the answer being `2xx` … `5xx` or `none`.
+    """The worker's counters since the process began.
 
-    delivered: from the put, or the time it was to wait for, to the answer that took the message. cursors: committed.
-    gained: times that the group has given this worker its partitions.
+    attempts: by (outcome, answer), where the answer is `2xx` … `5xx` or `none`.
+    delivered: durations from the put, or from the message's `deliver_at`, to the accepting answer.
+    cursors: committed.
+    gained: how often the group assigned partitions to this worker.
     """
 
     def __init__(self) -> None:
@@ -62,11 +64,17 @@ class Lag:
 
 @dataclass(slots=True)
 class Condition:
-    """A worker at a moment. listeners: how many, by `live`, `probation`, `down` and `paused`. lags: where not zero.
+    """The condition of a worker at a moment.
 
-    open: deliveries in windows. behind: offsets noted for later. held, held_bytes: messages that dispatchers hold.
-    recent, recent_bytes: messages kept for those that lag a little. lagging: streams that wait for a catch-up reader.
-    outstanding: deliveries that are retried later, or parked. damaged: those of them whose messages can't be read.
+    listeners: how many, by `live`, `probation`, `down` and `paused`.
+    lags: those that are not zero.
+    open: deliveries in windows.
+    behind: offsets noted for later.
+    held, held_bytes: messages that dispatchers hold.
+    recent, recent_bytes: messages kept for streams that lag a little.
+    lagging: streams that wait for a catch-up reader.
+    outstanding: deliveries that are retried later, or parked.
+    damaged: those of them whose messages can't be read.
     """
 
     partitions: int = 0
@@ -90,7 +98,9 @@ async def condition(
     *,
     at_once: int = TUNED.conditions_at_once,
 ) -> Condition:
-    """Looks at every dispatcher, some at a time, so that deliveries go on meanwhile: for one who asks now and then."""
+    """Examine every dispatcher and return the worker's condition. It yields to the event loop after some, so deliveries
+    continue.
+    """
     now = Condition(partitions=len(partitions), outstanding=len(outstanding), damaged=outstanding.damaged())
     for partition in partitions.values():
         now.recent += partition.recent

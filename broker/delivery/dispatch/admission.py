@@ -35,7 +35,8 @@ class Admission(Enum):
     FAR = "its message's time is far: it is set aside until then"
 
 
-BEGIN: Final = Admission.BEGIN  # what is asked for with each delivery: an enumeration's attributes are slow
+# A constant, because an attribute of an enumeration is slow, and each delivery is compared.
+BEGIN: Final = Admission.BEGIN
 _QUEUED: Final = Admission.QUEUED
 
 
@@ -86,11 +87,11 @@ class Admissions:
         return BEGIN
 
     def _is_slow(self, key: str, at_s: float) -> bool:
-        """Whether too many wait, and one that came now would wait for this key for long."""
+        """Return whether too many deliveries wait, and one that came now would wait long for this key."""
         return self._room.many_wait and self._deliveries.keys.taken_for_s(key, at_s) >= self._room.tuning.key_slow_s
 
     def _by_time(self, message: Message) -> Admission:
-        """Decide by the time that its message is for."""
+        """Decide by the message's `deliver_at`."""
         wait_ms = message.deliver_at_ms - now_ms()
         if wait_ms <= 0:
             return BEGIN

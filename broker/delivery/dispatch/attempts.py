@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 class Attempting(Protocol):
-    """What the attempts ask of their dispatcher (dispatcher.py)."""
+    """The parts of a dispatcher that its attempts use (dispatcher.py)."""
 
     tuning: Tuning
     queue: Queue
@@ -174,7 +174,7 @@ class Attempts:
     # An attempt ends (broker/outbound/connection.py, Owner)
 
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None:
-        """The listener has answered; the rest of its answer may still come."""
+        """Handle a status line. The rest of the answer may still come."""
         delivery: Delivery = connection.work
         took_ms = int((self._loop.time() - connection.at) * 1000)
         connection.well = status < 500
@@ -192,7 +192,7 @@ class Attempts:
             circuit.succeeded()
 
     def failed(self, connection: Connection, error: str) -> None:
-        """There is no answer, or none that can be read."""
+        """Handle a request without an answer, or with one that can't be read."""
         took_ms = int((self._loop.time() - connection.at) * 1000)
         if error == "timeout":
             self._limits.timed_out(took_ms)
@@ -200,7 +200,7 @@ class Attempts:
         self._failed(connection.work, Failure(error=error, tunnel=connection.target.tunnel, stale=stale), took_ms)
 
     def released(self, connection: Connection) -> None:
-        """All of the answer is there, and the connection may carry the next request."""
+        """Handle the end of an answer, after which the connection may carry the next request."""
         self._note_took(connection)
         connection.at = self._loop.time()
         self.connections.release(connection)
@@ -210,7 +210,7 @@ class Attempts:
             dispatcher.refill()
 
     def lost(self, connection: Connection) -> None:
-        """The connection is closed."""
+        """Handle a connection that is closed."""
         if self.connections.lost(connection):
             self._note_took(connection)
             self._loop.call_soon(self.dispatcher.pump)
@@ -316,7 +316,7 @@ class Attempts:
         stream.touch()
 
     def _away(self, stream: Stream) -> None:
-        """Nobody holds the tunnel: there is no attempt before a good probe."""
+        """Handle a tunnel without a client: nothing is attempted before a good probe."""
         self._note_error("not-connected", stream)
         if self._circuit.trip(now_ms()):
             stream.pressing = True
@@ -328,7 +328,7 @@ class Attempts:
         log.warning("circuit.opened listener=%s error=%s", self.dispatcher.listener.id, self.error)
 
     def _note_error(self, error: str | None, stream: Stream) -> None:
-        """stream: its cursor will name the error."""
+        """Record the last error. The stream's cursor will name it."""
         if error != self.error:
             self.error = error
             stream.pressing = True

@@ -17,7 +17,7 @@ from broker.errors import UnknownEvent
 
 
 class Lagging(Protocol):
-    """What the backlog asks of its dispatcher (dispatcher.py)."""
+    """The parts of a dispatcher that its backlog uses (dispatcher.py)."""
 
     sending: bool
     queue: Queue
@@ -32,10 +32,11 @@ class Lagging(Protocol):
 
 
 class Backlog:
-    """What one dispatcher has yet to take from the log. behind: the streams that lag; the next one to be served first.
+    """The messages that one dispatcher has yet to take from the log.
 
-    A stream's `set_aside_below` is set while retention waits for it: what is not settled below that offset leaves the
-    window for `outstanding` with its payload and without an attempt, a few deliveries at a time.
+    behind: the streams that lag; the next one to be served first.
+    Retention sets a stream's `set_aside_below`. Unsettled deliveries below that offset leave the window for
+    `outstanding`, with their payload and without an attempt, a few at a time.
     """
 
     __slots__ = ("_dispatcher", "behind")
@@ -65,12 +66,13 @@ class Backlog:
             del behind[stream]
             if wanted is None:
                 continue
-            behind[stream] = None  # last, should this not bring all of it
+            # The stream goes to the end of the queue, in case this read does not bring everything.
+            behind[stream] = None
             stream.assignment.lagging(stream)
             if stream.requested:
                 return
 
-    # What the log is to keep no longer
+    # Setting aside what the log will no longer keep
 
     def set_aside(self, partition: int, below: int) -> None:
         """Have all below an offset that is not settled leave the window. below: 0 ends that, however far it is."""

@@ -75,7 +75,7 @@ class DeliveryQueue:
     # Ordering keys
 
     def first_ended(self, delivery: Delivery, key: str) -> None:
-        """The delivery was first of its key, and has left: the next one of the key is ready, before all others."""
+        """Make the next delivery of a key ready, before all others, because the first one has left."""
         delivery.first_of_key = False
         self.leaving_first.discard(delivery)
         following = self.keys.next(key, self._loop.time())
@@ -84,7 +84,9 @@ class DeliveryQueue:
             self.put_first(following)
 
     def first_leaves(self, delivery: Delivery, key: str, *, others_follow: bool) -> None:
-        """The first delivery of a key is on its way to `outstanding`. others_follow: so are those that wait for it."""
+        """Note that the first delivery of a key is on its way to `outstanding`. others_follow: so are those that wait
+        for it.
+        """
         self.leaving_first.add(delivery)
         if others_follow:
             following = self.keys.send_away(key)
@@ -98,7 +100,7 @@ class DeliveryQueue:
         """Remove every delivery, and return them; those under way, and those that leave, stay first of their keys."""
         idle = [*self.ready, *(delivery for _, _, delivery in self.retries), *self.renewing]
         self.clear()
-        for delivery in idle:  # before the others: the one that has just failed still has its connection
+        for delivery in idle:  # Close idle connections first: the connection of the failed attempt is not idle yet.
             delivery.first_of_key = False
         kept = (message_of(one).key for one in (*under_way, *self.leaving_first) if one.first_of_key)
         return idle + self.keys.restart([key for key in kept if key is not None])

@@ -41,14 +41,19 @@ _CONDITIONS: Final = {
 
 
 class Dispatcher:
-    """One per listener and worker.
+    """The deliveries of one worker to one listener, over all the worker's partitions.
 
-    assignment: the worker's, which the next streams belong to. opened: the listener's secrets and headers.
-    streams: by partition. backlog: those of them that lag, which are `behind`.
-    deliveries: those that no attempt is under way for. attempts: those under way. memory: the messages that are held.
-    sending: False at a hand-over and at the end: attempts under way may finish, and none begins.
+    assignment: the worker's, for new streams.
+    opened: the listener's secrets and headers, decrypted.
+    streams: by partition.
+    backlog: the streams that lag.
+    deliveries: those without an attempt in flight.
+    attempts: those in flight.
+    memory: the messages that are held.
+    sending: False at a hand-over and at the end, when attempts in flight may finish and none begins.
     said_gone: the listener has answered 410, and the worker was told.
-    wants_tick: called when tick() is to be called. gone: called when the listener answers 410.
+    wants_tick: called when tick() must be called.
+    gone: called when the listener answers 410.
     """
 
     def __init__(
@@ -92,7 +97,9 @@ class Dispatcher:
         self.update(listener, share=share)
 
     def update(self, listener: Listener, *, share: Share, opened: Opened | None = None) -> None:
-        """The listener's settings, or this worker's share, have changed. opened: None when the secrets have not."""
+        """Apply changed settings of the listener, or a changed share of this worker. opened: None when the secrets have
+        not changed.
+        """
         self.opened = opened or self.opened
         before, self.listener = self.listener, listener
         self.said_gone = False
@@ -177,7 +184,7 @@ class Dispatcher:
                 attempts.connect(delivery)
 
     def _turn_away(self, delivery: Delivery, admission: Admission) -> None:
-        """No attempt begins: have the delivery wait, or leave its window."""
+        """Have the delivery wait, or leave its window, because no attempt may begin."""
         match admission:
             case Admission.QUEUED:
                 delivery.state = QUEUED
@@ -200,7 +207,7 @@ class Dispatcher:
     # A delivery leaves
 
     def settle(self, delivery: Delivery, state: State = KEPT) -> None:
-        """The delivery is delivered, cancelled, or kept in `outstanding`: the cursor may pass it."""
+        """Settle a delivery: delivered, cancelled, or kept in `outstanding`. The cursor may pass it."""
         if delivery.state is DROPPED:
             return
         stream = delivery.stream
@@ -230,7 +237,7 @@ class Dispatcher:
         delivery.stream.assignment.returned(delivery)
 
     def _let_go(self, delivery: Delivery) -> None:
-        """Hold its message no more; the next one of its ordering key may begin."""
+        """Release the delivery's message; the next one of its ordering key may begin."""
         message, delivery.message = delivery.message, None
         memory = self.memory
         leaving = memory.setting_aside
@@ -245,18 +252,18 @@ class Dispatcher:
     # Its message is changed (changes/honour.py)
 
     def cancel(self, delivery: Delivery) -> None:
-        """The message was deleted."""
+        """Cancel a delivery whose message was deleted."""
         if delivery.owed is not None:
             delivery.stream.assignment.delivered(delivery)
         self.settle(delivery, CANCELLED)
 
     def renew(self, delivery: Delivery) -> None:
-        """The message was updated: the delivery waits for renewed()."""
+        """Hold a delivery whose message was updated, until renewed() is called."""
         delivery.state = RENEWING
         self.deliveries.renewing.add(delivery)
 
     def park_unreadable(self, delivery: Delivery) -> None:
-        """The message was updated, and the new data can't be read: what was put is not what counts."""
+        """Park a delivery whose updated data can't be read, because the original data no longer counts."""
         self.deliveries.renewing.discard(delivery)
         self.put_aside(delivery, None, DAMAGED, None)
 
@@ -272,14 +279,14 @@ class Dispatcher:
     # Down, paused, and back
 
     def stand_down_if_away(self) -> bool:
-        """Let go of what must not be sent, nor held, while the listener is down or paused. Return whether it is."""
+        """Drop what must not be sent or held while the listener is down or paused. Return whether it is."""
         away = self.circuit.state is circuit.State.OPEN or self.listener.paused is not None
         if away:
             self.stand_down()
         return away
 
     def stand_down(self) -> None:
-        """Let go of every message that is not under way: the listener is down or paused, and may be so for long."""
+        """Drop every message that is not in flight, because the listener is down or paused, perhaps for long."""
         connecting = (delivery for delivery, _ in self.connections.making.values())
         for delivery in self.deliveries.stand_down((*self.attempts.under_way(), *connecting)):
             delivery.put_at_ms = message_of(delivery).put_at_ms
@@ -293,15 +300,15 @@ class Dispatcher:
                 self.behind[stream] = None
 
     def wake(self) -> None:
-        """Attempts may flow again, after a good probe or a resume."""
-        self.activate()  # resumed with its circuit open, it must be probed
+        """Let attempts flow again after a good probe or a resume."""
+        self.activate()  # A listener that is resumed with an open circuit must be probed.
         if self.circuit.state is circuit.State.PROBATION:
             self.limits.begin_anew()
         self.refill()
         self.pump()
 
     def gone(self) -> None:
-        """The listener has answered 410 Gone: have the worker pause it."""
+        """Have the worker pause the listener, which has answered 410 Gone."""
         if self.listener.paused is None and not self.said_gone:
             self.said_gone = True
             self._tell_gone(self)
@@ -315,17 +322,18 @@ class Dispatcher:
             self._wants_tick(self)
 
     def tick(self, at_ms: int, *, late: bool = False) -> bool:
-        """See to time-outs and retries that are due. Called several times a second, until it returns False.
+        """Handle due timeouts and retries. It is called several times a second until it returns False.
 
-        late: the event loop is, and answers may be there that nobody has read.
+        late: the event loop is late, so answers may have arrived that nobody has read.
         """
         if not late:
             self.attempts.expire()
         let_alone = self.limits.let_alone(at_ms)
-        if self.memory.many_wait:  # those whose keys are slow leave their windows
+        if self.memory.many_wait:  # Deliveries of slow ordering keys leave their windows.
             for delivery in self._admissions.crowd():
                 self.put_aside(delivery, None, None, now_ms())
-        if self.deliveries.due(at_ms) or self.deliveries.ready:  # the rate, Retry-After or the sockets held it back
+        # Attempts may have been held back by the rate limit, Retry-After or the sockets.
+        if self.deliveries.due(at_ms) or self.deliveries.ready:
             self.pump()
         waits = bool(self.behind) and self.circuit.state is not circuit.State.OPEN and self.listener.paused is None
         waits = waits or any(self.sets_aside(stream.partition) for stream in self.behind)
@@ -336,14 +344,14 @@ class Dispatcher:
         return self._active
 
     def tidy(self) -> None:
-        """Close connections that nothing was sent on for a while. Called now and then, at all times."""
+        """Close connections that have been idle for a while. It is called now and then."""
         self.connections.tidy()
 
     # What others ask of it
 
     @property
     def held(self) -> int:
-        """How many messages it holds."""
+        """The number of messages that it holds."""
         return self.memory.held
 
     @property
@@ -353,7 +361,7 @@ class Dispatcher:
 
     @property
     def error(self) -> str | None:
-        """Why the last attempt was not taken; None when it was."""
+        """The reason why the last attempt was not accepted; None when it was."""
         return self.attempts.error
 
     @property
@@ -363,23 +371,23 @@ class Dispatcher:
 
     @property
     def busy(self) -> int:
-        """How many attempts are under way."""
+        """The number of attempts in flight."""
         return self.connections.busy
 
     @property
     def waits(self) -> bool:
-        """Whether it would begin more attempts, now or when some that are under way have ended."""
+        """Whether it would begin more attempts, now or after some that are in flight."""
         return bool(self.deliveries.ready) and not self.limits.let_wait(self.busy)
 
     @property
     def hungry(self) -> bool:
-        """Whether it would begin more attempts if only it might."""
+        """Whether it would begin more attempts if its share allowed."""
         return bool(self.deliveries.ready) and not self.limits.held_back(self.busy)
 
     # The end
 
     def drop(self, stream: Stream) -> None:
-        """The partition is no longer owned, or the listener has ended: late answers of this stream are ignored."""
+        """Drop a stream whose partition is no longer owned, or whose listener has ended. Late answers are ignored."""
         self.streams.pop(stream.partition, None)
         self.behind.pop(stream, None)
         dropped = (*stream.window.open.values(), *stream.owed)
@@ -389,7 +397,7 @@ class Dispatcher:
         stream.owed.clear()
 
     def close(self) -> None:
-        """The listener has ended: no more attempts, no more connections."""
+        """End all attempts and connections, because the listener has ended."""
         for stream in list(self.streams.values()):
             self.drop(stream)
         self.deliveries.clear()

@@ -20,7 +20,7 @@ from broker.delivery.tuning import TUNED, Tuning
 
 
 class Sharing(Protocol):
-    """What is asked of a dispatcher here (dispatcher.py)."""
+    """The parts of a dispatcher that sharing uses (dispatcher.py)."""
 
     limits: Limits
     memory: Room
@@ -40,9 +40,9 @@ DispatcherT = TypeVar("DispatcherT", bound=Sharing)
 
 
 class Sockets:
-    """The connections of a worker to all listeners: as many as the process may have open, but for some that are kept.
+    """The count of a worker's connections to all listeners, bounded by the files that the process may open.
 
-    open: how many there are, those that are being made included.
+    open: connections, including those being made.
     """
 
     __slots__ = ("_crowded", "_most", "open")
@@ -55,17 +55,17 @@ class Sockets:
 
     @property
     def crowded(self) -> bool:
-        """Whether none is to be kept open while nothing is sent on it."""
+        """Whether idle connections must be closed."""
         return self.open > self._crowded
 
     @property
     def used_up(self) -> bool:
-        """Whether none may be opened: the listener would be blamed for what is not its fault."""
+        """Whether no connection may be opened. Attempts then wait, so that no listener is blamed."""
         return self.open >= self._most
 
 
 class Processor:
-    """How much of the time this process's first thread has waited for a processor that others had (Linux; else 0)."""
+    """A measure of how long this process's first thread waits for a processor (Linux; elsewhere 0)."""
 
     _TOLD = Path("/proc/self/schedstat")  # nanoseconds that it ran, and waited: Documentation/scheduler/sched-stats
 
@@ -73,7 +73,7 @@ class Processor:
         self._at_s, self._waited_s = time.monotonic(), self._waited()
 
     def waited(self) -> float:
-        """The part of the time since the last call, 0 to 1."""
+        """Return the part of the time since the last call, 0 to 1."""
         before_s, waited_s = self._at_s, self._waited_s
         self._at_s, self._waited_s = time.monotonic(), self._waited()
         return (self._waited_s - waited_s) / max(self._at_s - before_s, 1e-3)
@@ -85,9 +85,10 @@ class Processor:
 
 
 def share_out(dispatchers: Iterable[Sharing], tuning: Tuning = TUNED) -> None:
-    """Attempts under way, and memory: the quick share all of it, the slow what those leave, then the others.
+    """Share out attempts in flight and memory: first among fast listeners, the rest among slow ones, the rest among
+    failing ones.
 
-    dispatchers: those that have something to do.
+    dispatchers: those with something to do.
     """
     ranks: tuple[list[Sharing], ...] = ([], [], [])
     for dispatcher in dispatchers:
@@ -100,7 +101,7 @@ def share_out(dispatchers: Iterable[Sharing], tuning: Tuning = TUNED) -> None:
 
 
 def _share_out(dispatchers: Collection[Sharing], tuning: Tuning, *, attempts_used: int, bytes_used: int) -> None:
-    """Among these, those before them having used so much."""
+    """Share out among dispatchers of one priority what higher priorities have not used."""
     hungry, used = 0, attempts_used
     for dispatcher in dispatchers:
         if dispatcher.hungry:
@@ -115,9 +116,11 @@ def _share_out(dispatchers: Collection[Sharing], tuning: Tuning, *, attempts_use
 
 
 def let_begin(dispatchers: Iterable[DispatcherT], begins: int, *, turn: int) -> list[DispatcherT]:
-    """What those of them that give way may begin until they are here again: so many together. turn: for fairness.
+    """Deal the attempts that low-priority dispatchers may begin until the next call. Return the dispatchers that got
+    any.
 
-    At least half of it is for the slow that take what they get, where there are such. To be pumped: those that got any.
+    At least half goes to slow listeners, if there are any, and the rest to failing ones.
+    turn: rotates the remainder.
     """
     slow: list[DispatcherT] = []
     others: list[DispatcherT] = []

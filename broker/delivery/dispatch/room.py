@@ -34,7 +34,9 @@ class Room:
 
     @property
     def held_max(self) -> int:
-        """How many messages it may hold now: few for a listener that is new or on probation, none while it is down."""
+        """The number of messages that it may hold now: few for a new listener or one on probation, none while it is
+        down.
+        """
         allowance, limits = self._circuit.allowance, self._limits
         if allowance == 0:
             return 0

@@ -28,18 +28,21 @@ log = logging.getLogger(__name__)
 
 _ROWS_MAX = 5_000  # of an event: 300 KB at most
 
-Row = tuple[int, int, int, int, int]  # as in DeliveriesSettled.rows, and when the message was put, or its time came
+Row = tuple[int, int, int, int, int]  # as in DeliveriesSettled.rows, and when the message was put, or its `deliver_at`
 Made = tuple[DeliveryAttempted, int]  # likewise
 
 
 class Assigned(Protocol):
-    """What a dispatcher asks of the assignment that a stream belongs to (assignment.py).
+    """The parts of an assignment that a dispatcher uses for its streams (assignment.py).
 
-    known_changes: of messages, empty nearly always. touched: a stream became dirty. lagging: a stream needs a catch-up
-    reader. put_aside: a delivery leaves the window, to be tried at a time (ms), or parked when that is None; settle()
-    follows. overtakes: whether it would overtake one of its ordering key that has left the window. is_owed: it left the
-    window already. delivered, returned: one from `outstanding` was taken, or can't be tried now. hold: whether a change
-    keeps a delivery from being attempted now; cancel() or renewed() follows.
+    known_changes: of messages; nearly always empty.
+    touched: a stream became dirty.
+    lagging: a stream needs a catch-up reader.
+    put_aside: a delivery leaves the window, to be attempted at a time (ms), or parked (None). settle() follows.
+    overtakes: whether a delivery would overtake one of its ordering key that has left the window.
+    is_owed: the delivery has left the window already.
+    delivered, returned: a delivery from `outstanding` was accepted, or can't be attempted now.
+    hold: whether a change delays a delivery; cancel() or renewed() follows.
     """
 
     @property
@@ -55,7 +58,7 @@ class Assigned(Protocol):
 
 
 class Dispatching(Protocol):
-    """What streams, and those who bring messages to them or commit them, ask of a dispatcher (dispatcher.py)."""
+    """The parts of a dispatcher that its streams, and those who bring or commit their messages, use (dispatcher.py)."""
 
     tuning: Tuning
     assignment: Assigned
@@ -126,14 +129,17 @@ class Stream:
     """The delivery of one partition's messages to one listener.
 
     assignment: the one that its partition belongs to.
-    rows: first attempts that succeeded, for the next checkpoint. attempts: all others. behind_since_ms: when the first
-    message that is behind was put, as far as is known; 0: nothing is, or it is not known.
-    dirty: changed since the last checkpoint. pressing: and so that the next one must tell, whoever gives way: its
-    listener is another than it was, or `outstanding` knows of it. requested: a catch-up reader will come.
-    stretch_bytes: how much of the log to read for it at once. owed: deliveries from `outstanding` that its dispatcher
-    has now. wants: of a replay that picks, whether it takes the message at an offset. set_aside_below: what is not
-    settled below this offset leaves the window for `outstanding`, unattempted, for the log is to go up to there; 0:
-    nothing does.
+    rows: first attempts that succeeded, for the next checkpoint.
+    attempts: all other attempts.
+    behind_since_ms: when the first message that is behind was put; 0: none is, or unknown.
+    dirty: changed since the last checkpoint.
+    pressing: the next checkpoint must include it, whatever its priority.
+    requested: a catch-up reader will come.
+    stretch_bytes: how much of the log to read for it at once.
+    owed: deliveries from `outstanding` that its dispatcher has now.
+    wants: for a replay with picked messages, tests an offset.
+    set_aside_below: unsettled deliveries below this offset leave the window without an attempt, because the log will be
+        deleted up to there; 0: none do.
     """
 
     __slots__ = (
@@ -171,19 +177,19 @@ class Stream:
         self.wants = None if replay is None else replay.chooser(partition)
 
     def touch(self) -> None:
-        """It has changed: the next checkpoint sees to it."""
+        """Have the next checkpoint include the stream, which has changed."""
         if not self.dirty:
             self.assignment.touched(self)
 
     @property
     def current(self) -> bool:
-        """Whether it is its dispatcher's stream of the partition: no other one stands in its place."""
+        """Whether this is its dispatcher's present stream of the partition."""
         return self.dispatcher.streams.get(self.partition) is self
 
     def cursor(self, tail: int, *, waiting: int = 0, since_ms: int | None = None) -> Cursor:
-        """Where the stream is, with the tail reader of its partition at this offset.
+        """Return the stream's cursor. tail: where the partition's tail reader is.
 
-        waiting: deliveries that have left it and are not settled. since_ms: the oldest put of these.
+        waiting: deliveries that have left the stream and are not settled. since_ms: the oldest put of these.
         """
         window = self.window
         tail = self.dispatcher.listener.reach(self.partition, tail)
@@ -199,7 +205,7 @@ class Stream:
         )
 
     def _attempts_made(self, opened: Sequence[int]) -> tuple[int, ...]:
-        """Of each, the attempts that have ended; empty when there are none."""
+        """Return the number of finished attempts of each open delivery; empty when all are 0."""
         deliveries = [self.window.open[offset] for offset in opened]
         if not any(delivery.number for delivery in deliveries):
             return ()
@@ -209,7 +215,7 @@ class Stream:
 
     @property
     def oldest_at_ms(self) -> int | None:
-        """When the oldest message that waits was put, as far as is known."""
+        """The time at which the oldest waiting message was put, as far as is known."""
         first = self.window.first
         if first is not None:
             delivery = self.window.open[first]
@@ -225,7 +231,7 @@ class Stream:
         took_ms: int,
         due_ms: int | None,
     ) -> None:
-        """Keep what an attempt came to, for the next checkpoint; one that failed is logged now, if not too many are."""
+        """Keep an attempt's result for the next checkpoint. Log a failure now, unless too many are logged."""
         message, listener = delivery.message, self.dispatcher.listener
         if message is None:
             return
@@ -268,14 +274,14 @@ def now_ms() -> int:
 
 
 def take_outcomes(stream: Stream) -> tuple[list[Row], list[Made]]:
-    """What has happened since the last checkpoint, taken out of the stream."""
+    """Take what has happened since the last checkpoint out of the stream."""
     rows, stream.rows = stream.rows, []
     attempts, stream.attempts = stream.attempts, []
     return rows, attempts
 
 
 def outcome_events(stream: Stream, rows: Sequence[Row], attempts: Sequence[Made], at_ms: int) -> list[Event]:
-    """What a checkpoint writes of them to `deliveries`, none larger than Kafka takes at its defaults."""
+    """Return the events that a checkpoint writes to `deliveries`. None is larger than Kafka accepts by default."""
     listener = stream.dispatcher.listener
     settled = [
         DeliveriesSettled(

@@ -39,7 +39,9 @@ class Outstanding(Protocol):
 
 
 class EndedListeners:
-    """The clearing away for one assignment. dispatchers: the worker's own, as they are at each moment."""
+    """The cleanup after ended listeners, for one assignment. dispatchers: the worker's own, as they are at each
+    moment.
+    """
 
     def __init__(
         self,

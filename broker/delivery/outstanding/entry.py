@@ -12,18 +12,23 @@ from broker.core.events import BARE, DAMAGED, DeliverySetAside, KeptDelivery
 from broker.core.redrives import Redrives
 
 UNREAD: Final = 2
-Key = tuple[str, str]  # the ids of a listener and of a message
-Line = tuple[str, int, str]  # a listener's id, a partition, an ordering key
+Key = tuple[str, str]  # the key of an entry: the ids of a listener and of a message
+Line = tuple[str, int, str]  # the queue of an ordering key: a listener's id, a partition, an ordering key
 
 
 class Owed:
-    """A row of the ledger (index.py), as it was when it was read.
+    """An entry: one delivery in `outstanding`, as the index had it when it was read (index.py).
 
-    id: changes each time that it is written. place: its message's offset. ordering_key: None when it has none.
-    offset: of its record in `outstanding`, below 0 when that is not known: then `record` has its value. due_ms: None
-    when it is parked. queued_ms: see index.py. found: it was there when the partition was taken over, so its stream's
-    window may bring it once more. bare: its record has no payload, so its message must stay in the log; UNREAD: because
-    its message could not be read. line: in which it waits with others of its ordering key. The rest as in KeptDelivery.
+    id: changes each time that the entry is written.
+    place: its message's offset.
+    ordering_key: None when it has none.
+    offset: of its record in `outstanding`; below 0 when unknown, and `record` then has the record's value.
+    due_ms: None when it is parked.
+    queued_ms: see index.py.
+    found: it existed at the take-over, so its stream's window may bring the delivery once more.
+    bare: its record has no payload, so its message must stay in the log; UNREAD: because its message could not be read.
+    line: the queue of its ordering key.
+    The rest is as in KeptDelivery.
     """
 
     __slots__ = (
@@ -93,13 +98,13 @@ class Owed:
 
     @property
     def scheduled(self) -> bool:
-        """Whether it waits for its message's time, or for another of its ordering key: no attempt was made."""
+        """Whether it waits for its `deliver_at`, or for another delivery of its ordering key. No attempt was made."""
         return self.number == 0 and self.due_ms is not None
 
     def redrive(self, redrives: Redrives, at_ms: int) -> bool:
-        """Take its listener's redrives into account. Whether it is due by them, with a fresh allowance.
+        """Apply the listener's redrives. Return whether they make the entry due, with a fresh allowance.
 
-        One that was not attempted is not concerned: it neither retries nor is parked.
+        An entry without an attempt is not concerned: it is neither retrying nor parked.
         """
         since, self.redrives = self.redrives, redrives.count
         if since == redrives.count or self.scheduled or not redrives.concern(self.message_id, since=since):
@@ -109,20 +114,22 @@ class Owed:
 
 
 def owed_key(listener_id: str, message_id: str) -> bytes:
-    """The record's key in `outstanding`."""
+    """Return the record key in `outstanding`."""
     return f"{listener_id}:{message_id}".encode()
 
 
 def ids_in(key: bytes) -> tuple[str, str]:
-    """The ids of the listener and of the message that a record with this key is of."""
+    """Return the listener's and the message's id from a record key."""
     listener_id, _, message_id = key.decode().partition(":")
     return listener_id, message_id
 
 
 def owed_by(event: KeptDelivery, offset: int, *, found: bool, record: bytes | None = None) -> Owed:
-    """What a record at an offset says, not in the ledger yet: what has an ordering key is queued when it is its turn.
+    """Make an entry from a record, which is not in the index yet. With an ordering key it is queued when its turn
+    comes.
 
-    record: see Owed."""
+    record: see the entry's field.
+    """
     since_ms, due_ms = event.since_ms, event.next_at_ms if isinstance(event, DeliverySetAside) else None
     first_at_ms = event.first_at_ms
     if event.number and not first_at_ms:  # an older program's

@@ -24,11 +24,11 @@ from broker.ports import EARLIEST, LATEST, OffsetTooOld
 
 log = logging.getLogger(__name__)
 
-_RECORD_BYTES: Final = 1  # Kafka then answers with one batch, and that is the record and few others
+_RECORD_BYTES: Final = 1  # Kafka then answers with one batch: the wanted record and few others.
 
 
 class KeptRecords:
-    """messages_topic: the name of `messages`."""
+    """The reader of the topic `outstanding`. messages_topic: the name of `messages`."""
 
     def __init__(
         self,
@@ -45,10 +45,10 @@ class KeptRecords:
         self._messages_topic = messages_topic
 
     async def all_of(self, partition: int, *, at_once: int) -> AsyncIterator[dict[Key, Owed | None]]:
-        """What the records say, so many at a time, the later of a delivery after the earlier (LogUnavailable).
+        """Yield what the records say, some at a time, a delivery's later record after its earlier one (LogUnavailable).
 
-        None: it is owed no more, or only a newer program knows what. Where records are damaged, what `deliveries` tells
-        of failed attempts comes first: of which deliveries the records were is not known.
+        None: the delivery is no longer outstanding, or only a newer program can read it. After damage, the failed
+        attempts in `deliveries` come first, because it is unknown which deliveries the damaged records had.
         """
         name = self._topic.name
         at = (await self._requests.offsets(name, {partition: EARLIEST}))[partition]
@@ -63,7 +63,7 @@ class KeptRecords:
                 yield rows
 
     async def _failed(self, partition: int, at_once: int) -> AsyncIterator[dict[Key, Owed | None]]:
-        """The deliveries whose last attempt failed; their messages are read where they were put."""
+        """Yield the deliveries whose last attempt failed. Their messages are read where they were put."""
         name = self._deliveries_topic
         if name is None:
             return
@@ -98,10 +98,10 @@ class KeptRecords:
         yield some
 
     async def message(self, owed: Owed) -> Message | None:
-        """The message of its record, or of a later one of its key; None when a tombstone is all that is left of it.
+        """Read the message of an entry's record, or of a later record of its key; None when only a tombstone is left.
 
-        Where an append was tried twice the topic holds two, and compaction keeps the later one. One that Kafka does not
-        give, be it lost, damaged or behind what a new leader knows to be stored, is read where it was put.
+        An append that was tried twice leaves two records, of which compaction keeps the later. If Kafka does not give
+        the record, because it is lost, damaged or unknown to a new leader, the message is read where it was put.
         LogUnavailable: that is gone, and a new leader may still give the record. LogDamaged: that is damaged, too.
         """
         if owed.record is not None:
@@ -134,7 +134,7 @@ class KeptRecords:
         return await self._of_log(owed.partition, event.offset)
 
     async def messages_in(self, partition: int, first: int, last: int) -> list[Message]:
-        """Those at these offsets of `messages` (LogUnavailable, LogDamaged)."""
+        """Read the messages at these offsets of `messages` (LogUnavailable, LogDamaged)."""
         found, at = list[Message](), first
         while at <= last:
             try:
@@ -148,7 +148,7 @@ class KeptRecords:
         return found
 
     async def _of_log(self, partition: int, place: int) -> Message | None:
-        """As it was put (LogUnavailable: a new leader does not know yet that it has it)."""
+        """Read the message as it was put (LogUnavailable: a new leader does not know yet that it has it)."""
         try:
             stretch = await self._requests.read(self._messages_topic, partition, place, bytes_max=_RECORD_BYTES)
         except OffsetTooOld:
@@ -159,7 +159,7 @@ class KeptRecords:
 
 
 def _owed_after(event: DeliveryAttempted) -> Owed:
-    """What is owed after an attempt that failed. The attempt tells neither its ordering key nor its redrives."""
+    """Make an entry from a failed attempt, which has neither the ordering key nor the redrives."""
     return Owed(
         0,
         event.partition,
@@ -182,7 +182,7 @@ def _owed_after(event: DeliveryAttempted) -> Owed:
 
 
 def _decoded(value: bytes, partition: int, offset: int) -> KeptDelivery | None:
-    """None for what a newer program wrote: its record stays, and a newer program finds it."""
+    """Decode a record; None for a newer program's, which stays for that program."""
     try:
         event = decode(value)
     except UnknownEvent:
@@ -194,7 +194,7 @@ def _decoded(value: bytes, partition: int, offset: int) -> KeptDelivery | None:
 def kept_event(
     delivery: Delivery, message: Message, status: int | None, error: str | None, due_ms: int | None
 ) -> KeptDelivery:
-    """The record of a delivery that leaves its window: parked when due_ms is None."""
+    """Make the record of a delivery that leaves its window. due_ms: None: it is parked."""
     listener, owed = delivery.stream.dispatcher.listener, delivery.owed
     name, data = message.name_and_data()
     fields: dict[str, Any] = {
@@ -224,7 +224,7 @@ def kept_event(
 
 
 def kept_message(event: KeptDelivery) -> Message:
-    """The message again, as its listener gets it."""
+    """Rebuild the message that the listener gets."""
     message = Message(event.offset, event.message_id.encode(), event.queue_id, event.put_at_ms, encode(event.put()))
     message.deliver_at_ms = event.since_ms
     return message

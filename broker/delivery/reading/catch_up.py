@@ -22,7 +22,7 @@ from broker.errors import LogDamaged, LogUnavailable
 
 log = logging.getLogger(__name__)
 
-_RECORD_BYTES_MIN: Final = 128  # of a message in the log: two ids and what names its parts are more
+_RECORD_BYTES_MIN: Final = 128  # the least size of a message in the log: two ids and field names are larger
 
 
 class Source(Protocol):
@@ -38,15 +38,17 @@ class Source(Protocol):
         """
 
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatching, int, int]]) -> bool:
-        """Write the deliveries that these listeners may have at these offsets to `outstanding` as parked.
+        """Park the deliveries that these listeners may have at these offsets, in `outstanding`.
 
-        Returns whether the partition was still owned when that was done (LogUnavailable)."""
+        Return whether the partition was still owned when that was done (LogUnavailable).
+        """
 
 
 def _adapt(stream: Stream, start: int, end: int, tuning: Tuning) -> None:
-    """[start, end) was read for a stream: more the next time if it has taken all, less if it took not half of it.
+    """Adapt the size of the next read: more if the stream took everything, less if it took less than half.
 
-    One that was down holds a few messages only, of which there may be hundreds; a queue's messages may be far between.
+    A stream that was down holds few messages at first, and there may be hundreds of such streams. A queue's messages
+    may also be far apart.
     """
     wanted = stream.window.wanted()
     if wanted is not None and wanted >= end:
@@ -56,7 +58,7 @@ def _adapt(stream: Stream, start: int, end: int, tuning: Tuning) -> None:
 
 
 class CatchUpQueue:
-    """Streams that wait for a reader, in the order they came: those whose listeners go first, and the others."""
+    """The streams that wait for a catch-up reader, in order: one queue for fast listeners, one for all others."""
 
     def __init__(self) -> None:
         self._waiting: tuple[deque[Stream], deque[Stream]] = (deque(), deque())
@@ -78,10 +80,10 @@ class CatchUpQueue:
 
 
 class CatchUp:
-    """A few readers that serve a worker's lagging streams: what one read brings goes to all that lack it.
+    """The catch-up readers of a worker, which serve its lagging streams. A read serves every stream that lacks its
+    messages.
 
-    The first of them serves those whose listeners go first before all others; the second takes both in turn, so that
-    the others are served, too.
+    The first reader prefers fast listeners. The second alternates, so that the others are served, too.
     """
 
     def __init__(self, source: Source, partitions: dict[int, Partition], tuning: Tuning = TUNED) -> None:
@@ -118,7 +120,7 @@ class CatchUp:
         return len(self._queue)
 
     async def serve_next(self, *, first: bool) -> None:
-        """Serve one stream, as soon as there is one. first: of those whose listeners go first, if there is one."""
+        """Serve one stream, as soon as there is one. first: prefer fast listeners."""
         stream = await self._queue.next(first=first)
         if not stream.requested:
             return  # another stream's read has served it
@@ -152,20 +154,22 @@ class CatchUp:
             if served % self._tuning.streams_at_once == 0:
                 await asyncio.sleep(0)
             if not other.requested:
-                continue  # it was given up, or another read has served it
+                continue  # The partition was given up, or another read has served the stream.
             wanted = other.window.wanted()
             if other.dispatcher.listener.queue_id not in queue_ids:
-                continue  # it came meanwhile, or was further on: what there is of its queue was left out
+                continue  # The message arrived meanwhile, or the stream was further on and its queue was left out.
             if wanted is None or start <= wanted < end or not other.current:
                 self._done(other)
-                was_served = was_served or other is stream  # and if it asks again below it has its place in the queue
+                # If the stream asks again below, it keeps its place in the queue.
+                was_served = was_served or other is stream
                 if wanted is not None and other.current:
                     partition.bring(other, messages, start, end)
                     self._report_gone(other, wanted, messages, end)
                     if other is stream:
                         _adapt(stream, start, end, self._tuning)
                     other.dispatcher.refill()
-        if stream.requested and not was_served:  # it wants what the tail has not brought yet, or by now what was before
+        # The stream wants messages that the tail has not brought yet, or that lie before this read.
+        if stream.requested and not was_served:
             asyncio.get_running_loop().call_later(self._tuning.stuck_pause_s, self._done, stream)
 
     async def _pass_damage(self, partition: Partition, damage: LogDamaged) -> None:

@@ -18,10 +18,11 @@ _SOUGHT_MAX: Final = 4  # Searching for one queue takes a sixth of the time of p
 
 
 class Message:
-    """A message.
+    """A message that is being delivered.
 
-    offset: in its partition. size: bytes of the record, what holding it costs.
-    deliver_at_ms: not before; 0 for at once. It and the key are known after body().
+    offset: in its partition.
+    size: bytes of the record, which is what holding it costs.
+    deliver_at_ms: earliest time of delivery; 0 for at once. It and the ordering key are known after body().
     """
 
     __slots__ = ("_body", "_change", "_value", "deliver_at_ms", "id", "key", "offset", "put_at_ms", "queue_id", "size")
@@ -78,9 +79,9 @@ class Message:
 
 
 def messages(records: Iterable[Any], queue_ids: Collection[str] | None = None) -> Iterator[Message]:
-    """Kafka records of `messages`, as a consumer or a single read brings them; the first header is the queue's id.
+    """Yield the messages in Kafka records of `messages`; the first header is the queue's id.
 
-    queue_ids: only the messages of these queues are wanted.
+    queue_ids: only messages of these queues.
     """
     wanted = None if queue_ids is None else {queue_id.encode() for queue_id in queue_ids}
     for record in records:
@@ -91,9 +92,9 @@ def messages(records: Iterable[Any], queue_ids: Collection[str] | None = None) -
 
 
 def may_be_in(queue_ids: Collection[str]) -> Callable[[bytes], bool] | None:
-    """Whether messages of these queues may be among some records, told by these records' bytes.
+    """Return a test of whether a record batch's bytes may hold messages of these queues.
 
-    None: that can't be told more quickly of so many queues than by a look at each record.
+    None: for so many queues, examining each record is as fast.
     """
     if len(queue_ids) > _SOUGHT_MAX:
         return None

@@ -35,7 +35,7 @@ class Partition:
         self._placed: set[Dispatching] = set()
         self._fed: dict[
             str, dict[Dispatching, None]
-        ] = {}  # by queue id, in the order they came; there may be thousands
+        ] = {}  # by queue id, in the order of arrival; there may be thousands
         self._ring: list[Message] = []
         self._ring_bytes = 0
         self._ring_from = tail
@@ -66,7 +66,7 @@ class Partition:
                     stream.behind_since_ms = stream.behind_since_ms or message.put_at_ms
                     if window.scan_from is not None:
                         scanning.append(dispatcher)
-                    if stream in dispatcher.behind:  # its cursor stands where it stood: nothing to commit
+                    if stream in dispatcher.behind:  # The stream's cursor has not moved, so there is nothing to commit.
                         continue
                     dispatcher.behind[stream] = None
                 if not stream.dirty:
@@ -139,7 +139,7 @@ class Partition:
             self._fed.setdefault(dispatcher.listener.queue_id, {})[dispatcher] = None
 
     def _trim(self) -> None:
-        """Keep the newer half, so that trimming is rare."""
+        """Keep the newer half of the ring, so that trimming is rare."""
         ring = self._ring
         while len(ring) > self._ring_max or self._ring_bytes > self._ring_bytes_max:
             cut = (len(ring) + 1) // 2
@@ -148,7 +148,7 @@ class Partition:
             self._ring_from = ring[0].offset if ring else self.tail
 
     def from_ring(self, stream: Stream) -> bool:
-        """Bring the stream what it lacks, if the ring still has it. Whether it had."""
+        """Bring the stream what it lacks, if the ring still has it. Return whether it had."""
         wanted = stream.window.wanted()
         if wanted is None or wanted < self._ring_from:
             return False

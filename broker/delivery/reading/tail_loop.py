@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class TailLoop:
-    """The tail loop of a worker. roster: has its current assignment."""
+    """The loop that reads the tail, one in a worker. roster: has its current assignment."""
 
     def __init__(self, membership: Membership, roster: Roster, tuning: Tuning) -> None:
         self._membership = membership
@@ -63,7 +63,7 @@ class TailLoop:
                 partition.feed(messages(read[number]))
 
     def _pass_over(self, damage: LogDamaged) -> None:
-        """Read on after what can't be read; each stream parks its part of that."""
+        """Continue after an unreadable range; each stream parks its part of it."""
         partition = self._roster.assignment.partitions.get(damage.partition)
         if partition is not None:
             partition.pass_over(damage.last)
