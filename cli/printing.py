@@ -7,6 +7,8 @@ are shown escaped (visible.py), log lines (logs.py)."""
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from typing import Any, Final
 
 import click
@@ -20,8 +22,12 @@ WIDTH: Final = 200  # A table that goes to no terminal has this many columns.
 
 def say(*parts: str | tuple[str, str], err: bool = False) -> None:
     """Print one line for people. A part is text, or (text, color). err: on stderr."""
-    shown = [visible(part) if isinstance(part, str) else click.style(visible(part[0]), fg=part[1]) for part in parts]
-    click.echo("".join(shown), err=err)  # noqa: TID251 - here it is escaped
+    plain = bool(os.environ.get("NO_COLOR"))
+    shown = [
+        visible(part) if isinstance(part, str) else click.style(visible(part[0]), fg=None if plain else part[1])
+        for part in parts
+    ]
+    click.echo("".join(shown), err=err, color=False if plain else None)  # noqa: TID251 - here it is escaped
 
 
 def say_error(text: str) -> None:
@@ -43,6 +49,11 @@ class _Console(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(visible(text, layout=True), **options)
+
+
+def terminal_width() -> int | None:
+    """Return the width of the terminal that standard output is, in columns; None if it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def stdout() -> Console:

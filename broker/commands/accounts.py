@@ -27,7 +27,7 @@ ORGANIZATIONS_MAX: Final = 20  # of one account
 _ONE_TIME_S: Final = 86_400  # until a one-time password expires
 _ONE_TIME_BYTES: Final = 15
 _BLOCKED: Final = "This account is blocked. Ask the operator of this server."
-_NO_ACCOUNT: Final = "no account has this id"
+_NO_ACCOUNT: Final = "No account has this ID."
 _WRONG: Final = "No account has this e-mail address and password."
 
 

@@ -30,7 +30,7 @@ ANSWER_S: Final = 4.0
 _ANSWER_BYTES: Final = 1024  # upper bound of a worker's record of a change: the record and its fields
 _LISTENER_BYTES: Final = 64  # upper bound of a listener's id and state in such a record
 _PAGE_BYTES_MAX: Final = 8 << 20  # of new data in a page, but at least one message
-_NONE: Final = "no message of this queue has this id"
+_NONE: Final = "No message of this queue has this ID."
 _DELETED: Final = "this message was deleted"
 _CHANGED: Final = "the message has changed since the version that If-Match names"
 

@@ -60,7 +60,7 @@ class Tuning:
     # An event loop that is later than this first reads what has arrived, before attempts time out.
     stood_still_s: float = 0.1
     tidy_ticks: int = 100  # Each dispatcher closes its idle connections once in so many ticks.
-    log_lines_per_s: int = 3  # A listener that fails everything gets at most this many log lines of a kind.
+    log_lines_per_min: int = 3  # A listener that fails everything gets at most this many log lines of a kind.
 
     # Probes of listeners that are down (dispatch/liveness.py)
     probes_max: int = 50  # A tick starts at most this many probes, if many listeners are down and the machine is idle.

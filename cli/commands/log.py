@@ -1,39 +1,27 @@
 """`everput log`: the events of an organization, for people and for scripts.
 
-For: the command, and an event as a line for people. Not for: reading (cli/log_client.py)."""
+For: the command. Not for: reading (cli/log_client.py), an event as a line for people (cli/event_lines.py)."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import click
 import httpx
 import orjson
 
-from broker.core.codec import CLASSES
 from broker.errors import ConfigurationError
 from cli import log_client
 from cli.api_options import api_options
+from cli.arguments import QueueName
+from cli.event_lines import EventLines
 from cli.groups import examples
-from cli.printing import say, say_json
+from cli.printing import say, say_json, terminal_width
+from cli.short_ids import Id, whole_id
 from cli.times import Time
-from cli.visible import visible
 
-_SAID: Final = ("type", "v", "at_ms", "organization_id", "actor", "request_id")  # in columns, or the same in all
-# The subject of an event is the first of these fields that it has.
-_ABOUT: Final = ("message_id", "replay_id", "listener_id", "queue_id", "key_id", "account_id", "session_id")
-_VALUE_CHARS_MAX: Final = 60
-_ID_CHARS: Final = 36
-_WIDTHS: Final = (
-    len("2026-01-31 12:00:00.123Z"),
-    max(map(len, CLASSES)),
-    _ID_CHARS,
-    len("key:") + _ID_CHARS,
-    _ID_CHARS,
-)
+_NAME_PAGES_MAX: Final = 10  # of 1,000 queues
 
 
 @click.command(
@@ -55,9 +43,9 @@ _WIDTHS: Final = (
     metavar="TYPE,…",
     help="Types of events, such as queue.created, or queue for all events of queues.",
 )
-@click.option("--queue", metavar="ID|NAME", help="Only events of this queue and its listeners.")
-@click.option("--listener", metavar="ID", help="Only events of this listener.")
-@click.option("--message", metavar="ID", help="Only events of this message: its whole story.")
+@click.option("--queue", metavar="QUEUE", type=QueueName(), help="Only events of this queue and its listeners.")
+@click.option("--listener", metavar="LISTENER", help="Only events of this listener, by name or ID.")
+@click.option("--message", metavar="ID", type=Id(), help="Only events of this message: its whole story.")
 @click.option("--actor", metavar="WHO", help="Only events caused by key:ID, account:ID, worker or shell.")
 @click.option("--limit", type=click.IntRange(1, 1_000_000), help="Show at most this many events.")
 @click.option("--follow", is_flag=True, help="Show new events as they happen, until Ctrl-C.")
@@ -81,92 +69,64 @@ def command(
 
     New events are shown after two seconds, because until then an earlier event of another process may still arrive.
     The events of one message (--message) are shown at once.
+
+    On a terminal, each event is one line that fits it, and IDs are short; all commands take short IDs. Elsewhere, lines
+    and IDs are whole. Times are UTC.
     """
     if follow and end is not None:
         raise ConfigurationError("--follow has no end: leave --to out")
     with log_client.client(url, key) as http_client:
+        queue_names, names = _names(http_client)
         given = {
             "from": begin,
             "to": end,
             "type": kind,
-            "queue": None if queue is None else _queue_id(http_client, queue),
-            "listener": listener,
+            "queue": None if queue is None else _id_of(queue, queue_names),
+            "listener": None if listener is None else _id_of(listener, names),
             "message": message,
-            "actor": actor,
+            "actor": None if actor is None else _whole_actor(actor),
             "limit": None if limit is None else str(limit),
         }
         query = {name: value for name, value in given.items() if value is not None}
+        lines = EventLines(queue_names | names, terminal_width())
         try:
-            headed = as_json
             for part in log_client.read(http_client, query, follow=follow):
                 for line in part.lines:
-                    if not headed:
-                        say(heading())
-                        headed = True
                     if as_json:
                         say_json(line)
                         continue
-                    for text in told(orjson.loads(line)["event"]):
-                        say(text)
+                    for parts in lines.of(orjson.loads(line)["event"]):
+                        say(*parts)
                 sys.stdout.flush()
         except KeyboardInterrupt:
             if not follow:
                 raise
 
 
-def _queue_id(http_client: httpx.Client, queue: str) -> str:
-    """Return the id of the queue with this name, or the given text, which may be the id of a deleted queue."""
-    found = log_client.ask(http_client, "/v1/queues", name=queue)
-    return str(found["queues"][0]["id"]) if found is not None and found["queues"] else queue
+def _names(http_client: httpx.Client) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the names of queues and of listeners, by ID; none if the key may not read queues."""
+    queues: dict[str, str] = {}
+    listeners: dict[str, str] = {}
+    query = {"limit": "1000"}
+    for _ in range(_NAME_PAGES_MAX):
+        page = log_client.ask(http_client, "/v1/queues", **query)
+        if page is None:
+            break
+        for queue in page["queues"]:
+            queues[queue["id"]] = queue["name"]
+            listeners |= {one["id"]: one["name"] for one in queue["listeners"]}
+        following = page["_links"].get("next")
+        if following is None:
+            break
+        query["cursor"] = httpx.URL(following["href"]).params["cursor"]
+    return queues, listeners
 
 
-def told(event: dict[str, Any]) -> Iterator[str]:
-    """Yield lines for people, under heading(). An event of several deliveries gives a line for each."""
-    if event["type"] != "deliveries.settled":
-        yield _line(event["at_ms"], event, _attempt(event) if event["type"] == "delivery.attempted" else "")
-        return
-    for offset, at_ms, status, took_ms in event["rows"]:
-        row = {name: value for name, value in event.items() if name != "rows"} | {"offset": offset}
-        yield _line(at_ms, row, f"attempt 1 delivered: {status} after {took_ms} ms")
+def _id_of(text: str, names: dict[str, str]) -> str:
+    """Return the ID of the thing with this name, else the text as an ID: it may be the ID of a deleted thing."""
+    return next((one for one, name in names.items() if name == text), whole_id(text))
 
 
-def heading() -> str:
-    """Return the headings of the columns. Widths are fixed, because lines are printed as they come."""
-    return _columns("time", "type", "about", "actor", "request", "what")
-
-
-def _line(at_ms: int, event: dict[str, Any], what: str) -> str:
-    at = datetime.fromtimestamp(at_ms // 1000, UTC)
-    about = next((name for name in _ABOUT if event.get(name)), "")
-    return _columns(
-        f"{at:%Y-%m-%d %H:%M:%S}.{at_ms % 1000:03d}Z",
-        event["type"],
-        event.get(about, ""),
-        event["actor"],
-        event["request_id"],
-        f"{what} {_fields({name: value for name, value in event.items() if name not in (*_SAID, about)})}".strip(),
-    )
-
-
-def _columns(*cells: str) -> str:
-    """Join the cells of a line. The last one is not padded."""
-    *rest, what = cells
-    return "  ".join([*(_short(one).ljust(width) for one, width in zip(rest, _WIDTHS, strict=True)), what]).rstrip()
-
-
-def _attempt(event: dict[str, Any]) -> str:
-    """Describe an attempt in words, and remove the described fields from the event."""
-    number, outcome, took_ms = (event.pop(name) for name in ("number", "outcome", "took_ms"))
-    status, error, next_at_ms = (event.pop(name) for name in ("status", "error", "next_at_ms"))
-    text = f"attempt {number} {outcome}: {error if status is None else status} after {took_ms} ms"
-    return text if next_at_ms is None else f"{text}, next in {(next_at_ms - event['at_ms']) / 1000:.1f} s"
-
-
-def _fields(event: dict[str, Any]) -> str:
-    return " ".join(f"{name}={_short(value)}" for name, value in event.items() if value != "")
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else orjson.dumps(value).decode()
-    text = visible(text)
-    return text if len(text) <= _VALUE_CHARS_MAX else text[:_VALUE_CHARS_MAX] + "…"
+def _whole_actor(actor: str) -> str:
+    kind, colon, name = actor.partition(":")
+    return f"{kind}{colon}{whole_id(name)}"

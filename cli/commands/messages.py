@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Final
 
 import click
 
 import everput
 from cli.api_commands import asks, find_queue, show, show_all
 from cli.arguments import queue_argument
+from cli.event_lines import fitted
 from cli.groups import Group, examples
+from cli.printing import say, terminal_width
+from cli.short_ids import Id, short_id
 from cli.times import Time
+from cli.visible import visible
 from everput import Client
 from everput.answers import MessageFields
+
+_NAME_WIDTH: Final = len("ordering key")
+_COLORS: Final = {"delivered": "green", "parked": "red", "cancelled": "magenta"}
 
 
 @click.group("messages", cls=Group)
@@ -73,21 +81,48 @@ def list_(client: Client, *, queue: str, begin: str | None, end: str | None, lim
             yield from page.messages
 
     columns = {"id": "id", "name": "name", "put": "created_at", "data": "data"}
-    show_all(islice(found(), limit), columns, as_json=as_json)
+    width = terminal_width()
+    if as_json or width is None:
+        show_all(islice(found(), limit), columns, as_json=as_json)
+        return
+    for message in islice(found(), limit):
+        put_at = message.created_at.replace("T", " ")[:19]
+        say(fitted(visible(f"{short_id(message.id)}  {put_at}  {message.name}  {message.data}"), width))
 
 
 @command.command("get", epilog=examples("everput messages get orders MESSAGE_ID"))
 @queue_argument
-@click.argument("message_id")
+@click.argument("message_id", type=Id())
 @asks
 def get(client: Client, *, queue: str, message_id: str, as_json: bool) -> None:
     """Show a message and its delivery to each listener."""
-    show(client.send(everput.get_message(find_queue(client, queue), message_id)).message, as_json=as_json)
+    message = client.send(everput.get_message(find_queue(client, queue), message_id)).message
+    if as_json:
+        show(message, as_json=True)
+        return
+    facts = {"id": message.id, "name": message.name, "put": message.created_at, "changed": message.updated_at}
+    facts |= {"ordering key": message.key, "deliver at": message.deliver_at, "data": message.data}
+    for name, value in facts.items():
+        if value is not None:
+            say(_fitting(f"{name:{_NAME_WIDTH}}  {value}"))
+    for delivery in message.listeners or ():
+        say((f"{delivery.state:{_NAME_WIDTH}}", _COLORS.get(delivery.state, "yellow")), f"  {delivery.name}")
+        for attempt in delivery.attempts:
+            result = attempt.error if attempt.status is None else attempt.status
+            say(_fitting(f"{'':{_NAME_WIDTH}}  {attempt.at}  attempt {attempt.number}: {result}, {attempt.took_ms} ms"))
+        if delivery.next_attempt_at is not None:
+            say(_fitting(f"{'':{_NAME_WIDTH}}  {delivery.next_attempt_at}  next attempt"))
+
+
+def _fitting(text: str) -> str:
+    """Return one line, cut to the terminal if there is one."""
+    width = terminal_width()
+    return visible(text) if width is None else fitted(visible(text), width)
 
 
 @command.command("update", epilog=examples("""everput messages update orders MESSAGE_ID '{"order": 8}'"""))
 @queue_argument
-@click.argument("message_id")
+@click.argument("message_id", type=Id())
 @click.argument("data")
 @asks
 def update(client: Client, *, queue: str, message_id: str, data: str, as_json: bool) -> None:
@@ -97,7 +132,7 @@ def update(client: Client, *, queue: str, message_id: str, data: str, as_json: b
 
 @command.command("delete", epilog=examples("everput messages delete orders MESSAGE_ID"))
 @queue_argument
-@click.argument("message_id")
+@click.argument("message_id", type=Id())
 @click.confirmation_option(prompt="This cancels the deliveries that are not made yet. Delete the message?")
 @asks
 def delete(client: Client, *, queue: str, message_id: str, as_json: bool) -> None:

@@ -11,6 +11,7 @@ from cli.api_commands import asks, find_listener, show_all
 from cli.arguments import listener_arguments
 from cli.groups import examples
 from cli.printing import stdout
+from cli.short_ids import shown_id
 from everput import Client
 
 
@@ -33,5 +34,5 @@ def command(client: Client, *, queue: str, listener: str, as_json: bool) -> None
         message = row.message
         status = "" if row.last_status is None else str(row.last_status)
         cells = (message.created_at, str(row.attempts), row.last_attempt_at, status, row.last_error)
-        table.add_row(message.id, message.name, *cells)
+        table.add_row(shown_id(message.id), message.name, *cells)
     stdout().print(table if table.row_count else "no delivery is parked")

@@ -12,6 +12,7 @@ from cli.api_commands import asks, find_listener
 from cli.arguments import listener_arguments
 from cli.groups import examples
 from cli.printing import say, say_json
+from cli.short_ids import Id
 from everput import Client
 
 _MESSAGES_MAX: Final = 1_000  # in one request
@@ -21,7 +22,7 @@ _MESSAGES_MAX: Final = 1_000  # in one request
     "redrive", epilog=examples("everput redrive orders billing", "everput redrive orders billing MESSAGE_ID")
 )
 @listener_arguments
-@click.argument("messages", metavar="[MESSAGE]...", nargs=-1)
+@click.argument("messages", metavar="[MESSAGE]...", nargs=-1, type=Id())
 @asks
 def command(client: Client, *, queue: str, listener: str, messages: tuple[str, ...], as_json: bool) -> None:
     """Retry the parked and retrying deliveries of LISTENER of QUEUE (names or IDs) now.

@@ -13,6 +13,7 @@ from cli.api_commands import asks, find_listener, show_all
 from cli.arguments import listener_arguments
 from cli.groups import examples
 from cli.printing import stdout
+from cli.short_ids import Id, shown_id
 from everput import Client
 
 
@@ -20,9 +21,9 @@ from everput import Client
     "replays", epilog=examples("everput replays orders billing", "everput replays orders billing --cancel REPLAY_ID")
 )
 @listener_arguments
-@click.option("--pause", metavar="ID", help="Pause this replay.")
-@click.option("--resume", metavar="ID", help="Resume this replay where it was paused.")
-@click.option("--cancel", metavar="ID", help="Cancel this replay. Its remaining messages are not delivered.")
+@click.option("--pause", metavar="ID", type=Id(), help="Pause this replay.")
+@click.option("--resume", metavar="ID", type=Id(), help="Resume this replay where it was paused.")
+@click.option("--cancel", metavar="ID", type=Id(), help="Cancel this replay. Its remaining messages are not delivered.")
 @asks
 def command(
     client: Client,
@@ -49,5 +50,5 @@ def command(
     table.columns[0].no_wrap = True  # keep IDs whole, so that they can be copied
     for one in found:
         count = f"{'' if one.count_is_exact else '~'}{one.count:,}"
-        table.add_row(one.id, one.state, one.from_, one.to, one.only, count, f"{one.progress:.0%}")
+        table.add_row(shown_id(one.id), one.state, one.from_, one.to, one.only, count, f"{one.progress:.0%}")
     stdout().print(table if table.row_count else "no replays yet")

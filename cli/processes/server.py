@@ -162,6 +162,21 @@ class _WebSocket(_Written, WebSocketsSansIOProtocol):
             super().data_received(data)
 
 
+class _Lingering:
+    """A connection's transport whose close() waits until the client has sent its whole request.
+
+    Closing earlier would reset the connection, and a client that is still sending would never see its answer
+    (RFC 9112, 9.6).
+    """
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self._transport = transport
+        self.close = close
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class _Connection(_Written, HttpToolsProtocol):
     """A client's connection, with the bounds that uvicorn lacks, and with errors as problem details.
 
@@ -181,6 +196,7 @@ class _Connection(_Written, HttpToolsProtocol):
     _client_name: str | None = None
     _last_taken = False  # no request comes after this one
     _deaf = False  # and another one began
+    _closing = False  # the last answer was sent; the rest of its request is read and dropped, until request_s
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -278,6 +294,16 @@ class _Connection(_Written, HttpToolsProtocol):
             super().on_headers_complete()
             if len(self.pipeline) >= PIPELINED_MAX:
                 self._take_last()
+            elif self.cycle is not None and not self.cycle.keep_alive:
+                self._last_taken = True
+                self.cycle.transport = _Lingering(self.transport, self._close_when_received)  # type: ignore[assignment]
+
+    def _close_when_received(self) -> None:
+        """Close now if the client has sent its whole request, else when it has, or close_if_waiting_since() says."""
+        if self._waiting_since is None:
+            self.transport.close()
+        else:
+            self._closing = True
 
     def _take_last(self) -> None:
         """Close when the newest request is answered, and say so in its answer."""
@@ -318,7 +344,9 @@ class _Connection(_Written, HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._waiting_since = None
-        if not self.transport.is_closing():
+        if self._closing:
+            self.transport.close()
+        elif not self.transport.is_closing():
             super().on_message_complete()
 
     def close_if_waiting_since(self, before: float) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import urllib.error
+import urllib.request
 
 import httpx
 import orjson
@@ -241,6 +243,33 @@ async def test_a_client_that_does_not_read_the_reference_has_little_of_it_held()
 
 
 CHUNKED = b"PUT /v1/queues HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize("path", ["/v1/queues", "/v1/accounts", "/nowhere"])
+async def test_a_client_that_sends_on_gets_its_answer_before_the_connection_closes(path: str):
+    """Python's urllib asks for the connection to be closed, sends all of its body, and only then reads."""
+    api = await make_api()
+    async with serving(api) as port:
+
+        def answered() -> int:
+            headers = {"X-API-KEY": api.key, "Content-Type": "application/json"}
+            url = f"http://127.0.0.1:{port}{path}"
+            large = urllib.request.Request(url, data=bytes(32 << 20), method="PUT", headers=headers)
+            try:
+                return urllib.request.urlopen(large, timeout=30).status
+            except urllib.error.HTTPError as error:
+                return error.code
+
+        assert [await asyncio.to_thread(answered) for _ in range(3)] == [404 if path == "/nowhere" else 413] * 3
+
+
+async def test_a_client_that_never_ends_its_body_after_its_answer_is_cut_off():
+    api = await make_api()
+    async with serving(api, request_s=0.5) as port:
+        head = f"PUT /v1/queues HTTP/1.1\r\nhost: x\r\nx-api-key: {api.key}\r\nconnection: close\r\n"
+        head += f"content-type: application/json\r\ncontent-length: {1 << 40}\r\n\r\n"
+        status, problem = await said(port, head.encode(), b"x")
+        assert status == problem["status"] == 413  # and said() saw the end of the connection
 
 
 async def headers_seen(*parts: bytes) -> list[tuple[bytes, bytes]]:

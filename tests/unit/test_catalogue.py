@@ -30,7 +30,7 @@ from broker.core.catalogue import (
 )
 from broker.core.codec import CLASSES, UPCASTERS
 from cli.commands.events import catalogue
-from cli.commands.log import heading, told
+from cli.event_lines import EventLines
 
 SOUNDS_SECRET = re.compile(r"secret|password|hash|sha256|sealed|token|credential|private|salt|argon|cookie")
 
@@ -126,16 +126,25 @@ def test_each_version_that_is_still_read_is_described_with_the_fields_that_it_ha
 
 
 @pytest.mark.parametrize("event", SAMPLES, ids=golden_name)
-def test_an_event_is_a_row_under_the_heads_of_the_table(event: ev.Event):
-    head = heading()
-    rows = list(told(shown(event)))
-    assert rows
-    for row in rows:
-        cells = [row[head.index(one) :].partition("  ")[0] for one in ("type", "actor", "request")]
-        assert cells == [codec.wire_name(type(event)), event.actor, event.request_id]
-        about = row[head.index("about") : head.index("actor")].strip()
-        assert about in {value for name, value in msgspec.structs.asdict(event).items() if name.endswith("_id")} | {""}
-        assert "organization_id" not in row
+def test_an_event_is_a_whole_line_for_a_script_and_one_that_fits_a_terminal(event: ev.Event):
+    ids = {value for name, value in msgspec.structs.asdict(event).items() if name.endswith("_id") and value}
+    whole = ["".join(part if isinstance(part, str) else part[0] for part in line) for line in lines(event, None)]
+    assert whole
+    for line in whole:
+        assert line.split()[1] == codec.wire_name(type(event))
+        assert re.match(r"[0-9-]{10}T[0-9:.]{12}Z  ", line)
+        assert event.actor == "worker" or f"by {event.actor}" in line
+        assert event.request_id in line
+        assert not ids - {event.organization_id, event.request_id} or any(one in line for one in ids)
+        assert "organization_id" not in line
+    for width in (40, 80):
+        narrow = ["".join(part if isinstance(part, str) else part[0] for part in one) for one in lines(event, width)]
+        assert len(narrow) == len(whole) + 1  # the date
+        assert all(len(line) <= max(width, 45) for line in narrow)
+
+
+def lines(event: ev.Event, width: int | None) -> list:
+    return list(EventLines({}, width).of(shown(event)))
 
 
 def test_a_noun_names_all_its_types():

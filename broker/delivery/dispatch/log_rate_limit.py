@@ -1,31 +1,44 @@
-"""Log lines that one listener may cause without end: a few of a kind each second, and how many were left out since.
+"""Limits the log lines that one listener causes: a few of a kind each minute, and a sum of those that were left out.
 
-For: that a listener which fails everything neither floods the log nor has its worker busy with it. Not for: what is
-logged, nor the record of each attempt, which is in `deliveries` (stream.py).
+For: a listener that fails every delivery must neither flood the log nor occupy its worker with logging. Not for: the
+contents of a line, nor the record of each attempt, which is in `deliveries` (stream.py).
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Final
+
 from broker.delivery.tuning import TUNED, Tuning
+
+_MINUTE_MS: Final = 60_000
+_RESULTS_MAX: Final = 8  # different ones in a sum; all others are "other"
 
 
 class LogRateLimit:
     """A rate limit for one kind of log line about one listener."""
 
-    __slots__ = ("_left_out", "_lines_max", "_second", "_told")
+    __slots__ = ("_left_out", "_lines_max", "_logged", "_minute")
 
     def __init__(self, tuning: Tuning = TUNED) -> None:
-        self._lines_max = tuning.log_lines_per_s
-        self._second = self._told = self._left_out = 0
+        self._lines_max = tuning.log_lines_per_min
+        self._minute = self._logged = 0
+        self._left_out: Counter[str] = Counter()  # lines by result
 
-    def left_out(self, at_ms: int) -> int | None:
-        """Return how many lines were left out before this one; None when this one is left out, too."""
-        second = at_ms // 1000
-        if second != self._second:
-            self._second, self._told = second, 0
-        if self._told == self._lines_max:
-            self._left_out += 1
+    def left_out(self, at_ms: int, result: object) -> str | None:
+        """Return the sum of the lines left out before this one, for its end; None when this line is left out, too.
+
+        result: of this line's attempt: a status, or an error in a word. The sum is such as
+        `left_out=43 left_out_results=503:40,timeout:3`, and `left_out=0` without any.
+        """
+        minute = at_ms // _MINUTE_MS
+        if minute != self._minute:
+            self._minute, self._logged = minute, 0
+        if self._logged == self._lines_max:
+            name = str(result)
+            self._left_out[name if name in self._left_out or len(self._left_out) < _RESULTS_MAX else "other"] += 1
             return None
-        self._told += 1
-        left_out, self._left_out = self._left_out, 0
-        return left_out
+        self._logged += 1
+        found, self._left_out = self._left_out, Counter()
+        results = ",".join(f"{name}:{count}" for name, count in found.most_common())
+        return f"left_out={found.total()}" + (f" left_out_results={results}" if results else "")

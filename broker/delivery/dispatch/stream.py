@@ -252,11 +252,13 @@ class Stream:
             next_at_ms=due_ms,
         )
         self.attempts.append((attempt, message.deliver_at_ms or message.put_at_ms))
-        left_out = None if outcome == "delivered" else self.dispatcher.failed_lines.left_out(attempt.at_ms)
+        if outcome == "delivered":
+            return
+        result = error if status is None else status
+        left_out = self.dispatcher.failed_lines.left_out(attempt.at_ms, result)
         if left_out is not None:
             log.info(
-                "attempt.failed message=%s listener=%s number=%d status=%s error=%s took_ms=%d next_at_ms=%s"
-                " left_out=%d",
+                "attempt.failed message=%s listener=%s number=%d status=%s error=%s took_ms=%d next_at_ms=%s %s",
                 attempt.message_id,
                 attempt.listener_id,
                 attempt.number,

@@ -188,11 +188,11 @@ class Outstanding:
             if delivery.state is not DROPPED:
                 self._enter(owed_by(event, offset, found=False, record=value if offset < 0 else None))
             parked = isinstance(event, DeliveryParked)
-            left_out = stream.dispatcher.parked_lines.left_out(event.at_ms) if parked else None
+            result = event.error if event.status is None else event.status
+            left_out = stream.dispatcher.parked_lines.left_out(event.at_ms, result) if parked else None
             if left_out is not None:
                 log.warning(
-                    "delivery.parked message=%s listener=%s queue=%s attempts=%d status=%s error=%s age_ms=%d"
-                    " left_out=%d",
+                    "delivery.parked message=%s listener=%s queue=%s attempts=%d status=%s error=%s age_ms=%d %s",
                     event.message_id,
                     event.listener_id,
                     event.queue_id,

@@ -1,0 +1,117 @@
+"""Events as lines for people: one line an event, cut to the terminal, with names in place of IDs.
+
+For: `everput log`. Not for: reading the log (log_client.py), the fields of events (broker/core/catalogue.py)."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+
+from broker.core.codec import CLASSES
+from cli.short_ids import short_id
+from cli.visible import visible
+
+Part = str | tuple[str, str]  # text, or text and its color
+
+_COMMON: Final = ("type", "v", "at_ms", "organization_id", "actor", "request_id")
+# The ID that a line shows: the first of these that the event has. Queues and listeners are shown by name.
+_SUBJECTS: Final = ("message_id", "replay_id", "key_id", "account_id", "session_id")
+_NAMED: Final = ("queue_id", "listener_id")
+_VALUE_CHARS_MAX: Final = 60
+_TYPE_WIDTH: Final = max(map(len, CLASSES))
+_COLORS: Final = {"parked": "red", "damaged": "red", "attempted": "yellow", "deleted": "magenta", "settled": "green"}
+
+
+class EventLines:
+    """The lines of events. names: of queues and listeners, by ID; events add to it. width: of the terminal in columns;
+    None for no terminal: lines are whole, times have their date, and IDs are not shortened."""
+
+    def __init__(self, names: dict[str, str], width: int | None) -> None:
+        self._names = names
+        self._width = width
+        self._date = ""
+
+    def of(self, event: dict[str, Any]) -> Iterator[list[Part]]:
+        """Yield the lines of an event: one, or for deliveries that were recorded together one for each."""
+        self._learn(event)
+        if event["type"] == "deliveries.settled":
+            for offset, at_ms, status, took_ms in event["rows"]:
+                one = {name: value for name, value in event.items() if name != "rows"}
+                details = f"attempt 1 delivered: {status} after {took_ms} ms"
+                yield from self._lines(at_ms, {**one, "offset": offset}, details, "green")
+            return
+        details, color = "", _COLORS.get(event["type"].rpartition(".")[2], "")
+        if event["type"] == "delivery.attempted":
+            color = "green" if event["outcome"] == "delivered" else "yellow"
+            event, details = _attempt(event)
+        yield from self._lines(event["at_ms"], event, details, color)
+
+    def _learn(self, event: Mapping[str, Any]) -> None:
+        if event.get("name") and event["type"].startswith(("queue.", "listener.")):
+            self._names[event.get("listener_id") or event.get("queue_id") or ""] = event["name"]
+
+    def _lines(self, at_ms: int, event: Mapping[str, Any], details: str, color: str) -> Iterator[list[Part]]:
+        at = datetime.fromtimestamp(at_ms // 1000, UTC)
+        time = f"{at:%H:%M:%S}.{at_ms % 1000:03d}"
+        if self._width is None:
+            time = f"{at:%Y-%m-%d}T{time}Z"
+        elif self._date != f"{at:%Y-%m-%d}":
+            self._date = f"{at:%Y-%m-%d}"
+            yield [f"{self._date} (UTC)"]
+        subject = next((name for name in _SUBJECTS if event.get(name)), "")
+        where = " > ".join(self._name(event[name]) for name in _NAMED if event.get(name))
+        shown = (*_COMMON, subject, *_NAMED)
+        fields = {name: value for name, value in event.items() if name not in shown and value not in ("", None)}
+        rest = [where, self._id(event.get(subject, "")), details]
+        rest += [f"{name}={self._value(value)}" for name, value in fields.items()]
+        rest.append(f"by {self._actor(event['actor'])}" if event["actor"] != "worker" else "")
+        if self._width is None and event["request_id"]:
+            rest.append(f"request {event['request_id']}")
+        kind = event["type"].ljust(_TYPE_WIDTH)
+        text = " ".join(part for part in rest if part)
+        if self._width is not None:
+            text = fitted(text, self._width - len(time) - len(kind) - 4)
+        yield [f"{time}  ", (kind, color) if color else kind, f"  {text}"]
+
+    def _name(self, text: str) -> str:
+        name = self._names.get(text)
+        if name is None:
+            return self._id(text)
+        return visible(name) if self._width is not None else f"{visible(name)} ({text})"
+
+    def _id(self, text: str) -> str:
+        return text if self._width is None else short_id(text)
+
+    def _actor(self, actor: str) -> str:
+        kind, colon, name = actor.partition(":")
+        return f"{kind}{colon}{self._id(name)}"
+
+    def _value(self, value: Any) -> str:
+        text = visible(value if isinstance(value, str) else orjson.dumps(value).decode())
+        return text if len(text) <= _VALUE_CHARS_MAX else text[:_VALUE_CHARS_MAX] + "…"
+
+
+def fitted(text: str, columns: int) -> str:
+    """Return a text cut to so many columns of a terminal, with … where it was cut. Wide characters take two columns."""
+    used = 0
+    for place, char in enumerate(text):
+        wide = 0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
+        if used + wide > columns:
+            return text[: max(0, place - 1)] + "…"
+        used += wide
+    return text
+
+
+def _attempt(event: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return an attempt's event without the fields that its text says, and the text."""
+    rest = dict(event)
+    number, outcome, took_ms = (rest.pop(name) for name in ("number", "outcome", "took_ms"))
+    status, error, next_at_ms = (rest.pop(name) for name in ("status", "error", "next_at_ms"))
+    text = f"attempt {number} {outcome}: {error if status is None else status} after {took_ms} ms"
+    if next_at_ms is not None:
+        text += f", next in {(next_at_ms - event['at_ms']) / 1000:.1f} s"
+    return rest, text
