@@ -40,6 +40,7 @@ from api.reference import parameters
 from api.replays import Replays
 from api.request_counts import RequestCounts
 from api.secrets import Secrets
+from api.statistics import StatisticsOf
 from api.tunnel import Listen, Tunnels, deny
 from api.volume import Volume
 from broker.audit.reader import LogReader
@@ -50,7 +51,7 @@ from broker.commands.queues import QueueCommands
 from broker.commands.replays import ReplayCommands
 from broker.commands.secrets import SecretCommands
 from broker.outbound.addresses import Resolver
-from broker.ports import Cursors, Deliveries, DirectoryView, ListenerStatus, Log, Outstanding
+from broker.ports import Cursors, Deliveries, DirectoryView, ListenerStatus, Log, Outstanding, Statistics
 from broker.sealing import Sealer
 from broker.settings import Settings
 from broker.volume import StoredBytes
@@ -74,6 +75,7 @@ def make_app(
     cursors: Cursors,
     tunnels: Tunnels,
     stored: StoredBytes,
+    statistics: Statistics,
 ) -> Starlette:
     """Make the REST API over a started log and a started projection."""
     queue_commands = QueueCommands(log.control, view, queues_max=settings.queues_max)
@@ -132,6 +134,7 @@ def make_app(
     puts = resource(f"{queue}/messages", PUT=Method(put, "messages:put"), GET=Method(messages.list, "messages"))
     outstanding_deliveries = OutstandingDeliveries(listener_commands, view, outstanding, tokens)
     replay_commands = ReplayCommands(log, view, outstanding, cursors, allow_networks=settings.allow_networks)
+    counted = StatisticsOf(view, statistics, status)
     replays = Replays(replay_commands, view, changes.take_more)
     elsewhere = _Elsewhere(service)
     app = _App(
@@ -202,6 +205,8 @@ def make_app(
             at("/v1/log", GET=Method(EventLog(reader, log.messages, tokens).read, "audit")),
             at(f"{listener}/deliveries", GET=Method(outstanding_deliveries.list, "queues")),
             at(f"{listener}/redrive", POST=changing(outstanding_deliveries.redrive)),
+            at(f"{queue}/statistics", GET=Method(counted.queue, "queues")),
+            at(f"{listener}/statistics", GET=Method(counted.listener, "queues")),
             at(f"{listener}/replay", POST=changing(replays.start)),
             at(f"{listener}/replays", GET=Method(replays.list, "queues")),
             at(

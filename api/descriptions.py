@@ -74,6 +74,16 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
         "is listed once it has failed for a minute. Filter with `state`, for example `?state=parked`. A page may be"
         " short, or empty, while there is a next one."
     ),
+    "getQueueStatistics": (
+        "Gets a queue's counts over time: messages put, deliveries by all of its listeners, failed attempts by answer, "
+        "parked deliveries, and the times from put to delivered. Counts are written once a minute and kept for 30 "
+        "days; `counted_at` tells how far they go."
+    ),
+    "getListenerStatistics": (
+        "Gets a listener's counts over time, with the messages put on its queue and its backlog. Attempts count in the "
+        "minute in which they ended; a delivery that repeats after a crash counts twice. Replays count only in their "
+        "queue."
+    ),
     "redriveListener": (
         "Retries parked and retrying deliveries now: those of the messages in the body, or all. Each starts again "
         "with all its attempts."

@@ -109,6 +109,15 @@ _EVEN_IF_LAST = Parameter(
     "Remove the member even if no other member can sign in. Otherwise such a request is refused with 422.",
     {"type": "boolean", "default": False},
 )
+_STATISTICS = (
+    Parameter("from", "The start of the time range; default: an hour before its end. Kept for 30 days.", _TIME),
+    Parameter("to", "The end of the time range; default: now.", _TIME),
+    Parameter(
+        "step",
+        "The length of a step, in minutes, hours or days; at most 1,500 steps. Default: by the time range.",
+        {"type": "string", "pattern": "^[1-9][0-9]{0,3}[mhd]$", "examples": ["1m", "6h", "1d"]},
+    ),
+)
 _ONCE = Parameter(
     "Idempotency-Key",
     "A new text for each put, such as a UUID. A request repeated with the same key within 24 hours stores nothing and "
@@ -249,6 +258,20 @@ OPERATION_DOCS: Final[Mapping[tuple[str, str], OperationDoc]] = {
             *_PAGE,
         ),
         problems=(400, 404, 422),
+    ),
+    ("GET", _QUEUE + "/statistics"): OperationDoc(
+        "getQueueStatistics",
+        "Get a queue's statistics",
+        answers.StatisticsAnswer,
+        parameters=_STATISTICS,
+        problems=(404, 422),
+    ),
+    ("GET", _LISTENER + "/statistics"): OperationDoc(
+        "getListenerStatistics",
+        "Get a listener's statistics",
+        answers.StatisticsAnswer,
+        parameters=_STATISTICS,
+        problems=(404, 422),
     ),
     ("POST", _LISTENER + "/redrive"): OperationDoc(
         "redriveListener",

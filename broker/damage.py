@@ -68,7 +68,10 @@ class DamageReports:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def found(self, damage: LogDamaged) -> None:
-        """Note damage that a read has found."""
+        """Note damage that a read has found. Damage of `statistics`, which is no part of the log, is only logged."""
+        if damage.topic not in self._names:
+            log.error("log.damaged topic=%s first_offset=%d last_offset=%d", damage.topic, damage.first, damage.last)
+            return
         one = self._range(damage)
         if not self._known(one) and self._found.add(one):
             log.error("log.damaged topic=%s partition=%d first_offset=%d last_offset=%d", one.topic, *one[1:])

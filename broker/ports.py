@@ -14,6 +14,7 @@ from broker.core.cursor import Cursor
 from broker.core.directory import Directory
 from broker.core.entities import Listener
 from broker.core.events import ChangeApplied, ControlEvent, MessageChange, PutClaimed
+from broker.core.statistics import Series
 from broker.errors import LogUnavailable
 
 EARLIEST: Final = -2  # as a time: the first offset of a partition
@@ -379,3 +380,10 @@ class Cursors(Protocol):
 
     async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> Mapping[str, Mapping[int, Cursor]]:
         """Load cursors by listener and partition; those never committed are left out (LogUnavailable)."""
+
+
+class Statistics(Protocol):
+    """The statistics of queues and listeners per minute."""
+
+    async def read(self, organization_id: str, series: Series) -> None:
+        """Add all that is counted from the series' beginning on (LogUnavailable, Busy)."""

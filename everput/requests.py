@@ -129,6 +129,27 @@ def list_deliveries(queue_id: str, listener_id: str, *, state: str | None = None
     return Request(method="GET", path=path, answer=answers.DeliveriesAnswer, query=query)
 
 
+def get_queue_statistics(
+    queue_id: str, *, begin: str | None = None, end: str | None = None, step: str | None = None
+) -> Request[answers.StatisticsAnswer]:
+    """Get a queue's counts. begin, end: times (RFC 3339). step: such as `1m`, `6h` or `1d`."""
+    path, query = _queue(queue_id, "statistics"), _span(begin, end, step)
+    return Request(method="GET", path=path, answer=answers.StatisticsAnswer, query=query)
+
+
+def get_listener_statistics(
+    queue_id: str, listener_id: str, *, begin: str | None = None, end: str | None = None, step: str | None = None
+) -> Request[answers.StatisticsAnswer]:
+    """Get a listener's counts; begin, end and step are as in get_queue_statistics()."""
+    path, query = _listener(queue_id, listener_id, "statistics"), _span(begin, end, step)
+    return Request(method="GET", path=path, answer=answers.StatisticsAnswer, query=query)
+
+
+def _span(begin: str | None, end: str | None, step: str | None) -> dict[str, str]:
+    named = (("from", begin), ("to", end), ("step", step))
+    return {name: value for name, value in named if value is not None}
+
+
 def redrive_listener(
     queue_id: str, listener_id: str, message_ids: Sequence[str] = ()
 ) -> Request[answers.RedriveAnswer]:

@@ -74,7 +74,7 @@ class Projections:
         """
         await self._control.check()
         self._ended = asyncio.get_running_loop().create_future()
-        self._app = app = _faust_app(self._kafka, await reachable(self._kafka))
+        self._app = app = faust_app(await reachable(self._kafka), f"{self._kafka.topic_prefix}projections.{uuid4()}")
         control = app.topic(
             topics(self._kafka).control.name, key_serializer="raw", value_serializer="raw", value_type=bytes
         )
@@ -158,9 +158,10 @@ class _App(faust.App):  # type: ignore[misc]
         """Do nothing. Faust would make a data directory in the working directory, although there are no tables."""
 
 
-def _faust_app(kafka: KafkaSettings, options: dict[str, Any]) -> Any:
+def faust_app(options: dict[str, Any], group: str) -> Any:
+    """An app that is not started. options: of Kafka's clients. group: its consumer group."""
     return _App(
-        f"{kafka.topic_prefix}projections.{uuid4()}",
+        group,
         broker=";".join(f"kafka://{server}" for server in options["bootstrap_servers"]),
         broker_credentials=_credentials(options),
         broker_request_timeout=ANSWER_MS / 1000,

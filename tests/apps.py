@@ -14,11 +14,14 @@ from api.tunnel import Tunnels
 from broker.audit.reader import LogReader
 from broker.core.cursor import Cursor
 from broker.core.entities import Listener
+from broker.core.events import StatisticsCounted
+from broker.core.statistics import Series
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.deliveries import KafkaDeliveries
 from broker.kafka.log import KafkaLog
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.read_slots import ReadSlots
+from broker.kafka.statistics import KafkaStatistics
 from broker.kafka.topics import topics
 from broker.ports import DeliveryState, DirectoryView, ListenerCondition
 from broker.sealing import Sealer
@@ -56,6 +59,17 @@ class NoRecords:
         raise AssertionError(f"this test reads {topic}: give app_of() a reader")
 
 
+class CountedStatistics:
+    """ports.Statistics of these events, of which all count."""
+
+    def __init__(self, *events: StatisticsCounted) -> None:
+        self.events = list(events)
+
+    async def read(self, organization_id: str, series: Series) -> None:
+        for event in self.events:
+            series.add(event)
+
+
 def app_of(settings: Settings, *, log: Any, view: DirectoryView, **parts: Any) -> Starlette:
     """Make the app over a log in memory. parts: of make_app(); the others are of a log that nobody works on."""
     quiet = NoDeliveries()
@@ -65,6 +79,7 @@ def app_of(settings: Settings, *, log: Any, view: DirectoryView, **parts: Any) -
         "reader": LogReader(NoRecords(), topics(settings.kafka), view),
         "outstanding": KafkaOutstanding(settings.kafka, OutstandingTopic(), ReadSlots()),
         "cursors": NoCursors(),
+        "statistics": CountedStatistics(),
     }
     return _app(settings, log, view, defaults | parts)
 
@@ -79,6 +94,7 @@ def kafka_app_of(settings: Settings, *, log: KafkaLog, view: DirectoryView, **pa
         "reader": LogReader(log.requests, topics(kafka), view),
         "outstanding": KafkaOutstanding(kafka, log.requests, log.read_slots),
         "cursors": KafkaCursors(kafka, log.requests),
+        "statistics": KafkaStatistics(kafka, log.requests, log.read_slots),
     }
     return _app(settings, log, view, defaults | parts)
 

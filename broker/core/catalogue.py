@@ -18,8 +18,8 @@ from broker.core.events import ControlEvent, Event, ListenerSettings
 # The topics in the order of the log: of two events in the same millisecond, that of the earlier topic comes first.
 TOPICS: Final = ("control", "messages", "changes", "deliveries")
 # The records of these topics are temporary, so the order of the log leaves them out.
-# `outstanding` is compacted, and `claims` keeps two days.
-PASSING: Final = ("outstanding", "claims")
+# `outstanding` is compacted, `claims` keeps two days, and `statistics`, which is folded from the log, thirty.
+PASSING: Final = ("outstanding", "claims", "statistics")
 
 _ELSEWHERE: Final[Mapping[str, str]] = {
     "message.put": "messages",
@@ -33,6 +33,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
     "delivery.set_aside": "outstanding",
     "delivery.parked": "outstanding",
     "put.claimed": "claims",
+    "statistics.counted": "statistics",
 }
 TOPIC_OF: Final[Mapping[str, str]] = {**{wire_name(kind): "control" for kind in get_args(ControlEvent)}, **_ELSEWHERE}
 
@@ -120,6 +121,14 @@ FIELDS: Final[Mapping[str, str]] = {
     "listeners": "(listener, state of its delivery at that moment); `delivered` means that it has the former data",
     "in_doubt_below": "the offset of `messages` below which more may have been sent than was recorded",
     "changes_below": "the offset of `changes` below which all changes were honored",
+    "waited_ms": "time from the put, or from `deliver_at_ms`, to the answer that accepted the message, in "
+    "milliseconds; a list is in the order of `rows`",
+    "after": "the offset of `statistics` below which the writer had read everything",
+    "ranges": "the counted offsets, each as (topic, partition, first offset, offset after the last, minute of the "
+    "newest record)",
+    "minutes": "the counts, each as (minute since the UTC epoch, queue, listener, put, delivered, parked, sum of "
+    "`waited_ms`, failed attempts by answer, deliveries by step of `waited_ms`); without a listener, the row counts "
+    "puts; without a queue, records that could not be read",
     "claim_id": "the claim",
     "of": "the claim with number 1; empty in that one itself",
     "digest": "SHA-256 of organization and Idempotency-Key, in hex",
@@ -129,7 +138,10 @@ FIELDS: Final[Mapping[str, str]] = {
 }
 # Fields that only the topics and operators' exports have: offsets in shared partitions tell how much others put.
 INTERNAL: Final = frozenset(
-    {"start_offsets", "end_offsets", "before_offsets", "after_offsets", "picked", "first_offset", "last_offset"}
+    {
+        *("start_offsets", "end_offsets", "before_offsets", "after_offsets", "picked", "first_offset", "last_offset"),
+        *("after", "ranges"),
+    }
 )
 SECRET: Final = frozenset(
     {

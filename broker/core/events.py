@@ -64,6 +64,8 @@ from broker.core.message_events import (
     PartitionHandedOver,
     PartitionTakenOver,
     PutClaimed,
+    StatisticsCounted,
+    StatisticsRow,
 )
 
 __all__ = [
@@ -122,6 +124,8 @@ __all__ = [
     "ReplayStarted",
     "SessionCreated",
     "SessionEnded",
+    "StatisticsCounted",
+    "StatisticsRow",
     "VolumeRecorded",
 ]
 
@@ -138,4 +142,5 @@ AnyEvent = (
     | DeliveryAttempted
     | DeliverySetAside
     | DeliveryParked
+    | StatisticsCounted
 )

@@ -120,12 +120,14 @@ class DeliveriesSettled(Event, frozen=True, kw_only=True, tag="deliveries.settle
 
     partition: of `messages`.
     rows: (offset, at_ms, status, took_ms), each a delivery accepted at attempt 1.
+    waited_ms: the time of each row from the put, or from deliver_at_ms, to at_ms.
     """
 
     listener_id: str
     queue_id: str
     partition: int
     rows: tuple[tuple[int, int, int, int], ...]
+    waited_ms: tuple[int, ...] | UnsetType = UNSET
 
 
 class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempted"):
@@ -136,6 +138,7 @@ class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempte
     status: None when there was no answer; `error` then names the reason in a word (`refused`, `timeout`, …).
     next_at_ms: when the next attempt is due, if there is one.
     outcome: `delivered`, `failed` or `parked`.
+    waited_ms: as in DeliveriesSettled, of an attempt that delivered.
     """
 
     listener_id: str
@@ -149,6 +152,24 @@ class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempte
     error: str | None
     took_ms: int
     next_at_ms: int | None
+    waited_ms: int | UnsetType = UNSET
+
+
+# minute, queue_id, listener_id, put, delivered, parked, sum of waited_ms, failed by answer, waited by step of
+# histogram.BOUNDS_MS
+StatisticsRow = tuple[int, str, str, int, int, int, int, dict[str, int], tuple[int, ...]]
+
+
+class StatisticsCounted(Event, frozen=True, kw_only=True, tag="statistics.counted"):
+    """The event that ranges of the log were counted per minute (statistics.py). Kept in `statistics`.
+
+    after: the offset of `statistics` below which the writer had read everything.
+    ranges: (topic, partition, first offset, the offset after the last, minute of the newest record).
+    """
+
+    after: int
+    ranges: tuple[tuple[str, int, int, int, int], ...]
+    minutes: tuple[StatisticsRow, ...]
 
 
 # The error of a delivery whose message only a newer program can read; its record has no payload.

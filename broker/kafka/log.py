@@ -42,6 +42,7 @@ class KafkaLog:
         changes = OutcomesTopic(self._producer, names.changes.name, timeout_s)
         self.changes = ChangesTopic(changes, self.requests, names.deliveries.name, self.read_slots)
         self.outstanding = OutcomesTopic(self._producer, names.outstanding.name, timeout_s)
+        self.statistics = OutcomesTopic(self._producer, names.statistics.name, timeout_s)
 
     def refuse(self, refusal: Refusal | None) -> None:
         """Refuse what the API appends, including urgent events if the refusal says so; None: refuse nothing. Workers'

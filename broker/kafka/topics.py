@@ -12,6 +12,7 @@ from broker.settings import KafkaSettings
 
 _FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 _TWO_DAYS = {"cleanup.policy": "delete", "retention.ms": str(2 * 24 * 3600 * 1000), "retention.bytes": "-1"}
+_THIRTY_DAYS = {"cleanup.policy": "delete", "retention.ms": str(30 * 24 * 3600 * 1000), "retention.bytes": "-1"}
 # Kafka compacts full segments only, and a new owner reads everything: the default of 1 GiB is too much.
 _COMPACTED = {"cleanup.policy": "compact", "segment.bytes": str(16 << 20)}
 _UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -41,9 +42,11 @@ class Topics:
     claims: Topic
     deliveries: Topic
     outstanding: Topic
+    statistics: Topic
 
     def all(self) -> tuple[Topic, ...]:
-        return self.control, self.messages, self.changes, self.claims, self.deliveries, self.outstanding
+        log = self.control, self.messages, self.changes, self.claims, self.deliveries, self.outstanding
+        return *log, self.statistics
 
 
 def topics(kafka: KafkaSettings) -> Topics:
@@ -68,11 +71,15 @@ def topics(kafka: KafkaSettings) -> Topics:
         claims=topic("claims", many, _TWO_DAYS),
         deliveries=topic("deliveries", many, _FOR_EVER),
         outstanding=topic("outstanding", many, {**_COMPACTED, "max.message.bytes": str(8 << 20)}),
+        statistics=topic("statistics", 1, {**_THIRTY_DAYS, "max.message.bytes": str(8 << 20)}),
     )
 
 
 def by_name(table: Topics) -> dict[str, Topic]:
-    """Return the topics by their names without the prefix."""
+    """Return the log's topics by their names without the prefix.
+
+    `statistics` is not among them: it is folded from the others, so exports leave it out and workers fold it again.
+    """
     return {
         "control": table.control,
         "messages": table.messages,

@@ -32,8 +32,8 @@ upcasters.
 Fields marked *secret* or *internal* are in the topics, and in no answer of the API. The internal ones are offsets in
 partitions that all organizations share.
 
-`claims` keeps its records for two days, and `outstanding` is compacted. The other topics are the log that `GET /v1/log`
-reads.
+`claims` keeps its records for two days, `statistics` for 30, and `outstanding` is compacted. The other topics are the
+log that `GET /v1/log` reads.
 
 Every event has
 """

@@ -21,6 +21,7 @@ from broker.kafka.cursors import KafkaCursors
 from broker.kafka.deliveries import KafkaDeliveries
 from broker.kafka.log import KafkaLog
 from broker.kafka.outstanding import KafkaOutstanding
+from broker.kafka.statistics import KafkaStatistics
 from broker.kafka.topics import topics
 from broker.outbound.addresses import TUNNEL
 from broker.sealing import Sealer
@@ -111,6 +112,7 @@ async def _serve(process: Process, options: Options) -> None:
             cursors=KafkaCursors(settings.kafka, log.requests),
             tunnels=tunnels,
             stored=stored,
+            statistics=KafkaStatistics(settings.kafka, log.requests, log.read_slots),
         )
         show_answers(process.health.registry, app.state.requests, stored)
         await startup_server.open(app)

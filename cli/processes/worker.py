@@ -26,6 +26,7 @@ from cli.processes.metrics import show_damage, show_worker
 from cli.processes.process import CATCH_UP_S, Process, run
 from projections.agents import run_delivery_streams
 from projections.app import Projections
+from projections.statistics import Statistics
 
 
 @click.command("worker", epilog=examples("everput worker --kafka kafka-1:9092,kafka-2:9092"))
@@ -69,6 +70,9 @@ async def _work(process: Process) -> None:
         show_damage(process.health.registry, view, log)
         stack.push_async_callback(worker.stop)
         await worker.start()
+        statistics = Statistics(settings.kafka, log)
+        statistics.start()
+        stack.push_async_callback(statistics.stop)
         process.ready("worker")
         ends = {
             asyncio.create_task(process.stop.wait()): "told to stop",

@@ -88,6 +88,12 @@ from everput.answers.replays import (
     ReplaysAnswer,
     ReplaySpan,
 )
+from everput.answers.statistics import (
+    LatencyFields,
+    PointFields,
+    StatisticsAnswer,
+    StatisticsFields,
+)
 
 __all__ = [
     "AccountAnswer",
@@ -111,6 +117,7 @@ __all__ = [
     "KeyAnswer",
     "KeyFields",
     "KeysAnswer",
+    "LatencyFields",
     "Link",
     "Links",
     "ListenerAnswer",
@@ -141,6 +148,7 @@ __all__ = [
     "OrganizationsAnswer",
     "OutstandingFields",
     "PageLinks",
+    "PointFields",
     "ProblemAnswer",
     "PutAnswer",
     "QueueAnswer",
@@ -157,6 +165,8 @@ __all__ = [
     "SecretAnswer",
     "SessionAnswer",
     "SessionFields",
+    "StatisticsAnswer",
+    "StatisticsFields",
     "Time",
     "TrialAnswer",
     "TrialFields",

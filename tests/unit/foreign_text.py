@@ -93,6 +93,7 @@ COVERED: Final[dict[str, str]] = {
     "networks": "_Network.convert",
     "GET /v1/queues": "PageTokens.open Call.__init__ Call.query _position span rfc3339_ms versions",
     "GET /v1/log": "_actor find_queue",
+    "GET /v1/queues/{queue_id}/statistics": "_step_ms",
     "PUT /v1/queues/{queue_id}/listeners": "parse _refusal _check_headers",
     "PUT /v1/queues/{queue_id}/messages": "Messages._put_once",
     "GET /v1/queues/{queue_id}/listeners": "find_listener",

@@ -207,6 +207,27 @@ SAMPLES: list[ev.Event] = [
         data="{}",
         key=None,
     ),
+    ev.StatisticsCounted(
+        at_ms=1_767_225_665_000,
+        organization_id="",
+        actor="worker",
+        after=7,
+        ranges=(("deliveries", 3, 40, 44, 29_453_760), ("messages", 3, 41, 45, 29_453_760)),
+        minutes=(
+            (29_453_760, QUEUE["queue_id"], "", 4, 0, 0, 0, {}, ()),
+            (
+                29_453_760,
+                QUEUE["queue_id"],
+                LISTENER["listener_id"],
+                0,
+                3,
+                1,
+                45,
+                {"422": 2, "timeout": 1},
+                (0, 0, 0, 2, 1),
+            ),
+        ),
+    ),
 ]
 
 
@@ -272,6 +293,18 @@ PLAIN = {
     tuple[str, ...]: st.lists(TEXT, max_size=3).map(tuple),
     tuple[str, ...] | None: st.none() | st.lists(TEXT, max_size=3).map(tuple),
     float | None: st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    tuple[int, ...] | msgspec.UnsetType: st.just(msgspec.UNSET) | st.lists(NUMBERS, max_size=3).map(tuple),
+    tuple[tuple[str, int, int, int, int], ...]: st.lists(st.tuples(TEXT, *[NUMBERS] * 4), max_size=3).map(tuple),
+    tuple[ev.StatisticsRow, ...]: st.lists(
+        st.tuples(
+            NUMBERS,
+            *[TEXT] * 2,
+            *[NUMBERS] * 4,
+            st.dictionaries(TEXT, NUMBERS, max_size=3),
+            st.lists(NUMBERS, max_size=3).map(tuple),
+        ),
+        max_size=3,
+    ).map(tuple),
     tuple[int, ...]: st.lists(NUMBERS, max_size=3).map(tuple),
     tuple[tuple[int, int, int, int], ...]: st.lists(st.tuples(*[NUMBERS] * 4), max_size=3).map(tuple),
     tuple[tuple[str, str], ...]: st.lists(st.tuples(TEXT, TEXT), max_size=3).map(tuple),

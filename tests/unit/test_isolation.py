@@ -49,6 +49,8 @@ OWNED: dict[str, Any] = {
     f"POST {LISTENER}/resume": None,
     f"GET {LISTENER}/deliveries": None,
     f"POST {LISTENER}/redrive": None,
+    f"GET {QUEUE}/statistics": None,
+    f"GET {LISTENER}/statistics": None,
     f"POST {LISTENER}/replay": {"from": "beginning"},
     f"GET {LISTENER}/replays": None,
     f"GET {LISTENER}/replays/{{replay_id}}": None,

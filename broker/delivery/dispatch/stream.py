@@ -11,6 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from msgspec import UNSET
+
 from broker.core import circuit
 from broker.core.circuit import Circuit
 from broker.core.cursor import Cursor
@@ -235,8 +237,9 @@ class Stream:
         message, listener = delivery.message, self.dispatcher.listener
         if message is None:
             return
+        at_ms, put_at_ms = now_ms(), message.deliver_at_ms or message.put_at_ms
         attempt = DeliveryAttempted(
-            at_ms=now_ms(),
+            at_ms=at_ms,
             organization_id=listener.organization_id,
             actor="worker",
             listener_id=listener.id,
@@ -250,8 +253,9 @@ class Stream:
             error=error,
             took_ms=took_ms,
             next_at_ms=due_ms,
+            waited_ms=max(0, at_ms - put_at_ms) if outcome == "delivered" else UNSET,
         )
-        self.attempts.append((attempt, message.deliver_at_ms or message.put_at_ms))
+        self.attempts.append((attempt, put_at_ms))
         if outcome == "delivered":
             return
         result = error if status is None else status
@@ -294,6 +298,7 @@ def outcome_events(stream: Stream, rows: Sequence[Row], attempts: Sequence[Made]
             queue_id=listener.queue_id,
             partition=stream.partition,
             rows=tuple([row[:4] for row in rows[first : first + _ROWS_MAX]]),
+            waited_ms=tuple([max(0, row[1] - row[4]) for row in rows[first : first + _ROWS_MAX]]),
         )
         for first in range(0, len(rows), _ROWS_MAX)
     ]

@@ -1,0 +1,134 @@
+"""The statistics resources of queues and listeners: counts per step of time, for charts.
+
+For: the parameters from, to and step, and the answer. Not for: what is counted (broker/core/statistics.py), reading it
+(broker/kafka/statistics.py)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from api.calls import Call
+from api.pages import optional_rfc3339, rfc3339, time_parameter
+from api.problems import BadParameter
+from broker.commands.context import find_listener, find_queue, now_ms
+from broker.core.histogram import BOUNDS_MS
+from broker.core.statistics import KEPT_MS, MINUTE_MS, Counts, Series
+from broker.ports import DirectoryView, ListenerStatus, Statistics
+
+POINTS_MAX: Final = 1_500
+_POINTS_USUAL: Final = 150  # the most that an answer has when no step is asked for, as far as STEPS allow
+_UNITS_MS: Final = {"m": MINUTE_MS, "h": 60 * MINUTE_MS, "d": 24 * 60 * MINUTE_MS}
+_USUAL_MS: Final = tuple(
+    _UNITS_MS[unit] * number for number, unit in ((1, "m"), (5, "m"), (15, "m"), (1, "h"), (6, "h"))
+)
+_DAY_MS: Final = _UNITS_MS["d"]
+_DAYS_MAX: Final = 30
+_HOUR_MS: Final = _UNITS_MS["h"]
+
+
+class StatisticsOf:
+    """The handlers for /v1/queues/{queue_id}/statistics and a listener's /statistics.
+
+    status: tells what waits for a listener now.
+    """
+
+    def __init__(self, view: DirectoryView, statistics: Statistics, status: ListenerStatus) -> None:
+        self._view = view
+        self._statistics = statistics
+        self._status = status
+
+    async def queue(self, call: Call) -> Any:
+        """Answer with the counts of a queue and all of its listeners."""
+        queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
+        series = _series(call.query(), queue.id, None)
+        await self._statistics.read(queue.organization_id, series)
+        return _answer(call, f"/v1/queues/{queue.id}/statistics", series, None)
+
+    async def listener(self, call: Call) -> Any:
+        """Answer with the counts of a listener, and the puts of its queue."""
+        ids = call.path("queue_id"), call.path("listener_id")
+        listener = await find_listener(self._view, call.organization_id, *ids)
+        series = _series(call.query(), listener.queue_id, listener.id)
+        await self._statistics.read(listener.organization_id, series)
+        waiting = (await self._status.condition(listener)).lag
+        backlog = series.backlog(waiting, since_ms=listener.created_at_ms)
+        path = f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/statistics"
+        return _answer(call, path, series, backlog)
+
+
+def _series(query: Mapping[str, str], queue_id: str, listener_id: str | None) -> Series:
+    """The empty series that the query asks for (BadParameter)."""
+    now = now_ms()
+    to_ms = time_parameter(query, "to")
+    to_ms = now if to_ms is None else min(to_ms, now)
+    from_ms = time_parameter(query, "from")
+    from_ms = to_ms - _HOUR_MS if from_ms is None else from_ms
+    if from_ms > to_ms:
+        raise BadParameter("from must not be after to, nor in the future", parameter="from")
+    if now - from_ms > KEPT_MS + _DAY_MS:
+        raise BadParameter(f"statistics are kept for {_DAYS_MAX} days: from is too long ago", parameter="from")
+    step_ms = _step_ms(query.get("step"), to_ms - from_ms)
+    from_ms -= from_ms % step_ms
+    number = max(1, -(-(to_ms - from_ms) // step_ms))
+    if number > POINTS_MAX:
+        detail = (
+            f"these would be {number} points, and {POINTS_MAX} is the most: ask for a longer step or a shorter time"
+        )
+        raise BadParameter(detail, parameter="step")
+    return Series(from_ms, step_ms, number, queue_id, listener_id)
+
+
+def _step_ms(text: str | None, span_ms: int) -> int:
+    """The step that the query asks for, or the first usual one that is long enough (BadParameter)."""
+    if text is None:
+        return next((one for one in _USUAL_MS if span_ms <= one * _POINTS_USUAL), _DAY_MS)
+    # linear: bounded
+    found = re.fullmatch(r"([1-9][0-9]{0,3})([mhd])", text)
+    step_ms = 0 if found is None else int(found[1]) * _UNITS_MS[found[2]]
+    if not 0 < step_ms <= _DAYS_MAX * _DAY_MS:
+        raise BadParameter("step must be a number of minutes, hours or days such as 1m, 6h or 1d", parameter="step")
+    return step_ms
+
+
+def _answer(call: Call, path: str, series: Series, backlog: list[int] | None) -> dict[str, Any]:
+    at_ms = [series.from_ms + series.step_ms * place for place in range(len(series.points))]
+    waiting: list[int | None] = [None] * len(at_ms) if backlog is None else [*backlog]
+    points = [_point(*one) for one in zip(at_ms, series.points, series.complete, waiting, strict=True)]
+    fields = {
+        "from": rfc3339(series.from_ms),
+        "to": rfc3339(series.from_ms + series.step_ms * len(series.points)),
+        "step_s": series.step_ms // 1000,
+        "counted_at": optional_rfc3339(series.written_at_ms),
+        "latency_bounds_ms": list(BOUNDS_MS),
+        "points": points,
+    }
+    return {"statistics": fields, "_links": call.links(path, call.query(), None)}
+
+
+def _point(at_ms: int, counts: Counts, complete: bool, backlog: int | None) -> dict[str, Any]:
+    return {
+        "at": rfc3339(at_ms),
+        "put": counts.put,
+        "delivered": counts.delivered,
+        "failed": sum(counts.failed.values()),
+        "failed_by": dict(sorted(counts.failed.items())),
+        "parked": counts.parked,
+        "latency": _latency(counts),
+        "backlog": backlog,
+        "complete": complete,
+    }
+
+
+def _latency(counts: Counts) -> dict[str, Any] | None:
+    mean_ms = counts.mean_ms()
+    if mean_ms is None:
+        return None
+    return {
+        "mean_ms": round(mean_ms, 1),
+        "p50_ms": counts.quantile_ms(0.5),
+        "p95_ms": counts.quantile_ms(0.95),
+        "p99_ms": counts.quantile_ms(0.99),
+        "steps": [counts.waited.get(step, 0) for step in range(len(BOUNDS_MS) + 1)],
+    }

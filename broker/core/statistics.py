@@ -1,0 +1,318 @@
+"""Statistics per minute, as a fold of the log: what was put, delivered, refused and parked, and how long it took.
+
+For: counting records into minutes, and deciding which `statistics.counted` events of several writers count.
+Not for: reading or writing topics (broker/kafka/statistics.py), the Faust agent (projections/statistics.py).
+
+A lane is one partition of `messages` or `deliveries`. Each `statistics.counted` event names the range of offsets that
+it covers in each of its lanes. An event that covers an offset for a second time counts for nothing (Coverage), so the
+sum over the events that count is the fold of the lanes themselves, however the lanes were cut and whoever wrote.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from broker.core.events import DeliveriesSettled, DeliveryAttempted, Event, StatisticsCounted, StatisticsRow
+from broker.core.histogram import BOUNDS_MS
+
+MINUTE_MS: Final = 60_000
+KEPT_MS: Final = 30 * 24 * 60 * MINUTE_MS  # the retention of `statistics` (topics.py); nothing older is counted
+LATE_MAX: Final = 200  # an event that comes more than so many records after what its writer had read counts for nothing
+_ANSWER_CHARS_MAX: Final = 32
+_STATUSES: Final = range(100, 600)
+
+
+class Lane(NamedTuple):
+    """One partition of a source. topic: `messages` or `deliveries`, without the installation's prefix."""
+
+    topic: str
+    partition: int
+
+
+class Position(NamedTuple):
+    """How far a lane is counted. offset: the next one to count. minute: of the newest record before it, 0 for none."""
+
+    offset: int
+    minute: int = 0
+
+
+class Key(NamedTuple):
+    """What one row counts. listener_id: empty for the queue's puts. Both ids empty: records that can't be read."""
+
+    minute: int
+    queue_id: str
+    listener_id: str
+
+
+@dataclass(slots=True)
+class Counts:
+    """The numbers of one row.
+
+    put: messages put; in the row of unreadable records, how many offsets they are. delivered, parked: deliveries.
+    failed: attempts that failed, by HTTP status or, where there was no answer, by the reason.
+    waited_ms: the sum of the times from put to delivered. waited: the same as a histogram, by step of BOUNDS_MS.
+    """
+
+    put: int = 0
+    delivered: int = 0
+    parked: int = 0
+    waited_ms: int = 0
+    failed: dict[str, int] = field(default_factory=dict)
+    waited: dict[int, int] = field(default_factory=dict)
+
+    def add(self, other: Counts) -> None:
+        self.put += other.put
+        self.delivered += other.delivered
+        self.parked += other.parked
+        self.waited_ms += other.waited_ms
+        for answer, number in other.failed.items():
+            self.failed[answer] = self.failed.get(answer, 0) + number
+        for step, number in other.waited.items():
+            self.waited[step] = self.waited.get(step, 0) + number
+
+    def took(self, waited_ms: Iterable[int]) -> None:
+        """Add deliveries' times from put to delivered."""
+        waited, total_ms = self.waited, 0
+        for one in waited_ms:
+            step = bisect_left(BOUNDS_MS, one)
+            waited[step] = waited.get(step, 0) + 1
+            total_ms += max(0, one)
+        self.waited_ms += total_ms
+
+    def quantile_ms(self, share: float) -> int | None:
+        """The upper bound of the step that holds this share; None without a delivery, or above the last bound."""
+        total = sum(self.waited.values())
+        seen = 0
+        for step in sorted(self.waited):
+            seen += self.waited[step]
+            if seen >= share * total:
+                return BOUNDS_MS[step] if step < len(BOUNDS_MS) else None
+        return None
+
+    def mean_ms(self) -> float | None:
+        """None without a delivery whose time is known."""
+        total = sum(self.waited.values())
+        return self.waited_ms / total if total else None
+
+
+class Totals:
+    """Counts by key, and the positions up to which the lanes are in them."""
+
+    def __init__(self, positions: Mapping[Lane, Position] | None = None) -> None:
+        self.rows: dict[Key, Counts] = {}
+        self.begins: dict[Lane, Position] = dict(positions or {})
+        self.positions: dict[Lane, Position] = dict(self.begins)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def moved(self) -> bool:
+        """Whether anything was folded."""
+        return self.positions != self.begins
+
+    def at(self, key: Key) -> Counts:
+        counts = self.rows.get(key)
+        if counts is None:
+            counts = self.rows[key] = Counts()
+        return counts
+
+    def puts(self, puts: Iterable[tuple[int, str]]) -> None:
+        """Count records of `messages`, each the minute and the queue."""
+        for (minute, queue_id), number in Counter(puts).items():
+            self.at(Key(minute, queue_id, "")).put += number
+
+    def event(self, event: Event) -> None:
+        """Count an event of `deliveries`; one that tells of no attempt changes nothing."""
+        if isinstance(event, DeliveriesSettled):
+            self._settled(event)
+        elif isinstance(event, DeliveryAttempted):
+            self._attempted(event)
+
+    def _settled(self, event: DeliveriesSettled) -> None:
+        waited_ms = event.waited_ms if isinstance(event.waited_ms, tuple) else ()
+        rows: dict[int, list[int]] = {}  # by minute, the places of rows
+        for place, row in enumerate(event.rows):
+            rows.setdefault(row[1] // MINUTE_MS, []).append(place)
+        for minute, places in rows.items():
+            counts = self.at(Key(minute, event.queue_id, event.listener_id))
+            counts.delivered += len(places)
+            counts.took(waited_ms if len(rows) == 1 else [waited_ms[one] for one in places if one < len(waited_ms)])
+
+    def _attempted(self, event: DeliveryAttempted) -> None:
+        counts = self.at(Key(event.at_ms // MINUTE_MS, event.queue_id, event.listener_id))
+        if event.outcome == "delivered":
+            counts.delivered += 1
+            if isinstance(event.waited_ms, int):
+                counts.took([event.waited_ms])
+            return
+        answer = answer_name(event.status, event.error)
+        counts.failed[answer] = counts.failed.get(answer, 0) + 1
+        counts.parked += event.outcome == "parked"
+
+    def passed(self, lane: Lane, offset: int, at_ms: int) -> None:
+        """The record at this offset is folded; it was written at this time."""
+        at = self.positions.get(lane)
+        minute = max(at_ms // MINUTE_MS, at.minute if at is not None else 0)
+        self.positions[lane] = Position(offset + 1, minute)
+
+    def skipped(self, lane: Lane, offset: int) -> None:
+        """There is nothing more to read before this offset."""
+        self.positions[lane] = Position(offset, self._minute(lane))
+
+    def unreadable(self, lane: Lane, first: int, last: int) -> None:
+        """These offsets can't be read: the minute of the record before them is incomplete."""
+        minute = self._minute(lane)
+        self.at(Key(minute, "", "")).put += last - first + 1
+        self.positions[lane] = Position(last + 1, minute)
+
+    def _minute(self, lane: Lane) -> int:
+        at = self.positions.get(lane)
+        return 0 if at is None else at.minute
+
+    def counted(self, at_ms: int, after: int) -> StatisticsCounted:
+        """The event that says all this. after: the offset of `statistics` below which its writer has read all."""
+        ranges = tuple(
+            (lane.topic, lane.partition, self.begins.get(lane, Position(0)).offset, end.offset, end.minute)
+            for lane, end in sorted(self.positions.items())
+        )
+        rows = tuple(_row(key, counts) for key, counts in sorted(self.rows.items()))
+        return StatisticsCounted(
+            at_ms=at_ms, organization_id="", actor="worker", after=after, ranges=ranges, minutes=rows
+        )
+
+
+def answer_name(status: int | None, error: str | None) -> str:
+    """What a failed attempt is counted as: its status, else the word that says why there was none."""
+    if status is not None:
+        return str(status) if status in _STATUSES else "other"
+    return error if error and len(error) <= _ANSWER_CHARS_MAX else "other"
+
+
+def _row(key: Key, counts: Counts) -> StatisticsRow:
+    return (
+        *key,
+        counts.put,
+        counts.delivered,
+        counts.parked,
+        counts.waited_ms,
+        dict(sorted(counts.failed.items())),
+        tuple(counts.waited.get(step, 0) for step in range(max(counts.waited, default=-1) + 1)),
+    )
+
+
+def read_row(row: StatisticsRow) -> tuple[Key, Counts]:
+    """A row of an event as it was counted."""
+    minute, queue_id, listener_id, put, delivered, parked, waited_ms, failed, waited = row
+    steps = {step: number for step, number in enumerate(waited) if number}
+    return Key(minute, queue_id, listener_id), Counts(put, delivered, parked, waited_ms, dict(failed), steps)
+
+
+class Coverage:
+    """Which events count, in the order of the topic `statistics`: the first to cover an offset of a lane.
+
+    positions: how far the lanes are counted by the events so far.
+    """
+
+    def __init__(self) -> None:
+        self.positions: dict[Lane, Position] = {}
+
+    def accept(self, offset: int, event: StatisticsCounted) -> bool:
+        """Whether the event at this offset of `statistics` counts. If not, it counts as if it were not there."""
+        if offset - event.after > LATE_MAX:
+            return False
+        ranges = [(Lane(topic, number), begin, end, minute) for topic, number, begin, end, minute in event.ranges]
+        if any(lane in self.positions and begin < self.positions[lane].offset for lane, begin, _, _ in ranges):
+            return False
+        for lane, _, end, minute in ranges:
+            self.positions[lane] = Position(end, minute)
+        return True
+
+
+def total(rows: Iterable[tuple[Key, Counts]], into: dict[Key, Counts] | None = None) -> dict[Key, Counts]:
+    """The sums by key."""
+    sums = {} if into is None else into
+    for key, counts in rows:
+        if key in sums:
+            sums[key].add(counts)
+        else:
+            sums[key] = counts
+    return sums
+
+
+class Series:
+    """The counts of one queue or listener, by steps of time.
+
+    from_ms, step_ms: multiples of a minute. points: one a step. later: what was counted after the last point.
+    complete: by point, whether all records of its time were counted. written_at_ms: when the newest of the events that
+    count was written; None when there is none.
+    """
+
+    def __init__(self, from_ms: int, step_ms: int, number: int, queue_id: str, listener_id: str | None = None) -> None:
+        self.from_ms = from_ms
+        self.step_ms = step_ms
+        self.points = [Counts() for _ in range(number)]
+        self.complete = [True] * number
+        self.later = Counts()
+        self.written_at_ms: int | None = None
+        self._queue_id = queue_id
+        self._listener_id = listener_id
+        self._lost = False
+
+    def add(self, event: StatisticsCounted) -> None:
+        """An event that counts, in the order of `statistics`. A listener's series has the puts of its queue."""
+        if self._lost:
+            self._mark(self.written_at_ms or 0, event.at_ms)
+            self._lost = False
+        self.written_at_ms = event.at_ms
+        for row in event.minutes:
+            queue_id, listener_id = row[1:3]
+            if queue_id == self._queue_id:
+                if self._listener_id is None or listener_id in ("", self._listener_id):
+                    self._at(row[0]).add(read_row(row)[1])
+            elif not queue_id:
+                self._mark(row[0] * MINUTE_MS, row[0] * MINUTE_MS)
+
+    def lost(self) -> None:
+        """An event can't be read, or is not read for want of time, so what it counts is missing."""
+        self._lost = True
+
+    def close(self) -> None:
+        """Mark what lost() has told of and no event has followed."""
+        if self._lost:
+            self._mark(self.written_at_ms or 0, self.from_ms + self.step_ms * len(self.points))
+
+    def _at(self, minute: int) -> Counts:
+        place = (minute * MINUTE_MS - self.from_ms) // self.step_ms
+        if place < 0:
+            return Counts()
+        return self.points[place] if place < len(self.points) else self.later
+
+    def _mark(self, first_ms: int, last_ms: int) -> None:
+        """The points from the minute of first_ms to that of last_ms are incomplete."""
+        first = (first_ms // MINUTE_MS * MINUTE_MS - self.from_ms) // self.step_ms
+        last = (last_ms - self.from_ms) // self.step_ms
+        for place in range(max(0, first), min(last + 1, len(self.points))):
+            self.complete[place] = False
+
+    def backlog(self, now: int, *, since_ms: int = 0) -> list[int]:
+        """Return, by point, how many deliveries waited at its end, told back from how many wait now.
+
+        For a listener. since_ms: when it was created; nothing waited before. A redrive of parked deliveries and the
+        deletion of messages are not in the counts: a point before one may be off by as many.
+        """
+        waiting = now - _growth(self.later)
+        found = []
+        for place in reversed(range(len(self.points))):
+            end_ms = self.from_ms + (place + 1) * self.step_ms
+            found.append(max(0, waiting) if end_ms > since_ms else 0)
+            waiting -= _growth(self.points[place])
+        return found[::-1]
+
+
+def _growth(counts: Counts) -> int:
+    return counts.put - counts.delivered - counts.parked

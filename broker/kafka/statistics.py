@@ -1,0 +1,334 @@
+"""The `statistics` topic: counting the lanes of a process into it, and reading a series from it.
+
+For: reading lanes in batches, writing what they come to, finding the place after a restart. Not for: what is counted
+and which records count (broker/core/statistics.py), sharing the lanes out (projections/statistics.py).
+
+A restart begins where the last record that counts ends, for each lane by itself. Whoever folds a lane that somebody
+else has counted meanwhile drops what it holds and goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Collection
+from typing import Final, NamedTuple
+
+from broker.core.codec import decode, encode
+from broker.core.events import StatisticsCounted
+from broker.core.statistics import KEPT_MS, LATE_MAX, MINUTE_MS, Coverage, Lane, Position, Series, Totals
+from broker.errors import LogDamaged, UnknownEvent
+from broker.kafka.outcomes import OutcomesTopic
+from broker.kafka.read_slots import ReadSlots
+from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, OffsetTooOld, Record
+from broker.kafka.topics import by_name, topics
+from broker.settings import KafkaSettings
+
+log = logging.getLogger(__name__)
+
+SOURCES: Final = ("messages", "deliveries")
+ROWS_MAX: Final = 2_000  # held at once: then they are written
+_WAIT_S: Final = 5.0  # from the first record folded to writing: what is put now is seen soon
+_READ_BYTES: Final = 256 << 10
+_ON_THE_WAY_S: Final = 60.0  # after which a batch that was read and not folded is read again
+_LANES_AT_ONCE: Final = 4
+_LOOK_BACK: Final = 1_000  # records of `statistics`, doubled until all lanes are found
+_CLOCKS_MS: Final = 600_000  # a record may count minutes that lie so far after its own time
+_SERIES_READS_MAX: Final = 1_024  # of a MiB, for one request
+
+
+class Batch(NamedTuple):
+    """What one read of a lane brought. begin: the first offset that it covers; end: the offset after the last.
+
+    unreadable: nothing can be read of it. assignment: which assignment of lanes it was read for.
+    """
+
+    lane: Lane
+    begin: int
+    end: int
+    records: list[Record]
+    unreadable: bool
+    assignment: int
+
+
+def _event(record: Record) -> StatisticsCounted | None:
+    """None for a record that only a newer program understands."""
+    try:
+        event = decode(record.value or b"")
+    except UnknownEvent:
+        return None
+    return event if isinstance(event, StatisticsCounted) else None
+
+
+class _Follower:
+    """Reads `statistics` from a place on, and knows which records count."""
+
+    def __init__(self, requests: KafkaRequests, topic: str, begin: int) -> None:
+        self._requests = requests
+        self._topic = topic
+        self.next = begin
+        self.coverage = Coverage()
+
+    async def follow(self) -> None:
+        """Read on to the end (LogUnavailable)."""
+        while True:
+            records, end = await read_on(self._requests, self._topic, 0, self.next)
+            for record in records:
+                event = _event(record)
+                if event is not None:
+                    self.coverage.accept(record.offset, event)
+            if end <= self.next:
+                return
+            self.next = end
+
+
+async def read_on(requests: KafkaRequests, topic: str, partition: int, offset: int) -> tuple[list[Record], int]:
+    """The records of one read from this offset on, and the offset to go on from; the same one at the end.
+
+    What can't be read, or is kept no longer, is passed.
+    """
+    try:
+        stretch = await requests.read(topic, partition, offset)
+    except LogDamaged as damage:
+        return [], damage.last + 1
+    except OffsetTooOld:
+        begin = (await requests.offsets(topic, {partition: EARLIEST}))[partition]
+        return [], max(begin, offset)
+    return stretch.records, stretch.next_offset
+
+
+class Counting:
+    """Counts the lanes of one process. writer: of `statistics`.
+
+    assign() says which lanes; then read() and fold() in turn. write_if_due() after each.
+    """
+
+    def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, writer: OutcomesTopic) -> None:
+        table = topics(kafka)
+        self._names = {source: by_name(table)[source].name for source in SOURCES}
+        self._requests = requests
+        self._writer = writer
+        self._follower: _Follower | None = None
+        self._totals = Totals()
+        self._fetched: dict[Lane, int] = {}
+        self._assignment = 0
+        self._looked_s = 0.0
+        self._first_folded_s = 0.0
+        self._written_minute = 0
+        self._writing = asyncio.Lock()
+        self.lanes: frozenset[Lane] = frozenset()
+
+    @property
+    def positions(self) -> dict[Lane, Position]:
+        """How far each lane is folded."""
+        return dict(self._totals.positions)
+
+    async def assign(self, lanes: Collection[Lane]) -> None:
+        """Count these lanes from now on (LogUnavailable). What was folded and not written is dropped."""
+        self.lanes = frozenset()
+        self._restart({})
+        follower = await self._found(lanes)
+        missing = [lane for lane in lanes if lane not in follower.coverage.positions]
+        begins = await self._begins(missing)
+        self._follower, self.lanes = follower, frozenset(lanes)
+        self._restart({lane: follower.coverage.positions.get(lane) or begins[lane] for lane in lanes})
+
+    def forget_reads(self) -> None:
+        """What was read and not folded comes again: a rebalance may have dropped it on its way."""
+        self._assignment += 1
+        self._looked_s = time.monotonic()
+        self._fetched = {lane: at.offset for lane, at in self._totals.positions.items()}
+
+    def _restart(self, positions: dict[Lane, Position]) -> None:
+        self._totals = Totals(positions)
+        self.forget_reads()
+
+    def _overtaken(self) -> None:
+        """Go on from where the records that count end."""
+        counted = {} if self._follower is None else self._follower.coverage.positions
+        begins = self._totals.begins
+        self._restart({lane: counted.get(lane, begins.get(lane, Position(0))) for lane in self.lanes})
+
+    async def _found(self, lanes: Collection[Lane]) -> _Follower:
+        """A follower that knows the positions of all lanes that `statistics` still holds."""
+        topic = self._writer.name
+        first = (await self._requests.offsets(topic, {0: EARLIEST}))[0]
+        end = (await self._requests.offsets(topic, {0: LATEST}))[0]
+        back = _LOOK_BACK
+        while True:
+            begin = max(first, end - back)
+            follower = _Follower(self._requests, topic, begin)
+            await follower.follow()
+            if begin == first or set(lanes) <= follower.coverage.positions.keys():
+                return follower
+            back *= 2
+
+    async def _begins(self, lanes: Collection[Lane]) -> dict[Lane, Position]:
+        """Where lanes begin that nobody has counted: with what is as old as `statistics` keeps."""
+        found: dict[Lane, Position] = {}
+        for source in SOURCES:
+            numbers = [lane.partition for lane in lanes if lane.topic == source]
+            if not numbers:
+                continue
+            since = await self._requests.offsets(self._names[source], dict.fromkeys(numbers, _now_ms() - KEPT_MS))
+            ends = await self._requests.offsets(self._names[source], dict.fromkeys(numbers, LATEST))
+            for number in numbers:
+                found[Lane(source, number)] = Position(since[number] if since[number] >= 0 else ends[number])
+        return found
+
+    async def read(self) -> list[Batch]:
+        """A batch each of a few lanes that have more than was read; empty when none has (LogUnavailable)."""
+        ends: dict[Lane, int] = {}
+        for source in SOURCES:
+            numbers = [lane.partition for lane in self.lanes if lane.topic == source]
+            if numbers:
+                found = await self._requests.offsets(self._names[source], dict.fromkeys(numbers, LATEST))
+                ends |= {Lane(source, number): end for number, end in found.items()}
+        if time.monotonic() - self._looked_s > _ON_THE_WAY_S:
+            self.forget_reads()
+        folded, assignment, batches = self._totals.positions, self._assignment, list[Batch]()
+        new = (lane for lane, at in self._fetched.items() if at == folded[lane].offset and at < ends.get(lane, 0))
+        for lane in list(itertools.islice(new, _LANES_AT_ONCE)):
+            batch = await self._batch(lane, self._fetched[lane], assignment)
+            if assignment != self._assignment:
+                return []
+            if batch.end > batch.begin:
+                batches.append(batch)
+                del self._fetched[lane]  # and to the end again: the others come first
+                self._fetched[lane] = batch.end
+        return batches
+
+    async def _batch(self, lane: Lane, begin: int, assignment: int) -> Batch:
+        topic = self._names[lane.topic]
+        try:
+            stretch = await self._requests.read(topic, lane.partition, begin, bytes_max=_READ_BYTES)
+        except LogDamaged as damage:
+            return Batch(lane, begin, damage.last + 1, [], unreadable=True, assignment=assignment)
+        except OffsetTooOld:
+            first = (await self._requests.offsets(topic, {lane.partition: EARLIEST}))[lane.partition]
+            return Batch(lane, begin, max(begin, first), [], unreadable=False, assignment=assignment)
+        return Batch(lane, begin, stretch.next_offset, stretch.records, unreadable=False, assignment=assignment)
+
+    def fold(self, batch: Batch) -> None:
+        """Count a batch; one that does not follow what is folded changes nothing."""
+        totals, lane = self._totals, batch.lane
+        at = totals.positions.get(lane)
+        if batch.assignment != self._assignment or at is None or at.offset != batch.begin:
+            return
+        if not totals.moved:
+            self._first_folded_s = time.monotonic()
+        if batch.unreadable:
+            totals.unreadable(lane, batch.begin, batch.end - 1)
+            return
+        if lane.topic == "messages":
+            named = ((one.timestamp // MINUTE_MS, one.headers[0][1]) for one in batch.records if one.headers)
+            totals.puts((minute, (queue_id or b"").decode(errors="replace")) for minute, queue_id in named)
+            if batch.records:
+                totals.passed(lane, batch.records[-1].offset, max(one.timestamp for one in batch.records))
+        else:
+            for record in batch.records:
+                try:
+                    totals.event(decode(record.value or b""))
+                except UnknownEvent:  # written by a newer program
+                    totals.unreadable(lane, record.offset, record.offset)
+                totals.passed(lane, record.offset, record.timestamp)
+        totals.skipped(lane, batch.end)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to write: once a minute, a little after its end, or when much is held."""
+        totals = self._totals
+        if not totals.moved:
+            return False
+        if len(totals) >= ROWS_MAX:
+            return True
+        waited_s = time.monotonic() - self._first_folded_s
+        return waited_s >= _WAIT_S and _minute_now() != self._written_minute
+
+    async def write_if_due(self) -> None:
+        """See write()."""
+        if self.due:
+            await self.write()
+
+    async def write(self) -> bool:
+        """Write what is folded; False when somebody else has counted some of it before (LogUnavailable)."""
+        async with self._writing:
+            return await self._write()
+
+    async def _write(self) -> bool:
+        totals, follower = self._totals, self._follower
+        if follower is None or not totals.moved:
+            return True
+        self._totals, assignment = Totals(totals.positions), self._assignment
+        try:
+            await follower.follow()
+            written = follower.coverage.positions
+            counted = all(at.offset == written.get(lane, at).offset for lane, at in totals.begins.items())
+            if counted:
+                value = encode(totals.counted(_now_ms(), follower.next))
+                await self._writer.append_one(0, b"", value)
+                await follower.follow()
+                counted = all(at == written.get(lane) for lane, at in totals.positions.items())
+        except BaseException:  # cancelled, too: whether it is written the next assignment finds out
+            if assignment == self._assignment:
+                self._overtaken()
+            raise
+        if not counted and assignment == self._assignment:
+            log.info("statistics.overtaken lanes=%d", len(totals.begins))
+            self._overtaken()
+        self._written_minute = _minute_now()
+        return counted
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _minute_now() -> int:
+    """The minute, which begins for those who write when all of the one before has come."""
+    return int((_now_ms() - _WAIT_S * 1000) // MINUTE_MS)
+
+
+class KafkaStatistics:
+    """Reads series with single requests; keeps nothing (ports.Statistics)."""
+
+    def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, read_slots: ReadSlots) -> None:
+        self._topic = topics(kafka).statistics.name
+        self._requests = requests
+        self._read_slots = read_slots
+
+    async def read(self, organization_id: str, series: Series) -> None:
+        """See ports.Statistics."""
+        async with self._read_slots.slot(organization_id):
+            await self._read(series)
+
+    async def _read(self, series: Series) -> None:
+        topic = self._topic
+        at = (await self._requests.offsets(topic, {0: series.from_ms - _CLOCKS_MS}))[0]
+        if at < 0:
+            return
+        first = (await self._requests.offsets(topic, {0: EARLIEST}))[0]
+        at = max(first, at - 2 * LATE_MAX)
+        coverage = Coverage()
+        for _ in range(_SERIES_READS_MAX):
+            records, end = await read_on(self._requests, topic, 0, at)
+            if not records and end > at:
+                series.lost()
+            for record in records:
+                _add(record, coverage, series)
+            if end <= at:
+                break
+            at = end
+        else:
+            series.lost()
+        series.close()
+
+
+def _add(record: Record, coverage: Coverage, series: Series) -> None:
+    event = _event(record)
+    if event is None:
+        series.lost()
+    elif coverage.accept(record.offset, event):
+        series.add(event)

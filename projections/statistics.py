@@ -1,0 +1,200 @@
+"""The Faust app that shares the counting of statistics out over the workers' processes.
+
+For: a Faust agent over `messages` and `deliveries`, whose consumer group gives each process some of the partitions, and
+starting it again when it fails: deliveries must not end with it. Not for: what is counted (broker/core/statistics.py),
+reading and writing topics (broker/kafka/statistics.py).
+
+An event of this stream is a batch of records, not one record: a Faust event costs about 60 µs, a record read in a batch
+1 to 5. So the consumer below fetches with the project's own batched reads, which also pass damaged records; Faust keeps
+the membership, the assignment, the buffers and the agent. The stream is `noack`, and nothing is committed: the records
+of `statistics` name the offsets that they cover, and that is where counting goes on after a rebalance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final
+
+from faust.contrib.asgi import bind_to_running_loop
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from faust.types.tuples import ConsumerMessage
+
+from broker.core.statistics import Lane
+from broker.errors import LogUnavailable
+from broker.kafka.log import KafkaLog
+from broker.kafka.reachability import reachable
+from broker.kafka.statistics import SOURCES, Batch, Counting
+from broker.kafka.topics import by_name, topics
+from broker.settings import KafkaSettings
+from projections.app import faust_app
+
+log = logging.getLogger(__name__)
+
+_IDLE_S: Final = 2.0  # between two looks for records that are new
+_DUTY: Final = 4.0  # a backlog is folded in a fifth of the time: deliveries come first
+_AGAIN_S: Final = 10.0  # after a failure
+_LAST_WRITE_S: Final = 2.0
+_STOP_S: Final = 3.0
+
+
+class Statistics:
+    """Counts this process's share of the partitions, from run() until stop()."""
+
+    def __init__(self, kafka: KafkaSettings, log: KafkaLog) -> None:
+        self._kafka = kafka
+        self._topics = {by_name(topics(kafka))[source].name: source for source in SOURCES}
+        self.counting = Counting(kafka, log.requests, log.statistics)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Join the group and count, in the background."""
+        self._task = asyncio.create_task(self._run(), name="statistics")
+
+    async def stop(self) -> None:
+        """Leave the group; what was folded is written if Kafka takes it in time."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        with contextlib.suppress(LogUnavailable, TimeoutError):
+            async with asyncio.timeout(_LAST_WRITE_S):
+                await self.counting.write()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._run_app()
+            except Exception as error:  # noqa: BLE001 - whatever Faust's services raise: it starts anew
+                log.warning("statistics.failed again_s=%s error=%r", _AGAIN_S, error)
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _run_app(self) -> None:
+        """Start an app, and return or raise when it has ended."""
+        group = f"{self._kafka.topic_prefix}statistics"
+        app = faust_app(await reachable(self._kafka), group)
+        feed = _Feed(self.counting, self._topics)
+        app.transport = _Transport(app.conf.broker_consumer, app, feed=feed)
+        source = app.topic(*self._topics, key_serializer="raw", value_serializer="raw", value_type=bytes)
+        app.agent(source, name="statistics")(_fold(self.counting, feed.failed))
+        try:
+            bind_to_running_loop(app)
+            app.finalize()
+            await app.start()
+            ended = asyncio.ensure_future(app.wait_for_stopped(asyncio.get_running_loop().create_future()))
+            try:
+                await asyncio.wait([ended, feed.broken], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                ended.cancel()
+            raise app.crash_reason or (feed.broken.result() if feed.broken.done() else RuntimeError("Faust stopped"))
+        finally:
+            stopping = asyncio.ensure_future(app.stop())
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([stopping], timeout=_STOP_S)
+            stopping.cancel()
+
+
+def _fold(counting: Counting, failed: Callable[[BaseException], None]) -> Callable[[Any], Awaitable[None]]:
+    """The agent. failed: told of an error in the fold: what is counted since the last record starts anew."""
+
+    async def statistics(stream: Any) -> None:
+        async for event in stream.noack().events():
+            try:
+                counting.fold(event.message.batch)
+            except Exception as error:
+                log.exception("statistics.fold_failed lane=%s begin=%d", *event.message.batch[:2])
+                failed(error)
+
+    return statistics
+
+
+class _Feed:
+    """What the consumer fetches: the next batches of the partitions that the group has given it."""
+
+    def __init__(self, counting: Counting, names: Mapping[str, str]) -> None:
+        self._counting = counting
+        self._names = names
+        self._topics = {source: name for name, source in names.items()}
+        self.broken: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+
+    def failed(self, error: BaseException) -> None:
+        if not self.broken.done():
+            self.broken.set_result(error)
+
+    async def fetch(self, active: Iterable[TP]) -> dict[TP, list[Batch]]:
+        """Batches by partition. Waits a while where there are none, and longer the longer reading took."""
+        counting = self._counting
+        lanes = frozenset(Lane(self._names[tp.topic], tp.partition) for tp in active)
+        try:
+            if lanes != counting.lanes:
+                await counting.assign(lanes)
+                log.info("statistics.assigned lanes=%d", len(lanes))
+            await counting.write_if_due()
+            began = time.monotonic()
+            batches = await counting.read()
+            await asyncio.sleep(_DUTY * (time.monotonic() - began) if batches else _IDLE_S)
+        except LogUnavailable as error:
+            log.warning("statistics.waiting error=%s", error)
+            await asyncio.sleep(_IDLE_S)
+            return {}
+        return {TP(self._topics[batch.lane.topic], batch.lane.partition): [batch] for batch in batches}
+
+    def again(self) -> None:
+        """Fetch again what was fetched and not folded."""
+        self._counting.forget_reads()
+
+
+class _Message(ConsumerMessage):  # type: ignore[misc]
+    """What the agent gets of a batch."""
+
+    __slots__ = ("batch",)
+
+
+class _Listener(driver.ConsumerRebalanceListener):  # type: ignore[misc]
+    async def on_partitions_assigned(self, assigned: Any) -> None:
+        """Keep aiokafka from fetching: the feed does."""
+        self._thread._ensure_consumer().pause(*assigned)  # noqa: SLF001 - Faust has no name for it
+        await super().on_partitions_assigned(assigned)
+
+
+class _Consumer(driver.Consumer):  # type: ignore[misc]
+    RebalanceListener = _Listener
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._serial = itertools.count()
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109, ARG002 - Faust's
+        return await self.transport.feed.fetch(active_partitions or ())
+
+    def _to_message(self, tp: TP, record: Batch) -> _Message:
+        """The message of a batch. Its offset only counts up: Faust would drop a batch that is read again."""
+        generation = self.app.consumer_generation_id  # the stream drops what is of another one
+        message = _Message(
+            tp.topic, tp.partition, next(self._serial), 0.0, 0, None, None, None, None, tp=tp, generation_id=generation
+        )
+        message.batch = record
+        return message
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Nothing is committed: the feed knows where to go on. Faust calls this after each rebalance."""
+        self.transport.feed.again()
+        return {}
+
+    def highwater(self, tp: TP) -> int:  # noqa: ARG002 - Faust's
+        return 0  # for Faust's own monitor
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Faust would complain that aiokafka fetches nothing."""
+
+
+class _Transport(driver.Transport):  # type: ignore[misc]
+    Consumer = _Consumer
+
+    def __init__(self, *args: Any, feed: _Feed, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.feed = feed

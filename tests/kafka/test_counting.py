@@ -1,0 +1,137 @@
+"""Statistics on real Kafka: two workers count, one after the other loses the partitions, and all is counted once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from broker.core.codec import decode
+from broker.core.events import MessagePut, StatisticsCounted
+from broker.core.statistics import MINUTE_MS, Counts, Coverage, Key, Lane, Series, Totals, read_row
+from broker.kafka.log import KafkaLog
+from broker.kafka.statistics import SOURCES, KafkaStatistics, read_on
+from broker.kafka.topics import Topics, by_name, topics
+from broker.settings import KafkaSettings
+from projections.statistics import Statistics
+from tests.kafka.rig import Rig, running
+from tests.listeners import until
+
+
+@pytest.fixture
+async def rig(kafka_settings: KafkaSettings, ready_topics: Topics):
+    async with running(kafka_settings) as made:
+        yield made
+
+
+async def counted(kafka: KafkaSettings, log: KafkaLog) -> tuple[dict[Key, Counts], Coverage, int]:
+    """What the records of `statistics` that count come to, how far, and how many count for nothing."""
+    sums, coverage, void, at = dict[Key, Counts](), Coverage(), 0, 0
+    while True:
+        records, end = await read_on(log.requests, topics(kafka).statistics.name, 0, at)
+        for record in records:
+            event = decode(record.value)
+            assert isinstance(event, StatisticsCounted)
+            if not coverage.accept(record.offset, event):
+                void += 1
+                continue
+            for key, counts in map(read_row, event.minutes):
+                sums.setdefault(key, Counts()).add(counts)
+        if end <= at:
+            return sums, coverage, void
+        at = end
+
+
+async def folded(kafka: KafkaSettings, log: KafkaLog) -> tuple[dict[Key, Counts], dict[Lane, int]]:
+    """The same as folded from the log itself, by a plain loop over every record."""
+    totals = Totals()
+    ends: dict[Lane, int] = {}
+    for source in SOURCES:
+        topic = by_name(topics(kafka))[source]
+        for number in range(topic.partitions):
+            lane = Lane(source, number)
+            ends[lane] = 0
+            while True:
+                records, end = await read_on(log.requests, topic.name, number, ends[lane])
+                for record in records:
+                    event = decode(record.value)
+                    if isinstance(event, MessagePut):
+                        totals.puts([(record.timestamp // MINUTE_MS, event.queue_id)])
+                    else:
+                        totals.event(event)
+                if end <= ends[lane]:
+                    break
+                ends[lane] = end
+    return totals.rows, ends
+
+
+@contextlib.asynccontextmanager
+async def counting(rig: Rig) -> AsyncIterator[Statistics]:
+    statistics = Statistics(rig.settings.kafka, rig.log)
+    statistics.start()
+    try:
+        yield statistics
+    finally:
+        await statistics.stop()
+
+
+async def all_counted(rig: Rig, *counters: Statistics) -> dict[Key, Counts]:
+    """Wait until all of the log is counted, and return it."""
+
+    async def equal() -> bool:
+        for one in counters:
+            await one.counting.write()
+        (_, coverage, _), (_, ends) = (
+            await counted(rig.settings.kafka, rig.log),
+            await folded(rig.settings.kafka, rig.log),
+        )
+        return {lane: at.offset for lane, at in coverage.positions.items()} == ends
+
+    await until(equal, what="all of the log is counted")
+    return (await counted(rig.settings.kafka, rig.log))[0]
+
+
+async def test_two_processes_count_a_share_each_and_one_takes_over_from_one_that_dies(rig: Rig):
+    worker = await rig.work()
+    queue = await rig.queue()
+    good = await rig.listen(queue, "good")
+    rig.listeners.status["bad"] = 422
+    bad = await rig.listen(queue, "bad", max_attempts=1)
+    async with counting(rig) as first:
+        second = Statistics(rig.settings.kafka, rig.log)
+        second.start()
+        await until(lambda: shared(rig, first, second), what="each has a share of the partitions")
+        await rig.put(queue, *(str(number) for number in range(12)))
+        await until(lambda: len(rig.listeners.taken("good")) == 12, what="all are delivered")
+        await rig.noted(worker)
+        await all_counted(rig, first, second)
+        assert {lane for lane, at in second.counting.positions.items() if at.offset}  # it has counted some
+        before = second.counting.positions
+        await rig.put(queue, *(str(number) for number in range(8)))
+        await until(lambda: len(rig.listeners.taken("good")) == 20, what="all are delivered")
+        await until(lambda: second.counting.positions != before, what="the second has folded some of it")
+        second._task.cancel()  # what it has folded is lost
+        await until(lambda: refused(rig, "bad") == 20, what="all are refused")
+        await rig.noted(worker)
+        sums = await all_counted(rig, first)
+    assert sums == (await folded(rig.settings.kafka, rig.log))[0]
+    series = Series(min(key.minute for key in sums) * MINUTE_MS, MINUTE_MS, 10, queue.id, good.id)
+    reader = KafkaStatistics(rig.settings.kafka, rig.log.requests, rig.log.read_slots)
+    await reader.read(queue.organization_id, series)
+    assert sum(point.put for point in series.points) == 20
+    assert sum(point.delivered for point in series.points) == 20
+    assert sum(sum(point.waited.values()) for point in series.points) == 20
+    series = Series(series.from_ms, 10 * MINUTE_MS, 1, queue.id, bad.id)
+    await reader.read(queue.organization_id, series)
+    assert (series.points[0].failed, series.points[0].parked, series.points[0].delivered) == ({"422": 20}, 20, 0)
+    assert series.complete == [True]
+
+
+def refused(rig: Rig, path: str) -> int:
+    return sum(got.path == path for got, _ in rig.listeners.ended)
+
+
+def shared(rig: Rig, *counters: Statistics) -> bool:
+    lanes = [one.counting.lanes for one in counters]
+    return all(lanes) and sum(map(len, lanes)) == 2 * rig.settings.kafka.partitions

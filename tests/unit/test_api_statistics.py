@@ -1,0 +1,129 @@
+"""GET of statistics: the steps asked for, what they hold, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from api_client import Api, make_api
+
+from broker.commands.context import now_ms
+from broker.core.events import StatisticsCounted
+from broker.core.statistics import MINUTE_MS, Counts, Key, Totals
+from broker.ports import ListenerCondition
+from cli.commands.stats import sparkline
+from tests.apps import CountedStatistics
+
+
+class Waiting:
+    """ports.ListenerStatus of a listener for which seven messages wait."""
+
+    async def condition(self, listener: Any) -> ListenerCondition:
+        return ListenerCondition(state="live", lag=7, oldest_pending_at_ms=None, last_error=None)
+
+
+@pytest.fixture
+def counted() -> CountedStatistics:
+    return CountedStatistics()
+
+
+@pytest.fixture
+async def api(counted: CountedStatistics) -> Api:
+    return await make_api(statistics=counted, status=Waiting())
+
+
+def event(*rows: tuple[Key, Counts]) -> StatisticsCounted:
+    totals = Totals()
+    totals.rows = dict(rows)
+    return totals.counted(now_ms(), 0)
+
+
+async def listened(api: Api) -> tuple[str, str]:
+    """A queue and its listener."""
+    queue = await api.queue()
+    return queue, await api.listener(queue)
+
+
+async def test_a_queue_and_its_listener_show_what_was_counted(api: Api, counted: CountedStatistics):
+    queue, listener = await listened(api)
+    minute = now_ms() // MINUTE_MS
+    counts = Counts(delivered=4, parked=1, waited_ms=400, failed={"422": 2, "timeout": 1}, waited={5: 4})
+    counted.events.append(
+        event(
+            (Key(minute, queue, ""), Counts(put=9)),
+            (Key(minute, queue, listener), counts),
+            (Key(minute, "x", listener), counts),
+        )
+    )
+    told = (await api.get(f"/v1/queues/{queue}/listeners/{listener}/statistics?step=1m")).json()["statistics"]
+    assert told["step_s"] == 60
+    (point,) = [point for point in told["points"] if point["put"]]
+    assert {name: point[name] for name in ("put", "delivered", "failed", "failed_by", "parked", "complete")} == {
+        "put": 9,
+        "delivered": 4,
+        "failed": 3,
+        "failed_by": {"422": 2, "timeout": 1},
+        "parked": 1,
+        "complete": True,
+    }
+    assert point["latency"]["p99_ms"] == 50
+    assert point["latency"]["mean_ms"] == 100
+    assert sum(point["latency"]["steps"]) == 4
+    assert told["points"][-1]["backlog"] == 7
+    of_queue = (await api.get(f"/v1/queues/{queue}/statistics")).json()["statistics"]
+    assert sum(point["delivered"] for point in of_queue["points"]) == 4
+    assert all(point["backlog"] is None for point in of_queue["points"])
+
+
+@pytest.mark.parametrize(
+    ("query", "step_s", "points"),
+    [
+        ("from=2026-01-02T03:04:05Z&to=2026-01-02T03:04:06Z", 60, 1),
+        ("from=2026-01-02T03:04:05Z&to=2026-01-02T05:04:05Z", 60, 121),
+        ("from=2026-01-02T03:00:00Z&to=2026-01-03T03:00:00Z", 900, 96),
+        ("from=2026-01-02T00:00:00Z&to=2026-01-03T01:00:00Z&step=1m", 60, 1_500),
+        ("from=2026-01-01T00:00:00Z&to=2026-01-11T00:00:00Z&step=3d", 259_200, 4),
+    ],
+)
+async def test_the_steps_cover_the_time(
+    api: Api, monkeypatch: pytest.MonkeyPatch, query: str, step_s: int, points: int
+):
+    monkeypatch.setattr("api.statistics.now_ms", lambda: 1_768_435_200_000)  # 2026-01-15
+    queue, _ = await listened(api)
+    told = (await api.get(f"/v1/queues/{queue}/statistics?{query}")).json()["statistics"]
+    assert (told["step_s"], len(told["points"])) == (step_s, points)
+    assert told["from"] == told["points"][0]["at"]
+    assert told["counted_at"] is None
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        ("step=0m", "step"),
+        ("step=90", "step"),
+        ("step=1w", "step"),
+        ("step=99d", "step"),
+        ("step=" + "9" * 5_000 + "m", "step"),
+        ("from=2026-01-14T00:00:00Z&to=2026-01-13T00:00:00Z", "from"),
+        ("from=2025-01-01T00:00:00Z", "from"),
+        ("from=2026-01-16T00:00:00Z", "from"),
+        ("from=2026-01-13T00:00:00Z&to=2026-01-15T00:00:00Z&step=1m", "step"),
+        ("from=yesterday", "from"),
+        ("at=2026-01-13T00:00:00Z", "at"),
+    ],
+)
+async def test_what_makes_no_series_is_refused_by_name(
+    api: Api, monkeypatch: pytest.MonkeyPatch, query: str, parameter: str
+):
+    monkeypatch.setattr("api.statistics.now_ms", lambda: 1_768_435_200_000)
+    queue, _ = await listened(api)
+    answer = await api.get(f"/v1/queues/{queue}/statistics?{query}")
+    assert answer.status_code in (400, 422)
+    assert answer.json()["errors"][0]["parameter"] == parameter
+
+
+def test_a_sparkline_fits_its_line_and_shows_the_least_and_the_most():
+    assert sparkline([0, 1, 50, 100]) == " ▁▄█"
+    assert sparkline([]) == ""
+    assert len(sparkline([1] * 1_500)) == 60
+    assert sparkline([1, 2] * 60, together=max) == "█" * 60
