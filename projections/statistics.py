@@ -163,6 +163,7 @@ class _Listener(driver.ConsumerRebalanceListener):  # type: ignore[misc]
 
 class _Consumer(driver.Consumer):  # type: ignore[misc]
     RebalanceListener = _Listener
+    logger = driver.logger  # whose level app.py has set
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
