@@ -14,19 +14,11 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from typing import NamedTuple
 
-from broker.core.checks import (
-    Checks,
-    ControlChecks,
-    Finding,
-    MessageChecks,
-    OutcomeChecks,
-    ReadableChecks,
-    noun_of,
-    unaccounted,
-)
+from broker.core.checks import Checks, ControlChecks, Finding, MessageChecks, ReadableChecks
 from broker.core.codec import decode
 from broker.core.digests import digests, state_hash
 from broker.core.events import ListenerCreated, ReplayStarted
+from broker.core.outcome_checks import OutcomeChecks, noun_of, unaccounted
 from broker.errors import LogDamaged, UnknownEvent
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.requests import EARLIEST, LATEST, FetchResult, KafkaRequests, OffsetTooOld
@@ -190,7 +182,7 @@ class Verifier:
     async def _lost_ends(self, number: int, latest: int) -> list[Finding]:
         """Check whether the workers' own tail has read more than there is."""
         topic = self._topics["messages"].name
-        rows = await self._requests.committed(self._workers_group, topic, [number])
+        rows = await self._requests.groups.committed(self._workers_group, topic, [number])
         tail = rows.get(number, (0, ""))[0]
         if tail > latest:  # Messages may have been put, and read, since the end was looked up.
             latest = (await self._requests.offsets(topic, {number: LATEST}))[number]

@@ -113,6 +113,7 @@ class ClaimsTopic:
         position = self._positions.get(partition)
         if position is None:
             position = (await offsets_since(self._requests, self._topic, {partition: before_ms}))[partition]
+        self._positions[partition] = position
         # A repeat of a key whose claim can't be read is stored once more.
         async for fetched in scan(self._requests, self._topic, partition, position, damaged=lambda _: None):
             for record in fetched.records:

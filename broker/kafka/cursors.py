@@ -37,7 +37,9 @@ class KafkaCursors:
 
         async def one(listener_id: str) -> tuple[str, dict[int, Cursor]]:
             async with self._semaphore:
-                rows = await self._requests.committed(listener_group(self._kafka, listener_id), self._topic, wanted)
+                rows = await self._requests.groups.committed(
+                    listener_group(self._kafka, listener_id), self._topic, wanted
+                )
             return listener_id, {
                 partition: Cursor.from_metadata(offset, text) for partition, (offset, text) in rows.items()
             }
@@ -51,7 +53,7 @@ class KafkaCursors:
         async def one(listener_id: str, rows: Mapping[int, Cursor]) -> None:
             async with self._semaphore:
                 try:
-                    await self._requests.commit(
+                    await self._requests.groups.commit(
                         listener_group(self._kafka, listener_id),
                         self._topic,
                         {partition: (cursor.offset, cursor.metadata()) for partition, cursor in rows.items()},
@@ -67,10 +69,10 @@ class KafkaCursors:
 
     async def listeners(self) -> set[str]:
         """Return the ids of all listeners that have cursors, including ended ones (LogUnavailable)."""
-        found = (group_listener(self._kafka, group) for group in await self._requests.groups())
+        found = (group_listener(self._kafka, group) for group in await self._requests.groups.names())
         return {listener_id for listener_id in found if listener_id is not None}
 
     async def delete(self, listener_id: str) -> None:
         """Forget a listener's cursors (LogUnavailable)."""
         async with self._semaphore:
-            await self._requests.delete_group(listener_group(self._kafka, listener_id))
+            await self._requests.groups.delete(listener_group(self._kafka, listener_id))

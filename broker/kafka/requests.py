@@ -13,17 +13,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from typing import Any, Final, TypeVar
 
 from aiokafka import errors as kafka_errors
-from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
-from aiokafka.coordinator.protocol import ConsumerProtocol
-from aiokafka.protocol.admin import DeleteGroupsRequest, DeleteRecordsRequest, DescribeGroupsRequest, ListGroupsRequest
-from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.admin import DeleteRecordsRequest
 from aiokafka.protocol.fetch import FetchRequest
-from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import TopicPartition
 
 from broker.errors import LogDamaged, LogUnavailable
 from broker.kafka.batches import FOLLOWING_BYTES, bytes_wanted, damaged_range, good, parse, to_confirm
+from broker.kafka.groups import KafkaGroups, check
 from broker.kafka.reachability import reachable, why_not
 from broker.kafka.scan import scan
 from broker.kafka.topics import topics as topics_of
@@ -50,8 +48,8 @@ class KafkaRequests:
     def __init__(self, kafka: KafkaSettings, *, timeout_ms: int = 5_000) -> None:
         self._kafka = kafka
         self._timeout_ms = timeout_ms
-        self._client: Any = None
-        self._coordinators: dict[str, int] = {}
+        self.client: Any = None
+        self.groups = KafkaGroups(self)
         self._compacted = {topics_of(kafka).outstanding.name}
         self.bad_copies: dict[tuple[str, int, int, int | None], None] = {}  # (topic, partition, offset, broker)
         self.on_damage: Callable[[LogDamaged], None] | None = None  # told of each, whoever reads
@@ -61,34 +59,34 @@ class KafkaRequests:
     async def start(self, topics: Iterable[str]) -> None:
         """Connect, and keep the metadata of these topics (LogUnavailable, ConfigurationError)."""
         options = await reachable(self._kafka)
-        self._client = AIOKafkaClient(**options, request_timeout_ms=self._timeout_ms)
+        self.client = AIOKafkaClient(**options, request_timeout_ms=self._timeout_ms)
         try:
-            await self._client.bootstrap()
-            await self._client.set_topics(list(topics))
+            await self.client.bootstrap()
+            await self.client.set_topics(list(topics))
         except (kafka_errors.KafkaError, OSError) as error:
-            await self._client.close()
+            await self.client.close()
             raise LogUnavailable(f"Kafka can't be reached: {await why_not(options)}") from error
 
     async def stop(self) -> None:
-        if self._client is not None:
-            await self._client.close()
+        if self.client is not None:
+            await self.client.close()
 
     def partitions(self, topic: str) -> int:
         """Return the number of the topic's partitions; 0 when there is no such topic."""
-        return len(self._client.cluster.partitions_for_topic(topic) or ())
+        return len(self.client.cluster.partitions_for_topic(topic) or ())
 
     def partitions_with_leader(self, topic: str) -> list[int]:
         """List the partitions that can be written to now, as far as this client knows."""
-        return sorted(self._client.cluster.available_partitions_for_topic(topic) or ())
+        return sorted(self.client.cluster.available_partitions_for_topic(topic) or ())
 
     def leader(self, topic: str, partition: int) -> int | None:
         """Return the node that leads the partition, as far as this client knows; None: there is none."""
-        found = self._client.cluster.leader_for_partition(TopicPartition(topic, partition))
+        found = self.client.cluster.leader_for_partition(TopicPartition(topic, partition))
         return None if found is None or found == -1 else int(found)
 
     def look_again(self) -> None:
         """Ask the cluster for its leaders. The answer comes later, if at all."""
-        self._client.force_metadata_update()
+        self.client.force_metadata_update()
 
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
         """Return, by partition, the first offset at or after a time. EARLIEST and LATEST are times, too. -1: there is
@@ -100,20 +98,17 @@ class KafkaRequests:
             for partition, moment in at_ms.items():
                 by_leader.setdefault(self._leader(topic, partition), []).append((partition, moment))
             answers = await asyncio.gather(
-                *(
-                    self._client.send(node, OffsetRequest(-1, 0, [(topic, wanted)]))
-                    for node, wanted in by_leader.items()
-                )
+                *(self.client.send(node, OffsetRequest(-1, 0, [(topic, wanted)])) for node, wanted in by_leader.items())
             )
             found = {}
             for answer in answers:
                 for _, partitions in answer.topics:
                     for partition, code, _, offset in partitions:
-                        _check(code)
+                        check(code)
                         found[partition] = offset
             return found
 
-        return await self._retried(ask)
+        return await self.retried(ask)
 
     async def read(
         self,
@@ -149,12 +144,12 @@ class KafkaRequests:
                 raise damage
             return fetched
 
-        return await self._retried(ask)
+        return await self.retried(ask)
 
     async def _fetch(self, node: int, topic: str, partition: int, offset: int, bytes_max: int) -> tuple[bytes, int]:
         """Fetch what a broker has from this offset on, unchecked. Return the bytes and the partition's end."""
         request = FetchRequest(0, 0, max(bytes_max, 1), 0, [(topic, [(partition, offset, bytes_max)])])
-        answer = await self._client.send(node, request)
+        answer = await self.client.send(node, request)
         _, partitions = answer.topics[0]
         _, code, end_offset, *_, raw = partitions[0]
         error = kafka_errors.for_code(code)
@@ -163,7 +158,7 @@ class KafkaRequests:
         # The broker itself has found the damage, so nothing in its answer can be trusted.
         if error is kafka_errors.CorruptRecordException:
             return _CORRUPT, (await self.offsets(topic, {partition: LATEST}))[partition]
-        _check(code)
+        check(code)
         raw = raw or b""
         if topic not in self._compacted and (follows := to_confirm(raw, offset, end_offset)) is not None:
             after, size = follows
@@ -189,7 +184,7 @@ class KafkaRequests:
 
     def _copies(self, topic: str, partition: int) -> list[int]:
         """List the brokers that have the partition, in-sync ones first."""
-        found = self._client.cluster._partitions.get(topic, {}).get(partition)  # noqa: SLF001 - nothing else tells
+        found = self.client.cluster._partitions.get(topic, {}).get(partition)  # noqa: SLF001 - nothing else tells
         return [] if found is None else list(dict.fromkeys((*found.isr, *found.replicas)))
 
     def _note_bad_copy(self, topic: str, partition: int, offset: int, node: int | None) -> None:
@@ -271,114 +266,11 @@ class KafkaRequests:
 
         async def ask() -> None:
             request = DeleteRecordsRequest([(topic, [(partition, offset)])], self._timeout_ms)
-            answer = await self._client.send(self._leader(topic, partition), request)
+            answer = await self.client.send(self._leader(topic, partition), request)
             for row in (row for told in answer.topics for row in told[1]):
-                _check(row[2])
+                check(row[2])
 
-        await self._retried(ask)
-
-    async def commit(
-        self,
-        group: str,
-        topic: str,
-        cursors: Mapping[int, tuple[int, str]],
-        *,
-        member: tuple[int, str] = _NO_MEMBER,
-    ) -> None:
-        """Commit (offset, metadata) by partition for a group (LogUnavailable).
-
-        member: generation and id of one of its members; LogUnavailable when it is not one. By default the group has no
-            members.
-        """
-        wanted = [(topic, [(partition, offset, text) for partition, (offset, text) in cursors.items()])]
-
-        async def ask() -> None:
-            request = OffsetCommitRequest(group, *member, -1, wanted)
-            answer = await self._ask_coordinator(group, request)
-            for _, partitions in answer.topics:
-                for _, code in partitions:
-                    _check(code)
-
-        await self._retried(ask, group=group)
-
-    async def committed(self, group: str, topic: str, partitions: Iterable[int]) -> dict[int, tuple[int, str]]:
-        """Return, by partition, the last committed (offset, metadata); partitions without one are left out."""
-        wanted = [(topic, list(partitions))]
-
-        async def ask() -> dict[int, tuple[int, str]]:
-            answer = await self._ask_coordinator(group, OffsetFetchRequest(group, wanted))
-            _check(getattr(answer, "error_code", 0))
-            found = {}
-            for _, rows in answer.topics:
-                for partition, offset, text, code in rows:
-                    _check(code)
-                    if offset >= 0:
-                        found[partition] = (offset, text or "")
-            return found
-
-        return await self._retried(ask, group=group)
-
-    async def expel(self, group: str, client_id: str) -> int:
-        """Remove the members with this client id from a group at once. Return how many there were (LogUnavailable).
-
-        A member that is alive after all joins again by itself.
-        """
-
-        async def ask() -> int:
-            answer = await self._ask_coordinator(group, DescribeGroupsRequest([group]))
-            code, *_, members = answer.groups[0][:6]
-            _check(code)
-            found = [member[0] for member in members if member[1] == client_id]
-            for member_id in found:
-                code = (await self._ask_coordinator(group, LeaveGroupRequest(group, member_id))).error_code
-                if kafka_errors.for_code(code) is not kafka_errors.UnknownMemberIdError:  # it went by itself
-                    _check(code)
-            return len(found)
-
-        return await self._retried(ask, group=group)
-
-    async def assignments(self, group: str, topic: str) -> list[set[int]]:
-        """List each member's partitions of a topic; empty while the group rebalances (LogUnavailable)."""
-
-        async def ask() -> list[set[int]]:
-            answer = await self._ask_coordinator(group, DescribeGroupsRequest([group]))
-            code, *_, members = answer.groups[0][:6]
-            _check(code)
-            given = [ConsumerProtocol.ASSIGNMENT.decode(member[4]) if member[4] else None for member in members]
-            return [
-                {one.partition for one in assignment.partitions() if one.topic == topic}
-                for assignment in given
-                if assignment is not None
-            ]
-
-        return await self._retried(ask, group=group)
-
-    async def groups(self) -> set[str]:
-        """Return the names of all groups of the cluster, whichever broker coordinates them (LogUnavailable)."""
-
-        async def ask() -> set[str]:
-            nodes = [broker.nodeId for broker in self._client.cluster.brokers()]
-            answers = await asyncio.gather(*(self._client.send(node, ListGroupsRequest()) for node in nodes))
-            for answer in answers:
-                _check(answer.error_code)
-            return {group[0] for answer in answers for group in answer.groups}
-
-        return await self._retried(ask)
-
-    async def delete_group(self, group: str) -> None:
-        """Delete a group and its committed offsets, if it exists (LogUnavailable)."""
-
-        async def ask() -> None:
-            answer = await self._ask_coordinator(group, DeleteGroupsRequest([group]))
-            for _, code in answer.results:
-                if kafka_errors.for_code(code) is not kafka_errors.GroupIdNotFound:
-                    _check(code)
-
-        await self._retried(ask, group=group)
-        self._coordinators.pop(group, None)
-
-    async def _ask_coordinator(self, group: str, request: Any) -> Any:
-        return await self._client.send(await self._coordinator(group), request, group=ConnectionGroup.COORDINATION)
+        await self.retried(ask)
 
     def _leader(self, topic: str, partition: int) -> int:
         leader = self.leader(topic, partition)
@@ -386,16 +278,11 @@ class KafkaRequests:
             raise kafka_errors.LeaderNotAvailableError
         return leader
 
-    async def _coordinator(self, group: str) -> int:
-        node = self._coordinators.get(group)
-        if node is None:
-            brokers = self._client.cluster.brokers()
-            if len(brokers) == 1 and self._coordinators:  # The first look-up makes Kafka create its offsets topic.
-                return int(next(iter(brokers)).nodeId)
-            node = self._coordinators[group] = int(await self._client.coordinator_lookup(CoordinationType.GROUP, group))
-        return node
+    async def retried(self, ask: Callable[[], Awaitable[T]], *, failed: Callable[[], None] = lambda: None) -> T:
+        """Return what `ask` does, tried again until timeout_ms is over (LogUnavailable).
 
-    async def _retried(self, ask: Callable[[], Awaitable[T]], *, group: str | None = None) -> T:
+        failed: called after each failure, before the next try.
+        """
         last: Exception | None = None
         try:
             async with asyncio.timeout(self._timeout_ms / 1000):
@@ -406,20 +293,12 @@ class KafkaRequests:
                         if isinstance(error, kafka_errors.KafkaError) and not error.retriable:
                             raise LogUnavailable(f"Kafka refused the request: {type(error).__name__}") from error
                         last = error
-                    if group is not None:
-                        self._coordinators.pop(group, None)
+                    failed()
                     await asyncio.sleep(_RETRY_PAUSE_S)
-                    await self._client.force_metadata_update()  # which waits as long as a request
+                    await self.client.force_metadata_update()  # which waits as long as a request
         except TimeoutError:
             # A hanging broker may have lost its role, and nothing else would look for five minutes.
             self.look_again()
-            if group is not None:
-                self._coordinators.pop(group, None)
+            failed()
             why = "" if last is None else f": {type(last).__name__}"
             raise LogUnavailable(f"Kafka did not answer in time{why}") from last
-
-
-def _check(code: int) -> None:
-    error = kafka_errors.for_code(code)
-    if error is not kafka_errors.NoError:
-        raise error

@@ -96,7 +96,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         (docs/decisions/0012).
         """
         with contextlib.suppress(LogUnavailable):
-            if await self._requests.expel(self._group, name):
+            if await self._requests.groups.expel(self._group, name):
                 log.info("worker.replaces name=%s", name)
 
     async def stop(self) -> None:
@@ -125,7 +125,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             raise LogUnavailable("this worker owns no partitions")
         cursors = {partition: (offset, "") for partition, offset in offsets.items()}
         try:
-            await self._requests.commit(self._group, self._topic, cursors, member=self._member)
+            await self._requests.groups.commit(self._group, self._topic, cursors, member=self._member)
         except LogUnavailable as error:
             if isinstance(error.__cause__, kafka_errors.UnknownMemberIdError | kafka_errors.IllegalGenerationError):
                 raise NoMember(str(error)) from error
@@ -133,7 +133,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def share(self, partitions: Collection[int]) -> Share:
         """Return the share of the worker with these partitions (LogUnavailable, also during a rebalance)."""
-        owned = await self._requests.assignments(self._group, self._topic)
+        owned = await self._requests.groups.assignments(self._group, self._topic)
         workers = sorted(sorted(one) for one in owned if one)
         if sorted(partitions) not in workers:
             raise LogUnavailable("the workers' group is rebalancing")

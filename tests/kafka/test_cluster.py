@@ -171,9 +171,11 @@ async def test_the_leader_of_control_and_of_cursors_hangs_and_another_one_is_fou
     projections = Projections(settings, log.control)
     await projections.start()
     leader = log.requests.leader(table.control.name, 0)
-    groups = {await log.requests._coordinator(name): name for name in (f"group-{number}" for number in range(30))}
+    groups = {
+        await log.requests.groups._coordinator(name): name for name in (f"group-{number}" for number in range(30))
+    }
     for group in groups.values():
-        await log.requests.commit(group, table.messages.name, {0: (1, "")})
+        await log.requests.groups.commit(group, table.messages.name, {0: (1, "")})
     hanging = cluster[leader - 1].process.pid
 
     async def again(ask: Callable[[], Awaitable[object]]) -> None:
@@ -190,7 +192,7 @@ async def test_the_leader_of_control_and_of_cursors_hangs_and_another_one_is_fou
         async with asyncio.timeout(70):  # half as long is usual; without the looking again it is minutes
             await asyncio.gather(
                 again(lambda: log.control.append(created)),
-                again(lambda: log.requests.commit(groups[leader], table.messages.name, {0: (2, "")})),
+                again(lambda: log.requests.groups.commit(groups[leader], table.messages.name, {0: (2, "")})),
                 again(projections.directory.caught_up),
             )
             await again(projections.directory.caught_up)

@@ -74,8 +74,8 @@ async def test_hundreds_of_listeners_are_stored_and_loaded_at_once(cursors):
 
 
 async def test_when_one_is_refused_nothing_is_under_way_any_more(cursors, monkeypatch):
-    requests, stored = cursors._requests, []
-    commit = requests.commit
+    groups, stored = cursors._requests.groups, []
+    commit = groups.commit
 
     async def refuse_the_first(group, *rest):
         if group.endswith("l-0"):
@@ -83,7 +83,7 @@ async def test_when_one_is_refused_nothing_is_under_way_any_more(cursors, monkey
         await commit(group, *rest)
         stored.append(group)
 
-    monkeypatch.setattr(requests, "commit", refuse_the_first)
+    groups.commit = refuse_the_first  # this test has its own
     with pytest.raises(LogUnavailable, match="refused"):
         await cursors.store({f"l-{number}": {0: Cursor(top=1)} for number in range(20)})
     assert len(stored) == 19

@@ -167,7 +167,7 @@ async def batches_of(log: KafkaLog, topic: str) -> list[list[bytes]]:
     for partition, end in enumerate(await log.messages.end_offsets()):
         if end:
             request = FetchRequest(0, 0, 64 << 20, 0, [(topic, [(partition, 0, 64 << 20)])])
-            answer = await log.requests._client.send(log.requests._leader(topic, partition), request)
+            answer = await log.requests.client.send(log.requests._leader(topic, partition), request)
             raw = answer.topics[0][1][0][-1]
             batches = MemoryRecords(raw)
             while batches.has_next():

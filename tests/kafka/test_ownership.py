@@ -138,7 +138,7 @@ async def expelled(rig: Rig, worker: Worker) -> None:
     worker.kafka.membership._consumer._coordinator._do_heartbeat = all_is_well
     follows = next(task for task in worker._tasks if task.get_name() == "tail")
     follows.cancel()
-    await rig.log.requests.expel(
+    await rig.log.requests.groups.expel(
         workers_group(rig.settings.kafka), worker.kafka.membership._consumer._client._client_id
     )
 
@@ -195,7 +195,7 @@ async def test_who_is_told_that_it_is_no_member_sends_no_more_of_what_it_holds_u
         return True
 
     coordinator._do_heartbeat = all_is_well
-    await rig.log.requests.expel(
+    await rig.log.requests.groups.expel(
         workers_group(rig.settings.kafka), worker.kafka.membership._consumer._client._client_id
     )
     with pytest.raises(NoMember):

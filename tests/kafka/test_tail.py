@@ -125,7 +125,7 @@ async def test_only_a_member_is_confirmed(kafka_settings: KafkaSettings, ready_t
         await until(lambda: len(first.owns) == 4, what="the first has all")
         await first.tail.confirm({0: 7})
         await first.die()
-        await first.tail._requests.expel(workers_group(kafka_settings), "one")
+        await first.tail._requests.groups.expel(workers_group(kafka_settings), "one")
         with pytest.raises(NoMember):  # also while the group has no members at all
             await first.tail.confirm({0: 8})
         await second.start()

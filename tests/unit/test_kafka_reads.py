@@ -30,7 +30,7 @@ def kafka(*batches: bytes) -> KafkaRequests:
     """It has these."""
     requests = KafkaRequests(KafkaSettings(bootstrap="none"))
     answer = SimpleNamespace(topics=[("t", [(0, 0, 100, b"".join(batches))])])
-    requests._client = MagicMock(send=AsyncMock(return_value=answer))
+    requests.client = MagicMock(send=AsyncMock(return_value=answer))
     return requests
 
 

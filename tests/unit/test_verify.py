@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 import msgspec
 import pytest
@@ -115,6 +115,10 @@ class Log:
     def _end(self, name: str, partition: int) -> int:
         here = self.records.get((name, partition), [])
         return self.ends.get((name, partition), max((record.offset + 1 for record in here), default=0))
+
+    @property
+    def groups(self) -> Self:
+        return self
 
     async def committed(self, group: str, topic: str, partitions: Iterable[int]) -> dict[int, tuple[int, str]]:
         listener_id = group.removeprefix("everput.listener.")

@@ -1,0 +1,198 @@
+"""The rules of `everput verify` for deliveries: their outcomes, and what cursors leave unaccounted for.
+
+For: `deliveries` and `outstanding`. Pure. Not for: the other topics (checks.py)."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from broker.core import codec
+from broker.core import events as ev
+from broker.core.catalogue import TOPIC_OF
+from broker.core.checks import Checks, Finding, MessageChecks, Seen
+from broker.core.cursor import Cursor
+from broker.core.entities import Listener
+from broker.core.events import Event
+from broker.core.ids import parse_damaged_id
+
+
+class OutcomeChecks(Checks):
+    """The checks of one partition of `changes`, `deliveries` or `outstanding`, against the messages of the same
+    partition.
+
+    outcomes: by listener, the offsets of messages that are settled or outstanding.
+    deleted: the offsets of messages that were deleted for all listeners.
+    changed: by offset in `changes`, the message.
+    strangers: findings about unknown listeners or replays. They may have been created after `control` was read, so the
+        caller looks them up first. The same holds for unseen() and `messages`.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        messages: MessageChecks,
+        begin: int,
+        receivers: Mapping[str, str],
+        *,
+        changes: OutcomeChecks | None = None,
+    ) -> None:
+        compacted = topic == "outstanding"
+        super().__init__(topic, messages.partition, begin, compacted=compacted, late=topic != "changes")
+        self.begin = begin
+        self.outcomes: dict[str, set[int]] = {}
+        self.deleted: set[int] = set()
+        self.changed: dict[int, str] = {}
+        self.strangers: dict[str, Finding] = {}
+        self._unseen: dict[tuple[str | None, int | None, str], Finding] = {}  # by message, offset and queue
+        self._messages = messages
+        self._receivers = receivers
+        self._changes = changes
+
+    def skip_to(self, offset: int) -> None:
+        super().skip_to(offset)
+        self.begin = offset
+
+    def event(self, record: Seen, event: Event) -> Iterator[str]:
+        name = codec.wire_name(type(event))
+        if TOPIC_OF[name] != self.topic:
+            yield f"{name} does not belong here"
+            return
+        fields: Any = event
+        if fields.partition != self.partition:
+            yield f"it tells of partition {fields.partition}"
+            return
+        if record.key != _key(fields):
+            yield "its key is not that of what it tells of"
+        if isinstance(event, ev.PartitionTakenOver | ev.PartitionHandedOver):
+            return
+        if self._messages.queues.get(fields.queue_id, event.organization_id) != event.organization_id:
+            yield f"the queue {fields.queue_id} is not of the organization {event.organization_id}"
+        listener_id = getattr(fields, "listener_id", None)
+        if listener_id is not None:
+            yield from self._receiver(record.offset, listener_id, fields.queue_id)
+        if isinstance(event, ev.DeliveriesSettled):
+            yield from self._settled(record.offset, event)
+        elif isinstance(event, ev.ChangeApplied):
+            yield from self._applied(record.offset, event)
+        else:
+            yield from self._told(record.offset, fields, listener_id)
+
+    def _receiver(self, offset: int, listener_id: str, queue_id: str) -> Iterator[str]:
+        queue = self._receivers.get(listener_id)
+        if queue is None:
+            what = f"no listener and no replay {listener_id} was ever made"
+            self.strangers.setdefault(listener_id, self._finding(offset, what))
+        elif queue != queue_id:
+            yield f"{listener_id} does not listen to the queue {queue_id}"
+
+    def _settled(self, at: int, event: ev.DeliveriesSettled) -> Iterator[str]:
+        told = self.outcomes.setdefault(event.listener_id, set())
+        for offset, *_ in event.rows:
+            told.add(offset)
+        wrong = [offset for offset, *_ in event.rows if not self._messages.has(offset, event.queue_id)]
+        for offset in wrong:
+            what = f"no message of the queue {event.queue_id} is at offset {offset}"
+            if offset < self._messages.end:
+                yield what
+                return  # one is enough
+            self._unseen.setdefault((None, offset, event.queue_id), self._finding(at, what))
+
+    def _applied(self, at: int, event: ev.ChangeApplied) -> Iterator[str]:
+        offset = self._messages.place(event.message_id)
+        if offset is None and self._messages.complete:
+            what = f"the message {event.message_id} is not in this partition"
+            self._unseen.setdefault((event.message_id, None, event.queue_id), self._finding(at, what))
+        elif offset is not None and not self._messages.has(offset, event.queue_id):
+            yield f"the message {event.message_id} is not of the queue {event.queue_id}"
+        changes, place = self._changes, event.change_offset
+        if (
+            changes is not None
+            and changes.begin <= place < changes.end
+            and changes.changed.get(place) != event.message_id
+        ):
+            yield f"offset {place} of changes/{self.partition} is no change of the message {event.message_id}"
+
+    def _told(self, at: int, fields: Any, listener_id: str | None) -> Iterator[str]:
+        offset, message_id = fields.offset, fields.message_id
+        if (damaged := parse_damaged_id(message_id)) is not None and listener_id is not None:
+            self.outcomes.setdefault(listener_id, set()).update(range(damaged[1], damaged[2] + 1))
+            return
+        if listener_id is None:
+            self.changed[at] = message_id
+        if not self._messages.is_at(offset, message_id):
+            what = f"the message {message_id} is not at offset {offset}"
+            if offset < self._messages.end:
+                yield what
+                return
+            self._unseen.setdefault((message_id, offset, fields.queue_id), self._finding(at, what))
+        elif not self._messages.has(offset, fields.queue_id):
+            yield f"the message {message_id} is not of the queue {fields.queue_id}"
+            return
+        if listener_id is not None:
+            if getattr(fields, "outcome", "kept") != "failed":
+                self.outcomes.setdefault(listener_id, set()).add(offset)
+        elif isinstance(fields, ev.MessageDeleted):
+            self.deleted.add(offset)
+
+    def may_be_unseen(self) -> bool:
+        """Return whether an event named messages that have not been read."""
+        return bool(self._unseen)
+
+    def unseen(self) -> Iterator[Finding]:
+        """Check the messages that had not been read, now that `messages` has been read to a later end. Yield the
+        findings.
+        """
+        messages = self._messages
+        for (message_id, offset, queue_id), finding in self._unseen.items():
+            if messages.begin > (offset or 0):
+                continue  # retention may have taken it
+            place = offset if message_id is None else messages.place(message_id)
+            if place is None or offset not in (None, place) or not messages.has(place, queue_id):
+                yield finding
+
+
+def _key(event: Any) -> bytes:
+    """Return the record key that an event after a put must have."""
+    match event:
+        case ev.KeptDelivery():
+            return f"{event.listener_id}:{event.message_id}".encode()
+        case ev.DeliveriesSettled():
+            return event.listener_id.encode()
+        case ev.PartitionTakenOver() | ev.PartitionHandedOver():
+            return b"partition"
+    return str(event.message_id).encode()
+
+
+def noun_of(listener: Listener) -> str:
+    """Return what to call this listener in a finding: a listener or a replay."""
+    return "listener" if listener.replay is None else "replay"
+
+
+def unaccounted(
+    listener: Listener, cursor: Cursor | None, messages: MessageChecks, others: Sequence[OutcomeChecks]
+) -> Iterator[Finding]:
+    """Count the messages below a listener's or replay's cursor that have no recorded outcome, and yield a finding for
+    them.
+    """
+    start = listener.start_offsets[messages.partition]
+    place = cursor or Cursor(top=start)
+    told = set().union(*(checks.outcomes.get(listener.id, ()) for checks in others), place.open)
+    told.update(*(checks.deleted for checks in others))
+    own = messages.by_queue.get(listener.queue_id, [])
+    top = min(place.top, listener.reach(messages.partition, place.top))
+    takes = None if listener.replay is None else listener.replay.chooser(messages.partition)
+    left = [
+        offset
+        for offset in own[bisect_left(own, max(start, messages.begin)) : bisect_left(own, top)]
+        if offset not in told and (takes is None or takes(offset))
+    ]
+    if left:
+        what = f"the {noun_of(listener)} {listener.id} has passed {len(left)} message(s) of which no outcome is told"
+        yield Finding(
+            "deliveries",
+            messages.partition,
+            None,
+            f"{what}, the first at offset {left[0]} of messages/{messages.partition}",
+        )

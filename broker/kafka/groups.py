@@ -1,0 +1,169 @@
+"""Requests to Kafka's consumer groups: committed offsets, members, deletion.
+
+For: finding the coordinator of a group, and again when it moved. Not for: membership itself (tail.py), or what the
+metadata of a commit means (broker/core/cursor.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final, Protocol, TypeVar
+
+from aiokafka import errors as kafka_errors
+from aiokafka.client import ConnectionGroup, CoordinationType
+from aiokafka.coordinator.protocol import ConsumerProtocol
+from aiokafka.protocol.admin import DeleteGroupsRequest, DescribeGroupsRequest, ListGroupsRequest
+from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
+from aiokafka.protocol.group import LeaveGroupRequest
+
+_NO_MEMBER: Final = (-1, "")  # of a commit from outside the group: Kafka takes it while the group has no members
+
+T = TypeVar("T")
+
+
+class Client(Protocol):
+    """The client that the requests go through (KafkaRequests)."""
+
+    @property
+    def client(self) -> Any: ...
+
+    async def retried(self, ask: Callable[[], Awaitable[T]], *, failed: Callable[[], None] = ...) -> T: ...
+
+
+def check(code: int) -> None:
+    """Raise Kafka's error of this code, if it is one."""
+    error = kafka_errors.for_code(code)
+    if error is not kafka_errors.NoError:
+        raise error
+
+
+class KafkaGroups:
+    """Requests to the coordinators of groups."""
+
+    def __init__(self, requests: Client) -> None:
+        self._requests = requests
+        self._coordinators: dict[str, int] = {}
+
+    @property
+    def _client(self) -> Any:
+        return self._requests.client
+
+    def forget(self, group: str) -> None:
+        """Look the group's coordinator up again for the next request."""
+        self._coordinators.pop(group, None)
+
+    async def commit(
+        self,
+        group: str,
+        topic: str,
+        cursors: Mapping[int, tuple[int, str]],
+        *,
+        member: tuple[int, str] = _NO_MEMBER,
+    ) -> None:
+        """Commit (offset, metadata) by partition for a group (LogUnavailable).
+
+        member: generation and id of one of its members; LogUnavailable when it is not one. By default the group has no
+            members.
+        """
+        wanted = [(topic, [(partition, offset, text) for partition, (offset, text) in cursors.items()])]
+
+        async def ask() -> None:
+            request = OffsetCommitRequest(group, *member, -1, wanted)
+            answer = await self._ask_coordinator(group, request)
+            for _, partitions in answer.topics:
+                for _, code in partitions:
+                    check(code)
+
+        await self._retried(ask, group)
+
+    async def committed(self, group: str, topic: str, partitions: Iterable[int]) -> dict[int, tuple[int, str]]:
+        """Return, by partition, the last committed (offset, metadata); partitions without one are left out."""
+        wanted = [(topic, list(partitions))]
+
+        async def ask() -> dict[int, tuple[int, str]]:
+            answer = await self._ask_coordinator(group, OffsetFetchRequest(group, wanted))
+            check(getattr(answer, "error_code", 0))
+            found = {}
+            for _, rows in answer.topics:
+                for partition, offset, text, code in rows:
+                    check(code)
+                    if offset >= 0:
+                        found[partition] = (offset, text or "")
+            return found
+
+        return await self._retried(ask, group)
+
+    async def expel(self, group: str, client_id: str) -> int:
+        """Remove the members with this client id from a group at once. Return how many there were (LogUnavailable).
+
+        A member that is alive after all joins again by itself.
+        """
+
+        async def ask() -> int:
+            answer = await self._ask_coordinator(group, DescribeGroupsRequest([group]))
+            code, *_, members = answer.groups[0][:6]
+            check(code)
+            found = [member[0] for member in members if member[1] == client_id]
+            for member_id in found:
+                code = (await self._ask_coordinator(group, LeaveGroupRequest(group, member_id))).error_code
+                if kafka_errors.for_code(code) is not kafka_errors.UnknownMemberIdError:  # it went by itself
+                    check(code)
+            return len(found)
+
+        return await self._retried(ask, group)
+
+    async def assignments(self, group: str, topic: str) -> list[set[int]]:
+        """List each member's partitions of a topic; empty while the group rebalances (LogUnavailable)."""
+
+        async def ask() -> list[set[int]]:
+            answer = await self._ask_coordinator(group, DescribeGroupsRequest([group]))
+            code, *_, members = answer.groups[0][:6]
+            check(code)
+            given = [ConsumerProtocol.ASSIGNMENT.decode(member[4]) if member[4] else None for member in members]
+            return [
+                {one.partition for one in assignment.partitions() if one.topic == topic}
+                for assignment in given
+                if assignment is not None
+            ]
+
+        return await self._retried(ask, group)
+
+    async def names(self) -> set[str]:
+        """Return the names of all groups of the cluster, whichever broker coordinates them (LogUnavailable)."""
+
+        async def ask() -> set[str]:
+            nodes = [broker.nodeId for broker in self._client.cluster.brokers()]
+            answers = await asyncio.gather(*(self._client.send(node, ListGroupsRequest()) for node in nodes))
+            for answer in answers:
+                check(answer.error_code)
+            return {group[0] for answer in answers for group in answer.groups}
+
+        return await self._requests.retried(ask)
+
+    async def delete(self, group: str) -> None:
+        """Delete a group and its committed offsets, if it exists (LogUnavailable)."""
+
+        async def ask() -> None:
+            answer = await self._ask_coordinator(group, DeleteGroupsRequest([group]))
+            for _, code in answer.results:
+                if kafka_errors.for_code(code) is not kafka_errors.GroupIdNotFound:
+                    check(code)
+
+        await self._retried(ask, group)
+        self._coordinators.pop(group, None)
+
+    async def _ask_coordinator(self, group: str, request: Any) -> Any:
+        return await self._client.send(await self._coordinator(group), request, group=ConnectionGroup.COORDINATION)
+
+    async def _coordinator(self, group: str) -> int:
+        node = self._coordinators.get(group)
+        if node is None:
+            brokers = self._client.cluster.brokers()
+            if len(brokers) == 1 and self._coordinators:  # The first look-up makes Kafka create its offsets topic.
+                return int(next(iter(brokers)).nodeId)
+            node = self._coordinators[group] = int(await self._client.coordinator_lookup(CoordinationType.GROUP, group))
+        return node
+
+    async def _retried(self, ask: Callable[[], Awaitable[T]], group: str) -> T:
+        return await self._requests.retried(ask, failed=lambda: self.forget(group))
