@@ -216,7 +216,7 @@ class Sessions:
         return None if text is None else Token(text, by_cookie=True)
 
     def https(self, scope: Scope) -> bool:
-        """Whether browsers reach the API so."""
+        """Tell whether browsers reach the API over https."""
         public_url = self._public_url
         return scope["scheme"] == "https" if public_url is None else public_url.lower().startswith("https:")
 

@@ -87,7 +87,7 @@ class Reference:
 
     @cached_property
     def _parts(self) -> list[bytes]:
-        """The document, taken apart where the server's address stands."""
+        """Return the document in parts, split where the server's address stands."""
         return orjson.dumps(document(self._routes(), server=_SERVER)).split(_SERVER.encode())
 
 

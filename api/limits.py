@@ -54,7 +54,7 @@ class Limit:
 
     @property
     def size(self) -> int:
-        """The size of the burst."""
+        """Return the size of the burst."""
         return self._buckets.size
 
     def take(self, headers: Headers, whose: str, count: int = 1, *, left: int = 0) -> None:

@@ -46,7 +46,7 @@ def secret_setting(variable: str) -> str | None:
         return secret or None
     found = read_secret(Path(file))
     if found is None:
-        raise ConfigurationError(f"{variable}_FILE names a file that is not there: {file}")
+        raise ConfigurationError(f"{variable}_FILE names a file that does not exist: {file}")
     return found
 
 
@@ -60,7 +60,9 @@ def make_data_dir(data_dir: Path) -> None:
     except OSError as error:
         raise ConfigurationError(f"can't make the data directory {data_dir}: {error.strerror}") from error
     if not os.access(data_dir, os.W_OK | os.X_OK):
-        raise ConfigurationError(f"can't write to the data directory {data_dir}")
+        raise ConfigurationError(
+            f"can't write to the data directory {data_dir}; change its owner, or choose another with --data-dir"
+        )
     refuse_shared_directory(data_dir)
     for path in (api_key_file(data_dir), console_password_file(data_dir), sealing_key_file(data_dir)):
         refuse_shared_file(path)
@@ -82,7 +84,9 @@ def lock(data_dir: Path) -> FileLock:
     try:
         held.acquire(timeout=0)
     except Timeout:
-        raise ConfigurationError(f"another `everput serve` is running on the data directory {data_dir}") from None
+        raise ConfigurationError(
+            f"another `everput serve` is running on the data directory {data_dir}; stop it, or choose another directory"
+        ) from None
     return held
 
 
@@ -102,8 +106,8 @@ def sealing_key(data_dir: Path, *, make: bool = False) -> str:
         write_secret(path, sealing_key)
     if sealing_key is None:
         raise ConfigurationError(
-            f"no sealing key: set {SEALING_KEY_VARIABLE} or {SEALING_KEY_VARIABLE}_FILE, the same everywhere, "
-            f"or have it in {path}"
+            f"no sealing key: set {SEALING_KEY_VARIABLE} or {SEALING_KEY_VARIABLE}_FILE, the same for all processes, "
+            f"or put the key into {path}"
         )
     Sealer(sealing_key)
     return sealing_key

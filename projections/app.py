@@ -56,7 +56,7 @@ class Projections:
 
     @property
     def position(self) -> int:
-        """The next offset of `control` to fold."""
+        """Return the next offset of `control` to fold."""
         return self._directory.position
 
     def on_change(self, callback: Callable[[Event], None]) -> None:

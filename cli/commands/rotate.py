@@ -60,7 +60,7 @@ def _embedded(options: Options) -> int:
     """Replace the sealing key. The new key is in the file before it is used, and it is alone there at the end."""
     for variable in (files.SEALING_KEY_VARIABLE, f"{files.SEALING_KEY_VARIABLE}_FILE"):
         if variable in os.environ:
-            raise ConfigurationError(f"{variable} is set: give --kafka, or unset it and use the file")
+            raise ConfigurationError(f"{variable} is set: give --kafka, or unset the variable and use the file in DIR")
     path = files.sealing_key_file(options.data_dir)
     with files.lock(options.data_dir):
         sealing_keys = files.sealing_key(options.data_dir)

@@ -109,7 +109,7 @@ class Demo:
         self._refusals: list[EverputError] = []
 
     async def run(self, stack: AsyncExitStack) -> bool:
-        """Whether every message arrived everywhere."""
+        """Run the demo, and return whether every message arrived at every listener."""
         self._view.say("starting Kafka (the first start downloads 45 MB), the API, workers and two listeners")
         stack.push_async_callback(self._listeners.stop)
         stack.push_async_callback(self._server.stop)

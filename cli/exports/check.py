@@ -26,7 +26,7 @@ def command(folder: Path) -> None:
     """
     made = manifest.load(folder)
     if made is None:
-        raise ConfigurationError(f"{folder} holds no export")
+        raise ConfigurationError(f"{folder} holds no export: it has no manifest")
     console = stderr()
     columns = "{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:

@@ -62,7 +62,9 @@ def command(*, folder: Path, url: str, key: str, begin: str | None, end: str | N
         query.setdefault("to", datetime.now(UTC).isoformat(timespec="milliseconds"))
         made = Manifest(kind="organization", query={**query, "format": form})
     elif made.kind != "organization" or made.query["format"] != form:
-        raise ConfigurationError(f"{folder} holds another export: {made.kind}, {made.query.get('format', 'jsonl')}")
+        raise ConfigurationError(
+            f"{folder} holds another export ({made.kind}, {made.query.get('format', 'jsonl')}); choose another folder"
+        )
     if not made.complete:
         _export(folder, made, url, key)
     elif not _same(begin, made.query.get("from")) or (end is not None and not _same(end, made.query["to"])):
@@ -146,7 +148,7 @@ def _check_owner(made: Manifest, part: log_client.Part) -> None:
         owner = orjson.loads(part.lines[0])["event"]["organization_id"]
         made.organization_id = made.organization_id or owner
         if made.organization_id != owner:
-            raise ConfigurationError("the folder holds the export of another organization")
+            raise ConfigurationError("the folder holds the export of another organization; choose another folder")
 
 
 def _write(folder: Path, made: Manifest, lines: list[bytes], cursor: str) -> None:

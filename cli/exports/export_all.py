@@ -64,7 +64,7 @@ def command(options: Options, folder: Path) -> None:
 async def _export(options: Options, folder: Path) -> Manifest:
     made = manifest.load(folder)
     if made is not None and made.kind != "all":
-        raise ConfigurationError(f"{folder} holds an export of one organization")
+        raise ConfigurationError(f"{folder} holds an export of one organization; choose another folder")
     if made is not None and made.complete:
         return made
     async with cluster(options) as found:
@@ -136,7 +136,9 @@ async def _directory(requests: KafkaRequests, table: Topics, end: int) -> Direct
             try:
                 state.apply(decode(record.value or b""))
             except UnknownEvent as error:
-                raise ConfigurationError(f"`control` holds what a newer program wrote: {error}") from error
+                raise ConfigurationError(
+                    f"`control` has events of a newer version of Everput; use that version: {error}"
+                ) from error
     return state
 
 
@@ -168,7 +170,7 @@ async def _partition(
                 fetched = fetched._replace(end_offset=(await _ends(requests, topic))[number])
         except OffsetTooOld as error:
             gone = f"what was to come next, {name}/{number} from offset {at} on, was deleted as too old meanwhile"
-            raise ConfigurationError(f"{gone}: export it once more, to another folder") from error
+            raise ConfigurationError(f"{gone}; repeat the export to another folder") from error
         last = fetched.end_offset if end is None else end
         whole = fetched.next_offset >= last
         if fetched.next_offset <= at and not whole:

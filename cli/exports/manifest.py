@@ -72,11 +72,13 @@ def load(folder: Path) -> Manifest | None:
             return None
         manifest = msgspec.json.decode((folder / NAME).read_bytes(), type=Manifest)
     except FileNotFoundError:
-        raise ConfigurationError(f"{folder} is not empty, and no export: it has no {NAME}") from None
+        raise ConfigurationError(
+            f"{folder} is not empty and holds no export (it has no {NAME}); choose another folder"
+        ) from None
     except (OSError, msgspec.MsgspecError) as error:
         raise ConfigurationError(f"{folder} can't be used: {error}") from error
     if manifest.format != FORMAT or manifest.version != 1:
-        raise ConfigurationError(f"{folder / NAME} is not of this program's version of an export")
+        raise ConfigurationError(f"{folder / NAME} was written by another version of Everput; use that version")
     return manifest
 
 
@@ -119,7 +121,7 @@ def check(folder: Path, manifest: Manifest) -> Iterator[int]:
         except OSError as error:
             raise ConfigurationError(f"{folder / one.name} can't be read: {error.strerror}") from error
         if found != (one.sha256, one.size):
-            raise ConfigurationError(f"{folder / one.name} is not the file that was exported: its hash is another")
+            raise ConfigurationError(f"{folder / one.name} is not the file that was exported: its SHA-256 differs")
         yield one.size
 
 

@@ -139,8 +139,8 @@ def _begins(folder: Path, made: Manifest) -> dict[tuple[str, int], int]:
             if first != at:
                 if at > 0 or topic == "control":
                     raise ConfigurationError(
-                        f"{folder}: {topic}/{partition} has no records from offset {at} to {first}, so that the others "
-                        "would get other offsets than they had"
+                        f"{folder} lacks the records of {topic}/{partition} from offset {at} to {first}: the "
+                        "records after them would get other offsets"
                     )
                 found[topic, partition] = first
             at = first + rows
@@ -168,7 +168,9 @@ async def _begin_at(
 def _check_empty(there: dict[tuple[str, int], int]) -> None:
     for (name, _), count in there.items():
         if count:
-            raise ConfigurationError(f"the topic {name} is not empty: import needs an empty installation")
+            raise ConfigurationError(
+                f"the topic {name} is not empty: import into an empty installation, such as a new --data-dir"
+            )
 
 
 async def _append(restorer: Restorer, table: Topics, folder: Path, one: manifest.File, there: int) -> int:

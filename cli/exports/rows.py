@@ -29,7 +29,9 @@ def record(text: bytes) -> Record:
         headers = tuple((one["name"], _bytes(one, "value")) for one in row.get("headers", ()))
         return Record(row["offset"], row["at_ms"], _bytes(row, "key"), _bytes(row, "value"), headers)
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"an exported file has a line that is no record: {error}") from error
+        raise ConfigurationError(
+            f"an exported file has a line that is not a record, so it was changed: {error}"
+        ) from error
 
 
 def _field(name: str, value: bytes | None) -> dict[str, str]:

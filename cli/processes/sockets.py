@@ -5,6 +5,7 @@ While one API process is replaced the others, or the kernel's backlog, hold the 
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Final
 
@@ -28,7 +29,8 @@ def bind(host: str, port: int) -> socket.socket:
             listening.close()
             raise
     except OSError as error:
-        raise ConfigurationError(f"can't listen on {host} port {port}: {error.strerror or error}") from error
+        advice = "; another program uses the port, choose another one" if error.errno == errno.EADDRINUSE else ""
+        raise ConfigurationError(f"can't listen on {host} port {port}: {error.strerror or error}{advice}") from error
     return listening
 
 

@@ -30,7 +30,7 @@ class Link:
 
     @classmethod
     def from_environment(cls) -> Link | None:
-        """None when no supervisor started this process."""
+        """Return the link; None when no supervisor started this process."""
         descriptor = os.environ.pop(VARIABLE, None)
         return None if descriptor is None else cls(int(descriptor))
 

@@ -131,7 +131,7 @@ async def test_an_export_that_was_killed_goes_on_and_is_what_it_would_have_been(
         altered.write_bytes(altered.read_bytes() + b"\n")
         again = replace(kafka_settings, topic_prefix=f"test-{uuid.uuid4().hex[:12]}.")
         refused = await run(again, "import", str(whole))
-        assert (refused.exit_code, "its hash is another" in refused.output) == (2, True)
+        assert (refused.exit_code, "its SHA-256 differs" in refused.output) == (2, True)
 
 
 async def test_what_is_owed_is_still_owed_after_an_import_and_nothing_else_is(

@@ -218,7 +218,7 @@ def test_a_secret_may_come_by_a_file_that_a_variable_names(tmp_path: Path, monke
         read_options(*sasl).kafka_settings()
     monkeypatch.setenv("EVERPUT_SEALING_KEY_FILE", str(tmp_path / "nowhere"))
     monkeypatch.delenv(files.SEALING_KEY_VARIABLE, raising=False)
-    with pytest.raises(ConfigurationError, match="EVERPUT_SEALING_KEY_FILE names a file that is not there"):
+    with pytest.raises(ConfigurationError, match="EVERPUT_SEALING_KEY_FILE names a file that does not exist"):
         files.sealing_key(tmp_path)
 
 

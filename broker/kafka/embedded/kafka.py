@@ -173,7 +173,9 @@ class EmbeddedKafka:
         for number in range(1, _START_TRIES + 1):
             port, controller_port = self._port or free_port(), free_port()
             if not is_free(port):
-                raise ConfigurationError(f"port {port} on 127.0.0.1 is taken by another program")
+                raise ConfigurationError(
+                    f"port {port} on 127.0.0.1 is used by another program; choose another with --kafka-port"
+                )
             options = (*self._options, *archive.use(saved))
             kafka = KafkaProcess(
                 self.data_dir,
