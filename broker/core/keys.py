@@ -21,14 +21,16 @@ RANDOM_BYTES: Final = 32
 # A scope with a colon is a part of the scope before the colon.
 SCOPES: Final[Mapping[str, str]] = {
     "queues": (
-        "make, see, rename and delete queues; make, see, change, pause, test, redrive, replay to and delete their "
-        "listeners; see and rotate the signing secrets; hold a tunnel. A listener gets every message of its queue, so "
-        "a key with this scope can read messages by making one"
+        "create, read, rename and delete queues; create, read, change, pause, test, redrive, replay to and delete "
+        "their listeners; read and rotate signing secrets; hold a tunnel. A listener gets every message of its "
+        "queue, so a key with this scope can read messages by creating one"
     ),
-    "messages": "put, see, change and delete messages, and see their deliveries",
-    "messages:put": "put messages, one or a batch; it also sees the name and the stored bytes of its organization",
-    "keys": "see and revoke all keys of the organization; make keys that may no more than this one, for no longer",
-    "audit": "read the organization's whole log, with the data of every message, but no secrets",
+    "messages": "put, read, change and delete messages, and read their deliveries",
+    "messages:put": "put messages, one or a batch; read the name and the stored bytes of the organization",
+    "keys": (
+        "read and revoke all keys of the organization; create keys with no more scopes and no longer life than its own"
+    ),
+    "audit": "read the organization's whole log, with the data of every message but no secrets",
 }
 SCOPES_WHOLE: Final = ("queues", "messages", "keys", "audit")  # together they are all scopes
 SCOPES_OF_QUEUES: Final = ("queues", "messages", "messages:put")  # The scopes that a key for some queues may have.
