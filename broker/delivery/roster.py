@@ -278,3 +278,10 @@ def lowest(
     """Return the lowest offset of a partition that one of these listeners has not settled, and at most `end`."""
     lows = [listener.stands_at(cursors.get(listener.id, {}), number).offset for listener in listeners]
     return min(lows) if end is None else min((*lows, end))
+
+
+def streams_of(
+    listeners: Iterable[Listener], cursors: Mapping[str, Mapping[int, Cursor]], number: int
+) -> list[tuple[Listener, Cursor]]:
+    """Return the streams of a partition, each with the cursor where it stands."""
+    return [(listener, listener.stands_at(cursors.get(listener.id, {}), number)) for listener in listeners]

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from random import random
 
 from broker.core.cursor import Cursor
@@ -29,7 +30,7 @@ from broker.delivery.dispatch.ticks import Ticks
 from broker.delivery.ports import Ports
 from broker.delivery.reading.partition import Partition, report_messages_gone
 from broker.delivery.reading.tail_loop import TailLoop
-from broker.delivery.roster import Means, Roster, lowest
+from broker.delivery.roster import Means, Roster, lowest, streams_of
 from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable
 from broker.outbound.addresses import Resolver
@@ -228,7 +229,8 @@ class Worker:
                 cursors = await self.kafka.cursors.load([listener.id for listener in listeners], partitions)
                 ends = await event_log.messages.end_offsets()
                 begins = await event_log.requests.offsets(event_log.messages.name, dict.fromkeys(partitions, EARLIEST))
-                await asyncio.gather(*(outstanding.read(number) for number in partitions))
+                streams = {number: partial(streams_of, listeners, cursors, number) for number in partitions}
+                await asyncio.gather(*(outstanding.read(number, streams[number]) for number in partitions))
                 lows = {number: lowest(listeners, cursors, number, ends[number]) for number in partitions}
                 changes = await assignment.changes.read(lows, ends)
             except LogUnavailable as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from broker.core.damage import DamagedRange
 from broker.core.entities import Listener
 from broker.core.ids import parse_damaged_id, parse_message_id
 from broker.damage import DamageReports, mended
+from broker.delivery.worker import Worker
 from broker.errors import ConfigurationError, LogDamaged
 from broker.kafka.admin import ensure_topics
 from broker.kafka.embedded.kafka import EmbeddedKafka
@@ -302,3 +304,59 @@ async def test_what_was_parked_is_known_though_its_records_are_damaged_and_deliv
         await rig.commands.redrive_listener(rig.context, queue.id, listener.id, [])
         await until(lambda: set(rig.listeners.ids("it")) == set(ids), what="all are delivered")
         assert {one.data for one in rig.listeners.taken("it")} == {f"message-{number}" for number in range(6)}
+
+
+@pytest.mark.parametrize("outcomes_too", [False, True])
+async def test_what_waited_for_its_time_or_behind_its_key_is_known_though_its_records_are_damaged(
+    kafka, settings, outcomes_too
+):
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    async with running(settings) as rig:
+        queue = await rig.queue()
+        listener = await rig.listen(queue, "it", retry_first_ms=3_600_000, retry_max_s=7_200)
+        worker = await rig.work()
+        delivered = await rig.put(queue, *(f"delivered-{number}" for number in range(4)))
+        await until(lambda: set(rig.listeners.ids("it")) == set(delivered), what="these are delivered")
+        rig.listeners.status["it"] = 400
+        later = await rig.put(queue, "later-0", "later-1", deliver_at=datetime.now(UTC) + timedelta(hours=1))
+        keyed = await rig.put(queue, "keyed-0", key="k")
+
+        def states(of: Worker) -> dict[str, str | None]:
+            places = {one: (parse_message_id(one) or (0, 0))[1] for one in (*delivered, *later, *keyed)}
+            return {one: of.assignment.outstanding.state(at, listener.id, one) for one, at in places.items()}
+
+        expected = dict.fromkeys(later, "pending") | dict.fromkeys(keyed, "retrying") | dict.fromkeys(delivered)
+        await until(lambda: states(worker) == expected, what="they are set aside")
+        await rig.noted(worker)
+        await rig.end(worker)
+        await kafka._running.stop()
+        for name in (table.outstanding.name, *((table.deliveries.name,) if outcomes_too else ())):
+            for number in range(2):
+                for batch in list(batches(partition_folder(kafka.data_dir, name, number))):
+                    flip(batch)
+        await kafka.restart()
+        rig.listeners.status.clear()
+        rig.listeners.got.clear()
+        worker = await rig.work()
+        if outcomes_too:  # who knows which of them were delivered: all are parked, and none is lost
+            await until(lambda: states(worker) == dict.fromkeys(expected, "parked"), what="all are parked")
+
+            async def listed() -> bool:
+                return {(row.message_id, row.error) for row in await parked(rig, listener)} == {
+                    (one, "damaged") for one in expected
+                }
+
+            await until(listed, what="they are listed")
+            await rig.commands.redrive_listener(rig.context, queue.id, listener.id, keyed)
+        else:
+            assert states(worker) == expected
+            (found,) = (
+                entry
+                for one in keyed
+                if (entry := worker.assignment.outstanding._ledger.find(parse_message_id(one)[1], listener.id, one))
+            )
+            assert found.ordering_key == "k"
+            await rig.commands.redrive_listener(rig.context, queue.id, listener.id, [])
+        await until(lambda: list(rig.listeners.ids("it")) == keyed, what="the one that failed is delivered")
+        assert {one.data for one in rig.listeners.taken("it")} == {"keyed-0"}

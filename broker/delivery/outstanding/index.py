@@ -215,6 +215,11 @@ class Ledger:
             (partition, first, last, after_id, limit),
         )
 
+    @property
+    def newest_id(self) -> int:
+        """The id of the entry that was written last."""
+        return self._last_id
+
     def unread(self, partition: int, *, after_id: int, limit: int) -> list[Owed]:
         """Return the parked entries whose message, or its change, could not be read, in the order of writing."""
         sql = "SELECT * FROM owed WHERE partition = ? AND bare = ? AND due_ms IS NULL AND id > ? ORDER BY id LIMIT ?"

@@ -6,16 +6,15 @@ process (broker/kafka/outstanding.py), writing them (schedule.py).
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import AsyncIterator
-from itertools import islice
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from broker.core.codec import decode, encode
-from broker.core.events import BARE, DeliveryAttempted, DeliveryParked, DeliverySetAside, KeptDelivery
+from broker.core.events import BARE, DAMAGED, DeliveryParked, DeliverySetAside, KeptDelivery
 from broker.delivery.dispatch.stream import Delivery, now_ms
 from broker.delivery.outstanding.entry import Key, Owed, ids_in, owed_by
+from broker.delivery.outstanding.rebuild import Outcomes, Streams, outcomes_of, rebuilt
 from broker.delivery.ports import Appender, LogReader
 from broker.delivery.reading.message import Message, messages
 from broker.delivery.tuning import TUNED, Tuning
@@ -44,11 +43,13 @@ class KeptRecords:
         self._topic = topic
         self._messages_topic = messages_topic
 
-    async def all_of(self, partition: int, *, at_once: int) -> AsyncIterator[dict[Key, Owed | None]]:
-        """Yield what the records say, some at a time, a delivery's later record after its earlier one (LogUnavailable).
+    async def all_of(
+        self, partition: int, *, at_once: int, streams: Callable[[], Streams] = tuple
+    ) -> AsyncIterator[dict[Key, Owed | None]]:
+        """Yield what the records say, so many at a time, the later of a delivery after the earlier (LogUnavailable).
 
-        None: the delivery is no longer outstanding, or only a newer program can read it. After damage, the failed
-        attempts in `deliveries` come first, because it is unknown which deliveries the damaged records had.
+        None: it is owed no more, or only a newer program knows what. Where records are damaged, what the streams have
+        passed and no outcome tells comes first (rebuild.py), and what was delivered is not owed, whatever its record.
         """
         name = self._topic.name
         at = (await self._requests.offsets(name, {partition: EARLIEST}))[partition]
@@ -57,31 +58,21 @@ class KeptRecords:
             async for rows in self._rows(partition, at, end, at_once, pass_damaged=False):
                 yield rows
         except LogDamaged:
-            async for rows in self._failed(partition, at_once):
-                yield rows
+            outcomes = Outcomes()
+            if self._deliveries_topic is not None:
+                outcomes = await outcomes_of(self._requests, self._deliveries_topic, partition)
+            every, count = streams(), 0
+            async for found in rebuilt(
+                self._requests, self._messages_topic, partition, outcomes, every, at_once=at_once
+            ):
+                count += len(found)
+                yield dict(found)
+            log.warning("outstanding.rebuilt partition=%d count=%d", partition, count)
             async for rows in self._rows(partition, at, end, at_once, pass_damaged=True):
-                yield rows
-
-    async def _failed(self, partition: int, at_once: int) -> AsyncIterator[dict[Key, Owed | None]]:
-        """Yield the deliveries whose last attempt failed. Their messages are read where they were put."""
-        name = self._deliveries_topic
-        if name is None:
-            return
-        at = (await self._requests.offsets(name, {partition: EARLIEST}))[partition]
-        end = (await self._requests.offsets(name, {partition: LATEST}))[partition]
-        left: dict[Key, DeliveryAttempted] = {}
-        async for record in self._requests.walk(name, partition, at, end, pass_damaged=True):
-            with contextlib.suppress(UnknownEvent):
-                event = decode(record.value or b"")
-                if isinstance(event, DeliveryAttempted):
-                    key = event.listener_id, event.message_id
-                    left.pop(key, None)
-                    if event.outcome != "delivered":
-                        left[key] = event
-        log.warning("outstanding.rebuilt partition=%d count=%d", partition, len(left))
-        rows = iter(left.items())
-        while some := dict(islice(rows, at_once)):
-            yield {key: _owed_after(event) for key, event in some.items()}
+                yield {
+                    key: None if owed is None or outcomes.delivered(owed.listener_id, owed.place) else owed
+                    for key, owed in rows.items()
+                }
 
     async def _rows(
         self, partition: int, at: int, end: int, at_once: int, *, pass_damaged: bool
@@ -107,8 +98,9 @@ class KeptRecords:
         if owed.record is not None:
             return await self._message(owed, owed.record, owed.offset)
         key, at, size, buried, behind = owed.key, owed.offset, _RECORD_BYTES, False, False
-        with contextlib.suppress(OffsetTooOld, LogDamaged):
-            while True:
+        damaged = at < 0  # it was found without its record
+        try:
+            while not damaged:
                 stretch = await self._requests.read(self._topic.name, owed.partition, at, bytes_max=size)
                 for record in stretch.records:
                     if record.key == key:
@@ -119,10 +111,16 @@ class KeptRecords:
                     behind = stretch.end_offset <= owed.offset
                     break
                 at, size = stretch.next_offset, self._more_bytes
+        except OffsetTooOld:
+            pass
+        except LogDamaged:
+            damaged = True
         if buried:
             return None
         log.error("outstanding.record_gone partition=%d offset=%d", owed.partition, owed.offset)
         message = await self._of_log(owed.partition, owed.place)
+        if message is None and damaged:  # the record alone had it: that is not the end of the delivery
+            raise LogDamaged(self._messages_topic, owed.partition, owed.place, owed.place)
         if message is None and behind:
             raise LogUnavailable(f"Kafka gives nothing of {self._topic.name}/{owed.partition} at offset {owed.offset}")
         return message
@@ -131,7 +129,10 @@ class KeptRecords:
         event = _decoded(value, owed.partition, offset)
         if event is None or event.error not in BARE:
             return None if event is None else kept_message(event)
-        return await self._of_log(owed.partition, event.offset)
+        message = await self._of_log(owed.partition, event.offset)
+        if message is None and event.error == DAMAGED:
+            raise LogDamaged(self._messages_topic, owed.partition, event.offset, event.offset)
+        return message
 
     async def messages_in(self, partition: int, first: int, last: int) -> list[Message]:
         """Read the messages at these offsets of `messages` (LogUnavailable, LogDamaged)."""
@@ -156,29 +157,6 @@ class KeptRecords:
         if stretch.end_offset <= place:
             raise LogUnavailable(f"Kafka gives nothing of {self._messages_topic}/{partition} from offset {place} on")
         return next((message for message in messages(stretch.records) if message.offset == place), None)
-
-
-def _owed_after(event: DeliveryAttempted) -> Owed:
-    """Make an entry from a failed attempt, which has neither the ordering key nor the redrives."""
-    return Owed(
-        0,
-        event.partition,
-        event.listener_id,
-        event.message_id,
-        event.offset,
-        None,
-        -1,
-        event.number,
-        0,
-        0,
-        0,
-        event.at_ms,
-        event.next_at_ms,
-        event.next_at_ms,
-        True,
-        None,
-        True,
-    )
 
 
 def _decoded(value: bytes, partition: int, offset: int) -> KeptDelivery | None:

@@ -28,6 +28,7 @@ from broker.delivery.dispatch.stream import Delivery, now_ms
 from broker.delivery.outstanding.damaged import DamagedDeliveries
 from broker.delivery.outstanding.entry import Key, Line, Owed, owed_by, owed_key
 from broker.delivery.outstanding.index import BEGIN, Ledger
+from broker.delivery.outstanding.rebuild import Streams
 from broker.delivery.outstanding.records import KeptRecords, kept_event
 from broker.delivery.ports import Appender, LogReader
 from broker.delivery.reading.message import Message
@@ -95,8 +96,11 @@ class Outstanding:
 
     # Ownership
 
-    async def read(self, partition: int) -> None:
-        """Learn what is owed on a partition, as it stands in the topic (LogUnavailable). take_over() follows."""
+    async def read(self, partition: int, streams: Callable[[], Streams] = tuple) -> None:
+        """Learn what is owed on a partition, as it stands in the topic (LogUnavailable). take_over() follows.
+
+        streams: asked only where the topic is damaged.
+        """
         reading = self._reading[partition] = object()
 
         def current() -> bool:
@@ -108,7 +112,7 @@ class Outstanding:
             for owed in before:
                 self._ledger.remove(owed)
             await asyncio.sleep(0)
-        async for rows in self._records.all_of(partition, at_once=self._tuning.rows_at_once):
+        async for rows in self._records.all_of(partition, at_once=self._tuning.rows_at_once, streams=streams):
             if not current():
                 return
             self._found(partition, rows)
@@ -235,21 +239,36 @@ class Outstanding:
     async def review(self, partition: int, damage: Damage, given_up: Damage) -> None:
         """Retry what was parked because its message or a change could not be read, and can be read by now.
 
-        damage, given_up: as the directory has them. Cancel what stands for messages that were given up.
+        damage, given_up: as the directory has them. Cancel what stands for messages that were given up. Write a record
+        of what was found without one. While outcomes are damaged it may have been delivered, and stays parked.
         """
-        at = -1
+        unknown = any(one.partition == partition and one.topic in ("outstanding", "deliveries") for one in damage)
+        at, newest = -1, self._ledger.newest_id  # what is written meanwhile is not looked at again
         while partition in self._owned and (
             rows := self._ledger.unread(partition, after_id=at, limit=self._tuning.rows_at_once)
         ):
             at = rows[-1].id
             for owed in rows:
+                if owed.id > newest:
+                    return
                 where = parse_damaged_id(owed.message_id)
                 one = DamagedRange("messages", *(where or (partition, owed.place, owed.place)))
                 if where is not None and given_up.covers(one):
                     self.cancel(partition, owed.listener_id, owed.message_id)
-                elif not damage.covers(one):
+                elif where is None and owed.offset < 0 and owed.record is None:
+                    await self._park_again(owed)
+                elif not damage.covers(one) and not (unknown and where is None):
                     self._retry(owed)
             await asyncio.sleep(0)
+
+    async def _park_again(self, owed: Owed) -> None:
+        while owed.partition in self._owned:
+            try:
+                await self._damaged.park_again(owed)
+            except LogUnavailable:
+                await asyncio.sleep(self._tuning.append_pause_s)
+            else:
+                break
 
     def _retry(self, owed: Owed) -> None:
         """A parked one is due now, with a fresh allowance."""

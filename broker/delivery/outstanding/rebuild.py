@@ -1,0 +1,211 @@
+"""Deliveries that are outstanding, found without their records in `outstanding`.
+
+For: a partition whose records there can't all be read. A message below a stream's cursor is settled or outstanding. It
+is outstanding if `deliveries` tells no success of it. Its ordering key and its time are read from the message.
+Not for: the records that can be read (records.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from broker.core.codec import decode, message_texts
+from broker.core.cursor import Cursor
+from broker.core.directory import Listener
+from broker.core.events import DeliveriesSettled, DeliveryAttempted
+from broker.delivery.dispatch.stream import now_ms
+from broker.delivery.outstanding.entry import UNREAD, Key, Owed
+from broker.delivery.ports import LogReader
+from broker.errors import LogDamaged, UnknownEvent
+from broker.ports import EARLIEST, LATEST, Record
+
+_DELIVERED: Final = "delivered"
+
+Streams = Sequence[tuple[Listener, Cursor]]  # the streams of a partition, each where its cursor stands
+
+
+class Outcomes:
+    """The outcomes that `deliveries` tells of a partition's messages.
+
+    failed: the last attempt of each delivery that no attempt delivered. whole: whether all of it could be read.
+    """
+
+    def __init__(self) -> None:
+        self.failed: dict[Key, DeliveryAttempted] = {}
+        self.whole = True
+        self._delivered: dict[str, bytearray] = {}  # by listener, a bit for each offset
+
+    def delivered(self, listener_id: str, offset: int) -> bool:
+        """Return whether the listener has taken the message at this offset."""
+        bits, (byte, bit) = self._delivered.get(listener_id, b""), divmod(offset, 8)
+        return byte < len(bits) and bool(bits[byte] >> bit & 1)
+
+    def note(self, value: bytes) -> None:
+        """Take a record of `deliveries` into account."""
+        try:
+            event = decode(value)
+        except (UnknownEvent, msgspec.MsgspecError):
+            return
+        if isinstance(event, DeliveriesSettled):
+            for offset, *_ in event.rows:
+                self._set(event.listener_id, offset)
+        elif isinstance(event, DeliveryAttempted):
+            key = event.listener_id, event.message_id
+            self.failed.pop(key, None)
+            if event.outcome == _DELIVERED:
+                self._set(event.listener_id, event.offset)
+            else:
+                self.failed[key] = event
+
+    def _set(self, listener_id: str, offset: int) -> None:
+        bits, (byte, bit) = self._delivered.setdefault(listener_id, bytearray()), divmod(offset, 8)
+        if byte >= len(bits):
+            bits.extend(bytes(max(byte + 1 - len(bits), len(bits))))
+        bits[byte] |= 1 << bit
+
+
+async def outcomes_of(requests: LogReader, topic: str, partition: int) -> Outcomes:
+    """Read all of a partition of `deliveries` (LogUnavailable)."""
+    found = Outcomes()
+    at, end = [(await requests.offsets(topic, {partition: moment}))[partition] for moment in (EARLIEST, LATEST)]
+    while at < end:
+        try:
+            async for record in requests.walk(topic, partition, at, end):
+                found.note(record.value or b"")
+            break
+        except LogDamaged as damage:
+            found.whole = False
+            at = damage.last + 1
+    return found
+
+
+async def rebuilt(
+    requests: LogReader, topic: str, partition: int, outcomes: Outcomes, streams: Streams, *, at_once: int
+) -> AsyncIterator[dict[Key, Owed]]:
+    """Yield the outstanding deliveries of the streams, so many at a time, in the order of `messages` (LogUnavailable).
+
+    topic: the name of `messages`. Where outcomes can't be read, a delivery of which none is told is parked as unread.
+    """
+    begin, end = [(await requests.offsets(topic, {partition: moment}))[partition] for moment in (EARLIEST, LATEST)]
+    by_queue: dict[bytes, list[_Stream]] = {}
+    for listener, cursor in streams:
+        by_queue.setdefault(listener.queue_id.encode(), []).append(_Stream(listener, cursor, partition))
+    every = [stream for several in by_queue.values() for stream in several]
+    begin = max(begin, min((stream.start for stream in every), default=end))
+    end = min(end, max((stream.top for stream in every), default=begin))
+    left, rows = dict(outcomes.failed), dict[Key, Owed]()
+    async for record in requests.walk(topic, partition, begin, end, pass_damaged=True):
+        queue_id = record.headers[0][1] if record.headers else b""
+        for stream in by_queue.get(queue_id or b"", ()):
+            if stream.passed(record.offset) and not outcomes.delivered(stream.listener.id, record.offset):
+                key = stream.listener.id, (record.key or b"").decode()
+                rows[key] = _owed(record, partition, key, left.pop(key, None), known=outcomes.whole)
+        if len(rows) >= at_once:
+            yield rows
+            rows = {}
+    yield rows
+    passed = {stream.listener.id: stream for stream in every}
+    for some in _parts((one for one in left.values() if one.listener_id in passed), at_once):
+        yield {
+            (event.listener_id, event.message_id): _owed_after(event)
+            for event in some
+            if passed[event.listener_id].passed(event.offset)
+        }
+
+
+class _Stream:
+    """A stream of a partition, and the offsets that it has passed."""
+
+    def __init__(self, listener: Listener, cursor: Cursor, partition: int) -> None:
+        self.listener = listener
+        self.start = listener.start_offsets[partition]
+        self.top = min(cursor.top, listener.reach(partition, cursor.top))
+        self._open = frozenset(cursor.open)
+        self._takes = None if listener.replay is None else listener.replay.chooser(partition)
+
+    def passed(self, offset: int) -> bool:
+        if not self.start <= offset < self.top or offset in self._open:
+            return False
+        return self._takes is None or self._takes(offset)
+
+
+def _owed(record: Record, partition: int, key: Key, failed: DeliveryAttempted | None, *, known: bool) -> Owed:
+    """Return what is owed of a message. failed: the last attempt; None: none was made, or none is known."""
+    ordering_key, deliver_at_ms = None, 0
+    try:
+        texts = message_texts(record.value or b"")
+        ordering_key, deliver_at_ms = texts.key, 0 if texts.deliver_at_ms is msgspec.UNSET else texts.deliver_at_ms
+    except (UnknownEvent, msgspec.MsgspecError):  # a newer program wrote it: the attempt will say so
+        pass
+    if failed is not None:
+        return _owed_after(failed, ordering_key)
+    due_ms = (deliver_at_ms or now_ms()) if known else None
+    return _row(
+        partition,
+        key,
+        record.offset,
+        ordering_key,
+        since_ms=deliver_at_ms,
+        due_ms=due_ms,
+        bare=True if known else UNREAD,
+    )
+
+
+def _owed_after(event: DeliveryAttempted, ordering_key: str | None = None) -> Owed:
+    """Return what is owed after an attempt that failed. The attempt does not tell its redrives."""
+    return _row(
+        event.partition,
+        (event.listener_id, event.message_id),
+        event.offset,
+        ordering_key,
+        number=event.number,
+        first_at_ms=event.at_ms,
+        due_ms=event.next_at_ms,
+        bare=True,
+    )
+
+
+def _row(
+    partition: int,
+    key: Key,
+    offset: int,
+    ordering_key: str | None,
+    *,
+    due_ms: int | None,
+    bare: int,
+    number: int = 0,
+    since_ms: int = 0,
+    first_at_ms: int = 0,
+) -> Owed:
+    queued_ms = due_ms if ordering_key is None else None
+    return Owed(
+        0,
+        partition,
+        *key,
+        offset,
+        ordering_key,
+        -1,
+        number,
+        0,
+        0,
+        since_ms,
+        first_at_ms,
+        due_ms,
+        queued_ms,
+        True,
+        None,
+        bare,
+    )
+
+
+def _parts(events: Iterable[DeliveryAttempted], at_once: int) -> Iterable[list[DeliveryAttempted]]:
+    some: list[DeliveryAttempted] = []
+    for event in events:
+        some.append(event)
+        if len(some) >= at_once:
+            yield some
+            some = []
+    yield some
