@@ -25,6 +25,7 @@ from api.calls import Call, Handler, Method, Resource, Service, answer_problem
 from api.changes import Changes
 from api.clients import Clients
 from api.console import console_routes
+from api.damaged_ids import DamagedIds
 from api.deliveries import OutstandingDeliveries
 from api.docs import Reference, docs_routes
 from api.keys import OrganizationKeys
@@ -132,7 +133,7 @@ def make_app(
         stores = [volume.before(handler) for handler in stores]
     put, put_batch, update = stores
     puts = resource(f"{queue}/messages", PUT=Method(put, "messages:put"), GET=Method(messages.list, "messages"))
-    outstanding_deliveries = OutstandingDeliveries(listener_commands, view, outstanding, tokens)
+    outstanding_deliveries = OutstandingDeliveries(listener_commands, view, outstanding, tokens, DamagedIds(sealer))
     replay_commands = ReplayCommands(log, view, outstanding, cursors, allow_networks=settings.allow_networks)
     counted = StatisticsOf(view, statistics, status)
     replays = Replays(replay_commands, view, changes.take_more)

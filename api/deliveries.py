@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 from api.calls import Call
+from api.damaged_ids import DamagedIds
 from api.page_tokens import PageTokens
 from api.pages import optional_rfc3339, page_limit, rfc3339
 from api.problems import BadParameter
 from api.shapes import RedriveBody
 from broker.commands.context import find_listener
 from broker.commands.listeners import ListenerCommands
-from broker.core.ids import PARTITIONS_MAX, parse_damaged_id, parse_message_id
+from broker.core.ids import PARTITIONS_MAX, parse_message_id
 from broker.errors import Refused
 from broker.ports import DirectoryView, Outstanding, OutstandingDelivery, Position
 
@@ -27,12 +28,18 @@ class OutstandingDeliveries:
     """The handlers."""
 
     def __init__(
-        self, commands: ListenerCommands, view: DirectoryView, outstanding: Outstanding, tokens: PageTokens
+        self,
+        commands: ListenerCommands,
+        view: DirectoryView,
+        outstanding: Outstanding,
+        tokens: PageTokens,
+        damaged_ids: DamagedIds,
     ) -> None:
         self._commands = commands
         self._view = view
         self._outstanding = outstanding
         self._tokens = tokens
+        self._damaged_ids = damaged_ids
 
     async def list(self, call: Call) -> Any:
         """List outstanding deliveries. A page may be short, or empty, while `next` says that there is more."""
@@ -46,7 +53,8 @@ class OutstandingDeliveries:
         after = _position(self._tokens.open(query["cursor"], *whose)) if "cursor" in query else (0, 0)
         rows, more = await self._outstanding.page(listener, state=state, after=after, limit=page_limit(query))
         links = call.links(path, query, None if more is None else self._tokens.seal(b"%d.%d" % more, *whose))
-        return {"deliveries": [_fields(row) for row in rows], "_links": links}
+        shown = [_fields(row, self._damaged_ids.shown(row.message_id, listener.organization_id)) for row in rows]
+        return {"deliveries": shown, "_links": links}
 
     async def redrive(self, call: Call) -> Any:
         """Redrive deliveries. The answer counts those that were outstanding just before.
@@ -54,10 +62,12 @@ class OutstandingDeliveries:
         The event names only these, because `control` and every process's memory keep what it names.
         """
         body = await call.json_or_nothing(RedriveBody)
-        named = body.messages or []
-        for index, message_id in enumerate(named):
-            if parse_message_id(message_id) is None and parse_damaged_id(message_id) is None:
+        named = list[str]()
+        for index, text in enumerate(body.messages or ()):
+            message_id = self._damaged_ids.opened(text, call.organization_id) or text
+            if message_id == text and parse_message_id(text) is None:
                 raise Refused("This is not the ID of a message.", pointer=f"/messages/{index}")
+            named.append(message_id)
         listener = await find_listener(self._view, call.organization_id, *_ids(call))
         found = await self._outstanding.those(listener, named)
         count = len(found) if named else await self._outstanding.count(listener)
@@ -71,9 +81,9 @@ def _ids(call: Call) -> tuple[str, str]:
     return call.path("queue_id"), call.path("listener_id")
 
 
-def _fields(row: OutstandingDelivery) -> dict[str, Any]:
+def _fields(row: OutstandingDelivery, message_id: str) -> dict[str, Any]:
     return {
-        "message": {"id": row.message_id, "name": row.name, "created_at": rfc3339(row.put_at_ms)},
+        "message": {"id": message_id, "name": row.name, "created_at": rfc3339(row.put_at_ms)},
         "state": row.state,
         "attempts": row.attempts,
         "last_status": row.status,

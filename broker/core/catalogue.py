@@ -14,6 +14,7 @@ import orjson
 
 from broker.core.codec import CLASSES, encode, wire_name
 from broker.core.events import ControlEvent, Event, ListenerSettings
+from broker.core.ids import parse_damaged_id
 
 # The topics in the order of the log: of two events in the same millisecond, that of the earlier topic comes first.
 TOPICS: Final = ("control", "messages", "changes", "deliveries")
@@ -93,7 +94,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "send_headers": "whether a `notify_url` of another origin (scheme, host, port) gets the listener's headers",
     "partitions": "partitions of `messages`",
     "message_id": "the message",
-    "message_ids": "the messages whose deliveries are meant; empty for all",
+    "message_ids": "the messages whose deliveries are meant; `damaged` for unreadable ones; empty for all",
     "data": "the data of the message",
     "key": "the ordering key; null when the message has none",
     "deliver_at_ms": "the time before which the message is not delivered",
@@ -192,6 +193,7 @@ FORMER: Final[Mapping[tuple[str, int], Former]] = {
 }
 _HIDDEN: Final = SECRET | INTERNAL
 _MASKED: Final = "…"
+_DAMAGED: Final = "damaged"  # in place of offsets of a partition that all organizations share
 _TUNNEL: Final = "tunnel://"
 
 
@@ -253,6 +255,8 @@ def _visible(struct: msgspec.Struct) -> dict[str, Any]:
 def _value(name: str, value: Any) -> Any:
     if isinstance(value, msgspec.Struct):
         return _visible(value)
+    if name == "message_ids":
+        return [_DAMAGED if parse_damaged_id(one) is not None else one for one in value]
     return masked_url(value) if name.endswith("_url") and value is not None else value
 
 
@@ -262,6 +266,7 @@ def _all_shown(kind: type[Event]) -> bool:
         field.name in FIELDS
         and field.name not in _HIDDEN
         and not field.name.endswith("_url")
+        and field.name != "message_ids"
         and field.type is not ListenerSettings
         for field in msgspec.structs.fields(kind)
     )

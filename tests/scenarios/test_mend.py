@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from api.damaged_ids import DamagedIds
 from broker.core.ids import parse_damaged_id
+from broker.sealing import Sealer
 from tests.damage import flip, flip_within, with_text
 from tests.scenarios.running import Running, everput, wait_until
 from tests.scenarios.test_stop_and_disk import Listener, listen, listener, put
@@ -58,13 +61,19 @@ def test_altered_messages_are_told_of_and_never_delivered_until_they_are_put_bac
         wait_until(lambda: set(listener.taken) == ALL - ALTERED, what="all others are delivered")
         path = f"/queues/{queue}/listeners"
         (one,) = get(server, path).json()["listeners"]
+        events = [
+            json.loads(line)["event"] for line in get(server, "/log").text.splitlines() if "queue.created" in line
+        ]
+        organization_id = events[0]["organization_id"]
+        damaged_ids = DamagedIds(Sealer((data_dir / "sealing-key").read_text()))
 
         def parked() -> list[dict[str, Any]]:
             return get(server, f"{path}/{one['id']}/deliveries?state=parked").json()["deliveries"]
 
         def parked_offsets() -> set[tuple[int, int]]:
             """Of batches that touch, each may be parked by itself."""
-            found = [parse_damaged_id(row["message"]["id"]) or (-1, 0, 0) for row in parked()]
+            shown = [row["message"]["id"] for row in parked()]
+            found = [parse_damaged_id(damaged_ids.opened(one, organization_id) or "") or (-1, 0, 0) for one in shown]
             return {(partition, offset) for partition, first, last in found for offset in range(first, last + 1)}
 
         wait_until(lambda: parked_offsets() == offsets, what="they are parked")

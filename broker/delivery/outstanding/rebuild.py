@@ -14,7 +14,7 @@ import msgspec
 
 from broker.core.codec import decode, message_texts
 from broker.core.cursor import Cursor
-from broker.core.directory import Listener
+from broker.core.entities import Listener
 from broker.core.events import DeliveriesSettled, DeliveryAttempted
 from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.outstanding.entry import UNREAD, Key, Owed
