@@ -90,6 +90,10 @@ class Verifier:
             since = await self._receivers_since(self.control.end)
             for finding in (finding for one, finding in strangers.items() if one not in since):
                 yield finding
+        for topic in (*self._topics.values(), self._claims_topic):
+            for number, (begin, end) in enumerate(zip(*await self._bounds(topic), strict=True)):
+                with contextlib.suppress(LogDamaged):  # told already
+                    await self._requests.check_copies(topic.name, number, begin, end)
         for topic_name, partition, offset, node in self._requests.bad_copies:
             what = f"the copy on broker {node} is altered or incomplete; another broker's is good"
             yield Finding(topic_name, partition, offset, what)
@@ -123,9 +127,12 @@ class Verifier:
         begins, ends = await self._bounds(topic)
         for number, (begin, end) in enumerate(zip(begins, ends, strict=True)):
             checks = ReadableChecks("claims", number, begin)
-            async for _ in self._scan(topic, number, begin, end):
+            async for fetched in self._scan(topic, number, begin, end):
                 for finding in self._damaged(checks):
                     yield finding
+                for record in fetched.records:
+                    if not record.value:
+                        yield checks.lost(record.offset)
             for finding in self._damaged(checks):
                 yield finding
 

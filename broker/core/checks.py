@@ -99,6 +99,9 @@ class Checks(ABC):
                 else:
                     self.buried(record)
                 continue
+            if not value:
+                yield self.lost(offset)
+                continue
             try:
                 event = self.decode(value)
             except UnknownEvent as error:
@@ -121,6 +124,10 @@ class Checks(ABC):
         self._next = max(self._next, last + 1)
         offsets = "this record is" if first == last else f"the records from here to offset {last} are"
         return self._finding(first, f"{offsets} altered or missing: see `everput mend`")
+
+    def lost(self, offset: int) -> Finding:
+        """Return the finding for a record of nothing, which took the place of a lost one (embedded/kafka.py)."""
+        return self._finding(offset, "the record was lost from the end of a file, and its offset was filled")
 
     def ended(self, end: int) -> Iterator[Finding]:
         """Check the end of the partition: yield what is wrong if no record follows before this offset."""

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 # A commit from outside the group has no member. Kafka accepts it while the group has no members.
 _NO_MEMBER: Final = (-1, "")
 _RETRY_PAUSE_S: Final = 0.05
+_COPY_BYTES: Final = 16 << 20  # more than any batch, so that the next one is always among them
 _BAD_COPIES_MAX: Final = 1_000  # that are remembered
 _CORRUPT: Final = b"\0"  # no batch
 _PROBE_BYTES: Final = 1  # Kafka then answers with one batch
@@ -181,6 +182,27 @@ class KafkaRequests:
                     self._note_bad_copy(topic, partition, offset, leader)
                     return fetched
         return None
+
+    async def check_copies(self, topic: str, partition: int, offset: int, end: int) -> None:
+        """Read what the followers have of [offset, end), and note bad copies as a read does (LogUnavailable).
+
+        A follower that is behind is read up to where it is.
+        """
+        leader = self.leader(topic, partition)
+        for node in [node for node in self._copies(topic, partition) if node != leader]:
+            at = offset
+            while at < end:
+                try:
+                    raw, own_end = await self._fetch(node, topic, partition, at, _COPY_BYTES)
+                    fetched = await parse(raw, at, own_end, lambda _: False, holes=topic in self._compacted)
+                except (kafka_errors.KafkaError, OSError, IndexError, OffsetTooOld):
+                    break
+                if fetched is None:
+                    self._note_bad_copy(topic, partition, at, node)
+                    fetched = await self.read(topic, partition, at, bytes_max=1)  # where it goes on
+                if fetched.next_offset <= at:
+                    break
+                at = fetched.next_offset
 
     def _copies(self, topic: str, partition: int) -> list[int]:
         """List the brokers that have the partition, in-sync ones first."""

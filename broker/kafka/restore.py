@@ -21,9 +21,9 @@ _RECORD_BYTES_MAX: Final = 8 << 20
 _FILL_AT_ONCE: Final = 100_000
 
 
-async def fill(kafka: KafkaSettings, topic: str, partition: int, count: int) -> None:
+async def fill(kafka: KafkaSettings, topic: str, partition: int, count: int, *, at_ms: int = 0) -> None:
     """Write this many empty records, a few bytes each, which will be deleted (LogUnavailable)."""
-    nothing = Record(0, 0, None, b"", ())
+    nothing = Record(0, at_ms, None, b"", ())
     async with Restorer(kafka, compression="gzip") as restorer:
         for begin in range(0, count, _FILL_AT_ONCE):
             await restorer.append(topic, partition, [nothing] * min(_FILL_AT_ONCE, count - begin))

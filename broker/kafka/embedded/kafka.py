@@ -24,11 +24,15 @@ from broker.kafka.embedded import archive, segments
 from broker.kafka.embedded.access import EmbeddedAccess, made_password, password_file
 from broker.kafka.embedded.jars import awaited_jars
 from broker.kafka.embedded.process import KafkaProcess, answers
+from broker.kafka.embedded.segments import LostEnd
 from broker.kafka.ports import free_port, is_free
+from broker.kafka.requests import LATEST, KafkaRequests
+from broker.kafka.restore import fill
 from broker.private_files import read_secret, refuse_shared_directory, write_secret
 
 _log = logging.getLogger(__name__)
 
+_COMPACTED: Final = "outstanding"
 _HEAP_MIB: Final = 512
 _START_TRIES: Final = 3
 _LOOK_S: Final = 5.0
@@ -169,6 +173,7 @@ class EmbeddedKafka:
         """Start Kafka, trying again on another port if this one is taken, and without the archive if that is bad."""
         started = time.monotonic()
         await asyncio.to_thread(_refuse_to_cut, self.data_dir / "kafka")
+        lost = await asyncio.to_thread(lambda: list(segments.lost_ends(self.data_dir / "kafka")))
         suspect = None
         for number in range(1, _START_TRIES + 1):
             port, controller_port = self._port or free_port(), free_port()
@@ -198,9 +203,33 @@ class EmbeddedKafka:
             archive.discard(suspect)
             self._kafka, self._port = kafka, port
             self._pid_file.write_text(f"{self.pid}\n", encoding="ascii")
+            if lost:
+                await self._fill(lost)
             took_ms = round((time.monotonic() - started) * 1000)
             _log.info("kafka.started pid=%d port=%d took_ms=%d", self.pid, port, took_ms)
             return
+
+    async def _fill(self, lost: Sequence[LostEnd]) -> None:
+        """Put records of nothing where the files have lost acknowledged records.
+
+        Otherwise the next records would get the same offsets, which cursors have passed. `outstanding` needs no such
+        records: no cursor stands there, and a compacted topic takes none without a key.
+        """
+        settings = self.access.settings()
+        requests = KafkaRequests(settings)
+        await requests.start(sorted({one.topic for one in lost}))
+        try:
+            for one in lost:
+                end = (await requests.offsets(one.topic, {one.partition: LATEST}))[one.partition]
+                if end > one.last:
+                    continue  # the files are longer than they look
+                last = one.last
+                _log.error("kafka.end_lost topic=%s partition=%d first=%d last=%d", one.topic, one.partition, end, last)
+                if not one.topic.endswith(_COMPACTED):
+                    at_ms = time.time_ns() // 1_000_000
+                    await fill(settings, one.topic, one.partition, one.last + 1 - end, at_ms=at_ms)
+        finally:
+            await requests.stop()
 
 
 def _refuse_to_cut(log_dir: Path) -> None:

@@ -6,6 +6,7 @@ For: what is damaged in a partition's folder, and writing a batch to where it wa
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -30,6 +31,7 @@ HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 # An entry of an offset index: a relative offset, and the byte where its batch begins.
 _ENTRY: Final = struct.Struct(">ii")
 _CLEAN: Final = ".kafka_cleanshutdown"
+_ACKNOWLEDGED: Final = "replication-offset-checkpoint"
 _SYNCED: Final = "recovery-point-offset-checkpoint"
 
 
@@ -121,7 +123,7 @@ def cut_off(log_dir: Path) -> Iterator[tuple[str, DamagedBatch]]:
     """
     if not log_dir.is_dir() or (log_dir / _CLEAN).exists():
         return
-    synced = _synced(log_dir)
+    synced = {f"{topic}-{number}": offset for topic, number, offset in _checkpoint(log_dir / _SYNCED)}
     for folder in sorted(path for path in log_dir.iterdir() if path.is_dir() and not path.name.startswith("__")):
         for batch in damaged(folder, since=synced.get(folder.name, 0)):
             if _goes_on(folder, batch):
@@ -143,6 +145,50 @@ def lying_indexes(log_dir: Path) -> Iterator[Path]:
             yield index
 
 
+class LostEnd(NamedTuple):
+    """The last offsets of a partition, which were acknowledged and are no longer in its files."""
+
+    topic: str
+    partition: int
+    first: int
+    last: int
+
+
+def lost_ends(log_dir: Path) -> Iterator[LostEnd]:
+    """Yield the partitions whose files end before the offset up to which the broker had noted that all is acknowledged.
+
+    With a sync per batch no crash does this. Kafka does not notice, and gives the same offsets to the next records.
+    """
+    for topic, partition, noted in _checkpoint(log_dir / _ACKNOWLEDGED):
+        paths = sorted((log_dir / f"{topic}-{partition}").glob("*.log"))
+        if paths and not topic.startswith("__"):
+            end = _end(paths[-1])
+            if end < noted:
+                yield LostEnd(topic, partition, end, noted - 1)
+
+
+def _end(path: Path) -> int:
+    """Return the offset behind the last batch of a segment. Begin at the last batch that its offset index names."""
+    end, at = int(path.stem), 0
+    with contextlib.suppress(OSError):
+        raw = path.with_suffix(".index").read_bytes()
+        used = len(raw.rstrip(b"\0"))
+        if used:
+            last = (used - 1) // _ENTRY.size * _ENTRY.size
+            offset, place = _ENTRY.unpack(raw[last : last + _ENTRY.size].ljust(_ENTRY.size, b"\0"))
+            at = place if _names_a_batch(path.with_suffix(".index"), offset, place) else 0
+    with path.open("rb") as file:
+        file.seek(at)
+        while len(header := file.read(HEADER.size)) == HEADER.size and any(header):
+            first, length, _, magic, _, _, last_delta, *_ = HEADER.unpack(header)
+            at += PREFIX_BYTES + length
+            if magic != MAGIC or length <= 0 or at > path.stat().st_size:
+                break
+            end = max(end, first + last_delta + 1)
+            file.seek(at)
+    return end
+
+
 def _names_a_batch(index: Path, offset: int, at: int) -> bool:
     """Return whether the batch at this byte of the segment holds the offset, which is relative to the segment's
     first.
@@ -159,13 +205,13 @@ def _names_a_batch(index: Path, offset: int, at: int) -> bool:
     return bool(magic == MAGIC and first <= int(index.stem) + offset <= first + last)
 
 
-def _synced(log_dir: Path) -> dict[str, int]:
-    """Return, by partition, the offset up to which the broker has noted everything as synced."""
+def _checkpoint(path: Path) -> list[tuple[str, int, int]]:
+    """Return (topic, partition, offset) of each line of a checkpoint file; nothing if it can't be read."""
     try:
-        rows = [line.split() for line in (log_dir / _SYNCED).read_text().splitlines()[2:]]
-        return {f"{topic}-{partition}": int(offset) for topic, partition, offset in rows}
+        rows = [line.split() for line in path.read_text().splitlines()[2:]]
+        return [(topic, int(partition), int(offset)) for topic, partition, offset in rows]
     except (OSError, ValueError):
-        return {}
+        return []
 
 
 def _goes_on(folder: Path, batch: DamagedBatch) -> bool:
