@@ -5,7 +5,8 @@
 starts `everput serve` of that commit, uses it over REST and stops it, which takes a minute or two. The data directory,
 with an account of what is in it, becomes `tests/upgrades/written/COMMIT.tar.xz`. Run this once for each release, with
 its commit, and commit the file: test_written.py opens all of them with today's code. `WORKTREE` instead of COMMIT takes
-the code of this environment, to try the script itself.
+the code of this environment, to try the script itself. `--kill` after it kills the server (SIGKILL) instead of stopping
+it, and makes `COMMIT-killed.tar.xz`.
 
 For: making test data. Not for: what must become of it (test_written.py)."""
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sys
 import tarfile
 import tempfile
@@ -277,8 +279,24 @@ async def listening(port: int, **settings: Any) -> AsyncIterator[Listeners]:
         await listeners.__aexit__()
 
 
-async def write(directory: Path, commit: str) -> dict[str, Any]:
-    """Fill the data directory; the account of what is in it."""
+async def killed(server: Running) -> None:
+    """End the server as a power cut would, and wait until its Kafka has ended with it."""
+    kafka = int((server.data_dir / "kafka" / "kafka.pid").read_text())
+    server.process.kill()
+
+    def is_gone() -> bool:
+        try:
+            os.kill(kafka, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    await asyncio.to_thread(server.process.wait)
+    await until(is_gone, what="Kafka has ended")
+
+
+async def write(directory: Path, commit: str, *, kill: bool = False) -> dict[str, Any]:
+    """Fill the data directory; the account of what is in it. kill: the server does not end in order."""
     python = Path(sys.executable) if commit == "WORKTREE" else Program.at(commit).python
     async with listening(PORT) as listeners:
         listeners.decide = partial(_decide, listeners)
@@ -289,7 +307,10 @@ async def write(directory: Path, commit: str) -> dict[str, Any]:
                 writer.account["features"] = await features(server)
             finally:
                 await writer.close()
-            assert await asyncio.to_thread(server.stop) == 0
+            if kill:
+                await killed(server)
+            else:
+                assert await asyncio.to_thread(server.stop) == 0
         writer.stopped()
     return {"commit": commit, "written_at_ms": _now_ms(), **writer.account}
 
@@ -302,6 +323,10 @@ def pack(directory: Path, account: dict[str, Any], archive: Path) -> None:
         member.uname = member.gname = ""
         return member
 
+    for suffix, size in ((".index", 8), (".timeindex", 12)):
+        for path in directory.rglob(f"*{suffix}"):  # a Kafka that was killed leaves 10 MiB of zeros behind the entries
+            entries = path.read_bytes().rstrip(b"\0")
+            path.write_bytes(entries.ljust(-(-len(entries) // size) * size, b"\0"))
     archive.parent.mkdir(exist_ok=True)
     (directory.parent / "account.json").write_text(json.dumps(account, indent=1))
     with tarfile.open(archive, "w:xz", preset=9) as file:
@@ -309,14 +334,14 @@ def pack(directory: Path, account: dict[str, Any], archive: Path) -> None:
         file.add(directory, "data", filter=kept)
 
 
-def main(commit: str) -> None:
+def main(commit: str, *, kill: bool = False) -> None:
     with tempfile.TemporaryDirectory(prefix="everput-upgrade-") as name:
         directory = Path(name) / "data"
-        account = asyncio.run(write(directory, commit))
-        archive = WRITTEN / f"{commit}.tar.xz"
+        account = asyncio.run(write(directory, commit, kill=kill))
+        archive = WRITTEN / f"{commit}{'-killed' if kill else ''}.tar.xz"
         pack(directory, account, archive)
     print(f"{archive}: {archive.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], kill="--kill" in sys.argv[2:])
