@@ -21,7 +21,7 @@ from broker.core.entities import Organization
 from broker.ports import DirectoryView
 from broker.volume import StoredBytes
 
-_GUESSES_AT_ONCE: Final = 10  # for one e-mail address, right or wrong
+_GUESSES_AT_ONCE: Final = 10  # The limit is for one e-mail address, for right and wrong attempts.
 _GUESSES_PER_S: Final = 0.1
 # This process makes at most this many at once, so that messages keep their processors.
 _ALL_GUESSES_AT_ONCE: Final = 50

@@ -272,7 +272,7 @@ class Members:
         session = await self._sessions.look_up(scope)
         organization_id = dict(scope["headers"])[ORGANIZATION].decode("latin-1")
         is_member = self._view.state.is_member(organization_id, session.account_id)
-        if self._limit is not None:  # a stranger's requests count for the stranger
+        if self._limit is not None:  # A request of a session that is no member counts for its account.
             self._limit.take(headers, organization_id if is_member else session.account_id)
         if not is_member:
             raise NotFound("You can reach no organization with this ID.")

@@ -34,7 +34,7 @@ class Buckets:
         self._full_at_s: dict[str, float] = {}
 
     def look(self, name: str, at_s: float, count: int = 1) -> Allowance:
-        """Return what take() would return, without counting."""
+        """Return the allowance that take() would return, without counting."""
         before_s = max(0.0, self._full_at_s.get(name, 0.0) - at_s)
         full_in_s = before_s + count / self.per_s
         wait_s = full_in_s - self.size / self.per_s
@@ -43,7 +43,7 @@ class Buckets:
         return Allowance(math.floor(self.size - full_in_s * self.per_s + 1e-9), full_in_s, 0.0)
 
     def taken(self, name: str, at_s: float) -> int:
-        """Return how many are counted and not yet made up for."""
+        """Return how many uses of the name are counted and not yet made up for."""
         return math.ceil(max(0.0, self._full_at_s.get(name, 0.0) - at_s) * self.per_s - 1e-9)
 
     def take(self, name: str, at_s: float, count: int = 1) -> Allowance:

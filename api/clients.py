@@ -15,7 +15,7 @@ from broker.settings import Network
 
 Address = IPv4Address | IPv6Address
 
-_HOPS_MAX: Final = 16  # proxies between a client and this process
+_HOPS_MAX: Final = 16  # At most this many proxies may be between a client and this process.
 _ADDRESS_CHARS_MAX: Final = 64
 _IPV6_PREFIX: Final = 64  # A client has a whole network of at least this size.
 _IPV4_NETWORK_PREFIX: Final = 24

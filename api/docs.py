@@ -81,7 +81,7 @@ class Reference:
             while len(piece) >= _PIECE_BYTES:
                 yield bytes(piece[:_PIECE_BYTES])
                 del piece[:_PIECE_BYTES]
-                await asyncio.sleep(0)  # a client that takes all at once must not keep the others waiting
+                await asyncio.sleep(0)  # Yield once, so that a client that reads fast does not keep others waiting.
         if piece:
             yield bytes(piece)
 

@@ -13,7 +13,7 @@ from typing import Final
 from api.buckets import Allowance, Buckets
 from api.problems import Headers, TooManyRequests
 
-EVERYBODY: Final = ""  # who shares a limit with all others
+EVERYBODY: Final = ""  # This name stands for all requests together.
 
 
 class Recent:
@@ -58,7 +58,7 @@ class Limit:
         return self._buckets.size
 
     def take(self, headers: Headers, whose: str, count: int = 1, *, left: int = 0) -> None:
-        """Count uses, up to size (TooManyRequests).
+        """Count uses of the limit, up to its size (TooManyRequests).
 
         headers: of the answer. The state of EVERYBODY's limit is told only to a client that is refused.
         left: as in check().

@@ -16,7 +16,7 @@ from api.problems import Headers
 
 log = logging.getLogger(__name__)
 
-_TAKE_S_MAX: Final = 30.0  # for the client to take one chunk
+_TAKE_S_MAX: Final = 30.0  # The client must take one chunk within this time.
 
 
 class Stream(NamedTuple):

@@ -176,7 +176,7 @@ class Tunnels:
         with tunnel.question() as (number, answer):
             async with tunnel.room.held(size), tunnel.tenants_room.held(size), self._room.held(size):
                 if self._open.get(token) is not tunnel:
-                    return {"away": True}  # the client has got nothing of it
+                    return {"away": True}  # The client has received nothing of the request.
                 await tunnel.say(await _message(request, number))
             return await _unless_left(request, answer)
 
@@ -227,7 +227,7 @@ async def deny(websocket: WebSocket, error: BrokerError) -> None:
     """Answer a WebSocket that is not accepted with a problem."""
     status, headers, body = problem(error)
     told = {name.decode(): value.decode() for name, value in headers}
-    told["x-content-type-options"] = "nosniff"  # the server adds it to other answers
+    told["x-content-type-options"] = "nosniff"  # The server adds this header to other answers.
     await websocket.send_denial_response(Response(body, status, told, media_type=MEDIA_TYPE.decode()))
 
 
@@ -264,7 +264,7 @@ class Listen:
                 await self._hold(websocket, token, api_key, listener)
         except WebSocketDisconnect:  # The client has gone before it was accepted.
             pass
-        except BrokerError as error:  # before it is accepted: nothing refuses after
+        except BrokerError as error:  # The socket is not accepted yet; later nothing may refuse it.
             await deny(websocket, error)
 
     async def _hold(self, websocket: WebSocket, token: str, api_key: ApiKey, listener: Listener) -> None:

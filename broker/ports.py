@@ -370,9 +370,7 @@ class Outstanding(Protocol):
         """Count the listener's retrying and parked deliveries (LogUnavailable)."""
 
     async def those(self, listener: Listener, message_ids: Sequence[str]) -> list[str]:
-        """Return those of the messages whose delivery to the listener is retrying or parked, each once
-        (LogUnavailable).
-        """
+        """Return the messages whose delivery to the listener is retrying or parked, each once (LogUnavailable)."""
 
 
 class Cursors(Protocol):

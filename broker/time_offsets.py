@@ -35,7 +35,7 @@ async def offsets_since(kafka: Offsets, topic: str, at_ms: Mapping[int, int]) ->
     The offset is the first one of the time. Where the index lies, or the record before can't be read, it is an earlier
     one. Clocks of writers differ: callers look up an earlier time than the one they want (LogUnavailable).
     """
-    # The ends first: what is appended in between is after them.
+    # Ask for the ends first: records that are appended in between lie after them.
     ends = await kafka.offsets(topic, dict.fromkeys(at_ms, LATEST))
     found = await kafka.offsets(topic, at_ms)
     firsts = {partition: end if found[partition] < 0 else found[partition] for partition, end in ends.items()}

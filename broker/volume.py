@@ -27,7 +27,7 @@ STEP_BYTES_MIN: Final = 1 << 20
 RECORD_BYTES: Final = 192
 _INDEX_PART: Final = 128  # Indexes add this part of everything: at most 20 bytes for each 4,096.
 _UNBOUNDED_BYTES_MIN: Final = 1 << 30  # without a bound, the least that a step is a part of
-RECORD_S: Final = 6 * 3600.0  # a smaller sum is recorded this often
+RECORD_S: Final = 6 * 3600.0  # A smaller sum is recorded this often, too.
 _CHANGES_PART: Final = (
     10  # Changes may exceed the bound by this part of it, so that a full organization can mend its listeners.
 )

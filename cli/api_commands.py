@@ -105,7 +105,7 @@ def find_queue(client: Client, queue: str) -> str:
     except Problem as error:
         if error.status != HTTPStatus.FORBIDDEN:
             raise
-        if is_id(queue):  # a key for messages can use the queue without reading it
+        if is_id(queue):  # A key for messages can use the queue without reading it.
             return queue
         raise NoNames(queue) from error
     raise NotFound(f"no queue has the name or ID {queue}; `everput queues list` shows all")
@@ -151,7 +151,8 @@ def show_all(items: Iterable[Answer], columns: Mapping[str, str], *, as_json: bo
         return
     table = Table(box=box.SIMPLE)
     for heading, field in columns.items():
-        table.add_column(heading, no_wrap=field == "id", overflow="fold")  # an id is there to be copied
+        # IDs are shown whole, so that they can be copied.
+        table.add_column(heading, no_wrap=field == "id", overflow="fold")
     for item in items:
         fields = msgspec.to_builtins(item)
         table.add_row(*(_text(fields.get(field)) for field in columns.values()))

@@ -73,7 +73,7 @@ class _OneLine(click.ClickException):
     def show(self, file: IO[Any] | None = None) -> None:  # noqa: ARG002 - click's signature
         from cli.printing import say_error
 
-        logging.shutdown()  # write pending log lines first: the error is the last line
+        logging.shutdown()  # Write pending log lines first, because the error must be the last line.
         say_error(f"everput: {self.message}")
 
 

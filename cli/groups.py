@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-# Words of other programs for what is named otherwise here.
+# Words of other programs, with the words that are used here.
 _SYNONYMS: Final = {"ls": "list", "rm": "delete", "remove": "delete", "add": "create", "new": "create", "show": "get"}
 
 

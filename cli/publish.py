@@ -165,5 +165,5 @@ class _Waiting:
             if len(taken) >= BATCH_LINES_MAX or chars >= BATCH_CHARS_MAX or self._lines.empty():
                 return taken
             line = self._lines.get_nowait()
-        self._lines.put_nowait(None)  # one was just taken: there is room
+        self._lines.put_nowait(None)  # A line was just taken, so there is room.
         return taken

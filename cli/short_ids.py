@@ -12,7 +12,7 @@ from uuid import UUID
 
 import click
 
-# No 0, O, I and l, which look alike.
+# The letters 0, O, I and l look alike and are left out.
 _DIGITS: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _LENGTH: Final = 22
 # linear: fixed length

@@ -171,7 +171,7 @@ def faust_app(options: dict[str, Any], group: str) -> Any:
         consumer_auto_offset_reset="earliest",
         autodiscover=False,
         web_enabled=False,
-        # Broker/kafka/admin.py creates the topics, with the settings that keep their records.
+        # The topics are created by broker/kafka/admin.py, with settings that keep their records.
         topic_allow_declare=False,
         topic_disable_leader=True,
         store="memory://",

@@ -36,8 +36,8 @@ from projections.app import faust_app
 
 log = logging.getLogger(__name__)
 
-_IDLE_S: Final = 2.0  # between two looks for records that are new
-_DUTY: Final = 4.0  # a backlog is folded in a fifth of the time: deliveries come first
+_IDLE_S: Final = 2.0  # New records are looked for this often.
+_DUTY: Final = 4.0  # A backlog is folded in a fifth of the time, because deliveries come first.
 _AGAIN_S: Final = 10.0  # after a failure
 _LAST_WRITE_S: Final = 2.0
 _STOP_S: Final = 3.0
@@ -174,7 +174,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
 
     def _to_message(self, tp: TP, record: Batch) -> _Message:
         """The message of a batch. Its offset only counts up: Faust would drop a batch that is read again."""
-        generation = self.app.consumer_generation_id  # the stream drops what is of another one
+        generation = self.app.consumer_generation_id  # The stream drops records of another generation.
         message = _Message(
             tp.topic, tp.partition, next(self._serial), 0.0, 0, None, None, None, None, tp=tp, generation_id=generation
         )

@@ -261,7 +261,7 @@ class _Reading:
         message = self._wanted.message
         if message is not None:
             # Begin nearer to the message, but not later than any record that decides its log time.
-            near = await self._offsets(message.at_ms)  # an index that lies costs the order, and skips nothing
+            near = await self._offsets(message.at_ms)  # A damaged index costs only the order here, and skips nothing.
             for number, place in enumerate(self._places):
                 if place.topic == _MESSAGES and 0 <= near[number] <= message.offset:
                     starts[number] = max(starts[number], near[number])

@@ -138,7 +138,7 @@ class Idempotency:
 
     async def _append(self, held: Claim, puts: Sequence[Put], found: Mapping[int, Stored]) -> list[Stored]:
         """Put what is not there yet."""
-        if self._clock() - held.holder.at_ms > self._append_timeout_ms:  # another may soon take the claim over
+        if self._clock() - held.holder.at_ms > self._append_timeout_ms:  # Another process may soon take the claim over.
             raise LogUnavailable("Kafka is too slow at the moment. Nothing was stored; try again.")
         missing = [number for number in range(len(puts)) if number not in found]
         for number in missing:

@@ -47,9 +47,9 @@ from broker.settings import Network
 # The limit is for one listener in the clear. Each of its events holds all of its headers, encrypted.
 HEADERS_BYTES_MAX: Final = 8 << 10
 _SIGNING_BYTES: Final = 32
-_UPDATES_TRIED: Final = 10  # of a listener, while others change it
-HIDDEN: Final = "…"  # what is shown of a header's value
-LISTENERS_MAX: Final = 10_000  # of one organization; concurrent requests may exceed it a little
+_UPDATES_TRIED: Final = 10  # An update is tried this often while other requests change the listener.
+HIDDEN: Final = "…"  # This text is shown in place of a header's value.
+LISTENERS_MAX: Final = 10_000  # An organization may have this many; concurrent requests may exceed it a little.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

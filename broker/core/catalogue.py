@@ -19,7 +19,7 @@ from broker.core.ids import parse_damaged_id
 # The topics in the order of the log: of two events in the same millisecond, that of the earlier topic comes first.
 TOPICS: Final = ("control", "messages", "changes", "deliveries")
 # The records of these topics are temporary, so the order of the log leaves them out.
-# `outstanding` is compacted, `claims` keeps two days, and `statistics`, which is folded from the log, thirty.
+# `outstanding` is compacted, `claims` keeps two days, and `statistics` thirty.
 PASSING: Final = ("outstanding", "claims", "statistics")
 
 _ELSEWHERE: Final[Mapping[str, str]] = {

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from broker.core.events import PutClaimed
 
 KEPT_MS: Final = 24 * 3600 * 1000
-CLAIMS_MAX: Final = 8_000_000  # of the last day, 16 bytes each
+CLAIMS_MAX: Final = 8_000_000  # The index holds this many claims of the last day, 16 bytes each.
 FEW: Final = 10_000
 # Later claims keep the same ids for this time, because a message is searched from its id's time on.
 IDS_KEPT_MS: Final = 60_000

@@ -115,7 +115,7 @@ MEANS: Final[Mapping[Kind, str]] = {
     Kind.DROPPED: "its partition was handed over, or its listener has ended",
 }
 
-# What each transition is for, by state.
+# The reason for each transition, by its first state.
 NEXT: Final[Mapping[Kind, Mapping[Kind, str]]] = {
     Kind.MISSING: {
         Kind.READY: "its message is read",

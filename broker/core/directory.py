@@ -52,7 +52,7 @@ class Directory:
         self.given_up = Damage()
         self._queues_of: dict[str, dict[str, Queue]] = {}
         self._organizations_of: dict[str, dict[str, None]] = {}  # their ids by account id
-        self._founded: Counter[str] = Counter()  # organizations by the account that made them
+        self._founded: Counter[str] = Counter()  # The number of organizations that each account has created.
         self._bytes_of: dict[str, Counter[int]] = {}  # as Organization.bytes_by_day, by tenant
 
     def queue(self, organization_id: str, queue_id: str) -> Queue | None:

@@ -34,7 +34,7 @@ SCOPES: Final[Mapping[str, str]] = {
 }
 SCOPES_WHOLE: Final = ("queues", "messages", "keys", "audit")  # together they are all scopes
 SCOPES_OF_QUEUES: Final = ("queues", "messages", "messages:put")  # The scopes that a key for some queues may have.
-QUEUES_MAX: Final = 100  # that a key may be restricted to
+QUEUES_MAX: Final = 100  # A key may be restricted to this many queues.
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _RANDOM_DIGITS: Final = 43
 _CHECK_DIGITS: Final = 6

@@ -155,8 +155,8 @@ class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempte
     waited_ms: int | UnsetType = UNSET
 
 
-# minute, queue_id, listener_id, put, delivered, parked, sum of waited_ms, failed by answer, waited by step of
-# histogram.BOUNDS_MS
+# One row is: minute, queue_id, listener_id, put, delivered, parked, sum of waited_ms,
+# failed attempts by answer, waiting times by step of histogram.BOUNDS_MS.
 StatisticsRow = tuple[int, str, str, int, int, int, int, dict[str, int], tuple[int, ...]]
 
 

@@ -84,10 +84,11 @@ class Selection:
     listener_id: str | None = None
     actor: str | None = None
     message: MessagePosition | None = None
-    _needles: tuple[bytes, ...] = field(init=False, repr=False, compare=False)  # ids that must stand in the bytes
+    _needles: tuple[bytes, ...] = field(init=False, repr=False, compare=False)  # These ids must be in a record's bytes.
     _beginnings: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _queue: bytes = field(init=False, repr=False, compare=False)
-    _places: tuple[bytes, ...] = field(init=False, repr=False, compare=False)  # one of them, if there are any
+    # One of these places must be in a record's bytes, if there are any.
+    _places: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         ids = (self.organization_id, self.listener_id, self.actor)

@@ -20,8 +20,9 @@ from broker.core.events import DeliveriesSettled, DeliveryAttempted, Event, Stat
 from broker.core.histogram import BOUNDS_MS
 
 MINUTE_MS: Final = 60_000
-KEPT_MS: Final = 30 * 24 * 60 * MINUTE_MS  # the retention of `statistics` (topics.py); nothing older is counted
-LATE_MAX: Final = 200  # an event that comes more than so many records after what its writer had read counts for nothing
+# `statistics` keeps its records for this long (topics.py), and older times are not counted.
+KEPT_MS: Final = 30 * 24 * 60 * MINUTE_MS
+LATE_MAX: Final = 200  # An event that comes this many records after its writer's position counts for nothing.
 _ANSWER_CHARS_MAX: Final = 32
 _STATUSES: Final = range(100, 600)
 

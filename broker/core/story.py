@@ -17,7 +17,7 @@ class Story:
     """
 
     def __init__(self, *, whole: bool) -> None:
-        self._owed: dict[str, bool] = {}  # by listener, whether its last attempt failed
+        self._owed: dict[str, bool] = {}  # Whether a listener's last attempt failed, by listener.
         self._whole = whole
 
     def tells(self, event: Event) -> bool:

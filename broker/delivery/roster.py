@@ -78,7 +78,7 @@ class Roster:
         self.dispatchers: dict[str, Dispatcher] = {}
         self.sending = False
         self.unusable: set[str] = set()
-        self._replays: set[str] = set()  # ids of the dispatchers that are replays
+        self._replays: set[str] = set()  # The ids of those dispatchers that are replays.
         self._arrivals: dict[str, None] = {}  # the ids of listeners whose cursors must be loaded
         self._arrived = asyncio.Event()
 
@@ -95,7 +95,8 @@ class Roster:
         replay_id, listener_id = getattr(event, "replay_id", None), getattr(event, "listener_id", None)
         if replay_id is not None:
             return (replay_id,)
-        return () if listener_id is None else (listener_id, *self._replays)  # a replay of it may have changed
+        # A replay of the listener may have changed, too.
+        return () if listener_id is None else (listener_id, *self._replays)
 
     def __contains__(self, listener_id: str) -> bool:
         return listener_id in self.dispatchers

@@ -20,14 +20,14 @@ class Tuning:
     # Room: what one dispatcher may hold in memory (dispatch/room.py)
     held_max: int = 512  # A dispatcher holds at most this many messages: ready, in flight or waiting for a retry.
     held_per_attempt: int = 4  # A new listener, or one on probation, holds this many messages for each attempt.
-    held_bytes_max: int = 4 << 20  # decoded and signed they are twice that
+    held_bytes_max: int = 4 << 20  # Decoded and signed, the messages take twice as much.
     held_bytes_min: int = 64 << 10  # A dispatcher may always hold this many bytes, so that one message can move.
     all_held_bytes_max: int = 128 << 20  # of all dispatchers of a worker
     retries_max: int = 128  # If more retries wait, further ones leave the window and free its room.
     key_waiting_max: int = 128  # If more deliveries wait for ordering keys, those of slow keys leave the window.
     key_slow_s: float = 0.1  # An ordering key is slow when one delivery has been at its head for this long.
 
-    # Leaving the window for `outstanding` (dispatch/dispatcher.py, dispatch/leaving.py)
+    # Leaving the window for `outstanding` (dispatch/dispatcher.py)
     set_aside_after_ms: int = 60_000  # A delivery that fails for longer leaves its window, so that the cursor can pass.
     near_ms: int = 10_000  # A message that is due within this time waits in its window.
     put_off_ms: int = 1_000  # An attempt that DNS or the process's sockets prevented is repeated after this time.
@@ -122,7 +122,7 @@ class Tuning:
     tail_backlog_max: int = 10_000
     no_cursor_ms: int = 180_000  # A missing cursor is logged only for a listener that is older than this.
     load_pause_s: float = 0.5  # A take-over that failed in Kafka is tried again after this pause.
-    opened_at_once: int = 20  # dispatchers added: opening their secrets takes time
+    opened_at_once: int = 20  # Dispatchers are added in batches, because opening their secrets takes time.
     drain_s: float = 5.0  # At the end of the process, attempts in flight have this much time.
     hand_over_s: float = 2.0  # At a hand-over, attempts in flight have this much time, because all workers wait.
     hanging_s: float = 1.0  # An older attempt is not awaited at a hand-over, nor at shutdown if its listener fails.

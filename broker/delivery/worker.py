@@ -89,7 +89,7 @@ class Worker:
             run=self._background.run,
             lost=self._no_member,
         )
-        self._begin_assignment()  # of no partition, until there is one
+        self._begin_assignment()  # The first assignment has no partitions.
 
     def _begin_assignment(self) -> Assignment:
         """Replace the current assignment by one without partitions."""
@@ -276,7 +276,8 @@ class Worker:
         assignment.start()
         self.kafka.membership.begin(tails)
         for listener_id in self._directory.listeners.keys() - roster.dispatchers.keys():
-            roster.start(self._directory.listeners[listener_id])  # it came while the cursors were read
+            # The listener was created while the cursors were read.
+            roster.start(self._directory.listeners[listener_id])
         assignment.ended_listeners.look()
         self._loaded.set()
 

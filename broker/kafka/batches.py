@@ -21,7 +21,7 @@ from aiokafka.record.legacy_records import LegacyRecordBatch
 
 from broker.ports import FetchResult, Record
 
-_LENGTH: Final = struct.Struct(">qi")  # base offset, and the bytes that follow
+_LENGTH: Final = struct.Struct(">qi")  # A batch begins with its base offset and the number of bytes that follow.
 _MAGIC_AT: Final = 16
 _LAST_DELTA_AT: Final = 23
 FOLLOWING_BYTES: Final = _LENGTH.size  # bytes of the following batch that are enough to know where it begins
@@ -129,7 +129,7 @@ def damaged_range(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] |
 
 
 def bytes_wanted(raw: bytes) -> int:
-    """Return how many bytes to fetch so that they include what follows the first batch, if its length is right."""
+    """Return how many bytes must be fetched to get what follows the first batch, if its length is right."""
     length = _LENGTH.unpack_from(raw)[1] if len(raw) >= _LENGTH.size else 0
     return (min(length, _BYTES_MAX) if length > 0 else 0) + _BYTES_MAX
 
@@ -155,7 +155,7 @@ def _framed(raw: bytes) -> Iterator[tuple[Any, int | None, int]]:
             yield DefaultRecordBatch(batch), follows_at, size
         elif zlib.crc32(batch[_MAGIC_AT:]) == int.from_bytes(batch[_OLD_CRC_AT:_MAGIC_AT]):
             yield LegacyRecordBatch(batch, magic), follows_at, size
-        else:  # its parser reads on before it checks
+        else:  # The parser would read on before it checks the batch.
             yield None, None, 0
             return
         at += size

@@ -28,7 +28,7 @@ from broker.time_offsets import offsets_since
 _MARGIN_MS: Final = 3600 * 1000  # A margin for clocks, and for the index, which drops whole runs.
 _LOOK_S: Final = 2.0
 _FOLLOW_S: Final = 30.0
-_CLAIM_BYTES: Final = 4096  # Kafka gives whole record batches, however large
+_CLAIM_BYTES: Final = 4096  # Kafka returns whole record batches, however large they are.
 
 
 class _Owned(msgspec.Struct):
@@ -54,7 +54,7 @@ class ClaimsTopic:
         self._positions: dict[int, int] = {}
         self._locks = [asyncio.Lock() for _ in range(topic.partitions)]
         self._reads_begun = [0] * topic.partitions
-        self._read_done = [0] * topic.partitions  # the newest that came to its end
+        self._read_done = [0] * topic.partitions  # The number of the newest read that came to its end.
         self._following: asyncio.Task[None] | None = None
 
     def start(self) -> None:

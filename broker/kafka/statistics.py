@@ -29,13 +29,14 @@ from broker.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 SOURCES: Final = ("messages", "deliveries")
-ROWS_MAX: Final = 2_000  # held at once: then they are written
-_WAIT_S: Final = 5.0  # from the first record folded to writing: what is put now is seen soon
+ROWS_MAX: Final = 2_000  # With this many rows in memory, they are written.
+_WAIT_S: Final = 5.0  # Rows are written this soon after the first record was folded, so that new puts are shown soon.
 _READ_BYTES: Final = 256 << 10
-_ON_THE_WAY_S: Final = 60.0  # after which a batch that was read and not folded is read again
+_ON_THE_WAY_S: Final = 60.0  # A batch that was read and not folded is read again after this time.
 _LANES_AT_ONCE: Final = 4
-_LOOK_BACK: Final = 1_000  # records of `statistics`, doubled until all lanes are found
-_CLOCKS_MS: Final = 600_000  # a record may count minutes that lie so far after its own time
+# This many records of `statistics` are read first, and twice as many until all lanes are found.
+_LOOK_BACK: Final = 1_000
+_CLOCKS_MS: Final = 600_000  # A record may count minutes that lie this long after its own time.
 _SERIES_READS_MAX: Final = 1_024  # of a MiB, for one request
 
 
@@ -196,7 +197,7 @@ class Counting:
                 return []
             if batch.end > batch.begin:
                 batches.append(batch)
-                del self._fetched[lane]  # and to the end again: the others come first
+                del self._fetched[lane]  # The lane goes to the end of the queue, so that others come first.
                 self._fetched[lane] = batch.end
         return batches
 
@@ -238,7 +239,7 @@ class Counting:
 
     @property
     def due(self) -> bool:
-        """Whether it is time to write: once a minute, a little after its end, or when much is held."""
+        """Whether sums must be written now: once a minute, a little after its end, or when many are held."""
         totals = self._totals
         if not totals.moved:
             return False
@@ -271,7 +272,7 @@ class Counting:
                 await self._writer.append_one(0, b"", value)
                 await follower.follow()
                 counted = all(at == written.get(lane) for lane, at in totals.positions.items())
-        except BaseException:  # cancelled, too: whether it is written the next assignment finds out
+        except BaseException:  # Also when cancelled: the next assignment finds out whether the record was written.
             if assignment == self._assignment:
                 self._overtaken()
             raise

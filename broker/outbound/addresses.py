@@ -43,7 +43,7 @@ _REFUSED: Final = tuple(
         ip_network,
         (
             "0.0.0.0/8",  # this host
-            "100.64.0.0/10",  # CGNAT, RFC 6598; and a cloud's metadata
+            "100.64.0.0/10",  # CGNAT (RFC 6598), and the metadata service of a cloud.
             "168.63.129.16/32",  # A cloud's host agent has this public address.
             "192.0.0.0/24",  # IETF protocol assignments, RFC 6890
             "192.88.99.0/24",  # 6to4 relays, RFC 7526

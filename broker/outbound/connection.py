@@ -37,7 +37,7 @@ _NEXT_ADDRESS_S: Final = 1.25  # An address that is silent for so long is left f
 _RETRY_AFTER: Final = b"retry-after:"
 _RETRY_AFTER_BYTES_MAX: Final = 64  # of its value; dates have 29
 _MAY_SAY_WHEN: Final = (429, 503)
-_AGAIN_BYTES_MAX: Final = 1 << 10  # of an answer that each connection remembers
+_AGAIN_BYTES_MAX: Final = 1 << 10  # Each connection remembers at most this much of an answer.
 _SECONDS_DIGITS_MAX: Final = 9
 
 
@@ -202,7 +202,7 @@ class Connection(asyncio.Protocol):
             self._owner.answered(self, status, wait_s)
 
     def on_message_complete(self) -> None:
-        if not self._answered:  # 1xx: the answer is still to come
+        if not self._answered:  # After a 1xx answer, the final one is still to come.
             return
         if self._parser.should_keep_alive():
             self._ended += 1

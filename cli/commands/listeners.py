@@ -15,7 +15,7 @@ from cli.arguments import listener_arguments, queue_argument
 from cli.groups import Group, examples
 from everput import Client
 
-NO_LIMIT: Final = object()  # the option says `none`; Python's None means that the option is missing
+NO_LIMIT: Final = object()  # The option says `none`. Python's None means that the option is missing.
 
 
 @click.group("listeners", cls=Group)

@@ -47,7 +47,7 @@ def command(
         show_all(found, {}, as_json=True)
         return
     table = Table("replay", "state", "from", "to", "only", "messages", "progress", box=box.SIMPLE)
-    table.columns[0].no_wrap = True  # keep IDs whole, so that they can be copied
+    table.columns[0].no_wrap = True  # IDs are shown whole, so that they can be copied.
     for one in found:
         count = f"{'' if one.count_is_exact else '~'}{one.count:,}"
         table.add_row(shown_id(one.id), one.state, one.from_, one.to, one.only, count, f"{one.progress:.0%}")

@@ -88,7 +88,7 @@ def command(*, file: Path, messages: int | None, pace_s: float) -> None:
 
 async def _run(folder: Path, messages: list[str], pace_s: float) -> bool:
     this = asyncio.current_task()
-    if this is not None:  # so that SIGTERM, like Ctrl-C, tidies up
+    if this is not None:  # With this handler, SIGTERM cleans up like Ctrl-C.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     async with AsyncExitStack() as stack:
         return await Demo(folder, messages, pace_s).run(stack)

@@ -149,7 +149,7 @@ class TunnelClient:
             answer = await self._http.post(self._target, content=body.encode(), headers=headers)
             status, text = answer.status_code, answer.headers.get("retry-after", "")
             after = int(text) if text.isdecimal() else None
-        except httpx.ConnectError:  # nothing was sent: the message waits until a program listens
+        except httpx.ConnectError:  # Nothing was sent: the message waits until a program listens.
             status, error = int(HTTPStatus.BAD_GATEWAY), "nobody-there"
         except httpx.HTTPError as failure:
             status, error = int(HTTPStatus.BAD_GATEWAY), type(failure).__name__

@@ -64,7 +64,7 @@ class Health:
             raise Damaged(f"of the log these can't be read as they were written: {damage_text(self.view.state.damage)}")
 
     def state(self) -> dict[str, Any]:
-        """Return what this process has folded (Unavailable): its position, the hash of everything, and a digest of each
+        """Return the state that this process has folded (Unavailable): its position, its hash, and a digest of each
         thing.
         """
         if self.view is None:

@@ -43,7 +43,7 @@ KAFKA_STOP_S: Final = 9.0
 _LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 _log = Logger(__name__)
-_WORKERS: Final = min(2, os.cpu_count() or 1)  # one is busy with one processor: docs/architecture.md
+_WORKERS: Final = min(2, os.cpu_count() or 1)  # A worker keeps one processor busy (docs/architecture.md).
 
 
 @click.command(
@@ -147,7 +147,7 @@ class Supervisor:
             try:
                 done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
                 for task in done - {stopped}:
-                    task.result()  # they never return by themselves: this raises
+                    task.result()  # These tasks never return by themselves, so this raises their error.
             finally:
                 for task in (announce, stopped):
                     task.cancel()
@@ -188,7 +188,7 @@ class Supervisor:
         return [child for children in self._children.values() for child in children]
 
     async def _announce(self, url: str) -> None:
-        while not all(child.ready.is_set() for child in self._all()):  # one may die while another is awaited
+        while not all(child.ready.is_set() for child in self._all()):  # One child may die while another one is awaited.
             for child in self._all():
                 await child.ready.wait()
         options = self._options
@@ -199,7 +199,7 @@ class Supervisor:
         write_secret(files.url_file(options.data_dir), url)
         print(f"ready {url}", flush=True)
         if options.log_format == "text":
-            logging.getLogger().handlers[0].flush()  # the banner stands after what was logged before
+            logging.getLogger().handlers[0].flush()  # The banner follows everything that was logged before.
             sign_in = f"  (sign in as {EMAIL}; the password is in {password})" if password.exists() else ""
             say("Everput is ready.", err=True)
             say(f"  API      {options.public_url or url}", err=True)

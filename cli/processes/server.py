@@ -196,7 +196,7 @@ class _Connection(_Written, HttpToolsProtocol):
     _client_name: str | None = None
     _last_taken = False  # no request comes after this one
     _deaf = False  # and another one began
-    _closing = False  # the last answer was sent; the rest of its request is read and dropped, until request_s
+    _closing = False  # The last answer was sent; the rest of its request is read and dropped until request_s is over.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -227,7 +227,7 @@ class _Connection(_Written, HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            self._take_last()  # else its answer would come before those of the requests before it
+            self._take_last()  # Its answer must not come before those of earlier requests.
             self._deaf = True
             return
         if not self._opens_websocket():

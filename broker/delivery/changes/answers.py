@@ -77,7 +77,7 @@ class Answers:
         self._partitions = partitions
 
     def look(self, partition: int, offset: int, event: MessageChange, *, in_doubt: bool, honoured: bool) -> ChangeReply:
-        """Return who had the message when its change came. in_doubt, honoured: see ChangeReply."""
+        """Return which listeners had the message when its change came. in_doubt, honoured: see ChangeReply."""
         reply = ChangeReply(offset, event, in_doubt, honoured)
         for dispatcher in self._placed(partition, event.queue_id):
             listener = dispatcher.listener

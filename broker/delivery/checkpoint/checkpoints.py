@@ -59,9 +59,10 @@ class Checkpoints:
         self._metrics = metrics
         self._confirm = confirm
         self._count = count
-        self._stored: dict[str, float] = {}  # as of when each listener was committed
+        self._stored: dict[str, float] = {}  # The time of each listener's last commit.
         self._dirty: set[Stream] = set()
-        self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}  # taken from their streams, not yet written
+        # Outcomes that were taken from their streams, and are not written yet.
+        self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}
         self.quiet = asyncio.Lock()  # held while cursors are being committed
         self.suspended = False
         self._hurried = False  # Somebody waits for a checkpoint, so the present one makes no pauses.
@@ -83,7 +84,7 @@ class Checkpoints:
         self._hurried = True
         try:
             await self.checkpoint()
-            await self._confirm()  # there may have been nothing to commit
+            await self._confirm()  # Without this check, there may have been nothing to commit.
         finally:
             self._hurried = False
 

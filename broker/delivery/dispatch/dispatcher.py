@@ -117,12 +117,12 @@ class Dispatcher:
     # A message comes
 
     def room(self) -> bool:
-        """Return whether it can take one more message now."""
+        """Return whether the dispatcher can take one more message now."""
         memory = self.memory
         return memory.held < memory.held_max and memory.held_bytes < memory.bytes_share and self.listener.paused is None
 
     def stream(self, partition: int) -> Stream:
-        """Return its stream of a partition that is routed to it; a new one is where the tail is."""
+        """Return the stream of a partition that the dispatcher is placed on. A new stream begins at the tail."""
         stream = self.streams.get(partition)
         if stream is None:
             stream = self.streams[partition] = Stream(self, partition, Window())
@@ -216,7 +216,7 @@ class Dispatcher:
         if delivery.owed is not None:
             stream.pressing = True
             stream.owed.discard(delivery)
-            stream.window.settle(delivery.offset)  # where a crash had left it, too
+            stream.window.settle(delivery.offset)  # A crash may have left the delivery in the window, too.
         elif stream.window.settle(delivery.offset) is None:
             return
         if not stream.dirty:
@@ -376,12 +376,12 @@ class Dispatcher:
 
     @property
     def waits(self) -> bool:
-        """Whether it would begin more attempts, now or after some that are in flight."""
+        """Whether the dispatcher would begin more attempts, now or after some that are in flight."""
         return bool(self.deliveries.ready) and not self.limits.let_wait(self.busy)
 
     @property
     def hungry(self) -> bool:
-        """Whether it would begin more attempts if its share allowed."""
+        """Whether the dispatcher would begin more attempts if its share allowed."""
         return bool(self.deliveries.ready) and not self.limits.held_back(self.busy)
 
     # The end

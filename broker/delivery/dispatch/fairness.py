@@ -67,7 +67,8 @@ class Sockets:
 class Processor:
     """A measure of how long this process's first thread waits for a processor (Linux; elsewhere 0)."""
 
-    _TOLD = Path("/proc/self/schedstat")  # nanoseconds that it ran, and waited: Documentation/scheduler/sched-stats
+    # Nanoseconds of running, and of waiting for a processor (Documentation/scheduler/sched-stats).
+    _TOLD = Path("/proc/self/schedstat")
 
     def __init__(self) -> None:
         self._at_s, self._waited_s = time.monotonic(), self._waited()
@@ -128,7 +129,7 @@ def let_begin(dispatchers: Iterable[DispatcherT], begins: int, *, turn: int) -> 
         limits = dispatcher.limits
         rank = limits.rank
         if rank != FIRST:
-            limits.begins = 1  # should it get something to do meanwhile
+            limits.begins = 1  # One attempt may begin if a message arrives before the next round.
             if dispatcher.waits:
                 (slow if rank == SLOW else others).append(dispatcher)
     for_others = 0 if not others else begins // 2 if slow else begins

@@ -97,7 +97,7 @@ class Limits:
         if known is None:
             self.took_ms, self._samples = took_ms, 1
         else:
-            if self._samples < tuning.answers_weighed:  # the first may have been an exception
+            if self._samples < tuning.answers_weighed:  # The first answers may have been an exception.
                 self._samples += 1
             self.took_ms = known + (took_ms - known) / self._samples
         self._judge()
@@ -122,7 +122,7 @@ class Limits:
 
     @property
     def new(self) -> bool:
-        """Whether it has not answered yet, or not since it was down, or with faults only."""
+        """Whether the listener has not answered yet, or not since it was down, or with faults only."""
         return self.took_ms is None
 
     def held_back(self, busy: int) -> bool:
@@ -135,7 +135,7 @@ class Limits:
         )
 
     def let_wait(self, busy: int) -> bool:
-        """Return whether it could not use what it may begin, now or soon. busy: attempts in flight."""
+        """Return whether the listener could not use what it may begin, now or soon. busy: attempts in flight."""
         return self._circuit.state is State.OPEN or self._pushed_back_until_ms > 0 or (self.new and busy >= self.able)
 
     def _judge(self) -> None:
@@ -148,7 +148,7 @@ class Limits:
 
     @property
     def quick(self) -> bool:
-        """Whether it is known to answer soon, so that an answer may arrive at any moment."""
+        """Whether the listener is known to answer soon, so that an answer may arrive at any moment."""
         return self.took_ms is not None and self.took_ms < self._tuning.slow_ms
 
     def begin_anew(self) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 from broker.delivery.tuning import TUNED, Tuning
 
 _MINUTE_MS: Final = 60_000
-_RESULTS_MAX: Final = 8  # different ones in a sum; all others are "other"
+_RESULTS_MAX: Final = 8  # A sum has at most this many different results; all others are "other".
 
 
 class LogRateLimit:

@@ -28,7 +28,7 @@ from broker.delivery.tuning import Tuning
 
 log = logging.getLogger(__name__)
 
-_ROWS_MAX = 5_000  # of an event: 300 KB at most
+_ROWS_MAX = 5_000  # An event has at most this many rows, about 300 KB.
 
 Row = tuple[int, int, int, int, int]  # as in DeliveriesSettled.rows, and when the message was put, or its `deliver_at`
 Made = tuple[DeliveryAttempted, int]  # likewise

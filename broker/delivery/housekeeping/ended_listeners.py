@@ -101,7 +101,7 @@ class EndedListeners:
 
     async def _delete(self, listener_id: str) -> None:
         async with self._checkpoints.quiet:
-            if listener_id in self._dispatchers:  # its streams are stopped in a moment
+            if listener_id in self._dispatchers:  # The dispatcher's streams are stopped in a moment.
                 return
             try:
                 await self._cursors.delete(listener_id)

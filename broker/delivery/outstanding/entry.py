@@ -98,7 +98,9 @@ class Owed:
 
     @property
     def scheduled(self) -> bool:
-        """Whether it waits for its `deliver_at`, or for another delivery of its ordering key. No attempt was made."""
+        """Whether the entry waits for its `deliver_at`, or for another delivery of its ordering key. No attempt was
+        made.
+        """
         return self.number == 0 and self.due_ms is not None
 
     def redrive(self, redrives: Redrives, at_ms: int) -> bool:

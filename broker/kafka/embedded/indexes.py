@@ -15,8 +15,9 @@ from typing import Final, NamedTuple
 
 from broker.kafka.embedded.segments import HEADER, PREFIX_BYTES, partitions
 
-_PLACE: Final = struct.Struct(">ii")  # an entry of `.index`: relative offset, byte of the file
-_TIME: Final = struct.Struct(">qi")  # an entry of `.timeindex`: the youngest time so far, relative offset of its batch
+_PLACE: Final = struct.Struct(">ii")  # An entry of an `.index` file: a relative offset, and a byte of the segment.
+# An entry of a `.timeindex` file: the highest time so far, and the relative offset of its batch.
+_TIME: Final = struct.Struct(">qi")
 
 
 class WrongIndex(NamedTuple):
@@ -52,7 +53,8 @@ def wrong_indexes(log_dir: Path, topic: str, *, compacted: bool = False) -> Iter
             for suffix, wrong in ((".index", _wrong_place), (".timeindex", _wrong_time)):
                 index = path.with_suffix(suffix)
                 try:
-                    raw = index.read_bytes()  # before the batches: what it names is there by then
+                    # Read the index before the batches, so that everything it names exists by then.
+                    raw = index.read_bytes()
                     batches = _batches(path)
                 except FileNotFoundError:
                     continue

@@ -103,7 +103,7 @@ def collect(
         with lock.acquire(timeout=_LOCK_WAIT_S, cancel_check=cancelled.is_set):
             for left in directory.glob(f"{_STAGING}*"):  # by a process that was ended
                 shutil.rmtree(left, ignore_errors=True)
-            missing = _missing(wanted, directory)  # another process may have brought them meanwhile
+            missing = _missing(wanted, directory)  # Another process may have downloaded them meanwhile.
             if missing:
                 _download(missing, directory, fetch=fetch, progress=progress, cancelled=cancelled)
     except filelock.Timeout:

@@ -18,11 +18,11 @@ from aiokafka.record.util import calc_crc32c
 from broker.kafka.embedded.segments import BATCH_BYTES_MAX, HEADER, MAGIC, DamagedBatch
 from broker.ports import Record
 
-_EPOCH_AT: Final = slice(12, 16)  # the leader's; the checksum does not cover it
+_EPOCH_AT: Final = slice(12, 16)  # The leader's epoch, which the checksum does not cover.
 _CRC_AT: Final = slice(17, 21)
 _COVERED_FROM: Final = 21
 _LAST_DELTA_AT: Final = slice(23, 27)
-_PRODUCER_AT: Final = range(43, 57)  # the producer's id and epoch, and its number of the first record
+_PRODUCER_AT: Final = range(43, 57)  # The producer's id and epoch, and its sequence number of the first record.
 _CODECS: Final = {1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
 _CODEC_BITS: Final = 0b111
 
@@ -74,7 +74,7 @@ def _proven(batch: DamagedBatch, records: Sequence[Record], last: int) -> bytes 
             file.seek(batch.at + _COVERED_FROM)
             if file.read(len(whole) - _COVERED_FROM) != whole[_COVERED_FROM:]:
                 return None
-        crc = made  # it is the checksum that was altered
+        crc = made  # The checksum itself was damaged.
     whole[_CRC_AT] = crc.to_bytes(4)
     return bytes(whole)
 
