@@ -29,9 +29,8 @@ _HOUR_MS: Final = _UNITS_MS["h"]
 
 
 class StatisticsOf:
-    """The handlers for /v1/queues/{queue_id}/statistics and a listener's /statistics.
-
-    status: tells what waits for a listener now.
+    """The handlers for /v1/queues/{queue_id}/statistics and a listener's /statistics. status: tells how many deliveries
+    wait now.
     """
 
     def __init__(self, view: DirectoryView, statistics: Statistics, status: ListenerStatus) -> None:
@@ -59,7 +58,7 @@ class StatisticsOf:
 
 
 def _series(query: Mapping[str, str], queue_id: str, listener_id: str | None) -> Series:
-    """The empty series that the query asks for (BadParameter)."""
+    """Make the empty series that the query asks for (BadParameter)."""
     now = now_ms()
     to_ms = time_parameter(query, "to")
     to_ms = now if to_ms is None else min(to_ms, now)
@@ -81,7 +80,7 @@ def _series(query: Mapping[str, str], queue_id: str, listener_id: str | None) ->
 
 
 def _step_ms(text: str | None, span_ms: int) -> int:
-    """The step that the query asks for, or the first usual one that is long enough (BadParameter)."""
+    """Return the step that the query asks for, or the first usual one that is long enough (BadParameter)."""
     if text is None:
         return next((one for one in _USUAL_MS if span_ms <= one * _POINTS_USUAL), _DAY_MS)
     # linear: bounded

@@ -159,7 +159,7 @@ class _App(faust.App):  # type: ignore[misc]
 
 
 def faust_app(options: dict[str, Any], group: str) -> Any:
-    """An app that is not started. options: of Kafka's clients. group: its consumer group."""
+    """Make a Faust app that is not started. options: of Kafka's clients. group: its consumer group."""
     return _App(
         group,
         broker=";".join(f"kafka://{server}" for server in options["bootstrap_servers"]),

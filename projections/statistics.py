@@ -44,7 +44,7 @@ _STOP_S: Final = 3.0
 
 
 class Statistics:
-    """Counts this process's share of the partitions, from run() until stop()."""
+    """The counting of this process's share of the partitions, from run() until stop()."""
 
     def __init__(self, kafka: KafkaSettings, log: KafkaLog) -> None:
         self._kafka = kafka
@@ -57,7 +57,7 @@ class Statistics:
         self._task = asyncio.create_task(self._run(), name="statistics")
 
     async def stop(self) -> None:
-        """Leave the group; what was folded is written if Kafka takes it in time."""
+        """Leave the group. Counts are written if Kafka stores them in time."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -99,7 +99,7 @@ class Statistics:
 
 
 def _fold(counting: Counting, failed: Callable[[BaseException], None]) -> Callable[[Any], Awaitable[None]]:
-    """The agent. failed: told of an error in the fold: what is counted since the last record starts anew."""
+    """Return the agent. failed: called with an error of the fold; counting then starts again from the last record."""
 
     async def statistics(stream: Any) -> None:
         async for event in stream.noack().events():
@@ -113,7 +113,7 @@ def _fold(counting: Counting, failed: Callable[[BaseException], None]) -> Callab
 
 
 class _Feed:
-    """What the consumer fetches: the next batches of the partitions that the group has given it."""
+    """The source of the consumer: the next batches of the partitions that the group has assigned."""
 
     def __init__(self, counting: Counting, names: Mapping[str, str]) -> None:
         self._counting = counting
@@ -126,7 +126,7 @@ class _Feed:
             self.broken.set_result(error)
 
     async def fetch(self, active: Iterable[TP]) -> dict[TP, list[Batch]]:
-        """Batches by partition. Waits a while where there are none, and longer the longer reading took."""
+        """Return batches by partition. If there are none, wait, and for longer after a longer read."""
         counting = self._counting
         lanes = frozenset(Lane(self._names[tp.topic], tp.partition) for tp in active)
         try:
@@ -149,7 +149,7 @@ class _Feed:
 
 
 class _Message(ConsumerMessage):  # type: ignore[misc]
-    """What the agent gets of a batch."""
+    """The message of a batch, as the agent gets it."""
 
     __slots__ = ("batch",)
 
@@ -173,7 +173,9 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return await self.transport.feed.fetch(active_partitions or ())
 
     def _to_message(self, tp: TP, record: Batch) -> _Message:
-        """The message of a batch. Its offset only counts up: Faust would drop a batch that is read again."""
+        """Make the message of a batch. Its offset only counts up, because Faust would drop a batch that is read
+        again.
+        """
         generation = self.app.consumer_generation_id  # The stream drops records of another generation.
         message = _Message(
             tp.topic, tp.partition, next(self._serial), 0.0, 0, None, None, None, None, tp=tp, generation_id=generation
@@ -182,7 +184,9 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return message
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Nothing is committed: the feed knows where to go on. Faust calls this after each rebalance."""
+        """Return no offsets: nothing is committed, and the feed knows where to continue. Faust calls this after each
+        rebalance.
+        """
         self.transport.feed.again()
         return {}
 

@@ -127,9 +127,9 @@ FIELDS: Final[Mapping[str, str]] = {
     "after": "the offset of `statistics` below which the writer had read everything",
     "ranges": "the counted offsets, each as (topic, partition, first offset, offset after the last, minute of the "
     "newest record)",
-    "minutes": "the counts, each as (minute since the UTC epoch, queue, listener, put, delivered, parked, sum of "
-    "`waited_ms`, failed attempts by answer, deliveries by step of `waited_ms`); without a listener, the row counts "
-    "puts; without a queue, records that could not be read",
+    "minutes": "the rows of counts. Each is (minute since the epoch, queue, listener, put, delivered, parked, sum of "
+    "`waited_ms`, failed attempts by answer, deliveries by step of `waited_ms`). A row without a listener counts puts. "
+    "A row without a queue counts records that could not be read",
     "claim_id": "the claim",
     "of": "the claim with number 1; empty in that one itself",
     "digest": "SHA-256 of organization and Idempotency-Key, in hex",

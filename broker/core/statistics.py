@@ -28,21 +28,27 @@ _STATUSES: Final = range(100, 600)
 
 
 class Lane(NamedTuple):
-    """One partition of a source. topic: `messages` or `deliveries`, without the installation's prefix."""
+    """A partition of a source. topic: `messages` or `deliveries`, without the installation's prefix."""
 
     topic: str
     partition: int
 
 
 class Position(NamedTuple):
-    """How far a lane is counted. offset: the next one to count. minute: of the newest record before it, 0 for none."""
+    """The place up to which a lane is counted.
+
+    offset: the next one to count.
+    minute: of the newest record before it; 0 for none.
+    """
 
     offset: int
     minute: int = 0
 
 
 class Key(NamedTuple):
-    """What one row counts. listener_id: empty for the queue's puts. Both ids empty: records that can't be read."""
+    """The subject of a row. listener_id: empty for the queue's puts. Both ids are empty for records that can't be
+    read.
+    """
 
     minute: int
     queue_id: str
@@ -53,9 +59,11 @@ class Key(NamedTuple):
 class Counts:
     """The numbers of one row.
 
-    put: messages put; in the row of unreadable records, how many offsets they are. delivered, parked: deliveries.
-    failed: attempts that failed, by HTTP status or, where there was no answer, by the reason.
-    waited_ms: the sum of the times from put to delivered. waited: the same as a histogram, by step of BOUNDS_MS.
+    put: messages put; in the row of unreadable records, the number of their offsets.
+    delivered, parked: deliveries.
+    failed: attempts that failed, by HTTP status or, without an answer, by the reason.
+    waited_ms: the sum of the times from put to delivered.
+    waited: the same as a histogram, by step of BOUNDS_MS.
     """
 
     put: int = 0
@@ -85,7 +93,9 @@ class Counts:
         self.waited_ms += total_ms
 
     def quantile_ms(self, share: float) -> int | None:
-        """The upper bound of the step that holds this share; None without a delivery, or above the last bound."""
+        """Return the upper bound of the step that holds this share; None without a delivery, or above the last
+        bound.
+        """
         total = sum(self.waited.values())
         seen = 0
         for step in sorted(self.waited):
@@ -101,7 +111,7 @@ class Counts:
 
 
 class Totals:
-    """Counts by key, and the positions up to which the lanes are in them."""
+    """Counts by key, and the positions up to which they include the lanes."""
 
     def __init__(self, positions: Mapping[Lane, Position] | None = None) -> None:
         self.rows: dict[Key, Counts] = {}
@@ -123,12 +133,12 @@ class Totals:
         return counts
 
     def puts(self, puts: Iterable[tuple[int, str]]) -> None:
-        """Count records of `messages`, each the minute and the queue."""
+        """Count records of `messages`, each given as its minute and its queue."""
         for (minute, queue_id), number in Counter(puts).items():
             self.at(Key(minute, queue_id, "")).put += number
 
     def event(self, event: Event) -> None:
-        """Count an event of `deliveries`; one that tells of no attempt changes nothing."""
+        """Count an event of `deliveries`. An event without an attempt changes nothing."""
         if isinstance(event, DeliveriesSettled):
             self._settled(event)
         elif isinstance(event, DeliveryAttempted):
@@ -156,17 +166,17 @@ class Totals:
         counts.parked += event.outcome == "parked"
 
     def passed(self, lane: Lane, offset: int, at_ms: int) -> None:
-        """The record at this offset is folded; it was written at this time."""
+        """Note that the record at this offset is folded. at_ms: when it was written."""
         at = self.positions.get(lane)
         minute = max(at_ms // MINUTE_MS, at.minute if at is not None else 0)
         self.positions[lane] = Position(offset + 1, minute)
 
     def skipped(self, lane: Lane, offset: int) -> None:
-        """There is nothing more to read before this offset."""
+        """Note that nothing more is to be read before this offset."""
         self.positions[lane] = Position(offset, self._minute(lane))
 
     def unreadable(self, lane: Lane, first: int, last: int) -> None:
-        """These offsets can't be read: the minute of the record before them is incomplete."""
+        """Note that these offsets can't be read, so the minute of the record before them is incomplete."""
         minute = self._minute(lane)
         self.at(Key(minute, "", "")).put += last - first + 1
         self.positions[lane] = Position(last + 1, minute)
@@ -176,7 +186,9 @@ class Totals:
         return 0 if at is None else at.minute
 
     def counted(self, at_ms: int, after: int) -> StatisticsCounted:
-        """The event that says all this. after: the offset of `statistics` below which its writer has read all."""
+        """Return the event with these counts. after: the offset of `statistics` below which the writer has read
+        everything.
+        """
         ranges = tuple(
             (lane.topic, lane.partition, self.begins.get(lane, Position(0)).offset, end.offset, end.minute)
             for lane, end in sorted(self.positions.items())
@@ -188,7 +200,7 @@ class Totals:
 
 
 def answer_name(status: int | None, error: str | None) -> str:
-    """What a failed attempt is counted as: its status, else the word that says why there was none."""
+    """Return how a failed attempt is counted: by its status, or else by the reason why there was none."""
     if status is not None:
         return str(status) if status in _STATUSES else "other"
     return error if error and len(error) <= _ANSWER_CHARS_MAX else "other"
@@ -207,23 +219,23 @@ def _row(key: Key, counts: Counts) -> StatisticsRow:
 
 
 def read_row(row: StatisticsRow) -> tuple[Key, Counts]:
-    """A row of an event as it was counted."""
+    """Read a row of an event back into what was counted."""
     minute, queue_id, listener_id, put, delivered, parked, waited_ms, failed, waited = row
     steps = {step: number for step, number in enumerate(waited) if number}
     return Key(minute, queue_id, listener_id), Counts(put, delivered, parked, waited_ms, dict(failed), steps)
 
 
 class Coverage:
-    """Which events count, in the order of the topic `statistics`: the first to cover an offset of a lane.
+    """The rule for which events of `statistics` count: the first one that covers an offset of a lane.
 
-    positions: how far the lanes are counted by the events so far.
+    positions: up to where the events so far have counted the lanes.
     """
 
     def __init__(self) -> None:
         self.positions: dict[Lane, Position] = {}
 
     def accept(self, offset: int, event: StatisticsCounted) -> bool:
-        """Whether the event at this offset of `statistics` counts. If not, it counts as if it were not there."""
+        """Return whether the event at this offset of `statistics` counts. If not, it is ignored."""
         if offset - event.after > LATE_MAX:
             return False
         ranges = [(Lane(topic, number), begin, end, minute) for topic, number, begin, end, minute in event.ranges]
@@ -235,7 +247,7 @@ class Coverage:
 
 
 def total(rows: Iterable[tuple[Key, Counts]], into: dict[Key, Counts] | None = None) -> dict[Key, Counts]:
-    """The sums by key."""
+    """Sum rows by key."""
     sums = {} if into is None else into
     for key, counts in rows:
         if key in sums:
@@ -248,9 +260,11 @@ def total(rows: Iterable[tuple[Key, Counts]], into: dict[Key, Counts] | None = N
 class Series:
     """The counts of one queue or listener, by steps of time.
 
-    from_ms, step_ms: multiples of a minute. points: one a step. later: what was counted after the last point.
-    complete: by point, whether all records of its time were counted. written_at_ms: when the newest of the events that
-    count was written; None when there is none.
+    from_ms, step_ms: multiples of a minute.
+    points: one a step.
+    later: counts after the last point.
+    complete: by point, whether all records of its time were counted.
+    written_at_ms: when the newest counting event was written; None when there is none.
     """
 
     def __init__(self, from_ms: int, step_ms: int, number: int, queue_id: str, listener_id: str | None = None) -> None:
@@ -265,7 +279,7 @@ class Series:
         self._lost = False
 
     def add(self, event: StatisticsCounted) -> None:
-        """An event that counts, in the order of `statistics`. A listener's series has the puts of its queue."""
+        """Add an event that counts, in the order of `statistics`. A listener's series has the puts of its queue."""
         if self._lost:
             self._mark(self.written_at_ms or 0, event.at_ms)
             self._lost = False
@@ -279,11 +293,11 @@ class Series:
                 self._mark(row[0] * MINUTE_MS, row[0] * MINUTE_MS)
 
     def lost(self) -> None:
-        """An event can't be read, or is not read for want of time, so what it counts is missing."""
+        """Note an event that can't be read, or not in time, so its counts are missing."""
         self._lost = True
 
     def close(self) -> None:
-        """Mark what lost() has told of and no event has followed."""
+        """Mark the points that are incomplete after lost(), if no event has followed."""
         if self._lost:
             self._mark(self.written_at_ms or 0, self.from_ms + self.step_ms * len(self.points))
 
@@ -294,17 +308,19 @@ class Series:
         return self.points[place] if place < len(self.points) else self.later
 
     def _mark(self, first_ms: int, last_ms: int) -> None:
-        """The points from the minute of first_ms to that of last_ms are incomplete."""
+        """Mark the points from the minute of first_ms to that of last_ms as incomplete."""
         first = (first_ms // MINUTE_MS * MINUTE_MS - self.from_ms) // self.step_ms
         last = (last_ms - self.from_ms) // self.step_ms
         for place in range(max(0, first), min(last + 1, len(self.points))):
             self.complete[place] = False
 
     def backlog(self, now: int, *, since_ms: int = 0) -> list[int]:
-        """Return, by point, how many deliveries waited at its end, told back from how many wait now.
+        """Return, by point, how many deliveries of a listener waited at its end, calculated back from how many wait
+        now.
 
-        For a listener. since_ms: when it was created; nothing waited before. A redrive of parked deliveries and the
-        deletion of messages are not in the counts: a point before one may be off by as many.
+        since_ms: when the listener was created; nothing waited before.
+        Redrives of parked deliveries and deletions of messages are not counted, so points before one may be off by that
+        many.
         """
         waiting = now - _growth(self.later)
         found = []

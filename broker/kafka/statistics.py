@@ -41,9 +41,11 @@ _SERIES_READS_MAX: Final = 1_024  # of a MiB, for one request
 
 
 class Batch(NamedTuple):
-    """What one read of a lane brought. begin: the first offset that it covers; end: the offset after the last.
+    """The result of reading a lane once.
 
-    unreadable: nothing can be read of it. assignment: which assignment of lanes it was read for.
+    begin: the first offset that it covers; end: the offset after the last.
+    unreadable: nothing in it can be read.
+    assignment: of lanes, for which it was read.
     """
 
     lane: Lane
@@ -55,7 +57,7 @@ class Batch(NamedTuple):
 
 
 def _event(record: Record) -> StatisticsCounted | None:
-    """None for a record that only a newer program understands."""
+    """Decode a record; None for one that only a newer program understands."""
     try:
         event = decode(record.value or b"")
     except UnknownEvent:
@@ -64,7 +66,7 @@ def _event(record: Record) -> StatisticsCounted | None:
 
 
 class _Follower:
-    """Reads `statistics` from a place on, and knows which records count."""
+    """A reader of `statistics` from a place on, which knows the records that count."""
 
     def __init__(self, requests: KafkaRequests, topic: str, begin: int) -> None:
         self._requests = requests
@@ -86,9 +88,9 @@ class _Follower:
 
 
 async def read_on(requests: KafkaRequests, topic: str, partition: int, offset: int) -> tuple[list[Record], int]:
-    """The records of one read from this offset on, and the offset to go on from; the same one at the end.
+    """Read the records from this offset on, and return them with the offset to continue from; the same one at the end.
 
-    What can't be read, or is kept no longer, is passed.
+    Unreadable and deleted records are skipped.
     """
     try:
         stretch = await requests.read(topic, partition, offset)
@@ -101,9 +103,9 @@ async def read_on(requests: KafkaRequests, topic: str, partition: int, offset: i
 
 
 class Counting:
-    """Counts the lanes of one process. writer: of `statistics`.
+    """The counting of one process's lanes. writer: of `statistics`.
 
-    assign() says which lanes; then read() and fold() in turn. write_if_due() after each.
+    assign() sets the lanes. Then call read() and fold() in turn, and write_if_due() after each.
     """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, writer: OutcomesTopic) -> None:
@@ -123,11 +125,11 @@ class Counting:
 
     @property
     def positions(self) -> dict[Lane, Position]:
-        """How far each lane is folded."""
+        """The position up to which each lane is folded."""
         return dict(self._totals.positions)
 
     async def assign(self, lanes: Collection[Lane]) -> None:
-        """Count these lanes from now on (LogUnavailable). What was folded and not written is dropped."""
+        """Count these lanes from now on (LogUnavailable). Counts that were not written are dropped."""
         self.lanes = frozenset()
         self._restart({})
         follower = await self._found(lanes)
@@ -137,7 +139,7 @@ class Counting:
         self._restart({lane: follower.coverage.positions.get(lane) or begins[lane] for lane in lanes})
 
     def forget_reads(self) -> None:
-        """What was read and not folded comes again: a rebalance may have dropped it on its way."""
+        """Read again what was read and not folded, because a rebalance may have dropped it."""
         self._assignment += 1
         self._looked_s = time.monotonic()
         self._fetched = {lane: at.offset for lane, at in self._totals.positions.items()}
@@ -147,13 +149,13 @@ class Counting:
         self.forget_reads()
 
     def _overtaken(self) -> None:
-        """Go on from where the records that count end."""
+        """Continue where the records that count end."""
         counted = {} if self._follower is None else self._follower.coverage.positions
         begins = self._totals.begins
         self._restart({lane: counted.get(lane, begins.get(lane, Position(0))) for lane in self.lanes})
 
     async def _found(self, lanes: Collection[Lane]) -> _Follower:
-        """A follower that knows the positions of all lanes that `statistics` still holds."""
+        """Return a follower that knows the positions of all lanes in `statistics`."""
         topic = self._writer.name
         first = (await self._requests.offsets(topic, {0: EARLIEST}))[0]
         end = (await self._requests.offsets(topic, {0: LATEST}))[0]
@@ -167,7 +169,7 @@ class Counting:
             back *= 2
 
     async def _begins(self, lanes: Collection[Lane]) -> dict[Lane, Position]:
-        """Where lanes begin that nobody has counted: with what is as old as `statistics` keeps."""
+        """Return the first positions of lanes that nobody has counted: records as old as `statistics` keeps."""
         found: dict[Lane, Position] = {}
         for source in SOURCES:
             numbers = [lane.partition for lane in lanes if lane.topic == source]
@@ -180,7 +182,7 @@ class Counting:
         return found
 
     async def read(self) -> list[Batch]:
-        """A batch each of a few lanes that have more than was read; empty when none has (LogUnavailable)."""
+        """Read a batch from each of a few lanes with new records; return none when there are none (LogUnavailable)."""
         ends: dict[Lane, int] = {}
         for source in SOURCES:
             numbers = [lane.partition for lane in self.lanes if lane.topic == source]
@@ -213,7 +215,7 @@ class Counting:
         return Batch(lane, begin, stretch.next_offset, stretch.records, unreadable=False, assignment=assignment)
 
     def fold(self, batch: Batch) -> None:
-        """Count a batch; one that does not follow what is folded changes nothing."""
+        """Count a batch. One that does not follow what is folded changes nothing."""
         totals, lane = self._totals, batch.lane
         at = totals.positions.get(lane)
         if batch.assignment != self._assignment or at is None or at.offset != batch.begin:
@@ -254,7 +256,7 @@ class Counting:
             await self.write()
 
     async def write(self) -> bool:
-        """Write what is folded; False when somebody else has counted some of it before (LogUnavailable)."""
+        """Write what is folded. Return False when another process has counted a part of it before (LogUnavailable)."""
         async with self._writing:
             return await self._write()
 
@@ -288,7 +290,7 @@ def _now_ms() -> int:
 
 
 def _minute_now() -> int:
-    """The minute, which begins for those who write when all of the one before has come."""
+    """Return the present minute, which begins for writers when every record of the last one has arrived."""
     return int((_now_ms() - _WAIT_S * 1000) // MINUTE_MS)
 
 
