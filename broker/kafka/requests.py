@@ -317,7 +317,7 @@ class KafkaRequests:
                         last = error
                     failed()
                     await asyncio.sleep(_RETRY_PAUSE_S)
-                    await self.client.force_metadata_update()  # which waits as long as a request
+                    await self.client.force_metadata_update()  # This wait is as long as that for a request.
         except TimeoutError:
             # A hanging broker may have lost its role, and nothing else would look for five minutes.
             self.look_again()
