@@ -105,5 +105,5 @@ def test_altered_messages_are_told_of_and_never_delivered_until_they_are_put_bac
     at = flip_within(batch, b"orders")
     with Running(data_dir) as server:
         assert server.process.wait(120) != 0
-        wait_until(lambda: any("nothing may go on" in line for line in server.stderr), what="it says why")
+        wait_until(lambda: any("no process can start" in line for line in server.stderr), what="it says why")
     flip(batch, at=at)

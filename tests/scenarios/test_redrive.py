@@ -48,8 +48,8 @@ async def test_what_is_parked_is_shown_and_redriven(tmp_path: Path):
             await until(lambda: listeners.ids("a")[ids[0]] == 1, what="it arrives")
             said = await asyncio.to_thread(run, "redrive", queue, "billing")
             assert (said.returncode, said.stdout) in [
-                (0, "2 redriven\n"),
-                (0, "3 redriven\n"),
+                (0, "retrying 2 deliveries\n"),
+                (0, "retrying 3 deliveries\n"),
             ]  # its tombstone may wait
             await until(lambda: sorted(listeners.ids("a")) == ids, what="all arrive")
             assert {got.headers["everput-attempt"] for got in listeners.got} == {"2"}
