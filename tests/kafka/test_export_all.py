@@ -303,9 +303,9 @@ async def test_half_an_import_is_not_worked_on_and_goes_on_when_it_is_given_agai
     monkeypatch.setattr(Restorer, "append", killed)
     for _ in range(3):
         assert (await run(again, "import", str(tmp_path / "one"))).exit_code not in (0, 2)
-        with pytest.raises(ConfigurationError, match="half an import"):
+        with pytest.raises(ConfigurationError, match="unfinished import"):
             await ensure_topics(again, topics(again))
-        with pytest.raises(ConfigurationError, match="half an import"):
+        with pytest.raises(ConfigurationError, match="unfinished import"):
             await reseal(again, Sealer(new_sealing_key()))
         for command, *arguments in (
             ["verify"],
@@ -313,7 +313,7 @@ async def test_half_an_import_is_not_worked_on_and_goes_on_when_it_is_given_agai
             ["import", str(tmp_path / "two")],
         ):
             refused = await run(again, command, *arguments)
-            assert (refused.exit_code, "half an import" in refused.output) == (2, True)
+            assert (refused.exit_code, "unfinished import" in refused.output) == (2, True)
     done = await run(again, "import", str(tmp_path / "one"))
     assert done.exit_code == 0, done.output
     theirs = await all_records(kafka_settings, ready_topics)
