@@ -262,6 +262,16 @@ def test_a_secret_that_others_can_read_or_write_is_refused_with_what_to_do(tmp_p
         files.make_data_dir(tmp_path)
 
 
+def test_an_api_or_worker_refuses_a_sealing_key_that_others_can_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv(files.SEALING_KEY_VARIABLE, raising=False)
+    key = files.sealing_key(tmp_path, make=True)
+    assert files.sealing_key(tmp_path) == key
+    path = files.sealing_key_file(tmp_path)
+    path.chmod(0o640)
+    with pytest.raises(ConfigurationError, match=f"can read or write {path}"):
+        files.sealing_key(tmp_path)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_what_belongs_to_another_user_is_refused_except_by_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = tmp_path / "data"
