@@ -30,7 +30,7 @@ _PAUSE_S: Final = 0.02
 _TOO_LARGE: Final[Event] = Unreadable(at_ms=0, organization_id="", written="")
 
 
-class Place(NamedTuple):
+class LogPartition(NamedTuple):
     """The partition of a lane. rank: the topic's position in the order of the log. name: the topic in Kafka."""
 
     rank: int
@@ -80,10 +80,16 @@ class LaneReader:
     """A reader of the lanes of one reading; call stop() at its end. share_bytes: of records that one lane may hold."""
 
     def __init__(
-        self, records: Records, places: Sequence[Place], wanted: Selection, rests: Rests, *, share_bytes: int
+        self,
+        records: Records,
+        partitions: Sequence[LogPartition],
+        wanted: Selection,
+        rests: Rests,
+        *,
+        share_bytes: int,
     ) -> None:
         self._records = records
-        self._names = {place.rank: place.name for place in places}
+        self._names = {one.rank: one.name for one in partitions}
         self._wanted = wanted
         self._rests = rests
         self._share_bytes = share_bytes

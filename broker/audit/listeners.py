@@ -114,8 +114,8 @@ class Listeners:
         since_ms = max(0, live.created_at_ms - _CLOCK_MS)
         return _Queue((await offsets_since(self._records, self._control, {0: since_ms}))[0])
 
-    async def _offset(self, moment: int) -> int:
-        return (await self._records.offsets(self._control, {0: moment}))[0]
+    async def _offset(self, at_ms: int) -> int:
+        return (await self._records.offsets(self._control, {0: at_ms}))[0]
 
     async def _made(self, organization_id: str, begin: int, end: int) -> AsyncGenerator[Event, None]:
         """Yield the events that created the organization's queues, listeners and replays, in [begin, end)."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, NamedTuple
 
-from broker.audit.lanes import LaneReader, Place, Rests
+from broker.audit.lanes import LaneReader, LogPartition, Rests
 from broker.audit.listeners import Listeners
 from broker.audit.pace import Others, Pace
 from broker.audit.past import Past
@@ -168,7 +168,7 @@ class LogReader:
             raise NotFound("No listener of this organization has, or had, this ID.")
         return wanted
 
-    def _lanes(self, wanted: Selection) -> list[Place]:
+    def _lanes(self, wanted: Selection) -> list[LogPartition]:
         """List the lanes that must be read."""
         lanes = []
         for topic in wanted.topics():
@@ -176,7 +176,7 @@ class LogReader:
             here = range(of.partitions)
             if wanted.message is not None and topic != "control":
                 here = range(wanted.message.partition, wanted.message.partition + 1)
-            lanes += [Place(TOPICS.index(topic), of.name, partition) for partition in here]
+            lanes += [LogPartition(TOPICS.index(topic), of.name, partition) for partition in here]
         return lanes
 
 
@@ -186,7 +186,7 @@ class _Reading:
     def __init__(
         self,
         records: Records,
-        places: Sequence[Place],
+        partitions: Sequence[LogPartition],
         wanted: Selection,
         read_slots: ReadSlots,
         rests: Rests,
@@ -195,13 +195,13 @@ class _Reading:
     ) -> None:
         self._tuning = tuning
         self._records = records
-        self._places = places
+        self._partitions = partitions
         self._wanted = wanted
         self._read_slots = read_slots
         self._others = others
         self._merge: Merge[Event] = Merge([])
-        share = max(tuning.share_bytes_min, tuning.held_bytes_max // max(1, len(places)))
-        self._lanes = LaneReader(records, places, wanted, rests, share_bytes=share)
+        share = max(tuning.share_bytes_min, tuning.held_bytes_max // max(1, len(partitions)))
+        self._lanes = LaneReader(records, partitions, wanted, rests, share_bytes=share)
         self._left: int | None = None
         self._story: Story | None = None
         self._settle_ms = tuning.settle_ms if wanted.message is None else 0
@@ -239,7 +239,7 @@ class _Reading:
         ends = await self._ends()
         cursor = span.cursor
         if cursor is not None:
-            if len(cursor.lanes) != len(self._places):
+            if len(cursor.lanes) != len(self._partitions):
                 raise WrongCursor("The cursor was given for another reading.")
             if any(at > end for (at, _), end in zip(cursor.lanes, await self._offsets(LATEST), strict=True)):
                 raise WrongCursor("The cursor is beyond the end of the log.")
@@ -247,8 +247,8 @@ class _Reading:
         else:
             starts = [(at, 0) for at in await self._starts(span.begin_ms, first, ends)]
         lanes: list[Lane[Event]] = [
-            Lane(place.rank, place.partition, max(at, oldest), end, floor_ms)
-            for place, (at, floor_ms), oldest, end in zip(self._places, starts, first, ends, strict=True)
+            Lane(one.rank, one.partition, max(at, oldest), end, floor_ms)
+            for one, (at, floor_ms), oldest, end in zip(self._partitions, starts, first, ends, strict=True)
         ]
         self._merge = Merge(lanes, passed_ms=0 if cursor is None else cursor.passed_ms)
 
@@ -262,8 +262,8 @@ class _Reading:
         if message is not None:
             # Begin nearer to the message, but not later than any record that decides its log time.
             near = await self._offsets(message.at_ms)  # A damaged index costs only the order here, and skips nothing.
-            for number, place in enumerate(self._places):
-                if place.topic == _MESSAGES and 0 <= near[number] <= message.offset:
+            for number, one in enumerate(self._partitions):
+                if one.topic == _MESSAGES and 0 <= near[number] <= message.offset:
                     starts[number] = max(starts[number], near[number])
         return starts
 
@@ -271,22 +271,22 @@ class _Reading:
         """Return where each lane ends. A message's story needs only the message from `messages`."""
         message = self._wanted.message
         return [
-            end if message is None or place.topic != _MESSAGES else min(end, message.offset + 1)
-            for place, end in zip(self._places, await self._offsets(LATEST), strict=True)
+            end if message is None or one.topic != _MESSAGES else min(end, message.offset + 1)
+            for one, end in zip(self._partitions, await self._offsets(LATEST), strict=True)
         ]
 
-    async def _offsets(self, moment: int, *, confirmed: bool = False) -> list[int]:
+    async def _offsets(self, at_ms: int, *, confirmed: bool = False) -> list[int]:
         """Return the offset of each lane at a moment, which may be LATEST or EARLIEST.
 
         confirmed: by the records themselves, see offsets_since().
         """
         found: dict[tuple[str, int], int] = {}
-        for topic in dict.fromkeys(place.name for place in self._places):
-            wanted = {place.partition: moment for place in self._places if place.name == topic}
+        for topic in dict.fromkeys(one.name for one in self._partitions):
+            wanted = {one.partition: at_ms for one in self._partitions if one.name == topic}
             ask = partial(offsets_since, self._records) if confirmed else self._records.offsets
             for partition, offset in (await ask(topic, wanted)).items():
                 found[topic, partition] = offset
-        return [found[place.name, place.partition] for place in self._places]
+        return [found[one.name, one.partition] for one in self._partitions]
 
     async def _slice(self, before_ms: int) -> tuple[list[Entry], bool]:
         """Return the next entries, and whether more may follow before this log time."""

@@ -73,7 +73,7 @@ class Part(Append):
         self.count = count
 
 
-class Line:
+class AppendQueue:
     """A queue of what waits for one partition, or for any. count: messages. size: their bytes."""
 
     __slots__ = ("_items", "count", "size")

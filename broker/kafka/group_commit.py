@@ -22,7 +22,7 @@ from aiokafka import errors as kafka_errors
 
 from broker.core.histogram import Histogram
 from broker.errors import DiskNearlyFull, InDoubt, LogUnavailable
-from broker.kafka.appends import Append, Line, Together, fail
+from broker.kafka.appends import Append, AppendQueue, Together, fail
 from broker.kafka.producer import BATCH_BYTES_MAX, Producer
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import Topic
@@ -37,7 +37,7 @@ _COMPANY: Final = 3  # so many messages
 _IN_DOUBT_MAX: Final = 2  # batches in flight while every broker is suspected
 _WAITING_MAX: Final = 20_000  # messages that wait for a batch; with more, Kafka is too slow and new ones are refused
 _WAITING_BYTES_MAX: Final = 64 << 20  # and what they carry
-_LINE_SHARE: Final = 2  # Messages for one partition may use one half of both limits.
+_QUEUE_SHARE: Final = 2  # Messages for one partition may use one half of both limits.
 # Upper bound of a record's extra bytes in a batch: lengths, offset, time, the header's name.
 _RECORD_BYTES_EXTRA: Final = 40
 _SWEEP_S: Final = 0.1
@@ -81,9 +81,9 @@ class GroupCommit:
         self.durable = Histogram()
         self.in_doubt = self.refused = 0
         self.waiting = self.waiting_bytes = 0
-        self._unkeyed = Line()
+        self._unkeyed = AppendQueue()
         # The keyed appends that wait, by partition; partitions without any are left out.
-        self._keyed: dict[int, Line] = {}
+        self._keyed: dict[int, AppendQueue] = {}
         self._under_way: dict[int, _Batch] = {}  # by partition
         self._suspects: set[int | None] = set()  # leaders of batches that are late
         self._away: set[int | None] = set()  # leaders of late batches for which nobody waits any more
@@ -156,8 +156,8 @@ class GroupCommit:
         if self._refuses(partition):
             self.refused += 1
             raise LogUnavailable(_NO_ROOM) if self._refusal is None else DiskNearlyFull(self._refusal)
-        line = self._unkeyed if partition is None else self._keyed.setdefault(partition, Line())
-        line.add(item)
+        queue = self._unkeyed if partition is None else self._keyed.setdefault(partition, AppendQueue())
+        queue.add(item)
         self.waiting += item.count
         self.waiting_bytes += item.size
         self._wake.set()
@@ -170,13 +170,13 @@ class GroupCommit:
             return bool(self._away) and not self._trusted()
         if self._away and self._leader(partition) in self._away:
             return True
-        line = self._keyed.get(partition)
-        return line is not None and (
-            line.count * _LINE_SHARE >= self._waiting_max or line.size * _LINE_SHARE >= _WAITING_BYTES_MAX
+        queue = self._keyed.get(partition)
+        return queue is not None and (
+            queue.count * _QUEUE_SHARE >= self._waiting_max or queue.size * _QUEUE_SHARE >= _WAITING_BYTES_MAX
         )
 
-    def _pop(self, line: Line) -> Append:
-        item = line.pop()
+    def _pop(self, queue: AppendQueue) -> Append:
+        item = queue.pop()
         self.waiting -= item.count
         self.waiting_bytes -= item.size
         return item
@@ -358,13 +358,13 @@ class GroupCommit:
             await self._busy.wait()
             await asyncio.sleep(_SWEEP_S)
             now_s = _now_s()
-            self._keyed = {partition: line for partition, line in self._keyed.items() if line}
-            for line in (self._unkeyed, *self._keyed.values()):
-                while line and (line.first.done.done() or line.first.deadline < now_s):
+            self._keyed = {partition: queue for partition, queue in self._keyed.items() if queue}
+            for queue in (self._unkeyed, *self._keyed.values()):
+                while queue and (queue.first.done.done() or queue.first.deadline < now_s):
                     late = LogUnavailable(
                         "Kafka does not acknowledge writes at the moment. Nothing was stored; try again."
                     )
-                    self.refused += fail([self._pop(line)], late)
+                    self.refused += fail([self._pop(queue)], late)
             for batch in self._under_way.values():
                 batch.late = batch.late or batch.sent_s + _LATE_S < now_s
                 doubt = InDoubt(

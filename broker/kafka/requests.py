@@ -96,8 +96,8 @@ class KafkaRequests:
 
         async def ask() -> dict[int, int]:
             by_leader: dict[int, list[tuple[int, int]]] = {}
-            for partition, moment in at_ms.items():
-                by_leader.setdefault(self._leader(topic, partition), []).append((partition, moment))
+            for partition, time_ms in at_ms.items():
+                by_leader.setdefault(self._leader(topic, partition), []).append((partition, time_ms))
             answers = await asyncio.gather(
                 *(self.client.send(node, OffsetRequest(-1, 0, [(topic, wanted)])) for node, wanted in by_leader.items())
             )

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from tests.stateful.simulation import World
 
 RECENT = 6  # messages of a partition, of which one is changed
-Place = tuple[int, int]
+Position = tuple[int, int]
 
 
 class Made(NamedTuple):
     """A change in the log. place: of its message."""
 
-    place: Place
+    place: Position
     offset: int
     deletes: bool
     if_version: Any
@@ -43,8 +43,8 @@ class SimChanges:
         self._world = world
         self.rows: list[list[Row]] = world.kafka.records["changes"]
         self.had: defaultdict[tuple[str, str], dict[Hashable, int]] = defaultdict(dict)
-        self._made: defaultdict[Place, list[Made]] = defaultdict(list)
-        self._asked: dict[Place, Made] = {}  # by place in `changes`
+        self._made: defaultdict[Position, list[Made]] = defaultdict(list)
+        self._asked: dict[Position, Made] = {}  # by place in `changes`
         self._promised = [0] * partitions  # all changes before it hold, for the API has said so
 
     # The API
@@ -87,7 +87,7 @@ class SimChanges:
 
     # What counts
 
-    def as_of(self, place: Place, end: int | None = None) -> tuple[int, bool]:
+    def as_of(self, place: Position, end: int | None = None) -> tuple[int, bool]:
         """Which change of the message at this place counts after those before `end`, -1 for none; is it deleted?"""
         counts, deleted = -1, False
         for one in self._made.get(place, ()):
@@ -97,7 +97,7 @@ class SimChanges:
                 counts, deleted = one.offset, one.deletes
         return counts, deleted
 
-    def deleted(self, place: Place) -> bool:
+    def deleted(self, place: Position) -> bool:
         return self.as_of(place)[1]
 
     # The judge
