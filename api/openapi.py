@@ -57,7 +57,7 @@ _KEY_ABOUT: Final = "\n".join(
 )
 _TEXT: Final[Mapping[str, Any]] = {"schema": {"type": "string"}}
 # The header is present if a limit applies to the request.
-# That is a limit on the requests of a key (`key`), for example, or on the bytes of an organization (`bytes`).
+# Such limits are on the requests of a key (`key`), for example, or on the bytes of an organization (`bytes`).
 _RATE_LIMITS: Final[Mapping[str, Any]] = {
     "RateLimit-Policy": {"description": "The limits: the amount `q` in a window of `w` seconds.", **_TEXT},
     "RateLimit": {

@@ -23,11 +23,11 @@ from broker.errors import Refused, Unavailable
 
 CHARS_MIN: Final = 10
 CHARS_MAX: Final = 1000
-AT_ONCE: Final = 2  # Each takes 46 MiB and less than 0.1 s of a processor.
+AT_ONCE: Final = 2  # A hash takes 46 MiB and less than 0.1 s of a processor.
 WAITING_MAX: Final = 150  # More than the limits for strangers allow at once (api/accounts.py).
 _SCORE_MIN: Final = 2  # The score is zxcvbn's, 0 to 4; 2 stands for more than a million guesses.
 # zxcvbn tries all readings of symbols such as @ and 4 as letters, and its time grows with their product.
-# With 72 hostile characters it takes 14 s; within these bounds the worst case found takes 0.2 s.
+# 72 hostile characters take 14 s; within these bounds the worst case found takes 0.2 s.
 _JUDGED_CHARS_MAX: Final = 32
 _READINGS_MAX: Final = 8
 _judging: Final = Lock()  # zxcvbn keeps the words of an account in a global.

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 STEPS: Final = 64  # A sum is recorded at this part of the bound, or of what is stored if there is no bound.
 STEP_BYTES_MIN: Final = 1 << 20
 # Kafka stores at most this much of a record beside its value.
-# That is 61 bytes for a batch of its own, 27 for lengths and times, and 77 for keys and headers with ids.
+# A batch of its own takes 61 bytes, lengths and times 27, and keys and headers with ids 77.
 RECORD_BYTES: Final = 192
 _INDEX_PART: Final = 128  # Indexes add this part of everything: at most 20 bytes for each 4,096.
 _UNBOUNDED_BYTES_MIN: Final = 1 << 30  # without a bound, the least that a step is a part of
@@ -59,7 +59,7 @@ class StoredBytes:
         self._bytes_max = bytes_max
         self._retain_s = retain_s
         # The bytes that each tenant may store before the bound is checked again.
-        # The number is below 0 if concurrent puts have exceeded the bound.
+        # A tenant's number is below 0 if concurrent puts have exceeded the bound.
         self._left: dict[str, int] = {}
         self._unrecorded: dict[str, Counter[str]] = {}  # by tenant, then by organization id
         self._recording: dict[str, asyncio.Task[None]] = {}  # by organization id

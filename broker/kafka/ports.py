@@ -16,7 +16,7 @@ from broker.errors import ConfigurationError
 
 # Use ports below every system's ephemeral range.
 # A client that connects while Kafka is down could otherwise get Kafka's port as its own source port.
-# It would connect to itself, and keep Kafka from getting the port back.
+# Such a client would connect to itself, and keep Kafka from getting the port back.
 _PORTS: Final = range(20_000, 32_000)
 _LISTENING: Final = "0A"
 

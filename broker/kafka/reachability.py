@@ -34,7 +34,7 @@ async def reachable(kafka: KafkaSettings) -> dict[str, Any]:
 
 
 async def of_those_that_answer(options: dict[str, Any]) -> dict[str, Any]:
-    """Do the same as reachable() with given options from client_options()."""
+    """Return these options of client_options() with only the servers that answer; see reachable()."""
     servers: list[str] = options["bootstrap_servers"]
     if len(servers) == 1:
         return options

@@ -190,7 +190,7 @@ async def poll(
         batches = await consumer.getmany(**options)
     except kafka_errors.KafkaError as error:
         # getmany() drops records of other partitions, and does not name the one that failed.
-        # It also skips an offset whose batch claims to be longer than what Kafka sent.
+        # getmany() also skips an offset whose batch claims to be longer than what Kafka sent.
         for partition, position in positions.items():
             consumer.seek(partition, position)
         if not isinstance(error, _DAMAGED):

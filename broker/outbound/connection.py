@@ -24,7 +24,7 @@ from broker.outbound.dns import NotAsked
 log = logging.getLogger(__name__)
 
 # The error of a listener's host that has no known address, or no allowed one.
-# It is one word for both, so that nobody can tell which names an internal DNS knows.
+# One word for both hides which names an internal DNS knows.
 # The debug log has the reason (decision 0198).
 NO_ADDRESS: Final = "no-address"
 HEAD_BYTES_MAX: Final = 64 << 10

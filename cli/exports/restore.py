@@ -185,7 +185,9 @@ async def _append(restorer: Restorer, table: Topics, folder: Path, one: manifest
             continue
         at = await restorer.append(topic.name, one.partition, records)
         if at != records[0].offset and one.topic not in _SHIFTING:
-            raise ConfigurationError(f"{topic.name}/{one.partition}: offset {records[0].offset} became {at}")
+            raise ConfigurationError(
+                f"a record of {topic.name}/{one.partition} got the offset {at} instead of {records[0].offset}"
+            )
     return skipped
 
 

@@ -53,7 +53,7 @@ class Liveness:
         self._probes: Probes[Dispatcher] = Probes()
         self._asking: set[asyncio.Task[None]] = set()
         self._per_s = round(tuning.probes_calm / tuning.tick_s)
-        self.down: set[Dispatcher] = set()  # Each of these is queued in _probes or being probed.
+        self.down: set[Dispatcher] = set()  # Each listener that is down is queued in _probes, or is being probed.
 
     def watch(self, dispatcher: Dispatcher) -> None:
         """Probe a dispatcher's listener, which is down. A repeat does nothing."""
