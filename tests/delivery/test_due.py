@@ -275,7 +275,7 @@ async def test_what_fails_again_is_written_anew_before_it_is_let_go(serve, open_
     await until(lambda: not office.dispatcher.held and not office.leaving)
     (event,) = topic.kept().values()
     assert (event.number, event.status) == (4, 422)
-    assert not office.outstanding._taken
+    assert not office.outstanding._due.taken
     taker.refused.clear()
     await serve_all(office, lambda: taker.taken)
     assert [post.attempt for post in server.posts] == [4, 5]
@@ -715,8 +715,9 @@ async def test_a_burst_of_one_key_whose_first_fails_holds_nothing_else_up(serve,
 
 def held(outstanding) -> int:
     """How many objects it holds in memory, but for the worker's and the topic."""
-    others = ("_topic", "_records", "_partitions", "_dispatchers", "_assure", "_damaged")
-    left = [value for name, value in vars(outstanding).items() if name not in others]
+    others = ("_topic", "_records", "_partitions", "_dispatchers", "_assure", "_damaged", "_read", "pause")
+    parts = (outstanding, outstanding._due, outstanding._redrives)
+    left = [value for part in parts for name, value in vars(part).items() if name not in others and value not in parts]
     seen: set[int] = set()
     while left:
         one = left.pop()

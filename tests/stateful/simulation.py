@@ -38,7 +38,7 @@ from broker.delivery.checkpoint import checkpoints
 from broker.delivery.dispatch import admission, attempts, backlog, connections, dispatcher, liveness, stream, ticks
 from broker.delivery.dispatch.attempts import Attempts
 from broker.delivery.dispatch.stream import Delivery, Stream
-from broker.delivery.outstanding import records
+from broker.delivery.outstanding import due, records, redriving
 from broker.delivery.outstanding import schedule as outstanding
 from broker.delivery.outstanding.entry import owed_key
 from broker.delivery.reading import catch_up, tail_loop
@@ -565,7 +565,8 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
             "create_task": create_task,
             "timeout": lambda seconds: Timeout(here[0].current, seconds),
         }
-        put_in(outstanding, asyncio=SimpleNamespace(Event=asyncio.Event, **pause))
+        put_in(outstanding, asyncio=SimpleNamespace(**pause))
+        put_in(due, asyncio=SimpleNamespace(Event=asyncio.Event, **pause))
         put_in(catch_up, asyncio=SimpleNamespace(Semaphore=asyncio.Semaphore, **pause))
         for module in (worker_module, roster, background):
             put_in(module, asyncio=SimpleNamespace(Event=asyncio.Event, **pause, **run_here))
@@ -589,6 +590,17 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
         put_in(Delivery, __hash__=lambda one: one.offset)
         put_in(attempts, time=SimpleNamespace(time=lambda: here[0].now_ms / 1000))
         dispatching = (admission, attempts, backlog, dispatcher, liveness, stream, ticks)
-        for module in (*dispatching, changes, answers, checkpoints, outstanding, records, worker_module, roster):
+        for module in (
+            *dispatching,
+            changes,
+            answers,
+            checkpoints,
+            outstanding,
+            due,
+            redriving,
+            records,
+            worker_module,
+            roster,
+        ):
             put_in(module, now_ms=lambda: here[0].now_ms)
         yield run

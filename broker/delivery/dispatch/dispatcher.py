@@ -77,9 +77,7 @@ class Dispatcher:
         self.opened = opened
         self._wants_tick = wants_tick
         self._tell_gone = gone
-        self._active = False
-        self.said_gone = False
-        self.sending = True
+        self._active, self.said_gone, self.sending = False, False, True
         self.streams: dict[int, Stream] = {}
         self.failed_lines, self.parked_lines = LogRateLimit(tuning), LogRateLimit(tuning)
         self._loop = loop = asyncio.get_running_loop()
@@ -239,8 +237,7 @@ class Dispatcher:
     def _let_go(self, delivery: Delivery) -> None:
         """Release the delivery's message; the next one of its ordering key may begin."""
         message, delivery.message = delivery.message, None
-        memory = self.memory
-        leaving = memory.setting_aside
+        memory, leaving = self.memory, self.memory.setting_aside
         if leaving and leaving.pop(delivery, None) is not None and not leaving:
             self._loop.call_soon(self.refill)
         if message is not None:
@@ -337,10 +334,10 @@ class Dispatcher:
             self.pump()
         waits = bool(self.behind) and self.circuit.state is not circuit.State.OPEN and self.listener.paused is None
         waits = waits or any(self.sets_aside(stream.partition) for stream in self.behind)
-        memory = self.memory
-        if waits and (memory.running_low or not (self.deliveries.ready or self.busy)):  # else what only waits keeps it
+        idle = not (self.deliveries.ready or self.busy)
+        if waits and (idle or self.memory.running_low):  # else what only waits keeps it
             self.refill()
-        self._active = bool(memory.held or waits or let_alone or self.busy)
+        self._active = bool(self.memory.held or waits or let_alone or self.busy)
         return self._active
 
     def tidy(self) -> None:

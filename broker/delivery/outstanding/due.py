@@ -1,0 +1,253 @@
+"""When the deliveries in `outstanding` are tried: at their times, in the order of their keys, where there is room.
+
+For: which entries are handed to their dispatchers next, a few of each listener in turn. In memory are only those that
+their dispatchers have, or get in a moment; all others are in the index.
+Not for: when an attempt is due (broker/core/retry.py), the records (records.py), redrives (redriving.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from broker.core.key_order import ArrivingOffsets
+from broker.delivery.dispatch.dispatcher import Dispatcher
+from broker.delivery.dispatch.stream import Delivery, now_ms
+from broker.delivery.outstanding.entry import Line, Owed
+from broker.delivery.outstanding.index import BEGIN, Ledger
+from broker.delivery.outstanding.redriving import Redrives
+from broker.delivery.reading.message import Message
+from broker.delivery.reading.partition import Partition
+from broker.delivery.tuning import Tuning
+from broker.errors import LogUnavailable
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Pass:
+    """Over those of a listener that were due at until_ms, some at a time. after: (queued_ms, id) of the last."""
+
+    until_ms: int
+    after: tuple[int, int] = BEGIN
+
+
+class Due:
+    """The entries of one assignment that are due, or will be.
+
+    taken: by row, the entries that their dispatchers have, or get in a moment.
+    read: reads the message of an entry; None when there is none any more.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        coming: ArrivingOffsets[Line],
+        redrives: Redrives,
+        partitions: Mapping[int, Partition],
+        dispatchers: Mapping[str, Dispatcher],
+        read: Callable[[Owed], Awaitable[Message | LogUnavailable | None]],
+        tuning: Tuning,
+    ) -> None:
+        self._ledger = ledger
+        self._coming = coming
+        self._redrives = redrives
+        self._partitions = partitions
+        self._dispatchers = dispatchers
+        self._read = read
+        self._tuning = tuning
+        self.taken: dict[int, Owed] = {}
+        self._due: dict[str, _Pass] = {}  # listeners with some that are due
+        self._next_ms: dict[str, int] = {}  # by listener, when there may be some again
+        self._soonest_ms: int | None = None  # of these
+        self._wake = asyncio.Event()
+
+    async def pause(self, at_most_s: float) -> None:
+        """Until something is due that serve_due() could not foresee, or for so long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(at_most_s):
+                await self._wake.wait()
+
+    async def serve(self, *, owns_any: bool) -> bool:
+        """Hand what is due to dispatchers that have room for it; the rest waits. Whether there may be more at once."""
+        self._wake.clear()
+        at_ms = now_ms()
+        if self._soonest_ms is not None and self._soonest_ms <= at_ms:
+            self._look_at_next(at_ms)
+        chosen, more = self._choose(at_ms) if owns_any else ([], False)
+        if not chosen:
+            await asyncio.sleep(0)
+            return more
+        messages = await asyncio.gather(*(self._read(owed) for owed in chosen))
+        served = [self._serve(owed, message) for owed, message in zip(chosen, messages, strict=True)]  # in their order
+        return all(served)
+
+    def note(self, listener_id: str, at_ms: int) -> None:
+        """There is something of this listener to be looked at then."""
+        if at_ms < self._next_ms.get(listener_id, at_ms + 1):
+            self._next_ms[listener_id] = at_ms
+            if self._soonest_ms is None or at_ms < self._soonest_ms:
+                self._soonest_ms = at_ms
+
+    def _look_at_next(self, at_ms: int) -> None:
+        for listener_id in [one for one, next_ms in self._next_ms.items() if next_ms <= at_ms]:
+            del self._next_ms[listener_id]
+            self._due.setdefault(listener_id, _Pass(at_ms))
+        self._soonest_ms = min(self._next_ms.values(), default=None)
+
+    def _choose(self, at_ms: int) -> tuple[list[Owed], bool]:
+        """Some of those that are due: of each listener that has room a few, in turn. Whether there may be more."""
+        chosen: list[Owed] = []
+        more, looks = False, self._tuning.looks_max
+        for listener_id in list(self._due):
+            if listener_id not in self._ledger.counts:
+                del self._due[listener_id]
+                self._redrives.forget(listener_id)
+                continue
+            dispatcher = self._dispatchers.get(listener_id)
+            if dispatcher is None or not dispatcher.room():
+                continue
+            if listener_id in self._redrives:
+                more = True
+                looks -= self._redrives.apply_some(dispatcher.listener, self)
+            looks -= self._choose_of(dispatcher, at_ms, chosen)
+            if len(chosen) >= self._tuning.due_at_once or looks <= 0:
+                break
+        return chosen, more
+
+    def _choose_of(self, dispatcher: Dispatcher, at_ms: int, chosen: list[Owed]) -> int:
+        """Of one listener. How many were looked at."""
+        listener_id, looks = dispatcher.listener.id, 0
+        due, enough = self._due.pop(listener_id), len(chosen) + self._tuning.due_each_at_once
+        while looks < self._tuning.looks_each_max and len(chosen) < enough:
+            rows = self._ledger.due(listener_id, due.until_ms, after=due.after, limit=2 * self._tuning.due_each_at_once)
+            for owed in rows:
+                if len(chosen) >= enough:
+                    break
+                looks += 1
+                due.after = owed.queued_ms or 0, owed.id
+                self._try(self._fresh(owed), dispatcher, chosen, enough)
+            else:
+                if len(rows) < 2 * self._tuning.due_each_at_once:  # that was the last
+                    due = _Pass(at_ms)
+                    break
+        next_ms = self._ledger.next_ms(listener_id) if due.after == BEGIN else at_ms
+        if next_ms is not None and next_ms > at_ms and listener_id not in self._redrives:
+            self.note(listener_id, next_ms)
+        elif next_ms is not None or listener_id in self._redrives:
+            self._due[listener_id] = due  # behind the others
+        return looks
+
+    def _try(self, owed: Owed, dispatcher: Dispatcher, chosen: list[Owed], enough: int) -> None:
+        """Take it, and what may follow it in its line, if it may go now."""
+        if owed.line is None:
+            if self._may_leave(owed, dispatcher):
+                self._take(owed, chosen)
+            return
+        first = self._first(owed.line)
+        if first is None or first.id != owed.id:  # those before it were put aside meanwhile: its turn comes
+            self._ledger.queue(owed, None)
+            return
+        at_ms = now_ms()
+        while first is not None and first.due_ms is not None and first.due_ms <= at_ms and len(chosen) < enough:
+            if not self._may_leave(first, dispatcher):
+                break
+            self._take(first, chosen)
+            first = self._first(owed.line)
+        self.advance(owed.line, foreseen=True)
+
+    def _take(self, owed: Owed, chosen: list[Owed]) -> None:
+        self.taken[owed.id] = owed
+        self._ledger.queue(owed, None)
+        chosen.append(owed)
+
+    def _may_leave(self, owed: Owed, dispatcher: Dispatcher) -> bool:
+        partition = self._partitions.get(owed.partition)
+        return partition is not None and partition.placed(dispatcher) and _may_leave(partition, dispatcher, owed)
+
+    def _first(self, line: Line) -> Owed | None:
+        """The one of a line to go next, when all before it are with its dispatcher, and not too many."""
+        coming = self._coming.first(line)
+        for row_id, place in self._ledger.line(line, self._tuning.key_taken_max):
+            if coming is not None and coming <= place:
+                return None
+            if row_id not in self.taken:
+                owed = self._ledger.get(row_id)
+                return None if owed is None else self._fresh(owed)
+        return None
+
+    def _fresh(self, owed: Owed) -> Owed:
+        """With the redrives of its listener that it knows nothing of yet."""
+        dispatcher = self._dispatchers.get(owed.listener_id)
+        if dispatcher is not None and owed.redrive(dispatcher.listener.redrives, now_ms()):
+            self._ledger.redriven(owed, was_parked=False)
+        return owed
+
+    def advance(self, line: Line, *, foreseen: bool = False) -> None:
+        """The first of a line is looked at when it is due."""
+        first = self._first(line)
+        if first is None or first.due_ms is None:
+            return
+        at_ms = now_ms()
+        queued_ms = max(first.due_ms, at_ms)
+        if first.queued_ms is None or first.queued_ms > queued_ms:
+            self._ledger.queue(first, queued_ms)
+        self.note(line[0], queued_ms)
+        if queued_ms == at_ms and not foreseen:
+            self._wake.set()
+
+    def _serve(self, owed: Owed, message: Message | LogUnavailable | None) -> bool:
+        """Hand it to its dispatcher. Whether it left those that wait."""
+        dispatcher = self._dispatchers.get(owed.listener_id)
+        if self.taken.get(owed.id) is not owed or dispatcher is None:
+            return True  # given up, or cancelled, meanwhile
+        if message is None:
+            log.error("outstanding.message_gone listener=%s message=%s", owed.listener_id, owed.message_id)
+            self.remove(owed)
+            return True
+        if isinstance(message, LogUnavailable) or not dispatcher.room() or not self._may_leave(owed, dispatcher):
+            self.put_back(owed)  # its listener has gone while it was read, and one before it waits to be read again
+            return False
+        stream = dispatcher.stream(owed.partition)
+        delivery = Delivery(stream, message.offset, message)
+        delivery.number, delivery.first_at_ms = owed.number, owed.first_at_ms
+        delivery.owed = owed
+        stream.owed.add(delivery)
+        dispatcher.accept(delivery, message)
+        return True
+
+    def put_back(self, owed: Owed) -> None:
+        """Its dispatcher has it no more."""
+        if self.taken.get(owed.id) is not owed:
+            return  # given up, cancelled, or written anew meanwhile
+        del self.taken[owed.id]
+        if owed.line is None:  # should it have been redriven meanwhile, that is seen when it is looked at
+            self._ledger.queue(owed, now_ms())
+            self.note(owed.listener_id, now_ms())
+        else:
+            self.advance(owed.line)
+
+    def remove(self, owed: Owed) -> bool:
+        if not self._ledger.remove(owed):
+            return False
+        self.taken.pop(owed.id, None)
+        if owed.line is not None:
+            self.advance(owed.line)
+        return True
+
+
+def _may_leave(partition: Partition, dispatcher: Dispatcher, owed: Owed) -> bool:
+    """Whether its stream has come far enough after a crash.
+
+    Its own window may still bring one that was found here: delivered before, it would be delivered once more where the
+    partition has a new owner before the window is that far. And what it has yet to read may be of the same ordering
+    key, and go first.
+    """
+    tail, stream = partition.tail, dispatcher.streams.get(owed.partition)
+    if owed.found and not (owed.place < tail if stream is None else stream.window.settled(owed.place, tail)):
+        return False
+    wanted = None if stream is None else stream.window.wanted()
+    return owed.line is None or owed.place < min(tail, tail if wanted is None else wanted)

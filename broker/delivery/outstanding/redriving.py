@@ -1,0 +1,109 @@
+"""Redrives of deliveries in `outstanding`: those that a redrive concerns are made due, some at a time.
+
+For: one assignment. They may be very many, so each listener's are made due when its dispatcher has room.
+Not for: which deliveries a redrive concerns (broker/core/redrives.py), handing them over (due.py).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Protocol
+
+from broker.core.entities import Listener
+from broker.core.ids import partition_of
+from broker.delivery.dispatch.stream import now_ms
+from broker.delivery.outstanding.entry import Line, Owed
+from broker.delivery.outstanding.index import Ledger
+from broker.delivery.tuning import Tuning
+
+
+@dataclass(slots=True)
+class _Redriving:
+    """What is still to be done about the redrives of a listener. named: ids of messages. count: how many these were."""
+
+    named: deque[str]
+    count: int
+
+
+class Schedule(Protocol):
+    """What redrives change of the entries that are due (due.py)."""
+
+    taken: dict[int, Owed]
+
+    def note(self, listener_id: str, at_ms: int, /) -> None: ...
+    def advance(self, line: Line, /) -> None: ...
+
+
+class Redrives:
+    """The redrives of all listeners. owned: the partitions that are taken over."""
+
+    def __init__(self, ledger: Ledger, owned: Collection[int], tuning: Tuning) -> None:
+        self._ledger = ledger
+        self._owned = owned
+        self._tuning = tuning
+        self._under_way: dict[str, _Redriving] = {}
+        self._done: dict[str, int] = {}  # by listener, how many of its redrives
+
+    def __contains__(self, listener_id: str) -> bool:
+        """Return whether some of a listener's entries are still to be made due."""
+        return listener_id in self._under_way
+
+    def forget(self, listener_id: str) -> None:
+        """A listener has no entries any more."""
+        self._under_way.pop(listener_id, None)
+
+    def begin_now(self, listener: Listener, due: Schedule) -> None:
+        """A listener was redriven: those of its deliveries that this concerns are due."""
+        at_ms = now_ms()
+        for owed in due.taken.values():
+            if owed.listener_id == listener.id:
+                owed.redrive(listener.redrives, at_ms)
+        self.begin(listener, due)
+
+    def begin(self, listener: Listener, due: Schedule) -> None:
+        """They may be very many, so they are made due when it has room, some at a time."""
+        redrives, done = listener.redrives, self._done.get(listener.id, 0)
+        if redrives.count > done and listener.id in self._ledger.counts:
+            named = (message_id for message_id, redrive in redrives.of_messages.items() if redrive > done)
+            self._under_way[listener.id] = _Redriving(deque(named), redrives.count)
+            due.note(listener.id, 0)
+
+    def apply_some(self, listener: Listener, due: Schedule) -> int:
+        """Make some of those due that its redrives concern. How many were looked at."""
+        redriving = self._under_way[listener.id]
+        if not redriving.named:
+            rows = self._ledger.attempted_before(
+                listener.id, listener.redrives.of_all, limit=self._tuning.redriven_at_once
+            )
+            if not rows:
+                self._done[listener.id] = redriving.count
+                del self._under_way[listener.id]
+            for owed in rows:
+                self._apply(owed, listener, due)
+            return len(rows)
+        named = [redriving.named.popleft() for _ in range(min(len(redriving.named), self._tuning.redriven_at_once))]
+        for message_id in named:
+            for partition in self._where(message_id):
+                found = self._ledger.find(partition, listener.id, message_id)
+                if found is not None:
+                    self._apply(found, listener, due)
+        return len(named)
+
+    def _where(self, message_id: str) -> list[int]:
+        """The partitions that a message may be in."""
+        place = partition_of(message_id)
+        return [place] if place is not None else list(self._owned)
+
+    def _apply(self, owed: Owed, listener: Listener, due: Schedule) -> None:
+        was_parked = owed.due_ms is None
+        if not owed.redrive(listener.redrives, now_ms()):
+            return
+        taken = owed.id in due.taken
+        owed.queued_ms = None if taken or owed.line is not None else owed.due_ms
+        self._ledger.redriven(owed, was_parked=was_parked)
+        if owed.line is not None:
+            due.advance(owed.line)
+        elif not taken:
+            due.note(owed.listener_id, now_ms())
