@@ -182,6 +182,22 @@ async def test_a_listener_that_is_created_starts_at_its_cursor_and_one_that_is_d
     assert "l-new" not in owner.worker.dispatchers
 
 
+async def test_listeners_that_arrive_together_have_their_cursors_loaded_together(owner):
+    cursors, loaded = owner.worker.kafka.cursors, []
+    load = cursors.load
+
+    async def told(listener_ids, partitions):
+        loaded.append(list(listener_ids))
+        return await load(loaded[-1], partitions)
+
+    cursors.load = told
+    async with running(owner.worker.roster.run()):
+        for number in range(100):
+            owner.created(f"l-new-{number}")()
+        await until(lambda: owner.placed("l-new-99"))
+    assert loaded == [[f"l-new-{number}" for number in range(100)]]
+
+
 async def test_an_agent_that_is_behind_the_directory_leaves_alone_what_is_right_already(owner):
     """As after a restart: the take-over has started all listeners as they are, and the agent begins at offset 0."""
     roster = owner.worker.roster
