@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, Stream, now_ms
 from broker.delivery.dispatch.ticks import Ticks
 from broker.delivery.ports import Ports
+from broker.delivery.positions import lowest
 from broker.delivery.tuning import Tuning
 from broker.errors import BrokerError, LogUnavailable
 from broker.outbound.request import Opened, open_listener, same_seals
@@ -271,18 +272,3 @@ class Roster:
             await self._control.append(event)
         except BrokerError:
             dispatcher.said_gone = False  # its next 410 tries again
-
-
-def lowest(
-    listeners: Iterable[Listener], cursors: Mapping[str, Mapping[int, Cursor]], number: int, end: int | None = None
-) -> int:
-    """Return the lowest offset of a partition that one of these listeners has not settled, and at most `end`."""
-    lows = [listener.stands_at(cursors.get(listener.id, {}), number).offset for listener in listeners]
-    return min(lows) if end is None else min((*lows, end))
-
-
-def streams_of(
-    listeners: Iterable[Listener], cursors: Mapping[str, Mapping[int, Cursor]], number: int
-) -> list[tuple[Listener, Cursor]]:
-    """Return the streams of a partition, each with the cursor where it stands."""
-    return [(listener, listener.stands_at(cursors.get(listener.id, {}), number)) for listener in listeners]

@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from functools import partial
 from random import random
+from typing import TypeVar
 
-from broker.core.cursor import Cursor
 from broker.core.directory import Directory
 from broker.core.entities import Listener
 from broker.delivery.assignment import Assignment, Shared
 from broker.delivery.background import Background
+from broker.delivery.changes.honour import Taken
 from broker.delivery.checkpoint.metrics import Condition, Metrics, condition
 from broker.delivery.dispatch.connections import Network
 from broker.delivery.dispatch.dispatcher import Dispatcher
@@ -28,18 +29,21 @@ from broker.delivery.dispatch.liveness import Liveness
 from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.dispatch.ticks import Ticks
 from broker.delivery.ports import Ports
-from broker.delivery.reading.partition import Partition, report_messages_gone
+from broker.delivery.positions import Positions, read_positions
+from broker.delivery.reading.partition import Partition
 from broker.delivery.reading.tail_loop import TailLoop
-from broker.delivery.roster import Means, Roster, lowest, streams_of
+from broker.delivery.roster import Means, Roster
 from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable
 from broker.outbound.addresses import Resolver
 from broker.outbound.connection import tls_context
-from broker.ports import EARLIEST, Count, DirectoryView
+from broker.ports import Count, DirectoryView
 from broker.sealing import Sealer
 from broker.settings import Settings
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Worker:
@@ -220,56 +224,68 @@ class Worker:
                     await asyncio.sleep(self.tuning.tick_s)
 
     async def _take_over(self, partitions: list[int], assignment: Assignment) -> None:
-        """Load the cursors of all listeners on these partitions, and begin to read."""
-        outstanding, event_log, roster = assignment.outstanding, self.kafka.log, self.roster
+        """Read where everything stands, add the dispatchers, and begin to deliver."""
+
+        async def read() -> tuple[Positions, dict[int, Taken]]:
+            assignment.share = await self.kafka.membership.share(partitions)
+            positions = await read_positions(self.kafka, self._directory.listeners.values(), partitions)
+            await asyncio.gather(
+                *(assignment.outstanding.read(one, partial(positions.streams, one)) for one in partitions)
+            )
+            return positions, await assignment.changes.read(positions.lows(), positions.ends)
+
+        async def record() -> bool:
+            """Record that the worker owns the partitions, right before the first attempt."""
+            await assignment.changes.say_taken(partitions)
+            return True
+
+        found = await self._ask(assignment, read, "worker.waits_for_cursors")
+        if found is None or not await self._add_dispatchers(found[0].listeners, assignment):
+            return
+        if await self._ask(assignment, record, "worker.waits_to_begin"):
+            self._begin(assignment, *found)
+
+    async def _ask(self, assignment: Assignment, ask: Callable[[], Awaitable[T]], waits: str) -> T | None:
+        """Ask Kafka until it answers; None where the assignment has been handed over meanwhile."""
         while assignment is self.assignment:
             try:
-                assignment.share = await self.kafka.membership.share(partitions)
-                listeners = list(self._directory.listeners.values())
-                cursors = await self.kafka.cursors.load([listener.id for listener in listeners], partitions)
-                ends = await event_log.messages.end_offsets()
-                begins = await event_log.requests.offsets(event_log.messages.name, dict.fromkeys(partitions, EARLIEST))
-                streams = {number: partial(streams_of, listeners, cursors, number) for number in partitions}
-                await asyncio.gather(*(outstanding.read(number, streams[number]) for number in partitions))
-                lows = {number: lowest(listeners, cursors, number, ends[number]) for number in partitions}
-                changes = await assignment.changes.read(lows, ends)
+                answer = await ask()
             except LogUnavailable as error:
-                log.warning("worker.waits_for_cursors error=%s", error)
+                log.warning("%s error=%s", waits, error)
                 await asyncio.sleep(self.tuning.load_pause_s)
-                continue
-            break
-        else:
-            return
-        if assignment is not self.assignment:
-            return
-        for place, listener_id in enumerate([listener.id for listener in listeners], 1):
-            if (
-                place % self.tuning.opened_at_once == 0
-            ):  # Stop before any stream is placed: from here on everything must be of one moment.
+            else:
+                return answer if assignment is self.assignment else None
+        return None
+
+    async def _add_dispatchers(self, listeners: Iterable[Listener], assignment: Assignment) -> bool:
+        """Add the dispatchers of these listeners, as these are by now. Return whether the assignment is current still.
+
+        Other tasks run meanwhile, which they must not once anything is at its place: that has to be of one moment.
+        """
+        for count, listener_id in enumerate([listener.id for listener in listeners], 1):
+            if count % self.tuning.opened_at_once == 0:
                 await asyncio.sleep(0)
                 if assignment is not self.assignment:
-                    return
+                    return False
             listener_now = self._directory.listeners.get(listener_id)
-            if listener_now is not None:  # The listener as it is now; later changes follow in a moment.
-                roster.add(listener_now)
-        if not await self._said_taken(partitions, assignment):
-            return
-        self._tell_of_lost(listeners, cursors, {number: ends[number] for number in partitions})
-        tails = {}
-        for number in partitions:
-            tops = [listener.stands_at(cursors.get(listener.id, {}), number).top for listener in listeners]
-            near = [top for top in tops if ends[number] - self.tuning.tail_backlog_max <= top <= ends[number]]
-            tails[number] = min(near, default=ends[number])
-            if tails[number] < begins[number]:
-                report_messages_gone(number, tails[number], begins[number])
+            if listener_now is not None:
+                self.roster.add(listener_now)
+        return True
+
+    def _begin(self, assignment: Assignment, positions: Positions, changes: dict[int, Taken]) -> None:
+        """Put every stream where it stood, and begin to read and to send."""
+        outstanding, roster, tails = assignment.outstanding, self.roster, dict[int, int]()
+        positions.report_missing(now_ms() - self.tuning.no_cursor_ms)
+        for number in positions.partitions:
+            tails[number] = positions.tail(number, backlog_max=self.tuning.tail_backlog_max)
             assignment.partitions[number] = Partition(number, tails[number], self.tuning)
         assignment.changes.take_over(changes)
         roster.let_send(sending=True)
-        for listener_id in [listener.id for listener in listeners]:
+        for listener_id in [listener.id for listener in positions.listeners]:
             listener_now = self._directory.listeners.get(listener_id)
             if listener_now is not None:
-                roster.place(listener_now, cursors.get(listener_id, {}))
-        for number in partitions:
+                roster.place(listener_now, positions.of(listener_id))
+        for number in positions.partitions:
             outstanding.take_over(number)
             self._background.run(outstanding.review(number, self._directory.damage, self._directory.given_up))
         assignment.changes.placed(changes)
@@ -280,33 +296,3 @@ class Worker:
             roster.start(self._directory.listeners[listener_id])
         assignment.ended_listeners.look()
         self._loaded.set()
-
-    async def _said_taken(self, partitions: list[int], assignment: Assignment) -> bool:
-        """Record that the worker owns the partitions, right before the first attempt. Return whether it still does."""
-        while assignment is self.assignment:
-            try:
-                await assignment.changes.say_taken(partitions)
-            except LogUnavailable as error:
-                log.warning("worker.waits_to_begin error=%s", error)
-                await asyncio.sleep(self.tuning.load_pause_s)
-            else:
-                return assignment is self.assignment
-        return False
-
-    def _tell_of_lost(
-        self, listeners: Iterable[Listener], cursors: Mapping[str, Mapping[int, Cursor]], ends: Mapping[int, int]
-    ) -> None:
-        """Warn of listeners without a cursor that are not new: they begin again where they were created.
-
-        Kafka has lost their cursors, or no worker has run since they were created.
-        """
-        before_ms = now_ms() - self.tuning.no_cursor_ms
-        lost = [
-            listener.id
-            for listener in listeners
-            if listener.created_at_ms < before_ms
-            for known in (cursors.get(listener.id, {}),)
-            if any(number not in known and listener.start_offsets[number] < end for number, end in ends.items())
-        ]
-        if lost:
-            log.warning("worker.cursors_missing listeners=%d one=%s partitions=%s", len(lost), lost[0], sorted(ends))

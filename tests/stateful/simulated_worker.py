@@ -4,6 +4,8 @@ For: doing one step of what a worker does, when it is told to. Not for: which st
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import replace
@@ -174,13 +176,20 @@ class Task:
         self._coroutine.throw(error)
 
     def cancel(self) -> None:
-        self._coroutine.close()
+        end(self._coroutine)
 
     def cancelled(self) -> bool:
         return False
 
     def exception(self) -> None:
         return None
+
+
+def end(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Cancel a coroutine, as asyncio does: closing it would leave the asynchronous generators in it unfinished."""
+    with contextlib.suppress(asyncio.CancelledError, StopIteration):
+        coroutine.throw(asyncio.CancelledError())
+    coroutine.close()
 
 
 class Timeout:
@@ -384,7 +393,7 @@ class SimWorker:
 
     def _stop_hearing(self) -> None:
         if self._hearing is not None:
-            self._hearing.close()
+            end(self._hearing)
             self._hearing = None
             self.tail.follow({})
 
@@ -402,7 +411,7 @@ class SimWorker:
         self.tasks.clear()
         for one in (self.under_checkpoint, self._hearing, self._ticking):
             if one is not None:
-                one.close()
+                end(one)
 
     def stir(self) -> None:
         """A step of anything."""

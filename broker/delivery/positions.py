@@ -1,0 +1,89 @@
+"""Positions: where the listeners stood on some partitions when a worker took these over.
+
+For: reading them from Kafka, where the tail must begin, which cursors are missing. Not for: the order of a take-over
+(worker.py), what has left its window (outstanding/), changes of messages (changes/).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from broker.core.cursor import Cursor
+from broker.core.entities import Listener
+from broker.delivery.ports import Ports
+from broker.delivery.reading.partition import report_messages_gone
+from broker.ports import EARLIEST
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Positions:
+    """Positions in `messages`, by partition.
+
+    begins, ends: the offsets of the oldest message and after the newest one. ends has all partitions of the topic.
+    cursors: by listener id and partition; nothing where none was committed.
+    """
+
+    partitions: Collection[int]
+    listeners: Sequence[Listener]
+    cursors: Mapping[str, Mapping[int, Cursor]]
+    begins: Mapping[int, int]
+    ends: Sequence[int]
+
+    def of(self, listener_id: str) -> Mapping[int, Cursor]:
+        """Return a listener's cursors."""
+        return self.cursors.get(listener_id, {})
+
+    def streams(self, partition: int) -> list[tuple[Listener, Cursor]]:
+        """Return the streams of a partition, each with the cursor where it stands."""
+        return [(listener, listener.stands_at(self.of(listener.id), partition)) for listener in self.listeners]
+
+    def lows(self) -> dict[int, int]:
+        """Return the lowest offsets that a listener has not settled."""
+        return {one: min(self.ends[one], lowest(self.listeners, self.cursors, one)) for one in self.partitions}
+
+    def tail(self, partition: int, *, backlog_max: int) -> int:
+        """Return where the tail must begin, so that it feeds all streams that are at most this far behind."""
+        end = self.ends[partition]
+        tops = (cursor.top for _, cursor in self.streams(partition))
+        tail = min((top for top in tops if end - backlog_max <= top <= end), default=end)
+        if tail < self.begins[partition]:
+            report_messages_gone(partition, tail, self.begins[partition])
+        return tail
+
+    def report_missing(self, before_ms: int) -> None:
+        """Warn of listeners without a cursor that were created before this time: they begin where they were created.
+
+        Kafka has lost their cursors, or no worker has run since they were created.
+        """
+        missing = [
+            listener.id
+            for listener in self.listeners
+            if listener.created_at_ms < before_ms and any(self._lacks(listener, one) for one in self.partitions)
+        ]
+        if missing:
+            partitions = sorted(self.partitions)
+            log.warning(
+                "worker.cursors_missing listeners=%d one=%s partitions=%s", len(missing), missing[0], partitions
+            )
+
+    def _lacks(self, listener: Listener, partition: int) -> bool:
+        """Return whether a listener that has messages on a partition has no cursor there."""
+        return partition not in self.of(listener.id) and listener.start_offsets[partition] < self.ends[partition]
+
+
+async def read_positions(kafka: Ports, listeners: Iterable[Listener], partitions: Collection[int]) -> Positions:
+    """Read where these listeners stand on these partitions (LogUnavailable)."""
+    known, messages = list(listeners), kafka.log.messages
+    cursors = await kafka.cursors.load([listener.id for listener in known], partitions)
+    ends = await messages.end_offsets()
+    begins = await kafka.log.requests.offsets(messages.name, dict.fromkeys(partitions, EARLIEST))
+    return Positions(partitions=partitions, listeners=known, cursors=cursors, begins=begins, ends=ends)
+
+
+def lowest(listeners: Iterable[Listener], cursors: Mapping[str, Mapping[int, Cursor]], partition: int) -> int:
+    """Return the lowest offset of a partition that one of these listeners has not settled."""
+    return min((one.stands_at(cursors.get(one.id, {}), partition).offset for one in listeners), default=1 << 63)
