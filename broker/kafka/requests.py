@@ -276,12 +276,10 @@ class KafkaRequests:
             log.warning("log.passed error=%s", damage)
 
         patience_s = self._timeout_ms / 1000
-        async with contextlib.aclosing(
-            scan(self, topic, partition, offset, end, damaged=damaged, patience_s=patience_s)
-        ) as results:
-            async for fetched in results:
-                for record in fetched.records:
-                    yield record
+        # A scan that does not read ahead leaves nothing behind: it need not be closed where the caller stops early.
+        async for fetched in scan(self, topic, partition, offset, end, damaged=damaged, patience_s=patience_s):
+            for record in fetched.records:
+                yield record
 
     async def delete_before(self, topic: str, partition: int, offset: int) -> None:
         """Delete the partition's records before this offset (LogUnavailable)."""
