@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 SOURCES: Final = ("messages", "deliveries")
 ROWS_MAX: Final = 2_000  # With this many rows in memory, they are written.
 _WAIT_S: Final = 5.0  # Rows are written this soon after the first record was folded, so that new puts are shown soon.
-_READ_BYTES: Final = 256 << 10
+_READ_BYTES: Final = 1 << 20
 _ON_THE_WAY_S: Final = 60.0  # A batch that was read and not folded is read again after this time.
 _LANES_AT_ONCE: Final = 4
 # This many records of `statistics` are read first, and twice as many until all lanes are found.

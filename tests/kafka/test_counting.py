@@ -10,13 +10,19 @@ import pytest
 from broker.core.codec import decode
 from broker.core.events import MessagePut, StatisticsCounted
 from broker.core.statistics import MINUTE_MS, Counts, Coverage, Key, Lane, Series, Totals, read_row
+from broker.kafka.admin import ensure_topics
+from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.log import KafkaLog
 from broker.kafka.statistics import SOURCES, KafkaStatistics, read_on
 from broker.kafka.topics import Topics, by_name, topics
 from broker.settings import KafkaSettings
 from projections.statistics import Statistics
+from tests.damage import flip_within, with_text
 from tests.kafka.rig import Rig, running
+from tests.kafka.test_damage import kafka, settings
 from tests.listeners import until
+
+__all__ = ["kafka", "settings"]  # fixtures
 
 
 @pytest.fixture
@@ -135,3 +141,32 @@ def refused(rig: Rig, path: str) -> int:
 def shared(rig: Rig, *counters: Statistics) -> bool:
     lanes = [one.counting.lanes for one in counters]
     return all(lanes) and sum(map(len, lanes)) == 2 * rig.settings.kafka.partitions
+
+
+async def test_records_that_can_t_be_read_are_passed_and_their_minute_is_incomplete(
+    kafka: EmbeddedKafka, settings: KafkaSettings
+):
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    async with running(settings) as rig:
+        queue = await rig.queue()
+        for number in range(8):  # one after the other, so that each is a batch of its own
+            await rig.put(queue, f"message-{number}", key="of one partition")
+        await kafka._running.stop()
+        _, batch = with_text(kafka.data_dir, table.messages.name, b"message-3")
+        flip_within(batch, b"message-3")
+        await kafka.restart()
+        async with counting(rig) as statistics:
+            await until(lambda: bool(statistics.counting.lanes), what="it has its lanes")
+            ends = dict(enumerate(await rig.log.messages.end_offsets()))
+
+            async def counted_all() -> bool:
+                await statistics.counting.write()
+                positions = (await counted(settings, rig.log))[1].positions
+                return {lane.partition: at.offset for lane, at in positions.items() if lane.topic == "messages"} == ends
+
+            await until(counted_all, what="all messages are counted")
+        sums, _, _ = await counted(settings, rig.log)
+        series = Series(min(key.minute for key in sums) * MINUTE_MS, 10 * MINUTE_MS, 1, queue.id)
+        await KafkaStatistics(settings, rig.log.requests, rig.log.read_slots).read(queue.organization_id, series)
+        assert (series.points[0].put, series.complete) == (7, [False])
