@@ -67,7 +67,7 @@ def _series(query: Mapping[str, str], queue_id: str, listener_id: str | None) ->
     if from_ms > to_ms:
         raise BadParameter("from must not be after to, nor in the future", parameter="from")
     if now - from_ms > KEPT_MS + _DAY_MS:
-        raise BadParameter(f"statistics are kept for {_DAYS_MAX} days: from is too long ago", parameter="from")
+        raise BadParameter(f"Statistics are kept for {_DAYS_MAX} days. Give a later `from`.", parameter="from")
     step_ms = _step_ms(query.get("step"), to_ms - from_ms)
     from_ms -= from_ms % step_ms
     number = max(1, -(-(to_ms - from_ms) // step_ms))
