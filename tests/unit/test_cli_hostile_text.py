@@ -74,7 +74,7 @@ SHOWING = {
     "login": (),
 }
 # These show of the API's answers their errors alone.
-ERRORS_ONLY = {"put": ("q", "FILE"), "redrive": ("q", ID), "export": ("FOLDER",)}
+ERRORS_ONLY = {"stats": ("q",), "put": ("q", "FILE"), "redrive": ("q", ID), "export": ("FOLDER",)}
 # These ask no API: they show nothing from outside, or print it by cli/printing.py as the others do, which ruff checks.
 LOCAL = (
     *(f"accounts {name}" for name in ("block", "delete", "end-sessions", "list", "reset-password", "unblock")),
