@@ -68,4 +68,4 @@ def test_the_bounds_are_those_of_the_code():
     assert f"{accounts._CLIENTS_GUESSES_AT_ONCE} for one client address" in sign_in
     assert f"for {accounts._RECENT_S / 60:g} minutes each, {accounts._ALL_GUESSES_AT_ONCE // 2} of them at most" in PAGE
     assert f"and {buckets.NAMES_MAX:,} networks" in PAGE
-    assert f"/{clients._IPV4_NETWORK_PREFIX} for IPv4, /{clients._IPV6_NETWORK_PREFIX} for\nIPv6" in PAGE
+    assert f"/{clients._IPV4_NETWORK_PREFIX} for IPv4, /{clients._IPV6_NETWORK_PREFIX} for IPv6" in " ".join(PAGE.split())
