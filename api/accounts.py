@@ -5,6 +5,7 @@ For: onboarding, and how often somebody may try. Not for: what a command does (b
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 from api.auth import ApiKeys, Sessions
@@ -21,18 +22,32 @@ from broker.core.entities import Organization
 from broker.ports import DirectoryView
 from broker.volume import StoredBytes
 
-_GUESSES_AT_ONCE: Final = 10  # The limit is for one e-mail address, for right and wrong attempts.
-_GUESSES_PER_S: Final = 0.1
-# This process makes at most this many at once, so that messages keep their processors.
-_ALL_GUESSES_AT_ONCE: Final = 50
-_ALL_GUESSES_PER_S: Final = 3.0
-_CLIENTS_GUESSES_AT_ONCE: Final = 20  # of one client's address
-_CLIENTS_GUESSES_PER_S: Final = 0.5
-_CLIENTS_REGISTRATIONS_AT_ONCE: Final = 5
-_CLIENTS_REGISTRATIONS_PER_S: Final = 1 / 60
-_REGISTRATIONS_AT_ONCE: Final = 20  # in this process
-_REGISTRATIONS_PER_S: Final = 1.0
-_RECENT_S: Final = 600.0  # An attempt to sign in or register lets other networks go first for this many seconds.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountLimits:
+    """The limits of sign-in and registration in one process. *_at_once: a burst. *_per_s: the rate after it.
+
+    guesses: attempts for one e-mail address, right and wrong ones.
+    all_guesses: attempts in this process, so that messages keep their processors.
+    clients_guesses, clients_registrations: those of one client's address.
+    registrations: those in this process.
+    recent_s: after an attempt to sign in or register, other networks go first for this time.
+    """
+
+    guesses_at_once: int = 10
+    guesses_per_s: float = 0.1
+    all_guesses_at_once: int = 50
+    all_guesses_per_s: float = 3.0
+    clients_guesses_at_once: int = 20
+    clients_guesses_per_s: float = 0.5
+    clients_registrations_at_once: int = 5
+    clients_registrations_per_s: float = 1 / 60
+    registrations_at_once: int = 20
+    registrations_per_s: float = 1.0
+    recent_s: float = 600.0
+
+
+DEFAULT_LIMITS: Final = AccountLimits()
 
 
 class Accounts:
@@ -49,6 +64,7 @@ class Accounts:
         browsers: Browsers,
         *,
         registration: bool,
+        limits: AccountLimits = DEFAULT_LIMITS,
     ) -> None:
         self._commands = commands
         self._view = view
@@ -60,45 +76,45 @@ class Accounts:
         self._registration = registration
         self._guesses = Limit(
             "address",
-            _GUESSES_AT_ONCE,
-            per_s=_GUESSES_PER_S,
+            limits.guesses_at_once,
+            per_s=limits.guesses_per_s,
             refusal="Too many attempts for this e-mail address. Try again later.",
         )
         self._known_guesses = Limit(
             "known",
-            _GUESSES_AT_ONCE,
-            per_s=_GUESSES_PER_S,
+            limits.guesses_at_once,
+            per_s=limits.guesses_per_s,
             refusal="Too many attempts for this account. Try again later.",
         )
         self._clients_guesses = Limit(
             "client",
-            _CLIENTS_GUESSES_AT_ONCE,
-            per_s=_CLIENTS_GUESSES_PER_S,
+            limits.clients_guesses_at_once,
+            per_s=limits.clients_guesses_per_s,
             refusal="Too many attempts from this network address. Try again later.",
         )
         self._clients_registrations = Limit(
             "client",
-            _CLIENTS_REGISTRATIONS_AT_ONCE,
-            per_s=_CLIENTS_REGISTRATIONS_PER_S,
+            limits.clients_registrations_at_once,
+            per_s=limits.clients_registrations_per_s,
             refusal="Too many accounts were registered from this network address. Try again later.",
         )
         self._all_guesses = Limit(
             "sessions",
-            _ALL_GUESSES_AT_ONCE,
-            per_s=_ALL_GUESSES_PER_S,
+            limits.all_guesses_at_once,
+            per_s=limits.all_guesses_per_s,
             refusal="Too many people are signing in at the moment. Try again later.",
         )
         self._all_known_guesses = Limit(
             "known-sessions",
-            _ALL_GUESSES_AT_ONCE,
-            per_s=_ALL_GUESSES_PER_S,
+            limits.all_guesses_at_once,
+            per_s=limits.all_guesses_per_s,
             refusal="Too many people are signing in at the moment. Try again later.",
         )
-        self._recent = Recent(_ALL_GUESSES_AT_ONCE // 2, each_s=_RECENT_S)
+        self._recent = Recent(limits.all_guesses_at_once // 2, each_s=limits.recent_s)
         self._registrations = Limit(
             "accounts",
-            _REGISTRATIONS_AT_ONCE,
-            per_s=_REGISTRATIONS_PER_S,
+            limits.registrations_at_once,
+            per_s=limits.registrations_per_s,
             refusal="Too many accounts are being registered at the moment. Try again later.",
         )
 

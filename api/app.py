@@ -17,7 +17,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from api.accounts import Accounts
+from api.accounts import DEFAULT_LIMITS, AccountLimits, Accounts
 from api.auth import ApiKeys, LimitedApiKeys, Members, Sessions
 from api.bodies import Bodies
 from api.browsers import Browsers
@@ -52,6 +52,7 @@ from broker.commands.queues import QueueCommands
 from broker.commands.replays import ReplayCommands
 from broker.commands.secrets import SecretCommands
 from broker.outbound.addresses import Resolver
+from broker.passwords import Passwords
 from broker.ports import Cursors, Deliveries, DirectoryView, ListenerStatus, Log, Outstanding, Statistics
 from broker.sealing import Sealer
 from broker.settings import Settings
@@ -77,6 +78,8 @@ def make_app(
     tunnels: Tunnels,
     stored: StoredBytes,
     statistics: Statistics,
+    passwords: Passwords,
+    account_limits: AccountLimits = DEFAULT_LIMITS,
 ) -> Starlette:
     """Make the REST API over a started log and a started projection."""
     queue_commands = QueueCommands(log.control, view, queues_max=settings.queues_max)
@@ -100,7 +103,7 @@ def make_app(
     keys = ApiKeys(view, log.control) if limit is None else LimitedApiKeys(view, log.control, requests_per_s=limit)
     changes = Changes(settings.changes_per_min, stored)
     sessions = Sessions(view, public_url)
-    account_commands = AccountCommands(log.control, view)
+    account_commands = AccountCommands(log.control, view, passwords)
     accounts = Accounts(
         account_commands,
         view,
@@ -110,6 +113,7 @@ def make_app(
         Clients(settings.trusted_proxies, behind_proxy=public_url is not None),
         Browsers(sealer.derived_keys("known browsers")),
         registration=settings.registration,
+        limits=account_limits,
     )
     secrets = Secrets(SecretCommands(log.control, view, sealer), view, sealer, Resolver(settings.allow_networks))
     organization_keys = OrganizationKeys(log.control, view, sessions, views, changes)

@@ -17,6 +17,7 @@ import itertools
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -41,16 +42,9 @@ from broker.tenant_slots import TenantSlots
 
 ANSWER_S_MAX: Final = 125.0  # longer than any listener's timeout_ms
 LIVE_S: Final = 2.5  # a probe waits for three seconds
-LOOK_S: Final = 1.0
 REVOKED: Final = 4401  # These close codes say that the key or listener has ended, or that another client has connected.
 DELETED: Final = 4404
 TAKEN_OVER: Final = 4409
-TUNNELS_MAX: Final = 1_000  # in one process
-TUNNELS_EACH_MAX: Final = 100  # of one organization
-# The limit is for requests that a client has not taken yet. Each is in memory about three times.
-TUNNEL_BYTES_MAX: Final = 16 << 20
-TENANTS_TUNNELS_BYTES_MAX: Final = 16 << 20
-ALL_TUNNELS_BYTES_MAX: Final = 64 << 20
 _NOT_PASSED_ON: Final = frozenset({"host", "connection", "content-length", "transfer-encoding", "user-agent"})
 
 
@@ -86,13 +80,34 @@ class Room:
                 turn.set_result(None)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelBounds:
+    """The bounds of one process's tunnels.
+
+    look_s: how often a tunnel checks that its key and listener still exist.
+    tunnels_max, each_max: tunnels in this process, and of one organization.
+    tunnel_bytes_max, tenant_bytes_max, all_bytes_max: of requests that a client has not taken yet, for one tunnel, for
+        all of one tenant, and for all. Each request is in memory about three times.
+    """
+
+    look_s: float = 1.0
+    tunnels_max: int = 1_000
+    each_max: int = 100
+    tunnel_bytes_max: int = 16 << 20
+    tenant_bytes_max: int = 16 << 20
+    all_bytes_max: int = 64 << 20
+
+
+DEFAULT_BOUNDS: Final = TunnelBounds()
+
+
 class Tunnel:
     """A client's socket. room, tenants_room: for requests that are being passed on, the socket's own and its
     tenant's.
     """
 
-    def __init__(self, websocket: WebSocket, tenants_room: Room) -> None:
-        self.room = Room(TUNNEL_BYTES_MAX)
+    def __init__(self, websocket: WebSocket, bytes_max: int, tenants_room: Room) -> None:
+        self.room = Room(bytes_max)
         self.tenants_room = tenants_room
         self._websocket = websocket
         self._numbers = itertools.count()
@@ -132,19 +147,20 @@ class Tunnel:
 class Tunnels:
     """The tunnels of one API process. address: `tunnel://host:port`, where workers reach app; set once it is served."""
 
-    def __init__(self, address: str = "") -> None:
+    def __init__(self, address: str = "", bounds: TunnelBounds = DEFAULT_BOUNDS) -> None:
         self.address = address
+        self.bounds = bounds
         self._open: dict[str, Tunnel] = {}
         self._rooms: WeakValueDictionary[str, Room] = WeakValueDictionary()  # by tenant, while it has tunnels
-        self._room = Room(ALL_TUNNELS_BYTES_MAX)
+        self._room = Room(bounds.all_bytes_max)
         routes = [Route("/{token}/notify", self._notify, methods=["POST"]), Route("/{token}/live", self._live)]
         self.app = Starlette(routes=routes)
 
     @contextlib.contextmanager
     def opened(self, token: str, websocket: WebSocket, tenant: str) -> Iterator[Tunnel]:
         """Register the socket inside the `with` block. tenant: its tunnels share one room."""
-        room = self._rooms.setdefault(tenant, Room(TENANTS_TUNNELS_BYTES_MAX))
-        tunnel = self._open[token] = Tunnel(websocket, room)
+        room = self._rooms.setdefault(tenant, Room(self.bounds.tenant_bytes_max))
+        tunnel = self._open[token] = Tunnel(websocket, self.bounds.tunnel_bytes_max, room)
         try:
             yield tunnel
         finally:
@@ -172,7 +188,7 @@ class Tunnels:
         The body is held only until it is sent.
         """
         told = request.headers.get("content-length", "")
-        size = int(told) if told.isdecimal() else TUNNEL_BYTES_MAX
+        size = int(told) if told.isdecimal() else self.bounds.tunnel_bytes_max
         with tunnel.question() as (number, answer):
             async with tunnel.room.held(size), tunnel.tenants_room.held(size), self._room.held(size):
                 if self._open.get(token) is not tunnel:
@@ -245,8 +261,8 @@ class Listen:
         self._tunnels = tunnels
         self._changes = changes
         self._slots = TenantSlots(
-            TUNNELS_MAX,
-            TUNNELS_EACH_MAX,
+            tunnels.bounds.tunnels_max,
+            tunnels.bounds.each_max,
             tenant_of=view.state.tenant_of,
             refusal=lambda: TooManyRequests("This organization holds as many tunnels here as it may.", retry_after_s=1),
         )
@@ -296,7 +312,7 @@ class Listen:
     async def _watch(self, websocket: WebSocket, api_key: ApiKey, listener: Listener) -> None:
         """Wait until the key is revoked, or another client serves the listener, or it is deleted."""
         while (end := self._end(api_key, listener)) is None:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(self._tunnels.bounds.look_s)
         with contextlib.suppress(RuntimeError, WebSocketDisconnect):
             await websocket.close(*end)
 

@@ -44,8 +44,8 @@ class TooManyPasswords(Unavailable):
 class Passwords:
     """The password hashing of a process. Its threads end with it."""
 
-    def __init__(self) -> None:
-        self._hasher = PasswordHasher(time_cost=1, memory_cost=46 << 10, parallelism=1)
+    def __init__(self, hasher: PasswordHasher | None = None) -> None:
+        self._hasher = hasher or PasswordHasher(time_cost=1, memory_cost=46 << 10, parallelism=1)
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="password")
         self._waiting = 0
         self._dummy_hash: str | None = None

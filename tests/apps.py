@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from argon2 import PasswordHasher
 from starlette.applications import Starlette
 
 from api.app import make_app
@@ -23,11 +24,17 @@ from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.read_slots import ReadSlots
 from broker.kafka.statistics import KafkaStatistics
 from broker.kafka.topics import topics
+from broker.passwords import Passwords
 from broker.ports import DeliveryState, DirectoryView, ListenerCondition
 from broker.sealing import Sealer
 from broker.settings import KafkaSettings, Settings
 from broker.volume import StoredBytes
 from tests.outstanding_topic import OutstandingTopic
+
+
+def cheap_passwords() -> Passwords:
+    """Argon2 at its least: what it costs is not tested where accounts are only needed."""
+    return Passwords(PasswordHasher(1, 8, 1))
 
 
 class NoDeliveries:
@@ -103,5 +110,10 @@ def _app(settings: Settings, log: Any, view: DirectoryView, parts: dict[str, Any
     stored = StoredBytes(
         log.control, view, bytes_max=settings.organization_bytes_max, retain_s=settings.retain_messages_s
     )
-    more = {"sealer": Sealer(settings.sealing_key), "stored": stored, "tunnels": Tunnels("tunnel://127.0.0.1:7")}
+    more = {
+        "sealer": Sealer(settings.sealing_key),
+        "stored": stored,
+        "tunnels": Tunnels("tunnel://127.0.0.1:7"),
+        "passwords": cheap_passwords(),
+    }
     return make_app(settings, log=log, view=view, **(more | parts))

@@ -63,10 +63,10 @@ class LastMember(Refused):
 class AccountCommands:
     """The commands; control: where their events go."""
 
-    def __init__(self, control: ControlLog, view: DirectoryView) -> None:
+    def __init__(self, control: ControlLog, view: DirectoryView, passwords: Passwords | None = None) -> None:
         self._control = control
         self._view = view
-        self._passwords = Passwords()
+        self._passwords = passwords or Passwords()
 
     async def create_account(self, email: str, password: str, *, request_id: str = "") -> Account:
         """Create an account (Refused, EmailTaken)."""

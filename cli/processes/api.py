@@ -24,6 +24,7 @@ from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.statistics import KafkaStatistics
 from broker.kafka.topics import topics
 from broker.outbound.addresses import TUNNEL
+from broker.passwords import Passwords
 from broker.sealing import Sealer
 from broker.volume import StoredBytes
 from cli import files
@@ -112,6 +113,7 @@ async def _serve(process: Process, options: Options) -> None:
             cursors=KafkaCursors(settings.kafka, log.requests),
             tunnels=tunnels,
             stored=stored,
+            passwords=Passwords(),
             statistics=KafkaStatistics(settings.kafka, log.requests, log.read_slots),
         )
         show_answers(process.health.registry, app.state.requests, stored)

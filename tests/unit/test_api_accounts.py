@@ -8,7 +8,9 @@ import httpx
 import msgspec
 import pytest
 from api_client import Api, make_api, problem
+from argon2 import PasswordHasher
 
+from api.accounts import AccountLimits
 from api.auth import cookie
 from broker.commands.accounts import ORGANIZATIONS_MAX, AccountCommands
 from broker.commands.organizations import SCOPES, create_key
@@ -21,14 +23,6 @@ EMAIL = "ann@example.com"
 PASSWORD = "correct horse battery"
 WHO = {"email": EMAIL, "password": PASSWORD}
 SAME = {"sec-fetch-site": "same-origin"}
-
-
-@pytest.fixture(autouse=True)
-def cheap_passwords(monkeypatch):
-    """Argon2 at its least: what it costs is not tested here."""
-    from argon2 import PasswordHasher
-
-    monkeypatch.setattr("broker.passwords.PasswordHasher", lambda **_: PasswordHasher(1, 8, 1))
 
 
 @pytest.fixture
@@ -133,16 +127,16 @@ async def test_nobody_registers_before_the_operator_has_made_an_organization_in_
     assert (await api.bare.put("/v1/accounts", json=WHO)).status_code == 200
 
 
-async def test_a_wrong_password_and_an_unknown_address_are_answered_alike(api, monkeypatch):
+async def test_a_wrong_password_and_an_unknown_address_are_answered_alike():
+    checked: list[str] = []
+
+    class Counting(PasswordHasher):
+        def verify(self, password_hash, password):
+            checked.append(password_hash)
+            return super().verify(password_hash, password)
+
+    api = await make_api(passwords=Passwords(Counting(1, 8, 1)))
     await api.bare.put("/v1/accounts", json=WHO)
-    checked: list[str | None] = []
-    fits = Passwords._fits
-
-    def counted(self, password, password_hash):
-        checked.append(password_hash)
-        return fits(self, password, password_hash)
-
-    monkeypatch.setattr(Passwords, "_fits", counted)
     wrong = await api.bare.post("/v1/sessions", json={**WHO, "password": PASSWORD + "?"})
     unknown = await api.bare.post("/v1/sessions", json={**WHO, "email": "bob@example.com"})
     assert problem(wrong, 401, "wrong-password") == problem(unknown, 401, "wrong-password")
@@ -163,9 +157,8 @@ async def test_guessing_is_slowed_down_for_one_address_and_not_for_another(api):
     assert (await api.bare.post("/v1/sessions", json={**WHO, "email": "bob@example.com"})).status_code == 200
 
 
-async def test_who_tries_many_addresses_is_slowed_down_too(monkeypatch):
-    monkeypatch.setattr("api.accounts._ALL_GUESSES_PER_S", 0.001)
-    api = await make_api()
+async def test_who_tries_many_addresses_is_slowed_down_too():
+    api = await make_api(account_limits=AccountLimits(all_guesses_per_s=0.001))
     answers = [
         await api.bare.post("/v1/sessions", json={**WHO, "email": f"{number}@example.com"}) for number in range(60)
     ]
@@ -173,9 +166,7 @@ async def test_who_tries_many_addresses_is_slowed_down_too(monkeypatch):
 
 
 async def test_a_crowd_of_attempts_uses_up_no_address_and_one_address_not_all_attempts(monkeypatch):
-    monkeypatch.setattr("api.accounts._ALL_GUESSES_PER_S", 0.001)
-    monkeypatch.setattr("api.accounts._GUESSES_PER_S", 0.001)
-    api = await make_api()
+    api = await make_api(account_limits=AccountLimits(all_guesses_per_s=0.001, guesses_per_s=0.001))
 
     async def tried(email: str) -> str:
         """Who refused."""

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_api_server import serving
 
+from api.accounts import AccountLimits
 from api.browsers import NAME, Browsers
 from api.clients import Clients, parse_address
 from broker.sealing import Sealer, new_sealing_key
@@ -124,10 +125,9 @@ async def test_an_ipv6_network_of_64_bits_is_one_client():
         assert await register(client, 6, x_forwarded_for="2001:db8:1:3::1") == 200
 
 
-async def test_one_client_does_not_use_up_everybodys_attempts_to_sign_in(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("api.accounts._CLIENTS_GUESSES_PER_S", 0.001)
-    monkeypatch.setattr("api.accounts._ALL_GUESSES_PER_S", 0.001)
-    async with client_of(trusted_proxies=PROXIES) as client:
+async def test_one_client_does_not_use_up_everybodys_attempts_to_sign_in():
+    limits = AccountLimits(clients_guesses_per_s=0.001, all_guesses_per_s=0.001)
+    async with client_of(trusted_proxies=PROXIES, account_limits=limits) as client:
 
         async def tried(number: int, address: str) -> httpx.Response:
             body = {"email": f"{number}@example.com", "password": PASSWORD}
@@ -139,16 +139,14 @@ async def test_one_client_does_not_use_up_everybodys_attempts_to_sign_in(monkeyp
         assert (await tried(60, "203.0.113.2")).status_code == 401
 
 
-def no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_more(**limits: int) -> AccountLimits:
     """Let no limit regain anything while the test runs."""
-    for name in ("_ALL_GUESSES", "_GUESSES", "_CLIENTS_GUESSES", "_REGISTRATIONS", "_CLIENTS_REGISTRATIONS"):
-        monkeypatch.setattr(f"api.accounts.{name}_PER_S", 1e-6)
+    names = ("all_guesses", "guesses", "clients_guesses", "registrations", "clients_registrations")
+    return AccountLimits(**{f"{name}_per_s": 1e-6 for name in names}, **limits)
 
 
-async def test_networks_that_guess_leave_attempts_for_one_that_did_not(monkeypatch: pytest.MonkeyPatch):
-    no_more(monkeypatch)
-    monkeypatch.setattr("api.accounts._ALL_GUESSES_AT_ONCE", 16)
-    async with client_of(trusted_proxies=PROXIES) as client:
+async def test_networks_that_guess_leave_attempts_for_one_that_did_not():
+    async with client_of(trusted_proxies=PROXIES, account_limits=no_more(all_guesses_at_once=16)) as client:
         await client.put("/v1/accounts", json=ANN, headers={"x-forwarded-for": "198.51.100.1"})
 
         async def tried(email: str, address: str, password: str = "a wrong password") -> int:
@@ -164,11 +162,8 @@ async def test_networks_that_guess_leave_attempts_for_one_that_did_not(monkeypat
         assert await tried("no@example.com", "192.0.3.1") == 401
 
 
-async def test_guesses_at_an_e_mail_address_do_not_keep_its_owner_out_of_a_new_browser(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    no_more(monkeypatch)
-    async with client_of(trusted_proxies=PROXIES) as client:
+async def test_guesses_at_an_e_mail_address_do_not_keep_its_owner_out_of_a_new_browser():
+    async with client_of(trusted_proxies=PROXIES, account_limits=no_more()) as client:
         await client.put("/v1/accounts", json=ANN, headers={"x-forwarded-for": "198.51.100.1"})
 
         async def tried(address: str, password: str) -> int:
@@ -180,9 +175,8 @@ async def test_guesses_at_an_e_mail_address_do_not_keep_its_owner_out_of_a_new_b
         assert await tried("192.0.2.1", PASSWORD) == 200
 
 
-async def test_networks_that_register_much_leave_room_for_one_that_did_not(monkeypatch: pytest.MonkeyPatch):
-    no_more(monkeypatch)
-    async with client_of(trusted_proxies=PROXIES) as client:
+async def test_networks_that_register_much_leave_room_for_one_that_did_not():
+    async with client_of(trusted_proxies=PROXIES, account_limits=no_more()) as client:
         made = [await register(client, number, x_forwarded_for=f"203.0.{number % 4}.{number}") for number in range(40)]
         assert 10 <= made.count(200) < 20
         assert await register(client, 40, x_forwarded_for="192.0.2.1") == 200

@@ -11,12 +11,13 @@ from typing import Any
 import httpx
 import pytest
 from api_client import Api, make_api, problem
-from test_api_accounts import PASSWORD, WHO, bearer, cheap_passwords, organization, register  # noqa: F401 - a fixture
+from test_api_accounts import PASSWORD, WHO, bearer, organization, register
 from test_api_server import live_api
 
 from broker.audit.reader import ReaderTuning
 from broker.commands.accounts import AccountCommands
 from broker.core.accounts import Account
+from tests.apps import cheap_passwords
 
 BOB = "bob@example.com"
 
@@ -33,7 +34,7 @@ async def over_http() -> AsyncIterator[Api]:
 
 
 def people(api: Api) -> AccountCommands:
-    return AccountCommands(api.log.control, api.log.control)
+    return AccountCommands(api.log.control, api.log.control, cheap_passwords())
 
 
 def account(api: Api, email: str = WHO["email"]) -> Account:

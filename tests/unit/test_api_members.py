@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from api_client import Api, make_api, problem
-from test_api_accounts import SAME, bearer, cheap_passwords, organization, register  # noqa: F401 - a fixture
+from test_api_accounts import SAME, bearer, organization, register
 
 from broker.core.codec import decode
 

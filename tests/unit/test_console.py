@@ -17,7 +17,7 @@ import httpx
 import pytest
 from api_client import Api, make_api, problem
 from hatchling.builders.wheel import WheelBuilder
-from test_api_accounts import PASSWORD, SAME, WHO, cheap_passwords  # noqa: F401 - a fixture
+from test_api_accounts import PASSWORD, SAME, WHO
 
 from api import console as served
 from api.reference import OPERATION_DOCS

@@ -13,7 +13,6 @@ from urllib.parse import unquote
 import httpx
 import pytest
 from api_client import make_api
-from test_api_accounts import cheap_passwords  # noqa: F401 - a fixture
 
 import everput
 from api.reference import OPERATION_DOCS

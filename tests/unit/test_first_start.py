@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from memory import MemoryLog
-from test_api_accounts import cheap_passwords  # noqa: F401 - a fixture
 
 from broker.commands.accounts import AccountCommands
 from broker.commands.organizations import create_organization

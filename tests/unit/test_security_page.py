@@ -8,7 +8,8 @@ from pathlib import Path
 from api_client import make_api
 from starlette.routing import Route
 
-from api import accounts, buckets, calls, clients, docs
+from api import buckets, calls, clients, docs
+from api.accounts import DEFAULT_LIMITS as LIMITS
 from api.reference import OPEN, OPERATION_DOCS
 from broker import passwords
 from cli.processes import server
@@ -61,11 +62,12 @@ def test_the_bounds_are_those_of_the_code():
     assert f"{passwords.WAITING_MAX} wait" in register
     assert passwords.AT_ONCE == 2
     assert f"{passwords._JUDGED_CHARS_MAX} characters" in register
-    assert f"{accounts._REGISTRATIONS_AT_ONCE} at once, then {accounts._REGISTRATIONS_PER_S:g} a second" in register
-    assert f"{accounts._CLIENTS_REGISTRATIONS_AT_ONCE} of one client address" in register
-    assert f"{accounts._ALL_GUESSES_AT_ONCE} at once, then {accounts._ALL_GUESSES_PER_S:g} a second" in sign_in
-    assert f"{accounts._GUESSES_AT_ONCE} for one e-mail address" in sign_in
-    assert f"{accounts._CLIENTS_GUESSES_AT_ONCE} for one client address" in sign_in
-    assert f"for {accounts._RECENT_S / 60:g} minutes each, {accounts._ALL_GUESSES_AT_ONCE // 2} of them at most" in PAGE
+    assert f"{LIMITS.registrations_at_once} at once, then {LIMITS.registrations_per_s:g} a second" in register
+    assert f"{LIMITS.clients_registrations_at_once} of one client address" in register
+    assert f"{LIMITS.all_guesses_at_once} at once, then {LIMITS.all_guesses_per_s:g} a second" in sign_in
+    assert f"{LIMITS.guesses_at_once} for one e-mail address" in sign_in
+    assert f"{LIMITS.clients_guesses_at_once} for one client address" in sign_in
+    assert f"for {LIMITS.recent_s / 60:g} minutes each, {LIMITS.all_guesses_at_once // 2} of them at most" in PAGE
     assert f"and {buckets.NAMES_MAX:,} networks" in PAGE
-    assert f"/{clients._IPV4_NETWORK_PREFIX} for IPv4, /{clients._IPV6_NETWORK_PREFIX} for IPv6" in " ".join(PAGE.split())
+    prefixes = f"/{clients._IPV4_NETWORK_PREFIX} for IPv4, /{clients._IPV6_NETWORK_PREFIX} for IPv6"
+    assert prefixes in " ".join(PAGE.split())

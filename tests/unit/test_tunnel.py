@@ -14,20 +14,22 @@ from api_client import Api, Socket, make_api
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.tunnel import REVOKED, Room, Tunnels
+from api.tunnel import REVOKED, Room, TunnelBounds, Tunnels
 from broker.commands.context import now_ms
 from broker.commands.organizations import create_key
 from broker.outbound.addresses import AWAY, TUNNEL_PROOF, parse_url, refuse_url, tunnel_proof
 
+ADDRESS = "tunnel://127.0.0.1:7"
 
-@pytest.fixture(autouse=True)
-def looks_often(monkeypatch):
-    monkeypatch.setattr("api.tunnel.LOOK_S", 0.01)
+
+def tunnels_of(**bounds: int) -> Tunnels:
+    """Tunnels that look often."""
+    return Tunnels(ADDRESS, TunnelBounds(look_s=0.01, **bounds))
 
 
 @pytest.fixture
 async def tunnelled() -> tuple[Api, Tunnels]:
-    tunnels = Tunnels("tunnel://127.0.0.1:7")
+    tunnels = tunnels_of()
     return await make_api(tunnels=tunnels), tunnels
 
 
@@ -186,9 +188,8 @@ async def test_an_expired_keys_tunnel_is_closed(tunnelled, monkeypatch):
     await held.leave()
 
 
-async def test_an_organization_holds_so_many_tunnels_with_any_key_and_another_has_its_own(monkeypatch):
-    monkeypatch.setattr("api.tunnel.TUNNELS_EACH_MAX", 2)
-    api = await make_api(tunnels=Tunnels("tunnel://127.0.0.1:7"))
+async def test_an_organization_holds_so_many_tunnels_with_any_key_and_another_has_its_own():
+    api = await make_api(tunnels=tunnels_of(each_max=2))
     queue_id = await api.queue()
     held = [connect(api, queue_id, name=str(number)) for number in range(2)]
     for one in held:
@@ -290,9 +291,9 @@ async def test_when_the_worker_has_gone_nothing_is_kept_for_it(tunnelled):
     await mine.leave()
 
 
-async def test_when_the_client_goes_what_it_had_got_fails_and_what_it_had_not_was_no_attempt(tunnelled, monkeypatch):
-    monkeypatch.setattr("api.tunnel.TUNNEL_BYTES_MAX", 1000)
-    api, tunnels = tunnelled
+async def test_when_the_client_goes_what_it_had_got_fails_and_what_it_had_not_was_no_attempt():
+    tunnels = tunnels_of(tunnel_bytes_max=1000)
+    api = await make_api(tunnels=tunnels)
     mine, url = await holding(api, takes=1)
     workers = [Worker(tunnels, url, b"x" * 600) for _ in range(3)]
     await some_turns()
@@ -304,10 +305,9 @@ async def test_when_the_client_goes_what_it_had_got_fails_and_what_it_had_not_wa
     assert [worker.answer for worker in workers] == [503, 503, AWAY]
 
 
-@pytest.mark.parametrize("bound", ["TUNNEL_BYTES_MAX", "TENANTS_TUNNELS_BYTES_MAX", "ALL_TUNNELS_BYTES_MAX"])
-async def test_bodies_wait_with_the_worker_while_the_client_takes_none(bound, monkeypatch):
-    monkeypatch.setattr(f"api.tunnel.{bound}", 1000)
-    tunnels = Tunnels("tunnel://127.0.0.1:7")
+@pytest.mark.parametrize("bound", ["tunnel_bytes_max", "tenant_bytes_max", "all_bytes_max"])
+async def test_bodies_wait_with_the_worker_while_the_client_takes_none(bound):
+    tunnels = tunnels_of(**{bound: 1000})
     api = await make_api(tunnels=tunnels)
     mine, url = await holding(api, takes=1)
     workers = [Worker(tunnels, url, b"x" * 400) for _ in range(6)]

@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import orjson
-import pytest
 from api_client import Api, make_api
 
 from broker.commands.organizations import SCOPES
@@ -21,13 +20,6 @@ BY_THEMSELVES = {
 }  # fmt: skip
 WHO = {"email": "ann@example.com", "password": "correct horse battery"}
 WHERE = {"name": "listener", "notify_url": "https://8.8.8.8/n", "liveness_url": "https://8.8.8.8/l"}
-
-
-@pytest.fixture(autouse=True)
-def cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
-    from argon2 import PasswordHasher
-
-    monkeypatch.setattr("broker.passwords.PasswordHasher", lambda **_: PasswordHasher(1, 8, 1))
 
 
 class Asking:
