@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -193,6 +194,7 @@ class _Listening:
             TunnelClient(url, key, place.queue_id, place.name, place.target, partial(on_event, place), wants)
             for place in places
         ]
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._end.set)
         with keys(sys.stdin.fileno(), self._pressed) if self._terminal else contextlib.nullcontext():
             if self._terminal:
                 say(HELP, err=True)

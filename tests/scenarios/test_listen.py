@@ -408,7 +408,7 @@ async def test_a_temporary_listener_is_gone_at_the_end_and_one_of_before_is_not(
         (before,) = (await client.get(f"/queues/{queue_id}/listeners")).json()["listeners"]
         async with Listen(server, "temporary", *target, "--temporary") as listen:
             assert len((await client.get(f"/queues/{queue_id}/listeners")).json()["listeners"]) == 2
-            listen.process.send_signal(signal.SIGINT)
+            listen.process.send_signal(signal.SIGTERM)
             assert "Deleted the temporary listener" in stderr_of(listen)
         assert (await client.get(f"/queues/{queue_id}/listeners")).json()["listeners"] == [before]
 
