@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 class Positions:
     """Positions in `messages`, by partition.
 
-    begins, ends: the offsets of the oldest message and after the newest one. ends has all partitions of the topic.
-    cursors: by listener id and partition; nothing where none was committed.
+    begins, ends: the offset of the oldest message, and the one after the newest. ends has all partitions of the topic.
+    cursors: by listener id and partition; those never committed are left out.
     """
 
     partitions: Collection[int]
@@ -38,7 +38,7 @@ class Positions:
         return self.cursors.get(listener_id, {})
 
     def streams(self, partition: int) -> list[tuple[Listener, Cursor]]:
-        """Return the streams of a partition, each with the cursor where it stands."""
+        """Return the streams of a partition, each with its cursor."""
         return [(listener, listener.stands_at(self.of(listener.id), partition)) for listener in self.listeners]
 
     def lows(self) -> dict[int, int]:
@@ -55,7 +55,7 @@ class Positions:
         return tail
 
     def report_missing(self, before_ms: int) -> None:
-        """Warn of listeners without a cursor that were created before this time: they begin where they were created.
+        """Log listeners without a cursor that were created before this time. They start again where they were created.
 
         Kafka has lost their cursors, or no worker has run since they were created.
         """
@@ -76,7 +76,7 @@ class Positions:
 
 
 async def read_positions(kafka: Ports, listeners: Iterable[Listener], partitions: Collection[int]) -> Positions:
-    """Read where these listeners stand on these partitions (LogUnavailable)."""
+    """Read the positions of these listeners on these partitions (LogUnavailable)."""
     known, messages = list(listeners), kafka.log.messages
     cursors = await kafka.cursors.load([listener.id for listener in known], partitions)
     ends = await messages.end_offsets()

@@ -224,7 +224,7 @@ class Worker:
                     await asyncio.sleep(self.tuning.tick_s)
 
     async def _take_over(self, partitions: list[int], assignment: Assignment) -> None:
-        """Read where everything stands, add the dispatchers, and begin to deliver."""
+        """Read all positions, add the dispatchers, and begin to deliver."""
 
         async def read() -> tuple[Positions, dict[int, Taken]]:
             assignment.share = await self.kafka.membership.share(partitions)
@@ -258,9 +258,10 @@ class Worker:
         return None
 
     async def _add_dispatchers(self, listeners: Iterable[Listener], assignment: Assignment) -> bool:
-        """Add the dispatchers of these listeners, as these are by now. Return whether the assignment is current still.
+        """Add the dispatchers of these listeners, as the listeners are now. Return whether the assignment is still
+        current.
 
-        Other tasks run meanwhile, which they must not once anything is at its place: that has to be of one moment.
+        Other tasks run meanwhile. Once a stream is placed they must not, because everything must be of one moment.
         """
         for count, listener_id in enumerate([listener.id for listener in listeners], 1):
             if count % self.tuning.opened_at_once == 0:
@@ -273,7 +274,7 @@ class Worker:
         return True
 
     def _begin(self, assignment: Assignment, positions: Positions, changes: dict[int, Taken]) -> None:
-        """Put every stream where it stood, and begin to read and to send."""
+        """Place every stream at its cursor, and begin to read and to send."""
         outstanding, roster, tails = assignment.outstanding, self.roster, dict[int, int]()
         positions.report_missing(now_ms() - self.tuning.no_cursor_ms)
         for number in positions.partitions:

@@ -29,16 +29,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Pass:
-    """Over those of a listener that were due at until_ms, some at a time. after: (queued_ms, id) of the last."""
+    """A pass over a listener's entries that were due at until_ms, some at a time. after: (queued_ms, id) of the last
+    one.
+    """
 
     until_ms: int
     after: tuple[int, int] = BEGIN
 
 
 class Due:
-    """The entries of one assignment that are due, or will be.
+    """The entries of one assignment that are due now or later.
 
-    taken: by row, the entries that their dispatchers have, or get in a moment.
+    taken: by row, the entries that dispatchers have, or get in a moment.
     read: reads the message of an entry; None when there is none any more.
     """
 
@@ -61,18 +63,18 @@ class Due:
         self._tuning = tuning
         self.taken: dict[int, Owed] = {}
         self._due: dict[str, _Pass] = {}  # listeners with some that are due
-        self._next_ms: dict[str, int] = {}  # by listener, when there may be some again
+        self._next_ms: dict[str, int] = {}  # by listener, when its next entry may be due
         self._soonest_ms: int | None = None  # of these
         self._wake = asyncio.Event()
 
     async def pause(self, at_most_s: float) -> None:
-        """Until something is due that serve_due() could not foresee, or for so long."""
+        """Wait until something is due that serve_due() could not foresee, or for at_most_s."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(at_most_s):
                 await self._wake.wait()
 
     async def serve(self, *, owns_any: bool) -> bool:
-        """Hand what is due to dispatchers that have room for it; the rest waits. Whether there may be more at once."""
+        """Give due deliveries to dispatchers with room. Return whether there may be more at once."""
         self._wake.clear()
         at_ms = now_ms()
         if self._soonest_ms is not None and self._soonest_ms <= at_ms:
@@ -86,7 +88,7 @@ class Due:
         return all(served)
 
     def note(self, listener_id: str, at_ms: int) -> None:
-        """There is something of this listener to be looked at then."""
+        """Note that a listener has an entry to be examined at this time."""
         if at_ms < self._next_ms.get(listener_id, at_ms + 1):
             self._next_ms[listener_id] = at_ms
             if self._soonest_ms is None or at_ms < self._soonest_ms:
@@ -99,7 +101,7 @@ class Due:
         self._soonest_ms = min(self._next_ms.values(), default=None)
 
     def _choose(self, at_ms: int) -> tuple[list[Owed], bool]:
-        """Some of those that are due: of each listener that has room a few, in turn. Whether there may be more."""
+        """Choose some due entries: a few of each listener with room, in turn. Return whether there may be more."""
         chosen: list[Owed] = []
         more, looks = False, self._tuning.looks_max
         for listener_id in list(self._due):
@@ -119,7 +121,7 @@ class Due:
         return chosen, more
 
     def _choose_of(self, dispatcher: Dispatcher, at_ms: int, chosen: list[Owed]) -> int:
-        """Of one listener. How many were looked at."""
+        """Choose due entries of one listener. Return how many were examined."""
         listener_id, looks = dispatcher.listener.id, 0
         due, enough = self._due.pop(listener_id), len(chosen) + self._tuning.due_each_at_once
         while looks < self._tuning.looks_each_max and len(chosen) < enough:
@@ -142,13 +144,14 @@ class Due:
         return looks
 
     def _try(self, owed: Owed, dispatcher: Dispatcher, chosen: list[Owed], enough: int) -> None:
-        """Take it, and what may follow it in its line, if it may go now."""
+        """Choose an entry if it may go now, with those that may follow it in its ordering key's queue."""
         if owed.line is None:
             if self._may_leave(owed, dispatcher):
                 self._take(owed, chosen)
             return
         first = self._first(owed.line)
-        if first is None or first.id != owed.id:  # those before it were put aside meanwhile: its turn comes
+        # Earlier deliveries of the key were set aside meanwhile; this one's turn will come.
+        if first is None or first.id != owed.id:
             self._ledger.queue(owed, None)
             return
         at_ms = now_ms()
@@ -169,7 +172,9 @@ class Due:
         return partition is not None and partition.placed(dispatcher) and _may_leave(partition, dispatcher, owed)
 
     def _first(self, line: Line) -> Owed | None:
-        """The one of a line to go next, when all before it are with its dispatcher, and not too many."""
+        """Return the next entry of an ordering key's queue, if all before it are with the dispatcher, and these are not
+        too many.
+        """
         coming = self._coming.first(line)
         for row_id, place in self._ledger.line(line, self._tuning.key_taken_max):
             if coming is not None and coming <= place:
@@ -180,14 +185,14 @@ class Due:
         return None
 
     def _fresh(self, owed: Owed) -> Owed:
-        """With the redrives of its listener that it knows nothing of yet."""
+        """Apply redrives of the listener that the entry does not know of yet."""
         dispatcher = self._dispatchers.get(owed.listener_id)
         if dispatcher is not None and owed.redrive(dispatcher.listener.redrives, now_ms()):
             self._ledger.redriven(owed, was_parked=False)
         return owed
 
     def advance(self, line: Line, *, foreseen: bool = False) -> None:
-        """The first of a line is looked at when it is due."""
+        """Queue the first entry of an ordering key for its due time."""
         first = self._first(line)
         if first is None or first.due_ms is None:
             return
@@ -200,7 +205,7 @@ class Due:
             self._wake.set()
 
     def _serve(self, owed: Owed, message: Message | LogUnavailable | None) -> bool:
-        """Hand it to its dispatcher. Whether it left those that wait."""
+        """Give an entry to its dispatcher. Return whether it has left the waiting ones."""
         dispatcher = self._dispatchers.get(owed.listener_id)
         if self.taken.get(owed.id) is not owed or dispatcher is None:
             return True  # given up, or cancelled, meanwhile
@@ -209,7 +214,8 @@ class Due:
             self.remove(owed)
             return True
         if isinstance(message, LogUnavailable) or not dispatcher.room() or not self._may_leave(owed, dispatcher):
-            self.put_back(owed)  # its listener has gone while it was read, and one before it waits to be read again
+            # Its listener was removed during the read, or an earlier delivery of the key must be read again.
+            self.put_back(owed)
             return False
         stream = dispatcher.stream(owed.partition)
         delivery = Delivery(stream, message.offset, message)
@@ -220,11 +226,11 @@ class Due:
         return True
 
     def put_back(self, owed: Owed) -> None:
-        """Its dispatcher has it no more."""
+        """Take an entry back from its dispatcher."""
         if self.taken.get(owed.id) is not owed:
             return  # given up, cancelled, or written anew meanwhile
         del self.taken[owed.id]
-        if owed.line is None:  # should it have been redriven meanwhile, that is seen when it is looked at
+        if owed.line is None:  # If it was redriven meanwhile, that is noticed when the entry is examined.
             self._ledger.queue(owed, now_ms())
             self.note(owed.listener_id, now_ms())
         else:
@@ -240,11 +246,11 @@ class Due:
 
 
 def _may_leave(partition: Partition, dispatcher: Dispatcher, owed: Owed) -> bool:
-    """Whether its stream has come far enough after a crash.
+    """Return whether an entry's stream has come far enough after a crash.
 
-    Its own window may still bring one that was found here: delivered before, it would be delivered once more where the
-    partition has a new owner before the window is that far. And what it has yet to read may be of the same ordering
-    key, and go first.
+    The window may still bring a delivery that was found at the take-over. Delivered before, it would be delivered again
+    if the partition changes hands before the window is that far. Messages that the stream has yet to read may also be
+    of the same ordering key, and go first.
     """
     tail, stream = partition.tail, dispatcher.streams.get(owed.partition)
     if owed.found and not (owed.place < tail if stream is None else stream.window.settled(owed.place, tail)):

@@ -24,19 +24,20 @@ from broker.ports import EARLIEST, LATEST, Record
 
 _DELIVERED: Final = "delivered"
 
-Streams = Sequence[tuple[Listener, Cursor]]  # the streams of a partition, each where its cursor stands
+Streams = Sequence[tuple[Listener, Cursor]]  # The streams of a partition, each with its cursor.
 
 
 class Outcomes:
-    """The outcomes that `deliveries` tells of a partition's messages.
+    """The outcomes of a partition's messages, as `deliveries` has them.
 
-    failed: the last attempt of each delivery that no attempt delivered. whole: whether all of it could be read.
+    failed: the last attempt of each delivery that no attempt delivered.
+    whole: whether all of them could be read.
     """
 
     def __init__(self) -> None:
         self.failed: dict[Key, DeliveryAttempted] = {}
         self.whole = True
-        self._delivered: dict[str, bytearray] = {}  # by listener, a bit for each offset
+        self._delivered: dict[str, bytearray] = {}  # One bit for each offset that was delivered, by listener.
 
     def delivered(self, listener_id: str, offset: int) -> bool:
         """Return whether the listener has taken the message at this offset."""
@@ -85,9 +86,10 @@ async def outcomes_of(requests: LogReader, topic: str, partition: int) -> Outcom
 async def rebuilt(
     requests: LogReader, topic: str, partition: int, outcomes: Outcomes, streams: Streams, *, at_once: int
 ) -> AsyncIterator[dict[Key, Owed]]:
-    """Yield the outstanding deliveries of the streams, so many at a time, in the order of `messages` (LogUnavailable).
+    """Yield the outstanding deliveries of the streams, some at a time, in the order of `messages` (LogUnavailable).
 
-    topic: the name of `messages`. Where outcomes can't be read, a delivery of which none is told is parked as unread.
+    topic: the name of `messages`.
+    If outcomes are unreadable, a delivery without an outcome is parked as unread.
     """
     begin, end = [(await requests.offsets(topic, {partition: moment}))[partition] for moment in (EARLIEST, LATEST)]
     by_queue: dict[bytes, list[_Stream]] = {}
@@ -133,12 +135,12 @@ class _Stream:
 
 
 def _owed(record: Record, partition: int, key: Key, failed: DeliveryAttempted | None, *, known: bool) -> Owed:
-    """Return what is owed of a message. failed: the last attempt; None: none was made, or none is known."""
+    """Make the entry of a message. failed: the last attempt; None: there was none, or none is known."""
     ordering_key, deliver_at_ms = None, 0
     try:
         texts = message_texts(record.value or b"")
         ordering_key, deliver_at_ms = texts.key, 0 if texts.deliver_at_ms is msgspec.UNSET else texts.deliver_at_ms
-    except (UnknownEvent, msgspec.MsgspecError):  # a newer program wrote it: the attempt will say so
+    except (UnknownEvent, msgspec.MsgspecError):  # A newer program wrote the message; the attempt will report that.
         pass
     if failed is not None:
         return _owed_after(failed, ordering_key)
@@ -155,7 +157,7 @@ def _owed(record: Record, partition: int, key: Key, failed: DeliveryAttempted | 
 
 
 def _owed_after(event: DeliveryAttempted, ordering_key: str | None = None) -> Owed:
-    """Return what is owed after an attempt that failed. The attempt does not tell its redrives."""
+    """Make an entry from a failed attempt, which does not have the redrives."""
     return _row(
         event.partition,
         (event.listener_id, event.message_id),

@@ -46,10 +46,11 @@ class KeptRecords:
     async def all_of(
         self, partition: int, *, at_once: int, streams: Callable[[], Streams] = tuple
     ) -> AsyncIterator[dict[Key, Owed | None]]:
-        """Yield what the records say, so many at a time, the later of a delivery after the earlier (LogUnavailable).
+        """Yield what the records say, some at a time, a delivery's later record after its earlier one (LogUnavailable).
 
-        None: it is owed no more, or only a newer program knows what. Where records are damaged, what the streams have
-        passed and no outcome tells comes first (rebuild.py), and what was delivered is not owed, whatever its record.
+        None: the delivery is no longer outstanding, or only a newer program can read it. After damage, deliveries that
+        the streams have passed without an outcome come first (rebuild.py), and a delivered message is not outstanding,
+        whatever its record says.
         """
         name = self._topic.name
         at = (await self._requests.offsets(name, {partition: EARLIEST}))[partition]
@@ -119,10 +120,12 @@ class KeptRecords:
             return None
         log.error("outstanding.record_gone partition=%d offset=%d", owed.partition, owed.offset)
         message = await self._of_log(owed.partition, owed.place)
-        if message is None and damaged:  # the record alone had it: that is not the end of the delivery
+        if message is None and damaged:  # Only the record had the message, so the delivery has not ended.
             raise LogDamaged(self._messages_topic, owed.partition, owed.place, owed.place)
         if message is None and behind:
-            raise LogUnavailable(f"Kafka gives nothing of {self._topic.name}/{owed.partition} at offset {owed.offset}")
+            raise LogUnavailable(
+                f"Kafka returned no record of {self._topic.name}/{owed.partition} at offset {owed.offset}"
+            )
         return message
 
     async def _message(self, owed: Owed, value: bytes, offset: int) -> Message | None:
@@ -143,7 +146,9 @@ class KeptRecords:
             except OffsetTooOld:
                 break
             if stretch.next_offset <= at:
-                raise LogUnavailable(f"Kafka gives nothing of {self._messages_topic}/{partition} from offset {at} on")
+                raise LogUnavailable(
+                    f"Kafka returned no record of {self._messages_topic}/{partition} from offset {at} on"
+                )
             found += (message for message in messages(stretch.records) if message.offset <= last)
             at = stretch.next_offset
         return found
@@ -155,7 +160,9 @@ class KeptRecords:
         except OffsetTooOld:
             return None
         if stretch.end_offset <= place:
-            raise LogUnavailable(f"Kafka gives nothing of {self._messages_topic}/{partition} from offset {place} on")
+            raise LogUnavailable(
+                f"Kafka returned no record of {self._messages_topic}/{partition} from offset {place} on"
+            )
         return next((message for message in messages(stretch.records) if message.offset == place), None)
 
 

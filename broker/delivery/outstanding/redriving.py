@@ -21,14 +21,14 @@ from broker.delivery.tuning import Tuning
 
 @dataclass(slots=True)
 class _Redriving:
-    """What is still to be done about the redrives of a listener. named: ids of messages. count: how many these were."""
+    """The unfinished redrives of a listener. named: ids of messages. count: how many redrives these were."""
 
     named: deque[str]
     count: int
 
 
 class Schedule(Protocol):
-    """What redrives change of the entries that are due (due.py)."""
+    """The parts of the due entries that redrives change (due.py)."""
 
     taken: dict[int, Owed]
 
@@ -44,18 +44,18 @@ class Redrives:
         self._owned = owned
         self._tuning = tuning
         self._under_way: dict[str, _Redriving] = {}
-        self._done: dict[str, int] = {}  # by listener, how many of its redrives
+        self._done: dict[str, int] = {}  # The number of redrives that have been applied, by listener.
 
     def __contains__(self, listener_id: str) -> bool:
-        """Return whether some of a listener's entries are still to be made due."""
+        """Return whether some of a listener's entries must still be made due."""
         return listener_id in self._under_way
 
     def forget(self, listener_id: str) -> None:
-        """A listener has no entries any more."""
+        """Forget a listener that has no entries any more."""
         self._under_way.pop(listener_id, None)
 
     def begin_now(self, listener: Listener, due: Schedule) -> None:
-        """A listener was redriven: those of its deliveries that this concerns are due."""
+        """Make due the deliveries that a listener's redrive concerns."""
         at_ms = now_ms()
         for owed in due.taken.values():
             if owed.listener_id == listener.id:
@@ -63,7 +63,9 @@ class Redrives:
         self.begin(listener, due)
 
     def begin(self, listener: Listener, due: Schedule) -> None:
-        """They may be very many, so they are made due when it has room, some at a time."""
+        """Begin a redrive. There may be very many deliveries, so some are made due at a time, when the listener has
+        room.
+        """
         redrives, done = listener.redrives, self._done.get(listener.id, 0)
         if redrives.count > done and listener.id in self._ledger.counts:
             named = (message_id for message_id, redrive in redrives.of_messages.items() if redrive > done)
@@ -71,7 +73,7 @@ class Redrives:
             due.note(listener.id, 0)
 
     def apply_some(self, listener: Listener, due: Schedule) -> int:
-        """Make some of those due that its redrives concern. How many were looked at."""
+        """Make some redriven deliveries due. Return how many were examined."""
         redriving = self._under_way[listener.id]
         if not redriving.named:
             rows = self._ledger.attempted_before(
@@ -92,7 +94,7 @@ class Redrives:
         return len(named)
 
     def _where(self, message_id: str) -> list[int]:
-        """The partitions that a message may be in."""
+        """Return the partitions that a message may be in."""
         place = partition_of(message_id)
         return [place] if place is not None else list(self._owned)
 

@@ -40,7 +40,11 @@ log = logging.getLogger(__name__)
 
 
 class Outstanding:
-    """Of one assignment. dispatchers: the worker's own, as they are at each moment. assure: see Fence."""
+    """The outstanding deliveries of one assignment.
+
+    dispatchers: the worker's own, as they are at each moment.
+    assure: see Fence.
+    """
 
     def __init__(
         self,
@@ -64,7 +68,8 @@ class Outstanding:
         self._ledger = Ledger(tuning.index_cache_kib)
         self._owned: set[int] = set()
         self._reading: dict[int, object] = {}
-        self._coming: ArrivingOffsets[Line] = ArrivingOffsets()  # none of their keys may overtake them
+        # No later delivery of these ordering keys may overtake the arriving ones.
+        self._coming: ArrivingOffsets[Line] = ArrivingOffsets()
         self._redrives = Redrives(self._ledger, self._owned, tuning)
         self._due = due = Due(
             self._ledger, self._coming, self._redrives, partitions, dispatchers, self._message_of, tuning
@@ -76,9 +81,8 @@ class Outstanding:
     # Ownership
 
     async def read(self, partition: int, streams: Callable[[], Streams] = tuple) -> None:
-        """Learn what is owed on a partition, as it stands in the topic (LogUnavailable). take_over() follows.
-
-        streams: asked only where the topic is damaged.
+        """Read what is outstanding on a partition (LogUnavailable). take_over() follows. streams: asked only if the
+        topic is damaged.
         """
         reading = self._reading[partition] = object()
 
@@ -106,7 +110,7 @@ class Outstanding:
                 self._due.advance(before.line, foreseen=True)
 
     def take_over(self, partition: int) -> None:
-        """The partition is ours, and read() has read it; its dispatchers are employed."""
+        """Use what read() found. The partition is ours, and its dispatchers exist."""
         self._owned.add(partition)
         for listener_id, count in self._ledger.counts.items():
             if partition in count.due:
@@ -116,14 +120,16 @@ class Outstanding:
                 self._redrives.begin(dispatcher.listener, self._due)
 
     def close(self) -> None:
-        """The partitions are handed over; their next owner reads it all again."""
+        """Close the index after a hand-over; the next owner reads everything again."""
         self._reading.clear()
         self._ledger.close()
 
     # What comes here
 
     def overtakes(self, delivery: Delivery) -> bool:
-        """Whether a delivery of a window would overtake one that is, or is about to be, here."""
+        """Return whether a window's delivery would overtake one of its ordering key that is, or is about to be, in
+        `outstanding`.
+        """
         line = _line(delivery) if self._coming or self._ledger.in_line else None
         if line is None:
             return False
@@ -133,10 +139,10 @@ class Outstanding:
     def expect(
         self, delivery: Delivery, message: Message, status: int | None, error: str | None, due_ms: int | None
     ) -> KeptDelivery:
-        """It is about to be put aside, to be tried at due_ms, or parked when that is None: its record, as of now.
+        """Announce that a delivery will be set aside, due at due_ms or parked (None). Return its record as of now.
 
-        What comes before it is written, a redrive, has come after it. None of its ordering key may overtake it from
-        now on, unless it is parked.
+        A redrive that arrives between this call and the write applies to this delivery. From now on no delivery of its
+        ordering key may overtake it, unless it is parked.
         """
         line = _line(delivery)
         if line is not None and due_ms is not None:
@@ -144,22 +150,22 @@ class Outstanding:
         return kept_event(delivery, message, status, error, due_ms)
 
     def expect_no_more(self, delivery: Delivery) -> None:
-        """It was not put aside after all."""
+        """Withdraw expect(): the delivery was not set aside."""
         line = _line(delivery)
         if line is not None:
             self._coming.leave(line, delivery.offset)
             self._due.advance(line)
 
     async def put_aside(self, delivery: Delivery, event: KeptDelivery) -> bool:
-        """Write what expect() gave. Whether it was ours to write."""
+        """Write the record that expect() returned. Return whether the partition was ours."""
         stream = delivery.stream
         key, value = owed_key(event.listener_id, event.message_id), encode(event)
         message = delivery.message
-        # A retry's record takes the place of the one before; that of an updated message may be larger than that one.
+        # A retry's record replaces the one before. An updated message may be larger than the original.
         counts = delivery.owed is None or (message is not None and message.change() >= 0)
         while delivery.state is not DROPPED:
             try:
-                await self._assure()  # else its next owner may have delivered it
+                await self._assure()  # Without this check, the next owner may have delivered it.
                 if delivery.state is DROPPED:
                     break
                 offset = await self._topic.append_one(stream.partition, key, value)
@@ -167,7 +173,8 @@ class Outstanding:
                 await asyncio.sleep(self._tuning.append_pause_s)
                 continue
             if self._count is not None and counts:
-                self._count(event.organization_id, 2 * len(value))  # compaction begins when half is out of date
+                # Count two copies: compaction begins when half of the topic is out of date.
+                self._count(event.organization_id, 2 * len(value))
             if delivery.state is not DROPPED:
                 self._enter(owed_by(event, offset, found=False, record=value if offset < 0 else None))
             parked = isinstance(event, DeliveryParked)
@@ -189,9 +196,8 @@ class Outstanding:
         return False
 
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Listener, int, int]]) -> bool:
-        """These listeners may have deliveries at these offsets that can't be read: they are parked (LogUnavailable).
-
-        Whether the partition is still ours.
+        """Park deliveries that these listeners may have at unreadable offsets (LogUnavailable). Return whether the
+        partition is still ours.
         """
         events = await self._damaged.park(partition, ranges)
         if partition not in self._owned:
@@ -201,7 +207,7 @@ class Outstanding:
         return True
 
     async def mended(self, partition: int, first: int, last: int, *, given_up: bool) -> None:
-        """What was damaged can be read again: try what was parked for it. given_up: cancel it instead."""
+        """Attempt what was parked for a damaged range that can be read again. given_up: cancel it instead."""
         at = -1
         while partition in self._owned and (
             rows := self._ledger.at_offsets(partition, first, last, after_id=at, limit=self._tuning.rows_at_once)
@@ -216,13 +222,14 @@ class Outstanding:
             await asyncio.sleep(0)
 
     async def review(self, partition: int, damage: Damage, given_up: Damage) -> None:
-        """Retry what was parked because its message or a change could not be read, and can be read by now.
+        """Retry what was parked because its message or a change was unreadable, and is readable now.
 
-        damage, given_up: as the directory has them. Cancel what stands for messages that were given up. Write a record
-        of what was found without one. While outcomes are damaged it may have been delivered, and stays parked.
+        damage, given_up: as the directory has them. Entries that stand for given-up messages are cancelled. Entries
+            that were found without a record get one. While outcomes are damaged, such an entry stays parked, because it
+            may have been delivered.
         """
         unknown = any(one.partition == partition and one.topic in ("outstanding", "deliveries") for one in damage)
-        at, newest = -1, self._ledger.newest_id  # what is written meanwhile is not looked at again
+        at, newest = -1, self._ledger.newest_id  # Entries that are written meanwhile are not examined again.
         while partition in self._owned and (
             rows := self._ledger.unread(partition, after_id=at, limit=self._tuning.rows_at_once)
         ):
@@ -250,7 +257,7 @@ class Outstanding:
                 break
 
     def _retry(self, owed: Owed) -> None:
-        """A parked one is due now, with a fresh allowance."""
+        """Make a parked entry due now, with a fresh allowance."""
         at_ms = now_ms()
         owed.forgiven, owed.since_ms, owed.due_ms = owed.number, at_ms, at_ms
         owed.queued_ms = None if owed.id in self._due.taken or owed.line is not None else at_ms
@@ -261,11 +268,11 @@ class Outstanding:
             self._due.note(owed.listener_id, at_ms)
 
     def damaged(self) -> int:
-        """How many entries stand for deliveries whose messages can't be read."""
+        """Count the entries that stand for unreadable messages."""
         return sum(map(self._ledger.damaged, self._owned))
 
     def _enter(self, owed: Owed) -> None:
-        """It is due when its record says, or now, when it was redriven since that was written."""
+        """Queue an entry for its due time, or for now if it was redriven since its record was written."""
         dispatcher, line = self._dispatchers.get(owed.listener_id), owed.line
         if dispatcher is not None and owed.redrive(dispatcher.listener.redrives, now_ms()) and line is None:
             owed.queued_ms = owed.due_ms
@@ -280,18 +287,20 @@ class Outstanding:
     # What is here
 
     def __len__(self) -> int:
-        """How many deliveries are owed, the parked ones too."""
+        """Count the outstanding deliveries, including parked ones."""
         return len(self._ledger)
 
     def is_owed(self, delivery: Delivery) -> bool:
-        """Whether a delivery of a window is here: a crash came after its record and before the cursor."""
+        """Return whether a window's delivery is in `outstanding`: a crash came after its record and before the
+        cursor.
+        """
         message, listener_id = delivery.message, delivery.stream.dispatcher.listener.id
         if message is None or listener_id not in self._ledger.counts:
             return False
         return self._ledger.find(delivery.stream.partition, listener_id, message.id.decode()) is not None
 
     def state(self, partition: int, listener_id: str, message_id: str) -> str | None:
-        """`pending`, `retrying` or `parked`; None when it is not kept here."""
+        """Return `pending`, `retrying` or `parked`; None when the delivery is not in `outstanding`."""
         owed = self._ledger.find(partition, listener_id, message_id)
         if owed is None:
             return None
@@ -303,47 +312,47 @@ class Outstanding:
         return "parked" if owed.due_ms is None else "retrying"
 
     def retrying(self, partition: int, listener_id: str) -> bool:
-        """Whether anything of this listener is to be tried again from a partition."""
+        """Return whether a delivery to this listener will be retried from a partition."""
         count = self._ledger.counts.get(listener_id)
         return count is not None and (listener_id in self._redrives or count.due.get(partition, 0) > 0)
 
     def waiting(self, partition: int, listener_id: str) -> tuple[int, int | None]:
-        """How many wait to be retried, or for others of their ordering keys, and the oldest put of these."""
+        """Count the deliveries that wait for a retry or for their ordering key. Return also the oldest put of these."""
         count = self._ledger.counts.get(listener_id)
         number = 0 if count is None else count.waiting.get(partition, 0)
         return number, self._ledger.waits_since_ms(partition, listener_id) if number else None
 
     def listeners(self) -> set[str]:
-        """The ids of the listeners that deliveries here are for."""
+        """Return the ids of the listeners with outstanding deliveries."""
         return set(self._ledger.counts)
 
     def has_message(self, partition: int, message_id: str) -> bool:
-        """Whether a message is kept here, for any listener."""
+        """Return whether a message is in `outstanding`, for any listener."""
         return self._ledger.has_message(partition, message_id)
 
     def oldest_put_ms(self, partition: int) -> int | None:
-        """When the oldest message that is kept here was put; None when none is."""
+        """Return when the oldest outstanding message was put; None when there is none."""
         return self._ledger.oldest_put_ms(partition)
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
-        """When the oldest message that is kept here without its payload was put; None when none is."""
+        """Return when the oldest message without a payload in its record was put; None when there is none."""
         return self._ledger.oldest_bare_put_ms(partition)
 
     # What goes from here
 
     def delivered(self, delivery: Delivery) -> None:
-        """A delivery from here was taken by its listener. Its tombstone goes out with the next flush()."""
+        """Note that a listener accepted an outstanding delivery. Its tombstone is written by the next flush()."""
         if delivery.owed is not None:
             self.cancel(delivery.owed.partition, delivery.owed.listener_id, delivery.owed.message_id)
 
     def cancel(self, partition: int, listener_id: str, message_id: str) -> None:
-        """It is not delivered any more. Its tombstone goes out with the next flush()."""
+        """Cancel an outstanding delivery. Its tombstone is written by the next flush()."""
         owed = self._ledger.find(partition, listener_id, message_id)
         if owed is not None and self._due.remove(owed):
             self._settled.setdefault(partition, []).append((owed.key, None))
 
     async def bury(self, listeners: Container[str]) -> None:
-        """The deliveries of these listeners are cancelled, and their tombstones written (LogUnavailable)."""
+        """Cancel all deliveries of these listeners, and write their tombstones (LogUnavailable)."""
         self._coming.forget(lambda line: line[0] in listeners)
         for listener_id in [one for one in self._ledger.counts if one in listeners]:
             while rows := self._ledger.of_listener(listener_id, limit=self._tuning.rows_at_once):
@@ -355,7 +364,7 @@ class Outstanding:
                     self._due.remove(owed)
 
     async def flush(self) -> None:
-        """Write the tombstones (LogUnavailable: they go out with the next one)."""
+        """Write the tombstones (LogUnavailable: the next call writes them)."""
         if self._settled:
             settled, self._settled = self._settled, {}
             try:
@@ -366,12 +375,14 @@ class Outstanding:
                 raise
 
     def returned(self, delivery: Delivery) -> None:
-        """A dispatcher could not try it after all (its listener is down): it is due as soon as there is room."""
+        """Make a delivery due again as soon as there is room, because its dispatcher could not attempt it."""
         if delivery.owed is not None:
             self._due.put_back(delivery.owed)
 
     def dismissed(self, listener_id: str) -> None:
-        """Its dispatcher is gone, and may come back: what it had is due again, and what was on its way here is not."""
+        """Make due again what a removed dispatcher had, and cancel what was on its way to it. The dispatcher may come
+        back.
+        """
         lines = self._coming.forget(lambda line: line[0] == listener_id)
         for owed in [one for one in self._due.taken.values() if one.listener_id == listener_id]:
             self._due.put_back(owed)
@@ -381,11 +392,11 @@ class Outstanding:
     # What is due
 
     async def serve_due(self) -> bool:
-        """Hand some of what is due to dispatchers that have room for it. Return whether there may be more at once."""
+        """Give some due deliveries to dispatchers with room. Return whether there may be more at once."""
         return await self._due.serve(owns_any=bool(self._owned))
 
     def redrive(self, listener: Listener) -> None:
-        """A listener was redriven: those of its deliveries that this concerns are due."""
+        """Make due the deliveries that a listener's redrive concerns."""
         self._redrives.begin_now(listener, self._due)
 
     async def _message_of(self, owed: Owed) -> Message | LogUnavailable | None:
@@ -398,7 +409,8 @@ class Outstanding:
             except LogDamaged:
                 await self._damaged.park_again(owed)
                 return None
-            await self._assure()  # who had no answer for long reads what others have delivered
+            # Without this check, a worker without an answer for long reads what others have delivered.
+            await self._assure()
         except LogUnavailable as error:
             return error
         return message
