@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from api.damaged_ids import DamagedIds
 from broker.core.ids import parse_damaged_id
@@ -18,6 +19,7 @@ from tests.scenarios.test_stop_and_disk import Listener, listen, listener, put
 __all__ = ["listener"]  # a fixture
 
 ALL = {f"message-{number:02}" for number in range(20)}
+DELIVERED = ALL - {"message-04"} | {"updated-04"}
 ALTERED = {"message-03", "message-11", "message-19"}
 
 
@@ -29,6 +31,7 @@ def health(server: Running) -> httpx.Response:
     return httpx.get(server.admin_url + "/health", timeout=60)
 
 
+@pytest.mark.timeout(600)  # five servers, one after the other
 def test_altered_messages_are_told_of_and_never_delivered_until_they_are_put_back_from_an_export(
     tmp_path: Path, listener: Listener
 ):
@@ -44,6 +47,8 @@ def test_altered_messages_are_told_of_and_never_delivered_until_they_are_put_bac
             answer = put(server, f"/queues/{queue}/messages", {"data": data, "key": data})
             assert answer.status_code == 200
             ids[data] = answer.json()["message"]["id"]
+        updated = put(server, f"/queues/{queue}/messages/{ids['message-04']}", {"data": "updated-04"})
+        assert updated.status_code == 200
         exported = everput("export-all", str(export), *here)
         assert exported.returncode == 0, exported.stderr
         assert server.stop() == 0
@@ -58,7 +63,7 @@ def test_altered_messages_are_told_of_and_never_delivered_until_they_are_put_bac
 
     listener.down = False
     with Running(data_dir) as server:
-        wait_until(lambda: set(listener.taken) == ALL - ALTERED, what="all others are delivered")
+        wait_until(lambda: set(listener.taken) == DELIVERED - ALTERED, what="all others are delivered")
         path = f"/queues/{queue}/listeners"
         (one,) = get(server, path).json()["listeners"]
         events = [
@@ -95,11 +100,17 @@ def test_altered_messages_are_told_of_and_never_delivered_until_they_are_put_bac
     mended = everput("mend", "--export", str(export), *here)
     assert (mended.returncode, mended.stdout.count("mended: messages/")) == (0, 3), mended.stdout + mended.stderr
     with Running(data_dir) as server:
-        wait_until(lambda: set(listener.taken) == ALL, what="these are delivered, too")
+        wait_until(lambda: set(listener.taken) == DELIVERED, what="these are delivered, too")
         assert set(listener.taken.values()) == {1}
         wait_until(lambda: health(server).status_code == 200, what="health is well")
         assert everput("verify", *here).returncode == 0
         assert server.stop() == 0
+
+    _, batch = with_text(data_dir, "everput.changes", b"updated-04")
+    flip(batch, at=26)  # how many offsets it has
+    mended = everput("mend", "--export", str(export), *here)
+    assert (mended.returncode, mended.stdout.count("mended: changes/")) == (0, 1), mended.stdout + mended.stderr
+    assert everput("mend", *here).returncode == 0
 
     _, batch = with_text(data_dir, "everput.control", b"queue.created")
     at = flip_within(batch, b"orders")
