@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,14 +61,18 @@ def properties(environment: dict[str, object], *, ports: dict[str, tuple[int, in
     return "".join(f"{key}={value}\n" for key, value in found.items())
 
 
-async def start(name: str, directory: Path, ports: dict[str, tuple[int, int]]) -> Broker:
-    directory.mkdir()
+async def start(
+    name: str, directory: Path, ports: dict[str, tuple[int, int]], *, jars: Sequence[Path] | None = None
+) -> Broker:
+    """jars: of another version of Kafka. A directory that is there already is not formatted."""
     environment = SERVICES[name]["environment"]
     path = directory / "server.properties"
-    path.write_text(properties(environment, ports=ports, name=name, log_dir=directory / "log"))
-    command = java(directory, jars=kafka_jars(), options=("-Xmx256m", "-XX:TieredStopAtLevel=1"))
-    tool = ("kafka.tools.StorageTool", "format", "-t", environment["CLUSTER_ID"], "-c", str(path))
-    assert await finished(await spawn((*command, *tool), directory=directory), within_s=60) == 0
+    command = java(directory, jars=jars or kafka_jars(), options=("-Xmx256m", "-XX:TieredStopAtLevel=1"))
+    if not directory.exists():
+        directory.mkdir()
+        path.write_text(properties(environment, ports=ports, name=name, log_dir=directory / "log"))
+        tool = ("kafka.tools.StorageTool", "format", "-t", environment["CLUSTER_ID"], "-c", str(path))
+        assert await finished(await spawn((*command, *tool), directory=directory), within_s=60) == 0
     return Broker(ports[name][0], await spawn((*command, "kafka.Kafka", str(path)), directory=directory))
 
 
