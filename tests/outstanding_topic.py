@@ -14,7 +14,7 @@ from broker.kafka.requests import EARLIEST, FetchResult, KafkaRequests, Record
 
 
 class OutstandingTopic:
-    """Stands for OutcomesTopic and KafkaRequests. unavailable: raised by all that is asked. stretch: records a read."""
+    """Stands for Appender and KafkaRequests. unavailable: raised by all that is asked. stretch: records a read."""
 
     name = "outstanding"
     walk = KafkaRequests.walk

@@ -15,7 +15,7 @@ from broker.core.events import ChangeApplied, MessageChange
 from broker.core.ids import parse_message_id
 from broker.disk import Refusal
 from broker.errors import InDoubt, LogDamaged, LogUnavailable, UnknownEvent
-from broker.kafka.outcomes import OutcomesTopic
+from broker.kafka.appender import Appender
 from broker.kafka.read_slots import COUNT_READS_MAX, ReadSlots
 from broker.kafka.requests import LATEST, KafkaRequests
 from broker.kafka.scan import scan
@@ -33,7 +33,7 @@ class ChangesTopic:
     read_slots: the slots for reads.
     """
 
-    def __init__(self, topic: OutcomesTopic, requests: KafkaRequests, deliveries: str, read_slots: ReadSlots) -> None:
+    def __init__(self, topic: Appender, requests: KafkaRequests, deliveries: str, read_slots: ReadSlots) -> None:
         self.name = topic.name
         self._topic = topic
         self._requests = requests

@@ -18,7 +18,7 @@ from broker.core.codec import decode, encode
 from broker.core.events import PutClaimed
 from broker.disk import Refusal
 from broker.errors import BrokerError, LogDamaged, ShareUsed, UnknownEvent, ViewBehind
-from broker.kafka.outcomes import OutcomesTopic
+from broker.kafka.appender import Appender
 from broker.kafka.producer import Producer
 from broker.kafka.requests import KafkaRequests, OffsetTooOld
 from broker.kafka.scan import scan
@@ -49,7 +49,7 @@ class ClaimsTopic:
         self._requests = requests
         self._topic = topic.name
         self._partitions = topic.partitions
-        self._writer = OutcomesTopic(producer, topic.name, timeout_s)
+        self._writer = Appender(producer, topic.name, timeout_s)
         self._index = ClaimIndex()
         self._positions: dict[int, int] = {}
         self._locks = [asyncio.Lock() for _ in range(topic.partitions)]

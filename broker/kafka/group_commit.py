@@ -63,6 +63,7 @@ class GroupCommit:
 
     timeout_s: how long an append waits for the acknowledgement.
     pause_s: as PAUSE_S.
+    late_s: an acknowledgement is late after this time. sweep_s: how often late batches are looked for.
     waiting: messages that are in no batch yet; waiting_bytes: their bytes.
     durable: times from append to acknowledgement.
     in_doubt: appends whose acknowledgement did not come.
@@ -70,8 +71,18 @@ class GroupCommit:
     """
 
     def __init__(
-        self, producer: Producer, requests: KafkaRequests, topic: Topic, timeout_s: float, *, pause_s: float = PAUSE_S
+        self,
+        producer: Producer,
+        requests: KafkaRequests,
+        topic: Topic,
+        timeout_s: float,
+        *,
+        pause_s: float = PAUSE_S,
+        late_s: float = _LATE_S,
+        sweep_s: float = _SWEEP_S,
     ) -> None:
+        self._late_s = late_s
+        self._sweep_s = sweep_s
         self._producer = producer
         self._requests = requests
         self.name = self._topic = topic.name
@@ -356,7 +367,7 @@ class GroupCommit:
         """Answer appends that have waited too long: not stored if they are in no batch, otherwise in doubt."""
         while True:
             await self._busy.wait()
-            await asyncio.sleep(_SWEEP_S)
+            await asyncio.sleep(self._sweep_s)
             now_s = _now_s()
             self._keyed = {partition: queue for partition, queue in self._keyed.items() if queue}
             for queue in (self._unkeyed, *self._keyed.values()):
@@ -366,7 +377,7 @@ class GroupCommit:
                     )
                     self.refused += fail([self._pop(queue)], late)
             for batch in self._under_way.values():
-                batch.late = batch.late or batch.sent_s + _LATE_S < now_s
+                batch.late = batch.late or batch.sent_s + self._late_s < now_s
                 doubt = InDoubt(
                     "Kafka did not acknowledge in time. The message may have been stored; "
                     "with an Idempotency-Key it is safe to repeat the request."

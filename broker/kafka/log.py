@@ -1,17 +1,18 @@
 """The log: everything a process writes to Kafka, over one producer and one client for single requests.
 
 For: wiring the topics' files, starting and stopping them. Not for: what each does (control.py, messages.py,
-changes.py, claims.py, outcomes.py), what the events say (broker/core/events.py), folding them (projections/), the tail
+changes.py, claims.py, appender.py), what the events say (broker/core/events.py), folding them (projections/), the tail
 (tail.py)."""
 
 from __future__ import annotations
 
 from broker.disk import Refusal
+from broker.kafka.appender import Appender
 from broker.kafka.changes import ChangesTopic
 from broker.kafka.claims import ClaimsTopic
 from broker.kafka.control import ControlTopic
+from broker.kafka.group_commit import GroupCommit
 from broker.kafka.messages import MessagesTopic
-from broker.kafka.outcomes import OutcomesTopic
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.producer import Producer
 from broker.kafka.read_slots import ReadSlots
@@ -36,19 +37,20 @@ class KafkaLog:
         self._producer = Producer(kafka)
         self.control = ControlTopic(self._producer, self.requests, names.control.name, timeout_s)
         kept = KafkaOutstanding(kafka, self.requests, self.read_slots).message
-        self.messages = MessagesTopic(self._producer, self.requests, names.messages, timeout_s, self.read_slots, kept)
+        self._writer = GroupCommit(self._producer, self.requests, names.messages, timeout_s)
+        self.messages = MessagesTopic(self._writer, self.requests, names.messages, timeout_s, self.read_slots, kept)
         self.claims = ClaimsTopic(self._producer, self.requests, names.claims, timeout_s)
-        self.deliveries = OutcomesTopic(self._producer, names.deliveries.name, timeout_s)
-        changes = OutcomesTopic(self._producer, names.changes.name, timeout_s)
+        self.deliveries = Appender(self._producer, names.deliveries.name, timeout_s)
+        changes = Appender(self._producer, names.changes.name, timeout_s)
         self.changes = ChangesTopic(changes, self.requests, names.deliveries.name, self.read_slots)
-        self.outstanding = OutcomesTopic(self._producer, names.outstanding.name, timeout_s)
-        self.statistics = OutcomesTopic(self._producer, names.statistics.name, timeout_s)
+        self.outstanding = Appender(self._producer, names.outstanding.name, timeout_s)
+        self.statistics = Appender(self._producer, names.statistics.name, timeout_s)
 
     def refuse(self, refusal: Refusal | None) -> None:
         """Refuse what the API appends, including urgent events if the refusal says so; None: refuse nothing. Workers'
         appends are never refused.
         """
-        self.messages.refuse(None if refusal is None else refusal.reason)
+        self._writer.refuse(None if refusal is None else refusal.reason)
         self.control.refusal = refusal
         self.claims.refuse(refusal)
         self.changes.refuse(refusal)
@@ -57,12 +59,12 @@ class KafkaLog:
         """Connect (LogUnavailable)."""
         await self.requests.start(self._topics)
         await self._producer.start()
-        self.messages.start()
+        self._writer.start()
         self.claims.start()
 
     async def stop(self) -> None:
         """Finish what is under way, then disconnect."""
         await self.claims.stop()
-        await self.messages.stop()
+        await self._writer.stop()
         await self._producer.stop()
         await self.requests.stop()

@@ -1,4 +1,4 @@
-"""The `messages` topic: the group commit, and messages read back (ports.MessageLog).
+"""The `messages` topic: messages appended and read back (ports.MessageLog).
 
 For: finding messages by id, a queue's newest ones, offsets of times and ends. Not for: how appends become batches
 (group_commit.py), the tail that workers read (tail.py)."""
@@ -15,11 +15,11 @@ from broker.core.claims import CLOCKS_MS, IDS_KEPT_MS
 from broker.core.paging import Chunk, Found, newest
 from broker.errors import LogDamaged
 from broker.kafka.group_commit import GroupCommit
-from broker.kafka.producer import Producer
 from broker.kafka.read_slots import COUNT_READS_MAX, ReadSlots
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
 from broker.kafka.scan import scan
 from broker.kafka.topics import Topic
+from broker.ports import BuildRecord
 from broker.time_offsets import offsets_since
 
 log = logging.getLogger(__name__)
@@ -30,9 +30,10 @@ _CHUNK_BYTES_MAX: Final = 512 << 10  # bytes of them that are held, but at least
 _PAGE_BYTES_MAX: Final = 8 << 20  # A page holds at most this many bytes of records, but at least one record.
 
 
-class MessagesTopic(GroupCommit):
+class MessagesTopic:
     """The topic `messages`.
 
+    writer: appends the messages.
     timeout_s: how long an append waits for the acknowledgement.
     read_slots: the slots for large reads.
     kept: finds a message in `outstanding` that this topic no longer holds, by partition, id and organization.
@@ -40,19 +41,42 @@ class MessagesTopic(GroupCommit):
 
     def __init__(
         self,
-        producer: Producer,
+        writer: GroupCommit,
         requests: KafkaRequests,
         topic: Topic,
         timeout_s: float,
         read_slots: ReadSlots,
         kept: Kept | None = None,
     ) -> None:
-        super().__init__(producer, requests, topic, timeout_s)
+        self.writer = writer
+        self.name = self._topic = topic.name
+        self._partitions = topic.partitions
+        self._requests = requests
         # A message may be this much later in the log than its id says.
         # Claimed ids are kept for a while, an append waits, and up to three clocks differ.
         self._later_ms_max = IDS_KEPT_MS + round(timeout_s * 2000) + 2 * CLOCKS_MS
         self._read_slots = read_slots
         self._kept = kept
+
+    def append(
+        self, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
+    ) -> Awaitable[tuple[int, int]]:
+        """See ports.MessageLog.append."""
+        return self.writer.append(build, ordering_key=ordering_key, size=size)
+
+    def append_together(
+        self, builds: Sequence[BuildRecord], *, partition: int | None = None, size: int = 0
+    ) -> Awaitable[None]:
+        """See ports.MessageLog.append_together."""
+        return self.writer.append_together(builds, partition=partition, size=size)
+
+    def partition_of(self, ordering_key: str) -> int:
+        """See ports.MessageLog.partition_of."""
+        return self.writer.partition_of(ordering_key)
+
+    def some_partition(self) -> int:
+        """See ports.MessageLog.some_partition."""
+        return self.writer.some_partition()
 
     async def end_offsets(self) -> tuple[int, ...]:
         """Return the end offset of each partition (LogUnavailable)."""

@@ -20,7 +20,7 @@ from broker.core.codec import decode, encode
 from broker.core.events import StatisticsCounted
 from broker.core.statistics import KEPT_MS, LATE_MAX, MINUTE_MS, Coverage, Lane, Position, Series, Totals
 from broker.errors import LogDamaged, UnknownEvent
-from broker.kafka.outcomes import OutcomesTopic
+from broker.kafka.appender import Appender
 from broker.kafka.read_slots import ReadSlots
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, OffsetTooOld, Record
 from broker.kafka.topics import by_name, topics
@@ -108,7 +108,7 @@ class Counting:
     assign() sets the lanes. Then call read() and fold() in turn, and write_if_due() after each.
     """
 
-    def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, writer: OutcomesTopic) -> None:
+    def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, writer: Appender) -> None:
         table = topics(kafka)
         self._names = {source: by_name(table)[source].name for source in SOURCES}
         self._requests = requests

@@ -55,18 +55,18 @@ class _Collector(Collector):
 
 def show_log(registry: CollectorRegistry, log: KafkaLog) -> None:
     """Show the puts of an API process."""
-    messages = log.messages
+    writer = log.messages.writer
 
     def make() -> Iterator[Metric]:
         yield _histogram(
-            "everput_put_durable", "From a put, of one message or several, to Kafka's acknowledgement", messages.durable
+            "everput_put_durable", "From a put, of one message or several, to Kafka's acknowledgement", writer.durable
         )
         failed = CounterMetricFamily("everput_puts_failed", "Puts answered 503", labels=["outcome"])
-        failed.add_metric(["in-doubt"], messages.in_doubt)
-        failed.add_metric(["refused"], messages.refused)
+        failed.add_metric(["in-doubt"], writer.in_doubt)
+        failed.add_metric(["refused"], writer.refused)
         yield failed
-        yield GaugeMetricFamily("everput_puts_waiting", "Messages put that no batch has yet", messages.waiting)
-        yield GaugeMetricFamily("everput_puts_waiting_bytes", "What they carry", messages.waiting_bytes)
+        yield GaugeMetricFamily("everput_puts_waiting", "Messages put that no batch has yet", writer.waiting)
+        yield GaugeMetricFamily("everput_puts_waiting_bytes", "What they carry", writer.waiting_bytes)
 
     registry.register(_Collector(make))
 

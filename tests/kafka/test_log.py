@@ -19,10 +19,10 @@ from broker.core.events import QueueCreated
 from broker.core.ids import message_id
 from broker.errors import InDoubt, LogUnavailable
 from broker.kafka.admin import ensure_topics
+from broker.kafka.appender import Appender
 from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.group_commit import QUEUE_HEADER
 from broker.kafka.log import KafkaLog
-from broker.kafka.outcomes import OutcomesTopic
 from broker.kafka.requests import LATEST, KafkaRequests
 from broker.kafka.topics import topics as topic_table
 
@@ -321,7 +321,7 @@ async def test_an_outage_is_told_in_time_and_what_was_acknowledged_is_there_afte
             with pytest.raises(LogUnavailable):
                 await log.messages.end_offsets()
             assert time.monotonic() - began < 9  # all tries together: each may take 5 s
-            impatient = OutcomesTopic(log._producer, table.deliveries.name, 0.1)
+            impatient = Appender(log._producer, table.deliveries.name, 0.1)
             for _ in range(TRIES):
                 with pytest.raises(LogUnavailable):
                     await impatient.append({1: [(b"again", b"and again")]})

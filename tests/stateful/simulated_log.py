@@ -124,7 +124,7 @@ def _append(
     *,
     failed: bool,
 ) -> None:
-    """As OutcomesTopic.append. failed: some of it may be written, and what is may not be known."""
+    """As Appender.append. failed: some of it may be written, and what is may not be known."""
     for number in list(outcomes):
         if not failed or world.dice.random() < 0.5:
             for key, value in outcomes[number]:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from broker.errors import InDoubt, LogUnavailable
-from broker.kafka import group_commit
 from broker.kafka.group_commit import GroupCommit
 from broker.kafka.topics import Topic
 
@@ -73,15 +72,13 @@ class Brokers:
 
 
 @pytest.fixture
-def brokers(monkeypatch: pytest.MonkeyPatch) -> Brokers:
-    monkeypatch.setattr(group_commit, "_SWEEP_S", 0.005)
-    monkeypatch.setattr(group_commit, "_LATE_S", 0.02)
+def brokers() -> Brokers:
     return Brokers()
 
 
 @pytest.fixture
 async def commit(brokers) -> AsyncIterator[GroupCommit]:
-    commit = GroupCommit(brokers, brokers, Topic("messages", PARTITIONS, {}), 0.3)
+    commit = GroupCommit(brokers, brokers, Topic("messages", PARTITIONS, {}), 0.3, sweep_s=0.005, late_s=0.02)
     commit.start()
     yield commit
     for broker in (*brokers.held,):

@@ -50,8 +50,8 @@ class Reads:
 
 def topic_of(reads: Reads, read_slots: ReadSlots) -> MessagesTopic:
     requests: Any = reads
-    producer: Any = None
-    return MessagesTopic(producer, requests, Topic("messages", 1, {}), 5.0, read_slots)
+    writer: Any = None
+    return MessagesTopic(writer, requests, Topic("messages", 1, {}), 5.0, read_slots)
 
 
 def looked_for(topic: MessagesTopic, organization_id: str, number: int = 0, **more: str) -> Any:

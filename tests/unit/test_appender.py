@@ -8,7 +8,7 @@ import pytest
 from aiokafka import errors as kafka_errors
 
 from broker.errors import LogUnavailable
-from broker.kafka.outcomes import OutcomesTopic
+from broker.kafka.appender import Appender
 
 
 class Producer:
@@ -46,7 +46,7 @@ def outcomes(*partitions: int) -> dict[int, list[tuple[bytes, bytes | None]]]:
 
 async def test_what_is_written_is_taken_out_and_the_rest_is_left_and_taken_back():
     producer = Producer()
-    topic = OutcomesTopic(producer, "deliveries", 0.05)
+    topic = Appender(producer, "deliveries", 0.05)
     some = outcomes(0, 1, 3)
     with pytest.raises(LogUnavailable, match="in time"):
         await topic.append(some)
@@ -61,7 +61,7 @@ async def test_a_partition_that_kafka_refuses_does_not_keep_back_the_others():
     producer = Producer()
     some = outcomes(0, 2, 3)
     with pytest.raises(LogUnavailable, match="MessageSizeTooLargeError"):
-        await OutcomesTopic(producer, "deliveries", 5.0).append(some)
+        await Appender(producer, "deliveries", 5.0).append(some)
     assert some == outcomes(2)
     assert len(producer.failures) == 1
 
@@ -92,13 +92,13 @@ class Batches:
             await asyncio.sleep(0)
 
 
-def appending(topic: OutcomesTopic, *values: bytes) -> list[asyncio.Task[int]]:
+def appending(topic: Appender, *values: bytes) -> list[asyncio.Task[int]]:
     return [asyncio.create_task(topic.append_one(0, b"k", value)) for value in values]
 
 
 async def test_what_is_appended_while_a_batch_is_under_way_becomes_the_next_ones_in_order():
     producer = Batches()
-    topic = OutcomesTopic(producer, "outstanding", 5.0)
+    topic = Appender(producer, "outstanding", 5.0)
     first = appending(topic, b"a")
     await asyncio.sleep(0.01)
     others = appending(topic, b"b", b"c", b"d", b"e")
@@ -117,7 +117,7 @@ async def test_what_is_appended_while_a_batch_is_under_way_becomes_the_next_ones
 
 async def test_who_waits_no_longer_is_in_no_later_batch_and_keeps_none_up():
     producer = Batches()
-    topic = OutcomesTopic(producer, "outstanding", 5.0)
+    topic = Appender(producer, "outstanding", 5.0)
     (first, gone, last) = [*appending(topic, b"a"), *await later(topic, b"b"), *await later(topic, b"c")]
     gone.cancel()
     await asyncio.sleep(0)
@@ -129,7 +129,7 @@ async def test_who_waits_no_longer_is_in_no_later_batch_and_keeps_none_up():
 
 async def test_a_batch_that_nobody_waits_for_any_more_is_taken_back():
     producer = Batches()
-    topic = OutcomesTopic(producer, "outstanding", 5.0)
+    topic = Appender(producer, "outstanding", 5.0)
     first, second = appending(topic, b"a", b"b")
     await asyncio.sleep(0.01)
     first.cancel()
@@ -144,14 +144,14 @@ async def test_a_batch_that_nobody_waits_for_any_more_is_taken_back():
     assert await after == 1
 
 
-async def later(topic: OutcomesTopic, value: bytes) -> list[asyncio.Task[int]]:
+async def later(topic: Appender, value: bytes) -> list[asyncio.Task[int]]:
     await asyncio.sleep(0.01)
     return appending(topic, value)
 
 
 async def test_a_batch_that_fails_is_told_to_those_in_it_and_the_next_one_is_written():
     producer = Batches()
-    topic = OutcomesTopic(producer, "outstanding", 5.0)
+    topic = Appender(producer, "outstanding", 5.0)
     failing = [*appending(topic, b"a", b"b"), *await later(topic, b"c")]
     await asyncio.sleep(0.01)
     await producer.acknowledge(RuntimeError("no"))
@@ -162,7 +162,7 @@ async def test_a_batch_that_fails_is_told_to_those_in_it_and_the_next_one_is_wri
 
 async def test_a_batch_that_is_not_acknowledged_in_time_holds_nobody_up_for_longer():
     producer = Batches()
-    topic = OutcomesTopic(producer, "outstanding", 0.05)
+    topic = Appender(producer, "outstanding", 0.05)
     ended = await asyncio.gather(*appending(topic, b"a"), *await later(topic, b"b"), return_exceptions=True)
     assert {type(one) for one in ended} == {LogUnavailable}
     await asyncio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Appends by partition: to `deliveries`, `outstanding` and `changes`, what happened after a put, and to `claims`.
+"""The appender: records by partition, to `deliveries`, `outstanding`, `changes`, `claims` and `statistics`.
 
 For: writing them by partition, bounded in time; records that are appended one by one while a batch of theirs is under
 way become the next one. Not for: what is written when (broker/delivery/checkpoint/checkpoints.py)."""
@@ -29,8 +29,8 @@ class _Waiting(NamedTuple):
     offset: asyncio.Future[int]
 
 
-class OutcomesTopic:
-    """A topic that is written by partition: `deliveries`, `outstanding`, `changes` or `claims`."""
+class Appender:
+    """The writer of one topic that is written by partition."""
 
     def __init__(self, producer: Producer, topic: str, timeout_s: float) -> None:
         self._producer = producer
