@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 
 from broker.core.circuit import PROBE_MS_FIRST, PROBE_MS_MAX
 
-_PART: Final = 20  # A listener waits for its next probe for one part of this many of its downtime.
+_PART: Final = 20  # The interval between probes is the downtime divided by this number.
 
 L = TypeVar("L")
 

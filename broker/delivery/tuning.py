@@ -55,18 +55,18 @@ class Tuning:
     # Ticks: how often dispatchers are examined (dispatch/ticks.py)
     tick_s: float = 0.05
     tick_parts: int = 5  # Dispatchers are ticked in this many parts: all at once would block the event loop.
-    share_ticks: int = 5  # Shares are calculated every so many ticks; a low-priority listener is ticked once in them.
+    share_ticks: int = 5  # Shares are calculated once in this many ticks; low-priority listeners are ticked as often.
     begun_at_once: int = 8
     # An event loop that is later than this first reads what has arrived, before attempts time out.
     stood_still_s: float = 0.1
-    tidy_ticks: int = 100  # Each dispatcher closes its idle connections once in so many ticks.
+    tidy_ticks: int = 100  # Each dispatcher closes its idle connections once in this many ticks.
     log_lines_per_min: int = 3  # A listener that fails everything gets at most this many log lines of a kind.
 
     # Probes of listeners that are down (dispatch/liveness.py)
     probes_max: int = 50  # A tick starts at most this many probes, if many listeners are down and the machine is idle.
     probes_calm: int = 10  # The intervals between probes are calculated with this many in a tick.
     probes_min: int = 2  # A tick may always start this many probes, one of them for the listener that went down last.
-    permits_per_probe: int = 2  # A busy machine starts one probe for so many permits of low-priority listeners.
+    permits_per_probe: int = 2  # A busy machine starts one probe for this many permits of low-priority listeners.
     probe_timeout_s: float = 3.0
     # This part of an interval is random, so that listeners that went down together are probed apart.
     probe_jitter: float = 0.2

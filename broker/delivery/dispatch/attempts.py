@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 class Attempting(Protocol):
-    """The parts of a dispatcher that its attempts use (dispatcher.py)."""
+    """The interface of a dispatcher for its attempts (dispatcher.py)."""
 
     tuning: Tuning
     queue: Queue

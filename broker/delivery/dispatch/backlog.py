@@ -17,7 +17,7 @@ from broker.errors import UnknownEvent
 
 
 class Lagging(Protocol):
-    """The parts of a dispatcher that its backlog uses (dispatcher.py)."""
+    """The interface of a dispatcher for its backlog (dispatcher.py)."""
 
     sending: bool
     queue: Queue

@@ -20,7 +20,7 @@ from broker.delivery.tuning import TUNED, Tuning
 
 
 class Sharing(Protocol):
-    """The parts of a dispatcher that sharing uses (dispatcher.py)."""
+    """The interface of a dispatcher for sharing out resources (dispatcher.py)."""
 
     limits: Limits
     memory: Room

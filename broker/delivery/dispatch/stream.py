@@ -35,7 +35,7 @@ Made = tuple[DeliveryAttempted, int]  # likewise
 
 
 class Assigned(Protocol):
-    """The parts of an assignment that a dispatcher uses for its streams (assignment.py).
+    """The interface of an assignment for a dispatcher and its streams (assignment.py).
 
     known_changes: of messages; nearly always empty.
     touched: a stream became dirty.
@@ -60,7 +60,7 @@ class Assigned(Protocol):
 
 
 class Dispatching(Protocol):
-    """The parts of a dispatcher that its streams, and those who bring or commit their messages, use (dispatcher.py)."""
+    """The interface of a dispatcher for its streams, and for the readers and checkpoints of these (dispatcher.py)."""
 
     tuning: Tuning
     assignment: Assigned

@@ -28,7 +28,7 @@ class _Redriving:
 
 
 class Schedule(Protocol):
-    """The parts of the due entries that redrives change (due.py)."""
+    """The interface of the due entries for redrives (due.py)."""
 
     taken: dict[int, Owed]
 

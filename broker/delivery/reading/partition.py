@@ -35,7 +35,7 @@ class Partition:
         self._placed: set[Dispatching] = set()
         self._fed: dict[
             str, dict[Dispatching, None]
-        ] = {}  # by queue id, in the order of arrival; there may be thousands
+        ] = {}  # The dispatchers that the tail feeds, by queue id; there may be thousands.
         self._ring: list[Message] = []
         self._ring_bytes = 0
         self._ring_from = tail

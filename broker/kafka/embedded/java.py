@@ -30,7 +30,7 @@ JAVA_OPTIONS: Final = (
     "-XX:-UsePerfData",  # no file in the temporary directory
     "-Djava.awt.headless=true",
     "-Djdk.nio.maxCachedBufferSize=262144",  # per thread; without it a single big request keeps its memory for ever
-    "--sun-misc-unsafe-memory-access=allow",  # Kafka unmaps files with this; Java 25 would warn.
+    "--sun-misc-unsafe-memory-access=allow",  # Kafka unmaps files with Unsafe; without this option Java 25 warns.
 )
 
 

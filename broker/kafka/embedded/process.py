@@ -224,7 +224,7 @@ class KafkaProcess:
         return True
 
     async def format(self) -> None:
-        """Make the log directory if there is none. It gets its name only when everything in it is on the disk."""
+        """Make the log directory if there is none. The directory gets its name when everything in it is on the disk."""
         if (self.directory / "kafka").exists():
             return
         (self.directory / "kafka-log4j2.properties").write_text(_LOGGING, encoding="utf-8")
