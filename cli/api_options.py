@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import click
 
@@ -62,7 +64,8 @@ class Connection(NamedTuple):
 def connection(*, url: str | None, key: str | None, profile: str | None, data_dir: Path) -> Connection:
     """Find the URL and the key for a command. Raises ConfigurationError if there is no key.
 
-    A profile's key is sent to that profile's URL only.
+    A profile's key is sent to that profile's URL only. The URL in DIR/url gets the key in DIR/api-key; it gets another
+    key only if it is on this machine.
     """
     key = key or files.secret_setting(KEY_VARIABLE)
     if profile is not None:
@@ -86,7 +89,18 @@ def connection(*, url: str | None, key: str | None, profile: str | None, data_di
             f"no API key: run `everput login`, give --key, set {KEY_VARIABLE}, or start where "
             f"{files.api_key_file(data_dir)} is"
         )
-    return Connection(url or at or (URL_DEFAULT if current is None else current.url), key)
+    if url is None and at is not None and _is_here(at):
+        url = at
+    return Connection(url or (URL_DEFAULT if current is None else current.url), key)
+
+
+def _is_here(url: str) -> bool:
+    """Tell whether a URL is on this machine. A file in the working directory may send a given key nowhere else."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def api_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -110,7 +110,7 @@ class _Commands(Group):
 
 @click.command(
     cls=_Commands,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog=examples("everput serve", "everput put orders orders.jsonl --create", "everput listen orders --to 3000"),
 )
 @click.version_option(package_name="everput", message="%(package)s %(version)s")

@@ -137,6 +137,8 @@ OURS: Final[dict[str, str]] = {
     "_range": "the operator's argument",
     "is_loopback": "the operator's option",
     "Address.convert": "the user's own option",
+    "whole_id": "an ID that the user pasted; fixed length",
+    "_is_here": "a file in the user's working directory",
     "described": "our own docstrings",
     "TunnelClient._pass_on": "a body that the API made, orjson",
     "_store_cursors": "lines of an export, orjson",

@@ -59,6 +59,14 @@ def test_a_server_on_this_machine_is_found_by_its_data_directory():
     assert find(key="mine") == ("http://127.0.0.1:9000", "mine")
 
 
+def test_a_key_of_ones_own_is_sent_to_no_other_machine_that_a_file_in_the_working_directory_names():
+    server_here("https://elsewhere.example")
+    assert find() == ("https://elsewhere.example", "key-here")
+    assert find(key="mine") == (URL_DEFAULT, "mine")
+    save_profiles(shop="https://shop.example")
+    assert find(key="mine") == ("https://shop.example", "mine")
+
+
 def test_a_data_directory_of_a_server_that_wrote_no_url_means_the_default_url():
     server_here(url=None)
     assert find() == (URL_DEFAULT, "key-here")
