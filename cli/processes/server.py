@@ -308,7 +308,7 @@ class _Connection(_Written, HttpToolsProtocol):
     def _take_last(self) -> None:
         """Close when the newest request is answered, and say so in its answer."""
         self._last_taken = True
-        self.cycle.scope["headers"].append((b"connection", b"close"))
+        self.cycle.scope["headers"].append((b"connection", b"close"))  # type: ignore[attr-defined]
         self.cycle.keep_alive = False
 
     def _is_well_formed(self) -> bool:
