@@ -13,6 +13,7 @@ from broker.core.statistics import MINUTE_MS, Counts, Coverage, Key, Lane, Serie
 from broker.kafka.admin import ensure_topics
 from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.log import KafkaLog
+from broker.kafka.requests import LATEST
 from broker.kafka.statistics import SOURCES, KafkaStatistics, read_on
 from broker.kafka.topics import Topics, by_name, topics
 from broker.settings import KafkaSettings
@@ -132,6 +133,12 @@ async def test_two_processes_count_a_share_each_and_one_takes_over_from_one_that
     await reader.read(queue.organization_id, series)
     assert (series.points[0].failed, series.points[0].parked, series.points[0].delivered) == ({"422": 20}, 20, 0)
     assert series.complete == [True]
+    topic = topics(rig.settings.kafka).statistics.name
+    end = (await rig.log.requests.offsets(topic, {0: LATEST}))[0]
+    await rig.log.requests.delete_before(topic, 0, end)
+    assert (await counted(rig.settings.kafka, rig.log))[0] == {}
+    async with counting(rig) as anew:
+        assert await all_counted(rig, anew) == sums
 
 
 def refused(rig: Rig, path: str) -> int:
