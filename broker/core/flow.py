@@ -123,11 +123,11 @@ class Gate:
         return int(self._exact)
 
 
-def fair_share(total: int, *, used: int, hungry: int, least: int) -> int:
+def fair_share(total: int, *, used: int, wanting: int, least: int) -> int:
     """Return the fair share of a total for each participant that wants more.
 
     used: what the other participants hold.
-    hungry: how many want more.
+    wanting: how many want more.
     least: what each may have in any case.
     """
-    return max(least, (total - used) // max(hungry, 1))
+    return max(least, (total - used) // max(wanting, 1))

@@ -88,7 +88,7 @@ class Assignment:
         self.touched = self.checkpoints.touched
         self.lagging = self.catch_up.request
         self.overtakes = outstanding.overtakes
-        self.is_owed = outstanding.is_owed
+        self.is_outstanding = outstanding.is_outstanding
         self.delivered = outstanding.delivered
         self.returned = outstanding.returned
         self.hold = self.changes.hold

@@ -24,7 +24,7 @@ from broker.delivery.checkpoint.metrics import Condition, Metrics, condition
 from broker.delivery.dispatch.connections import Network
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.fairness import Sockets
-from broker.delivery.dispatch.limits import FAILS
+from broker.delivery.dispatch.limits import Priority
 from broker.delivery.dispatch.liveness import Liveness
 from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.dispatch.ticks import Ticks
@@ -213,7 +213,7 @@ class Worker:
         time = asyncio.get_running_loop().time
 
         def promising(dispatcher: Dispatcher) -> bool:
-            if at_end and dispatcher.limits.rank != FAILS:
+            if at_end and dispatcher.limits.priority is not Priority.FAILING:
                 return dispatcher.busy > 0  # The listener accepts messages, so its attempts will end.
             return dispatcher.connections.busy_since(time() - self.tuning.hanging_s)
 

@@ -21,7 +21,7 @@ from broker.core.flow import WHOLE, Share
 from broker.core.signing import Signer
 from broker.delivery.dispatch.connections import Network
 from broker.delivery.dispatch.dispatcher import Dispatcher
-from broker.delivery.dispatch.fairness import Sockets, let_begin, share_out
+from broker.delivery.dispatch.fairness import Sockets, deal_permits, share_out
 from broker.delivery.dispatch.liveness import Liveness
 from broker.delivery.dispatch.stream import Delivery, Stream, now_ms, outcome_events, take_outcomes
 from broker.delivery.outstanding.schedule import Outstanding
@@ -174,7 +174,7 @@ class Office:
         self.refused = 0
         self.active: list[Dispatcher] = []
         self.shares_out = self.probes = True
-        self.begins = 1_000  # what a slow listener may begin in a tick
+        self.permits = 1_000  # what a slow listener may begin in a tick
         self.dispatchers: dict[str, Dispatcher] = {}
         self.outstanding = Outstanding(
             topic, topic, "messages", self.partitions, self.dispatchers, self.assure, tuning=tuning
@@ -187,7 +187,7 @@ class Office:
             lagging=self.catch_up.request,
             put_aside=self._put_aside if topic is None else self._put_aside_in_topic,
             overtakes=self.outstanding.overtakes,
-            is_owed=self.outstanding.is_owed,
+            is_outstanding=self.outstanding.is_outstanding,
             delivered=self.outstanding.delivered,
             returned=self.outstanding.returned,
             hold=self._hold,
@@ -240,9 +240,9 @@ class Office:
             self.active[:] = still
             if self.shares_out:
                 share_out(still, self.tuning)
-            for dispatcher in let_begin(still, self.begins, turn=number):
+            for dispatcher in deal_permits(still, self.permits, turn=number):
                 dispatcher.pump()
-            self.liveness.tick(begins=20)
+            self.liveness.tick(permits=20)
             self.keep_books()
 
     def _hold(self, delivery: Delivery) -> bool:

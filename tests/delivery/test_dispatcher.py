@@ -444,14 +444,14 @@ async def test_a_slow_listener_begins_what_it_may_until_it_is_quick_again(serve,
     office = await open_office(server)
     dispatcher = office.dispatcher
     becomes_slow(dispatcher)
-    dispatcher.limits.begins = office.begins = 0
+    dispatcher.limits.permits = office.permits = 0
     office.put(20)
     for _ in range(5):
         dispatcher.tick(now_ms())
-    assert (dispatcher.limits.gives_way, dispatcher.busy) == (True, 0)
-    office.begins = 1
+    assert (dispatcher.limits.low_priority, dispatcher.busy) == (True, 0)
+    office.permits = 1
     await office.all_settled()
-    assert not dispatcher.limits.gives_way  # its answers came at once
+    assert not dispatcher.limits.low_priority  # its answers came at once
     assert server.connections > 1
     office.check_books()
 
@@ -461,13 +461,13 @@ async def test_a_new_listener_that_fails_at_once_begins_one_attempt_and_then_wha
     server = await serve(moody)
     moody.well, server.alive = False, BUSY
     office = await open_office(server, office={"new": True})
-    office.begins = 0
+    office.permits = 0
     office.put(50)
     await until(lambda: office.dispatcher.circuit.faults == 1)
     for _ in range(5):
         office.dispatcher.tick(now_ms())
     assert (office.dispatcher.busy, len(server.posts)) == (0, 1)
-    office.begins = 1
+    office.permits = 1
     await until(lambda: office.dispatcher.circuit.state is State.OPEN)
     assert len(server.posts) == 2  # one that was well before gets more
     moody.well, server.alive = True, OK
@@ -482,7 +482,7 @@ async def test_one_that_fails_many_gives_way_whatever_it_says_until_it_takes_mos
     server = await serve(moody)
     office = await open_office(server, max_in_flight=1, retry_first_ms=1_000)
     dispatcher = office.dispatcher
-    office.begins = 0
+    office.permits = 0
     office.put(5)
     await office.all_settled()  # it is quick: nobody counts what it begins
     moody.fails |= dict.fromkeys(ids([5, 6, 7]), 1)
@@ -490,11 +490,11 @@ async def test_one_that_fails_many_gives_way_whatever_it_says_until_it_takes_mos
     await until(lambda: len(moody.taken) == 6)  # one more at once, and then what it may
     for _ in range(5):
         dispatcher.tick(now_ms())
-    assert (dispatcher.limits.gives_way, dispatcher.busy, len(server.posts)) == (True, 0, 9)
-    office.begins = 1
+    assert (dispatcher.limits.low_priority, dispatcher.busy, len(server.posts)) == (True, 0, 9)
+    office.permits = 1
     office.put(9)
     await office.all_settled()
-    assert not dispatcher.limits.gives_way
+    assert not dispatcher.limits.low_priority
     office.check_books()
 
 
@@ -502,7 +502,7 @@ async def test_one_that_fails_one_of_ten_does_not_give_way(serve, open_office):
     moody = Moody()
     moody.fails |= dict.fromkeys(ids(range(0, 100, 10)), 1)
     office = await open_office(await serve(moody), max_in_flight=1, retry_first_ms=1)
-    office.begins = 0
+    office.permits = 0
     office.put(100)
     await office.all_settled()
     office.check_books()
@@ -519,7 +519,7 @@ async def test_an_answer_that_does_not_end_is_not_waited_for_and_makes_its_liste
     office = await open_office(await serve(drip), max_in_flight=4, timeout_ms=60_000)
     office.put(24)
     await office.all_settled()
-    assert office.dispatcher.limits.gives_way
+    assert office.dispatcher.limits.low_priority
     office.check_books()
 
 
@@ -530,11 +530,11 @@ async def test_a_slow_one_alone_has_all_under_way_that_it_may(serve, open_office
     dispatcher = office.dispatcher
     becomes_slow(dispatcher)
     moody.free.clear()
-    office.begins = 4
+    office.permits = 4
     office.put(30)
     await until(lambda: moody.kept_back == 4)
-    assert (dispatcher.hungry, dispatcher.waits) == (False, True)
-    await until(lambda: dispatcher.limits.begins == 4)  # when one is answered the next begins at once
+    assert (dispatcher.wants_more, dispatcher.waits) == (False, True)
+    await until(lambda: dispatcher.limits.permits == 4)  # when one is answered the next begins at once
     moody.free.set()
     await office.all_settled()
     office.check_books()
@@ -567,7 +567,7 @@ async def test_one_that_is_up_again_has_its_first_attempt_at_once_and_is_quick_i
     becomes_slow(dispatcher)  # as of one that has hung
     office.put(50)
     await until(lambda: dispatcher.circuit.state is State.OPEN and not dispatcher.busy)
-    office.begins = 0
+    office.permits = 0
     moody.well, server.alive = True, OK
     await office.all_settled()
     assert dispatcher.limits.quick
@@ -583,7 +583,7 @@ async def test_one_that_has_all_under_way_that_it_is_able_to_wants_no_more(serve
     office.put(20)
     await until(lambda: moody.kept_back == 2)
     dispatcher = office.dispatcher
-    assert (dispatcher.busy, bool(dispatcher.deliveries.ready), dispatcher.hungry) == (2, True, False)
+    assert (dispatcher.busy, bool(dispatcher.deliveries.ready), dispatcher.wants_more) == (2, True, False)
     moody.free.set()
     await office.all_settled()
     office.check_books()
@@ -677,7 +677,7 @@ async def test_one_that_would_begin_no_more_takes_no_share_of_what_others_may(se
     await until(lambda: server.posts and not dispatcher.busy)
     await until(lambda: (dispatcher.circuit.state is State.OPEN) == (why == "down"))
     assert dispatcher.held or why == "down"
-    assert not dispatcher.hungry
+    assert not dispatcher.wants_more
 
 
 async def test_a_large_message_that_waits_for_its_next_attempt_does_not_keep_others_from_being_read(serve, open_office):

@@ -15,7 +15,7 @@ from broker.core.events import DeliveryParked, DeliverySetAside, ListenerSetting
 from broker.core.flow import WHOLE
 from broker.delivery.checkpoint.metrics import Metrics
 from broker.delivery.dispatch.stream import now_ms, take_outcomes
-from broker.delivery.outstanding.entry import owed_by, owed_key
+from broker.delivery.outstanding.entry import entry_key, entry_of
 from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable
 from broker.kafka.requests import FetchResult, Record
@@ -735,10 +735,10 @@ async def test_memory_stays_bounded_however_many_there_are(serve, open_office, t
     office.dispatcher.room = lambda: False
     events = [set_aside(number, **KINDS[number % len(KINDS)]) for number in range(20_000)]
     for event in events[:10_000]:
-        topic.write(0, owed_key(event.listener_id, event.message_id), encode(event))
+        topic.write(0, entry_key(event.listener_id, event.message_id), encode(event))
     await own(office, topic)
     for event in events[10_000:]:
-        office.outstanding._enter(owed_by(event, 0, found=False))
+        office.outstanding._enter(entry_of(event, 0, found=False))
     for redrives in (None, ("m-1",), ()):
         if redrives is not None:
             redriven(office, *redrives)
@@ -886,8 +886,8 @@ async def test_of_a_line_only_the_first_is_looked_at(serve, open_office, topic):
     await own(office, topic, *(set_aside(number, key="a") for number in reversed(range(20))))
     office.partition.tail = 0
     await office.outstanding.serve_due()
-    queued = office.outstanding._ledger.due("l-1", now_ms(), after=(-1, -1), limit=99)
-    assert [owed.message_id for owed in queued] == ["m-0"]
+    queued = office.outstanding._index.due("l-1", now_ms(), after=(-1, -1), limit=99)
+    assert [entry.message_id for entry in queued] == ["m-0"]
 
 
 @pytest.mark.parametrize("others", [(), (2,)])

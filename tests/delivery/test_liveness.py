@@ -108,11 +108,11 @@ async def watched(monkeypatch):
     return watching, dispatchers, asked
 
 
-@pytest.mark.parametrize(("begins", "most"), [(1, TUNED.probes_min), (12, 6), (1_000, TUNED.probes_max)])
-async def test_a_tick_begins_so_many_probes_at_most_however_many_are_due(watched, begins, most):
+@pytest.mark.parametrize(("permits", "most"), [(1, TUNED.probes_min), (12, 6), (1_000, TUNED.probes_max)])
+async def test_a_tick_begins_so_many_probes_at_most_however_many_are_due(watched, permits, most):
     watching, _, asked = watched
     for tick in range(1, 4):
-        watching.tick(begins=begins)
+        watching.tick(permits=permits)
         await asyncio.sleep(0)
         assert len(set(asked)) == len(asked) == most * tick
 
@@ -127,7 +127,7 @@ async def test_who_is_back_or_paused_or_has_ended_is_asked_no_more_and_takes_no_
         else:
             watching.down.discard(dispatcher)
     for _ in range(2):
-        watching.tick(begins=1)
+        watching.tick(permits=1)
         await asyncio.sleep(0)
     assert sorted(asked) == ["197", "198", "199"]
     await until(lambda: not watching._asking)
@@ -145,6 +145,6 @@ async def test_one_whose_probe_broke_down_is_asked_again(watched, monkeypatch, c
     for dispatcher in dispatchers[1:]:
         watching.down.discard(dispatcher)
     for _ in range(2):
-        watching.tick(begins=1)
+        watching.tick(permits=1)
         await until(lambda: not watching._asking)
     assert asked == ["0", "0"]

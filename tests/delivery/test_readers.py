@@ -89,7 +89,7 @@ class Lagging:
     def lag(self, number: int, queue_id: str, *, scan_from: int = 0, first: bool = False) -> Stream:
         dispatcher = SomeDispatcher(
             listener=SimpleNamespace(queue_id=queue_id, replay=None, reach=lambda _, tail: tail),
-            limits=SimpleNamespace(gives_way=not first),
+            limits=SimpleNamespace(low_priority=not first),
             assignment=SimpleNamespace(touched=lambda _: None),
             streams={},
             room=lambda: True,

@@ -162,7 +162,7 @@ async def test_attempts_are_begun_a_few_at_a_time():
     """All at once would hold up the others, and come back as answers all at once."""
     begun: list[int] = []
     dispatchers = [
-        SimpleNamespace(limits=SimpleNamespace(begins=3), pump=lambda place=place: begun.append(place))
+        SimpleNamespace(limits=SimpleNamespace(permits=3), pump=lambda place=place: begun.append(place))
         for place in range(9)
     ]
     pumping = asyncio.create_task(pump(dispatchers, 8))

@@ -354,7 +354,7 @@ async def test_what_waited_for_its_time_or_behind_its_key_is_known_though_its_re
             (found,) = (
                 entry
                 for one in keyed
-                if (entry := worker.assignment.outstanding._ledger.find(parse_message_id(one)[1], listener.id, one))
+                if (entry := worker.assignment.outstanding._index.find(parse_message_id(one)[1], listener.id, one))
             )
             assert found.ordering_key == "k"
             await rig.commands.redrive_listener(rig.context, queue.id, listener.id, [])

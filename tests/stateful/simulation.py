@@ -40,7 +40,7 @@ from broker.delivery.dispatch.attempts import Attempts
 from broker.delivery.dispatch.stream import Delivery, Stream
 from broker.delivery.outstanding import due, records, redriving
 from broker.delivery.outstanding import schedule as outstanding
-from broker.delivery.outstanding.entry import owed_key
+from broker.delivery.outstanding.entry import entry_key
 from broker.delivery.reading import catch_up, tail_loop
 from broker.delivery.reading.message import Message
 from broker.delivery.tuning import Tuning
@@ -306,7 +306,7 @@ class World:
 
     def attempted(self, listener: Listener, message: Message, number: int) -> None:
         """A request was sent: is it its time, and does it go on from what is in `outstanding`?"""
-        key = owed_key(listener.id, message.id.decode())
+        key = entry_key(listener.id, message.id.decode())
         kept = None if key in self.stored_late else self.kept.get(key)
         due_ms = message.deliver_at_ms
         if isinstance(kept, DeliverySetAside) and kept.redrives == listener.redrives.count:
@@ -434,7 +434,7 @@ class World:
                     self.found.append(f"set back: the cursor of {name}")
                 committed[number] = cursor.offset, cursor.metadata()
                 for offset, (put, queue_id, _) in enumerate(self.log[number][: cursor.top]):
-                    kept = owed_key(listener_id, put.message_id) in self.kept
+                    kept = entry_key(listener_id, put.message_id) in self.kept
                     done = put.message_id in delivered or kept or self.changes.deleted((number, offset))
                     if queue_id == "own" and offset >= begin[number] and cursor.settled(offset) and not done:
                         self.found.append(f"committed past: {put.data} ({name})")
@@ -517,7 +517,7 @@ class World:
             for stream in dispatcher_now.streams.values()
         )
         for one in streams:
-            yield from (*one.window.open.values(), *one.owed)
+            yield from (*one.window.open.values(), *one.from_outstanding)
 
     def name(self, listener_id: str) -> str:
         return listener_id.removeprefix("id-")

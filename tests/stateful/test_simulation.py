@@ -23,8 +23,8 @@ from broker.delivery.dispatch.admission import Admission, Admissions
 from broker.delivery.dispatch.attempts import Attempts
 from broker.delivery.dispatch.backlog import Backlog
 from broker.delivery.outstanding import due, records
-from broker.delivery.outstanding import entry as owed
-from broker.delivery.outstanding.index import Ledger
+from broker.delivery.outstanding.entry import OutstandingEntry
+from broker.delivery.outstanding.index import OutstandingIndex
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.reading.partition import Partition
 from broker.delivery.roster import Roster
@@ -128,7 +128,7 @@ async def commits_unasked(self, cursors, *, pause_s):
 
 
 def commits_who_gives_way_at_hand_overs_only(self, dispatcher, *_):
-    return dispatcher.limits.gives_way and not self._hurried
+    return dispatcher.limits.low_priority and not self._hurried
 
 
 def drops_nothing(self, stream):
@@ -154,20 +154,20 @@ def nobody_is_coming(_self, _key):
 _may_leave = due._may_leave
 
 
-def does_not_wait_for_its_window(partition, dispatcher, owed):
-    found, owed.found = owed.found, False
+def does_not_wait_for_its_window(partition, dispatcher, entry):
+    found, entry.found = entry.found, False
     try:
-        return _may_leave(partition, dispatcher, owed)
+        return _may_leave(partition, dispatcher, entry)
     finally:
-        owed.found = found
+        entry.found = found
 
 
-def does_not_wait_for_its_key(partition, dispatcher, owed):
-    line, owed.line = owed.line, None
+def does_not_wait_for_its_key(partition, dispatcher, entry):
+    line, entry.line = entry.line, None
     try:
-        return _may_leave(partition, dispatcher, owed)
+        return _may_leave(partition, dispatcher, entry)
     finally:
-        owed.line = line
+        entry.line = line
 
 
 _init = Outstanding.__init__
@@ -226,7 +226,7 @@ def looks_for_no_changes_of_what_is_outstanding(self, partition, taken, begin, *
 
 
 def sends_what_is_outstanding_as_it_was(self, delivery):
-    return delivery.owed is None and _hold(self, delivery)
+    return delivery.entry is None and _hold(self, delivery)
 
 
 def sends_as_it_was_when_it_began_to_connect(self, delivery):
@@ -284,8 +284,8 @@ def lets_the_log_go_and_sets_nothing_aside(self, delivery):
         (Listener, "stands_at", starts_at_the_newest, "lost"),
         (dispatcher.Dispatcher, "drop", drops_nothing, "repeated"),
         (window.Window, "forget", lets_go_and_forgets, "lost"),
-        (Outstanding, "is_owed", knows_nothing_of_outstanding, "repeated"),
-        (Ledger, "begins_before", nobody_is_before, "out of order"),
+        (Outstanding, "is_outstanding", knows_nothing_of_outstanding, "repeated"),
+        (OutstandingIndex, "begins_before", nobody_is_before, "out of order"),
         (key_order.ArrivingOffsets, "first", nobody_is_coming, "out of order"),
         (due, "_may_leave", does_not_wait_for_its_key, "out of order"),
         (due, "_may_leave", does_not_wait_for_its_window, "repeated"),
@@ -293,7 +293,7 @@ def lets_the_log_go_and_sets_nothing_aside(self, delivery):
         (Outstanding, "expect", expects_nothing, "out of order"),
         (Outstanding, "flush", writes_no_tombstones, "repeated"),
         (Outstanding, "returned", takes_nothing_back, "lost"),
-        (owed.Owed, "redrive", redrives_nothing, "lost"),
+        (OutstandingEntry, "redrive", redrives_nothing, "lost"),
         (Assignment, "_put_aside_now", settles_before_it_is_written, "committed past"),
         (Admissions, "_by_time", is_never_too_early, "before its time"),
         (delivery, "next_at_ms", never_sets_a_time, "lost"),

@@ -50,12 +50,12 @@ class Settled:
             ),
             streams={partition: self},
             error=None,
-            limits=SimpleNamespace(gives_way=False),
+            limits=SimpleNamespace(low_priority=False),
         )
         self.dirty, self.pressing, self.at = False, False, 0
         self.rows: list[tuple[int, ...]] = []
         self.attempts: list[object] = []
-        self.owed = [self]  # so it is kept
+        self.from_outstanding = [self]  # so it is kept
 
     @property
     def current(self) -> bool:
@@ -137,7 +137,7 @@ def settled(checkpoints: Checkpoints, dispatchers: dict[str, object], *names: st
     for name in names:
         stream = Settled(0, name)
         dispatchers[name] = stream.dispatcher
-        stream.owed, stream.window = [], SimpleNamespace(idle=lambda _: True)
+        stream.from_outstanding, stream.window = [], SimpleNamespace(idle=lambda _: True)
         checkpoints.touched(stream)
         streams.append(stream)
     return streams
@@ -246,7 +246,7 @@ async def test_who_gives_way_is_committed_every_few_seconds_unless_much_has_happ
     """docs/decisions/0175"""
     office = Office(clock, "quick", "a", "b", "c", "busy", "pressing")
     for name in office.names[1:]:
-        office.streams[name].dispatcher.limits.gives_way = True
+        office.streams[name].dispatcher.limits.low_priority = True
     assert await office.checkpoint() == sorted(office.names), "the first is never late"
     office.streams["busy"].rows += [(0, 1, 200, 1, 1)] * TUNED.outcomes_waiting_max
     office.streams["pressing"].pressing = True
@@ -264,21 +264,21 @@ async def test_who_gives_way_is_committed_every_few_seconds_unless_much_has_happ
         await office.checkpoint()
     assert await office.checkpoint(last=True) == sorted(office.names), "before the partitions are given up all is"
     for name in "abc":
-        office.streams[name].dispatcher.limits.gives_way = False
+        office.streams[name].dispatcher.limits.low_priority = False
     assert {"a", "b", "c"} <= set(await office.checkpoint()), "they are quick by now"
 
 
 async def test_those_that_give_way_have_their_turns_one_after_the_other(clock):
     office = Office(clock, *"abcdef")
     for stream in office.streams.values():
-        stream.dispatcher.limits.gives_way = True
+        stream.dispatcher.limits.low_priority = True
     assert await office.checkpoint() == [*"abcdef"]
     assert [len(await office.checkpoint()) for _ in range(9)] == [2] * 9
 
 
 async def test_a_commit_that_failed_is_made_again_at_once_whoever_gives_way(clock):
     office = Office(clock, "slow")
-    office.streams["slow"].dispatcher.limits.gives_way = True
+    office.streams["slow"].dispatcher.limits.low_priority = True
     await office.checkpoint()
     office.refused = {"slow"}
     rounds = [await office.checkpoint() for _ in range(6)]
@@ -353,7 +353,7 @@ async def test_the_last_checkpoint_asks_whether_they_were_ours_though_there_is_n
 
 async def test_who_gives_way_does_so_again_after_the_last_checkpoint(clock):
     office = Office(clock, "slow")
-    office.streams["slow"].dispatcher.limits.gives_way = True
+    office.streams["slow"].dispatcher.limits.low_priority = True
     assert await office.checkpoint(last=True) == ["slow"]
     assert [] in [await office.checkpoint() for _ in range(3)]
 

@@ -98,11 +98,11 @@ def test_all_workers_together_have_what_the_listener_allows_or_one_each(total, w
 
 
 @given(st.integers(1, 5_000), st.integers(0, 5_000), st.integers(0, 10_000), st.integers(1, 10))
-def test_the_hungry_share_evenly_what_the_others_leave_and_each_has_the_least(total, used, hungry, least):
-    share = fair_share(total, used=used, hungry=hungry, least=least)
+def test_the_hungry_share_evenly_what_the_others_leave_and_each_has_the_least(total, used, wanting, least):
+    share = fair_share(total, used=used, wanting=wanting, least=least)
     assert share >= least
-    assert share == least or used + share * hungry <= total
-    assert used + (share + 1) * max(hungry, 1) > total
+    assert share == least or used + share * wanting <= total
+    assert used + (share + 1) * max(wanting, 1) > total
 
 
 ticks = st.tuples(st.floats(0, 2 * LATE_S), st.floats(0, 2 * WAITED_MAX))

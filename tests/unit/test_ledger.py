@@ -1,4 +1,4 @@
-"""The ledger finds what a dict of the same rows has, and keeps its rows on disk."""
+"""The index finds what a dict of the same rows has, and keeps its rows on disk."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.core.ids import message_id, parse_message_id
-from broker.delivery.outstanding.entry import Key, Owed
-from broker.delivery.outstanding.index import BEGIN, Ledger
+from broker.delivery.outstanding.entry import Key, OutstandingEntry
+from broker.delivery.outstanding.index import BEGIN, OutstandingIndex
 
 LISTENERS, PARTITIONS, KEYS = ("l-1", "l-2"), (0, 1), (None, None, "a", "b")
 
@@ -25,10 +25,10 @@ def made(
     due_ms: int | None = None,
     attempts: int = 1,
     redrives: int = 0,
-) -> Owed:
+) -> OutstandingEntry:
     one = message_id(at_ms=1_000 + number, partition=partition, random_bits=number)
     queued_ms = due_ms if ordering_key is None else None
-    return Owed(
+    return OutstandingEntry(
         0, partition, listener_id, one, number, ordering_key, 7, attempts, redrives, 0, 0, 0, due_ms, queued_ms, 0, None
     )
 
@@ -45,16 +45,16 @@ rows = st.builds(
 )
 
 
-def check(ledger: Ledger, model: dict[tuple[int, Key], Owed]) -> None:
+def check(index: OutstandingIndex, model: dict[tuple[int, Key], OutstandingEntry]) -> None:
     """Whatever one may ask of it."""
 
-    def ids(found: list[Owed]) -> list[int]:
-        return [owed.id for owed in found]
+    def ids(found: list[OutstandingEntry]) -> list[int]:
+        return [entry.id for entry in found]
 
-    assert len(ledger) == len(model)
-    assert set(ledger.counts) == {one.listener_id for one in model.values()}
+    assert len(index) == len(model)
+    assert set(index.counts) == {one.listener_id for one in model.values()}
     lined = [one for one in model.values() if one.ordering_key is not None and one.due_ms is not None]
-    assert ledger.in_line == len(lined)
+    assert index.in_line == len(lined)
     for listener_id, partition in product(LISTENERS, PARTITIONS):
         waiting = [
             one.message_id
@@ -63,76 +63,76 @@ def check(ledger: Ledger, model: dict[tuple[int, Key], Owed]) -> None:
             and one.due_ms is not None
             and (one.number or one.ordering_key)
         ]
-        count = ledger.counts.get(listener_id)
+        count = index.counts.get(listener_id)
         assert (0 if count is None else count.waiting.get(partition, 0)) == len(waiting)
         since = parse_message_id(min(waiting)) if waiting else None
-        assert ledger.waits_since_ms(partition, listener_id) == (None if since is None else since[0])
+        assert index.waits_since_ms(partition, listener_id) == (None if since is None else since[0])
     for listener_id in LISTENERS:
         mine = [one for one in model.values() if one.listener_id == listener_id]
         queued = sorted((one.queued_ms, one.id) for one in mine if one.queued_ms is not None)
-        assert ids(ledger.due(listener_id, 6, after=BEGIN, limit=99)) == [row_id for ms, row_id in queued if ms <= 6]
+        assert ids(index.due(listener_id, 6, after=BEGIN, limit=99)) == [row_id for ms, row_id in queued if ms <= 6]
         after = queued[0] if queued else BEGIN
-        assert ids(ledger.due(listener_id, 9, after=after, limit=99)) == [row_id for _, row_id in queued[1:]]
-        assert ledger.next_ms(listener_id) == min((ms for ms, _ in queued), default=None)
+        assert ids(index.due(listener_id, 9, after=after, limit=99)) == [row_id for _, row_id in queued[1:]]
+        assert index.next_ms(listener_id) == min((ms for ms, _ in queued), default=None)
         tried = [one.id for one in mine if one.redrives < 2 and (one.number or one.due_ms is None)]
-        assert sorted(ids(ledger.attempted_before(listener_id, 2, limit=99))) == sorted(tried)
-        assert sorted(ids(ledger.of_listener(listener_id, limit=99))) == sorted(one.id for one in mine)
+        assert sorted(ids(index.attempted_before(listener_id, 2, limit=99))) == sorted(tried)
+        assert sorted(ids(index.of_listener(listener_id, limit=99))) == sorted(one.id for one in mine)
         for partition in PARTITIONS:
             due = [one for one in mine if one.partition == partition and one.due_ms is not None]
-            count = ledger.counts.get(listener_id)
+            count = index.counts.get(listener_id)
             assert (0 if count is None else count.due.get(partition, 0)) == len(due)
             for key in ("a", "b"):
-                line = sorted((one.place, one.id) for one in due if one.ordering_key == key)
-                assert ledger.line((listener_id, partition, key), 2) == [(row_id, place) for place, row_id in line[:2]]
+                line = sorted((one.message_offset, one.id) for one in due if one.ordering_key == key)
+                assert index.line((listener_id, partition, key), 2) == [(row_id, place) for place, row_id in line[:2]]
                 first = min((place for place, _ in line), default=9)
-                assert [ledger.begins_before((listener_id, partition, key), place) for place in range(7)] == [
+                assert [index.begins_before((listener_id, partition, key), place) for place in range(7)] == [
                     first < place for place in range(7)
                 ]
     for partition in PARTITIONS:
-        kept = {one.message_id: 1_000 + one.place for one in model.values() if one.partition == partition}
-        assert ledger.oldest_put_ms(partition) == min(kept.values(), default=None)
-        assert [ledger.has_message(partition, one) for one in kept] == [True] * len(kept)
-        assert not ledger.has_message(partition, message_id(at_ms=1, partition=partition, random_bits=1))
-        assert len(ledger.of_partition(partition, limit=99)) == sum(place == partition for place, _ in model)
+        kept = {one.message_id: 1_000 + one.message_offset for one in model.values() if one.partition == partition}
+        assert index.oldest_put_ms(partition) == min(kept.values(), default=None)
+        assert [index.has_message(partition, one) for one in kept] == [True] * len(kept)
+        assert not index.has_message(partition, message_id(at_ms=1, partition=partition, random_bits=1))
+        assert len(index.of_partition(partition, limit=99)) == sum(place == partition for place, _ in model)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from((*("write",) * 4, "gone", "remove", "queue", "redriven", "close")), rows)))
-def test_it_finds_what_a_dict_of_the_same_rows_has(steps: list[tuple[str, Owed]]):
-    ledger = Ledger()
-    model: dict[tuple[int, Key], Owed] = {}
+def test_it_finds_what_a_dict_of_the_same_rows_has(steps: list[tuple[str, OutstandingEntry]]):
+    index = OutstandingIndex()
+    model: dict[tuple[int, Key], OutstandingEntry] = {}
     for what, drawn in steps:
-        owed = drawn if what == "write" or not model else list(model.values())[drawn.place % len(model)]
-        key = owed.listener_id, owed.message_id
-        there = model.get((owed.partition, key))
+        entry = drawn if what == "write" or not model else list(model.values())[drawn.message_offset % len(model)]
+        key = entry.listener_id, entry.message_id
+        there = model.get((entry.partition, key))
         if what in ("write", "gone"):
-            before = ledger.write(owed.partition, {key: owed if what == "write" else None})
+            before = index.write(entry.partition, {key: entry if what == "write" else None})
             assert [one.id for one in before] == ([] if there is None else [there.id])
-            model.pop((owed.partition, key), None)
+            model.pop((entry.partition, key), None)
             if what == "write":
-                model[owed.partition, key] = owed
+                model[entry.partition, key] = entry
         elif what == "close":
-            ledger.close()
+            index.close()
             model.clear()
         elif there is not None and what == "remove":
-            assert ledger.remove(there)
-            assert not ledger.remove(model.pop((owed.partition, key)))
+            assert index.remove(there)
+            assert not index.remove(model.pop((entry.partition, key)))
         elif there is not None and what == "queue":
-            ledger.queue(there, owed.due_ms)
+            index.queue(there, entry.due_ms)
         elif there is not None:
             was_parked, there.due_ms, there.redrives = there.due_ms is None, 7, there.redrives + 1
-            ledger.redriven(there, was_parked=was_parked)
-        check(ledger, model)
+            index.redriven(there, was_parked=was_parked)
+        check(index, model)
 
 
 def test_some_that_are_new_and_some_that_are_not_are_written_together():
-    ledger = Ledger()
+    index = OutstandingIndex()
     first = [made(number=number, due_ms=5) for number in range(3)]
-    ledger.write(0, {("l-1", one.message_id): one for one in first})
+    index.write(0, {("l-1", one.message_id): one for one in first})
     second = [made(number=number) for number in range(1, 5)]
-    before = ledger.write(0, {("l-1", one.message_id): one for one in second} | {("l-1", first[0].message_id): None})
-    assert sorted(one.place for one in before) == [0, 1, 2]
-    assert (len(ledger), ledger.counts["l-1"].due.get(0, 0)) == (4, 0)
+    before = index.write(0, {("l-1", one.message_id): one for one in second} | {("l-1", first[0].message_id): None})
+    assert sorted(one.message_offset for one in before) == [0, 1, 2]
+    assert (len(index), index.counts["l-1"].due.get(0, 0)) == (4, 0)
 
 
 def on_disk() -> int:
@@ -143,12 +143,12 @@ def on_disk() -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="there is no /proc")
 def test_its_rows_are_on_disk_and_their_file_goes_with_them():
-    ledger = Ledger()
+    index = OutstandingIndex()
     before = on_disk()
-    ledger._database.execute("PRAGMA cache_size = -64")  # KiB
+    index._database.execute("PRAGMA cache_size = -64")  # KiB
     for begin in range(0, 5_000, 500):
         some = [made(number=begin + number, due_ms=5, ordering_key=f"key-{number}") for number in range(500)]
-        ledger.write(0, {("l-1", one.message_id): one for one in some})
+        index.write(0, {("l-1", one.message_id): one for one in some})
     assert on_disk() - before > 500_000
-    ledger.close()
+    index.close()
     assert on_disk() == before

@@ -108,14 +108,14 @@ class Answers:
                 await asyncio.sleep(self._tuning.answer_look_s)
 
     def _state(self, dispatcher: Dispatcher, partition: int, event: MessageChange) -> str:
-        owed = self._outstanding.state(partition, dispatcher.listener.id, event.message_id)
-        if owed is None:
+        entry = self._outstanding.state(partition, dispatcher.listener.id, event.message_id)
+        if entry is None:
             stream, tail = dispatcher.streams.get(partition), self._partitions[partition].tail
             window = None if stream is None else stream.window
             top = tail if window is None else window.top(tail)
             if event.offset < top and (window is None or event.offset not in window.open):
                 return "delivered"
-        return owed or "pending"
+        return entry or "pending"
 
     def _decide(self, reply: ChangeReply, *, late: bool) -> None:
         for listener_id, attempt in list(reply.under_way.items()):
@@ -135,7 +135,7 @@ class Answers:
             return "retrying"
         if stream.dispatcher.attempting(stream.partition, delivery.offset) is not None:
             return None
-        if delivery in stream.owed or delivery.offset in stream.window.open:
+        if delivery in stream.from_outstanding or delivery.offset in stream.window.open:
             return "retrying"
         return self._outstanding.state(stream.partition, stream.dispatcher.listener.id, message_id) or "delivered"
 

@@ -382,7 +382,7 @@ class Changes:
             stream = dispatcher.streams.get(number)
             if stream is not None:
                 low = min(low, stream.window.top(partition.tail), *stream.window.open)
-                under_way.update(delivery.offset for delivery in stream.owed)
+                under_way.update(delivery.offset for delivery in stream.from_outstanding)
         for place, message_id in list(self._ids.items()):
             if place[0] != number or place[1] >= low or place[1] in under_way:
                 continue

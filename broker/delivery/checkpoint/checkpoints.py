@@ -166,7 +166,7 @@ class Checkpoints:
         """Drop the streams whose place is that of the tail, once it is committed."""
         for stream in streams:
             partition = self._partitions.get(stream.partition)
-            if partition is None or stream.dirty or stream.owed or not stream.window.idle(partition.tail):
+            if partition is None or stream.dirty or stream.from_outstanding or not stream.window.idle(partition.tail):
                 continue
             stream.dispatcher.streams.pop(stream.partition, None)
 
@@ -239,7 +239,7 @@ class Checkpoints:
         """Return whether a low-priority dispatcher may skip this checkpoint: its last commit is recent, and little has
         happened since.
         """
-        if self._hurried or not dispatcher.limits.gives_way:
+        if self._hurried or not dispatcher.limits.low_priority:
             return False
         if at_s - self._stored.get(dispatcher.listener.id, -inf) >= self._tuning.low_priority_s:
             return False

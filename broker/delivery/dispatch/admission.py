@@ -53,8 +53,8 @@ class Admissions:
 
     def of(self, delivery: Delivery) -> Admission:
         """Decide for the delivery that is next."""
-        message, stream, in_window = message_of(delivery), delivery.stream, delivery.owed is None
-        if in_window and not delivery.first_at_ms and stream.assignment.is_owed(delivery):
+        message, stream, in_window = message_of(delivery), delivery.stream, delivery.entry is None
+        if in_window and not delivery.first_at_ms and stream.assignment.is_outstanding(delivery):
             return Admission.KEPT
         try:
             message.body(self._queue)
@@ -75,7 +75,7 @@ class Admissions:
     def _by_key(self, delivery: Delivery, key: str) -> Admission:
         """Decide by the order of its key."""
         assignment, at_s = delivery.stream.assignment, self._loop.time()
-        in_window = delivery.owed is None
+        in_window = delivery.entry is None
         if in_window and (assignment.overtakes(delivery) or (not delivery.first_of_key and self._is_slow(key, at_s))):
             return Admission.FOLLOWS
         if not delivery.first_of_key:
@@ -105,7 +105,7 @@ class Admissions:
         leave = list[Delivery]()
         for key in keys.held_for(at_s, self._room.tuning.key_slow_s):
             for delivery in keys.send_away(key):
-                if delivery.owed is None:
+                if delivery.entry is None:
                     leave.append(delivery)
                 else:  # few of a key
                     keys.take(key, delivery, at_s)

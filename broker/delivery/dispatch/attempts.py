@@ -233,7 +233,7 @@ class Attempts:
             stream.record(delivery, "delivered", status, None, took_ms, None)
         if self.error is not None:
             self._note_error(None, stream)
-        if delivery.owed is not None:
+        if delivery.entry is not None:
             stream.assignment.delivered(delivery)
         self.dispatcher.settle(delivery, DELIVERED)
 
@@ -270,16 +270,16 @@ class Attempts:
                 self._count_failure(delivery, failure, verdict, at_ms, took_ms)
 
     def _history(self, delivery: Delivery, failure: Failure, began_ms: int) -> History:
-        owed = delivery.owed
+        entry = delivery.entry
         number = delivery.number if failure.connected else delivery.number + 1
         first_at_ms = delivery.first_at_ms or began_ms
         memory = self.dispatcher.memory
         return History(
-            number=number if owed is None else number - owed.forgiven,
+            number=number if entry is None else number - entry.forgiven,
             first_at_ms=first_at_ms,
-            since_ms=first_at_ms if owed is None else max(first_at_ms, owed.since_ms),
+            since_ms=first_at_ms if entry is None else max(first_at_ms, entry.since_ms),
             again=delivery.again,
-            outstanding=owed is not None,
+            outstanding=entry is not None,
             crowded=memory.many_fail or (delivery.first_of_key and memory.many_wait),
         )
 

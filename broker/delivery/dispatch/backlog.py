@@ -100,7 +100,7 @@ class Backlog:
     def release(self, delivery: Delivery) -> None:
         """Set one delivery aside, without an attempt."""
         dispatcher, message = self._dispatcher, message_of(delivery)
-        if not delivery.first_at_ms and delivery.stream.assignment.is_owed(delivery):
+        if not delivery.first_at_ms and delivery.stream.assignment.is_outstanding(delivery):
             dispatcher.settle(delivery, KEPT)
             return
         dispatcher.memory.setting_aside[delivery] = message.size

@@ -133,7 +133,7 @@ class Dispatcher:
         memory = self.memory
         memory.held += 1
         memory.held_bytes += message.size
-        if delivery.offset < delivery.stream.set_aside_below and delivery.owed is None:
+        if delivery.offset < delivery.stream.set_aside_below and delivery.entry is None:
             self.backlog.release(delivery)
             return
         self.deliveries.ready.append(delivery)
@@ -211,9 +211,9 @@ class Dispatcher:
         stream = delivery.stream
         delivery.state = state
         self._let_go(delivery)
-        if delivery.owed is not None:
+        if delivery.entry is not None:
             stream.pressing = True
-            stream.owed.discard(delivery)
+            stream.from_outstanding.discard(delivery)
             stream.window.settle(delivery.offset)  # A crash may have left the delivery in the window, too.
         elif stream.window.settle(delivery.offset) is None:
             return
@@ -231,7 +231,7 @@ class Dispatcher:
     def _give_back(self, delivery: Delivery) -> None:
         """Return to `outstanding` what came from there and can't be tried now."""
         delivery.state = RETURNED
-        delivery.stream.owed.discard(delivery)
+        delivery.stream.from_outstanding.discard(delivery)
         delivery.stream.assignment.returned(delivery)
 
     def _let_go(self, delivery: Delivery) -> None:
@@ -250,7 +250,7 @@ class Dispatcher:
 
     def cancel(self, delivery: Delivery) -> None:
         """Cancel a delivery whose message was deleted."""
-        if delivery.owed is not None:
+        if delivery.entry is not None:
             delivery.stream.assignment.delivered(delivery)
         self.settle(delivery, CANCELLED)
 
@@ -288,7 +288,7 @@ class Dispatcher:
         for delivery in self.deliveries.stand_down((*self.attempts.under_way(), *connecting)):
             delivery.put_at_ms = message_of(delivery).put_at_ms
             self._let_go(delivery)
-            if delivery.owed is not None:
+            if delivery.entry is not None:
                 self._give_back(delivery)
             else:
                 stream = delivery.stream
@@ -377,7 +377,7 @@ class Dispatcher:
         return bool(self.deliveries.ready) and not self.limits.let_wait(self.busy)
 
     @property
-    def hungry(self) -> bool:
+    def wants_more(self) -> bool:
         """Whether the dispatcher would begin more attempts if its share allowed."""
         return bool(self.deliveries.ready) and not self.limits.held_back(self.busy)
 
@@ -387,11 +387,11 @@ class Dispatcher:
         """Drop a stream whose partition is no longer owned, or whose listener has ended. Late answers are ignored."""
         self.streams.pop(stream.partition, None)
         self.behind.pop(stream, None)
-        dropped = (*stream.window.open.values(), *stream.owed)
+        dropped = (*stream.window.open.values(), *stream.from_outstanding)
         self.deliveries.drop(dropped)
         for delivery in dropped:
             self._let_go(delivery)
-        stream.owed.clear()
+        stream.from_outstanding.clear()
 
     def close(self) -> None:
         """End all attempts and connections, because the listener has ended."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from broker.core.flow import fair_share
-from broker.delivery.dispatch.limits import FIRST, SLOW, Limits
+from broker.delivery.dispatch.limits import Limits, Priority
 from broker.delivery.dispatch.room import Room
 from broker.delivery.tuning import TUNED, Tuning
 
@@ -32,7 +32,7 @@ class Sharing(Protocol):
     @property
     def waits(self) -> bool: ...
     @property
-    def hungry(self) -> bool: ...
+    def wants_more(self) -> bool: ...
     def pump(self) -> None: ...
 
 
@@ -91,32 +91,32 @@ def share_out(dispatchers: Iterable[Sharing], tuning: Tuning = TUNED) -> None:
 
     dispatchers: those with something to do.
     """
-    ranks: tuple[list[Sharing], ...] = ([], [], [])
+    by_priority: tuple[list[Sharing], ...] = ([], [], [])
     for dispatcher in dispatchers:
-        ranks[dispatcher.limits.rank].append(dispatcher)
+        by_priority[dispatcher.limits.priority].append(dispatcher)
     attempts_used = bytes_used = 0
-    for rank in ranks:
-        _share_out(rank, tuning, attempts_used=attempts_used, bytes_used=bytes_used)
-        attempts_used += sum(dispatcher.busy for dispatcher in rank)
-        bytes_used += sum(dispatcher.held_bytes for dispatcher in rank)
+    for equals in by_priority:
+        _share_out(equals, tuning, attempts_used=attempts_used, bytes_used=bytes_used)
+        attempts_used += sum(dispatcher.busy for dispatcher in equals)
+        bytes_used += sum(dispatcher.held_bytes for dispatcher in equals)
 
 
 def _share_out(dispatchers: Collection[Sharing], tuning: Tuning, *, attempts_used: int, bytes_used: int) -> None:
     """Share out among dispatchers of one priority what higher priorities have not used."""
-    hungry, used = 0, attempts_used
+    wanting, used = 0, attempts_used
     for dispatcher in dispatchers:
-        if dispatcher.hungry:
-            hungry += 1
+        if dispatcher.wants_more:
+            wanting += 1
         else:
             used += dispatcher.busy
-    attempts = fair_share(tuning.attempts_max, used=used, hungry=hungry, least=tuning.attempts_min)
-    held = fair_share(tuning.all_held_bytes_max, used=bytes_used, hungry=len(dispatchers), least=tuning.held_bytes_min)
+    attempts = fair_share(tuning.attempts_max, used=used, wanting=wanting, least=tuning.attempts_min)
+    held = fair_share(tuning.all_held_bytes_max, used=bytes_used, wanting=len(dispatchers), least=tuning.held_bytes_min)
     for dispatcher in dispatchers:
         dispatcher.limits.share = attempts
         dispatcher.memory.bytes_share = min(tuning.held_bytes_max, held)
 
 
-def let_begin(dispatchers: Iterable[DispatcherT], begins: int, *, turn: int) -> list[DispatcherT]:
+def deal_permits(dispatchers: Iterable[DispatcherT], permits: int, *, turn: int) -> list[DispatcherT]:
     """Deal the attempts that low-priority dispatchers may begin until the next call. Return the dispatchers that got
     any.
 
@@ -127,19 +127,18 @@ def let_begin(dispatchers: Iterable[DispatcherT], begins: int, *, turn: int) -> 
     others: list[DispatcherT] = []
     for dispatcher in dispatchers:
         limits = dispatcher.limits
-        rank = limits.rank
-        if rank != FIRST:
-            limits.begins = 1  # One attempt may begin if a message arrives before the next round.
+        if limits.priority is not Priority.FAST:
+            limits.permits = 1  # One attempt may begin if a message arrives before the next round.
             if dispatcher.waits:
-                (slow if rank == SLOW else others).append(dispatcher)
-    for_others = 0 if not others else begins // 2 if slow else begins
-    _deal(slow, begins - for_others, turn)
+                (slow if limits.priority is Priority.SLOW else others).append(dispatcher)
+    for_others = 0 if not others else permits // 2 if slow else permits
+    _deal(slow, permits - for_others, turn)
     _deal(others, for_others, turn)
-    return [dispatcher for dispatcher in (*slow, *others) if dispatcher.limits.begins]
+    return [dispatcher for dispatcher in (*slow, *others) if dispatcher.limits.permits]
 
 
-def _deal(dispatchers: Collection[Sharing], begins: int, turn: int) -> None:
+def _deal(dispatchers: Collection[Sharing], permits: int, turn: int) -> None:
     if dispatchers:
-        each, more = divmod(begins, len(dispatchers))
+        each, more = divmod(permits, len(dispatchers))
         for place, dispatcher in enumerate(dispatchers):
-            dispatcher.limits.begins = each + ((place - turn * more) % len(dispatchers) < more)
+            dispatcher.limits.permits = each + ((place - turn * more) % len(dispatchers) < more)

@@ -6,33 +6,49 @@ these (broker/core/flow.py, circuit.py), what all listeners share (fairness.py).
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 from broker.core.circuit import Circuit, State
 from broker.core.events import ListenerSettings
 from broker.core.flow import Flow, Pace, Share
 from broker.delivery.tuning import TUNED, Tuning
 
-FIRST, SLOW, FAILS = range(3)  # ranks
+
+class Priority(IntEnum):
+    """The priorities of listeners, the highest first; what a worker has is shared out in this order.
+
+    FAST: accepts, and answers in under `slow_ms` on average.
+    SLOW: accepts, but slowly; and each replay.
+    FAILING: rejects more than a quarter of its attempts, or has not answered yet.
+    """
+
+    FAST = 0
+    SLOW = 1
+    FAILING = 2
+
+
+_FAST, _SLOW, _FAILING = Priority  # an enumeration's attributes are slow
 
 
 class Limits:
     """The limits of one listener's attempts in a worker.
 
     share: of the worker's attempts in flight.
-    begins: attempts that a low-priority listener may start until more are dealt.
+    permits: attempts that a low-priority listener may start until more are dealt.
     took_ms: average duration of answers without fault; None before the first.
     failing: average part of attempts that were not accepted.
     replay: a replay has low priority, however fast its answers are.
-    rank: fast accepts and answers quickly; slow accepts, but slowly, and so does a replay; failing rejects over a
+    priority: fast accepts and answers quickly; slow accepts, but slowly, and so does a replay; failing rejects over a
         quarter of its attempts, or has not answered yet. Shared resources go out in this order.
-    gives_way: the listener has low priority, so its starts are counted.
+    low_priority: the listener has low priority, so its starts are counted.
     """
 
-    rank: int
-    gives_way: bool
+    priority: Priority
+    low_priority: bool
 
     __slots__ = (
         *("_circuit", "_pace", "_pushed_back_until_ms", "_replay", "_samples", "_too_early", "_tuning"),
-        *("begins", "failing", "flow", "gives_way", "rank", "share", "took_ms"),
+        *("permits", "failing", "flow", "low_priority", "priority", "share", "took_ms"),
     )
 
     def __init__(
@@ -43,7 +59,7 @@ class Limits:
         self._replay = replay
         self.flow = Flow(settings.max_in_flight)
         self.share = tuning.attempts_max
-        self.begins = 1
+        self.permits = 1
         self.took_ms: float | None = None
         self._samples = tuning.answers_weighed
         self.failing = 0.0
@@ -70,7 +86,7 @@ class Limits:
         if self._circuit.state is State.OPEN or self._pushed_back_until_ms:
             return 0
         most = min(self.able, self.share)
-        return min(most, busy + self.begins) if self.gives_way else most
+        return min(most, busy + self.permits) if self.low_priority else most
 
     @property
     def able(self) -> int:
@@ -87,7 +103,7 @@ class Limits:
             if self._too_early:
                 return False
         # Keep one start, in case the listener has low priority from now on.
-        self.begins = self.begins - 1 if self.gives_way else 1
+        self.permits = self.permits - 1 if self.low_priority else 1
         return True
 
     def took(self, took_ms: int) -> None:
@@ -141,10 +157,10 @@ class Limits:
     def _judge(self) -> None:
         took_ms = self.took_ms
         if took_ms is None or self.failing > self._tuning.failing:
-            self.rank = FAILS
+            self.priority = _FAILING
         else:
-            self.rank = SLOW if took_ms >= self._tuning.slow_ms or self._replay else FIRST
-        self.gives_way = self.rank != FIRST
+            self.priority = _SLOW if took_ms >= self._tuning.slow_ms or self._replay else _FAST
+        self.low_priority = self.priority is not _FAST
 
     @property
     def quick(self) -> bool:
@@ -153,7 +169,7 @@ class Limits:
 
     def begin_anew(self) -> None:
         """Forget the averages, because the listener is up again. Its first attempt starts at once."""
-        self.took_ms, self.failing, self.begins = None, 0.0, 1
+        self.took_ms, self.failing, self.permits = None, 0.0, 1
         self._judge()
 
     def pushed_back(self, at_ms: int, retry_after_s: int | None) -> None:

@@ -61,10 +61,10 @@ class Liveness:
             self.down.add(dispatcher)
             self._wait(dispatcher)
 
-    def tick(self, *, begins: int) -> None:
-        """Start the probes that are due, as many as are allowed. begins: the budget of core/flow.py's Gate."""
+    def tick(self, *, permits: int) -> None:
+        """Start the probes that are due, as many as are allowed. permits: the budget of core/flow.py's Gate."""
         at_ms, tuning = now_ms(), self._tuning
-        most = max(tuning.probes_min, min(tuning.probes_max, begins // tuning.permits_per_probe))
+        most = max(tuning.probes_min, min(tuning.probes_max, permits // tuning.permits_per_probe))
         self._per_s = round(min(most, tuning.probes_calm) / tuning.tick_s)
         while most:
             dispatcher = self._probes.next(at_ms)

@@ -22,7 +22,7 @@ from broker.core.events import DeliveriesSettled, DeliveryAttempted, Event
 from broker.core.window import Window
 from broker.delivery.dispatch.limits import Limits
 from broker.delivery.dispatch.log_rate_limit import LogRateLimit
-from broker.delivery.outstanding.entry import Owed
+from broker.delivery.outstanding.entry import OutstandingEntry
 from broker.delivery.reading.message import Message
 from broker.delivery.tuning import Tuning
 
@@ -42,7 +42,7 @@ class Assigned(Protocol):
     lagging: a stream needs a catch-up reader.
     put_aside: a delivery leaves the window, to be attempted at a time (ms), or parked (None). settle() follows.
     overtakes: whether a delivery would overtake one of its ordering key that has left the window.
-    is_owed: the delivery has left the window already.
+    is_outstanding: the delivery has left the window already.
     delivered, returned: a delivery from `outstanding` was accepted, or can't be attempted now.
     hold: whether a change delays a delivery; cancel() or renewed() follows.
     """
@@ -53,7 +53,7 @@ class Assigned(Protocol):
     def lagging(self, stream: Stream, /) -> None: ...
     def put_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None, /) -> None: ...
     def overtakes(self, delivery: Delivery, /) -> bool: ...
-    def is_owed(self, delivery: Delivery, /) -> bool: ...
+    def is_outstanding(self, delivery: Delivery, /) -> bool: ...
     def delivered(self, delivery: Delivery, /) -> None: ...
     def returned(self, delivery: Delivery, /) -> None: ...
     def hold(self, delivery: Delivery, /) -> bool: ...
@@ -98,11 +98,11 @@ class Delivery:
     number: attempts begun. first_at_ms: the beginning of the first one here.
     again: it was sent again at once, on a new connection.
     first_of_key: no other delivery of its ordering key goes before it.
-    owed: its entry in `outstanding`, when it comes from there and not from the window.
+    entry: its entry in `outstanding`, when it comes from there and not from the window.
     """
 
     __slots__ = (
-        *("again", "first_at_ms", "first_of_key", "message", "number", "offset", "owed", "put_at_ms"),
+        *("again", "entry", "first_at_ms", "first_of_key", "message", "number", "offset", "put_at_ms"),
         *("state", "stream"),
     )
 
@@ -114,7 +114,7 @@ class Delivery:
         self.number = 0
         self.again = False
         self.first_of_key = False
-        self.owed: Owed | None = None
+        self.entry: OutstandingEntry | None = None
         self.first_at_ms = 0
         self.put_at_ms = 0
 
@@ -137,8 +137,8 @@ class Stream:
     dirty: changed since the last checkpoint.
     pressing: the next checkpoint must include it, whatever its priority.
     requested: a catch-up reader will come.
-    stretch_bytes: how much of the log to read for it at once.
-    owed: deliveries from `outstanding` that its dispatcher has now.
+    fetch_bytes: how much of the log to read for it at once.
+    from_outstanding: deliveries from `outstanding` that its dispatcher has now.
     wants: for a replay with picked messages, tests an offset.
     set_aside_below: unsettled deliveries below this offset leave the window without an attempt, because the log will be
         deleted up to there; 0: none do.
@@ -150,13 +150,13 @@ class Stream:
         "behind_since_ms",
         "dirty",
         "dispatcher",
-        "owed",
+        "fetch_bytes",
+        "from_outstanding",
         "partition",
         "pressing",
         "requested",
         "rows",
         "set_aside_below",
-        "stretch_bytes",
         "wants",
         "window",
     )
@@ -172,9 +172,9 @@ class Stream:
         self.dirty = False
         self.pressing = False
         self.requested = False
-        self.stretch_bytes = dispatcher.tuning.fetch_bytes_first
+        self.fetch_bytes = dispatcher.tuning.fetch_bytes_first
         self.set_aside_below = 0
-        self.owed: set[Delivery] = set()
+        self.from_outstanding: set[Delivery] = set()
         replay = dispatcher.listener.replay
         self.wants = None if replay is None else replay.chooser(partition)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from broker.core.flow import Gate
 from broker.delivery.dispatch.dispatcher import Dispatcher
-from broker.delivery.dispatch.fairness import Processor, let_begin, share_out
+from broker.delivery.dispatch.fairness import Processor, deal_permits, share_out
 from broker.delivery.dispatch.liveness import Liveness
 from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.tuning import Tuning
@@ -52,11 +52,11 @@ class Ticks:
                     active[part :: tuning.tick_parts], number, late=part_late_s > tuning.stood_still_s
                 )
                 await pump(pumped[part :: tuning.tick_parts], tuning.begun_at_once)
-            begins = gate.tick(late_s / tuning.tick_parts, waited=processor.waited())
-            pumped = let_begin(ticked, begins, turn=number // tuning.share_ticks)
+            permits = gate.tick(late_s / tuning.tick_parts, waited=processor.waited())
+            pumped = deal_permits(ticked, permits, turn=number // tuning.share_ticks)
             if number % tuning.share_ticks == 0:
                 share_out(self._active, tuning)
-            self._liveness.tick(begins=begins)
+            self._liveness.tick(permits=permits)
             for dispatcher in list(dispatchers.values())[number % tuning.tidy_ticks :: tuning.tidy_ticks]:
                 dispatcher.tidy()
 
@@ -66,7 +66,7 @@ class Ticks:
         for place, dispatcher in enumerate(dispatchers):
             if dispatcher not in self._active:  # its listener has ended meanwhile
                 continue
-            if (place + number) % self._tuning.share_ticks and dispatcher.limits.gives_way:
+            if (place + number) % self._tuning.share_ticks and dispatcher.limits.low_priority:
                 continue
             if dispatcher.tick(at_ms, late=late):
                 yield dispatcher
@@ -77,10 +77,10 @@ class Ticks:
 
 
 async def pump(dispatchers: Iterable[Dispatcher], at_once: int) -> None:
-    """Have the dispatchers begin the attempts that let_begin() dealt, a few before yielding to the event loop."""
+    """Have the dispatchers begin the attempts that deal_permits() dealt, a few before yielding to the event loop."""
     begun = 0
     for dispatcher in dispatchers:
-        begun += dispatcher.limits.begins
+        begun += dispatcher.limits.permits
         dispatcher.pump()
         if begun >= at_once:
             begun = 0

@@ -15,8 +15,8 @@ from broker.core.events import DAMAGED, DeliveryParked, DeliverySetAside, KeptDe
 from broker.core.ids import damaged_id, parse_damaged_id, parse_message_id
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import now_ms
-from broker.delivery.outstanding.entry import Owed, owed_by, owed_key
-from broker.delivery.outstanding.records import KeptRecords
+from broker.delivery.outstanding.entry import OutstandingEntry, entry_key, entry_of
+from broker.delivery.outstanding.records import OutstandingRecords
 from broker.delivery.ports import Appender
 from broker.delivery.reading.message import Message
 from broker.delivery.tuning import TUNED, Tuning
@@ -33,10 +33,10 @@ class DamagedDeliveries:
     def __init__(
         self,
         topic: Appender,
-        records: KeptRecords,
+        records: OutstandingRecords,
         dispatchers: Mapping[str, Dispatcher],
-        enter: Callable[[Owed], None],
-        remove: Callable[[Owed], bool],
+        enter: Callable[[OutstandingEntry], None],
+        remove: Callable[[OutstandingEntry], bool],
         assure: Callable[[], Awaitable[None]],
         tuning: Tuning = TUNED,
     ) -> None:
@@ -59,72 +59,74 @@ class DamagedDeliveries:
             await self._topic.append({partition: [_record(event) for event in events[at : at + self._at_once]]})
         return list(events)
 
-    async def park_again(self, owed: Owed) -> None:
+    async def park_again(self, entry: OutstandingEntry) -> None:
         """Park an entry whose message can't be read (LogUnavailable)."""
-        dispatcher = self._dispatchers.get(owed.listener_id)
+        dispatcher = self._dispatchers.get(entry.listener_id)
         if dispatcher is None:
             return
-        event = _parked(dispatcher.listener, owed.partition, owed.place, owed.place, owed)
-        await self._write(owed, [event])
+        event = _parked(dispatcher.listener, entry.partition, entry.message_offset, entry.message_offset, entry)
+        await self._write(entry, [event])
 
-    async def again(self, owed: Owed) -> None:
+    async def again(self, entry: OutstandingEntry) -> None:
         """Deliver the messages that an entry stands for, as far as they are its listener's. LogDamaged: they are still
         unreadable.
         """
-        where, dispatcher = parse_damaged_id(owed.message_id), self._dispatchers.get(owed.listener_id)
+        where, dispatcher = parse_damaged_id(entry.message_id), self._dispatchers.get(entry.listener_id)
         if where is None or dispatcher is None:
             return
         listener, queue = dispatcher.listener, dispatcher.queue
-        takes = None if listener.replay is None else listener.replay.chooser(owed.partition)
+        takes = None if listener.replay is None else listener.replay.chooser(entry.partition)
         events = [
-            _set_aside(listener, owed.partition, message)
+            _set_aside(listener, entry.partition, message)
             for message in await self._records.messages_in(*where)
             if message.queue_id == queue.id
             and message.body(queue)
-            and message.offset >= listener.start_offsets[owed.partition]
+            and message.offset >= listener.start_offsets[entry.partition]
             and (takes is None or takes(message.offset))
         ]
-        await self._write(owed, events)
+        await self._write(entry, events)
 
-    async def _write(self, owed: Owed, events: Sequence[KeptDelivery]) -> None:
+    async def _write(self, entry: OutstandingEntry, events: Sequence[KeptDelivery]) -> None:
         """Replace the entry by these records."""
         await self._assure()
         rows = [_record(event) for event in events]
-        replaced = any(key == owed.key for key, _ in rows)
-        await self._topic.append({owed.partition: rows if replaced else [*rows, (owed.key, None)]})
+        replaced = any(key == entry.key for key, _ in rows)
+        await self._topic.append({entry.partition: rows if replaced else [*rows, (entry.key, None)]})
         for event, (_, value) in zip(events, rows, strict=True):
-            self._enter(owed_by(event, -1, found=False, record=value))
+            self._enter(entry_of(event, -1, found=False, record=value))
         if not replaced:
-            self._remove(owed)
+            self._remove(entry)
 
 
 def _record(event: KeptDelivery) -> tuple[bytes, bytes | None]:
-    return owed_key(event.listener_id, event.message_id), encode(event)
+    return entry_key(event.listener_id, event.message_id), encode(event)
 
 
-def _parked(listener: Listener, partition: int, first: int, last: int, owed: Owed | None = None) -> DeliveryParked:
-    """Make the parked event for a range. owed: the existing entry, if there is one; its message is known then."""
-    place = None if owed is None else parse_message_id(owed.message_id)
+def _parked(
+    listener: Listener, partition: int, first: int, last: int, entry: OutstandingEntry | None = None
+) -> DeliveryParked:
+    """Make the parked event for a range. entry: the existing entry, if there is one; its message is known then."""
+    place = None if entry is None else parse_message_id(entry.message_id)
     return DeliveryParked(
         at_ms=now_ms(),
         organization_id=listener.organization_id,
         actor="worker",
         listener_id=listener.id,
         queue_id=listener.queue_id,
-        message_id=damaged_id(partition, first, last) if owed is None else owed.message_id,
+        message_id=damaged_id(partition, first, last) if entry is None else entry.message_id,
         partition=partition,
         offset=first,
-        number=0 if owed is None else owed.number,
+        number=0 if entry is None else entry.number,
         status=None,
         error=DAMAGED,
         put_at_ms=now_ms() if place is None else place[0],
         name="",
         data="",
-        key=None if owed is None else owed.ordering_key,
+        key=None if entry is None else entry.ordering_key,
         redrives=listener.redrives.count,
-        forgiven=0 if owed is None else owed.forgiven,
-        since_ms=0 if owed is None else owed.since_ms,
-        first_at_ms=0 if owed is None else owed.first_at_ms,
+        forgiven=0 if entry is None else entry.forgiven,
+        since_ms=0 if entry is None else entry.since_ms,
+        first_at_ms=0 if entry is None else entry.first_at_ms,
     )
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from broker.core.key_order import ArrivingOffsets
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, now_ms
-from broker.delivery.outstanding.entry import Line, Owed
-from broker.delivery.outstanding.index import BEGIN, Ledger
+from broker.delivery.outstanding.entry import Line, OutstandingEntry
+from broker.delivery.outstanding.index import BEGIN, OutstandingIndex
 from broker.delivery.outstanding.redriving import Redrives
 from broker.delivery.reading.message import Message
 from broker.delivery.reading.partition import Partition
@@ -46,22 +46,22 @@ class Due:
 
     def __init__(
         self,
-        ledger: Ledger,
+        index: OutstandingIndex,
         coming: ArrivingOffsets[Line],
         redrives: Redrives,
         partitions: Mapping[int, Partition],
         dispatchers: Mapping[str, Dispatcher],
-        read: Callable[[Owed], Awaitable[Message | LogUnavailable | None]],
+        read: Callable[[OutstandingEntry], Awaitable[Message | LogUnavailable | None]],
         tuning: Tuning,
     ) -> None:
-        self._ledger = ledger
+        self._index = index
         self._coming = coming
         self._redrives = redrives
         self._partitions = partitions
         self._dispatchers = dispatchers
         self._read = read
         self._tuning = tuning
-        self.taken: dict[int, Owed] = {}
+        self.taken: dict[int, OutstandingEntry] = {}
         self._due: dict[str, _Pass] = {}  # listeners with some that are due
         self._next_ms: dict[str, int] = {}  # by listener, when its next entry may be due
         self._soonest_ms: int | None = None  # of these
@@ -83,8 +83,10 @@ class Due:
         if not chosen:
             await asyncio.sleep(0)
             return more
-        messages = await asyncio.gather(*(self._read(owed) for owed in chosen))
-        served = [self._serve(owed, message) for owed, message in zip(chosen, messages, strict=True)]  # in their order
+        messages = await asyncio.gather(*(self._read(entry) for entry in chosen))
+        served = [
+            self._serve(entry, message) for entry, message in zip(chosen, messages, strict=True)
+        ]  # in their order
         return all(served)
 
     def note(self, listener_id: str, at_ms: int) -> None:
@@ -100,12 +102,12 @@ class Due:
             self._due.setdefault(listener_id, _Pass(at_ms))
         self._soonest_ms = min(self._next_ms.values(), default=None)
 
-    def _choose(self, at_ms: int) -> tuple[list[Owed], bool]:
+    def _choose(self, at_ms: int) -> tuple[list[OutstandingEntry], bool]:
         """Choose some due entries: a few of each listener with room, in turn. Return whether there may be more."""
-        chosen: list[Owed] = []
+        chosen: list[OutstandingEntry] = []
         more, looks = False, self._tuning.looks_max
         for listener_id in list(self._due):
-            if listener_id not in self._ledger.counts:
+            if listener_id not in self._index.counts:
                 del self._due[listener_id]
                 self._redrives.forget(listener_id)
                 continue
@@ -120,76 +122,78 @@ class Due:
                 break
         return chosen, more
 
-    def _choose_of(self, dispatcher: Dispatcher, at_ms: int, chosen: list[Owed]) -> int:
+    def _choose_of(self, dispatcher: Dispatcher, at_ms: int, chosen: list[OutstandingEntry]) -> int:
         """Choose due entries of one listener. Return how many were examined."""
         listener_id, looks = dispatcher.listener.id, 0
         due, enough = self._due.pop(listener_id), len(chosen) + self._tuning.due_each_at_once
         while looks < self._tuning.looks_each_max and len(chosen) < enough:
-            rows = self._ledger.due(listener_id, due.until_ms, after=due.after, limit=2 * self._tuning.due_each_at_once)
-            for owed in rows:
+            rows = self._index.due(listener_id, due.until_ms, after=due.after, limit=2 * self._tuning.due_each_at_once)
+            for entry in rows:
                 if len(chosen) >= enough:
                     break
                 looks += 1
-                due.after = owed.queued_ms or 0, owed.id
-                self._try(self._fresh(owed), dispatcher, chosen, enough)
+                due.after = entry.queued_ms or 0, entry.id
+                self._try(self._fresh(entry), dispatcher, chosen, enough)
             else:
                 if len(rows) < 2 * self._tuning.due_each_at_once:  # that was the last
                     due = _Pass(at_ms)
                     break
-        next_ms = self._ledger.next_ms(listener_id) if due.after == BEGIN else at_ms
+        next_ms = self._index.next_ms(listener_id) if due.after == BEGIN else at_ms
         if next_ms is not None and next_ms > at_ms and listener_id not in self._redrives:
             self.note(listener_id, next_ms)
         elif next_ms is not None or listener_id in self._redrives:
             self._due[listener_id] = due  # behind the others
         return looks
 
-    def _try(self, owed: Owed, dispatcher: Dispatcher, chosen: list[Owed], enough: int) -> None:
+    def _try(
+        self, entry: OutstandingEntry, dispatcher: Dispatcher, chosen: list[OutstandingEntry], enough: int
+    ) -> None:
         """Choose an entry if it may go now, with those that may follow it in its ordering key's queue."""
-        if owed.line is None:
-            if self._may_leave(owed, dispatcher):
-                self._take(owed, chosen)
+        if entry.line is None:
+            if self._may_leave(entry, dispatcher):
+                self._take(entry, chosen)
             return
-        first = self._first(owed.line)
+        first = self._first(entry.line)
         # Earlier deliveries of the key were set aside meanwhile; this one's turn will come.
-        if first is None or first.id != owed.id:
-            self._ledger.queue(owed, None)
+        if first is None or first.id != entry.id:
+            self._index.queue(entry, None)
             return
         at_ms = now_ms()
         while first is not None and first.due_ms is not None and first.due_ms <= at_ms and len(chosen) < enough:
             if not self._may_leave(first, dispatcher):
                 break
             self._take(first, chosen)
-            first = self._first(owed.line)
-        self.advance(owed.line, foreseen=True)
+            first = self._first(entry.line)
+        self.advance(entry.line, foreseen=True)
 
-    def _take(self, owed: Owed, chosen: list[Owed]) -> None:
-        self.taken[owed.id] = owed
-        self._ledger.queue(owed, None)
-        chosen.append(owed)
+    def _take(self, entry: OutstandingEntry, chosen: list[OutstandingEntry]) -> None:
+        self.taken[entry.id] = entry
+        self._index.queue(entry, None)
+        chosen.append(entry)
 
-    def _may_leave(self, owed: Owed, dispatcher: Dispatcher) -> bool:
-        partition = self._partitions.get(owed.partition)
-        return partition is not None and partition.placed(dispatcher) and _may_leave(partition, dispatcher, owed)
+    def _may_leave(self, entry: OutstandingEntry, dispatcher: Dispatcher) -> bool:
+        partition = self._partitions.get(entry.partition)
+        return partition is not None and partition.placed(dispatcher) and _may_leave(partition, dispatcher, entry)
 
-    def _first(self, line: Line) -> Owed | None:
+    def _first(self, line: Line) -> OutstandingEntry | None:
         """Return the next entry of an ordering key's queue, if all before it are with the dispatcher, and these are not
         too many.
         """
         coming = self._coming.first(line)
-        for row_id, place in self._ledger.line(line, self._tuning.key_taken_max):
+        for row_id, place in self._index.line(line, self._tuning.key_taken_max):
             if coming is not None and coming <= place:
                 return None
             if row_id not in self.taken:
-                owed = self._ledger.get(row_id)
-                return None if owed is None else self._fresh(owed)
+                entry = self._index.get(row_id)
+                return None if entry is None else self._fresh(entry)
         return None
 
-    def _fresh(self, owed: Owed) -> Owed:
+    def _fresh(self, entry: OutstandingEntry) -> OutstandingEntry:
         """Apply redrives of the listener that the entry does not know of yet."""
-        dispatcher = self._dispatchers.get(owed.listener_id)
-        if dispatcher is not None and owed.redrive(dispatcher.listener.redrives, now_ms()):
-            self._ledger.redriven(owed, was_parked=False)
-        return owed
+        dispatcher = self._dispatchers.get(entry.listener_id)
+        if dispatcher is not None and entry.redrive(dispatcher.listener.redrives, now_ms()):
+            self._index.redriven(entry, was_parked=False)
+        return entry
 
     def advance(self, line: Line, *, foreseen: bool = False) -> None:
         """Queue the first entry of an ordering key for its due time."""
@@ -199,61 +203,63 @@ class Due:
         at_ms = now_ms()
         queued_ms = max(first.due_ms, at_ms)
         if first.queued_ms is None or first.queued_ms > queued_ms:
-            self._ledger.queue(first, queued_ms)
+            self._index.queue(first, queued_ms)
         self.note(line[0], queued_ms)
         if queued_ms == at_ms and not foreseen:
             self._wake.set()
 
-    def _serve(self, owed: Owed, message: Message | LogUnavailable | None) -> bool:
+    def _serve(self, entry: OutstandingEntry, message: Message | LogUnavailable | None) -> bool:
         """Give an entry to its dispatcher. Return whether it has left the waiting ones."""
-        dispatcher = self._dispatchers.get(owed.listener_id)
-        if self.taken.get(owed.id) is not owed or dispatcher is None:
+        dispatcher = self._dispatchers.get(entry.listener_id)
+        if self.taken.get(entry.id) is not entry or dispatcher is None:
             return True  # given up, or cancelled, meanwhile
         if message is None:
-            log.error("outstanding.message_gone listener=%s message=%s", owed.listener_id, owed.message_id)
-            self.remove(owed)
+            log.error("outstanding.message_gone listener=%s message=%s", entry.listener_id, entry.message_id)
+            self.remove(entry)
             return True
-        if isinstance(message, LogUnavailable) or not dispatcher.room() or not self._may_leave(owed, dispatcher):
+        if isinstance(message, LogUnavailable) or not dispatcher.room() or not self._may_leave(entry, dispatcher):
             # Its listener was removed during the read, or an earlier delivery of the key must be read again.
-            self.put_back(owed)
+            self.put_back(entry)
             return False
-        stream = dispatcher.stream(owed.partition)
+        stream = dispatcher.stream(entry.partition)
         delivery = Delivery(stream, message.offset, message)
-        delivery.number, delivery.first_at_ms = owed.number, owed.first_at_ms
-        delivery.owed = owed
-        stream.owed.add(delivery)
+        delivery.number, delivery.first_at_ms = entry.number, entry.first_at_ms
+        delivery.entry = entry
+        stream.from_outstanding.add(delivery)
         dispatcher.accept(delivery, message)
         return True
 
-    def put_back(self, owed: Owed) -> None:
+    def put_back(self, entry: OutstandingEntry) -> None:
         """Take an entry back from its dispatcher."""
-        if self.taken.get(owed.id) is not owed:
+        if self.taken.get(entry.id) is not entry:
             return  # given up, cancelled, or written anew meanwhile
-        del self.taken[owed.id]
-        if owed.line is None:  # If it was redriven meanwhile, that is noticed when the entry is examined.
-            self._ledger.queue(owed, now_ms())
-            self.note(owed.listener_id, now_ms())
+        del self.taken[entry.id]
+        if entry.line is None:  # If it was redriven meanwhile, that is noticed when the entry is examined.
+            self._index.queue(entry, now_ms())
+            self.note(entry.listener_id, now_ms())
         else:
-            self.advance(owed.line)
+            self.advance(entry.line)
 
-    def remove(self, owed: Owed) -> bool:
-        if not self._ledger.remove(owed):
+    def remove(self, entry: OutstandingEntry) -> bool:
+        if not self._index.remove(entry):
             return False
-        self.taken.pop(owed.id, None)
-        if owed.line is not None:
-            self.advance(owed.line)
+        self.taken.pop(entry.id, None)
+        if entry.line is not None:
+            self.advance(entry.line)
         return True
 
 
-def _may_leave(partition: Partition, dispatcher: Dispatcher, owed: Owed) -> bool:
+def _may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEntry) -> bool:
     """Return whether an entry's stream has come far enough after a crash.
 
     The window may still bring a delivery that was found at the take-over. Delivered before, it would be delivered again
     if the partition changes hands before the window is that far. Messages that the stream has yet to read may also be
     of the same ordering key, and go first.
     """
-    tail, stream = partition.tail, dispatcher.streams.get(owed.partition)
-    if owed.found and not (owed.place < tail if stream is None else stream.window.settled(owed.place, tail)):
+    tail, stream = partition.tail, dispatcher.streams.get(entry.partition)
+    if entry.found and not (
+        entry.message_offset < tail if stream is None else stream.window.settled(entry.message_offset, tail)
+    ):
         return False
     wanted = None if stream is None else stream.window.wanted()
-    return owed.line is None or owed.place < min(tail, tail if wanted is None else wanted)
+    return entry.line is None or entry.message_offset < min(tail, tail if wanted is None else wanted)

@@ -1,11 +1,12 @@
 """One delivery in `outstanding`: what is known of it.
 
-For: Owed, and what it says of its record. Not for: the record (records.py), when it is due and who gets it then
-(schedule.py).
+For: OutstandingEntry, and what it says of its record. Not for: the record (records.py), when it is due and who gets it
+then (due.py).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Final
 
 from broker.core.events import BARE, DAMAGED, DeliverySetAside, KeptDelivery
@@ -16,85 +17,47 @@ Key = tuple[str, str]  # the key of an entry: the ids of a listener and of a mes
 Line = tuple[str, int, str]  # the queue of an ordering key: a listener's id, a partition, an ordering key
 
 
-class Owed:
-    """An entry: one delivery in `outstanding`, as the index had it when it was read (index.py).
+@dataclass(slots=True, eq=False)
+class OutstandingEntry:
+    """A delivery in `outstanding`: a row of the index (index.py), as it was when it was read.
 
     id: changes each time that the entry is written.
-    place: its message's offset.
-    ordering_key: None when it has none.
-    offset: of its record in `outstanding`; below 0 when unknown, and `record` then has the record's value.
-    due_ms: None when it is parked.
-    queued_ms: see index.py.
-    found: it existed at the take-over, so its stream's window may bring the delivery once more.
-    bare: its record has no payload, so its message must stay in the log; UNREAD: because its message could not be read.
-    line: the queue of its ordering key.
-    The rest is as in KeptDelivery.
+    ordering_key: None when the message has none.
+    record_offset: of the record in `outstanding`, below 0 when it is not known; `record` then has the record's value.
+    due_ms: None when the delivery is parked. queued_ms: see index.py.
+    found: the record was there at the take-over, so the stream's window may bring the delivery once more.
+    bare: the record has no payload, so the message must stay in the log; UNREAD: because it could not be read.
+    line: the queue of the ordering key in which it waits.
+    The other fields are as in KeptDelivery.
     """
 
-    __slots__ = (
-        "bare",
-        "due_ms",
-        "first_at_ms",
-        "forgiven",
-        "found",
-        "id",
-        "line",
-        "listener_id",
-        "message_id",
-        "number",
-        "offset",
-        "ordering_key",
-        "partition",
-        "place",
-        "queued_ms",
-        "record",
-        "redrives",
-        "since_ms",
-    )
+    id: int
+    partition: int
+    listener_id: str
+    message_id: str
+    message_offset: int
+    ordering_key: str | None
+    record_offset: int
+    number: int
+    redrives: int
+    forgiven: int
+    since_ms: int
+    first_at_ms: int
+    due_ms: int | None
+    queued_ms: int | None
+    found: int
+    record: bytes | None
+    bare: int = False
+    line: Line | None = field(init=False)
 
-    def __init__(
-        self,
-        row_id: int,
-        partition: int,
-        listener_id: str,
-        message_id: str,
-        place: int,
-        ordering_key: str | None,
-        offset: int,
-        number: int,
-        redrives: int,
-        forgiven: int,
-        since_ms: int,
-        first_at_ms: int,
-        due_ms: int | None,
-        queued_ms: int | None,
-        found: int,
-        record: bytes | None,
-        bare: int = False,
-    ) -> None:
-        self.id = row_id
-        self.partition = partition
-        self.listener_id = listener_id
-        self.message_id = message_id
-        self.place = place
-        self.ordering_key = ordering_key
-        self.offset = offset
-        self.number = number
-        self.redrives = redrives
-        self.forgiven = forgiven
-        self.since_ms = since_ms
-        self.first_at_ms = first_at_ms
-        self.due_ms = due_ms
-        self.queued_ms = queued_ms
-        self.found = found
-        self.record = record
-        self.bare = bare
-        self.line: Line | None = None if ordering_key is None else (listener_id, partition, ordering_key)
+    def __post_init__(self) -> None:
+        key = self.ordering_key
+        self.line = None if key is None else (self.listener_id, self.partition, key)
 
     @property
     def key(self) -> bytes:
         """Its record's."""
-        return owed_key(self.listener_id, self.message_id)
+        return entry_key(self.listener_id, self.message_id)
 
     @property
     def scheduled(self) -> bool:
@@ -115,7 +78,7 @@ class Owed:
         return True
 
 
-def owed_key(listener_id: str, message_id: str) -> bytes:
+def entry_key(listener_id: str, message_id: str) -> bytes:
     """Return the record key in `outstanding`."""
     return f"{listener_id}:{message_id}".encode()
 
@@ -126,7 +89,7 @@ def ids_in(key: bytes) -> tuple[str, str]:
     return listener_id, message_id
 
 
-def owed_by(event: KeptDelivery, offset: int, *, found: bool, record: bytes | None = None) -> Owed:
+def entry_of(event: KeptDelivery, offset: int, *, found: bool, record: bytes | None = None) -> OutstandingEntry:
     """Make an entry from a record, which is not in the index yet. With an ordering key it is queued when its turn
     comes.
 
@@ -136,7 +99,7 @@ def owed_by(event: KeptDelivery, offset: int, *, found: bool, record: bytes | No
     first_at_ms = event.first_at_ms
     if event.number and not first_at_ms:  # an older program's
         first_at_ms = since_ms or event.put_at_ms
-    return Owed(
+    return OutstandingEntry(
         0,
         event.partition,
         event.listener_id,

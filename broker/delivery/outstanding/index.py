@@ -1,4 +1,4 @@
-"""What is owed, in a private temporary database, so that memory stays bounded however much it is.
+"""What is outstanding, in a private temporary database, so that memory stays bounded however much it is.
 
 For: finding the row of a delivery, those of a listener that are due, the first of a line; and counts that cost nothing.
 SQLite holds a few MiB of it in memory and the rest in a temporary file, which is gone with the process: what is here is
@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any, Final
 
 from broker.core.ids import parse_message_id
-from broker.delivery.outstanding.entry import UNREAD, Key, Line, Owed
+from broker.delivery.outstanding.entry import UNREAD, Key, Line, OutstandingEntry
 from broker.delivery.tuning import TUNED
 
 BEGIN: Final = (-1, -1)
@@ -28,21 +29,23 @@ _WAITING: Final = "due_ms IS NOT NULL AND (number > 0 OR ordering_key IS NOT NUL
 _SCHEMA: Final = f"""
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
-CREATE TABLE owed (
-  id INTEGER PRIMARY KEY, partition INTEGER, message TEXT, listener INTEGER, place INTEGER, ordering_key TEXT,
-  offset INTEGER, number INTEGER, redrives INTEGER, forgiven INTEGER, since_ms INTEGER, first_at_ms INTEGER,
+CREATE TABLE entries (
+  id INTEGER PRIMARY KEY, partition INTEGER, listener INTEGER, message TEXT, message_offset INTEGER, ordering_key TEXT,
+  record_offset INTEGER, number INTEGER, redrives INTEGER, forgiven INTEGER, since_ms INTEGER, first_at_ms INTEGER,
   due_ms INTEGER, queued_ms INTEGER, found INTEGER, record BLOB, bare INTEGER
 );
-CREATE UNIQUE INDEX by_message ON owed (partition, message, listener);
-CREATE INDEX by_listener ON owed (listener, queued_ms);
-CREATE INDEX by_redrives ON owed (listener, redrives) WHERE {_ATTEMPTED};
-CREATE INDEX by_age ON owed (partition, listener, message) WHERE {_WAITING};
-CREATE INDEX by_bare ON owed (partition, message) WHERE bare;
-CREATE INDEX by_line ON owed (partition, listener, ordering_key, place) WHERE {_IN_LINE};
+CREATE UNIQUE INDEX by_message ON entries (partition, message, listener);
+CREATE INDEX by_listener ON entries (listener, queued_ms);
+CREATE INDEX by_redrives ON entries (listener, redrives) WHERE {_ATTEMPTED};
+CREATE INDEX by_age ON entries (partition, listener, message) WHERE {_WAITING};
+CREATE INDEX by_bare ON entries (partition, message) WHERE bare;
+CREATE INDEX by_line ON entries (partition, listener, ordering_key, message_offset) WHERE {_IN_LINE};
 """
 _LINE: Final = f"partition = ? AND listener = ? AND ordering_key = ? AND {_IN_LINE}"
 _DAMAGED: Final = "partition = ? AND message >= 'damaged-' AND message < 'damaged.'"
-_INSERT: Final = f"INSERT OR IGNORE INTO owed VALUES ({', '.join('?' * 17)})"
+_FIELDS: Final = [one.name for one in fields(OutstandingEntry) if one.init]  # and so the order of the columns
+_values: Final = attrgetter(*_FIELDS)
+_INSERT: Final = f"INSERT OR IGNORE INTO entries VALUES ({', '.join('?' * len(_FIELDS))})"
 
 
 @dataclass(slots=True)
@@ -60,7 +63,7 @@ class Count:
     in_line: int = 0
 
 
-class Ledger:
+class OutstandingIndex:
     """The index of `outstanding` in one worker.
 
     counts: by listener id.
@@ -90,127 +93,127 @@ class Ledger:
 
     # One delivery
 
-    def find(self, partition: int, listener_id: str, message_id: str) -> Owed | None:
+    def find(self, partition: int, listener_id: str, message_id: str) -> OutstandingEntry | None:
         if listener_id not in self.counts:
             return None
-        place = (partition, message_id, self._numbers[listener_id])
-        return self._one("SELECT * FROM owed WHERE partition = ? AND message = ? AND listener = ?", place)
+        which = (partition, message_id, self._numbers[listener_id])
+        return self._one("SELECT * FROM entries WHERE partition = ? AND message = ? AND listener = ?", which)
 
-    def get(self, row_id: int) -> Owed | None:
-        return self._one("SELECT * FROM owed WHERE id = ?", (row_id,))
+    def get(self, row_id: int) -> OutstandingEntry | None:
+        return self._one("SELECT * FROM entries WHERE id = ?", (row_id,))
 
-    def write(self, partition: int, rows: Mapping[Key, Owed | None]) -> list[Owed]:
+    def write(self, partition: int, rows: Mapping[Key, OutstandingEntry | None]) -> list[OutstandingEntry]:
         """Write entries, or remove those that are None. Return the former entries. A new version of an entry has
         another id.
         """
-        written = [owed for owed in rows.values() if owed is not None]
-        before: list[Owed] = []
+        written = [entry for entry in rows.values() if entry is not None]
+        before: list[OutstandingEntry] = []
         if not written and not self._rows:
             return before
         self._database.execute("BEGIN")
         if len(written) < len(rows):
-            before = self._take_out(partition, [key for key, owed in rows.items() if owed is None])
+            before = self._take_out(partition, [key for key, entry in rows.items() if entry is None])
         if not self._insert(written):
-            before += self._take_out(partition, [(owed.listener_id, owed.message_id) for owed in written])
+            before += self._take_out(partition, [(entry.listener_id, entry.message_id) for entry in written])
             self._insert(written)
         self._database.execute("COMMIT")
-        for owed in written:
-            self._count(owed, 1)
+        for entry in written:
+            self._count(entry, 1)
         return before
 
-    def _insert(self, written: Sequence[Owed]) -> bool:
+    def _insert(self, written: Sequence[OutstandingEntry]) -> bool:
         """Insert all entries, or none if one exists already; nearly always none does."""
         if not written:
             return True
         first_id = self._last_id + 1
         done = self._database.executemany(_INSERT, map(self._row, written)).rowcount == len(written)
         if not done:
-            self._database.execute("DELETE FROM owed WHERE id >= ?", (first_id,))
+            self._database.execute("DELETE FROM entries WHERE id >= ?", (first_id,))
         return done
 
-    def _take_out(self, partition: int, keys: Iterable[Key]) -> list[Owed]:
+    def _take_out(self, partition: int, keys: Iterable[Key]) -> list[OutstandingEntry]:
         found = [self.find(partition, *key) for key in keys]
-        before = [owed for owed in found if owed is not None]
-        self._database.executemany("DELETE FROM owed WHERE id = ?", [(owed.id,) for owed in before])
-        for owed in before:
-            self._count(owed, -1)
+        before = [entry for entry in found if entry is not None]
+        self._database.executemany("DELETE FROM entries WHERE id = ?", [(entry.id,) for entry in before])
+        for entry in before:
+            self._count(entry, -1)
         return before
 
-    def remove(self, owed: Owed) -> bool:
+    def remove(self, entry: OutstandingEntry) -> bool:
         """Remove an entry. Return whether it was still in the index as it is here."""
-        gone = self._database.execute("DELETE FROM owed WHERE id = ?", (owed.id,)).rowcount > 0
+        gone = self._database.execute("DELETE FROM entries WHERE id = ?", (entry.id,)).rowcount > 0
         if gone:
-            self._count(owed, -1)
+            self._count(entry, -1)
         return gone
 
-    def queue(self, owed: Owed, queued_ms: int | None) -> None:
+    def queue(self, entry: OutstandingEntry, queued_ms: int | None) -> None:
         """Set from when on the entry is examined."""
-        owed.queued_ms = queued_ms
-        self._database.execute("UPDATE owed SET queued_ms = ? WHERE id = ?", (queued_ms, owed.id))
+        entry.queued_ms = queued_ms
+        self._database.execute("UPDATE entries SET queued_ms = ? WHERE id = ?", (queued_ms, entry.id))
 
-    def redriven(self, owed: Owed, *, was_parked: bool) -> None:
+    def redriven(self, entry: OutstandingEntry, *, was_parked: bool) -> None:
         """Store what a redrive has changed in an entry."""
         self._database.execute(
-            "UPDATE owed SET redrives = ?, forgiven = ?, since_ms = ?, due_ms = ?, queued_ms = ? WHERE id = ?",
-            (owed.redrives, owed.forgiven, owed.since_ms, owed.due_ms, owed.queued_ms, owed.id),
+            "UPDATE entries SET redrives = ?, forgiven = ?, since_ms = ?, due_ms = ?, queued_ms = ? WHERE id = ?",
+            (entry.redrives, entry.forgiven, entry.since_ms, entry.due_ms, entry.queued_ms, entry.id),
         )
         if was_parked:
-            self._count_due(owed, 1)
+            self._count_due(entry, 1)
 
     # Of a listener
 
-    def due(self, listener_id: str, at_ms: int, *, after: tuple[int, int], limit: int) -> list[Owed]:
+    def due(self, listener_id: str, at_ms: int, *, after: tuple[int, int], limit: int) -> list[OutstandingEntry]:
         """Return the entries to be examined by now, earliest first, after this (queued_ms, id)."""
         return self._some(
-            "SELECT * FROM owed WHERE listener = ? AND queued_ms <= ? AND (queued_ms, id) > (?, ?)"
+            "SELECT * FROM entries WHERE listener = ? AND queued_ms <= ? AND (queued_ms, id) > (?, ?)"
             " ORDER BY queued_ms, id LIMIT ?",
             (self._numbers.get(listener_id), at_ms, *after, limit),
         )
 
     def next_ms(self, listener_id: str) -> int | None:
         """Return when the first of a listener's entries is to be examined."""
-        sql = "SELECT queued_ms FROM owed WHERE listener = ? AND queued_ms > -1 ORDER BY queued_ms LIMIT 1"
+        sql = "SELECT queued_ms FROM entries WHERE listener = ? AND queued_ms > -1 ORDER BY queued_ms LIMIT 1"
         return next((row[0] for row in self._rows_of(sql, (self._numbers.get(listener_id),))), None)
 
-    def attempted_before(self, listener_id: str, redrive: int, *, limit: int) -> list[Owed]:
+    def attempted_before(self, listener_id: str, redrive: int, *, limit: int) -> list[OutstandingEntry]:
         """Return attempted entries that do not know of this redrive yet."""
         return self._some(
-            f"SELECT * FROM owed WHERE listener = ? AND redrives < ? AND {_ATTEMPTED} LIMIT ?",
+            f"SELECT * FROM entries WHERE listener = ? AND redrives < ? AND {_ATTEMPTED} LIMIT ?",
             (self._numbers.get(listener_id), redrive, limit),
         )
 
-    def of_listener(self, listener_id: str, *, limit: int) -> list[Owed]:
-        return self._some("SELECT * FROM owed WHERE listener = ? LIMIT ?", (self._numbers.get(listener_id), limit))
+    def of_listener(self, listener_id: str, *, limit: int) -> list[OutstandingEntry]:
+        return self._some("SELECT * FROM entries WHERE listener = ? LIMIT ?", (self._numbers.get(listener_id), limit))
 
     # Of a line
 
     def line(self, line: Line, limit: int) -> list[tuple[int, int]]:
-        """(id, place) of its first."""
-        sql = f"SELECT id, place FROM owed WHERE {_LINE} ORDER BY place LIMIT ?"
+        """Return the (id, message_offset) of its first entries."""
+        sql = f"SELECT id, message_offset FROM entries WHERE {_LINE} ORDER BY message_offset LIMIT ?"
         return self._rows_of(sql, (*self._of(line), limit))
 
-    def begins_before(self, line: Line, place: int) -> bool:
+    def begins_before(self, line: Line, offset: int) -> bool:
         """Return whether the queue exists and its first entry is earlier than this offset."""
         count = self.counts.get(line[0])
         if count is None or not count.in_line:
             return False
-        sql = f"SELECT 1 FROM owed WHERE {_LINE} AND place < ? LIMIT 1"
-        return bool(self._rows_of(sql, (*self._of(line), place)))
+        sql = f"SELECT 1 FROM entries WHERE {_LINE} AND message_offset < ? LIMIT 1"
+        return bool(self._rows_of(sql, (*self._of(line), offset)))
 
     # Of a partition
 
-    def of_partition(self, partition: int, *, limit: int) -> list[Owed]:
-        return self._some("SELECT * FROM owed WHERE partition = ? LIMIT ?", (partition, limit))
+    def of_partition(self, partition: int, *, limit: int) -> list[OutstandingEntry]:
+        return self._some("SELECT * FROM entries WHERE partition = ? LIMIT ?", (partition, limit))
 
     def has_message(self, partition: int, message_id: str) -> bool:
-        """Whether any listener is owed it."""
-        sql = "SELECT 1 FROM owed WHERE partition = ? AND message = ? LIMIT 1"
+        """Whether any listener is outstanding it."""
+        sql = "SELECT 1 FROM entries WHERE partition = ? AND message = ? LIMIT 1"
         return bool(self._rows) and bool(self._rows_of(sql, (partition, message_id)))
 
-    def at_offsets(self, partition: int, first: int, last: int, *, after_id: int, limit: int) -> list[Owed]:
+    def at_offsets(self, partition: int, first: int, last: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
         """Return parked entries whose messages are at these offsets, in the order of writing."""
         return self._some(
-            "SELECT * FROM owed WHERE partition = ? AND place BETWEEN ? AND ? AND due_ms IS NULL AND id > ?"
+            "SELECT * FROM entries WHERE partition = ? AND message_offset BETWEEN ? AND ? AND due_ms IS NULL AND id > ?"
             " ORDER BY id LIMIT ?",
             (partition, first, last, after_id, limit),
         )
@@ -220,32 +223,34 @@ class Ledger:
         """The id of the entry that was written last."""
         return self._last_id
 
-    def unread(self, partition: int, *, after_id: int, limit: int) -> list[Owed]:
+    def unread(self, partition: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
         """Return the parked entries whose message, or its change, could not be read, in the order of writing."""
-        sql = "SELECT * FROM owed WHERE partition = ? AND bare = ? AND due_ms IS NULL AND id > ? ORDER BY id LIMIT ?"
+        sql = "SELECT * FROM entries WHERE partition = ? AND bare = ? AND due_ms IS NULL AND id > ? ORDER BY id LIMIT ?"
         return self._some(sql, (partition, UNREAD, after_id, limit))
 
     def damaged(self, partition: int) -> int:
         """Count the entries that stand for unreadable messages."""
-        sql = f"SELECT COUNT(*) FROM owed WHERE {_DAMAGED}"
+        sql = f"SELECT COUNT(*) FROM entries WHERE {_DAMAGED}"
         return next((int(row[0]) for row in self._rows_of(sql, (partition,))), 0)
 
     def oldest_put_ms(self, partition: int) -> int | None:
         """Return when the oldest outstanding message was put; 0 if that can't be read."""
-        if self._rows_of(f"SELECT 1 FROM owed WHERE {_DAMAGED} LIMIT 1", (partition,)):
+        if self._rows_of(f"SELECT 1 FROM entries WHERE {_DAMAGED} LIMIT 1", (partition,)):
             return 0
-        return self._put_ms("SELECT message FROM owed WHERE partition = ? ORDER BY message LIMIT 1", (partition,))
+        return self._put_ms("SELECT message FROM entries WHERE partition = ? ORDER BY message LIMIT 1", (partition,))
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
         """Return when the oldest message was put whose record has no payload; 0 if one of them can't be read."""
-        if self._rows_of(f"SELECT 1 FROM owed WHERE {_DAMAGED} LIMIT 1", (partition,)):
+        if self._rows_of(f"SELECT 1 FROM entries WHERE {_DAMAGED} LIMIT 1", (partition,)):
             return 0
-        sql = "SELECT message FROM owed WHERE partition = ? AND bare ORDER BY message LIMIT 1"
+        sql = "SELECT message FROM entries WHERE partition = ? AND bare ORDER BY message LIMIT 1"
         return self._put_ms(sql, (partition,))
 
     def waits_since_ms(self, partition: int, listener_id: str) -> int | None:
         """Return when the oldest message that waits for a listener was put."""
-        sql = f"SELECT message FROM owed WHERE partition = ? AND listener = ? AND {_WAITING} ORDER BY message LIMIT 1"
+        sql = (
+            f"SELECT message FROM entries WHERE partition = ? AND listener = ? AND {_WAITING} ORDER BY message LIMIT 1"
+        )
         return self._put_ms(sql, (partition, self._numbers.get(listener_id)))
 
     def _put_ms(self, sql: str, values: Sequence[Any]) -> int | None:
@@ -262,13 +267,13 @@ class Ledger:
             self._opened.execute(f"PRAGMA cache_size = -{self._cache_kib}")
         return self._opened
 
-    def _one(self, sql: str, values: Sequence[Any]) -> Owed | None:
+    def _one(self, sql: str, values: Sequence[Any]) -> OutstandingEntry | None:
         return next(iter(self._some(sql, values)), None)
 
-    def _some(self, sql: str, values: Sequence[Any]) -> list[Owed]:
+    def _some(self, sql: str, values: Sequence[Any]) -> list[OutstandingEntry]:
         return [
-            Owed(row_id, partition, self._listeners[listener], message, *more)
-            for row_id, partition, message, listener, *more in self._rows_of(sql, values)
+            OutstandingEntry(row_id, partition, self._listeners[listener], *more)
+            for row_id, partition, listener, *more in self._rows_of(sql, values)
         ]
 
     def _rows_of(self, sql: str, values: Sequence[Any]) -> list[Any]:
@@ -277,50 +282,33 @@ class Ledger:
     def _of(self, line: Line) -> tuple[int, int, str]:
         return line[1], self._numbers.get(line[0], -1), line[2]
 
-    def _row(self, owed: Owed) -> tuple[Any, ...]:
+    def _row(self, entry: OutstandingEntry) -> tuple[Any, ...]:
         """Return the entry as a row, with an id of its own."""
-        number = self._numbers.get(owed.listener_id)
+        number = self._numbers.get(entry.listener_id)
         if number is None:
-            number = self._numbers[owed.listener_id] = len(self._listeners)
-            self._listeners.append(owed.listener_id)
+            number = self._numbers[entry.listener_id] = len(self._listeners)
+            self._listeners.append(entry.listener_id)
         self._last_id += 1
-        owed.id = self._last_id
-        return (
-            owed.id,
-            owed.partition,
-            owed.message_id,
-            number,
-            owed.place,
-            owed.ordering_key,
-            owed.offset,
-            owed.number,
-            owed.redrives,
-            owed.forgiven,
-            owed.since_ms,
-            owed.first_at_ms,
-            owed.due_ms,
-            owed.queued_ms,
-            owed.found,
-            owed.record,
-            owed.bare,
-        )
+        entry.id = self._last_id
+        entry_id, partition, _, *more = _values(entry)
+        return entry_id, partition, number, *more
 
-    def _count(self, owed: Owed, by: int) -> None:
-        count = self.counts.get(owed.listener_id)
+    def _count(self, entry: OutstandingEntry, by: int) -> None:
+        count = self.counts.get(entry.listener_id)
         if count is None:
-            count = self.counts[owed.listener_id] = Count()
+            count = self.counts[entry.listener_id] = Count()
         self._rows += by
         count.rows += by
-        if owed.due_ms is not None:
-            self._count_due(owed, by)
+        if entry.due_ms is not None:
+            self._count_due(entry, by)
         if not count.rows:
-            del self.counts[owed.listener_id]
+            del self.counts[entry.listener_id]
 
-    def _count_due(self, owed: Owed, by: int) -> None:
-        count = self.counts[owed.listener_id]
-        count.due[owed.partition] = count.due.get(owed.partition, 0) + by
-        if owed.number or owed.ordering_key is not None:
-            count.waiting[owed.partition] = count.waiting.get(owed.partition, 0) + by
-        if owed.ordering_key is not None:
+    def _count_due(self, entry: OutstandingEntry, by: int) -> None:
+        count = self.counts[entry.listener_id]
+        count.due[entry.partition] = count.due.get(entry.partition, 0) + by
+        if entry.number or entry.ordering_key is not None:
+            count.waiting[entry.partition] = count.waiting.get(entry.partition, 0) + by
+        if entry.ordering_key is not None:
             count.in_line += by
             self.in_line += by

@@ -17,7 +17,7 @@ from broker.core.cursor import Cursor
 from broker.core.entities import Listener
 from broker.core.events import DeliveriesSettled, DeliveryAttempted
 from broker.delivery.dispatch.stream import now_ms
-from broker.delivery.outstanding.entry import UNREAD, Key, Owed
+from broker.delivery.outstanding.entry import UNREAD, Key, OutstandingEntry
 from broker.delivery.ports import LogReader
 from broker.errors import LogDamaged, UnknownEvent
 from broker.ports import EARLIEST, LATEST, Record
@@ -85,7 +85,7 @@ async def outcomes_of(requests: LogReader, topic: str, partition: int) -> Outcom
 
 async def rebuilt(
     requests: LogReader, topic: str, partition: int, outcomes: Outcomes, streams: Streams, *, at_once: int
-) -> AsyncIterator[dict[Key, Owed]]:
+) -> AsyncIterator[dict[Key, OutstandingEntry]]:
     """Yield the outstanding deliveries of the streams, some at a time, in the order of `messages` (LogUnavailable).
 
     topic: the name of `messages`.
@@ -98,13 +98,13 @@ async def rebuilt(
     every = [stream for several in by_queue.values() for stream in several]
     begin = max(begin, min((stream.start for stream in every), default=end))
     end = min(end, max((stream.top for stream in every), default=begin))
-    left, rows = dict(outcomes.failed), dict[Key, Owed]()
+    left, rows = dict(outcomes.failed), dict[Key, OutstandingEntry]()
     async for record in requests.walk(topic, partition, begin, end, pass_damaged=True):
         queue_id = record.headers[0][1] if record.headers else b""
         for stream in by_queue.get(queue_id or b"", ()):
             if stream.passed(record.offset) and not outcomes.delivered(stream.listener.id, record.offset):
                 key = stream.listener.id, (record.key or b"").decode()
-                rows[key] = _owed(record, partition, key, left.pop(key, None), known=outcomes.whole)
+                rows[key] = _entry_of(record, partition, key, left.pop(key, None), known=outcomes.whole)
         if len(rows) >= at_once:
             yield rows
             rows = {}
@@ -112,7 +112,7 @@ async def rebuilt(
     passed = {stream.listener.id: stream for stream in every}
     for some in _parts((one for one in left.values() if one.listener_id in passed), at_once):
         yield {
-            (event.listener_id, event.message_id): _owed_after(event)
+            (event.listener_id, event.message_id): _entry_after(event)
             for event in some
             if passed[event.listener_id].passed(event.offset)
         }
@@ -134,7 +134,9 @@ class _Stream:
         return self._takes is None or self._takes(offset)
 
 
-def _owed(record: Record, partition: int, key: Key, failed: DeliveryAttempted | None, *, known: bool) -> Owed:
+def _entry_of(
+    record: Record, partition: int, key: Key, failed: DeliveryAttempted | None, *, known: bool
+) -> OutstandingEntry:
     """Make the entry of a message. failed: the last attempt; None: there was none, or none is known."""
     ordering_key, deliver_at_ms = None, 0
     try:
@@ -143,7 +145,7 @@ def _owed(record: Record, partition: int, key: Key, failed: DeliveryAttempted | 
     except (UnknownEvent, msgspec.MsgspecError):  # A newer program wrote the message; the attempt will report that.
         pass
     if failed is not None:
-        return _owed_after(failed, ordering_key)
+        return _entry_after(failed, ordering_key)
     due_ms = (deliver_at_ms or now_ms()) if known else None
     return _row(
         partition,
@@ -156,7 +158,7 @@ def _owed(record: Record, partition: int, key: Key, failed: DeliveryAttempted | 
     )
 
 
-def _owed_after(event: DeliveryAttempted, ordering_key: str | None = None) -> Owed:
+def _entry_after(event: DeliveryAttempted, ordering_key: str | None = None) -> OutstandingEntry:
     """Make an entry from a failed attempt, which does not have the redrives."""
     return _row(
         event.partition,
@@ -181,9 +183,9 @@ def _row(
     number: int = 0,
     since_ms: int = 0,
     first_at_ms: int = 0,
-) -> Owed:
+) -> OutstandingEntry:
     queued_ms = due_ms if ordering_key is None else None
-    return Owed(
+    return OutstandingEntry(
         0,
         partition,
         *key,

@@ -13,7 +13,7 @@ from typing import Any, Final
 from broker.core.codec import decode, encode
 from broker.core.events import BARE, DAMAGED, DeliveryParked, DeliverySetAside, KeptDelivery
 from broker.delivery.dispatch.stream import Delivery, now_ms
-from broker.delivery.outstanding.entry import Key, Owed, ids_in, owed_by
+from broker.delivery.outstanding.entry import Key, OutstandingEntry, entry_of, ids_in
 from broker.delivery.outstanding.rebuild import Outcomes, Streams, outcomes_of, rebuilt
 from broker.delivery.ports import Appender, LogReader
 from broker.delivery.reading.message import Message, messages
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _RECORD_BYTES: Final = 1  # Kafka then answers with one batch: the wanted record and few others.
 
 
-class KeptRecords:
+class OutstandingRecords:
     """The reader of the topic `outstanding`. messages_topic: the name of `messages`."""
 
     def __init__(
@@ -45,7 +45,7 @@ class KeptRecords:
 
     async def all_of(
         self, partition: int, *, at_once: int, streams: Callable[[], Streams] = tuple
-    ) -> AsyncIterator[dict[Key, Owed | None]]:
+    ) -> AsyncIterator[dict[Key, OutstandingEntry | None]]:
         """Yield what the records say, some at a time, a delivery's later record after its earlier one (LogUnavailable).
 
         None: the delivery is no longer outstanding, or only a newer program can read it. After damage, deliveries that
@@ -71,45 +71,45 @@ class KeptRecords:
             log.warning("outstanding.rebuilt partition=%d count=%d", partition, count)
             async for rows in self._rows(partition, at, end, at_once, pass_damaged=True):
                 yield {
-                    key: None if owed is None or outcomes.delivered(owed.listener_id, owed.place) else owed
-                    for key, owed in rows.items()
+                    key: None if entry is None or outcomes.delivered(entry.listener_id, entry.message_offset) else entry
+                    for key, entry in rows.items()
                 }
 
     async def _rows(
         self, partition: int, at: int, end: int, at_once: int, *, pass_damaged: bool
-    ) -> AsyncIterator[dict[Key, Owed | None]]:
-        some: dict[Key, Owed | None] = {}
+    ) -> AsyncIterator[dict[Key, OutstandingEntry | None]]:
+        some: dict[Key, OutstandingEntry | None] = {}
         async for record in self._requests.walk(self._topic.name, partition, at, end, pass_damaged=pass_damaged):
             if record.key is None:
                 continue
             event = None if record.value is None else _decoded(record.value, partition, record.offset)
-            some[ids_in(record.key)] = None if event is None else owed_by(event, record.offset, found=True)
+            some[ids_in(record.key)] = None if event is None else entry_of(event, record.offset, found=True)
             if len(some) >= at_once:
                 yield some
                 some = {}
         yield some
 
-    async def message(self, owed: Owed) -> Message | None:
+    async def message(self, entry: OutstandingEntry) -> Message | None:
         """Read the message of an entry's record, or of a later record of its key; None when only a tombstone is left.
 
         An append that was tried twice leaves two records, of which compaction keeps the later. If Kafka does not give
         the record, because it is lost, damaged or unknown to a new leader, the message is read where it was put.
         LogUnavailable: that is gone, and a new leader may still give the record. LogDamaged: that is damaged, too.
         """
-        if owed.record is not None:
-            return await self._message(owed, owed.record, owed.offset)
-        key, at, size, buried, behind = owed.key, owed.offset, _RECORD_BYTES, False, False
+        if entry.record is not None:
+            return await self._message(entry, entry.record, entry.record_offset)
+        key, at, size, buried, behind = entry.key, entry.record_offset, _RECORD_BYTES, False, False
         damaged = at < 0  # it was found without its record
         try:
             while not damaged:
-                stretch = await self._requests.read(self._topic.name, owed.partition, at, bytes_max=size)
+                stretch = await self._requests.read(self._topic.name, entry.partition, at, bytes_max=size)
                 for record in stretch.records:
                     if record.key == key:
                         if record.value is not None:
-                            return await self._message(owed, record.value, record.offset)
+                            return await self._message(entry, record.value, record.offset)
                         buried = True
                 if stretch.next_offset <= at or stretch.next_offset >= stretch.end_offset:
-                    behind = stretch.end_offset <= owed.offset
+                    behind = stretch.end_offset <= entry.record_offset
                     break
                 at, size = stretch.next_offset, self._more_bytes
         except OffsetTooOld:
@@ -118,23 +118,23 @@ class KeptRecords:
             damaged = True
         if buried:
             return None
-        log.error("outstanding.record_gone partition=%d offset=%d", owed.partition, owed.offset)
-        message = await self._of_log(owed.partition, owed.place)
+        log.error("outstanding.record_gone partition=%d offset=%d", entry.partition, entry.record_offset)
+        message = await self._of_log(entry.partition, entry.message_offset)
         if message is None and damaged:  # Only the record had the message, so the delivery has not ended.
-            raise LogDamaged(self._messages_topic, owed.partition, owed.place, owed.place)
+            raise LogDamaged(self._messages_topic, entry.partition, entry.message_offset, entry.message_offset)
         if message is None and behind:
             raise LogUnavailable(
-                f"Kafka returned no record of {self._topic.name}/{owed.partition} at offset {owed.offset}"
+                f"Kafka returned no record of {self._topic.name}/{entry.partition} at offset {entry.record_offset}"
             )
         return message
 
-    async def _message(self, owed: Owed, value: bytes, offset: int) -> Message | None:
-        event = _decoded(value, owed.partition, offset)
+    async def _message(self, entry: OutstandingEntry, value: bytes, offset: int) -> Message | None:
+        event = _decoded(value, entry.partition, offset)
         if event is None or event.error not in BARE:
             return None if event is None else kept_message(event)
-        message = await self._of_log(owed.partition, event.offset)
+        message = await self._of_log(entry.partition, event.offset)
         if message is None and event.error == DAMAGED:
-            raise LogDamaged(self._messages_topic, owed.partition, event.offset, event.offset)
+            raise LogDamaged(self._messages_topic, entry.partition, event.offset, event.offset)
         return message
 
     async def messages_in(self, partition: int, first: int, last: int) -> list[Message]:
@@ -180,7 +180,7 @@ def kept_event(
     delivery: Delivery, message: Message, status: int | None, error: str | None, due_ms: int | None
 ) -> KeptDelivery:
     """Make the record of a delivery that leaves its window. due_ms: None: it is parked."""
-    listener, owed = delivery.stream.dispatcher.listener, delivery.owed
+    listener, entry = delivery.stream.dispatcher.listener, delivery.entry
     name, data = message.name_and_data()
     fields: dict[str, Any] = {
         "at_ms": now_ms(),
@@ -198,9 +198,9 @@ def kept_event(
         "name": name,
         "data": data,
         "key": message.key,
-        "redrives": listener.redrives.count if owed is None else owed.redrives,
-        "forgiven": 0 if owed is None else owed.forgiven,
-        "since_ms": message.deliver_at_ms if owed is None else owed.since_ms,
+        "redrives": listener.redrives.count if entry is None else entry.redrives,
+        "forgiven": 0 if entry is None else entry.forgiven,
+        "since_ms": message.deliver_at_ms if entry is None else entry.since_ms,
         "first_at_ms": delivery.first_at_ms,
     }
     if due_ms is None:

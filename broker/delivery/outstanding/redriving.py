@@ -14,8 +14,8 @@ from typing import Protocol
 from broker.core.entities import Listener
 from broker.core.ids import partition_of
 from broker.delivery.dispatch.stream import now_ms
-from broker.delivery.outstanding.entry import Line, Owed
-from broker.delivery.outstanding.index import Ledger
+from broker.delivery.outstanding.entry import Line, OutstandingEntry
+from broker.delivery.outstanding.index import OutstandingIndex
 from broker.delivery.tuning import Tuning
 
 
@@ -30,7 +30,7 @@ class _Redriving:
 class Schedule(Protocol):
     """The interface of the due entries for redrives (due.py)."""
 
-    taken: dict[int, Owed]
+    taken: dict[int, OutstandingEntry]
 
     def note(self, listener_id: str, at_ms: int, /) -> None: ...
     def advance(self, line: Line, /) -> None: ...
@@ -39,8 +39,8 @@ class Schedule(Protocol):
 class Redrives:
     """The redrives of all listeners. owned: the partitions that are taken over."""
 
-    def __init__(self, ledger: Ledger, owned: Collection[int], tuning: Tuning) -> None:
-        self._ledger = ledger
+    def __init__(self, index: OutstandingIndex, owned: Collection[int], tuning: Tuning) -> None:
+        self._index = index
         self._owned = owned
         self._tuning = tuning
         self._under_way: dict[str, _Redriving] = {}
@@ -57,9 +57,9 @@ class Redrives:
     def begin_now(self, listener: Listener, due: Schedule) -> None:
         """Make due the deliveries that a listener's redrive concerns."""
         at_ms = now_ms()
-        for owed in due.taken.values():
-            if owed.listener_id == listener.id:
-                owed.redrive(listener.redrives, at_ms)
+        for entry in due.taken.values():
+            if entry.listener_id == listener.id:
+                entry.redrive(listener.redrives, at_ms)
         self.begin(listener, due)
 
     def begin(self, listener: Listener, due: Schedule) -> None:
@@ -67,7 +67,7 @@ class Redrives:
         room.
         """
         redrives, done = listener.redrives, self._done.get(listener.id, 0)
-        if redrives.count > done and listener.id in self._ledger.counts:
+        if redrives.count > done and listener.id in self._index.counts:
             named = (message_id for message_id, redrive in redrives.of_messages.items() if redrive > done)
             self._under_way[listener.id] = _Redriving(deque(named), redrives.count)
             due.note(listener.id, 0)
@@ -76,19 +76,19 @@ class Redrives:
         """Make some redriven deliveries due. Return how many were examined."""
         redriving = self._under_way[listener.id]
         if not redriving.named:
-            rows = self._ledger.attempted_before(
+            rows = self._index.attempted_before(
                 listener.id, listener.redrives.of_all, limit=self._tuning.redriven_at_once
             )
             if not rows:
                 self._done[listener.id] = redriving.count
                 del self._under_way[listener.id]
-            for owed in rows:
-                self._apply(owed, listener, due)
+            for entry in rows:
+                self._apply(entry, listener, due)
             return len(rows)
         named = [redriving.named.popleft() for _ in range(min(len(redriving.named), self._tuning.redriven_at_once))]
         for message_id in named:
             for partition in self._where(message_id):
-                found = self._ledger.find(partition, listener.id, message_id)
+                found = self._index.find(partition, listener.id, message_id)
                 if found is not None:
                     self._apply(found, listener, due)
         return len(named)
@@ -98,14 +98,14 @@ class Redrives:
         place = partition_of(message_id)
         return [place] if place is not None else list(self._owned)
 
-    def _apply(self, owed: Owed, listener: Listener, due: Schedule) -> None:
-        was_parked = owed.due_ms is None
-        if not owed.redrive(listener.redrives, now_ms()):
+    def _apply(self, entry: OutstandingEntry, listener: Listener, due: Schedule) -> None:
+        was_parked = entry.due_ms is None
+        if not entry.redrive(listener.redrives, now_ms()):
             return
-        taken = owed.id in due.taken
-        owed.queued_ms = None if taken or owed.line is not None else owed.due_ms
-        self._ledger.redriven(owed, was_parked=was_parked)
-        if owed.line is not None:
-            due.advance(owed.line)
+        taken = entry.id in due.taken
+        entry.queued_ms = None if taken or entry.line is not None else entry.due_ms
+        self._index.redriven(entry, was_parked=was_parked)
+        if entry.line is not None:
+            due.advance(entry.line)
         elif not taken:
-            due.note(owed.listener_id, now_ms())
+            due.note(entry.listener_id, now_ms())

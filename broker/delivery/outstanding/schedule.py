@@ -1,7 +1,7 @@
 """Deliveries that have left their stream's window: they try again later, or are parked.
 
 For: keeping them in the topic `outstanding`, knowing when each is due, handing it to its dispatcher then. The record is
-written, and acknowledged, before the cursor may pass the message. What is known of each is in the ledger; in memory are
+written, and acknowledged, before the cursor may pass the message. What is known of each is in the index; in memory are
 only those that their dispatchers have, or get in a moment.
 Not for: the record itself (entry.py), reading it (records.py), when an attempt is due (broker/core/retry.py),
 making it (dispatcher.py), what waits in a window.
@@ -24,10 +24,10 @@ from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, now_ms
 from broker.delivery.outstanding.damaged import DamagedDeliveries
 from broker.delivery.outstanding.due import Due
-from broker.delivery.outstanding.entry import Key, Line, Owed, owed_by, owed_key
-from broker.delivery.outstanding.index import Ledger
+from broker.delivery.outstanding.entry import Key, Line, OutstandingEntry, entry_key, entry_of
+from broker.delivery.outstanding.index import OutstandingIndex
 from broker.delivery.outstanding.rebuild import Streams
-from broker.delivery.outstanding.records import KeptRecords, kept_event
+from broker.delivery.outstanding.records import OutstandingRecords, kept_event
 from broker.delivery.outstanding.redriving import Redrives
 from broker.delivery.ports import Appender, LogReader
 from broker.delivery.reading.message import Message
@@ -62,17 +62,17 @@ class Outstanding:
         self._assure = assure
         self._count = count
         self._topic = topic
-        self._records = KeptRecords(topic, requests, messages_topic, deliveries_topic, tuning)
+        self._records = OutstandingRecords(topic, requests, messages_topic, deliveries_topic, tuning)
         self._partitions = partitions
         self._dispatchers = dispatchers
-        self._ledger = Ledger(tuning.index_cache_kib)
+        self._index = OutstandingIndex(tuning.index_cache_kib)
         self._owned: set[int] = set()
         self._reading: dict[int, object] = {}
         # No later delivery of these ordering keys may overtake the arriving ones.
         self._coming: ArrivingOffsets[Line] = ArrivingOffsets()
-        self._redrives = Redrives(self._ledger, self._owned, tuning)
+        self._redrives = Redrives(self._index, self._owned, tuning)
         self._due = due = Due(
-            self._ledger, self._coming, self._redrives, partitions, dispatchers, self._message_of, tuning
+            self._index, self._coming, self._redrives, partitions, dispatchers, self._message_of, tuning
         )
         self.pause = due.pause
         self._settled: dict[int, list[tuple[bytes, bytes | None]]] = {}
@@ -90,10 +90,10 @@ class Outstanding:
             return self._reading.get(partition) is reading
 
         while current() and (
-            before := self._ledger.of_partition(partition, limit=self._tuning.rows_at_once)
+            before := self._index.of_partition(partition, limit=self._tuning.rows_at_once)
         ):  # of a try that failed
-            for owed in before:
-                self._ledger.remove(owed)
+            for entry in before:
+                self._index.remove(entry)
             await asyncio.sleep(0)
         async for rows in self._records.all_of(partition, at_once=self._tuning.rows_at_once, streams=streams):
             if not current():
@@ -101,18 +101,22 @@ class Outstanding:
             self._found(partition, rows)
             await asyncio.sleep(0)
 
-    def _found(self, partition: int, rows: Mapping[Key, Owed | None]) -> None:
-        for owed in rows.values():
-            if owed is not None and owed.line is not None and not self._ledger.begins_before(owed.line, owed.place):
-                owed.queued_ms = owed.due_ms  # the first of its line, so far
-        for before in self._ledger.write(partition, rows):
+    def _found(self, partition: int, rows: Mapping[Key, OutstandingEntry | None]) -> None:
+        for entry in rows.values():
+            if (
+                entry is not None
+                and entry.line is not None
+                and not self._index.begins_before(entry.line, entry.message_offset)
+            ):
+                entry.queued_ms = entry.due_ms  # the first of its line, so far
+        for before in self._index.write(partition, rows):
             if before.line is not None and before.queued_ms is not None:
                 self._due.advance(before.line, foreseen=True)
 
     def take_over(self, partition: int) -> None:
         """Use what read() found. The partition is ours, and its dispatchers exist."""
         self._owned.add(partition)
-        for listener_id, count in self._ledger.counts.items():
+        for listener_id, count in self._index.counts.items():
             if partition in count.due:
                 self._due.note(listener_id, 0)
             dispatcher = self._dispatchers.get(listener_id)
@@ -122,7 +126,7 @@ class Outstanding:
     def close(self) -> None:
         """Close the index after a hand-over; the next owner reads everything again."""
         self._reading.clear()
-        self._ledger.close()
+        self._index.close()
 
     # What comes here
 
@@ -130,11 +134,11 @@ class Outstanding:
         """Return whether a window's delivery would overtake one of its ordering key that is, or is about to be, in
         `outstanding`.
         """
-        line = _line(delivery) if self._coming or self._ledger.in_line else None
+        line = _line(delivery) if self._coming or self._index.in_line else None
         if line is None:
             return False
         first = self._coming.first(line)
-        return (first is not None and first < delivery.offset) or self._ledger.begins_before(line, delivery.offset)
+        return (first is not None and first < delivery.offset) or self._index.begins_before(line, delivery.offset)
 
     def expect(
         self, delivery: Delivery, message: Message, status: int | None, error: str | None, due_ms: int | None
@@ -159,10 +163,10 @@ class Outstanding:
     async def put_aside(self, delivery: Delivery, event: KeptDelivery) -> bool:
         """Write the record that expect() returned. Return whether the partition was ours."""
         stream = delivery.stream
-        key, value = owed_key(event.listener_id, event.message_id), encode(event)
+        key, value = entry_key(event.listener_id, event.message_id), encode(event)
         message = delivery.message
         # A retry's record replaces the one before. An updated message may be larger than the original.
-        counts = delivery.owed is None or (message is not None and message.change() >= 0)
+        counts = delivery.entry is None or (message is not None and message.change() >= 0)
         while delivery.state is not DROPPED:
             try:
                 await self._assure()  # Without this check, the next owner may have delivered it.
@@ -176,7 +180,7 @@ class Outstanding:
                 # Count two copies: compaction begins when half of the topic is out of date.
                 self._count(event.organization_id, 2 * len(value))
             if delivery.state is not DROPPED:
-                self._enter(owed_by(event, offset, found=False, record=value if offset < 0 else None))
+                self._enter(entry_of(event, offset, found=False, record=value if offset < 0 else None))
             parked = isinstance(event, DeliveryParked)
             result = event.error if event.status is None else event.status
             left_out = stream.dispatcher.parked_lines.left_out(event.at_ms, result) if parked else None
@@ -203,22 +207,22 @@ class Outstanding:
         if partition not in self._owned:
             return False
         for event in events:
-            self._enter(owed_by(event, -1, found=False, record=encode(event)))
+            self._enter(entry_of(event, -1, found=False, record=encode(event)))
         return True
 
     async def mended(self, partition: int, first: int, last: int, *, given_up: bool) -> None:
         """Attempt what was parked for a damaged range that can be read again. given_up: cancel it instead."""
         at = -1
         while partition in self._owned and (
-            rows := self._ledger.at_offsets(partition, first, last, after_id=at, limit=self._tuning.rows_at_once)
+            rows := self._index.at_offsets(partition, first, last, after_id=at, limit=self._tuning.rows_at_once)
         ):
             at = rows[-1].id
-            for owed in rows:
-                where = parse_damaged_id(owed.message_id)
+            for entry in rows:
+                where = parse_damaged_id(entry.message_id)
                 if not given_up:
-                    self._retry(owed)
+                    self._retry(entry)
                 elif where is not None and where[2] <= last:
-                    self.cancel(partition, owed.listener_id, owed.message_id)
+                    self.cancel(partition, entry.listener_id, entry.message_id)
             await asyncio.sleep(0)
 
     async def review(self, partition: int, damage: Damage, given_up: Damage) -> None:
@@ -229,139 +233,139 @@ class Outstanding:
             may have been delivered.
         """
         unknown = any(one.partition == partition and one.topic in ("outstanding", "deliveries") for one in damage)
-        at, newest = -1, self._ledger.newest_id  # Entries that are written meanwhile are not examined again.
+        at, newest = -1, self._index.newest_id  # Entries that are written meanwhile are not examined again.
         while partition in self._owned and (
-            rows := self._ledger.unread(partition, after_id=at, limit=self._tuning.rows_at_once)
+            rows := self._index.unread(partition, after_id=at, limit=self._tuning.rows_at_once)
         ):
             at = rows[-1].id
-            for owed in rows:
-                if owed.id > newest:
+            for entry in rows:
+                if entry.id > newest:
                     return
-                where = parse_damaged_id(owed.message_id)
-                one = DamagedRange("messages", *(where or (partition, owed.place, owed.place)))
+                where = parse_damaged_id(entry.message_id)
+                one = DamagedRange("messages", *(where or (partition, entry.message_offset, entry.message_offset)))
                 if where is not None and given_up.covers(one):
-                    self.cancel(partition, owed.listener_id, owed.message_id)
-                elif where is None and owed.offset < 0 and owed.record is None:
-                    await self._park_again(owed)
+                    self.cancel(partition, entry.listener_id, entry.message_id)
+                elif where is None and entry.record_offset < 0 and entry.record is None:
+                    await self._park_again(entry)
                 elif not damage.covers(one) and not (unknown and where is None):
-                    self._retry(owed)
+                    self._retry(entry)
             await asyncio.sleep(0)
 
-    async def _park_again(self, owed: Owed) -> None:
-        while owed.partition in self._owned:
+    async def _park_again(self, entry: OutstandingEntry) -> None:
+        while entry.partition in self._owned:
             try:
-                await self._damaged.park_again(owed)
+                await self._damaged.park_again(entry)
             except LogUnavailable:
                 await asyncio.sleep(self._tuning.append_pause_s)
             else:
                 break
 
-    def _retry(self, owed: Owed) -> None:
+    def _retry(self, entry: OutstandingEntry) -> None:
         """Make a parked entry due now, with a fresh allowance."""
         at_ms = now_ms()
-        owed.forgiven, owed.since_ms, owed.due_ms = owed.number, at_ms, at_ms
-        owed.queued_ms = None if owed.id in self._due.taken or owed.line is not None else at_ms
-        self._ledger.redriven(owed, was_parked=True)
-        if owed.line is not None:
-            self._due.advance(owed.line)
+        entry.forgiven, entry.since_ms, entry.due_ms = entry.number, at_ms, at_ms
+        entry.queued_ms = None if entry.id in self._due.taken or entry.line is not None else at_ms
+        self._index.redriven(entry, was_parked=True)
+        if entry.line is not None:
+            self._due.advance(entry.line)
         else:
-            self._due.note(owed.listener_id, at_ms)
+            self._due.note(entry.listener_id, at_ms)
 
     def damaged(self) -> int:
         """Count the entries that stand for unreadable messages."""
-        return sum(map(self._ledger.damaged, self._owned))
+        return sum(map(self._index.damaged, self._owned))
 
-    def _enter(self, owed: Owed) -> None:
+    def _enter(self, entry: OutstandingEntry) -> None:
         """Queue an entry for its due time, or for now if it was redriven since its record was written."""
-        dispatcher, line = self._dispatchers.get(owed.listener_id), owed.line
-        if dispatcher is not None and owed.redrive(dispatcher.listener.redrives, now_ms()) and line is None:
-            owed.queued_ms = owed.due_ms
-        for before in self._ledger.write(owed.partition, {(owed.listener_id, owed.message_id): owed}):
+        dispatcher, line = self._dispatchers.get(entry.listener_id), entry.line
+        if dispatcher is not None and entry.redrive(dispatcher.listener.redrives, now_ms()) and line is None:
+            entry.queued_ms = entry.due_ms
+        for before in self._index.write(entry.partition, {(entry.listener_id, entry.message_id): entry}):
             self._due.taken.pop(before.id, None)
         if line is not None:
-            self._coming.leave(line, owed.place)
+            self._coming.leave(line, entry.message_offset)
             self._due.advance(line)
-        elif owed.due_ms is not None:
-            self._due.note(owed.listener_id, owed.due_ms)
+        elif entry.due_ms is not None:
+            self._due.note(entry.listener_id, entry.due_ms)
 
     # What is here
 
     def __len__(self) -> int:
         """Count the outstanding deliveries, including parked ones."""
-        return len(self._ledger)
+        return len(self._index)
 
-    def is_owed(self, delivery: Delivery) -> bool:
+    def is_outstanding(self, delivery: Delivery) -> bool:
         """Return whether a window's delivery is in `outstanding`: a crash came after its record and before the
         cursor.
         """
         message, listener_id = delivery.message, delivery.stream.dispatcher.listener.id
-        if message is None or listener_id not in self._ledger.counts:
+        if message is None or listener_id not in self._index.counts:
             return False
-        return self._ledger.find(delivery.stream.partition, listener_id, message.id.decode()) is not None
+        return self._index.find(delivery.stream.partition, listener_id, message.id.decode()) is not None
 
     def state(self, partition: int, listener_id: str, message_id: str) -> str | None:
         """Return `pending`, `retrying` or `parked`; None when the delivery is not in `outstanding`."""
-        owed = self._ledger.find(partition, listener_id, message_id)
-        if owed is None:
+        entry = self._index.find(partition, listener_id, message_id)
+        if entry is None:
             return None
         dispatcher = self._dispatchers.get(listener_id)
         if dispatcher is not None:
-            owed.redrive(dispatcher.listener.redrives, now_ms())
-        if owed.scheduled:
+            entry.redrive(dispatcher.listener.redrives, now_ms())
+        if entry.scheduled:
             return "pending"
-        return "parked" if owed.due_ms is None else "retrying"
+        return "parked" if entry.due_ms is None else "retrying"
 
     def retrying(self, partition: int, listener_id: str) -> bool:
         """Return whether a delivery to this listener will be retried from a partition."""
-        count = self._ledger.counts.get(listener_id)
+        count = self._index.counts.get(listener_id)
         return count is not None and (listener_id in self._redrives or count.due.get(partition, 0) > 0)
 
     def waiting(self, partition: int, listener_id: str) -> tuple[int, int | None]:
         """Count the deliveries that wait for a retry or for their ordering key. Return also the oldest put of these."""
-        count = self._ledger.counts.get(listener_id)
+        count = self._index.counts.get(listener_id)
         number = 0 if count is None else count.waiting.get(partition, 0)
-        return number, self._ledger.waits_since_ms(partition, listener_id) if number else None
+        return number, self._index.waits_since_ms(partition, listener_id) if number else None
 
     def listeners(self) -> set[str]:
         """Return the ids of the listeners with outstanding deliveries."""
-        return set(self._ledger.counts)
+        return set(self._index.counts)
 
     def has_message(self, partition: int, message_id: str) -> bool:
         """Return whether a message is in `outstanding`, for any listener."""
-        return self._ledger.has_message(partition, message_id)
+        return self._index.has_message(partition, message_id)
 
     def oldest_put_ms(self, partition: int) -> int | None:
         """Return when the oldest outstanding message was put; None when there is none."""
-        return self._ledger.oldest_put_ms(partition)
+        return self._index.oldest_put_ms(partition)
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
         """Return when the oldest message without a payload in its record was put; None when there is none."""
-        return self._ledger.oldest_bare_put_ms(partition)
+        return self._index.oldest_bare_put_ms(partition)
 
     # What goes from here
 
     def delivered(self, delivery: Delivery) -> None:
         """Note that a listener accepted an outstanding delivery. Its tombstone is written by the next flush()."""
-        if delivery.owed is not None:
-            self.cancel(delivery.owed.partition, delivery.owed.listener_id, delivery.owed.message_id)
+        if delivery.entry is not None:
+            self.cancel(delivery.entry.partition, delivery.entry.listener_id, delivery.entry.message_id)
 
     def cancel(self, partition: int, listener_id: str, message_id: str) -> None:
         """Cancel an outstanding delivery. Its tombstone is written by the next flush()."""
-        owed = self._ledger.find(partition, listener_id, message_id)
-        if owed is not None and self._due.remove(owed):
-            self._settled.setdefault(partition, []).append((owed.key, None))
+        entry = self._index.find(partition, listener_id, message_id)
+        if entry is not None and self._due.remove(entry):
+            self._settled.setdefault(partition, []).append((entry.key, None))
 
     async def bury(self, listeners: Container[str]) -> None:
         """Cancel all deliveries of these listeners, and write their tombstones (LogUnavailable)."""
         self._coming.forget(lambda line: line[0] in listeners)
-        for listener_id in [one for one in self._ledger.counts if one in listeners]:
-            while rows := self._ledger.of_listener(listener_id, limit=self._tuning.rows_at_once):
+        for listener_id in [one for one in self._index.counts if one in listeners]:
+            while rows := self._index.of_listener(listener_id, limit=self._tuning.rows_at_once):
                 tombstones: dict[int, list[tuple[bytes, bytes | None]]] = {}
-                for owed in rows:
-                    tombstones.setdefault(owed.partition, []).append((owed.key, None))
+                for entry in rows:
+                    tombstones.setdefault(entry.partition, []).append((entry.key, None))
                 await self._topic.append(tombstones)
-                for owed in rows:
-                    self._due.remove(owed)
+                for entry in rows:
+                    self._due.remove(entry)
 
     async def flush(self) -> None:
         """Write the tombstones (LogUnavailable: the next call writes them)."""
@@ -376,16 +380,16 @@ class Outstanding:
 
     def returned(self, delivery: Delivery) -> None:
         """Make a delivery due again as soon as there is room, because its dispatcher could not attempt it."""
-        if delivery.owed is not None:
-            self._due.put_back(delivery.owed)
+        if delivery.entry is not None:
+            self._due.put_back(delivery.entry)
 
     def dismissed(self, listener_id: str) -> None:
         """Make due again what a removed dispatcher had, and cancel what was on its way to it. The dispatcher may come
         back.
         """
         lines = self._coming.forget(lambda line: line[0] == listener_id)
-        for owed in [one for one in self._due.taken.values() if one.listener_id == listener_id]:
-            self._due.put_back(owed)
+        for entry in [one for one in self._due.taken.values() if one.listener_id == listener_id]:
+            self._due.put_back(entry)
         for line in lines:
             self._due.advance(line)
 
@@ -399,15 +403,15 @@ class Outstanding:
         """Make due the deliveries that a listener's redrive concerns."""
         self._redrives.begin_now(listener, self._due)
 
-    async def _message_of(self, owed: Owed) -> Message | LogUnavailable | None:
+    async def _message_of(self, entry: OutstandingEntry) -> Message | LogUnavailable | None:
         try:
             try:
-                if parse_damaged_id(owed.message_id) is not None:
-                    await self._damaged.again(owed)
+                if parse_damaged_id(entry.message_id) is not None:
+                    await self._damaged.again(entry)
                     return None
-                message = await self._records.message(owed)
+                message = await self._records.message(entry)
             except LogDamaged:
-                await self._damaged.park_again(owed)
+                await self._damaged.park_again(entry)
                 return None
             # Without this check, a worker without an answer for long reads what others have delivered.
             await self._assure()

@@ -52,9 +52,9 @@ def _adapt(stream: Stream, start: int, end: int, tuning: Tuning) -> None:
     """
     wanted = stream.window.wanted()
     if wanted is not None and wanted >= end:
-        stream.stretch_bytes = min(2 * stream.stretch_bytes, tuning.fetch_bytes_max)
+        stream.fetch_bytes = min(2 * stream.fetch_bytes, tuning.fetch_bytes_max)
     elif wanted is not None and 2 * wanted < start + end:
-        stream.stretch_bytes = max(stream.stretch_bytes // 2, tuning.fetch_bytes_min)
+        stream.fetch_bytes = max(stream.fetch_bytes // 2, tuning.fetch_bytes_min)
 
 
 class CatchUpQueue:
@@ -69,7 +69,7 @@ class CatchUpQueue:
 
     def join(self, stream: Stream) -> None:
         first, others = self._waiting
-        (others if stream.dispatcher.limits.gives_way else first).append(stream)
+        (others if stream.dispatcher.limits.low_priority else first).append(stream)
         self._some.release()
 
     async def next(self, *, first: bool) -> Stream:
@@ -142,7 +142,7 @@ class CatchUp:
             return
         queue_ids = self._queues_near(stream, start)
         try:
-            messages, next_offset = await self._source.fetch(stream.partition, start, stream.stretch_bytes, queue_ids)
+            messages, next_offset = await self._source.fetch(stream.partition, start, stream.fetch_bytes, queue_ids)
         except LogDamaged as damage:
             await self._pass_damage(partition, damage)
             if stream.requested:
@@ -199,7 +199,7 @@ class CatchUp:
 
         Streams further on than the read comes are left out: their messages may be all over the log.
         """
-        far = start + stream.stretch_bytes // _RECORD_BYTES_MIN
+        far = start + stream.fetch_bytes // _RECORD_BYTES_MIN
         queue_ids = {stream.dispatcher.listener.queue_id}
         for other in self._lagging.get(stream.partition, ()):
             wanted = other.window.wanted()
