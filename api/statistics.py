@@ -65,7 +65,7 @@ def _series(query: Mapping[str, str], queue_id: str, listener_id: str | None) ->
     from_ms = time_parameter(query, "from")
     from_ms = to_ms - _HOUR_MS if from_ms is None else from_ms
     if from_ms > to_ms:
-        raise BadParameter("from must not be after to, nor in the future", parameter="from")
+        raise BadParameter("`from` must not be later than `to`, and not in the future.", parameter="from")
     if now - from_ms > KEPT_MS + _DAY_MS:
         raise BadParameter(f"Statistics are kept for {_DAYS_MAX} days. Give a later `from`.", parameter="from")
     step_ms = _step_ms(query.get("step"), to_ms - from_ms)

@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-# Words of other programs, with the words that are used here.
+# Other programs have these names for some commands; the values are the names here.
 _SYNONYMS: Final = {"ls": "list", "rm": "delete", "remove": "delete", "add": "create", "new": "create", "show": "get"}
 
 

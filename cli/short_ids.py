@@ -50,7 +50,7 @@ def shown_id(text: str) -> str:
 
 
 class Id(click.ParamType):
-    """An ID, whole or short. Becomes the whole one."""
+    """The type of an ID in an argument. A short ID is replaced by the whole one."""
 
     name = "id"
 

@@ -107,7 +107,7 @@ class Listeners:
         return False
 
     async def _unread(self, organization_id: str, queue_id: str) -> _Queue:
-        """Return an entry of a queue of which nothing has been read."""
+        """Return what is known of a queue before any of its log is read: where its log begins."""
         live = self._view.state.queue(organization_id, queue_id)
         if live is None:
             return _Queue(await self._offset(EARLIEST))

@@ -45,7 +45,7 @@ class Directory:
         self.keys_by_sha256 = self._api_keys.by_sha256
         self.queues: dict[str, Queue] = {}
         self.queues_by_name: dict[tuple[str, str], Queue] = {}
-        self.listeners: dict[str, Listener] = {}  # including the stand-ins that running replays are delivered as
+        self.listeners: dict[str, Listener] = {}  # including those that represent running replays
         self.listeners_by_name: dict[tuple[str, str], Listener] = {}
         self.replays = Replays()
         self.damage = Damage()

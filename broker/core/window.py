@@ -134,8 +134,8 @@ class Window(Generic[D]):
             self.scan_from = max(offset, self.begin)
 
     def within(self, first: int, last: int) -> tuple[list[int], int | None]:
-        """Return the own offsets that are missing in this range, and from where it would have to be scanned (None:
-        nowhere).
+        """Return the own offsets that are missing in this range, and the offset from which the rest must be scanned
+        (None: no scan is needed).
         """
         own = sorted(offset for offset in (*self.missing, *self.behind) if first <= offset <= last)
         begin = self.scan_from

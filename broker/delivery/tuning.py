@@ -64,7 +64,7 @@ class Tuning:
 
     # Probes of listeners that are down (dispatch/liveness.py)
     probes_max: int = 50  # A tick starts at most this many probes, if many listeners are down and the machine is idle.
-    probes_calm: int = 10  # The intervals between probes are calculated with this many in a tick.
+    probes_calm: int = 10  # The intervals between probes are set so that a tick starts this many.
     probes_min: int = 2  # A tick may always start this many probes, one of them for the listener that went down last.
     permits_per_probe: int = 2  # A busy machine starts one probe for this many permits of low-priority listeners.
     probe_timeout_s: float = 3.0

@@ -135,7 +135,7 @@ class Worker:
             task.result()
 
     async def stop(self) -> None:
-        """Start no more attempts, let those in flight finish within a bound, make a checkpoint, and leave the group."""
+        """Start no more attempts, give those in flight a limited time, make a checkpoint, and leave the group."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

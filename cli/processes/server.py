@@ -299,7 +299,7 @@ class _Connection(_Written, HttpToolsProtocol):
                 self.cycle.transport = _Lingering(self.transport, self._close_when_received)  # type: ignore[assignment]
 
     def _close_when_received(self) -> None:
-        """Close now if the client has sent its whole request, else when it has, or close_if_waiting_since() says."""
+        """Close the connection when the client has sent its whole request, or when close_if_waiting_since() does."""
         if self._waiting_since is None:
             self.transport.close()
         else:

@@ -28,7 +28,7 @@ Placed = Callable[[int, str], Iterable[Dispatcher]]
 
 @dataclass(slots=True)
 class _UnderWay:
-    """An attempt in flight, which differs from later attempts of the same delivery."""
+    """An attempt in flight. Its number tells it from later attempts of the same delivery."""
 
     delivery: Delivery
     number: int

@@ -74,7 +74,7 @@ class Processor:
         self._at_s, self._waited_s = time.monotonic(), self._waited()
 
     def waited(self) -> float:
-        """Return the part of the time since the last call, 0 to 1."""
+        """Return the fraction of the time since the last call that this process waited for a processor, 0 to 1."""
         before_s, waited_s = self._at_s, self._waited_s
         self._at_s, self._waited_s = time.monotonic(), self._waited()
         return (self._waited_s - waited_s) / max(self._at_s - before_s, 1e-3)

@@ -27,7 +27,7 @@ class Ticks:
         self._active: dict[Dispatcher, None] = {}
 
     def add(self, dispatcher: Dispatcher) -> None:
-        """Give the dispatcher ticks until its tick() returns False."""
+        """Call the dispatcher's tick() regularly, until it returns False."""
         self._active[dispatcher] = None
 
     def remove(self, dispatcher: Dispatcher) -> None:

@@ -113,7 +113,7 @@ class Retention:
             low = min(stands.values(), default=ends[partition])
             below = young[partition]
             lags.extend(_Lag(partition, one, below) for one, offset in stands.items() if offset < below)
-            # Look at `outstanding` after the cursors: a delivery that has left its window since lies above its cursor.
+            # The cursors are read first: a delivery that moves to `outstanding` meanwhile is above its cursor.
             bare_ms = _earlier(before_ms, self._outstanding.oldest_bare_put_ms(partition))
             kept_ms = _earlier(before_ms, self._outstanding.oldest_put_ms(partition))
             await self._delete(partition, bare_ms, min(low, ends[partition]), changes_ms=kept_ms)
