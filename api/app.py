@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket
 
 from api.accounts import DEFAULT_LIMITS, AccountLimits, Accounts
 from api.auth import ApiKeys, LimitedApiKeys, Members, Sessions
-from api.bodies import Bodies
+from api.bodies import BYTES_MAX, Bodies
 from api.browsers import Browsers
 from api.calls import Call, Handler, Method, Resource, Service, answer_problem
 from api.changes import Changes
@@ -80,6 +80,7 @@ def make_app(
     statistics: Statistics,
     passwords: Passwords,
     account_limits: AccountLimits = DEFAULT_LIMITS,
+    bodies_bytes_max: int = BYTES_MAX,
 ) -> Starlette:
     """Make the REST API over a started log and a started projection."""
     queue_commands = QueueCommands(log.control, view, queues_max=settings.queues_max)
@@ -119,7 +120,9 @@ def make_app(
     organization_keys = OrganizationKeys(log.control, view, sessions, views, changes)
     organization_members = OrganizationMembers(account_commands, view, sessions)
     members = Members(view, sessions, requests_per_s=limit)
-    service = Service(keys, members, view, public_url, settings.body_bytes_max, Bodies(), RequestCounts())
+    service = Service(
+        keys, members, view, public_url, settings.body_bytes_max, Bodies(bodies_bytes_max), RequestCounts()
+    )
 
     def changing(handler: Handler, scope: str = "queues") -> Method:
         return Method(changes.before(handler), scope)

@@ -44,7 +44,9 @@ class Refusal(NamedTuple):
             raise DiskNearlyFull(self.reason)
 
 
-async def watch(folder: Path, marks: Marks, refuse: Callable[[Refusal | None], None]) -> None:
+async def watch(
+    folder: Path, marks: Marks, refuse: Callable[[Refusal | None], None], *, look_s: float = LOOK_S
+) -> None:
     """Call refuse() each time that the free space passes a mark, for ever. None: nothing is refused."""
     before: bool | None = None  # Refusal.urgent
     while True:
@@ -55,7 +57,7 @@ async def watch(folder: Path, marks: Marks, refuse: Callable[[Refusal | None], N
             refuse(None if now is None else Refusal(_reason(free, marks, urgent=now), now))
             state = "has_room_again" if now is None else "full" if now else "nearly_full"
             log.warning("disk.%s free_bytes=%d", state, free)
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(look_s)
 
 
 def _reason(free: int, marks: Marks, *, urgent: bool) -> str:

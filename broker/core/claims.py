@@ -64,14 +64,14 @@ def random_bits(claim: PutClaimed, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{claim.ids_seed}.{number}".encode()).digest()[:8])
 
 
-def has_room(mine: int, all_of_them: int) -> bool:
+def has_room(mine: int, all_of_them: int, *, claims_max: int = CLAIMS_MAX, few: int = FEW) -> bool:
     """Return whether an organization with `mine` of all claims may have one more.
 
     It may have no more than are free, so an organization that comes later finds room, too. The last quarter is reserved
     for organizations with few claims.
     """
-    free = CLAIMS_MAX - all_of_them
-    return mine < free - CLAIMS_MAX // 4 or mine < min(free, FEW)
+    free = claims_max - all_of_them
+    return mine < free - claims_max // 4 or mine < min(free, few)
 
 
 class _Owners:

@@ -33,17 +33,24 @@ _REQUEST_TIMEOUT_MS: Final = 10_000
 _EXISTS: Final = "TopicAlreadyExistsError"
 
 
-async def ensure_topics(kafka: KafkaSettings, topics: Topics, *, importing: bool = False) -> None:
+async def ensure_topics(
+    kafka: KafkaSettings,
+    topics: Topics,
+    *,
+    importing: bool = False,
+    within_s: float = _CLUSTER_WITHIN_S,
+    brokers_within_s: float = _BROKERS_WITHIN_S,
+) -> None:
     """Create missing topics, and return when every topic exists, has leaders, and is as safe as the cluster's settings
     must be.
 
-    Any number of processes may call it at once. LogUnavailable: no answer within 30 s. ConfigurationError: everything
+    Any number of processes may call it at once. LogUnavailable: no answer in time. ConfigurationError: everything
     that must be changed, in one message, or another import is unfinished.
     """
     options = client_options(kafka)
     try:
-        async with asyncio.timeout(_CLUSTER_WITHIN_S), connected(options) as admin:
-            found = await _created(admin, kafka, topics, importing=importing)
+        async with asyncio.timeout(within_s), connected(options) as admin:
+            found = await _created(admin, kafka, topics, importing=importing, brokers_within_s=brokers_within_s)
             cluster = await _cluster(admin, topics, found)
             _refuse(safety.problems(kafka, topics, cluster))
             for doubt in safety.doubts(kafka, cluster):
@@ -51,7 +58,7 @@ async def ensure_topics(kafka: KafkaSettings, topics: Topics, *, importing: bool
     except TimeoutError:
         _log.warning('kafka.awaited servers=%s reason="no answer, or topics without leaders"', kafka.bootstrap)
         raise LogUnavailable(
-            f"Kafka at {kafka.bootstrap} did not answer, or its topics had no leaders, within {_CLUSTER_WITHIN_S:.0f} s"
+            f"Kafka at {kafka.bootstrap} did not answer, or its topics had no leaders, within {within_s:.0f} s"
         ) from None
 
 
@@ -96,11 +103,11 @@ async def connected(options: dict[str, Any]) -> AsyncIterator[AIOKafkaAdminClien
         await admin.close()
 
 
-async def _enough_brokers(admin: AIOKafkaAdminClient, kafka: KafkaSettings) -> int:
+async def _enough_brokers(admin: AIOKafkaAdminClient, kafka: KafkaSettings, within_s: float) -> int:
     """Return the number of brokers. A cluster that is just starting gets a moment to reach the needed number."""
     brokers = 0
     with suppress(TimeoutError):
-        async with asyncio.timeout(_BROKERS_WITHIN_S):
+        async with asyncio.timeout(within_s):
             while True:
                 with suppress(KafkaError, OSError):
                     brokers = len((await admin.describe_cluster())["brokers"])
@@ -111,7 +118,7 @@ async def _enough_brokers(admin: AIOKafkaAdminClient, kafka: KafkaSettings) -> i
 
 
 async def _created(
-    admin: AIOKafkaAdminClient, kafka: KafkaSettings, topics: Topics, *, importing: bool
+    admin: AIOKafkaAdminClient, kafka: KafkaSettings, topics: Topics, *, importing: bool, brokers_within_s: float
 ) -> Mapping[str, Any]:
     """Return the metadata of all topics of the cluster, once ours exist and have leaders.
 
@@ -127,7 +134,7 @@ async def _created(
             missing = [topic for topic in topics.all() if topic.name not in found]
             if missing and not asked:
                 asked = True
-                _refuse(list(safety.copies(kafka, await _enough_brokers(admin, kafka))))
+                _refuse(list(safety.copies(kafka, await _enough_brokers(admin, kafka, brokers_within_s))))
             if missing:
                 await _create(admin, kafka, missing)
             elif all(_is_led(found[topic.name]) for topic in topics.all()):

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from broker.core.claims import KEPT_MS, ClaimIndex, has_room
+from broker.core.claims import CLAIMS_MAX, FEW, KEPT_MS, ClaimIndex, has_room
 from broker.core.codec import decode, encode
 from broker.core.events import PutClaimed
 from broker.disk import Refusal
@@ -42,10 +42,20 @@ _owned = msgspec.json.Decoder(_Owned)
 
 class ClaimsTopic:
     """The topic `claims`, with an index of its last day. timeout_s: how long an append waits for the
-    acknowledgement.
+    acknowledgement. claims_max, few: as in broker/core/claims.py.
     """
 
-    def __init__(self, producer: Producer, requests: KafkaRequests, topic: Topic, timeout_s: float) -> None:
+    def __init__(
+        self,
+        producer: Producer,
+        requests: KafkaRequests,
+        topic: Topic,
+        timeout_s: float,
+        *,
+        claims_max: int = CLAIMS_MAX,
+        few: int = FEW,
+    ) -> None:
+        self._claims_max, self._few = claims_max, few
         self._requests = requests
         self._topic = topic.name
         self._partitions = topic.partitions
@@ -72,7 +82,7 @@ class ClaimsTopic:
     async def append(self, claim: PutClaimed) -> None:
         """See ports.ClaimLog.append."""
         mine = self._index.count(claim.organization_id)
-        if not has_room(mine, len(self._index)):
+        if not has_room(mine, len(self._index), claims_max=self._claims_max, few=self._few):
             raise ShareUsed(f"This organization has used its {mine} Idempotency-Keys of 24 hours. Try again later.")
         digest = bytes.fromhex(claim.digest)
         await self._writer.append_one(self._partition(digest), digest, encode(claim))

@@ -87,7 +87,7 @@ class GroupCommit:
         self._requests = requests
         self.name = self._topic = topic.name
         self._partitions = topic.partitions
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._pause_s = pause_s
         self.durable = Histogram()
         self.in_doubt = self.refused = 0
@@ -122,7 +122,7 @@ class GroupCommit:
     async def stop(self) -> None:
         """Wait, bounded, for the appends already taken."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self.timeout_s):
                 while self._unkeyed or self._keyed or self._under_way:
                     await asyncio.sleep(0.01)
         for task in self._tasks:
@@ -147,7 +147,7 @@ class GroupCommit:
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[tuple[int, int]] = loop.create_future()
-        item = Append(build, done, loop.time() + self._timeout_s, size)
+        item = Append(build, done, loop.time() + self.timeout_s, size)
         self._join(None if ordering_key is None else self.partition_of(ordering_key), item)
         return done
 
@@ -159,7 +159,7 @@ class GroupCommit:
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        self._join(partition, Together(builds, done, loop.time() + self._timeout_s, size))
+        self._join(partition, Together(builds, done, loop.time() + self.timeout_s, size))
         return done
 
     def _join(self, partition: int | None, item: Append) -> None:
@@ -260,7 +260,7 @@ class GroupCommit:
                 item.done.set_result((partition, offset))
             offset += item.count
         self._proofs_s[batch.leader] = max(batch.sent_s, self._proofs_s.get(batch.leader, 0.0))
-        begun_s = _now_s() + self._timeout_s
+        begun_s = _now_s() + self.timeout_s
         self.durable.add_all([(begun_s - item.deadline) * 1000 for item in batch.items])
 
     def _next_batch(self, partition: int) -> tuple[list[Append], Any]:
@@ -354,7 +354,7 @@ class GroupCommit:
 
     def _judge(self) -> None:
         """Decide which leaders may get a batch, and for which waiting is hopeless."""
-        before_s = _now_s() - self._timeout_s
+        before_s = _now_s() - self.timeout_s
         owing = [
             batch
             for batch in self._under_way.values()

@@ -26,20 +26,20 @@ class _Wrong(Exception):
     """A lasting failure: waiting can't help. The message says what to change."""
 
 
-async def reachable(kafka: KafkaSettings) -> dict[str, Any]:
+async def reachable(kafka: KafkaSettings, *, within_s: float = _MOMENT_S) -> dict[str, Any]:
     """Return client_options() with only those servers that answer within a moment. Keep all if none does, or if there
     is one.
     """
-    return await of_those_that_answer(client_options(kafka))
+    return await of_those_that_answer(client_options(kafka), within_s=within_s)
 
 
-async def of_those_that_answer(options: dict[str, Any]) -> dict[str, Any]:
+async def of_those_that_answer(options: dict[str, Any], *, within_s: float = _MOMENT_S) -> dict[str, Any]:
     """Return these options of client_options() with only the servers that answer; see reachable()."""
     servers: list[str] = options["bootstrap_servers"]
     if len(servers) == 1:
         return options
     hosts = collect_hosts(servers, randomize=False)
-    found = await asyncio.gather(*(_look(host, port, options, within_s=_MOMENT_S) for host, port, _ in hosts))
+    found = await asyncio.gather(*(_look(host, port, options, within_s=within_s) for host, port, _ in hosts))
     answer = [server for server, told in zip(servers, found, strict=True) if not told]
     return {**options, "bootstrap_servers": answer or servers}
 

@@ -79,7 +79,9 @@ class Server(uvicorn.Server):
         websockets: bool = False,
         hosts: Hosts | None = None,
         clients: Clients | None = None,
+        look_ticks: int = _LOOK_TICKS,
     ) -> None:
+        self._look_ticks = look_ticks
         super().__init__(
             _Config(
                 app,
@@ -111,7 +113,7 @@ class Server(uvicorn.Server):
         self._accepts()
 
     async def on_tick(self, counter: int) -> bool:
-        if counter % _LOOK_TICKS == 0:
+        if counter % self._look_ticks == 0:
             before = asyncio.get_running_loop().time() - self._request_s
             for connection in list(self.server_state.connections):
                 if isinstance(connection, _Connection):

@@ -11,7 +11,6 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from confluent_kafka.admin import AdminClient, ConfigResource
 
 from broker.errors import ConfigurationError, LogUnavailable
-from broker.kafka import admin
 from broker.kafka.admin import ensure_topics
 from broker.kafka.client import client_options
 from broker.kafka.topics import topics
@@ -92,17 +91,15 @@ async def test_one_copy_that_is_not_synced_is_refused_before_anything_is_made(ka
     assert not await asyncio.to_thread(names, kafka_settings)
 
 
-async def test_three_copies_on_one_broker_are_refused_before_anything_is_made(kafka_settings, monkeypatch):
-    monkeypatch.setattr(admin, "_BROKERS_WITHIN_S", 0.5)
+async def test_three_copies_on_one_broker_are_refused_before_anything_is_made(kafka_settings):
     wanted = replace(kafka_settings, replication=3, min_insync=2, flush_each_batch=False)
     with pytest.raises(ConfigurationError, match="--replication 1 --min-insync 1 --flush-each-batch"):
-        await ensure_topics(wanted, topics(wanted))
+        await ensure_topics(wanted, topics(wanted), brokers_within_s=0.5)
     assert not await asyncio.to_thread(names, kafka_settings)
 
 
-async def test_a_kafka_that_does_not_answer_is_waited_for_and_then_named(kafka_settings, topics, monkeypatch):
-    monkeypatch.setattr(admin, "_CLUSTER_WITHIN_S", 1.0)
+async def test_a_kafka_that_does_not_answer_is_waited_for_and_then_named(kafka_settings, topics):
     started = time.monotonic()
     with nobody() as port, pytest.raises(LogUnavailable, match=(nowhere := f"127.0.0.1:{port}")):
-        await ensure_topics(replace(kafka_settings, bootstrap=nowhere), topics)
+        await ensure_topics(replace(kafka_settings, bootstrap=nowhere), topics, within_s=1.0)
     assert time.monotonic() - started < 25  # not the 30 s of before

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 
-from broker.kafka import reachability as reach
 from broker.kafka.admin import ensure_topics
 from broker.kafka.log import KafkaLog
 from broker.kafka.reachability import reachable
@@ -31,16 +30,15 @@ def refusing() -> Iterator[int]:
 
 
 async def test_only_servers_that_answer_are_asked_and_all_where_none_does(
-    kafka_settings: KafkaSettings, silent: str, refusing: int, monkeypatch: pytest.MonkeyPatch
+    kafka_settings: KafkaSettings, silent: str, refusing: int
 ):
     real, refused = kafka_settings.bootstrap, f"127.0.0.1:{refusing}"
 
-    async def servers(*given: str) -> list[str]:
-        return (await reachable(replace(kafka_settings, bootstrap=",".join(given))))["bootstrap_servers"]
+    async def servers(*given: str, within_s: float = 0.3) -> list[str]:
+        settings = replace(kafka_settings, bootstrap=",".join(given))
+        return (await reachable(settings, within_s=within_s))["bootstrap_servers"]
 
-    monkeypatch.setattr(reach, "_MOMENT_S", 10.0)
-    assert await servers(refused, real) == [real]
-    monkeypatch.setattr(reach, "_MOMENT_S", 0.3)
+    assert await servers(refused, real, within_s=10.0) == [real]
     assert await servers(silent, refused) == [silent, refused]
     assert await servers(silent) == [silent]
 

@@ -256,9 +256,8 @@ async def test_bodies_that_are_on_their_way_are_bounded_together_and_a_tenant_le
         hold(50)
 
 
-async def test_a_body_that_does_not_fit_beside_the_others_is_503(monkeypatch):
-    monkeypatch.setattr(Bodies.__init__, "__defaults__", (2 << 20,))
-    api = await make_api()
+async def test_a_body_that_does_not_fit_beside_the_others_is_503():
+    api = await make_api(bodies_bytes_max=2 << 20)
     path = f"/v1/queues/{await api.queue()}/messages"
     go_on, begun = asyncio.Event(), asyncio.Event()
 
@@ -285,9 +284,8 @@ async def test_a_body_that_does_not_fit_beside_the_others_is_503(monkeypatch):
     assert (await api.put(path, content=another(700_000))).status_code == 200
 
 
-async def test_what_a_client_announces_and_does_not_send_takes_nothing_from_the_others(monkeypatch):
-    monkeypatch.setattr(Bodies.__init__, "__defaults__", (2 << 20,))
-    api = await make_api()
+async def test_what_a_client_announces_and_does_not_send_takes_nothing_from_the_others():
+    api = await make_api(bodies_bytes_max=2 << 20)
     path = f"/v1/queues/{await api.queue()}/messages"
     go_on = asyncio.Event()
 

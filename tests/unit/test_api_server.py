@@ -37,7 +37,7 @@ WEBSOCKET = (
 async def serving(api=None, **options):
     api = api or await make_api()
     listening = socket.create_server(("127.0.0.1", 0))
-    api.server = server = Server(api.app, **options)
+    api.server = server = Server(api.app, **{"look_ticks": 1, **options})
     task = asyncio.create_task(server.serve(sockets=[listening]))
     try:
         yield listening.getsockname()[1]
@@ -203,8 +203,7 @@ async def test_one_connection_too_many_is_503_and_the_others_go_on():
 
 
 @pytest.mark.parametrize("read", [False, True])
-async def test_a_client_that_never_reads_its_answer_is_dropped(read, monkeypatch):
-    monkeypatch.setattr("cli.processes.server._LOOK_TICKS", 1)
+async def test_a_client_that_never_reads_its_answer_is_dropped(read):
     api = await make_api()
 
     async def much(scope, receive, send):
@@ -506,8 +505,7 @@ async def test_a_refused_websocket_is_no_error_of_ours(caplog):
 
 
 @pytest.mark.parametrize("silent", ["reads nothing", "answers no ping"])
-async def test_a_tunnel_whose_client_is_silent_gives_its_place_back(silent, monkeypatch):
-    monkeypatch.setattr("cli.processes.server._LOOK_TICKS", 1)
+async def test_a_tunnel_whose_client_is_silent_gives_its_place_back(silent):
     tunnels = Tunnels("tunnel://127.0.0.1:7")
     api = await make_api(tunnels=tunnels)
     path = f"/{await api.queue()}/"

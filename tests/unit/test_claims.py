@@ -142,11 +142,9 @@ def test_however_many_ask_for_all_they_can_get_another_one_finds_room(asked):
 
 
 async def test_who_has_used_its_share_is_told_and_nobody_else(monkeypatch):
-    monkeypatch.setattr(claims, "CLAIMS_MAX", 40)
-    monkeypatch.setattr(claims, "FEW", 2)
     producer: Any = None
     requests: Any = None
-    topic = ClaimsTopic(producer, requests, Topic("claims", 1, {}), 1.0)
+    topic = ClaimsTopic(producer, requests, Topic("claims", 1, {}), 1.0, claims_max=40, few=2)
     written: list[bytes] = []
 
     async def append_one(_partition: int, _key: bytes, value: bytes) -> int:

@@ -14,7 +14,6 @@ from broker.errors import DiskNearlyFull
 
 
 async def test_what_is_refused_follows_the_free_space(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(disk, "LOOK_S", 0.001)
     said: list[Refusal | None] = []
     real = shutil.disk_usage
     free = 500
@@ -25,7 +24,7 @@ async def test_what_is_refused_follows_the_free_space(tmp_path: Path, monkeypatc
                 await asyncio.sleep(0.001)
 
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: real(folder)._replace(free=free))
-    watching = asyncio.create_task(disk.watch(tmp_path, Marks(1000, 200), said.append))
+    watching = asyncio.create_task(disk.watch(tmp_path, Marks(1000, 200), said.append, look_s=0.001))
     await reaches(1)
     free = 100
     await reaches(2)
@@ -45,8 +44,7 @@ def test_the_first_mark_lets_urgent_events_pass_and_the_second_none():
     Refusal("x", urgent=False).check(urgent=True)
 
 
-async def test_enough_room_is_not_worth_a_word(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(disk, "LOOK_S", 0.001)
+async def test_enough_room_is_not_worth_a_word(tmp_path: Path):
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await disk.watch(tmp_path, Marks(0, 0), pytest.fail)
+            await disk.watch(tmp_path, Marks(0, 0), pytest.fail, look_s=0.001)
