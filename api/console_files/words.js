@@ -101,11 +101,15 @@ export function problemWords(problem) {
     const where = one.pointer ? one.pointer.slice(1) : one.parameter || one.header || "";
     return where ? `${where}: ${one.detail}` : one.detail;
   });
-  const said = places.length ? places.join("; ") : problem.message;
+  const sentences = (places.length ? places : [problem.message]).map(sentence).join(" ");
   const again = problem.retryAfterS ? ` Try again in ${duration(problem.retryAfterS)}.` : "";
   if (problem.status === 412)
     return "Somebody else changed this in the meantime. Close this form, check the new values, and try again.";
-  return `${said.charAt(0).toUpperCase()}${said.slice(1)}${/[.!?]$/.test(said) ? "" : "."}${again}`;
+  return `${again ? sentences.replace(/ Try again later\.$/, "") : sentences}${again}`;
+}
+
+function sentence(text) {
+  return `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
 }
 
 /** Return the data as indented JSON; null if it is not a JSON object or array. */

@@ -318,7 +318,11 @@ def test_why_a_message_is_not_delivered_is_said_in_words():
           durations: [0.2, 0, 59, 60, 3661, 90000, NaN].map(words.duration),
           headers: words.headersText(words.headersOf("A: b:c\\n\\n x : y ")),
           indented: [words.indented("[1]"), words.indented("{{nonsense"), words.indented("12")],
-          problem: words.problemWords({{ status: 422, errors: [{{ pointer: "/name", detail: "is taken" }}] }}),
+          problems: [
+            {{ status: 422, errors: [{{ pointer: "/name", detail: "is taken" }}] }},
+            {{ status: 422, errors: [{{ pointer: "/a", detail: "Long." }}, {{ parameter: "b", detail: "is none" }}] }},
+            {{ status: 429, message: "Too many attempts. Try again later.", retryAfterS: 7 }},
+          ].map(words.problemWords),
         }}));
     """)
     for sentence, (*_, wanted) in zip(told["said"], cases, strict=True):
@@ -326,4 +330,8 @@ def test_why_a_message_is_not_delivered_is_said_in_words():
     assert told["durations"] == ["200 ms", "0 s", "59 s", "1 min", "1 h 1 min", "1 d 1 h", "\u2013"]
     assert told["headers"] == "A: b:c\nx: y"
     assert told["indented"] == ["[\n  1\n]", None, None]
-    assert told["problem"] == "Name: is taken."
+    assert told["problems"] == [
+        "Name: is taken.",
+        "A: Long. B: is none.",
+        "Too many attempts. Try again in 7 s.",
+    ]
