@@ -223,7 +223,7 @@ class Accounts:
         return {"organizations": [self._organization_fields(organization) for organization in found]}
 
     def _guess(self, call: Call, email: str, *, known: bool) -> None:
-        """Count an attempt (TooManyRequests).
+        """Count an attempt. Raises TooManyRequests.
 
         known: from a browser that the account knows, or in its session; known attempts have their own limits.
         An attempt that one limit refuses counts for none, so that a crowd does not use up an account's attempts.
@@ -248,7 +248,7 @@ class Accounts:
             self._clients_guesses.take(call.headers, client)
 
     def _count_registration(self, call: Call) -> None:
-        """Count a new account (TooManyRequests)."""
+        """Count a new account. Raises TooManyRequests."""
         client = self._clients.name(call.scope)
         if client is not None:
             self._clients_registrations.check(call.headers, client)

@@ -111,7 +111,7 @@ class LimitedApiKeys(ApiKeys):
         self._limit = _requests("keys", requests_per_s, refusal="This organization's keys make too many requests.")
 
     async def find(self, text: bytes, headers: Headers, request_id: bytes) -> ApiKey:
-        """Find an API key, and count the request (Unauthenticated, TooManyRequests)."""
+        """Find an API key, and count the request. Raises Unauthenticated or TooManyRequests."""
         api_key = await super().find(text, headers, request_id)
         self._limit.take(headers, api_key.organization_id)
         return api_key
@@ -179,7 +179,7 @@ class Sessions:
         return session
 
     async def look_up(self, scope: Scope) -> Session:
-        """Find the session without counting the request (NoSession, Forbidden)."""
+        """Find the session without counting the request. Raises NoSession or Forbidden."""
         token = self._token(scope)
         if token is None:
             raise NoSession("Send a session's token in the header Authorization, as `Bearer evs_…`.")
@@ -264,7 +264,8 @@ class Members:
             self._limit = _requests("members", requests_per_s, refusal=refusal)
 
     async def find(self, scope: Scope, headers: Headers) -> tuple[Session, str]:
-        """Return the session, and the organization that the header names (NoSession, Forbidden, TooManyRequests).
+        """Return the session, and the organization that the header names.
+        Raises NoSession, Forbidden or TooManyRequests.
 
         NotFound: the account is no member.
         headers: of the answer.

@@ -33,8 +33,8 @@ class Bodies:
 
     @contextmanager
     def arriving(self, tenant: str = "") -> Iterator[Callable[[int], None]]:
-        """Hold room inside the `with` block, which calls the given function with the size of each part that arrives
-        (TooMuchUnderWay).
+        """Hold room inside the `with` block, which calls the given function with the size of each part that arrives.
+        Raises TooMuchUnderWay.
 
         tenant: the sender; empty without a key and a session.
         """

@@ -124,7 +124,7 @@ class Call:
         return str(self.request_id, "ascii")
 
     async def admit_api_key(self, scope: str, *, narrows: bool = False) -> ApiKey:
-        """Admit a key that has the scope and is for this queue (Unauthenticated, Forbidden, NotFound).
+        """Admit a key that has the scope and is for this queue. Raises Unauthenticated, Forbidden or NotFound.
 
         Only this method knows a key's restrictions.
         narrows: as in Method.
@@ -218,7 +218,7 @@ class Call:
         return links
 
     async def json(self, shape: type[T], *, times_bytes_max: int = 1, small: bool = False) -> T:
-        """Read the body as this shape (NotJson, TooLarge, Malformed, Refused).
+        """Read the body as this shape. Raises NotJson, TooLarge, Malformed or Refused.
 
         times_bytes_max: it may be this many times as large as other bodies.
         small: it holds no message.
@@ -243,7 +243,7 @@ class Call:
         return await self.json(shape)
 
     def declared_length(self) -> int | None:
-        """Return how many bytes the body has; None when the request does not tell (Malformed)."""
+        """Return how many bytes the body has; None when the request does not tell. Raises Malformed."""
         length = self.sent.get(b"content-length")
         if length is None:
             return None

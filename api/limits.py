@@ -58,7 +58,7 @@ class Limit:
         return self._buckets.size
 
     def take(self, headers: Headers, whose: str, count: int = 1, *, left: int = 0) -> None:
-        """Count uses of the limit, up to its size (TooManyRequests).
+        """Count uses of the limit, up to its size. Raises TooManyRequests.
 
         headers: of the answer. The state of EVERYBODY's limit is told only to a client that is refused.
         left: as in check().

@@ -102,7 +102,7 @@ class EventLog:
         return b"\n".join(lines) + b"\n"
 
     async def _story(self, message_id: str, wanted: Selection, span: Range) -> tuple[Selection, Range]:
-        """Restrict the selection to the events of this message, from its own time on (NotFound)."""
+        """Restrict the selection to the events of this message, from its own time on. Raises NotFound."""
         parts = parse_message_id(message_id)
         found = None
         if parts is not None:

@@ -36,7 +36,7 @@ T = TypeVar("T", bound=Listed)
 
 
 def page(items: Iterable[T], query: Mapping[str, str]) -> tuple[list[T], str | None]:
-    """Return the page, oldest first, and the token of the next one if there is more (BadParameter).
+    """Return the page, oldest first, and the token of the next one if there is more. Raises BadParameter.
 
     A page token names a position, not an item, so deleting an item does not break it.
     """
@@ -81,7 +81,7 @@ def span(position: bytes, ends: Sequence[int]) -> Span:
 
 
 def time_parameter(query: Mapping[str, str], name: str) -> int | None:
-    """Return a time of the query in milliseconds since the UTC epoch; None when it is missing (BadParameter)."""
+    """Return a time of the query in milliseconds since the UTC epoch; None when it is missing. Raises BadParameter."""
     if name not in query:
         return None
     try:
@@ -93,7 +93,9 @@ def time_parameter(query: Mapping[str, str], name: str) -> int | None:
 
 
 def flag_parameter(query: Mapping[str, str], name: str) -> bool:
-    """Return whether the query has `true` (not `false`) for this name; False when it is missing (BadParameter)."""
+    """Return whether the query has `true` (not `false`) for this name; False when it is missing.
+    Raises BadParameter.
+    """
     text = query.get(name, "false")
     if text not in ("true", "false"):
         raise BadParameter(f"The parameter {name} must be true or false.", parameter=name)
@@ -126,7 +128,7 @@ def optional_rfc3339(at_ms: int | None) -> str | None:
 
 
 def page_limit(query: Mapping[str, str]) -> int:
-    """Return how many items a page may have (BadParameter)."""
+    """Return how many items a page may have. Raises BadParameter."""
     text = query.get("limit")
     if text is None:
         return _LIMIT_DEFAULT

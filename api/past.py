@@ -20,7 +20,7 @@ class Views:
         self._past = past
 
     async def of(self, call: Call, organization_id: str | None = None) -> DirectoryView:
-        """Return the directory as it is, or as it was (BadParameter). organization_id: None for the key's."""
+        """Return the directory as it is, or as it was. Raises BadParameter. organization_id: None for the key's."""
         query = call.query()
         at_ms = time_parameter(query, "at")
         if at_ms is None:

@@ -58,7 +58,7 @@ class StatisticsOf:
 
 
 def _series(query: Mapping[str, str], queue_id: str, listener_id: str | None) -> Series:
-    """Make the empty series that the query asks for (BadParameter)."""
+    """Make the empty series that the query asks for. Raises BadParameter."""
     now = now_ms()
     to_ms = time_parameter(query, "to")
     to_ms = now if to_ms is None else min(to_ms, now)
@@ -80,7 +80,7 @@ def _series(query: Mapping[str, str], queue_id: str, listener_id: str | None) ->
 
 
 def _step_ms(text: str | None, span_ms: int) -> int:
-    """Return the step that the query asks for, or the first usual one that is long enough (BadParameter)."""
+    """Return the step that the query asks for, or the first usual one that is long enough. Raises BadParameter."""
     if text is None:
         return next((one for one in _USUAL_MS if span_ms <= one * _POINTS_USUAL), _DAY_MS)
     # linear: bounded

@@ -28,7 +28,7 @@ class Volume:
         )
 
     def before(self, handler: Handler) -> Handler:
-        """Return the handler with a limit in front (TooManyRequests)."""
+        """Return the handler with a limit in front. Raises TooManyRequests."""
 
         async def counted(call: Call) -> Any:
             length = call.declared_length()

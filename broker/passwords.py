@@ -67,7 +67,9 @@ class Passwords:
         return self._hasher.hash(_normal(password))
 
     async def fits(self, password: str, password_hash: str | None) -> bool:
-        """Return whether the password fits the hash. None, for an unknown account, takes as long (TooManyPasswords)."""
+        """Return whether the password fits the hash. None, for an unknown account, takes as long.
+        Raises TooManyPasswords.
+        """
         return await self._beside(lambda: self._fits(password[: CHARS_MAX + 1], password_hash))
 
     def _fits(self, password: str, password_hash: str | None) -> bool:

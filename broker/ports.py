@@ -98,17 +98,17 @@ class DirectoryView(Protocol):
         """
 
     async def caught_up(self, *, timeout_s: float = 2.0) -> None:
-        """Wait until everything in `control` now is folded (ViewBehind, LogUnavailable)."""
+        """Wait until everything in `control` now is folded. Raises ViewBehind or LogUnavailable."""
 
 
 class ControlLog(Protocol):
     """The `control` topic, as a writer sees it."""
 
     async def append(self, event: ControlEvent) -> int:
-        """Append an event. Return its offset once all in-sync replicas have it (LogUnavailable, InDoubt)."""
+        """Append an event. Return its offset once all in-sync replicas have it. Raises LogUnavailable or InDoubt."""
 
     async def end_offset(self) -> int:
-        """Return the end offset (LogUnavailable)."""
+        """Return the end offset. Raises LogUnavailable."""
 
     async def check(self) -> None:
         """Read the whole topic (LogUnavailable). ConfigurationError: the state folded from it can't be trusted."""
@@ -127,7 +127,8 @@ class MessageLog(Protocol):
     def append(
         self, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
     ) -> Awaitable[tuple[int, int]]:
-        """Append a message. Return (partition, offset) once all in-sync replicas have it (LogUnavailable, InDoubt).
+        """Append a message. Return (partition, offset) once all in-sync replicas have it.
+        Raises LogUnavailable or InDoubt.
 
         build: called when the batch and its partition are chosen, and again if the record did not fit.
         ordering_key: decides the partition.
@@ -137,7 +138,8 @@ class MessageLog(Protocol):
     def append_together(
         self, builds: Sequence[BuildRecord], *, partition: int | None = None, size: int = 0
     ) -> Awaitable[None]:
-        """Append several messages as one batch, or as few as possible if they don't fit one (LogUnavailable, InDoubt).
+        """Append several messages as one batch, or as few as possible if they don't fit one.
+        Raises LogUnavailable or InDoubt.
 
         partition: theirs; None: any.
         After LogUnavailable none is stored; after InDoubt all, some or none are.
@@ -150,11 +152,11 @@ class MessageLog(Protocol):
         """Return a partition that can be written to, as far as is known."""
 
     async def end_offsets(self) -> tuple[int, ...]:
-        """Return the end offset of each partition (LogUnavailable)."""
+        """Return the end offset of each partition. Raises LogUnavailable."""
 
     async def offsets_at(self, at_ms: int) -> tuple[int, ...]:
-        """Return, by partition, the first offset at or after a time, or else the end; 0 is the beginning
-        (LogUnavailable).
+        """Return, by partition, the first offset at or after a time, or else the end; 0 is the beginning.
+        Raises LogUnavailable.
         """
 
     async def find(
@@ -176,7 +178,7 @@ class MessageLog(Protocol):
     ) -> tuple[int, bool]:
         """Count the queue's messages in [begin, end) by partition. Return also whether the count is exact.
 
-        Of a long range a part is read, and the rest is estimated from it (Unavailable).
+        Of a long range a part is read, and the rest is estimated from it. Raises Unavailable.
         """
 
     async def newest(
@@ -184,7 +186,7 @@ class MessageLog(Protocol):
     ) -> tuple[list[bytes], list[int]]:
         """Return the queue's newest messages in [begin, end), up to limit values, and by partition where the rest ends.
 
-        There may be fewer than limit, even none, while more exist (Unavailable).
+        There may be fewer than limit, even none, while more exist. Raises Unavailable.
         """
 
 
@@ -195,7 +197,7 @@ class ClaimLog(Protocol):
         """Append a claim, and return once all in-sync replicas have it (ShareUsed; Unavailable: it may be stored)."""
 
     async def claims(self, digest: bytes) -> Sequence[PutClaimed]:
-        """Return the claims of this digest up to now, at least the last day's, in log order (Unavailable)."""
+        """Return the claims of this digest up to now, at least the last day's, in log order. Raises Unavailable."""
 
 
 class TooMuch(Exception):
@@ -213,8 +215,8 @@ class ChangeLog(Protocol):
     """The `changes` topic, and the owners' answers to changes."""
 
     async def append(self, event: MessageChange) -> tuple[int, int]:
-        """Append a change. Return its offset, -1 when that is unknown, and from where to look for its answer
-        (LogUnavailable, InDoubt).
+        """Append a change. Return its offset, -1 when that is unknown, and from where to look for its answer.
+        Raises LogUnavailable or InDoubt.
         """
 
     async def answer(
@@ -223,12 +225,12 @@ class ChangeLog(Protocol):
         """Return the answer of the partition's owner to a change; None when none came in time."""
 
     async def counted(self, event: MessageChange) -> int | None:
-        """Return the offset at which an appended change came to count; None when it did not (Unavailable)."""
+        """Return the offset at which an appended change came to count; None when it did not. Raises Unavailable."""
 
     async def latest(
         self, places: Mapping[str, tuple[int, int]], *, organization_id: str, bytes_max: int | None = None
     ) -> dict[str, CountingChange]:
-        """Return the counting change of each message that was changed, by message id (Unavailable).
+        """Return the counting change of each message that was changed, by message id. Raises Unavailable.
 
         places: (at_ms, partition) of each message. All changes of these partitions since then are read.
         bytes_max: of all new data together, unless it is one message's; TooMuch beyond.
@@ -237,8 +239,8 @@ class ChangeLog(Protocol):
     async def deleted(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], since_ms: int, organization_id: str
     ) -> tuple[int, bool]:
-        """Count the queue's deleted messages in [begin, end) by partition. Return also whether the count is complete
-        (Unavailable).
+        """Count the queue's deleted messages in [begin, end) by partition. Return also whether the count is complete.
+        Raises Unavailable.
 
         since_ms: when the first of them was put, or earlier.
         """
@@ -298,7 +300,8 @@ class Deliveries(Protocol):
         at_ms: int,
         deliver_at_ms: int = 0,
     ) -> Mapping[str, DeliveryState]:
-        """Return, by listener id, the state of the delivery of the message at this place of `messages` (Unavailable).
+        """Return, by listener id, the state of the delivery of the message at this place of `messages`.
+        Raises Unavailable.
 
         listeners: all of the message's queue. One that began after the message is left out.
         at_ms: when the message was put.
@@ -325,7 +328,7 @@ class ListenerStatus(Protocol):
     """The conditions of listeners."""
 
     async def condition(self, listener: Listener) -> ListenerCondition:
-        """Return the listener's condition now (LogUnavailable)."""
+        """Return the listener's condition now. Raises LogUnavailable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -363,21 +366,23 @@ class Outstanding(Protocol):
         """Return a page of a listener's outstanding deliveries from a place on, and the place of the next page, if any.
 
         The first place is (0, 0). A page may be short, or empty, while there is more. None is missed while things
-        change; a delivery that is attempted meanwhile may come twice (LogUnavailable).
+        change; a delivery that is attempted meanwhile may come twice. Raises LogUnavailable.
         """
 
     async def count(self, listener: Listener) -> int:
-        """Count the listener's retrying and parked deliveries (LogUnavailable)."""
+        """Count the listener's retrying and parked deliveries. Raises LogUnavailable."""
 
     async def those(self, listener: Listener, message_ids: Sequence[str]) -> list[str]:
-        """Return the messages whose delivery to the listener is retrying or parked, each once (LogUnavailable)."""
+        """Return the messages whose delivery to the listener is retrying or parked, each once.
+        Raises LogUnavailable.
+        """
 
 
 class Cursors(Protocol):
     """The committed cursors of streams."""
 
     async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> Mapping[str, Mapping[int, Cursor]]:
-        """Load cursors by listener and partition; those never committed are left out (LogUnavailable)."""
+        """Load cursors by listener and partition; those never committed are left out. Raises LogUnavailable."""
 
 
 class Statistics(Protocol):

@@ -60,7 +60,7 @@ class Sealer:
         return [HKDF(SHA256(), 32, salt=None, info=purpose.encode()).derive(secret) for secret in self._secrets]
 
     def reseal(self, sealed: Iterable[str]) -> dict[str, str]:
-        """Return each text that the first key has not sealed, with its replacement (ConfigurationError)."""
+        """Return each text that the first key has not sealed, with its replacement. Raises ConfigurationError."""
         stale = {}
         for text in sealed:
             try:

@@ -33,7 +33,7 @@ async def offsets_since(kafka: Offsets, topic: str, at_ms: Mapping[int, int]) ->
     """Return by partition an offset before which every record is older than the time; the end where all are older.
 
     The offset is the first one of the time. Where the index lies, or the record before can't be read, it is an earlier
-    one. Clocks of writers differ: callers look up an earlier time than the one they want (LogUnavailable).
+    one. Clocks of writers differ: callers look up an earlier time than the one they want. Raises LogUnavailable.
     """
     # Ask for the ends first: records that are appended in between lie after them.
     ends = await kafka.offsets(topic, dict.fromkeys(at_ms, LATEST))

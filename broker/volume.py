@@ -160,7 +160,7 @@ class StoredBytes:
         return self._view.state.bytes_of(tenant, self._since_ms()) + self._unrecorded_of(tenant).total()
 
     def _grant(self, tenant: str, organization_id: str) -> None:
-        """Let the tenant store another step (StorageFull)."""
+        """Let the tenant store another step. Raises StorageFull."""
         bound = self._bound_of(organization_id)
         step = self._step(tenant, bound)
         left = step if bound is None else min(step, bound - self._stored_by(tenant))

@@ -35,7 +35,7 @@ class OpenDirectory(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def directory(kafka: KafkaSettings) -> AsyncIterator[OpenDirectory]:
-    """Open the directory of a Kafka whose topics exist (Unavailable)."""
+    """Open the directory of a Kafka whose topics exist. Raises Unavailable."""
     async with contextlib.AsyncExitStack() as stack:
         log = KafkaLog(kafka)
         await log.start()

@@ -88,7 +88,7 @@ class Limits:
 
 
 async def listeners(client: AsyncClient, limits: Limits, queue: str | None = None) -> list[ListenerRow]:
-    """Return the listeners of all queues of the organization, or of one, by id or name (EverputError)."""
+    """Return the listeners of all queues of the organization, or of one, by id or name. Raises EverputError."""
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def one(queue_id: str, queue_name: str, listener_id: str) -> ListenerRow | None:
@@ -134,7 +134,7 @@ def _row(queue: str, listener: dict[str, Any], limits: Limits) -> ListenerRow:
 
 
 async def storage(client: AsyncClient) -> StorageRow:
-    """Return the storage of the key's organization (EverputError)."""
+    """Return the storage of the key's organization. Raises EverputError."""
     told = (await client.send(list_organizations())).organizations[0]
     most = told.stored_bytes_max
     wrong = "at its bound: puts are refused" if most is not None and told.stored_bytes >= most else None

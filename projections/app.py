@@ -68,7 +68,7 @@ class Projections:
         self._agents[name] = agent
 
     async def start(self, *, timeout_s: float = 30.0) -> None:
-        """Begin to read, and return once everything in `control` is folded (LogUnavailable, ViewBehind).
+        """Begin to read, and return once everything in `control` is folded. Raises LogUnavailable or ViewBehind.
 
         ConfigurationError: `control` was altered or has lost records.
         """

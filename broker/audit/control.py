@@ -15,8 +15,8 @@ from broker.kafka.scan import scan
 async def control_records(
     records: Records, topic: str, end: int, *, begin: int | None = None
 ) -> AsyncGenerator[list[Record], None]:
-    """Yield the records before the offset end, one read at a time, from the beginning or from this offset on
-    (LogUnavailable).
+    """Yield the records before the offset end, one read at a time, from the beginning or from this offset on.
+    Raises LogUnavailable.
     """
     at = (await records.offsets(topic, {0: EARLIEST}))[0] if begin is None else begin
     async for fetched in scan(records, topic, 0, at, end, bytes_max=FETCH_BYTES):

@@ -97,7 +97,7 @@ class LaneReader:
         self._lanes: Sequence[Lane[Event]] = ()
 
     async def read(self, merge: Merge[Event], lane: Lane[Event], pace: Pace) -> None:
-        """Read the lane's next records and give them to the merge (Unavailable)."""
+        """Read the lane's next records and give them to the merge. Raises Unavailable."""
         self._lanes = merge.lanes
         try:
             fetched = await self._next(lane)
@@ -132,7 +132,7 @@ class LaneReader:
         )
 
     async def events(self, run: Run[Event]) -> list[Event]:
-        """Return the events of the run (Unavailable)."""
+        """Return the events of the run. Raises Unavailable."""
         found = [held.item for held in run.records]
         for index, event in enumerate(found):
             if event is _TOO_LARGE:
@@ -187,7 +187,7 @@ class LaneReader:
         merge.give(lane, rows, at)
 
     async def _fetch(self, lane: Lane[Event], offset: int, bytes_max: int = FETCH_BYTES) -> FetchResult:
-        """Fetch at an offset that is known to exist (Unavailable)."""
+        """Fetch at an offset that is known to exist. Raises Unavailable."""
         worth = None if TOPICS[lane.rank] == _CONTROL else self._wanted.may_be_in
         name = self._names[lane.rank]
         for _ in range(_TRIES_MAX):

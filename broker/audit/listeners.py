@@ -55,8 +55,8 @@ class Listeners:
         self._kept: OrderedDict[tuple[str, str], _Queue] = OrderedDict()
 
     async def of_queue(self, organization_id: str, queue_id: str) -> frozenset[str] | None:
-        """Return all listeners that the queue ever had, and their replays; None when there never was such a queue
-        (LogUnavailable).
+        """Return all listeners that the queue ever had, and their replays; None when there never was such a queue.
+        Raises LogUnavailable.
 
         `control` is read from the queue's creation on, or from its start if the queue has ended.
         """
@@ -81,7 +81,7 @@ class Listeners:
         return frozenset(now.listener_ids)
 
     async def hears(self, organization_id: str, listener_id: str, queue_id: str) -> bool:
-        """Return whether the listener is, or was, one of this queue (LogUnavailable). `control` is read for ended
+        """Return whether the listener is, or was, one of this queue. Raises LogUnavailable. `control` is read for ended
         ones.
         """
         live = self._view.state.listener(organization_id, listener_id)
@@ -90,7 +90,7 @@ class Listeners:
         return listener_id in (await self.of_queue(organization_id, queue_id) or ())
 
     async def was(self, organization_id: str, listener_id: str) -> bool:
-        """Return whether there ever was such a listener or replay (LogUnavailable). `control` is read for ended
+        """Return whether there ever was such a listener or replay. Raises LogUnavailable. `control` is read for ended
         ones.
         """
         state = self._view.state

@@ -61,7 +61,7 @@ class Verifier:
         self._damage: list[LogDamaged] = []  # found and not told yet
 
     async def size(self) -> int:
-        """Return about how many offsets there are to read (LogUnavailable)."""
+        """Return about how many offsets there are to read. Raises LogUnavailable."""
         size = 0
         for topic in self._topics.values():
             begins, ends = await self._bounds(topic)
@@ -69,8 +69,8 @@ class Verifier:
         return size
 
     async def findings(self, positions: Collection[int] = ()) -> AsyncGenerator[Finding | State, None]:
-        """Yield all findings in the order of reading, and the states at these positions of `control`
-        (LogUnavailable).
+        """Yield all findings in the order of reading, and the states at these positions of `control`.
+        Raises LogUnavailable.
         """
         messages = await self._bounds(self._topics["messages"])
         for name, topic in self._topics.items():

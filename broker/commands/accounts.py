@@ -69,7 +69,7 @@ class AccountCommands:
         self._passwords = passwords or Passwords()
 
     async def create_account(self, email: str, password: str, *, request_id: str = "") -> Account:
-        """Create an account (Refused, EmailTaken)."""
+        """Create an account. Raises Refused or EmailTaken."""
         check_email(email)
         await self._view.caught_up()
         taken = self._view.state.accounts.account(email) is not None
@@ -90,7 +90,8 @@ class AccountCommands:
         return self._view.state.accounts.by_id[event.account_id]
 
     async def check_password(self, email: str, password: str) -> Account:
-        """Return the account with this password. It takes the same time whether there is one or not (WrongPassword).
+        """Return the account with this password. It takes the same time whether there is one or not.
+        Raises WrongPassword.
 
         AccountBlocked: the password is right, and the account is blocked.
         """
@@ -159,8 +160,8 @@ class AccountCommands:
             raise Refused("This is not the account's password.", pointer="/password")
 
     async def reset_password(self, account_id: str) -> tuple[str, int]:
-        """Make a one-time password, end the account's sessions, and return the password with its expiry time
-        (NotFound).
+        """Make a one-time password, end the account's sessions, and return the password with its expiry time.
+        Raises NotFound.
         """
         password = secrets.token_urlsafe(_ONE_TIME_BYTES)
         context = _without_organization(account_id, "")
@@ -174,24 +175,25 @@ class AccountCommands:
         return password, event.expires_at_ms
 
     async def end_sessions(self, account_id: str, *, but: str = "", request_id: str = "") -> None:
-        """End all sessions of the account except the one with the id `but` (NotFound)."""
+        """End all sessions of the account except the one with the id `but`. Raises NotFound."""
         context = _without_organization(account_id, request_id)
         await self._record_of_account(
             ev.AccountSessionsEnded(**event_fields(context), account_id=account_id, kept_session_id=but)
         )
 
     async def block(self, account_id: str) -> bool:
-        """End the account's sessions and block new ones. Return False if it is blocked already (NotFound)."""
+        """End the account's sessions and block new ones. Return False if it is blocked already. Raises NotFound."""
         event = ev.AccountBlocked(**event_fields(_without_organization(account_id, "")), account_id=account_id)
         return await self._record_of_account(event)
 
     async def unblock(self, account_id: str) -> bool:
-        """Let the account sign in again. Return False if it is not blocked (NotFound)."""
+        """Let the account sign in again. Return False if it is not blocked. Raises NotFound."""
         event = ev.AccountUnblocked(**event_fields(_without_organization(account_id, "")), account_id=account_id)
         return await self._record_of_account(event)
 
     async def delete(self, account_id: str, *, even_if_last: bool = False, request_id: str = "") -> list[Organization]:
-        """Delete the account. Return the organizations that no member can sign in to any more (NotFound, LastMember).
+        """Delete the account. Return the organizations that no member can sign in to any more.
+        Raises NotFound or LastMember.
 
         Each organization's log first records that the account left. The e-mail address is free afterwards.
         """
@@ -213,7 +215,7 @@ class AccountCommands:
     async def delete_own(
         self, session: Session, password: str, *, even_if_last: bool = False, request_id: str = ""
     ) -> list[Organization]:
-        """Delete the session's own account, whose password must be given (NotFound, Refused, LastMember)."""
+        """Delete the session's own account, whose password must be given. Raises NotFound, Refused or LastMember."""
         account = self._view.state.accounts.by_id.get(session.account_id)
         if account is None:
             raise NotFound(_NO_ACCOUNT)
@@ -221,7 +223,7 @@ class AccountCommands:
         return await self.delete(account.id, even_if_last=even_if_last, request_id=request_id)
 
     async def leave(self, context: Context, account_id: str, *, even_if_last: bool = False) -> None:
-        """End the account's membership in the context's organization (NotFound, LastMember)."""
+        """End the account's membership in the context's organization. Raises NotFound or LastMember."""
         event = ev.OrganizationLeft(**event_fields(context), account_id=account_id, even_if_last=even_if_last)
         if await record(self._control, self._view, event):
             return
@@ -245,7 +247,7 @@ class AccountCommands:
         await record(self._control, self._view, event)
 
     async def create_organization(self, account_id: str, *, name: str, request_id: str = "") -> Organization:
-        """Create an organization with this account as its member (Refused, QuotaReached)."""
+        """Create an organization with this account as its member. Raises Refused or QuotaReached."""
         state = self._view.state
         joined = sum(1 for _ in state.organizations_of(account_id))
         if joined >= ORGANIZATIONS_MAX:
@@ -258,7 +260,7 @@ class AccountCommands:
         return await self.join(account_id, made.id, request_id=request_id)
 
     async def join(self, account_id: str, organization_id: str, *, request_id: str = "") -> Organization:
-        """Add the account to the organization as a member (NotFound)."""
+        """Add the account to the organization as a member. Raises NotFound."""
         context = Context(
             organization_id=organization_id, actor=_actor(account_id, request_id), request_id=request_id, at_ms=now_ms()
         )

@@ -84,8 +84,8 @@ async def find_message(log: Log, queue: Queue, message_id: str) -> StoredMessage
 async def newest_messages(
     log: Log, queue: Queue, *, begin: Sequence[int], end: Sequence[int], limit: int
 ) -> tuple[list[StoredMessage], list[int]]:
-    """Return a page of the queue's messages as they are now, without deleted ones; see MessageLog.newest
-    (LogUnavailable).
+    """Return a page of the queue's messages as they are now, without deleted ones; see MessageLog.newest.
+    Raises LogUnavailable.
     """
     while True:
         values, rest = await log.messages.newest(
@@ -141,7 +141,7 @@ async def delete_message(
     """Delete a message. Return it as it was, and by listener id the state of its delivery.
 
     `delivered`: the listener has it. `cancelled`: it does not get it. `unknown`: it may have it already.
-    if_match, count: as for update_message() (NotFound, Changed, LogUnavailable, InDoubt).
+    if_match, count: as for update_message(). Raises NotFound, Changed, LogUnavailable or InDoubt.
     """
     found = await find_message(log, queue, message_id)
     event = MessageDeleted(**_of(context, found), if_version=_expected(found, if_match))
@@ -182,7 +182,9 @@ async def _change(
 
 
 def _expected(found: StoredMessage, if_match: Versions | None) -> int | UnsetType:
-    """Return the version that the event is for, because another process may change the message first (Changed)."""
+    """Return the version that the event is for, because another process may change the message first.
+    Raises Changed.
+    """
     if if_match is None:
         return UNSET
     if found.version not in if_match:

@@ -65,7 +65,7 @@ def event_fields(context: Context) -> codec.Fields:
 
 
 async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -> Queue:
-    """Find the queue (NotFound). Before a miss is reported, catch up with the log: another process may have just
+    """Find the queue. Raises NotFound. Before a miss is reported, catch up with the log: another process may have just
     created it.
     """
     queue = view.state.queue(organization_id, queue_id)
@@ -78,7 +78,7 @@ async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -
 
 
 async def find_listener(view: DirectoryView, organization_id: str, queue_id: str, listener_id: str) -> Listener:
-    """Find the queue's listener (NotFound). A miss is checked, as in find_queue()."""
+    """Find the queue's listener. Raises NotFound. A miss is checked, as in find_queue()."""
     listener = view.state.listener(organization_id, listener_id)
     if listener is None and _UUID.fullmatch(listener_id):
         await view.caught_up()
@@ -89,7 +89,7 @@ async def find_listener(view: DirectoryView, organization_id: str, queue_id: str
 
 
 def queue_now(view: DirectoryView, context: Context, queue_id: str) -> Queue:
-    """Return the queue from memory, because it existed a moment ago (NotFound)."""
+    """Return the queue from memory, because it existed a moment ago. Raises NotFound."""
     queue = view.state.queue(context.organization_id, queue_id)
     if queue is None:
         raise NotFound("No queue of this organization has this ID.")
@@ -111,7 +111,7 @@ async def record(control: ControlLog, view: DirectoryView, event: ControlEvent) 
 
 
 def expected_version(item: Queue | Listener, if_match: Versions | None) -> int | UnsetType:
-    """Return the version that the event is for, because another process may change the item first (Changed)."""
+    """Return the version that the event is for, because another process may change the item first. Raises Changed."""
     if if_match is None:
         return UNSET
     if item.version not in if_match:

@@ -125,7 +125,7 @@ class Idempotency:
         return await self._append(held, puts, await self._find(held, puts))
 
     async def _claim(self, digest: bytes, mine: PutClaimed) -> Claim:
-        """Append the claim. Return the claim that holds the key now: this one or an earlier one (StorageFull)."""
+        """Append the claim. Return the claim that holds the key now: this one or an earlier one. Raises StorageFull."""
         self._check_room(mine.organization_id)
         self._count(mine.organization_id, len(encode(mine)))
         await self._claims.append(mine)

@@ -94,7 +94,7 @@ class ListenerCommands:
     async def create_listener(
         self, context: Context, queue_id: str, asked: ListenerInput, *, tunnel: bool = False
     ) -> tuple[Listener, str]:
-        """Create a listener. Return it with its signing secret (Refused, NameTaken, NotFound).
+        """Create a listener. Return it with its signing secret. Raises Refused, NameTaken or NotFound.
 
         tunnel: the URLs are this program's own (api/tunnel.py), not a client's.
         """
@@ -137,7 +137,7 @@ class ListenerCommands:
         if_match: Versions | None = None,
         tunnel: bool = False,
     ) -> Listener:
-        """Update the given values of the listener (Refused, NameTaken, NotFound, Changed).
+        """Update the given values of the listener. Raises Refused, NameTaken, NotFound or Changed.
 
         The event has all values, so it counts for one version only. If another change came first, and no version was
         asked for, it is made again from the new state (Unavailable when that repeats too often).
@@ -182,7 +182,7 @@ class ListenerCommands:
     async def delete_listener(
         self, context: Context, queue_id: str, listener_id: str, *, if_match: Versions | None = None
     ) -> None:
-        """Delete the listener and cancel its deliveries (NotFound, Changed)."""
+        """Delete the listener and cancel its deliveries. Raises NotFound or Changed."""
         if if_match is not None:
             await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
@@ -193,7 +193,7 @@ class ListenerCommands:
             check_version(self._listener_now(context, listener_id), if_version)
 
     async def pause_listener(self, context: Context, queue_id: str, listener_id: str, *, reason: str) -> Listener:
-        """Pause the listener. Record nothing if it is paused already (NotFound)."""
+        """Pause the listener. Record nothing if it is paused already. Raises NotFound."""
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
         if listener.paused is None:
@@ -201,7 +201,7 @@ class ListenerCommands:
         return self._listener_now(context, listener_id)
 
     async def resume_listener(self, context: Context, queue_id: str, listener_id: str) -> Listener:
-        """Resume the listener. Record nothing if it is not paused (NotFound)."""
+        """Resume the listener. Record nothing if it is not paused. Raises NotFound."""
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
         if listener.paused is not None:
@@ -211,7 +211,7 @@ class ListenerCommands:
     async def redrive_listener(
         self, context: Context, queue_id: str, listener_id: str, message_ids: Sequence[str]
     ) -> None:
-        """Redrive the listener's retrying and parked deliveries, of these messages or all (NotFound)."""
+        """Redrive the listener's retrying and parked deliveries, of these messages or all. Raises NotFound."""
         await find_listener(self._view, context.organization_id, queue_id, listener_id)
         event = ev.ListenerRedriven(
             **event_fields(context), listener_id=listener_id, message_ids=tuple(dict.fromkeys(message_ids))
@@ -291,7 +291,7 @@ def _check_headers_named(listener: Listener, asked: ListenerInput) -> None:
 
 
 def signing_secret(asked: str | None) -> str:
-    """Return the requested secret, or a new one (Refused)."""
+    """Return the requested secret, or a new one. Raises Refused."""
     if asked is None:
         return signing.secret_text(os.urandom(_SIGNING_BYTES))
     try:

@@ -108,6 +108,6 @@ async def _check_queues(view: DirectoryView, organization_id: str, queue_ids: Se
 
 
 async def revoke_key(control: ControlLog, view: DirectoryView, context: Context, key_id: str) -> None:
-    """Revoke the key in every process as soon as it has folded the event (NotFound)."""
+    """Revoke the key in every process as soon as it has folded the event. Raises NotFound."""
     if not await record(control, view, ev.KeyRevoked(**event_fields(context), key_id=key_id)):
         raise NotFound("No API key of this organization has this ID.")

@@ -161,7 +161,7 @@ def new_put(
     deliver_at: datetime | None = None,
     count: Count | None = None,
 ) -> Put:
-    """Check and prepare a message (Refused)."""
+    """Check and prepare a message. Raises Refused."""
     if len(data) * _UTF8_BYTES_A_CHAR_MAX > DATA_BYTES_MAX and len(data.encode()) > DATA_BYTES_MAX:
         raise Refused(f"The data is too long: at most {DATA_BYTES_MAX} bytes of UTF-8 are allowed.", pointer="/data")
     if name is not None and (reason := refuse_name(name)) is not None:
@@ -191,7 +191,7 @@ async def put_message(
     deliver_at: datetime | None = None,
     count: Count | None = None,
 ) -> Put:
-    """Put a message, and return it once all in-sync replicas have it (Refused, LogUnavailable, InDoubt)."""
+    """Put a message, and return it once all in-sync replicas have it. Raises Refused, LogUnavailable or InDoubt."""
     put = new_put(queue, data, name, ordering_key, actor, request_id, deliver_at, count)
     await log.append(put.build, ordering_key=ordering_key, size=len(data))
     return put

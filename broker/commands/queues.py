@@ -41,7 +41,7 @@ class QueueCommands:
         self._queues_max = queues_max
 
     async def create_queue(self, context: Context, *, name: str) -> Queue:
-        """Create a queue (Refused, NameTaken)."""
+        """Create a queue. Raises Refused or NameTaken."""
         check_name(name)
         await self._check_queue_name_free(context.organization_id, name, None)
         if self._view.state.queue_count(context.organization_id) >= self._queues_max:
@@ -54,7 +54,7 @@ class QueueCommands:
     async def rename_queue(
         self, context: Context, queue_id: str, *, name: str, if_match: Versions | None = None
     ) -> Queue:
-        """Rename the queue (Refused, NameTaken, NotFound, Changed)."""
+        """Rename the queue. Raises Refused, NameTaken, NotFound or Changed."""
         check_name(name)
         await self._view.caught_up()
         queue = await find_queue(self._view, context.organization_id, queue_id)
@@ -72,7 +72,7 @@ class QueueCommands:
         return queue
 
     async def delete_queue(self, context: Context, queue_id: str, *, if_match: Versions | None = None) -> None:
-        """End the queue and its listeners (NotFound, Changed)."""
+        """End the queue and its listeners. Raises NotFound or Changed."""
         if if_match is not None:
             await self._view.caught_up()
         if_version = expected_version(await find_queue(self._view, context.organization_id, queue_id), if_match)

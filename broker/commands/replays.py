@@ -69,7 +69,7 @@ class ReplayCommands:
         self._allow_networks = allow_networks
 
     async def plan(self, context: Context, listener: Listener, asked: ReplayInput) -> ev.ReplayStarted:
-        """Return the replay as it would begin now, without recording it (Refused, LogUnavailable)."""
+        """Return the replay as it would begin now, without recording it. Raises Refused or LogUnavailable."""
         self._check(asked)
         to_ms = context.at_ms if asked.to_ms is None else asked.to_ms
         if to_ms <= asked.from_ms:
@@ -119,7 +119,7 @@ class ReplayCommands:
         asked: ReplayInput,
         count: Count = lambda _, __: None,
     ) -> Replay:
-        """Begin a replay (Refused, NotFound, LogUnavailable).
+        """Begin a replay. Raises Refused, NotFound or LogUnavailable.
 
         count: called with the organization and the bytes of the picked offsets in the event; it may raise.
         """
@@ -141,7 +141,7 @@ class ReplayCommands:
         return self._now(event)
 
     async def find(self, organization_id: str, queue_id: str, listener_id: str, replay_id: str) -> Replay:
-        """Find the listener's replay (NotFound)."""
+        """Find the listener's replay. Raises NotFound."""
         await find_listener(self._view, organization_id, queue_id, listener_id)
         replay = self._view.state.replays.find(organization_id, replay_id)
         if replay is None or replay.listener_id != listener_id:
@@ -167,7 +167,7 @@ class ReplayCommands:
         return await self._change(ev.ReplayCancelled(**event_fields(context), replay_id=replay.id))
 
     async def progress(self, replay: Replay) -> float:
-        """Return the replay's progress through its range of the log, 0 to 1 (LogUnavailable)."""
+        """Return the replay's progress through its range of the log, 0 to 1. Raises LogUnavailable."""
         spans = {
             number: (start, end)
             for number, (start, end) in enumerate(zip(replay.start_offsets, replay.end_offsets, strict=True))

@@ -29,14 +29,16 @@ class SecretCommands:
         self._sealer = sealer
 
     async def show(self, context: Context, queue_id: str, listener_id: str) -> tuple[Listener, str]:
-        """Return the listener and its newest secret (NotFound)."""
+        """Return the listener and its newest secret. Raises NotFound."""
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
         return listener, self._sealer.open(listener.sealed_secret)
 
     async def rotate(
         self, context: Context, queue_id: str, listener_id: str, *, secret: str | None, overlap_s: int
     ) -> tuple[Listener, str]:
-        """Give the listener a new secret. Former ones also sign for overlap_s (Refused, QuotaReached, NotFound)."""
+        """Give the listener a new secret. Former ones also sign for overlap_s.
+        Raises Refused, QuotaReached or NotFound.
+        """
         new = signing_secret(secret)
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)

@@ -120,8 +120,8 @@ def decode_message(value: bytes) -> MessagePut:
 
 
 def message_texts(value: bytes) -> MessageTexts:
-    """Decode a record like decode_message(), but leave the texts encoded, because they are only joined again
-    (UnknownEvent).
+    """Decode a record like decode_message(), but leave the texts encoded, because they are only joined again.
+    Raises UnknownEvent.
     """
     try:
         texts = _message_texts.decode(value)

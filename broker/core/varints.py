@@ -18,7 +18,7 @@ def pack(numbers: Iterable[int]) -> str:
 
 
 def unpack(text: str) -> list[int]:
-    """Unpack the numbers of a text that pack() made (ValueError)."""
+    """Unpack the numbers of a text that pack() made. Raises ValueError."""
     return _numbers(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True))
 
 

@@ -49,7 +49,7 @@ class Fence:
         self._asked_at = asked_at
 
     async def assure(self) -> None:
-        """Make sure that no other worker owns the partitions yet (LogUnavailable).
+        """Make sure that no other worker owns the partitions yet. Raises LogUnavailable.
 
         Kafka is asked only when its last answer is too old. Callers at the same time share one answer.
         """

@@ -36,7 +36,8 @@ class LogReader(Protocol):
         bytes_max: int = 1 << 20,
         worth: Callable[[bytes], bool] | None = None,
     ) -> FetchResult:
-        """Fetch records from an offset on, at least one if there is any (OffsetTooOld, LogDamaged, LogUnavailable).
+        """Fetch records from an offset on, at least one if there is any.
+        Raises OffsetTooOld, LogDamaged or LogUnavailable.
 
         worth: whether any record in these bytes may be wanted. If not, all of them may be left out.
         """
@@ -44,13 +45,13 @@ class LogReader(Protocol):
     def walk(
         self, topic: str, partition: int, offset: int, end: int, *, pass_damaged: bool = False
     ) -> AsyncIterator[Record]:
-        """Yield the records in [offset, end) (LogUnavailable). end: known to be there.
+        """Yield the records in [offset, end). Raises LogUnavailable. end: known to be there.
 
         pass_damaged: go on after what can't be read; else LogDamaged.
         """
 
     async def delete_before(self, topic: str, partition: int, offset: int) -> None:
-        """Delete the partition's records before this offset (LogUnavailable)."""
+        """Delete the partition's records before this offset. Raises LogUnavailable."""
 
 
 class Appender(Protocol):
@@ -76,14 +77,14 @@ class Messages(Protocol):
     def name(self) -> str: ...
 
     async def end_offsets(self) -> Sequence[int]:
-        """Return the end offset of each partition (LogUnavailable)."""
+        """Return the end offset of each partition. Raises LogUnavailable."""
 
 
 class Control(Protocol):
     """The topic `control`."""
 
     async def append(self, event: ControlEvent) -> int:
-        """Return the event's offset, once it is stored (LogUnavailable, InDoubt)."""
+        """Return the event's offset, once it is stored. Raises LogUnavailable or InDoubt."""
 
 
 class Changes(Protocol):
@@ -93,13 +94,13 @@ class Changes(Protocol):
     def name(self) -> str: ...
 
     async def end_offsets(self, partitions: list[int]) -> Mapping[int, int]:
-        """Return the end offset of each partition (LogUnavailable)."""
+        """Return the end offset of each partition. Raises LogUnavailable."""
 
     def since(self, partition: int, at_ms: int, begin: int, end: int) -> AsyncIterator[tuple[int, int, MessageChange]]:
-        """Yield (offset, recorded at, event) of the changes since a time, in [begin, end) (LogUnavailable)."""
+        """Yield (offset, recorded at, event) of the changes since a time, in [begin, end). Raises LogUnavailable."""
 
     async def at(self, partition: int, offset: int) -> MessageChange | None:
-        """Return the change at this offset; None when it no longer exists (LogUnavailable)."""
+        """Return the change at this offset; None when it no longer exists. Raises LogUnavailable."""
 
 
 class DeliveryLog(Protocol):
@@ -128,7 +129,7 @@ class Membership(Protocol):
     """A member of the workers' group, and the newest end of `messages` in the partitions that it owns."""
 
     async def start(self, gained: Gained, given_up: GivenUp) -> None:
-        """Join the group (LogUnavailable).
+        """Join the group. Raises LogUnavailable.
 
         gained: called when the group has agreed; nothing is read before begin().
         given_up: awaited before another member may own these partitions.
@@ -160,23 +161,23 @@ class CursorStore(Protocol):
     """The cursors of all listeners."""
 
     async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> dict[str, dict[int, Cursor]]:
-        """Return by listener and partition the cursor stored last; nothing where none was (LogUnavailable)."""
+        """Return by listener and partition the cursor stored last; nothing where none was. Raises LogUnavailable."""
 
     async def store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
         """Store cursors, those of a listener together. NotStored is raised when all requests have ended."""
 
     async def listeners(self) -> set[str]:
-        """Return the ids of all listeners that have cursors, including ended ones (LogUnavailable)."""
+        """Return the ids of all listeners that have cursors, including ended ones. Raises LogUnavailable."""
 
     async def delete(self, listener_id: str) -> None:
-        """Forget a listener's cursors (LogUnavailable)."""
+        """Forget a listener's cursors. Raises LogUnavailable."""
 
 
 class ChangeFeed(Protocol):
     """The newest end of `changes`."""
 
     async def start(self) -> None:
-        """Connect (LogUnavailable)."""
+        """Connect. Raises LogUnavailable."""
 
     async def stop(self) -> None: ...
 

@@ -76,7 +76,7 @@ class Positions:
 
 
 async def read_positions(kafka: Ports, listeners: Iterable[Listener], partitions: Collection[int]) -> Positions:
-    """Read the positions of these listeners on these partitions (LogUnavailable)."""
+    """Read the positions of these listeners on these partitions. Raises LogUnavailable."""
     known, messages = list(listeners), kafka.log.messages
     cursors = await kafka.cursors.load([listener.id for listener in known], partitions)
     ends = await messages.end_offsets()

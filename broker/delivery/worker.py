@@ -110,7 +110,7 @@ class Worker:
         return self._view.state
 
     async def start(self) -> None:
-        """Join the group, load the cursors of the assigned partitions, and begin to deliver (LogUnavailable)."""
+        """Join the group, load the cursors of the assigned partitions, and begin to deliver. Raises LogUnavailable."""
         await self.kafka.changes.start()
         await self.kafka.membership.start(self._gained, self._given_up)
         loops = {

@@ -54,8 +54,8 @@ class Appender:
         await self._bounded([write(partition, records) for partition, records in outcomes.items()])
 
     async def append_one(self, partition: int, key: bytes, value: bytes, *, urgent: bool = False) -> int:
-        """Append a record. Return its offset, or -1 when Kafka recognizes a repeat and no longer knows its place
-        (Unavailable).
+        """Append a record. Return its offset, or -1 when Kafka recognizes a repeat and no longer knows its place.
+        Raises Unavailable.
 
         urgent: as for the event (broker/core/events.py).
         """

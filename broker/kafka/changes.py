@@ -174,13 +174,13 @@ class ChangesTopic:
         return {number: (first, ends[number]) for number, first in firsts.items() if first < ends[number]}
 
     async def end_offsets(self, partitions: list[int]) -> dict[int, int]:
-        """Return the end offset of each partition (LogUnavailable)."""
+        """Return the end offset of each partition. Raises LogUnavailable."""
         return await self._requests.offsets(self._topic.name, dict.fromkeys(partitions, LATEST))
 
     async def since(
         self, partition: int, at_ms: int, begin: int, end: int
     ) -> AsyncIterator[tuple[int, int, MessageChange]]:
-        """Yield (offset, recorded at, event) of the changes since a time, in [begin, end) (LogUnavailable).
+        """Yield (offset, recorded at, event) of the changes since a time, in [begin, end). Raises LogUnavailable.
 
         An unreadable change is skipped and not honored.
         """
@@ -192,7 +192,7 @@ class ChangesTopic:
                 yield record.offset, record.timestamp, event
 
     async def at(self, partition: int, offset: int) -> MessageChange | None:
-        """Return the change at this offset; None when it no longer exists (LogUnavailable)."""
+        """Return the change at this offset; None when it no longer exists. Raises LogUnavailable."""
         async for record in self._walk(partition, offset, offset + 1):
             event = _decoded(record.value)
             return event if isinstance(event, MessageChange) else None

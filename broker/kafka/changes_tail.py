@@ -39,7 +39,7 @@ class ChangesTail:
         self._follows = asyncio.Event()
 
     async def start(self) -> None:
-        """Connect (LogUnavailable)."""
+        """Connect. Raises LogUnavailable."""
         self._consumer = AIOKafkaConsumer(
             **await reachable(self._kafka),
             enable_auto_commit=False,

@@ -77,5 +77,5 @@ class ControlTopic:
                 )
 
     async def end_offset(self) -> int:
-        """Return the end offset (LogUnavailable)."""
+        """Return the end offset. Raises LogUnavailable."""
         return (await self._requests.offsets(self._topic, {0: LATEST}))[0]

@@ -32,7 +32,9 @@ class KafkaCursors:
         self._semaphore = asyncio.Semaphore(_UNDER_WAY_MAX)
 
     async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> dict[str, dict[int, Cursor]]:
-        """Load the last stored cursors by listener and partition; those never stored are left out (LogUnavailable)."""
+        """Load the last stored cursors by listener and partition; those never stored are left out.
+        Raises LogUnavailable.
+        """
         wanted = list(partitions)
 
         async def one(listener_id: str) -> tuple[str, dict[int, Cursor]]:
@@ -68,11 +70,11 @@ class KafkaCursors:
             raise NotStored(failed)
 
     async def listeners(self) -> set[str]:
-        """Return the ids of all listeners that have cursors, including ended ones (LogUnavailable)."""
+        """Return the ids of all listeners that have cursors, including ended ones. Raises LogUnavailable."""
         found = (group_listener(self._kafka, group) for group in await self._requests.groups.names())
         return {listener_id for listener_id in found if listener_id is not None}
 
     async def delete(self, listener_id: str) -> None:
-        """Forget a listener's cursors (LogUnavailable)."""
+        """Forget a listener's cursors. Raises LogUnavailable."""
         async with self._semaphore:
             await self._requests.groups.delete(listener_group(self._kafka, listener_id))

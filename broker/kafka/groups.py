@@ -61,7 +61,7 @@ class KafkaGroups:
         *,
         member: tuple[int, str] = _NO_MEMBER,
     ) -> None:
-        """Commit (offset, metadata) by partition for a group (LogUnavailable).
+        """Commit (offset, metadata) by partition for a group. Raises LogUnavailable.
 
         member: generation and id of one of its members; LogUnavailable when it is not one. By default the group has no
             members.
@@ -95,7 +95,8 @@ class KafkaGroups:
         return await self._retried(ask, group)
 
     async def expel(self, group: str, client_id: str) -> int:
-        """Remove the members with this client id from a group at once. Return how many there were (LogUnavailable).
+        """Remove the members with this client id from a group at once. Return how many there were.
+        Raises LogUnavailable.
 
         A member that is alive after all joins again by itself.
         """
@@ -114,7 +115,7 @@ class KafkaGroups:
         return await self._retried(ask, group)
 
     async def assignments(self, group: str, topic: str) -> list[set[int]]:
-        """List each member's partitions of a topic; empty while the group rebalances (LogUnavailable)."""
+        """List each member's partitions of a topic; empty while the group rebalances. Raises LogUnavailable."""
 
         async def ask() -> list[set[int]]:
             answer = await self._ask_coordinator(group, DescribeGroupsRequest([group]))
@@ -130,7 +131,7 @@ class KafkaGroups:
         return await self._retried(ask, group)
 
     async def names(self) -> set[str]:
-        """Return the names of all groups of the cluster, whichever broker coordinates them (LogUnavailable)."""
+        """Return the names of all groups of the cluster, whichever broker coordinates them. Raises LogUnavailable."""
 
         async def ask() -> set[str]:
             nodes = [broker.nodeId for broker in self._client.cluster.brokers()]
@@ -142,7 +143,7 @@ class KafkaGroups:
         return await self._requests.retried(ask)
 
     async def delete(self, group: str) -> None:
-        """Delete a group and its committed offsets, if it exists (LogUnavailable)."""
+        """Delete a group and its committed offsets, if it exists. Raises LogUnavailable."""
 
         async def ask() -> None:
             answer = await self._ask_coordinator(group, DeleteGroupsRequest([group]))

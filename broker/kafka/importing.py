@@ -33,7 +33,7 @@ async def is_begun(kafka: KafkaSettings, manifest_sha256: str) -> bool:
 
 
 async def begin(kafka: KafkaSettings, manifest_sha256: str) -> None:
-    """Mark the log as incomplete while an import runs (LogUnavailable)."""
+    """Mark the log as incomplete while an import runs. Raises LogUnavailable."""
     mark = NewTopic(import_mark(kafka, manifest_sha256), 1, kafka.replication)
     try:
         async with connected(client_options(kafka)) as admin:
@@ -43,7 +43,7 @@ async def begin(kafka: KafkaSettings, manifest_sha256: str) -> None:
 
 
 async def end(kafka: KafkaSettings, manifest_sha256: str) -> None:
-    """Remove the mark of an import that has finished (LogUnavailable)."""
+    """Remove the mark of an import that has finished. Raises LogUnavailable."""
     try:
         async with connected(client_options(kafka)) as admin:
             answer = await admin.delete_topics([import_mark(kafka, manifest_sha256)], timeout_ms=_WITHIN_MS)
@@ -55,7 +55,9 @@ async def end(kafka: KafkaSettings, manifest_sha256: str) -> None:
 
 
 async def refuse_unfinished(kafka: KafkaSettings) -> None:
-    """Raise ConfigurationError while an import is unfinished. For programs that read whole topics (LogUnavailable)."""
+    """Raise ConfigurationError while an import is unfinished. For programs that read whole topics.
+    Raises LogUnavailable.
+    """
     refuse_half_import(kafka, await _topic_names(kafka))
 
 

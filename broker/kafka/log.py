@@ -56,7 +56,7 @@ class KafkaLog:
         self.changes.refuse(refusal)
 
     async def start(self) -> None:
-        """Connect (LogUnavailable)."""
+        """Connect. Raises LogUnavailable."""
         await self.requests.start(self._topics)
         await self._producer.start()
         self._writer.start()

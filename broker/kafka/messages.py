@@ -79,7 +79,7 @@ class MessagesTopic:
         return self.writer.some_partition()
 
     async def end_offsets(self) -> tuple[int, ...]:
-        """Return the end offset of each partition (LogUnavailable)."""
+        """Return the end offset of each partition. Raises LogUnavailable."""
         found = await self._requests.offsets(self._topic, dict.fromkeys(range(self._partitions), LATEST))
         return tuple(found[partition] for partition in range(self._partitions))
 

@@ -105,7 +105,7 @@ class KafkaOutstanding:
     ) -> Mapping[str, OutstandingDelivery] | None:
         """Return a message's outstanding deliveries by listener id; None when more than reads_max would be needed.
 
-        All listeners belong to one organization (Unavailable).
+        All listeners belong to one organization. Raises Unavailable.
         """
         by_key = {_prefix(one) + message_id.encode(): one for one in listeners}
         found: dict[str, OutstandingDelivery] = {}
@@ -128,7 +128,7 @@ class KafkaOutstanding:
         """Return a message of which a delivery here has a copy: its offset in `messages` and its `message.put`.
 
         It serves messages that the log no longer holds. None: no delivery of it is outstanding, or it belongs to
-        another organization (Unavailable).
+        another organization. Raises Unavailable.
         """
         found: dict[bytes, bytes | None] = {}
         ending = _SEPARATOR + message_id.encode()

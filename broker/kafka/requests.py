@@ -58,7 +58,7 @@ class KafkaRequests:
         self.given_up: Callable[[LogDamaged], bool] = lambda _: False
 
     async def start(self, topics: Iterable[str]) -> None:
-        """Connect, and keep the metadata of these topics (LogUnavailable, ConfigurationError)."""
+        """Connect, and keep the metadata of these topics. Raises LogUnavailable or ConfigurationError."""
         options = await reachable(self._kafka)
         self.client = AIOKafkaClient(**options, request_timeout_ms=self._timeout_ms)
         try:
@@ -184,7 +184,7 @@ class KafkaRequests:
         return None
 
     async def check_copies(self, topic: str, partition: int, offset: int, end: int) -> None:
-        """Read what the followers have of [offset, end), and note bad copies as a read does (LogUnavailable).
+        """Read what the followers have of [offset, end), and note bad copies as a read does. Raises LogUnavailable.
 
         A follower that is behind is read up to where it is.
         """
@@ -263,7 +263,7 @@ class KafkaRequests:
         pass_damaged: bool = False,
         pass_given_up: bool = False,
     ) -> AsyncIterator[Record]:
-        """Yield the records in [offset, end), one read at a time (LogUnavailable).
+        """Yield the records in [offset, end), one read at a time. Raises LogUnavailable.
 
         end: known to exist. A new leader may report an earlier end for a while; that is waited for.
         pass_damaged: continue after unreadable ranges, which on_damage() is told; otherwise LogDamaged.
@@ -282,7 +282,7 @@ class KafkaRequests:
                 yield record
 
     async def delete_before(self, topic: str, partition: int, offset: int) -> None:
-        """Delete the partition's records before this offset (LogUnavailable)."""
+        """Delete the partition's records before this offset. Raises LogUnavailable."""
 
         async def ask() -> None:
             request = DeleteRecordsRequest([(topic, [(partition, offset)])], self._timeout_ms)
@@ -299,7 +299,7 @@ class KafkaRequests:
         return leader
 
     async def retried(self, ask: Callable[[], Awaitable[T]], *, failed: Callable[[], None] = lambda: None) -> T:
-        """Return what `ask` does, tried again until timeout_ms is over (LogUnavailable).
+        """Return what `ask` does, tried again until timeout_ms is over. Raises LogUnavailable.
 
         failed: called after each failure, before the next try.
         """

@@ -22,7 +22,7 @@ _FILL_AT_ONCE: Final = 100_000
 
 
 async def fill(kafka: KafkaSettings, topic: str, partition: int, count: int, *, at_ms: int = 0) -> None:
-    """Write this many empty records, a few bytes each, which will be deleted (LogUnavailable)."""
+    """Write this many empty records, a few bytes each, which will be deleted. Raises LogUnavailable."""
     nothing = Record(0, at_ms, None, b"", ())
     async with Restorer(kafka, compression="gzip") as restorer:
         for begin in range(0, count, _FILL_AT_ONCE):
@@ -30,7 +30,7 @@ async def fill(kafka: KafkaSettings, topic: str, partition: int, count: int, *, 
 
 
 class Restorer:
-    """A producer that restores partitions. It is an async context manager (LogUnavailable)."""
+    """A producer that restores partitions. It is an async context manager. Raises LogUnavailable."""
 
     def __init__(self, kafka: KafkaSettings, *, compression: str | None = None) -> None:
         self._producer = AIOKafkaProducer(
@@ -54,7 +54,7 @@ class Restorer:
         await self._producer.stop()
 
     async def append(self, topic: str, partition: int, records: Sequence[Record]) -> int:
-        """Append records. Return the first one's offset once all in-sync replicas have them (LogUnavailable)."""
+        """Append records. Return the first one's offset once all in-sync replicas have them. Raises LogUnavailable."""
         first = -1
         try:
             for batch in self._batches(records):

@@ -41,7 +41,7 @@ async def scan(
     patience_s: float | None = 0.0,
     ahead: bool = False,
 ) -> AsyncGenerator[FetchResult, None]:
-    """Yield the results of reads from an offset on, without records at or after the end (LogUnavailable).
+    """Yield the results of reads from an offset on, without records at or after the end. Raises LogUnavailable.
 
     The next read begins at next_offset of the last result.
     end: None: the partition's end, as each read reports it. Otherwise it is known to exist. If compaction has left

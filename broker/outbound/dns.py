@@ -62,7 +62,7 @@ Ask = Callable[[str], list[str]]
 
 
 def ask_system(host: str) -> list[str]:
-    """Return the addresses of a host from the system's resolver. It blocks (OSError, UnicodeError)."""
+    """Return the addresses of a host from the system's resolver. It blocks. Raises OSError or UnicodeError."""
     return [str(sockaddr[0]) for *_, sockaddr in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
 
 

@@ -40,7 +40,9 @@ class ListenerTest(NamedTuple):
 async def try_out(
     sealer: Sealer, queue: Queue, listener: Listener, resolver: Resolver, tls: ssl.SSLContext
 ) -> ListenerTest:
-    """Send the listener a message with the header `everput-test: true` and wait for its answer (ConfigurationError)."""
+    """Send the listener a message with the header `everput-test: true` and wait for its answer.
+    Raises ConfigurationError.
+    """
     opened = open_listener(sealer, listener)
     target = parse_url(listener.notify_url)
     at_ms = time.time_ns() // 1_000_000

@@ -121,7 +121,7 @@ def _begins(folder: Path, made: Manifest) -> dict[tuple[str, int], int]:
     """Return, by topic and partition, the first offset where it is not 0, because retention has removed what was
     before.
 
-    Other events and cursors name messages' offsets, so these must stay the same (ConfigurationError).
+    Other events and cursors name messages' offsets, so these must stay the same. Raises ConfigurationError.
     """
     found = {}
     places = [(one.topic, one.partition, one.first, one.rows) for one in made.files if one.topic not in _SHIFTING]

@@ -77,7 +77,7 @@ class Checkpoints:
         self._stored.pop(listener_id, None)
 
     async def last(self) -> None:
-        """Make the last checkpoint, without pauses, before the partitions are given up (LogUnavailable).
+        """Make the last checkpoint, without pauses, before the partitions are given up. Raises LogUnavailable.
 
         When it returns, the worker owned the partitions to the end of it.
         """
@@ -111,7 +111,7 @@ class Checkpoints:
                     return
 
     async def run(self) -> None:
-        """Make a checkpoint a second, for ever (Suspended)."""
+        """Make a checkpoint a second, for ever. Raises Suspended."""
         while True:
             await self._pause()
             try:
@@ -131,7 +131,7 @@ class Checkpoints:
             )
 
     async def checkpoint(self, *, pause_s: float = 0.0) -> None:
-        """Write the outcomes and commit the cursors of all streams that have changed (LogUnavailable).
+        """Write the outcomes and commit the cursors of all streams that have changed. Raises LogUnavailable.
 
         pause_s: between some commits and the next.
         """

@@ -49,7 +49,7 @@ class DamagedDeliveries:
         self._assure = assure
 
     async def park(self, partition: int, ranges: Iterable[tuple[Listener, int, int]]) -> list[KeptDelivery]:
-        """Write that these listeners may have deliveries at these offsets, first and last (LogUnavailable).
+        """Write that these listeners may have deliveries at these offsets, first and last. Raises LogUnavailable.
 
         The caller enters the records if it still owns the partition then.
         """
@@ -60,7 +60,7 @@ class DamagedDeliveries:
         return list(events)
 
     async def park_again(self, entry: OutstandingEntry) -> None:
-        """Park an entry whose message can't be read (LogUnavailable)."""
+        """Park an entry whose message can't be read. Raises LogUnavailable."""
         dispatcher = self._dispatchers.get(entry.listener_id)
         if dispatcher is None:
             return

@@ -69,7 +69,7 @@ class Outcomes:
 
 
 async def outcomes_of(requests: LogReader, topic: str, partition: int) -> Outcomes:
-    """Read all of a partition of `deliveries` (LogUnavailable)."""
+    """Read all of a partition of `deliveries`. Raises LogUnavailable."""
     found = Outcomes()
     at, end = [(await requests.offsets(topic, {partition: moment}))[partition] for moment in (EARLIEST, LATEST)]
     while at < end:
@@ -86,7 +86,8 @@ async def outcomes_of(requests: LogReader, topic: str, partition: int) -> Outcom
 async def rebuilt(
     requests: LogReader, topic: str, partition: int, outcomes: Outcomes, streams: Streams, *, at_once: int
 ) -> AsyncIterator[dict[Key, OutstandingEntry]]:
-    """Yield the outstanding deliveries of the streams, some at a time, in the order of `messages` (LogUnavailable).
+    """Yield the outstanding deliveries of the streams, some at a time, in the order of `messages`.
+    Raises LogUnavailable.
 
     topic: the name of `messages`.
     If outcomes are unreadable, a delivery without an outcome is parked as unread.

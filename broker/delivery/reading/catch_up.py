@@ -31,7 +31,7 @@ class Source(Protocol):
     async def fetch(
         self, partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]
     ) -> tuple[Sequence[Message], int]:
-        """Read up to bytes_max of the log from an offset on, at least one message (LogUnavailable).
+        """Read up to bytes_max of the log from an offset on, at least one message. Raises LogUnavailable.
 
         Returns the messages of these queues, and the offset to read on from. Where the log begins after the offset, it
         is read from its beginning.
@@ -40,7 +40,7 @@ class Source(Protocol):
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatching, int, int]]) -> bool:
         """Park the deliveries that these listeners may have at these offsets, in `outstanding`.
 
-        Return whether the partition was still owned when that was done (LogUnavailable).
+        Return whether the partition was still owned when that was done. Raises LogUnavailable.
         """
 
 

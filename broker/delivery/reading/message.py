@@ -40,7 +40,7 @@ class Message:
         self._change = -1
 
     def body(self, queue: Queue) -> bytes:
-        """`{"queue":{"id","name"},"message":{"id","name","data"}}`, encoded at the first call (UnknownEvent)."""
+        """`{"queue":{"id","name"},"message":{"id","name","data"}}`, encoded at the first call. Raises UnknownEvent."""
         if self._value is not None:
             texts = message_texts(self._value)
             self.key = texts.key

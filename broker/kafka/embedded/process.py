@@ -282,7 +282,9 @@ def _last_words(path: Path) -> str:
 
 
 def _escaped(path: Path) -> str:
-    """Escape a path for Java's properties file. A comma would begin a second log directory (ConfigurationError)."""
+    """Escape a path for Java's properties file. A comma would begin a second log directory.
+    Raises ConfigurationError.
+    """
     if "," in str(path):
         raise ConfigurationError(f"Kafka can't use a data directory with a comma in its name: {path}")
     return str(path).replace("\\", "\\\\")

@@ -66,7 +66,7 @@ def partitions(log_dir: Path, topic: str) -> Iterator[tuple[int, Path]]:
 
 @contextmanager
 def stopped(log_dir: Path) -> Iterator[None]:
-    """Hold the folder's lock, which a running broker holds (ConfigurationError)."""
+    """Hold the folder's lock, which a running broker holds. Raises ConfigurationError."""
     if not (log_dir / "meta.properties").is_file():
         raise ConfigurationError(f"{log_dir} is no folder of a Kafka broker")
     try:
