@@ -118,9 +118,9 @@ def _row(queue: str, listener: dict[str, Any], limits: Limits) -> ListenerRow:
     if listener["state"] == "down":
         wrong = "down"
     elif limits.messages is not None and listener["lag"] > limits.messages:
-        wrong = f"more than {limits.messages:,} wait"
+        wrong = f"backlog over {limits.messages:,}"
     elif limits.age_s is not None and pending_s is not None and pending_s > limits.age_s:
-        wrong = f"one waits longer than {limits.age_s:g} s"
+        wrong = f"oldest message waits over {limits.age_s:g} s"
     return ListenerRow(
         queue=queue,
         listener=listener["name"],
@@ -137,7 +137,7 @@ async def storage(client: AsyncClient) -> StorageRow:
     """Return the storage of the key's organization. Raises EverputError."""
     told = (await client.send(list_organizations())).organizations[0]
     most = told.stored_bytes_max
-    wrong = "at its bound: puts are refused" if most is not None and told.stored_bytes >= most else None
+    wrong = "full: puts are refused" if most is not None and told.stored_bytes >= most else None
     damaged = told.log_damaged is True
     return StorageRow(stored_bytes=told.stored_bytes, stored_bytes_max=most, log_damaged=damaged, wrong=wrong)
 
