@@ -14,17 +14,17 @@ from broker.kafka.requests import EARLIEST, FetchResult, KafkaRequests, Record
 
 
 class OutstandingTopic:
-    """Stands for Appender and KafkaRequests. unavailable: raised by all that is asked. stretch: records a read."""
+    """Stands for Appender and KafkaRequests. unavailable: raised by all that is asked. records_a_read: the most."""
 
     name = "outstanding"
     walk = KafkaRequests.walk
     _timeout_ms = 30_000
 
-    def __init__(self, *, stretch: int = 1_000) -> None:
+    def __init__(self, *, records_a_read: int = 1_000) -> None:
         self.records: dict[int, list[Record | None]] = defaultdict(list)  # None: compacted away
         self.unavailable: LogUnavailable | None = None
         self.reads = 0
-        self.stretch = stretch
+        self.records_a_read = records_a_read
 
     async def append_one(self, partition: int, key: bytes, value: bytes) -> int:
         await self.append({partition: [(key, value)]})
@@ -60,8 +60,8 @@ class OutstandingTopic:
         self.reads += 1
         all_of_it = self.records[partition]
         records = [record for record in all_of_it[offset:] if record is not None]
-        more = len(records) > self.stretch or bytes_max == 1
-        records = records[: 1 if bytes_max == 1 else self.stretch]
+        more = len(records) > self.records_a_read or bytes_max == 1
+        records = records[: 1 if bytes_max == 1 else self.records_a_read]
         end = len(all_of_it)
         return FetchResult(records, records[-1].offset + 1 if records and more else end, end)
 

@@ -94,13 +94,13 @@ async def read_on(requests: KafkaRequests, topic: str, partition: int, offset: i
     Unreadable and deleted records are skipped.
     """
     try:
-        stretch = await requests.read(topic, partition, offset)
+        fetched = await requests.read(topic, partition, offset)
     except LogDamaged as damage:
         return [], damage.last + 1
     except OffsetTooOld:
         begin = (await requests.offsets(topic, {partition: EARLIEST}))[partition]
         return [], max(begin, offset)
-    return stretch.records, stretch.next_offset
+    return fetched.records, fetched.next_offset
 
 
 class Counting:
@@ -207,13 +207,13 @@ class Counting:
     async def _batch(self, lane: Lane, begin: int, assignment: int) -> Batch:
         topic = self._names[lane.topic]
         try:
-            stretch = await self._requests.read(topic, lane.partition, begin, bytes_max=_READ_BYTES)
+            fetched = await self._requests.read(topic, lane.partition, begin, bytes_max=_READ_BYTES)
         except LogDamaged as damage:
             return Batch(lane, begin, damage.last + 1, [], unreadable=True, assignment=assignment)
         except OffsetTooOld:
             first = (await self._requests.offsets(topic, {lane.partition: EARLIEST}))[lane.partition]
             return Batch(lane, begin, max(begin, first), [], unreadable=False, assignment=assignment)
-        return Batch(lane, begin, stretch.next_offset, stretch.records, unreadable=False, assignment=assignment)
+        return Batch(lane, begin, fetched.next_offset, fetched.records, unreadable=False, assignment=assignment)
 
     def fold(self, batch: Batch) -> None:
         """Count a batch. One that does not follow what is folded changes nothing."""

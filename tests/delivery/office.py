@@ -138,7 +138,7 @@ class Office:
 
     new: the listener has not answered yet. dice: 0.0, the jitter at its least: a retry comes after 100 ms.
     outcomes: by offset, (number, outcome, status or error) of each attempt.
-    stretches: how many messages each read of the log brought.
+    fetches: how many messages each read of the log brought.
     settled: offsets, in that order. no_member: raised where it must be known that the partition is still ours, and
     refused: how often it was.
     """
@@ -159,7 +159,7 @@ class Office:
     ) -> None:
         self.tuning = tuning
         self.log: list[Message] = []
-        self.stretches: list[int] = []
+        self.fetches: list[int] = []
         self.dirty: set[Stream] = set()
         self.outcomes: dict[int, list[tuple[int, str, int | str | None]]] = defaultdict(list)
         self.parked: list[int] = []
@@ -295,7 +295,7 @@ class Office:
             bytes_max -= message.size
             if bytes_max <= 0:
                 break
-        self.stretches.append(len(read))
+        self.fetches.append(len(read))
         return read, offset + len(read)
 
     @staticmethod

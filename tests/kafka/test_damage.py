@@ -68,13 +68,13 @@ async def read_all(log: KafkaLog, topic: Topic) -> tuple[dict[int, bytes | None]
     values, damaged = dict[int, bytes | None](), list[tuple[int, int]]()
     while at < end:
         try:
-            stretch = await log.requests.read(topic.name, partition, at, bytes_max=200)
+            fetched = await log.requests.read(topic.name, partition, at, bytes_max=200)
         except LogDamaged as error:
             damaged.append((error.first, error.last))
             at = error.last + 1
         else:
-            values |= {record.offset: record.value for record in stretch.records}
-            at = stretch.next_offset
+            values |= {record.offset: record.value for record in fetched.records}
+            at = fetched.next_offset
     return values, damaged
 
 

@@ -50,9 +50,9 @@ async def all_records(kafka: KafkaSettings, table: Topics) -> dict[str, list[byt
     for name, topic in by_name(table).items():
         for number in range(topic.partitions):
             at = 0
-            while (stretch := await requests.read(topic.name, number, at)).records:
-                found.setdefault(f"{name}/{number}", []).extend(map(line, stretch.records))
-                at = stretch.next_offset
+            while (fetched := await requests.read(topic.name, number, at)).records:
+                found.setdefault(f"{name}/{number}", []).extend(map(line, fetched.records))
+                at = fetched.next_offset
     await requests.stop()
     return found
 

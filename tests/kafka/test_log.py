@@ -53,9 +53,9 @@ async def read_all(log: KafkaLog, topic: str) -> dict[tuple[int, int], tuple[byt
     for partition, end in enumerate(await log.messages.end_offsets()):
         offset = 0
         while offset < end:
-            stretch = await log.requests.read(topic, partition, offset)
-            found |= {(partition, one.offset): (one.key, one.value) for one in stretch.records}
-            offset = stretch.next_offset
+            fetched = await log.requests.read(topic, partition, offset)
+            found |= {(partition, one.offset): (one.key, one.value) for one in fetched.records}
+            offset = fetched.next_offset
     return found
 
 
@@ -229,8 +229,8 @@ async def test_control_events_are_in_one_order_and_say_where_they_are(kafka_log,
     offsets = await asyncio.gather(*(kafka_log.control.append(queue_created(str(number))) for number in range(100)))
     assert sorted(offsets) == list(range(100))
     assert await kafka_log.control.end_offset() == 100
-    stretch = await kafka_log.requests.read(ready_topics.control.name, 0, 0)
-    names = {one.offset: decode(one.value).name for one in stretch.records}
+    fetched = await kafka_log.requests.read(ready_topics.control.name, 0, 0)
+    names = {one.offset: decode(one.value).name for one in fetched.records}
     assert names == {offset: str(number) for number, offset in enumerate(offsets)}
 
 
@@ -272,9 +272,9 @@ async def test_who_reads_one_of_a_crowd_is_given_few_others(kafka_log):
     values = [b"small" * 30] * 60 + [b"large" * 200_000] + [b"small" * 30] * 60
     offsets = await asyncio.gather(*(topic.append_one(0, b"key", value) for value in values))
     for offset, value in zip(offsets[::15], values[::15], strict=True):
-        stretch = await kafka_log.requests.read(topic.name, 0, offset, bytes_max=1)
-        assert stretch.records[0].offset == offset
-        assert sum(len(record.value) for record in stretch.records) < max(20_000, len(value) + 1)
+        fetched = await kafka_log.requests.read(topic.name, 0, offset, bytes_max=1)
+        assert fetched.records[0].offset == offset
+        assert sum(len(record.value) for record in fetched.records) < max(20_000, len(value) + 1)
 
 
 @pytest.fixture

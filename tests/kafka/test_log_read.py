@@ -42,7 +42,7 @@ async def test_every_event_is_read_once_in_one_order_while_others_are_written(
 ):
     async with running(kafka_settings) as rig:
         queue = await rig.queue("orders")
-        # less than a stretch: some is read again
+        # less than a fetch: some is read again
         # and some is too large to be held
         tuning = ReaderTuning(held_bytes_max=64 << 10, share_bytes_min=4 << 10, settle_ms=1_000)
         reader = LogReader(rig.log.requests, ready_topics, rig.projections.directory, tuning)

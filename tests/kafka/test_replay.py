@@ -1,4 +1,4 @@
-"""A stretch of the log delivered once more, on a real Kafka, across workers that end in the middle."""
+"""A range of the log delivered once more, on a real Kafka, across workers that end in the middle."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def ended(rig: Rig, replay: Replay) -> Replay:
     return await until(now, what="the replay has ended")
 
 
-async def test_it_delivers_its_stretch_once_marked_and_then_ends(rig: Rig):
+async def test_it_delivers_its_range_once_marked_and_then_ends(rig: Rig):
     queue, other = await rig.queue(), await rig.queue("other")
     listener = await rig.listen(queue, "a")
     await rig.work()

@@ -248,13 +248,13 @@ class MemoryLog:
 class MemoryRecords:
     """audit.reader.Records of a MemoryLog: the topics by their last word, each record at its event's own time.
 
-    more: further records by topic and partition, such as outcomes. stretch_max: records that one read brings.
+    more: further records by topic and partition, such as outcomes. records_a_read: records that one read brings.
     """
 
-    def __init__(self, log: MemoryLog, stretch_max: int = 3) -> None:
+    def __init__(self, log: MemoryLog, records_a_read: int = 3) -> None:
         self.more: dict[tuple[str, int], list[Record]] = {}
         self._log = log
-        self._stretch_max = stretch_max
+        self._records_a_read = records_a_read
 
     def add(self, topic: str, partition: int, event: Event) -> None:
         records = self.more.setdefault((topic, partition), [])
@@ -278,7 +278,7 @@ class MemoryRecords:
         worth: Callable[[bytes], bool] | None = None,
     ) -> FetchResult:
         records = self._records(topic, partition)
-        here = records[offset : offset + (1 if bytes_max == 1 else self._stretch_max)]
+        here = records[offset : offset + (1 if bytes_max == 1 else self._records_a_read)]
         if here and worth is not None and not worth(b"".join(record.value or b"" for record in here)):
             left_out_ms = max(record.timestamp for record in here)
             return FetchResult([], offset + len(here), len(records), left_out_ms=left_out_ms)

@@ -17,7 +17,7 @@ PARTITIONS = 3
 
 @pytest.fixture
 def topic() -> OutstandingTopic:
-    return OutstandingTopic(stretch=4)
+    return OutstandingTopic(records_a_read=4)
 
 
 @pytest.fixture

@@ -45,11 +45,11 @@ async def test_others_run_while_a_read_is_parsed_and_none_of_it_is_lost(monkeypa
             await asyncio.sleep(0)
 
     running = asyncio.create_task(others())
-    stretch = await kafka(batch(0, [QUEUE] * 45), batch(45, [QUEUE]), batch(46, [QUEUE] * 54)).read("t", 0, 3)
+    fetched = await kafka(batch(0, [QUEUE] * 45), batch(45, [QUEUE]), batch(46, [QUEUE] * 54)).read("t", 0, 3)
     running.cancel()
     assert turns >= 10
-    assert [record.offset for record in stretch.records] == list(range(3, 100))
-    assert stretch.next_offset == 100
+    assert [record.offset for record in fetched.records] == list(range(3, 100))
+    assert fetched.next_offset == 100
 
 
 async def test_what_holds_none_of_a_few_queues_is_not_parsed_and_of_the_rest_only_theirs_become_messages():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from broker.core.logorder import Cursor, Lane, Merge, Run
 
 Times = list[list[int]]  # of the records of each lane
-Place = tuple[int, int, int]  # log time, lane, offset
+Position = tuple[int, int, int]  # log time, lane, offset
 # Clocks that go back and forth; every third record is unwanted.
 logs = st.lists(st.lists(st.integers(0, 12), max_size=12), min_size=1, max_size=4)
 
@@ -21,7 +21,7 @@ def wanted(lane: int, offset: int) -> bool:
     return (lane + offset) % 3 != 0
 
 
-def in_order(log: Times) -> list[Place]:
+def in_order(log: Times) -> list[Position]:
     """By the definition."""
     return sorted(
         (log_ms, number, offset)
@@ -31,17 +31,17 @@ def in_order(log: Times) -> list[Place]:
     )
 
 
-def merge_of(log: Times, cursor: Cursor | None = None) -> Merge[Place]:
+def merge_of(log: Times, cursor: Cursor | None = None) -> Merge[Position]:
     places = [(0, 0)] * len(log) if cursor is None else cursor.lanes
-    lanes: list[Lane[Place]] = [
+    lanes: list[Lane[Position]] = [
         Lane(number, 0, at, len(times), floor_ms)
         for number, (times, (at, floor_ms)) in enumerate(zip(log, places, strict=True))
     ]
     return Merge(lanes, 0 if cursor is None else cursor.passed_ms)
 
 
-def read(merge: Merge[Place], log: Times, stretch: int, before_ms: int = 99, limit: int = 999) -> list[Place]:
-    given: list[Place] = []
+def read(merge: Merge[Position], log: Times, stretch: int, before_ms: int = 99, limit: int = 999) -> list[Position]:
+    given: list[Position] = []
     while (most := limit - len(given)) and (found := merge.next(before_ms, most=most, bytes_max=stretch)) is not None:
         if isinstance(found, Run):
             assert 1 <= len(found.records) <= min(most, stretch)

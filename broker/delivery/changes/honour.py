@@ -232,11 +232,11 @@ class Changes:
         at = max(offset, (await requests.offsets(self._messages, {partition: EARLIEST}))[partition])
         while True:
             try:
-                stretch = await requests.read(self._messages, partition, at, bytes_max=1)
+                fetched = await requests.read(self._messages, partition, at, bytes_max=1)
             except LogDamaged as damage:
                 at = damage.last + 1
                 continue
-            return stretch.records[0].timestamp if stretch.records else None
+            return fetched.records[0].timestamp if fetched.records else None
 
     def _add(self, partition: int, taken: Taken) -> None:
         """Replace what was known of these messages by what was read: it is all that there is."""

@@ -163,9 +163,9 @@ class Retention:
         limit = min(first, low)
         if limit <= begin:
             return
-        stretch = await self._requests.read(self._messages, partition, limit, bytes_max=1)
-        if stretch.records:
-            before_ms = min(before_ms, stretch.records[0].timestamp)
+        fetched = await self._requests.read(self._messages, partition, limit, bytes_max=1)
+        if fetched.records:
+            before_ms = min(before_ms, fetched.records[0].timestamp)
         await self._requests.delete_before(self._messages, partition, limit)
         for topic, until_ms in ((self._changes, min(before_ms, changes_ms)), (self._deliveries, before_ms)):
             found = (await offsets_since(self._requests, topic, {partition: until_ms - CLOCK_SKEW_MS}))[partition]

@@ -102,16 +102,16 @@ class OutstandingRecords:
         damaged = at < 0  # it was found without its record
         try:
             while not damaged:
-                stretch = await self._requests.read(self._topic.name, entry.partition, at, bytes_max=size)
-                for record in stretch.records:
+                fetched = await self._requests.read(self._topic.name, entry.partition, at, bytes_max=size)
+                for record in fetched.records:
                     if record.key == key:
                         if record.value is not None:
                             return await self._message(entry, record.value, record.offset)
                         buried = True
-                if stretch.next_offset <= at or stretch.next_offset >= stretch.end_offset:
-                    behind = stretch.end_offset <= entry.record_offset
+                if fetched.next_offset <= at or fetched.next_offset >= fetched.end_offset:
+                    behind = fetched.end_offset <= entry.record_offset
                     break
-                at, size = stretch.next_offset, self._more_bytes
+                at, size = fetched.next_offset, self._more_bytes
         except OffsetTooOld:
             pass
         except LogDamaged:
@@ -142,28 +142,28 @@ class OutstandingRecords:
         found, at = list[Message](), first
         while at <= last:
             try:
-                stretch = await self._requests.read(self._messages_topic, partition, at, bytes_max=_RECORD_BYTES)
+                fetched = await self._requests.read(self._messages_topic, partition, at, bytes_max=_RECORD_BYTES)
             except OffsetTooOld:
                 break
-            if stretch.next_offset <= at:
+            if fetched.next_offset <= at:
                 raise LogUnavailable(
                     f"Kafka returned no record of {self._messages_topic}/{partition} from offset {at} on"
                 )
-            found += (message for message in messages(stretch.records) if message.offset <= last)
-            at = stretch.next_offset
+            found += (message for message in messages(fetched.records) if message.offset <= last)
+            at = fetched.next_offset
         return found
 
     async def _of_log(self, partition: int, place: int) -> Message | None:
         """Read the message as it was put (LogUnavailable: a new leader does not know yet that it has it)."""
         try:
-            stretch = await self._requests.read(self._messages_topic, partition, place, bytes_max=_RECORD_BYTES)
+            fetched = await self._requests.read(self._messages_topic, partition, place, bytes_max=_RECORD_BYTES)
         except OffsetTooOld:
             return None
-        if stretch.end_offset <= place:
+        if fetched.end_offset <= place:
             raise LogUnavailable(
                 f"Kafka returned no record of {self._messages_topic}/{partition} from offset {place} on"
             )
-        return next((message for message in messages(stretch.records) if message.offset == place), None)
+        return next((message for message in messages(fetched.records) if message.offset == place), None)
 
 
 def _decoded(value: bytes, partition: int, offset: int) -> KeptDelivery | None:
