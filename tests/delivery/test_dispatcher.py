@@ -699,10 +699,10 @@ async def test_idle_connections_are_closed_after_a_while_and_keep_nobody_awake(s
     await office.all_settled()
     await until(lambda: not office.active)
     assert server.open > 0
-    office.dispatcher.tidy()
+    office.dispatcher.connections.tidy()
     assert server.open > 0
     office.dispatcher.connections.idle_s = 0.0
-    office.dispatcher.tidy()
+    office.dispatcher.connections.tidy()
     await until(lambda: server.open == 0)
     office.put(1)
     await office.all_settled()

@@ -715,7 +715,18 @@ async def test_a_burst_of_one_key_whose_first_fails_holds_nothing_else_up(serve,
 
 def held(outstanding) -> int:
     """How many objects it holds in memory, but for the worker's and the topic."""
-    others = ("_topic", "_records", "_partitions", "_dispatchers", "_assure", "_damaged", "_read", "pause")
+    others = (
+        "_topic",
+        "_records",
+        "_partitions",
+        "_dispatchers",
+        "_assure",
+        "_damaged",
+        "_read",
+        "pause",
+        "mended",
+        "review",
+    )
     parts = (outstanding, outstanding._due, outstanding._redrives)
     left = [value for part in parts for name, value in vars(part).items() if name not in others and value not in parts]
     seen: set[int] = set()

@@ -45,10 +45,8 @@ class Dispatcher:
 
     assignment: the worker's, for new streams.
     opened: the listener's secrets and headers, decrypted.
-    streams: by partition.
-    backlog: the streams that lag.
-    deliveries: those without an attempt in flight.
-    attempts: those in flight.
+    streams: by partition. backlog: the streams that lag.
+    deliveries: those without an attempt in flight. attempts: those in flight.
     memory: the messages that are held.
     sending: False at a hand-over and at the end, when attempts in flight may finish and none begins.
     said_gone: the listener has answered 410, and the worker was told.
@@ -148,11 +146,9 @@ class Dispatcher:
            |                                       |
            v                                       v
         deliveries.ready <---------------------------------------------.
-           |                                                           |
            |-- admission: not now --> it waits here, or put_aside()    |
            v                                                           |
         attempts.send(), on an idle connection or after connect()      |
-           |                                                           |
            |-- answered 2xx --> settle() --> the cursor may pass       |
            |                                                           |
            '-- failed --> judge() --> again, retry --------------------'
@@ -340,10 +336,6 @@ class Dispatcher:
         self._active = bool(self.memory.held or waits or let_alone or self.busy)
         return self._active
 
-    def tidy(self) -> None:
-        """Close connections that have been idle for a while. It is called now and then."""
-        self.connections.tidy()
-
     # What others ask of it
 
     @property
@@ -380,8 +372,6 @@ class Dispatcher:
     def wants_more(self) -> bool:
         """Whether the dispatcher would begin more attempts if its share allowed."""
         return bool(self.deliveries.ready) and not self.limits.held_back(self.busy)
-
-    # The end
 
     def drop(self, stream: Stream) -> None:
         """Drop a stream whose partition is no longer owned, or whose listener has ended. Late answers are ignored."""

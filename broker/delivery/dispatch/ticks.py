@@ -58,7 +58,7 @@ class Ticks:
                 share_out(self._active, tuning)
             self._liveness.tick(permits=permits)
             for dispatcher in list(dispatchers.values())[number % tuning.tidy_ticks :: tuning.tidy_ticks]:
-                dispatcher.tidy()
+                dispatcher.connections.tidy()
 
     def _tick_some(self, dispatchers: Iterable[Dispatcher], number: int, *, late: bool) -> Iterator[Dispatcher]:
         """Tick these dispatchers, and yield those that still have something to do."""

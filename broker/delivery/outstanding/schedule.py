@@ -14,7 +14,6 @@ import logging
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 
 from broker.core.codec import encode
-from broker.core.damage import Damage, DamagedRange
 from broker.core.delivery import DROPPED
 from broker.core.entities import Listener
 from broker.core.events import DeliveryParked, KeptDelivery
@@ -26,6 +25,7 @@ from broker.delivery.outstanding.damaged import DamagedDeliveries
 from broker.delivery.outstanding.due import Due
 from broker.delivery.outstanding.entry import Key, Line, OutstandingEntry, entry_key, entry_of
 from broker.delivery.outstanding.index import OutstandingIndex
+from broker.delivery.outstanding.mending import Mending
 from broker.delivery.outstanding.rebuild import Streams
 from broker.delivery.outstanding.records import OutstandingRecords, kept_event
 from broker.delivery.outstanding.redriving import Redrives
@@ -77,6 +77,8 @@ class Outstanding:
         self.pause = due.pause
         self._settled: dict[int, list[tuple[bytes, bytes | None]]] = {}
         self._damaged = DamagedDeliveries(topic, self._records, dispatchers, self._enter, due.remove, assure, tuning)
+        mending = Mending(self._index, due, self._owned, self._damaged.park_again, self.cancel, tuning)
+        self.mended, self.review = mending.mended, mending.review
 
     # Ownership
 
@@ -209,67 +211,6 @@ class Outstanding:
         for event in events:
             self._enter(entry_of(event, -1, found=False, record=encode(event)))
         return True
-
-    async def mended(self, partition: int, first: int, last: int, *, given_up: bool) -> None:
-        """Attempt what was parked for a damaged range that can be read again. given_up: cancel it instead."""
-        at = -1
-        while partition in self._owned and (
-            rows := self._index.at_offsets(partition, first, last, after_id=at, limit=self._tuning.rows_at_once)
-        ):
-            at = rows[-1].id
-            for entry in rows:
-                where = parse_damaged_id(entry.message_id)
-                if not given_up:
-                    self._retry(entry)
-                elif where is not None and where[2] <= last:
-                    self.cancel(partition, entry.listener_id, entry.message_id)
-            await asyncio.sleep(0)
-
-    async def review(self, partition: int, damage: Damage, given_up: Damage) -> None:
-        """Retry what was parked because its message or a change was unreadable, and is readable now.
-
-        damage, given_up: as the directory has them. Entries that stand for given-up messages are cancelled. Entries
-            that were found without a record get one. While outcomes are damaged, such an entry stays parked, because it
-            may have been delivered.
-        """
-        unknown = any(one.partition == partition and one.topic in ("outstanding", "deliveries") for one in damage)
-        at, newest = -1, self._index.newest_id  # Entries that are written meanwhile are not examined again.
-        while partition in self._owned and (
-            rows := self._index.unread(partition, after_id=at, limit=self._tuning.rows_at_once)
-        ):
-            at = rows[-1].id
-            for entry in rows:
-                if entry.id > newest:
-                    return
-                where = parse_damaged_id(entry.message_id)
-                one = DamagedRange("messages", *(where or (partition, entry.message_offset, entry.message_offset)))
-                if where is not None and given_up.covers(one):
-                    self.cancel(partition, entry.listener_id, entry.message_id)
-                elif where is None and entry.record_offset < 0 and entry.record is None:
-                    await self._park_again(entry)
-                elif not damage.covers(one) and not (unknown and where is None):
-                    self._retry(entry)
-            await asyncio.sleep(0)
-
-    async def _park_again(self, entry: OutstandingEntry) -> None:
-        while entry.partition in self._owned:
-            try:
-                await self._damaged.park_again(entry)
-            except LogUnavailable:
-                await asyncio.sleep(self._tuning.append_pause_s)
-            else:
-                break
-
-    def _retry(self, entry: OutstandingEntry) -> None:
-        """Make a parked entry due now, with a fresh allowance."""
-        at_ms = now_ms()
-        entry.forgiven, entry.since_ms, entry.due_ms = entry.number, at_ms, at_ms
-        entry.queued_ms = None if entry.id in self._due.taken or entry.line is not None else at_ms
-        self._index.redriven(entry, was_parked=True)
-        if entry.line is not None:
-            self._due.advance(entry.line)
-        else:
-            self._due.note(entry.listener_id, at_ms)
 
     def damaged(self) -> int:
         """Count the entries that stand for unreadable messages."""
