@@ -61,7 +61,7 @@ class Span(NamedTuple):
 
 
 def span(position: bytes, ends: Sequence[int]) -> Span:
-    """Decode a span (BadParameter: of another log). ends: of the log, by partition."""
+    """Decode a span. Raises BadParameter if it is of another log. ends: the log's ends by partition."""
     try:
         made = msgspec.json.decode(position, type=Span)
     except ValueError:

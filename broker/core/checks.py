@@ -126,7 +126,7 @@ class Checks(ABC):
         return self._finding(first, f"{offsets} altered or missing: see `everput mend`")
 
     def lost(self, offset: int) -> Finding:
-        """Return the finding for a record of nothing, which took the place of a lost one (embedded/kafka.py)."""
+        """Return the finding for an empty record, which took the place of a lost one (embedded/kafka.py)."""
         return self._finding(offset, "the record was lost from the end of a file, and its offset was filled")
 
     def ended(self, end: int) -> Iterator[Finding]:

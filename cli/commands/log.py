@@ -74,7 +74,7 @@ def command(
     and IDs are whole. Times are UTC.
     """
     if follow and end is not None:
-        raise ConfigurationError("--follow has no end: leave --to out")
+        raise ConfigurationError("--follow does not end, so it can't be combined with --to")
     with log_client.client(url, key) as http_client:
         queue_names, names = _names(http_client)
         given = {

@@ -316,7 +316,7 @@ class Attempts:
         stream.touch()
 
     def _away(self, stream: Stream) -> None:
-        """Handle a tunnel without a client: nothing is attempted before a good probe."""
+        """Handle a tunnel that has no client: make no attempts until a probe succeeds."""
         self._note_error("not-connected", stream)
         if self._circuit.trip(now_ms()):
             stream.pressing = True

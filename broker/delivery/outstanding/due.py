@@ -232,7 +232,7 @@ class Due:
     def put_back(self, entry: OutstandingEntry) -> None:
         """Take an entry back from its dispatcher."""
         if self.taken.get(entry.id) is not entry:
-            return  # given up, cancelled, or written anew meanwhile
+            return  # The entry was given up, cancelled or replaced meanwhile.
         del self.taken[entry.id]
         if entry.line is None:  # If it was redriven meanwhile, that is noticed when the entry is examined.
             self._index.queue(entry, now_ms())

@@ -28,7 +28,7 @@ class _Redriving:
 
 
 class Schedule(Protocol):
-    """The interface of the due entries for redrives (due.py)."""
+    """The part of the due entries (due.py) that redrives use."""
 
     taken: dict[int, OutstandingEntry]
 
