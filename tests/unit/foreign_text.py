@@ -24,6 +24,7 @@ from api_client import Api, make_api
 import everput
 from api.auth import Sessions, cookie
 from api.clients import Clients
+from api.damaged_ids import DamagedIds
 from api.reference import OPERATION_DOCS
 from api.tunnel import Tunnel, Tunnels
 from broker.core import codec, ids, names, signing
@@ -31,6 +32,7 @@ from broker.core.accounts import refuse_email
 from broker.core.cursor import Cursor
 from broker.outbound.addresses import Target, literal_address, refuse_url
 from broker.outbound.connection import Connection, retry_after_s
+from broker.sealing import Sealer, new_sealing_key
 from cli.listen.tunnel_client import _detail
 from cli.options import _Age, _Host, _Network
 from cli.processes.hosts import Hosts
@@ -79,7 +81,7 @@ COVERED: Final[dict[str, str]] = {
     "url": "parse_url refuse_url _is_name",
     "address": "literal_address",
     "email": "refuse_email",
-    "message id": "parse_message_id parse_damaged_id",
+    "message id": "parse_message_id parse_damaged_id DamagedIds.opened",
     "secret": "secret_bytes",
     "cursor metadata": "unpack",
     "event": "_decode_other",
@@ -294,6 +296,7 @@ def text_parsers() -> dict[str, TextParser]:
     def origin(text: str) -> bool:
         return sessions._same_origin({"scheme": "http", "headers": [(b"host", b"x"), (b"origin", text.encode())]})
 
+    damaged_ids = DamagedIds(Sealer(new_sealing_key()))
     return {
         "cookie": TextParser(lambda text: cookie(f'a="{text}"', "a")),
         "retry-after": TextParser(
@@ -311,7 +314,9 @@ def text_parsers() -> dict[str, TextParser]:
         "address": TextParser(literal_address),
         "name": TextParser(names.refuse_name),
         "email": TextParser(refuse_email),
-        "message id": TextParser(lambda text: (ids.parse_damaged_id(text), ids.parse_message_id(text))),
+        "message id": TextParser(
+            lambda text: (ids.parse_damaged_id(text), ids.parse_message_id(text), damaged_ids.opened(text, "o"))
+        ),
         "secret": TextParser(signing.secret_bytes, "whsec_"),
         "cursor metadata": TextParser(lambda text: Cursor.from_metadata(0, text)),
         "event": TextParser(lambda text: codec.decode(text.encode()), '{"type":"queue.created","name":"'),
