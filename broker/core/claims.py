@@ -124,16 +124,19 @@ class ClaimIndex:
 
     It holds the first 4 bytes of each digest, so a look-up may return other keys' claims, too. New claims are gathered
     and then sorted into a run. Runs are dropped as a whole once they are old.
+
+    run_max: the claims of a run.
     """
 
-    def __init__(self) -> None:
-        self._runs: list[_Run] = []
+    def __init__(self, run_max: int = _RUN_MAX) -> None:
+        self._run_max = run_max
+        self.runs: list[_Run] = []
         self._owners = _Owners()
         self._since_ms = self._until_ms = 0  # of the recent ones
         self._begin()
 
     def __len__(self) -> int:
-        return len(self._recent.places) + sum(len(run.places) for run in self._runs)
+        return len(self._recent.places) + sum(len(run.places) for run in self.runs)
 
     def count(self, owner: str) -> int:
         """Count this organization's claims."""
@@ -142,7 +145,7 @@ class ClaimIndex:
     def add(self, digest: bytes, partition: int, offset: int, at_ms: int, owner: str) -> None:
         """Add a claim, in log order of its partition. owner: the id of its organization."""
         recent = self._recent
-        if recent.places and (len(recent.places) >= _RUN_MAX or at_ms - self._since_ms >= _RUN_MS_MAX):
+        if recent.places and (len(recent.places) >= self._run_max or at_ms - self._since_ms >= _RUN_MS_MAX):
             self._close_run()
             recent = self._recent
         if not recent.places:
@@ -163,13 +166,13 @@ class ClaimIndex:
         """Drop the runs that hold only older claims."""
         if self._recent.places and self._until_ms < before_ms:
             self._close_run()
-        for run in self._runs:
+        for run in self.runs:
             if run.until_ms < before_ms:
                 self._owners.remove(run.owners)
-        self._runs = [run for run in self._runs if run.until_ms >= before_ms]
+        self.runs = [run for run in self.runs if run.until_ms >= before_ms]
 
     def _places(self, prefix: int) -> Iterator[int]:
-        for prefixes, places, _, _ in self._runs:
+        for prefixes, places, _, _ in self.runs:
             at = bisect_left(prefixes, prefix)
             while at < len(prefixes) and prefixes[at] == prefix:
                 yield places[at]
@@ -192,7 +195,7 @@ class ClaimIndex:
     def _close_run(self) -> None:
         prefixes, places, owners, _ = self._recent
         order = sorted(range(len(places)), key=prefixes.__getitem__)
-        self._runs.append(
+        self.runs.append(
             _Run(
                 array("I", map(prefixes.__getitem__, order)),
                 array("Q", map(places.__getitem__, order)),

@@ -56,7 +56,7 @@ class KafkaDeliveries:
         names = topics(kafka)
         self._messages, self._deliveries = names.messages, names.deliveries
         self._requests = requests
-        self._cursors = KafkaCursors(kafka, requests)
+        self.cursors = KafkaCursors(kafka, requests)
         self._outstanding = KafkaOutstanding(kafka, requests, read_slots)
         self._read_slots = read_slots
 
@@ -71,7 +71,7 @@ class KafkaDeliveries:
     ) -> Mapping[str, DeliveryState]:
         """See ports.Deliveries."""
         concerned = {listener.id: listener for listener in listeners if listener.start_offsets[partition] <= offset}
-        cursors = await self._cursors.load(concerned, [partition])
+        cursors = await self.cursors.load(concerned, [partition])
         settled = {
             listener.id: listener.stands_at(cursors[listener.id], partition).settled(offset)
             for listener in concerned.values()
@@ -137,7 +137,7 @@ class KafkaDeliveries:
         """See ports.ListenerStatus."""
         everywhere = range(self._messages.partitions)
         cursors, ends = await asyncio.gather(
-            self._cursors.load([listener.id], everywhere),
+            self.cursors.load([listener.id], everywhere),
             self._requests.offsets(self._messages.name, dict.fromkeys(everywhere, LATEST)),
         )
         places = {number: listener.stands_at(cursors[listener.id], number) for number in everywhere}

@@ -34,17 +34,17 @@ class KafkaLog:
         self.requests = KafkaRequests(kafka)
         self.read_slots = ReadSlots()
         self._topics = [topic.name for topic in names.all()]
-        self._producer = Producer(kafka)
-        self.control = ControlTopic(self._producer, self.requests, names.control.name, timeout_s)
+        self.producer = Producer(kafka)
+        self.control = ControlTopic(self.producer, self.requests, names.control.name, timeout_s)
         kept = KafkaOutstanding(kafka, self.requests, self.read_slots).message
-        self._writer = GroupCommit(self._producer, self.requests, names.messages, timeout_s)
+        self._writer = GroupCommit(self.producer, self.requests, names.messages, timeout_s)
         self.messages = MessagesTopic(self._writer, self.requests, names.messages, timeout_s, self.read_slots, kept)
-        self.claims = ClaimsTopic(self._producer, self.requests, names.claims, timeout_s)
-        self.deliveries = Appender(self._producer, names.deliveries.name, timeout_s)
-        changes = Appender(self._producer, names.changes.name, timeout_s)
+        self.claims = ClaimsTopic(self.producer, self.requests, names.claims, timeout_s)
+        self.deliveries = Appender(self.producer, names.deliveries.name, timeout_s)
+        changes = Appender(self.producer, names.changes.name, timeout_s)
         self.changes = ChangesTopic(changes, self.requests, names.deliveries.name, self.read_slots)
-        self.outstanding = Appender(self._producer, names.outstanding.name, timeout_s)
-        self.statistics = Appender(self._producer, names.statistics.name, timeout_s)
+        self.outstanding = Appender(self.producer, names.outstanding.name, timeout_s)
+        self.statistics = Appender(self.producer, names.statistics.name, timeout_s)
 
     def refuse(self, refusal: Refusal | None) -> None:
         """Refuse what the API appends, including urgent events if the refusal says so; None: refuse nothing. Workers'
@@ -58,7 +58,7 @@ class KafkaLog:
     async def start(self) -> None:
         """Connect. Raises LogUnavailable."""
         await self.requests.start(self._topics)
-        await self._producer.start()
+        await self.producer.start()
         self._writer.start()
         self.claims.start()
 
@@ -66,5 +66,5 @@ class KafkaLog:
         """Finish what is under way, then disconnect."""
         await self.claims.stop()
         await self._writer.stop()
-        await self._producer.stop()
+        await self.producer.stop()
         await self.requests.stop()

@@ -49,7 +49,7 @@ async def written(log: KafkaLog, topic: Topic, count: int, *, size: int = 0) -> 
     """So many batches of two records each, in one partition."""
     for number in range(0, 2 * count, 2):
         rows = [(b"key", value(topic, at, size)) for at in (number, number + 1)]
-        await asyncio.gather(*log._producer.send_all(topic.name, partition_of(topic), rows))
+        await asyncio.gather(*log.producer.send_all(topic.name, partition_of(topic), rows))
 
 
 def value(topic: Topic, offset: int, size: int = 0) -> bytes:
@@ -87,7 +87,7 @@ async def test_what_was_damaged_while_kafka_was_down_is_never_read_as_good_and_a
     for topic in table.all():
         await written(log, topic, 20, size=sizes.get(topic.name, SIZE))
     await log.stop()
-    await kafka._running.stop()
+    await kafka.running_process.stop()
 
     def batch(topic: Topic, offset: int) -> Batch:
         return holding(partition_folder(kafka.data_dir, topic.name, partition_of(topic)), offset)
@@ -137,7 +137,7 @@ async def test_a_segment_that_is_missing_is_damage_and_not_passed_in_silence(kaf
     await log.start()
     await written(log, topic, 20, size=100_000)
     await log.stop()
-    await kafka._running.stop()
+    await kafka.running_process.stop()
     folder = partition_folder(kafka.data_dir, topic.name, PARTITION)
     segments = sorted(folder.glob("*.log"))
     first, after = (int(segment.stem) for segment in segments[1:3])
@@ -183,7 +183,7 @@ async def test_altered_messages_are_parked_all_others_delivered_and_these_once_t
         ids = await rig.put(queue, *(f"message-{number:02}" for number in range(40)))
         await rig.put(other, "not for it")
         where = await places(rig, ids)
-        await kafka._running.stop()
+        await kafka.running_process.stop()
         altered = {one: f"message-{number:02}".encode() for number, one in enumerate(ids) if number in (3, 17, 39)}
         folders = [partition_folder(kafka.data_dir, table.messages.name, number) for number in range(2)]
         flipped = []
@@ -231,7 +231,7 @@ async def test_altered_messages_are_parked_all_others_delivered_and_these_once_t
             await directory.caught_up()
             assert len(list(directory.state.damage)) == len(damage) - 1  # nor is it told again
 
-            await kafka._running.stop()
+            await kafka.running_process.stop()
             for batch, at in flipped:
                 flip(batch, at=at)
             await kafka.restart()
@@ -289,7 +289,7 @@ async def test_what_was_parked_is_known_though_its_records_are_damaged_and_deliv
         await until(all_parked, what="they are parked")
         await rig.noted(worker)
         await rig.end(worker)
-        await kafka._running.stop()
+        await kafka.running_process.stop()
         damaged_here = 0
         for name in (table.outstanding.name, table.claims.name):
             for number in range(2):
@@ -330,7 +330,7 @@ async def test_what_waited_for_its_time_or_behind_its_key_is_known_though_its_re
         await until(lambda: states(worker) == expected, what="they are set aside")
         await rig.noted(worker)
         await rig.end(worker)
-        await kafka._running.stop()
+        await kafka.running_process.stop()
         for name in (table.outstanding.name, *((table.deliveries.name,) if outcomes_too else ())):
             for number in range(2):
                 for batch in list(batches(partition_folder(kafka.data_dir, name, number))):

@@ -61,7 +61,7 @@ async def test_a_change_that_is_damaged_is_not_honoured_and_answered_again_once_
         await rig.update(queue, ids[1], "updated-1")
         await rig.delete(queue, ids[2])
         await rig.listen(queue, "it", begin_at_ms=0)
-        await kafka._running.stop()
+        await kafka.running_process.stop()
         partition, batch = with_text(kafka.data_dir, table.changes.name, b"updated-0")
         flip_within(batch, b"updated-0")
         await kafka.restart()
@@ -141,7 +141,7 @@ async def test_what_waits_for_a_damaged_change_is_delivered_with_it_as_soon_as_i
             await rig.update(queue, ids[4], "updated-4")
             await rig.delete(queue, ids[5])
             await rig.end(worker)
-            await kafka._running.stop()
+            await kafka.running_process.stop()
             damaged = [with_text(kafka.data_dir, table.changes.name, one)[1] for one in (b"updated-4", ids[5].encode())]
             for batch in damaged:
                 flip(batch)
@@ -170,8 +170,8 @@ async def test_damage_in_outcomes_and_claims_repeats_nothing_and_verify_names_it
         await rig.noted(worker)
         await rig.end(worker)
         for number in range(2):  # the claims need a batch to damage
-            await asyncio.gather(*rig.log._producer.send_all(table.claims.name, number, [(b"key", b"not a claim")]))
-        await kafka._running.stop()
+            await asyncio.gather(*rig.log.producer.send_all(table.claims.name, number, [(b"key", b"not a claim")]))
+        await kafka.running_process.stop()
         flipped = set()
         for name in ("deliveries", "claims"):
             for number in range(2):
@@ -199,7 +199,7 @@ async def test_verify_names_a_partition_whose_last_batch_was_cut_off(kafka, sett
         await rig.noted(worker)
         await rig.end(worker)
         assert await wrong(rig) == set()
-        await kafka._running.stop()
+        await kafka.running_process.stop()
         folder = partition_folder(kafka.data_dir, table.messages.name, PARTITION)
         cut(list(batches(folder))[-1])
         for index in folder.glob("*.index"):  # else Kafka is not started, if it names the batch
@@ -216,7 +216,7 @@ async def test_an_index_of_times_that_lies_hides_no_message(kafka, settings):
         queue = await rig.queue()
         data = [f"message-{number}" + "." * SIZE for number in range(40)]
         ids = await rig.put(queue, *data)
-        await kafka._running.stop()
+        await kafka.running_process.stop()
         entries = 0
         for number in range(2):
             for path in partition_folder(kafka.data_dir, table.messages.name, number).glob("*.timeindex"):
@@ -247,7 +247,7 @@ async def test_an_index_of_times_that_lies_hides_no_change_no_outcome_and_no_eve
         await rig.end(worker)
         assert index_lies(kafka) == set()
         begin_ms = parse_message_id(ids[0])[0]
-        await kafka._running.stop()
+        await kafka.running_process.stop()
         lying = set()
         for name in ("messages", "changes", "deliveries"):
             for number in range(2):
@@ -284,13 +284,13 @@ async def test_verify_names_every_entry_of_an_offset_index_that_lies(kafka, sett
     await log.stop()
     assert index_lies(kafka) == set()
     (index,) = partition_folder(kafka.data_dir, table.messages.name, PARTITION).glob("*.index")
-    await kafka._running.stop()
+    await kafka.running_process.stop()
     whole = index.read_bytes()
     for at in (3, 7):  # of the first entry the offset, and the place of its batch
         index.write_bytes(bytes(byte ^ 4 * (number == at) for number, byte in enumerate(whole)))
         await kafka.restart()
         assert index_lies(kafka) == {("messages", PARTITION)}
-        await kafka._running.stop()
+        await kafka.running_process.stop()
 
 
 async def test_kafka_is_not_started_with_an_offset_index_that_lies_and_makes_one_that_is_gone(kafka, settings):
@@ -300,7 +300,7 @@ async def test_kafka_is_not_started_with_an_offset_index_that_lies_and_makes_one
         queue = await rig.queue()
         data = [f"message-{number}" + "." * SIZE for number in range(40)]
         ids = await rig.put(queue, *data)
-        await kafka._running.stop()
+        await kafka.running_process.stop()
         (index,) = partition_folder(kafka.data_dir, table.messages.name, PARTITION).glob("*.index")
         raw = bytearray(index.read_bytes())
         raw[-1] ^= 1  # the place of the last entry's batch: Kafka would begin at offset 0 again

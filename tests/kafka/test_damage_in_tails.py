@@ -30,9 +30,9 @@ async def test_a_tail_steps_over_no_record_whose_batch_has_an_altered_length(kaf
     await log.start()
     for number in range(COUNT):
         for partition in range(2):
-            await asyncio.gather(*log._producer.send_all(topic.name, partition, [(b"key", value(topic, number, SIZE))]))
+            await asyncio.gather(*log.producer.send_all(topic.name, partition, [(b"key", value(topic, number, SIZE))]))
     await log.stop()
-    await kafka._running.stop()
+    await kafka.running_process.stop()
     for partition, byte in ((0, 9), (1, 8)):  # 64 KiB more than it is, and 16 MiB
         flip(holding(partition_folder(kafka.data_dir, topic.name, partition), 10), at=byte)
     await kafka.restart()

@@ -66,7 +66,7 @@ async def test_a_leader_s_damaged_copy_is_read_from_a_follower_by_everything_and
             ids.extend(await rig.put(queue, f"message-{number}"))
             await rig.update(queue, ids[-1], f"updated-{number}")
             await until(lambda: set(rig.listeners.ids("first")) == set(ids), what="they are delivered")
-            await asyncio.gather(*rig.log._producer.send_all(table.claims.name, number % 2, [(b"key", b"no claim")]))
+            await asyncio.gather(*rig.log.producer.send_all(table.claims.name, number % 2, [(b"key", b"no claim")]))
         await rig.noted(worker)
         await rig.end(worker)
         ids.extend(await rig.put(queue, "for the tail", "and this one", "and that one"))
@@ -141,7 +141,7 @@ async def test_files_that_one_broker_has_lost_cost_nothing(cluster, settings, tm
         for number in range(COUNT):
             ids.extend(await rig.put(queue, f"message-{number}"))
             await rig.update(queue, ids[-1], f"updated-{number}")
-            await asyncio.gather(*rig.log._producer.send_all(table.claims.name, number % 2, [(b"key", b"no claim")]))
+            await asyncio.gather(*rig.log.producer.send_all(table.claims.name, number % 2, [(b"key", b"no claim")]))
         cluster[0].process.terminate()
         await cluster[0].process.wait()
         gone = set[tuple[str, int]]()

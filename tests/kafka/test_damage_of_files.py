@@ -49,10 +49,10 @@ async def test_all_that_is_there_is_delivered_and_nothing_else_and_verify_names_
             await until(lambda: set(rig.listeners.ids("it")) == set(ids), what="it is delivered")
             await rig.noted(worker)
             await rig.update(queue, ids[-1], f"updated-{number}")
-            await asyncio.gather(*rig.log._producer.send_all(table.claims.name, number % 2, [(b"key", b"no claim")]))
+            await asyncio.gather(*rig.log.producer.send_all(table.claims.name, number % 2, [(b"key", b"no claim")]))
         await rig.end(worker)
         assert await wrong(rig) == set()
-        await kafka._running.stop()
+        await kafka.running_process.stop()
         gone = set[tuple[str, int]]()
         for number in range(2):
             folder = partition_folder(kafka.data_dir, harmed.name, number)

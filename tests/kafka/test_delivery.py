@@ -26,7 +26,7 @@ async def rig(kafka_settings: KafkaSettings, ready_topics: Topics):
 
 
 async def cursors(rig: Rig, listener_id: str) -> dict[int, Cursor]:
-    return (await rig.where._cursors.load([listener_id], range(rig.settings.kafka.partitions)))[listener_id]
+    return (await rig.where.cursors.load([listener_id], range(rig.settings.kafka.partitions)))[listener_id]
 
 
 async def test_every_listener_of_a_queue_gets_every_message_once_and_no_other_queue_s(rig: Rig):

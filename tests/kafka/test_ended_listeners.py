@@ -135,7 +135,7 @@ async def test_a_cursor_that_a_worker_behind_the_log_committed_once_more_is_foun
     async def commit_again(listener_id: str) -> None:
         monkeypatch.setattr(worker.kafka.cursors, "delete", delete)
         await delete(listener_id)
-        await rig.where._cursors.store({listener_id: {0: Cursor(top=1)}})
+        await rig.where.cursors.store({listener_id: {0: Cursor(top=1)}})
 
     monkeypatch.setattr(worker.kafka.cursors, "delete", commit_again)
     await rig.commands.delete_listener(rig.context, queue.id, listener.id)

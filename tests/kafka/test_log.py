@@ -237,10 +237,10 @@ async def test_control_events_are_in_one_order_and_say_where_they_are(kafka_log,
 async def test_a_producer_that_kafka_has_ended_is_replaced_and_the_log_goes_on(kafka_log):
     await kafka_log.messages.append(record(1))
     for _ in range(3):
-        ended = kafka_log._producer.get()
-        kafka_log._producer.failed(ended, kafka_errors.OutOfOrderSequenceNumber())
+        ended = kafka_log.producer.get()
+        kafka_log.producer.failed(ended, kafka_errors.OutOfOrderSequenceNumber())
         async with asyncio.timeout(60):
-            while kafka_log._producer.get() is ended:
+            while kafka_log.producer.get() is ended:
                 await until_it_appends(kafka_log)
         await kafka_log.control.append(queue_created("after"))
     results = await asyncio.gather(*(kafka_log.messages.append(record(number)) for number in range(100)))
@@ -259,12 +259,12 @@ async def until_it_appends(log: KafkaLog, *, within_s: float = 60.0) -> tuple[in
 
 async def test_a_crowd_of_records_for_one_partition_is_written_in_their_order(kafka_log):
     """aiokafka has each batch wait for its turn, and would give some up long before their time."""
-    producer = kafka_log._producer.get()
+    producer = kafka_log.producer.get()
     crowd = (kafka_log.outstanding.append_one(0, b"key-%d" % number, b"value" * 200) for number in range(400))
     offsets = await asyncio.gather(*crowd)
     assert offsets == list(range(offsets[0], offsets[0] + 400))
     await kafka_log.deliveries.append({0: [(b"key", b"value")]})
-    assert kafka_log._producer.get() is producer
+    assert kafka_log.producer.get() is producer
 
 
 async def test_who_reads_one_of_a_crowd_is_given_few_others(kafka_log):
@@ -321,7 +321,7 @@ async def test_an_outage_is_told_in_time_and_what_was_acknowledged_is_there_afte
             with pytest.raises(LogUnavailable):
                 await log.messages.end_offsets()
             assert time.monotonic() - began < 9  # all tries together: each may take 5 s
-            impatient = Appender(log._producer, table.deliveries.name, 0.1)
+            impatient = Appender(log.producer, table.deliveries.name, 0.1)
             for _ in range(TRIES):
                 with pytest.raises(LogUnavailable):
                     await impatient.append({1: [(b"again", b"and again")]})

@@ -168,7 +168,7 @@ async def test_a_hand_over_waits_for_what_is_being_written(rig: Rig, monkeypatch
     await until(lambda: not dispatcher.sending, what="the hand-over has begun")
     free.set()
     await ending
-    cursors = (await rig.where._cursors.load([listener.id], range(rig.settings.kafka.partitions)))[listener.id]
+    cursors = (await rig.where.cursors.load([listener.id], range(rig.settings.kafka.partitions)))[listener.id]
     assert len(await kept(rig)) == 1
     assert [cursor.open for cursor in cursors.values() if cursor.open] == []
 

@@ -215,7 +215,7 @@ async def test_a_commit_that_was_long_on_its_way_is_made_good_at_the_hand_over(r
     await until(lambda: len(rig.listeners.taken("a")) == 20, what="all of it")
     await rig.noted(first)
     assert not first.dispatchers[listener.id].streams
-    await rig.where._cursors.store({listener.id: dict.fromkeys(range(rig.settings.kafka.partitions), Cursor(top=0))})
+    await rig.where.cursors.store({listener.id: dict.fromkeys(range(rig.settings.kafka.partitions), Cursor(top=0))})
     await rig.end(first)
     await rig.work()
     ids += await rig.put(queue, "last")

@@ -80,32 +80,28 @@ def test_the_messages_of_a_request_have_ids_of_their_own_that_anybody_can_make_a
     st.integers(1, 8),
 )
 def test_the_index_finds_what_a_dict_finds(rows, run_max):
-    index = ClaimIndex()
-    before, claims._RUN_MAX = claims._RUN_MAX, run_max  # type: ignore[misc]
-    try:
-        model = defaultdict(list)
-        at_ms = 0
-        for offset, (number, partition, later_ms) in enumerate(rows):
-            at_ms += later_ms
-            index.add(bytes([number]) * 32, partition, offset, at_ms, f"o{number}")
-            model[number].append((partition, offset, at_ms))
-            index.forget(at_ms - KEPT_MS)
-        for number in range(6):
-            found = index.places(bytes([number]) * 32)
-            known = [(partition, offset) for partition, offset, _ in model[number]]
-            assert len(found) == len(set(found))
-            assert set(found) <= set(known)
-            assert index.count(f"o{number}") == len(found)
-            kept = {(p, offset) for p, offset, claimed_ms in model[number] if claimed_ms >= at_ms - KEPT_MS}
-            assert kept <= set(found)
-            for one in range(4):
-                offsets = [offset for partition, offset in found if partition == one]
-                assert offsets == sorted(offsets)
-        index.forget(at_ms + 1)
-        assert len(index) == 0
-        assert not any(index.count(f"o{number}") for number in range(6))
-    finally:
-        claims._RUN_MAX = before  # type: ignore[misc]
+    index = ClaimIndex(run_max)
+    model = defaultdict(list)
+    at_ms = 0
+    for offset, (number, partition, later_ms) in enumerate(rows):
+        at_ms += later_ms
+        index.add(bytes([number]) * 32, partition, offset, at_ms, f"o{number}")
+        model[number].append((partition, offset, at_ms))
+        index.forget(at_ms - KEPT_MS)
+    for number in range(6):
+        found = index.places(bytes([number]) * 32)
+        known = [(partition, offset) for partition, offset, _ in model[number]]
+        assert len(found) == len(set(found))
+        assert set(found) <= set(known)
+        assert index.count(f"o{number}") == len(found)
+        kept = {(p, offset) for p, offset, claimed_ms in model[number] if claimed_ms >= at_ms - KEPT_MS}
+        assert kept <= set(found)
+        for one in range(4):
+            offsets = [offset for partition, offset in found if partition == one]
+            assert offsets == sorted(offsets)
+    index.forget(at_ms + 1)
+    assert len(index) == 0
+    assert not any(index.count(f"o{number}") for number in range(6))
 
 
 def digest(number: int) -> bytes:
@@ -116,8 +112,8 @@ def test_a_claim_takes_sixteen_bytes():
     index = ClaimIndex()
     for number in range(3 * (1 << 16) + 1):
         index.add(digest(number), number % 16, number, 0, "o")
-    assert len(index._runs) == 3
-    for run in index._runs:
+    assert len(index.runs) == 3
+    for run in index.runs:
         columns = (run.prefixes, run.places, run.owners)
         assert sum(len(column) * column.itemsize for column in columns) == 16 << 16
     assert (70_000 % 16, 70_000) in index.places(digest(70_000))

@@ -83,7 +83,7 @@ class EmbeddedKafka:
     @property
     def pid(self) -> int:
         """The process id of Java (RuntimeError before start)."""
-        return self._running.running.pid
+        return self.running_process.running.pid
 
     async def start(self) -> None:
         """Start Kafka, and return when it answers.
@@ -118,7 +118,7 @@ class EmbeddedKafka:
 
         A process that has answered nothing for minutes is killed.
         """
-        kafka = self._running
+        kafka = self.running_process
         died = asyncio.ensure_future(kafka.running.wait())
         missed = 0
         try:
@@ -134,7 +134,7 @@ class EmbeddedKafka:
 
     async def restart(self) -> None:
         """Start Kafka again on the same port, after stopping it if it is alive. ConfigurationError as for start()."""
-        await self._running.stop()
+        await self.running_process.stop()
         if read_secret(password_file(self.data_dir)) != self._password:  # deleted: another one begins with start()
             write_secret(password_file(self.data_dir), self._password)
         jars = await awaited_jars(progress=self._progress)
@@ -160,7 +160,7 @@ class EmbeddedKafka:
             self._kafka.running.kill()
 
     @property
-    def _running(self) -> KafkaProcess:
+    def running_process(self) -> KafkaProcess:
         if self._kafka is None:
             raise RuntimeError("Kafka has not been started")
         return self._kafka
