@@ -108,11 +108,12 @@ COVERED: Final[dict[str, str]] = {
 }
 # The functions that parse only what the program itself or its operator wrote, or what was parsed before.
 OURS: Final[dict[str, str]] = {
-    "Dispatcher.__init__": "a URL that refuse_url() has seen",
-    "Dispatcher.update": "a URL that refuse_url() has seen",
+    "Attempts.__init__": "a URL that refuse_url() has seen",
+    "Attempts.update": "a URL that refuse_url() has seen",
     "alive": "a URL that refuse_url() has seen",
     "try_out": "a URL that refuse_url() has seen",
     "Resolver.__init__.may_be_at": "an address that the system's resolver gives",
+    "Clients.network": "an address that parse_address() has read",
     "Message.renewed": "a record that was encoded here",
     "Message.name_and_data": "a record that was encoded here",
     "ClaimsTopic.append": "a hash that was made here",
