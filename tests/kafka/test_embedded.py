@@ -80,8 +80,6 @@ async def test_what_was_acknowledged_is_there_after_kill_9_and_restart_on_the_sa
 
 
 async def test_one_that_lives_and_answers_nothing_any_more_is_ended_and_one_that_answers_is_not(kafka, monkeypatch):
-    monkeypatch.setattr(embedded, "_LOOK_S", 0.05)
-    monkeypatch.setattr(embedded, "_MISSED_MAX", 3)
     looks = 0
 
     async def counted(port: int, password: str) -> bool:
@@ -90,7 +88,7 @@ async def test_one_that_lives_and_answers_nothing_any_more_is_ended_and_one_that
         return await answers(port, password)
 
     monkeypatch.setattr(embedded, "answers", counted)
-    waiting = asyncio.create_task(kafka.wait())
+    waiting = asyncio.create_task(kafka.wait(look_s=0.05, missed_max=3))
     async with asyncio.timeout(60):
         while looks < 10:
             await asyncio.sleep(0.05)

@@ -113,19 +113,19 @@ class EmbeddedKafka:
             self._lock.release()
             raise
 
-    async def wait(self) -> int:
+    async def wait(self, *, look_s: float = _LOOK_S, missed_max: int = _MISSED_MAX) -> int:
         """Wait until the current process has died, and return its exit code (negative: the signal's number).
 
-        A process that has answered nothing for minutes is killed.
+        A process that has answered nothing for minutes is killed: missed_max looks in a row, look_s apart.
         """
         kafka = self.running_process
         died = asyncio.ensure_future(kafka.running.wait())
         missed = 0
         try:
             while not died.done():
-                await asyncio.wait([died], timeout=_LOOK_S)
+                await asyncio.wait([died], timeout=look_s)
                 missed = 0 if died.done() or await answers(kafka.port, self._password) else missed + 1
-                if missed == _MISSED_MAX:
+                if missed == missed_max:
                     _log.error("kafka.hangs pid=%d", kafka.running.pid)
                     self.kill()
             return died.result()
