@@ -122,7 +122,7 @@ class Messages:
         limit = page_limit(query)
         begin_ms, end_ms = time_parameter(query, "from"), time_parameter(query, "to")
         if "cursor" in query:
-            # Messages deleted since the page before are not looked up.
+            # Retention may have deleted messages since the previous page: begin where the log begins now.
             first, last = await self._log.offsets_at(0), await self._log.end_offsets()
             made = span(self._tokens.open(query["cursor"], queue.organization_id, path), last)
             asked = Span(tuple(map(max, made.begin, first)), tuple(map(max, made.end, first)))

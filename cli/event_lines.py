@@ -36,7 +36,7 @@ class EventLines:
         self._date = ""
 
     def of(self, event: dict[str, Any]) -> Iterator[list[Part]]:
-        """Yield the lines of an event: one, or for deliveries that were recorded together one for each."""
+        """Yield the printed lines of an event: one for each delivery where several were recorded together, else one."""
         self._learn(event)
         if event["type"] == "deliveries.settled":
             for offset, at_ms, status, took_ms in event["rows"]:

@@ -62,7 +62,7 @@ def _secret_bytes(secret: str) -> bytes:
     try:
         key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
     except ValueError:  # binascii.Error is one
-        raise ValueError(f"a signing secret is base64 after {_PREFIX}") from None
+        raise ValueError(f"a signing secret must be {_PREFIX} followed by base64") from None
     if not _SECRET_BYTES_MIN <= len(key) <= _SECRET_BYTES_MAX:
-        raise ValueError(f"a signing secret holds {_SECRET_BYTES_MIN} to {_SECRET_BYTES_MAX} bytes")
+        raise ValueError(f"a signing secret must decode to {_SECRET_BYTES_MIN} to {_SECRET_BYTES_MAX} bytes")
     return key

@@ -90,7 +90,10 @@ class DirectoryProjection:
         await self.seen(end - 1, timeout_s=timeout_s)
 
     async def _end_offset(self) -> int:
-        """Return the end as of now or later. Callers at the same time share a look-up that began after they asked."""
+        """Return the end of `control`, no older than this call.
+
+        Concurrent callers share a request to Kafka that is sent after they called.
+        """
         if self._end_lookup is None or self._end_lookup.done():
             self._end_lookup = _shared(self._control.end_offset())
             return await asyncio.shield(self._end_lookup)

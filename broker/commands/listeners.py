@@ -49,7 +49,7 @@ HEADERS_BYTES_MAX: Final = 8 << 10
 _SIGNING_BYTES: Final = 32
 _UPDATES_TRIED: Final = 10  # An update is tried this often while other requests change the listener.
 HIDDEN: Final = "…"  # This text is shown in place of a header's value.
-LISTENERS_MAX: Final = 10_000  # An organization may have this many; concurrent requests may exceed it a little.
+LISTENERS_MAX: Final = 10_000  # The most listeners of an organization; concurrent requests may exceed it a little.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ from broker.errors import (
 )
 from broker.ports import ControlLog, DirectoryView
 
-QUEUES_MAX: Final = 10_000  # An organization may have this many; concurrent requests may exceed it a little.
+QUEUES_MAX: Final = 10_000  # The most queues of an organization; concurrent requests may exceed it a little.
 
 
 class QueueCommands:

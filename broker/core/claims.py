@@ -86,7 +86,7 @@ class _Owners:
         self._free: list[int] = []
 
     def add(self, owner: str) -> int:
-        """Count one more claim of the organization. Return the number that stands for it."""
+        """Count one more idempotency claim of an organization. Return a number that stands for the owner."""
         number = self._numbers.get(owner)
         if number is None:
             number = self._numbers[owner] = self._free.pop() if self._free else len(self._names)

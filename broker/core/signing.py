@@ -19,11 +19,11 @@ _OUTER: Final = bytes(byte ^ 0x5C for byte in range(256))
 def secret_bytes(secret: str) -> bytes:
     """Return the key of a `whsec_…` secret: 24 to 64 bytes, base64 (ValueError for any other text)."""
     if not secret.startswith(PREFIX):
-        raise ValueError(f"a signing secret starts with {PREFIX}")
+        raise ValueError(f"a signing secret must start with {PREFIX}")
     try:
         key = base64.b64decode(secret[len(PREFIX) :], validate=True)
     except ValueError:  # binascii.Error is one
-        raise ValueError(f"a signing secret is base64 after {PREFIX}") from None
+        raise ValueError(f"a signing secret must be {PREFIX} followed by base64") from None
     if not 24 <= len(key) <= 64:
         raise ValueError("a signing secret holds 24 to 64 bytes")
     return key

@@ -120,7 +120,7 @@ class Window(Generic[D]):
                 self.scan_from = None
 
     def gone(self, offset: int) -> None:
-        """Settle an own offset that the log no longer holds."""
+        """Forget an offset of this stream, because the log no longer holds its message: there is nothing to deliver."""
         self.missing.discard(offset)
         if self.behind and self.behind[0] == offset:
             self.behind.popleft()

@@ -56,7 +56,10 @@ def command(options: Options, folder: Path) -> None:
     if made is None or made.kind != "all" or not made.complete:
         raise ConfigurationError(f"{folder} holds no complete backup of `everput export-all`")
     if made.damaged:
-        raise ConfigurationError(f"the backup in {folder} lacks damaged records: {'; '.join(made.damaged)}")
+        raise ConfigurationError(
+            f"the backup in {folder} is not complete, because records of the log were damaged when it was made: "
+            f"{'; '.join(made.damaged)}. Mend them with `everput mend`, and make another backup"
+        )
     rows = asyncio.run(_import(options, folder, made))
     say(f"restored {rows:,} records; the listeners continue where they were", err=True)
 

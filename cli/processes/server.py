@@ -32,7 +32,7 @@ FRAMING_BYTES_MAX: Final = 32 << 10  # The limit is for chunk extensions and tra
 _CHUNK_BYTES: Final = 20  # A chunk has a size of up to 16 digits and two line ends.
 PIPELINED_MAX: Final = 32  # This many requests of a connection may wait for the answer to the one before.
 WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # A tunnel's client sends only short answers.
-_READ_BYTES_MIN: Final = 64 << 10  # A client must read at least this much of its answer in request_s.
+_READ_BYTES_MIN: Final = 64 << 10  # A client that reads less of its answer within request_s seconds is dropped.
 _LOOK_TICKS: Final = 20  # of 100 ms
 
 # These are uvicorn's lines about clients that break the protocol, do not read, or were refused.

@@ -25,7 +25,7 @@ class Link:
         self._socket.setblocking(True)
         self._socket.set_inheritable(False)
         self._go: Future[EmbeddedAccess | None] = Future()
-        # A thread also ends a process whose event loop is busy or does not exist yet.
+        # By a thread, because the event loop may be busy or may not exist yet.
         threading.Thread(target=self._listen, name="link", daemon=True).start()
 
     @classmethod

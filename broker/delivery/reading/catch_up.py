@@ -157,7 +157,7 @@ class CatchUp:
                 continue  # The partition was given up, or another read has served the stream.
             wanted = other.window.wanted()
             if other.dispatcher.listener.queue_id not in queue_ids:
-                continue  # The message arrived meanwhile, or the stream was further on and its queue was left out.
+                continue  # This read left out the messages of that stream's queue: nobody had asked for them.
             if wanted is None or start <= wanted < end or not other.current:
                 self._done(other)
                 # If the stream asks again below, it keeps its place in the queue.
