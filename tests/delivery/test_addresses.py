@@ -128,7 +128,7 @@ async def test_that_its_name_had_no_turn_in_dns_is_no_attempt_and_no_fault_of_a_
             without_a_turn += 1
             raise
 
-    monkeypatch.setattr(resolver, "addresses", counted)
+    resolver.addresses = counted
     office.put(3)
     office.put(3, key="k")
     await until(lambda: without_a_turn > 2 * TRIP_AFTER)

@@ -281,10 +281,10 @@ async def test_the_retry_schedule_is_the_listeners_own_and_may_change(serve, ope
     server = await serve(Moody())
     office = await open_office(server, retry_first_ms=500, retry_max_s=7, max_attempts=9, max_age_s=60)
     expected = RetryPolicy(delay_ms_first=500, delay_ms_max=7_000, max_attempts=9, max_age_ms=60_000)
-    assert office.dispatcher.attempts._policy == expected
+    assert office.dispatcher.attempts.policy == expected
     listener = office.dispatcher.listener
     office.dispatcher.update(replace(listener, settings=ListenerSettings()), share=WHOLE)
-    assert office.dispatcher.attempts._policy == RetryPolicy()
+    assert office.dispatcher.attempts.policy == RetryPolicy()
 
 
 # Bounds

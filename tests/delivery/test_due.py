@@ -9,7 +9,6 @@ from types import FunctionType, ModuleType
 
 import pytest
 
-from broker.core import delivery as delivery_states
 from broker.core.codec import decode, encode
 from broker.core.events import DeliveryParked, DeliverySetAside, ListenerSettings
 from broker.core.flow import WHOLE
@@ -22,6 +21,7 @@ from broker.kafka.requests import FetchResult, Record
 from tests.delivery.office import OK, Office, until
 from tests.outstanding_topic import OutstandingTopic
 
+LONGEST_WAITS = {"tuning": TUNED, "dice": lambda: 1.0}  # between attempts, in the window
 REFUSED = b"HTTP/1.1 422 No\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -95,7 +95,7 @@ async def serve_all(office: Office, done) -> None:
             await asyncio.sleep(0.005)
 
 
-def read_the_log_too(topic: OutstandingTopic, office: Office, monkeypatch) -> None:
+def read_the_log_too(topic: OutstandingTopic, office: Office) -> None:
     """Of `messages`, what was put before."""
     read, log = topic.read, list(office.log)
 
@@ -109,7 +109,7 @@ def read_the_log_too(topic: OutstandingTopic, office: Office, monkeypatch) -> No
         ]
         return FetchResult(rows, 9, 9)
 
-    monkeypatch.setattr(topic, "read", read_either)
+    topic.read = read_either
 
 
 async def test_what_is_due_is_delivered_with_its_next_attempt_number_and_its_record_goes(serve, open_office, topic):
@@ -161,7 +161,7 @@ async def test_a_record_that_compaction_took_is_found_in_its_later_copy(serve, o
     assert sorted(taker.taken) == ["m-1", "m-2"]
 
 
-async def test_a_record_that_is_gone_is_delivered_from_the_log(serve, open_office, topic, monkeypatch):
+async def test_a_record_that_is_gone_is_delivered_from_the_log(serve, open_office, topic):
     taker = Taker()
     server = await serve(taker)
     office = await open_office(server, office={"topic": topic})
@@ -169,16 +169,14 @@ async def test_a_record_that_is_gone_is_delivered_from_the_log(serve, open_offic
     await until(lambda: taker.taken)
     await own(office, topic, set_aside(0))
     topic.records[0][0] = None
-    read_the_log_too(topic, office, monkeypatch)
+    read_the_log_too(topic, office)
     await serve_all(office, lambda: len(taker.taken) == 2)
     assert server.posts[0].body == server.posts[1].body
     assert server.posts[1].attempt == 4
 
 
 @pytest.mark.parametrize("left", ["nothing", "a later message", "a tombstone"])
-async def test_one_of_which_a_tombstone_or_nothing_is_left_is_owed_no_more(
-    serve, open_office, topic, monkeypatch, left
-):
+async def test_one_of_which_a_tombstone_or_nothing_is_left_is_owed_no_more(serve, open_office, topic, left):
     taker = Taker()
     office = await open_office(await serve(taker), office={"topic": topic})
     if left != "nothing":
@@ -191,7 +189,7 @@ async def test_one_of_which_a_tombstone_or_nothing_is_left_is_owed_no_more(
     if left == "a later message":
         del office.log[0]
     topic.records[0][0] = None
-    read_the_log_too(topic, office, monkeypatch)
+    read_the_log_too(topic, office)
     await serve_all(office, lambda: not len(office.outstanding))
     assert not taker.taken
 
@@ -401,7 +399,7 @@ async def test_a_redrive_while_no_worker_ran_is_made_up_for_and_one_made_up_for_
     assert [second.outstanding.state(0, "l-1", one) for one in ("m-1", "m-2")] == ["parked", "parked"]
 
 
-async def test_a_redrive_that_comes_while_the_record_is_written_counts(serve, open_office, topic, monkeypatch):
+async def test_a_redrive_that_comes_while_the_record_is_written_counts(serve, open_office, topic):
     taker = Taker()
     server = await serve(taker)
     office = await open_office(server, office={"topic": topic}, max_attempts=1)
@@ -415,7 +413,7 @@ async def test_a_redrive_that_comes_while_the_record_is_written_counts(serve, op
         await free.wait()
         return await append_one(*record)
 
-    monkeypatch.setattr(topic, "append_one", slow)
+    topic.append_one = slow
     office.put(1)
     await begun.wait()
     taker.refused.clear()
@@ -425,7 +423,7 @@ async def test_a_redrive_that_comes_while_the_record_is_written_counts(serve, op
     assert [post.attempt for post in server.posts] == [1, 2]
 
 
-async def test_a_redrive_right_after_the_last_attempt_counts(serve, open_office, topic, monkeypatch):
+async def test_a_redrive_right_after_the_last_attempt_counts(serve, open_office, topic):
     """Before anything of the record is written."""
     taker = Taker()
     server = await serve(taker)
@@ -440,18 +438,17 @@ async def test_a_redrive_right_after_the_last_attempt_counts(serve, open_office,
         redriven(office)
         return event
 
-    monkeypatch.setattr(office.outstanding, "expect", expect_and_redrive)
+    office.outstanding.expect = expect_and_redrive
     office.put(1)
     await serve_all(office, lambda: taker.taken)
     assert [post.attempt for post in server.posts] == [1, 2]
 
 
-async def test_a_redrive_hurries_the_retries_of_the_window(serve, open_office, topic, monkeypatch):
-    monkeypatch.setattr(delivery_states, "next_at_ms", lambda *_, **__: now_ms() + 50_000)
+async def test_a_redrive_hurries_the_retries_of_the_window(serve, open_office, topic):
     taker = Taker()
     taker.refused |= {"m-0", "m-1"}
     server = await serve(taker)
-    office = await open_office(server, office={"topic": topic, "tuning": TUNED})
+    office = await open_office(server, office=LONGEST_WAITS | {"topic": topic}, retry_first_ms=50_000)
     office.put(2, key="a")
     office.put(1)
     await until(lambda: len(server.posts) == 2 and len(office.dispatcher.deliveries.retries) == 1)
@@ -462,16 +459,14 @@ async def test_a_redrive_hurries_the_retries_of_the_window(serve, open_office, t
     assert taker.taken == ["m-2", "m-0", "m-1"]
 
 
-async def test_a_redriven_message_that_could_not_be_decoded_is_read_from_the_log_again(
-    serve, open_office, topic, monkeypatch
-):
+async def test_a_redriven_message_that_could_not_be_decoded_is_read_from_the_log_again(serve, open_office, topic):
     taker = Taker()
     server = await serve(taker)
     office = await open_office(server, office={"topic": topic})
     office.put(1)
     await until(lambda: taker.taken)
     await own(office, topic, set_aside(0, parked=True, number=0, status=None, error="undecodable", name="", data=""))
-    read_the_log_too(topic, office, monkeypatch)
+    read_the_log_too(topic, office)
     redriven(office)
     await serve_all(office, lambda: len(taker.taken) == 2)
     assert server.posts[0].body == server.posts[1].body
@@ -818,7 +813,7 @@ async def test_what_an_ended_listener_leaves_is_buried_when_kafka_is_there(serve
     assert sorted(topic.kept()) == [b"l-2:m-0", b"l-2:m-1", b"l-2:m-2"]
 
 
-async def test_one_whose_record_is_somewhere_is_tried_from_what_was_written(serve, open_office, topic, monkeypatch):
+async def test_one_whose_record_is_somewhere_is_tried_from_what_was_written(serve, open_office, topic):
     """Kafka knew it as a repeat, and no longer where it was."""
     taker = Taker()
     taker.refused.add("m-0")
@@ -831,7 +826,7 @@ async def test_one_whose_record_is_somewhere_is_tried_from_what_was_written(serv
         await append_one(*record)
         return -1
 
-    monkeypatch.setattr(topic, "append_one", nowhere)
+    topic.append_one = nowhere
     office.put(1)
     await until(lambda: len(office.outstanding))
     reads = topic.reads

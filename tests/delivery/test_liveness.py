@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 
 from broker.core.circuit import Circuit
-from broker.delivery.dispatch import liveness
 from broker.delivery.dispatch.liveness import Liveness, alive
 from broker.delivery.tuning import TUNED
 from broker.outbound.addresses import Resolver
@@ -91,7 +90,7 @@ class Down:
 
 
 @pytest.fixture
-async def watched(monkeypatch):
+async def watched():
     """Liveness that watches 200, whose probes find nobody at once; and the URLs that were asked."""
     asked: list[str] = []
 
@@ -99,8 +98,8 @@ async def watched(monkeypatch):
         asked.append(url)
         return False
 
-    monkeypatch.setattr(liveness, "alive", nobody)
     watching = Liveness(Resolver(()), ssl.create_default_context(), lambda: 0.0)
+    watching.alive = nobody
     dispatchers = [Down(number) for number in range(200)]
     for dispatcher in dispatchers:
         watching.watch(dispatcher)
@@ -130,21 +129,21 @@ async def test_who_is_back_or_paused_or_has_ended_is_asked_no_more_and_takes_no_
         watching.tick(permits=1)
         await asyncio.sleep(0)
     assert sorted(asked) == ["197", "198", "199"]
-    await until(lambda: not watching._asking)
+    await until(lambda: not watching.asking)
     assert watching.down == set(dispatchers[-3:])
 
 
-async def test_one_whose_probe_broke_down_is_asked_again(watched, monkeypatch, caplog):
+async def test_one_whose_probe_broke_down_is_asked_again(watched, caplog):
     watching, dispatchers, asked = watched
 
     async def broken(url: str, *_, **__) -> bool:
         asked.append(url)
         raise ValueError("not foreseen")
 
-    monkeypatch.setattr(liveness, "alive", broken)
+    watching.alive = broken
     for dispatcher in dispatchers[1:]:
         watching.down.discard(dispatcher)
     for _ in range(2):
         watching.tick(permits=1)
-        await until(lambda: not watching._asking)
+        await until(lambda: not watching.asking)
     assert asked == ["0", "0"]

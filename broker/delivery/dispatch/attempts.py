@@ -70,8 +70,8 @@ class Attempts:
     """
 
     __slots__ = (
-        *("_circuit", "_deliveries", "_dice", "_former", "_head", "_limits", "_loop", "_policy", "_queue", "_signer"),
-        *("_timeout_s", "_tuning", "connections", "dispatcher", "error"),
+        *("_circuit", "_deliveries", "_dice", "_former", "_head", "_limits", "_loop", "_queue", "_signer"),
+        *("_timeout_s", "_tuning", "connections", "dispatcher", "error", "policy"),
     )
 
     def __init__(
@@ -99,7 +99,7 @@ class Attempts:
         self.connections.aim(parse_url(listener.notify_url))
         settings = listener.settings
         self._timeout_s = settings.timeout_ms / 1000
-        self._policy = RetryPolicy(
+        self.policy = RetryPolicy(
             delay_ms_first=settings.retry_first_ms,
             delay_ms_max=settings.retry_max_s * 1000,
             max_attempts=settings.max_attempts,
@@ -246,7 +246,7 @@ class Attempts:
         verdict = judge(
             failure,
             history,
-            self._policy,
+            self.policy,
             at_ms=at_ms,
             set_aside_after_ms=self._tuning.set_aside_after_ms,
             jitter=self._dice(),

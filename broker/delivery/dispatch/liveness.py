@@ -48,10 +48,11 @@ class Liveness:
     ) -> None:
         self._tuning = tuning
         self._dice = dice
+        self.alive = alive
         self._resolver = resolver
         self._tls = tls
         self._probes: Probes[Dispatcher] = Probes()
-        self._asking: set[asyncio.Task[None]] = set()
+        self.asking: set[asyncio.Task[None]] = set()
         self._per_s = round(tuning.probes_calm / tuning.tick_s)
         self.down: set[Dispatcher] = set()  # Each listener that is down is queued in _probes, or is being probed.
 
@@ -73,7 +74,7 @@ class Liveness:
             if self._still_down(dispatcher):
                 most -= 1
                 task = asyncio.create_task(self._ask(dispatcher))
-                self._asking.add(task)
+                self.asking.add(task)
                 task.add_done_callback(partial(self._asked, dispatcher))
 
     def _still_down(self, dispatcher: Dispatcher) -> bool:
@@ -87,14 +88,14 @@ class Liveness:
         self._probes.add(dispatcher, at_ms=circuit.probe_at_ms, since_ms=circuit.down_since_ms)
 
     def _asked(self, dispatcher: Dispatcher, task: asyncio.Task[None]) -> None:
-        self._asking.discard(task)
+        self.asking.discard(task)
         if self._still_down(dispatcher):
             self._wait(dispatcher)
 
     async def _ask(self, dispatcher: Dispatcher) -> None:
         listener, circuit = dispatcher.listener, dispatcher.circuit
         below = 300 if listener.has_liveness_url else 500
-        answer = await alive(
+        answer = await self.alive(
             listener.liveness_url, self._resolver, self._tls, below=below, timeout_s=self._tuning.probe_timeout_s
         )
         at_ms = now_ms()
@@ -105,7 +106,7 @@ class Liveness:
             dispatcher.wake()
 
     async def stop(self) -> None:
-        tasks = list(self._asking)
+        tasks = list(self.asking)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
