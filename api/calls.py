@@ -56,9 +56,9 @@ _NOT_STORED: Final = (b"cache-control", b"no-store")
 _ASKED_AGAIN: Final = (b"cache-control", b"private, no-cache")
 _SMALL_BYTES_MAX: Final = 16 << 10
 # A request id is logged and stored, so it must not hold a secret.
-# linear: two fixed words; at most a head long
+# This pattern takes linear time: two fixed words; at most a head long
 _SECRET = re.compile(rf"{PREFIX}|{SESSION_PREFIX}".encode())
-# linear: one class, bounded
+# This pattern takes linear time: one class, bounded
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z._:/+=-]{1,128}")
 T = TypeVar("T")
 

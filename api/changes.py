@@ -50,7 +50,7 @@ class Changes:
         return counted
 
     def take_more(self, organization_id: str, body_bytes: int) -> None:
-        """Count a size that take() did not know, as it counts a body. Raises TooManyRequests or StorageFull."""
+        """Count a size that take() could not know yet, as a body is counted. Raises TooManyRequests or StorageFull."""
         if self._limit is not None and body_bytes >= _BODY_BYTES:
             self._limit.take([], organization_id, min(body_bytes // _BODY_BYTES, self._limit.size))
         if body_bytes:

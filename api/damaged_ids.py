@@ -29,7 +29,7 @@ _NONCE_PURPOSE: Final = "everput damaged id nonce"
 _PLACE: Final = struct.Struct(">HQQ")
 _NONCE_BYTES: Final = 12
 _PREFIX: Final = "damaged-"
-# linear: one class, of a fixed length
+# This pattern takes linear time: one class, of a fixed length
 _SEALED: Final = re.compile(r"damaged-([A-Za-z0-9_-]{62})", re.ASCII)
 
 

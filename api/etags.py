@@ -14,7 +14,7 @@ import re
 from typing import Any, Final, NamedTuple
 
 _DIGEST_DIGITS: Final = 16
-# linear: bounded repeats, each class excludes what follows it
+# This pattern takes linear time: bounded repeats, each class excludes what follows it
 _TAG = re.compile(rb'"(\d{1,18})\.[0-9a-f]{16}"')
 
 

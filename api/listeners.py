@@ -22,9 +22,9 @@ from broker.ports import DirectoryView, ListenerStatus
 
 _HEADERS_MAX: Final = 32
 _HEADER_VALUE_CHARS_MAX: Final = 1024
-# linear: one class, bounded
+# This pattern takes linear time: one class, bounded
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")  # RFC 9110, 5.6.2
-# linear: one repeat, given back a character at a time; the value is bounded
+# This pattern takes linear time: one repeat, given back a character at a time; the value is bounded
 _HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?|")  # RFC 9110, 5.5, without obs-text
 # These headers are set by Everput, or would change where a request ends.
 _HEADERS_OURS: Final = frozenset(

@@ -30,7 +30,7 @@ from broker.core.selection import MessagePosition, Selection
 from broker.errors import NotFound
 from broker.ports import MessageLog
 
-# linear: alternatives differ in their first character, one repeat at the end
+# This pattern takes linear time: alternatives differ in their first character, one repeat at the end
 _ACTOR: Final = re.compile(r"(?:key|account):.+|worker|shell")
 _PATH: Final = "/v1/log"
 _MEDIA: Final = b"application/x-ndjson"

@@ -27,7 +27,7 @@ from broker.ports import Deliveries, DeliveryState, DirectoryView, Log
 from broker.volume import StoredBytes
 
 _IDEMPOTENCY_KEY: Final = b"idempotency-key"
-# linear: one class, bounded
+# This pattern takes linear time: one class, bounded
 _KEY = re.compile(rb"[\x20-\x7e]{1,255}")
 BATCH_TIMES_BYTES_MAX: Final = 2  # A batch's body may be as large as two other bodies.
 

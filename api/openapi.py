@@ -25,9 +25,9 @@ from everput import answers
 _REFERENCE: Final = "#/components/schemas/{name}"
 _ID: Final = "0180994c-b6b2-7d0e-b7ad-414716e83386"
 _ID_SCHEMA: Final = {"type": "string", "format": "uuid"}
-# linear: only our own paths are searched
+# This pattern takes linear time: only our own paths are searched
 _PATH_PARAMETER = re.compile(r"{(\w+)}")
-# linear: one class, at the start of a line of our own docstrings
+# This pattern takes linear time: one class, at the start of a line of our own docstrings
 _FIELD = re.compile(r"(\w+): ")
 _EVERYWHERE: Final = (400, 408, 414, 422, 431, 503)  # 400, 422: of a query
 _RETRIED: Final = (409, 429, 503)

@@ -22,9 +22,9 @@ from broker.errors import Refused
 
 _DAY_S: Final = 86_400
 _DETAIL_CHARS_MAX: Final = 300  # The message of msgspec quotes the body, which may be long.
-# linear: sees at most _DETAIL_CHARS_MAX characters; the class excludes what follows it
+# This pattern takes linear time: sees at most _DETAIL_CHARS_MAX characters; the class excludes what follows it
 _FIELD = re.compile(r"field `([^`]*)`")
-# linear: as _FIELD
+# This pattern takes linear time, like _FIELD.
 _STEP = re.compile(r"\.([^.\[]+)|\[([^\[\]]*)\]")
 
 T = TypeVar("T")

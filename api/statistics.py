@@ -83,7 +83,7 @@ def _step_ms(text: str | None, span_ms: int) -> int:
     """Return the step that the query asks for, or the first usual one that is long enough. Raises BadParameter."""
     if text is None:
         return next((one for one in _USUAL_MS if span_ms <= one * _POINTS_USUAL), _DAY_MS)
-    # linear: bounded
+    # This pattern takes linear time: bounded
     found = re.fullmatch(r"([1-9][0-9]{0,3})([mhd])", text)
     step_ms = 0 if found is None else int(found[1]) * _UNITS_MS[found[2]]
     if not 0 < step_ms <= _DAYS_MAX * _DAY_MS:

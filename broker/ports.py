@@ -17,7 +17,7 @@ from broker.core.events import ChangeApplied, ControlEvent, MessageChange, PutCl
 from broker.core.statistics import Series
 from broker.errors import LogUnavailable
 
-EARLIEST: Final = -2  # as a time: the first offset of a partition
+EARLIEST: Final = -2  # This time stands for the first offset of a partition.
 LATEST: Final = -1  # This time stands for the end of a partition.
 SESSION_TIMEOUT_MS: Final = 10_000  # How long a killed worker's partitions stand still if no other worker replaces it.
 
@@ -67,8 +67,8 @@ class NotStored(LogUnavailable):
 
 
 class NoMember(LogUnavailable):
-    """The error that this is no member of the group: Kafka does not know it, or others own its partitions, or will
-    soon.
+    """The error that this process is not a member of the group: Kafka does not know it, or other members own its
+    partitions, or will own them soon.
     """
 
 

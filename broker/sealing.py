@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from broker.errors import ConfigurationError
 
-# linear: one class; the operator's own text
+# This pattern takes linear time: one class; the operator's own text
 _BETWEEN = re.compile(r"[\s,]+")
 
 

@@ -26,11 +26,10 @@ STEP_BYTES_MIN: Final = 1 << 20
 # A batch of its own takes 61 bytes, lengths and times 27, and keys and headers with ids 77.
 RECORD_BYTES: Final = 192
 _INDEX_PART: Final = 128  # Indexes add this part of everything: at most 20 bytes for each 4,096.
-_UNBOUNDED_BYTES_MIN: Final = 1 << 30  # without a bound, the least that a step is a part of
+_UNBOUNDED_BYTES_MIN: Final = 1 << 30  # The steps of an organization without a bound are calculated from at least this.
 RECORD_S: Final = 6 * 3600.0  # A smaller sum is recorded this often, too.
-_CHANGES_PART: Final = (
-    10  # Changes may exceed the bound by this part of it, so that a full organization can mend its listeners.
-)
+# Changes may exceed the bound by this part of it, so that a full organization can mend its listeners.
+_CHANGES_PART: Final = 10
 _STOP_S: Final = 2.0
 _SECOND_MS: Final = 1000
 _NOTHING: Final[Counter[str]] = Counter()

@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 from broker.errors import BrokerError, ConfigurationError
 from cli.groups import Group, examples
 
-# By section, in the order of `--help`. The texts are here, so that `--help` imports no command.
+# The commands by section, in the order of `--help`. The texts are here, so that `--help` imports no command.
 _SECTIONS: Final = {
     "Start": {
         "serve": ("cli.processes.serve", "Run everything on this machine: Kafka, the API and the workers."),

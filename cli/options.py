@@ -86,7 +86,7 @@ class _Age(click.ParamType):
     name = "age"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        # linear: bounded
+        # This pattern takes linear time: bounded
         if not re.fullmatch(r"[1-9][0-9]{0,5}[hd]", str(value)) or age_s(str(value)) < _RETAIN_S_MIN:
             self.fail(f"{value!r} is not a number of hours or days such as 30d, of 2d at least", param, ctx)
         return value

@@ -15,7 +15,7 @@ import click
 # The letters 0, O, I and l look alike and are left out.
 _DIGITS: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _LENGTH: Final = 22
-# linear: fixed length
+# This pattern takes linear time: fixed length
 _SHORT: Final = re.compile(f"[{_DIGITS}]{{{_LENGTH}}}")
 
 

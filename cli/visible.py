@@ -8,9 +8,9 @@ import re
 from typing import Final
 
 # C0 and DEL, C1, marks that change the direction of text, separators of lines, and halves of surrogate pairs.
-# linear: one character
+# This pattern takes linear time: one character
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-# linear: one character
+# This pattern takes linear time: one character
 _CONTROL_BUT_LAYOUT: Final = re.compile(_CONTROL.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
 
 

@@ -17,7 +17,7 @@ TOLERANCE_S: Final = 300
 _PREFIX: Final = "whsec_"
 _SECRET_BYTES_MIN: Final = 24
 _SECRET_BYTES_MAX: Final = 64
-# linear: one class, bounded
+# This pattern takes linear time: one class, bounded
 _SECONDS: Final = re.compile(r"[0-9]{1,15}")
 _HEADERS: Final = ("webhook-id", "webhook-timestamp", "webhook-signature")
 

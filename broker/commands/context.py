@@ -31,7 +31,7 @@ from broker.ports import ControlLog, DirectoryView
 _FOLD_S: Final = 2.0
 _CHANGED: Final = "The resource has changed since. Read it again, and repeat the change with its new ETag."
 Versions = Collection[int]  # The versions that a change may be made to.
-# linear: fixed lengths
+# This pattern takes linear time: fixed lengths
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 

@@ -26,7 +26,7 @@ from broker.settings import Network
 ONLY: Final = ("all", "failed", "undelivered")
 _RUNNING_MAX: Final = 10  # of one listener at once
 _RUNNING_ALL_MAX: Final = 100  # of one organization
-_PICKED_MAX: Final = 50_000  # messages picked one by one, which the event lists
+_PICKED_MAX: Final = 50_000  # An event lists at most this many messages that were picked one by one.
 _PAGE: Final = 1000
 
 

@@ -16,7 +16,7 @@ from broker.core import events as ev
 
 SESSIONS_MAX: Final = 20
 EMAIL_CHARS_MAX: Final = 254  # RFC 5321, 4.5.3.1.3: an address without its angle brackets.
-# linear: quadratic in the part after the @, which is bounded before (EMAIL_CHARS_MAX)
+# This pattern takes quadratic time in the part after the @, which is bounded before (EMAIL_CHARS_MAX)
 _EMAIL = re.compile(r"[!-?A-~]+@[!-?A-~]+\.[!-?A-~]+")  # ASCII only: equality must not depend on a Unicode version.
 
 

@@ -14,8 +14,8 @@ FIRST: Final = 8
 _DECREASE: Final = 0.5
 # Pause after a decrease: answers to earlier attempts must not decrease the limit again.
 _DECREASE_PAUSE_MS: Final = 1_000
-LATE_S: Final = 0.001  # lateness of the event loop that fast listeners would notice
-# Part of the time spent waiting for a processor; everything else on the machine, Kafka too, waits as well then.
+LATE_S: Final = 0.001  # Fast listeners would notice an event loop that is later than this.
+# A process that waits this fraction of the time for a processor: then all others on the machine wait, Kafka too.
 WAITED_MAX: Final = 0.05
 GATE_LEAST: Final = 2
 GATE_MOST: Final = 512

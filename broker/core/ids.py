@@ -13,10 +13,10 @@ PARTITIONS_MAX: Final = 1 << 12
 _VERSION_7: Final = 0x7 << 76
 _VARIANT: Final = 0b10 << 62
 _RANDOM_BITS: Final = (1 << 62) - 1
-# linear: bounded
+# This pattern takes linear time: bounded
 _DAMAGED: Final = re.compile(r"damaged-(\d{1,4})-(\d{1,19})-(\d{1,19})", re.ASCII)
 # Not uuid.UUID, which takes four times as long: a check of the log reads millions of them.
-# linear: fixed lengths
+# This pattern takes linear time: fixed lengths
 _CANONICAL: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 

@@ -19,7 +19,9 @@ from broker.kafka.producer import KeyAndValue, Producer
 T = TypeVar("T")
 
 _LATE: Final = "Kafka did not store the outcomes in time"
-_TOGETHER_BYTES_MAX: Final = 16 << 10  # about; a reader of one record gets its whole batch
+_TOGETHER_BYTES_MAX: Final = (
+    16 << 10
+)  # Batches have about this size, because a reader of one record gets its whole batch.
 
 
 class _Waiting(NamedTuple):

@@ -18,7 +18,7 @@ class Append:
     """A message that waits for its batch, or is in one. done: its (partition, offset)."""
 
     __slots__ = ("build", "deadline", "done", "size")
-    count = 1  # of messages; more in a Part
+    count = 1  # The number of messages; a Part may have more than one.
     together: Together | None = None  # the group that this belongs to, if it is a part of one
 
     def __init__(self, build: BuildRecord, done: asyncio.Future[Any], deadline: float, size: int) -> None:

@@ -17,7 +17,7 @@ SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 # After this time a broker's silence counts as a lost connection, and the cluster is asked for the new leaders.
 # With aiokafka's 40 s and Faust's 90 s, a broker that hangs would cause outages that long.
 ANSWER_MS: Final = 15_000
-# linear: each class excludes what follows it; the operator's own text
+# This pattern takes linear time: each class excludes what follows it; the operator's own text
 _SERVER: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]+):[0-9]{1,5}")
 SASL_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 

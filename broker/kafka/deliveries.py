@@ -31,8 +31,8 @@ from broker.time_offsets import offsets_since
 
 _FINAL: Final = ("delivered", "parked")
 _FINAL_IF_REDRIVEN: Final = ("delivered",)  # of a listener that ever was
-_READS_MAX: Final = 64  # reads of a MiB for each requested message
-_LAG_READS_MAX: Final = 4  # reads per partition; a longer backlog is answered as "at least"
+_READS_MAX: Final = 64  # Each requested message may take this many reads of 1 MiB.
+_LAG_READS_MAX: Final = 4  # A partition gets this many reads; a longer backlog is answered as "at least".
 
 
 class KafkaDeliveries:

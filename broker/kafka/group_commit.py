@@ -102,7 +102,7 @@ class GroupCommit:
         self._proofs_s: dict[int | None, float] = {}
         self._turn = 0
         self._wake = asyncio.Event()
-        self._busy = asyncio.Event()  # set while something waits or is in flight, and the sweep must look
+        self._busy = asyncio.Event()  # It is set while anything waits or is in flight, so that the sweep runs.
         self._resting: set[int | None] = set()  # leaders whose pause is not over
         self._tasks: set[asyncio.Task[None]] = set()
         self._look_again_s = 0.0

@@ -109,6 +109,6 @@ def listener_group(kafka: KafkaSettings, listener_id: str) -> str:
 
 def group_listener(kafka: KafkaSettings, group: str) -> str | None:
     """Return the listener whose cursors a group holds; None when it is not a listener's group of this installation."""
-    # linear: fixed lengths
+    # This pattern takes linear time: fixed lengths
     found = re.fullmatch(re.escape(listener_group(kafka, "")) + f"({_UUID})", group)
     return None if found is None else found[1]

@@ -32,7 +32,7 @@ _ALLOWING: Final = (
     "The operator can allow a network with --allow-network. `everput listen` delivers to your own machine without it"
 )
 
-# linear: bounded
+# This pattern takes linear time: bounded
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 
 Address = IPv4Address | IPv6Address

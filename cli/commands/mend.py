@@ -32,7 +32,7 @@ from cli.options import Options, shared_options
 from cli.printing import say
 
 _RECORD_BYTES: Final = 8  # A record in a batch has at least this many bytes.
-# linear: bounded repeats, each class excludes what follows it
+# This pattern takes linear time: bounded repeats, each class excludes what follows it
 _RANGE: Final = re.compile(r"([a-z]+)/(\d{1,4}):(\d{1,19})(?:-(\d{1,19}))?", re.ASCII)
 
 

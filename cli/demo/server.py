@@ -27,9 +27,9 @@ from cli.processes import supervisor_link as link
 
 READY_S: Final = 600.0  # the first start fetches Kafka
 STOP_S: Final = 32.0
-# ours: lines of our own log
+# Only our own text: lines of our own log
 _STARTED: Final = re.compile(r" process\.started process=(\S+) pid=(\d+)")
-# ours: lines of our own log
+# Only our own text: lines of our own log
 _READY: Final = re.compile(r" process\.ready process=(\S+)")
 
 

@@ -133,7 +133,7 @@ def _places(url: str, key: str, queues: Sequence[str], targets: Sequence[tuple[s
 
 
 def _end(url: str, key: str, made: dict[str, _Place], *, temporary: bool) -> None:
-    """Delete the listeners that were made, by ID, or say that they stay."""
+    """Delete the listeners that this command created, if they are temporary; else say that they stay. made: by ID."""
     for listener_id, place in made.items():
         if not temporary:
             say(

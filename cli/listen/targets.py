@@ -18,9 +18,9 @@ from broker.core.names import NAME_CHARS_MAX
 from broker.errors import ConfigurationError
 
 FIELDS: Final = ("name", "data", "queue")
-# linear: bounded repeats, each followed by what it can't contain
+# This pattern takes linear time: bounded repeats, each followed by what it can't contain
 _PORT: Final = re.compile(r"(\d{1,5})(/.*)?", re.ASCII | re.DOTALL)
-# linear: one bounded class, then fixed characters
+# This pattern takes linear time: one bounded class, then fixed characters
 _HOST: Final = re.compile(r"[\w.-]{1,253}:\d{1,5}(?:/.*)?", re.ASCII | re.DOTALL)
 
 

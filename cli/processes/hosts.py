@@ -12,7 +12,7 @@ from typing import Final
 
 ANY: Final = "*"
 _REMEMBERED_MAX: Final = 1000
-# linear: bounded repeats, each class excludes what follows it
+# This pattern takes linear time: bounded repeats, each class excludes what follows it
 _AUTHORITY: Final = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9_.-]{1,253})(?::[0-9]{0,5})?")
 
 

@@ -79,7 +79,7 @@ def made_password(directory: Path) -> str:
     if password is None:
         password = secrets.token_urlsafe(32)
         write_secret(path, password)
-    # linear: one class, bounded
+    # This pattern takes linear time: one class, bounded
     if not re.fullmatch(r"[A-Za-z0-9_-]{16,200}", password):
         raise ConfigurationError(
             f"{path} does not hold a password that Everput made: delete it, and the next start makes another one"
@@ -103,7 +103,7 @@ def written_access(directory: Path, *, bootstrap: str | None = None) -> Embedded
         text = (directory / "kafka.properties").read_text(encoding="utf-8")
     except OSError:
         return None
-    # ours: the file that format() wrote
+    # Only our own text: the file that format() wrote
     found = re.search(r"^advertised\.listeners=[A-Z]+://(\S+)$", text, re.MULTILINE)
     if found is None or bootstrap not in (None, found[1]):
         return None
