@@ -16,7 +16,7 @@ BY_THEMSELVES = {
     "account.blocked", "account.password_reset", "account.unblocked",
     "change.applied", "deliveries.settled", "delivery.attempted", "delivery.parked", "delivery.set_aside",
     "listener.resealed", "log.damaged", "log.mended", "partition.handed_over", "partition.taken_over",
-    "replay.advanced", "volume.recorded",
+    "replay.advanced", "statistics.counted", "volume.recorded",
 }  # fmt: skip
 WHO = {"email": "ann@example.com", "password": "correct horse battery"}
 WHERE = {"name": "listener", "notify_url": "https://8.8.8.8/n", "liveness_url": "https://8.8.8.8/l"}
