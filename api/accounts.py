@@ -196,7 +196,7 @@ class Accounts:
         return {"session": _session_fields(session)}
 
     def _account(self, session: Session) -> Account:
-        """Return the session's account (NoSession: it was deleted meanwhile)."""
+        """Return the session's account. Raises NoSession if it was deleted meanwhile."""
         account = self._view.state.accounts.by_id.get(session.account_id)
         if account is None:
             raise NoSession("This session is unknown or has ended. Sign in again.")

@@ -134,7 +134,8 @@ def check_scope(api_key: ApiKey, scope: str) -> None:
 
 
 def check_queue(api_key: ApiKey, queue_id: str | None, *, narrows: bool) -> None:
-    """Refuse what a key for some queues may not ask for (NotFound: another queue; Forbidden: no queue's resource).
+    """Refuse what a key for some queues may not ask for.
+    Raises NotFound for another queue, Forbidden for a resource of no queue.
 
     queue_id: the path's; None when it has none.
     narrows: the handler shows such a key only what belongs to its queues.

@@ -140,7 +140,7 @@ def _answer(call: Call, listener: Listener, more: dict[str, Any]) -> Item:
 
 
 def _settings(body: ListenerSettingsBody, *, hidden: bool = False) -> dict[str, Any]:
-    """Return the settings of the body (Refused: a reserved or invalid header). hidden: a header's value may be
+    """Return the settings of the body. Raises Refused for a reserved or invalid header. hidden: a header's value may be
     HIDDEN.
     """
     fields = {name: getattr(body, name) for name in ListenerSettingsBody.__struct_fields__}

@@ -42,7 +42,7 @@ class PageTokens:
         return base64.urlsafe_b64encode(_VERSION + nonce + sealed).decode().rstrip("=")
 
     def open(self, token: str, organization_id: str, path: str) -> bytes:
-        """Decrypt a token (BadParameter: this list did not give it)."""
+        """Decrypt a token. Raises BadParameter if this list did not give it."""
         try:
             raw = base64.b64decode(token + "=" * (-len(token) % 4), b"-_", validate=True)
         except (binascii.Error, ValueError):

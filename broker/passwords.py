@@ -51,7 +51,7 @@ class Passwords:
         self._dummy_hash: str | None = None
 
     async def hash(self, password: str, *, about: Sequence[str] = (), pointer: str = "/password") -> str:
-        """Hash a password in PHC form (Refused: not acceptable; TooManyPasswords).
+        """Hash a password in PHC form. Raises Refused if it is not acceptable, or TooManyPasswords.
 
         about: what a guesser would try first, such as the account's e-mail address.
         pointer: where the request has the password.

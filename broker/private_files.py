@@ -44,7 +44,7 @@ def make_private(path: Path) -> None:
 
 
 def read_secret(path: Path) -> str | None:
-    """Return the file's line, or None where there is no file (ConfigurationError: unreadable, or empty)."""
+    """Return the file's line, or None if there is none. Raises ConfigurationError if it is unreadable or empty."""
     try:
         secret = path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:

@@ -151,7 +151,7 @@ class LogReader:
                     yield one
 
     async def _named(self, wanted: Selection, span: Range) -> Selection:
-        """Add the listeners of the wanted queue (NotFound: there never was such an item)."""
+        """Add the listeners of the wanted queue. Raises NotFound if there never was such an item."""
         organization_id, message = wanted.organization_id, wanted.message
         if message is not None and wanted.queue_id == message.queue_id:
             wanted = replace(wanted, queue_id=None)  # The message's whole story belongs to its queue.

@@ -139,7 +139,7 @@ class AccountCommands:
     async def change_password(
         self, session: Session, password: str, new_password: str, *, request_id: str = ""
     ) -> bool:
-        """Change the password and end the account's other sessions (Refused: one of the two passwords).
+        """Change the password and end the account's other sessions. Raises Refused for either of the passwords.
 
         Return False when this session has ended meanwhile.
         """
@@ -233,7 +233,7 @@ class AccountCommands:
         raise LastMember(f"{_last([organization])} Set `even_if_last` to do it anyway.")
 
     async def _record_of_account(self, event: _OfAnAccount) -> bool:
-        """Record an event of an account. Return whether it counts (NotFound: there is no such account)."""
+        """Record an event of an account. Return whether it counts. Raises NotFound if there is no such account."""
         await self._view.caught_up()
         if event.account_id not in self._view.state.accounts.by_id:
             raise NotFound(_NO_ACCOUNT)

@@ -27,9 +27,9 @@ from broker.errors import Changed, InDoubt, NotFound, Unavailable, UnknownEvent
 from broker.ports import ChangeLog, Count, CountingChange, Log, TooMuch
 
 ANSWER_S: Final = 4.0
-_ANSWER_BYTES: Final = 1024  # upper bound of a worker's record of a change: the record and its fields
-_LISTENER_BYTES: Final = 64  # upper bound of a listener's id and state in such a record
-_PAGE_BYTES_MAX: Final = 8 << 20  # of new data in a page, but at least one message
+_ANSWER_BYTES: Final = 1024  # A worker's record of a change takes at most this much without its listeners.
+_LISTENER_BYTES: Final = 64  # Each listener's id and state in such a record take at most this much.
+_PAGE_BYTES_MAX: Final = 8 << 20  # A page has at most this much new data, but at least one message.
 _NONE: Final = "No message of this queue has this ID."
 _DELETED: Final = "this message was deleted"
 _CHANGED: Final = "the message has changed since the version that If-Match names"

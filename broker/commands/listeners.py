@@ -229,7 +229,9 @@ class ListenerCommands:
         raise NameTaken(f"This queue already has a listener named {name!r}. Choose another name.", pointer="/name")
 
     def _sealed(self, before: ListenerSettings, said: Mapping[str, Any]) -> ListenerSettings:
-        """Return the new settings with sealed headers (Refused: a hidden value for a header that does not exist)."""
+        """Return the new settings with sealed headers.
+        Raises Refused for a hidden value of a header that does not exist.
+        """
         known = before.sealed_headers | {name: self._sealer.seal(value) for name, value in before.headers.items()}
         changed = dict(said)
         asked: Mapping[str, str] | None = changed.pop("headers", None)

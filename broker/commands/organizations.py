@@ -37,7 +37,7 @@ KEYS_MAX: Final = 1_000  # of one organization
 async def create_organization(
     control: ControlLog, view: DirectoryView, *, name: str, actor: str = "shell", request_id: str = ""
 ) -> Organization:
-    """Create an organization without members (Refused: the name)."""
+    """Create an organization without members. Raises Refused for the name."""
     check_name(name)
     context = Context(organization_id=str(uuid4()), actor=actor, request_id=request_id, at_ms=now_ms())
     await record(control, view, ev.OrganizationCreated(**event_fields(context), name=name))

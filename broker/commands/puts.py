@@ -212,7 +212,8 @@ def new_batch(
 
 
 async def append_puts(log: MessageLog, puts: Sequence[Put], partition: int | None = None) -> None:
-    """Append messages, and return once all in-sync replicas have them (LogUnavailable: nothing is stored; InDoubt).
+    """Append messages, and return once all in-sync replicas have them.
+    Raises LogUnavailable if nothing is stored, or InDoubt.
 
     Messages without an ordering key go into one partition, and into one record batch if they fit.
     partition: which one; None: any.

@@ -76,7 +76,7 @@ class KeyOrder(Generic[D]):
         return list(waiting)
 
     def held_for(self, at_s: float, as_long_as_s: float) -> list[str]:
-        """List the keys for which deliveries wait while the same delivery has had the turn for this long."""
+        """List the keys whose turn one delivery has had for at least this long while others wait for it."""
         return [key for key, waiting in self._waiting.items() if waiting and at_s - self._since_s[key] >= as_long_as_s]
 
     def restart(self, held: Iterable[str]) -> list[D]:

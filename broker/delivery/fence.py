@@ -37,7 +37,9 @@ class Fence:
         self._ask, self._asked_at = _handed_over, float("-inf")
 
     async def confirm(self) -> None:
-        """Ask Kafka now whether the worker owns the partitions (LogUnavailable: it does not, or Kafka can't tell)."""
+        """Ask Kafka now whether the worker owns the partitions.
+        Raises LogUnavailable if it does not, or Kafka can't tell.
+        """
         asked_at, ask = time.monotonic(), self._ask
         try:
             await ask()

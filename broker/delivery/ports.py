@@ -67,7 +67,7 @@ class Appender(Protocol):
         """
 
     async def append_one(self, partition: int, key: bytes, value: bytes) -> int:
-        """Write a record and return its offset, -1 where it is not known (LogUnavailable: it may be written)."""
+        """Write a record and return its offset, -1 where it is not known. After LogUnavailable it may be written."""
 
 
 class Messages(Protocol):
@@ -142,13 +142,15 @@ class Membership(Protocol):
         """Read these partitions from these offsets on."""
 
     async def read(self) -> Mapping[int, Iterable[Record]]:
-        """Return new records by partition, after a short wait at most (LogUnavailable: reading has failed for long).
+        """Return new records by partition, after a short wait at most.
+        Raises LogUnavailable if reading has failed for long.
 
         LogDamaged: the next records of a partition can't be read; call begin() after them.
         """
 
     async def confirm(self, offsets: Mapping[int, int]) -> None:
-        """Ask whether the member still owns its partitions (NoMember: it does not; LogUnavailable: Kafka can't tell).
+        """Ask whether the member still owns its partitions.
+        Raises NoMember if it does not, LogUnavailable if Kafka can't tell.
 
         offsets: where it reads, for people who inspect the group.
         """

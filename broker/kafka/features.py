@@ -41,7 +41,8 @@ class _Question(RequestStruct):  # type: ignore[misc]
     SCHEMA = Schema(("name", CompactString("utf-8")), ("version", CompactString("utf-8")), ("tags", TaggedFields))
 
     def parse_response_header(self, read_buffer: BytesIO | bytes) -> Any:
-        return ResponseHeader_v0.decode(read_buffer)  # the oldest header, so that any client understands the answer
+        # Kafka sends this answer with the oldest header, so that any client understands it.
+        return ResponseHeader_v0.decode(read_buffer)
 
 
 class FeaturesRequest(Request[_Question]):  # type: ignore[misc]

@@ -21,7 +21,7 @@ _WITHIN_MS: Final = 10_000
 
 
 async def is_begun(kafka: KafkaSettings, manifest_sha256: str) -> bool:
-    """Return whether an import of this export has begun (ConfigurationError: an import of another one has)."""
+    """Return whether an import of this export has begun. Raises ConfigurationError if one of another export has."""
     mine = import_mark(kafka, manifest_sha256)
     marks = {name for name in await _topic_names(kafka) if name.startswith(import_mark(kafka))}
     if marks - {mine}:

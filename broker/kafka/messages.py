@@ -25,7 +25,7 @@ from broker.time_offsets import offsets_since
 log = logging.getLogger(__name__)
 
 Kept = Callable[[int, str, str], Awaitable[tuple[int, bytes] | None]]
-_CHUNK: Final = 200  # records of a partition that a page of a list reads
+_CHUNK: Final = 200  # A page of a list reads this many records of a partition at a time.
 _CHUNK_BYTES_MAX: Final = 512 << 10  # bytes of them that are held, but at least one record
 _PAGE_BYTES_MAX: Final = 8 << 20  # A page holds at most this many bytes of records, but at least one record.
 

@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 _HEARTBEAT_MS: Final = 1_000
 _POLL_MS: Final = 500
 _RECORDS_MAX: Final = 1_000
-_ANSWER_MS: Final = SESSION_TIMEOUT_MS + 5_000  # for any request; joining takes as long as the slowest hand-over
+# Any request may take this long, because joining takes as long as the slowest hand-over.
+_ANSWER_MS: Final = SESSION_TIMEOUT_MS + 5_000
 FAILING_S_MAX: Final = 9.0  # A client that has had only errors for this long will not recover by itself.
 
 _DAMAGED: Final = (
@@ -181,7 +182,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
 async def poll(
     consumer: Any, requests: KafkaRequests, positions: dict[TopicPartition, int], **options: int
 ) -> dict[int, list[Any]]:
-    """Return the consumer's new records by partition (LogDamaged: the next record of a partition can't be read).
+    """Return the consumer's new records by partition. Raises LogDamaged if the next one of a partition can't be read.
 
     positions: where each partition's reading began; kept up to date.
     options: see getmany().

@@ -25,7 +25,9 @@ class Opened(NamedTuple):
 
 
 def open_listener(sealer: Sealer, listener: Listener) -> Opened:
-    """Open what is sealed in the listener (ConfigurationError: sealed with another key; ValueError: no secret)."""
+    """Open what is sealed in the listener.
+    Raises ConfigurationError if it is sealed with another key, ValueError if there is no secret.
+    """
     settings = listener.settings
     headers = settings.headers | {name: sealer.open(sealed) for name, sealed in settings.sealed_headers.items()}
     return Opened(

@@ -114,7 +114,9 @@ def digest(folder: Path) -> str:
 
 
 def check(folder: Path, manifest: Manifest) -> Iterator[int]:
-    """Hash all files again, and yield the size of each (ConfigurationError: a file differs from what was exported)."""
+    """Hash all files again, and yield the size of each.
+    Raises ConfigurationError if a file differs from what was exported.
+    """
     for one in manifest.files:
         try:
             found = hash_of(folder / one.name)

@@ -25,7 +25,7 @@ _HOST: Final = re.compile(r"[\w.-]{1,253}:\d{1,5}(?:/.*)?", re.ASCII | re.DOTALL
 
 
 class Address(click.ParamType):
-    """A local address: `3000`, `3000/hook`, `localhost:3000`, or a URL. Becomes a URL."""
+    """A local address: `3000`, `3000/hook`, `localhost:3000`, or a URL. It is converted to a URL."""
 
     name = "address"
 

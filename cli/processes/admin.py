@@ -155,7 +155,8 @@ def process_app(health: Health) -> Starlette:
 
 @contextlib.asynccontextmanager
 async def serving(app: Starlette, host: str, port: int, hosts: Hosts) -> AsyncIterator[str]:
-    """Serve the application inside the `with` block, and yield its URL (ConfigurationError: the address is taken).
+    """Serve the application inside the `with` block, and yield its URL.
+    Raises ConfigurationError if the address is taken.
     hosts: see Server.
     """
     with bind(host, port) as listening:

@@ -120,7 +120,7 @@ class Checkpoints:
                 log.warning("checkpoint.failed error=%s", error)
 
     async def _pause(self) -> None:
-        """Wait for the next checkpoint (Suspended: the process stood still, and what it knows is out of date)."""
+        """Wait for the next checkpoint. Raises Suspended if the process stood still, so that its state is old."""
         before = time.monotonic()
         await asyncio.sleep(self._tuning.checkpoint_s)
         stood_still_s = time.monotonic() - before
@@ -267,7 +267,7 @@ class Checkpoints:
                     self._metrics.cursors += sum(map(len, cursors.values()))
 
     async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]], *, pause_s: float) -> NotStored | None:
-        """Commit in parts while the partitions are ours (LogUnavailable: they are not).
+        """Commit in parts while the partitions are ours. Raises LogUnavailable if they are not.
 
         A group that another consumer uses refuses commits. It must not delay the others, so failures are returned at
         the end.

@@ -52,7 +52,7 @@ class Room:
 
     @property
     def many_fail(self) -> bool:
-        """Whether those that wait for a retry take too much of it."""
+        """True if the deliveries that wait for a retry take too much of the room."""
         most = self.held_max
         return most > 0 and len(self._deliveries.retries) >= max(1, min(self.tuning.retries_max, most // 2))
 

@@ -154,7 +154,7 @@ class OutstandingRecords:
         return found
 
     async def _of_log(self, partition: int, place: int) -> Message | None:
-        """Read the message as it was put (LogUnavailable: a new leader does not know yet that it has it)."""
+        """Read the message as it was put. Raises LogUnavailable if a new leader can't give it yet."""
         try:
             fetched = await self._requests.read(self._messages_topic, partition, place, bytes_max=_RECORD_BYTES)
         except OffsetTooOld:

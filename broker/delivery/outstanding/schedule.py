@@ -309,7 +309,7 @@ class Outstanding:
                     self._due.remove(entry)
 
     async def flush(self) -> None:
-        """Write the tombstones (LogUnavailable: the next call writes them)."""
+        """Write the tombstones. After LogUnavailable, the next call writes them."""
         if self._settled:
             settled, self._settled = self._settled, {}
             try:

@@ -32,7 +32,7 @@ class TailLoop:
         self._pause_s = tuning.load_pause_s
 
     async def run(self) -> None:
-        """Read for ever (LogUnavailable: Kafka is away for long)."""
+        """Read for ever. Raises LogUnavailable if Kafka is away for long."""
         while True:
             try:
                 # A read that began before a take-over may bring the first records after it, so keep everything.

@@ -72,7 +72,9 @@ def password_file(directory: Path) -> Path:
 
 
 def made_password(directory: Path) -> str:
-    """Return the password in the directory; make one where there is none (ConfigurationError: others can read it)."""
+    """Return the password in the directory; make one where there is none.
+    Raises ConfigurationError if others can read it.
+    """
     path = password_file(directory)
     refuse_shared_file(path)
     password = read_secret(path)
