@@ -279,7 +279,7 @@ async def test_a_listener_far_behind_is_caught_up_from_the_log_in_order_of_offse
         puts = await asyncio.gather(*(rig.put(queue, "x" * 4000) for _ in range(1000)))
         ids += [one for (one,) in puts]
     await until(lambda: len(rig.listeners.taken("quick")) == 6000, what="the quick one has all")
-    held = worker.dispatchers[listener.id]._held
+    held = worker.dispatchers[listener.id].held
     assert held <= 64
     rig.listeners.down.clear()
     await until(lambda: len(rig.listeners.taken("behind")) >= 6000, what="the other one has caught up")

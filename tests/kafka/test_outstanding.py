@@ -210,7 +210,7 @@ async def test_a_listener_that_is_down_spends_no_attempt_on_what_is_kept(rig: Ri
     rig.listeners.down.clear()
     await until(lambda: len(rig.listeners.taken("a")) >= 21, what="all of it")
     assert rig.listeners.ids("a") == Counter(ids)
-    await until(lambda: not worker.dispatchers[listener.id]._held, what="nothing is held any more")
+    await until(lambda: not worker.dispatchers[listener.id].held, what="nothing is held any more")
 
 
 async def test_what_is_redriven_while_no_worker_runs_is_tried_when_one_does_and_only_once(rig: Rig):
