@@ -284,7 +284,7 @@ class TextParser(NamedTuple):
 
 def text_parsers() -> dict[str, TextParser]:
     """Return the parsers that read a text alone, by their names in COVERED. Call it in a running loop."""
-    tunnel = Tunnel(_Ear(), _Ear())  # type: ignore[arg-type]
+    tunnel = Tunnel(_Ear(), 1, _Ear())  # type: ignore[arg-type]
     hosts = Hosts(["*"])
     sessions = Sessions(_Ear(), "https://x")  # type: ignore[arg-type]
     clients = Clients([ip_network("127.0.0.0/8"), ip_network("::/0")])
