@@ -47,7 +47,7 @@ class OutstandingDeliveries:
         query = call.query()
         state = query.get("state")
         if state is not None and state not in _STATES:
-            raise BadParameter(f"The parameter state must be one of {', '.join(_STATES)}.", parameter="state")
+            raise BadParameter(f"The parameter `state` must be one of {', '.join(_STATES)}.", parameter="state")
         path = f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/deliveries"
         whose = listener.organization_id, path
         after = _position(self._tokens.open(query["cursor"], *whose)) if "cursor" in query else (0, 0)

@@ -180,5 +180,5 @@ def _begin_at_ms(begin: str) -> int | None:
     try:
         return rfc3339_ms(begin)
     except ValueError:
-        detail = "The field from must be now, beginning, or a time such as 2026-01-31T12:00:00Z."
+        detail = "The field `from` must be now, beginning, or a time such as 2026-01-31T12:00:00Z."
         raise Refused(detail, pointer="/from") from None

@@ -141,7 +141,7 @@ def _types(query: dict[str, str]) -> frozenset[str] | None:
 def _actor(query: dict[str, str]) -> str | None:
     actor = query.get("actor")
     if actor is not None and _ACTOR.fullmatch(actor) is None:
-        raise BadParameter("The parameter actor must be key:<id>, account:<id>, worker or shell.", parameter="actor")
+        raise BadParameter("The parameter `actor` must be key:<id>, account:<id>, worker or shell.", parameter="actor")
     return actor
 
 
@@ -150,5 +150,5 @@ def _limit(query: dict[str, str]) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 7 and 1 <= int(text) <= _LIMIT_MAX):
-        raise BadParameter(f"The parameter limit must be a number from 1 to {_LIMIT_MAX}.", parameter="limit")
+        raise BadParameter(f"The parameter `limit` must be a number from 1 to {_LIMIT_MAX}.", parameter="limit")
     return int(text)

@@ -133,7 +133,7 @@ def page_limit(query: Mapping[str, str]) -> int:
     if text is None:
         return _LIMIT_DEFAULT
     if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= _LIMIT_MAX):
-        raise BadParameter(f"The parameter limit must be a number from 1 to {_LIMIT_MAX}.", parameter="limit")
+        raise BadParameter(f"The parameter `limit` must be a number from 1 to {_LIMIT_MAX}.", parameter="limit")
     return int(text)
 
 

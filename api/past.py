@@ -26,5 +26,5 @@ class Views:
         if at_ms is None:
             return self._view
         if at_ms > now_ms():
-            raise BadParameter("The parameter at must not be in the future.", parameter="at")
+            raise BadParameter("The parameter `at` must not be in the future.", parameter="at")
         return await self._past.view(organization_id or call.organization_id, at_ms)

@@ -84,7 +84,7 @@ class Secrets:
 
 
 def _answer(call: Call, listener: Listener, secret: str) -> dict[str, Any]:
-    """Return the answer about a secret. former: until when former secrets also sign; these are not shown again."""
+    """Return an answer that shows a secret. former: until when earlier secrets sign, too; they are not shown again."""
     going_on = [ends for _, ends in listener.former_secrets if ends > now_ms()]
     href = call.href(f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/secret")
     return {

@@ -57,8 +57,7 @@ class StoredBytes:
         self._view = view
         self._bytes_max = bytes_max
         self._retain_s = retain_s
-        # The bytes that each tenant may store before the bound is checked again.
-        # A tenant's number is below 0 if concurrent puts have exceeded the bound.
+        # The bytes that each tenant may store before its bound is checked again. Below 0: concurrent puts stored more.
         self._left: dict[str, int] = {}
         self._unrecorded: dict[str, Counter[str]] = {}  # by tenant, then by organization id
         self._recording: dict[str, asyncio.Task[None]] = {}  # by organization id

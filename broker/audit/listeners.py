@@ -90,8 +90,9 @@ class Listeners:
         return listener_id in (await self.of_queue(organization_id, queue_id) or ())
 
     async def was(self, organization_id: str, listener_id: str) -> bool:
-        """Return whether there ever was such a listener or replay. Raises LogUnavailable. `control` is read for ended
-        ones.
+        """Return whether the organization has, or ever had, a listener or replay of this id. Raises LogUnavailable.
+
+        For one that has ended, the topic `control` is read.
         """
         state = self._view.state
         live = state.listener(organization_id, listener_id) or state.replays.find(organization_id, listener_id)

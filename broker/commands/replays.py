@@ -249,7 +249,7 @@ class ReplayCommands:
 
     def _check(self, asked: ReplayInput) -> None:
         if asked.only not in ONLY:
-            raise Refused(f"The field only must be one of {', '.join(ONLY)}.", pointer="/only")
+            raise Refused(f"The field `only` must be one of {', '.join(ONLY)}.", pointer="/only")
         if asked.liveness_url is not None and asked.notify_url is None:
             raise Refused("A liveness_url needs a notify_url. Give both, or neither.", pointer="/liveness_url")
         if asked.send_headers and asked.notify_url is None:

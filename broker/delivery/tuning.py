@@ -112,7 +112,9 @@ class Tuning:
     conditions_at_once: int = 16  # The lag of this many dispatchers is calculated at once; there may be thousands.
 
     # The fence (fence.py)
-    sure_s: float = SESSION_TIMEOUT_MS / 1000 - 1.0  # Kafka reassigns no partition sooner than this after an answer.
+    sure_s: float = (
+        SESSION_TIMEOUT_MS / 1000 - 1.0
+    )  # For so long after a heartbeat was answered, Kafka gives our partitions to nobody else.
     # Kafka is asked this often, so that no message waits for an answer.
     ask_s: float = (SESSION_TIMEOUT_MS / 1000 - 1.0) / 3
     ask_look_s: float = 1.0

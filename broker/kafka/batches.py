@@ -155,7 +155,7 @@ def _framed(raw: bytes) -> Iterator[tuple[Any, int | None, int]]:
             yield DefaultRecordBatch(batch), follows_at, size
         elif zlib.crc32(batch[_MAGIC_AT:]) == int.from_bytes(batch[_OLD_CRC_AT:_MAGIC_AT]):
             yield LegacyRecordBatch(batch, magic), follows_at, size
-        else:  # The parser would read on before it checks the batch.
+        else:  # Not for the parser: it would read beyond a damaged batch before it checks the sum.
             yield None, None, 0
             return
         at += size

@@ -109,7 +109,7 @@ class Names:
         self.new = Pool(self.tuning.new_max, leaves_s=self.tuning.new_leaves_s, hanging_max=hanging_max * 3 // 4)
         self.slow = Pool(self.tuning.slow_max)
         self._questions: dict[str, _Question] = {}
-        self._hung: dict[str, int] = {}  # How often each name has hung in a row.
+        self._hung: dict[str, int] = {}  # By host name, how many look-ups in a row got no answer.
 
     def addresses(self, host: str) -> asyncio.Future[list[str]]:
         """Look a name up. Concurrent callers share the future, so shield it; it may take long.

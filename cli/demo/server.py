@@ -158,7 +158,7 @@ class DemoListeners:
         await asyncio.wait([started, self._follow], return_when=asyncio.FIRST_COMPLETED)
         if not started.done():
             started.cancel()
-            raise ConfigurationError("the demo's listeners did not start")
+            raise ConfigurationError("the process of the demo's listeners ended at its start; the lines above say why")
 
     def tell(self, order: dict[str, Any]) -> None:
         """{"refuse": name} or {"accept": name}."""

@@ -148,7 +148,7 @@ class Partition:
             self._ring_from = ring[0].offset if ring else self.tail
 
     def from_ring(self, stream: Stream) -> bool:
-        """Bring the stream what it lacks, if the ring still has it. Return whether it had."""
+        """Give the stream the messages that it missed, if the ring still has them; else return False."""
         wanted = stream.window.wanted()
         if wanted is None or wanted < self._ring_from:
             return False

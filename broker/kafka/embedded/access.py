@@ -130,7 +130,10 @@ async def ask(options: dict[str, Any], *, timeout_s: float) -> bool:
 
 
 async def tell_password(options: dict[str, Any], password: str, *, timeout_s: float) -> None:
-    """Store the password of USER in Kafka. options: of a user that Kafka knows. Raises LogUnavailable."""
+    """Store the password of USER in Kafka. Raises LogUnavailable.
+
+    options: how a user that Kafka knows already connects.
+    """
     connection = await create_conn(**options, request_timeout_ms=round(timeout_s * 1000))
     try:
         answer = await connection.send(_AlterUserScramCredentials(password))

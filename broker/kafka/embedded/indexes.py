@@ -21,7 +21,7 @@ _TIME: Final = struct.Struct(">qi")
 
 
 class WrongIndex(NamedTuple):
-    """A file of a segment that says what its batches do not. offset: the first one that an entry is wrong about."""
+    """An index file that contradicts the batches of its segment. offset: the first that an entry is wrong about."""
 
     topic: str
     partition: int

@@ -75,7 +75,8 @@ async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) 
             cwd=directory,
             env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
             # In a session of its own, Kafka gets no Ctrl-C from the terminal; the parent ends Kafka last.
-            # An idle Kafka stays in the parent's session: Linux shares processors by session first, then by priority.
+            # At idle priority it stays in the parent's session: Linux gives each session an equal share of the
+            # processors, whatever its priority (autogroup).
             start_new_session=not idle,
         )
 
