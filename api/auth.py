@@ -222,8 +222,9 @@ class Sessions:
         return scope["scheme"] == "https" if public_url is None else public_url.lower().startswith("https:")
 
     def _same_origin(self, scope: Scope) -> bool:
-        """Return whether the browser says that its own page sends the request (decision 0121). Without any word it is
-        False.
+        """Return whether the browser says that a page of this server sends the request (decision 0121).
+
+        It says so in `Sec-Fetch-Site` or `Origin`. If it sends neither, return False.
         """
         headers: dict[bytes, bytes] = dict(scope["headers"])
         site = headers.get(b"sec-fetch-site")

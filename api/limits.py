@@ -38,11 +38,11 @@ class Recent:
 
 
 class Limit:
-    """A rate limit with a burst, for each name apart.
+    """A rate limit that permits bursts and counts each client (an address, an account, …) separately.
 
-    name: the policy's.
-    unit: what is counted, unless requests.
-    refusal: the text for a client that comes too often.
+    name: what the limit is called in the `RateLimit` headers.
+    unit: what is counted; None for requests.
+    refusal: the error text for a client that exceeds the limit.
     """
 
     def __init__(self, name: str, size: int, *, per_s: float, refusal: str, unit: str | None = None) -> None:

@@ -158,7 +158,7 @@ class Messages:
         return _answer(call, message, _states(queue, states))
 
     async def delete(self, call: Call) -> Any:
-        """Delete a message. The answer shows it as it was; a listener that had it is answered `delivered`."""
+        """Delete a message. The answer shows it as it was, `delivered` for listeners that already got it."""
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         ids = queue, call.path("message_id")
         message, states = await delete_message(

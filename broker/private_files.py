@@ -44,7 +44,9 @@ def make_private(path: Path) -> None:
 
 
 def read_secret(path: Path) -> str | None:
-    """Return the file's line, or None if there is none. Raises ConfigurationError if it is unreadable or empty."""
+    """Return the only line of a file, or None if there is no file. Raises ConfigurationError if the file is unreadable
+    or empty.
+    """
     try:
         secret = path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:

@@ -86,8 +86,8 @@ def connection(*, url: str | None, key: str | None, profile: str | None, data_di
         key, url = current.key, current.url
     if key is None:
         raise ConfigurationError(
-            f"no API key: run `everput login`, give --key, set {KEY_VARIABLE}, or start where "
-            f"{files.api_key_file(data_dir)} is"
+            f"no API key: run `everput login`, give --key, set {KEY_VARIABLE}, or run this "
+            f"command in the directory that contains {files.api_key_file(data_dir)}"
         )
     if url is None and at is not None and _is_here(at):
         url = at

@@ -217,10 +217,10 @@ class ControlChecks(Checks):
 
 
 class MessageChecks(Checks):
-    """The checks of one partition of `messages`.
+    """The checks that `everput verify` makes in one partition of `messages`.
 
-    by_queue: the offsets of each queue's messages, ascending.
-    begin: the first offset to be checked; callers may raise it.
+    by_queue: for each queue, the offsets of its messages, ascending.
+    begin: the offset at which the checks begin; callers may set it higher.
     queues: as in ControlChecks.
     """
 

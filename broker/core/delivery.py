@@ -115,7 +115,7 @@ MEANS: Final[Mapping[Kind, str]] = {
     Kind.DROPPED: "its partition was handed over, or its listener has ended",
 }
 
-# The reason for each transition, by its first state.
+# Why each transition happens, by the state that it leaves.
 NEXT: Final[Mapping[Kind, Mapping[Kind, str]]] = {
     Kind.MISSING: {
         Kind.READY: "its message is read",

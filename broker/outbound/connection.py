@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
         self._bytes = 0
         self._answered = True
         self._end: asyncio.TimerHandle | None = None
-        self._ended = 0  # answers that have ended in the present data; more than one is an error
+        self._ended = 0  # how many answers ended in the data that is being parsed; more than one is an error
         self._head: list[bytes] = []  # the pieces of the answer until its status is known
         self._again = b""  # The last answer, if it came whole: the same bytes need not be parsed again.
         self._again_status = 0

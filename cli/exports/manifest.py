@@ -23,8 +23,10 @@ _CHUNK_BYTES: Final = 1 << 20
 
 
 class File(msgspec.Struct, kw_only=True):
-    """A file of an export. rows: events or records. topic, partition, first: the first row's place, in an export of
-    all.
+    """A file of an export.
+
+    rows: how many events or records it has.
+    topic, partition, first: where its first row was in Kafka (first: its offset). Only `everput export-all` sets them.
     """
 
     name: str

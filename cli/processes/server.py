@@ -191,10 +191,13 @@ class _Connection(_Written, HttpToolsProtocol):
     config: _Config
     # The rest of a request has been awaited since this time; None: none is under way.
     _waiting_since: float | None = None
-    _head_bytes = 0  # The bytes of an unfinished head, after the read in which it began; below 0 in that read.
+    # The bytes of an unfinished head. The read in which it began does not count, so the count is below 0 until its end.
+    _head_bytes = 0
     _read_bytes = 0  # in this read
     _in_head = False
-    _framing_bytes = 0  # The bytes of a body that are not content, after the head; below 0 in the read with the head.
+    # The bytes that came after the head and are no content, such as chunk sizes. A whole read is added at its end, so
+    # the head and the content in it are subtracted before: the count is below 0 until then.
+    _framing_bytes = 0
     _client_name: str | None = None
     _last_taken = False  # no request comes after this one
     _deaf = False  # and another one began

@@ -90,11 +90,13 @@ class OutstandingRecords:
         yield some
 
     async def message(self, entry: OutstandingEntry) -> Message | None:
-        """Read the message of an entry's record, or of a later record of its key; None when only a tombstone is left.
+        """Read the message of an entry from `outstanding`; None when only a tombstone is left of its key.
 
-        An append that was tried twice leaves two records, of which compaction keeps the later. If Kafka does not give
-        the record, because it is lost, damaged or unknown to a new leader, the message is read where it was put.
-        LogUnavailable: that is gone, and a new leader may still give the record. LogDamaged: that is damaged, too.
+        An append that was sent twice leaves two records with one key. Compaction keeps the later one, so that is read,
+        too. If Kafka can't return the record, because it is lost or damaged or because a new leader does not have it
+        yet, the message is read from the topic `messages`.
+        LogUnavailable: it is gone from `messages`; a new leader may still return the record.
+        LogDamaged: it is damaged in `messages`, too.
         """
         if entry.record is not None:
             return await self._message(entry, entry.record, entry.record_offset)

@@ -167,7 +167,7 @@ class Outstanding:
         stream = delivery.stream
         key, value = entry_key(event.listener_id, event.message_id), encode(event)
         message = delivery.message
-        # A retry's record replaces the one before. An updated message may be larger than the original.
+        # A record of a retry has the size of the one that it replaces, unless the message was updated since.
         counts = delivery.entry is None or (message is not None and message.change() >= 0)
         while delivery.state is not DROPPED:
             try:
