@@ -78,9 +78,9 @@ async def test_a_listener_that_ended_while_it_was_down_is_asked_no_more(rig: Rig
     down: list[int] = []
     tick = worker._liveness.tick
 
-    def told_tick(*, begins: int) -> None:
+    def told_tick(*, permits: int) -> None:
         down.append(len(worker._liveness.down))
-        tick(begins=begins)
+        tick(permits=permits)
 
     monkeypatch.setattr(worker._liveness, "tick", told_tick)
     await until(lambda: len(down) >= 10, what="some ticks more")
