@@ -175,6 +175,28 @@ async def test_guesses_at_an_e_mail_address_do_not_keep_its_owner_out_of_a_new_b
         assert await tried("192.0.2.1", PASSWORD) == 200
 
 
+async def test_known_browsers_have_a_limit_together_that_strangers_do_not_use_up():
+    async with client_of(trusted_proxies=PROXIES, account_limits=no_more(all_guesses_at_once=16)) as client:
+
+        async def tried(number: int, browser: str | None = None, password: str = PASSWORD) -> httpx.Response:
+            cookie = {} if browser is None else {"cookie": f"{NAME}={browser}"}
+            client.cookies.clear()
+            body = {"email": f"{number}@example.com", "password": password}
+            headers = {"x-forwarded-for": f"198.51.{number}.1", **cookie}
+            return await client.post("/v1/sessions", json=body, headers=headers)
+
+        browsers = []
+        for number in range(4):
+            await register(client, number, x_forwarded_for=f"198.51.{number}.1")
+            browsers.append((await tried(number)).cookies[NAME])
+        strangers = [await tried(100 + number, password="a wrong password") for number in range(40)]
+        assert strangers[-1].status_code == 429
+        assert (await tried(0, browsers[0])).status_code == 200
+        known = [await tried(n % 4, browsers[n % 4], "a wrong password") for n in range(36)]
+        assert known[0].status_code == 401
+        assert "known-sessions" in {answer.headers.get("ratelimit-policy", "").split('"')[1] for answer in known[16:]}
+
+
 async def test_networks_that_register_much_leave_room_for_one_that_did_not():
     async with client_of(trusted_proxies=PROXIES, account_limits=no_more()) as client:
         made = [await register(client, number, x_forwarded_for=f"203.0.{number % 4}.{number}") for number in range(40)]

@@ -76,6 +76,16 @@ async def test_the_last_member_leaves_only_if_it_says_so(api):
     assert (await delete(api, f"{path}/{account(api).id}?even_if_last=true", ann)).status_code == 200
 
 
+async def test_an_account_creates_twenty_organizations_the_ones_it_left_included(over_http):
+    token = await register(over_http)
+    account_id = account(over_http).id
+    for _ in range(20):
+        path = f"/v1/organizations/{await organization(over_http, token)}/members/{account_id}?even_if_last=true"
+        assert (await delete(over_http, path, token)).status_code == 200
+    answer = await over_http.bare.put("/v1/organizations", json={"name": "one more"}, headers=bearer(token))
+    assert "create at most 20" in problem(answer, 422, "quota-reached")["detail"]
+
+
 async def test_of_two_members_who_leave_at_once_one_is_told_that_it_is_the_last(api):
     ann, bob, path = await two_members(api)
     leaving = [(ann, account(api).id), (bob, account(api, BOB).id)]
