@@ -239,7 +239,7 @@ async def test_a_port_that_another_program_took_meanwhile_is_said_and_used_again
     port = int(kafka.bootstrap.rpartition(":")[2])
     kafka.kill()
     await kafka.wait()
-    taken = pytest.raises(ConfigurationError, match=f"port {port} on 127.0.0.1 is taken")
+    taken = pytest.raises(ConfigurationError, match=f"port {port} on 127.0.0.1 is used by another program")
     with socket.create_server(("127.0.0.1", port)), taken:
         await kafka.restart()
     await kafka.restart()

@@ -193,9 +193,9 @@ def test_a_key_of_the_scope_audit_is_all_that_a_story_needs(server: Running, que
         (["--message", "019b76d9-05ab-7003-8123-456789abcdef"], "No message of this organization has this ID."),
         (["--queue", "nobody's"], "No queue of this organization has, or had, this ID."),
         (["--listener", "x"], "No listener of this organization has, or had, this ID."),
-        (["--actor", "somebody"], "actor must be"),
+        (["--actor", "somebody"], "`actor` must be"),
         (["--from", "tomorrow"], "is not a time"),
-        (["--follow", "--to", "1s"], "has no end"),
+        (["--follow", "--to", "1s"], "does not end"),
     ],
 )
 def test_what_can_t_be_asked_is_said(server: Running, arguments: list[str], said: str, tmp_path: Path):
