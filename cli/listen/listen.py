@@ -184,10 +184,12 @@ class _Listening:
         wants: whether a message is passed on; None for all. made: gets each listener's ID and place.
         """
 
+        showing: list[asyncio.Task[None]] = []
+
         def on_event(place: _Place, event: str, **fields: Any) -> None:
             if event == "listening" and fields["id"] not in made:
                 made[fields["id"]] = place
-                self._start(_show_secret(url, key, place, fields["id"]))
+                showing.append(asyncio.create_task(_show_secret(url, key, place, fields["id"])))
             self._told(event, **fields)
 
         clients = [
@@ -203,6 +205,8 @@ class _Listening:
                 await self._end.wait()
                 for one in (*running, *self._tasks):
                     one.cancel()
+            if showing:  # the first message may have come sooner than the secret
+                await asyncio.wait(showing, timeout=GIVE_UP_AFTER_S)
 
     def _told(
         self,
