@@ -158,10 +158,10 @@ async def test_records_that_can_t_be_read_are_passed_and_their_minute_is_incompl
     async with running(settings) as rig:
         queue = await rig.queue()
         for number in range(8):  # one after the other, so that each is a batch of its own
-            await rig.put(queue, f"message-{number}", key="of one partition")
+            await rig.put(queue, f"<text {number}>", key="of one partition")
         await kafka.running_process.stop()
-        _, batch = with_text(kafka.data_dir, table.messages.name, b"message-3")
-        flip_within(batch, b"message-3")
+        _, batch = with_text(kafka.data_dir, table.messages.name, b"<text 3>")
+        flip_within(batch, b"<text 3>")
         await kafka.restart()
         async with counting(rig) as statistics:
             await until(lambda: bool(statistics.counting.lanes), what="it has its lanes")
