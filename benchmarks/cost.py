@@ -67,7 +67,7 @@ def _empty(pid: int, put: tuple[str, ...], url: str, messages: int) -> float:
 
 
 def _measured(everput: Everput, listeners: int, messages: int, rate: float) -> dict[str, Any]:
-    """What one load costs, by kind of process, in microseconds of processor time per message."""
+    """Put one load, and return what it costs: microseconds of processor time per message, by kind of process."""
     time.sleep(SETTLE_S)
     before = by_kind(everput.pid)
     found = everput.put_and_deliver(listeners, messages, rate)

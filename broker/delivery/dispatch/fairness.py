@@ -1,4 +1,4 @@
-"""What a worker's dispatchers share: attempts under way, those that give way begin, memory, sockets, the processor.
+"""The resources that a worker's dispatchers share: attempts, starts of low priority, memory, sockets, processor time.
 
 For: the totals, and everybody's share of them, anew every few ticks. Not for: what one listener can take, and how much
 is well for the slow (core/flow.py).

@@ -1,4 +1,4 @@
-"""What is outstanding, in a private temporary database, so that memory stays bounded however much it is.
+"""The index of `outstanding`, in a private temporary database, so that memory stays bounded.
 
 For: finding the row of a delivery, those of a listener that are due, the first of a line; and counts that cost nothing.
 SQLite holds a few MiB of it in memory and the rest in a temporary file, which is gone with the process: what is here is
