@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +22,7 @@ from broker.settings import KafkaSettings, Settings
 from projections.agents import follow
 from projections.directory import DirectoryProjection
 from tests.delivery.office import until
-from tests.memory_kafka import MemoryKafka
+from tests.memory_kafka import MemoryKafka, MemoryMembership
 
 MANY = 50
 SEALER = Sealer(new_sealing_key())
@@ -39,6 +40,14 @@ class Control:
     async def check(self) -> None: ...
 
 
+class Member(MemoryMembership):
+    """Another worker's membership."""
+
+    async def given_up(self, partitions) -> None: ...
+
+    def gained(self, partitions) -> None: ...
+
+
 class Place:
     """A worker that has not joined its group yet, its directory, and the Kafka of both."""
 
@@ -48,7 +57,10 @@ class Place:
         self.view = DirectoryProjection(Control())
         settings = Settings(kafka=KafkaSettings(bootstrap="none"), sealing_key="")
         tuning = Tuning(opened_at_once=10, load_pause_s=0)
-        self.worker = Worker(settings, self.kafka.ports(), self.view, SEALER, tuning=tuning)
+        ports = self.kafka.ports()
+        self.membership: MemoryMembership = ports.membership
+        self.worker = Worker(settings, ports, self.view, SEALER, tuning=tuning)
+        self.starting: asyncio.Task[None] | None = None
         self.fold(ev.QueueCreated(at_ms=0, organization_id="o", queue_id="q-1", name="orders"))
 
     def fold(self, event: ev.ControlEvent) -> Callable[[], None]:
@@ -78,8 +90,19 @@ class Place:
         return self.fold(ev.ListenerPaused(at_ms=0, organization_id="o", listener_id=listener_id, reason="test"))
 
     async def join(self) -> None:
-        membership, worker = self.worker.kafka.membership, self.worker
-        await membership.start(worker._gained, worker._given_up)
+        """Start the worker, and return as soon as it has joined its group."""
+        self.starting = asyncio.create_task(self.worker.start())
+        await until(lambda: self.membership in self.kafka.members)
+
+    async def stop(self) -> None:
+        if self.starting is not None:
+            self.starting.cancel()
+        await self.worker.stop()
+
+    async def another_member(self) -> None:
+        """Have another member own the only partition."""
+        self.kafka.members.insert(0, Member(self.kafka))
+        await self.kafka.rebalance()
 
     async def owns(self) -> None:
         await until(lambda: self.worker.assignment.partitions)
@@ -89,8 +112,7 @@ class Place:
         return partition is not None and dispatcher is not None and partition.placed(dispatcher)
 
     async def hand_over(self) -> None:
-        await self.worker._given_up([0])
-        self.worker._gained([0])
+        await self.kafka.rebalance()
         await self.owns()
 
 
@@ -105,7 +127,7 @@ async def place() -> AsyncIterator[Place]:
         place.created(f"l-{number}")
         place.kafka.committed[f"l-{number}"] = {0: (100, Cursor(top=100).metadata())}
     yield place
-    await place.worker.stop()
+    await place.stop()
 
 
 @pytest.fixture
@@ -144,10 +166,11 @@ async def test_a_listener_that_ends_while_dispatchers_are_added_is_not_placed(pl
 async def test_partitions_that_are_given_up_while_dispatchers_are_added_are_not_taken_over(place):
     await place.join()
     await some_are_there(place.worker)
-    await place.worker._given_up([0])
-    await until(lambda: not place.worker._background.tasks)
+    await place.another_member()
+    for _ in range(MANY):  # more rounds than the rest of the take-over would need
+        await asyncio.sleep(0)
     assert not place.worker.assignment.partitions
-    assert not place.worker.kafka.membership.positions
+    assert not place.worker.roster.sending
 
 
 async def test_for_a_stream_that_lags_only_messages_of_its_queue_are_made(owner):
@@ -174,11 +197,10 @@ async def test_attempts_are_begun_a_few_at_a_time():
 
 
 async def test_a_listener_that_is_created_starts_at_its_cursor_and_one_that_is_deleted_stops(owner):
-    async with running(owner.worker.roster.run()):
-        owner.created("l-new")()
-        await until(lambda: owner.placed("l-new"))
-        assert owner.worker.dispatchers["l-new"].sending
-        owner.deleted("l-new")()
+    owner.created("l-new")()
+    await until(lambda: owner.placed("l-new"))
+    assert owner.worker.dispatchers["l-new"].sending
+    owner.deleted("l-new")()
     assert "l-new" not in owner.worker.dispatchers
 
 
@@ -191,37 +213,33 @@ async def test_listeners_that_arrive_together_have_their_cursors_loaded_together
         return await load(loaded[-1], partitions)
 
     cursors.load = told
-    async with running(owner.worker.roster.run()):
-        for number in range(100):
-            owner.created(f"l-new-{number}")()
-        await until(lambda: owner.placed("l-new-99"))
+    for number in range(100):
+        owner.created(f"l-new-{number}")()
+    await until(lambda: owner.placed("l-new-99"))
     assert loaded == [[f"l-new-{number}" for number in range(100)]]
 
 
 async def test_an_agent_that_is_behind_the_directory_leaves_alone_what_is_right_already(owner):
     """As after a restart: the take-over has started all listeners as they are, and the agent begins at offset 0."""
-    roster = owner.worker.roster
     late = [owner.created("l-gone"), owner.created("l-new"), owner.paused("l-new"), owner.deleted("l-gone")]
     await owner.hand_over()
     dispatcher = owner.worker.dispatchers["l-new"]
     assert dispatcher.listener.paused
     before = list(owner.worker.dispatchers.values())
-    async with running(roster.run()):
-        for comes_to_it in late:
-            comes_to_it()
-            assert list(owner.worker.dispatchers.values()) == before
-        owner.created("l-newer")()
-        await until(lambda: owner.placed("l-newer"))
+    for comes_to_it in late:
+        comes_to_it()
+        assert list(owner.worker.dispatchers.values()) == before
+    owner.created("l-newer")()
+    await until(lambda: owner.placed("l-newer"))
     assert list(owner.worker.dispatchers.values())[:-1] == before
     assert dispatcher.listener.paused
 
 
 async def test_a_listener_that_is_deleted_before_the_agent_comes_to_its_creation_is_never_started(owner):
     late = [owner.created("l-gone"), owner.deleted("l-gone")]
-    async with running(owner.worker.roster.run()):
-        for comes_to_it in (*late, owner.created("l-new")):
-            comes_to_it()
-        await until(lambda: owner.placed("l-new"))
+    for comes_to_it in (*late, owner.created("l-new")):
+        comes_to_it()
+    await until(lambda: owner.placed("l-new"))
     assert "l-gone" not in owner.worker.dispatchers
 
 
@@ -240,9 +258,9 @@ async def test_a_listener_that_comes_while_partitions_are_given_up_starts_with_t
         await last()
 
     worker.assignment.checkpoints.last = comes_meanwhile
-    await worker._given_up([0])
+    await owner.membership.given_up([0])
     assert "l-new" not in worker.dispatchers
-    worker._gained([0])
+    owner.membership.gained([0])
     await owner.owns()
     assert worker.dispatchers["l-new"].sending
     assert owner.placed("l-new")
@@ -252,7 +270,7 @@ async def test_a_listener_whose_cursors_are_loaded_for_an_earlier_assignment_has
     owner.created("l-new")()
     async with running(owner.worker.roster.admit()):
         await asyncio.sleep(0)
-        await owner.worker._given_up([0])
+        await owner.membership.given_up([0])
     assert "l-new" not in owner.worker.dispatchers
 
 
@@ -291,54 +309,66 @@ async def test_records_of_a_read_that_began_before_the_take_over_are_not_left_ou
         return await read()
 
     worker.kafka.membership.read = read_late
-    async with running(worker._tail_loop.run()):
-        await asyncio.sleep(0)
-        await place.join()
-        await place.owns()
-        place.kafka.write("messages", 0, b"m", b"{}", (("queue", b"q-2"),))
-        may_read.set()
-        await until(lambda: worker.assignment.partitions[0].tail == 101)
+    await place.join()
+    await place.owns()
+    place.kafka.write("messages", 0, b"m", b"{}", (("queue", b"q-2"),))
+    may_read.set()
+    await until(lambda: worker.assignment.partitions[0].tail == 101)
 
 
 async def test_a_worker_that_is_given_no_partition_is_ready_all_the_same(place):
-    place.worker._gained([])
-    assert place.worker._loaded.is_set()
-    assert not place.worker._background.tasks
+    place.kafka.members.append(Member(place.kafka))
+    await place.join()
+    await place.starting
+    assert not place.worker.dispatchers
 
 
 async def test_a_listener_that_comes_while_kafka_is_away_starts_when_it_is_back(owner):
     owner.kafka.unavailable = LogUnavailable("away")
-    async with running(owner.worker.roster.run()):
-        owner.created("l-new")()
-        await asyncio.sleep(0.01)
-        assert "l-new" not in owner.worker.dispatchers
-        owner.kafka.unavailable = None
-        await until(lambda: owner.placed("l-new"))
+    owner.created("l-new")()
+    await asyncio.sleep(0.01)
+    assert "l-new" not in owner.worker.dispatchers
+    owner.kafka.unavailable = None
+    await until(lambda: owner.placed("l-new"))
 
 
 async def test_a_listener_whose_secret_can_not_be_opened_stops_until_it_is_put_right(owner):
     worker = owner.worker
-    async with running(worker.roster.run()):
-        for secret in ("none of ours", SEALER.seal("whsec_" + "a2tr" * 8)):
-            owner.fold(
-                ev.ListenerSecretRotated(
-                    at_ms=0, organization_id="o", listener_id="l-0", sealed_secret=secret, former_end_at_ms=0
-                )
-            )()
-            if secret == "none of ours":
-                assert "l-0" not in worker.dispatchers
-                assert (await worker.condition()).listeners["unusable"] == 1
-        await until(lambda: owner.placed("l-0"))
+    for secret in ("none of ours", SEALER.seal("whsec_" + "a2tr" * 8)):
+        owner.fold(
+            ev.ListenerSecretRotated(
+                at_ms=0, organization_id="o", listener_id="l-0", sealed_secret=secret, former_end_at_ms=0
+            )
+        )()
+        if secret == "none of ours":
+            assert "l-0" not in worker.dispatchers
+            assert (await worker.condition()).listeners["unusable"] == 1
+    await until(lambda: owner.placed("l-0"))
     assert (await worker.condition()).listeners["unusable"] == 0
 
 
-class Ended(SimpleNamespace):
+class Ticked(SimpleNamespace):
     __hash__ = object.__hash__
 
 
 async def test_a_dispatcher_whose_listener_ends_while_others_have_their_ticks_has_none():
-    ticked: list[object] = []
-    ticks = Ticks(SimpleNamespace(), TUNED)
-    ended = Ended(tick=ticked.append)
-    assert list(ticks._tick_some([ended], 0, late=False)) == []
-    assert not ticked
+    ticked: list[str] = []
+    ticks = Ticks(SimpleNamespace(down=set(), tick=lambda permits: None), replace(TUNED, tick_parts=1, tick_s=0))
+
+    def first_tick(_at_ms, *, late) -> bool:
+        ticked.append("first")
+        ticks.remove(ended)
+        return False
+
+    def tick(_at_ms, *, late) -> bool:
+        ticked.append("ended")
+        return False
+
+    limits, circuit = SimpleNamespace(low_priority=False), SimpleNamespace(allowance=1)
+    first = Ticked(tick=first_tick, limits=limits, circuit=circuit)
+    ended = Ticked(tick=tick, limits=limits, circuit=circuit)
+    ticks.add(first)
+    ticks.add(ended)
+    async with running(ticks.run({})):
+        await until(lambda: ticked)
+    assert ticked == ["first"]
