@@ -24,7 +24,7 @@ from broker.audit.reader import LogReader, Range, Slice, WrongCursor
 from broker.core.catalogue import shown_json, types_named
 from broker.core.events import MessagePut
 from broker.core.ids import parse_message_id
-from broker.core.logorder import Cursor
+from broker.core.logorder import PageToken
 from broker.core.names import shortened
 from broker.core.selection import MessagePosition, Selection
 from broker.errors import NotFound
@@ -53,7 +53,7 @@ class EventLog:
         span = Range(
             begin_ms=time_parameter(query, "from"),
             end_ms=time_parameter(query, "to"),
-            cursor=self._cursor(query, organization_id),
+            page_token=self._page_token(query, organization_id),
             limit=_limit(query),
         )
         wanted = Selection(
@@ -72,12 +72,12 @@ class EventLog:
             raise BadParameter(str(error), parameter="cursor") from None
         return Stream(_MEDIA, self._lines(call, first, slices), slices.aclose)
 
-    def _cursor(self, query: dict[str, str], organization_id: str) -> Cursor | None:
+    def _page_token(self, query: dict[str, str], organization_id: str) -> PageToken | None:
         if "cursor" not in query:
             return None
         text = self._tokens.open(query["cursor"], organization_id, _PATH).decode("latin-1")
         try:
-            return Cursor.from_text(text)
+            return PageToken.from_text(text)
         except ValueError:
             raise BadParameter(
                 "The cursor is not from the log. Take it from a line of an earlier answer with the same filters.",
@@ -97,7 +97,7 @@ class EventLog:
             % (entry.topic.encode(), entry.partition, entry.offset, entry.log_ms, shown_json(entry.event))
             for entry in one.entries
         ]
-        token = self._tokens.seal(one.cursor.text().encode(), organization_id, _PATH)
+        token = self._tokens.seal(one.page_token.text().encode(), organization_id, _PATH)
         lines.append(orjson.dumps({"cursor": token, "complete": one.complete}))
         return b"\n".join(lines) + b"\n"
 

@@ -23,7 +23,7 @@ from broker.commands.context import now_ms
 from broker.core.catalogue import TOPIC_OF, TOPICS
 from broker.core.codec import wire_name
 from broker.core.events import Event, MessagePut
-from broker.core.logorder import Cursor, Lane, Merge
+from broker.core.logorder import Lane, Merge, PageToken
 from broker.core.selection import Selection
 from broker.core.story import Story
 from broker.errors import Busy, NotFound, Refused
@@ -57,10 +57,10 @@ class Entry(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """The next events of a reading, and the cursor after them. complete: nothing is left in the range."""
+    """The next events of a reading, and the page token after them. complete: nothing is left in the range."""
 
     entries: Sequence[Entry]
-    cursor: Cursor
+    page_token: PageToken
     complete: bool
 
 
@@ -73,13 +73,13 @@ class Range:
     """The range [begin_ms, end_ms) of log time.
 
     end_ms: None for now.
-    cursor: begin there instead.
+    page_token: begin there instead.
     limit: events.
     """
 
     begin_ms: int | None = None
     end_ms: int | None = None
-    cursor: Cursor | None = None
+    page_token: PageToken | None = None
     limit: int | None = None
 
 
@@ -139,7 +139,7 @@ class LogReader:
 
         Without an end, the range is everything acknowledged before the call, which takes settle_ms longer than the
         reading. A message's story is told at once, and the order of its last moments may differ the next time. A slice
-        may have no events; its cursor has advanced all the same.
+        may have no events; its page token has advanced all the same.
         """
         with self._slots.slot(wanted.organization_id):
             wanted = await self._named(wanted, span)
@@ -160,8 +160,8 @@ class LogReader:
             if found is None:
                 raise NotFound("No queue of this organization has, or had, this ID.")
             wanted = replace(wanted, queue_listener_ids=found)
-        if wanted.listener_id is None or message is not None or span.cursor is not None:
-            # A reader with a cursor knows of such listeners already.
+        if wanted.listener_id is None or message is not None or span.page_token is not None:
+            # A reader with a page token knows of such listeners already.
             # For a story, `control` is not read from its start.
             return wanted
         if not await self._listeners.was(organization_id, wanted.listener_id):
@@ -211,7 +211,7 @@ class _Reading:
         end_ms = arrived_ms + 1 if span.end_ms is None else min(span.end_ms, arrived_ms + 1)
         self._left = span.limit
         if self._wanted.message is not None:
-            self._story = Story(whole=span.cursor is None and (span.begin_ms or 0) <= self._wanted.message.at_ms)
+            self._story = Story(whole=span.page_token is None and (span.begin_ms or 0) <= self._wanted.message.at_ms)
         await self._begin(span)
         safe_ms = min(end_ms, arrived_ms + 1 - self._settle_ms)
         try:
@@ -223,7 +223,7 @@ class _Reading:
                 self._left = None if self._left is None else self._left - len(entries)
                 complete = not more and safe_ms >= end_ms
                 if entries or more or complete:
-                    yield Slice(entries, self._merge.cursor(), complete)
+                    yield Slice(entries, self._merge.page_token(), complete)
                 if complete or self._left == 0:
                     return
                 # The remaining records are too recent to be complete: wait, and read what has arrived meanwhile.
@@ -237,20 +237,20 @@ class _Reading:
     async def _begin(self, span: Range) -> None:
         first = await self._offsets(EARLIEST)
         ends = await self._ends()
-        cursor = span.cursor
-        if cursor is not None:
-            if len(cursor.lanes) != len(self._partitions):
+        page_token = span.page_token
+        if page_token is not None:
+            if len(page_token.lanes) != len(self._partitions):
                 raise WrongCursor("The cursor was given for another reading.")
-            if any(at > end for (at, _), end in zip(cursor.lanes, await self._offsets(LATEST), strict=True)):
+            if any(at > end for (at, _), end in zip(page_token.lanes, await self._offsets(LATEST), strict=True)):
                 raise WrongCursor("The cursor is beyond the end of the log.")
-            starts = list(cursor.lanes)
+            starts = list(page_token.lanes)
         else:
             starts = [(at, 0) for at in await self._starts(span.begin_ms, first, ends)]
         lanes: list[Lane[Event]] = [
             Lane(one.rank, one.partition, max(at, oldest), end, floor_ms)
             for one, (at, floor_ms), oldest, end in zip(self._partitions, starts, first, ends, strict=True)
         ]
-        self._merge = Merge(lanes, passed_ms=0 if cursor is None else cursor.passed_ms)
+        self._merge = Merge(lanes, passed_ms=0 if page_token is None else page_token.passed_ms)
 
     async def _starts(self, begin_ms: int | None, first: Sequence[int], ends: Sequence[int]) -> Sequence[int]:
         """Return where each lane begins."""

@@ -1,6 +1,6 @@
 """The order of the log: one order over all partitions of its topics, the same at every reading.
 
-For: merging partitions that are read a fetch at a time, and the cursor where a reading may go on. Pure; what is
+For: merging partitions that are read a fetch at a time, and the page token where a reading may go on. Pure; what is
 merged is opaque. Not for: reading (broker/audit/reader.py), which events a reader wants (broker/core/selection.py).
 
 A record's *log time* is the latest record time in its partition up to and including its own: it never goes back. The
@@ -38,7 +38,7 @@ class Lane(Generic[T]):
     at: the next offset to read.
     end: where to stop.
     rank: the topic's position in the order of the log.
-    floor_ms: the log time of the newest record read, or from a cursor.
+    floor_ms: the log time of the newest record read, or from a page token.
     """
 
     __slots__ = ("at", "end", "floor_ms", "held", "partition", "rank")
@@ -60,7 +60,7 @@ class Run(NamedTuple, Generic[T]):
     size: int
 
 
-class Cursor(NamedTuple):
+class PageToken(NamedTuple):
     """The place where a reading of the log continues.
 
     passed_ms: everything before this log time was given.
@@ -77,8 +77,8 @@ class Cursor(NamedTuple):
         return pack(numbers)
 
     @classmethod
-    def from_text(cls, text: str) -> Cursor:
-        """Decode a cursor (ValueError when the text is not one)."""
+    def from_text(cls, text: str) -> PageToken:
+        """Decode a page token (ValueError when the text is not one)."""
         numbers = unpack(text)
         if len(numbers) < 3 or numbers[0] != _VERSION or len(numbers) != 3 + 2 * numbers[2]:
             raise ValueError("not a cursor of the log")
@@ -153,8 +153,8 @@ class Merge(Generic[T]):
             lane.end = end
             self._push(lane)
 
-    def cursor(self) -> Cursor:
-        return Cursor(
+    def page_token(self) -> PageToken:
+        return PageToken(
             self.passed_ms,
             tuple(
                 (lane.held[0].offset, lane.held[0].log_ms) if lane.held else (lane.at, lane.floor_ms)

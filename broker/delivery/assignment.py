@@ -173,22 +173,22 @@ class Assignment:
 
     # Deliveries that leave their window
 
-    def put_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
+    def set_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
         """Write the delivery to `outstanding`, to be attempted at due_ms; None: parked."""
         if delivery.message is None:
             return
         event = self.outstanding.expect(delivery, delivery.message, status, error, due_ms)
-        task = self._shared.run(self._put_aside_now(delivery, event))
+        task = self._shared.run(self._set_aside_now(delivery, event))
         self.leaving.add(task)
         task.add_done_callback(self.leaving.discard)
 
-    async def _put_aside_now(self, delivery: Delivery, event: KeptDelivery) -> None:
+    async def _set_aside_now(self, delivery: Delivery, event: KeptDelivery) -> None:
         """Write the delivery to `outstanding`, and only then let the cursor pass it."""
         dispatcher = delivery.stream.dispatcher
         if self.known_changes and self.changes.deleted(delivery):
             self.outstanding.expect_no_more(delivery)
             dispatcher.cancel(delivery)
-        elif await self.outstanding.put_aside(delivery, event):
+        elif await self.outstanding.set_aside(delivery, event):
             dispatcher.settle(delivery)
             if self.known_changes and self.changes.deleted(delivery):  # meanwhile
                 self.outstanding.cancel(event.partition, event.listener_id, event.message_id)

@@ -195,7 +195,7 @@ class Roster:
             self.unusable.add(listener.id)
             if dispatcher is not None:
                 self.stop(listener.id)
-                assignment.outstanding.dismissed(listener.id)
+                assignment.outstanding.removed(listener.id)
             return
         if dispatcher is not None:
             dispatcher.assignment = assignment

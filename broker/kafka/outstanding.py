@@ -54,13 +54,13 @@ class KafkaOutstanding:
             found: dict[bytes, OutstandingDelivery] = {}
             more_from: int | None = None
             async for record in self._records(partition, offset, _prefix(listener)):
-                key = record.key or b""
-                found.pop(key, None)
+                record_key = record.key or b""
+                found.pop(record_key, None)
                 row = _row(record, listener)
                 if row is None or more_from is not None or (state is not None and row.state != state):
                     continue
                 if len(found) < limit - len(shown):
-                    found[key] = row
+                    found[record_key] = row
                 else:
                     more_from = record.offset
             shown += found.values()
@@ -93,11 +93,11 @@ class KafkaOutstanding:
         """Return the keys of the listener's retrying and parked deliveries. wanted: only these keys; None: all."""
         there: set[bytes] = set()
         async for record in self._records(partition, 0, _prefix(listener)):
-            key = record.key or b""
-            there.discard(key)
-            row = _row(record, listener) if wanted is None or key in wanted else None
+            record_key = record.key or b""
+            there.discard(record_key)
+            row = _row(record, listener) if wanted is None or record_key in wanted else None
             if row is not None and row.state != "pending":
-                there.add(key)
+                there.add(record_key)
         return there
 
     async def kept(

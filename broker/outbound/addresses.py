@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from broker.core.delivery import TUNNEL_AWAY
-from broker.outbound.dns import DEFAULT, Ask, DnsTuning, Names, NotAsked, ask_system
+from broker.outbound.dns import DEFAULT, Ask, DnsLookups, DnsTuning, NotAsked, ask_system
 from broker.settings import Network
 
 URL_CHARS_MAX: Final = 2048
@@ -215,7 +215,7 @@ class Resolver:
 
         self._may_be_at = may_be_at
         self.tuning = tuning
-        self.names = Names(ask, tuning)
+        self.lookups = DnsLookups(ask, tuning)
         self._kept: dict[str, _Kept] = {}
 
     async def addresses(self, host: str) -> list[str]:
@@ -238,7 +238,7 @@ class Resolver:
         kept = self._kept.get(host)
         if kept is None or kept.fresh_until_s < now_s:
             usable = kept is not None and now_s < kept.usable_until_s
-            answer = self.names.addresses(host)
+            answer = self.lookups.addresses(host)
             in_time, _ = await asyncio.wait(
                 [answer], timeout=self.tuning.other_answer_s if usable else self.tuning.answer_s
             )
@@ -250,7 +250,9 @@ class Resolver:
                 answer.add_done_callback(partial(self._late, host))
                 if kept is not None and usable and getattr(error, "errno", None) not in _NO_SUCH_NAME:
                     kept.fresh_until_s = now_s + self.tuning.cache_s
-                elif isinstance(error, NotAsked) or (isinstance(error, TimeoutError) and self.names.kept_waiting(host)):
+                elif isinstance(error, NotAsked) or (
+                    isinstance(error, TimeoutError) and self.lookups.kept_waiting(host)
+                ):
                     raise NotAsked("no thread was free to look this name up in time") from None
                 else:
                     said = "DNS did not answer in time" if isinstance(error, TimeoutError) else str(error)

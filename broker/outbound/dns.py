@@ -84,10 +84,10 @@ class Pool:
         self.leaves_s = leaves_s
         self.hanging_max = hanging_max
         self.under_way = 0
-        self.waiting: deque[_Question] = deque()
+        self.waiting: deque[_Lookup] = deque()
 
 
-class _Question:
+class _Lookup:
     __slots__ = ("answer", "begun_s", "host", "pool", "wanted_until_s")
 
     def __init__(self, host: str, pool: Pool, answer: asyncio.Future[list[str]]) -> None:
@@ -97,7 +97,7 @@ class _Question:
         self.wanted_until_s = self.begun_s = 0.0
 
 
-class Names:
+class DnsLookups:
     """The DNS look-ups of one event loop. ask: blocking, called on threads."""
 
     def __init__(self, ask: Ask = ask_system, tuning: DnsTuning = DEFAULT) -> None:
@@ -108,7 +108,7 @@ class Names:
         # If new names could fill everything, known names that hang could not move here.
         self.new = Pool(self.tuning.new_max, leaves_s=self.tuning.new_leaves_s, hanging_max=hanging_max * 3 // 4)
         self.slow = Pool(self.tuning.slow_max)
-        self._questions: dict[str, _Question] = {}
+        self._lookups: dict[str, _Lookup] = {}
         self._hung: dict[str, int] = {}  # By host name, how many look-ups in a row got no answer.
 
     def addresses(self, host: str) -> asyncio.Future[list[str]]:
@@ -117,20 +117,20 @@ class Names:
         It ends with OSError or UnicodeError when there is no answer, and with NotAsked when it was given up before.
         """
         loop = asyncio.get_running_loop()
-        question = self._questions.get(host)
-        if question is None:
-            question = self._questions[host] = _Question(host, self.pool_of(host), loop.create_future())
-            question.pool.waiting.append(question)
-        question.wanted_until_s = loop.time() + self.tuning.wanted_s
-        self._next(question.pool)
-        return question.answer
+        lookup = self._lookups.get(host)
+        if lookup is None:
+            lookup = self._lookups[host] = _Lookup(host, self.pool_of(host), loop.create_future())
+            lookup.pool.waiting.append(lookup)
+        lookup.wanted_until_s = loop.time() + self.tuning.wanted_s
+        self._next(lookup.pool)
+        return lookup.answer
 
     def kept_waiting(self, host: str) -> bool:
         """Return whether the look-up has had no thread yet, or only just, though nothing bad is known of the name."""
-        question = self._questions.get(host)
-        if question is None or self.pool_of(host) is self.slow:
+        lookup = self._lookups.get(host)
+        if lookup is None or self.pool_of(host) is self.slow:
             return False
-        return not question.begun_s or asyncio.get_running_loop().time() < question.begun_s + self.tuning.asked_s
+        return not lookup.begun_s or asyncio.get_running_loop().time() < lookup.begun_s + self.tuning.asked_s
 
     def pool_of(self, host: str) -> Pool:
         hung = self._hung.get(host, 1)
@@ -139,62 +139,62 @@ class Names:
     def _next(self, pool: Pool) -> None:
         now_s = asyncio.get_running_loop().time()
         while pool.waiting and pool.under_way < pool.most:
-            question = pool.waiting.popleft()
-            if question.wanted_until_s < now_s:
-                self._end(question, NotAsked("DNS had no time for this name"))
+            lookup = pool.waiting.popleft()
+            if lookup.wanted_until_s < now_s:
+                self._end(lookup, NotAsked("DNS had no time for this name"))
             else:
-                self._begin(question)
+                self._begin(lookup)
 
-    def _begin(self, question: _Question) -> None:
+    def _begin(self, lookup: _Lookup) -> None:
         """Start a look-up on a daemon thread, which does not delay the program's end."""
         loop = asyncio.get_running_loop()
 
         def answer() -> None:
             found: list[str] | Exception
             try:
-                found = self._ask(question.host)
+                found = self._ask(lookup.host)
             except Exception as error:  # noqa: BLE001 - it is told to those who wait
                 found = error
             with contextlib.suppress(RuntimeError):  # The event loop is closed, and nobody waits for the answer.
-                loop.call_soon_threadsafe(self._answered, question, found)
+                loop.call_soon_threadsafe(self._answered, lookup, found)
 
         thread = threading.Thread(target=answer, name="dns", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
-            self._end(question, NotAsked(str(error)))
+            self._end(lookup, NotAsked(str(error)))
             return
-        question.pool.under_way += 1
-        question.begun_s = loop.time()
-        if question.pool is not self.slow:
-            loop.call_later(question.pool.leaves_s, self._takes_long, question)
+        lookup.pool.under_way += 1
+        lookup.begun_s = loop.time()
+        if lookup.pool is not self.slow:
+            loop.call_later(lookup.pool.leaves_s, self._takes_long, lookup)
 
-    def _takes_long(self, question: _Question) -> None:
-        if question.answer.done():
+    def _takes_long(self, lookup: _Lookup) -> None:
+        if lookup.answer.done():
             return
-        left = question.pool
+        left = lookup.pool
         if self.slow.under_way >= left.hanging_max:
-            asyncio.get_running_loop().call_later(left.leaves_s, self._takes_long, question)
+            asyncio.get_running_loop().call_later(left.leaves_s, self._takes_long, lookup)
             return
-        question.pool = self.slow
+        lookup.pool = self.slow
         left.under_way -= 1
         self.slow.under_way += 1
         self._next(left)
 
-    def _answered(self, question: _Question, found: list[str] | Exception) -> None:
-        question.pool.under_way -= 1
-        quick = asyncio.get_running_loop().time() < question.begun_s + self.tuning.quick_s
-        self.remember(question.host, 0 if quick else self._hung.get(question.host, 0) + 1)
-        self._end(question, found)
-        self._next(question.pool)
+    def _answered(self, lookup: _Lookup, found: list[str] | Exception) -> None:
+        lookup.pool.under_way -= 1
+        quick = asyncio.get_running_loop().time() < lookup.begun_s + self.tuning.quick_s
+        self.remember(lookup.host, 0 if quick else self._hung.get(lookup.host, 0) + 1)
+        self._end(lookup, found)
+        self._next(lookup.pool)
 
-    def _end(self, question: _Question, found: list[str] | Exception) -> None:
-        del self._questions[question.host]
+    def _end(self, lookup: _Lookup, found: list[str] | Exception) -> None:
+        del self._lookups[lookup.host]
         if isinstance(found, Exception):
-            question.answer.set_exception(found)
-            question.answer.exception()  # whoever asked may have given up
+            lookup.answer.set_exception(found)
+            lookup.answer.exception()  # whoever asked may have given up
         else:
-            question.answer.set_result(found)
+            lookup.answer.set_result(found)
 
     def remember(self, host: str, hung: int) -> None:
         self._hung.pop(host, None)

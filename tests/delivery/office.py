@@ -185,7 +185,7 @@ class Office:
             known_changes=self.deleted,
             touched=self._touched,
             lagging=self.catch_up.request,
-            put_aside=self._put_aside if topic is None else self._put_aside_in_topic,
+            set_aside=self._set_aside if topic is None else self._set_aside_in_topic,
             overtakes=self.outstanding.overtakes,
             is_outstanding=self.outstanding.is_outstanding,
             delivered=self.outstanding.delivered,
@@ -255,16 +255,16 @@ class Office:
         stream.dirty = True
         self.dirty.add(stream)
 
-    def _put_aside(self, delivery: Delivery, _status: int | None, _error: str | None, due_ms: int | None) -> None:
+    def _set_aside(self, delivery: Delivery, _status: int | None, _error: str | None, due_ms: int | None) -> None:
         assert due_ms is None  # nothing here fails for a minute
         self.parked.append(delivery.offset)
         asyncio.get_running_loop().call_soon(self.dispatcher.settle, delivery)
 
-    def _put_aside_in_topic(self, delivery: Delivery, *how) -> None:
+    def _set_aside_in_topic(self, delivery: Delivery, *how) -> None:
         event = self.outstanding.expect(delivery, delivery.message, *how)
 
         async def leave() -> None:
-            if await self.outstanding.put_aside(delivery, event):
+            if await self.outstanding.set_aside(delivery, event):
                 self.dispatcher.settle(delivery)
 
         task = asyncio.create_task(leave())

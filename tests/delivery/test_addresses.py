@@ -117,7 +117,7 @@ async def test_that_its_name_had_no_turn_in_dns_is_no_attempt_and_no_fault_of_a_
     )
     resolver, without_a_turn = office.dispatcher.connections.network.resolver, 0
     resolver.tuning = replace(resolver.tuning, answer_s=0.01)
-    resolver.names.new.most = 0
+    resolver.lookups.new.most = 0
     addresses = resolver.addresses
 
     async def counted(host: str) -> list[str]:
@@ -134,7 +134,7 @@ async def test_that_its_name_had_no_turn_in_dns_is_no_attempt_and_no_fault_of_a_
     await until(lambda: without_a_turn > 2 * TRIP_AFTER)
     assert (office.dispatcher.circuit.state, office.dispatcher.circuit.faults) == (State.CLOSED, 0)
     resolver.tuning = replace(resolver.tuning, answer_s=60.0)
-    resolver.names.new.most = 1
+    resolver.lookups.new.most = 1
     await office.all_settled()
     office.check_books()
     assert [len(rows) for rows in office.outcomes.values()] == [1] * 6

@@ -129,7 +129,7 @@ async def test_who_is_back_or_paused_or_has_ended_is_asked_no_more_and_takes_no_
         watching.tick(permits=1)
         await asyncio.sleep(0)
     assert sorted(asked) == ["197", "198", "199"]
-    await until(lambda: not watching.asking)
+    await until(lambda: not watching.probes_under_way)
     assert watching.down == set(dispatchers[-3:])
 
 
@@ -145,5 +145,5 @@ async def test_one_whose_probe_broke_down_is_asked_again(watched, caplog):
         watching.down.discard(dispatcher)
     for _ in range(2):
         watching.tick(permits=1)
-        await until(lambda: not watching.asking)
+        await until(lambda: not watching.probes_under_way)
     assert asked == ["0", "0"]

@@ -34,7 +34,7 @@ class CountsComparisons(SomeDispatcher):
         return self is other
 
 
-def test_a_queues_thousandth_listener_is_placed_and_dismissed_without_a_look_at_the_others():
+def test_a_queues_thousandth_listener_is_placed_and_removed_without_a_look_at_the_others():
     partition = Partition(0, 0)
     listener = SimpleNamespace(queue_id="q-1", replay=None)
     dispatchers = [CountsComparisons(listener=listener, streams={}) for _ in range(1_000)]

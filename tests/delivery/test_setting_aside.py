@@ -25,13 +25,13 @@ def watch(office: Office) -> list[tuple[int, int]]:
     """How many messages, and bytes of them, are on their way to `outstanding` each time that one leaves."""
     seen, leaving = list[tuple[int, int]](), office.dispatcher.memory.setting_aside
     assignment = office.dispatcher.assignment
-    put_aside = assignment.put_aside
+    set_aside = assignment.set_aside
 
     def watched(*how) -> None:
         seen.append((len(leaving), sum(leaving.values())))
-        put_aside(*how)
+        set_aside(*how)
 
-    assignment.put_aside = watched
+    assignment.set_aside = watched
     return seen
 
 
@@ -55,7 +55,7 @@ async def test_what_is_old_is_set_aside_a_few_at_a_time_and_the_rest_stays(serve
     office, taker = await lagging(serve, open_office, topic, how=how)
     office.probes = False  # nobody asks whether it is back
     dispatcher, seen = office.dispatcher, watch(office)
-    dispatcher.set_aside(0, OLD)
+    dispatcher.set_aside_before(0, OLD)
     await until(lambda: not dispatcher.sets_aside(0))
     assert max(count for count, _ in seen) <= TUNED.set_aside_at_once
     assert (dispatcher.held, dispatcher.held_bytes, len(taker.taken)) == (0, 0, 0)
@@ -77,7 +77,7 @@ async def test_large_messages_are_set_aside_one_after_the_other(serve, open_offi
         serve, open_office, topic, how="paused", data="x" * 4_000, tuning=Tuning(set_aside_bytes_max=20_000)
     )
     seen = watch(office)
-    office.dispatcher.set_aside(0, OLD)
+    office.dispatcher.set_aside_before(0, OLD)
     await until(lambda: not office.dispatcher.sets_aside(0))
     assert len(topic.kept()) == OLD
     assert max(size for _, size in seen) < 20_000 + 5_000 < TUNED.set_aside_bytes_max
@@ -87,9 +87,9 @@ async def test_it_ends_when_it_is_told_to_however_far_it_is(serve, open_office, 
     office, taker = await lagging(serve, open_office, topic, how="paused")
     topic.unavailable = LogUnavailable("no leader")
     dispatcher = office.dispatcher
-    dispatcher.set_aside(0, OLD)
+    dispatcher.set_aside_before(0, OLD)
     await until(lambda: dispatcher.memory.setting_aside)
-    dispatcher.set_aside(0, 0)
+    dispatcher.set_aside_before(0, 0)
     topic.unavailable = None
     await until(lambda: not dispatcher.sets_aside(0))
     assert 0 < len(topic.kept()) <= TUNED.set_aside_at_once
@@ -106,7 +106,7 @@ async def test_what_is_under_way_is_not_set_aside(serve, open_office, topic):
     office.outstanding.take_over(0)
     office.put(20)
     await until(lambda: moody.kept_back == 1)
-    office.dispatcher.set_aside(0, 20)
+    office.dispatcher.set_aside_before(0, 20)
     moody.free.set()
     await until(lambda: not office.dispatcher.sets_aside(0) and not office.dispatcher.busy)
     office.keep_books()

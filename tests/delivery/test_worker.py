@@ -92,7 +92,8 @@ class Place:
     async def join(self) -> None:
         """Start the worker, and return as soon as it has joined its group."""
         self.starting = asyncio.create_task(self.worker.start())
-        await until(lambda: self.membership in self.kafka.members)
+        while self.membership not in self.kafka.members:
+            await asyncio.sleep(0)
 
     async def stop(self) -> None:
         if self.starting is not None:

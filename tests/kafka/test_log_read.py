@@ -15,7 +15,7 @@ from broker.core.checks import Finding
 from broker.core.digests import state_hash
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, MessagePut
 from broker.core.ids import parse_message_id
-from broker.core.logorder import Cursor
+from broker.core.logorder import PageToken
 from broker.core.selection import MessagePosition, Selection
 from broker.kafka.requests import LATEST, KafkaRequests
 from broker.kafka.topics import Topics
@@ -25,12 +25,12 @@ from tests.kafka_clients import librdkafka
 from tests.listeners import until
 
 
-async def all_of(reader: LogReader, wanted: Selection, span: Range) -> tuple[list[Entry], Cursor]:
+async def all_of(reader: LogReader, wanted: Selection, span: Range) -> tuple[list[Entry], PageToken]:
     entries: list[Entry] = []
     async for one in reader.read(wanted, span):
         entries += one.entries
-        cursor = one.cursor
-    return entries, cursor
+        page_token = one.page_token
+    return entries, page_token
 
 
 def places(entries: Sequence[Entry]) -> list[tuple[str, int, int]]:
@@ -56,9 +56,9 @@ async def test_every_event_is_read_once_in_one_order_while_others_are_written(
             return ids
 
         async def follow(count: int) -> list[Entry]:
-            found, cursor = await all_of(reader, ours, Range())
+            found, page_token = await all_of(reader, ours, Range())
             while len(found) < count:
-                more, cursor = await all_of(reader, ours, Range(cursor=cursor))
+                more, page_token = await all_of(reader, ours, Range(page_token=page_token))
                 found += more
             return found
 
@@ -149,13 +149,13 @@ async def test_a_reading_goes_on_behind_what_was_removed_meanwhile(kafka_setting
         reader = LogReader(rig.log.requests, ready_topics, rig.projections.directory, tuning)
         ours = Selection(organization_id=rig.organization_id, types=frozenset({"message.put"}))
         whole, _ = await all_of(reader, ours, Range())
-        first, cursor = await all_of(reader, ours, Range(limit=20))
+        first, page_token = await all_of(reader, ours, Range(limit=20))
         name = ready_topics.messages.name
         ends = await rig.log.requests.offsets(name, dict.fromkeys(range(ready_topics.messages.partitions), LATEST))
         begins = {partition: max(0, end - 2) for partition, end in ends.items()}
         for partition, begin in begins.items():
             await rig.log.requests.delete_before(name, partition, begin)
-        rest, _ = await all_of(reader, ours, Range(cursor=cursor))
+        rest, _ = await all_of(reader, ours, Range(page_token=page_token))
         kept = [entry for entry in whole[20:] if entry.offset >= begins[entry.partition]]
         assert len(kept) < 40
         assert places(first) == places(whole[:20])

@@ -225,7 +225,7 @@ class World:
             number = self.dice.choice(list(worker.partitions))
             below = self.dice.choice((0, self.dice.randint(0, len(self.log[number])), len(self.log[number])))
             worker.acts()
-            self.dice.choice(list(worker.dispatchers.values())).set_aside(number, below)
+            self.dice.choice(list(worker.dispatchers.values())).set_aside_before(number, below)
 
     # The API
 

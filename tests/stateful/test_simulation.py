@@ -163,11 +163,11 @@ def does_not_wait_for_its_window(partition, dispatcher, entry):
 
 
 def does_not_wait_for_its_key(partition, dispatcher, entry):
-    line, entry.line = entry.line, None
+    line, entry.key_queue = entry.key_queue, None
     try:
         return _may_leave(partition, dispatcher, entry)
     finally:
-        entry.line = line
+        entry.key_queue = line
 
 
 _init = Outstanding.__init__
@@ -197,7 +197,7 @@ def redrives_nothing(_self, _redrives, _at_ms):
 
 async def settles_before_it_is_written(self, delivery, event):
     delivery.stream.dispatcher.settle(delivery)
-    await self.outstanding.put_aside(delivery, event)
+    await self.outstanding.set_aside(delivery, event)
 
 
 def is_never_too_early(_self, _message):
@@ -294,7 +294,7 @@ def lets_the_log_go_and_sets_nothing_aside(self, delivery):
         (Outstanding, "flush", writes_no_tombstones, "repeated"),
         (Outstanding, "returned", takes_nothing_back, "lost"),
         (OutstandingEntry, "redrive", redrives_nothing, "lost"),
-        (Assignment, "_put_aside_now", settles_before_it_is_written, "committed past"),
+        (Assignment, "_set_aside_now", settles_before_it_is_written, "committed past"),
         (Admissions, "_by_time", is_never_too_early, "before its time"),
         (delivery, "next_at_ms", never_sets_a_time, "lost"),
         (Changes, "_add", forgets_deletions_at_a_hand_over, "deleted"),

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from broker.outbound.addresses import Resolver
-from broker.outbound.dns import DnsTuning, Names, NotAsked
+from broker.outbound.dns import DnsLookups, DnsTuning, NotAsked
 
 PUBLIC = ["93.184.215.14"]
 
@@ -59,8 +59,8 @@ def dns() -> Iterator[Dns]:
     dns.let_go()
 
 
-def lookups_of(dns: Dns, **tuning: float) -> Names:
-    return Names(dns.ask, replace(TUNING, **tuning))
+def lookups_of(dns: Dns, **tuning: float) -> DnsLookups:
+    return DnsLookups(dns.ask, replace(TUNING, **tuning))
 
 
 def resolver_of(dns: Dns, **tuning: float) -> Resolver:
@@ -101,11 +101,11 @@ async def test_a_new_name_is_asked_although_as_many_hang_as_are_asked_at_once(dn
 async def test_a_name_that_hung_twice_waits_behind_its_like_and_one_good_answer_puts_it_back(dns):
     lookup = lookups_of(dns)
     for _ in range(2):
-        question = lookup.addresses("hang.example")
+        answer = lookup.addresses("hang.example")
         while lookup.slow.under_way == 0:
             await asyncio.sleep(0.01)
         dns.let_go()
-        await question
+        await answer
         dns.hold()
     assert lookup.pool_of("hang.example") is lookup.slow
     dns.let_go()
@@ -209,7 +209,7 @@ async def test_that_a_name_had_no_turn_is_told_from_a_failure_and_not_kept(dns):
 
 async def test_that_a_name_had_no_turn_is_its_own_fault_where_it_hung_before(dns):
     resolver = resolver_of(dns, slow_max=0)
-    resolver.names.remember("hang.example", TUNING.slow_after)
+    resolver.lookups.remember("hang.example", TUNING.slow_after)
     with pytest.raises(OSError, match="DNS did not answer in time"):
         await resolver.addresses("hang.example")
     assert not dns.asked

@@ -22,7 +22,7 @@ from broker.core.catalogue import TOPICS
 from broker.core.codec import encode
 from broker.core.events import Event
 from broker.core.ids import message_id
-from broker.core.logorder import Cursor
+from broker.core.logorder import PageToken
 from broker.core.replays import pick
 from broker.core.selection import MessagePosition, Selection
 from broker.errors import Busy, NotFound
@@ -146,7 +146,7 @@ async def test_a_slice_in_which_nothing_was_wanted_says_all_the_same_where_to_go
     for number, one in enumerate(slices):
         if not one.entries:
             log.read_of.clear()
-            again = await read(log, wanted, Range(cursor=one.cursor))
+            again = await read(log, wanted, Range(page_token=one.page_token))
             assert [entry.offset for part in again for entry in part.entries] == [95]
             assert min(offset for topic, _, offset in log.read_of if topic == "messages") == min(95, 20 * (number + 1))
 
@@ -177,9 +177,9 @@ async def test_what_is_removed_while_it_is_about_to_be_read_is_left_out():
     async with aclosing(reader.read(Selection(organization_id=OURS), Range(limit=50))) as slices:
         async for one in slices:
             offsets += [entry.offset for entry in one.entries]
-            cursor = one.cursor
+            page_token = one.page_token
     log.begins["messages", 0] = 70
-    async with aclosing(reader.read(Selection(organization_id=OURS), Range(cursor=cursor))) as slices:
+    async with aclosing(reader.read(Selection(organization_id=OURS), Range(page_token=page_token))) as slices:
         offsets += [entry.offset async for one in slices for entry in one.entries]
     assert offsets == [*range(50), *range(70, 100)]
 
@@ -244,7 +244,7 @@ async def test_what_can_t_be_wanted_is_left_out_and_decides_the_order_all_the_sa
         log.add("messages", 0, put(at, 0, THEIRS if 20 <= number < 30 or number % 2 else OURS))
         log.add("messages", 1, put(at, 1, THEIRS))
     slices = await read(log, Selection(organization_id=OURS), Range(limit=12))
-    rest = await read(log, Selection(organization_id=OURS), Range(cursor=slices[-1].cursor))
+    rest = await read(log, Selection(organization_id=OURS), Range(page_token=slices[-1].page_token))
     entries = [entry for one in [*slices, *rest] for entry in one.entries]
     assert [entry.offset for entry in entries] == [*range(0, 20, 2), *range(30, 100, 2)]
     assert [entry.log_ms - AT for entry in entries] == [*range(0, 20, 2), *(max(79, n) for n in range(30, 100, 2))]
@@ -468,17 +468,17 @@ async def test_a_reading_gives_the_order_of_the_definition_whatever_is_held_left
     add(log, early)
     ours = Selection(organization_id=OURS)
 
-    async def told(span: Range) -> tuple[list[tuple[int, str, int, int]], Cursor]:
+    async def told(span: Range) -> tuple[list[tuple[int, str, int, int]], PageToken]:
         slices = await read(log, ours, span)
         entries = [entry for one in slices for entry in one.entries]
-        return [(one.log_ms, one.topic, one.partition, one.offset) for one in entries], slices[-1].cursor
+        return [(one.log_ms, one.topic, one.partition, one.offset) for one in entries], slices[-1].page_token
 
-    first, cursor = await told(Range(limit=limit))
-    rest, _ = await told(Range(cursor=cursor))
+    first, page_token = await told(Range(limit=limit))
+    rest, _ = await told(Range(page_token=page_token))
     assert first + rest == by_definition(log)
     assert first == by_definition(log)[:limit]
     since, _ = await told(Range(begin_ms=AT + 6))
     assert since == [place for place in by_definition(log) if place[0] >= AT + 6]
     add(log, late)
-    rest, _ = await told(Range(cursor=cursor))
+    rest, _ = await told(Range(page_token=page_token))
     assert sorted(place[1:] for place in first + rest) == sorted(place[1:] for place in by_definition(log))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.core.logorder import Cursor, Lane, Merge, Run
+from broker.core.logorder import Lane, Merge, PageToken, Run
 
 Times = list[list[int]]  # of the records of each lane
 Position = tuple[int, int, int]  # log time, lane, offset
@@ -31,13 +31,13 @@ def in_order(log: Times) -> list[Position]:
     )
 
 
-def merge_of(log: Times, cursor: Cursor | None = None) -> Merge[Position]:
-    places = [(0, 0)] * len(log) if cursor is None else cursor.lanes
+def merge_of(log: Times, page_token: PageToken | None = None) -> Merge[Position]:
+    places = [(0, 0)] * len(log) if page_token is None else page_token.lanes
     lanes: list[Lane[Position]] = [
         Lane(number, 0, at, len(times), floor_ms)
         for number, (times, (at, floor_ms)) in enumerate(zip(log, places, strict=True))
     ]
-    return Merge(lanes, 0 if cursor is None else cursor.passed_ms)
+    return Merge(lanes, 0 if page_token is None else page_token.passed_ms)
 
 
 def read(merge: Merge[Position], log: Times, stretch: int, before_ms: int = 99, limit: int = 999) -> list[Position]:
@@ -67,8 +67,8 @@ def test_the_order_is_that_of_the_definition_however_long_the_stretches_are(log:
 def test_a_cursor_goes_on_exactly_where_the_reading_stopped(log: Times, stretch: int, other: int, limit: int):
     first = merge_of(log)
     given = read(first, log, stretch, limit=limit)
-    cursor = Cursor.from_text(first.cursor().text())
-    assert given + read(merge_of(log, cursor), log, other) == in_order(log)
+    page_token = PageToken.from_text(first.page_token().text())
+    assert given + read(merge_of(log, page_token), log, other) == in_order(log)
 
 
 @given(logs, st.integers(1, 5), st.integers(0, 13))
@@ -76,7 +76,7 @@ def test_a_moment_divides_the_log_in_two(log: Times, stretch: int, before_ms: in
     merge = merge_of(log)
     given = read(merge, log, stretch, before_ms)
     assert given == [place for place in in_order(log) if place[0] < before_ms]
-    assert given + read(merge_of(log, merge.cursor()), log, stretch) == in_order(log)
+    assert given + read(merge_of(log, merge.page_token()), log, stretch) == in_order(log)
 
 
 @settings(max_examples=200)
@@ -94,17 +94,17 @@ def test_what_is_appended_late_is_given_once_all_the_same(log: Times, later: Tim
 
 @given(st.integers(0, 2**50), st.lists(st.tuples(st.integers(0, 2**60), st.integers(0, 2**40)), max_size=40))
 def test_a_cursor_comes_back_from_its_text(passed_ms: int, rows: list[tuple[int, int]]):
-    cursor = Cursor(passed_ms, tuple((offset, passed_ms + ahead) for offset, ahead in rows))
-    assert Cursor.from_text(cursor.text()) == cursor
+    page_token = PageToken(passed_ms, tuple((offset, passed_ms + ahead) for offset, ahead in rows))
+    assert PageToken.from_text(page_token.text()) == page_token
 
 
 @given(st.text(max_size=30))
 def test_no_text_raises_anything_but_value_error(text: str):
     with contextlib.suppress(ValueError):
-        Cursor.from_text(text)
+        PageToken.from_text(text)
 
 
 @pytest.mark.parametrize("text", ["", "!", "AA", "AQ", "AQEB", "AQEBAQ", "gICAgICAgICAgIABAQE", "Ag" + "A" * 40])
 def test_what_is_no_cursor_is_refused(text: str):
     with pytest.raises(ValueError):
-        Cursor.from_text(text)
+        PageToken.from_text(text)

@@ -28,7 +28,7 @@ class Lagging(Protocol):
     def pump(self) -> None: ...
     def activate(self) -> None: ...
     def settle(self, delivery: Delivery, state: State, /) -> None: ...
-    def put_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None, /) -> None: ...
+    def set_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None, /) -> None: ...
 
 
 class Backlog:
@@ -74,7 +74,7 @@ class Backlog:
 
     # Setting aside what the log will no longer keep
 
-    def set_aside(self, partition: int, below: int) -> None:
+    def set_aside_before(self, partition: int, below: int) -> None:
         """Have all below an offset that is not settled leave the window. below: 0 ends that, however far it is."""
         dispatcher = self._dispatcher
         stream = dispatcher.streams.get(partition)
@@ -107,6 +107,6 @@ class Backlog:
         try:
             message.body(dispatcher.queue)
         except UnknownEvent:
-            dispatcher.put_aside(delivery, None, UNDECODABLE, None)
+            dispatcher.set_aside(delivery, None, UNDECODABLE, None)
         else:
-            dispatcher.put_aside(delivery, None, None, max(now_ms(), message.deliver_at_ms))
+            dispatcher.set_aside(delivery, None, None, max(now_ms(), message.deliver_at_ms))

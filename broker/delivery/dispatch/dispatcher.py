@@ -86,7 +86,7 @@ class Dispatcher:
         self._admissions = Admissions(queue, self.deliveries, self.memory, loop)
         self.backlog = backlog = Backlog(self)
         self.behind, self.room_for, self.refill = backlog.behind, backlog.room_for, backlog.refill
-        self.set_aside, self.sets_aside = backlog.set_aside, backlog.sets_aside
+        self.set_aside_before, self.sets_aside = backlog.set_aside_before, backlog.sets_aside
         self.attempts = Attempts(self, network, dice, loop)
         self.connections = self.attempts.connections
         self.under_way, self.attempting = self.attempts.under_way, self.attempts.attempting
@@ -146,13 +146,13 @@ class Dispatcher:
            |                                       |
            v                                       v
         deliveries.ready <---------------------------------------------.
-           |-- admission: not now --> it waits here, or put_aside()    |
+           |-- admission: not now --> it waits here, or set_aside()    |
            v                                                           |
         attempts.send(), on an idle connection or after connect()      |
            |-- answered 2xx --> settle() --> the cursor may pass       |
            |                                                           |
            '-- failed --> judge() --> again, retry --------------------'
-                             '------> set aside, park --> put_aside() --> settle()
+                             '------> set aside, park --> set_aside() --> settle()
         """
         ready = self.deliveries.ready
         if not self.sending or not ready:
@@ -185,18 +185,18 @@ class Dispatcher:
             case Admission.KEPT:
                 self.settle(delivery, KEPT)
             case Admission.UNDECODABLE:
-                self.put_aside(delivery, None, UNDECODABLE, None)
+                self.set_aside(delivery, None, UNDECODABLE, None)
             case Admission.RELEASED:
                 self.backlog.release(delivery)
             case Admission.FOLLOWS:
-                self.put_aside(delivery, None, None, now_ms())
+                self.set_aside(delivery, None, None, now_ms())
             case Admission.RETURNED:
                 self._let_go(delivery)
                 self._give_back(delivery)
             case Admission.NEAR:
                 self.deliveries.wait(delivery, message_of(delivery).deliver_at_ms, "scheduled")
             case Admission.FAR:
-                self.put_aside(delivery, None, None, message_of(delivery).deliver_at_ms)
+                self.set_aside(delivery, None, None, message_of(delivery).deliver_at_ms)
 
     # A delivery leaves
 
@@ -216,11 +216,11 @@ class Dispatcher:
         if not stream.dirty:
             stream.assignment.touched(stream)
 
-    def put_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
+    def set_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
         """Have a delivery leave its window for `outstanding`; settle() follows. due_ms: None parks it."""
         key = message_of(delivery).key
         delivery.state = Leaving(due_ms, status, error)
-        delivery.stream.assignment.put_aside(delivery, status, error, due_ms)
+        delivery.stream.assignment.set_aside(delivery, status, error, due_ms)
         if delivery.first_of_key and key is not None:
             self.deliveries.first_leaves(delivery, key, others_follow=due_ms is not None)
 
@@ -258,7 +258,7 @@ class Dispatcher:
     def park_unreadable(self, delivery: Delivery) -> None:
         """Park a delivery whose updated data can't be read, because the original data no longer counts."""
         self.deliveries.renewing.discard(delivery)
-        self.put_aside(delivery, None, DAMAGED, None)
+        self.set_aside(delivery, None, DAMAGED, None)
 
     def renewed(self, delivery: Delivery, message: Message) -> None:
         """Attempt the delivery now, with the new data of its message."""
@@ -324,7 +324,7 @@ class Dispatcher:
         let_alone = self.limits.let_alone(at_ms)
         if self.memory.many_wait:  # Deliveries of slow ordering keys leave their windows.
             for delivery in self._admissions.crowd():
-                self.put_aside(delivery, None, None, now_ms())
+                self.set_aside(delivery, None, None, now_ms())
         # Attempts may have been held back by the rate limit, Retry-After or the sockets.
         if self.deliveries.due(at_ms) or self.deliveries.ready:
             self.pump()

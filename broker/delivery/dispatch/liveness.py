@@ -52,7 +52,7 @@ class Liveness:
         self._resolver = resolver
         self._tls = tls
         self._probes: Probes[Dispatcher] = Probes()
-        self.asking: set[asyncio.Task[None]] = set()
+        self.probes_under_way: set[asyncio.Task[None]] = set()
         self._per_s = round(tuning.probes_calm / tuning.tick_s)
         self.down: set[Dispatcher] = set()  # Each listener that is down is queued in _probes, or is being probed.
 
@@ -74,7 +74,7 @@ class Liveness:
             if self._still_down(dispatcher):
                 most -= 1
                 task = asyncio.create_task(self._ask(dispatcher))
-                self.asking.add(task)
+                self.probes_under_way.add(task)
                 task.add_done_callback(partial(self._asked, dispatcher))
 
     def _still_down(self, dispatcher: Dispatcher) -> bool:
@@ -88,7 +88,7 @@ class Liveness:
         self._probes.add(dispatcher, at_ms=circuit.probe_at_ms, since_ms=circuit.down_since_ms)
 
     def _asked(self, dispatcher: Dispatcher, task: asyncio.Task[None]) -> None:
-        self.asking.discard(task)
+        self.probes_under_way.discard(task)
         if self._still_down(dispatcher):
             self._wait(dispatcher)
 
@@ -106,7 +106,7 @@ class Liveness:
             dispatcher.wake()
 
     async def stop(self) -> None:
-        tasks = list(self.asking)
+        tasks = list(self.probes_under_way)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

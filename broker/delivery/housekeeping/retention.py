@@ -37,7 +37,7 @@ class Kept(Protocol):
 class Lagging(Protocol):
     """A dispatcher, for a listener."""
 
-    def set_aside(self, partition: int, below: int) -> None: ...
+    def set_aside_before(self, partition: int, below: int) -> None: ...
     def sets_aside(self, partition: int) -> bool: ...
 
 
@@ -130,7 +130,7 @@ class Retention:
             for lag in some:
                 dispatcher = self._dispatchers.get(lag.listener_id)
                 if dispatcher is not None and lag.partition in self._partitions:
-                    dispatcher.set_aside(lag.partition, lag.below)
+                    dispatcher.set_aside_before(lag.partition, lag.below)
             try:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._tuning.set_aside_s):
@@ -141,7 +141,7 @@ class Retention:
                 for lag in some:
                     dispatcher = self._dispatchers.get(lag.listener_id)
                     if dispatcher is not None:
-                        dispatcher.set_aside(lag.partition, 0)
+                        dispatcher.set_aside_before(lag.partition, 0)
 
     def _sets_aside(self, lag: _Lag) -> bool:
         dispatcher = self._dispatchers.get(lag.listener_id)

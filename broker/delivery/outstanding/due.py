@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from broker.core.key_order import ArrivingOffsets
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, now_ms
-from broker.delivery.outstanding.entry import Line, OutstandingEntry
+from broker.delivery.outstanding.entry import KeyQueue, OutstandingEntry
 from broker.delivery.outstanding.index import BEGIN, OutstandingIndex
 from broker.delivery.outstanding.redriving import Redrives
 from broker.delivery.reading.message import Message
@@ -47,7 +47,7 @@ class Due:
     def __init__(
         self,
         index: OutstandingIndex,
-        coming: ArrivingOffsets[Line],
+        coming: ArrivingOffsets[KeyQueue],
         redrives: Redrives,
         partitions: Mapping[int, Partition],
         dispatchers: Mapping[str, Dispatcher],
@@ -149,11 +149,11 @@ class Due:
         self, entry: OutstandingEntry, dispatcher: Dispatcher, chosen: list[OutstandingEntry], enough: int
     ) -> None:
         """Choose an entry if it may go now, with those that may follow it in its ordering key's queue."""
-        if entry.line is None:
+        if entry.key_queue is None:
             if self._may_leave(entry, dispatcher):
                 self._take(entry, chosen)
             return
-        first = self._first(entry.line)
+        first = self._first(entry.key_queue)
         # Earlier deliveries of the key were set aside meanwhile; this one's turn will come.
         if first is None or first.id != entry.id:
             self._index.queue(entry, None)
@@ -163,8 +163,8 @@ class Due:
             if not self._may_leave(first, dispatcher):
                 break
             self._take(first, chosen)
-            first = self._first(entry.line)
-        self.advance(entry.line, foreseen=True)
+            first = self._first(entry.key_queue)
+        self.advance(entry.key_queue, foreseen=True)
 
     def _take(self, entry: OutstandingEntry, chosen: list[OutstandingEntry]) -> None:
         self.taken[entry.id] = entry
@@ -175,12 +175,12 @@ class Due:
         partition = self._partitions.get(entry.partition)
         return partition is not None and partition.placed(dispatcher) and _may_leave(partition, dispatcher, entry)
 
-    def _first(self, line: Line) -> OutstandingEntry | None:
+    def _first(self, key_queue: KeyQueue) -> OutstandingEntry | None:
         """Return the next entry of an ordering key's queue, if all before it are with the dispatcher, and these are not
         too many.
         """
-        coming = self._coming.first(line)
-        for row_id, place in self._index.line(line, self._tuning.key_taken_max):
+        coming = self._coming.first(key_queue)
+        for row_id, place in self._index.offsets(key_queue, self._tuning.key_taken_max):
             if coming is not None and coming <= place:
                 return None
             if row_id not in self.taken:
@@ -195,16 +195,16 @@ class Due:
             self._index.redriven(entry, was_parked=False)
         return entry
 
-    def advance(self, line: Line, *, foreseen: bool = False) -> None:
+    def advance(self, key_queue: KeyQueue, *, foreseen: bool = False) -> None:
         """Queue the first entry of an ordering key for its due time."""
-        first = self._first(line)
+        first = self._first(key_queue)
         if first is None or first.due_ms is None:
             return
         at_ms = now_ms()
         queued_ms = max(first.due_ms, at_ms)
         if first.queued_ms is None or first.queued_ms > queued_ms:
             self._index.queue(first, queued_ms)
-        self.note(line[0], queued_ms)
+        self.note(key_queue[0], queued_ms)
         if queued_ms == at_ms and not foreseen:
             self._wake.set()
 
@@ -234,18 +234,18 @@ class Due:
         if self.taken.get(entry.id) is not entry:
             return  # The entry was given up, cancelled or replaced meanwhile.
         del self.taken[entry.id]
-        if entry.line is None:  # If it was redriven meanwhile, that is noticed when the entry is examined.
+        if entry.key_queue is None:  # If it was redriven meanwhile, that is noticed when the entry is examined.
             self._index.queue(entry, now_ms())
             self.note(entry.listener_id, now_ms())
         else:
-            self.advance(entry.line)
+            self.advance(entry.key_queue)
 
     def remove(self, entry: OutstandingEntry) -> bool:
         if not self._index.remove(entry):
             return False
         self.taken.pop(entry.id, None)
-        if entry.line is not None:
-            self.advance(entry.line)
+        if entry.key_queue is not None:
+            self.advance(entry.key_queue)
         return True
 
 
@@ -262,4 +262,4 @@ def _may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingE
     ):
         return False
     wanted = None if stream is None else stream.window.wanted()
-    return entry.line is None or entry.message_offset < min(tail, tail if wanted is None else wanted)
+    return entry.key_queue is None or entry.message_offset < min(tail, tail if wanted is None else wanted)

@@ -14,7 +14,7 @@ from broker.core.redrives import Redrives
 
 UNREAD: Final = 2
 Key = tuple[str, str]  # the key of an entry: the ids of a listener and of a message
-Line = tuple[str, int, str]  # the queue of an ordering key: a listener's id, a partition, an ordering key
+KeyQueue = tuple[str, int, str]  # the queue of an ordering key: a listener's id, a partition, an ordering key
 
 
 @dataclass(slots=True, eq=False)
@@ -27,7 +27,7 @@ class OutstandingEntry:
     due_ms: None when the delivery is parked. queued_ms: see index.py.
     found: the record was there at the take-over, so the stream's window may bring the delivery once more.
     bare: the record has no payload, so the message must stay in the log; UNREAD: because it could not be read.
-    line: the queue of the ordering key in which it waits.
+    key_queue: the queue of the ordering key in which it waits.
     The other fields are as in KeptDelivery.
     """
 
@@ -48,11 +48,11 @@ class OutstandingEntry:
     found: int
     record: bytes | None
     bare: int = False
-    line: Line | None = field(init=False)
+    key_queue: KeyQueue | None = field(init=False)
 
     def __post_init__(self) -> None:
         key = self.ordering_key
-        self.line = None if key is None else (self.listener_id, self.partition, key)
+        self.key_queue = None if key is None else (self.listener_id, self.partition, key)
 
     @property
     def key(self) -> bytes:

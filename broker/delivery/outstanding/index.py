@@ -1,6 +1,7 @@
 """The index of `outstanding`, in a private temporary database, so that memory stays bounded.
 
-For: finding the row of a delivery, those of a listener that are due, the first of a line; and counts that cost nothing.
+For: finding the row of a delivery, those of a listener that are due, the first of a key queue; and
+cheap counts.
 SQLite holds a few MiB of it in memory and the rest in a temporary file, which is gone with the process: what is here is
 found again in the topic `outstanding` (docs/decisions/0174). Not for: who may go when (schedule.py).
 """
@@ -16,7 +17,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 from broker.core.ids import parse_message_id
-from broker.delivery.outstanding.entry import UNREAD, Key, Line, OutstandingEntry
+from broker.delivery.outstanding.entry import UNREAD, Key, KeyQueue, OutstandingEntry
 from broker.delivery.tuning import TUNED
 
 BEGIN: Final = (-1, -1)
@@ -24,7 +25,7 @@ BEGIN: Final = (-1, -1)
 # queued_ms: when the row is examined next; null while it is parked, behind others of its ordering key, or taken.
 # Scheduled rows and rows without an ordering key are left out of the indices that they do not need.
 _ATTEMPTED: Final = "(number > 0 OR due_ms IS NULL)"
-_IN_LINE: Final = "ordering_key IS NOT NULL AND due_ms IS NOT NULL"
+_HAS_KEY: Final = "ordering_key IS NOT NULL AND due_ms IS NOT NULL"
 _WAITING: Final = "due_ms IS NOT NULL AND (number > 0 OR ordering_key IS NOT NULL)"
 _SCHEMA: Final = f"""
 PRAGMA journal_mode = OFF;
@@ -39,9 +40,9 @@ CREATE INDEX by_listener ON entries (listener, queued_ms);
 CREATE INDEX by_redrives ON entries (listener, redrives) WHERE {_ATTEMPTED};
 CREATE INDEX by_age ON entries (partition, listener, message) WHERE {_WAITING};
 CREATE INDEX by_bare ON entries (partition, message) WHERE bare;
-CREATE INDEX by_line ON entries (partition, listener, ordering_key, message_offset) WHERE {_IN_LINE};
+CREATE INDEX by_key_queue ON entries (partition, listener, ordering_key, message_offset) WHERE {_HAS_KEY};
 """
-_LINE: Final = f"partition = ? AND listener = ? AND ordering_key = ? AND {_IN_LINE}"
+_KEY_QUEUE: Final = f"partition = ? AND listener = ? AND ordering_key = ? AND {_HAS_KEY}"
 _DAMAGED: Final = "partition = ? AND message >= 'damaged-' AND message < 'damaged.'"
 _FIELDS: Final = [one.name for one in fields(OutstandingEntry) if one.init]  # and so the order of the columns
 _values: Final = attrgetter(*_FIELDS)
@@ -53,27 +54,27 @@ class Count:
     """The counts of one listener's entries.
 
     due: of each partition, those that are not parked.
-    in_line: those of them with an ordering key.
+    queued_keys: those of them with an ordering key.
     waiting: of each partition, those of them that wait for the listener, and not for their `deliver_at`.
     """
 
     rows: int = 0
     due: dict[int, int] = field(default_factory=dict)
     waiting: dict[int, int] = field(default_factory=dict)
-    in_line: int = 0
+    queued_keys: int = 0
 
 
 class OutstandingIndex:
     """The index of `outstanding` in one worker.
 
     counts: by listener id.
-    in_line: how many entries wait in the queues of ordering keys.
+    queued_keys: how many entries wait in the queues of ordering keys.
     """
 
     def __init__(self, cache_kib: int = TUNED.index_cache_kib) -> None:
         self._cache_kib = cache_kib
         self.counts: dict[str, Count] = {}
-        self.in_line = 0
+        self.queued_keys = 0
         self._rows = 0
         self._last_id = 0
         self._opened: sqlite3.Connection | None = None
@@ -89,7 +90,7 @@ class OutstandingIndex:
             self._opened.close()
             self._opened = None
         self.counts.clear()
-        self.in_line = self._rows = 0
+        self.queued_keys = self._rows = 0
 
     # One delivery
 
@@ -187,18 +188,18 @@ class OutstandingIndex:
 
     # Of a line
 
-    def line(self, line: Line, limit: int) -> list[tuple[int, int]]:
+    def offsets(self, key_queue: KeyQueue, limit: int) -> list[tuple[int, int]]:
         """Return the (id, message_offset) of its first entries."""
-        sql = f"SELECT id, message_offset FROM entries WHERE {_LINE} ORDER BY message_offset LIMIT ?"
-        return self._rows_of(sql, (*self._of(line), limit))
+        sql = f"SELECT id, message_offset FROM entries WHERE {_KEY_QUEUE} ORDER BY message_offset LIMIT ?"
+        return self._rows_of(sql, (*self._of(key_queue), limit))
 
-    def begins_before(self, line: Line, offset: int) -> bool:
+    def begins_before(self, key_queue: KeyQueue, offset: int) -> bool:
         """Return whether the queue exists and its first entry is earlier than this offset."""
-        count = self.counts.get(line[0])
-        if count is None or not count.in_line:
+        count = self.counts.get(key_queue[0])
+        if count is None or not count.queued_keys:
             return False
-        sql = f"SELECT 1 FROM entries WHERE {_LINE} AND message_offset < ? LIMIT 1"
-        return bool(self._rows_of(sql, (*self._of(line), offset)))
+        sql = f"SELECT 1 FROM entries WHERE {_KEY_QUEUE} AND message_offset < ? LIMIT 1"
+        return bool(self._rows_of(sql, (*self._of(key_queue), offset)))
 
     # Of a partition
 
@@ -279,8 +280,8 @@ class OutstandingIndex:
     def _rows_of(self, sql: str, values: Sequence[Any]) -> list[Any]:
         return self._database.execute(sql, values).fetchall() if self._rows else []
 
-    def _of(self, line: Line) -> tuple[int, int, str]:
-        return line[1], self._numbers.get(line[0], -1), line[2]
+    def _of(self, key_queue: KeyQueue) -> tuple[int, int, str]:
+        return key_queue[1], self._numbers.get(key_queue[0], -1), key_queue[2]
 
     def _row(self, entry: OutstandingEntry) -> tuple[Any, ...]:
         """Return the entry as a row, with an id of its own."""
@@ -310,5 +311,5 @@ class OutstandingIndex:
         if entry.number or entry.ordering_key is not None:
             count.waiting[entry.partition] = count.waiting.get(entry.partition, 0) + by
         if entry.ordering_key is not None:
-            count.in_line += by
-            self.in_line += by
+            count.queued_keys += by
+            self.queued_keys += by

@@ -97,9 +97,9 @@ class Mending:
         """Make a parked entry due now, with a fresh allowance."""
         at_ms = now_ms()
         entry.forgiven, entry.since_ms, entry.due_ms = entry.number, at_ms, at_ms
-        entry.queued_ms = None if entry.id in self._due.taken or entry.line is not None else at_ms
+        entry.queued_ms = None if entry.id in self._due.taken or entry.key_queue is not None else at_ms
         self._index.redriven(entry, was_parked=True)
-        if entry.line is not None:
-            self._due.advance(entry.line)
+        if entry.key_queue is not None:
+            self._due.advance(entry.key_queue)
         else:
             self._due.note(entry.listener_id, at_ms)

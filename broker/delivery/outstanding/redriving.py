@@ -14,7 +14,7 @@ from typing import Protocol
 from broker.core.entities import Listener
 from broker.core.ids import partition_of
 from broker.delivery.dispatch.stream import now_ms
-from broker.delivery.outstanding.entry import Line, OutstandingEntry
+from broker.delivery.outstanding.entry import KeyQueue, OutstandingEntry
 from broker.delivery.outstanding.index import OutstandingIndex
 from broker.delivery.tuning import Tuning
 
@@ -33,7 +33,7 @@ class Schedule(Protocol):
     taken: dict[int, OutstandingEntry]
 
     def note(self, listener_id: str, at_ms: int, /) -> None: ...
-    def advance(self, line: Line, /) -> None: ...
+    def advance(self, key_queue: KeyQueue, /) -> None: ...
 
 
 class Redrives:
@@ -103,9 +103,9 @@ class Redrives:
         if not entry.redrive(listener.redrives, now_ms()):
             return
         taken = entry.id in due.taken
-        entry.queued_ms = None if taken or entry.line is not None else entry.due_ms
+        entry.queued_ms = None if taken or entry.key_queue is not None else entry.due_ms
         self._index.redriven(entry, was_parked=was_parked)
-        if entry.line is not None:
-            due.advance(entry.line)
+        if entry.key_queue is not None:
+            due.advance(entry.key_queue)
         elif not taken:
             due.note(entry.listener_id, now_ms())

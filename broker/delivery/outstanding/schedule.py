@@ -23,7 +23,7 @@ from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, now_ms
 from broker.delivery.outstanding.damaged import DamagedDeliveries
 from broker.delivery.outstanding.due import Due
-from broker.delivery.outstanding.entry import Key, Line, OutstandingEntry, entry_key, entry_of
+from broker.delivery.outstanding.entry import Key, KeyQueue, OutstandingEntry, entry_key, entry_of
 from broker.delivery.outstanding.index import OutstandingIndex
 from broker.delivery.outstanding.mending import Mending
 from broker.delivery.outstanding.rebuild import Streams
@@ -69,7 +69,7 @@ class Outstanding:
         self._owned: set[int] = set()
         self._reading: dict[int, object] = {}
         # No later delivery of these ordering keys may overtake the arriving ones.
-        self._coming: ArrivingOffsets[Line] = ArrivingOffsets()
+        self._coming: ArrivingOffsets[KeyQueue] = ArrivingOffsets()
         self._redrives = Redrives(self._index, self._owned, tuning)
         self._due = due = Due(
             self._index, self._coming, self._redrives, partitions, dispatchers, self._message_of, tuning
@@ -107,13 +107,13 @@ class Outstanding:
         for entry in rows.values():
             if (
                 entry is not None
-                and entry.line is not None
-                and not self._index.begins_before(entry.line, entry.message_offset)
+                and entry.key_queue is not None
+                and not self._index.begins_before(entry.key_queue, entry.message_offset)
             ):
-                entry.queued_ms = entry.due_ms  # the first of its line, so far
+                entry.queued_ms = entry.due_ms  # the first of its key queue, so far
         for before in self._index.write(partition, rows):
-            if before.line is not None and before.queued_ms is not None:
-                self._due.advance(before.line, foreseen=True)
+            if before.key_queue is not None and before.queued_ms is not None:
+                self._due.advance(before.key_queue, foreseen=True)
 
     def take_over(self, partition: int) -> None:
         """Use what read() found. The partition is ours, and its dispatchers exist."""
@@ -136,11 +136,11 @@ class Outstanding:
         """Return whether a window's delivery would overtake one of its ordering key that is, or is about to be, in
         `outstanding`.
         """
-        line = _line(delivery) if self._coming or self._index.in_line else None
-        if line is None:
+        key_queue = _key_queue(delivery) if self._coming or self._index.queued_keys else None
+        if key_queue is None:
             return False
-        first = self._coming.first(line)
-        return (first is not None and first < delivery.offset) or self._index.begins_before(line, delivery.offset)
+        first = self._coming.first(key_queue)
+        return (first is not None and first < delivery.offset) or self._index.begins_before(key_queue, delivery.offset)
 
     def expect(
         self, delivery: Delivery, message: Message, status: int | None, error: str | None, due_ms: int | None
@@ -150,19 +150,19 @@ class Outstanding:
         A redrive that arrives between this call and the write applies to this delivery. From now on no delivery of its
         ordering key may overtake it, unless it is parked.
         """
-        line = _line(delivery)
-        if line is not None and due_ms is not None:
-            self._coming.join(line, delivery.offset)
+        key_queue = _key_queue(delivery)
+        if key_queue is not None and due_ms is not None:
+            self._coming.join(key_queue, delivery.offset)
         return kept_event(delivery, message, status, error, due_ms)
 
     def expect_no_more(self, delivery: Delivery) -> None:
         """Withdraw expect(): the delivery was not set aside."""
-        line = _line(delivery)
-        if line is not None:
-            self._coming.leave(line, delivery.offset)
-            self._due.advance(line)
+        key_queue = _key_queue(delivery)
+        if key_queue is not None:
+            self._coming.leave(key_queue, delivery.offset)
+            self._due.advance(key_queue)
 
-    async def put_aside(self, delivery: Delivery, event: KeptDelivery) -> bool:
+    async def set_aside(self, delivery: Delivery, event: KeptDelivery) -> bool:
         """Write the record that expect() returned. Return whether the partition was ours."""
         stream = delivery.stream
         key, value = entry_key(event.listener_id, event.message_id), encode(event)
@@ -218,14 +218,14 @@ class Outstanding:
 
     def _enter(self, entry: OutstandingEntry) -> None:
         """Queue an entry for its due time, or for now if it was redriven since its record was written."""
-        dispatcher, line = self._dispatchers.get(entry.listener_id), entry.line
-        if dispatcher is not None and entry.redrive(dispatcher.listener.redrives, now_ms()) and line is None:
+        dispatcher, key_queue = self._dispatchers.get(entry.listener_id), entry.key_queue
+        if dispatcher is not None and entry.redrive(dispatcher.listener.redrives, now_ms()) and key_queue is None:
             entry.queued_ms = entry.due_ms
         for before in self._index.write(entry.partition, {(entry.listener_id, entry.message_id): entry}):
             self._due.taken.pop(before.id, None)
-        if line is not None:
-            self._coming.leave(line, entry.message_offset)
-            self._due.advance(line)
+        if key_queue is not None:
+            self._coming.leave(key_queue, entry.message_offset)
+            self._due.advance(key_queue)
         elif entry.due_ms is not None:
             self._due.note(entry.listener_id, entry.due_ms)
 
@@ -298,7 +298,7 @@ class Outstanding:
 
     async def bury(self, listeners: Container[str]) -> None:
         """Cancel all deliveries of these listeners, and write their tombstones (LogUnavailable)."""
-        self._coming.forget(lambda line: line[0] in listeners)
+        self._coming.forget(lambda key_queue: key_queue[0] in listeners)
         for listener_id in [one for one in self._index.counts if one in listeners]:
             while rows := self._index.of_listener(listener_id, limit=self._tuning.rows_at_once):
                 tombstones: dict[int, list[tuple[bytes, bytes | None]]] = {}
@@ -324,15 +324,15 @@ class Outstanding:
         if delivery.entry is not None:
             self._due.put_back(delivery.entry)
 
-    def dismissed(self, listener_id: str) -> None:
+    def removed(self, listener_id: str) -> None:
         """Make due again what a removed dispatcher had, and cancel what was on its way to it. The dispatcher may come
         back.
         """
-        lines = self._coming.forget(lambda line: line[0] == listener_id)
+        key_queues = self._coming.forget(lambda key_queue: key_queue[0] == listener_id)
         for entry in [one for one in self._due.taken.values() if one.listener_id == listener_id]:
             self._due.put_back(entry)
-        for line in lines:
-            self._due.advance(line)
+        for key_queue in key_queues:
+            self._due.advance(key_queue)
 
     # What is due
 
@@ -361,6 +361,6 @@ class Outstanding:
         return message
 
 
-def _line(delivery: Delivery) -> Line | None:
+def _key_queue(delivery: Delivery) -> KeyQueue | None:
     key = None if delivery.message is None else delivery.message.key
     return None if key is None else (delivery.stream.dispatcher.listener.id, delivery.stream.partition, key)

@@ -54,7 +54,7 @@ def check(index: OutstandingIndex, model: dict[tuple[int, Key], OutstandingEntry
     assert len(index) == len(model)
     assert set(index.counts) == {one.listener_id for one in model.values()}
     lined = [one for one in model.values() if one.ordering_key is not None and one.due_ms is not None]
-    assert index.in_line == len(lined)
+    assert index.queued_keys == len(lined)
     for listener_id, partition in product(LISTENERS, PARTITIONS):
         waiting = [
             one.message_id
@@ -83,7 +83,9 @@ def check(index: OutstandingIndex, model: dict[tuple[int, Key], OutstandingEntry
             assert (0 if count is None else count.due.get(partition, 0)) == len(due)
             for key in ("a", "b"):
                 line = sorted((one.message_offset, one.id) for one in due if one.ordering_key == key)
-                assert index.line((listener_id, partition, key), 2) == [(row_id, place) for place, row_id in line[:2]]
+                assert index.offsets((listener_id, partition, key), 2) == [
+                    (row_id, place) for place, row_id in line[:2]
+                ]
                 first = min((place for place, _ in line), default=9)
                 assert [index.begins_before((listener_id, partition, key), place) for place in range(7)] == [
                     first < place for place in range(7)

@@ -111,7 +111,7 @@ async def test_a_directory_that_lacks_what_a_newer_program_wrote_deletes_nothing
     assert kafka.cursors == kafka.records == {"written by a newer program"}
 
 
-async def test_cursors_wait_until_the_dispatcher_is_dismissed_and_for_nobody_else(view: Behind):
+async def test_cursors_wait_until_the_dispatcher_is_removed_and_for_nobody_else(view: Behind):
     kafka = Kafka("busy", "here", "gone")
     kafka.busy.add("busy")
     dispatchers = {"here"}
